@@ -1,0 +1,65 @@
+# Everything a newcomer needs is a target here; `make help` explains each one.
+
+# A go command that a distribution packages may be told to stay what it is. Unless the
+# environment says so too, the toolchain line of go.mod may fetch the right one.
+ifeq ($(origin GOTOOLCHAIN),undefined)
+export GOTOOLCHAIN := auto
+endif
+
+FUZZTIME ?= 10s
+BIN      ?= bin/keyagent
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+# Nothing in the binary may depend on where, when or by whom it was built.
+STATIC  := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
+
+.PHONY: help
+help: ## this list
+	@echo 'usage: make TARGET        (times: two cores, first run without downloads; later runs are shorter)'
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-7s %s\n' "$$t" "$$d"; done
+
+.PHONY: demo
+demo: ## the main job against a simulated Azure, and what a thief gets; 1 to 3 minutes
+	@scripts/bootstrap demo
+	@$(MAKE) --no-print-directory build simulators
+	@bin/demo
+
+.PHONY: test
+test: ## what CI runs: format, vet, static analysis, race tests, static build; 4 to 12 minutes
+	@scripts/bootstrap test
+	@scripts/test
+
+.PHONY: bench
+bench: ## us beside a reference in the same run, a table and bench/results.json; 1 to 3 minutes
+	@scripts/bootstrap bench
+	@cd bench && go run . -repo ..
+
+.PHONY: build
+build: ## the static production binary bin/keyagent; half a minute
+	$(STATIC) -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/keyagent
+
+# The simulated platform needs a C compiler: its TPM is the TCG's reference code.
+.PHONY: simulators
+simulators:
+	CGO_ENABLED=1 go build -buildvcs=false -o bin/azuresim ./simulator/azuresim
+	CGO_ENABLED=1 go build -buildvcs=false -o bin/demo ./simulator/demo
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (10s) each; about 15 seconds per target
+	@scripts/bootstrap demo
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz
+
+.PHONY: lint
+lint: ## vet, staticcheck, golangci-lint, shellcheck and nothing else; 1 to 4 minutes
+	@scripts/bootstrap lint
+	@LINT=full scripts/test gofmt vet staticcheck golangci-lint shellcheck
+
+.PHONY: fmt
+fmt: ## gofmt; seconds
+	@find . -name '*.go' -not -path './.cache/*' -print0 | xargs -0 -r gofmt -l -w
+
+.PHONY: clean
+clean: ## remove what the targets above made (bin, .cache, bench/results.json)
+	rm -rf bin .cache bench/results.json

@@ -1,0 +1,31 @@
+# Reads the output of `go test -v` and prints what go test prints without -v: a line for
+# each package, and all that a failing package said. In the end it lists the skipped
+# tests with their reasons, because a skip that nobody sees is a test that nobody has.
+
+# The reason of a skip is the last log line before it.
+/^ +[^ ]+\.go:[0-9]+: / { reason = $0; sub(/^ +[^ ]+: /, "", reason) }
+
+/^ *--- SKIP: / { skipped[++skips] = $3 ": " reason; reason = "" }
+
+# Progress marks and passed tests are of no use to someone who looks for a failure.
+/^=== (RUN|PAUSE|CONT|NAME) / || /^ *--- (PASS|SKIP): / || /^PASS$/ { next }
+
+/^ok  ?\t/ || /^\?   ?\t/ || /^\t[^ \t]+\t+coverage: / { print; fflush(); held = 0; next }
+
+/^FAIL\t/ {
+	for (i = 1; i <= held; i++) print hold[i]
+	print
+	fflush()
+	held = 0
+	next
+}
+
+{ hold[++held] = $0 }
+
+END {
+	for (i = 1; i <= held; i++) print hold[i]
+	if (skips) {
+		printf "%d skipped:\n", skips
+		for (i = 1; i <= skips; i++) print "  " skipped[i]
+	}
+}

@@ -1,0 +1,66 @@
+// Package judge finds the programs that judge our work in tests: openssl for
+// certificates and requests, swtpm and tpm2-tools for the TPM. They were written by
+// others from the same standards, so their verdict does not share our mistakes.
+//
+// A judge that is not installed makes a test skip, because a newcomer should be able
+// to run `go test ./...` with nothing but Go and a C compiler. Where the run promised
+// that every judge is present, the environment says KEYAGENT_REQUIRE_TOOLS=1 and the
+// same absence is a failure: a skipped promise must not look like a kept one.
+//
+// The package is for tests only. It imports testing, and the import rules keep it out
+// of the production binary.
+package judge
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// RequireEnv is the environment variable that turns a missing judge into a failure
+// when it is set to "1".
+const RequireEnv = "KEYAGENT_REQUIRE_TOOLS"
+
+// Tool returns the absolute path of an external program. Where the program is missing
+// the test that asked for it is skipped, or fails if [RequireEnv] is set.
+func Tool(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		missing(t, name)
+	}
+	return path
+}
+
+// OpenSSLProvider makes sure that openssl's module directory holds the provider with
+// this name, for example "tpm2", and returns the path of openssl. It does not load the
+// provider: tpm2 opens its TPM while it is being loaded, and which TPM that is only the
+// test knows. It skips or fails as [Tool] does.
+func OpenSSLProvider(t testing.TB, provider string) string {
+	t.Helper()
+	openssl := Tool(t, "openssl")
+	out, err := exec.CommandContext(t.Context(), openssl, "version", "-m").Output()
+	if err != nil {
+		t.Fatalf("openssl version -m: %v", err)
+	}
+	quoted := strings.TrimSpace(strings.TrimPrefix(string(out), "MODULESDIR:"))
+	dir, err := strconv.Unquote(quoted)
+	if err != nil {
+		t.Fatalf("openssl version -m: not a module directory: %q", out)
+	}
+	if _, err := os.Stat(filepath.Join(dir, provider+".so")); err != nil {
+		missing(t, "openssl's provider "+provider)
+	}
+	return openssl
+}
+
+func missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv(RequireEnv) == "1" {
+		t.Fatalf("%s is not installed and %s=1 promises it; `scripts/bootstrap test` installs it", what, RequireEnv)
+	}
+	t.Skipf("%s is not installed; `scripts/bootstrap test` installs it", what)
+}

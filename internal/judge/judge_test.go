@@ -1,0 +1,52 @@
+package judge_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/keyagent/keyagent/internal/judge"
+)
+
+// witness stands in for a test that may be skipped or fail without this one doing so.
+type witness struct {
+	testing.TB
+	failed, skipped bool
+}
+
+type stopped struct{}
+
+func (w *witness) Fatalf(string, ...any) { w.failed = true; panic(stopped{}) }
+func (w *witness) Skipf(string, ...any)  { w.skipped = true; panic(stopped{}) }
+
+// ask asks for a judge that nobody has, and says how the test that asked ended.
+func ask(t *testing.T) (w *witness) {
+	t.Helper()
+	w = &witness{TB: t}
+	defer func() {
+		if r := recover(); r != (any)(stopped{}) {
+			t.Errorf("judge.Tool went on without the tool: %v", r)
+		}
+	}()
+	judge.Tool(w, "keyagent-no-such-judge")
+	return w
+}
+
+func TestAMissingToolSkipsWhereNothingWasPromised(t *testing.T) {
+	t.Setenv(judge.RequireEnv, "")
+	if w := ask(t); !w.skipped || w.failed {
+		t.Errorf("skipped = %v, failed = %v; want it skipped", w.skipped, w.failed)
+	}
+}
+
+func TestAMissingToolFailsWhereItWasPromised(t *testing.T) {
+	t.Setenv(judge.RequireEnv, "1")
+	if w := ask(t); w.skipped || !w.failed {
+		t.Errorf("skipped = %v, failed = %v; want it failed", w.skipped, w.failed)
+	}
+}
+
+func TestAToolThatIsThereIsGivenByItsPath(t *testing.T) {
+	if path := judge.Tool(t, "go"); !filepath.IsAbs(path) {
+		t.Errorf("path of go = %q, want an absolute one", path)
+	}
+}

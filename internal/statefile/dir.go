@@ -1,0 +1,86 @@
+package statefile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// EnsureDir makes the directory at path, with missing parents, and checks that it belongs to the agent alone: a real
+// directory, owned by the effective user, without any permission for group or others. It does not repair one that is not:
+// whoever could enter it may have left something behind, so an operator should look.
+func EnsureDir(path string) error {
+	if err := makeDir(path); err != nil {
+		return fmt.Errorf("creating state directory %q: %w", path, err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("checking state directory: %w", err)
+	}
+	if info.Mode()&fs.ModeSymlink != 0 {
+		return fmt.Errorf("state directory %q is a symbolic link: configure the directory it points to", path)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("state directory %q is a %s: move it away", path, kind(info.Mode()))
+	}
+	return checkPrivate("state directory", path, info, "0700")
+}
+
+// makeDir creates path and makes its own entry durable. A directory that exists is fine.
+func makeDir(path string) error {
+	_, err := os.Lstat(path)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(filepath.Clean(path)))
+}
+
+// checkPrivate refuses what another user owns or may read or write.
+func checkPrivate(what, path string, info fs.FileInfo, want string) error {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("%s %q: the file system does not tell its owner", what, path)
+	}
+	if euid := os.Geteuid(); int64(stat.Uid) != int64(euid) {
+		return fmt.Errorf("%s %q belongs to uid %d, not to this process' uid %d: check its content, then chown it", what, path, stat.Uid, euid)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return fmt.Errorf("%s %q is open to group or others (mode %04o): check its content, then chmod %s", what, path, mode, want)
+	}
+	return nil
+}
+
+// kind names a file type for an operator.
+func kind(mode fs.FileMode) string {
+	switch mode.Type() {
+	case 0:
+		return "regular file"
+	case fs.ModeDir:
+		return "directory"
+	case fs.ModeSymlink:
+		return "symbolic link"
+	case fs.ModeSocket:
+		return "socket"
+	case fs.ModeNamedPipe:
+		return "named pipe"
+	}
+	return "device or special file"
+}
+
+// syncDir makes the names in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir) // #nosec G304 -- the directory of a path that the caller chose
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

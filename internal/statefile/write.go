@@ -1,0 +1,96 @@
+package statefile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+)
+
+// Write puts data into the file at path, mode 0600, replacing an older one in one step. On any error the old content
+// stays; only if syncing the directory fails may the new content already be visible.
+func Write(path string, data []byte) error {
+	if err := write(path, data, os.Rename); err != nil {
+		return fmt.Errorf("writing state file %q: %w", path, err)
+	}
+	return nil
+}
+
+// WriteNew puts data into a new file at path, mode 0600. If path exists, whatever it is, nothing changes and the error is
+// [fs.ErrExist]: of two processes that create the same file at once, one wins and the other learns it.
+func WriteNew(path string, data []byte) error {
+	if err := write(path, data, linkNew); err != nil {
+		return fmt.Errorf("writing new state file %q: %w", path, err)
+	}
+	return nil
+}
+
+// linkNew gives the file at temp the name path. Unlike rename, link(2) fails if the name is taken.
+func linkNew(temp, path string) error {
+	if err := os.Link(temp, path); err != nil {
+		return err
+	}
+	return os.Remove(temp)
+}
+
+// write writes a durable temporary file beside path and lets install give it its name.
+func write(path string, data []byte, install func(temp, path string) error) (err error) {
+	dir, base := filepath.Split(filepath.Clean(path))
+	if dir == "" {
+		dir = "."
+	}
+	temp, err := os.CreateTemp(dir, "."+base+".tmp-*") // mode 0600, O_EXCL
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(temp.Name()) // gone already if only the last sync failed
+		}
+	}()
+	if err := fill(temp, data); err != nil {
+		return err
+	}
+	if err := install(temp.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// fill writes data, makes it durable and closes the file.
+func fill(f *os.File, data []byte) error {
+	_, err := f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// maxTorn bounds the search for a free name in [Quarantine]: more torn files than that need an operator, not another name.
+const maxTorn = 100
+
+// Quarantine moves a file that cannot be used out of the way, to the first free name path.torn-1, path.torn-2, …, and
+// returns that name. Its content is kept for whoever wants to know what happened; nothing is overwritten. A crash in
+// between leaves both names, and the next call picks the next number.
+func Quarantine(path string) (string, error) {
+	for n := 1; n <= maxTorn; n++ {
+		torn := path + ".torn-" + strconv.Itoa(n)
+		err := os.Link(path, torn)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			err = os.Remove(path)
+		}
+		if err == nil {
+			err = syncDir(filepath.Dir(path))
+		}
+		if err != nil {
+			return "", fmt.Errorf("setting torn state file %q aside: %w", path, err)
+		}
+		return torn, nil
+	}
+	return "", fmt.Errorf("setting torn state file %q aside: %d earlier ones are still there: look at them and remove them", path, maxTorn)
+}

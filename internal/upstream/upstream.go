@@ -1,0 +1,96 @@
+// Package upstream holds the manners that the agent's HTTP clients share
+// towards services it does not control (IMDS, attestation, Entra): bodies are
+// limited, redirects are not followed, foreign text cannot forge a log line,
+// waiting ends with the context.
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// MaxBodyBytes limits an answer's body.
+const MaxBodyBytes = 1 << 20
+
+// maxTextBytes limits what a foreign body contributes to an error text.
+const maxTextBytes = 400
+
+// maxRetryAfter keeps a lying header from silencing the agent for good.
+const maxRetryAfter = time.Hour
+
+// ErrTooLarge is returned by [ReadBody].
+var ErrTooLarge = errors.New("body too large")
+
+// ReadBody reads r to its end, or fails with [ErrTooLarge] after [MaxBodyBytes].
+func ReadBody(r io.Reader) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(r, MaxBodyBytes+1))
+	if err == nil && len(body) > MaxBodyBytes {
+		return nil, fmt.Errorf("%w: over %d bytes", ErrTooLarge, MaxBodyBytes)
+	}
+	return body, err
+}
+
+// RefuseRedirects is an http.Client.CheckRedirect that hands the redirect itself
+// to the caller, whose status check then refuses it.
+func RefuseRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// Text makes foreign text fit for an error or a log: valid UTF-8, no control
+// characters, at most 400 bytes.
+func Text(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > maxTextBytes {
+		s = strings.ToValidUTF8(s[:maxTextBytes], "") + "…"
+	}
+	return s
+}
+
+// Cause strips the URL that http.Client puts around an error: its query only
+// repeats the configuration, and the cause is what an operator needs.
+func Cause(err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		return u.Err
+	}
+	return err
+}
+
+// TimedOut reports whether err is a time-out on our side.
+func TimedOut(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// RetryAfter reads both forms of the header (RFC 9110, 10.2.3). Nonsense and a
+// time that has passed are 0; the longest pause is an hour.
+func RetryAfter(value string, now time.Time) time.Duration {
+	var d time.Duration
+	if n, err := strconv.Atoi(value); err == nil {
+		d = time.Duration(min(n, int(maxRetryAfter/time.Second))) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		d = at.Sub(now)
+	}
+	return min(max(d, 0), maxRetryAfter)
+}
+
+// Sleep waits for d or until ctx ends, and then returns ctx' error.
+func Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

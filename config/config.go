@@ -1,0 +1,128 @@
+package config
+
+// DefaultPath is where the agent looks for its configuration.
+const DefaultPath = "/etc/keyagent/config.yaml"
+
+// Config is the content of the file. Every member says what it is for, its
+// form and its default.
+type Config struct {
+	// TPM is the transport to the TPM: "device:/dev/tpmrm0", "unix:/path" or
+	// "tcp:host:port", the latter two for a software TPM. Default:
+	// device:/dev/tpmrm0.
+	TPM string `yaml:"tpm"`
+
+	// StateDir holds the binding key's file and the binding certificates. It is
+	// created with mode 0700. Default: /var/lib/keyagent.
+	StateDir string `yaml:"state_dir"`
+
+	// Socket is the path of the local API's Unix socket. Default:
+	// /run/keyagent/agent.sock.
+	Socket string `yaml:"socket"`
+
+	// IMDSEndpoint is the base URL of the instance metadata service. Default:
+	// http://169.254.169.254. Only a test platform needs another one: whoever
+	// answers there says which token endpoint the agent talks to.
+	IMDSEndpoint string `yaml:"imds_endpoint"`
+
+	// CAFile is a PEM file of certificate authorities to trust, besides the
+	// system's, for Entra and for attestation. Default: none.
+	CAFile string `yaml:"ca_file"`
+
+	// TrustedHosts are the hosts that IMDS may send the agent to.
+	TrustedHosts TrustedHosts `yaml:"trusted_hosts"`
+
+	// Attestation says how the binding key is attested.
+	Attestation Attestation `yaml:"attestation"`
+
+	// Identities are the identities that the agent gives tokens of.
+	Identities []Identity `yaml:"identities"`
+
+	// Rules say who may have which token. Whom no rule names gets nothing.
+	Rules []Rule `yaml:"rules"`
+
+	// Admins may read the agent's status, besides root and the agent's own user.
+	Admins Principals `yaml:"admins"`
+}
+
+// TrustedHosts limits where IMDS may send the agent. An entry is a host
+// ("mtlsauth.microsoft.com"), a host and port ("127.0.0.1:8443"), or a domain with
+// a leading dot (".mtlsauth.microsoft.com"). A list given here replaces the
+// default.
+type TrustedHosts struct {
+	// MTLS: token endpoints. Default: those of Microsoft Entra in all clouds.
+	MTLS []string `yaml:"mtls"`
+	// Attestation: instances of Microsoft Azure Attestation. Default:
+	// .attest.azure.net and .attest.azure.us.
+	Attestation []string `yaml:"attestation"`
+}
+
+// Providers of attestation tokens.
+const (
+	ProviderNone       = "none"        // no attestation: the issuer decides whether it takes that
+	ProviderAzureGuest = "azure-guest" // Microsoft Azure Attestation, /attest/AzureGuest
+)
+
+// Attestation configures how the binding key is attested.
+type Attestation struct {
+	// Provider is azure-guest or none. Default: azure-guest.
+	Provider string `yaml:"provider"`
+	// AMDRoots is a PEM file with an ARK and its ASK to trust besides AMD's own.
+	// Default: none.
+	AMDRoots string `yaml:"amd_roots"`
+	// VTPMRoots is a PEM file with roots of attestation-key certificates to trust
+	// besides Azure's. Default: none.
+	VTPMRoots string `yaml:"vtpm_roots"`
+	// IDKeyDigests are launch identities to trust besides the known ones of
+	// Azure's paravisor: hex of the 48 bytes of id_key_digest. Default: none.
+	IDKeyDigests []string `yaml:"id_key_digests"`
+}
+
+// Identity is a name and what it stands for.
+type Identity struct {
+	// Name is how callers ask for the identity: lower-case letters, digits and
+	// hyphens, at most 63.
+	Name string `yaml:"name"`
+	// ManagedIdentity makes it a managed identity of this VM. Required; {} is the
+	// system-assigned one.
+	ManagedIdentity *ManagedIdentity `yaml:"managed_identity"`
+}
+
+// ManagedIdentity selects one of the VM's managed identities. At most one member
+// is set; none means the system-assigned identity.
+type ManagedIdentity struct {
+	ClientID   string `yaml:"client_id"`   // GUID
+	ObjectID   string `yaml:"object_id"`   // GUID
+	ResourceID string `yaml:"resource_id"` // /subscriptions/…
+}
+
+// Principals names local users and groups, by name or number.
+type Principals struct {
+	Users  []string `yaml:"users"`
+	Groups []string `yaml:"groups"`
+}
+
+// Rule lets users and the members of groups have tokens.
+type Rule struct {
+	// Name appears in audit records.
+	Name       string `yaml:"name"`
+	Principals `yaml:",inline"`
+	// Identities are the names of identities that the rule is about.
+	Identities []string `yaml:"identities"`
+	// Resources are resource URIs, as in https://vault.azure.net, or the single
+	// entry "*" for any.
+	Resources []string `yaml:"resources"`
+	// Types are token types. Default: [bearer].
+	Types []string `yaml:"types"`
+}
+
+// maxFileBytes limits a configuration file.
+const maxFileBytes = 1 << 20
+
+func defaults() Config {
+	return Config{
+		TPM:         "device:/dev/tpmrm0",
+		StateDir:    "/var/lib/keyagent",
+		Socket:      "/run/keyagent/agent.sock",
+		Attestation: Attestation{Provider: ProviderAzureGuest},
+	}
+}

@@ -1,0 +1,169 @@
+package config_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyagent/keyagent/config"
+)
+
+const good = `
+tpm: unix:/run/tpm.sock
+state_dir: /var/lib/keyagent
+identities:
+  - name: vm
+    managed_identity: {}
+  - name: app-1
+    managed_identity: {client_id: 8b0c3d0e-0000-4000-8000-00000000c1d1}
+rules:
+  - name: web
+    users: [www-data, "1000"]
+    groups: [web]
+    identities: [vm]
+    resources: ["https://vault.azure.net"]
+admins:
+  groups: [ops]
+`
+
+func TestParseAGoodFile(t *testing.T) {
+	got, err := config.Parse("test.yaml", []byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Config{
+		TPM:         "unix:/run/tpm.sock",
+		StateDir:    "/var/lib/keyagent",
+		Socket:      "/run/keyagent/agent.sock",
+		Attestation: config.Attestation{Provider: config.ProviderAzureGuest},
+		Identities: []config.Identity{
+			{Name: "vm", ManagedIdentity: &config.ManagedIdentity{}},
+			{Name: "app-1", ManagedIdentity: &config.ManagedIdentity{ClientID: "8b0c3d0e-0000-4000-8000-00000000c1d1"}},
+		},
+		Rules: []config.Rule{{
+			Name:       "web",
+			Principals: config.Principals{Users: []string{"www-data", "1000"}, Groups: []string{"web"}},
+			Identities: []string{"vm"},
+			Resources:  []string{"https://vault.azure.net"},
+			Types:      []string{"bearer"},
+		}},
+		Admins: config.Principals{Groups: []string{"ops"}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("configuration differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseSaysWhatIsWrong(t *testing.T) {
+	replace := func(old, new string) string {
+		if !strings.Contains(good, old) {
+			t.Fatalf("the good file has no %q", old)
+		}
+		return strings.Replace(good, old, new, 1)
+	}
+	for _, tc := range []struct{ name, file, want string }{
+		{"an empty file configures no identity", "", "identities: none is configured"},
+		{"an unknown setting names its line", replace("tpm:", "tmp:"), "line 2: unknown setting tmp"},
+		{"an unknown setting inside a rule", replace("    groups: [web]", "    groop: [web]"), "unknown setting groop"},
+		{"a setting given twice", good + "tpm: unix:/other\n", `"tpm" already defined`},
+		{"a second document", good + "---\ntpm: x\n", "more than one YAML document"},
+		{"broken YAML", "identities: [", "line 1"},
+		{"a number where a list belongs", replace("[web]", "7"), "line 12"},
+		{"an unknown TPM transport", replace("unix:/run/tpm.sock", "usb:1"), `tpm: "usb:1" is not`},
+		{"a relative TPM path", replace("unix:/run/tpm.sock", "unix:tpm.sock"), `tpm: path "tpm.sock" is not absolute`},
+		{"a relative state directory", replace("/var/lib/keyagent", "state"), `state_dir: path "state" is not absolute`},
+		{"a socket path the kernel would refuse", good + "socket: /" + strings.Repeat("x", 107) + "\n", "socket: path has 108 bytes"},
+		{"an IMDS endpoint without scheme", good + "imds_endpoint: 169.254.169.254\n", "imds_endpoint"},
+		{"an unknown attestation provider", good + "attestation: {provider: trust-me}\n", "attestation.provider"},
+		{"a launch identity that is too short", good + "attestation: {id_key_digests: [aabb]}\n", "id_key_digests[0]"},
+		{"an identity name with a slash", replace("name: app-1", "name: ../app"), "identities[1].name"},
+		{"the same identity twice", replace("name: app-1", "name: vm"), `identities[1].name: "vm" is configured twice`},
+		{"an identity that is nothing", replace("    managed_identity: {}\n", ""), "identities[0]: managed_identity is missing"},
+		{"a client id that is no GUID", replace("8b0c3d0e-", "8b0c3d0e"), "client_id"},
+		{"two selectors", replace("{client_id:", "{object_id: 8b0c3d0e-0000-4000-8000-00000000c1d1, client_id:"), "more than one of"},
+		{"a rule without a name", replace("name: web", "name: ''"), "rules[0].name: missing"},
+		{"a rule for nobody", replace("    users: [www-data, \"1000\"]\n    groups: [web]\n", ""), "names neither users nor groups"},
+		{"a rule for an identity that is not there", replace("identities: [vm]", "identities: [other]"), `"other" is not a configured identity`},
+		{"a rule without resources", replace(`["https://vault.azure.net"]`, "[]"), "rules[0].resources: none"},
+		{"a wildcard inside a resource", replace("https://vault.azure.net", "https://*.azure.net"), "resources"},
+		{"a wildcard beside other resources", replace(`"https://vault.azure.net"`, `"https://vault.azure.net", "*"`), "resources"},
+		{"an unknown token type", replace("    identities: [vm]", "    types: [cookie]\n    identities: [vm]"), `"cookie" is not a token type`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := config.Parse("test.yaml", []byte(tc.file))
+			if _, ok := errors.AsType[*config.Error](err); !ok {
+				t.Fatalf("got %v, want a *config.Error", err)
+			}
+			if !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "test.yaml: ") {
+				t.Errorf("got %q, want the file's name and %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestParseReportsAllProblemsAtOnce(t *testing.T) {
+	_, err := config.Parse("test.yaml", []byte("tpm: usb:1\nstate_dir: here\n"))
+	e, ok := errors.AsType[*config.Error](err)
+	if !ok || len(e.Problems) != 3 {
+		t.Errorf("got %v, want three problems", err)
+	}
+}
+
+func TestLoadChecksWhoCouldHaveWrittenTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	write := func(mode fs.FileMode) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(good), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(0o640)
+	if _, err := config.Load(path); err != nil {
+		t.Errorf("mode 0640: %v", err)
+	}
+	for _, mode := range []fs.FileMode{0o660, 0o606, 0o666} {
+		write(mode)
+		if _, err := config.Load(path); err == nil || !strings.Contains(err.Error(), "chmod go-w") {
+			t.Errorf("mode %o: got %v, want a refusal that names the cure", mode, err)
+		}
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("giving a file to another user needs root")
+	}
+	write(0o600)
+	if err := os.Chown(path, 65534, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(path); err == nil || !strings.Contains(err.Error(), "uid 65534") {
+		t.Errorf("foreign owner: got %v, want a refusal", err)
+	}
+}
+
+func TestLoadWithoutAFile(t *testing.T) {
+	if _, err := config.Load(filepath.Join(t.TempDir(), "none.yaml")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want fs.ErrNotExist", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	f.Add([]byte("identities: [{name: a, managed_identity: }]"))
+	f.Add([]byte("a: &a [*a]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cfg, err := config.Parse("fuzz.yaml", data)
+		if (cfg == nil) == (err == nil) {
+			t.Fatalf("got configuration %v and error %v", cfg, err)
+		}
+		if cfg != nil && len(cfg.Identities) == 0 {
+			t.Fatal("accepted a configuration without identities")
+		}
+	})
+}

@@ -1,0 +1,11 @@
+// Package config is the agent's configuration file: its types, strict decoding,
+// defaults and validation.
+//
+// The file is YAML. A key that is not known, a key that appears twice and a
+// value of the wrong type are errors that name the line. What [Load] returns has
+// passed every check that needs no network, no TPM and no other file than the
+// ones it names; a broken file never yields half a configuration.
+//
+// The file decides who may have which tokens, so it must not be writable by
+// anybody but root or the user that runs the agent; [Load] refuses it otherwise.
+package config

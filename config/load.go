@@ -1,0 +1,123 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Error lists everything that is wrong with a configuration, so that an
+// operator mends it in one go.
+type Error struct {
+	File     string
+	Problems []string // each names the setting or the line
+}
+
+func (e *Error) Error() string {
+	return e.File + ": " + strings.Join(e.Problems, "\n"+e.File+": ")
+}
+
+// Load reads and checks the file at path.
+func Load(path string) (*Config, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data)
+}
+
+// Parse decodes and checks the content of a configuration file; name is for
+// messages. Errors about the content are an [*Error].
+func Parse(name string, data []byte) (*Config, error) {
+	cfg := defaults()
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(&cfg); err != nil && !errors.Is(err, io.EOF) {
+		return nil, &Error{File: name, Problems: yamlProblems(err)}
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, &Error{File: name, Problems: []string{"more than one YAML document"}}
+	}
+	cfg.complete()
+	if problems := cfg.problems(); len(problems) > 0 {
+		return nil, &Error{File: name, Problems: problems}
+	}
+	return &cfg, nil
+}
+
+// yamlProblems unpacks the decoder's findings, one a line, and puts our words in
+// place of Go's type names.
+func yamlProblems(err error) []string {
+	var typeErr *yaml.TypeError
+	if !errors.As(err, &typeErr) {
+		return []string{strings.TrimPrefix(err.Error(), "yaml: ")}
+	}
+	problems := make([]string, len(typeErr.Errors))
+	for i, text := range typeErr.Errors {
+		if field, _, ok := strings.Cut(text, " not found in type "); ok {
+			text = strings.Replace(field, "field ", "unknown setting ", 1)
+		}
+		problems[i] = text
+	}
+	return problems
+}
+
+// complete fills in defaults that depend on the shape of the file.
+func (c *Config) complete() {
+	for i := range c.Rules {
+		if len(c.Rules[i].Types) == 0 {
+			c.Rules[i].Types = []string{"bearer"}
+		}
+	}
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no configuration at %s: %w", path, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading configuration: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("reading configuration: %w", err)
+	}
+	if err := checkOwner(path, info); err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading configuration: %w", err)
+	}
+	if len(data) > maxFileBytes {
+		return nil, &Error{File: path, Problems: []string{fmt.Sprintf("the file has more than %d bytes", maxFileBytes)}}
+	}
+	return data, nil
+}
+
+// checkOwner refuses a file that another user could have written: it grants access.
+func checkOwner(path string, info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return &Error{File: path, Problems: []string{"not a regular file"}}
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return &Error{File: path, Problems: []string{"its owner cannot be determined"}}
+	}
+	if stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+		return &Error{File: path, Problems: []string{fmt.Sprintf("owned by uid %d; it must belong to root or to the agent's user (chown root %s)", stat.Uid, path)}}
+	}
+	if perm := info.Mode().Perm(); perm&0o022 != 0 {
+		return &Error{File: path, Problems: []string{fmt.Sprintf("mode %04o lets others write it (chmod go-w %s)", perm, path)}}
+	}
+	return nil
+}

@@ -1,0 +1,177 @@
+package config
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+var namePattern = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// findings collects what is wrong.
+type findings []string
+
+func (f *findings) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(format, args...)) }
+
+func (f *findings) wantAbsolute(setting, path string) {
+	if !filepath.IsAbs(path) {
+		f.add("%s: path %q is not absolute", setting, path)
+	}
+}
+
+// problems checks what needs no look outside the file.
+func (c *Config) problems() []string {
+	var f findings
+	c.checkPlaces(&f)
+	c.checkAttestation(&f)
+	c.checkIdentities(&f)
+	c.checkRules(&f)
+	return f
+}
+
+func (c *Config) checkPlaces(f *findings) {
+	scheme, rest, _ := strings.Cut(c.TPM, ":")
+	switch {
+	case filepath.IsAbs(c.TPM):
+	case !slices.Contains([]string{"device", "unix", "tcp"}, scheme) || rest == "":
+		f.add("tpm: %q is not device:/path, unix:/path or tcp:host:port", c.TPM)
+	case scheme != "tcp" && !filepath.IsAbs(rest):
+		f.add("tpm: path %q is not absolute", rest)
+	}
+	f.wantAbsolute("state_dir", c.StateDir)
+	f.wantAbsolute("socket", c.Socket)
+	// A longer path does not fit into sockaddr_un.
+	if len(c.Socket) > 107 {
+		f.add("socket: path has %d bytes, the kernel takes at most 107", len(c.Socket))
+	}
+	if c.IMDSEndpoint == "" {
+		return
+	}
+	if u, err := url.Parse(c.IMDSEndpoint); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		f.add("imds_endpoint: %q is not an http URL", c.IMDSEndpoint)
+	}
+}
+
+func (c *Config) checkAttestation(f *findings) {
+	if !slices.Contains([]string{ProviderNone, ProviderAzureGuest}, c.Attestation.Provider) {
+		f.add("attestation.provider: %q is neither %s nor %s", c.Attestation.Provider, ProviderAzureGuest, ProviderNone)
+	}
+	for i, digest := range c.Attestation.IDKeyDigests {
+		if b, err := hex.DecodeString(digest); err != nil || len(b) != 48 {
+			f.add("attestation.id_key_digests[%d]: not the hex form of 48 bytes", i)
+		}
+	}
+	for _, file := range []struct{ setting, path string }{
+		{"ca_file", c.CAFile},
+		{"attestation.amd_roots", c.Attestation.AMDRoots},
+		{"attestation.vtpm_roots", c.Attestation.VTPMRoots},
+	} {
+		if file.path != "" {
+			f.wantAbsolute(file.setting, file.path)
+		}
+	}
+}
+
+func (c *Config) checkIdentities(f *findings) {
+	if len(c.Identities) == 0 {
+		f.add("identities: none is configured")
+	}
+	seen := map[string]bool{}
+	for i, id := range c.Identities {
+		at := fmt.Sprintf("identities[%d]", i)
+		if !namePattern.MatchString(id.Name) {
+			f.add("%s.name: %q is not made of lower-case letters, digits and inner hyphens (at most 63)", at, id.Name)
+		}
+		if seen[id.Name] {
+			f.add("%s.name: %q is configured twice", at, id.Name)
+		}
+		seen[id.Name] = true
+		if id.ManagedIdentity == nil {
+			f.add("%s: managed_identity is missing ({} is the system-assigned identity)", at)
+			continue
+		}
+		id.ManagedIdentity.check(f, at+".managed_identity")
+	}
+}
+
+func (m *ManagedIdentity) check(f *findings, at string) {
+	selectors := 0
+	for _, id := range []struct{ setting, value string }{{"client_id", m.ClientID}, {"object_id", m.ObjectID}} {
+		if id.value == "" {
+			continue
+		}
+		selectors++
+		if !isGUID(id.value) {
+			f.add("%s.%s: %q is not a GUID", at, id.setting, id.value)
+		}
+	}
+	if m.ResourceID != "" {
+		selectors++
+		if !strings.HasPrefix(m.ResourceID, "/subscriptions/") {
+			f.add("%s.resource_id: %q does not begin with /subscriptions/", at, m.ResourceID)
+		}
+	}
+	if selectors > 1 {
+		f.add("%s: more than one of client_id, object_id, resource_id", at)
+	}
+}
+
+func (c *Config) checkRules(f *findings) {
+	seen := map[string]bool{}
+	for i, r := range c.Rules {
+		at := fmt.Sprintf("rules[%d]", i)
+		switch {
+		case r.Name == "":
+			f.add("%s.name: missing; audit records refer to it", at)
+		case seen[r.Name]:
+			f.add("%s.name: %q is used twice", at, r.Name)
+		}
+		seen[r.Name] = true
+		if len(r.Users)+len(r.Groups) == 0 {
+			f.add("%s: names neither users nor groups", at)
+		}
+		c.checkGrant(f, at, r)
+	}
+}
+
+func (c *Config) checkGrant(f *findings, at string, r Rule) {
+	if len(r.Identities) == 0 {
+		f.add("%s.identities: none", at)
+	}
+	for _, name := range r.Identities {
+		if !slices.ContainsFunc(c.Identities, func(id Identity) bool { return id.Name == name }) {
+			f.add("%s.identities: %q is not a configured identity", at, name)
+		}
+	}
+	if len(r.Resources) == 0 {
+		f.add("%s.resources: none (\"*\" means any)", at)
+	}
+	for _, resource := range r.Resources {
+		if resource == "*" && len(r.Resources) == 1 {
+			continue
+		}
+		if !isResource(resource) {
+			f.add("%s.resources: %q is neither a resource URI nor an application id (\"*\" can only stand alone)", at, resource)
+		}
+	}
+	for _, t := range r.Types {
+		if t != "bearer" {
+			f.add("%s.types: %q is not a token type (bearer)", at, t)
+		}
+	}
+}
+
+func isGUID(s string) bool { return len(s) == 36 && uuid.Validate(s) == nil }
+
+// isResource accepts a URI, such as https://vault.azure.net or api://name, and
+// the application id that Entra takes in its place.
+func isResource(s string) bool {
+	u, err := url.Parse(s)
+	return isGUID(s) || err == nil && u.Scheme != "" && !strings.ContainsAny(s, "*?# ")
+}

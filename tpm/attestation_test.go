@@ -1,0 +1,240 @@
+package tpm_test
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-attestation/attest"
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/tpm"
+	"github.com/keyagent/keyagent/tpm/tpmtest"
+)
+
+// akKey is the public key of the attestation key.
+func akKey(t *testing.T, on *tpm.TPM) crypto.PublicKey {
+	t.Helper()
+	area, _, err := on.ReadPublic(t.Context(), tpm.HandleAK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](area)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := tpm2.Pub(*public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// go-attestation is the judge.
+func TestCertifyIsAcceptedByGoAttestation(t *testing.T) {
+	t.Parallel()
+	on := tpmtest.Open(t)
+	key, other := tpmtest.CreateKey(t, on), tpmtest.CreateKey(t, on)
+	a, err := on.Certify(t.Context(), key, tpm.HandleAK, []byte("nonce"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify := func(public []byte) error {
+		p := attest.CertificationParameters{Public: public, CreateAttestation: a.Attest, CreateSignature: a.Signature}
+		return p.Verify(attest.VerifyOpts{Public: akKey(t, on), Hash: crypto.SHA256})
+	}
+	if err := verify(key.PublicArea()); err != nil {
+		t.Error(err)
+	}
+	if verify(other.PublicArea()) == nil {
+		t.Error("accepted for another key")
+	}
+	if !bytes.HasPrefix(a.Signature, []byte{0, 0x14, 0, 0x0b, 1, 0}) || len(a.Signature) != 262 {
+		t.Errorf("TPMT_SIGNATURE begins % x and has %d bytes", a.Signature[:6], len(a.Signature))
+	}
+}
+
+// tpm2_checkquote is the judge.
+func TestQuoteIsAcceptedByTPM2Tools(t *testing.T) {
+	t.Parallel()
+	checkquote := judge.Tool(t, "tpm2_checkquote")
+	on := tpmtest.Open(t)
+	extend(t, on, 7)
+	dir := t.TempDir()
+	der, err := x509.MarshalPKIXPublicKey(akKey(t, on))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, b []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	ak := write("ak.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	for _, pcrs := range [][]int{{0, 1, 2, 3, 4, 5, 6, 7}, {23, 7, 16, 0}, {7}, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}} {
+		t.Run(fmt.Sprint(pcrs), func(t *testing.T) {
+			q, err := on.Quote(t.Context(), tpm.HandleAK, pcrs, []byte{0xca, 0xfe})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(q.PCRs) != len(pcrs) {
+				t.Errorf("%d values", len(q.PCRs))
+			}
+			msg, sig := write("quote", q.Attest), write("sig", q.Signature)
+			for nonce, good := range map[string]bool{"cafe": true, "cafd": false} {
+				cmd := exec.CommandContext(t.Context(), checkquote, "-u", ak, "-m", msg, "-s", sig, "-g", "sha256", "-q", nonce) // #nosec G204 -- the judge
+				cmd.Env = append(os.Environ(), "TPM2TOOLS_TCTI=none")
+				out, err := cmd.CombinedOutput()
+				if (err == nil) != good {
+					t.Errorf("nonce %s: %v\n%s", nonce, err, out)
+				}
+			}
+		})
+	}
+}
+
+func extend(t *testing.T, on *tpm.TPM, pcr int) {
+	t.Helper()
+	do(t, on, func(c transport.TPM) error { return extendBy(c, pcr) })
+}
+
+func extendBy(c transport.TPM, pcr int) error {
+	digest := sha256.Sum256([]byte("event"))
+	_, err := tpm2.PCRExtend{
+		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
+		Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: digest[:]}}},
+	}.Execute(c)
+	return err
+}
+
+// The values are those that the quote covers, though somebody extends a PCR in between.
+func TestQuoteIsTakenAgainWhenAPCRMoves(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		moves int
+		ok    bool
+	}{{"once", 1, true}, {"twice", 2, true}, {"each time", 100, false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := tpmtest.Simulator(t)
+			proxy := tpmtest.NewProxy(t, v.Device())
+			on := tpmtest.Connect(t, proxy.Device())
+			var moved int
+			proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+				rsp, err := forward(command)
+				if tpm2.TPMCC(tpmtest.CommandCode(command)) == tpm2.TPMCCQuote && moved < tt.moves {
+					moved++
+					if err := extendBy(v, 4); err != nil {
+						t.Error(err)
+					}
+				}
+				return rsp, err
+			})
+			q, err := on.Quote(t.Context(), tpm.HandleAK, []int{4}, nil)
+			if (err == nil) != tt.ok {
+				t.Fatal(err)
+			}
+			if !tt.ok {
+				if moved != 3 {
+					t.Errorf("quoted %d times", moved)
+				}
+				return
+			}
+			info := quoteInfo(t, q)
+			if digest := sha256.Sum256(q.PCRs[4]); !bytes.Equal(digest[:], info.PCRDigest.Buffer) {
+				t.Error("the value is not what the quote covers")
+			}
+		})
+	}
+}
+
+func quoteInfo(t *testing.T, q tpm.Quote) *tpm2.TPMSQuoteInfo {
+	t.Helper()
+	a, err := tpm2.Unmarshal[tpm2.TPMSAttest](q.Attest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := a.Attested.Quote()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
+func TestAttestationRefuses(t *testing.T) {
+	t.Parallel()
+	on := tpmtest.Open(t)
+	key := tpmtest.CreateKey(t, on)
+	// Its statements could be made up: it would sign any digest.
+	const unrestricted = 0x81000005
+	do(t, on, func(c transport.TPM) error {
+		template := tpm.BindingKeyTemplate()
+		template.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{KeyBits: 2048, Scheme: tpm2.TPMTRSAScheme{
+			Scheme:  tpm2.TPMAlgRSASSA,
+			Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgRSASSA, &tpm2.TPMSSigSchemeRSASSA{HashAlg: tpm2.TPMAlgSHA256}),
+		}})
+		return persistAt(t, c, template, unrestricted)
+	})
+	certify := func(ak tpm2.TPMHandle, data int) error {
+		_, err := on.Certify(t.Context(), key, ak, make([]byte, data))
+		return err
+	}
+	quote := func(ak tpm2.TPMHandle, data int, pcrs ...int) error {
+		_, err := on.Quote(t.Context(), ak, pcrs, make([]byte, data))
+		return err
+	}
+	for _, tt := range []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"qualifying data over 50 bytes for certify", certify(tpm.HandleAK, 51), "give a digest"},
+		{"qualifying data over 50 bytes for quote", quote(tpm.HandleAK, 51, 0), "give a digest"},
+		{"no key at the handle, certify", certify(0x81000009, 8), "there is no key"},
+		{"no key at the handle, quote", quote(0x81000009, 8, 0), "there is no key"},
+		{"a key that is no attestation key, certify", certify(tpm.HandleSRK, 8), "not an attestation key"},
+		{"a key that is no attestation key, quote", quote(tpm.HandleSRK, 8, 0), "not an attestation key"},
+		{"a key that signs anything, certify", certify(unrestricted, 8), "not an attestation key"},
+		{"a key that signs anything, quote", quote(unrestricted, 8, 0), "not an attestation key"},
+		{"no PCR", quote(tpm.HandleAK, 8), "no PCR"},
+		{"PCR 24", quote(tpm.HandleAK, 8, 24), "0 to 23"},
+		{"PCR -1", quote(tpm.HandleAK, 8, -1), "0 to 23"},
+	} {
+		if tt.err == nil || !strings.Contains(tt.err.Error(), tt.want) {
+			t.Errorf("%s: %v", tt.name, tt.err)
+		}
+	}
+	if err := certify(tpm.HandleAK, 50); err != nil {
+		t.Error(err)
+	}
+	if n := len(transients(t, on)); n != 1 {
+		t.Errorf("%d objects are loaded", n)
+	}
+}
+
+func TestCertifyAfterAReset(t *testing.T) {
+	t.Parallel()
+	v := tpmtest.Simulator(t)
+	on := tpmtest.Connect(t, v.Device())
+	a, b := tpmtest.CreateKey(t, on), tpmtest.CreateKey(t, on)
+	if err := v.Reset(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []*tpm.Key{b, a} { // b gets a's old handle
+		if _, err := on.Certify(t.Context(), k, tpm.HandleAK, nil); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -1,0 +1,206 @@
+package tpm
+
+import (
+	"bytes"
+	encoding_asn1 "encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/google/go-tpm/tpm2"
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+)
+
+const (
+	keyFileType = "TSS2 PRIVATE KEY"
+	// maxKeyFileBytes bounds the PEM text. A file of an RSA-2048 key has between 1 and 2 KB.
+	maxKeyFileBytes = 16 << 10
+)
+
+// keyFileOID is id-loadablekey of the TCG: the kind of key file that TPM2_Load takes.
+func keyFileOID() encoding_asn1.ObjectIdentifier {
+	return encoding_asn1.ObjectIdentifier{2, 23, 133, 10, 1, 3}
+}
+
+// KeyFile is the content of a TPM 2.0 key file, PEM type "TSS2 PRIVATE KEY", which tpm2-tools and OpenSSL's tpm2 provider
+// read, too. Its private area is encrypted and authenticated by the TPM under the parent's seed: a copy of the file is of
+// no use anywhere else.
+//
+//	TPMKey ::= SEQUENCE {
+//	    type        OBJECT IDENTIFIER,                  -- 2.23.133.10.1.3
+//	    emptyAuth   [0] EXPLICIT BOOLEAN OPTIONAL,
+//	    policy      [1] EXPLICIT … OPTIONAL,            -- refused here
+//	    secret      [2] EXPLICIT … OPTIONAL,            -- refused here
+//	    authPolicy  [3] EXPLICIT … OPTIONAL,            -- refused here
+//	    description [4] EXPLICIT UTF8String OPTIONAL,   -- read over
+//	    rsaParent   [5] EXPLICIT BOOLEAN OPTIONAL,      -- refused if TRUE
+//	    parent      INTEGER,
+//	    pubkey      OCTET STRING,                       -- TPM2B_PUBLIC
+//	    privkey     OCTET STRING }                      -- TPM2B_PRIVATE
+type KeyFile struct {
+	// Parent is 0x40000001 (TPM_RH_OWNER) for the H-2 primary, or a persistent handle.
+	Parent tpm2.TPMHandle
+	// EmptyAuth says that the key has no password. tpm2_encodeobject leaves it out for keys without one, so false means
+	// nothing.
+	EmptyAuth bool
+	// Public and Private are TPM2B_PUBLIC and TPM2B_PRIVATE, each with its size.
+	Public, Private []byte
+}
+
+// Encode returns the file as PEM.
+func (f *KeyFile) Encode() []byte {
+	var b cryptobyte.Builder
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1ObjectIdentifier(keyFileOID())
+		if f.EmptyAuth {
+			b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Boolean(true) })
+		}
+		b.AddASN1Uint64(uint64(f.Parent))
+		b.AddASN1OctetString(f.Public)
+		b.AddASN1OctetString(f.Private)
+	})
+	return pem.EncodeToMemory(&pem.Block{Type: keyFileType, Bytes: b.BytesOrPanic()}) // impossible: nothing here can fail to encode
+}
+
+// DecodeKeyFile reads a key file. It takes what the tools write and refuses what it does not understand: policies,
+// wrapped secrets, an RSA primary as parent, anything before or after.
+func DecodeKeyFile(text []byte) (*KeyFile, error) {
+	der, err := keyFileDER(text)
+	if err != nil {
+		return nil, fmt.Errorf("TPM key file: %w", err)
+	}
+	f, err := parseKeyFile(der)
+	if err != nil {
+		return nil, fmt.Errorf("TPM key file: %w", err)
+	}
+	if _, _, err := f.areas(); err != nil {
+		return nil, fmt.Errorf("TPM key file: %w", err)
+	}
+	return f, nil
+}
+
+// keyFileDER takes the one PEM block out of a key file.
+func keyFileDER(text []byte) ([]byte, error) {
+	if len(text) > maxKeyFileBytes {
+		return nil, fmt.Errorf("it has %d bytes, more than %d", len(text), maxKeyFileBytes)
+	}
+	if !bytes.HasPrefix(bytes.TrimSpace(text), []byte("-----BEGIN "+keyFileType+"-----")) {
+		return nil, fmt.Errorf("it does not begin with a PEM block of type %q", keyFileType)
+	}
+	block, rest := pem.Decode(text)
+	if block == nil || block.Type != keyFileType || len(block.Headers) != 0 {
+		return nil, fmt.Errorf("its PEM block of type %q is damaged", keyFileType)
+	}
+	if len(bytes.TrimSpace(rest)) != 0 {
+		return nil, errors.New("there is something after the PEM block")
+	}
+	return block.Bytes, nil
+}
+
+func parseKeyFile(der []byte) (*KeyFile, error) {
+	input := cryptobyte.String(der)
+	var seq cryptobyte.String
+	var oid encoding_asn1.ObjectIdentifier
+	if !input.ReadASN1(&seq, asn1.SEQUENCE) || !input.Empty() || !seq.ReadASN1ObjectIdentifier(&oid) {
+		return nil, errors.New("not a TPMKey structure")
+	}
+	if !oid.Equal(keyFileOID()) {
+		return nil, fmt.Errorf("key type %v: only loadable keys (%v) are supported", oid, keyFileOID())
+	}
+	f := new(KeyFile)
+	if err := f.readOptions(&seq); err != nil {
+		return nil, err
+	}
+	var parent uint64
+	if !seq.ReadASN1Integer(&parent) || parent > math.MaxUint32 {
+		return nil, errors.New("parent is not a handle")
+	}
+	f.Parent = tpm2.TPMHandle(parent)
+	if !seq.ReadASN1Bytes(&f.Public, asn1.OCTET_STRING) || !seq.ReadASN1Bytes(&f.Private, asn1.OCTET_STRING) || !seq.Empty() {
+		return nil, errors.New("it does not end with a public and a private area")
+	}
+	return f, nil
+}
+
+// readOptions reads the optional members, which come in the order of their tags.
+func (f *KeyFile) readOptions(seq *cryptobyte.String) error {
+	for _, option := range []struct {
+		tag  asn1.Tag
+		read func(cryptobyte.String) error
+	}{
+		{0, f.readEmptyAuth},
+		{1, unsupported("a policy")},
+		{2, unsupported("a secret to import it with")},
+		{3, unsupported("alternative policies")},
+		{4, func(cryptobyte.String) error { return nil }},
+		{5, refuseRSAParent},
+	} {
+		var content cryptobyte.String
+		var present bool
+		if !seq.ReadOptionalASN1(&content, &present, option.tag.ContextSpecific().Constructed()) {
+			return fmt.Errorf("optional member %d is damaged", option.tag)
+		}
+		if !present {
+			continue
+		}
+		if err := option.read(content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *KeyFile) readEmptyAuth(content cryptobyte.String) error {
+	v, err := readBoolean(content)
+	f.EmptyAuth = v
+	return err
+}
+
+func unsupported(what string) func(cryptobyte.String) error {
+	return func(cryptobyte.String) error { return fmt.Errorf("it has %s, which is not supported", what) }
+}
+
+func refuseRSAParent(content cryptobyte.String) error {
+	v, err := readBoolean(content)
+	if err == nil && v {
+		err = errors.New("its parent is an RSA primary, which is not supported: use the ECC primary or a persistent handle")
+	}
+	return err
+}
+
+// readBoolean reads a BOOLEAN as BER has it: OpenSSL's provider writes TRUE as 01, not as DER's ff.
+func readBoolean(content cryptobyte.String) (bool, error) {
+	var b cryptobyte.String
+	if !content.ReadASN1(&b, asn1.BOOLEAN) || !content.Empty() || len(b) != 1 {
+		return false, errors.New("a BOOLEAN is damaged")
+	}
+	return b[0] != 0, nil
+}
+
+// areas returns public and private area as TPM2_Load takes them.
+func (f *KeyFile) areas() (tpm2.TPM2BPublic, tpm2.TPM2BPrivate, error) {
+	area, err := sized(f.Public)
+	if err != nil {
+		return tpm2.TPM2BPublic{}, tpm2.TPM2BPrivate{}, fmt.Errorf("public area: %w", err)
+	}
+	if _, err := parsePublic(area); err != nil {
+		return tpm2.TPM2BPublic{}, tpm2.TPM2BPrivate{}, fmt.Errorf("public area: %w", err)
+	}
+	private, err := sized(f.Private)
+	if err != nil {
+		return tpm2.TPM2BPublic{}, tpm2.TPM2BPrivate{}, fmt.Errorf("private area: %w", err)
+	}
+	return tpm2.BytesAs2B[tpm2.TPMTPublic](area), tpm2.TPM2BPrivate{Buffer: private}, nil
+}
+
+// sized returns the content of a TPM2B, which must fill all of b and not be empty.
+func sized(b []byte) ([]byte, error) {
+	s := cryptobyte.String(b)
+	var content cryptobyte.String
+	if !s.ReadUint16LengthPrefixed(&content) || !s.Empty() || len(content) == 0 {
+		return nil, fmt.Errorf("%d bytes do not hold one sized buffer", len(b))
+	}
+	return content, nil
+}

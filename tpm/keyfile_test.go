@@ -1,0 +1,218 @@
+package tpm_test
+
+import (
+	"bytes"
+	"encoding/asn1"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm"
+	"github.com/keyagent/keyagent/tpm/tpmtest"
+)
+
+// Optional members of the format, as others may write them.
+func explicit(tag int, content []byte) asn1.RawValue {
+	return asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, IsCompound: true, Bytes: content}
+}
+
+func marshal(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := asn1.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// keyFileParts makes a key file's DER by hand, with encoding/asn1, so that our encoder is not its own judge.
+func keyFileParts(t testing.TB, members ...any) []byte {
+	t.Helper()
+	var content []byte
+	for _, m := range members {
+		content = append(content, marshal(t, m)...)
+	}
+	return marshal(t, asn1.RawValue{Class: asn1.ClassUniversal, Tag: asn1.TagSequence, IsCompound: true, Bytes: content})
+}
+
+func asPEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "TSS2 PRIVATE KEY", Bytes: der})
+}
+
+func loadableOID() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 23, 133, 10, 1, 3} }
+
+// testAreas are a public area and something that looks like a private one.
+func testAreas() (public, private []byte) {
+	template := tpm.BindingKeyTemplate()
+	template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: bytes.Repeat([]byte{0xc5}, 256)})
+	return tpm2.Marshal(tpm2.New2B(template)), append([]byte{0, 64}, bytes.Repeat([]byte{7}, 64)...)
+}
+
+func TestKeyFileGolden(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join("testdata", "openssl.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := tpm.DecodeKeyFile(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Parent != tpm2.TPMRHOwner || !f.EmptyAuth || len(f.Public) != 280 || len(f.Private) != 224 {
+		t.Errorf("parent %x, empty auth %v, %d and %d bytes", uint32(f.Parent), f.EmptyAuth, len(f.Public), len(f.Private))
+	}
+}
+
+func TestKeyFileEncoding(t *testing.T) {
+	t.Parallel()
+	public, private := testAreas()
+	for _, f := range []*tpm.KeyFile{
+		{Parent: tpm2.TPMRHOwner, EmptyAuth: true, Public: public, Private: private},
+		{Parent: tpm.HandleSRK, EmptyAuth: true, Public: public, Private: private},
+		{Parent: tpm.HandleSRK, Public: public, Private: private},
+	} {
+		members := []any{loadableOID()}
+		if f.EmptyAuth {
+			members = append(members, explicit(0, marshal(t, true)))
+		}
+		want := asPEM(keyFileParts(t, append(members, int64(f.Parent), f.Public, f.Private)...))
+		if got := f.Encode(); !bytes.Equal(got, want) {
+			t.Errorf("encoded\n%s, want\n%s", got, want)
+		}
+		back, err := tpm.DecodeKeyFile(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(f, back); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+func TestDecodeKeyFileTakesWhatOthersWrite(t *testing.T) {
+	t.Parallel()
+	public, private := testAreas()
+	boolean := func(v byte) []byte { return []byte{1, 1, v} }
+	for _, tt := range []struct {
+		name      string
+		text      []byte
+		emptyAuth bool
+	}{
+		{"TRUE as 01, as OpenSSL's provider writes it", asPEM(keyFileParts(t, loadableOID(), explicit(0, boolean(1)), 0x40000001, public, private)), true},
+		{"FALSE for no password, as tpm2_encodeobject writes it", asPEM(keyFileParts(t, loadableOID(), explicit(0, boolean(0)), 0x40000001, public, private)), false},
+		{"a description", asPEM(keyFileParts(t, loadableOID(), explicit(4, marshal(t, "a key")), 0x40000001, public, private)), false},
+		{"rsaParent FALSE", asPEM(keyFileParts(t, loadableOID(), explicit(5, boolean(0)), 0x40000001, public, private)), false},
+		{"white space around", append([]byte("\n\n"), append(asPEM(keyFileParts(t, loadableOID(), 0x81000001, public, private)), " \r\n"...)...), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f, err := tpm.DecodeKeyFile(tt.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.EmptyAuth != tt.emptyAuth || !bytes.Equal(f.Public, public) || !bytes.Equal(f.Private, private) {
+				t.Errorf("decoded %+v", f)
+			}
+		})
+	}
+}
+
+func TestDecodeKeyFileRefuses(t *testing.T) {
+	t.Parallel()
+	public, private := testAreas()
+	good := keyFileParts(t, loadableOID(), 0x40000001, public, private)
+	with := func(members ...any) []byte { return asPEM(keyFileParts(t, members...)) }
+	for _, tt := range []struct {
+		name string
+		text []byte
+		want string
+	}{
+		{"nothing", nil, "does not begin with"},
+		{"another PEM type", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: good}), "does not begin with"},
+		{"text before", append([]byte("key:\n"), asPEM(good)...), "does not begin with"},
+		{"text after", append(asPEM(good), "x"...), "something after"},
+		{"two keys", append(asPEM(good), asPEM(good)...), "something after"},
+		{"PEM headers", pem.EncodeToMemory(&pem.Block{Type: "TSS2 PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED"}, Bytes: good}), "damaged"},
+		{"a cut file", asPEM(good)[:200], "damaged"},
+		{"cut DER", asPEM(good[:len(good)-1]), "not a TPMKey"},
+		{"bytes after the structure", asPEM(append(bytes.Clone(good), 0)), "not a TPMKey"},
+		{"an importable key", with(asn1.ObjectIdentifier{2, 23, 133, 10, 1, 4}, 0x40000001, public, private), "only loadable keys"},
+		{"a policy", with(loadableOID(), explicit(1, marshal(t, []int{1})), 0x40000001, public, private), "policy"},
+		{"a secret", with(loadableOID(), explicit(2, marshal(t, []byte("s"))), 0x40000001, public, private), "secret"},
+		{"alternative policies", with(loadableOID(), explicit(3, marshal(t, []int{1})), 0x40000001, public, private), "policies"},
+		{"an RSA primary as parent", with(loadableOID(), explicit(5, []byte{1, 1, 255}), 0x40000001, public, private), "RSA primary"},
+		{"an unknown option", with(loadableOID(), explicit(6, []byte{1, 1, 255}), 0x40000001, public, private), "parent"},
+		{"options out of order", with(loadableOID(), explicit(4, marshal(t, "d")), explicit(0, []byte{1, 1, 255}), 0x40000001, public, private), "parent"},
+		{"a boolean of two bytes", with(loadableOID(), explicit(0, []byte{1, 2, 0, 255}), 0x40000001, public, private), "BOOLEAN"},
+		{"a negative parent", with(loadableOID(), -1, public, private), "parent"},
+		{"a parent of 33 bits", with(loadableOID(), 1<<32, public, private), "parent"},
+		{"no private area", with(loadableOID(), 0x40000001, public), "does not end with"},
+		{"a third area", with(loadableOID(), 0x40000001, public, private, private), "does not end with"},
+		{"an empty private area", with(loadableOID(), 0x40000001, public, []byte{0, 0}), "private area"},
+		{"a private area longer than it says", with(loadableOID(), 0x40000001, public, append(bytes.Clone(private), 0)), "private area"},
+		{"a public area shorter than it says", with(loadableOID(), 0x40000001, public[:100], private), "public area"},
+		{"a public area that is none", with(loadableOID(), 0x40000001, private, private), "public area"},
+		{"a megabyte", append(asPEM(good), bytes.Repeat([]byte("\n"), 1<<20)...), "more than"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f, err := tpm.DecodeKeyFile(tt.text)
+			if err == nil {
+				t.Fatalf("decoded %+v", f)
+			}
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v does not say %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// FuzzDecodeKeyFile: what is taken is written in one way only, and read back as the same.
+func FuzzDecodeKeyFile(f *testing.F) {
+	public, private := testAreas()
+	f.Add((&tpm.KeyFile{Parent: tpm.HandleSRK, EmptyAuth: true, Public: public, Private: private}).Encode())
+	f.Add(asPEM(keyFileParts(f, loadableOID(), explicit(0, []byte{1, 1, 1}), explicit(4, marshal(f, "d")), 0x40000001, public, private)))
+	f.Add(asPEM(keyFileParts(f, loadableOID(), explicit(5, []byte{1, 1, 0}), 0x40000001, private, public)))
+	if text, err := os.ReadFile(filepath.Join("testdata", "openssl.pem")); err == nil {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		first, err := tpm.DecodeKeyFile(text)
+		if err != nil {
+			return
+		}
+		encoded := first.Encode()
+		second, err := tpm.DecodeKeyFile(encoded)
+		if err != nil {
+			t.Fatalf("our own encoding is refused: %v", err)
+		}
+		if diff := cmp.Diff(first, second); diff != "" {
+			t.Error(diff)
+		}
+		if !bytes.Equal(second.Encode(), encoded) {
+			t.Error("the encoding is not stable")
+		}
+	})
+}
+
+// FuzzParseSignature: no response makes a signature out of nothing.
+func FuzzParseSignature(f *testing.F) {
+	sig := bytes.Repeat([]byte{9}, 256)
+	rsp := append([]byte{0x80, 2, 0, 0, 1, 0x19, 0, 0, 0, 0, 0, 0, 1, 6, 0, 0x14, 0, 0x0b, 1, 0}, sig...)
+	f.Add(append(rsp, 0, 0, 1, 0, 0))
+	f.Add(tpmtest.Response(0x101))
+	f.Fuzz(func(t *testing.T, rsp []byte) {
+		if len(rsp) < 10 {
+			return // the transport hands up no less than a header
+		}
+		sig, err := tpm.ParseSignature(rsp, tpm2.TPMAlgRSASSA, tpm2.TPMAlgSHA256)
+		if err == nil && !bytes.Contains(rsp, sig) {
+			t.Error("the signature is not from the response")
+		}
+	})
+}

@@ -1,0 +1,94 @@
+package tpm
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// defaultCommandTimeout is longer than a TPM takes for anything: the slowest, making an RSA key, may need a minute on old
+// hardware, and the kernel gives it about as long.
+const defaultCommandTimeout = 90 * time.Second
+
+// Config says which TPM to open, and how.
+type Config struct {
+	// Device is "/dev/tpmrm0" or "device:/dev/tpmrm0", "unix:/path/to/socket" or "tcp:host:port" (sockets carry raw TPM
+	// commands, as swtpm --server speaks). Empty means [DefaultDevice].
+	Device string
+
+	// Logger hears of connections opened and lost. Nil: nobody does.
+	Logger *slog.Logger
+
+	// CommandTimeout is the longest that one command may take before the transport is given up. 0 means 90 s.
+	CommandTimeout time.Duration
+}
+
+// TPM is an open TPM 2.0. It is safe for concurrent use. Close it.
+type TPM struct {
+	scheduler *scheduler
+	end       context.CancelFunc // of scheduler.lifetime
+}
+
+// Open connects to the TPM and checks that it is one. The context bounds the opening only. If the TPM cannot be reached
+// the error is [ErrUnavailable], names the device and says what to do.
+func Open(ctx context.Context, cfg Config) (*TPM, error) {
+	d, err := parseDevice(cfg.Device)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.CommandTimeout == 0 {
+		cfg.CommandTimeout = defaultCommandTimeout
+	}
+	lifetime, end := context.WithCancel(context.WithoutCancel(ctx))
+	t := &TPM{scheduler: newScheduler(lifetime, d, cfg.CommandTimeout, cfg.Logger), end: end}
+	go t.scheduler.run()
+	// Any command opens the connection.
+	if _, err := t.Properties(ctx); err != nil {
+		_ = t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// Close waits for the turn that is running, flushes the keys that are loaded, and closes the transport. Callers that wait for
+// the TPM get [ErrClosed]. Further calls do nothing. The error is always nil; it is there for io.Closer.
+func (t *TPM) Close() error {
+	t.end()
+	<-t.scheduler.done
+	return nil
+}
+
+// Do gives f the TPM for itself: a sequence of commands that nobody else's come between. It waits for its turn, no longer than
+// ctx allows, and returns f's error.
+//
+// What f loads it should flush, also when ctx has ended: a flush is then still accepted. An object meant to stay loaded past Do
+// takes one of the few slots for as long. f must not call any method of this TPM or its keys: Do is not re-entrant.
+//
+// f is run once. If the transport dies under it, f gets an [ErrUnavailable] from the command that was under way, and the next
+// command finds a new connection, where handles of the old one mean nothing.
+func (t *TPM) Do(ctx context.Context, f func(transport.TPM) error) error {
+	return t.do(ctx, func(turn *turn) error { return f(turn) })
+}
+
+func (t *TPM) do(ctx context.Context, f func(*turn) error) error {
+	turn := newTurn(ctx, t.scheduler)
+	if err := turn.wait(); err != nil {
+		return err
+	}
+	defer close(turn.over)
+	return f(turn)
+}
+
+// again is do for a sequence that may be repeated: it is, once, if the transport died under it.
+func (t *TPM) again(ctx context.Context, f func(*turn) error) error {
+	err := t.do(ctx, f)
+	if !repeatable(err) || ctx.Err() != nil {
+		return err
+	}
+	return t.do(ctx, f)
+}

@@ -1,0 +1,179 @@
+package tpmtest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+const (
+	headerBytes     = 10
+	maxMessageBytes = 4096
+)
+
+// Forward sends a command on to the TPM and returns its response.
+type Forward func(command []byte) ([]byte, error)
+
+// Handler decides what becomes of a command. What it returns goes to the client, as many bytes as there are; an error
+// closes the client's connection, after them. It is called for one command of a connection at a time.
+type Handler func(command []byte, forward Forward) ([]byte, error)
+
+// ErrHangUp is for handlers that want to close the connection.
+var ErrHangUp = errors.New("hang up")
+
+// Proxy stands between a client and a TPM and does to the conversation what a test wants. Without a handler it only passes on.
+// Each client has its own connection to the TPM, which ends with the client's.
+type Proxy struct {
+	listener net.Listener
+	upstream string
+	serving  sync.WaitGroup
+
+	mu      sync.Mutex
+	handler Handler
+	clients map[net.Conn]struct{}
+	closed  bool
+}
+
+// NewProxy starts a proxy before the TPM at device, "unix:/path". It ends with the test; what a handler blocks on must be
+// released before.
+func NewProxy(t testing.TB, device string) *Proxy {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(shortDir(t), "proxy.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{listener: l, upstream: strings.TrimPrefix(device, "unix:"), clients: make(map[net.Conn]struct{})}
+	p.serving.Go(p.accept)
+	t.Cleanup(p.close)
+	return p
+}
+
+// Device is the address to open the TPM by.
+func (p *Proxy) Device() string { return "unix:" + p.listener.Addr().String() }
+
+// Handle sets the handler for the commands to come. Nil passes them on.
+func (p *Proxy) Handle(h Handler) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.handler = h
+}
+
+// Push writes bytes to all clients that nobody asked for.
+func (p *Proxy) Push(t testing.TB, b []byte) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.clients {
+		if _, err := c.Write(b); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Disconnect closes the connections of all clients. They may come back.
+func (p *Proxy) Disconnect() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.clients {
+		_ = c.Close() // its server sees the end
+	}
+}
+
+func (p *Proxy) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	_ = p.listener.Close() // it ends accept
+	p.Disconnect()
+	p.serving.Wait()
+}
+
+func (p *Proxy) accept() {
+	for {
+		c, err := p.listener.Accept()
+		if err != nil {
+			return // closed
+		}
+		p.mu.Lock()
+		p.clients[c] = struct{}{}
+		closed := p.closed
+		p.mu.Unlock()
+		if closed {
+			_ = c.Close() // too late
+			continue
+		}
+		p.serving.Go(func() { p.serve(c) })
+	}
+}
+
+// serve carries one client's commands until either side ends.
+func (p *Proxy) serve(client net.Conn) {
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.clients, client)
+		_ = client.Close() // all is said
+	}()
+	upstream, err := net.Dial("unix", p.upstream)
+	if err != nil {
+		return
+	}
+	defer upstream.Close()
+	forward := func(command []byte) ([]byte, error) {
+		if _, err := upstream.Write(command); err != nil {
+			return nil, err
+		}
+		return readMessage(upstream)
+	}
+	for {
+		command, err := readMessage(client)
+		if err != nil {
+			return
+		}
+		rsp, err := p.handle(command, forward)
+		if _, writeErr := client.Write(rsp); writeErr != nil || err != nil {
+			return
+		}
+	}
+}
+
+func (p *Proxy) handle(command []byte, forward Forward) ([]byte, error) {
+	p.mu.Lock()
+	h := p.handler
+	p.mu.Unlock()
+	if h == nil {
+		return forward(command)
+	}
+	return h(command, forward)
+}
+
+// readMessage reads one command or response by the length in its header.
+func readMessage(r io.Reader) ([]byte, error) {
+	header := make([]byte, headerBytes)
+	if _, err := io.ReadFull(r, header); err != nil {
+		return nil, err
+	}
+	size := binary.BigEndian.Uint32(header[2:])
+	if size < headerBytes || size > maxMessageBytes {
+		return nil, fmt.Errorf("message claims %d bytes", size)
+	}
+	message := append(header, make([]byte, size-headerBytes)...)
+	_, err := io.ReadFull(r, message[headerBytes:])
+	return message, err
+}
+
+// Response makes a response that is a code and nothing else.
+func Response(code uint32) []byte {
+	b := binary.BigEndian.AppendUint16(nil, 0x8001)
+	b = binary.BigEndian.AppendUint32(b, headerBytes)
+	return binary.BigEndian.AppendUint32(b, code)
+}
+
+// CommandCode returns the code of a command.
+func CommandCode(command []byte) uint32 { return binary.BigEndian.Uint32(command[6:]) }

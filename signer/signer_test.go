@@ -1,0 +1,216 @@
+package signer_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/tpm/tpmtest"
+)
+
+func TestSign(t *testing.T) {
+	t.Parallel()
+	k := open(t, tpmtest.Open(t), keyPath(t))
+	public := k.Public().(*rsa.PublicKey)
+	verifyPSS := func(h crypto.Hash, d, sig []byte) error {
+		return rsa.VerifyPSS(public, h, d, sig, &rsa.PSSOptions{SaltLength: h.Size()})
+	}
+	verifyPKCS1 := func(h crypto.Hash, d, sig []byte) error { return rsa.VerifyPKCS1v15(public, h, d, sig) }
+	for _, h := range []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512} {
+		for _, tt := range []struct {
+			name   string
+			opts   crypto.SignerOpts
+			verify func(h crypto.Hash, d, sig []byte) error
+		}{
+			{"PKCS #1 v1.5", h, verifyPKCS1},
+			{"PSS with salt as long as the hash, as crypto/tls asks", &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: h}, verifyPSS},
+			{"PSS with any salt", &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto, Hash: h}, verifyPSS},
+			{"PSS with the length written out", &rsa.PSSOptions{SaltLength: h.Size(), Hash: h}, verifyPSS},
+		} {
+			t.Run(h.String()+"/"+tt.name, func(t *testing.T) {
+				d := digest(h, "message")
+				for name, s := range map[string]crypto.Signer{"key": k, "view": k.WithContext(t.Context())} {
+					sig, err := s.Sign(nil, d, tt.opts)
+					if err != nil {
+						t.Fatalf("%s: %v", name, err)
+					}
+					if err := tt.verify(h, d, sig); err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestSignRefuses(t *testing.T) {
+	t.Parallel()
+	k := open(t, tpmtest.Open(t), keyPath(t))
+	for _, tt := range []struct {
+		name string
+		opts crypto.SignerOpts
+	}{
+		{"no options", nil},
+		{"data that was not hashed", crypto.Hash(0)},
+		{"SHA-1", crypto.SHA1},
+		{"MD5 and SHA-1 of old TLS", crypto.MD5SHA1},
+		{"PSS with SHA-1", &rsa.PSSOptions{Hash: crypto.SHA1, SaltLength: rsa.PSSSaltLengthEqualsHash}},
+		{"PSS without a hash", &rsa.PSSOptions{SaltLength: 32}},
+		{"PSS with a longer salt", &rsa.PSSOptions{Hash: crypto.SHA256, SaltLength: 222}},
+		{"PSS with a shorter salt", &rsa.PSSOptions{Hash: crypto.SHA256, SaltLength: 20}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := k.Sign(nil, make([]byte, 32), tt.opts)
+			if !errors.Is(err, signer.ErrUnsupported) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	if _, err := k.Sign(nil, make([]byte, 31), crypto.SHA256); err == nil {
+		t.Error("a digest of 31 bytes was signed")
+	}
+}
+
+func TestInfo(t *testing.T) {
+	t.Parallel()
+	on, path := tpmtest.Open(t), keyPath(t)
+	k := open(t, on, path)
+	got := k.Info()
+	want := []string{"fixedTPM", "fixedParent", "sensitiveDataOrigin", "userWithAuth", "noDA", "sign"}
+	if got.Algorithm != "RSA-2048" || !slices.Equal(got.Attributes, want) || got.PSSSaltLength != 32 || !got.Created ||
+		got.KeyFile != path || got.Name != hex.EncodeToString(k.TPMKey().Name()) {
+		t.Errorf("%+v", got)
+	}
+	schemes := []tls.SignatureScheme{tls.PSSWithSHA256, tls.PSSWithSHA384, tls.PSSWithSHA512, tls.PKCS1WithSHA256, tls.PKCS1WithSHA384, tls.PKCS1WithSHA512}
+	if got := k.SignatureSchemes(); !slices.Equal(got, schemes) {
+		t.Errorf("%v", got)
+	}
+	if again := open(t, on, path).Info(); again.Created || again.Name != got.Name {
+		t.Errorf("opened again: %+v", again)
+	}
+}
+
+func TestCertificateRequestIsAcceptedByOpenSSL(t *testing.T) {
+	t.Parallel()
+	openssl := judge.Tool(t, "openssl")
+	k := open(t, tpmtest.Open(t), keyPath(t))
+	for _, alg := range []x509.SignatureAlgorithm{x509.SHA256WithRSA, x509.SHA512WithRSA, x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS} {
+		t.Run(alg.String(), func(t *testing.T) {
+			der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+				Subject: pkix.Name{CommonName: "vm"}, SignatureAlgorithm: alg}, k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(t.TempDir(), "csr.pem")
+			if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := exec.CommandContext(t.Context(), openssl, "req", "-verify", "-noout", "-in", path).CombinedOutput() // #nosec G204 -- the judge
+			if err != nil || !strings.Contains(string(out), "verify OK") {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+}
+
+func TestSigningEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	k := open(t, tpmtest.Open(t), keyPath(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	view := k.WithContext(ctx)
+	if _, err := view.Sign(nil, make([]byte, 32), crypto.SHA256); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := view.Sign(nil, make([]byte, 32), crypto.SHA256); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Sign(nil, make([]byte, 32), crypto.SHA256); err == nil {
+		t.Error("a closed key signed")
+	}
+}
+
+func TestManySignAtOnce(t *testing.T) {
+	t.Parallel()
+	k := open(t, tpmtest.Open(t), keyPath(t))
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			if _, err := k.Sign(nil, make([]byte, 32), crypto.SHA256); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// A fault in the TPM, or an interposer on its bus, must not make a wrong signature leave.
+func TestAWrongSignatureDoesNotLeave(t *testing.T) {
+	t.Parallel()
+	proxy := tpmtest.NewProxy(t, tpmtest.Simulator(t).Device())
+	k := open(t, tpmtest.Connect(t, proxy.Device()), keyPath(t))
+	d := digest(crypto.SHA256, "ours")
+	for _, tt := range []struct {
+		name  string
+		treat func(command []byte, forward tpmtest.Forward) ([]byte, error)
+	}{
+		{"one bit of the response", func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+			rsp, err := forward(command)
+			rsp[100] ^= 1
+			return rsp, err
+		}},
+		{"the digest in the command", func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+			changed := bytes.Replace(command, d, digest(crypto.SHA256, "theirs"), 1)
+			return forward(changed)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+				if tpm2.TPMCC(tpmtest.CommandCode(command)) == tpm2.TPMCCSign {
+					return tt.treat(command, forward)
+				}
+				return forward(command)
+			})
+			for _, opts := range []crypto.SignerOpts{crypto.SHA256, &rsa.PSSOptions{Hash: crypto.SHA256, SaltLength: rsa.PSSSaltLengthEqualsHash}} {
+				sig, err := k.Sign(nil, d, opts)
+				if sig != nil || !errors.Is(err, signer.ErrFault) {
+					t.Errorf("%d bytes, %v", len(sig), err)
+				}
+			}
+		})
+	}
+}
+
+func TestAKeySurvivesAResetOfTheTPM(t *testing.T) {
+	t.Parallel()
+	v := tpmtest.Simulator(t)
+	k := open(t, tpmtest.Connect(t, v.Device()), keyPath(t))
+	if err := v.Reset(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Sign(nil, make([]byte, 32), crypto.SHA256); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,69 @@
+package signer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/tpm"
+)
+
+// maxKeyFileBytes bounds a key file; one of an RSA-2048 key has below 2 KB.
+const maxKeyFileBytes = 16 << 10
+
+// openKeyFile loads the key at cfg.KeyFile. If there is no file it makes a key and writes the file before the key is loaded,
+// so that no key is ever used that a crash could lose. Two processes that do so at once end with the same key.
+func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, err error) {
+	text, err := statefile.Read(cfg.KeyFile, maxKeyFileBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		created, err = createKeyFile(ctx, cfg)
+		if err != nil {
+			return nil, false, fmt.Errorf("creating the TPM key %q: %w", cfg.KeyFile, err)
+		}
+		text, err = statefile.Read(cfg.KeyFile, maxKeyFileBytes)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	file, err := tpm.DecodeKeyFile(text)
+	if err != nil {
+		return nil, false, fmt.Errorf("%q: %w; restore it, or move it away to get a new key (and certificate)", cfg.KeyFile, err)
+	}
+	key, err = cfg.TPM.LoadKey(ctx, file)
+	if err != nil {
+		return nil, false, fmt.Errorf("%q: %w%s", cfg.KeyFile, err, loadAdvice(err))
+	}
+	return key, created, nil
+}
+
+// createKeyFile makes a key and writes its file. It reports false if another process was faster.
+func createKeyFile(ctx context.Context, cfg Config) (bool, error) {
+	file, err := cfg.TPM.CreateKey(ctx, tpm.BindingKeyTemplate())
+	if err != nil {
+		return false, err
+	}
+	err = statefile.WriteNew(cfg.KeyFile, file.Encode())
+	if errors.Is(err, fs.ErrExist) {
+		cfg.Logger.Info("TPM key file was created by another process meanwhile", "key_file", cfg.KeyFile)
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	cfg.Logger.Info("TPM key created", "key_file", filepath.Clean(cfg.KeyFile))
+	return true, nil
+}
+
+// loadAdvice says what an operator can do about a file that does not load.
+func loadAdvice(err error) string {
+	switch {
+	case errors.Is(err, tpm.ErrForeignTPM):
+		return "; a key cannot be moved between machines: move the file away, and this machine makes its own"
+	case errors.Is(err, tpm.ErrExportable):
+		return "; move the file away, and a bound key is made instead"
+	}
+	return ""
+}

@@ -1,0 +1,67 @@
+package attest
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// Nonce and audience limits, in bytes.
+const (
+	MinNonceSize    = 16
+	MaxNonceSize    = 64
+	MaxAudienceSize = 1024
+)
+
+// Labels that keep the two statements, and other protocols' nonces, apart. The attestation key signs any 50 bytes for anyone in the guest.
+const (
+	certifyLabel = "keyagent/attest/1 certify"
+	quoteLabel   = "keyagent/attest/1 quote"
+)
+
+// Challenge is what a verifier asks evidence for. Evidence made for one audience is worthless to another, even with the same nonce.
+type Challenge struct {
+	Nonce    []byte // 16 to 64 bytes, never used before
+	Audience string // the URL of the party that will judge the evidence
+}
+
+// Validate checks the limits of nonce and audience.
+func (c Challenge) Validate() error {
+	if n := len(c.Nonce); n < MinNonceSize || n > MaxNonceSize {
+		return fmt.Errorf("nonce of %d bytes, want %d to %d", n, MinNonceSize, MaxNonceSize)
+	}
+	if c.Audience == "" {
+		return errors.New("no audience")
+	}
+	if n := len(c.Audience); n > MaxAudienceSize {
+		return fmt.Errorf("audience of %d bytes, want at most %d", n, MaxAudienceSize)
+	}
+	return nil
+}
+
+// CertifyData is the qualifyingData of the TPM2_Certify statement:
+//
+//	SHA-256("keyagent/attest/1 certify" ‖ 0x00 ‖ len16(A) ‖ A ‖ len16(N) ‖ N)
+//
+// with A the audience, N the nonce and len16 a length in two bytes, big-endian. 32 bytes fit every TPM's limit (50 on Azure).
+func (c Challenge) CertifyData() []byte {
+	return derive(certifyLabel, []byte(c.Audience), c.Nonce)
+}
+
+// QuoteData is the qualifyingData of the TPM2_Quote statement. It is derived as CertifyData is, under the label
+// "keyagent/attest/1 quote" and followed by len16(Name) ‖ Name of the certified key, so that a quote cannot be paired with
+// the certify of another key. keyName is empty if the evidence is about no key.
+func (c Challenge) QuoteData(keyName []byte) []byte {
+	return derive(quoteLabel, []byte(c.Audience), c.Nonce, keyName)
+}
+
+func derive(label string, fields ...[]byte) []byte {
+	buf := append([]byte(label), 0)
+	for _, f := range fields {
+		buf = binary.BigEndian.AppendUint16(buf, uint16(len(f))) //nolint:gosec // Validate keeps every field below 64 KiB
+		buf = append(buf, f...)
+	}
+	sum := sha256.Sum256(buf)
+	return sum[:]
+}

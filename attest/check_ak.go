@@ -1,0 +1,149 @@
+package attest
+
+import (
+	"bytes"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// oidAIKCertificate is tcg-kp-AIKCertificate: the certificate is for an attestation key.
+func oidAIKCertificate() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 23, 133, 8, 3} }
+
+// oidConfidentialVM is the certificate policy under which Azure certifies the attestation key of a Confidential VM; that of a Trusted
+// Launch VM, which no TEE protects, has its parent.
+func oidConfidentialVM() asn1.ObjectIdentifier {
+	return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 108, 200, 2}
+}
+
+// akPublic settles which key is the attestation key. With claims, only theirs is: hardware vouches for it, and a public area that
+// is sent along must be the same. Without claims, a public area that is sent along serves to look at the statements, but no
+// verdict comes from it.
+func (v *verifier) akPublic() error {
+	if v.claims == nil {
+		return v.unvouchedAK()
+	}
+	area := AKPublicArea(v.claims.AK.N.FillBytes(make([]byte, v.claims.AK.Size())))
+	p, err := parsePublic(area)
+	if err != nil {
+		return err
+	}
+	v.ak = newAK(p)
+	v.result.AK = v.ak
+	if v.e.AKPublic == nil {
+		return absent("not sent; rebuilt from the claims")
+	}
+	if !bytes.Equal(v.e.AKPublic, area) {
+		return errors.New("the attestation key is not the one in the claims: another key was put in its place")
+	}
+	return nil
+}
+
+func (v *verifier) unvouchedAK() error {
+	if v.e.HCLReport != nil || v.e.RuntimeClaims != nil {
+		return absent("the claims, which name the attestation key, could not be read")
+	}
+	if v.e.AKPublic == nil {
+		return absent("no attestation key")
+	}
+	ak, err := ParseAK(v.e.AKPublic)
+	if err != nil {
+		return err
+	}
+	v.ak = ak
+	v.result.AK = ak
+	return nil
+}
+
+func (v *verifier) akCertificate() error {
+	if v.e.AKCertificate == nil {
+		return absent("no AK certificate")
+	}
+	cert, err := ParseAKCertificate(v.e.AKCertificate)
+	if err != nil {
+		return err
+	}
+	if err := v.akCertificateChain(cert); err != nil {
+		return err
+	}
+	if cert.IsCA || cert.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return errors.New("AK certificate: not an end-entity certificate for signing")
+	}
+	if !hasOID(cert.UnknownExtKeyUsage, oidAIKCertificate()) {
+		return errors.New("AK certificate: extended key usage 2.23.133.8.3 (attestation key) is missing")
+	}
+	confidential := v.e.HCLReport != nil || v.e.SNPReport != nil
+	if confidential && !hasOID(cert.PolicyIdentifiers, oidConfidentialVM()) {
+		return errors.New("AK certificate: not issued for a Confidential VM")
+	}
+	if v.ak == nil {
+		return absent("no attestation key to compare with")
+	}
+	if key, ok := cert.PublicKey.(*rsa.PublicKey); !ok || !key.Equal(v.ak.Public) {
+		return errors.New("AK certificate: it is for another key than the attestation key")
+	}
+	return nil
+}
+
+func (v *verifier) akCertificateChain(cert *x509.Certificate) error {
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, c := range v.anchors.VTPM {
+		roots.AddCert(c)
+	}
+	for _, c := range v.anchors.VTPMIntermediates {
+		intermediates.AddCert(c)
+	}
+	for _, der := range v.e.AKIntermediates {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("AK intermediate: %w", err)
+		}
+		intermediates.AddCert(c)
+	}
+	_, err := cert.Verify(x509.VerifyOptions{
+		Roots:         roots,
+		Intermediates: intermediates,
+		CurrentTime:   v.now,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // the usage we want has no name in package x509; see below
+	})
+	if err != nil {
+		return fmt.Errorf("AK certificate issued by %.60q: %w", cert.Issuer.CommonName, err)
+	}
+	return nil
+}
+
+// ParseAKCertificate reads the content of NV index 0x01C101D0: one DER certificate and zero bytes up to the index's size.
+func ParseAKCertificate(nv []byte) (*x509.Certificate, error) {
+	der, err := TrimCertificate(nv)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("AK certificate: %w", err)
+	}
+	return cert, nil
+}
+
+// TrimCertificate cuts the zero padding of an NV index off a DER certificate. Anything but zeros after it is refused.
+func TrimCertificate(nv []byte) ([]byte, error) {
+	s := cryptobyte.String(nv)
+	var der cryptobyte.String
+	if !s.ReadASN1Element(&der, cbasn1.SEQUENCE) {
+		return nil, errors.New("AK certificate: not a DER certificate")
+	}
+	if slices.ContainsFunc(s, func(b byte) bool { return b != 0 }) {
+		return nil, errors.New("AK certificate: bytes after the certificate that are not zero")
+	}
+	return der, nil
+}
+
+func hasOID(list []asn1.ObjectIdentifier, want asn1.ObjectIdentifier) bool {
+	return slices.ContainsFunc(list, want.Equal)
+}

@@ -1,0 +1,193 @@
+package attest
+
+import (
+	"bytes"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+)
+
+func (v *verifier) keyPublic() error {
+	if v.e.KeyPublic == nil {
+		return absent("no binding key")
+	}
+	p, err := parsePublic(v.e.KeyPublic)
+	if err != nil {
+		return err
+	}
+	v.key = p
+	v.result.PublicKey, v.result.KeyName = p.key, p.name()
+	return v.policy.Key.check(p)
+}
+
+// check judges a public area. It says what a TPM would enforce for such a key; that a TPM holds one is for the certify statement to say.
+func (k KeyPolicy) check(p *publicArea) error {
+	if missing := k.RequiredAttributes &^ p.attributes; missing != 0 {
+		return fmt.Errorf("attributes %#08x lack %#x (fixedTPM %#x, fixedParent %#x, sensitiveDataOrigin %#x, sign %#x)",
+			p.attributes, missing, attrFixedTPM, attrFixedParent, attrSensitiveDataOrigin, attrSign)
+	}
+	if extra := p.attributes & k.ForbiddenAttributes; extra != 0 {
+		return fmt.Errorf("attributes %#08x have %#x, which a key of this use must not have", p.attributes, extra)
+	}
+	if p.scheme != algNull {
+		return fmt.Errorf("signing scheme %#04x is fixed, want none (TPM_ALG_NULL)", p.scheme)
+	}
+	if len(p.authPolicy) > 0 && !k.AnyAuthPolicy && !contains(k.AuthPolicies, p.authPolicy) {
+		return fmt.Errorf("authPolicy %x is not on the list", p.authPolicy)
+	}
+	return nil
+}
+
+func (v *verifier) certifyStructure() error {
+	if v.e.Certify == nil {
+		return absent("no certify statement")
+	}
+	st, err := parseStatement(v.e.Certify, typeCertify)
+	if err != nil {
+		return err
+	}
+	v.certify = st
+	return nil
+}
+
+func (v *verifier) certifySignature() error {
+	if v.e.Certify == nil {
+		return absent("no certify statement")
+	}
+	if v.ak == nil {
+		return absent("no attestation key")
+	}
+	return verifySignature(v.ak.Public, v.e.Certify, v.e.CertifySignature)
+}
+
+// needCertify is the condition of checks that look into the statement.
+func (v *verifier) needCertify() error {
+	if v.certify == nil {
+		return absent("no readable certify statement")
+	}
+	return nil
+}
+
+func (v *verifier) certifySigner() error {
+	if err := v.needCertify(); err != nil {
+		return err
+	}
+	return v.checkSigner(v.certify)
+}
+
+// checkSigner compares the Qualified Name that the TPM gave its signing key with that of the attestation key in the endorsement hierarchy.
+func (v *verifier) checkSigner(st *statement) error {
+	if v.ak == nil {
+		return absent("no attestation key")
+	}
+	return st.checkSigner(v.ak)
+}
+
+func (st *statement) checkSigner(ak *AK) error {
+	if !bytes.Equal(st.signer, ak.QualifiedName) {
+		return fmt.Errorf("signed by the key with qualified name %x, not by the attestation key %x", st.signer, ak.QualifiedName)
+	}
+	return nil
+}
+
+func (v *verifier) certifyName() error {
+	if err := v.needCertify(); err != nil {
+		return err
+	}
+	if v.e.KeyPublic == nil {
+		return absent("no binding key")
+	}
+	return v.certify.checkName(nameOf(v.e.KeyPublic))
+}
+
+func (st *statement) checkName(want []byte) error {
+	if !bytes.Equal(st.name, want) {
+		return fmt.Errorf("the certified key has the Name %x, the shown one %x", st.name, want)
+	}
+	return nil
+}
+
+func (v *verifier) certifyLocation() error {
+	if err := v.needCertify(); err != nil {
+		return err
+	}
+	return v.certify.checkLocation(v.policy.Key.AllowNullHierarchy)
+}
+
+// checkLocation refuses keys that the TPM forgets at the next reset. Where else the key hangs is not told by one hash without the
+// parents' Names, and does not matter: fixedParent holds it there.
+func (st *statement) checkLocation(allowNull bool) error {
+	if len(st.qualifiedName) != len(primaryName(hierarchyNull, nil)) || !bytes.HasPrefix(st.qualifiedName, []byte{algSHA256 >> 8, algSHA256 & 0xff}) {
+		return errors.New("qualified name is not a SHA-256 Name")
+	}
+	if !allowNull && bytes.Equal(st.qualifiedName, primaryName(hierarchyNull, st.name)) {
+		return errors.New("the key is a primary of the NULL hierarchy, which a reset wipes out")
+	}
+	return nil
+}
+
+func (v *verifier) certifyNonce() error {
+	if err := v.needCertify(); err != nil {
+		return err
+	}
+	return v.certify.checkExtraData(v.expected.Certify)
+}
+
+func (st *statement) checkExtraData(want []byte) error {
+	if !bytes.Equal(st.extraData, want) {
+		return fmt.Errorf("made for another challenge: extraData %x, want %x", st.extraData, want)
+	}
+	return nil
+}
+
+func (v *verifier) keyMatch() error {
+	if v.expected.Key == nil {
+		return absent("no public key to compare with")
+	}
+	if v.key == nil {
+		return absent("no readable binding key")
+	}
+	want, ok := v.expected.Key.(*rsa.PublicKey)
+	if !ok || !v.key.key.Equal(want) {
+		return errors.New("the evidence is about another key than the one presented")
+	}
+	return nil
+}
+
+// Certified is one TPM2_Certify statement about one key.
+type Certified struct {
+	Public    []byte // TPMT_PUBLIC
+	Attest    []byte // TPMS_ATTEST
+	Signature []byte // TPMT_SIGNATURE or bare RSASSA signature
+	ExtraData []byte // what the statement must carry
+}
+
+// VerifyTransportKey checks that c is about a decryption key which lives in the TPM of ak and cannot leave it: the key to which an
+// attestation service may encrypt its answer. The failures are *CheckErrors under the names of the binding key's checks.
+func VerifyTransportKey(ak *AK, c Certified) error {
+	policy := transportKeyPolicy()
+	fail := func(check string, err error) error {
+		if err == nil {
+			return nil
+		}
+		return &CheckError{Check: check, Reason: err.Error()}
+	}
+	p, err := parsePublic(c.Public)
+	if err == nil {
+		err = policy.check(p)
+	}
+	if err != nil {
+		return fail(CheckKeyPublic, err)
+	}
+	st, err := parseStatement(c.Attest, typeCertify)
+	if err != nil {
+		return fail(CheckKeyCertifyStructure, err)
+	}
+	return errors.Join(
+		fail(CheckKeyCertifySignature, verifySignature(ak.Public, c.Attest, c.Signature)),
+		fail(CheckKeyCertifySigner, st.checkSigner(ak)),
+		fail(CheckKeyCertifyName, st.checkName(p.name())),
+		fail(CheckKeyCertifyLocation, st.checkLocation(policy.AllowNullHierarchy)),
+		fail(CheckKeyCertifyNonce, st.checkExtraData(c.ExtraData)),
+	)
+}

@@ -1,0 +1,218 @@
+package collect
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/hcl"
+	"github.com/keyagent/keyagent/tpm"
+)
+
+// DefaultIMDSEndpoint is where every Azure VM finds its host's metadata service.
+const DefaultIMDSEndpoint = "http://169.254.169.254"
+
+// ErrNoReport is in the error of a machine without HCL report: one that is no Azure Confidential VM.
+var ErrNoReport = errors.New("no HCL report in the TPM: this machine is not an Azure Confidential VM")
+
+// unprovisionedIssuer begins the issuer's name in the certificate that the index holds before Azure has certified the AK.
+const unprovisionedIssuer = "MICROSOFT AZURE TRUSTED VM RSA"
+
+// Config says what to collect from.
+type Config struct {
+	TPM *tpm.TPM
+	Key *tpm.Key // the binding key, loaded in TPM
+
+	// IMDSEndpoint is the base URL of the host's metadata service; empty means DefaultIMDSEndpoint.
+	IMDSEndpoint string
+	// HTTP reaches it. Nil: a client that uses no proxy and follows no redirect.
+	HTTP *http.Client
+
+	// Anchors and Policy are what the evidence is verified with before it leaves.
+	Anchors attest.TrustAnchors
+	Policy  attest.Policy
+
+	Now    func() time.Time // nil: time.Now
+	Logger *slog.Logger     // nil: nobody hears
+}
+
+// Collector collects evidence. It is safe for concurrent use; the TPM does one thing at a time.
+type Collector struct {
+	cfg  Config
+	thim thim
+
+	mu    sync.Mutex
+	chain vcekChain // guarded by mu
+}
+
+// vcekChain is the host's last answer, for the chip and firmware level that it was right for.
+type vcekChain struct {
+	chip string
+	der  [][]byte
+}
+
+// New makes a Collector. It does no I/O.
+func New(cfg Config) *Collector {
+	if cfg.IMDSEndpoint == "" {
+		cfg.IMDSEndpoint = DefaultIMDSEndpoint
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Collector{cfg: cfg, thim: newTHIM(cfg)}
+}
+
+// Collect makes evidence for ch. It blocks for as long as the TPM needs for two signatures and an NV read, and the host for one
+// answer, but not longer than ctx.
+func (c *Collector) Collect(ctx context.Context, ch attest.Challenge) (*attest.Evidence, error) {
+	e, err := c.collect(ctx, ch)
+	if err != nil {
+		return nil, fmt.Errorf("collecting attestation evidence: %w", err)
+	}
+	return e, nil
+}
+
+func (c *Collector) collect(ctx context.Context, ch attest.Challenge) (*attest.Evidence, error) {
+	if err := ch.Validate(); err != nil {
+		return nil, err
+	}
+	e := &attest.Evidence{Nonce: ch.Nonce, Audience: ch.Audience, KeyPublic: c.cfg.Key.PublicArea()}
+	if err := c.addAttestationKey(ctx, e); err != nil {
+		return nil, err
+	}
+	if err := c.addStatements(ctx, e, ch); err != nil {
+		return nil, err
+	}
+	if err := c.addReport(ctx, e); err != nil {
+		return nil, err
+	}
+	if err := c.addVCEK(ctx, e); err != nil {
+		return nil, err
+	}
+	if err := c.addAKCertificate(ctx, e); err != nil {
+		return nil, err
+	}
+	return e, c.selfVerify(e, ch)
+}
+
+func (c *Collector) addAttestationKey(ctx context.Context, e *attest.Evidence) error {
+	area, _, err := c.cfg.TPM.ReadPublic(ctx, tpm.HandleAK)
+	if err != nil {
+		return fmt.Errorf("attestation key: %w", err)
+	}
+	if _, err := attest.ParseAK(area); err != nil {
+		return fmt.Errorf("attestation key at %#x: %w", uint32(tpm.HandleAK), err)
+	}
+	e.AKPublic = area
+	return nil
+}
+
+func (c *Collector) addStatements(ctx context.Context, e *attest.Evidence, ch attest.Challenge) error {
+	certify, err := c.cfg.TPM.Certify(ctx, c.cfg.Key, tpm.HandleAK, ch.CertifyData())
+	if err != nil {
+		return err
+	}
+	e.Certify, e.CertifySignature = certify.Attest, certify.Signature
+	quote, err := c.cfg.TPM.Quote(ctx, tpm.HandleAK, c.cfg.Policy.PCRs, ch.QuoteData(c.cfg.Key.Name()))
+	if err != nil {
+		return err
+	}
+	e.Quote, e.QuoteSignature, e.PCRs = quote.Attest, quote.Signature, quote.PCRs
+	return nil
+}
+
+// addReport reads the report and compares its attestation key with the one that has just signed: whoever replaced it shall be told of here, by
+// name, not by a verifier far away.
+func (c *Collector) addReport(ctx context.Context, e *attest.Evidence) error {
+	raw, err := c.cfg.TPM.ReadNV(ctx, tpm.NVHCLReport)
+	if errors.Is(err, tpm.ErrNoNVIndex) {
+		return ErrNoReport
+	}
+	if err != nil {
+		return fmt.Errorf("HCL report: %w", err)
+	}
+	report, err := hcl.Parse(raw)
+	if err != nil {
+		return err
+	}
+	claims, err := hcl.ParseClaims(report.Claims)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(e.AKPublic, attest.AKPublicArea(claims.AK.N.Bytes())) {
+		return fmt.Errorf("the key at %#x is not the attestation key in the HCL report: it was replaced after boot; restart the VM",
+			uint32(tpm.HandleAK))
+	}
+	e.HCLReport = raw
+	return nil
+}
+
+// addAKCertificate adds the certificate if Azure has provisioned one. Evidence without it is weaker, not wrong.
+func (c *Collector) addAKCertificate(ctx context.Context, e *attest.Evidence) error {
+	nv, err := c.cfg.TPM.ReadNV(ctx, tpm.NVAKCertificate)
+	if errors.Is(err, tpm.ErrNoNVIndex) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("AK certificate: %w", err)
+	}
+	if len(bytes.Trim(nv, "\x00")) == 0 {
+		return nil
+	}
+	cert, err := attest.ParseAKCertificate(nv)
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(cert.Issuer.CommonName, unprovisionedIssuer) {
+		c.cfg.Logger.InfoContext(ctx, "the attestation key has no Azure certificate yet", "issuer", cert.Issuer.CommonName)
+		return nil
+	}
+	e.AKCertificate = cert.Raw
+	for _, ca := range c.issuers(cert) {
+		e.AKIntermediates = append(e.AKIntermediates, ca.Raw)
+	}
+	return nil
+}
+
+// issuers lists the intermediates of our store above cert, for verifiers that do not have them.
+func (c *Collector) issuers(cert *x509.Certificate) []*x509.Certificate {
+	const deepest = 3
+	var chain []*x509.Certificate
+	for range deepest {
+		next := issuer(cert, c.cfg.Anchors.VTPMIntermediates)
+		if next == nil {
+			break
+		}
+		chain, cert = append(chain, next), next
+	}
+	return chain
+}
+
+func issuer(cert *x509.Certificate, store []*x509.Certificate) *x509.Certificate {
+	for _, ca := range store {
+		if bytes.Equal(cert.RawIssuer, ca.RawSubject) && !bytes.Equal(ca.RawIssuer, ca.RawSubject) && cert.CheckSignatureFrom(ca) == nil {
+			return ca
+		}
+	}
+	return nil
+}
+
+func (c *Collector) selfVerify(e *attest.Evidence, ch attest.Challenge) error {
+	result := attest.VerifyForKey(e, ch, c.cfg.Key.PublicKey(), c.cfg.Anchors, c.cfg.Policy, c.cfg.Now())
+	if err := result.Err(); err != nil {
+		c.forgetVCEK()
+		return fmt.Errorf("not sent, since this machine itself would not accept it: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+// Package attest is keyagent's evidence: its format, and the one procedure that judges it.
+//
+// A machine that holds a binding key in its TPM can prove to a relying party that it does. The proof is a chain, and every link is a signature
+// or a hash over exact bytes:
+//
+//	verifier's nonce ─────────────┬──────────────────────────────┐
+//	                              ▼                              ▼
+//	binding key's public area ◄─ TPM2_Certify ◄── signs ── AK ── signs ──► TPM2_Quote ─► PCRs
+//	                                                       │ public key is
+//	                                                       ▼
+//	                                 runtime claims (JSON) ──SHA-256──► report_data
+//	                                                                     │ in
+//	                                 AMD root ─► VCEK ── signs ── SNP attestation report
+//	                                                                     │ and in it
+//	                                                  launch identity: this is Azure's paravisor
+//
+// [Evidence] is what the machine sends; [Parse] reads it strictly and believes nothing. [Verify] makes every check below, in this order, and
+// answers with a [Result]. Evidence is good only if Result.Err returns nil: no check has failed, and every check that the [Policy] and the
+// [Floor] require has passed. A check whose input is missing is not applicable, which is not passed.
+//
+// # The procedure
+//
+//  1. bundle.format: parts within their natural size, the hardware report given in one form only
+//  2. bundle.nonce: the repeated challenge, if any, is ours (a convenience; rows 24 and 29 count)
+//  3. hcl.structure: the wrapper's header and lengths are consistent, padding is zero
+//  4. hcl.binding: the hardware report's report_data is SHA-256 of the claims, and 32 zero bytes
+//  5. hcl.claims: strict JSON with exactly one usable attestation key
+//  6. hcl.user-data: the guest's own input is what the policy expects
+//  7. tdx.structure: Intel TDX is refused; this version does not verify it
+//  8. snp.structure: report version 2 to 5, reserved fields zero, ECDSA P-384, signed by a VCEK
+//  9. snp.chain: the VCEK ends in a root of the verifier, of its own product line, at the verifier's time
+//  10. snp.identity: the VCEK is that of the report's chip and reported TCB
+//  11. snp.signature: the report is signed by the VCEK
+//  12. snp.policy: no debugging, no migration agent, VMPL 0, and what else the policy asks
+//  13. snp.tcb: reported ≤ committed ≤ current, and at least the policy's minimum
+//  14. snp.launch: id_key_digest or measurement on the policy's list
+//  15. snp.revocation: neither ASK nor VCEK on AMD's list, if one is supplied
+//  16. ak.public: the attestation key sent along is the one in the claims
+//  17. ak.certificate: issued for this key by Azure's virtual TPM CA, for a Confidential VM
+//  18. key.public: an RSA signing key that its TPM made and will not let go
+//  19. key.certify.structure: exactly one TPM-made certify statement
+//  20. key.certify.signature: signed by the attestation key of the claims
+//  21. key.certify.signer: the signer's qualified name is that of the attestation key
+//  22. key.certify.name: it is about the public area shown
+//  23. key.certify.location: not in the NULL hierarchy
+//  24. key.certify.nonce: made for this challenge, and for this protocol and audience
+//  25. key.match: the request's public key is this key
+//  26. quote.structure, 27. quote.signature, 28. quote.signer, 29. quote.nonce: as for the certify
+//  30. quote.selection: the SHA-256 bank, and at least the policy's PCRs
+//  31. quote.digest: the PCR values listed are those quoted, no more and no fewer
+//  32. quote.coherence: quote and certify are from one boot, close together
+//  33. policy.secure-boot, 34. policy.vm-id: the VM's configuration is what the policy asks
+//
+// # Invariants
+//
+//   - Pure: no network, no clock, no device. Time and trust anchors are arguments; certificates in evidence are never anchors.
+//   - The attestation key comes from hashed claims only. Fields of the evidence that name it are compared with it, not used.
+//   - Every row is evaluated and reported. No row saves an earlier failure, and none is skipped because an earlier one failed,
+//     except where its input could then not be read.
+//   - What was not understood as a whole is refused: trailing bytes, unknown members, unsupported algorithms.
+//
+// What a yes does not say: which tenant's machine it is, what software runs in it now, and that nobody with physical access to the host has attacked the
+// processor. That the attestation key is restricted is known only because snp.launch says whose paravisor made it.
+//
+// Errors: [CheckError] names the check.
+//
+// Sources: TPM 2.0 Library, parts 1 to 3; AMD 56860 and 57230; the paravisor's formats as listed in package hcl; Microsoft's virtual TPM
+// certificate hierarchy as observed, see testdata/azure-cvm.
+package attest

@@ -1,0 +1,267 @@
+package attest
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/keyagent/keyagent/attest/hcl"
+	"github.com/keyagent/keyagent/attest/internal/strictjson"
+)
+
+// MediaType is the media type of an encoded bundle.
+const MediaType = "application/vnd.keyagent.evidence+json"
+
+// Format names the version of the bundle's layout. Another value is another format, and is refused.
+const Format = "keyagent-evidence/1"
+
+// Limits of a bundle and its parts, in bytes unless said otherwise.
+const (
+	MaxEvidenceSize    = 64 << 10
+	maxHCLReportSize   = 4096
+	maxCertificateSize = 8 << 10
+	maxCertificates    = 6 // in each list
+	maxStatementSize   = 1 << 10
+	maxPublicSize      = 1 << 10
+	maxSignatureSize   = 1 << 10
+	snpReportSize      = 1184
+	maxPCR             = 23
+	pcrDigestSize      = 32
+)
+
+// Evidence is what a machine shows: raw bytes as TPM and processor gave them, none of them believed yet. Verify is the only way to a
+// [Result]; no field of Evidence says anything by itself.
+//
+// A part that is not there is nil. Integers inside TPM structures are big-endian, those inside the HCL and SNP reports little-endian.
+type Evidence struct {
+	// Nonce and Audience repeat the verifier's challenge, for its convenience. The statements' extraData is what counts.
+	Nonce    []byte
+	Audience string
+
+	// HCLReport is the content of NV index 0x01400001. Evidence that passed through a party which unwraps it (MAA does) has
+	// SNPReport and RuntimeClaims instead, never both forms.
+	HCLReport     []byte
+	SNPReport     []byte
+	RuntimeClaims []byte
+
+	VCEKChain       [][]byte // DER, the VCEK first; ASK and ARK, if sent, are ignored in favour of the verifier's
+	AKCertificate   []byte   // DER, zero padding of the NV index allowed
+	AKIntermediates [][]byte // DER
+	AKPublic        []byte   // TPMT_PUBLIC of the attestation key
+
+	KeyPublic        []byte // TPMT_PUBLIC of the binding key
+	Certify          []byte // TPMS_ATTEST of type TPM_ST_ATTEST_CERTIFY, without size prefix
+	CertifySignature []byte // TPMT_SIGNATURE, or the bare RSASSA signature
+	Quote            []byte // TPMS_ATTEST of type TPM_ST_ATTEST_QUOTE
+	QuoteSignature   []byte
+	PCRs             map[int][]byte // SHA-256 bank
+}
+
+// wire is the JSON form. Its members are optional in JSON's sense only; what must be there is policy.
+type wire struct {
+	Format           string            `json:"format"`
+	Nonce            octets            `json:"nonce,omitempty"`
+	Audience         string            `json:"audience,omitempty"`
+	HCLReport        octets            `json:"hcl_report,omitempty"`
+	SNPReport        octets            `json:"snp_report,omitempty"`
+	RuntimeClaims    octets            `json:"runtime_claims,omitempty"`
+	VCEKChain        []octets          `json:"vcek_chain,omitempty"`
+	AKCertificate    octets            `json:"ak_certificate,omitempty"`
+	AKIntermediates  []octets          `json:"ak_intermediates,omitempty"`
+	AKPublic         octets            `json:"ak_public,omitempty"`
+	KeyPublic        octets            `json:"key_public,omitempty"`
+	Certify          octets            `json:"certify,omitempty"`
+	CertifySignature octets            `json:"certify_signature,omitempty"`
+	Quote            octets            `json:"quote,omitempty"`
+	QuoteSignature   octets            `json:"quote_signature,omitempty"`
+	PCRs             map[string]octets `json:"pcrs,omitempty"`
+}
+
+// octets travel as base64url without padding (RFC 4648, 5), in the one canonical spelling.
+type octets []byte
+
+func (o octets) MarshalText() ([]byte, error) {
+	return []byte(base64.RawURLEncoding.EncodeToString(o)), nil
+}
+
+func (o *octets) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return errors.New("empty value; leave the member out")
+	}
+	if strings.ContainsAny(string(text), "\r\n") {
+		return errors.New("line break in base64url")
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(string(text))
+	if err != nil {
+		return errors.New("not base64url without padding")
+	}
+	*o = b
+	return nil
+}
+
+// Parse reads a bundle. It refuses what could be read in two ways: members that occur twice, are unknown or differ from
+// known ones in case, bytes after the document, invalid UTF-8, base64 that has another spelling, and parts beyond their natural size.
+// Accepted input, encoded again and parsed again, is the same Evidence.
+func Parse(data []byte) (*Evidence, error) {
+	if len(data) > MaxEvidenceSize {
+		return nil, fmt.Errorf("evidence of %d bytes, want at most %d", len(data), MaxEvidenceSize)
+	}
+	var w wire
+	if err := strictjson.Unmarshal(data, &w); err != nil {
+		return nil, fmt.Errorf("evidence: %w", err)
+	}
+	if w.Format != Format {
+		return nil, fmt.Errorf("evidence: format %.40q is not %q", w.Format, Format)
+	}
+	pcrs, err := parsePCRs(w.PCRs)
+	if err != nil {
+		return nil, fmt.Errorf("evidence: %w", err)
+	}
+	e := &Evidence{
+		Nonce: w.Nonce, Audience: w.Audience,
+		HCLReport: w.HCLReport, SNPReport: w.SNPReport, RuntimeClaims: w.RuntimeClaims,
+		VCEKChain: fromOctets(w.VCEKChain), AKCertificate: w.AKCertificate, AKIntermediates: fromOctets(w.AKIntermediates),
+		AKPublic: w.AKPublic, KeyPublic: w.KeyPublic,
+		Certify: w.Certify, CertifySignature: w.CertifySignature,
+		Quote: w.Quote, QuoteSignature: w.QuoteSignature, PCRs: pcrs,
+	}
+	if err := e.validate(); err != nil {
+		return nil, fmt.Errorf("evidence: %w", err)
+	}
+	return e, nil
+}
+
+// Encode writes the bundle as JSON. It refuses to write what Parse would refuse to read.
+func (e *Evidence) Encode() ([]byte, error) {
+	if err := e.validate(); err != nil {
+		return nil, fmt.Errorf("encoding evidence: %w", err)
+	}
+	w := wire{
+		Format: Format, Nonce: e.Nonce, Audience: e.Audience,
+		HCLReport: e.HCLReport, SNPReport: e.SNPReport, RuntimeClaims: e.RuntimeClaims,
+		VCEKChain: toOctets(e.VCEKChain), AKCertificate: e.AKCertificate, AKIntermediates: toOctets(e.AKIntermediates),
+		AKPublic: e.AKPublic, KeyPublic: e.KeyPublic,
+		Certify: e.Certify, CertifySignature: e.CertifySignature,
+		Quote: e.Quote, QuoteSignature: e.QuoteSignature,
+	}
+	for index, digest := range e.PCRs {
+		if w.PCRs == nil {
+			w.PCRs = map[string]octets{}
+		}
+		w.PCRs[strconv.Itoa(index)] = digest
+	}
+	data, err := json.Marshal(w)
+	if err != nil {
+		return nil, fmt.Errorf("encoding evidence: %w", err)
+	}
+	if len(data) > MaxEvidenceSize {
+		return nil, fmt.Errorf("encoding evidence: %d bytes, want at most %d", len(data), MaxEvidenceSize)
+	}
+	return data, nil
+}
+
+// Hardware returns the hardware report and the runtime claims, from whichever form the evidence has them in.
+func (e *Evidence) Hardware() (report, claims []byte, err error) {
+	if e.HCLReport == nil {
+		return e.SNPReport, e.RuntimeClaims, nil
+	}
+	wrapper, err := hcl.Parse(e.HCLReport)
+	if err != nil {
+		return nil, nil, err
+	}
+	return wrapper.Hardware, wrapper.Claims, nil
+}
+
+func parsePCRs(in map[string]octets) (map[int][]byte, error) {
+	if in == nil {
+		return nil, nil
+	}
+	if len(in) == 0 {
+		return nil, errors.New("pcrs is empty; leave the member out")
+	}
+	out := make(map[int][]byte, len(in))
+	for name, digest := range in {
+		index, err := strconv.Atoi(name)
+		if err != nil || strconv.Itoa(index) != name {
+			return nil, fmt.Errorf("PCR index %.20q is not a number", name)
+		}
+		out[index] = digest
+	}
+	return out, nil
+}
+
+// validate checks the sizes and combinations that hold for every bundle, whatever its policy.
+func (e *Evidence) validate() error {
+	if e.HCLReport != nil && (e.SNPReport != nil || e.RuntimeClaims != nil) {
+		return errors.New("both an HCL report and its parts")
+	}
+	if e.SNPReport != nil && len(e.SNPReport) != snpReportSize {
+		return fmt.Errorf("SNP report of %d bytes, want %d", len(e.SNPReport), snpReportSize)
+	}
+	if len(e.Audience) > MaxAudienceSize {
+		return fmt.Errorf("audience of %d bytes, want at most %d", len(e.Audience), MaxAudienceSize)
+	}
+	if len(e.VCEKChain) > maxCertificates || len(e.AKIntermediates) > maxCertificates {
+		return fmt.Errorf("more than %d certificates in a chain", maxCertificates)
+	}
+	for _, part := range e.parts() {
+		if len(part.value) > part.max {
+			return fmt.Errorf("%s of %d bytes, want at most %d", part.name, len(part.value), part.max)
+		}
+	}
+	for index, digest := range e.PCRs {
+		if index < 0 || index > maxPCR || len(digest) != pcrDigestSize {
+			return fmt.Errorf("PCR %d with a digest of %d bytes, want index 0 to %d and %d bytes", index, len(digest), maxPCR, pcrDigestSize)
+		}
+	}
+	return nil
+}
+
+// part is a byte string of the bundle with its natural maximum.
+type part struct {
+	name  string
+	value []byte
+	max   int
+}
+
+func (e *Evidence) parts() []part {
+	parts := []part{
+		{"nonce", e.Nonce, MaxNonceSize},
+		{"HCL report", e.HCLReport, maxHCLReportSize},
+		{"runtime claims", e.RuntimeClaims, maxHCLReportSize},
+		{"AK certificate", e.AKCertificate, maxCertificateSize},
+		{"AK public area", e.AKPublic, maxPublicSize},
+		{"key public area", e.KeyPublic, maxPublicSize},
+		{"certify statement", e.Certify, maxStatementSize},
+		{"certify signature", e.CertifySignature, maxSignatureSize},
+		{"quote", e.Quote, maxStatementSize},
+		{"quote signature", e.QuoteSignature, maxSignatureSize},
+	}
+	for _, c := range slices.Concat(e.VCEKChain, e.AKIntermediates) {
+		parts = append(parts, part{"certificate", c, maxCertificateSize})
+	}
+	return parts
+}
+
+func fromOctets(in []octets) [][]byte {
+	if len(in) == 0 {
+		return nil
+	}
+	out := make([][]byte, len(in))
+	for i, o := range in {
+		out[i] = o
+	}
+	return out
+}
+
+func toOctets(in [][]byte) []octets {
+	out := make([]octets, len(in))
+	for i, b := range in {
+		out[i] = b
+	}
+	return out
+}

@@ -1,0 +1,138 @@
+package attest_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyagent/keyagent/attest"
+)
+
+// bundle is the encoded evidence of a good machine.
+func bundle(t testing.TB) ([]byte, *attest.Evidence) {
+	t.Helper()
+	x := newTrial(t)
+	e := x.Evidence(t, x.challenge)
+	e.AKIntermediates = [][]byte{{1, 2, 3}}
+	data, err := e.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data, e
+}
+
+func TestEvidenceSurvivesItsEncoding(t *testing.T) {
+	t.Parallel()
+	data, want := bundle(t)
+	got, err := attest.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if len(data) > attest.MaxEvidenceSize/2 {
+		t.Errorf("ordinary evidence has %d bytes of at most %d", len(data), attest.MaxEvidenceSize)
+	}
+}
+
+func TestSpaceAndOrderMeanNothing(t *testing.T) {
+	t.Parallel()
+	const text = "{\n \"nonce\": \"AAAA\",\n \"format\": \"keyagent-evidence/1\"\n}\n"
+	e, err := attest.Parse([]byte(text))
+	if err != nil || !bytes.Equal(e.Nonce, []byte{0, 0, 0}) {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+func TestParseRefusesWhatCouldBeReadTwoWays(t *testing.T) {
+	t.Parallel()
+	const head = `{"format":"keyagent-evidence/1"`
+	digest := strings.Repeat("A", 43)
+	tests := []struct{ name, text string }{
+		{"nothing", ""},
+		{"another format", `{"format":"keyagent-evidence/2"}`},
+		{"no format", `{"nonce":"AAAA"}`},
+		{"an array", `["keyagent-evidence/1"]`},
+		{"bytes after the document", head + `}{}`},
+		{"cut off", head},
+		{"a member twice", head + `,"nonce":"AAAA","nonce":"AAAA"}`},
+		{"a member twice, by escape", head + `,"nonce":"AAAA","\u006eonce":"AAAA"}`},
+		{"a member in another case", head + `,"Nonce":"AAAA"}`},
+		{"an unknown member", head + `,"comment":"hello"}`},
+		{"invalid UTF-8", head + ",\"audience\":\"\xff\"}"},
+		{"half a surrogate pair", head + `,"audience":"\ud800"}`},
+		{"null", head + `,"nonce":null}`},
+		{"a number for bytes", head + `,"nonce":7}`},
+		{"an empty value", head + `,"nonce":""}`},
+		{"base64 with padding", head + `,"nonce":"AAA="}`},
+		{"base64 of the other alphabet", head + `,"nonce":"++//"}`},
+		{"base64 with a line break", head + `,"nonce":"AA\nAA"}`},
+		{"base64 with stray bits", head + `,"nonce":"AAB"}`},
+		{"a nonce too long", head + `,"nonce":"` + strings.Repeat("AAAA", 22) + `"}`},
+		{"an audience too long", head + `,"audience":"` + strings.Repeat("a", 1025) + `"}`},
+		{"an SNP report of another size", head + `,"snp_report":"AAAA"}`},
+		{"hardware in both forms", head + `,"hcl_report":"AAAA","runtime_claims":"AAAA"}`},
+		{"seven certificates", head + `,"vcek_chain":["AAAA","AAAA","AAAA","AAAA","AAAA","AAAA","AAAA"]}`},
+		{"a statement too long", head + `,"quote":"` + strings.Repeat("A", 1400) + `"}`},
+		{"a PCR that is not a number", head + `,"pcrs":{"x":"` + digest + `"}}`},
+		{"a PCR number written otherwise", head + `,"pcrs":{"07":"` + digest + `"}}`},
+		{"a PCR twice", head + `,"pcrs":{"7":"` + digest + `","7":"` + digest + `"}}`},
+		{"a PCR that does not exist", head + `,"pcrs":{"24":"` + digest + `"}}`},
+		{"a PCR digest of another size", head + `,"pcrs":{"7":"AAAA"}}`},
+		{"an empty list of PCRs", head + `,"pcrs":{}}`},
+		{"more than the limit", head + `,"audience":"` + strings.Repeat("a", attest.MaxEvidenceSize) + `"}`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if e, err := attest.Parse([]byte(tt.text)); err == nil {
+				t.Errorf("accepted: %+v", e)
+			}
+		})
+	}
+}
+
+func TestEncodeRefusesWhatParseWould(t *testing.T) {
+	t.Parallel()
+	for name, e := range map[string]*attest.Evidence{
+		"hardware in both forms": {HCLReport: []byte{1}, RuntimeClaims: []byte{1}},
+		"a PCR of no digest":     {PCRs: map[int][]byte{0: {1}}},
+		"certificates that make it too long": {
+			VCEKChain:       [][]byte{make([]byte, 8<<10), make([]byte, 8<<10), make([]byte, 8<<10), make([]byte, 8<<10)},
+			AKIntermediates: [][]byte{make([]byte, 8<<10), make([]byte, 8<<10), make([]byte, 8<<10), make([]byte, 8<<10)},
+		},
+	} {
+		if _, err := e.Encode(); err == nil {
+			t.Errorf("%s: encoded", name)
+		}
+	}
+}
+
+// FuzzParse: accepted input, encoded again, is accepted and means the same; encoding is a fixed point.
+func FuzzParse(f *testing.F) {
+	data, _ := bundle(f)
+	f.Add(data)
+	f.Add([]byte(`{"format":"keyagent-evidence/1","nonce":"AAAA","pcrs":{"0":"` + strings.Repeat("A", 43) + `"}}`))
+	f.Add([]byte(`{"format":"keyagent-evidence/1","vcek_chain":[],"audience":"a"}`))
+	f.Add([]byte(`{"format":"keyagent-evidence/1","Nonce":"AAAA"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		e, err := attest.Parse(data)
+		if err != nil {
+			return
+		}
+		encoded, err := e.Encode()
+		if err != nil {
+			t.Fatalf("accepted, but not encoded: %v", err)
+		}
+		again, err := attest.Parse(encoded)
+		if err != nil {
+			t.Fatalf("its own encoding is refused: %v", err)
+		}
+		if diff := cmp.Diff(e, again); diff != "" {
+			t.Error(diff)
+		}
+	})
+}

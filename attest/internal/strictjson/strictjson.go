@@ -1,0 +1,171 @@
+// Package strictjson decodes JSON that came from somewhere else, and takes it only one way.
+//
+// encoding/json is generous: it accepts a member twice (the last wins), matches names without regard to case, replaces invalid
+// UTF-8, ignores null and members that it does not know. Two components that read one document can so be made to
+// see two different documents, which in attestation means: two different keys. This package reads the document once as
+// tokens against the Go type that it is meant for, refuses all of the above at any depth, and only then
+// lets encoding/json fill the value.
+package strictjson
+
+import (
+	"bytes"
+	"encoding"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxDepth bounds nesting, and with it the stack that a document can make us use.
+const maxDepth = 16
+
+// Unmarshal decodes data into v and refuses members that v's type does not have.
+func Unmarshal(data []byte, v any) error { return unmarshal(data, v, false) }
+
+// UnmarshalOpen is Unmarshal for documents whose issuer adds members over time: unknown members are skipped, but a name that
+// differs from a known one only in case, and a name that occurs twice, are refused all the same.
+func UnmarshalOpen(data []byte, v any) error { return unmarshal(data, v, true) }
+
+func unmarshal(data []byte, v any, open bool) error {
+	if !utf8.Valid(data) {
+		return errors.New("not valid UTF-8")
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	s := scanner{dec: dec, open: open}
+	if err := s.value(reflect.TypeOf(v).Elem(), 0); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("bytes after the document")
+	}
+	return json.Unmarshal(data, v)
+}
+
+type scanner struct {
+	dec  *json.Decoder
+	open bool
+}
+
+// value reads one value that is meant for type t; a nil t means that nothing is known about it.
+func (s *scanner) value(t reflect.Type, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("nested deeper than %d", maxDepth)
+	}
+	tok, err := s.dec.Token()
+	if err != nil {
+		return syntax(err)
+	}
+	switch tok := tok.(type) {
+	case json.Delim:
+		return s.composite(tok, t, depth)
+	case string:
+		return text(tok)
+	case nil:
+		if t != nil && t.Kind() != reflect.Interface {
+			return errors.New("null where a value is expected")
+		}
+	}
+	return nil
+}
+
+// composite reads what follows an opening brace or bracket.
+func (s *scanner) composite(open json.Delim, t reflect.Type, depth int) error {
+	t = shape(t)
+	if open == '{' {
+		return s.object(t, depth)
+	}
+	var elem reflect.Type
+	if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
+		elem = t.Elem()
+	}
+	for s.dec.More() {
+		if err := s.value(elem, depth+1); err != nil {
+			return err
+		}
+	}
+	_, err := s.dec.Token()
+	return syntax(err)
+}
+
+func (s *scanner) object(t reflect.Type, depth int) error {
+	seen := map[string]bool{}
+	for s.dec.More() {
+		tok, err := s.dec.Token()
+		if err != nil {
+			return syntax(err)
+		}
+		name, ok := tok.(string)
+		if !ok {
+			return errors.New("member name is not a string")
+		}
+		if err := text(name); err != nil {
+			return err
+		}
+		if seen[name] {
+			return fmt.Errorf("member %.40q occurs twice", name)
+		}
+		seen[name] = true
+		member, err := s.member(t, name)
+		if err != nil {
+			return err
+		}
+		if err := s.value(member, depth+1); err != nil {
+			return fmt.Errorf("member %.40q: %w", name, err)
+		}
+	}
+	_, err := s.dec.Token()
+	return syntax(err)
+}
+
+// member finds the type of the member called name, exactly.
+func (s *scanner) member(t reflect.Type, name string) (reflect.Type, error) {
+	if t == nil || (t.Kind() != reflect.Struct && t.Kind() != reflect.Map) {
+		return nil, nil
+	}
+	if t.Kind() == reflect.Map {
+		return t.Elem(), nil
+	}
+	for i := range t.NumField() {
+		tag, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		if tag == name {
+			return t.Field(i).Type, nil
+		}
+		if strings.EqualFold(tag, name) {
+			return nil, fmt.Errorf("member %.40q is spelled otherwise than %q", name, tag)
+		}
+	}
+	if !s.open {
+		return nil, fmt.Errorf("unknown member %.40q", name)
+	}
+	return nil, nil
+}
+
+// shape resolves pointers, and answers nil for types that decode themselves from a string.
+func shape(t reflect.Type) reflect.Type {
+	for t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == nil || reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+		return nil
+	}
+	return t
+}
+
+// text refuses the replacement character: encoding/json puts it where an escape names half a surrogate pair.
+func text(s string) error {
+	if strings.ContainsRune(s, utf8.RuneError) {
+		return errors.New("string with a broken character")
+	}
+	return nil
+}
+
+func syntax(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,173 @@
+package maa
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/keyagent/keyagent/attest"
+)
+
+// The names under which the binding key travels in ClientPayload.
+const (
+	payloadNonce            = "nonce"
+	payloadKeyPublic        = "key-public"
+	payloadCertify          = "key-certify"
+	payloadCertifySignature = "key-certify-signature"
+)
+
+// requestJSON is the body of the request. AttestationInfo is base64url of attestationInfo as JSON.
+type requestJSON struct {
+	AttestationInfo string `json:"AttestationInfo"`
+}
+
+// attestationInfo is protocol version 2.0; []byte members are standard base64, as encoding/json writes them.
+type attestationInfo struct {
+	ProtocolVersion string            `json:"AttestationProtocolVersion"`
+	OSType          []byte            `json:"OSType"`
+	OSDistro        []byte            `json:"OSDistro"`
+	OSVersionMajor  int               `json:"OSVersionMajor"`
+	OSVersionMinor  int               `json:"OSVersionMinor"`
+	OSBuild         []byte            `json:"OSBuild"`
+	TCGLogs         []byte            `json:"TcgLogs"`
+	ClientPayload   map[string][]byte `json:"ClientPayload"`
+	TPM             tpmInfo           `json:"TpmInfo"`
+	Isolation       isolationInfo     `json:"IsolationInfo"`
+}
+
+type tpmInfo struct {
+	AKCertificate          []byte     `json:"AikCert"`
+	AKPublic               []byte     `json:"AikPub"` // TPM2B_PUBLIC
+	Quote                  []byte     `json:"PcrQuote"`
+	QuoteSignature         []byte     `json:"PcrSignature"` // bare
+	PCRSet                 []int      `json:"PcrSet"`
+	PCRs                   []pcrValue `json:"PCRs"`
+	TransportPublic        []byte     `json:"EncKeyPub"` // TPM2B_PUBLIC
+	TransportCertify       []byte     `json:"EncKeyCertifyInfo"`
+	TransportCertSignature []byte     `json:"EncKeyCertifyInfoSignature"` // bare
+}
+
+type pcrValue struct {
+	Index  int    `json:"Index"`
+	Digest []byte `json:"Digest"`
+}
+
+type isolationInfo struct {
+	Type     string   `json:"Type"`
+	Evidence isolated `json:"Evidence"`
+}
+
+type isolated struct {
+	Proof       []byte `json:"Proof"`
+	RunTimeData []byte `json:"RunTimeData"`
+}
+
+// snpProof goes, as JSON, into Proof.
+type snpProof struct {
+	Report string `json:"SnpReport"`     // base64url
+	Chain  string `json:"VcekCertChain"` // standard base64 of PEM: VCEK, ASK, ARK
+}
+
+// encodeRequest puts evidence and transport key into the service's shape. There is no event log: the service then makes no claims about the
+// boot beyond the PCRs.
+func encodeRequest(os OS, r Request) ([]byte, error) {
+	tpm, err := encodeTPM(r)
+	if err != nil {
+		return nil, err
+	}
+	isolation, err := encodeIsolation(r.Evidence)
+	if err != nil {
+		return nil, err
+	}
+	info, err := json.Marshal(attestationInfo{
+		ProtocolVersion: "2.0",
+		OSType:          []byte("Linux"),
+		OSDistro:        []byte(os.Distro),
+		OSVersionMajor:  os.Major,
+		OSVersionMinor:  os.Minor,
+		OSBuild:         []byte("NotApplication"),
+		TCGLogs:         []byte{},
+		ClientPayload: map[string][]byte{
+			payloadNonce:            r.Challenge.Nonce,
+			payloadKeyPublic:        r.Evidence.KeyPublic,
+			payloadCertify:          r.Evidence.Certify,
+			payloadCertifySignature: r.Evidence.CertifySignature,
+		},
+		TPM:       tpm,
+		Isolation: isolation,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(requestJSON{AttestationInfo: base64.RawURLEncoding.EncodeToString(info)})
+}
+
+func encodeTPM(r Request) (tpmInfo, error) {
+	key := r.Key.Certified()
+	quoteSignature, err := bareSignature(r.Evidence.QuoteSignature)
+	if err != nil {
+		return tpmInfo{}, fmt.Errorf("quote: %w", err)
+	}
+	keySignature, err := bareSignature(key.Signature)
+	if err != nil {
+		return tpmInfo{}, fmt.Errorf("transport key: %w", err)
+	}
+	info := tpmInfo{
+		AKCertificate:          r.Evidence.AKCertificate,
+		AKPublic:               sized(r.Evidence.AKPublic),
+		Quote:                  r.Evidence.Quote,
+		QuoteSignature:         quoteSignature,
+		PCRSet:                 slices.Sorted(maps.Keys(r.Evidence.PCRs)),
+		TransportPublic:        sized(key.Public),
+		TransportCertify:       key.Attest,
+		TransportCertSignature: keySignature,
+	}
+	for _, index := range info.PCRSet {
+		info.PCRs = append(info.PCRs, pcrValue{Index: index, Digest: r.Evidence.PCRs[index]})
+	}
+	return info, nil
+}
+
+func encodeIsolation(e *attest.Evidence) (isolationInfo, error) {
+	report, claims, err := e.Hardware()
+	if err != nil {
+		return isolationInfo{}, err
+	}
+	if report == nil || claims == nil {
+		return isolationInfo{}, errors.New("evidence has no hardware report")
+	}
+	var chain []byte
+	for _, der := range e.VCEKChain {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	proof, err := json.Marshal(snpProof{
+		Report: base64.RawURLEncoding.EncodeToString(report),
+		Chain:  base64.StdEncoding.EncodeToString(chain),
+	})
+	if err != nil {
+		return isolationInfo{}, err
+	}
+	return isolationInfo{Type: "SevSnp", Evidence: isolated{Proof: proof, RunTimeData: claims}}, nil
+}
+
+// sized makes a TPM2B of a structure: its length in two bytes, big-endian, before it.
+func sized(b []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...) //nolint:gosec // public areas have a few hundred bytes
+}
+
+// bareSignature takes the RSASSA signature out of a TPMT_SIGNATURE: algorithm, hash and size stand before it, two bytes each.
+func bareSignature(sig []byte) ([]byte, error) {
+	const bare, header = 256, 6
+	switch len(sig) {
+	case bare:
+		return sig, nil
+	case header + bare:
+		return sig[header:], nil
+	}
+	return nil, fmt.Errorf("signature of %d bytes, want %d", len(sig), header+bare)
+}

@@ -1,0 +1,143 @@
+package attest
+
+import (
+	"slices"
+	"time"
+
+	"github.com/keyagent/keyagent/attest/tee"
+)
+
+// Policy is what a verifier asks for beyond the checks that always hold. The zero Policy asks for less than a relying party wants;
+// start from DefaultPolicy.
+type Policy struct {
+	// Required names checks that must pass, on top of those that every verdict needs (see Floor). A check that is not
+	// applicable, say because its part is missing, has not passed.
+	Required []string
+
+	// PCRs must all be covered by the quote, in the SHA-256 bank. An empty list still needs a quote, but of anything.
+	PCRs []int
+
+	// Launch lists whose firmware may have made the report. Without an entry snp.launch is not applicable: a genuine processor
+	// then vouches for the software of an unknown party.
+	Launch Launch
+
+	// MinTCB is the lowest acceptable reported TCB, compared by component; 0 asks for nothing.
+	MinTCB tee.TCB
+	// MinABI is the lowest acceptable ABI version of the guest policy, as major<<8 | minor.
+	MinABI uint16
+	// PlatformInfo names bits of the report's PLATFORM_INFO that must be set; bit 5 is the alias check against BadRAM.
+	PlatformInfo uint64
+	// ForbidSMT refuses guests whose policy lets their cores share hardware threads. Azure's do.
+	ForbidSMT bool
+
+	// Key is what the binding key must be.
+	Key KeyPolicy
+
+	// ClockWindow is how far apart the TPM may have made the certify and the quote statement.
+	ClockWindow time.Duration
+
+	// UserData, if not nil, must equal the 64 bytes of guest input that the hardware report covers.
+	UserData []byte
+	// RequireSecureBoot asks for secure boot in the VM's configuration.
+	RequireSecureBoot bool
+	// VMID, if not empty, must equal vmUniqueId, letter case aside.
+	VMID string
+}
+
+// Launch identifies Azure's paravisor in an SNP report.
+type Launch struct {
+	IDKeyDigests [][]byte // SHA-384 of the key that signed the ID block, 48 bytes each
+	MinGuestSVN  uint32   // goes with an id_key_digest
+	Measurements [][]byte // launch digests, 48 bytes each; a listed measurement stands for itself
+}
+
+// KeyPolicy is what a certified key's public area must say (TPM 2.0 Part 2, TPMA_OBJECT).
+type KeyPolicy struct {
+	RequiredAttributes  uint32
+	ForbiddenAttributes uint32
+	// AuthPolicies lists authPolicy digests that the key may have; an empty authPolicy is always allowed.
+	AuthPolicies [][]byte
+	// AnyAuthPolicy allows every authPolicy.
+	AnyAuthPolicy bool
+	// AllowNullHierarchy accepts a key that the TPM forgets at the next reset.
+	AllowNullHierarchy bool
+}
+
+// TPMA_OBJECT bits (TPM 2.0 Part 2, 8.3.2).
+const (
+	attrFixedTPM             = 1 << 1
+	attrSTClear              = 1 << 2
+	attrFixedParent          = 1 << 4
+	attrSensitiveDataOrigin  = 1 << 5
+	attrUserWithAuth         = 1 << 6
+	attrAdminWithPolicy      = 1 << 7
+	attrNoDA                 = 1 << 10
+	attrEncryptedDuplication = 1 << 11
+	attrRestricted           = 1 << 16
+	attrDecrypt              = 1 << 17
+	attrSign                 = 1 << 18
+	attrX509Sign             = 1 << 19
+)
+
+// bindingKeyPolicy: made inside this TPM, cannot leave it, signs and does nothing else.
+func bindingKeyPolicy() KeyPolicy {
+	return KeyPolicy{
+		RequiredAttributes: attrFixedTPM | attrFixedParent | attrSensitiveDataOrigin | attrSign,
+		ForbiddenAttributes: attrRestricted | attrDecrypt | attrEncryptedDuplication | attrX509Sign |
+			attrAdminWithPolicy | attrSTClear,
+	}
+}
+
+// transportKeyPolicy: made inside this TPM, cannot leave it, opens one answer and is gone at the next reset.
+func transportKeyPolicy() KeyPolicy {
+	return KeyPolicy{
+		RequiredAttributes:  attrFixedTPM | attrFixedParent | attrSensitiveDataOrigin | attrDecrypt,
+		ForbiddenAttributes: attrRestricted | attrSign | attrEncryptedDuplication | attrX509Sign,
+		AnyAuthPolicy:       true,
+		AllowNullHierarchy:  true,
+	}
+}
+
+// DefaultPolicy asks for everything that can be asked of every Azure Confidential VM: the binding key certified and fresh, PCRs 0 to
+// 7 quoted in the same boot, and the report made under one of the ID keys that Azure is known to use.
+func DefaultPolicy() Policy {
+	p := PlatformPolicy()
+	p.Required = append(p.Required, KeyChecks()...)
+	return p
+}
+
+// PlatformPolicy is DefaultPolicy for evidence about the machine alone, without a binding key.
+func PlatformPolicy() Policy {
+	return Policy{
+		Required:    []string{CheckSNPLaunch},
+		PCRs:        []int{0, 1, 2, 3, 4, 5, 6, 7},
+		Launch:      Launch{IDKeyDigests: AzureIDKeyDigests()},
+		Key:         bindingKeyPolicy(),
+		ClockWindow: time.Minute,
+	}
+}
+
+// KeyChecks names the checks which prove that the binding key lives in the TPM that the evidence is about.
+func KeyChecks() []string {
+	return []string{
+		CheckKeyPublic, CheckKeyCertifySignature, CheckKeyCertifyStructure, CheckKeyCertifySigner,
+		CheckKeyCertifyName, CheckKeyCertifyLocation, CheckKeyCertifyNonce, CheckQuoteCoherence,
+	}
+}
+
+// Floor names the checks without which no policy makes evidence verified: a genuine, non-debug processor vouches for the claims, the
+// claims for the attestation key, and the attestation key made a fresh quote.
+func Floor() []string {
+	return []string{
+		CheckBundleFormat, CheckHCLBinding, CheckHCLClaims,
+		CheckSNPStructure, CheckSNPChain, CheckSNPIdentity, CheckSNPSignature, CheckSNPPolicy, CheckSNPTCB,
+		CheckQuoteSignature, CheckQuoteStructure, CheckQuoteSigner, CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest,
+	}
+}
+
+// required lists the checks that must pass under p.
+func (p Policy) required() []string {
+	all := append(Floor(), p.Required...)
+	slices.Sort(all)
+	return slices.Compact(all)
+}

@@ -1,0 +1,164 @@
+package attest
+
+import (
+	"crypto"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+
+	"github.com/keyagent/keyagent/attest/tee"
+)
+
+// Status is the outcome of one check.
+type Status string
+
+// The three outcomes. Not applicable means that what the check needs is not there; it never counts as passed.
+const (
+	Pass          Status = "pass"
+	Fail          Status = "fail"
+	NotApplicable Status = "not-applicable"
+)
+
+// Check is one row of the procedure with its outcome.
+type Check struct {
+	Name   string `json:"check"`
+	Status Status `json:"status"`
+	Reason string `json:"reason,omitempty"` // why it failed or does not apply
+}
+
+// CheckError says that evidence is not good enough because of one check.
+type CheckError struct {
+	Check  string
+	Reason string
+}
+
+func (e *CheckError) Error() string { return e.Check + ": " + e.Reason }
+
+// Verdict sums up a Result.
+type Verdict string
+
+// The verdicts. Incomplete evidence is right as far as it goes, and is refused all the same by whoever needs a yes.
+const (
+	Verified   Verdict = "verified"   // nothing failed, and all that was required has passed
+	Rejected   Verdict = "rejected"   // a check failed
+	Incomplete Verdict = "incomplete" // nothing failed, but a required check did not apply
+)
+
+// AK is the TPM's attestation key as a verifier came to know it.
+type AK struct {
+	Public        *rsa.PublicKey
+	Name          []byte // TPM 2.0 Part 1, 14 "Names"
+	QualifiedName []byte // under the endorsement hierarchy
+}
+
+// Claim is something that a Result proves, or does not.
+type Claim struct {
+	Claim  string `json:"claim"`
+	Anchor string `json:"anchor,omitempty"` // what the proof hangs on; empty if not proven
+	Reason string `json:"reason,omitempty"` // the first check that is missing; empty if proven
+}
+
+// Result is what came out of verifying evidence. The facts below Checks were read from the evidence; they are facts only if Err
+// returns nil.
+type Result struct {
+	Checks []Check
+
+	AK        *AK
+	KeyName   []byte           // of the binding key
+	PublicKey crypto.PublicKey // of the binding key
+	VMID      string           // vmUniqueId
+	SNP       *tee.SNPReport
+	Product   string         // AMD product line of the root that the chain ended in
+	PCRs      map[int][]byte // SHA-256 bank, as quoted
+	Clock     Clock          // of the quote
+
+	Proven    []Claim
+	NotProven []Claim
+
+	required []string
+}
+
+// Clock is the TPM's own time information in a statement (TPM 2.0 Part 2, TPMS_CLOCK_INFO). Two statements belong to one boot if
+// ResetCount and RestartCount agree.
+type Clock struct {
+	Milliseconds    uint64
+	ResetCount      uint32
+	RestartCount    uint32
+	Safe            bool // no earlier statement of this TPM has a later time
+	FirmwareVersion uint64
+}
+
+// Status returns the outcome of the named check.
+func (r *Result) Status(check string) Status {
+	for _, c := range r.Checks {
+		if c.Name == check {
+			return c.Status
+		}
+	}
+	return NotApplicable
+}
+
+// Verdict sums up the checks under the policy that they were made for.
+func (r *Result) Verdict() Verdict {
+	for _, c := range r.Checks {
+		if c.Status == Fail {
+			return Rejected
+		}
+	}
+	for _, name := range r.required {
+		if r.Status(name) != Pass {
+			return Incomplete
+		}
+	}
+	if len(r.Checks) == 0 || len(r.required) == 0 {
+		return Incomplete
+	}
+	return Verified
+}
+
+// Verified reports whether the evidence holds. It is Err() == nil.
+func (r *Result) Verified() bool { return r.Verdict() == Verified }
+
+// Err returns nil if the evidence is verified, else every check that failed, or that was required and did not apply, each as a
+// *CheckError.
+func (r *Result) Err() error {
+	if r.Verified() {
+		return nil
+	}
+	var errs []error
+	for _, c := range r.Checks {
+		switch {
+		case c.Status == Fail:
+			errs = append(errs, &CheckError{c.Name, c.Reason})
+		case c.Status == NotApplicable && r.requires(c.Name):
+			errs = append(errs, &CheckError{c.Name, "required, but " + c.Reason})
+		}
+	}
+	for _, name := range r.required {
+		if !r.has(name) {
+			errs = append(errs, &CheckError{name, "required, but there is no such check"})
+		}
+	}
+	if len(errs) == 0 {
+		return errors.New("evidence was not checked")
+	}
+	return fmt.Errorf("evidence refused: %w", errors.Join(errs...))
+}
+
+func (r *Result) requires(name string) bool {
+	for _, n := range r.required {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Result) has(name string) bool {
+	for _, c := range r.Checks {
+		if c.Name == name {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,192 @@
+package tee_test
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-sev-guest/abi"
+	"github.com/google/go-sev-guest/verify"
+
+	"github.com/keyagent/keyagent/attest/tee"
+)
+
+const vectors = "../../testdata/azure-cvm/"
+
+func read(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(vectors, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// realReports are the SNP reports of 2022 to 2026, versions 2 and 3.
+func realReports(t testing.TB) map[string][]byte {
+	t.Helper()
+	out := map[string][]byte{"snp-milan-2026": read(t, "snp-milan-2026/snp-report.bin")}
+	for _, dir := range []string{"snp-milan-2022-wrong-vcek", "snp-milan-2023", "snp-milan-2025"} {
+		out[dir] = read(t, dir+"/hcl-report.bin")[32:1216]
+	}
+	return out
+}
+
+func realVCEK(t testing.TB, dir string) *x509.Certificate {
+	t.Helper()
+	block, _ := pem.Decode(read(t, dir+"/vcek-chain.pem"))
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+func at(year int) time.Time { return time.Date(year, 8, 1, 0, 0, 0, 0, time.UTC) }
+
+func TestEachStepStandsForItself(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		dir                        string
+		year                       int
+		chain, identity, signature bool
+	}{
+		{"snp-milan-2023", 2024, true, true, true},
+		{"snp-milan-2026", 2026, true, true, true},
+		{"snp-milan-2022-wrong-vcek", 2024, true, false, false},
+		{"snp-milan-2023", 2035, false, true, true}, // the VCEK has expired
+	}
+	for _, tt := range tests {
+		report, err := tee.ParseSNPReport(realReports(t)[tt.dir])
+		if err != nil {
+			t.Fatal(err)
+		}
+		vcek := realVCEK(t, tt.dir)
+		root, err := tee.VerifyVCEK(vcek, tee.DefaultAMDRoots(), at(tt.year))
+		if (err == nil) != tt.chain {
+			t.Errorf("%s in %d: chain: %v", tt.dir, tt.year, err)
+		}
+		if err := tee.CheckIdentity(report, vcek, root); (err == nil) != tt.identity {
+			t.Errorf("%s: identity: %v", tt.dir, err)
+		}
+		if err := report.VerifySignature(vcek); (err == nil) != tt.signature {
+			t.Errorf("%s: signature: %v", tt.dir, err)
+		}
+	}
+}
+
+// TestSignatureAgreesWithGoSEVGuest asks an independent implementation, on good and on changed reports.
+func TestSignatureAgreesWithGoSEVGuest(t *testing.T) {
+	t.Parallel()
+	vcek := realVCEK(t, "snp-milan-2023")
+	raw := realReports(t)["snp-milan-2023"]
+	for i := -1; i < 0x2A0+0x90; i += 41 {
+		b := bytes.Clone(raw)
+		if i >= 0 {
+			b[i] ^= 1
+		}
+		report, err := tee.ParseSNPReport(b)
+		if err != nil {
+			continue
+		}
+		ours, theirs := report.VerifySignature(vcek), verify.SnpReportSignature(b, vcek)
+		if (ours == nil) != (theirs == nil) {
+			t.Errorf("byte %d changed: ours %v, theirs %v", i, ours, theirs)
+		}
+		if (ours == nil) != (i < 0) {
+			t.Errorf("byte %d changed: %v", i, ours)
+		}
+	}
+}
+
+func TestTCBComparesByComponent(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		have, low tee.TCB
+		want      bool
+	}{
+		{0xdb18000000000004, 0xdb18000000000004, true},
+		{0xdb18000000000004, 0, true},
+		{0xdb18000000000004, 0x7308000000000003, true},
+		{0xdb18000000000003, 0x0000000000000004, false}, // a bigger number with a smaller component
+		{0x0018000000000004, 0x7300000000000000, false},
+		{0xff00000000000000, 0x0001000000000000, false},
+	}
+	for _, tt := range tests {
+		if got := tt.have.AtLeast(tt.low); got != tt.want {
+			t.Errorf("%v.AtLeast(%v) = %v", tt.have, tt.low, got)
+		}
+	}
+}
+
+func TestParseAMDRoots(t *testing.T) {
+	t.Parallel()
+	both := read(t, "roots/amd-ask-ark-milan.pem")
+	roots, err := tee.ParseAMDRoots(both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	builtIn := tee.DefaultAMDRoots()
+	if len(roots) != 1 || roots[0].Product != "Milan" || !roots[0].ARK.Equal(builtIn[0].ARK) || !roots[0].ASK.Equal(builtIn[0].ASK) {
+		t.Errorf("%d roots, the first for %q", len(roots), roots[0].Product)
+	}
+	_, ark := pem.Decode(both)
+	for name, data := range map[string]string{
+		"nothing":                 "",
+		"an ARK without its ASK":  string(ark),
+		"an ASK without its ARK":  strings.TrimSuffix(string(both), string(ark)),
+		"a certificate of others": string(both) + string(read(t, "roots/azure-virtual-tpm-root-2023.pem")),
+		"no certificate":          "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+	} {
+		if _, err := tee.ParseAMDRoots([]byte(data)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestAVCEKOfNoTrustedProductIsRefused(t *testing.T) {
+	t.Parallel()
+	vcek := realVCEK(t, "snp-milan-2023")
+	for name, roots := range map[string][]tee.AMDRoot{
+		"no roots":                nil,
+		"Genoa's roots":           tee.DefaultAMDRoots()[1:],
+		"Genoa's, called Milan's": {{Product: "Milan", ARK: tee.DefaultAMDRoots()[1].ARK, ASK: tee.DefaultAMDRoots()[1].ASK}},
+	} {
+		if _, err := tee.VerifyVCEK(vcek, roots, at(2024)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if _, err := tee.VerifyVCEK(tee.DefaultAMDRoots()[0].ASK, tee.DefaultAMDRoots(), at(2024)); err == nil {
+		t.Error("an ASK is accepted as VCEK")
+	}
+}
+
+// FuzzParseSNPReport: what is accepted, go-sev-guest writes again to the same bytes.
+func FuzzParseSNPReport(f *testing.F) {
+	for _, b := range realReports(f) {
+		f.Add(b)
+	}
+	f.Add(make([]byte, tee.SNPReportSize))
+	vcek := realVCEK(f, "snp-milan-2023")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		report, err := tee.ParseSNPReport(b)
+		if err != nil {
+			return
+		}
+		p, err := abi.ReportToProto(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := abi.ReportToAbiBytes(p)
+		if err != nil || !bytes.Equal(again, b) {
+			t.Errorf("accepted\n%x\nwhich is also\n%x (%v)", b, again, err)
+		}
+		_ = report.VerifySignature(vcek)
+		_ = tee.CheckIdentity(report, vcek, nil)
+	})
+}

@@ -1,0 +1,96 @@
+package token
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/collect"
+	"github.com/keyagent/keyagent/attest/maa"
+	"github.com/keyagent/keyagent/internal/secret"
+)
+
+// nonceSize is the size of the nonces made here, in bytes.
+const nonceSize = 32
+
+// Config says how to get attestation tokens.
+type Config struct {
+	Collector *collect.Collector
+	MAA       *maa.Client
+	Now       func() time.Time // nil: time.Now
+	Logger    *slog.Logger     // nil: nobody hears
+}
+
+// AzureGuest gets tokens from MAA's AzureGuest operation. It is safe for concurrent use.
+type AzureGuest struct {
+	cfg   Config
+	cache *cache
+}
+
+// NewAzureGuest makes a provider. It does no I/O.
+func NewAzureGuest(cfg Config) *AzureGuest {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	a := &AzureGuest{cfg: cfg}
+	a.cache = newCache(a.attest, cfg.Now)
+	return a
+}
+
+// Attest returns a token of the attestation service at endpoint, and when it expires. It may be a kept one. The call blocks for at most as
+// long as ctx allows.
+func (a *AzureGuest) Attest(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
+	return a.cache.token(ctx, endpoint)
+}
+
+// attest gets a new token. An answer that was lost on the way is asked for once more, with a nonce of its own.
+func (a *AzureGuest) attest(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
+	audience, err := a.cfg.MAA.Endpoint(endpoint)
+	if err != nil {
+		return secret.String{}, time.Time{}, err
+	}
+	token, expires, err := a.ask(ctx, audience)
+	if lost, ok := errors.AsType[*maa.Error](err); ok && lost.Status == 0 && ctx.Err() == nil {
+		a.cfg.Logger.WarnContext(ctx, "attestation is asked for again", "error", err)
+		token, expires, err = a.ask(ctx, audience)
+	}
+	return token, expires, err
+}
+
+// ask makes a nonce, evidence for it and a key for the answer, and gets the service's verdict.
+func (a *AzureGuest) ask(ctx context.Context, audience string) (secret.String, time.Time, error) {
+	challenge := attest.Challenge{Nonce: make([]byte, nonceSize), Audience: audience}
+	if _, err := rand.Read(challenge.Nonce); err != nil {
+		return secret.String{}, time.Time{}, err
+	}
+	evidence, err := a.cfg.Collector.Collect(ctx, challenge)
+	if err != nil {
+		return secret.String{}, time.Time{}, err
+	}
+	key, err := a.cfg.Collector.NewTransportKey(ctx)
+	if err != nil {
+		return secret.String{}, time.Time{}, err
+	}
+	defer func() {
+		if cerr := key.Close(ctx); cerr != nil {
+			a.cfg.Logger.WarnContext(ctx, "transport key was not flushed", "error", cerr)
+		}
+	}()
+	token, expires, err := a.cfg.MAA.Attest(ctx, maa.Request{Endpoint: audience, Challenge: challenge, Evidence: evidence, Key: key})
+	if err != nil {
+		return secret.String{}, time.Time{}, err
+	}
+	if !a.cfg.Now().Before(expires) {
+		return secret.String{}, time.Time{}, fmt.Errorf("attesting at %s: the token has expired already, at %s: is this machine's clock right?",
+			audience, expires.UTC().Format(time.RFC3339))
+	}
+	a.cfg.Logger.InfoContext(ctx, "attestation token obtained", "endpoint", audience, "expires", expires)
+	return token, expires, nil
+}

@@ -1,0 +1,28 @@
+package token
+
+import (
+	"context"
+	"time"
+
+	"github.com/keyagent/keyagent/internal/secret"
+)
+
+// Cache is the cache alone.
+type Cache struct{ *cache }
+
+// NewCache makes a cache over fetch.
+func NewCache(fetch func(context.Context, string) (secret.String, time.Time, error), now func() time.Time) Cache {
+	return Cache{newCache(fetch, now)}
+}
+
+// Token asks the cache.
+func (c Cache) Token(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
+	return c.cache.token(ctx, endpoint)
+}
+
+// Entries is how many endpoints are remembered.
+func (c Cache) Entries() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries)
+}

@@ -1,0 +1,104 @@
+package entra
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/keyagent/keyagent/internal/upstream"
+)
+
+// Sentinels that callers of this package decide on.
+var (
+	// ErrUnreachable: no answer came from the token endpoint.
+	ErrUnreachable = errors.New("token endpoint not reachable")
+	// ErrBadAnswer: the answer is not one that a token endpoint gives.
+	ErrBadAnswer = errors.New("unusable answer from the token endpoint")
+)
+
+// AADSTS codes that this package's callers decide on.
+const (
+	CodeInvalidResource     = 500011  // the resource principal is not in the tenant
+	CodeInvalidResourceURI  = 50001   // the resource is not known at all
+	CodeTokenNotAfterPassed = 1000901 // the binding certificate's token_not_after has passed
+	CodeCertificateInvalid  = 1000502 // the certificate is outside its validity
+	CodeFeatureDisabled     = 51000   // mutual-TLS client authentication is not enabled for the tenant or app
+	CodeNoCredential        = 7000218 // the request carried neither certificate nor assertion
+)
+
+// Error is a refusal by Entra (RFC 6749, 5.2, with Entra's additions).
+type Error struct {
+	Status        int    // HTTP status
+	Code          string // member "error", such as "invalid_client"
+	Suberror      string
+	Codes         []int // AADSTS numbers, most specific first
+	Description   string
+	CorrelationID string
+	TraceID       string
+	RetryAfter    time.Duration // header Retry-After; 0 if absent
+	Claims        string        // claims challenge to pass on, JSON
+}
+
+func (e *Error) Error() string {
+	text := fmt.Sprintf("Entra token endpoint: status %d", e.Status)
+	if e.Code != "" {
+		text += ": " + e.Code
+	}
+	if e.Description != "" {
+		text += ": " + e.Description
+	}
+	if e.CorrelationID != "" {
+		text += " (correlation id " + e.CorrelationID + ")"
+	}
+	return text
+}
+
+// Has reports whether Entra named the AADSTS code.
+func (e *Error) Has(code int) bool { return slices.Contains(e.Codes, code) }
+
+// Temporary reports whether the same request may succeed later.
+func (e *Error) Temporary() bool {
+	return e.Status == http.StatusTooManyRequests || e.Status == http.StatusRequestTimeout || e.Status >= 500
+}
+
+// Hint says what an operator can do about the error, or nothing.
+func (e *Error) Hint() string {
+	for _, code := range e.Codes {
+		if hint := hints[code]; hint != "" {
+			return hint
+		}
+	}
+	return ""
+}
+
+var hints = map[int]string{
+	CodeInvalidResource:    "check the resource URI; its service principal must exist in the tenant",
+	CodeInvalidResourceURI: "check the resource URI",
+	CodeFeatureDisabled:    "mutual-TLS client authentication must be enabled for this tenant or application on the Entra side",
+	CodeCertificateInvalid: "the binding certificate is outside its validity; check this machine's clock",
+}
+
+func newError(resp *http.Response, body []byte, now time.Time) *Error {
+	e := &Error{Status: resp.StatusCode, RetryAfter: upstream.RetryAfter(resp.Header.Get("Retry-After"), now)}
+	var wire struct {
+		Error         string `json:"error"`
+		Suberror      string `json:"suberror"`
+		Description   string `json:"error_description"`
+		Codes         []int  `json:"error_codes"`
+		TraceID       string `json:"trace_id"`
+		CorrelationID string `json:"correlation_id"`
+		Claims        string `json:"claims"`
+	}
+	if json.Unmarshal(body, &wire) != nil {
+		return e // a body that is not JSON says nothing that we would repeat
+	}
+	e.Code, e.Suberror = upstream.Text(wire.Error), upstream.Text(wire.Suberror)
+	e.Description = upstream.Text(wire.Description)
+	e.Codes = wire.Codes
+	e.TraceID, e.CorrelationID = upstream.Text(wire.TraceID), upstream.Text(wire.CorrelationID)
+	e.Claims = wire.Claims
+	return e
+}

@@ -1,0 +1,67 @@
+package imds
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+
+	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/upstream"
+)
+
+// CredentialRequest is the body of leg 2.
+type CredentialRequest struct {
+	CSR              []byte        // PKCS#10, DER
+	AttestationToken secret.String // JWT; the zero value leaves the member out
+}
+
+// Credential is an issued binding certificate.
+type Credential struct {
+	ClientID     string // GUID that the token request uses
+	TenantID     string // GUID
+	Certificate  []byte // leaf certificate, DER, not parsed here
+	IdentityType string // "SystemAssigned" or "UserAssigned"
+
+	// MTLSEndpoint is the regional base URL of Entra's mutual-TLS token
+	// endpoint, without tenant and without trailing slash.
+	MTLSEndpoint string
+}
+
+// IssueCredential asks for leg 2. It blocks for as long as the retry schedule
+// takes; see the package comment.
+func (c *Client) IssueCredential(ctx context.Context, sel Selector, req CredentialRequest) (*Credential, error) {
+	const leg = "issuecredential"
+	body := struct {
+		CSR              string `json:"csr"`
+		AttestationToken string `json:"attestation_token,omitempty"`
+	}{base64.StdEncoding.EncodeToString(req.CSR), req.AttestationToken.Reveal()}
+	var wire struct {
+		ClientID     string `json:"client_id"`
+		TenantID     string `json:"tenant_id"`
+		Certificate  string `json:"certificate"`
+		IdentityType string `json:"identity_type"`
+		MTLSEndpoint string `json:"mtls_authentication_endpoint"`
+	}
+	if err := c.call(ctx, http.MethodPost, leg, sel, body, &wire); err != nil {
+		return nil, err
+	}
+	if err := checkGUIDs(wire.ClientID, wire.TenantID); err != nil {
+		return nil, fmt.Errorf("IMDS %s: %w: %w", leg, ErrBadAnswer, err)
+	}
+	certificate, err := base64.StdEncoding.Strict().DecodeString(wire.Certificate)
+	if err != nil || len(certificate) == 0 {
+		return nil, fmt.Errorf("IMDS %s: %w: certificate is not base64", leg, ErrBadAnswer)
+	}
+	endpoint, err := c.mtlsHosts.Check(wire.MTLSEndpoint)
+	if err != nil {
+		return nil, fmt.Errorf("IMDS %s: %w: mtls_authentication_endpoint: %w", leg, ErrBadAnswer, err)
+	}
+	return &Credential{
+		ClientID:     wire.ClientID,
+		TenantID:     wire.TenantID,
+		Certificate:  certificate,
+		IdentityType: upstream.Text(wire.IdentityType),
+		MTLSEndpoint: endpoint,
+	}, nil
+}

@@ -1,0 +1,70 @@
+package imds
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/keyagent/keyagent/internal/upstream"
+)
+
+// Sentinels that callers of this package decide on.
+var (
+	// ErrUnreachable: no answer came from IMDS.
+	ErrUnreachable = errors.New("instance metadata service not reachable")
+	// ErrBadAnswer: something answered that does not speak the protocol.
+	ErrBadAnswer = errors.New("unusable answer from the instance metadata service")
+	// ErrNotSupported: the host's IMDS has no MSI v2 endpoints.
+	ErrNotSupported = errors.New("this VM's instance metadata service does not offer binding certificates (MSI v2)")
+)
+
+// Error is a refusal by IMDS.
+type Error struct {
+	Leg           string // "getplatformmetadata" or "issuecredential"
+	Status        int    // HTTP status
+	Code          string // member "error", such as "invalid_request" or "identity_not_found"; may be empty
+	Description   string // member "error_description" or "message", shortened; may be empty
+	CorrelationID string // member "correlationId", for a support request; may be empty
+}
+
+func (e *Error) Error() string {
+	text := fmt.Sprintf("IMDS %s: status %d", e.Leg, e.Status)
+	for _, part := range []string{e.Code, e.Description} {
+		if part != "" {
+			text += ": " + part
+		}
+	}
+	return text
+}
+
+// Temporary reports whether the same request may succeed later.
+func (e *Error) Temporary() bool {
+	return retryable(e.Status)
+}
+
+// Is makes a 404, which only hosts without MSI v2 answer for good, match
+// [ErrNotSupported].
+func (e *Error) Is(target error) bool {
+	return target == ErrNotSupported && e.Status == http.StatusNotFound
+}
+
+func newError(leg string, status int, body []byte) *Error {
+	e := &Error{Leg: leg, Status: status}
+	var wire struct {
+		Error            string `json:"error"`
+		ErrorDescription string `json:"error_description"`
+		Message          string `json:"message"`
+		CorrelationID    string `json:"correlationId"`
+	}
+	if json.Unmarshal(body, &wire) != nil {
+		return e // a body that is not JSON says nothing that we would repeat
+	}
+	e.Code = upstream.Text(wire.Error)
+	e.Description = upstream.Text(wire.ErrorDescription)
+	if e.Description == "" {
+		e.Description = upstream.Text(wire.Message)
+	}
+	e.CorrelationID = upstream.Text(wire.CorrelationID)
+	return e
+}

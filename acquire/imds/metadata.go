@@ -1,0 +1,133 @@
+package imds
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/google/uuid"
+
+	"github.com/keyagent/keyagent/internal/upstream"
+)
+
+// PlatformMetadata is what IMDS says about the VM and one of its identities.
+type PlatformMetadata struct {
+	ClientID string // GUID, subject CN of the certificate request
+	TenantID string // GUID, subject DC of the certificate request
+
+	// ComputeUnitID is the "cuId" object as compact JSON in the order received,
+	// without members that are null or empty: IMDS refuses a request that
+	// repeats those.
+	ComputeUnitID string
+
+	// AttestationEndpoint is the base URL of the Azure Attestation instance that
+	// the issuer of binding certificates works with, without trailing slash.
+	AttestationEndpoint string
+}
+
+// PlatformMetadata asks for leg 1. It blocks for as long as the retry schedule
+// takes; see the package comment.
+func (c *Client) PlatformMetadata(ctx context.Context, sel Selector) (*PlatformMetadata, error) {
+	const leg = "getplatformmetadata"
+	var wire struct {
+		ClientID            string          `json:"clientId"`
+		TenantID            string          `json:"tenantId"`
+		CuID                json.RawMessage `json:"cuId"`
+		AttestationEndpoint string          `json:"attestationEndpoint"`
+	}
+	if err := c.call(ctx, http.MethodGet, leg, sel, nil, &wire); err != nil {
+		return nil, err
+	}
+	unit, err := compactComputeUnit(wire.CuID)
+	if err == nil {
+		err = checkGUIDs(wire.ClientID, wire.TenantID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("IMDS %s: %w: %w", leg, ErrBadAnswer, err)
+	}
+	endpoint, err := c.attestationHosts.Check(wire.AttestationEndpoint)
+	if err != nil {
+		return nil, fmt.Errorf("IMDS %s: %w: attestationEndpoint: %w", leg, ErrBadAnswer, err)
+	}
+	return &PlatformMetadata{
+		ClientID:            wire.ClientID,
+		TenantID:            wire.TenantID,
+		ComputeUnitID:       unit,
+		AttestationEndpoint: endpoint,
+	}, nil
+}
+
+// checkGUIDs wants both ids in the 36-character form: they end up in a
+// certificate subject and in a URL path.
+func checkGUIDs(clientID, tenantID string) error {
+	for name, id := range map[string]string{"client id": clientID, "tenant id": tenantID} {
+		if len(id) != 36 || uuid.Validate(id) != nil {
+			return fmt.Errorf("%s %q is not a GUID", name, upstream.Text(id))
+		}
+	}
+	return nil
+}
+
+// maxComputeUnitBytes is generous: a real one holds one or two GUIDs.
+const maxComputeUnitBytes = 1024
+
+func compactComputeUnit(raw json.RawMessage) (string, error) {
+	if len(raw) > maxComputeUnitBytes {
+		return "", fmt.Errorf("cuId has more than %d bytes", maxComputeUnitBytes)
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	if opening, err := dec.Token(); err != nil || opening != json.Delim('{') {
+		return "", fmt.Errorf("cuId is not a JSON object")
+	}
+	out := bytes.NewBufferString("{")
+	seen := map[string]bool{}
+	for dec.More() {
+		if err := appendMember(out, dec, seen); err != nil {
+			return "", err
+		}
+	}
+	if !seen["vmId"] && !seen["vmssId"] {
+		return "", fmt.Errorf("cuId names neither vmId nor vmssId")
+	}
+	return out.String() + "}", nil
+}
+
+// appendMember copies the next member of the object, if it has a value.
+func appendMember(out *bytes.Buffer, dec *json.Decoder, seen map[string]bool) error {
+	token, err := dec.Token()
+	if err != nil {
+		return fmt.Errorf("cuId: %w", err)
+	}
+	name, _ := token.(string)
+	var value json.RawMessage
+	if err := dec.Decode(&value); err != nil {
+		return fmt.Errorf("cuId: %w", err)
+	}
+	if seen[name] {
+		return fmt.Errorf("cuId member %q appears twice", upstream.Text(name))
+	}
+	if text := string(value); text == "null" || text == `""` {
+		return nil
+	}
+	if len(seen) > 0 {
+		out.WriteByte(',')
+	}
+	seen[name] = true
+	if err := appendName(out, name); err != nil {
+		return fmt.Errorf("cuId: %w", err)
+	}
+	return json.Compact(out, value)
+}
+
+func appendName(out *bytes.Buffer, name string) error {
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(name); err != nil {
+		return err
+	}
+	out.Truncate(out.Len() - 1) // Encode ends with a newline
+	out.WriteByte(':')
+	return nil
+}

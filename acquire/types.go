@@ -1,0 +1,103 @@
+package acquire
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/keyagent/keyagent/internal/secret"
+)
+
+// TokenType is the kind of access token that a caller asks for.
+type TokenType string
+
+// TypeBearer is an ordinary Bearer token (RFC 6750), the only type issued today.
+const TypeBearer TokenType = "bearer"
+
+// Request asks for one access token.
+type Request struct {
+	Identity string // name of a configured identity
+	Resource string // resource URI without "/.default", such as https://vault.azure.net
+	Type     TokenType
+
+	// ForceRefresh skips the token cache. The result replaces the cached token.
+	ForceRefresh bool
+}
+
+// Strength says how well the credential that obtained a token is protected.
+// It is a report of facts, never of configuration.
+type Strength string
+
+// The strengths, strongest first.
+const (
+	StrengthAttested Strength = "attested" // key in a TPM, certificate issued on attestation evidence
+	StrengthTPM      Strength = "tpm"      // key in a TPM, nobody verified evidence of it
+	StrengthSoftware Strength = "software" // key in process memory
+	StrengthNone     Strength = "none"     // no proof of possession
+)
+
+// Binding describes the certificate and the TLS connection that a token was
+// obtained over.
+type Binding struct {
+	// Thumbprint is the certificate's x5t#S256: base64url, without padding, of
+	// the SHA-256 of its DER (RFC 8705, 3.1).
+	Thumbprint string
+	// TLSVersion is the negotiated version, as in "TLS 1.3".
+	TLSVersion string
+	// SignatureAlgorithm is the TLS SignatureScheme of the client's handshake
+	// signature, as in "rsa_pss_rsae_sha256" (RFC 8446, 4.2.3).
+	SignatureAlgorithm string
+}
+
+// Token is an access token and what is known about it. It is immutable.
+type Token struct {
+	AccessToken secret.String
+	TokenType   string // as Entra returned it: "Bearer"
+	NotBefore   time.Time
+	ExpiresOn   time.Time
+	RefreshOn   time.Time // from here on a new token is fetched ahead
+
+	Resource   string
+	Identity   string
+	ClientID   string   // client id that Entra knows the identity by
+	Credential string   // kind of the credential that obtained it: "managed_identity"
+	Strength   Strength // of that credential, at that time
+	Fallback   bool     // a credential earlier in the list was passed over
+	Binding    Binding
+	FromCache  bool // this reply came from the cache
+}
+
+// Kind classifies an [Error] by what a caller can do about it.
+type Kind string
+
+// The kinds of errors.
+const (
+	// KindUnknownIdentity: no identity of that name is configured, or IMDS says
+	// that the VM does not have it.
+	KindUnknownIdentity Kind = "unknown_identity"
+	// KindInvalidResource: Entra does not know the resource.
+	KindInvalidResource Kind = "invalid_resource"
+	// KindUnavailable: IMDS, attestation, Entra or the TPM could not be reached
+	// or is temporarily failing. Worth a retry.
+	KindUnavailable Kind = "unavailable"
+	// KindThrottled: the other side asked for a pause of RetryAfter.
+	KindThrottled Kind = "throttled"
+	// KindRefused: the other side said no for good. A retry will not help.
+	KindRefused Kind = "refused"
+)
+
+// Error is what [Acquirer.Token] returns. Its text never contains a token, an
+// assertion or evidence.
+type Error struct {
+	Kind       Kind
+	Identity   string
+	Hint       string        // what to do next, for the operator; may be empty
+	RetryAfter time.Duration // for KindUnavailable and KindThrottled; 0 means unknown
+	Err        error
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("acquiring a token for identity %q: %v", e.Identity, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }

@@ -1,0 +1,134 @@
+package agentapi
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/wire"
+)
+
+// refusedHeaders mark a request that a browser or a proxy makes on behalf of
+// someone whom the socket's credentials do not name.
+var refusedHeaders = []string{"Origin", "Referer", "X-Forwarded-For", "Forwarded"}
+
+// serve answers one request: find its route, answer, audit, write.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	caller, known := peer.FromContext(r.Context())
+	found, exists := routeOf(r.RequestURI)
+	rec := &record{caller: caller, method: r.Method, path: found.path}
+	if !exists {
+		found.shape = native
+		path, _, _ := strings.Cut(r.RequestURI, "?")
+		rec.path = clip(path, maxAuditedBytes)
+	}
+	said, p := s.answer(r, rec, found, exists, known)
+	said, p = encode(said, p)
+	s.audit(r.Context(), rec, p)
+	if p != nil {
+		p.close = r.ContentLength != 0
+		s.writeProblem(w, r, found.shape, p)
+		return
+	}
+	write(w, http.StatusOK, wire.ContentTypeJSON, said)
+}
+
+// answer makes every check that does not depend on the route's own parameters.
+func (s *Server) answer(r *http.Request, rec *record, found route, exists, known bool) (reply, *problem) {
+	if !known {
+		return reply{}, newProblem(wire.CodeCallerNotAllowed, "the caller is not known")
+	}
+	if !exists {
+		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path)
+	}
+	if r.Method != found.method {
+		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.method)
+		p.allow = found.method
+		return reply{}, p
+	}
+	for _, name := range refusedHeaders {
+		if _, there := r.Header[name]; there {
+			return reply{}, newProblem(wire.CodeRefusedHeader, "header %s is not accepted", name).withField(name)
+		}
+	}
+	if r.ContentLength != 0 {
+		return reply{}, newProblem(wire.CodeUnexpectedBody, "requests have no body")
+	}
+	if p := s.permit(found.permission, rec.caller); p != nil {
+		return reply{}, p
+	}
+	return found.handle(s, r, rec)
+}
+
+// status answers GET /v1/status.
+func (s *Server) status(r *http.Request, _ *record) (reply, *problem) {
+	if _, p := parseQuery(r.URL.RawQuery, nil, refuseUnknown); p != nil {
+		return reply{}, p
+	}
+	return reply{body: s.cfg.Status(r.Context())}, nil
+}
+
+// encode turns the body of a reply into JSON. One that cannot be encoded is a
+// problem like any other: it must not become half an answer.
+func encode(said reply, p *problem) (reply, *problem) {
+	if p != nil || !said.token.IsZero() {
+		return said, p
+	}
+	text, err := json.Marshal(said.body)
+	if err != nil {
+		return reply{}, newProblem(wire.CodeInternal, "encoding the answer").causedBy(err)
+	}
+	return reply{tail: text}, nil
+}
+
+func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, as shape, p *problem) {
+	if p.cause != nil {
+		s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
+	}
+	header := w.Header()
+	if p.RetryAfter > 0 {
+		header.Set("Retry-After", strconv.FormatInt(p.RetryAfter, 10))
+	}
+	if p.allow != "" {
+		header.Set("Allow", p.allow)
+	}
+	if p.close {
+		header.Set("Connection", "close")
+		// net/http reads on to the end of the body before it closes; a caller
+		// that does not send one must not hold the connection.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second))
+	}
+	status, contentType, body := as.problem(p)
+	text, err := json.Marshal(body)
+	if err != nil {
+		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "error", err)
+	}
+	write(w, status, contentType, reply{tail: text})
+}
+
+// Values of headers that all answers share; net/http does not change them.
+var (
+	noStore = []string{"no-store"}
+	noSniff = []string{"nosniff"}
+)
+
+func write(w http.ResponseWriter, status int, contentType string, said reply) {
+	start, token := "", said.token.Reveal()
+	if token != "" {
+		start = head
+	}
+	header := w.Header()
+	header.Set("Content-Type", contentType)
+	header.Set("Content-Length", strconv.Itoa(len(start)+len(token)+len(said.tail)))
+	header["Cache-Control"] = noStore
+	header["X-Content-Type-Options"] = noSniff
+	w.WriteHeader(status)
+	// The caller may be gone; the audit has what was decided.
+	_, _ = io.WriteString(w, start)
+	_, _ = io.WriteString(w, token)
+	_, _ = w.Write(said.tail)
+}

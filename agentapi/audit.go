@@ -1,0 +1,124 @@
+package agentapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/policy"
+	"github.com/keyagent/keyagent/agentapi/wire"
+)
+
+// maxAuditedBytes limits every text in a record that a caller chose.
+const maxAuditedBytes = 256
+
+// record is what the audit keeps of one answer. It has no place for a token.
+type record struct {
+	caller       peer.Caller
+	method, path string
+
+	identity, resource, tokenType string // as asked
+	rule                          string // that allowed it
+	reason                        policy.Reason
+
+	issued bool
+	token  facts
+}
+
+// facts is what the audit keeps of a token.
+type facts struct {
+	credential, strength, thumbprint string
+	fallback, fromCache              bool
+}
+
+// asksFor notes what was understood of a request. What is not known yet stays.
+func (r *record) asksFor(req policy.Request) {
+	if req.Identity != "" {
+		r.identity = clip(req.Identity, maxAuditedBytes)
+	}
+	r.resource = req.Resource.Asked()
+	r.tokenType = clip(req.TokenType, maxAuditedBytes)
+}
+
+func (r *record) issues(token acquire.Token) {
+	r.issued = true
+	r.token = facts{
+		credential: token.Credential,
+		strength:   string(token.Strength),
+		thumbprint: token.Binding.Thumbprint,
+		fallback:   token.Fallback,
+		fromCache:  token.FromCache,
+	}
+}
+
+// decision sums the answer up: "issued" a token, "answered" something else,
+// "refused" the request, or "failed" at something allowed.
+func (r *record) decision(p *problem) string {
+	switch {
+	case p == nil && r.issued:
+		return "issued"
+	case p == nil:
+		return "answered"
+	case p.Status >= 500 || p.Code == wire.CodeThrottled:
+		return "failed"
+	}
+	return "refused"
+}
+
+// audit writes the record of an answer. It is called before the answer is sent,
+// so that no token leaves without one. That the record could not be written is
+// logged and does not stop the answer: a full disk must not take every
+// application down.
+func (s *Server) audit(ctx context.Context, r *record, p *problem) {
+	handler := s.cfg.Audit.Handler()
+	if !handler.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
+	entry := slog.NewRecord(s.cfg.Now(), slog.LevelInfo, "answer", 0)
+	r.addTo(&entry, p)
+	if err := handler.Handle(ctx, entry); err != nil {
+		s.cfg.Logger.ErrorContext(ctx, "writing an audit record", "error", err)
+	}
+}
+
+func (r *record) addTo(entry *slog.Record, p *problem) {
+	status, code := http.StatusOK, wire.Code("")
+	if p != nil {
+		status, code = p.Status, p.Code
+	}
+	attrs := make([]slog.Attr, 0, 18)
+	attrs = append(attrs,
+		slog.String("decision", r.decision(p)),
+		slog.Int("status", status),
+		slog.Uint64("uid", uint64(r.caller.UID)),
+		slog.Uint64("gid", uint64(r.caller.GID)),
+		slog.Int64("pid", int64(r.caller.PID)),
+		slog.String("method", r.method),
+		slog.String("route", r.path),
+	)
+	attrs = appendUnlessEmpty(attrs, "code", string(code))
+	attrs = appendUnlessEmpty(attrs, "reason", string(r.reason))
+	attrs = appendUnlessEmpty(attrs, "identity", r.identity)
+	attrs = appendUnlessEmpty(attrs, "resource", r.resource)
+	attrs = appendUnlessEmpty(attrs, "type", r.tokenType)
+	attrs = appendUnlessEmpty(attrs, "rule", r.rule)
+	if r.issued {
+		attrs = append(attrs,
+			slog.String("credential", r.token.credential),
+			slog.String("strength", r.token.strength),
+			slog.Bool("fallback", r.token.fallback),
+			slog.String("thumbprint", r.token.thumbprint),
+			slog.Bool("from_cache", r.token.fromCache),
+		)
+	}
+	entry.AddAttrs(attrs...)
+}
+
+func appendUnlessEmpty(attrs []slog.Attr, key, value string) []slog.Attr {
+	if value == "" {
+		return attrs
+	}
+	return append(attrs, slog.String(key, value))
+}

@@ -1,0 +1,52 @@
+package agentapi
+
+import (
+	"net/http"
+
+	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/wire"
+)
+
+// Route is what tests may know of a route.
+type Route struct{ Method, Path string }
+
+// Routes returns the table of routes.
+func Routes() []Route {
+	var all []Route
+	for _, r := range routes {
+		all = append(all, Route{r.method, r.path})
+	}
+	return all
+}
+
+// HandlerFor answers requests as if they came from the caller.
+func (s *Server) HandlerFor(caller peer.Caller) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.serve(w, r.WithContext(peer.NewContext(r.Context(), caller)))
+	})
+}
+
+// HandlerForUnknown answers requests of a connection without a caller.
+func (s *Server) HandlerForUnknown() http.Handler { return http.HandlerFunc(s.serve) }
+
+// CheckRouteWithoutPermission returns what New would say of such a route.
+func CheckRouteWithoutPermission() error {
+	forgotten := routes[0]
+	forgotten.permission = 0
+	return checkRoutes([]route{forgotten})
+}
+
+// PermitsZero reports whether the zero permission lets the caller in.
+func (s *Server) PermitsZero(caller peer.Caller) bool { return s.permit(0, caller) == nil }
+
+// HasIMDSError reports whether the IMDS shape has words for a code.
+func HasIMDSError(code wire.Code) bool {
+	_, ok := imdsErrors[code]
+	return ok
+}
+
+// NativeJSON and IMDSJSON return the JSON of a reply with a token.
+func NativeJSON(token string, r wire.TokenResponse) string {
+	return head + token + string(nativeTail(r))
+}
+func IMDSJSON(token string, r wire.TokenResponse) string { return head + token + string(imdsTail(r)) }

@@ -1,0 +1,3 @@
+package peer
+
+var CheckIDMap = checkIDMap

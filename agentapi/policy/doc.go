@@ -1,0 +1,24 @@
+// Package policy decides which caller may have which token. It is pure: no
+// kernel, no file, no clock; the same question always gets the same answer.
+//
+// # Invariants
+//
+//   - Default deny. The zero [Policy] and the zero [Decision] refuse, root and
+//     the agent's own user included.
+//   - One rule must allow a request as a whole: caller, identity, resource and
+//     token type. Parts of two rules never add up.
+//   - Everything is compared exactly, in the form that [ParseResource] gives.
+//     There are no prefixes, patterns or case folding, because each of them has
+//     been somebody's hole. "*" is understood in one place only: as the single
+//     entry of a rule's resources, which then means any resource.
+//   - A resource that is compared is the resource that is asked for upstream:
+//     what comes out of [ParseResource] cannot hold a second scope, a control
+//     character or a suffix that would be trimmed once more later.
+//   - To administer the agent (read its status) is a right of its own. It gives
+//     no token.
+//
+// # Sources
+//
+// Microsoft identity platform, "Scopes and permissions", trailing slash and
+// "/.default" (which forms of a resource mean the same).
+package policy

@@ -1,0 +1,133 @@
+package policy
+
+import (
+	"slices"
+
+	"github.com/keyagent/keyagent/agentapi/peer"
+)
+
+// AnyResource as the only entry of [Rule.Resources] stands for every resource.
+const AnyResource = "*"
+
+// Rule allows some callers some tokens. A caller is named if its uid is among
+// UIDs or one of its groups among GIDs.
+type Rule struct {
+	Name       string // unique; appears in the audit record
+	UIDs, GIDs []uint32
+
+	Identities []string // names of configured identities
+	Resources  []string // in any form that ParseResource accepts, or AnyResource alone
+	TokenTypes []string // "bearer"
+}
+
+// Policy is the set of rules of one configuration. It must not be changed once
+// it is in use; then it is safe for concurrent use.
+type Policy struct {
+	Rules []Rule
+
+	// AdminUIDs and AdminGIDs may read the agent's status, besides root.
+	AdminUIDs, AdminGIDs []uint32
+}
+
+// Request is what a caller asks for.
+type Request struct {
+	Identity  string
+	Resource  Resource
+	TokenType string
+}
+
+// Decision is the answer to a [Request]. The zero value refuses.
+type Decision struct {
+	Allowed bool
+	Rule    string // name of the rule that allowed it; empty if refused
+	Reason  Reason // why it was refused; empty if allowed
+}
+
+// Reason says how far a refused request got with the rule that fitted it best.
+type Reason string
+
+// The reasons, from the farthest to the nearest.
+const (
+	ReasonCaller    Reason = "no rule names the caller"
+	ReasonIdentity  Reason = "no rule gives the caller this identity"
+	ReasonResource  Reason = "no rule gives the caller this resource with this identity"
+	ReasonTokenType Reason = "no rule gives the caller this token type for this resource"
+)
+
+// progress orders the reasons.
+var progress = []Reason{ReasonCaller, ReasonIdentity, ReasonResource, ReasonTokenType}
+
+// Decide answers whether the caller may have what it asks for. The first rule
+// that allows it is reported.
+func (p *Policy) Decide(c peer.Caller, req Request) Decision {
+	nearest := 0
+	for i := range p.Rules {
+		rule := &p.Rules[i]
+		reason := rule.refuses(c, req)
+		if reason == "" {
+			return Decision{Allowed: true, Rule: rule.Name}
+		}
+		nearest = max(nearest, slices.Index(progress, reason))
+	}
+	return Decision{Reason: progress[nearest]}
+}
+
+// refuses returns why this rule alone does not allow the request, or "" if it does.
+func (r *Rule) refuses(c peer.Caller, req Request) Reason {
+	switch {
+	case !r.names(c):
+		return ReasonCaller
+	case !slices.Contains(r.Identities, req.Identity):
+		return ReasonIdentity
+	case !r.covers(req.Resource):
+		return ReasonResource
+	case !slices.Contains(r.TokenTypes, req.TokenType):
+		return ReasonTokenType
+	}
+	return ""
+}
+
+func (r *Rule) names(c peer.Caller) bool {
+	return slices.Contains(r.UIDs, c.UID) || slices.ContainsFunc(r.GIDs, c.InGroup)
+}
+
+func (r *Rule) covers(asked Resource) bool {
+	if asked == (Resource{}) {
+		return false
+	}
+	if len(r.Resources) == 1 && r.Resources[0] == AnyResource {
+		return true
+	}
+	return slices.ContainsFunc(r.Resources, func(s string) bool {
+		granted, err := ParseResource(s)
+		return err == nil && granted.compared == asked.compared
+	})
+}
+
+// Named reports whether any rule names the caller. Whoever is not named learns
+// nothing.
+func (p *Policy) Named(c peer.Caller) bool {
+	return slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.names(c) })
+}
+
+// Identities returns the identities that rules give the caller for some
+// resource, in the order of the rules, each once.
+func (p *Policy) Identities(c peer.Caller) []string {
+	var names []string
+	for i := range p.Rules {
+		if !p.Rules[i].names(c) {
+			continue
+		}
+		for _, name := range p.Rules[i].Identities {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// Admin reports whether the caller may administer the agent.
+func (p *Policy) Admin(c peer.Caller) bool {
+	return c.UID == 0 || slices.Contains(p.AdminUIDs, c.UID) || slices.ContainsFunc(p.AdminGIDs, c.InGroup)
+}

@@ -1,0 +1,73 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Validate returns an error if a rule could never allow anything, or means
+// something else than it seems to.
+func (p *Policy) Validate() error {
+	seen := make(map[string]bool, len(p.Rules))
+	for i := range p.Rules {
+		rule := &p.Rules[i]
+		if rule.Name == "" {
+			return fmt.Errorf("rule %d has no name", i+1)
+		}
+		if seen[rule.Name] {
+			return fmt.Errorf("two rules are named %q", rule.Name)
+		}
+		seen[rule.Name] = true
+		if err := rule.validate(); err != nil {
+			return fmt.Errorf("rule %q: %w", rule.Name, err)
+		}
+	}
+	return nil
+}
+
+func (r *Rule) validate() error {
+	if len(r.UIDs) == 0 && len(r.GIDs) == 0 {
+		return errors.New("names no user and no group")
+	}
+	if err := validateNames("identity", r.Identities); err != nil {
+		return err
+	}
+	if err := validateNames("token type", r.TokenTypes); err != nil {
+		return err
+	}
+	return r.validateResources()
+}
+
+// validateNames refuses "*": it would be compared as a name, and whoever wrote
+// it meant more.
+func validateNames(what string, names []string) error {
+	if len(names) == 0 {
+		return fmt.Errorf("names no %s", what)
+	}
+	if slices.Contains(names, "") {
+		return fmt.Errorf("has an empty %s", what)
+	}
+	if slices.Contains(names, AnyResource) {
+		return fmt.Errorf("%q stands for any resource, not for any %s: name each", AnyResource, what)
+	}
+	return nil
+}
+
+func (r *Rule) validateResources() error {
+	if len(r.Resources) == 0 {
+		return errors.New("names no resource")
+	}
+	if slices.Contains(r.Resources, AnyResource) {
+		if len(r.Resources) > 1 {
+			return fmt.Errorf("%q beside other resources: it must stand alone", AnyResource)
+		}
+		return nil
+	}
+	for _, s := range r.Resources {
+		if _, err := ParseResource(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}

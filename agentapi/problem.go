@@ -1,0 +1,110 @@
+package agentapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/agentapi/wire"
+)
+
+const (
+	maxDetailBytes    = 1024
+	defaultRetryAfter = 5 * time.Second
+	maxRetryAfter     = time.Hour // what another side asks for beyond that is a mistake
+)
+
+// problem is why a request is not answered with what it asked for.
+type problem struct {
+	wire.Problem
+	allow string // methods, for 405
+	close bool   // the connection cannot be used any more
+	cause error  // for the agent's log only
+}
+
+func newProblem(code wire.Code, format string, args ...any) *problem {
+	return &problem{Problem: wire.NewProblem(code, clip(fmt.Sprintf(format, args...), maxDetailBytes))}
+}
+
+func (p *problem) withHint(hint string) *problem {
+	p.Hint = clip(hint, maxDetailBytes)
+	return p
+}
+
+func (p *problem) withField(name string) *problem {
+	p.Field = clip(name, maxAuditedBytes)
+	return p
+}
+
+func (p *problem) causedBy(err error) *problem {
+	p.cause = err
+	return p
+}
+
+// retryable sets when to come back: in whole seconds, rounded up, at least one.
+func (p *problem) retryable(after time.Duration) *problem {
+	if after <= 0 {
+		after = defaultRetryAfter
+	}
+	after = min(after, maxRetryAfter)
+	p.RetryAfter = int64((after + time.Second - 1) / time.Second)
+	return p
+}
+
+// tokenProblem says in the API's terms why the source gave no token. The
+// caller may have the identity, so it may know what is wrong with it.
+func (s *Server) tokenProblem(ctx context.Context, err error) *problem {
+	var failed *acquire.Error
+	switch {
+	case errors.As(err, &failed):
+		return acquireProblem(failed)
+	case errors.Is(context.Cause(ctx), errStopping):
+		return newProblem(wire.CodeUnavailable, "%v", errStopping).retryable(time.Second)
+	case errors.Is(err, context.Canceled):
+		return newProblem(wire.CodeUnavailable, "the caller did not wait for the answer").retryable(0)
+	case errors.Is(err, context.DeadlineExceeded):
+		return newProblem(wire.CodeUnavailable, "no token within %v", s.cfg.RequestTimeout).retryable(0).
+			withHint("the agent goes on trying; its log says what it waits for")
+	}
+	return newProblem(wire.CodeInternal, "the agent failed to get a token; its log says why").causedBy(err)
+}
+
+func acquireProblem(failed *acquire.Error) *problem {
+	var p *problem
+	switch failed.Kind {
+	case acquire.KindUnknownIdentity:
+		p = newProblem(wire.CodeIdentityNotFound, "%v", failed)
+	case acquire.KindInvalidResource:
+		p = newProblem(wire.CodeInvalidResource, "%v", failed).withField(wire.ParamResource)
+	case acquire.KindUnavailable:
+		p = newProblem(wire.CodeUnavailable, "%v", failed).retryable(failed.RetryAfter)
+	case acquire.KindThrottled:
+		p = newProblem(wire.CodeThrottled, "%v", failed).retryable(failed.RetryAfter)
+	case acquire.KindRefused:
+		p = newProblem(wire.CodeCredentialRefused, "%v", failed)
+	default:
+		return newProblem(wire.CodeInternal, "the agent failed to get a token; its log says why").causedBy(failed)
+	}
+	return p.withHint(failed.Hint)
+}
+
+// clip makes foreign text fit for a reply or a record: one line, valid UTF-8,
+// no control characters, at most limit bytes.
+func clip(s string, limit int) string {
+	s = strings.ToValidUTF8(s, "?")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) <= limit {
+		return s
+	}
+	const cut = "…"
+	return strings.ToValidUTF8(s[:limit-len(cut)], "") + cut
+}

@@ -1,0 +1,197 @@
+package agentapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/policy"
+	"github.com/keyagent/keyagent/agentapi/wire"
+)
+
+// Limits that no configuration needs to change.
+const (
+	maxHeaderBytes    = 16 << 10
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	// writeSlack is what an answer may take beyond the time of its handler.
+	writeSlack = 15 * time.Second
+	// lastGrace is how long requests have to say that they were cut short.
+	lastGrace = 2 * time.Second
+)
+
+// errStopping is why the context of a request ends when the server gives up
+// waiting for it.
+var errStopping = errors.New("the agent is stopping")
+
+// TokenSource gets tokens; [acquire.Acquirer] is one. It must be safe for
+// concurrent use, return when the context ends, and fail with [*acquire.Error].
+type TokenSource interface {
+	Token(context.Context, acquire.Request) (acquire.Token, error)
+}
+
+// Identity is a configured identity as callers may name it. Name is what rules
+// and the native API use, the others (empty if unknown) select it in the IMDS
+// shape.
+type Identity struct {
+	Name, ClientID, ObjectID, ResourceID string
+}
+
+// Config is what a [Server] is made of. Fields without a comment on their zero
+// value are required.
+type Config struct {
+	Tokens     TokenSource
+	Status     func(context.Context) wire.Status // safe for concurrent use
+	Identities []Identity                        // every configured identity
+	Policy     *policy.Policy                    // must not be changed any more
+
+	Audit  *slog.Logger     // one record for each answer
+	Logger *slog.Logger     // nil: nothing is logged
+	Now    func() time.Time // nil: time.Now
+
+	// RequestTimeout is how long a caller waits for a token before it is told
+	// to come back; 0: 60 s, as long as SDKs wait.
+	RequestTimeout time.Duration
+	// ShutdownGrace is how long requests in flight may go on after the server
+	// is told to stop; 0: 10 s.
+	ShutdownGrace time.Duration
+	// MaxConnections is how many connections are open at a time, 0: 1024. More
+	// wait in the kernel. MaxConnectionsPerUser is how many one uid may hold,
+	// 0: 256. More are answered 503 and closed.
+	MaxConnections, MaxConnectionsPerUser int
+}
+
+// Server answers on the local socket. It is safe for concurrent use.
+type Server struct {
+	cfg    Config
+	policy policy.Policy
+}
+
+// New checks the configuration. The user that the agent runs as may administer
+// it, besides whom the policy names.
+func New(cfg Config) (*Server, error) {
+	if cfg.Tokens == nil || cfg.Status == nil || cfg.Policy == nil || cfg.Audit == nil {
+		return nil, errors.New("agentapi: Tokens, Status, Policy and Audit are required")
+	}
+	if err := checkPolicy(cfg.Policy, cfg.Identities); err != nil {
+		return nil, err
+	}
+	if err := checkRoutes(routes); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: withDefaults(cfg), policy: *cfg.Policy}
+	s.policy.AdminUIDs = append(slices.Clone(s.policy.AdminUIDs), uint32(os.Geteuid())) //nolint:gosec // a uid
+	return s, nil
+}
+
+func withDefaults(cfg Config) Config {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.RequestTimeout <= 0 {
+		cfg.RequestTimeout = time.Minute
+	}
+	if cfg.ShutdownGrace <= 0 {
+		cfg.ShutdownGrace = 10 * time.Second
+	}
+	if cfg.MaxConnections <= 0 {
+		cfg.MaxConnections = 1024
+	}
+	if cfg.MaxConnectionsPerUser <= 0 {
+		cfg.MaxConnectionsPerUser = 256
+	}
+	return cfg
+}
+
+// checkPolicy finds the rule that will never work because its identity does not
+// exist: a typing error that would show as a refusal much later.
+func checkPolicy(p *policy.Policy, identities []Identity) error {
+	if err := p.Validate(); err != nil {
+		return err
+	}
+	for i := range p.Rules {
+		for _, name := range p.Rules[i].Identities {
+			if !slices.ContainsFunc(identities, func(id Identity) bool { return id.Name == name }) {
+				return fmt.Errorf("rule %q: there is no identity %q", p.Rules[i].Name, name)
+			}
+		}
+	}
+	return nil
+}
+
+// Serve answers connections of ln until ctx is done, then stops gracefully and
+// returns nil. It closes ln. It returns an error if ln fails before that, or is
+// not a Unix socket, on which alone callers can be known.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	if network := ln.Addr().Network(); network != "unix" {
+		_ = ln.Close()
+		return fmt.Errorf("serving %s: callers cannot be identified on a %s socket", ln.Addr(), network)
+	}
+	requests, cutShort := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cutShort(nil)
+	srv := s.httpServer(requests)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(s.admit(requests, ln)) }()
+	select {
+	case err := <-served:
+		_ = srv.Close()
+		return fmt.Errorf("serving %s: %w", ln.Addr(), err)
+	case <-ctx.Done():
+		s.stop(context.WithoutCancel(ctx), srv, cutShort)
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			s.cfg.Logger.WarnContext(ctx, "closing the listener", "error", err)
+		}
+		return nil
+	}
+}
+
+func (s *Server) httpServer(requests context.Context) *http.Server {
+	return &http.Server{
+		Handler:           http.HandlerFunc(s.serve),
+		ReadHeaderTimeout: readHeaderTimeout,
+		WriteTimeout:      s.cfg.RequestTimeout + writeSlack,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		// "OPTIONS *" would be answered past the table of routes.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
+		BaseContext:                  func(net.Listener) context.Context { return requests },
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			if known, ok := conn.(*admittedConn); ok {
+				return peer.NewContext(ctx, known.caller)
+			}
+			return ctx // and no caller, so that nothing will be granted
+		},
+	}
+}
+
+// stop waits for requests in flight, then cuts them short so that their callers
+// still get an answer, then closes what is left.
+func (s *Server) stop(ctx context.Context, srv *http.Server, cutShort context.CancelCauseFunc) {
+	if shutDown(ctx, srv, s.cfg.ShutdownGrace) {
+		return
+	}
+	s.cfg.Logger.WarnContext(ctx, "stopping with requests in flight", "waited", s.cfg.ShutdownGrace)
+	cutShort(errStopping)
+	if !shutDown(ctx, srv, lastGrace) {
+		_ = srv.Close()
+	}
+}
+
+// shutDown reports whether all connections were done in time.
+func shutDown(ctx context.Context, srv *http.Server, within time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	return srv.Shutdown(ctx) == nil
+}

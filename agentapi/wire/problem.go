@@ -1,0 +1,131 @@
+package wire
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+)
+
+// Problem is the body of every error of the native API (RFC 9457). Programs
+// decide on Code; Detail and Hint are for people.
+type Problem struct {
+	Type   string `json:"type"`   // URI of the code's documentation
+	Title  string `json:"title"`  // the same for every problem of a code
+	Status int    `json:"status"` // HTTP status
+	Code   Code   `json:"code"`
+
+	Detail string `json:"detail,omitempty"` // what happened this time
+	Hint   string `json:"hint,omitempty"`   // what to do next
+	Field  string `json:"field,omitempty"`  // parameter or header at fault
+	// Identity is the configured identity that the problem is about.
+	Identity string `json:"identity,omitempty"`
+	// RetryAfter repeats the Retry-After header: seconds to wait; 0 when
+	// waiting will not help.
+	RetryAfter int64 `json:"retry_after,omitempty"`
+}
+
+// Code names a kind of problem for programs. The set may grow; a code never
+// changes its meaning.
+type Code string
+
+// The codes. Their HTTP statuses are those of [Code.Status].
+const (
+	// CodeMissingParameter: Field is required and absent.
+	CodeMissingParameter Code = "missing_parameter"
+	// CodeInvalidParameter: Field is unknown, malformed, or given twice.
+	CodeInvalidParameter Code = "invalid_parameter"
+	// CodeAmbiguousIdentity: no identity was named and several are granted;
+	// Detail lists them.
+	CodeAmbiguousIdentity Code = "ambiguous_identity"
+	// CodeRefusedHeader: header Field marks a request of a browser or of a
+	// proxy, which has no business at this socket.
+	CodeRefusedHeader Code = "refused_header"
+	// CodeUnexpectedBody: no request of this API has a body.
+	CodeUnexpectedBody Code = "unexpected_body"
+	// CodeInvalidResource: Entra does not know the resource.
+	CodeInvalidResource Code = "invalid_resource"
+
+	// CodeCallerNotAllowed: no rule names the calling process.
+	CodeCallerNotAllowed Code = "caller_not_allowed"
+	// CodeNotAllowed: the caller is known, but no rule gives it this identity,
+	// resource and token type. Whether the identity exists is not told.
+	CodeNotAllowed Code = "not_allowed"
+	// CodeAdminOnly: only an administrator of the agent may do this.
+	CodeAdminOnly Code = "admin_only"
+	// CodeIdentityNotFound: a rule gives the caller this identity, but the
+	// virtual machine does not have it.
+	CodeIdentityNotFound Code = "identity_not_found"
+
+	CodeNotFound         Code = "not_found"          // no such path
+	CodeMethodNotAllowed Code = "method_not_allowed" // the path exists; see the Allow header
+
+	// CodeThrottled: the platform asked for a pause; see RetryAfter.
+	CodeThrottled Code = "throttled"
+	// CodeUnavailable: TPM, IMDS, attestation or Entra is down or slow; retry
+	// after RetryAfter.
+	CodeUnavailable Code = "unavailable"
+	// CodeTooManyConnections: the caller's user holds too many connections.
+	CodeTooManyConnections Code = "too_many_connections"
+	// CodeCredentialRefused: the platform refused the agent's credential for
+	// good. Only an operator can mend that.
+	CodeCredentialRefused Code = "credential_refused"
+	// CodeInternal: a fault of the agent; its log says more.
+	CodeInternal Code = "internal"
+)
+
+var problems = map[Code]struct {
+	status int
+	title  string
+}{
+	CodeMissingParameter:  {http.StatusBadRequest, "A required parameter is missing"},
+	CodeInvalidParameter:  {http.StatusBadRequest, "A parameter is not valid"},
+	CodeAmbiguousIdentity: {http.StatusBadRequest, "Several identities are possible"},
+	CodeRefusedHeader:     {http.StatusBadRequest, "Requests of browsers and proxies are refused"},
+	CodeUnexpectedBody:    {http.StatusBadRequest, "The request must not have a body"},
+	CodeInvalidResource:   {http.StatusBadRequest, "The resource is not known"},
+
+	CodeCallerNotAllowed: {http.StatusForbidden, "The caller is not named by any rule"},
+	CodeNotAllowed:       {http.StatusForbidden, "No rule allows this"},
+	CodeAdminOnly:        {http.StatusForbidden, "Only an administrator may do this"},
+	CodeIdentityNotFound: {http.StatusForbidden, "The virtual machine does not have the identity"},
+
+	CodeNotFound:         {http.StatusNotFound, "There is no such path"},
+	CodeMethodNotAllowed: {http.StatusMethodNotAllowed, "The path does not take this method"},
+
+	CodeThrottled:          {http.StatusTooManyRequests, "The platform asked for a pause"},
+	CodeUnavailable:        {http.StatusServiceUnavailable, "The identity is not available at the moment"},
+	CodeTooManyConnections: {http.StatusServiceUnavailable, "Too many connections of one user"},
+	CodeCredentialRefused:  {http.StatusBadGateway, "The platform refused the agent's credential"},
+	CodeInternal:           {http.StatusInternalServerError, "The agent failed"},
+}
+
+// problemTypes is the document that explains the codes.
+const problemTypes = "https://github.com/keyagent/keyagent/blob/main/agentapi/wire/openapi.yaml#"
+
+// NewProblem returns a problem of a code with the title and status that all
+// problems of that code share. An unknown code becomes [CodeInternal].
+func NewProblem(code Code, detail string) Problem {
+	p, ok := problems[code]
+	if !ok {
+		code, p = CodeInternal, problems[CodeInternal]
+	}
+	return Problem{
+		Type:   problemTypes + string(code),
+		Title:  p.title,
+		Status: p.status,
+		Code:   code,
+		Detail: detail,
+	}
+}
+
+// Status returns the HTTP status of the code in the native API.
+func (c Code) Status() int { return NewProblem(c, "").Status }
+
+// RefusedByPolicy reports whether the agent's own rules said no, as opposed to
+// anything that went wrong.
+func (c Code) RefusedByPolicy() bool {
+	return c == CodeCallerNotAllowed || c == CodeNotAllowed || c == CodeAdminOnly
+}
+
+// Codes returns every code in alphabetical order.
+func Codes() []Code { return slices.Sorted(maps.Keys(problems)) }

@@ -1,0 +1,75 @@
+package wire
+
+import "time"
+
+// Status is the body of GET [PathStatus]: what the agent is and has, for its
+// administrator. It holds no secret.
+type Status struct {
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	// Ready says that the TPM answers and the binding key has passed its
+	// self-test. Identities have their own state.
+	Ready      bool             `json:"ready"`
+	TPM        TPMStatus        `json:"tpm"`
+	Key        KeyStatus        `json:"key"`
+	Identities []IdentityStatus `json:"identities"`
+}
+
+// TPMStatus describes the TPM as it describes itself.
+type TPMStatus struct {
+	Device          string `json:"device"`
+	Manufacturer    string `json:"manufacturer,omitempty"`
+	FirmwareVersion string `json:"firmware_version,omitempty"`
+}
+
+// KeyStatus describes the binding key.
+type KeyStatus struct {
+	Algorithm  string   `json:"algorithm,omitempty"`  // as in "RSA-2048"
+	Name       string   `json:"name,omitempty"`       // TPM name, hex
+	Attributes []string `json:"attributes,omitempty"` // as the TPM reports them, TCG spelling
+	// PSSSaltLength is what the self-test measured, in bytes.
+	PSSSaltLength int    `json:"pss_salt_length,omitempty"`
+	Strength      string `json:"strength,omitempty"`
+}
+
+// IdentityStatus describes one configured identity.
+type IdentityStatus struct {
+	Name     string `json:"name"`
+	Kind     string `json:"kind"` // as in "managed_identity"
+	ClientID string `json:"client_id,omitempty"`
+	TenantID string `json:"tenant_id,omitempty"`
+	State    string `json:"state"`
+	// LastError is why the identity is not available; empty when it is.
+	LastError   string             `json:"last_error,omitempty"`
+	Certificate *CertificateStatus `json:"certificate,omitempty"`
+	TLS         *TLSStatus         `json:"tls,omitempty"`
+	Attestation *AttestationStatus `json:"attestation,omitempty"`
+}
+
+// CertificateStatus describes an identity's binding certificate.
+type CertificateStatus struct {
+	Subject    string    `json:"subject"`
+	Issuer     string    `json:"issuer"`
+	Thumbprint string    `json:"thumbprint"` // x5t#S256, base64url
+	Serial     string    `json:"serial"`     // hex
+	NotBefore  time.Time `json:"not_before"`
+	NotAfter   time.Time `json:"not_after"`
+	// EffectiveExpiry is when it stops being useful: the earlier of NotAfter
+	// and what the issuer said about tokens.
+	EffectiveExpiry time.Time `json:"effective_expiry"`
+	RenewAt         time.Time `json:"renew_at"`
+}
+
+// TLSStatus describes the connections on which the certificate was shown.
+type TLSStatus struct {
+	Version            string `json:"version,omitempty"`             // last negotiated, as in "TLS 1.3"
+	SignatureAlgorithm string `json:"signature_algorithm,omitempty"` // of the client's last handshake signature
+	Handshakes         int64  `json:"handshakes"`                    // full handshakes, that is, TPM signatures, since start
+}
+
+// AttestationStatus describes the attestation token behind the certificate.
+type AttestationStatus struct {
+	Provider string     `json:"provider"` // as in "azure-guest" or "none"
+	Expires  *time.Time `json:"expires,omitempty"`
+}

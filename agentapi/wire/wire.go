@@ -1,0 +1,52 @@
+package wire
+
+// DefaultSocket is where the agent listens unless configured otherwise.
+const DefaultSocket = "/run/keyagent/agent.sock"
+
+// EnvSocket is the environment variable that names another socket to programs
+// that call the agent.
+const EnvSocket = "KEYAGENT_SOCKET"
+
+// The paths of the API. They are matched byte for byte, except that the IMDS
+// path may carry duplicate slashes and a trailing one, because SDKs send them.
+const (
+	PathToken     = "/v1/token"
+	PathStatus    = "/v1/status"
+	PathIMDSToken = "/metadata/identity/oauth2/token"
+)
+
+// Query parameters of [PathToken].
+const (
+	ParamIdentity = "identity" // name of a configured identity; may be left out if only one is granted
+	ParamResource = "resource" // resource URI; exactly one of resource and scope
+	ParamScope    = "scope"    // resource URI + "/.default"
+	ParamType     = "type"     // token type; default TypeBearer
+)
+
+// TypeBearer is the token type that is asked for when [ParamType] is left out.
+const TypeBearer = "bearer"
+
+// Query parameters of [PathIMDSToken]; at most one of the identity selectors.
+const (
+	ParamAPIVersion = "api-version"
+	ParamClientID   = "client_id"
+	ParamObjectID   = "object_id"
+	ParamResourceID = "msi_res_id"
+	// ParamResourceIDAlias is the App Service protocol's name of ParamResourceID.
+	// Callers mix the two up; ignoring the wrong one would silently hand out a
+	// token of another identity.
+	ParamResourceIDAlias = "mi_res_id"
+)
+
+// IMDSAPIVersion is the only value of [ParamAPIVersion] that is understood.
+const IMDSAPIVersion = "2018-02-01"
+
+// HeaderMetadata must be "true" on requests to [PathIMDSToken]. A program that
+// is tricked into fetching a URL cannot set it.
+const HeaderMetadata = "Metadata"
+
+// Media types of the replies.
+const (
+	ContentTypeJSON    = "application/json"
+	ContentTypeProblem = "application/problem+json"
+)

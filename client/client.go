@@ -1,0 +1,157 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/keyagent/keyagent/agentapi/wire"
+)
+
+const (
+	// maxReplyBytes is far beyond any reply: the largest token that Entra
+	// issues is some 20 kB.
+	maxReplyBytes   = 1 << 20
+	idleConnTimeout = 90 * time.Second // below the agent's own 2 minutes
+	maxIdleConns    = 16
+)
+
+// Config says how to reach the agent.
+type Config struct {
+	// Socket is the path of the agent's socket. Empty: the environment variable
+	// KEYAGENT_SOCKET, else /run/keyagent/agent.sock.
+	Socket string
+}
+
+// Client talks to the agent. It is safe for concurrent use and meant to be
+// shared: it keeps connections open, of which each user has a bounded number.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// New returns a client. It does not connect yet.
+func New(cfg Config) *Client {
+	socket := cmp.Or(cfg.Socket, os.Getenv(wire.EnvSocket), wire.DefaultSocket)
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+		MaxIdleConns:        maxIdleConns,
+		MaxIdleConnsPerHost: maxIdleConns,
+		IdleConnTimeout:     idleConnTimeout,
+		DisableCompression:  true,
+	}
+	return &Client{
+		socket: socket,
+		http: &http.Client{
+			Transport:     transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// Close closes idle connections. The client may be used again.
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+// Socket returns the path at which the client looks for the agent.
+func (c *Client) Socket() string { return c.socket }
+
+// Token is an access token and what the agent says about it. Use its
+// AccessToken.Reveal() where the token is sent; printed, it shows nothing.
+type Token = wire.TokenResponse
+
+// TokenRequest says which token is wanted. Exactly one of Resource and Scope is
+// required.
+type TokenRequest struct {
+	Identity string // name in the agent's configuration; empty if the agent's rules grant only one
+	Resource string // as in "https://vault.azure.net"
+	Scope    string // as in "https://vault.azure.net/.default"
+	Type     string // empty: "bearer"
+}
+
+func (r TokenRequest) query() string {
+	query := make(url.Values)
+	for name, value := range map[string]string{
+		wire.ParamIdentity: r.Identity,
+		wire.ParamResource: r.Resource,
+		wire.ParamScope:    r.Scope,
+		wire.ParamType:     r.Type,
+	} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	return query.Encode()
+}
+
+// Token asks for a token. It waits as long as ctx allows; the agent itself
+// answers within about a minute.
+func (c *Client) Token(ctx context.Context, req TokenRequest) (Token, error) {
+	body, err := c.get(ctx, wire.PathToken, req.query())
+	if err != nil {
+		return Token{}, err
+	}
+	return decodeToken(body)
+}
+
+func decodeToken(body []byte) (Token, error) {
+	var token Token
+	if err := json.Unmarshal(body, &token); err != nil {
+		return Token{}, errors.New("reading the agent's reply: it is not a token") // the cause could quote one
+	}
+	if token.AccessToken.IsZero() || token.ExpiresOn <= 0 {
+		return Token{}, errors.New("reading the agent's reply: the token or its expiry is missing")
+	}
+	return token, nil
+}
+
+// Status asks the agent what it is and has. Only its administrators may.
+func (c *Client) Status(ctx context.Context) (wire.Status, error) {
+	body, err := c.get(ctx, wire.PathStatus, "")
+	if err != nil {
+		return wire.Status{}, err
+	}
+	var status wire.Status
+	if err := json.Unmarshal(body, &status); err != nil {
+		return wire.Status{}, fmt.Errorf("reading the agent's status: %w", err)
+	}
+	return status, nil
+}
+
+// get returns the body of a 200, and an [*Error] for every other answer.
+func (c *Client) get(ctx context.Context, path, query string) ([]byte, error) {
+	// The host is not used for anything; the name says what it is in traces.
+	target := url.URL{Scheme: "http", Host: "keyagent", Path: path, RawQuery: query}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("asking the agent: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.transportError(ctx, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReplyBytes+1))
+	if err != nil {
+		return nil, c.transportError(ctx, err)
+	}
+	if len(body) > maxReplyBytes {
+		return nil, fmt.Errorf("reading the agent's reply: it is larger than %d bytes", maxReplyBytes)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, decodeError(resp, body)
+	}
+	return body, nil
+}

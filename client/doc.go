@@ -1,0 +1,25 @@
+// Package client asks the agent on this machine for tokens.
+//
+//	agent := client.New(client.Config{})
+//	defer agent.Close()
+//	token, err := agent.Token(ctx, client.TokenRequest{Resource: "https://vault.azure.net"})
+//
+// The agent knows who is calling from the kernel; there is nothing to configure
+// on this side and no secret to keep. Tokens are cached and renewed by the
+// agent: ask whenever one is needed, and do not keep it past its Expiry.
+//
+// # Invariants
+//
+//   - Only the agent's socket is ever contacted. Proxy settings and redirects
+//     are not followed.
+//   - A reply is used only if it is whole and of bounded size.
+//   - Nothing is retried. [Error.RetryAfter] says when a retry makes sense.
+//
+// # Errors
+//
+// [ErrNotReachable] is wrapped when nobody answers at the socket. Everything
+// that the agent itself says is an [*Error]; it matches [ErrRefused] when the
+// agent's rules said no.
+//
+// The package imports the standard library and agentapi/wire only.
+package client

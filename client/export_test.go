@@ -1,0 +1,6 @@
+package client
+
+var (
+	DecodeToken = decodeToken
+	DecodeError = decodeError
+)

@@ -1,0 +1,96 @@
+// Azuresim runs a simulated Azure Confidential VM for an agent, a demo or a test that is another process.
+//
+// See package simulator for what is simulated, and how strictly. Everything it makes dies with it: a second azuresim is another VM.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/keyagent/keyagent/simulator"
+)
+
+const usage = `Usage: azuresim --dir D [--verbose]
+
+Serves a simulated Azure Confidential VM on loopback and its TPM on the Unix
+socket D/tpm.sock, until it is interrupted. It is ready once it has written
+D/azuresim.json (addresses and ids); D/keyagent.yaml is an agent's configuration
+for this VM. All state is lost when it stops.
+
+Example:
+  azuresim --dir /tmp/sim &
+  until test -e /tmp/sim/azuresim.json; do sleep 0.1; done
+  keyagent serve --config /tmp/sim/keyagent.yaml &
+  keyagent token --socket /tmp/sim/agent.sock --identity vm --resource https://vault.azure.net
+
+The control endpoint in azuresim.json serves GET /journal[?leg=L], GET, POST and
+DELETE /faults, POST /tpm/reset, GET and POST /clock, POST /certificates/revoke:
+  curl -d '{"leg":"imds.issuecredential","kind":"status","status":500,"count":1}' $CONTROL/faults
+  curl -d '{"advance":"24h"}' $CONTROL/clock
+
+Options:
+`
+
+// Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("azuresim", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	dir := flags.String("dir", "", "`directory` for sockets and files; made if it does not exist")
+	verbose := flags.Bool("verbose", false, "log what the services notice, failed handshakes included")
+	flags.Usage = func() {
+		fmt.Fprint(flags.Output(), usage)
+		flags.PrintDefaults()
+	}
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return exitUsage
+	case *dir == "" || flags.NArg() > 0:
+		fmt.Fprintln(stderr, "azuresim: error: --dir is needed, and nothing else; see azuresim --help")
+		return exitUsage
+	}
+	if err := serve(ctx, *dir, newLogger(stderr, *verbose), stdout); err != nil {
+		fmt.Fprintln(stderr, "azuresim: error:", err)
+		return exitFailed
+	}
+	return 0
+}
+
+func newLogger(w io.Writer, verbose bool) *slog.Logger {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// serve runs a platform until ctx ends.
+func serve(ctx context.Context, dir string, logger *slog.Logger, stdout io.Writer) error {
+	p, err := simulator.Start(ctx, simulator.Config{Dir: dir, Logger: logger})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "azuresim: ready: VM %s, control %s, agent configuration %s\n", p.Info().VMID, p.Info().Control, p.Info().ConfigFile)
+	<-ctx.Done()
+	return p.Close()
+}

@@ -1,0 +1,52 @@
+package entra_test
+
+import (
+	"net/url"
+	"testing"
+)
+
+func TestFormsAreRefused(t *testing.T) {
+	w := newWorld(t)
+	c := w.client(t, w.issue(t, nil), w.key)
+	for name, x := range map[string]struct {
+		change func(url.Values)
+		path   string
+		status int
+		oauth  string
+		code   int
+	}{
+		"another tenant":          {path: "/" + otherID + "/oauth2/v2.0/token", status: 400, oauth: "invalid_request", code: 90002},
+		"no grant type":           {change: func(f url.Values) { f.Del("grant_type") }, status: 400, oauth: "invalid_request", code: 900144},
+		"another grant type":      {change: func(f url.Values) { f.Set("grant_type", "password") }, status: 400, oauth: "unsupported_grant_type", code: 70003},
+		"no token type":           {change: func(f url.Values) { f.Del("token_type") }, status: 400, oauth: "invalid_request", code: 900144},
+		"a bound token":           {change: func(f url.Values) { f.Set("token_type", "mtls_pop") }, status: 400, oauth: "invalid_request", code: 392196},
+		"an assertion":            {change: func(f url.Values) { f.Set("client_assertion", "x") }, status: 400, oauth: "invalid_request", code: 90023},
+		"a req_cnf":               {change: func(f url.Values) { f.Set("req_cnf", "x") }, status: 400, oauth: "invalid_request", code: 90023},
+		"two scopes":              {change: func(f url.Values) { f.Add("scope", vault+"/.default") }, status: 400, oauth: "invalid_request", code: 900144},
+		"a scope not /.default":   {change: func(f url.Values) { f.Set("scope", vault+"/read") }, status: 400, oauth: "invalid_scope", code: 1002012},
+		"a list of scopes":        {change: func(f url.Values) { f.Set("scope", "openid "+vault+"/.default") }, status: 400, oauth: "invalid_scope", code: 1002012},
+		"an unknown resource":     {change: func(f url.Values) { f.Set("scope", "https://x.example/.default") }, status: 400, oauth: "invalid_resource", code: 500011},
+		"a doubled slash":         {change: func(f url.Values) { f.Set("scope", vault+"//.default") }, status: 400, oauth: "invalid_resource", code: 500011},
+		"a query beside the form": {path: tokenPath + "?slice=x", status: 400, oauth: "invalid_request", code: 900144},
+	} {
+		t.Run(name, func(t *testing.T) {
+			form := goodForm()
+			if x.change != nil {
+				x.change(form)
+			}
+			if x.path == "" {
+				x.path = tokenPath
+			}
+			a, err := w.post(t, c, x.path, form)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkRefusal(t, a, x.status, x.oauth, x.code)
+		})
+	}
+	form := goodForm()
+	form.Set("client_info", "2")
+	if a, err := w.post(t, c, tokenPath, form); err != nil || a.status != 200 {
+		t.Errorf("client_info, which clients send: %d %s: %v", a.status, a.body, err)
+	}
+}

@@ -1,0 +1,84 @@
+package simulator
+
+import (
+	"bytes"
+	_ "embed" // the configuration's template
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/template"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/keyagent/keyagent/simulator/pki"
+)
+
+// readyFile is written last: when it is there, everything answers.
+const readyFile = "azuresim.json"
+
+//go:embed keyagent.yaml.tmpl
+var agentConfigTemplate string
+
+// writeFiles writes what an agent on this VM needs to know. None of it is secret.
+func (p *Platform) writeFiles(dir string, a *authorities) error {
+	agentConfig, err := p.agentConfig(dir)
+	if err != nil {
+		return err
+	}
+	ready, err := json.MarshalIndent(p.info, "", "  ")
+	if err != nil {
+		return err
+	}
+	for _, file := range []struct {
+		path string
+		data []byte
+	}{
+		{p.info.CAFile, pki.EncodePEM(a.servers.Root)},
+		{p.info.AMDRootsFile, a.processor.RootsPEM()},
+		{p.info.VTPMRootsFile, pki.EncodePEM(a.vtpm.Root, a.vtpm.Intermediate)},
+		{p.info.ConfigFile, agentConfig},
+		{filepath.Join(dir, readyFile), append(ready, '\n')},
+	} {
+		if err := renameio.WriteFile(file.path, file.data, 0o600); err != nil {
+			return fmt.Errorf("writing %s: %w", filepath.Base(file.path), err)
+		}
+	}
+	return nil
+}
+
+// agentConfig is a configuration for an agent on this VM, whose invoking user may have tokens.
+func (p *Platform) agentConfig(dir string) ([]byte, error) {
+	t, err := template.New("keyagent.yaml").Funcs(template.FuncMap{"host": host, "quote": strconv.Quote}).Parse(agentConfigTemplate)
+	if err != nil {
+		return nil, fmt.Errorf("the agent's configuration: %w", err)
+	}
+	var out bytes.Buffer
+	err = t.Execute(&out, struct {
+		Info
+		Dir  string
+		User string
+	}{p.info, dir, invokingUser()})
+	if err != nil {
+		return nil, fmt.Errorf("the agent's configuration: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// invokingUser is who runs the simulator: by name, or by number where the system knows no name.
+func invokingUser() string {
+	uid := strconv.Itoa(os.Getuid())
+	if u, err := user.LookupId(uid); err == nil {
+		return u.Username
+	}
+	return uid
+}
+
+// host is the host and port of a base URL.
+func host(baseURL string) string {
+	_, rest, _ := strings.Cut(baseURL, "://")
+	return rest
+}

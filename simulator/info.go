@@ -1,0 +1,39 @@
+package simulator
+
+// Info tells how to reach the platform and who is who on it. As JSON it is the content of azuresim.json.
+type Info struct {
+	IMDS     string `json:"imds"`     // base URLs, without trailing slash
+	MAA      string `json:"maa"`      //
+	MTLSAuth string `json:"mtlsauth"` // token endpoint
+	Resource string `json:"resource"` //
+	Control  string `json:"control"`  //
+
+	TPM string `json:"tpm"` // transport, as the agent takes it
+
+	CAFile        string `json:"ca_file"`         // PEM: who certified the https servers
+	AMDRootsFile  string `json:"amd_roots_file"`  // PEM: ASK and ARK
+	VTPMRootsFile string `json:"vtpm_roots_file"` // PEM: root and issuer of the AK certificate
+	IDKeyDigest   string `json:"id_key_digest"`   // launch identity of this VM, hex
+	ConfigFile    string `json:"config_file"`     // an agent's configuration for this platform
+
+	TenantID         string     `json:"tenant_id"`
+	VMID             string     `json:"vm_id"`
+	Identities       []Identity `json:"identities"`
+	ResourceAudience string     `json:"resource_audience"` // the URI that tokens for Resource are asked for
+	TokenIssuer      string     `json:"token_issuer"`      // claim iss of access tokens
+}
+
+// Identity is a managed identity of the VM.
+type Identity struct {
+	Name       string `json:"name"` // in the agent's configuration
+	Kind       string `json:"kind"` // SystemAssigned or UserAssigned
+	ClientID   string `json:"client_id"`
+	ObjectID   string `json:"object_id"`
+	ResourceID string `json:"resource_id"`
+}
+
+// Kinds of managed identities, as IMDS calls them.
+const (
+	SystemAssigned = "SystemAssigned"
+	UserAssigned   = "UserAssigned"
+)

@@ -1,0 +1,150 @@
+package simulator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/keyagent/keyagent/simulator/entra"
+	"github.com/keyagent/keyagent/simulator/fault"
+	"github.com/keyagent/keyagent/simulator/imds"
+	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/journal"
+	"github.com/keyagent/keyagent/simulator/maa"
+	"github.com/keyagent/keyagent/simulator/resource"
+	"github.com/keyagent/keyagent/simulator/vtpm"
+)
+
+// Config says where the platform puts its files and what time it is.
+type Config struct {
+	Dir    string           // for sockets and files; made if it does not exist
+	Now    func() time.Time // base of the platform's clock; nil means time.Now
+	Logger *slog.Logger     // nil: nobody hears
+
+	// How long binding certificates and tokens live; 0 means what the real services give.
+	BindingLife      time.Duration
+	BindingTokenLife time.Duration
+	AccessTokenLife  time.Duration
+}
+
+// Platform is a running VM with its Azure. It is safe for concurrent use. Close it.
+type Platform struct {
+	clock   *Clock
+	journal *journal.Journal
+	faults  *fault.Set
+	logger  *slog.Logger
+	info    Info
+
+	tpm   *vtpm.TPM
+	entra *entra.Server
+
+	closers []func() error // in the order of starting
+	serving sync.WaitGroup
+	once    sync.Once
+}
+
+// Start builds a platform, starts its services on free ports of 127.0.0.1 and its TPM on Dir/tpm.sock, and writes its files into Dir,
+// azuresim.json last. ctx ends the start, not the platform.
+func Start(ctx context.Context, cfg Config) (*Platform, error) {
+	p := newPlatform(cfg)
+	if err := p.start(ctx, cfg); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting the simulated platform in %s: %w", cfg.Dir, err), p.Close())
+	}
+	return p, nil
+}
+
+func newPlatform(cfg Config) *Platform {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	clock := NewClock(cfg.Now)
+	return &Platform{
+		clock:   clock,
+		journal: journal.New(journal.DefaultCapacity, clock.Now),
+		faults:  fault.NewSet(legs()...),
+		logger:  cfg.Logger,
+	}
+}
+
+// legs names every leg on which faults can act.
+func legs() []string {
+	return []string{
+		imds.LegMetadata, imds.LegCredential, imds.LegTHIM, imds.LegUnknown,
+		maa.LegAttest, maa.LegMetadata, maa.LegUnknown,
+		entra.LegToken, entra.LegKeys, entra.LegUnknown,
+		resource.Leg,
+	}
+}
+
+func (p *Platform) start(ctx context.Context, cfg Config) error {
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	// A file of an earlier run would say that this one is ready, and lead to its ports.
+	if err := removeIfThere(filepath.Join(dir, readyFile)); err != nil {
+		return err
+	}
+	authorities, err := newAuthorities(p.clock.Now())
+	if err != nil {
+		return err
+	}
+	p.info = newInfo(dir)
+	if err := p.startTPM(ctx, authorities); err != nil {
+		return err
+	}
+	if err := p.startServices(ctx, cfg, authorities); err != nil {
+		return err
+	}
+	p.closers = append(p.closers, func() error { return removeIfThere(filepath.Join(dir, readyFile)) })
+	return p.writeFiles(dir, authorities)
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Info tells how to reach the platform.
+func (p *Platform) Info() Info { return p.info }
+
+// Journal is the record of every request.
+func (p *Platform) Journal() *journal.Journal { return p.journal }
+
+// Faults is the list of misbehaviours in force.
+func (p *Platform) Faults() *fault.Set { return p.faults }
+
+// Clock is the platform's time.
+func (p *Platform) Clock() *Clock { return p.clock }
+
+// ResetTPM reboots the VM as its TPM sees it: seeds and NV stay, what was loaded is gone.
+func (p *Platform) ResetTPM(ctx context.Context) error { return p.tpm.Reset(ctx) }
+
+// Revoke makes Entra refuse the binding certificate with this thumbprint (x5t#S256) from now on.
+func (p *Platform) Revoke(thumbprint string) { p.entra.Revoke(thumbprint) }
+
+// Close stops everything and waits for it. The files stay, but for azuresim.json. Further calls do nothing.
+func (p *Platform) Close() error {
+	var problems []error
+	p.once.Do(func() {
+		for len(p.closers) > 0 {
+			last := len(p.closers) - 1
+			problems = append(problems, p.closers[last]())
+			p.closers = p.closers[:last]
+		}
+		p.serving.Wait()
+	})
+	return errors.Join(problems...)
+}
+
+func (p *Platform) recorder() leg.Recorder { return leg.Recorder{Journal: p.journal, Faults: p.faults} }

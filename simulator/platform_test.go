@@ -1,0 +1,186 @@
+package simulator_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/simulator"
+	"github.com/keyagent/keyagent/simulator/fault"
+	"github.com/keyagent/keyagent/simulator/imds"
+	"github.com/keyagent/keyagent/simulator/journal"
+	"github.com/keyagent/keyagent/tpm"
+	"github.com/keyagent/keyagent/tpm/tpmtest"
+)
+
+func start(t *testing.T) *simulator.Platform {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sim") // short: it holds a Unix socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := simulator.Start(t.Context(), simulator.Config{Dir: filepath.Join(dir, "made")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(p.Close(), os.RemoveAll(dir)); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// call makes a request to the control endpoint and returns status and body.
+func call(t *testing.T, method, url, body string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(data)
+}
+
+func TestFilesOfAPlatform(t *testing.T) {
+	p := start(t)
+	info := p.Info()
+	dir := filepath.Dir(info.ConfigFile)
+	ready, err := os.ReadFile(filepath.Join(dir, "azuresim.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var written simulator.Info
+	if err := json.Unmarshal(ready, &written); err != nil {
+		t.Fatal(err)
+	}
+	if written.IMDS != info.IMDS || written.Control == "" || written.TPM != info.TPM || len(written.Identities) != 2 {
+		t.Errorf("azuresim.json: %s", ready)
+	}
+	for _, file := range []string{info.AMDRootsFile, info.VTPMRootsFile, info.CAFile} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := attest.ParseCertificates(data); err != nil || bytes.Contains(data, []byte("PRIVATE")) {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	cfg, err := config.Load(info.ConfigFile)
+	if err != nil {
+		t.Fatalf("the agent's configuration is not one: %v", err)
+	}
+	if cfg.TPM != info.TPM || cfg.IMDSEndpoint != info.IMDS || len(cfg.Identities) != 2 || cfg.Identities[1].ManagedIdentity.ClientID != info.Identities[1].ClientID {
+		t.Errorf("configuration: %+v", cfg)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "azuresim.json")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("azuresim.json still says that the platform is ready")
+	}
+	http.DefaultClient.CloseIdleConnections()
+	goleak.VerifyNone(t)
+}
+
+func TestControl(t *testing.T) {
+	p := start(t)
+	control, metadata := p.Info().Control, p.Info().IMDS+"/metadata/identity/getplatformmetadata"
+
+	if status, body := call(t, http.MethodPost, control+"/faults", `{"leg":"imds.getplatformmetadata","kind":"status","status":503,"count":1}`); status != 200 || !strings.Contains(body, "503") {
+		t.Errorf("POST /faults: %d %s", status, body)
+	}
+	if status, body := call(t, http.MethodPost, control+"/faults", `{"leg":"imds","kind":"reset"}`); status != 400 || !strings.Contains(body, "imds.issuecredential") {
+		t.Errorf("a fault for a leg that does not exist: %d %s", status, body)
+	}
+	for i, want := range []int{503, 400} { // the fault, then the service, which misses its header
+		if status, _ := call(t, http.MethodGet, metadata, ""); status != want {
+			t.Errorf("request %d: %d, want %d", i, status, want)
+		}
+	}
+	if err := p.Faults().Add(fault.Fault{Leg: imds.LegTHIM, Kind: fault.Reset}); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := call(t, http.MethodDelete, control+"/faults", ""); status != 200 || strings.TrimSpace(body) != "[]" {
+		t.Errorf("DELETE /faults: %d %s", status, body)
+	}
+
+	var entries []journal.Entry
+	_, body := call(t, http.MethodGet, control+"/journal?leg=imds.getplatformmetadata", "")
+	if err := json.Unmarshal([]byte(body), &entries); err != nil || len(entries) != 2 || entries[0].Outcome != journal.Faulted || entries[1].Outcome != journal.Refused {
+		t.Errorf("journal: %v %s", err, body)
+	}
+	if _, body := call(t, http.MethodGet, control+"/journal?leg=none", ""); strings.TrimSpace(body) != "[]" {
+		t.Errorf("empty journal: %s", body)
+	}
+}
+
+func TestControlOfTheClock(t *testing.T) {
+	p := start(t)
+	control := p.Info().Control
+	before := p.Clock().Now()
+	if status, body := call(t, http.MethodPost, control+"/clock", `{"advance":"192h"}`); status != 200 || !strings.Contains(body, "now") {
+		t.Errorf("POST /clock: %d %s", status, body)
+	}
+	if moved := p.Clock().Now().Sub(before); moved < 192*time.Hour {
+		t.Errorf("the clock moved by %v", moved)
+	}
+	for _, bad := range []string{`{"advance":"-1h"}`, `{"advance":5}`, `{"forward":"1h"}`, ``} {
+		if status, _ := call(t, http.MethodPost, control+"/clock", bad); status != 400 {
+			t.Errorf("POST /clock %s: %d, want 400", bad, status)
+		}
+	}
+	if status, _ := call(t, http.MethodPost, control+"/certificates/revoke", `{}`); status != 400 {
+		t.Errorf("revoking nothing: %d, want 400", status)
+	}
+	if status, _ := call(t, http.MethodPost, control+"/certificates/revoke", `{"thumbprint":"x"}`); status != 204 {
+		t.Errorf("revoking: %d, want 204", status)
+	}
+}
+
+func TestTPMOfThePlatform(t *testing.T) {
+	p := start(t)
+	on := tpmtest.Connect(t, p.Info().TPM)
+	certificate, err := on.ReadNV(t.Context(), tpm.NVAKCertificate)
+	if err != nil || len(certificate) < 500 || certificate[0] != 0x30 {
+		t.Errorf("AK certificate of %d bytes: %v", len(certificate), err)
+	}
+	report, err := on.ReadNV(t.Context(), tpm.NVHCLReport)
+	if err != nil || len(report) != 2600 || string(report[:4]) != "HCLA" {
+		t.Errorf("HCL report of %d bytes: %v", len(report), err)
+	}
+	key := tpmtest.CreateKey(t, on)
+	if status, body := call(t, http.MethodPost, p.Info().Control+"/tpm/reset", ""); status != 204 {
+		t.Fatalf("POST /tpm/reset: %d %s", status, body)
+	}
+	if _, err := on.Certify(t.Context(), key, tpm.HandleAK, []byte("after a reboot")); err != nil {
+		t.Errorf("the AK after a reset: %v", err)
+	}
+}
+
+func TestStartRefusesADirectoryTooDeepForASocket(t *testing.T) {
+	_, err := simulator.Start(t.Context(), simulator.Config{Dir: filepath.Join(t.TempDir(), strings.Repeat("deep", 30))})
+	if err == nil || !strings.Contains(err.Error(), "shorter directory") {
+		t.Errorf("error: %v", err)
+	}
+}

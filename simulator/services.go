@@ -1,0 +1,174 @@
+package simulator
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/simulator/entra"
+	"github.com/keyagent/keyagent/simulator/imds"
+	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/maa"
+	"github.com/keyagent/keyagent/simulator/resource"
+)
+
+// Bounds of one connection. A delay fault may take longer than any of them but the last.
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 5 * time.Minute
+)
+
+// startServices makes the services and serves them. All ports are taken before the first service is made, since the services name each
+// other's addresses.
+func (p *Platform) startServices(ctx context.Context, cfg Config, a *authorities) error {
+	listeners, err := p.listen(ctx)
+	if err != nil {
+		return err
+	}
+	maaServer, err := p.newMAA(a)
+	if err != nil {
+		return err
+	}
+	if p.entra, err = p.newEntra(cfg, a); err != nil {
+		return err
+	}
+	p.info.TokenIssuer = p.entra.Issuer()
+	certificate, err := a.servers.Certificate(p.clock.Now())
+	if err != nil {
+		return err
+	}
+	plainTLS := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}}
+	p.serve(listeners["imds"], p.newIMDS(cfg, a, maaServer), nil)
+	p.serve(listeners["maa"], maaServer, plainTLS)
+	p.serve(listeners["mtlsauth"], p.entra, entra.TLSConfig(certificate))
+	p.serve(listeners["resource"], p.newResource(), plainTLS)
+	p.serve(listeners["control"], p.control(), nil)
+	return nil
+}
+
+// listen takes a port for every service and fills in the addresses.
+func (p *Platform) listen(ctx context.Context) (map[string]net.Listener, error) {
+	listeners := map[string]net.Listener{}
+	for _, service := range []struct {
+		name, scheme string
+		url          *string
+	}{
+		{"imds", "http", &p.info.IMDS},
+		{"maa", "https", &p.info.MAA},
+		{"mtlsauth", "https", &p.info.MTLSAuth},
+		{"resource", "https", &p.info.Resource},
+		{"control", "http", &p.info.Control},
+	} {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("service %s: %w", service.name, err)
+		}
+		p.closers = append(p.closers, func() error { return ignoreClosed(l.Close()) })
+		listeners[service.name] = l
+		*service.url = service.scheme + "://" + l.Addr().String()
+	}
+	return listeners, nil
+}
+
+// serve serves h on l until Close. A nil tlsConfig means plain HTTP.
+func (p *Platform) serve(l net.Listener, h http.Handler, tlsConfig *tls.Config) {
+	server := &http.Server{
+		Handler:           h,
+		TLSConfig:         tlsConfig.Clone(), // net/http writes to it
+		ConnContext:       leg.ConnContext,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		// Handshakes that clients give up are part of many a test, and nobody's problem.
+		ErrorLog: slog.NewLogLogger(p.logger.Handler(), slog.LevelDebug),
+	}
+	p.closers = append(p.closers, func() error { return ignoreClosed(server.Close()) })
+	p.serving.Go(func() {
+		var err error
+		if tlsConfig == nil {
+			err = server.Serve(l)
+		} else {
+			err = server.ServeTLS(l, "", "")
+		}
+		if !errors.Is(err, http.ErrServerClosed) {
+			p.logger.Error("a simulated service stopped", "address", l.Addr().String(), "error", err)
+		}
+	})
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (p *Platform) newMAA(a *authorities) (*maa.Server, error) {
+	return maa.New(maa.Config{
+		BaseURL: p.info.MAA,
+		Anchors: attest.TrustAnchors{
+			AMD:               []attest.AMDRoot{{Product: a.processor.Product.Line, ARK: a.processor.ARK, ASK: a.processor.ASK}},
+			VTPM:              []*x509.Certificate{a.vtpm.Root},
+			VTPMIntermediates: []*x509.Certificate{a.vtpm.Intermediate},
+		},
+		IDKeyDigests: [][]byte{a.launch.IDKeyDigest[:]},
+		Now:          p.clock.Now,
+		Recorder:     p.recorder(),
+	})
+}
+
+func (p *Platform) newIMDS(cfg Config, a *authorities, m *maa.Server) http.Handler {
+	var identities []imds.Identity
+	for _, id := range p.info.Identities {
+		identities = append(identities, imds.Identity{
+			ClientID: id.ClientID, ObjectID: id.ObjectID, ResourceID: id.ResourceID, SystemAssigned: id.Kind == SystemAssigned,
+		})
+	}
+	return imds.New(imds.Config{
+		TenantID:            p.info.TenantID,
+		VMID:                p.info.VMID,
+		Identities:          identities,
+		AttestationEndpoint: p.info.MAA,
+		AttestationKeys:     m.Keys(),
+		MTLSEndpoint:        p.info.MTLSAuth,
+		Issuer:              a.identity,
+		BindingLife:         cfg.BindingLife,
+		TokenLife:           cfg.BindingTokenLife,
+		Processor:           a.processor,
+		Now:                 p.clock.Now,
+		Recorder:            p.recorder(),
+	})
+}
+
+func (p *Platform) newEntra(cfg Config, a *authorities) (*entra.Server, error) {
+	var principals []entra.Principal
+	for _, id := range p.info.Identities {
+		principals = append(principals, entra.Principal{ClientID: id.ClientID, ObjectID: id.ObjectID, ResourceID: id.ResourceID})
+	}
+	return entra.New(entra.Config{
+		BaseURL:    p.info.MTLSAuth,
+		TenantID:   p.info.TenantID,
+		Principals: principals,
+		Resources:  []string{vaultURI, "https://management.azure.com", "https://graph.microsoft.com", "https://storage.azure.com"},
+		Issuer:     a.identity.Certificate,
+		TokenLife:  cfg.AccessTokenLife,
+		Now:        p.clock.Now,
+		Recorder:   p.recorder(),
+	})
+}
+
+func (p *Platform) newResource() http.Handler {
+	return resource.New(resource.Config{
+		Audience: vaultURI,
+		Issuer:   p.entra.Issuer(),
+		Keys:     p.entra.Keys(),
+		Now:      p.clock.Now,
+		Recorder: p.recorder(),
+	})
+}

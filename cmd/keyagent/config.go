@@ -1,0 +1,62 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/daemon"
+)
+
+func (a *app) configCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Work with the configuration file",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.configCheckCommand())
+	return cmd
+}
+
+func (a *app) configCheckCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Say whether the configuration can be used",
+		Long: `Read the configuration file as the agent would and report everything that is wrong
+with it. Users and groups are looked up and the files it names are read; TPM and
+network are not touched. Exit code 2 means that the agent would not take it.`,
+		Example: "  keyagent config check --config /etc/keyagent/config.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cfg, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(a.out).Encode(map[string]any{
+					"file": a.configPath, "ok": true, "identities": len(cfg.Identities), "rules": len(cfg.Rules),
+				})
+			}
+			_, err = fmt.Fprintf(a.out, "%s: ok (identities: %d, rules: %d)\n", a.configPath, len(cfg.Identities), len(cfg.Rules))
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// loadConfig reads the configuration and checks what it refers to.
+func (a *app) loadConfig() (*config.Config, error) {
+	cfg, err := config.Load(a.configPath)
+	if err != nil {
+		return nil, configError{err}
+	}
+	if err := daemon.Check(cfg); err != nil {
+		return nil, configError{fmt.Errorf("%s: %w", a.configPath, err)}
+	}
+	return cfg, nil
+}

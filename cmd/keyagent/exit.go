@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"strings"
+
+	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/config"
+)
+
+// Exit codes; part of the command line's contract.
+const (
+	exitDone         = 0
+	exitFailed       = 1
+	exitUsage        = 2
+	exitRefused      = 3
+	exitNotReachable = 4
+)
+
+// usageError marks what the person who typed the command can mend.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// configError marks a configuration that cannot be used.
+type configError struct{ error }
+
+func (e configError) Unwrap() error { return e.error }
+
+// exit prints err and what to do about it, and returns the exit code.
+func (a *app) exit(err error) int {
+	if err == nil {
+		return exitDone
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(a.err, "keyagent: error: %s\n", line)
+	}
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintf(a.err, "keyagent: hint: %s\n", hint)
+	}
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	_, badConfig := errors.AsType[configError](err)
+	_, badUsage := errors.AsType[usageError](err)
+	switch {
+	case badConfig, badUsage, isBadRequest(err):
+		return exitUsage
+	case errors.Is(err, client.ErrRefused):
+		return exitRefused
+	case errors.Is(err, client.ErrNotReachable):
+		return exitNotReachable
+	}
+	return exitFailed
+}
+
+// isBadRequest reports whether the agent found fault with a parameter.
+func isBadRequest(err error) bool {
+	e, ok := errors.AsType[*client.Error](err)
+	return ok && e.Status == http.StatusBadRequest
+}
+
+func hintFor(err error) string {
+	if e, ok := errors.AsType[*client.Error](err); ok {
+		return e.Problem.Hint
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return "see keyagent --help"
+	}
+	if _, ok := errors.AsType[*config.Error](err); ok {
+		return "mend the file, then run: keyagent config check"
+	}
+	var hinted interface{ Hint() string }
+	switch {
+	case errors.As(err, &hinted):
+		return hinted.Hint()
+	case errors.Is(err, fs.ErrNotExist) && isConfigError(err):
+		return "name the file with --config FILE or KEYAGENT_CONFIG"
+	case errors.Is(err, client.ErrNotReachable):
+		return "start the agent (systemctl start keyagent), or name its socket with --socket PATH or KEYAGENT_SOCKET"
+	}
+	return ""
+}
+
+func isConfigError(err error) bool {
+	_, ok := errors.AsType[configError](err)
+	return ok
+}

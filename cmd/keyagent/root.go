@@ -1,0 +1,84 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyagent/keyagent/config"
+)
+
+// streams are the process' standard streams.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// app is what the commands share: the streams and the common flags.
+type app struct {
+	streams
+	configPath string
+	socket     string
+}
+
+// run executes one command line and returns the exit code.
+func run(ctx context.Context, args []string, std streams) int {
+	a := &app{streams: std}
+	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContext
+	root.SetArgs(args)
+	return a.exit(root.ExecuteContext(ctx))
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "keyagent",
+		Short: "Entra tokens from a key that cannot leave this VM's TPM",
+		Long: `keyagent hands out Microsoft Entra access tokens that were obtained with a key
+that cannot leave this Confidential VM's TPM.
+
+One daemon per VM ("keyagent serve") owns the key. The other commands talk to it
+over a local Unix socket; who may have which token is decided by the rules in its
+configuration.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy,
+4 agent not reachable.`,
+		Example: `  keyagent config check
+  keyagent token --identity vm --resource https://vault.azure.net --output header
+  keyagent status`,
+		SilenceErrors: true, // exit() prints them, with a hint
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.PersistentFlags().StringVar(&a.configPath, "config", cmp.Or(os.Getenv("KEYAGENT_CONFIG"), config.DefaultPath),
+		"configuration file (env KEYAGENT_CONFIG)")
+	root.PersistentFlags().StringVar(&a.socket, "socket", "",
+		"the agent's socket (env KEYAGENT_SOCKET; default /run/keyagent/agent.sock)")
+	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.configCommand(), a.versionCommand())
+	wrapArgs(root)
+	return root
+}
+
+// wrapArgs makes wrong arguments usage errors, which cobra does not tell apart.
+func wrapArgs(cmd *cobra.Command) {
+	check := cmd.Args
+	if check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		wrapArgs(sub)
+	}
+}

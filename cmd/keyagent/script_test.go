@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/keyagent/keyagent/simulator"
+)
+
+// TestMain lets the scripts run two programs, each as a process of its own: the
+// real keyagent, and a simulated platform with its TPM.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"keyagent": main,
+		"azuresim": func() { os.Exit(azuresim()) },
+	})
+}
+
+// azuresim serves a platform in the directory that is its only argument.
+func azuresim() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	platform, err := simulator.Start(ctx, simulator.Config{Dir: os.Args[1]})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	<-ctx.Done()
+	if err := platform.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// TestScripts plays testdata/script: a user's story each.
+//
+// Commands besides testscript's own:
+//
+//	ready FILE                  waits for a socket to answer or a file to be there
+//	exits CODE PROGRAM ARG...   runs a program that must end with that exit code
+//	fault DIR JSON | faultless DIR
+//	journal DIR LEG COUNT       counts the requests that the platform saw
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"ready":     ready,
+			"exits":     exits,
+			"fault":     addFault,
+			"faultless": clearFaults,
+			"journal":   countJournal,
+		},
+	})
+}
+
+// readyLimit is far above what anything takes to start.
+const readyLimit = time.Minute
+
+func ready(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: ready FILE")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), readyLimit)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for path := ts.MkAbs(args[0]); !isReady(ctx, ts, path); {
+		select {
+		case <-ctx.Done():
+			ts.Fatalf("%s is not ready", path)
+		case <-tick.C:
+		}
+	}
+}
+
+func isReady(ctx context.Context, ts *testscript.TestScript, path string) bool {
+	if !strings.HasSuffix(path, ".sock") {
+		_, err := os.Stat(path)
+		return err == nil
+	}
+	cmd := exec.CommandContext(ctx, "keyagent", "status", "--socket", path)
+	cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"))
+	return cmd.Run() == nil
+}
+
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// platformInfo reads azuresim.json of the platform in dir.
+func platformInfo(ts *testscript.TestScript, dir string) simulator.Info {
+	var info simulator.Info
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(filepath.Join(dir, "azuresim.json"))), &info))
+	return info
+}
+
+func addFault(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: fault DIR JSON")
+	}
+	control(ts, http.MethodPost, platformInfo(ts, args[0]).Control+"/faults", args[1])
+}
+
+func clearFaults(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: faultless DIR")
+	}
+	control(ts, http.MethodDelete, platformInfo(ts, args[0]).Control+"/faults", "")
+}
+
+func countJournal(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: journal DIR LEG COUNT")
+	}
+	body := control(ts, http.MethodGet, platformInfo(ts, args[0]).Control+"/journal?leg="+args[1], "")
+	var entries []json.RawMessage
+	ts.Check(json.Unmarshal(body, &entries))
+	if want := args[2]; strconv.Itoa(len(entries)) != want {
+		ts.Fatalf("%s: %d requests, want %s", args[1], len(entries), want)
+	}
+}
+
+func control(ts *testscript.TestScript, method, address, body string) []byte {
+	req, err := http.NewRequestWithContext(context.Background(), method, address, strings.NewReader(body))
+	ts.Check(err)
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	if resp.StatusCode >= 300 {
+		ts.Fatalf("%s %s: %s: %s", method, address, resp.Status, answer)
+	}
+	return answer
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/client"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the agent's key, certificates and identities",
+		Long: `Show what the agent is and has: the TPM, the binding key with its attributes as the
+TPM reports them, and for each identity its binding certificate and last error.
+
+Only root, the agent's own user and the admins of its configuration may ask.`,
+		Example: "  keyagent status\n  keyagent status --json | jq .key.attributes",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			agent := client.New(client.Config{Socket: a.socket})
+			defer agent.Close()
+			status, err := agent.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(a.out)
+				enc.SetIndent("", "  ")
+				return enc.Encode(status)
+			}
+			return printStatus(a.out, status)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printStatus(out io.Writer, s wire.Status) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	row("agent", "%s, pid %d, since %s", s.Version, s.PID, stamp(s.Started))
+	row("tpm", "%s, %s, firmware %s", s.TPM.Device, s.TPM.Manufacturer, s.TPM.FirmwareVersion)
+	row("key", "%s, strength %s", s.Key.Algorithm, s.Key.Strength)
+	row("  attributes", "%s", strings.Join(s.Key.Attributes, ", "))
+	row("  name", "%s", s.Key.Name)
+	for _, id := range s.Identities {
+		row("identity "+id.Name, "%s, %s", id.Kind, id.State)
+		printIdentity(row, id)
+	}
+	return w.Flush()
+}
+
+func printIdentity(row func(name, format string, args ...any), id wire.IdentityStatus) {
+	if id.LastError != "" {
+		row("  last error", "%s", id.LastError)
+	}
+	if id.ClientID != "" {
+		row("  client id", "%s", id.ClientID)
+	}
+	if c := id.Certificate; c != nil {
+		row("  certificate", "%s, issued by %s", c.Subject, c.Issuer)
+		row("  thumbprint", "%s (x5t#S256)", c.Thumbprint)
+		row("  valid", "%s to %s, renewed from %s", stamp(c.NotBefore), stamp(c.EffectiveExpiry), stamp(c.RenewAt))
+	}
+	if t := id.TLS; t != nil {
+		row("  tls", "%s, client signature %s, %d handshakes", t.Version, t.SignatureAlgorithm, t.Handshakes)
+	}
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -1,0 +1,225 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/agentapi"
+	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/attest/collect"
+	"github.com/keyagent/keyagent/attest/maa"
+	"github.com/keyagent/keyagent/attest/token"
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/tpm"
+)
+
+// keyFile is the binding key's file in the state directory.
+const keyFile = "binding-key.pem"
+
+// socketMode lets everybody connect: the kernel says who is calling, and the
+// rules decide.
+const socketMode = 0o666
+
+// Options are what the caller of the daemon gives it besides the configuration.
+type Options struct {
+	Version string
+	Logger  *slog.Logger     // nil means no log
+	Audit   *slog.Logger     // required: one record per answer
+	Now     func() time.Time // nil means time.Now
+}
+
+// Daemon is the running agent.
+type Daemon struct {
+	cfg     *config.Config
+	opts    Options
+	plan    *plan
+	started time.Time
+
+	tpm        *tpm.TPM
+	properties tpm.Properties
+	key        *signer.Key
+	imds       *imds.Client
+	acquirer   *acquire.Acquirer
+	server     *agentapi.Server
+	closers    []func() error // in the order of opening
+}
+
+// Open starts everything but the socket. It blocks while the TPM makes a key,
+// which can take seconds. Close the daemon whether or not it was run.
+func Open(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now()}
+	if err := d.open(ctx); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func (d *Daemon) open(ctx context.Context) error {
+	if err := peer.CheckUIDMap(); err != nil {
+		return err
+	}
+	var err error
+	if d.plan, err = resolve(d.cfg); err != nil {
+		return err
+	}
+	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	if err := d.openKey(ctx); err != nil {
+		return err
+	}
+	if err := d.openAcquirer(); err != nil {
+		return err
+	}
+	d.server, err = agentapi.New(agentapi.Config{
+		Tokens:     d.acquirer,
+		Status:     d.Status,
+		Identities: d.plan.callables,
+		Policy:     d.plan.policy,
+		Audit:      d.opts.Audit,
+		Logger:     d.opts.Logger,
+		Now:        d.opts.Now,
+	})
+	return err
+}
+
+// openKey opens the TPM and in it the binding key.
+func (d *Daemon) openKey(ctx context.Context) error {
+	var err error
+	if d.tpm, err = tpm.Open(ctx, tpm.Config{Device: d.cfg.TPM, Logger: d.opts.Logger}); err != nil {
+		return err
+	}
+	d.closers = append(d.closers, d.tpm.Close)
+	if d.properties, err = d.tpm.Properties(ctx); err != nil {
+		return err
+	}
+	d.key, err = signer.Open(ctx, signer.Config{
+		TPM:     d.tpm,
+		KeyFile: filepath.Join(d.cfg.StateDir, keyFile),
+		Logger:  d.opts.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, d.key.Close)
+	info := d.key.Info()
+	d.opts.Logger.Info("binding key ready", "algorithm", info.Algorithm, "name", info.Name,
+		"created", info.Created, "attributes", info.Attributes, "file", info.KeyFile)
+	return nil
+}
+
+// openAcquirer builds the road from the key to tokens.
+func (d *Daemon) openAcquirer() error {
+	var err error
+	d.imds, err = imds.New(imds.Config{
+		Endpoint:         d.cfg.IMDSEndpoint,
+		MTLSHosts:        d.plan.mtlsHosts,
+		AttestationHosts: d.plan.attestHosts,
+	})
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, func() error { d.imds.Close(); return nil })
+	bindings := binding.New(binding.Config{
+		IMDS:      d.imds,
+		Key:       d.key,
+		KeyName:   d.key.Info().Name,
+		Attestor:  d.attestor(),
+		StateDir:  d.cfg.StateDir,
+		MTLSHosts: d.plan.mtlsHosts,
+		Now:       d.opts.Now,
+		Logger:    d.opts.Logger,
+	})
+	d.acquirer, err = acquire.New(acquire.Config{
+		Identities:       d.plan.identities,
+		Bindings:         bindings,
+		Entra:            entra.New(entra.Config{Version: d.opts.Version, Now: d.opts.Now}),
+		Signer:           d.key.WithContext,
+		SignatureSchemes: d.key.SignatureSchemes(),
+		RootCAs:          d.plan.rootCAs,
+		Now:              d.opts.Now,
+		Logger:           d.opts.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, d.acquirer.Close)
+	return nil
+}
+
+// attestor returns the configured source of attestation tokens.
+func (d *Daemon) attestor() binding.Attestor {
+	if d.cfg.Attestation.Provider == config.ProviderNone {
+		return token.None{}
+	}
+	client := maa.New(maa.Config{
+		Hosts:  d.plan.attestHosts,
+		HTTP:   d.attestationHTTP(),
+		OS:     runningOS(),
+		Now:    d.opts.Now,
+		Logger: d.opts.Logger,
+	})
+	collector := collect.New(collect.Config{
+		TPM:          d.tpm,
+		Key:          d.key.TPMKey(),
+		IMDSEndpoint: d.cfg.IMDSEndpoint,
+		HTTP:         imds.NewHTTPClient(),
+		Anchors:      d.plan.anchors,
+		Policy:       d.plan.evidence,
+		Now:          d.opts.Now,
+		Logger:       d.opts.Logger,
+	})
+	return token.NewAzureGuest(token.Config{Collector: collector, MAA: client, Now: d.opts.Now, Logger: d.opts.Logger})
+}
+
+// attestationHTTP reaches the attestation service: the trusted authorities, no
+// proxy from the environment.
+func (d *Daemon) attestationHTTP() *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: d.plan.rootCAs, Time: d.opts.Now},
+		TLSHandshakeTimeout: 10 * time.Second,
+		IdleConnTimeout:     30 * time.Second,
+		ForceAttemptHTTP2:   true,
+	}}
+}
+
+// Run listens on the socket and answers until ctx ends. Then requests under way
+// finish, and it returns nil.
+func (d *Daemon) Run(ctx context.Context) error {
+	listener, err := agentapi.Listen(d.cfg.Socket, socketMode)
+	if err != nil {
+		return err
+	}
+	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", d.cfg.Socket,
+		"identities", len(d.plan.identities), "rules", len(d.plan.policy.Rules))
+	return d.server.Serve(ctx, listener)
+}
+
+// Close closes what [Open] opened, in reverse. It may be called more than once.
+func (d *Daemon) Close() error {
+	var problems []error
+	for len(d.closers) > 0 {
+		last := len(d.closers) - 1
+		problems = append(problems, d.closers[last]())
+		d.closers = d.closers[:last]
+	}
+	return errors.Join(problems...)
+}

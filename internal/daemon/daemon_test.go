@@ -1,0 +1,373 @@
+package daemon_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/big"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/simulator"
+	"github.com/keyagent/keyagent/simulator/fault"
+	"github.com/keyagent/keyagent/tpm"
+)
+
+const resource = "https://vault.azure.net"
+
+// stage is a simulated platform and one agent on it, in this process.
+type stage struct {
+	t        *testing.T
+	platform *simulator.Platform
+	cfg      *config.Config
+	log      lockedBuffer
+	audit    lockedBuffer
+	client   *client.Client
+	stop     func()
+}
+
+// lockedBuffer is a log that the agent's goroutines may write.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	platform, err := simulator.Start(t.Context(), simulator.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := platform.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	cfg, err := config.Load(platform.Info().ConfigFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &stage{t: t, platform: platform, cfg: cfg}
+}
+
+// start opens and runs the agent; the test's end, or stop, ends it.
+func (s *stage) start() {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(s.t.Context())
+	d, err := daemon.Open(ctx, s.cfg, daemon.Options{
+		Version: "test",
+		Logger:  slog.New(slog.NewTextHandler(&s.log, nil)),
+		Audit:   slog.New(slog.NewJSONHandler(&s.audit, nil)),
+		Now:     s.platform.Clock().Now,
+	})
+	if err != nil {
+		cancel()
+		s.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	s.client = client.New(client.Config{Socket: s.cfg.Socket})
+	s.stop = sync.OnceFunc(func() {
+		s.client.Close()
+		cancel()
+		if err := errors.Join(<-ended, d.Close(), d.Close()); err != nil {
+			s.t.Errorf("stopping: %v", err)
+		}
+	})
+	s.t.Cleanup(s.stop)
+	for {
+		if _, err := s.client.Status(ctx); err == nil {
+			return
+		} else if !errors.Is(err, client.ErrNotReachable) {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+func (s *stage) token() (client.Token, error) {
+	s.t.Helper()
+	return s.client.Token(s.t.Context(), client.TokenRequest{Identity: "vm", Resource: resource})
+}
+
+func (s *stage) mustToken() client.Token {
+	s.t.Helper()
+	token, err := s.token()
+	if err != nil {
+		s.t.Fatalf("%v\n%s", err, s.log.String())
+	}
+	return token
+}
+
+// TestNoPrivateKeyLeavesTheTPM looks for the binding key's private part in
+// everything that the agent writes and answers.
+func TestNoPrivateKeyLeavesTheTPM(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	token := s.mustToken()
+	status, err := s.client.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := s.bindingKey()
+	texts := map[string][]byte{"log": []byte(s.log.String()), "audit": []byte(s.audit.String()), "token": asJSON(t, token), "status": asJSON(t, status)}
+	err = filepath.WalkDir(s.cfg.StateDir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil && info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v, want 0600", path, info.Mode())
+		}
+		texts[path], err = os.ReadFile(path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(texts) < 6 {
+		t.Errorf("only %d texts were searched; key file and certificate are missing", len(texts))
+	}
+	for name, text := range texts {
+		if where := findPrivateKey(text, public); where != "" {
+			t.Errorf("%s holds the private key: %s", name, where)
+		}
+	}
+}
+
+// bindingKey returns the public key that the TPM reports for the key file.
+func (s *stage) bindingKey() *rsa.PublicKey {
+	s.t.Helper()
+	data, err := os.ReadFile(filepath.Join(s.cfg.StateDir, "binding-key.pem"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	file, err := tpm.DecodeKeyFile(data)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	t, err := tpm.Open(s.t.Context(), tpm.Config{Device: s.cfg.TPM})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer t.Close()
+	key, err := t.LoadKey(s.t.Context(), file)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer key.Close()
+	return key.PublicKey().(*rsa.PublicKey)
+}
+
+func asJSON(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+var (
+	base64Run = regexp.MustCompile(`[A-Za-z0-9+/_-]{64,}`)
+	hexRun    = regexp.MustCompile(`[0-9a-fA-F]{64,}`)
+)
+
+// findPrivateKey reports where data, or a base64 or hex run in it, holds a prime
+// factor of the modulus, in either byte order: whoever has one has the key.
+func findPrivateKey(data []byte, public *rsa.PublicKey) string {
+	joined := bytes.ReplaceAll(data, []byte("\n"), nil) // PEM breaks its base64 into lines
+	layers := map[string][]byte{"as it is": data}
+	for i, run := range base64Run.FindAll(joined, -1) {
+		clean := strings.NewReplacer("-", "+", "_", "/").Replace(string(run))
+		for shift := range 4 { // where a run begins depends on what precedes it
+			if decoded, err := base64.RawStdEncoding.DecodeString(clean[shift : shift+(len(clean)-shift)/4*4]); err == nil {
+				layers[fmt.Sprintf("base64 run %d+%d", i, shift)] = decoded
+			}
+		}
+	}
+	for i, run := range hexRun.FindAll(joined, -1) {
+		if decoded, err := hex.DecodeString(string(run[:len(run)/2*2])); err == nil {
+			layers[fmt.Sprintf("hex run %d", i)] = decoded
+		}
+	}
+	size := public.Size() / 2
+	for layer, text := range layers {
+		for at := 0; at+size <= len(text); at++ {
+			window := text[at : at+size]
+			if dividesModulus(window, public.N) || dividesModulus(reversed(window), public.N) {
+				return fmt.Sprintf("%s, offset %d", layer, at)
+			}
+		}
+	}
+	return ""
+}
+
+func dividesModulus(window []byte, n *big.Int) bool {
+	p := new(big.Int).SetBytes(window)
+	return p.Cmp(big.NewInt(1)) > 0 && p.Cmp(n) < 0 && new(big.Int).Mod(n, p).Sign() == 0
+}
+
+func reversed(b []byte) []byte {
+	out := make([]byte, len(b))
+	for i := range b {
+		out[len(b)-1-i] = b[i]
+	}
+	return out
+}
+
+func TestRestartIssuesNothing(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	first := s.mustToken()
+	s.stop()
+	s.start()
+	second := s.mustToken()
+	if n := len(s.platform.Journal().Leg("imds.issuecredential")); n != 1 || first.Binding.Thumbprint != second.Binding.Thumbprint {
+		t.Errorf("got %d issuances and thumbprints %s, %s; want one certificate", n, first.Binding.Thumbprint, second.Binding.Thumbprint)
+	}
+}
+
+func TestFirstTokenCosts(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() { s.mustToken() })
+	}
+	wg.Wait()
+	for leg, want := range map[string]int{
+		"imds.getplatformmetadata": 1, "maa.attest": 1, "imds.issuecredential": 1, "entra.mtls.token": 1,
+	} {
+		if got := len(s.platform.Journal().Leg(leg)); got != want {
+			t.Errorf("%s: %d requests for 20 callers, want %d", leg, got, want)
+		}
+	}
+}
+
+func TestIMDSDownIsA503AndTheAgentRecovers(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	if err := s.platform.Faults().Add(fault.Fault{Leg: "imds.getplatformmetadata", Kind: fault.Reset}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.token()
+	e, ok := errors.AsType[*client.Error](err)
+	if !ok || e.Status != 503 || e.RetryAfter <= 0 || !strings.Contains(e.Problem.Detail, "instance metadata service not reachable") {
+		t.Errorf("got %+v, want a 503 with Retry-After that names IMDS", err)
+	}
+	s.platform.Faults().Clear()
+	s.mustToken()
+}
+
+func TestTPMResetIsSurvived(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	first := s.mustToken()
+	if err := s.platform.ResetTPM(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.platform.Clock().Advance(4 * 24 * time.Hour) // the certificate is due: the key must attest and sign again
+	second := s.mustToken()
+	if first.Binding.Thumbprint == second.Binding.Thumbprint {
+		t.Error("the certificate was not renewed at half of its life")
+	}
+}
+
+func TestExpiredCertificateIsReplaced(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	s.mustToken()
+	s.stop()
+	s.platform.Clock().Advance(8 * 24 * time.Hour) // past token_not_after, before notAfter
+	s.start()
+	s.mustToken()
+	if n := len(s.platform.Journal().Leg("imds.issuecredential")); n != 2 {
+		t.Errorf("got %d issuances, want 2", n)
+	}
+}
+
+func TestAgentRefusesToTrustStrangers(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*config.Config)
+		want   string
+	}{
+		{"an attestation host that is not on the list", func(c *config.Config) { c.TrustedHosts.Attestation = nil }, "not a trusted host"},
+		{"a token endpoint that is not on the list", func(c *config.Config) { c.TrustedHosts.MTLS = nil }, "not a trusted host"},
+		{"a server whose certificate authority is unknown", func(c *config.Config) { c.CAFile = "" }, "unknown authority"},
+		{"its own evidence under a launch identity that is not on the list", func(c *config.Config) { c.Attestation.IDKeyDigests = nil }, "snp.launch"},
+		{"its own evidence under an unknown processor root", func(c *config.Config) { c.Attestation.AMDRoots = "" }, "snp.chain"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newStage(t)
+			tc.change(s.cfg)
+			s.start()
+			_, err := s.token()
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want a refusal with %q", err, tc.want)
+			}
+			if n := len(s.platform.Journal().Leg("entra.mtls.token")); n != 0 {
+				t.Errorf("Entra saw %d requests", n)
+			}
+		})
+	}
+}
+
+func TestWithoutAttestationTheIssuerDecides(t *testing.T) {
+	s := newStage(t)
+	s.cfg.Attestation.Provider = config.ProviderNone
+	s.start()
+	_, err := s.token()
+	if err == nil || !strings.Contains(err.Error(), "Attestation Token is missing") {
+		t.Errorf("got %v, want the issuer's refusal: it demands attestation", err)
+	}
+}
+
+func TestStateDirectoryOfAnotherTPMIsLeftAlone(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	s.stop()
+	key := filepath.Join(s.cfg.StateDir, "binding-key.pem")
+	before, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spoiled := bytes.Replace(before, []byte("A"), []byte("B"), 1)
+	if err := os.WriteFile(key, spoiled, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := daemon.Open(t.Context(), s.cfg, daemon.Options{Audit: slog.New(slog.DiscardHandler)}); err == nil {
+		t.Error("the agent started with a key file that is not this TPM's")
+	}
+	after, err := os.ReadFile(key)
+	if err != nil || !bytes.Equal(after, spoiled) {
+		t.Errorf("the key file was changed: %v", err)
+	}
+}

@@ -1,0 +1,85 @@
+package daemon
+
+import (
+	"context"
+	"os"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/agentapi/wire"
+)
+
+// The states of an identity.
+const (
+	stateIdle        = "idle"        // nobody has asked for a token yet
+	stateReady       = "ready"       // the last token was obtained
+	stateUnavailable = "unavailable" // the last attempt failed
+)
+
+// Status describes the agent for its administrator. It asks neither TPM nor
+// network: a status must be there when they are not.
+func (d *Daemon) Status(context.Context) wire.Status {
+	info := d.key.Info()
+	status := wire.Status{
+		Version: d.opts.Version,
+		PID:     os.Getpid(),
+		Started: d.started,
+		Ready:   true, // without TPM and key there is no socket to ask at
+		TPM: wire.TPMStatus{
+			Device:          d.cfg.TPM,
+			Manufacturer:    d.properties.Manufacturer,
+			FirmwareVersion: d.properties.FirmwareVersion,
+		},
+		Key: wire.KeyStatus{
+			Algorithm:     info.Algorithm,
+			Name:          info.Name,
+			Attributes:    info.Attributes,
+			PSSSaltLength: info.PSSSaltLength,
+			Strength:      string(acquire.StrengthTPM),
+		},
+	}
+	for _, id := range d.acquirer.Status() {
+		status.Identities = append(status.Identities, d.identityStatus(id))
+	}
+	return status
+}
+
+func (d *Daemon) identityStatus(id acquire.IdentityStatus) wire.IdentityStatus {
+	status := wire.IdentityStatus{
+		Name:        id.Name,
+		Kind:        "managed_identity",
+		State:       stateIdle,
+		Attestation: &wire.AttestationStatus{Provider: d.cfg.Attestation.Provider},
+	}
+	if id.LastError != nil {
+		status.State, status.LastError = stateUnavailable, id.LastError.Error()
+	}
+	c := id.Certificate
+	if c == nil {
+		return status
+	}
+	if id.LastError == nil {
+		status.State = stateReady
+	}
+	status.ClientID, status.TenantID = c.ClientID, c.TenantID
+	status.Certificate = certificateStatus(c)
+	status.TLS = &wire.TLSStatus{
+		Version:            id.Handshake.VersionName(),
+		SignatureAlgorithm: id.Handshake.SignatureName(),
+		Handshakes:         int64(id.Handshake.Count), //nolint:gosec // cannot reach 2^63 TPM signatures
+	}
+	return status
+}
+
+func certificateStatus(c *binding.Certificate) *wire.CertificateStatus {
+	return &wire.CertificateStatus{
+		Subject:         c.Leaf.Subject.String(),
+		Issuer:          c.Leaf.Issuer.String(),
+		Thumbprint:      c.Thumbprint(),
+		Serial:          c.Leaf.SerialNumber.Text(16),
+		NotBefore:       c.Leaf.NotBefore,
+		NotAfter:        c.Leaf.NotAfter,
+		EffectiveExpiry: c.EffectiveExpiry(),
+		RenewAt:         c.RenewAt(),
+	}
+}

@@ -1,0 +1,194 @@
+package archtest_test
+
+import (
+	"bytes"
+	"go/ast"
+	"go/format"
+	"go/token"
+	"strings"
+	"testing"
+)
+
+// backgroundContexts are the functions that may start a context of their own below the
+// programs, with the reason why the caller's does not serve.
+var backgroundContexts = map[string]string{
+	"acquire.New": "the parent of every flight: a flight outlives the caller that began it, and ends with Close",
+}
+
+func TestGoFilesAreFormatted(t *testing.T) {
+	for _, s := range sources(t) {
+		formatted, err := format.Source(s.bytes)
+		if err != nil {
+			t.Errorf("%s: %v", s.path, err)
+		} else if !bytes.Equal(formatted, s.bytes) {
+			t.Errorf("%s is not formatted: make fmt", s.path)
+		}
+	}
+}
+
+func TestEachPackageTellsItsStory(t *testing.T) {
+	told := map[string]bool{}
+	for _, s := range sources(t) {
+		if !s.isTest() {
+			told[s.dir()] = told[s.dir()] || s.file.Doc != nil
+		}
+	}
+	for dir, ok := range told {
+		if !ok {
+			t.Errorf("%s has no package comment", dir)
+		}
+	}
+}
+
+// Work in init and values that anybody may change make two instances, parallel tests
+// and reloading impossible.
+func TestThereIsNoInitAndNoUnsetPackageVariable(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.isTest() {
+			continue
+		}
+		for _, d := range s.file.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				if d.Recv == nil && d.Name.Name == "init" {
+					t.Errorf("%s:%d: init: make a value in New and pass it in", s.path, s.line(d))
+				}
+			case *ast.GenDecl:
+				checkVariables(t, s, d)
+			}
+		}
+	}
+}
+
+// A package variable that has no value at first is there to be given one later. The
+// exception is filled by the compiler.
+func checkVariables(t *testing.T, s source, d *ast.GenDecl) {
+	t.Helper()
+	if d.Tok != token.VAR || embedded(d.Doc) {
+		return
+	}
+	for _, spec := range d.Specs {
+		v, ok := spec.(*ast.ValueSpec)
+		if ok && len(v.Values) == 0 && !embedded(v.Doc) {
+			t.Errorf("%s:%d: package variable %s has no value: who sets it, and when?", s.path, s.line(v), v.Names[0])
+		}
+	}
+}
+
+func embedded(doc *ast.CommentGroup) bool {
+	if doc == nil {
+		return false
+	}
+	for _, c := range doc.List {
+		if strings.HasPrefix(c.Text, "//go:embed ") {
+			return true
+		}
+	}
+	return false
+}
+
+// A library must not panic on input, state or environment. A panic for what cannot be
+// says so: a comment with the word "impossible" stands beside it or right above.
+func TestAPanicExplainsWhyItIsImpossible(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.servesTests() {
+			continue
+		}
+		explained := commentedLines(s, "impossible")
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			if name, ok := call.Fun.(*ast.Ident); ok && name.Name == "panic" && !explained[s.line(call)] {
+				t.Errorf("%s:%d: panic without a comment that says why it is impossible", s.path, s.line(call))
+			}
+			return true
+		})
+	}
+}
+
+// commentedLines returns the lines that a comment with the word speaks of: its own and
+// the one below its end.
+func commentedLines(s source, word string) map[int]bool {
+	lines := map[int]bool{}
+	for _, group := range s.file.Comments {
+		if !strings.Contains(group.Text(), word) {
+			continue
+		}
+		for l := s.line(group); l <= s.fset.Position(group.End()).Line+1; l++ {
+			lines[l] = true
+		}
+	}
+	return lines
+}
+
+func TestNoContextStartsBelowThePrograms(t *testing.T) {
+	used := map[string]bool{}
+	for _, s := range sources(t) {
+		if s.servesTests() || s.isProgram() {
+			continue
+		}
+		for _, use := range selections(s) {
+			if use.pkg != "context" || use.name != "Background" && use.name != "TODO" {
+				continue
+			}
+			key := s.dir() + "." + use.function
+			used[key] = true
+			if backgroundContexts[key] == "" {
+				t.Errorf("%s:%d: context.%s in %s: take the caller's, or enter it here with the reason", s.path, use.line, use.name, key)
+			}
+		}
+	}
+	for key := range backgroundContexts {
+		if !used[key] {
+			t.Errorf("%s starts no context any more: remove it from the list", key)
+		}
+	}
+}
+
+// notForLibraries are functions and variables that act for the whole process.
+var notForLibraries = map[string]string{
+	"os.Exit":              "only a program ends itself",
+	"slog.Default":         "the logger is passed in",
+	"slog.SetDefault":      "the logger is passed in",
+	"slog.Debug":           "the logger is passed in",
+	"slog.Info":            "the logger is passed in",
+	"slog.Warn":            "the logger is passed in",
+	"slog.Error":           "the logger is passed in",
+	"http.DefaultClient":   "it has no timeout and is everybody's",
+	"http.DefaultServeMux": "it serves what anybody registered",
+	"http.Handle":          "it serves what anybody registered",
+	"http.HandleFunc":      "it serves what anybody registered",
+	"http.Get":             "it has no timeout and is everybody's",
+	"http.Post":            "it has no timeout and is everybody's",
+	"os.Setenv":            "the environment is everybody's",
+	"os.Chdir":             "the working directory is everybody's",
+}
+
+func TestLibrariesDoNotActForTheWholeProcess(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.servesTests() || s.isProgram() {
+			continue
+		}
+		for _, use := range selections(s) {
+			if why := notForLibraries[use.pkg+"."+use.name]; why != "" {
+				t.Errorf("%s:%d: %s.%s: %s", s.path, use.line, use.pkg, use.name, why)
+			}
+		}
+	}
+}
+
+// A sleep is either too short on a busy machine or too long on any other.
+func TestNoTestSleeps(t *testing.T) {
+	for _, s := range sources(t) {
+		if !s.servesTests() {
+			continue
+		}
+		for _, use := range selections(s) {
+			if use.pkg == "time" && use.name == "Sleep" {
+				t.Errorf("%s:%d: time.Sleep: wait for what you are waiting for", s.path, use.line)
+			}
+		}
+	}
+}

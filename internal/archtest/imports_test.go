@@ -1,0 +1,167 @@
+package archtest_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A place is where a package stands in the house: which packages of ours its product
+// code may import, and why it stands there. Below names a tree: "acquire/..." is acquire
+// and everything under it.
+type place struct {
+	may []string
+	why string
+}
+
+const (
+	leaf  = "a leaf: everybody may lean on it because it leans on nobody"
+	wired = "the one place that knows all parts; they do not know each other"
+)
+
+// places is the import table, downstream last.
+var places = map[string]place{
+	"internal/secret":            {nil, leaf},
+	"internal/statefile":         {nil, leaf},
+	"internal/upstream":          {nil, leaf},
+	"internal/judge":             {nil, leaf},
+	"internal/archtest":          {nil, "it looks at the tree from outside"},
+	"config":                     {nil, "the file format is no package's own; daemon translates it into each Config"},
+	"agentapi/wire":              {nil, "apps link it: what they would carry with it must be nothing"},
+	"agentapi/peer":              {nil, "who is calling is the kernel's answer, not ours"},
+	"attest/internal/strictjson": {nil, leaf},
+	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
+	"attest/tee":                 {nil, "a verifier of one foreign format"},
+
+	"tpm":    {[]string{"internal/secret"}, "the device knows nothing of what its keys are for"},
+	"signer": {[]string{"tpm", "internal/statefile", "internal/secret"}, "a key is a file and a TPM"},
+
+	"attest": {
+		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson"},
+		"pure: a relying party that only verifies must not link device code",
+	},
+	"attest/collect": {
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/upstream"},
+		"gathers on the VM what attest then judges",
+	},
+	"attest/maa": {
+		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream"},
+		"one service's protocol over evidence that somebody else collected",
+	},
+	"attest/token": {
+		[]string{"attest", "attest/collect", "attest/maa", "internal/secret"},
+		"turns evidence into a token: the only place where the collector and a service meet",
+	},
+
+	"tlsbridge":     {nil, "it is given a certificate with a crypto.Signer inside, and asks no more"},
+	"acquire/imds":  {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
+	"acquire/entra": {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
+	"acquire/binding": {
+		[]string{"acquire/imds", "internal/statefile", "internal/secret", "internal/upstream"},
+		"keys and attestation tokens come through small interfaces, so no TPM is needed to test a renewal",
+	},
+	"acquire": {
+		[]string{"acquire/...", "tlsbridge", "internal/secret", "internal/statefile", "internal/upstream"},
+		"turns credentials into tokens; it must not know who asks (agentapi) nor what holds the key (tpm)",
+	},
+
+	"agentapi/policy": {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
+	"agentapi": {
+		[]string{"agentapi/...", "acquire", "internal/secret"},
+		"the door: it sees tokens through one interface and cannot reach the key behind them",
+	},
+	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
+
+	"internal/daemon": {
+		[]string{"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...", "internal/secret", "internal/statefile", "internal/upstream"},
+		wired,
+	},
+	"cmd/keyagent": {
+		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest"},
+		"flags and wiring only",
+	},
+
+	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
+	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/judge"}, "opens TPMs for tests"},
+}
+
+// Below simulator, one rule is the same for all: a double with the client's own types
+// would make the client's own mistakes, so nothing of what it doubles for may be used.
+var simulatorPlace = place{
+	[]string{"simulator/...", "tpm", "attest/...", "config"},
+	"Entra, IMDS and MAA are written from the protocol, not from our client of it",
+}
+
+// The demonstration is a user of the system, so it may use what users have.
+var demoPlace = place{
+	[]string{"simulator/...", "tpm", "signer", "attest/...", "client", "agentapi/wire", "internal/upstream"},
+	"it stands where an app, an operator and a thief stand",
+}
+
+// testHelpers are packages that exist for tests, with why their product files count as
+// test files.
+var testHelpers = map[string]string{
+	"attest/internal/attesttest": "makes evidence for tests",
+	"tpm/tpmtest":                "opens a TPM for a test",
+	"internal/judge":             "finds the programs that judge tests",
+	"internal/archtest":          "holds nothing but tests",
+}
+
+func placeOf(dir string) (place, bool) {
+	if p, ok := places[dir]; ok {
+		return p, true
+	}
+	if dir == "simulator/demo" {
+		return demoPlace, true
+	}
+	return simulatorPlace, within(dir, "simulator")
+}
+
+func (p place) allows(dir string) bool {
+	return slices.ContainsFunc(p.may, func(may string) bool { return matches(dir, may) })
+}
+
+// matches says whether a folder or import path is the one that a pattern names, or, for a
+// pattern that ends in "/...", lies in its tree.
+func matches(dir, pattern string) bool {
+	if tree, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return within(dir, tree)
+	}
+	return dir == pattern
+}
+
+func TestEachPackageImportsOnlyWhatItsPlaceAllows(t *testing.T) {
+	for _, s := range sources(t) {
+		p, known := placeOf(s.dir())
+		if !known {
+			t.Errorf("%s: package %s is not in the import table: decide its place, with a reason", s.path, s.dir())
+			continue
+		}
+		for _, importPath := range s.imports() {
+			dir, own := ours(importPath)
+			if own && !s.isTest() && !p.allows(dir) {
+				t.Errorf("%s imports %s; %s may import only %q: %s", s.path, dir, s.dir(), p.may, p.why)
+			}
+		}
+	}
+}
+
+// Programs are started, not imported; and the simulator stays on its side of the wall.
+func TestNobodyImportsProgramsNorProductCodeTheSimulator(t *testing.T) {
+	all := sources(t)
+	programs := map[string]bool{}
+	for _, s := range all {
+		programs[s.dir()] = programs[s.dir()] || s.isProgram()
+	}
+	for _, s := range all {
+		for _, importPath := range s.imports() {
+			dir, own := ours(importPath)
+			if own && programs[dir] && dir != s.dir() {
+				t.Errorf("%s imports the program %s", s.path, dir)
+			}
+			if own && within(dir, "simulator") && !s.servesTests() && !within(s.dir(), "simulator") {
+				t.Errorf("%s imports %s; only tests and the simulator itself may", s.path, dir)
+			}
+		}
+	}
+}

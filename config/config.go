@@ -90,15 +90,15 @@ type Identity struct {
 // ManagedIdentity selects one of the VM's managed identities. At most one member
 // is set; none means the system-assigned identity.
 type ManagedIdentity struct {
-	ClientID   string `yaml:"client_id"`   // GUID
-	ObjectID   string `yaml:"object_id"`   // GUID
-	ResourceID string `yaml:"resource_id"` // /subscriptions/…
+	ClientID   string `yaml:"client_id"`   // Client (application) id of a user-assigned identity, a GUID.
+	ObjectID   string `yaml:"object_id"`   // Object (principal) id of a user-assigned identity, a GUID.
+	ResourceID string `yaml:"resource_id"` // ARM resource id of a user-assigned identity: /subscriptions/…
 }
 
 // Principals names local users and groups, by name or number.
 type Principals struct {
-	Users  []string `yaml:"users"`
-	Groups []string `yaml:"groups"`
+	Users  []string `yaml:"users"`  // User names or numeric uids.
+	Groups []string `yaml:"groups"` // Group names or numeric gids; supplementary groups count.
 }
 
 // Rule lets users and the members of groups have tokens.

@@ -53,7 +53,7 @@ func run(ctx context.Context, bin string) (err error) {
 	defer func() {
 		d.stop()
 		if err == nil {
-			os.RemoveAll(dir)
+			err = os.RemoveAll(dir)
 			return
 		}
 		fmt.Fprintf(os.Stderr, "demo: hint: logs and state are left in %s\n", dir)

@@ -28,7 +28,7 @@ func start(dir, name, program string, args ...string) (*process, error) {
 		return nil, err
 	}
 	defer out.Close()
-	cmd := exec.Command(program, args...)
+	cmd := exec.Command(program, args...) //nolint:noctx // stop ends it, gently
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w (make build simulators)", name, err)

@@ -170,14 +170,17 @@ func (d *demo) evidence(ctx context.Context) error {
 		if c.Status != "pass" {
 			continue
 		}
-		group, check, _ := strings.Cut(c.Name, ".")
+		group, check, grouped := strings.Cut(c.Name, ".")
+		if !grouped {
+			check = "holds"
+		}
 		if passed[group] == nil {
 			groups = append(groups, group)
 		}
 		passed[group] = append(passed[group], check)
 	}
 	for _, group := range groups {
-		d.page.proven("%-8s %s", group, strings.Join(passed[group], ", "))
+		d.page.proven("%-14s %s", group, strings.Join(passed[group], ", "))
 	}
 	return expect(len(passed["key"]) > 0 && len(passed["snp"]) > 0 && len(passed["quote"]) > 0, "the verdict lacks checks")
 }

@@ -157,7 +157,7 @@ func post(ctx context.Context, client *http.Client, address string, form url.Val
 
 // asNobody is a user whom no rule names.
 func asNobody() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534, NoSetGroups: false}}
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 }
 
 // forEverybody copies a program to where every user may run it, and opens the way
@@ -168,12 +168,12 @@ func (d *demo) forEverybody(name string) (string, error) {
 		return "", err
 	}
 	for _, dir := range []string{d.dir, d.vm.dir} {
-		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // as /run/keyagent is: the kernel tells who calls
+		if err := os.Chmod(dir, 0o755); err != nil {
 			return "", err
 		}
 	}
 	file := filepath.Join(d.dir, name)
-	return file, os.WriteFile(file, program, 0o755) //nolint:gosec // a program
+	return file, os.WriteFile(file, program, 0o755)
 }
 
 // chmodLikeTheOriginal repairs the modes that a copy through fs.FS loses.

@@ -1,0 +1,123 @@
+package config_test
+
+import (
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+const preface = `# Configuration
+
+The agent reads one YAML file, /etc/keyagent/config.yaml unless ` + "`--config`" + ` or ` + "`KEYAGENT_CONFIG`" + ` names another. It must belong to
+root or to the agent's user and must not be writable by anybody else. A setting that is not known, or given twice, is an error:
+` + "`keyagent config check`" + ` reports everything that is wrong.
+
+` + "```yaml" + `
+identities:
+  - name: vm
+    managed_identity: {}
+rules:
+  - name: web
+    users: [www-data]
+    identities: [vm]
+    resources: ["https://vault.azure.net"]
+` + "```" + `
+
+This page is made from the comments in config/config.go: ` + "`go test ./config -update`" + `.
+
+`
+
+// TestDocumentationIsCurrent makes docs/configuration.md from the comments of the
+// types, so that no setting is left out and none is described twice.
+func TestDocumentationIsCurrent(t *testing.T) {
+	got := preface + settings(t, "Config", "")
+	file := filepath.Join("..", "docs", "configuration.md")
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("docs/configuration.md is not current; run go test ./config -update (-want +got):\n%s", diff)
+	}
+}
+
+// settings describes the fields of a type, and of the types below it.
+func settings(t *testing.T, typeName, path string) string {
+	t.Helper()
+	var b strings.Builder
+	for _, field := range fieldsOf(t, typeName) {
+		tag := reflect.StructTag(strings.Trim(field.Tag.Value, "`")).Get("yaml")
+		name, _, _ := strings.Cut(tag, ",")
+		below, list := typeBelow(field.Type)
+		if name == "" { // an inlined type
+			b.WriteString(settings(t, below, path))
+			continue
+		}
+		full := path + name
+		if list {
+			full += "[]"
+		}
+		text := strings.TrimSpace(field.Doc.Text() + field.Comment.Text())
+		if len(field.Names) > 0 { // "StateDir holds" reads better as "`state_dir` holds" here
+			if rest, ok := strings.CutPrefix(text, field.Names[0].Name); ok {
+				text = "`" + name + "`" + rest
+			}
+		}
+		fmt.Fprintf(&b, "### `%s`\n\n%s\n\n", full, text)
+		if below != "" {
+			b.WriteString(settings(t, below, full+"."))
+		}
+	}
+	return b.String()
+}
+
+// typeBelow returns the struct type of ours that a field has, if any.
+func typeBelow(expr ast.Expr) (name string, list bool) {
+	switch e := expr.(type) {
+	case *ast.StarExpr:
+		return typeBelow(e.X)
+	case *ast.ArrayType:
+		name, _ = typeBelow(e.Elt)
+		return name, name != ""
+	case *ast.Ident:
+		if ast.IsExported(e.Name) {
+			return e.Name, false
+		}
+	}
+	return "", false
+}
+
+func fieldsOf(t *testing.T, typeName string) []*ast.Field {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fields []*ast.Field
+	ast.Inspect(file, func(n ast.Node) bool {
+		if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.Name == typeName {
+			fields = spec.Type.(*ast.StructType).Fields.List
+		}
+		return true
+	})
+	if len(fields) == 0 {
+		t.Fatalf("config.go has no type %s", typeName)
+	}
+	return fields
+}

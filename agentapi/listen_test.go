@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keyagent/keyagent/agentapi"
 )
 
@@ -144,6 +146,7 @@ func TestListenRefuses(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = ln.Close() })
 		}, "another agent"},
+		{"a socket whose owner is too busy to answer", busy, "in use"},
 		{"a file", func(t *testing.T, path string) { writeFile(t, path) }, "not a socket"},
 		{"a directory", func(t *testing.T, path string) {
 			if err := os.Mkdir(path, 0o700); err != nil {
@@ -199,6 +202,29 @@ func TestListenRefuses(t *testing.T) {
 		}
 		mustListen(t, filepath.Join(dir, "s"))
 	})
+}
+
+// busy leaves a socket at which somebody listens whose queue is full.
+func busy(t *testing.T, path string) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		conn, err := net.Dial("unix", path)
+		if errors.Is(err, unix.EAGAIN) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+	}
 }
 
 func writeFile(t *testing.T, path string) {

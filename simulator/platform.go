@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/imds"
@@ -89,6 +91,9 @@ func (p *Platform) start(ctx context.Context, cfg Config) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	if err := p.lock(filepath.Join(dir, lockFile)); err != nil {
+		return err
+	}
 	// A file of an earlier run would say that this one is ready, and lead to its ports.
 	if err := removeIfThere(filepath.Join(dir, readyFile)); err != nil {
 		return err
@@ -106,6 +111,21 @@ func (p *Platform) start(ctx context.Context, cfg Config) error {
 	}
 	p.closers = append(p.closers, func() error { return removeIfThere(filepath.Join(dir, readyFile)) })
 	return p.writeFiles(dir, authorities)
+}
+
+// lockFile keeps a second platform out of the directory: it would take the first one's socket away.
+const lockFile = "azuresim.lock"
+
+func (p *Platform) lock(path string) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	p.closers = append(p.closers, file.Close)
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another platform runs in this directory: locking %s: %w", lockFile, err)
+	}
+	return nil
 }
 
 func removeIfThere(path string) error {

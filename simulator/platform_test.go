@@ -103,6 +103,17 @@ func TestFilesOfAPlatform(t *testing.T) {
 	goleak.VerifyNone(t)
 }
 
+func TestOnePlatformPerDirectory(t *testing.T) {
+	p := start(t)
+	dir := filepath.Dir(p.Info().ConfigFile)
+	if _, err := simulator.Start(t.Context(), simulator.Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), "another platform") {
+		t.Errorf("a second platform in the directory: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "azuresim.json")); err != nil {
+		t.Errorf("the refused start has touched the first one's files: %v", err)
+	}
+}
+
 func TestControl(t *testing.T) {
 	p := start(t)
 	control, metadata := p.Info().Control, p.Info().IMDS+"/metadata/identity/getplatformmetadata"

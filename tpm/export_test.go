@@ -9,10 +9,7 @@ import (
 
 // Unopened returns a TPM whose queue works and that has no device.
 func Unopened(ctx context.Context) *TPM {
-	lifetime, end := context.WithCancel(context.WithoutCancel(ctx))
-	t := &TPM{scheduler: newScheduler(lifetime, device{address: "/nonexistent"}, defaultCommandTimeout, slog.New(slog.DiscardHandler)), end: end}
-	go t.scheduler.run()
-	return t
+	return start(ctx, newScheduler(device{address: "/nonexistent"}, defaultCommandTimeout, slog.New(slog.DiscardHandler)))
 }
 
 // ParseSignature is parseSignature, for fuzzing.

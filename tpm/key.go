@@ -74,7 +74,7 @@ func (t *TPM) LoadKey(ctx context.Context, file *KeyFile) (*Key, error) {
 			turn.release(o)
 			return err
 		}
-		t.scheduler.loaded.put(k, o.handle, t.scheduler.generation.Load(), turn)
+		t.scheduler.loaded.put(k, o.handle, turn)
 		return nil
 	})
 	if err != nil {
@@ -153,9 +153,8 @@ func (k *Key) Close() error {
 		return nil
 	}
 	// A key that cannot be flushed is in nobody's way: the TPM, or the connection it was loaded over, is gone.
-	_ = k.tpm.do(k.tpm.scheduler.lifetime, func(t *turn) error {
-		h, generation, found := k.tpm.scheduler.loaded.forget(k)
-		if found && generation == k.tpm.scheduler.generation.Load() {
+	_ = k.tpm.do(k.tpm.lifetime, func(t *turn) error {
+		if h, found := t.scheduler.loaded.forget(k); found {
 			t.release(object{handle: h})
 		}
 		return nil
@@ -189,27 +188,16 @@ func (k *Key) handle(t *turn) (tpm2.TPMHandle, error) {
 	if k.closed.Load() {
 		return 0, ErrClosed
 	}
-	now := t.scheduler.generation.Load()
-	h, generation, found := t.scheduler.loaded.use(k, t)
-	if found && generation == now {
+	if err := t.connect(); err != nil {
+		return 0, err
+	}
+	if h, found := t.scheduler.loaded.use(k, t); found {
 		return h, nil
 	}
-	// On a TPM without a resource manager the key is still there when a connection was lost, and takes a slot.
-	if found && k.isAt(t, h) {
-		t.scheduler.loaded.put(k, h, now, t)
-		return h, nil
-	}
-	t.scheduler.loaded.forget(k)
 	o, err := k.file.load(t)
 	if err != nil {
 		return 0, fmt.Errorf("loading the TPM key again: %w", err)
 	}
-	t.scheduler.loaded.put(k, o.handle, t.scheduler.generation.Load(), t)
+	t.scheduler.loaded.put(k, o.handle, t)
 	return o.handle, nil
-}
-
-// isAt reports whether a handle names this key.
-func (k *Key) isAt(t *turn, h tpm2.TPMHandle) bool {
-	o, err := readPublic(t, h)
-	return err == nil && bytes.Equal(o.name, k.object.name)
 }

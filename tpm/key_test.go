@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -67,11 +68,57 @@ func TestAKeyIsLoadedAgainAfterTheTransportWasReplaced(t *testing.T) {
 				proxy.Disconnect()
 				checkSigns(t, key)
 			}
-			if n := len(transients(t, on)); n != 1 {
-				t.Errorf("%d objects are loaded", n)
-			}
+			awaitTransients(t, on, 1) // a connection that went is tidied up behind our back
 		})
 	}
+}
+
+// A bare TPM keeps what lost connections loaded. It must still give way.
+func TestKeysOfALostConnectionMakeRoom(t *testing.T) {
+	t.Parallel()
+	proxy := tpmtest.NewProxy(t, tpmtest.Swtpm(t).Device())
+	on := tpmtest.Connect(t, proxy.Device())
+	keys := []*tpm.Key{tpmtest.CreateKey(t, on), tpmtest.CreateKey(t, on), tpmtest.CreateKey(t, on)} // all slots
+	proxy.Disconnect()
+	keys = append(keys, tpmtest.CreateKey(t, on))
+	for _, k := range keys {
+		checkSigns(t, k)
+	}
+}
+
+// While the connection is gone, another program puts its key where ours was on a bare TPM.
+func TestAnotherProgramsKeyIsNotTakenForOurs(t *testing.T) {
+	t.Parallel()
+	machine := tpmtest.Swtpm(t)
+	proxy := tpmtest.NewProxy(t, machine.Device())
+	on := tpmtest.Connect(t, proxy.Device())
+	key := tpmtest.CreateKey(t, on)
+	proxy.Disconnect()
+
+	other, err := tpm.Open(t.Context(), tpm.Config{Device: machine.Device()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := createForeign(t, other, tpm.BindingKeyTemplate())
+	ours := transients(t, other)
+	do(t, other, func(c transport.TPM) error {
+		for _, h := range ours {
+			flush(t, c, h)
+		}
+		root, done := storageRoot(t, c)
+		defer done()
+		_, err := tpm2.Load{
+			ParentHandle: root, InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](file.Public[2:]), InPrivate: tpm2.TPM2BPrivate{Buffer: file.Private[2:]},
+		}.Execute(c)
+		return err
+	})
+	if now := transients(t, other); len(ours) != 1 || !slices.Contains(now, ours[0]) {
+		t.Fatalf("our key was at %x, the other program's is at %x", ours, now)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	checkSigns(t, key)
 }
 
 func TestAClosedKeySignsNoMore(t *testing.T) {

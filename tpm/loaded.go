@@ -10,6 +10,9 @@ import (
 // loaded is the table of keys that are kept in the TPM's transient slots. A TPM has few of them, three as a rule: a key that
 // was not used for longest gives way when a slot is needed.
 //
+// An entry can be wrong, after a TPM reset: then the TPM says so when the handle is used. It is never wrong by naming another
+// key of ours, because a handle that the TPM gives out takes the entry of who had it before.
+//
 // Safe for concurrent use. The lock is never held across a command.
 type loaded struct {
 	mu    sync.Mutex
@@ -18,39 +21,38 @@ type loaded struct {
 
 // slot says: key is at handle, as far as we know.
 type slot struct {
-	key        *Key
-	handle     tpm2.TPMHandle
-	generation uint64 // of the connection over which it was loaded
-	turn       *turn  // that used it last
+	key    *Key
+	handle tpm2.TPMHandle
+	turn   *turn // that used it last
 }
 
-// use finds a key's slot and marks it as used by a turn. The generation is that of the connection over which it was loaded.
-func (l *loaded) use(k *Key, t *turn) (h tpm2.TPMHandle, generation uint64, found bool) {
+// use finds a key's slot and marks it as used by a turn.
+func (l *loaded) use(k *Key, t *turn) (h tpm2.TPMHandle, found bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i := l.index(k)
-	if i < 0 {
-		return 0, 0, false
+	s, found := l.remove(k)
+	if !found {
+		return 0, false
 	}
-	s := l.slots[i]
 	s.turn = t
-	l.slots = append(slices.Delete(l.slots, i, i+1), s)
-	return s.handle, s.generation, true
+	l.slots = append(l.slots, s)
+	return s.handle, true
 }
 
 // put notes where a key is now.
-func (l *loaded) put(k *Key, h tpm2.TPMHandle, generation uint64, t *turn) {
+func (l *loaded) put(k *Key, h tpm2.TPMHandle, t *turn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.remove(k)
-	l.slots = append(l.slots, slot{key: k, handle: h, generation: generation, turn: t})
+	l.slots = append(l.slots, slot{key: k, handle: h, turn: t})
 }
 
 // forget removes a key. It returns its handle if it had one.
-func (l *loaded) forget(k *Key) (h tpm2.TPMHandle, generation uint64, found bool) {
+func (l *loaded) forget(k *Key) (h tpm2.TPMHandle, found bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.remove(k)
+	s, found := l.remove(k)
+	return s.handle, found
 }
 
 // taken says that the TPM just gave out h. If a key was thought to be there, it is not: the TPM was reset meanwhile.
@@ -61,43 +63,39 @@ func (l *loaded) taken(h tpm2.TPMHandle) {
 }
 
 // evict removes the key that was not used for longest, and that the turn has not used, and returns its handle.
-func (l *loaded) evict(t *turn, generation uint64) (tpm2.TPMHandle, bool) {
+func (l *loaded) evict(t *turn) (h tpm2.TPMHandle, found bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i, s := range l.slots {
-		if s.generation == generation && (t == nil || s.turn != t) {
-			l.slots = slices.Delete(l.slots, i, i+1)
-			return s.handle, true
-		}
-	}
-	return 0, false
-}
-
-// all empties the table and returns the handles that were loaded over the connection of this generation.
-func (l *loaded) all(generation uint64) []tpm2.TPMHandle {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var handles []tpm2.TPMHandle
-	for _, s := range l.slots {
-		if s.generation == generation {
-			handles = append(handles, s.handle)
-		}
-	}
-	l.slots = nil
-	return handles
-}
-
-func (l *loaded) index(k *Key) int {
-	return slices.IndexFunc(l.slots, func(s slot) bool { return s.key == k })
-}
-
-// remove needs the lock.
-func (l *loaded) remove(k *Key) (h tpm2.TPMHandle, generation uint64, found bool) {
-	i := l.index(k)
+	i := slices.IndexFunc(l.slots, func(s slot) bool { return t == nil || s.turn != t })
 	if i < 0 {
-		return 0, 0, false
+		return 0, false
 	}
-	s := l.slots[i]
+	h = l.slots[i].handle
 	l.slots = slices.Delete(l.slots, i, i+1)
-	return s.handle, s.generation, true
+	return h, true
+}
+
+// list returns a copy of the table.
+func (l *loaded) list() []slot {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.slots)
+}
+
+// clear empties the table.
+func (l *loaded) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.slots = nil
+}
+
+// remove takes a key's slot out. It needs the lock.
+func (l *loaded) remove(k *Key) (s slot, found bool) {
+	i := slices.IndexFunc(l.slots, func(s slot) bool { return s.key == k })
+	if i < 0 {
+		return slot{}, false
+	}
+	s = l.slots[i]
+	l.slots = slices.Delete(l.slots, i, i+1)
+	return s, true
 }

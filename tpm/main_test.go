@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -83,6 +84,25 @@ func transients(t testing.TB, on *tpm.TPM) []tpm2.TPMHandle {
 		return nil
 	})
 	return handles
+}
+
+// awaitTransients waits until this many transient objects are loaded.
+func awaitTransients(t testing.TB, on *tpm.TPM, want int) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for {
+		got := transients(t, on)
+		if len(got) == want {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%x are loaded, want %d objects", got, want)
+		}
+	}
 }
 
 // fails expects an error that is target.

@@ -1,11 +1,11 @@
 package tpm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -15,7 +15,7 @@ import (
 //
 //	turns ─▶ grant ─▶ command, command, … ─▶ over ─▶ flush what was left behind ─▶ next turn
 //	                     │
-//	                     └─ no connection: open it; connection fails: drop it, generation + 1
+//	                     └─ no connection: open it; connection fails: drop it
 //
 // Turns are served in the order in which they arrived: Go queues the senders of an unbuffered channel.
 type scheduler struct {
@@ -24,34 +24,36 @@ type scheduler struct {
 	log     *slog.Logger
 	loaded  *loaded // the keys in the TPM's transient slots
 
-	turns    chan *turn
-	lifetime context.Context // ends with TPM.Close
-	done     chan struct{}   // closed by run
-
-	// generation counts the connections that were lost. Handles of an older one may name nothing, or something else.
-	generation atomic.Uint64
+	turns   chan *turn
+	closing <-chan struct{} // the end of run's context
+	done    chan struct{}   // closed by run
 
 	conn    *conn // of run; nil: not open
 	current *turn // of run
 }
 
-func newScheduler(lifetime context.Context, d device, timeout time.Duration, log *slog.Logger) *scheduler {
+func newScheduler(d device, timeout time.Duration, log *slog.Logger) *scheduler {
 	return &scheduler{
 		device: d, timeout: timeout, log: log,
-		loaded:   &loaded{},
-		turns:    make(chan *turn),
-		lifetime: lifetime,
-		done:     make(chan struct{}),
+		loaded: &loaded{},
+		turns:  make(chan *turn),
+		done:   make(chan struct{}),
 	}
 }
 
-func (s *scheduler) run() {
+// start runs the scheduler until ctx ends and its last turn is over.
+func (s *scheduler) start(ctx context.Context) {
+	s.closing = ctx.Done()
+	go s.run(ctx)
+}
+
+func (s *scheduler) run(ctx context.Context) {
 	defer close(s.done)
 	for {
 		select {
 		case t := <-s.turns:
-			s.serve(t)
-		case <-s.lifetime.Done():
+			s.serve(ctx, t)
+		case <-ctx.Done():
 			s.shutDown()
 			return
 		}
@@ -59,18 +61,19 @@ func (s *scheduler) run() {
 }
 
 // serve gives one caller the TPM until it is done.
-func (s *scheduler) serve(t *turn) {
+func (s *scheduler) serve(ctx context.Context, t *turn) {
 	s.current = t
 	if s.conn != nil {
 		if err := s.conn.checkIdle(); err != nil {
 			s.drop(err)
 		}
 	}
+	t.connected = s.conn != nil
 	close(t.granted)
 	for {
 		select {
 		case c := <-t.commands:
-			s.answer(c)
+			s.answer(ctx, c)
 		case <-t.over:
 			s.current = nil
 			s.flush(t.leftover()...)
@@ -80,8 +83,8 @@ func (s *scheduler) serve(t *turn) {
 }
 
 // answer executes a command and hands the response to the caller, or cleans up behind one that has gone.
-func (s *scheduler) answer(c *command) {
-	rsp, err := s.perform(c.input)
+func (s *scheduler) answer(ctx context.Context, c *command) {
+	rsp, err := s.perform(ctx, c.input)
 	if c.deliver(rsp, err) || err != nil {
 		return
 	}
@@ -91,9 +94,9 @@ func (s *scheduler) answer(c *command) {
 	}
 }
 
-// perform executes one command. The response belongs to the caller.
-func (s *scheduler) perform(input []byte) ([]byte, error) {
-	if err := s.open(); err != nil {
+// perform executes one command. The response belongs to the caller. No command at all only opens the connection.
+func (s *scheduler) perform(ctx context.Context, input []byte) ([]byte, error) {
+	if err := s.open(ctx); err != nil || len(input) == 0 {
 		return nil, err
 	}
 	rsp, err := s.roundTrip(input)
@@ -123,11 +126,11 @@ func (s *scheduler) roundTrip(input []byte) ([]byte, error) {
 
 // open makes sure that there is a connection with a TPM 2.0 behind it. Its context is the scheduler's own: a caller that
 // loses patience leaves, and who comes next finds the connection ready.
-func (s *scheduler) open() error {
+func (s *scheduler) open(ctx context.Context) error {
 	if s.conn != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(s.lifetime, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	stream, err := s.device.open(ctx)
 	if err != nil {
@@ -138,7 +141,11 @@ func (s *scheduler) open() error {
 		return errors.Join(err, stream.Close())
 	}
 	s.conn = conn
-	if err := s.greet(ctx); err != nil {
+	err = s.greet(ctx)
+	if err == nil {
+		err = s.recount(ctx)
+	}
+	if err != nil {
 		if s.conn != nil {
 			s.drop(err)
 		}
@@ -148,18 +155,35 @@ func (s *scheduler) open() error {
 	return nil
 }
 
+// recount finds out which keys are still loaded now that there is a new connection. Behind a resource manager none is; a
+// bare TPM keeps them, and they take its slots.
+func (s *scheduler) recount(ctx context.Context) error {
+	for _, slot := range s.loaded.list() {
+		o, err := readPublic(&greeting{ctx: ctx, scheduler: s}, slot.handle)
+		if s.conn == nil {
+			return err
+		}
+		if err != nil || !bytes.Equal(o.name, slot.key.object.name) {
+			s.loaded.forget(slot.key)
+		}
+	}
+	return nil
+}
+
 // drop gives the connection up.
 func (s *scheduler) drop(cause error) {
 	s.log.Warn("TPM connection dropped", "device", s.device.String(), "cause", cause)
 	_ = s.conn.stream.Close() // it is broken anyway
 	s.conn = nil
-	s.generation.Add(1)
+	if s.device.network == "" {
+		s.loaded.clear() // each open of the kernel's resource manager is an empty space
+	}
 }
 
 // evict frees a transient slot by flushing the key that was not used for longest. It reports false if there is none that the
 // current turn could do without.
 func (s *scheduler) evict() bool {
-	h, ok := s.loaded.evict(s.current, s.generation.Load())
+	h, ok := s.loaded.evict(s.current)
 	if ok {
 		s.log.Debug("TPM slots are full: flushing a key, it is loaded again on next use", "handle", fmt.Sprintf("0x%08x", uint32(h)))
 		s.flush(h)
@@ -181,7 +205,9 @@ func (s *scheduler) flush(handles ...tpm2.TPMHandle) {
 }
 
 func (s *scheduler) shutDown() {
-	s.flush(s.loaded.all(s.generation.Load())...)
+	for _, slot := range s.loaded.list() {
+		s.flush(slot.handle)
+	}
 	if s.conn != nil {
 		_ = s.conn.stream.Close() // everything was read
 		s.conn = nil

@@ -139,6 +139,20 @@ func TestTheTransportIsOfNoUseAfterDo(t *testing.T) {
 	}
 }
 
+func TestWhatIsNoCommandIsNotSent(t *testing.T) {
+	t.Parallel()
+	on := tpmtest.Connect(t, tpmtest.Bare(t).Device())
+	do(t, on, func(c transport.TPM) error {
+		for _, b := range [][]byte{nil, {}, {0x80, 1, 0, 0, 0, 9, 0, 0, 1}, {0x80, 1, 0, 0, 0, 13, 0, 0, 1, 0x7b, 0, 4}} {
+			if _, err := c.Send(b); err == nil {
+				t.Errorf("% x was sent", b)
+			}
+		}
+		_, err := random(c, 4)
+		return err
+	})
+}
+
 // A context that ends must not keep a caller from cleaning up.
 func TestFlushIsTakenAfterTheContextHasEnded(t *testing.T) {
 	t.Parallel()

@@ -28,7 +28,9 @@ type Config struct {
 // TPM is an open TPM 2.0. It is safe for concurrent use. Close it.
 type TPM struct {
 	scheduler *scheduler
-	end       context.CancelFunc // of scheduler.lifetime
+
+	lifetime context.Context // ends with Close
+	end      context.CancelFunc
 }
 
 // Open connects to the TPM and checks that it is one. The context bounds the opening only. If the TPM cannot be reached
@@ -44,15 +46,20 @@ func Open(ctx context.Context, cfg Config) (*TPM, error) {
 	if cfg.CommandTimeout == 0 {
 		cfg.CommandTimeout = defaultCommandTimeout
 	}
-	lifetime, end := context.WithCancel(context.WithoutCancel(ctx))
-	t := &TPM{scheduler: newScheduler(lifetime, d, cfg.CommandTimeout, cfg.Logger), end: end}
-	go t.scheduler.run()
+	t := start(ctx, newScheduler(d, cfg.CommandTimeout, cfg.Logger))
 	// Any command opens the connection.
 	if _, err := t.Properties(ctx); err != nil {
 		_ = t.Close()
 		return nil, err
 	}
 	return t, nil
+}
+
+// start makes a TPM of a scheduler and runs it until Close.
+func start(ctx context.Context, s *scheduler) *TPM {
+	lifetime, end := context.WithCancel(context.WithoutCancel(ctx))
+	s.start(lifetime)
+	return &TPM{scheduler: s, lifetime: lifetime, end: end}
 }
 
 // Close waits for the turn that is running, flushes the keys that are loaded, and closes the transport. Callers that wait for

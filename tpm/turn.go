@@ -3,6 +3,7 @@ package tpm
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -24,9 +25,10 @@ type turn struct {
 	ctx       context.Context // of the caller; ends waiting, not a command that was sent
 	scheduler *scheduler
 
-	commands chan *command
-	granted  chan struct{} // closed by the scheduler: the turn has begun
-	over     chan struct{} // closed by the caller: the turn has ended
+	commands  chan *command
+	granted   chan struct{} // closed by the scheduler: the turn has begun
+	connected bool          // at that moment; set before
+	over      chan struct{} // closed by the caller: the turn has ended
 
 	mu    sync.Mutex
 	flush []tpm2.TPMHandle // under mu: to be flushed when the turn is over
@@ -54,7 +56,7 @@ func (t *turn) wait() error {
 		return nil
 	case <-t.ctx.Done():
 		return fmt.Errorf("waiting for the TPM: %w", t.ctx.Err())
-	case <-t.scheduler.lifetime.Done():
+	case <-t.scheduler.closing:
 		return ErrClosed
 	}
 }
@@ -65,6 +67,10 @@ func (t *turn) wait() error {
 // TPM2_FlushContext is taken also after the context has ended and then executed at the end of the turn, so that a deferred
 // clean-up always works; its response is made up.
 func (t *turn) Send(input []byte) ([]byte, error) {
+	// A TPM would wait for the rest of a command that is shorter than it says.
+	if len(input) < headerBytes || int64(binary.BigEndian.Uint32(input[2:])) != int64(len(input)) {
+		return nil, fmt.Errorf("%d bytes that are not a TPM command", len(input))
+	}
 	if t.ctx.Err() != nil && t.flushLater(input) {
 		return flushed(), nil
 	}
@@ -88,6 +94,15 @@ func (t *turn) send(input []byte) ([]byte, error) {
 		}
 		waited += pause
 	}
+}
+
+// connect opens the connection if there is none, and so finds out which keys are still loaded.
+func (t *turn) connect() error {
+	if t.connected {
+		return nil
+	}
+	_, err := t.once(nil)
+	return err
 }
 
 // once gives one command to the scheduler and waits for the response, but no longer than the context allows.

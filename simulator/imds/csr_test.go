@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/binary"
 	"testing"
 
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -69,6 +70,20 @@ func TestPSSKeyTypeIsRefused(t *testing.T) {
 	r.spki = bytes.Replace(plain, []byte{0xf7, 0x0d, 1, 1, 1}, []byte{0xf7, 0x0d, 1, 1, 10}, 1)
 	if _, err := imds.ParseCertificateRequest(r.sign(t, key)); err == nil {
 		t.Error("a key of type id-RSASSA-PSS was accepted")
+	}
+}
+
+func TestPublicKeyWithMoreInsideIsRefused(t *testing.T) {
+	key := rsaKey(t, 2048)
+	plain, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := goodCSR()
+	r.spki = append(bytes.Clone(plain), 5, 0)                                     // a NULL at the end …
+	binary.BigEndian.PutUint16(r.spki[2:], binary.BigEndian.Uint16(r.spki[2:])+2) // … of the SEQUENCE (30 82 length)
+	if _, err := imds.ParseCertificateRequest(r.sign(t, key)); err == nil {
+		t.Error("a public key with an element that does not belong there was accepted")
 	}
 }
 

@@ -23,7 +23,12 @@ func epoch() time.Time { return time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC) }
 
 func sign(t *testing.T, key any, algorithm jose.SignatureAlgorithm, claims map[string]any) string {
 	t.Helper()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: key}, (&jose.SignerOptions{}).WithHeader("kid", "1"))
+	return signAs(t, "1", key, algorithm, claims)
+}
+
+func signAs(t *testing.T, keyID string, key any, algorithm jose.SignatureAlgorithm, claims map[string]any) string {
+	t.Helper()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: key}, (&jose.SignerOptions{}).WithHeader("kid", keyID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,6 +78,7 @@ func TestResource(t *testing.T) {
 		"no token":                {"", 401},
 		"another scheme":          {"mtls_pop " + sign(t, key, jose.RS256, claims), 401},
 		"no JWT":                  {"Bearer x", 401},
+		"an unknown key id":       {"Bearer " + signAs(t, "2", key, jose.RS256, claims), 401},
 		"a forged signature":      {"Bearer " + sign(t, other, jose.RS256, claims), 401},
 		"another algorithm":       {"Bearer " + sign(t, []byte("0123456789abcdef0123456789abcdef"), jose.HS256, claims), 401},
 		"another audience":        {"Bearer " + sign(t, key, jose.RS256, with("aud", "https://graph.microsoft.com")), 401},

@@ -8,8 +8,8 @@
 //	                                           ├─ HCL report at NV 0x01400001
 //	                                           └─ flush what a connection leaves behind
 //
-// As the resource manager of a kernel does, what a connection loads is flushed when it closes, however it closes. Unlike it,
-// the TPM's three object slots are shared by all connections, and handles are not translated.
+// As with the resource manager of a kernel, what a connection loads is flushed when it closes, however it closes, and is not
+// shown to others. Unlike there, the TPM's three object slots are shared by all connections, and handles are not translated.
 //
 // With [Config].Azure the TPM is laid out as the paravisor of a Confidential VM does it:
 //

@@ -19,10 +19,10 @@ const (
 
 // Response codes as the reference TPM gives them for commands on NV (TPM 2.0 Part 2, 6.6).
 const (
-	rcHandle1          = tpm2.TPMRCHandle | 0x100    // the first handle names nothing
-	rcHierarchyHandle1 = tpm2.TPMRCHierarchy | 0x100 // the first handle's hierarchy is closed
-	rcBadAuthSession1  = tpm2.TPMRCBadAuth | 0x900   // the first session's password is wrong
-	rcValueParameter1  = tpm2.TPMRCValue | 0x1c0     // the first parameter is out of range
+	rcHandle1          = tpm2.TPMRCHandle | 0x100  // the first handle names nothing
+	rcHandleParameter1 = tpm2.TPMRCHandle | 0x140  // the same, where the handle is a parameter
+	rcBadAuthSession1  = tpm2.TPMRCBadAuth | 0x900 // the first session's password is wrong
+	rcValueParameter1  = tpm2.TPMRCValue | 0x1c0   // the first parameter is out of range
 )
 
 // hclReport stands for NV index 0x01400001. It has a lock of its own, because a report is made while the TPM is free: its maker

@@ -28,9 +28,10 @@ type TPM struct {
 
 	report hclReport
 
-	mu     sync.Mutex // around every command
-	sim    *simulator.Simulator
-	owners map[tpm2.TPMHandle]*guest // who loaded which transient object or session
+	mu       sync.Mutex // around every command
+	sim      *simulator.Simulator
+	owners   map[tpm2.TPMHandle]*guest // who loaded which transient object or session
+	commands map[tpm2.TPMCC]attributes // constant
 
 	ak          []byte // TPMT_PUBLIC; of mu
 	connections map[net.Conn]struct{}
@@ -49,7 +50,10 @@ func Start(ctx context.Context, cfg Config) (*TPM, error) {
 		owners:      make(map[tpm2.TPMHandle]*guest),
 		connections: make(map[net.Conn]struct{}),
 	}
-	if err := t.boot(); err != nil {
+	if t.commands, err = readAttributes(locked{t}); err == nil {
+		err = t.boot()
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the TPM simulator: %w", err), sim.Close())
 	}
 	if t.listener, err = listen(ctx, cfg.Socket); err != nil {

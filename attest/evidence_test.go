@@ -83,6 +83,7 @@ func TestParseRefusesWhatCouldBeReadTwoWays(t *testing.T) {
 		{"a PCR that does not exist", head + `,"pcrs":{"24":"` + digest + `"}}`},
 		{"a PCR digest of another size", head + `,"pcrs":{"7":"AAAA"}}`},
 		{"an empty list of PCRs", head + `,"pcrs":{}}`},
+		{"spaces beyond the limit", head + strings.Repeat(" ", attest.MaxEvidenceSize) + `}`},
 		{"more than the limit", head + `,"audience":"` + strings.Repeat("a", attest.MaxEvidenceSize) + `"}`},
 	}
 	for _, tt := range tests {

@@ -214,7 +214,8 @@ func (k *TransportKey) present(t transport.TPM) error {
 	return nil
 }
 
-// Close flushes the key. A key that is gone already is no error. It works also when ctx has ended.
+// Close flushes the key. A key that is gone already, with the boot or with the connection that made it, is no error. Close works also when
+// ctx has ended.
 func (k *TransportKey) Close(ctx context.Context) error {
 	err := k.tpm.Do(context.WithoutCancel(ctx), func(t transport.TPM) error {
 		if err := k.present(t); err != nil {
@@ -222,7 +223,8 @@ func (k *TransportKey) Close(ctx context.Context) error {
 		}
 		return flush(t, k.handle)
 	})
-	if err == nil || errors.Is(err, ErrTransportKeyGone) || errors.Is(err, tpm.ErrClosed) {
+	gone := errors.Is(err, ErrTransportKeyGone) || errors.Is(err, tpm.ErrClosed) || errors.Is(err, tpm.ErrUnavailable)
+	if err == nil || gone {
 		return nil
 	}
 	return fmt.Errorf("closing the transport key: %w", err)

@@ -86,6 +86,25 @@ func TestParseChecksEveryLength(t *testing.T) {
 	}
 }
 
+func TestParseLooksAtWhatTheHeaderCovers(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		report string
+		change func(b []byte)
+	}{
+		"a TDREPORT that is called SNP":          {"snp-milan-2023", func(b []byte) { b[32] = 0x81 }},
+		"an SNP report that is called TDX":       {"hcl-tdx-2023", func(b []byte) { b[32] = 3 }},
+		"bytes after the TDREPORT":               {"hcl-tdx-2023", func(b []byte) { b[32+1024] = 1 }},
+		"a data size that the report size hides": {"snp-milan-2023", func(b []byte) { b[1216]++; b[8]++ }},
+	} {
+		b := reports(t)[tt.report]
+		tt.change(b)
+		if _, err := hcl.Parse(b); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
 func TestParseCopiesItsInput(t *testing.T) {
 	t.Parallel()
 	raw := reports(t)["snp-milan-2023"]
@@ -136,6 +155,32 @@ func TestClaimsWithoutOptionalMembers(t *testing.T) {
 	}
 	if c.UserData != nil || c.VMConfiguration.SecureBoot != nil || c.VMConfiguration.VMUniqueID != "" {
 		t.Errorf("%+v", c)
+	}
+}
+
+func TestClaimsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	claims := func(n string) string {
+		return `{"keys":[{"kid":"HCLAkPub","kty":"RSA","e":"AQAB","n":"` + n + `"}],"vm-configuration":{}}`
+	}
+	good := "_" + strings.Repeat("A", 340) + "Q"
+	if _, err := hcl.ParseClaims([]byte(claims(good))); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"a modulus of 255 bytes":  claims("_" + strings.Repeat("A", 338) + "B"),
+		"a modulus of 258 bytes":  claims("_" + strings.Repeat("A", 342) + "B"),
+		"a line break in base64":  claims(good[:10] + `\n` + good[10:]),
+		"padding in base64":       claims(good + "=="),
+		"stray bits in base64":    claims(good[:341] + "R"),
+		"an even modulus":         claims(good[:341] + "A"),
+		"more than the limit":     claims(good) + strings.Repeat(" ", hcl.MaxSize),
+		"user-data in base64":     strings.TrimSuffix(claims(good), "}") + `,"user-data":"` + strings.Repeat("x", 128) + `"}`,
+		"a key that is no object": `{"keys":["HCLAkPub"],"vm-configuration":{}}`,
+	} {
+		if _, err := hcl.ParseClaims([]byte(text)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
 	}
 }
 

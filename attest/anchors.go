@@ -71,14 +71,14 @@ func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
 func ParseAMDRoots(data []byte) ([]AMDRoot, error) { return tee.ParseAMDRoots(data) }
 
 // AzureIDKeyDigests returns the digests of the ID keys under which Azure's paravisor has been seen to launch, 2022 to 2026. Microsoft
-// publishes no list and changes the key about once a year: an operator adds new ones to the policy.
+// publishes no list and changes the key about once a year: an operator adds new ones to the policy. The key of a test service that was seen
+// in 2022 is left out on purpose.
 func AzureIDKeyDigests() [][]byte {
 	var digests [][]byte
 	for _, s := range []string{
 		"0356215882a825279a85b300b0b742931d113bf7e32dde2e50ffde7ec743ca491ecdd7f336dc28a6e0b2bb57af7a44a3", // 2023 to 2025
 		"942fd93ebde6ea7a96efadeafc60f1c6b3d10e703b1dafd7555b92f7f3d32d0e006767648cba5b102af3d65756af4177", // 2025 to 2026, Milan and Genoa
 		"934f68bd8ba01938eec21475c872e3a942b60c59fafc6df9e9a76ee66bc47f2d09c676f61c0315c578da26085fb13a71", // 2023
-		"cd7cee161cad4160b883c9440db0920507aaab03ca6903fed8be467cf9d27b7ad0c69411a2c714ea5581f7fde86696fc", // 2022, test service
 	} {
 		b, err := hex.DecodeString(s)
 		if err != nil {

@@ -34,6 +34,9 @@ type CheckError struct {
 
 func (e *CheckError) Error() string { return e.Check + ": " + e.Reason }
 
+// Temporary is false: the same evidence fails again until the machine or the policy changes.
+func (e *CheckError) Temporary() bool { return false }
+
 // Verdict sums up a Result.
 type Verdict string
 

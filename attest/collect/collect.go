@@ -21,7 +21,15 @@ import (
 const DefaultIMDSEndpoint = "http://169.254.169.254"
 
 // ErrNoReport is in the error of a machine without HCL report: one that is no Azure Confidential VM.
-var ErrNoReport = errors.New("no HCL report in the TPM: this machine is not an Azure Confidential VM")
+const ErrNoReport = finalError("no HCL report in the TPM: this machine is not an Azure Confidential VM")
+
+// finalError is an error that waiting does not mend.
+type finalError string
+
+func (e finalError) Error() string { return string(e) }
+
+// Temporary is false; see [HostError.Temporary].
+func (finalError) Temporary() bool { return false }
 
 // unprovisionedIssuer begins the issuer's name in the certificate that the index holds before Azure has certified the AK.
 const unprovisionedIssuer = "MICROSOFT AZURE TRUSTED VM RSA"

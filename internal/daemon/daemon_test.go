@@ -318,12 +318,13 @@ func TestAgentRefusesToTrustStrangers(t *testing.T) {
 		name   string
 		change func(*config.Config)
 		want   string
+		final  bool
 	}{
-		{"an attestation host that is not on the list", func(c *config.Config) { c.TrustedHosts.Attestation = nil }, "not a trusted host"},
-		{"a token endpoint that is not on the list", func(c *config.Config) { c.TrustedHosts.MTLS = nil }, "not a trusted host"},
-		{"a server whose certificate authority is unknown", func(c *config.Config) { c.CAFile = "" }, "unknown authority"},
-		{"its own evidence under a launch identity that is not on the list", func(c *config.Config) { c.Attestation.IDKeyDigests = nil }, "snp.launch"},
-		{"its own evidence under an unknown processor root", func(c *config.Config) { c.Attestation.AMDRoots = "" }, "snp.chain"},
+		{"an attestation host that is not on the list", func(c *config.Config) { c.TrustedHosts.Attestation = nil }, "not a trusted host", true},
+		{"a token endpoint that is not on the list", func(c *config.Config) { c.TrustedHosts.MTLS = nil }, "not a trusted host", true},
+		{"a server whose certificate authority is unknown", func(c *config.Config) { c.CAFile = "" }, "unknown authority", false},
+		{"its own evidence under a launch identity that is not on the list", func(c *config.Config) { c.Attestation.IDKeyDigests = nil }, "snp.launch", true},
+		{"its own evidence under an unknown processor root", func(c *config.Config) { c.Attestation.AMDRoots = "" }, "snp.chain", true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newStage(t)
@@ -332,6 +333,9 @@ func TestAgentRefusesToTrustStrangers(t *testing.T) {
 			_, err := s.token()
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want a refusal with %q", err, tc.want)
+			}
+			if e, ok := errors.AsType[*client.Error](err); !ok || (e.Status == 503) == tc.final {
+				t.Errorf("got status of %v, want one that says whether a retry helps (final: %v)", err, tc.final)
 			}
 			if n := len(s.platform.Journal().Leg("entra.mtls.token")); n != 0 {
 				t.Errorf("Entra saw %d requests", n)

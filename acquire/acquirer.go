@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -60,6 +61,7 @@ type Acquirer struct {
 	cfg        Config
 	identities map[string]*identityState
 	cache      *tokenCache
+	failures   *failureMemory
 	flights    singleflight.Group
 
 	ctx    context.Context // ends with Close; parent of all flights
@@ -70,7 +72,10 @@ type Acquirer struct {
 	wg     sync.WaitGroup
 }
 
-var errClosed = errors.New("the agent is stopping")
+var (
+	errClosed = errors.New("the agent is stopping")
+	errPanic  = errors.New("a fault in the agent; its log says where")
+)
 
 // New returns an acquirer. It does no I/O.
 func New(cfg Config) (*Acquirer, error) {
@@ -80,7 +85,7 @@ func New(cfg Config) (*Acquirer, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Acquirer{cfg: cfg, identities: map[string]*identityState{}, cache: newTokenCache(maxCachedTokens)}
+	a := &Acquirer{cfg: cfg, identities: map[string]*identityState{}, cache: newTokenCache(maxCachedTokens), failures: newFailureMemory(maxCachedTokens)}
 	for _, id := range cfg.Identities {
 		if _, twice := a.identities[id.Name]; twice {
 			return nil, fmt.Errorf("identity %q is configured twice", id.Name)
@@ -115,8 +120,9 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 	}
 	// Entra does not tell "https://x/" from "https://x", and neither does the cache.
 	key := cacheKey{identity: req.Identity, resource: strings.TrimSuffix(req.Resource, "/"), tokenType: req.Type}
+	now := a.cfg.Now()
 	if !req.ForceRefresh {
-		token, state := a.cache.lookup(key, a.cfg.Now())
+		token, state := a.cache.lookup(key, now)
 		switch state {
 		case cacheFresh:
 			return token, nil
@@ -124,6 +130,9 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 			a.fly(id, key) //nolint:contextcheck // ahead of need: this caller does not wait for it
 			return token, nil
 		}
+	}
+	if failure := a.failures.recall(key, now); failure != nil {
+		return Token{}, failure
 	}
 	select {
 	case result := <-a.fly(id, key): //nolint:contextcheck // a flight outlives its callers
@@ -144,20 +153,35 @@ func (a *Acquirer) fly(id *identityState, key cacheKey) <-chan singleflight.Resu
 			return Token{}, &Error{Kind: KindUnavailable, Identity: key.identity, Err: errClosed}
 		}
 		defer a.wg.Done()
-		ctx, cancel := context.WithTimeout(a.ctx, flightTimeout)
-		defer cancel()
-		token, err := a.fetch(ctx, id, key)
+		token, err := a.land(id, key)
 		id.note(err)
+		now := a.cfg.Now()
 		if err != nil {
-			a.cache.postpone(key, a.cfg.Now())
 			failure := classify(key.identity, err)
+			a.cache.postpone(key, now)
+			a.failures.remember(key, failure, now)
 			a.cfg.Logger.Warn("token not obtained", "identity", key.identity, "resource", key.resource,
 				"kind", failure.Kind, "error", err)
 			return Token{}, failure
 		}
-		a.cache.store(key, token, a.cfg.Now())
+		a.cache.store(key, token, now)
 		return token, nil
 	})
+}
+
+// land makes the flight within its time. A panic on its way is that flight's error:
+// what is parsed there comes from others.
+func (a *Acquirer) land(id *identityState, key cacheKey) (token Token, err error) {
+	ctx, cancel := context.WithTimeout(a.ctx, flightTimeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			// The value could quote foreign bytes; the stack says where.
+			a.cfg.Logger.Error("panic while obtaining a token", "identity", key.identity, "stack", string(debug.Stack()))
+			token, err = Token{}, errPanic
+		}
+	}()
+	return a.fetch(ctx, id, key)
 }
 
 // begin counts a flight, unless the acquirer is closed.
@@ -181,6 +205,7 @@ func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey) (
 	if err != nil {
 		return Token{}, err
 	}
+	asked := a.cfg.Now() // the life that Entra states began after this moment
 	answer, err := a.cfg.Entra.ManagedIdentityToken(ctx, bridge.Client(), entra.ManagedIdentityRequest{
 		Endpoint: certificate.MTLSEndpoint,
 		TenantID: certificate.TenantID,
@@ -190,7 +215,7 @@ func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey) (
 	if err != nil {
 		return Token{}, err
 	}
-	now := a.cfg.Now()
+	now := asked.Round(0) // an expiry is a time of the wall clock
 	handshake := bridge.Handshake()
 	return Token{
 		AccessToken: answer.AccessToken,

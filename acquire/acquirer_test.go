@@ -385,6 +385,48 @@ func isKind(err error, kind acquire.Kind) bool {
 	return ok && e.Kind == kind
 }
 
+func TestRetryAfterAndRefusalsAreHonoured(t *testing.T) {
+	w := newWorld(t)
+	w.answerWith(refuse(429, `{"error":"temporarily_unavailable"}`, "Retry-After", "60"))
+	for i := range 20 {
+		_, err := w.get(acquire.Request{Resource: fmt.Sprintf("https://r%d", i), ForceRefresh: i%2 == 0})
+		if e, ok := errors.AsType[*acquire.Error](err); !ok || e.Kind != acquire.KindThrottled || e.RetryAfter <= 0 || e.RetryAfter > time.Minute {
+			t.Fatalf("got %+v, want KindThrottled with what is left of a minute", err)
+		}
+	}
+	if n := w.requests.Load(); n != 1 {
+		t.Errorf("a throttled identity made %d requests, want 1: the other resources wait, too", n)
+	}
+	if _, err := w.get(acquire.Request{Identity: "other"}); !isKind(err, acquire.KindThrottled) || w.requests.Load() != 2 {
+		t.Errorf("another identity: got %v after %d requests, want its own attempt", err, w.requests.Load())
+	}
+
+	w.advance(61 * time.Second)
+	w.answerWith(refuse(401, `{"error":"invalid_client","error_codes":[51000]}`))
+	for range 20 {
+		if _, err := w.get(acquire.Request{}); !isKind(err, acquire.KindRefused) {
+			t.Fatalf("got %v, want KindRefused", err)
+		}
+	}
+	if n := w.requests.Load(); n != 3 {
+		t.Errorf("a refusal was asked for again: %d requests, want 3", n)
+	}
+	w.advance(6 * time.Second)
+	w.answerWith(w.token(time.Hour))
+	w.mustGet(acquire.Request{})
+}
+
+func TestPanicOnTheWayIsThatFlightsError(t *testing.T) {
+	w := newWorld(t)
+	w.current = nil // the road is not made for this
+	if _, err := w.get(acquire.Request{}); !isKind(err, acquire.KindUnavailable) {
+		t.Errorf("got %v, want KindUnavailable", err)
+	}
+	if !strings.Contains(w.log.String(), "panic while obtaining a token") {
+		t.Errorf("the log does not say so:\n%s", w.log.String())
+	}
+}
+
 func TestCloseEndsFlights(t *testing.T) {
 	w := newWorld(t)
 	w.answerWith(func(_ http.ResponseWriter, r *http.Request) {

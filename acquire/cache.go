@@ -41,9 +41,17 @@ type tokenCache struct {
 	entries map[cacheKey]cacheEntry
 }
 
+// cacheEntry holds a token and its end on both clocks: the wall clock can be set
+// back, and the monotonic one stands still while the machine is suspended. The
+// token is over when either says so.
 type cacheEntry struct {
-	token     Token
+	token     Token // its ExpiresOn is a time of the wall clock
+	deadline  time.Time
 	refreshOn time.Time
+}
+
+func (e cacheEntry) expired(now time.Time) bool {
+	return !now.Before(e.deadline) || !now.Round(0).Before(e.token.ExpiresOn)
 }
 
 func newTokenCache(limit int) *tokenCache {
@@ -55,7 +63,7 @@ func (c *tokenCache) lookup(key cacheKey, now time.Time) (Token, cacheState) {
 	defer c.mu.Unlock()
 	entry, ok := c.entries[key]
 	switch {
-	case !ok || !now.Before(entry.token.ExpiresOn):
+	case !ok || entry.expired(now):
 		return Token{}, cacheMiss
 	case !now.Before(entry.refreshOn):
 		return entry.token, cacheDue
@@ -67,7 +75,11 @@ func (c *tokenCache) store(key cacheKey, token Token, now time.Time) {
 	token.FromCache = true
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.entries[key] = cacheEntry{token: token, refreshOn: token.RefreshOn}
+	c.entries[key] = cacheEntry{
+		token:     token,
+		deadline:  now.Add(token.ExpiresOn.Sub(now.Round(0))),
+		refreshOn: token.RefreshOn,
+	}
 	if len(c.entries) > c.max {
 		c.evictLocked(now)
 	}
@@ -89,7 +101,7 @@ func (c *tokenCache) evictLocked(now time.Time) {
 	var first cacheKey
 	var earliest time.Time
 	for key, entry := range c.entries {
-		if !now.Before(entry.token.ExpiresOn) {
+		if entry.expired(now) {
 			delete(c.entries, key)
 			continue
 		}

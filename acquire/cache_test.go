@@ -27,6 +27,37 @@ func TestCacheIsBoundedAndDropsWhatExpiresFirst(t *testing.T) {
 	}
 }
 
+func TestTokenIsOverWhenEitherClockSaysSo(t *testing.T) {
+	start := time.Now() // with a monotonic reading
+	c := newTokenCache(10)
+	key := cacheKey{resource: "r"}
+	c.store(key, Token{ExpiresOn: start.Round(0).Add(time.Hour), RefreshOn: start.Add(time.Hour)}, start)
+	for name, now := range map[string]time.Time{
+		"both have passed":                            start.Add(time.Hour),
+		"the machine slept, the wall clock went on":   start.Round(0).Add(time.Hour),
+		"the wall clock was set back, time went by":   start.Add(time.Hour),
+		"the wall clock was set forward by the owner": start.Round(0).Add(2 * time.Hour),
+	} {
+		if _, state := c.lookup(key, now); state != cacheMiss {
+			t.Errorf("%s: the token is still served", name)
+		}
+	}
+	if _, state := c.lookup(key, start.Add(time.Hour-time.Second)); state != cacheFresh {
+		t.Error("the token is gone before its time")
+	}
+}
+
+func TestFailureMemoryIsBounded(t *testing.T) {
+	m := newFailureMemory(10)
+	now := time.Now()
+	for i := range 1000 {
+		m.remember(cacheKey{resource: fmt.Sprint(i)}, &Error{Kind: KindRefused}, now)
+	}
+	if len(m.entries) > 10 {
+		t.Errorf("got %d entries, want at most 10", len(m.entries))
+	}
+}
+
 func TestCacheKeysDoNotRunIntoEachOther(t *testing.T) {
 	a := cacheKey{identity: "a", resource: "b", tokenType: "c"}.String()
 	for _, k := range []cacheKey{{"ab", "", "c"}, {"a", "bc", ""}, {"", "ab", "c"}} {

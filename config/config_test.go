@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -135,6 +136,20 @@ func TestLoadChecksWhoCouldHaveWrittenTheFile(t *testing.T) {
 			t.Errorf("mode %o: got %v, want a refusal that names the cure", mode, err)
 		}
 	}
+	write(0o600)
+	dir := filepath.Dir(path)
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(path); err == nil || !strings.Contains(err.Error(), "chmod go-w "+dir) {
+		t.Errorf("a directory that everybody can write: got %v, want a refusal", err)
+	}
+	if err := os.Chmod(dir, 0o777|fs.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(path); err != nil {
+		t.Errorf("a sticky directory: %v", err)
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("giving a file to another user needs root")
 	}
@@ -144,6 +159,23 @@ func TestLoadChecksWhoCouldHaveWrittenTheFile(t *testing.T) {
 	}
 	if _, err := config.Load(path); err == nil || !strings.Contains(err.Error(), "uid 65534") {
 		t.Errorf("foreign owner: got %v, want a refusal", err)
+	}
+}
+
+func TestReadTrustedTakesFilesOnly(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	big := filepath.Join(dir, "big")
+	if err := os.WriteFile(big, make([]byte, 1<<20+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{fifo, dir, big} {
+		if _, err := config.ReadTrusted(path); err == nil {
+			t.Errorf("%s: accepted", path)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -79,24 +80,40 @@ func (c *Config) complete() {
 }
 
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	data, err := ReadTrusted(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("no configuration at %s: %w", path, fs.ErrNotExist)
 	}
+	return data, err
+}
+
+// ReadTrusted reads a file that decides whom the agent trusts: the configuration,
+// or certificate authorities that it names. The file and its directory must belong
+// to root or to the agent's user, and nobody else may write them; it must be a
+// regular file of at most 1 MiB. A violation is an [*Error].
+func ReadTrusted(path string) ([]byte, error) {
+	if err := checkDirectory(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	// Without O_NONBLOCK, a FIFO in the file's place would stop the start.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("reading configuration: %w", err)
+		return nil, fmt.Errorf("reading: %w", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("reading configuration: %w", err)
+		return nil, fmt.Errorf("reading: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &Error{File: path, Problems: []string{"not a regular file"}}
 	}
 	if err := checkOwner(path, info); err != nil {
 		return nil, err
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	if err != nil {
-		return nil, fmt.Errorf("reading configuration: %w", err)
+		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	if len(data) > maxFileBytes {
 		return nil, &Error{File: path, Problems: []string{fmt.Sprintf("the file has more than %d bytes", maxFileBytes)}}
@@ -104,11 +121,21 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// checkOwner refuses a file that another user could have written: it grants access.
-func checkOwner(path string, info fs.FileInfo) error {
-	if !info.Mode().IsRegular() {
-		return &Error{File: path, Problems: []string{"not a regular file"}}
+// checkDirectory refuses a directory in which another user could put another file
+// in the place of one that was checked. In a sticky one, such as /tmp, he cannot.
+func checkDirectory(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("reading: %w", err)
 	}
+	if info.Mode()&fs.ModeSticky != 0 {
+		return nil
+	}
+	return checkOwner(dir, info)
+}
+
+// checkOwner refuses what another user could have written: it grants access.
+func checkOwner(path string, info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return &Error{File: path, Problems: []string{"its owner cannot be determined"}}

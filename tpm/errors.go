@@ -75,10 +75,10 @@ func slotsFull(code tpm2.TPMRC) bool { return codeIs(code, tpm2.TPMRCObjectMemor
 // reopened resource manager gives.
 func staleHandle(err error) bool {
 	var code tpm2.TPMRC
-	if !errors.As(err, &code) {
-		return false
+	if errors.As(err, &code) {
+		return codeIs(code, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceH1, tpm2.TPMRCHandle)
 	}
-	return codeIs(code, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceH1, tpm2.TPMRCHandle) || errors.Is(err, errWrongObject)
+	return errors.Is(err, errWrongObject)
 }
 
 // openHint tells an operator what to do about an error of opening the device.

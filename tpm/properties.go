@@ -75,11 +75,11 @@ func letters(words ...uint32) string {
 
 // properties reads up to count TPM properties, beginning with first.
 func properties(t transport.TPM, first tpm2.TPMPT, count uint32) (map[tpm2.TPMPT]uint32, error) {
-	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(first), PropertyCount: count}.Execute(t)
+	data, err := capability(t, tpm2.TPMCapTPMProperties, uint32(first), count)
 	if err != nil {
 		return nil, err
 	}
-	list, err := rsp.CapabilityData.Data.TPMProperties()
+	list, err := data.TPMProperties()
 	if err != nil {
 		return nil, err
 	}
@@ -92,11 +92,11 @@ func properties(t transport.TPM, first tpm2.TPMPT, count uint32) (map[tpm2.TPMPT
 
 // algorithms reads which algorithms the TPM implements.
 func algorithms(t transport.TPM) (map[tpm2.TPMAlgID]bool, error) {
-	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapAlgs, Property: 0, PropertyCount: 128}.Execute(t)
+	data, err := capability(t, tpm2.TPMCapAlgs, 0, 128)
 	if err != nil {
 		return nil, err
 	}
-	list, err := rsp.CapabilityData.Data.Algorithms()
+	list, err := data.Algorithms()
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +105,19 @@ func algorithms(t transport.TPM) (map[tpm2.TPMAlgID]bool, error) {
 		m[p.Alg] = true
 	}
 	return m, nil
+}
+
+// capability asks for one kind of capability. A success without content, which only a broken TPM answers, leaves go-tpm with
+// a union of nothing that panics when it is opened: it is told apart here.
+func capability(t transport.TPM, kind tpm2.TPMCap, first, count uint32) (*tpm2.TPMUCapabilities, error) {
+	rsp, err := tpm2.GetCapability{Capability: kind, Property: first, PropertyCount: count}.Execute(t)
+	if err != nil {
+		return nil, err
+	}
+	if rsp.CapabilityData == (tpm2.TPMSCapabilityData{}) || rsp.CapabilityData.Capability != kind {
+		return nil, fmt.Errorf("the answer to TPM2_GetCapability does not hold capability 0x%08x", uint32(kind))
+	}
+	return &rsp.CapabilityData.Data, nil
 }
 
 // family2 is TPM_PT_FAMILY_INDICATOR of a TPM 2.0: "2.0" and a zero byte.

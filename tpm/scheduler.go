@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -114,6 +115,9 @@ func (s *scheduler) perform(ctx context.Context, input []byte) ([]byte, error) {
 
 // roundTrip sends one command over the open connection. If that fails the connection is dropped.
 func (s *scheduler) roundTrip(input []byte) ([]byte, error) {
+	if s.conn == nil { // a command that had to go first, such as a flush, has lost it
+		return nil, &lostError{device: s.device.String(), cause: net.ErrClosed}
+	}
 	rsp, err := s.conn.exchange(input)
 	if err != nil {
 		s.drop(err)

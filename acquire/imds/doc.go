@@ -6,7 +6,10 @@
 // can answer what he likes, so nothing that it says is taken on trust: answers
 // are limited in size, ids must be GUIDs, and the hosts that it names must be
 // https and on the operator's [HostList], because the agent is about to send
-// evidence to one and to authenticate to the other.
+// evidence to one and to authenticate to the other. An identity that is selected by
+// client id must be the one that is answered; one selected otherwise cannot be
+// told from another of the same VM, which is why configurations should prefer the
+// client id.
 //
 // # Retries
 //

@@ -121,6 +121,17 @@ func TestSelectorsBecomeQueryParameters(t *testing.T) {
 	}
 }
 
+func TestAnswerAboutAnotherIdentityIsRefused(t *testing.T) {
+	client, _ := newClient(t, &stub{answers: []answer{{status: 200, body: metadata}}})
+	_, err := client.PlatformMetadata(t.Context(), imds.Selector{ClientID: "11111111-0000-4000-8000-000000000001"})
+	if !errors.Is(err, imds.ErrBadAnswer) || !strings.Contains(err.Error(), clientID) {
+		t.Errorf("got %v, want a refusal that names the identity that was answered", err)
+	}
+	if _, err := client.PlatformMetadata(t.Context(), imds.Selector{ClientID: strings.ToUpper(clientID)}); err != nil {
+		t.Errorf("the same id in upper case: %v", err)
+	}
+}
+
 func TestPlatformMetadataRefusesUnusableAnswers(t *testing.T) {
 	alter := func(old, new string) string { return strings.Replace(metadata, old, new, 1) }
 	for _, tc := range []struct {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -44,6 +45,9 @@ func (c *Client) PlatformMetadata(ctx context.Context, sel Selector) (*PlatformM
 	if err == nil {
 		err = checkGUIDs(wire.ClientID, wire.TenantID)
 	}
+	if err == nil {
+		err = checkAsked(sel, wire.ClientID)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("IMDS %s: %w: %w", leg, ErrBadAnswer, err)
 	}
@@ -57,6 +61,17 @@ func (c *Client) PlatformMetadata(ctx context.Context, sel Selector) (*PlatformM
 		ComputeUnitID:       unit,
 		AttestationEndpoint: endpoint,
 	}, nil
+}
+
+// checkAsked refuses an answer about another identity than the one that was asked
+// for: somebody in IMDS' place could swap the VM's identities, and a caller would
+// get tokens of one that no rule gives it. Only a client id can be compared; the
+// other selectors do not appear in any answer.
+func checkAsked(sel Selector, clientID string) error {
+	if sel.ClientID != "" && !strings.EqualFold(sel.ClientID, clientID) {
+		return fmt.Errorf("the answer is about client id %q, asked was %q", clientID, sel.ClientID)
+	}
+	return nil
 }
 
 // checkGUIDs wants both ids in the 36-character form: they end up in a

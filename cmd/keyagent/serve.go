@@ -34,6 +34,9 @@ audit records, one JSON object a line, to standard output.`,
 			if a.socket != "" {
 				cfg.Socket = a.socket
 			}
+			if err := daemon.Harden(); err != nil {
+				return err
+			}
 			agent, err := daemon.Open(cmd.Context(), cfg, daemon.Options{
 				Version: version,
 				Logger:  slog.New(handler),

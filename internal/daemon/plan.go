@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"os/user"
 	"strconv"
 
@@ -133,7 +132,7 @@ func (p *plan) addRoots(file string) error {
 	if file == "" {
 		return nil
 	}
-	pem, err := os.ReadFile(file)
+	pem, err := config.ReadTrusted(file)
 	if err != nil {
 		return fmt.Errorf("ca_file: %w", err)
 	}
@@ -175,7 +174,7 @@ func fromPEM[T any](setting, file string, parse func([]byte) ([]T, error)) ([]T,
 	if file == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(file)
+	pem, err := config.ReadTrusted(file)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", setting, err)
 	}

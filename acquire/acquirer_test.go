@@ -262,7 +262,7 @@ func TestRefreshAheadOfNeedInTheBackground(t *testing.T) {
 		t.Errorf("got %+v, want the token that is still good", got)
 	}
 	<-w.arrived
-	acquire.WaitFlights(w.acquirer)
+	acquire.WaitFlight(w.acquirer, "vm", resource)
 	for range 10 {
 		if got := w.mustGet(acquire.Request{}); got.AccessToken.Reveal() != "secret-token-1" {
 			t.Error("a failed refresh cost the good token")
@@ -276,7 +276,7 @@ func TestRefreshAheadOfNeedInTheBackground(t *testing.T) {
 	w.answerWith(w.token(time.Hour))
 	w.mustGet(acquire.Request{})
 	<-w.arrived
-	acquire.WaitFlights(w.acquirer)
+	acquire.WaitFlight(w.acquirer, "vm", resource)
 	if got := w.mustGet(acquire.Request{}); got.AccessToken.Reveal() != "secret-token-3" || !got.FromCache {
 		t.Errorf("got %+v, want the token that was refreshed meanwhile", got)
 	}
@@ -290,7 +290,7 @@ func TestServedUntilItExpiresAndNotLonger(t *testing.T) {
 	if _, err := w.get(acquire.Request{}); err != nil {
 		t.Errorf("a second before it expires: %v", err)
 	}
-	acquire.WaitFlights(w.acquirer)
+	acquire.WaitFlight(w.acquirer, "vm", resource)
 	w.advance(time.Second)
 	_, err := w.get(acquire.Request{})
 	if e, ok := errors.AsType[*acquire.Error](err); !ok || e.Kind != acquire.KindUnavailable {

@@ -3,5 +3,9 @@ package acquire
 // Classify and the end of all flights cannot be seen from outside.
 var Classify = classify
 
-// WaitFlights returns once no flight is under way.
-func WaitFlights(a *Acquirer) { a.wg.Wait() }
+// WaitFlight returns once no flight for the token is under way: it joins the one
+// that is, or makes one that does nothing.
+func WaitFlight(a *Acquirer, identity, resource string) {
+	key := cacheKey{identity: identity, resource: resource, tokenType: TypeBearer}
+	<-a.flights.DoChan(key.String(), func() (any, error) { return Token{}, nil })
+}

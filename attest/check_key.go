@@ -16,7 +16,6 @@ func (v *verifier) keyPublic() error {
 		return err
 	}
 	v.key = p
-	v.result.PublicKey, v.result.KeyName = p.key, p.name()
 	return v.policy.Key.check(p)
 }
 
@@ -130,7 +129,15 @@ func (v *verifier) certifyNonce() error {
 	if err := v.needCertify(); err != nil {
 		return err
 	}
-	return v.certify.checkExtraData(v.expected.Certify)
+	return v.certify.checkNonce(v.expected.Certify)
+}
+
+// checkNonce is checkExtraData where the statement must be fresh.
+func (st *statement) checkNonce(want []byte) error {
+	if len(want) == 0 {
+		return errors.New("the verifier gave no nonce to compare with: a statement without one can be replayed for ever")
+	}
+	return st.checkExtraData(want)
 }
 
 func (st *statement) checkExtraData(want []byte) error {

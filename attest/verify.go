@@ -120,6 +120,8 @@ func CheckNames() []string {
 }
 
 // Expected is what a verifier expects of evidence that was not made for a [Challenge]: the extraData of its statements, byte for byte.
+// A statement that is expected to carry nothing is refused: without a nonce it could be from any time. How long a nonce must be to
+// be worth something is the caller's to judge.
 type Expected struct {
 	Certify []byte
 	Quote   []byte
@@ -127,7 +129,7 @@ type Expected struct {
 	Key crypto.PublicKey
 }
 
-// Verify judges evidence that was asked for with ch, at the time now. It uses no network, clock or device, does not
+// Verify judges evidence that was asked for with ch, at the time now, which must not be the zero time. It uses no network, clock or device, does not
 // change its arguments, and may be called concurrently.
 //
 // The answer is no unless Result.Err returns nil.
@@ -173,6 +175,10 @@ type verifier struct {
 
 func run(v *verifier) *Result {
 	v.result = &Result{required: v.policy.required()}
+	if v.expected.Key != nil { // whoever asks about a key wants all of it, whatever the policy says
+		v.result.required = append(v.result.required, KeyChecks()...)
+		v.result.required = append(v.result.required, CheckKeyMatch)
+	}
 	for _, s := range procedure() {
 		v.result.Checks = append(v.result.Checks, outcome(s.name, s.do(v)))
 	}
@@ -207,20 +213,26 @@ type claim struct {
 
 // conclude fills in what was proven. A claim about the TPM rests on the attestation key, and so on all that vouches for it.
 func (r *Result) conclude(v *verifier) {
+	if v.key != nil && r.firstNotPassed(KeyChecks()) == "" {
+		r.KeyName, r.PublicKey = v.key.name(), v.key.key
+	}
 	for _, c := range claims() {
-		var reason string
-		for _, name := range c.checks {
-			if r.Status(name) != Pass {
-				reason = name
-				break
-			}
-		}
-		if reason != "" {
+		if reason := r.firstNotPassed(c.checks); reason != "" {
 			r.NotProven = append(r.NotProven, Claim{Claim: c.what, Reason: reason})
 			continue
 		}
 		r.Proven = append(r.Proven, Claim{Claim: c.what, Anchor: c.anchor(v)})
 	}
+}
+
+// firstNotPassed returns the first of the checks that did not pass, or "".
+func (r *Result) firstNotPassed(checks []string) string {
+	for _, name := range checks {
+		if r.Status(name) != Pass {
+			return name
+		}
+	}
+	return ""
 }
 
 func claims() []claim {

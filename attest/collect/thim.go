@@ -55,13 +55,15 @@ func newTHIM(cfg Config) thim {
 	client := cfg.HTTP
 	if client == nil {
 		// No proxy: the address is link-local, and the answer must come from this host.
-		client = &http.Client{Timeout: thimTimeout, Transport: &http.Transport{Proxy: nil}, CheckRedirect: upstream.RefuseRedirects}
+		client = &http.Client{Transport: &http.Transport{Proxy: nil}, CheckRedirect: upstream.RefuseRedirects}
 	}
 	return thim{url: strings.TrimRight(cfg.IMDSEndpoint, "/") + thimPath, client: client, now: cfg.Now}
 }
 
 // certificates fetches VCEK, ASK and ARK, in this order, as DER. They are candidates: what they are worth, verification says.
 func (t thim) certificates(ctx context.Context) ([][]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, thimTimeout)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url, nil)
 	if err != nil {
 		return nil, &HostError{Err: err}

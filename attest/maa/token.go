@@ -65,10 +65,18 @@ func (c *claims) answers(r Request) error {
 	if err != nil {
 		return err
 	}
+	named := false
 	for _, key := range c.Isolation.Runtime.Keys {
-		if key.KeyID == "HCLAkPub" && key.Modulus != modulus {
+		if key.KeyID != "HCLAkPub" {
+			continue
+		}
+		if key.Modulus != modulus {
 			return fmt.Errorf("%w: it is about another attestation key", ErrWrongToken)
 		}
+		named = true
+	}
+	if !named {
+		return fmt.Errorf("%w: it names no attestation key", ErrWrongToken)
 	}
 	return nil
 }

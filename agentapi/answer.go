@@ -20,7 +20,7 @@ var refusedHeaders = []string{"Origin", "Referer", "X-Forwarded-For", "Forwarded
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	caller, known := peer.FromContext(r.Context())
 	found, exists := routeOf(r.RequestURI)
-	rec := &record{caller: caller, method: r.Method, path: found.path}
+	rec := &record{caller: caller, method: clip(r.Method, maxAuditedBytes), path: found.path}
 	if !exists {
 		found.shape = native
 		path, _, _ := strings.Cut(r.RequestURI, "?")
@@ -30,7 +30,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	said, p = encode(said, p)
 	s.audit(r.Context(), rec, p)
 	if p != nil {
-		p.close = r.ContentLength != 0
+		// A stranger gets its refusal and leaves: an idle connection is a place.
+		p.close = r.ContentLength != 0 || !known || s.stranger(caller)
 		s.writeProblem(w, r, found.shape, p)
 		return
 	}
@@ -59,6 +60,7 @@ func (s *Server) answer(r *http.Request, rec *record, found route, exists, known
 		return reply{}, newProblem(wire.CodeUnexpectedBody, "requests have no body")
 	}
 	if p := s.permit(found.permission, rec.caller); p != nil {
+		rec.notes(r.URL.RawQuery)
 		return reply{}, p
 	}
 	return found.handle(s, r, rec)

@@ -1,9 +1,11 @@
 package agentapi
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
+	"net/url"
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi/peer"
@@ -38,8 +40,20 @@ func (r *record) asksFor(req policy.Request) {
 	if req.Identity != "" {
 		r.identity = clip(req.Identity, maxAuditedBytes)
 	}
-	r.resource = req.Resource.Asked()
+	r.resource = clip(req.Resource.Asked(), maxAuditedBytes)
 	r.tokenType = clip(req.TokenType, maxAuditedBytes)
+}
+
+// notes keeps what a caller asked for that was refused before its parameters were
+// understood. They are as it sent them.
+func (r *record) notes(query string) {
+	asked, err := url.ParseQuery(query)
+	if err != nil {
+		return
+	}
+	r.identity = clip(asked.Get(wire.ParamIdentity), maxAuditedBytes)
+	r.resource = clip(cmp.Or(asked.Get(wire.ParamResource), asked.Get(wire.ParamScope)), maxAuditedBytes)
+	r.tokenType = clip(asked.Get(wire.ParamType), maxAuditedBytes)
 }
 
 func (r *record) issues(token acquire.Token) {

@@ -26,7 +26,9 @@
 //   - A failure that may pass is 503 or 429 with Retry-After, never 500: SDKs
 //     retry it at the right pace. The server stays up whatever the token source
 //     does.
-//   - No user can take all connections: they are bounded in total and by user.
+//   - No user can take all connections: they are bounded in total, by user, and
+//     together for all whom no rule names, however many uids one of them has.
+//     Who is not named gets the refusal and is disconnected.
 //   - When told to stop, the server lets requests that it has begun finish,
 //     within a bound.
 //

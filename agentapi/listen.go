@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,22 +72,38 @@ func checkSocketPath(path string) error {
 }
 
 // prepareDir refuses a directory in which another local user could put its own
-// socket in place of ours and answer applications in our name.
+// socket in place of ours, or before ours, and answer applications in our name.
 func prepareDir(dir string) error {
 	switch err := os.Mkdir(dir, dirMode); {
 	case err == nil:
 		if err := os.Chmod(dir, dirMode); err != nil { // the umask of a daemon is often 077
 			return err
 		}
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: make the directory that it is to be in", err)
 	case !errors.Is(err, fs.ErrExist):
 		return err
 	}
-	info, err := os.Stat(dir)
+	info, err := os.Lstat(dir)
 	if err != nil {
 		return err
 	}
-	if open := info.Mode().Perm() & 0o022; open != 0 && info.Mode()&fs.ModeSticky == 0 {
-		return fmt.Errorf("directory %s has mode %v: other users could replace the socket (chmod go-w)", dir, info.Mode().Perm())
+	return checkDir(dir, info)
+}
+
+func checkDir(dir string, info fs.FileInfo) error {
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a directory", dir)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("directory %s: its owner cannot be determined", dir)
+	}
+	if stat.Uid != 0 && int64(stat.Uid) != int64(os.Geteuid()) {
+		return fmt.Errorf("directory %s belongs to uid %d, who could replace the socket: it must be root's or the agent's own", dir, stat.Uid)
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("directory %s has mode %v: other users could put a socket there (chmod go-w, or use a directory of its own)", dir, info.Mode())
 	}
 	return nil
 }

@@ -168,7 +168,18 @@ func TestListenRefuses(t *testing.T) {
 			if err := os.Chmod(filepath.Dir(path), 0o777); err != nil {
 				t.Fatal(err)
 			}
-		}, "other users could replace"},
+		}, "other users could put a socket there"},
+		{"a sticky directory such as /tmp, where somebody could have been first", func(t *testing.T, path string) {
+			if err := os.Chmod(filepath.Dir(path), 0o777|os.ModeSticky); err != nil {
+				t.Fatal(err)
+			}
+		}, "other users could put a socket there"},
+		{"a directory of another user", func(t *testing.T, path string) {
+			needRoot(t)
+			if err := os.Chown(filepath.Dir(path), 65534, 65534); err != nil {
+				t.Fatal(err)
+			}
+		}, "belongs to uid 65534"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -195,13 +206,6 @@ func TestListenRefuses(t *testing.T) {
 			}
 		})
 	}
-	t.Run("but not a sticky directory such as /tmp", func(t *testing.T) {
-		dir := socketDir(t)
-		if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
-			t.Fatal(err)
-		}
-		mustListen(t, filepath.Join(dir, "s"))
-	})
 }
 
 // busy leaves a socket at which somebody listens whose queue is full.

@@ -47,7 +47,6 @@ func unsafeInResource(r rune) bool {
 // String returns the form in which rules are compared: without a trailing slash.
 func (r Resource) String() string { return r.compared }
 
-// Asked returns the form to ask Entra for: as the caller wrote it, without
-// "/.default" but with its trailing slash, since the slash decides about the
-// token's audience claim.
+// Asked returns the form that the caller used, without "/.default" but with its
+// trailing slash: SDKs expect to read in the answer what they asked for.
 func (r Resource) Asked() string { return r.asked }

@@ -72,7 +72,7 @@ func printIdentity(row func(name, format string, args ...any), id wire.IdentityS
 		row("  valid", "%s to %s, renewed from %s", stamp(c.NotBefore), stamp(c.EffectiveExpiry), stamp(c.RenewAt))
 	}
 	if t := id.TLS; t != nil {
-		row("  tls", "%s, client signature %s, %d handshakes", t.Version, t.SignatureAlgorithm, t.Handshakes)
+		row("  tls", "%s, client signature %s, handshakes: %d", t.Version, t.SignatureAlgorithm, t.Handshakes)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -81,7 +80,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
-		return fmt.Errorf("state directory: %w", err)
+		return err
 	}
 	if err := d.openKey(ctx); err != nil {
 		return err

@@ -129,13 +129,21 @@ func (v *verifier) certifyNonce() error {
 	if err := v.needCertify(); err != nil {
 		return err
 	}
-	return v.certify.checkNonce(v.expected.Certify)
+	return v.checkNonce(v.certify, v.expected.Certify)
 }
 
-// checkNonce is checkExtraData where the statement must be fresh.
-func (st *statement) checkNonce(want []byte) error {
+// checkNonce is checkExtraData where the statement must be fresh. What was derived from a challenge is as fresh as its nonce, however long it is.
+func (v *verifier) checkNonce(st *statement, want []byte) error {
+	if v.challenge != nil {
+		if err := v.challenge.Validate(); err != nil {
+			return fmt.Errorf("challenge: %w", err)
+		}
+	}
 	if len(want) == 0 {
 		return errors.New("the verifier gave no nonce to compare with: a statement without one can be replayed for ever")
+	}
+	if len(want) < MinNonceSize && !v.expected.AllowShort {
+		return fmt.Errorf("the verifier expects a nonce of %d bytes, want at least %d", len(want), MinNonceSize)
 	}
 	return st.checkExtraData(want)
 }
@@ -148,14 +156,17 @@ func (st *statement) checkExtraData(want []byte) error {
 }
 
 func (v *verifier) keyMatch() error {
-	if v.expected.Key == nil {
+	if !v.forKey {
 		return absent("no public key to compare with")
+	}
+	if v.expected.Key == nil {
+		return errors.New("the key presented could not be read: is it of an unknown algorithm?")
 	}
 	if v.key == nil {
 		return absent("no readable binding key")
 	}
 	want, ok := v.expected.Key.(*rsa.PublicKey)
-	if !ok || !v.key.key.Equal(want) {
+	if !ok || want == nil || !v.key.key.Equal(want) {
 		return errors.New("the evidence is about another key than the one presented")
 	}
 	return nil
@@ -171,6 +182,9 @@ type Certified struct {
 
 // VerifyTransportKey checks that c is about a decryption key which lives in the TPM of ak and cannot leave it: the key to which an
 // attestation service may encrypt its answer. The failures are *CheckErrors under the names of the binding key's checks.
+//
+// Here, and nowhere else, c.ExtraData may be empty, as it is in Microsoft's protocol: an old statement about a key that is gone is
+// harmless, for nobody could open an answer that is encrypted to it.
 func VerifyTransportKey(ak *AK, c Certified) error {
 	policy := transportKeyPolicy()
 	fail := func(check string, err error) error {

@@ -52,7 +52,7 @@ func (v *verifier) quoteNonce() error {
 	if err := v.needQuote(); err != nil {
 		return err
 	}
-	return v.quote.checkNonce(v.expected.Quote)
+	return v.checkNonce(v.quote, v.expected.Quote)
 }
 
 // quoteSelection asks for one selection from the SHA-256 bank that covers the policy's registers. A quote of nothing, or

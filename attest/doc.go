@@ -43,8 +43,8 @@
 //  21. key.certify.signer: the signer's qualified name is that of the attestation key
 //  22. key.certify.name: it is about the public area shown
 //  23. key.certify.location: not in the NULL hierarchy
-//  24. key.certify.nonce: made for this challenge, and for this protocol and audience
-//  25. key.match: the request's public key is this key
+//  24. key.certify.nonce: made for this challenge, and for this protocol and audience; without a nonce of the verifier it fails
+//  25. key.match: the request's public key is this key; who asks that has the rows 18 to 25 and 32 required, whatever the policy says
 //  26. quote.structure, 27. quote.signature, 28. quote.signer, 29. quote.nonce: as for the certify
 //  30. quote.selection: the SHA-256 bank, and at least the policy's PCRs
 //  31. quote.digest: the PCR values listed are those quoted, no more and no fewer

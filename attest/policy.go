@@ -101,7 +101,8 @@ func transportKeyPolicy() KeyPolicy {
 // DefaultPolicy asks for the binding key certified and fresh, PCRs 0 to 7 quoted in the same boot, and the report made under one of
 // the ID keys that Azure is known to use.
 //
-// It does not ask for an AK certificate, which some hosts do not provision, nor for a lowest firmware level (MinTCB, MinGuestSVN) or
+// It does not ask for an AK certificate, which some hosts do not provision, for secure boot, or for the alias check against BadRAM
+// (PlatformInfo), which hosts of older firmware do not report; nor for a lowest firmware level (MinTCB, MinABI, MinGuestSVN) or
 // revocation lists: those change with AMD's and Microsoft's advisories, and a list built in here would be out of date. A relying party
 // that keeps up with them sets MinTCB: without it, a key extracted from any chip at an old level vouches for everything.
 func DefaultPolicy() Policy {

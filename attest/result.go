@@ -67,8 +67,8 @@ type Result struct {
 	Checks []Check
 
 	AK        *AK
-	KeyName   []byte           // of the binding key; nil unless it was certified
-	PublicKey crypto.PublicKey // of the binding key; nil unless it was certified
+	KeyName   []byte           // of the binding key; nil unless all KeyChecks passed
+	PublicKey crypto.PublicKey // of the binding key; nil unless all KeyChecks passed
 	VMID      string           // vmUniqueId
 	SNP       *tee.SNPReport
 	Product   string         // AMD product line of the root that the chain ended in

@@ -196,7 +196,9 @@ func (v vector) policy() attest.Policy {
 func (v vector) verify(t testing.TB, p attest.Policy) *attest.Result {
 	t.Helper()
 	nonce := unhex(t, v.NonceHex)
-	return attest.VerifyExpected(v.evidence(t), attest.Expected{Certify: nonce, Quote: nonce}, attest.DefaultTrustAnchors(), p, v.Time)
+	// Most captures were made with the nonce "challenge", of 9 bytes.
+	expected := attest.Expected{Certify: nonce, Quote: nonce, AllowShort: true}
+	return attest.VerifyExpected(v.evidence(t), expected, attest.DefaultTrustAnchors(), p, v.Time)
 }
 
 func TestRealEvidence(t *testing.T) {

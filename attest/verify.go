@@ -120,12 +120,16 @@ func CheckNames() []string {
 }
 
 // Expected is what a verifier expects of evidence that was not made for a [Challenge]: the extraData of its statements, byte for byte.
-// A statement that is expected to carry nothing is refused: without a nonce it could be from any time. How long a nonce must be to
-// be worth something is the caller's to judge.
+// A statement is refused if less than MinNonceSize bytes are expected of it: what can be guessed can be signed in advance.
 type Expected struct {
 	Certify []byte
 	Quote   []byte
-	// Key, if not nil, is the public key of the request or certificate that comes with the evidence.
+	// AllowShort accepts values below MinNonceSize, for evidence of protocols with short nonces. How much freshness such a value proves
+	// is then the caller's to judge. An empty one proves none and is refused all the same.
+	AllowShort bool
+	// Key, if not nil, is the public key of the request or certificate that comes with the evidence. All [KeyChecks] and key.match are then
+	// required, whatever the policy says. A caller who always expects one makes sure that it is not nil: x509 leaves the key of an
+	// algorithm that it does not know nil.
 	Key crypto.PublicKey
 }
 
@@ -134,22 +138,28 @@ type Expected struct {
 //
 // The answer is no unless Result.Err returns nil.
 func Verify(e *Evidence, ch Challenge, anchors TrustAnchors, p Policy, now time.Time) *Result {
-	return VerifyForKey(e, ch, nil, anchors, p, now)
+	return run(&verifier{e: e, challenge: &ch, expected: expectedOf(e, ch), anchors: anchors, policy: p, now: now})
 }
 
-// VerifyForKey is Verify with a check that the evidence is about the public key: the one of a certificate request, say.
+// VerifyForKey is Verify with a check that the evidence is about the public key: the one of a certificate request, say. All [KeyChecks] and
+// key.match are then required, whatever the policy says. A nil key is no evidence's.
 func VerifyForKey(e *Evidence, ch Challenge, key crypto.PublicKey, anchors TrustAnchors, p Policy, now time.Time) *Result {
+	expected := expectedOf(e, ch)
+	expected.Key = key
+	return run(&verifier{e: e, challenge: &ch, expected: expected, forKey: true, anchors: anchors, policy: p, now: now})
+}
+
+func expectedOf(e *Evidence, ch Challenge) Expected {
 	var keyName []byte
 	if e.KeyPublic != nil {
 		keyName = nameOf(e.KeyPublic)
 	}
-	expected := Expected{Certify: ch.CertifyData(), Quote: ch.QuoteData(keyName), Key: key}
-	return run(&verifier{e: e, challenge: &ch, expected: expected, anchors: anchors, policy: p, now: now})
+	return Expected{Certify: ch.CertifyData(), Quote: ch.QuoteData(keyName)}
 }
 
 // VerifyExpected is Verify for evidence of other making, whose extraData the caller knows.
 func VerifyExpected(e *Evidence, expected Expected, anchors TrustAnchors, p Policy, now time.Time) *Result {
-	return run(&verifier{e: e, expected: expected, anchors: anchors, policy: p, now: now})
+	return run(&verifier{e: e, expected: expected, forKey: expected.Key != nil, anchors: anchors, policy: p, now: now})
 }
 
 // verifier carries what earlier rows have parsed to later ones. A nil field was not there or could not be read.
@@ -157,6 +167,7 @@ type verifier struct {
 	e         *Evidence
 	challenge *Challenge // nil for foreign evidence
 	expected  Expected
+	forKey    bool // the caller asks about expected.Key
 	anchors   TrustAnchors
 	policy    Policy
 	now       time.Time
@@ -175,7 +186,7 @@ type verifier struct {
 
 func run(v *verifier) *Result {
 	v.result = &Result{required: v.policy.required()}
-	if v.expected.Key != nil { // whoever asks about a key wants all of it, whatever the policy says
+	if v.forKey { // whoever asks about a key wants all of it, whatever the policy says
 		v.result.required = append(v.result.required, KeyChecks()...)
 		v.result.required = append(v.result.required, CheckKeyMatch)
 	}

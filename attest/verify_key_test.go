@@ -2,6 +2,8 @@ package attest_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/rsa"
 	"testing"
 
 	"github.com/keyagent/keyagent/attest"
@@ -113,6 +115,8 @@ func keyForgeries() map[string][]forgery {
 		},
 		attest.CheckKeyMatch: {
 			{name: "a request for another key", forge: func(_ *testing.T, x *trial) { x.key = &x.w.keys.Other.PublicKey }},
+			{name: "a request for a key of another type", forge: func(_ *testing.T, x *trial) { x.key = ed25519.PublicKey{} }},
+			{name: "a pointer to no key", forge: func(_ *testing.T, x *trial) { x.key = (*rsa.PublicKey)(nil) }},
 		},
 	}
 }

@@ -289,6 +289,14 @@ func TestATokenForSomebodyElseIsRefused(t *testing.T) {
 		"no attestation key": func(s *at.Service) {
 			s.Claims = func(c map[string]any) { delete(c, "x-ms-isolation-tee") }
 		},
+		"the attestation key under another name": func(s *at.Service) {
+			s.Claims = func(c map[string]any) {
+				keys := c["x-ms-isolation-tee"].(map[string]any)["x-ms-runtime"].(map[string]any)["keys"]
+				for _, key := range keys.([]any) {
+					key.(map[string]any)["kid"] = "other"
+				}
+			}
+		},
 		"two parts":      func(s *at.Service) { s.Compact = func(j string) string { return j[:strings.LastIndexByte(j, '.')] } },
 		"not base64url":  func(s *at.Service) { s.Compact = func(string) string { return "a.!.c" } },
 		"a member twice": func(s *at.Service) { s.Compact = func(string) string { return "a.eyJleHAiOjEsImV4cCI6Mn0.c" } },

@@ -52,6 +52,11 @@ func (r *record) notes(query string) {
 		return
 	}
 	r.identity = clip(asked.Get(wire.ParamIdentity), maxAuditedBytes)
+	for _, selector := range selectors {
+		if value := asked.Get(selector.param); value != "" && r.identity == "" {
+			r.identity = clip(selector.param+"="+value, maxAuditedBytes)
+		}
+	}
 	r.resource = clip(cmp.Or(asked.Get(wire.ParamResource), asked.Get(wire.ParamScope)), maxAuditedBytes)
 	r.tokenType = clip(asked.Get(wire.ParamType), maxAuditedBytes)
 }

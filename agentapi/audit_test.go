@@ -15,6 +15,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi"
+	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/secret"
 )
@@ -75,6 +76,32 @@ func TestAuditRecord(t *testing.T) {
 			t.Errorf("a record of %d bytes, %v", len(encoded), err)
 		}
 	})
+}
+
+// Whatever text a caller chooses is limited on record, also where the request is
+// right in every other way.
+func TestAuditClipsWhatCallersChoose(t *testing.T) {
+	rules := rulesFor(os.Geteuid())
+	rules.Rules[0].Resources = []string{"*"}
+	a := start(t, config(working, rules))
+	long := strings.Repeat("r", policy.MaxResourceBytes)
+	tests := []struct{ name, method, target, attribute string }{
+		{"the method", strings.Repeat("A", 15000), wire.PathToken, "method"},
+		{"the path", "GET", "/" + strings.Repeat("p", 15000), "route"},
+		{"a resource that is issued", "GET", wire.PathToken + "?identity=vm&resource=" + long, "resource"},
+		{"a resource that is refused", "GET", wire.PathToken + "?identity=backup&resource=" + long, "resource"},
+		{"an identity", "GET", wire.PathToken + "?resource=" + vault + "&identity=" + strings.Repeat("i", 15000), "identity"},
+		{"an identity in the IMDS shape", "GET", wire.PathIMDSToken + "?api-version=2018-02-01&resource=" + vault + "&client_id=" + strings.Repeat("i", 14000), "identity"},
+		{"a type", "GET", wire.PathToken + "?resource=" + vault + "&type=" + strings.Repeat("t", 15000), "type"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a.raw(t, tt.method+" "+tt.target+" HTTP/1.1\r\nHost: agent\r\nMetadata: true\r\n\r\n")
+			if text, _ := a.audit.lastRecord(t)[tt.attribute].(string); len(text) != 256 || !strings.HasSuffix(text, "…") {
+				t.Errorf("%s of %d bytes: %.300s", tt.attribute, len(text), text)
+			}
+		})
+	}
 }
 
 // Every answer is on record before it is sent.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
@@ -18,16 +19,39 @@ import (
 // thousands of uids (subuid(5)), and the answer to each is the same refusal.
 const maxStrangers = 32
 
-// account is whose connections are counted together.
+// account is whose connections are counted together: those of one uid, or of all
+// callers of a standing that does not depend on the uid.
 type account struct {
-	stranger bool
-	uid      uint32 // 0 for strangers
+	together policy.Standing // Stranger or ByGroupOnly; else the account is that of uid
+	uid      uint32
+}
+
+// share is what an account may have of all connections.
+type share struct {
+	account
+	bound int
+}
+
+// sharesOf returns the accounts that a connection counts for. Whoever can be many
+// uids, being a stranger or known by a group that all of them keep, shares one
+// account with everybody of whom that is true, and never has more than half.
+func (a *admission) sharesOf(caller peer.Caller) []share {
+	own := share{account{policy.ByUID, caller.UID}, a.server.cfg.MaxConnectionsPerUser}
+	half := a.server.cfg.MaxConnections / 2
+	switch standing := a.server.policy.Standing(caller); standing {
+	case policy.ByUID:
+		return []share{own}
+	case policy.ByGroupOnly:
+		return []share{own, {account{together: standing}, max(1, half)}}
+	default:
+		return []share{{account{together: policy.Stranger}, min(maxStrangers, half)}}
+	}
 }
 
 // admission is a listener that knows who connects and bounds how many
 // connections there are. Beyond its bound one user is turned away, so that it
-// cannot keep others out, and so are strangers beyond theirs; beyond the total,
-// callers wait in the kernel's queue.
+// cannot keep others out, and so are strangers and members of groups beyond
+// theirs; beyond the total, callers wait in the kernel's queue.
 type admission struct {
 	net.Listener
 	ctx    context.Context // for log records only
@@ -86,32 +110,41 @@ func (a *admission) identify(conn net.Conn) *admittedConn {
 		a.server.cfg.Logger.WarnContext(a.ctx, "closing a connection", "error", err)
 		return nil
 	}
-	whose, bound := account{uid: caller.UID}, a.server.cfg.MaxConnectionsPerUser
-	if a.server.stranger(caller) {
-		whose, bound = account{stranger: true}, min(maxStrangers, bound)
-	}
-	if !a.take(whose, bound) {
-		a.server.turnAway(a.ctx, conn, caller)
+	shares := a.sharesOf(caller)
+	if full, ok := a.take(shares); !ok {
+		a.server.turnAway(a.ctx, conn, caller, full)
 		return nil
 	}
-	return &admittedConn{Conn: conn, caller: caller, release: func() { a.give(whose) }}
+	known := &admittedConn{Conn: conn, caller: caller, release: func() { a.give(shares) }}
+	if a.server.stranger(caller) {
+		known.askBy = time.Now().Add(a.server.cfg.StrangerTimeout)
+	}
+	return known
 }
 
-func (a *admission) take(whose account, bound int) bool {
+// take counts a connection for all its accounts, or for none and returns which
+// of them is full.
+func (a *admission) take(shares []share) (full share, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.open[whose] >= bound {
-		return false
+	for _, s := range shares {
+		if a.open[s.account] >= s.bound {
+			return s, false
+		}
 	}
-	a.open[whose]++
-	return true
+	for _, s := range shares {
+		a.open[s.account]++
+	}
+	return share{}, true
 }
 
-func (a *admission) give(whose account) {
+func (a *admission) give(shares []share) {
 	a.mu.Lock()
-	a.open[whose]--
-	if a.open[whose] == 0 {
-		delete(a.open, whose)
+	for _, s := range shares {
+		a.open[s.account]--
+		if a.open[s.account] == 0 {
+			delete(a.open, s.account)
+		}
 	}
 	a.mu.Unlock()
 	<-a.slots
@@ -119,15 +152,24 @@ func (a *admission) give(whose account) {
 
 // stranger reports whether there is nothing at this socket for the caller.
 func (s *Server) stranger(caller peer.Caller) bool {
-	return !s.policy.Named(caller) && !s.policy.Admin(caller)
+	return s.policy.Standing(caller) == policy.Stranger
 }
 
 // admittedConn is a connection with its caller. Closing it makes room.
 type admittedConn struct {
 	net.Conn
 	caller  peer.Caller
+	askBy   time.Time // when a stranger must have asked; zero: net/http's own deadlines
 	release func()
 	once    sync.Once
+}
+
+// SetReadDeadline never gives a stranger more time than it has.
+func (c *admittedConn) SetReadDeadline(t time.Time) error {
+	if !c.askBy.IsZero() && (t.IsZero() || t.After(c.askBy)) {
+		t = c.askBy
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *admittedConn) Close() error {
@@ -139,13 +181,8 @@ func (c *admittedConn) Close() error {
 // turnAway answers a request that was not read, since waiting for it would give
 // the caller what the bound denies. The reply fits into the empty buffer of a
 // new connection, so that writing it does not wait for the caller either.
-func (s *Server) turnAway(ctx context.Context, conn net.Conn, caller peer.Caller) {
-	p := s.permit(forCallersOfRules, caller) // what a stranger would hear anyway
-	if !s.stranger(caller) {
-		p = newProblem(wire.CodeTooManyConnections, "uid %d holds %d connections to the agent", caller.UID, s.cfg.MaxConnectionsPerUser).
-			withHint("close connections that are not in use, or share one client among threads")
-		p.RetryAfter = 1
-	}
+func (s *Server) turnAway(ctx context.Context, conn net.Conn, caller peer.Caller, full share) {
+	p := s.noRoom(caller, full)
 	s.audit(ctx, &record{caller: caller}, p)
 	body, err := json.Marshal(p.Problem)
 	if err != nil {
@@ -159,4 +196,21 @@ func (s *Server) turnAway(ctx context.Context, conn net.Conn, caller peer.Caller
 	_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"+
 		"%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
 		p.Status, http.StatusText(p.Status), wire.ContentTypeProblem, retry, len(body), body)
+}
+
+// noRoom says which bound was reached. A stranger hears what it would hear anyway.
+func (s *Server) noRoom(caller peer.Caller, full share) *problem {
+	var p *problem
+	switch full.together {
+	case policy.Stranger:
+		return s.permit(forCallersOfRules, caller)
+	case policy.ByGroupOnly:
+		p = newProblem(wire.CodeTooManyConnections, "users whom only a group makes known hold %d connections to the agent", full.bound).
+			withHint("close connections that are not in use, or name the user in a rule")
+	default:
+		p = newProblem(wire.CodeTooManyConnections, "uid %d holds %d connections to the agent", caller.UID, full.bound).
+			withHint("close connections that are not in use, or share one client among threads")
+	}
+	p.RetryAfter = 1
+	return p
 }

@@ -26,17 +26,20 @@
 //   - A failure that may pass is 503 or 429 with Retry-After, never 500: SDKs
 //     retry it at the right pace. The server stays up whatever the token source
 //     does.
-//   - No user can take all connections: they are bounded in total, by user, and
-//     together for all whom no rule names, however many uids one of them has.
-//     Who is not named gets the refusal and is disconnected.
+//   - No user can take all connections, however many subordinate uids it has:
+//     they are bounded in total, by uid, together for all whom only a group makes
+//     known (a user's other uids keep its groups), and together for all whom
+//     nothing makes known. These get the refusal and are disconnected, and soon
+//     if they do not ask.
 //   - When told to stop, the server lets requests that it has begun finish,
 //     within a bound.
 //
 // # What is not defended against
 //
 // A process that connects and then hands the connection to another one (see
-// package peer), and a user's own processes against each other: the boundary is
-// the user and the group. Root can do everything.
+// package peer), a user's own processes against each other, and the members of
+// groups against each other's connections: the boundary is the user and the
+// group. Root can do everything.
 //
 // # Sources
 //

@@ -28,7 +28,8 @@ const (
 
 // Listen opens the agent's socket at an absolute path, with mode as its
 // permissions. They decide who can connect; who may have what, the policy
-// decides. The directory is made if only it is missing.
+// decides. The directory is made if only it is missing. It must be root's or the
+// agent's own and nobody else may write to it: not /tmp, but one below it will do.
 //
 // A socket that an agent left behind when it was killed is replaced; one that
 // somebody answers at is not, and gives [ErrInUse]. A lock at path + ".lock" is
@@ -79,8 +80,8 @@ func prepareDir(dir string) error {
 		if err := os.Chmod(dir, dirMode); err != nil { // the umask of a daemon is often 077
 			return err
 		}
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: make the directory that it is to be in", err)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: make the directory, with mode 0755 and owned by the agent's user (systemd: RuntimeDirectory=)", err)
 	case !errors.Is(err, fs.ErrExist):
 		return err
 	}

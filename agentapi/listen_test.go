@@ -180,6 +180,12 @@ func TestListenRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "belongs to uid 65534"},
+		{"a file where the directory should be", func(t *testing.T, path string) {
+			if err := os.Remove(filepath.Dir(path)); err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, filepath.Dir(path))
+		}, "not a directory"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -195,10 +201,26 @@ func TestListenRefuses(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a directory that is missing deeply, and says what to do", func(t *testing.T) {
+		_, err := agentapi.Listen(filepath.Join(socketDir(t), "a", "b", "s"), 0o600)
+		if err == nil || !strings.Contains(err.Error(), "make the directory, with mode 0755") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("a directory that is a symlink to another user's", func(t *testing.T) {
+		needRoot(t)
+		dir := socketDir(t)
+		theirs := filepath.Join(dir, "theirs")
+		if err := errors.Join(os.Mkdir(theirs, 0o755), os.Chown(theirs, 65534, 65534), os.Symlink(theirs, filepath.Join(dir, "link"))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := agentapi.Listen(filepath.Join(dir, "link", "s"), 0o600); err == nil || !strings.Contains(err.Error(), "not a directory") {
+			t.Errorf("got %v", err)
+		}
+	})
 	for name, path := range map[string]string{
 		"a relative path": "agent.sock", "an abstract name": "@agent", "nothing": "",
-		"a path that is too long":            "/tmp/" + strings.Repeat("x", 120),
-		"a directory that is missing deeply": filepath.Join(socketDir(t), "a", "b", "s"),
+		"a path that is too long": "/tmp/" + strings.Repeat("x", 120),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := agentapi.Listen(path, 0o600); err == nil {

@@ -65,8 +65,13 @@ type Config struct {
 	ShutdownGrace time.Duration
 	// MaxConnections is how many connections are open at a time, 0: 1024. More
 	// wait in the kernel. MaxConnectionsPerUser is how many one uid may hold,
-	// 0: 256. More are answered 503 and closed.
+	// 0: 256. More are answered 503 and closed, and so are those beyond half of
+	// MaxConnections of all users together whom only a group makes known. Users
+	// whom nothing makes known have few together, and get 403 beyond them.
 	MaxConnections, MaxConnectionsPerUser int
+	// StrangerTimeout is how long a caller whom neither a rule nor the
+	// administration names may take to send its request; 0: 2 s.
+	StrangerTimeout time.Duration
 }
 
 // Server answers on the local socket. It is safe for concurrent use.
@@ -104,6 +109,9 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.ShutdownGrace <= 0 {
 		cfg.ShutdownGrace = 10 * time.Second
+	}
+	if cfg.StrangerTimeout <= 0 {
+		cfg.StrangerTimeout = 2 * time.Second
 	}
 	if cfg.MaxConnections <= 0 {
 		cfg.MaxConnections = 1024

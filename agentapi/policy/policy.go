@@ -110,6 +110,29 @@ func (p *Policy) Named(c peer.Caller) bool {
 	return slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.names(c) })
 }
 
+// Standing says what makes a caller known to a policy, as far as it matters for
+// how many callers one person can be: a user has one uid of its own, yet may have
+// thousands of others (subuid(5)), and each keeps the user's groups.
+type Standing int
+
+const (
+	Stranger    Standing = iota // neither named by a rule nor an administrator
+	ByGroupOnly                 // known by one of its groups, and by nothing else
+	ByUID                       // known by its uid, whatever its groups are
+)
+
+// Standing returns what makes the caller known.
+func (p *Policy) Standing(c peer.Caller) Standing {
+	if c.UID == 0 || slices.Contains(p.AdminUIDs, c.UID) ||
+		slices.ContainsFunc(p.Rules, func(r Rule) bool { return slices.Contains(r.UIDs, c.UID) }) {
+		return ByUID
+	}
+	if p.Named(c) || p.Admin(c) {
+		return ByGroupOnly
+	}
+	return Stranger
+}
+
 // Identities returns the identities that rules give the caller for some
 // resource, in the order of the rules, each once.
 func (p *Policy) Identities(c peer.Caller) []string {

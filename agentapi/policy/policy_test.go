@@ -170,6 +170,35 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
+func TestStanding(t *testing.T) {
+	p := twoRules()
+	p.Rules[0].GIDs = append(p.Rules[0].GIDs, 7001)
+	tests := []struct {
+		name   string
+		caller peer.Caller
+		want   policy.Standing
+	}{
+		{"root is known by its uid", peer.Caller{}, policy.ByUID},
+		{"an administrator by uid", peer.Caller{UID: 990, GID: 1}, policy.ByUID},
+		{"a user of a rule", peer.Caller{UID: 1000, GID: 1}, policy.ByUID},
+		{"a user of a rule who is in a group of one, too", peer.Caller{UID: 1000, GID: 7001}, policy.ByUID},
+		{"a member of a rule's group", peer.Caller{UID: 100001, GID: 1, Groups: []uint32{7001}}, policy.ByGroupOnly},
+		{"a member of the administrators' group", peer.Caller{UID: 100001, GID: 1, Groups: []uint32{4}}, policy.ByGroupOnly},
+		{"a member of group 0 is not root", peer.Caller{UID: 100001, GID: 0}, policy.Stranger},
+		{"somebody else", peer.Caller{UID: 100001, GID: 100001}, policy.Stranger},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := p.Standing(tt.caller); got != tt.want {
+				t.Errorf("got %d, want %d", got, tt.want)
+			}
+			if known := p.Named(tt.caller) || p.Admin(tt.caller); known == (p.Standing(tt.caller) == policy.Stranger) {
+				t.Errorf("a caller whom the policy knows (%v) must not be a stranger, nor the other way round", known)
+			}
+		})
+	}
+}
+
 func TestValidate(t *testing.T) {
 	tests := []struct {
 		name   string

@@ -64,7 +64,8 @@ const (
 	// CodeUnavailable: TPM, IMDS, attestation or Entra is down or slow; retry
 	// after RetryAfter.
 	CodeUnavailable Code = "unavailable"
-	// CodeTooManyConnections: the caller's user holds too many connections.
+	// CodeTooManyConnections: the caller's user holds too many connections, or
+	// all users together do whom only a group makes known.
 	CodeTooManyConnections Code = "too_many_connections"
 	// CodeCredentialRefused: the platform refused the agent's credential for
 	// good. Only an operator can mend that.
@@ -94,7 +95,7 @@ var problems = map[Code]struct {
 
 	CodeThrottled:          {http.StatusTooManyRequests, "The platform asked for a pause"},
 	CodeUnavailable:        {http.StatusServiceUnavailable, "The identity is not available at the moment"},
-	CodeTooManyConnections: {http.StatusServiceUnavailable, "Too many connections of one user"},
+	CodeTooManyConnections: {http.StatusServiceUnavailable, "Too many connections"},
 	CodeCredentialRefused:  {http.StatusBadGateway, "The platform refused the agent's credential"},
 	CodeInternal:           {http.StatusInternalServerError, "The agent failed"},
 }

@@ -8,8 +8,9 @@ type Status struct {
 	Version string    `json:"version"`
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
-	// Ready says that the TPM answers and the binding key has passed its
-	// self-test. Identities have their own state.
+	// Ready says that at the start the TPM answered and the binding key passed
+	// its self-test. Identities have their own state, which shows a TPM that was
+	// lost since.
 	Ready      bool             `json:"ready"`
 	TPM        TPMStatus        `json:"tpm"`
 	Key        KeyStatus        `json:"key"`

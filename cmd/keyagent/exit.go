@@ -81,7 +81,7 @@ func hintFor(err error) string {
 	case errors.Is(err, fs.ErrNotExist) && isConfigError(err):
 		return "name the file with --config FILE or KEYAGENT_CONFIG"
 	case errors.Is(err, client.ErrNotReachable):
-		return "start the agent (systemctl start keyagent), or name its socket with --socket PATH or KEYAGENT_SOCKET"
+		return "start the agent (keyagent serve), or name its socket with --socket PATH or KEYAGENT_SOCKET"
 	}
 	return ""
 }

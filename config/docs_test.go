@@ -21,7 +21,7 @@ const preface = `# Configuration
 
 The agent reads one YAML file, /etc/keyagent/config.yaml unless ` + "`--config`" + ` or ` + "`KEYAGENT_CONFIG`" + ` names another. It must belong to
 root or to the agent's user and must not be writable by anybody else. A setting that is not known, or given twice, is an error:
-` + "`keyagent config check`" + ` reports everything that is wrong.
+` + "`keyagent config check`" + ` says what is wrong, stage by stage: syntax, values, then what they refer to.
 
 ` + "```yaml" + `
 identities:

@@ -26,7 +26,7 @@ func (a *app) configCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say whether the configuration can be used",
-		Long: `Read the configuration file as the agent would and report everything that is wrong
+		Long: `Read the configuration file as the agent would and report what is wrong
 with it. Users and groups are looked up and the files it names are read; TPM and
 network are not touched. Exit code 2 means that the agent would not take it.`,
 		Example: "  keyagent config check --config /etc/keyagent/config.yaml",

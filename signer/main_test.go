@@ -55,7 +55,7 @@ func digest(h crypto.Hash, message string) []byte {
 }
 
 // otherMaker is a TPM of another make: a proxy that plays one key in software and passes the rest on. The TPMs that tests have
-// all take the right salt; this one takes what sign gives.
+// all take the right salt; this one takes what sign gives. It does not know sessions.
 type otherMaker struct {
 	key  *rsa.PrivateKey
 	area []byte // TPMT_PUBLIC
@@ -78,7 +78,7 @@ func newOtherMaker(t *testing.T, key *rsa.PrivateKey) (m *otherMaker, on *tpm.TP
 	if err := statefile.WriteNew(path, file.Encode()); err != nil {
 		t.Fatal(err)
 	}
-	return m, tpmtest.Connect(t, proxy.Device()), path
+	return m, tpmtest.ConnectWith(t, tpm.Config{Device: proxy.Device(), PlainSessions: true}), path
 }
 
 func (m *otherMaker) handle(command []byte, forward tpmtest.Forward) ([]byte, error) {

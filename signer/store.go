@@ -32,7 +32,7 @@ func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, e
 	if err != nil {
 		return nil, false, fmt.Errorf("%q: %w; restore it, or move it away to get a new key (and certificate)", cfg.KeyFile, err)
 	}
-	key, err = cfg.TPM.LoadKey(ctx, file)
+	key, err = cfg.TPM.LoadKey(ctx, file, tpm.LoadOptions{SignOnly: true})
 	if err != nil {
 		return nil, false, fmt.Errorf("%q: %w%s", cfg.KeyFile, err, loadAdvice(err))
 	}
@@ -41,7 +41,7 @@ func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, e
 
 // createKeyFile makes a key and writes its file. It reports false if another process was faster.
 func createKeyFile(ctx context.Context, cfg Config) (bool, error) {
-	file, err := cfg.TPM.CreateKey(ctx, tpm.BindingKeyTemplate())
+	file, err := cfg.TPM.CreateKey(ctx, tpm.KeyOptions{})
 	if err != nil {
 		return false, err
 	}

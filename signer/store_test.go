@@ -86,7 +86,7 @@ func TestAKeyFileThatCannotBeUsedIsKeptAndExplained(t *testing.T) {
 	t.Parallel()
 	exportable := func(t *testing.T, on *tpm.TPM) []byte { return otherProgramsKey(t, on).Encode() }
 	foreign := func(t *testing.T, on *tpm.TPM) []byte {
-		f, err := on.CreateKey(t.Context(), tpm.BindingKeyTemplate())
+		f, err := on.CreateKey(t.Context(), tpm.KeyOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -35,12 +35,18 @@ func (t *TPM) Certify(ctx context.Context, k *Key, ak tpm2.TPMHandle, qualifying
 		if err != nil {
 			return err
 		}
-		rsp, err := tpm2.Certify{
-			ObjectHandle:   passwordless(h, k.object.name),
-			SignHandle:     signer.auth(),
-			QualifyingData: tpm2.TPM2BData{Buffer: qualifyingData},
-			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
-		}.Execute(turn)
+		var rsp *tpm2.CertifyResponse
+		// The key's session protects the whole command; a second one for the attestation key would add nothing. The role is
+		// ADMIN: without adminWithPolicy, a key with a policy takes its authorization value for it, too.
+		err = turn.protected(k.auth, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
+			rsp, err = tpm2.Certify{
+				ObjectHandle:   object{handle: h, name: k.object.name}.auth(session),
+				SignHandle:     signer.auth(emptyPassword()),
+				QualifyingData: tpm2.TPM2BData{Buffer: qualifyingData},
+				InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+			}.Execute(turn)
+			return err
+		})
 		if err != nil {
 			return err
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"testing"
 	"time"
 
@@ -40,15 +39,14 @@ func (*dyingStream) Close() error                { return nil }
 func (*dyingStream) SetDeadline(time.Time) error { return nil }
 
 func TestConnectionThatDiesUnderAnEvictionIsAnError(t *testing.T) {
-	s := newScheduler(device{network: "unix", address: "/nonexistent"}, time.Second, slog.New(slog.DiscardHandler))
+	s := newScheduler(t.Context(), device{network: "unix", address: "/nonexistent"}, Config{}.withDefaults())
 	conn, err := newConn(&dyingStream{}, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.conn = conn
 	s.loaded.put(&Key{}, 0x80000000, nil)
-	s.current = &turn{}
-	if _, err := s.perform(t.Context(), flushCommand(1)); !errors.Is(err, ErrUnavailable) {
+	if _, err := s.perform(&turn{ctx: t.Context(), scheduler: s}, flushCommand(1)); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("got %v, want ErrUnavailable", err)
 	}
 }

@@ -1,11 +1,14 @@
 package tpm
 
 import (
+	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,17 +23,30 @@ const (
 	maxResponseBytes = 4096
 )
 
-// conn speaks the TPM's framing over a stream: one command, one response. After any error it is unusable: what comes from the
-// stream next could be the late rest of an old answer. Not safe for concurrent use.
+// errAbandoned says that a command was sent and its caller has gone before the answer came.
+var errAbandoned = errors.New("the TPM still works on it")
+
+// conn speaks the TPM's framing over a stream: one command, one response. After any error but errAbandoned it is unusable:
+// what comes from the stream next could be the late rest of an old answer. Not safe for concurrent use.
 type conn struct {
 	stream  stream
 	timeout time.Duration // for one exchange
 	buf     [maxResponseBytes]byte
+	have    int       // bytes of the response under way that are in buf
+	until   time.Time // when the exchange under way is given up
+
+	// late waits for the answer to an abandoned command, lateCommand. Nil: none is due.
+	late        func() ([]byte, error)
+	lateCommand []byte
 
 	// For checkIdle. Socket is nil for a device file, whose driver's poll may block.
 	socket syscall.RawConn
 	poll   func(fd uintptr)
 	events int16
+	idle   bool // checked, and nothing was sent since
+
+	waking sync.Mutex
+	reads  uint64 // under waking: number of the exchange whose read may be woken; it is odd while there is one
 }
 
 func newConn(s stream, timeout time.Duration) (*conn, error) {
@@ -48,63 +64,136 @@ func newConn(s stream, timeout time.Duration) (*conn, error) {
 	return c, nil
 }
 
-// exchange sends a command and returns its response, which is valid until the next exchange.
-func (c *conn) exchange(command []byte) ([]byte, error) {
+// exchange sends a command and returns its response, which is valid until the next exchange. If ctx ends first the error is
+// errAbandoned, and late is set: the conn is of no other use until late has returned.
+func (c *conn) exchange(ctx context.Context, command []byte) ([]byte, error) {
 	if err := c.checkIdle(); err != nil {
 		return nil, err
 	}
-	err := c.stream.SetDeadline(time.Now().Add(c.timeout))
+	c.idle, c.have = false, 0
+	c.until = time.Now().Add(c.timeout)
+	err := c.stream.SetDeadline(c.until)
 	if errors.Is(err, os.ErrNoDeadline) {
-		return c.roundTripWatched(command)
+		return c.exchangeWatched(ctx, bytes.Clone(command))
 	}
 	if err != nil {
 		return nil, err
 	}
-	return c.roundTrip(command)
-}
-
-func (c *conn) roundTrip(command []byte) ([]byte, error) {
 	if _, err := c.stream.Write(command); err != nil {
 		return nil, err
 	}
+	stop := c.wakeAtEnd(ctx)
+	rsp, err := c.read()
+	stop()
+	if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil && time.Now().Before(c.until) {
+		c.late = c.resume
+		return nil, fmt.Errorf("%w: %w", errAbandoned, ctx.Err())
+	}
+	return rsp, err
+}
+
+// wakeAtEnd lets the read under way return when ctx ends. After stop it has no effect any more, even if it comes late.
+func (c *conn) wakeAtEnd(ctx context.Context) (stop func()) {
+	if ctx.Done() == nil {
+		return func() {}
+	}
+	c.waking.Lock()
+	c.reads++
+	number := c.reads
+	c.waking.Unlock()
+	cancel := context.AfterFunc(ctx, func() {
+		c.waking.Lock()
+		defer c.waking.Unlock()
+		if c.reads == number {
+			_ = c.stream.SetDeadline(time.Unix(1, 0)) // a broken stream wakes the read by itself
+		}
+	})
+	return func() {
+		cancel()
+		c.waking.Lock()
+		defer c.waking.Unlock()
+		c.reads++
+	}
+}
+
+// resume goes on reading the response that an interrupted read left unfinished.
+func (c *conn) resume() ([]byte, error) {
+	c.late = nil
+	if err := c.stream.SetDeadline(c.until); err != nil {
+		return nil, err
+	}
+	return c.read()
+}
+
+// read reads one response, from where the last read was interrupted.
+func (c *conn) read() ([]byte, error) {
 	// One read usually brings all of it. What is beyond the first response is nobody's answer.
-	have, err := io.ReadAtLeast(c.stream, c.buf[:], headerBytes)
-	if err != nil {
+	if err := c.fill(headerBytes, len(c.buf)); err != nil {
 		return nil, fmt.Errorf("reading the response header: %w", err)
 	}
 	size, err := responseSize(c.buf[:headerBytes])
 	if err != nil {
 		return nil, err
 	}
-	if have > size {
-		return nil, fmt.Errorf("%d bytes follow a response of %d", have-size, size)
+	if c.have > size {
+		return nil, fmt.Errorf("%d bytes follow a response of %d", c.have-size, size)
 	}
-	if _, err := io.ReadFull(c.stream, c.buf[have:size]); err != nil {
+	if err := c.fill(size, size); err != nil {
 		return nil, fmt.Errorf("reading a response of %d bytes: %w", size, err)
 	}
 	return c.buf[:size], nil
 }
 
-// roundTripWatched is roundTrip where the stream knows no deadlines: a character device. When the time is over, the
-// goroutine stays behind until the kernel ends the command, which it does, and takes conn with it.
-func (c *conn) roundTripWatched(command []byte) ([]byte, error) {
+// fill reads until buf holds at least atLeast bytes, and not more than atMost.
+func (c *conn) fill(atLeast, atMost int) error {
+	for c.have < atLeast {
+		n, err := c.stream.Read(c.buf[c.have:atMost])
+		c.have += n
+		if err == nil && n == 0 || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil && c.have < atLeast {
+			return err
+		}
+	}
+	return nil
+}
+
+// exchangeWatched is exchange where the stream knows no deadlines: a character device. When the time is over, the goroutine
+// stays behind until the kernel ends the command, which it does, and takes conn with it.
+func (c *conn) exchangeWatched(ctx context.Context, command []byte) ([]byte, error) {
 	type result struct {
 		rsp []byte
 		err error
 	}
 	done := make(chan result, 1)
 	go func() {
-		rsp, err := c.roundTrip(command)
+		_, err := c.stream.Write(command)
+		if err != nil {
+			done <- result{nil, err}
+			return
+		}
+		rsp, err := c.read()
 		done <- result{rsp, err}
 	}()
-	timer := time.NewTimer(c.timeout)
-	defer timer.Stop()
-	select {
-	case r := <-done:
-		return r.rsp, r.err
-	case <-timer.C:
-		return nil, os.ErrDeadlineExceeded
+	wait := func(gone <-chan struct{}) ([]byte, error) {
+		timer := time.NewTimer(time.Until(c.until))
+		defer timer.Stop()
+		select {
+		case r := <-done:
+			return r.rsp, r.err
+		case <-timer.C:
+			return nil, os.ErrDeadlineExceeded
+		case <-gone:
+			return nil, errAbandoned
+		}
 	}
+	rsp, err := wait(ctx.Done())
+	if errors.Is(err, errAbandoned) {
+		c.late = func() ([]byte, error) { c.late = nil; return wait(nil) }
+		return nil, fmt.Errorf("%w: %w", errAbandoned, ctx.Err())
+	}
+	return rsp, err
 }
 
 // responseSize checks a response header and returns the length of the whole response.
@@ -123,7 +212,7 @@ func responseSize(header []byte) (int, error) {
 // checkIdle finds out, before a command is spent on it, whether a socket's peer has gone or left bytes that nobody asked
 // for.
 func (c *conn) checkIdle() error {
-	if c.socket == nil {
+	if c.idle || c.socket == nil {
 		return nil
 	}
 	if err := c.socket.Control(c.poll); err != nil {
@@ -132,6 +221,7 @@ func (c *conn) checkIdle() error {
 	if c.events != 0 {
 		return errors.New("the peer closed it or sent bytes out of turn")
 	}
+	c.idle = true
 	return nil
 }
 

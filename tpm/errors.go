@@ -17,8 +17,21 @@ var (
 	// TPM was cleared since, its parent is gone, or the file is damaged. The TPM cannot tell these apart.
 	ErrForeignTPM = errors.New("key file does not belong to this TPM")
 
-	// ErrExportable is in the error for a key that the TPM would let out, or that may do more than sign.
+	// ErrExportable is in the error for a key that the TPM would let out, or that it did not make itself.
 	ErrExportable = errors.New("key is not bound to the TPM")
+
+	// ErrAttributes is in the error for a key that is bound to the TPM and is more than a signing key; see [LoadOptions.SignOnly].
+	ErrAttributes = errors.New("key may do more than sign")
+
+	// ErrStorageRoot is in the error for a TPM whose storage root is not the known one. The TPM was cleared or exchanged, or
+	// somebody between agent and TPM shows a key of his own.
+	ErrStorageRoot = errors.New("the TPM's storage root is not the one that is known")
+
+	// ErrAuthValue is in the error for a key whose authorization value is not the one given, or not given.
+	ErrAuthValue = errors.New("wrong authorization value")
+
+	// ErrPCRsChanged is in the error for a key that is bound to PCR values which are others now. See [PCRError].
+	ErrPCRsChanged = errors.New("PCRs that the key is bound to have changed")
 
 	// ErrNoNVIndex is in the error for an NV index that is not defined on this TPM.
 	ErrNoNVIndex = errors.New("NV index is not defined on this TPM")
@@ -63,6 +76,12 @@ func codeIs(code tpm2.TPMRC, list ...tpm2.TPMRC) bool {
 	return false
 }
 
+// codeOf reports whether err has one of the codes listed.
+func codeOf(err error, list ...tpm2.TPMRC) bool {
+	var code tpm2.TPMRC
+	return errors.As(err, &code) && codeIs(code, list...)
+}
+
 // retryable reports whether the TPM asks for the same command again, later (TPM 2.0 Part 2, 6.6.3, RC_WARN).
 func retryable(code tpm2.TPMRC) bool {
 	return codeIs(code, tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting, tpm2.TPMRCNVRate)
@@ -71,14 +90,45 @@ func retryable(code tpm2.TPMRC) bool {
 // slotsFull reports whether a command failed for want of a transient slot.
 func slotsFull(code tpm2.TPMRC) bool { return codeIs(code, tpm2.TPMRCObjectMemory) }
 
+// sessionsFull reports whether a command failed for want of a session slot, or because a session that was put aside is too old.
+func sessionsFull(code tpm2.TPMRC) bool {
+	return codeIs(code, tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap)
+}
+
+// advise adds what an operator can do to codes that say more about the TPM's state than about the command.
+func advise(err error) error {
+	var code tpm2.TPMRC
+	if !errors.As(err, &code) {
+		return err
+	}
+	for _, a := range advice {
+		if errors.Is(code, a.code) {
+			return fmt.Errorf("%w: %s", err, a.text)
+		}
+	}
+	return err
+}
+
+var advice = []struct {
+	code tpm2.TPMRC
+	text string
+}{
+	{tpm2.TPMRCLockout, "the TPM is in dictionary-attack lockout, because some program gave wrong passwords: it ends by itself after the recovery time (tpm2_getcap properties-variable), or with tpm2_dictionarylockout --clear-lockout; keys that keyagent makes are exempt"},
+	{tpm2.TPMRCObjectMemory, "other programs hold all of the TPM's object slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --transient-object"},
+	{tpm2.TPMRCSessionMemory, "other programs hold all of the TPM's session slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --loaded-session"},
+	{tpm2.TPMRCSessionHandles, "other programs hold all of the TPM's sessions: find the one that leaks them, or flush them with tpm2_flushcontext --saved-session"},
+	{tpm2.TPMRCContextGap, "another program keeps a session that is too old: find it, or flush it with tpm2_flushcontext --saved-session"},
+	{tpm2.TPMRCFailure, "the TPM is in failure mode: it needs a power cycle (stop and start the VM)"},
+	{tpm2.TPMRCNVUnavailable, "the TPM cannot write its memory at this moment: try again later"},
+	{tpm2.TPMRCDisabled, "the TPM's owner has disabled this"},
+	{tpm2.TPMRCHierarchy, "the owner hierarchy is switched off: it comes back at the next boot"},
+	{tpm2.TPMRCNVSpace, "the TPM's memory is full: remove a persistent key or an NV index (tpm2_getcap handles-persistent)"},
+}
+
 // staleHandle reports whether err says that a handle names nothing any more: after a TPM reset, or in the fresh space that a
 // reopened resource manager gives.
 func staleHandle(err error) bool {
-	var code tpm2.TPMRC
-	if errors.As(err, &code) {
-		return codeIs(code, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceH1, tpm2.TPMRCHandle)
-	}
-	return errors.Is(err, errWrongObject)
+	return codeOf(err, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceH1, tpm2.TPMRCHandle) || errors.Is(err, errWrongObject)
 }
 
 // openHint tells an operator what to do about an error of opening the device.

@@ -169,9 +169,9 @@ func TestAHangingTurnLeavesNothingLoaded(t *testing.T) {
 				<-gone
 				return forward(command)
 			}))
-			file, err := on.CreateKey(ctx, tpm.BindingKeyTemplate())
+			file, err := on.CreateKey(ctx, tpm.KeyOptions{})
 			if err == nil {
-				_, err = on.LoadKey(ctx, file)
+				_, err = on.LoadKey(ctx, file, tpm.LoadOptions{})
 			}
 			fails(t, err, context.Canceled)
 			close(gone)

@@ -9,78 +9,180 @@ import (
 	"sync/atomic"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/internal/secret"
 )
+
+// maxAuthValueBytes is the size of the digest of a key's name algorithm, SHA-256, which bounds its authorization value (TPM 2.0
+// Part 1, 17.6.4).
+const maxAuthValueBytes = 32
+
+// KeyOptions say what key to make. The zero value is a binding key: RSA-2048, empty authorization value, no policy.
+type KeyOptions struct {
+	Algorithm Algorithm
+	// AuthValue must be given with every use of the key: 1 to 32 bytes, without a zero byte at the end. Empty: none is needed.
+	AuthValue secret.String
+	// PCRs binds the use of the key to the present values of these PCRs.
+	PCRs PCRSelection
+}
+
+// LoadOptions say what is known of a key besides its file. The zero value will do for most keys.
+type LoadOptions struct {
+	AuthValue secret.String
+	// Persistent is a handle where the key may be; if it is, no slot is needed. 0: nowhere.
+	Persistent tpm2.TPMHandle
+	// SignOnly refuses a key with [Key.Deviations], with [ErrAttributes].
+	SignOnly bool
+	// PCRValues are those of [KeyFile.PCRValues], to say which PCRs changed.
+	PCRValues PCRValues
+}
 
 // Key is a key of a [KeyFile], loaded in the TPM. It is safe for concurrent use.
 //
 // It stays loaded as long as the TPM has a slot for it, and is loaded again from its file's content when it is needed and not
 // there: after a TPM reset, after the transport was reopened, or when its slot went to another object.
 type Key struct {
-	tpm    *TPM
-	file   *KeyFile
-	object object // as reported when first loaded; its handle is not used
-	key    crypto.PublicKey
-	closed atomic.Bool
+	tpm       *TPM
+	file      *KeyFile
+	auth      []byte // authorization value, without trailing zeros
+	policy    policy
+	pcrs      PCRValues
+	object    object // as reported when first loaded; its handle is not used
+	key       crypto.PublicKey
+	permanent atomic.Uint32 // persistent handle, or 0; it becomes 0 if the key is not there any more
+	closed    atomic.Bool
 }
 
-// CreateKey makes a new key with the given template under the storage root, with an empty authorization value. Nothing stays
-// loaded; the result is what [TPM.LoadKey] takes, and the only copy. A template that would let the key out is refused with
-// [ErrExportable].
+// CreateKey makes a new key under the storage root. Nothing stays loaded; the result is what [TPM.LoadKey] takes, and the only
+// copy.
 //
 // Making an RSA key takes a TPM between a tenth of a second and a minute.
-func (t *TPM) CreateKey(ctx context.Context, template tpm2.TPMTPublic) (*KeyFile, error) {
-	if err := checkBound(&template); err != nil {
+func (t *TPM) CreateKey(ctx context.Context, options KeyOptions) (*KeyFile, error) {
+	if options.Algorithm == "" {
+		options.Algorithm = RSA2048
+	}
+	template, err := keyTemplate(options.Algorithm)
+	if err == nil {
+		err = checkAuthValue(options.AuthValue)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("creating a TPM key: %w", err)
 	}
 	var file *KeyFile
-	err := t.again(ctx, func(turn *turn) (err error) {
-		file, err = createKey(turn, template)
+	err = t.again(ctx, func(turn *turn) (err error) {
+		file, err = createKey(turn, template, options)
 		return err
 	})
+	if codeOf(err, tpm2.TPMRCValue, tpm2.TPMRCKeySize, tpm2.TPMRCCurve, tpm2.TPMRCAsymmetric) {
+		err = fmt.Errorf("this TPM does not make keys of kind %s: %w", options.Algorithm, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("creating a TPM key: %w", err)
 	}
 	return file, nil
 }
 
-func createKey(t *turn, template tpm2.TPMTPublic) (*KeyFile, error) {
+func checkAuthValue(v secret.String) error {
+	value := v.Reveal()
+	switch {
+	case len(value) > maxAuthValueBytes:
+		return fmt.Errorf("the authorization value has %d bytes, a TPM takes at most %d", len(value), maxAuthValueBytes)
+	case value != "" && value[len(value)-1] == 0:
+		return errors.New("the authorization value ends with a zero byte, which a TPM cuts off")
+	}
+	return nil
+}
+
+func createKey(t *turn, template tpm2.TPMTPublic, options KeyOptions) (*KeyFile, error) {
+	auth := []byte(options.AuthValue.Reveal())
+	bound, values, err := bindPCRs(t, options.PCRs, len(auth) > 0)
+	if err != nil {
+		return nil, err
+	}
+	if !bound.empty() {
+		template.ObjectAttributes.UserWithAuth = false
+		if template.AuthPolicy.Buffer, err = bound.digest(); err != nil {
+			return nil, err
+		}
+	}
 	root, err := storageRoot(t)
 	if err != nil {
 		return nil, err
 	}
 	defer t.release(root)
-	rsp, err := tpm2.Create{ParentHandle: root.auth(), InPublic: tpm2.New2B(template)}.Execute(t)
+	var rsp *tpm2.CreateResponse
+	err = t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
+		rsp, err = tpm2.Create{
+			ParentHandle: root.auth(session),
+			InSensitive:  tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: auth}}},
+			InPublic:     tpm2.New2B(template),
+		}.Execute(t)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
 	return &KeyFile{
 		Parent:    parentHandle(root),
-		EmptyAuth: true,
+		EmptyAuth: len(auth) == 0,
+		Policy:    bound.commands(),
 		Public:    tpm2.Marshal(rsp.OutPublic),
 		Private:   tpm2.Marshal(rsp.OutPrivate),
+		PCRValues: values,
 	}, nil
 }
 
-// LoadKey loads a key file and checks what came of it: a key that the TPM says could be exported, or that may do other things
-// than sign, is flushed and refused with [ErrExportable]. A file that this TPM cannot load gives [ErrForeignTPM].
-func (t *TPM) LoadKey(ctx context.Context, file *KeyFile) (*Key, error) {
-	k := &Key{tpm: t, file: file}
-	err := t.again(ctx, func(turn *turn) error {
-		o, err := file.load(turn)
-		if err != nil {
-			return err
-		}
-		if err := k.accept(o); err != nil {
-			turn.release(o)
-			return err
-		}
-		t.scheduler.loaded.put(k, o.handle, turn)
-		return nil
-	})
+// LoadKey loads a key file and checks what came of it: a key that the TPM says could be exported, or that it did not make
+// itself, is flushed and refused with [ErrExportable]. Other attributes that this package would not have chosen are reported by
+// [Key.Deviations]. A file that this TPM cannot load gives [ErrForeignTPM].
+func (t *TPM) LoadKey(ctx context.Context, file *KeyFile, options LoadOptions) (*Key, error) {
+	k := &Key{tpm: t, file: file, auth: bytes.TrimRight([]byte(options.AuthValue.Reveal()), "\x00"), pcrs: options.PCRValues}
+	err := t.again(ctx, func(turn *turn) error { return k.loadFirst(turn, options) })
 	if err != nil {
 		return nil, fmt.Errorf("loading a TPM key: %w", err)
 	}
 	return k, nil
+}
+
+func (k *Key) loadFirst(t *turn, options LoadOptions) error {
+	if err := k.find(t, options.Persistent); err != nil {
+		return err
+	}
+	if k.permanent.Load() != 0 {
+		return k.accept(k.object, options)
+	}
+	o, err := k.file.load(t)
+	if err != nil {
+		return err
+	}
+	if err := k.accept(o, options); err != nil {
+		t.release(o)
+		return err
+	}
+	t.scheduler.loaded.put(k, o.handle, t)
+	return nil
+}
+
+// find looks whether the key is at a persistent handle. Another key there, or none, is no error: the file is the truth.
+func (k *Key) find(t *turn, h tpm2.TPMHandle) error {
+	if h == 0 {
+		return nil
+	}
+	public, _, err := k.file.areas()
+	if err != nil {
+		return err
+	}
+	o, err := readPublic(t, h)
+	if codeOf(err, tpm2.TPMRCHandle) || err == nil && !bytes.Equal(o.area, public.Bytes()) {
+		t.scheduler.log.Warn("TPM key is not at its persistent handle, loading it from its file", "handle", fmt.Sprintf("0x%08x", uint32(h)))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	k.object = o
+	k.permanent.Store(uint32(h))
+	return nil
 }
 
 // load puts the key into a transient slot (TPM 2.0 Part 3, 12.2) and reads what the TPM makes of it.
@@ -94,7 +196,11 @@ func (f *KeyFile) load(t *turn) (object, error) {
 		return object{}, err
 	}
 	defer t.release(parent)
-	rsp, err := tpm2.Load{ParentHandle: parent.auth(), InPublic: public, InPrivate: private}.Execute(t)
+	var rsp *tpm2.LoadResponse
+	err = t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
+		rsp, err = tpm2.Load{ParentHandle: parent.auth(session), InPublic: public, InPrivate: private}.Execute(t)
+		return err
+	})
 	if err != nil {
 		return object{}, explainLoad(err)
 	}
@@ -103,7 +209,7 @@ func (f *KeyFile) load(t *turn) (object, error) {
 		err = errors.New("the TPM loaded another public area than the key file has")
 	}
 	if err != nil {
-		t.release(object{handle: rsp.ObjectHandle})
+		t.flushHandle(rsp.ObjectHandle)
 		return object{}, err
 	}
 	return o, nil
@@ -122,16 +228,44 @@ func explainLoad(err error) error {
 }
 
 // accept checks a freshly loaded key and keeps what the TPM reports about it.
-func (k *Key) accept(o object) error {
+func (k *Key) accept(o object, options LoadOptions) error {
 	if err := checkBound(&o.public); err != nil {
 		return err
 	}
-	key, err := publicKey(&o.public)
-	if err != nil {
+	if list := deviations(&o.public); options.SignOnly && list != nil {
+		return fmt.Errorf("%w: %s", ErrAttributes, list)
+	}
+	var err error
+	if k.policy, err = k.file.policyOf(&o.public); err != nil {
 		return err
 	}
-	k.object, k.key = o, key
+	if k.key, err = publicKey(&o.public); err != nil {
+		return err
+	}
+	k.object = o
 	return nil
+}
+
+// policyOf returns the policy that a key demands. What the file says must be what the key was made with.
+func (f *KeyFile) policyOf(public *tpm2.TPMTPublic) (policy, error) {
+	p, err := parsePolicy(f.Policy)
+	if err != nil {
+		return policy{}, err
+	}
+	if p.empty() {
+		if !public.ObjectAttributes.UserWithAuth {
+			return policy{}, errors.New("the key signs with a policy only, and its file does not say which")
+		}
+		return policy{}, nil
+	}
+	digest, err := p.digest()
+	if err != nil {
+		return policy{}, err
+	}
+	if !bytes.Equal(digest, public.AuthPolicy.Buffer) {
+		return policy{}, errors.New("the policy in the key file is not the key's")
+	}
+	return p, nil
 }
 
 // Public returns the public area as TPM2_ReadPublic reported it for the loaded key.
@@ -143,8 +277,12 @@ func (k *Key) PublicArea() []byte { return bytes.Clone(k.object.area) }
 // Name returns the key's Name: nameAlg, 2 bytes, and the digest of the public area.
 func (k *Key) Name() []byte { return bytes.Clone(k.object.name) }
 
-// PublicKey returns the public key, an *rsa.PublicKey.
+// PublicKey returns the public key, an *rsa.PublicKey or *ecdsa.PublicKey.
 func (k *Key) PublicKey() crypto.PublicKey { return k.key }
+
+// Deviations lists in what the key differs, for the worse, from one that [TPM.CreateKey] makes: a sentence for each attribute.
+// Another program's keys have some as a rule.
+func (k *Key) Deviations() []string { return deviations(&k.object.public) }
 
 // Close flushes the key from the TPM. It waits for the TPM, and does nothing if the key or the TPM was closed before. The error
 // is always nil; it is there for io.Closer.
@@ -153,9 +291,9 @@ func (k *Key) Close() error {
 		return nil
 	}
 	// A key that cannot be flushed is in nobody's way: the TPM, or the connection it was loaded over, is gone.
-	_ = k.tpm.do(k.tpm.lifetime, func(t *turn) error {
+	_ = k.tpm.do(k.tpm.scheduler.lifetime, func(t *turn) error {
 		if h, found := t.scheduler.loaded.forget(k); found {
-			t.release(object{handle: h})
+			t.flushHandle(h)
 		}
 		return nil
 	})
@@ -175,6 +313,7 @@ func (k *Key) use(ctx context.Context, f func(*turn, tpm2.TPMHandle) error) erro
 			return err
 		}
 		t.scheduler.log.Info("TPM key is gone from its slot, loading it again", "cause", err)
+		k.permanent.Store(0)
 		t.scheduler.loaded.forget(k)
 		if h, err = k.handle(t); err != nil {
 			return err
@@ -188,6 +327,9 @@ func (k *Key) handle(t *turn) (tpm2.TPMHandle, error) {
 	if k.closed.Load() {
 		return 0, ErrClosed
 	}
+	if h := k.permanent.Load(); h != 0 {
+		return tpm2.TPMHandle(h), nil
+	}
 	if err := t.connect(); err != nil {
 		return 0, err
 	}
@@ -200,4 +342,23 @@ func (k *Key) handle(t *turn) (tpm2.TPMHandle, error) {
 	}
 	t.scheduler.loaded.put(k, o.handle, t)
 	return o.handle, nil
+}
+
+// authorize runs a command that the key's user may give. A is nil where the authorization is a password.
+func (k *Key) authorize(t *turn, encrypt byte, f func(a *authorization) error) error {
+	switch {
+	case !k.policy.empty():
+		err := t.withSession(tpm2.TPMSEPolicy, func(s *session) error {
+			if err := k.policy.satisfy(t, s.handle); err != nil {
+				return err
+			}
+			a := s.authorize(k.auth, encrypt)
+			a.valueInMAC = k.policy.authValue
+			return f(a)
+		})
+		return k.policy.explain(t, err, k.pcrs)
+	case t.scheduler.sessions.plain:
+		return f(nil)
+	}
+	return t.withSession(tpm2.TPMSEHMAC, func(s *session) error { return f(s.authorize(k.auth, encrypt)) })
 }

@@ -288,24 +288,24 @@ func TestParents(t *testing.T) {
 	t.Run("a key whose persistent parent is gone is foreign", func(t *testing.T) {
 		v := tpmtest.Simulator(t)
 		on := tpmtest.Connect(t, v.Device())
-		file, err := on.CreateKey(t.Context(), tpm.BindingKeyTemplate())
+		file, err := on.CreateKey(t.Context(), tpm.KeyOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		evict(t, on)
-		_, err = on.LoadKey(t.Context(), file)
+		_, err = on.LoadKey(t.Context(), file, tpm.LoadOptions{})
 		fails(t, err, tpm.ErrForeignTPM)
 	})
 	t.Run("a parent that is no storage root's handle is refused", func(t *testing.T) {
 		on := tpmtest.Open(t)
-		file, err := on.CreateKey(t.Context(), tpm.BindingKeyTemplate())
+		file, err := on.CreateKey(t.Context(), tpm.KeyOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, h := range []tpm2.TPMHandle{tpm2.TPMRHNull, tpm2.TPMRHEndorsement, tpm2.TPMRHPlatform, 0x80000000, 0x01400001, 0} {
 			wrong := *file
 			wrong.Parent = h
-			if _, err := on.LoadKey(t.Context(), &wrong); err == nil {
+			if _, err := on.LoadKey(t.Context(), &wrong, tpm.LoadOptions{}); err == nil {
 				t.Errorf("parent 0x%08x was taken", uint32(h))
 			}
 		}

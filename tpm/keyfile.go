@@ -31,7 +31,9 @@ func keyFileOID() encoding_asn1.ObjectIdentifier {
 //	TPMKey ::= SEQUENCE {
 //	    type        OBJECT IDENTIFIER,                  -- 2.23.133.10.1.3
 //	    emptyAuth   [0] EXPLICIT BOOLEAN OPTIONAL,
-//	    policy      [1] EXPLICIT … OPTIONAL,            -- refused here
+//	    policy      [1] EXPLICIT SEQUENCE OF SEQUENCE { -- TPM2_PolicyPCR and TPM2_PolicyAuthValue only
+//	        commandCode   [0] EXPLICIT INTEGER,
+//	        commandPolicy [1] EXPLICIT OCTET STRING } OPTIONAL,
 //	    secret      [2] EXPLICIT … OPTIONAL,            -- refused here
 //	    authPolicy  [3] EXPLICIT … OPTIONAL,            -- refused here
 //	    description [4] EXPLICIT UTF8String OPTIONAL,   -- read over
@@ -45,8 +47,13 @@ type KeyFile struct {
 	// EmptyAuth says that the key has no password. tpm2_encodeobject leaves it out for keys without one, so false means
 	// nothing.
 	EmptyAuth bool
+	// Policy is what a policy session must have executed before the key signs.
+	Policy []PolicyCommand
 	// Public and Private are TPM2B_PUBLIC and TPM2B_PRIVATE, each with its size.
 	Public, Private []byte
+
+	// PCRValues are those that [TPM.CreateKey] bound the key to. They are not in the file, which has a digest of them.
+	PCRValues PCRValues
 }
 
 // Encode returns the file as PEM.
@@ -57,6 +64,7 @@ func (f *KeyFile) Encode() []byte {
 		if f.EmptyAuth {
 			b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Boolean(true) })
 		}
+		f.addPolicy(b)
 		b.AddASN1Uint64(uint64(f.Parent))
 		b.AddASN1OctetString(f.Public)
 		b.AddASN1OctetString(f.Private)
@@ -64,8 +72,24 @@ func (f *KeyFile) Encode() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: keyFileType, Bytes: b.BytesOrPanic()}) // impossible: nothing here can fail to encode
 }
 
-// DecodeKeyFile reads a key file. It takes what the tools write and refuses what it does not understand: policies,
-// wrapped secrets, an RSA primary as parent, anything before or after.
+func (f *KeyFile) addPolicy(b *cryptobyte.Builder) {
+	if len(f.Policy) == 0 {
+		return
+	}
+	b.AddASN1(asn1.Tag(1).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			for _, c := range f.Policy {
+				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+					b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Uint64(uint64(c.Code)) })
+					b.AddASN1(asn1.Tag(1).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1OctetString(c.Parameters) })
+				})
+			}
+		})
+	})
+}
+
+// DecodeKeyFile reads a key file. It takes what the tools write and refuses what it does not understand: policies
+// beyond PCRs and password, wrapped secrets, an RSA primary as parent, anything before or after.
 func DecodeKeyFile(text []byte) (*KeyFile, error) {
 	der, err := keyFileDER(text)
 	if err != nil {
@@ -131,7 +155,7 @@ func (f *KeyFile) readOptions(seq *cryptobyte.String) error {
 		read func(cryptobyte.String) error
 	}{
 		{0, f.readEmptyAuth},
-		{1, unsupported("a policy")},
+		{1, f.readPolicy},
 		{2, unsupported("a secret to import it with")},
 		{3, unsupported("alternative policies")},
 		{4, func(cryptobyte.String) error { return nil }},
@@ -156,6 +180,37 @@ func (f *KeyFile) readEmptyAuth(content cryptobyte.String) error {
 	v, err := readBoolean(content)
 	f.EmptyAuth = v
 	return err
+}
+
+// maxPolicyCommands bounds a policy; the supported ones have two commands.
+const maxPolicyCommands = 8
+
+func (f *KeyFile) readPolicy(content cryptobyte.String) error {
+	var list cryptobyte.String
+	if !content.ReadASN1(&list, asn1.SEQUENCE) || !content.Empty() || list.Empty() {
+		return errors.New("its policy is damaged")
+	}
+	for !list.Empty() {
+		c, ok := readPolicyCommand(&list)
+		if !ok || len(f.Policy) == maxPolicyCommands {
+			return errors.New("its policy is damaged")
+		}
+		f.Policy = append(f.Policy, c)
+	}
+	_, err := parsePolicy(f.Policy)
+	return err
+}
+
+func readPolicyCommand(list *cryptobyte.String) (c PolicyCommand, ok bool) {
+	var command, code, parameters cryptobyte.String
+	var number uint64
+	ok = list.ReadASN1(&command, asn1.SEQUENCE) &&
+		command.ReadASN1(&code, asn1.Tag(0).ContextSpecific().Constructed()) &&
+		command.ReadASN1(&parameters, asn1.Tag(1).ContextSpecific().Constructed()) && command.Empty() &&
+		code.ReadASN1Integer(&number) && code.Empty() && number <= math.MaxUint32 &&
+		parameters.ReadASN1Bytes(&c.Parameters, asn1.OCTET_STRING) && parameters.Empty()
+	c.Code = tpm2.TPMCC(number)
+	return c, ok
 }
 
 func unsupported(what string) func(cryptobyte.String) error {

@@ -2,7 +2,6 @@ package tpm
 
 import (
 	"slices"
-	"sync"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -13,9 +12,8 @@ import (
 // An entry can be wrong, after a TPM reset: then the TPM says so when the handle is used. It is never wrong by naming another
 // key of ours, because a handle that the TPM gives out takes the entry of who had it before.
 //
-// Safe for concurrent use. The lock is never held across a command.
+// Of whoever has the turn.
 type loaded struct {
-	mu    sync.Mutex
 	slots []slot // least recently used first
 }
 
@@ -28,8 +26,6 @@ type slot struct {
 
 // use finds a key's slot and marks it as used by a turn.
 func (l *loaded) use(k *Key, t *turn) (h tpm2.TPMHandle, found bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	s, found := l.remove(k)
 	if !found {
 		return 0, false
@@ -41,31 +37,23 @@ func (l *loaded) use(k *Key, t *turn) (h tpm2.TPMHandle, found bool) {
 
 // put notes where a key is now.
 func (l *loaded) put(k *Key, h tpm2.TPMHandle, t *turn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.remove(k)
 	l.slots = append(l.slots, slot{key: k, handle: h, turn: t})
 }
 
 // forget removes a key. It returns its handle if it had one.
 func (l *loaded) forget(k *Key) (h tpm2.TPMHandle, found bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	s, found := l.remove(k)
 	return s.handle, found
 }
 
 // taken says that the TPM just gave out h. If a key was thought to be there, it is not: the TPM was reset meanwhile.
 func (l *loaded) taken(h tpm2.TPMHandle) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.slots = slices.DeleteFunc(l.slots, func(s slot) bool { return s.handle == h })
 }
 
 // evict removes the key that was not used for longest, and that the turn has not used, and returns its handle.
 func (l *loaded) evict(t *turn) (h tpm2.TPMHandle, found bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	i := slices.IndexFunc(l.slots, func(s slot) bool { return t == nil || s.turn != t })
 	if i < 0 {
 		return 0, false
@@ -77,19 +65,15 @@ func (l *loaded) evict(t *turn) (h tpm2.TPMHandle, found bool) {
 
 // list returns a copy of the table.
 func (l *loaded) list() []slot {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	return slices.Clone(l.slots)
 }
 
 // clear empties the table.
 func (l *loaded) clear() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.slots = nil
 }
 
-// remove takes a key's slot out. It needs the lock.
+// remove takes a key's slot out.
 func (l *loaded) remove(k *Key) (s slot, found bool) {
 	i := slices.IndexFunc(l.slots, func(s slot) bool { return s.key == k })
 	if i < 0 {

@@ -20,7 +20,7 @@ const defaultNVChunk = 512
 
 // ReadNV reads all of an NV index with owner authorization and an empty password (TPM 2.0 Part 3, 31.13). It reads in chunks,
 // once, upward from offset 0: on Azure only a read at offset 0 makes a new report, and a second one would mix two. An index that
-// is not defined gives [ErrNoNVIndex].
+// is not defined gives [ErrNoNVIndex]. The answers are not authenticated: what Azure keeps there is public and signed.
 func (t *TPM) ReadNV(ctx context.Context, index tpm2.TPMHandle) ([]byte, error) {
 	var data []byte
 	err := t.again(ctx, func(turn *turn) (err error) {
@@ -46,7 +46,7 @@ func readNV(t *turn, index tpm2.TPMHandle) ([]byte, error) {
 	for len(data) < int(public.DataSize) {
 		size := min(chunk, int(public.DataSize)-len(data))
 		rsp, err := tpm2.NVRead{
-			AuthHandle: passwordless(handleOwner, tpm2.HandleName(handleOwner).Buffer),
+			AuthHandle: owner(emptyPassword()),
 			NVIndex:    tpm2.NamedHandle{Handle: index, Name: name},
 			Size:       uint16(size),      // #nosec G115 -- both below DataSize, a uint16
 			Offset:     uint16(len(data)), // #nosec G115

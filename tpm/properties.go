@@ -144,7 +144,7 @@ func (s *scheduler) greet(ctx context.Context) error {
 	return nil
 }
 
-// greeting is the transport of the owner goroutine before the first turn.
+// greeting is the transport for asking a TPM on a connection that is not used by a turn yet.
 type greeting struct {
 	ctx       context.Context
 	scheduler *scheduler
@@ -152,10 +152,7 @@ type greeting struct {
 
 func (g *greeting) Send(input []byte) ([]byte, error) {
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		if g.scheduler.conn == nil {
-			return nil, errors.New("connection lost")
-		}
-		rsp, err := g.scheduler.roundTrip(input)
+		rsp, err := g.scheduler.roundTrip(g.ctx, input)
 		if err != nil || !retryable(responseCode(rsp)) {
 			return rsp, err
 		}

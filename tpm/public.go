@@ -23,12 +23,19 @@ type object struct {
 	name   []byte // TPM2B_NAME without its size
 }
 
-// auth authorizes a command with the object's empty password.
-func (o object) auth() tpm2.AuthHandle { return passwordless(o.handle, o.name) }
-
-func passwordless(h tpm2.TPMHandle, name []byte) tpm2.AuthHandle {
-	return tpm2.AuthHandle{Handle: h, Name: tpm2.TPM2BName{Buffer: name}, Auth: tpm2.PasswordAuth(nil)}
+// auth authorizes a command with the object, whatever its authorization value is in the session.
+func (o object) auth(session tpm2.Session) tpm2.AuthHandle {
+	return tpm2.AuthHandle{Handle: o.handle, Name: tpm2.TPM2BName{Buffer: o.name}, Auth: session}
 }
+
+// owner authorizes a command as the owner of the TPM, whose authorization value is taken to be empty.
+func owner(session tpm2.Session) tpm2.AuthHandle {
+	return tpm2.AuthHandle{Handle: handleOwner, Name: tpm2.HandleName(handleOwner), Auth: session}
+}
+
+// emptyPassword is the authorization with an empty password, where there can be no session: while one is made, or beside
+// the one that a command has.
+func emptyPassword() tpm2.Session { return tpm2.PasswordAuth(nil) }
 
 // ReadPublic reads the public area of a loaded or persistent object: the TPMT_PUBLIC as the TPM sent it, and the Name, which
 // was checked to be that area's.
@@ -50,7 +57,11 @@ func readPublic(t transport.TPM, h tpm2.TPMHandle) (object, error) {
 	if err != nil {
 		return object{}, err
 	}
-	area := rsp.OutPublic.Bytes()
+	return parseObject(h, rsp.OutPublic.Bytes(), rsp.Name.Buffer)
+}
+
+// parseObject takes what the TPM says of an object: the Name must be the digest of the public area.
+func parseObject(h tpm2.TPMHandle, area, claimed []byte) (object, error) {
 	public, err := parsePublic(area)
 	if err != nil {
 		return object{}, fmt.Errorf("public area of 0x%08x: %w", uint32(h), err)
@@ -59,7 +70,7 @@ func readPublic(t transport.TPM, h tpm2.TPMHandle) (object, error) {
 	if err != nil {
 		return object{}, err
 	}
-	if !bytes.Equal(name, rsp.Name.Buffer) {
+	if !bytes.Equal(name, claimed) {
 		return object{}, fmt.Errorf("the TPM gives a name for 0x%08x that is not its public area's", uint32(h))
 	}
 	return object{handle: h, public: *public, area: area, name: name}, nil

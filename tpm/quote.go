@@ -64,16 +64,20 @@ func quoteSettled(t *turn, ak tpm2.TPMHandle, selection []int, qualifyingData []
 }
 
 func quoteOnce(t *turn, signer object, selection []int, qualifyingData []byte) (Quote, error) {
-	rsp, err := tpm2.Quote{
-		SignHandle:     signer.auth(),
-		QualifyingData: tpm2.TPM2BData{Buffer: qualifyingData},
-		InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
-		PCRSelect:      sha256Bank(selection),
-	}.Execute(t)
+	var rsp *tpm2.QuoteResponse
+	err := t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
+		rsp, err = tpm2.Quote{
+			SignHandle:     signer.auth(session),
+			QualifyingData: tpm2.TPM2BData{Buffer: qualifyingData},
+			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+			PCRSelect:      pcrBank(tpm2.TPMAlgSHA256, selection),
+		}.Execute(t)
+		return err
+	})
 	if err != nil {
 		return Quote{}, err
 	}
-	values, err := readPCRs(t, selection)
+	values, err := readPCRs(t, tpm2.TPMAlgSHA256, selection)
 	if err != nil {
 		return Quote{}, err
 	}
@@ -91,7 +95,7 @@ func checkQuoted(q Quote, selection []int, qualifyingData []byte) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(tpm2.Marshal(info.PCRSelect), tpm2.Marshal(sha256Bank(selection))) {
+	if !bytes.Equal(tpm2.Marshal(info.PCRSelect), tpm2.Marshal(pcrBank(tpm2.TPMAlgSHA256, selection))) {
 		return errors.New("the TPM quoted other PCRs: its SHA-256 bank may be switched off")
 	}
 	digest := sha256.New()
@@ -116,29 +120,30 @@ func selectPCRs(pcrs []int) ([]int, error) {
 	return sorted, nil
 }
 
-func sha256Bank(pcrs []int) tpm2.TPMLPCRSelection {
+// pcrBank selects PCRs of one bank.
+func pcrBank(bank tpm2.TPMAlgID, pcrs []int) tpm2.TPMLPCRSelection {
 	indices := make([]uint, len(pcrs))
 	for i, pcr := range pcrs {
 		indices[i] = uint(pcr) // #nosec G115 -- selectPCRs
 	}
 	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
-		Hash:      tpm2.TPMAlgSHA256,
+		Hash:      bank,
 		PCRSelect: tpm2.PCClientCompatible.PCRs(indices...),
 	}}}
 }
 
-// readPCRs reads values of the SHA-256 bank. A TPM answers with as many as fit, eight as a rule (TPM 2.0 Part 3, 22.4).
-func readPCRs(t *turn, selection []int) (map[int][]byte, error) {
+// readPCRs reads values of one bank. A TPM answers with as many as fit, eight as a rule (TPM 2.0 Part 3, 22.4).
+func readPCRs(t *turn, bank tpm2.TPMAlgID, selection []int) (map[int][]byte, error) {
 	values := make(map[int][]byte, len(selection))
 	for rest := selection; len(rest) > 0; {
-		rsp, err := tpm2.PCRRead{PCRSelectionIn: sha256Bank(rest)}.Execute(t)
+		rsp, err := tpm2.PCRRead{PCRSelectionIn: pcrBank(bank, rest)}.Execute(t)
 		if err != nil {
 			return nil, fmt.Errorf("reading PCRs: %w", err)
 		}
-		got := selected(rsp.PCRSelectionOut)
+		got := selected(bank, rsp.PCRSelectionOut)
 		digests := rsp.PCRValues.Digests
 		if len(got) == 0 || len(got) != len(digests) {
-			return nil, fmt.Errorf("reading PCRs %v: the TPM gave %d values for %d of them: its SHA-256 bank may be switched off", rest, len(digests), len(got))
+			return nil, fmt.Errorf("reading PCRs %v: the TPM gave %d values for %d of them: bank 0x%04x may be switched off", rest, len(digests), len(got), uint16(bank))
 		}
 		for i, pcr := range got {
 			values[pcr] = digests[i].Buffer
@@ -152,11 +157,11 @@ func readPCRs(t *turn, selection []int) (map[int][]byte, error) {
 	return values, nil
 }
 
-// selected lists the SHA-256 PCRs of a selection in rising order.
-func selected(list tpm2.TPMLPCRSelection) []int {
+// selected lists the PCRs of a bank in a selection, in rising order.
+func selected(bank tpm2.TPMAlgID, list tpm2.TPMLPCRSelection) []int {
 	var pcrs []int
 	for _, s := range list.PCRSelections {
-		if s.Hash != tpm2.TPMAlgSHA256 {
+		if s.Hash != bank {
 			continue
 		}
 		for i := range min(pcrCount, 8*len(s.PCRSelect)) {

@@ -7,102 +7,112 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"golang.org/x/sync/semaphore"
 )
 
-// scheduler owns the transport. Its goroutine, run, takes one turn after the other and executes the turn's commands.
+// scheduler gives the TPM to one caller after the other, in the order in which they came, and keeps what outlives a turn: the
+// connection, the loaded keys, the sessions.
 //
-//	turns ─▶ grant ─▶ command, command, … ─▶ over ─▶ flush what was left behind ─▶ next turn
-//	                     │
-//	                     └─ no connection: open it; connection fails: drop it
+//	queue ─▶ turn: command, command, … ─▶ settle: late answer, flush what was left behind ─▶ next turn
+//	                  │
+//	                  └─ no connection: open it; connection fails: drop it
 //
-// Turns are served in the order in which they arrived: Go queues the senders of an unbuffered channel.
+// The caller's own goroutine speaks to the TPM: handing each command to another would cost more than all the rest. Only what a
+// caller leaves behind that goes before the TPM has answered is settled by a goroutine, which keeps the turn meanwhile.
 type scheduler struct {
 	device  device
 	timeout time.Duration
 	log     *slog.Logger
-	loaded  *loaded // the keys in the TPM's transient slots
 
-	turns   chan *turn
-	closing <-chan struct{} // the end of run's context
-	done    chan struct{}   // closed by run
+	lifetime   context.Context     // for what no caller waits for
+	queue      *semaphore.Weighted // the one turn; first come, first served
+	closed     atomic.Bool
+	background sync.WaitGroup // settling turns, and the timer of kept sessions
 
-	conn    *conn // of run; nil: not open
-	current *turn // of run
+	// Of whoever has the turn:
+
+	conn     *conn // nil: not open
+	loaded   *loaded
+	sessions sessions
 }
 
-func newScheduler(d device, timeout time.Duration, log *slog.Logger) *scheduler {
+func newScheduler(ctx context.Context, d device, cfg Config) *scheduler {
 	return &scheduler{
-		device: d, timeout: timeout, log: log,
-		loaded: &loaded{},
-		turns:  make(chan *turn),
-		done:   make(chan struct{}),
+		device: d, timeout: cfg.CommandTimeout, log: cfg.Logger,
+		lifetime: context.WithoutCancel(ctx),
+		queue:    semaphore.NewWeighted(1),
+		loaded:   &loaded{},
+		sessions: sessions{
+			plain: cfg.PlainSessions, rootName: cfg.StorageRoot,
+			maxUses: cfg.SessionUses, maxIdle: cfg.SessionIdle,
+		},
 	}
 }
 
-// start runs the scheduler until ctx ends and its last turn is over.
-func (s *scheduler) start(ctx context.Context) {
-	s.closing = ctx.Done()
-	go s.run(ctx)
-}
-
-func (s *scheduler) run(ctx context.Context) {
-	defer close(s.done)
-	for {
-		select {
-		case t := <-s.turns:
-			s.serve(ctx, t)
-		case <-ctx.Done():
-			s.shutDown()
-			return
-		}
+// begin waits for the turn, no longer than ctx allows.
+func (s *scheduler) begin(ctx context.Context) (*turn, error) {
+	if s.closed.Load() {
+		return nil, ErrClosed
 	}
-}
-
-// serve gives one caller the TPM until it is done.
-func (s *scheduler) serve(ctx context.Context, t *turn) {
-	s.current = t
+	if err := s.queue.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("waiting for the TPM: %w", err)
+	}
+	if s.closed.Load() {
+		s.queue.Release(1)
+		return nil, ErrClosed
+	}
 	if s.conn != nil {
 		if err := s.conn.checkIdle(); err != nil {
 			s.drop(err)
 		}
 	}
-	t.connected = s.conn != nil
-	close(t.granted)
-	for {
-		select {
-		case c := <-t.commands:
-			s.answer(ctx, c)
-		case <-t.over:
-			s.current = nil
-			s.flush(t.leftover()...)
-			return
-		}
-	}
+	return &turn{ctx: ctx, scheduler: s}, nil
 }
 
-// answer executes a command and hands the response to the caller, or cleans up behind one that has gone.
-func (s *scheduler) answer(ctx context.Context, c *command) {
-	rsp, err := s.perform(ctx, c.input)
-	if c.deliver(rsp, err) || err != nil {
+// finish ends a turn. What its caller left behind is settled before the next turn begins, but not while the caller waits.
+func (s *scheduler) finish(t *turn) {
+	flush := t.end()
+	if len(flush) == 0 && (s.conn == nil || s.conn.late == nil) {
+		s.queue.Release(1)
 		return
 	}
-	s.log.Debug("TPM answered after its caller had gone", "command", c.String())
-	if h, ok := newHandle(c.input, rsp); ok {
-		s.flush(h)
-	}
+	s.background.Go(func() {
+		defer s.queue.Release(1)
+		s.settle(flush)
+	})
 }
 
-// perform executes one command. The response belongs to the caller. No command at all only opens the connection.
-func (s *scheduler) perform(ctx context.Context, input []byte) ([]byte, error) {
-	if err := s.open(ctx); err != nil || len(input) == 0 {
+// settle reads the answer that is due and flushes what it loaded, and what else is to be flushed.
+func (s *scheduler) settle(flush []tpm2.TPMHandle) {
+	if s.conn != nil && s.conn.late != nil {
+		s.log.Debug("TPM answers after its caller had gone")
+		rsp, err := s.conn.late()
+		if err != nil {
+			s.drop(err)
+			return
+		}
+		clearLayer(rsp)
+		if h, ok := newHandle(s.conn.lateCommand, rsp); ok {
+			s.loaded.taken(h)
+			flush = append(flush, h)
+		}
+	}
+	s.flush(s.lifetime, flush...)
+}
+
+// perform executes one command within a turn. The response belongs to the caller.
+func (s *scheduler) perform(t *turn, input []byte) ([]byte, error) {
+	if err := s.open(t.ctx); err != nil {
 		return nil, err
 	}
-	rsp, err := s.roundTrip(input)
-	for err == nil && slotsFull(responseCode(rsp)) && s.evict() {
-		rsp, err = s.roundTrip(input)
+	rsp, err := s.roundTrip(t.ctx, input)
+	for err == nil && s.makeRoom(t, responseCode(rsp)) {
+		rsp, err = s.roundTrip(t.ctx, input)
 	}
 	if err != nil {
 		return nil, err
@@ -113,12 +123,29 @@ func (s *scheduler) perform(ctx context.Context, input []byte) ([]byte, error) {
 	return rsp, nil
 }
 
-// roundTrip sends one command over the open connection. If that fails the connection is dropped.
-func (s *scheduler) roundTrip(input []byte) ([]byte, error) {
-	if s.conn == nil { // a command that had to go first, such as a flush, has lost it
+// makeRoom frees what a command failed for want of. It reports false if there is nothing more of ours that the turn could do
+// without.
+func (s *scheduler) makeRoom(t *turn, code tpm2.TPMRC) bool {
+	switch {
+	case slotsFull(code):
+		return s.evict(t)
+	case sessionsFull(code):
+		return s.sessions.giveWay(t)
+	}
+	return false
+}
+
+// roundTrip sends one command over the open connection. If that fails the connection is dropped, unless only the caller has
+// gone.
+func (s *scheduler) roundTrip(ctx context.Context, input []byte) ([]byte, error) {
+	if s.conn == nil || s.conn.late != nil { // a command that had to go first, such as a flush, has lost it
 		return nil, &lostError{device: s.device.String(), cause: net.ErrClosed}
 	}
-	rsp, err := s.conn.exchange(input)
+	rsp, err := s.conn.exchange(ctx, input)
+	if errors.Is(err, errAbandoned) {
+		s.conn.lateCommand = bytes.Clone(input)
+		return nil, fmt.Errorf("waiting for the answer to %v: %w", command(input), ctx.Err())
+	}
 	if err != nil {
 		s.drop(err)
 		return nil, &lostError{device: s.device.String(), cause: err}
@@ -128,8 +155,7 @@ func (s *scheduler) roundTrip(input []byte) ([]byte, error) {
 	return rsp, nil
 }
 
-// open makes sure that there is a connection with a TPM 2.0 behind it. Its context is the scheduler's own: a caller that
-// loses patience leaves, and who comes next finds the connection ready.
+// open makes sure that there is a connection with a TPM 2.0 behind it.
 func (s *scheduler) open(ctx context.Context) error {
 	if s.conn != nil {
 		return nil
@@ -164,7 +190,7 @@ func (s *scheduler) open(ctx context.Context) error {
 func (s *scheduler) recount(ctx context.Context) error {
 	for _, slot := range s.loaded.list() {
 		o, err := readPublic(&greeting{ctx: ctx, scheduler: s}, slot.handle)
-		if s.conn == nil {
+		if s.conn == nil || s.conn.late != nil {
 			return err
 		}
 		if err != nil || !bytes.Equal(o.name, slot.key.object.name) {
@@ -180,38 +206,52 @@ func (s *scheduler) drop(cause error) {
 	_ = s.conn.stream.Close() // it is broken anyway
 	s.conn = nil
 	if s.device.network == "" {
-		s.loaded.clear() // each open of the kernel's resource manager is an empty space
+		s.loaded.clear()   // each open of the kernel's resource manager is an empty space
+		s.sessions.clear() // with the sessions it is the same
 	}
 }
 
 // evict frees a transient slot by flushing the key that was not used for longest. It reports false if there is none that the
-// current turn could do without.
-func (s *scheduler) evict() bool {
-	h, ok := s.loaded.evict(s.current)
+// turn could do without.
+func (s *scheduler) evict(t *turn) bool {
+	h, ok := s.loaded.evict(t)
 	if ok {
 		s.log.Debug("TPM slots are full: flushing a key, it is loaded again on next use", "handle", fmt.Sprintf("0x%08x", uint32(h)))
-		s.flush(h)
+		s.flush(t.ctx, h)
 	}
 	return ok
 }
 
-// flush frees transient handles. One that is gone already is fine; a connection that dies meanwhile took them along.
-func (s *scheduler) flush(handles ...tpm2.TPMHandle) {
+// flush frees transient handles and sessions. One that is gone already is fine; a connection that dies meanwhile took them
+// along, or the next one finds them.
+func (s *scheduler) flush(ctx context.Context, handles ...tpm2.TPMHandle) {
 	for _, h := range handles {
-		if s.conn == nil {
+		if s.conn == nil || s.conn.late != nil {
 			return
 		}
-		rsp, err := s.roundTrip(flushCommand(h))
+		rsp, err := s.roundTrip(ctx, flushCommand(h))
 		if err == nil && responseCode(rsp) != tpm2.TPMRCSuccess {
 			s.log.Debug("TPM handle could not be flushed", "handle", fmt.Sprintf("0x%08x", uint32(h)), "code", responseCode(rsp))
 		}
 	}
 }
 
+// close turns waiting callers away, waits for the turn that is running, flushes keys and sessions and closes the connection.
+func (s *scheduler) close() {
+	s.closed.Store(true)
+	_ = s.queue.Acquire(s.lifetime, 1) // it never ends, so neither can this fail
+	s.shutDown()
+	s.queue.Release(1)
+	s.background.Wait()
+}
+
 func (s *scheduler) shutDown() {
+	s.sessions.stop(s)
 	for _, slot := range s.loaded.list() {
-		s.flush(slot.handle)
+		s.flush(s.lifetime, slot.handle)
 	}
+	s.flush(s.lifetime, s.sessions.take()...)
+	s.loaded.clear()
 	if s.conn != nil {
 		_ = s.conn.stream.Close() // everything was read
 		s.conn = nil

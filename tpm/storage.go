@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,8 +25,9 @@ type StorageRoot struct {
 	Name      []byte // constant until the TPM is cleared
 }
 
-// StorageRoot says which storage root new keys get: the persistent one at [HandleSRK] if it is there and right, else the
-// primary made on the fly, which is the same after each boot and costs no NV memory.
+// StorageRoot says which storage root new keys and sessions get: the persistent one at [HandleSRK] if it is there and right, else
+// the primary made on the fly, which is the same after each boot and costs no NV memory. Once one is known, no other is taken:
+// see [Config.StorageRoot].
 func (t *TPM) StorageRoot(ctx context.Context) (StorageRoot, error) {
 	var root StorageRoot
 	err := t.again(ctx, func(turn *turn) error {
@@ -43,20 +45,37 @@ func (t *TPM) StorageRoot(ctx context.Context) (StorageRoot, error) {
 	return root, nil
 }
 
-// storageRoot loads the storage root for new keys. The caller releases it.
+// storageRoot loads the storage root for new keys and sessions. The caller releases it. The TPM's answers about it are not
+// authenticated: its Name, which is a digest of all that it is, must be the known one.
 func storageRoot(t *turn) (object, error) {
-	o, err := readPublic(t, HandleSRK)
+	persistent, err := readPublic(t, HandleSRK)
 	if err == nil {
-		err = checkStorageKey(&o.public)
+		err = checkStorageKey(&persistent.public)
 	}
-	if err == nil {
-		return o, nil
+	if err == nil && t.scheduler.sessions.knows(persistent) {
+		return persistent, nil
 	}
 	if t.ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
 		return object{}, err
 	}
-	t.scheduler.log.Info("persistent storage root key not used, deriving one", "handle", "0x81000001", "reason", err)
-	return createStorageRoot(t)
+	t.scheduler.log.Debug("persistent storage root key not used, deriving one", "handle", "0x81000001", "reason", err)
+	derived, err := createStorageRoot(t)
+	if err != nil {
+		return object{}, err
+	}
+	if !t.scheduler.sessions.knows(derived) {
+		t.release(derived)
+		return object{}, fmt.Errorf("%w: expected is the one with Name %x", ErrStorageRoot, t.scheduler.sessions.rootName)
+	}
+	return derived, nil
+}
+
+// knows reports whether a storage root is the known one. The first that is found becomes that.
+func (s *sessions) knows(root object) bool {
+	if s.rootName == nil {
+		s.rootName = root.name
+	}
+	return bytes.Equal(s.rootName, root.name)
 }
 
 // parentOf loads the parent that a key file names. The caller releases it.
@@ -80,7 +99,7 @@ func parentOf(t *turn, h tpm2.TPMHandle) (object, error) {
 // createStorageRoot makes the H-2 primary (TPM 2.0 Part 3, 24.1). The same template gives the same key, until TPM2_Clear.
 func createStorageRoot(t *turn) (object, error) {
 	rsp, err := tpm2.CreatePrimary{
-		PrimaryHandle: passwordless(handleOwner, tpm2.HandleName(handleOwner).Buffer),
+		PrimaryHandle: owner(emptyPassword()),
 		InPublic:      tpm2.New2B(storageRootTemplate()),
 	}.Execute(t)
 	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
@@ -89,13 +108,14 @@ func createStorageRoot(t *turn) (object, error) {
 	if err != nil {
 		return object{}, fmt.Errorf("deriving the storage root key: %w", err)
 	}
-	o := object{handle: rsp.ObjectHandle, area: rsp.OutPublic.Bytes(), name: rsp.Name.Buffer}
-	public, err := parsePublic(o.area)
+	o, err := parseObject(rsp.ObjectHandle, rsp.OutPublic.Bytes(), rsp.Name.Buffer)
+	if err == nil {
+		err = checkStorageKey(&o.public)
+	}
 	if err != nil {
-		t.release(o)
+		t.flushHandle(rsp.ObjectHandle)
 		return object{}, fmt.Errorf("storage root key: %w", err)
 	}
-	o.public = *public
 	return o, nil
 }
 
@@ -139,10 +159,14 @@ func (o object) transient() bool { return byte(o.handle>>24) == byte(tpm2.TPMHTT
 
 // release flushes an object that was loaded for this turn. A persistent one is left alone.
 func (t *turn) release(o object) {
-	if !o.transient() {
-		return
+	if o.transient() {
+		t.flushHandle(o.handle)
 	}
-	if _, err := t.Send(flushCommand(o.handle)); err != nil {
-		t.scheduler.log.Debug("TPM object not flushed", "handle", fmt.Sprintf("0x%08x", uint32(o.handle)), "cause", err)
+}
+
+// flushHandle flushes an object or session. If that fails, it is in nobody's way: the connection, or the TPM, is gone.
+func (t *turn) flushHandle(h tpm2.TPMHandle) {
+	if _, err := t.Send(flushCommand(h)); err != nil {
+		t.scheduler.log.Debug("TPM handle not flushed", "handle", fmt.Sprintf("0x%08x", uint32(h)), "cause", err)
 	}
 }

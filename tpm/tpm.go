@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -23,14 +24,36 @@ type Config struct {
 
 	// CommandTimeout is the longest that one command may take before the transport is given up. 0 means 90 s.
 	CommandTimeout time.Duration
+
+	// StorageRoot is the Name that the storage root must have, as [TPM.StorageRoot] once gave it. All protection of commands
+	// hangs on it: with another key in its place, whoever put it there could read and change what goes over the wire. Nil
+	// means that it is not known yet, and the first one found is believed.
+	StorageRoot []byte
+
+	// PlainSessions sends authorization values as passwords, in place of salted HMAC sessions with encryption. It saves some
+	// time per command, and anybody on the way to the TPM can then see and change commands and answers.
+	PlainSessions bool
+
+	// SessionUses is after how many commands a session is replaced. 0 means 4096.
+	SessionUses int
+
+	// SessionIdle is after how long without use a session is flushed. 0 means one minute.
+	SessionIdle time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.CommandTimeout = cmp.Or(c.CommandTimeout, defaultCommandTimeout)
+	c.SessionUses = cmp.Or(c.SessionUses, defaultSessionUses)
+	c.SessionIdle = cmp.Or(c.SessionIdle, defaultSessionIdle)
+	return c
 }
 
 // TPM is an open TPM 2.0. It is safe for concurrent use. Close it.
 type TPM struct {
 	scheduler *scheduler
-
-	lifetime context.Context // ends with Close
-	end      context.CancelFunc
 }
 
 // Open connects to the TPM and checks that it is one. The context bounds the opening only. If the TPM cannot be reached
@@ -40,13 +63,7 @@ func Open(ctx context.Context, cfg Config) (*TPM, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.CommandTimeout == 0 {
-		cfg.CommandTimeout = defaultCommandTimeout
-	}
-	t := start(ctx, newScheduler(d, cfg.CommandTimeout, cfg.Logger))
+	t := &TPM{scheduler: newScheduler(ctx, d, cfg.withDefaults())}
 	// Any command opens the connection.
 	if _, err := t.Properties(ctx); err != nil {
 		_ = t.Close()
@@ -55,18 +72,10 @@ func Open(ctx context.Context, cfg Config) (*TPM, error) {
 	return t, nil
 }
 
-// start makes a TPM of a scheduler and runs it until Close.
-func start(ctx context.Context, s *scheduler) *TPM {
-	lifetime, end := context.WithCancel(context.WithoutCancel(ctx))
-	s.start(lifetime)
-	return &TPM{scheduler: s, lifetime: lifetime, end: end}
-}
-
-// Close waits for the turn that is running, flushes the keys that are loaded, and closes the transport. Callers that wait for
-// the TPM get [ErrClosed]. Further calls do nothing. The error is always nil; it is there for io.Closer.
+// Close waits for the turn that is running, flushes the keys and sessions that are loaded, and closes the transport. Callers
+// that wait for the TPM get [ErrClosed]. Further calls do nothing. The error is always nil; it is there for io.Closer.
 func (t *TPM) Close() error {
-	t.end()
-	<-t.scheduler.done
+	t.scheduler.close()
 	return nil
 }
 
@@ -77,18 +86,19 @@ func (t *TPM) Close() error {
 // takes one of the few slots for as long. f must not call any method of this TPM or its keys: Do is not re-entrant.
 //
 // f is run once. If the transport dies under it, f gets an [ErrUnavailable] from the command that was under way, and the next
-// command finds a new connection, where handles of the old one mean nothing.
+// command finds a new connection, where handles of the old one mean nothing. Its commands are sent as they are: f sees to
+// their protection.
 func (t *TPM) Do(ctx context.Context, f func(transport.TPM) error) error {
 	return t.do(ctx, func(turn *turn) error { return f(turn) })
 }
 
 func (t *TPM) do(ctx context.Context, f func(*turn) error) error {
-	turn := newTurn(ctx, t.scheduler)
-	if err := turn.wait(); err != nil {
+	turn, err := t.scheduler.begin(ctx)
+	if err != nil {
 		return err
 	}
-	defer close(turn.over)
-	return f(turn)
+	defer t.scheduler.finish(turn)
+	return advise(f(turn))
 }
 
 // again is do for a sequence that may be repeated: it is, once, if the transport died under it.

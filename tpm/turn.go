@@ -1,13 +1,11 @@
 package tpm
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -25,41 +23,12 @@ type turn struct {
 	ctx       context.Context // of the caller; ends waiting, not a command that was sent
 	scheduler *scheduler
 
-	commands  chan *command
-	granted   chan struct{} // closed by the scheduler: the turn has begun
-	connected bool          // at that moment; set before
-	over      chan struct{} // closed by the caller: the turn has ended
-
-	mu    sync.Mutex
-	flush []tpm2.TPMHandle // under mu: to be flushed when the turn is over
+	mu    sync.Mutex // held while a command is executed
+	over  bool
+	flush []tpm2.TPMHandle // to be flushed when the turn is over
 }
 
 var _ transport.TPM = (*turn)(nil)
-
-func newTurn(ctx context.Context, s *scheduler) *turn {
-	return &turn{
-		ctx: ctx, scheduler: s,
-		commands: make(chan *command),
-		granted:  make(chan struct{}),
-		over:     make(chan struct{}),
-	}
-}
-
-// wait queues for the turn.
-func (t *turn) wait() error {
-	if err := t.ctx.Err(); err != nil {
-		return fmt.Errorf("waiting for the TPM: %w", err)
-	}
-	select {
-	case t.scheduler.turns <- t:
-		<-t.granted // at once: the scheduler has nothing to wait for
-		return nil
-	case <-t.ctx.Done():
-		return fmt.Errorf("waiting for the TPM: %w", t.ctx.Err())
-	case <-t.scheduler.closing:
-		return ErrClosed
-	}
-}
 
 // Send executes one command and returns its response, whatever code it carries. Codes that ask for a repetition are
 // repeated until the context ends, or for as long as one command may take.
@@ -71,17 +40,24 @@ func (t *turn) Send(input []byte) ([]byte, error) {
 	if len(input) < headerBytes || int64(binary.BigEndian.Uint32(input[2:])) != int64(len(input)) {
 		return nil, fmt.Errorf("%d bytes that are not a TPM command", len(input))
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over {
+		return nil, errors.New("TPM used after the end of Do")
+	}
 	if t.ctx.Err() != nil && t.flushLater(input) {
 		return flushed(), nil
 	}
-	return t.send(bytes.Clone(input)) // an abandoned command is still read by the scheduler
+	return t.sendLocked(input)
 }
 
-// send is Send for an input that nobody changes any more.
-func (t *turn) send(input []byte) ([]byte, error) {
+func (t *turn) sendLocked(input []byte) ([]byte, error) {
 	var waited time.Duration
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		rsp, err := t.once(input)
+		if err := t.ctx.Err(); err != nil {
+			return nil, fmt.Errorf("before sending %v: %w", command(input), err)
+		}
+		rsp, err := t.scheduler.perform(t, input)
 		if err != nil {
 			return nil, err
 		}
@@ -97,87 +73,29 @@ func (t *turn) send(input []byte) ([]byte, error) {
 }
 
 // connect opens the connection if there is none, and so finds out which keys are still loaded.
-func (t *turn) connect() error {
-	if t.connected {
-		return nil
-	}
-	_, err := t.once(nil)
-	return err
+func (t *turn) connect() error { return t.scheduler.open(t.ctx) }
+
+// end is the end of the turn: nothing can be sent any more. It returns what is left to flush.
+func (t *turn) end() []tpm2.TPMHandle {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
+	return t.flush
 }
 
-// once gives one command to the scheduler and waits for the response, but no longer than the context allows.
-func (t *turn) once(input []byte) ([]byte, error) {
-	c := &command{input: input, reply: make(chan reply, 1)}
-	select {
-	case <-t.over:
-		return nil, errors.New("TPM used after the end of Do")
-	default:
-	}
-	if err := t.ctx.Err(); err != nil {
-		return nil, fmt.Errorf("before sending %v: %w", c, err)
-	}
-	select {
-	case t.commands <- c:
-	case <-t.ctx.Done():
-		return nil, fmt.Errorf("before sending %v: %w", c, t.ctx.Err())
-	}
-	select {
-	case r := <-c.reply:
-		return r.rsp, r.err
-	case <-t.ctx.Done():
-	}
-	if c.abandon() {
-		return nil, fmt.Errorf("waiting for the answer to %v: %w", c, t.ctx.Err())
-	}
-	r := <-c.reply // it was being delivered at this moment
-	return r.rsp, r.err
-}
-
-// flushLater notes the handle of a TPM2_FlushContext for the end of the turn.
+// flushLater notes the handle of a TPM2_FlushContext for the end of the turn. It needs the lock.
 func (t *turn) flushLater(input []byte) bool {
 	if commandCode(input) != tpm2.TPMCCFlushContext || len(input) != headerBytes+4 {
 		return false
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.flush = append(t.flush, handleAt(input, headerBytes))
 	return true
 }
 
-// leftover returns what flushLater noted.
-func (t *turn) leftover() []tpm2.TPMHandle {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.flush
-}
+// command is a command that prints as its code.
+type command []byte
 
-// command is one command on its way through the scheduler. Exactly one of deliver and abandon succeeds.
-type command struct {
-	input   []byte
-	settled atomic.Bool
-	reply   chan reply // holds one
-}
-
-type reply struct {
-	rsp []byte
-	err error
-}
-
-// deliver hands the response to the caller. It reports false if the caller has gone.
-func (c *command) deliver(rsp []byte, err error) bool {
-	if !c.settled.CompareAndSwap(false, true) {
-		return false
-	}
-	c.reply <- reply{rsp, err}
-	return true
-}
-
-// abandon leaves the response to the scheduler. It reports false if the response was delivered already.
-func (c *command) abandon() bool { return c.settled.CompareAndSwap(false, true) }
-
-func (c *command) String() string {
-	return fmt.Sprintf("TPM command 0x%03x", uint32(commandCode(c.input)))
-}
+func (c command) String() string { return fmt.Sprintf("TPM command 0x%03x", uint32(commandCode(c))) }
 
 // sleep waits for d or for the end of ctx, whose error it returns.
 func sleep(ctx context.Context, d time.Duration) error {

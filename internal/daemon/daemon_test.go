@@ -177,7 +177,7 @@ func (s *stage) bindingKey() *rsa.PublicKey {
 		s.t.Fatal(err)
 	}
 	defer t.Close()
-	key, err := t.LoadKey(s.t.Context(), file)
+	key, err := t.LoadKey(s.t.Context(), file, tpm.LoadOptions{})
 	if err != nil {
 		s.t.Fatal(err)
 	}

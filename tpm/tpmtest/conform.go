@@ -97,7 +97,7 @@ func survives(t *testing.T, m Machine, on *tpm.TPM) {
 		sign(t, k)
 		sign(t, other)
 	}
-	file, err := on.CreateKey(t.Context(), tpm.BindingKeyTemplate())
+	file, err := on.CreateKey(t.Context(), tpm.KeyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func survives(t *testing.T, m Machine, on *tpm.TPM) {
 }
 
 func reloads(t *testing.T, _ Machine, on *tpm.TPM) {
-	file, err := on.CreateKey(t.Context(), tpm.BindingKeyTemplate())
+	file, err := on.CreateKey(t.Context(), tpm.KeyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,13 @@ func Open(t testing.TB) *tpm.TPM {
 // Connect opens the TPM at device and closes it when the test ends.
 func Connect(t testing.TB, device string) *tpm.TPM {
 	t.Helper()
-	opened, err := tpm.Open(t.Context(), tpm.Config{Device: device})
+	return ConnectWith(t, tpm.Config{Device: device})
+}
+
+// ConnectWith is [Connect] with a whole configuration.
+func ConnectWith(t testing.TB, cfg tpm.Config) *tpm.TPM {
+	t.Helper()
+	opened, err := tpm.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +68,7 @@ func Connect(t testing.TB, device string) *tpm.TPM {
 // CreateKey makes a binding key and loads it. It is flushed when the test ends.
 func CreateKey(t testing.TB, on *tpm.TPM) *tpm.Key {
 	t.Helper()
-	file, err := on.CreateKey(t.Context(), tpm.BindingKeyTemplate())
+	file, err := on.CreateKey(t.Context(), tpm.KeyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +78,7 @@ func CreateKey(t testing.TB, on *tpm.TPM) *tpm.Key {
 // LoadKey loads a key file. The key is flushed when the test ends.
 func LoadKey(t testing.TB, on *tpm.TPM, file *tpm.KeyFile) *tpm.Key {
 	t.Helper()
-	key, err := on.LoadKey(t.Context(), file)
+	key, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,185 @@
+package tpm
+
+import (
+	"errors"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+const (
+	// defaultSessionUses bounds how long one session key is used. A new one costs an asymmetric operation of the TPM, which
+	// is then spread over as many commands.
+	defaultSessionUses = 4096
+
+	// defaultSessionIdle is after how long a session that nobody uses is flushed. A session that a resource manager has put
+	// aside holds back the TPM's context counter: once the other users of the TPM have put sessions aside 65,000 times, or
+	// 250 times on some TPMs, they all get TPM_RC_CONTEXT_GAP until ours is gone (TPM 2.0 Part 1, 30.5).
+	defaultSessionIdle = time.Minute
+)
+
+// sessions are the sessions that are kept: one for all commands with an authorization value, and one for keys with a policy.
+// That is enough, because turns are exclusive and a session that is not bound serves any entity; more would take slots, of
+// which a TPM has three, from other programs. Of whoever has the turn.
+type sessions struct {
+	plain    bool   // passwords in place of HMACs
+	rootName []byte // Name of the storage root, once it is known
+	maxUses  int
+	maxIdle  time.Duration
+
+	hmac, policy *session
+	used         time.Time   // when one of them was last used
+	timer        *time.Timer // runs while there is a session
+}
+
+// slot returns where a kind of session is kept.
+func (s *sessions) slot(kind tpm2.TPMSE) **session {
+	if kind == tpm2.TPMSEPolicy {
+		return &s.policy
+	}
+	return &s.hmac
+}
+
+// take empties the table and returns the handles that were in it.
+func (s *sessions) take() []tpm2.TPMHandle {
+	var handles []tpm2.TPMHandle
+	for _, kept := range []*session{s.hmac, s.policy} {
+		if kept != nil {
+			handles = append(handles, kept.handle)
+		}
+	}
+	s.clear()
+	return handles
+}
+
+// clear forgets sessions that are gone.
+func (s *sessions) clear() { s.hmac, s.policy = nil, nil }
+
+// giveWay flushes a session that the turn does not need at this moment. It reports false if there is none.
+func (s *sessions) giveWay(t *turn) bool {
+	for _, kept := range []**session{&s.hmac, &s.policy} {
+		if *kept != nil && !(*kept).pending {
+			h := (*kept).handle
+			*kept = nil
+			t.scheduler.flush(t.ctx, h)
+			return true
+		}
+	}
+	return false
+}
+
+// session returns the kept session of a kind, or makes one.
+func (t *turn) session(kind tpm2.TPMSE) (*session, error) {
+	table := &t.scheduler.sessions
+	if err := t.connect(); err != nil {
+		return nil, err
+	}
+	kept := table.slot(kind)
+	if *kept != nil && ((*kept).pending || (*kept).uses >= table.maxUses) {
+		t.endSession(*kept)
+	}
+	if *kept == nil {
+		fresh, err := startSession(t, kind)
+		if err != nil {
+			return nil, err
+		}
+		*kept = fresh
+		t.scheduler.watchIdle(table.maxIdle)
+	}
+	table.used = time.Now()
+	(*kept).uses++
+	return *kept, nil
+}
+
+// endSession flushes a session.
+func (t *turn) endSession(gone *session) {
+	for _, kept := range []**session{&t.scheduler.sessions.hmac, &t.scheduler.sessions.policy} {
+		if *kept == gone {
+			*kept = nil
+		}
+	}
+	t.flushHandle(gone.handle)
+}
+
+// withSession runs f, which sends one command with a kept session. If the TPM does not know the session any more, or nonces
+// have come apart, f is run again with a new one. A policy session does not outlive a failure: what of the policy was executed
+// would stay.
+func (t *turn) withSession(kind tpm2.TPMSE, f func(*session) error) error {
+	for {
+		s, err := t.session(kind)
+		if err != nil {
+			return err
+		}
+		fresh := s.uses == 1
+		err = f(s)
+		var code tpm2.TPMRC
+		if err == nil {
+			return nil
+		}
+		refused := errors.As(err, &code)
+		if refused && !sessionFault(code) && kind == tpm2.TPMSEHMAC {
+			s.pending = false // a command that fails does not roll the nonces (TPM 2.0 Part 1, 19.6.3)
+			return err
+		}
+		t.endSession(s)
+		if !refused || fresh || !sessionFault(code) || codeIs(code, tpm2.TPMRCAuthFail) { // such a failure may be counted
+			return err
+		}
+		t.scheduler.log.Debug("TPM session is not good any more, starting another", "cause", err)
+	}
+}
+
+// sessionFault reports whether a code says that a session is gone, or may come from one whose nonces have come apart.
+func sessionFault(code tpm2.TPMRC) bool {
+	const sessionRelated = 0x800 // of a format-one code: N is 8 and more (TPM 2.0 Part 2, 6.6.2)
+	if codeIs(code, tpm2.TPMRCHandle, tpm2.TPMRCValue) {
+		return code&0x40 == 0 && code&sessionRelated != 0
+	}
+	return codeIs(code, tpm2.TPMRCReferenceS0, tpm2.TPMRCContextGap, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail)
+}
+
+// protected runs a command that needs an authorization value: with an HMAC session, or with the value itself if sessions are
+// plain. Encrypt is the choice of attrDecrypt and attrEncrypt.
+func (t *turn) protected(value []byte, encrypt byte, f func(tpm2.Session) error) error {
+	if t.scheduler.sessions.plain {
+		return f(tpm2.PasswordAuth(value))
+	}
+	return t.withSession(tpm2.TPMSEHMAC, func(s *session) error { return f(s.authorize(value, encrypt)) })
+}
+
+// watchIdle sees to it that a session which nobody uses does not stay.
+func (s *scheduler) watchIdle(after time.Duration) {
+	if s.sessions.timer != nil {
+		return
+	}
+	s.background.Add(1)
+	s.sessions.timer = time.AfterFunc(after, func() {
+		defer s.background.Done()
+		s.expireSessions()
+	})
+}
+
+func (s *scheduler) expireSessions() {
+	t, err := s.begin(s.lifetime)
+	if err != nil {
+		return // closed: all sessions are flushed then
+	}
+	defer s.finish(t)
+	s.sessions.timer = nil
+	if s.sessions.hmac == nil && s.sessions.policy == nil {
+		return
+	}
+	if rest := s.sessions.maxIdle - time.Since(s.sessions.used); rest > 0 {
+		s.watchIdle(rest)
+		return
+	}
+	s.flush(s.lifetime, s.sessions.take()...)
+}
+
+// stop ends the watch over idle sessions.
+func (s *sessions) stop(of *scheduler) {
+	if s.timer != nil && s.timer.Stop() {
+		of.background.Done()
+	}
+	s.timer = nil
+}

@@ -2,16 +2,40 @@ package signer
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/tls"
 	"fmt"
 	"slices"
+
+	"github.com/google/go-tpm/tpm2"
 )
+
+// form is a way to sign, by the TPM's name of the scheme.
+type form = tpm2.TPMAlgID
+
+const (
+	pkcs1 = tpm2.TPMAlgRSASSA // RSASSA-PKCS1-v1_5
+	pss   = tpm2.TPMAlgRSAPSS // RSASSA-PSS with a salt of the hash's length
+	ec    = tpm2.TPMAlgECDSA
+)
+
+// formsOf lists the ways in which a kind of key may sign, the preferred first.
+func formsOf(public crypto.PublicKey) []form {
+	switch public.(type) {
+	case *rsa.PublicKey:
+		return []form{pss, pkcs1}
+	case *ecdsa.PublicKey:
+		return []form{ec}
+	}
+	return nil
+}
 
 // offer is what a key can do, as the self-test found it.
 type offer struct {
-	pkcs1 []crypto.Hash
-	pss   []crypto.Hash       // with a salt of the hash's length
-	salts map[crypto.Hash]int // measured, in bytes; missing: the TPM does not sign PSS with this hash
+	hashes map[form][]crypto.Hash
+	salts  map[crypto.Hash]int // of PSS, measured, in bytes; missing: the TPM does not sign PSS with this hash
 }
 
 // salt returns the measured salt length with a hash, -1 if there is none.
@@ -23,17 +47,24 @@ func (o offer) salt(h crypto.Hash) int {
 }
 
 // check refuses what the self-test did not see working.
-func (o offer) check(h crypto.Hash, pss bool) error {
-	if !pss && slices.Contains(o.pkcs1, h) || pss && slices.Contains(o.pss, h) {
+func (o offer) check(h crypto.Hash, f form) error {
+	if slices.Contains(o.hashes[f], h) {
 		return nil
 	}
-	if !pss {
-		return fmt.Errorf("%w: PKCS #1 v1.5 with %v", ErrUnsupported, hashName(h))
-	}
-	if n := o.salt(h); n >= 0 {
+	if n := o.salt(h); f == pss && n >= 0 {
 		return fmt.Errorf("%w: PSS with %v: this TPM salts it with %d bytes, not %d", ErrUnsupported, h, n, h.Size())
 	}
-	return fmt.Errorf("%w: PSS with %v", ErrUnsupported, hashName(h))
+	return fmt.Errorf("%w: %s with %s", ErrUnsupported, formName(f), hashName(h))
+}
+
+func formName(f form) string {
+	switch f {
+	case pkcs1:
+		return "PKCS #1 v1.5"
+	case pss:
+		return "PSS"
+	}
+	return "ECDSA"
 }
 
 // hashName names a hash also if it is 0, which in Go means "not hashed" and in a TPM is impossible.
@@ -45,34 +76,37 @@ func hashName(h crypto.Hash) string {
 }
 
 // SignatureSchemes lists what the key can sign in TLS, in order of preference, as the self-test found it. It belongs into
-// tls.Certificate.SupportedSignatureAlgorithms. Without PSS there is no TLS 1.3 with this key.
+// tls.Certificate.SupportedSignatureAlgorithms. An RSA key without PSS cannot be used in TLS 1.3.
 func (k *Key) SignatureSchemes() []tls.SignatureScheme {
 	var schemes []tls.SignatureScheme
-	for _, h := range k.offered.pss {
-		schemes = append(schemes, pssScheme(h))
-	}
-	for _, h := range k.offered.pkcs1 {
-		schemes = append(schemes, pkcs1Scheme(h))
+	for _, f := range formsOf(k.public) {
+		for _, h := range k.offered.hashes[f] {
+			if s, ok := tlsScheme(f, h, k.public); ok {
+				schemes = append(schemes, s)
+			}
+		}
 	}
 	return schemes
 }
 
-func pssScheme(h crypto.Hash) tls.SignatureScheme {
-	switch h {
-	case crypto.SHA384:
-		return tls.PSSWithSHA384
-	case crypto.SHA512:
-		return tls.PSSWithSHA512
+// tlsScheme names a way to sign as TLS does (RFC 8446, 4.2.3). TLS 1.3 ties each curve to one hash.
+func tlsScheme(f form, h crypto.Hash, public crypto.PublicKey) (tls.SignatureScheme, bool) {
+	if key, ok := public.(*ecdsa.PublicKey); ok {
+		switch {
+		case key.Curve == elliptic.P256() && h == crypto.SHA256:
+			return tls.ECDSAWithP256AndSHA256, true
+		case key.Curve == elliptic.P384() && h == crypto.SHA384:
+			return tls.ECDSAWithP384AndSHA384, true
+		}
+		return 0, false
 	}
-	return tls.PSSWithSHA256
-}
-
-func pkcs1Scheme(h crypto.Hash) tls.SignatureScheme {
-	switch h {
-	case crypto.SHA384:
-		return tls.PKCS1WithSHA384
-	case crypto.SHA512:
-		return tls.PKCS1WithSHA512
+	schemes := map[crypto.Hash][2]tls.SignatureScheme{
+		crypto.SHA256: {tls.PSSWithSHA256, tls.PKCS1WithSHA256},
+		crypto.SHA384: {tls.PSSWithSHA384, tls.PKCS1WithSHA384},
+		crypto.SHA512: {tls.PSSWithSHA512, tls.PKCS1WithSHA512},
 	}
-	return tls.PKCS1WithSHA256
+	if f == pss {
+		return schemes[h][0], true
+	}
+	return schemes[h][1], true
 }

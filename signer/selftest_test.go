@@ -146,11 +146,8 @@ func TestATPMThatFailsTheSelfTestIsNotUsed(t *testing.T) {
 		{"PKCS #1 signatures in place of PSS", func(key *rsa.PrivateKey, _ tpm2.TPMAlgID, h crypto.Hash, d []byte) ([]byte, error) {
 			return signSoftly(key, tpm2.TPMAlgRSASSA, h, d)
 		}, signer.ErrFault},
-		{"no PKCS #1", func(key *rsa.PrivateKey, scheme tpm2.TPMAlgID, h crypto.Hash, d []byte) ([]byte, error) {
-			if scheme == tpm2.TPMAlgRSASSA {
-				return nil, tpm2.TPMRCScheme
-			}
-			return signSoftly(key, scheme, h, d)
+		{"no signature at all", func(*rsa.PrivateKey, tpm2.TPMAlgID, crypto.Hash, []byte) ([]byte, error) {
+			return nil, tpm2.TPMRCScheme
 		}, signer.ErrUnsupported},
 		{"a code that says something else", func(*rsa.PrivateKey, tpm2.TPMAlgID, crypto.Hash, []byte) ([]byte, error) {
 			return nil, tpm2.TPMRCLockout

@@ -3,6 +3,7 @@ package signer
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rsa"
 	"encoding/hex"
 	"errors"
@@ -27,27 +28,51 @@ var (
 	ErrUnsupported = errors.New("signature not supported by the TPM key")
 )
 
-// Config says where the key is.
+// Strength says where a private key is. It is found out, never configured.
+type Strength string
+
+// The strengths of a key by itself, the stronger first. That a key was also attested is a fact of whoever verified the
+// evidence.
+const (
+	StrengthTPM      Strength = "tpm"      // in a TPM that does not let it out
+	StrengthSoftware Strength = "software" // in this process' memory and in a file
+)
+
+// Config says where the key is, and what to make if it is not there.
 type Config struct {
 	TPM     *tpm.TPM
 	KeyFile string // path; the directory must exist
 	Logger  *slog.Logger
+
+	// Options are those of a key that has to be made. Its AuthValue is needed for one that is there, too.
+	Options tpm.KeyOptions
+	// MustExist makes a missing key file an error, in place of a new key.
+	MustExist bool
+	// AnyAttributes takes a key that is bound to the TPM and may do more than sign, as other programs make them. It is
+	// reported in [Info.Deviations].
+	AnyAttributes bool
+	// Persistent is a handle where the key may be besides its file; 0: nowhere.
+	Persistent tpm2.TPMHandle
+	// PCRValues are the values that the key was bound to, if they are known.
+	PCRValues tpm.PCRValues
 }
 
 // Info describes a key for status and logs.
 type Info struct {
-	Algorithm     string   // "RSA-2048"
+	Algorithm     string   // "RSA-2048", "ECDSA-P256"
+	Strength      Strength // where the private key is
 	Attributes    []string // as the TPM reports them, in the TCG's spelling
-	Name          string   // the TPM's Name of the key, hexadecimal
+	Deviations    []string // sentences about what is worse than in a key made here; none as a rule
+	Name          string   // the TPM's Name of the key, hexadecimal; empty for a software key
 	Created       bool     // by this Open, not loaded from an older file
-	PSSSaltLength int      // bytes, measured with SHA-256; 32 is right; -1: the TPM cannot sign with PSS
+	PSSSaltLength int      // bytes, measured with SHA-256; 32 is right; -1: no PSS with this key
 	KeyFile       string   // path
 }
 
-// Key is an RSA key in a TPM. It is a crypto.Signer and safe for concurrent use; the TPM makes one signature at a time.
+// Key is a key in a TPM. It is a crypto.Signer and safe for concurrent use; the TPM makes one signature at a time.
 type Key struct {
 	key     *tpm.Key
-	public  *rsa.PublicKey
+	public  crypto.PublicKey
 	info    Info
 	offered offer
 
@@ -78,42 +103,51 @@ func Open(ctx context.Context, cfg Config) (*Key, error) {
 
 // test finds out what a loaded key can do.
 func test(ctx context.Context, cfg Config, loaded *tpm.Key) (*Key, error) {
-	public, ok := loaded.PublicKey().(*rsa.PublicKey)
-	if !ok {
-		return nil, fmt.Errorf("it is a %T, only RSA keys are supported", loaded.PublicKey())
-	}
 	properties, err := cfg.TPM.Properties(ctx)
 	if err != nil {
 		return nil, err
 	}
-	k := &Key{key: loaded, public: public}
+	k := &Key{key: loaded, public: loaded.PublicKey()}
 	if k.offered, err = k.selfTest(ctx, properties.Hashes); err != nil {
 		return nil, fmt.Errorf("self-test: %w", err)
 	}
 	k.info = Info{
-		Algorithm:     fmt.Sprintf("RSA-%d", public.N.BitLen()),
+		Algorithm:     algorithmName(k.public),
+		Strength:      StrengthTPM, // LoadKey takes no other
 		Attributes:    tpm.AttributeNames(loaded.Public().ObjectAttributes),
+		Deviations:    loaded.Deviations(),
 		Name:          hex.EncodeToString(loaded.Name()),
 		PSSSaltLength: k.offered.salt(crypto.SHA256),
 		KeyFile:       cfg.KeyFile,
 	}
-	if len(k.offered.pss) == 0 {
+	if _, rsaKey := k.public.(*rsa.PublicKey); rsaKey && len(k.offered.hashes[pss]) == 0 {
 		cfg.Logger.Warn("TPM key cannot be used for PSS: TLS 1.3 is out of reach, TLS 1.2 uses PKCS #1 v1.5",
 			"key_file", cfg.KeyFile, "pss_salt_length", k.info.PSSSaltLength, "needed", crypto.SHA256.Size())
 	}
 	return k, nil
 }
 
-// Public returns the public key, an *rsa.PublicKey.
+func algorithmName(public crypto.PublicKey) string {
+	switch key := public.(type) {
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA-%d", key.N.BitLen())
+	case *ecdsa.PublicKey:
+		return fmt.Sprintf("ECDSA-P%d", key.Params().BitSize)
+	}
+	return fmt.Sprintf("%T", public)
+}
+
+// Public returns the public key, an *rsa.PublicKey or *ecdsa.PublicKey.
 func (k *Key) Public() crypto.PublicKey { return k.public }
 
-// TPMKey returns the key as the TPM has it, for attestation.
+// TPMKey returns the key as the TPM has it, for attestation, and for who demands attributes of it.
 func (k *Key) TPMKey() *tpm.Key { return k.key }
 
 // Info describes the key.
 func (k *Key) Info() Info {
 	info := k.info
 	info.Attributes = append([]string(nil), info.Attributes...)
+	info.Deviations = append([]string(nil), info.Deviations...)
 	return info
 }
 
@@ -123,8 +157,9 @@ func (k *Key) Close() error {
 	return k.key.Close()
 }
 
-// Sign signs a digest. Opts choose the hash and the padding: PSS with *rsa.PSSOptions, else PKCS #1 v1.5. The salt of PSS is as
-// long as the hash; PSSSaltLengthAuto is taken to mean that. The first argument is not used, randomness is the TPM's.
+// Sign signs a digest. Opts choose the hash and, for an RSA key, the padding: PSS with *rsa.PSSOptions, else PKCS #1 v1.5. The
+// salt of PSS is as long as the hash; PSSSaltLengthAuto is taken to mean that. An ECDSA signature is an ECDSA-Sig-Value
+// (RFC 3279, 2.2.3). The first argument is not used, randomness is the TPM's.
 //
 // It waits for the TPM, 30 seconds at most. Where a context is at hand, use [Key.WithContext].
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
@@ -139,46 +174,69 @@ func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.Signer
 		return nil, fmt.Errorf("%w: without a hash", ErrUnsupported)
 	}
 	hash := opts.HashFunc()
-	pss, ok := opts.(*rsa.PSSOptions)
-	if err := k.offered.check(hash, ok); err != nil {
+	f, err := k.formFor(opts)
+	if err == nil {
+		err = k.offered.check(hash, f)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if ok {
-		if err := checkSaltOption(pss.SaltLength, hash); err != nil {
-			return nil, err
-		}
+	return k.sign(ctx, hash, f, digest)
+}
+
+// formFor reads the form out of the options, as Go's own keys do.
+func (k *Key) formFor(opts crypto.SignerOpts) (form, error) {
+	options, asPSS := opts.(*rsa.PSSOptions)
+	_, rsaKey := k.public.(*rsa.PublicKey)
+	switch {
+	case asPSS && !rsaKey:
+		return 0, fmt.Errorf("%w: PSS with an elliptic curve key", ErrUnsupported)
+	case asPSS:
+		return pss, checkSaltOption(options.SaltLength, opts.HashFunc())
+	case rsaKey:
+		return pkcs1, nil
 	}
-	return k.sign(ctx, hash, ok, digest)
+	return ec, nil
 }
 
 // checkSaltOption accepts what means "as long as the hash".
 func checkSaltOption(length int, h crypto.Hash) error {
 	switch length {
-	case rsa.PSSSaltLengthEqualsHash, rsa.PSSSaltLengthAuto, h.Size():
+	case rsa.PSSSaltLengthEqualsHash, rsa.PSSSaltLengthAuto:
+		return nil
+	}
+	if h.Available() && length == h.Size() {
 		return nil
 	}
 	return fmt.Errorf("%w: PSS with a salt of %d bytes, only the hash's length is possible", ErrUnsupported, length)
 }
 
 // sign lets the TPM sign and verifies what it made.
-func (k *Key) sign(ctx context.Context, hash crypto.Hash, pss bool, digest []byte) ([]byte, error) {
-	scheme := tpm2.TPMAlgRSASSA
-	if pss {
-		scheme = tpm2.TPMAlgRSAPSS
-	}
-	signature, err := k.key.Sign(ctx, scheme, hash, digest)
+func (k *Key) sign(ctx context.Context, hash crypto.Hash, f form, digest []byte) ([]byte, error) {
+	signature, err := k.key.Sign(ctx, f, hash, digest)
 	if err != nil {
 		return nil, err
 	}
-	if pss {
-		err = rsa.VerifyPSS(k.public, hash, digest, signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
-	} else {
-		err = rsa.VerifyPKCS1v15(k.public, hash, digest, signature)
-	}
-	if err != nil {
+	if err := verify(k.public, hash, f, digest, signature); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFault, err)
 	}
 	return signature, nil
+}
+
+func verify(public crypto.PublicKey, hash crypto.Hash, f form, digest, signature []byte) error {
+	switch key := public.(type) {
+	case *rsa.PublicKey:
+		if f == pss {
+			return rsa.VerifyPSS(key, hash, digest, signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+		}
+		return rsa.VerifyPKCS1v15(key, hash, digest, signature)
+	case *ecdsa.PublicKey:
+		if !ecdsa.VerifyASN1(key, digest, signature) {
+			return errors.New("ECDSA verification error")
+		}
+		return nil
+	}
+	return fmt.Errorf("a %T cannot be verified with", public)
 }
 
 // WithContext returns a view of the key that signs within ctx. It serves as tls.Certificate.PrivateKey for one handshake:

@@ -84,7 +84,14 @@ func TestTwoProcessesThatCreateEndWithTheSameKey(t *testing.T) {
 
 func TestAKeyFileThatCannotBeUsedIsKeptAndExplained(t *testing.T) {
 	t.Parallel()
-	exportable := func(t *testing.T, on *tpm.TPM) []byte { return otherProgramsKey(t, on).Encode() }
+	wide := func(t *testing.T, on *tpm.TPM) []byte { return otherProgramsKey(t, on).Encode() }
+	exportable := func(t *testing.T, on *tpm.TPM) []byte {
+		f, err := createAs(t.Context(), on, func(p *tpm2.TPMTPublic) { p.ObjectAttributes.FixedTPM, p.ObjectAttributes.FixedParent = false, false })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.Encode()
+	}
 	foreign := func(t *testing.T, on *tpm.TPM) []byte {
 		f, err := on.CreateKey(t.Context(), tpm.KeyOptions{})
 		if err != nil {
@@ -101,6 +108,7 @@ func TestAKeyFileThatCannotBeUsedIsKeptAndExplained(t *testing.T) {
 	}{
 		{"a file of another TPM", foreign, tpm.ErrForeignTPM, "move the file away"},
 		{"a key that may leave the TPM", exportable, tpm.ErrExportable, "move the file away"},
+		{"a key that may do more than sign", wide, tpm.ErrAttributes, "move the file away"},
 		{"an empty file", func(*testing.T, *tpm.TPM) []byte { return nil }, nil, "move it away"},
 		{"half a file", func(t *testing.T, on *tpm.TPM) []byte { return foreign(t, on)[:300] }, nil, "move it away"},
 		{"a software key", func(*testing.T, *tpm.TPM) []byte { return []byte("-----BEGIN PRIVATE KEY-----\n") }, nil, "move it away"},

@@ -11,18 +11,20 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// maxKeyFileBytes bounds a key file; one of an RSA-2048 key has below 2 KB.
+// maxKeyFileBytes bounds a key file; one of an RSA-3072 key has below 3 KB.
 const maxKeyFileBytes = 16 << 10
 
 // openKeyFile loads the key at cfg.KeyFile. If there is no file it makes a key and writes the file before the key is loaded,
 // so that no key is ever used that a crash could lose. Two processes that do so at once end with the same key.
 func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, err error) {
 	text, err := statefile.Read(cfg.KeyFile, maxKeyFileBytes)
-	if errors.Is(err, fs.ErrNotExist) {
-		created, err = createKeyFile(ctx, cfg)
+	if errors.Is(err, fs.ErrNotExist) && !cfg.MustExist {
+		var file *tpm.KeyFile
+		file, created, err = createKeyFile(ctx, cfg)
 		if err != nil {
 			return nil, false, fmt.Errorf("creating the TPM key %q: %w", cfg.KeyFile, err)
 		}
+		cfg.PCRValues = file.PCRValues
 		text, err = statefile.Read(cfg.KeyFile, maxKeyFileBytes)
 	}
 	if err != nil {
@@ -32,7 +34,12 @@ func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, e
 	if err != nil {
 		return nil, false, fmt.Errorf("%q: %w; restore it, or move it away to get a new key (and certificate)", cfg.KeyFile, err)
 	}
-	key, err = cfg.TPM.LoadKey(ctx, file, tpm.LoadOptions{SignOnly: true})
+	key, err = cfg.TPM.LoadKey(ctx, file, tpm.LoadOptions{
+		AuthValue:  cfg.Options.AuthValue,
+		Persistent: cfg.Persistent,
+		SignOnly:   !cfg.AnyAttributes,
+		PCRValues:  cfg.PCRValues,
+	})
 	if err != nil {
 		return nil, false, fmt.Errorf("%q: %w%s", cfg.KeyFile, err, loadAdvice(err))
 	}
@@ -40,21 +47,21 @@ func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, e
 }
 
 // createKeyFile makes a key and writes its file. It reports false if another process was faster.
-func createKeyFile(ctx context.Context, cfg Config) (bool, error) {
-	file, err := cfg.TPM.CreateKey(ctx, tpm.KeyOptions{})
+func createKeyFile(ctx context.Context, cfg Config) (*tpm.KeyFile, bool, error) {
+	file, err := cfg.TPM.CreateKey(ctx, cfg.Options)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	err = statefile.WriteNew(cfg.KeyFile, file.Encode())
 	if errors.Is(err, fs.ErrExist) {
 		cfg.Logger.Info("TPM key file was created by another process meanwhile", "key_file", cfg.KeyFile)
-		return false, nil
+		return file, false, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	cfg.Logger.Info("TPM key created", "key_file", filepath.Clean(cfg.KeyFile))
-	return true, nil
+	return file, true, nil
 }
 
 // loadAdvice says what an operator can do about a file that does not load.
@@ -62,8 +69,10 @@ func loadAdvice(err error) string {
 	switch {
 	case errors.Is(err, tpm.ErrForeignTPM):
 		return "; a key cannot be moved between machines: move the file away, and this machine makes its own"
-	case errors.Is(err, tpm.ErrExportable):
+	case errors.Is(err, tpm.ErrExportable), errors.Is(err, tpm.ErrAttributes):
 		return "; move the file away, and a bound key is made instead"
+	case errors.Is(err, tpm.ErrStorageRoot):
+		return "; if this TPM was cleared or replaced on purpose, its keys are gone: move the state directory away to begin anew"
 	}
 	return ""
 }

@@ -32,6 +32,8 @@ const flightTimeout = 3 * time.Minute
 type Identity struct {
 	Name     string
 	Selector imds.Selector // zero: system-assigned
+	// MinStrength refuses tokens that a weaker credential would obtain, before it is shown to anybody. Empty: any will do.
+	MinStrength Strength
 }
 
 // BindingSource gives the binding certificate of an identity.
@@ -49,6 +51,8 @@ type Config struct {
 	// SignatureSchemes what it can do in TLS.
 	Signer           func(ctx context.Context) crypto.Signer
 	SignatureSchemes []tls.SignatureScheme
+	// KeyStrength is where the binding key is: StrengthTPM or StrengthSoftware. Anything else counts as StrengthNone.
+	KeyStrength Strength
 
 	RootCAs *x509.CertPool   // for Entra; nil means the system's roots
 	Now     func() time.Time // nil means time.Now
@@ -201,6 +205,10 @@ func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey) (
 	if err != nil {
 		return Token{}, err
 	}
+	strength := strengthOf(a.cfg.KeyStrength, certificate)
+	if !strength.reaches(id.MinStrength) {
+		return Token{}, &floorError{have: strength, want: id.MinStrength}
+	}
 	bridge, err := id.bridge(a.cfg, certificate)
 	if err != nil {
 		return Token{}, err
@@ -227,7 +235,7 @@ func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey) (
 		Identity:    id.Name,
 		ClientID:    certificate.ClientID,
 		Credential:  credentialManagedIdentity,
-		Strength:    strengthOf(certificate),
+		Strength:    strength,
 		Binding: Binding{
 			Thumbprint:         certificate.Thumbprint(),
 			TLSVersion:         handshake.VersionName(),
@@ -244,11 +252,21 @@ func refreshOn(now time.Time, answer *entra.TokenResponse) time.Time {
 	return now.Add(answer.ExpiresIn / 2)
 }
 
-// strengthOf reports what the certificate's issuance proved. The key is in a
-// TPM in any case: this package has no other kind.
-func strengthOf(c *binding.Certificate) Strength {
-	if c.Attested {
+// strengthOf reports what is known of the key, and what the certificate's issuance
+// proved. Only a key in a TPM can have been attested, whatever a certificate says.
+func strengthOf(key Strength, c *binding.Certificate) Strength {
+	switch {
+	case key == StrengthTPM && c.Attested:
 		return StrengthAttested
+	case key == StrengthTPM, key == StrengthSoftware:
+		return key
 	}
-	return StrengthTPM
+	return StrengthNone
+}
+
+// floorError says that a credential is weaker than an identity demands.
+type floorError struct{ have, want Strength }
+
+func (e *floorError) Error() string {
+	return fmt.Sprintf("the credential's strength is %q, and the identity's min_strength is %q", e.have, e.want)
 }

@@ -50,6 +50,12 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldWith(t, acquire.StrengthTPM, acquire.Identity{Name: "vm"}, acquire.Identity{Name: "other"})
+}
+
+// newWorldWith is newWorld with a key of another strength and other identities.
+func newWorldWith(t *testing.T, strength acquire.Strength, identities ...acquire.Identity) *world {
+	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -65,13 +71,15 @@ func newWorld(t *testing.T) *world {
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
 	w.acquirer, err = acquire.New(acquire.Config{
-		Identities: []acquire.Identity{{Name: "vm"}, {Name: "other"}},
+		Identities: identities,
 		Bindings:   w,
 		Entra:      entra.New(entra.Config{Now: w.now, Sleep: func(context.Context, time.Duration) error { return nil }}),
 		Signer:     func(context.Context) crypto.Signer { return key },
 		RootCAs:    roots,
 		Now:        w.now,
 		Logger:     slog.New(slog.NewTextHandler(&w.log, nil)),
+
+		KeyStrength: strength,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -15,7 +15,11 @@ func classify(identity string, err error) *Error {
 	out := &Error{Kind: KindUnavailable, Identity: identity, Err: err}
 	var fromEntra *entra.Error
 	var fromIMDS *imds.Error
+	var floor *floorError
 	switch {
+	case errors.As(err, &floor):
+		out.Kind = KindRefused
+		out.Hint = "see keyagent status for the key and keyagent doctor for the attestation, or lower min_strength"
 	case errors.As(err, &fromEntra):
 		classifyEntra(out, fromEntra)
 	case errors.Is(err, binding.ErrAttestation):

@@ -59,7 +59,7 @@ func (s *identityState) close() {
 type IdentityStatus struct {
 	Identity
 	Certificate *binding.Certificate // in use; nil before the first token
-	Strength    Strength             // of Certificate
+	Strength    Strength             // of Certificate with the key
 	Handshake   tlsbridge.Handshake  // last one with Certificate
 	LastError   error                // of the last flight; nil if it got its token
 }
@@ -68,17 +68,17 @@ type IdentityStatus struct {
 func (a *Acquirer) Status() []IdentityStatus {
 	list := make([]IdentityStatus, 0, len(a.cfg.Identities))
 	for _, id := range a.cfg.Identities {
-		list = append(list, a.identities[id.Name].status())
+		list = append(list, a.identities[id.Name].status(a.cfg.KeyStrength))
 	}
 	return list
 }
 
-func (s *identityState) status() IdentityStatus {
+func (s *identityState) status(key Strength) IdentityStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	status := IdentityStatus{Identity: s.Identity, Certificate: s.certificate, LastError: s.lastErr}
 	if s.certificate != nil {
-		status.Strength = strengthOf(s.certificate)
+		status.Strength = strengthOf(key, s.certificate)
 		status.Handshake = s.connections.Handshake()
 	}
 	return status

@@ -2,6 +2,7 @@ package acquire
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/keyagent/keyagent/internal/secret"
@@ -34,6 +35,16 @@ const (
 	StrengthSoftware Strength = "software" // key in process memory
 	StrengthNone     Strength = "none"     // no proof of possession
 )
+
+// reaches reports whether s is at least floor. What is not known reaches nothing.
+func (s Strength) reaches(floor Strength) bool {
+	order := []Strength{StrengthNone, StrengthSoftware, StrengthTPM, StrengthAttested}
+	if floor == "" {
+		return true
+	}
+	at, wanted := slices.Index(order, s), slices.Index(order, floor)
+	return wanted >= 0 && at >= wanted
+}
 
 // Binding describes the certificate and the TLS connection that a token was
 // obtained over.

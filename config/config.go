@@ -34,6 +34,9 @@ type Config struct {
 	// Attestation says how the binding key is attested.
 	Attestation Attestation `yaml:"attestation"`
 
+	// BindingKey says what key the agent has.
+	BindingKey BindingKey `yaml:"binding_key"`
+
 	// Identities are the identities that the agent gives tokens of.
 	Identities []Identity `yaml:"identities"`
 
@@ -77,6 +80,42 @@ type Attestation struct {
 	IDKeyDigests []string `yaml:"id_key_digests"`
 }
 
+// Banks of PCRs.
+const (
+	BankSHA256 = "sha256"
+	BankSHA384 = "sha384"
+)
+
+// BindingKey says what the binding key must be like. It is made at the first start;
+// if the key that is there is otherwise, the agent does not start: keyagent key
+// rotate binding makes another.
+type BindingKey struct {
+	// PCRs are the PCRs, 0 to 23, whose values at the key's making it is bound to:
+	// after another boot it does not sign. Default: none.
+	PCRs []int `yaml:"pcrs"`
+	// PCRBank is sha256 or sha384. Default: sha256.
+	PCRBank string `yaml:"pcr_bank"`
+	// AuthCredential is the name of a systemd credential (LoadCredential= in the
+	// unit) that holds the key's authorization value: 1 to 32 bytes. Default: none,
+	// the key needs no value.
+	AuthCredential string `yaml:"auth_credential"`
+	// PersistentHandle keeps the key in the TPM's memory, at 0x81010000 to
+	// 0x817fffff, which makes signing faster on some TPMs. Default: it is loaded
+	// from its file.
+	PersistentHandle uint32 `yaml:"persistent_handle"`
+	// InsecureSoftware keeps the key in a file in the clear, and uses no TPM. It is
+	// for development on a machine without one; attestation.provider must be none.
+	// Status and every token then say strength "software". Default: false.
+	InsecureSoftware bool `yaml:"insecure_software"`
+}
+
+// Strengths of a credential, as in min_strength, the strongest first.
+const (
+	StrengthAttested = "attested"
+	StrengthTPM      = "tpm"
+	StrengthSoftware = "software"
+)
+
 // Identity is a name and what it stands for.
 type Identity struct {
 	// Name is how callers ask for the identity: lower-case letters, digits and
@@ -85,6 +124,10 @@ type Identity struct {
 	// ManagedIdentity makes it a managed identity of this VM. Required; {} is the
 	// system-assigned one.
 	ManagedIdentity *ManagedIdentity `yaml:"managed_identity"`
+	// MinStrength refuses tokens that a weaker credential than this would obtain:
+	// attested (the key's place in a TPM was proven to the issuer), tpm (the key is
+	// in a TPM) or software. Default: none, every token says what it was.
+	MinStrength string `yaml:"min_strength"`
 }
 
 // ManagedIdentity selects one of the VM's managed identities. At most one member
@@ -124,5 +167,6 @@ func defaults() Config {
 		StateDir:    "/var/lib/keyagent",
 		Socket:      "/run/keyagent/agent.sock",
 		Attestation: Attestation{Provider: ProviderAzureGuest},
+		BindingKey:  BindingKey{PCRBank: BankSHA256},
 	}
 }

@@ -30,6 +30,7 @@ func (c *Config) problems() []string {
 	var f findings
 	c.checkPlaces(&f)
 	c.checkAttestation(&f)
+	c.checkBindingKey(&f)
 	c.checkIdentities(&f)
 	c.checkRules(&f)
 	return f
@@ -55,6 +56,33 @@ func (c *Config) checkPlaces(f *findings) {
 	}
 	if u, err := url.Parse(c.IMDSEndpoint); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
 		f.add("imds_endpoint: %q is not an http URL", c.IMDSEndpoint)
+	}
+}
+
+func (c *Config) checkBindingKey(f *findings) {
+	k := c.BindingKey
+	for _, pcr := range k.PCRs {
+		if pcr < 0 || pcr > 23 {
+			f.add("binding_key.pcrs: %d is not a PCR (0 to 23)", pcr)
+		}
+	}
+	if k.PCRBank != BankSHA256 && k.PCRBank != BankSHA384 {
+		f.add("binding_key.pcr_bank: %q is neither %s nor %s", k.PCRBank, BankSHA256, BankSHA384)
+	}
+	if h := k.PersistentHandle; h != 0 && (h < 0x81010000 || h > 0x817fffff) {
+		f.add("binding_key.persistent_handle: 0x%08x is not between 0x81010000 and 0x817fffff", h)
+	}
+	if name := k.AuthCredential; name != "" && (name != filepath.Base(name) || name[0] == '.') {
+		f.add("binding_key.auth_credential: %q is not the name of a credential", name)
+	}
+	if !k.InsecureSoftware {
+		return
+	}
+	if c.Attestation.Provider != ProviderNone {
+		f.add("binding_key.insecure_software: a software key cannot be attested: set attestation.provider: none")
+	}
+	if len(k.PCRs) > 0 || k.AuthCredential != "" || k.PersistentHandle != 0 {
+		f.add("binding_key.insecure_software: the other settings of binding_key are for a key in a TPM")
 	}
 }
 
@@ -92,6 +120,9 @@ func (c *Config) checkIdentities(f *findings) {
 			f.add("%s.name: %q is configured twice", at, id.Name)
 		}
 		seen[id.Name] = true
+		if id.MinStrength != "" && !slices.Contains([]string{StrengthAttested, StrengthTPM, StrengthSoftware}, id.MinStrength) {
+			f.add("%s.min_strength: %q is not %s, %s or %s", at, id.MinStrength, StrengthAttested, StrengthTPM, StrengthSoftware)
+		}
 		if id.ManagedIdentity == nil {
 			f.add("%s: managed_identity is missing ({} is the system-assigned identity)", at)
 			continue

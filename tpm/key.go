@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/google/go-tpm/tpm2"
@@ -136,6 +137,9 @@ func createKey(t *turn, template tpm2.TPMTPublic, options KeyOptions) (*KeyFile,
 // itself, is flushed and refused with [ErrExportable]. Other attributes that this package would not have chosen are reported by
 // [Key.Deviations]. A file that this TPM cannot load gives [ErrForeignTPM].
 func (t *TPM) LoadKey(ctx context.Context, file *KeyFile, options LoadOptions) (*Key, error) {
+	if file.EmptyAuth && !options.AuthValue.IsZero() {
+		return nil, fmt.Errorf("loading a TPM key: %w: the key was made without one, and one was given", ErrAuthValue)
+	}
 	k := &Key{tpm: t, file: file, auth: bytes.TrimRight([]byte(options.AuthValue.Reveal()), "\x00"), pcrs: options.PCRValues}
 	err := t.again(ctx, func(turn *turn) error { return k.loadFirst(turn, options) })
 	if err != nil {
@@ -361,4 +365,13 @@ func (k *Key) authorize(t *turn, encrypt byte, f func(a *authorization) error) e
 		return f(nil)
 	}
 	return t.withSession(tpm2.TPMSEHMAC, func(s *session) error { return f(s.authorize(k.auth, encrypt)) })
+}
+
+// PCRs says which PCRs the key is bound to; none as a rule.
+func (k *Key) PCRs() PCRSelection {
+	if k.policy.bank == 0 {
+		return PCRSelection{}
+	}
+	bank, _ := k.policy.bank.Hash() // an unknown bank is nobody's: 0
+	return PCRSelection{Bank: bank, PCRs: slices.Clone(k.policy.pcrs)}
 }

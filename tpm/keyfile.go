@@ -259,3 +259,16 @@ func sized(b []byte) ([]byte, error) {
 	}
 	return content, nil
 }
+
+// Name computes the Name that the key has in a TPM (TPM 2.0 Part 1, 16).
+func (f *KeyFile) Name() ([]byte, error) {
+	public, _, err := f.areas()
+	if err != nil {
+		return nil, err
+	}
+	contents, err := public.Contents()
+	if err != nil {
+		return nil, err
+	}
+	return objectName(contents.NameAlg, public.Bytes())
+}

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/keyagent/keyagent/acquire"
@@ -15,17 +15,14 @@ import (
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/collect"
 	"github.com/keyagent/keyagent/attest/maa"
 	"github.com/keyagent/keyagent/attest/token"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/statefile"
-	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 )
-
-// keyFile is the binding key's file in the state directory.
-const keyFile = "binding-key.pem"
 
 // socketMode lets everybody connect: the kernel says who is calling, and the
 // rules decide.
@@ -39,6 +36,16 @@ type Options struct {
 	Now     func() time.Time // nil means time.Now
 }
 
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
 // Daemon is the running agent.
 type Daemon struct {
 	cfg     *config.Config
@@ -46,9 +53,10 @@ type Daemon struct {
 	plan    *plan
 	started time.Time
 
-	tpm        *tpm.TPM
+	tpm        *tpm.TPM // nil with a software key
 	properties tpm.Properties
-	key        *signer.Key
+	key        bindingKey
+	tpmKey     *tpm.Key // nil with a software key
 	imds       *imds.Client
 	acquirer   *acquire.Acquirer
 	server     *agentapi.Server
@@ -58,12 +66,7 @@ type Daemon struct {
 // Open starts everything but the socket. It blocks while the TPM makes a key,
 // which can take seconds. Close the daemon whether or not it was run.
 func Open(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
-	}
-	if opts.Now == nil {
-		opts.Now = time.Now
-	}
+	opts = opts.withDefaults()
 	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now()}
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -100,31 +103,6 @@ func (d *Daemon) open(ctx context.Context) error {
 	return err
 }
 
-// openKey opens the TPM and in it the binding key.
-func (d *Daemon) openKey(ctx context.Context) error {
-	var err error
-	if d.tpm, err = tpm.Open(ctx, tpm.Config{Device: d.cfg.TPM, Logger: d.opts.Logger}); err != nil {
-		return err
-	}
-	d.closers = append(d.closers, d.tpm.Close)
-	if d.properties, err = d.tpm.Properties(ctx); err != nil {
-		return err
-	}
-	d.key, err = signer.Open(ctx, signer.Config{
-		TPM:     d.tpm,
-		KeyFile: filepath.Join(d.cfg.StateDir, keyFile),
-		Logger:  d.opts.Logger,
-	})
-	if err != nil {
-		return err
-	}
-	d.closers = append(d.closers, d.key.Close)
-	info := d.key.Info()
-	d.opts.Logger.Info("binding key ready", "algorithm", info.Algorithm, "name", info.Name,
-		"created", info.Created, "attributes", info.Attributes, "file", info.KeyFile)
-	return nil
-}
-
 // openAcquirer builds the road from the key to tokens.
 func (d *Daemon) openAcquirer() error {
 	var err error
@@ -153,6 +131,7 @@ func (d *Daemon) openAcquirer() error {
 		Entra:            entra.New(entra.Config{Version: d.opts.Version, Now: d.opts.Now}),
 		Signer:           d.key.WithContext,
 		SignatureSchemes: d.key.SignatureSchemes(),
+		KeyStrength:      acquire.Strength(d.key.Info().Strength),
 		RootCAs:          d.plan.rootCAs,
 		Now:              d.opts.Now,
 		Logger:           d.opts.Logger,
@@ -178,15 +157,24 @@ func (d *Daemon) attestor() binding.Attestor {
 	})
 	collector := collect.New(collect.Config{
 		TPM:          d.tpm,
-		Key:          d.key.TPMKey(),
+		Key:          d.tpmKey,
 		IMDSEndpoint: d.cfg.IMDSEndpoint,
 		HTTP:         imds.NewHTTPClient(),
 		Anchors:      d.plan.anchors,
-		Policy:       d.plan.evidence,
+		Policy:       d.evidencePolicy(),
 		Now:          d.opts.Now,
 		Logger:       d.opts.Logger,
 	})
 	return token.NewAzureGuest(token.Config{Collector: collector, MAA: client, Now: d.opts.Now, Logger: d.opts.Logger})
+}
+
+// evidencePolicy is what this agent accepts of itself. A policy that the key was made with only narrows its use.
+func (d *Daemon) evidencePolicy() attest.Policy {
+	p := d.plan.evidence
+	if own := d.tpmKey.Public().AuthPolicy.Buffer; len(own) > 0 {
+		p.Key.AuthPolicies = append(slices.Clone(p.Key.AuthPolicies), own)
+	}
+	return p
 }
 
 // attestationHTTP reaches the attestation service: the trusted authorities, no

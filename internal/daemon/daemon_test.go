@@ -164,7 +164,7 @@ func TestNoPrivateKeyLeavesTheTPM(t *testing.T) {
 // bindingKey returns the public key that the TPM reports for the key file.
 func (s *stage) bindingKey() *rsa.PublicKey {
 	s.t.Helper()
-	data, err := os.ReadFile(filepath.Join(s.cfg.StateDir, "binding-key.pem"))
+	data, err := os.ReadFile(filepath.Join(s.cfg.StateDir, "keys", "binding", "1.key.pem"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -358,7 +358,7 @@ func TestStateDirectoryOfAnotherTPMIsLeftAlone(t *testing.T) {
 	s := newStage(t)
 	s.start()
 	s.stop()
-	key := filepath.Join(s.cfg.StateDir, "binding-key.pem")
+	key := filepath.Join(s.cfg.StateDir, "keys", "binding", "1.key.pem")
 	before, err := os.ReadFile(key)
 	if err != nil {
 		t.Fatal(err)

@@ -57,6 +57,8 @@ func (p *plan) addIdentities(identities []config.Identity) {
 		p.identities = append(p.identities, acquire.Identity{
 			Name:     id.Name,
 			Selector: imds.Selector{ClientID: m.ClientID, ObjectID: m.ObjectID, ResourceID: m.ResourceID},
+
+			MinStrength: acquire.Strength(id.MinStrength),
 		})
 	}
 }

@@ -35,7 +35,7 @@ func (d *Daemon) Status(context.Context) wire.Status {
 			Name:          info.Name,
 			Attributes:    info.Attributes,
 			PSSSaltLength: info.PSSSaltLength,
-			Strength:      string(acquire.StrengthTPM),
+			Strength:      string(info.Strength),
 		},
 	}
 	for _, id := range d.acquirer.Status() {

@@ -1,0 +1,54 @@
+package acquire_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/keyagent/keyagent/acquire"
+)
+
+// What a token is said to be comes from the key and from how the certificate was issued, and a floor holds against both.
+func TestStrengthIsAFactAndTheFloorHolds(t *testing.T) {
+	t.Parallel()
+	const none = acquire.Strength("")
+	for _, tt := range []struct {
+		name        string
+		key         acquire.Strength
+		attested    bool
+		floor, want acquire.Strength
+		refused     bool
+	}{
+		{"a TPM key with an attested certificate is attested", acquire.StrengthTPM, true, none, acquire.StrengthAttested, false},
+		{"a TPM key with a certificate that nobody attested is tpm", acquire.StrengthTPM, false, none, acquire.StrengthTPM, false},
+		{"a software key is software, whatever its certificate says", acquire.StrengthSoftware, true, none, acquire.StrengthSoftware, false},
+		{"a key of which nothing is known is none", none, true, none, acquire.StrengthNone, false},
+		{"attested reaches the floor attested", acquire.StrengthTPM, true, acquire.StrengthAttested, acquire.StrengthAttested, false},
+		{"attested reaches the floor tpm", acquire.StrengthTPM, true, acquire.StrengthTPM, acquire.StrengthAttested, false},
+		{"tpm does not reach the floor attested", acquire.StrengthTPM, false, acquire.StrengthAttested, none, true},
+		{"a software key does not reach the floor tpm", acquire.StrengthSoftware, true, acquire.StrengthTPM, none, true},
+		{"a software key does not reach the floor attested", acquire.StrengthSoftware, true, acquire.StrengthAttested, none, true},
+		{"a key of which nothing is known reaches no floor", none, true, acquire.StrengthSoftware, none, true},
+		{"nothing reaches a floor that is not known", acquire.StrengthTPM, true, acquire.Strength("titanium"), none, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorldWith(t, tt.key, acquire.Identity{Name: "vm", MinStrength: tt.floor})
+			w.rotate("", "subject", tt.attested)
+			token, err := w.acquirer.Token(t.Context(), acquire.Request{Identity: "vm", Resource: resource, Type: acquire.TypeBearer})
+			if !tt.refused {
+				if err != nil || token.Strength != tt.want {
+					t.Errorf("got %q, %v; want %q", token.Strength, err, tt.want)
+				}
+				return
+			}
+			e, ok := errors.AsType[*acquire.Error](err)
+			if !ok || e.Kind != acquire.KindRefused || !strings.Contains(err.Error(), "min_strength") || e.Hint == "" {
+				t.Errorf("got %v, want a refusal that names min_strength", err)
+			}
+			if n := w.requests.Load(); n != 0 {
+				t.Errorf("the credential was shown to Entra %d times", n)
+			}
+		})
+	}
+}

@@ -1,0 +1,50 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/keyagent/keyagent/internal/secret"
+)
+
+// maxCredentialBytes bounds a credential; an authorization value has at most 32 bytes.
+const maxCredentialBytes = 4 << 10
+
+// ReadCredential reads a credential that systemd hands to its service: LoadCredential= or LoadCredentialEncrypted= in the unit
+// (systemd.exec(5), Credentials). One newline at the end is not part of it.
+func ReadCredential(name string) (secret.String, error) {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return secret.String{}, fmt.Errorf("credential %q: systemd gave this process no credentials: put LoadCredential=%s:… into the unit", name, name)
+	}
+	if name != filepath.Base(name) || strings.HasPrefix(name, ".") {
+		return secret.String{}, fmt.Errorf("credential %q: not the name of a credential", name)
+	}
+	return ReadSecretFile(filepath.Join(dir, name))
+}
+
+// ReadSecretFile reads a secret from a file, or from standard input if that is what the path leads to. One newline at the end
+// is not part of it.
+func ReadSecretFile(path string) (secret.String, error) {
+	f, err := os.Open(path) // #nosec G304 -- the operator's choice
+	if err != nil {
+		return secret.String{}, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxCredentialBytes+1))
+	if err != nil {
+		return secret.String{}, err
+	}
+	value := strings.TrimSuffix(string(text), "\n")
+	switch {
+	case len(text) > maxCredentialBytes:
+		return secret.String{}, fmt.Errorf("%s is larger than %d bytes", path, maxCredentialBytes)
+	case value == "":
+		return secret.String{}, errors.New(path + " is empty")
+	}
+	return secret.New(value), nil
+}

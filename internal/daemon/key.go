@@ -1,0 +1,197 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"slices"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/tpm"
+)
+
+const (
+	// BindingKeyName is the name of the agent's own key among the keys of the state directory.
+	BindingKeyName = "binding"
+
+	keysDir         = "keys"             // of the state directory: named keys
+	storageRootFile = "storage-root"     // of the state directory: hexadecimal Name of the TPM's storage root
+	softwareKeyFile = "software-key.pem" // of the state directory
+)
+
+// bindingKey is what the agent needs of its key, wherever that is.
+type bindingKey interface {
+	Public() crypto.PublicKey
+	WithContext(ctx context.Context) crypto.Signer
+	SignatureSchemes() []tls.SignatureScheme
+	Info() signer.Info
+	Close() error
+}
+
+// openTPM opens the TPM and holds it to the storage root that it had when it was first opened with this state directory.
+func openTPM(ctx context.Context, cfg *config.Config, log *slog.Logger) (*tpm.TPM, error) {
+	pinFile := filepath.Join(cfg.StateDir, storageRootFile)
+	pin, err := readPin(pinFile, log)
+	if err != nil {
+		return nil, err
+	}
+	t, err := tpm.Open(ctx, tpm.Config{Device: cfg.TPM, Logger: log, StorageRoot: pin})
+	if err != nil {
+		return nil, err
+	}
+	if err := holdToRoot(ctx, t, pin, pinFile, log); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+// readPin reads the Name of the storage root; nil if none was written yet. A file that is torn is put aside: who could tear it
+// could have removed it.
+func readPin(path string, log *slog.Logger) ([]byte, error) {
+	text, err := statefile.Read(path, 256)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	pin, err := hex.DecodeString(string(bytes.TrimSuffix(text, []byte("\n"))))
+	if err == nil && len(pin) > 2 {
+		return pin, nil
+	}
+	torn, err := statefile.Quarantine(path)
+	if err != nil {
+		return nil, err
+	}
+	log.Warn("the note of the TPM's storage root is damaged and was put aside; the root that the TPM shows now is believed", "file", torn)
+	return nil, nil
+}
+
+func holdToRoot(ctx context.Context, t *tpm.TPM, pin []byte, path string, log *slog.Logger) error {
+	root, err := t.StorageRoot(ctx)
+	if errors.Is(err, tpm.ErrStorageRoot) {
+		return fmt.Errorf("%w; if this TPM was cleared or replaced on purpose, keys under the old root are lost: remove %s and the keys", err, path)
+	}
+	if err != nil || pin != nil {
+		return err
+	}
+	err = statefile.WriteNew(path, []byte(hex.EncodeToString(root.Name)+"\n"))
+	if errors.Is(err, fs.ErrExist) { // another process was faster; the next start compares
+		return nil
+	}
+	if err == nil {
+		log.Info("TPM storage root noted: from now on no other is accepted", "algorithm", root.Algorithm, "name", hex.EncodeToString(root.Name), "file", path)
+	}
+	return err
+}
+
+// OpenKeys opens the TPM and the named keys of the state directory, as the agent itself does: for commands that work beside a
+// running agent, or without one. Close the TPM.
+func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, *signer.Store, error) {
+	opts = opts.withDefaults()
+	store, err := openStore(cfg, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := openTPM(ctx, cfg, opts.Logger)
+	if err != nil {
+		return nil, nil, err
+	}
+	return t, store, nil
+}
+
+func openStore(cfg *config.Config, opts Options) (*signer.Store, error) {
+	if err := statefile.EnsureDir(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	return signer.OpenStore(signer.StoreConfig{Dir: filepath.Join(cfg.StateDir, keysDir), Now: opts.Now, Logger: opts.Logger})
+}
+
+// openKey opens the TPM and in it the binding key.
+func (d *Daemon) openKey(ctx context.Context) error {
+	if d.cfg.BindingKey.InsecureSoftware {
+		return d.openSoftwareKey()
+	}
+	t, store, err := OpenKeys(ctx, d.cfg, d.opts)
+	if err != nil {
+		return err
+	}
+	d.tpm = t
+	d.closers = append(d.closers, t.Close)
+	if d.properties, err = t.Properties(ctx); err != nil {
+		return err
+	}
+	options, err := BindingKeyOptions(d.cfg)
+	if err != nil {
+		return err
+	}
+	key, _, err := store.OpenOrCreate(ctx, t, BindingKeyName, options, signer.Config{Logger: d.opts.Logger})
+	if errors.Is(err, tpm.ErrAuthValue) {
+		return fmt.Errorf("%w: see binding_key.auth_credential in the configuration, or make a new key: keyagent key rotate %s", err, BindingKeyName)
+	}
+	if err != nil {
+		return err
+	}
+	d.key, d.tpmKey = key, key.TPMKey()
+	d.closers = append(d.closers, key.Close)
+	if err := checkAsConfigured(d.tpmKey, options); err != nil {
+		return fmt.Errorf("binding key %s: %w: make one that is (keyagent key rotate %s), or change binding_key in the configuration", key.Info().KeyFile, err, BindingKeyName)
+	}
+	info := key.Info()
+	d.opts.Logger.Info("binding key ready", "algorithm", info.Algorithm, "name", info.Name,
+		"created", info.Created, "attributes", info.Attributes, "file", info.KeyFile)
+	return nil
+}
+
+func (d *Daemon) openSoftwareKey() error {
+	key, err := signer.OpenSoftware(filepath.Join(d.cfg.StateDir, softwareKeyFile))
+	if err != nil {
+		return err
+	}
+	d.key = key
+	d.opts.Logger.Warn("the binding key is in software and protects nothing: binding_key.insecure_software is for development only",
+		"strength", key.Info().Strength, "file", key.Info().KeyFile)
+	return nil
+}
+
+// BindingKeyOptions says what key the configuration asks for.
+func BindingKeyOptions(cfg *config.Config) (signer.KeyOptions, error) {
+	k := cfg.BindingKey
+	options := signer.KeyOptions{
+		KeyOptions: tpm.KeyOptions{Algorithm: tpm.RSA2048, PCRs: tpm.PCRSelection{PCRs: k.PCRs, Bank: crypto.SHA256}},
+		Persistent: tpm2.TPMHandle(k.PersistentHandle),
+	}
+	if k.PCRBank == config.BankSHA384 {
+		options.PCRs.Bank = crypto.SHA384
+	}
+	if k.AuthCredential == "" {
+		return options, nil
+	}
+	value, err := ReadCredential(k.AuthCredential)
+	if err != nil {
+		return options, fmt.Errorf("binding_key.auth_credential: %w", err)
+	}
+	options.AuthValue = value
+	return options, nil
+}
+
+// checkAsConfigured compares a key that was there with what the configuration asks for: protection that is configured and not
+// there would be worse than none.
+func checkAsConfigured(key *tpm.Key, want signer.KeyOptions) error {
+	have := key.PCRs()
+	if len(want.PCRs.PCRs) > 0 && (have.Bank != want.PCRs.Bank || !slices.Equal(have.PCRs, slices.Compact(slices.Sorted(slices.Values(want.PCRs.PCRs))))) {
+		return fmt.Errorf("it is bound to PCRs %v, configured are %v", have.PCRs, want.PCRs.PCRs)
+	}
+	return nil
+}

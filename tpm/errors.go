@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/google/go-tpm/tpm2"
@@ -58,6 +59,9 @@ func (e *lostError) Unwrap() []error { return []error{ErrUnavailable, e.cause} }
 // repeatable reports whether an idempotent sequence of commands should be tried a second time: the transport died under it,
 // and not by being slow, which a second try would only double.
 func repeatable(err error) bool {
+	if err == nil {
+		return false
+	}
 	var lost *lostError
 	return errors.As(err, &lost) && !errors.Is(lost.cause, os.ErrDeadlineExceeded)
 }
@@ -68,12 +72,13 @@ const layerBits = 0x00ff0000
 
 // codeIs reports whether code is one of the codes listed, whatever parameter, handle or session it blames.
 func codeIs(code tpm2.TPMRC, list ...tpm2.TPMRC) bool {
-	for _, c := range list {
-		if errors.Is(code, c) {
-			return true
-		}
+	// A format-one code is its six lower bits and bit 7; the rest says whom it blames (TPM 2.0 Part 2, 6.6.2). errors.Is
+	// knows that, too, but would allocate on the way of every signature.
+	const formatOne, number = 0x080, 0x0bf
+	if code&formatOne != 0 {
+		code &= number
 	}
-	return false
+	return slices.Contains(list, code)
 }
 
 // codeOf reports whether err has one of the codes listed.
@@ -97,6 +102,9 @@ func sessionsFull(code tpm2.TPMRC) bool {
 
 // advise adds what an operator can do to codes that say more about the TPM's state than about the command.
 func advise(err error) error {
+	if err == nil {
+		return nil
+	}
 	var code tpm2.TPMRC
 	if !errors.As(err, &code) {
 		return err

@@ -88,7 +88,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := d.openKey(ctx); err != nil {
 		return err
 	}
-	if err := d.openAcquirer(); err != nil {
+	if err := d.openAcquirer(d.cfg.StateDir); err != nil {
 		return err
 	}
 	d.server, err = agentapi.New(agentapi.Config{
@@ -103,8 +103,8 @@ func (d *Daemon) open(ctx context.Context) error {
 	return err
 }
 
-// openAcquirer builds the road from the key to tokens.
-func (d *Daemon) openAcquirer() error {
+// openAcquirer builds the road from the key to tokens. Binding certificates are kept in certDir.
+func (d *Daemon) openAcquirer(certDir string) error {
 	var err error
 	d.imds, err = imds.New(imds.Config{
 		Endpoint:         d.cfg.IMDSEndpoint,
@@ -120,7 +120,7 @@ func (d *Daemon) openAcquirer() error {
 		Key:       d.key,
 		KeyName:   d.key.Info().Name,
 		Attestor:  d.attestor(),
-		StateDir:  d.cfg.StateDir,
+		StateDir:  certDir,
 		MTLSHosts: d.plan.mtlsHosts,
 		Now:       d.opts.Now,
 		Logger:    d.opts.Logger,

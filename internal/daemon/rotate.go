@@ -1,0 +1,126 @@
+package daemon
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/signer"
+)
+
+// nextCertDir is where a rotation keeps the certificates of the next binding key, in the directory of that key.
+const nextCertDir = "next-certificates"
+
+// probeResource is asked for where the rules name no resource. Every tenant has it.
+const probeResource = "https://management.azure.com"
+
+// RotateBindingKey makes a new binding key beside the current one, obtains with it a certificate and a token for each configured
+// identity, and switches only if all of that worked. It can be run beside the agent, which goes on with the old key until it is
+// started again, and again after a failure or a power cut: it goes on with the key that it has begun.
+//
+// The tokens are dropped. The certificates are handed to the agent, so that the new start issues none.
+func RotateBindingKey(ctx context.Context, cfg *config.Config, opts Options) (signer.Entry, error) {
+	if cfg.BindingKey.InsecureSoftware {
+		return signer.Entry{}, errors.New("the configured binding key is in software: remove its file to get another")
+	}
+	r := &rotation{Daemon: &Daemon{cfg: cfg, opts: opts.withDefaults()}}
+	next, err := r.run(ctx)
+	return next, errors.Join(err, r.Close())
+}
+
+// rotation is a daemon without a socket, whose key is the next one.
+type rotation struct{ *Daemon }
+
+func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
+	var err error
+	if r.plan, err = resolve(r.cfg); err != nil {
+		return signer.Entry{}, err
+	}
+	t, store, err := OpenKeys(ctx, r.cfg, r.opts)
+	if err != nil {
+		return signer.Entry{}, err
+	}
+	r.tpm = t
+	r.closers = append(r.closers, t.Close)
+	options, err := BindingKeyOptions(r.cfg)
+	if err != nil {
+		return signer.Entry{}, err
+	}
+	next, err := store.BeginRotation(ctx, t, BindingKeyName, options)
+	if err != nil {
+		return signer.Entry{}, err
+	}
+	key, err := store.Open(ctx, next, signer.Config{TPM: t, Options: options.KeyOptions})
+	if err != nil {
+		return signer.Entry{}, err
+	}
+	r.key, r.tpmKey = key, key.TPMKey()
+	r.closers = append(r.closers, key.Close)
+	if err := checkAsConfigured(r.tpmKey, options); err != nil {
+		return signer.Entry{}, fmt.Errorf("the next binding key was begun under another configuration: %w: keyagent key rotate %s --cancel removes it", err, BindingKeyName)
+	}
+	certificates := filepath.Join(filepath.Dir(next.KeyFile), nextCertDir)
+	if err := statefile.EnsureDir(certificates); err != nil {
+		return signer.Entry{}, err
+	}
+	if err := r.openAcquirer(certificates); err != nil {
+		return signer.Entry{}, err
+	}
+	err = store.FinishRotation(ctx, next, key, func(ctx context.Context, _ *signer.Key, _ []*x509.Certificate) error {
+		return r.proveAll(ctx)
+	})
+	if err != nil {
+		return signer.Entry{}, err
+	}
+	r.handOver(certificates)
+	return store.Current(BindingKeyName)
+}
+
+// proveAll obtains a token for each identity with the next key.
+func (r *rotation) proveAll(ctx context.Context) error {
+	for _, id := range r.cfg.Identities {
+		resource := r.resourceOf(id.Name)
+		_, err := r.acquirer.Token(ctx, acquire.Request{Identity: id.Name, Resource: resource, Type: acquire.TypeBearer})
+		if e, ok := errors.AsType[*acquire.Error](err); ok && e.Kind == acquire.KindInvalidResource {
+			err = nil // Entra looks at the resource after it has accepted the credential
+		}
+		if err != nil {
+			return err
+		}
+		r.opts.Logger.Info("next binding key works", "identity", id.Name, "resource", resource)
+	}
+	return nil
+}
+
+// resourceOf returns a resource that some rule allows for the identity.
+func (r *rotation) resourceOf(identity string) string {
+	for _, rule := range r.cfg.Rules {
+		if !slices.Contains(rule.Identities, identity) {
+			continue
+		}
+		for _, resource := range rule.Resources {
+			if resource != "*" {
+				return resource
+			}
+		}
+	}
+	return probeResource
+}
+
+// handOver moves the certificates to where the agent looks for them. One that is not moved costs an issuance at the next start.
+func (r *rotation) handOver(from string) {
+	entries, err := os.ReadDir(from)
+	for _, e := range entries {
+		err = errors.Join(err, os.Rename(filepath.Join(from, e.Name()), filepath.Join(r.cfg.StateDir, e.Name())))
+	}
+	if err = errors.Join(err, os.Remove(from)); err != nil {
+		r.opts.Logger.Warn("certificates of the new binding key were not all handed over; the agent will obtain new ones", "cause", err)
+	}
+}

@@ -1,0 +1,105 @@
+package daemon_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/simulator/fault"
+	"github.com/keyagent/keyagent/tpm"
+)
+
+func (s *stage) rotate() error {
+	s.t.Helper()
+	_, err := daemon.RotateBindingKey(s.t.Context(), s.cfg, daemon.Options{Now: s.platform.Clock().Now})
+	return err
+}
+
+// keyName is the Name of the binding key that a start would use.
+func (s *stage) keyName() string {
+	s.t.Helper()
+	generation := "1"
+	if current, err := os.ReadFile(s.stateFile("keys", "binding", "current")); err == nil {
+		generation = strings.TrimSpace(string(current))
+	}
+	text, err := os.ReadFile(s.stateFile("keys", "binding", generation+".key.pem"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	file, err := tpm.DecodeKeyFile(text)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	name, err := file.Name()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return hex.EncodeToString(name)
+}
+
+func TestRotatingTheBindingKeyBesideTheAgent(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	first := s.mustToken()
+	old := s.keyName()
+	if err := s.rotate(); err != nil {
+		t.Fatal(err)
+	}
+	if s.keyName() == old {
+		t.Error("the key is the old one")
+	}
+	s.mustToken() // the agent that runs goes on with what it has
+	s.stop()
+	issued := len(s.platform.Journal().Leg("imds.issuecredential"))
+	s.start()
+	second := s.mustToken()
+	if second.Binding.Thumbprint == first.Binding.Thumbprint {
+		t.Error("after the new start, the certificate is the old one")
+	}
+	if n := len(s.platform.Journal().Leg("imds.issuecredential")); n != issued {
+		t.Errorf("the new start issued %d certificates, though the rotation had obtained them", n-issued)
+	}
+	status, err := s.client.Status(t.Context())
+	if err != nil || status.Key.Name != s.keyName() {
+		t.Errorf("the agent has key %s, %v", status.Key.Name, err)
+	}
+}
+
+// Whatever part of the way does not take the new key: the old one stays, and another attempt goes on where this one ended.
+func TestARotationThatIsNotProvenChangesNothing(t *testing.T) {
+	for _, leg := range []string{"imds.getplatformmetadata", "maa.attest", "imds.issuecredential", "entra.mtls.token"} {
+		t.Run(leg, func(t *testing.T) {
+			s := newStage(t)
+			s.start()
+			s.mustToken()
+			old := s.keyName()
+			if err := s.platform.Faults().Add(fault.Fault{Leg: leg, Kind: fault.Status, Status: 400}); err != nil {
+				t.Fatal(err)
+			}
+			err := s.rotate()
+			if err == nil || !strings.Contains(err.Error(), "stays as it is") {
+				t.Errorf("got %v", err)
+			}
+			if s.keyName() != old {
+				t.Fatal("the key was switched")
+			}
+			s.platform.Faults().Clear()
+			s.stop()
+			s.start()
+			s.mustToken()
+			begun, err := os.ReadFile(s.stateFile("keys", "binding", "2.key.pem"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.rotate(); err != nil {
+				t.Fatal(err)
+			}
+			if now, err := os.ReadFile(s.stateFile("keys", "binding", "2.key.pem")); err != nil || !bytes.Equal(begun, now) {
+				t.Errorf("another key was made: %v", err)
+			}
+		})
+	}
+}

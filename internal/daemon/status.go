@@ -25,11 +25,7 @@ func (d *Daemon) Status(context.Context) wire.Status {
 		PID:     os.Getpid(),
 		Started: d.started,
 		Ready:   true, // without TPM and key there is no socket to ask at
-		TPM: wire.TPMStatus{
-			Device:          d.cfg.TPM,
-			Manufacturer:    d.properties.Manufacturer,
-			FirmwareVersion: d.properties.FirmwareVersion,
-		},
+		TPM:     d.tpmStatus(),
 		Key: wire.KeyStatus{
 			Algorithm:     info.Algorithm,
 			Name:          info.Name,
@@ -42,6 +38,18 @@ func (d *Daemon) Status(context.Context) wire.Status {
 		status.Identities = append(status.Identities, d.identityStatus(id))
 	}
 	return status
+}
+
+// tpmStatus names no device where the key is in software: nothing was opened.
+func (d *Daemon) tpmStatus() wire.TPMStatus {
+	if d.tpm == nil {
+		return wire.TPMStatus{Device: "none"}
+	}
+	return wire.TPMStatus{
+		Device:          d.cfg.TPM,
+		Manufacturer:    d.properties.Manufacturer,
+		FirmwareVersion: d.properties.FirmwareVersion,
+	}
 }
 
 func (d *Daemon) identityStatus(id acquire.IdentityStatus) wire.IdentityStatus {

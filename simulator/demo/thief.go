@@ -34,6 +34,19 @@ func (d *demo) stolenFiles(ctx context.Context) error {
 	if err := chmodLikeTheOriginal(d.vm.state(), d.other.state()); err != nil {
 		return err
 	}
+	if err := d.serveStolen(ctx, "storage root"); err != nil {
+		return err
+	}
+	d.page.say("He removes the note of the storage root. The key itself still knows its TPM:")
+	d.page.shell("rm thief/state/storage-root")
+	if err := os.Remove(filepath.Join(d.other.state(), "storage-root")); err != nil {
+		return err
+	}
+	return d.serveStolen(ctx, "TPM_RC_INTEGRITY")
+}
+
+// serveStolen starts the agent on the thief's VM and expects that it refuses with these words.
+func (d *demo) serveStolen(ctx context.Context, words string) error {
 	d.page.shell("keyagent serve --config thief/keyagent.yaml")
 	r, err := command(ctx, nil, d.program("keyagent"), "serve", "--config", d.other.config())
 	if err != nil {
@@ -41,7 +54,7 @@ func (d *demo) stolenFiles(ctx context.Context) error {
 	}
 	said := linesWith(r.err, "keyagent:")
 	d.page.refused("keyagent", said)
-	return expect(r.code == 1 && strings.Contains(said, "TPM_RC_INTEGRITY"), "exit code %d: %s", r.code, r.err)
+	return expect(r.code == 1 && strings.Contains(said, words), "exit code %d: %s", r.code, r.err)
 }
 
 // stolenCertificate shows Entra the certificate without, and then with, a key of

@@ -194,7 +194,7 @@ func (a attribute) text() (string, error) {
 func escapeRFC4514(value string) string {
 	var b strings.Builder
 	for i, r := range value {
-		edge := r == ' ' && (i == 0 || false) || r == '#' && i == 0
+		edge := r == ' ' && (i == 0 || i == len(value)-1) || r == '#' && i == 0
 		if edge || strings.ContainsRune(`"+,;<>\`, r) {
 			b.WriteByte('\\')
 		}

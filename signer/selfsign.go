@@ -125,8 +125,6 @@ func (o SelfSignOptions) validity() (notBefore, notAfter time.Time, err error) {
 		err = fmt.Errorf("its validity would end at %s, before it begins at %s", timeText(notAfter), timeText(notBefore))
 	case notAfter.Before(now):
 		err = fmt.Errorf("it would have expired at %s already, now is %s", timeText(notAfter), timeText(now))
-	case notAfter.Year() > 9999: // RFC 5280, 4.1.2.5
-		err = errors.New("it cannot be valid beyond the year 9999")
 	case !o.LongLived && notAfter.After(notBefore.AddDate(maxSelfSignedYears, 0, 0)):
 		err = fmt.Errorf("its validity from %s to %s is longer than %d years, which must be asked for explicitly",
 			timeText(notBefore), timeText(notAfter), maxSelfSignedYears)

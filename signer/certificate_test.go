@@ -1,0 +1,198 @@
+package signer_test
+
+import (
+	"bytes"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyagent/keyagent/signer"
+)
+
+func asPEM(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}
+
+// someCertificate is a fresh self-signed one.
+func someCertificate(t testing.TB, subject string) *x509.Certificate {
+	t.Helper()
+	return selfSign(t, ecKey(t, elliptic.P256()), signer.SelfSignOptions{Names: names(t, subject), Now: certNow})
+}
+
+func TestParseCertificates(t *testing.T) {
+	t.Parallel()
+	a, b := someCertificate(t, "CN=a"), someCertificate(t, "CN=b")
+	ten := slices.Repeat([]*x509.Certificate{a}, 10)
+	for _, tt := range []struct {
+		name string
+		data []byte
+		want []*x509.Certificate
+	}{
+		{"one in PEM", asCertificatePEM(a), []*x509.Certificate{a}},
+		{"two in PEM keep their order", asCertificatePEM(b, a), []*x509.Certificate{b, a}},
+		{"text around PEM", slices.Concat([]byte("Certificate:\n  Data:\n"), asCertificatePEM(a), []byte("\nissuer\n"), asCertificatePEM(b), []byte("end\n")), []*x509.Certificate{a, b}},
+		{"PEM of Windows", bytes.ReplaceAll(asCertificatePEM(a), []byte("\n"), []byte("\r\n")), []*x509.Certificate{a}},
+		{"one in DER", a.Raw, []*x509.Certificate{a}},
+		{"two in DER", slices.Concat(a.Raw, b.Raw), []*x509.Certificate{a, b}},
+		{"as many as there may be", asCertificatePEM(ten...), ten},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := signer.ParseCertificates(tt.data)
+			if err != nil || !slices.EqualFunc(got, tt.want, (*x509.Certificate).Equal) {
+				t.Errorf("%d certificates, %v", len(got), err)
+			}
+		})
+	}
+}
+
+func TestParseCertificatesRefuses(t *testing.T) {
+	t.Parallel()
+	c := someCertificate(t, "CN=a")
+	inPEM := asCertificatePEM(c)
+	key := ecKey(t, elliptic.P256())
+	request, err := signer.NewCertificateRequest(key, signer.RequestOptions{Names: names(t, "CN=app")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sec1, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := bytes.Replace(inPEM, []byte("\n"), []byte("\n!"), 1)
+	for _, tt := range []struct {
+		name string
+		data []byte
+		hint string
+	}{
+		{"nothing", nil, "0 certificates"},
+		{"garbage", []byte("not a certificate"), "neither PEM nor"},
+		{"a private key before the certificate", append(asPEM("PRIVATE KEY", pkcs8), inPEM...), "private key"},
+		{"a private key behind the certificate", append(bytes.Clone(inPEM), asPEM("EC PRIVATE KEY", sec1)...), "private key"},
+		{"an encrypted private key", asPEM("ENCRYPTED PRIVATE KEY", pkcs8), "private key"},
+		{"a TPM's key file", asPEM("TSS2 PRIVATE KEY", []byte{0x30, 0}), "private key"},
+		{"a PKCS #8 key in DER", pkcs8, "private key"},
+		{"a SEC 1 key in DER", sec1, "private key"},
+		{"a PKCS #1 key in DER", x509.MarshalPKCS1PrivateKey(rsaKey(t, 2048)), "private key"},
+		{"a request", asPEM("CERTIFICATE REQUEST", request), "certificate request"},
+		{"a request under Microsoft's label", asPEM("NEW CERTIFICATE REQUEST", request), "certificate request"},
+		{"a request in DER", request, "certificate request"},
+		{"PKCS #7", asPEM("PKCS7", c.Raw), "pkcs7 -print_certs"},
+		{"a certificate with OpenSSL's trust settings", asPEM("TRUSTED CERTIFICATE", c.Raw), "TRUSTED CERTIFICATE"},
+		{"a revocation list beside the certificate", append(bytes.Clone(inPEM), asPEM("X509 CRL", nil)...), "X509 CRL"},
+		{"a block that is no certificate", asPEM("CERTIFICATE", []byte("not a certificate")), "certificate 1"},
+		{"a second block that is no certificate", append(bytes.Clone(inPEM), asPEM("CERTIFICATE", request)...), "certificate 2"},
+		{"a block with more than the certificate", asPEM("CERTIFICATE", append(bytes.Clone(c.Raw), 0)), "certificate 1"},
+		{"PEM that is cut off", inPEM[:len(inPEM)-40], "damaged"},
+		{"a damaged block before a good one", append(damaged, inPEM...), "damaged"},
+		{"DER that is cut off", c.Raw[:len(c.Raw)-1], "neither PEM nor"},
+		{"DER with more behind", append(bytes.Clone(c.Raw), 0), "neither PEM nor"},
+		{"too many", bytes.Repeat(inPEM, 11), "11 certificates"},
+		{"too large", append(bytes.Clone(inPEM), make([]byte, 64<<10)...), "more than 64 KiB"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			chain, err := signer.ParseCertificates(tt.data)
+			if err == nil {
+				t.Fatalf("%d certificates", len(chain))
+			}
+			if !strings.Contains(err.Error(), tt.hint) {
+				t.Errorf("%v: does not say %q", err, tt.hint)
+			}
+		})
+	}
+}
+
+// The conversions that messages advise make files that are read.
+func TestTheAdvisedConversionsWork(t *testing.T) {
+	t.Parallel()
+	key := ecKey(t, elliptic.P256())
+	c := selfSign(t, key, signer.SelfSignOptions{Names: names(t, "CN=app"), Now: certNow})
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inPEM := writeFile(t, "certificate.pem", asCertificatePEM(c))
+	dir := t.TempDir()
+	p7b, p7bDER, pfx := filepath.Join(dir, "c.p7b"), filepath.Join(dir, "c.der"), filepath.Join(dir, "c.pfx")
+	runOpenSSL(t, "crl2pkcs7", "-nocrl", "-certfile", inPEM, "-out", p7b)
+	runOpenSSL(t, "crl2pkcs7", "-nocrl", "-certfile", inPEM, "-outform", "DER", "-out", p7bDER)
+	runOpenSSL(t, "pkcs12", "-export", "-in", inPEM, "-inkey", writeFile(t, "key.pem", asPEM("PRIVATE KEY", pkcs8)), "-passout", "pass:", "-out", pfx)
+	for name, converted := range map[string][]byte{
+		"PKCS #7 in PEM": runOpenSSL(t, "pkcs7", "-print_certs", "-in", p7b),
+		"PKCS #7 in DER": runOpenSSL(t, "pkcs7", "-inform", "DER", "-print_certs", "-in", p7bDER),
+		"PKCS #12":       runOpenSSL(t, "pkcs12", "-nokeys", "-in", pfx, "-passin", "pass:"),
+	} {
+		if chain, err := signer.ParseCertificates(converted); err != nil || len(chain) != 1 || !chain[0].Equal(c) {
+			t.Errorf("%s: %d certificates, %v", name, len(chain), err)
+		}
+	}
+}
+
+func TestExpiresSoon(t *testing.T) {
+	t.Parallel()
+	from := certNow().Truncate(time.Second)
+	const day = 24 * time.Hour
+	for _, tt := range []struct {
+		name string
+		life time.Duration
+		warn time.Duration // from the beginning
+	}{
+		{"a year: the last 30 days", 365 * day, 335 * day},
+		{"90 days: both are the same", 90 * day, 60 * day},
+		{"15 days: the last third", 15 * day, 10 * day},
+		{"an hour", time.Hour, 40 * time.Minute},
+		{"a life that ends before it begins: from its end", -time.Hour, -time.Hour},
+		{"centuries, more than a Duration can hold", 1<<63 - 1, 1<<63 - 1 - 30*day},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := &x509.Certificate{NotBefore: from, NotAfter: from.Add(tt.life)}
+			at := from.Add(tt.warn)
+			if signer.ExpiresSoon(c, at.Add(-time.Nanosecond)) || !signer.ExpiresSoon(c, at) || !signer.ExpiresSoon(c, c.NotAfter.Add(day)) {
+				t.Errorf("not from %v on", at)
+			}
+		})
+	}
+}
+
+// FuzzParseCertificates: what is accepted is accepted again, as the same, in PEM; and checking it ends with all problems told.
+func FuzzParseCertificates(f *testing.F) {
+	key := ecKey(f, elliptic.P256())
+	a := selfSign(f, key, signer.SelfSignOptions{Names: names(f, "CN=a", "URI:api://a"), Now: certNow})
+	b := someCertificate(f, "CN=b")
+	for _, data := range [][]byte{
+		a.Raw, slices.Concat(a.Raw, b.Raw), asCertificatePEM(a), asCertificatePEM(a, b), asCertificatePEM(a)[:100],
+		asPEM("PRIVATE KEY", nil), asPEM("CERTIFICATE REQUEST", nil), asPEM("CERTIFICATE", nil), nil,
+	} {
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		chain, err := signer.ParseCertificates(data)
+		if err != nil {
+			return
+		}
+		inPEM := asCertificatePEM(chain...)
+		if len(inPEM) <= 64<<10 {
+			again, err := signer.ParseCertificates(inPEM)
+			if err != nil || !slices.EqualFunc(again, chain, (*x509.Certificate).Equal) {
+				t.Fatalf("%d certificates became %d, %v", len(chain), len(again), err)
+			}
+		}
+		err = signer.CheckCertificate(chain, key.Public(), certNow())
+		var wrong *signer.CertificateError
+		if err != nil && (!errors.As(err, &wrong) || len(wrong.Problems) == 0 || strings.Count(err.Error(), "\n") != len(wrong.Problems)) {
+			t.Fatalf("%v", err)
+		}
+		if err == nil && !key.PublicKey.Equal(chain[0].PublicKey) {
+			t.Fatalf("a certificate over another key passed: %x", chain[0].Raw)
+		}
+	})
+}

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -29,7 +32,7 @@ func TestParsePassesOverWhatIsNoResult(t *testing.T) {
 }
 
 func TestTheRunWithTheMedianRatioIsTaken(t *testing.T) {
-	c := comparison{name: "x", bench: "BenchmarkSign", sub: "PSS", pair: "ns", better: lower, bar: 1.25}
+	c := comparison{name: "x", of: benchmark{name: "BenchmarkSign"}, sub: "PSS", pair: "ns", better: lower, bar: 1.25}
 	got, err := c.judge(parse(output))
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +44,7 @@ func TestTheRunWithTheMedianRatioIsTaken(t *testing.T) {
 }
 
 func TestABenchmarkWithoutThePairIsAFailure(t *testing.T) {
-	c := comparison{pkg: "./signer", bench: "BenchmarkSign", sub: "PKCS1", pair: "ns", better: lower}
+	c := comparison{of: benchmark{pkg: "./signer", name: "BenchmarkSign"}, sub: "PKCS1", pair: "ns", better: lower}
 	if _, err := c.judge(parse(output)); err == nil {
 		t.Error("a comparison without numbers was judged")
 	}
@@ -67,6 +70,70 @@ func TestTheBarHoldsInItsDirection(t *testing.T) {
 				t.Errorf("met = %v, want %v", got, tt.met)
 			}
 		})
+	}
+}
+
+func TestAUnitIsWithoutTheWordBeforeIt(t *testing.T) {
+	for pair, want := range map[string]string{"ns": "ns", "p99-ns": "ns", "req/s": "req/s", "verified-ns": "ns"} {
+		if got := (comparison{pair: pair}).unit(); got != want {
+			t.Errorf("%s counts %q, want %q", pair, got, want)
+		}
+	}
+}
+
+func TestABenchmarkThatFailedTakesOnlyItsOwnComparisonsAlong(t *testing.T) {
+	good, bad := benchmark{name: "BenchmarkSign"}, benchmark{name: "BenchmarkBroken"}
+	all := []comparison{
+		{name: "a", of: bad, sub: "PSS", pair: "ns"},
+		{name: "b", of: good, sub: "PSS", pair: "ns"},
+		{name: "c", of: bad, sub: "PKCS1", pair: "ns"},
+	}
+	results, failed := judge(all, map[benchmark]measurement{good: {lines: parse(output)}, bad: {err: errNoNumbers}})
+	if len(results) != 1 || results[0].Name != "b" {
+		t.Errorf("results %v", results)
+	}
+	if len(failed) != 2 || failed[0].name != "a" || failed[1].name != "c" {
+		t.Errorf("failures %v", failed)
+	}
+}
+
+func TestTheSuiteComparesEachThingOnce(t *testing.T) {
+	seen := map[string]bool{}
+	for _, c := range suite() {
+		if seen[c.name] {
+			t.Errorf("%q is compared twice", c.name)
+		}
+		seen[c.name] = true
+		if c.bar <= 0 || c.better != lower && c.better != higher {
+			t.Errorf("%q has no bar", c.name)
+		}
+	}
+}
+
+// A benchmark that was renamed would be found missing only by the next who runs them all.
+func TestEveryBenchmarkOfTheSuiteExists(t *testing.T) {
+	for _, b := range benchmarks(suite()) {
+		files, err := filepath.Glob(filepath.Join("..", b.module, b.pkg, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(files, func(name string) bool {
+			text, err := os.ReadFile(name)
+			return err == nil && strings.Contains(string(text), "\nfunc "+b.name+"(")
+		}) {
+			t.Errorf("%s is not in %s", b.name, filepath.Join(b.module, b.pkg))
+		}
+	}
+}
+
+func TestTheTableTellsAFailureOnce(t *testing.T) {
+	var b strings.Builder
+	printTable(&b, nil, []failure{{comparison{name: "one"}, errNoNumbers}, {comparison{name: "two"}, errNoNumbers}})
+	if n := strings.Count(b.String(), errNoNumbers.Error()); n != 1 {
+		t.Errorf("the reason is told %d times:\n%s", n, b.String())
+	}
+	if n := strings.Count(b.String(), "failed"); n != 2 {
+		t.Errorf("%d rows are failed, want 2:\n%s", n, b.String())
 	}
 }
 

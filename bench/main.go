@@ -2,9 +2,11 @@
 //
 // A comparison is a benchmark that measures ours and a reference alternately in the same
 // process, so that a busy machine slows both, and reports the pair with b.ReportMetric as
-// "ours-UNIT" and "reference-UNIT", or "ours-p99-UNIT" and "reference-p99-UNIT". The benchmarks live beside what they measure; which
-// of their pairs are comparisons, and what bar each has to reach, is the table in
-// suite.go. The ratio is always ours / reference.
+// "ours-UNIT" and "reference-UNIT", or, where there are several pairs, with a word before
+// the unit: "ours-p99-UNIT" and "reference-p99-UNIT". The benchmarks live beside what they
+// measure, or, where the reference is another project's code, in package peers of this
+// module; which of their pairs are comparisons, and what bar each has to reach, is the
+// table in suite.go and peers.go. The ratio is always ours / reference.
 //
 // The program prints a table and writes bench/results.json. A bar that is missed is
 // shown as missed and is no failure: machines differ, and the number is the message. A
@@ -12,6 +14,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -20,6 +23,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path"
 	"path/filepath"
 )
 
@@ -36,47 +40,61 @@ func main() {
 }
 
 func run(ctx context.Context, w io.Writer, repo string, count int) error {
-	measured := map[string][]line{}
-	failures := map[string]error{}
-	for _, b := range benchmarks(suite) {
-		fmt.Fprintf(w, "measuring %s in %s, %d runs\n", b.name, b.pkg, count)
-		lines, err := measure(ctx, repo, b, count)
-		failures[b.name] = err
-		measured[b.name] = lines
+	all := suite()
+	measured := map[benchmark]measurement{}
+	for _, b := range benchmarks(all) {
+		runs := cmp.Or(b.runs, count)
+		fmt.Fprintf(w, "measuring %s in %s, %d runs\n", b.name, path.Join(b.module, b.pkg), runs)
+		measured[b] = measure(ctx, repo, b, runs)
 	}
-	var results []result
-	var failed []failure
-	for _, c := range suite {
-		r, err := c.judge(measured[c.bench])
-		if failures[c.bench] != nil {
-			err = failures[c.bench]
+	results, failed := judge(all, measured)
+	printTable(w, results, failed)
+	if err := writeResults(filepath.Join(repo, "bench", "results.json"), results); err != nil {
+		return err
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("%d of %d comparisons did not run", len(failed), len(all))
+	}
+	return nil
+}
+
+// judge finds each comparison's result in what was measured.
+func judge(all []comparison, measured map[benchmark]measurement) (results []result, failed []failure) {
+	for _, c := range all {
+		m := measured[c.of]
+		if m.err != nil {
+			failed = append(failed, failure{c, m.err})
+			continue
 		}
+		r, err := c.judge(m.lines)
 		if err != nil {
 			failed = append(failed, failure{c, err})
 			continue
 		}
 		results = append(results, r)
 	}
-	printTable(w, results, failed)
-	if err := writeResults(filepath.Join(repo, "bench", "results.json"), results); err != nil {
-		return err
-	}
-	if len(failed) > 0 {
-		return fmt.Errorf("%d of %d comparisons did not run", len(failed), len(suite))
-	}
-	return nil
+	return results, failed
+}
+
+// A measurement is what came out of one benchmark function.
+type measurement struct {
+	lines []line
+	err   error
 }
 
 // measure runs one benchmark function with all its sub-benchmarks.
-func measure(ctx context.Context, repo string, b benchmark, count int) ([]line, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^"+b.name+"$",
-		"-count", fmt.Sprint(count), "-timeout", "10m", b.pkg)
-	cmd.Dir = repo
+func measure(ctx context.Context, repo string, b benchmark, runs int) measurement {
+	args := []string{"test", "-run", "^$", "-bench", "^" + b.name + "$", "-count", fmt.Sprint(runs), "-timeout", "20m"}
+	if b.time != "" {
+		args = append(args, "-benchtime", b.time)
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, b.pkg)...)
+	cmd.Dir = filepath.Join(repo, b.module)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return nil, fmt.Errorf("go test -bench %s %s: %w\n%s", b.name, b.pkg, err, out)
+		return measurement{err: fmt.Errorf("go test -bench %s %s: %w\n%s", b.name, b.pkg, err, out)}
 	}
-	return parse(string(out)), nil
+	return measurement{lines: parse(string(out))}
 }
 
 func writeResults(path string, results []result) error {

@@ -24,7 +24,10 @@ func printTable(w io.Writer, results []result, failed []failure) {
 		fmt.Fprintf(t, "%s\t\t\t\t\tfailed\n", f.name)
 	}
 	t.Flush() //nolint:errcheck // nobody is left to tell
-	for _, f := range failed {
+	for i, f := range failed {
+		if i > 0 && f.err == failed[i-1].err { //nolint:errorlint // the same benchmark's, which is told once
+			continue
+		}
 		fmt.Fprintf(w, "\n%s: %v\n", f.name, f.err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -42,29 +43,42 @@ func testFunctions(t *testing.T) map[string]bool {
 var tableLine = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
 
 func TestTheDocsExplainExactlyTheDependencies(t *testing.T) {
-	read(t, "go.mod") // so that its change outdates a cached result
+	page := read(t, "docs/dependencies.md")
+	_, comparisons, found := strings.Cut(page, "\n## For the comparisons only\n")
+	if !found {
+		t.Fatal("docs/dependencies.md has no section for the comparisons")
+	}
+	comparisons, _, _ = strings.Cut(comparisons, "\n## ")
+	explains(t, strings.Replace(page, comparisons, "", 1), ".")
+	explains(t, comparisons, "bench")
+}
+
+// explains checks that a text explains what a module of ours requires, and nothing else.
+func explains(t *testing.T, text, folder string) {
+	t.Helper()
+	read(t, path.Join(folder, "go.mod")) // so that its change outdates a cached result
 	var explained []string
-	for _, match := range tableLine.FindAllStringSubmatch(read(t, "docs/dependencies.md"), -1) {
+	for _, match := range tableLine.FindAllStringSubmatch(text, -1) {
 		explained = append(explained, match[1])
 	}
-	required := requirements(t)
-	for _, path := range required {
-		if !slices.Contains(explained, path) {
-			t.Errorf("docs/dependencies.md does not say why %s is there", path)
+	required := requirements(t, folder)
+	for _, m := range required {
+		if !slices.Contains(explained, m) {
+			t.Errorf("docs/dependencies.md does not say why %s requires %s", path.Join(folder, "go.mod"), m)
 		}
 	}
-	for _, path := range explained {
-		if !slices.Contains(required, path) {
-			t.Errorf("docs/dependencies.md explains %s, which go.mod does not require", path)
+	for _, m := range explained {
+		if !slices.Contains(required, m) {
+			t.Errorf("docs/dependencies.md explains %s, which %s does not require", m, path.Join(folder, "go.mod"))
 		}
 	}
 }
 
-// requirements returns what go.mod requires directly.
-func requirements(t *testing.T) []string {
+// requirements returns what a module of ours requires directly, other than us.
+func requirements(t *testing.T, folder string) []string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", "mod", "edit", "-json")
-	cmd.Dir = root
+	cmd.Dir = filepath.Join(root, folder)
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("go mod edit -json: %v", err)
@@ -80,7 +94,7 @@ func requirements(t *testing.T) []string {
 	}
 	var direct []string
 	for _, r := range mod.Require {
-		if !r.Indirect {
+		if !r.Indirect && r.Path != module {
 			direct = append(direct, r.Path)
 		}
 	}

@@ -1,0 +1,88 @@
+package peers_test
+
+import (
+	"crypto"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/keyagent/keyagent/bench/peers"
+)
+
+func BenchmarkGoTPMTools(b *testing.B)           { beside(b, goTPMTools) }
+func BenchmarkGoAttestation(b *testing.B)        { beside(b, goAttestation) }
+func BenchmarkStep(b *testing.B)                 { beside(b, step) }
+func BenchmarkKeyfilesKeySigner(b *testing.B)    { beside(b, keyfilesKeySigner) }
+func BenchmarkKeyfilesHandleSigner(b *testing.B) { beside(b, keyfilesHandleSigner) }
+
+// beside compares us, in each form, with a peer.
+func beside(b *testing.B, open peer) {
+	on := start(b)
+	for _, f := range peers.Forms() {
+		for _, p := range paddings() {
+			b.Run(f.Name+"/"+p.name, func(b *testing.B) {
+				reference := open(b, on, p)
+				pair(b, openOurs(b, on, f), reference, p)
+			})
+		}
+	}
+}
+
+// pair measures both in turn; the order changes each time. What it reports are medians: the two share a garbage collector,
+// and whom it interrupts is chance.
+//
+// We verify each signature before we give it out, and that is in our time. "verified" is the reference with one verification
+// by its caller, who would have to make it for the same promise.
+func pair(b *testing.B, ours, reference crypto.Signer, p padding) {
+	b.Helper()
+	check(b, ours, p)
+	check(b, reference, p)
+	var mine, theirs, verified times
+	turns := []func(){
+		func() { mine.add(timed(b, func() error { return sign(ours, p) })) },
+		func() { theirs.add(timed(b, func() error { return sign(reference, p) })) },
+	}
+	signature, err := reference.Sign(nil, digest(), p.opts)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; b.Loop(); i++ {
+		turns[i%2]()
+		turns[1-i%2]()
+		verified.add(timed(b, func() error { return p.verify(reference.Public(), signature) }))
+	}
+	report(b, "", mine.median(), theirs.median())
+	report(b, "verified-", mine.median(), theirs.median()+verified.median())
+}
+
+func report(b *testing.B, what string, ours, reference float64) {
+	b.ReportMetric(ours, "ours-"+what+"ns")
+	b.ReportMetric(reference, "reference-"+what+"ns")
+	b.ReportMetric(ours/reference, what+"ratio")
+}
+
+func sign(s crypto.Signer, p padding) error {
+	_, err := s.Sign(nil, digest(), p.opts)
+	return err
+}
+
+func timed(b *testing.B, f func() error) time.Duration {
+	start := time.Now()
+	err := f()
+	took := time.Since(start)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return took
+}
+
+// times are what the rounds took.
+type times []time.Duration
+
+func (t *times) add(d time.Duration) { *t = append(*t, d) }
+
+// median is in nanoseconds.
+func (t times) median() float64 {
+	sorted := slices.Sorted(slices.Values(t))
+	return float64(sorted[len(sorted)/2])
+}

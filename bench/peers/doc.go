@@ -1,0 +1,21 @@
+// Package peers measures the TPM signers of other Go projects beside ours: the same TPM, the same digest, in turn within
+// one run. It holds the forms of ours that are compared, the benchmarks, and a test that they compare like with like.
+//
+//	peer                                                   commands per signature
+//	go-tpm-tools, client.Key.GetSigner                     1                        the key stays loaded
+//	go-attestation, attest.Key.Private                     1                        the key stays loaded
+//	go.step.sm/crypto/tpm, TPM.GetSigner                   4                        loads the key for each signature
+//	go-tpm-keyfiles, keyfile.NewTPMKeySigner               7                        loads it, and salts two sessions
+//	go-tpm-keyfiles, keyfile.NewTPMHandleSignerFromKey     1                        the key stays loaded
+//
+// All of them build. Where a choice had to be made it is the peer's advantage:
+//
+//   - Each peer has one connection that stays open, without a lock or a copy in between. Step's signer opens and closes the
+//     device for each signature; here that costs nothing.
+//   - None of them verifies what the TPM made. We do, and the time is ours.
+//   - All but keyfile.NewTPMKeySigner authorize with an empty password, which an interposer can forge. Our form says how
+//     we do.
+//
+// What is missing: ECDSA, because our keys are RSA; and tpm2-openssl, because a process for each signature is no
+// comparison.
+package peers

@@ -32,7 +32,7 @@ test: ## what CI runs: format, vet, static analysis, race tests, static build; 4
 	@scripts/test
 
 .PHONY: bench
-bench: ## us beside a reference in the same run, a table and bench/results.json; 1 to 3 minutes
+bench: ## us beside references and peers in the same run, a table and bench/results.json; 3 to 6 minutes
 	@scripts/bootstrap bench
 	@cd bench && go run . -repo ..
 

@@ -17,7 +17,7 @@ func besidePeers() []comparison {
 		{"go-tpm-keyfiles, key file", "BenchmarkKeyfilesKeySigner", false},
 		{"go-tpm-keyfiles, loaded key", "BenchmarkKeyfilesHandleSigner", true},
 	} {
-		of := benchmark{module: "bench", pkg: "./peers", name: p.benchmark, time: "200x"}
+		of := benchmark{module: "bench", pkg: "./peers", name: p.benchmark, time: "100x"}
 		for _, f := range peers.Forms() {
 			ours := "signature, " + f.Name + " session, "
 			all = append(all,

@@ -126,7 +126,7 @@ func signMany(b *testing.B, key *signer.Key, n int) {
 // residentMemory returns how much of this process is in memory when nothing is left to be collected, in kB of 1024 bytes.
 func residentMemory(b *testing.B) float64 {
 	b.Helper()
-	runtime.GC()
+	runtime.GC() // pools let go of what they hold at the second collection, which is FreeOSMemory's
 	debug.FreeOSMemory()
 	f, err := os.Open("/proc/self/status")
 	if err != nil {

@@ -17,15 +17,18 @@ func besidePeers() []comparison {
 		{"go-tpm-keyfiles, key file", "BenchmarkKeyfilesKeySigner", false},
 		{"go-tpm-keyfiles, loaded key", "BenchmarkKeyfilesHandleSigner", true},
 	} {
-		of := benchmark{module: "bench", pkg: "./peers", name: p.benchmark, time: "100x"}
+		of := benchmark{module: "bench", pkg: "./peers", name: p.benchmark, time: "100x", runs: 3}
 		for _, f := range peers.Forms() {
 			ours := "signature, " + f.Name + " session, "
 			all = append(all,
 				ahead(ours+"PKCS#1 v1.5, beside "+p.name, of, f.Name+"/PKCS1", "ns"),
-				ahead(ours+"PSS, beside "+p.name, of, f.Name+"/PSS", "ns"))
-			if p.keepsKey {
-				// Here a verification is a part of the result that can be seen; the peers make none.
-				all = append(all, ahead(ours+"PKCS#1 v1.5, beside "+p.name+" + one verification", of, f.Name+"/PKCS1", "verified-ns"))
+				ahead(ours+"PSS, beside "+p.name, of, f.Name+"/PSS", "ns"),
+				ahead(ours+"ECDSA P-256, beside "+p.name, of, f.Name+"/ECDSA", "ns"))
+			if p.keepsKey && f.Config.PlainSessions {
+				// We verify, and these peers do not. Where nothing else sets us apart it can be seen.
+				all = append(all,
+					ahead(ours+"PKCS#1 v1.5, beside "+p.name+" + one verification", of, f.Name+"/PKCS1", "verified-ns"),
+					ahead(ours+"ECDSA P-256, beside "+p.name+" + one verification", of, f.Name+"/ECDSA", "verified-ns"))
 			}
 		}
 	}

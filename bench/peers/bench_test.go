@@ -19,10 +19,10 @@ func BenchmarkKeyfilesHandleSigner(b *testing.B) { beside(b, keyfilesHandleSigne
 func beside(b *testing.B, open peer) {
 	on := start(b)
 	for _, f := range peers.Forms() {
-		for _, p := range paddings() {
-			b.Run(f.Name+"/"+p.name, func(b *testing.B) {
-				reference := open(b, on, p)
-				pair(b, openOurs(b, on, f), reference, p)
+		for _, s := range schemes() {
+			b.Run(f.Name+"/"+s.name, func(b *testing.B) {
+				reference := open(b, on, s)
+				pair(b, openOurs(b, on, f, s), reference, s)
 			})
 		}
 	}
@@ -33,23 +33,23 @@ func beside(b *testing.B, open peer) {
 //
 // We verify each signature before we give it out, and that is in our time. "verified" is the reference with one verification
 // by its caller, who would have to make it for the same promise.
-func pair(b *testing.B, ours, reference crypto.Signer, p padding) {
+func pair(b *testing.B, ours, reference crypto.Signer, s scheme) {
 	b.Helper()
-	check(b, ours, p)
-	check(b, reference, p)
+	check(b, ours, s)
+	check(b, reference, s)
 	var mine, theirs, verified times
 	turns := []func(){
-		func() { mine.add(timed(b, func() error { return sign(ours, p) })) },
-		func() { theirs.add(timed(b, func() error { return sign(reference, p) })) },
+		func() { mine.add(timed(b, func() error { return sign(ours, s) })) },
+		func() { theirs.add(timed(b, func() error { return sign(reference, s) })) },
 	}
-	signature, err := reference.Sign(nil, digest(), p.opts)
+	signature, err := reference.Sign(nil, digest(), s.opts)
 	if err != nil {
 		b.Fatal(err)
 	}
 	for i := 0; b.Loop(); i++ {
 		turns[i%2]()
 		turns[1-i%2]()
-		verified.add(timed(b, func() error { return p.verify(reference.Public(), signature) }))
+		verified.add(timed(b, func() error { return s.verify(reference.Public(), signature) }))
 	}
 	report(b, "", mine.median(), theirs.median())
 	report(b, "verified-", mine.median(), theirs.median()+verified.median())
@@ -61,8 +61,8 @@ func report(b *testing.B, what string, ours, reference float64) {
 	b.ReportMetric(ours/reference, what+"ratio")
 }
 
-func sign(s crypto.Signer, p padding) error {
-	_, err := s.Sign(nil, digest(), p.opts)
+func sign(by crypto.Signer, s scheme) error {
+	_, err := by.Sign(nil, digest(), s.opts)
 	return err
 }
 

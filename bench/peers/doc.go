@@ -13,9 +13,8 @@
 //   - Each peer has one connection that stays open, without a lock or a copy in between. Step's signer opens and closes the
 //     device for each signature; here that costs nothing.
 //   - None of them verifies what the TPM made. We do, and the time is ours.
-//   - All but keyfile.NewTPMKeySigner authorize with an empty password, which an interposer can forge. Our form says how
-//     we do.
+//   - All but keyfile.NewTPMKeySigner authorize with an empty password, so that whoever is on the way to the TPM can change
+//     what is signed. Both forms of ours are compared: protected against that, as by default, and plain, as they are.
 //
-// What is missing: ECDSA, because our keys are RSA; and tpm2-openssl, because a process for each signature is no
-// comparison.
+// What is missing: tpm2-openssl, because a process for each signature is no comparison.
 package peers

@@ -11,6 +11,7 @@ type Form struct {
 // Forms are compared with each peer.
 func Forms() []Form {
 	return []Form{
-		{"default", tpm.Config{}},
+		{"protected", tpm.Config{}},
+		{"plain", tpm.Config{PlainSessions: true}},
 	}
 }

@@ -2,8 +2,10 @@ package peers_test
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/sha256"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,31 +18,46 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// A padding is what a signer is asked for. The salt is left to the signer, because that is all that each of them takes.
-type padding struct {
+// A scheme is a key and what it is asked for. PSS salts are left to the signer, because that is all that each of them takes.
+type scheme struct {
 	name string
+	key  tpm.Algorithm
 	opts crypto.SignerOpts
 }
 
-func paddings() []padding {
-	return []padding{
-		{"PKCS1", crypto.SHA256},
-		{"PSS", &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto, Hash: crypto.SHA256}},
+func schemes() []scheme {
+	return []scheme{
+		{"PKCS1", tpm.RSA2048, crypto.SHA256},
+		{"PSS", tpm.RSA2048, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto, Hash: crypto.SHA256}},
+		{"ECDSA", tpm.ECDSAP256, crypto.SHA256},
 	}
 }
 
-func (p padding) isPSS() bool {
-	_, ok := p.opts.(*rsa.PSSOptions)
+func (s scheme) isPSS() bool {
+	_, ok := s.opts.(*rsa.PSSOptions)
 	return ok
 }
 
-// verify judges a signature as a peer of TLS would: the salt must be as long as the hash.
-func (p padding) verify(public crypto.PublicKey, signature []byte) error {
-	key := public.(*rsa.PublicKey)
-	if p.isPSS() {
-		return rsa.VerifyPSS(key, crypto.SHA256, digest(), signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+func (s scheme) isECDSA() bool { return s.key == tpm.ECDSAP256 }
+
+// verify judges a signature as the other end of TLS would: the salt must be as long as the hash.
+func (s scheme) verify(public crypto.PublicKey, signature []byte) error {
+	switch key := public.(type) {
+	case *ecdsa.PublicKey:
+		if !s.isECDSA() || key.Params().BitSize != 256 || !ecdsa.VerifyASN1(key, digest(), signature) {
+			return errors.New("not an ECDSA signature of this P-256 key")
+		}
+		return nil
+	case *rsa.PublicKey:
+		if s.isECDSA() || key.N.BitLen() != 2048 {
+			return errors.New("another key was asked for")
+		}
+		if s.isPSS() {
+			return rsa.VerifyPSS(key, crypto.SHA256, digest(), signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+		}
+		return rsa.VerifyPKCS1v15(key, crypto.SHA256, digest(), signature)
 	}
-	return rsa.VerifyPKCS1v15(key, crypto.SHA256, digest(), signature)
+	return errors.New("neither RSA nor ECDSA")
 }
 
 func digest() []byte {
@@ -48,28 +65,24 @@ func digest() []byte {
 	return d[:]
 }
 
-// A machine is a TPM with a key file of ours. Peers that can read one sign with the same key as we.
-type machine struct {
-	device  string
-	keyFile string // path
-}
+// A machine is a TPM with key files of ours. Peers that can read them sign with the same keys as we.
+type machine struct{ device, dir string }
 
-// start starts a TPM and makes the key file.
+// start starts a TPM and makes the key files.
 func start(tb testing.TB) machine {
 	tb.Helper()
-	dir := filepath.Join(tb.TempDir(), "state")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	m := machine{device: tpmtest.Simulator(tb).Device(), dir: filepath.Join(tb.TempDir(), "state")}
+	if err := os.Mkdir(m.dir, 0o700); err != nil {
 		tb.Fatal(err)
 	}
-	m := machine{device: tpmtest.Simulator(tb).Device(), keyFile: filepath.Join(dir, "binding.pem")}
 	on := tpmtest.Connect(tb, m.device)
-	key, err := signer.Open(tb.Context(), signer.Config{TPM: on, KeyFile: m.keyFile})
-	if err != nil {
-		tb.Fatal(err)
+	for _, s := range schemes() {
+		mustClose(tb, openKey(tb, on, m, s)) // peers need its slot
 	}
-	mustClose(tb, key) // peers need its slot
 	return m
 }
+
+func (m machine) keyFile(s scheme) string { return filepath.Join(m.dir, string(s.key)+".pem") }
 
 func (m machine) socket() string { return strings.TrimPrefix(m.device, "unix:") }
 
@@ -85,19 +98,20 @@ func (m machine) dial(tb testing.TB) net.Conn {
 }
 
 // openOurs opens our signer. It comes after the peer, who may need all slots to make a key.
-func openOurs(tb testing.TB, m machine, f peers.Form) crypto.Signer {
+func openOurs(tb testing.TB, m machine, f peers.Form, s scheme) crypto.Signer {
 	tb.Helper()
 	f.Config.Device = m.device
-	on, err := tpm.Open(tb.Context(), f.Config)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { mustClose(tb, on) })
-	key, err := signer.Open(tb.Context(), signer.Config{TPM: on, KeyFile: m.keyFile})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	key := openKey(tb, tpmtest.ConnectWith(tb, f.Config), m, s)
 	tb.Cleanup(func() { mustClose(tb, key) })
+	return key
+}
+
+func openKey(tb testing.TB, on *tpm.TPM, m machine, s scheme) *signer.Key {
+	tb.Helper()
+	key, err := signer.Open(tb.Context(), signer.Config{TPM: on, KeyFile: m.keyFile(s), Options: tpm.KeyOptions{Algorithm: s.key}})
+	if err != nil {
+		tb.Fatal(err)
+	}
 	return key
 }
 
@@ -109,15 +123,11 @@ func mustClose(tb testing.TB, c interface{ Close() error }) {
 }
 
 // check has a signer sign and verifies what it made.
-func check(tb testing.TB, s crypto.Signer, p padding) {
+func check(tb testing.TB, by crypto.Signer, s scheme) {
 	tb.Helper()
-	public, ok := s.Public().(*rsa.PublicKey)
-	if !ok || public.N.BitLen() != 2048 {
-		tb.Fatalf("the key is %T, not RSA-2048", s.Public())
-	}
-	signature, err := s.Sign(nil, digest(), p.opts)
+	signature, err := by.Sign(nil, digest(), s.opts)
 	if err == nil {
-		err = p.verify(public, signature)
+		err = s.verify(by.Public(), signature)
 	}
 	if err != nil {
 		tb.Fatal(err)

@@ -19,30 +19,37 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// A peer opens another project's signer for an RSA-2048 key on the machine. It is there until the benchmark ends.
-type peer func(tb testing.TB, m machine, p padding) crypto.Signer
+// A peer opens another project's signer on the machine. It is there until the benchmark ends.
+type peer func(tb testing.TB, m machine, s scheme) crypto.Signer
 
-// goTPMTools signs with whatever scheme the key was made for, so each padding needs a key of its own.
-func goTPMTools(tb testing.TB, m machine, p padding) crypto.Signer {
+// goTPMTools signs with whatever scheme the key was made for, so each needs a key of its own.
+func goTPMTools(tb testing.TB, m machine, s scheme) crypto.Signer {
 	tb.Helper()
-	scheme := &legacy.SigScheme{Alg: legacy.AlgRSASSA, Hash: legacy.AlgSHA256}
-	if p.isPSS() {
-		scheme.Alg = legacy.AlgRSAPSS
-	}
-	key, err := client.NewKey(m.dial(tb), legacy.HandleOwner, legacy.Public{
-		Type: legacy.AlgRSA, NameAlg: legacy.AlgSHA256,
-		Attributes:    legacy.FlagSignerDefault &^ legacy.FlagRestricted,
-		RSAParameters: &legacy.RSAParams{Sign: scheme, KeyBits: 2048},
-	})
+	key, err := client.NewKey(m.dial(tb), legacy.HandleOwner, goTPMToolsTemplate(s))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(key.Close)
-	s, err := key.GetSigner()
+	by, err := key.GetSigner()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return s
+	return by
+}
+
+func goTPMToolsTemplate(s scheme) legacy.Public {
+	t := legacy.Public{NameAlg: legacy.AlgSHA256, Attributes: legacy.FlagSignerDefault &^ legacy.FlagRestricted}
+	sign := &legacy.SigScheme{Alg: legacy.AlgRSASSA, Hash: legacy.AlgSHA256}
+	switch {
+	case s.isECDSA():
+		sign.Alg = legacy.AlgECDSA
+		t.Type, t.ECCParameters = legacy.AlgECC, &legacy.ECCParams{Sign: sign, CurveID: legacy.CurveNISTP256}
+		return t
+	case s.isPSS():
+		sign.Alg = legacy.AlgRSAPSS
+	}
+	t.Type, t.RSAParameters = legacy.AlgRSA, &legacy.RSAParams{Sign: sign, KeyBits: 2048}
+	return t
 }
 
 // A channel is how go-attestation and step reach a TPM that is no device. Closing it does nothing: step does so after each
@@ -53,7 +60,7 @@ func (channel) MeasurementLog() ([]byte, error) { return nil, nil }
 func (channel) Close() error                    { return nil }
 
 // goAttestation needs an attestation key to make others with. It is flushed then, so that there is a slot for our key.
-func goAttestation(tb testing.TB, m machine, _ padding) crypto.Signer {
+func goAttestation(tb testing.TB, m machine, s scheme) crypto.Signer {
 	tb.Helper()
 	on, err := attest.OpenTPM(&attest.OpenConfig{CommandChannel: channel{m.dial(tb)}})
 	if err != nil {
@@ -63,7 +70,11 @@ func goAttestation(tb testing.TB, m machine, _ padding) crypto.Signer {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	key, err := on.NewKey(ak, &attest.KeyConfig{Algorithm: attest.RSA, Size: 2048})
+	cfg := &attest.KeyConfig{Algorithm: attest.RSA, Size: 2048}
+	if s.isECDSA() {
+		cfg = &attest.KeyConfig{Algorithm: attest.ECDSA, Size: 256}
+	}
+	key, err := on.NewKey(ak, cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -79,50 +90,54 @@ func goAttestation(tb testing.TB, m machine, _ padding) crypto.Signer {
 }
 
 // step makes keys over the device and signs over the channel.
-func step(tb testing.TB, m machine, _ padding) crypto.Signer {
+func step(tb testing.TB, m machine, s scheme) crypto.Signer {
 	tb.Helper()
 	on, err := steptpm.New(steptpm.WithDeviceName(m.socket()), steptpm.WithCommandChannel(channel{m.dial(tb)}),
 		steptpm.WithStore(storage.NewDirstore(tb.TempDir())))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if _, err := on.CreateKey(tb.Context(), "benchmark", steptpm.CreateKeyConfig{Algorithm: "RSA", Size: 2048}); err != nil {
+	cfg := steptpm.CreateKeyConfig{Algorithm: "RSA", Size: 2048}
+	if s.isECDSA() {
+		cfg = steptpm.CreateKeyConfig{Algorithm: "ECDSA", Size: 256}
+	}
+	if _, err := on.CreateKey(tb.Context(), "benchmark", cfg); err != nil {
 		tb.Fatal(err)
 	}
-	s, err := on.GetSigner(tb.Context(), "benchmark")
+	by, err := on.GetSigner(tb.Context(), "benchmark")
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return s
+	return by
 }
 
 // keyfilesKeySigner signs with our key, from our key file.
-func keyfilesKeySigner(tb testing.TB, m machine, _ padding) crypto.Signer {
+func keyfilesKeySigner(tb testing.TB, m machine, s scheme) crypto.Signer {
 	tb.Helper()
 	on := transport.FromReadWriteCloser(m.dial(tb))
 	noAuth := func() ([]byte, error) { return nil, nil }
-	return keyfile.NewTPMKeySigner(readKeyFile(tb, m), noAuth,
+	return keyfile.NewTPMKeySigner(readKeyFile(tb, m.keyFile(s)), noAuth,
 		func() transport.TPMCloser { return on },
 		func(*keyfile.TPMKey) ([]byte, error) { return nil, nil })
 }
 
 // keyfilesHandleSigner signs with our key, loaded once.
-func keyfilesHandleSigner(tb testing.TB, m machine, _ padding) crypto.Signer {
+func keyfilesHandleSigner(tb testing.TB, m machine, s scheme) crypto.Signer {
 	tb.Helper()
 	on := transport.FromReadWriteCloser(m.dial(tb))
-	file := readKeyFile(tb, m)
+	file := readKeyFile(tb, m.keyFile(s))
 	handle, _, err := keyfile.LoadKey(keyfile.NewTPMSession(on), file, nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { keyfile.FlushHandle(on, handle) })
-	s := keyfile.NewTPMHandleSignerFromKey(on, file, handle)
-	return &s
+	by := keyfile.NewTPMHandleSignerFromKey(on, file, handle)
+	return &by
 }
 
-func readKeyFile(tb testing.TB, m machine) *keyfile.TPMKey {
+func readKeyFile(tb testing.TB, path string) *keyfile.TPMKey {
 	tb.Helper()
-	text, err := os.ReadFile(m.keyFile)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -133,7 +148,7 @@ func readKeyFile(tb testing.TB, m machine) *keyfile.TPMKey {
 	return file
 }
 
-// What is compared must be the same thing: a signature that verifies, by each signer and in each padding. How many commands it
+// What is compared must be the same thing: a signature that verifies, by each signer and with each scheme. How many commands it
 // takes decides on a TPM that is slower than this one.
 func TestEverySignerMakesSignaturesThatVerify(t *testing.T) {
 	for _, tt := range []struct {
@@ -149,17 +164,17 @@ func TestEverySignerMakesSignaturesThatVerify(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := start(t)
-			for _, p := range paddings() {
-				t.Run(p.name, func(t *testing.T) {
+			for _, s := range schemes() {
+				t.Run(s.name, func(t *testing.T) {
 					seen, commands := counted(t, m)
-					reference := tt.open(t, seen, p)
+					reference := tt.open(t, seen, s)
 					commands.Store(0)
-					check(t, reference, p)
+					check(t, reference, s)
 					if n := commands.Load(); n != tt.commands {
 						t.Errorf("%d commands for a signature, doc.go says %d", n, tt.commands)
 					}
 					for _, f := range peers.Forms() {
-						check(t, openOurs(t, m, f), p)
+						t.Run(f.Name, func(t *testing.T) { check(t, openOurs(t, m, f, s), s) })
 					}
 				})
 			}

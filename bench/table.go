@@ -17,7 +17,7 @@ func printTable(w io.Writer, results []result, failed []failure) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "what\tours\treference\tratio\tbar\tmet")
 	for _, r := range results {
-		fmt.Fprintf(t, "%s\t%.0f %s\t%.0f %s\t%.2f\t%s\t%s\n",
+		fmt.Fprintf(t, "%s\t%.0f %s\t%.0f %s\t%.3f\t%s\t%s\n",
 			r.Name, r.Ours, r.Unit, r.Reference, r.Unit, r.Ratio, bar(r), met(r))
 	}
 	for _, f := range failed {

@@ -9,6 +9,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
+// Handle is where an object is in a TPM (TPM 2.0 Part 2, 7.4), for who has no other use for go-tpm.
+type Handle = tpm2.TPMHandle
+
 // The persistent handles that the owner may give to keys: TCG Registry of Reserved TPM 2.0 Handles, 2.3.1, less the block of
 // 0x81000000 that is set aside for storage roots and attestation keys.
 const (

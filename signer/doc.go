@@ -19,7 +19,7 @@
 //   - Every signature is verified with the public key before it leaves. A fault in the TPM, or somebody on the way to it, makes
 //     an error, not a wrong signature (which for PKCS #1 could give the private key away: Boneh, DeMillo, Lipton 1997).
 //   - PSS signatures that leave have a salt of the hash's length.
-//   - Signing with a context ([Key.WithContext]) ends with it. Without one it ends with [Key.Close] or after 30 seconds.
+//   - Signing with a context ([Key.WithContext]) ends with it. Without one it ends with [Key.Close] or after 30 to 45 seconds.
 //
 // # Errors
 //

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -17,8 +18,12 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// signTimeout bounds a signature that is made without a context. A TLS server waits about as long for a handshake.
-const signTimeout = 30 * time.Second
+// A signature that is made without a context has at least signTimeout, about what a TLS server waits for a handshake, and at
+// most signTimeoutSpan more.
+const (
+	signTimeout     = 30 * time.Second
+	signTimeoutSpan = 15 * time.Second
+)
 
 var (
 	// ErrFault is in the error for a signature of the TPM that does not verify. It was not given out.
@@ -78,6 +83,10 @@ type Key struct {
 
 	lifetime context.Context // of signatures without a context; ends with Close
 	end      context.CancelFunc
+
+	mu       sync.Mutex
+	patience context.Context // under mu: ends with its deadline, or with lifetime
+	expire   context.CancelFunc
 }
 
 var _ crypto.Signer = (*Key)(nil)
@@ -154,6 +163,11 @@ func (k *Key) Info() Info {
 // Close flushes the key from the TPM. Signing is over then. Further calls do nothing.
 func (k *Key) Close() error {
 	k.end()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.expire != nil {
+		k.expire()
+	}
 	return k.key.Close()
 }
 
@@ -161,11 +175,24 @@ func (k *Key) Close() error {
 // salt of PSS is as long as the hash; PSSSaltLengthAuto is taken to mean that. An ECDSA signature is an ECDSA-Sig-Value
 // (RFC 3279, 2.2.3). The first argument is not used, randomness is the TPM's.
 //
-// It waits for the TPM, 30 seconds at most. Where a context is at hand, use [Key.WithContext].
+// It waits for the TPM, 30 to 45 seconds at most. Where a context is at hand, use [Key.WithContext].
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(k.lifetime, signTimeout)
-	defer cancel()
-	return k.SignContext(ctx, digest, opts)
+	return k.SignContext(k.limited(), digest, opts)
+}
+
+// limited returns a context with time enough for one signature. It is shared by those of 15 seconds: a timer for each would
+// cost a hundredth of the fastest TPM's time.
+func (k *Key) limited() context.Context {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.patience != nil {
+		if deadline, _ := k.patience.Deadline(); time.Until(deadline) >= signTimeout {
+			return k.patience
+		}
+	}
+	// The one before ends by itself: who has it has time left.
+	k.patience, k.expire = context.WithTimeout(k.lifetime, signTimeout+signTimeoutSpan)
+	return k.patience
 }
 
 // SignContext is Sign, bounded by a context instead. A signature that the TPM has begun is finished there all the same.

@@ -33,7 +33,8 @@ type conn struct {
 	timeout time.Duration // for one exchange
 	buf     [maxResponseBytes]byte
 	have    int       // bytes of the response under way that are in buf
-	until   time.Time // when the exchange under way is given up
+	until   time.Time // when the exchange under way is given up; the stream's deadline
+	watched bool      // the stream knows no deadlines
 
 	// late waits for the answer to an abandoned command, lateCommand. Nil: none is due.
 	late        func() ([]byte, error)
@@ -47,6 +48,7 @@ type conn struct {
 
 	waking sync.Mutex
 	reads  uint64 // under waking: number of the exchange whose read may be woken; it is odd while there is one
+	woken  bool   // under waking: the stream's deadline is past for it
 }
 
 func newConn(s stream, timeout time.Duration) (*conn, error) {
@@ -71,13 +73,11 @@ func (c *conn) exchange(ctx context.Context, command []byte) ([]byte, error) {
 		return nil, err
 	}
 	c.idle, c.have = false, 0
-	c.until = time.Now().Add(c.timeout)
-	err := c.stream.SetDeadline(c.until)
-	if errors.Is(err, os.ErrNoDeadline) {
-		return c.exchangeWatched(ctx, bytes.Clone(command))
-	}
-	if err != nil {
+	if err := c.extendDeadline(); err != nil {
 		return nil, err
+	}
+	if c.watched {
+		return c.exchangeWatched(ctx, bytes.Clone(command))
 	}
 	if _, err := c.stream.Write(command); err != nil {
 		return nil, err
@@ -90,6 +90,22 @@ func (c *conn) exchange(ctx context.Context, command []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", errAbandoned, ctx.Err())
 	}
 	return rsp, err
+}
+
+// extendDeadline gives an exchange its time, and up to a quarter more: a deadline that is moved with every exchange would cost
+// more than all the rest that is ours, because the runtime wakes a thread for it.
+func (c *conn) extendDeadline() error {
+	now := time.Now()
+	if c.until.Sub(now) >= c.timeout {
+		return nil
+	}
+	c.until = now.Add(c.timeout + c.timeout/4)
+	err := c.stream.SetDeadline(c.until)
+	if errors.Is(err, os.ErrNoDeadline) {
+		c.watched = true
+		return nil
+	}
+	return err
 }
 
 // wakeAtEnd lets the read under way return when ctx ends. After stop it has no effect any more, even if it comes late.
@@ -106,6 +122,7 @@ func (c *conn) wakeAtEnd(ctx context.Context) (stop func()) {
 		defer c.waking.Unlock()
 		if c.reads == number {
 			_ = c.stream.SetDeadline(time.Unix(1, 0)) // a broken stream wakes the read by itself
+			c.woken = true
 		}
 	})
 	return func() {
@@ -113,15 +130,16 @@ func (c *conn) wakeAtEnd(ctx context.Context) (stop func()) {
 		c.waking.Lock()
 		defer c.waking.Unlock()
 		c.reads++
+		if c.woken {
+			c.woken = false
+			_ = c.stream.SetDeadline(c.until) // a broken stream shows at the next read
+		}
 	}
 }
 
 // resume goes on reading the response that an interrupted read left unfinished.
 func (c *conn) resume() ([]byte, error) {
 	c.late = nil
-	if err := c.stream.SetDeadline(c.until); err != nil {
-		return nil, err
-	}
 	return c.read()
 }
 

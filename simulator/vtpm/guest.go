@@ -143,9 +143,16 @@ func (g *guest) track(command, rsp []byte) {
 	if g.tpm.commands[code].response && len(rsp) >= headerBytes+4 {
 		g.tpm.owners[handleAt(rsp, 0)] = g
 	}
-	if code == tpm2.TPMCCFlushContext {
+	if code == tpm2.TPMCCFlushContext || code == tpm2.TPMCCContextSave && session(handleAt(command, 0)) {
 		delete(g.tpm.owners, handleAt(command, 0))
 	}
+}
+
+// session reports whether a handle is a session's. One that its client has saved leaves the TPM, and the kernel's resource
+// manager, when it does not find it any more, forgets it: it outlives the connection, and whoever has it loads it again.
+func session(h tpm2.TPMHandle) bool {
+	kind := tpm2.TPMHT(h >> 24) // #nosec G115 -- the first byte
+	return kind == tpm2.TPMHTHMACSession || kind == tpm2.TPMHTPolicySession
 }
 
 // leave flushes what the connection left behind.

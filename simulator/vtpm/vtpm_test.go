@@ -68,6 +68,36 @@ func handles(t *testing.T, c transport.TPM, from uint32) []tpm2.TPMHandle {
 	return list.Handle
 }
 
+// tpm2-tools hand a policy session from program to program like this, on the kernel's resource manager, too.
+func TestASavedSessionOutlivesItsConnection(t *testing.T) {
+	t.Parallel()
+	v := tpmtest.Bare(t)
+	var context tpm2.TPMSContext
+	on, err := tpm.Open(t.Context(), tpm.Config{Device: v.Device()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(t, on, func(c transport.TPM) error {
+		s, _, err := tpm2.PolicySession(c, tpm2.TPMAlgSHA256, 16)
+		if err != nil {
+			return err
+		}
+		rsp, err := tpm2.ContextSave{SaveHandle: s.Handle()}.Execute(c)
+		if err == nil {
+			context = rsp.Context
+		}
+		return err
+	})
+	if err := on.Close(); err != nil {
+		t.Fatal(err)
+	}
+	on = tpmtest.Connect(t, v.Device())
+	do(t, on, func(c transport.TPM) error {
+		_, err := tpm2.ContextLoad{Context: context}.Execute(c)
+		return err
+	})
+}
+
 func TestOneConnectionsEndLeavesAnothersObjects(t *testing.T) {
 	t.Parallel()
 	v := tpmtest.Bare(t)

@@ -61,9 +61,8 @@ func (f *KeyFile) Encode() []byte {
 	var b cryptobyte.Builder
 	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1ObjectIdentifier(keyFileOID())
-		if f.EmptyAuth {
-			b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Boolean(true) })
-		}
+		// Written also if it is false: OpenSSL's provider takes a missing one for true, and never asks for the password.
+		b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Boolean(f.EmptyAuth) })
 		f.addPolicy(b)
 		b.AddASN1Uint64(uint64(f.Parent))
 		b.AddASN1OctetString(f.Public)

@@ -76,11 +76,7 @@ func TestKeyFileEncoding(t *testing.T) {
 		{Parent: tpm.HandleSRK, EmptyAuth: true, Public: public, Private: private},
 		{Parent: tpm.HandleSRK, Public: public, Private: private},
 	} {
-		members := []any{loadableOID()}
-		if f.EmptyAuth {
-			members = append(members, explicit(0, marshal(t, true)))
-		}
-		want := asPEM(keyFileParts(t, append(members, int64(f.Parent), f.Public, f.Private)...))
+		want := asPEM(keyFileParts(t, loadableOID(), explicit(0, marshal(t, f.EmptyAuth)), int64(f.Parent), f.Public, f.Private))
 		if got := f.Encode(); !bytes.Equal(got, want) {
 			t.Errorf("encoded\n%s, want\n%s", got, want)
 		}

@@ -137,9 +137,6 @@ func createKey(t *turn, template tpm2.TPMTPublic, options KeyOptions) (*KeyFile,
 // itself, is flushed and refused with [ErrExportable]. Other attributes that this package would not have chosen are reported by
 // [Key.Deviations]. A file that this TPM cannot load gives [ErrForeignTPM].
 func (t *TPM) LoadKey(ctx context.Context, file *KeyFile, options LoadOptions) (*Key, error) {
-	if file.EmptyAuth && !options.AuthValue.IsZero() {
-		return nil, fmt.Errorf("loading a TPM key: %w: the key was made without one, and one was given", ErrAuthValue)
-	}
 	k := &Key{tpm: t, file: file, auth: bytes.TrimRight([]byte(options.AuthValue.Reveal()), "\x00"), pcrs: options.PCRValues}
 	err := t.again(ctx, func(turn *turn) error { return k.loadFirst(turn, options) })
 	if err != nil {
@@ -242,6 +239,9 @@ func (k *Key) accept(o object, options LoadOptions) error {
 	var err error
 	if k.policy, err = k.file.policyOf(&o.public); err != nil {
 		return err
+	}
+	if !k.policy.empty() && !k.policy.authValue && len(k.auth) > 0 {
+		return fmt.Errorf("%w: the key was made without one, and one was given", ErrAuthValue) // which the TPM would never look at
 	}
 	if k.key, err = publicKey(&o.public); err != nil {
 		return err

@@ -44,8 +44,8 @@ func keyFileOID() encoding_asn1.ObjectIdentifier {
 type KeyFile struct {
 	// Parent is 0x40000001 (TPM_RH_OWNER) for the H-2 primary, or a persistent handle.
 	Parent tpm2.TPMHandle
-	// EmptyAuth says that the key has no password. tpm2_encodeobject leaves it out for keys without one, so false means
-	// nothing.
+	// EmptyAuth says that the key has no password. It is only a hint: tpm2_encodeobject up to 5.7 says the opposite of what is
+	// so. The TPM knows.
 	EmptyAuth bool
 	// Policy is what a policy session must have executed before the key signs.
 	Policy []PolicyCommand

@@ -2,6 +2,7 @@ package tpm_test
 
 import (
 	"bytes"
+	"crypto"
 	"encoding/asn1"
 	"encoding/pem"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -163,6 +165,49 @@ func TestDecodeKeyFileRefuses(t *testing.T) {
 			}
 			if !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v does not say %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// tpm2_encodeobject says of a key with a password that it has none.
+func TestWhetherAKeyHasAPasswordTheTPMKnows(t *testing.T) {
+	t.Parallel()
+	on := tpmtest.Open(t)
+	value := secret.New("opensesame")
+	for _, tt := range []struct {
+		name    string
+		made    tpm.KeyOptions
+		claim   bool // that it has none
+		given   secret.String
+		refused string
+	}{
+		{"claimed to have none, given", tpm.KeyOptions{AuthValue: value}, true, value, ""},
+		{"claimed to have none, not given", tpm.KeyOptions{AuthValue: value}, true, secret.String{}, "none was given"},
+		{"has none, claimed to have one", tpm.KeyOptions{}, false, secret.String{}, ""},
+		{"has none, given", tpm.KeyOptions{}, true, value, "made without one"},
+		{"has a policy that asks for none, given", tpm.KeyOptions{PCRs: tpm.PCRSelection{PCRs: []int{7}}}, true, value, "made without one"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			file, err := on.CreateKey(t.Context(), tt.made)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file.EmptyAuth = tt.claim
+			key, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{AuthValue: tt.given})
+			if err == nil {
+				defer key.Close()
+				_, err = key.Sign(t.Context(), tpm2.TPMAlgRSASSA, crypto.SHA256, make([]byte, 32))
+			}
+			if tt.refused == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			fails(t, err, tpm.ErrAuthValue)
+			if err != nil && !strings.Contains(err.Error(), tt.refused) {
+				t.Errorf("%v does not say %q", err, tt.refused)
 			}
 		})
 	}

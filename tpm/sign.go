@@ -72,8 +72,11 @@ func (k *Key) explainSign(err error) error {
 	if !codeOf(err, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth) {
 		return err
 	}
-	if len(k.auth) == 0 {
+	switch {
+	case len(k.auth) == 0:
 		return fmt.Errorf("%w: the key has a password, and none was given: %w", ErrAuthValue, err)
+	case k.file.EmptyAuth:
+		return fmt.Errorf("%w: the key was made without one, if its file is right, and one was given: %w", ErrAuthValue, err)
 	}
 	return fmt.Errorf("%w: the key's password is another than the one given: %w", ErrAuthValue, err)
 }

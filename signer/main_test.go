@@ -21,7 +21,10 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	tpmtest.Relay()
+	goleak.VerifyTestMain(m)
+}
 
 // keyPath is where a key file may be made.
 func keyPath(t testing.TB) string {

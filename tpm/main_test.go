@@ -5,10 +5,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"errors"
-	"io"
-	"net"
-	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,32 +13,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/keyagent/keyagent/tpm"
+	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// relayTo, when set, makes the test binary a relay between its standard input and output and a TPM's Unix socket: what
-// tpm2-tools' "cmd" transport starts.
-const relayTo = "KEYAGENT_TEST_RELAY_TO"
-
 func TestMain(m *testing.M) {
-	if device := os.Getenv(relayTo); device != "" {
-		os.Exit(relay(strings.TrimPrefix(device, "unix:")))
-	}
+	tpmtest.Relay()
 	goleak.VerifyTestMain(m)
-}
-
-func relay(socket string) int {
-	conn, err := net.Dial("unix", socket)
-	if err != nil {
-		return 1
-	}
-	go func() {
-		_, _ = io.Copy(conn, os.Stdin) // ends with the tool
-		os.Exit(0)
-	}()
-	if _, err := io.Copy(os.Stdout, conn); err != nil {
-		return 1
-	}
-	return 0
 }
 
 // checkSigns lets a key sign and verifies it.

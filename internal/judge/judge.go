@@ -1,6 +1,7 @@
 // Package judge finds the programs that judge our work in tests: openssl for
-// certificates and requests, swtpm and tpm2-tools for the TPM. They were written by
-// others from the same standards, so their verdict does not share our mistakes.
+// certificates and requests, nginx for handshakes, swtpm and tpm2-tools for the TPM.
+// They were written by others from the same standards, so their verdict does not share
+// our mistakes.
 //
 // A judge that is not installed makes a test skip, because a newcomer should be able
 // to run `go test ./...` with nothing but Go and a C compiler. Where the run promised
@@ -29,6 +30,10 @@ const RequireEnv = "KEYAGENT_REQUIRE_TOOLS"
 func Tool(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
+	if err != nil {
+		// Servers are where an ordinary user's PATH on Debian does not lead.
+		path, err = exec.LookPath(filepath.Join("/usr/sbin", name))
+	}
 	if err != nil {
 		missing(t, name)
 	}

@@ -1,6 +1,7 @@
 package judge_test
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -48,5 +49,15 @@ func TestAMissingToolFailsWhereItWasPromised(t *testing.T) {
 func TestAToolThatIsThereIsGivenByItsPath(t *testing.T) {
 	if path := judge.Tool(t, "go"); !filepath.IsAbs(path) {
 		t.Errorf("path of go = %q, want an absolute one", path)
+	}
+}
+
+func TestAServersProgramIsFoundOutsideAUsersPath(t *testing.T) {
+	if _, err := os.Stat("/usr/sbin/ldconfig"); err != nil {
+		t.Skip("no program in /usr/sbin that is known")
+	}
+	t.Setenv("PATH", t.TempDir())
+	if path := judge.Tool(t, "ldconfig"); path != "/usr/sbin/ldconfig" {
+		t.Errorf("path of ldconfig = %q", path)
 	}
 }

@@ -5,11 +5,12 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -64,44 +65,68 @@ func TestCertifyIsAcceptedByGoAttestation(t *testing.T) {
 	}
 }
 
-// tpm2_checkquote is the judge.
+// tpm2_checkquote and tpm2_print are the judges.
 func TestQuoteIsAcceptedByTPM2Tools(t *testing.T) {
 	t.Parallel()
-	checkquote := judge.Tool(t, "tpm2_checkquote")
-	on := tpmtest.Open(t)
+	checkquote, print := judge.Tool(t, "tpm2_checkquote"), judge.Tool(t, "tpm2_print")
+	v := tpmtest.Simulator(t)
+	w := tpmtest.NewTools(t, v)
+	on := tpmtest.Connect(t, v.Device())
 	extend(t, on, 7)
-	dir := t.TempDir()
 	der, err := x509.MarshalPKIXPublicKey(akKey(t, on))
 	if err != nil {
 		t.Fatal(err)
 	}
-	write := func(name string, b []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	ak := write("ak.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-	for _, pcrs := range [][]int{{0, 1, 2, 3, 4, 5, 6, 7}, {23, 7, 16, 0}, {7}, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}} {
-		t.Run(fmt.Sprint(pcrs), func(t *testing.T) {
-			q, err := on.Quote(t.Context(), tpm.HandleAK, pcrs, []byte{0xca, 0xfe})
+	w.Write(t, "ak.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	for _, tt := range []struct {
+		pcrs  []int
+		plain bool
+	}{
+		{[]int{0, 1, 2, 3, 4, 5, 6, 7}, false},
+		{[]int{23, 7, 16, 0}, false},
+		{[]int{7}, false},
+		{[]int{7}, true},
+		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}, false},
+	} {
+		t.Run(fmt.Sprintf("%v, plain sessions %v", tt.pcrs, tt.plain), func(t *testing.T) {
+			on := tpmtest.ConnectWith(t, tpm.Config{Device: v.Device(), PlainSessions: tt.plain})
+			q, err := on.Quote(t.Context(), tpm.HandleAK, tt.pcrs, []byte{0xca, 0xfe})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(q.PCRs) != len(pcrs) {
+			if len(q.PCRs) != len(tt.pcrs) {
 				t.Errorf("%d values", len(q.PCRs))
 			}
-			msg, sig := write("quote", q.Attest), write("sig", q.Signature)
-			for nonce, good := range map[string]bool{"cafe": true, "cafd": false} {
-				cmd := exec.CommandContext(t.Context(), checkquote, "-u", ak, "-m", msg, "-s", sig, "-g", "sha256", "-q", nonce) // #nosec G204 -- the judge
-				cmd.Env = append(os.Environ(), "TPM2TOOLS_TCTI=none")
-				out, err := cmd.CombinedOutput()
-				if (err == nil) != good {
-					t.Errorf("nonce %s: %v\n%s", nonce, err, out)
-				}
+			var list []string
+			var values []byte
+			for _, pcr := range slices.Sorted(maps.Keys(q.PCRs)) {
+				list = append(list, strconv.Itoa(pcr))
+				values = append(values, q.PCRs[pcr]...)
 			}
+			w.Write(t, "quote", q.Attest)
+			w.Write(t, "sig", q.Signature)
+			w.Write(t, "values", values)
+			values[len(values)-1] ^= 1
+			w.Write(t, "other-values", values)
+			check := []string{"-u", "ak.pem", "-m", "quote", "-s", "sig", "-g", "sha256"}
+			withValues := append(slices.Clone(check), "-q", "cafe", "-l", "sha256:"+strings.Join(list, ","), "-f")
+			w.Run(t, checkquote, append(check, "-q", "cafe")...)
+			w.Fail(t, checkquote, append(check, "-q", "cafd")...)
+			if len(tt.pcrs) < 8 { // the program does not manage more values
+				w.Run(t, checkquote, append(withValues, "values")...)
+				w.Fail(t, checkquote, append(withValues, "other-values")...)
+			}
+			wantPrinted(t, w.Run(t, print, "-t", "TPMS_ATTEST", "quote"), "magic: ff544347", "type: 8018", "extraData: cafe", "hash: 11 (sha256)", "pcrDigest: "+hex.EncodeToString(quoteInfo(t, q).PCRDigest.Buffer))
 		})
+	}
+}
+
+func wantPrinted(t *testing.T, said string, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		if !strings.Contains(said, line) {
+			t.Errorf("not printed: %q in\n%s", line, said)
+		}
 	}
 }
 

@@ -124,19 +124,19 @@ func TestOurKeyFilesSignThroughOtherPrograms(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name       string
-		device     func(testing.TB) string
+		machine    func(testing.TB) tpmtest.Machine
 		algorithms []tpm.Algorithm
 	}{
-		{"under the derived storage root", func(t testing.TB) string { return tpmtest.Bare(t).Device() }, []tpm.Algorithm{tpm.RSA2048, tpm.ECDSAP256, tpm.ECDSAP384}},
-		{"under the persistent storage root", func(t testing.TB) string { return tpmtest.Simulator(t).Device() }, []tpm.Algorithm{tpm.RSA2048, tpm.ECDSAP256}},
-		{"in swtpm", func(t testing.TB) string { return tpmtest.Swtpm(t).Device() }, tpm.Algorithms()},
+		{"under the derived storage root", tpmtest.BareMachine, []tpm.Algorithm{tpm.RSA2048, tpm.ECDSAP256, tpm.ECDSAP384}},
+		{"under the persistent storage root", tpmtest.SimulatorMachine, []tpm.Algorithm{tpm.RSA2048, tpm.ECDSAP256}},
+		{"in swtpm", tpmtest.SwtpmMachine, tpm.Algorithms()},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			device := tt.device(t)
+			machine := tt.machine(t)
 			for _, a := range tt.algorithms {
 				t.Run(string(a), func(t *testing.T) {
-					w := tpmtest.NewTools(t, device)
-					file := ourKey(t, w, device, tpm.KeyOptions{Algorithm: a})
+					w := tpmtest.NewTools(t, machine)
+					file := ourKey(t, w, machine.Device(), tpm.KeyOptions{Algorithm: a})
 					t.Run("with OpenSSL", func(t *testing.T) { signWithOpenSSL(t, w, file, waysOf(a)) })
 					t.Run("with tpm2-tools", func(t *testing.T) { signWithTPM2Tools(t, w, file, waysOf(a)) })
 				})
@@ -214,7 +214,7 @@ func checkPrinted(t *testing.T, w *tpmtest.Tools, file *tpm.KeyFile, attributes 
 func TestTPM2ToolsUseAKeyThatIsBoundToPCRs(t *testing.T) {
 	t.Parallel()
 	tpm2Tools(t)
-	device := tpmtest.Bare(t).Device()
+	v := tpmtest.Bare(t)
 	extend := "7:sha256=" + strings.Repeat("5a", 32) + ",sha384=" + strings.Repeat("a5", 48)
 	for _, tt := range []struct {
 		name    string
@@ -227,9 +227,9 @@ func TestTPM2ToolsUseAKeyThatIsBoundToPCRs(t *testing.T) {
 		{"and has a password", tpm.KeyOptions{PCRs: tpm.PCRSelection{PCRs: []int{7}}, AuthValue: secret.New("opensesame")}, "sha256:7"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := tpmtest.NewTools(t, device)
+			w := tpmtest.NewTools(t, v)
 			w.Run(t, "tpm2_pcrextend", extend) // so that it is not zero
-			file := ourKey(t, w, device, tt.options)
+			file := ourKey(t, w, v.Device(), tt.options)
 			loadOurKey(t, w, file)
 			password := tt.options.AuthValue.Reveal()
 			sign := []string{"-Q", "-c", "key.ctx", "-g", "sha256", "-f", "plain", "-o", "sig", "message"}
@@ -271,9 +271,9 @@ func satisfyPCRs(t *testing.T, w *tpmtest.Tools, list, password string) string {
 
 func TestOtherProgramsUseAKeyWithAPassword(t *testing.T) {
 	t.Parallel()
-	device := tpmtest.Bare(t).Device()
-	w := tpmtest.NewTools(t, device)
-	file := ourKey(t, w, device, tpm.KeyOptions{AuthValue: secret.New("opensesame")})
+	v := tpmtest.Bare(t)
+	w := tpmtest.NewTools(t, v)
+	file := ourKey(t, w, v.Device(), tpm.KeyOptions{AuthValue: secret.New("opensesame")})
 	way := waysOf(tpm.RSA2048)[0]
 	passwords := map[string]bool{"opensesame": true, "opensesam": false, "": false}
 	uses := map[string]func(t *testing.T, password string) (program string, args []string){
@@ -307,14 +307,14 @@ func TestOtherProgramsUseAKeyWithAPassword(t *testing.T) {
 func TestAKeyMadeByOpenSSLIsRefusedForItsAttributes(t *testing.T) {
 	t.Parallel()
 	openssl := judge.OpenSSLProvider(t, "tpm2")
-	device := tpmtest.Bare(t).Device()
-	w := tpmtest.NewTools(t, device)
+	v := tpmtest.Bare(t)
+	w := tpmtest.NewTools(t, v)
 	w.Run(t, openssl, "genpkey", "-provider", "tpm2", "-provider", "default", "-algorithm", "RSA", "-pkeyopt", "bits:2048", "-out", "key.pem")
 	file, err := tpm.DecodeKeyFile(w.Read(t, "key.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	on := tpmtest.Connect(t, device)
+	on := tpmtest.Connect(t, v.Device())
 	_, err = on.LoadKey(t.Context(), file, tpm.LoadOptions{SignOnly: true})
 	fails(t, err, tpm.ErrAttributes) // it signs and decrypts
 	key := tpmtest.LoadKey(t, on, file)

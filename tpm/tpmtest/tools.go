@@ -1,7 +1,6 @@
 package tpmtest
 
 import (
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -42,16 +41,19 @@ func relay(socket string) int {
 }
 
 // Tools lets other people's programs, tpm2-tools and OpenSSL with its tpm2 provider, work on a TPM and in a folder of their own.
-// Close what else is connected to the TPM: swtpm serves one client at a time, and each program leaves the TPM empty.
+// If that is a swtpm, nothing else may be connected to it meanwhile.
 type Tools struct {
 	Dir    string
 	device string
+	untidy bool // nobody flushes what a client leaves behind
 }
 
-// NewTools prepares a folder for programs that work on the TPM at device. The test's TestMain must call [Relay].
-func NewTools(t testing.TB, device string) *Tools {
+// NewTools prepares a folder for programs that work on a TPM: [Simulator], [Bare], [Swtpm] or a [Machine]. The test's TestMain
+// must call [Relay].
+func NewTools(t testing.TB, on interface{ Device() string }) *Tools {
 	t.Helper()
-	return &Tools{Dir: t.TempDir(), device: device}
+	_, soft := on.(*SoftTPM)
+	return &Tools{Dir: t.TempDir(), device: on.Device(), untidy: soft}
 }
 
 // Run runs a program, expects success, and returns what it said.
@@ -86,12 +88,14 @@ func (w *Tools) run(t testing.TB, name string, args []string) (string, error) {
 	cmd.Env = append(os.Environ(), relayTo+"="+w.device, "TPM2TOOLS_TCTI="+tcti, "TPM2OPENSSL_TCTI="+tcti, "TSS2_LOG=all+none",
 		"GORACE=atexit_sleep_ms=0") // else a relay that looks for races lingers for a second
 	out, err := cmd.CombinedOutput()
-	w.tidy(t)
+	if w.untidy {
+		w.tidy(t)
+	}
 	return string(out), err
 }
 
-// tidy flushes what a program left in swtpm, as the kernel's resource manager does when its client goes, and the simulator, too.
-// Sessions that were saved to a file stay.
+// tidy flushes what a program left in the TPM, as the kernel's resource manager does when its client goes. Sessions that were
+// saved to a file stay.
 func (w *Tools) tidy(t testing.TB) {
 	t.Helper()
 	conn, err := linuxudstpm.Open(strings.TrimPrefix(w.device, "unix:"))
@@ -116,8 +120,7 @@ func flushAll(conn transport.TPM, kind tpm2.TPMHT) error {
 		return err
 	}
 	for _, h := range list.Handle {
-		_, err := tpm2.FlushContext{FlushHandle: h}.Execute(conn)
-		if err != nil && !errors.Is(err, tpm2.TPMRCHandle) { // the simulator is about to do it
+		if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(conn); err != nil {
 			return err
 		}
 	}

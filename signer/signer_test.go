@@ -4,25 +4,16 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
 
-	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
@@ -107,29 +98,6 @@ func TestInfo(t *testing.T) {
 	}
 	if again := open(t, on, path).Info(); again.Created || again.Name != got.Name {
 		t.Errorf("opened again: %+v", again)
-	}
-}
-
-func TestCertificateRequestIsAcceptedByOpenSSL(t *testing.T) {
-	t.Parallel()
-	openssl := judge.Tool(t, "openssl")
-	k := open(t, tpmtest.Open(t), keyPath(t))
-	for _, alg := range []x509.SignatureAlgorithm{x509.SHA256WithRSA, x509.SHA512WithRSA, x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS} {
-		t.Run(alg.String(), func(t *testing.T) {
-			der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-				Subject: pkix.Name{CommonName: "vm"}, SignatureAlgorithm: alg}, k)
-			if err != nil {
-				t.Fatal(err)
-			}
-			path := filepath.Join(t.TempDir(), "csr.pem")
-			if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			out, err := exec.CommandContext(t.Context(), openssl, "req", "-verify", "-noout", "-in", path).CombinedOutput() // #nosec G204 -- the judge
-			if err != nil || !strings.Contains(string(out), "verify OK") {
-				t.Errorf("%v: %s", err, out)
-			}
-		})
 	}
 }
 

@@ -1,29 +1,21 @@
 package signer_test
 
 import (
-	"bufio"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"io"
 	"math/big"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -68,11 +60,15 @@ func (p party) pool() *x509.CertPool {
 	return pool
 }
 
-// clientConfig presents the TPM's key as production does: a view of it with the handshake's own context.
+// clientConfig presents the TPM's key as production does: a view of it with the handshake's own context. Without a certificate
+// it presents nothing.
 func clientConfig(key *signer.Key, client *x509.Certificate, schemes []tls.SignatureScheme, server party) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, RootCAs: server.pool(), ServerName: "localhost",
 		GetClientCertificate: func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if client == nil {
+				return new(tls.Certificate), nil
+			}
 			c := &tls.Certificate{
 				Certificate: [][]byte{client.Raw}, PrivateKey: key.WithContext(info.Context()), SupportedSignatureAlgorithms: schemes,
 			}
@@ -81,28 +77,41 @@ func clientConfig(key *signer.Key, client *x509.Certificate, schemes []tls.Signa
 	}
 }
 
-func TestTLSClient(t *testing.T) {
-	t.Parallel()
-	key := open(t, tpmtest.Open(t), keyPath(t))
-	client := certificate(t, key)
-	server := newServer(t)
+// A handshake is one way to come to terms.
+type handshake struct {
+	name    string
+	version uint16
+	schemes []tls.SignatureScheme
+	refused bool
+}
+
+// handshakes lists what a key must manage, and what TLS forbids it.
+func handshakes(key *signer.Key) []handshake {
+	offered := key.SignatureSchemes()
+	list := []handshake{
+		{"TLS 1.3 with what the key offers", tls.VersionTLS13, offered, false},
+		{"TLS 1.2 with what the key offers", tls.VersionTLS12, offered, false},
+	}
+	if _, isRSA := key.Public().(*rsa.PublicKey); !isRSA {
+		return list
+	}
 	onlyPKCS1 := []tls.SignatureScheme{tls.PKCS1WithSHA256, tls.PKCS1WithSHA384, tls.PKCS1WithSHA512}
 	onlyPSS := []tls.SignatureScheme{tls.PSSWithSHA256, tls.PSSWithSHA384, tls.PSSWithSHA512}
-	for _, tt := range []struct {
-		name    string
-		version uint16
-		schemes []tls.SignatureScheme
-		works   bool
-	}{
-		{"TLS 1.3 with what the key offers", tls.VersionTLS13, key.SignatureSchemes(), true},
-		{"TLS 1.3 with PSS", tls.VersionTLS13, onlyPSS, true},
-		{"TLS 1.3 with PSS and SHA-512", tls.VersionTLS13, onlyPSS[2:], true},
-		{"TLS 1.3 with PKCS #1 v1.5, which it forbids", tls.VersionTLS13, onlyPKCS1, false},
-		{"TLS 1.2 with what the key offers", tls.VersionTLS12, key.SignatureSchemes(), true},
-		{"TLS 1.2 with PSS", tls.VersionTLS12, onlyPSS, true},
-		{"TLS 1.2 with PKCS #1 v1.5", tls.VersionTLS12, onlyPKCS1, true},
-		{"TLS 1.2 with PKCS #1 v1.5 and SHA-384", tls.VersionTLS12, onlyPKCS1[1:2], true},
-	} {
+	return append(list,
+		handshake{"TLS 1.3 with PSS", tls.VersionTLS13, onlyPSS, false},
+		handshake{"TLS 1.3 with PSS and SHA-512", tls.VersionTLS13, onlyPSS[2:], false},
+		handshake{"TLS 1.3 with PKCS #1 v1.5, which it forbids", tls.VersionTLS13, onlyPKCS1, true},
+		handshake{"TLS 1.2 with PSS", tls.VersionTLS12, onlyPSS, false},
+		handshake{"TLS 1.2 with PKCS #1 v1.5", tls.VersionTLS12, onlyPKCS1, false},
+		handshake{"TLS 1.2 with PKCS #1 v1.5 and SHA-384", tls.VersionTLS12, onlyPKCS1[1:2], false},
+	)
+}
+
+// clientOfGo lets crypto/tls judge handshakes in which the TPM's key is the client's.
+func clientOfGo(t *testing.T, key *signer.Key, _ kind) {
+	client := certificate(t, key)
+	server := newServer(t)
+	for _, tt := range handshakes(key) {
 		t.Run(tt.name, func(t *testing.T) {
 			address := echo(t, &tls.Config{
 				MinVersion: tt.version, MaxVersion: tt.version,
@@ -110,7 +119,7 @@ func TestTLSClient(t *testing.T) {
 				ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: party{client, key}.pool(),
 			})
 			err := talk(t, address, clientConfig(key, client, tt.schemes, server), tt.version)
-			if (err == nil) != tt.works {
+			if (err != nil) != tt.refused {
 				t.Errorf("handshake: %v", err)
 			}
 		})
@@ -163,86 +172,6 @@ func talk(t *testing.T, address string, cfg *tls.Config, version uint16) error {
 	return nil
 }
 
-// openssl s_server is the judge.
-func TestTLSClientOfOpenSSL(t *testing.T) {
-	t.Parallel()
-	openssl := judge.Tool(t, "openssl")
-	key := open(t, tpmtest.Open(t), keyPath(t))
-	client := certificate(t, key)
-	server := newServer(t)
-	for _, tt := range []struct {
-		flag    string
-		version uint16
-		schemes []tls.SignatureScheme
-	}{
-		{"-tls1_3", tls.VersionTLS13, key.SignatureSchemes()},
-		{"-tls1_2", tls.VersionTLS12, key.SignatureSchemes()},
-		{"-tls1_2", tls.VersionTLS12, []tls.SignatureScheme{tls.PKCS1WithSHA256}},
-	} {
-		t.Run(tt.flag+" "+tt.schemes[0].String(), func(t *testing.T) {
-			address := serveOpenSSL(t, openssl, server, client, tt.flag)
-			// With -rev it answers each line reversed.
-			dialer := tls.Dialer{Config: clientConfig(key, client, tt.schemes, server)}
-			conn, err := dialer.DialContext(t.Context(), "tcp", address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			if _, err := conn.Write([]byte("olleh\n")); err != nil {
-				t.Fatal(err)
-			}
-			line, err := bufio.NewReader(conn).ReadString('\n')
-			if err != nil || line != "hello\n" {
-				t.Errorf("answered %q, %v", line, err)
-			}
-		})
-	}
-}
-
-// serveOpenSSL starts a server that demands the client's certificate, and returns its address.
-func serveOpenSSL(t *testing.T, openssl string, server party, client *x509.Certificate, version string) string {
-	t.Helper()
-	dir := t.TempDir()
-	der, err := x509.MarshalPKCS8PrivateKey(server.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, block := range map[string]*pem.Block{
-		"server.pem": {Type: "CERTIFICATE", Bytes: server.certificate.Raw},
-		"server.key": {Type: "PRIVATE KEY", Bytes: der},
-		"client.pem": {Type: "CERTIFICATE", Bytes: client.Raw},
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cmd := exec.CommandContext(ctx, openssl, "s_server", "-accept", "127.0.0.1:0", "-cert", "server.pem", "-key", "server.key", // #nosec G204 -- the judge
-		"-Verify", "1", "-verify_return_error", "-CAfile", "client.pem", "-partial_chain", version, "-rev", "-naccept", "1")
-	cmd.Dir = dir
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
-	var address string
-	for address == "" && lines.Scan() {
-		if after, ok := strings.CutPrefix(lines.Text(), "ACCEPT "); ok {
-			address = after
-		}
-	}
-	drained := make(chan struct{})
-	go func() { defer close(drained); _, _ = io.Copy(io.Discard, out) }()
-	t.Cleanup(func() { cancel(); <-drained; _ = cmd.Wait() })
-	if _, _, err := net.SplitHostPort(address); err != nil {
-		t.Fatalf("openssl s_server did not say where it listens: %v", lines.Err())
-	}
-	return address
-}
-
 // The handshake's context bounds the signature, through GetClientCertificate.
 func TestTLSHandshakeEndsWithItsContext(t *testing.T) {
 	t.Parallel()
@@ -270,13 +199,5 @@ func TestTLSHandshakeEndsWithItsContext(t *testing.T) {
 	close(release)
 	if _, err := key.Sign(nil, make([]byte, 32), crypto.SHA256); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestSchemesAreInOrderOfPreference(t *testing.T) {
-	t.Parallel()
-	got := open(t, tpmtest.Open(t), keyPath(t)).SignatureSchemes()
-	if i, j := slices.Index(got, tls.PSSWithSHA256), slices.Index(got, tls.PKCS1WithSHA256); i != 0 || j < i {
-		t.Errorf("%v", got)
 	}
 }

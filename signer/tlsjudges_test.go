@@ -309,9 +309,8 @@ func awaitSocket(path string, ended <-chan struct{}) error {
 	}
 }
 
-// serverForOthers has the TPM's key make a server, which a stranger to it visits: Go, and OpenSSL.
+// serverForOthers has the TPM's key make a server, which Go and OpenSSL visit.
 func serverForOthers(t *testing.T, key *signer.Key, _ kind) {
-	openssl := judge.Tool(t, "openssl")
 	root := newIssuer(t, nil, "root", current)
 	certificate := tls.Certificate{
 		Certificate: [][]byte{root.issue(t, key.Public(), serverTemplate()).Raw}, PrivateKey: key, SupportedSignatureAlgorithms: key.SignatureSchemes(),
@@ -326,7 +325,7 @@ func serverForOthers(t *testing.T, key *signer.Key, _ kind) {
 			}
 		})
 		t.Run(tls.VersionName(version)+" to OpenSSL", func(t *testing.T) {
-			out, err := exec.CommandContext(t.Context(), openssl, "s_client", "-connect", echo(t, cfg), "-servername", "localhost", // #nosec G204 -- the judge
+			out, err := exec.CommandContext(t.Context(), judge.Tool(t, "openssl"), "s_client", "-connect", echo(t, cfg), "-servername", "localhost", // #nosec G204 -- the judge
 				"-verify_hostname", "localhost", "-CAfile", rootFile, "-verify_return_error", flag, "-brief").CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v: %s", err, out)

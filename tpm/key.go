@@ -199,6 +199,9 @@ func (f *KeyFile) load(t *turn) (object, error) {
 	var rsp *tpm2.LoadResponse
 	err = t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
 		rsp, err = tpm2.Load{ParentHandle: parent.auth(session), InPublic: public, InPrivate: private}.Execute(t)
+		if err != nil {
+			t.discard()
+		}
 		return err
 	})
 	if err != nil {

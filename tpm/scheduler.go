@@ -117,9 +117,11 @@ func (s *scheduler) perform(t *turn, input []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h, ok := newHandle(input, rsp); ok {
+	h, ok := newHandle(input, rsp)
+	if ok {
 		s.loaded.taken(h)
 	}
+	t.made = h
 	return rsp, nil
 }
 

@@ -79,6 +79,7 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 		AuthHash: tpm2.TPMAlgSHA256,
 	}.Execute(t)
 	if err != nil {
+		t.discard()
 		return nil, fmt.Errorf("starting a session: %w", err)
 	}
 	s.handle, s.nonceTPM = rsp.SessionHandle, rsp.NonceTPM.Buffer

@@ -106,6 +106,7 @@ func createStorageRoot(t *turn) (object, error) {
 		return object{}, fmt.Errorf("the owner hierarchy has a password, so no storage root can be derived; make one persistent at 0x%08x: %w", uint32(HandleSRK), err)
 	}
 	if err != nil {
+		t.discard()
 		return object{}, fmt.Errorf("deriving the storage root key: %w", err)
 	}
 	o, err := parseObject(rsp.ObjectHandle, rsp.OutPublic.Bytes(), rsp.Name.Buffer)
@@ -161,6 +162,13 @@ func (o object) transient() bool { return byte(o.handle>>24) == byte(tpm2.TPMHTT
 func (t *turn) release(o object) {
 	if o.transient() {
 		t.flushHandle(o.handle)
+	}
+}
+
+// discard flushes what the last command made, where its answer is not to be used.
+func (t *turn) discard() {
+	if t.made != 0 {
+		t.flushHandle(t.made)
 	}
 }
 

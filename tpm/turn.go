@@ -25,6 +25,7 @@ type turn struct {
 
 	mu    sync.Mutex // held while a command is executed
 	over  bool
+	made  tpm2.TPMHandle   // what the last command loaded or started, if it did
 	flush []tpm2.TPMHandle // to be flushed when the turn is over
 }
 

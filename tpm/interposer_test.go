@@ -1,6 +1,7 @@
 package tpm_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/sha256"
 	"encoding/binary"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -213,6 +215,141 @@ func TestNoBitOfAnAnswerCanBeChanged(t *testing.T) {
 			checkSigns(t, key)
 			if n := len(transients(t, on)); n > 1 {
 				t.Errorf("%d objects are loaded", n)
+			}
+		})
+	}
+}
+
+func TestAnAnswerIsGoodOnce(t *testing.T) {
+	t.Parallel()
+	on, proxy := throughProxy(t)
+	key := newKey(t, on)
+	var old []byte
+	keep := func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+		rsp, err := forward(command)
+		if codeOf(command) == tpm2.TPMCCSign {
+			old = bytes.Clone(rsp)
+		}
+		return rsp, err
+	}
+	for _, tt := range []struct {
+		name   string
+		answer func(command []byte, forward tpmtest.Forward) ([]byte, error)
+	}{
+		{"it is replayed, the TPM is not asked", func([]byte, tpmtest.Forward) ([]byte, error) { return old, nil }},
+		{"it is replayed, the TPM is asked", func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+			_, err := forward(command)
+			return old, err
+		}},
+		{"its parameters are replayed in a new answer", func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+			rsp, err := forward(command)
+			const session = 2 + 16 + 1 + 2 + responseMAC
+			return append(bytes.Clone(old[:len(old)-session]), rsp[len(rsp)-session:]...), err
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			proxy.Handle(keep)
+			checkSigns(t, key)
+			proxy.Handle(first(tpm2.TPMCCSign, tt.answer))
+			_, err := sign(t, key)
+			fails(t, err, tpm.ErrTampered)
+			checkSigns(t, key)
+		})
+	}
+}
+
+func TestASuccessThatTheTPMDidNotAnswerIsRefused(t *testing.T) {
+	t.Parallel()
+	on, proxy := azureThroughProxy(t, tpm.Config{})
+	file := create(t, on, tpm.KeyOptions{})
+	key := load(t, on, file, tpm.LoadOptions{})
+	ctx := t.Context()
+	for name, run := range map[string]func() error{
+		"signing":    func() error { _, err := sign(t, key); return err },
+		"loading":    func() error { _, err := on.LoadKey(ctx, file, tpm.LoadOptions{}); return err },
+		"creating":   func() error { _, err := on.CreateKey(ctx, tpm.KeyOptions{Algorithm: tpm.ECDSAP256}); return err },
+		"certifying": func() error { _, err := on.Certify(ctx, key, tpm.HandleAK, nil); return err },
+		"quoting":    func() error { _, err := on.Quote(ctx, tpm.HandleAK, []int{7}, nil); return err },
+		"persisting": func() error { return key.Persist(ctx, 0x81010000) },
+		"starting a session": func() error {
+			proxy.Disconnect()
+			_, err := sign(t, key)
+			return err
+		},
+	} {
+		for kind, body := range map[string][]byte{
+			"nothing":                  nil,
+			"zeros":                    make([]byte, 200),
+			"no parameters, a session": append([]byte{0, 0, 0, 0, 0, 16}, append(make([]byte, 16), append([]byte{1, 0, 32}, make([]byte, 32)...)...)...),
+			"no parameters, no HMAC":   {0, 0, 0, 0, 0, 0, 1, 0, 0},
+		} {
+			t.Run(name+", the answer has "+kind, func(t *testing.T) {
+				proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+					switch codeOf(command) {
+					case tpm2.TPMCCReadPublic, tpm2.TPMCCGetCapability, tpm2.TPMCCFlushContext:
+						return forward(command)
+					case tpm2.TPMCCStartAuthSession:
+						if name != "starting a session" {
+							return forward(command)
+						}
+					}
+					return success(command, body), nil
+				})
+				err := run()
+				proxy.Handle(nil)
+				if err == nil {
+					t.Error("it was taken")
+				}
+			})
+		}
+	}
+	checkSigns(t, key)
+}
+
+// success makes a response to a command, with what is given after the header.
+func success(command, body []byte) []byte {
+	b := bytes.Clone(command[:2]) // with sessions or without, as it was asked
+	b = binary.BigEndian.AppendUint32(b, uint32(10+len(body)))
+	return append(binary.BigEndian.AppendUint32(b, 0), body...)
+}
+
+// All that goes over the wire is searched for what should be nobody else's. With plain sessions the same search finds it.
+func TestNothingSecretIsOnTheWire(t *testing.T) {
+	t.Parallel()
+	const password = "correct horse battery staple"
+	digest := sha256.Sum256([]byte("a message that only we know"))
+	for _, tt := range []struct {
+		name  string
+		plain bool
+	}{
+		{"with sessions nothing is seen", false},
+		{"with passwords all is seen, so the search is a real one", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			on, proxy := azureThroughProxy(t, tpm.Config{PlainSessions: tt.plain})
+			var wire traffic
+			proxy.Handle(wire.under(nil))
+			file := create(t, on, tpm.KeyOptions{AuthValue: secret.New(password)})
+			key := load(t, on, file, tpm.LoadOptions{AuthValue: secret.New(password)})
+			sig, err := key.Sign(t.Context(), tpm2.TPMAlgECDSA, crypto.SHA256, digest[:])
+			if err != nil || !verifies(key.PublicKey(), crypto.SHA256, digest[:], sig) {
+				t.Fatal(err)
+			}
+			nonce := []byte("a challenge that only we know")
+			if _, err := on.Certify(t.Context(), key, tpm.HandleAK, nonce); err != nil {
+				t.Fatal(err)
+			}
+			public := file.Public[len(file.Public)-32:] // y of the point
+			if !wire.shows(public) {
+				t.Error("the public key is not seen: the search finds nothing at all")
+			}
+			for what, bytes := range map[string][]byte{
+				"the authorization value": []byte(password), "the digest": digest[:], "the challenge": nonce,
+				"the private area": file.Private[2:], "a part of the private area": file.Private[40:56],
+			} {
+				if seen := wire.shows(bytes); seen != tt.plain {
+					t.Errorf("%s: seen is %v", what, seen)
+				}
 			}
 		})
 	}

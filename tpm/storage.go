@@ -73,7 +73,7 @@ func storageRoot(t *turn) (object, error) {
 // knows reports whether a storage root is the known one. The first that is found becomes that.
 func (s *sessions) knows(root object) bool {
 	if s.rootName == nil {
-		s.rootName = root.name
+		s.rootName = bytes.Clone(root.name)
 	}
 	return bytes.Equal(s.rootName, root.name)
 }

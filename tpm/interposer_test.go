@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -350,6 +351,73 @@ func TestNothingSecretIsOnTheWire(t *testing.T) {
 				if seen := wire.shows(bytes); seen != tt.plain {
 					t.Errorf("%s: seen is %v", what, seen)
 				}
+			}
+		})
+	}
+}
+
+// An interposer may refuse what he likes, for as long as he likes. Each call comes to its end, after a bounded number of
+// commands, with an error that has his code or says why.
+func TestRefusalsWithoutEndAreNotRepeatedWithoutEnd(t *testing.T) {
+	t.Parallel()
+	on, proxy := azureThroughProxy(t, tpm.Config{})
+	file := create(t, on, tpm.KeyOptions{})
+	key := load(t, on, file, tpm.LoadOptions{})
+	bound := load(t, on, create(t, on, tpm.KeyOptions{PCRs: tpm.PCRSelection{PCRs: []int{7}}}), tpm.LoadOptions{})
+	const session1, parameter1, handle1 = 0x900, 0x1c0, 0x100
+	codes := []tpm2.TPMRC{
+		tpm2.TPMRCBadAuth | session1, tpm2.TPMRCAuthFail | session1, tpm2.TPMRCHandle | session1, tpm2.TPMRCValue | session1,
+		tpm2.TPMRCHandle | handle1, tpm2.TPMRCValue | parameter1, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceS0, tpm2.TPMRCContextGap,
+		tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCObjectMemory, tpm2.TPMRCObjectHandles, tpm2.TPMRCLockout,
+		tpm2.TPMRCFailure, tpm2.TPMRCInitialize, tpm2.TPMRCPolicyFail | session1, tpm2.TPMRCPCRChanged, tpm2.TPMRCIntegrity | parameter1,
+		tpm2.TPMRCCommandCode, 0xffffffff, 1,
+	}
+	for _, tt := range []struct {
+		name    string
+		refused []tpm2.TPMCC
+		run     func() error
+	}{
+		{"TPM2_Sign", []tpm2.TPMCC{tpm2.TPMCCSign}, func() error { _, err := sign(t, key); return err }},
+		{"TPM2_Sign with a policy", []tpm2.TPMCC{tpm2.TPMCCSign}, func() error { _, err := sign(t, bound); return err }},
+		{"TPM2_PolicyPCR", []tpm2.TPMCC{tpm2.TPMCCPolicyPCR}, func() error { _, err := sign(t, bound); return err }},
+		{"TPM2_Load", []tpm2.TPMCC{tpm2.TPMCCLoad}, func() error { _, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{}); return err }},
+		{"TPM2_Create", []tpm2.TPMCC{tpm2.TPMCCCreate}, func() error {
+			_, err := on.CreateKey(t.Context(), tpm.KeyOptions{Algorithm: tpm.ECDSAP256})
+			return err
+		}},
+		{"TPM2_Certify", []tpm2.TPMCC{tpm2.TPMCCCertify}, func() error { _, err := on.Certify(t.Context(), key, tpm.HandleAK, nil); return err }},
+		{"TPM2_Quote", []tpm2.TPMCC{tpm2.TPMCCQuote}, func() error { _, err := on.Quote(t.Context(), tpm.HandleAK, []int{7}, nil); return err }},
+		{"TPM2_EvictControl", []tpm2.TPMCC{tpm2.TPMCCEvictControl}, func() error { return key.Persist(t.Context(), 0x81010000) }},
+		{"signing and starting sessions", []tpm2.TPMCC{tpm2.TPMCCSign, tpm2.TPMCCStartAuthSession}, func() error { _, err := sign(t, key); return err }},
+		{"all but reading what the TPM is", []tpm2.TPMCC{
+			tpm2.TPMCCSign, tpm2.TPMCCStartAuthSession, tpm2.TPMCCLoad, tpm2.TPMCCReadPublic, tpm2.TPMCCCreatePrimary, tpm2.TPMCCFlushContext,
+		}, func() error { _, err := sign(t, key); return err }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, code := range codes {
+				checkSigns(t, key) // both are loaded and have their sessions
+				checkSigns(t, bound)
+				var wire traffic
+				proxy.Handle(wire.under(refusing(-1, code, tt.refused...)))
+				err := tt.run()
+				proxy.Handle(nil)
+				if wire.count(tpm2.TPMCCFlushContext) > 0 && slices.Contains(tt.refused, tpm2.TPMCCFlushContext) {
+					proxy.Disconnect() // what may not be flushed stays until then
+				}
+				if err == nil {
+					t.Errorf("%v: it was taken for a success", code)
+				}
+				if n := wire.all(); n > 40 {
+					t.Errorf("%v: %d commands", code, n)
+				}
+			}
+			checkSigns(t, key)
+			checkSigns(t, bound)
+			if n := len(transients(t, on)); n > 2 {
+				t.Errorf("%d objects are loaded", n)
+			}
+			if n := len(present(t, on, loadedSessions)); n > 2 {
+				t.Errorf("%d sessions are loaded", n)
 			}
 		})
 	}

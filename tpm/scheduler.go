@@ -77,7 +77,7 @@ func (s *scheduler) begin(ctx context.Context) (*turn, error) {
 // finish ends a turn. What its caller left behind is settled before the next turn begins, but not while the caller waits.
 func (s *scheduler) finish(t *turn) {
 	flush := t.end()
-	if len(flush) == 0 && (s.conn == nil || s.conn.late == nil) {
+	if len(flush) == 0 && !s.late() {
 		s.queue.Release(1)
 		return
 	}
@@ -87,9 +87,12 @@ func (s *scheduler) finish(t *turn) {
 	})
 }
 
+// late reports whether the answer to an abandoned command is due.
+func (s *scheduler) late() bool { return s.conn != nil && s.conn.late != nil }
+
 // settle reads the answer that is due and flushes what it loaded, and what else is to be flushed.
 func (s *scheduler) settle(flush []tpm2.TPMHandle) {
-	if s.conn != nil && s.conn.late != nil {
+	if s.late() {
 		s.log.Debug("TPM answers after its caller had gone")
 		rsp, err := s.conn.late()
 		if err != nil {
@@ -120,6 +123,7 @@ func (s *scheduler) perform(t *turn, input []byte) ([]byte, error) {
 	h, ok := newHandle(input, rsp)
 	if ok {
 		s.loaded.taken(h)
+		s.sessions.taken(h)
 	}
 	t.made = h
 	return rsp, nil
@@ -155,6 +159,21 @@ func (s *scheduler) roundTrip(ctx context.Context, input []byte) ([]byte, error)
 	rsp = append([]byte(nil), rsp...)
 	clearLayer(rsp)
 	return rsp, nil
+}
+
+// patiently sends a command again for as long as the TPM asks for it, no longer than ctx and limit allow.
+func (s *scheduler) patiently(ctx context.Context, limit time.Duration, send func() ([]byte, error)) ([]byte, error) {
+	var waited time.Duration
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		rsp, err := send()
+		if err != nil || !retryable(responseCode(rsp)) || waited >= limit {
+			return rsp, err
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return nil, fmt.Errorf("the TPM still answers %w: %w", responseCode(rsp), err)
+		}
+		waited += pause
+	}
 }
 
 // open makes sure that there is a connection with a TPM 2.0 behind it.
@@ -231,7 +250,7 @@ func (s *scheduler) flush(ctx context.Context, handles ...tpm2.TPMHandle) {
 		if s.conn == nil || s.conn.late != nil {
 			return
 		}
-		rsp, err := s.roundTrip(ctx, flushCommand(h))
+		rsp, err := s.patiently(ctx, flushPatience, func() ([]byte, error) { return s.roundTrip(ctx, flushCommand(h)) })
 		if err == nil && responseCode(rsp) != tpm2.TPMRCSuccess {
 			s.log.Debug("TPM handle could not be flushed", "handle", fmt.Sprintf("0x%08x", uint32(h)), "code", responseCode(rsp))
 		}

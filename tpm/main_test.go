@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -164,18 +165,23 @@ func awaitTransients(t testing.TB, on *tpm.TPM, want int) {
 // await waits until there are this many handles of a kind.
 func await(t testing.TB, on *tpm.TPM, kind uint32, want int) {
 	t.Helper()
+	var got []tpm2.TPMHandle
+	until(t, func() bool { got = present(t, on, kind); return len(got) == want }, func() string {
+		return fmt.Sprintf("%x are there, want %d", got, want)
+	})
+}
+
+// until waits until something holds.
+func until(t testing.TB, holds func() bool, complaint func() string) {
+	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	deadline := time.After(20 * time.Second)
-	for {
-		got := present(t, on, kind)
-		if len(got) == want {
-			return
-		}
+	for !holds() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("%x are there, want %d", got, want)
+			t.Fatal(complaint())
 		}
 	}
 }

@@ -66,12 +66,18 @@ func (s *scheduler) begin(ctx context.Context) (*turn, error) {
 		s.queue.Release(1)
 		return nil, ErrClosed
 	}
-	if s.conn != nil {
-		if err := s.conn.checkIdle(); err != nil {
-			s.drop(err)
-		}
-	}
+	s.dropDead()
 	return &turn{ctx: ctx, scheduler: s}, nil
+}
+
+// dropDead drops a connection that ended while nobody used it.
+func (s *scheduler) dropDead() {
+	if s.conn == nil {
+		return
+	}
+	if err := s.conn.checkIdle(); err != nil {
+		s.drop(err)
+	}
 }
 
 // finish ends a turn. What its caller left behind is settled before the next turn begins, but not while the caller waits.
@@ -268,6 +274,13 @@ func (s *scheduler) close() {
 
 func (s *scheduler) shutDown() {
 	s.sessions.stop(s)
+	s.dropDead()
+	if s.conn == nil && (len(s.loaded.list()) > 0 || !s.sessions.none()) {
+		// Without a resource manager, they are still there.
+		ctx, cancel := context.WithTimeout(s.lifetime, flushPatience)
+		defer cancel()
+		_ = s.open(ctx) // or they are not
+	}
 	for _, slot := range s.loaded.list() {
 		s.flush(s.lifetime, slot.handle)
 	}

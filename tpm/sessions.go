@@ -52,13 +52,21 @@ func (s *sessions) take() []tpm2.TPMHandle {
 	return handles
 }
 
+func (s *sessions) none() bool { return s.hmac == nil && s.policy == nil }
+
 // clear forgets sessions that are gone.
 func (s *sessions) clear() { s.hmac, s.policy = nil, nil }
 
-// taken says that the TPM just gave out h. If it was thought to be a session's, that is gone: the TPM was reset meanwhile.
+// taken says that the TPM just gave out h. A session that was thought to have this number is gone: the TPM was reset meanwhile, or
+// somebody flushed it. HMAC and policy sessions are numbered together, and to flush one a TPM may look at the number only
+// (TPM 2.0 Part 2, 7.2), so that the old one's end would be the new one's.
 func (s *sessions) taken(h tpm2.TPMHandle) {
+	const number = 0x00ffffff
+	if kind := h &^ number; kind != 0x02000000 && kind != 0x03000000 {
+		return
+	}
 	for _, kept := range []**session{&s.hmac, &s.policy} {
-		if *kept != nil && (*kept).handle == h {
+		if *kept != nil && (*kept).handle&number == h&number {
 			*kept = nil
 		}
 	}
@@ -194,7 +202,7 @@ func (s *scheduler) expireSessions() {
 	}
 	defer s.finish(t)
 	s.sessions.timer = nil
-	if s.sessions.hmac == nil && s.sessions.policy == nil {
+	if s.sessions.none() {
 		return
 	}
 	rest := s.sessions.maxIdle - time.Since(s.sessions.used)

@@ -216,15 +216,22 @@ func flush(t testing.TB, c transport.TPM, h tpm2.TPMHandle) {
 // createForeign makes a key with any template with go-tpm alone, as another program might, and returns its file.
 func createForeign(t testing.TB, on *tpm.TPM, template tpm2.TPMTPublic) *tpm.KeyFile {
 	t.Helper()
+	return createForeignWith(t, on, template, tpm2.TPMSSensitiveCreate{})
+}
+
+func createForeignWith(t testing.TB, on *tpm.TPM, template tpm2.TPMTPublic, sensitive tpm2.TPMSSensitiveCreate) *tpm.KeyFile {
+	t.Helper()
 	var file *tpm.KeyFile
 	do(t, on, func(c transport.TPM) error {
 		root, done := storageRoot(t, c)
 		defer done()
-		rsp, err := tpm2.Create{ParentHandle: root, InPublic: tpm2.New2B(template)}.Execute(c)
+		rsp, err := tpm2.Create{
+			ParentHandle: root, InPublic: tpm2.New2B(template), InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &sensitive},
+		}.Execute(c)
 		if err != nil {
 			return err
 		}
-		file = &tpm.KeyFile{Parent: tpm2.TPMRHOwner, EmptyAuth: true, Public: tpm2.Marshal(rsp.OutPublic), Private: tpm2.Marshal(rsp.OutPrivate)}
+		file = &tpm.KeyFile{Parent: tpm2.TPMRHOwner, EmptyAuth: len(sensitive.UserAuth.Buffer) == 0, Public: tpm2.Marshal(rsp.OutPublic), Private: tpm2.Marshal(rsp.OutPrivate)}
 		return nil
 	})
 	return file

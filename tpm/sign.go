@@ -77,6 +77,9 @@ func (k *Key) explainAuth(err error) error {
 	if code&sessionMask == secondSession {
 		return fmt.Errorf("the attestation key has a password: %w", err)
 	}
+	if len(k.auth) == 0 && k.file.EmptyAuth {
+		return fmt.Errorf("%w: its file says that the key has none: that is wrong, or somebody changes commands on their way to the TPM: %w", ErrAuthValue, err)
+	}
 	if len(k.auth) == 0 {
 		return fmt.Errorf("%w: the key has a password, and none was given: %w", ErrAuthValue, err)
 	}

@@ -150,7 +150,10 @@ func (s *scheduler) makeRoom(t *turn, code tpm2.TPMRC) bool {
 // roundTrip sends one command over the open connection. If that fails the connection is dropped, unless only the caller has
 // gone.
 func (s *scheduler) roundTrip(ctx context.Context, input []byte) ([]byte, error) {
-	if s.conn == nil || s.conn.late != nil { // a command that had to go first, such as a flush, has lost it
+	if s.late() && ctx.Err() != nil { // a command that had to go first, such as a flush, was left
+		return nil, fmt.Errorf("before sending %v: %w", command(input), ctx.Err())
+	}
+	if s.conn == nil || s.late() { // or it has lost the connection
 		return nil, &lostError{device: s.device.String(), cause: net.ErrClosed}
 	}
 	rsp, err := s.conn.exchange(ctx, input)

@@ -55,7 +55,10 @@ func storageRoot(t *turn) (object, error) {
 	if err == nil && t.scheduler.sessions.knows(persistent) {
 		return persistent, nil
 	}
-	if t.ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
+	if t.ctx.Err() != nil {
+		return object{}, t.ctx.Err()
+	}
+	if errors.Is(err, ErrUnavailable) {
 		return object{}, err
 	}
 	t.scheduler.log.Debug("persistent storage root key not used, deriving one", "handle", "0x81000001", "reason", err)

@@ -48,7 +48,7 @@ func (t *TPM) Certify(ctx context.Context, k *Key, ak tpm2.TPMHandle, qualifying
 			return err
 		})
 		if err != nil {
-			return err
+			return k.explainAuth(err)
 		}
 		a = Attestation{Attest: rsp.CertifyInfo.Bytes(), Signature: tpm2.Marshal(rsp.Signature)}
 		return checkCertified(a.Attest, k.object.name, qualifyingData)

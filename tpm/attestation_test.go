@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -136,10 +137,12 @@ func extend(t *testing.T, on *tpm.TPM, pcr int) {
 }
 
 func extendBy(c transport.TPM, pcr int) error {
-	digest := sha256.Sum256([]byte("event"))
+	digest, longer := sha256.Sum256([]byte("event")), sha512.Sum384([]byte("event"))
 	_, err := tpm2.PCRExtend{
 		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
-		Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: digest[:]}}},
+		Digests: tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{
+			{HashAlg: tpm2.TPMAlgSHA256, Digest: digest[:]}, {HashAlg: tpm2.TPMAlgSHA384, Digest: longer[:]},
+		}},
 	}.Execute(c)
 	return err
 }

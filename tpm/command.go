@@ -17,9 +17,12 @@ func commandCode(input []byte) tpm2.TPMCC {
 // responseCode returns the response code of a whole response.
 func responseCode(rsp []byte) tpm2.TPMRC { return tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:])) }
 
-// clearLayer removes a resource manager's layer bits from a response, so that its code compares equal to the TPM's.
+// clearLayer removes a resource manager's layer bits from the code of an error, so that it compares equal to the TPM's. A
+// success has none: with them it is nobody's answer.
 func clearLayer(rsp []byte) {
-	binary.BigEndian.PutUint32(rsp[6:], uint32(responseCode(rsp)&^layerBits))
+	if code := responseCode(rsp) &^ layerBits; code != tpm2.TPMRCSuccess {
+		binary.BigEndian.PutUint32(rsp[6:], uint32(code))
+	}
 }
 
 // newHandle returns the handle of the object or session that a successful command made, if it is one that makes any.

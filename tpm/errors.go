@@ -70,6 +70,12 @@ func repeatable(err error) bool {
 // sets 0x0B. TPM 2.0 Part 2, 6.6.2 leaves them to the TSS (TCG TSS 2.0 Overview, 5.3.2).
 const layerBits = 0x00ff0000
 
+// The session that a format-one code blames (TPM 2.0 Part 2, 6.6.2).
+const (
+	sessionMask   tpm2.TPMRC = 0xf00
+	secondSession tpm2.TPMRC = 0xa00
+)
+
 // codeIs reports whether code is one of the codes listed, whatever parameter, handle or session it blames.
 func codeIs(code tpm2.TPMRC, list ...tpm2.TPMRC) bool {
 	// A format-one code is its six lower bits and bit 7; the rest says whom it blames (TPM 2.0 Part 2, 6.6.2). errors.Is
@@ -98,6 +104,12 @@ func slotsFull(code tpm2.TPMRC) bool { return codeIs(code, tpm2.TPMRCObjectMemor
 // sessionsFull reports whether a command failed for want of a session slot, or because a session that was put aside is too old.
 func sessionsFull(code tpm2.TPMRC) bool {
 	return codeIs(code, tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap)
+}
+
+// fullOfSessions is sessionsFull of an error.
+func fullOfSessions(err error) bool {
+	var code tpm2.TPMRC
+	return errors.As(err, &code) && sessionsFull(code)
 }
 
 // advise adds what an operator can do to codes that say more about the TPM's state than about the command.

@@ -2,6 +2,8 @@ package tpm
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -14,4 +16,54 @@ func Unopened(ctx context.Context) *TPM {
 // ParseSignature is parseSignature, for fuzzing.
 func ParseSignature(rsp []byte, scheme, hash tpm2.TPMAlgID) ([]byte, error) {
 	return parseSignature(rsp, scheme, hash, nil)
+}
+
+// Stream is what a TPM's connection needs.
+type Stream = stream
+
+// OpenStream returns a TPM behind a stream that is open. Once that is lost, there is no other.
+func OpenStream(ctx context.Context, s Stream, cfg Config) (*TPM, error) {
+	conn, err := newConn(s, cfg.withDefaults().CommandTimeout)
+	if err != nil {
+		return nil, err
+	}
+	t := &TPM{scheduler: newScheduler(ctx, device{network: "unix", address: "/nonexistent"}, cfg.withDefaults())}
+	t.scheduler.conn = conn
+	return t, nil
+}
+
+// On returns the key as if it were loaded in another TPM.
+func (k *Key) On(t *TPM, h tpm2.TPMHandle) *Key {
+	moved := &Key{tpm: t, file: k.file, auth: k.auth, policy: k.policy, pcrs: k.pcrs, object: k.object, key: k.key}
+	t.scheduler.loaded.put(moved, h, nil)
+	return moved
+}
+
+// TestSession is a session whose key nobody knows, and a response in it.
+type TestSession struct{ a *authorization }
+
+// NewTestSession starts one.
+func NewTestSession() TestSession {
+	s := &session{key: make([]byte, 32), nonceCaller: make([]byte, nonceBytes), nonceTPM: make([]byte, nonceBytes)}
+	_, _ = rand.Read(s.key) // never fails
+	return TestSession{s.authorize(nil, attrDecrypt)}
+}
+
+// Seal makes the response to a TPM2_Sign with these parameters, as the TPM does.
+func (s TestSession) Seal(parameters []byte) []byte {
+	nonce := make([]byte, nonceBytes)
+	b := binary.BigEndian.AppendUint16(nil, uint16(tpm2.TPMSTSessions))
+	b = binary.BigEndian.AppendUint32(b, uint32(headerBytes+4+len(parameters)+2+nonceBytes+1+2+macBytes))
+	b = binary.BigEndian.AppendUint32(b, 0)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(parameters)))
+	b = append(b, parameters...)
+	b = append(binary.BigEndian.AppendUint16(b, nonceBytes), nonce...)
+	b = append(b, attrContinueSession)
+	mac := s.a.responseMAC(tpm2.TPMCCSign, parameters, attrContinueSession)
+	return append(binary.BigEndian.AppendUint16(b, macBytes), mac...)
+}
+
+// ParseSignature is parseSignature of a response in the session.
+func (s TestSession) ParseSignature(rsp []byte, scheme, hash tpm2.TPMAlgID) ([]byte, error) {
+	return parseSignature(rsp, scheme, hash, s.a)
 }

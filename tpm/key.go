@@ -200,6 +200,9 @@ func (f *KeyFile) load(t *turn) (object, error) {
 	var rsp *tpm2.LoadResponse
 	err = t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
 		rsp, err = tpm2.Load{ParentHandle: parent.auth(session), InPublic: public, InPrivate: private}.Execute(t)
+		if err != nil {
+			t.discard()
+		}
 		return err
 	})
 	if err != nil {
@@ -304,8 +307,8 @@ func (k *Key) Close() error {
 	return nil
 }
 
-// use runs f with the handle at which the key is loaded now. If the handle turns out to be stale, the key is loaded again
-// and f is repeated, once; so it is if the transport died.
+// use runs f with the handle at which the key is loaded now. If the key turns out not to be there, it is loaded again and f is
+// repeated, once; so it is if the transport died.
 func (k *Key) use(ctx context.Context, f func(*turn, tpm2.TPMHandle) error) error {
 	return k.tpm.again(ctx, func(t *turn) error {
 		h, err := k.handle(t)
@@ -313,7 +316,7 @@ func (k *Key) use(ctx context.Context, f func(*turn, tpm2.TPMHandle) error) erro
 			return err
 		}
 		err = f(t, h)
-		if !staleHandle(err) {
+		if !k.gone(t, h, err) {
 			return err
 		}
 		t.scheduler.log.Info("TPM key is gone from its slot, loading it again", "cause", err)
@@ -324,6 +327,20 @@ func (k *Key) use(ctx context.Context, f func(*turn, tpm2.TPMHandle) error) erro
 		}
 		return f(t, h)
 	})
+}
+
+// gone reports whether a command with the key failed because the key is not at its handle any more. The code alone does not
+// say: it may blame another handle, and of another object at the handle it says that the authorization is wrong.
+func (k *Key) gone(t *turn, h tpm2.TPMHandle, err error) bool {
+	if !staleHandle(err) && !codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+		return false
+	}
+	o, err := readPublic(t, h)
+	if staleHandle(err) {
+		t.flushHandle(h) // it frees a slot only if that was a lie
+		return true
+	}
+	return err == nil && !bytes.Equal(o.name, k.object.name)
 }
 
 // handle returns where the key is loaded, and loads it if it is not.

@@ -227,20 +227,7 @@ func TestADishonestSignatureResponseIsRefused(t *testing.T) {
 func TestAKeyWithAPasswordSaysSo(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Connect(t, tpmtest.Bare(t).Device())
-	var file *tpm.KeyFile
-	do(t, on, func(c transport.TPM) error {
-		root, done := storageRoot(t, c)
-		defer done()
-		rsp, err := tpm2.Create{
-			ParentHandle: root, InPublic: tpm2.New2B(tpm.BindingKeyTemplate()),
-			InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: []byte("pw")}}},
-		}.Execute(c)
-		if err != nil {
-			return err
-		}
-		file = &tpm.KeyFile{Parent: tpm2.TPMRHOwner, Public: tpm2.Marshal(rsp.OutPublic), Private: tpm2.Marshal(rsp.OutPrivate)}
-		return nil
-	})
+	file := createForeignWith(t, on, tpm.BindingKeyTemplate(), tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: []byte("pw")}})
 	digest := sha256.Sum256(nil)
 	_, err := tpmtest.LoadKey(t, on, file).Sign(t.Context(), tpm2.TPMAlgRSASSA, crypto.SHA256, digest[:])
 	if !errors.Is(err, tpm2.TPMRCBadAuth) || !strings.Contains(err.Error(), "has a password") {

@@ -30,19 +30,34 @@ func (k *Key) Persist(ctx context.Context, h tpm2.TPMHandle) error {
 		o, err := readPublic(t, h)
 		switch {
 		case err == nil && bytes.Equal(o.name, k.object.name):
+			k.settle(t, h)
 			return nil
 		case err == nil:
 			return errors.New("another object is there: choose another handle")
 		case !codeOf(err, tpm2.TPMRCHandle):
 			return err
 		}
-		return evictControl(t, object{handle: at, name: k.object.name}, h)
+		if at == tpm2.TPMHandle(k.permanent.Load()) {
+			return fmt.Errorf("it is at 0x%08x already", uint32(at))
+		}
+		if err := evictControl(t, object{handle: at, name: k.object.name}, h); err != nil {
+			return err
+		}
+		k.settle(t, h)
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("making the TPM key persistent at 0x%08x: %w", uint32(h), err)
 	}
-	k.permanent.Store(uint32(h))
 	return nil
+}
+
+// settle notes that the key is at a persistent handle, and gives up its slot.
+func (k *Key) settle(t *turn, h tpm2.TPMHandle) {
+	k.permanent.Store(uint32(h))
+	if at, found := t.scheduler.loaded.forget(k); found {
+		t.flushHandle(at)
+	}
 }
 
 // Unpersist removes the key with this Name from a persistent handle. It is no error if nothing is there; another object is left

@@ -115,15 +115,23 @@ func (p policy) digest() ([]byte, error) {
 func (p policy) satisfy(t *turn, session tpm2.TPMHandle) error {
 	if p.bank != 0 {
 		if _, err := p.policyPCR(session).Execute(t); err != nil {
-			return fmt.Errorf("TPM2_PolicyPCR: %w", err)
+			return fmt.Errorf("TPM2_PolicyPCR: %w", explainSatisfy(err))
 		}
 	}
 	if p.authValue {
 		if _, err := (tpm2.PolicyAuthValue{PolicySession: session}).Execute(t); err != nil {
-			return fmt.Errorf("TPM2_PolicyAuthValue: %w", err)
+			return fmt.Errorf("TPM2_PolicyAuthValue: %w", explainSatisfy(err))
 		}
 	}
 	return nil
+}
+
+// explainSatisfy tells that a session is gone from that a key is: the code, which is not wrapped, is the same.
+func explainSatisfy(err error) error {
+	if codeOf(err, tpm2.TPMRCReferenceH0, tpm2.TPMRCHandle) {
+		return fmt.Errorf("%w: %v", errSessionGone, err)
+	}
+	return err
 }
 
 // commands is the policy as a key file has it.
@@ -173,7 +181,7 @@ func (p *policy) parsePCR(parameters []byte) error {
 	if err != nil {
 		return fmt.Errorf("its PCR selection: %w", err)
 	}
-	if len(selection.PCRSelections) != 1 {
+	if len(selection.PCRSelections) != 1 || selection.PCRSelections[0].Hash == 0 {
 		return errors.New("it selects PCRs of other than one bank")
 	}
 	p.bank, p.pcrDigest = selection.PCRSelections[0].Hash, digest.Buffer

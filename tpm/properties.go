@@ -151,13 +151,5 @@ type greeting struct {
 }
 
 func (g *greeting) Send(input []byte) ([]byte, error) {
-	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		rsp, err := g.scheduler.roundTrip(g.ctx, input)
-		if err != nil || !retryable(responseCode(rsp)) {
-			return rsp, err
-		}
-		if err := sleep(g.ctx, pause); err != nil {
-			return nil, fmt.Errorf("the TPM still answers %w: %w", responseCode(rsp), err)
-		}
-	}
+	return g.scheduler.patiently(g.ctx, g.scheduler.timeout, func() ([]byte, error) { return g.scheduler.roundTrip(g.ctx, input) })
 }

@@ -66,18 +66,24 @@ func (s *scheduler) begin(ctx context.Context) (*turn, error) {
 		s.queue.Release(1)
 		return nil, ErrClosed
 	}
-	if s.conn != nil {
-		if err := s.conn.checkIdle(); err != nil {
-			s.drop(err)
-		}
-	}
+	s.dropDead()
 	return &turn{ctx: ctx, scheduler: s}, nil
+}
+
+// dropDead drops a connection that ended while nobody used it.
+func (s *scheduler) dropDead() {
+	if s.conn == nil {
+		return
+	}
+	if err := s.conn.checkIdle(); err != nil {
+		s.drop(err)
+	}
 }
 
 // finish ends a turn. What its caller left behind is settled before the next turn begins, but not while the caller waits.
 func (s *scheduler) finish(t *turn) {
 	flush := t.end()
-	if len(flush) == 0 && (s.conn == nil || s.conn.late == nil) {
+	if len(flush) == 0 && !s.late() {
 		s.queue.Release(1)
 		return
 	}
@@ -87,9 +93,12 @@ func (s *scheduler) finish(t *turn) {
 	})
 }
 
+// late reports whether the answer to an abandoned command is due.
+func (s *scheduler) late() bool { return s.conn != nil && s.conn.late != nil }
+
 // settle reads the answer that is due and flushes what it loaded, and what else is to be flushed.
 func (s *scheduler) settle(flush []tpm2.TPMHandle) {
-	if s.conn != nil && s.conn.late != nil {
+	if s.late() {
 		s.log.Debug("TPM answers after its caller had gone")
 		rsp, err := s.conn.late()
 		if err != nil {
@@ -117,9 +126,12 @@ func (s *scheduler) perform(t *turn, input []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h, ok := newHandle(input, rsp); ok {
+	h, ok := newHandle(input, rsp)
+	if ok {
 		s.loaded.taken(h)
+		s.sessions.taken(h)
 	}
+	t.made = h
 	return rsp, nil
 }
 
@@ -138,7 +150,10 @@ func (s *scheduler) makeRoom(t *turn, code tpm2.TPMRC) bool {
 // roundTrip sends one command over the open connection. If that fails the connection is dropped, unless only the caller has
 // gone.
 func (s *scheduler) roundTrip(ctx context.Context, input []byte) ([]byte, error) {
-	if s.conn == nil || s.conn.late != nil { // a command that had to go first, such as a flush, has lost it
+	if s.late() && ctx.Err() != nil { // a command that had to go first, such as a flush, was left
+		return nil, fmt.Errorf("before sending %v: %w", command(input), ctx.Err())
+	}
+	if s.conn == nil || s.late() { // or it has lost the connection
 		return nil, &lostError{device: s.device.String(), cause: net.ErrClosed}
 	}
 	rsp, err := s.conn.exchange(ctx, input)
@@ -153,6 +168,21 @@ func (s *scheduler) roundTrip(ctx context.Context, input []byte) ([]byte, error)
 	rsp = append([]byte(nil), rsp...)
 	clearLayer(rsp)
 	return rsp, nil
+}
+
+// patiently sends a command again for as long as the TPM asks for it, no longer than ctx and limit allow.
+func (s *scheduler) patiently(ctx context.Context, limit time.Duration, send func() ([]byte, error)) ([]byte, error) {
+	var waited time.Duration
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		rsp, err := send()
+		if err != nil || !retryable(responseCode(rsp)) || waited >= limit {
+			return rsp, err
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return nil, fmt.Errorf("the TPM still answers %w: %w", responseCode(rsp), err)
+		}
+		waited += pause
+	}
 }
 
 // open makes sure that there is a connection with a TPM 2.0 behind it.
@@ -229,7 +259,7 @@ func (s *scheduler) flush(ctx context.Context, handles ...tpm2.TPMHandle) {
 		if s.conn == nil || s.conn.late != nil {
 			return
 		}
-		rsp, err := s.roundTrip(ctx, flushCommand(h))
+		rsp, err := s.patiently(ctx, flushPatience, func() ([]byte, error) { return s.roundTrip(ctx, flushCommand(h)) })
 		if err == nil && responseCode(rsp) != tpm2.TPMRCSuccess {
 			s.log.Debug("TPM handle could not be flushed", "handle", fmt.Sprintf("0x%08x", uint32(h)), "code", responseCode(rsp))
 		}
@@ -247,6 +277,13 @@ func (s *scheduler) close() {
 
 func (s *scheduler) shutDown() {
 	s.sessions.stop(s)
+	s.dropDead()
+	if s.conn == nil && (len(s.loaded.list()) > 0 || !s.sessions.none()) {
+		// Without a resource manager, they are still there.
+		ctx, cancel := context.WithTimeout(s.lifetime, flushPatience)
+		defer cancel()
+		_ = s.open(ctx) // or they are not
+	}
 	for _, slot := range s.loaded.list() {
 		s.flush(s.lifetime, slot.handle)
 	}

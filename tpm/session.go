@@ -42,7 +42,7 @@ type session struct {
 	nonceCaller []byte // the newest
 
 	uses    int
-	pending bool // a command was sent with it, and what became of the nonces is not known
+	pending bool // it is in use, or was and what became of the nonces is not known
 }
 
 // startSession makes a session. The salt is encrypted to the storage root, whose Name was checked: a key that somebody on the
@@ -65,7 +65,7 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	if err := s.newNonce(); err != nil {
 		return nil, err
 	}
-	rsp, err := tpm2.StartAuthSession{
+	start := tpm2.StartAuthSession{
 		TPMKey:        root.handle,
 		Bind:          tpm2.TPMRHNull,
 		NonceCaller:   tpm2.TPM2BNonce{Buffer: s.nonceCaller},
@@ -77,8 +77,17 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 			Mode:      tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
 		},
 		AuthHash: tpm2.TPMAlgSHA256,
-	}.Execute(t)
+	}
+	rsp, err := start.Execute(t)
+	for pause := firstPause; fullOfSessions(err) && pause < maxPause; pause *= 2 {
+		// Other programs' sessions come and go.
+		if err := sleep(t.ctx, pause); err != nil {
+			return nil, err
+		}
+		rsp, err = start.Execute(t)
+	}
 	if err != nil {
+		t.discard()
 		return nil, fmt.Errorf("starting a session: %w", err)
 	}
 	s.handle, s.nonceTPM = rsp.SessionHandle, rsp.NonceTPM.Buffer
@@ -200,10 +209,7 @@ func (a *authorization) CleanupFailure(transport.TPM) error { return nil }
 func (a *authorization) NonceTPM() tpm2.TPM2BNonce { return tpm2.TPM2BNonce{Buffer: a.nonceTPM} }
 
 // NewNonceCaller makes the nonce of the command to come.
-func (a *authorization) NewNonceCaller() error {
-	a.pending = true
-	return a.newNonce()
-}
+func (a *authorization) NewNonceCaller() error { return a.newNonce() }
 
 // Authorize returns the session area of a command.
 func (a *authorization) Authorize(code tpm2.TPMCC, parameters, addNonces []byte, names []tpm2.TPM2BName, _ int) (*tpm2.TPMSAuthCommand, error) {

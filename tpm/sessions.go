@@ -52,8 +52,25 @@ func (s *sessions) take() []tpm2.TPMHandle {
 	return handles
 }
 
+func (s *sessions) none() bool { return s.hmac == nil && s.policy == nil }
+
 // clear forgets sessions that are gone.
 func (s *sessions) clear() { s.hmac, s.policy = nil, nil }
+
+// taken says that the TPM just gave out h. A session that was thought to have this number is gone: the TPM was reset meanwhile, or
+// somebody flushed it. HMAC and policy sessions are numbered together, and to flush one a TPM may look at the number only
+// (TPM 2.0 Part 2, 7.2), so that the old one's end would be the new one's.
+func (s *sessions) taken(h tpm2.TPMHandle) {
+	const number = 0x00ffffff
+	if kind := h &^ number; kind != 0x02000000 && kind != 0x03000000 {
+		return
+	}
+	for _, kept := range []**session{&s.hmac, &s.policy} {
+		if *kept != nil && (*kept).handle&number == h&number {
+			*kept = nil
+		}
+	}
+}
 
 // giveWay flushes a session that the turn does not need at this moment. It reports false if there is none.
 func (s *sessions) giveWay(t *turn) bool {
@@ -101,32 +118,51 @@ func (t *turn) endSession(gone *session) {
 	t.flushHandle(gone.handle)
 }
 
-// withSession runs f, which sends one command with a kept session. If the TPM does not know the session any more, or nonces
-// have come apart, f is run again with a new one. A policy session does not outlive a failure: what of the policy was executed
-// would stay.
+// sessionAttempts bounds how often a command is tried, each time with another session.
+const sessionAttempts = 3
+
+// errSessionGone says that the TPM does not know a session, in the words of a command that has the session as its handle.
+var errSessionGone = errors.New("the session is gone")
+
+// withSession runs f, which sends one command with a kept session. If it fails for the session's sake, f is run again with a new
+// one. A policy session does not outlive a failure: what of the policy was executed would stay.
 func (t *turn) withSession(kind tpm2.TPMSE, f func(*session) error) error {
-	for {
+	for attempt := 1; ; attempt++ {
 		s, err := t.session(kind)
 		if err != nil {
 			return err
 		}
 		fresh := s.uses == 1
+		s.pending = true
 		err = f(s)
-		var code tpm2.TPMRC
 		if err == nil {
 			return nil
 		}
+		var code tpm2.TPMRC
 		refused := errors.As(err, &code)
 		if refused && !sessionFault(code) && kind == tpm2.TPMSEHMAC {
 			s.pending = false // a command that fails does not roll the nonces (TPM 2.0 Part 1, 19.6.3)
 			return err
 		}
 		t.endSession(s)
-		if !refused || fresh || !sessionFault(code) || codeIs(code, tpm2.TPMRCAuthFail) { // such a failure may be counted
+		if attempt == sessionAttempts || !errors.Is(err, errSessionGone) && !(refused && mend(code, fresh)) {
 			return err
 		}
 		t.scheduler.log.Debug("TPM session is not good any more, starting another", "cause", err)
 	}
+}
+
+// mend reports whether a command that failed with code may succeed with a new session.
+func mend(code tpm2.TPMRC, fresh bool) bool {
+	switch {
+	case codeIs(code, tpm2.TPMRCAuthFail): // it may have been counted
+		return false
+	case codeIs(code, tpm2.TPMRCBadAuth): // of a fresh session, the nonces are right
+		return !fresh
+	case codeIs(code, tpm2.TPMRCPCRChanged): // of any PCR, since the policy was executed
+		return true
+	}
+	return sessionFault(code)
 }
 
 // sessionFault reports whether a code says that a session is gone, or may come from one whose nonces have come apart.
@@ -135,7 +171,7 @@ func sessionFault(code tpm2.TPMRC) bool {
 	if codeIs(code, tpm2.TPMRCHandle, tpm2.TPMRCValue) {
 		return code&0x40 == 0 && code&sessionRelated != 0
 	}
-	return codeIs(code, tpm2.TPMRCReferenceS0, tpm2.TPMRCContextGap, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail)
+	return codeIs(code, tpm2.TPMRCReferenceS0, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || sessionsFull(code)
 }
 
 // protected runs a command that needs an authorization value: with an HMAC session, or with the value itself if sessions are
@@ -166,10 +202,14 @@ func (s *scheduler) expireSessions() {
 	}
 	defer s.finish(t)
 	s.sessions.timer = nil
-	if s.sessions.hmac == nil && s.sessions.policy == nil {
+	if s.sessions.none() {
 		return
 	}
-	if rest := s.sessions.maxIdle - time.Since(s.sessions.used); rest > 0 {
+	rest := s.sessions.maxIdle - time.Since(s.sessions.used)
+	if s.conn == nil {
+		rest = s.sessions.maxIdle // nothing can be flushed at this moment
+	}
+	if rest > 0 {
 		s.watchIdle(rest)
 		return
 	}

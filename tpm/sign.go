@@ -47,7 +47,7 @@ func (k *Key) Sign(ctx context.Context, scheme tpm2.TPMAlgID, hash crypto.Hash, 
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("signing with a TPM key: %w", k.explainSign(err))
+		return nil, fmt.Errorf("signing with a TPM key: %w", k.explainAuth(err))
 	}
 	return signature, nil
 }
@@ -68,11 +68,18 @@ func (k *Key) checkScheme(scheme tpm2.TPMAlgID) error {
 	return fmt.Errorf("a %T does not sign", k.key)
 }
 
-func (k *Key) explainSign(err error) error {
-	if !codeOf(err, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth) {
+// explainAuth tells a caller that the authorization value was refused which the first session of a command carried.
+func (k *Key) explainAuth(err error) error {
+	var code tpm2.TPMRC
+	if !errors.As(err, &code) || !codeIs(code, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth) {
 		return err
 	}
+	if code&sessionMask == secondSession {
+		return fmt.Errorf("the attestation key has a password: %w", err)
+	}
 	switch {
+	case len(k.auth) == 0 && k.file.EmptyAuth:
+		return fmt.Errorf("%w: its file says that the key has none: that is wrong, or somebody changes commands on their way to the TPM: %w", ErrAuthValue, err)
 	case len(k.auth) == 0:
 		return fmt.Errorf("%w: the key has a password, and none was given: %w", ErrAuthValue, err)
 	case k.file.EmptyAuth:

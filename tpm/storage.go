@@ -55,7 +55,10 @@ func storageRoot(t *turn) (object, error) {
 	if err == nil && t.scheduler.sessions.knows(persistent) {
 		return persistent, nil
 	}
-	if t.ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
+	if t.ctx.Err() != nil {
+		return object{}, t.ctx.Err()
+	}
+	if errors.Is(err, ErrUnavailable) {
 		return object{}, err
 	}
 	t.scheduler.log.Debug("persistent storage root key not used, deriving one", "handle", "0x81000001", "reason", err)
@@ -73,7 +76,7 @@ func storageRoot(t *turn) (object, error) {
 // knows reports whether a storage root is the known one. The first that is found becomes that.
 func (s *sessions) knows(root object) bool {
 	if s.rootName == nil {
-		s.rootName = root.name
+		s.rootName = bytes.Clone(root.name)
 	}
 	return bytes.Equal(s.rootName, root.name)
 }
@@ -106,6 +109,7 @@ func createStorageRoot(t *turn) (object, error) {
 		return object{}, fmt.Errorf("the owner hierarchy has a password, so no storage root can be derived; make one persistent at 0x%08x: %w", uint32(HandleSRK), err)
 	}
 	if err != nil {
+		t.discard()
 		return object{}, fmt.Errorf("deriving the storage root key: %w", err)
 	}
 	o, err := parseObject(rsp.ObjectHandle, rsp.OutPublic.Bytes(), rsp.Name.Buffer)
@@ -161,6 +165,13 @@ func (o object) transient() bool { return byte(o.handle>>24) == byte(tpm2.TPMHTT
 func (t *turn) release(o object) {
 	if o.transient() {
 		t.flushHandle(o.handle)
+	}
+}
+
+// discard flushes what the last command made, where its answer is not to be used.
+func (t *turn) discard() {
+	if t.made != 0 {
+		t.flushHandle(t.made)
 	}
 }
 

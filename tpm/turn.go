@@ -16,6 +16,8 @@ import (
 const (
 	firstPause = time.Millisecond
 	maxPause   = 250 * time.Millisecond
+	// flushPatience is how long in all a flush is repeated for which nobody waits.
+	flushPatience = 2 * time.Second
 )
 
 // turn is one caller's exclusive use of the TPM. It is the transport.TPM that Do hands out.
@@ -25,6 +27,7 @@ type turn struct {
 
 	mu    sync.Mutex // held while a command is executed
 	over  bool
+	made  tpm2.TPMHandle   // what the last command loaded or started, if it did
 	flush []tpm2.TPMHandle // to be flushed when the turn is over
 }
 
@@ -48,28 +51,20 @@ func (t *turn) Send(input []byte) ([]byte, error) {
 	if t.ctx.Err() != nil && t.flushLater(input) {
 		return flushed(), nil
 	}
-	return t.sendLocked(input)
+	rsp, err := t.sendLocked(input)
+	if err != nil && t.ctx.Err() != nil && !t.scheduler.late() && t.flushLater(input) {
+		return flushed(), nil // the context ended before it was sent, or before the TPM took it
+	}
+	return rsp, err
 }
 
 func (t *turn) sendLocked(input []byte) ([]byte, error) {
-	var waited time.Duration
-	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+	return t.scheduler.patiently(t.ctx, t.scheduler.timeout, func() ([]byte, error) {
 		if err := t.ctx.Err(); err != nil {
 			return nil, fmt.Errorf("before sending %v: %w", command(input), err)
 		}
-		rsp, err := t.scheduler.perform(t, input)
-		if err != nil {
-			return nil, err
-		}
-		code := responseCode(rsp)
-		if !retryable(code) || waited >= t.scheduler.timeout {
-			return rsp, nil
-		}
-		if err := sleep(t.ctx, pause); err != nil {
-			return nil, fmt.Errorf("the TPM still answers %w: %w", code, err)
-		}
-		waited += pause
-	}
+		return t.scheduler.perform(t, input)
+	})
 }
 
 // connect opens the connection if there is none, and so finds out which keys are still loaded.

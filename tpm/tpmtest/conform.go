@@ -3,13 +3,16 @@ package tpmtest
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rsa"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -37,6 +40,11 @@ func Conform(t *testing.T, start func(testing.TB) Machine) {
 		{"an NV index that is not there is told apart", missesNV},
 		{"nothing is left loaded", tidies},
 		{"another client's transient objects do not matter", shares},
+		{"commands go through one session, which ends with the connection", usesASession},
+		{"commands go with passwords, where that is wanted", usesPasswords},
+		{"it signs on an elliptic curve", signsECDSA},
+		{"a key with an authorization value wants it", wantsItsValue},
+		{"a key that is bound to PCRs signs while they hold", holdsPCRs},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := start(t)
@@ -158,7 +166,7 @@ func tidies(t *testing.T, _ Machine, on *tpm.TPM) {
 			t.Error(err)
 		}
 	}
-	if n := loadedObjects(t, on); n != 0 {
+	if n := count(t, on, transients); n != 0 {
 		t.Errorf("%d objects are loaded", n)
 	}
 }
@@ -180,10 +188,130 @@ func shares(t *testing.T, _ Machine, on *tpm.TPM) {
 	}
 }
 
-func loadedObjects(t *testing.T, on *tpm.TPM) (n int) {
+// ecdsaKey makes and loads a key on P-256.
+func ecdsaKey(t *testing.T, on *tpm.TPM, options tpm.KeyOptions, load tpm.LoadOptions) *tpm.Key {
+	t.Helper()
+	options.Algorithm = tpm.ECDSAP256
+	file, err := on.CreateKey(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	load.PCRValues = file.PCRValues
+	k, err := on.LoadKey(t.Context(), file, load)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = k.Close() }) // always nil
+	return k
+}
+
+// signECDSA signs, and returns the TPM's error. A signature that does not verify is one of the test.
+func signECDSA(t *testing.T, k *tpm.Key) error {
+	t.Helper()
+	digest := crypto.SHA256.New().Sum(nil)
+	sig, err := k.Sign(t.Context(), tpm2.TPMAlgECDSA, crypto.SHA256, digest)
+	if err == nil && !ecdsa.VerifyASN1(k.PublicKey().(*ecdsa.PublicKey), digest, sig) {
+		t.Error("the signature does not verify")
+	}
+	return err
+}
+
+func signsECDSA(t *testing.T, _ Machine, on *tpm.TPM) {
+	k := ecdsaKey(t, on, tpm.KeyOptions{}, tpm.LoadOptions{SignOnly: true})
+	for range 5 {
+		if err := signECDSA(t, k); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func usesASession(t *testing.T, m Machine, on *tpm.TPM) {
+	k := ecdsaKey(t, on, tpm.KeyOptions{}, tpm.LoadOptions{})
+	for range 5 {
+		if err := signECDSA(t, k); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := count(t, on, loadedSessions); n != 1 {
+		t.Errorf("%d sessions are loaded", n)
+	}
+	m.Reboot(t)
+	if err := signECDSA(t, k); err != nil {
+		t.Error(err)
+	}
+	if err := on.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, Connect(t, m.Device()), loadedSessions); n != 0 {
+		t.Errorf("%d sessions are left", n)
+	}
+}
+
+func usesPasswords(t *testing.T, m Machine, on *tpm.TPM) {
+	if err := on.Close(); err != nil { // it may be that the TPM takes one connection only
+		t.Fatal(err)
+	}
+	on = ConnectWith(t, tpm.Config{Device: m.Device(), PlainSessions: true})
+	sign(t, CreateKey(t, on))
+	value := secret.New("value")
+	if err := signECDSA(t, ecdsaKey(t, on, tpm.KeyOptions{AuthValue: value}, tpm.LoadOptions{AuthValue: value})); err != nil {
+		t.Error(err)
+	}
+	if n := count(t, on, loadedSessions); n != 0 {
+		t.Errorf("%d sessions are loaded", n)
+	}
+}
+
+func wantsItsValue(t *testing.T, _ Machine, on *tpm.TPM) {
+	value := secret.New("\x00va\x00lue")
+	options := tpm.KeyOptions{AuthValue: value}
+	if err := signECDSA(t, ecdsaKey(t, on, options, tpm.LoadOptions{AuthValue: value})); err != nil {
+		t.Error(err)
+	}
+	for _, wrong := range []secret.String{{}, secret.New("other")} {
+		k := ecdsaKey(t, on, options, tpm.LoadOptions{AuthValue: wrong})
+		if err := signECDSA(t, k); !errors.Is(err, tpm.ErrAuthValue) {
+			t.Errorf("another value: %v", err)
+		}
+	}
+}
+
+// holdsPCRs uses PCR 23, which is there to be played with.
+func holdsPCRs(t *testing.T, _ Machine, on *tpm.TPM) {
+	k := ecdsaKey(t, on, tpm.KeyOptions{PCRs: tpm.PCRSelection{PCRs: []int{0, 23}}}, tpm.LoadOptions{})
+	for range 2 {
+		if err := signECDSA(t, k); err != nil {
+			t.Error(err)
+		}
+	}
+	err := on.Do(t.Context(), func(c transport.TPM) error {
+		_, err := tpm2.PCRExtend{
+			PCRHandle: tpm2.AuthHandle{Handle: 23, Auth: tpm2.PasswordAuth(nil)},
+			Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: make([]byte, 32)}}},
+		}.Execute(c)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = signECDSA(t, k)
+	var changed *tpm.PCRError
+	if !errors.Is(err, tpm.ErrPCRsChanged) || !errors.As(err, &changed) || !slices.Equal(changed.Changed, []int{23}) {
+		t.Errorf("PCR 23 is another: %v", err)
+	}
+}
+
+// Kinds of handles, as TPM2_GetCapability counts them (TPM 2.0 Part 2, 7.2).
+const (
+	loadedSessions = 0x02000000
+	transients     = 0x80000000
+)
+
+// count counts the handles of a kind.
+func count(t *testing.T, on *tpm.TPM, kind uint32) (n int) {
 	t.Helper()
 	err := on.Do(t.Context(), func(c transport.TPM) error {
-		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: 0x80000000, PropertyCount: 64}.Execute(c)
+		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: kind, PropertyCount: 64}.Execute(c)
 		if err != nil {
 			return err
 		}

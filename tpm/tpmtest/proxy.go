@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/google/go-tpm/tpm2"
 )
 
 const (
@@ -30,96 +31,31 @@ var ErrHangUp = errors.New("hang up")
 // Proxy stands between a client and a TPM and does to the conversation what a test wants. Without a handler it only passes on.
 // Each client has its own connection to the TPM, which ends with the client's.
 type Proxy struct {
-	listener net.Listener
+	server
 	upstream string
-	serving  sync.WaitGroup
 
-	mu      sync.Mutex
-	handler Handler
-	clients map[net.Conn]struct{}
-	closed  bool
+	handling sync.Mutex
+	handler  Handler
 }
 
 // NewProxy starts a proxy before the TPM at device, "unix:/path". It ends with the test; what a handler blocks on must be
 // released before.
 func NewProxy(t testing.TB, device string) *Proxy {
 	t.Helper()
-	l, err := net.Listen("unix", filepath.Join(shortDir(t), "proxy.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &Proxy{listener: l, upstream: strings.TrimPrefix(device, "unix:"), clients: make(map[net.Conn]struct{})}
-	p.serving.Go(p.accept)
-	t.Cleanup(p.close)
+	p := &Proxy{upstream: strings.TrimPrefix(device, "unix:")}
+	p.start(t, p.serve)
 	return p
 }
 
-// Device is the address to open the TPM by.
-func (p *Proxy) Device() string { return "unix:" + p.listener.Addr().String() }
-
 // Handle sets the handler for the commands to come. Nil passes them on.
 func (p *Proxy) Handle(h Handler) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.handling.Lock()
+	defer p.handling.Unlock()
 	p.handler = h
-}
-
-// Push writes bytes to all clients that nobody asked for.
-func (p *Proxy) Push(t testing.TB, b []byte) {
-	t.Helper()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.clients {
-		if _, err := c.Write(b); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-// Disconnect closes the connections of all clients. They may come back.
-func (p *Proxy) Disconnect() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.clients {
-		_ = c.Close() // its server sees the end
-	}
-}
-
-func (p *Proxy) close() {
-	p.mu.Lock()
-	p.closed = true
-	p.mu.Unlock()
-	_ = p.listener.Close() // it ends accept
-	p.Disconnect()
-	p.serving.Wait()
-}
-
-func (p *Proxy) accept() {
-	for {
-		c, err := p.listener.Accept()
-		if err != nil {
-			return // closed
-		}
-		p.mu.Lock()
-		p.clients[c] = struct{}{}
-		closed := p.closed
-		p.mu.Unlock()
-		if closed {
-			_ = c.Close() // too late
-			continue
-		}
-		p.serving.Go(func() { p.serve(c) })
-	}
 }
 
 // serve carries one client's commands until either side ends.
 func (p *Proxy) serve(client net.Conn) {
-	defer func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		delete(p.clients, client)
-		_ = client.Close() // all is said
-	}()
 	upstream, err := net.Dial("unix", p.upstream)
 	if err != nil {
 		return
@@ -144,9 +80,9 @@ func (p *Proxy) serve(client net.Conn) {
 }
 
 func (p *Proxy) handle(command []byte, forward Forward) ([]byte, error) {
-	p.mu.Lock()
+	p.handling.Lock()
 	h := p.handler
-	p.mu.Unlock()
+	p.handling.Unlock()
 	if h == nil {
 		return forward(command)
 	}
@@ -177,3 +113,8 @@ func Response(code uint32) []byte {
 
 // CommandCode returns the code of a command.
 func CommandCode(command []byte) uint32 { return binary.BigEndian.Uint32(command[6:]) }
+
+// handleAt returns what follows the header of a command or response: a handle, if it is one that has any.
+func handleAt(message []byte) tpm2.TPMHandle {
+	return tpm2.TPMHandle(binary.BigEndian.Uint32(message[headerBytes:]))
+}

@@ -213,7 +213,7 @@ func TestABrokenTransportIsReplaced(t *testing.T) {
 		{"a response that claims 4 GB", func([]byte, tpmtest.Forward) ([]byte, error) { return claim(0xffffffff), nil }},
 		{"a response that claims one byte too many", func([]byte, tpmtest.Forward) ([]byte, error) { return claim(4097), nil }},
 		{"a response shorter than its header", func([]byte, tpmtest.Forward) ([]byte, error) { return claim(9), nil }},
-		{"a response with bytes after it", func([]byte, tpmtest.Forward) ([]byte, error) { return append(whole, 0), nil }},
+		{"a response with bytes after it", func([]byte, tpmtest.Forward) ([]byte, error) { return append(slices.Clip(whole), 0), nil }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

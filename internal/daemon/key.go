@@ -13,8 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/google/go-tpm/tpm2"
-
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
@@ -170,7 +168,7 @@ func BindingKeyOptions(cfg *config.Config) (signer.KeyOptions, error) {
 	k := cfg.BindingKey
 	options := signer.KeyOptions{
 		KeyOptions: tpm.KeyOptions{Algorithm: tpm.RSA2048, PCRs: tpm.PCRSelection{PCRs: k.PCRs, Bank: crypto.SHA256}},
-		Persistent: tpm2.TPMHandle(k.PersistentHandle),
+		Persistent: tpm.Handle(k.PersistentHandle),
 	}
 	if k.PCRBank == config.BankSHA384 {
 		options.PCRs.Bank = crypto.SHA384

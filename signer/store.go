@@ -137,7 +137,9 @@ func (s *Store) Adopt(ctx context.Context, on *tpm.TPM, name string, file *tpm.K
 		return Entry{}, fmt.Errorf("the key cannot be adopted: %w", err)
 	}
 	defer key.Close()
-	return s.add(ctx, on, name, file, options)
+	known := *file
+	known.EmptyAuth = options.AuthValue.IsZero() // not every program says so in its files
+	return s.add(ctx, on, name, &known, options)
 }
 
 // vacant returns the generation that a new key of this name gets: the one that current names, whose key file an operator may

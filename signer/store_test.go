@@ -587,13 +587,13 @@ func TestAPersistentHandleGoesWithTheKey(t *testing.T) {
 		}
 	}
 	is("made", place, first)
-	next := s.begin("app", options)
+	s.begin("app", options)
 	is("rotation begun", place, first)
 	if err := s.CancelRotation(t.Context(), s.on, "app"); err != nil {
 		t.Fatal(err)
 	}
 	is("rotation cancelled", place, first)
-	next = s.begin("app", options)
+	next := s.begin("app", options)
 	if err := s.finish(next, believe); err != nil {
 		t.Fatal(err)
 	}

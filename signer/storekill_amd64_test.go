@@ -75,7 +75,7 @@ func trace(name, dir, device string, n int) (ended bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer p.Release() //nolint:errcheck // it is waited for below
+	defer p.Release() // it is waited for below, by its threads
 	tr := tracer{pid: p.Pid, dir: dir, left: n, inside: map[int]bool{}}
 	return tr.run()
 }

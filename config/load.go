@@ -148,3 +148,9 @@ func checkOwner(path string, info fs.FileInfo) error {
 	}
 	return nil
 }
+
+// Default is the configuration of a file that says nothing. It has no identities, which a file must have.
+func Default() *Config {
+	cfg := defaults()
+	return &cfg
+}

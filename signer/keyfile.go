@@ -30,20 +30,42 @@ func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, e
 	if err != nil {
 		return nil, false, err
 	}
+	file, err := decodeKeyFile(cfg.KeyFile, text)
+	if err != nil {
+		return nil, false, err
+	}
+	key, err = loadKeyFile(ctx, cfg, file)
+	return key, created, err
+}
+
+// readKeyFile reads a key file of ours.
+func readKeyFile(path string) (*tpm.KeyFile, error) {
+	text, err := statefile.Read(path, maxKeyFileBytes)
+	if err != nil {
+		return nil, err
+	}
+	return decodeKeyFile(path, text)
+}
+
+func decodeKeyFile(path string, text []byte) (*tpm.KeyFile, error) {
 	file, err := tpm.DecodeKeyFile(text)
 	if err != nil {
-		return nil, false, fmt.Errorf("%q: %w; restore it, or move it away to get a new key (and certificate)", cfg.KeyFile, err)
+		return nil, fmt.Errorf("%q: %w; restore it, or move it away to get a new key (and certificate)", path, err)
 	}
-	key, err = cfg.TPM.LoadKey(ctx, file, tpm.LoadOptions{
+	return file, nil
+}
+
+func loadKeyFile(ctx context.Context, cfg Config, file *tpm.KeyFile) (*tpm.Key, error) {
+	key, err := cfg.TPM.LoadKey(ctx, file, tpm.LoadOptions{
 		AuthValue:  cfg.Options.AuthValue,
 		Persistent: cfg.Persistent,
 		SignOnly:   !cfg.AnyAttributes,
 		PCRValues:  cfg.PCRValues,
 	})
 	if err != nil {
-		return nil, false, fmt.Errorf("%q: %w%s", cfg.KeyFile, err, loadAdvice(err))
+		return nil, fmt.Errorf("%q: %w%s", cfg.KeyFile, err, loadAdvice(err))
 	}
-	return key, created, nil
+	return key, nil
 }
 
 // createKeyFile makes a key and writes its file. It reports false if another process was faster.

@@ -77,6 +77,7 @@ type Info struct {
 // Key is a key in a TPM. It is a crypto.Signer and safe for concurrent use; the TPM makes one signature at a time.
 type Key struct {
 	key     *tpm.Key
+	on      *tpm.TPM // that the key is in
 	public  crypto.PublicKey
 	info    Info
 	offered offer
@@ -101,11 +102,32 @@ func Open(ctx context.Context, cfg Config) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
+	k, err := start(ctx, cfg, loaded)
+	if err != nil {
+		return nil, err
+	}
+	k.info.Created = created
+	return k, nil
+}
+
+// OpenFile is Open for the content of a key file, wherever that came from. KeyFile is only what messages call it.
+func OpenFile(ctx context.Context, cfg Config, file *tpm.KeyFile) (*Key, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	loaded, err := loadKeyFile(ctx, cfg, file)
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, cfg, loaded)
+}
+
+// start tests a loaded key and begins its life here.
+func start(ctx context.Context, cfg Config, loaded *tpm.Key) (*Key, error) {
 	k, err := test(ctx, cfg, loaded)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("TPM key %q: %w", cfg.KeyFile, err), loaded.Close())
 	}
-	k.info.Created = created
 	k.lifetime, k.end = context.WithCancel(context.WithoutCancel(ctx))
 	return k, nil
 }
@@ -116,7 +138,7 @@ func test(ctx context.Context, cfg Config, loaded *tpm.Key) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Key{key: loaded, public: loaded.PublicKey()}
+	k := &Key{key: loaded, on: cfg.TPM, public: loaded.PublicKey()}
 	if k.offered, err = k.selfTest(ctx, properties.Hashes); err != nil {
 		return nil, fmt.Errorf("self-test: %w", err)
 	}

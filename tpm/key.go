@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"slices"
 	"sync/atomic"
 
 	"github.com/google/go-tpm/tpm2"
@@ -385,10 +384,4 @@ func (k *Key) authorize(t *turn, encrypt byte, f func(a *authorization) error) e
 }
 
 // PCRs says which PCRs the key is bound to; none as a rule.
-func (k *Key) PCRs() PCRSelection {
-	if k.policy.bank == 0 {
-		return PCRSelection{}
-	}
-	bank, _ := k.policy.bank.Hash() // an unknown bank is nobody's: 0
-	return PCRSelection{Bank: bank, PCRs: slices.Clone(k.policy.pcrs)}
-}
+func (k *Key) PCRs() PCRSelection { return k.policy.selection() }

@@ -9,9 +9,6 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Handle is where an object is in a TPM (TPM 2.0 Part 2, 7.4), for who has no other use for go-tpm.
-type Handle = tpm2.TPMHandle
-
 // The persistent handles that the owner may give to keys: TCG Registry of Reserved TPM 2.0 Handles, 2.3.1, less the block of
 // 0x81000000 that is set aside for storage roots and attestation keys.
 const (
@@ -19,12 +16,23 @@ const (
 	lastPersistent  tpm2.TPMHandle = 0x817fffff
 )
 
+// CheckPersistentHandle says whether [Key.Persist] takes a handle.
+func CheckPersistentHandle(h tpm2.TPMHandle) error {
+	if h < firstPersistent || h > lastPersistent {
+		return fmt.Errorf("persistent handle 0x%08x is not between 0x%08x and 0x%08x", uint32(h), uint32(firstPersistent), uint32(lastPersistent))
+	}
+	return nil
+}
+
+// Handle names an object in the TPM.
+type Handle = tpm2.TPMHandle
+
 // Persist keeps the key at a persistent handle, 0x81010000 to 0x817fffff (TPM2_EvictControl, TPM 2.0 Part 3, 28.5): through a
 // resource manager a transient key costs three commands more around each one. It takes one of the few places in the TPM's NV
 // memory. A key that is there already is fine; another object there is an error.
 func (k *Key) Persist(ctx context.Context, h tpm2.TPMHandle) error {
-	if h < firstPersistent || h > lastPersistent {
-		return fmt.Errorf("persistent handle 0x%08x is not between 0x%08x and 0x%08x", uint32(h), uint32(firstPersistent), uint32(lastPersistent))
+	if err := CheckPersistentHandle(h); err != nil {
+		return err
 	}
 	err := k.use(ctx, func(t *turn, at tpm2.TPMHandle) error {
 		o, err := readPublic(t, h)

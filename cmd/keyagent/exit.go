@@ -9,6 +9,7 @@ import (
 
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/daemon"
 )
 
 // Exit codes; part of the command line's contract.
@@ -47,8 +48,9 @@ func (a *app) exit(err error) int {
 func exitCode(err error) int {
 	_, badConfig := errors.AsType[configError](err)
 	_, badUsage := errors.AsType[usageError](err)
+	_, badRequest := errors.AsType[daemon.UsageError](err)
 	switch {
-	case badConfig, badUsage, isBadRequest(err):
+	case badConfig, badUsage, badRequest, isBadRequest(err):
 		return exitUsage
 	case errors.Is(err, client.ErrRefused):
 		return exitRefused
@@ -68,16 +70,17 @@ func hintFor(err error) string {
 	if e, ok := errors.AsType[*client.Error](err); ok {
 		return e.Problem.Hint
 	}
-	if _, ok := errors.AsType[usageError](err); ok {
-		return "see keyagent --help"
-	}
 	if _, ok := errors.AsType[*config.Error](err); ok {
 		return "mend the file, then run: keyagent config check"
 	}
 	var hinted interface{ Hint() string }
+	_, badUsage := errors.AsType[usageError](err)
+	_, badRequest := errors.AsType[daemon.UsageError](err)
 	switch {
 	case errors.As(err, &hinted):
 		return hinted.Hint()
+	case badUsage, badRequest:
+		return "see keyagent --help"
 	case errors.Is(err, fs.ErrNotExist) && isConfigError(err):
 		return "name the file with --config FILE or KEYAGENT_CONFIG"
 	case errors.Is(err, client.ErrNotReachable):

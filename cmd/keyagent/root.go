@@ -39,9 +39,9 @@ func (a *app) rootCommand() *cobra.Command {
 		Long: `keyagent hands out Microsoft Entra access tokens that were obtained with a key
 that cannot leave this Confidential VM's TPM.
 
-One daemon per VM ("keyagent serve") owns the key. The other commands talk to it
-over a local Unix socket; who may have which token is decided by the rules in its
-configuration.
+One daemon per VM ("keyagent serve") owns the key. token and status talk to it over a
+local Unix socket; who may have which token is decided by the rules in its
+configuration. key, cert and doctor work beside it.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy,
 4 agent not reachable.`,
@@ -62,7 +62,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 		"configuration file (env KEYAGENT_CONFIG)")
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
 		"the agent's socket (env KEYAGENT_SOCKET; default /run/keyagent/agent.sock)")
-	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.configCommand(), a.versionCommand())
+	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.keyCommand(), a.certCommand(), a.doctorCommand(),
+		a.configCommand(), a.versionCommand())
 	wrapArgs(root)
 	return root
 }

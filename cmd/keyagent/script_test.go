@@ -19,15 +19,19 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/simulator"
 )
 
-// TestMain lets the scripts run two programs, each as a process of its own: the
-// real keyagent, and a simulated platform with its TPM.
+// TestMain lets the scripts run programs, each as a process of its own: the real
+// keyagent, a simulated platform with its TPM, and what script_programs_test.go has.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"keyagent": main,
-		"azuresim": func() { os.Exit(azuresim()) },
+		"keyagent":   main,
+		"azuresim":   func() { os.Exit(azuresim()) },
+		"mtlsserver": func() { os.Exit(complain(mtlsServer(os.Args[1], os.Args[2]))) },
+		"extendpcr":  func() { os.Exit(complain(extendPCR(os.Args[1], os.Args[2]))) },
+		"tpmrelay":   func() { os.Exit(complain(relayTPM(os.Args[1]))) },
 	})
 }
 
@@ -57,8 +61,28 @@ func azuresim() int {
 //	fault DIR JSON | faultless DIR
 //	journal DIR LEG COUNT       counts the requests that the platform saw
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 filepath.Join("testdata", "script"),
+	testscript.Run(t, params("script"))
+}
+
+// TestJudgedScripts plays testdata/judged, where other programs use the TPM, too.
+func TestJudgedScripts(t *testing.T) {
+	judge.OpenSSLProvider(t, "tpm2")
+	for _, tool := range []string{"tpm2_create", "tpm2_encodeobject", "tpm2_flushcontext"} {
+		judge.Tool(t, tool)
+	}
+	p := params("judged")
+	p.Setup = func(env *testscript.Env) error {
+		tcti := "cmd:tpmrelay " + filepath.Join(env.WorkDir, "vm", "tpm.sock")
+		env.Setenv("TPM2TOOLS_TCTI", tcti)
+		env.Setenv("TPM2OPENSSL_TCTI", tcti)
+		return nil
+	}
+	testscript.Run(t, p)
+}
+
+func params(dir string) testscript.Params {
+	return testscript.Params{
+		Dir:                 filepath.Join("testdata", dir),
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready":     ready,
@@ -67,7 +91,7 @@ func TestScripts(t *testing.T) {
 			"faultless": clearFaults,
 			"journal":   countJournal,
 		},
-	})
+	}
 }
 
 // readyLimit is far above what anything takes to start.

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -61,13 +60,4 @@ func (a *app) logHandler(format string) (slog.Handler, error) {
 		return slog.NewJSONHandler(a.err, nil), nil
 	}
 	return nil, usageError{fmt.Errorf("--log-format %q is not text or json", format)}
-}
-
-func (a *app) isTerminal() bool {
-	f, ok := a.err.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

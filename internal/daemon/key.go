@@ -64,8 +64,7 @@ func readPin(path string, log *slog.Logger) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	pin, err := hex.DecodeString(string(bytes.TrimSuffix(text, []byte("\n"))))
-	if err == nil && len(pin) > 2 {
+	if pin, ok := decodePin(text); ok {
 		return pin, nil
 	}
 	torn, err := statefile.Quarantine(path)
@@ -74,6 +73,12 @@ func readPin(path string, log *slog.Logger) ([]byte, error) {
 	}
 	log.Warn("the note of the TPM's storage root is damaged and was put aside; the root that the TPM shows now is believed", "file", torn)
 	return nil, nil
+}
+
+// decodePin reads the note of a storage root; ok is false if it is damaged.
+func decodePin(text []byte) (pin []byte, ok bool) {
+	pin, err := hex.DecodeString(string(bytes.TrimSuffix(text, []byte("\n"))))
+	return pin, err == nil && len(pin) > 2
 }
 
 func holdToRoot(ctx context.Context, t *tpm.TPM, pin []byte, path string, log *slog.Logger) error {

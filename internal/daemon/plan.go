@@ -131,20 +131,31 @@ func resolveID(name string, lookup func(string) (string, error)) (uint32, error)
 }
 
 func (p *plan) addRoots(file string) error {
-	if file == "" {
-		return nil
-	}
-	pem, err := config.ReadTrusted(file)
+	roots, err := rootsWith(file)
 	if err != nil {
 		return fmt.Errorf("ca_file: %w", err)
 	}
-	if p.rootCAs, err = x509.SystemCertPool(); err != nil {
-		return fmt.Errorf("ca_file: the system's certificate authorities: %w", err)
-	}
-	if !p.rootCAs.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("ca_file: %s holds no PEM certificate", file)
-	}
+	p.rootCAs = roots
 	return nil
+}
+
+// rootsWith returns the system's certificate authorities and those of a file; nil, which means the system's, if there is none.
+func rootsWith(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := config.ReadTrusted(file)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("the system's certificate authorities: %w", err)
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no PEM certificate", file)
+	}
+	return roots, nil
 }
 
 // addAttestation decides what evidence this agent accepts of itself before it

@@ -68,6 +68,29 @@ func fill(f *os.File, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
+// Remove removes the file at path, for good: a power cut does not bring it back. One that is not there is fine.
+func Remove(path string) error {
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return fmt.Errorf("removing state file: %w", err)
+	}
+	return nil
+}
+
+// Rename gives a file or directory another name in the same directory, for good.
+func Rename(path, name string) error {
+	if err := os.Rename(path, name); err != nil {
+		return fmt.Errorf("renaming state file: %w", err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
 // maxTorn bounds the search for a free name in [Quarantine]: more torn files than that need an operator, not another name.
 const maxTorn = 100
 

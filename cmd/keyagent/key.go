@@ -1,0 +1,119 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/daemon"
+)
+
+func (a *app) keyCommand() *cobra.Command {
+	var place placeFlags
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "Make and keep keys in the TPM",
+		Long: `Make and keep keys in the TPM, with their certificates.
+
+These commands use the TPM and the state directory of the configuration, beside a
+running agent or without one. They do not need the configuration file: where it is not
+at its usual place and not named, --tpm and --state-dir say what it would, or the
+defaults hold. Run them as the user that the agent runs as.`,
+		Example: `  keyagent key create app
+  keyagent key self-sign app --subject CN=app
+  keyagent key show`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	place.add(cmd)
+	cmd.AddCommand(a.keyCreateCommand(&place), a.keyShowCommand(&place), a.keyCSRCommand(&place), a.keySelfSignCommand(&place),
+		a.keyRotateCommand(&place), a.keyDeleteCommand(&place))
+	return cmd
+}
+
+// placeFlags say where keys are, in place of the configuration.
+type placeFlags struct{ tpm, stateDir string }
+
+func (f *placeFlags) add(cmd *cobra.Command) {
+	flags := cmd.PersistentFlags()
+	flags.StringVar(&f.tpm, "tpm", "", "the TPM, in place of the configuration's: device:/dev/tpmrm0, unix:/path or tcp:host:port")
+	flags.StringVar(&f.stateDir, "state-dir", "", "the state directory, in place of the configuration's")
+}
+
+// config reads the configuration. A file that nobody named may be missing.
+func (f *placeFlags) config(a *app, cmd *cobra.Command) (*config.Config, error) {
+	cfg, err := config.Load(a.configPath)
+	named := cmd.Flags().Changed("config") || os.Getenv("KEYAGENT_CONFIG") != ""
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		cfg, err = config.Default(), nil
+	}
+	if err != nil {
+		return nil, configError{err}
+	}
+	return cfg, f.override(cfg)
+}
+
+// override lets the flags win.
+func (f *placeFlags) override(cfg *config.Config) error {
+	cfg.TPM = cmp.Or(f.tpm, cfg.TPM)
+	if f.stateDir == "" {
+		return nil
+	}
+	var err error
+	cfg.StateDir, err = filepath.Abs(f.stateDir)
+	return err
+}
+
+// withKeys opens the keys for do.
+func (a *app) withKeys(cmd *cobra.Command, place *placeFlags, do func(*daemon.Keyring) error) error {
+	cfg, err := place.config(a, cmd)
+	if err != nil {
+		return err
+	}
+	keys, err := daemon.OpenKeyring(cmd.Context(), cfg, daemon.Options{Version: version, Logger: a.warnings()})
+	if err != nil {
+		return err
+	}
+	defer keys.Close()
+	return do(keys)
+}
+
+// warnings is a logger for what is not the command's result.
+func (a *app) warnings() *slog.Logger {
+	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{
+		Level: slog.LevelWarn,
+		ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
+			if attr.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return attr
+		},
+	}))
+}
+
+// addAuthFlags are for commands that use a key.
+func addAuthFlags(cmd *cobra.Command, auth *daemon.AuthSource) {
+	cmd.Flags().StringVar(&auth.File, "auth-file", "", "file with the key's authorization value, 1 to 32 bytes (/dev/stdin reads standard input)")
+	cmd.Flags().StringVar(&auth.Credential, "auth-credential", "", "systemd credential with the key's authorization value")
+}
+
+// addRequestFlags are for commands that make a key.
+func addRequestFlags(cmd *cobra.Command, req *daemon.KeyRequest) {
+	flags := cmd.Flags()
+	flags.StringVar(&req.Algorithm, "algorithm", "", "kind of key: "+daemon.AlgorithmNames())
+	flags.StringVar(&req.PCRs, "pcrs", "", "bind the key to the values that these PCRs have now, as in 0,2,7")
+	flags.StringVar(&req.PCRBank, "pcr-bank", "", "bank of these PCRs: sha256 or sha384")
+	flags.StringVar(&req.Persistent, "persistent", "", "keep the key in the TPM, too, at this handle: 0x81010000 to 0x817fffff")
+	addAuthFlags(cmd, &req.Auth)
+}
+
+func addNameFlags(cmd *cobra.Command, names *daemon.NameRequest) {
+	cmd.Flags().StringVar(&names.Subject, "subject", "", "distinguished name, as in CN=app,O=Contoso or /O=Contoso/CN=app")
+	cmd.Flags().StringArrayVar(&names.AltNames, "san", nil, "subject alternative name, as in DNS:app.example, URI:api://app, IP:10.0.0.1 or email:a@b.example; may be repeated")
+}

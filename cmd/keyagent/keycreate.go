@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyagent/keyagent/internal/daemon"
+)
+
+func (a *app) keyCreateCommand(place *placeFlags) *cobra.Command {
+	var req daemon.KeyRequest
+	var from string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Make a key in the TPM",
+		Long: `Make a key in the TPM that signs and cannot leave it. Its file in the state directory
+is of no use on another machine.
+
+The name "binding" is the agent's own key, which its first start makes: here, too, it
+is made as the configuration says.
+
+--from-key-file adopts a key that another program made in this TPM: a TSS2 PRIVATE KEY
+file of tpm2-tools or of OpenSSL's tpm2 provider. The file is copied. What is worse
+than in a key made here is reported; a key that could leave the TPM is refused.`,
+		Example: `  keyagent key create app
+  keyagent key create app --algorithm ecdsa-p256 --pcrs 0,2,7
+  keyagent key create app --from-key-file key.pem`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
+				var report daemon.KeyReport
+				err := a.during(cmd.Context(), "making the key in the TPM (RSA can take a minute)", func() (err error) {
+					if from != "" {
+						report, err = keys.Adopt(cmd.Context(), args[0], from, req)
+					} else {
+						report, err = keys.Create(cmd.Context(), args[0], req)
+					}
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				return a.printKey(report, asJSON, fmt.Sprintf("next: keyagent key self-sign %[1]s --subject CN=%[1]s, or keyagent key csr %[1]s --subject CN=%[1]s", report.Name))
+			})
+		},
+	}
+	addRequestFlags(cmd, &req)
+	cmd.Flags().StringVar(&from, "from-key-file", "", "adopt the key of this file")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}

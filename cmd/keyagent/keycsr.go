@@ -1,0 +1,40 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/keyagent/keyagent/internal/daemon"
+)
+
+func (a *app) keyCSRCommand(place *placeFlags) *cobra.Command {
+	var req daemon.RequestOptions
+	var out string
+	cmd := &cobra.Command{
+		Use:   "csr NAME",
+		Short: "Make a certificate request",
+		Long: `Make a certificate request (PKCS #10, PEM) for a key, signed by it. It asks for the key
+usage digitalSignature and the extended key usage clientAuth.`,
+		Example: `  keyagent key csr app --subject CN=app,O=Contoso --out app.csr
+  keyagent key csr app --next --subject CN=app --san DNS:app.example --san URI:api://app`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
+				text, err := keys.Request(cmd.Context(), args[0], req)
+				if err != nil {
+					return err
+				}
+				if out != "" {
+					return daemon.WriteFile(out, text)
+				}
+				_, err = a.out.Write(text)
+				return err
+			})
+		},
+	}
+	addNameFlags(cmd, &req.NameRequest)
+	cmd.Flags().BoolVar(&req.Next, "next", false, "for the generation that a rotation has begun")
+	cmd.Flags().BoolVar(&req.PSS, "pss", false, "sign with RSASSA-PSS in place of PKCS #1 v1.5; some issuers cannot verify it")
+	cmd.Flags().StringVar(&out, "out", "", "file to write, in place of standard output")
+	addAuthFlags(cmd, &req.Auth)
+	return cmd
+}

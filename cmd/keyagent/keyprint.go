@@ -1,0 +1,186 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/keyagent/keyagent/internal/daemon"
+)
+
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(a.out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// printDone prints that something was done to a key.
+func (a *app) printDone(asJSON bool, what, name, format string) error {
+	if asJSON {
+		return a.printJSON(map[string]any{"name": name, what: true})
+	}
+	_, err := fmt.Fprintf(a.out, format, name)
+	return err
+}
+
+// printKey prints one key, and what to do next on a line of its own.
+func (a *app) printKey(r daemon.KeyReport, asJSON bool, next string) error {
+	a.warn(r.Warnings)
+	if asJSON {
+		r.PublicKey = ""
+		return a.printJSON(r)
+	}
+	r.Warnings = nil // they were said
+	if err := a.printKeys([]daemon.KeyReport{r}, false, false); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(a.out, next)
+	return err
+}
+
+// warn is for what must not be overlooked in the result of a command that changed something.
+func (a *app) warn(warnings []string) {
+	for _, w := range warnings {
+		fmt.Fprintf(a.err, "keyagent: warning: %s\n", strings.ReplaceAll(w, "\n", " "))
+	}
+}
+
+type rowFunc = func(name, format string, args ...any)
+
+// printKeys prints what there is to say of keys.
+func (a *app) printKeys(reports []daemon.KeyReport, asJSON, public bool) error {
+	if !public {
+		for i := range reports {
+			reports[i].PublicKey = ""
+		}
+	}
+	if asJSON {
+		return a.printJSON(reports)
+	}
+	if len(reports) == 0 {
+		_, err := fmt.Fprintln(a.out, "there are no keys; keyagent key create NAME makes one")
+		return err
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	for _, r := range reports {
+		printKeyRows(row, r)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, r := range reports {
+		if _, err := fmt.Fprint(a.out, r.PublicKey); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printKeyRows(row rowFunc, r daemon.KeyReport) {
+	switch {
+	case r.Name == "":
+		row("key", "%s", r.KeyFile)
+	case r.State == "":
+		row("key "+r.Name, "")
+	default:
+		row("key "+r.Name, "%s, generation %d", r.State, r.Generation)
+	}
+	optional := func(name, value string) {
+		if value != "" {
+			row("  "+name, "%s", value)
+		}
+	}
+	optional("problem", strings.ReplaceAll(r.Problem, "\n", " "))
+	optional("algorithm", r.Algorithm)
+	optional("strength", r.Strength)
+	optional("attributes", strings.Join(r.Attributes, ", "))
+	for _, w := range r.Warnings {
+		optional("warning", strings.ReplaceAll(w, "\n", " "))
+	}
+	if r.Created != nil {
+		row("  created", "%s", stamp(*r.Created))
+	}
+	optional("tls", strings.Join(r.TLSVersions, ", "))
+	optional("signatures", strings.Join(r.SignatureSchemes, ", "))
+	if r.PSSSaltLength != nil {
+		row("  pss salt", "%d bytes", *r.PSSSaltLength)
+	}
+	printBounds(row, r)
+	optional("tpm name", r.TPMName)
+	optional("public key", r.PublicKeySHA256)
+	optional("file", r.KeyFile)
+	if r.Certificate != nil && r.Certificate.Subject != "" {
+		printCertificateRows(row, "  certificate", *r.Certificate)
+	}
+}
+
+// printBounds prints what a key needs to be used.
+func printBounds(row rowFunc, r daemon.KeyReport) {
+	if len(r.PCRs) > 0 {
+		row("  pcrs", "%s of bank %s", strings.Trim(fmt.Sprint(r.PCRs), "[]"), r.PCRBank)
+	}
+	if r.AuthValue {
+		row("  auth value", "needed")
+	}
+	switch {
+	case r.PersistentHandle != "" && r.AtHandle:
+		row("  persistent", "%s", r.PersistentHandle)
+	case r.PersistentHandle != "":
+		row("  persistent", "%s, not there", r.PersistentHandle)
+	}
+}
+
+func (a *app) printCertificate(r daemon.CertificateReport, asJSON bool) error {
+	if asJSON {
+		return a.printJSON(r)
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	printCertificateRows(row, "certificate", r)
+	return w.Flush()
+}
+
+func printCertificateRows(row rowFunc, title string, r daemon.CertificateReport) {
+	row(title, "%s", r.Subject)
+	indent := "  " + title[:len(title)-len("certificate")]
+	issuer := r.Issuer
+	if r.SelfSigned {
+		issuer = "itself"
+	}
+	row(indent+"issuer", "%s", issuer)
+	for _, c := range r.Chain {
+		row(indent+"comes with", "%s", c)
+	}
+	if len(r.AltNames) > 0 {
+		row(indent+"names", "%s", strings.Join(r.AltNames, ", "))
+	}
+	soon := ""
+	if r.ExpiresSoon {
+		soon = " (soon)"
+	}
+	row(indent+"valid", "%s to %s%s", stamp(r.NotBefore), stamp(r.NotAfter), soon)
+	row(indent+"thumbprint", "%s", r.ThumbprintSHA1)
+	row(indent+"x5t#S256", "%s", r.X5tS256)
+	if r.Problem != "" {
+		row(indent+"problem", "%s", strings.ReplaceAll(r.Problem, "\n", " "))
+	}
+	if r.File != "" {
+		row(indent+"file", "%s", r.File)
+	}
+}
+
+// printUpload prints a certificate that somebody else has to learn of.
+func (a *app) printUpload(r daemon.CertificateReport, asJSON bool) error {
+	a.warn(r.Warnings)
+	if err := a.printCertificate(r, asJSON); err != nil || asJSON {
+		return err
+	}
+	_, err := fmt.Fprintf(a.out, `
+Upload %s to the app registration (Certificates & secrets, Certificates), or
+  az ad app credential reset --id CLIENT-ID --cert @%s --append
+The portal then shows the thumbprint %s.
+`, r.File, r.File, r.ThumbprintSHA1)
+	return err
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyagent/keyagent/internal/daemon"
+)
+
+func (a *app) keySelfSignCommand(place *placeFlags) *cobra.Command {
+	var req daemon.SelfSignOptions
+	var out string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "self-sign NAME",
+		Short: "Make a certificate for an app registration",
+		Long: `Make a certificate that the key signs itself, put it beside the key, and say what to
+upload to the app registration in Entra.
+
+Entra takes RSA keys only. A certificate that works and is in use is replaced only with
+--replace, because the app registration does not know the new one yet.`,
+		Example: `  keyagent key self-sign app --subject CN=app --out app.cer
+  keyagent key self-sign app --next --subject CN=app --days 180`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if req.NoImport && out == "" {
+				return usageError{fmt.Errorf("--no-import without --out would make a certificate and put it nowhere")}
+			}
+			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
+				report, err := keys.SelfSign(cmd.Context(), args[0], req)
+				if err != nil {
+					return err
+				}
+				if out != "" {
+					if err := daemon.WriteFile(out, []byte(report.PEM)); err != nil {
+						return err
+					}
+					report.File = out
+				}
+				return a.printUpload(report, asJSON)
+			})
+		},
+	}
+	addNameFlags(cmd, &req.NameRequest)
+	flags := cmd.Flags()
+	flags.IntVar(&req.Days, "days", 0, "days until it expires (default: one year)")
+	flags.BoolVar(&req.LongLived, "long-lived", false, "allow more than two years")
+	flags.BoolVar(&req.Next, "next", false, "for the generation that a rotation has begun")
+	flags.StringVar(&out, "out", "", "file to write, too")
+	flags.BoolVar(&req.NoImport, "no-import", false, "write --out only, and leave the key's certificate as it is")
+	flags.BoolVar(&req.Replace, "replace", false, "replace a certificate that works and is in use")
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	addAuthFlags(cmd, &req.Auth)
+	return cmd
+}

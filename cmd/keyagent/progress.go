@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// progressStep is how often the line on the terminal is renewed.
+const progressStep = time.Second
+
+// during runs do, and on a terminal says meanwhile what it waits for. What takes less than a step goes without a word.
+func (a *app) during(ctx context.Context, what string, do func() error) error {
+	if !a.isTerminal() {
+		return do()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.tell(ctx, what)
+	}()
+	err := do()
+	cancel()
+	<-ended
+	return err
+}
+
+func (a *app) tell(ctx context.Context, what string) {
+	tick := time.NewTicker(progressStep)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			if n > 1 {
+				fmt.Fprint(a.err, "\r\033[K") // ECMA-48: erase the line
+			}
+			return
+		case <-tick.C:
+			fmt.Fprintf(a.err, "\r%s ... %ds", what, n)
+		}
+	}
+}
+
+// isTerminal says whether messages go to a person.
+func (a *app) isTerminal() bool { return isTerminal(a.err) }
+
+// isTerminal says whether a stream is a terminal, as isatty(3) does: /dev/null is a character device, too.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS) // #nosec G115 -- a descriptor fits
+	return err == nil
+}

@@ -1,0 +1,220 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/tpm"
+)
+
+// Verdicts of a [Finding].
+const (
+	VerdictOK   = "ok"
+	VerdictWarn = "warn" // it works, and somebody should know
+	VerdictFail = "fail" // something does not work
+)
+
+// Finding is the result of one check.
+type Finding struct {
+	Check   string `json:"check"`
+	Verdict string `json:"verdict"`
+	Detail  string `json:"detail"`
+	Action  string `json:"action,omitempty"` // what to do; empty: nothing
+}
+
+// Diagnosis is what the checks of [Diagnose] found.
+type Diagnosis struct {
+	OK       bool      `json:"ok"` // nothing failed
+	Findings []Finding `json:"findings"`
+}
+
+// DiagnoseOptions say what is to be looked at.
+type DiagnoseOptions struct {
+	Options
+	ConfigPath  string
+	ConfigError error // of reading the configuration; what follows is then about the defaults
+}
+
+// Diagnose looks at all that the agent and its keys need on this machine. It changes nothing: it makes no key and notes nothing. One
+// TPM is used, that of the configuration; the network is not.
+func Diagnose(ctx context.Context, cfg *config.Config, opts DiagnoseOptions) Diagnosis {
+	opts.Options = opts.withDefaults()
+	d := &doctor{cfg: cfg, opts: opts}
+	d.checkConfig()
+	d.checkBindingSettings()
+	present := d.checkStateDir()
+	if d.checkTPM(ctx) {
+		defer d.tpm.Close()
+		if d.checkStorageRoot(ctx) { // else no key can be loaded
+			d.checkKeys(ctx, present)
+		}
+	}
+	diagnosis := Diagnosis{OK: true, Findings: d.findings}
+	for _, f := range d.findings {
+		diagnosis.OK = diagnosis.OK && f.Verdict != VerdictFail
+	}
+	return diagnosis
+}
+
+type doctor struct {
+	cfg      *config.Config
+	opts     DiagnoseOptions
+	tpm      *tpm.TPM
+	pinFile  string
+	pinErr   error // of reading the note of the storage root
+	findings []Finding
+}
+
+func (d *doctor) add(check, verdict, action, format string, args ...any) {
+	d.findings = append(d.findings, Finding{Check: check, Verdict: verdict, Detail: fmt.Sprintf(format, args...), Action: action})
+}
+
+// addError adds a failure, with the hint that the error has.
+func (d *doctor) addError(check string, err error, otherwise string) {
+	if h, ok := errors.AsType[hintedError](err); ok {
+		otherwise = h.hint
+	}
+	d.add(check, VerdictFail, otherwise, "%v", err)
+}
+
+func (d *doctor) checkConfig() {
+	if err := d.opts.ConfigError; err != nil {
+		d.addError("configuration", err, "write one, or mend it: keyagent config check says what is wrong; without it the agent does not start")
+		return
+	}
+	d.add("configuration", VerdictOK, "", "%s: identities: %d, rules: %d", d.opts.ConfigPath, len(d.cfg.Identities), len(d.cfg.Rules))
+}
+
+func (d *doctor) checkBindingSettings() {
+	if d.cfg.BindingKey.InsecureSoftware {
+		d.add("software key", VerdictWarn, "remove binding_key.insecure_software from the configuration wherever it matters",
+			"the agent's key is in a file in the clear, and whoever reads that has it: it is for development only")
+	}
+}
+
+// checkStateDir reports whether the directory is there and ours.
+func (d *doctor) checkStateDir() bool {
+	dir := d.cfg.StateDir
+	info, err := os.Lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		d.add("state directory", VerdictWarn, "nothing, if the agent was never started here; else look at state_dir in the configuration",
+			"%s does not exist; it is made when it is needed", dir)
+		return false
+	}
+	if err == nil && info.IsDir() {
+		err = checkStateOwner(dir)
+	}
+	if err == nil {
+		err = statefile.EnsureDir(dir) // it is there: nothing is made
+	}
+	if err != nil {
+		d.addError("state directory", err, "do what it says: the agent does not take keys that others could have put there")
+		return false
+	}
+	d.add("state directory", VerdictOK, "", "%s belongs to this user alone", dir)
+	return true
+}
+
+// checkTPM opens the TPM and leaves it open.
+func (d *doctor) checkTPM(ctx context.Context) bool {
+	t, err := tpm.Open(ctx, tpm.Config{Device: d.cfg.TPM, Logger: d.opts.Logger, StorageRoot: d.readPin()})
+	if err == nil {
+		d.tpm = t
+		var p tpm.Properties
+		if p, err = t.Properties(ctx); err == nil {
+			d.add("tpm", VerdictOK, "", "%s: %s, firmware %s", d.cfg.TPM, p.Manufacturer, p.FirmwareVersion)
+			return true
+		}
+		err = errors.Join(err, t.Close())
+	}
+	verdict, action := VerdictFail, "without its TPM the agent does not start"
+	if d.cfg.BindingKey.InsecureSoftware {
+		verdict, action = VerdictWarn, "nothing: with a software key, none is used"
+	}
+	d.add("tpm", verdict, action, "%v", err)
+	return false
+}
+
+// readPin reads which storage root was noted, and leaves the note as it is.
+func (d *doctor) readPin() []byte {
+	d.pinFile = filepath.Join(d.cfg.StateDir, storageRootFile)
+	var text []byte
+	if text, d.pinErr = statefile.Read(d.pinFile, 256); d.pinErr != nil {
+		return nil
+	}
+	pin, ok := decodePin(text)
+	if !ok {
+		d.pinErr = errDamaged
+		return nil
+	}
+	return pin
+}
+
+var errDamaged = errors.New("it is damaged")
+
+// checkStorageRoot reports whether keys can be loaded.
+func (d *doctor) checkStorageRoot(ctx context.Context) bool {
+	const check = "storage root"
+	root, err := d.tpm.StorageRoot(ctx)
+	switch {
+	case errors.Is(err, tpm.ErrStorageRoot):
+		d.add(check, VerdictFail, "if the TPM was cleared or exchanged on purpose, its keys are lost: remove "+d.pinFile+" and delete the keys; if not, find out who sits between",
+			"it is not the one that these keys were made under: %v", err)
+		return false
+	case err != nil:
+		d.addError(check, err, "keys cannot be made or loaded without it")
+		return false
+	case errors.Is(d.pinErr, fs.ErrNotExist):
+		d.add(check, VerdictOK, "", "%s, not noted yet: the first use of a key notes it, and no other is accepted then", root.Algorithm)
+	case errors.Is(d.pinErr, errDamaged):
+		d.add(check, VerdictWarn, "find out who damaged it; the next use of a key puts it aside and believes the TPM anew", "the note of it, %s, is damaged", d.pinFile)
+	case d.pinErr != nil:
+		d.addError(check, d.pinErr, "the note says which TPM the keys belong to: mend what keeps it from being read")
+	default:
+		d.add(check, VerdictOK, "", "%s, the one that was noted", root.Algorithm)
+	}
+	return true
+}
+
+// checkKeys looks at every key that there is.
+func (d *doctor) checkKeys(ctx context.Context, present bool) {
+	dir := filepath.Join(d.cfg.StateDir, keysDir)
+	if _, err := os.Lstat(dir); !present || errors.Is(err, fs.ErrNotExist) {
+		d.missingBindingKey()
+		return
+	}
+	store, err := signer.OpenStore(signer.StoreConfig{Dir: dir, Now: d.opts.Now, Logger: d.opts.Logger})
+	if err != nil {
+		d.addError("keys", err, "do what it says: the agent does not take keys that others could have put there")
+		return
+	}
+	k := &Keyring{cfg: d.cfg, opts: d.opts.Options, tpm: d.tpm, store: store}
+	reports, err := k.Show(ctx, "", AuthSource{})
+	if err != nil {
+		d.addError("keys", err, "")
+		return
+	}
+	found := false
+	for _, r := range reports {
+		found = found || r.Name == BindingKeyName
+		d.checkKey(r)
+	}
+	if !found {
+		d.missingBindingKey()
+		return
+	}
+	d.checkBindingKey(ctx, k)
+}
+
+func (d *doctor) missingBindingKey() {
+	if !d.cfg.BindingKey.InsecureSoftware {
+		d.add("key "+BindingKeyName, VerdictOK, "", "the agent's own key is not there yet; its first start makes it")
+	}
+}

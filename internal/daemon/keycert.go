@@ -1,0 +1,346 @@
+package daemon
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/sha1" // #nosec G505 -- a name that Entra's portal shows, not a protection
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/keyagent/keyagent/signer"
+)
+
+// CertificateReport is what there is to say of a key's certificate.
+type CertificateReport struct {
+	File           string    `json:"file,omitempty"` // empty if it was put nowhere
+	Subject        string    `json:"subject"`
+	Issuer         string    `json:"issuer"`
+	Serial         string    `json:"serial"` // hexadecimal
+	AltNames       []string  `json:"alt_names,omitempty"`
+	NotBefore      time.Time `json:"not_before"`
+	NotAfter       time.Time `json:"not_after"`
+	ExpiresSoon    bool      `json:"expires_soon"`
+	SelfSigned     bool      `json:"self_signed"`
+	ThumbprintSHA1 string    `json:"thumbprint_sha1"` // upper-case hexadecimal, as Entra's portal shows it
+	X5tS256        string    `json:"x5t#S256"`        // base64url (RFC 7515, 4.1.8)
+	Chain          []string  `json:"chain,omitempty"` // subjects of the issuers that come with it
+	Problem        string    `json:"problem,omitempty"`
+	PEM            string    `json:"pem,omitempty"` // the whole chain
+	Warnings       []string  `json:"warnings,omitempty"`
+}
+
+// certificate describes a chain that was checked against a key.
+func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey, e signer.Entry) CertificateReport {
+	leaf := chain[0]
+	thumbprint, digest := sha1.Sum(leaf.Raw), sha256.Sum256(leaf.Raw) // #nosec G401 -- see the import
+	r := CertificateReport{
+		File:    e.CertFile,
+		Subject: leaf.Subject.String(), Issuer: leaf.Issuer.String(), Serial: leaf.SerialNumber.Text(16),
+		AltNames:  altNames(leaf),
+		NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(), ExpiresSoon: signer.ExpiresSoon(leaf, k.opts.Now()),
+		SelfSigned:     string(leaf.RawSubject) == string(leaf.RawIssuer),
+		ThumbprintSHA1: strings.ToUpper(hex.EncodeToString(thumbprint[:])),
+		X5tS256:        base64.RawURLEncoding.EncodeToString(digest[:]),
+		PEM:            string(signer.EncodeCertificates(chain)),
+	}
+	for _, c := range chain[1:] {
+		r.Chain = append(r.Chain, c.Subject.String())
+	}
+	if err := signer.CheckCertificate(chain, public, k.opts.Now()); err != nil {
+		r.Problem = err.Error()
+	}
+	return r
+}
+
+func altNames(c *x509.Certificate) []string {
+	var names []string
+	for _, n := range c.DNSNames {
+		names = append(names, "DNS:"+n)
+	}
+	for _, u := range c.URIs {
+		names = append(names, "URI:"+u.String())
+	}
+	for _, ip := range c.IPAddresses {
+		names = append(names, "IP:"+ip.String())
+	}
+	for _, m := range c.EmailAddresses {
+		names = append(names, "email:"+m)
+	}
+	return names
+}
+
+func isElliptic(public crypto.PublicKey) bool {
+	_, ok := public.(*ecdsa.PublicKey)
+	return ok
+}
+
+// NameRequest says whom a certificate is for, in the words of the command line.
+type NameRequest struct {
+	Subject  string
+	AltNames []string
+}
+
+func (r NameRequest) names() (signer.Names, error) {
+	var names signer.Names
+	if r.Subject != "" {
+		subject, err := signer.ParseSubject(r.Subject)
+		if err != nil {
+			return names, UsageError{err}
+		}
+		names.Subject = subject
+	}
+	for _, text := range r.AltNames {
+		n, err := signer.ParseSubjectAltName(text)
+		if err != nil {
+			return names, UsageError{err}
+		}
+		names.AltNames = append(names.AltNames, n)
+	}
+	return names, nil
+}
+
+// RequestOptions say which certificate request to make.
+type RequestOptions struct {
+	NameRequest
+	Next bool // for the next generation
+	PSS  bool // sign it with PSS
+	Auth AuthSource
+}
+
+// Request makes a certificate request, PEM.
+func (k *Keyring) Request(ctx context.Context, name string, req RequestOptions) ([]byte, error) {
+	names, err := req.names()
+	if err != nil {
+		return nil, err
+	}
+	if names.Subject.Empty() && len(names.AltNames) == 0 {
+		return nil, usagef("--subject or --san is needed, as in --subject CN=app")
+	}
+	e, err := k.generation(name, req.Next)
+	if err != nil {
+		return nil, err
+	}
+	key, err := k.open(ctx, e, req.Auth)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Close()
+	options := signer.RequestOptions{Names: names}
+	if req.PSS {
+		if isElliptic(key.Public()) {
+			return nil, usagef("--pss is for RSA keys; key %q is %s", name, key.Info().Algorithm)
+		}
+		options.SignatureAlgorithm = x509.SHA256WithRSAPSS
+	}
+	der, err := signer.NewCertificateRequest(key.WithContext(ctx), options)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+}
+
+// SelfSignOptions say which certificate to make.
+type SelfSignOptions struct {
+	NameRequest
+	Days      int  // 0: one year
+	LongLived bool // more than two years are meant
+	Next      bool
+	NoImport  bool // it is not put beside the key
+	Replace   bool // though the key in use has a certificate that works
+	Auth      AuthSource
+}
+
+// maxUsualDays is what a certificate may live without LongLived.
+const maxUsualDays = 2 * 365
+
+func (o SelfSignOptions) check() error {
+	switch {
+	case o.Subject == "":
+		return usagef("--subject is needed, as in --subject CN=app")
+	case o.Days < 0:
+		return usagef("--days %d would have expired already", o.Days)
+	case o.Days > maxUsualDays && !o.LongLived:
+		return hint(usagef("--days %d is more than two years, and nobody can revoke a self-signed certificate", o.Days), "if that is meant, say --long-lived")
+	}
+	return nil
+}
+
+// SelfSign makes a certificate that the key signs itself, and puts it beside the key. It replaces a working one of the key in use only
+// if asked to: who has to accept the certificate does not know the new one yet.
+func (k *Keyring) SelfSign(ctx context.Context, name string, req SelfSignOptions) (CertificateReport, error) {
+	if err := req.check(); err != nil {
+		return CertificateReport{}, err
+	}
+	names, err := req.names()
+	if err != nil {
+		return CertificateReport{}, err
+	}
+	e, err := k.generation(name, req.Next)
+	if err != nil {
+		return CertificateReport{}, err
+	}
+	if err := k.checkReplace(e, req); err != nil {
+		return CertificateReport{}, err
+	}
+	key, err := k.open(ctx, e, req.Auth)
+	if err != nil {
+		return CertificateReport{}, err
+	}
+	defer key.Close()
+	options := signer.SelfSignOptions{Names: names, Now: k.opts.Now, LongLived: req.LongLived}
+	if req.Days != 0 {
+		options.NotAfter = k.opts.Now().AddDate(0, 0, req.Days)
+	}
+	der, err := signer.SelfSign(key.WithContext(ctx), options)
+	if err != nil {
+		return CertificateReport{}, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return CertificateReport{}, err
+	}
+	chain := []*x509.Certificate{leaf}
+	if req.NoImport {
+		e.CertFile = ""
+	} else if err := k.store.Import(e, key, chain); err != nil {
+		return CertificateReport{}, err
+	}
+	report := k.certificate(chain, key.Public(), e)
+	if isElliptic(key.Public()) {
+		report.Warnings = append(report.Warnings, "Entra takes certificates over RSA keys only; this one is for others")
+	}
+	return report, nil
+}
+
+func (k *Keyring) checkReplace(e signer.Entry, req SelfSignOptions) error {
+	if req.NoImport || req.Replace || !e.Current {
+		return nil
+	}
+	chain, err := k.store.Certificates(e)
+	if err != nil || k.opts.Now().After(chain[0].NotAfter) {
+		return nil //nolint:nilerr // nothing that works would be lost
+	}
+	return hint(fmt.Errorf("key %q is in use with a certificate that is valid until %s", e.Name, chain[0].NotAfter.UTC().Format(time.RFC3339)),
+		"make the new one with --no-import --out FILE, upload it, then: keyagent cert import %s --file FILE; or replace it at once with --replace", e.Name)
+}
+
+// Import puts the chain of a file beside a key, if nothing is wrong with it.
+func (k *Keyring) Import(ctx context.Context, name, path string, next bool) (CertificateReport, error) {
+	e, err := k.generation(name, next)
+	if err != nil {
+		return CertificateReport{}, err
+	}
+	text, err := readBounded(path, maxForeignBytes)
+	if err != nil {
+		return CertificateReport{}, err
+	}
+	chain, err := signer.ParseCertificates(text)
+	if err != nil {
+		return CertificateReport{}, fmt.Errorf("%s: %w", path, err)
+	}
+	half, err := k.publicHalf(e)
+	if err != nil {
+		return CertificateReport{}, err
+	}
+	if err := k.store.Import(e, half, chain); err != nil {
+		return CertificateReport{}, k.explainImport(err, e, chain[0])
+	}
+	return k.certificate(chain, half.key, e), ctx.Err()
+}
+
+// publicHalf is a key that is not there to sign.
+type publicHalf struct{ key crypto.PublicKey }
+
+func (h publicHalf) Public() crypto.PublicKey { return h.key }
+
+func (k *Keyring) publicHalf(e signer.Entry) (publicHalf, error) {
+	file, err := k.store.ReadKeyFile(e)
+	if err != nil {
+		return publicHalf{}, err
+	}
+	d, err := file.Describe()
+	return publicHalf{d.PublicKey}, err
+}
+
+// explainImport finds out whose certificate it is.
+func (k *Keyring) explainImport(err error, e signer.Entry, leaf *x509.Certificate) error {
+	wrong, ok := errors.AsType[*signer.CertificateError](err)
+	if !ok {
+		return err
+	}
+	if wrong.Problems[0].Field != signer.FieldPublicKey {
+		return hint(err, "nothing was imported; keyagent key csr %s makes a request for a certificate that fits", e.Name)
+	}
+	other, flag, found := k.owner(leaf)
+	if found {
+		return hint(err, "it is over another key of yours: keyagent cert import %s --file FILE%s", other, flag)
+	}
+	return hint(err, "nothing was imported; keyagent key csr %s makes the request for a certificate over this key", e.Name)
+}
+
+// owner finds the key that a certificate is over, among the current and next generations.
+func (k *Keyring) owner(leaf *x509.Certificate) (name, flag string, found bool) {
+	names, err := k.store.Names()
+	if err != nil {
+		return "", "", false
+	}
+	for _, n := range names {
+		for _, flag := range []string{"", " --next"} {
+			e, err := k.generation(n, flag != "")
+			if err != nil {
+				continue
+			}
+			half, err := k.publicHalf(e)
+			own, ok := half.key.(interface{ Equal(crypto.PublicKey) bool })
+			if err == nil && ok && own.Equal(leaf.PublicKey) {
+				return n, flag, true
+			}
+		}
+	}
+	return "", "", false
+}
+
+// Certificate describes the certificate beside a key.
+func (k *Keyring) Certificate(name string, next bool) (CertificateReport, error) {
+	e, err := k.generation(name, next)
+	if err != nil {
+		return CertificateReport{}, err
+	}
+	chain, err := k.store.Certificates(e)
+	if errors.Is(err, fs.ErrNotExist) {
+		return CertificateReport{}, noCertificate(fmt.Errorf("key %q has no certificate", name), name, next)
+	}
+	if err != nil {
+		return CertificateReport{}, err
+	}
+	half, err := k.publicHalf(e)
+	if err != nil {
+		return CertificateReport{}, err
+	}
+	return k.certificate(chain, half.key, e), nil
+}
+
+// noCertificate tells the ways to a certificate.
+func noCertificate(err error, name string, next bool) error {
+	flag := ""
+	if next {
+		flag = " --next"
+	}
+	return hint(err, "keyagent key self-sign %[1]s%[2]s --subject CN=%[1]s, or keyagent key csr %[1]s%[2]s --subject CN=%[1]s --out request.pem "+
+		"for an issuer and then keyagent cert import %[1]s%[2]s --file chain.pem", name, flag)
+}
+
+// WriteFile writes what a command made for others to see, replacing an older one.
+func WriteFile(path string, text []byte) error {
+	return os.WriteFile(path, text, 0o644) // #nosec G306 -- requests and certificates are public
+}

@@ -1,0 +1,261 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"strconv"
+	"syscall"
+
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/tpm"
+)
+
+// Keyring is the named keys of a state directory and the TPM that they are in, for commands that work beside a running agent or
+// without one. Close it.
+type Keyring struct {
+	cfg   *config.Config
+	opts  Options
+	tpm   *tpm.TPM
+	store *signer.Store
+}
+
+// OpenKeyring opens the TPM and the keys.
+func OpenKeyring(ctx context.Context, cfg *config.Config, opts Options) (*Keyring, error) {
+	opts = opts.withDefaults()
+	if err := checkStateOwner(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	t, store, err := OpenKeys(ctx, cfg, opts)
+	if err != nil {
+		return nil, explainKey(err, BindingKeyName)
+	}
+	return &Keyring{cfg: cfg, opts: opts, tpm: t, store: store}, nil
+}
+
+// Close closes the TPM.
+func (k *Keyring) Close() error { return k.tpm.Close() }
+
+// checkStateOwner tells who has to run a command: files that another user makes in the state directory, root included, are none
+// that the agent would take.
+func checkStateOwner(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil //nolint:nilerr // what opens it will say so, with more to say
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int64(stat.Uid) == int64(os.Geteuid()) {
+		return nil
+	}
+	owner := strconv.FormatUint(uint64(stat.Uid), 10)
+	if u, err := user.LookupId(owner); err == nil {
+		owner = u.Username
+	}
+	return hint(fmt.Errorf("the keys in %s belong to user %s, and this is uid %d", dir, owner, os.Geteuid()),
+		"run it as that user: sudo -u %s keyagent …", owner)
+}
+
+// AuthSource says where a key's authorization value comes from. The zero value is nowhere.
+type AuthSource struct {
+	File       string
+	Credential string // of systemd, by name
+}
+
+func (a AuthSource) given() bool { return a.File != "" || a.Credential != "" }
+
+func (a AuthSource) read() (secret.String, error) {
+	switch {
+	case a.File != "" && a.Credential != "":
+		return secret.String{}, usagef("--auth-file and --auth-credential exclude each other")
+	case a.File != "":
+		return ReadSecretFile(a.File)
+	case a.Credential != "":
+		return ReadCredential(a.Credential)
+	}
+	return secret.String{}, nil
+}
+
+// authValue reads the value that a key needs. The agent's own key has its source in the configuration.
+func (k *Keyring) authValue(name string, source AuthSource) (secret.String, error) {
+	if name == BindingKeyName && !source.given() {
+		source.Credential = k.cfg.BindingKey.AuthCredential
+	}
+	return source.read()
+}
+
+// KeyRequest says what key to make, in the words of the command line. What is empty is the default, or in a rotation what the old
+// key has.
+type KeyRequest struct {
+	Algorithm  string
+	PCRs       string // "0,2,7" or "none"
+	PCRBank    string
+	Persistent string // "0x81010001" or "none"
+	Auth       AuthSource
+	NoAuth     bool // in a rotation: none, though the old key has one
+}
+
+// Create makes a key. The agent's own is made as the configuration says, and as nothing else.
+func (k *Keyring) Create(ctx context.Context, name string, req KeyRequest) (KeyReport, error) {
+	options, err := k.createOptions(name, req)
+	if err != nil {
+		return KeyReport{}, err
+	}
+	e, err := k.store.Create(ctx, k.tpm, name, options)
+	if err != nil {
+		return KeyReport{}, explainKey(err, name)
+	}
+	return k.report(ctx, e, options.AuthValue), nil
+}
+
+func (k *Keyring) createOptions(name string, req KeyRequest) (signer.KeyOptions, error) {
+	if err := signer.CheckName(name); err != nil {
+		return signer.KeyOptions{}, UsageError{err}
+	}
+	if name != BindingKeyName {
+		return req.options(signer.KeyOptions{})
+	}
+	switch {
+	case req != KeyRequest{}:
+		return signer.KeyOptions{}, hint(usagef("key %q is the agent's own and is made as the configuration says", name),
+			"change binding_key in the configuration, or give no option")
+	case len(k.cfg.Identities) == 0: // no file was read
+		return signer.KeyOptions{}, hint(usagef("key %q is the agent's own and is made as the configuration says, which was not found", name),
+			"name it with --config FILE, or give an app's key another name")
+	case k.cfg.BindingKey.InsecureSoftware:
+		return signer.KeyOptions{}, hint(usagef("the configuration keeps key %q in software, and the agent makes that at its start", name),
+			"remove binding_key.insecure_software from the configuration")
+	}
+	return BindingKeyOptions(k.cfg)
+}
+
+// Adopt makes a key out of a key file that another program made.
+func (k *Keyring) Adopt(ctx context.Context, name, path string, req KeyRequest) (KeyReport, error) {
+	if err := signer.CheckName(name); err != nil {
+		return KeyReport{}, UsageError{err}
+	}
+	switch {
+	case name == BindingKeyName:
+		return KeyReport{}, usagef("key %q is the agent's own, which it makes itself: choose another name", name)
+	case req.Algorithm != "" || req.PCRs != "" || req.PCRBank != "":
+		return KeyReport{}, usagef("algorithm and PCRs are decided when a key is made; --from-key-file takes one that was")
+	}
+	options, err := req.options(signer.KeyOptions{})
+	if err != nil {
+		return KeyReport{}, err
+	}
+	file, err := readForeignKeyFile(path)
+	if err != nil {
+		return KeyReport{}, err
+	}
+	e, err := k.store.Adopt(ctx, k.tpm, name, file, options)
+	if errors.Is(err, tpm.ErrExportable) {
+		return KeyReport{}, hint(err, "make a key that cannot leave the TPM: keyagent key create %s", name)
+	}
+	if err != nil {
+		return KeyReport{}, explainKey(err, name)
+	}
+	return k.report(ctx, e, options.AuthValue), nil
+}
+
+// readForeignKeyFile reads a key file that is not ours: whoever owns it, the TPM says what it is.
+func readForeignKeyFile(path string) (*tpm.KeyFile, error) {
+	text, err := readBounded(path, maxForeignBytes)
+	if err != nil {
+		return nil, err
+	}
+	file, err := tpm.DecodeKeyFile(text)
+	if err != nil {
+		return nil, hint(fmt.Errorf("%s: %w", path, err), "tpm2_encodeobject and openssl genpkey -provider tpm2 write such files")
+	}
+	return file, nil
+}
+
+// Delete removes a key and all that belongs to it. Force lets the agent's own go.
+func (k *Keyring) Delete(ctx context.Context, name string, force bool) error {
+	if err := k.CheckDelete(name, force); err != nil {
+		return err
+	}
+	return explainKey(k.store.Delete(ctx, k.tpm, name), name)
+}
+
+// CheckDelete says beforehand whether a key is there and may be deleted.
+func (k *Keyring) CheckDelete(name string, force bool) error {
+	if err := signer.CheckName(name); err != nil {
+		return UsageError{err}
+	}
+	if name == BindingKeyName && !force {
+		return hint(usagef("key %q is the agent's own: without it the agent makes another, and needs certificates anew", name),
+			"to have another key, keyagent key rotate %s; to delete it all the same, --force", name)
+	}
+	_, err := k.store.Current(name)
+	if errors.Is(err, signer.ErrNoKey) {
+		return explainKey(err, name)
+	}
+	return nil // what is damaged can be deleted
+}
+
+// list returns the keys with this name, or all.
+func (k *Keyring) list(name string) ([]string, error) {
+	if name == "" {
+		return k.store.Names()
+	}
+	if err := signer.CheckName(name); err != nil {
+		return nil, UsageError{err}
+	}
+	return []string{name}, nil
+}
+
+// generation returns the current generation, or the next one.
+func (k *Keyring) generation(name string, next bool) (signer.Entry, error) {
+	if err := signer.CheckName(name); err != nil {
+		return signer.Entry{}, UsageError{err}
+	}
+	if !next {
+		e, err := k.store.Current(name)
+		return e, explainKey(err, name)
+	}
+	if _, err := k.store.Current(name); err != nil {
+		return signer.Entry{}, explainKey(err, name)
+	}
+	e, err := k.store.Next(name)
+	if errors.Is(err, signer.ErrNoKey) {
+		return e, hint(fmt.Errorf("key %q has no next generation", name), "keyagent key rotate %s begins one", name)
+	}
+	return e, err
+}
+
+// open opens a generation to sign with. A key that another program made may do more than sign; the agent's own may not.
+func (k *Keyring) open(ctx context.Context, e signer.Entry, source AuthSource) (*signer.Key, error) {
+	auth, err := k.authValue(e.Name, source)
+	if err != nil {
+		return nil, err
+	}
+	key, err := k.store.Open(ctx, e, signer.Config{
+		TPM: k.tpm, Options: tpm.KeyOptions{AuthValue: auth}, AnyAttributes: e.Name != BindingKeyName,
+	})
+	return key, explainKey(err, e.Name)
+}
+
+const maxForeignBytes = 64 << 10
+
+// readBounded reads a file of the operator's.
+func readBounded(path string, most int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err == nil && info.IsDir() {
+		err = &fs.PathError{Op: "read", Path: path, Err: syscall.EISDIR}
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path) // #nosec G304 -- the operator's choice
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readAllBounded(f, path, most)
+}

@@ -1,0 +1,167 @@
+package daemon_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/daemon"
+)
+
+// keyring opens the keys of the stage, with a clock.
+func (s *stage) keyring(now func() time.Time) *daemon.Keyring {
+	s.t.Helper()
+	k, err := daemon.OpenKeyring(s.t.Context(), s.cfg, daemon.Options{Now: now})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = k.Close() })
+	return k
+}
+
+func subject(name string) daemon.NameRequest { return daemon.NameRequest{Subject: "CN=" + name} }
+
+func (s *stage) diagnose(now func() time.Time) daemon.Diagnosis {
+	s.t.Helper()
+	return daemon.Diagnose(s.t.Context(), s.cfg, daemon.DiagnoseOptions{Options: daemon.Options{Now: now}, ConfigPath: "config.yaml"})
+}
+
+// verdict returns that of a check, "" if it was not made.
+func verdict(d daemon.Diagnosis, check string) string {
+	i := slices.IndexFunc(d.Findings, func(f daemon.Finding) bool { return f.Check == check })
+	if i < 0 {
+		return ""
+	}
+	return d.Findings[i].Verdict
+}
+
+func TestACertificateIsWarnedOfBeforeItExpires(t *testing.T) {
+	s := newStage(t)
+	offset := time.Duration(0)
+	now := func() time.Time { return time.Now().Add(offset) }
+	k := s.keyring(now)
+	if _, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.SelfSign(t.Context(), "app", daemon.SelfSignOptions{NameRequest: subject("app")}); err != nil {
+		t.Fatal(err)
+	}
+	const day = 24 * time.Hour
+	for _, tt := range []struct {
+		after   time.Duration
+		verdict string
+		warning string
+		soon    bool
+	}{
+		{0, daemon.VerdictOK, "", false},
+		{334 * day, daemon.VerdictOK, "", false},
+		{336 * day, daemon.VerdictWarn, "expires soon", true},
+		{366 * day, daemon.VerdictFail, "expired", true},
+		{-day, daemon.VerdictFail, "not yet valid", false},
+	} {
+		offset = tt.after
+		d := s.diagnose(now)
+		if got := verdict(d, "key app: certificate"); got != tt.verdict || d.OK != (tt.verdict != daemon.VerdictFail) {
+			t.Errorf("after %v: %q, %+v", tt.after, got, d)
+		}
+		reports, err := k.Show(t.Context(), "app", daemon.AuthSource{})
+		if err != nil || len(reports) != 1 {
+			t.Fatal(reports, err)
+		}
+		warnings := strings.Join(reports[0].Warnings, "\n")
+		if !strings.Contains(warnings, tt.warning) || tt.warning == "" && warnings != "" || reports[0].Certificate.ExpiresSoon != tt.soon {
+			t.Errorf("after %v: warnings %q, soon %v", tt.after, warnings, reports[0].Certificate.ExpiresSoon)
+		}
+	}
+	offset = 366 * day // what has expired may be replaced without a word
+	if _, err := k.SelfSign(t.Context(), "app", daemon.SelfSignOptions{NameRequest: subject("app")}); err != nil {
+		t.Error(err)
+	}
+}
+
+// Files that root makes in the agent's directory are none that the agent takes.
+func TestKeysOfAnotherUserAreLeftToHim(t *testing.T) {
+	s := newStage(t)
+	if err := s.tryOpen(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(s.cfg.StateDir, 12345, -1); err != nil {
+		t.Skipf("cannot give a directory to another user: %v", err)
+	}
+	_, err := daemon.OpenKeyring(t.Context(), s.cfg, daemon.Options{})
+	var hinted interface{ Hint() string }
+	if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "sudo -u 12345 keyagent") {
+		t.Errorf("got %v", err)
+	}
+	if d := s.diagnose(nil); d.OK || verdict(d, "state directory") != daemon.VerdictFail {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestADiagnosisChangesNothing(t *testing.T) {
+	s := newStage(t)
+	s.diagnose(nil)
+	if _, err := os.Stat(s.cfg.StateDir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the state directory: %v", err)
+	}
+	k := s.keyring(nil)
+	if _, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.stateFile("storage-root"), []byte("torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := tree(t, s.cfg.StateDir)
+	if d := s.diagnose(nil); verdict(d, "storage root") != daemon.VerdictWarn || verdict(d, "key app") != daemon.VerdictOK {
+		t.Errorf("%+v", d)
+	}
+	if after := tree(t, s.cfg.StateDir); !slices.Equal(before, after) {
+		t.Errorf("%v became %v", before, after)
+	}
+}
+
+func tree(t *testing.T, dir string) []string {
+	t.Helper()
+	var all []string
+	err := filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
+		if err == nil {
+			all = append(all, path+" "+info.ModTime().String())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// A key that is not what the configuration asks for is found before the agent does not start.
+func TestTheDiagnosisOfTheAgentsOwnKeyIsThatOfItsStart(t *testing.T) {
+	s := newStage(t)
+	if err := s.tryOpen(); err != nil {
+		t.Fatal(err)
+	}
+	const check = "key binding: as configured"
+	if d := s.diagnose(nil); verdict(d, check) != daemon.VerdictOK || !d.OK {
+		t.Errorf("%+v", d)
+	}
+	for name, tt := range map[string]struct {
+		change func(*config.BindingKey)
+		want   string
+	}{
+		"PCRs":       {func(k *config.BindingKey) { k.PCRs = []int{7} }, daemon.VerdictFail},
+		"credential": {func(k *config.BindingKey) { k.AuthCredential = "none" }, daemon.VerdictWarn},
+	} {
+		before := s.cfg.BindingKey
+		tt.change(&s.cfg.BindingKey)
+		if d := s.diagnose(nil); verdict(d, check) != tt.want {
+			t.Errorf("%s: %+v", name, d)
+		}
+		s.cfg.BindingKey = before
+	}
+}

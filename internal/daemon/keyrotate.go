@@ -1,0 +1,114 @@
+package daemon
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"github.com/keyagent/keyagent/signer"
+)
+
+// BeginRotation makes the next generation of a key: like the current one, but for what req says.
+func (k *Keyring) BeginRotation(ctx context.Context, name string, req KeyRequest) (KeyReport, error) {
+	current, err := k.generation(name, false)
+	if err != nil {
+		return KeyReport{}, err
+	}
+	if _, err := k.store.Next(name); !errors.Is(err, signer.ErrNoKey) {
+		if err != nil {
+			return KeyReport{}, err
+		}
+		return KeyReport{}, hint(fmt.Errorf("a rotation of key %q has begun already", name),
+			"go on with it (keyagent key rotate %[1]s --finish), or undo it (keyagent key rotate %[1]s --cancel)", name)
+	}
+	options, err := k.rotationOptions(current, req)
+	if err != nil {
+		return KeyReport{}, err
+	}
+	e, err := k.store.BeginRotation(ctx, k.tpm, name, options)
+	if err != nil {
+		return KeyReport{}, explainKey(err, name)
+	}
+	return k.report(ctx, e, options.AuthValue), nil
+}
+
+// rotationOptions reads what the current key was made with. Protection does not get lost without being asked: a key that needs a value
+// is followed by one that does.
+func (k *Keyring) rotationOptions(current signer.Entry, req KeyRequest) (signer.KeyOptions, error) {
+	file, err := k.store.ReadKeyFile(current)
+	if err != nil {
+		return signer.KeyOptions{}, err
+	}
+	d, err := file.Describe()
+	if err != nil {
+		return signer.KeyOptions{}, err
+	}
+	if d.AuthValue && !req.Auth.given() && !req.NoAuth {
+		return signer.KeyOptions{}, hint(usagef("key %q needs an authorization value, and its successor was given none", current.Name),
+			"give one with --auth-file FILE or --auth-credential NAME (it may be another), or say --no-auth")
+	}
+	base := signer.KeyOptions{Persistent: current.Persistent}
+	base.Algorithm, base.PCRs = d.Algorithm, d.PCRs
+	return req.options(base)
+}
+
+// FinishOptions say how the next generation has to prove that it works.
+type FinishOptions struct {
+	Connect string // HOST:PORT of a server besides; empty: none
+	CAFile  string // authorities for it, besides the system's
+	Auth    AuthSource
+}
+
+// FinishRotation switches to the next generation, after it was used for handshakes.
+func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOptions) (KeyReport, error) {
+	if req.CAFile != "" && req.Connect == "" {
+		return KeyReport{}, usagef("--ca-file is of no use without --connect")
+	}
+	roots, err := rootsWith(req.CAFile)
+	if err != nil {
+		return KeyReport{}, UsageError{fmt.Errorf("--ca-file: %w", err)}
+	}
+	next, err := k.generation(name, true)
+	if err != nil {
+		return KeyReport{}, err
+	}
+	key, err := k.open(ctx, next, req.Auth)
+	if err != nil {
+		return KeyReport{}, err
+	}
+	defer key.Close()
+	prove := func(ctx context.Context, key *signer.Key, chain []*x509.Certificate) error {
+		err := signer.ProveHere(k.opts.Now)(ctx, key, chain)
+		if err == nil && req.Connect != "" {
+			err = signer.ProveAt(req.Connect, signer.ProveConfig{RootCAs: roots, Now: k.opts.Now})(ctx, key, chain)
+		}
+		return err
+	}
+	if err := k.store.FinishRotation(ctx, next, key, prove); err != nil {
+		return KeyReport{}, explainProof(err, name)
+	}
+	auth, err := k.authValue(name, req.Auth)
+	if err != nil {
+		return KeyReport{}, err
+	}
+	return k.report(ctx, next, auth), nil
+}
+
+func explainProof(err error, name string) error {
+	switch {
+	case errors.Is(err, signer.ErrNoCertificate):
+		return noCertificate(err, name, true)
+	case errors.Is(err, signer.ErrNotAsked):
+		return hint(err, "name a server that demands client certificates, or leave --connect out")
+	}
+	return hint(explainKey(err, name), "keyagent cert show %[1]s --next shows its certificate; keyagent key rotate %[1]s --cancel gives the rotation up", name)
+}
+
+// CancelRotation removes the next generation.
+func (k *Keyring) CancelRotation(ctx context.Context, name string) error {
+	if _, err := k.generation(name, true); err != nil {
+		return err
+	}
+	return explainKey(k.store.CancelRotation(ctx, k.tpm, name), name)
+}

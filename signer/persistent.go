@@ -1,0 +1,74 @@
+package signer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm"
+)
+
+// checkPersistent finds out whether a persistent place can be had, before a key is made for it. 0 is none.
+func checkPersistent(ctx context.Context, on *tpm.TPM, h tpm2.TPMHandle) error {
+	if h == 0 {
+		return nil
+	}
+	if err := tpm.CheckPersistentHandle(h); err != nil {
+		return err
+	}
+	name, err := occupant(ctx, on, h)
+	if err == nil && name != nil {
+		err = fmt.Errorf("another object is at persistent handle 0x%08x: choose another handle", uint32(h))
+	}
+	return err
+}
+
+// occupant returns the Name of the object at a persistent handle, nil if there is none.
+func occupant(ctx context.Context, on *tpm.TPM, h tpm2.TPMHandle) ([]byte, error) {
+	_, name, err := on.ReadPublic(ctx, h)
+	if errors.Is(err, tpm2.TPMRCHandle) {
+		return nil, nil
+	}
+	return name, err
+}
+
+// persist puts a new generation into its persistent place. If that cannot be had, the generation is removed: who asked for the place
+// shall not find a key without it, and can ask again.
+func (s *Store) persist(ctx context.Context, on *tpm.TPM, e Entry, file *tpm.KeyFile, options KeyOptions) error {
+	if options.Persistent == 0 {
+		return nil
+	}
+	k, err := on.LoadKey(ctx, file, tpm.LoadOptions{AuthValue: options.AuthValue})
+	if err == nil {
+		err = errors.Join(k.Persist(ctx, options.Persistent), k.Close())
+	}
+	if err == nil {
+		return nil
+	}
+	return errors.Join(err, s.removeGeneration(context.WithoutCancel(ctx), on, e))
+}
+
+// unpersist removes a key from its persistent place. Another object in that place is left alone, and does not keep anybody from
+// removing this key.
+func (s *Store) unpersist(ctx context.Context, on *tpm.TPM, e Entry) error {
+	if e.Persistent == 0 {
+		return nil
+	}
+	file, err := s.ReadKeyFile(e)
+	if err != nil {
+		s.log.Warn("a persistent key may be left in the TPM: its file cannot be read", "handle", fmt.Sprintf("0x%08x", uint32(e.Persistent)), "cause", err)
+		return nil
+	}
+	name, err := file.Name()
+	if err != nil {
+		return err
+	}
+	there, err := occupant(ctx, on, e.Persistent)
+	if err != nil || !bytes.Equal(there, name) {
+		return err
+	}
+	return on.Unpersist(ctx, e.Persistent, name)
+}

@@ -215,7 +215,7 @@ func TestAPCRIsExtendedBetweenPolicyAndSignature(t *testing.T) {
 			proxy.Handle(handler)
 			_, err := sign(t, key)
 			proxy.Handle(nil)
-			if !errors.Is(err, tt.want) || tt.want == tpm2.TPMRCPCRChanged && errors.Is(err, tpm.ErrPCRsChanged) {
+			if !errors.Is(err, tt.want) || errors.Is(tt.want, tpm2.TPMRCPCRChanged) && errors.Is(err, tpm.ErrPCRsChanged) {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}
 			if n := wire.count(tpm2.TPMCCSign); n > 3 {

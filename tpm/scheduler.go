@@ -190,7 +190,11 @@ func (s *scheduler) open(ctx context.Context) error {
 	if s.conn != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	return s.openWithin(ctx, s.timeout)
+}
+
+func (s *scheduler) openWithin(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	stream, err := s.device.open(ctx)
 	if err != nil {
@@ -280,9 +284,7 @@ func (s *scheduler) shutDown() {
 	s.dropDead()
 	if s.conn == nil && (len(s.loaded.list()) > 0 || !s.sessions.none()) {
 		// Without a resource manager, they are still there.
-		ctx, cancel := context.WithTimeout(s.lifetime, flushPatience)
-		defer cancel()
-		_ = s.open(ctx) // or they are not
+		_ = s.openWithin(s.lifetime, flushPatience) // or they are not
 	}
 	for _, slot := range s.loaded.list() {
 		s.flush(s.lifetime, slot.handle)

@@ -138,7 +138,7 @@ func (s *Store) Adopt(ctx context.Context, on *tpm.TPM, name string, file *tpm.K
 	}
 	defer key.Close()
 	known := *file
-	known.EmptyAuth = options.AuthValue.IsZero() // not every program says so in its files
+	known.EmptyAuth = options.AuthValue.IsZero() // it is known now; other programs' files have been seen to say the opposite
 	return s.add(ctx, on, name, &known, options)
 }
 

@@ -13,8 +13,7 @@ type Description struct {
 	Algorithm Algorithm // one of [Algorithms], or empty: another kind
 	PublicKey crypto.PublicKey
 	PCRs      PCRSelection // that it is bound to; none as a rule
-	// AuthValue says whether the key needs an authorization value; with false, it needs none. Files of tpm2_encodeobject do not
-	// tell, and are taken to need one.
+	// AuthValue is what the file says of an authorization value, which is a hint: see [KeyFile.EmptyAuth].
 	AuthValue bool
 }
 

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -27,7 +29,7 @@ On a terminal it asks; elsewhere --yes is needed. The agent's own key needs --fo
 				if err := keys.CheckDelete(args[0], force); err != nil {
 					return err
 				}
-				if err := a.confirm(args[0], yes); err != nil {
+				if err := a.confirm(cmd.Context(), args[0], yes); err != nil {
 					return err
 				}
 				if err := keys.Delete(cmd.Context(), args[0], force); err != nil {
@@ -44,7 +46,7 @@ On a terminal it asks; elsewhere --yes is needed. The agent's own key needs --fo
 }
 
 // confirm asks for the key's name on a terminal.
-func (a *app) confirm(name string, yes bool) error {
+func (a *app) confirm(ctx context.Context, name string, yes bool) error {
 	if yes {
 		return nil
 	}
@@ -52,12 +54,35 @@ func (a *app) confirm(name string, yes bool) error {
 		return usageError{fmt.Errorf("deleting key %q cannot be undone: say --yes, where nobody can be asked", name)}
 	}
 	fmt.Fprintf(a.err, "Deleting key %q cannot be undone. Type its name to go on: ", name)
-	answer, err := bufio.NewReader(a.in).ReadString('\n')
-	if err != nil && answer == "" {
+	answer, err := readLine(ctx, a.in)
+	if err != nil {
 		return fmt.Errorf("nothing was deleted: %w", err)
 	}
-	if strings.TrimSpace(answer) != name {
+	if answer != name {
 		return errors.New("nothing was deleted: that is not its name")
 	}
 	return nil
+}
+
+// readLine reads a line, or until the command is interrupted: a read from a terminal knows no context, and its goroutine then ends
+// with the process.
+func readLine(ctx context.Context, in io.Reader) (string, error) {
+	type answer struct {
+		line string
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		line, err := bufio.NewReader(in).ReadString('\n')
+		if line != "" {
+			err = nil
+		}
+		answers <- answer{strings.TrimSpace(line), err}
+	}()
+	select {
+	case a := <-answers:
+		return a.line, a.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }

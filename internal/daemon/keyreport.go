@@ -48,7 +48,7 @@ type KeyReport struct {
 
 	PCRs             []int  `json:"pcrs,omitempty"`
 	PCRBank          string `json:"pcr_bank,omitempty"`
-	AuthValue        bool   `json:"auth_value"` // it needs one, or does not say
+	AuthValue        bool   `json:"auth_value"` // it needs one; if it was not tried, the file says so
 	PersistentHandle string `json:"persistent_handle,omitempty"`
 	AtHandle         bool   `json:"at_handle,omitempty"` // it is there
 
@@ -200,6 +200,7 @@ func (k *Keyring) try(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg 
 	cfg.TPM, cfg.AnyAttributes = k.tpm, true
 	key, err := signer.OpenFile(ctx, cfg, file)
 	if errors.Is(err, tpm.ErrAuthValue) && cfg.Options.AuthValue.IsZero() {
+		r.AuthValue = true
 		r.warn("it was not tried: it needs its authorization value; give --auth-file or --auth-credential")
 		return nil
 	}
@@ -207,7 +208,7 @@ func (k *Keyring) try(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg 
 		return err
 	}
 	r.Tested = true
-	r.AuthValue = r.AuthValue && !cfg.Options.AuthValue.IsZero() // files of other programs do not tell; now it is known
+	r.AuthValue = !cfg.Options.AuthValue.IsZero() // what the file says is a hint; now it is known
 	for _, v := range key.TLSVersions() {
 		r.TLSVersions = append(r.TLSVersions, tls.VersionName(v))
 	}

@@ -379,11 +379,12 @@ func TestAPolicyBesideAPasswordIsReported(t *testing.T) {
 	}
 	template := ecdsaTemplate()
 	template.AuthPolicy = public.AuthPolicy
-	file := createForeign(t, on, template)
-	without := load(t, on, file, tpm.LoadOptions{})
+	// The policy does not ask for the value, but it is part of what encrypts parameters.
+	file := createForeignWith(t, on, template, tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: []byte("pw")}})
+	without := load(t, on, file, tpm.LoadOptions{AuthValue: secret.New("pw")})
 	checkSigns(t, without)
 	file.Policy = bound.Policy
-	with := load(t, on, file, tpm.LoadOptions{})
+	with := load(t, on, file, tpm.LoadOptions{AuthValue: secret.New("pw")})
 	checkSigns(t, with)
 	extend(t, on, 11)
 	checkSigns(t, without)

@@ -96,7 +96,12 @@ func (s *scheduler) finish(t *turn) {
 // late reports whether the answer to an abandoned command is due.
 func (s *scheduler) late() bool { return s.conn != nil && s.conn.late != nil }
 
-// settle reads the answer that is due and flushes what it loaded, and what else is to be flushed.
+// flushing reports whether the answer to this TPM2_FlushContext is due.
+func (s *scheduler) flushing(input []byte) bool {
+	return s.late() && isFlush(input) && bytes.Equal(s.conn.lateCommand, input)
+}
+
+// settle reads the answer that is due and flushes what it loaded, or what it did not flush, and what else is to be flushed.
 func (s *scheduler) settle(flush []tpm2.TPMHandle) {
 	if s.late() {
 		s.log.Debug("TPM answers after its caller had gone")
@@ -109,6 +114,9 @@ func (s *scheduler) settle(flush []tpm2.TPMHandle) {
 		if h, ok := newHandle(s.conn.lateCommand, rsp); ok {
 			s.loaded.taken(h)
 			flush = append(flush, h)
+		}
+		if retryable(responseCode(rsp)) && isFlush(s.conn.lateCommand) {
+			flush = append(flush, handleAt(s.conn.lateCommand, headerBytes))
 		}
 	}
 	s.flush(s.lifetime, flush...)

@@ -278,24 +278,24 @@ func (s *scheduler) flush(ctx context.Context, handles ...tpm2.TPMHandle) {
 func (s *scheduler) close() {
 	s.closed.Store(true)
 	_ = s.queue.Acquire(s.lifetime, 1) // it never ends, so neither can this fail
-	s.shutDown()
+	s.shutDown(s.lifetime)
 	s.queue.Release(1)
 	s.background.Wait()
 }
 
-func (s *scheduler) shutDown() {
+func (s *scheduler) shutDown(ctx context.Context) {
 	s.sessions.stop(s)
 	s.dropDead()
 	if s.conn == nil && (len(s.loaded.list()) > 0 || !s.sessions.none()) {
 		// Without a resource manager, they are still there.
-		ctx, cancel := context.WithTimeout(s.lifetime, flushPatience)
+		opening, cancel := context.WithTimeout(ctx, flushPatience)
 		defer cancel()
-		_ = s.open(ctx) // or they are not
+		_ = s.open(opening) // or they are not
 	}
 	for _, slot := range s.loaded.list() {
-		s.flush(s.lifetime, slot.handle)
+		s.flush(ctx, slot.handle)
 	}
-	s.flush(s.lifetime, s.sessions.take()...)
+	s.flush(ctx, s.sessions.take()...)
 	s.loaded.clear()
 	if s.conn != nil {
 		_ = s.conn.stream.Close() // everything was read

@@ -82,7 +82,7 @@ var places = map[string]place{
 	},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
-	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/judge"}, "opens TPMs for tests"},
+	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/judge", "internal/secret"}, "opens TPMs for tests"},
 }
 
 // Below simulator, one rule is the same for all: a double with the client's own types

@@ -295,8 +295,9 @@ func (s *scheduler) shutDown(ctx context.Context) {
 	for _, slot := range s.loaded.list() {
 		s.flush(ctx, slot.handle)
 	}
-	s.flush(ctx, s.sessions.take()...)
+	s.flush(ctx, s.sessions.handles()...)
 	s.loaded.clear()
+	s.sessions.clear()
 	if s.conn != nil {
 		_ = s.conn.stream.Close() // everything was read
 		s.conn = nil

@@ -76,7 +76,7 @@ func TestAWrongAuthorizationValue(t *testing.T) {
 	t.Parallel()
 	const right = "the right one"
 	bothWays(t, func(t *testing.T, plain bool) {
-		on, _ := azureThroughProxy(t, tpm.Config{PlainSessions: plain})
+		on, proxy := azureThroughProxy(t, tpm.Config{PlainSessions: plain})
 		file := create(t, on, tpm.KeyOptions{AuthValue: secret.New(right)})
 		for _, tt := range []struct{ name, value string }{
 			{"none", ""},
@@ -87,6 +87,14 @@ func TestAWrongAuthorizationValue(t *testing.T) {
 		} {
 			t.Run(tt.name, func(t *testing.T) {
 				key := load(t, on, file, tpm.LoadOptions{AuthValue: secret.New(tt.value)})
+				var wire traffic
+				proxy.Handle(wire.under(nil))
+				defer func() {
+					proxy.Handle(nil)
+					if n := wire.count(tpm2.TPMCCSign); n > 10 { // once more each with a fresh session, whose nonces are right
+						t.Errorf("5 signatures were tried %d times", n)
+					}
+				}()
 				for range 5 {
 					_, signErr := sign(t, key)
 					_, certifyErr := on.Certify(t.Context(), key, tpm.HandleAK, nil)

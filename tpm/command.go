@@ -52,6 +52,11 @@ func flushCommand(h tpm2.TPMHandle) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(h))
 }
 
+// isFlush reports whether a command is a TPM2_FlushContext.
+func isFlush(input []byte) bool {
+	return commandCode(input) == tpm2.TPMCCFlushContext && len(input) == headerBytes+4
+}
+
 // flushed is the response to a successful TPM2_FlushContext.
 func flushed() []byte {
 	b := binary.BigEndian.AppendUint16(nil, uint16(tpm2.TPMSTNoSessions))

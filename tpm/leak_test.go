@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -129,7 +130,7 @@ func TestCancelledOperationsLeaveNothing(t *testing.T) {
 			proxy := tpmtest.NewProxy(t, tt.start(t).Device())
 			on := tpmtest.ConnectWith(t, tpm.Config{Device: proxy.Device(), SessionUses: 3})
 			file := create(t, on, tpm.KeyOptions{})
-			key, bound := load(t, on, file, tpm.LoadOptions{}), boundKey(t, on)
+			key, bound, third := load(t, on, file, tpm.LoadOptions{}), boundKey(t, on), newKey(t, on)
 			digest := make([]byte, 32)
 			operations := []struct {
 				name string
@@ -161,6 +162,9 @@ func TestCancelledOperationsLeaveNothing(t *testing.T) {
 				for _, operation := range operations {
 					for nth, more := 1, true; more; nth++ {
 						for _, late := range []bool{true, false} {
+							checkSigns(t, third) // so that all slots are taken, and a key must give way
+							checkSigns(t, key)
+							checkSigns(t, bound)
 							if more = cancelAt(t, proxy, nth, late, operation.run); more {
 								cancelled++
 							}
@@ -227,4 +231,71 @@ func cancelAt(t *testing.T, proxy *tpmtest.Proxy, nth int, late bool, run func(c
 		t.Errorf("command %d, 0x%x: it was cancelled, and succeeded", nth, uint32(at))
 	}
 	return true
+}
+
+// A TPM may want a flush repeated, as any command. Where nobody waits for it, too.
+func TestAFlushThatTheTPMPutsOffIsRepeated(t *testing.T) {
+	t.Parallel()
+	machine := tpmtest.Swtpm(t)
+	proxy := tpmtest.NewProxy(t, machine.Device())
+	on := tpmtest.ConnectWith(t, tpm.Config{Device: proxy.Device(), SessionUses: 2})
+	var put atomic.Int32
+	proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+		if codeOf(command) == tpm2.TPMCCFlushContext && put.Add(1)%3 != 0 {
+			return tpmtest.Response(uint32(tpm2.TPMRCRetry)), nil
+		}
+		return forward(command)
+	})
+	var keys []*tpm.Key
+	for range 5 { // more than there are slots
+		keys = append(keys, newKey(t, on))
+	}
+	for _, k := range append(keys, keys...) {
+		checkSigns(t, k)
+	}
+	for _, k := range keys {
+		_ = k.Close() // always nil
+	}
+	checkLoaded(t, on, 0, 1)
+	checkSigns(t, load(t, on, create(t, on, tpm.KeyOptions{}), tpm.LoadOptions{}))
+	if err := on.Close(); err != nil {
+		t.Fatal(err)
+	}
+	checkLoaded(t, tpmtest.Connect(t, machine.Device()), 0, 0)
+}
+
+// A key that is said to be gone is loaded again, and its slot is not lost if that was not so.
+func TestAKeyThatIsSaidToBeGoneIsNotThereTwice(t *testing.T) {
+	t.Parallel()
+	on, proxy := throughProxy(t)
+	key := newKey(t, on)
+	for _, code := range []tpm2.TPMRC{tpm2.TPMRCReferenceH0, tpm2.TPMRCHandle | 0x100} {
+		for range 4 { // more often than there are slots
+			checkSigns(t, key)
+			proxy.Handle(refusing(2, code, tpm2.TPMCCSign, tpm2.TPMCCReadPublic))
+			checkSigns(t, key)
+			proxy.Handle(nil)
+			checkLoaded(t, on, 1, 1)
+		}
+	}
+}
+
+func TestAFlushWhoseContextEndsWhileItIsPutOffIsDone(t *testing.T) {
+	t.Parallel()
+	on, proxy := throughProxy(t)
+	for range 20 { // the end of the context may come before the answer or after it
+		ctx, cancel := context.WithCancel(t.Context())
+		proxy.Handle(first(tpm2.TPMCCFlushContext, func([]byte, tpmtest.Forward) ([]byte, error) {
+			cancel()
+			return tpmtest.Response(uint32(tpm2.TPMRCRetry)), nil
+		}))
+		_ = on.Do(ctx, func(c transport.TPM) error {
+			_, done := storageRoot(t, c)
+			done()
+			return nil
+		})
+		cancel()
+		proxy.Handle(nil)
+		checkLoaded(t, on, 0, 0)
+	}
 }

@@ -96,7 +96,12 @@ func (s *scheduler) finish(t *turn) {
 // late reports whether the answer to an abandoned command is due.
 func (s *scheduler) late() bool { return s.conn != nil && s.conn.late != nil }
 
-// settle reads the answer that is due and flushes what it loaded, and what else is to be flushed.
+// flushing reports whether the answer to this TPM2_FlushContext is due.
+func (s *scheduler) flushing(input []byte) bool {
+	return s.late() && isFlush(input) && bytes.Equal(s.conn.lateCommand, input)
+}
+
+// settle reads the answer that is due and flushes what it loaded, or what it did not flush, and what else is to be flushed.
 func (s *scheduler) settle(flush []tpm2.TPMHandle) {
 	if s.late() {
 		s.log.Debug("TPM answers after its caller had gone")
@@ -109,6 +114,9 @@ func (s *scheduler) settle(flush []tpm2.TPMHandle) {
 		if h, ok := newHandle(s.conn.lateCommand, rsp); ok {
 			s.loaded.taken(h)
 			flush = append(flush, h)
+		}
+		if retryable(responseCode(rsp)) && isFlush(s.conn.lateCommand) {
+			flush = append(flush, handleAt(s.conn.lateCommand, headerBytes))
 		}
 	}
 	s.flush(s.lifetime, flush...)
@@ -274,23 +282,24 @@ func (s *scheduler) flush(ctx context.Context, handles ...tpm2.TPMHandle) {
 func (s *scheduler) close() {
 	s.closed.Store(true)
 	_ = s.queue.Acquire(s.lifetime, 1) // it never ends, so neither can this fail
-	s.shutDown()
+	s.shutDown(s.lifetime)
 	s.queue.Release(1)
 	s.background.Wait()
 }
 
-func (s *scheduler) shutDown() {
+func (s *scheduler) shutDown(ctx context.Context) {
 	s.sessions.stop(s)
 	s.dropDead()
 	if s.conn == nil && (len(s.loaded.list()) > 0 || !s.sessions.none()) {
 		// Without a resource manager, they are still there.
-		_ = s.openWithin(s.lifetime, flushPatience) // or they are not
+		_ = s.openWithin(ctx, flushPatience) // or they are not
 	}
 	for _, slot := range s.loaded.list() {
-		s.flush(s.lifetime, slot.handle)
+		s.flush(ctx, slot.handle)
 	}
-	s.flush(s.lifetime, s.sessions.take()...)
+	s.flush(ctx, s.sessions.handles()...)
 	s.loaded.clear()
+	s.sessions.clear()
 	if s.conn != nil {
 		_ = s.conn.stream.Close() // everything was read
 		s.conn = nil

@@ -40,15 +40,14 @@ func (s *sessions) slot(kind tpm2.TPMSE) **session {
 	return &s.hmac
 }
 
-// take empties the table and returns the handles that were in it.
-func (s *sessions) take() []tpm2.TPMHandle {
+// handles lists the handles of the sessions that are kept.
+func (s *sessions) handles() []tpm2.TPMHandle {
 	var handles []tpm2.TPMHandle
 	for _, kept := range []*session{s.hmac, s.policy} {
 		if kept != nil {
 			handles = append(handles, kept.handle)
 		}
 	}
-	s.clear()
 	return handles
 }
 
@@ -205,15 +204,16 @@ func (s *scheduler) expireSessions() {
 	if s.sessions.none() {
 		return
 	}
-	rest := s.sessions.maxIdle - time.Since(s.sessions.used)
-	if s.conn == nil {
-		rest = s.sessions.maxIdle // nothing can be flushed at this moment
-	}
-	if rest > 0 {
+	if rest := s.sessions.maxIdle - time.Since(s.sessions.used); rest > 0 {
 		s.watchIdle(rest)
 		return
 	}
-	s.flush(s.lifetime, s.sessions.take()...)
+	s.flush(s.lifetime, s.sessions.handles()...)
+	if s.conn == nil { // there is no connection, or it ended meanwhile: a bare TPM still has them
+		s.watchIdle(s.sessions.maxIdle)
+		return
+	}
+	s.sessions.clear()
 }
 
 // stop ends the watch over idle sessions.

@@ -52,8 +52,8 @@ func (t *turn) Send(input []byte) ([]byte, error) {
 		return flushed(), nil
 	}
 	rsp, err := t.sendLocked(input)
-	if err != nil && t.ctx.Err() != nil && !t.scheduler.late() && t.flushLater(input) {
-		return flushed(), nil // the context ended before it was sent, or before the TPM took it
+	if err != nil && t.ctx.Err() != nil && (t.scheduler.flushing(input) || t.flushLater(input)) {
+		return flushed(), nil
 	}
 	return rsp, err
 }
@@ -80,7 +80,7 @@ func (t *turn) end() []tpm2.TPMHandle {
 
 // flushLater notes the handle of a TPM2_FlushContext for the end of the turn. It needs the lock.
 func (t *turn) flushLater(input []byte) bool {
-	if commandCode(input) != tpm2.TPMCCFlushContext || len(input) != headerBytes+4 {
+	if !isFlush(input) {
 		return false
 	}
 	t.flush = append(t.flush, handleAt(input, headerBytes))

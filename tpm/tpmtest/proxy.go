@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -33,9 +32,7 @@ var ErrHangUp = errors.New("hang up")
 type Proxy struct {
 	server
 	upstream string
-
-	handling sync.Mutex
-	handler  Handler
+	handler  Handler // under mu: what a handler does is seen by the one of the next connection
 }
 
 // NewProxy starts a proxy before the TPM at device, "unix:/path". It ends with the test; what a handler blocks on must be
@@ -49,8 +46,8 @@ func NewProxy(t testing.TB, device string) *Proxy {
 
 // Handle sets the handler for the commands to come. Nil passes them on.
 func (p *Proxy) Handle(h Handler) {
-	p.handling.Lock()
-	defer p.handling.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.handler = h
 }
 
@@ -80,9 +77,9 @@ func (p *Proxy) serve(client net.Conn) {
 }
 
 func (p *Proxy) handle(command []byte, forward Forward) ([]byte, error) {
-	p.handling.Lock()
+	p.mu.Lock()
 	h := p.handler
-	p.handling.Unlock()
+	p.mu.Unlock()
 	if h == nil {
 		return forward(command)
 	}

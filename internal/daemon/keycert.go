@@ -212,7 +212,7 @@ func (k *Keyring) SelfSign(ctx context.Context, name string, req SelfSignOptions
 	chain := []*x509.Certificate{leaf}
 	if req.NoImport {
 		e.CertFile = ""
-	} else if err := k.store.Import(e, key, chain); err != nil {
+	} else if err := k.store.Import(ctx, e, key, chain); err != nil {
 		return CertificateReport{}, err
 	}
 	report := k.certificate(chain, key.Public(), e)
@@ -252,7 +252,7 @@ func (k *Keyring) Import(ctx context.Context, name, path string, next bool) (Cer
 	if err != nil {
 		return CertificateReport{}, err
 	}
-	if err := k.store.Import(e, half, chain); err != nil {
+	if err := k.store.Import(ctx, e, half, chain); err != nil {
 		return CertificateReport{}, k.explainImport(err, e, chain[0])
 	}
 	return k.certificate(chain, half.key, e), ctx.Err()

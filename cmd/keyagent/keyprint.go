@@ -3,8 +3,11 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/keyagent/keyagent/internal/daemon"
 )
@@ -42,11 +45,32 @@ func (a *app) printKey(r daemon.KeyReport, asJSON bool, next string) error {
 // warn is for what must not be overlooked in the result of a command that changed something.
 func (a *app) warn(warnings []string) {
 	for _, w := range warnings {
-		fmt.Fprintf(a.err, "keyagent: warning: %s\n", strings.ReplaceAll(w, "\n", " "))
+		fmt.Fprintf(a.err, "keyagent: warning: %s\n", printable(strings.ReplaceAll(w, "\n", " ")))
 	}
 }
 
 type rowFunc = func(name, format string, args ...any)
+
+func rowsOn(w io.Writer) rowFunc {
+	return func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", name, printable(fmt.Sprintf(format, args...)))
+	}
+}
+
+// printable escapes what would steer a terminal or feign a line of its own. Names in certificates, and what a server says of
+// itself, may have anything in them.
+func printable(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		escaped := strconv.QuoteRune(r)
+		b.WriteString(escaped[1 : len(escaped)-1])
+	}
+	return b.String()
+}
 
 // printKeys prints what there is to say of keys.
 func (a *app) printKeys(reports []daemon.KeyReport, asJSON, public bool) error {
@@ -63,7 +87,7 @@ func (a *app) printKeys(reports []daemon.KeyReport, asJSON, public bool) error {
 		return err
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	row := rowsOn(w)
 	for _, r := range reports {
 		printKeyRows(row, r)
 	}
@@ -137,7 +161,7 @@ func (a *app) printCertificate(r daemon.CertificateReport, asJSON bool) error {
 		return a.printJSON(r)
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	row := rowsOn(w)
 	printCertificateRows(row, "certificate", r)
 	return w.Flush()
 }

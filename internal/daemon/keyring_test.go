@@ -165,3 +165,25 @@ func TestTheDiagnosisOfTheAgentsOwnKeyIsThatOfItsStart(t *testing.T) {
 		s.cfg.BindingKey = before
 	}
 }
+
+// One value is not that of all keys, and a TPM counts wrong ones: three lock it, for other programs' objects, too.
+func TestAValueIsTriedOnOneKeyOnly(t *testing.T) {
+	s := newStage(t)
+	k := s.keyring(nil)
+	value := filepath.Join(t.TempDir(), "value")
+	if err := os.WriteFile(value, []byte("a value\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	source := daemon.AuthSource{File: value}
+	if _, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256", Auth: source}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := k.Show(t.Context(), "", source)
+	if _, usage := errors.AsType[daemon.UsageError](err); !usage {
+		t.Errorf("got %v, want a refusal", err)
+	}
+	reports, err := k.Show(t.Context(), "app", source)
+	if err != nil || len(reports) != 1 || !reports[0].Tested {
+		t.Errorf("the one key: %+v, %v", reports, err)
+	}
+}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -340,7 +341,20 @@ func noCertificate(err error, name string, next bool) error {
 		"for an issuer and then keyagent cert import %[1]s%[2]s --file chain.pem", name, flag)
 }
 
-// WriteFile writes what a command made for others to see, replacing an older one.
+// WriteFile writes what a command made for others to see, replacing an older one. A key file is no older one: there is no copy of it.
 func WriteFile(path string, text []byte) error {
+	if holdsKey(path) {
+		return usagef("%s holds a key, which is not overwritten: choose another file", path)
+	}
 	return os.WriteFile(path, text, 0o644) // #nosec G306 -- requests and certificates are public
+}
+
+// holdsKey looks into regular files only: of a pipe or a terminal, which may be written to, nothing must be read.
+func holdsKey(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	text, err := readBounded(path, maxForeignBytes)
+	return err == nil && bytes.Contains(text, []byte("PRIVATE KEY-----"))
 }

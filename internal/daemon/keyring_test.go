@@ -187,3 +187,31 @@ func TestAValueIsTriedOnOneKeyOnly(t *testing.T) {
 		t.Errorf("the one key: %+v, %v", reports, err)
 	}
 }
+
+func TestAKeyFileIsNotOverwrittenByWhatACommandMakes(t *testing.T) {
+	s := newStage(t)
+	k := s.keyring(nil)
+	report, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(report.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := daemon.WriteFile(report.KeyFile, []byte("a request")); err == nil {
+		t.Error("it was written over")
+	}
+	if after, err := os.ReadFile(report.KeyFile); err != nil || !slices.Equal(before, after) {
+		t.Errorf("the key file was changed: %v", err)
+	}
+	out := filepath.Join(t.TempDir(), "request.pem")
+	for _, text := range []string{"a long request", "a request"} {
+		if err := daemon.WriteFile(out, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(out); err != nil || string(got) != text {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -27,19 +28,29 @@ func (a *app) printDone(asJSON bool, what, name, format string) error {
 	return err
 }
 
-// printKey prints one key, and what to do next on a line of its own.
+// printKey prints one key, and what to do next on a line of its own. A key that was made and does not work is no success: the PCR
+// values that it was bound to, for one, are what somebody told, and only a signature shows that they are the TPM's.
 func (a *app) printKey(r daemon.KeyReport, asJSON bool, next string) error {
 	a.warn(r.Warnings)
+	problem := r.Problem
 	if asJSON {
 		r.PublicKey = ""
-		return a.printJSON(r)
+		return errors.Join(a.printJSON(r), brokenKey(r.Name, problem))
 	}
 	r.Warnings = nil // they were said
-	if err := a.printKeys([]daemon.KeyReport{r}, false, false); err != nil {
+	err := errors.Join(a.printKeys([]daemon.KeyReport{r}, false, false), brokenKey(r.Name, problem))
+	if err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(a.out, next)
+	_, err = fmt.Fprintln(a.out, next)
 	return err
+}
+
+func brokenKey(name, problem string) error {
+	if problem == "" {
+		return nil
+	}
+	return fmt.Errorf("key %q is there and does not work: %s", name, strings.ReplaceAll(problem, "\n", " "))
 }
 
 // warn is for what must not be overlooked in the result of a command that changed something.

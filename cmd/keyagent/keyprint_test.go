@@ -25,7 +25,8 @@ func TestNothingSteersTheTerminal(t *testing.T) {
 		{"a certificate", func(a *app) error { return a.printCertificate(c, false) }},
 		{"a key", func(a *app) error {
 			r := daemon.KeyReport{Name: "app", KeyFile: evil, Problem: evil, Warnings: []string{evil}, Certificate: &c}
-			return a.printKey(r, false, "next")
+			a.exit(a.printKey(r, false, "next"))
+			return nil
 		}},
 		{"a diagnosis", func(a *app) error {
 			return a.printDiagnosis(daemon.Diagnosis{Findings: []daemon.Finding{{Verdict: "ok", Check: "key", Detail: evil + "\nmore", Action: evil}}}, false)
@@ -50,5 +51,21 @@ func TestNothingSteersTheTerminal(t *testing.T) {
 				t.Errorf("it is not shown: %q", out.String())
 			}
 		})
+	}
+}
+
+func TestAKeyThatDoesNotWorkIsNoSuccess(t *testing.T) {
+	t.Parallel()
+	for _, asJSON := range []bool{false, true} {
+		for problem, want := range map[string]int{"": exitDone, "PCRs have changed": exitFailed} {
+			var out, errs bytes.Buffer
+			a := &app{streams: streams{out: &out, err: &errs}}
+			if code := a.exit(a.printKey(daemon.KeyReport{Name: "app", Problem: problem}, asJSON, "next: sign")); code != want {
+				t.Errorf("problem %q: code %d", problem, code)
+			}
+			if !strings.Contains(errs.String(), problem) || problem != "" && strings.Contains(out.String(), "next: sign") {
+				t.Errorf("problem %q: %s%s", problem, out.String(), errs.String())
+			}
+		}
 	}
 }

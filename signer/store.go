@@ -246,14 +246,38 @@ func (s *Store) Certificates(e Entry) ([]*x509.Certificate, error) {
 
 // Import puts a chain beside a key, after [CheckCertificate] has found nothing wrong with it. An older chain is replaced. Of the
 // key, only the public half matters.
-func (s *Store) Import(e Entry, key interface{ Public() crypto.PublicKey }, chain []*x509.Certificate) error {
+func (s *Store) Import(ctx context.Context, e Entry, key interface{ Public() crypto.PublicKey }, chain []*x509.Certificate) error {
 	if err := CheckCertificate(chain, key.Public(), s.now()); err != nil {
 		return err
 	}
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if !e.exists() {
 		return fmt.Errorf("key %q, generation %d: %w", e.Name, e.Generation, ErrNoKey)
 	}
+	if err := s.stillOver(e, key.Public()); err != nil {
+		return err
+	}
 	return statefile.Write(e.CertFile, EncodeCertificates(chain))
+}
+
+// stillOver makes sure that a generation has this key: a number is given again after a key was deleted, or a rotation cancelled.
+func (s *Store) stillOver(e Entry, public crypto.PublicKey) error {
+	file, err := s.ReadKeyFile(e)
+	if err != nil {
+		return err
+	}
+	d, err := file.Describe()
+	if err != nil {
+		return err
+	}
+	if own, ok := d.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !own.Equal(public) {
+		return fmt.Errorf("key %q, generation %d, is another key meanwhile; nothing was imported", e.Name, e.Generation)
+	}
+	return nil
 }
 
 // EncodeCertificates writes a chain as PEM.

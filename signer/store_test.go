@@ -14,7 +14,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -107,7 +109,7 @@ func (s *shelf) certify(e signer.Entry) []*x509.Certificate {
 	k := s.open(e)
 	defer k.Close()
 	chain := []*x509.Certificate{selfSigned(s.t, k)}
-	if err := s.Import(e, k, chain); err != nil {
+	if err := s.Import(s.t.Context(), e, k, chain); err != nil {
 		s.t.Fatal(err)
 	}
 	return chain
@@ -143,7 +145,7 @@ func (s *shelf) works(e signer.Entry) (certified bool) {
 		return false
 	}
 	if err == nil {
-		err = s.Import(e, k, chain) // it checks
+		err = s.Import(s.t.Context(), e, k, chain) // it checks
 	}
 	if err != nil {
 		s.t.Errorf("generation %d: %v", e.Generation, err)
@@ -264,7 +266,7 @@ func TestACertificateOfAnotherKeyIsNotImported(t *testing.T) {
 	s := newShelf(t, tpmtest.Open(t))
 	app, other := s.create("app", ecOptions()), s.create("other", ecOptions())
 	foreign := []*x509.Certificate{selfSigned(t, s.open(other))}
-	_, isProblem := errors.AsType[*signer.CertificateError](s.Import(app, s.open(app), foreign))
+	_, isProblem := errors.AsType[*signer.CertificateError](s.Import(t.Context(), app, s.open(app), foreign))
 	if !isProblem {
 		t.Error("it was imported")
 	}
@@ -273,8 +275,62 @@ func TestACertificateOfAnotherKeyIsNotImported(t *testing.T) {
 	}
 	gone := app
 	gone.KeyFile, gone.CertFile = s.file("app", "7.key.pem"), s.file("app", "7.cert.pem")
-	if err := s.Import(gone, s.open(other), foreign); !errors.Is(err, signer.ErrNoKey) {
+	if err := s.Import(t.Context(), gone, s.open(other), foreign); !errors.Is(err, signer.ErrNoKey) {
 		t.Errorf("for a generation that is not there: %v", err)
+	}
+}
+
+// A generation's number does not say which key it is: while a certificate was made for one, another may have got the number.
+func TestACertificateIsNotPutBesideAKeyThatCameMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, tpmtest.Open(t))
+	for _, tt := range []struct {
+		name  string
+		first func() signer.Entry
+		again func() error
+	}{
+		{"the key was deleted and made again", func() signer.Entry { return s.create("app", ecOptions()) }, func() error {
+			return errors.Join(s.Delete(t.Context(), s.on, "app"), func() error { s.create("app", ecOptions()); return nil }())
+		}},
+		{"the rotation was cancelled and begun again", func() signer.Entry { return s.begin("app", ecOptions()) }, func() error {
+			return errors.Join(s.CancelRotation(t.Context(), s.on, "app"), func() error { s.begin("app", ecOptions()); return nil }())
+		}},
+	} {
+		e := tt.first()
+		k := s.open(e)
+		chain := []*x509.Certificate{selfSigned(t, k)}
+		if err := tt.again(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Import(t.Context(), e, k, chain); err == nil {
+			t.Errorf("%s: it was imported", tt.name)
+		}
+		if _, err := s.Certificates(e); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: there is a certificate: %v", tt.name, err)
+		}
+		_ = k.Close() // a TPM has three places
+	}
+}
+
+// What changes keys waits for who is changing them; an import is such a change.
+func TestAnImportWaitsForTheLock(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, tpmtest.Open(t))
+	e := s.create("app", ecOptions())
+	k := s.open(e)
+	chain := []*x509.Certificate{selfSigned(t, k)}
+	f, err := os.OpenFile(s.file(".lock"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := s.Import(ctx, e, k, chain); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -402,7 +458,7 @@ func TestATornCertificateIsAnErrorAndCanBeReplaced(t *testing.T) {
 		if _, err := s.Certificates(e); err == nil || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%.20q: %v", content, err)
 		}
-		if err := s.Import(e, s.open(e), chain); err != nil {
+		if err := s.Import(t.Context(), e, s.open(e), chain); err != nil {
 			t.Error(err)
 		}
 		if !s.works(e) {

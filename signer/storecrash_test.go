@@ -55,11 +55,11 @@ func steps() map[string]step {
 			_, err := s.Create(ctx, s.on, "app", ecOptions())
 			return err
 		}, signer.ErrKeyExists},
-		"import": {oneOldOneCurrent, func(_ context.Context, s *shelf) error {
+		"import": {oneOldOneCurrent, func(ctx context.Context, s *shelf) error {
 			e := s.current("app")
 			k := s.open(e)
 			defer k.Close()
-			return s.Import(e, k, []*x509.Certificate{selfSigned(s.t, k)})
+			return s.Import(ctx, e, k, []*x509.Certificate{selfSigned(s.t, k)})
 		}, nil},
 		"begin": {oneOldOneCurrent, func(ctx context.Context, s *shelf) error {
 			_, err := s.BeginRotation(ctx, s.on, "app", ecOptions())

@@ -13,6 +13,11 @@ func Unopened(ctx context.Context) *TPM {
 	return &TPM{scheduler: newScheduler(ctx, device{address: "/nonexistent"}, Config{}.withDefaults())}
 }
 
+// Patiently is how a command is repeated for which nobody waits.
+func (t *TPM) Patiently(ctx context.Context, send func() ([]byte, error)) ([]byte, error) {
+	return t.scheduler.patiently(ctx, flushPatience, send)
+}
+
 // ParseSignature is parseSignature, for fuzzing.
 func ParseSignature(rsp []byte, scheme, hash tpm2.TPMAlgID) ([]byte, error) {
 	return parseSignature(rsp, scheme, hash, nil)

@@ -242,7 +242,7 @@ func (k *Key) accept(o object, options LoadOptions) error {
 	if k.policy, err = k.file.policyOf(&o.public); err != nil {
 		return err
 	}
-	if !k.policy.empty() && !k.policy.authValue && len(k.auth) > 0 {
+	if !k.policy.empty() && !k.policy.authValue && len(k.auth) > 0 && !o.public.ObjectAttributes.UserWithAuth {
 		return fmt.Errorf("%w: the key was made without one, and one was given", ErrAuthValue) // which the TPM would never look at
 	}
 	if k.key, err = publicKey(&o.public); err != nil {

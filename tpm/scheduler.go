@@ -178,18 +178,25 @@ func (s *scheduler) roundTrip(ctx context.Context, input []byte) ([]byte, error)
 	return rsp, nil
 }
 
-// patiently sends a command again for as long as the TPM asks for it, no longer than ctx and limit allow.
+// patiently sends a command again for as long as the TPM asks for it, no longer than ctx and limit allow. The time that the TPM takes
+// to ask counts, too: there may be no other end to it, where nobody's context does.
 func (s *scheduler) patiently(ctx context.Context, limit time.Duration, send func() ([]byte, error)) ([]byte, error) {
-	var waited time.Duration
+	var until time.Time // since the TPM asked first; a command that works needs no clock
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		rsp, err := send()
-		if err != nil || !retryable(responseCode(rsp)) || waited >= limit {
+		if err != nil || !retryable(responseCode(rsp)) {
 			return rsp, err
+		}
+		now := time.Now()
+		if until.IsZero() {
+			until = now.Add(limit)
+		}
+		if !now.Before(until) {
+			return rsp, nil
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return nil, fmt.Errorf("the TPM still answers %w: %w", responseCode(rsp), err)
 		}
-		waited += pause
 	}
 }
 

@@ -79,7 +79,7 @@ func (k *Key) explainAuth(err error) error {
 	}
 	switch {
 	case len(k.auth) == 0 && k.file.EmptyAuth:
-		return fmt.Errorf("%w: none was given, because its file says that the key has none: that is wrong, or somebody changes commands on their way to the TPM: %w", ErrAuthValue, err)
+		return fmt.Errorf("%w: its file says that the key has none, and none was given: the file is wrong, or somebody changes commands on their way to the TPM: %w", ErrAuthValue, err)
 	case len(k.auth) == 0:
 		return fmt.Errorf("%w: the key has a password, and none was given: %w", ErrAuthValue, err)
 	case k.file.EmptyAuth:

@@ -55,9 +55,13 @@ func (a *app) printDiagnosis(d daemon.Diagnosis, asJSON bool) error {
 		return a.printJSON(d)
 	}
 	for _, f := range d.Findings {
-		fmt.Fprintf(a.out, "%-4s  %s: %s\n", f.Verdict, f.Check, strings.ReplaceAll(f.Detail, "\n", "\n      "))
+		lines := strings.Split(f.Detail, "\n")
+		for i := range lines {
+			lines[i] = printable(lines[i])
+		}
+		fmt.Fprintf(a.out, "%-4s  %s: %s\n", f.Verdict, f.Check, strings.Join(lines, "\n      "))
 		if f.Action != "" {
-			fmt.Fprintf(a.out, "      -> %s\n", f.Action)
+			fmt.Fprintf(a.out, "      -> %s\n", printable(f.Action))
 		}
 	}
 	return nil

@@ -37,10 +37,10 @@ func (a *app) exit(err error) int {
 		return exitDone
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(a.err, "keyagent: error: %s\n", line)
+		fmt.Fprintf(a.err, "keyagent: error: %s\n", printable(line))
 	}
 	if hint := hintFor(err); hint != "" {
-		fmt.Fprintf(a.err, "keyagent: hint: %s\n", hint)
+		fmt.Fprintf(a.err, "keyagent: hint: %s\n", printable(hint))
 	}
 	return exitCode(err)
 }

@@ -2,9 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/keyagent/keyagent/internal/daemon"
 )
@@ -24,29 +28,60 @@ func (a *app) printDone(asJSON bool, what, name, format string) error {
 	return err
 }
 
-// printKey prints one key, and what to do next on a line of its own.
+// printKey prints one key, and what to do next on a line of its own. A key that was made and does not work is no success: the PCR
+// values that it was bound to, for one, are what somebody told, and only a signature shows that they are the TPM's.
 func (a *app) printKey(r daemon.KeyReport, asJSON bool, next string) error {
 	a.warn(r.Warnings)
+	problem := r.Problem
 	if asJSON {
 		r.PublicKey = ""
-		return a.printJSON(r)
+		return errors.Join(a.printJSON(r), brokenKey(r.Name, problem))
 	}
 	r.Warnings = nil // they were said
-	if err := a.printKeys([]daemon.KeyReport{r}, false, false); err != nil {
+	err := errors.Join(a.printKeys([]daemon.KeyReport{r}, false, false), brokenKey(r.Name, problem))
+	if err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(a.out, next)
+	_, err = fmt.Fprintln(a.out, next)
 	return err
+}
+
+func brokenKey(name, problem string) error {
+	if problem == "" {
+		return nil
+	}
+	return fmt.Errorf("key %q is there and does not work: %s", name, strings.ReplaceAll(problem, "\n", " "))
 }
 
 // warn is for what must not be overlooked in the result of a command that changed something.
 func (a *app) warn(warnings []string) {
 	for _, w := range warnings {
-		fmt.Fprintf(a.err, "keyagent: warning: %s\n", strings.ReplaceAll(w, "\n", " "))
+		fmt.Fprintf(a.err, "keyagent: warning: %s\n", printable(strings.ReplaceAll(w, "\n", " ")))
 	}
 }
 
 type rowFunc = func(name, format string, args ...any)
+
+func rowsOn(w io.Writer) rowFunc {
+	return func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", name, printable(fmt.Sprintf(format, args...)))
+	}
+}
+
+// printable escapes what would steer a terminal or feign a line of its own. Names in certificates, and what a server says of
+// itself, may have anything in them.
+func printable(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		escaped := strconv.QuoteRune(r)
+		b.WriteString(escaped[1 : len(escaped)-1])
+	}
+	return b.String()
+}
 
 // printKeys prints what there is to say of keys.
 func (a *app) printKeys(reports []daemon.KeyReport, asJSON, public bool) error {
@@ -63,7 +98,7 @@ func (a *app) printKeys(reports []daemon.KeyReport, asJSON, public bool) error {
 		return err
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	row := rowsOn(w)
 	for _, r := range reports {
 		printKeyRows(row, r)
 	}
@@ -137,7 +172,7 @@ func (a *app) printCertificate(r daemon.CertificateReport, asJSON bool) error {
 		return a.printJSON(r)
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	row := rowsOn(w)
 	printCertificateRows(row, "certificate", r)
 	return w.Flush()
 }

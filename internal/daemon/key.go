@@ -90,11 +90,21 @@ func holdToRoot(ctx context.Context, t *tpm.TPM, pin []byte, path string, log *s
 		return err
 	}
 	err = statefile.WriteNew(path, []byte(hex.EncodeToString(root.Name)+"\n"))
-	if errors.Is(err, fs.ErrExist) { // another process was faster; the next start compares
-		return nil
+	if errors.Is(err, fs.ErrExist) {
+		return sameRoot(path, root.Name, log)
 	}
 	if err == nil {
 		log.Info("TPM storage root noted: from now on no other is accepted", "algorithm", root.Algorithm, "name", hex.EncodeToString(root.Name), "file", path)
+	}
+	return err
+}
+
+// sameRoot compares a storage root with the one that another process was faster to note: two that begin at once must not be shown
+// two roots.
+func sameRoot(path string, name []byte, log *slog.Logger) error {
+	noted, err := readPin(path, log)
+	if err == nil && !bytes.Equal(noted, name) {
+		err = fmt.Errorf("%w: another process noted Name %x in %s meanwhile, shown here is %x", tpm.ErrStorageRoot, noted, path, name)
 	}
 	return err
 }

@@ -47,7 +47,9 @@ func TestAnotherStorageRootIsNotAccepted(t *testing.T) {
 		t.Fatalf("the same root: %v", err)
 	}
 	other := append([]byte(nil), pin...)
-	other[10] ^= 1
+	if other[10] = '0'; pin[10] == '0' { // a digit still: what is damaged is another story
+		other[10] = '1'
+	}
 	if err := os.WriteFile(s.stateFile("storage-root"), other, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -212,7 +213,7 @@ func (k *Keyring) SelfSign(ctx context.Context, name string, req SelfSignOptions
 	chain := []*x509.Certificate{leaf}
 	if req.NoImport {
 		e.CertFile = ""
-	} else if err := k.store.Import(e, key, chain); err != nil {
+	} else if err := k.store.Import(ctx, e, key, chain); err != nil {
 		return CertificateReport{}, err
 	}
 	report := k.certificate(chain, key.Public(), e)
@@ -252,7 +253,7 @@ func (k *Keyring) Import(ctx context.Context, name, path string, next bool) (Cer
 	if err != nil {
 		return CertificateReport{}, err
 	}
-	if err := k.store.Import(e, half, chain); err != nil {
+	if err := k.store.Import(ctx, e, half, chain); err != nil {
 		return CertificateReport{}, k.explainImport(err, e, chain[0])
 	}
 	return k.certificate(chain, half.key, e), ctx.Err()
@@ -340,7 +341,20 @@ func noCertificate(err error, name string, next bool) error {
 		"for an issuer and then keyagent cert import %[1]s%[2]s --file chain.pem", name, flag)
 }
 
-// WriteFile writes what a command made for others to see, replacing an older one.
+// WriteFile writes what a command made for others to see, replacing an older one. A key file is no older one: there is no copy of it.
 func WriteFile(path string, text []byte) error {
+	if holdsKey(path) {
+		return usagef("%s holds a key, which is not overwritten: choose another file", path)
+	}
 	return os.WriteFile(path, text, 0o644) // #nosec G306 -- requests and certificates are public
+}
+
+// holdsKey looks into regular files only: of a pipe or a terminal, which may be written to, nothing must be read.
+func holdsKey(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	text, err := readBounded(path, maxForeignBytes)
+	return err == nil && bytes.Contains(text, []byte("PRIVATE KEY-----"))
 }

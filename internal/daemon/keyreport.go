@@ -68,6 +68,9 @@ func (r *KeyReport) fail(err error) { r.err, r.Problem = err, err.Error() }
 
 // Show reports on all generations of a key, or of all keys.
 func (k *Keyring) Show(ctx context.Context, name string, source AuthSource) ([]KeyReport, error) {
+	if name == "" && source.given() {
+		return nil, usagef("an authorization value is that of one key: name it, since a TPM counts wrong values")
+	}
 	names, err := k.list(name)
 	if err != nil {
 		return nil, err

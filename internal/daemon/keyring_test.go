@@ -165,3 +165,53 @@ func TestTheDiagnosisOfTheAgentsOwnKeyIsThatOfItsStart(t *testing.T) {
 		s.cfg.BindingKey = before
 	}
 }
+
+// One value is not that of all keys, and a TPM counts wrong ones: three lock it, for other programs' objects, too.
+func TestAValueIsTriedOnOneKeyOnly(t *testing.T) {
+	s := newStage(t)
+	k := s.keyring(nil)
+	value := filepath.Join(t.TempDir(), "value")
+	if err := os.WriteFile(value, []byte("a value\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	source := daemon.AuthSource{File: value}
+	if _, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256", Auth: source}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := k.Show(t.Context(), "", source)
+	if _, usage := errors.AsType[daemon.UsageError](err); !usage {
+		t.Errorf("got %v, want a refusal", err)
+	}
+	reports, err := k.Show(t.Context(), "app", source)
+	if err != nil || len(reports) != 1 || !reports[0].Tested {
+		t.Errorf("the one key: %+v, %v", reports, err)
+	}
+}
+
+func TestAKeyFileIsNotOverwrittenByWhatACommandMakes(t *testing.T) {
+	s := newStage(t)
+	k := s.keyring(nil)
+	report, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(report.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := daemon.WriteFile(report.KeyFile, []byte("a request")); err == nil {
+		t.Error("it was written over")
+	}
+	if after, err := os.ReadFile(report.KeyFile); err != nil || !slices.Equal(before, after) {
+		t.Errorf("the key file was changed: %v", err)
+	}
+	out := filepath.Join(t.TempDir(), "request.pem")
+	for _, text := range []string{"a long request", "a request"} {
+		if err := daemon.WriteFile(out, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(out); err != nil || string(got) != text {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}

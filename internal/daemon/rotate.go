@@ -27,6 +27,9 @@ const probeResource = "https://management.azure.com"
 //
 // The tokens are dropped. The certificates are handed to the agent, so that the new start issues none.
 func RotateBindingKey(ctx context.Context, cfg *config.Config, opts Options) (signer.Entry, error) {
+	if len(cfg.Identities) == 0 { // no file was read: whatever the key is, all zero identities get their tokens with it
+		return signer.Entry{}, hint(usagef("key %q is rotated as the configuration says, which was not found", BindingKeyName), "name it with --config FILE")
+	}
 	if cfg.BindingKey.InsecureSoftware {
 		return signer.Entry{}, errors.New("the configured binding key is in software: remove its file to get another")
 	}

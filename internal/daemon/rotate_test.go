@@ -3,10 +3,13 @@ package daemon_test
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
 
+	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/tpm"
@@ -101,5 +104,26 @@ func TestARotationThatIsNotProvenChangesNothing(t *testing.T) {
 				t.Errorf("another key was made: %v", err)
 			}
 		})
+	}
+}
+
+// Without identities there is nothing to obtain with the next key, and no configuration that says what it is to be like: that
+// must not pass for a proof.
+func TestARotationWithoutAConfigurationProvesNothing(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	s.mustToken()
+	old := s.keyName()
+	none := config.Default()
+	none.TPM, none.StateDir = s.cfg.TPM, s.cfg.StateDir
+	_, err := daemon.RotateBindingKey(t.Context(), none, daemon.Options{Now: s.platform.Clock().Now})
+	if _, usage := errors.AsType[daemon.UsageError](err); !usage || !strings.Contains(err.Error(), "configuration") {
+		t.Errorf("got %v, want a refusal that names the configuration", err)
+	}
+	if s.keyName() != old {
+		t.Error("the key was switched")
+	}
+	if _, err := os.Stat(s.stateFile("keys", "binding", "2.key.pem")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a rotation was begun: %v", err)
 	}
 }

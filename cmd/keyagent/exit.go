@@ -31,15 +31,15 @@ type configError struct{ error }
 
 func (e configError) Unwrap() error { return e.error }
 
-// exit prints err and what to do about it, and returns the exit code.
-func (a *app) exit(err error) int {
+// exit prints what came of a command and what to do about it, and returns the exit code.
+func (a *app) exit(err error, command string) int {
 	if err == nil {
 		return exitDone
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintf(a.err, "keyagent: error: %s\n", line)
 	}
-	if hint := hintFor(err); hint != "" {
+	if hint := hintFor(err, command); hint != "" {
 		fmt.Fprintf(a.err, "keyagent: hint: %s\n", hint)
 	}
 	return exitCode(err)
@@ -66,7 +66,7 @@ func isBadRequest(err error) bool {
 	return ok && e.Status == http.StatusBadRequest
 }
 
-func hintFor(err error) string {
+func hintFor(err error, command string) string {
 	if e, ok := errors.AsType[*client.Error](err); ok {
 		return e.Problem.Hint
 	}
@@ -80,7 +80,7 @@ func hintFor(err error) string {
 	case errors.As(err, &hinted):
 		return hinted.Hint()
 	case badUsage, badRequest:
-		return "see keyagent --help"
+		return "see " + command + " --help"
 	case errors.Is(err, fs.ErrNotExist) && isConfigError(err):
 		return "name the file with --config FILE or KEYAGENT_CONFIG"
 	case errors.Is(err, client.ErrNotReachable):

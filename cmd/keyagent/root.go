@@ -27,9 +27,10 @@ type app struct {
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, std streams) int {
 	a := &app{streams: std}
-	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContext
+	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContextC
 	root.SetArgs(args)
-	return a.exit(root.ExecuteContext(ctx))
+	cmd, err := root.ExecuteContextC(ctx)
+	return a.exit(err, cmd.CommandPath())
 }
 
 func (a *app) rootCommand() *cobra.Command {

@@ -31,6 +31,11 @@ type configError struct{ error }
 
 func (e configError) Unwrap() error { return e.error }
 
+// referenceError marks a configuration that can be read, and names what cannot be used.
+type referenceError struct{ error }
+
+func (e referenceError) Unwrap() error { return e.error }
+
 // exit prints what came of a command and what to do about it, and returns the exit code.
 func (a *app) exit(err error, command string) int {
 	if err == nil {
@@ -72,6 +77,9 @@ func hintFor(err error, command string) string {
 	}
 	if _, ok := errors.AsType[*config.Error](err); ok {
 		return "mend the file, then run: keyagent config check"
+	}
+	if _, ok := errors.AsType[referenceError](err); ok {
+		return "mend the file or what it names, then run: keyagent config check"
 	}
 	var hinted interface{ Hint() string }
 	_, badUsage := errors.AsType[usageError](err)

@@ -49,14 +49,14 @@ network are not touched. Exit code 2 means that the agent would not take it.`,
 	return cmd
 }
 
-// loadConfig reads the configuration and checks what it refers to.
+// loadConfig reads the configuration and checks what it refers to. One that refers to what cannot be used comes with the error.
 func (a *app) loadConfig() (*config.Config, error) {
 	cfg, err := config.Load(a.configPath)
 	if err != nil {
 		return nil, configError{err}
 	}
 	if err := daemon.Check(cfg); err != nil {
-		return nil, configError{fmt.Errorf("%s: %w", a.configPath, err)}
+		return cfg, configError{referenceError{fmt.Errorf("%s: %w", a.configPath, err)}}
 	}
 	return cfg, nil
 }

@@ -27,7 +27,7 @@ nothing failed.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, configErr := a.loadConfig()
-			if configErr != nil {
+			if cfg == nil {
 				cfg = config.Default()
 			}
 			if err := place.override(cfg); err != nil {

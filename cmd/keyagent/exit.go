@@ -31,15 +31,20 @@ type configError struct{ error }
 
 func (e configError) Unwrap() error { return e.error }
 
-// exit prints err and what to do about it, and returns the exit code.
-func (a *app) exit(err error) int {
+// referenceError marks a configuration that can be read, and names what cannot be used.
+type referenceError struct{ error }
+
+func (e referenceError) Unwrap() error { return e.error }
+
+// exit prints what came of a command and what to do about it, and returns the exit code.
+func (a *app) exit(err error, command string) int {
 	if err == nil {
 		return exitDone
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintf(a.err, "keyagent: error: %s\n", printable(line))
 	}
-	if hint := hintFor(err); hint != "" {
+	if hint := hintFor(err, command); hint != "" {
 		fmt.Fprintf(a.err, "keyagent: hint: %s\n", printable(hint))
 	}
 	return exitCode(err)
@@ -66,12 +71,15 @@ func isBadRequest(err error) bool {
 	return ok && e.Status == http.StatusBadRequest
 }
 
-func hintFor(err error) string {
+func hintFor(err error, command string) string {
 	if e, ok := errors.AsType[*client.Error](err); ok {
 		return e.Problem.Hint
 	}
 	if _, ok := errors.AsType[*config.Error](err); ok {
 		return "mend the file, then run: keyagent config check"
+	}
+	if _, ok := errors.AsType[referenceError](err); ok {
+		return "mend the file or what it names, then run: keyagent config check"
 	}
 	var hinted interface{ Hint() string }
 	_, badUsage := errors.AsType[usageError](err)
@@ -80,7 +88,7 @@ func hintFor(err error) string {
 	case errors.As(err, &hinted):
 		return hinted.Hint()
 	case badUsage, badRequest:
-		return "see keyagent --help"
+		return "see " + command + " --help"
 	case errors.Is(err, fs.ErrNotExist) && isConfigError(err):
 		return "name the file with --config FILE or KEYAGENT_CONFIG"
 	case errors.Is(err, client.ErrNotReachable):

@@ -192,7 +192,7 @@ func printCertificateRows(row rowFunc, title string, r daemon.CertificateReport)
 		row(indent+"names", "%s", strings.Join(r.AltNames, ", "))
 	}
 	soon := ""
-	if r.ExpiresSoon {
+	if r.ExpiresSoon && r.Problem == "" { // expired is a problem
 		soon = " (soon)"
 	}
 	row(indent+"valid", "%s to %s%s", stamp(r.NotBefore), stamp(r.NotAfter), soon)

@@ -27,7 +27,7 @@ What does not prove to work is not switched to. The old generation stays in the 
 directory until the next rotation begins.
 
 The agent's own key, "binding", is rotated in one go: its certificate comes from the
-platform.`,
+platform. A running agent goes on with the old one until it is restarted.`,
 		Example: `  keyagent key rotate app
   keyagent key rotate app --finish --connect mtls.example.com:443
   keyagent key rotate app --pcrs none
@@ -38,7 +38,7 @@ platform.`,
 				return err
 			}
 			if args[0] == daemon.BindingKeyName && !r.cancel {
-				return a.rotateBindingKey(cmd, place)
+				return a.rotateBindingKey(cmd, place, r.asJSON)
 			}
 			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error { return a.rotate(cmd, keys, args[0], r) })
 		},
@@ -113,16 +113,23 @@ func (a *app) rotate(cmd *cobra.Command, keys *daemon.Keyring, name string, r ro
   keyagent key rotate %[1]s --finish                 (or --cancel)`, name))
 }
 
-func (a *app) rotateBindingKey(cmd *cobra.Command, place *placeFlags) error {
+func (a *app) rotateBindingKey(cmd *cobra.Command, place *placeFlags, asJSON bool) error {
 	cfg, err := place.config(a, cmd)
 	if err != nil {
 		return err
 	}
-	return a.during(cmd.Context(), "rotating the agent's own key", func() error {
+	var generation int
+	err = a.during(cmd.Context(), "rotating the agent's own key", func() error {
 		next, err := daemon.RotateBindingKey(cmd.Context(), cfg, daemon.Options{Version: version, Logger: a.warnings()})
-		if err == nil {
-			_, err = fmt.Fprintf(a.out, "the agent's own key is now generation %d\n", next.Generation)
-		}
+		generation = next.Generation
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return a.printJSON(map[string]any{"name": daemon.BindingKeyName, "generation": generation, "rotated": true})
+	}
+	_, err = fmt.Fprintf(a.out, "the agent's own key is now generation %d\nnext: restart the agent; until then it goes on with the old key\n", generation)
+	return err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"os"
 
@@ -27,9 +28,10 @@ type app struct {
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, std streams) int {
 	a := &app{streams: std}
-	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContext
+	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContextC
 	root.SetArgs(args)
-	return a.exit(root.ExecuteContext(ctx))
+	cmd, err := root.ExecuteContextC(ctx)
+	return a.exit(err, cmd.CommandPath())
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -68,7 +70,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	return root
 }
 
-// wrapArgs makes wrong arguments usage errors, which cobra does not tell apart.
+// wrapArgs makes wrong arguments usage errors, which cobra does not tell apart, and refuses empty values.
 func wrapArgs(cmd *cobra.Command) {
 	check := cmd.Args
 	if check != nil {
@@ -76,10 +78,23 @@ func wrapArgs(cmd *cobra.Command) {
 			if err := check(cmd, args); err != nil {
 				return usageError{err}
 			}
-			return nil
+			return checkValues(cmd)
 		}
 	}
 	for _, sub := range cmd.Commands() {
 		wrapArgs(sub)
 	}
+}
+
+// checkValues refuses an empty value where it would mean none: of a variable that is not set, as in --pcrs "$PCRS", a key would come
+// that is bound to nothing.
+func checkValues(cmd *cobra.Command) error {
+	for _, name := range []string{
+		"algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir",
+	} {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
+			return usageError{fmt.Errorf("--%s has no value", name)}
+		}
+	}
+	return nil
 }

@@ -39,7 +39,7 @@ type Diagnosis struct {
 type DiagnoseOptions struct {
 	Options
 	ConfigPath  string
-	ConfigError error // of reading the configuration; what follows is then about the defaults
+	ConfigError error // of the configuration; what could not be read of it is then the defaults
 }
 
 // Diagnose looks at all that the agent and its keys need on this machine. It changes nothing: it makes no key and notes nothing. One

@@ -43,8 +43,12 @@ func explainKey(err error, name string) error {
 	switch {
 	case errors.Is(err, signer.ErrNoKey):
 		return hint(err, "keyagent key show lists the keys there are; keyagent key create %s makes this one", name)
+	case errors.Is(err, tpm.ErrAuthValue) && name == BindingKeyName:
+		return hint(err, "see binding_key.auth_credential in the configuration, or make a new key: keyagent key rotate %s", name)
 	case errors.Is(err, tpm.ErrAuthValue):
 		return hint(err, "give the value that the key was made with: --auth-file FILE or --auth-credential NAME")
+	case errors.Is(err, tpm.ErrForeignTPM) && name == BindingKeyName:
+		return hint(err, "a key cannot come back: keyagent key delete %s --force, and the agent makes another at its next start", name)
 	case errors.Is(err, tpm.ErrForeignTPM):
 		return hint(err, "a key cannot come back: keyagent key delete %s, then make another and have it certified", name)
 	case errors.Is(err, tpm.ErrPCRsChanged):

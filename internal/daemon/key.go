@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -75,10 +76,15 @@ func readPin(path string, log *slog.Logger) ([]byte, error) {
 	return nil, nil
 }
 
-// decodePin reads the note of a storage root; ok is false if it is damaged.
+// decodePin reads the note of a storage root; ok is false if it is damaged. A note that was cut off must not pass for another root,
+// after which the keys would be deleted: a Name is two bytes that say which hash (TPM 2.0 part 1, 16), and a value of that hash.
 func decodePin(text []byte) (pin []byte, ok bool) {
 	pin, err := hex.DecodeString(string(bytes.TrimSuffix(text, []byte("\n"))))
-	return pin, err == nil && len(pin) > 2
+	if err != nil || len(pin) < 2 {
+		return nil, false
+	}
+	size := map[uint16]int{0x000b: crypto.SHA256.Size(), 0x000c: crypto.SHA384.Size(), 0x000d: crypto.SHA512.Size()}
+	return pin, len(pin)-2 == size[binary.BigEndian.Uint16(pin)]
 }
 
 func holdToRoot(ctx context.Context, t *tpm.TPM, pin []byte, path string, log *slog.Logger) error {

@@ -64,7 +64,7 @@ func TestATornNoteOfTheStorageRootStopsNothing(t *testing.T) {
 	if err := s.tryOpen(); err != nil {
 		t.Fatal(err)
 	}
-	for _, content := range []string{"", "\n", "000b", "no hexadecimal\n"} {
+	for _, content := range []string{"", "\n", "000b", "000b0123456789abcdef", "00040123", "no hexadecimal\n"} {
 		if err := os.WriteFile(s.stateFile("storage-root"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}

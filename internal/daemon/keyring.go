@@ -156,6 +156,9 @@ func (k *Keyring) Adopt(ctx context.Context, name, path string, req KeyRequest) 
 	if errors.Is(err, tpm.ErrExportable) {
 		return KeyReport{}, hint(err, "make a key that cannot leave the TPM: keyagent key create %s", name)
 	}
+	if errors.Is(err, tpm.ErrForeignTPM) {
+		return KeyReport{}, hint(err, "nothing was adopted: make the file anew on this TPM, or a key of your own: keyagent key create %s", name)
+	}
 	if err != nil {
 		return KeyReport{}, explainKey(err, name)
 	}

@@ -28,6 +28,7 @@ Example:
   azuresim --dir /tmp/sim &
   until test -e /tmp/sim/azuresim.json; do sleep 0.1; done
   keyagent serve --config /tmp/sim/keyagent.yaml &
+  until test -S /tmp/sim/agent.sock; do sleep 0.1; done
   keyagent token --socket /tmp/sim/agent.sock --identity vm --resource https://vault.azure.net
 
 The control endpoint in azuresim.json serves GET /journal[?leg=L], GET, POST and

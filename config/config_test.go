@@ -89,6 +89,8 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		{"a credential with a path", good + "binding_key: {auth_credential: ../key}\n", "binding_key.auth_credential"},
 		{"a software key that is to be attested", good + "binding_key: {insecure_software: true}\n", "attestation.provider: none"},
 		{"a software key bound to PCRs", good + "attestation: {provider: none}\nbinding_key: {insecure_software: true, pcrs: [7]}\n", "for a key in a TPM"},
+		{"a floor that a software key never reaches", replace("    managed_identity: {}", "    min_strength: tpm\n    managed_identity: {}") +
+			"attestation: {provider: none}\nbinding_key: {insecure_software: true}\n", "never reaches tpm"},
 		{"a strength that does not exist", replace("    managed_identity: {}", "    min_strength: titanium\n    managed_identity: {}"), "identities[0].min_strength"},
 		{"an identity name with a slash", replace("name: app-1", "name: ../app"), "identities[1].name"},
 		{"the same identity twice", replace("name: app-1", "name: vm"), `identities[1].name: "vm" is configured twice`},

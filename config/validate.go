@@ -120,6 +120,9 @@ func (c *Config) checkIdentities(f *findings) {
 			f.add("%s.name: %q is configured twice", at, id.Name)
 		}
 		seen[id.Name] = true
+		if c.BindingKey.InsecureSoftware && (id.MinStrength == StrengthTPM || id.MinStrength == StrengthAttested) {
+			f.add("%s.min_strength: a software key (binding_key.insecure_software) never reaches %s", at, id.MinStrength)
+		}
 		if id.MinStrength != "" && !slices.Contains([]string{StrengthAttested, StrengthTPM, StrengthSoftware}, id.MinStrength) {
 			f.add("%s.min_strength: %q is not %s, %s or %s", at, id.MinStrength, StrengthAttested, StrengthTPM, StrengthSoftware)
 		}

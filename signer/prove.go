@@ -243,7 +243,7 @@ func (cfg ProveConfig) prove(ctx context.Context, address string, key *Key, chai
 
 // hear sends a request and judges the status of the answer.
 func hear(ctx context.Context, conn net.Conn, address string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodHead, (&url.URL{Scheme: "https", Host: address, Path: "/"}).String(), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, (&url.URL{Scheme: "https", Host: address, Path: "/"}).String(), nil)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -105,6 +106,11 @@ func publicKey(public *tpm2.TPMTPublic) (crypto.PublicKey, error) {
 	key, err := tpm2.Pub(*public)
 	if err != nil {
 		return nil, fmt.Errorf("public key: %w", err)
+	}
+	if elliptic, ok := key.(*ecdsa.PublicKey); ok {
+		if _, err := elliptic.ECDH(); err != nil { // it checks that the point is on the curve
+			return nil, fmt.Errorf("public key: %w", err)
+		}
 	}
 	return key, nil
 }

@@ -143,7 +143,9 @@ func checkStorageKey(p *tpm2.TPMTPublic) error {
 // algorithmName names the two kinds of storage root, and is empty for any other key.
 func algorithmName(p *tpm2.TPMTPublic) string {
 	if rsa, err := p.Parameters.RSADetail(); err == nil && rsa.KeyBits == 2048 {
-		return "RSA-2048"
+		if modulus, err := p.Unique.RSA(); err == nil && len(modulus.Buffer) == 2048/8 { // it is only said to be, otherwise
+			return "RSA-2048"
+		}
 	}
 	if ecc, err := p.Parameters.ECCDetail(); err == nil && ecc.CurveID == tpm2.TPMECCNistP256 {
 		return "ECC-P256"

@@ -34,7 +34,7 @@ nothing failed.`,
 				return err
 			}
 			diagnosis := daemon.Diagnose(cmd.Context(), cfg, daemon.DiagnoseOptions{
-				Options: daemon.Options{Version: version, Logger: a.warnings()}, ConfigPath: a.configPath, ConfigError: configErr,
+				Options: daemon.Options{Version: version, Logger: a.warnings()}, ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
 			})
 			if err := a.printDiagnosis(diagnosis, asJSON); err != nil {
 				return err

@@ -49,14 +49,18 @@ func (f *placeFlags) add(cmd *cobra.Command) {
 // config reads the configuration. A file that nobody named may be missing.
 func (f *placeFlags) config(a *app, cmd *cobra.Command) (*config.Config, error) {
 	cfg, err := config.Load(a.configPath)
-	named := cmd.Flags().Changed("config") || os.Getenv("KEYAGENT_CONFIG") != ""
-	if errors.Is(err, fs.ErrNotExist) && !named {
+	if errors.Is(err, fs.ErrNotExist) && !configNamed(cmd) {
 		cfg, err = config.Default(), nil
 	}
 	if err != nil {
 		return nil, configError{err}
 	}
 	return cfg, f.override(cfg)
+}
+
+// configNamed reports whether somebody said where the configuration is.
+func configNamed(cmd *cobra.Command) bool {
+	return cmd.Flags().Changed("config") || os.Getenv("KEYAGENT_CONFIG") != ""
 }
 
 // override lets the flags win.
@@ -70,13 +74,23 @@ func (f *placeFlags) override(cfg *config.Config) error {
 	return err
 }
 
-// withKeys opens the keys for do.
+// withKeys opens the keys that there are for do.
 func (a *app) withKeys(cmd *cobra.Command, place *placeFlags, do func(*daemon.Keyring) error) error {
+	return a.withKeysOr(cmd, place, daemon.Options{KeysExist: true}, do)
+}
+
+// withFirstKey is withKeys where there may be none yet.
+func (a *app) withFirstKey(cmd *cobra.Command, place *placeFlags, do func(*daemon.Keyring) error) error {
+	return a.withKeysOr(cmd, place, daemon.Options{}, do)
+}
+
+func (a *app) withKeysOr(cmd *cobra.Command, place *placeFlags, opts daemon.Options, do func(*daemon.Keyring) error) error {
 	cfg, err := place.config(a, cmd)
 	if err != nil {
 		return err
 	}
-	keys, err := daemon.OpenKeyring(cmd.Context(), cfg, daemon.Options{Version: version, Logger: a.warnings()})
+	opts.Version, opts.Logger = version, a.warnings()
+	keys, err := daemon.OpenKeyring(cmd.Context(), cfg, opts)
 	if err != nil {
 		return err
 	}

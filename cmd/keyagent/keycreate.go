@@ -29,7 +29,7 @@ than in a key made here is reported; a key that could leave the TPM is refused.`
   keyagent key create app --from-key-file key.pem`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
+			return a.withFirstKey(cmd, place, func(keys *daemon.Keyring) error {
 				var report daemon.KeyReport
 				err := a.during(cmd.Context(), "making the key in the TPM (RSA can take a minute)", func() (err error) {
 					if from != "" {

@@ -34,6 +34,9 @@ type Options struct {
 	Logger  *slog.Logger     // nil means no log
 	Audit   *slog.Logger     // required: one record per answer
 	Now     func() time.Time // nil means time.Now
+
+	// KeysExist makes it an error for [OpenKeyring] that there is no state directory, in place of a reason to make one.
+	KeysExist bool
 }
 
 func (o Options) withDefaults() Options {

@@ -40,6 +40,7 @@ type DiagnoseOptions struct {
 	Options
 	ConfigPath  string
 	ConfigError error // of the configuration; what could not be read of it is then the defaults
+	ConfigNamed bool  // somebody said where it is: then it should be there
 }
 
 // Diagnose looks at all that the agent and its keys need on this machine. It changes nothing: it makes no key and notes nothing. One
@@ -85,7 +86,11 @@ func (d *doctor) addError(check string, err error, otherwise string) {
 }
 
 func (d *doctor) checkConfig() {
-	if err := d.opts.ConfigError; err != nil {
+	if err := d.opts.ConfigError; errors.Is(err, fs.ErrNotExist) && !d.opts.ConfigNamed {
+		d.add("configuration", VerdictWarn, "nothing, for keys alone; the agent needs one: see docs/configuration.md",
+			"%s does not exist; the defaults hold", d.opts.ConfigPath)
+		return
+	} else if err != nil {
 		d.addError("configuration", err, "write one, or mend it: keyagent config check says what is wrong; without it the agent does not start")
 		return
 	}

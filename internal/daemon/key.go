@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -40,6 +41,11 @@ type bindingKey interface {
 
 // openTPM opens the TPM and holds it to the storage root that it had when it was first opened with this state directory.
 func openTPM(ctx context.Context, cfg *config.Config, log *slog.Logger) (*tpm.TPM, error) {
+	if _, err := os.Lstat(cfg.StateDir); err == nil {
+		if err := statefile.EnsureDir(cfg.StateDir); err != nil {
+			return nil, err
+		}
+	}
 	pinFile := filepath.Join(cfg.StateDir, storageRootFile)
 	pin, err := readPin(pinFile, log)
 	if err != nil {
@@ -48,6 +54,10 @@ func openTPM(ctx context.Context, cfg *config.Config, log *slog.Logger) (*tpm.TP
 	t, err := tpm.Open(ctx, tpm.Config{Device: cfg.TPM, Logger: log, StorageRoot: pin})
 	if err != nil {
 		return nil, err
+	}
+	// Only now: where there is no TPM, nothing is made.
+	if err := statefile.EnsureDir(cfg.StateDir); err != nil {
+		return nil, errors.Join(err, t.Close())
 	}
 	if err := holdToRoot(ctx, t, pin, pinFile, log); err != nil {
 		return nil, errors.Join(err, t.Close())
@@ -119,13 +129,13 @@ func sameRoot(path string, name []byte, log *slog.Logger) error {
 // running agent, or without one. Close the TPM.
 func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, *signer.Store, error) {
 	opts = opts.withDefaults()
-	store, err := openStore(cfg, opts)
-	if err != nil {
-		return nil, nil, err
-	}
 	t, err := openTPM(ctx, cfg, opts.Logger)
 	if err != nil {
 		return nil, nil, err
+	}
+	store, err := openStore(cfg, opts)
+	if err != nil {
+		return nil, nil, errors.Join(err, t.Close())
 	}
 	return t, store, nil
 }
@@ -155,7 +165,7 @@ func (d *Daemon) openKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	key, _, err := store.OpenOrCreate(ctx, t, BindingKeyName, options, signer.Config{Logger: d.opts.Logger})
+	key, entry, err := store.OpenOrCreate(ctx, t, BindingKeyName, options, signer.Config{Logger: d.opts.Logger})
 	if errors.Is(err, tpm.ErrAuthValue) {
 		return fmt.Errorf("%w: see binding_key.auth_credential in the configuration, or make a new key: keyagent key rotate %s", err, BindingKeyName)
 	}
@@ -164,6 +174,7 @@ func (d *Daemon) openKey(ctx context.Context) error {
 	}
 	d.key, d.tpmKey = key, key.TPMKey()
 	d.closers = append(d.closers, key.Close)
+	d.takeCertificates(certificatesOf(entry))
 	if err := checkAsConfigured(d.tpmKey, options); err != nil {
 		return fmt.Errorf("binding key %s: %w: make one that is (keyagent key rotate %s), or change binding_key in the configuration", key.Info().KeyFile, err, BindingKeyName)
 	}

@@ -186,6 +186,9 @@ func (k *Keyring) SelfSign(ctx context.Context, name string, req SelfSignOptions
 	if err != nil {
 		return CertificateReport{}, err
 	}
+	if err := checkOwnCertificate(name); err != nil {
+		return CertificateReport{}, err
+	}
 	e, err := k.generation(name, req.Next)
 	if err != nil {
 		return CertificateReport{}, err
@@ -223,6 +226,15 @@ func (k *Keyring) SelfSign(ctx context.Context, name string, req SelfSignOptions
 	return report, nil
 }
 
+// checkOwnCertificate keeps certificates of people's making away from the agent's key, which has others.
+func checkOwnCertificate(name string) error {
+	if name != BindingKeyName {
+		return nil
+	}
+	return hint(usagef("key %q is the agent's own: it obtains certificates for it itself", name),
+		"keyagent status shows them; for an app registration make a key of another name: keyagent key create app")
+}
+
 func (k *Keyring) checkReplace(e signer.Entry, req SelfSignOptions) error {
 	if req.NoImport || req.Replace || !e.Current {
 		return nil
@@ -237,6 +249,9 @@ func (k *Keyring) checkReplace(e signer.Entry, req SelfSignOptions) error {
 
 // Import puts the chain of a file beside a key, if nothing is wrong with it.
 func (k *Keyring) Import(ctx context.Context, name, path string, next bool) (CertificateReport, error) {
+	if err := checkOwnCertificate(name); err != nil {
+		return CertificateReport{}, err
+	}
 	e, err := k.generation(name, next)
 	if err != nil {
 		return CertificateReport{}, err

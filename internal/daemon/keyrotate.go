@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/keyagent/keyagent/signer"
 )
@@ -107,8 +108,12 @@ func explainProof(err error, name string) error {
 
 // CancelRotation removes the next generation.
 func (k *Keyring) CancelRotation(ctx context.Context, name string) error {
-	if _, err := k.generation(name, true); err != nil {
+	next, err := k.generation(name, true)
+	if err != nil {
 		return err
 	}
-	return explainKey(k.store.CancelRotation(ctx, k.tpm, name), name)
+	if err := k.store.CancelRotation(ctx, k.tpm, name); err != nil {
+		return explainKey(err, name)
+	}
+	return os.RemoveAll(certificatesOf(next)) // there are none but of the agent's own key
 }

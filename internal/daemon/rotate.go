@@ -5,9 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/config"
@@ -15,8 +17,11 @@ import (
 	"github.com/keyagent/keyagent/signer"
 )
 
-// nextCertDir is where a rotation keeps the certificates of the next binding key, in the directory of that key.
-const nextCertDir = "next-certificates"
+// certificatesOf is where a rotation keeps the certificates of the next binding key, in the directory of that key. The first start
+// with the key takes them over; the agent that runs meanwhile goes on writing those of the old key.
+func certificatesOf(e signer.Entry) string {
+	return filepath.Join(filepath.Dir(e.KeyFile), strconv.Itoa(e.Generation)+".certificates")
+}
 
 // probeResource is asked for where the rules name no resource. Every tenant has it.
 const probeResource = "https://management.azure.com"
@@ -25,7 +30,7 @@ const probeResource = "https://management.azure.com"
 // identity, and switches only if all of that worked. It can be run beside the agent, which goes on with the old key until it is
 // started again, and again after a failure or a power cut: it goes on with the key that it has begun.
 //
-// The tokens are dropped. The certificates are handed to the agent, so that the new start issues none.
+// The tokens are dropped. The certificates are kept for the new start, so that it issues none.
 func RotateBindingKey(ctx context.Context, cfg *config.Config, opts Options) (signer.Entry, error) {
 	if len(cfg.Identities) == 0 { // no file was read: whatever the key is, all zero identities get their tokens with it
 		return signer.Entry{}, hint(usagef("key %q is rotated as the configuration says, which was not found", BindingKeyName), "name it with --config FILE")
@@ -69,7 +74,7 @@ func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
 	if err := checkAsConfigured(r.tpmKey, options); err != nil {
 		return signer.Entry{}, fmt.Errorf("the next binding key was begun under another configuration: %w: keyagent key rotate %s --cancel removes it", err, BindingKeyName)
 	}
-	certificates := filepath.Join(filepath.Dir(next.KeyFile), nextCertDir)
+	certificates := certificatesOf(next)
 	if err := statefile.EnsureDir(certificates); err != nil {
 		return signer.Entry{}, err
 	}
@@ -82,7 +87,6 @@ func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
 	if err != nil {
 		return signer.Entry{}, err
 	}
-	r.handOver(certificates)
 	return store.Current(BindingKeyName)
 }
 
@@ -117,13 +121,17 @@ func (r *rotation) resourceOf(identity string) string {
 	return probeResource
 }
 
-// handOver moves the certificates to where the agent looks for them. One that is not moved costs an issuance at the next start.
-func (r *rotation) handOver(from string) {
+// takeCertificates moves certificates that a rotation obtained to where they are looked for. One that is not moved costs an
+// issuance.
+func (d *Daemon) takeCertificates(from string) {
 	entries, err := os.ReadDir(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
 	for _, e := range entries {
-		err = errors.Join(err, os.Rename(filepath.Join(from, e.Name()), filepath.Join(r.cfg.StateDir, e.Name())))
+		err = errors.Join(err, statefile.Rename(filepath.Join(from, e.Name()), filepath.Join(d.cfg.StateDir, e.Name())))
 	}
 	if err = errors.Join(err, os.Remove(from)); err != nil {
-		r.opts.Logger.Warn("certificates of the new binding key were not all handed over; the agent will obtain new ones", "cause", err)
+		d.opts.Logger.Warn("certificates of the new binding key were not all taken over; new ones will be obtained", "cause", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/simulator/fault"
@@ -55,10 +56,16 @@ func TestRotatingTheBindingKeyBesideTheAgent(t *testing.T) {
 		t.Error("the key is the old one")
 	}
 	s.mustToken() // the agent that runs goes on with what it has
+	if _, err := s.client.Token(t.Context(), client.TokenRequest{Identity: "vm-user", Resource: resource}); err != nil {
+		t.Error(err) // and obtains certificates for the old key
+	}
 	s.stop()
 	issued := len(s.platform.Journal().Leg("imds.issuecredential"))
 	s.start()
 	second := s.mustToken()
+	if _, err := s.client.Token(t.Context(), client.TokenRequest{Identity: "vm-user", Resource: resource}); err != nil {
+		t.Error(err)
+	}
 	if second.Binding.Thumbprint == first.Binding.Thumbprint {
 		t.Error("after the new start, the certificate is the old one")
 	}

@@ -49,7 +49,7 @@ func (p prover) counterpart(t *testing.T, with func(*httptest.Server)) (address 
 	clients := x509.NewCertPool()
 	clients.AddCert(p.chain[0])
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if len(r.TLS.PeerCertificates) == 0 || r.Method != http.MethodHead || r.URL.Path != "/" {
+		if len(r.TLS.PeerCertificates) == 0 || r.Method != http.MethodGet || r.URL.Path != "/" {
 			t.Errorf("%s %s with certificates %v", r.Method, r.URL, r.TLS.PeerCertificates)
 		}
 	}))

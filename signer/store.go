@@ -55,7 +55,7 @@ var ErrNoKey = errors.New("there is no such key")
 // ErrKeyExists is in the error for a name that has one.
 var ErrKeyExists = errors.New("there is such a key already")
 
-// OpenStore opens the directory.
+// OpenStore opens the directory. One that is not there holds no keys, and is made with the first.
 func OpenStore(cfg StoreConfig) (*Store, error) {
 	s := &Store{dir: cfg.Dir, now: cfg.Now, log: cfg.Logger}
 	if s.now == nil {
@@ -64,10 +64,10 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if err := statefile.EnsureDir(cfg.Dir); err != nil {
-		return nil, err
+	if _, err := os.Lstat(s.dir); errors.Is(err, fs.ErrNotExist) {
+		return s, nil
 	}
-	return s, nil
+	return s, statefile.EnsureDir(s.dir)
 }
 
 // KeyOptions say what key to make, and where else it shall be.
@@ -90,7 +90,7 @@ func CheckName(name string) error {
 // Names lists the keys in the order of the alphabet.
 func (s *Store) Names() ([]string, error) {
 	entries, err := os.ReadDir(s.dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listing the keys: %w", err)
 	}
 	var names []string

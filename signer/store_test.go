@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
@@ -48,6 +49,9 @@ func newShelf(t testing.TB, on *tpm.TPM) *shelf {
 func openShelf(t testing.TB, on *tpm.TPM, dir string) *shelf {
 	t.Helper()
 	log := new(bytes.Buffer)
+	if err := statefile.EnsureDir(dir); err != nil {
+		t.Fatal(err)
+	}
 	store, err := signer.OpenStore(signer.StoreConfig{Dir: dir, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -826,5 +830,23 @@ func TestADirectoryThatIsOpenToOthersIsRefused(t *testing.T) {
 	}
 	if _, err := s.Create(t.Context(), s.on, "app", ecOptions()); err == nil || !strings.Contains(err.Error(), "chmod 0700") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestAStoreThatIsNotThereHoldsNothingAndIsNotMadeByLooking(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state", "keys")
+	store, err := signer.OpenStore(signer.StoreConfig{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names, err := store.Names(); err != nil || len(names) != 0 {
+		t.Errorf("it holds %q, %v", names, err)
+	}
+	if _, err := store.Current("app"); !errors.Is(err, signer.ErrNoKey) {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(filepath.Dir(dir)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("looking made it: %v", err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/keyagent/keyagent/internal/statefile"
 )
 
 // lockPause is how long a process that waits for the lock lets pass before it looks again. The lock is held for a few writes and
@@ -17,6 +19,9 @@ const lockPause = 20 * time.Millisecond
 // lock keeps other processes, and other goroutines of this one, from changing keys until unlock. The kernel releases the lock of a
 // process that dies. The file stays: removing it would let two hold locks on two files of that name.
 func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
+	if err := statefile.EnsureDir(s.dir); err != nil {
+		return nil, err
+	}
 	path := filepath.Join(s.dir, ".lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600) // #nosec G304 -- ours
 	if err != nil {

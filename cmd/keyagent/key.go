@@ -76,7 +76,7 @@ func (f *placeFlags) override(cfg *config.Config) error {
 
 // withKeys opens the keys that there are for do.
 func (a *app) withKeys(cmd *cobra.Command, place *placeFlags, do func(*daemon.Keyring) error) error {
-	return a.withKeysOr(cmd, place, daemon.Options{KeysExist: true}, do)
+	return a.withKeysOr(cmd, place, daemon.Options{LookOnly: true}, do)
 }
 
 // withFirstKey is withKeys where there may be none yet.

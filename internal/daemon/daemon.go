@@ -35,8 +35,9 @@ type Options struct {
 	Audit   *slog.Logger     // required: one record per answer
 	Now     func() time.Time // nil means time.Now
 
-	// KeysExist makes it an error for [OpenKeyring] that there is no state directory, in place of a reason to make one.
-	KeysExist bool
+	// LookOnly keeps [OpenKeyring] from making a state directory: made by another user than the agent's, it would keep the
+	// agent out.
+	LookOnly bool
 }
 
 func (o Options) withDefaults() Options {

@@ -40,8 +40,11 @@ type bindingKey interface {
 }
 
 // openTPM opens the TPM and holds it to the storage root that it had when it was first opened with this state directory.
-func openTPM(ctx context.Context, cfg *config.Config, log *slog.Logger) (*tpm.TPM, error) {
-	if _, err := os.Lstat(cfg.StateDir); err == nil {
+func openTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, error) {
+	log := opts.Logger
+	_, err := os.Lstat(cfg.StateDir)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if !missing {
 		if err := statefile.EnsureDir(cfg.StateDir); err != nil {
 			return nil, err
 		}
@@ -54,6 +57,9 @@ func openTPM(ctx context.Context, cfg *config.Config, log *slog.Logger) (*tpm.TP
 	t, err := tpm.Open(ctx, tpm.Config{Device: cfg.TPM, Logger: log, StorageRoot: pin})
 	if err != nil {
 		return nil, err
+	}
+	if missing && opts.LookOnly {
+		return t, nil
 	}
 	// Only now: where there is no TPM, nothing is made.
 	if err := statefile.EnsureDir(cfg.StateDir); err != nil {
@@ -94,7 +100,8 @@ func decodePin(text []byte) (pin []byte, ok bool) {
 		return nil, false
 	}
 	size := map[uint16]int{0x000b: crypto.SHA256.Size(), 0x000c: crypto.SHA384.Size(), 0x000d: crypto.SHA512.Size()}
-	return pin, len(pin)-2 == size[binary.BigEndian.Uint16(pin)]
+	n, known := size[binary.BigEndian.Uint16(pin)]
+	return pin, known && len(pin)-2 == n
 }
 
 func holdToRoot(ctx context.Context, t *tpm.TPM, pin []byte, path string, log *slog.Logger) error {
@@ -129,7 +136,7 @@ func sameRoot(path string, name []byte, log *slog.Logger) error {
 // running agent, or without one. Close the TPM.
 func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, *signer.Store, error) {
 	opts = opts.withDefaults()
-	t, err := openTPM(ctx, cfg, opts.Logger)
+	t, err := openTPM(ctx, cfg, opts)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -141,9 +148,6 @@ func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, 
 }
 
 func openStore(cfg *config.Config, opts Options) (*signer.Store, error) {
-	if err := statefile.EnsureDir(cfg.StateDir); err != nil {
-		return nil, err
-	}
 	return signer.OpenStore(signer.StoreConfig{Dir: filepath.Join(cfg.StateDir, keysDir), Now: opts.Now, Logger: opts.Logger})
 }
 

@@ -31,11 +31,6 @@ func OpenKeyring(ctx context.Context, cfg *config.Config, opts Options) (*Keyrin
 	if err := checkStateOwner(cfg.StateDir); err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(cfg.StateDir); opts.KeysExist && errors.Is(err, fs.ErrNotExist) {
-		// It is not made on the way: made by another user than the agent's, it would keep the agent out.
-		return nil, hint(fmt.Errorf("there are no keys: state directory %s does not exist", cfg.StateDir),
-			"keyagent key create NAME makes the first key; if there are keys elsewhere, name their place with --state-dir or --config")
-	}
 	t, store, err := OpenKeys(ctx, cfg, opts)
 	if err != nil {
 		return nil, explainKey(err, BindingKeyName)

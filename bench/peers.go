@@ -28,6 +28,7 @@ func besidePeers() []comparison {
 				// We verify, and these peers do not. Where nothing else sets us apart it can be seen.
 				all = append(all,
 					ahead(ours+"PKCS#1 v1.5, beside "+p.name+" + one verification", of, f.Name+"/PKCS1", "verified-ns"),
+					ahead(ours+"PSS, beside "+p.name+" + one verification", of, f.Name+"/PSS", "verified-ns"),
 					ahead(ours+"ECDSA P-256, beside "+p.name+" + one verification", of, f.Name+"/ECDSA", "verified-ns"))
 			}
 		}

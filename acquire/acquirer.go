@@ -235,6 +235,7 @@ func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey) (
 		Identity:    id.Name,
 		ClientID:    certificate.ClientID,
 		Credential:  credentialManagedIdentity,
+		Bound:       true,
 		Strength:    strength,
 		Binding: Binding{
 			Thumbprint:         certificate.Thumbprint(),

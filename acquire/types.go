@@ -11,8 +11,11 @@ import (
 // TokenType is the kind of access token that a caller asks for.
 type TokenType string
 
-// TypeBearer is an ordinary Bearer token (RFC 6750), the only type issued today.
-const TypeBearer TokenType = "bearer"
+// The token types, as Entra's form field token_type names them.
+const (
+	TypeBearer TokenType = "bearer"   // an ordinary Bearer token (RFC 6750)
+	TypePoP    TokenType = "mtls_pop" // bound to the certificate that it was obtained with (RFC 8705, 3)
+)
 
 // Request asks for one access token.
 type Request struct {
@@ -22,6 +25,11 @@ type Request struct {
 
 	// ForceRefresh skips the token cache. The result replaces the cached token.
 	ForceRefresh bool
+	// Claims is a claims challenge of the resource, a JSON object. It is passed on to Entra, and means ForceRefresh.
+	Claims string
+	// Capabilities are what the program that uses the token can do, such as "cp1": handle claims challenges. Tokens for
+	// different capabilities are different tokens.
+	Capabilities []string
 }
 
 // Strength says how well the credential that obtained a token is protected.
@@ -62,7 +70,7 @@ type Binding struct {
 // Token is an access token and what is known about it. It is immutable.
 type Token struct {
 	AccessToken secret.String
-	TokenType   string // as Entra returned it: "Bearer"
+	TokenType   string // "Bearer" or "mtls_pop"
 	NotBefore   time.Time
 	ExpiresOn   time.Time
 	RefreshOn   time.Time // from here on a new token is fetched ahead
@@ -70,9 +78,10 @@ type Token struct {
 	Resource   string
 	Identity   string
 	ClientID   string   // client id that Entra knows the identity by
-	Credential string   // kind of the credential that obtained it: "managed_identity"
+	Credential string   // name of the credential entry that obtained it; "managed_identity" for a managed identity
+	Bound      bool     // the credential was presented over mutual TLS, and is of no use without its key
 	Strength   Strength // of that credential, at that time
-	Fallback   bool     // a credential earlier in the list was passed over
+	Fallback   bool     // an earlier entry of the list, or the bound form of this one, was passed over
 	Binding    Binding
 	FromCache  bool // this reply came from the cache
 }

@@ -2,25 +2,24 @@ package acquire
 
 import (
 	"context"
-	"crypto"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
 
-	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
-	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/tlsbridge"
 )
 
-// credentialManagedIdentity is the one kind of credential so far.
+// credentialManagedIdentity is what the one credential of a managed identity is called.
 const credentialManagedIdentity = "managed_identity"
 
 // flightTimeout bounds one flight: IMDS' longest retry schedule, attestation,
@@ -28,35 +27,24 @@ const credentialManagedIdentity = "managed_identity"
 // than its own context allows.
 const flightTimeout = 3 * time.Minute
 
-// Identity is a configured managed identity.
-type Identity struct {
-	Name     string
-	Selector imds.Selector // zero: system-assigned
-	// MinStrength refuses tokens that a weaker credential would obtain, before it is shown to anybody. Empty: any will do.
-	MinStrength Strength
-}
-
-// BindingSource gives the binding certificate of an identity.
-type BindingSource interface {
-	Certificate(ctx context.Context, identity string, sel imds.Selector) (*binding.Certificate, error)
-}
-
 // Config configures an [Acquirer].
 type Config struct {
 	Identities []Identity
-	Bindings   BindingSource
-	Entra      *entra.Client
 
-	// Signer returns a view of the binding key whose signatures honour ctx, and
-	// SignatureSchemes what it can do in TLS.
-	Signer           func(ctx context.Context) crypto.Signer
-	SignatureSchemes []tls.SignatureScheme
-	// KeyStrength is where the binding key is: StrengthTPM or StrengthSoftware. Anything else counts as StrengthNone.
-	KeyStrength Strength
+	Bindings BindingSource  // binding certificates of managed identities
+	Key      BindingKey     // that they are about
+	IMDS     IdentityTokens // unbound tokens of managed identities; nil if no identity may have one
+	Keys     KeySource      // of applications; nil if no credential is a certificate
+	Regions  RegionSource   // nil if no application is in RegionAuto
+	Entra    *entra.Client
+	TLS      tlsbridge.Config // towards Entra
 
-	RootCAs *x509.CertPool   // for Entra; nil means the system's roots
-	Now     func() time.Time // nil means time.Now
-	Logger  *slog.Logger     // nil means no log
+	Now    func() time.Time                                 // nil means time.Now
+	Wait   func(ctx context.Context, d time.Duration) error // pauses of Run; nil means a timer
+	Jitter func(max time.Duration) time.Duration            // between 0 and max; nil means at random
+	Logger *slog.Logger                                     // nil means no log
+
+	unbound *http.Client // to hosts of Entra that ask for no certificate
 }
 
 // Acquirer gives tokens of the configured identities. It is safe for concurrent
@@ -64,8 +52,10 @@ type Config struct {
 type Acquirer struct {
 	cfg        Config
 	identities map[string]*identityState
+	builder    *builder
 	cache      *tokenCache
 	failures   *failureMemory
+	forced     *forcing
 	flights    singleflight.Group
 
 	ctx    context.Context // ends with Close; parent of all flights
@@ -83,21 +73,57 @@ var (
 
 // New returns an acquirer. It does no I/O.
 func New(cfg Config) (*Acquirer, error) {
+	cfg = cfg.withDefaults()
+	a := &Acquirer{
+		cfg:        cfg,
+		identities: map[string]*identityState{},
+		cache:      newTokenCache(maxCachedTokens),
+		failures:   newFailureMemory(maxCachedTokens),
+		forced:     newForcing(),
+	}
+	a.cfg.unbound = tlsbridge.NewClient(cfg.TLS)
+	a.builder = newBuilder(&a.cfg)
+	if err := a.addIdentities(); err != nil {
+		return nil, err
+	}
+	a.ctx, a.cancel = context.WithCancel(context.Background()) // flights outlive their first caller
+	return a, nil
+}
+
+func (cfg Config) withDefaults() Config {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Wait == nil {
+		cfg.Wait = upstream.Sleep
+	}
+	if cfg.Jitter == nil {
+		cfg.Jitter = randomly
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Acquirer{cfg: cfg, identities: map[string]*identityState{}, cache: newTokenCache(maxCachedTokens), failures: newFailureMemory(maxCachedTokens)}
-	for _, id := range cfg.Identities {
+	return cfg
+}
+
+func (a *Acquirer) addIdentities() error {
+	for _, id := range a.cfg.Identities {
 		if _, twice := a.identities[id.Name]; twice {
-			return nil, fmt.Errorf("identity %q is configured twice", id.Name)
+			return fmt.Errorf("identity %q is configured twice", id.Name)
+		}
+		if err := id.check(); err != nil {
+			return err
 		}
 		a.identities[id.Name] = &identityState{Identity: id}
 	}
-	a.ctx, a.cancel = context.WithCancel(context.Background()) // flights outlive their first caller
-	return a, nil
+	if err := checkReferences(a.cfg.Identities); err != nil {
+		return err
+	}
+	for name, id := range a.identities {
+		id.chain = a.builder.newChain(id.Identity)
+		a.builder.chains[name] = id.chain
+	}
+	return nil
 }
 
 // Close ends all flights, waits for them and closes idle connections. It may be
@@ -108,8 +134,9 @@ func (a *Acquirer) Close() error {
 	a.mu.Unlock()
 	a.cancel()
 	a.wg.Wait()
-	for _, id := range a.identities {
-		id.close()
+	a.cfg.unbound.CloseIdleConnections()
+	for _, h := range a.builder.holders {
+		h.close()
 	}
 	return nil
 }
@@ -122,24 +149,20 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 	if !ok {
 		return Token{}, &Error{Kind: KindUnknownIdentity, Identity: req.Identity, Err: errors.New("no such identity is configured")}
 	}
-	// Entra does not tell "https://x/" from "https://x", and neither does the cache.
-	key := cacheKey{identity: req.Identity, resource: strings.TrimSuffix(req.Resource, "/"), tokenType: req.Type}
+	key := keyOf(req)
 	now := a.cfg.Now()
-	if !req.ForceRefresh {
-		token, state := a.cache.lookup(key, now)
-		switch state {
-		case cacheFresh:
-			return token, nil
-		case cacheDue:
-			a.fly(id, key) //nolint:contextcheck // ahead of need: this caller does not wait for it
-			return token, nil
+	if req.ForceRefresh || req.Claims != "" {
+		if err := a.forced.permit(key, now); err != nil {
+			return Token{}, err
 		}
+	} else if token, ok := a.cached(id, key, now); ok { //nolint:contextcheck // a refresh ahead of need is nobody's to wait for
+		return token, nil
 	}
 	if failure := a.failures.recall(key, now); failure != nil {
 		return Token{}, failure
 	}
 	select {
-	case result := <-a.fly(id, key): //nolint:contextcheck // a flight outlives its callers
+	case result := <-a.fly(id, key, req): //nolint:contextcheck // a flight outlives its callers
 		if result.Err != nil {
 			return Token{}, result.Err
 		}
@@ -149,43 +172,77 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 	}
 }
 
+// keyOf is what the token is kept under.
+func keyOf(req Request) cacheKey {
+	// Entra does not tell "https://x/" from "https://x", and neither does the cache.
+	key := cacheKey{identity: req.Identity, resource: strings.TrimSuffix(req.Resource, "/"), tokenType: req.Type}
+	if len(req.Capabilities) > 0 {
+		sorted := slices.Clone(req.Capabilities)
+		slices.Sort(sorted)
+		key.capabilities = strings.Join(slices.Compact(sorted), ",")
+	}
+	return key
+}
+
+// cached returns a kept token that is still good, and has the next one fetched if it is time.
+func (a *Acquirer) cached(id *identityState, key cacheKey, now time.Time) (Token, bool) {
+	token, state := a.cache.lookup(key, now)
+	if state == cacheDue {
+		a.refresh(id, key)
+	}
+	return token, state != cacheMiss
+}
+
+// refresh fetches the next token while the current one is still served.
+func (a *Acquirer) refresh(id *identityState, key cacheKey) {
+	a.fly(id, key, Request{Identity: key.identity, Resource: key.resource, Type: key.tokenType, Capabilities: key.splitCapabilities()})
+}
+
 // fly joins or starts the one flight for key. The flight belongs to the
-// acquirer, not to the caller.
-func (a *Acquirer) fly(id *identityState, key cacheKey) <-chan singleflight.Result {
-	return a.flights.DoChan(key.String(), func() (any, error) {
+// acquirer, not to the caller. Who skips the cache does not join a flight that does not.
+func (a *Acquirer) fly(id *identityState, key cacheKey, req Request) <-chan singleflight.Result {
+	name := key.String()
+	if req.ForceRefresh || req.Claims != "" {
+		name += "\x00forced\x00" + req.Claims
+	}
+	return a.flights.DoChan(name, func() (any, error) {
 		if !a.begin() {
 			return Token{}, &Error{Kind: KindUnavailable, Identity: key.identity, Err: errClosed}
 		}
 		defer a.wg.Done()
-		token, err := a.land(id, key)
+		kept, err := a.land(id, key, req)
 		id.note(err)
 		now := a.cfg.Now()
 		if err != nil {
-			failure := classify(key.identity, err)
-			a.cache.postpone(key, now)
-			a.failures.remember(key, failure, now)
-			a.cfg.Logger.Warn("token not obtained", "identity", key.identity, "resource", key.resource,
-				"kind", failure.Kind, "error", err)
-			return Token{}, failure
+			return Token{}, a.failed(key, err, now)
 		}
-		a.cache.store(key, token, now)
-		return token, nil
+		a.cache.store(key, kept, now)
+		return kept.token, nil
 	})
+}
+
+// failed makes a caller's error of what stopped a flight, and remembers it for as long as asking again is of no use.
+func (a *Acquirer) failed(key cacheKey, err error, now time.Time) *Error {
+	failure := classify(key.identity, err)
+	a.cache.postpone(key, now, failure.RetryAfter)
+	a.failures.remember(key, failure, now)
+	a.cfg.Logger.Warn("token not obtained", "identity", key.identity, "resource", key.resource, "kind", failure.Kind, "error", err)
+	return failure
 }
 
 // land makes the flight within its time. A panic on its way is that flight's error:
 // what is parsed there comes from others.
-func (a *Acquirer) land(id *identityState, key cacheKey) (token Token, err error) {
+func (a *Acquirer) land(id *identityState, key cacheKey, req Request) (kept cacheEntry, err error) {
 	ctx, cancel := context.WithTimeout(a.ctx, flightTimeout)
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
 			// The value could quote foreign bytes; the stack says where.
 			a.cfg.Logger.Error("panic while obtaining a token", "identity", key.identity, "stack", string(debug.Stack()))
-			token, err = Token{}, errPanic
+			kept, err = cacheEntry{}, errPanic
 		}
 	}()
-	return a.fetch(ctx, id, key)
+	return a.fetch(ctx, id, key, req)
 }
 
 // begin counts a flight, unless the acquirer is closed.
@@ -199,75 +256,59 @@ func (a *Acquirer) begin() bool {
 	return true
 }
 
-// fetch walks the road: certificate, connection, token.
-func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey) (Token, error) {
-	certificate, err := a.cfg.Bindings.Certificate(ctx, id.Name, id.Selector)
+// fetch walks the identity's list of credentials to a token.
+func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey, req Request) (cacheEntry, error) {
+	claims, err := entra.MergeClaims(req.Capabilities, req.Claims)
 	if err != nil {
-		return Token{}, err
-	}
-	strength := strengthOf(a.cfg.KeyStrength, certificate)
-	if !strength.reaches(id.MinStrength) {
-		return Token{}, &floorError{have: strength, want: id.MinStrength}
-	}
-	bridge, err := id.bridge(a.cfg, certificate)
-	if err != nil {
-		return Token{}, err
+		return cacheEntry{}, &claimsError{err}
 	}
 	asked := a.cfg.Now() // the life that Entra states began after this moment
-	answer, err := a.cfg.Entra.ManagedIdentityToken(ctx, bridge.Client(), entra.ManagedIdentityRequest{
-		Endpoint: certificate.MTLSEndpoint,
-		TenantID: certificate.TenantID,
-		ClientID: certificate.ClientID,
-		Resource: key.resource,
+	g, by, err := id.chain.obtain(ctx, &ask{
+		resource: key.resource, tokenType: key.tokenType, claims: claims, fresh: req.ForceRefresh || req.Claims != "",
 	})
 	if err != nil {
-		return Token{}, err
+		return cacheEntry{}, err
 	}
+	return a.keep(id, key, g, by, asked), nil
+}
+
+// keep makes a token, and what has to be known to keep it, of what was granted.
+func (a *Acquirer) keep(id *identityState, key cacheKey, g *grant, by *step, asked time.Time) cacheEntry {
 	now := asked.Round(0) // an expiry is a time of the wall clock
-	handshake := bridge.Handshake()
-	return Token{
-		AccessToken: answer.AccessToken,
-		TokenType:   answer.TokenType,
+	token := Token{
+		AccessToken: g.answer.AccessToken,
+		TokenType:   g.answer.TokenType,
 		NotBefore:   now,
-		ExpiresOn:   now.Add(answer.ExpiresIn),
-		RefreshOn:   refreshOn(now, answer),
+		ExpiresOn:   now.Add(g.answer.ExpiresIn),
+		RefreshOn:   a.refreshOn(now, g),
 		Resource:    key.resource,
 		Identity:    id.Name,
-		ClientID:    certificate.ClientID,
-		Credential:  credentialManagedIdentity,
-		Bound:       true,
-		Strength:    strength,
-		Binding: Binding{
-			Thumbprint:         certificate.Thumbprint(),
-			TLSVersion:         handshake.VersionName(),
-			SignatureAlgorithm: handshake.SignatureName(),
-		},
-	}, nil
-}
-
-// refreshOn is Entra's refresh_in, or half of the life.
-func refreshOn(now time.Time, answer *entra.TokenResponse) time.Time {
-	if answer.RefreshIn > 0 && answer.RefreshIn < answer.ExpiresIn {
-		return now.Add(answer.RefreshIn)
+		ClientID:    g.clientID,
+		Credential:  by.entry,
+		Bound:       by.bound,
+		Strength:    g.strength,
+		Fallback:    g.passed,
 	}
-	return now.Add(answer.ExpiresIn / 2)
-}
-
-// strengthOf reports what is known of the key, and what the certificate's issuance
-// proved. Only a key in a TPM can have been attested, whatever a certificate says.
-func strengthOf(key Strength, c *binding.Certificate) Strength {
-	switch {
-	case key == StrengthTPM && c.Attested:
-		return StrengthAttested
-	case key == StrengthTPM, key == StrengthSoftware:
-		return key
+	kept := cacheEntry{token: token}
+	if g.over == nil {
+		return kept
 	}
-	return StrengthNone
+	handshake := g.over.bridge.Handshake()
+	kept.token.Binding = Binding{
+		Thumbprint:         g.over.thumbprint,
+		TLSVersion:         handshake.VersionName(),
+		SignatureAlgorithm: handshake.SignatureName(),
+	}
+	if g.answer.Confirmation != "" {
+		// It is of no use with any other certificate than the one in use, even if it calls itself Bearer.
+		kept.bound = g.over.current
+		a.cfg.Logger.Debug("the token is bound to the certificate", "identity", id.Name, "resource", key.resource, "type", token.TokenType)
+	}
+	return kept
 }
 
-// floorError says that a credential is weaker than an identity demands.
-type floorError struct{ have, want Strength }
+// claimsError says that a claims challenge cannot be passed on.
+type claimsError struct{ err error }
 
-func (e *floorError) Error() string {
-	return fmt.Sprintf("the credential's strength is %q, and the identity's min_strength is %q", e.have, e.want)
-}
+func (e *claimsError) Error() string { return e.err.Error() }
+func (e *claimsError) Unwrap() error { return e.err }

@@ -1,28 +1,37 @@
 package acquire
 
 import (
+	"container/list"
 	"strings"
 	"sync"
 	"time"
 )
 
 const (
-	// maxCachedTokens bounds the cache; the token that expires first goes first.
-	maxCachedTokens = 1000
-	// refreshPause is how long a failed refresh ahead of need rests.
+	// maxCachedTokens bounds the cache; the token that was asked for the longest ago goes first.
+	maxCachedTokens = 10000
+	// refreshPause is how long a failed refresh ahead of need rests at least.
 	refreshPause = 30 * time.Second
 )
 
 // cacheKey is everything that makes one token differ from another.
 type cacheKey struct {
-	identity  string
-	resource  string
-	tokenType TokenType
+	identity     string
+	resource     string
+	tokenType    TokenType
+	capabilities string // sorted, with commas between them
 }
 
 // String joins the parts with a byte that none of them can hold.
 func (k cacheKey) String() string {
-	return strings.Join([]string{k.identity, k.resource, string(k.tokenType)}, "\x00")
+	return strings.Join([]string{k.identity, k.resource, string(k.tokenType), k.capabilities}, "\x00")
+}
+
+func (k cacheKey) splitCapabilities() []string {
+	if k.capabilities == "" {
+		return nil
+	}
+	return strings.Split(k.capabilities, ",")
 }
 
 type cacheState int
@@ -33,83 +42,99 @@ const (
 	cacheFresh                   // valid
 )
 
-// tokenCache keeps tokens in memory until they expire.
+// tokenCache keeps tokens in memory until they expire. What it does for one token does not take longer with many.
 type tokenCache struct {
 	max int
 
 	mu      sync.Mutex
-	entries map[cacheKey]cacheEntry
+	entries map[cacheKey]*list.Element // of *cacheEntry
+	order   list.List                  // the last that was asked for in front
 }
 
 // cacheEntry holds a token and its end on both clocks: the wall clock can be set
 // back, and the monotonic one stands still while the machine is suspended. The
 // token is over when either says so.
 type cacheEntry struct {
+	key       cacheKey
 	token     Token // its ExpiresOn is a time of the wall clock
 	deadline  time.Time
 	refreshOn time.Time
+	used      bool // asked for since it was fetched
+	// bound reports whether the certificate that the token is bound to is still in use; nil for a token that is bound to none.
+	bound func() bool
 }
 
-func (e cacheEntry) expired(now time.Time) bool {
+func (e *cacheEntry) expired(now time.Time) bool {
 	return !now.Before(e.deadline) || !now.Round(0).Before(e.token.ExpiresOn)
 }
 
 func newTokenCache(limit int) *tokenCache {
-	return &tokenCache{max: limit, entries: map[cacheKey]cacheEntry{}}
+	return &tokenCache{max: limit, entries: map[cacheKey]*list.Element{}}
 }
 
 func (c *tokenCache) lookup(key cacheKey, now time.Time) (Token, cacheState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	entry, ok := c.entries[key]
-	switch {
-	case !ok || entry.expired(now):
+	element, ok := c.entries[key]
+	if !ok {
 		return Token{}, cacheMiss
-	case !now.Before(entry.refreshOn):
+	}
+	entry := element.Value.(*cacheEntry)
+	if entry.expired(now) || entry.bound != nil && !entry.bound() {
+		c.dropLocked(element)
+		return Token{}, cacheMiss
+	}
+	entry.used = true
+	c.order.MoveToFront(element)
+	if !now.Before(entry.refreshOn) {
 		return entry.token, cacheDue
 	}
 	return entry.token, cacheFresh
 }
 
-func (c *tokenCache) store(key cacheKey, token Token, now time.Time) {
-	token.FromCache = true
+func (c *tokenCache) store(key cacheKey, entry cacheEntry, now time.Time) {
+	entry.key = key
+	entry.token.FromCache = true
+	entry.deadline = now.Add(entry.token.ExpiresOn.Sub(now.Round(0)))
+	entry.refreshOn = entry.token.RefreshOn
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.entries[key] = cacheEntry{
-		token:     token,
-		deadline:  now.Add(token.ExpiresOn.Sub(now.Round(0))),
-		refreshOn: token.RefreshOn,
+	if element, ok := c.entries[key]; ok {
+		c.dropLocked(element)
 	}
-	if len(c.entries) > c.max {
-		c.evictLocked(now)
+	c.entries[key] = c.order.PushFront(&entry)
+	for c.order.Len() > c.max {
+		c.dropLocked(c.order.Back())
 	}
+}
+
+func (c *tokenCache) dropLocked(element *list.Element) {
+	c.order.Remove(element)
+	delete(c.entries, element.Value.(*cacheEntry).key)
 }
 
 // postpone keeps a token whose refresh failed from being refreshed at every request.
-func (c *tokenCache) postpone(key cacheKey, now time.Time) {
+func (c *tokenCache) postpone(key cacheKey, now time.Time, asked time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if entry, ok := c.entries[key]; ok {
-		entry.refreshOn = now.Add(refreshPause)
-		c.entries[key] = entry
+	if element, ok := c.entries[key]; ok {
+		element.Value.(*cacheEntry).refreshOn = now.Add(max(refreshPause, asked))
 	}
 }
 
-// evictLocked drops what has expired and, if that is not enough, the token that
-// expires first.
-func (c *tokenCache) evictLocked(now time.Time) {
-	var first cacheKey
-	var earliest time.Time
-	for key, entry := range c.entries {
-		if entry.expired(now) {
-			delete(c.entries, key)
-			continue
-		}
-		if earliest.IsZero() || entry.token.ExpiresOn.Before(earliest) {
-			first, earliest = key, entry.token.ExpiresOn
+// due returns at most limit tokens that are in use and whose next is to be fetched. What has expired is dropped on the way.
+func (c *tokenCache) due(now time.Time, limit int) []cacheKey {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var keys []cacheKey
+	for _, element := range c.entries {
+		entry := element.Value.(*cacheEntry)
+		switch {
+		case entry.expired(now):
+			c.dropLocked(element)
+		case entry.used && !now.Before(entry.refreshOn) && len(keys) < limit:
+			keys = append(keys, entry.key)
 		}
 	}
-	if len(c.entries) > c.max {
-		delete(c.entries, first)
-	}
+	return keys
 }

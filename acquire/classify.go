@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
@@ -12,14 +13,24 @@ import (
 
 // classify makes a caller's error of whatever stopped a flight.
 func classify(identity string, err error) *Error {
+	if chain, ok := errors.AsType[*ChainError](err); ok {
+		return classifyChain(identity, chain)
+	}
 	out := &Error{Kind: KindUnavailable, Identity: identity, Err: err}
+	var paused *binding.PausedError
 	var fromEntra *entra.Error
 	var fromIMDS *imds.Error
 	var floor *floorError
+	var claims *claimsError
 	switch {
 	case errors.As(err, &floor):
 		out.Kind = KindRefused
 		out.Hint = "see keyagent status for the key and keyagent doctor for the attestation, or lower min_strength"
+	case errors.Is(err, errNoPoP), errors.As(err, &claims):
+		out.Kind = KindRefused
+	case errors.As(err, &paused):
+		out.RetryAfter = paused.RetryAfter
+		out.Hint = "Entra rejects what is issued: see the cause in the agent's log"
 	case errors.As(err, &fromEntra):
 		classifyEntra(out, fromEntra)
 	case errors.Is(err, binding.ErrAttestation):
@@ -31,15 +42,43 @@ func classify(identity string, err error) *Error {
 	case errors.Is(err, imds.ErrBadAnswer), errors.Is(err, entra.ErrBadAnswer):
 		out.Kind = KindRefused
 	case errors.Is(err, entra.ErrUnreachable):
-		out.Hint = "check network, DNS and firewall towards the token endpoint"
+		out.Hint = "check network, DNS, proxy and firewall towards the token endpoint"
 	case errors.Is(err, context.Canceled):
 		out.Hint = "the agent is stopping"
+	default:
+		classifyOther(out, err)
 	}
 	return out
 }
 
+// classifyChain goes by the attempt that gives the most hope, since the next request tries them all again.
+func classifyChain(identity string, chain *ChainError) *Error {
+	hope := []Kind{KindThrottled, KindUnavailable, KindInvalidResource, KindUnknownIdentity, KindRefused}
+	var best *Error
+	for _, attempt := range chain.Attempts {
+		e := classify(identity, attempt.Err)
+		if best == nil || slices.Index(hope, e.Kind) < slices.Index(hope, best.Kind) {
+			best = e
+		}
+	}
+	best.Err = chain
+	return best
+}
+
+// classifyOther takes errors of this machine at their word: whether they last, and what to do.
+func classifyOther(out *Error, err error) {
+	var lasting interface{ Temporary() bool }
+	if errors.As(err, &lasting) && !lasting.Temporary() {
+		out.Kind = KindRefused
+	}
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		out.Hint = hinted.Hint()
+	}
+}
+
 func classifyEntra(out *Error, e *entra.Error) {
-	out.Hint, out.RetryAfter = e.Hint(), e.RetryAfter
+	out.Hint, out.RetryAfter, out.Claims = e.Hint(), e.RetryAfter, e.Claims
 	switch {
 	case e.Status == http.StatusTooManyRequests:
 		out.Kind = KindThrottled
@@ -56,14 +95,17 @@ func classifyIMDS(out *Error, e *imds.Error) {
 	switch {
 	case e.Status == http.StatusTooManyRequests:
 		out.Kind = KindThrottled
-	case e.Status == http.StatusNotFound:
+	case errors.Is(e, imds.ErrNotSupported):
 		out.Kind = KindRefused
-		out.Hint = "binding certificates are not offered on this host: check the VM's region and type"
+		out.Hint = "binding certificates are not offered on this host: check the VM's region and type, or let the credential be unbound (bound: prefer)"
 	case e.Temporary():
 		out.Kind = KindUnavailable
 	case e.Code == "identity_not_found":
 		out.Kind = KindUnknownIdentity
 		out.Hint = "assign the managed identity to this VM, or correct its id in the configuration"
+	case e.Code == "invalid_resource":
+		out.Kind = KindInvalidResource
+		out.Hint = "check the resource URI"
 	default:
 		out.Kind = KindRefused
 	}

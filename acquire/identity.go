@@ -1,85 +1,130 @@
 package acquire
 
 import (
-	"sync"
+	"errors"
+	"fmt"
 
-	"github.com/keyagent/keyagent/acquire/binding"
-	"github.com/keyagent/keyagent/tlsbridge"
+	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/acquire/imds"
 )
 
-// identityState is what an identity has in use: its certificate, the
-// connections that present it, and how its last flight ended.
-type identityState struct {
-	Identity
-
-	mu          sync.Mutex
-	certificate *binding.Certificate
-	connections *tlsbridge.Bridge
-	lastErr     error
+// Identity is a configured identity: a managed identity of this VM, or an application.
+type Identity struct {
+	Name string
+	// ManagedIdentity or Application, exactly one of them.
+	ManagedIdentity *ManagedIdentity
+	Application     *Application
+	// MinStrength refuses tokens that a weaker credential would obtain, before it is shown to anybody. Empty: any will do.
+	MinStrength Strength
 }
 
-// bridge returns the connections of the certificate. A new certificate closes
-// those of the old one.
-func (s *identityState) bridge(cfg Config, c *binding.Certificate) (*tlsbridge.Bridge, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.connections != nil && s.certificate.Leaf.Equal(c.Leaf) {
-		return s.connections, nil
-	}
-	fresh, err := tlsbridge.New(tlsbridge.Config{RootCAs: cfg.RootCAs, Now: cfg.Now}, tlsbridge.Pair{
-		Certificate:      c.Leaf.Raw,
-		Signer:           cfg.Signer,
-		SignatureSchemes: cfg.SignatureSchemes,
-	})
-	if err != nil {
-		return nil, err
-	}
-	if s.connections != nil {
-		s.connections.Close()
-	}
-	s.certificate, s.connections = c, fresh
-	return fresh, nil
+// ManagedIdentity is one of the VM's managed identities.
+type ManagedIdentity struct {
+	Selector imds.Selector // zero: system-assigned
+	Bound    Bound
 }
 
-func (s *identityState) note(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.lastErr = err
+// Application is an app registration and what it proves itself with.
+type Application struct {
+	Authority   entra.Authority
+	ClientID    string       // GUID
+	Region      string       // of the token endpoint; "" is the global one, RegionAuto the VM's
+	Credentials []Credential // the first that works is used
 }
 
-func (s *identityState) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.connections != nil {
-		s.connections.Close()
+// RegionAuto stands for the region that the VM is in.
+const RegionAuto = "auto"
+
+// Credential is one entry of an application's list. What a member is for depends on Source.
+type Credential struct {
+	Name   string // unique in its list; appears in replies and audit records
+	Source Source
+	Bound  Bound
+
+	Key           string        // SourceCertificate: name of the key
+	SendAssertion SendAssertion // SourceCertificate
+
+	Selector imds.Selector // SourceManagedIdentity
+	Identity string        // SourceOIDC: name of another identity
+	Audience string        // SourceManagedIdentity, SourceOIDC: of the assertion; "" is that of the cloud
+
+	Path string // SourceAssertionFile
+}
+
+// Source says where a credential comes from.
+type Source string
+
+// The sources.
+const (
+	SourceCertificate     Source = "certificate"      // a key in the TPM and its registered certificate
+	SourceManagedIdentity Source = "managed_identity" // a managed identity that the application trusts
+	SourceOIDC            Source = "oidc"             // another identity of this configuration that the application trusts
+	SourceAssertionFile   Source = "assertion_file"   // an assertion that somebody else keeps fresh in a file; never bound
+)
+
+// Bound says whether a credential must be one that is of no use without its key.
+type Bound string
+
+// The values of Bound.
+const (
+	BoundRequire Bound = "require" // bound, or not at all
+	BoundPrefer  Bound = "prefer"  // bound; unbound only where the other side says for good that it cannot
+	BoundNever   Bound = "never"   // unbound
+)
+
+// SendAssertion says whether a certificate that is presented over mutual TLS is accompanied by an assertion that its key has
+// signed.
+type SendAssertion string
+
+// The values of SendAssertion.
+const (
+	AssertionAlways SendAssertion = "always" // what Entra asks for today
+	AssertionAuto   SendAssertion = "auto"   // only once Entra has asked for it
+	AssertionNever  SendAssertion = "never"
+)
+
+// check finds what would otherwise come out at the first token.
+func (id Identity) check() error {
+	if (id.ManagedIdentity == nil) == (id.Application == nil) {
+		return fmt.Errorf("identity %q is neither a managed identity nor an application, or is both", id.Name)
 	}
-}
-
-// IdentityStatus describes an identity for an operator.
-type IdentityStatus struct {
-	Identity
-	Certificate *binding.Certificate // in use; nil before the first token
-	Strength    Strength             // of Certificate with the key
-	Handshake   tlsbridge.Handshake  // last one with Certificate
-	LastError   error                // of the last flight; nil if it got its token
-}
-
-// Status describes all identities in the order of the configuration.
-func (a *Acquirer) Status() []IdentityStatus {
-	list := make([]IdentityStatus, 0, len(a.cfg.Identities))
-	for _, id := range a.cfg.Identities {
-		list = append(list, a.identities[id.Name].status(a.cfg.KeyStrength))
+	if id.ManagedIdentity != nil {
+		return id.ManagedIdentity.Bound.check()
 	}
-	return list
+	names := map[string]bool{}
+	for _, c := range id.Application.Credentials {
+		if names[c.Name] {
+			return fmt.Errorf("identity %q has two credentials named %q", id.Name, c.Name)
+		}
+		names[c.Name] = true
+		if err := c.check(); err != nil {
+			return fmt.Errorf("identity %q: credential %q: %w", id.Name, c.Name, err)
+		}
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("identity %q has no credentials", id.Name)
+	}
+	return nil
 }
 
-func (s *identityState) status(key Strength) IdentityStatus {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	status := IdentityStatus{Identity: s.Identity, Certificate: s.certificate, LastError: s.lastErr}
-	if s.certificate != nil {
-		status.Strength = strengthOf(key, s.certificate)
-		status.Handshake = s.connections.Handshake()
+func (c Credential) check() error {
+	switch c.Source {
+	case SourceCertificate, SourceManagedIdentity, SourceOIDC:
+		return c.Bound.check()
+	case SourceAssertionFile:
+		if c.Bound != BoundNever {
+			return errors.New("an assertion in a file is never bound: whoever reads the file can use it")
+		}
+		return nil
 	}
-	return status
+	return fmt.Errorf("there is no source %q", c.Source)
+}
+
+// check refuses what it does not know: an unknown word must not mean the weaker form.
+func (b Bound) check() error {
+	switch b {
+	case BoundRequire, BoundPrefer, BoundNever:
+		return nil
+	}
+	return fmt.Errorf("bound is %q, not require, prefer or never", string(b))
 }

@@ -1,0 +1,176 @@
+package acquire
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/tlsbridge"
+)
+
+// KeySource gives the keys and certificates of applications, as they are now: one that was rotated or newly certified is noticed.
+type KeySource interface {
+	ApplicationKey(ctx context.Context, name string) (*ApplicationKey, error)
+}
+
+// ApplicationKey is a key and the certificate that an app registration knows it by. It is immutable.
+type ApplicationKey struct {
+	Chain            []*x509.Certificate // leaf first
+	Signer           func(ctx context.Context) crypto.Signer
+	SignatureSchemes []tls.SignatureScheme // for TLS, best first
+	PSS              bool                  // the key signs RSASSA-PSS with a salt as long as the hash
+	Strength         Strength              // StrengthTPM or StrengthSoftware
+}
+
+// thumbprint is the x5t#S256 of the leaf.
+func (k *ApplicationKey) thumbprint() string {
+	sum := sha256.Sum256(k.Chain[0].Raw)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// application is what all credentials of an application share.
+type application struct {
+	cfg *Config
+	id  string // client id
+	*endpoints
+	unbound *http.Client // to hosts that ask for no certificate
+}
+
+// form is the part of a token request that is the same for all credentials.
+func (app *application) form(a *ask, endpoint string) entra.Request {
+	return entra.Request{Endpoint: endpoint, ClientID: app.id, Scope: entra.Scope(a.resource), TokenType: a.wireType(), Claims: a.claims}
+}
+
+// registered is a key whose certificate is registered with an application.
+type registered struct {
+	app  *application
+	name string // of the key
+	holder
+}
+
+// load returns the key and its certificate.
+func (r *registered) load(ctx context.Context) (*ApplicationKey, error) {
+	key, err := r.app.cfg.Keys.ApplicationKey(ctx, r.name)
+	if err == nil && len(key.Chain) == 0 {
+		err = errors.New("the key has no certificate")
+	}
+	if err != nil {
+		return nil, notLoaded(err)
+	}
+	return key, nil
+}
+
+// assertion signs what proves the key to endpoint for ten minutes.
+func (r *registered) assertion(ctx context.Context, key *ApplicationKey, endpoint string) (secret.String, error) {
+	return entra.NewClientAssertion(key.Signer(ctx), entra.AssertionSpec{
+		ClientID: r.app.id, Audience: endpoint, Chain: key.Chain, PSS: key.PSS, Now: r.app.cfg.Now(),
+	})
+}
+
+// assertedCertificate proves possession of the key with a signed assertion alone (variant A). Who gets hold of one can use it for
+// ten minutes, which is why it counts as no proof of possession.
+type assertedCertificate struct{ *registered }
+
+func (c *assertedCertificate) obtain(ctx context.Context, a *ask) (*grant, error) {
+	if err := a.checkFloor(StrengthNone); err != nil {
+		return nil, err
+	}
+	key, err := c.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	g, err := c.request(ctx, a, key)
+	if entra.ReactionTo(err) == entra.ReactionRebuildAssertion {
+		return c.request(ctx, a, key)
+	}
+	return g, err
+}
+
+func (c *assertedCertificate) request(ctx context.Context, a *ask, key *ApplicationKey) (*grant, error) {
+	g := &grant{clientID: c.app.id, strength: StrengthNone}
+	return g, c.app.ask(ctx, c.app.authority.TokenEndpoint, func(endpoint string) error {
+		form := c.app.form(a, endpoint)
+		var err error
+		if form.Assertion, err = c.assertion(ctx, key, endpoint); err != nil {
+			return err
+		}
+		form.AssertionType = entra.AssertionBearer
+		g.answer, err = c.app.cfg.Entra.Token(ctx, c.app.unbound, form)
+		return err
+	})
+}
+
+// shownCertificate presents the certificate over mutual TLS, and an assertion besides as long as Entra wants one (variants B, B′
+// and C).
+type shownCertificate struct {
+	*registered
+	send  SendAssertion
+	wants atomic.Bool // Entra has asked for an assertion
+}
+
+func (c *shownCertificate) obtain(ctx context.Context, a *ask) (*grant, error) {
+	key, err := c.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	over, err := c.connection(a, key)
+	if err != nil {
+		return nil, err
+	}
+	g, err := c.request(ctx, a, key, over)
+	switch entra.ReactionTo(err) {
+	case entra.ReactionRebuildAssertion:
+		return c.request(ctx, a, key, over)
+	case entra.ReactionNeedsAssertion:
+		if c.send == AssertionAuto && !c.wants.Swap(true) {
+			return c.request(ctx, a, key, over)
+		}
+	}
+	return g, err
+}
+
+func (c *shownCertificate) connection(a *ask, key *ApplicationKey) (*connection, error) {
+	if err := a.checkFloor(key.Strength); err != nil {
+		return nil, err
+	}
+	name := key.thumbprint()
+	pair := tlsbridge.Pair{Signer: key.Signer, SignatureSchemes: key.SignatureSchemes}
+	for _, certificate := range key.Chain {
+		pair.Chain = append(pair.Chain, certificate.Raw)
+	}
+	bridge, err := c.bridge(c.app.cfg.TLS, name, pair)
+	if err != nil {
+		return nil, notLoaded(err)
+	}
+	return &connection{bridge: bridge, thumbprint: name, strength: key.Strength, current: func() bool { return c.holds(name) }}, nil
+}
+
+func (c *shownCertificate) request(ctx context.Context, a *ask, key *ApplicationKey, over *connection) (*grant, error) {
+	g := &grant{clientID: c.app.id, strength: over.strength, over: over}
+	return g, c.app.ask(ctx, c.app.authority.MTLSTokenEndpoint, func(endpoint string) error {
+		form := c.app.form(a, endpoint)
+		form.Thumbprint = over.thumbprint
+		var err error
+		if c.sendsAssertion(a) {
+			if form.Assertion, err = c.assertion(ctx, key, endpoint); err != nil {
+				return err
+			}
+			form.AssertionType = entra.AssertionBearer
+		}
+		g.answer, err = c.app.cfg.Entra.Token(ctx, over.bridge.Client(), form)
+		return err
+	})
+}
+
+// sendsAssertion decides between the variants. A token that is bound to the certificate needs none.
+func (c *shownCertificate) sendsAssertion(a *ask) bool {
+	return a.tokenType != TypePoP && (c.send == AssertionAlways || c.send == AssertionAuto && c.wants.Load())
+}

@@ -1,0 +1,352 @@
+package acquire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/keyagent/keyagent/acquire/imds"
+)
+
+const (
+	// rejectedRest is how long an entry is passed over that was rejected, or cannot be bound, while another one works.
+	rejectedRest = 5 * time.Minute
+	// missingRest is the same for an entry that could not be loaded.
+	missingRest = 30 * time.Second
+)
+
+// step is one form of one entry of an identity's list: what is tried at a time.
+type step struct {
+	entry  string // name of the entry
+	source Source
+	bound  bool
+	second bool // the unbound form of an entry that prefers the bound one, which is the step before
+	credential
+
+	mu        sync.Mutex
+	restUntil time.Time // passed over until then
+	lastErr   error     // of the last attempt
+	strength  Strength  // of the last success
+	tried     bool
+}
+
+// rests reports whether the step is to be passed over now, and why.
+func (s *step) rests(now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Before(s.restUntil) {
+		return s.lastErr
+	}
+	return nil
+}
+
+func (s *step) note(g *grant, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tried, s.lastErr = true, err
+	if err == nil {
+		s.strength = g.strength
+	}
+}
+
+// rest has the step passed over for a while.
+func (s *step) rest(until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restUntil = until
+}
+
+// chain is an identity's ordered list of ways to a token.
+type chain struct {
+	cfg   *Config
+	name  string // of the identity
+	floor Strength
+	steps []*step
+}
+
+// Attempt is one entry that was tried for a token.
+type Attempt struct {
+	Credential string // name of the entry
+	Bound      bool
+	Err        error
+}
+
+// ChainError says of every entry of an identity's list why it did not obtain a token. It unwraps to all of them.
+type ChainError struct{ Attempts []Attempt }
+
+func (e *ChainError) Error() string {
+	parts := make([]string, len(e.Attempts))
+	for i, a := range e.Attempts {
+		form := "unbound"
+		if a.Bound {
+			form = "bound"
+		}
+		parts[i] = fmt.Sprintf("%s (%s): %v", a.Credential, form, a.Err)
+	}
+	return "no credential obtained a token: " + strings.Join(parts, "; ")
+}
+
+// Unwrap returns the errors of all attempts.
+func (e *ChainError) Unwrap() []error {
+	errs := make([]error, len(e.Attempts))
+	for i, a := range e.Attempts {
+		errs[i] = a.Err
+	}
+	return errs
+}
+
+// errNoPoP refuses a bound token where nothing is bound.
+var errNoPoP = errors.New("no credential of this identity is bound, and so none can obtain a token of type mtls_pop")
+
+// obtain tries the steps in their order. One that could not be loaded gives way to the next; one that Entra rejects for what it
+// is does, too, once in a request; every other error ends the walk.
+func (c *chain) obtain(ctx context.Context, a *ask) (*grant, *step, error) {
+	a.floor = stronger(a.floor, c.floor)
+	walk := walk{chain: c, now: c.cfg.Now()}
+	for _, s := range c.steps {
+		if walk.passes(a, s) {
+			continue
+		}
+		g, err := s.obtain(ctx, a)
+		s.note(g, err)
+		if err == nil {
+			g.passed = g.passed || len(walk.failed) > 0
+			walk.restFailed(ctx, s)
+			return g, s, nil
+		}
+		if !walk.goesOn(a, s, err) || ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, nil, walk.err()
+}
+
+// walk is one pass over a chain.
+type walk struct {
+	*chain
+	now      time.Time
+	attempts []Attempt
+	failed   []*step // tried in this walk, or resting since an earlier one
+	tried    []*step
+	rejected int
+}
+
+// passes reports whether a step is not to be tried.
+func (w *walk) passes(a *ask, s *step) bool {
+	if a.tokenType == TypePoP && !s.bound {
+		return true
+	}
+	if s.second && !w.secondServes() {
+		return true
+	}
+	if err := s.rests(w.now); err != nil {
+		w.fail(s, err)
+		return true
+	}
+	return false
+}
+
+// secondServes reports whether the form before the second one was refused in a way that lets the second one be used.
+func (w *walk) secondServes() bool {
+	last := len(w.attempts) - 1
+	return last >= 0 && cannotBeBound(w.attempts[last].Err)
+}
+
+func (w *walk) fail(s *step, err error) {
+	w.failed = append(w.failed, s)
+	w.attempts = append(w.attempts, Attempt{Credential: s.entry, Bound: s.bound, Err: err})
+}
+
+// goesOn notes the failure of a step, and decides whether another one may be tried.
+func (w *walk) goesOn(a *ask, s *step, err error) bool {
+	w.fail(s, err)
+	w.tried = append(w.tried, s)
+	if a.tokenType != TypePoP && w.preferred(s) && cannotBeBound(err) {
+		return true
+	}
+	if _, missing := errors.AsType[*loadError](err); missing {
+		return true
+	}
+	if !credentialRejected(err) {
+		return false
+	}
+	w.rejected++
+	return w.rejected == 1
+}
+
+// preferred reports whether s has an unbound form after it.
+func (w *walk) preferred(s *step) bool {
+	for i, other := range w.steps {
+		if other == s {
+			return i+1 < len(w.steps) && w.steps[i+1].second
+		}
+	}
+	return false
+}
+
+// restFailed lets the entries rest that failed where another one works, and says so where an operator hears it.
+func (w *walk) restFailed(ctx context.Context, working *step) {
+	for _, s := range w.tried {
+		pause := missingRest
+		s.mu.Lock()
+		err := s.lastErr
+		s.mu.Unlock()
+		if cannotBeBound(err) || credentialRejected(err) {
+			pause = rejectedRest
+		}
+		s.rest(w.now.Add(pause))
+		w.cfg.Logger.WarnContext(ctx, "a credential was passed over", "identity", w.name, "credential", s.entry, "bound", s.bound,
+			"used", working.entry, "used_bound", working.bound, "cause", err)
+	}
+}
+
+// err is why there is no token.
+func (w *walk) err() error {
+	switch len(w.attempts) {
+	case 0:
+		return errNoPoP
+	case 1:
+		return w.attempts[0].Err
+	}
+	return &ChainError{Attempts: w.attempts}
+}
+
+// newChain builds the steps of an identity.
+func (b *builder) newChain(id Identity) *chain {
+	c := &chain{cfg: b.cfg, name: id.Name, floor: id.MinStrength}
+	if m := id.ManagedIdentity; m != nil {
+		c.add(credentialManagedIdentity, SourceManagedIdentity, m.Bound,
+			func(bound bool) credential { return b.managedIdentity(m.Selector, bound) })
+		return c
+	}
+	app := b.application(id.Application)
+	for _, entry := range id.Application.Credentials {
+		c.add(entry.Name, entry.Source, entry.Bound, func(bound bool) credential { return b.credential(app, entry, bound) })
+	}
+	return c
+}
+
+// add appends the forms of an entry.
+func (c *chain) add(entry string, source Source, bound Bound, form func(bound bool) credential) {
+	if bound != BoundNever {
+		c.steps = append(c.steps, &step{entry: entry, source: source, bound: true, credential: form(true)})
+	}
+	if bound != BoundRequire {
+		c.steps = append(c.steps, &step{entry: entry, source: source, second: bound == BoundPrefer, credential: form(false)})
+	}
+}
+
+// builder makes chains that share what belongs to one managed identity.
+type builder struct {
+	cfg     *Config
+	regions *regions
+	bound   map[string]*boundIdentity // by selector
+	chains  map[string]*chain         // by identity
+	holders []*holder                 // of all certificates
+}
+
+func newBuilder(cfg *Config) *builder {
+	return &builder{cfg: cfg, regions: &regions{cfg: cfg}, bound: map[string]*boundIdentity{}, chains: map[string]*chain{}}
+}
+
+func (b *builder) credential(app *application, entry Credential, bound bool) credential {
+	switch entry.Source {
+	case SourceCertificate:
+		return b.certificate(app, entry, bound)
+	case SourceManagedIdentity:
+		source := b.managedIdentity(entry.Selector, bound)
+		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: source.obtain}, bound)
+	case SourceOIDC:
+		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: b.other(entry.Identity)}, bound)
+	}
+	return &assertionFile{app: app, path: entry.Path}
+}
+
+// other obtains a token of another identity, whichever of its credentials does. Its chain is looked up when it is used: it may not be
+// made yet.
+func (b *builder) other(identity string) func(ctx context.Context, a *ask) (*grant, error) {
+	return func(ctx context.Context, a *ask) (*grant, error) {
+		g, _, err := b.chains[identity].obtain(ctx, a)
+		return g, err
+	}
+}
+
+// audience is whom an assertion is for.
+func audience(app *application, entry Credential) string {
+	if entry.Audience != "" {
+		return entry.Audience
+	}
+	return app.authority.Cloud.ExchangeAudience
+}
+
+func (b *builder) certificate(app *application, entry Credential, bound bool) credential {
+	key := &registered{app: app, name: entry.Key}
+	b.holders = append(b.holders, &key.holder)
+	if bound {
+		return &shownCertificate{registered: key, send: entry.SendAssertion}
+	}
+	return &assertedCertificate{registered: key}
+}
+
+func (b *builder) managedIdentity(sel imds.Selector, bound bool) credential {
+	if !bound {
+		return &unboundIdentity{cfg: b.cfg, sel: sel}
+	}
+	m := b.bound[sel.String()]
+	if m == nil {
+		m = &boundIdentity{cfg: b.cfg, sel: sel}
+		b.bound[sel.String()] = m
+		b.holders = append(b.holders, &m.holder)
+	}
+	return m
+}
+
+func (b *builder) application(app *Application) *application {
+	return &application{
+		cfg: b.cfg, id: app.ClientID, unbound: b.cfg.unbound,
+		endpoints: &endpoints{cfg: b.cfg, authority: app.Authority, region: app.Region, regions: b.regions},
+	}
+}
+
+// checkReferences refuses identities that lean on one that is not there, or on each other in a circle.
+func checkReferences(identities []Identity) error {
+	leans := map[string][]string{}
+	for _, id := range identities {
+		leans[id.Name] = nil
+		if id.Application == nil {
+			continue
+		}
+		for _, c := range id.Application.Credentials {
+			if c.Source == SourceOIDC {
+				leans[id.Name] = append(leans[id.Name], c.Identity)
+			}
+		}
+	}
+	for name := range leans {
+		if err := follow(leans, name, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func follow(leans map[string][]string, name string, path []string) error {
+	for _, seen := range path {
+		if seen == name {
+			return fmt.Errorf("identity %q is a credential of itself: %s", name, strings.Join(append(path, name), " → "))
+		}
+	}
+	next, exists := leans[name]
+	if !exists {
+		return fmt.Errorf("identity %q is a credential of %q and is not configured", name, path[len(path)-1])
+	}
+	for _, other := range next {
+		if err := follow(leans, other, append(path, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+package acquire
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"errors"
+
+	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/tlsbridge"
+)
+
+// BindingSource gives the binding certificates of managed identities.
+type BindingSource interface {
+	// Certificate returns a usable certificate.
+	Certificate(ctx context.Context, sel imds.Selector) (*binding.Certificate, error)
+	// Replace obtains another certificate than the one that Entra rejected.
+	Replace(ctx context.Context, sel imds.Selector, rejected *binding.Certificate, why binding.Reason) (*binding.Certificate, error)
+	// Current returns the certificate in use, or nil. It does no I/O.
+	Current(sel imds.Selector) *binding.Certificate
+}
+
+// BindingKey is the key that binding certificates are about.
+type BindingKey struct {
+	// Signer returns a view of the key whose signatures honour ctx.
+	Signer func(ctx context.Context) crypto.Signer
+	// SignatureSchemes is what the key can do in TLS, best first.
+	SignatureSchemes []tls.SignatureScheme
+	// Strength is where the key is: StrengthTPM or StrengthSoftware. Anything else counts as StrengthNone.
+	Strength Strength
+}
+
+// boundIdentity is a managed identity that proves itself with a binding certificate (MSI v2). All identities of the
+// configuration that mean the same managed identity share one.
+type boundIdentity struct {
+	cfg *Config
+	sel imds.Selector
+	holder
+}
+
+// obtain gets a token. A certificate that Entra rejects is replaced, once.
+func (m *boundIdentity) obtain(ctx context.Context, a *ask) (*grant, error) {
+	certificate, err := m.cfg.Bindings.Certificate(ctx, m.sel)
+	if err != nil {
+		return nil, notLoaded(err)
+	}
+	g, err := m.request(ctx, a, certificate)
+	why, rejected := certificateRejected(err)
+	if !rejected || a.reissued {
+		return g, err
+	}
+	a.reissued = true
+	m.cfg.Logger.WarnContext(ctx, "Entra rejects the binding certificate; another one is obtained",
+		"managed_identity", m.sel.String(), "thumbprint", certificate.Thumbprint(), "cause", err)
+	certificate, replaceErr := m.cfg.Bindings.Replace(ctx, m.sel, certificate, why)
+	if replaceErr != nil {
+		return nil, notLoaded(errors.Join(err, replaceErr))
+	}
+	return m.request(ctx, a, certificate)
+}
+
+// request makes leg 3.
+func (m *boundIdentity) request(ctx context.Context, a *ask, c *binding.Certificate) (*grant, error) {
+	over, err := m.connection(a, c)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := m.cfg.Entra.Token(ctx, over.bridge.Client(), entra.Request{
+		Endpoint:   entra.ManagedIdentityEndpoint(c.MTLSEndpoint, c.TenantID),
+		ClientID:   c.ClientID,
+		Scope:      entra.Scope(a.resource),
+		TokenType:  string(a.tokenType),
+		Claims:     a.claims,
+		Thumbprint: over.thumbprint,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &grant{answer: answer, clientID: c.ClientID, strength: over.strength, over: over}, nil
+}
+
+// connection prepares to present c, if it is good enough.
+func (m *boundIdentity) connection(a *ask, c *binding.Certificate) (*connection, error) {
+	strength := strengthOf(m.cfg.Key.Strength, c)
+	if err := a.checkFloor(strength); err != nil {
+		return nil, err
+	}
+	name := c.Thumbprint()
+	bridge, err := m.bridge(m.cfg.TLS, name, tlsbridge.Pair{
+		Chain:            [][]byte{c.Leaf.Raw},
+		Signer:           m.cfg.Key.Signer,
+		SignatureSchemes: m.cfg.Key.SignatureSchemes,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &connection{
+		bridge: bridge, thumbprint: name, strength: strength,
+		current: func() bool { now := m.cfg.Bindings.Current(m.sel); return now != nil && now.Leaf.Equal(c.Leaf) },
+		replace: func(ctx context.Context, why binding.Reason) error {
+			_, err := m.cfg.Bindings.Replace(ctx, m.sel, c, why)
+			return err
+		},
+	}, nil
+}
+
+// strengthOf reports what is known of the key, and what the certificate's issuance
+// proved. Only a key in a TPM can have been attested, whatever a certificate says.
+func strengthOf(key Strength, c *binding.Certificate) Strength {
+	switch {
+	case key == StrengthTPM && c.Attested:
+		return StrengthAttested
+	case key == StrengthTPM, key == StrengthSoftware:
+		return key
+	}
+	return StrengthNone
+}
+
+// IdentityTokens gives tokens of managed identities that are bound to nothing (MSI v1).
+type IdentityTokens interface {
+	Token(ctx context.Context, sel imds.Selector, req imds.TokenRequest) (*imds.Token, error)
+}
+
+// unboundIdentity is a managed identity whose tokens IMDS gets (MSI v1). Any process on the VM could.
+type unboundIdentity struct {
+	cfg *Config
+	sel imds.Selector
+}
+
+func (m *unboundIdentity) obtain(ctx context.Context, a *ask) (*grant, error) {
+	if err := a.checkFloor(StrengthNone); err != nil {
+		return nil, err
+	}
+	answer, err := m.cfg.IMDS.Token(ctx, m.sel, imds.TokenRequest{Resource: a.resource, BypassCache: a.fresh})
+	if err != nil {
+		return nil, notLoaded(err)
+	}
+	return &grant{
+		answer: &entra.TokenResponse{
+			AccessToken: answer.AccessToken, TokenType: "Bearer", ExpiresIn: answer.ExpiresIn, RefreshIn: answer.RefreshIn,
+		},
+		clientID: answer.ClientID,
+		strength: StrengthNone,
+		half:     true,
+	}, nil
+}

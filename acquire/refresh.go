@@ -1,0 +1,88 @@
+package acquire
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// refreshTick is how often Run looks for tokens whose time has come.
+	refreshTick = 10 * time.Second
+	// refreshesPerTick keeps many tokens of the same age from being fetched all at once.
+	refreshesPerTick = 32
+	// refreshSpread is the part of a token's life by which its refresh may come early, so that tokens of many machines, or of one
+	// start, do not stay in step.
+	refreshSpread = 20
+
+	// halvable is how long a token of IMDS must live to be asked for again at half of it: IMDS keeps tokens itself and would only
+	// repeat a younger one.
+	halvable = 2 * time.Hour
+	// lastMoment is when the others are asked for again.
+	lastMoment = 5 * time.Minute
+)
+
+// Run fetches ahead of need the tokens that are in use, until ctx ends. Without it, they are fetched by the first request that
+// finds them due. It returns nil.
+func (a *Acquirer) Run(ctx context.Context) error {
+	for a.cfg.Wait(ctx, refreshTick) == nil {
+		for _, key := range a.cache.due(a.cfg.Now(), refreshesPerTick) {
+			a.refresh(a.identities[key.identity], key) //nolint:contextcheck // a flight outlives its callers
+		}
+	}
+	return nil
+}
+
+// refreshOn is when the next token is fetched: at Entra's refresh_in, or at half of the life, or a little earlier.
+func (a *Acquirer) refreshOn(now time.Time, g *grant) time.Time {
+	life, at := g.answer.ExpiresIn, g.answer.ExpiresIn/2
+	switch {
+	case g.answer.RefreshIn > 0 && g.answer.RefreshIn < life:
+		at = g.answer.RefreshIn
+	case g.half && life <= halvable:
+		at = max(life-lastMoment, life/2)
+	}
+	return now.Add(at - a.cfg.Jitter(at/refreshSpread))
+}
+
+// randomly returns a duration from 0 to limit.
+func randomly(limit time.Duration) time.Duration {
+	if limit <= 0 {
+		return 0
+	}
+	return rand.N(limit) //nolint:gosec // it spreads load, and keeps no secret
+}
+
+// A program in a loop must not use up what Entra allows the whole machine.
+const (
+	forcedEvery = 10 * time.Second
+	forcedBurst = 5
+)
+
+// forcing limits how often the cache may be skipped, for each identity.
+type forcing struct {
+	mu       sync.Mutex
+	limiters map[string]*rate.Limiter // by identity; there are as many as are configured
+}
+
+func newForcing() *forcing { return &forcing{limiters: map[string]*rate.Limiter{}} }
+
+var errForced = errors.New("the token cache is skipped too often for this identity")
+
+func (f *forcing) permit(key cacheKey, now time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	limiter := f.limiters[key.identity]
+	if limiter == nil {
+		limiter = rate.NewLimiter(rate.Every(forcedEvery), forcedBurst)
+		f.limiters[key.identity] = limiter
+	}
+	if limiter.AllowN(now, 1) {
+		return nil
+	}
+	return &Error{Kind: KindThrottled, Identity: key.identity, RetryAfter: forcedEvery, Err: errForced}
+}

@@ -1,0 +1,81 @@
+package acquire
+
+import (
+	"sync"
+
+	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/tlsbridge"
+)
+
+// identityState is an identity, its ways to a token, and how its last flight ended.
+type identityState struct {
+	Identity
+	chain *chain
+
+	mu      sync.Mutex
+	lastErr error
+}
+
+func (s *identityState) note(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastErr = err
+}
+
+// IdentityStatus describes an identity for an operator.
+type IdentityStatus struct {
+	Identity
+	LastError   error // of the last flight; nil if it got its token
+	Credentials []CredentialStatus
+
+	// Of a managed identity:
+	Certificate *binding.Certificate // in use; nil before the first token
+	Strength    Strength             // of Certificate with the key
+	Handshake   tlsbridge.Handshake  // last one with Certificate
+}
+
+// CredentialStatus describes one form of one credential of an identity.
+type CredentialStatus struct {
+	Name      string
+	Source    Source
+	Bound     bool
+	Tried     bool     // since the start
+	LastError error    // of the last attempt; nil if it obtained a token
+	Strength  Strength // of the last success
+}
+
+// Status describes all identities in the order of the configuration. It does no I/O.
+func (a *Acquirer) Status() []IdentityStatus {
+	list := make([]IdentityStatus, 0, len(a.cfg.Identities))
+	for _, id := range a.cfg.Identities {
+		list = append(list, a.status(a.identities[id.Name]))
+	}
+	return list
+}
+
+func (a *Acquirer) status(id *identityState) IdentityStatus {
+	status := IdentityStatus{Identity: id.Identity}
+	id.mu.Lock()
+	status.LastError = id.lastErr
+	id.mu.Unlock()
+	for _, s := range id.chain.steps {
+		status.Credentials = append(status.Credentials, s.status())
+	}
+	if id.ManagedIdentity == nil {
+		return status
+	}
+	m := a.builder.bound[id.ManagedIdentity.Selector.String()]
+	if m == nil {
+		return status
+	}
+	if c := a.cfg.Bindings.Current(m.sel); c != nil {
+		status.Certificate, status.Strength, status.Handshake = c, strengthOf(a.cfg.Key.Strength, c), m.handshake()
+	}
+	return status
+}
+
+func (s *step) status() CredentialStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return CredentialStatus{Name: s.entry, Source: s.source, Bound: s.bound, Tried: s.tried, LastError: s.lastErr, Strength: s.strength}
+}

@@ -26,6 +26,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/tlsbridge"
 )
 
 const resource = "https://vault.azure.net"
@@ -44,13 +45,27 @@ type world struct {
 	key        *rsa.PrivateKey
 	current    *binding.Certificate
 	bindingErr error
+	replaceErr error
+	replaced   []binding.Reason
+	unbound    func(imds.TokenRequest) (*imds.Token, error)
+	region     string
+	appKeys    map[string]*acquire.ApplicationKey
+	ticks      chan struct{}
 	answer     http.HandlerFunc
 	seen       []string // subject of the client certificate of each request
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	return newWorldWith(t, acquire.StrengthTPM, acquire.Identity{Name: "vm"}, acquire.Identity{Name: "other"})
+	return newWorldWith(t, acquire.StrengthTPM, managed("vm"), acquire.Identity{
+		Name:            "other",
+		ManagedIdentity: &acquire.ManagedIdentity{Selector: imds.Selector{ClientID: "other"}, Bound: acquire.BoundRequire},
+	})
+}
+
+// managed is the system-assigned identity under a name.
+func managed(name string) acquire.Identity {
+	return acquire.Identity{Name: name, ManagedIdentity: &acquire.ManagedIdentity{Bound: acquire.BoundRequire}}
 }
 
 // newWorldWith is newWorld with a key of another strength and other identities.
@@ -60,7 +75,7 @@ func newWorldWith(t *testing.T, strength acquire.Strength, identities ...acquire
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, key: key, clock: time.Now(), arrived: make(chan struct{}, 1000)}
+	w := &world{t: t, key: key, clock: time.Now(), arrived: make(chan struct{}, 10000), ticks: make(chan struct{}), appKeys: map[string]*acquire.ApplicationKey{}}
 	w.answer = w.token(time.Hour)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(w.serve))
 	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
@@ -68,18 +83,26 @@ func newWorldWith(t *testing.T, strength acquire.Strength, identities ...acquire
 	t.Cleanup(server.Close)
 	w.rotate(server.URL, "first", true)
 
+	for _, id := range identities {
+		if id.Application != nil {
+			id.Application.Authority.LoginURL, id.Application.Authority.MTLSURL = server.URL+"/login", server.URL+"/mtls"
+		}
+	}
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
 	w.acquirer, err = acquire.New(acquire.Config{
 		Identities: identities,
 		Bindings:   w,
+		Key:        acquire.BindingKey{Signer: func(context.Context) crypto.Signer { return key }, Strength: strength},
+		IMDS:       w,
+		Keys:       w,
+		Regions:    w,
 		Entra:      entra.New(entra.Config{Now: w.now, Sleep: func(context.Context, time.Duration) error { return nil }}),
-		Signer:     func(context.Context) crypto.Signer { return key },
-		RootCAs:    roots,
+		TLS:        tlsbridge.Config{RootCAs: roots, Now: w.now},
 		Now:        w.now,
+		Wait:       w.wait,
+		Jitter:     func(time.Duration) time.Duration { return 0 },
 		Logger:     slog.New(slog.NewTextHandler(&w.log, nil)),
-
-		KeyStrength: strength,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -127,10 +150,28 @@ func (w *world) rotate(endpoint, subject string, attested bool) {
 	w.current = &binding.Certificate{Leaf: leaf, ClientID: "client-id", TenantID: "tenant-id", MTLSEndpoint: endpoint, Attested: attested}
 }
 
-func (w *world) Certificate(context.Context, string, imds.Selector) (*binding.Certificate, error) {
+func (w *world) Certificate(context.Context, imds.Selector) (*binding.Certificate, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.current, w.bindingErr
+}
+
+func (w *world) Current(imds.Selector) *binding.Certificate {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.current
+}
+
+// Replace gives the certificate that the test has prepared, or makes one.
+func (w *world) Replace(_ context.Context, _ imds.Selector, rejected *binding.Certificate, why binding.Reason) (*binding.Certificate, error) {
+	w.mu.Lock()
+	w.replaced = append(w.replaced, why)
+	err, same := w.replaceErr, w.current == rejected
+	w.mu.Unlock()
+	if err == nil && same {
+		w.rotate("", fmt.Sprintf("replacement %d", len(w.replaced)), true)
+	}
+	return w.Current(imds.Selector{}), err
 }
 
 func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
@@ -170,7 +211,9 @@ func (w *world) get(req acquire.Request) (acquire.Token, error) {
 	if req.Resource == "" {
 		req.Resource = resource
 	}
-	req.Type = acquire.TypeBearer
+	if req.Type == "" {
+		req.Type = acquire.TypeBearer
+	}
 	return w.acquirer.Token(w.t.Context(), req)
 }
 
@@ -318,8 +361,8 @@ func TestRotatedCertificateTakesOver(t *testing.T) {
 	if len(status) != 2 || status[0].Name != "vm" || status[0].Certificate.Leaf.Subject.CommonName != "second" || status[0].Handshake.Count != 1 || status[0].LastError != nil {
 		t.Errorf("got status %+v", status)
 	}
-	if status[1].Certificate != nil {
-		t.Errorf("the unused identity has %+v", status[1].Certificate)
+	if credentials := status[1].Credentials; len(credentials) != 1 || credentials[0].Tried {
+		t.Errorf("the unused identity has %+v", credentials)
 	}
 }
 
@@ -460,7 +503,7 @@ func TestCloseEndsFlights(t *testing.T) {
 }
 
 func TestIdentityConfiguredTwice(t *testing.T) {
-	if _, err := acquire.New(acquire.Config{Identities: []acquire.Identity{{Name: "vm"}, {Name: "vm"}}}); err == nil {
+	if _, err := acquire.New(acquire.Config{Identities: []acquire.Identity{managed("vm"), managed("vm")}}); err == nil {
 		t.Error("accepted")
 	}
 }

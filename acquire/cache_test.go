@@ -6,24 +6,68 @@ import (
 	"time"
 )
 
-func TestCacheIsBoundedAndDropsWhatExpiresFirst(t *testing.T) {
+func TestCacheIsBoundedAndDropsWhatWasNotAskedForTheLongest(t *testing.T) {
 	c := newTokenCache(3)
 	now := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	key := func(i int) cacheKey { return cacheKey{resource: fmt.Sprint(i)} }
 	store := func(i int) {
-		c.store(cacheKey{resource: fmt.Sprint(i)}, Token{ExpiresOn: now.Add(time.Duration(i) * time.Hour), RefreshOn: now.Add(time.Hour)}, now)
+		c.store(key(i), cacheEntry{token: Token{ExpiresOn: now.Add(time.Hour), RefreshOn: now.Add(time.Hour)}}, now)
 	}
-	for _, i := range []int{5, 2, 4, 3} {
+	for i := range 3 {
 		store(i)
 	}
-	for i, want := range map[int]cacheState{2: cacheMiss, 3: cacheFresh, 4: cacheFresh, 5: cacheFresh} {
-		if _, got := c.lookup(cacheKey{resource: fmt.Sprint(i)}, now); got != want {
+	c.lookup(key(0), now)
+	store(3)
+	for i, want := range []cacheState{cacheFresh, cacheMiss, cacheFresh, cacheFresh} {
+		if _, got := c.lookup(key(i), now); got != want {
 			t.Errorf("token %d: got state %v, want %v", i, got, want)
 		}
 	}
-	now = now.Add(4 * time.Hour) // tokens 3 and 4 have expired
-	store(9)
-	if len(c.entries) != 2 {
-		t.Errorf("got %d entries, want the two that are still valid", len(c.entries))
+	store(3)
+	if len(c.entries) != 3 || c.order.Len() != 3 {
+		t.Errorf("got %d entries in %d places, want 3", len(c.entries), c.order.Len())
+	}
+	if keys := c.due(now.Add(time.Hour), 10); len(keys) != 0 || len(c.entries) != 0 {
+		t.Errorf("got %v due and %d entries, want none: all have expired", keys, len(c.entries))
+	}
+}
+
+func TestOnlyTokensInUseAreFetchedAhead(t *testing.T) {
+	c := newTokenCache(10)
+	now := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	for _, name := range []string{"used", "unused", "young"} {
+		refresh := now.Add(time.Minute)
+		if name == "young" {
+			refresh = now.Add(time.Hour)
+		}
+		c.store(cacheKey{resource: name}, cacheEntry{token: Token{ExpiresOn: now.Add(2 * time.Hour), RefreshOn: refresh}}, now)
+	}
+	c.lookup(cacheKey{resource: "used"}, now)
+	c.lookup(cacheKey{resource: "young"}, now)
+	now = now.Add(2 * time.Minute)
+	if keys := c.due(now, 10); len(keys) != 1 || keys[0].resource != "used" {
+		t.Errorf("got %v due, want the one that is in use and whose time has come", keys)
+	}
+	c.postpone(cacheKey{resource: "used"}, now, time.Minute)
+	if keys := c.due(now.Add(refreshPause), 10); len(keys) != 0 {
+		t.Errorf("got %v due although a pause of a minute was asked for", keys)
+	}
+	if keys := c.due(now.Add(time.Minute), 10); len(keys) != 1 {
+		t.Errorf("got %v due after the pause, want one", keys)
+	}
+}
+
+func TestATokenGoesWithTheCertificateThatItIsBoundTo(t *testing.T) {
+	c := newTokenCache(10)
+	now := time.Now()
+	inUse := true
+	c.store(cacheKey{}, cacheEntry{token: Token{ExpiresOn: now.Add(time.Hour), RefreshOn: now.Add(time.Hour)}, bound: func() bool { return inUse }}, now)
+	if _, state := c.lookup(cacheKey{}, now); state != cacheFresh {
+		t.Errorf("got state %v while the certificate is in use", state)
+	}
+	inUse = false
+	if _, state := c.lookup(cacheKey{}, now); state != cacheMiss {
+		t.Errorf("got state %v after the certificate was replaced", state)
 	}
 }
 
@@ -31,17 +75,19 @@ func TestTokenIsOverWhenEitherClockSaysSo(t *testing.T) {
 	start := time.Now() // with a monotonic reading
 	c := newTokenCache(10)
 	key := cacheKey{resource: "r"}
-	c.store(key, Token{ExpiresOn: start.Round(0).Add(time.Hour), RefreshOn: start.Add(time.Hour)}, start)
+	token := Token{ExpiresOn: start.Round(0).Add(time.Hour), RefreshOn: start.Add(time.Hour)}
 	for name, now := range map[string]time.Time{
 		"both have passed":                            start.Add(time.Hour),
 		"the machine slept, the wall clock went on":   start.Round(0).Add(time.Hour),
 		"the wall clock was set back, time went by":   start.Add(time.Hour),
 		"the wall clock was set forward by the owner": start.Round(0).Add(2 * time.Hour),
 	} {
+		c.store(key, cacheEntry{token: token}, start)
 		if _, state := c.lookup(key, now); state != cacheMiss {
 			t.Errorf("%s: the token is still served", name)
 		}
 	}
+	c.store(key, cacheEntry{token: token}, start)
 	if _, state := c.lookup(key, start.Add(time.Hour-time.Second)); state != cacheFresh {
 		t.Error("the token is gone before its time")
 	}
@@ -60,7 +106,7 @@ func TestFailureMemoryIsBounded(t *testing.T) {
 
 func TestCacheKeysDoNotRunIntoEachOther(t *testing.T) {
 	a := cacheKey{identity: "a", resource: "b", tokenType: "c"}.String()
-	for _, k := range []cacheKey{{"ab", "", "c"}, {"a", "bc", ""}, {"", "ab", "c"}} {
+	for _, k := range []cacheKey{{"ab", "", "c", ""}, {"a", "bc", "", ""}, {"", "ab", "c", ""}, {"a", "b", "", "c"}} {
 		if k.String() == a {
 			t.Errorf("%+v reads like another key", k)
 		}

@@ -33,7 +33,7 @@ func TestStrengthIsAFactAndTheFloorHolds(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorldWith(t, tt.key, acquire.Identity{Name: "vm", MinStrength: tt.floor})
+			w := newWorldWith(t, tt.key, acquire.Identity{Name: "vm", ManagedIdentity: &acquire.ManagedIdentity{Bound: acquire.BoundRequire}, MinStrength: tt.floor})
 			w.rotate("", "subject", tt.attested)
 			token, err := w.acquirer.Token(t.Context(), acquire.Request{Identity: "vm", Resource: resource, Type: acquire.TypeBearer})
 			if !tt.refused {

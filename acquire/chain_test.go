@@ -1,0 +1,654 @@
+package acquire_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/secret"
+)
+
+const (
+	appID    = "c0ffee00-0000-4000-8000-0000000000aa"
+	tenant   = "1f2e3d4c-0000-4000-8000-0000000077e1"
+	audience = "api://AzureADTokenExchange"
+)
+
+// Token makes world the metadata service of managed identities v1.
+func (w *world) Token(_ context.Context, _ imds.Selector, req imds.TokenRequest) (*imds.Token, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.unbound == nil {
+		return nil, imds.ErrUnreachable
+	}
+	return w.unbound(req)
+}
+
+func (w *world) Region(context.Context) (string, error) {
+	if w.region == "" {
+		return "", imds.ErrUnreachable
+	}
+	return w.region, nil
+}
+
+// wait lets Run take a turn for each value in ticks.
+func (w *world) wait(ctx context.Context, _ time.Duration) error {
+	select {
+	case <-w.ticks:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ApplicationKey makes world the store of applications' keys.
+func (w *world) ApplicationKey(_ context.Context, name string) (*acquire.ApplicationKey, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if key := w.appKeys[name]; key != nil {
+		return key, nil
+	}
+	return nil, errors.New("there is no such key")
+}
+
+// addKey makes a key with a certificate.
+func (w *world) addKey(name string) {
+	w.t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(240 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.appKeys[name] = &acquire.ApplicationKey{
+		Chain: []*x509.Certificate{leaf}, Signer: func(context.Context) crypto.Signer { return key }, PSS: true, Strength: acquire.StrengthTPM,
+	}
+}
+
+// seenRequest is what a token endpoint saw.
+type seenRequest struct {
+	face      string // "login" or "mtls", by the path that the authority has
+	subject   string // of the client certificate
+	assertion string
+	kind      string // assertion type
+	tokenType string
+	scope     string
+}
+
+func (s seenRequest) String() string {
+	parts := []string{s.face}
+	if s.subject != "" {
+		parts = append(parts, "as "+s.subject)
+	}
+	if s.kind != "" {
+		parts = append(parts, strings.TrimPrefix(s.kind, "urn:ietf:params:oauth:client-assertion-type:"))
+	}
+	if s.tokenType != "" {
+		parts = append(parts, s.tokenType)
+	}
+	return strings.Join(append(parts, "for "+s.scope), " ")
+}
+
+// reply is what a token endpoint answers; the zero value is a token.
+type reply struct {
+	status int
+	body   string
+}
+
+func refusal(status int, oauth string, codes ...int) reply {
+	text := strings.Join(strings.Fields(fmt.Sprint(codes)), ",")
+	return reply{status, fmt.Sprintf(`{"error":%q,"error_description":"as the test wants","error_codes":%s}`, oauth, text)}
+}
+
+// plays answers each request with what play says, and keeps what was seen.
+func (w *world) plays(play func(n int, r seenRequest) reply) *[]seenRequest {
+	var seen []seenRequest
+	w.answerWith(func(rw http.ResponseWriter, r *http.Request) {
+		s := seenRequest{face: strings.Split(r.URL.Path, "/")[1], assertion: r.FormValue("client_assertion"),
+			kind: r.FormValue("client_assertion_type"), tokenType: r.FormValue("token_type"), scope: r.FormValue("scope")}
+		thumbprint := ""
+		if certificates := r.TLS.PeerCertificates; len(certificates) > 0 {
+			s.subject = certificates[0].Subject.CommonName
+			thumbprint = (&binding.Certificate{Leaf: certificates[0]}).Thumbprint()
+		}
+		w.mu.Lock()
+		seen = append(seen, s)
+		n := len(seen)
+		w.mu.Unlock()
+		said := play(n, s)
+		if said.status != 0 {
+			rw.WriteHeader(said.status)
+			fmt.Fprint(rw, said.body)
+			return
+		}
+		answer(rw, n, s.tokenType, thumbprint)
+	})
+	return &seen
+}
+
+// answer gives the token of the n-th request; one of type mtls_pop is a JWT that names the certificate.
+func answer(rw http.ResponseWriter, n int, tokenType, thumbprint string) {
+	if tokenType != string(acquire.TypePoP) {
+		fmt.Fprintf(rw, `{"token_type":"Bearer","expires_in":3600,"access_token":"secret-token-%d"}`, n)
+		return
+	}
+	part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+	jwt := part(`{"alg":"none"}`) + "." + part(fmt.Sprintf(`{"cnf":{"x5t#S256":%q},"n":%d}`, thumbprint, n)) + ".c2ln"
+	fmt.Fprintf(rw, `{"token_type":"mtls_pop","expires_in":3600,"access_token":%q}`, jwt)
+}
+
+// always answers with tokens.
+func always(int, seenRequest) reply { return reply{} }
+
+// application is an identity with these credentials, whose tenant's endpoints are at the world's server.
+func application(name string, credentials ...acquire.Credential) acquire.Identity {
+	cloud, _ := entra.CloudNamed("public")
+	return acquire.Identity{Name: name, Application: &acquire.Application{
+		Authority: entra.Authority{Cloud: cloud, Tenant: tenant}, ClientID: appID, Credentials: credentials,
+	}}
+}
+
+// newAppWorld is a world with one application, whose credentials the test says.
+func newAppWorld(t *testing.T, credentials ...acquire.Credential) *world {
+	t.Helper()
+	return newWorldWith(t, acquire.StrengthTPM, application("app", credentials...))
+}
+
+func certificateEntry(bound acquire.Bound) acquire.Credential {
+	return acquire.Credential{Name: "cert", Source: acquire.SourceCertificate, Bound: bound, Key: "app", SendAssertion: acquire.AssertionAlways}
+}
+
+func managedEntry(bound acquire.Bound) acquire.Credential {
+	return acquire.Credential{Name: "mi", Source: acquire.SourceManagedIdentity, Bound: bound}
+}
+
+// v1Token is what IMDS answers.
+func v1Token(req imds.TokenRequest) (*imds.Token, error) {
+	return &imds.Token{AccessToken: secret.New("v1-" + req.Resource), ExpiresIn: time.Hour, ClientID: "mi-client"}, nil
+}
+
+const (
+	scope    = resource + "/.default"
+	exchange = audience + "/.default"
+)
+
+// What each credential sends, in each form, and what is then said about its token.
+func TestEveryRoadToAToken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "assertion")
+	if err := os.WriteFile(file, []byte("aa.bb.cc\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	certificate := func(bound acquire.Bound, send acquire.SendAssertion) acquire.Identity {
+		c := certificateEntry(bound)
+		c.SendAssertion = send
+		return application("app", c)
+	}
+	oidc := func(bound acquire.Bound) []acquire.Identity {
+		return []acquire.Identity{
+			application("app", acquire.Credential{Name: "via", Source: acquire.SourceOIDC, Bound: bound, Identity: "middle"}),
+			application("middle", managedEntry(bound)),
+		}
+	}
+	managedIdentity := func(bound acquire.Bound) acquire.Identity {
+		return acquire.Identity{Name: "app", ManagedIdentity: &acquire.ManagedIdentity{Bound: bound}}
+	}
+	for _, tt := range []struct {
+		name       string
+		identities []acquire.Identity
+		tokenType  acquire.TokenType
+		want       []string // as Entra sees them
+		bound      bool
+		strength   acquire.Strength
+	}{
+		{"managed identity, bound", []acquire.Identity{managedIdentity(acquire.BoundRequire)}, "",
+			[]string{"tenant-id as first bearer for " + scope}, true, acquire.StrengthAttested},
+		{"managed identity, bound, of type mtls_pop", []acquire.Identity{managedIdentity(acquire.BoundPrefer)}, acquire.TypePoP,
+			[]string{"tenant-id as first mtls_pop for " + scope}, true, acquire.StrengthAttested},
+		{"managed identity, unbound: IMDS asks Entra", []acquire.Identity{managedIdentity(acquire.BoundNever)}, "", nil, false, acquire.StrengthNone},
+		{"certificate over mutual TLS with an assertion (B)", []acquire.Identity{certificate(acquire.BoundRequire, acquire.AssertionAlways)}, "",
+			[]string{"mtls as app jwt-bearer for " + scope}, true, acquire.StrengthTPM},
+		{"certificate over mutual TLS alone (B')", []acquire.Identity{certificate(acquire.BoundRequire, acquire.AssertionNever)}, "",
+			[]string{"mtls as app for " + scope}, true, acquire.StrengthTPM},
+		{"certificate, of type mtls_pop (C)", []acquire.Identity{certificate(acquire.BoundRequire, acquire.AssertionAlways)}, acquire.TypePoP,
+			[]string{"mtls as app mtls_pop for " + scope}, true, acquire.StrengthTPM},
+		{"certificate by assertion alone (A)", []acquire.Identity{certificate(acquire.BoundNever, acquire.AssertionAlways)}, "",
+			[]string{"login jwt-bearer for " + scope}, false, acquire.StrengthNone},
+		{"federated, bound: two legs over one certificate", []acquire.Identity{application("app", managedEntry(acquire.BoundRequire))}, "",
+			[]string{"tenant-id as first mtls_pop for " + exchange, "mtls as first jwt-pop for " + scope}, true, acquire.StrengthAttested},
+		{"federated, bound, of type mtls_pop", []acquire.Identity{application("app", managedEntry(acquire.BoundRequire))}, acquire.TypePoP,
+			[]string{"tenant-id as first mtls_pop for " + exchange, "mtls as first jwt-pop mtls_pop for " + scope}, true, acquire.StrengthAttested},
+		{"federated, unbound", []acquire.Identity{application("app", managedEntry(acquire.BoundNever))}, "",
+			[]string{"login jwt-bearer for " + scope}, false, acquire.StrengthNone},
+		{"through another application, bound: three legs over one certificate", oidc(acquire.BoundRequire), "",
+			[]string{"tenant-id as first mtls_pop for " + exchange, "mtls as first jwt-pop mtls_pop for " + exchange, "mtls as first jwt-pop for " + scope}, true, acquire.StrengthAttested},
+		{"through another application, unbound", oidc(acquire.BoundNever), "",
+			[]string{"login jwt-bearer for " + exchange, "login jwt-bearer for " + scope}, false, acquire.StrengthNone},
+		{"an assertion that somebody keeps in a file", []acquire.Identity{application("app", acquire.Credential{
+			Name: "file", Source: acquire.SourceAssertionFile, Bound: acquire.BoundNever, Path: file,
+		})}, "", []string{"login jwt-bearer for " + scope}, false, acquire.StrengthNone},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorldWith(t, acquire.StrengthTPM, tt.identities...)
+			w.addKey("app")
+			w.unbound = v1Token
+			seen := w.plays(always)
+			got := w.mustGet(acquire.Request{Identity: "app", Type: tt.tokenType})
+			if requests := described(*seen); !slices.Equal(requests, tt.want) {
+				t.Errorf("Entra saw\n%s\nwant\n%s", strings.Join(requests, "\n"), strings.Join(tt.want, "\n"))
+			}
+			if got.Bound != tt.bound || got.Strength != tt.strength || got.Fallback {
+				t.Errorf("got bound %v, strength %q, fallback %v", got.Bound, got.Strength, got.Fallback)
+			}
+			if (got.Binding.Thumbprint != "") != tt.bound {
+				t.Errorf("got binding %+v for bound %v", got.Binding, tt.bound)
+			}
+		})
+	}
+}
+
+func described(seen []seenRequest) []string {
+	var texts []string
+	for _, s := range seen {
+		texts = append(texts, s.String())
+	}
+	return texts
+}
+
+// The assertion of leg 1 is what leg 2 sends, over the connection of the same certificate.
+func TestAnAssertionAndItsCertificateStayTogether(t *testing.T) {
+	w := newAppWorld(t, managedEntry(acquire.BoundRequire))
+	seen := w.plays(func(n int, _ seenRequest) reply {
+		if n == 2 { // between the legs, the certificate is renewed
+			w.rotate("", "second", true)
+			return refusal(400, "invalid_request", 500181)
+		}
+		return reply{}
+	})
+	w.mustGet(acquire.Request{Identity: "app"})
+	want := []string{
+		"tenant-id as first mtls_pop for " + exchange, "mtls as first jwt-pop for " + scope,
+		"tenant-id as second mtls_pop for " + exchange, "mtls as second jwt-pop for " + scope,
+	}
+	if got := described(*seen); !slices.Equal(got, want) {
+		t.Errorf("Entra saw\n%s\nwant both legs again, with the new certificate", strings.Join(got, "\n"))
+	}
+	if (*seen)[1].assertion == (*seen)[3].assertion {
+		t.Error("the rejected assertion was sent again")
+	}
+}
+
+func TestAnAssertionIsKeptForOtherResourcesUntilItsCertificateGoes(t *testing.T) {
+	w := newAppWorld(t, managedEntry(acquire.BoundRequire))
+	seen := w.plays(always)
+	for i := range 3 {
+		w.mustGet(acquire.Request{Identity: "app", Resource: fmt.Sprintf("https://r%d", i)})
+	}
+	if n := len(*seen); n != 4 {
+		t.Errorf("got %d requests for three resources, want one first leg and three second ones", n)
+	}
+	w.rotate("", "second", true)
+	w.mustGet(acquire.Request{Identity: "app", Resource: "https://r3"})
+	if last := described(*seen)[4:]; !slices.Equal(last, []string{"tenant-id as second mtls_pop for " + exchange, "mtls as second jwt-pop for https://r3/.default"}) {
+		t.Errorf("after a rotation Entra saw %v", last)
+	}
+	w.advance(56 * time.Minute)
+	w.mustGet(acquire.Request{Identity: "app", Resource: "https://r4"})
+	if n := len(*seen); n != 8 {
+		t.Errorf("got %d requests, want 8: an assertion that is about to expire is not sent", n)
+	}
+}
+
+// Which rejection has a certificate replaced: at most once for a request.
+func TestARejectedBindingCertificateIsReplacedOnce(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		said reply
+		why  []binding.Reason // none: it is not replaced
+	}{
+		{"the attestation is outside its time", refusal(401, "invalid_client", 1000610), []binding.Reason{binding.ReasonAttestation}},
+		{"the attestation's issuer", refusal(401, "invalid_client", 1000611), []binding.Reason{binding.ReasonAttestation}},
+		{"a claim of the attestation", refusal(401, "invalid_client", 1000612), []binding.Reason{binding.ReasonAttestation}},
+		{"the attestation's jku", refusal(401, "invalid_client", 1000613), []binding.Reason{binding.ReasonAttestation}},
+		{"the attestation's signature", refusal(401, "invalid_client", 1000614), []binding.Reason{binding.ReasonAttestation}},
+		{"no reason is given", reply{401, `{"error":"invalid_client"}`}, []binding.Reason{binding.ReasonCertificate}},
+		{"token_not_after has passed", refusal(400, "invalid_request", 1000901), []binding.Reason{binding.ReasonCertificate}},
+		{"outside its validity", refusal(401, "invalid_client", 1000502), []binding.Reason{binding.ReasonCertificate}},
+		{"revoked", refusal(401, "invalid_client", 7000214), []binding.Reason{binding.ReasonCertificate}},
+		{"not enabled", refusal(400, "invalid_request", 51000), nil},
+		{"the resource takes no bound tokens", refusal(400, "invalid_request", 392196), nil},
+		{"the tenant takes no bound tokens", refusal(400, "invalid_request", 3921996), nil},
+		{"no federated credential matches", refusal(401, "invalid_client", 70022204), nil},
+		{"neither assertion nor secret", refusal(401, "invalid_client", 7000218), nil},
+		{"a wrong secret", refusal(401, "invalid_client", 7000215), nil},
+		{"unknown application", refusal(400, "unauthorized_client", 700016), nil},
+		{"temporarily down", reply{503, ""}, nil},
+		{"throttled", reply{429, ""}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			seen := w.plays(func(int, seenRequest) reply { return tt.said })
+			if _, err := w.get(acquire.Request{}); err == nil {
+				t.Error("got a token")
+			}
+			if !slices.Equal(w.replaced, tt.why) {
+				t.Errorf("replaced for %v, want %v", w.replaced, tt.why)
+			}
+			if len(tt.why) > 0 && len(*seen) != 2 {
+				t.Errorf("got %d requests, want one with each certificate", len(*seen))
+			}
+
+			w = newWorld(t)
+			w.plays(func(n int, _ seenRequest) reply {
+				if n == 1 {
+					return tt.said
+				}
+				return reply{}
+			})
+			if got, err := w.get(acquire.Request{}); len(tt.why) > 0 && (err != nil || got.Binding.Thumbprint != w.current.Thumbprint()) {
+				t.Errorf("got %+v, %v; want a token with the new certificate", got, err)
+			}
+		})
+	}
+}
+
+func TestACertificateRejectedInTheSecondLegIsReplacedAndBothLegsAreMadeAgain(t *testing.T) {
+	w := newAppWorld(t, managedEntry(acquire.BoundRequire))
+	seen := w.plays(func(n int, _ seenRequest) reply {
+		if n == 2 {
+			return refusal(401, "invalid_client", 7000214)
+		}
+		return reply{}
+	})
+	w.mustGet(acquire.Request{Identity: "app"})
+	if len(*seen) != 4 || len(w.replaced) != 1 || (*seen)[3].subject != "replacement 1" {
+		t.Errorf("got %v after %d replacements", described(*seen), len(w.replaced))
+	}
+	// Once per request, whichever leg it was.
+	w = newAppWorld(t, managedEntry(acquire.BoundRequire))
+	w.plays(func(int, seenRequest) reply { return refusal(401, "invalid_client", 7000214) })
+	if _, err := w.get(acquire.Request{Identity: "app"}); err == nil || len(w.replaced) != 1 {
+		t.Errorf("got %v after %d replacements, want an error after one", err, len(w.replaced))
+	}
+}
+
+func TestABreakerThatIsOpenIsATemporaryFailure(t *testing.T) {
+	w := newWorld(t)
+	w.replaceErr = &binding.PausedError{RetryAfter: 20 * time.Second}
+	w.plays(func(int, seenRequest) reply { return refusal(401, "invalid_client", 7000214) })
+	_, err := w.get(acquire.Request{})
+	if e, ok := errors.AsType[*acquire.Error](err); !ok || e.Kind != acquire.KindUnavailable || e.RetryAfter != 20*time.Second {
+		t.Errorf("got %+v, want KindUnavailable with the breaker's pause", err)
+	}
+}
+
+// The chain: what gives way, what is final, and what is said about it.
+func TestTheListIsTriedInItsOrder(t *testing.T) {
+	missing := certificateEntry(acquire.BoundRequire)
+	missing.Name, missing.Key = "missing", "not-there"
+	for _, tt := range []struct {
+		name        string
+		credentials []acquire.Credential
+		play        func(n int, r seenRequest) reply
+		imdsDown    bool
+		noV1        bool
+		want        string // name of the entry, "" if there is no token
+		bound       bool
+		kind        acquire.Kind
+		requests    int
+	}{
+		{name: "the first that works", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
+			play: always, want: "cert", bound: true, requests: 1},
+		{name: "a key that is not there gives way", credentials: []acquire.Credential{missing, certificateEntry(acquire.BoundRequire)},
+			play: always, want: "cert", bound: true, requests: 1},
+		{name: "a managed identity that cannot be reached gives way", credentials: []acquire.Credential{managedEntry(acquire.BoundRequire), certificateEntry(acquire.BoundRequire)},
+			imdsDown: true, play: always, want: "cert", bound: true, requests: 1},
+		{name: "a certificate that is not registered gives way", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
+			play: rejects("cert", refusal(401, "invalid_client", 700027)), want: "mi", bound: true, requests: 3},
+		{name: "a revoked certificate of an application gives way", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
+			play: rejects("cert", refusal(401, "invalid_client", 7000214)), want: "mi", bound: true, requests: 3},
+		{name: "an unknown application is final", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
+			play: rejects("cert", refusal(400, "unauthorized_client", 700016)), kind: acquire.KindRefused, requests: 1},
+		{name: "an unknown resource is final", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
+			play: rejects("cert", refusal(400, "invalid_resource", 500011)), kind: acquire.KindInvalidResource, requests: 1},
+		{name: "a feature that is not enabled is final where the bound form is required", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
+			play: rejects("cert", refusal(400, "invalid_request", 51000)), kind: acquire.KindRefused, requests: 1},
+		{name: "throttling is final", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
+			play: rejects("cert", reply{429, ""}), kind: acquire.KindThrottled, requests: 1},
+		{name: "an outage is final", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
+			play: rejects("cert", reply{503, ""}), kind: acquire.KindUnavailable, requests: 2},
+		{name: "an entry that prefers to be bound is unbound where the feature is not enabled", credentials: []acquire.Credential{certificateEntry(acquire.BoundPrefer)},
+			play: rejects("mtls", refusal(400, "invalid_request", 51000)), want: "cert", bound: false, requests: 2},
+		{name: "an outage of the bound form does not make it unbound", credentials: []acquire.Credential{certificateEntry(acquire.BoundPrefer)},
+			play: rejects("mtls", reply{503, ""}), kind: acquire.KindUnavailable, requests: 2},
+		{name: "an unreachable metadata service does not make a managed identity unbound", credentials: []acquire.Credential{managedEntry(acquire.BoundPrefer)},
+			imdsDown: true, play: always, kind: acquire.KindUnavailable},
+		{name: "all were tried in vain", credentials: []acquire.Credential{missing, managedEntry(acquire.BoundNever)},
+			noV1: true, play: always, kind: acquire.KindUnavailable},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newAppWorld(t, tt.credentials...)
+			w.addKey("app")
+			if tt.imdsDown {
+				w.bindingErr = imds.ErrUnreachable
+			}
+			if !tt.noV1 {
+				w.unbound = v1Token
+			}
+			seen := w.plays(tt.play)
+			got, err := w.get(acquire.Request{Identity: "app"})
+			if n := len(*seen); n != tt.requests {
+				t.Errorf("got %d requests, want %d: %v", n, tt.requests, described(*seen))
+			}
+			if tt.want == "" {
+				if !isKind(err, tt.kind) {
+					t.Errorf("got %v, want kind %q", err, tt.kind)
+				}
+				return
+			}
+			if err != nil || got.Credential != tt.want || got.Bound != tt.bound {
+				t.Errorf("got credential %q, bound %v, %v; want %q", got.Credential, got.Bound, err, tt.want)
+			}
+			if first := tt.credentials[0].Name == got.Credential && got.Bound; got.Fallback == first {
+				t.Errorf("got fallback %v for %q", got.Fallback, got.Credential)
+			}
+		})
+	}
+}
+
+// rejects answers so what comes from an entry (by the subject of its certificate) or to a face, and gives tokens for the rest.
+func rejects(who string, said reply) func(int, seenRequest) reply {
+	return func(_ int, r seenRequest) reply {
+		if r.face == who || who == "cert" && r.subject == "app" {
+			return said
+		}
+		return reply{}
+	}
+}
+
+func TestARequestIsRetriedWithTheNextEntryOnce(t *testing.T) {
+	second, third := certificateEntry(acquire.BoundRequire), certificateEntry(acquire.BoundRequire)
+	second.Name, third.Name = "second", "third"
+	w := newAppWorld(t, certificateEntry(acquire.BoundRequire), second, third)
+	w.addKey("app")
+	seen := w.plays(func(int, seenRequest) reply { return refusal(401, "invalid_client", 700027) })
+	_, err := w.get(acquire.Request{Identity: "app"})
+	chain, ok := errors.AsType[*acquire.ChainError](err)
+	if !ok || len(chain.Attempts) != 2 || len(*seen) != 2 {
+		t.Errorf("got %v after %d requests, want two attempts", err, len(*seen))
+	}
+	for _, name := range []string{"cert (bound)", "second (bound)", "AADSTS"} {
+		if err != nil && name != "AADSTS" && !strings.Contains(err.Error(), name) {
+			t.Errorf("the error does not say %q: %v", name, err)
+		}
+	}
+}
+
+func TestAnEntryThatWasPassedOverRests(t *testing.T) {
+	w := newAppWorld(t, certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire))
+	w.addKey("app")
+	seen := w.plays(rejects("cert", refusal(401, "invalid_client", 700027)))
+	w.mustGet(acquire.Request{Identity: "app"})
+	again := w.mustGet(acquire.Request{Identity: "app", Resource: "https://other"})
+	if !again.Fallback || again.Credential != "mi" || len(*seen) != 4 {
+		t.Errorf("got %q, fallback %v after %v; want the rejected entry left alone for a while, and it said so", again.Credential, again.Fallback, described(*seen))
+	}
+	w.advance(6 * time.Minute)
+	w.plays(always)
+	if back := w.mustGet(acquire.Request{Identity: "app", Resource: "https://third"}); back.Fallback || back.Credential != "cert" {
+		t.Errorf("got %q, fallback %v; want the first entry again after its rest", back.Credential, back.Fallback)
+	}
+	if !strings.Contains(w.log.String(), "a credential was passed over") {
+		t.Error("the log does not say that a credential was passed over")
+	}
+}
+
+func TestRequiredMeansBoundOrNothing(t *testing.T) {
+	for name, said := range map[string]error{
+		"the host has no binding certificates": &imds.Error{Leg: "getplatformmetadata", Status: 404},
+		"attestation refuses":                  fmt.Errorf("%w: %w", binding.ErrAttestation, final{}),
+		"the issuer refuses":                   &imds.Error{Leg: "issuecredential", Status: 400, Code: "invalid_request"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, bound := range []acquire.Bound{acquire.BoundRequire, acquire.BoundPrefer} {
+				w := newWorldWith(t, acquire.StrengthTPM, acquire.Identity{Name: "vm", ManagedIdentity: &acquire.ManagedIdentity{Bound: bound}})
+				w.unbound, w.bindingErr = v1Token, said
+				got, err := w.get(acquire.Request{})
+				if bound == acquire.BoundRequire && err == nil {
+					t.Errorf("required: got an unbound token")
+				}
+				if bound == acquire.BoundPrefer && (err != nil || got.Bound || !got.Fallback || got.Strength != acquire.StrengthNone || got.AccessToken.Reveal() != "v1-"+resource) {
+					t.Errorf("preferred: got %+v, %v; want the unbound token, marked", got, err)
+				}
+				if _, err := w.get(acquire.Request{Type: acquire.TypePoP}); err == nil {
+					t.Errorf("%s: got a token of type mtls_pop from an unbound credential", bound)
+				}
+			}
+		})
+	}
+}
+
+func TestNoUnboundFormReachesAFloor(t *testing.T) {
+	for name, id := range map[string]acquire.Identity{
+		"managed identity": {Name: "app", ManagedIdentity: &acquire.ManagedIdentity{Bound: acquire.BoundPrefer}},
+		"certificate":      application("app", certificateEntry(acquire.BoundNever)),
+		"federated":        application("app", managedEntry(acquire.BoundNever)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			id.MinStrength = acquire.StrengthTPM
+			w := newWorldWith(t, acquire.StrengthTPM, id)
+			w.addKey("app")
+			w.unbound, w.bindingErr = v1Token, &imds.Error{Leg: "getplatformmetadata", Status: 404}
+			seen := w.plays(always)
+			if _, err := w.get(acquire.Request{Identity: "app"}); !isKind(err, acquire.KindRefused) || len(*seen) != 0 {
+				t.Errorf("got %v after %d requests, want a refusal before anybody is asked", err, len(*seen))
+			}
+		})
+	}
+}
+
+// The floor of an identity holds for the assertions that it gives to others, too.
+func TestTheFloorOfWhoVouchesHolds(t *testing.T) {
+	middle := application("middle", managedEntry(acquire.BoundRequire))
+	middle.MinStrength = acquire.StrengthAttested
+	w := newWorldWith(t, acquire.StrengthTPM, middle,
+		application("app", acquire.Credential{Name: "via", Source: acquire.SourceOIDC, Bound: acquire.BoundRequire, Identity: "middle"}))
+	w.rotate("", "unattested", false)
+	seen := w.plays(always)
+	if _, err := w.get(acquire.Request{Identity: "app"}); !isKind(err, acquire.KindRefused) || len(*seen) != 0 {
+		t.Errorf("got %v after %d requests", err, len(*seen))
+	}
+}
+
+func TestAssertionsOverMutualTLSOnlyWhereEntraAsksForThem(t *testing.T) {
+	c := certificateEntry(acquire.BoundRequire)
+	c.SendAssertion = acquire.AssertionAuto
+	w := newAppWorld(t, c)
+	w.addKey("app")
+	seen := w.plays(func(_ int, r seenRequest) reply {
+		if r.kind == "" {
+			return refusal(401, "invalid_client", 7000218)
+		}
+		return reply{}
+	})
+	w.mustGet(acquire.Request{Identity: "app"})
+	w.mustGet(acquire.Request{Identity: "app", Resource: "https://other"})
+	want := []string{"mtls as app for " + scope, "mtls as app jwt-bearer for " + scope, "mtls as app jwt-bearer for https://other/.default"}
+	if got := described(*seen); !slices.Equal(got, want) {
+		t.Errorf("Entra saw %v, want %v", got, want)
+	}
+}
+
+func TestAnAssertionFileIsReadAgainAndNeverTold(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "assertion")
+	w := newAppWorld(t, acquire.Credential{Name: "file", Source: acquire.SourceAssertionFile, Bound: acquire.BoundNever, Path: file})
+	seen := w.plays(always)
+	for _, tt := range []struct {
+		content string
+		good    bool
+	}{{"", false}, {"one.two.three", true}, {"four.five.six\n", true}, {"no jwt but a password", false}, {strings.Repeat("a", 1<<17) + ".b.c", false}} {
+		if err := os.WriteFile(file, []byte(tt.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := w.get(acquire.Request{Identity: "app", Resource: fmt.Sprintf("https://r%d", len(tt.content))})
+		if (err == nil) != tt.good {
+			t.Errorf("%.20q: got %v", tt.content, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "password") {
+			t.Errorf("the error tells what is in the file: %v", err)
+		}
+	}
+	if len(*seen) != 2 || (*seen)[0].assertion != "one.two.three" || (*seen)[1].assertion != "four.five.six" {
+		t.Errorf("Entra saw %d requests", len(*seen))
+	}
+}
+
+func TestCredentialsThatLeanOnEachOtherAreRefused(t *testing.T) {
+	via := func(name, other string) acquire.Identity {
+		return application(name, acquire.Credential{Name: "via", Source: acquire.SourceOIDC, Bound: acquire.BoundRequire, Identity: other})
+	}
+	bad := certificateEntry("sometimes")
+	for name, identities := range map[string][]acquire.Identity{
+		"on itself":                 {via("a", "a")},
+		"in a circle":               {via("a", "b"), via("b", "a")},
+		"on nobody":                 {via("a", "b")},
+		"bound in an unknown way":   {application("a", bad)},
+		"no credentials":            {application("a")},
+		"neither nor":               {{Name: "a"}},
+		"a bound assertion file":    {application("a", acquire.Credential{Name: "f", Source: acquire.SourceAssertionFile, Bound: acquire.BoundRequire})},
+		"two of the same name":      {application("a", certificateEntry(acquire.BoundNever), certificateEntry(acquire.BoundNever))},
+		"of an unknown source":      {application("a", acquire.Credential{Name: "x", Source: "secret", Bound: acquire.BoundNever})},
+		"managed in an unknown way": {{Name: "a", ManagedIdentity: &acquire.ManagedIdentity{}}},
+	} {
+		if _, err := acquire.New(acquire.Config{Identities: identities}); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}

@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/tpm"
+)
+
+// applicationKeys opens the named keys by which app registrations know this machine. The directory is looked at for each use, so
+// that a rotated key and an imported certificate are noticed without a restart. It is safe for concurrent use.
+type applicationKeys struct {
+	tpm   *tpm.TPM
+	store *signer.Store
+	now   func() time.Time
+	log   *slog.Logger
+
+	lock chan struct{}               // one element: the lock of what follows, which honours a context
+	open map[string]*applicationOpen // by name
+}
+
+// applicationOpen is a key in use, and the one before it, on which something may still be under way.
+type applicationOpen struct {
+	generation int
+	key        *signer.Key
+	before     *signer.Key
+	given      *acquire.ApplicationKey
+}
+
+func newApplicationKeys(on *tpm.TPM, store *signer.Store, opts Options) *applicationKeys {
+	return &applicationKeys{
+		tpm: on, store: store, now: opts.Now, log: opts.Logger,
+		lock: make(chan struct{}, 1), open: map[string]*applicationOpen{},
+	}
+}
+
+// ApplicationKey returns the current generation of a key with its certificate.
+func (k *applicationKeys) ApplicationKey(ctx context.Context, name string) (*acquire.ApplicationKey, error) {
+	select {
+	case k.lock <- struct{}{}:
+		defer func() { <-k.lock }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	given, err := k.current(ctx, name)
+	return given, explainKey(err, name)
+}
+
+func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.ApplicationKey, error) {
+	entry, err := k.store.Current(name)
+	if err != nil {
+		return nil, missingKey{err}
+	}
+	chain, err := k.store.Certificates(entry)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, missingKey{hint(fmt.Errorf("key %q has no certificate yet", name),
+			"have one made for it (keyagent key csr, or self-sign), register it with the application, and keyagent cert import it")}
+	}
+	if err != nil {
+		return nil, err
+	}
+	open, err := k.opened(ctx, entry)
+	if err != nil {
+		return nil, err
+	}
+	if err := signer.CheckCertificate(chain, open.key.Public(), k.now()); err != nil {
+		return nil, missingKey{fmt.Errorf("certificate of key %q: %w", name, err)}
+	}
+	if open.given == nil || !slices.EqualFunc(open.given.Chain, chain, (*x509.Certificate).Equal) {
+		open.given = giveOut(open.key, chain)
+		k.log.InfoContext(ctx, "key of an application is in use", "key", name, "generation", entry.Generation,
+			"subject", chain[0].Subject.String(), "expires", chain[0].NotAfter)
+	}
+	return open.given, nil
+}
+
+// opened returns the generation loaded into the TPM.
+func (k *applicationKeys) opened(ctx context.Context, entry signer.Entry) (*applicationOpen, error) {
+	have := k.open[entry.Name]
+	if have != nil && have.generation == entry.Generation {
+		return have, nil
+	}
+	key, err := k.store.Open(ctx, entry, signer.Config{TPM: k.tpm, Logger: k.log})
+	if err != nil {
+		return nil, err
+	}
+	fresh := &applicationOpen{generation: entry.Generation, key: key}
+	if have != nil {
+		fresh.before = have.key
+		k.retire(have.before)
+	}
+	k.open[entry.Name] = fresh
+	return fresh, nil
+}
+
+func giveOut(key *signer.Key, chain []*x509.Certificate) *acquire.ApplicationKey {
+	schemes := key.SignatureSchemes()
+	return &acquire.ApplicationKey{
+		Chain:            chain,
+		Signer:           key.WithContext,
+		SignatureSchemes: schemes,
+		PSS:              slices.Contains(schemes, tls.PSSWithSHA256),
+		Strength:         acquire.Strength(key.Info().Strength),
+	}
+}
+
+func (k *applicationKeys) retire(key *signer.Key) {
+	if key == nil {
+		return
+	}
+	if err := key.Close(); err != nil {
+		k.log.Warn("an application's former key was not unloaded", "cause", err)
+	}
+}
+
+// Close unloads the keys.
+func (k *applicationKeys) Close() error {
+	k.lock <- struct{}{}
+	defer func() { <-k.lock }()
+	for _, open := range k.open {
+		k.retire(open.key)
+		k.retire(open.before)
+	}
+	clear(k.open)
+	return nil
+}
+
+// missingKey is an error that asking again does not mend.
+type missingKey struct{ error }
+
+func (e missingKey) Unwrap() error { return e.error }
+
+// Temporary reports that it lasts.
+func (missingKey) Temporary() bool { return false }

@@ -214,11 +214,11 @@ func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey) (
 		return Token{}, err
 	}
 	asked := a.cfg.Now() // the life that Entra states began after this moment
-	answer, err := a.cfg.Entra.ManagedIdentityToken(ctx, bridge.Client(), entra.ManagedIdentityRequest{
-		Endpoint: certificate.MTLSEndpoint,
-		TenantID: certificate.TenantID,
-		ClientID: certificate.ClientID,
-		Resource: key.resource,
+	answer, err := a.cfg.Entra.Token(ctx, bridge.Client(), entra.Request{
+		Endpoint:  entra.ManagedIdentityEndpoint(certificate.MTLSEndpoint, certificate.TenantID),
+		ClientID:  certificate.ClientID,
+		Scope:     entra.Scope(key.resource),
+		TokenType: entra.TokenTypeBearer,
 	})
 	if err != nil {
 		return Token{}, err

@@ -19,16 +19,6 @@ var (
 	ErrBadAnswer = errors.New("unusable answer from the token endpoint")
 )
 
-// AADSTS codes that this package's callers decide on.
-const (
-	CodeInvalidResource     = 500011  // the resource principal is not in the tenant
-	CodeInvalidResourceURI  = 50001   // the resource is not known at all
-	CodeTokenNotAfterPassed = 1000901 // the binding certificate's token_not_after has passed
-	CodeCertificateInvalid  = 1000502 // the certificate is outside its validity
-	CodeFeatureDisabled     = 51000   // mutual-TLS client authentication is not enabled for the tenant or app
-	CodeNoCredential        = 7000218 // the request carried neither certificate nor assertion
-)
-
 // Error is a refusal by Entra (RFC 6749, 5.2, with Entra's additions).
 type Error struct {
 	Status        int    // HTTP status
@@ -72,13 +62,6 @@ func (e *Error) Hint() string {
 		}
 	}
 	return ""
-}
-
-var hints = map[int]string{
-	CodeInvalidResource:    "check the resource URI; its service principal must exist in the tenant",
-	CodeInvalidResourceURI: "check the resource URI",
-	CodeFeatureDisabled:    "mutual-TLS client authentication must be enabled for this tenant or application on the Entra side",
-	CodeCertificateInvalid: "the binding certificate is outside its validity; check this machine's clock",
 }
 
 func newError(resp *http.Response, body []byte, now time.Time) *Error {

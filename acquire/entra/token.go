@@ -2,18 +2,14 @@ package entra
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
@@ -49,51 +45,19 @@ func New(cfg Config) *Client {
 	return &Client{version: cfg.Version, now: cfg.Now, sleep: cfg.Sleep}
 }
 
-// ManagedIdentityRequest is leg 3 of MSI v2: the token of the managed identity
-// itself, as a Bearer token, client authentication by the TLS certificate alone.
-type ManagedIdentityRequest struct {
-	Endpoint string // mtls_authentication_endpoint as IMDS gave it, no trailing slash
-	TenantID string // GUID
-	ClientID string // GUID, client_id of issuecredential's answer
-	Resource string // resource URI
-}
-
-// TokenResponse is a 200 answer that passed the checks.
-type TokenResponse struct {
-	AccessToken secret.String
-	TokenType   string        // "Bearer"
-	ExpiresIn   time.Duration // from the moment of the answer
-	RefreshIn   time.Duration // 0 if Entra gave none
-}
-
-// Scope turns a resource URI into the scope that asks for it: a trailing slash
-// goes, "/.default" comes.
-func Scope(resource string) string {
-	if strings.HasSuffix(resource, "/.default") {
-		return resource
+// Token requests a token over hc, whose connections present the client certificate
+// that the flow needs, if any. A 5xx answer without Retry-After and a time-out are
+// tried once more after a second, with the same assertion. It blocks for a minute at
+// most, or until ctx ends.
+func (c *Client) Token(ctx context.Context, hc *http.Client, req Request) (*TokenResponse, error) {
+	if err := req.check(); err != nil {
+		return nil, err
 	}
-	return strings.TrimSuffix(resource, "/") + "/.default"
-}
-
-// ManagedIdentityToken requests a Bearer token over hc, whose connections must
-// present the binding certificate. A 5xx answer without Retry-After and a
-// time-out are tried once more after a second.
-func (c *Client) ManagedIdentityToken(ctx context.Context, hc *http.Client, req ManagedIdentityRequest) (*TokenResponse, error) {
-	form := url.Values{
-		"grant_type": {"client_credentials"},
-		"client_id":  {req.ClientID},
-		"scope":      {Scope(req.Resource)},
-		"token_type": {"bearer"},
-	}
-	return c.token(ctx, hc, req.Endpoint+"/"+url.PathEscape(req.TenantID)+"/oauth2/v2.0/token", form)
-}
-
-func (c *Client) token(ctx context.Context, hc *http.Client, endpoint string, form url.Values) (*TokenResponse, error) {
-	answer, err := c.attempt(ctx, hc, endpoint, form)
+	answer, err := c.attempt(ctx, hc, req)
 	if err == nil || !worthARetry(err) || c.sleep(ctx, retryPause) != nil {
 		return answer, err
 	}
-	return c.attempt(ctx, hc, endpoint, form)
+	return c.attempt(ctx, hc, req)
 }
 
 func worthARetry(err error) bool {
@@ -103,10 +67,10 @@ func worthARetry(err error) bool {
 	return upstream.TimedOut(err)
 }
 
-func (c *Client) attempt(ctx context.Context, hc *http.Client, endpoint string, form url.Values) (*TokenResponse, error) {
+func (c *Client) attempt(ctx context.Context, hc *http.Client, r Request) (*TokenResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.Endpoint, strings.NewReader(r.form().Encode()))
 	if err != nil {
 		return nil, fmt.Errorf("token request: %w", err)
 	}
@@ -125,7 +89,7 @@ func (c *Client) attempt(ctx context.Context, hc *http.Client, endpoint string, 
 	case resp.StatusCode != http.StatusOK:
 		return nil, newError(resp, body, c.now())
 	}
-	return parseToken(body, form.Get("token_type"))
+	return parseToken(body, r)
 }
 
 func (c *Client) setHeaders(h http.Header) {
@@ -139,47 +103,6 @@ func (c *Client) setHeaders(h http.Header) {
 	h.Set("x-client-OS", "linux")
 	// Tells Entra that we honour 429 and Retry-After.
 	h.Set("x-ms-lib-capability", "retry-after, h429")
-}
-
-// seconds accepts a JSON number or a decimal string, as Entra's answers have
-// carried both.
-type seconds time.Duration
-
-// maxLifetime is far above what Entra issues and far below what overflows.
-const maxLifetime = 7 * 24 * time.Hour
-
-func (s *seconds) UnmarshalJSON(b []byte) error {
-	n, err := strconv.ParseInt(strings.Trim(string(b), `"`), 10, 64)
-	if err != nil || n < 0 || n > int64(maxLifetime/time.Second) {
-		return errors.New("not a number of seconds")
-	}
-	*s = seconds(time.Duration(n) * time.Second)
-	return nil
-}
-
-func parseToken(body []byte, wantType string) (*TokenResponse, error) {
-	var wire struct {
-		TokenType   string  `json:"token_type"`
-		AccessToken string  `json:"access_token"`
-		ExpiresIn   seconds `json:"expires_in"`
-		RefreshIn   seconds `json:"refresh_in"`
-	}
-	switch err := json.Unmarshal(body, &wire); {
-	case err != nil:
-		return nil, fmt.Errorf("%w: not the JSON expected", ErrBadAnswer)
-	case wire.AccessToken == "":
-		return nil, fmt.Errorf("%w: no access_token", ErrBadAnswer)
-	case !strings.EqualFold(wire.TokenType, wantType):
-		return nil, fmt.Errorf("%w: token_type %q where %q was asked for", ErrBadAnswer, upstream.Text(wire.TokenType), wantType)
-	case wire.ExpiresIn == 0:
-		return nil, fmt.Errorf("%w: no expires_in", ErrBadAnswer)
-	}
-	return &TokenResponse{
-		AccessToken: secret.New(wire.AccessToken),
-		TokenType:   "Bearer",
-		ExpiresIn:   time.Duration(wire.ExpiresIn),
-		RefreshIn:   time.Duration(wire.RefreshIn),
-	}, nil
 }
 
 func unreachable(err error) error {

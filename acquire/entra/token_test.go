@@ -1,11 +1,14 @@
 package entra_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/internal/secret"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -27,6 +31,25 @@ const (
 	tenantID = "1f2e3d4c-0000-4000-8000-0000000077e1"
 	good     = `{"token_type":"Bearer","expires_in":86399,"ext_expires_in":86399,"refresh_in":"43199","access_token":"aaa.bbb.ccc"}`
 )
+
+// thumbprint is that of the connection's certificate, otherThumbprint is not.
+var (
+	thumbprint      = base64.RawURLEncoding.EncodeToString(make([]byte, 32))
+	otherThumbprint = base64.RawURLEncoding.EncodeToString(bytes.Repeat([]byte{1}, 32))
+)
+
+var bearer = entra.Request{ClientID: clientID, Scope: entra.Scope("https://vault.azure.net/"), TokenType: entra.TokenTypeBearer}
+
+// jwtOf makes a token with these claims; nobody here looks at its signature.
+func jwtOf(claims string) string {
+	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+}
+
+func confirm(thumbprint string) string { return `{"cnf":{"x5t#S256":"` + thumbprint + `"}}` }
+
+func popAnswer(claims string) string {
+	return `{"token_type":"mtls_pop","expires_in":3600,"access_token":"` + jwtOf(claims) + `"}`
+}
 
 var now = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
@@ -52,7 +75,7 @@ func answer(status int, body string, headers ...string) http.HandlerFunc {
 	}
 }
 
-func request(t *testing.T, url string) (*entra.TokenResponse, []time.Duration, error) {
+func requestOf(t *testing.T, url string, r entra.Request) (*entra.TokenResponse, []time.Duration, error) {
 	t.Helper()
 	var pauses []time.Duration
 	client := entra.New(entra.Config{
@@ -63,38 +86,82 @@ func request(t *testing.T, url string) (*entra.TokenResponse, []time.Duration, e
 			return nil
 		},
 	})
-	got, err := client.ManagedIdentityToken(t.Context(), http.DefaultClient, entra.ManagedIdentityRequest{
-		Endpoint: url, TenantID: tenantID, ClientID: clientID, Resource: "https://vault.azure.net/",
-	})
+	r.Endpoint = entra.ManagedIdentityEndpoint(url, tenantID)
+	got, err := client.Token(t.Context(), http.DefaultClient, r)
 	return got, pauses, err
 }
 
-func TestManagedIdentityRequestOnTheWire(t *testing.T) {
-	var wire strings.Builder
-	url, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(&wire, "%s %s\n", r.Method, r.URL.RequestURI())
-		names := make([]string, 0, len(r.Header))
-		for name := range r.Header {
-			names = append(names, name)
-		}
-		slices.Sort(names)
-		for _, name := range names {
+func request(t *testing.T, url string) (*entra.TokenResponse, []time.Duration, error) {
+	t.Helper()
+	return requestOf(t, url, bearer)
+}
+
+// record answers with body and writes down the request as it arrived.
+func record(wire *strings.Builder, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(wire, "%s %s\n", r.Method, r.URL.RequestURI())
+		for _, name := range slices.Sorted(maps.Keys(r.Header)) {
 			value := r.Header.Get(name)
 			if name == "Client-Request-Id" {
 				value = fmt.Sprintf("<%d characters>", len(value))
 			}
-			fmt.Fprintf(&wire, "%s: %s\n", name, value)
+			fmt.Fprintf(wire, "%s: %s\n", name, value)
 		}
-		body, _ := io.ReadAll(r.Body)
-		fmt.Fprintf(&wire, "\n%s\n", body)
-		answer(200, good)(w, r)
-	})
-	if _, _, err := request(t, url); err != nil {
+		form, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(wire, "\n%s\n", strings.ReplaceAll(string(form), "&", "\n&"))
+		answer(200, body)(w, r)
+	}
+}
+
+func TestEachFlowOnTheWire(t *testing.T) {
+	assertion := secret.New("aaa.bbb.ccc")
+	claims, err := entra.MergeClaims([]string{"cp1"}, "")
+	if err != nil {
 		t.Fatal(err)
 	}
-	golden := filepath.Join("testdata", "managed-identity-bearer.golden")
+	app := entra.Request{ClientID: clientID, Scope: "https://graph.microsoft.com/.default"}
+	with := func(r entra.Request, change func(*entra.Request)) entra.Request {
+		change(&r)
+		return r
+	}
+	bound := func(r *entra.Request) { r.TokenType, r.Thumbprint = entra.TokenTypePoP, thumbprint }
+	exchange := with(app, func(r *entra.Request) {
+		r.Assertion, r.AssertionType = assertion, entra.AssertionPoP
+	})
+	for _, tc := range []struct {
+		golden string
+		r      entra.Request
+	}{
+		{"managed-identity-bearer", bearer},
+		{"managed-identity-pop", with(bearer, bound)},
+		{"managed-identity-claims", with(bearer, func(r *entra.Request) { r.Claims = claims })},
+		{"app-pop", with(app, bound)},
+		{"app-assertion", with(app, func(r *entra.Request) { r.Assertion, r.AssertionType = assertion, entra.AssertionBearer })},
+		{"app-certificate-only", app},
+		{"exchange-bearer", exchange},
+		{"exchange-pop", with(exchange, bound)},
+		{"exchange-fmi", with(exchange, func(r *entra.Request) { r.FMIPath = "a/b" })},
+	} {
+		t.Run(tc.golden, func(t *testing.T) {
+			body := good
+			if tc.r.TokenType == entra.TokenTypePoP {
+				body = popAnswer(confirm(thumbprint))
+			}
+			var wire strings.Builder
+			url, _ := serve(t, record(&wire, body))
+			if _, _, err := requestOf(t, url, tc.r); err != nil {
+				t.Fatal(err)
+			}
+			compareGolden(t, tc.golden, wire.String())
+		})
+	}
+}
+
+func compareGolden(t *testing.T, name, got string) {
+	t.Helper()
+	golden := filepath.Join("testdata", name+".golden")
 	if *update {
-		if err := os.WriteFile(golden, []byte(wire.String()), 0o644); err != nil {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -102,8 +169,26 @@ func TestManagedIdentityRequestOnTheWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(want), wire.String()); diff != "" {
+	if diff := cmp.Diff(string(want), got); diff != "" {
 		t.Errorf("request differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestRequestsThatCannotWorkAreNotSent(t *testing.T) {
+	for name, change := range map[string]func(*entra.Request){
+		"no client id":                         func(r *entra.Request) { r.ClientID = "" },
+		"no scope":                             func(r *entra.Request) { r.Scope = "" },
+		"a token type that nobody knows":       func(r *entra.Request) { r.TokenType = "pop" },
+		"a bound token without certificate":    func(r *entra.Request) { r.TokenType = entra.TokenTypePoP },
+		"an assertion without type":            func(r *entra.Request) { r.Assertion = secret.New("a.b.c") },
+		"the type of an assertion without one": func(r *entra.Request) { r.AssertionType = entra.AssertionPoP },
+	} {
+		url, count := serve(t, answer(200, good))
+		r := bearer
+		change(&r)
+		if got, _, err := requestOf(t, url, r); err == nil || *count != 0 {
+			t.Errorf("%s: got %+v, %v after %d requests; want an error and none", name, got, err, *count)
+		}
 	}
 }
 
@@ -113,8 +198,84 @@ func TestTokenAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.AccessToken.Reveal() != "aaa.bbb.ccc" || got.TokenType != "Bearer" || got.ExpiresIn != 86399*time.Second || got.RefreshIn != 43199*time.Second {
+	if got.AccessToken.Reveal() != "aaa.bbb.ccc" || got.TokenType != "Bearer" || got.ExpiresIn != 86399*time.Second || got.RefreshIn != 43199*time.Second || got.ExtExpiresIn != 86399*time.Second || got.Confirmation != "" {
 		t.Errorf("got %+v", got)
+	}
+}
+
+func TestTokenTypeIsThatWhichWasAsked(t *testing.T) {
+	for _, tc := range []struct {
+		name, asked, answered string
+		ok                    bool
+	}{
+		{"nothing asked, Bearer answered", "", "Bearer", true},
+		{"nothing asked, a bound token answered", "", "mtls_pop", false},
+		{"bearer asked, BEARER answered", entra.TokenTypeBearer, "BEARER", true},
+		{"a bound token asked, in capitals answered", entra.TokenTypePoP, "MTLS_POP", true},
+		{"a bound token asked, Bearer answered", entra.TokenTypePoP, "Bearer", false},
+		{"a bound token asked, no type answered", entra.TokenTypePoP, "", false},
+		{"nothing asked, no type answered", "", "", false},
+	} {
+		url, _ := serve(t, answer(200, strings.Replace(popAnswer(confirm(thumbprint)), "mtls_pop", tc.answered, 1)))
+		r := bearer
+		r.TokenType, r.Thumbprint = tc.asked, thumbprint
+		got, _, err := requestOf(t, url, r)
+		if (err == nil) != tc.ok || err != nil && !errors.Is(err, entra.ErrBadAnswer) {
+			t.Errorf("%s: got %v, want success: %v", tc.name, err, tc.ok)
+		}
+		if err == nil && (got.Confirmation != thumbprint || got.TokenType != map[bool]string{true: "mtls_pop", false: "Bearer"}[tc.asked == entra.TokenTypePoP]) {
+			t.Errorf("%s: got %+v", tc.name, got)
+		}
+	}
+}
+
+func TestBoundTokenMustBeBoundToOurCertificate(t *testing.T) {
+	ours := confirm(thumbprint)
+	for _, tc := range []struct{ name, token, want string }{
+		{"bound to another certificate", jwtOf(confirm(otherThumbprint)), "another certificate"},
+		{"not bound at all", jwtOf(`{}`), "names no certificate"},
+		{"bound to null", jwtOf(`{"cnf":null}`), "names no certificate"},
+		{"bound to the empty text", jwtOf(confirm("")), "names no certificate"},
+		{"bound by a key id", jwtOf(`{"cnf":{"kid":"` + thumbprint + `"}}`), "names no certificate"},
+		{"bound by SHA-1", jwtOf(`{"cnf":{"x5t":"` + thumbprint + `"}}`), "names no certificate"},
+		{"a thumbprint with padding", jwtOf(confirm(thumbprint + "=")), "names no certificate"},
+		{"a thumbprint with bits too many", jwtOf(confirm(thumbprint[:42] + "B")), "names no certificate"},
+		{"a list of thumbprints", jwtOf(`{"cnf":{"x5t#S256":["` + thumbprint + `"]}}`), "not a JWT"},
+		{"two confirmations", jwtOf(`{"cnf":{"x5t#S256":"` + otherThumbprint + `"},"cnf":{"x5t#S256":"` + thumbprint + `"}}`), "not a JWT"},
+		{"two thumbprints", jwtOf(`{"cnf":{"x5t#S256":"` + otherThumbprint + `","x5t#S256":"` + thumbprint + `"}}`), "not a JWT"},
+		{"a name in other letters", jwtOf(strings.Replace(ours, "cnf", "CNF", 1)), "names no certificate"},
+		{"claims in an array", jwtOf("[" + ours + "]"), "not a JWT"},
+		{"more after the claims", jwtOf(ours + ours), "not a JWT"},
+		{"an opaque token", "opaque", "not a JWT"},
+		{"two parts", "e30." + thumbprint, "not a JWT"},
+		{"five parts, encrypted", jwtOf(ours) + ".a.b", "not a JWT"},
+		{"claims in standard base64", "e30." + base64.StdEncoding.EncodeToString([]byte(ours+" ")) + ".c2ln", "not a JWT"},
+	} {
+		url, _ := serve(t, answer(200, `{"token_type":"mtls_pop","expires_in":3600,"access_token":"`+tc.token+`"}`))
+		r := bearer
+		r.TokenType, r.Thumbprint = entra.TokenTypePoP, thumbprint
+		got, _, err := requestOf(t, url, r)
+		if got != nil || !errors.Is(err, entra.ErrBadAnswer) || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %+v, %v; want ErrBadAnswer with %q", tc.name, got, err, tc.want)
+		}
+		if err != nil && strings.Contains(err.Error(), tc.token) {
+			t.Errorf("%s: the error shows the token", tc.name)
+		}
+	}
+}
+
+func TestBearerTokenMayBeAnything(t *testing.T) {
+	for _, tc := range []struct{ name, token, want string }{
+		{"opaque", "opaque", ""},
+		{"unbound", jwtOf(`{}`), ""},
+		{"bound", jwtOf(confirm(otherThumbprint)), otherThumbprint},
+		{"bound to nonsense", jwtOf(confirm("me")), ""},
+		{"cnf is a text", jwtOf(`{"cnf":"x"}`), ""},
+	} {
+		url, _ := serve(t, answer(200, strings.Replace(good, "aaa.bbb.ccc", tc.token, 1)))
+		if got, _, err := request(t, url); err != nil || got.Confirmation != tc.want {
+			t.Errorf("%s: got %+v, %v; want confirmation %q", tc.name, got, err, tc.want)
+		}
 	}
 }
 
@@ -180,6 +341,24 @@ func TestOneRetryAtMost(t *testing.T) {
 	}
 }
 
+func TestTimeOutIsRetriedOnce(t *testing.T) {
+	timeouts := 0
+	hc := &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+		timeouts++
+		return nil, context.DeadlineExceeded
+	})}
+	client := entra.New(entra.Config{Sleep: func(context.Context, time.Duration) error { return nil }})
+	r := bearer
+	r.Endpoint = "https://login.example.com/t/oauth2/v2.0/token"
+	if _, err := client.Token(t.Context(), hc, r); !errors.Is(err, entra.ErrUnreachable) || timeouts != 2 {
+		t.Errorf("got %v after %d attempts, want ErrUnreachable after two", err, timeouts)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 func TestScope(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://vault.azure.net":          "https://vault.azure.net/.default",
@@ -195,6 +374,7 @@ func TestScope(t *testing.T) {
 
 func FuzzTokenAnswer(f *testing.F) {
 	f.Add(200, []byte(good))
+	f.Add(200, []byte(popAnswer(confirm(thumbprint))))
 	f.Add(400, []byte(`{"error":"x","error_codes":[1,2]}`))
 	f.Add(500, []byte(`{"error_codes":"no"}`))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
@@ -205,6 +385,11 @@ func FuzzTokenAnswer(f *testing.F) {
 		got, _, err := request(t, url)
 		if (got == nil) == (err == nil) {
 			t.Fatalf("got %v and %v", got, err)
+		}
+		r := bearer
+		r.TokenType, r.Thumbprint = entra.TokenTypePoP, thumbprint
+		if bound, _, _ := requestOf(t, url, r); bound != nil && bound.Confirmation != thumbprint {
+			t.Errorf("accepted %+v as bound", bound)
 		}
 		if got != nil && (status != 200 || got.AccessToken.IsZero() || got.ExpiresIn <= 0) {
 			t.Errorf("accepted %+v with status %d", got, status)

@@ -20,7 +20,6 @@ import (
 const DefaultEndpoint = "http://169.254.169.254"
 
 const (
-	apiVersion      = "2.0"            // query parameter cred-api-version
 	getTimeout      = 10 * time.Second // of one attempt
 	postTimeout     = 30 * time.Second // of one attempt
 	requestIDHeader = "x-ms-client-request-id"
@@ -34,6 +33,10 @@ type Config struct {
 	// MTLSHosts and AttestationHosts are the hosts that IMDS may name as token
 	// endpoint and as attestation service.
 	MTLSHosts, AttestationHosts HostList
+	// DisableV2 makes the legs of MSI v2 fail at once with [ErrNotSupported]; see
+	// [DisabledByEnvironment].
+	DisableV2 bool
+	Now       func() time.Time // for answers that give a time of day; nil means time.Now
 	// Sleep waits between retries; nil means a timer. It returns early with the
 	// context's error.
 	Sleep func(ctx context.Context, d time.Duration) error
@@ -44,6 +47,8 @@ type Client struct {
 	endpoint         string
 	mtlsHosts        HostList
 	attestationHosts HostList
+	disableV2        bool
+	now              func() time.Time
 	sleep            func(context.Context, time.Duration) error
 	http             *http.Client
 }
@@ -57,6 +62,9 @@ func New(cfg Config) (*Client, error) {
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
 		return nil, fmt.Errorf("IMDS endpoint %q is not an http URL such as %s", cfg.Endpoint, DefaultEndpoint)
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Sleep == nil {
 		cfg.Sleep = upstream.Sleep
 	}
@@ -64,6 +72,8 @@ func New(cfg Config) (*Client, error) {
 		endpoint:         strings.TrimRight(cfg.Endpoint, "/"),
 		mtlsHosts:        cfg.MTLSHosts,
 		attestationHosts: cfg.AttestationHosts,
+		disableV2:        cfg.DisableV2,
+		now:              cfg.Now,
 		sleep:            cfg.Sleep,
 		http:             NewHTTPClient(),
 	}, nil
@@ -96,79 +106,113 @@ type Selector struct {
 	ResourceID string // ARM resource id
 }
 
-func (s Selector) query() url.Values {
-	q := url.Values{"cred-api-version": {apiVersion}}
+// query spells the selector; the two protocols call the resource id differently.
+func (s Selector) query(resourceID string) url.Values {
+	q := url.Values{}
 	switch {
 	case s.ClientID != "":
 		q.Set("client_id", s.ClientID)
 	case s.ObjectID != "":
 		q.Set("object_id", s.ObjectID)
 	case s.ResourceID != "":
-		q.Set("mi_res_id", s.ResourceID)
+		q.Set(resourceID, s.ResourceID)
 	}
 	return q
 }
 
-// call makes one leg's request, retries included, and decodes the 200 answer
-// into out.
-func (c *Client) call(ctx context.Context, method, leg string, sel Selector, body, out any) error {
-	var payload []byte
-	if body != nil {
-		encoded, err := json.Marshal(body)
-		if err != nil {
-			return fmt.Errorf("encoding request for IMDS %s: %w", leg, err)
-		}
-		payload = encoded
+// request is one leg's request, which each attempt sends anew.
+type request struct {
+	leg     string // as errors call it
+	path    string
+	query   url.Values
+	payload []byte // JSON of a POST; nil makes it a GET
+	bare    bool   // without the header that IMDS demands
+}
+
+func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
+	method := http.MethodGet
+	if r.payload != nil {
+		method = http.MethodPost
 	}
-	return c.withRetries(ctx, func() error {
-		answer, err := c.attempt(ctx, method, leg, sel, payload)
+	address := c.endpoint + r.path
+	if len(r.query) > 0 {
+		address += "?" + r.query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(r.payload))
+	if err != nil {
+		return nil, fmt.Errorf("IMDS %s: %w", r.leg, err)
+	}
+	if !r.bare {
+		req.Header.Set("Metadata", "true")
+	}
+	req.Header.Set(requestIDHeader, uuid.NewString())
+	if r.payload != nil {
+		req.Header.Set("Content-Type", "application/json; charset=utf-8")
+	}
+	return req, nil
+}
+
+// call makes a leg's request, retries included, and decodes the 200 answer into out.
+func (c *Client) call(ctx context.Context, r request, plan schedule, out any) error {
+	return c.withRetries(ctx, plan, func() error {
+		answer, err := c.attempt(ctx, r)
 		if err != nil {
 			return err
 		}
 		if err := json.Unmarshal(answer, out); err != nil {
-			return fmt.Errorf("IMDS %s: %w: not the JSON expected", leg, ErrBadAnswer)
+			return fmt.Errorf("IMDS %s: %w: not the JSON expected", r.leg, ErrBadAnswer)
 		}
 		return nil
 	})
 }
 
 // attempt makes one request and returns the body of its 200 answer.
-func (c *Client) attempt(ctx context.Context, method, leg string, sel Selector, payload []byte) ([]byte, error) {
+func (c *Client) attempt(ctx context.Context, r request) ([]byte, error) {
+	answer, err := c.exchange(ctx, r)
+	switch {
+	case err != nil:
+		return nil, err
+	case answer.status != http.StatusOK:
+		return nil, newError(r.leg, answer.status, answer.body)
+	case !strings.Contains(strings.ToUpper(answer.server), "IMDS"):
+		// Anybody can listen on a link-local address of a broken network.
+		return nil, fmt.Errorf("IMDS %s: %w: Server header %q is not that of IMDS", r.leg, ErrBadAnswer, upstream.Text(answer.server))
+	}
+	return answer.body, nil
+}
+
+// An answer is nobody's word yet.
+type answer struct {
+	status int
+	server string // header Server
+	body   []byte
+}
+
+// exchange makes one request and returns its answer whatever it says.
+func (c *Client) exchange(ctx context.Context, r request) (answer, error) {
 	timeout := getTimeout
-	if method == http.MethodPost {
+	if r.payload != nil {
 		timeout = postTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-
-	address := c.endpoint + "/metadata/identity/" + leg + "?" + sel.query().Encode()
-	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(payload))
+	req, err := c.build(ctx, r)
 	if err != nil {
-		return nil, fmt.Errorf("IMDS %s: %w", leg, err)
-	}
-	req.Header.Set("Metadata", "true")
-	req.Header.Set(requestIDHeader, uuid.NewString())
-	if payload != nil {
-		req.Header.Set("Content-Type", "application/json; charset=utf-8")
+		return answer{}, err
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, unreachable(leg, err)
+		return answer{}, unreachable(r.leg, err)
 	}
 	defer resp.Body.Close()
-	answer, err := upstream.ReadBody(resp.Body)
+	body, err := upstream.ReadBody(resp.Body)
 	switch {
 	case errors.Is(err, upstream.ErrTooLarge):
-		return nil, fmt.Errorf("IMDS %s: %w: %w", leg, ErrBadAnswer, err)
+		return answer{}, fmt.Errorf("IMDS %s: %w: %w", r.leg, ErrBadAnswer, err)
 	case err != nil:
-		return nil, unreachable(leg, err)
-	case resp.StatusCode != http.StatusOK:
-		return nil, newError(leg, resp.StatusCode, answer)
-	case !strings.Contains(strings.ToUpper(resp.Header.Get("Server")), "IMDS"):
-		// Anybody can listen on a link-local address of a broken network.
-		return nil, fmt.Errorf("IMDS %s: %w: Server header %q is not that of IMDS", leg, ErrBadAnswer, upstream.Text(resp.Header.Get("Server")))
+		return answer{}, unreachable(r.leg, err)
 	}
-	return answer, nil
+	return answer{resp.StatusCode, resp.Header.Get("Server"), body}, nil
 }
 
 func unreachable(leg string, err error) error {

@@ -3,7 +3,10 @@ package imds
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 
 	"github.com/keyagent/keyagent/internal/secret"
@@ -14,6 +17,7 @@ import (
 type CredentialRequest struct {
 	CSR              []byte        // PKCS#10, DER
 	AttestationToken secret.String // JWT; the zero value leaves the member out
+	BypassCache      bool          // ask IMDS for a new certificate, not one it has kept
 }
 
 // Credential is an issued binding certificate.
@@ -31,21 +35,50 @@ type Credential struct {
 // IssueCredential asks for leg 2. It blocks for as long as the retry schedule
 // takes; see the package comment.
 func (c *Client) IssueCredential(ctx context.Context, sel Selector, req CredentialRequest) (*Credential, error) {
-	const leg = "issuecredential"
-	body := struct {
+	payload, err := json.Marshal(struct {
 		CSR              string `json:"csr"`
 		AttestationToken string `json:"attestation_token,omitempty"`
-	}{base64.StdEncoding.EncodeToString(req.CSR), req.AttestationToken.Reveal()}
-	var wire struct {
-		ClientID     string `json:"client_id"`
-		TenantID     string `json:"tenant_id"`
-		Certificate  string `json:"certificate"`
-		IdentityType string `json:"identity_type"`
-		MTLSEndpoint string `json:"mtls_authentication_endpoint"`
+	}{base64.StdEncoding.EncodeToString(req.CSR), req.AttestationToken.Reveal()})
+	if err != nil {
+		return nil, fmt.Errorf("encoding request for IMDS %s: %w", legCredential, err)
 	}
-	if err := c.call(ctx, http.MethodPost, leg, sel, body, &wire); err != nil {
+	r := v2Request(legCredential, sel, payload)
+	var wire credentialAnswer
+	if req.BypassCache {
+		err = c.callBypassing(ctx, r, &wire)
+	} else {
+		err = c.callV2(ctx, r, &wire)
+	}
+	if err != nil {
 		return nil, err
 	}
+	return c.credential(wire)
+}
+
+// callBypassing asks past IMDS' own cache. Whether every host knows the parameter is
+// not documented, so a host that refuses the request gets it once more without.
+func (c *Client) callBypassing(ctx context.Context, r request, out any) error {
+	bypassing := r
+	bypassing.query = maps.Clone(r.query)
+	bypassing.query.Set("bypass_cache", "true")
+	err := c.callV2(ctx, bypassing, out)
+	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusBadRequest {
+		return c.callV2(ctx, r, out)
+	}
+	return err
+}
+
+// credentialAnswer is the wire form of leg 2's answer.
+type credentialAnswer struct {
+	ClientID     string `json:"client_id"`
+	TenantID     string `json:"tenant_id"`
+	Certificate  string `json:"certificate"`
+	IdentityType string `json:"identity_type"`
+	MTLSEndpoint string `json:"mtls_authentication_endpoint"`
+}
+
+func (c *Client) credential(wire credentialAnswer) (*Credential, error) {
+	const leg = legCredential
 	if err := checkGUIDs(wire.ClientID, wire.TenantID); err != nil {
 		return nil, fmt.Errorf("IMDS %s: %w: %w", leg, ErrBadAnswer, err)
 	}

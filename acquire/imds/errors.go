@@ -1,6 +1,7 @@
 package imds
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ var (
 
 // Error is a refusal by IMDS.
 type Error struct {
-	Leg           string // "getplatformmetadata" or "issuecredential"
+	Leg           string // "getplatformmetadata", "issuecredential", "token" or "compute"
 	Status        int    // HTTP status
 	Code          string // member "error", such as "invalid_request" or "identity_not_found"; may be empty
 	Description   string // member "error_description" or "message", shortened; may be empty
@@ -43,13 +44,17 @@ func (e *Error) Temporary() bool {
 	return retryable(e.Status)
 }
 
-// Is makes a 404, which only hosts without MSI v2 answer for good, match
+// Is makes a 404 to a leg of MSI v2, which only hosts without it answer for good, match
 // [ErrNotSupported].
 func (e *Error) Is(target error) bool {
-	return target == ErrNotSupported && e.Status == http.StatusNotFound
+	return target == ErrNotSupported && e.Status == http.StatusNotFound && (e.Leg == legMetadata || e.Leg == legCredential)
 }
 
-func newError(leg string, status int, body []byte) *Error {
+// newError makes an error of an answer that is not 200.
+func newError(leg string, status int, body []byte) error {
+	if status == http.StatusForbidden && bytes.Contains(body, []byte("unreachable")) {
+		return fmt.Errorf("IMDS %s: %w: the container engine's proxy answered in its place", leg, ErrUnreachable)
+	}
 	e := &Error{Leg: leg, Status: status}
 	var wire struct {
 		Error            string `json:"error"`

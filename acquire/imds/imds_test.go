@@ -61,6 +61,7 @@ func newClient(t *testing.T, s *stub) (*imds.Client, *[]time.Duration) {
 		Endpoint:         server.URL,
 		MTLSHosts:        imds.MicrosoftMTLSHosts(),
 		AttestationHosts: imds.MicrosoftAttestationHosts(),
+		Now:              func() time.Time { return now },
 		Sleep: func(_ context.Context, d time.Duration) error {
 			*pauses = append(*pauses, d)
 			return nil
@@ -241,6 +242,13 @@ func TestRetrySchedule(t *testing.T) {
 				t.Errorf("pauses differ (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestTimeOutIsRetriedThreeTimes(t *testing.T) {
+	want := []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}
+	if diff := cmp.Diff(want, imds.Pauses(0)); diff != "" {
+		t.Errorf("pauses differ (-want +got):\n%s", diff)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"strings"
 
 	"github.com/google/uuid"
@@ -31,14 +30,14 @@ type PlatformMetadata struct {
 // PlatformMetadata asks for leg 1. It blocks for as long as the retry schedule
 // takes; see the package comment.
 func (c *Client) PlatformMetadata(ctx context.Context, sel Selector) (*PlatformMetadata, error) {
-	const leg = "getplatformmetadata"
+	const leg = legMetadata
 	var wire struct {
 		ClientID            string          `json:"clientId"`
 		TenantID            string          `json:"tenantId"`
 		CuID                json.RawMessage `json:"cuId"`
 		AttestationEndpoint string          `json:"attestationEndpoint"`
 	}
-	if err := c.call(ctx, http.MethodGet, leg, sel, nil, &wire); err != nil {
+	if err := c.callV2(ctx, v2Request(leg, sel, nil), &wire); err != nil {
 		return nil, err
 	}
 	unit, err := compactComputeUnit(wire.CuID)

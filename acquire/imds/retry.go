@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/keyagent/keyagent/internal/upstream"
@@ -11,16 +12,15 @@ import (
 
 const goneDelay = 10 * time.Second
 
-// schedule returns the pauses between attempts that the first failure's status
-// buys; status 0 stands for a time-out on our side.
-func schedule(status int) []time.Duration {
+// A schedule gives the pauses between attempts that the first failure's status
+// buys, none for a final one; status 0 stands for a time-out on our side.
+type schedule func(status int) []time.Duration
+
+// pauses is the schedule of Microsoft's own clients.
+func pauses(status int) []time.Duration {
 	switch {
 	case status == http.StatusGone:
-		pauses := make([]time.Duration, 7)
-		for i := range pauses {
-			pauses[i] = goneDelay
-		}
-		return pauses
+		return slices.Repeat([]time.Duration{goneDelay}, 7)
 	case status == 0 || retryable(status):
 		return []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}
 	}
@@ -37,29 +37,31 @@ func retryable(status int) bool {
 
 // withRetries calls attempt until it succeeds, its failure is final or the
 // schedule is used up, and returns the last error.
-func (c *Client) withRetries(ctx context.Context, attempt func() error) error {
-	var pauses []time.Duration
+func (c *Client) withRetries(ctx context.Context, plan schedule, attempt func() error) error {
+	var planned []time.Duration
 	for n := 0; ; n++ {
 		err := attempt()
-		status, worthIt := statusOf(err)
-		if err == nil || !worthIt || ctx.Err() != nil {
+		status, told := statusOf(err)
+		if err == nil || !told || len(plan(status)) == 0 || ctx.Err() != nil {
 			return err
 		}
 		if n == 0 {
-			pauses = schedule(status)
+			planned = plan(status)
 		}
-		if n >= len(pauses) {
+		if n >= len(planned) {
 			return err
 		}
-		if c.sleep(ctx, pauses[n]) != nil {
+		if c.sleep(ctx, planned[n]) != nil {
 			return err // the server's last word says more than "deadline exceeded"
 		}
 	}
 }
 
-func statusOf(err error) (status int, worthIt bool) {
+// statusOf returns the status of a refusal, 0 for a time-out, and whether err is
+// either.
+func statusOf(err error) (status int, told bool) {
 	if e, ok := errors.AsType[*Error](err); ok {
-		return e.Status, retryable(e.Status)
+		return e.Status, true
 	}
 	return 0, upstream.TimedOut(err)
 }

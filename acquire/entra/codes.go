@@ -1,0 +1,71 @@
+package entra
+
+// AADSTS codes that somebody decides on or that have a hint for the operator.
+const (
+	CodeInvalidResourceURI = 50001  // the resource is not known at all
+	CodeInvalidResource    = 500011 // the resource principal is not in the tenant
+
+	CodeAttestationTime      = 1000610 // attestation token used for issuance: outside its validity
+	CodeAttestationIssuer    = 1000611 // ... of an issuer that is not trusted
+	CodeAttestationClaim     = 1000612 // ... with a claim value that is not accepted
+	CodeAttestationKeyURL    = 1000613 // ... with a key URL (jku) that is not trusted
+	CodeAttestationSignature = 1000614 // ... with a wrong signature
+
+	CodeTokenNotAfterPassed = 1000901 // the binding certificate's token_not_after has passed
+	CodeCertificateInvalid  = 1000502 // the certificate is outside its validity
+	CodeCertificateRejected = 7000214 // the certificate was revoked or is not accepted
+	CodeCertificateRevoked  = 7000277 // the certificate was revoked
+	CodeCertificateMismatch = 500181  // the connection's certificate is not the one that the assertion is bound to
+
+	CodeBoundUnsupportedByResource = 392196  // the resource takes no certificate-bound tokens
+	CodeBoundUnsupportedByTenant   = 3921996 // the tenant gets no certificate-bound tokens
+
+	CodeFeatureDisabled    = 51000    // mutual-TLS client authentication is not enabled for the tenant or app
+	CodeNoCredential       = 7000218  // the request carried neither certificate nor assertion
+	CodeNoFederation       = 70022204 // no federated credential of the app matches the assertion
+	CodeAssertionSignature = 700027   // the assertion's signature fits no registered certificate
+	CodeCertificateUnknown = 7000274  // the certificate is not registered for the app
+	CodeAssertionTime      = 700024   // the assertion is outside its validity
+	CodeWrongSecret        = 7000215  // wrong client secret
+	CodeAppNotFound        = 700016   // no such app in the tenant
+	CodeAssertionInvalid   = 50013    // the assertion is not valid
+)
+
+const (
+	hintAttestation = "Entra does not accept this machine's attestation any more; the agent attests anew. If it stays, see keyagent doctor"
+	hintRegistered  = "upload the certificate to the app registration, or name one that is registered there"
+	hintRejected    = "the certificate was revoked or replaced in Entra: a managed identity gets a new one by itself, an app registration needs a valid one uploaded"
+	hintClock       = "check this machine's clock"
+)
+
+var hints = map[int]string{
+	CodeInvalidResourceURI: "check the resource URI",
+	CodeInvalidResource:    "check the resource URI; its service principal must exist in the tenant",
+
+	CodeAttestationTime:      hintAttestation + "; " + hintClock,
+	CodeAttestationIssuer:    hintAttestation,
+	CodeAttestationClaim:     hintAttestation,
+	CodeAttestationKeyURL:    hintAttestation,
+	CodeAttestationSignature: hintAttestation,
+
+	CodeTokenNotAfterPassed: "the binding certificate is too old for tokens; the agent gets a new one. If it stays, " + hintClock,
+	CodeCertificateInvalid:  "the certificate is outside its validity; " + hintClock,
+	CodeCertificateRejected: hintRejected,
+	CodeCertificateRevoked:  hintRejected,
+	CodeCertificateMismatch: "certificate and assertion were not a pair; the agent obtains both anew. If it stays, check that no proxy ends the TLS connection",
+
+	CodeBoundUnsupportedByResource: "this resource does not take certificate-bound tokens: ask for a Bearer token",
+	CodeBoundUnsupportedByTenant:   "this tenant does not get certificate-bound tokens: ask for a Bearer token, or have Microsoft enable them",
+
+	CodeFeatureDisabled: "sign-in with a TLS certificate is switched off for this app or tenant on Microsoft's side. " +
+		"Nothing on this machine can change that: ask Microsoft support to enable mutual-TLS client authentication, " +
+		"or let the app authenticate with a signed assertion instead",
+	CodeNoCredential:       "Entra wants an assertion in this flow: set send_assertion_over_mtls to always",
+	CodeNoFederation:       "the app has no federated credential for this managed identity: check issuer, subject (its object id) and audience there",
+	CodeAssertionSignature: hintRegistered,
+	CodeCertificateUnknown: hintRegistered,
+	CodeAssertionTime:      hintClock,
+	CodeWrongSecret:        "the client secret is wrong or has expired",
+	CodeAppNotFound:        "check client id and tenant id of the app registration",
+	CodeAssertionInvalid:   "Entra does not accept the assertion: check that it is made for this app and cloud",
+}

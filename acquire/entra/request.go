@@ -1,0 +1,105 @@
+package entra
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/keyagent/keyagent/internal/secret"
+)
+
+// AssertionType says how a client assertion is to be understood.
+type AssertionType string
+
+// Types of client assertions.
+const (
+	// AssertionBearer: whoever has it may use it (RFC 7523, 2.2).
+	AssertionBearer AssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+	// AssertionPoP: it is bound to the client certificate of the connection.
+	AssertionPoP AssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-pop" //nolint:gosec // a name, no secret
+)
+
+// Values of Request.TokenType.
+const (
+	TokenTypeBearer = "bearer"
+	TokenTypePoP    = "mtls_pop" // bound to the client certificate (RFC 8705, 3)
+)
+
+// Request is a token request of the client credentials grant. The flows differ in
+// what they fill in beside Endpoint, ClientID and Scope:
+//
+//	flow                                        TokenType  Assertion        AssertionType    on TLS
+//	managed identity (MSI v2, leg 3)            bearer     -                -                certificate
+//	managed identity, bound token               mtls_pop   -                -                certificate
+//	app certificate, classic                    -          private_key_jwt  AssertionBearer  -
+//	app certificate, Bearer over mutual TLS     -          private_key_jwt  AssertionBearer  certificate
+//	the same without assertion                  -          -                -                certificate
+//	app certificate, bound token                mtls_pop   -                -                certificate
+//	federated credential, leg 2                 -          leg 1's token    AssertionPoP     leg 1's certificate
+//	federated credential, leg 2, bound token    mtls_pop   leg 1's token    AssertionPoP     leg 1's certificate
+//	federated credential without certificate    -          leg 1's token    AssertionBearer  -
+//
+// client_info and req_cnf are never sent.
+type Request struct {
+	Endpoint  string // URL of the token endpoint, see [Authority] and [ManagedIdentityEndpoint]
+	ClientID  string // GUID
+	Scope     string // see [Scope]
+	TokenType string // TokenTypeBearer, TokenTypePoP, or empty: the field is left out and the answer is a Bearer token
+
+	// Assertion authenticates the client. AssertionType belongs to it.
+	Assertion     secret.String
+	AssertionType AssertionType
+
+	Claims  string // JSON for the form field claims, see [MergeClaims]; optional
+	FMIPath string // form field fmi_path; optional
+
+	// Thumbprint is x5t#S256 of the connection's client certificate (RFC 8705, 3.1).
+	// It is not sent: a mtls_pop token must be bound to it.
+	Thumbprint string
+}
+
+// Scope turns a resource URI into the scope that asks for it: a trailing slash
+// goes, "/.default" comes.
+func Scope(resource string) string {
+	if strings.HasSuffix(resource, "/.default") {
+		return resource
+	}
+	return strings.TrimSuffix(resource, "/") + "/.default"
+}
+
+// check refuses what no token endpoint would understand, and a bound token whose
+// binding could not be checked.
+func (r Request) check() error {
+	switch {
+	case r.Endpoint == "" || r.ClientID == "" || r.Scope == "":
+		return errors.New("token request without endpoint, client id or scope")
+	case r.TokenType != "" && r.TokenType != TokenTypeBearer && r.TokenType != TokenTypePoP:
+		return fmt.Errorf("token request for unknown token type %q", r.TokenType)
+	case r.TokenType == TokenTypePoP && r.Thumbprint == "":
+		return errors.New("token request for a bound token without the certificate that it is to be bound to")
+	case r.Assertion.IsZero() != (r.AssertionType == ""):
+		return errors.New("token request with half an assertion: type and value belong together")
+	}
+	return nil
+}
+
+func (r Request) form() url.Values {
+	form := url.Values{
+		"grant_type": {"client_credentials"},
+		"client_id":  {r.ClientID},
+		"scope":      {r.Scope},
+	}
+	for name, value := range map[string]string{
+		"token_type":            r.TokenType,
+		"client_assertion":      r.Assertion.Reveal(),
+		"client_assertion_type": string(r.AssertionType),
+		"claims":                r.Claims,
+		"fmi_path":              r.FMIPath,
+	} {
+		if value != "" {
+			form.Set(name, value)
+		}
+	}
+	return form
+}

@@ -1,0 +1,34 @@
+package imds
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// Legs of MSI v2.
+const (
+	legMetadata   = "getplatformmetadata"
+	legCredential = "issuecredential"
+)
+
+// DisabledByEnvironment reads a value of the environment variable
+// MSAL_MI_DISABLE_IMDS_V2 as Microsoft's clients do: "true" in any case and "1" switch
+// MSI v2 off, everything else says nothing.
+func DisabledByEnvironment(value string) bool {
+	return value == "1" || strings.EqualFold(value, "true")
+}
+
+func v2Request(leg string, sel Selector, payload []byte) request {
+	query := sel.query("mi_res_id")
+	query.Set("cred-api-version", "2.0")
+	return request{leg: leg, path: "/metadata/identity/" + leg, query: query, payload: payload}
+}
+
+// callV2 is call for a leg of MSI v2.
+func (c *Client) callV2(ctx context.Context, r request, out any) error {
+	if c.disableV2 {
+		return fmt.Errorf("IMDS %s: %w: it is switched off here by MSAL_MI_DISABLE_IMDS_V2", r.leg, ErrNotSupported)
+	}
+	return c.call(ctx, r, pauses, out)
+}

@@ -38,7 +38,7 @@ type Identity struct {
 
 // BindingSource gives the binding certificate of an identity.
 type BindingSource interface {
-	Certificate(ctx context.Context, identity string, sel imds.Selector) (*binding.Certificate, error)
+	Certificate(ctx context.Context, sel imds.Selector) (*binding.Certificate, error)
 }
 
 // Config configures an [Acquirer].
@@ -201,7 +201,7 @@ func (a *Acquirer) begin() bool {
 
 // fetch walks the road: certificate, connection, token.
 func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey) (Token, error) {
-	certificate, err := a.cfg.Bindings.Certificate(ctx, id.Name, id.Selector)
+	certificate, err := a.cfg.Bindings.Certificate(ctx, id.Selector)
 	if err != nil {
 		return Token{}, err
 	}

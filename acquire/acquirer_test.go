@@ -127,7 +127,7 @@ func (w *world) rotate(endpoint, subject string, attested bool) {
 	w.current = &binding.Certificate{Leaf: leaf, ClientID: "client-id", TenantID: "tenant-id", MTLSEndpoint: endpoint, Attested: attested}
 }
 
-func (w *world) Certificate(context.Context, string, imds.Selector) (*binding.Certificate, error) {
+func (w *world) Certificate(context.Context, imds.Selector) (*binding.Certificate, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.current, w.bindingErr

@@ -14,6 +14,7 @@ import (
 type CredentialRequest struct {
 	CSR              []byte        // PKCS#10, DER
 	AttestationToken secret.String // JWT; the zero value leaves the member out
+	BypassCache      bool          // ask IMDS for a new certificate, not one it has kept
 }
 
 // Credential is an issued binding certificate.

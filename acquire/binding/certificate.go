@@ -14,14 +14,13 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/keyagent/keyagent/acquire/imds"
 )
 
 // oidTokenNotAfter marks the certificate extension that says until when Entra
 // gives tokens for the certificate; TLS accepts it until notAfter.
 var oidTokenNotAfter = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 90, 2, 1}
-
-// hardStop is how long before its effective expiry a certificate is no longer used.
-const hardStop = 5 * time.Minute
 
 // Certificate is a binding certificate with everything that belongs to it. It is
 // immutable.
@@ -33,25 +32,35 @@ type Certificate struct {
 	MTLSEndpoint string // base URL of the token endpoint, without trailing slash
 	Attested     bool   // issued on an attestation token
 
-	expiry time.Time
+	computeUnit string // cuId as it went into the request
+	expiry      time.Time
+	renewAt     time.Time
 }
 
 // Thumbprint returns x5t#S256 (RFC 8705, 3.1).
-func (c *Certificate) Thumbprint() string {
-	sum := sha256.Sum256(c.Leaf.Raw)
+func (c *Certificate) Thumbprint() string { return thumbprint(c.Leaf.Raw) }
+
+func thumbprint(der []byte) string {
+	sum := sha256.Sum256(der)
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // EffectiveExpiry is the earlier of notAfter and token_not_after.
 func (c *Certificate) EffectiveExpiry() time.Time { return c.expiry }
 
-// RenewAt is half of the effective life.
-func (c *Certificate) RenewAt() time.Time {
-	return c.Leaf.NotBefore.Add(c.expiry.Sub(c.Leaf.NotBefore) / 2)
-}
+// RenewAt is when [Manager.Run] renews the certificate: at half of its effective
+// life, give or take a tenth of that. It was drawn when the certificate came into
+// memory; a restart draws anew.
+func (c *Certificate) RenewAt() time.Time { return c.renewAt }
 
 func (c *Certificate) usable(now time.Time) bool {
 	return !now.Before(c.Leaf.NotBefore) && now.Before(c.expiry.Add(-hardStop))
+}
+
+// belongs reports whether the certificate was issued for the identity as IMDS
+// describes it now.
+func (c *Certificate) belongs(meta *imds.PlatformMetadata) bool {
+	return strings.EqualFold(c.ClientID, meta.ClientID) && strings.EqualFold(c.TenantID, meta.TenantID) && c.computeUnit == meta.ComputeUnitID
 }
 
 // parseCertificate reads der and checks that it is a client certificate over key

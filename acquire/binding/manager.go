@@ -4,13 +4,13 @@ import (
 	"context"
 	"crypto"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/upstream"
 )
 
 // MetadataService is what a [Manager] needs of IMDS.
@@ -32,6 +32,8 @@ type Key interface {
 // not go away by itself.
 type Attestor interface {
 	Attest(ctx context.Context, endpoint string) (token secret.String, expires time.Time, err error)
+	// Discard lets go of a token that was not accepted: the next Attest gets a new one.
+	Discard(endpoint string)
 }
 
 // Config configures a [Manager].
@@ -44,6 +46,12 @@ type Config struct {
 	MTLSHosts imds.HostList    // a stored endpoint must still be trusted
 	Now       func() time.Time // nil means time.Now
 	Logger    *slog.Logger     // nil means no log
+
+	// Wait ends after d, or with the context's error. Nil means a timer.
+	Wait func(ctx context.Context, d time.Duration) error
+	// Jitter moves a duration by up to a tenth, so that many machines do not come to
+	// IMDS at once. Nil draws at random.
+	Jitter func(d time.Duration) time.Duration
 }
 
 // ErrAttestation wraps every failure to have the key attested.
@@ -56,18 +64,12 @@ type Manager struct {
 	store store
 
 	mu    sync.Mutex
-	slots map[string]*slot // by identity
+	slots map[name]*slot
+	wake  func() // ends the wait of Run, which a new certificate may have made too long
 }
 
-// slot serialises the work on one identity's certificate. The one-element
-// channel is its lock: waiting for it honours a context.
-type slot struct {
-	lock    chan struct{}
-	current *Certificate // guarded by lock
-	record  *record      // what current belongs to; guarded by lock
-}
-
-// New returns a manager. It does no I/O.
+// New returns a manager. It does no I/O, and renews nothing unless
+// [Manager.Run] does.
 func New(cfg Config) *Manager {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -75,133 +77,62 @@ func New(cfg Config) *Manager {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Wait == nil {
+		cfg.Wait = upstream.Sleep
+	}
+	if cfg.Jitter == nil {
+		cfg.Jitter = tenth
+	}
 	return &Manager{
 		cfg:   cfg,
 		store: store{dir: cfg.StateDir, logger: cfg.Logger},
-		slots: map[string]*slot{},
+		slots: map[name]*slot{},
+		wake:  func() {},
 	}
 }
 
-// Certificate returns a usable certificate for the identity: the one in memory
-// or on disk if it still belongs to the identity, else a new one. It asks IMDS
-// in any case, and blocks for as long as IMDS and attestation take.
-func (m *Manager) Certificate(ctx context.Context, identity string, sel imds.Selector) (*Certificate, error) {
-	s := m.slot(identity)
-	select {
-	case s.lock <- struct{}{}:
-		defer func() { <-s.lock }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	meta, err := m.cfg.IMDS.PlatformMetadata(ctx, sel)
+// Certificate returns a usable certificate for the identity: the one in memory or
+// on disk if it still belongs to the identity, else a new one. It asks IMDS in any
+// case. If there is none it blocks for as long as attestation and issuance take,
+// whoever began them; a renewal under way is not waited for.
+//
+// While the certificate that Entra rejected has not been replaced, the error may be
+// [*PausedError].
+func (m *Manager) Certificate(ctx context.Context, sel imds.Selector) (*Certificate, error) {
+	s, err := m.slot(sel)
 	if err != nil {
 		return nil, err
 	}
-	m.restore(s, identity)
-	current := m.valid(s, identity, meta)
-	if current != nil && m.cfg.Now().Before(current.RenewAt()) {
-		return current, nil
+	meta, err := m.cfg.IMDS.PlatformMetadata(ctx, s.sel)
+	if err != nil {
+		return nil, err
 	}
-	fresh, err := m.issue(ctx, s, identity, sel, meta)
-	if err != nil && current != nil {
-		m.cfg.Logger.Warn("renewing the binding certificate did not work; the current one serves on",
-			"identity", identity, "expires", current.EffectiveExpiry(), "error", err)
-		return current, nil
+	if c := m.usable(s, meta); c != nil {
+		return c, nil
 	}
-	return fresh, err
+	if err := s.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer s.unlock()
+	m.settle(s)
+	if c := m.usable(s, meta); c != nil {
+		return c, nil
+	}
+	return m.obtain(ctx, s, meta)
 }
 
-func (m *Manager) slot(identity string) *slot {
+// Current returns the certificate that is in use for the identity, or nil if none
+// is. It does no I/O: what nobody has asked for since the start is not known here.
+func (m *Manager) Current(sel imds.Selector) *Certificate {
+	n, err := newName(sel)
+	if err != nil {
+		return nil
+	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := m.slots[identity]
+	s := m.slots[n]
+	m.mu.Unlock()
 	if s == nil {
-		s = &slot{lock: make(chan struct{}, 1)}
-		m.slots[identity] = s
-	}
-	return s
-}
-
-// restore fills an empty slot from disk.
-func (m *Manager) restore(s *slot, identity string) {
-	if s.record == nil {
-		s.record = m.store.load(identity)
-	}
-}
-
-// valid returns the slot's certificate if it may be used for meta, or nil.
-func (m *Manager) valid(s *slot, identity string, meta *imds.PlatformMetadata) *Certificate {
-	if s.record == nil {
 		return nil
 	}
-	if !s.record.belongs(meta, m.cfg.KeyName) {
-		m.cfg.Logger.Info("identity, VM or key is not the one of the stored binding certificate; it is discarded", "identity", identity)
-		s.record, s.current = nil, nil
-		return nil
-	}
-	if s.current != nil && s.current.usable(m.cfg.Now()) {
-		return s.current
-	}
-	if _, err := m.cfg.MTLSHosts.Check(s.record.MTLSEndpoint); err != nil {
-		m.cfg.Logger.Info("stored binding certificate names a host that is no longer trusted; it is discarded", "identity", identity, "error", err)
-		s.record, s.current = nil, nil
-		return nil
-	}
-	c, err := s.record.certificate(m.cfg.Key.Public(), m.cfg.Now())
-	if err != nil {
-		m.cfg.Logger.Info("stored binding certificate is not usable; it is discarded", "identity", identity, "error", err)
-		s.record, s.current = nil, nil
-		return nil
-	}
-	s.current = c
-	return c
-}
-
-// issue obtains a new certificate and puts it into the slot.
-func (m *Manager) issue(ctx context.Context, s *slot, identity string, sel imds.Selector, meta *imds.PlatformMetadata) (*Certificate, error) {
-	attestation, _, err := m.cfg.Attestor.Attest(ctx, meta.AttestationEndpoint)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrAttestation, err)
-	}
-	csr, err := newCertificateRequest(m.cfg.Key.WithContext(ctx), meta)
-	if err != nil {
-		return nil, err
-	}
-	cred, err := m.cfg.IMDS.IssueCredential(ctx, sel, imds.CredentialRequest{CSR: csr, AttestationToken: attestation})
-	if err != nil {
-		return nil, err
-	}
-	r := record{
-		Identity:     identity,
-		KeyName:      m.cfg.KeyName,
-		ClientID:     cred.ClientID,
-		TenantID:     cred.TenantID,
-		ComputeUnit:  meta.ComputeUnitID,
-		IdentityType: cred.IdentityType,
-		MTLSEndpoint: cred.MTLSEndpoint,
-		Attested:     !attestation.IsZero(),
-		Certificate:  cred.Certificate,
-	}
-	if !r.belongs(meta, m.cfg.KeyName) {
-		return nil, fmt.Errorf("%w: issuecredential answered for client %q of tenant %q, getplatformmetadata for %q of %q",
-			imds.ErrBadAnswer, cred.ClientID, cred.TenantID, meta.ClientID, meta.TenantID)
-	}
-	c, err := r.certificate(m.cfg.Key.Public(), m.cfg.Now())
-	if err != nil {
-		return nil, fmt.Errorf("%w: issued certificate: %w", imds.ErrBadAnswer, err)
-	}
-	s.current, s.record = c, &r
-	m.save(r)
-	m.cfg.Logger.Info("binding certificate issued", "identity", identity, "thumbprint", c.Thumbprint(),
-		"attested", c.Attested, "expires", c.EffectiveExpiry(), "renew_at", c.RenewAt())
-	return c, nil
-}
-
-// save keeps the certificate for the next start. Failing to (a full disk, say)
-// costs an issuance then, and nothing now.
-func (m *Manager) save(r record) {
-	if err := m.store.save(r); err != nil {
-		m.cfg.Logger.Warn("binding certificate could not be stored; the next start will have to obtain a new one",
-			"identity", r.Identity, "error", err)
-	}
+	return m.held(s)
 }

@@ -50,6 +50,10 @@ func (a *AzureGuest) Attest(ctx context.Context, endpoint string) (secret.String
 	return a.cache.token(ctx, endpoint)
 }
 
+// Discard lets go of the token of the attestation service at endpoint, because its reader did not accept it: the next Attest gets a new
+// one. A call to Attest that is under way returns what it gets, but that is not kept.
+func (a *AzureGuest) Discard(endpoint string) { a.cache.discard(endpoint) }
+
 // attest gets a new token. An answer that was lost on the way is asked for once more, with a nonce of its own.
 func (a *AzureGuest) attest(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
 	audience, err := a.cfg.MAA.Endpoint(endpoint)

@@ -118,10 +118,19 @@ func (c *cache) fly(ctx context.Context, endpoint string, f *flight) (secret.Str
 func (c *cache) land(endpoint string, f *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entries[endpoint]
-	e.flight = nil
-	if f.err == nil {
-		e.token, e.expires = f.token, f.expires
+	if e := c.entries[endpoint]; e != nil && e.flight == f { // else its token was discarded before it was there
+		e.flight = nil
+		if f.err == nil {
+			e.token, e.expires = f.token, f.expires
+		}
 	}
 	close(f.done)
+}
+
+// discard forgets what is kept for endpoint, and the flight that would fetch the next: those who wait for it get its result, and
+// nobody after them.
+func (c *cache) discard(endpoint string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.entries, endpoint)
 }

@@ -200,6 +200,81 @@ func TestEndpointsThatChangeAllTheTimeDoNotFillTheMemory(t *testing.T) {
 	}
 }
 
+func TestADiscardedTokenIsNotHandedOutAgain(t *testing.T) {
+	t.Parallel()
+	service := &counter{now: time.Now}
+	c := token.NewCache(service.fetch, time.Now)
+	c.Discard(endpoint) // nothing is there yet
+	for _, want := range []string{"token 1", "token 1"} {
+		if got, _, err := c.Token(t.Context(), endpoint); err != nil || got.Reveal() != want {
+			t.Errorf("%q, %v; want %q", got.Reveal(), err, want)
+		}
+	}
+	c.Discard("https://other.example")
+	if got, _, _ := c.Token(t.Context(), endpoint); got.Reveal() != "token 1" {
+		t.Errorf("%q: another endpoint's token was discarded", got.Reveal())
+	}
+	c.Discard(endpoint)
+	for range 2 {
+		if got, _, err := c.Token(t.Context(), endpoint); err != nil || got.Reveal() != "token 2" {
+			t.Errorf("%q, %v; want a new token, once", got.Reveal(), err)
+		}
+	}
+}
+
+func TestAFlightThatBeganBeforeADiscardIsNotKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{open: make(chan error)}
+		c := token.NewCache(g.fetch, time.Now)
+		before, beforeDone := crowd(t.Context(), c, 3)
+		c.Discard(endpoint)
+		after, afterDone := crowd(t.Context(), c, 3)
+		if n := g.calls.Load(); n != 2 {
+			t.Fatalf("%d calls, want 2: who comes after the discard must not wait for the old token", n)
+		}
+		g.open <- nil
+		g.open <- nil
+		beforeDone.Wait()
+		afterDone.Wait()
+		for _, err := range append(before, after...) {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if _, _, err := c.Token(t.Context(), endpoint); err != nil || g.calls.Load() != 2 {
+			t.Errorf("%v, %d calls: the new token was not kept", err, g.calls.Load())
+		}
+	})
+}
+
+// The old flight may land last, or its place may have been given away.
+func TestALateFlightDoesNotPutItsTokenBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		first := make(chan struct{})
+		var calls atomic.Int32
+		c := token.NewCache(func(context.Context, string) (secret.String, time.Time, error) {
+			n := calls.Add(1)
+			if n == 1 {
+				<-first
+			}
+			return secret.New(fmt.Sprintf("token %d", n)), time.Now().Add(time.Hour), nil
+		}, time.Now)
+		_, late := crowd(t.Context(), c, 1)
+		c.Discard(endpoint)
+		for _, landed := range []bool{false, true} {
+			if landed {
+				close(first)
+				late.Wait()
+			}
+			if got, _, err := c.Token(t.Context(), endpoint); err != nil || got.Reveal() != "token 2" {
+				t.Errorf("the old flight landed: %v: %q, %v", landed, got.Reveal(), err)
+			}
+		}
+	})
+}
+
 func TestNoneGivesNoToken(t *testing.T) {
 	t.Parallel()
 	got, expires, err := token.None{}.Attest(t.Context(), endpoint)

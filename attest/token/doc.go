@@ -2,7 +2,7 @@
 //
 // [AzureGuest] gets one from Microsoft Azure Attestation. A token says nothing about one request and lives for hours, so it is kept and handed
 // out again until five minutes before it expires. However many callers wait, one of them does the work: making evidence
-// occupies the TPM for seconds.
+// occupies the TPM for seconds. A token that its reader did not accept is given up with Discard, also while it is still being fetched.
 //
 // [None] is the provider for platforms where no attestation is configured.
 //

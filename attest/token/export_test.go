@@ -20,6 +20,9 @@ func (c Cache) Token(ctx context.Context, endpoint string) (secret.String, time.
 	return c.cache.token(ctx, endpoint)
 }
 
+// Discard tells the cache to forget a token.
+func (c Cache) Discard(endpoint string) { c.discard(endpoint) }
+
 // Entries is how many endpoints are remembered.
 func (c Cache) Entries() int {
 	c.mu.Lock()

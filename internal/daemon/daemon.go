@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
@@ -62,6 +64,7 @@ type Daemon struct {
 	key        bindingKey
 	tpmKey     *tpm.Key // nil with a software key
 	imds       *imds.Client
+	bindings   *binding.Manager
 	acquirer   *acquire.Acquirer
 	server     *agentapi.Server
 	closers    []func() error // in the order of opening
@@ -119,7 +122,7 @@ func (d *Daemon) openAcquirer(certDir string) error {
 		return err
 	}
 	d.closers = append(d.closers, func() error { d.imds.Close(); return nil })
-	bindings := binding.New(binding.Config{
+	d.bindings = binding.New(binding.Config{
 		IMDS:      d.imds,
 		Key:       d.key,
 		KeyName:   d.key.Info().Name,
@@ -131,7 +134,7 @@ func (d *Daemon) openAcquirer(certDir string) error {
 	})
 	d.acquirer, err = acquire.New(acquire.Config{
 		Identities:       d.plan.identities,
-		Bindings:         bindings,
+		Bindings:         d.bindings,
 		Entra:            entra.New(entra.Config{Version: d.opts.Version, Now: d.opts.Now}),
 		Signer:           d.key.WithContext,
 		SignatureSchemes: d.key.SignatureSchemes(),
@@ -192,7 +195,7 @@ func (d *Daemon) attestationHTTP() *http.Client {
 	}}
 }
 
-// Run listens on the socket and answers until ctx ends. Then requests under way
+// Run listens on the socket, answers and renews certificates until ctx ends. Then requests under way
 // finish, and it returns nil.
 func (d *Daemon) Run(ctx context.Context) error {
 	listener, err := agentapi.Listen(d.cfg.Socket, socketMode)
@@ -201,7 +204,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", d.cfg.Socket,
 		"identities", len(d.plan.identities), "rules", len(d.plan.policy.Rules))
-	return d.server.Serve(ctx, listener)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.bindings.Run(ctx) })
+	g.Go(func() error { return d.server.Serve(ctx, listener) })
+	return g.Wait()
 }
 
 // Close closes what [Open] opened, in reverse. It may be called more than once.

@@ -60,7 +60,7 @@ func (d *demo) serveStolen(ctx context.Context, words string) error {
 // stolenCertificate shows Entra the certificate without, and then with, a key of
 // the thief's own.
 func (d *demo) stolenCertificate(ctx context.Context) error {
-	record, err := os.ReadFile(filepath.Join(d.vm.state(), "binding-vm.json"))
+	record, err := os.ReadFile(filepath.Join(d.vm.state(), "binding-system.json"))
 	if err != nil {
 		return err
 	}

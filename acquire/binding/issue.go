@@ -1,0 +1,98 @@
+package binding
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/keyagent/keyagent/acquire/imds"
+)
+
+// issue obtains a new certificate and brings it into use. The slot's work is held.
+func (m *Manager) issue(ctx context.Context, s *slot, meta *imds.PlatformMetadata, bypassCache bool) (*Certificate, error) {
+	attestation, _, err := m.cfg.Attestor.Attest(ctx, meta.AttestationEndpoint)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrAttestation, err)
+	}
+	csr, err := newCertificateRequest(m.cfg.Key.WithContext(ctx), meta)
+	if err != nil {
+		return nil, err
+	}
+	cred, err := m.cfg.IMDS.IssueCredential(ctx, s.sel, imds.CredentialRequest{CSR: csr, AttestationToken: attestation, BypassCache: bypassCache})
+	if err != nil {
+		return nil, err
+	}
+	c, err := m.accept(cred, meta, !attestation.IsZero())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", imds.ErrBadAnswer, err)
+	}
+	if err := m.put(s, c); err != nil {
+		return nil, err
+	}
+	m.save(s, c)
+	m.cfg.Logger.Info("binding certificate issued", "selector", s.name.String(), "thumbprint", c.Thumbprint(),
+		"attested", c.Attested, "expires", c.EffectiveExpiry(), "renew_at", c.RenewAt())
+	return c, nil
+}
+
+// accept checks what IMDS issued against what was asked for.
+func (m *Manager) accept(cred *imds.Credential, meta *imds.PlatformMetadata, attested bool) (*Certificate, error) {
+	if !strings.EqualFold(cred.ClientID, meta.ClientID) || !strings.EqualFold(cred.TenantID, meta.TenantID) {
+		return nil, fmt.Errorf("issuecredential answered for client %q of tenant %q, getplatformmetadata for %q of %q",
+			cred.ClientID, cred.TenantID, meta.ClientID, meta.TenantID)
+	}
+	c, err := m.certificate(&record{
+		ClientID:     cred.ClientID,
+		TenantID:     cred.TenantID,
+		ComputeUnit:  meta.ComputeUnitID,
+		IdentityType: cred.IdentityType,
+		MTLSEndpoint: cred.MTLSEndpoint,
+		Attested:     attested,
+		Certificate:  cred.Certificate,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("issued certificate: %w", err)
+	}
+	return c, nil
+}
+
+// certificate checks what IMDS or the disk says to be a certificate of ours.
+func (m *Manager) certificate(r *record) (*Certificate, error) {
+	if _, err := m.cfg.MTLSHosts.Check(r.MTLSEndpoint); err != nil {
+		return nil, err
+	}
+	c, err := parseCertificate(r.Certificate, m.cfg.Key.Public(), r.ClientID, m.cfg.Now())
+	if err != nil {
+		return nil, err
+	}
+	c.ClientID, c.TenantID, c.IdentityType = r.ClientID, r.TenantID, r.IdentityType
+	c.MTLSEndpoint, c.Attested, c.computeUnit = r.MTLSEndpoint, r.Attested, r.ComputeUnit
+	c.renewAt = renewalTime(c.Leaf.NotBefore, c.expiry, m.cfg.Jitter)
+	return c, nil
+}
+
+// record is what the disk keeps of a certificate.
+func (m *Manager) record(s *slot, c *Certificate) record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return record{
+		KeyName:      m.cfg.KeyName,
+		ClientID:     c.ClientID,
+		TenantID:     c.TenantID,
+		ComputeUnit:  c.computeUnit,
+		IdentityType: c.IdentityType,
+		MTLSEndpoint: c.MTLSEndpoint,
+		Attested:     c.Attested,
+		Certificate:  c.Leaf.Raw,
+		Rejected:     s.rejected,
+	}
+}
+
+// save keeps the certificate for the next start. Failing to (a full disk, say)
+// costs an issuance then, and nothing now.
+func (m *Manager) save(s *slot, c *Certificate) {
+	if err := m.store.save(s.name, m.record(s, c)); err != nil {
+		m.cfg.Logger.Warn("binding certificate could not be stored; the next start will have to obtain a new one",
+			"selector", s.name.String(), "error", err)
+	}
+}

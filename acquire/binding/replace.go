@@ -1,0 +1,147 @@
+package binding
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keyagent/keyagent/acquire/imds"
+)
+
+// Reason is what Entra's rejection of a certificate blames.
+type Reason string
+
+// Reasons of [Manager.Replace].
+const (
+	ReasonCertificate Reason = "certificate" // the certificate itself: expired, revoked, or nothing more exact
+	ReasonAttestation Reason = "attestation" // the attestation token that it was issued on: the key is attested anew
+)
+
+// PausedError says that a rejected certificate is not replaced yet, because the
+// last replacement is not long ago. The identity has no certificate until then.
+type PausedError struct {
+	Until      time.Time
+	RetryAfter time.Duration
+}
+
+func (e *PausedError) Error() string {
+	return fmt.Sprintf("Entra rejected the binding certificate, and the last attempt to replace one was a moment ago: the next is made from %s on, in %s; "+
+		"the log says why Entra rejected it", e.Until.UTC().Format(time.RFC3339), e.RetryAfter.Round(time.Second))
+}
+
+// Replace returns another certificate than the one that Entra rejected: the current
+// one if it is another already, else a new one, which IMDS is asked not to take from
+// its cache. However many callers meet one rejection, one certificate is issued.
+// From the call on the rejected certificate is not handed out any more, not even if
+// there is no other one, and not after a restart.
+//
+// Replacements that follow each other are at least 30 seconds apart, and further
+// each time, up to 30 minutes; in between the error is a [*PausedError]. Failures
+// count. Otherwise Replace blocks and fails like [Manager.Certificate].
+func (m *Manager) Replace(ctx context.Context, sel imds.Selector, rejected *Certificate, why Reason) (*Certificate, error) {
+	s, err := m.slot(sel)
+	if err != nil {
+		return nil, err
+	}
+	if rejected != nil && m.reject(s, rejected, why) {
+		if err := m.note(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	return m.Certificate(ctx, sel)
+}
+
+// reject takes a certificate out of use. It reports whether there is none now:
+// false means that another one took its place before.
+func (m *Manager) reject(s *slot, c *Certificate, why Reason) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	rejected := c.Thumbprint()
+	if s.current != nil && s.current.Thumbprint() != rejected {
+		return false
+	}
+	if s.pending == nil {
+		s.pending = &rejection{certificate: c}
+	}
+	s.current, s.rejected = nil, rejected
+	s.pending.attestation = s.pending.attestation || why == ReasonAttestation
+	return true
+}
+
+// note writes a rejection down before anything else is tried.
+func (m *Manager) note(ctx context.Context, s *slot) error {
+	if err := s.lock(ctx); err != nil {
+		return err
+	}
+	defer s.unlock()
+	m.settle(s)
+	return nil
+}
+
+// mark writes into the state file that its certificate is rejected. If that does
+// not work, the file is removed: a disk that takes nothing lets go of something.
+func (m *Manager) mark(s *slot) {
+	c := m.unmarked(s)
+	if c == nil {
+		return
+	}
+	m.cfg.Logger.Warn("Entra rejected the binding certificate; it is replaced", "selector", s.name.String(), "thumbprint", c.Thumbprint())
+	if err := m.store.save(s.name, m.record(s, c)); err != nil {
+		if rerr := m.store.remove(s.name); rerr != nil {
+			m.cfg.Logger.Warn("the rejected binding certificate stays in its state file; remove it",
+				"selector", s.name.String(), "file", m.store.path(s.name), "error", errors.Join(err, rerr))
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.pending != nil {
+		s.pending.certificate = nil
+	}
+}
+
+// unmarked returns the rejected certificate that the state file does not know to
+// be rejected.
+func (m *Manager) unmarked(s *slot) *Certificate {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.pending == nil {
+		return nil
+	}
+	return s.pending.certificate
+}
+
+// obtain gets a certificate for a slot that has none, with its work held. If that
+// is because Entra rejected the last one, pauses are kept.
+func (m *Manager) obtain(ctx context.Context, s *slot, meta *imds.PlatformMetadata) (*Certificate, error) {
+	if !m.replacing(s) {
+		return m.issue(ctx, s, meta, false)
+	}
+	began := m.cfg.Now()
+	if left := s.pauses.wait(began); left > 0 {
+		return nil, &PausedError{Until: began.Add(left), RetryAfter: left}
+	}
+	defer func() { s.pauses = s.pauses.spend(began, m.cfg.Now()) }()
+	if m.blamesAttestation(s) {
+		m.cfg.Attestor.Discard(meta.AttestationEndpoint)
+	}
+	return m.issue(ctx, s, meta, true)
+}
+
+// replacing reports whether the slot's last certificate was rejected.
+func (m *Manager) replacing(s *slot) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return s.pending != nil
+}
+
+// blamesAttestation reports, once, that the attestation token is to be dropped.
+func (m *Manager) blamesAttestation(s *slot) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	blamed := s.pending != nil && s.pending.attestation
+	if blamed {
+		s.pending.attestation = false
+	}
+	return blamed
+}

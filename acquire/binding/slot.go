@@ -1,0 +1,154 @@
+package binding
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keyagent/keyagent/acquire/imds"
+)
+
+// slot is one identity's certificate and the work on it.
+type slot struct {
+	name name
+	sel  imds.Selector // as it was spelled first
+
+	// work serialises issuance and the state file. The one-element channel is a lock:
+	// waiting for it honours a context.
+	work   chan struct{}
+	loaded bool    // the state file was read; guarded by work
+	pauses breaker // between replacements; guarded by work
+
+	// Guarded by the manager's mutex, which is never held for longer than a look.
+	current  *Certificate  // nil if there is none, or it was rejected
+	rejected string        // x5t#S256 of the certificate that Entra rejected last: it is never taken again
+	pending  *rejection    // until another certificate is there
+	failures int           // of renewals in a row
+	retryAt  time.Time     // no renewal before this
+	retryIn  time.Duration // the pause that ends then
+}
+
+// rejection says that a certificate has to be replaced.
+type rejection struct {
+	certificate *Certificate // nil once the state file says it
+	attestation bool         // the attestation token is the suspect
+}
+
+// lock waits for the work of others. Who gets it must unlock.
+func (s *slot) lock(ctx context.Context) error {
+	select {
+	case s.work <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the binding certificate that is being obtained: %w", ctx.Err())
+	}
+}
+
+func (s *slot) unlock() { <-s.work }
+
+// due is how long it is until the current certificate is to be renewed; 0 or less
+// means now.
+func (s *slot) due(now time.Time) time.Duration {
+	return max(s.current.renewAt.Sub(now), remaining(s.retryAt, now, s.retryIn))
+}
+
+// slot finds or makes the slot of an identity.
+func (m *Manager) slot(sel imds.Selector) (*slot, error) {
+	n, err := newName(sel)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.slots[n]
+	if s == nil {
+		s = &slot{name: n, sel: sel, work: make(chan struct{}, 1)}
+		m.slots[n] = s
+	}
+	return s, nil
+}
+
+// usable returns the slot's certificate if it may be used for meta, or nil. One
+// that belongs to another identity, VM or tenant is let go.
+func (m *Manager) usable(s *slot, meta *imds.PlatformMetadata) *Certificate {
+	c := m.held(s)
+	if c == nil || c.belongs(meta) {
+		return c
+	}
+	m.cfg.Logger.Info("identity or VM is not the one of the binding certificate; it is discarded", "selector", s.name.String(), "thumbprint", c.Thumbprint())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.current == c {
+		s.current = nil
+	}
+	return nil
+}
+
+// held returns the slot's certificate if time allows its use, or nil.
+func (m *Manager) held(s *slot) *Certificate {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.current == nil || !s.current.usable(m.cfg.Now()) {
+		return nil
+	}
+	return s.current
+}
+
+// put brings a certificate into use, unless it is the one that Entra rejected.
+func (m *Manager) put(s *slot, c *Certificate) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c.Thumbprint() == s.rejected {
+		return fmt.Errorf("%w: issuecredential gave the certificate again that Entra rejected", imds.ErrBadAnswer)
+	}
+	s.current, s.pending = c, nil
+	if m.cfg.Now().Before(c.renewAt) { // else it is due at once, and renewals have not got anywhere yet
+		s.failures, s.retryAt = 0, time.Time{}
+	}
+	m.wake()
+	return nil
+}
+
+// settle makes memory and state file agree, with work held: the file is read
+// once, and a rejection is written into it.
+func (m *Manager) settle(s *slot) {
+	if !s.loaded {
+		s.loaded = true
+		m.restore(s)
+	}
+	m.mark(s)
+}
+
+// restore fills the slot from disk.
+func (m *Manager) restore(s *slot) {
+	r := m.store.load(s.name)
+	switch {
+	case r == nil:
+	case r.KeyName != m.cfg.KeyName:
+		m.cfg.Logger.Info("stored binding certificate is for another key; it is discarded", "selector", s.name.String())
+	case r.isRejected():
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if s.pending == nil {
+			s.rejected, s.pending = r.Rejected, &rejection{}
+		}
+	default:
+		m.restoreCertificate(s, r)
+	}
+}
+
+func (m *Manager) restoreCertificate(s *slot, r *record) {
+	c, err := m.certificate(r)
+	if err != nil {
+		m.cfg.Logger.Info("stored binding certificate is not usable; it is discarded", "selector", s.name.String(), "error", err)
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.rejected == c.Thumbprint() { // since the start, before the file was read
+		return
+	}
+	s.current, s.pending, s.rejected = c, nil, cmp.Or(s.rejected, r.Rejected)
+	m.wake()
+}

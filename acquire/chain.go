@@ -243,13 +243,13 @@ func (c *chain) add(entry string, source Source, bound Bound, form func(bound bo
 type builder struct {
 	cfg     *Config
 	regions *regions
-	bound   map[string]*boundIdentity // by selector
-	chains  map[string]*chain         // by identity
-	holders []*holder                 // of all certificates
+	bound   map[imds.Selector]*boundIdentity
+	chains  map[string]*chain // by identity
+	holders []*holder         // of all certificates
 }
 
 func newBuilder(cfg *Config) *builder {
-	return &builder{cfg: cfg, regions: &regions{cfg: cfg}, bound: map[string]*boundIdentity{}, chains: map[string]*chain{}}
+	return &builder{cfg: cfg, regions: &regions{cfg: cfg}, bound: map[imds.Selector]*boundIdentity{}, chains: map[string]*chain{}}
 }
 
 func (b *builder) credential(app *application, entry Credential, bound bool) credential {
@@ -295,10 +295,10 @@ func (b *builder) managedIdentity(sel imds.Selector, bound bool) credential {
 	if !bound {
 		return &unboundIdentity{cfg: b.cfg, sel: sel}
 	}
-	m := b.bound[sel.String()]
+	m := b.bound[sel]
 	if m == nil {
 		m = &boundIdentity{cfg: b.cfg, sel: sel}
-		b.bound[sel.String()] = m
+		b.bound[sel] = m
 		b.holders = append(b.holders, &m.holder)
 	}
 	return m

@@ -53,7 +53,7 @@ func (m *boundIdentity) obtain(ctx context.Context, a *ask) (*grant, error) {
 	}
 	a.reissued = true
 	m.cfg.Logger.WarnContext(ctx, "Entra rejects the binding certificate; another one is obtained",
-		"managed_identity", m.sel.String(), "thumbprint", certificate.Thumbprint(), "cause", err)
+		"client_id", certificate.ClientID, "thumbprint", certificate.Thumbprint(), "cause", err)
 	certificate, replaceErr := m.cfg.Bindings.Replace(ctx, m.sel, certificate, why)
 	if replaceErr != nil {
 		return nil, notLoaded(errors.Join(err, replaceErr))

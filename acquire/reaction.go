@@ -13,7 +13,7 @@ import (
 // foundations is suspected.
 func certificateRejected(err error) (why binding.Reason, rejected bool) {
 	if err == nil {
-		return 0, false
+		return "", false
 	}
 	if tlsbridge.CertificateRefused(err) {
 		return binding.ReasonCertificate, true
@@ -24,7 +24,7 @@ func certificateRejected(err error) (why binding.Reason, rejected bool) {
 	case entra.ReactionReissue, entra.ReactionCertificate:
 		return binding.ReasonCertificate, true
 	}
-	return 0, false
+	return "", false
 }
 
 // assertionRejected reports whether another assertion, obtained now, could be taken in place of the one that was sent.

@@ -64,7 +64,7 @@ func (a *Acquirer) status(id *identityState) IdentityStatus {
 	if id.ManagedIdentity == nil {
 		return status
 	}
-	m := a.builder.bound[id.ManagedIdentity.Selector.String()]
+	m := a.builder.bound[id.ManagedIdentity.Selector]
 	if m == nil {
 		return status
 	}

@@ -68,13 +68,30 @@ func managed(name string) acquire.Identity {
 	return acquire.Identity{Name: name, ManagedIdentity: &acquire.ManagedIdentity{Bound: acquire.BoundRequire}}
 }
 
-// newWorldWith is newWorld with a key of another strength and other identities.
-func newWorldWith(t *testing.T, strength acquire.Strength, identities ...acquire.Identity) *world {
+// testKeys are two keys: making them takes longer than any test.
+func testKeys(t *testing.T) [2]*rsa.PrivateKey {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	keys, err := madeKeys()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return keys
+}
+
+var madeKeys = sync.OnceValues(func() (keys [2]*rsa.PrivateKey, err error) {
+	for i := range keys {
+		if keys[i], err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
+			return keys, err
+		}
+	}
+	return keys, nil
+})
+
+// newWorldWith is newWorld with a key of another strength and other identities.
+func newWorldWith(t *testing.T, strength acquire.Strength, identities ...acquire.Identity) *world {
+	t.Helper()
+	var err error
+	key := testKeys(t)[0]
 	w := &world{t: t, key: key, clock: time.Now(), arrived: make(chan struct{}, 10000), ticks: make(chan struct{}), appKeys: map[string]*acquire.ApplicationKey{}}
 	w.answer = w.token(time.Hour)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(w.serve))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -72,10 +71,7 @@ func (w *world) ApplicationKey(_ context.Context, name string) (*acquire.Applica
 // addKey makes a key with a certificate.
 func (w *world) addKey(name string) {
 	w.t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	key := testKeys(w.t)[1]
 	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(240 * time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
@@ -101,6 +97,7 @@ type seenRequest struct {
 	kind      string // assertion type
 	tokenType string
 	scope     string
+	claims    string
 }
 
 func (s seenRequest) String() string {
@@ -133,7 +130,7 @@ func (w *world) plays(play func(n int, r seenRequest) reply) *[]seenRequest {
 	var seen []seenRequest
 	w.answerWith(func(rw http.ResponseWriter, r *http.Request) {
 		s := seenRequest{face: strings.Split(r.URL.Path, "/")[1], assertion: r.FormValue("client_assertion"),
-			kind: r.FormValue("client_assertion_type"), tokenType: r.FormValue("token_type"), scope: r.FormValue("scope")}
+			kind: r.FormValue("client_assertion_type"), tokenType: r.FormValue("token_type"), scope: r.FormValue("scope"), claims: r.FormValue("claims")}
 		thumbprint := ""
 		if certificates := r.TLS.PeerCertificates; len(certificates) > 0 {
 			s.subject = certificates[0].Subject.CommonName

@@ -35,8 +35,8 @@ func newPair(t *testing.T, name string) (tlsbridge.Pair, *rsa.PrivateKey) {
 		t.Fatal(err)
 	}
 	return tlsbridge.Pair{
-		Certificate: der,
-		Signer:      func(context.Context) crypto.Signer { return key },
+		Chain:  [][]byte{der},
+		Signer: func(context.Context) crypto.Signer { return key },
 	}, key
 }
 
@@ -242,7 +242,8 @@ func TestNewNeedsBothHalves(t *testing.T) {
 	pair, _ := newPair(t, "bound")
 	for name, p := range map[string]tlsbridge.Pair{
 		"no certificate": {Signer: pair.Signer},
-		"no key":         {Certificate: pair.Certificate},
+		"no key":         {Chain: pair.Chain},
+		"an empty leaf":  {Chain: [][]byte{nil}, Signer: pair.Signer},
 	} {
 		if _, err := tlsbridge.New(tlsbridge.Config{}, p); err == nil {
 			t.Errorf("%s: accepted", name)

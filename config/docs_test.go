@@ -34,7 +34,26 @@ rules:
     resources: ["https://vault.azure.net"]
 ` + "```" + `
 
-This page is made from the comments in config/config.go: ` + "`go test ./config -update`" + `.
+An app registration is an identity, too. Its credentials are tried in their order; one that cannot be loaded, or that Entra
+refuses, gives way to the next. ` + "`keyagent config import`" + ` writes such an identity from the settings of an app that uses
+Microsoft.Identity.Web, and ` + "`keyagent config show`" + ` prints a configuration with its defaults.
+
+` + "```yaml" + `
+identities:
+  - name: app
+    min_strength: tpm
+    application:
+      tenant: 1f2e3d4c-0000-4000-8000-0000000077e1
+      client_id: c0ffee00-0000-4000-8000-0000000000aa
+      region: auto
+      credentials:
+        - source: managed_identity
+          managed_identity: {}
+        - source: certificate
+          key: app
+` + "```" + `
+
+This page is made from the comments in config/config.go and config/application.go: ` + "`go test ./config -update`" + `.
 
 `
 
@@ -105,19 +124,21 @@ func typeBelow(expr ast.Expr) (name string, list bool) {
 
 func fieldsOf(t *testing.T, typeName string) []*ast.Field {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var fields []*ast.Field
-	ast.Inspect(file, func(n ast.Node) bool {
-		if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.Name == typeName {
-			fields = spec.Type.(*ast.StructType).Fields.List
+	for _, name := range []string{"config.go", "application.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return true
-	})
+		ast.Inspect(file, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.Name == typeName {
+				fields = spec.Type.(*ast.StructType).Fields.List
+			}
+			return true
+		})
+	}
 	if len(fields) == 0 {
-		t.Fatalf("config.go has no type %s", typeName)
+		t.Fatalf("no file has the type %s", typeName)
 	}
 	return fields
 }

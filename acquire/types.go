@@ -112,6 +112,7 @@ type Error struct {
 	Identity   string
 	Hint       string        // what to do next, for the operator; may be empty
 	RetryAfter time.Duration // for KindUnavailable and KindThrottled; 0 means unknown
+	Claims     string        // a claims challenge of Entra, JSON, to be passed on
 	Err        error
 }
 

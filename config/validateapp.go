@@ -53,11 +53,8 @@ func (c *Config) checkApplication(f *findings, at string, id Identity) {
 }
 
 func (a *Application) checkRegistration(f *findings, at string) {
-	switch {
-	case slices.Contains([]string{"common", "organizations", "consumers"}, strings.ToLower(a.Tenant)):
-		f.add("%s.tenant: %q stands for many tenants; an application gets tokens in one: name it", at, a.Tenant)
-	case !isGUID(a.Tenant) && (len(a.Tenant) > 253 || !domainPattern.MatchString(a.Tenant)):
-		f.add("%s.tenant: %q is neither a GUID nor a domain", at, a.Tenant)
+	if problem := tenantProblem(a.Tenant); problem != "" {
+		f.add("%s.tenant: %s", at, problem)
 	}
 	if !isGUID(a.ClientID) {
 		f.add("%s.client_id: %q is not a GUID", at, a.ClientID)
@@ -68,6 +65,17 @@ func (a *Application) checkRegistration(f *findings, at string) {
 	}
 	checkEndpoint(f, at+".login_endpoint", a.LoginEndpoint)
 	checkEndpoint(f, at+".mtls_endpoint", a.MTLSEndpoint)
+}
+
+// tenantProblem says why a text does not name one tenant, or nothing if it does.
+func tenantProblem(tenant string) string {
+	switch {
+	case slices.Contains([]string{"common", "organizations", "consumers"}, strings.ToLower(tenant)):
+		return fmt.Sprintf("%q stands for many tenants; an application gets tokens in one: name it", tenant)
+	case !isGUID(tenant) && (len(tenant) > 253 || !domainPattern.MatchString(tenant)):
+		return fmt.Sprintf("%q is neither a GUID nor a domain", tenant)
+	}
+	return ""
 }
 
 func checkEndpoint(f *findings, setting, endpoint string) {

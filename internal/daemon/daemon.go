@@ -96,13 +96,14 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.server, err = agentapi.New(agentapi.Config{
-		Tokens:     d.acquirer,
-		Status:     d.Status,
-		Identities: d.plan.callables,
-		Policy:     d.plan.policy,
-		Audit:      d.opts.Audit,
-		Logger:     d.opts.Logger,
-		Now:        d.opts.Now,
+		Tokens:       d.acquirer,
+		Status:       d.Status,
+		Capabilities: d.Capabilities,
+		Identities:   d.plan.callables,
+		Policy:       d.plan.policy,
+		Audit:        d.opts.Audit,
+		Logger:       d.opts.Logger,
+		Now:          d.opts.Now,
 	})
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/policy"
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/config"
 )
@@ -45,14 +46,33 @@ func resolve(cfg *config.Config) (*plan, error) {
 		p.attestHosts = imds.MicrosoftAttestationHosts()
 	}
 	p.addIdentities(cfg.Identities)
-	return p, errors.Join(p.addPolicy(cfg), p.addRoots(cfg.CAFile), p.addAttestation(cfg.Attestation))
+	return p, errors.Join(notBuilt(cfg), p.addPolicy(cfg), p.addRoots(cfg.CAFile), p.addAttestation(cfg.Attestation))
+}
+
+// notBuilt refuses what the configuration can say and this agent cannot do yet.
+func notBuilt(cfg *config.Config) error {
+	var problems []error
+	if cfg.Proxy.URL != "" {
+		problems = append(problems, errors.New("proxy: not built yet"))
+	}
+	for _, id := range cfg.Identities {
+		if id.ManagedIdentity == nil {
+			problems = append(problems, fmt.Errorf("identity %q: application: not built yet", id.Name))
+		} else if id.ManagedIdentity.Bound != config.BoundRequire {
+			problems = append(problems, fmt.Errorf("identity %q: managed_identity.bound: %s: not built yet", id.Name, id.ManagedIdentity.Bound))
+		}
+	}
+	return errors.Join(problems...)
 }
 
 func (p *plan) addIdentities(identities []config.Identity) {
 	for _, id := range identities {
 		m := id.ManagedIdentity
+		if m == nil {
+			continue // notBuilt says so
+		}
 		p.callables = append(p.callables, agentapi.Identity{
-			Name: id.Name, ClientID: m.ClientID, ObjectID: m.ObjectID, ResourceID: m.ResourceID,
+			Name: id.Name, Kind: wire.KindManagedIdentity, ClientID: m.ClientID, ObjectID: m.ObjectID, ResourceID: m.ResourceID,
 		})
 		p.identities = append(p.identities, acquire.Identity{
 			Name:     id.Name,
@@ -73,7 +93,7 @@ func (p *plan) addPolicy(cfg *config.Config) error {
 		}
 		p.policy.Rules = append(p.policy.Rules, policy.Rule{
 			Name: r.Name, UIDs: uids, GIDs: gids,
-			Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types,
+			Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types, Fresh: r.Fresh,
 		})
 	}
 	uids, gids, err := resolvePrincipals(cfg.Admins)

@@ -55,7 +55,7 @@ func (d *Daemon) tpmStatus() wire.TPMStatus {
 func (d *Daemon) identityStatus(id acquire.IdentityStatus) wire.IdentityStatus {
 	status := wire.IdentityStatus{
 		Name:        id.Name,
-		Kind:        "managed_identity",
+		Kind:        wire.KindManagedIdentity,
 		State:       stateIdle,
 		Attestation: &wire.AttestationStatus{Provider: d.cfg.Attestation.Provider},
 	}

@@ -20,6 +20,19 @@ func (c *Config) YAML() ([]byte, error) {
 	return encode(&node)
 }
 
+// Settings returns what YAML prints as maps and lists, for printing in another form.
+func (c *Config) Settings() (map[string]any, error) {
+	text, err := c.YAML()
+	if err != nil {
+		return nil, err
+	}
+	var settings map[string]any
+	if err := yaml.Unmarshal(text, &settings); err != nil {
+		return nil, fmt.Errorf("encoding the configuration: %w", err)
+	}
+	return settings, nil
+}
+
 func encode(node *yaml.Node) ([]byte, error) {
 	var text bytes.Buffer
 	enc := yaml.NewEncoder(&text)

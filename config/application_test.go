@@ -138,6 +138,7 @@ func TestParseSaysWhatIsWrongWithAnApplication(t *testing.T) {
 		{"a bound reference to what is never bound", app(oidc, "  - name: vm\n    managed_identity: {bound: never}\n"), `identity "vm" is never bound`},
 		{"a floor that one entry never reaches", app(certificate+", "+file, "    min_strength: software\n"), "credentials[1].bound: never reaches no min_strength, and this identity's is software: this entry can never be used"},
 		{"a floor that no entry reaches", app(file, "    min_strength: software\n"), "no token of it reaches software"},
+		{"a floor that no certificate of an app reaches", app(certificate+", "+mi, "    min_strength: attested\n"), entry + ".source: certificate: who issues"},
 		{"a certificate beside a software key", app(certificate, "attestation: {provider: none}\nbinding_key: {insecure_software: true}\n"), "keys of applications are in the TPM"},
 		{"a rule for bound tokens of what is never bound", app(file, "rules: [{name: r, users: [root], identities: [app], resources: [\"*\"], types: [mtls_pop]}]\n"), "rules[0].types: mtls_pop"},
 	} {

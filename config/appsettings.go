@@ -38,11 +38,10 @@ func azureAd(data []byte) (settings, error) {
 func checkSyntax(data []byte) error {
 	var whole json.RawMessage
 	err := json.Unmarshal(data, &whole)
-	var syntax *json.SyntaxError
-	switch {
-	case errors.As(err, &syntax):
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Errorf("line %d: not JSON", 1+bytes.Count(data[:syntax.Offset], []byte("\n")))
-	case err != nil:
+	}
+	if err != nil {
 		return errors.New("not JSON")
 	}
 	return nil

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyagent/keyagent/config"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -73,6 +75,20 @@ func TestDocumentationIsCurrent(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
 		t.Errorf("docs/configuration.md is not current; run go test ./config -update (-want +got):\n%s", diff)
+	}
+}
+
+// What the page shows as a file is one.
+func TestTheExamplesOfThePageAreConfigurations(t *testing.T) {
+	parts := strings.Split(preface, "```")
+	if len(parts) != 5 {
+		t.Fatalf("the page has %d fences", len(parts)-1)
+	}
+	for i := 1; i < len(parts); i += 2 {
+		example := strings.TrimPrefix(parts[i], "yaml\n")
+		if _, err := config.Parse("example.yaml", []byte(example)); err != nil {
+			t.Errorf("%v\n%s", err, example)
+		}
 	}
 }
 

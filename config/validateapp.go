@@ -45,10 +45,19 @@ func (c *Config) checkApplication(f *findings, at string, id Identity) {
 			f.add("%s.name: %q is used twice", at, credential.Name)
 		}
 		seen[credential.Name] = true
-		if id.MinStrength != "" && credential.Bound == BoundNever {
-			f.add("%s.bound: never reaches no min_strength, and this identity's is %s: this entry can never be used", at, id.MinStrength)
-		}
+		credential.checkFloor(f, at, id.MinStrength)
 		c.checkReferences(f, at, id, credential)
+	}
+}
+
+// checkFloor finds an entry that is weaker than its identity demands, whatever happens.
+func (c *Credential) checkFloor(f *findings, at, floor string) {
+	switch {
+	case floor == "":
+	case c.Bound == BoundNever:
+		f.add("%s.bound: never reaches no min_strength, and this identity's is %s: this entry can never be used", at, floor)
+	case floor == StrengthAttested && c.Source == SourceCertificate:
+		f.add("%s.source: certificate: who issues an app's certificate sees no attestation, so it never reaches %s: this entry can never be used", at, floor)
 	}
 }
 

@@ -19,9 +19,8 @@ type Problem struct {
 	Field  string `json:"field,omitempty"`  // parameter or header at fault
 	// Identity is the configured identity that the problem is about.
 	Identity string `json:"identity,omitempty"`
-	// Claims is a claims challenge of Entra, a JSON object, with CodeClaimsRequired.
-	// A program passes it on to who signs its user or workload in, or asks again with
-	// it.
+	// Claims is a claims challenge of Entra, a JSON object, with CodeClaimsRequired: a
+	// program passes it on to where it can be met.
 	Claims string `json:"claims,omitempty"`
 	// RetryAfter repeats the Retry-After header: seconds to wait; 0 when
 	// waiting will not help.

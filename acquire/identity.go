@@ -88,18 +88,8 @@ func (id Identity) check() error {
 	if (id.ManagedIdentity == nil) == (id.Application == nil) {
 		return fmt.Errorf("identity %q is neither a managed identity nor an application, or is both", id.Name)
 	}
-<<<<<<< HEAD
 	if id.ManagedIdentity != nil {
 		return id.ManagedIdentity.Bound.check()
-=======
-	fresh, err := tlsbridge.New(tlsbridge.Config{RootCAs: cfg.RootCAs, Now: cfg.Now}, tlsbridge.Pair{
-		Chain:            [][]byte{c.Leaf.Raw},
-		Signer:           cfg.Signer,
-		SignatureSchemes: cfg.SignatureSchemes,
-	})
-	if err != nil {
-		return nil, err
->>>>>>> 0e259c11df3f667eb085de849f1b45c2801c8c1b
 	}
 	names := map[string]bool{}
 	for _, c := range id.Application.Credentials {

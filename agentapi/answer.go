@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -72,6 +73,33 @@ func (s *Server) status(r *http.Request, _ *record) (reply, *problem) {
 		return reply{}, p
 	}
 	return reply{body: s.cfg.Status(r.Context())}, nil
+}
+
+// capabilities answers GET /v1/capabilities.
+func (s *Server) capabilities(r *http.Request, _ *record) (reply, *problem) {
+	if _, p := parseQuery(r.URL.RawQuery, nil, refuseUnknown); p != nil {
+		return reply{}, p
+	}
+	return reply{body: s.cfg.Capabilities(r.Context())}, nil
+}
+
+// identities answers GET /v1/identities: those of the caller's rules, and no other.
+func (s *Server) identities(r *http.Request, rec *record) (reply, *problem) {
+	if _, p := parseQuery(r.URL.RawQuery, nil, refuseUnknown); p != nil {
+		return reply{}, p
+	}
+	found := []wire.Identity{}
+	for _, grant := range s.policy.Grants(rec.caller) {
+		i := slices.IndexFunc(s.cfg.Identities, func(id Identity) bool { return id.Name == grant.Identity })
+		if i < 0 {
+			continue // not reached: New has compared them
+		}
+		id := s.cfg.Identities[i]
+		found = append(found, wire.Identity{
+			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes,
+		})
+	}
+	return reply{body: found}, nil
 }
 
 // encode turns the body of a reply into JSON. One that cannot be encoded is a

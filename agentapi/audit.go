@@ -22,6 +22,7 @@ type record struct {
 	method, path string
 
 	identity, resource, tokenType string // as asked
+	forceRefresh, claims          bool   // whether it was asked with them
 	rule                          string // that allowed it
 	reason                        policy.Reason
 
@@ -32,16 +33,17 @@ type record struct {
 // facts is what the audit keeps of a token.
 type facts struct {
 	credential, strength, thumbprint string
-	fallback, fromCache              bool
+	bound, fallback, fromCache       bool
 }
 
 // asksFor notes what was understood of a request. What is not known yet stays.
-func (r *record) asksFor(req policy.Request) {
+func (r *record) asksFor(req tokenRequest) {
 	if req.Identity != "" {
 		r.identity = clip(req.Identity, maxAuditedBytes)
 	}
 	r.resource = clip(req.Resource.Asked(), maxAuditedBytes)
 	r.tokenType = clip(req.TokenType, maxAuditedBytes)
+	r.forceRefresh, r.claims = req.Fresh, req.claims != ""
 }
 
 // notes keeps what a caller asked for that was refused before its parameters were
@@ -59,6 +61,7 @@ func (r *record) notes(query string) {
 	}
 	r.resource = clip(cmp.Or(asked.Get(wire.ParamResource), asked.Get(wire.ParamScope)), maxAuditedBytes)
 	r.tokenType = clip(asked.Get(wire.ParamType), maxAuditedBytes)
+	r.forceRefresh, r.claims = asked.Get(wire.ParamForceRefresh) == "true", asked.Has(wire.ParamClaims)
 }
 
 func (r *record) issues(token acquire.Token) {
@@ -67,6 +70,7 @@ func (r *record) issues(token acquire.Token) {
 		credential: token.Credential,
 		strength:   string(token.Strength),
 		thumbprint: token.Binding.Thumbprint,
+		bound:      token.Bound,
 		fallback:   token.Fallback,
 		fromCache:  token.FromCache,
 	}
@@ -107,7 +111,7 @@ func (r *record) addTo(entry *slog.Record, p *problem) {
 	if p != nil {
 		status, code = p.Status, p.Code
 	}
-	attrs := make([]slog.Attr, 0, 18)
+	attrs := make([]slog.Attr, 0, 21)
 	attrs = append(attrs,
 		slog.String("decision", r.decision(p)),
 		slog.Int("status", status),
@@ -122,10 +126,14 @@ func (r *record) addTo(entry *slog.Record, p *problem) {
 	attrs = appendUnlessEmpty(attrs, "identity", r.identity)
 	attrs = appendUnlessEmpty(attrs, "resource", r.resource)
 	attrs = appendUnlessEmpty(attrs, "type", r.tokenType)
+	if r.tokenType != "" {
+		attrs = append(attrs, slog.Bool("force_refresh", r.forceRefresh), slog.Bool("claims", r.claims))
+	}
 	attrs = appendUnlessEmpty(attrs, "rule", r.rule)
 	if r.issued {
 		attrs = append(attrs,
 			slog.String("credential", r.token.credential),
+			slog.Bool("bound", r.token.bound),
 			slog.String("strength", r.token.strength),
 			slog.Bool("fallback", r.token.fallback),
 			slog.String("thumbprint", r.token.thumbprint),

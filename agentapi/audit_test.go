@@ -28,7 +28,8 @@ func TestAuditRecord(t *testing.T) {
 	}
 	token := map[string]any{
 		"decision": "issued", "status": 200.0, "identity": "shop", "resource": vault, "type": "bearer", "rule": "shop",
-		"credential": "managed_identity", "strength": "attested", "fallback": false, "thumbprint": "dGh1bWI", "from_cache": true,
+		"force_refresh": false, "claims": false,
+		"credential": "managed_identity", "bound": true, "strength": "attested", "fallback": false, "thumbprint": "dGh1bWI", "from_cache": true,
 	}
 	tests := []struct {
 		name, target string
@@ -39,10 +40,14 @@ func TestAuditRecord(t *testing.T) {
 		{"the IMDS path with slashes is the same route", "/" + imdsTarget, []map[string]any{caller, token, {"route": wire.PathIMDSToken}}},
 		{"a refusal", wire.PathToken + "?identity=backup&resource=" + vault + "/.default", []map[string]any{caller, {
 			"decision": "refused", "status": 403.0, "code": "not_allowed", "reason": "no rule gives the caller this identity",
-			"identity": "backup", "resource": vault, "type": "bearer", "route": wire.PathToken,
+			"identity": "backup", "resource": vault, "type": "bearer", "force_refresh": false, "claims": false, "route": wire.PathToken,
+		}}},
+		{"a refusal to skip the cache", nativeTarget + "&force_refresh=true&claims=%7B%7D", []map[string]any{caller, {
+			"decision": "refused", "status": 403.0, "code": "not_allowed", "reason": "no rule that gives the caller this token lets it skip the cache",
+			"identity": "shop", "resource": vault, "type": "bearer", "force_refresh": true, "claims": true, "route": wire.PathToken,
 		}}},
 		{"a mistake", wire.PathToken + "?identity=shop", []map[string]any{caller, {
-			"decision": "refused", "status": 400.0, "code": "missing_parameter", "identity": "shop", "resource": "", "type": "bearer", "route": wire.PathToken,
+			"decision": "refused", "status": 400.0, "code": "missing_parameter", "identity": "shop", "resource": "", "type": "bearer", "force_refresh": false, "claims": false, "route": wire.PathToken,
 		}}},
 		{"the status", wire.PathStatus, []map[string]any{caller, {"decision": "answered", "status": 200.0, "route": wire.PathStatus}}},
 		{"a path that does not exist", "/v2/token?x=y", []map[string]any{caller, {

@@ -21,8 +21,10 @@
 //     record, log line or error holds a token. (What is not HTTP at all is
 //     answered 400 or 431 by net/http and leaves none.)
 //   - A token is answered only if it is of the identity and the type that the
-//     policy allowed, is not empty and has not expired. There is no 200 without
-//     a token.
+//     policy allowed, is not empty and has not expired, and one that is bound to a
+//     certificate only if it is known to which. There is no 200 without a token.
+//   - A caller learns of no identity but those of its rules. To skip the cache
+//     takes a rule; a claims challenge, which a resource has made, does not.
 //   - A failure that may pass is 503 or 429 with Retry-After, never 500: SDKs
 //     retry it at the right pace. The server stays up whatever the token source
 //     does.

@@ -54,7 +54,7 @@ func goodToken(r acquire.Request) acquire.Token {
 		AccessToken: secret.New(tokenText), TokenType: "Bearer",
 		NotBefore: now.Add(-5 * time.Minute), ExpiresOn: now.Add(time.Hour),
 		Resource: r.Resource, Identity: r.Identity, ClientID: vmClient,
-		Credential: "managed_identity", Strength: acquire.StrengthAttested,
+		Credential: "managed_identity", Bound: true, Strength: acquire.StrengthAttested,
 		Binding:   acquire.Binding{Thumbprint: "dGh1bWI", TLSVersion: "TLS 1.3", SignatureAlgorithm: "rsa_pss_rsae_sha256"},
 		FromCache: true,
 	}
@@ -108,10 +108,13 @@ func config(tokens tokenFunc, rules *policy.Policy) agentapi.Config {
 		Status: func(context.Context) wire.Status {
 			return wire.Status{Version: "1.2.3", PID: 42, Started: now, Ready: true, Identities: []wire.IdentityStatus{}}
 		},
+		Capabilities: func(context.Context) wire.Capabilities {
+			return wire.Capabilities{StrongestBinding: "tpm", Reason: "there is a TPM", TokenTypes: []string{"bearer"}}
+		},
 		Identities: []agentapi.Identity{
-			{Name: "vm"},
-			{Name: "shop", ClientID: shopClient, ObjectID: shopObject, ResourceID: shopARM},
-			{Name: "backup", ClientID: "8b0c3d0e-0000-4000-8000-00000000c1d9"},
+			{Name: "vm", Kind: wire.KindManagedIdentity},
+			{Name: "shop", Kind: wire.KindApplication, ClientID: shopClient, ObjectID: shopObject, ResourceID: shopARM},
+			{Name: "backup", Kind: wire.KindManagedIdentity, ClientID: "8b0c3d0e-0000-4000-8000-00000000c1d9"},
 		},
 		Policy: rules,
 		Now:    func() time.Time { return now },

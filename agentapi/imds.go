@@ -22,7 +22,8 @@ var selectors = []struct {
 	{wire.ParamResourceIDAlias, func(id Identity) string { return id.ResourceID }},
 }
 
-// imdsParams are the parameters of the IMDS shape that mean something here.
+// imdsParams are the parameters of the IMDS shape that mean something here. One to
+// skip the cache (bypass_cache) does not: whoever sends it here did not ask a rule.
 var imdsParams = []string{
 	wire.ParamAPIVersion, wire.ParamResource,
 	wire.ParamClientID, wire.ParamObjectID, wire.ParamResourceID, wire.ParamResourceIDAlias,
@@ -38,15 +39,15 @@ func (s *Server) imdsToken(r *http.Request, rec *record) (reply, *problem) {
 		return reply{}, p
 	}
 	req, p := s.imdsRequest(rec, params)
-	rec.asksFor(req)
+	rec.asksFor(tokenRequest{Request: req})
 	if p != nil {
 		return reply{}, p
 	}
-	token, p := s.obtain(r.Context(), rec, req)
+	token, p := s.obtain(r.Context(), rec, tokenRequest{Request: req})
 	if p != nil {
 		return reply{}, p
 	}
-	return reply{token: token.AccessToken, tail: imdsTail(s.tokenResponse(token, req))}, nil
+	return reply{token: token.AccessToken, tail: imdsTail(s.tokenResponse(token, req.Resource))}, nil
 }
 
 func (s *Server) imdsRequest(rec *record, params params) (policy.Request, *problem) {

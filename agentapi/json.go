@@ -73,6 +73,7 @@ func nativeTail(r wire.TokenResponse) tail {
 		text("identity", r.Identity).
 		text("client_id", r.ClientID).
 		text("credential", r.Credential).
+		flag("bound", r.Bound).
 		text("strength", r.Strength).
 		flag("fallback", r.Fallback)
 	if r.Binding != nil {

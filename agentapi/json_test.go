@@ -18,7 +18,7 @@ func FuzzTokenJSON(f *testing.F) {
 	f.Fuzz(func(t *testing.T, tokenType, resource, identity, other string, in, on int64, fallback, bound bool) {
 		response := wire.TokenResponse{
 			AccessToken: wire.NewSecret(tokenText), TokenType: tokenType, ExpiresIn: in, ExpiresOn: on, NotBefore: in ^ on,
-			Resource: resource, Identity: identity, ClientID: other, Credential: other + "1", Strength: other + "2", Fallback: fallback,
+			Resource: resource, Identity: identity, ClientID: other, Credential: other + "1", Strength: other + "2", Fallback: fallback, Bound: bound,
 		}
 		if bound {
 			response.Binding = &wire.Binding{Thumbprint: other, TLSVersion: tokenType, SignatureAlgorithm: identity}

@@ -74,6 +74,11 @@ func (s *Server) tokenProblem(ctx context.Context, err error) *problem {
 }
 
 func acquireProblem(failed *acquire.Error) *problem {
+	if isClaims(failed.Claims) {
+		p := newProblem(wire.CodeClaimsRequired, "%v", failed).withHint(failed.Hint)
+		p.Claims = failed.Claims
+		return p
+	}
 	var p *problem
 	switch failed.Kind {
 	case acquire.KindUnknownIdentity:

@@ -15,6 +15,8 @@ import (
 var routes = []route{
 	{http.MethodGet, wire.PathToken, native, forCallersOfRules, (*Server).token},
 	{http.MethodGet, wire.PathIMDSToken, imds, forCallersOfRules, (*Server).imdsToken},
+	{http.MethodGet, wire.PathIdentities, native, forCallersOfRules, (*Server).identities},
+	{http.MethodGet, wire.PathCapabilities, native, forCallersOfRules, (*Server).capabilities},
 	{http.MethodGet, wire.PathStatus, native, forAdministrators, (*Server).status},
 }
 

@@ -19,7 +19,9 @@ import (
 
 // Limits that no configuration needs to change.
 const (
-	maxHeaderBytes    = 16 << 10
+	// maxHeaderBytes has room for claims of wire.MaxClaimsBytes, which take up to
+	// three times that in a query.
+	maxHeaderBytes    = 32 << 10
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
 	// writeSlack is what an answer may take beyond the time of its handler.
@@ -39,10 +41,10 @@ type TokenSource interface {
 }
 
 // Identity is a configured identity as callers may name it. Name is what rules
-// and the native API use, the others (empty if unknown) select it in the IMDS
-// shape.
+// and the native API use, the ids (empty if unknown) select it in the IMDS shape.
+// Kind is wire.KindManagedIdentity or wire.KindApplication.
 type Identity struct {
-	Name, ClientID, ObjectID, ResourceID string
+	Name, Kind, ClientID, ObjectID, ResourceID string
 }
 
 // Config is what a [Server] is made of. Fields without a comment on their zero
@@ -52,6 +54,8 @@ type Config struct {
 	Status     func(context.Context) wire.Status // safe for concurrent use
 	Identities []Identity                        // every configured identity
 	Policy     *policy.Policy                    // must not be changed any more
+	// Capabilities must be safe for concurrent use, and answer soon.
+	Capabilities func(context.Context) wire.Capabilities
 
 	Audit  *slog.Logger     // one record for each answer
 	Logger *slog.Logger     // nil: nothing is logged
@@ -83,8 +87,8 @@ type Server struct {
 // New checks the configuration. The user that the agent runs as may administer
 // it, besides whom the policy names.
 func New(cfg Config) (*Server, error) {
-	if cfg.Tokens == nil || cfg.Status == nil || cfg.Policy == nil || cfg.Audit == nil {
-		return nil, errors.New("agentapi: Tokens, Status, Policy and Audit are required")
+	if cfg.Tokens == nil || cfg.Status == nil || cfg.Capabilities == nil || cfg.Policy == nil || cfg.Audit == nil {
+		return nil, errors.New("agentapi: Tokens, Status, Capabilities, Policy and Audit are required")
 	}
 	if err := checkPolicy(cfg.Policy, cfg.Identities); err != nil {
 		return nil, err

@@ -35,6 +35,8 @@ var imdsErrors = map[wire.Code]struct {
 	wire.CodeNotAllowed:       {http.StatusForbidden, "access_denied"},
 	wire.CodeAdminOnly:        {http.StatusForbidden, "access_denied"},
 
+	wire.CodeClaimsRequired: {http.StatusBadRequest, "interaction_required"},
+
 	wire.CodeNotFound:         {http.StatusNotFound, "not_found"},
 	wire.CodeMethodNotAllowed: {http.StatusMethodNotAllowed, "invalid_request"},
 

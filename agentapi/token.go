@@ -2,11 +2,14 @@ package agentapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi/peer"
@@ -18,7 +21,17 @@ import (
 const maxIdentityBytes = 128
 
 // nativeParams are the parameters of GET /v1/token.
-var nativeParams = []string{wire.ParamIdentity, wire.ParamResource, wire.ParamScope, wire.ParamType}
+var nativeParams = []string{
+	wire.ParamIdentity, wire.ParamResource, wire.ParamScope, wire.ParamType,
+	wire.ParamClaims, wire.ParamCapabilities, wire.ParamForceRefresh,
+}
+
+// tokenRequest is what the rules decide on, and what they do not look at.
+type tokenRequest struct {
+	policy.Request
+	claims       string
+	capabilities []string
+}
 
 // token answers GET /v1/token.
 func (s *Server) token(r *http.Request, rec *record) (reply, *problem) {
@@ -35,22 +48,25 @@ func (s *Server) token(r *http.Request, rec *record) (reply, *problem) {
 	if p != nil {
 		return reply{}, p
 	}
-	return reply{token: token.AccessToken, tail: nativeTail(s.tokenResponse(token, req))}, nil
+	return reply{token: token.AccessToken, tail: nativeTail(s.tokenResponse(token, req.Resource))}, nil
 }
 
 // nativeRequest returns as much of the request as it understood, for the audit,
 // also with a problem.
-func (s *Server) nativeRequest(caller peer.Caller, params params) (policy.Request, *problem) {
-	req := policy.Request{Identity: params.get(wire.ParamIdentity), TokenType: params.get(wire.ParamType)}
+func (s *Server) nativeRequest(caller peer.Caller, params params) (tokenRequest, *problem) {
+	req := tokenRequest{Request: policy.Request{Identity: params.get(wire.ParamIdentity), TokenType: params.get(wire.ParamType)}}
 	if len(req.Identity) > maxIdentityBytes {
 		return req, newProblem(wire.CodeInvalidParameter, "the name is longer than %d bytes", maxIdentityBytes).withField(wire.ParamIdentity)
 	}
 	if req.TokenType == "" {
 		req.TokenType = wire.TypeBearer
 	}
-	if req.TokenType != wire.TypeBearer {
+	if req.TokenType != wire.TypeBearer && req.TokenType != wire.TypePoP {
 		return req, newProblem(wire.CodeInvalidParameter, "token type %q is not issued here", req.TokenType).withField(wire.ParamType).
-			withHint("use " + wire.TypeBearer)
+			withHint("use " + wire.TypeBearer + " or " + wire.TypePoP)
+	}
+	if p := req.takeExtras(params); p != nil {
+		return req, p
 	}
 	resource, p := nativeResource(params)
 	if p != nil {
@@ -61,6 +77,42 @@ func (s *Server) nativeRequest(caller peer.Caller, params params) (policy.Reques
 		req.Identity, p = s.onlyIdentity(caller)
 	}
 	return req, p
+}
+
+// takeExtras takes what changes how a token is obtained, but not which one it is.
+func (r *tokenRequest) takeExtras(params params) *problem {
+	switch fresh := params.get(wire.ParamForceRefresh); fresh {
+	case "", "false":
+	case "true":
+		r.Fresh = true
+	default:
+		return newProblem(wire.CodeInvalidParameter, "force_refresh is neither true nor false").withField(wire.ParamForceRefresh)
+	}
+	if claims := params.get(wire.ParamClaims); claims != "" {
+		if !isClaims(claims) {
+			return newProblem(wire.CodeInvalidParameter, "claims is not a JSON object of at most %d bytes", wire.MaxClaimsBytes).
+				withField(wire.ParamClaims).withHint("decode the base64 of the challenge first")
+		}
+		r.claims = claims
+	}
+	if given := params.get(wire.ParamCapabilities); given != "" {
+		r.capabilities = strings.Split(given, ",")
+	}
+	for _, capability := range r.capabilities {
+		if capability != wire.CapabilityCP1 {
+			return newProblem(wire.CodeInvalidParameter, "capability %q is not known", clip(capability, maxAuditedBytes)).
+				withField(wire.ParamCapabilities).withHint("the only one is " + wire.CapabilityCP1)
+		}
+	}
+	r.capabilities = slices.Compact(r.capabilities)
+	return nil
+}
+
+// isClaims reports whether a text is a claims challenge: one JSON object. What it says
+// is between the resource and Entra.
+func isClaims(s string) bool {
+	return len(s) <= wire.MaxClaimsBytes && utf8.ValidString(s) && strings.HasPrefix(strings.TrimLeft(s, " \t\r\n"), "{") &&
+		json.Valid([]byte(s))
 }
 
 func nativeResource(params params) (policy.Resource, *problem) {
@@ -112,12 +164,15 @@ func (s *Server) authorise(rec *record, req policy.Request) *problem {
 	}
 	p := newProblem(wire.CodeNotAllowed, "uid %d asks for a %s token for %s as %q: %s",
 		rec.caller.UID, req.TokenType, req.Resource, req.Identity, decision.Reason)
+	if decision.Reason == policy.ReasonFresh {
+		return p.withField(wire.ParamForceRefresh).withHint("leave force_refresh out, or set fresh: true at the rule in the agent's configuration")
+	}
 	return p.withHint("see the rules in the agent's configuration")
 }
 
 // obtain gets a token if it is allowed, and makes sure that it is that token.
-func (s *Server) obtain(ctx context.Context, rec *record, req policy.Request) (acquire.Token, *problem) {
-	if p := s.authorise(rec, req); p != nil {
+func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acquire.Token, *problem) {
+	if p := s.authorise(rec, req.Request); p != nil {
 		return acquire.Token{}, p
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
@@ -126,13 +181,17 @@ func (s *Server) obtain(ctx context.Context, rec *record, req policy.Request) (a
 		Identity: req.Identity,
 		Resource: req.Resource.Asked(),
 		Type:     acquire.TokenType(req.TokenType),
+
+		ForceRefresh: req.Fresh,
+		Claims:       req.claims,
+		Capabilities: req.capabilities,
 	})
 	if err != nil {
 		p := s.tokenProblem(ctx, err)
 		p.Identity = req.Identity
 		return acquire.Token{}, p
 	}
-	if err := checkToken(token, req); err != nil {
+	if err := checkToken(token, req.Request); err != nil {
 		return acquire.Token{}, newProblem(wire.CodeInternal, "the agent got a token that it must not hand out").causedBy(err)
 	}
 	if !token.ExpiresOn.After(s.cfg.Now()) {
@@ -152,6 +211,8 @@ func checkToken(token acquire.Token, req policy.Request) error {
 		return fmt.Errorf("the token is of identity %q, not %q", token.Identity, req.Identity)
 	case !strings.EqualFold(token.TokenType, req.TokenType):
 		return fmt.Errorf("the token is of type %q, not %q", token.TokenType, req.TokenType)
+	case req.TokenType == wire.TypePoP && token.Binding.Thumbprint == "":
+		return errors.New("the token is to be bound to a certificate, and there is none")
 	}
 	return nil
 }
@@ -176,15 +237,16 @@ var inToken = func() (marked [256]bool) {
 }()
 
 // tokenResponse says what is known about a token, without the token.
-func (s *Server) tokenResponse(token acquire.Token, req policy.Request) wire.TokenResponse {
+func (s *Server) tokenResponse(token acquire.Token, asked policy.Resource) wire.TokenResponse {
 	response := wire.TokenResponse{
 		TokenType:  token.TokenType,
 		ExpiresIn:  int64(token.ExpiresOn.Sub(s.cfg.Now()) / time.Second),
 		ExpiresOn:  token.ExpiresOn.Unix(),
-		Resource:   req.Resource.Asked(),
+		Resource:   asked.Asked(),
 		Identity:   token.Identity,
 		ClientID:   token.ClientID,
 		Credential: token.Credential,
+		Bound:      token.Bound,
 		Strength:   string(token.Strength),
 		Fallback:   token.Fallback,
 	}

@@ -36,7 +36,7 @@ func TestToken(t *testing.T) {
 		token.AccessToken = wire.Secret{}
 		want := wire.TokenResponse{
 			TokenType: "Bearer", ExpiresIn: 3600, ExpiresOn: now.Unix() + 3600, NotBefore: now.Unix() - 300,
-			Resource: vault, Identity: "vm", ClientID: vmClient, Credential: "managed_identity", Strength: "attested",
+			Resource: vault, Identity: "vm", ClientID: vmClient, Credential: "managed_identity", Bound: true, Strength: "attested",
 			Binding: &wire.Binding{Thumbprint: "dGh1bWI", TLSVersion: "TLS 1.3", SignatureAlgorithm: "rsa_pss_rsae_sha256"},
 		}
 		if diff := cmp.Diff(want, token, cmp.Comparer(func(a, b wire.Secret) bool { return a.Reveal() == b.Reveal() })); diff != "" {
@@ -57,8 +57,9 @@ func TestToken(t *testing.T) {
 			if got := a.get(t, wire.PathToken+"?identity=shop&"+tt.query); got.status != 200 {
 				t.Fatalf("%d %s", got.status, got.body)
 			}
-			if want := (acquire.Request{Identity: "shop", Resource: tt.resource, Type: acquire.TypeBearer}); asked != want {
-				t.Errorf("the source was asked for %+v, want %+v", asked, want)
+			want := acquire.Request{Identity: "shop", Resource: tt.resource, Type: acquire.TypeBearer}
+			if diff := cmp.Diff(want, asked); diff != "" {
+				t.Errorf("what the source was asked for (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -101,8 +102,21 @@ func TestTokenParameters(t *testing.T) {
 		{"the identity twice", "identity=vm&identity=backup&resource=" + vault, wire.CodeInvalidParameter, "identity"},
 		{"an empty identity", "identity=&resource=" + vault, wire.CodeInvalidParameter, "identity"},
 		{"a very long identity", "identity=" + strings.Repeat("v", 200) + "&resource=" + vault, wire.CodeInvalidParameter, "identity"},
-		{"an unknown type", "identity=vm&type=mtls_pop&resource=" + vault, wire.CodeInvalidParameter, "type"},
+		{"an unknown type", "identity=vm&type=pop&resource=" + vault, wire.CodeInvalidParameter, "type"},
 		{"a type in another case", "identity=vm&type=Bearer&resource=" + vault, wire.CodeInvalidParameter, "type"},
+		{"claims that are base64", "identity=vm&claims=eyJhIjoxfQ&resource=" + vault, wire.CodeInvalidParameter, "claims"},
+		{"claims that are a list", "identity=vm&claims=%5B%7B%7D%5D&resource=" + vault, wire.CodeInvalidParameter, "claims"},
+		{"two claims in one", "identity=vm&claims=%7B%7D%7B%7D&resource=" + vault, wire.CodeInvalidParameter, "claims"},
+		{"claims that are not whole", "identity=vm&claims=%7B&resource=" + vault, wire.CodeInvalidParameter, "claims"},
+		{"claims that are not text", "identity=vm&claims=%7B%22%ff%22:1%7D&resource=" + vault, wire.CodeInvalidParameter, "claims"},
+		{"claims that are too long", "identity=vm&claims=%7B" + strings.Repeat("+", wire.MaxClaimsBytes-1) + "%7D&resource=" + vault, wire.CodeInvalidParameter, "claims"},
+		{"no claims", "identity=vm&claims=&resource=" + vault, wire.CodeInvalidParameter, "claims"},
+		{"the claims twice", "identity=vm&claims=%7B%7D&claims=%7B%7D&resource=" + vault, wire.CodeInvalidParameter, "claims"},
+		{"an unknown capability", "identity=vm&capabilities=cp1,cp2&resource=" + vault, wire.CodeInvalidParameter, "capabilities"},
+		{"a capability in capitals", "identity=vm&capabilities=CP1&resource=" + vault, wire.CodeInvalidParameter, "capabilities"},
+		{"a comma too many", "identity=vm&capabilities=cp1,&resource=" + vault, wire.CodeInvalidParameter, "capabilities"},
+		{"a refresh that is neither", "identity=vm&force_refresh=1&resource=" + vault, wire.CodeInvalidParameter, "force_refresh"},
+		{"the IMDS way to skip the cache", "identity=vm&bypass_cache=true&resource=" + vault, wire.CodeInvalidParameter, "bypass_cache"},
 		{"a misspelt parameter", "identity=vm&resourse=" + vault, wire.CodeInvalidParameter, "resourse"},
 		{"a parameter of the IMDS shape", "client_id=" + shopClient + "&resource=" + vault, wire.CodeInvalidParameter, "client_id"},
 		{"a bad escape", "identity=vm&resource=%zz", wire.CodeInvalidParameter, "query"},
@@ -310,6 +324,7 @@ func TestNew(t *testing.T) {
 		{"no token source", func(c *agentapi.Config) { c.Tokens = nil }},
 		{"no status", func(c *agentapi.Config) { c.Status = nil }},
 		{"no policy", func(c *agentapi.Config) { c.Policy = nil }},
+		{"no capabilities", func(c *agentapi.Config) { c.Capabilities = nil }},
 		{"no audit", func(c *agentapi.Config) { c.Audit = nil }},
 		{"a rule for an identity that does not exist", func(c *agentapi.Config) { c.Policy.Rules[0].Identities = []string{"no-such"} }},
 		{"a rule that names nobody", func(c *agentapi.Config) { c.Policy.Rules[0].UIDs = nil }},

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
@@ -78,16 +79,32 @@ type TokenRequest struct {
 	Identity string // name in the agent's configuration; empty if the agent's rules grant only one
 	Resource string // as in "https://vault.azure.net"
 	Scope    string // as in "https://vault.azure.net/.default"
-	Type     string // empty: "bearer"
+	Type     string // empty: wire.TypeBearer; or wire.TypePoP
+
+	// Claims is a claims challenge of the resource: the JSON object, which is base64
+	// in its WWW-Authenticate header. The token that answers it is a new one.
+	Claims string
+	// Capabilities are what the program can do: wire.CapabilityCP1 if it handles
+	// claims challenges.
+	Capabilities []string
+	// ForceRefresh skips the agent's cache, if its rules let the caller.
+	ForceRefresh bool
 }
 
 func (r TokenRequest) query() string {
 	query := make(url.Values)
+	force := ""
+	if r.ForceRefresh {
+		force = "true"
+	}
 	for name, value := range map[string]string{
-		wire.ParamIdentity: r.Identity,
-		wire.ParamResource: r.Resource,
-		wire.ParamScope:    r.Scope,
-		wire.ParamType:     r.Type,
+		wire.ParamIdentity:     r.Identity,
+		wire.ParamResource:     r.Resource,
+		wire.ParamScope:        r.Scope,
+		wire.ParamType:         r.Type,
+		wire.ParamClaims:       r.Claims,
+		wire.ParamCapabilities: strings.Join(r.Capabilities, ","),
+		wire.ParamForceRefresh: force,
 	} {
 		if value != "" {
 			query.Set(name, value)
@@ -119,15 +136,30 @@ func decodeToken(body []byte) (Token, error) {
 
 // Status asks the agent what it is and has. Only its administrators may.
 func (c *Client) Status(ctx context.Context) (wire.Status, error) {
-	body, err := c.get(ctx, wire.PathStatus, "")
+	return ask[wire.Status](ctx, c, wire.PathStatus, "status")
+}
+
+// Identities asks which identities the agent's rules give the caller, and what for.
+func (c *Client) Identities(ctx context.Context) ([]wire.Identity, error) {
+	return ask[[]wire.Identity](ctx, c, wire.PathIdentities, "identities")
+}
+
+// Capabilities asks how well tokens can be bound to this VM.
+func (c *Client) Capabilities(ctx context.Context) (wire.Capabilities, error) {
+	return ask[wire.Capabilities](ctx, c, wire.PathCapabilities, "capabilities")
+}
+
+// ask decodes what the agent has at a path that takes no parameters.
+func ask[T any](ctx context.Context, c *Client, path, what string) (T, error) {
+	var answer, none T
+	body, err := c.get(ctx, path, "")
 	if err != nil {
-		return wire.Status{}, err
+		return none, err
 	}
-	var status wire.Status
-	if err := json.Unmarshal(body, &status); err != nil {
-		return wire.Status{}, fmt.Errorf("reading the agent's status: %w", err)
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return none, fmt.Errorf("reading the agent's %s: %w", what, err)
 	}
-	return status, nil
+	return answer, nil
 }
 
 // get returns the body of a 200, and an [*Error] for every other answer.

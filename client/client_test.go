@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"github.com/keyagent/keyagent/acquire"
@@ -75,11 +76,14 @@ func startAgent(t *testing.T, source tokens, adminOnly bool) string {
 		uid++ // a rule for somebody else
 	}
 	server, err := agentapi.New(agentapi.Config{
-		Tokens:     source,
-		Status:     func(context.Context) wire.Status { return wire.Status{Version: "1.2.3", Ready: true} },
-		Identities: []agentapi.Identity{{Name: "vm"}},
+		Tokens: source,
+		Status: func(context.Context) wire.Status { return wire.Status{Version: "1.2.3", Ready: true} },
+		Capabilities: func(context.Context) wire.Capabilities {
+			return wire.Capabilities{StrongestBinding: "tpm", TokenTypes: []string{wire.TypeBearer}}
+		},
+		Identities: []agentapi.Identity{{Name: "vm", Kind: wire.KindManagedIdentity}},
 		Policy: &policy.Policy{Rules: []policy.Rule{{
-			Name: "test", UIDs: []uint32{uid}, Identities: []string{"vm"}, Resources: []string{vault}, TokenTypes: []string{"bearer"},
+			Name: "test", UIDs: []uint32{uid}, Identities: []string{"vm"}, Resources: []string{vault}, TokenTypes: []string{wire.TypeBearer, wire.TypePoP}, Fresh: true,
 		}}},
 		Audit: slog.New(slog.DiscardHandler),
 	})
@@ -145,6 +149,59 @@ func TestToken(t *testing.T) {
 			t.Errorf("got %+v, %v", status, err)
 		}
 	})
+}
+
+func TestWhatARequestSaysBesidesReachesTheAgent(t *testing.T) {
+	const challenge = `{"access_token":{"nbf":{"essential":true,"value":"1790000000"}}}`
+	var asked acquire.Request
+	c := newClient(t, startAgent(t, func(r acquire.Request) (acquire.Token, error) {
+		asked = r
+		token, err := working(r)
+		token.TokenType, token.Bound, token.Binding.Thumbprint = wire.TypePoP, true, "dGh1bWI"
+		return token, err
+	}, false))
+	token, err := c.Token(t.Context(), client.TokenRequest{
+		Resource: vault, Type: wire.TypePoP, Claims: challenge, Capabilities: []string{wire.CapabilityCP1}, ForceRefresh: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token.TokenType != "mtls_pop" || !token.Bound || token.Binding == nil {
+		t.Errorf("got %+v", token)
+	}
+	want := acquire.Request{
+		Identity: "vm", Resource: vault, Type: acquire.TypePoP, Claims: challenge, Capabilities: []string{"cp1"}, ForceRefresh: true,
+	}
+	if diff := cmp.Diff(want, asked); diff != "" {
+		t.Errorf("what was asked for (-want +got):\n%s", diff)
+	}
+}
+
+func TestEntrasClaimsReachTheCaller(t *testing.T) {
+	c := newClient(t, startAgent(t, func(acquire.Request) (acquire.Token, error) {
+		return acquire.Token{}, &acquire.Error{Kind: acquire.KindRefused, Claims: `{"a":1}`, Err: errors.New("interaction_required")}
+	}, false))
+	_, err := c.Token(t.Context(), client.TokenRequest{Resource: vault})
+	var said *client.Error
+	if !errors.As(err, &said) || said.Problem.Code != wire.CodeClaimsRequired || said.Problem.Claims != `{"a":1}` || errors.Is(err, client.ErrRefused) {
+		t.Errorf("got %+v", err)
+	}
+}
+
+func TestWhatTheCallerHas(t *testing.T) {
+	c := newClient(t, startAgent(t, working, false))
+	identities, err := c.Identities(t.Context())
+	want := []wire.Identity{{Name: "vm", Kind: "managed_identity", Resources: []string{vault}, Types: []string{"bearer", "mtls_pop"}}}
+	if diff := cmp.Diff(want, identities); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	if capabilities, err := c.Capabilities(t.Context()); err != nil || capabilities.StrongestBinding != "tpm" {
+		t.Errorf("got %+v, %v", capabilities, err)
+	}
+	socket := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) })
+	if _, err := newClient(t, socket).Identities(t.Context()); err == nil || !strings.Contains(err.Error(), "identities") {
+		t.Errorf("HTML for identities: %v", err)
+	}
 }
 
 func TestAgentErrors(t *testing.T) {

@@ -6,7 +6,8 @@
 //
 // The agent knows who is calling from the kernel; there is nothing to configure
 // on this side and no secret to keep. Tokens are cached and renewed by the
-// agent: ask whenever one is needed, and do not keep it past its Expiry.
+// agent: ask whenever one is needed, and do not keep it past its Expiry. When a
+// resource answers with a claims challenge, ask again with [TokenRequest.Claims].
 //
 // # Invariants
 //
@@ -19,7 +20,7 @@
 //
 // [ErrNotReachable] is wrapped when nobody answers at the socket. Everything
 // that the agent itself says is an [*Error]; it matches [ErrRefused] when the
-// agent's rules said no.
+// agent's rules said no. Where Entra itself demands claims, Problem.Claims has them.
 //
 // The package imports the standard library and agentapi/wire only.
 package client

@@ -9,42 +9,46 @@ type Config struct {
 	// TPM is the transport to the TPM: "device:/dev/tpmrm0", "unix:/path" or
 	// "tcp:host:port", the latter two for a software TPM. Default:
 	// device:/dev/tpmrm0.
-	TPM string `yaml:"tpm"`
+	TPM string `yaml:"tpm,omitempty"`
 
 	// StateDir holds the binding key's file and the binding certificates. It is
 	// created with mode 0700. Default: /var/lib/keyagent.
-	StateDir string `yaml:"state_dir"`
+	StateDir string `yaml:"state_dir,omitempty"`
 
 	// Socket is the path of the local API's Unix socket. Default:
 	// /run/keyagent/agent.sock.
-	Socket string `yaml:"socket"`
+	Socket string `yaml:"socket,omitempty"`
 
 	// IMDSEndpoint is the base URL of the instance metadata service. Default:
 	// http://169.254.169.254. Only a test platform needs another one: whoever
 	// answers there says which token endpoint the agent talks to.
-	IMDSEndpoint string `yaml:"imds_endpoint"`
+	IMDSEndpoint string `yaml:"imds_endpoint,omitempty"`
 
 	// CAFile is a PEM file of certificate authorities to trust, besides the
 	// system's, for Entra and for attestation. Default: none.
-	CAFile string `yaml:"ca_file"`
+	CAFile string `yaml:"ca_file,omitempty"`
 
 	// TrustedHosts are the hosts that IMDS may send the agent to.
-	TrustedHosts TrustedHosts `yaml:"trusted_hosts"`
+	TrustedHosts TrustedHosts `yaml:"trusted_hosts,omitempty"`
+
+	// Proxy is the HTTP proxy on the way to Entra and to attestation. Default: none;
+	// variables of the environment do not count.
+	Proxy Proxy `yaml:"proxy,omitempty"`
 
 	// Attestation says how the binding key is attested.
-	Attestation Attestation `yaml:"attestation"`
+	Attestation Attestation `yaml:"attestation,omitempty"`
 
 	// BindingKey says what key the agent has.
-	BindingKey BindingKey `yaml:"binding_key"`
+	BindingKey BindingKey `yaml:"binding_key,omitempty"`
 
 	// Identities are the identities that the agent gives tokens of.
-	Identities []Identity `yaml:"identities"`
+	Identities []Identity `yaml:"identities,omitempty"`
 
 	// Rules say who may have which token. Whom no rule names gets nothing.
-	Rules []Rule `yaml:"rules"`
+	Rules []Rule `yaml:"rules,omitempty"`
 
 	// Admins may read the agent's status, besides root and the agent's own user.
-	Admins Principals `yaml:"admins"`
+	Admins Principals `yaml:"admins,omitempty"`
 }
 
 // TrustedHosts limits where IMDS may send the agent. An entry is a host
@@ -53,10 +57,26 @@ type Config struct {
 // default.
 type TrustedHosts struct {
 	// MTLS: token endpoints. Default: those of Microsoft Entra in all clouds.
-	MTLS []string `yaml:"mtls"`
+	MTLS []string `yaml:"mtls,omitempty"`
 	// Attestation: instances of Microsoft Azure Attestation. Default:
 	// .attest.azure.net and .attest.azure.us.
-	Attestation []string `yaml:"attestation"`
+	Attestation []string `yaml:"attestation,omitempty"`
+}
+
+// Proxy is an HTTP proxy for what leaves the VM: Entra and attestation. IMDS is on
+// the VM's own host and never asked through it.
+type Proxy struct {
+	// URL is the proxy's, http or https with a host and no path, as in
+	// http://proxy.example:3128. A user's name or password in it is refused: see
+	// credential. Default: none.
+	URL string `yaml:"url,omitempty"`
+	// Credential is the name of a systemd credential (LoadCredential= in the unit)
+	// that holds "user:password" for the proxy. Default: none.
+	Credential string `yaml:"credential,omitempty"`
+	// Bypass are hosts that are reached without the proxy: a host
+	// ("intranet.example"), or a domain with a leading dot (".corp.example").
+	// Default: none.
+	Bypass []string `yaml:"bypass,omitempty"`
 }
 
 // Providers of attestation tokens.
@@ -68,16 +88,16 @@ const (
 // Attestation configures how the binding key is attested.
 type Attestation struct {
 	// Provider is azure-guest or none. Default: azure-guest.
-	Provider string `yaml:"provider"`
+	Provider string `yaml:"provider,omitempty"`
 	// AMDRoots is a PEM file with an ARK and its ASK to trust besides AMD's own.
 	// Default: none.
-	AMDRoots string `yaml:"amd_roots"`
+	AMDRoots string `yaml:"amd_roots,omitempty"`
 	// VTPMRoots is a PEM file with roots of attestation-key certificates to trust
 	// besides Azure's. Default: none.
-	VTPMRoots string `yaml:"vtpm_roots"`
+	VTPMRoots string `yaml:"vtpm_roots,omitempty"`
 	// IDKeyDigests are launch identities to trust besides the known ones of
 	// Azure's paravisor: hex of the 48 bytes of id_key_digest. Default: none.
-	IDKeyDigests []string `yaml:"id_key_digests"`
+	IDKeyDigests []string `yaml:"id_key_digests,omitempty"`
 }
 
 // Banks of PCRs.
@@ -92,21 +112,21 @@ const (
 type BindingKey struct {
 	// PCRs are the PCRs, 0 to 23, whose values at the key's making it is bound to:
 	// after another boot it does not sign. Default: none.
-	PCRs []int `yaml:"pcrs"`
+	PCRs []int `yaml:"pcrs,omitempty"`
 	// PCRBank is sha256 or sha384. Default: sha256.
-	PCRBank string `yaml:"pcr_bank"`
+	PCRBank string `yaml:"pcr_bank,omitempty"`
 	// AuthCredential is the name of a systemd credential (LoadCredential= in the
 	// unit) that holds the key's authorization value: 1 to 32 bytes. Default: none,
 	// the key needs no value.
-	AuthCredential string `yaml:"auth_credential"`
+	AuthCredential string `yaml:"auth_credential,omitempty"`
 	// PersistentHandle keeps the key in the TPM's memory, at 0x81010000 to
 	// 0x817fffff, which makes signing faster on some TPMs. Default: it is loaded
 	// from its file.
-	PersistentHandle uint32 `yaml:"persistent_handle"`
+	PersistentHandle uint32 `yaml:"persistent_handle,omitempty"`
 	// InsecureSoftware keeps the key in a file in the clear, and uses no TPM. It is
 	// for development on a machine without one; attestation.provider must be none.
 	// Status and every token then say strength "software". Default: false.
-	InsecureSoftware bool `yaml:"insecure_software"`
+	InsecureSoftware bool `yaml:"insecure_software,omitempty"`
 }
 
 // Strengths of a credential, as in min_strength, the strongest first.
@@ -116,46 +136,77 @@ const (
 	StrengthSoftware = "software"
 )
 
-// Identity is a name and what it stands for.
+// Identity is a name and what it stands for: a managed identity or an application.
 type Identity struct {
 	// Name is how callers ask for the identity: lower-case letters, digits and
 	// hyphens, at most 63.
-	Name string `yaml:"name"`
-	// ManagedIdentity makes it a managed identity of this VM. Required; {} is the
-	// system-assigned one.
-	ManagedIdentity *ManagedIdentity `yaml:"managed_identity"`
+	Name string `yaml:"name,omitempty"`
+	// ManagedIdentity makes it a managed identity of this VM; {} is the
+	// system-assigned one. Either this or application is required.
+	ManagedIdentity *ManagedIdentity `yaml:"managed_identity,omitempty"`
+	// Application makes it an app registration, which has a list of credentials.
+	Application *Application `yaml:"application,omitempty"`
 	// MinStrength refuses tokens that a weaker credential than this would obtain:
 	// attested (the key's place in a TPM was proven to the issuer), tpm (the key is
 	// in a TPM) or software. Default: none, every token says what it was.
-	MinStrength string `yaml:"min_strength"`
+	MinStrength string `yaml:"min_strength,omitempty"`
 }
 
-// ManagedIdentity selects one of the VM's managed identities. At most one member
-// is set; none means the system-assigned identity.
+// What a credential's bound can say.
+const (
+	BoundRequire = "require"
+	BoundPrefer  = "prefer"
+	BoundNever   = "never"
+)
+
+// ManagedIdentity is one of the VM's managed identities.
 type ManagedIdentity struct {
-	ClientID   string `yaml:"client_id"`   // Client (application) id of a user-assigned identity, a GUID.
-	ObjectID   string `yaml:"object_id"`   // Object (principal) id of a user-assigned identity, a GUID.
-	ResourceID string `yaml:"resource_id"` // ARM resource id of a user-assigned identity: /subscriptions/…
+	ManagedIdentitySelector `yaml:",inline"`
+	// Bound is require (tokens are obtained with a binding certificate over mutual
+	// TLS, or not at all), prefer (without one where the platform has none to give;
+	// each such token says so) or never (IMDS gets the token, and no key takes part).
+	// Default: require.
+	Bound string `yaml:"bound,omitempty"`
 }
+
+// ManagedIdentitySelector selects one of the VM's managed identities. At most one
+// member is set; none means the system-assigned identity.
+type ManagedIdentitySelector struct {
+	ClientID   string `yaml:"client_id,omitempty"`   // Client (application) id of a user-assigned identity, a GUID.
+	ObjectID   string `yaml:"object_id,omitempty"`   // Object (principal) id of a user-assigned identity, a GUID.
+	ResourceID string `yaml:"resource_id,omitempty"` // ARM resource id of a user-assigned identity: /subscriptions/…
+}
+
+// Token types of a rule.
+const (
+	TypeBearer = "bearer"
+	TypePoP    = "mtls_pop"
+)
 
 // Principals names local users and groups, by name or number.
 type Principals struct {
-	Users  []string `yaml:"users"`  // User names or numeric uids.
-	Groups []string `yaml:"groups"` // Group names or numeric gids; supplementary groups count.
+	Users  []string `yaml:"users,omitempty"`  // User names or numeric uids.
+	Groups []string `yaml:"groups,omitempty"` // Group names or numeric gids; supplementary groups count.
 }
 
 // Rule lets users and the members of groups have tokens.
 type Rule struct {
 	// Name appears in audit records.
-	Name       string `yaml:"name"`
+	Name       string `yaml:"name,omitempty"`
 	Principals `yaml:",inline"`
 	// Identities are the names of identities that the rule is about.
-	Identities []string `yaml:"identities"`
+	Identities []string `yaml:"identities,omitempty"`
 	// Resources are resource URIs, as in https://vault.azure.net, or the single
 	// entry "*" for any.
-	Resources []string `yaml:"resources"`
-	// Types are token types. Default: [bearer].
-	Types []string `yaml:"types"`
+	Resources []string `yaml:"resources,omitempty"`
+	// Types are token types: bearer, and mtls_pop (bound to the certificate that it
+	// was obtained with, RFC 8705; of use only to who can show that). Default:
+	// [bearer].
+	Types []string `yaml:"types,omitempty"`
+	// Fresh lets callers ask for a token past the cache (force_refresh), each time
+	// at the price of a request to Entra. A claims challenge is always passed on.
+	// Default: false.
+	Fresh bool `yaml:"fresh,omitempty"`
 }
 
 // maxFileBytes limits a configuration file.

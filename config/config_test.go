@@ -44,8 +44,10 @@ func TestParseAGoodFile(t *testing.T) {
 		Attestation: config.Attestation{Provider: config.ProviderAzureGuest},
 		BindingKey:  config.BindingKey{PCRBank: config.BankSHA256},
 		Identities: []config.Identity{
-			{Name: "vm", ManagedIdentity: &config.ManagedIdentity{}},
-			{Name: "app-1", ManagedIdentity: &config.ManagedIdentity{ClientID: "8b0c3d0e-0000-4000-8000-00000000c1d1"}},
+			{Name: "vm", ManagedIdentity: &config.ManagedIdentity{Bound: config.BoundRequire}},
+			{Name: "app-1", ManagedIdentity: &config.ManagedIdentity{
+				ManagedIdentitySelector: config.ManagedIdentitySelector{ClientID: "8b0c3d0e-0000-4000-8000-00000000c1d1"}, Bound: config.BoundRequire,
+			}},
 		},
 		Rules: []config.Rule{{
 			Name:       "web",
@@ -94,7 +96,7 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		{"a strength that does not exist", replace("    managed_identity: {}", "    min_strength: titanium\n    managed_identity: {}"), "identities[0].min_strength"},
 		{"an identity name with a slash", replace("name: app-1", "name: ../app"), "identities[1].name"},
 		{"the same identity twice", replace("name: app-1", "name: vm"), `identities[1].name: "vm" is configured twice`},
-		{"an identity that is nothing", replace("    managed_identity: {}\n", ""), "identities[0]: managed_identity is missing"},
+		{"an identity that is nothing", replace("    managed_identity: {}\n", ""), "identities[0]: neither managed_identity"},
 		{"a client id that is no GUID", replace("8b0c3d0e-", "8b0c3d0e"), "client_id"},
 		{"two selectors", replace("{client_id:", "{object_id: 8b0c3d0e-0000-4000-8000-00000000c1d1, client_id:"), "more than one of"},
 		{"a rule without a name", replace("name: web", "name: ''"), "rules[0].name: missing"},
@@ -103,12 +105,27 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		{"a rule without resources", replace(`["https://vault.azure.net"]`, "[]"), "rules[0].resources: none"},
 		{"a wildcard inside a resource", replace("https://vault.azure.net", "https://*.azure.net"), "resources"},
 		{"a wildcard beside other resources", replace(`"https://vault.azure.net"`, `"https://vault.azure.net", "*"`), "resources"},
+		{"a proxy without a scheme", good + "proxy: {url: 'proxy.example:3128'}\n", "proxy.url: not an http"},
+		{"a proxy of another protocol", good + "proxy: {url: 'socks5://proxy.example'}\n", "proxy.url: not an http"},
+		{"a proxy with a path", good + "proxy: {url: 'http://proxy.example/p'}\n", "proxy.url: not an http"},
+		{"a password in the proxy's URL", good + "proxy: {url: 'http://u:hunter2@proxy.example:3128'}\n", "proxy.credential"},
+		{"a proxy's credential without a proxy", good + "proxy: {credential: proxy}\n", "proxy.url: missing"},
+		{"a proxy's credential with a path", good + "proxy: {url: 'http://proxy.example', credential: ../p}\n", "proxy.credential"},
+		{"a URL where a host belongs", good + "proxy: {url: 'http://proxy.example', bypass: ['https://a.example']}\n", "proxy.bypass[0]"},
+		{"a managed identity that is bound a bit", replace("managed_identity: {}", "managed_identity: {bound: maybe}"), "identities[0].managed_identity.bound"},
+		{"a floor that what is never bound cannot reach", replace("    managed_identity: {}", "    min_strength: software\n    managed_identity: {bound: never}"),
+			"identities[0].min_strength: nothing of this identity is ever bound"},
+		{"bound tokens of what is never bound", strings.Replace(replace("managed_identity: {}", "managed_identity: {bound: never}"), "    users:", "    types: [mtls_pop]\n    users:", 1),
+			"rules[0].types: mtls_pop: nothing of identity \"vm\" is ever bound"},
 		{"an unknown token type", replace("    identities: [vm]", "    types: [cookie]\n    identities: [vm]"), `"cookie" is not a token type`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := config.Parse("test.yaml", []byte(tc.file))
 			if _, ok := errors.AsType[*config.Error](err); !ok {
 				t.Fatalf("got %v, want a *config.Error", err)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the error holds a password: %v", err)
 			}
 			if !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "test.yaml: ") {
 				t.Errorf("got %q, want the file's name and %q", err, tc.want)

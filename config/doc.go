@@ -6,6 +6,10 @@
 // passed every check that needs no network, no TPM and no other file than the
 // ones it names; a broken file never yields half a configuration.
 //
+// [ImportAppSettings] makes an identity of the settings that an app has for
+// Microsoft.Identity.Web. What it writes is what [Parse] accepts; secrets in those
+// settings are not even read.
+//
 // The file decides who may have which tokens, so it must not be writable by
 // anybody but root or the user that runs the agent; [Load] refuses it otherwise.
 package config

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyagent/keyagent/config"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -34,7 +36,26 @@ rules:
     resources: ["https://vault.azure.net"]
 ` + "```" + `
 
-This page is made from the comments in config/config.go: ` + "`go test ./config -update`" + `.
+An app registration is an identity, too. Its credentials are tried in their order; one that cannot be loaded, or that Entra
+refuses, gives way to the next. ` + "`keyagent config import`" + ` writes such an identity from the settings of an app that uses
+Microsoft.Identity.Web, and ` + "`keyagent config show`" + ` prints a configuration with its defaults.
+
+` + "```yaml" + `
+identities:
+  - name: app
+    min_strength: tpm
+    application:
+      tenant: 1f2e3d4c-0000-4000-8000-0000000077e1
+      client_id: c0ffee00-0000-4000-8000-0000000000aa
+      region: auto
+      credentials:
+        - source: managed_identity
+          managed_identity: {}
+        - source: certificate
+          key: app
+` + "```" + `
+
+This page is made from the comments in config/config.go and config/application.go: ` + "`go test ./config -update`" + `.
 
 `
 
@@ -54,6 +75,20 @@ func TestDocumentationIsCurrent(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
 		t.Errorf("docs/configuration.md is not current; run go test ./config -update (-want +got):\n%s", diff)
+	}
+}
+
+// What the page shows as a file is one.
+func TestTheExamplesOfThePageAreConfigurations(t *testing.T) {
+	parts := strings.Split(preface, "```")
+	if len(parts) != 5 {
+		t.Fatalf("the page has %d fences", len(parts)-1)
+	}
+	for i := 1; i < len(parts); i += 2 {
+		example := strings.TrimPrefix(parts[i], "yaml\n")
+		if _, err := config.Parse("example.yaml", []byte(example)); err != nil {
+			t.Errorf("%v\n%s", err, example)
+		}
 	}
 }
 
@@ -105,19 +140,21 @@ func typeBelow(expr ast.Expr) (name string, list bool) {
 
 func fieldsOf(t *testing.T, typeName string) []*ast.Field {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var fields []*ast.Field
-	ast.Inspect(file, func(n ast.Node) bool {
-		if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.Name == typeName {
-			fields = spec.Type.(*ast.StructType).Fields.List
+	for _, name := range []string{"config.go", "application.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return true
-	})
+		ast.Inspect(file, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.Name == typeName {
+				fields = spec.Type.(*ast.StructType).Fields.List
+			}
+			return true
+		})
+	}
 	if len(fields) == 0 {
-		t.Fatalf("config.go has no type %s", typeName)
+		t.Fatalf("no file has the type %s", typeName)
 	}
 	return fields
 }

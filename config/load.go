@@ -74,7 +74,15 @@ func yamlProblems(err error) []string {
 func (c *Config) complete() {
 	for i := range c.Rules {
 		if len(c.Rules[i].Types) == 0 {
-			c.Rules[i].Types = []string{"bearer"}
+			c.Rules[i].Types = []string{TypeBearer}
+		}
+	}
+	for _, id := range c.Identities {
+		if id.ManagedIdentity != nil {
+			id.ManagedIdentity.complete()
+		}
+		if id.Application != nil {
+			id.Application.complete()
 		}
 	}
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/url"
 	"path/filepath"
 	"regexp"
@@ -11,6 +12,9 @@ import (
 
 	"github.com/google/uuid"
 )
+
+// bypassPattern is a host's name, with or without a leading dot.
+var bypassPattern = regexp.MustCompile(`^\.?[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$`)
 
 var namePattern = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$`)
 
@@ -25,10 +29,18 @@ func (f *findings) wantAbsolute(setting, path string) {
 	}
 }
 
+// wantCredentialName reports what cannot be the name of a systemd credential.
+func (f *findings) wantCredentialName(setting, name string) {
+	if name != "" && (name != filepath.Base(name) || name[0] == '.') {
+		f.add("%s: %q is not the name of a credential", setting, name)
+	}
+}
+
 // problems checks what needs no look outside the file.
 func (c *Config) problems() []string {
 	var f findings
 	c.checkPlaces(&f)
+	c.checkProxy(&f)
 	c.checkAttestation(&f)
 	c.checkBindingKey(&f)
 	c.checkIdentities(&f)
@@ -59,6 +71,30 @@ func (c *Config) checkPlaces(f *findings) {
 	}
 }
 
+// checkProxy does not repeat the URL: it may hold a password.
+func (c *Config) checkProxy(f *findings) {
+	p := c.Proxy
+	if p.URL == "" {
+		if p.Credential != "" || len(p.Bypass) > 0 {
+			f.add("proxy.url: missing")
+		}
+		return
+	}
+	u, err := url.Parse(p.URL)
+	switch {
+	case err == nil && u.User != nil:
+		f.add("proxy.url: holds a user's name or password: put user:password into a systemd credential and name that in proxy.credential")
+	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		f.add("proxy.url: not an http or https URL of a host, as in http://proxy.example:3128")
+	}
+	f.wantCredentialName("proxy.credential", p.Credential)
+	for i, host := range p.Bypass {
+		if !bypassPattern.MatchString(host) && net.ParseIP(host) == nil {
+			f.add("proxy.bypass[%d]: %q is neither a host nor a domain with a leading dot", i, host)
+		}
+	}
+}
+
 func (c *Config) checkBindingKey(f *findings) {
 	k := c.BindingKey
 	for _, pcr := range k.PCRs {
@@ -72,9 +108,7 @@ func (c *Config) checkBindingKey(f *findings) {
 	if h := k.PersistentHandle; h != 0 && (h < 0x81010000 || h > 0x817fffff) {
 		f.add("binding_key.persistent_handle: 0x%08x is not between 0x81010000 and 0x817fffff", h)
 	}
-	if name := k.AuthCredential; name != "" && (name != filepath.Base(name) || name[0] == '.') {
-		f.add("binding_key.auth_credential: %q is not the name of a credential", name)
-	}
+	f.wantCredentialName("binding_key.auth_credential", k.AuthCredential)
 	if !k.InsecureSoftware {
 		return
 	}
@@ -120,21 +154,39 @@ func (c *Config) checkIdentities(f *findings) {
 			f.add("%s.name: %q is configured twice", at, id.Name)
 		}
 		seen[id.Name] = true
-		if c.BindingKey.InsecureSoftware && (id.MinStrength == StrengthTPM || id.MinStrength == StrengthAttested) {
-			f.add("%s.min_strength: a software key (binding_key.insecure_software) never reaches %s", at, id.MinStrength)
-		}
-		if id.MinStrength != "" && !slices.Contains([]string{StrengthAttested, StrengthTPM, StrengthSoftware}, id.MinStrength) {
-			f.add("%s.min_strength: %q is not %s, %s or %s", at, id.MinStrength, StrengthAttested, StrengthTPM, StrengthSoftware)
-		}
-		if id.ManagedIdentity == nil {
-			f.add("%s: managed_identity is missing ({} is the system-assigned identity)", at)
-			continue
-		}
-		id.ManagedIdentity.check(f, at+".managed_identity")
+		c.checkFloor(f, at, id)
+		c.checkKind(f, at, id)
 	}
 }
 
-func (m *ManagedIdentity) check(f *findings, at string) {
+func (c *Config) checkFloor(f *findings, at string, id Identity) {
+	if c.BindingKey.InsecureSoftware && (id.MinStrength == StrengthTPM || id.MinStrength == StrengthAttested) {
+		f.add("%s.min_strength: a software key (binding_key.insecure_software) never reaches %s", at, id.MinStrength)
+	}
+	if id.MinStrength != "" {
+		f.wantOneOf(at+".min_strength", id.MinStrength, []string{StrengthAttested, StrengthTPM, StrengthSoftware})
+	}
+	if id.MinStrength != "" && id.neverBound() {
+		f.add("%s.min_strength: nothing of this identity is ever bound, so no token of it reaches %s", at, id.MinStrength)
+	}
+}
+
+// checkKind looks at what an identity is.
+func (c *Config) checkKind(f *findings, at string, id Identity) {
+	switch {
+	case id.ManagedIdentity == nil && id.Application == nil:
+		f.add("%s: neither managed_identity ({} is the system-assigned identity) nor application is there", at)
+	case id.ManagedIdentity != nil && id.Application != nil:
+		f.add("%s: managed_identity and application exclude each other", at)
+	case id.ManagedIdentity != nil:
+		id.ManagedIdentity.check(f, at+".managed_identity")
+		f.wantOneOf(at+".managed_identity.bound", id.ManagedIdentity.Bound, bounds)
+	default:
+		c.checkApplication(f, at, id)
+	}
+}
+
+func (m *ManagedIdentitySelector) check(f *findings, at string) {
 	selectors := 0
 	for _, id := range []struct{ setting, value string }{{"client_id", m.ClientID}, {"object_id", m.ObjectID}} {
 		if id.value == "" {
@@ -179,7 +231,7 @@ func (c *Config) checkGrant(f *findings, at string, r Rule) {
 		f.add("%s.identities: none", at)
 	}
 	for _, name := range r.Identities {
-		if !slices.ContainsFunc(c.Identities, func(id Identity) bool { return id.Name == name }) {
+		if _, ok := c.identity(name); !ok {
 			f.add("%s.identities: %q is not a configured identity", at, name)
 		}
 	}
@@ -195,8 +247,21 @@ func (c *Config) checkGrant(f *findings, at string, r Rule) {
 		}
 	}
 	for _, t := range r.Types {
-		if t != "bearer" {
-			f.add("%s.types: %q is not a token type (bearer)", at, t)
+		c.checkType(f, at+".types", t, r.Identities)
+	}
+}
+
+// checkType looks at a token type of a rule for identities.
+func (c *Config) checkType(f *findings, setting, tokenType string, identities []string) {
+	if tokenType != TypeBearer && tokenType != TypePoP {
+		f.add("%s: %q is not a token type (%s, %s)", setting, tokenType, TypeBearer, TypePoP)
+	}
+	if tokenType != TypePoP {
+		return
+	}
+	for _, name := range identities {
+		if id, ok := c.identity(name); ok && id.neverBound() {
+			f.add("%s: %s: nothing of identity %q is ever bound, and such a token is bound to a certificate", setting, TypePoP, name)
 		}
 	}
 }

@@ -6,7 +6,8 @@
 //   - Default deny. The zero [Policy] and the zero [Decision] refuse, root and
 //     the agent's own user included.
 //   - One rule must allow a request as a whole: caller, identity, resource and
-//     token type. Parts of two rules never add up.
+//     token type, and whether the cache may be skipped. Parts of two rules never
+//     add up.
 //   - Everything is compared exactly, in the form that [ParseResource] gives.
 //     There are no prefixes, patterns or case folding, because each of them has
 //     been somebody's hole. "*" is understood in one place only: as the single

@@ -17,7 +17,8 @@ type Rule struct {
 
 	Identities []string // names of configured identities
 	Resources  []string // in any form that ParseResource accepts, or AnyResource alone
-	TokenTypes []string // "bearer"
+	TokenTypes []string // "bearer", "mtls_pop"
+	Fresh      bool     // the caller may skip the cache
 }
 
 // Policy is the set of rules of one configuration. It must not be changed once
@@ -34,6 +35,7 @@ type Request struct {
 	Identity  string
 	Resource  Resource
 	TokenType string
+	Fresh     bool // past the cache
 }
 
 // Decision is the answer to a [Request]. The zero value refuses.
@@ -52,10 +54,11 @@ const (
 	ReasonIdentity  Reason = "no rule gives the caller this identity"
 	ReasonResource  Reason = "no rule gives the caller this resource with this identity"
 	ReasonTokenType Reason = "no rule gives the caller this token type for this resource"
+	ReasonFresh     Reason = "no rule that gives the caller this token lets it skip the cache"
 )
 
 // progress orders the reasons.
-var progress = []Reason{ReasonCaller, ReasonIdentity, ReasonResource, ReasonTokenType}
+var progress = []Reason{ReasonCaller, ReasonIdentity, ReasonResource, ReasonTokenType, ReasonFresh}
 
 // Decide answers whether the caller may have what it asks for. The first rule
 // that allows it is reported.
@@ -83,6 +86,8 @@ func (r *Rule) refuses(c peer.Caller, req Request) Reason {
 		return ReasonResource
 	case !slices.Contains(r.TokenTypes, req.TokenType):
 		return ReasonTokenType
+	case req.Fresh && !r.Fresh:
+		return ReasonFresh
 	}
 	return ""
 }
@@ -148,6 +153,40 @@ func (p *Policy) Identities(c peer.Caller) []string {
 		}
 	}
 	return names
+}
+
+// Grant is what rules give a caller with one identity: the sum of them, of which one
+// rule must allow a request as a whole.
+type Grant struct {
+	Identity              string
+	Resources, TokenTypes []string
+}
+
+// Grants returns what rules give the caller, by identity, in the order of
+// [Policy.Identities].
+func (p *Policy) Grants(c peer.Caller) []Grant {
+	var grants []Grant
+	for _, identity := range p.Identities(c) {
+		grant := Grant{Identity: identity}
+		for i := range p.Rules {
+			if rule := &p.Rules[i]; rule.names(c) && slices.Contains(rule.Identities, identity) {
+				grant.Resources = union(grant.Resources, rule.Resources)
+				grant.TokenTypes = union(grant.TokenTypes, rule.TokenTypes)
+			}
+		}
+		grants = append(grants, grant)
+	}
+	return grants
+}
+
+// union appends what is not there yet.
+func union(all, more []string) []string {
+	for _, s := range more {
+		if !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 // Admin reports whether the caller may administer the agent.

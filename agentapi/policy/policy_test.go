@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 )
@@ -146,6 +148,62 @@ func TestIdentities(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	})
+}
+
+// A rule that lets its callers skip the cache says so of its own tokens only.
+func TestFresh(t *testing.T) {
+	p := &policy.Policy{Rules: []policy.Rule{
+		{Name: "stale", UIDs: []uint32{1}, Identities: []string{"vm"}, Resources: []string{policy.AnyResource}, TokenTypes: []string{"bearer", "mtls_pop"}},
+		{Name: "fresh", UIDs: []uint32{1, 2}, Identities: []string{"vm"}, Resources: []string{vault}, TokenTypes: []string{"bearer"}, Fresh: true},
+	}}
+	for _, tt := range []struct {
+		name      string
+		uid       uint32
+		res, kind string
+		fresh     bool
+		want      policy.Decision
+	}{
+		{"what one rule gives past the cache", 1, vault, "bearer", true, policy.Decision{Allowed: true, Rule: "fresh"}},
+		{"a rule that lets skip the cache gives what is in it, too", 2, vault, "bearer", false, policy.Decision{Allowed: true, Rule: "fresh"}},
+		{"the resource of another rule", 1, "https://storage.azure.com", "bearer", true, policy.Decision{Reason: policy.ReasonFresh}},
+		{"the type of another rule", 1, vault, "mtls_pop", true, policy.Decision{Reason: policy.ReasonFresh}},
+		{"the same from the cache", 1, vault, "mtls_pop", false, policy.Decision{Allowed: true, Rule: "stale"}},
+		{"a resource of no rule", 2, "https://storage.azure.com", "bearer", true, policy.Decision{Reason: policy.ReasonResource}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := p.Decide(peer.Caller{UID: tt.uid}, policy.Request{Identity: "vm", Resource: resource(t, tt.res), TokenType: tt.kind, Fresh: tt.fresh})
+			if got != tt.want {
+				t.Errorf("got %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestGrants(t *testing.T) {
+	p := twoRules()
+	p.Rules = append(p.Rules, policy.Rule{
+		Name: "more", GIDs: []uint32{50}, Identities: []string{"vm"}, Resources: []string{vault + "/", "api://a"}, TokenTypes: []string{"bearer", "mtls_pop"},
+	})
+	for _, tt := range []struct {
+		name   string
+		caller peer.Caller
+		want   []policy.Grant
+	}{
+		{"nobody", peer.Caller{UID: 4}, nil},
+		{"root has nothing of its own", peer.Caller{}, nil},
+		{"one rule", peer.Caller{UID: 3000}, []policy.Grant{{Identity: "vm", Resources: []string{"*"}, TokenTypes: []string{"bearer", "mtls_pop"}}}},
+		{"several rules, each thing once", peer.Caller{UID: 1000, GID: 50}, []policy.Grant{
+			{Identity: "vm", Resources: []string{vault + "/", "api://a"}, TokenTypes: []string{"bearer", "mtls_pop"}},
+			{Identity: "shop", Resources: []string{vault + "/"}, TokenTypes: []string{"bearer"}},
+			{Identity: "backup", Resources: []string{"https://storage.azure.com"}, TokenTypes: []string{"bearer"}},
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, p.Grants(tt.caller)); diff != "" {
+				t.Errorf("grants (-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 func TestAdmin(t *testing.T) {

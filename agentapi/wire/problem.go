@@ -19,6 +19,9 @@ type Problem struct {
 	Field  string `json:"field,omitempty"`  // parameter or header at fault
 	// Identity is the configured identity that the problem is about.
 	Identity string `json:"identity,omitempty"`
+	// Claims is a claims challenge of Entra, a JSON object, with CodeClaimsRequired: a
+	// program passes it on to where it can be met.
+	Claims string `json:"claims,omitempty"`
 	// RetryAfter repeats the Retry-After header: seconds to wait; 0 when
 	// waiting will not help.
 	RetryAfter int64 `json:"retry_after,omitempty"`
@@ -48,7 +51,7 @@ const (
 	// CodeCallerNotAllowed: no rule names the calling process.
 	CodeCallerNotAllowed Code = "caller_not_allowed"
 	// CodeNotAllowed: the caller is known, but no rule gives it this identity,
-	// resource and token type. Whether the identity exists is not told.
+	// resource and token type, or lets it skip the cache. Whether the identity exists is not told.
 	CodeNotAllowed Code = "not_allowed"
 	// CodeAdminOnly: only an administrator of the agent may do this.
 	CodeAdminOnly Code = "admin_only"
@@ -70,6 +73,9 @@ const (
 	// CodeCredentialRefused: the platform refused the agent's credential for
 	// good. Only an operator can mend that.
 	CodeCredentialRefused Code = "credential_refused"
+	// CodeClaimsRequired: Entra's policies want more than the credential says; Claims
+	// is what.
+	CodeClaimsRequired Code = "claims_required"
 	// CodeInternal: a fault of the agent; its log says more.
 	CodeInternal Code = "internal"
 )
@@ -89,6 +95,8 @@ var problems = map[Code]struct {
 	CodeNotAllowed:       {http.StatusForbidden, "No rule allows this"},
 	CodeAdminOnly:        {http.StatusForbidden, "Only an administrator may do this"},
 	CodeIdentityNotFound: {http.StatusForbidden, "The virtual machine does not have the identity"},
+
+	CodeClaimsRequired: {http.StatusForbidden, "Entra demands more claims"},
 
 	CodeNotFound:         {http.StatusNotFound, "There is no such path"},
 	CodeMethodNotAllowed: {http.StatusMethodNotAllowed, "The path does not take this method"},

@@ -37,7 +37,7 @@ type KeyStatus struct {
 // IdentityStatus describes one configured identity.
 type IdentityStatus struct {
 	Name     string `json:"name"`
-	Kind     string `json:"kind"` // as in "managed_identity"
+	Kind     string `json:"kind"` // KindManagedIdentity or KindApplication
 	ClientID string `json:"client_id,omitempty"`
 	TenantID string `json:"tenant_id,omitempty"`
 	State    string `json:"state"`
@@ -46,6 +46,18 @@ type IdentityStatus struct {
 	Certificate *CertificateStatus `json:"certificate,omitempty"`
 	TLS         *TLSStatus         `json:"tls,omitempty"`
 	Attestation *AttestationStatus `json:"attestation,omitempty"`
+	// Credentials are those of an application, in their order.
+	Credentials []CredentialStatus `json:"credentials,omitempty"`
+}
+
+// CredentialStatus describes one credential of an application.
+type CredentialStatus struct {
+	Name      string `json:"name"`
+	Source    string `json:"source"` // as in "certificate"
+	Bound     bool   `json:"bound"`  // the bound form of the entry; one that prefers to be bound has both forms
+	State     string `json:"state"`
+	LastError string `json:"last_error,omitempty"`
+	Strength  string `json:"strength,omitempty"` // of the last token that it obtained
 }
 
 // CertificateStatus describes an identity's binding certificate.

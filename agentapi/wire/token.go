@@ -8,7 +8,7 @@ import (
 // TokenResponse is the body of a successful GET [PathToken].
 type TokenResponse struct {
 	AccessToken Secret `json:"access_token"`
-	TokenType   string `json:"token_type"` // "Bearer"
+	TokenType   string `json:"token_type"` // "Bearer" or "mtls_pop"
 	ExpiresIn   int64  `json:"expires_in"` // seconds from the time of the answer, rounded down
 	ExpiresOn   int64  `json:"expires_on"` // Unix seconds
 	NotBefore   int64  `json:"not_before"` // Unix seconds; 0: not known
@@ -16,12 +16,15 @@ type TokenResponse struct {
 	Identity    string `json:"identity"`   // name in the agent's configuration
 	ClientID    string `json:"client_id"`  // that Entra knows the identity by
 
-	// Credential is the kind of the credential that obtained the token, and
-	// Strength how well its key was protected at that time: "attested", "tpm",
-	// "software" or "none".
+	// Credential is the name of the credential that obtained the token:
+	// "managed_identity", or that of an application's entry. Bound says that it was
+	// shown over mutual TLS, and Strength how well its key was protected at that
+	// time: "attested", "tpm", "software" or "none".
 	Credential string `json:"credential"`
+	Bound      bool   `json:"bound"`
 	Strength   string `json:"strength"`
-	// Fallback says that a credential earlier in the list was passed over.
+	// Fallback says that a credential earlier in the list, or the bound form of this
+	// one, was passed over.
 	Fallback bool `json:"fallback"`
 	// Binding is the certificate and TLS connection over which the token was
 	// obtained; nil if none was shown.

@@ -10,9 +10,11 @@ const EnvSocket = "KEYAGENT_SOCKET"
 // The paths of the API. They are matched byte for byte, except that the IMDS
 // path may carry duplicate slashes and a trailing one, because SDKs send them.
 const (
-	PathToken     = "/v1/token"
-	PathStatus    = "/v1/status"
-	PathIMDSToken = "/metadata/identity/oauth2/token"
+	PathToken        = "/v1/token"
+	PathIdentities   = "/v1/identities"
+	PathCapabilities = "/v1/capabilities"
+	PathStatus       = "/v1/status"
+	PathIMDSToken    = "/metadata/identity/oauth2/token"
 )
 
 // Query parameters of [PathToken].
@@ -21,10 +23,30 @@ const (
 	ParamResource = "resource" // resource URI; exactly one of resource and scope
 	ParamScope    = "scope"    // resource URI + "/.default"
 	ParamType     = "type"     // token type; default TypeBearer
+
+	// ParamClaims is a claims challenge of the resource: a JSON object, as it is
+	// after decoding the base64 of WWW-Authenticate, of at most [MaxClaimsBytes].
+	ParamClaims = "claims"
+	// ParamCapabilities is what the program that uses the token can do, separated by
+	// commas: CapabilityCP1.
+	ParamCapabilities = "capabilities"
+	// ParamForceRefresh, "true" or "false", skips the agent's cache. It takes a rule
+	// that allows it.
+	ParamForceRefresh = "force_refresh"
 )
 
-// TypeBearer is the token type that is asked for when [ParamType] is left out.
-const TypeBearer = "bearer"
+// Values of [ParamType].
+const (
+	TypeBearer = "bearer"   // what is asked for when it is left out
+	TypePoP    = "mtls_pop" // bound to a certificate (RFC 8705, 3), and of use only to who can show that
+)
+
+// CapabilityCP1 in [ParamCapabilities] says that the program handles claims
+// challenges. Such tokens live longer, and can be revoked meanwhile.
+const CapabilityCP1 = "cp1"
+
+// MaxClaimsBytes limits a claims challenge.
+const MaxClaimsBytes = 8 << 10
 
 // Query parameters of [PathIMDSToken]; at most one of the identity selectors.
 const (

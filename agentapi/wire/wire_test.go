@@ -72,12 +72,12 @@ func TestTokenResponseJSON(t *testing.T) {
 	response := wire.TokenResponse{
 		AccessToken: wire.NewSecret("eyJ0"), TokenType: "Bearer", ExpiresIn: 3599, ExpiresOn: 1790000000, NotBefore: 1789996400,
 		Resource: "https://vault.azure.net", Identity: "vm", ClientID: "8b0c3d0e-0000-4000-8000-00000000c1d1",
-		Credential: "managed_identity", Strength: "attested",
+		Credential: "managed_identity", Bound: true, Strength: "attested",
 		Binding: &wire.Binding{Thumbprint: "abc", TLSVersion: "TLS 1.3", SignatureAlgorithm: "rsa_pss_rsae_sha256"},
 	}
 	const want = `{"access_token":"eyJ0","token_type":"Bearer","expires_in":3599,"expires_on":1790000000,"not_before":1789996400,` +
 		`"resource":"https://vault.azure.net","identity":"vm","client_id":"8b0c3d0e-0000-4000-8000-00000000c1d1",` +
-		`"credential":"managed_identity","strength":"attested","fallback":false,` +
+		`"credential":"managed_identity","bound":true,"strength":"attested","fallback":false,` +
 		`"binding":{"thumbprint":"abc","tls_version":"TLS 1.3","signature_algorithm":"rsa_pss_rsae_sha256"}}`
 	got, err := json.Marshal(response)
 	if err != nil {
@@ -168,6 +168,7 @@ func TestOpenAPISchemas(t *testing.T) {
 	structs := []any{
 		wire.TokenResponse{}, wire.Binding{}, wire.IMDSToken{}, wire.IMDSError{}, wire.Problem{}, wire.Status{}, wire.TPMStatus{},
 		wire.KeyStatus{}, wire.IdentityStatus{}, wire.CertificateStatus{}, wire.TLSStatus{}, wire.AttestationStatus{},
+		wire.CredentialStatus{}, wire.Identity{}, wire.Capabilities{}, wire.Capability{},
 	}
 	for _, s := range structs {
 		typ := reflect.TypeOf(s)

@@ -17,7 +17,7 @@ func (a *app) configCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.configCheckCommand())
+	cmd.AddCommand(a.configCheckCommand(), a.configShowCommand(), a.configImportCommand())
 	return cmd
 }
 

@@ -44,6 +44,9 @@ func (a *app) exit(err error, command string) int {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintf(a.err, "keyagent: error: %s\n", printable(line))
 	}
+	if e, ok := errors.AsType[*client.Error](err); ok && e.Problem.Claims != "" {
+		fmt.Fprintf(a.err, "keyagent: claims: %s\n", printable(e.Problem.Claims))
+	}
 	if hint := hintFor(err, command); hint != "" {
 		fmt.Fprintf(a.err, "keyagent: hint: %s\n", printable(hint))
 	}

@@ -41,9 +41,9 @@ func (a *app) rootCommand() *cobra.Command {
 		Long: `keyagent hands out Microsoft Entra access tokens that were obtained with a key
 that cannot leave this Confidential VM's TPM.
 
-One daemon per VM ("keyagent serve") owns the key. token and status talk to it over a
-local Unix socket; who may have which token is decided by the rules in its
-configuration. key, cert and doctor work beside it.
+One daemon per VM ("keyagent serve") owns the key. token, capabilities and status talk
+to it over a local Unix socket; who may have which token is decided by the rules in
+its configuration. key, cert, config and doctor work beside it.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy,
 4 agent not reachable.`,
@@ -64,8 +64,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 		"configuration file (env KEYAGENT_CONFIG)")
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
 		"the agent's socket (env KEYAGENT_SOCKET; default /run/keyagent/agent.sock)")
-	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.keyCommand(), a.certCommand(), a.doctorCommand(),
-		a.configCommand(), a.versionCommand())
+	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
+		a.doctorCommand(), a.configCommand(), a.versionCommand())
 	wrapArgs(root)
 	return root
 }
@@ -90,7 +90,7 @@ func wrapArgs(cmd *cobra.Command) {
 // that is bound to nothing.
 func checkValues(cmd *cobra.Command) error {
 	for _, name := range []string{
-		"algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir",
+		"type", "claims", "capabilities", "name", "algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir",
 	} {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
 			return usageError{fmt.Errorf("--%s has no value", name)}

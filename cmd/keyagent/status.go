@@ -20,7 +20,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show the agent's key, certificates and identities",
 		Long: `Show what the agent is and has: the TPM, the binding key with its attributes as the
-TPM reports them, and for each identity its binding certificate and last error.
+TPM reports them, and for each identity its binding certificate or credentials, and its last error.
 
 Only root, the agent's own user and the admins of its configuration may ask.`,
 		Example: "  keyagent status\n  keyagent status --json | jq .key.attributes",
@@ -71,9 +71,26 @@ func printIdentity(row func(name, format string, args ...any), id wire.IdentityS
 		row("  thumbprint", "%s (x5t#S256)", c.Thumbprint)
 		row("  valid", "%s to %s, renewed from %s", stamp(c.NotBefore), stamp(c.EffectiveExpiry), stamp(c.RenewAt))
 	}
+	for _, c := range id.Credentials {
+		row("  credential "+c.Name, "%s, %s, %s", c.Source, form(c.Bound), c.State)
+		if c.Strength != "" {
+			row("    strength", "%s", c.Strength)
+		}
+		if c.LastError != "" {
+			row("    last error", "%s", c.LastError)
+		}
+	}
 	if t := id.TLS; t != nil {
 		row("  tls", "%s, client signature %s, handshakes: %d", t.Version, t.SignatureAlgorithm, t.Handshakes)
 	}
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// form says in which form a credential is shown.
+func form(bound bool) string {
+	if bound {
+		return "bound"
+	}
+	return "unbound"
+}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
 )
 
@@ -17,11 +18,19 @@ func (a *app) tokenCommand() *cobra.Command {
 		Short: "Get an access token from the agent",
 		Long: `Get an access token from the agent, if its rules allow this user to have it.
 
-The token goes to standard output and nowhere else. It is a Bearer token: whoever
-holds it can use it until it expires.`,
+The token goes to standard output and nowhere else. A Bearer token can be used by
+whoever holds it until it expires. One of --type mtls_pop is bound to the
+certificate that the reply names, and of use only on a TLS connection that shows it.
+
+A resource that wants more (401 with error="insufficient_claims") sends claims, base64
+encoded, in WWW-Authenticate. Decoded, they are what --claims takes. Tokens of
+--capabilities cp1 live longer, and can be revoked by such a challenge.`,
 		Example: `  keyagent token --identity vm --resource https://vault.azure.net
   curl -H "$(keyagent token --identity vm --resource https://vault.azure.net --output header)" \
-       https://myvault.vault.azure.net/secrets/greeting?api-version=7.4`,
+       https://myvault.vault.azure.net/secrets/greeting?api-version=7.4
+  keyagent token --identity app --scope https://graph.microsoft.com/.default --type mtls_pop --output header
+  keyagent token --resource https://graph.microsoft.com --capabilities cp1 --claims "$(base64 -d <<<"$CLAIMS")"
+  keyagent token --resource https://vault.azure.net --force-refresh`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			write, ok := tokenWriters[output]
@@ -44,7 +53,11 @@ holds it can use it until it expires.`,
 	flags.StringVar(&req.Identity, "identity", "", "name of the identity in the agent's configuration (may be left out if only one is allowed)")
 	flags.StringVar(&req.Resource, "resource", "", "resource URI, as in https://vault.azure.net")
 	flags.StringVar(&req.Scope, "scope", "", "scope, as in https://vault.azure.net/.default")
-	flags.StringVar(&req.Type, "type", "bearer", "token type: bearer")
+	flags.StringVar(&req.Type, "type", wire.TypeBearer, "token type: bearer or mtls_pop")
+	flags.StringVar(&req.Claims, "claims", "", "a resource's claims challenge, decoded: a JSON object")
+	flags.StringSliceVar(&req.Capabilities, "capabilities", nil, "what the program that uses the token can do: cp1 (it handles claims challenges)")
+	flags.BoolVar(&req.ForceRefresh, "force-refresh", false, "get a new token past the agent's cache (takes a rule with fresh: true)")
+	flags.BoolVar(&req.ForceRefresh, "fresh", false, "the same as --force-refresh")
 	flags.StringVar(&output, "output", "json", "json, raw (the token alone) or header (an Authorization header)")
 	return cmd
 }

@@ -2,10 +2,9 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
-	"net/http"
+	"os"
 	"slices"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/keyagent/keyagent/attest/token"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/tlsbridge"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -36,6 +36,9 @@ type Options struct {
 	Logger  *slog.Logger     // nil means no log
 	Audit   *slog.Logger     // required: one record per answer
 	Now     func() time.Time // nil means time.Now
+
+	// Sleep waits between the attempts of one request, and Wait until the next look at what is to be renewed; nil means a timer.
+	Sleep, Wait func(ctx context.Context, d time.Duration) error
 
 	// LookOnly keeps [OpenKeyring] from making a state directory: made by another user than the agent's, it would keep the
 	// agent out.
@@ -65,6 +68,7 @@ type Daemon struct {
 	tpmKey     *tpm.Key // nil with a software key
 	imds       *imds.Client
 	bindings   *binding.Manager
+	host       hostProbe
 	acquirer   *acquire.Acquirer
 	server     *agentapi.Server
 	closers    []func() error // in the order of opening
@@ -89,6 +93,9 @@ func (d *Daemon) open(ctx context.Context) error {
 	if d.plan, err = resolve(d.cfg); err != nil {
 		return err
 	}
+	if err := d.plan.addProxyCredential(d.cfg.Proxy); err != nil {
+		return err
+	}
 	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
 		return err
 	}
@@ -99,13 +106,14 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.server, err = agentapi.New(agentapi.Config{
-		Tokens:     d.acquirer,
-		Status:     d.Status,
-		Identities: d.plan.callables,
-		Policy:     d.plan.policy,
-		Audit:      d.opts.Audit,
-		Logger:     d.opts.Logger,
-		Now:        d.opts.Now,
+		Tokens:       d.acquirer,
+		Status:       d.Status,
+		Capabilities: d.Capabilities,
+		Identities:   d.plan.callables,
+		Policy:       d.plan.policy,
+		Audit:        d.opts.Audit,
+		Logger:       d.opts.Logger,
+		Now:          d.opts.Now,
 	})
 	return err
 }
@@ -117,6 +125,9 @@ func (d *Daemon) openAcquirer(certDir string) error {
 		Endpoint:         d.cfg.IMDSEndpoint,
 		MTLSHosts:        d.plan.mtlsHosts,
 		AttestationHosts: d.plan.attestHosts,
+		DisableV2:        imds.DisabledByEnvironment(os.Getenv(envDisableV2)),
+		Now:              d.opts.Now,
+		Sleep:            d.opts.Sleep,
 	})
 	if err != nil {
 		return err
@@ -130,24 +141,57 @@ func (d *Daemon) openAcquirer(certDir string) error {
 		StateDir:  certDir,
 		MTLSHosts: d.plan.mtlsHosts,
 		Now:       d.opts.Now,
+		Wait:      d.opts.Wait,
 		Logger:    d.opts.Logger,
 	})
+	keys, err := d.applicationKeys()
+	if err != nil {
+		return err
+	}
 	d.acquirer, err = acquire.New(acquire.Config{
-		Identities:       d.plan.identities,
-		Bindings:         d.bindings,
-		Entra:            entra.New(entra.Config{Version: d.opts.Version, Now: d.opts.Now}),
-		Signer:           d.key.WithContext,
-		SignatureSchemes: d.key.SignatureSchemes(),
-		KeyStrength:      acquire.Strength(d.key.Info().Strength),
-		RootCAs:          d.plan.rootCAs,
-		Now:              d.opts.Now,
-		Logger:           d.opts.Logger,
+		Identities: d.plan.identities,
+		Bindings:   d.bindings,
+		Key: acquire.BindingKey{
+			Signer:           d.key.WithContext,
+			SignatureSchemes: d.key.SignatureSchemes(),
+			Strength:         acquire.Strength(d.key.Info().Strength),
+		},
+		IMDS:    d.imds,
+		Keys:    keys,
+		Regions: d.imds,
+		Entra:   entra.New(entra.Config{Version: d.opts.Version, Now: d.opts.Now, Sleep: d.opts.Sleep}),
+		TLS:     d.towardsEntra(),
+		Now:     d.opts.Now,
+		Wait:    d.opts.Wait,
+		Logger:  d.opts.Logger,
 	})
 	if err != nil {
 		return err
 	}
 	d.closers = append(d.closers, d.acquirer.Close)
 	return nil
+}
+
+// envDisableV2 is the operator's switch against binding certificates, as Microsoft's own clients know it.
+const envDisableV2 = "MSAL_MI_DISABLE_IMDS_V2"
+
+// towardsEntra is how servers outside of the VM are reached and believed.
+func (d *Daemon) towardsEntra() tlsbridge.Config {
+	return tlsbridge.Config{RootCAs: d.plan.rootCAs, Now: d.opts.Now, Proxy: d.plan.proxy}
+}
+
+// applicationKeys gives access to the key store, where an identity needs it.
+func (d *Daemon) applicationKeys() (acquire.KeySource, error) {
+	if !needsKeys(d.plan.identities) {
+		return nil, nil
+	}
+	store, err := openStore(d.cfg, d.opts)
+	if err != nil {
+		return nil, err
+	}
+	keys := newApplicationKeys(d.tpm, store, d.opts)
+	d.closers = append(d.closers, keys.Close)
+	return keys, nil
 }
 
 // attestor returns the configured source of attestation tokens.
@@ -157,7 +201,7 @@ func (d *Daemon) attestor() binding.Attestor {
 	}
 	client := maa.New(maa.Config{
 		Hosts:  d.plan.attestHosts,
-		HTTP:   d.attestationHTTP(),
+		HTTP:   tlsbridge.NewClient(d.towardsEntra()),
 		OS:     runningOS(),
 		Now:    d.opts.Now,
 		Logger: d.opts.Logger,
@@ -184,17 +228,6 @@ func (d *Daemon) evidencePolicy() attest.Policy {
 	return p
 }
 
-// attestationHTTP reaches the attestation service: the trusted authorities, no
-// proxy from the environment.
-func (d *Daemon) attestationHTTP() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: d.plan.rootCAs, Time: d.opts.Now},
-		TLSHandshakeTimeout: 10 * time.Second,
-		IdleConnTimeout:     30 * time.Second,
-		ForceAttemptHTTP2:   true,
-	}}
-}
-
 // Run listens on the socket, answers and renews certificates until ctx ends. Then requests under way
 // finish, and it returns nil.
 func (d *Daemon) Run(ctx context.Context) error {
@@ -206,6 +239,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		"identities", len(d.plan.identities), "rules", len(d.plan.policy.Rules))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.bindings.Run(ctx) })
+	g.Go(func() error { return d.acquirer.Run(ctx) })
 	g.Go(func() error { return d.server.Serve(ctx, listener) })
 	return g.Wait()
 }

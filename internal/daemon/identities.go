@@ -9,6 +9,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/agentapi"
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
 )
 
@@ -16,14 +17,14 @@ import (
 func (p *plan) addIdentities(identities []config.Identity) error {
 	var problems []error
 	for _, id := range identities {
-		callable := agentapi.Identity{Name: id.Name}
+		callable := agentapi.Identity{Name: id.Name, Kind: wire.KindManagedIdentity}
 		acquired := acquire.Identity{Name: id.Name, MinStrength: acquire.Strength(id.MinStrength)}
 		if m := id.ManagedIdentity; m != nil {
 			callable.ClientID, callable.ObjectID, callable.ResourceID = m.ClientID, m.ObjectID, m.ResourceID
 			acquired.ManagedIdentity = &acquire.ManagedIdentity{Selector: selector(m.ManagedIdentitySelector), Bound: acquire.Bound(m.Bound)}
 		}
 		if app := id.Application; app != nil {
-			callable.ClientID = app.ClientID
+			callable.Kind, callable.ClientID = wire.KindApplication, app.ClientID
 			var err error
 			if acquired.Application, err = application(app); err != nil {
 				problems = append(problems, fmt.Errorf("identity %q: %w", id.Name, err))
@@ -72,14 +73,6 @@ func credential(c config.Credential) acquire.Credential {
 		made.Selector = selector(*c.ManagedIdentity)
 	}
 	return made
-}
-
-// kindOf is what status and lists call an identity.
-func kindOf(id acquire.Identity) string {
-	if id.Application != nil {
-		return "application"
-	}
-	return "managed_identity"
 }
 
 // needsKeys reports whether any identity is known by a key of the key store.

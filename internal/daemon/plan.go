@@ -6,8 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os/user"
 	"strconv"
+	"strings"
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/imds"
@@ -15,6 +18,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/upstream"
 )
 
 // plan is a configuration resolved into what the packages take.
@@ -23,6 +27,7 @@ type plan struct {
 	callables   []agentapi.Identity // as callers may name them
 	identities  []acquire.Identity  // as they are acquired
 	rootCAs     *x509.CertPool      // for Entra and attestation; nil means the system's
+	proxy       func(*http.Request) (*url.URL, error)
 	mtlsHosts   imds.HostList
 	attestHosts imds.HostList
 	anchors     attest.TrustAnchors
@@ -44,23 +49,7 @@ func resolve(cfg *config.Config) (*plan, error) {
 	if p.attestHosts == nil {
 		p.attestHosts = imds.MicrosoftAttestationHosts()
 	}
-	p.addIdentities(cfg.Identities)
-	return p, errors.Join(p.addPolicy(cfg), p.addRoots(cfg.CAFile), p.addAttestation(cfg.Attestation))
-}
-
-func (p *plan) addIdentities(identities []config.Identity) {
-	for _, id := range identities {
-		m := id.ManagedIdentity
-		p.callables = append(p.callables, agentapi.Identity{
-			Name: id.Name, ClientID: m.ClientID, ObjectID: m.ObjectID, ResourceID: m.ResourceID,
-		})
-		p.identities = append(p.identities, acquire.Identity{
-			Name:     id.Name,
-			Selector: imds.Selector{ClientID: m.ClientID, ObjectID: m.ObjectID, ResourceID: m.ResourceID},
-
-			MinStrength: acquire.Strength(id.MinStrength),
-		})
-	}
+	return p, errors.Join(p.addIdentities(cfg.Identities), p.addPolicy(cfg), p.addRoots(cfg.CAFile), p.addProxy(cfg.Proxy), p.addAttestation(cfg.Attestation))
 }
 
 func (p *plan) addPolicy(cfg *config.Config) error {
@@ -73,7 +62,7 @@ func (p *plan) addPolicy(cfg *config.Config) error {
 		}
 		p.policy.Rules = append(p.policy.Rules, policy.Rule{
 			Name: r.Name, UIDs: uids, GIDs: gids,
-			Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types,
+			Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types, Fresh: r.Fresh,
 		})
 	}
 	uids, gids, err := resolvePrincipals(cfg.Admins)
@@ -156,6 +145,35 @@ func rootsWith(file string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("%s holds no PEM certificate", file)
 	}
 	return roots, nil
+}
+
+// addProxy reads everything but the proxy's password, which only the agent's unit has.
+func (p *plan) addProxy(cfg config.Proxy) error {
+	if cfg.URL == "" {
+		return nil
+	}
+	var err error
+	p.proxy, err = upstream.Proxy(cfg.URL, cfg.Bypass)
+	return err
+}
+
+// addProxyCredential reads the proxy's user name and password from where systemd puts them.
+func (p *plan) addProxyCredential(cfg config.Proxy) error {
+	if cfg.Credential == "" {
+		return nil
+	}
+	value, err := ReadCredential(cfg.Credential)
+	if err != nil {
+		return fmt.Errorf("proxy.credential: %w", err)
+	}
+	name, password, ok := strings.Cut(value.Reveal(), ":")
+	u, err := url.Parse(cfg.URL)
+	if err != nil || !ok {
+		return fmt.Errorf("proxy.credential: credential %q is not of the form user:password", cfg.Credential) // an error of Parse would repeat the URL
+	}
+	u.User = url.UserPassword(name, password)
+	p.proxy, err = upstream.Proxy(u.String(), cfg.Bypass)
+	return err
 }
 
 // addAttestation decides what evidence this agent accepts of itself before it

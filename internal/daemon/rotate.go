@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -12,6 +13,8 @@ import (
 	"strconv"
 
 	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
@@ -26,8 +29,8 @@ func certificatesOf(e signer.Entry) string {
 // probeResource is asked for where the rules name no resource. Every tenant has it.
 const probeResource = "https://management.azure.com"
 
-// RotateBindingKey makes a new binding key beside the current one, obtains with it a certificate and a token for each configured
-// identity, and switches only if all of that worked. It can be run beside the agent, which goes on with the old key until it is
+// RotateBindingKey makes a new binding key beside the current one, obtains with it a certificate and a token for each managed
+// identity that the configuration binds to it, and switches only if all of that worked. It can be run beside the agent, which goes on with the old key until it is
 // started again, and again after a failure or a power cut: it goes on with the key that it has begun.
 //
 // The tokens are dropped. The certificates are kept for the new start, so that it issues none.
@@ -44,12 +47,55 @@ func RotateBindingKey(ctx context.Context, cfg *config.Config, opts Options) (si
 }
 
 // rotation is a daemon without a socket, whose key is the next one.
-type rotation struct{ *Daemon }
+type rotation struct {
+	*Daemon
+	proofs []proof
+}
+
+// proof is a token that is to be obtained with the next key.
+type proof struct {
+	identity  acquire.Identity
+	resource  string
+	tokenType acquire.TokenType
+}
+
+// proofs lists what binds a managed identity to the key. A form that takes no part of the key would prove nothing, so that each
+// is required to be bound.
+func (p *plan) proofs() []proof {
+	var list []proof
+	add := func(name string, sel imds.Selector, resource string, tokenType acquire.TokenType) {
+		bound := &acquire.ManagedIdentity{Selector: sel, Bound: acquire.BoundRequire}
+		list = append(list, proof{acquire.Identity{Name: name, ManagedIdentity: bound}, resource, tokenType})
+	}
+	for _, id := range p.identities {
+		if m := id.ManagedIdentity; m != nil && m.Bound != acquire.BoundNever {
+			add(id.Name, m.Selector, p.resourceOf(id.Name), acquire.TypeBearer)
+		}
+		if id.Application == nil {
+			continue
+		}
+		for _, c := range id.Application.Credentials {
+			if c.Source == acquire.SourceManagedIdentity && c.Bound != acquire.BoundNever {
+				audience := cmp.Or(c.Audience, id.Application.Authority.Cloud.ExchangeAudience)
+				add(id.Name+": "+c.Name, c.Selector, audience, acquire.TypePoP)
+			}
+		}
+	}
+	return list
+}
 
 func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
 	var err error
 	if r.plan, err = resolve(r.cfg); err != nil {
 		return signer.Entry{}, err
+	}
+	if err := r.plan.addProxyCredential(r.cfg.Proxy); err != nil {
+		return signer.Entry{}, err
+	}
+	r.proofs = r.plan.proofs()
+	r.plan.identities = nil
+	for _, p := range r.proofs {
+		r.plan.identities = append(r.plan.identities, p.identity)
 	}
 	t, store, err := OpenKeys(ctx, r.cfg, r.opts)
 	if err != nil {
@@ -90,30 +136,29 @@ func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
 	return store.Current(BindingKeyName)
 }
 
-// proveAll obtains a token for each identity with the next key.
+// proveAll obtains each token with the next key.
 func (r *rotation) proveAll(ctx context.Context) error {
-	for _, id := range r.cfg.Identities {
-		resource := r.resourceOf(id.Name)
-		_, err := r.acquirer.Token(ctx, acquire.Request{Identity: id.Name, Resource: resource, Type: acquire.TypeBearer})
+	for _, p := range r.proofs {
+		_, err := r.acquirer.Token(ctx, acquire.Request{Identity: p.identity.Name, Resource: p.resource, Type: p.tokenType})
 		if e, ok := errors.AsType[*acquire.Error](err); ok && e.Kind == acquire.KindInvalidResource {
 			err = nil // Entra looks at the resource after it has accepted the credential
 		}
 		if err != nil {
 			return err
 		}
-		r.opts.Logger.Info("next binding key works", "identity", id.Name, "resource", resource)
+		r.opts.Logger.Info("next binding key works", "identity", p.identity.Name, "resource", p.resource)
 	}
 	return nil
 }
 
 // resourceOf returns a resource that some rule allows for the identity.
-func (r *rotation) resourceOf(identity string) string {
-	for _, rule := range r.cfg.Rules {
+func (p *plan) resourceOf(identity string) string {
+	for _, rule := range p.policy.Rules {
 		if !slices.Contains(rule.Identities, identity) {
 			continue
 		}
 		for _, resource := range rule.Resources {
-			if resource != "*" {
+			if resource != policy.AnyResource {
 				return resource
 			}
 		}

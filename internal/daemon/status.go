@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"os"
+	"slices"
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/binding"
@@ -53,28 +54,41 @@ func (d *Daemon) tpmStatus() wire.TPMStatus {
 }
 
 func (d *Daemon) identityStatus(id acquire.IdentityStatus) wire.IdentityStatus {
-	status := wire.IdentityStatus{
-		Name:        id.Name,
-		Kind:        "managed_identity",
-		State:       stateIdle,
-		Attestation: &wire.AttestationStatus{Provider: d.cfg.Attestation.Provider},
+	status := wire.IdentityStatus{Name: id.Name, State: stateIdle}
+	if id.Application != nil {
+		status.Kind, status.ClientID, status.TenantID = wire.KindApplication, id.Application.ClientID, id.Application.Authority.Tenant
+		for _, c := range id.Credentials {
+			status.Credentials = append(status.Credentials, credentialStatus(c))
+		}
+	} else {
+		status.Kind = wire.KindManagedIdentity
+		status.Attestation = &wire.AttestationStatus{Provider: d.cfg.Attestation.Provider}
 	}
-	if id.LastError != nil {
+	switch {
+	case id.LastError != nil:
 		status.State, status.LastError = stateUnavailable, id.LastError.Error()
-	}
-	c := id.Certificate
-	if c == nil {
-		return status
-	}
-	if id.LastError == nil {
+	case slices.ContainsFunc(id.Credentials, func(c acquire.CredentialStatus) bool { return c.Tried && c.LastError == nil }):
 		status.State = stateReady
 	}
-	status.ClientID, status.TenantID = c.ClientID, c.TenantID
-	status.Certificate = certificateStatus(c)
-	status.TLS = &wire.TLSStatus{
-		Version:            id.Handshake.VersionName(),
-		SignatureAlgorithm: id.Handshake.SignatureName(),
-		Handshakes:         int64(id.Handshake.Count), //nolint:gosec // cannot reach 2^63 TPM signatures
+	if c := id.Certificate; c != nil {
+		status.ClientID, status.TenantID = c.ClientID, c.TenantID
+		status.Certificate = certificateStatus(c)
+		status.TLS = &wire.TLSStatus{
+			Version:            id.Handshake.VersionName(),
+			SignatureAlgorithm: id.Handshake.SignatureName(),
+			Handshakes:         int64(id.Handshake.Count), //nolint:gosec // cannot reach 2^63 TPM signatures
+		}
+	}
+	return status
+}
+
+func credentialStatus(c acquire.CredentialStatus) wire.CredentialStatus {
+	status := wire.CredentialStatus{Name: c.Name, Source: string(c.Source), Bound: c.Bound, State: stateIdle, Strength: string(c.Strength)}
+	switch {
+	case c.LastError != nil:
+		status.State, status.LastError = stateUnavailable, c.LastError.Error()
+	case c.Tried:
+		status.State = stateReady
 	}
 	return status
 }

@@ -1,0 +1,41 @@
+package wire
+
+// Kinds of identities.
+const (
+	KindManagedIdentity = "managed_identity"
+	KindApplication     = "application"
+)
+
+// Identity is an element of the body of GET [PathIdentities]: an identity that rules
+// give the caller, and what for. What is not together in one rule is refused all the
+// same: the lists are of all rules that give the identity.
+type Identity struct {
+	Name      string   `json:"name"`
+	Kind      string   `json:"kind"`
+	ClientID  string   `json:"client_id,omitempty"` // as far as the configuration says it
+	Resources []string `json:"resources"`           // "*" stands for any
+	Types     []string `json:"types"`
+}
+
+// Capabilities is the body of GET [PathCapabilities]: how well tokens can be bound to
+// this VM, and why not better.
+type Capabilities struct {
+	// StrongestBinding is the best strength that a credential can have here, and
+	// Reason says why it is not a better one, or what it rests on.
+	StrongestBinding  string            `json:"strongest_binding"`
+	Reason            string            `json:"reason"`
+	ManagedIdentityV2 Capability        `json:"managed_identity_v2"` // with a binding certificate
+	ManagedIdentityV1 Capability        `json:"managed_identity_v1"` // IMDS gets the token
+	Certificate       Capability        `json:"certificate"`         // a key of an application in the TPM
+	Attestation       AttestationStatus `json:"attestation"`
+	TokenTypes        []string          `json:"token_types"` // that can be asked for
+}
+
+// Capability is one road to a token.
+type Capability struct {
+	// Available is null as long as it is not known.
+	Available *bool `json:"available"`
+	// Strength is what a token that came by this road would have.
+	Strength string `json:"strength,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/client"
+)
+
+func (a *app) capabilitiesCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "capabilities",
+		Short: "Show how well tokens can be bound to this VM",
+		Long: `Show how well tokens can be bound to this VM, by which road, and why not better. The
+agent says what it has obtained since its start, and asks the VM's metadata service for
+the rest. What cannot be found out is "unknown" (in JSON: null).
+
+Whoever is named by a rule of the agent's configuration may ask.`,
+		Example: "  keyagent capabilities\n  keyagent capabilities --json | jq -r .strongest_binding",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			agent := client.New(client.Config{Socket: a.socket})
+			defer agent.Close()
+			capabilities, err := agent.Capabilities(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return a.printJSON(capabilities)
+			}
+			return printCapabilities(a.out, capabilities)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printCapabilities(out io.Writer, c wire.Capabilities) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	row := func(name string, parts ...string) {
+		var said []string
+		for _, part := range parts {
+			if part != "" {
+				said = append(said, printable(part))
+			}
+		}
+		fmt.Fprintf(w, "%s\t%s\n", name, strings.Join(said, ", "))
+	}
+	row("strongest binding", c.StrongestBinding, c.Reason)
+	for _, road := range []struct {
+		name string
+		wire.Capability
+	}{
+		{"managed identity, v2", c.ManagedIdentityV2},
+		{"managed identity, v1", c.ManagedIdentityV1},
+		{"certificate", c.Certificate},
+	} {
+		row(road.name, available(road.Available), road.Strength, road.Reason)
+	}
+	row("attestation", c.Attestation.Provider)
+	row("token types", c.TokenTypes...)
+	return w.Flush()
+}
+
+func available(known *bool) string {
+	switch {
+	case known == nil:
+		return "unknown"
+	case *known:
+		return "yes"
+	}
+	return "no"
+}

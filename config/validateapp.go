@@ -1,0 +1,223 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var (
+	credentialNamePattern = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?$`)
+	regionPattern         = regexp.MustCompile(`^[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?$`)
+	// A domain has at least two labels, so that neither common nor a typing error is one.
+	domainPattern = regexp.MustCompile(`^(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.)+[a-zA-Z][a-zA-Z0-9-]{0,61}[a-zA-Z0-9]$`)
+)
+
+// maxReferences bounds how many identities stand behind one another with source oidc.
+const maxReferences = 3
+
+var (
+	clouds  = []string{CloudPublic, CloudUSGov, CloudChina, CloudFrance, CloudGermany, CloudSingapore}
+	sources = []string{SourceCertificate, SourceManagedIdentity, SourceOIDC, SourceAssertionFile}
+	bounds  = []string{BoundRequire, BoundPrefer, BoundNever}
+)
+
+// wantOneOf reports a value that is not in the list.
+func (f *findings) wantOneOf(setting, value string, allowed []string) {
+	if !slices.Contains(allowed, value) {
+		f.add("%s: %q is not one of %s", setting, value, strings.Join(allowed, ", "))
+	}
+}
+
+func (c *Config) checkApplication(f *findings, at string, id Identity) {
+	a := id.Application
+	a.checkRegistration(f, at+".application")
+	if len(a.Credentials) == 0 {
+		f.add("%s.application.credentials: none is configured", at)
+	}
+	seen := map[string]bool{}
+	for i, credential := range a.Credentials {
+		at := fmt.Sprintf("%s.application.credentials[%d]", at, i)
+		credential.check(f, at)
+		if seen[credential.Name] {
+			f.add("%s.name: %q is used twice", at, credential.Name)
+		}
+		seen[credential.Name] = true
+		credential.checkFloor(f, at, id.MinStrength)
+		c.checkReferences(f, at, id, credential)
+	}
+}
+
+// checkFloor finds an entry that is weaker than its identity demands, whatever happens.
+func (c *Credential) checkFloor(f *findings, at, floor string) {
+	switch {
+	case floor == "":
+	case c.Bound == BoundNever:
+		f.add("%s.bound: never reaches no min_strength, and this identity's is %s: this entry can never be used", at, floor)
+	case floor == StrengthAttested && c.Source == SourceCertificate:
+		f.add("%s.source: certificate: who issues an app's certificate sees no attestation, so it never reaches %s: this entry can never be used", at, floor)
+	}
+}
+
+func (a *Application) checkRegistration(f *findings, at string) {
+	if problem := tenantProblem(a.Tenant); problem != "" {
+		f.add("%s.tenant: %s", at, problem)
+	}
+	if !isGUID(a.ClientID) {
+		f.add("%s.client_id: %q is not a GUID", at, a.ClientID)
+	}
+	f.wantOneOf(at+".cloud", a.Cloud, clouds)
+	if a.Region != "" && !regionPattern.MatchString(a.Region) {
+		f.add("%s.region: %q is neither %s nor the name of a region, as in westeurope", at, a.Region, RegionAuto)
+	}
+	checkEndpoint(f, at+".login_endpoint", a.LoginEndpoint)
+	checkEndpoint(f, at+".mtls_endpoint", a.MTLSEndpoint)
+}
+
+// tenantProblem says why a text does not name one tenant, or nothing if it does.
+func tenantProblem(tenant string) string {
+	switch {
+	case slices.Contains([]string{"common", "organizations", "consumers"}, strings.ToLower(tenant)):
+		return fmt.Sprintf("%q stands for many tenants; an application gets tokens in one: name it", tenant)
+	case !isGUID(tenant) && (len(tenant) > 253 || !domainPattern.MatchString(tenant)):
+		return fmt.Sprintf("%q is neither a GUID nor a domain", tenant)
+	}
+	return ""
+}
+
+func checkEndpoint(f *findings, setting, endpoint string) {
+	if endpoint == "" {
+		return
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		f.add("%s: not an https URL with a host, and nothing else but a path", setting)
+	}
+}
+
+// check looks at an entry alone.
+func (c *Credential) check(f *findings, at string) {
+	if !slices.Contains(sources, c.Source) {
+		f.wantOneOf(at+".source", c.Source, sources)
+		return // what else it may have depends on that
+	}
+	if !credentialNamePattern.MatchString(c.Name) {
+		f.add("%s.name: %q is not made of lower-case letters, digits and inner hyphens or underscores (at most 63)", at, c.Name)
+	}
+	f.wantOneOf(at+".bound", c.Bound, bounds)
+	if c.Bound != BoundNever && !bindable(c.Source) {
+		f.add("%s.bound: %s: an assertion in a file can be copied, and no key of this VM stands behind it: it can only be never", at, c.Bound)
+	}
+	c.checkForeign(f, at)
+	switch c.Source {
+	case SourceCertificate:
+		c.checkCertificate(f, at)
+	case SourceManagedIdentity:
+		if c.ManagedIdentity == nil {
+			f.add("%s.managed_identity: missing ({} is the system-assigned identity)", at)
+		} else {
+			c.ManagedIdentity.check(f, at+".managed_identity")
+		}
+		c.checkAudience(f, at)
+	case SourceOIDC:
+		c.checkAudience(f, at)
+	case SourceAssertionFile:
+		f.wantAbsolute(at+".path", c.Path)
+	}
+}
+
+// checkForeign finds settings that belong to another source: whoever wrote them
+// expects something of them.
+func (c *Credential) checkForeign(f *findings, at string) {
+	for _, s := range []struct {
+		setting string
+		given   bool
+		sources []string
+	}{
+		{"key", c.Key != "", []string{SourceCertificate}},
+		{"send_assertion_over_mtls", c.SendAssertionOverMTLS != "", []string{SourceCertificate}},
+		{"managed_identity", c.ManagedIdentity != nil, []string{SourceManagedIdentity}},
+		{"identity", c.Identity != "", []string{SourceOIDC}},
+		{"audience", c.Audience != "", []string{SourceManagedIdentity, SourceOIDC}},
+		{"path", c.Path != "", []string{SourceAssertionFile}},
+	} {
+		if s.given && !slices.Contains(s.sources, c.Source) {
+			f.add("%s.%s: a setting of source %s; this entry's is %s", at, s.setting, strings.Join(s.sources, " and "), c.Source)
+		}
+	}
+}
+
+func (c *Credential) checkCertificate(f *findings, at string) {
+	if c.Key == "" {
+		f.add("%s.key: missing; it names a key in the key store (keyagent key create NAME)", at)
+	} else if !namePattern.MatchString(c.Key) {
+		f.add("%s.key: %q is not the name of a key", at, c.Key)
+	}
+	f.wantOneOf(at+".send_assertion_over_mtls", c.SendAssertionOverMTLS, []string{SendAlways, SendAuto, SendNever})
+}
+
+func (c *Credential) checkAudience(f *findings, at string) {
+	switch {
+	case c.Audience == "":
+		f.add("%s.audience: missing, and none is known for this cloud; the app registration's federated credential names it", at)
+	case !isResource(c.Audience) || strings.HasSuffix(c.Audience, "/.default"):
+		f.add("%s.audience: %q is not the URI of an audience (without /.default)", at, c.Audience)
+	}
+}
+
+// checkReferences looks at what an entry needs of the rest of the configuration.
+func (c *Config) checkReferences(f *findings, at string, id Identity, credential Credential) {
+	switch {
+	case credential.Source == SourceCertificate && c.BindingKey.InsecureSoftware:
+		f.add("%s.source: certificate: keys of applications are in the TPM, and binding_key.insecure_software uses none", at)
+	case credential.Source == SourceOIDC:
+		c.checkBehind(f, at, id, credential)
+	}
+}
+
+// checkBehind looks at the identity whose token an entry shows as its assertion.
+func (c *Config) checkBehind(f *findings, at string, id Identity, credential Credential) {
+	behind, ok := c.identity(credential.Identity)
+	switch {
+	case credential.Identity == "":
+		f.add("%s.identity: missing; it names the identity whose token is the assertion", at)
+	case credential.Identity == id.Name:
+		f.add("%s.identity: %q is this identity itself", at, id.Name)
+	case !ok:
+		f.add("%s.identity: %q is not a configured identity", at, credential.Identity)
+	case !c.ends(id, maxReferences):
+		f.add("%s.identity: %q leads back to itself, or over more than %d identities", at, credential.Identity, maxReferences)
+	case credential.Bound != BoundNever && behind.neverBound():
+		f.add("%s.bound: %s: identity %q is never bound, so its token cannot be: it can only be never", at, credential.Bound, behind.Name)
+	}
+}
+
+// ends reports whether every chain of references from an identity ends after at most
+// so many.
+func (c *Config) ends(id Identity, references int) bool {
+	if references < 0 {
+		return false
+	}
+	if id.Application == nil {
+		return true
+	}
+	for _, credential := range id.Application.Credentials {
+		if credential.Source != SourceOIDC {
+			continue
+		}
+		if behind, ok := c.identity(credential.Identity); ok && !c.ends(behind, references-1) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Config) identity(name string) (Identity, bool) {
+	i := slices.IndexFunc(c.Identities, func(id Identity) bool { return id.Name == name })
+	if i < 0 {
+		return Identity{}, false
+	}
+	return c.Identities[i], true
+}

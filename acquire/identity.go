@@ -27,7 +27,7 @@ func (s *identityState) bridge(cfg Config, c *binding.Certificate) (*tlsbridge.B
 		return s.connections, nil
 	}
 	fresh, err := tlsbridge.New(tlsbridge.Config{RootCAs: cfg.RootCAs, Now: cfg.Now}, tlsbridge.Pair{
-		Certificate:      c.Leaf.Raw,
+		Chain:            [][]byte{c.Leaf.Raw},
 		Signer:           cfg.Signer,
 		SignatureSchemes: cfg.SignatureSchemes,
 	})

@@ -4,32 +4,24 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"net"
+	"io"
 	"net/http"
 	"sync/atomic"
-	"time"
-)
 
-// handshakeTimeout bounds a handshake, the client's signature included.
-const handshakeTimeout = 10 * time.Second
+	"github.com/keyagent/keyagent/internal/upstream"
+)
 
 // Pair is a certificate and the key that it certifies. It is immutable.
 type Pair struct {
-	// Certificate is the leaf certificate's DER. Only the leaf is sent.
-	Certificate []byte
+	// Chain is the certificates in DER, the leaf first. What is here is sent, and
+	// nothing else: a binding certificate goes alone.
+	Chain [][]byte
 	// Signer returns a view of the key whose signatures honour ctx.
 	Signer func(ctx context.Context) crypto.Signer
 	// SignatureSchemes is what the key can do, best first; nil leaves the choice
 	// to the standard library.
 	SignatureSchemes []tls.SignatureScheme
-}
-
-// Config configures a [Bridge].
-type Config struct {
-	RootCAs *x509.CertPool   // nil means the system's roots
-	Now     func() time.Time // for certificate validity; nil means time.Now
 }
 
 // Handshake describes the last handshake in which the key signed.
@@ -63,6 +55,10 @@ var schemeNames = map[tls.SignatureScheme]string{
 	tls.PKCS1WithSHA256: "rsa_pkcs1_sha256",
 	tls.PKCS1WithSHA384: "rsa_pkcs1_sha384",
 	tls.PKCS1WithSHA512: "rsa_pkcs1_sha512",
+
+	tls.ECDSAWithP256AndSHA256: "ecdsa_secp256r1_sha256",
+	tls.ECDSAWithP384AndSHA384: "ecdsa_secp384r1_sha384",
+	tls.ECDSAWithP521AndSHA512: "ecdsa_secp521r1_sha512",
 }
 
 // Bridge makes HTTP requests over mutual TLS with one pair. It is safe for
@@ -71,35 +67,23 @@ type Bridge struct {
 	pair      Pair
 	transport *http.Transport
 	client    *http.Client
+	closed    atomic.Bool
 	handshake atomic.Pointer[Handshake]
 	signed    atomic.Uint64
 }
 
 // New returns a bridge for pair. It does not connect.
 func New(cfg Config, pair Pair) (*Bridge, error) {
-	if len(pair.Certificate) == 0 || pair.Signer == nil {
+	if len(pair.Chain) == 0 || len(pair.Chain[0]) == 0 || pair.Signer == nil {
 		return nil, errors.New("tlsbridge: a pair needs a certificate and a key")
 	}
 	b := &Bridge{pair: pair}
-	b.transport = &http.Transport{
-		Proxy:       nil,
-		DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig: &tls.Config{
-			MinVersion:           tls.VersionTLS12,
-			RootCAs:              cfg.RootCAs,
-			Time:                 cfg.Now,
-			GetClientCertificate: b.clientCertificate,
-		},
-		TLSHandshakeTimeout:    handshakeTimeout,
-		ForceAttemptHTTP2:      true,
-		MaxIdleConnsPerHost:    2,
-		IdleConnTimeout:        90 * time.Second,
-		ResponseHeaderTimeout:  30 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-	}
+	config := serverTLS(cfg)
+	config.GetClientCertificate = b.clientCertificate
+	b.transport = newTransport(cfg, config)
 	b.client = &http.Client{
-		Transport:     b.transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport:     &tidy{next: newGate(b.transport), after: b.closeIdle},
+		CheckRedirect: upstream.RefuseRedirects,
 	}
 	return b, nil
 }
@@ -117,13 +101,51 @@ func (b *Bridge) Handshake() Handshake {
 }
 
 // Close closes idle connections, so that none goes on presenting an old
-// certificate. Requests under way finish. It may be called more than once.
-func (b *Bridge) Close() { b.transport.CloseIdleConnections() }
+// certificate. Requests under way finish, and later ones work; their connections end
+// with them. It may be called more than once.
+func (b *Bridge) Close() {
+	b.closed.Store(true)
+	b.transport.CloseIdleConnections()
+}
+
+// closeIdle runs whenever a request is over.
+func (b *Bridge) closeIdle() {
+	if b.closed.Load() {
+		b.transport.CloseIdleConnections()
+	}
+}
 
 func (b *Bridge) clientCertificate(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	return &tls.Certificate{
-		Certificate:                  [][]byte{b.pair.Certificate},
+		Certificate:                  b.pair.Chain,
 		SupportedSignatureAlgorithms: b.pair.SignatureSchemes,
 		PrivateKey:                   &handshakeSigner{ctx: info.Context(), bridge: b, version: info.Version},
 	}, nil
+}
+
+// tidy calls after when a request is over: when it failed, or its answer was read.
+type tidy struct {
+	next  http.RoundTripper
+	after func()
+}
+
+func (t *tidy) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(req)
+	if err != nil {
+		t.after()
+		return nil, err
+	}
+	resp.Body = &tidyBody{resp.Body, t.after}
+	return resp, nil
+}
+
+type tidyBody struct {
+	io.ReadCloser
+	after func()
+}
+
+func (b *tidyBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.after()
+	return err
 }

@@ -1,7 +1,8 @@
 // Package tlsbridge opens mutual-TLS connections whose client key never leaves
-// the hardware.
+// the hardware, and, with the same manners, connections to servers that want no client
+// certificate ([NewClient]).
 //
-// A [Bridge] belongs to one (certificate, key) pair and has its own connection
+// A [Bridge] belongs to one pair of certificate and key and has its own connection
 // pool: a pooled connection of another pair could present another certificate.
 // When a certificate is replaced, a new Bridge is made and the old one closed.
 //
@@ -14,8 +15,22 @@
 //     redirect is followed, no proxy is taken from the environment.
 //   - A handshake, and so its signature, has ten seconds, even if the key's
 //     hardware hangs.
+//   - A burst on a new Bridge costs one handshake: until the first connection to a
+//     host stands, one request goes alone. A server that speaks HTTP/2 serves all on
+//     that connection, any other gets four connections at most.
+//   - A proxy carries the connection by CONNECT and sees none of it: TLS is with the
+//     server behind it. The key never signs for a proxy.
+//
+// # Algorithms
+//
+// TLS 1.2 is offered with ECDHE and AES-GCM only, key agreement on P-256 and P-384 only:
+// what FIPS 140-3 modules and SP 800-52 have in common, and every server of Microsoft's
+// takes it. X25519 and its post-quantum hybrid are left out for the same reason. The
+// suites of TLS 1.3 cannot be chosen in Go: its third, ChaCha20-Poly1305, goes when the
+// process runs with GODEBUG=fips140=on.
 //
 // # Sources
 //
-// RFC 8446 (4.4.3 CertificateVerify), RFC 8705 (2 mutual TLS client authentication).
+// RFC 8446 (4.4.3 CertificateVerify, 6.2 alerts), RFC 8705 (2 mutual TLS client
+// authentication), RFC 9110 (9.3.6 CONNECT), NIST SP 800-52 Rev. 2 (3.3.1 suites).
 package tlsbridge

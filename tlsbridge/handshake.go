@@ -3,6 +3,7 @@ package tlsbridge
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/tls"
 	"io"
@@ -32,22 +33,32 @@ func (s *handshakeSigner) Sign(rand io.Reader, digest []byte, opts crypto.Signer
 	}
 	s.bridge.handshake.Store(&Handshake{
 		Version:   s.version,
-		Signature: rsaScheme(opts),
+		Signature: scheme(s.Public(), opts),
 		Count:     s.bridge.signed.Add(1),
 	})
 	return signature, nil
 }
 
-// rsaScheme names the scheme of an RSA signature made with opts; 0 if TLS has none.
-func rsaScheme(opts crypto.SignerOpts) tls.SignatureScheme {
-	pkcs1 := map[crypto.Hash]tls.SignatureScheme{
-		crypto.SHA256: tls.PKCS1WithSHA256, crypto.SHA384: tls.PKCS1WithSHA384, crypto.SHA512: tls.PKCS1WithSHA512,
-	}
-	pss := map[crypto.Hash]tls.SignatureScheme{
-		crypto.SHA256: tls.PSSWithSHA256, crypto.SHA384: tls.PSSWithSHA384, crypto.SHA512: tls.PSSWithSHA512,
+// scheme names the scheme of a signature made with opts; 0 if TLS has none.
+func scheme(public crypto.PublicKey, opts crypto.SignerOpts) tls.SignatureScheme {
+	hash := opts.HashFunc()
+	if _, ok := public.(*ecdsa.PublicKey); ok {
+		return ecdsaSchemes[hash]
 	}
 	if _, ok := opts.(*rsa.PSSOptions); ok {
-		return pss[opts.HashFunc()]
+		return pssSchemes[hash]
 	}
-	return pkcs1[opts.HashFunc()]
+	return pkcs1Schemes[hash]
 }
+
+var (
+	ecdsaSchemes = map[crypto.Hash]tls.SignatureScheme{
+		crypto.SHA256: tls.ECDSAWithP256AndSHA256, crypto.SHA384: tls.ECDSAWithP384AndSHA384, crypto.SHA512: tls.ECDSAWithP521AndSHA512,
+	}
+	pssSchemes = map[crypto.Hash]tls.SignatureScheme{
+		crypto.SHA256: tls.PSSWithSHA256, crypto.SHA384: tls.PSSWithSHA384, crypto.SHA512: tls.PSSWithSHA512,
+	}
+	pkcs1Schemes = map[crypto.Hash]tls.SignatureScheme{
+		crypto.SHA256: tls.PKCS1WithSHA256, crypto.SHA384: tls.PKCS1WithSHA384, crypto.SHA512: tls.PKCS1WithSHA512,
+	}
+)

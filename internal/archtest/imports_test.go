@@ -53,7 +53,7 @@ var places = map[string]place{
 		"turns evidence into a token: the only place where the collector and a service meet",
 	},
 
-	"tlsbridge":     {nil, "it is given a certificate with a crypto.Signer inside, and asks no more"},
+	"tlsbridge":     {[]string{"internal/upstream"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
 	"acquire/imds":  {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
 	"acquire/entra": {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
 	"acquire/binding": {

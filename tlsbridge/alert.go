@@ -1,0 +1,39 @@
+package tlsbridge
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"slices"
+)
+
+// certificateAlerts are the alerts by which a server refuses a client's certificate
+// (RFC 8446, 6.2).
+var certificateAlerts = []tls.AlertError{
+	42,  // bad_certificate
+	43,  // unsupported_certificate
+	44,  // certificate_revoked
+	45,  // certificate_expired
+	46,  // certificate_unknown
+	48,  // unknown_ca
+	49,  // access_denied
+	116, // certificate_required
+}
+
+// CertificateRefused reports whether err says that the server does not take our
+// certificate: by an alert that speaks of certificates, nothing less. A connection that
+// is merely reset, a time-out and a failure of our own key are no such word. In TLS 1.3
+// the alert comes after the handshake, and a server that closes at once may lose it.
+func CertificateRefused(err error) bool {
+	text, ok := remoteAlert(err)
+	return ok && slices.ContainsFunc(certificateAlerts, func(a tls.AlertError) bool { return a.Error() == text })
+}
+
+// remoteAlert returns the text of the alert that the peer sent. crypto/tls has a type for
+// it and does not export that; the text of its exported twin is the same.
+func remoteAlert(err error) (string, bool) {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+		return op.Err.Error(), true
+	}
+	return "", false
+}

@@ -1,0 +1,69 @@
+package tlsbridge
+
+import (
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+)
+
+// gate lets one request at a time through to a host until a connection with it stands,
+// and then all. http.Transport would begin a connection for each request of a burst, and
+// each costs a signature, before it learns that one serves them all.
+type gate struct {
+	next http.RoundTripper
+
+	mu    sync.Mutex
+	doors map[string]*door // by host and port; only a configuration adds hosts
+}
+
+type door struct {
+	turn chan struct{} // holds the request that goes alone
+	open chan struct{} // closed when a connection stands
+	once sync.Once
+}
+
+func newGate(next http.RoundTripper) *gate { return &gate{next: next, doors: map[string]*door{}} }
+
+func (g *gate) RoundTrip(req *http.Request) (*http.Response, error) {
+	d := g.door(req.URL.Host)
+	select {
+	case <-d.open:
+		return g.next.RoundTrip(req)
+	default:
+	}
+	select {
+	case <-d.open:
+		return g.next.RoundTrip(req)
+	case d.turn <- struct{}{}:
+		defer func() { <-d.turn }()
+		return g.next.RoundTrip(d.watch(req))
+	case <-req.Context().Done():
+		if req.Body != nil {
+			_ = req.Body.Close() // a RoundTripper closes it, whatever happens
+		}
+		return nil, req.Context().Err()
+	}
+}
+
+func (g *gate) door(host string) *door {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	d := g.doors[host]
+	if d == nil {
+		d = &door{turn: make(chan struct{}, 1), open: make(chan struct{})}
+		g.doors[host] = d
+	}
+	return d
+}
+
+// watch opens the door once the request is written. The connection stands a moment
+// earlier, but is not in the pool for others yet.
+func (d *door) watch(req *http.Request) *http.Request {
+	return req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		WroteRequest: func(info httptrace.WroteRequestInfo) {
+			if info.Err == nil {
+				d.once.Do(func() { close(d.open) })
+			}
+		},
+	}))
+}

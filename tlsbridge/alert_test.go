@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -85,22 +84,23 @@ func TestCertificateRefusedByRealServers(t *testing.T) {
 		}, false},
 	} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-			t.Run(tc.name+" by "+tls.VersionName(version), func(t *testing.T) {
-				pair, _ := newPair(t, "bound")
-				config, roots := serverConfig(t)
-				config.MinVersion, config.MaxVersion = version, version
-				tc.configure(t, config, pair)
-				address := listen(t, refuse(t, config))
-				b, err := tlsbridge.New(tlsbridge.Config{RootCAs: roots}, pair)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer b.Close()
-				_, err = get(t, b, "https://"+address)
-				if err == nil || tlsbridge.CertificateRefused(err) != tc.want {
-					t.Errorf("got %v, judged as a refusal: %v, want %v", err, tlsbridge.CertificateRefused(err), tc.want)
-				}
-			})
+			for _, protocol := range []string{"http/1.1", "h2"} {
+				t.Run(tc.name+", "+tls.VersionName(version)+", "+protocol, func(t *testing.T) {
+					pair, _ := newPair(t, "bound")
+					config, roots := serverConfig(t)
+					config.MinVersion, config.MaxVersion, config.NextProtos = version, version, []string{protocol}
+					tc.configure(t, config, pair)
+					b, err := tlsbridge.New(tlsbridge.Config{RootCAs: roots}, pair)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer b.Close()
+					_, err = get(t, b, "https://"+listen(t, refuse(t, config)))
+					if err == nil || tlsbridge.CertificateRefused(err) != tc.want {
+						t.Errorf("got %v, judged as a refusal: %v, want %v", err, tlsbridge.CertificateRefused(err), tc.want)
+					}
+				})
+			}
 		}
 	}
 }
@@ -179,7 +179,6 @@ func TestOtherFailuresAreNoRefusals(t *testing.T) {
 		"a time-out":            context.DeadlineExceeded,
 		"our own alert":         &net.OpError{Op: "local error", Err: tls.AlertError(42)},
 		"the same words":        errors.New("remote error: tls: bad certificate"),
-		"a word of HTTP's":      &http.ProtocolError{ErrorString: "tls: bad certificate"},
 		"a proxy's own refusal": fmt.Errorf("proxy: %w", errors.New("tls: bad certificate")),
 	} {
 		if tlsbridge.CertificateRefused(err) {

@@ -113,8 +113,12 @@ func TestRequestsWaitForTheFirstConnectionNoLongerThanTheyLike(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resp, err := b.Client().Do(req); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, %v; want context.Canceled", resp, err)
+	resp, err := b.Client().Do(req)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+	if err == nil {
+		resp.Body.Close()
 	}
 	<-body.closed
 	close(release)

@@ -3,6 +3,8 @@ package tlsbridge_test
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
@@ -13,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,24 +23,32 @@ import (
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
+// rsaKey is one for all tests: making it takes longer than they do.
+var rsaKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
 // newPair makes a self-signed client certificate over a software key: what is
 // tested here is the connection, not the key.
 func newPair(t *testing.T, name string) (tlsbridge.Pair, *rsa.PrivateKey) {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	key, err := rsaKey()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return pairOf(t, name, key), key
+}
+
+func pairOf(t *testing.T, name string, key crypto.Signer) tlsbridge.Pair {
+	t.Helper()
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return tlsbridge.Pair{
 		Chain:  [][]byte{der},
 		Signer: func(context.Context) crypto.Signer { return key },
-	}, key
+	}
 }
 
 // serve starts a TLS server that asks for a client certificate, names a CA that
@@ -131,6 +142,31 @@ func TestCertificateIsAlwaysOfferedAndTheSignatureReported(t *testing.T) {
 				t.Errorf("got %s, %s, %d handshakes on %d connections; want %s, %s, one of each", h.VersionName(), h.SignatureName(), h.Count, connections.Load(), tc.wantName, tc.wantShown)
 			}
 		})
+	}
+}
+
+func TestECDSASignaturesHaveTheirNames(t *testing.T) {
+	for _, tc := range []struct {
+		curve elliptic.Curve
+		want  string
+	}{
+		{elliptic.P256(), "ecdsa_secp256r1_sha256"},
+		{elliptic.P384(), "ecdsa_secp384r1_sha384"},
+		{elliptic.P521(), "ecdsa_secp521r1_sha512"},
+	} {
+		key, err := ecdsa.GenerateKey(tc.curve, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		url, roots, _ := serve(t, nil)
+		b, err := tlsbridge.New(tlsbridge.Config{RootCAs: roots}, pairOf(t, "bound", key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		if got, err := get(t, b, url); err != nil || got != "bound" || b.Handshake().SignatureName() != tc.want {
+			t.Errorf("got %q, %v, signed by %s; want %s", got, err, b.Handshake().SignatureName(), tc.want)
+		}
 	}
 }
 

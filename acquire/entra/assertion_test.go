@@ -12,9 +12,14 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"io"
 	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +27,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/internal/judge"
 )
 
 const audience = "https://westeurope.mtlsauth.microsoft.com/contoso.example/oauth2/v2.0/token"
@@ -115,6 +121,46 @@ func TestClientAssertion(t *testing.T) {
 				t.Errorf("a second assertion is the first one, %v", err)
 			}
 		})
+	}
+}
+
+func TestOpenSSLAcceptsTheAssertion(t *testing.T) {
+	openssl := judge.Tool(t, "openssl")
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := certify(t, key)
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := func(name string, content []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	keyFile := file("key.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}))
+	for name, options := range map[string][]string{
+		"PS256": {"-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:32", "-sigopt", "rsa_mgf1_md:sha256"},
+		"RS256": nil,
+	} {
+		assertion, err := entra.NewClientAssertion(key, entra.AssertionSpec{
+			ClientID: clientID, Audience: audience, Chain: []*x509.Certificate{leaf}, PSS: name == "PS256", Now: now,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed := assertion.Reveal()[:strings.LastIndexByte(assertion.Reveal(), '.')]
+		_, signature := openAssertion(t, assertion.Reveal(), new(any), new(any))
+		args := slices.Concat([]string{"dgst", "-sha256", "-verify", keyFile}, options,
+			[]string{"-signature", file("signature", signature), file("signed", []byte(signed))})
+		if out, err := exec.CommandContext(t.Context(), openssl, args...).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", name, err, out)
+		}
 	}
 }
 

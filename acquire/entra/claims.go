@@ -60,7 +60,7 @@ func parseClaims(claims string) (map[string]any, error) {
 		return nil, fmt.Errorf("more than %d bytes", maxClaimsBytes)
 	}
 	decoder := json.NewDecoder(strings.NewReader(claims))
-	decoder.UseNumber() // a number is passed on as it came
+	decoder.SetNumberType(json.UnmarshalJSONNumber) // a number is passed on as it came
 	var value any
 	if err := decoder.Decode(&value); err != nil {
 		return nil, errors.New("not JSON, or a member comes twice")

@@ -29,7 +29,7 @@ type Error struct {
 	CorrelationID string
 	TraceID       string
 	RetryAfter    time.Duration // header Retry-After; 0 if absent
-	Claims        string        // claims challenge to pass on, JSON
+	Claims        string        // claims challenge to pass on, JSON as it came, 8 KiB at most
 }
 
 func (e *Error) Error() string {
@@ -82,6 +82,8 @@ func newError(resp *http.Response, body []byte, now time.Time) *Error {
 	e.Description = upstream.Text(wire.Description)
 	e.Codes = wire.Codes
 	e.TraceID, e.CorrelationID = upstream.Text(wire.TraceID), upstream.Text(wire.CorrelationID)
-	e.Claims = wire.Claims
+	if len(wire.Claims) <= maxClaimsBytes {
+		e.Claims = wire.Claims
+	}
 	return e
 }

@@ -17,7 +17,7 @@ const (
 	// AssertionBearer: whoever has it may use it (RFC 7523, 2.2).
 	AssertionBearer AssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 	// AssertionPoP: it is bound to the client certificate of the connection.
-	AssertionPoP AssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-pop" //nolint:gosec // a name, no secret
+	AssertionPoP AssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-pop"
 )
 
 // Values of Request.TokenType.

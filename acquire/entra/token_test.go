@@ -320,6 +320,14 @@ func TestRefusalsKeepWhatEntraSaid(t *testing.T) {
 	}
 }
 
+func TestClaimsChallengeOfAnyLengthIsNotPassedOn(t *testing.T) {
+	url, _ := serve(t, answer(400, `{"error":"interaction_required","claims":"`+strings.Repeat("x", 8<<10+1)+`"}`))
+	_, _, err := request(t, url)
+	if e, ok := errors.AsType[*entra.Error](err); !ok || e.Claims != "" || e.Code != "interaction_required" {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestOneRetryAtMost(t *testing.T) {
 	for _, tc := range []struct {
 		name     string

@@ -190,4 +190,8 @@ func TestFullDiskCostsNothingNow(t *testing.T) {
 	if w.certificate(t, m); w.issued != 1 {
 		t.Errorf("got %d issuances, want 1: the certificate in memory serves", w.issued)
 	}
+	w.replace(t, m, m.Current(system))
+	if !strings.Contains(w.log.String(), "stays in its state file") {
+		t.Errorf("the log does not mention that the rejection is not on disk:\n%s", w.log.String())
+	}
 }

@@ -216,6 +216,52 @@ func TestACertificateWithAnHourOfTokensLeftIsRenewedAtOnce(t *testing.T) {
 	})
 }
 
+func TestAStoredCertificateThatIsDueIsRenewedAtItsFirstUse(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, w *world) {
+		first := w.certificate(t, w.start())
+		passUntil(first.RenewAt().Add(time.Hour))
+		m := w.start()
+		w.run(t, m)
+		synctest.Wait() // Run is in the middle of a minute's wait
+		if c := w.certificate(t, m); c.Thumbprint() != first.Thumbprint() {
+			t.Error("the caller had to wait for the renewal")
+		}
+		synctest.Wait()
+		if w.count() != 2 {
+			t.Errorf("%d issuances, want 2", w.count())
+		}
+	})
+}
+
+func TestARenewalThatComesAfterACallersIssuanceDoesNothing(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, w *world) {
+		m := w.start()
+		w.run(t, m)
+		first := w.certificate(t, m)
+		w.fail(errDown)
+		passUntil(first.EffectiveExpiry())
+		r := w.requests()
+		passUntil(r[len(r)-1].at.Add(time.Hour - time.Second)) // a second before the next attempt
+		w.fail(nil)
+		w.hold = make(chan struct{})
+		var caller sync.WaitGroup
+		caller.Go(func() {
+			if _, err := m.Certificate(t.Context(), system); err != nil {
+				t.Error(err)
+			}
+		})
+		pass(2 * time.Second)
+		w.hold <- struct{}{}
+		caller.Wait()
+		synctest.Wait()
+		select {
+		case w.hold <- struct{}{}:
+			t.Error("the certificate that the caller got is renewed")
+		default:
+		}
+	})
+}
+
 func TestAnIssuerThatGivesNothingBetterIsNotAskedAllTheTime(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, w *world) {
 		w.edit = func(c *x509.Certificate) { c.NotBefore = w.now().Add(-20 * 24 * time.Hour) }

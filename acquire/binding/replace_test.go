@@ -91,6 +91,9 @@ func TestALateRejectionOfAnOlderCertificateCostsNothing(t *testing.T) {
 	if c := w.replace(t, w.start(), first); c.Thumbprint() != second.Thumbprint() || w.count() != 2 {
 		t.Errorf("%d issuances, want the current certificate from disk", w.count())
 	}
+	if c := w.certificate(t, w.start()); c.Thumbprint() != second.Thumbprint() || w.count() != 2 {
+		t.Errorf("%d issuances, want the disk as it was", w.count())
+	}
 }
 
 func TestALateRejectionDoesNotHideTheOneThatIsPending(t *testing.T) {

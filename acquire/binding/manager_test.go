@@ -72,6 +72,7 @@ func TestStoredCertificateIsDiscarded(t *testing.T) {
 		{"when the tenant changed", func(_ *testing.T, w *world) { w.meta.TenantID = "8b0c3d0e-0000-4000-8000-00000000c1d2" }},
 		{"when the VM is another one", func(_ *testing.T, w *world) { w.meta.ComputeUnitID = `{"vmId":"other"}` }},
 		{"when the key is another one", func(t *testing.T, w *world) { w.key, w.keyName = softKey{newKey(t)}, "000b02" }},
+		{"when the key has another name", func(_ *testing.T, w *world) { w.keyName = "000b02" }},
 		{"when only the key's name was carried over", func(t *testing.T, w *world) { w.key = softKey{newKey(t)} }},
 		{"when token_not_after is near", func(_ *testing.T, w *world) { w.advance(7*24*time.Hour - 4*time.Minute) }},
 		{"when the clock went back before notBefore", func(_ *testing.T, w *world) { w.advance(-time.Hour) }},
@@ -189,5 +190,9 @@ func TestFullDiskCostsNothingNow(t *testing.T) {
 	}
 	if w.certificate(t, m); w.issued != 1 {
 		t.Errorf("got %d issuances, want 1: the certificate in memory serves", w.issued)
+	}
+	w.replace(t, m, m.Current(system))
+	if !strings.Contains(w.log.String(), "stays in its state file") {
+		t.Errorf("the log does not mention that the rejection is not on disk:\n%s", w.log.String())
 	}
 }

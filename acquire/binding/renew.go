@@ -20,20 +20,19 @@ var errPanic = errors.New("a fault in the agent; its log says where")
 // brings a certificate which is due at once. Run blocks until ctx ends, starts no
 // goroutine, and then returns nil. It is to be called once.
 func (m *Manager) Run(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		s, err := m.rest(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil //nolint:nilerr // the end of ctx is why it ends
-		case err != nil:
+		if err != nil {
 			return fmt.Errorf("waiting for the next renewal of a binding certificate: %w", err)
-		case s != nil:
+		}
+		if s != nil {
 			m.renew(ctx, s)
 		}
 	}
+	return nil
 }
 
-// rest returns a slot that is due, or nil after a while.
+// rest returns a slot that is due, or nil after a while or when ctx ends.
 func (m *Manager) rest(ctx context.Context) (*slot, error) {
 	piece, wake := context.WithCancel(ctx)
 	defer wake()

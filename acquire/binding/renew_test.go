@@ -56,13 +56,13 @@ func TestRenewedAtHalfOfTheLife(t *testing.T) {
 			t.Errorf("renewal in %v, half of the life is %v", time.Until(first.RenewAt()), half)
 		}
 		passUntil(first.RenewAt().Add(-time.Second))
-		if c := w.certificate(t, m); c != first || w.issued != 1 {
-			t.Errorf("renewed before its time: %d issuances", w.issued)
+		if c := w.certificate(t, m); c != first || w.count() != 1 {
+			t.Errorf("renewed before its time: %d issuances", w.count())
 		}
 		passUntil(first.RenewAt())
 		second := m.Current(system)
-		if second == first || w.issued != 2 {
-			t.Fatalf("not renewed at its time: %d issuances", w.issued)
+		if second == first || w.count() != 2 {
+			t.Fatalf("not renewed at its time: %d issuances", w.count())
 		}
 		if c := w.certificate(t, m); c != second {
 			t.Error("callers do not get the new certificate")
@@ -97,8 +97,8 @@ func TestNothingIsRenewedThatNobodyUses(t *testing.T) {
 		w.certificate(t, w.start())
 		w.run(t, w.start())
 		pass(30 * 24 * time.Hour)
-		if w.issued != 1 {
-			t.Errorf("%d issuances, want 1: nobody has used the stored certificate since the start", w.issued)
+		if w.count() != 1 {
+			t.Errorf("%d issuances, want 1: nobody has used the stored certificate since the start", w.count())
 		}
 	})
 }
@@ -216,6 +216,52 @@ func TestACertificateWithAnHourOfTokensLeftIsRenewedAtOnce(t *testing.T) {
 	})
 }
 
+func TestAStoredCertificateThatIsDueIsRenewedAtItsFirstUse(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, w *world) {
+		first := w.certificate(t, w.start())
+		passUntil(first.RenewAt().Add(time.Hour))
+		m := w.start()
+		w.run(t, m)
+		synctest.Wait() // Run is in the middle of a minute's wait
+		if c := w.certificate(t, m); c.Thumbprint() != first.Thumbprint() {
+			t.Error("the caller had to wait for the renewal")
+		}
+		synctest.Wait()
+		if w.count() != 2 {
+			t.Errorf("%d issuances, want 2", w.count())
+		}
+	})
+}
+
+func TestARenewalThatComesAfterACallersIssuanceDoesNothing(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, w *world) {
+		m := w.start()
+		w.run(t, m)
+		first := w.certificate(t, m)
+		w.fail(errDown)
+		passUntil(first.EffectiveExpiry())
+		r := w.requests()
+		passUntil(r[len(r)-1].at.Add(time.Hour - time.Second)) // a second before the next attempt
+		w.fail(nil)
+		w.hold = make(chan struct{})
+		var caller sync.WaitGroup
+		caller.Go(func() {
+			if _, err := m.Certificate(t.Context(), system); err != nil {
+				t.Error(err)
+			}
+		})
+		pass(2 * time.Second)
+		w.hold <- struct{}{}
+		caller.Wait()
+		synctest.Wait()
+		select {
+		case w.hold <- struct{}{}:
+			t.Error("the certificate that the caller got is renewed")
+		default:
+		}
+	})
+}
+
 func TestAnIssuerThatGivesNothingBetterIsNotAskedAllTheTime(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, w *world) {
 		w.edit = func(c *x509.Certificate) { c.NotBefore = w.now().Add(-20 * 24 * time.Hour) }
@@ -223,7 +269,7 @@ func TestAnIssuerThatGivesNothingBetterIsNotAskedAllTheTime(t *testing.T) {
 		w.run(t, m)
 		w.certificate(t, m)
 		pass(62 * time.Minute)
-		if n := w.issued; n != 7 { // the first, at once, and after 1, 3, 7, 15, 31 minutes
+		if n := w.count(); n != 7 { // the first, at once, and after 1, 3, 7, 15, 31 minutes
 			t.Errorf("%d issuances in an hour, want 7", n)
 		}
 		if !strings.Contains(w.log.String(), "at once, too") {
@@ -240,8 +286,8 @@ func TestAClockThatIsSetForwardIsNoticedWithinAMinute(t *testing.T) {
 		pass(time.Hour)
 		w.advance(4 * 24 * time.Hour)
 		pass(time.Minute)
-		if w.issued != 2 {
-			t.Errorf("%d issuances, want 2", w.issued)
+		if w.count() != 2 {
+			t.Errorf("%d issuances, want 2", w.count())
 		}
 	})
 }
@@ -270,8 +316,8 @@ func TestEachIdentityHasItsOwnRenewal(t *testing.T) {
 		first := w.certificate(t, m)
 		pass(24 * time.Hour)
 		other := w.certificateOf(t, m, app)
-		if first == other || w.issued != 2 {
-			t.Fatalf("%d issuances for two identities", w.issued)
+		if first == other || w.count() != 2 {
+			t.Fatalf("%d issuances for two identities", w.count())
 		}
 		passUntil(first.RenewAt())
 		if m.Current(system) == first || m.Current(app) != other {
@@ -302,8 +348,8 @@ func TestARenewalUnderWayDisturbsNobody(t *testing.T) {
 		}
 		w.hold <- struct{}{}
 		synctest.Wait()
-		if c := w.certificate(t, m); c == first || w.issued != 2 {
-			t.Errorf("%d issuances, want 2 and the new certificate", w.issued)
+		if c := w.certificate(t, m); c == first || w.count() != 2 {
+			t.Errorf("%d issuances, want 2 and the new certificate", w.count())
 		}
 	})
 }
@@ -333,8 +379,26 @@ func TestWithoutAUsableCertificateTheIssuanceUnderWayIsWaitedFor(t *testing.T) {
 		left.Wait()
 		w.hold <- struct{}{}
 		callers.Wait()
-		if w.issued != 1 {
-			t.Errorf("%d issuances, want 1", w.issued)
+		if w.count() != 1 {
+			t.Errorf("%d issuances, want 1", w.count())
+		}
+	})
+}
+
+func TestAnIdentityThatChangedIsFollowedByTheRenewal(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, w *world) {
+		m := w.start()
+		w.run(t, m)
+		first := w.certificate(t, m)
+		w.describe(func() { w.metaErr = imds.ErrUnreachable })
+		passUntil(first.RenewAt())
+		if m.Current(system) != first {
+			t.Error("replaced without IMDS")
+		}
+		w.describe(func() { w.metaErr, w.meta.ClientID = nil, "8b0c3d0e-0000-4000-8000-00000000c1d2" })
+		pass(time.Minute)
+		if c := m.Current(system); c.ClientID != "8b0c3d0e-0000-4000-8000-00000000c1d2" || w.certificate(t, m) != c || w.count() != 2 {
+			t.Errorf("client %s, %d issuances", c.ClientID, w.count())
 		}
 	})
 }
@@ -422,7 +486,7 @@ func TestRunWaitsInPiecesOfAtMostAMinute(t *testing.T) {
 			short++
 		}
 	}
-	if w.issued < 4 || short != w.issued-1 {
-		t.Errorf("%d issuances, %d waits that ended before a minute: want one before each renewal", w.issued, short)
+	if w.count() < 4 || short != w.count()-1 {
+		t.Errorf("%d issuances, %d waits that ended before a minute: want one before each renewal", w.count(), short)
 	}
 }

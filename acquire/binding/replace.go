@@ -62,10 +62,11 @@ func (m *Manager) reject(s *slot, c *Certificate, why Reason) bool {
 		return false
 	}
 	if s.pending == nil {
-		s.pending = &rejection{certificate: c}
+		s.current, s.rejected, s.pending = nil, rejected, &rejection{certificate: c}
 	}
-	s.current, s.rejected = nil, rejected
-	s.pending.attestation = s.pending.attestation || why == ReasonAttestation
+	if s.rejected == rejected { // else one that was replaced before
+		s.pending.attestation = s.pending.attestation || why == ReasonAttestation
+	}
 	return true
 }
 

@@ -73,8 +73,8 @@ func TestOneRejectionThatManyMeetCausesOneIssuance(t *testing.T) {
 				t.Error("not all got the one new certificate")
 			}
 		}
-		if w.issued != 2 {
-			t.Errorf("%d issuances, want 2", w.issued)
+		if w.count() != 2 {
+			t.Errorf("%d issuances, want 2", w.count())
 		}
 	})
 }
@@ -84,12 +84,42 @@ func TestALateRejectionOfAnOlderCertificateCostsNothing(t *testing.T) {
 	m := w.start()
 	first := w.certificate(t, m)
 	second := w.replace(t, m, first)
-	if c := w.replace(t, m, first); c != second || w.issued != 2 {
-		t.Errorf("%d issuances, want the current certificate", w.issued)
+	if c := w.replace(t, m, first); c != second || w.count() != 2 {
+		t.Errorf("%d issuances, want the current certificate", w.count())
 	}
 	// After a restart, whose memory knows of neither.
-	if c := w.replace(t, w.start(), first); c.Thumbprint() != second.Thumbprint() || w.issued != 2 {
-		t.Errorf("%d issuances, want the current certificate from disk", w.issued)
+	if c := w.replace(t, w.start(), first); c.Thumbprint() != second.Thumbprint() || w.count() != 2 {
+		t.Errorf("%d issuances, want the current certificate from disk", w.count())
+	}
+	if c := w.certificate(t, w.start()); c.Thumbprint() != second.Thumbprint() || w.count() != 2 {
+		t.Errorf("%d issuances, want the disk as it was", w.count())
+	}
+}
+
+func TestALateRejectionDoesNotHideTheOneThatIsPending(t *testing.T) {
+	w := newWorld(t)
+	m := w.start()
+	first := w.certificate(t, m)
+	second := w.replace(t, m, first)
+	for _, rejected := range []*binding.Certificate{second, first, second} {
+		_, err := m.Replace(t.Context(), system, rejected, binding.ReasonCertificate)
+		paused(t, w, err, 30*time.Second)
+	}
+	if c := w.certificate(t, w.start()); c.Thumbprint() == first.Thumbprint() || c.Thumbprint() == second.Thumbprint() {
+		t.Error("a rejected certificate is served after a restart")
+	}
+}
+
+func TestARejectionBeforeTheStateFileWasReadHolds(t *testing.T) {
+	w := newWorld(t)
+	first := w.certificate(t, w.start())
+	w.fail(errDown)
+	if c, err := w.start().Replace(t.Context(), system, first, binding.ReasonCertificate); !errors.Is(err, errDown) {
+		t.Errorf("got %v, %v", c, err)
+	}
+	w.fail(nil)
+	if c := w.certificate(t, w.start()); c.Thumbprint() == first.Thumbprint() {
+		t.Error("served after a restart")
 	}
 }
 
@@ -205,8 +235,8 @@ func TestReplacementsKeepPauses(t *testing.T) {
 		paused(t, w, err, time.Second)
 		w.advance(time.Second)
 	}
-	if w.issued != 4 {
-		t.Errorf("%d issuances, want 4", w.issued)
+	if w.count() != 4 {
+		t.Errorf("%d issuances, want 4", w.count())
 	}
 	current = w.certificate(t, m)
 	w.advance(9 * time.Minute) // a pause of 4 minutes, and more than 4 minutes of peace
@@ -263,8 +293,8 @@ func TestARejectionDuringARenewalIsSettledByIt(t *testing.T) {
 		}
 		w.hold <- struct{}{}
 		caller.Wait()
-		if w.issued != 2 {
-			t.Errorf("%d issuances, want 2", w.issued)
+		if w.count() != 2 {
+			t.Errorf("%d issuances, want 2", w.count())
 		}
 	})
 }

@@ -35,7 +35,7 @@ func renewalTime(notBefore, expiry time.Time, jitter func(time.Duration) time.Du
 // tenth returns d, give or take a tenth of it.
 func tenth(d time.Duration) time.Duration {
 	spread := d / 10
-	return d - spread + rand.N(2*spread+1) //nolint:gosec // spreads load, hides nothing
+	return d - spread + rand.N(2*spread+1) // #nosec G404 -- it spreads load and hides nothing
 }
 
 // backoff is the pause after so many failures in a row, from 1 on: 1, 2, 4 …

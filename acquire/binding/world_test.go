@@ -137,6 +137,19 @@ func (i *issuer) fail(err error) {
 	i.issueErr = err
 }
 
+// describe changes what IMDS says of the identity.
+func (i *issuer) describe(change func()) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	change()
+}
+
+func (i *issuer) count() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.issued
+}
+
 func (i *issuer) requests() []request {
 	i.mu.Lock()
 	defer i.mu.Unlock()

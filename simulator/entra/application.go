@@ -31,8 +31,8 @@ type Application struct {
 
 // ApplicationPolicy is what the directory lets an application do over mutual TLS.
 type ApplicationPolicy struct {
-	MTLSEnabled       bool   // otherwise AADSTS51000
-	AssertionOverMTLS string // for a Bearer token: AssertionRequired, which is meant by "", or AssertionOptional
+	MTLSEnabled       bool   `json:"mtls_enabled"`        // otherwise AADSTS51000
+	AssertionOverMTLS string `json:"assertion_over_mtls"` // for a Bearer token: AssertionRequired, which is meant by "", or AssertionOptional
 }
 
 // Values of ApplicationPolicy.AssertionOverMTLS.
@@ -88,6 +88,13 @@ func (s *Server) RegisterCertificate(clientID string, leaf *x509.Certificate) er
 		return errors.New("the certificate's key is not an RSA key")
 	}
 	return s.change(clientID, func(a *Application) { a.Certificates = append(a.Certificates, leaf) })
+}
+
+// Policy returns an application's policy.
+func (s *Server) Policy(clientID string) (ApplicationPolicy, error) {
+	var policy ApplicationPolicy
+	err := s.change(clientID, func(a *Application) { policy = a.ApplicationPolicy })
+	return policy, err
 }
 
 // SetPolicy replaces an application's policy.

@@ -26,6 +26,14 @@ func (p *Platform) control() http.Handler {
 	mux.HandleFunc("GET /clock", p.getClock)
 	mux.HandleFunc("POST /clock", p.postClock)
 	mux.HandleFunc("POST /certificates/revoke", p.postRevoke)
+	mux.HandleFunc("POST /certificates/reject", p.postReject)
+	mux.HandleFunc("POST /attestation/distrust", p.postDistrust)
+	mux.HandleFunc("POST /applications/{name}", p.postApplication)
+	mux.HandleFunc("POST /applications/{name}/certificates", p.postCertificate)
+	mux.HandleFunc("POST /applications/{name}/federated", p.postFederated)
+	mux.HandleFunc("POST /tenant", p.postTenant)
+	mux.HandleFunc("POST /imds", p.postIMDS)
+	mux.HandleFunc("POST /resource/challenge", p.postChallenge)
 	return mux
 }
 
@@ -91,7 +99,7 @@ func (p *Platform) postClock(w http.ResponseWriter, r *http.Request) {
 	p.getClock(w, r)
 }
 
-// postRevoke revokes a binding certificate: {"thumbprint":"<x5t#S256>"}.
+// postRevoke revokes a certificate: {"thumbprint":"<x5t#S256>"}.
 func (p *Platform) postRevoke(w http.ResponseWriter, r *http.Request) {
 	var request struct {
 		Thumbprint string `json:"thumbprint"`

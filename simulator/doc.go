@@ -2,10 +2,13 @@
 // and on loopback the instance metadata service, the attestation service, the token endpoint of Microsoft Entra and a web API.
 //
 //	keyagent ──unix──► vtpm        AK, AK certificate and HCL report as on Azure; the report signed under a simulated AMD root
-//	    │    ──http──► imds        getplatformmetadata, issuecredential, THIM
+//	    │    ──http──► imds        getplatformmetadata, issuecredential, managed identity v1, THIM
 //	    │    ──https─► maa         AzureGuest: judges the evidence with attest.Verify
-//	    │    ──mTLS──► entra       takes the certificate that imds issued, and no other
-//	    └──────────────► (token) ─► resource
+//	    │    ──mTLS──► entra       mtlsauth: takes certificates that imds issued, and those registered for an application
+//	    │    ──https─► entra       login: takes an application's assertions
+//	    └──────────────► (token) ─► resource, over mutual TLS if the token is bound
+//
+// The tenant has two applications: app-fic trusts the VM's user-assigned identity; app-cert has a certificate once one is uploaded.
 //
 // It is a test double that behaves like the real thing, also when provoked: strict where production is strict, with faults by name (package
 // fault) and a record of every request (package journal). It stands outside of the product: no production package imports it, and its

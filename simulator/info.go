@@ -4,7 +4,8 @@ package simulator
 type Info struct {
 	IMDS     string `json:"imds"`     // base URLs, without trailing slash
 	MAA      string `json:"maa"`      //
-	MTLSAuth string `json:"mtlsauth"` // token endpoint
+	MTLSAuth string `json:"mtlsauth"` // token endpoint for clients with a TLS certificate
+	Login    string `json:"login"`    // token endpoint for clients with an assertion alone
 	Resource string `json:"resource"` //
 	Control  string `json:"control"`  //
 
@@ -16,11 +17,19 @@ type Info struct {
 	IDKeyDigest   string `json:"id_key_digest"`   // launch identity of this VM, hex
 	ConfigFile    string `json:"config_file"`     // an agent's configuration for this platform
 
-	TenantID         string     `json:"tenant_id"`
-	VMID             string     `json:"vm_id"`
-	Identities       []Identity `json:"identities"`
-	ResourceAudience string     `json:"resource_audience"` // the URI that tokens for Resource are asked for
-	TokenIssuer      string     `json:"token_issuer"`      // claim iss of access tokens
+	TenantID         string        `json:"tenant_id"`
+	VMID             string        `json:"vm_id"`
+	Identities       []Identity    `json:"identities"`
+	Applications     []Application `json:"applications"`
+	ResourceAudience string        `json:"resource_audience"` // the URI that tokens for Resource are asked for
+	TokenIssuer      string        `json:"token_issuer"`      // claim iss of access tokens
+}
+
+// Application is an app registration in the VM's tenant. app-fic trusts the identity vm-user; app-cert waits for a certificate.
+type Application struct {
+	Name     string `json:"name"` // in the agent's configuration
+	ClientID string `json:"client_id"`
+	ObjectID string `json:"object_id"`
 }
 
 // Identity is a managed identity of the VM.

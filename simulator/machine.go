@@ -20,6 +20,9 @@ import (
 // vaultURI is the resource that the simulated web API answers for.
 const vaultURI = "https://vault.azure.net"
 
+// managementURI is a resource that takes no certificate-bound tokens.
+const managementURI = "https://management.azure.com"
+
 // maxSocketPath is the longest path of a Unix socket on Linux (sockaddr_un, without the final NUL).
 const maxSocketPath = 107
 
@@ -53,7 +56,7 @@ func newAuthorities(now time.Time) (*authorities, error) {
 	return a, errors.Join(errDigest, errMeasurement)
 }
 
-// newInfo invents the ids of tenant, VM and identities.
+// newInfo invents the ids of tenant, VM, identities and applications.
 func newInfo(dir string) Info {
 	const group = "/subscriptions/00000000-0000-4000-8000-00000000cafe/resourcegroups/simulated/providers/"
 	return Info{
@@ -74,6 +77,10 @@ func newInfo(dir string) Info {
 				Name: "vm-user", Kind: UserAssigned, ClientID: uuid.NewString(), ObjectID: uuid.NewString(),
 				ResourceID: group + "Microsoft.ManagedIdentity/userAssignedIdentities/vm-user",
 			},
+		},
+		Applications: []Application{
+			{Name: "app-fic", ClientID: uuid.NewString(), ObjectID: uuid.NewString()},
+			{Name: "app-cert", ClientID: uuid.NewString(), ObjectID: uuid.NewString()},
 		},
 	}
 }

@@ -42,8 +42,10 @@ type Platform struct {
 	logger  *slog.Logger
 	info    Info
 
-	tpm   *vtpm.TPM
-	entra *entra.Server
+	tpm      *vtpm.TPM
+	entra    *entra.Server
+	imds     *imds.Server
+	resource *resource.Server
 
 	closers []func() error // in the order of starting
 	serving sync.WaitGroup
@@ -76,9 +78,9 @@ func newPlatform(cfg Config) *Platform {
 // legs names every leg on which faults can act.
 func legs() []string {
 	return []string{
-		imds.LegMetadata, imds.LegCredential, imds.LegTHIM, imds.LegUnknown,
+		imds.LegMetadata, imds.LegCredential, imds.LegToken, imds.LegCompute, imds.LegTHIM, imds.LegUnknown,
 		maa.LegAttest, maa.LegMetadata, maa.LegUnknown,
-		entra.LegToken, entra.LegKeys, entra.LegUnknown,
+		entra.LegToken, entra.LegLogin, entra.LegKeys, entra.LegDiscovery, entra.LegUnknown,
 		resource.Leg,
 	}
 }
@@ -149,9 +151,6 @@ func (p *Platform) Clock() *Clock { return p.clock }
 
 // ResetTPM reboots the VM as its TPM sees it: seeds and NV stay, what was loaded is gone.
 func (p *Platform) ResetTPM(ctx context.Context) error { return p.tpm.Reset(ctx) }
-
-// Revoke makes Entra refuse the binding certificate with this thumbprint (x5t#S256) from now on.
-func (p *Platform) Revoke(thumbprint string) { p.entra.Revoke(thumbprint) }
 
 // Close stops everything and waits for it. The files stay, but for azuresim.json. Further calls do nothing.
 func (p *Platform) Close() error {

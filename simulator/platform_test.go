@@ -16,7 +16,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/keyagent/keyagent/attest"
-	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/imds"
@@ -74,7 +73,8 @@ func TestFilesOfAPlatform(t *testing.T) {
 	if err := json.Unmarshal(ready, &written); err != nil {
 		t.Fatal(err)
 	}
-	if written.IMDS != info.IMDS || written.Control == "" || written.TPM != info.TPM || len(written.Identities) != 2 {
+	if written.IMDS != info.IMDS || written.Control == "" || written.TPM != info.TPM || len(written.Identities) != 2 ||
+		written.Login != info.Login || written.Login == "" || len(written.Applications) != 2 || written.Applications[1] != info.Applications[1] {
 		t.Errorf("azuresim.json: %s", ready)
 	}
 	for _, file := range []string{info.AMDRootsFile, info.VTPMRootsFile, info.CAFile} {
@@ -86,13 +86,7 @@ func TestFilesOfAPlatform(t *testing.T) {
 			t.Errorf("%s: %v", file, err)
 		}
 	}
-	cfg, err := config.Load(info.ConfigFile)
-	if err != nil {
-		t.Fatalf("the agent's configuration is not one: %v", err)
-	}
-	if cfg.TPM != info.TPM || cfg.IMDSEndpoint != info.IMDS || len(cfg.Identities) != 2 || cfg.Identities[1].ManagedIdentity.ClientID != info.Identities[1].ClientID {
-		t.Errorf("configuration: %+v", cfg)
-	}
+	checkConfiguration(t, info)
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
@@ -101,6 +95,33 @@ func TestFilesOfAPlatform(t *testing.T) {
 	}
 	http.DefaultClient.CloseIdleConnections()
 	goleak.VerifyNone(t)
+}
+
+// checkConfiguration compares the agent's configuration with what an operator would write.
+func checkConfiguration(t *testing.T, info simulator.Info) {
+	t.Helper()
+	data, err := os.ReadFile(info.ConfigFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	application := func(name, id string) string {
+		return "  - name: " + name + "\n    application:\n      tenant: " + info.TenantID + "\n      client_id: " + id +
+			"\n      login_endpoint: \"" + info.Login + "\"\n      mtls_endpoint: \"" + info.MTLSAuth + "\"\n      credentials:\n"
+	}
+	for _, want := range []string{
+		"tpm: \"" + info.TPM + "\"\n", "imds_endpoint: \"" + info.IMDS + "\"\n",
+		"identities:\n  - name: vm\n    managed_identity: {}\n" +
+			"  - name: vm-user\n    managed_identity: {client_id: \"" + info.Identities[1].ClientID + "\"}\n" +
+			application("app-fic", info.Applications[0].ClientID) +
+			"        - source: managed_identity\n          managed_identity: {client_id: " + info.Identities[1].ClientID + "}\n" +
+			application("app-cert", info.Applications[1].ClientID) +
+			"        - source: certificate\n          key: app\nrules:\n",
+		"    identities: [vm, vm-user, app-fic, app-cert]\n", "    types: [bearer, mtls_pop]\n",
+	} {
+		if !strings.Contains(string(data), want) {
+			t.Errorf("the agent's configuration does not have\n%s\nbut is\n%s", want, data)
+		}
+	}
 }
 
 func TestOnePlatformPerDirectory(t *testing.T) {

@@ -40,15 +40,25 @@ func (p *Platform) startServices(ctx context.Context, cfg Config, a *authorities
 		return err
 	}
 	p.info.TokenIssuer = p.entra.Issuer()
-	certificate, err := a.servers.Certificate(p.clock.Now())
-	if err != nil {
+	if p.imds, err = p.newIMDS(cfg, a, maaServer); err != nil {
 		return err
 	}
-	plainTLS := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}}
-	p.serve(listeners["imds"], p.newIMDS(cfg, a, maaServer), nil)
-	p.serve(listeners["maa"], maaServer, plainTLS)
-	p.serve(listeners["mtlsauth"], p.entra, entra.TLSConfig(certificate))
-	p.serve(listeners["resource"], p.newResource(), plainTLS)
+	p.resource = p.newResource()
+	return p.serveAll(listeners, a, maaServer)
+}
+
+// serveAll serves the services. Entra's certificate is also good for its names in the public cloud, for clients that dial them to here.
+func (p *Platform) serveAll(listeners map[string]net.Listener, a *authorities, maaServer *maa.Server) error {
+	certificate, errPlain := a.servers.Certificate(p.clock.Now())
+	entraCertificate, errEntra := a.servers.Certificate(p.clock.Now(), append(entra.LoginNames(), entra.MTLSNames()...)...)
+	if err := errors.Join(errPlain, errEntra); err != nil {
+		return err
+	}
+	p.serve(listeners["imds"], p.imds, nil)
+	p.serve(listeners["maa"], maaServer, &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}})
+	p.serve(listeners["mtlsauth"], p.entra.MTLS(), entra.TLSConfig(entraCertificate))
+	p.serve(listeners["login"], p.entra.Login(), entra.LoginTLSConfig(entraCertificate))
+	p.serve(listeners["resource"], p.resource, resource.TLSConfig(certificate))
 	p.serve(listeners["control"], p.control(), nil)
 	return nil
 }
@@ -63,6 +73,7 @@ func (p *Platform) listen(ctx context.Context) (map[string]net.Listener, error) 
 		{"imds", "http", &p.info.IMDS},
 		{"maa", "https", &p.info.MAA},
 		{"mtlsauth", "https", &p.info.MTLSAuth},
+		{"login", "https", &p.info.Login},
 		{"resource", "https", &p.info.Resource},
 		{"control", "http", &p.info.Control},
 	} {
@@ -123,7 +134,7 @@ func (p *Platform) newMAA(a *authorities) (*maa.Server, error) {
 	})
 }
 
-func (p *Platform) newIMDS(cfg Config, a *authorities, m *maa.Server) http.Handler {
+func (p *Platform) newIMDS(cfg Config, a *authorities, m *maa.Server) (*imds.Server, error) {
 	var identities []imds.Identity
 	for _, id := range p.info.Identities {
 		identities = append(identities, imds.Identity{
@@ -133,7 +144,10 @@ func (p *Platform) newIMDS(cfg Config, a *authorities, m *maa.Server) http.Handl
 	return imds.New(imds.Config{
 		TenantID:            p.info.TenantID,
 		VMID:                p.info.VMID,
+		Location:            "westeurope",
 		Identities:          identities,
+		Token:               p.entra.ManagedIdentityToken,
+		Reject:              func(thumbprint string) { p.entra.Reject(thumbprint, entra.CodeAttestation) },
 		AttestationEndpoint: p.info.MAA,
 		AttestationKeys:     m.Keys(),
 		MTLSEndpoint:        p.info.MTLSAuth,
@@ -152,18 +166,36 @@ func (p *Platform) newEntra(cfg Config, a *authorities) (*entra.Server, error) {
 		principals = append(principals, entra.Principal{ClientID: id.ClientID, ObjectID: id.ObjectID, ResourceID: id.ResourceID})
 	}
 	return entra.New(entra.Config{
-		BaseURL:    p.info.MTLSAuth,
-		TenantID:   p.info.TenantID,
-		Principals: principals,
-		Resources:  []string{vaultURI, "https://management.azure.com", "https://graph.microsoft.com", "https://storage.azure.com"},
-		Issuer:     a.identity.Certificate,
-		TokenLife:  cfg.AccessTokenLife,
-		Now:        p.clock.Now,
-		Recorder:   p.recorder(),
+		MTLSURL:      p.info.MTLSAuth,
+		LoginURL:     p.info.Login,
+		TenantID:     p.info.TenantID,
+		Principals:   principals,
+		Applications: p.newApplications(),
+		Resources:    []string{vaultURI, managementURI, "https://graph.microsoft.com", "https://storage.azure.com"},
+		BearerOnly:   []string{managementURI},
+		Issuer:       a.identity.Certificate,
+		TokenLife:    cfg.AccessTokenLife,
+		Now:          p.clock.Now,
+		Recorder:     p.recorder(),
 	})
 }
 
-func (p *Platform) newResource() http.Handler {
+// newApplications registers the applications: the first trusts the VM's user-assigned identity, the others wait for a certificate.
+func (p *Platform) newApplications() []entra.Application {
+	var applications []entra.Application
+	for _, a := range p.info.Applications {
+		applications = append(applications, entra.Application{
+			ClientID: a.ClientID, ObjectID: a.ObjectID, Name: a.Name,
+			ApplicationPolicy: entra.ApplicationPolicy{MTLSEnabled: true},
+		})
+	}
+	applications[0].Federated = []entra.FederatedCredential{{
+		Issuer: p.info.Login + "/" + p.info.TenantID + "/v2.0", Subject: p.info.Identities[1].ObjectID, Audience: entra.TokenExchange,
+	}}
+	return applications
+}
+
+func (p *Platform) newResource() *resource.Server {
 	return resource.New(resource.Config{
 		Audience: vaultURI,
 		Issuer:   p.entra.Issuer(),

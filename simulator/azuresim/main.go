@@ -31,8 +31,23 @@ Example:
   until test -S /tmp/sim/agent.sock; do sleep 0.1; done
   keyagent token --socket /tmp/sim/agent.sock --identity vm --resource https://vault.azure.net
 
+The tenant has two applications: app-fic trusts the VM's user-assigned identity,
+app-cert has a certificate once one is uploaded:
+  curl --data-binary @cert.pem $CONTROL/applications/app-cert/certificates
+
 The control endpoint in azuresim.json serves GET /journal[?leg=L], GET, POST and
-DELETE /faults, POST /tpm/reset, GET and POST /clock, POST /certificates/revoke:
+DELETE /faults, POST /tpm/reset, GET and POST /clock, and POST to these:
+  /applications/NAME               {"mtls_enabled":true,"assertion_over_mtls":"required"}
+  /applications/NAME/certificates  a certificate in PEM
+  /applications/NAME/federated     {"issuer":I,"subject":S,"audience":A,"keys":JWKS}
+  /attestation/distrust            reject what was attested up to now
+  /certificates/revoke             {"thumbprint":T}
+  /certificates/reject             {"thumbprint":T,"code":1000612}
+  /imds                            {"no_v2":true,"bypass_cache":"refused","limit":{}}
+  /resource/challenge              {"access_token":{"acrs":{"value":"c1"}}}, or {}
+  /tenant                          {"deny_bound":true,"bound_bearer":false}
+A thumbprint is an x5t#S256. What is left out of an object is off, but stays as
+it is for an application.
   curl -d '{"leg":"imds.issuecredential","kind":"status","status":500,"count":1}' $CONTROL/faults
   curl -d '{"advance":"24h"}' $CONTROL/clock
 

@@ -1,68 +1,151 @@
 package entra
 
 import (
-	"crypto/tls"
 	"crypto/x509"
-	"encoding/asn1"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// authenticate returns the principal that the client certificate of the connection stands for. The handshake has already proved
-// possession of its key.
-func (s *Server) authenticate(state *tls.ConnectionState, clientID string) (*Principal, error) {
-	if state == nil || len(state.PeerCertificates) == 0 {
-		return nil, refuse(http.StatusUnauthorized, "invalid_client", 7000218,
-			"The request body must contain the following parameter: 'client_assertion' or 'client_secret'. No client certificate was presented either.")
-	}
-	certificate := state.PeerCertificates[0]
-	if err := s.checkCertificate(certificate); err != nil {
-		return nil, err
-	}
-	at := slices.IndexFunc(s.cfg.Principals, func(p Principal) bool { return strings.EqualFold(p.ClientID, clientID) })
-	if at < 0 {
-		return nil, refuse(http.StatusBadRequest, "unauthorized_client", 700016, "Application with identifier '%.40s' was not found in the directory '%s'.", clientID, s.cfg.TenantID)
-	}
-	if certificate.Subject.CommonName != s.cfg.Principals[at].ClientID {
-		return nil, refuse(http.StatusUnauthorized, "invalid_client", 700027, "The client certificate is not registered for application '%s': it was issued to '%.40s'.", clientID, certificate.Subject.CommonName)
-	}
-	return &s.cfg.Principals[at], nil
+// Flows, as the journal names them.
+const (
+	flowManagedIdentity = "managed_identity"
+	flowCertificate     = "certificate"
+	flowFederated       = "federated"
+)
+
+// request is a token request whose form has the fields of some flow.
+type request struct {
+	form        map[string]string
+	mtls        bool              // came over the mutual-TLS face
+	certificate *x509.Certificate // of the TLS connection, or nil
+	endpoint    string            // URL that was asked
+	entry       *journal.Entry
 }
 
-// checkCertificate checks that the managed identity issuer issued certificate for client authentication, and that it still counts.
-func (s *Server) checkCertificate(certificate *x509.Certificate) error {
-	now := s.cfg.Now()
+// client is who asks, authenticated.
+type client struct {
+	id         string
+	objectID   string
+	resourceID string            // of a managed identity
+	binding    *x509.Certificate // what its tokens may be bound to, or nil
+	flow       string
+}
+
+// bound says whether the request asks for a certificate-bound token.
+func (r *request) bound() bool { return r.form["token_type"] == "mtls_pop" }
+
+func (r *request) has(field string) bool { _, ok := r.form[field]; return ok }
+
+// flow notes which flow the request is taken for.
+func (r *request) flow(name string) { r.entry.Set("flow", name) }
+
+// authenticate finds out who asks. The directory decides which flow it may be.
+func (s *Server) authenticate(r *request) (*client, error) {
+	id := r.form["client_id"]
+	at := slices.IndexFunc(s.cfg.Principals, func(p Principal) bool { return strings.EqualFold(p.ClientID, id) })
+	if at >= 0 {
+		return s.managedIdentity(r, s.cfg.Principals[at])
+	}
+	if app := s.application(id); app != nil {
+		return s.applicationClient(r, app)
+	}
+	return nil, refuse(http.StatusBadRequest, "unauthorized_client", 700016, "Application with identifier '%.40s' was not found in the directory '%s'.", id, s.cfg.TenantID)
+}
+
+// managedIdentity authenticates by the binding certificate of the connection, and by nothing else.
+func (s *Server) managedIdentity(r *request, p Principal) (*client, error) {
+	r.flow(flowManagedIdentity)
+	if err := r.only("grant_type", "client_id", "scope", "token_type", "claims", "client_info"); err != nil {
+		return nil, err
+	}
+	switch r.form["token_type"] {
+	case "":
+		return nil, missing("token_type")
+	case "bearer", "mtls_pop":
+	default:
+		return nil, refuse(http.StatusBadRequest, "invalid_request", 90023, "The token_type '%.20s' is not supported.", r.form["token_type"])
+	}
+	if r.certificate == nil {
+		return nil, noCredential()
+	}
+	if err := s.checkBindingCertificate(r.certificate); err != nil {
+		return nil, err
+	}
+	if r.certificate.Subject.CommonName != p.ClientID {
+		return nil, refuse(http.StatusUnauthorized, "invalid_client", 700027, "The client certificate is not registered for application '%s': it was issued to '%.40s'.", p.ClientID, r.certificate.Subject.CommonName)
+	}
+	return &client{p.ClientID, p.ObjectID, p.ResourceID, r.certificate, flowManagedIdentity}, nil
+}
+
+// checkBindingCertificate checks that the managed identity issuer issued certificate for client authentication, and that it still counts.
+func (s *Server) checkBindingCertificate(certificate *x509.Certificate) error {
 	if err := certificate.CheckSignatureFrom(s.cfg.Issuer); err != nil || certificate.Issuer.String() != s.cfg.Issuer.Subject.String() {
 		return refuse(http.StatusUnauthorized, "invalid_client", 7000277, "The client certificate was not issued by %s.", pki.IdentityIssuerName)
 	}
 	if certificate.IsCA || !slices.Contains(certificate.ExtKeyUsage, x509.ExtKeyUsageClientAuth) || certificate.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
 		return refuse(http.StatusUnauthorized, "invalid_client", 7000277, "The client certificate is not one for client authentication.")
 	}
-	if now.Before(certificate.NotBefore) || now.After(certificate.NotAfter) {
-		return refuse(http.StatusUnauthorized, "invalid_client", 1000502, "The provided certificate is not within its specified validity window.")
-	}
-	if s.isRevoked(leg.Thumbprint(certificate.Raw)) {
-		return refuse(http.StatusUnauthorized, "invalid_client", 7000214, "The client certificate has been revoked.")
-	}
-	return checkTokenNotAfter(certificate, now)
+	return s.checkLife(certificate)
 }
 
-// checkTokenNotAfter checks the time until which the certificate gets tokens, which ends before TLS refuses it.
-func checkTokenNotAfter(certificate *x509.Certificate, now time.Time) error {
-	for _, extension := range certificate.Extensions {
-		if !extension.Id.Equal(pki.OIDTokenNotAfter()) {
-			continue
-		}
-		var end time.Time
-		rest, err := asn1.UnmarshalWithParams(extension.Value, &end, "generalized")
-		if err != nil || len(rest) != 0 || now.After(end) {
-			return refuse(http.StatusBadRequest, "invalid_request", 1000901, "The token_not_after time of the client certificate has passed.")
-		}
+// applicationClient authenticates by what the request brings: an assertion, the connection's certificate, or both.
+func (s *Server) applicationClient(r *request, app *Application) (*client, error) {
+	if err := r.only("grant_type", "client_id", "scope", "token_type", "claims", "client_info", "client_assertion", "client_assertion_type", "fmi_path", "client_secret"); err != nil {
+		return nil, err
 	}
-	return nil
+	switch {
+	case r.has("token_type") && (!r.mtls || !r.bound()):
+		return nil, refuse(http.StatusBadRequest, "invalid_request", 90023, "The token_type '%.20s' is not supported for this client on this endpoint.", r.form["token_type"])
+	case r.has("client_secret"):
+		return nil, refuse(http.StatusUnauthorized, "invalid_client", 7000215, "Invalid client secret provided.")
+	case r.mtls && !app.MTLSEnabled:
+		return nil, refuse(http.StatusBadRequest, "invalid_request", 51000, "The feature MtlsClientAuth is disabled for application '%s'.", app.ClientID)
+	case r.has("client_assertion"):
+		return s.byAssertion(r, app)
+	case r.has("client_assertion_type"):
+		return nil, missing("client_assertion")
+	}
+	return s.byCertificate(r, app)
+}
+
+// byCertificate authenticates by the TLS connection alone: RFC 8705, 2.
+func (s *Server) byCertificate(r *request, app *Application) (*client, error) {
+	if r.certificate == nil || (!r.bound() && app.AssertionOverMTLS != AssertionOptional) {
+		return nil, noCredential()
+	}
+	r.flow(flowCertificate)
+	if !app.isRegistered(r.certificate) {
+		return nil, refuse(http.StatusUnauthorized, "invalid_client", 700027, "The client certificate is not registered for application '%s'.", app.ClientID)
+	}
+	if err := s.checkConnection(r.certificate); err != nil {
+		return nil, err
+	}
+	return app.client(r, flowCertificate), nil
+}
+
+func (a *Application) client(r *request, flow string) *client {
+	return &client{id: a.ClientID, objectID: a.ObjectID, binding: r.certificate, flow: flow}
+}
+
+// checkConnection checks a registered certificate that authenticates a TLS connection. One that states purposes must state this one.
+func (s *Server) checkConnection(certificate *x509.Certificate) error {
+	usages := certificate.ExtKeyUsage
+	stated := len(usages)+len(certificate.UnknownExtKeyUsage) > 0
+	if stated && !slices.Contains(usages, x509.ExtKeyUsageClientAuth) && !slices.Contains(usages, x509.ExtKeyUsageAny) {
+		return refuse(http.StatusUnauthorized, "invalid_client", 7000277, "The client certificate is not one for client authentication.")
+	}
+	if certificate.KeyUsage != 0 && certificate.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return refuse(http.StatusUnauthorized, "invalid_client", 7000277, "The client certificate is not one for signatures.")
+	}
+	return s.checkLife(certificate)
+}
+
+// isBoundTo says whether the connection's certificate is the one with this thumbprint.
+func (r *request) isBoundTo(thumbprint string) bool {
+	return r.certificate != nil && leg.Thumbprint(r.certificate.Raw) == thumbprint
 }

@@ -1,22 +1,40 @@
-// Package entra is the simulated mutual-TLS token endpoint of Microsoft Entra, for managed identities.
+// Package entra is the simulated token service of one Microsoft Entra tenant, for confidential clients.
 //
-// # What it refuses
+// # Faces
 //
-// A token is issued only over a TLS connection whose client certificate the managed identity issuer has issued, to the client that asks,
-// within notAfter and within token_not_after, and not revoked. Possession of the key is what the handshake proves; sessions are not
-// resumed, so that every connection proves it again. TLS itself accepts any certificate or none: whoever is refused is to
-// learn why, as an OAuth error with an AADSTS code, and not as an alert.
+// One [Server] has two faces, which share clients, keys and journal. MTLS asks for a client certificate in the handshake; it takes any, or none: whoever
+// is refused is to learn why, as an OAuth error with an AADSTS code, and not as an alert. Possession of the key is what the handshake
+// proves; sessions are not resumed, so that every connection proves it again. Login asks for none.
 //
-// The form must be exactly that of a managed identity's Bearer request over mutual TLS. Fields that belong to other flows are refused, as they show that a
-// client mixes flows up.
+// # Who gets a token, and for what
+//
+//	client            face   TLS certificate          client_assertion                   token_type  token
+//	managed identity  mtls   its binding certificate  -                                  bearer      Bearer
+//	managed identity  mtls   its binding certificate  -                                  mtls_pop    bound
+//	application       login  -                        jwt-bearer, by a registered key    -           Bearer
+//	application       mtls   a registered one         jwt-bearer, by its key, with x5c   -           Bearer
+//	application       mtls   a registered one         -                                  -           Bearer, if its policy says so
+//	application       mtls   a registered one         -                                  mtls_pop    bound
+//	application       login  -                        jwt-bearer, a trusted token        -           Bearer
+//	application       mtls   that of the token        jwt-pop, a trusted bound token     -           Bearer
+//	application       mtls   that of the token        jwt-pop, a trusted bound token     mtls_pop    bound
+//
+// Everything else is refused, fields of other flows included, as they show that a client mixes flows up. A bound token has the claim cnf of
+// RFC 8705. A trusted token is one for TokenExchange, or of an external issuer, that matches a federated credential of the application in
+// issuer, subject and audience. Certificates count within notAfter and token_not_after, unless revoked or rejected.
+//
+// A client's own assertion is good once, for the URL that it is sent to, and within its times, without leeway: simulator and
+// client have one clock.
 //
 // # Assumptions
 //
-// Which code Entra gives for a certificate of another issuer, or of another client, is not documented. The simulator answers with codes
-// whose documented reaction is the same (invalid_client: mint again). Access tokens imitate version 1.0 tokens with the simulator's
-// own issuer and keys; /{tenant}/discovery/v2.0/keys has the keys.
+// Entra does not document which code it gives in every case. Where it does not, the simulator answers with one whose documented reaction is right: 7000277
+// for a certificate of another issuer or purpose, 500181 for every contradiction between assertion and connection, 50027 for an assertion that
+// is malformed or used again. Nor does it document the content of xms_tb. Access tokens imitate version 1.0 tokens with the simulator's own issuer and
+// keys, those for TokenExchange version 2.0 tokens; /{tenant}/discovery/v2.0/keys has the keys.
 //
 // # Sources
 //
-// RFC 6749 (4.4, 5.1, 5.2), RFC 8705 (2); MSAL.NET 4.88 (managed identity with WithRequestOverMtls); Microsoft's published AADSTS codes.
+// RFC 6749 (4.4, 5.1, 5.2), RFC 7515, RFC 7521, RFC 7523, RFC 8705 (2, 3); OpenID Connect Discovery 1.0; MSAL.NET 4.88 (managed identity with
+// WithRequestOverMtls, SendCertificateOverMtls, bound client assertions); MSAL Go 1.10; Microsoft's published AADSTS codes.
 package entra

@@ -37,13 +37,15 @@ const (
 	vault      = "https://vault.azure.net"
 	requestID  = "0b0c3d0e-1111-4000-8000-00000000c1d1"
 	tokenPath  = "/" + tenantID + "/oauth2/v2.0/token"
+	management = "https://management.azure.com"
 )
 
 func epoch() time.Time { return time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC) }
 
 // world is a token endpoint, the issuer of its clients' certificates, and a client's key.
 type world struct {
-	url     string
+	url     string // of the mutual-TLS face
+	login   string // of the login face
 	server  *entra.Server
 	issuer  *pki.IdentityIssuer
 	servers *pki.ServerAuthority
@@ -56,19 +58,30 @@ func (w *world) now() time.Time { return epoch().Add(time.Duration(w.clock.Load(
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	issuer, err := pki.NewIdentityIssuer(epoch())
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorldUnder(t, issuer.Certificate)
-	w.issuer = issuer
-	return w
+	return newWorldWith(t, func(*entra.Config) {}, rsaKey(t))
 }
 
 // newWorldUnder is newWorld for clients whose certificates the test issues itself.
 func newWorldUnder(t *testing.T, issuer *x509.Certificate) *world {
 	t.Helper()
-	w := &world{key: rsaKey(t)}
+	return start(t, issuer, rsaKey(t), func(*entra.Config) {})
+}
+
+// newWorldWith is newWorld with a client's key that there is already, and another configuration.
+func newWorldWith(t *testing.T, change func(*entra.Config), key *rsa.PrivateKey) *world {
+	t.Helper()
+	issuer, err := pki.NewIdentityIssuer(epoch())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := start(t, issuer.Certificate, key, change)
+	w.issuer = issuer
+	return w
+}
+
+func start(t *testing.T, issuer *x509.Certificate, key *rsa.PrivateKey, change func(*entra.Config)) *world {
+	t.Helper()
+	w := &world{key: key}
 	w.journal = journal.New(100, w.now)
 	var err error
 	if w.servers, err = pki.NewServerAuthority(epoch()); err != nil {
@@ -78,24 +91,35 @@ func newWorldUnder(t *testing.T, issuer *x509.Certificate) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := httptest.NewUnstartedServer(nil)
-	w.server, err = entra.New(entra.Config{
-		BaseURL: "https://" + s.Listener.Addr().String(), TenantID: tenantID,
+	mtls, login := httptest.NewUnstartedServer(nil), httptest.NewUnstartedServer(nil)
+	w.url, w.login = "https://"+mtls.Listener.Addr().String(), "https://"+login.Listener.Addr().String()
+	cfg := entra.Config{
+		MTLSURL: w.url, LoginURL: w.login, TenantID: tenantID,
 		Principals: []entra.Principal{
 			{ClientID: clientID, ObjectID: objectID, ResourceID: resourceID},
 			{ClientID: otherID, ObjectID: objectID},
 		},
-		Resources: []string{vault}, Issuer: issuer, Now: w.now,
+		Applications: []entra.Application{
+			{ClientID: appID, ObjectID: appObjectID, Name: "app", ApplicationPolicy: entra.ApplicationPolicy{MTLSEnabled: true}},
+			{ClientID: otherAppID, ObjectID: otherAppObjectID, Name: "other", ApplicationPolicy: entra.ApplicationPolicy{MTLSEnabled: true}},
+		},
+		Resources: []string{vault, management}, BearerOnly: []string{management}, Issuer: issuer, Now: w.now,
 		Recorder: leg.Recorder{Journal: w.journal, Faults: fault.NewSet()},
-	})
-	if err != nil {
+	}
+	change(&cfg)
+	if w.server, err = entra.New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	s.Config.Handler, s.TLS = w.server, entra.TLSConfig(certificate)
+	serve(t, mtls, w.server.MTLS(), entra.TLSConfig(certificate))
+	serve(t, login, w.server.Login(), entra.LoginTLSConfig(certificate))
+	return w
+}
+
+func serve(t *testing.T, s *httptest.Server, h http.Handler, cfg *tls.Config) {
+	t.Helper()
+	s.Config.Handler, s.TLS, s.EnableHTTP2 = h, cfg, true
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	w.url = s.URL
-	return w
 }
 
 func rsaKey(t *testing.T) *rsa.PrivateKey {
@@ -159,9 +183,15 @@ type answer struct {
 	}
 }
 
+// post sends form to path on the mutual-TLS face.
 func (w *world) post(t *testing.T, c *http.Client, path string, form url.Values) (answer, error) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, w.url+path, strings.NewReader(form.Encode()))
+	return send(t, c, w.url+path, form)
+}
+
+func send(t *testing.T, c *http.Client, target string, form url.Values) (answer, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, target, strings.NewReader(form.Encode()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,15 +224,7 @@ func TestTokenForTheRightCertificate(t *testing.T) {
 	if a.header.Get("client-request-id") != requestID || a.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("headers %v", a.header)
 	}
-	token, err := jwt.ParseSigned(a.fields.AccessToken, []jose.SignatureAlgorithm{jose.RS256})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var claims map[string]any
-	keys := w.server.Keys()
-	if err := token.Claims(keys.Key(token.Headers[0].KeyID)[0].Key, &claims); err != nil {
-		t.Fatal(err)
-	}
+	claims := w.claims(t, a.fields.AccessToken)
 	for name, want := range map[string]any{
 		"aud": vault, "iss": w.url + "/" + tenantID + "/", "tid": tenantID, "appid": clientID, "azp": clientID, "oid": objectID,
 		"xms_mirid": resourceID, "idtyp": "app", "appidacr": "2",
@@ -218,6 +240,20 @@ func TestTokenForTheRightCertificate(t *testing.T) {
 	}
 }
 
+// claims returns what a token of the server says, after verification.
+func (w *world) claims(t *testing.T, token string) map[string]any {
+	t.Helper()
+	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claims map[string]any
+	if err := parsed.Claims(w.server.Keys(), &claims); err != nil {
+		t.Fatal(err)
+	}
+	return claims
+}
+
 func TestClientsAreRefused(t *testing.T) {
 	w := newWorld(t)
 	impostor, err := pki.NewIdentityIssuer(epoch()) // same name, another key
@@ -230,6 +266,10 @@ func TestClientsAreRefused(t *testing.T) {
 	}
 	revoked := w.issue(t, nil)
 	w.server.Revoke(leg.Thumbprint(revoked.Raw))
+	rejected := w.issue(t, nil)
+	w.server.Reject(leg.Thumbprint(rejected.Raw), 1000612)
+	mismatched := w.issue(t, nil)
+	w.server.Reject(leg.Thumbprint(mismatched.Raw), 500181)
 	for name, c := range map[string]struct {
 		certificate *x509.Certificate
 		form        func(url.Values)
@@ -253,6 +293,10 @@ func TestClientsAreRefused(t *testing.T) {
 		"the right key under an issuer of the same name": {certificate: byImpostor, status: 401, oauth: "invalid_client", code: 7000277},
 		"the right key, self-signed":                     {certificate: selfSigned(t, w.key), status: 401, oauth: "invalid_client", code: 7000277},
 		"a revoked certificate":                          {certificate: revoked, status: 401, oauth: "invalid_client", code: 7000214},
+		"a certificate whose attestation is rejected":    {certificate: rejected, status: 401, oauth: "invalid_client", code: 1000612},
+		"a certificate that is rejected with a code of invalid_request": {
+			certificate: mismatched, status: 400, oauth: "invalid_request", code: 500181,
+		},
 		"a client that the tenant does not have": {
 			certificate: w.issue(t, nil), form: func(f url.Values) { f.Set("client_id", requestID) }, status: 400, oauth: "unauthorized_client", code: 700016,
 		},
@@ -289,8 +333,12 @@ func checkRefusal(t *testing.T, a answer, status int, oauth string, code int) {
 
 func selfSigned(t *testing.T, key *rsa.PrivateKey) *x509.Certificate {
 	t.Helper()
+	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62)) // each another certificate
+	if err != nil {
+		t.Fatal(err)
+	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: epoch(), NotAfter: epoch().Add(time.Hour),
+		SerialNumber: serial, NotBefore: epoch(), NotAfter: epoch().Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
 	template.Subject.CommonName = clientID

@@ -25,6 +25,23 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("%s: AADSTS%d: %s", r.oauth, r.code, r.description)
 }
 
+// refuseCode is refuse for a code that the platform's user chose, with the error that Entra gives with it.
+func refuseCode(code int, description string) error {
+	switch code {
+	case 500181, 1000901, 392196, 3921996, 51000:
+		return refuse(http.StatusBadRequest, "invalid_request", code, "%s", description)
+	case 700016:
+		return refuse(http.StatusBadRequest, "unauthorized_client", code, "%s", description)
+	}
+	return refuse(http.StatusUnauthorized, "invalid_client", code, "%s", description)
+}
+
+// noCredential is the refusal of a client that brings nothing to authenticate with, or not all that it needs.
+func noCredential() error {
+	return refuse(http.StatusUnauthorized, "invalid_client", 7000218,
+		"The request body must contain the following parameter: 'client_assertion' or 'client_secret'. The client certificate, if there was one, was not enough.")
+}
+
 func asRefusal(err error) *refusal {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r

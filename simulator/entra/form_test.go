@@ -15,12 +15,29 @@ func TestFormsAreRefused(t *testing.T) {
 		oauth  string
 		code   int
 	}{
-		"another tenant":          {path: "/" + otherID + "/oauth2/v2.0/token", status: 400, oauth: "invalid_request", code: 90002},
-		"no grant type":           {change: func(f url.Values) { f.Del("grant_type") }, status: 400, oauth: "invalid_request", code: 900144},
-		"another grant type":      {change: func(f url.Values) { f.Set("grant_type", "password") }, status: 400, oauth: "unsupported_grant_type", code: 70003},
-		"no token type":           {change: func(f url.Values) { f.Del("token_type") }, status: 400, oauth: "invalid_request", code: 900144},
-		"a bound token":           {change: func(f url.Values) { f.Set("token_type", "mtls_pop") }, status: 400, oauth: "invalid_request", code: 392196},
+		"another tenant":     {path: "/" + otherID + "/oauth2/v2.0/token", status: 400, oauth: "invalid_request", code: 90002},
+		"no grant type":      {change: func(f url.Values) { f.Del("grant_type") }, status: 400, oauth: "invalid_request", code: 900144},
+		"another grant type": {change: func(f url.Values) { f.Set("grant_type", "password") }, status: 400, oauth: "unsupported_grant_type", code: 70003},
+		"no token type":      {change: func(f url.Values) { f.Del("token_type") }, status: 400, oauth: "invalid_request", code: 900144},
+		"a bound token for a resource that takes none": {
+			change: func(f url.Values) { f.Set("token_type", "mtls_pop"); f.Set("scope", management+"/.default") },
+			status: 400, oauth: "invalid_request", code: 392196,
+		},
+		"another token type":      {change: func(f url.Values) { f.Set("token_type", "pop") }, status: 400, oauth: "invalid_request", code: 90023},
 		"an assertion":            {change: func(f url.Values) { f.Set("client_assertion", "x") }, status: 400, oauth: "invalid_request", code: 90023},
+		"a type of assertion":     {change: func(f url.Values) { f.Set("client_assertion_type", "x") }, status: 400, oauth: "invalid_request", code: 90023},
+		"a secret":                {change: func(f url.Values) { f.Set("client_secret", "x") }, status: 400, oauth: "invalid_request", code: 90023},
+		"an fmi_path":             {change: func(f url.Values) { f.Set("fmi_path", "x") }, status: 400, oauth: "invalid_request", code: 90023},
+		"claims that are no JSON": {change: func(f url.Values) { f.Set("claims", "cp1") }, status: 400, oauth: "invalid_request", code: 50000153},
+		"claims that are a list":  {change: func(f url.Values) { f.Set("claims", "[]") }, status: 400, oauth: "invalid_request", code: 50000153},
+		"claims without object":   {change: func(f url.Values) { f.Set("claims", "null") }, status: 400, oauth: "invalid_request", code: 50000153},
+		"capabilities as a string": {
+			change: func(f url.Values) { f.Set("claims", `{"access_token":{"xms_cc":"cp1"}}`) }, status: 400, oauth: "invalid_request", code: 50000153,
+		},
+		"no capabilities": {
+			change: func(f url.Values) { f.Set("claims", `{"access_token":{"xms_cc":{"values":[]}}}`) }, status: 400, oauth: "invalid_request", code: 50000153,
+		},
+		"claims twice":            {change: func(f url.Values) { f["claims"] = []string{"{}", "{}"} }, status: 400, oauth: "invalid_request", code: 90023},
 		"a req_cnf":               {change: func(f url.Values) { f.Set("req_cnf", "x") }, status: 400, oauth: "invalid_request", code: 90023},
 		"two scopes":              {change: func(f url.Values) { f.Add("scope", vault+"/.default") }, status: 400, oauth: "invalid_request", code: 900144},
 		"a scope not /.default":   {change: func(f url.Values) { f.Set("scope", vault+"/read") }, status: 400, oauth: "invalid_scope", code: 1002012},

@@ -4,10 +4,8 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -19,13 +17,18 @@ import (
 
 // Names of the legs in journal and faults.
 const (
-	LegToken   = "entra.mtls.token"
-	LegKeys    = "entra.keys"
-	LegUnknown = "entra.unknown" // every other path
+	LegToken     = "entra.mtls.token"
+	LegLogin     = "entra.login.token"
+	LegKeys      = "entra.keys"
+	LegDiscovery = "entra.discovery" // openid configuration and instance discovery
+	LegUnknown   = "entra.unknown"   // every other path
 )
 
 // DefaultTokenLife is how long an access token is good for. Half of it is refresh_in.
 const DefaultTokenLife = 24 * time.Hour
+
+// TokenExchange is the resource whose tokens are assertions for a federated credential. Every tenant has it.
+const TokenExchange = "api://AzureADTokenExchange"
 
 // Principal is the service principal of a managed identity.
 type Principal struct {
@@ -36,28 +39,37 @@ type Principal struct {
 
 // Config says what the tenant looks like.
 type Config struct {
-	BaseURL    string // of this service, https, without trailing slash
-	TenantID   string // GUID
-	Principals []Principal
-	Resources  []string          // URIs of the resources that the tenant knows, without trailing slash
-	Issuer     *x509.Certificate // of binding certificates
-	TokenLife  time.Duration     // 0 means DefaultTokenLife
-	Now        func() time.Time  // nil means time.Now
-	Recorder   leg.Recorder
+	MTLSURL  string // base URL of the mutual-TLS face, https, without trailing slash
+	LoginURL string // base URL of the login face, likewise
+	TenantID string // GUID
+
+	Principals   []Principal
+	Applications []Application
+	Resources    []string // URIs of the resources that the tenant knows, without trailing slash; TokenExchange is always one
+	BearerOnly   []string // those of them that take no certificate-bound tokens
+
+	Issuer          *x509.Certificate             // of binding certificates
+	ExternalIssuers map[string]jose.JSONWebKeySet // keys of other issuers that federated credentials may name
+	TokenLife       time.Duration                 // 0 means DefaultTokenLife
+	Now             func() time.Time              // nil means time.Now
+	Recorder        leg.Recorder
 }
 
-// Server is the service. It is safe for concurrent use.
+// Server is the tenant's token service. Its two faces, MTLS and Login, share clients, keys and journal. It is safe for concurrent use.
 type Server struct {
 	cfg    Config
 	signer jose.Signer
 	keys   jose.JSONWebKeySet
-	routes map[string]http.Handler
 
-	mu      sync.Mutex      // guards what follows
-	revoked map[string]bool // by certificate thumbprint
+	mu           sync.Mutex              // guards what follows
+	tenant       TenantPolicy            //
+	applications map[string]*Application // by client id in lower case
+	external     map[string]jose.JSONWebKeySet
+	refused      map[string]int       // AADSTS code by certificate thumbprint
+	used         map[string]time.Time // expiry of client assertions by client and jti
 }
 
-// New returns the service with a fresh signing key; serve it with TLSConfig.
+// New returns the service with a fresh signing key. Serve its faces with TLSConfig and LoginTLSConfig.
 func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -69,14 +81,17 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signing key of the token endpoint: %w", err)
 	}
-	s := &Server{cfg: cfg, revoked: map[string]bool{}}
-	if err := s.useKey(key); err != nil {
-		return nil, err
+	s := &Server{
+		cfg: cfg, applications: map[string]*Application{}, external: map[string]jose.JSONWebKeySet{},
+		refused: map[string]int{}, used: map[string]time.Time{},
 	}
-	s.routes = map[string]http.Handler{
-		"/" + cfg.TenantID + "/discovery/v2.0/keys": cfg.Recorder.Handler(LegKeys, s.serveKeys),
+	for _, app := range cfg.Applications {
+		s.applications[strings.ToLower(app.ClientID)] = app.clone()
 	}
-	return s, nil
+	for issuer, keys := range cfg.ExternalIssuers {
+		s.external[issuer] = keys
+	}
+	return s, s.useKey(key)
 }
 
 func (s *Server) useKey(key *rsa.PrivateKey) error {
@@ -92,44 +107,54 @@ func (s *Server) useKey(key *rsa.PrivateKey) error {
 	return err
 }
 
-// TLSConfig returns the configuration to serve with, certificate being the server's.
-func TLSConfig(certificate tls.Certificate) *tls.Config {
-	return &tls.Config{
-		MinVersion:             tls.VersionTLS12,
-		Certificates:           []tls.Certificate{certificate},
-		ClientAuth:             tls.RequestClientCert, // judged by the token endpoint, which can say why not
-		SessionTicketsDisabled: true,                  // a resumed session would prove nothing
-	}
-}
-
 // Keys are the keys that access tokens are signed with.
 func (s *Server) Keys() jose.JSONWebKeySet { return s.keys }
 
 // Issuer is the iss claim of access tokens.
-func (s *Server) Issuer() string { return s.cfg.BaseURL + "/" + s.cfg.TenantID + "/" }
+func (s *Server) Issuer() string { return s.cfg.MTLSURL + "/" + s.cfg.TenantID + "/" }
 
-// Revoke makes the endpoint refuse the certificate with this thumbprint (x5t#S256) from now on.
-func (s *Server) Revoke(thumbprint string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.revoked[thumbprint] = true
+// FederationIssuer is the iss claim of tokens for TokenExchange, and what a federated credential names as its issuer.
+func (s *Server) FederationIssuer() string { return s.cfg.LoginURL + "/" + s.cfg.TenantID + "/v2.0" }
+
+// TenantPolicy is what holds for every client of the tenant.
+type TenantPolicy struct {
+	DenyBound   bool `json:"deny_bound"`   // no certificate-bound tokens: AADSTS3921996
+	BoundBearer bool `json:"bound_bearer"` // a Bearer token for a bound assertion is bound as well
 }
 
-func (s *Server) isRevoked(thumbprint string) bool {
+// SetTenant replaces the tenant's policy, which is empty at first.
+func (s *Server) SetTenant(policy TenantPolicy) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.revoked[thumbprint]
+	s.tenant = policy
 }
 
-// ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h, ok := s.routes[r.URL.Path]; ok {
-		h.ServeHTTP(w, r)
-		return
-	}
-	if tenant, ok := strings.CutSuffix(r.URL.Path, "/oauth2/v2.0/token"); ok && strings.Count(tenant, "/") == 1 {
-		s.cfg.Recorder.Handler(LegToken, s.serveToken).ServeHTTP(w, r)
-		return
-	}
-	s.cfg.Recorder.Handler(LegUnknown, serveUnknown).ServeHTTP(w, r)
+func (s *Server) tenantPolicy() TenantPolicy {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tenant
+}
+
+// Codes for certificates that once were good.
+const (
+	codeRevoked = 7000214
+
+	// CodeAttestation is what Entra answers when a claim of the attestation token behind a certificate is no longer accepted.
+	CodeAttestation = 1000612
+)
+
+// Revoke makes both faces refuse the certificate with this thumbprint (x5t#S256) from now on.
+func (s *Server) Revoke(thumbprint string) { s.Reject(thumbprint, codeRevoked) }
+
+// Reject makes both faces answer this AADSTS code to the client with this certificate (x5t#S256); 0 takes it back.
+func (s *Server) Reject(thumbprint string, code int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused[thumbprint] = code
+}
+
+func (s *Server) rejection(thumbprint string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused[thumbprint]
 }

@@ -23,7 +23,16 @@ func (s *Server) issueCredential(r *http.Request, e *journal.Entry) (any, error)
 		return nil, err
 	}
 	e.Set("client_id", id.ClientID)
-	key, err := s.checkCredentialRequest(r, id)
+	bypass := r.URL.Query().Get("bypass_cache") == "true"
+	e.Set("bypass_cache", bypass)
+	if bypass && s.current().BypassCache == BypassRefused {
+		return nil, refuse("query parameter bypass_cache is not supported")
+	}
+	body, err := readCredentialRequest(r)
+	if err != nil {
+		return nil, err
+	}
+	key, err := s.checkCredentialRequest(body, id)
 	if err != nil {
 		return nil, err
 	}
@@ -33,16 +42,13 @@ func (s *Server) issueCredential(r *http.Request, e *journal.Entry) (any, error)
 	if err != nil {
 		return nil, err
 	}
+	s.noteIssuance(body.AttestationToken, leg.Thumbprint(cert.Raw))
 	noteCertificate(e, cert)
 	return s.credential(id, cert), nil
 }
 
-// checkCredentialRequest reads the body and returns the key that it proves possession and residence of.
-func (s *Server) checkCredentialRequest(r *http.Request, id *Identity) (*rsa.PublicKey, error) {
-	body, err := readCredentialRequest(r)
-	if err != nil {
-		return nil, err
-	}
+// checkCredentialRequest returns the key that the body proves possession and residence of.
+func (s *Server) checkCredentialRequest(body *credentialRequest, id *Identity) (*rsa.PublicKey, error) {
 	der, err := base64.StdEncoding.Strict().DecodeString(body.CSR)
 	if err != nil || len(der) == 0 {
 		return nil, refuse("csr is not base64")

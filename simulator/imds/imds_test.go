@@ -8,11 +8,14 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,6 +37,7 @@ const (
 	userObjectID   = "9d0c3d0e-0000-4000-8000-0000000000b2"
 	userResourceID = "/subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/u"
 	maaURL         = "https://127.0.0.1:9"
+	vault          = "https://vault.azure.net"
 	requestID      = "0b0c3d0e-1111-4000-8000-00000000c1d1"
 )
 
@@ -46,11 +50,51 @@ type world struct {
 	key     *rsa.PrivateKey // the VM's binding key
 	issuer  *pki.IdentityIssuer
 	journal *journal.Journal
+	server  *imds.Server
+
+	mu       sync.Mutex // guards what follows
+	at       time.Time
+	gotten   int      // tokens from Entra
+	rejected []string // thumbprints
+}
+
+func (w *world) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.at
+}
+
+func (w *world) advance(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.at = w.at.Add(d)
+}
+
+// accessToken is Entra: it knows one resource.
+func (w *world) accessToken(clientID, resource string) (string, time.Duration, error) {
+	if !strings.HasPrefix(resource, vault) {
+		return "", 0, errors.New("AADSTS500011: no such resource")
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.gotten++
+	return fmt.Sprintf("%s|%s|%d", clientID, resource, w.gotten), 24 * time.Hour, nil
+}
+
+func (w *world) reject(thumbprint string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rejected = append(w.rejected, thumbprint)
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{maaKey: rsaKey(t, 2048), key: rsaKey(t, 2048), journal: journal.New(100, epoch)}
+	return newWorldWith(t, func(*imds.Config) {})
+}
+
+func newWorldWith(t *testing.T, change func(*imds.Config)) *world {
+	t.Helper()
+	w := &world{at: epoch(), maaKey: rsaKey(t, 2048), key: rsaKey(t, 2048), journal: journal.New(100, epoch)}
 	var err error
 	if w.issuer, err = pki.NewIdentityIssuer(epoch()); err != nil {
 		t.Fatal(err)
@@ -59,8 +103,8 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(imds.New(imds.Config{
-		TenantID: tenantID, VMID: vmID,
+	cfg := imds.Config{
+		TenantID: tenantID, VMID: vmID, Location: "westeurope", Token: w.accessToken, Reject: w.reject,
 		Identities: []imds.Identity{
 			{ClientID: systemClientID, ObjectID: "9d0c3d0e-0000-4000-8000-0000000000b1", SystemAssigned: true},
 			{ClientID: userClientID, ObjectID: userObjectID, ResourceID: userResourceID},
@@ -68,9 +112,14 @@ func newWorld(t *testing.T) *world {
 		AttestationEndpoint: maaURL,
 		AttestationKeys:     jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{KeyID: "maa", Key: w.maaKey.Public()}}},
 		MTLSEndpoint:        "https://127.0.0.1:10",
-		Issuer:              w.issuer, Processor: chip, Now: epoch,
+		Issuer:              w.issuer, Processor: chip, Now: w.now,
 		Recorder: leg.Recorder{Journal: w.journal, Faults: fault.NewSet()},
-	}))
+	}
+	change(&cfg)
+	if w.server, err = imds.New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(w.server)
 	t.Cleanup(server.Close)
 	w.url = server.URL
 	return w
@@ -210,7 +259,7 @@ func TestRequestsWithAWrongEnvelopeAreRefused(t *testing.T) {
 		"identity that the VM does not have":    {target: metadataPath + "&client_id=" + requestID, status: 400, code: "identity_not_found"},
 		"POST":                                  {target: metadataPath, method: http.MethodPost, status: 405, code: "invalid_request"},
 		"path in other letter case":             {target: "/metadata/identity/getPlatformMetadata?cred-api-version=2.0", status: 404, code: "not_found"},
-		"managed identity v1":                   {target: "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=x", status: 404, code: "not_found"},
+		"another path":                          {target: "/metadata/identity/info", status: 404, code: "not_found"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.method == "" {

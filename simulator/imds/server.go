@@ -1,12 +1,14 @@
 package imds
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -21,6 +23,8 @@ import (
 const (
 	LegMetadata   = "imds.getplatformmetadata"
 	LegCredential = "imds.issuecredential"
+	LegToken      = "imds.token"   // managed identity v1
+	LegCompute    = "imds.compute" // instance metadata
 	LegTHIM       = "imds.thim"
 	LegUnknown    = "imds.unknown" // every other path
 )
@@ -43,7 +47,13 @@ type Identity struct {
 type Config struct {
 	TenantID   string // GUID
 	VMID       string // GUID, in cuId and in attestation tokens
+	Location   string // region, as in "westeurope"
 	Identities []Identity
+
+	// Token gets a Bearer token from Entra for the identity with this client id, and its life. An error means that there is no such resource.
+	Token func(clientID, resource string) (token string, life time.Duration, err error)
+	// Reject tells Entra to refuse the certificate with this thumbprint (x5t#S256), as the attestation token that it was issued on is a bad one.
+	Reject func(thumbprint string)
 
 	AttestationEndpoint string             // base URL of the attestation service, which is also its tokens' issuer
 	AttestationKeys     jose.JSONWebKeySet // with which it signs
@@ -54,6 +64,7 @@ type Config struct {
 	TokenLife   time.Duration // 0 means pki.DefaultTokenLife
 
 	Processor *pki.Processor // whose certificates THIM serves
+	Behaviour Behaviour      // at the start
 
 	Now      func() time.Time // nil means time.Now
 	Recorder leg.Recorder
@@ -62,52 +73,95 @@ type Config struct {
 // Server is the service. It is safe for concurrent use.
 type Server struct {
 	cfg    Config
-	routes map[string]http.Handler
+	routes map[string]route
+
+	mu         sync.Mutex // guards what follows
+	behaviour  Behaviour
+	tokens     map[string]cachedToken     // by client id and resource
+	issued     []issuance                 // since the last Distrust
+	distrusted map[[sha256.Size]byte]bool // digests of attestation tokens
+	second     int64                      // Unix time of the last request, for the limit
+	asked      int                        // requests in that second
+	inside     int                        // requests being answered
 }
 
+// route is an operation and where it stands in journal and faults.
+type route struct {
+	leg    string
+	method string // "" means any
+	v2     bool   // part of managed identity v2
+	do     operation
+}
+
+// tokenPath is the path of managed identity v1. Clients that join it to a base URL of their own write it with doubled slashes and with one at the end.
+const tokenPath = "/metadata/identity/oauth2/token"
+
 // New returns the service; serve it with net/http.
-func New(cfg Config) *Server {
+func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg}
-	s.routes = map[string]http.Handler{
-		"/metadata/identity/getplatformmetadata": s.leg(LegMetadata, http.MethodGet, s.platformMetadata),
-		"/metadata/identity/issuecredential":     s.leg(LegCredential, http.MethodPost, s.issueCredential),
-		"/metadata/THIM/amd/certification":       s.leg(LegTHIM, http.MethodGet, s.certification),
-		"":                                       s.leg(LegUnknown, "", notFound),
+	s := &Server{cfg: cfg, tokens: map[string]cachedToken{}, distrusted: map[[sha256.Size]byte]bool{}}
+	s.routes = map[string]route{
+		"/metadata/identity/getplatformmetadata": {LegMetadata, http.MethodGet, true, s.platformMetadata},
+		"/metadata/identity/issuecredential":     {LegCredential, http.MethodPost, true, s.issueCredential},
+		tokenPath:                                {LegToken, http.MethodGet, false, s.accessToken},
+		"/metadata/instance/compute":             {LegCompute, http.MethodGet, false, s.computeMetadata},
+		"/metadata/THIM/amd/certification":       {LegTHIM, http.MethodGet, false, s.certification},
 	}
-	return s
+	return s, s.Set(cfg.Behaviour)
 }
 
-// ServeHTTP implements http.Handler. Paths are compared byte for byte: nothing is cleaned up or redirected.
+// ServeHTTP implements http.Handler. But for that of managed identity v1, paths are compared byte for byte: nothing is cleaned up or redirected.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", serverName)
-	h, ok := s.routes[r.URL.Path]
+	path := canonical(r.URL.Path)
+	to, ok := s.routes[path]
 	if !ok {
-		h = s.routes[""]
+		to = route{leg: LegUnknown, do: notFound}
 	}
-	h.ServeHTTP(w, r)
+	leave, ok := s.enter(path)
+	defer leave()
+	if !ok {
+		to.do = tooMany
+	}
+	s.handler(to).ServeHTTP(w, r)
+}
+
+// canonical is the path as routes know it.
+func canonical(path string) string {
+	fields := strings.FieldsFunc(path, func(c rune) bool { return c == '/' })
+	if clean := "/" + strings.Join(fields, "/"); clean == tokenPath {
+		return clean
+	}
+	return path
 }
 
 // operation answers a request whose envelope is in order.
 type operation func(r *http.Request, e *journal.Entry) (any, error)
 
-func (s *Server) leg(name, method string, do operation) http.Handler {
-	return s.cfg.Recorder.Handler(name, func(w http.ResponseWriter, r *http.Request, e *journal.Entry) {
-		err := checkEnvelope(r, method)
-		var reply any
-		if err == nil {
-			reply, err = do(r, e)
-		}
+func (s *Server) handler(to route) http.Handler {
+	return s.cfg.Recorder.Handler(to.leg, func(w http.ResponseWriter, r *http.Request, e *journal.Entry) {
+		reply, err := s.answer(to, r, e)
 		if err == nil {
 			leg.WriteJSON(w, http.StatusOK, reply)
 			return
 		}
 		refused := asRefusal(err)
 		e.Error = refused.description
-		leg.WriteJSON(w, refused.status, map[string]string{"error": refused.code, "error_description": refused.description})
+		leg.WriteJSON(w, refused.status, refused.body())
 	})
+}
+
+// answer checks the envelope, but on a host without managed identity v2 even a probe learns that there is none.
+func (s *Server) answer(to route, r *http.Request, e *journal.Entry) (any, error) {
+	if to.v2 && s.current().NoV2 {
+		return notFound(r, e)
+	}
+	if err := checkEnvelope(r, to.method); err != nil {
+		return nil, err
+	}
+	return to.do(r, e)
 }
 
 // checkEnvelope is what IMDS wants of every request: not forwarded by a proxy, and made on purpose.
@@ -119,13 +173,13 @@ func checkEnvelope(r *http.Request, method string) error {
 		return refuse("required metadata header not specified")
 	}
 	if method != "" && r.Method != method {
-		return &refusal{http.StatusMethodNotAllowed, "invalid_request", "method " + r.Method + " is not allowed here"}
+		return &refusal{status: http.StatusMethodNotAllowed, code: "invalid_request", description: "method " + r.Method + " is not allowed here"}
 	}
 	return nil
 }
 
 func notFound(*http.Request, *journal.Entry) (any, error) {
-	return nil, &refusal{http.StatusNotFound, "not_found", "no such endpoint in this version of IMDS"}
+	return nil, &refusal{status: http.StatusNotFound, code: "not_found", description: "no such endpoint in this version of IMDS"}
 }
 
 // refusal is an error answer.
@@ -133,20 +187,28 @@ type refusal struct {
 	status      int
 	code        string
 	description string
+	versions    []string // that would do, newest first
+}
+
+func (r *refusal) body() map[string]any {
+	if r.versions != nil {
+		return map[string]any{"error": r.code, "newest-versions": r.versions}
+	}
+	return map[string]any{"error": r.code, "error_description": r.description}
 }
 
 func (r *refusal) Error() string { return r.code + ": " + r.description }
 
 // refuse is the usual refusal: 400, invalid_request.
 func refuse(format string, args ...any) error {
-	return &refusal{http.StatusBadRequest, "invalid_request", fmt.Sprintf(format, args...)}
+	return &refusal{status: http.StatusBadRequest, code: "invalid_request", description: fmt.Sprintf(format, args...)}
 }
 
 func asRefusal(err error) *refusal {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r
 	}
-	return &refusal{http.StatusInternalServerError, "unknown", err.Error()}
+	return &refusal{status: http.StatusInternalServerError, code: "unknown", description: err.Error()}
 }
 
 // identity checks the query and the request id of a managed identity v2 request, and returns the identity that it selects.
@@ -166,22 +228,23 @@ func (s *Server) identity(r *http.Request) (*Identity, error) {
 			return nil, refuse("query parameter %s does not select an identity here", wrong)
 		}
 	}
-	return s.selected(query)
+	return s.selected(query, "mi_res_id")
 }
 
-// selectors are the query parameters that name an identity, and what they are compared with.
-func selectors() map[string]func(*Identity) string {
+// selectors are the query parameters that name an identity, and what they are compared with. The versions of managed identity
+// differ in how they call the resource id.
+func selectors(resourceID string) map[string]func(*Identity) string {
 	return map[string]func(*Identity) string{
 		"client_id": func(i *Identity) string { return i.ClientID },
 		"object_id": func(i *Identity) string { return i.ObjectID },
-		"mi_res_id": func(i *Identity) string { return i.ResourceID },
+		resourceID:  func(i *Identity) string { return i.ResourceID },
 	}
 }
 
-func (s *Server) selected(query url.Values) (*Identity, error) {
+func (s *Server) selected(query url.Values, resourceID string) (*Identity, error) {
 	matches := func(i *Identity) bool { return i.SystemAssigned }
 	count := 0
-	for name, field := range selectors() {
+	for name, field := range selectors(resourceID) {
 		values := query[name]
 		count += len(values)
 		if len(values) == 1 {
@@ -192,8 +255,26 @@ func (s *Server) selected(query url.Values) (*Identity, error) {
 		return nil, refuse("more than one identity selected")
 	}
 	at := slices.IndexFunc(s.cfg.Identities, func(i Identity) bool { return matches(&i) })
+	if at < 0 && count == 0 && resourceID == "msi_res_id" {
+		return s.only()
+	}
 	if at < 0 {
-		return nil, &refusal{http.StatusBadRequest, "identity_not_found", "Identity not found"}
+		return nil, errNotFound()
 	}
 	return &s.cfg.Identities[at], nil
+}
+
+// only is whom managed identity v1 means without a selector on a VM without an identity of its own.
+func (s *Server) only() (*Identity, error) {
+	switch len(s.cfg.Identities) {
+	case 0:
+		return nil, errNotFound()
+	case 1:
+		return &s.cfg.Identities[0], nil
+	}
+	return nil, refuse("Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request")
+}
+
+func errNotFound() error {
+	return &refusal{status: http.StatusBadRequest, code: "identity_not_found", description: "Identity not found"}
 }

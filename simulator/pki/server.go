@@ -30,8 +30,8 @@ func NewServerAuthority(now time.Time) (*ServerAuthority, error) {
 	return &ServerAuthority{Root: issuer.certificate, issuer: issuer}, nil
 }
 
-// Certificate issues a server certificate for 127.0.0.1, ::1 and localhost, valid for a year.
-func (a *ServerAuthority) Certificate(now time.Time) (tls.Certificate, error) {
+// Certificate issues a server certificate for 127.0.0.1, ::1, localhost and the further DNS names, valid for a year.
+func (a *ServerAuthority) Certificate(now time.Time, names ...string) (tls.Certificate, error) {
 	key, err := newECKey(elliptic.P256())
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("server key: %w", err)
@@ -43,7 +43,7 @@ func (a *ServerAuthority) Certificate(now time.Time) (tls.Certificate, error) {
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:              []string{"localhost"},
+		DNSNames:              append([]string{"localhost"}, names...),
 		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 	}, key.Public())
 	if err != nil {

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -29,22 +30,61 @@ type Config struct {
 	Recorder leg.Recorder
 }
 
-// New returns the resource. It answers every path.
-func New(cfg Config) http.Handler {
+// Server is the resource. It answers every path, and is safe for concurrent use.
+type Server struct {
+	cfg       Config
+	challenge challenge
+}
+
+// New returns the resource. Serve it with TLSConfig.
+func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return cfg.Recorder.Handler(Leg, func(w http.ResponseWriter, r *http.Request, e *journal.Entry) {
-		caller, err := cfg.caller(r)
-		if err != nil {
-			e.Error = err.Error()
-			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer error="invalid_token", resource=%q`, cfg.Audience))
-			leg.WriteJSON(w, http.StatusUnauthorized, map[string]string{"error": "invalid_token", "error_description": err.Error()})
-			return
-		}
-		e.Set("client_id", caller.ClientID)
-		leg.WriteJSON(w, http.StatusOK, caller)
+	return &Server{cfg: cfg}
+}
+
+// TLSConfig returns the configuration to serve with, certificate being the server's. Clients may show a certificate; the token says whether they must.
+func TLSConfig(certificate tls.Certificate) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS12,
+		Certificates:           []tls.Certificate{certificate},
+		ClientAuth:             tls.RequestClientCert,
+		SessionTicketsDisabled: true, // a resumed session would prove nothing
+	}
+}
+
+// Challenge makes the resource refuse tokens that do not carry the claims: a JSON object as in the header WWW-Authenticate, with nbf, acrs or
+// xms_cc under access_token. An object without members ends it.
+func (s *Server) Challenge(claims string) error { return s.challenge.set(claims) }
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.cfg.Recorder.Handler(Leg, s.serve).ServeHTTP(w, r)
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, e *journal.Entry) {
+	token, err := s.token(r, e)
+	if err != nil {
+		e.Error = err.Error()
+		refuse(w, "invalid_token", err.Error(), fmt.Sprintf(`Bearer error="invalid_token", resource=%q`, s.cfg.Audience))
+		return
+	}
+	if claims, unmet := s.challenge.unmet(token); unmet {
+		e.Error = "the token does not carry the claims that are asked for"
+		refuse(w, "insufficient_claims", e.Error, fmt.Sprintf(`Bearer realm="", error="insufficient_claims", claims=%q`, claims))
+		return
+	}
+	e.Set("client_id", token.ClientID)
+	leg.WriteJSON(w, http.StatusOK, Caller{
+		ClientID: token.ClientID, ObjectID: token.ObjectID, TenantID: token.TenantID, ResourceID: token.ResourceID,
+		Audience: s.cfg.Audience, Expires: time.Unix(token.Expiry, 0).UTC(), Bound: token.Confirmation != nil,
 	})
+}
+
+func refuse(w http.ResponseWriter, code, description, header string) {
+	w.Header().Set("WWW-Authenticate", header)
+	leg.WriteJSON(w, http.StatusUnauthorized, map[string]string{"error": code, "error_description": description})
 }
 
 // Caller is who the resource saw calling.
@@ -55,49 +95,84 @@ type Caller struct {
 	ResourceID string    `json:"resource_id"` // of the managed identity
 	Audience   string    `json:"audience"`
 	Expires    time.Time `json:"expires"`
+	Bound      bool      `json:"bound"` // to the certificate of the connection
 }
 
-// caller verifies the request's token.
-func (cfg Config) caller(r *http.Request) (*Caller, error) {
+// tokenClaims are the claims that the resource looks at, beside those that package jwt checks.
+type tokenClaims struct {
+	ClientID     string   `json:"appid"`
+	ObjectID     string   `json:"oid"`
+	TenantID     string   `json:"tid"`
+	ResourceID   string   `json:"xms_mirid"`
+	Capabilities []string `json:"xms_cc"`
+	Contexts     []string `json:"acrs"`
+	NotBefore    int64    `json:"nbf"` // seconds since 1970
+	Expiry       int64    `json:"exp"` // likewise
+	Confirmation *struct {
+		Thumbprint string `json:"x5t#S256"`
+	} `json:"cnf"`
+}
+
+// Schemes of the header Authorization, in lower case as they are compared without regard to case (RFC 9110, 11.1).
+const (
+	schemeBearer = "bearer"
+	schemePoP    = "mtls_pop"
+)
+
+// token verifies the request's token, and that it came from whom it is bound to.
+func (s *Server) token(r *http.Request, e *journal.Entry) (tokenClaims, error) {
 	authorization := r.Header.Values("Authorization")
 	if len(authorization) != 1 {
-		return nil, errors.New("no Authorization header, or several")
+		return tokenClaims{}, errors.New("no Authorization header, or several")
 	}
 	scheme, token, _ := strings.Cut(authorization[0], " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return nil, fmt.Errorf("authorization scheme %.20q, want Bearer", scheme)
+	scheme = strings.ToLower(scheme)
+	if scheme != schemeBearer && scheme != schemePoP {
+		return tokenClaims{}, fmt.Errorf("authorization scheme %.20q, want Bearer or mtls_pop", scheme)
 	}
-	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	e.Set("scheme", scheme)
+	claims, err := s.verify(token)
 	if err != nil {
-		return nil, errors.New("token is not a JWT signed with RS256")
+		return tokenClaims{}, err
 	}
-	keys := cfg.Keys.Key(parsed.Headers[0].KeyID)
-	if len(keys) != 1 {
-		return nil, errors.New("token is signed by an unknown key")
-	}
-	return cfg.verify(parsed, keys[0])
+	return claims, claims.checkBinding(scheme, r.TLS)
 }
 
-func (cfg Config) verify(token *jwt.JSONWebToken, key jose.JSONWebKey) (*Caller, error) {
-	var registered jwt.Claims
-	var own struct {
-		ClientID   string `json:"appid"`
-		ObjectID   string `json:"oid"`
-		TenantID   string `json:"tid"`
-		ResourceID string `json:"xms_mirid"`
+// checkBinding compares what the token is bound to with the client certificate of the connection (RFC 8705, 3).
+func (t tokenClaims) checkBinding(scheme string, state *tls.ConnectionState) error {
+	switch {
+	case t.Confirmation == nil && scheme == schemePoP:
+		return errors.New("token is not bound to a certificate")
+	case t.Confirmation == nil:
+		return nil
+	case state == nil || len(state.PeerCertificates) == 0:
+		return errors.New("token is bound to a certificate, and the connection shows none")
+	case leg.Thumbprint(state.PeerCertificates[0].Raw) != t.Confirmation.Thumbprint:
+		return errors.New("token is bound to another certificate than the connection's")
 	}
-	if err := token.Claims(key.Key, &registered, &own); err != nil {
-		return nil, errors.New("token's signature does not verify")
+	return nil
+}
+
+func (s *Server) verify(token string) (tokenClaims, error) {
+	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	if err != nil {
+		return tokenClaims{}, errors.New("token is not a JWT signed with RS256")
+	}
+	keys := s.cfg.Keys.Key(parsed.Headers[0].KeyID)
+	if len(keys) != 1 {
+		return tokenClaims{}, errors.New("token is signed by an unknown key")
+	}
+	var registered jwt.Claims
+	var own tokenClaims
+	if err := parsed.Claims(keys[0].Key, &registered, &own); err != nil {
+		return tokenClaims{}, errors.New("token's signature does not verify")
 	}
 	if registered.Expiry == nil {
-		return nil, errors.New("token does not expire")
+		return tokenClaims{}, errors.New("token does not expire")
 	}
-	expected := jwt.Expected{Issuer: cfg.Issuer, AnyAudience: jwt.Audience{cfg.Audience}, Time: cfg.Now()}
+	expected := jwt.Expected{Issuer: s.cfg.Issuer, AnyAudience: jwt.Audience{s.cfg.Audience}, Time: s.cfg.Now()}
 	if err := registered.ValidateWithLeeway(expected, clockSkew); err != nil {
-		return nil, fmt.Errorf("token refused: %w", err)
+		return tokenClaims{}, fmt.Errorf("token refused: %w", err)
 	}
-	return &Caller{
-		ClientID: own.ClientID, ObjectID: own.ObjectID, TenantID: own.TenantID, ResourceID: own.ResourceID,
-		Audience: cfg.Audience, Expires: registered.Expiry.Time(),
-	}, nil
+	return own, nil
 }

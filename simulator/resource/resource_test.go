@@ -3,10 +3,15 @@ package resource_test
 import (
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"maps"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +21,7 @@ import (
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/internal/leg"
 	"github.com/keyagent/keyagent/simulator/journal"
+	"github.com/keyagent/keyagent/simulator/pki"
 	"github.com/keyagent/keyagent/simulator/resource"
 )
 
@@ -39,75 +45,222 @@ func signAs(t *testing.T, keyID string, key any, algorithm jose.SignatureAlgorit
 	return token
 }
 
-func TestResource(t *testing.T) {
-	newKey := func() *rsa.PrivateKey {
-		key, err := rsa.GenerateKey(rand.Reader, 2048)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return key
+func rsaKey(t *testing.T) *rsa.PrivateKey {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
 	}
-	key, other := newKey(), newKey()
-	j := journal.New(100, epoch)
-	server := httptest.NewServer(resource.New(resource.Config{
-		Audience: "https://vault.azure.net", Issuer: "https://sts/", Now: epoch,
-		Keys:     jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{KeyID: "1", Key: key.Public()}}},
-		Recorder: leg.Recorder{Journal: j, Faults: fault.NewSet()},
-	}))
-	t.Cleanup(server.Close)
+	return key
+}
 
-	claims := map[string]any{
+// world is a resource behind TLS, with the token service's key in the test's hands.
+type world struct {
+	url     string
+	server  *resource.Server
+	roots   *x509.CertPool
+	key     *rsa.PrivateKey
+	journal *journal.Journal
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{key: rsaKey(t), journal: journal.New(100, epoch), roots: x509.NewCertPool()}
+	w.server = resource.New(resource.Config{
+		Audience: "https://vault.azure.net", Issuer: "https://sts/", Now: epoch,
+		Keys:     jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{KeyID: "1", Key: w.key.Public()}}},
+		Recorder: leg.Recorder{Journal: w.journal, Faults: fault.NewSet()},
+	})
+	authority, err := pki.NewServerAuthority(epoch())
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := authority.Certificate(epoch())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.roots.AddCert(authority.Root)
+	s := httptest.NewUnstartedServer(w.server)
+	s.TLS = resource.TLSConfig(certificate)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	w.url = s.URL
+	return w
+}
+
+// claims are those of a good token, with one changed; nil takes it away.
+func claims(name string, value any) map[string]any {
+	changed := map[string]any{
 		"iss": "https://sts/", "aud": "https://vault.azure.net", "nbf": epoch().Unix(), "exp": epoch().Add(time.Hour).Unix(),
 		"appid": "app", "oid": "oid", "tid": "tid", "xms_mirid": "mirid",
 	}
-	with := func(name string, value any) map[string]any {
-		changed := maps.Clone(claims)
-		if value == nil {
-			delete(changed, name)
-		} else {
-			changed[name] = value
-		}
-		return changed
+	maps.Copy(changed, map[string]any{name: value})
+	maps.DeleteFunc(changed, func(_ string, v any) bool { return v == nil })
+	return changed
+}
+
+// clientCertificate is one over a key of its own.
+func clientCertificate(t *testing.T) *tls.Certificate {
+	t.Helper()
+	key := rsaKey(t)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: epoch(), NotAfter: epoch().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+type answer struct {
+	status int
+	header string // WWW-Authenticate
+	caller resource.Caller
+}
+
+// call makes a request with this Authorization header over a connection by this certificate; nil means none.
+func (w *world) call(t *testing.T, authorization string, certificate *tls.Certificate) answer {
+	t.Helper()
+	cfg := &tls.Config{RootCAs: w.roots, Time: epoch, MinVersion: tls.VersionTLS12}
+	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if certificate == nil {
+			return &tls.Certificate{}, nil
+		}
+		return certificate, nil
+	}
+	transport := &http.Transport{TLSClientConfig: cfg}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.url+"/secrets/x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if authorization != "" {
+		req.Header.Set("Authorization", authorization)
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	a := answer{status: resp.StatusCode, header: resp.Header.Get("WWW-Authenticate")}
+	if err := json.NewDecoder(resp.Body).Decode(&a.caller); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestBearerTokens(t *testing.T) {
+	w := newWorld(t)
+	key, other, good := w.key, rsaKey(t), claims("", nil)
 	for name, c := range map[string]struct {
 		authorization string
 		status        int
 	}{
-		"a good token":            {"Bearer " + sign(t, key, jose.RS256, claims), 200},
-		"a scheme in lower case":  {"bearer " + sign(t, key, jose.RS256, claims), 200},
+		"a good token":            {"Bearer " + sign(t, key, jose.RS256, good), 200},
+		"a scheme in lower case":  {"bearer " + sign(t, key, jose.RS256, good), 200},
 		"no token":                {"", 401},
-		"another scheme":          {"mtls_pop " + sign(t, key, jose.RS256, claims), 401},
+		"another scheme":          {"pop " + sign(t, key, jose.RS256, good), 401},
 		"no JWT":                  {"Bearer x", 401},
-		"an unknown key id":       {"Bearer " + signAs(t, "2", key, jose.RS256, claims), 401},
-		"a forged signature":      {"Bearer " + sign(t, other, jose.RS256, claims), 401},
-		"another algorithm":       {"Bearer " + sign(t, []byte("0123456789abcdef0123456789abcdef"), jose.HS256, claims), 401},
-		"another audience":        {"Bearer " + sign(t, key, jose.RS256, with("aud", "https://graph.microsoft.com")), 401},
-		"another issuer":          {"Bearer " + sign(t, key, jose.RS256, with("iss", "https://other/")), 401},
-		"an expired token":        {"Bearer " + sign(t, key, jose.RS256, with("exp", epoch().Add(-2*time.Minute).Unix())), 401},
-		"a token without expiry":  {"Bearer " + sign(t, key, jose.RS256, with("exp", nil)), 401},
-		"a token of the future":   {"Bearer " + sign(t, key, jose.RS256, with("nbf", epoch().Add(2*time.Minute).Unix())), 401},
-		"a token for no audience": {"Bearer " + sign(t, key, jose.RS256, with("aud", nil)), 401},
+		"an unknown key id":       {"Bearer " + signAs(t, "2", key, jose.RS256, good), 401},
+		"a forged signature":      {"Bearer " + sign(t, other, jose.RS256, good), 401},
+		"another algorithm":       {"Bearer " + sign(t, []byte("0123456789abcdef0123456789abcdef"), jose.HS256, good), 401},
+		"another audience":        {"Bearer " + sign(t, key, jose.RS256, claims("aud", "https://graph.microsoft.com")), 401},
+		"another issuer":          {"Bearer " + sign(t, key, jose.RS256, claims("iss", "https://other/")), 401},
+		"an expired token":        {"Bearer " + sign(t, key, jose.RS256, claims("exp", epoch().Add(-2*time.Minute).Unix())), 401},
+		"a token without expiry":  {"Bearer " + sign(t, key, jose.RS256, claims("exp", nil)), 401},
+		"a token of the future":   {"Bearer " + sign(t, key, jose.RS256, claims("nbf", epoch().Add(2*time.Minute).Unix())), 401},
+		"a token for no audience": {"Bearer " + sign(t, key, jose.RS256, claims("aud", nil)), 401},
 	} {
 		t.Run(name, func(t *testing.T) {
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/secrets/x", nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if c.authorization != "" {
-				req.Header.Set("Authorization", c.authorization)
-			}
-			resp, err := http.DefaultClient.Do(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
-			var caller resource.Caller
-			if err := json.NewDecoder(resp.Body).Decode(&caller); err != nil {
-				t.Fatal(err)
-			}
-			if resp.StatusCode != c.status || (caller.ClientID == "app") != (c.status == 200) || (resp.Header.Get("WWW-Authenticate") != "") != (c.status == 401) {
-				t.Errorf("status %d, want %d; caller %+v", resp.StatusCode, c.status, caller)
+			a := w.call(t, c.authorization, nil)
+			if a.status != c.status || (a.caller.ClientID == "app") != (c.status == 200) || (a.header != "") != (c.status == 401) || a.caller.Bound {
+				t.Errorf("status %d, want %d; caller %+v", a.status, c.status, a.caller)
 			}
 		})
+	}
+}
+
+func TestBoundTokens(t *testing.T) {
+	w := newWorld(t)
+	own, other := clientCertificate(t), clientCertificate(t)
+	cnf := map[string]any{"x5t#S256": leg.Thumbprint(own.Certificate[0])}
+	bound := sign(t, w.key, jose.RS256, claims("cnf", cnf))
+	unbound := sign(t, w.key, jose.RS256, claims("", nil))
+	for name, c := range map[string]struct {
+		authorization string
+		certificate   *tls.Certificate
+		status        int
+	}{
+		"with its certificate":                     {"mtls_pop " + bound, own, 200},
+		"in other letters":                         {"MTLS_POP " + bound, own, 200},
+		"as Bearer with its certificate":           {"Bearer " + bound, own, 200},
+		"with another certificate":                 {"mtls_pop " + bound, other, 401},
+		"without certificate":                      {"mtls_pop " + bound, nil, 401},
+		"as Bearer with another certificate":       {"Bearer " + bound, other, 401},
+		"as Bearer without certificate":            {"Bearer " + bound, nil, 401},
+		"unbound as mtls_pop":                      {"mtls_pop " + unbound, own, 401},
+		"bound to nothing":                         {"mtls_pop " + sign(t, w.key, jose.RS256, claims("cnf", map[string]any{})), own, 401},
+		"bound to nothing, without anything":       {"Bearer " + sign(t, w.key, jose.RS256, claims("cnf", map[string]any{})), nil, 401},
+		"bound in a way that cannot be read":       {"Bearer " + sign(t, w.key, jose.RS256, claims("cnf", "x")), own, 401},
+		"forged, with the right certificate":       {"mtls_pop " + sign(t, rsaKey(t), jose.RS256, claims("cnf", cnf)), own, 401},
+		"unbound as Bearer, with some certificate": {"Bearer " + unbound, other, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := w.call(t, c.authorization, c.certificate)
+			if a.status != c.status || (a.caller.ClientID == "app") != (c.status == 200) {
+				t.Errorf("status %d, want %d; caller %+v", a.status, c.status, a.caller)
+			}
+			if a.status == 200 && a.caller.Bound != strings.HasSuffix(c.authorization, bound) {
+				t.Errorf("bound: %t", a.caller.Bound)
+			}
+		})
+	}
+}
+
+func TestClaimsChallenge(t *testing.T) {
+	w := newWorld(t)
+	old := "Bearer " + sign(t, w.key, jose.RS256, claims("", nil))
+	later := "Bearer " + sign(t, w.key, jose.RS256, claims("nbf", epoch().Unix()+30))
+	stepped := "Bearer " + sign(t, w.key, jose.RS256, claims("acrs", []string{"c1"}))
+	for name, c := range map[string]struct {
+		challenge string
+		met       string
+	}{
+		"another time":    {`{"access_token":{"nbf":{"essential":true,"value":"1780315201"}}}`, later},
+		"another context": {`{"access_token":{"acrs":{"essential":true,"values":["c1","c2"]}}}`, stepped},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := w.server.Challenge(c.challenge); err != nil {
+				t.Fatal(err)
+			}
+			a := w.call(t, old, nil)
+			want := `Bearer realm="", error="insufficient_claims", claims="` + base64.StdEncoding.EncodeToString([]byte(c.challenge)) + `"`
+			if a.status != 401 || a.header != want {
+				t.Errorf("status %d, header %s, want %s", a.status, a.header, want)
+			}
+			if a = w.call(t, c.met, nil); a.status != 200 {
+				t.Errorf("a token that carries the claims: %d %s", a.status, a.header)
+			}
+			if a = w.call(t, "Bearer x", nil); !strings.Contains(a.header, "invalid_token") {
+				t.Errorf("a token that is none: %d %s", a.status, a.header)
+			}
+		})
+	}
+	if err := w.server.Challenge(`{}`); err != nil {
+		t.Fatal(err)
+	}
+	if a := w.call(t, old, nil); a.status != 200 {
+		t.Errorf("after the challenge: %d", a.status)
+	}
+}
+
+func TestChallengesThatNothingCouldMeet(t *testing.T) {
+	w := newWorld(t)
+	for _, claims := range []string{
+		``, `x`, `[]`, `{"id_token":{}}`, `{"access_token":{"nbf":{"value":"soon"}}}`, `{"access_token":{"nbf":{"values":["1","2"]}}}`,
+		`{"access_token":{"acrs":{"essential":true}}}`, `{"access_token":{"xms_mirid":{"value":"x"}}}`, `{"access_token":{"acrs":{"value":1}}}`,
+	} {
+		if err := w.server.Challenge(claims); err == nil {
+			t.Errorf("%s was taken", claims)
+		}
 	}
 }

@@ -1,0 +1,109 @@
+package entra
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net/http"
+	"strings"
+
+	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/journal"
+)
+
+// face is what one listener shows of the service.
+type face struct {
+	*Server
+	base  string   // URL, without trailing slash
+	names []string // DNS names beside that of base; a leading "*." stands for one label
+	mtls  bool
+}
+
+// MTLSNames are the DNS names of the mutual-TLS face in the public cloud. A leading "*." stands for a region.
+func MTLSNames() []string { return []string{"mtlsauth.microsoft.com", "*.mtlsauth.microsoft.com"} }
+
+// LoginNames are the DNS names of the login face in the public cloud.
+func LoginNames() []string { return []string{"login.microsoftonline.com", "*.login.microsoft.com"} }
+
+// MTLS is the face for clients that authenticate with their TLS certificate.
+func (s *Server) MTLS() http.Handler {
+	return &face{Server: s, base: s.cfg.MTLSURL, names: MTLSNames(), mtls: true}
+}
+
+// Login is the face for clients that authenticate with an assertion alone. It ignores TLS certificates.
+func (s *Server) Login() http.Handler {
+	return &face{Server: s, base: s.cfg.LoginURL, names: LoginNames()}
+}
+
+// TLSConfig returns the configuration to serve MTLS with, certificate being the server's.
+func TLSConfig(certificate tls.Certificate) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS12,
+		Certificates:           []tls.Certificate{certificate},
+		ClientAuth:             tls.RequestClientCert, // judged by the token endpoint, which can say why not
+		SessionTicketsDisabled: true,                  // a resumed session would prove nothing
+	}
+}
+
+// LoginTLSConfig returns the configuration to serve Login with.
+func LoginTLSConfig(certificate tls.Certificate) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}}
+}
+
+// ServeHTTP implements http.Handler.
+func (f *face) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	name, h := f.route(r.URL.Path)
+	f.cfg.Recorder.Handler(name, h).ServeHTTP(w, r)
+}
+
+func (f *face) route(path string) (string, leg.Handler) {
+	tenant, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	switch {
+	case rest == "oauth2/v2.0/token" && f.mtls:
+		return LegToken, f.serveToken
+	case rest == "oauth2/v2.0/token":
+		return LegLogin, f.serveToken
+	case rest == "discovery/v2.0/keys" && tenant == f.cfg.TenantID:
+		return LegKeys, f.serveKeys
+	case rest == "v2.0/.well-known/openid-configuration" && !f.mtls:
+		return LegDiscovery, f.serveConfiguration
+	case path == "/common/discovery/instance" && !f.mtls:
+		return LegDiscovery, f.serveInstance
+	}
+	return LegUnknown, serveUnknown
+}
+
+// baseOf is the base URL as the client of r wrote it: by address, or by one of the names of the public cloud.
+func (f *face) baseOf(r *http.Request) string {
+	name, _, _ := strings.Cut(r.Host, ":")
+	for _, pattern := range f.names {
+		if matchesName(name, pattern) {
+			return "https://" + r.Host
+		}
+	}
+	return f.base
+}
+
+func matchesName(name, pattern string) bool {
+	parent, wildcard := strings.CutPrefix(pattern, "*.")
+	if !wildcard {
+		return strings.EqualFold(name, pattern)
+	}
+	label, rest, _ := strings.Cut(name, ".")
+	return label != "" && strings.EqualFold(rest, parent)
+}
+
+// clientCertificate is the certificate whose key the client has proved to have. Nil means none.
+func (f *face) clientCertificate(r *http.Request) *x509.Certificate {
+	if !f.mtls || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return nil
+	}
+	return r.TLS.PeerCertificates[0]
+}
+
+func (f *face) serveKeys(w http.ResponseWriter, _ *http.Request, _ *journal.Entry) {
+	leg.WriteJSON(w, http.StatusOK, f.keys)
+}
+
+func serveUnknown(w http.ResponseWriter, _ *http.Request, _ *journal.Entry) {
+	leg.WriteJSON(w, http.StatusNotFound, map[string]string{"error": "not_found"})
+}

@@ -603,6 +603,30 @@ func TestAssertionsOverMutualTLSOnlyWhereEntraAsksForThem(t *testing.T) {
 	}
 }
 
+func TestAnAssertionThatTheKeySignsIsSentOnce(t *testing.T) {
+	for _, bound := range []acquire.Bound{acquire.BoundRequire, acquire.BoundNever} {
+		w := newAppWorld(t, certificateEntry(bound))
+		w.addKey("app")
+		seen := w.plays(func(n int, _ seenRequest) reply {
+			switch n {
+			case 1:
+				return reply{503, ""}
+			case 2:
+				return refusal(401, "invalid_client", 700024)
+			}
+			return reply{}
+		})
+		w.mustGet(acquire.Request{Identity: "app"})
+		sent := map[string]bool{}
+		for _, s := range *seen {
+			sent[s.assertion] = true
+		}
+		if len(*seen) != 3 || len(sent) != 3 || sent[""] {
+			t.Errorf("%s: got %d assertions in %d requests, want a new one in each", bound, len(sent), len(*seen))
+		}
+	}
+}
+
 func TestAnAssertionFileIsReadAgainAndNeverTold(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "assertion")
 	w := newAppWorld(t, acquire.Credential{Name: "file", Source: acquire.SourceAssertionFile, Bound: acquire.BoundNever, Path: file})

@@ -201,8 +201,8 @@ func (a *Acquirer) refresh(id *identityState, key cacheKey) {
 // fly joins or starts the one flight for key. The flight belongs to the
 // acquirer, not to the caller. Who skips the cache does not join a flight that does not.
 func (a *Acquirer) fly(id *identityState, key cacheKey, req Request) <-chan singleflight.Result {
-	name := key.String()
-	if req.ForceRefresh || req.Claims != "" {
+	name, forced := key.String(), req.ForceRefresh || req.Claims != ""
+	if forced {
 		name += "\x00forced\x00" + req.Claims
 	}
 	return a.flights.DoChan(name, func() (any, error) {
@@ -210,6 +210,10 @@ func (a *Acquirer) fly(id *identityState, key cacheKey, req Request) <-chan sing
 			return Token{}, &Error{Kind: KindUnavailable, Identity: key.identity, Err: errClosed}
 		}
 		defer a.wg.Done()
+		// The flight before may have landed after this one's caller had looked.
+		if token, state := a.cache.lookup(key, a.cfg.Now()); !forced && state == cacheFresh {
+			return token, nil
+		}
 		kept, err := a.land(id, key, req)
 		id.note(err)
 		now := a.cfg.Now()

@@ -34,7 +34,7 @@ const resource = "https://vault.azure.net"
 // world is an acquirer, a token endpoint on real TLS and the certificate that
 // the endpoint sees.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	acquirer *acquire.Acquirer
 	log      bytes.Buffer
 	requests atomic.Int64
@@ -55,7 +55,7 @@ type world struct {
 	seen       []string // subject of the client certificate of each request
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	return newWorldWith(t, acquire.StrengthTPM, managed("vm"), acquire.Identity{
 		Name:            "other",
@@ -69,7 +69,7 @@ func managed(name string) acquire.Identity {
 }
 
 // testKeys are two keys: making them takes longer than any test.
-func testKeys(t *testing.T) [2]*rsa.PrivateKey {
+func testKeys(t testing.TB) [2]*rsa.PrivateKey {
 	t.Helper()
 	keys, err := madeKeys()
 	if err != nil {
@@ -88,7 +88,7 @@ var madeKeys = sync.OnceValues(func() (keys [2]*rsa.PrivateKey, err error) {
 })
 
 // newWorldWith is newWorld with a key of another strength and other identities.
-func newWorldWith(t *testing.T, strength acquire.Strength, identities ...acquire.Identity) *world {
+func newWorldWith(t testing.TB, strength acquire.Strength, identities ...acquire.Identity) *world {
 	t.Helper()
 	var err error
 	key := testKeys(t)[0]
@@ -110,7 +110,7 @@ func newWorldWith(t *testing.T, strength acquire.Strength, identities ...acquire
 	w.acquirer, err = acquire.New(acquire.Config{
 		Identities: identities,
 		Bindings:   w,
-		Key:        acquire.BindingKey{Signer: func(context.Context) crypto.Signer { return key }, Strength: strength},
+		Key:        acquire.BindingKey{Signer: w.signer, Strength: strength},
 		IMDS:       w,
 		Keys:       w,
 		Regions:    w,
@@ -127,6 +127,8 @@ func newWorldWith(t *testing.T, strength acquire.Strength, identities ...acquire
 	t.Cleanup(func() { w.acquirer.Close() })
 	return w
 }
+
+func (w *world) signer(context.Context) crypto.Signer { return w.key }
 
 func (w *world) now() time.Time {
 	w.mu.Lock()

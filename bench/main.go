@@ -4,9 +4,11 @@
 // process, so that a busy machine slows both, and reports the pair with b.ReportMetric as
 // "ours-UNIT" and "reference-UNIT", or, where there are several pairs, with a word before
 // the unit: "ours-p99-UNIT" and "reference-p99-UNIT". The benchmarks live beside what they
-// measure, or, where the reference is another project's code, in package peers of this
-// module; which of their pairs are comparisons, and what bar each has to reach, is the
-// table in suite.go and peers.go. The ratio is always ours / reference.
+// measure, or, where the reference is another project's code, in packages peers and callers
+// of this module; which of their pairs are comparisons, and what bar each has to reach, is the
+// table in suite.go, roads.go and peers.go. The ratio is always ours / reference. Where there
+// is nobody to be compared with, the reference is what it may cost: a number of requests,
+// nanoseconds, kilobytes.
 //
 // The program prints a table and writes bench/results.json. A bar that is missed is
 // shown as missed and is no failure: machines differ, and the number is the message. A

@@ -37,7 +37,7 @@ const (
 
 // suite is everything that is compared.
 func suite() []comparison {
-	return slices.Concat(signatures(), load(), tokens(), besidePeers())
+	return slices.Concat(signatures(), load(), tokens(), roads(), callers(), besidePeers())
 }
 
 // signatures compares with what nobody can be faster than. A plain session protects nothing and so may cost next to nothing:

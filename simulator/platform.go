@@ -32,6 +32,8 @@ type Config struct {
 	BindingLife      time.Duration
 	BindingTokenLife time.Duration
 	AccessTokenLife  time.Duration
+
+	Resources []string // URIs, without trailing slash, that the tenant knows besides the usual ones
 }
 
 // Platform is a running VM with its Azure. It is safe for concurrent use. Close it.

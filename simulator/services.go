@@ -171,7 +171,7 @@ func (p *Platform) newEntra(cfg Config, a *authorities) (*entra.Server, error) {
 		TenantID:     p.info.TenantID,
 		Principals:   principals,
 		Applications: p.newApplications(),
-		Resources:    []string{vaultURI, managementURI, "https://graph.microsoft.com", "https://storage.azure.com"},
+		Resources:    append([]string{vaultURI, managementURI, "https://graph.microsoft.com", "https://storage.azure.com"}, cfg.Resources...),
 		BearerOnly:   []string{managementURI},
 		Issuer:       a.identity.Certificate,
 		TokenLife:    cfg.AccessTokenLife,

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/keyagent/keyagent/acquire/imds"
 )
 
@@ -19,6 +21,7 @@ type slot struct {
 	work   chan struct{}
 	loaded bool    // the state file was read; guarded by work
 	pauses breaker // between replacements; guarded by work
+	asking singleflight.Group
 
 	// Guarded by the manager's mutex, which is never held for longer than a look.
 	current  *Certificate  // nil if there is none, or it was rejected
@@ -27,6 +30,9 @@ type slot struct {
 	failures int           // of renewals in a row
 	retryAt  time.Time     // no renewal before this
 	retryIn  time.Duration // the pause that ends then
+
+	meta  *imds.PlatformMetadata // how IMDS described the identity
+	askAt time.Time              // IMDS is asked again from then on
 }
 
 // rejection says that a certificate has to be replaced.

@@ -54,6 +54,7 @@ type issuer struct {
 	answer   func(*imds.Credential)
 	public   crypto.PublicKey // certify this key instead of the one in the request
 	metaErr  error
+	looks    int // at meta
 	issueErr error
 	asked    []request
 	issued   int
@@ -70,6 +71,7 @@ type request struct {
 func (i *issuer) PlatformMetadata(context.Context, imds.Selector) (*imds.PlatformMetadata, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.looks++
 	meta := i.meta
 	return &meta, i.metaErr
 }

@@ -32,7 +32,7 @@ const resource = "https://vault.azure.net"
 
 // stage is a simulated platform and one agent on it, in this process.
 type stage struct {
-	t        *testing.T
+	t        testing.TB
 	platform *simulator.Platform
 	cfg      *config.Config
 	log      lockedBuffer
@@ -61,9 +61,15 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-func newStage(t *testing.T) *stage {
+func newStage(t testing.TB) *stage {
 	t.Helper()
-	platform, err := simulator.Start(t.Context(), simulator.Config{Dir: t.TempDir()})
+	return newStageOn(t, simulator.Config{Dir: t.TempDir()})
+}
+
+// newStageOn is newStage with another platform.
+func newStageOn(t testing.TB, platformConfig simulator.Config) *stage {
+	t.Helper()
+	platform, err := simulator.Start(t.Context(), platformConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,23 +261,6 @@ func TestRestartIssuesNothing(t *testing.T) {
 	second := s.mustToken()
 	if n := len(s.platform.Journal().Leg("imds.issuecredential")); n != 1 || first.Binding.Thumbprint != second.Binding.Thumbprint {
 		t.Errorf("got %d issuances and thumbprints %s, %s; want one certificate", n, first.Binding.Thumbprint, second.Binding.Thumbprint)
-	}
-}
-
-func TestFirstTokenCosts(t *testing.T) {
-	s := newStage(t)
-	s.start()
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() { s.mustToken() })
-	}
-	wg.Wait()
-	for leg, want := range map[string]int{
-		"imds.getplatformmetadata": 1, "maa.attest": 1, "imds.issuecredential": 1, "entra.mtls.token": 1,
-	} {
-		if got := len(s.platform.Journal().Leg(leg)); got != want {
-			t.Errorf("%s: %d requests for 20 callers, want %d", leg, got, want)
-		}
 	}
 }
 

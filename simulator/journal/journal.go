@@ -23,6 +23,7 @@ type Entry struct {
 	Leg     string    `json:"leg"` // "service.operation", as in "imds.issuecredential"
 	Method  string    `json:"method"`
 	Path    string    `json:"path"`   // without query
+	Client  string    `json:"client"` // address and port: one for each connection
 	Status  int       `json:"status"` // HTTP; 0 if the connection was cut
 	Outcome Outcome   `json:"outcome"`
 	Error   string    `json:"error,omitempty"` // why it was refused, or which fault was in the way

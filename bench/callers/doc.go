@@ -1,0 +1,18 @@
+// Package callers measures what programs that want a token have of the agent, beside what they have without it: each asks the
+// instance metadata service (IMDS) itself, with Microsoft's library for that, azidentity. Both meet the same simulated platform.
+//
+//	herd    60 processes start and want the same token at once
+//	outage  the token endpoint is down for ten minutes when tokens are half through their life
+//
+// The platform answers as slowly as the real one, and its IMDS has the real one's limit of 20 requests a second and 5 at a time.
+// The herd finds an agent that has had another token within the last minute: its certificate and IMDS' word on its identity are at
+// hand. After a quieter time it costs one request to IMDS more, and on a machine that has just booted the two of issuance.
+//
+// Where a choice had to be made it is the peer's advantage:
+//
+//   - azidentity keeps its own pauses and number of retries, and as much time as it needs.
+//   - Its token endpoint is behind IMDS, which has a token at hand once one process got one; ours has none at the start.
+//   - The agent runs in the same process as the platform and shares its processors.
+//
+// azidentity's clock is moved by package testing/synctest, with a transport that answers as IMDS does.
+package callers

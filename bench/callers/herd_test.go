@@ -1,0 +1,186 @@
+package callers_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"github.com/keyagent/keyagent/client"
+)
+
+const (
+	herdSize = 60
+	patience = 3 * time.Minute
+
+	envAsk      = "CALLERS_ASK" // agent or azidentity
+	envAt       = "CALLERS_AT"  // the agent's socket, or host and port of IMDS
+	envResource = "CALLERS_RESOURCE"
+
+	askAgent      = "agent"
+	askAzidentity = "azidentity"
+)
+
+// oneOfTheHerd is one process: it says that it is there, waits for the end of its input, and gets one token.
+func oneOfTheHerd(whom string) error {
+	get := fromAgent
+	if whom == askAzidentity {
+		get = fromAzidentity
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	fmt.Print("!")
+	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+		return err
+	}
+	return get(ctx, os.Getenv(envAt), os.Getenv(envResource))
+}
+
+func fromAgent(ctx context.Context, socket, resource string) error {
+	c := client.New(client.Config{Socket: socket})
+	defer c.Close()
+	_, err := c.Token(ctx, client.TokenRequest{Identity: "vm", Resource: resource})
+	return err
+}
+
+// fromAzidentity asks IMDS by its usual address, which leads to the simulated one.
+func fromAzidentity(ctx context.Context, address, resource string) error {
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+	credential, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{
+		ClientOptions: azcore.ClientOptions{Transport: &http.Client{Transport: transport}},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{resource + "/.default"}})
+	return err
+}
+
+// run is what became of a herd.
+type run struct {
+	served    int           // processes that got their token
+	took      time.Duration // until the last process was done
+	requests  int           // that the platform saw
+	throttled int           // of those, answered with 429
+}
+
+// herd starts the processes, lets them go all at once and waits for the last.
+func (s *stage) herd(tb testing.TB, whom string) run {
+	tb.Helper()
+	at := s.client.Socket()
+	if whom == askAzidentity {
+		at = strings.TrimPrefix(s.platform.Info().IMDS, "http://")
+	}
+	waiting, start, err := os.Pipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer waiting.Close()
+	var processes []*exec.Cmd
+	for range herdSize {
+		processes = append(processes, s.process(tb, waiting, envAsk+"="+whom, envAt+"="+at, envResource+"="+resource(s.herds)))
+	}
+	s.herds++
+	var seen uint64
+	if entries := s.platform.Journal().Entries(); len(entries) > 0 {
+		seen = entries[len(entries)-1].Seq
+	}
+	begin := time.Now()
+	if err := start.Close(); err != nil {
+		tb.Fatal(err)
+	}
+	var r run
+	for _, p := range processes {
+		if err := p.Wait(); err == nil {
+			r.served++
+		} else if _, failed := errors.AsType[*exec.ExitError](err); failed {
+			tb.Logf("%s: %s", whom, p.Stderr)
+		} else {
+			tb.Fatal(err)
+		}
+	}
+	r.took = time.Since(begin)
+	for _, e := range s.platform.Journal().Entries() {
+		if e.Seq <= seen {
+			continue
+		}
+		r.requests++
+		if e.Status == http.StatusTooManyRequests {
+			r.throttled++
+		}
+	}
+	return r
+}
+
+// process starts this program once more and returns when it waits on its input.
+func (s *stage) process(tb testing.TB, input *os.File, env ...string) *exec.Cmd {
+	tb.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := exec.CommandContext(tb.Context(), program)
+	p.Env = append(os.Environ(), env...)
+	p.Stdin, p.Stderr = input, new(strings.Builder)
+	out, err := p.StdoutPipe()
+	if err == nil {
+		err = p.Start()
+	}
+	if err == nil {
+		_, err = io.ReadFull(out, make([]byte, 1))
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return p
+}
+
+func TestAHerdIsOneRequest(t *testing.T) {
+	r := newStage(t).herd(t, askAgent)
+	if r.served != herdSize || r.requests != 1 || r.throttled != 0 {
+		t.Errorf("got %+v, want %d processes served by one request", r, herdSize)
+	}
+}
+
+// BenchmarkHerd compares 60 processes that ask the agent with 60 that ask IMDS by azidentity. The agent has its certificate, and
+// nobody has the token.
+func BenchmarkHerd(b *testing.B) {
+	s := newStage(b)
+	var ours, theirs run
+	rounds := []func(){
+		func() { ours = ours.plus(s.herd(b, askAgent)) },
+		func() { theirs = theirs.plus(s.herd(b, askAzidentity)) },
+	}
+	n := 0
+	for ; b.Loop(); n++ {
+		rounds[n%2]()
+		rounds[1-n%2]()
+	}
+	for name, r := range map[string]run{"ours-": ours, "reference-": theirs} {
+		b.ReportMetric(float64(r.took.Milliseconds())/float64(n), name+"ms")
+		b.ReportMetric(float64(r.requests)/float64(n), name+"requests")
+		b.ReportMetric(100*float64(r.requests-r.throttled)/float64(r.requests), name+"unthrottled-percent")
+		b.ReportMetric(float64(r.served)/float64(n), name+"served-processes")
+	}
+	b.ReportMetric(float64(ours.requests)/float64(n), "ours-all-requests")
+	b.ReportMetric(1, "reference-all-requests")
+	b.ReportMetric(float64(ours.served)/float64(n), "ours-all-processes")
+	b.ReportMetric(herdSize, "reference-all-processes")
+}
+
+func (r run) plus(other run) run {
+	return run{r.served + other.served, r.took + other.took, r.requests + other.requests, r.throttled + other.throttled}
+}

@@ -1,0 +1,115 @@
+package callers_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/keyagent/keyagent/agentapi/policy"
+	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/simulator"
+	"github.com/keyagent/keyagent/simulator/fault"
+	"github.com/keyagent/keyagent/simulator/imds"
+)
+
+// This program is also each process of the herd, which is then told whom to ask.
+func TestMain(m *testing.M) {
+	if whom := os.Getenv(envAsk); whom != "" {
+		if err := oneOfTheHerd(whom); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// What the platform's services take for an answer.
+const (
+	imdsDelay  = 15 * time.Millisecond
+	entraDelay = 80 * time.Millisecond
+)
+
+// resources is how many resources the tenant has for herds, each of which wants another one.
+const resources = 1000
+
+func resource(n int) string { return fmt.Sprintf("https://resource-%03d", n) }
+
+// stage is a simulated platform with an agent.
+type stage struct {
+	platform *simulator.Platform
+	client   *client.Client
+	herds    int
+}
+
+func newStage(tb testing.TB) *stage {
+	tb.Helper()
+	var names []string
+	for n := range resources {
+		names = append(names, resource(n))
+	}
+	platform, err := simulator.Start(tb.Context(), simulator.Config{Dir: tb.TempDir(), Resources: names})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = platform.Close() })
+	s := &stage{platform: platform}
+	s.slowDown(tb)
+	s.startAgent(tb)
+	return s
+}
+
+// slowDown makes the platform as slow, and as strict, as the real one.
+func (s *stage) slowDown(tb testing.TB) {
+	tb.Helper()
+	err := s.platform.SetIMDS(imds.Behaviour{Limit: &imds.Limit{}})
+	for leg, delay := range map[string]time.Duration{
+		"imds.token": imdsDelay, "imds.getplatformmetadata": imdsDelay, "imds.issuecredential": imdsDelay, "entra.mtls.token": entraDelay,
+	} {
+		err = errors.Join(err, s.platform.Faults().Add(fault.Fault{Leg: leg, Kind: fault.Delay, Delay: fault.Duration(delay)}))
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// startAgent starts the agent and has it get its certificate. Between attempts, it does not wait.
+func (s *stage) startAgent(tb testing.TB) {
+	tb.Helper()
+	cfg, err := config.Load(s.platform.Info().ConfigFile)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cfg.Rules[0].Resources = []string{policy.AnyResource}
+	ctx, cancel := context.WithCancel(tb.Context())
+	d, err := daemon.Open(ctx, cfg, daemon.Options{
+		Version: "bench", Audit: slog.New(slog.DiscardHandler), Now: s.platform.Clock().Now,
+		Sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() },
+	})
+	if err != nil {
+		cancel()
+		tb.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	s.client = client.New(client.Config{Socket: cfg.Socket})
+	tb.Cleanup(func() {
+		_ = s.client.Close()
+		cancel()
+		if err := errors.Join(<-ended, d.Close()); err != nil {
+			tb.Error(err)
+		}
+	})
+	for err = client.ErrNotReachable; errors.Is(err, client.ErrNotReachable); {
+		_, err = s.client.Token(ctx, client.TokenRequest{Identity: "vm", Resource: s.platform.Info().ResourceAudience})
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+}

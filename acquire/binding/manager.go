@@ -92,8 +92,8 @@ func New(cfg Config) *Manager {
 }
 
 // Certificate returns a usable certificate for the identity: the one in memory or
-// on disk if it still belongs to the identity, else a new one. It asks IMDS for that, if
-// the last answer is more than a minute old. If there is none it blocks for as long as attestation and issuance take,
+// on disk if it still belongs to the identity, else a new one. It asks IMDS in any
+// case. If there is none it blocks for as long as attestation and issuance take,
 // whoever began them; a renewal under way is not waited for.
 //
 // While the certificate that Entra rejected has not been replaced, the error may be

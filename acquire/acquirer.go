@@ -202,7 +202,8 @@ func (a *Acquirer) refresh(id *identityState, key cacheKey) {
 // acquirer, not to the caller. Who skips the cache does not join a flight that does not.
 func (a *Acquirer) fly(id *identityState, key cacheKey, req Request) <-chan singleflight.Result {
 	name := key.String()
-	if req.ForceRefresh || req.Claims != "" {
+	forced := req.ForceRefresh || req.Claims != ""
+	if forced {
 		name += "\x00forced\x00" + req.Claims
 	}
 	return a.flights.DoChan(name, func() (any, error) {
@@ -210,6 +211,9 @@ func (a *Acquirer) fly(id *identityState, key cacheKey, req Request) <-chan sing
 			return Token{}, &Error{Kind: KindUnavailable, Identity: key.identity, Err: errClosed}
 		}
 		defer a.wg.Done()
+		if token, state := a.cache.lookup(key, a.cfg.Now()); state == cacheFresh && !forced {
+			return token, nil // a flight has landed since the caller looked
+		}
 		kept, err := a.land(id, key, req)
 		id.note(err)
 		now := a.cfg.Now()

@@ -83,7 +83,7 @@ func cannotBeBound(err error) bool {
 		return true
 	}
 	if errors.Is(err, binding.ErrAttestation) {
-		return attestationRefused(err)
+		return refuses(err)
 	}
 	if e, ok := errors.AsType[*imds.Error](err); ok {
 		return e.Refuses() && e.Code != "identity_not_found"
@@ -91,12 +91,9 @@ func cannotBeBound(err error) bool {
 	return false
 }
 
-// attestationRefused goes by what the provider's error says of itself: whether it is a refusal, or else whether it lasts.
-func attestationRefused(err error) bool {
+// refuses reports whether an error says of itself that it is a refusal which asking again does not mend. The method Temporary of
+// errors of package net and of the system says something else: a connection that is cut is not temporary there.
+func refuses(err error) bool {
 	var refusal interface{ Refuses() bool }
-	if errors.As(err, &refusal) {
-		return refusal.Refuses()
-	}
-	var temporary interface{ Temporary() bool }
-	return errors.As(err, &temporary) && !temporary.Temporary()
+	return errors.As(err, &refusal) && refusal.Refuses()
 }

@@ -28,8 +28,8 @@ type Key interface {
 
 // Attestor turns evidence about the binding key into an attestation token for
 // the instance of Azure Attestation at endpoint. The zero token means that no
-// attestation is configured. An error with a method Temporary that says false will
-// not go away by itself.
+// attestation is configured. An error with a method Refuses that says true is a
+// refusal, which will not go away by itself.
 type Attestor interface {
 	Attest(ctx context.Context, endpoint string) (token secret.String, expires time.Time, err error)
 	// Discard lets go of a token that was not accepted: the next Attest gets a new one.

@@ -162,17 +162,18 @@ func (c *chaos) schedule() []disturbance {
 // draw draws one disturbance.
 func (c *chaos) draw() disturbance {
 	switch n := c.random.IntN(20); {
-	case n < 11:
+	case n < 8:
 		f := c.drawFault()
 		return disturbance{fmt.Sprintf("%s %s %d %v ×%d", f.Leg, f.Kind, f.Status, f.Headers, f.Count), func() { c.add(f) }}
-	case n < 14:
+	case n < 11:
 		d := time.Duration(1+c.random.IntN(120)) * time.Second
 		return disturbance{fmt.Sprintf("%v pass", d), func() { c.advance(d) }}
-	case n == 14:
+	case n == 11:
 		return disturbance{"half a certificate's life passes", func() { c.jumps++; c.advance(chaosHalfLife) }}
-	case n == 15:
-		return disturbance{"Entra revokes the newest certificate", c.revoke}
-	case n == 16:
+	case n < 15:
+		name := []string{"vm", "vm-user"}[c.random.IntN(2)]
+		return disturbance{"Entra revokes the certificate of " + name, func() { c.revoke(name) }}
+	case n < 17:
 		return disturbance{"Entra distrusts the attestation", c.platform.DistrustAttestation}
 	case n == 17:
 		d := time.Duration(100+c.random.IntN(900)) * time.Millisecond
@@ -215,14 +216,14 @@ func (c *chaos) add(f fault.Fault) {
 	}
 }
 
-// revoke revokes the certificate that was issued last.
-func (c *chaos) revoke() {
-	if all := c.issued(""); len(all) > 0 {
+// revoke revokes the certificate that was issued last for an identity.
+func (c *chaos) revoke(name string) {
+	if all := c.issued(c.clientID(name)); len(all) > 0 {
 		c.platform.Revoke(all[len(all)-1].Detail["certificate_thumbprint"].(string))
 	}
 }
 
-// issued are the issuances for a client id, or all.
+// issued are the issuances for a client id, or, for "", all.
 func (c *chaos) issued(clientID string) []journal.Entry {
 	return slices.DeleteFunc(c.platform.Journal().Leg("imds.issuecredential"), func(e journal.Entry) bool {
 		return e.Outcome != journal.OK || clientID != "" && e.Detail["client_id"] != clientID

@@ -75,3 +75,19 @@ func TestNoSampleHoldsACredential(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatLooksLikeACredential(t *testing.T) {
+	for _, text := range []string{
+		"-----BEGIN RSA PRIVATE KEY-----", "-----BEGIN CERTIFICATE-----", "token = 'eyJhbGciOi'", "client_secret: x", `"ClientSecret": "x"`, "password=x",
+		"MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQ", "0123456789abcdef0123456789abcdef01234567",
+	} {
+		if !secretLike.MatchString(text) {
+			t.Errorf("not found: %s", text)
+		}
+	}
+	for _, text := range []string{"c0ffee00-0000-4000-8000-0000000000aa", "/metadata/identity/oauth2/token", "It holds no credential.", "body.access_token"} {
+		if secretLike.MatchString(text) {
+			t.Errorf("found without a reason: %s", text)
+		}
+	}
+}

@@ -27,6 +27,13 @@ const credentialManagedIdentity = "managed_identity"
 // than its own context allows.
 const flightTimeout = 3 * time.Minute
 
+const (
+	// maxFlights bounds what is under way for one identity.
+	maxFlights = 256
+	// crowdedPause is how long a caller is asked to wait that finds no place.
+	crowdedPause = time.Second
+)
+
 // Config configures an [Acquirer].
 type Config struct {
 	Identities []Identity
@@ -69,6 +76,8 @@ type Acquirer struct {
 var (
 	errClosed = errors.New("the agent is stopping")
 	errPanic  = errors.New("a fault in the agent; its log says where")
+
+	errCrowded = errors.New("too many tokens are being obtained for this identity at once")
 )
 
 // New returns an acquirer. It does no I/O.
@@ -151,18 +160,25 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 	}
 	key := keyOf(req)
 	now := a.cfg.Now()
-	if req.ForceRefresh || req.Claims != "" {
+	if !req.forced() {
+		if token, ok := a.cached(id, key, now); ok { //nolint:contextcheck // a refresh ahead of need is nobody's to wait for
+			return token, nil
+		}
+	}
+	f, err := newFlight(req)
+	if err != nil {
+		return Token{}, &Error{Kind: KindRefused, Identity: req.Identity, Err: err} // the caller's own fault, and nobody else's
+	}
+	if f.forced {
 		if err := a.forced.permit(key, now); err != nil {
 			return Token{}, err
 		}
-	} else if token, ok := a.cached(id, key, now); ok { //nolint:contextcheck // a refresh ahead of need is nobody's to wait for
-		return token, nil
 	}
 	if failure := a.failures.recall(key, now); failure != nil {
 		return Token{}, failure
 	}
 	select {
-	case result := <-a.fly(id, key, req): //nolint:contextcheck // a flight outlives its callers
+	case result := <-a.fly(id, key, f): //nolint:contextcheck // a flight outlives its callers
 		if result.Err != nil {
 			return Token{}, result.Err
 		}
@@ -170,6 +186,35 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 	case <-ctx.Done():
 		return Token{}, ctx.Err()
 	}
+}
+
+// forced reports whether the request skips the cache.
+func (r Request) forced() bool { return r.ForceRefresh || r.Claims != "" }
+
+// CheckClaims reports why [Request.Claims] could not be passed on to Entra, or nil.
+func CheckClaims(claims string) error {
+	_, err := entra.MergeClaims(nil, claims)
+	return err
+}
+
+// flight is what there is to know of a flight besides the token that it is for.
+type flight struct {
+	claims     string // capabilities and challenge, merged; JSON or ""
+	forced     bool   // the cache is skipped
+	challenged bool   // by claims that a caller brought
+}
+
+func newFlight(req Request) (flight, error) {
+	claims, err := entra.MergeClaims(req.Capabilities, req.Claims)
+	return flight{claims: claims, forced: req.forced(), challenged: req.Claims != ""}, err
+}
+
+// name tells flights apart: who skips the cache does not join one that does not.
+func (f flight) name(key cacheKey) string {
+	if f.forced {
+		return key.String() + "\x00forced\x00" + f.claims
+	}
+	return key.String()
 }
 
 // keyOf is what the token is kept under.
@@ -193,50 +238,57 @@ func (a *Acquirer) cached(id *identityState, key cacheKey, now time.Time) (Token
 	return token, state != cacheMiss
 }
 
-// refresh fetches the next token while the current one is still served.
+// refresh fetches the next token while the current one is still served, unless something stands against asking now.
 func (a *Acquirer) refresh(id *identityState, key cacheKey) {
-	a.fly(id, key, Request{Identity: key.identity, Resource: key.resource, Type: key.tokenType, Capabilities: key.splitCapabilities()})
+	if a.failures.recall(key, a.cfg.Now()) != nil {
+		return
+	}
+	f, err := newFlight(Request{Capabilities: key.splitCapabilities()})
+	if err == nil { // they are those that obtained the current one
+		a.fly(id, key, f)
+	}
 }
 
 // fly joins or starts the one flight for key. The flight belongs to the
-// acquirer, not to the caller. Who skips the cache does not join a flight that does not.
-func (a *Acquirer) fly(id *identityState, key cacheKey, req Request) <-chan singleflight.Result {
-	name, forced := key.String(), req.ForceRefresh || req.Claims != ""
-	if forced {
-		name += "\x00forced\x00" + req.Claims
-	}
-	return a.flights.DoChan(name, func() (any, error) {
-		if !a.begin() {
-			return Token{}, &Error{Kind: KindUnavailable, Identity: key.identity, Err: errClosed}
+// acquirer, not to the caller.
+func (a *Acquirer) fly(id *identityState, key cacheKey, f flight) <-chan singleflight.Result {
+	return a.flights.DoChan(f.name(key), func() (any, error) {
+		if err := a.begin(id); err != nil {
+			return Token{}, err
 		}
-		defer a.wg.Done()
+		defer a.end(id)
 		// The flight before may have landed after this one's caller had looked.
-		if token, state := a.cache.lookup(key, a.cfg.Now()); !forced && state == cacheFresh {
+		if token, state := a.cache.lookup(key, a.cfg.Now()); !f.forced && state == cacheFresh {
 			return token, nil
 		}
-		kept, err := a.land(id, key, req)
-		id.note(err)
+		kept, err := a.land(id, key, f)
 		now := a.cfg.Now()
 		if err != nil {
-			return Token{}, a.failed(key, err, now)
+			return Token{}, a.failed(id, key, f, err, now)
 		}
+		id.note(nil)
 		a.cache.store(key, kept, now)
 		return kept.token, nil
 	})
 }
 
-// failed makes a caller's error of what stopped a flight, and remembers it for as long as asking again is of no use.
-func (a *Acquirer) failed(key cacheKey, err error, now time.Time) *Error {
+// failed makes a caller's error of what stopped a flight, and remembers it for as long as asking again is of no use. What became of the
+// claims that one caller brought is nothing to the others, but for a pause that was asked for.
+func (a *Acquirer) failed(id *identityState, key cacheKey, f flight, err error, now time.Time) *Error {
 	failure := classify(key.identity, err)
+	a.cfg.Logger.Warn("token not obtained", "identity", key.identity, "resource", key.resource, "kind", failure.Kind, "error", err)
+	if f.challenged && failure.Kind != KindThrottled {
+		return failure
+	}
+	id.note(err)
 	a.cache.postpone(key, now, failure.RetryAfter)
 	a.failures.remember(key, failure, now)
-	a.cfg.Logger.Warn("token not obtained", "identity", key.identity, "resource", key.resource, "kind", failure.Kind, "error", err)
 	return failure
 }
 
 // land makes the flight within its time. A panic on its way is that flight's error:
 // what is parsed there comes from others.
-func (a *Acquirer) land(id *identityState, key cacheKey, req Request) (kept cacheEntry, err error) {
+func (a *Acquirer) land(id *identityState, key cacheKey, f flight) (kept cacheEntry, err error) {
 	ctx, cancel := context.WithTimeout(a.ctx, flightTimeout)
 	defer cancel()
 	defer func() {
@@ -246,30 +298,36 @@ func (a *Acquirer) land(id *identityState, key cacheKey, req Request) (kept cach
 			kept, err = cacheEntry{}, errPanic
 		}
 	}()
-	return a.fetch(ctx, id, key, req)
+	return a.fetch(ctx, id, key, f)
 }
 
-// begin counts a flight, unless the acquirer is closed.
-func (a *Acquirer) begin() bool {
+// begin counts a flight, unless the acquirer is closed or the identity has too many: flights outlive their callers, and a caller that
+// goes away must not leave ever more of them behind.
+func (a *Acquirer) begin(id *identityState) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed {
-		return false
+	switch {
+	case a.closed:
+		return &Error{Kind: KindUnavailable, Identity: id.Name, Err: errClosed}
+	case id.flights >= maxFlights:
+		return &Error{Kind: KindUnavailable, Identity: id.Name, RetryAfter: crowdedPause, Err: errCrowded}
 	}
+	id.flights++
 	a.wg.Add(1)
-	return true
+	return nil
+}
+
+func (a *Acquirer) end(id *identityState) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	id.flights--
+	a.wg.Done()
 }
 
 // fetch walks the identity's list of credentials to a token.
-func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey, req Request) (cacheEntry, error) {
-	claims, err := entra.MergeClaims(req.Capabilities, req.Claims)
-	if err != nil {
-		return cacheEntry{}, &claimsError{err}
-	}
+func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey, f flight) (cacheEntry, error) {
 	asked := a.cfg.Now() // the life that Entra states began after this moment
-	g, by, err := id.chain.obtain(ctx, &ask{
-		resource: key.resource, tokenType: key.tokenType, claims: claims, fresh: req.ForceRefresh || req.Claims != "",
-	})
+	g, by, err := id.chain.obtain(ctx, &ask{resource: key.resource, tokenType: key.tokenType, claims: f.claims, fresh: f.forced})
 	if err != nil {
 		return cacheEntry{}, err
 	}
@@ -293,7 +351,7 @@ func (a *Acquirer) keep(id *identityState, key cacheKey, g *grant, by *step, ask
 		Strength:    g.strength,
 		Fallback:    g.passed,
 	}
-	kept := cacheEntry{token: token}
+	kept := cacheEntry{token: token, asked: asked}
 	if g.over == nil {
 		return kept
 	}
@@ -310,9 +368,3 @@ func (a *Acquirer) keep(id *identityState, key cacheKey, g *grant, by *step, ask
 	}
 	return kept
 }
-
-// claimsError says that a claims challenge cannot be passed on.
-type claimsError struct{ err error }
-
-func (e *claimsError) Error() string { return e.err.Error() }
-func (e *claimsError) Unwrap() error { return e.err }

@@ -59,7 +59,8 @@ type cacheEntry struct {
 	token     Token // its ExpiresOn is a time of the wall clock
 	deadline  time.Time
 	refreshOn time.Time
-	used      bool // asked for since it was fetched
+	used      bool      // asked for since it was fetched
+	asked     time.Time // when it was asked for at Entra
 	// bound reports whether the certificate that the token is bound to is still in use; nil for a token that is bound to none.
 	bound func() bool
 }
@@ -100,6 +101,9 @@ func (c *tokenCache) store(key cacheKey, entry cacheEntry, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if element, ok := c.entries[key]; ok {
+		if had := element.Value.(*cacheEntry); had.asked.After(entry.asked) && !had.expired(now) {
+			return // this one was overtaken
+		}
 		c.dropLocked(element)
 	}
 	c.entries[key] = c.order.PushFront(&entry)

@@ -19,6 +19,8 @@ import (
 // KeySource gives the keys and certificates of applications, as they are now: one that was rotated or newly certified is noticed.
 type KeySource interface {
 	ApplicationKey(ctx context.Context, name string) (*ApplicationKey, error)
+	// Thumbprint returns x5t#S256 of the certificate that is in use now, or "" if there is none. It asks no TPM.
+	Thumbprint(name string) string
 }
 
 // ApplicationKey is a key and the certificate that an app registration knows it by. It is immutable.
@@ -30,9 +32,9 @@ type ApplicationKey struct {
 	Strength         Strength              // StrengthTPM or StrengthSoftware
 }
 
-// thumbprint is the x5t#S256 of the leaf.
-func (k *ApplicationKey) thumbprint() string {
-	sum := sha256.Sum256(k.Chain[0].Raw)
+// Thumbprint is the x5t#S256 of a certificate (RFC 8705, 3.1).
+func Thumbprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
@@ -141,7 +143,7 @@ func (c *shownCertificate) connection(a *ask, key *ApplicationKey) (*connection,
 	if err := a.checkFloor(key.Strength); err != nil {
 		return nil, err
 	}
-	name := key.thumbprint()
+	name := Thumbprint(key.Chain[0])
 	pair := tlsbridge.Pair{Signer: key.Signer, SignatureSchemes: key.SignatureSchemes}
 	for _, certificate := range key.Chain {
 		pair.Chain = append(pair.Chain, certificate.Raw)
@@ -150,7 +152,7 @@ func (c *shownCertificate) connection(a *ask, key *ApplicationKey) (*connection,
 	if err != nil {
 		return nil, notLoaded(err)
 	}
-	return &connection{bridge: bridge, thumbprint: name, strength: key.Strength, current: func() bool { return c.holds(name) }}, nil
+	return &connection{bridge: bridge, thumbprint: name, strength: key.Strength, current: func() bool { return c.app.cfg.Keys.Thumbprint(c.name) == name }}, nil
 }
 
 func (c *shownCertificate) request(ctx context.Context, a *ask, key *ApplicationKey, over *connection) (*grant, error) {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
 )
 
@@ -28,6 +29,7 @@ type step struct {
 
 	mu        sync.Mutex
 	restUntil time.Time // passed over until then
+	restErr   error     // why
 	lastErr   error     // of the last attempt
 	strength  Strength  // of the last success
 	tried     bool
@@ -38,7 +40,7 @@ func (s *step) rests(now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now.Before(s.restUntil) {
-		return s.lastErr
+		return s.restErr
 	}
 	return nil
 }
@@ -53,10 +55,10 @@ func (s *step) note(g *grant, err error) {
 }
 
 // rest has the step passed over for a while.
-func (s *step) rest(until time.Time) {
+func (s *step) rest(until time.Time, why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.restUntil = until
+	s.restUntil, s.restErr = until, why
 }
 
 // chain is an identity's ordered list of ways to a token.
@@ -113,7 +115,7 @@ func (c *chain) obtain(ctx context.Context, a *ask) (*grant, *step, error) {
 		g, err := s.obtain(ctx, a)
 		s.note(g, err)
 		if err == nil {
-			g.passed = g.passed || len(walk.failed) > 0
+			g.passed = g.passed || len(walk.attempts) > 0
 			walk.restFailed(ctx, s)
 			return g, s, nil
 		}
@@ -129,14 +131,21 @@ type walk struct {
 	*chain
 	now      time.Time
 	attempts []Attempt
-	failed   []*step // tried in this walk, or resting since an earlier one
-	tried    []*step
+	tried    []failedStep
 	rejected int
+	// boundOnly: a bound form failed, and nobody has said that it cannot be had. The weaker forms are not for those who disturb it.
+	boundOnly bool
+}
+
+// failedStep is a step that failed in this walk.
+type failedStep struct {
+	*step
+	err error
 }
 
 // passes reports whether a step is not to be tried.
 func (w *walk) passes(a *ask, s *step) bool {
-	if a.tokenType == TypePoP && !s.bound {
+	if !s.bound && (a.tokenType == TypePoP || w.boundOnly) {
 		return true
 	}
 	if s.second && !w.secondServes() {
@@ -156,14 +165,14 @@ func (w *walk) secondServes() bool {
 }
 
 func (w *walk) fail(s *step, err error) {
-	w.failed = append(w.failed, s)
 	w.attempts = append(w.attempts, Attempt{Credential: s.entry, Bound: s.bound, Err: err})
+	w.boundOnly = w.boundOnly || s.bound && !definite(err)
 }
 
 // goesOn notes the failure of a step, and decides whether another one may be tried.
 func (w *walk) goesOn(a *ask, s *step, err error) bool {
 	w.fail(s, err)
-	w.tried = append(w.tried, s)
+	w.tried = append(w.tried, failedStep{s, err})
 	if a.tokenType != TypePoP && w.preferred(s) && cannotBeBound(err) {
 		return true
 	}
@@ -191,15 +200,15 @@ func (w *walk) preferred(s *step) bool {
 func (w *walk) restFailed(ctx context.Context, working *step) {
 	for _, s := range w.tried {
 		pause := missingRest
-		s.mu.Lock()
-		err := s.lastErr
-		s.mu.Unlock()
-		if cannotBeBound(err) || credentialRejected(err) {
+		switch {
+		case entra.ReactionTo(s.err) == entra.ReactionUnboundResource:
+			pause = 0 // another resource may well take it
+		case cannotBeBound(s.err):
 			pause = rejectedRest
 		}
-		s.rest(w.now.Add(pause))
+		s.rest(w.now.Add(pause), s.err)
 		w.cfg.Logger.WarnContext(ctx, "a credential was passed over", "identity", w.name, "credential", s.entry, "bound", s.bound,
-			"used", working.entry, "used_bound", working.bound, "cause", err)
+			"used", working.entry, "used_bound", working.bound, "cause", s.err)
 	}
 }
 

@@ -26,12 +26,11 @@ func classify(identity string, err error) *Error {
 	var fromEntra *entra.Error
 	var fromIMDS *imds.Error
 	var floor *floorError
-	var claims *claimsError
 	switch {
 	case errors.As(err, &floor):
 		out.Kind = KindRefused
 		out.Hint = "see keyagent status for the key and keyagent doctor for the attestation, or lower min_strength"
-	case errors.Is(err, errNoPoP), errors.As(err, &claims):
+	case errors.Is(err, errNoPoP):
 		out.Kind = KindRefused
 	case errors.As(err, &paused):
 		out.RetryAfter = paused.RetryAfter

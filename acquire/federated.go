@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/internal/secret"
 )
@@ -54,8 +53,9 @@ func newFederated(app *application, source assertionSource, bound bool) *federat
 	return &federated{app: app, source: source, bound: bound, lock: make(chan struct{}, 1)}
 }
 
-// obtain makes both legs. An assertion, or the certificate below it, that Entra rejects is replaced once, and then both legs are
-// made again: parts of two generations are never mixed.
+// obtain makes both legs. A pair that Entra rejects is obtained once more, and then both legs are made again: parts of two generations
+// are never mixed. Whether it is the certificate that has to be replaced is found out in the first leg: what an application's exchange
+// says must not take the managed identity's certificate away from everybody.
 func (f *federated) obtain(ctx context.Context, a *ask) (*grant, error) {
 	if !f.bound {
 		if err := a.checkFloor(StrengthNone); err != nil {
@@ -64,30 +64,16 @@ func (f *federated) obtain(ctx context.Context, a *ask) (*grant, error) {
 	}
 	held, err := f.take(ctx, a, nil)
 	if err != nil {
-		return nil, notLoaded(err)
+		return nil, legFailed(err)
 	}
 	g, err := f.exchange(ctx, a, held)
-	why, certificate := certificateRejected(err)
-	switch {
-	case certificate && held.over != nil && held.over.replace != nil && !a.reissued:
-		if replaceErr := f.reissue(ctx, a, held, why, err); replaceErr != nil {
-			return nil, &notReplaced{rejection: err, err: replaceErr}
-		}
-	case assertionRejected(err):
-	default:
+	if !pairRejected(err) {
 		return g, err
 	}
 	if held, err = f.take(ctx, a, held); err != nil {
-		return nil, notLoaded(err)
+		return nil, legFailed(err)
 	}
 	return f.exchange(ctx, a, held)
-}
-
-func (f *federated) reissue(ctx context.Context, a *ask, held *assertion, why binding.Reason, cause error) error {
-	a.reissued = true
-	f.app.cfg.Logger.WarnContext(ctx, "Entra rejects the certificate of a federated credential; another one is obtained",
-		"thumbprint", held.over.thumbprint, "cause", cause)
-	return held.over.replace(ctx, why)
 }
 
 // take returns an assertion other than the rejected one. Whoever comes while one is being obtained waits for it.
@@ -200,6 +186,9 @@ func readAssertion(path string) (secret.String, error) {
 		return secret.String{}, fmt.Errorf("the assertion's file: %w", err)
 	}
 	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return secret.String{}, fmt.Errorf("the assertion's file %s is not a regular file", path)
+	}
 	text, err := io.ReadAll(io.LimitReader(file, maxAssertionBytes+1))
 	if err != nil {
 		return secret.String{}, fmt.Errorf("the assertion's file: %w", err)

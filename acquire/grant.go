@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/tlsbridge"
 )
@@ -54,8 +53,6 @@ type connection struct {
 	strength   Strength
 	// current reports whether the certificate is still the one in use.
 	current func() bool
-	// replace has another certificate issued. It is nil where nobody issues one.
-	replace func(ctx context.Context, why binding.Reason) error
 }
 
 // loadError says that a credential was not there to be presented: the next entry may be.
@@ -90,60 +87,58 @@ func (a *ask) checkFloor(have Strength) error {
 	return notLoaded(&floorError{have: have, want: a.floor})
 }
 
-// holder keeps the connections of whoever has a certificate. A new certificate closes those of the one before; a request that was
-// begun with the old one can still end on it, but keeps no connection.
+// legFailed marks what kept the first leg from giving an assertion. What Entra says there for now only, or what did not reach it, is no
+// more a matter of the credential than in the second leg.
+func legFailed(err error) error {
+	if e, ok := errors.AsType[*entra.Error](err); ok && e.Temporary() {
+		return err
+	}
+	if errors.Is(err, entra.ErrUnreachable) || errors.Is(err, entra.ErrBadAnswer) {
+		return err
+	}
+	return notLoaded(err)
+}
+
+// holder keeps the connections of whoever has a certificate. Another certificate closes those of the one before: a request that is under
+// way there ends on it, and keeps no connection.
 type holder struct {
-	mu       sync.Mutex
-	newest   *tlsbridge.Bridge
-	previous *tlsbridge.Bridge
-	names    [2]string // thumbprints of newest and previous
+	mu    sync.Mutex
+	inUse *tlsbridge.Bridge
+	shows string // thumbprint of the certificate that inUse presents
 }
 
 // bridge returns the connections that present pair, whose thumbprint is name.
 func (h *holder) bridge(cfg tlsbridge.Config, name string, pair tlsbridge.Pair) (*tlsbridge.Bridge, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case h.newest != nil && h.names[0] == name:
-		return h.newest, nil
-	case h.previous != nil && h.names[1] == name:
-		return h.previous, nil
+	if h.inUse != nil && h.shows == name {
+		return h.inUse, nil
 	}
 	fresh, err := tlsbridge.New(cfg, pair)
 	if err != nil {
 		return nil, err
 	}
-	if h.newest != nil {
-		h.newest.Close()
+	if h.inUse != nil {
+		h.inUse.Close()
 	}
-	h.newest, h.previous = fresh, h.newest
-	h.names = [2]string{name, h.names[0]}
+	h.inUse, h.shows = fresh, name
 	return fresh, nil
 }
 
-// holds reports whether the certificate is the newest that was presented.
-func (h *holder) holds(name string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.newest != nil && h.names[0] == name
-}
-
-// handshake describes the last handshake of the newest certificate.
+// handshake describes the last handshake of the certificate in use.
 func (h *holder) handshake() tlsbridge.Handshake {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.newest == nil {
+	if h.inUse == nil {
 		return tlsbridge.Handshake{}
 	}
-	return h.newest.Handshake()
+	return h.inUse.Handshake()
 }
 
 func (h *holder) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, b := range []*tlsbridge.Bridge{h.newest, h.previous} {
-		if b != nil {
-			b.Close()
-		}
+	if h.inUse != nil {
+		h.inUse.Close()
 	}
 }

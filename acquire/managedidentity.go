@@ -98,10 +98,6 @@ func (m *boundIdentity) connection(a *ask, c *binding.Certificate) (*connection,
 	return &connection{
 		bridge: bridge, thumbprint: name, strength: strength,
 		current: func() bool { now := m.cfg.Bindings.Current(m.sel); return now != nil && now.Leaf.Equal(c.Leaf) },
-		replace: func(ctx context.Context, why binding.Reason) error {
-			_, err := m.cfg.Bindings.Replace(ctx, m.sel, c, why)
-			return err
-		},
 	}, nil
 }
 

@@ -16,8 +16,11 @@ func certificateRejected(err error) (why binding.Reason, rejected bool) {
 	if err == nil {
 		return "", false
 	}
-	if tlsbridge.CertificateRefused(err) {
+	switch {
+	case tlsbridge.RefusalProven(err):
 		return binding.ReasonCertificate, true
+	case tlsbridge.CertificateRefused(err): // before TLS 1.3, a server that means it looks the same as somebody on the way
+		return binding.ReasonDoubt, true
 	}
 	switch entra.ReactionTo(err) {
 	case entra.ReactionReattest:
@@ -28,13 +31,15 @@ func certificateRejected(err error) (why binding.Reason, rejected bool) {
 	return "", false
 }
 
-// assertionRejected reports whether another assertion, obtained now, could be taken in place of the one that was sent.
-func assertionRejected(err error) bool {
+// pairRejected reports whether an assertion that is obtained now, and the certificate that it is then bound to, could be taken in place
+// of those that were sent.
+func pairRejected(err error) bool {
 	switch entra.ReactionTo(err) {
 	case entra.ReactionPair, entra.ReactionRebuildAssertion:
 		return true
 	}
-	return false
+	_, certificate := certificateRejected(err)
+	return certificate
 }
 
 // credentialRejected reports whether Entra has turned down the credential itself, so that another entry of the list may do. An alert
@@ -89,6 +94,19 @@ func cannotBeBound(err error) bool {
 		return e.Refuses() && e.Code != "identity_not_found"
 	}
 	return false
+}
+
+// definite reports whether the bound form of a credential cannot be had because of something on this machine, its metadata service
+// included, or by a word that is certainly the other side's. After anything else, only a credential that is bound, too, may take its
+// place.
+func definite(err error) bool {
+	if _, weak := errors.AsType[*floorError](err); weak {
+		return true
+	}
+	if _, said := errors.AsType[*imds.Error](err); said || errors.Is(err, imds.ErrUnreachable) {
+		return true
+	}
+	return cannotBeBound(err) || refuses(err)
 }
 
 // refuses reports whether an error says of itself that it is a refusal which asking again does not mend. The method Temporary of

@@ -61,25 +61,29 @@ func randomly(limit time.Duration) time.Duration {
 const (
 	forcedEvery = 10 * time.Second
 	forcedBurst = 5
+	maxForced   = 1000
 )
 
-// forcing limits how often the cache may be skipped, for each identity.
+// forcing limits how often the cache may be skipped, for each token: who does so for one does not hold up others.
 type forcing struct {
 	mu       sync.Mutex
-	limiters map[string]*rate.Limiter // by identity; there are as many as are configured
+	limiters map[cacheKey]*rate.Limiter
 }
 
-func newForcing() *forcing { return &forcing{limiters: map[string]*rate.Limiter{}} }
+func newForcing() *forcing { return &forcing{limiters: map[cacheKey]*rate.Limiter{}} }
 
-var errForced = errors.New("the token cache is skipped too often for this identity")
+var errForced = errors.New("the token cache is skipped too often for this token")
 
 func (f *forcing) permit(key cacheKey, now time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	limiter := f.limiters[key.identity]
+	limiter := f.limiters[key]
 	if limiter == nil {
+		if len(f.limiters) >= maxForced {
+			clear(f.limiters) // the price is a few requests more
+		}
 		limiter = rate.NewLimiter(rate.Every(forcedEvery), forcedBurst)
-		f.limiters[key.identity] = limiter
+		f.limiters[key] = limiter
 	}
 	if limiter.AllowN(now, 1) {
 		return nil

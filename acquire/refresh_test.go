@@ -1,6 +1,8 @@
 package acquire_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"testing"
@@ -109,6 +111,9 @@ func TestTheCacheIsNotSkippedWithoutEnd(t *testing.T) {
 	if _, err := w.get(acquire.Request{Identity: "other", ForceRefresh: true}); err != nil {
 		t.Errorf("another identity pays for it: %v", err)
 	}
+	if _, err := w.get(acquire.Request{Resource: "https://other", ForceRefresh: true}); err != nil {
+		t.Errorf("another resource pays for it: %v", err)
+	}
 	w.advance(10 * time.Second)
 	if _, err := w.get(acquire.Request{ForceRefresh: true}); err != nil {
 		t.Errorf("after ten seconds: %v", err)
@@ -130,5 +135,95 @@ func TestBoundTokensGoWithTheirCertificate(t *testing.T) {
 	}
 	if again := w.mustGet(acquire.Request{}); again.AccessToken.Reveal() != bearer.AccessToken.Reveal() {
 		t.Error("a Bearer token that is bound to nothing went with the certificate")
+	}
+}
+
+// What one caller asks for must not become what the others get, or do not get.
+func TestTheClaimsOfOneCallerAreNothingToTheOthers(t *testing.T) {
+	const challenge = `{"access_token":{"acrs":{"value":"c1"}}}`
+	w := newWorld(t)
+	for _, claims := range []string{"{}", `{"access_token":{}}`, `{"a":1,"a":2}`, "no JSON", `{"access_token":{"xms_cc":{"values":["cp1"]}}}`} {
+		if _, err := w.get(acquire.Request{Claims: claims}); !isKind(err, acquire.KindRefused) || acquire.CheckClaims(claims) == nil {
+			t.Errorf("%s: got %v, want a refusal", claims, err)
+		}
+	}
+	if n := w.requests.Load(); n != 0 {
+		t.Errorf("Entra was asked %d times", n)
+	}
+	w.answerWith(refuse(http.StatusBadRequest, `{"error":"invalid_request","error_codes":[50000153]}`))
+	if _, err := w.get(acquire.Request{Claims: challenge}); !isKind(err, acquire.KindRefused) {
+		t.Errorf("got %v", err)
+	}
+	w.answerWith(w.token(time.Hour))
+	w.mustGet(acquire.Request{})
+	if err := w.acquirer.Status()[0].LastError; err != nil {
+		t.Errorf("the identity's status is what became of somebody's claims: %v", err)
+	}
+
+	w.advance(31 * time.Minute)
+	w.answerWith(refuse(http.StatusBadRequest, `{"error":"invalid_request","error_codes":[50000153]}`))
+	if _, err := w.get(acquire.Request{Claims: challenge}); err == nil {
+		t.Error("got a token")
+	}
+	before := w.requests.Load()
+	w.mustGet(acquire.Request{}) // due
+	acquire.WaitFlight(w.acquirer, "vm", resource)
+	if n := w.requests.Load() - before; n != 1 {
+		t.Errorf("the refresh that was due made %d requests, want 1: somebody's claims do not put it off", n)
+	}
+}
+
+func TestAThrottledIdentityIsNotAskedForTheTokensThatAreDue(t *testing.T) {
+	w := newWorld(t)
+	for i := range 3 {
+		w.mustGet(acquire.Request{Resource: fmt.Sprintf("https://r%d", i)})
+	}
+	w.advance(31 * time.Minute)
+	w.answerWith(refuse(http.StatusTooManyRequests, "", "Retry-After", "600"))
+	for i := range 3 {
+		name := fmt.Sprintf("https://r%d", i)
+		w.mustGet(acquire.Request{Resource: name})
+		acquire.WaitFlight(w.acquirer, "vm", name)
+	}
+	if n := w.requests.Load(); n != 4 {
+		t.Errorf("got %d requests, want 4: three tokens, and one that was told to wait", n)
+	}
+}
+
+func TestCallersWhoGoAwayDoNotLeaveEverMoreBehind(t *testing.T) {
+	w := newWorld(t)
+	release := make(chan struct{})
+	w.answerWith(func(http.ResponseWriter, *http.Request) { <-release })
+	defer close(release)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	var crowded error
+	for i := range 1000 {
+		ctx := gone
+		if i == 999 {
+			ctx = t.Context()
+		}
+		_, crowded = w.acquirer.Token(ctx, acquire.Request{Identity: "vm", Resource: fmt.Sprintf("https://r%d", i), Type: acquire.TypeBearer})
+	}
+	if e, ok := errors.AsType[*acquire.Error](crowded); !ok || e.Kind != acquire.KindUnavailable || e.RetryAfter <= 0 {
+		t.Errorf("got %v, want KindUnavailable with a pause", crowded)
+	}
+}
+
+func TestTheTokenOfARotatedKeyIsNotServed(t *testing.T) {
+	w := newAppWorld(t, certificateEntry(acquire.BoundRequire))
+	w.addKey("app")
+	w.plays(always)
+	first := w.mustGet(acquire.Request{Identity: "app", Type: acquire.TypePoP})
+	old := w.appKeys["app"]
+	w.addKey("app") // the operator has imported another certificate
+	second := w.mustGet(acquire.Request{Identity: "app", Type: acquire.TypePoP})
+	if second.FromCache || second.Binding.Thumbprint == first.Binding.Thumbprint {
+		t.Error("the token of the old certificate was served")
+	}
+	w.appKeys["app"] = old // and goes back
+	w.mustGet(acquire.Request{Identity: "app", Type: acquire.TypePoP})
+	if back := w.mustGet(acquire.Request{Identity: "app", Type: acquire.TypePoP}); !back.FromCache || back.Binding.Thumbprint != first.Binding.Thumbprint {
+		t.Errorf("got %+v, want the token of the certificate that is in use again, from the cache", back)
 	}
 }

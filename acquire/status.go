@@ -10,7 +10,8 @@ import (
 // identityState is an identity, its ways to a token, and how its last flight ended.
 type identityState struct {
 	Identity
-	chain *chain
+	chain   *chain
+	flights int // under way; guarded by the acquirer's mutex
 
 	mu      sync.Mutex
 	lastErr error

@@ -42,7 +42,7 @@ func TestAuditRecord(t *testing.T) {
 			"decision": "refused", "status": 403.0, "code": "not_allowed", "reason": "no rule gives the caller this identity",
 			"identity": "backup", "resource": vault, "type": "bearer", "force_refresh": false, "claims": false, "route": wire.PathToken,
 		}}},
-		{"a refusal to skip the cache", nativeTarget + "&force_refresh=true&claims=%7B%7D", []map[string]any{caller, {
+		{"a refusal to skip the cache", nativeTarget + "&force_refresh=true&claims=%7B%22a%22%3A1%7D", []map[string]any{caller, {
 			"decision": "refused", "status": 403.0, "code": "not_allowed", "reason": "no rule that gives the caller this token lets it skip the cache",
 			"identity": "shop", "resource": vault, "type": "bearer", "force_refresh": true, "claims": true, "route": wire.PathToken,
 		}}},

@@ -53,8 +53,8 @@ func TestWhatARequestSaysBesidesReachesTheSource(t *testing.T) {
 		{"nothing", "", func(*acquire.Request) {}},
 		{"claims", "&claims=" + url.QueryEscape(challenge), func(r *acquire.Request) { r.Claims = challenge }},
 		{"claims with lines", "&claims=" + url.QueryEscape(" {\n\"a\": 1}\n"), func(r *acquire.Request) { r.Claims = " {\n\"a\": 1}\n" }},
-		{"the longest claims", "&claims=" + strings.Repeat("%20", wire.MaxClaimsBytes-2) + "%7B%7D",
-			func(r *acquire.Request) { r.Claims = strings.Repeat(" ", wire.MaxClaimsBytes-2) + "{}" }},
+		{"the longest claims", "&claims=" + strings.Repeat("%20", wire.MaxClaimsBytes-7) + "%7B%22a%22%3A1%7D",
+			func(r *acquire.Request) { r.Claims = strings.Repeat(" ", wire.MaxClaimsBytes-7) + `{"a":1}` }},
 		{"a capability", "&capabilities=cp1", func(r *acquire.Request) { r.Capabilities = []string{"cp1"} }},
 		{"a capability twice is one", "&capabilities=cp1,cp1", func(r *acquire.Request) { r.Capabilities = []string{"cp1"} }},
 		{"a refresh", "&force_refresh=true", func(r *acquire.Request) { r.ForceRefresh = true }},
@@ -96,7 +96,7 @@ func TestSkippingTheCacheTakesARule(t *testing.T) {
 	if p.Code != wire.CodeNotAllowed || p.Field != "force_refresh" || !strings.Contains(p.Hint, "fresh: true") {
 		t.Errorf("got %+v", p)
 	}
-	for _, query := range []string{"&force_refresh=false", "&claims=%7B%7D"} {
+	for _, query := range []string{"&force_refresh=false", "&claims=%7B%22a%22%3A1%7D"} {
 		if got := a.get(t, wire.PathToken+"?identity=vm&resource="+storage+query); got.status != http.StatusOK {
 			t.Errorf("%s: %d %s", query, got.status, got.body)
 		}

@@ -93,6 +93,9 @@ func (r *tokenRequest) takeExtras(params params) *problem {
 			return newProblem(wire.CodeInvalidParameter, "claims is not a JSON object of at most %d bytes", wire.MaxClaimsBytes).
 				withField(wire.ParamClaims).withHint("decode the base64 of the challenge first")
 		}
+		if err := acquire.CheckClaims(claims); err != nil {
+			return newProblem(wire.CodeInvalidParameter, "%v", err).withField(wire.ParamClaims)
+		}
 		r.claims = claims
 	}
 	if given := params.get(wire.ParamCapabilities); given != "" {

@@ -105,6 +105,8 @@ func TestTokenParameters(t *testing.T) {
 		{"an unknown type", "identity=vm&type=pop&resource=" + vault, wire.CodeInvalidParameter, "type"},
 		{"a type in another case", "identity=vm&type=Bearer&resource=" + vault, wire.CodeInvalidParameter, "type"},
 		{"claims that are base64", "identity=vm&claims=eyJhIjoxfQ&resource=" + vault, wire.CodeInvalidParameter, "claims"},
+		{"claims that ask for nothing", "identity=vm&claims=%7B%7D&resource=" + vault, wire.CodeInvalidParameter, "claims"},
+		{"claims that declare capabilities", "identity=vm&claims=%7B%22access_token%22%3A%7B%22xms_cc%22%3A%7B%22values%22%3A%5B%22cp1%22%5D%7D%7D%7D&resource=" + vault, wire.CodeInvalidParameter, "claims"},
 		{"claims that are a list", "identity=vm&claims=%5B%7B%7D%5D&resource=" + vault, wire.CodeInvalidParameter, "claims"},
 		{"two claims in one", "identity=vm&claims=%7B%7D%7B%7D&resource=" + vault, wire.CodeInvalidParameter, "claims"},
 		{"claims that are not whole", "identity=vm&claims=%7B&resource=" + vault, wire.CodeInvalidParameter, "claims"},

@@ -16,6 +16,9 @@ type Reason string
 const (
 	ReasonCertificate Reason = "certificate" // the certificate itself: expired, revoked, or nothing more exact
 	ReasonAttestation Reason = "attestation" // the attestation token that it was issued on: the key is attested anew
+	// ReasonDoubt: the certificate may be meant, and nobody can tell whether it was Entra who said so. It serves on until there is
+	// another one.
+	ReasonDoubt Reason = "doubt"
 )
 
 // PausedError says that a rejected certificate is not replaced yet, because the
@@ -34,7 +37,7 @@ func (e *PausedError) Error() string {
 // one if it is another already, else a new one, which IMDS is asked not to take from
 // its cache. However many callers meet one rejection, one certificate is issued.
 // From the call on the rejected certificate is not handed out any more, not even if
-// there is no other one, and not after a restart.
+// there is no other one, and not after a restart; one that is only doubted serves on.
 //
 // Replacements that follow each other are at least 30 seconds apart, and further
 // each time, up to 30 minutes; in between the error is a [*PausedError]. Failures
@@ -44,12 +47,41 @@ func (m *Manager) Replace(ctx context.Context, sel imds.Selector, rejected *Cert
 	if err != nil {
 		return nil, err
 	}
+	if rejected != nil && why == ReasonDoubt {
+		return m.doubt(ctx, s, rejected)
+	}
 	if rejected != nil && m.reject(s, rejected, why) {
 		if err := m.note(ctx, s); err != nil {
 			return nil, err
 		}
 	}
 	return m.Certificate(ctx, sel)
+}
+
+// doubt obtains another certificate than one that stays in use meanwhile, and afterwards if there is none to be had.
+func (m *Manager) doubt(ctx context.Context, s *slot, doubted *Certificate) (*Certificate, error) {
+	if err := s.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer s.unlock()
+	m.settle(s)
+	meta, err := m.metadata(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	current := m.usable(s, meta)
+	if current == nil {
+		return m.obtain(ctx, s, meta)
+	}
+	if current.Thumbprint() != doubted.Thumbprint() {
+		return current, nil
+	}
+	began := m.cfg.Now()
+	if left := s.pauses.wait(began); left > 0 {
+		return nil, &PausedError{Until: began.Add(left), RetryAfter: left}
+	}
+	defer func() { s.pauses = s.pauses.spend(began, m.cfg.Now()) }()
+	return m.issue(ctx, s, meta, true)
 }
 
 // reject takes a certificate out of use. It reports whether there is none now:

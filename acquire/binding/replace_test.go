@@ -335,3 +335,34 @@ func fillDisk(t *testing.T, do func()) {
 		t.Fatal(err)
 	}
 }
+
+// A doubt that anybody on the way could have sown does not take a certificate out of use, nor leave a mark on disk.
+func TestADoubtedCertificateServesOnUntilThereIsAnother(t *testing.T) {
+	w := newWorld(t)
+	m := w.start()
+	doubted := w.certificate(t, m)
+	w.issueErr = imds.ErrUnreachable
+	if _, err := m.Replace(t.Context(), system, doubted, binding.ReasonDoubt); !errors.Is(err, imds.ErrUnreachable) {
+		t.Errorf("got %v", err)
+	}
+	if again := w.certificate(t, m); again.Thumbprint() != doubted.Thumbprint() {
+		t.Error("the certificate in doubt is no longer in use, and there is no other")
+	}
+	w.issueErr = nil
+	if _, err := m.Replace(t.Context(), system, doubted, binding.ReasonDoubt); !isPaused(err) {
+		t.Errorf("got %v right after a failure, want a pause", err)
+	}
+	w.advance(time.Minute)
+	other, err := m.Replace(t.Context(), system, doubted, binding.ReasonDoubt)
+	if err != nil || other.Thumbprint() == doubted.Thumbprint() {
+		t.Fatalf("got %v, want another certificate", err)
+	}
+	if late, err := m.Replace(t.Context(), system, doubted, binding.ReasonDoubt); err != nil || late.Thumbprint() != other.Thumbprint() {
+		t.Errorf("got %v for a doubt that came late, want the certificate in use", err)
+	}
+}
+
+func isPaused(err error) bool {
+	_, ok := errors.AsType[*binding.PausedError](err)
+	return ok
+}

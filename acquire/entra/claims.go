@@ -19,26 +19,23 @@ const (
 
 // MergeClaims makes the value of the form field claims: the client's capabilities
 // (such as "cp1", which says that it understands claims challenges) and the decoded
-// JSON of a claims challenge, or either alone. Objects are merged member by member,
-// arrays united; for the rest the challenge wins. It is "" if there is neither.
+// JSON of a claims challenge, or either alone. It is "" if there is neither.
 // Challenges come from resources by way of callers: they are limited to 8 KiB, 16
-// levels and one JSON object. The result has its members sorted.
+// levels and one JSON object that asks for something; capabilities are the client's to
+// declare, and not in it. The result has its members sorted.
 func MergeClaims(capabilities []string, claims string) (string, error) {
-	merged := map[string]any{}
-	if len(capabilities) > 0 {
-		merged = capabilityClaims(capabilities)
-	}
-	if claims != "" {
-		challenge, err := parseClaims(claims)
-		if err != nil {
-			return "", fmt.Errorf("claims: %w", err)
-		}
-		if err := mergeInto(merged, challenge); err != nil {
-			return "", fmt.Errorf("claims: %w", err)
-		}
-	}
-	if len(merged) == 0 {
+	if len(capabilities) == 0 && claims == "" {
 		return "", nil
+	}
+	merged := map[string]any{}
+	if claims != "" {
+		var err error
+		if merged, err = parseClaims(claims); err != nil {
+			return "", fmt.Errorf("claims: %w", err)
+		}
+	}
+	if err := declare(merged, capabilities); err != nil {
+		return "", fmt.Errorf("claims: %w", err)
 	}
 	encoded, err := json.Marshal(merged)
 	if err != nil {
@@ -47,12 +44,22 @@ func MergeClaims(capabilities []string, claims string) (string, error) {
 	return string(encoded), nil
 }
 
-func capabilityClaims(capabilities []string) map[string]any {
-	values := make([]any, 0, len(capabilities))
-	for _, c := range capabilities {
-		values = append(values, c)
+// declare adds capabilities to a challenge.
+func declare(challenge map[string]any, capabilities []string) error {
+	if len(capabilities) == 0 {
+		return nil
 	}
-	return map[string]any{"access_token": map[string]any{"xms_cc": map[string]any{"values": values}}}
+	token, ok := challenge["access_token"].(map[string]any)
+	switch {
+	case ok:
+	case challenge["access_token"] != nil: // a null asks for a token without conditions
+		return errors.New(`member "access_token": not an object`)
+	default:
+		token = map[string]any{}
+		challenge["access_token"] = token
+	}
+	token["xms_cc"] = map[string]any{"values": capabilities}
+	return nil
 }
 
 func parseClaims(claims string) (map[string]any, error) {
@@ -74,8 +81,35 @@ func parseClaims(claims string) (map[string]any, error) {
 		return nil, errors.New("something follows the JSON object")
 	case !shallow(value, maxClaimsDepth):
 		return nil, fmt.Errorf("more than %d levels deep", maxClaimsDepth)
+	case !asks(object):
+		return nil, errors.New("nothing is asked for")
+	case declaresCapabilities(object):
+		return nil, errors.New("a challenge does not speak of capabilities (xms_cc): the program declares them")
 	}
 	return object, nil
+}
+
+// asks reports whether there is a value in an object or in one below it.
+func asks(object map[string]any) bool {
+	for _, member := range object {
+		if below, nested := member.(map[string]any); !nested || asks(below) {
+			return true
+		}
+	}
+	return false
+}
+
+// declaresCapabilities reports whether a challenge says what its caller can do. The token that came of it would be
+// another than those of callers who cannot.
+func declaresCapabilities(challenge map[string]any) bool {
+	for _, token := range challenge {
+		if claims, ok := token.(map[string]any); ok {
+			if _, declared := claims["xms_cc"]; declared {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func shallow(value any, levels int) bool {
@@ -94,52 +128,4 @@ func shallow(value any, levels int) bool {
 		return levels > 0 && !slices.ContainsFunc(v, deeper)
 	}
 	return true
-}
-
-// mergeInto adds src to dst. A null asks for a claim without conditions, so it takes
-// nothing away.
-func mergeInto(dst, src map[string]any) error {
-	for name, added := range src {
-		had, exists := dst[name]
-		if !exists {
-			dst[name] = added
-			continue
-		}
-		if added == nil {
-			continue
-		}
-		value, err := mergeValue(had, added)
-		if err != nil {
-			return fmt.Errorf("member %q: %w", name, err)
-		}
-		dst[name] = value
-	}
-	return nil
-}
-
-func mergeValue(had, added any) (any, error) {
-	switch had := had.(type) {
-	case map[string]any:
-		if object, ok := added.(map[string]any); ok {
-			return had, mergeInto(had, object)
-		}
-		return nil, errors.New("not an object")
-	case []any:
-		if list, ok := added.([]any); ok {
-			return union(had, list), nil
-		}
-		return nil, errors.New("not an array")
-	}
-	return added, nil
-}
-
-// union appends what is new. Only texts are compared: capabilities are texts.
-func union(had, added []any) []any {
-	for _, v := range added {
-		text, isText := v.(string)
-		if !isText || !slices.ContainsFunc(had, func(h any) bool { return h == text }) {
-			had = append(had, v)
-		}
-	}
-	return had
 }

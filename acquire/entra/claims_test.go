@@ -17,14 +17,12 @@ func TestMergeClaims(t *testing.T) {
 		claims, want string
 	}{
 		{"nothing", nil, "", ""},
-		{"an empty object", nil, "{}", ""},
 		{"capabilities alone", cp1, "", `{"access_token":{"xms_cc":{"values":["cp1"]}}}`},
 		{"several capabilities", []string{"cp1", "cp2"}, "", `{"access_token":{"xms_cc":{"values":["cp1","cp2"]}}}`},
 		{"a challenge alone", nil, `{"access_token": {"nbf": {"essential": true, "value": "1790000000"}}}`, `{"access_token":{"nbf":{"essential":true,"value":"1790000000"}}}`},
 		{"both", cp1, `{"access_token":{"nbf":{"essential":true}}}`, `{"access_token":{"nbf":{"essential":true},"xms_cc":{"values":["cp1"]}}}`},
 		{"beside the access token", cp1, `{"id_token":{"a":1},"x":[]}`, `{"access_token":{"xms_cc":{"values":["cp1"]}},"id_token":{"a":1},"x":[]}`},
-		{"the same capability again", cp1, `{"access_token":{"xms_cc":{"values":["cp1","cp9"]}}}`, `{"access_token":{"xms_cc":{"values":["cp1","cp9"]}}}`},
-		{"null takes nothing away", cp1, `{"access_token":{"xms_cc":null}}`, `{"access_token":{"xms_cc":{"values":["cp1"]}}}`},
+		{"no conditions", cp1, `{"access_token":null}`, `{"access_token":{"xms_cc":{"values":["cp1"]}}}`},
 		{"null elsewhere stays", nil, `{"access_token":{"acrs":null}}`, `{"access_token":{"acrs":null}}`},
 		{"numbers stay as they came", nil, `{"a":1790000000123456789,"b":1.50}`, `{"a":1790000000123456789,"b":1.50}`},
 		{"sixteen levels", nil, strings.Repeat(`{"a":`, 16) + "1" + strings.Repeat("}", 16), strings.Repeat(`{"a":`, 16) + "1" + strings.Repeat("}", 16)},
@@ -47,9 +45,11 @@ func TestClaimsThatAreRefused(t *testing.T) {
 		{"seventeen objects deep", strings.Repeat(`{"a":`, 17) + "1" + strings.Repeat("}", 17), "16 levels"},
 		{"seventeen arrays deep", `{"a":` + strings.Repeat("[", 16) + strings.Repeat("]", 16) + "}", "16 levels"},
 		{"as deep as it gets", `{"a":` + strings.Repeat("[", 4000) + strings.Repeat("]", 4000) + "}", "16 levels"},
+		{"an empty object", "{}", "nothing is asked for"},
+		{"empty objects", `{"access_token":{"acrs":{}},"id_token":{}}`, "nothing is asked for"},
+		{"capabilities", `{"access_token":{"xms_cc":{"values":["cp1"]}}}`, "xms_cc"},
+		{"capabilities of another token", `{"id_token":{"a":1,"xms_cc":null}}`, "xms_cc"},
 		{"access_token is a text", `{"access_token":"x"}`, `member "access_token"`},
-		{"xms_cc is an array", `{"access_token":{"xms_cc":[]}}`, `member "xms_cc"`},
-		{"values is a text", `{"access_token":{"xms_cc":{"values":"cp1"}}}`, `member "values"`},
 	} {
 		if got, err := entra.MergeClaims([]string{"cp1"}, tc.claims); err == nil || got != "" || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: got %q, %v; want an error with %q", tc.name, got, err, tc.want)
@@ -76,11 +76,8 @@ func FuzzMergeClaims(f *testing.F) {
 		if json.Unmarshal([]byte(got), &merged) == nil && !slices.Contains(merged.AccessToken.Capabilities.Values, any("cp1")) {
 			t.Errorf("the capability is lost: %s", got)
 		}
-		if len(got) > 8<<10 {
-			return // one more pass would refuse what the capability made longer
-		}
-		if again, err := entra.MergeClaims([]string{"cp1"}, got); err != nil || again != got {
-			t.Errorf("merged again: got %s, %v; want %s", again, err, got)
+		if strings.Count(got, "xms_cc") < 1 {
+			t.Errorf("no capabilities in %s", got)
 		}
 	})
 }

@@ -134,6 +134,19 @@ func (k *applicationKeys) Close() error {
 	return nil
 }
 
+// Thumbprint returns x5t#S256 of the certificate of a key's current generation, or "". It reads files only.
+func (k *applicationKeys) Thumbprint(name string) string {
+	entry, err := k.store.Current(name)
+	if err != nil {
+		return ""
+	}
+	chain, err := k.store.Certificates(entry)
+	if err != nil || len(chain) == 0 {
+		return ""
+	}
+	return acquire.Thumbprint(chain[0])
+}
+
 // missingKey is an error that asking again does not mend.
 type missingKey struct{ error }
 

@@ -426,8 +426,8 @@ func TestErrorsByKind(t *testing.T) {
 // final is an attestation error that will not go away.
 type final struct{}
 
-func (final) Error() string   { return "policy failed" }
-func (final) Temporary() bool { return false }
+func (final) Error() string { return "policy failed" }
+func (final) Refuses() bool { return true }
 
 func TestErrorsReachTheCaller(t *testing.T) {
 	w := newWorld(t)

@@ -68,11 +68,15 @@ func (r *registered) load(ctx context.Context) (*ApplicationKey, error) {
 	return key, nil
 }
 
-// assertion signs what proves the key to endpoint for ten minutes.
-func (r *registered) assertion(ctx context.Context, key *ApplicationKey, endpoint string) (secret.String, error) {
-	return entra.NewClientAssertion(key.Signer(ctx), entra.AssertionSpec{
-		ClientID: r.app.id, Audience: endpoint, Chain: key.Chain, PSS: key.PSS, Now: r.app.cfg.Now(),
-	})
+// signed adds an assertion to a request, which proves the key to its endpoint for ten minutes.
+func (r *registered) signed(ctx context.Context, form entra.Request, key *ApplicationKey) entra.Request {
+	form.AssertionType = entra.AssertionBearer
+	form.Sign = func() (secret.String, error) {
+		return entra.NewClientAssertion(key.Signer(ctx), entra.AssertionSpec{
+			ClientID: r.app.id, Audience: form.Endpoint, Chain: key.Chain, PSS: key.PSS, Now: r.app.cfg.Now(),
+		})
+	}
+	return form
 }
 
 // assertedCertificate proves possession of the key with a signed assertion alone (variant A). Who gets hold of one can use it for
@@ -97,12 +101,8 @@ func (c *assertedCertificate) obtain(ctx context.Context, a *ask) (*grant, error
 func (c *assertedCertificate) request(ctx context.Context, a *ask, key *ApplicationKey) (*grant, error) {
 	g := &grant{clientID: c.app.id, strength: StrengthNone}
 	return g, c.app.ask(ctx, c.app.authority.TokenEndpoint, func(endpoint string) error {
-		form := c.app.form(a, endpoint)
+		form := c.signed(ctx, c.app.form(a, endpoint), key)
 		var err error
-		if form.Assertion, err = c.assertion(ctx, key, endpoint); err != nil {
-			return err
-		}
-		form.AssertionType = entra.AssertionBearer
 		g.answer, err = c.app.cfg.Entra.Token(ctx, c.app.unbound, form)
 		return err
 	})
@@ -158,13 +158,10 @@ func (c *shownCertificate) request(ctx context.Context, a *ask, key *Application
 	return g, c.app.ask(ctx, c.app.authority.MTLSTokenEndpoint, func(endpoint string) error {
 		form := c.app.form(a, endpoint)
 		form.Thumbprint = over.thumbprint
-		var err error
 		if c.sendsAssertion(a) {
-			if form.Assertion, err = c.assertion(ctx, key, endpoint); err != nil {
-				return err
-			}
-			form.AssertionType = entra.AssertionBearer
+			form = c.signed(ctx, form, key)
 		}
+		var err error
 		g.answer, err = c.app.cfg.Entra.Token(ctx, over.bridge.Client(), form)
 		return err
 	})

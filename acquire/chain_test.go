@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -552,6 +554,58 @@ func TestRequiredMeansBoundOrNothing(t *testing.T) {
 	}
 }
 
+// While another certificate may do, an identity that prefers to be bound is not unbound for want of it.
+func TestARejectionMakesUnboundOnlyWhenNoOtherCertificateWillDo(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		failed  error // to obtain another certificate
+		unbound bool
+		kind    acquire.Kind // where the bound form is required, or where there is no token
+	}{
+		{"the metadata service is out of reach", imds.ErrUnreachable, false, acquire.KindUnavailable},
+		{"the issuer is throttling", &imds.Error{Leg: "issuecredential", Status: 429}, false, acquire.KindThrottled},
+		{"attestation is out of reach", fmt.Errorf("%w: %w", binding.ErrAttestation, errors.New("reset")), false, acquire.KindUnavailable},
+		{"the issuer refuses", &imds.Error{Leg: "issuecredential", Status: 400}, true, acquire.KindRefused},
+		{"attestation refuses", fmt.Errorf("%w: %w", binding.ErrAttestation, final{}), true, acquire.KindRefused},
+		{"what was rejected was a replacement", &binding.PausedError{RetryAfter: time.Minute}, true, acquire.KindUnavailable},
+	} {
+		for _, bound := range []acquire.Bound{acquire.BoundRequire, acquire.BoundPrefer} {
+			for name, id := range map[string]acquire.Identity{
+				"managed identity": {Name: "app", ManagedIdentity: &acquire.ManagedIdentity{Bound: bound}},
+				"federated":        application("app", managedEntry(bound)),
+			} {
+				t.Run(tt.name+", "+name+", "+string(bound), func(t *testing.T) {
+					w := newWorldWith(t, acquire.StrengthTPM, id)
+					w.unbound, w.replaceErr = v1Token, tt.failed
+					w.plays(func(_ int, r seenRequest) reply {
+						if r.subject == "" {
+							return reply{}
+						}
+						return refusal(401, "invalid_client", 7000214)
+					})
+					got, err := w.get(acquire.Request{Identity: "app"})
+					if tt.unbound && bound == acquire.BoundPrefer {
+						if err != nil || got.Bound || !got.Fallback {
+							t.Errorf("got bound %v, fallback %v, %v; want an unbound token, marked", got.Bound, got.Fallback, err)
+						}
+					} else if !isKind(err, tt.kind) {
+						t.Errorf("got bound %v, %v; want kind %q", got.Bound, err, tt.kind)
+					}
+				})
+			}
+		}
+	}
+}
+
+// An alert on the way to the attestation service says nothing about our certificate, which that never sees.
+func TestAnAlertOfTheAttestationServiceMakesNothingUnbound(t *testing.T) {
+	w := newWorldWith(t, acquire.StrengthTPM, acquire.Identity{Name: "vm", ManagedIdentity: &acquire.ManagedIdentity{Bound: acquire.BoundPrefer}})
+	w.unbound, w.bindingErr = v1Token, fmt.Errorf("%w: %w", binding.ErrAttestation, &net.OpError{Op: "remote error", Err: tls.AlertError(42)})
+	if got, err := w.get(acquire.Request{}); !isKind(err, acquire.KindUnavailable) {
+		t.Errorf("got bound %v, %v", got.Bound, err)
+	}
+}
+
 func TestNoUnboundFormReachesAFloor(t *testing.T) {
 	for name, id := range map[string]acquire.Identity{
 		"managed identity": {Name: "app", ManagedIdentity: &acquire.ManagedIdentity{Bound: acquire.BoundPrefer}},
@@ -600,6 +654,30 @@ func TestAssertionsOverMutualTLSOnlyWhereEntraAsksForThem(t *testing.T) {
 	want := []string{"mtls as app for " + scope, "mtls as app jwt-bearer for " + scope, "mtls as app jwt-bearer for https://other/.default"}
 	if got := described(*seen); !slices.Equal(got, want) {
 		t.Errorf("Entra saw %v, want %v", got, want)
+	}
+}
+
+func TestAnAssertionThatTheKeySignsIsSentOnce(t *testing.T) {
+	for _, bound := range []acquire.Bound{acquire.BoundRequire, acquire.BoundNever} {
+		w := newAppWorld(t, certificateEntry(bound))
+		w.addKey("app")
+		seen := w.plays(func(n int, _ seenRequest) reply {
+			switch n {
+			case 1:
+				return reply{503, ""}
+			case 2:
+				return refusal(401, "invalid_client", 700024)
+			}
+			return reply{}
+		})
+		w.mustGet(acquire.Request{Identity: "app"})
+		sent := map[string]bool{}
+		for _, s := range *seen {
+			sent[s.assertion] = true
+		}
+		if len(*seen) != 3 || len(sent) != 3 || sent[""] {
+			t.Errorf("%s: got %d assertions in %d requests, want a new one in each", bound, len(sent), len(*seen))
+		}
 	}
 }
 

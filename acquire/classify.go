@@ -16,6 +16,11 @@ func classify(identity string, err error) *Error {
 	if chain, ok := errors.AsType[*ChainError](err); ok {
 		return classifyChain(identity, chain)
 	}
+	if e, ok := errors.AsType[*notReplaced](err); ok && !e.rejectsAll() {
+		out := classify(identity, e.err) // another certificate may do, and this is what keeps it away
+		out.Err = err
+		return out
+	}
 	out := &Error{Kind: KindUnavailable, Identity: identity, Err: err}
 	var paused *binding.PausedError
 	var fromEntra *entra.Error
@@ -67,8 +72,7 @@ func classifyChain(identity string, chain *ChainError) *Error {
 
 // classifyOther takes errors of this machine at their word: whether they last, and what to do.
 func classifyOther(out *Error, err error) {
-	var lasting interface{ Temporary() bool }
-	if errors.As(err, &lasting) && !lasting.Temporary() {
+	if refuses(err) {
 		out.Kind = KindRefused
 	}
 	var hinted interface{ Hint() string }
@@ -113,8 +117,7 @@ func classifyIMDS(out *Error, e *imds.Error) {
 
 // classifyAttestation goes by what the provider's error says of itself.
 func classifyAttestation(out *Error, err error) {
-	var temporary interface{ Temporary() bool }
-	if errors.As(err, &temporary) && !temporary.Temporary() {
+	if refuses(err) {
 		out.Kind = KindRefused
 		out.Hint = "the attestation service does not accept this machine's evidence; see its message"
 	}

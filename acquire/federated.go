@@ -71,7 +71,7 @@ func (f *federated) obtain(ctx context.Context, a *ask) (*grant, error) {
 	switch {
 	case certificate && held.over != nil && held.over.replace != nil && !a.reissued:
 		if replaceErr := f.reissue(ctx, a, held, why, err); replaceErr != nil {
-			return nil, fmt.Errorf("%w (and another certificate was not obtained: %w)", err, replaceErr)
+			return nil, &notReplaced{rejection: err, err: replaceErr}
 		}
 	case assertionRejected(err):
 	default:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
-	"errors"
 
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
@@ -56,7 +55,7 @@ func (m *boundIdentity) obtain(ctx context.Context, a *ask) (*grant, error) {
 		"client_id", certificate.ClientID, "thumbprint", certificate.Thumbprint(), "cause", err)
 	certificate, replaceErr := m.cfg.Bindings.Replace(ctx, m.sel, certificate, why)
 	if replaceErr != nil {
-		return nil, notLoaded(errors.Join(err, replaceErr))
+		return nil, notLoaded(&notReplaced{rejection: err, err: replaceErr})
 	}
 	return m.request(ctx, a, certificate)
 }

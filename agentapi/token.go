@@ -186,19 +186,26 @@ func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acq
 		Claims:       req.claims,
 		Capabilities: req.capabilities,
 	})
-	if err != nil {
-		p := s.tokenProblem(ctx, err)
+	if p := s.judge(ctx, token, err, req.Request); p != nil {
 		p.Identity = req.Identity
 		return acquire.Token{}, p
 	}
-	if err := checkToken(token, req.Request); err != nil {
-		return acquire.Token{}, newProblem(wire.CodeInternal, "the agent got a token that it must not hand out").causedBy(err)
-	}
-	if !token.ExpiresOn.After(s.cfg.Now()) {
-		return acquire.Token{}, newProblem(wire.CodeUnavailable, "the token has expired and there is no new one").retryable(0)
-	}
 	rec.issues(token)
 	return token, nil
+}
+
+// judge says why what the source gave is not to be handed out.
+func (s *Server) judge(ctx context.Context, token acquire.Token, err error, req policy.Request) *problem {
+	if err != nil {
+		return s.tokenProblem(ctx, err)
+	}
+	if err := checkToken(token, req); err != nil {
+		return newProblem(wire.CodeInternal, "the agent got a token that it must not hand out").causedBy(err)
+	}
+	if !token.ExpiresOn.After(s.cfg.Now()) {
+		return newProblem(wire.CodeUnavailable, "the token has expired and there is no new one").retryable(0)
+	}
+	return nil
 }
 
 // checkToken is the last line of defence against a token source that mixes up

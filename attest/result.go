@@ -34,8 +34,8 @@ type CheckError struct {
 
 func (e *CheckError) Error() string { return e.Check + ": " + e.Reason }
 
-// Temporary is false: the same evidence fails again until the machine or the policy changes.
-func (e *CheckError) Temporary() bool { return false }
+// Refuses is true: the same evidence fails again until the machine or the policy changes.
+func (e *CheckError) Refuses() bool { return true }
 
 // Verdict sums up a Result.
 type Verdict string

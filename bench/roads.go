@@ -21,7 +21,6 @@ func roads() []comparison {
 		ahead("100 resources at once: TPM signatures, beside 1", many, "at-once", "signatures"),
 		ahead("100 resources at once and 100 in turn: TLS connections, beside 1", many, "both", "connections"),
 		ahead("100 resources at once and 100 in turn: TPM signatures, beside 1", many, "both", "signatures"),
-		ahead("100 resources at once and 100 in turn: requests for metadata, beside 1", many, "both", "metadata-requests"),
 		ahead("10,000 callers wait for one token: requests, beside 1", waiters, "", "requests"),
 		ahead("cached token in process, beside 1 microsecond", cached, "", "ns"),
 		ahead("cached token in process: allocations, beside 2", cached, "", "allocs"),

@@ -29,6 +29,21 @@ func CertificateRefused(err error) bool {
 	return ok && slices.ContainsFunc(certificateAlerts, func(a tls.AlertError) bool { return a.Error() == text })
 }
 
+// RefusalProven reports whether a refusal ([CertificateRefused]) came from the server
+// itself: after a handshake in which it had proven who it is. Within a handshake an alert
+// is in the clear, and whoever can write into the connection can send one; in TLS 1.2 no
+// refusal is ever proven. Only errors of a [Bridge] can be, and what is not known to be
+// proven is not.
+func RefusalProven(err error) bool {
+	_, ok := errors.AsType[*provenError](err)
+	return ok && CertificateRefused(err)
+}
+
+// provenError marks an error that came over a connection whose handshake was complete.
+type provenError struct{ error }
+
+func (e *provenError) Unwrap() error { return e.error }
+
 // remoteAlert returns the text of the alert that the peer sent. crypto/tls has a type for
 // it and does not export that; the text of its exported twin is the same.
 func remoteAlert(err error) (string, bool) {

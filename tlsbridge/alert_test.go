@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,6 +100,10 @@ func TestCertificateRefusedByRealServers(t *testing.T) {
 					if err == nil || tlsbridge.CertificateRefused(err) != tc.want {
 						t.Errorf("got %v, judged as a refusal: %v, want %v", err, tlsbridge.CertificateRefused(err), tc.want)
 					}
+					// In TLS 1.3 it comes when the server has proven who it is; before, anybody could have sent it.
+					if proven := tc.want && version == tls.VersionTLS13; tlsbridge.RefusalProven(err) != proven {
+						t.Errorf("got %v, judged as proven: %v, want %v", err, !proven, proven)
+					}
 				})
 			}
 		}
@@ -142,13 +147,48 @@ func TestAlertsThatSpeakOfCertificates(t *testing.T) {
 			_, _ = conn.Write([]byte{21, 3, 3, 0, 2, 2, code})
 			_, _ = io.Copy(io.Discard, conn)
 		})
-		resp, err := send(t, tlsbridge.NewClient(tlsbridge.Config{}), "https://"+address)
-		if err == nil {
-			resp.Body.Close()
-		}
+		b := newBridge(t, tlsbridge.Config{})
+		_, err := get(t, b, "https://"+address)
 		if err == nil || tlsbridge.CertificateRefused(err) != refusals[code] {
 			t.Errorf("alert %d: got %v, judged as a refusal: %v", code, err, tlsbridge.CertificateRefused(err))
 		}
+		if tlsbridge.RefusalProven(err) {
+			t.Errorf("alert %d: an alert in the clear was taken for the server's own word", code)
+		}
+	}
+}
+
+// Whoever is in the network's path can cut a connection that stands, and answer the next handshake.
+func TestAnAlertInTheClearAfterAGoodConnectionIsNotProven(t *testing.T) {
+	config, roots := serverConfig(t)
+	config.NextProtos = []string{"http/1.1"}
+	var connections atomic.Int64
+	address := listen(t, func(conn net.Conn) {
+		if connections.Add(1) > 1 {
+			_, _ = conn.Read(make([]byte, 1))
+			_, _ = conn.Write([]byte{21, 3, 3, 0, 2, 2, 44})
+			_, _ = io.Copy(io.Discard, conn)
+			return
+		}
+		server := tls.Server(conn, config)
+		_, _ = server.Read(make([]byte, 4096))
+		_, _ = io.WriteString(server, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		_, _ = server.Read(make([]byte, 4096)) // the second request, which gets no answer
+	})
+	pair, _ := newPair(t, "bound")
+	b, err := tlsbridge.New(tlsbridge.Config{RootCAs: roots}, pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	for n := range 2 {
+		_, err = get(t, b, "https://"+address)
+		if n == 0 && err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !tlsbridge.CertificateRefused(err) || tlsbridge.RefusalProven(err) || connections.Load() != 2 {
+		t.Errorf("got %v on %d connections, want a refusal that is not proven", err, connections.Load())
 	}
 }
 

@@ -2,10 +2,13 @@ package tlsbridge
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
+	"syscall"
 )
 
 // notEstablished is all that net/http says when an HTTP/2 connection ends before its
@@ -13,27 +16,64 @@ import (
 // the alert comes when the handshake is over for the client. The error has no name.
 const notEstablished = "http2: client conn could not be established"
 
-// cause adds to that error why the connection ended.
+// cause adds to the error of a request why its connection ended, where net/http does not tell, and marks a refusal of the certificate
+// that the server itself has sent.
 type cause struct{ next http.RoundTripper }
 
 func (c *cause) RoundTrip(req *http.Request) (*http.Response, error) {
-	var conn atomic.Pointer[tls.Conn]
-	resp, err := c.next.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) {
-			if got, ok := info.Conn.(*tls.Conn); ok {
-				conn.Store(got)
-			}
-		},
-	})))
-	if err != nil && err.Error() == notEstablished && conn.Load() != nil {
-		err = withReadError(err, conn.Load())
+	var saw connections
+	resp, err := c.next.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), saw.trace())))
+	if err == nil {
+		return resp, nil
+	}
+	stands := saw.stands.Load()
+	if stands != nil && ended(err) {
+		err = withReadError(err, stands)
+	}
+	if stands != nil && CertificateRefused(err) && !saw.failedWith(err) {
+		err = &provenError{err}
 	}
 	return resp, err
 }
 
-// withReadError asks a connection that has ended: it keeps the error that ended it.
+// ended reports whether err says that the connection is closed, and not why. Only then
+// may it be read: of a living one the answer belongs to net/http.
+func ended(err error) bool {
+	return err.Error() == notEstablished || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// connections is what was seen of those that one request began or used.
+type connections struct {
+	stands atomic.Pointer[tls.Conn] // the last one whose handshake was complete
+	failed atomic.Pointer[error]    // of the last handshake that was not completed
+}
+
+func (s *connections) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			if got, ok := info.Conn.(*tls.Conn); ok {
+				s.stands.Store(got)
+			}
+		},
+		TLSHandshakeDone: func(_ tls.ConnectionState, err error) {
+			if err != nil {
+				s.failed.Store(&err)
+			}
+		},
+	}
+}
+
+// failedWith reports whether err is that of a handshake.
+func (s *connections) failedWith(err error) bool {
+	failed := s.failed.Load()
+	return failed != nil && errors.Is(err, *failed)
+}
+
+// withReadError asks a connection that has ended: it keeps the alert that ended it.
 func withReadError(err error, conn *tls.Conn) error {
-	if _, why := conn.Read(make([]byte, 1)); why != nil {
+	_, why := conn.Read(make([]byte, 1))
+	if _, alert := remoteAlert(why); alert {
 		return fmt.Errorf("%w: %w", err, why)
 	}
 	return err

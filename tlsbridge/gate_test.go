@@ -292,3 +292,37 @@ type failingKey struct{ crypto.Signer }
 var errKey = errors.New("the TPM is gone")
 
 func (failingKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, errKey }
+
+// Four connections to a host are the most: one that has ended must not count.
+func TestConnectionsThatEndMakeRoom(t *testing.T) {
+	for name, http2 := range map[string]bool{"HTTP/2": true, "HTTP/1.1": false} {
+		server, cfg := start(t, http2, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Connection", "close") // by HTTP/2, too, which says GOAWAY
+			_, _ = io.WriteString(w, "hello")
+		}, nil)
+		b := newBridge(t, cfg)
+		for range 10 {
+			if got, err := get(t, b, server.URL); err != nil || got != "hello" {
+				t.Fatalf("%s: got %q, %v", name, got, err)
+			}
+		}
+
+		pair, _ := newPair(t, "bound")
+		config, roots := serverConfig(t)
+		config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+		if http2 {
+			config.NextProtos = []string{"h2"}
+		}
+		address := listen(t, refuse(t, config))
+		refused, err := tlsbridge.New(tlsbridge.Config{RootCAs: roots}, pair)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			if _, err := get(t, refused, "https://"+address); !tlsbridge.CertificateRefused(err) {
+				t.Fatalf("%s: got %v, want a refusal", name, err)
+			}
+		}
+		refused.Close()
+	}
+}

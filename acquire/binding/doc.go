@@ -27,8 +27,8 @@
 //   - A [Certificate] is one immutable value: certificate, endpoint and ids that
 //     belong together. Its key is this manager's key.
 //   - A stored certificate is used only while identity, tenant, compute unit and
-//     key are the ones it was issued for. IMDS is asked for those first, once a
-//     minute at most, so a changed identity assignment is noticed.
+//     key are the ones it was issued for. IMDS is asked for those first, each
+//     time, so a changed identity assignment is noticed.
 //   - A certificate is never used later than five minutes before
 //     min(notAfter, token_not_after).
 //   - A caller never waits for a renewal while there is a usable certificate, and

@@ -28,8 +28,8 @@ type Key interface {
 
 // Attestor turns evidence about the binding key into an attestation token for
 // the instance of Azure Attestation at endpoint. The zero token means that no
-// attestation is configured. An error with a method Temporary that says false will
-// not go away by itself.
+// attestation is configured. An error with a method Refuses that says true is a
+// refusal, which will not go away by itself.
 type Attestor interface {
 	Attest(ctx context.Context, endpoint string) (token secret.String, expires time.Time, err error)
 	// Discard lets go of a token that was not accepted: the next Attest gets a new one.
@@ -92,8 +92,8 @@ func New(cfg Config) *Manager {
 }
 
 // Certificate returns a usable certificate for the identity: the one in memory or
-// on disk if it still belongs to the identity, else a new one. It asks IMDS for that, if
-// the last answer is more than a minute old. If there is none it blocks for as long as attestation and issuance take,
+// on disk if it still belongs to the identity, else a new one. It asks IMDS in any
+// case. If there is none it blocks for as long as attestation and issuance take,
 // whoever began them; a renewal under way is not waited for.
 //
 // While the certificate that Entra rejected has not been replaced, the error may be

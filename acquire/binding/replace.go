@@ -61,7 +61,6 @@ func (m *Manager) reject(s *slot, c *Certificate, why Reason) bool {
 	if s.current != nil && s.current.Thumbprint() != rejected {
 		return false
 	}
-	s.meta = nil // the identity may be another one
 	if s.pending == nil {
 		s.current, s.rejected, s.pending = nil, rejected, &rejection{certificate: c}
 	}

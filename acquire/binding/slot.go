@@ -19,9 +19,9 @@ type slot struct {
 	// work serialises issuance and the state file. The one-element channel is a lock:
 	// waiting for it honours a context.
 	work   chan struct{}
-	loaded bool    // the state file was read; guarded by work
-	pauses breaker // between replacements; guarded by work
-	asking singleflight.Group
+	loaded bool               // the state file was read; guarded by work
+	pauses breaker            // between replacements; guarded by work
+	asking singleflight.Group // of IMDS, for its metadata
 
 	// Guarded by the manager's mutex, which is never held for longer than a look.
 	current  *Certificate  // nil if there is none, or it was rejected
@@ -30,9 +30,6 @@ type slot struct {
 	failures int           // of renewals in a row
 	retryAt  time.Time     // no renewal before this
 	retryIn  time.Duration // the pause that ends then
-
-	meta  *imds.PlatformMetadata // how IMDS described the identity
-	askAt time.Time              // IMDS is asked again from then on
 }
 
 // rejection says that a certificate has to be replaced.

@@ -50,6 +50,9 @@ type Request struct {
 	// Assertion authenticates the client. AssertionType belongs to it.
 	Assertion     secret.String
 	AssertionType AssertionType
+	// Sign makes the assertion, in place of Assertion, anew for each attempt: an
+	// assertion that the client signs itself is good once.
+	Sign func() (secret.String, error)
 
 	Claims  string // JSON for the form field claims, see [MergeClaims]; optional
 	FMIPath string // form field fmi_path; optional
@@ -78,7 +81,7 @@ func (r Request) check() error {
 		return fmt.Errorf("token request for unknown token type %q", r.TokenType)
 	case r.TokenType == TokenTypePoP && r.Thumbprint == "":
 		return errors.New("token request for a bound token without the certificate that it is to be bound to")
-	case r.Assertion.IsZero() != (r.AssertionType == ""):
+	case (r.Assertion.IsZero() && r.Sign == nil) != (r.AssertionType == ""):
 		return errors.New("token request with half an assertion: type and value belong together")
 	}
 	return nil

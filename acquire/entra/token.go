@@ -47,7 +47,7 @@ func New(cfg Config) *Client {
 
 // Token requests a token over hc, whose connections present the client certificate
 // that the flow needs, if any. A 5xx answer without Retry-After and a time-out are
-// tried once more after a second, with the same assertion. It blocks for a minute at
+// tried once more after a second. It blocks for a minute at
 // most, or until ctx ends.
 func (c *Client) Token(ctx context.Context, hc *http.Client, req Request) (*TokenResponse, error) {
 	if err := req.check(); err != nil {
@@ -68,6 +68,12 @@ func worthARetry(err error) bool {
 }
 
 func (c *Client) attempt(ctx context.Context, hc *http.Client, r Request) (*TokenResponse, error) {
+	if r.Sign != nil {
+		var err error
+		if r.Assertion, err = r.Sign(); err != nil {
+			return nil, err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.Endpoint, strings.NewReader(r.form().Encode()))

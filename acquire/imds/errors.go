@@ -44,6 +44,12 @@ func (e *Error) Temporary() bool {
 	return retryable(e.Status)
 }
 
+// Refuses reports whether IMDS has said no to this request, for good. A redirect or a status that IMDS never gives is neither that nor
+// temporary.
+func (e *Error) Refuses() bool {
+	return e.Status >= http.StatusBadRequest && e.Status < http.StatusInternalServerError && !e.Temporary()
+}
+
 // Is makes a 404 to a leg of MSI v2, which only hosts without it answer for good, match
 // [ErrNotSupported].
 func (e *Error) Is(target error) bool {

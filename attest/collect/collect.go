@@ -28,8 +28,8 @@ type finalError string
 
 func (e finalError) Error() string { return string(e) }
 
-// Temporary is false; see [HostError.Temporary].
-func (finalError) Temporary() bool { return false }
+// Refuses is true; see [HostError.Refuses].
+func (finalError) Refuses() bool { return true }
 
 // unprovisionedIssuer begins the issuer's name in the certificate that the index holds before Azure has certified the AK.
 const unprovisionedIssuer = "MICROSOFT AZURE TRUSTED VM RSA"

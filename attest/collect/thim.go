@@ -44,6 +44,9 @@ func (e *HostError) Temporary() bool {
 	return e.Status == 0 || e.Status == http.StatusTooManyRequests || e.Status >= 500
 }
 
+// Refuses is false: what the metadata service says is no verdict about this machine.
+func (e *HostError) Refuses() bool { return false }
+
 // thim fetches from the metadata service.
 type thim struct {
 	url    string

@@ -20,7 +20,7 @@
 //   - The token is not validated here: its relying party is the issuer of credentials, which has its own idea of whom to trust. It is
 //     looked into only to refuse an answer to somebody else's question (nonce, attestation key) and to learn when it expires.
 //
-// Errors: [*Error] for the service's refusals and failures, with Temporary; [ErrNotOpened]; [ErrWrongToken].
+// Errors: [*Error] for the service's refusals and failures, with Temporary and Refuses; [ErrNotOpened]; [ErrWrongToken].
 //
 // Sources: Azure/confidential-computing-cvm-guest-attestation, Azure/azure-guest-attestation-sdk and edgelesssys/go-azguestattestation for
 // request and envelope; Azure/azure-rest-api-specs, Microsoft.Attestation, for the errors.

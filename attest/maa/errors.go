@@ -52,6 +52,9 @@ func (e *Error) Temporary() bool {
 	return e.Status == 0 || e.Status == http.StatusTooManyRequests || e.Status >= 500
 }
 
+// Refuses reports whether the service has said no to this request, for good. A redirect is neither that nor temporary.
+func (e *Error) Refuses() bool { return e.Status >= http.StatusBadRequest && !e.Temporary() }
+
 // refusal reads the service's error body: {"error":{"code","message"}}. A body of another form says nothing that we would repeat.
 func refusal(endpoint string, rsp *http.Response, body []byte, now time.Time) *Error {
 	var wire struct {

@@ -37,8 +37,8 @@ func TestStatusOfAnApplicationListsItsCredentials(t *testing.T) {
 	got := strings.Join(strings.Fields(out.String()), " ")
 	for _, want := range []string{
 		"identity app application, ready client id c0ffee00",
-		"credential managed_identity managed_identity, bound: require, unavailable last error IMDS is down",
-		"credential mine certificate, bound: prefer, ready strength tpm",
+		"credential managed_identity managed_identity, bound, unavailable last error IMDS is down",
+		"credential mine certificate, unbound, ready strength tpm",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, out.String())

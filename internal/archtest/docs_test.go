@@ -44,13 +44,19 @@ var tableLine = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
 
 func TestTheDocsExplainExactlyTheDependencies(t *testing.T) {
 	page := read(t, "docs/dependencies.md")
-	_, comparisons, found := strings.Cut(page, "\n## For the comparisons only\n")
-	if !found {
-		t.Fatal("docs/dependencies.md has no section for the comparisons")
+	for folder, heading := range map[string]string{
+		"bench":        "\n## For the comparisons only\n",
+		"test/clients": "\n## For the tests with other clients only\n",
+	} {
+		_, section, found := strings.Cut(page, heading)
+		if !found {
+			t.Fatalf("docs/dependencies.md has no section for %s", folder)
+		}
+		section, _, _ = strings.Cut(section, "\n## ")
+		explains(t, section, folder)
+		page = strings.Replace(page, section, "", 1)
 	}
-	comparisons, _, _ = strings.Cut(comparisons, "\n## ")
-	explains(t, strings.Replace(page, comparisons, "", 1), ".")
-	explains(t, comparisons, "bench")
+	explains(t, page, ".")
 }
 
 // explains checks that a text explains what a module of ours requires, and nothing else.

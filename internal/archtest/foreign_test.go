@@ -64,6 +64,8 @@ type purity struct {
 var purities = []purity{
 	{"agentapi/wire", []string{"net", "os", "os/exec"}, true, "apps link it; it is types and names"},
 	{"client", nil, true, "apps link it: no dependency of ours becomes theirs"},
+	{"samples/daemon-cert-bound/go", nil, true, "who copies it needs no more than the client"},
+	{"samples/daemon-fic-bound/go", nil, true, "who copies it needs no more than the client"},
 	{"internal/secret", []string{"log", "os", "net"}, true, "a secret that can write somewhere is none"},
 	{"agentapi/policy", []string{"net", "os", "time", "context"}, true, "a decision depends on the rules and the request only"},
 	{"attest", []string{"net", "net/http", "os", "os/exec", "log/slog"}, false, "no device, no network, no clock of its own: bytes in, a verdict out"},

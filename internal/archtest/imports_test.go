@@ -17,6 +17,7 @@ type place struct {
 const (
 	leaf  = "a leaf: everybody may lean on it because it leans on nobody"
 	wired = "the one place that knows all parts; they do not know each other"
+	app   = "an app as anybody would write it: it has a client and no more"
 )
 
 // places is the import table, downstream last.
@@ -80,6 +81,10 @@ var places = map[string]place{
 		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest"},
 		"flags and wiring only",
 	},
+
+	"samples":                      {nil, "it follows the samples' READMEs from outside"},
+	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
+	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
 	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/judge", "internal/secret"}, "opens TPMs for tests"},

@@ -139,5 +139,5 @@ type missingKey struct{ error }
 
 func (e missingKey) Unwrap() error { return e.error }
 
-// Temporary reports that it lasts.
-func (missingKey) Temporary() bool { return false }
+// Refuses reports that it lasts.
+func (missingKey) Refuses() bool { return true }

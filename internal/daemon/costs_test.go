@@ -150,10 +150,14 @@ func manyTokens(t testing.TB) (atOnce, inTurn costs) {
 
 func TestManyResourcesAreOneConnectionAndOneSignature(t *testing.T) {
 	atOnce, inTurn := manyTokens(t)
-	if want := (costs{Metadata: 1, Tokens: manyResources, Connections: 1, Signatures: 1}); atOnce != want {
+	if atOnce.Metadata < 1 || atOnce.Metadata > manyResources {
+		t.Errorf("at once: IMDS was asked %d times about the identity", atOnce.Metadata)
+	}
+	atOnce.Metadata = 0 // those who come while it is asked share the answer, and how many that are is chance
+	if want := (costs{Tokens: manyResources, Connections: 1, Signatures: 1}); atOnce != want {
 		t.Errorf("at once: got %+v, want %+v", atOnce, want)
 	}
-	if want := (costs{Tokens: manyResources}); inTurn != want {
+	if want := (costs{Metadata: manyResources, Tokens: manyResources}); inTurn != want {
 		t.Errorf("one after the other, on the connection that is there: got %+v, want %+v", inTurn, want)
 	}
 }

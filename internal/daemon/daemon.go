@@ -204,6 +204,7 @@ func (d *Daemon) attestor() binding.Attestor {
 		HTTP:   tlsbridge.NewClient(d.towardsEntra()),
 		OS:     runningOS(),
 		Now:    d.opts.Now,
+		Sleep:  d.opts.Sleep,
 		Logger: d.opts.Logger,
 	})
 	collector := collect.New(collect.Config{

@@ -37,6 +37,8 @@ type stage struct {
 	cfg      *config.Config
 	log      lockedBuffer
 	audit    lockedBuffer
+	sleep    func(context.Context, time.Duration) error // nil: real time
+	wait     func(context.Context, time.Duration) error
 	client   *client.Client
 	stop     func()
 }
@@ -92,6 +94,8 @@ func (s *stage) start() {
 		Logger:  slog.New(slog.NewTextHandler(&s.log, nil)),
 		Audit:   slog.New(slog.NewJSONHandler(&s.audit, nil)),
 		Now:     s.platform.Clock().Now,
+		Sleep:   s.sleep,
+		Wait:    s.wait,
 	})
 	if err != nil {
 		cancel()

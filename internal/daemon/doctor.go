@@ -193,6 +193,7 @@ func (d *doctor) checkKeys(ctx context.Context, present bool) {
 	dir := filepath.Join(d.cfg.StateDir, keysDir)
 	if _, err := os.Lstat(dir); !present || errors.Is(err, fs.ErrNotExist) {
 		d.missingBindingKey()
+		d.checkCredentials(nil)
 		return
 	}
 	store, err := signer.OpenStore(signer.StoreConfig{Dir: dir, Now: d.opts.Now, Logger: d.opts.Logger})
@@ -211,6 +212,7 @@ func (d *doctor) checkKeys(ctx context.Context, present bool) {
 		found = found || r.Name == BindingKeyName
 		d.checkKey(r)
 	}
+	d.checkCredentials(reports)
 	if !found {
 		d.missingBindingKey()
 		return

@@ -69,9 +69,12 @@ func run(ctx context.Context, bin string) (err error) {
 		{"What it took: a certificate bound to the key", d.certificate},
 		{"The token works like any other", d.resource},
 		{"A restart reuses key and certificate", d.restart},
+		{"An application that trusts the managed identity", d.federated},
+		{"An application with a certificate of its own", d.certificateApp},
 		{"Who is not named by a rule gets nothing", d.refusal},
 		{"A thief copies the agent's files to another VM", d.stolenFiles},
 		{"A thief has the certificate, but not the key", d.stolenCertificate},
+		{"A thief has a token that is bound to the key", d.stolenBoundToken},
 	} {
 		d.page.title(step.title)
 		if err := step.play(ctx); err != nil {

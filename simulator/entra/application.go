@@ -3,7 +3,7 @@ package entra
 import (
 	"bytes"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // x5t is defined as SHA-1 (RFC 7515, 4.1.7); it finds a certificate and proves nothing
+	"crypto/sha1" // x5t is defined as SHA-1 (RFC 7515, 4.1.7); it finds a certificate and proves nothing
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -148,7 +148,7 @@ func (a *assertion) names(c *x509.Certificate) bool {
 		// MSAL Go 1.10 writes standard base64, with padding, and Entra takes it.
 		return a.SHA256 == leg.Thumbprint(c.Raw) || a.SHA256 == standardBase64(leg.Thumbprint(c.Raw))
 	case algorithmRS256:
-		sum := sha1.Sum(c.Raw) //nolint:gosec // see the import
+		sum := sha1.Sum(c.Raw)
 		return a.SHA1 == base64.RawURLEncoding.EncodeToString(sum[:])
 	}
 	return false

@@ -402,18 +402,17 @@ func TestCertificatesRegisteredBySubjectAndIssuer(t *testing.T) {
 	authority := certificateAuthority(t, authorityKey, "Corporate CA")
 	impostorKey := rsaKey(t)
 	impostor := certificateAuthority(t, impostorKey, "Corporate CA")
-	key := rsaKey(t)
+	w := newWorldWith(t, func(cfg *entra.Config) {
+		cfg.Applications[0].Trusted = []entra.SubjectIssuer{{Subject: "app.example", Issuer: authority}}
+	})
 	leaf := func(name string, parent *x509.Certificate, parentKey *rsa.PrivateKey, isCA bool) *x509.Certificate {
 		template := &x509.Certificate{
 			SerialNumber: big.NewInt(9), NotBefore: epoch(), NotAfter: epoch().Add(time.Hour), IsCA: isCA, BasicConstraintsValid: true,
 			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		}
 		template.Subject.CommonName = name
-		return signed(t, template, parent, key, parentKey)
+		return signed(t, template, parent, w.key, parentKey)
 	}
-	w := newWorldWith(t, func(cfg *entra.Config) {
-		cfg.Applications[0].Trusted = []entra.SubjectIssuer{{Subject: "app.example", Issuer: authority}}
-	}, key)
 	for name, x := range map[string]struct {
 		certificate *x509.Certificate
 		ok          bool

@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -56,34 +57,43 @@ type world struct {
 
 func (w *world) now() time.Time { return epoch().Add(time.Duration(w.clock.Load()) * time.Second) }
 
+// Making keys is most of the work in these tests. One client's key and one issuer serve all of them.
+var (
+	clientKey      = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+	identityIssuer = sync.OnceValues(func() (*pki.IdentityIssuer, error) { return pki.NewIdentityIssuer(epoch()) })
+)
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	return newWorldWith(t, func(*entra.Config) {}, rsaKey(t))
+	return newWorldWith(t, func(*entra.Config) {})
 }
 
 // newWorldUnder is newWorld for clients whose certificates the test issues itself.
 func newWorldUnder(t *testing.T, issuer *x509.Certificate) *world {
 	t.Helper()
-	return start(t, issuer, rsaKey(t), func(*entra.Config) {})
+	return start(t, issuer, func(*entra.Config) {})
 }
 
-// newWorldWith is newWorld with a client's key that there is already, and another configuration.
-func newWorldWith(t *testing.T, change func(*entra.Config), key *rsa.PrivateKey) *world {
+// newWorldWith is newWorld with another configuration.
+func newWorldWith(t *testing.T, change func(*entra.Config)) *world {
 	t.Helper()
-	issuer, err := pki.NewIdentityIssuer(epoch())
+	issuer, err := identityIssuer()
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := start(t, issuer.Certificate, key, change)
+	w := start(t, issuer.Certificate, change)
 	w.issuer = issuer
 	return w
 }
 
-func start(t *testing.T, issuer *x509.Certificate, key *rsa.PrivateKey, change func(*entra.Config)) *world {
+func start(t *testing.T, issuer *x509.Certificate, change func(*entra.Config)) *world {
 	t.Helper()
+	key, err := clientKey()
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := &world{key: key}
 	w.journal = journal.New(100, w.now)
-	var err error
 	if w.servers, err = pki.NewServerAuthority(epoch()); err != nil {
 		t.Fatal(err)
 	}

@@ -22,8 +22,11 @@ const cluster = "https://cluster.example/issuer"
 // the other application has a certificate.
 func newFederatedWorld(t *testing.T) *world {
 	t.Helper()
-	key := rsaKey(t)
-	w := newWorldWith(t, func(cfg *entra.Config) {
+	key, err := clientKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newWorldWith(t, func(cfg *entra.Config) {
 		issuer := cfg.LoginURL + "/" + tenantID + "/v2.0"
 		cfg.Applications[0].Federated = []entra.FederatedCredential{
 			{Issuer: issuer, Subject: objectID, Audience: exchange},
@@ -35,8 +38,7 @@ func newFederatedWorld(t *testing.T) *world {
 			cluster:                         {Keys: []jose.JSONWebKey{{KeyID: "c", Key: key.Public()}}},
 			"https://unused.example/issuer": {Keys: []jose.JSONWebKey{{KeyID: "c", Key: key.Public()}}},
 		}
-	}, key)
-	return w
+	})
 }
 
 // assertion gets a token for the exchange from the mutual-TLS face.

@@ -87,6 +87,24 @@ func (w *world) reject(thumbprint string) {
 	w.rejected = append(w.rejected, thumbprint)
 }
 
+// Making keys is most of the work in these tests. One of each serves all of them.
+var (
+	maaKey    = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+	vmKey     = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+	issuer    = sync.OnceValues(func() (*pki.IdentityIssuer, error) { return pki.NewIdentityIssuer(epoch()) })
+	processor = sync.OnceValues(func() (*pki.Processor, error) { return pki.NewProcessor(pki.Milan(), epoch()) })
+)
+
+// must is for the above.
+func must[T any](t *testing.T, made func() (T, error)) T {
+	t.Helper()
+	v, err := made()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	return newWorldWith(t, func(*imds.Config) {})
@@ -94,15 +112,7 @@ func newWorld(t *testing.T) *world {
 
 func newWorldWith(t *testing.T, change func(*imds.Config)) *world {
 	t.Helper()
-	w := &world{at: epoch(), maaKey: rsaKey(t, 2048), key: rsaKey(t, 2048), journal: journal.New(100, epoch)}
-	var err error
-	if w.issuer, err = pki.NewIdentityIssuer(epoch()); err != nil {
-		t.Fatal(err)
-	}
-	chip, err := pki.NewProcessor(pki.Milan(), epoch())
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := &world{at: epoch(), maaKey: must(t, maaKey), key: must(t, vmKey), issuer: must(t, issuer), journal: journal.New(100, epoch)}
 	cfg := imds.Config{
 		TenantID: tenantID, VMID: vmID, Location: "westeurope", Token: w.accessToken, Reject: w.reject,
 		Identities: []imds.Identity{
@@ -112,13 +122,11 @@ func newWorldWith(t *testing.T, change func(*imds.Config)) *world {
 		AttestationEndpoint: maaURL,
 		AttestationKeys:     jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{KeyID: "maa", Key: w.maaKey.Public()}}},
 		MTLSEndpoint:        "https://127.0.0.1:10",
-		Issuer:              w.issuer, Processor: chip, Now: w.now,
+		Issuer:              w.issuer, Processor: must(t, processor), Now: w.now,
 		Recorder: leg.Recorder{Journal: w.journal, Faults: fault.NewSet()},
 	}
 	change(&cfg)
-	if w.server, err = imds.New(cfg); err != nil {
-		t.Fatal(err)
-	}
+	w.server = must(t, func() (*imds.Server, error) { return imds.New(cfg) })
 	server := httptest.NewServer(w.server)
 	t.Cleanup(server.Close)
 	w.url = server.URL

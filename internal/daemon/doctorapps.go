@@ -1,0 +1,54 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/keyagent/keyagent/config"
+)
+
+// checkCredentials looks at what the applications of the configuration need on this machine. What is wrong with a key that is there
+// was said with the key.
+func (d *doctor) checkCredentials(keys []KeyReport) {
+	for _, id := range d.cfg.Identities {
+		if id.Application == nil {
+			continue
+		}
+		for _, c := range id.Application.Credentials {
+			check := fmt.Sprintf("identity %s: %s", id.Name, c.Name)
+			switch c.Source {
+			case config.SourceCertificate:
+				d.checkCertificateCredential(check, c, keys)
+			case config.SourceAssertionFile:
+				d.checkAssertionFile(check, c)
+			}
+		}
+	}
+}
+
+func (d *doctor) checkCertificateCredential(check string, c config.Credential, keys []KeyReport) {
+	at := slices.IndexFunc(keys, func(r KeyReport) bool { return r.Name == c.Key && r.State == StateCurrent })
+	switch {
+	case at < 0:
+		d.add(check, VerdictFail, "keyagent key create "+c.Key+", then have it certified and register the certificate: see docs/keys.md", "there is no key %q", c.Key)
+	case keys[at].Algorithm != "" && !strings.HasPrefix(keys[at].Algorithm, "rsa-"):
+		d.add(check, VerdictFail, "make an RSA key under another name, and name that in the configuration", "key %q is %s, and Entra takes RSA keys only", c.Key, keys[at].Algorithm)
+	case keys[at].AuthValue:
+		d.add(check, VerdictFail, "make one without: keyagent key rotate "+c.Key, "key %q needs an authorization value, which the agent has only for its own key", c.Key)
+	case keys[at].Certificate == nil && keys[at].Problem == "":
+		d.add(check, VerdictFail, fmt.Sprintf("keyagent key self-sign %[1]s --subject CN=%[1]s, or key csr and cert import; register the certificate with the application", c.Key),
+			"key %q has no certificate", c.Key)
+	case keys[at].Problem == "" && keys[at].Certificate.Problem == "":
+		d.add(check, VerdictOK, "", "key %q and its certificate are there", c.Key)
+	}
+}
+
+func (d *doctor) checkAssertionFile(check string, c config.Credential) {
+	if _, err := os.Stat(c.Path); err != nil {
+		d.add(check, VerdictFail, "see that the program that writes it runs, and that the agent's user may read it", "%v", err)
+		return
+	}
+	d.add(check, VerdictWarn, "nothing, if it is meant: whoever reads the file can use it elsewhere", "%s is there; such a credential is never bound", c.Path)
+}

@@ -32,7 +32,7 @@ test: ## what CI runs: format, vet, static analysis, race tests, static build; 4
 	@scripts/test
 
 .PHONY: bench
-bench: ## us beside references and peers in the same run, a table and bench/results.json; 3 to 6 minutes
+bench: ## us beside references and peers in the same run, a table and bench/results.json; 5 to 8 minutes
 	@scripts/bootstrap bench
 	@cd bench && go run . -repo ..
 

@@ -42,7 +42,8 @@ func callers() []comparison {
 		return comparison{name: name, of: of, sub: sub, pair: pair, better: higher, bar: 1}
 	}
 	return []comparison{
-		ahead("herd of 60 processes: requests upstream, beside 1", herd, "", "all-requests"),
+		ahead("herd of 60 processes: requests to Entra, beside 1", herd, "", "entra-requests"),
+		ahead("herd of 60 processes: requests to IMDS (whose the certificate is), beside 1", herd, "", "imds-requests"),
 		notFewer("herd of 60 processes: served, beside all", herd, "", "all-processes"),
 		notFewer("herd of 60 processes: served, beside azidentity asking IMDS", herd, "", "served-processes"),
 		ahead("herd of 60 processes: requests upstream, beside azidentity asking IMDS", herd, "", "requests"),

@@ -5,8 +5,8 @@
 //	outage  the token endpoint is down for ten minutes when tokens are half through their life
 //
 // The platform answers as slowly as the real one, and its IMDS has the real one's limit of 20 requests a second and 5 at a time.
-// The herd finds an agent that has had another token within the last minute: its certificate and IMDS' word on its identity are at
-// hand. After a quieter time it costs one request to IMDS more, and on a machine that has just booted the two of issuance.
+// The herd finds an agent that has its certificate. One request to IMDS asks whose it is, one to Entra is for the token; on a machine
+// that has just booted, attestation and issuance are two more.
 //
 // Where a choice had to be made it is the peer's advantage:
 //

@@ -356,7 +356,8 @@ func (c *chaos) checkRefusal(req client.TokenRequest, err error) {
 func (c *chaos) calm() {
 	c.stalls.Wait()
 	c.platform.Faults().Clear()
-	c.advance(2 * time.Hour) // beyond all pauses
+	c.jumps++
+	c.advance(chaosHalfLife) // beyond all pauses, and the life of all tokens: an unbound one is kept that long
 	for _, id := range c.cfg.Identities {
 		for _, uri := range chaosResources() {
 			for _, kind := range []string{wire.TypeBearer, wire.TypePoP} {

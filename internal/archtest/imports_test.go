@@ -81,6 +81,8 @@ var places = map[string]place{
 		"flags and wiring only",
 	},
 
+	"acquire/conformance": {nil, "it looks at the whole road to a token from outside, and holds nothing but tests"},
+
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
 	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/judge", "internal/secret"}, "opens TPMs for tests"},
 }
@@ -105,6 +107,7 @@ var testHelpers = map[string]string{
 	"tpm/tpmtest":                "opens a TPM for a test",
 	"internal/judge":             "finds the programs that judge tests",
 	"internal/archtest":          "holds nothing but tests",
+	"acquire/conformance":        "holds nothing but tests",
 }
 
 func placeOf(dir string) (place, bool) {

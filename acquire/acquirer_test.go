@@ -399,6 +399,7 @@ func TestErrorsByKind(t *testing.T) {
 		{"IMDS 410", imdsError(410, ""), acquire.KindUnavailable},
 		{"IMDS 429", imdsError(429, ""), acquire.KindThrottled},
 		{"IMDS without MSI v2", imdsError(404, ""), acquire.KindRefused},
+		{"MSI v2 switched off on this machine", fmt.Errorf("x: %w", imds.ErrNotSupported), acquire.KindRefused},
 		{"IMDS does not know the identity", imdsError(400, "identity_not_found"), acquire.KindUnknownIdentity},
 		{"IMDS refuses the request", imdsError(400, "invalid_request"), acquire.KindRefused},
 		{"somebody else answers for IMDS", imds.ErrBadAnswer, acquire.KindRefused},

@@ -41,6 +41,9 @@ func classify(identity string, err error) *Error {
 		classifyAttestation(out, err)
 	case errors.As(err, &fromIMDS):
 		classifyIMDS(out, fromIMDS)
+	case errors.Is(err, imds.ErrNotSupported): // switched off on this machine
+		out.Kind = KindRefused
+		out.Hint = "switch binding certificates on again, or let the credential be unbound (bound: prefer)"
 	case errors.Is(err, imds.ErrUnreachable):
 		out.Hint = "check that this is an Azure VM and that nothing blocks 169.254.169.254"
 	case errors.Is(err, imds.ErrBadAnswer), errors.Is(err, entra.ErrBadAnswer):

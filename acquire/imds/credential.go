@@ -86,6 +86,9 @@ func (c *Client) credential(wire credentialAnswer) (*Credential, error) {
 	if err != nil || len(certificate) == 0 {
 		return nil, fmt.Errorf("IMDS %s: %w: certificate is not base64", leg, ErrBadAnswer)
 	}
+	if wire.IdentityType == "" {
+		return nil, fmt.Errorf("IMDS %s: %w: no identity_type", leg, ErrBadAnswer)
+	}
 	endpoint, err := c.mtlsHosts.Check(wire.MTLSEndpoint)
 	if err != nil {
 		return nil, fmt.Errorf("IMDS %s: %w: mtls_authentication_endpoint: %w", leg, ErrBadAnswer, err)

@@ -197,6 +197,7 @@ func TestIssueCredential(t *testing.T) {
 		"certificate not base64":      {"AQID", "%%"},
 		"certificate missing":         {`"AQID"`, `""`},
 		"client id missing":           {clientID, ""},
+		"identity type missing":       {"SystemAssigned", ""},
 	} {
 		client, _ := newClient(t, &stub{answers: []answer{{status: 200, body: strings.Replace(good, change[0], change[1], 1)}}})
 		if got, err := client.IssueCredential(t.Context(), imds.Selector{}, imds.CredentialRequest{}); !errors.Is(err, imds.ErrBadAnswer) {

@@ -85,6 +85,7 @@ var places = map[string]place{
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
+	"acquire/conformance":          {nil, "it looks at the whole road to a token from outside, and holds nothing but tests"},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
 	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/judge", "internal/secret"}, "opens TPMs for tests"},
@@ -110,6 +111,7 @@ var testHelpers = map[string]string{
 	"tpm/tpmtest":                "opens a TPM for a test",
 	"internal/judge":             "finds the programs that judge tests",
 	"internal/archtest":          "holds nothing but tests",
+	"acquire/conformance":        "holds nothing but tests",
 }
 
 func placeOf(dir string) (place, bool) {

@@ -9,6 +9,7 @@ import (
 	"net/http/httptrace"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // notEstablished is all that net/http says when an HTTP/2 connection ends before its
@@ -37,7 +38,7 @@ func (c *cause) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // ended reports whether err says that the connection is closed, and not why. Only then
-// may it be read: of a living one the answer belongs to net/http.
+// may it be read: of a living one every byte belongs to net/http.
 func ended(err error) bool {
 	return err.Error() == notEstablished || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
@@ -45,12 +46,14 @@ func ended(err error) bool {
 
 // connections is what was seen of those that one request began or used.
 type connections struct {
-	stands atomic.Pointer[tls.Conn] // the last one whose handshake was complete
+	stands atomic.Pointer[tls.Conn] // that of the last attempt, if its handshake was complete
 	failed atomic.Pointer[error]    // of the last handshake that was not completed
 }
 
 func (s *connections) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
+		// Another attempt begins: what becomes of it says nothing about the connection of the one before, which may live.
+		GetConn: func(string) { s.stands.Store(nil) },
 		GotConn: func(info httptrace.GotConnInfo) {
 			if got, ok := info.Conn.(*tls.Conn); ok {
 				s.stands.Store(got)
@@ -70,8 +73,13 @@ func (s *connections) failedWith(err error) bool {
 	return failed != nil && errors.Is(err, *failed)
 }
 
-// withReadError asks a connection that has ended: it keeps the alert that ended it.
+// lastRead bounds the reading of a connection that has ended: nothing is to come any more.
+const lastRead = 100 * time.Millisecond
+
+// withReadError asks a connection that has ended: it keeps the alert that ended it. The deadline is for whoever else may still
+// be reading it, too: he holds its lock.
 func withReadError(err error, conn *tls.Conn) error {
+	_ = conn.SetReadDeadline(time.Now().Add(lastRead)) // of one that is closed it fails, and so does the reading, at once
 	_, why := conn.Read(make([]byte, 1))
 	if _, alert := remoteAlert(why); alert {
 		return fmt.Errorf("%w: %w", err, why)

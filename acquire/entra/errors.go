@@ -19,12 +19,15 @@ var (
 	ErrBadAnswer = errors.New("unusable answer from the token endpoint")
 )
 
+// maxCodes bounds what is kept of an error's codes; Entra gives one or two.
+const maxCodes = 16
+
 // Error is a refusal by Entra (RFC 6749, 5.2, with Entra's additions).
 type Error struct {
 	Status        int    // HTTP status
 	Code          string // member "error", such as "invalid_client"
 	Suberror      string
-	Codes         []int // AADSTS numbers, most specific first
+	Codes         []int // AADSTS numbers, most specific first, 16 at most
 	Description   string
 	CorrelationID string
 	TraceID       string
@@ -80,7 +83,7 @@ func newError(resp *http.Response, body []byte, now time.Time) *Error {
 	}
 	e.Code, e.Suberror = upstream.Text(wire.Error), upstream.Text(wire.Suberror)
 	e.Description = upstream.Text(wire.Description)
-	e.Codes = wire.Codes
+	e.Codes = slices.Clone(wire.Codes[:min(len(wire.Codes), maxCodes)]) // a clone: errors are kept, and the rest is not to be
 	e.TraceID, e.CorrelationID = upstream.Text(wire.TraceID), upstream.Text(wire.CorrelationID)
 	if len(wire.Claims) <= maxClaimsBytes {
 		e.Claims = wire.Claims

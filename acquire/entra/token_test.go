@@ -328,6 +328,28 @@ func TestClaimsChallengeOfAnyLengthIsNotPassedOn(t *testing.T) {
 	}
 }
 
+// Errors are kept for a while, in more than one place.
+func TestLittleIsKeptOfAHugeRefusal(t *testing.T) {
+	long := strings.Repeat("x", 64<<10)
+	body := `{"error":"` + long + `","suberror":"` + long + `","error_description":"` + long + `","trace_id":"` + long + `","correlation_id":"` + long +
+		`","claims":"` + long + `","error_codes":[51000` + strings.Repeat(",7", 100_000) + `]}`
+	url, _ := serve(t, answer(400, body))
+	_, _, err := request(t, url)
+	e, ok := errors.AsType[*entra.Error](err)
+	if !ok {
+		t.Fatalf("got %v, want an *entra.Error", err)
+	}
+	if len(e.Codes) != 16 || cap(e.Codes) > 32 || !e.Has(51000) {
+		t.Errorf("got %d codes with room for %d, want the first 16", len(e.Codes), cap(e.Codes))
+	}
+	for name, text := range map[string]string{"error": e.Code, "suberror": e.Suberror, "description": e.Description, "trace id": e.TraceID,
+		"correlation id": e.CorrelationID, "claims": e.Claims} {
+		if len(text) > 512 {
+			t.Errorf("%s has %d bytes", name, len(text))
+		}
+	}
+}
+
 func TestOneRetryAtMost(t *testing.T) {
 	for _, tc := range []struct {
 		name     string

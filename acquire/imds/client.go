@@ -173,8 +173,8 @@ func (c *Client) attempt(ctx context.Context, r request) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case answer.status != http.StatusOK:
-		return nil, newError(r.leg, answer.status, answer.body)
-	case !strings.Contains(strings.ToUpper(answer.server), "IMDS"):
+		return nil, newError(r.leg, answer)
+	case !answer.ofIMDS():
 		// Anybody can listen on a link-local address of a broken network.
 		return nil, fmt.Errorf("IMDS %s: %w: Server header %q is not that of IMDS", r.leg, ErrBadAnswer, upstream.Text(answer.server))
 	}
@@ -187,6 +187,9 @@ type answer struct {
 	server string // header Server
 	body   []byte
 }
+
+// ofIMDS reports whether the answer says that IMDS gave it.
+func (a answer) ofIMDS() bool { return strings.Contains(strings.ToUpper(a.server), "IMDS") }
 
 // exchange makes one request and returns its answer whatever it says.
 func (c *Client) exchange(ctx context.Context, r request) (answer, error) {

@@ -12,7 +12,7 @@ import (
 
 // Sentinels that callers of this package decide on.
 var (
-	// ErrUnreachable: no answer came from IMDS.
+	// ErrUnreachable: no answer came from IMDS, or none but that it cannot give one now.
 	ErrUnreachable = errors.New("instance metadata service not reachable")
 	// ErrBadAnswer: something answered that does not speak the protocol.
 	ErrBadAnswer = errors.New("unusable answer from the instance metadata service")
@@ -20,7 +20,7 @@ var (
 	ErrNotSupported = errors.New("this VM's instance metadata service does not offer binding certificates (MSI v2)")
 )
 
-// Error is a refusal by IMDS.
+// Error is a refusal by IMDS itself: its header Server says so.
 type Error struct {
 	Leg           string // "getplatformmetadata", "issuecredential", "token" or "compute"
 	Status        int    // HTTP status
@@ -50,25 +50,48 @@ func (e *Error) Refuses() bool {
 	return e.Status >= http.StatusBadRequest && e.Status < http.StatusInternalServerError && !e.Temporary()
 }
 
-// Is makes a 404 to a leg of MSI v2, which only hosts without it answer for good, match
-// [ErrNotSupported].
+// Is makes a 404 to a leg of MSI v2 match [ErrNotSupported]. The client returns such an error only after a probe has found
+// the endpoint missing, too.
 func (e *Error) Is(target error) bool {
 	return target == ErrNotSupported && e.Status == http.StatusNotFound && (e.Leg == legMetadata || e.Leg == legCredential)
 }
 
+// strangerError is an answer, not 200, of something that is not IMDS and so can neither refuse nor say what the host has. It may
+// be a proxy's word on IMDS behind it, which is why the retries go by its status.
+type strangerError struct {
+	leg    string
+	status int
+	server string // header Server, shortened
+}
+
+func (e *strangerError) Error() string {
+	return fmt.Sprintf("IMDS %s: %v: status %d, and the Server header %q is not that of IMDS", e.leg, e.Unwrap(), e.status, e.server)
+}
+
+// Unwrap tells trouble on the way to IMDS from an answer that makes no sense. A 404 is no trouble: nothing says that IMDS is behind it.
+func (e *strangerError) Unwrap() error {
+	if retryable(e.status) && e.status != http.StatusNotFound {
+		return ErrUnreachable
+	}
+	return ErrBadAnswer
+}
+
 // newError makes an error of an answer that is not 200.
-func newError(leg string, status int, body []byte) error {
-	if status == http.StatusForbidden && bytes.Contains(body, []byte("unreachable")) {
+func newError(leg string, a answer) error {
+	if a.status == http.StatusForbidden && bytes.Contains(a.body, []byte("unreachable")) {
 		return fmt.Errorf("IMDS %s: %w: the container engine's proxy answered in its place", leg, ErrUnreachable)
 	}
-	e := &Error{Leg: leg, Status: status}
+	if !a.ofIMDS() {
+		return &strangerError{leg: leg, status: a.status, server: upstream.Text(a.server)}
+	}
+	e := &Error{Leg: leg, Status: a.status}
 	var wire struct {
 		Error            string `json:"error"`
 		ErrorDescription string `json:"error_description"`
 		Message          string `json:"message"`
 		CorrelationID    string `json:"correlationId"`
 	}
-	if json.Unmarshal(body, &wire) != nil {
+	if json.Unmarshal(a.body, &wire) != nil {
 		return e // a body that is not JSON says nothing that we would repeat
 	}
 	e.Code = upstream.Text(wire.Error)

@@ -215,3 +215,82 @@ func FuzzRegion(f *testing.F) {
 		}
 	})
 }
+
+// Whatever answers at IMDS' address and is not IMDS can neither refuse nor say that the host has no binding certificates. Its statuses
+// are retried like IMDS' own: a proxy before IMDS gives them, too.
+func TestAStrangersStatusIsNoRefusal(t *testing.T) {
+	const s = time.Second
+	often := []time.Duration{s, 2 * s, 4 * s}
+	for _, tc := range []struct {
+		status int
+		want   error
+		pauses []time.Duration
+	}{
+		{302, imds.ErrBadAnswer, nil},
+		{400, imds.ErrBadAnswer, nil},
+		{401, imds.ErrBadAnswer, nil},
+		{403, imds.ErrBadAnswer, nil},
+		{404, imds.ErrBadAnswer, often},
+		{408, imds.ErrUnreachable, often},
+		{410, imds.ErrUnreachable, slices.Repeat([]time.Duration{10 * s}, 7)},
+		{429, imds.ErrUnreachable, often},
+		{502, imds.ErrUnreachable, often},
+		{503, imds.ErrUnreachable, often},
+	} {
+		for _, server := range []string{"-", "nginx"} {
+			stub := &stub{answers: []answer{{status: tc.status, server: server, body: `{"error":"invalid_request"}`}}}
+			client, pauses := newClient(t, stub)
+			_, metadataErr := client.PlatformMetadata(t.Context(), imds.Selector{})
+			if !slices.Equal(*pauses, tc.pauses) {
+				t.Errorf("%d by %q: got pauses %v, want %v", tc.status, server, *pauses, tc.pauses)
+			}
+			_, credentialErr := client.IssueCredential(t.Context(), imds.Selector{}, imds.CredentialRequest{BypassCache: true})
+			_, tokenErr := client.Token(t.Context(), imds.Selector{}, imds.TokenRequest{Resource: "https://vault.azure.net"})
+			for _, err := range []error{metadataErr, credentialErr, tokenErr} {
+				_, refused := errors.AsType[*imds.Error](err)
+				if refused || errors.Is(err, imds.ErrNotSupported) || !errors.Is(err, tc.want) {
+					t.Errorf("%d by %q: got %v, want %v", tc.status, server, err, tc.want)
+				}
+			}
+		}
+	}
+}
+
+func TestA404IsConfirmedByAProbe(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		probe answer
+		want  error
+	}{
+		{"the endpoint is missing", answer{status: 404}, imds.ErrNotSupported},
+		{"it is there", answer{status: 400}, imds.ErrUnreachable},
+		{"it answers everything", answer{status: 200, body: "{}"}, imds.ErrUnreachable},
+		{"somebody else says that it is missing", answer{status: 404, server: "nginx"}, imds.ErrUnreachable},
+		{"there is trouble", answer{status: 500}, imds.ErrUnreachable},
+	} {
+		missing := answer{status: 404}
+		for leg, ask := range map[string]func(*imds.Client) error{
+			"GET": func(c *imds.Client) error {
+				_, err := c.PlatformMetadata(t.Context(), imds.Selector{ClientID: clientID})
+				return err
+			},
+			"POST": func(c *imds.Client) error {
+				_, err := c.IssueCredential(t.Context(), imds.Selector{ClientID: clientID}, imds.CredentialRequest{CSR: []byte{1}})
+				return err
+			},
+		} {
+			stub := &stub{answers: []answer{missing, missing, missing, missing, tc.probe}}
+			client, _ := newClient(t, stub)
+			if err := ask(client); !errors.Is(err, tc.want) || errors.Is(err, imds.ErrNotSupported) != (tc.want == imds.ErrNotSupported) {
+				t.Errorf("%s, %s: got %v, want %v", leg, tc.name, err, tc.want)
+			}
+			if len(stub.seen) < 5 {
+				t.Fatalf("%s, %s: got requests %q, want a probe", leg, tc.name, stub.uris())
+			}
+			probe := stub.seen[4]
+			if probe.Method != leg || probe.Header.Get("Metadata") != "" || probe.URL.Path != stub.seen[0].URL.Path || probe.URL.RawQuery != "cred-api-version=2.0" {
+				t.Errorf("%s, %s: got probe %s %s", leg, tc.name, probe.Method, probe.URL)
+			}
+		}
+	}
+}

@@ -39,8 +39,8 @@ func (c *Client) exists(ctx context.Context, r request) (bool, error) {
 		_, err := c.attempt(ctx, r)
 		return err
 	})
-	if e, ok := errors.AsType[*Error](err); ok {
-		return e.Status == http.StatusBadRequest, nil
+	if status, told := statusOf(err); told && status != 0 {
+		return status == http.StatusBadRequest, nil
 	}
 	if errors.Is(err, ErrBadAnswer) {
 		return false, nil

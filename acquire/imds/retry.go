@@ -57,11 +57,14 @@ func (c *Client) withRetries(ctx context.Context, plan schedule, attempt func() 
 	}
 }
 
-// statusOf returns the status of a refusal, 0 for a time-out, and whether err is
-// either.
+// statusOf returns the status of an answer that is not 200, whoever gave it, 0 for a
+// time-out, and whether err is either.
 func statusOf(err error) (status int, told bool) {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Status, true
+	}
+	if e, ok := errors.AsType[*strangerError](err); ok {
+		return e.status, true
 	}
 	return 0, upstream.TimedOut(err)
 }

@@ -357,6 +357,15 @@ func (a *azure) advance(d time.Duration) {
 	}
 }
 
+// Thumbprint is that of the key's certificate now.
+func (a *azure) Thumbprint(name string) string {
+	key, err := a.ApplicationKey(a.t.Context(), name)
+	if err != nil {
+		return ""
+	}
+	return acquire.Thumbprint(key.Chain[0])
+}
+
 // ApplicationKey makes azure the store of application keys.
 func (a *azure) ApplicationKey(_ context.Context, name string) (*acquire.ApplicationKey, error) {
 	a.mu.Lock()

@@ -40,8 +40,43 @@ func verdict(d daemon.Diagnosis, check string) string {
 	return d.Findings[i].Verdict
 }
 
+// withoutApplications leaves the identities that need no key but the agent's own.
+func (s *stage) withoutApplications() {
+	s.cfg.Identities = slices.DeleteFunc(s.cfg.Identities, func(id config.Identity) bool { return id.Application != nil })
+	s.cfg.Rules[0].Identities = []string{"vm", "vm-user"}
+}
+
+// What an application of the configuration needs on this machine is said to be missing.
+func TestTheDiagnosisOfAnApplication(t *testing.T) {
+	s := newStage(t)
+	const check = "identity app-cert: certificate"
+	k := s.keyring(nil)
+	for _, step := range []struct {
+		name, verdict string
+		do            func() error
+	}{
+		{"there is no key", daemon.VerdictFail, func() error { return nil }},
+		{"the key has no certificate", daemon.VerdictFail, func() error {
+			_, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "rsa-2048"})
+			return err
+		}},
+		{"all is there", daemon.VerdictOK, func() error {
+			_, err := k.SelfSign(t.Context(), "app", daemon.SelfSignOptions{NameRequest: subject("app")})
+			return err
+		}},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		if d := s.diagnose(nil); verdict(d, check) != step.verdict {
+			t.Errorf("%s: %+v", step.name, d)
+		}
+	}
+}
+
 func TestACertificateIsWarnedOfBeforeItExpires(t *testing.T) {
 	s := newStage(t)
+	s.withoutApplications()
 	offset := time.Duration(0)
 	now := func() time.Time { return time.Now().Add(offset) }
 	k := s.keyring(now)
@@ -143,6 +178,7 @@ func tree(t *testing.T, dir string) []string {
 // A key that is not what the configuration asks for is found before the agent does not start.
 func TestTheDiagnosisOfTheAgentsOwnKeyIsThatOfItsStart(t *testing.T) {
 	s := newStage(t)
+	s.withoutApplications()
 	if err := s.tryOpen(); err != nil {
 		t.Fatal(err)
 	}

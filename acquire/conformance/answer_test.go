@@ -351,9 +351,9 @@ func federatedReactions() []demand {
 	}{
 		{[]int{500181}, "both legs again, over the same certificate", "metadata 2, attest 1, credential 1, mtls 4", true},
 		{[]int{700024}, "both legs again, over the same certificate", "metadata 2, attest 1, credential 1, mtls 4", true},
-		{[]int{1000612}, "attested and issued anew, and both legs again", "metadata 3, attest 2, credential 2, mtls 4", true},
-		{[]int{1000901}, "issued anew, and both legs again", "metadata 3, attest 1, credential 2, mtls 4", true},
-		{[]int{7000214}, "issued anew, and both legs again", "metadata 3, attest 1, credential 2, mtls 4", true},
+		{[]int{1000612}, "the first leg says so, too: attested and issued anew, and both legs again", "metadata 3, attest 2, credential 2, mtls 5", true},
+		{[]int{1000901}, "the first leg says so, too: issued anew, and both legs again", "metadata 3, attest 1, credential 2, mtls 5", true},
+		{[]int{7000214}, "the first leg says so, too: issued anew, and both legs again", "metadata 3, attest 1, credential 2, mtls 5", true},
 		{[]int{70022204}, "told", "metadata 1, attest 1, credential 1, mtls 2", false},
 		{[]int{700016}, "told", "metadata 1, attest 1, credential 1, mtls 2", false},
 		{[]int{50013}, "told", "metadata 1, attest 1, credential 1, mtls 2", false},
@@ -364,13 +364,23 @@ func federatedReactions() []demand {
 		list = append(list, demand{"5.6", fmt.Sprintf("federated, leg 2, %v: %s", row.codes, row.does), func(t *testing.T) {
 			a := newAzure(t, application(t, ficApp, userEntry(t, acquire.BoundRequire)))
 			a.mtls.answers("token", forward(a), refuses(400, "invalid_client", row.codes...))
+			if strings.HasPrefix(row.does, "the first leg says so") {
+				a.mtls.answers("token", refuses(400, "invalid_client", row.codes...))
+			}
 			if _, err := a.bearer(); (err == nil) != row.ok {
 				t.Errorf("got %v", err)
 			}
 			a.wantTraffic(row.want)
 		}})
 	}
-	return list
+	return append(list, demand{"5.6", "federated, leg 2, 7000214 for this application alone: the certificate that others share stays", func(t *testing.T) {
+		a := newAzure(t, application(t, ficApp, userEntry(t, acquire.BoundRequire)))
+		a.mtls.answers("token", forward(a), refuses(401, "invalid_client", 7000214), forward(a), refuses(401, "invalid_client", 7000214))
+		if _, err := a.bearer(); err == nil {
+			t.Error("got a token")
+		}
+		a.wantTraffic("metadata 2, attest 1, credential 1, mtls 4")
+	}})
 }
 
 // timedOut is an error of the kind that a time-out is.

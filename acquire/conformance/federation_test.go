@@ -113,10 +113,10 @@ func federationDemands() []demand {
 		}},
 		{"7.2", "certificate and assertion are one pair: after a replacement both are new", func(t *testing.T) {
 			a := newAzure(t, fic(t, acquire.BoundRequire))
-			a.mtls.answers("token", forward(a), refuses(401, "invalid_client", 7000214))
+			a.mtls.answers("token", forward(a), refuses(401, "invalid_client", 7000214), refuses(401, "invalid_client", 7000214))
 			a.mustGet(vault, acquire.TypeBearer)
 			m := a.mtls.leg("token")
-			if len(m) != 4 || !sameCertificate(m[:2]) || !sameCertificate(m[2:]) || sameCertificate(m) || m[3].form.Get("client_assertion") != m[2].member("access_token") {
+			if len(m) != 5 || !sameCertificate(m[:3]) || !sameCertificate(m[3:]) || sameCertificate(m) || m[4].form.Get("client_assertion") != m[3].member("access_token") {
 				t.Errorf("%d requests, or a pair of two generations", len(m))
 			}
 		}},
@@ -138,7 +138,7 @@ func federationDemands() []demand {
 			if token := a.mustGet(vault, acquire.TypeBearer); !token.FromCache || !strings.Contains(a.log.String(), "bound to the certificate") {
 				t.Errorf("got %+v; log %s", token, a.log.String())
 			}
-			a.mtls.answers("token", refuses(401, "invalid_client", 7000214))
+			a.mtls.answers("token", refuses(401, "invalid_client", 7000214), refuses(401, "invalid_client", 7000214))
 			a.mustGet(management, acquire.TypeBearer)
 			if token := a.mustGet(vault, acquire.TypeBearer); token.FromCache {
 				t.Error("it is served though its certificate was replaced")

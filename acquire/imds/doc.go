@@ -23,8 +23,7 @@
 // IMDS answers for up to 70 seconds while it is updated, seven times after 10
 // seconds. The count is chosen once, by the first failure. Retry-After is
 // ignored. A refused connection is not retried: nobody is there. A probe takes 404 for
-// an answer, and the search for the region has two seconds in all. A leg of MSI v2 that
-// is 404 to the end is probed once more.
+// an answer, and the search for the region has two seconds in all.
 //
 // # Errors
 //
@@ -33,6 +32,6 @@
 // all, a stranger's statuses that are retried among them, but for 404. [ErrBadAnswer] wraps
 // an answer that breaks the protocol, and all else that a stranger says: whoever
 // answers in IMDS' place can neither refuse nor say what the host has.
-// [ErrNotSupported] is joined in when the host has no MSI v2 endpoints, a probe
-// included, or the operator switched MSI v2 off.
+// [ErrNotSupported] is joined in when the host has no MSI v2 endpoints, or the operator
+// switched MSI v2 off.
 package imds

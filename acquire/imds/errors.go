@@ -50,8 +50,7 @@ func (e *Error) Refuses() bool {
 	return e.Status >= http.StatusBadRequest && e.Status < http.StatusInternalServerError && !e.Temporary()
 }
 
-// Is makes a 404 to a leg of MSI v2 match [ErrNotSupported]. The client returns such an error only after a probe has found
-// the endpoint missing, too.
+// Is makes a 404 to a leg of MSI v2, which only hosts without it answer for good, match [ErrNotSupported].
 func (e *Error) Is(target error) bool {
 	return target == ErrNotSupported && e.Status == http.StatusNotFound && (e.Leg == legMetadata || e.Leg == legCredential)
 }

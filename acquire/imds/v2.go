@@ -2,7 +2,6 @@ package imds
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 )
@@ -31,27 +30,5 @@ func (c *Client) callV2(ctx context.Context, r request, out any) error {
 	if c.disableV2 {
 		return fmt.Errorf("IMDS %s: %w: it is switched off here by MSAL_MI_DISABLE_IMDS_V2", r.leg, ErrNotSupported)
 	}
-	err := c.call(ctx, r, pauses, out)
-	if !errors.Is(err, ErrNotSupported) {
-		return err
-	}
-	return c.confirm(ctx, r, err)
-}
-
-// confirm asks without IMDS' own header, which an endpoint that exists answers by 400, before a 404 is believed: it lets a
-// credential be unbound, and IMDS says it of an endpoint that is being updated, too.
-func (c *Client) confirm(ctx context.Context, r request, missing error) error {
-	probe := v2Request(r.leg, Selector{}, nil)
-	probe.bare = true
-	if r.payload != nil {
-		probe.payload = []byte("{}")
-	}
-	err := c.withRetries(ctx, probePauses, func() error {
-		_, err := c.attempt(ctx, probe)
-		return err
-	})
-	if errors.Is(err, ErrNotSupported) {
-		return missing
-	}
-	return fmt.Errorf("IMDS %s: %w: status 404, and a probe does not find the endpoint missing", r.leg, ErrUnreachable)
+	return c.call(ctx, r, pauses, out)
 }

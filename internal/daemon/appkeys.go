@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +18,8 @@ import (
 )
 
 // applicationKeys opens the named keys by which app registrations know this machine. The directory is looked at for each use, so
-// that a rotated key and an imported certificate are noticed without a restart. It is safe for concurrent use.
+// that a key that was rotated or made anew, and an imported certificate, are noticed without a restart. A directory that cannot be
+// read for a moment costs no key that is open. It is safe for concurrent use.
 type applicationKeys struct {
 	tpm   *tpm.TPM
 	store *signer.Store
@@ -57,8 +59,11 @@ func (k *applicationKeys) ApplicationKey(ctx context.Context, name string) (*acq
 
 func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.ApplicationKey, error) {
 	entry, err := k.store.Current(name)
-	if err != nil {
+	if errors.Is(err, signer.ErrNoKey) {
 		return nil, missingKey{err}
+	}
+	if err != nil {
+		return nil, err
 	}
 	chain, err := k.store.Certificates(entry)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -83,11 +88,18 @@ func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.Ap
 	return open.given, nil
 }
 
-// opened returns the generation loaded into the TPM.
+// opened returns the generation loaded into the TPM. Its number alone does not say that it is: a key that was deleted and made
+// again has the same.
 func (k *applicationKeys) opened(ctx context.Context, entry signer.Entry) (*applicationOpen, error) {
 	have := k.open[entry.Name]
 	if have != nil && have.generation == entry.Generation {
-		return have, nil
+		same, err := k.isOf(have.key, entry)
+		if err != nil {
+			return nil, err
+		}
+		if same {
+			return have, nil
+		}
 	}
 	key, err := k.store.Open(ctx, entry, signer.Config{TPM: k.tpm, Logger: k.log})
 	if err != nil {
@@ -100,6 +112,19 @@ func (k *applicationKeys) opened(ctx context.Context, entry signer.Entry) (*appl
 	}
 	k.open[entry.Name] = fresh
 	return fresh, nil
+}
+
+// isOf reports whether a key is that of the entry's key file.
+func (k *applicationKeys) isOf(key *signer.Key, entry signer.Entry) (bool, error) {
+	file, err := k.store.ReadKeyFile(entry)
+	if err != nil {
+		return false, err
+	}
+	name, err := file.Name()
+	if err != nil {
+		return false, fmt.Errorf("key file %s: %w", entry.KeyFile, err)
+	}
+	return hex.EncodeToString(name) == key.Info().Name, nil
 }
 
 func giveOut(key *signer.Key, chain []*x509.Certificate) *acquire.ApplicationKey {

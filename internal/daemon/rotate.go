@@ -13,6 +13,7 @@ import (
 	"strconv"
 
 	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/config"
@@ -59,29 +60,47 @@ type proof struct {
 	tokenType acquire.TokenType
 }
 
-// proofs lists what binds a managed identity to the key. A form that takes no part of the key would prove nothing, so that each
-// is required to be bound.
+// proofs lists what binds a managed identity to the key, directly or as a credential of an application. A form that takes no part
+// of the key would prove nothing, so that each is required to be bound; and a token that a weaker key than the identity demands
+// obtains would, too.
 func (p *plan) proofs() []proof {
 	var list []proof
-	add := func(name string, sel imds.Selector, resource string, tokenType acquire.TokenType) {
+	add := func(name string, floor acquire.Strength, sel imds.Selector, resource string, tokenType acquire.TokenType) {
 		bound := &acquire.ManagedIdentity{Selector: sel, Bound: acquire.BoundRequire}
-		list = append(list, proof{acquire.Identity{Name: name, ManagedIdentity: bound}, resource, tokenType})
+		list = append(list, proof{acquire.Identity{Name: name, MinStrength: floor, ManagedIdentity: bound}, resource, tokenType})
 	}
 	for _, id := range p.identities {
 		if m := id.ManagedIdentity; m != nil && m.Bound != acquire.BoundNever {
-			add(id.Name, m.Selector, p.resourceOf(id.Name), acquire.TypeBearer)
+			add(id.Name, id.MinStrength, m.Selector, p.resourceOf(id.Name), acquire.TypeBearer)
 		}
 		if id.Application == nil {
 			continue
 		}
 		for _, c := range id.Application.Credentials {
-			if c.Source == acquire.SourceManagedIdentity && c.Bound != acquire.BoundNever {
+			if sel, ok := p.boundBelow(c); ok {
 				audience := cmp.Or(c.Audience, id.Application.Authority.Cloud.ExchangeAudience)
-				add(id.Name+": "+c.Name, c.Selector, audience, acquire.TypePoP)
+				add(id.Name+": "+c.Name, id.MinStrength, sel, audience, acquire.TypePoP)
 			}
 		}
 	}
 	return list
+}
+
+// boundBelow returns the managed identity whose bound token a credential of an application exchanges: its own, or that of another
+// identity.
+func (p *plan) boundBelow(c acquire.Credential) (imds.Selector, bool) {
+	if c.Bound == acquire.BoundNever {
+		return imds.Selector{}, false
+	}
+	if c.Source == acquire.SourceManagedIdentity {
+		return c.Selector, true
+	}
+	for _, id := range p.identities {
+		if m := id.ManagedIdentity; c.Source == acquire.SourceOIDC && id.Name == c.Identity && m != nil && m.Bound != acquire.BoundNever {
+			return m.Selector, true
+		}
+	}
+	return imds.Selector{}, false
 }
 
 func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
@@ -140,15 +159,24 @@ func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
 func (r *rotation) proveAll(ctx context.Context) error {
 	for _, p := range r.proofs {
 		_, err := r.acquirer.Token(ctx, acquire.Request{Identity: p.identity.Name, Resource: p.resource, Type: p.tokenType})
-		if e, ok := errors.AsType[*acquire.Error](err); ok && e.Kind == acquire.KindInvalidResource {
-			err = nil // Entra looks at the resource after it has accepted the credential
-		}
-		if err != nil {
+		if err != nil && !r.refusedResource(p, err) {
 			return err
 		}
 		r.opts.Logger.Info("next binding key works", "identity", p.identity.Name, "resource", p.resource)
 	}
 	return nil
+}
+
+// refusedResource reports whether err proves as much as a token would: Entra looks at the resource after it has accepted the
+// credential. IMDS knows the word, too, and has seen no credential.
+func (r *rotation) refusedResource(p proof, err error) bool {
+	e, ok := errors.AsType[*acquire.Error](err)
+	if _, byEntra := errors.AsType[*entra.Error](err); !ok || !byEntra || e.Kind != acquire.KindInvalidResource {
+		return false
+	}
+	return slices.ContainsFunc(r.acquirer.Status(), func(id acquire.IdentityStatus) bool {
+		return id.Name == p.identity.Name && id.Certificate != nil && id.Handshake.Count > 0
+	})
 }
 
 // resourceOf returns a resource that some rule allows for the identity.

@@ -80,13 +80,23 @@ func TestRotatingTheBindingKeyBesideTheAgent(t *testing.T) {
 
 // Whatever part of the way does not take the new key: the old one stays, and another attempt goes on where this one ended.
 func TestARotationThatIsNotProvenChangesNothing(t *testing.T) {
-	for _, leg := range []string{"imds.getplatformmetadata", "maa.attest", "imds.issuecredential", "entra.mtls.token"} {
-		t.Run(leg, func(t *testing.T) {
+	bad := func(leg, body string) fault.Fault {
+		return fault.Fault{Leg: leg, Kind: fault.Status, Status: 400, Body: body}
+	}
+	for name, f := range map[string]fault.Fault{
+		"imds.getplatformmetadata": bad("imds.getplatformmetadata", ""),
+		"maa.attest":               bad("maa.attest", ""),
+		"imds.issuecredential":     bad("imds.issuecredential", ""),
+		"entra.mtls.token":         bad("entra.mtls.token", ""),
+		"IMDS speaks of a resource before any credential is there":  bad("imds.getplatformmetadata", `{"error":"invalid_resource"}`),
+		"IMDS speaks of a resource instead of giving a certificate": bad("imds.issuecredential", `{"error":"invalid_resource"}`),
+	} {
+		t.Run(name, func(t *testing.T) {
 			s := newStage(t)
 			s.start()
 			s.mustToken()
 			old := s.keyName()
-			if err := s.platform.Faults().Add(fault.Fault{Leg: leg, Kind: fault.Status, Status: 400}); err != nil {
+			if err := s.platform.Faults().Add(f); err != nil {
 				t.Fatal(err)
 			}
 			err := s.rotate()
@@ -111,6 +121,22 @@ func TestARotationThatIsNotProvenChangesNothing(t *testing.T) {
 				t.Errorf("another key was made: %v", err)
 			}
 		})
+	}
+}
+
+// Entra says so after it has taken the certificate, and the tenant need not have the resource that the rules name.
+func TestARotationIsProvenByARefusalOfTheResource(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	s.mustToken()
+	old := s.keyName()
+	f := status(400, codes(500011))
+	f.Leg = "entra.mtls.token"
+	if err := s.platform.Faults().Add(f); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.rotate(); err != nil || s.keyName() == old {
+		t.Errorf("got %v, and the key was switched: %v", err, s.keyName() != old)
 	}
 }
 

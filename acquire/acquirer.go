@@ -1,6 +1,7 @@
 package acquire
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -158,6 +159,7 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 	if !ok {
 		return Token{}, &Error{Kind: KindUnknownIdentity, Identity: req.Identity, Err: errors.New("no such identity is configured")}
 	}
+	req.Type = cmp.Or(req.Type, TypeBearer)
 	key := keyOf(req)
 	now := a.cfg.Now()
 	if !req.forced() {

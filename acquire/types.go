@@ -19,9 +19,9 @@ const (
 
 // Request asks for one access token.
 type Request struct {
-	Identity string // name of a configured identity
-	Resource string // resource URI without "/.default", such as https://vault.azure.net
-	Type     TokenType
+	Identity string    // name of a configured identity
+	Resource string    // resource URI without "/.default", such as https://vault.azure.net
+	Type     TokenType // "" is TypeBearer
 
 	// ForceRefresh skips the token cache. The result replaces the cached token.
 	ForceRefresh bool

@@ -22,7 +22,9 @@ const (
 
 	CodeFeatureDisabled    = 51000    // mutual-TLS client authentication is not enabled for the tenant or app
 	CodeNoCredential       = 7000218  // the request carried neither certificate nor assertion
-	CodeNoFederation       = 70022204 // no federated credential of the app matches the assertion
+	CodeNoFederation       = 70022204 // no federated credential of the app matches the assertion's audience
+	CodeFederationSubject  = 700213   // ... its subject
+	CodeFederationIssuer   = 700211   // ... its issuer
 	CodeAssertionSignature = 700027   // the assertion's signature fits no registered certificate
 	CodeCertificateUnknown = 7000274  // the certificate is not registered for the app
 	CodeAssertionTime      = 700024   // the assertion is outside its validity
@@ -36,6 +38,7 @@ const (
 	hintRegistered  = "upload the certificate to the app registration, or name one that is registered there"
 	hintRejected    = "the certificate was revoked or replaced in Entra: a managed identity gets a new one by itself, an app registration needs a valid one uploaded"
 	hintClock       = "check this machine's clock"
+	hintFederation  = "the app has no federated credential that matches the assertion: check issuer, subject (the object id of the managed identity) and audience there"
 )
 
 var hints = map[int]string{
@@ -61,7 +64,9 @@ var hints = map[int]string{
 		"Nothing on this machine can change that: ask Microsoft support to enable mutual-TLS client authentication, " +
 		"or let the app authenticate with a signed assertion instead",
 	CodeNoCredential:       "Entra wants an assertion in this flow: set send_assertion_over_mtls to always",
-	CodeNoFederation:       "the app has no federated credential for this managed identity: check issuer, subject (its object id) and audience there",
+	CodeNoFederation:       hintFederation,
+	CodeFederationSubject:  hintFederation,
+	CodeFederationIssuer:   hintFederation,
 	CodeAssertionSignature: hintRegistered,
 	CodeCertificateUnknown: hintRegistered,
 	CodeAssertionTime:      hintClock,

@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // x5t is defined over SHA-1 (RFC 7515, 4.1.7)
+	"crypto/sha1" // x5t is defined over SHA-1 (RFC 7515, 4.1.7)
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -220,7 +220,7 @@ func assertionDemands() []demand {
 		{"6.2", "RS256 with x5t for a key without PSS", func(t *testing.T) {
 			a, text := assertion(t, acquire.BoundNever, false)
 			header := jwtPart(t, text, 0)
-			sum := sha1.Sum(a.appLeaf.Raw) //nolint:gosec // see the import
+			sum := sha1.Sum(a.appLeaf.Raw)
 			if header["alg"] != "RS256" || header["x5t"] != base64.RawURLEncoding.EncodeToString(sum[:]) || header["x5t#S256"] != nil {
 				t.Errorf("header is %v", header)
 			}

@@ -80,7 +80,7 @@ func federationDemands() []demand {
 			a.mustGet(vault, acquire.TypeBearer)
 			a.mustGet(management, acquire.TypeBearer)
 			a.wantTraffic("metadata 1, attest 1, credential 1, mtls 3")
-			life := time.Duration(simentra.DefaultTokenLife) - time.Second
+			life := simentra.DefaultTokenLife - time.Second
 			a.advance(began.Add(life - 5*time.Minute).Sub(a.clock.Now()))
 			if _, err := a.acquirer.Token(t.Context(), acquire.Request{Identity: "id", Resource: vault, Type: acquire.TypePoP}); err != nil {
 				t.Error(err)

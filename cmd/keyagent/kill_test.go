@@ -82,7 +82,7 @@ func newVictim(t *testing.T, cfg simulator.Config) *victim {
 func (v *victim) start() {
 	v.t.Helper()
 	v.imds = relayIMDS(v.t, v.platform.Info().IMDS)
-	v.agent = exec.Command("keyagent", "serve", "--config", v.config()) //nolint:noctx // kill ends it
+	v.agent = exec.Command("keyagent", "serve", "--config", v.config()) // kill ends it
 	v.agent.Stdout, v.agent.Stderr = &v.output, &v.output
 	if err := v.agent.Start(); err != nil {
 		v.t.Fatal(err)

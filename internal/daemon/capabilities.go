@@ -1,15 +1,19 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
-	"fmt"
+	"errors"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/tlsbridge"
 )
 
 const (
@@ -19,34 +23,29 @@ const (
 
 // hostProbe remembers what the host's IMDS supports. It is safe for concurrent use.
 type hostProbe struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // held during a probe: whoever comes meanwhile takes its answer
 	found imds.Support
 	err   error
 	until time.Time
 }
 
-// ask probes, unless the last answer is young.
+// ask probes, unless the last answer is young. A probe goes on when its caller is gone: else whoever asks and leaves would cause
+// one each time.
 func (p *hostProbe) ask(ctx context.Context, client *imds.Client, now func() time.Time) (imds.Support, error) {
 	p.mu.Lock()
-	found, err, until := p.found, p.err, p.until
-	p.mu.Unlock()
-	if now().Before(until) {
-		return found, err
-	}
-	probing, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	found, err = client.Probe(probing)
-	if ctx.Err() != nil { // the caller is gone, and that says nothing about the host
-		return found, err
-	}
-	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.found, p.err, p.until = found, err, now().Add(probeLife)
-	return found, err
+	if now().Before(p.until) {
+		return p.found, p.err
+	}
+	probing, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
+	defer cancel()
+	p.found, p.err = client.Probe(probing)
+	p.until = now().Add(probeLife)
+	return p.found, p.err
 }
 
 // Capabilities says how well credentials can be bound here. What was obtained since the start is the proof; for the rest, IMDS is
-// asked which protocols it has, and nobody else.
+// asked which protocols it has, and nobody else. Any caller may ask, so that it names no identity and repeats no error.
 func (d *Daemon) Capabilities(ctx context.Context) wire.Capabilities {
 	host, err := d.host.ask(ctx, d.imds, d.opts.Now)
 	c := wire.Capabilities{
@@ -77,42 +76,81 @@ func strongest(c wire.Capabilities) (strength, reason string) {
 func (d *Daemon) capabilityV2(host imds.Support, err error) wire.Capability {
 	for _, id := range d.acquirer.Status() {
 		if id.Certificate != nil && id.Strength == acquire.StrengthAttested {
-			return capable(true, string(id.Strength), fmt.Sprintf("the binding certificate of identity %q was issued on attestation", id.Name))
+			return capable(true, string(id.Strength), "a binding certificate was issued on attestation")
 		}
 	}
 	key := string(d.key.Info().Strength)
 	switch {
 	case err != nil:
-		return wire.Capability{Strength: key, Reason: "IMDS does not answer: " + err.Error()}
+		return wire.Capability{Strength: key, Reason: imdsSilent}
 	case !host.V2:
 		return capable(false, string(acquire.StrengthNone), "this host's IMDS offers no binding certificates (MSI v2), or they are switched off here")
 	}
-	if refused := d.refusedV2(); refused != nil {
-		return capable(false, string(acquire.StrengthNone), "the host offers binding certificates, and gave none: "+refused.Error())
+	if why := d.refusedV2(); why != "" {
+		return capable(false, string(acquire.StrengthNone), why)
 	}
 	return capable(true, key, "the host offers binding certificates; none has been issued on attestation since the start")
 }
 
-// refusedV2 is why the last attempt to obtain a token with a binding certificate failed; nil if it did not, or was not made.
-func (d *Daemon) refusedV2() error {
-	var refused error
+// refusedV2 is why binding certificates are of no use here, as far as the last attempts to obtain a token with one say so; "" if they do
+// not, or were not made. What Entra says to an application is about that application.
+func (d *Daemon) refusedV2() string {
+	var refused string
 	for _, id := range d.acquirer.Status() {
 		for _, c := range id.Credentials {
 			if c.Source != acquire.SourceManagedIdentity || !c.Bound || !c.Tried {
 				continue
 			}
 			if c.LastError == nil {
-				return nil
+				return ""
 			}
-			refused = c.LastError
+			refused = cmp.Or(refused, refusedIssuance(c.LastError))
+			if id.Application == nil {
+				refused = cmp.Or(refused, refusedCertificate(c.LastError))
+			}
 		}
 	}
 	return refused
 }
 
+// refusedIssuance says in fixed words why the host gives no binding certificate; "" if the error does not say so, or may pass.
+func refusedIssuance(err error) string {
+	var refusal interface{ Refuses() bool }
+	refuses := errors.As(err, &refusal) && refusal.Refuses()
+	fromIMDS, byIMDS := errors.AsType[*imds.Error](err)
+	switch {
+	case errors.Is(err, imds.ErrNotSupported):
+		return "the host's IMDS has not all endpoints for binding certificates (MSI v2)"
+	case errors.Is(err, binding.ErrAttestation) && refuses:
+		return "the host offers binding certificates, and this machine's evidence for one is not accepted"
+	case byIMDS && fromIMDS.Refuses() && fromIMDS.Code != "identity_not_found":
+		return "the host offers binding certificates, and its IMDS refused to issue one"
+	}
+	return ""
+}
+
+// refusedCertificate says in fixed words why Entra takes no binding certificate; "" if the error does not say so: it may be about the
+// resource that one caller asked for.
+func refusedCertificate(err error) string {
+	const rejected = "the host offers binding certificates, and Entra rejected the last one"
+	switch entra.ReactionTo(err) {
+	case entra.ReactionFeature:
+		return "the host offers binding certificates, and sign-in with them is switched off at Entra"
+	case entra.ReactionReattest, entra.ReactionReissue, entra.ReactionCertificate:
+		return rejected
+	}
+	if tlsbridge.RefusalProven(err) {
+		return rejected
+	}
+	return ""
+}
+
+// imdsSilent stands for every failure of a probe.
+const imdsSilent = "IMDS does not answer"
+
 func capabilityV1(host imds.Support, err error) wire.Capability {
 	if err != nil {
-		return wire.Capability{Strength: string(acquire.StrengthNone), Reason: "IMDS does not answer: " + err.Error()}
+		return wire.Capability{Strength: string(acquire.StrengthNone), Reason: imdsSilent}
 	}
 	return capable(host.V1, string(acquire.StrengthNone), "tokens of IMDS are bound to nothing; an identity has to allow them (bound: prefer or never)")
 }

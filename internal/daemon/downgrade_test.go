@@ -81,14 +81,19 @@ type table struct {
 func TestNobodyOnTheWayChoosesTheWeakerForm(t *testing.T) {
 	const refused, unavailable = wire.CodeCredentialRefused, wire.CodeUnavailable
 	absent := attack{"404: the host has no binding certificates", status(404, ""), refused, unbound}
+	strangers := []attack{
+		{"404 of something that is not IMDS", status(404, "", "Server", "nginx"), refused, refused},
+		{"400 of something that is not IMDS", status(400, `{"error":"invalid_request"}`, "Server", "nginx"), refused, refused},
+		{"502 of something that is not IMDS", status(502, "", "Server", "nginx"), unavailable, unavailable},
+	}
 	for _, table := range []table{
-		{"imds.getplatformmetadata", "vm", "vm-user", append(spoken(), absent,
+		{"imds.getplatformmetadata", "vm", "vm-user", append(append(spoken(), strangers...), absent,
 			attack{"410", status(410, ""), unavailable, unavailable},
 			attack{"400", status(400, `{"error":"invalid_request"}`), refused, unbound},
 			attack{"the identity is not the VM's", status(400, `{"error":"identity_not_found"}`), wire.CodeIdentityNotFound, wire.CodeIdentityNotFound},
 			attack{"403 of a container engine", status(403, "unreachable"), unavailable, unavailable},
 		)},
-		{"imds.issuecredential", "vm", "vm-user", append(spoken(), absent,
+		{"imds.issuecredential", "vm", "vm-user", append(append(spoken(), strangers...), absent,
 			attack{"410", status(410, ""), unavailable, unavailable},
 			attack{"the issuer refuses", status(400, `{"error":"invalid_request"}`), refused, unbound},
 		)},

@@ -1,0 +1,129 @@
+package daemon_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/simulator/fault"
+)
+
+// Any caller may ask for them: they name no identity, repeat no error, and are none of what another caller has asked for.
+func TestCapabilitiesTellNothingOfOthers(t *testing.T) {
+	const private = "correlation 0f3e"
+	said := func(status int, body string) fault.Fault {
+		return fault.Fault{Kind: fault.Status, Status: status, Body: strings.ReplaceAll(body, "as the test wants", private)}
+	}
+	yes, no := "true", "false"
+	for _, tt := range []struct {
+		name      string
+		leg       string
+		fault     fault.Fault
+		available string // "" is unknown
+		reason    string
+	}{
+		{"nothing is wrong", "", fault.Fault{}, yes, "issued on attestation"},
+		{"a resource that is not known", "entra.mtls.token", said(400, codes(500011)), yes, "issued on attestation"},
+		{"Entra is throttling", "entra.mtls.token", said(429, codes(51000)), yes, "issued on attestation"},
+		{"attestation cannot be reached", "maa.attest", fault.Fault{Kind: fault.Reset}, yes, "none has been issued"},
+		{"the evidence is refused", "maa.attest", said(400, `{"error":{"code":"PolicyEvaluationError","message":"as the test wants"}}`), no, "evidence"},
+		{"the issuer refuses", "imds.issuecredential", said(400, `{"error":"invalid_request","error_description":"as the test wants"}`), no, "refused to issue"},
+		{"the issuer does not know the identity", "imds.issuecredential", said(400, `{"error":"identity_not_found","error_description":"as the test wants"}`), yes, "none has been issued"},
+		{"the issuer is not there", "imds.issuecredential", said(404, ""), no, "not all endpoints"},
+		{"IMDS is not there", "imds.getplatformmetadata", fault.Fault{Kind: fault.Reset}, "", "IMDS does not answer"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStage(t)
+			s.sleep = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
+			s.start()
+			if tt.leg != "" {
+				tt.fault.Leg = tt.leg
+				if err := s.platform.Faults().Add(tt.fault); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := s.token()
+			if _, other := s.client.Token(t.Context(), client.TokenRequest{Identity: "vm-user", Resource: resource}); (err == nil) != (tt.leg == "") || (other == nil) != (err == nil) {
+				t.Fatalf("got %v, %v", err, other)
+			}
+			c, err := s.client.Capabilities(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := known(c.ManagedIdentityV2); got != tt.available || !strings.Contains(c.ManagedIdentityV2.Reason, tt.reason) {
+				t.Errorf("got available %q, %q; want %q, %q", got, c.ManagedIdentityV2.Reason, tt.available, tt.reason)
+			}
+			text := string(asJSON(t, c))
+			for _, secret := range []string{private, "AADSTS", `\"vm`, "127.0.0.1", "status 4"} {
+				if strings.Contains(text, secret) {
+					t.Errorf("%q is told: %s", secret, text)
+				}
+			}
+		})
+	}
+}
+
+// known spells whether a capability is available, "" if that is not known.
+func known(c wire.Capability) string {
+	switch {
+	case c.Available == nil:
+		return ""
+	case *c.Available:
+		return "true"
+	}
+	return "false"
+}
+
+// Who asks and is gone before the answer, and many who ask at once, cause one probe: two requests.
+func TestManyWhoAskForCapabilitiesCauseOneProbe(t *testing.T) {
+	for name, ask := range map[string]func(*daemon.Daemon, context.Context){
+		"one after the other": func(d *daemon.Daemon, ctx context.Context) {
+			for range 5 {
+				d.Capabilities(ctx)
+			}
+		},
+		"at once": func(d *daemon.Daemon, ctx context.Context) {
+			var group sync.WaitGroup
+			for range 20 {
+				group.Go(func() { d.Capabilities(ctx) })
+			}
+			group.Wait()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, leave := context.WithCancel(t.Context())
+			var requests atomic.Int64
+			imds := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				requests.Add(1)
+				leave()
+				w.WriteHeader(http.StatusBadRequest)
+				_, _ = io.WriteString(w, "{}")
+			}))
+			defer imds.Close()
+			s := newStage(t)
+			s.cfg.IMDSEndpoint = imds.URL
+			d, err := daemon.Open(t.Context(), s.cfg, daemon.Options{Audit: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			ask(d, ctx)
+			if c := d.Capabilities(t.Context()); known(c.ManagedIdentityV2) != "true" {
+				t.Errorf("got %+v", c.ManagedIdentityV2)
+			}
+			if n := requests.Load(); n != 2 {
+				t.Errorf("got %d requests, want the two of one probe", n)
+			}
+		})
+	}
+}

@@ -151,7 +151,8 @@ func (w *walk) passes(a *ask, s *step) bool {
 	if s.second && !w.secondServes() {
 		return true
 	}
-	if err := s.rests(w.now); err != nil {
+	// Who asks past the cache may know that something was mended.
+	if err := s.rests(w.now); err != nil && !a.fresh {
 		w.fail(s, err)
 		return true
 	}

@@ -67,7 +67,50 @@ func (w *world) ApplicationKey(_ context.Context, name string) (*acquire.Applica
 	if key := w.appKeys[name]; key != nil {
 		return key, nil
 	}
-	return nil, errors.New("there is no such key")
+	return nil, noKey{}
+}
+
+// noKey is an error that asking again does not mend.
+type noKey struct{}
+
+func (noKey) Error() string { return "there is no such key" }
+func (noKey) Refuses() bool { return true }
+
+func TestAKeyThatComesIsNoticedWithTheNextRequest(t *testing.T) {
+	w := newAppWorld(t, certificateEntry(acquire.BoundRequire))
+	w.plays(always)
+	if _, err := w.get(acquire.Request{Identity: "app"}); err == nil {
+		t.Fatal("got a token without a key")
+	}
+	w.addKey("app")
+	w.mustGet(acquire.Request{Identity: "app"})
+}
+
+func TestARefusalThatIsRememberedSaysSo(t *testing.T) {
+	w := newAppWorld(t, certificateEntry(acquire.BoundRequire))
+	w.addKey("app")
+	seen := w.plays(func(int, seenRequest) reply { return refusal(401, "invalid_client", 700027) })
+	_, first := w.get(acquire.Request{Identity: "app"})
+	_, second := w.get(acquire.Request{Identity: "app"})
+	if first == nil || second == nil || strings.Contains(first.Error(), "remembered") || !strings.Contains(second.Error(), "remembered; asked again in 5s") || len(*seen) != 1 {
+		t.Errorf("got %v, then %v after %d requests", first, second, len(*seen))
+	}
+	if e, ok := errors.AsType[*entra.Error](second); !ok || !e.Has(700027) {
+		t.Error("what Entra said is lost")
+	}
+}
+
+func TestWhoAsksPastTheCacheWakesRestingEntries(t *testing.T) {
+	w := newAppWorld(t, certificateEntry(acquire.BoundPrefer))
+	w.addKey("app")
+	w.plays(rejects("mtls", refusal(400, "invalid_request", 51000)))
+	if got := w.mustGet(acquire.Request{Identity: "app"}); got.Bound {
+		t.Fatalf("got %+v", got)
+	}
+	w.plays(always) // it was mended
+	if got := w.mustGet(acquire.Request{Identity: "app", ForceRefresh: true}); !got.Bound || got.Fallback {
+		t.Errorf("got bound %v, fallback %v", got.Bound, got.Fallback)
+	}
 }
 
 // Thumbprint is that of the key's certificate now.

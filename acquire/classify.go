@@ -1,6 +1,7 @@
 package acquire
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -83,13 +84,17 @@ func classifyOther(out *Error, err error) {
 	}
 }
 
+const hintLater = "try again later; tokens that are in memory are served meanwhile"
+
 func classifyEntra(out *Error, e *entra.Error) {
 	out.Hint, out.RetryAfter, out.Claims = e.Hint(), e.RetryAfter, e.Claims
 	switch {
 	case e.Status == http.StatusTooManyRequests:
 		out.Kind = KindThrottled
+		out.Hint = cmp.Or(out.Hint, hintLater)
 	case e.Temporary():
 		out.Kind = KindUnavailable
+		out.Hint = cmp.Or(out.Hint, hintLater)
 	case e.Code == "invalid_resource" || e.Has(entra.CodeInvalidResource) || e.Has(entra.CodeInvalidResourceURI):
 		out.Kind = KindInvalidResource
 	default:
@@ -103,7 +108,7 @@ func classifyIMDS(out *Error, e *imds.Error) {
 		out.Kind = KindThrottled
 	case errors.Is(e, imds.ErrNotSupported):
 		out.Kind = KindRefused
-		out.Hint = "binding certificates are not offered on this host: check the VM's region and type, or let the credential be unbound (bound: prefer)"
+		out.Hint = "binding certificates are not offered on this host: check the VM's region and type; without them there are Bearer tokens only, and only for an identity with bound: prefer or never and without min_strength"
 	case e.Temporary():
 		out.Kind = KindUnavailable
 	case e.Code == "identity_not_found":

@@ -1,8 +1,15 @@
 package acquire
 
 import (
+	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/acquire/imds"
 )
 
 // finalRest is how long a refusal that a retry will not change is answered from
@@ -26,6 +33,18 @@ type failure struct {
 	until time.Time
 }
 
+// remembered is a failure that is told again, without anybody having been asked.
+type remembered struct {
+	error
+	left time.Duration
+}
+
+func (e *remembered) Error() string {
+	return fmt.Sprintf("%v (remembered; asked again in %v)", e.error, max(e.left.Round(time.Second), time.Second))
+}
+
+func (e *remembered) Unwrap() error { return e.error }
+
 func newFailureMemory(limit int) *failureMemory {
 	return &failureMemory{max: limit, entries: map[cacheKey]failure{}}
 }
@@ -39,7 +58,7 @@ func (m *failureMemory) remember(key cacheKey, err *Error, now time.Time) {
 	case KindThrottled:
 		key = cacheKey{identity: key.identity}
 	}
-	if rest <= 0 {
+	if rest <= 0 || costsNothing(err.Err) {
 		return
 	}
 	m.mu.Lock()
@@ -62,6 +81,7 @@ func (m *failureMemory) recall(key cacheKey, now time.Time) *Error {
 		}
 		if left := f.until.Sub(now); left > 0 {
 			again := *f.err
+			again.Err = &remembered{f.err.Err, left}
 			if again.RetryAfter > 0 {
 				again.RetryAfter = left
 			}
@@ -83,4 +103,24 @@ func (m *failureMemory) forgetLocked(now time.Time) {
 	if len(m.entries) >= m.max {
 		clear(m.entries)
 	}
+}
+
+// costsNothing reports whether nobody beyond this machine was asked: a key that was not there may be there in a moment.
+func costsNothing(err error) bool {
+	if chain, ok := errors.AsType[*ChainError](err); ok {
+		return !slices.ContainsFunc(chain.Attempts, func(a Attempt) bool { return !costsNothing(a.Err) })
+	}
+	missing, ok := errors.AsType[*loadError](err)
+	if !ok {
+		return false
+	}
+	_, weak := errors.AsType[*floorError](missing)
+	return refuses(missing) && !weak && !errors.Is(missing, binding.ErrAttestation) && !asked(missing)
+}
+
+// asked reports whether an error is an answer.
+func asked(err error) bool {
+	_, entraSaid := errors.AsType[*entra.Error](err)
+	_, imdsSaid := errors.AsType[*imds.Error](err)
+	return entraSaid || imdsSaid
 }

@@ -88,5 +88,5 @@ func (f *forcing) permit(key cacheKey, now time.Time) error {
 	if limiter.AllowN(now, 1) {
 		return nil
 	}
-	return &Error{Kind: KindThrottled, Identity: key.identity, RetryAfter: forcedEvery, Err: errForced}
+	return &Error{Kind: KindThrottled, Identity: key.identity, RetryAfter: forcedEvery, Err: errForced, Hint: "wait a moment, or take the token that is in memory"}
 }

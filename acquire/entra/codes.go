@@ -30,15 +30,16 @@ const (
 	CodeAssertionTime      = 700024   // the assertion is outside its validity
 	CodeWrongSecret        = 7000215  // wrong client secret
 	CodeAppNotFound        = 700016   // no such app in the tenant
+	CodeTenantNotFound     = 90002    // no such tenant
 	CodeAssertionInvalid   = 50013    // the assertion is not valid
 )
 
 const (
-	hintAttestation = "Entra does not accept this machine's attestation any more; the agent attests anew. If it stays, see keyagent doctor"
+	hintAttestation = "Entra does not accept what the certificate was issued on. For a managed identity the agent attests anew (if it stays, see keyagent doctor); the certificate of an application has to be made anew"
 	hintRegistered  = "upload the certificate to the app registration, or name one that is registered there"
 	hintRejected    = "the certificate was revoked or replaced in Entra: a managed identity gets a new one by itself, an app registration needs a valid one uploaded"
 	hintClock       = "check this machine's clock"
-	hintFederation  = "the app has no federated credential that matches the assertion: check issuer, subject (the object id of the managed identity) and audience there"
+	hintFederation  = "the app has no federated credential that matches the assertion: check issuer, audience and subject there (the object id of the managed identity, or of the other application's service principal)"
 )
 
 var hints = map[int]string{
@@ -62,7 +63,7 @@ var hints = map[int]string{
 
 	CodeFeatureDisabled: "sign-in with a TLS certificate is switched off for this app or tenant on Microsoft's side. " +
 		"Nothing on this machine can change that: ask Microsoft support to enable mutual-TLS client authentication, " +
-		"or let the app authenticate with a signed assertion instead",
+		"or let the app authenticate with a signed assertion instead (bound: prefer or never at that credential)",
 	CodeNoCredential:       "Entra wants an assertion in this flow: set send_assertion_over_mtls to always",
 	CodeNoFederation:       hintFederation,
 	CodeFederationSubject:  hintFederation,
@@ -72,5 +73,6 @@ var hints = map[int]string{
 	CodeAssertionTime:      hintClock,
 	CodeWrongSecret:        "the client secret is wrong or has expired",
 	CodeAppNotFound:        "check client id and tenant id of the app registration",
+	CodeTenantNotFound:     "check the tenant of the application, and that its cloud is the right one",
 	CodeAssertionInvalid:   "Entra does not accept the assertion: check that it is made for this app and cloud",
 }

@@ -13,9 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/internal/upstream"
 	"github.com/keyagent/keyagent/tlsbridge"
 )
@@ -64,7 +63,7 @@ type Acquirer struct {
 	cache      *tokenCache
 	failures   *failureMemory
 	forced     *forcing
-	flights    singleflight.Group
+	flights    flights
 
 	ctx    context.Context // ends with Close; parent of all flights
 	cancel context.CancelFunc
@@ -179,12 +178,13 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 	if failure := a.failures.recall(key, now); failure != nil {
 		return Token{}, failure
 	}
+	landing, err := a.fly(id, key, f) //nolint:contextcheck // a flight outlives its callers
+	if err != nil {
+		return Token{}, err
+	}
 	select {
-	case result := <-a.fly(id, key, f): //nolint:contextcheck // a flight outlives its callers
-		if result.Err != nil {
-			return Token{}, result.Err
-		}
-		return result.Val.(Token), nil
+	case <-landing.done:
+		return landing.token, landing.err
 	case <-ctx.Done():
 		return Token{}, ctx.Err()
 	}
@@ -203,6 +203,7 @@ func CheckClaims(claims string) error {
 type flight struct {
 	claims     string // capabilities and challenge, merged; JSON or ""
 	forced     bool   // the cache is skipped
+	ahead      bool   // the current token is still good
 	challenged bool   // by claims that a caller brought
 }
 
@@ -247,21 +248,21 @@ func (a *Acquirer) refresh(id *identityState, key cacheKey) {
 	}
 	f, err := newFlight(Request{Capabilities: key.splitCapabilities()})
 	if err == nil { // they are those that obtained the current one
-		a.fly(id, key, f)
+		f.ahead = true
+		_, _ = a.fly(id, key, f) // it waits for a better moment otherwise
 	}
 }
 
 // fly joins or starts the one flight for key. The flight belongs to the
 // acquirer, not to the caller.
-func (a *Acquirer) fly(id *identityState, key cacheKey, f flight) <-chan singleflight.Result {
-	return a.flights.DoChan(f.name(key), func() (any, error) {
-		if err := a.begin(id); err != nil {
-			return Token{}, err
-		}
+func (a *Acquirer) fly(id *identityState, key cacheKey, f flight) (*landing, error) {
+	return a.flights.join(f.name(key), func() error { return a.begin(id) }, func() (Token, error) {
 		defer a.end(id)
 		// The flight before may have landed after this one's caller had looked.
-		if token, state := a.cache.lookup(key, a.cfg.Now()); !f.forced && state == cacheFresh {
-			return token, nil
+		if !f.forced && !f.ahead {
+			if token, state := a.cache.lookup(key, a.cfg.Now()); state != cacheMiss {
+				return token, nil
+			}
 		}
 		kept, err := a.land(id, key, f)
 		now := a.cfg.Now()
@@ -329,7 +330,9 @@ func (a *Acquirer) end(id *identityState) {
 // fetch walks the identity's list of credentials to a token.
 func (a *Acquirer) fetch(ctx context.Context, id *identityState, key cacheKey, f flight) (cacheEntry, error) {
 	asked := a.cfg.Now() // the life that Entra states began after this moment
-	g, by, err := id.chain.obtain(ctx, &ask{resource: key.resource, tokenType: key.tokenType, claims: f.claims, fresh: f.forced})
+	g, by, err := id.chain.obtain(ctx, &ask{
+		resource: key.resource, tokenType: key.tokenType, claims: f.claims, fresh: f.forced, reissued: map[imds.Selector]bool{},
+	})
 	if err != nil {
 		return cacheEntry{}, err
 	}

@@ -73,24 +73,39 @@ func newTokenCache(limit int) *tokenCache {
 	return &tokenCache{max: limit, entries: map[cacheKey]*list.Element{}}
 }
 
+// lookup returns a token that is still good. Who is told that it is due is to fetch the next one: others are not told for a while.
 func (c *tokenCache) lookup(key cacheKey, now time.Time) (Token, cacheState) {
+	token, state, bound := c.find(key, now)
+	if bound == nil || bound() { // it may look at files, which is not for the lock
+		return token, state
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if element, ok := c.entries[key]; ok && element.Value.(*cacheEntry).token.AccessToken.Equal(token.AccessToken) {
+		c.dropLocked(element)
+	}
+	return Token{}, cacheMiss
+}
+
+func (c *tokenCache) find(key cacheKey, now time.Time) (token Token, state cacheState, bound func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	element, ok := c.entries[key]
 	if !ok {
-		return Token{}, cacheMiss
+		return Token{}, cacheMiss, nil
 	}
 	entry := element.Value.(*cacheEntry)
-	if entry.expired(now) || entry.bound != nil && !entry.bound() {
+	if entry.expired(now) {
 		c.dropLocked(element)
-		return Token{}, cacheMiss
+		return Token{}, cacheMiss, nil
 	}
 	entry.used = true
 	c.order.MoveToFront(element)
-	if !now.Before(entry.refreshOn) {
-		return entry.token, cacheDue
+	if now.Before(entry.refreshOn) {
+		return entry.token, cacheFresh, entry.bound
 	}
-	return entry.token, cacheFresh
+	entry.refreshOn = now.Add(refreshPause)
+	return entry.token, cacheDue, entry.bound
 }
 
 func (c *tokenCache) store(key cacheKey, entry cacheEntry, now time.Time) {
@@ -137,6 +152,7 @@ func (c *tokenCache) due(now time.Time, limit int) []cacheKey {
 		case entry.expired(now):
 			c.dropLocked(element)
 		case entry.used && !now.Before(entry.refreshOn) && len(keys) < limit:
+			entry.refreshOn = now.Add(refreshPause)
 			keys = append(keys, entry.key)
 		}
 	}

@@ -19,8 +19,9 @@ import (
 // KeySource gives the keys and certificates of applications, as they are now: one that was rotated or newly certified is noticed.
 type KeySource interface {
 	ApplicationKey(ctx context.Context, name string) (*ApplicationKey, error)
-	// Thumbprint returns x5t#S256 of the certificate that is in use now, or "" if there is none. It asks no TPM.
-	Thumbprint(name string) string
+	// Replaced reports whether the certificate with this x5t#S256 is no longer the one in use. It asks no TPM; what cannot be found out
+	// is not reported.
+	Replaced(name, thumbprint string) bool
 }
 
 // ApplicationKey is a key and the certificate that an app registration knows it by. It is immutable.
@@ -127,12 +128,14 @@ func (c *shownCertificate) obtain(ctx context.Context, a *ask) (*grant, error) {
 	if err != nil {
 		return nil, err
 	}
+	sent := c.sendsAssertion(a)
 	g, err := c.request(ctx, a, key, over)
 	switch entra.ReactionTo(err) {
 	case entra.ReactionRebuildAssertion:
 		return c.request(ctx, a, key, over)
 	case entra.ReactionNeedsAssertion:
-		if c.send == AssertionAuto && !c.wants.Swap(true) {
+		if c.send == AssertionAuto && !sent {
+			c.wants.Store(true)
 			return c.request(ctx, a, key, over)
 		}
 	}
@@ -148,11 +151,11 @@ func (c *shownCertificate) connection(a *ask, key *ApplicationKey) (*connection,
 	for _, certificate := range key.Chain {
 		pair.Chain = append(pair.Chain, certificate.Raw)
 	}
-	bridge, err := c.bridge(c.app.cfg.TLS, name, pair)
+	bridge, err := c.bridge(c.app.cfg.TLS, key, pair)
 	if err != nil {
 		return nil, notLoaded(err)
 	}
-	return &connection{bridge: bridge, thumbprint: name, strength: key.Strength, current: func() bool { return c.app.cfg.Keys.Thumbprint(c.name) == name }}, nil
+	return &connection{bridge: bridge, thumbprint: name, strength: key.Strength, current: func() bool { return !c.app.cfg.Keys.Replaced(c.name, name) }}, nil
 }
 
 func (c *shownCertificate) request(ctx context.Context, a *ask, key *ApplicationKey, over *connection) (*grant, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -100,6 +101,12 @@ func (e *ChainError) Unwrap() []error {
 	return errs
 }
 
+// every reports whether something can be said of each attempt. Of a list, nothing else can be said as a whole: one entry's refusal must
+// not hide that another one was only disturbed.
+func (e *ChainError) every(holds func(error) bool) bool {
+	return !slices.ContainsFunc(e.Attempts, func(a Attempt) bool { return !holds(a.Err) })
+}
+
 // errNoPoP refuses a bound token where nothing is bound.
 var errNoPoP = errors.New("no credential of this identity is bound, and so none can obtain a token of type mtls_pop")
 
@@ -177,7 +184,7 @@ func (w *walk) goesOn(a *ask, s *step, err error) bool {
 	if a.tokenType != TypePoP && w.preferred(s) && cannotBeBound(err) {
 		return true
 	}
-	if _, missing := errors.AsType[*loadError](err); missing {
+	if missing(err) {
 		return true
 	}
 	if !credentialRejected(err) {
@@ -201,7 +208,10 @@ func (w *walk) preferred(s *step) bool {
 func (w *walk) restFailed(ctx context.Context, working *step) {
 	for _, s := range w.tried {
 		pause := missingRest
+		_, weak := errors.AsType[*floorError](s.err)
 		switch {
+		case weak:
+			pause = 0 // for another identity's floor it may do
 		case entra.ReactionTo(s.err) == entra.ReactionUnboundResource:
 			pause = 0 // another resource may well take it
 		case cannotBeBound(s.err):

@@ -113,14 +113,12 @@ func TestWhoAsksPastTheCacheWakesRestingEntries(t *testing.T) {
 	}
 }
 
-// Thumbprint is that of the key's certificate now.
-func (w *world) Thumbprint(name string) string {
+// Replaced compares with the key's certificate now.
+func (w *world) Replaced(name, thumbprint string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if key := w.appKeys[name]; key != nil {
-		return (&binding.Certificate{Leaf: key.Chain[0]}).Thumbprint()
-	}
-	return ""
+	key := w.appKeys[name]
+	return key == nil || acquire.Thumbprint(key.Chain[0]) != thumbprint
 }
 
 // addKey makes a key with a certificate.
@@ -631,6 +629,73 @@ func TestRequiredMeansBoundOrNothing(t *testing.T) {
 	}
 }
 
+// What one entry of an inner list was refused for good must not hide that another one was only disturbed.
+func TestAnInnerListIsJudgedAsAWhole(t *testing.T) {
+	inner := application("inner", certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire))
+	via := acquire.Credential{Name: "via", Source: acquire.SourceOIDC, Identity: "inner"}
+	for _, tt := range []struct {
+		name     string
+		disturb  reply // what the inner list's second entry gets
+		unbound  bool
+		wantKind acquire.Kind
+	}{
+		{"the second entry is down", reply{503, ""}, false, acquire.KindUnavailable},
+		{"the second entry is throttled", reply{429, ""}, false, acquire.KindThrottled},
+		{"the second entry is refused, too", refusal(401, "invalid_client", 700027), true, ""},
+	} {
+		for _, bound := range []acquire.Bound{acquire.BoundPrefer, acquire.BoundRequire} {
+			t.Run(tt.name+", "+string(bound), func(t *testing.T) {
+				via.Bound = bound
+				outer := application("app", via, acquire.Credential{Name: "cert", Source: acquire.SourceCertificate, Bound: acquire.BoundNever, Key: "app"})
+				w := newWorldWith(t, acquire.StrengthTPM, outer, inner)
+				w.addKey("app")
+				w.unbound = v1Token
+				w.plays(func(_ int, r seenRequest) reply {
+					switch {
+					case r.face == "mtls" && r.subject == "app":
+						return refusal(401, "invalid_client", 7000274)
+					case r.subject != "":
+						return tt.disturb
+					}
+					return reply{}
+				})
+				got, err := w.get(acquire.Request{Identity: "app"})
+				if tt.unbound && (err != nil || got.Bound || !got.Fallback) || !tt.unbound && !isKind(err, tt.wantKind) {
+					t.Errorf("got %q, bound %v, fallback %v, %v", got.Credential, got.Bound, got.Fallback, err)
+				}
+			})
+		}
+	}
+}
+
+// An entry that is too weak for one identity serves another one all the same.
+func TestTheFloorOfOneIdentityRestsNobodysEntries(t *testing.T) {
+	inner := application("inner", managedEntry(acquire.BoundRequire), certificateEntry(acquire.BoundRequire))
+	outer := application("app", acquire.Credential{Name: "via", Source: acquire.SourceOIDC, Bound: acquire.BoundRequire, Identity: "inner"},
+		acquire.Credential{Name: "file", Source: acquire.SourceAssertionFile, Bound: acquire.BoundNever, Path: "/nowhere"})
+	outer.MinStrength = acquire.StrengthAttested
+	w := newWorldWith(t, acquire.StrengthTPM, outer, inner)
+	w.addKey("app")
+	w.rotate("", "unattested", false)
+	w.plays(always)
+	if _, err := w.get(acquire.Request{Identity: "app"}); !isKind(err, acquire.KindRefused) {
+		t.Errorf("got %v", err)
+	}
+	if got := w.mustGet(acquire.Request{Identity: "inner"}); got.Fallback || got.Credential != "mi" {
+		t.Errorf("got %q, fallback %v; want the entry that is good enough for this identity", got.Credential, got.Fallback)
+	}
+}
+
+func TestEachManagedIdentitysCertificateIsReplacedOnce(t *testing.T) {
+	second := managedEntry(acquire.BoundRequire)
+	second.Name, second.Selector = "second", imds.Selector{ClientID: "other"}
+	w := newAppWorld(t, managedEntry(acquire.BoundRequire), second)
+	w.plays(func(int, seenRequest) reply { return refusal(401, "invalid_client", 1000612) })
+	if _, err := w.get(acquire.Request{Identity: "app"}); err == nil || len(w.replaced) != 2 {
+		t.Errorf("got %v after %d replacements, want an error after one for each", err, len(w.replaced))
+	}
+}
+
 // While another certificate may do, an identity that prefers to be bound is not unbound for want of it.
 func TestARejectionMakesUnboundOnlyWhenNoOtherCertificateWillDo(t *testing.T) {
 	for _, tt := range []struct {
@@ -644,7 +709,8 @@ func TestARejectionMakesUnboundOnlyWhenNoOtherCertificateWillDo(t *testing.T) {
 		{"attestation is out of reach", fmt.Errorf("%w: %w", binding.ErrAttestation, errors.New("reset")), false, acquire.KindUnavailable},
 		{"the issuer refuses", &imds.Error{Leg: "issuecredential", Status: 400}, true, acquire.KindRefused},
 		{"attestation refuses", fmt.Errorf("%w: %w", binding.ErrAttestation, final{}), true, acquire.KindRefused},
-		{"what was rejected was a replacement", &binding.PausedError{RetryAfter: time.Minute}, true, acquire.KindUnavailable},
+		{"the last attempt failed a moment ago", &binding.PausedError{RetryAfter: time.Minute}, false, acquire.KindUnavailable},
+		{"what was rejected was a replacement", &binding.PausedError{RetryAfter: time.Minute, Replacement: true}, true, acquire.KindUnavailable},
 	} {
 		for _, bound := range []acquire.Bound{acquire.BoundRequire, acquire.BoundPrefer} {
 			for name, id := range map[string]acquire.Identity{

@@ -7,5 +7,6 @@ var Classify = classify
 // that is, or makes one that does nothing.
 func WaitFlight(a *Acquirer, identity, resource string) {
 	key := cacheKey{identity: identity, resource: resource, tokenType: TypeBearer}
-	<-a.flights.DoChan(key.String(), func() (any, error) { return Token{}, nil })
+	landing, _ := a.flights.join(key.String(), func() error { return nil }, func() (Token, error) { return Token{}, nil })
+	<-landing.done
 }

@@ -2,11 +2,13 @@ package acquire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,8 +47,10 @@ type federated struct {
 	bound  bool
 
 	// held is the assertion that is used until it ends. The one-element channel is its lock, which honours a context.
-	lock chan struct{}
-	held *assertion
+	lock     chan struct{}
+	held     *assertion
+	attempts atomic.Int64 // at obtaining one
+	failed   error        // of the last attempt; nil if it brought one
 }
 
 func newFederated(app *application, source assertionSource, bound bool) *federated {
@@ -76,18 +80,29 @@ func (f *federated) obtain(ctx context.Context, a *ask) (*grant, error) {
 	return f.exchange(ctx, a, held)
 }
 
-// take returns an assertion other than the rejected one. Whoever comes while one is being obtained waits for it.
+// take returns an assertion other than the rejected one. Whoever comes while one is being obtained waits for it, and shares the
+// failure, too.
 func (f *federated) take(ctx context.Context, a *ask, rejected *assertion) (*assertion, error) {
+	before := f.attempts.Load()
 	select {
 	case f.lock <- struct{}{}:
 		defer func() { <-f.lock }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if held := f.held; held != nil && held != rejected && held.usable(f.app.cfg.Now()) {
-		return held, a.checkFloor(held.strength)
+	if held := f.held; held != nil && held != rejected && held.usable(f.app.cfg.Now()) && held.strength.reaches(a.floor) {
+		return held, nil
+	}
+	if _, weak := errors.AsType[*floorError](f.failed); f.failed != nil && !weak && f.attempts.Load() != before {
+		return nil, f.failed
 	}
 	f.held = nil
+	f.held, f.failed = f.fetch(ctx, a)
+	f.attempts.Add(1)
+	return f.held, f.failed
+}
+
+func (f *federated) fetch(ctx context.Context, a *ask) (*assertion, error) {
 	fresh, err := f.source.assertion(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("the assertion for the application: %w", err)
@@ -95,7 +110,6 @@ func (f *federated) take(ctx context.Context, a *ask, rejected *assertion) (*ass
 	if err := a.checkFloor(fresh.strength); err != nil {
 		return nil, err
 	}
-	f.held = fresh
 	return fresh, nil
 }
 
@@ -138,7 +152,6 @@ func (s *granted) assertion(ctx context.Context, a *ask) (*assertion, error) {
 	}
 	asked := s.cfg.Now()
 	g, err := s.obtain(ctx, leg)
-	a.reissued = leg.reissued
 	if err != nil {
 		return nil, err
 	}

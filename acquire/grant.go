@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
@@ -24,7 +26,17 @@ type ask struct {
 	fresh     bool     // nothing that somebody upstream has kept
 	floor     Strength // what a weaker credential than this would obtain is not wanted
 
-	reissued bool // a certificate was replaced in this flight: once is enough
+	// reissued are the managed identities whose certificate was replaced in this flight: once is enough for each.
+	reissued map[imds.Selector]bool
+}
+
+// mayReissue reports, once for each managed identity, that its certificate may be replaced.
+func (a *ask) mayReissue(sel imds.Selector) bool {
+	if a.reissued[sel] {
+		return false
+	}
+	a.reissued[sel] = true
+	return true
 }
 
 // wireType is the form field token_type for a request that authenticates by certificate or assertion: Bearer is what Entra
@@ -66,10 +78,24 @@ func notLoaded(err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, marked := errors.AsType[*loadError](err); marked {
+	if missing(err) {
 		return err
 	}
 	return &loadError{err}
+}
+
+// missing reports whether err says that a credential was not there. What is inside of a list's error was said of another identity's
+// credentials: it counts if it holds for all of them.
+func missing(err error) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		switch e := err.(type) { //nolint:errorlint // the order matters, which errors.As does not tell
+		case *loadError:
+			return true
+		case *ChainError:
+			return e.every(missing)
+		}
+	}
+	return false
 }
 
 // floorError says that a credential is weaker than an identity demands.
@@ -90,13 +116,21 @@ func (a *ask) checkFloor(have Strength) error {
 // legFailed marks what kept the first leg from giving an assertion. What Entra says there for now only, or what did not reach it, is no
 // more a matter of the credential than in the second leg.
 func legFailed(err error) error {
-	if e, ok := errors.AsType[*entra.Error](err); ok && e.Temporary() {
-		return err
-	}
-	if errors.Is(err, entra.ErrUnreachable) || errors.Is(err, entra.ErrBadAnswer) {
+	if notForNow(err) {
 		return err
 	}
 	return notLoaded(err)
+}
+
+// notForNow reports whether Entra said so for now only, or was not reached, at any entry of a list.
+func notForNow(err error) bool {
+	if chain, ok := errors.AsType[*ChainError](err); ok {
+		return slices.ContainsFunc(chain.Attempts, func(a Attempt) bool { return notForNow(a.Err) })
+	}
+	if e, ok := errors.AsType[*entra.Error](err); ok && e.Temporary() {
+		return true
+	}
+	return errors.Is(err, entra.ErrUnreachable) || errors.Is(err, entra.ErrBadAnswer)
 }
 
 // holder keeps the connections of whoever has a certificate. Another certificate closes those of the one before: a request that is under
@@ -104,14 +138,14 @@ func legFailed(err error) error {
 type holder struct {
 	mu    sync.Mutex
 	inUse *tlsbridge.Bridge
-	shows string // thumbprint of the certificate that inUse presents
+	shows any // what tells the pair that inUse presents from others
 }
 
-// bridge returns the connections that present pair, whose thumbprint is name.
-func (h *holder) bridge(cfg tlsbridge.Config, name string, pair tlsbridge.Pair) (*tlsbridge.Bridge, error) {
+// bridge returns the connections that present pair, which id tells from others.
+func (h *holder) bridge(cfg tlsbridge.Config, id any, pair tlsbridge.Pair) (*tlsbridge.Bridge, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.inUse != nil && h.shows == name {
+	if h.inUse != nil && h.shows == id {
 		return h.inUse, nil
 	}
 	fresh, err := tlsbridge.New(cfg, pair)
@@ -121,7 +155,7 @@ func (h *holder) bridge(cfg tlsbridge.Config, name string, pair tlsbridge.Pair) 
 	if h.inUse != nil {
 		h.inUse.Close()
 	}
-	h.inUse, h.shows = fresh, name
+	h.inUse, h.shows = fresh, id
 	return fresh, nil
 }
 

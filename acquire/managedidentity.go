@@ -47,10 +47,9 @@ func (m *boundIdentity) obtain(ctx context.Context, a *ask) (*grant, error) {
 	}
 	g, err := m.request(ctx, a, certificate)
 	why, rejected := certificateRejected(err)
-	if !rejected || a.reissued {
+	if !rejected || !a.mayReissue(m.sel) {
 		return g, err
 	}
-	a.reissued = true
 	m.cfg.Logger.WarnContext(ctx, "Entra rejects the binding certificate; another one is obtained",
 		"client_id", certificate.ClientID, "thumbprint", certificate.Thumbprint(), "cause", err)
 	certificate, replaceErr := m.cfg.Bindings.Replace(ctx, m.sel, certificate, why)

@@ -45,6 +45,9 @@ func pairRejected(err error) bool {
 // credentialRejected reports whether Entra has turned down the credential itself, so that another entry of the list may do. An alert
 // that anybody on the way can have sent is no word of Entra's: another certificate may be tried for it, not another credential.
 func credentialRejected(err error) bool {
+	if chain, ok := errors.AsType[*ChainError](err); ok {
+		return chain.every(credentialRejected)
+	}
 	if tlsbridge.RefusalProven(err) {
 		return true
 	}
@@ -66,10 +69,14 @@ func (e *notReplaced) Error() string {
 // Unwrap returns both.
 func (e *notReplaced) Unwrap() []error { return []error{e.rejection, e.err} }
 
-// rejectsAll reports whether no certificate will do: what Entra rejected was a replacement already, or the issuer gives no other.
+// rejectsAll reports whether no certificate will do: Entra itself has rejected one, and that was a replacement already, or the issuer
+// gives no other.
 func (e *notReplaced) rejectsAll() bool {
-	if _, paused := errors.AsType[*binding.PausedError](e.err); paused {
-		return credentialRejected(e.rejection)
+	if !credentialRejected(e.rejection) {
+		return false
+	}
+	if paused, ok := errors.AsType[*binding.PausedError](e.err); ok {
+		return paused.Replacement
 	}
 	return cannotBeBound(e.err)
 }
@@ -77,6 +84,9 @@ func (e *notReplaced) rejectsAll() bool {
 // cannotBeBound reports whether the other side has said for good that it does not take, or give, the bound form of a credential.
 // A failure to reach anybody never says that: who can disturb a network must not choose the weaker form.
 func cannotBeBound(err error) bool {
+	if chain, ok := errors.AsType[*ChainError](err); ok {
+		return chain.every(cannotBeBound)
+	}
 	if e, ok := errors.AsType[*notReplaced](err); ok {
 		return e.rejectsAll()
 	}
@@ -100,6 +110,12 @@ func cannotBeBound(err error) bool {
 // included, or by a word that is certainly the other side's. After anything else, only a credential that is bound, too, may take its
 // place.
 func definite(err error) bool {
+	if chain, ok := errors.AsType[*ChainError](err); ok {
+		return chain.every(definite)
+	}
+	if e, ok := errors.AsType[*notReplaced](err); ok {
+		return e.rejectsAll()
+	}
 	if _, weak := errors.AsType[*floorError](err); weak {
 		return true
 	}

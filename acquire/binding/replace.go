@@ -26,6 +26,8 @@ const (
 type PausedError struct {
 	Until      time.Time
 	RetryAfter time.Duration
+	// Replacement says that what Entra rejected had itself been issued in place of a rejected one.
+	Replacement bool
 }
 
 func (e *PausedError) Error() string {
@@ -77,10 +79,10 @@ func (m *Manager) doubt(ctx context.Context, s *slot, doubted *Certificate) (*Ce
 		return current, nil
 	}
 	began := m.cfg.Now()
-	if left := s.pauses.wait(began); left > 0 {
+	if left := max(s.pauses.wait(began), s.doubts.wait(began)); left > 0 {
 		return nil, &PausedError{Until: began.Add(left), RetryAfter: left}
 	}
-	defer func() { s.pauses = s.pauses.spend(began, m.cfg.Now()) }()
+	defer func() { s.doubts = s.doubts.spend(began, m.cfg.Now()) }()
 	return m.issue(ctx, s, meta, true)
 }
 
@@ -152,13 +154,27 @@ func (m *Manager) obtain(ctx context.Context, s *slot, meta *imds.PlatformMetada
 	}
 	began := m.cfg.Now()
 	if left := s.pauses.wait(began); left > 0 {
-		return nil, &PausedError{Until: began.Add(left), RetryAfter: left}
+		return nil, &PausedError{Until: began.Add(left), RetryAfter: left, Replacement: m.rejectedReplacement(s)}
 	}
 	defer func() { s.pauses = s.pauses.spend(began, m.cfg.Now()) }()
 	if m.blamesAttestation(s) {
 		m.cfg.Attestor.Discard(meta.AttestationEndpoint)
 	}
-	return m.issue(ctx, s, meta, true)
+	c, err := m.issue(ctx, s, meta, true)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.replacement = c.Thumbprint()
+	return c, nil
+}
+
+// rejectedReplacement reports whether the rejected certificate was issued in place of another one.
+func (m *Manager) rejectedReplacement(s *slot) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return s.rejected != "" && s.rejected == s.replacement
 }
 
 // replacing reports whether the slot's last certificate was rejected.

@@ -366,3 +366,51 @@ func isPaused(err error) bool {
 	_, ok := errors.AsType[*binding.PausedError](err)
 	return ok
 }
+
+// Anybody on the way can sow doubt, and must not use up the replacements that a genuine rejection needs.
+func TestDoubtsDoNotHoldUpTheReplacementOfARejectedCertificate(t *testing.T) {
+	w := newWorld(t)
+	m := w.start()
+	first := w.certificate(t, m)
+	w.issueErr = imds.ErrUnreachable
+	for range 8 {
+		if _, err := m.Replace(t.Context(), system, first, binding.ReasonDoubt); err == nil {
+			t.Fatal("got a certificate")
+		}
+		w.advance(time.Hour)
+	}
+	w.issueErr = nil
+	if other := w.replace(t, m, first); other.Thumbprint() == first.Thumbprint() {
+		t.Error("got the rejected certificate")
+	}
+}
+
+// Whether what Entra rejects was a replacement already is what the pause says.
+func TestThePauseSaysWhetherAReplacementWasRejected(t *testing.T) {
+	w := newWorld(t)
+	m := w.start()
+	first := w.certificate(t, m)
+	w.issueErr = imds.ErrUnreachable
+	if _, err := m.Replace(t.Context(), system, first, binding.ReasonCertificate); err == nil {
+		t.Fatal("got a certificate")
+	}
+	if paused := wantPaused(t, m, first); paused.Replacement {
+		t.Error("a replacement is said to be rejected, and there was none")
+	}
+	w.issueErr = nil
+	w.advance(time.Hour)
+	second := w.replace(t, m, first)
+	if paused := wantPaused(t, m, second); !paused.Replacement {
+		t.Error("the pause does not say that a replacement was rejected")
+	}
+}
+
+func wantPaused(t *testing.T, m *binding.Manager, rejected *binding.Certificate) *binding.PausedError {
+	t.Helper()
+	_, err := m.Replace(t.Context(), system, rejected, binding.ReasonCertificate)
+	paused, ok := errors.AsType[*binding.PausedError](err)
+	if !ok {
+		t.Fatalf("got %v, want a pause", err)
+	}
+	return paused
+}

@@ -21,15 +21,18 @@ type slot struct {
 	work   chan struct{}
 	loaded bool               // the state file was read; guarded by work
 	pauses breaker            // between replacements; guarded by work
+	doubts breaker            // between replacements of certificates in doubt, which anybody on the way can cause; guarded by work
 	asking singleflight.Group // of IMDS, for its metadata
 
 	// Guarded by the manager's mutex, which is never held for longer than a look.
-	current  *Certificate  // nil if there is none, or it was rejected
-	rejected string        // x5t#S256 of the certificate that Entra rejected last: it is never taken again
-	pending  *rejection    // until another certificate is there
-	failures int           // of renewals in a row
-	retryAt  time.Time     // no renewal before this
-	retryIn  time.Duration // the pause that ends then
+	current  *Certificate // nil if there is none, or it was rejected
+	rejected string       // x5t#S256 of the certificate that Entra rejected last: it is never taken again
+	pending  *rejection   // until another certificate is there
+
+	replacement string        // x5t#S256 of the last certificate that was issued in place of a rejected one
+	failures    int           // of renewals in a row
+	retryAt     time.Time     // no renewal before this
+	retryIn     time.Duration // the pause that ends then
 }
 
 // rejection says that a certificate has to be replaced.

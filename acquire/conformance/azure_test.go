@@ -357,13 +357,10 @@ func (a *azure) advance(d time.Duration) {
 	}
 }
 
-// Thumbprint is that of the key's certificate now.
-func (a *azure) Thumbprint(name string) string {
+// Replaced compares with the key's certificate now.
+func (a *azure) Replaced(name, thumbprint string) bool {
 	key, err := a.ApplicationKey(a.t.Context(), name)
-	if err != nil {
-		return ""
-	}
-	return acquire.Thumbprint(key.Chain[0])
+	return err != nil || acquire.Thumbprint(key.Chain[0]) != thumbprint
 }
 
 // ApplicationKey makes azure the store of application keys.

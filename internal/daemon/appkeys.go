@@ -159,17 +159,18 @@ func (k *applicationKeys) Close() error {
 	return nil
 }
 
-// Thumbprint returns x5t#S256 of the certificate of a key's current generation, or "". It reads files only.
-func (k *applicationKeys) Thumbprint(name string) string {
+// Replaced reports whether the certificate of a key's current generation is another one than that with this x5t#S256, or is gone. It
+// reads files only; what cannot be read is believed to be as it was.
+func (k *applicationKeys) Replaced(name, thumbprint string) bool {
 	entry, err := k.store.Current(name)
 	if err != nil {
-		return ""
+		return errors.Is(err, signer.ErrNoKey)
 	}
 	chain, err := k.store.Certificates(entry)
-	if err != nil || len(chain) == 0 {
-		return ""
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
 	}
-	return acquire.Thumbprint(chain[0])
+	return acquire.Thumbprint(chain[0]) != thumbprint
 }
 
 // missingKey is an error that asking again does not mend.

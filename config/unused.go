@@ -5,11 +5,12 @@ import (
 	"slices"
 )
 
-// What is taken from the section AzureAd, or said of it in a notice of its own.
+// sectionSettings are what is taken from the section AzureAd, or has a notice of its
+// own. Names are in lower case.
 var sectionSettings = []string{"instance", "tenantid", "clientid", "azureregion", "clientcapabilities", "clientsecret", "clientcredentials"}
 
-// The same of an entry of ClientCredentials. Those of certificates are in it because
-// what becomes of a certificate is said once.
+// entrySettings are the same of an entry of ClientCredentials. Those of certificates
+// are in it because what becomes of a certificate is said once.
 var entrySettings = []string{
 	"sourcetype", "useboundcredential", "managedidentityclientid", "tokenexchangeurl", "tokenexchangeauthority", "signedassertionfilediskpath",
 	"keyvaulturl", "keyvaultcertificatename", "base64encodedvalue", "certificatepassword", "certificatediskpath", "certificatestorepath",

@@ -170,7 +170,7 @@ func (s *Server) authorise(rec *record, req policy.Request) *problem {
 	if decision.Reason == policy.ReasonFresh {
 		return p.withField(wire.ParamForceRefresh).withHint("leave force_refresh out, or set fresh: true at the rule in the agent's configuration")
 	}
-	return p.withHint("see the rules in the agent's configuration")
+	return p.withHint("see the rules in the agent's configuration; GET " + wire.PathIdentities + " says what they give this user")
 }
 
 // obtain gets a token if it is allowed, and makes sure that it is that token.

@@ -161,6 +161,9 @@ func TestTokenRefused(t *testing.T) {
 			if p.Status != 403 || p.Code != wire.CodeNotAllowed {
 				t.Errorf("got %+v", p)
 			}
+			if !strings.Contains(p.Hint, "GET "+wire.PathIdentities) {
+				t.Errorf("the hint does not say where to ask what is allowed: %q", p.Hint)
+			}
 			details[tt.name] = strings.NewReplacer("backup", "ID", "no-such", "ID").Replace(p.Detail + p.Hint + p.Field + p.Identity)
 			record := a.audit.lastRecord(t)
 			if record["decision"] != "refused" || record["code"] != "not_allowed" || record["reason"] == nil || record["rule"] != nil {

@@ -34,7 +34,8 @@ type Application struct {
 	// https. Only a test platform needs another one than the cloud's.
 	MTLSEndpoint string `yaml:"mtls_endpoint,omitempty"`
 	// Credentials are tried in this order. One that cannot be loaded, or that Entra
-	// refuses as a credential, gives way to the next. At least one is required.
+	// rejects as a credential (the codes are in credentials.md), gives way to the next.
+	// At least one is required.
 	Credentials []Credential `yaml:"credentials,omitempty"`
 }
 

@@ -11,7 +11,12 @@ import (
 // settings are the members of a JSON object as .NET takes them: names without regard
 // to case (here in lower case), none twice. A value is decoded only where it is asked
 // for, so that secrets stay where they are.
-type settings map[string]json.RawMessage
+type settings map[string]setting
+
+type setting struct {
+	name  string // as it was written
+	value json.RawMessage
+}
 
 // azureAd finds the section AzureAd in an app's settings, or takes all of them for it.
 func azureAd(data []byte) (settings, error) {
@@ -24,10 +29,13 @@ func azureAd(data []byte) (settings, error) {
 		return nil, err
 	}
 	section, there := file["azuread"]
+	if !there && !file.has("tenantid") {
+		return nil, errors.New("no section AzureAd, and no TenantId, here")
+	}
 	if !there {
 		return file, nil
 	}
-	found, err := members(section)
+	found, err := members(section.value)
 	if err != nil {
 		return nil, fmt.Errorf("AzureAd: %w", err)
 	}
@@ -62,18 +70,19 @@ func members(data []byte) (settings, error) {
 		if err := dec.Decode(&value); err != nil {
 			return nil, errors.New("not a JSON object")
 		}
-		folded := strings.ToLower(fmt.Sprint(name))
+		written := fmt.Sprint(name)
+		folded := strings.ToLower(written)
 		if _, twice := found[folded]; twice {
-			return nil, fmt.Errorf("setting %q is there twice", name)
+			return nil, fmt.Errorf("setting %q is there twice", written)
 		}
-		found[folded] = value
+		found[folded] = setting{name: written, value: value}
 	}
 	return found, nil
 }
 
 // has reports whether a setting says anything.
 func (s settings) has(name string) bool {
-	value := string(s[name])
+	value := string(s[name].value)
 	return value != "" && value != "null" && value != `""` && value != "[]"
 }
 
@@ -81,7 +90,7 @@ func (s settings) has(name string) bool {
 // "" for anything else.
 func (s settings) text(name string) string {
 	var value any
-	dec := json.NewDecoder(bytes.NewReader(s[name]))
+	dec := json.NewDecoder(bytes.NewReader(s[name].value))
 	dec.UseNumber()
 	if err := dec.Decode(&value); err != nil {
 		return "" // it is not there
@@ -98,7 +107,7 @@ func (s settings) flag(name string) bool { return strings.EqualFold(s.text(name)
 // list returns the elements of a list; none if the setting is something else.
 func (s settings) list(name string) []json.RawMessage {
 	var elements []json.RawMessage
-	if err := json.Unmarshal(s[name], &elements); err != nil {
+	if err := json.Unmarshal(s[name].value, &elements); err != nil {
 		return nil
 	}
 	return elements

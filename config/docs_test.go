@@ -23,7 +23,8 @@ const preface = `# Configuration
 
 The agent reads one YAML file, /etc/keyagent/config.yaml unless ` + "`--config`" + ` or ` + "`KEYAGENT_CONFIG`" + ` names another. It must belong to
 root or to the agent's user and must not be writable by anybody else. A setting that is not known, or given twice, is an error:
-` + "`keyagent config check`" + ` says what is wrong, stage by stage: syntax, values, then what they refer to.
+` + "`keyagent config check`" + ` says what is wrong, stage by stage: syntax, values, then what they refer to. The file is read at
+the start: restart the agent after a change.
 
 ` + "```yaml" + `
 identities:
@@ -37,7 +38,7 @@ rules:
 ` + "```" + `
 
 An app registration is an identity, too. Its credentials are tried in their order; one that cannot be loaded, or that Entra
-refuses, gives way to the next. ` + "`keyagent config import`" + ` writes such an identity from the settings of an app that uses
+rejects as a credential, gives way to the next. ` + "`keyagent config import`" + ` writes such an identity from the settings of an app that uses
 Microsoft.Identity.Web, and ` + "`keyagent config show`" + ` prints a configuration with its defaults.
 
 ` + "```yaml" + `

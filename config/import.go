@@ -143,6 +143,13 @@ func (im *Imported) takeOptions(section settings) {
 	if section.has("clientsecret") {
 		im.note("ClientSecret: " + noSecrets)
 	}
+	known := sectionSettings
+	if !section.has("clientcredentials") {
+		known = append(slices.Clone(known), "clientcertificates") // as it was called before
+	}
+	for _, notice := range section.unused("AzureAd", known) {
+		im.note(notice)
+	}
 }
 
 const noSecrets = "left out: a secret can be copied, and keyagent takes none; register a certificate or a federated credential instead"
@@ -156,7 +163,7 @@ func (im *Imported) note(text string) {
 func (im *Imported) takeCredentials(section settings) error {
 	list := "ClientCredentials"
 	if !section.has("clientcredentials") && section.has("clientcertificates") {
-		list = "ClientCertificates" // as it was called before
+		list = "ClientCertificates"
 	}
 	elements := section.list(strings.ToLower(list))
 	if len(elements) > maxImportedCredentials {
@@ -292,6 +299,7 @@ func (im *Imported) keep(at string, entry settings, c Credential, notices []stri
 		im.note("left out: " + strings.Join(f, "; "))
 		return
 	}
+	notices = append(notices, entry.unused(at, entrySettings)...)
 	app.Credentials = append(app.Credentials, c)
 	im.entries = append(im.entries, notices)
 	im.Notices = append(im.Notices, notices...)

@@ -34,7 +34,7 @@ func TestImportAppSettings(t *testing.T) {
 		notices        []string // a part of each
 	}{
 		{"a bound managed identity", appSettings(boundMI), []config.Credential{mi}, nil},
-		{"comments, trailing commas and a byte order mark are usual", "\ufeff// settings\n" + appSettings(boundMI+", /* one, */ ", `"Note": "no // comment, }",`), []config.Credential{mi}, nil},
+		{"comments, trailing commas and a byte order mark are usual", "\ufeff// settings\n" + appSettings(boundMI+", /* one, */ ", `"Note": "no // comment, }",`), []config.Credential{mi}, []string{"AzureAd.Note: keyagent has no such setting"}},
 		{"the section alone", `{"TenantId": "` + tenantID + `", "ClientId": "` + clientID + `", "ClientCredentials": [` + boundMI + `]}`, []config.Credential{mi}, nil},
 		{"names in another case, and values as text and numbers", `{"azuread": {"tenantid": "` + tenantID + `", "CLIENTID": "` + clientID +
 			`", "clientCredentials": [{"sourcetype": "7", "managedidentityclientid": "` + userManaged + `", "UseBoundCredential": "True"}, {"SourceType": 3, "useboundcredential": true}]}}`,
@@ -63,6 +63,14 @@ func TestImportAppSettings(t *testing.T) {
 				"not absolute", `"[enter it]" is not a GUID`, "nothing like it", "twice"}},
 		{"options of the section", appSettings(boundMI, `"ClientSecret": "hunter2", "ClientCapabilities": ["cp1"], "AzureRegion": "evil.example/", `),
 			[]config.Credential{mi}, []string{"AzureRegion", "capabilities=cp1", "ClientSecret: left out"}},
+		{"what is in the wrong place does nothing, and is said", appSettings(`{"SourceType": "SignedAssertionFromManagedIdentity", "Instance": "hunter2"}`, `"useBoundCredential": true, `),
+			[]config.Credential{{Source: "managed_identity", Bound: "never", ManagedIdentity: system}},
+			[]string{"AzureAd.useBoundCredential: belongs in each entry of ClientCredentials; ignored here", "UseBoundCredential is not true",
+				"ClientCredentials[0] (SignedAssertionFromManagedIdentity).Instance: belongs in AzureAd itself; ignored here"}},
+		{"what nobody knows is said by its name alone", appSettings(strings.TrimSuffix(boundMI, "}")+`, "Skip": "hunter2"}`, `"SendX5C": true, "Domain": "hunter2", "a\nb": 1, "Empty": "", "Scopes": [], `),
+			[]config.Credential{mi}, []string{`AzureAd."a\nb": keyagent has no such setting; ignored here`, "AzureAd.Domain: keyagent", "AzureAd.SendX5C: keyagent",
+				"(SignedAssertionFromManagedIdentity).Skip: keyagent has no such setting; ignored here"}},
+		{"the older list beside the newer", appSettings(boundMI, `"ClientCertificates": [{"SourceType": "Path"}], `), []config.Credential{mi}, []string{"AzureAd.ClientCertificates: "}},
 		{"the older list", strings.Replace(appSettings(boundPath), "ClientCredentials", "ClientCertificates", 1), []config.Credential{certificate}, []string{"ClientCertificates[0]"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -151,7 +159,9 @@ func TestImportRefusesWhatNothingCanBeMadeOf(t *testing.T) {
 		{"a list", "[]", "not a JSON object"},
 		{"a section that is text", `{"AzureAd": "hunter2"}`, "AzureAd: not a JSON object"},
 		{"a setting that is there twice", `{"AzureAd": {"TenantId": "a", "tenantId": "b"}}`, "twice"},
-		{"another file", `{"ConnectionStrings": {"x": "hunter2"}}`, "AzureAd.TenantId"},
+		{"another file", `{"ConnectionStrings": {"x": "hunter2"}}`, "no section AzureAd, and no TenantId, here"},
+		{"an empty object", "{}", "no section AzureAd"},
+		{"a section without a tenant", `{"AzureAd": {}}`, "AzureAd.TenantId"},
 		{"no tenant of its own", strings.Replace(appSettings(boundMI), tenantID, "organizations", 1), `"organizations" stands for many tenants`},
 		{"a form that was not filled in", strings.Replace(appSettings(boundMI), clientID, "[Enter the Client Id]", 1), "AzureAd.ClientId"},
 		{"another identity provider", appSettings(boundMI, `"Instance": "https://contoso.b2clogin.com/",`), "AzureAd.Instance"},

@@ -41,7 +41,7 @@ func Parse(name string, data []byte) (*Config, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(&cfg); err != nil && !errors.Is(err, io.EOF) {
-		return nil, &Error{File: name, Problems: yamlProblems(err)}
+		return nil, &Error{File: name, Problems: yamlProblems(data, err)}
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return nil, &Error{File: name, Problems: []string{"more than one YAML document"}}
@@ -53,21 +53,30 @@ func Parse(name string, data []byte) (*Config, error) {
 	return &cfg, nil
 }
 
-// yamlProblems unpacks the decoder's findings, one a line, and puts our words in
-// place of Go's type names.
-func yamlProblems(err error) []string {
+// yamlProblems unpacks the decoder's findings about data, one a line, and puts our words
+// in place of Go's type names.
+func yamlProblems(data []byte, err error) []string {
 	var typeErr *yaml.TypeError
 	if !errors.As(err, &typeErr) {
 		return []string{strings.TrimPrefix(err.Error(), "yaml: ")}
 	}
 	problems := make([]string, len(typeErr.Errors))
 	for i, text := range typeErr.Errors {
-		if field, _, ok := strings.Cut(text, " not found in type "); ok {
-			text = strings.Replace(field, "field ", "unknown setting ", 1)
-		}
-		problems[i] = text
+		problems[i] = yamlProblem(data, text)
 	}
 	return problems
+}
+
+func yamlProblem(data []byte, text string) string {
+	field, _, ok := strings.Cut(text, " not found in type ")
+	if !ok {
+		return misshapen(data, text)
+	}
+	text = strings.Replace(field, "field ", "unknown setting ", 1)
+	if isSecret(text) {
+		text += ": " + takesNoSecrets()
+	}
+	return text
 }
 
 // complete fills in defaults that depend on the shape of the file.

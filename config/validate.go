@@ -16,6 +16,9 @@ import (
 // bypassPattern is a host's name, with or without a leading dot.
 var bypassPattern = regexp.MustCompile(`^\.?[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$`)
 
+// settingPattern is the name of a setting in an app's settings.
+var settingPattern = regexp.MustCompile(`^[A-Za-z0-9_:.-]{1,64}$`)
+
 var namePattern = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // findings collects what is wrong.

@@ -50,6 +50,16 @@ func (c *Config) checkApplication(f *findings, at string, id Identity) {
 	}
 }
 
+// isSecret reports whether a name is that of what can be copied.
+func isSecret(name string) bool {
+	name = strings.ToLower(name)
+	return strings.Contains(name, "secret") || strings.Contains(name, "password")
+}
+
+func takesNoSecrets() string {
+	return "keyagent takes no secrets; sources are " + strings.Join(sources, ", ")
+}
+
 // checkFloor finds an entry that is weaker than its identity demands, whatever happens.
 func (c *Credential) checkFloor(f *findings, at, floor string) {
 	switch {
@@ -99,7 +109,12 @@ func checkEndpoint(f *findings, setting, endpoint string) {
 
 // check looks at an entry alone.
 func (c *Credential) check(f *findings, at string) {
-	if !slices.Contains(sources, c.Source) {
+	switch {
+	case slices.Contains(sources, c.Source):
+	case isSecret(c.Source):
+		f.add("%s.source: %q: %s", at, c.Source, takesNoSecrets())
+		return
+	default:
 		f.wantOneOf(at+".source", c.Source, sources)
 		return // what else it may have depends on that
 	}
@@ -180,6 +195,7 @@ func (c *Config) checkReferences(f *findings, at string, id Identity, credential
 // checkBehind looks at the identity whose token an entry shows as its assertion.
 func (c *Config) checkBehind(f *findings, at string, id Identity, credential Credential) {
 	behind, ok := c.identity(credential.Identity)
+	chain := c.chainProblem(id.Name, behind)
 	switch {
 	case credential.Identity == "":
 		f.add("%s.identity: missing; it names the identity whose token is the assertion", at)
@@ -187,31 +203,48 @@ func (c *Config) checkBehind(f *findings, at string, id Identity, credential Cre
 		f.add("%s.identity: %q is this identity itself", at, id.Name)
 	case !ok:
 		f.add("%s.identity: %q is not a configured identity", at, credential.Identity)
-	case !c.ends(id, maxReferences):
-		f.add("%s.identity: %q leads back to itself, or over more than %d identities", at, credential.Identity, maxReferences)
+	case chain != "":
+		f.add("%s.identity: %s", at, chain)
 	case credential.Bound != BoundNever && behind.neverBound():
 		f.add("%s.bound: %s: identity %q is never bound, so its token cannot be: it can only be never", at, credential.Bound, behind.Name)
 	}
 }
 
-// ends reports whether every chain of references from an identity ends after at most
-// so many.
-func (c *Config) ends(id Identity, references int) bool {
-	if references < 0 {
-		return false
+// chainProblem says what is wrong with the references from a named identity over the
+// one behind it, or nothing if they end.
+func (c *Config) chainProblem(name string, behind Identity) string {
+	chain := c.endless(behind, []string{name})
+	path, last := strings.Join(chain, " -> "), len(chain)-1
+	switch {
+	case chain == nil:
+		return ""
+	case slices.Contains(chain[:last], chain[last]):
+		return "a circle: " + path
 	}
-	if id.Application == nil {
-		return true
+	return fmt.Sprintf("more than %d references: %s", maxReferences, path)
+}
+
+// endless returns a chain of references over an identity that comes back to where it
+// was, or has more than maxReferences; nil if there is none.
+func (c *Config) endless(id Identity, before []string) []string {
+	chain := append(slices.Clone(before), id.Name)
+	switch {
+	case slices.Contains(before, id.Name), len(before) > maxReferences:
+		return chain
+	case id.Application == nil:
+		return nil
 	}
 	for _, credential := range id.Application.Credentials {
 		if credential.Source != SourceOIDC {
 			continue
 		}
-		if behind, ok := c.identity(credential.Identity); ok && !c.ends(behind, references-1) {
-			return false
+		if behind, ok := c.identity(credential.Identity); ok {
+			if found := c.endless(behind, chain); found != nil {
+				return found
+			}
 		}
 	}
-	return true
+	return nil
 }
 
 func (c *Config) identity(name string) (Identity, bool) {

@@ -38,7 +38,7 @@ func (c *counterpart) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Location", "/elsewhere")
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(c.script[c.asked-1])
-	fmt.Fprint(w, `{"code":"unavailable","detail":"not today"}`)
+	fmt.Fprint(w, `{"code":"unavailable","detail":"not today","hint":"come tomorrow"}`)
 }
 
 // listen serves agent on a Unix socket and api over TLS, and returns what a daemon is to be told.
@@ -92,6 +92,9 @@ func TestWhatADaemonDoesWhenItIsRefused(t *testing.T) {
 					if !c.ok && (!strings.HasPrefix(complaint, "daemon: ") || strings.Count(complaint, "\n") > 1 || strings.Contains(complaint, "a.b.c")) {
 						t.Errorf("it complains so: %q", complaint)
 					}
+					if !c.ok && !strings.HasSuffix(complaint, ": not today; come tomorrow\n") {
+						t.Errorf("it does not say what the other side does, in words: %q", complaint)
+					}
 					if asked := [2]int{agent.asked, api.asked}; asked != c.asked {
 						t.Errorf("it asked agent and API %d times, want %d", asked, c.asked)
 					}
@@ -117,6 +120,8 @@ func TestADaemonThatIsToldNonsenseSaysSo(t *testing.T) {
 				env[name] = value
 				if out, complaint, err := d.run(t, env); err == nil || out != "" || !strings.HasPrefix(complaint, "daemon: ") || api.asked != 0 {
 					t.Errorf("%s=%s: %v, printed %q and %q", name, value, err, out, complaint)
+				} else if strings.HasPrefix(value, "/") && !strings.Contains(complaint, value) {
+					t.Errorf("%s=%s: it does not say which file: %q", name, value, complaint)
 				}
 			}
 		})

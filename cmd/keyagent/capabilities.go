@@ -25,7 +25,7 @@ Whoever is named by a rule of the agent's configuration may ask.`,
 		Example: "  keyagent capabilities\n  keyagent capabilities --json | jq -r .strongest_binding",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			agent := client.New(client.Config{Socket: a.socket})
+			agent := client.New(client.Config{Socket: a.agentSocket(cmd)})
 			defer agent.Close()
 			capabilities, err := agent.Capabilities(cmd.Context())
 			if err != nil {
@@ -61,11 +61,22 @@ func printCapabilities(out io.Writer, c wire.Capabilities) error {
 		{"managed identity, v1", c.ManagedIdentityV1},
 		{"certificate", c.Certificate},
 	} {
-		row(road.name, available(road.Available), road.Strength, road.Reason)
+		row(road.name, available(road.Available), strength(road.Strength, road.Reason))
 	}
 	row("attestation", c.Attestation.Provider)
 	row("token types", c.TokenTypes...)
 	return w.Flush()
+}
+
+// strength says how strong a token is that comes by a road, and why.
+func strength(known, reason string) string {
+	switch {
+	case known == "":
+		return reason
+	case reason == "":
+		return "strength " + known
+	}
+	return "strength " + known + ": " + reason
 }
 
 func available(known *bool) string {

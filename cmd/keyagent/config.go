@@ -36,6 +36,9 @@ network are not touched. Exit code 2 means that the agent would not take it.`,
 			if err != nil {
 				return err
 			}
+			if len(cfg.Rules) == 0 {
+				a.warn([]string{"no rules: nobody gets a token"})
+			}
 			if asJSON {
 				return json.NewEncoder(a.out).Encode(map[string]any{
 					"file": a.configPath, "ok": true, "identities": len(cfg.Identities), "rules": len(cfg.Rules),

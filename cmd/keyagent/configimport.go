@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -24,9 +26,10 @@ AzureAd of its appsettings.json, or that section alone. "-" is standard input.
 
 The identity goes to standard output, to be put into the agent's configuration, with a
 rule for the app's user. What cannot be taken over, and what is to be done besides, is
-said there in comments, and on standard error. Client secrets and passwords are not
-read: keyagent has no use for them. A certificate's private key stays behind, too: make
-a new one in the TPM (keyagent key create) and register its certificate.
+said there in comments and, unless standard output is a terminal, on standard error.
+Client secrets and passwords are not read: keyagent has no use for them. A certificate's
+private key stays behind, too: make a new one in the TPM (keyagent key create) and
+register its certificate.
 
 Exit code 2 means that nothing in the file can be used.`,
 		Example: "  keyagent config import --name shop /srv/shop/appsettings.json >identity.yaml",
@@ -38,7 +41,7 @@ Exit code 2 means that nothing in the file can be used.`,
 			}
 			imported, err := config.ImportAppSettings(settings)
 			if err != nil {
-				return usageError{fmt.Errorf("%s: %w", args[0], err)}
+				return usageError{errors.New(args[0] + ": " + strings.ReplaceAll(err.Error(), "\n", "\n"+args[0]+": "))}
 			}
 			return a.printImported(imported, name)
 		},
@@ -53,11 +56,20 @@ func (a *app) printImported(imported *config.Imported, name string) error {
 	if err != nil {
 		return usageError{fmt.Errorf("--name %q is not made of lower-case letters, digits and inner hyphens (at most 63)", name)}
 	}
-	for _, notice := range imported.Notices {
-		fmt.Fprintf(a.err, "keyagent: notice: %s\n", printable(notice))
-	}
+	a.printNotices(imported.Notices)
 	_, err = a.out.Write(text)
 	return err
+}
+
+// printNotices does not repeat on a terminal what the comments say there.
+func (a *app) printNotices(notices []string) {
+	if len(notices) > 0 && isTerminal(a.out) {
+		fmt.Fprintf(a.err, "keyagent: notices: %d, see the comments\n", len(notices))
+		return
+	}
+	for _, notice := range notices {
+		fmt.Fprintf(a.err, "keyagent: notice: %s\n", printable(notice))
+	}
 }
 
 func (a *app) readSettings(path string) ([]byte, error) {

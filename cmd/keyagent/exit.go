@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
@@ -37,7 +39,7 @@ type referenceError struct{ error }
 func (e referenceError) Unwrap() error { return e.error }
 
 // exit prints what came of a command and what to do about it, and returns the exit code.
-func (a *app) exit(err error, command string) int {
+func (a *app) exit(err error, cmd *cobra.Command) int {
 	if err == nil {
 		return exitDone
 	}
@@ -47,7 +49,7 @@ func (a *app) exit(err error, command string) int {
 	if e, ok := errors.AsType[*client.Error](err); ok && e.Problem.Claims != "" {
 		fmt.Fprintf(a.err, "keyagent: claims: %s\n", printable(e.Problem.Claims))
 	}
-	if hint := hintFor(err, command); hint != "" {
+	if hint := a.hintFor(err, cmd); hint != "" {
 		fmt.Fprintf(a.err, "keyagent: hint: %s\n", printable(hint))
 	}
 	return exitCode(err)
@@ -74,15 +76,15 @@ func isBadRequest(err error) bool {
 	return ok && e.Status == http.StatusBadRequest
 }
 
-func hintFor(err error, command string) string {
+func (a *app) hintFor(err error, cmd *cobra.Command) string {
 	if e, ok := errors.AsType[*client.Error](err); ok {
 		return e.Problem.Hint
 	}
 	if _, ok := errors.AsType[*config.Error](err); ok {
-		return "mend the file, then run: keyagent config check"
+		return "mend the file, then run: " + a.checkCommand(cmd)
 	}
 	if _, ok := errors.AsType[referenceError](err); ok {
-		return "mend the file or what it names, then run: keyagent config check"
+		return "mend the file or what it names, then run: " + a.checkCommand(cmd)
 	}
 	var hinted interface{ Hint() string }
 	_, badUsage := errors.AsType[usageError](err)
@@ -91,13 +93,21 @@ func hintFor(err error, command string) string {
 	case errors.As(err, &hinted):
 		return hinted.Hint()
 	case badUsage, badRequest:
-		return "see " + command + " --help"
+		return "see " + cmd.CommandPath() + " --help"
 	case errors.Is(err, fs.ErrNotExist) && isConfigError(err):
 		return "name the file with --config FILE or KEYAGENT_CONFIG"
 	case errors.Is(err, client.ErrNotReachable):
 		return "start the agent (keyagent serve), or name its socket with --socket PATH or KEYAGENT_SOCKET"
 	}
 	return ""
+}
+
+// checkCommand is what checks the configuration that cmd has read. Of the environment, the next command knows, too.
+func (a *app) checkCommand(cmd *cobra.Command) string {
+	if !cmd.Flags().Changed("config") {
+		return "keyagent config check"
+	}
+	return "keyagent config check --config " + a.configPath
 }
 
 func isConfigError(err error) bool {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"unicode"
 
+	"github.com/spf13/cobra"
+
 	"github.com/keyagent/keyagent/internal/daemon"
 )
 
@@ -25,13 +27,13 @@ func TestNothingSteersTheTerminal(t *testing.T) {
 		{"a certificate", func(a *app) error { return a.printCertificate(c, false) }},
 		{"a key", func(a *app) error {
 			r := daemon.KeyReport{Name: "app", KeyFile: evil, Problem: evil, Warnings: []string{evil}, Certificate: &c}
-			a.exit(a.printKey(r, false, "next"), "keyagent")
+			a.exit(a.printKey(r, false, "next"), &cobra.Command{Use: "keyagent"})
 			return nil
 		}},
 		{"a diagnosis", func(a *app) error {
 			return a.printDiagnosis(daemon.Diagnosis{Findings: []daemon.Finding{{Verdict: "ok", Check: "key", Detail: evil + "\nmore", Action: evil}}}, false)
 		}},
-		{"an error", func(a *app) error { a.exit(errors.New(evil), "keyagent"); return nil }},
+		{"an error", func(a *app) error { a.exit(errors.New(evil), &cobra.Command{Use: "keyagent"}); return nil }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -60,7 +62,7 @@ func TestAKeyThatDoesNotWorkIsNoSuccess(t *testing.T) {
 		for problem, want := range map[string]int{"": exitDone, "PCRs have changed": exitFailed} {
 			var out, errs bytes.Buffer
 			a := &app{streams: streams{out: &out, err: &errs}}
-			if code := a.exit(a.printKey(daemon.KeyReport{Name: "app", Problem: problem}, asJSON, "next: sign"), "keyagent"); code != want {
+			if code := a.exit(a.printKey(daemon.KeyReport{Name: "app", Problem: problem}, asJSON, "next: sign"), &cobra.Command{Use: "keyagent"}); code != want {
 				t.Errorf("problem %q: code %d", problem, code)
 			}
 			if !strings.Contains(errs.String(), problem) || problem != "" && strings.Contains(out.String(), "next: sign") {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -38,7 +39,10 @@ Entra takes RSA keys only. A certificate that works and is in use is replaced on
 					}
 					report.File = out
 				}
-				return a.printUpload(report, asJSON)
+				if err := a.printUpload(report, asJSON); err != nil || asJSON {
+					return err
+				}
+				return a.printAfterUpload(args[0], out, req)
 			})
 		},
 	}
@@ -53,4 +57,24 @@ Entra takes RSA keys only. A certificate that works and is in use is replaced on
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	addAuthFlags(cmd, &req.Auth)
 	return cmd
+}
+
+// printAfterUpload prints what is left to be done once Entra knows the certificate.
+func (a *app) printAfterUpload(name, file string, req daemon.SelfSignOptions) error {
+	var steps []string
+	next := ""
+	if req.Next {
+		next = " --next"
+	}
+	if req.NoImport {
+		steps = append(steps, "keyagent cert import "+name+next+" --file "+file)
+	}
+	if req.Next {
+		steps = append(steps, "keyagent key rotate "+name+" --finish")
+	}
+	if len(steps) == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(a.out, "After that:\n  %s\n", strings.Join(steps, "\n  "))
+	return err
 }

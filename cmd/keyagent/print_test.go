@@ -2,12 +2,18 @@ package main
 
 import (
 	"bytes"
+	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/internal/daemon"
 )
 
 func TestHeaderOfEachTokenType(t *testing.T) {
@@ -57,7 +63,7 @@ func TestCapabilitiesThatAreNotKnownAreSaidSo(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"strongest binding     tpm, where the key\\nis\n", "managed identity, v2  unknown, tpm\n", "managed identity, v1  no, not used\n", "token types           bearer, mtls_pop\n",
+		"strongest binding     tpm, where the key\\nis\n", "managed identity, v2  unknown, strength tpm\n", "managed identity, v1  no, not used\n", "token types           bearer, mtls_pop\n",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
@@ -70,10 +76,85 @@ func TestClaimsThatEntraDemandsArePrinted(t *testing.T) {
 	a := &app{streams: streams{err: &out}}
 	problem := wire.NewProblem(wire.CodeClaimsRequired, "interaction_required")
 	problem.Claims = `{"a":"\u001b"}` + "\x1b"
-	if code := a.exit(&client.Error{Problem: problem, Status: problem.Status}, "token"); code != exitFailed {
+	if code := a.exit(&client.Error{Problem: problem, Status: problem.Status}, &cobra.Command{Use: "token"}); code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	if want := `keyagent: claims: {"a":"\u001b"}\x1b` + "\n"; !strings.Contains(out.String(), want) {
 		t.Errorf("no %q in %q", want, out.String())
 	}
+}
+
+func TestARoadOfCapabilitiesSaysWhatItsWordsMean(t *testing.T) {
+	yes := true
+	var out bytes.Buffer
+	err := printCapabilities(&out, wire.Capabilities{
+		ManagedIdentityV2: wire.Capability{Reason: "not asked yet"},
+		ManagedIdentityV1: wire.Capability{Available: &yes, Strength: "none", Reason: "tokens of IMDS are not bound"},
+		Certificate:       wire.Capability{Available: &yes, Strength: "tpm"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(strings.Fields(out.String()), " ")
+	for _, want := range []string{
+		"managed identity, v2 unknown, not asked yet", "managed identity, v1 yes, strength none: tokens of IMDS are not bound certificate yes, strength tpm attestation",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestWhatIsLeftToDoWithACertificate(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		req  daemon.SelfSignOptions
+		want string
+	}{
+		{"beside its key, it waits for nobody", daemon.SelfSignOptions{}, ""},
+		{"not beside its key yet", daemon.SelfSignOptions{NoImport: true}, "After that:\n  keyagent cert import app --file app.cer\n"},
+		{"of the next generation", daemon.SelfSignOptions{Next: true}, "After that:\n  keyagent key rotate app --finish\n"},
+		{"both", daemon.SelfSignOptions{NoImport: true, Next: true}, "After that:\n  keyagent cert import app --next --file app.cer\n  keyagent key rotate app --finish\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var out bytes.Buffer
+			a := &app{streams: streams{out: &out}}
+			if err := a.printAfterUpload("app", "app.cer", tc.req); err != nil || out.String() != tc.want {
+				t.Errorf("got %q, %v, want %q", out.String(), err, tc.want)
+			}
+		})
+	}
+}
+
+func TestNoticesAreNotRepeatedOnATerminal(t *testing.T) {
+	notices := []string{"one", "two"}
+	for _, tc := range []struct {
+		name string
+		out  io.Writer
+		told []string
+		want string
+	}{
+		{"a terminal has the comments", terminal(t), notices, "keyagent: notices: 2, see the comments\n"},
+		{"a terminal without any", terminal(t), nil, ""},
+		{"a file has them, and the terminal is told", new(bytes.Buffer), notices, "keyagent: notice: one\nkeyagent: notice: two\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var complaint bytes.Buffer
+			a := &app{streams: streams{out: tc.out, err: &complaint}}
+			if a.printNotices(tc.told); complaint.String() != tc.want {
+				t.Errorf("got %q, want %q", complaint.String(), tc.want)
+			}
+		})
+	}
+}
+
+// terminal is one side of a new pseudo-terminal. Linux takes the ioctl of either side.
+func terminal(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
 )
 
@@ -31,7 +32,7 @@ func run(ctx context.Context, args []string, std streams) int {
 	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContextC
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
-	return a.exit(err, cmd.CommandPath())
+	return a.exit(err, cmd)
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -63,11 +64,24 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	root.PersistentFlags().StringVar(&a.configPath, "config", cmp.Or(os.Getenv("KEYAGENT_CONFIG"), config.DefaultPath),
 		"configuration file (env KEYAGENT_CONFIG)")
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
-		"the agent's socket (env KEYAGENT_SOCKET; default /run/keyagent/agent.sock)")
+		"the agent's socket (env KEYAGENT_SOCKET; default: that of a configuration that is named and can be read, else /run/keyagent/agent.sock)")
 	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
 		a.doctorCommand(), a.configCommand(), a.versionCommand())
 	wrapArgs(root)
 	return root
+}
+
+// agentSocket is where a command looks for the agent; empty leaves that to package client. A configuration counts if somebody named it,
+// and only what it says of the socket: who asks for a token need not be able to read it.
+func (a *app) agentSocket(cmd *cobra.Command) string {
+	if a.socket != "" || os.Getenv(wire.EnvSocket) != "" || !configNamed(cmd) {
+		return a.socket
+	}
+	cfg, err := config.Load(a.configPath)
+	if err != nil {
+		return ""
+	}
+	return cfg.Socket
 }
 
 // wrapArgs makes wrong arguments usage errors, which cobra does not tell apart, and refuses empty values.

@@ -26,7 +26,7 @@ Only root, the agent's own user and the admins of its configuration may ask.`,
 		Example: "  keyagent status\n  keyagent status --json | jq .key.attributes",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			agent := client.New(client.Config{Socket: a.socket})
+			agent := client.New(client.Config{Socket: a.agentSocket(cmd)})
 			defer agent.Close()
 			status, err := agent.Status(cmd.Context())
 			if err != nil {

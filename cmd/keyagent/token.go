@@ -40,7 +40,7 @@ encoded, in WWW-Authenticate. Decoded, they are what --claims takes. Tokens of
 			if (req.Resource == "") == (req.Scope == "") {
 				return usageError{fmt.Errorf("exactly one of --resource and --scope is needed")}
 			}
-			agent := client.New(client.Config{Socket: a.socket})
+			agent := client.New(client.Config{Socket: a.agentSocket(cmd)})
 			defer agent.Close()
 			token, err := agent.Token(cmd.Context(), req)
 			if err != nil {

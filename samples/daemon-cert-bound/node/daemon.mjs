@@ -48,13 +48,24 @@ async function get(who, send) {
   if (status === 200) return body;
   const seconds = headers["retry-after"] ?? "";
   const temporary = (status === 429 || status === 503) && /^\d+$/.test(seconds);
-  throw new Failure(`${who} answered ${status}: ${body}`, temporary ? Number(seconds) : 0);
+  throw new Failure(`${who} answered ${status}: ${explain(headers["content-type"], body)}`, temporary ? Number(seconds) : 0);
+}
+
+// What a problem (RFC 9457) says went wrong and, of the agent's, what to do; any other body as it is.
+function explain(contentType, body) {
+  if (contentType !== "application/problem+json") return body;
+  try {
+    const { detail, hint } = JSON.parse(body);
+    return [detail, hint].filter(Boolean).join("; ") || body;
+  } catch {
+    return body;
+  }
 }
 
 async function token() {
   const socketPath = process.env.KEYAGENT_SOCKET ?? "/run/keyagent/agent.sock";
   const query = new URLSearchParams({ identity: process.env.IDENTITY, resource: process.env.RESOURCE });
-  const body = await get("the agent", (answer) => http.request({ socketPath, path: `/v1/token?${query}`, timeout: TIMEOUT }, answer));
+  const body = await get(`the agent at ${socketPath}`, (answer) => http.request({ socketPath, path: `/v1/token?${query}`, timeout: TIMEOUT }, answer));
   return JSON.parse(body).access_token;
 }
 

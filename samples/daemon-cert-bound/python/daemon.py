@@ -62,20 +62,36 @@ def get(who, connection, path, headers):
         return body
     seconds = response.getheader("Retry-After", "")
     temporary = response.status in (429, 503) and seconds.isdecimal()
-    raise Failure(f"{who} answered {response.status}: {body}", int(seconds) if temporary else 0)
+    text = explain(response.getheader("Content-Type"), body)
+    raise Failure(f"{who} answered {response.status}: {text}", int(seconds) if temporary else 0)
+
+
+def explain(content_type, body):
+    """What a problem (RFC 9457) says went wrong and, of the agent's, what to do; any other body as it is."""
+    if content_type != "application/problem+json":
+        return body
+    try:
+        problem = json.loads(body)
+        return "; ".join(problem[part] for part in ("detail", "hint") if problem.get(part)) or body
+    except (ValueError, TypeError, AttributeError):
+        return body
 
 
 def token():
     path = os.environ.get("KEYAGENT_SOCKET", "/run/keyagent/agent.sock")
     query = urlencode({"identity": os.environ["IDENTITY"], "resource": os.environ["RESOURCE"]})
-    return json.loads(get("the agent", AgentConnection(path), "/v1/token?" + query, {}))["access_token"]
+    return json.loads(get(f"the agent at {path}", AgentConnection(path), "/v1/token?" + query, {}))["access_token"]
 
 
 def call_api(access_token):
     url = urlsplit(os.environ["API_URL"])
     if url.scheme != "https":
         raise Failure("API_URL must be an https URL: the token goes there")
-    trust = ssl.create_default_context(cafile=os.environ.get("CA_FILE"))
+    authorities = os.environ.get("CA_FILE")
+    try:
+        trust = ssl.create_default_context(cafile=authorities)
+    except OSError as error:
+        raise Failure(f"{authorities}: {error}") from error
     connection = http.client.HTTPSConnection(url.hostname, url.port, timeout=TIMEOUT, context=trust)
     path = (url.path or "/") + ("?" + url.query if url.query else "")
     return get("the API", connection, path, {"Authorization": "Bearer " + access_token})
@@ -98,5 +114,5 @@ def run():
 if __name__ == "__main__":
     try:
         print(run())
-    except (Failure, OSError) as failure:  # OSError: CA_FILE
+    except Failure as failure:
         sys.exit(f"daemon: {failure}")

@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -78,6 +79,9 @@ func work(ctx context.Context, agent *client.Client, a *api) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	token, err := agent.Token(ctx, client.TokenRequest{Identity: os.Getenv("IDENTITY"), Resource: os.Getenv("RESOURCE")})
+	if e, ok := errors.AsType[*client.Error](err); ok && e.Problem.Hint != "" {
+		return "", fmt.Errorf("%w; %s", err, e.Problem.Hint)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -145,12 +149,12 @@ func (a *api) call(ctx context.Context, token string) (string, error) {
 // apiError is an answer of the API that is not what was asked for.
 type apiError struct {
 	status     int
-	body       string
+	text       string
 	retryAfter time.Duration
 }
 
 func newAPIError(resp *http.Response, body []byte) *apiError {
-	e := &apiError{status: resp.StatusCode, body: string(body)}
+	e := &apiError{status: resp.StatusCode, text: explain(resp.Header.Get("Content-Type"), body)}
 	if e.status == http.StatusTooManyRequests || e.status == http.StatusServiceUnavailable {
 		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After")) // 0 if it is anything else
 		e.retryAfter = time.Duration(seconds) * time.Second
@@ -158,4 +162,13 @@ func newAPIError(resp *http.Response, body []byte) *apiError {
 	return e
 }
 
-func (e *apiError) Error() string { return fmt.Sprintf("the API answered %d: %s", e.status, e.body) }
+func (e *apiError) Error() string { return fmt.Sprintf("the API answered %d: %s", e.status, e.text) }
+
+// explain returns what a problem (RFC 9457) says went wrong and, if it says that, what to do; any other body as it is.
+func explain(contentType string, body []byte) string {
+	var problem struct{ Detail, Hint string }
+	if contentType != "application/problem+json" || json.Unmarshal(body, &problem) != nil || problem.Detail == "" {
+		return string(body)
+	}
+	return strings.TrimSuffix(problem.Detail+"; "+problem.Hint, "; ")
+}

@@ -1,0 +1,46 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+)
+
+// sectionSettings are what is taken from the section AzureAd, or has a notice of its
+// own. Names are in lower case.
+var sectionSettings = []string{"instance", "tenantid", "clientid", "azureregion", "clientcapabilities", "clientsecret", "clientcredentials"}
+
+// entrySettings are the same of an entry of ClientCredentials. Those of certificates
+// are in it because what becomes of a certificate is said once.
+var entrySettings = []string{
+	"sourcetype", "useboundcredential", "managedidentityclientid", "tokenexchangeurl", "tokenexchangeauthority", "signedassertionfilediskpath",
+	"keyvaulturl", "keyvaultcertificatename", "base64encodedvalue", "certificatepassword", "certificatediskpath", "certificatestorepath",
+	"certificatethumbprint", "certificatedistinguishedname", "certificatesubjectname",
+}
+
+// unused says of each setting that is neither known nor empty that it does nothing.
+func (s settings) unused(at string, known []string) []string {
+	var notices []string
+	for folded, setting := range s {
+		if slices.Contains(known, folded) || !s.has(folded) {
+			continue
+		}
+		why := "keyagent has no such setting; ignored here"
+		switch {
+		case slices.Contains(entrySettings, folded):
+			why = "belongs in each entry of ClientCredentials; ignored here"
+		case slices.Contains(sectionSettings, folded):
+			why = "belongs in AzureAd itself; ignored here"
+		}
+		notices = append(notices, fmt.Sprintf("%s.%s: %s", at, plainName(setting.name), why))
+	}
+	slices.Sort(notices)
+	return notices
+}
+
+// plainName quotes what would not be read as a name.
+func plainName(name string) string {
+	if settingPattern.MatchString(name) {
+		return name
+	}
+	return fmt.Sprintf("%q", name)
+}

@@ -76,7 +76,8 @@ func (p *Platform) postReset(w http.ResponseWriter, r *http.Request) {
 		leg.WriteJSON(w, http.StatusInternalServerError, map[string]string{"error": err.Error()})
 		return
 	}
-	w.WriteHeader(http.StatusNoContent)
+	count, err := p.resets()
+	finish(w, map[string]uint32{"reset_count": count}, err)
 }
 
 func (p *Platform) getClock(w http.ResponseWriter, _ *http.Request) {
@@ -112,8 +113,11 @@ func (p *Platform) postRevoke(w http.ResponseWriter, r *http.Request) {
 		badRequest(w, err)
 		return
 	}
+	if !p.knows(w, request.Thumbprint) {
+		return
+	}
 	p.Revoke(request.Thumbprint)
-	w.WriteHeader(http.StatusNoContent)
+	finish(w, p.rejected(), nil)
 }
 
 func readControl(w http.ResponseWriter, r *http.Request, into any) error {

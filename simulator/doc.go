@@ -17,7 +17,8 @@
 // # State
 //
 // Everything lives and dies with the process: authorities, ids, keys, the TPM's seeds and NV. A second process is another VM in another tenant; a restart of
-// azuresim in the same directory is a new machine, too, for which the state directory of an agent is a stranger's.
+// azuresim in the same directory is a new machine, too, for which the state directory of an agent is a stranger's: it is moved
+// away, to state.old-1 and so on.
 // One process can hold one platform at a time, since the TPM simulator exists once per process.
 //
 // # Time

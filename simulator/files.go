@@ -4,7 +4,9 @@ import (
 	"bytes"
 	_ "embed" // the configuration's template
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -22,6 +24,37 @@ const readyFile = "azuresim.json"
 
 //go:embed keyagent.yaml.tmpl
 var agentConfigTemplate string
+
+const (
+	configFile = "keyagent.yaml"
+	stateDir   = "state" // of the agent; keyagent.yaml.tmpl names it
+)
+
+// putStateAside renames the state directory of an agent on an earlier platform in dir: its keys belong to a TPM that is no more, and an
+// agent would refuse to start on it. A directory in which no platform has been keeps what it has.
+func (p *Platform) putStateAside(dir string) error {
+	state := filepath.Join(dir, stateDir)
+	for _, path := range []string{filepath.Join(dir, configFile), state} {
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	for n := 1; ; n++ {
+		old := fmt.Sprintf("%s.old-%d", state, n)
+		if _, err := os.Lstat(old); err == nil {
+			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Rename(state, old); err != nil {
+			return fmt.Errorf("moving the agent's state of an earlier machine away: %w", err)
+		}
+		p.logger.Info("the agent's state of an earlier simulated machine was moved away: its keys belong to a TPM that is no more", "from", state, "to", old)
+		return nil
+	}
+}
 
 // writeFiles writes what an agent on this VM needs to know. None of it is secret.
 func (p *Platform) writeFiles(dir string, a *authorities) error {

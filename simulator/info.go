@@ -23,6 +23,7 @@ type Info struct {
 	Applications     []Application `json:"applications"`
 	ResourceAudience string        `json:"resource_audience"` // the URI that tokens for Resource are asked for
 	TokenIssuer      string        `json:"token_issuer"`      // claim iss of access tokens
+	AssertionIssuer  string        `json:"assertion_issuer"`  // claim iss of the tokens that a federated credential takes
 }
 
 // Application is an app registration in the VM's tenant. app-fic trusts the identity vm-user; app-cert waits for a certificate.

@@ -66,7 +66,7 @@ func newInfo(dir string) Info {
 		CAFile:           filepath.Join(dir, "ca.pem"),
 		AMDRootsFile:     filepath.Join(dir, "amd-roots.pem"),
 		VTPMRootsFile:    filepath.Join(dir, "vtpm-roots.pem"),
-		ConfigFile:       filepath.Join(dir, "keyagent.yaml"),
+		ConfigFile:       filepath.Join(dir, configFile),
 		TPM:              "unix:" + filepath.Join(dir, "tpm.sock"),
 		Identities: []Identity{
 			{

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/sys/unix"
 
 	"github.com/keyagent/keyagent/simulator/entra"
@@ -72,13 +73,13 @@ func newPlatform(cfg Config) *Platform {
 	return &Platform{
 		clock:   clock,
 		journal: journal.New(journal.DefaultCapacity, clock.Now),
-		faults:  fault.NewSet(legs()...),
+		faults:  fault.NewSet(Legs()...),
 		logger:  cfg.Logger,
 	}
 }
 
-// legs names every leg on which faults can act.
-func legs() []string {
+// Legs names every leg on which faults can act.
+func Legs() []string {
 	return []string{
 		imds.LegMetadata, imds.LegCredential, imds.LegToken, imds.LegCompute, imds.LegTHIM, imds.LegUnknown,
 		maa.LegAttest, maa.LegMetadata, maa.LegUnknown,
@@ -100,6 +101,9 @@ func (p *Platform) start(ctx context.Context, cfg Config) error {
 	}
 	// A file of an earlier run would say that this one is ready, and lead to its ports.
 	if err := removeIfThere(filepath.Join(dir, readyFile)); err != nil {
+		return err
+	}
+	if err := p.putStateAside(dir); err != nil {
 		return err
 	}
 	authorities, err := newAuthorities(p.clock.Now())
@@ -137,6 +141,15 @@ func removeIfThere(path string) error {
 		return err
 	}
 	return nil
+}
+
+// resets counts the starts of the TPM, as it does itself (TPM 2.0 Part 2, 10.11.3, resetCount).
+func (p *Platform) resets() (uint32, error) {
+	rsp, err := tpm2.ReadClock{}.Execute(p.tpm)
+	if err != nil {
+		return 0, fmt.Errorf("reading the TPM's clock: %w", err)
+	}
+	return rsp.CurrentTime.ClockInfo.ResetCount, nil
 }
 
 // Info tells how to reach the platform.

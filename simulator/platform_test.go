@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -74,7 +75,8 @@ func TestFilesOfAPlatform(t *testing.T) {
 		t.Fatal(err)
 	}
 	if written.IMDS != info.IMDS || written.Control == "" || written.TPM != info.TPM || len(written.Identities) != 2 ||
-		written.Login != info.Login || written.Login == "" || len(written.Applications) != 2 || written.Applications[1] != info.Applications[1] {
+		written.Login != info.Login || written.Login == "" || len(written.Applications) != 2 || written.Applications[1] != info.Applications[1] ||
+		written.AssertionIssuer != info.Login+"/"+info.TenantID+"/v2.0" {
 		t.Errorf("azuresim.json: %s", ready)
 	}
 	for _, file := range []string{info.AMDRootsFile, info.VTPMRootsFile, info.CAFile} {
@@ -116,10 +118,49 @@ func checkConfiguration(t *testing.T, info simulator.Info) {
 			"        - source: managed_identity\n          managed_identity: {client_id: " + info.Identities[1].ClientID + "}\n" +
 			application("app-cert", info.Applications[1].ClientID) +
 			"        - source: certificate\n          key: app\nrules:\n",
-		"    identities: [vm, vm-user, app-fic, app-cert]\n", "    types: [bearer, mtls_pop]\n",
+		"    identities: [vm, vm-user, app-fic, app-cert]\n", "    types: [bearer, mtls_pop]\n    fresh: true\n",
 	} {
 		if !strings.Contains(string(data), want) {
 			t.Errorf("the agent's configuration does not have\n%s\nbut is\n%s", want, data)
+		}
+	}
+}
+
+// The next machine in a directory is another one. Its agent would not start on the state of the last.
+func TestStateOfAnEarlierMachineIsMovedAway(t *testing.T) {
+	dir, err := os.MkdirTemp("", "sim")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	state := filepath.Join(dir, "state")
+	run := func(stays bool) string {
+		t.Helper()
+		if err := os.MkdirAll(state, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		p, err := simulator.Start(t.Context(), simulator.Config{Dir: dir, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(state); (err == nil) != stays {
+			t.Errorf("the state directory: %v", err)
+		}
+		return log.String()
+	}
+	if log := run(true); strings.Contains(log, "moved") {
+		t.Errorf("in a directory without a machine before: %s", log)
+	}
+	for _, old := range []string{"state.old-1", "state.old-2"} {
+		if log := run(false); !strings.Contains(log, filepath.Join(dir, old)) {
+			t.Errorf("the log does not say where it is: %s", log)
+		}
+		if _, err := os.Stat(filepath.Join(dir, old)); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -185,8 +226,8 @@ func TestControlOfTheClock(t *testing.T) {
 	if status, _ := call(t, http.MethodPost, control+"/certificates/revoke", `{}`); status != 400 {
 		t.Errorf("revoking nothing: %d, want 400", status)
 	}
-	if status, _ := call(t, http.MethodPost, control+"/certificates/revoke", `{"thumbprint":"x"}`); status != 204 {
-		t.Errorf("revoking: %d, want 204", status)
+	if status, _ := call(t, http.MethodPost, control+"/certificates/revoke", `{"thumbprint":"x"}`); status != 404 {
+		t.Errorf("revoking what nobody has: %d, want 404", status)
 	}
 }
 
@@ -202,7 +243,7 @@ func TestTPMOfThePlatform(t *testing.T) {
 		t.Errorf("HCL report of %d bytes: %v", len(report), err)
 	}
 	key := tpmtest.CreateKey(t, on)
-	if status, body := call(t, http.MethodPost, p.Info().Control+"/tpm/reset", ""); status != 204 {
+	if status, body := call(t, http.MethodPost, p.Info().Control+"/tpm/reset", ""); status != 200 || !strings.Contains(body, `"reset_count":`) {
 		t.Fatalf("POST /tpm/reset: %d %s", status, body)
 	}
 	if _, err := on.Certify(t.Context(), key, tpm.HandleAK, []byte("after a reboot")); err != nil {

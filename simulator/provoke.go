@@ -71,5 +71,7 @@ func (p *Platform) applicationID(name string) (string, error) {
 			return a.ClientID, nil
 		}
 	}
-	return "", fmt.Errorf("no application is called %.40q", name)
+	return "", noApplication(name)
 }
+
+func noApplication(name string) error { return fmt.Errorf("no application is called %.40q", name) }

@@ -137,7 +137,7 @@ func TestLifeOfAnApplicationsCertificate(t *testing.T) {
 	if r := o.token(t, "mtls_pop"); !r.is(401, 700027) || r.proto != 2 {
 		t.Errorf("before the upload: %+v", r)
 	}
-	if status, body := call(t, http.MethodPost, control+"/applications/app-cert/certificates", o.pem()); status != 201 || !strings.Contains(body, thumbprint) {
+	if status, body := call(t, http.MethodPost, control+"/applications/app-cert/certificates", o.pem()); status != 200 || !strings.Contains(body, thumbprint) {
 		t.Fatalf("upload: %d %s", status, body)
 	}
 	bound := o.token(t, "mtls_pop")
@@ -163,11 +163,41 @@ func TestLifeOfAnApplicationsCertificate(t *testing.T) {
 		{"/certificates/revoke", `{"thumbprint":"` + thumbprint + `"}`, "mtls_pop", 401, 7000214},
 	}
 	for _, s := range steps {
-		if status, body := call(t, http.MethodPost, control+s.path, s.body); status != 204 {
+		if status, body := call(t, http.MethodPost, control+s.path, s.body); status != 200 {
 			t.Fatalf("POST %s %s: %d %s", s.path, s.body, status, body)
 		}
 		if r := o.token(t, s.tokenType); !r.is(s.status, s.code) {
 			t.Errorf("after POST %s %s: %+v", s.path, s.body, r)
+		}
+	}
+}
+
+// Who changes something sees at once what holds.
+func TestControlAnswersWhatHolds(t *testing.T) {
+	p := start(t)
+	o := newOperator(t, p)
+	thumbprint := leg.Thumbprint(o.certificate.Raw)
+	for _, step := range []struct{ path, body, want string }{
+		{"/applications/app-cert/certificates", o.pem(), `"certificates":["` + thumbprint + `"]`},
+		{"/applications/app-cert", `{"mtls_enabled":false}`, `"mtls_enabled":false`},
+		{"/applications/app-cert/federated", `{"issuer":"https://x","subject":"s","audience":"a"}`, `"federated":[{"issuer":"https://x","subject":"s","audience":"a"}]`},
+		{"/applications/app-fic", `{}`, `"federated":[{"issuer":"` + o.info.AssertionIssuer + `"`},
+		{"/certificates/reject", `{"thumbprint":"` + thumbprint + `","code":1000612}`, `{"rejected":{"` + thumbprint + `":1000612}}`},
+		{"/certificates/reject", `{"thumbprint":"` + thumbprint + `"}`, `{"rejected":{}}`},
+		{"/certificates/revoke", `{"thumbprint":"` + thumbprint + `"}`, `{"rejected":{"` + thumbprint + `":7000214}}`},
+		{"/attestation/distrust", ``, `{"rejected":{"` + thumbprint + `":7000214}}`},
+		{"/imds", `{"no_v2":true}`, `{"no_v2":true,"bypass_cache":"","limit":null}`},
+		{"/tenant", `{"deny_bound":true}`, `{"deny_bound":true,"bound_bearer":false}`},
+		{"/resource/challenge", `{"access_token": {}}`, `{"access_token":{}}`},
+		{"/tpm/reset", ``, `{"reset_count":`},
+	} {
+		if status, answer := call(t, http.MethodPost, o.info.Control+step.path, step.body); status != 200 || !strings.Contains(answer, step.want) {
+			t.Errorf("POST %s %s: %d %s, want %s", step.path, step.body, status, answer, step.want)
+		}
+	}
+	for _, path := range []string{"/certificates/revoke", "/certificates/reject"} {
+		if status, answer := call(t, http.MethodPost, o.info.Control+path, `{"thumbprint":"x"}`); status != 404 || !strings.Contains(answer, "x5t#S256") {
+			t.Errorf("POST %s of an unknown certificate: %d %s", path, status, answer)
 		}
 	}
 }
@@ -199,7 +229,7 @@ func TestControlOfIMDSAndResource(t *testing.T) {
 	o := newOperator(t, p)
 	metadata := o.info.IMDS + "/metadata/identity/getplatformmetadata"
 	for body, want := range map[string]int{`{"no_v2":true}`: 404, `{"limit":{}}`: 400} {
-		if status, _ := call(t, http.MethodPost, o.info.Control+"/imds", body); status != 204 {
+		if status, _ := call(t, http.MethodPost, o.info.Control+"/imds", body); status != 200 {
 			t.Fatalf("POST /imds %s: %d", body, status)
 		}
 		if status, _ := call(t, http.MethodGet, metadata, ""); status != want {
@@ -213,13 +243,13 @@ func TestControlOfIMDSAndResource(t *testing.T) {
 	if r := o.callResource(t, "Bearer "+token); r.status != 200 {
 		t.Fatalf("resource: %+v", r)
 	}
-	if status, body := call(t, http.MethodPost, o.info.Control+"/resource/challenge", `{"access_token":{"acrs":{"essential":true,"value":"c1"}}}`); status != 204 {
+	if status, body := call(t, http.MethodPost, o.info.Control+"/resource/challenge", `{"access_token":{"acrs":{"essential":true,"value":"c1"}}}`); status != 200 {
 		t.Fatalf("POST /resource/challenge: %d %s", status, body)
 	}
 	if r := o.callResource(t, "Bearer "+token); r.status != 401 || r.fields.Error != "insufficient_claims" || !strings.Contains(r.header.Get("WWW-Authenticate"), "claims=") {
 		t.Errorf("resource with a challenge: %+v", r)
 	}
-	if status, _ := call(t, http.MethodPost, o.info.Control+"/attestation/distrust", ""); status != 204 {
+	if status, _ := call(t, http.MethodPost, o.info.Control+"/attestation/distrust", ""); status != 200 {
 		t.Errorf("POST /attestation/distrust: %d", status)
 	}
 }
@@ -275,7 +305,7 @@ func TestFederationOfThePlatform(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status, answer := call(t, http.MethodPost, o.info.Control+"/applications/app-cert/federated", string(body)); status != 204 {
+	if status, answer := call(t, http.MethodPost, o.info.Control+"/applications/app-cert/federated", string(body)); status != 200 {
 		t.Fatalf("POST federated: %d %s", status, answer)
 	}
 	if r := ask(1); r.status != 200 {

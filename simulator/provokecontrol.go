@@ -1,9 +1,12 @@
 package simulator
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -13,13 +16,13 @@ import (
 	"github.com/keyagent/keyagent/simulator/internal/leg"
 )
 
-// finish answers 204, or 400 with the error.
-func finish(w http.ResponseWriter, err error) {
+// finish answers 200 with what holds now, or 400 with the error.
+func finish(w http.ResponseWriter, state any, err error) {
 	if err != nil {
 		badRequest(w, err)
 		return
 	}
-	w.WriteHeader(http.StatusNoContent)
+	leg.WriteJSON(w, http.StatusOK, state)
 }
 
 // postReject makes Entra refuse a certificate with a code: {"thumbprint":"<x5t#S256>","code":1000612}.
@@ -32,15 +35,62 @@ func (p *Platform) postReject(w http.ResponseWriter, r *http.Request) {
 	if err == nil && request.Thumbprint == "" {
 		err = errors.New("no thumbprint")
 	}
-	if err == nil {
-		p.Reject(request.Thumbprint, request.Code)
+	if err != nil {
+		badRequest(w, err)
+		return
 	}
-	finish(w, err)
+	if !p.knows(w, request.Thumbprint) {
+		return
+	}
+	p.Reject(request.Thumbprint, request.Code)
+	finish(w, p.rejected(), nil)
 }
+
+// knows reports whether there is such a certificate, and answers 404 if not: a misspelt thumbprint would provoke nothing.
+func (p *Platform) knows(w http.ResponseWriter, thumbprint string) bool {
+	if p.entra.IsRegistered(thumbprint) || p.imds.HasIssued(thumbprint) {
+		return true
+	}
+	leg.WriteJSON(w, http.StatusNotFound, map[string]string{"error": fmt.Sprintf(
+		"no certificate with the thumbprint %.60q was issued by imds or registered for an application; a thumbprint is an x5t#S256", thumbprint)})
+	return false
+}
+
+// rejected is what Entra answers for which certificate.
+func (p *Platform) rejected() any { return map[string]map[string]int{"rejected": p.entra.Rejected()} }
 
 func (p *Platform) postDistrust(w http.ResponseWriter, _ *http.Request) {
 	p.DistrustAttestation()
-	finish(w, nil)
+	finish(w, p.rejected(), nil)
+}
+
+// applicationState is all that the directory has of an application.
+type applicationState struct {
+	Application
+	entra.ApplicationPolicy
+	entra.Registration
+}
+
+// finishApplication is finish with the state of an application.
+func (p *Platform) finishApplication(w http.ResponseWriter, name string, err error) {
+	var state applicationState
+	if err == nil {
+		state, err = p.application(name)
+	}
+	finish(w, state, err)
+}
+
+func (p *Platform) application(name string) (applicationState, error) {
+	var state applicationState
+	at := slices.IndexFunc(p.info.Applications, func(a Application) bool { return a.Name == name })
+	if at < 0 {
+		return state, noApplication(name)
+	}
+	var errPolicy, errRegistration error
+	state.Application = p.info.Applications[at]
+	state.ApplicationPolicy, errPolicy = p.entra.Policy(state.ClientID)
+	state.Registration, errRegistration = p.entra.Registration(state.ClientID)
+	return state, errors.Join(errPolicy, errRegistration)
 }
 
 // postApplication changes an application's policy: {"mtls_enabled":true,"assertion_over_mtls":"required"}. What is left out stays.
@@ -52,7 +102,7 @@ func (p *Platform) postApplication(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = p.SetApplication(r.PathValue("name"), policy)
 	}
-	finish(w, err)
+	p.finishApplication(w, r.PathValue("name"), err)
 }
 
 // postCertificate registers a certificate, in PEM.
@@ -69,11 +119,7 @@ func (p *Platform) postCertificate(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = p.RegisterCertificate(r.PathValue("name"), certificates[0])
 	}
-	if err != nil {
-		badRequest(w, err)
-		return
-	}
-	leg.WriteJSON(w, http.StatusCreated, map[string]string{"thumbprint": leg.Thumbprint(certificates[0].Raw)})
+	p.finishApplication(w, r.PathValue("name"), err)
 }
 
 // postFederated adds a federated credential: {"issuer":"https://…","subject":"…","audience":"…","keys":{"keys":[…]}}.
@@ -86,7 +132,7 @@ func (p *Platform) postFederated(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = p.Federate(r.PathValue("name"), request.FederatedCredential, request.Keys)
 	}
-	finish(w, err)
+	p.finishApplication(w, r.PathValue("name"), err)
 }
 
 // postTenant replaces the tenant's policy: {"deny_bound":true,"bound_bearer":false}.
@@ -96,7 +142,7 @@ func (p *Platform) postTenant(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		p.SetTenant(policy)
 	}
-	finish(w, err)
+	finish(w, policy, err)
 }
 
 // postIMDS replaces the behaviour of IMDS: {"no_v2":true,"bypass_cache":"refused","limit":{"per_second":20,"concurrent":5}}.
@@ -106,7 +152,7 @@ func (p *Platform) postIMDS(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = p.SetIMDS(b)
 	}
-	finish(w, err)
+	finish(w, b, err)
 }
 
 // postChallenge takes the claims that the resource asks for: {"access_token":{"nbf":{"essential":true,"value":"1700000000"}}}; {} ends it.
@@ -115,5 +161,5 @@ func (p *Platform) postChallenge(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = p.Challenge(string(body))
 	}
-	finish(w, err)
+	finish(w, json.RawMessage(body), err)
 }

@@ -40,6 +40,7 @@ func (p *Platform) startServices(ctx context.Context, cfg Config, a *authorities
 		return err
 	}
 	p.info.TokenIssuer = p.entra.Issuer()
+	p.info.AssertionIssuer = p.entra.FederationIssuer()
 	if p.imds, err = p.newIMDS(cfg, a, maaServer); err != nil {
 		return err
 	}

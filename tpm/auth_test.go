@@ -224,7 +224,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		want    string
 	}{
 		{"lockout", tpm2.TPMRCLockout, tpm2.TPMCCSign, "tpm2_dictionarylockout --clear-lockout"},
-		{"no slot for objects", tpm2.TPMRCObjectMemory, tpm2.TPMCCSign, "tpm2_flushcontext --transient-object"},
+		{"no slot for objects", tpm2.TPMRCObjectMemory, tpm2.TPMCCSign, "tpm2_flushcontext --transient-object; through unix: or tcp:, a running agent"},
 		{"no slot for sessions", tpm2.TPMRCSessionMemory, tpm2.TPMCCStartAuthSession, "tpm2_flushcontext --loaded-session"},
 		{"no session", tpm2.TPMRCSessionHandles, tpm2.TPMCCStartAuthSession, "tpm2_flushcontext --saved-session"},
 		{"an old session", tpm2.TPMRCContextGap, tpm2.TPMCCStartAuthSession, "tpm2_flushcontext --saved-session"},
@@ -240,6 +240,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			_, err := sign(t, key)
 			proxy.Handle(nil)
 			fails(t, err, tt.code)
+			fails(t, err, tpm.ErrState)
 			if err != nil && strings.Count(err.Error(), tt.want) != 1 {
 				t.Errorf("%v does not say %q once", err, tt.want)
 			}

@@ -37,6 +37,10 @@ var (
 	// ErrNoNVIndex is in the error for an NV index that is not defined on this TPM.
 	ErrNoNVIndex = errors.New("NV index is not defined on this TPM")
 
+	// ErrState is in the error for a command that failed for the state that the TPM is in, and not for what was asked: its slots are full, it
+	// is in lockout, in failure mode or switched off. The text says what to do. Nothing follows from it for a key.
+	ErrState = errors.New("the TPM's state does not allow it")
+
 	// ErrClosed is returned by calls on a TPM or Key that was closed.
 	ErrClosed = errors.New("TPM is closed")
 )
@@ -123,19 +127,29 @@ func advise(err error) error {
 	}
 	for _, a := range advice {
 		if errors.Is(code, a.code) {
-			return fmt.Errorf("%w: %s", err, a.text)
+			return &stateError{cause: err, advice: a.text}
 		}
 	}
 	return err
 }
+
+// stateError is an error with what an operator can do about it.
+type stateError struct {
+	cause  error
+	advice string
+}
+
+func (e *stateError) Error() string { return fmt.Sprintf("%v: %s", e.cause, e.advice) }
+
+func (e *stateError) Unwrap() []error { return []error{ErrState, e.cause} }
 
 var advice = []struct {
 	code tpm2.TPMRC
 	text string
 }{
 	{tpm2.TPMRCLockout, "the TPM is in dictionary-attack lockout, because some program gave wrong passwords: it ends by itself after the recovery time (tpm2_getcap properties-variable), or with tpm2_dictionarylockout --clear-lockout; keys that keyagent makes are exempt"},
-	{tpm2.TPMRCObjectMemory, "other programs hold all of the TPM's object slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --transient-object"},
-	{tpm2.TPMRCSessionMemory, "other programs hold all of the TPM's session slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --loaded-session"},
+	{tpm2.TPMRCObjectMemory, "other programs hold all of the TPM's object slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --transient-object; through unix: or tcp:, a running agent may be one of them"},
+	{tpm2.TPMRCSessionMemory, "other programs hold all of the TPM's session slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --loaded-session; through unix: or tcp:, a running agent may be one of them"},
 	{tpm2.TPMRCSessionHandles, "other programs hold all of the TPM's sessions: find the one that leaks them, or flush them with tpm2_flushcontext --saved-session"},
 	{tpm2.TPMRCContextGap, "another program keeps a session that is too old: find it, or flush it with tpm2_flushcontext --saved-session"},
 	{tpm2.TPMRCFailure, "the TPM is in failure mode: it needs a power cycle (stop and start the VM)"},

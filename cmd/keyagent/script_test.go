@@ -59,6 +59,7 @@ func azuresim() int {
 //	ready FILE                  waits for a socket to answer or a file to be there
 //	exits CODE PROGRAM ARG...   runs a program that must end with that exit code
 //	fault DIR JSON | faultless DIR
+//	upload DIR APP FILE         registers a certificate for an application
 //	journal DIR LEG COUNT       counts the requests that the platform saw
 func TestScripts(t *testing.T) {
 	testscript.Run(t, params("script"))
@@ -89,6 +90,7 @@ func params(dir string) testscript.Params {
 			"exits":     exits,
 			"fault":     addFault,
 			"faultless": clearFaults,
+			"upload":    uploadCertificate,
 			"journal":   countJournal,
 		},
 	}
@@ -162,6 +164,13 @@ func clearFaults(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: faultless DIR")
 	}
 	control(ts, http.MethodDelete, platformInfo(ts, args[0]).Control+"/faults", "")
+}
+
+func uploadCertificate(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: upload DIR APP FILE")
+	}
+	control(ts, http.MethodPost, platformInfo(ts, args[0]).Control+"/applications/"+args[1]+"/certificates", ts.ReadFile(args[2]))
 }
 
 func countJournal(ts *testscript.TestScript, neg bool, args []string) {

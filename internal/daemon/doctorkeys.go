@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/tpm"
 )
 
 // checkKey judges one generation of a key.
@@ -95,6 +97,14 @@ func (d *doctor) checkCertificate(check string, r KeyReport) {
 	}
 }
 
+// adviseOnBinding says to make another key only where it is the key that is at fault.
+func adviseOnBinding(err error) string {
+	if errors.Is(err, tpm.ErrExportable) || errors.Is(err, tpm.ErrAttributes) {
+		return "the agent does not start with it: keyagent key rotate " + BindingKeyName
+	}
+	return "mend what it says first; the agent does not start before, and nothing says that another key would help"
+}
+
 // checkBindingKey compares the agent's own key with the configuration, as its start does.
 func (d *doctor) checkBindingKey(ctx context.Context, k *Keyring) {
 	const check = "key " + BindingKeyName + ": as configured"
@@ -112,7 +122,7 @@ func (d *doctor) checkBindingKey(ctx context.Context, k *Keyring) {
 	}
 	key, err := k.store.Open(ctx, e, signer.Config{TPM: d.tpm, Options: want.KeyOptions})
 	if err != nil {
-		d.addError(check, explainKey(err, BindingKeyName), "the agent does not start with it: keyagent key rotate "+BindingKeyName)
+		d.addError(check, explainKey(err, BindingKeyName), adviseOnBinding(err))
 		return
 	}
 	defer key.Close()

@@ -53,6 +53,8 @@ func explainKey(err error, name string) error {
 		return hint(err, "a key cannot come back: keyagent key delete %s, then make another and have it certified", name)
 	case errors.Is(err, tpm.ErrPCRsChanged):
 		return hint(err, "keyagent key rotate %s makes another key, bound to the values that the PCRs have now", name)
+	case errors.Is(err, tpm.ErrState), errors.Is(err, tpm.ErrUnavailable):
+		return hint(err, "mend the access to the TPM first; nothing says that the key is at fault")
 	case errors.Is(err, fs.ErrPermission):
 		return hint(err, "run it as the user that the agent runs as, or as root if the agent does")
 	}

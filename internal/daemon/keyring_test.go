@@ -9,8 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
 // keyring opens the keys of the stage, with a clock.
@@ -70,6 +73,37 @@ func TestTheDiagnosisOfAnApplication(t *testing.T) {
 		}
 		if d := s.diagnose(nil); verdict(d, check) != step.verdict {
 			t.Errorf("%s: %+v", step.name, d)
+		}
+	}
+}
+
+// Another key does not mend a TPM that is full or cannot be reached, and who makes one loses the one that was good.
+func TestNoNewKeyIsAdvisedWhereTheTPMIsAtFault(t *testing.T) {
+	s := newStage(t)
+	if err := s.tryOpen(); err != nil {
+		t.Fatal(err)
+	}
+	proxy := tpmtest.NewProxy(t, s.cfg.TPM)
+	s.cfg.TPM = proxy.Device()
+	for name, answer := range map[string]func() ([]byte, error){
+		"its slots are full":    func() ([]byte, error) { return tpmtest.Response(uint32(tpm2.TPMRCObjectMemory)), nil },
+		"it cannot be reached":  func() ([]byte, error) { return nil, tpmtest.ErrHangUp },
+		"it is in failure mode": func() ([]byte, error) { return tpmtest.Response(uint32(tpm2.TPMRCFailure)), nil },
+	} {
+		proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+			if tpm2.TPMCC(tpmtest.CommandCode(command)) == tpm2.TPMCCLoad {
+				return answer()
+			}
+			return forward(command)
+		})
+		d := s.diagnose(nil)
+		if verdict(d, "key binding: as configured") != daemon.VerdictFail {
+			t.Errorf("%s: %+v", name, d)
+		}
+		for _, f := range d.Findings {
+			if strings.HasPrefix(f.Check, "key binding") && !strings.HasPrefix(f.Action, "mend the access to the TPM first") {
+				t.Errorf("%s: %s: %s: the advice is %q", name, f.Check, f.Detail, f.Action)
+			}
 		}
 	}
 }

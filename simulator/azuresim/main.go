@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/keyagent/keyagent/simulator"
@@ -22,7 +24,9 @@ const usage = `Usage: azuresim --dir D [--verbose]
 Serves a simulated Azure Confidential VM on loopback and its TPM on the Unix
 socket D/tpm.sock, until it is interrupted. It is ready once it has written
 D/azuresim.json (addresses and ids); D/keyagent.yaml is an agent's configuration
-for this VM. All state is lost when it stops.
+for this VM. When it stops, the VM is lost with its TPM, and the files stay; the
+next start in D is another VM. An agent's state that it finds in D/state belongs
+to the lost one's TPM, and is moved to D/state.old-N.
 
 Example:
   azuresim --dir /tmp/sim &
@@ -32,10 +36,13 @@ Example:
   keyagent token --socket /tmp/sim/agent.sock --identity vm --resource https://vault.azure.net
 
 The tenant has two applications: app-fic trusts the VM's user-assigned identity,
-app-cert has a certificate once one is uploaded:
+app-cert has a certificate once one is uploaded to the control endpoint, whose
+address is "control" in D/azuresim.json:
+  CONTROL=$(jq -r .control D/azuresim.json)
+  CONTROL=$(sed -n 's/^ *"control": "\(.*\)",$/\1/p' D/azuresim.json)  # without jq
   curl --data-binary @cert.pem $CONTROL/applications/app-cert/certificates
 
-The control endpoint in azuresim.json serves GET /journal[?leg=L], GET, POST and
+The control endpoint serves GET /journal[?leg=L], GET, POST and
 DELETE /faults, POST /tpm/reset, GET and POST /clock, and POST to these:
   /applications/NAME               {"mtls_enabled":true,"assertion_over_mtls":"required"}
   /applications/NAME/certificates  a certificate in PEM
@@ -46,8 +53,16 @@ DELETE /faults, POST /tpm/reset, GET and POST /clock, and POST to these:
   /imds                            {"no_v2":true,"bypass_cache":"refused","limit":{}}
   /resource/challenge              {"access_token":{"acrs":{"value":"c1"}}}, or {}
   /tenant                          {"deny_bound":true,"bound_bearer":false}
-A thumbprint is an x5t#S256. What is left out of an object is off, but stays as
-it is for an application.
+A thumbprint is an x5t#S256; one of no certificate here gets 404. What is left
+out of an object is off, but stays as it is for an application. Every POST
+answers what holds then. A host without managed identity v2, and one with it:
+  curl -d '{"no_v2":true}' $CONTROL/imds
+  curl -d '{}' $CONTROL/imds
+
+A fault acts on one of these legs:%s.
+Its kind is status (with "status", "headers", "body"), body (200 with "headers",
+"body"), delay (with "delay": "5s") or reset (of the connection); "count" says
+for how many requests, 0 until it is cleared.
   curl -d '{"leg":"imds.issuecredential","kind":"status","status":500,"count":1}' $CONTROL/faults
   curl -d '{"advance":"24h"}' $CONTROL/clock
 
@@ -73,7 +88,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	dir := flags.String("dir", "", "`directory` for sockets and files; made if it does not exist")
 	verbose := flags.Bool("verbose", false, "log what the services notice, failed handshakes included")
 	flags.Usage = func() {
-		fmt.Fprint(flags.Output(), usage)
+		fmt.Fprintf(flags.Output(), usage, wrap(simulator.Legs()))
 		flags.PrintDefaults()
 	}
 	switch err := flags.Parse(args); {
@@ -90,6 +105,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	return 0
+}
+
+// wrap joins names with commas, a few on a line.
+func wrap(names []string) string {
+	var lines []string
+	for group := range slices.Chunk(names, 3) {
+		lines = append(lines, strings.Join(group, ", "))
+	}
+	return "\n  " + strings.Join(lines, ",\n  ")
 }
 
 func newLogger(w io.Writer, verbose bool) *slog.Logger {

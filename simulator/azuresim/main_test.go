@@ -35,6 +35,21 @@ func TestWrongUsage(t *testing.T) {
 	}
 }
 
+// What can be provoked is in the help, and who reads it needs to look nowhere else.
+func TestTheHelpHasAllLegsAndKindsOfFaults(t *testing.T) {
+	var help bytes.Buffer
+	run(t.Context(), []string{"--help"}, io.Discard, &help)
+	want := append(simulator.Legs(), `is status (`, `body (`, `delay (`, `reset (`, `CONTROL=$(jq -r .control D/azuresim.json)`, `'{"no_v2":true}' $CONTROL/imds`)
+	for _, text := range want {
+		if !strings.Contains(help.String(), text) {
+			t.Errorf("the help does not have %s", text)
+		}
+	}
+	if strings.Contains(help.String(), "%!") {
+		t.Errorf("the help is badly formatted:\n%s", help.String())
+	}
+}
+
 func TestADirectoryThatCannotBeMadeIsAnError(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

@@ -97,6 +97,36 @@ func (s *Server) Policy(clientID string) (ApplicationPolicy, error) {
 	return policy, err
 }
 
+// Registration is what the directory has of an application's credentials.
+type Registration struct {
+	Certificates []string              `json:"certificates"` // thumbprints (x5t#S256) of those registered one by one
+	Federated    []FederatedCredential `json:"federated"`
+}
+
+// Registration returns an application's credentials.
+func (s *Server) Registration(clientID string) (Registration, error) {
+	r := Registration{Certificates: []string{}, Federated: []FederatedCredential{}} // [] and not null when empty
+	err := s.change(clientID, func(a *Application) {
+		for _, c := range a.Certificates {
+			r.Certificates = append(r.Certificates, leg.Thumbprint(c.Raw))
+		}
+		r.Federated = append(r.Federated, a.Federated...)
+	})
+	return r, err
+}
+
+// IsRegistered reports whether an application has the certificate with this thumbprint (x5t#S256).
+func (s *Server) IsRegistered(thumbprint string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, app := range s.applications {
+		if slices.ContainsFunc(app.Certificates, func(c *x509.Certificate) bool { return leg.Thumbprint(c.Raw) == thumbprint }) {
+			return true
+		}
+	}
+	return false
+}
+
 // SetPolicy replaces an application's policy.
 func (s *Server) SetPolicy(clientID string, policy ApplicationPolicy) error {
 	if !slices.Contains([]string{"", AssertionRequired, AssertionOptional}, policy.AssertionOverMTLS) {

@@ -34,7 +34,7 @@ func (s *Server) checkIssuer(a *assertion) error {
 		s.mu.Unlock()
 	}
 	if !ok {
-		return unknownIssuer(a.claims.Issuer)
+		return unmatched(700211, a.claims)
 	}
 	parsed, err := jwt.ParseSigned(a.compact, []jose.SignatureAlgorithm{jose.RS256, jose.PS256, jose.ES256})
 	if err == nil {
@@ -58,15 +58,17 @@ func (a *Application) checkFederated(c assertionClaims) error {
 	case !audience:
 		return refuse(http.StatusUnauthorized, "invalid_client", 70022204, "No federated credential of application '%s' matches the audience %.200q of the assertion.", a.ClientID, []string(c.Audience))
 	case !issuer:
-		return unknownIssuer(c.Issuer)
+		return unmatched(700211, c)
 	case !subject:
-		return refuse(http.StatusUnauthorized, "invalid_client", 700213, "No matching federated identity record found for presented assertion subject '%.200s'.", c.Subject)
+		return unmatched(700213, c)
 	}
 	return nil
 }
 
-func unknownIssuer(issuer string) error {
-	return refuse(http.StatusUnauthorized, "invalid_client", 700211, "No matching federated identity record found for presented assertion issuer '%.200s'.", issuer)
+// unmatched names what was presented: 700211 is for an issuer that does not match, 700213 for a subject.
+func unmatched(code int, c assertionClaims) error {
+	return refuse(http.StatusUnauthorized, "invalid_client", code,
+		"No federated credential matches the assertion that was presented: subject '%.200s', issuer '%.200s'.", c.Subject, c.Issuer)
 }
 
 // checkBinding checks that a bound assertion came over mutual TLS with its certificate and as jwt-pop, and one that is not

@@ -3,8 +3,10 @@ package entra_test
 import (
 	"crypto/rsa"
 	"crypto/x509"
+	"fmt"
 	"maps"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -244,6 +246,13 @@ func TestTokensOfOtherIssuers(t *testing.T) {
 				return
 			}
 			checkRefusal(t, a, 401, "invalid_client", x.code)
+			if x.code == 700211 || x.code == 700213 { // an operator compares it with what he registered
+				subject, _ := claims["sub"].(string)
+				presented := fmt.Sprintf("subject '%s', issuer '%s'", subject, claims["iss"])
+				if !strings.Contains(a.fields.Description, presented) {
+					t.Errorf("%q does not name %s", a.fields.Description, presented)
+				}
+			}
 		})
 	}
 }

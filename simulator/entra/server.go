@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -150,7 +151,18 @@ func (s *Server) Revoke(thumbprint string) { s.Reject(thumbprint, codeRevoked) }
 func (s *Server) Reject(thumbprint string, code int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if code == 0 {
+		delete(s.refused, thumbprint)
+		return
+	}
 	s.refused[thumbprint] = code
+}
+
+// Rejected returns the AADSTS codes that are answered, by thumbprint (x5t#S256).
+func (s *Server) Rejected() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.refused)
 }
 
 func (s *Server) rejection(thumbprint string) int {

@@ -14,11 +14,19 @@ func (s *Server) noteIssuance(attestationToken, thumbprint string) {
 	i := issuance{sha256.Sum256([]byte(attestationToken)), thumbprint}
 	s.mu.Lock()
 	s.issued = append(s.issued, i)
+	s.known[thumbprint] = true
 	distrusted := s.distrusted[i.attestation]
 	s.mu.Unlock()
 	if distrusted {
 		s.cfg.Reject(thumbprint)
 	}
+}
+
+// HasIssued reports whether the certificate with this thumbprint (x5t#S256) was issued here.
+func (s *Server) HasIssued(thumbprint string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known[thumbprint]
 }
 
 // Distrust makes every attestation token that was used up to now a bad one: certificates issued on them, before and after, are rejected.

@@ -79,6 +79,7 @@ type Server struct {
 	behaviour  Behaviour
 	tokens     map[string]cachedToken     // by client id and resource
 	issued     []issuance                 // since the last Distrust
+	known      map[string]bool            // thumbprints of all that was ever issued
 	distrusted map[[sha256.Size]byte]bool // digests of attestation tokens
 	second     int64                      // Unix time of the last request, for the limit
 	asked      int                        // requests in that second
@@ -101,7 +102,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, tokens: map[string]cachedToken{}, distrusted: map[[sha256.Size]byte]bool{}}
+	s := &Server{cfg: cfg, tokens: map[string]cachedToken{}, known: map[string]bool{}, distrusted: map[[sha256.Size]byte]bool{}}
 	s.routes = map[string]route{
 		"/metadata/identity/getplatformmetadata": {LegMetadata, http.MethodGet, true, s.platformMetadata},
 		"/metadata/identity/issuecredential":     {LegCredential, http.MethodPost, true, s.issueCredential},

@@ -6,10 +6,13 @@
 //	client ──┘                                 │
 //	                                           ├─ platform hierarchy closed
 //	                                           ├─ HCL report at NV 0x01400001
-//	                                           └─ flush what a connection leaves behind
+//	                                           └─ objects and sessions of each connection apart
 //
-// As with the resource manager of a kernel, what a connection loads is flushed when it closes, however it closes, and is not
-// shown to others. Unlike there, the TPM's three object slots are shared by all connections, and handles are not translated.
+// As with the resource manager of a kernel, each connection has a TPM for itself as far as loaded objects and sessions go: it sees
+// its own only, has all of the TPM's slots for them, three of each, and what it leaves is flushed when it closes, however it closes.
+// When another connection has its turn, they are put aside by TPM2_ContextSave, and come back before the connection's next command.
+// Handles of objects are therefore the connection's own; a session's is the TPM's. A session that its client has saved outlives the
+// connection.
 //
 // With [Config].Azure the TPM is laid out as the paravisor of a Confidential VM does it:
 //
@@ -26,5 +29,6 @@
 // What always holds: there is one TPM per process, as the reference code keeps its state in C globals; a second [Start] waits
 // for the first TPM's Close.
 //
-// Sources: TPM 2.0 Library, Parts 2 and 3, revision 1.59; observed Azure Confidential VMs; OpenVMM's vTPM (openhcl).
+// Sources: TPM 2.0 Library, Parts 2 and 3, revision 1.59; Linux drivers/char/tpm/tpm2-space.c; observed Azure Confidential VMs;
+// OpenVMM's vTPM (openhcl).
 package vtpm

@@ -2,12 +2,13 @@ package vtpm
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
-	"syscall"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
-	"golang.org/x/sys/unix"
+	"golang.org/x/crypto/cryptobyte"
 )
 
 // attributes says of a command how many handles it begins with, and whether its response begins with one.
@@ -45,108 +46,116 @@ func (g *guest) execute(command []byte) ([]byte, error) {
 	if g.tpm.closed {
 		return nil, net.ErrClosed
 	}
-	if code := g.refuse(command); code != tpm2.TPMRCSuccess {
+	if err := g.enter(); err != nil {
+		return refusal(err)
+	}
+	named := namedHandle(command)
+	if code := g.translate(command); code != tpm2.TPMRCSuccess {
 		return failure(code), nil
 	}
 	rsp, err := g.tpm.sendLocked(command)
-	if err == nil && outOfSlots(rsp) && g.tpm.reapLocked() {
-		rsp, err = g.tpm.sendLocked(command)
-	}
-	if err == nil {
-		g.track(command, rsp)
-	}
-	return rsp, err
-}
-
-func outOfSlots(rsp []byte) bool {
-	if len(rsp) < headerBytes {
-		return false
-	}
-	code := tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:]))
-	return code == tpm2.TPMRCObjectMemory || code == tpm2.TPMRCSessionMemory
-}
-
-// reapLocked flushes at once what connections hold whose client has gone and whose server has not noticed yet. With a kernel's
-// resource manager, too, the slots are free when close(2) or the exit of the process has returned.
-func (t *TPM) reapLocked() bool {
-	gone := make(map[*guest]bool)
-	for _, owner := range t.owners {
-		if _, asked := gone[owner]; !asked {
-			gone[owner] = hungUp(owner.conn)
-		}
-	}
-	reaped := false
-	for owner, is := range gone {
-		if is {
-			owner.flushLocked()
-			reaped = true
-		}
-	}
-	return reaped
-}
-
-// hungUp reports whether the other end of a connection was closed.
-func hungUp(conn net.Conn) bool {
-	socket, ok := conn.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := socket.SyscallConn()
 	if err != nil {
-		return true // closed on this side
+		return nil, err
 	}
-	var events int16
-	err = raw.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		if n, err := unix.Poll(fds, 0); err == nil && n > 0 {
-			events = fds[0].Revents
-		}
-	})
-	return err != nil || events != 0
+	return g.track(commandCode(command), named, rsp), nil
 }
 
-// refuse returns the code for a command that names what this guest may not use: the platform hierarchy, which the platform
-// closes before the guest starts, and transient objects of other connections, which a resource manager would not show.
-func (g *guest) refuse(command []byte) tpm2.TPMRC {
+// refusal answers with the TPM's code, if err has one.
+func refusal(err error) ([]byte, error) {
+	if code, ok := errors.AsType[tpm2.TPMRC](err); ok {
+		return failure(code), nil
+	}
+	return nil, err
+}
+
+// namedHandle returns the first word after the header, which in the commands that end something is its handle.
+func namedHandle(command []byte) tpm2.TPMHandle {
+	if len(command) < headerBytes+4 {
+		return tpm2.TPMRHNull
+	}
+	return handleAt(command, 0)
+}
+
+// translate puts the TPM's handles of transient objects in the place of the guest's. It returns the code for a command that names
+// what this guest may not use: the platform hierarchy, which the platform closes before the guest starts, and objects that it has
+// not loaded, be they another's or nobody's.
+func (g *guest) translate(command []byte) tpm2.TPMRC {
 	code := commandCode(command)
-	if code == tpm2.TPMCCFlushContext && len(command) >= headerBytes+4 && g.foreign(handleAt(command, 0)) {
+	if code == tpm2.TPMCCFlushContext && len(command) >= headerBytes+4 && !g.translateAt(command, 0) {
 		return rcHandleParameter1
 	}
 	for i := range g.tpm.commands[code].handles {
 		if len(command) < headerBytes+4*(i+1) {
 			break // the TPM will say so
 		}
-		h, at := handleAt(command, i), tpm2.TPMRC(i) // #nosec G115 -- at most 3
-		if h == tpm2.TPMRHPlatform {
+		at := tpm2.TPMRC(i) // #nosec G115 -- at most 3
+		if handleAt(command, i) == tpm2.TPMRHPlatform {
 			return tpm2.TPMRCHierarchy | (at+1)<<8
 		}
-		if g.foreign(h) {
+		if !g.translateAt(command, i) {
 			return tpm2.TPMRCReferenceH0 + at
 		}
 	}
 	return tpm2.TPMRCSuccess
 }
 
-// foreign reports whether a handle is that of a transient object that another connection has loaded.
-func (g *guest) foreign(h tpm2.TPMHandle) bool {
-	owner, found := g.tpm.owners[h]
-	return found && owner != g && byte(h>>24) == byte(tpm2.TPMHTTransient)
+// translateAt translates the i-th handle of a command. Other handles than those of transient objects mean the same to all.
+func (g *guest) translateAt(command []byte, i int) bool {
+	h := handleAt(command, i)
+	if !transient(h) {
+		return true
+	}
+	e, found := g.space[h]
+	if found {
+		setHandle(command, i, e.real)
+	}
+	return found
 }
 
-// track notes what this connection loads and flushes. A handle that comes again was free before, so the last one who got it
-// owns it.
-func (g *guest) track(command, rsp []byte) {
+// track notes what the guest has loaded or ended by a command, and returns the response as the guest is to see it.
+func (g *guest) track(code tpm2.TPMCC, named tpm2.TPMHandle, rsp []byte) []byte {
 	if len(rsp) < headerBytes || binary.BigEndian.Uint32(rsp[6:]) != 0 {
-		return
+		return rsp
 	}
-	code := commandCode(command)
-	if g.tpm.commands[code].response && len(rsp) >= headerBytes+4 {
-		g.tpm.owners[handleAt(rsp, 0)] = g
+	switch {
+	case g.tpm.commands[code].response && len(rsp) >= headerBytes+4:
+		setHandle(rsp, 0, g.adopt(handleAt(rsp, 0)))
+	case code == tpm2.TPMCCFlushContext || code == tpm2.TPMCCContextSave && session(named):
+		delete(g.space, named)
+	case code == tpm2.TPMCCGetCapability:
+		return g.ownHandles(rsp)
 	}
-	if code == tpm2.TPMCCFlushContext || code == tpm2.TPMCCContextSave && session(handleAt(command, 0)) {
-		delete(g.tpm.owners, handleAt(command, 0))
-	}
+	return rsp
 }
+
+// ownHandles leaves in a list of transient objects (TPM 2.0 Part 3, 30.2) those of this guest, by the names that it knows.
+func (g *guest) ownHandles(rsp []byte) []byte {
+	s := cryptobyte.String(rsp)
+	var tag uint16
+	var capability, count, h uint32
+	if !s.ReadUint16(&tag) || !s.Skip(headerBytes-2+1) || !s.ReadUint32(&capability) || !s.ReadUint32(&count) ||
+		tpm2.TPMST(tag) != tpm2.TPMSTNoSessions || tpm2.TPMCap(capability) != tpm2.TPMCapHandles {
+		return rsp
+	}
+	var own []tpm2.TPMHandle
+	for s.ReadUint32(&h) {
+		if !transient(tpm2.TPMHandle(h)) {
+			return rsp // a list is of one kind
+		}
+		if seen, found := g.seenAs(tpm2.TPMHandle(h)); found {
+			own = append(own, seen)
+		}
+	}
+	slices.Sort(own)
+	body := rsp[headerBytes : headerBytes+5 : headerBytes+5]     // whether there are more, and the capability
+	body = binary.BigEndian.AppendUint32(body, uint32(len(own))) // #nosec G115 -- a few
+	for _, h := range own {
+		body = binary.BigEndian.AppendUint32(body, uint32(h))
+	}
+	return success(tpm2.TPMSTNoSessions, body)
+}
+
+func transient(h tpm2.TPMHandle) bool { return byte(h>>24) == byte(tpm2.TPMHTTransient) }
 
 // session reports whether a handle is a session's. One that its client has saved leaves the TPM, and the kernel's resource
 // manager, when it does not find it any more, forgets it: it outlives the connection, and whoever has it loads it again.
@@ -160,19 +169,10 @@ func (g *guest) leave() {
 	_ = g.conn.Close() // all is said
 	g.tpm.mu.Lock()
 	defer g.tpm.mu.Unlock()
-	delete(g.tpm.connections, g.conn)
-	g.flushLocked()
-}
-
-// flushLocked flushes what a connection has loaded.
-func (g *guest) flushLocked() {
-	for h, owner := range g.tpm.owners {
-		if owner != g {
-			continue
-		}
-		delete(g.tpm.owners, h)
-		// Sessions and sequences may have ended by themselves: then there is nothing to flush.
-		_, _ = tpm2.FlushContext{FlushHandle: h}.Execute(locked{g.tpm})
+	delete(g.tpm.guests, g)
+	g.flush()
+	if g.tpm.resident == g {
+		g.tpm.resident = nil
 	}
 }
 
@@ -182,4 +182,8 @@ func commandCode(command []byte) tpm2.TPMCC { return tpm2.TPMCC(binary.BigEndian
 // handleAt returns the i-th word after the header of a command or response that has one.
 func handleAt(b []byte, i int) tpm2.TPMHandle {
 	return tpm2.TPMHandle(binary.BigEndian.Uint32(b[headerBytes+4*i:]))
+}
+
+func setHandle(b []byte, i int, h tpm2.TPMHandle) {
+	binary.BigEndian.PutUint32(b[headerBytes+4*i:], uint32(h))
 }

@@ -16,8 +16,9 @@ const (
 
 // guest is one connection: what a client sees of the TPM.
 type guest struct {
-	tpm  *TPM
-	conn net.Conn
+	tpm   *TPM
+	conn  net.Conn
+	space space // of tpm.mu
 }
 
 func (t *TPM) accept() {
@@ -26,22 +27,23 @@ func (t *TPM) accept() {
 		if err != nil {
 			return // closed
 		}
-		if !t.admit(conn) {
+		g := &guest{tpm: t, conn: conn, space: make(space)}
+		if !t.admit(g) {
 			_ = conn.Close() // the TPM is being switched off
 			continue
 		}
-		t.serving.Go(func() { (&guest{tpm: t, conn: conn}).serve() })
+		t.serving.Go(g.serve)
 	}
 }
 
 // admit enters a connection into the list of those to be closed.
-func (t *TPM) admit(conn net.Conn) bool {
+func (t *TPM) admit(g *guest) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return false
 	}
-	t.connections[conn] = struct{}{}
+	t.guests[g] = struct{}{}
 	return true
 }
 

@@ -30,12 +30,11 @@ type TPM struct {
 
 	mu       sync.Mutex // around every command
 	sim      *simulator.Simulator
-	owners   map[tpm2.TPMHandle]*guest // who loaded which transient object or session
+	guests   map[*guest]struct{}
+	resident *guest                    // whose objects and sessions are in the TPM; nil: nobody's
 	commands map[tpm2.TPMCC]attributes // constant
-
-	ak          []byte // TPMT_PUBLIC; of mu
-	connections map[net.Conn]struct{}
-	closed      bool
+	ak       []byte                    // TPMT_PUBLIC
+	closed   bool
 }
 
 // Start powers the TPM on and listens. It waits for another TPM of this process to be closed, no longer than ctx allows; apart
@@ -47,8 +46,7 @@ func Start(ctx context.Context, cfg Config) (*TPM, error) {
 	}
 	t := &TPM{
 		socket: cfg.Socket, azure: cfg.Azure, sim: sim,
-		owners:      make(map[tpm2.TPMHandle]*guest),
-		connections: make(map[net.Conn]struct{}),
+		guests: make(map[*guest]struct{}),
 	}
 	if t.commands, err = readAttributes(locked{t}); err == nil {
 		err = t.boot()
@@ -123,7 +121,9 @@ func (t *TPM) Reset(ctx context.Context) error {
 	if err := t.sim.Reset(); err != nil {
 		return fmt.Errorf("resetting the TPM simulator: %w", err)
 	}
-	clear(t.owners)
+	for g := range t.guests {
+		clear(g.space)
+	}
 	return t.bootLocked()
 }
 
@@ -146,8 +146,8 @@ func (t *TPM) disconnect() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
-	for c := range t.connections {
-		_ = c.Close() // its server sees the end
+	for g := range t.guests {
+		_ = g.conn.Close() // its server sees the end
 	}
 }
 
@@ -155,8 +155,8 @@ func (t *TPM) disconnect() {
 func (t *TPM) Disconnect() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for c := range t.connections {
-		_ = c.Close() // its server sees the end
+	for g := range t.guests {
+		_ = g.conn.Close() // its server sees the end
 	}
 }
 

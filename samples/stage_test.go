@@ -150,7 +150,7 @@ func (s *stage) upload(certificate []byte) {
 		s.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusCreated {
+	if resp.StatusCode != http.StatusOK {
 		s.t.Fatalf("the certificate was not taken: %s", resp.Status)
 	}
 }

@@ -99,7 +99,7 @@ func (m machine) upload(ctx context.Context, app, file string) error {
 		return err
 	}
 	defer resp.Body.Close()
-	return expect(resp.StatusCode == http.StatusCreated, "the upload was answered %s", resp.Status)
+	return expect(resp.StatusCode == http.StatusOK, "the upload was answered %s", resp.Status)
 }
 
 // stolenBoundToken takes a token of type mtls_pop to where the key is not.

@@ -331,17 +331,36 @@ func copyState(to, from string) error {
 func (t *thief) noCertificate(ctx context.Context) (string, error) { return t.asVM(ctx, nil) }
 
 func (t *thief) bindingCertificate(ctx context.Context) (string, error) {
-	text, err := os.ReadFile(filepath.Join(t.State, "binding-system.json"))
+	der, err := t.binding(t.Victim.Identities[0].ClientID)
 	if err != nil {
 		return "", err
 	}
-	var record struct {
-		Certificate []byte `json:"certificate"`
+	return t.asVM(ctx, t.over(der))
+}
+
+// binding is the stolen binding certificate of the identity with this client id.
+func (t *thief) binding(clientID string) ([]byte, error) {
+	files, err := filepath.Glob(filepath.Join(t.State, "binding-*.json"))
+	if err != nil {
+		return nil, err
 	}
-	if err := json.Unmarshal(text, &record); err != nil {
-		return "", err
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		var record struct {
+			ClientID    string `json:"client_id"`
+			Certificate []byte `json:"certificate"`
+		}
+		if err := json.Unmarshal(text, &record); err != nil {
+			return nil, err
+		}
+		if record.ClientID == clientID {
+			return record.Certificate, nil
+		}
 	}
-	return t.asVM(ctx, t.over(record.Certificate))
+	return nil, errors.New("no binding certificate of " + clientID)
 }
 
 func (t *thief) ownBindingCertificate(ctx context.Context) (string, error) { return t.asVM(ctx, t.own) }

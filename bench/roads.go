@@ -38,6 +38,7 @@ func roads() []comparison {
 func callers() []comparison {
 	herd := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkHerd", time: "1x", runs: 3}
 	outage := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkOutage", time: "1x", runs: 1}
+	theft := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkTheft", time: "1x", runs: 1}
 	notFewer := func(name string, of benchmark, sub, pair string) comparison {
 		return comparison{name: name, of: of, sub: sub, pair: pair, better: higher, bar: 1}
 	}
@@ -53,5 +54,12 @@ func callers() []comparison {
 		notFewer("ten minutes' outage at half-life: requests answered, beside azidentity", outage, "half-life", "requests"),
 		notFewer("outage in the last ten minutes of a token: requests answered, beside all", outage, "last-minutes", "all-requests"),
 		notFewer("outage in the last ten minutes of a token: requests answered, beside azidentity", outage, "last-minutes", "requests"),
+		none("theft of all files and memory: kinds of replay that give a new token, beside a PEM key", theft, "kinds"),
+		none("theft of all files and memory: kinds of replay that give a new token after the stolen one has expired, beside a PEM key", theft, "expired-kinds"),
 	}
+}
+
+// none is a comparison in which ours has to be nothing at all: the bar is below one of as many as anybody counts.
+func none(name string, of benchmark, pair string) comparison {
+	return comparison{name: name, of: of, pair: pair, better: lower, bar: 0.01}
 }

@@ -1,10 +1,12 @@
 // Package callers measures what programs that want a token have of the agent, beside what they have without it: each asks the
-// instance metadata service (IMDS) itself, with Microsoft's library for that, azidentity. Both meet the same simulated platform.
+// instance metadata service (IMDS) itself, with Microsoft's library for that, azidentity, or has a key of its own in a file. Both
+// meet the same simulated platform.
 //
 //	herd    60 processes start and want the same token at once
 //	outage  the token endpoint is down for ten minutes when tokens are half through their life
+//	theft   somebody takes all files and the memory away and tries to get tokens with them on another VM
 //
-// The platform answers as slowly as the real one, and its IMDS has the real one's limit of 20 requests a second and 5 at a time.
+// For the herd, the platform answers as slowly as the real one, and its IMDS has the real one's limit of 20 requests a second and 5 at a time.
 // The herd finds an agent that has its certificate. One request to IMDS asks whose it is, one to Entra is for the token; on a machine
 // that has just booted, attestation and issuance are two more.
 //

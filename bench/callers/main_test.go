@@ -18,16 +18,21 @@ import (
 	"github.com/keyagent/keyagent/simulator/imds"
 )
 
-// This program is also each process of the herd, which is then told whom to ask.
+// This program is also each process of the herd, which is then told whom to ask, and the thief.
 func TestMain(m *testing.M) {
-	if whom := os.Getenv(envAsk); whom != "" {
-		if err := oneOfTheHerd(whom); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	var err error
+	switch whom := os.Getenv(envAsk); whom {
+	case "":
+		os.Exit(m.Run())
+	case askThief:
+		err = oneThief(os.Getenv(envAt))
+	default:
+		err = oneOfTheHerd(whom)
 	}
-	os.Exit(m.Run())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // What the platform's services take for an answer.
@@ -79,7 +84,7 @@ func (s *stage) slowDown(tb testing.TB) {
 	}
 }
 
-// startAgent starts the agent and has it get its certificate. Between attempts, it does not wait.
+// startAgent starts the agent and has it get its certificate.
 func (s *stage) startAgent(tb testing.TB) {
 	tb.Helper()
 	cfg, err := config.Load(s.platform.Info().ConfigFile)
@@ -87,29 +92,51 @@ func (s *stage) startAgent(tb testing.TB) {
 		tb.Fatal(err)
 	}
 	cfg.Rules[0].Resources = []string{policy.AnyResource}
-	ctx, cancel := context.WithCancel(tb.Context())
+	a, err := runAgent(tb.Context(), cfg, slog.DiscardHandler, s.platform.Clock().Now)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.client = a.client
+	tb.Cleanup(func() {
+		if err := a.stop(); err != nil {
+			tb.Error(err)
+		}
+	})
+	if _, err := a.client.Token(tb.Context(), client.TokenRequest{Identity: "vm", Resource: s.platform.Info().ResourceAudience}); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// agent is one that runs in this process. Stop it.
+type agent struct {
+	client *client.Client
+	stop   func() error
+}
+
+// runAgent starts an agent and returns when it answers. Between attempts, it does not wait.
+func runAgent(ctx context.Context, cfg *config.Config, log slog.Handler, now func() time.Time) (agent, error) {
+	ctx, cancel := context.WithCancel(ctx)
 	d, err := daemon.Open(ctx, cfg, daemon.Options{
-		Version: "bench", Audit: slog.New(slog.DiscardHandler), Now: s.platform.Clock().Now,
+		Version: "bench", Logger: slog.New(log), Audit: slog.New(slog.DiscardHandler), Now: now,
 		Sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() },
 	})
 	if err != nil {
 		cancel()
-		tb.Fatal(err)
+		return agent{}, err
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx) }()
-	s.client = client.New(client.Config{Socket: cfg.Socket})
-	tb.Cleanup(func() {
-		_ = s.client.Close()
+	c := client.New(client.Config{Socket: cfg.Socket})
+	stop := func() error {
+		err := c.Close()
 		cancel()
-		if err := errors.Join(<-ended, d.Close()); err != nil {
-			tb.Error(err)
-		}
-	})
+		return errors.Join(err, <-ended, d.Close())
+	}
 	for err = client.ErrNotReachable; errors.Is(err, client.ErrNotReachable); {
-		_, err = s.client.Token(ctx, client.TokenRequest{Identity: "vm", Resource: s.platform.Info().ResourceAudience})
+		_, err = c.Status(ctx)
 	}
 	if err != nil {
-		tb.Fatal(err)
+		return agent{}, errors.Join(err, stop())
 	}
+	return agent{c, stop}, nil
 }

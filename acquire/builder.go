@@ -1,0 +1,146 @@
+package acquire
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/keyagent/keyagent/acquire/imds"
+)
+
+// newChain builds the steps of an identity.
+func (b *builder) newChain(id Identity) *chain {
+	c := &chain{cfg: b.cfg, name: id.Name, floor: id.MinStrength}
+	if m := id.ManagedIdentity; m != nil {
+		c.add(credentialManagedIdentity, SourceManagedIdentity, m.Bound,
+			func(bound bool) credential { return b.managedIdentity(m.Selector, bound) })
+		return c
+	}
+	app := b.application(id.Application)
+	for _, entry := range id.Application.Credentials {
+		c.add(entry.Name, entry.Source, entry.Bound, func(bound bool) credential { return b.credential(app, entry, bound) })
+	}
+	return c
+}
+
+// add appends the forms of an entry.
+func (c *chain) add(entry string, source Source, bound Bound, form func(bound bool) credential) {
+	if bound != BoundNever {
+		c.steps = append(c.steps, &step{entry: entry, source: source, bound: true, credential: form(true)})
+	}
+	if bound != BoundRequire {
+		c.steps = append(c.steps, &step{entry: entry, source: source, second: bound == BoundPrefer, credential: form(false)})
+	}
+}
+
+// builder makes chains that share what belongs to one managed identity.
+type builder struct {
+	cfg     *Config
+	regions *regions
+	bound   map[imds.Selector]*boundIdentity
+	chains  map[string]*chain // by identity
+	holders []*holder         // of all certificates
+}
+
+func newBuilder(cfg *Config) *builder {
+	return &builder{cfg: cfg, regions: &regions{cfg: cfg}, bound: map[imds.Selector]*boundIdentity{}, chains: map[string]*chain{}}
+}
+
+func (b *builder) credential(app *application, entry Credential, bound bool) credential {
+	switch entry.Source {
+	case SourceCertificate:
+		return b.certificate(app, entry, bound)
+	case SourceManagedIdentity:
+		source := b.managedIdentity(entry.Selector, bound)
+		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: source.obtain}, bound)
+	case SourceOIDC:
+		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: b.other(entry.Identity)}, bound)
+	}
+	return &assertionFile{app: app, path: entry.Path}
+}
+
+// other obtains a token of another identity, whichever of its credentials does. Its chain is looked up when it is used: it may not be
+// made yet.
+func (b *builder) other(identity string) func(ctx context.Context, a *ask) (*grant, error) {
+	return func(ctx context.Context, a *ask) (*grant, error) {
+		g, _, err := b.chains[identity].obtain(ctx, a)
+		return g, err
+	}
+}
+
+// audience is whom an assertion is for.
+func audience(app *application, entry Credential) string {
+	if entry.Audience != "" {
+		return entry.Audience
+	}
+	return app.authority.Cloud.ExchangeAudience
+}
+
+func (b *builder) certificate(app *application, entry Credential, bound bool) credential {
+	key := &registered{app: app, name: entry.Key}
+	b.holders = append(b.holders, &key.holder)
+	if bound {
+		return &shownCertificate{registered: key, send: entry.SendAssertion}
+	}
+	return &assertedCertificate{registered: key}
+}
+
+func (b *builder) managedIdentity(sel imds.Selector, bound bool) credential {
+	if !bound {
+		return &unboundIdentity{cfg: b.cfg, sel: sel}
+	}
+	m := b.bound[sel]
+	if m == nil {
+		m = &boundIdentity{cfg: b.cfg, sel: sel}
+		b.bound[sel] = m
+		b.holders = append(b.holders, &m.holder)
+	}
+	return m
+}
+
+func (b *builder) application(app *Application) *application {
+	return &application{
+		cfg: b.cfg, id: app.ClientID, unbound: b.cfg.unbound,
+		endpoints: &endpoints{cfg: b.cfg, authority: app.Authority, region: app.Region, regions: b.regions},
+	}
+}
+
+// checkReferences refuses identities that lean on one that is not there, or on each other in a circle.
+func checkReferences(identities []Identity) error {
+	leans := map[string][]string{}
+	for _, id := range identities {
+		leans[id.Name] = nil
+		if id.Application == nil {
+			continue
+		}
+		for _, c := range id.Application.Credentials {
+			if c.Source == SourceOIDC {
+				leans[id.Name] = append(leans[id.Name], c.Identity)
+			}
+		}
+	}
+	for name := range leans {
+		if err := follow(leans, name, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func follow(leans map[string][]string, name string, path []string) error {
+	for _, seen := range path {
+		if seen == name {
+			return fmt.Errorf("identity %q is a credential of itself: %s", name, strings.Join(append(path, name), " → "))
+		}
+	}
+	next, exists := leans[name]
+	if !exists {
+		return fmt.Errorf("identity %q is a credential of %q and is not configured", name, path[len(path)-1])
+	}
+	for _, other := range next {
+		if err := follow(leans, other, append(path, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -151,13 +152,21 @@ func (w *world) last(t *testing.T, leg string) journal.Entry {
 // startAgent runs the agent on the platform and returns its socket.
 func (w *world) startAgent() string {
 	w.t.Helper()
+	return w.startAgentWith(io.Discard, func(*config.Config) {})
+}
+
+// startAgentWith runs the agent with another configuration, and hands out its audit: a JSON object with each write.
+func (w *world) startAgentWith(audit io.Writer, change func(*config.Config)) string {
+	w.t.Helper()
 	cfg, err := config.Load(w.info.ConfigFile)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	change(cfg)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.t.Context())) // it ends with the cleanup, not before
-	log := slog.New(slog.DiscardHandler)
-	agent, err := daemon.Open(ctx, cfg, daemon.Options{Version: "test", Logger: log, Audit: log, Now: w.Clock().Now})
+	agent, err := daemon.Open(ctx, cfg, daemon.Options{
+		Version: "test", Logger: slog.New(slog.DiscardHandler), Audit: slog.New(slog.NewJSONHandler(audit, nil)), Now: w.Clock().Now,
+	})
 	if err != nil {
 		cancel()
 		w.t.Fatal(err)

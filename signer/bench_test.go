@@ -25,7 +25,7 @@ import (
 // verification that no signature leaves without, which is measured in the same run. The protected form, the default, is held
 // against the bare exchange alone.
 func BenchmarkSign(b *testing.B) {
-	device := tpmtest.Simulator(b).Device()
+	device := tpmtest.Shared(b).Device()
 	path := keyPath(b)
 	b.Run("plain", func(b *testing.B) { benchmarkSign(b, device, path, true) })
 	b.Run("protected", func(b *testing.B) { benchmarkSign(b, device, path, false) })

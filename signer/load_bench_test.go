@@ -96,7 +96,7 @@ func signRepeatedly(key *signer.Key, n int) (longest time.Duration, err error) {
 // simulated TPM is in this process, so that a leak of its own would show as well.
 func BenchmarkSignMemory(b *testing.B) {
 	const warm, all = 10_000, 100_000
-	machine := tpmtest.Simulator(b)
+	machine := tpmtest.Shared(b)
 	before := occupied(b, machine.Device())
 	key := open(b, tpmtest.Connect(b, machine.Device()), keyPath(b))
 

@@ -71,7 +71,7 @@ type machine struct{ device, dir string }
 // start starts a TPM and makes the key files.
 func start(tb testing.TB) machine {
 	tb.Helper()
-	m := machine{device: tpmtest.Simulator(tb).Device(), dir: filepath.Join(tb.TempDir(), "state")}
+	m := machine{device: tpmtest.Shared(tb).Device(), dir: filepath.Join(tb.TempDir(), "state")}
 	if err := os.Mkdir(m.dir, 0o700); err != nil {
 		tb.Fatal(err)
 	}

@@ -22,7 +22,7 @@ const firstObject tpm2.TPMHandle = 0x80000000
 // enter gives the TPM's slots to g: what the guest before it has loaded is put aside, and what g had comes back. Its error is the
 // TPM's where a slot is missing, because somebody went past this ([TPM.Send]).
 func (g *guest) enter() error {
-	if before := g.tpm.resident; before != g {
+	if before := g.tpm.resident; before != g && !g.tpm.shared {
 		if before != nil {
 			before.save()
 		}

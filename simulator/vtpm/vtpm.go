@@ -16,12 +16,14 @@ import (
 type Config struct {
 	Socket string // path of the Unix socket; a stale one is replaced
 	Azure  bool   // lay the TPM out as on an Azure Confidential VM
+	Shared bool   // all connections share the TPM's slots, as where no resource manager is
 }
 
 // TPM is a running virtual TPM. It is safe for concurrent use. Close it.
 type TPM struct {
 	socket   string
 	azure    bool
+	shared   bool
 	listener net.Listener
 	serving  sync.WaitGroup
 	shut     sync.Once
@@ -45,7 +47,7 @@ func Start(ctx context.Context, cfg Config) (*TPM, error) {
 		return nil, fmt.Errorf("starting the TPM simulator: %w", err)
 	}
 	t := &TPM{
-		socket: cfg.Socket, azure: cfg.Azure, sim: sim,
+		socket: cfg.Socket, azure: cfg.Azure, shared: cfg.Shared, sim: sim,
 		guests: make(map[*guest]struct{}),
 	}
 	if t.commands, err = readAttributes(locked{t}); err == nil {

@@ -19,14 +19,19 @@ type Machine interface {
 
 // Simulator starts the TPM of an Azure Confidential VM. It ends with the test. There is one per process: where tests are
 // parallel, the next one waits.
-func Simulator(t testing.TB) *vtpm.TPM { return start(t, true) }
+func Simulator(t testing.TB) *vtpm.TPM { return start(t, vtpm.Config{Azure: true}) }
+
+// Shared is [Simulator] without a resource manager: nothing is put aside between the commands of two connections, which would cost
+// more than what a benchmark measures.
+func Shared(t testing.TB) *vtpm.TPM { return start(t, vtpm.Config{Azure: true, Shared: true}) }
 
 // Bare starts a TPM as a manufacturer delivers it: nothing persistent, NV empty.
-func Bare(t testing.TB) *vtpm.TPM { return start(t, false) }
+func Bare(t testing.TB) *vtpm.TPM { return start(t, vtpm.Config{}) }
 
-func start(t testing.TB, azure bool) *vtpm.TPM {
+func start(t testing.TB, cfg vtpm.Config) *vtpm.TPM {
 	t.Helper()
-	v, err := vtpm.Start(t.Context(), vtpm.Config{Socket: filepath.Join(shortDir(t), "tpm.sock"), Azure: azure})
+	cfg.Socket = filepath.Join(shortDir(t), "tpm.sock")
+	v, err := vtpm.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,9 +25,6 @@ import (
 // when it is set to "1".
 const RequireEnv = "KEYAGENT_REQUIRE_TOOLS"
 
-// bootstrap is the command that installs programs.
-const bootstrap = "scripts/bootstrap test"
-
 // Tool returns the absolute path of an external program. Where the program is missing
 // the test that asked for it is skipped, or fails if [RequireEnv] is set.
 func Tool(t testing.TB, name string) string {
@@ -38,7 +35,7 @@ func Tool(t testing.TB, name string) string {
 		path, err = exec.LookPath(filepath.Join("/usr/sbin", name))
 	}
 	if err != nil {
-		Missing(t, name, bootstrap)
+		missing(t, name)
 	}
 	return path
 }
@@ -60,17 +57,15 @@ func OpenSSLProvider(t testing.TB, provider string) string {
 		t.Fatalf("openssl version -m: not a module directory: %q", out)
 	}
 	if _, err := os.Stat(filepath.Join(dir, provider+".so")); err != nil {
-		Missing(t, "openssl's provider "+provider, bootstrap)
+		missing(t, "openssl's provider "+provider)
 	}
 	return openssl
 }
 
-// Missing ends a test that looked in vain for something other than a program, as [Tool]
-// does; remedy is the command that installs it.
-func Missing(t testing.TB, what, remedy string) {
+func missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv(RequireEnv) == "1" {
-		t.Fatalf("%s is not installed and %s=1 promises it; `%s` installs it", what, RequireEnv, remedy)
+		t.Fatalf("%s is not installed and %s=1 promises it; `scripts/bootstrap test` installs it", what, RequireEnv)
 	}
-	t.Skipf("%s is not installed; `%s` installs it", what, remedy)
+	t.Skipf("%s is not installed; `scripts/bootstrap test` installs it", what)
 }

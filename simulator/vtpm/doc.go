@@ -12,7 +12,7 @@
 // its own only, has all of the TPM's slots for them, three of each, and what it leaves is flushed when it closes, however it closes.
 // When another connection has its turn, they are put aside by TPM2_ContextSave, and come back before the connection's next command.
 // Handles of objects are therefore the connection's own; a session's is the TPM's. A session that its client has saved outlives the
-// connection.
+// connection. With [Config].Shared nothing is put aside, and all connections together have the TPM's slots.
 //
 // With [Config].Azure the TPM is laid out as the paravisor of a Confidential VM does it:
 //

@@ -205,3 +205,19 @@ func TestWantOfASlotIsSaid(t *testing.T) {
 	}
 	checkNames(t, one, a)
 }
+
+// Without a resource manager, what one connection has loaded is missing to the others.
+func TestSharedSlotsAreMissingToOthers(t *testing.T) {
+	v := tpmtest.Shared(t)
+	one, other := tpmtest.Connect(t, v.Device()), tpmtest.Connect(t, v.Device())
+	for i := range byte(3) {
+		primary(t, one, i)
+	}
+	err := other.Do(t.Context(), func(c transport.TPM) error {
+		_, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(c)
+		return err
+	})
+	if !errors.Is(err, tpm2.TPMRCObjectMemory) {
+		t.Errorf("got %v, want TPM_RC_OBJECT_MEMORY", err)
+	}
+}

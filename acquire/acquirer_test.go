@@ -385,7 +385,7 @@ func TestRotatedCertificateTakesOver(t *testing.T) {
 	}
 }
 
-func TestErrorsByKind(t *testing.T) {
+func TestErrorsByKindWithWhatToDo(t *testing.T) {
 	imdsError := func(status int, code string) error {
 		return &imds.Error{Leg: "issuecredential", Status: status, Code: code}
 	}
@@ -415,8 +415,8 @@ func TestErrorsByKind(t *testing.T) {
 		{"the deadline of the flight", context.DeadlineExceeded, acquire.KindUnavailable},
 	} {
 		got := acquire.Classify("vm", tc.err)
-		if got.Kind != tc.want || got.Identity != "vm" || !errors.Is(got, tc.err) {
-			t.Errorf("%s: got %+v, want kind %q", tc.name, got, tc.want)
+		if got.Kind != tc.want || got.Identity != "vm" || got.Hint == "" || !errors.Is(got, tc.err) {
+			t.Errorf("%s: got %+v, want kind %q and a hint", tc.name, got, tc.want)
 		}
 	}
 	if got := acquire.Classify("vm", &entra.Error{Status: 429, RetryAfter: 5 * time.Second}); got.RetryAfter != 5*time.Second {

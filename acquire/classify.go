@@ -30,7 +30,7 @@ func classify(identity string, err error) *Error {
 	switch {
 	case errors.As(err, &floor):
 		out.Kind = KindRefused
-		out.Hint = "see keyagent status for the key and keyagent doctor for the attestation, or lower min_strength"
+		out.Hint = "keyagent capabilities says what this machine can reach and why it is not more; or lower min_strength"
 	case errors.Is(err, errNoPoP):
 		out.Kind = KindRefused
 	case errors.As(err, &paused):
@@ -47,12 +47,18 @@ func classify(identity string, err error) *Error {
 		out.Hint = "switch binding certificates on again, or let the credential be unbound (bound: prefer)"
 	case errors.Is(err, imds.ErrUnreachable):
 		out.Hint = "check that this is an Azure VM and that nothing blocks 169.254.169.254"
-	case errors.Is(err, imds.ErrBadAnswer), errors.Is(err, entra.ErrBadAnswer):
+	case errors.Is(err, imds.ErrBadAnswer):
 		out.Kind = KindRefused
+		out.Hint = "check that nothing stands between this VM and 169.254.169.254"
+	case errors.Is(err, entra.ErrBadAnswer):
+		out.Kind = KindRefused
+		out.Hint = "check that it is Entra that answers: DNS, proxy, and the endpoints in the configuration"
 	case errors.Is(err, entra.ErrUnreachable):
 		out.Hint = "check network, DNS, proxy and firewall towards the token endpoint"
 	case errors.Is(err, context.Canceled):
 		out.Hint = "the agent is stopping"
+	case errors.Is(err, context.DeadlineExceeded):
+		out.Hint = hintLater
 	default:
 		classifyOther(out, err)
 	}
@@ -78,13 +84,17 @@ func classifyOther(out *Error, err error) {
 	if refuses(err) {
 		out.Kind = KindRefused
 	}
+	out.Hint = "see the cause; keyagent doctor checks the TPM and the keys"
 	var hinted interface{ Hint() string }
 	if errors.As(err, &hinted) {
 		out.Hint = hinted.Hint()
 	}
 }
 
-const hintLater = "try again later; tokens that are in memory are served meanwhile"
+const (
+	hintLater    = "try again later; tokens that are in memory are served meanwhile"
+	hintResource = "check the resource URI"
+)
 
 func classifyEntra(out *Error, e *entra.Error) {
 	out.Hint, out.RetryAfter, out.Claims = e.Hint(), e.RetryAfter, e.Claims
@@ -97,8 +107,10 @@ func classifyEntra(out *Error, e *entra.Error) {
 		out.Hint = cmp.Or(out.Hint, hintLater)
 	case e.Code == "invalid_resource" || e.Has(entra.CodeInvalidResource) || e.Has(entra.CodeInvalidResourceURI):
 		out.Kind = KindInvalidResource
+		out.Hint = cmp.Or(out.Hint, hintResource)
 	default:
 		out.Kind = KindRefused
+		out.Hint = cmp.Or(out.Hint, "https://login.microsoftonline.com/error explains Entra's AADSTS codes")
 	}
 }
 
@@ -106,24 +118,28 @@ func classifyIMDS(out *Error, e *imds.Error) {
 	switch {
 	case e.Status == http.StatusTooManyRequests:
 		out.Kind = KindThrottled
+		out.Hint = hintLater
 	case errors.Is(e, imds.ErrNotSupported):
 		out.Kind = KindRefused
 		out.Hint = "binding certificates are not offered on this host: check the VM's region and type; without them there are Bearer tokens only, and only for an identity with bound: prefer or never and without min_strength"
 	case e.Temporary():
 		out.Kind = KindUnavailable
+		out.Hint = hintLater
 	case e.Code == "identity_not_found":
 		out.Kind = KindUnknownIdentity
 		out.Hint = "assign the managed identity to this VM, or correct its id in the configuration"
 	case e.Code == "invalid_resource":
 		out.Kind = KindInvalidResource
-		out.Hint = "check the resource URI"
+		out.Hint = hintResource
 	default:
 		out.Kind = KindRefused
+		out.Hint = "check the managed identity's ids in the configuration against what IMDS says"
 	}
 }
 
 // classifyAttestation goes by what the provider's error says of itself.
 func classifyAttestation(out *Error, err error) {
+	out.Hint = "see what attestation says above; the agent tries it again, and tokens that are in memory are served meanwhile"
 	if refuses(err) {
 		out.Kind = KindRefused
 		out.Hint = "the attestation service does not accept this machine's evidence; see its message"

@@ -35,7 +35,7 @@ const (
 )
 
 const (
-	hintAttestation = "Entra does not accept what the certificate was issued on. For a managed identity the agent attests anew (if it stays, see keyagent doctor); the certificate of an application has to be made anew"
+	hintAttestation = "Entra does not accept what the certificate was issued on. For a managed identity the agent attests anew (if it stays, see what the log says of attestation); the certificate of an application has to be made anew"
 	hintRegistered  = "upload the certificate to the app registration, or name one that is registered there"
 	hintRejected    = "the certificate was revoked or replaced in Entra: a managed identity gets a new one by itself, an app registration needs a valid one uploaded"
 	hintClock       = "check this machine's clock"

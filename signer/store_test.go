@@ -435,7 +435,7 @@ func TestAKeyFileThatIsTornOrOpenIsAnErrorAndCanBeDeleted(t *testing.T) {
 			s := newShelf(t, on)
 			e := s.create("app", ecOptions())
 			if err := damage(e.KeyFile); err != nil {
-				t.Skip(err)
+				t.Skipf("it takes root to give files away: %v", err)
 			}
 			if _, err := s.Open(t.Context(), e, signer.Config{TPM: on}); err == nil || !strings.Contains(err.Error(), e.KeyFile) {
 				t.Errorf("opened: %v", err)

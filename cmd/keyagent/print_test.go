@@ -153,7 +153,7 @@ func terminal(t *testing.T) *os.File {
 	t.Helper()
 	f, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("no pseudo-terminals: %v", err)
 	}
 	t.Cleanup(func() { _ = f.Close() })
 	return f

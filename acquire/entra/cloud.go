@@ -22,10 +22,10 @@ type Cloud struct {
 	ExchangeAudience string
 }
 
-// Clouds returns every cloud that is known. Hosts of the public cloud and of US
+// clouds returns every cloud that is known. Hosts of the public cloud and of US
 // Government are in use by Microsoft's own clients; the others follow their naming
 // rule and have not been seen live.
-func Clouds() []Cloud {
+func clouds() []Cloud {
 	return []Cloud{
 		{"public", "login.microsoftonline.com", "mtlsauth.microsoft.com", "login.microsoft.com", "api://AzureADTokenExchange"},
 		uniform("us-gov", "microsoftonline.us", "api://AzureADTokenExchangeUSGov"),
@@ -68,9 +68,9 @@ func CloudOfHost(host string) (Cloud, bool) {
 }
 
 func findCloud(is func(Cloud) bool) (Cloud, bool) {
-	clouds := Clouds()
-	if i := slices.IndexFunc(clouds, is); i >= 0 {
-		return clouds[i], true
+	all := clouds()
+	if i := slices.IndexFunc(all, is); i >= 0 {
+		return all[i], true
 	}
 	return Cloud{}, false
 }

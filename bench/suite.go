@@ -75,7 +75,7 @@ func signatures() []comparison {
 
 // load asks what many callers, and many signatures, do to us.
 func load() []comparison {
-	concurrently := benchmark{pkg: "./signer", name: "BenchmarkSignConcurrently", time: "4x"}
+	concurrently := benchmark{pkg: "./signer", name: "BenchmarkSignConcurrently", time: "12x"}
 	memory := benchmark{pkg: "./signer", name: "BenchmarkSignMemory", runs: 1} // a minute or more
 	return []comparison{
 		{

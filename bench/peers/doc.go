@@ -12,7 +12,8 @@
 //
 //   - Each peer has one connection that stays open, without a lock or a copy in between. Step's signer opens and closes the
 //     device for each signature; here that costs nothing.
-//   - None of them verifies what the TPM made. We do, and the time is ours.
+//   - None of them verifies what the TPM made. We do, and the time is ours. What nobody can undercut who verifies is measured
+//     beside them as well: a bare TPM2_Sign of prepared bytes, and one verification.
 //   - All but keyfile.NewTPMKeySigner authorize with an empty password, so that whoever is on the way to the TPM can change
 //     what is signed. Both forms of ours are compared: protected against that, as by default, and plain, as they are.
 //

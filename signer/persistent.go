@@ -48,12 +48,12 @@ func (s *Store) persist(ctx context.Context, on *tpm.TPM, e Entry, file *tpm.Key
 	if err == nil {
 		return nil
 	}
-	return errors.Join(err, s.removeGeneration(context.WithoutCancel(ctx), on, e))
+	return errors.Join(err, s.removeGeneration(context.WithoutCancel(ctx), opened(on), e))
 }
 
 // unpersist removes a key from its persistent place. Another object in that place is left alone, and does not keep anybody from
 // removing this key.
-func (s *Store) unpersist(ctx context.Context, on *tpm.TPM, e Entry) error {
+func (s *Store) unpersist(ctx context.Context, reach Reach, e Entry) error {
 	if e.Persistent == 0 {
 		return nil
 	}
@@ -63,6 +63,10 @@ func (s *Store) unpersist(ctx context.Context, on *tpm.TPM, e Entry) error {
 		return nil
 	}
 	name, err := file.Name()
+	if err != nil {
+		return err
+	}
+	on, err := reach(ctx)
 	if err != nil {
 		return err
 	}

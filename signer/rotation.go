@@ -66,7 +66,7 @@ func (s *Store) addNext(ctx context.Context, on *tpm.TPM, name string, file *tpm
 		if n >= current.Generation {
 			break
 		}
-		if err := s.removeGeneration(ctx, on, s.entry(name, n)); err != nil {
+		if err := s.removeGeneration(ctx, opened(on), s.entry(name, n)); err != nil {
 			return Entry{}, err
 		}
 	}
@@ -148,7 +148,7 @@ func (s *Store) takeOver(ctx context.Context, key *Key, old, next Entry) {
 	if next.Persistent == 0 || next.Persistent != old.Persistent {
 		return
 	}
-	err := s.unpersist(ctx, key.on, old)
+	err := s.unpersist(ctx, opened(key.on), old)
 	if err == nil {
 		err = key.TPMKey().Persist(ctx, next.Persistent)
 	}
@@ -157,8 +157,11 @@ func (s *Store) takeOver(ctx context.Context, key *Key, old, next Entry) {
 	}
 }
 
+// Reach opens the TPM. It is called where a key may be in a persistent place, and for no other.
+type Reach func(ctx context.Context) (*tpm.TPM, error)
+
 // CancelRotation removes the next generation.
-func (s *Store) CancelRotation(ctx context.Context, on *tpm.TPM, name string) error {
+func (s *Store) CancelRotation(ctx context.Context, on Reach, name string) error {
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
@@ -171,8 +174,10 @@ func (s *Store) CancelRotation(ctx context.Context, on *tpm.TPM, name string) er
 	return s.removeGeneration(ctx, on, next)
 }
 
+func opened(on *tpm.TPM) Reach { return func(context.Context) (*tpm.TPM, error) { return on, nil } }
+
 // removeGeneration removes a generation that is not in use, the key file last: until then it can be removed again.
-func (s *Store) removeGeneration(ctx context.Context, on *tpm.TPM, e Entry) error {
+func (s *Store) removeGeneration(ctx context.Context, on Reach, e Entry) error {
 	if err := s.unpersist(ctx, on, e); err != nil {
 		return err
 	}
@@ -189,7 +194,7 @@ const trashPrefix = ".deleted-"
 
 // Delete removes all of a key, also one of which the files are damaged. A crash in between leaves all of it, or nothing that has
 // its name.
-func (s *Store) Delete(ctx context.Context, on *tpm.TPM, name string) error {
+func (s *Store) Delete(ctx context.Context, on Reach, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}

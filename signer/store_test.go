@@ -63,6 +63,8 @@ func (s *shelf) file(elements ...string) string {
 	return filepath.Join(append([]string{s.dir}, elements...)...)
 }
 
+func (s *shelf) reach(context.Context) (*tpm.TPM, error) { return s.on, nil }
+
 func (s *shelf) create(name string, options signer.KeyOptions) signer.Entry {
 	s.t.Helper()
 	e, err := s.Create(s.t.Context(), s.on, name, options)
@@ -209,13 +211,13 @@ func TestAKeyGoesThroughItsLife(t *testing.T) {
 	if got := s.files("app"); !slices.Equal(got, want) {
 		t.Errorf("files %v, want %v", got, want)
 	}
-	if err := s.Delete(t.Context(), s.on, "app"); err != nil {
+	if err := s.Delete(t.Context(), s.reach, "app"); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.files(""); !slices.Equal(got, []string{".lock"}) {
 		t.Errorf("left behind: %v", got)
 	}
-	if err := s.Delete(t.Context(), s.on, "app"); !errors.Is(err, signer.ErrNoKey) {
+	if err := s.Delete(t.Context(), s.reach, "app"); !errors.Is(err, signer.ErrNoKey) {
 		t.Errorf("deleted twice: %v", err)
 	}
 	if again := s.create("app", ecOptions()); again.Generation != 1 || s.works(again) {
@@ -246,7 +248,7 @@ func TestWhatIsNotProvenIsNotSwitchedTo(t *testing.T) {
 			return nil
 		}, "was replaced"},
 		{"it was cancelled meanwhile", next, func(ctx context.Context, _ *signer.Key, _ []*x509.Certificate) error {
-			return s.CancelRotation(ctx, s.on, "app")
+			return s.CancelRotation(ctx, s.reach, "app")
 		}, "finished or cancelled"},
 	} {
 		err := s.FinishRotation(t.Context(), next, s.open(tt.key), tt.prove)
@@ -260,7 +262,7 @@ func TestWhatIsNotProvenIsNotSwitchedTo(t *testing.T) {
 	if got := s.files("app"); !slices.Equal(got, []string{"1.cert.pem", "1.json", "1.key.pem"}) {
 		t.Errorf("after it was cancelled: %v", got)
 	}
-	if err := s.CancelRotation(t.Context(), s.on, "app"); !errors.Is(err, signer.ErrNoKey) {
+	if err := s.CancelRotation(t.Context(), s.reach, "app"); !errors.Is(err, signer.ErrNoKey) {
 		t.Errorf("cancelled twice: %v", err)
 	}
 }
@@ -294,10 +296,10 @@ func TestACertificateIsNotPutBesideAKeyThatCameMeanwhile(t *testing.T) {
 		again func() error
 	}{
 		{"the key was deleted and made again", func() signer.Entry { return s.create("app", ecOptions()) }, func() error {
-			return errors.Join(s.Delete(t.Context(), s.on, "app"), func() error { s.create("app", ecOptions()); return nil }())
+			return errors.Join(s.Delete(t.Context(), s.reach, "app"), func() error { s.create("app", ecOptions()); return nil }())
 		}},
 		{"the rotation was cancelled and begun again", func() signer.Entry { return s.begin("app", ecOptions()) }, func() error {
-			return errors.Join(s.CancelRotation(t.Context(), s.on, "app"), func() error { s.begin("app", ecOptions()); return nil }())
+			return errors.Join(s.CancelRotation(t.Context(), s.reach, "app"), func() error { s.begin("app", ecOptions()); return nil }())
 		}},
 	} {
 		e := tt.first()
@@ -350,7 +352,7 @@ func TestNamesThatNoKeyCanHave(t *testing.T) {
 		_, begin := s.BeginRotation(t.Context(), s.on, name, ecOptions())
 		for what, err := range map[string]error{
 			"current": current, "create": create, "adopt": adopt, "begin": begin,
-			"cancel": s.CancelRotation(t.Context(), s.on, name), "delete": s.Delete(t.Context(), s.on, name),
+			"cancel": s.CancelRotation(t.Context(), s.reach, name), "delete": s.Delete(t.Context(), s.reach, name),
 		} {
 			if err == nil || errors.Is(err, signer.ErrNoKey) || !strings.Contains(err.Error(), "lower-case") {
 				t.Errorf("%s %q: %v", what, name, err)
@@ -416,7 +418,7 @@ func TestDamagedFiles(t *testing.T) {
 					t.Error("another key was made in its place")
 				}
 			}
-			if err := s.Delete(t.Context(), s.on, "app"); err != nil {
+			if err := s.Delete(t.Context(), s.reach, "app"); err != nil {
 				t.Errorf("it cannot be deleted: %v", err)
 			}
 		})
@@ -443,7 +445,9 @@ func TestAKeyFileThatIsTornOrOpenIsAnErrorAndCanBeDeleted(t *testing.T) {
 			if _, err := s.Create(t.Context(), on, "app", ecOptions()); !errors.Is(err, signer.ErrKeyExists) {
 				t.Errorf("made anew: %v", err)
 			}
-			if err := s.Delete(t.Context(), on, "app"); err != nil {
+			// Keys in no persistent place go without their TPM.
+			out := func(context.Context) (*tpm.TPM, error) { return nil, errors.New("the TPM was asked") }
+			if err := s.Delete(t.Context(), out, "app"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -546,7 +550,7 @@ func TestLeftoversAreNotKeys(t *testing.T) {
 		t.Error("the new key has a certificate")
 	}
 	s.create("app", ecOptions())
-	if err := s.Delete(t.Context(), s.on, "app"); err != nil {
+	if err := s.Delete(t.Context(), s.reach, "app"); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.files(""); slices.Contains(got, ".deleted-old-1") {
@@ -603,7 +607,7 @@ func rotateAtOnce(t *testing.T, stores []*shelf) {
 					return
 				}
 				if i == 0 {
-					err = s.CancelRotation(t.Context(), s.on, "app")
+					err = s.CancelRotation(t.Context(), s.reach, "app")
 				} else if k, openErr := s.Open(t.Context(), next, signer.Config{TPM: s.on}); openErr == nil {
 					err = errors.Join(s.FinishRotation(t.Context(), next, k, believe), k.Close())
 				}
@@ -649,7 +653,7 @@ func TestAPersistentHandleGoesWithTheKey(t *testing.T) {
 	is("made", place, first)
 	s.begin("app", options)
 	is("rotation begun", place, first)
-	if err := s.CancelRotation(t.Context(), s.on, "app"); err != nil {
+	if err := s.CancelRotation(t.Context(), s.reach, "app"); err != nil {
 		t.Fatal(err)
 	}
 	is("rotation cancelled", place, first)
@@ -671,7 +675,7 @@ func TestAPersistentHandleGoesWithTheKey(t *testing.T) {
 	if err := s.finish(fourth, believe); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Delete(t.Context(), s.on, "app"); err != nil {
+	if err := s.Delete(t.Context(), s.reach, "app"); err != nil {
 		t.Fatal(err)
 	}
 	is("deleted", place, signer.Entry{})
@@ -704,7 +708,7 @@ func TestAPersistentHandleThatIsTaken(t *testing.T) {
 	if err := s.finish(s.begin("app", ecOptions()), believe); err != nil {
 		t.Error(err)
 	}
-	if err := s.Delete(t.Context(), s.on, e.Name); err != nil {
+	if err := s.Delete(t.Context(), s.reach, e.Name); err != nil {
 		t.Error(err)
 	}
 	if got := s.atHandle(0x81010001); got != taken {
@@ -801,7 +805,7 @@ func TestWaitingForTheLockEndsWithTheContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	// The proof runs without the lock; what follows needs it.
 	err := s.FinishRotation(t.Context(), next, s.open(next), func(context.Context, *signer.Key, []*x509.Certificate) error {
-		return s.CancelRotation(t.Context(), s.on, "app")
+		return s.CancelRotation(t.Context(), s.reach, "app")
 	})
 	if err == nil {
 		t.Error("a cancelled rotation was finished")
@@ -809,7 +813,7 @@ func TestWaitingForTheLockEndsWithTheContext(t *testing.T) {
 	unlock := holdLock(t, s.file(".lock"))
 	defer unlock()
 	cancel()
-	if err := s.Delete(ctx, s.on, "app"); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), ".lock") {
+	if err := s.Delete(ctx, s.reach, "app"); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), ".lock") {
 		t.Errorf("got %v", err)
 	}
 	s.works(e)

@@ -74,8 +74,8 @@ func steps() map[string]step {
 			defer k.Close()
 			return s.FinishRotation(ctx, next, k, signer.ProveHere(nil))
 		}, signer.ErrNoKey},
-		"cancel": {rotationBegun, func(ctx context.Context, s *shelf) error { return s.CancelRotation(ctx, s.on, "app") }, signer.ErrNoKey},
-		"delete": {rotationBegun, func(ctx context.Context, s *shelf) error { return s.Delete(ctx, s.on, "app") }, signer.ErrNoKey},
+		"cancel": {rotationBegun, func(ctx context.Context, s *shelf) error { return s.CancelRotation(ctx, s.reach, "app") }, signer.ErrNoKey},
+		"delete": {rotationBegun, func(ctx context.Context, s *shelf) error { return s.Delete(ctx, s.reach, "app") }, signer.ErrNoKey},
 	}
 }
 
@@ -136,7 +136,7 @@ func survived(t *testing.T, s *shelf, name string) {
 	if left := s.files(""); slices.ContainsFunc(left, func(f string) bool { return strings.HasPrefix(f, ".deleted") }) && name == "delete" {
 		// What a crash left of a deleted key goes with the next one that is deleted.
 		s.create("another", ecOptions())
-		if err := s.Delete(t.Context(), s.on, "another"); err != nil || len(s.files("")) != 1 {
+		if err := s.Delete(t.Context(), s.reach, "another"); err != nil || len(s.files("")) != 1 {
 			t.Errorf("left behind: %v, %v", s.files(""), err)
 		}
 	}

@@ -61,7 +61,7 @@ func newVictim(tb testing.TB) *victim {
 
 // makeKey makes the application's key in the TPM and registers its certificate.
 func (v *victim) makeKey(ctx context.Context) error {
-	keys, err := daemon.OpenKeyring(ctx, v.cfg, daemon.Options{Now: v.platform.Clock().Now})
+	keys, err := daemon.OpenKeyring(v.cfg, daemon.Options{Now: v.platform.Clock().Now})
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func (a *app) withKeysOr(cmd *cobra.Command, place *placeFlags, opts daemon.Opti
 		return err
 	}
 	opts.Version, opts.Logger = version, a.warnings()
-	keys, err := daemon.OpenKeyring(cmd.Context(), cfg, opts)
+	keys, err := daemon.OpenKeyring(cfg, opts)
 	if err != nil {
 		return err
 	}

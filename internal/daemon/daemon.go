@@ -40,7 +40,7 @@ type Options struct {
 	// Sleep waits between the attempts of one request, and Wait until the next look at what is to be renewed; nil means a timer.
 	Sleep, Wait func(ctx context.Context, d time.Duration) error
 
-	// LookOnly keeps [OpenKeyring] from making a state directory: made by another user than the agent's, it would keep the
+	// LookOnly keeps a [Keyring] from making a state directory: made by another user than the agent's, it would keep the
 	// agent out.
 	LookOnly bool
 }

@@ -42,12 +42,9 @@ type bindingKey interface {
 // openTPM opens the TPM and holds it to the storage root that it had when it was first opened with this state directory.
 func openTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, error) {
 	log := opts.Logger
-	_, err := os.Lstat(cfg.StateDir)
-	missing := errors.Is(err, fs.ErrNotExist)
-	if !missing {
-		if err := statefile.EnsureDir(cfg.StateDir); err != nil {
-			return nil, err
-		}
+	present, err := existingStateDir(cfg.StateDir)
+	if err != nil {
+		return nil, err
 	}
 	pinFile := filepath.Join(cfg.StateDir, storageRootFile)
 	pin, err := readPin(pinFile, log)
@@ -58,7 +55,7 @@ func openTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, e
 	if err != nil {
 		return nil, err
 	}
-	if missing && opts.LookOnly {
+	if !present && opts.LookOnly {
 		return t, nil
 	}
 	// Only now: where there is no TPM, nothing is made.
@@ -69,6 +66,14 @@ func openTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, e
 		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
+}
+
+// existingStateDir checks the state directory, if it is there.
+func existingStateDir(dir string) (present bool, err error) {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return true, statefile.EnsureDir(dir)
 }
 
 // readPin reads the Name of the storage root; nil if none was written yet. A file that is torn is put aside: who could tear it

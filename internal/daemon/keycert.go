@@ -18,7 +18,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/tpm"
 )
 
 // CertificateReport is what there is to say of a key's certificate.
@@ -264,7 +267,7 @@ func (k *Keyring) Import(ctx context.Context, name, path string, next bool) (Cer
 	if err != nil {
 		return CertificateReport{}, fmt.Errorf("%s: %w", path, err)
 	}
-	half, err := k.publicHalf(e)
+	half, err := k.loadedHalf(ctx, e)
 	if err != nil {
 		return CertificateReport{}, err
 	}
@@ -279,6 +282,25 @@ type publicHalf struct{ key crypto.PublicKey }
 
 func (h publicHalf) Public() crypto.PublicKey { return h.key }
 
+// loadedHalf is the public half of a key that this TPM has: what a file says of itself is worth nothing to who needs the key.
+func (k *Keyring) loadedHalf(ctx context.Context, e signer.Entry) (publicHalf, error) {
+	file, err := k.store.ReadKeyFile(e)
+	if err != nil {
+		return publicHalf{}, err
+	}
+	t, err := k.on(ctx)
+	if err != nil {
+		return publicHalf{}, err
+	}
+	key, err := t.LoadKey(ctx, file, tpm.LoadOptions{})
+	if err != nil {
+		return publicHalf{}, explainKey(err, e.Name)
+	}
+	public, err := tpm2.Pub(key.Public())
+	return publicHalf{public}, errors.Join(err, key.Close())
+}
+
+// publicHalf is what the key file says.
 func (k *Keyring) publicHalf(e signer.Entry) (publicHalf, error) {
 	file, err := k.store.ReadKeyFile(e)
 	if err != nil {

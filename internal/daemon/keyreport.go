@@ -75,6 +75,9 @@ func (k *Keyring) Show(ctx context.Context, name string, source AuthSource) ([]K
 	if err != nil {
 		return nil, err
 	}
+	if _, err := k.on(ctx); err != nil {
+		return nil, err
+	}
 	reports := []KeyReport{} // in JSON, no keys are an empty list
 	for _, n := range names {
 		generations, err := k.store.Generations(n)
@@ -108,12 +111,15 @@ func (k *Keyring) Inspect(ctx context.Context, path string, source AuthSource) (
 	if err != nil {
 		return KeyReport{}, err
 	}
+	if _, err := k.on(ctx); err != nil {
+		return KeyReport{}, err
+	}
 	r := KeyReport{KeyFile: path}
 	k.examine(ctx, &r, file, signer.Config{KeyFile: path, Options: tpm.KeyOptions{AuthValue: auth}})
 	return r, r.err
 }
 
-// report describes a generation.
+// report describes a generation. The TPM is open.
 func (k *Keyring) report(ctx context.Context, e signer.Entry, auth secret.String) KeyReport {
 	r := KeyReport{Name: e.Name, KeyFile: e.KeyFile, Generation: e.Generation, State: k.state(e), PersistentHandle: handleText(e.Persistent)}
 	if !e.Created.IsZero() {

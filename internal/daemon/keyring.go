@@ -17,29 +17,51 @@ import (
 )
 
 // Keyring is the named keys of a state directory and the TPM that they are in, for commands that work beside a running agent or
-// without one. Close it.
+// without one. The TPM is opened when something is first asked of it: a certificate can be shown, and a key deleted, where there
+// is none. Close it. Not safe for concurrent use.
 type Keyring struct {
 	cfg   *config.Config
 	opts  Options
-	tpm   *tpm.TPM
 	store *signer.Store
+	tpm   *tpm.TPM // nil: not opened yet
 }
 
-// OpenKeyring opens the TPM and the keys.
-func OpenKeyring(ctx context.Context, cfg *config.Config, opts Options) (*Keyring, error) {
+// OpenKeyring opens the keys of the state directory, if there is one already.
+func OpenKeyring(cfg *config.Config, opts Options) (*Keyring, error) {
 	opts = opts.withDefaults()
 	if err := checkStateOwner(cfg.StateDir); err != nil {
 		return nil, err
 	}
-	t, store, err := OpenKeys(ctx, cfg, opts)
+	if _, err := existingStateDir(cfg.StateDir); err != nil {
+		return nil, explainKey(err, BindingKeyName)
+	}
+	store, err := openStore(cfg, opts)
 	if err != nil {
 		return nil, explainKey(err, BindingKeyName)
 	}
-	return &Keyring{cfg: cfg, opts: opts, tpm: t, store: store}, nil
+	return &Keyring{cfg: cfg, opts: opts, store: store}, nil
 }
 
 // Close closes the TPM.
-func (k *Keyring) Close() error { return k.tpm.Close() }
+func (k *Keyring) Close() error {
+	if k.tpm == nil {
+		return nil
+	}
+	return k.tpm.Close()
+}
+
+// on opens the TPM, once.
+func (k *Keyring) on(ctx context.Context) (*tpm.TPM, error) {
+	if k.tpm != nil {
+		return k.tpm, nil
+	}
+	t, err := openTPM(ctx, k.cfg, k.opts)
+	if err != nil {
+		return nil, explainKey(err, BindingKeyName)
+	}
+	k.tpm = t
+	return t, nil
+}
 
 // checkStateOwner tells who has to run a command: files that another user makes in the state directory, root included, are none
 // that the agent would take.
@@ -105,7 +127,11 @@ func (k *Keyring) Create(ctx context.Context, name string, req KeyRequest) (KeyR
 	if err != nil {
 		return KeyReport{}, err
 	}
-	e, err := k.store.Create(ctx, k.tpm, name, options)
+	t, err := k.on(ctx)
+	if err != nil {
+		return KeyReport{}, err
+	}
+	e, err := k.store.Create(ctx, t, name, options)
 	if err != nil {
 		return KeyReport{}, explainKey(err, name)
 	}
@@ -152,7 +178,11 @@ func (k *Keyring) Adopt(ctx context.Context, name, path string, req KeyRequest) 
 	if err != nil {
 		return KeyReport{}, err
 	}
-	e, err := k.store.Adopt(ctx, k.tpm, name, file, options)
+	t, err := k.on(ctx)
+	if err != nil {
+		return KeyReport{}, err
+	}
+	e, err := k.store.Adopt(ctx, t, name, file, options)
 	if errors.Is(err, tpm.ErrExportable) {
 		return KeyReport{}, hint(err, "make a key that cannot leave the TPM: keyagent key create %s", name)
 	}
@@ -183,7 +213,7 @@ func (k *Keyring) Delete(ctx context.Context, name string, force bool) error {
 	if err := k.CheckDelete(name, force); err != nil {
 		return err
 	}
-	return explainKey(k.store.Delete(ctx, k.tpm, name), name)
+	return explainKey(k.store.Delete(ctx, k.on, name), name)
 }
 
 // CheckDelete says beforehand whether a key is there and may be deleted.
@@ -238,8 +268,12 @@ func (k *Keyring) open(ctx context.Context, e signer.Entry, source AuthSource) (
 	if err != nil {
 		return nil, err
 	}
+	t, err := k.on(ctx)
+	if err != nil {
+		return nil, err
+	}
 	key, err := k.store.Open(ctx, e, signer.Config{
-		TPM: k.tpm, Options: tpm.KeyOptions{AuthValue: auth}, AnyAttributes: e.Name != BindingKeyName,
+		TPM: t, Options: tpm.KeyOptions{AuthValue: auth}, AnyAttributes: e.Name != BindingKeyName,
 	})
 	return key, explainKey(err, e.Name)
 }

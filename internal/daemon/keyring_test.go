@@ -13,13 +13,14 @@ import (
 
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
 // keyring opens the keys of the stage, with a clock.
 func (s *stage) keyring(now func() time.Time) *daemon.Keyring {
 	s.t.Helper()
-	k, err := daemon.OpenKeyring(s.t.Context(), s.cfg, daemon.Options{Now: now})
+	k, err := daemon.OpenKeyring(s.cfg, daemon.Options{Now: now})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -162,7 +163,7 @@ func TestKeysOfAnotherUserAreLeftToHim(t *testing.T) {
 	if err := os.Chown(s.cfg.StateDir, 12345, -1); err != nil {
 		t.Skipf("cannot give a directory to another user: %v", err)
 	}
-	_, err := daemon.OpenKeyring(t.Context(), s.cfg, daemon.Options{})
+	_, err := daemon.OpenKeyring(s.cfg, daemon.Options{})
 	var hinted interface{ Hint() string }
 	if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "sudo -u 12345 keyagent") {
 		t.Errorf("got %v", err)
@@ -284,4 +285,85 @@ func TestAKeyFileIsNotOverwrittenByWhatACommandMakes(t *testing.T) {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
+}
+
+// Where the TPM is gone, what is left can be looked at and cleared away; nothing that only the TPM can tell is told without it.
+func TestWithoutTheTPM(t *testing.T) {
+	s := newStage(t)
+	k := s.keyring(nil)
+	for name, handle := range map[string]string{"app": "", "kept": "0x81010001"} {
+		if _, err := k.Create(t.Context(), name, daemon.KeyRequest{Algorithm: "ecdsa-p256", Persistent: handle}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made, err := k.SelfSign(t.Context(), "app", daemon.SelfSignOptions{NameRequest: subject("app")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cfg.TPM = "unix:" + filepath.Join(t.TempDir(), "none.sock")
+	k = s.keyring(nil)
+
+	shown, err := k.Certificate("app", false)
+	if err != nil || shown.ThumbprintSHA1 != made.ThumbprintSHA1 {
+		t.Errorf("its certificate: %+v, %v", shown, err)
+	}
+	_, show := k.Show(t.Context(), "app", daemon.AuthSource{})
+	_, create := k.Create(t.Context(), "another", daemon.KeyRequest{})
+	_, request := k.Request(t.Context(), "app", daemon.RequestOptions{NameRequest: subject("app")})
+	_, imported := k.Import(t.Context(), "app", made.File, false)
+	_, rotation := k.BeginRotation(t.Context(), "app", daemon.KeyRequest{})
+	for what, err := range map[string]error{
+		"show": show, "create": create, "request": request, "import": imported, "rotation": rotation,
+		"delete of a key in the TPM": k.Delete(t.Context(), "kept", false),
+	} {
+		if !errors.Is(err, tpm.ErrUnavailable) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := k.Delete(t.Context(), "app", false); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+	if left, err := os.ReadDir(s.stateFile("keys")); err != nil || !slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.Name() == "kept" }) {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+// A certificate is of use with the key itself only: that the key's file fits shows nothing.
+func TestNoCertificateIsImportedForAKeyOfAnotherTPM(t *testing.T) {
+	s := newStage(t)
+	k := s.keyring(nil)
+	report, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := k.SelfSign(t.Context(), "app", daemon.SelfSignOptions{NameRequest: subject("app")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := filepath.Join(t.TempDir(), "chain.pem")
+	if err := errors.Join(daemon.WriteFile(chain, []byte(made.PEM)), os.Remove(made.File), spoilKeyFile(report.KeyFile)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = k.Import(t.Context(), "app", chain, false)
+	var hinted interface{ Hint() string }
+	if !errors.Is(err, tpm.ErrForeignTPM) || !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "keyagent key delete app") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(made.File); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("imported all the same: %v", err)
+	}
+}
+
+// spoilKeyFile leaves a key file as another TPM would have made it: the public half is right, and the private one not ours.
+func spoilKeyFile(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	file, err := tpm.DecodeKeyFile(text)
+	if err != nil {
+		return err
+	}
+	file.Private[len(file.Private)-1] ^= 1
+	return os.WriteFile(path, file.Encode(), 0o600)
 }

@@ -27,7 +27,11 @@ func (k *Keyring) BeginRotation(ctx context.Context, name string, req KeyRequest
 	if err != nil {
 		return KeyReport{}, err
 	}
-	e, err := k.store.BeginRotation(ctx, k.tpm, name, options)
+	t, err := k.on(ctx)
+	if err != nil {
+		return KeyReport{}, err
+	}
+	e, err := k.store.BeginRotation(ctx, t, name, options)
 	if err != nil {
 		return KeyReport{}, explainKey(err, name)
 	}
@@ -112,7 +116,7 @@ func (k *Keyring) CancelRotation(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := k.store.CancelRotation(ctx, k.tpm, name); err != nil {
+	if err := k.store.CancelRotation(ctx, k.on, name); err != nil {
 		return explainKey(err, name)
 	}
 	return os.RemoveAll(certificatesOf(next)) // there are none but of the agent's own key

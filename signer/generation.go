@@ -50,9 +50,19 @@ func (s *Store) Current(name string) (Entry, error) {
 	e := s.entry(name, n)
 	e.Current = true
 	if !e.exists() {
-		return Entry{}, fmt.Errorf("key %q: %w", name, ErrNoKey)
+		return Entry{}, s.missing(e)
 	}
 	return e, nil
+}
+
+// missing tells a key that is not there from one of which other generations are.
+func (s *Store) missing(e Entry) error {
+	numbers, err := s.numbers(e.Name)
+	if err != nil || len(numbers) == 0 {
+		return fmt.Errorf("key %q: %w", e.Name, ErrNoKey)
+	}
+	return fmt.Errorf("key %q: %w: %s names generation %d, and there are the files of %v",
+		e.Name, ErrGenerationMissing, filepath.Join(s.path(e.Name), currentFile), e.Generation, numbers)
 }
 
 // Next returns the generation that a rotation has begun. The error is ErrNoKey if none has.

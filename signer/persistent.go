@@ -35,6 +35,16 @@ func occupant(ctx context.Context, on *tpm.TPM, h tpm2.TPMHandle) ([]byte, error
 	return name, err
 }
 
+// Place is where a generation is to be looked for in the TPM, 0 for nowhere. The place of the generation in use is no other's: it
+// is handed over at the end of a rotation.
+func (s *Store) Place(e Entry) tpm2.TPMHandle {
+	current, err := s.Current(e.Name)
+	if err == nil && e.Generation != current.Generation && e.Persistent == current.Persistent {
+		return 0
+	}
+	return e.Persistent
+}
+
 // persist puts a new generation into its persistent place. If that cannot be had, the generation is removed: who asked for the place
 // shall not find a key without it, and can ask again.
 func (s *Store) persist(ctx context.Context, on *tpm.TPM, e Entry, file *tpm.KeyFile, options KeyOptions) error {

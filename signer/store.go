@@ -52,6 +52,9 @@ type StoreConfig struct {
 // ErrNoKey is in the error for a name that has no key.
 var ErrNoKey = errors.New("there is no such key")
 
+// ErrGenerationMissing is the ErrNoKey of a key that has generations, but not the one that is to be used.
+var ErrGenerationMissing = fmt.Errorf("%w: the generation in use is missing", ErrNoKey)
+
 // ErrKeyExists is in the error for a name that has one.
 var ErrKeyExists = errors.New("there is such a key already")
 
@@ -200,7 +203,7 @@ func (s *Store) write(e Entry, file *tpm.KeyFile, persistent tpm2.TPMHandle) (En
 // Open loads a generation. Config's paths and notes are filled in.
 func (s *Store) Open(ctx context.Context, e Entry, cfg Config) (*Key, error) {
 	cfg.KeyFile, cfg.MustExist = e.KeyFile, true
-	cfg.Persistent, cfg.PCRValues = e.Persistent, e.PCRValues
+	cfg.Persistent, cfg.PCRValues = s.Place(e), e.PCRValues
 	cfg.Logger = cmp.Or(cfg.Logger, s.log)
 	return Open(ctx, cfg)
 }

@@ -530,6 +530,23 @@ func TestALostNoteOfTheCurrentGenerationIsNotGuessed(t *testing.T) {
 	}
 }
 
+func TestAGenerationInUseThatIsMissing(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, tpmtest.Open(t))
+	s.create("app", ecOptions())
+	if err := os.WriteFile(s.file("app", "current"), []byte("7\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Current("app")
+	if !errors.Is(err, signer.ErrGenerationMissing) || !errors.Is(err, signer.ErrNoKey) ||
+		!strings.Contains(err.Error(), s.file("app", "current")+" names generation 7, and there are the files of [1]") {
+		t.Errorf("got %v", err)
+	}
+	if e := s.create("app", ecOptions()); e.Generation != 7 {
+		t.Errorf("made in its place: %+v", e)
+	}
+}
+
 func TestLeftoversAreNotKeys(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))
@@ -633,7 +650,10 @@ func (s *shelf) atHandle(h tpm2.TPMHandle) string {
 
 func TestAPersistentHandleGoesWithTheKey(t *testing.T) {
 	t.Parallel()
-	s := newShelf(t, tpmtest.Open(t))
+	var warnings bytes.Buffer
+	s := newShelf(t, tpmtest.ConnectWith(t, tpm.Config{
+		Device: tpmtest.Simulator(t).Device(), Logger: slog.New(slog.NewTextHandler(&warnings, nil)),
+	}))
 	const place, other = 0x81010001, 0x81010002
 	options := ecOptions()
 	options.Persistent = place
@@ -651,7 +671,7 @@ func TestAPersistentHandleGoesWithTheKey(t *testing.T) {
 		}
 	}
 	is("made", place, first)
-	s.begin("app", options)
+	s.open(s.begin("app", options)).Close()
 	is("rotation begun", place, first)
 	if err := s.CancelRotation(t.Context(), s.reach, "app"); err != nil {
 		t.Fatal(err)
@@ -662,6 +682,7 @@ func TestAPersistentHandleGoesWithTheKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	is("rotation finished", place, next)
+	s.open(first).Close()
 	options.Persistent = other
 	third := s.begin("app", options)
 	is("rotation to another handle begun", other, third)
@@ -669,6 +690,9 @@ func TestAPersistentHandleGoesWithTheKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	is("rotation to another handle finished", place, next)
+	if strings.Contains(warnings.String(), "not at its persistent handle") {
+		t.Errorf("warned of what is as it should be: %s", &warnings)
+	}
 	options.Persistent = 0
 	fourth := s.begin("app", options)
 	is("the oldest is gone", place, signer.Entry{})

@@ -41,6 +41,8 @@ func hint(err error, format string, args ...any) error {
 // explainKey adds what to do next to the usual errors about a key.
 func explainKey(err error, name string) error {
 	switch {
+	case errors.Is(err, signer.ErrGenerationMissing):
+		return hint(err, "write the number of the *.key.pem file that is to be used into that file; or make another key in its place: keyagent key create %s", name)
 	case errors.Is(err, signer.ErrNoKey):
 		return hint(err, "keyagent key show lists the keys there are; keyagent key create %s makes this one", name)
 	case errors.Is(err, tpm.ErrAuthValue) && name == BindingKeyName:

@@ -131,7 +131,7 @@ func (k *Keyring) report(ctx context.Context, e signer.Entry, auth secret.String
 		return r
 	}
 	k.examine(ctx, &r, file, signer.Config{
-		KeyFile: e.KeyFile, Persistent: e.Persistent, PCRValues: e.PCRValues, Options: tpm.KeyOptions{AuthValue: auth},
+		KeyFile: e.KeyFile, Persistent: k.store.Place(e), PCRValues: e.PCRValues, Options: tpm.KeyOptions{AuthValue: auth},
 	})
 	k.checkHandle(ctx, &r, e)
 	k.addCertificate(&r, e, file)

@@ -32,6 +32,8 @@ type KeyStatus struct {
 	// PSSSaltLength is what the self-test measured, in bytes.
 	PSSSaltLength int    `json:"pss_salt_length,omitempty"`
 	Strength      string `json:"strength,omitempty"`
+	// Generation counts the rotations of the key, from 1; 0 for a key in software.
+	Generation int `json:"generation,omitempty"`
 }
 
 // IdentityStatus describes one configured identity.

@@ -168,6 +168,7 @@ func printBounds(row rowFunc, r daemon.KeyReport) {
 }
 
 func (a *app) printCertificate(r daemon.CertificateReport, asJSON bool) error {
+	a.warn(r.Warnings)
 	if asJSON {
 		return a.printJSON(r)
 	}
@@ -208,8 +209,7 @@ func printCertificateRows(row rowFunc, title string, r daemon.CertificateReport)
 
 // printUpload prints a certificate that somebody else has to learn of.
 func (a *app) printUpload(r daemon.CertificateReport, asJSON bool) error {
-	a.warn(r.Warnings)
-	if err := a.printCertificate(r, asJSON); err != nil || asJSON {
+	if err := a.printCertificate(r, asJSON); err != nil || asJSON || !r.ForEntra {
 		return err
 	}
 	_, err := fmt.Fprintf(a.out, `

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -25,6 +26,9 @@ Entra takes RSA keys only. A certificate that works and is in use is replaced on
   keyagent key self-sign app --next --subject CN=app --days 180`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("days") && req.Days == 0 {
+				return usageError{errors.New("--days 0 would be a certificate that has expired")}
+			}
 			if req.NoImport && out == "" {
 				return usageError{fmt.Errorf("--no-import without --out would make a certificate and put it nowhere")}
 			}

@@ -52,6 +52,34 @@ func TestStatusOfAnApplicationListsItsCredentials(t *testing.T) {
 	}
 }
 
+func TestStatusSaysAnErrorOnceAndCountsRotations(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status wire.Status
+		want   string
+		times  int
+	}{
+		{"an application's only credential has failed", wire.Status{Identities: []wire.IdentityStatus{{
+			Name: "app", Kind: wire.KindApplication, LastError: "credential mine: no certificate",
+			Credentials: []wire.CredentialStatus{{Name: "mine", LastError: "no certificate"}},
+		}}}, "no certificate", 1},
+		{"one of two has failed", wire.Status{Identities: []wire.IdentityStatus{{
+			Name: "app", Kind: wire.KindApplication,
+			Credentials: []wire.CredentialStatus{{Name: "mine", LastError: "no certificate"}, {Name: "other", State: "ready"}},
+		}}}, "no certificate", 1},
+		{"a rotated key", wire.Status{Key: wire.KeyStatus{Strength: "attested", Generation: 3}}, "strength attested, generation 3\n", 1},
+		{"a key in software", wire.Status{Key: wire.KeyStatus{Strength: "software"}}, "generation", 0},
+	} {
+		var out bytes.Buffer
+		if err := printStatus(&out, tt.status); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(out.String(), tt.want); n != tt.times {
+			t.Errorf("%s: %d times %q in\n%s", tt.name, n, tt.want, out.String())
+		}
+	}
+}
+
 func TestCapabilitiesThatAreNotKnownAreSaidSo(t *testing.T) {
 	var out bytes.Buffer
 	no := false

@@ -49,7 +49,7 @@ func printStatus(out io.Writer, s wire.Status) error {
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
 	row("agent", "%s, pid %d, since %s", s.Version, s.PID, stamp(s.Started))
 	row("tpm", "%s, %s, firmware %s", s.TPM.Device, s.TPM.Manufacturer, s.TPM.FirmwareVersion)
-	row("key", "%s, strength %s", s.Key.Algorithm, s.Key.Strength)
+	row("key", "%s, strength %s%s", s.Key.Algorithm, s.Key.Strength, generationText(s.Key.Generation))
 	row("  attributes", "%s", strings.Join(s.Key.Attributes, ", "))
 	row("  name", "%s", s.Key.Name)
 	for _, id := range s.Identities {
@@ -76,13 +76,21 @@ func printIdentity(row func(name, format string, args ...any), id wire.IdentityS
 		if c.Strength != "" {
 			row("    strength", "%s", c.Strength)
 		}
-		if c.LastError != "" {
+		if c.LastError != "" && !strings.Contains(id.LastError, c.LastError) { // else it was said
 			row("    last error", "%s", c.LastError)
 		}
 	}
 	if t := id.TLS; t != nil {
 		row("  tls", "%s, client signature %s, handshakes: %d", t.Version, t.SignatureAlgorithm, t.Handshakes)
 	}
+}
+
+// generationText is empty for a key that cannot be rotated.
+func generationText(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", generation %d", n)
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

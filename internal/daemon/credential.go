@@ -35,6 +35,28 @@ func ReadSecretFile(path string) (secret.String, error) {
 		return secret.String{}, err
 	}
 	defer f.Close()
+	return readSecret(f, path)
+}
+
+// readOwnSecret is ReadSecretFile for a file that somebody keeps: what every user of the machine can read protects nothing.
+func readOwnSecret(path string) (secret.String, error) {
+	f, err := os.Open(path) // #nosec G304 -- the operator's choice
+	if err != nil {
+		return secret.String{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return secret.String{}, err
+	}
+	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o007 != 0 {
+		return secret.String{}, hint(fmt.Errorf("%s is open to every user of this machine (mode %04o)", path, mode.Perm()),
+			"chmod o= %s, and take another value if somebody may have read this one", path)
+	}
+	return readSecret(f, path)
+}
+
+func readSecret(f io.Reader, path string) (secret.String, error) {
 	text, err := io.ReadAll(io.LimitReader(f, maxCredentialBytes+1))
 	if err != nil {
 		return secret.String{}, err

@@ -66,6 +66,7 @@ type Daemon struct {
 	properties tpm.Properties
 	key        bindingKey
 	tpmKey     *tpm.Key // nil with a software key
+	generation int      // of the key; 0 with a software key
 	imds       *imds.Client
 	bindings   *binding.Manager
 	host       hostProbe

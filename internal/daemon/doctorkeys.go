@@ -130,5 +130,9 @@ func (d *doctor) checkBindingKey(ctx context.Context, k *Keyring) {
 		d.add(check, VerdictFail, "make one that is (keyagent key rotate "+BindingKeyName+"), or change binding_key in the configuration", "%v", err)
 		return
 	}
+	if advice := placeAdvice(e, want); advice != "" {
+		d.add(check, VerdictWarn, "nothing is lost but time; "+advice, "the agent's own key is not at the persistent handle that the configuration names")
+		return
+	}
 	d.add(check, VerdictOK, "", "the agent's own key is what the configuration asks for")
 }

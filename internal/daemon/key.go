@@ -181,11 +181,14 @@ func (d *Daemon) openKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.key, d.tpmKey = key, key.TPMKey()
+	d.key, d.tpmKey, d.generation = key, key.TPMKey(), entry.Generation
 	d.closers = append(d.closers, key.Close)
 	d.takeCertificates(certificatesOf(entry))
 	if err := checkAsConfigured(d.tpmKey, options); err != nil {
 		return fmt.Errorf("binding key %s: %w: make one that is (keyagent key rotate %s), or change binding_key in the configuration", key.Info().KeyFile, err, BindingKeyName)
+	}
+	if advice := placeAdvice(entry, options); advice != "" {
+		d.opts.Logger.Warn("the binding key is not where the configuration wants it; it works from its file", "advice", advice)
 	}
 	info := key.Info()
 	d.opts.Logger.Info("binding key ready", "algorithm", info.Algorithm, "name", info.Name,
@@ -223,6 +226,15 @@ func BindingKeyOptions(cfg *config.Config) (signer.KeyOptions, error) {
 	}
 	options.AuthValue = value
 	return options, nil
+}
+
+// placeAdvice says how the binding key gets to the persistent handle that is configured, if it was made for another or none. It is no
+// error, because the handle is for speed.
+func placeAdvice(e signer.Entry, want signer.KeyOptions) string {
+	if want.Persistent == 0 || e.Persistent == want.Persistent {
+		return ""
+	}
+	return fmt.Sprintf("keyagent key rotate %s makes a key that is at binding_key.persistent_handle, %s", BindingKeyName, handleText(want.Persistent))
 }
 
 // checkAsConfigured compares a key that was there with what the configuration asks for: protection that is configured and not

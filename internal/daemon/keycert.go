@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/rsa"
 	"crypto/sha1" // #nosec G505 -- a name that Entra's portal shows, not a protection
 	"crypto/sha256"
 	"crypto/x509"
@@ -15,6 +16,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +37,7 @@ type CertificateReport struct {
 	NotAfter       time.Time `json:"not_after"`
 	ExpiresSoon    bool      `json:"expires_soon"`
 	SelfSigned     bool      `json:"self_signed"`
+	ForEntra       bool      `json:"for_entra"`       // Entra takes certificates over RSA keys only
 	ThumbprintSHA1 string    `json:"thumbprint_sha1"` // upper-case hexadecimal, as Entra's portal shows it
 	X5tS256        string    `json:"x5t#S256"`        // base64url (RFC 7515, 4.1.8)
 	Chain          []string  `json:"chain,omitempty"` // subjects of the issuers that come with it
@@ -57,6 +60,12 @@ func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey
 		X5tS256:        base64.RawURLEncoding.EncodeToString(digest[:]),
 		PEM:            string(signer.EncodeCertificates(chain)),
 	}
+	_, r.ForEntra = leaf.PublicKey.(*rsa.PublicKey)
+	for _, c := range chain {
+		if outdated(c.SignatureAlgorithm) {
+			r.Warnings = append(r.Warnings, fmt.Sprintf("certificate %s is signed with %v, which most servers do not accept any more", c.Subject, c.SignatureAlgorithm))
+		}
+	}
 	for _, c := range chain[1:] {
 		r.Chain = append(r.Chain, c.Subject.String())
 	}
@@ -64,6 +73,11 @@ func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey
 		r.Problem = err.Error()
 	}
 	return r
+}
+
+// outdated reports whether collisions of the hash have been made.
+func outdated(a x509.SignatureAlgorithm) bool {
+	return slices.Contains([]x509.SignatureAlgorithm{x509.MD2WithRSA, x509.MD5WithRSA, x509.SHA1WithRSA, x509.DSAWithSHA1, x509.ECDSAWithSHA1}, a)
 }
 
 func altNames(c *x509.Certificate) []string {
@@ -223,7 +237,7 @@ func (k *Keyring) SelfSign(ctx context.Context, name string, req SelfSignOptions
 		return CertificateReport{}, err
 	}
 	report := k.certificate(chain, key.Public(), e)
-	if isElliptic(key.Public()) {
+	if !report.ForEntra {
 		report.Warnings = append(report.Warnings, "Entra takes certificates over RSA keys only; this one is for others")
 	}
 	return report, nil

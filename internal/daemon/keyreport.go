@@ -269,7 +269,8 @@ func (k *Keyring) addCertificate(r *KeyReport, e signer.Entry, file *tpm.KeyFile
 		return // it was said
 	}
 	c := k.certificate(chain, d.PublicKey, e)
-	c.PEM = "" // keyagent cert show has it
+	r.Warnings = append(r.Warnings, c.Warnings...)
+	c.PEM, c.Warnings = "", nil // keyagent cert show has the one, and the other is said
 	r.Certificate = &c
 	switch {
 	case c.Problem != "":

@@ -95,7 +95,7 @@ func (a AuthSource) read() (secret.String, error) {
 	case a.File != "" && a.Credential != "":
 		return secret.String{}, usagef("--auth-file and --auth-credential exclude each other")
 	case a.File != "":
-		return ReadSecretFile(a.File)
+		return readOwnSecret(a.File)
 	case a.Credential != "":
 		return ReadCredential(a.Credential)
 	}

@@ -1,7 +1,13 @@
 package daemon_test
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
+	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -352,6 +358,64 @@ func TestNoCertificateIsImportedForAKeyOfAnotherTPM(t *testing.T) {
 	if _, err := os.Stat(made.File); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("imported all the same: %v", err)
 	}
+}
+
+// Servers refuse such a signature in the chain that they verify, whoever made it.
+func TestACertificateThatIsSignedWithSHA1IsWarnedOf(t *testing.T) {
+	s := newStage(t)
+	k := s.keyring(nil)
+	report, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := publicKey(t, report.PublicKey)
+	for algorithm, want := range map[x509.SignatureAlgorithm]bool{x509.SHA1WithRSA: true, x509.SHA256WithRSA: false} {
+		path := filepath.Join(t.TempDir(), "leaf.pem")
+		if err := os.WriteFile(path, issue(t, key, algorithm), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		imported, err := k.Import(t.Context(), "app", path, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown, err := k.Show(t.Context(), "app", daemon.AuthSource{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, warnings := range [][]string{imported.Warnings, shown[0].Warnings} {
+			if got := strings.Contains(strings.Join(warnings, " "), "certificate CN=app is signed with SHA1-RSA"); got != want {
+				t.Errorf("signed with %v: warnings %q", algorithm, warnings)
+			}
+		}
+	}
+}
+
+func publicKey(t *testing.T, text string) any {
+	t.Helper()
+	block, _ := pem.Decode([]byte(text))
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// issue makes a certificate over a key as an issuer would who is not in the chain.
+func issue(t *testing.T, public any, algorithm x509.SignatureAlgorithm) []byte {
+	t.Helper()
+	issuer, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "app"}, SignatureAlgorithm: algorithm,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, &x509.Certificate{Subject: pkix.Name{CommonName: "issuer"}}, public, issuer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
 // spoilKeyFile leaves a key file as another TPM would have made it: the public half is right, and the private one not ours.

@@ -73,8 +73,30 @@ func TestRotatingTheBindingKeyBesideTheAgent(t *testing.T) {
 		t.Errorf("the new start issued %d certificates, though the rotation had obtained them", n-issued)
 	}
 	status, err := s.client.Status(t.Context())
-	if err != nil || status.Key.Name != s.keyName() {
-		t.Errorf("the agent has key %s, %v", status.Key.Name, err)
+	if err != nil || status.Key.Name != s.keyName() || status.Key.Generation != 2 {
+		t.Errorf("the agent has key %+v, %v", status.Key, err)
+	}
+}
+
+// A handle that was configured after the key was made: it works without, and whoever wants the speed is told how to get it.
+func TestAHandleThatIsConfiguredLater(t *testing.T) {
+	s := newStage(t)
+	const check, advice = "key binding: as configured", "keyagent key rotate binding makes a key that is at binding_key.persistent_handle, 0x81010001"
+	if err := s.tryOpen(); err != nil || strings.Contains(s.log.String(), "persistent_handle") {
+		t.Fatal(err, s.log.String())
+	}
+	s.cfg.BindingKey.PersistentHandle = 0x81010001
+	if err := s.tryOpen(); err != nil || !strings.Contains(s.log.String(), advice) {
+		t.Errorf("%v, told was %s", err, s.log.String())
+	}
+	if d := s.diagnose(nil); verdict(d, check) != daemon.VerdictWarn {
+		t.Errorf("before the rotation: %+v", d)
+	}
+	if err := s.rotate(); err != nil {
+		t.Fatal(err)
+	}
+	if d := s.diagnose(nil); verdict(d, check) != daemon.VerdictOK || verdict(d, "key binding: persistent handle") != daemon.VerdictOK {
+		t.Errorf("after the rotation: %+v", d)
 	}
 }
 

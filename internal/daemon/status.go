@@ -33,6 +33,7 @@ func (d *Daemon) Status(context.Context) wire.Status {
 			Attributes:    info.Attributes,
 			PSSSaltLength: info.PSSSaltLength,
 			Strength:      string(info.Strength),
+			Generation:    d.generation,
 		},
 	}
 	for _, id := range d.acquirer.Status() {

@@ -40,7 +40,7 @@ func besidePeers() []comparison {
 }
 
 // least tells where a miss is nobody's fault: where a bare TPM2_Sign and one verification already take longer than the peer,
-// no signer who verifies what the TPM made can be ahead of it.
+// no signer who verifies what the TPM made can be ahead of it (docs/adr/0012).
 func least(peer string, of benchmark) []comparison {
 	anyone := "the least for who verifies (bare TPM2_Sign + one verification), "
 	return []comparison{

@@ -49,8 +49,3 @@ func least(peer string, of benchmark) []comparison {
 		ahead(anyone+"ECDSA P-256, beside "+peer, of, "least/ECDSA", "ns"),
 	}
 }
-
-// ahead is a comparison that is met by whoever is not slower.
-func ahead(name string, of benchmark, sub, pair string) comparison {
-	return comparison{name: name, of: of, sub: sub, pair: pair, better: lower, bar: 1}
-}

@@ -24,11 +24,7 @@ func roads() []comparison {
 		ahead("10,000 callers wait for one token: requests, beside 1", waiters, "", "requests"),
 		ahead("cached token in process, beside 1 microsecond", cached, "", "ns"),
 		ahead("cached token in process: allocations, beside 2", cached, "", "allocs"),
-		{
-			name: "token that is not cached, warm connection, beside a bare POST to the same endpoint",
-			of:   miss, pair: "ns",
-			better: lower, bar: 1.3,
-		},
+		atMost(1.3, "token that is not cached, warm connection, beside a bare POST to the same endpoint", miss, "", "ns"),
 		ahead("resident memory with 10,000 tokens, beside 64 MiB", memory, "", "kB"),
 		ahead("resident memory with 10,000 tokens and what obtaining them left behind, beside 64 MiB", memory, "", "full-kB"),
 	}
@@ -39,9 +35,7 @@ func callers() []comparison {
 	herd := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkHerd", time: "1x", runs: 3}
 	outage := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkOutage", time: "1x", runs: 1}
 	theft := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkTheft", time: "1x", runs: 1}
-	notFewer := func(name string, of benchmark, sub, pair string) comparison {
-		return comparison{name: name, of: of, sub: sub, pair: pair, better: higher, bar: 1}
-	}
+	notFewer := func(name string, of benchmark, sub, pair string) comparison { return atLeast(1, name, of, sub, pair) }
 	return []comparison{
 		ahead("herd of 60 processes: requests to Entra, beside 1", herd, "", "entra-requests"),
 		ahead("herd of 60 processes: requests to IMDS (whose the certificate is), beside 1", herd, "", "imds-requests"),
@@ -61,5 +55,5 @@ func callers() []comparison {
 
 // none is a comparison in which ours has to be nothing at all: the bar is below one of as many as anybody counts.
 func none(name string, of benchmark, pair string) comparison {
-	return comparison{name: name, of: of, pair: pair, better: lower, bar: 0.01}
+	return atMost(0.01, name, of, "", pair)
 }

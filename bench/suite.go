@@ -40,36 +40,31 @@ func suite() []comparison {
 	return slices.Concat(signatures(), load(), tokens(), roads(), callers(), besidePeers())
 }
 
+// atMost is met by a ratio up to the bar.
+func atMost(bar float64, name string, of benchmark, sub, pair string) comparison {
+	return comparison{name: name, of: of, sub: sub, pair: pair, better: lower, bar: bar}
+}
+
+// atLeast is met by a ratio from the bar on.
+func atLeast(bar float64, name string, of benchmark, sub, pair string) comparison {
+	return comparison{name: name, of: of, sub: sub, pair: pair, better: higher, bar: bar}
+}
+
+// ahead is met by whoever takes no more than the reference.
+func ahead(name string, of benchmark, sub, pair string) comparison {
+	return atMost(1, name, of, sub, pair)
+}
+
 // signatures compares with what nobody can be faster than. A plain session protects nothing and so may cost next to nothing:
 // 3 %, and the verification, which the benchmark has put into the reference. A protected one has HMACs to compute.
 func signatures() []comparison {
 	sign := benchmark{pkg: "./signer", name: "BenchmarkSign"}
 	return []comparison{
-		{
-			name: "signature, plain session, PKCS#1 v1.5, beside a bare TPM2_Sign x 1.03 + one verification",
-			of:   sign, sub: "plain/PKCS1", pair: "ns",
-			better: lower, bar: 1,
-		},
-		{
-			name: "signature, plain session, PSS, beside a bare TPM2_Sign x 1.03 + one verification",
-			of:   sign, sub: "plain/PSS", pair: "ns",
-			better: lower, bar: 1,
-		},
-		{
-			name: "signature, protected session, PKCS#1 v1.5, beside a bare TPM2_Sign",
-			of:   sign, sub: "protected/PKCS1", pair: "ns",
-			better: lower, bar: 1.15,
-		},
-		{
-			name: "signature, protected session, PSS, beside a bare TPM2_Sign",
-			of:   sign, sub: "protected/PSS", pair: "ns",
-			better: lower, bar: 1.15,
-		},
-		{
-			name: "allocations of a plain signature",
-			of:   sign, sub: "plain/PKCS1", pair: "allocs",
-			better: lower, bar: 1,
-		},
+		ahead("signature, plain session, PKCS#1 v1.5, beside a bare TPM2_Sign x 1.03 + one verification", sign, "plain/PKCS1", "ns"),
+		ahead("signature, plain session, PSS, beside a bare TPM2_Sign x 1.03 + one verification", sign, "plain/PSS", "ns"),
+		atMost(1.15, "signature, protected session, PKCS#1 v1.5, beside a bare TPM2_Sign", sign, "protected/PKCS1", "ns"),
+		atMost(1.15, "signature, protected session, PSS, beside a bare TPM2_Sign", sign, "protected/PSS", "ns"),
+		ahead("allocations of a plain signature, beside 30", sign, "plain/PKCS1", "allocs"),
 	}
 }
 
@@ -78,21 +73,9 @@ func load() []comparison {
 	concurrently := benchmark{pkg: "./signer", name: "BenchmarkSignConcurrently", time: "12x"}
 	memory := benchmark{pkg: "./signer", name: "BenchmarkSignMemory", runs: 1} // a minute or more
 	return []comparison{
-		{
-			name: "64 callers sign at once, beside one alone: rate",
-			of:   concurrently, pair: "sig/s",
-			better: higher, bar: 0.95,
-		},
-		{
-			name: "64 callers sign at once: the longest wait, beside the fair share",
-			of:   concurrently, pair: "wait-ns",
-			better: lower, bar: 2,
-		},
-		{
-			name: "resident memory after 100,000 signatures, beside after 10,000",
-			of:   memory, pair: "kB",
-			better: lower, bar: 1.05,
-		},
+		atLeast(0.95, "64 callers sign at once, beside one alone: rate", concurrently, "", "sig/s"),
+		atMost(2, "64 callers sign at once: the longest wait, beside the fair share", concurrently, "", "wait-ns"),
+		atMost(1.05, "resident memory after 100,000 signatures, beside after 10,000", memory, "", "kB"),
 	}
 }
 
@@ -100,26 +83,10 @@ func load() []comparison {
 func tokens() []comparison {
 	get := benchmark{pkg: "./agentapi", name: "BenchmarkTokenOverSocket"}
 	return []comparison{
-		{
-			name: "cached token, 1 connection, beside bare net/http: rate",
-			of:   get, sub: "connections=1", pair: "req/s",
-			better: higher, bar: 0.8,
-		},
-		{
-			name: "cached token, 1 connection, beside bare net/http: p99",
-			of:   get, sub: "connections=1", pair: "p99-ns",
-			better: lower, bar: 1.25,
-		},
-		{
-			name: "cached token, 16 connections, beside bare net/http: rate",
-			of:   get, sub: "connections=16", pair: "req/s",
-			better: higher, bar: 0.8,
-		},
-		{
-			name: "cached token, 16 connections, beside bare net/http: p99",
-			of:   get, sub: "connections=16", pair: "p99-ns",
-			better: lower, bar: 1.25,
-		},
+		atLeast(0.8, "cached token, 1 connection, beside bare net/http: rate", get, "connections=1", "req/s"),
+		atMost(1.25, "cached token, 1 connection, beside bare net/http: p99", get, "connections=1", "p99-ns"),
+		atLeast(0.8, "cached token, 16 connections, beside bare net/http: rate", get, "connections=16", "req/s"),
+		atMost(1.25, "cached token, 16 connections, beside bare net/http: p99", get, "connections=16", "p99-ns"),
 	}
 }
 

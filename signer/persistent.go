@@ -38,6 +38,9 @@ func occupant(ctx context.Context, on *tpm.TPM, h tpm2.TPMHandle) ([]byte, error
 // Place is where a generation is to be looked for in the TPM, 0 for nowhere. The place of the generation in use is no other's: it
 // is handed over at the end of a rotation.
 func (s *Store) Place(e Entry) tpm2.TPMHandle {
+	if e.Persistent == 0 {
+		return 0
+	}
 	current, err := s.Current(e.Name)
 	if err == nil && e.Generation != current.Generation && e.Persistent == current.Persistent {
 		return 0

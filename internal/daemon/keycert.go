@@ -55,14 +55,14 @@ func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey
 		Subject: leaf.Subject.String(), Issuer: leaf.Issuer.String(), Serial: leaf.SerialNumber.Text(16),
 		AltNames:  altNames(leaf),
 		NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(), ExpiresSoon: signer.ExpiresSoon(leaf, k.opts.Now()),
-		SelfSigned:     string(leaf.RawSubject) == string(leaf.RawIssuer),
+		SelfSigned:     isSelfIssued(leaf),
 		ThumbprintSHA1: strings.ToUpper(hex.EncodeToString(thumbprint[:])),
 		X5tS256:        base64.RawURLEncoding.EncodeToString(digest[:]),
 		PEM:            string(signer.EncodeCertificates(chain)),
 	}
 	_, r.ForEntra = leaf.PublicKey.(*rsa.PublicKey)
 	for _, c := range chain {
-		if outdated(c.SignatureAlgorithm) {
+		if outdated(c.SignatureAlgorithm) && !isSelfIssued(c) { // nobody verifies a root's
 			r.Warnings = append(r.Warnings, fmt.Sprintf("certificate %s is signed with %v, which most servers do not accept any more", c.Subject, c.SignatureAlgorithm))
 		}
 	}
@@ -74,6 +74,8 @@ func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey
 	}
 	return r
 }
+
+func isSelfIssued(c *x509.Certificate) bool { return bytes.Equal(c.RawSubject, c.RawIssuer) }
 
 // outdated reports whether collisions of the hash have been made.
 func outdated(a x509.SignatureAlgorithm) bool {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -40,19 +41,24 @@ func languages() []language {
 // node finds packages where it stands.
 func node(t *testing.T) *exec.Cmd {
 	t.Helper()
-	path := judge.Tool(t, "node")
-	const installed = "../../.cache/clients"
-	want, err := os.ReadFile("js/package-lock.json")
+	cmd := exec.CommandContext(t.Context(), judge.Tool(t, "node"), "--input-type=module", "-")
+	cmd.Dir = packages(t, "js")
+	return cmd
+}
+
+// packages is where npm has installed what the lock file of a folder names. The test is skipped where it has not.
+func packages(t *testing.T, folder string) string {
+	t.Helper()
+	want, err := os.ReadFile(filepath.Join(folder, "package-lock.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	installed := filepath.Join("../../.cache/clients", folder)
 	got, err := os.ReadFile(filepath.Join(installed, "package-lock.json"))
 	if err != nil || !bytes.Equal(got, want) {
-		t.Skip("what js/package-lock.json names is not installed; `scripts/test clients-module` installs it where there is npm and its registry can be reached, so it is never promised")
+		t.Skipf("what %s/package-lock.json names is not installed; `scripts/test clients-module` installs it where there is npm and its registry can be reached, so it is never promised", folder)
 	}
-	cmd := exec.CommandContext(t.Context(), path, "--input-type=module", "-")
-	cmd.Dir = installed
-	return cmd
+	return installed
 }
 
 // python is Debian's, because the library is.
@@ -155,7 +161,12 @@ func (w *world) forward(socket string) string {
 			if err != nil {
 				return // closed
 			}
-			connections.Go(func() { w.join(in, socket) })
+			out, err := new(net.Dialer).DialContext(w.t.Context(), "unix", socket)
+			if err != nil {
+				w.t.Error(errors.Join(err, in.Close()))
+				return
+			}
+			connections.Go(func() { join(in, out) })
 		}
 	})
 	w.t.Cleanup(func() {
@@ -168,13 +179,7 @@ func (w *world) forward(socket string) string {
 }
 
 // join ends when either side does.
-func (w *world) join(in net.Conn, socket string) {
-	defer in.Close()
-	out, err := new(net.Dialer).DialContext(w.t.Context(), "unix", socket)
-	if err != nil {
-		w.t.Error(err)
-		return
-	}
+func join(in, out net.Conn) {
 	var back sync.WaitGroup
 	back.Go(func() {
 		_, _ = io.Copy(in, out) // that a side hung up is how a connection ends

@@ -1,0 +1,194 @@
+package clients_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/simulator/pki"
+)
+
+// The Azure SDK for .NET comes as a program of Microsoft's that has it inside, the Azure MCP server, since there is no other way to
+// run .NET where nothing but packages can be had. It is asked to list the secrets of a vault, and for that it needs a token.
+
+// vaultName is a vault that only this process knows.
+const (
+	vaultName = "keyagent-test"
+	vaultHost = vaultName + ".vault.azure.net:443"
+)
+
+// keyVault is where the program's token arrives.
+type keyVault struct {
+	environment []string // by which a program finds it
+	tokens      chan string
+}
+
+// newKeyVault serves the vault behind a proxy, which leads nowhere else.
+func newKeyVault(t *testing.T) *keyVault {
+	t.Helper()
+	v := &keyVault{tokens: make(chan string, 16)}
+	authority, err := pki.NewServerAuthority(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := authority.Certificate(time.Now(), strings.TrimSuffix(vaultHost, ":443"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(v)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	proxy := httptest.NewServer(onlyTo(t, server.Listener.Addr().String()))
+	t.Cleanup(proxy.Close)
+	roots := filepath.Join(t.TempDir(), "roots.pem")
+	if err := os.WriteFile(roots, pki.EncodePEM(authority.Root), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v.environment = []string{"HTTPS_PROXY=" + proxy.URL, "SSL_CERT_FILE=" + roots, "SSL_CERT_DIR=" + t.TempDir()}
+	return v
+}
+
+// ServeHTTP says whose token it wants, as Key Vault does, and has no secrets.
+func (v *keyVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/`+uuid.Nil.String()+`", resource="`+vault+`"`)
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	v.tokens <- token
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = io.WriteString(w, `{"value":[]}`) // who has hung up does not want it
+}
+
+// onlyTo is a proxy that has one way, to the vault.
+func onlyTo(t *testing.T, address string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect || r.Host != vaultHost {
+			t.Errorf("the program wanted to talk to %s", r.Host)
+			http.Error(w, "no way from here", http.StatusForbidden)
+			return
+		}
+		out, err := new(net.Dialer).DialContext(r.Context(), "tcp", address)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		in, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(errors.Join(err, out.Close()))
+			return
+		}
+		_, _ = io.WriteString(in, "HTTP/1.1 200 OK\r\n\r\n") // its absence is seen at the other end
+		join(in, out)
+	}
+}
+
+// outcome is what the program prints.
+type outcome struct {
+	Status  int
+	Message string
+	Results struct{ Type string }
+}
+
+// listSecrets runs the program and returns the token that the vault was shown, if it was shown any.
+func listSecrets(t *testing.T, host, clientID string) (outcome, string) {
+	t.Helper()
+	program := filepath.Join(packages(t, "dotnet"), "node_modules/@azure/mcp-linux-x64/dist/azmcp")
+	v := newKeyVault(t)
+	cmd := exec.CommandContext(t.Context(), program, "keyvault", "secret", "get", "--vault", vaultName, "--subscription", uuid.NewString())
+	cmd.Env = append(v.environment, "HOME="+t.TempDir(), "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1", // there may be no ICU
+		"AZURE_MCP_COLLECT_TELEMETRY=false", "AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential",
+		"AZURE_POD_IDENTITY_AUTHORITY_HOST="+host, "AZURE_CLIENT_ID="+clientID)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	text, err := cmd.Output()
+	var out outcome
+	_, last, _ := strings.Cut("\n"+string(text), "\n{") // after its log
+	if parseErr := json.Unmarshal([]byte("{"+last), &out); parseErr != nil {
+		t.Fatalf("%v, %v: %s%s", err, parseErr, text, stderr.Bytes())
+	}
+	select {
+	case token := <-v.tokens:
+		return out, token
+	default:
+		return out, ""
+	}
+}
+
+// What the library asks first is a question without the header that IMDS demands: it wants to know whether anybody is there.
+const withProbe = 2
+
+func TestAProgramOnDotNETGetsATokenWhereItsLibraryLooksForIMDS(t *testing.T) {
+	w := newWorld(t)
+	vm, user, app := w.info.Identities[0], w.info.Identities[1].ClientID, w.application(federatedApp).ClientID
+	service, agent := w.imdsPlace(), w.agentPlace(func(*config.Config) {})
+	for name, c := range map[string]struct {
+		at         place
+		asks, want string
+	}{
+		"IMDS, system-assigned":         {service, "", vm.ClientID},
+		"IMDS, by client id":            {service, user, user},
+		"the agent, a managed identity": {agent, user, user},
+		"the agent, an application":     {agent, app, app},
+	} {
+		t.Run(name, func(t *testing.T) { w.showsVault(t, c.at, c.asks, c.want) })
+	}
+}
+
+func TestAProgramOnDotNETNeedNotNameItsOnlyIdentity(t *testing.T) {
+	w := newWorld(t)
+	vm := w.info.Identities[0]
+	w.showsVault(t, w.agentPlace(func(c *config.Config) { c.Rules[0].Identities = []string{vm.Name} }), "", vm.ClientID)
+}
+
+// showsVault checks that the vault is shown a token that is good for it.
+func (w *world) showsVault(t *testing.T, at place, clientID, want string) {
+	t.Helper()
+	before := at.asked()
+	out, token := listSecrets(t, at.host, clientID)
+	if out.Status != http.StatusOK || token == "" {
+		t.Fatalf("the program says %+v; a token for the vault: %t", out, token != "")
+	}
+	if n := at.asked() - before; n != withProbe {
+		t.Errorf("the library asked %d times", n)
+	}
+	if caller := w.caller(t, token); caller.ClientID != want || caller.Bound {
+		t.Errorf("the resource saw %+v, want %s", caller, want)
+	}
+	if says := claimsOf(t, token); says.AppID != want || says.Audience != vault {
+		t.Errorf("the token says %+v, want %s for %s", says, want, vault)
+	}
+}
+
+func TestARefusalArrivesInTheErrorOfAProgramOnDotNET(t *testing.T) {
+	w := newWorld(t)
+	for name, at := range map[string]place{"IMDS": w.imdsPlace(), "the agent": w.agentPlace(func(*config.Config) {})} {
+		t.Run(name, func(t *testing.T) {
+			before := at.asked()
+			out, token := listSecrets(t, at.host, uuid.NewString())
+			if token != "" || out.Status != http.StatusUnauthorized || out.Results.Type != "CredentialUnavailableException" ||
+				!strings.Contains(out.Message, "identity_not_found") || !strings.Contains(out.Message, "has not been assigned") {
+				t.Errorf("a token for the vault: %t; the program says %+v", token != "", out)
+			}
+			if n := at.asked() - before; n != withProbe {
+				t.Errorf("the library asked %d times: it took a refusal for a temporary failure", n)
+			}
+		})
+	}
+}

@@ -20,8 +20,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-tpm/tpm2"
-
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -298,7 +296,8 @@ type publicHalf struct{ key crypto.PublicKey }
 
 func (h publicHalf) Public() crypto.PublicKey { return h.key }
 
-// loadedHalf is the public half of a key that this TPM has: what a file says of itself is worth nothing to who needs the key.
+// loadedHalf is the public half of a key that this TPM has loaded, which it does only if both halves in the file are those of one key
+// of its own (TPM 2.0 Part 3, 12.2).
 func (k *Keyring) loadedHalf(ctx context.Context, e signer.Entry) (publicHalf, error) {
 	file, err := k.store.ReadKeyFile(e)
 	if err != nil {
@@ -312,8 +311,8 @@ func (k *Keyring) loadedHalf(ctx context.Context, e signer.Entry) (publicHalf, e
 	if err != nil {
 		return publicHalf{}, explainKey(err, e.Name)
 	}
-	public, err := tpm2.Pub(key.Public())
-	return publicHalf{public}, errors.Join(err, key.Close())
+	half, err := halfOf(file)
+	return half, errors.Join(err, key.Close())
 }
 
 // publicHalf is what the key file says.
@@ -322,6 +321,10 @@ func (k *Keyring) publicHalf(e signer.Entry) (publicHalf, error) {
 	if err != nil {
 		return publicHalf{}, err
 	}
+	return halfOf(file)
+}
+
+func halfOf(file *tpm.KeyFile) (publicHalf, error) {
 	d, err := file.Describe()
 	return publicHalf{d.PublicKey}, err
 }

@@ -35,6 +35,9 @@ func Swtpm(t testing.TB) *SoftTPM {
 // Device is the address to open it by.
 func (s *SoftTPM) Device() string { return "unix:" + s.socket }
 
+// PID is the number of the process, which Reboot changes.
+func (s *SoftTPM) PID() int { return s.cmd.Process.Pid }
+
 // Reboot kills the process, without an orderly shutdown, and starts it again on its state.
 func (s *SoftTPM) Reboot(t testing.TB) {
 	t.Helper()

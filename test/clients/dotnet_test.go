@@ -2,6 +2,7 @@ package clients_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -99,6 +100,9 @@ func onlyTo(t *testing.T, address string) http.HandlerFunc {
 	}
 }
 
+// patience ends a run that hangs. It is far more than a run takes, so it says nothing about speed.
+const patience = 2 * time.Minute
+
 // outcome is what the program prints.
 type outcome struct {
 	Status  int
@@ -111,7 +115,9 @@ func listSecrets(t *testing.T, host, clientID string) (outcome, string) {
 	t.Helper()
 	program := filepath.Join(packages(t, "dotnet"), "node_modules/@azure/mcp-linux-x64/dist/azmcp")
 	v := newKeyVault(t)
-	cmd := exec.CommandContext(t.Context(), program, "keyvault", "secret", "get", "--vault", vaultName, "--subscription", uuid.NewString())
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "keyvault", "secret", "get", "--vault", vaultName, "--subscription", uuid.NewString())
 	cmd.Env = append(v.environment, "HOME="+t.TempDir(), "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1", // there may be no ICU
 		"AZURE_MCP_COLLECT_TELEMETRY=false", "AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential",
 		"AZURE_POD_IDENTITY_AUTHORITY_HOST="+host, "AZURE_CLIENT_ID="+clientID)

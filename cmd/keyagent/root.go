@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,13 +27,42 @@ type app struct {
 	socket     string
 }
 
+// interruptPatience is what an interrupted command has to put things in order, such as what it has in the TPM.
+const interruptPatience = 5 * time.Second
+
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, std streams) int {
 	a := &app{streams: std}
 	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContextC
 	root.SetArgs(args)
-	cmd, err := root.ExecuteContextC(ctx)
-	return a.exit(err, cmd)
+	target, _, err := root.Find(args)
+	serves := err == nil && target.Name() == serveName
+	code := make(chan int, 1)
+	go func() {
+		cmd, err := root.ExecuteContextC(ctx)
+		code <- a.exit(err, cmd)
+	}()
+	if serves {
+		return <-code // it has requests to finish and a key to flush, and ends when that is done
+	}
+	return a.await(ctx, code)
+}
+
+// await waits for a command. Reading from a pipe or a terminal knows no context: who interrupts a command that does not end by
+// itself has waited long enough. What it has begun is left as by a power cut, which each command that changes something outlives.
+func (a *app) await(ctx context.Context, code <-chan int) int {
+	select {
+	case c := <-code:
+		return c
+	case <-ctx.Done():
+	}
+	select {
+	case c := <-code:
+		return c
+	case <-time.After(interruptPatience):
+		fmt.Fprintln(a.err, "keyagent: error: interrupted")
+		return exitFailed
+	}
 }
 
 func (a *app) rootCommand() *cobra.Command {

@@ -9,10 +9,13 @@ import (
 	"github.com/keyagent/keyagent/internal/daemon"
 )
 
+// serveName is the one command that is there to be interrupted.
+const serveName = "serve"
+
 func (a *app) serveCommand() *cobra.Command {
 	var logFormat string
 	cmd := &cobra.Command{
-		Use:   "serve",
+		Use:   serveName,
 		Short: "Run the agent in the foreground",
 		Long: `Run the agent in the foreground until it is interrupted or terminated.
 

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/tpm"
 )
 
 // checkCredentials looks at what the applications of the configuration need on this machine. What is wrong with a key that is there
@@ -33,8 +33,8 @@ func (d *doctor) checkCertificateCredential(check string, c config.Credential, k
 	switch {
 	case at < 0:
 		d.add(check, VerdictFail, "keyagent key create "+c.Key+", then have it certified and register the certificate: see docs/keys.md", "there is no key %q", c.Key)
-	case keys[at].Algorithm != "" && !strings.HasPrefix(keys[at].Algorithm, "rsa-"):
-		d.add(check, VerdictFail, "make an RSA key under another name, and name that in the configuration", "key %q is %s, and Entra takes RSA keys only", c.Key, keys[at].Algorithm)
+	case keys[at].Algorithm != "" && !forEntra(tpm.Algorithm(keys[at].Algorithm)):
+		d.add(check, VerdictFail, "put an RSA key in its place: keyagent key rotate "+c.Key+" --algorithm rsa-2048", "key %q is %s, and Entra takes RSA keys only", c.Key, keys[at].Algorithm)
 	case keys[at].AuthValue:
 		d.add(check, VerdictFail, "make one without: keyagent key rotate "+c.Key, "key %q needs an authorization value, which the agent has only for its own key", c.Key)
 	case keys[at].Certificate == nil && keys[at].Problem == "":

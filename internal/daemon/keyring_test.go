@@ -296,6 +296,7 @@ func TestAKeyFileIsNotOverwrittenByWhatACommandMakes(t *testing.T) {
 // Where the TPM is gone, what is left can be looked at and cleared away; nothing that only the TPM can tell is told without it.
 func TestWithoutTheTPM(t *testing.T) {
 	s := newStage(t)
+	s.withoutApplications()
 	k := s.keyring(nil)
 	for name, handle := range map[string]string{"app": "", "kept": "0x81010001"} {
 		if _, err := k.Create(t.Context(), name, daemon.KeyRequest{Algorithm: "ecdsa-p256", Persistent: handle}); err != nil {

@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
+	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/tpm"
 )
 
 // BeginRotation makes the next generation of a key: like the current one, but for what req says.
@@ -26,6 +30,9 @@ func (k *Keyring) BeginRotation(ctx context.Context, name string, req KeyRequest
 	options, err := k.rotationOptions(current, req)
 	if err != nil {
 		return KeyReport{}, err
+	}
+	if err := k.checkUse(name, options.Algorithm, len(options.AuthValue.Reveal()) > 0); err != nil {
+		return KeyReport{}, hint(UsageError{err}, "a key for something else needs a name of its own: keyagent key create NAME")
 	}
 	t, err := k.on(ctx)
 	if err != nil {
@@ -78,6 +85,9 @@ func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOpt
 	if err != nil {
 		return KeyReport{}, err
 	}
+	if err := k.checkNextUse(next); err != nil {
+		return KeyReport{}, err
+	}
 	key, err := k.open(ctx, next, req.Auth)
 	if err != nil {
 		return KeyReport{}, err
@@ -98,6 +108,38 @@ func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOpt
 		return KeyReport{}, err
 	}
 	return k.report(ctx, next, auth), nil
+}
+
+// checkUse keeps a key with which the configuration has an application log in to what the agent can use there.
+func (k *Keyring) checkUse(name string, algorithm tpm.Algorithm, authValue bool) error {
+	for _, id := range k.cfg.Identities {
+		if id.Application == nil || !slices.ContainsFunc(id.Application.Credentials, func(c config.Credential) bool { return c.Key == name }) {
+			continue
+		}
+		switch {
+		case algorithm != "" && !forEntra(algorithm):
+			return fmt.Errorf("identity %q logs in with key %q, and Entra takes RSA keys only, not %s", id.Name, name, algorithm)
+		case authValue:
+			return fmt.Errorf("identity %q logs in with key %q, and the agent has an authorization value only for its own key", id.Name, name)
+		}
+	}
+	return nil
+}
+
+// forEntra reports whether Entra takes keys of this kind.
+func forEntra(a tpm.Algorithm) bool { return strings.HasPrefix(string(a), "rsa-") }
+
+// checkNextUse is checkUse for a generation that was begun, perhaps before the configuration named the key.
+func (k *Keyring) checkNextUse(next signer.Entry) error {
+	file, err := k.store.ReadKeyFile(next)
+	if err != nil {
+		return err
+	}
+	d, err := file.Describe()
+	if err != nil {
+		return err
+	}
+	return hint(k.checkUse(next.Name, d.Algorithm, d.AuthValue), "undo it and begin with another: keyagent key rotate %s --cancel", next.Name)
 }
 
 func explainProof(err error, name string) error {

@@ -269,7 +269,7 @@ func (im *Imported) takeCertificate(at string, entry settings) {
 	key := numbered("app", certificates)
 	im.keep(at, entry, Credential{Source: SourceCertificate, Key: key}, []string{
 		at + ": its private key stays where it is: make another in the TPM (keyagent key create " + key +
-			"), a certificate for it (keyagent key self-sign " + key + "), and register that with the application",
+			"), a certificate for it (keyagent key self-sign " + key + " --subject CN=" + key + "), and register that with the application",
 	})
 }
 

@@ -118,9 +118,9 @@ func addAuthFlags(cmd *cobra.Command, auth *daemon.AuthSource) {
 }
 
 // addRequestFlags are for commands that make a key.
-func addRequestFlags(cmd *cobra.Command, req *daemon.KeyRequest) {
+func addRequestFlags(cmd *cobra.Command, req *daemon.KeyRequest, otherwise string) {
 	flags := cmd.Flags()
-	flags.StringVar(&req.Algorithm, "algorithm", "", "kind of key: "+daemon.AlgorithmNames())
+	flags.StringVar(&req.Algorithm, "algorithm", "", "kind of key: "+daemon.AlgorithmNames()+" (default: "+otherwise+")")
 	flags.StringVar(&req.PCRs, "pcrs", "", "bind the key to the values that these PCRs have now, as in 0,2,7")
 	flags.StringVar(&req.PCRBank, "pcr-bank", "", "bank of these PCRs: sha256 or sha384")
 	flags.StringVar(&req.Persistent, "persistent", "", "keep the key in the TPM, too, at this handle: 0x81010000 to 0x817fffff")

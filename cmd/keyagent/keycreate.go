@@ -46,7 +46,7 @@ than in a key made here is reported; a key that could leave the TPM is refused.`
 			})
 		},
 	}
-	addRequestFlags(cmd, &req)
+	addRequestFlags(cmd, &req, "rsa-2048")
 	cmd.Flags().StringVar(&from, "from-key-file", "", "adopt the key of this file")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

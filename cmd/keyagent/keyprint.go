@@ -93,10 +93,6 @@ func (a *app) printKeys(reports []daemon.KeyReport, asJSON, public bool) error {
 	if asJSON {
 		return a.printJSON(reports)
 	}
-	if len(reports) == 0 {
-		_, err := fmt.Fprintln(a.out, "there are no keys; keyagent key create NAME makes one")
-		return err
-	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	row := rowsOn(w)
 	for _, r := range reports {

@@ -43,7 +43,7 @@ platform. A running agent goes on with the old one until it is restarted.`,
 			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error { return a.rotate(cmd, keys, args[0], r) })
 		},
 	}
-	addRequestFlags(cmd, &r.begin)
+	addRequestFlags(cmd, &r.begin, "that of the key in use")
 	flags := cmd.Flags()
 	flags.BoolVar(&r.begin.NoAuth, "no-auth", false, "the new key needs no authorization value, though the old one does")
 	flags.BoolVar(&r.finish, "finish", false, "try the next generation and switch to it")
@@ -73,7 +73,7 @@ func (r rotation) check(name string) error {
 	case connects && !r.finish:
 		return usageError{errors.New("--connect and --ca-file go with --finish")}
 	case (r.finish || r.cancel) && changes != daemon.KeyRequest{}:
-		return usageError{errors.New("what the key is like is said when the rotation begins")}
+		return usageError{errors.New("the flags that say what the key is like go with the command that begins the rotation, not with --finish or --cancel")}
 	case name == daemon.BindingKeyName && (r.finish || r.begin != daemon.KeyRequest{}):
 		return usageError{fmt.Errorf("key %q is rotated in one go, as the configuration says: give no option", name)}
 	}

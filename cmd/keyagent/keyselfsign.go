@@ -37,16 +37,7 @@ Entra takes RSA keys only. A certificate that works and is in use is replaced on
 				if err != nil {
 					return err
 				}
-				if out != "" {
-					if err := daemon.WriteFile(out, []byte(report.PEM)); err != nil {
-						return err
-					}
-					report.File = out
-				}
-				if err := a.printUpload(report, asJSON); err != nil || asJSON {
-					return err
-				}
-				return a.printAfterUpload(args[0], out, req)
+				return a.handOut(args[0], report, out, asJSON, req)
 			})
 		},
 	}
@@ -63,8 +54,35 @@ Entra takes RSA keys only. A certificate that works and is in use is replaced on
 	return cmd
 }
 
-// printAfterUpload prints what is left to be done once Entra knows the certificate.
-func (a *app) printAfterUpload(name, file string, req daemon.SelfSignOptions) error {
+// handOut writes a new certificate where it was asked for, and says what to do with it. The key may have it already.
+func (a *app) handOut(name string, report daemon.CertificateReport, out string, asJSON bool, req daemon.SelfSignOptions) error {
+	if out != "" {
+		if err := daemon.WriteFile(out, []byte(report.PEM)); err != nil {
+			return notHandedOut(err, name, req)
+		}
+		report.File = out
+	}
+	if err := a.printUpload(report, asJSON); err != nil || asJSON {
+		return err
+	}
+	return a.printSteps(name, out, report.ForEntra, req)
+}
+
+// notHandedOut tells whether a certificate is lost that could not be written.
+func notHandedOut(err error, name string, req daemon.SelfSignOptions) error {
+	if req.NoImport {
+		return fmt.Errorf("the certificate was put nowhere: %w", err)
+	}
+	next := ""
+	if req.Next {
+		next = " --next"
+	}
+	return hintedError{fmt.Errorf("the key has its certificate, only --out was not written: %w", err),
+		fmt.Sprintf("do not make another: keyagent cert show %s%s --pem > FILE", name, next)}
+}
+
+// printSteps prints what is left to be done, once Entra knows the certificate if it is for Entra.
+func (a *app) printSteps(name, file string, forEntra bool, req daemon.SelfSignOptions) error {
 	var steps []string
 	next := ""
 	if req.Next {
@@ -79,6 +97,10 @@ func (a *app) printAfterUpload(name, file string, req daemon.SelfSignOptions) er
 	if len(steps) == 0 {
 		return nil
 	}
-	_, err := fmt.Fprintf(a.out, "After that:\n  %s\n", strings.Join(steps, "\n  "))
+	when := "After that"
+	if !forEntra {
+		when = "Once the servers it is for know it"
+	}
+	_, err := fmt.Fprintf(a.out, "%s:\n  %s\n", when, strings.Join(steps, "\n  "))
 	return err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -41,6 +42,10 @@ signs, which versions of TLS it can be used in, and its certificate.
 				}
 				reports, err := keys.Show(cmd.Context(), name, auth)
 				if err != nil {
+					return err
+				}
+				if len(reports) == 0 && !asJSON {
+					_, err := fmt.Fprintf(a.out, "there are no keys in %s; keyagent key create NAME makes one\n", printable(keys.Dir()))
 					return err
 				}
 				return a.printKeys(reports, asJSON, public)

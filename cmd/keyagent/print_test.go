@@ -135,19 +135,21 @@ func TestARoadOfCapabilitiesSaysWhatItsWordsMean(t *testing.T) {
 
 func TestWhatIsLeftToDoWithACertificate(t *testing.T) {
 	for _, tc := range []struct {
-		name string
-		req  daemon.SelfSignOptions
-		want string
+		name   string
+		others bool // not for Entra
+		req    daemon.SelfSignOptions
+		want   string
 	}{
-		{"beside its key, it waits for nobody", daemon.SelfSignOptions{}, ""},
-		{"not beside its key yet", daemon.SelfSignOptions{NoImport: true}, "After that:\n  keyagent cert import app --file app.cer\n"},
-		{"of the next generation", daemon.SelfSignOptions{Next: true}, "After that:\n  keyagent key rotate app --finish\n"},
-		{"both", daemon.SelfSignOptions{NoImport: true, Next: true}, "After that:\n  keyagent cert import app --next --file app.cer\n  keyagent key rotate app --finish\n"},
+		{"beside its key, it waits for nobody", false, daemon.SelfSignOptions{}, ""},
+		{"not beside its key yet", false, daemon.SelfSignOptions{NoImport: true}, "After that:\n  keyagent cert import app --file app.cer\n"},
+		{"of the next generation", false, daemon.SelfSignOptions{Next: true}, "After that:\n  keyagent key rotate app --finish\n"},
+		{"not for Entra", true, daemon.SelfSignOptions{Next: true}, "Once the servers it is for know it:\n  keyagent key rotate app --finish\n"},
+		{"both", false, daemon.SelfSignOptions{NoImport: true, Next: true}, "After that:\n  keyagent cert import app --next --file app.cer\n  keyagent key rotate app --finish\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer
 			a := &app{streams: streams{out: &out}}
-			if err := a.printAfterUpload("app", "app.cer", tc.req); err != nil || out.String() != tc.want {
+			if err := a.printSteps("app", "app.cer", !tc.others, tc.req); err != nil || out.String() != tc.want {
 				t.Errorf("got %q, %v, want %q", out.String(), err, tc.want)
 			}
 		})

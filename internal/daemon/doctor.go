@@ -91,7 +91,7 @@ func (d *doctor) checkConfig() {
 			"%s does not exist; the defaults hold", d.opts.ConfigPath)
 		return
 	} else if err != nil {
-		d.addError("configuration", err, "write one, or mend it: keyagent config check says what is wrong; without it the agent does not start")
+		d.addError("configuration", err, "write one, or mend it: keyagent config check says what is wrong; without it the agent does not start, and what follows looks at the defaults")
 		return
 	}
 	d.add("configuration", VerdictOK, "", "%s: identities: %d, rules: %d", d.opts.ConfigPath, len(d.cfg.Identities), len(d.cfg.Rules))

@@ -50,6 +50,9 @@ func (k *Keyring) Close() error {
 	return k.tpm.Close()
 }
 
+// Dir is the state directory, which need not be there.
+func (k *Keyring) Dir() string { return k.cfg.StateDir }
+
 // on opens the TPM, once.
 func (k *Keyring) on(ctx context.Context) (*tpm.TPM, error) {
 	if k.tpm != nil {

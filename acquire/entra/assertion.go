@@ -61,7 +61,7 @@ func (s AssertionSpec) check(key crypto.Signer) error {
 	public, ok := key.Public().(*rsa.PublicKey)
 	switch {
 	case !ok:
-		return errors.New("Entra takes assertions of RSA keys only, and this is none: make one with keyagent key rotate NAME --algorithm rsa-2048")
+		return errors.New("the key has the wrong kind: Entra takes assertions of RSA keys only; make one with keyagent key rotate NAME --algorithm rsa-2048")
 	case s.ClientID == "" || s.Audience == "":
 		return errors.New("client id or audience is missing")
 	case len(s.Chain) == 0:

@@ -63,10 +63,18 @@ func TestStatusSaysAnErrorOnceAndCountsRotations(t *testing.T) {
 			Name: "app", Kind: wire.KindApplication, LastError: "credential mine: no certificate",
 			Credentials: []wire.CredentialStatus{{Name: "mine", LastError: "no certificate"}},
 		}}}, "no certificate", 1},
+		{"two have failed, one with the beginning of what the other says", wire.Status{Identities: []wire.IdentityStatus{{
+			Name: "app", Kind: wire.KindApplication, LastError: "credential mine: not reachable: EOF",
+			Credentials: []wire.CredentialStatus{{Name: "mine", LastError: "not reachable: EOF"}, {Name: "other", LastError: "not reachable"}},
+		}}}, "not reachable", 2},
 		{"one of two has failed", wire.Status{Identities: []wire.IdentityStatus{{
 			Name: "app", Kind: wire.KindApplication,
 			Credentials: []wire.CredentialStatus{{Name: "mine", LastError: "no certificate"}, {Name: "other", State: "ready"}},
 		}}}, "no certificate", 1},
+		{"a name in a server's certificate", wire.Status{Identities: []wire.IdentityStatus{{
+			Name: "app", LastError: "certificate is valid for \x1b[2J\ntpm  not yours", Credentials: []wire.CredentialStatus{{Name: "mine", LastError: "\x1b[2J"}},
+		}}}, "\x1b", 0},
+		{"the same, as it is printed", wire.Status{Identities: []wire.IdentityStatus{{LastError: "valid for \x1b[2J\ntpm  not yours"}}}, `valid for \x1b[2J tpm  not yours`, 1},
 		{"a rotated key", wire.Status{Key: wire.KeyStatus{Strength: "attested", Generation: 3}}, "strength attested, generation 3\n", 1},
 		{"a key in software", wire.Status{Key: wire.KeyStatus{Strength: "software"}}, "generation", 0},
 	} {

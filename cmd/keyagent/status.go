@@ -46,7 +46,7 @@ Only root, the agent's own user and the admins of its configuration may ask.`,
 
 func printStatus(out io.Writer, s wire.Status) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(w, name+"\t"+format+"\n", args...) }
+	row := rowsOn(w)
 	row("agent", "%s, pid %d, since %s", s.Version, s.PID, stamp(s.Started))
 	row("tpm", "%s, %s, firmware %s", s.TPM.Device, s.TPM.Manufacturer, s.TPM.FirmwareVersion)
 	row("key", "%s, strength %s%s", s.Key.Algorithm, s.Key.Strength, generationText(s.Key.Generation))
@@ -59,9 +59,9 @@ func printStatus(out io.Writer, s wire.Status) error {
 	return w.Flush()
 }
 
-func printIdentity(row func(name, format string, args ...any), id wire.IdentityStatus) {
+func printIdentity(row rowFunc, id wire.IdentityStatus) {
 	if id.LastError != "" {
-		row("  last error", "%s", id.LastError)
+		row("  last error", "%s", strings.ReplaceAll(id.LastError, "\n", " "))
 	}
 	if id.ClientID != "" {
 		row("  client id", "%s", id.ClientID)
@@ -76,8 +76,8 @@ func printIdentity(row func(name, format string, args ...any), id wire.IdentityS
 		if c.Strength != "" {
 			row("    strength", "%s", c.Strength)
 		}
-		if c.LastError != "" && !strings.Contains(id.LastError, c.LastError) { // else it was said
-			row("    last error", "%s", c.LastError)
+		if c.LastError != "" && !strings.Contains(id.LastError+"\n", c.LastError+"\n") { // else it was said
+			row("    last error", "%s", strings.ReplaceAll(c.LastError, "\n", " "))
 		}
 	}
 	if t := id.TLS; t != nil {

@@ -91,11 +91,14 @@ func (d *doctor) checkCertificate(check string, r KeyReport) {
 	case c.Problem != "":
 		d.add(check, VerdictFail, "get another one: keyagent key csr "+r.Name+", then keyagent cert import", "%s", strings.ReplaceAll(c.Problem, "\n", ""))
 	case c.ExpiresSoon:
-		d.add(check, VerdictWarn, "get the next one: keyagent key rotate "+r.Name, "%s expires soon, at %s", c.Subject, c.NotAfter.UTC().Format(time.RFC3339))
+		d.add(check, VerdictWarn, "get the next one: keyagent key rotate "+r.Name, "%s expires soon, at %s", onALine(c.Subject), c.NotAfter.UTC().Format(time.RFC3339))
 	default:
-		d.add(check, VerdictOK, "", "%s, valid until %s", c.Subject, c.NotAfter.UTC().Format(time.RFC3339))
+		d.add(check, VerdictOK, "", "%s, valid until %s", onALine(c.Subject), c.NotAfter.UTC().Format(time.RFC3339))
 	}
 }
+
+// onALine keeps a name, in which there may be anything, from looking like a finding of its own.
+func onALine(name string) string { return strings.ReplaceAll(name, "\n", " ") }
 
 // adviseOnBinding says to make another key only where it is the key that is at fault.
 func adviseOnBinding(err error) string {

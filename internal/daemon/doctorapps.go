@@ -36,7 +36,7 @@ func (d *doctor) checkCertificateCredential(check string, c config.Credential, k
 	case keys[at].Algorithm != "" && !forEntra(tpm.Algorithm(keys[at].Algorithm)):
 		d.add(check, VerdictFail, "put an RSA key in its place: keyagent key rotate "+c.Key+" --algorithm rsa-2048", "key %q is %s, and Entra takes RSA keys only", c.Key, keys[at].Algorithm)
 	case keys[at].AuthValue:
-		d.add(check, VerdictFail, "make one without: keyagent key rotate "+c.Key, "key %q needs an authorization value, which the agent has only for its own key", c.Key)
+		d.add(check, VerdictFail, "make one without: keyagent key rotate "+c.Key+" --no-auth", "key %q needs an authorization value, which the agent has only for its own key", c.Key)
 	case keys[at].Certificate == nil && keys[at].Problem == "":
 		d.add(check, VerdictFail, fmt.Sprintf("keyagent key self-sign %[1]s --subject CN=%[1]s, or key csr and cert import; register the certificate with the application", c.Key),
 			"key %q has no certificate", c.Key)

@@ -400,17 +400,18 @@ func noCertificate(err error, name string, next bool) error {
 // WriteFile writes what a command made for others to see, replacing an older one. A key file is no older one: there is no copy of it.
 func WriteFile(path string, text []byte) error {
 	if holdsKey(path) {
-		return usagef("%s holds a key, which is not overwritten: choose another file", path)
+		return usagef("%s holds a key, or what this command cannot have made, and is not overwritten: choose another file", path)
 	}
 	return os.WriteFile(path, text, 0o644) // #nosec G306 -- requests and certificates are public
 }
 
-// holdsKey looks into regular files only: of a pipe or a terminal, which may be written to, nothing must be read.
+// holdsKey looks into regular files only: of a pipe or a terminal, which may be written to, nothing must be read. A file that cannot be
+// read, or is larger than what these commands write, may hold one.
 func holdsKey(path string) bool {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() {
 		return false
 	}
 	text, err := readBounded(path, maxForeignBytes)
-	return err == nil && bytes.Contains(text, []byte("PRIVATE KEY-----"))
+	return err != nil || bytes.Contains(text, []byte("PRIVATE KEY-----"))
 }

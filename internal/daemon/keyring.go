@@ -229,7 +229,7 @@ func (k *Keyring) CheckDelete(name string, force bool) error {
 			"to have another key, keyagent key rotate %s; to delete it all the same, --force", name)
 	}
 	_, err := k.store.Current(name)
-	if errors.Is(err, signer.ErrNoKey) {
+	if errors.Is(err, signer.ErrNoKey) && !errors.Is(err, signer.ErrGenerationMissing) {
 		return explainKey(err, name)
 	}
 	return nil // what is damaged can be deleted
@@ -271,6 +271,10 @@ func (k *Keyring) open(ctx context.Context, e signer.Entry, source AuthSource) (
 	if err != nil {
 		return nil, err
 	}
+	return k.openWith(ctx, e, auth)
+}
+
+func (k *Keyring) openWith(ctx context.Context, e signer.Entry, auth secret.String) (*signer.Key, error) {
 	t, err := k.on(ctx)
 	if err != nil {
 		return nil, err

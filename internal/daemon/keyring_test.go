@@ -7,6 +7,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
+	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -282,6 +284,13 @@ func TestAKeyFileIsNotOverwrittenByWhatACommandMakes(t *testing.T) {
 	if after, err := os.ReadFile(report.KeyFile); err != nil || !slices.Equal(before, after) {
 		t.Errorf("the key file was changed: %v", err)
 	}
+	bundle := filepath.Join(t.TempDir(), "bundle.pem")
+	if err := os.WriteFile(bundle, append(before, make([]byte, 70<<10)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := daemon.WriteFile(bundle, []byte("a request")); err == nil {
+		t.Error("a key in a long file was written over")
+	}
 	out := filepath.Join(t.TempDir(), "request.pem")
 	for _, text := range []string{"a long request", "a request"} {
 		if err := daemon.WriteFile(out, []byte(text)); err != nil {
@@ -290,6 +299,52 @@ func TestAKeyFileIsNotOverwrittenByWhatACommandMakes(t *testing.T) {
 		if got, err := os.ReadFile(out); err != nil || string(got) != text {
 			t.Errorf("%q, %v", got, err)
 		}
+	}
+}
+
+// A value may come through a pipe, which has it once.
+func TestARotationIsFinishedWithAValueFromAPipe(t *testing.T) {
+	s := newStage(t)
+	s.withoutApplications()
+	k := s.keyring(nil)
+	file := filepath.Join(t.TempDir(), "value")
+	if err := os.WriteFile(file, []byte("a value"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	auth := daemon.AuthSource{File: file}
+	_, created := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256", Auth: auth})
+	_, begun := k.BeginRotation(t.Context(), "app", daemon.KeyRequest{Auth: auth})
+	_, certified := k.SelfSign(t.Context(), "app", daemon.SelfSignOptions{NameRequest: subject("app"), Next: true, Auth: auth})
+	r, w, err := os.Pipe()
+	if err := errors.Join(created, begun, certified, err); err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	_, err = w.WriteString("a value")
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	report, err := k.FinishRotation(t.Context(), "app", daemon.FinishOptions{Auth: daemon.AuthSource{File: fmt.Sprintf("/proc/self/fd/%d", r.Fd())}})
+	if err != nil || report.Generation != 2 || report.Problem != "" {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+// What names a generation that is not there can be cleared away.
+func TestAKeyWhoseGenerationIsMissingCanBeDeleted(t *testing.T) {
+	s := newStage(t)
+	k := s.keyring(nil)
+	if _, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.stateFile("keys", "app", "current"), []byte("7\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Delete(t.Context(), "app", false); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(s.stateFile("keys", "app")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
 	}
 }
 
@@ -372,7 +427,7 @@ func TestACertificateThatIsSignedWithSHA1IsWarnedOf(t *testing.T) {
 	key := publicKey(t, report.PublicKey)
 	for algorithm, want := range map[x509.SignatureAlgorithm]bool{x509.SHA1WithRSA: true, x509.SHA256WithRSA: false} {
 		path := filepath.Join(t.TempDir(), "leaf.pem")
-		if err := os.WriteFile(path, issue(t, key, algorithm), 0o600); err != nil {
+		if err := os.WriteFile(path, issue(t, key, "app", algorithm), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		imported, err := k.Import(t.Context(), "app", path, false)
@@ -391,6 +446,33 @@ func TestACertificateThatIsSignedWithSHA1IsWarnedOf(t *testing.T) {
 	}
 }
 
+// A name with a line break in it must not look like a finding, or like advice.
+func TestANameInACertificateIsNoFinding(t *testing.T) {
+	s := newStage(t)
+	k := s.keyring(nil)
+	report, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "leaf.pem")
+	if err := os.WriteFile(path, issue(t, publicKey(t, report.PublicKey), "app\nok  all is well", x509.SHA256WithRSA), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Import(t.Context(), "app", path, false); err != nil {
+		t.Fatal(err)
+	}
+	said := false
+	for _, f := range s.diagnose(nil).Findings {
+		said = said || strings.Contains(f.Detail, "all is well")
+		if strings.Contains(f.Detail, "\nok") {
+			t.Errorf("%s: %q", f.Check, f.Detail)
+		}
+	}
+	if !said {
+		t.Error("the certificate's name is nowhere")
+	}
+}
+
 func publicKey(t *testing.T, text string) any {
 	t.Helper()
 	block, _ := pem.Decode([]byte(text))
@@ -402,14 +484,14 @@ func publicKey(t *testing.T, text string) any {
 }
 
 // issue makes a certificate over a key as an issuer would who is not in the chain.
-func issue(t *testing.T, public any, algorithm x509.SignatureAlgorithm) []byte {
+func issue(t *testing.T, public any, name string, algorithm x509.SignatureAlgorithm) []byte {
 	t.Helper()
 	issuer, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
 	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "app"}, SignatureAlgorithm: algorithm,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, SignatureAlgorithm: algorithm,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, &x509.Certificate{Subject: pkix.Name{CommonName: "issuer"}}, public, issuer)

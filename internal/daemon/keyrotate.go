@@ -88,7 +88,11 @@ func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOpt
 	if err := k.checkNextUse(next); err != nil {
 		return KeyReport{}, err
 	}
-	key, err := k.open(ctx, next, req.Auth)
+	auth, err := k.authValue(name, req.Auth) // once: it may come through a pipe
+	if err != nil {
+		return KeyReport{}, err
+	}
+	key, err := k.openWith(ctx, next, auth)
 	if err != nil {
 		return KeyReport{}, err
 	}
@@ -102,10 +106,6 @@ func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOpt
 	}
 	if err := k.store.FinishRotation(ctx, next, key, prove); err != nil {
 		return KeyReport{}, explainProof(err, name)
-	}
-	auth, err := k.authValue(name, req.Auth)
-	if err != nil {
-		return KeyReport{}, err
 	}
 	return k.report(ctx, next, auth), nil
 }

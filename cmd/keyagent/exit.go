@@ -38,17 +38,6 @@ type referenceError struct{ error }
 
 func (e referenceError) Unwrap() error { return e.error }
 
-// hintedError says what to do next.
-type hintedError struct {
-	error
-	hint string
-}
-
-func (e hintedError) Unwrap() error { return e.error }
-
-// Hint says what to do next.
-func (e hintedError) Hint() string { return e.hint }
-
 // exit prints what came of a command and what to do about it, and returns the exit code.
 func (a *app) exit(err error, cmd *cobra.Command) int {
 	if err == nil {

@@ -117,7 +117,7 @@ func addAuthFlags(cmd *cobra.Command, auth *daemon.AuthSource) {
 	cmd.Flags().StringVar(&auth.Credential, "auth-credential", "", "systemd credential with the key's authorization value")
 }
 
-// addRequestFlags are for commands that make a key.
+// addRequestFlags are for commands that make a key; otherwise says of what kind, where nobody does.
 func addRequestFlags(cmd *cobra.Command, req *daemon.KeyRequest, otherwise string) {
 	flags := cmd.Flags()
 	flags.StringVar(&req.Algorithm, "algorithm", "", "kind of key: "+daemon.AlgorithmNames()+" (default: "+otherwise+")")

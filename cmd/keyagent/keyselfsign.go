@@ -57,8 +57,8 @@ Entra takes RSA keys only. A certificate that works and is in use is replaced on
 // handOut writes a new certificate where it was asked for, and says what to do with it. The key may have it already.
 func (a *app) handOut(name string, report daemon.CertificateReport, out string, asJSON bool, req daemon.SelfSignOptions) error {
 	if out != "" {
-		if err := daemon.WriteFile(out, []byte(report.PEM)); err != nil {
-			return notHandedOut(err, name, req)
+		if err := daemon.WriteCertificate(out, report); err != nil {
+			return err
 		}
 		report.File = out
 	}
@@ -66,19 +66,6 @@ func (a *app) handOut(name string, report daemon.CertificateReport, out string, 
 		return err
 	}
 	return a.printSteps(name, out, report.ForEntra, req)
-}
-
-// notHandedOut tells whether a certificate is lost that could not be written.
-func notHandedOut(err error, name string, req daemon.SelfSignOptions) error {
-	if req.NoImport {
-		return fmt.Errorf("the certificate was put nowhere: %w", err)
-	}
-	next := ""
-	if req.Next {
-		next = " --next"
-	}
-	return hintedError{fmt.Errorf("the key has its certificate, only --out was not written: %w", err),
-		fmt.Sprintf("do not make another: keyagent cert show %s%s --pem > FILE", name, next)}
 }
 
 // printSteps prints what is left to be done, once Entra knows the certificate if it is for Entra.

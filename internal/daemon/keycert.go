@@ -405,6 +405,18 @@ func WriteFile(path string, text []byte) error {
 	return os.WriteFile(path, text, 0o644) // #nosec G306 -- requests and certificates are public
 }
 
+// WriteCertificate writes a copy of a certificate that was made, or its only one if it was put nowhere else.
+func WriteCertificate(path string, r CertificateReport) error {
+	err := WriteFile(path, []byte(r.PEM))
+	switch {
+	case err == nil:
+		return nil
+	case r.File == "":
+		return fmt.Errorf("the certificate was put nowhere: %w", err)
+	}
+	return hint(fmt.Errorf("the key has its certificate, only the copy was not written: %w", err), "do not make another: copy %s", r.File)
+}
+
 // holdsKey looks into regular files only: of a pipe or a terminal, which may be written to, nothing must be read. A file that cannot be
 // read, or is larger than what these commands write, may hold one.
 func holdsKey(path string) bool {

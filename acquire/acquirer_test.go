@@ -398,13 +398,15 @@ func TestErrorsByKindWithWhatToDo(t *testing.T) {
 		{"IMDS 500", imdsError(500, ""), acquire.KindUnavailable},
 		{"IMDS 410", imdsError(410, ""), acquire.KindUnavailable},
 		{"IMDS 429", imdsError(429, ""), acquire.KindThrottled},
-		{"IMDS without MSI v2", imdsError(404, ""), acquire.KindRefused},
+		{"IMDS without MSI v2", &imds.Error{Leg: "getplatformmetadata", Status: 404}, acquire.KindRefused},
+		{"an issuer that is not there", imdsError(404, ""), acquire.KindUnavailable},
 		{"MSI v2 switched off on this machine", fmt.Errorf("x: %w", imds.ErrNotSupported), acquire.KindRefused},
 		{"IMDS does not know the identity", imdsError(400, "identity_not_found"), acquire.KindUnknownIdentity},
 		{"IMDS refuses the request", imdsError(400, "invalid_request"), acquire.KindRefused},
 		{"somebody else answers for IMDS", imds.ErrBadAnswer, acquire.KindRefused},
 		{"attestation down", fmt.Errorf("%w: %w", binding.ErrAttestation, errors.New("down")), acquire.KindUnavailable},
-		{"attestation refuses for good", fmt.Errorf("%w: %w", binding.ErrAttestation, final{}), acquire.KindRefused},
+		{"the attestation service refuses", fmt.Errorf("%w: %w", binding.ErrAttestation, noEvidence{}), acquire.KindRefused},
+		{"this machine has no evidence", fmt.Errorf("%w: %w", binding.ErrAttestation, final{}), acquire.KindRefused},
 		{"Entra unreachable", entra.ErrUnreachable, acquire.KindUnavailable},
 		{"Entra answers nonsense", entra.ErrBadAnswer, acquire.KindRefused},
 		{"Entra 503", &entra.Error{Status: 503}, acquire.KindUnavailable},
@@ -429,6 +431,11 @@ type final struct{}
 
 func (final) Error() string { return "policy failed" }
 func (final) Refuses() bool { return true }
+
+// noEvidence is the attestation service's own answer that it does not accept this machine's evidence.
+type noEvidence struct{ final }
+
+func (noEvidence) RefusesEvidence() bool { return true }
 
 func TestErrorsReachTheCaller(t *testing.T) {
 	w := newWorld(t)

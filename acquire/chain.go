@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -100,17 +99,10 @@ func (e *ChainError) Unwrap() []error {
 	return errs
 }
 
-// every reports whether something can be said of each attempt. Of a list, nothing else can be said as a whole: one entry's refusal must
-// not hide that another one was only disturbed.
-func (e *ChainError) every(holds func(error) bool) bool {
-	return !slices.ContainsFunc(e.Attempts, func(a Attempt) bool { return !holds(a.Err) })
-}
-
 // errNoPoP refuses a bound token where nothing is bound.
 var errNoPoP = errors.New("no credential of this identity is bound, and so none can obtain a token of type mtls_pop")
 
-// obtain tries the steps in their order. One that could not be loaded gives way to the next; one that Entra rejects for what it
-// is does, too, once in a request; every other error ends the walk.
+// obtain tries the steps in their order. Whether one that failed gives way to the next, and to which, the table in licence.go says.
 func (c *chain) obtain(ctx context.Context, a *ask) (*grant, *step, error) {
 	a.floor = stronger(a.floor, c.floor)
 	walk := walk{chain: c, now: c.cfg.Now()}
@@ -139,7 +131,8 @@ type walk struct {
 	attempts []Attempt
 	tried    []failedStep
 	rejected int
-	// boundOnly: a bound form failed, and nobody has said that it cannot be had. The weaker forms are not for those who disturb it.
+	withheld []string // entries, in the form that is not bound, that nobody's refusal has licensed
+	// boundOnly: a bound form failed, and nobody has said that it cannot be had. Whoever can disturb it must not choose the weaker one.
 	boundOnly bool
 }
 
@@ -151,10 +144,14 @@ type failedStep struct {
 
 // passes reports whether a step is not to be tried.
 func (w *walk) passes(a *ask, s *step) bool {
-	if !s.bound && (a.tokenType == TypePoP || w.boundOnly) {
+	switch {
+	case s.bound:
+	case a.tokenType == TypePoP:
 		return true
-	}
-	if s.second && !w.secondServes() {
+	case w.boundOnly:
+		w.withheld = append(w.withheld, s.entry)
+		return true
+	case s.second && !w.secondServes():
 		return true
 	}
 	// Who asks past the cache may know that something was mended.
@@ -168,29 +165,27 @@ func (w *walk) passes(a *ask, s *step) bool {
 // secondServes reports whether the form before the second one was refused in a way that lets the second one be used.
 func (w *walk) secondServes() bool {
 	last := len(w.attempts) - 1
-	return last >= 0 && cannotBeBound(w.attempts[last].Err)
+	return last >= 0 && CannotBeBound(w.attempts[last].Err)
 }
 
 func (w *walk) fail(s *step, err error) {
 	w.attempts = append(w.attempts, Attempt{Credential: s.entry, Bound: s.bound, Err: err})
-	w.boundOnly = w.boundOnly || s.bound && !definite(err)
+	w.boundOnly = w.boundOnly || s.bound && !CannotBeBound(err)
 }
 
 // goesOn notes the failure of a step, and decides whether another one may be tried.
 func (w *walk) goesOn(a *ask, s *step, err error) bool {
 	w.fail(s, err)
 	w.tried = append(w.tried, failedStep{s, err})
-	if a.tokenType != TypePoP && w.preferred(s) && cannotBeBound(err) {
+	allowed := licenceOf(err)
+	switch {
+	case a.tokenType != TypePoP && w.preferred(s) && allowed.weaker:
 		return true
+	case allowed.once:
+		w.rejected++
+		return w.rejected == 1
 	}
-	if missing(err) {
-		return true
-	}
-	if !credentialRejected(err) {
-		return false
-	}
-	w.rejected++
-	return w.rejected == 1
+	return allowed.next
 }
 
 // preferred reports whether s has an unbound form after it.
@@ -213,7 +208,7 @@ func (w *walk) restFailed(ctx context.Context, working *step) {
 			pause = 0 // for another identity's floor it may do
 		case entra.ReactionTo(s.err) == entra.ReactionUnboundResource:
 			pause = 0 // another resource may well take it
-		case cannotBeBound(s.err):
+		case CannotBeBound(s.err):
 			pause = rejectedRest
 		}
 		s.rest(w.now.Add(pause), s.err)
@@ -224,11 +219,16 @@ func (w *walk) restFailed(ctx context.Context, working *step) {
 
 // err is why there is no token.
 func (w *walk) err() error {
+	var err error = &ChainError{Attempts: w.attempts}
 	switch len(w.attempts) {
 	case 0:
 		return errNoPoP
 	case 1:
-		return w.attempts[0].Err
+		err = w.attempts[0].Err
 	}
-	return &ChainError{Attempts: w.attempts}
+	if len(w.withheld) > 0 {
+		return fmt.Errorf("%w; %s without being bound was not tried: only a definite refusal by the other side allows that",
+			err, strings.Join(w.withheld, ", "))
+	}
+	return err
 }

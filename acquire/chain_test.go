@@ -481,6 +481,8 @@ func TestABreakerThatIsOpenIsATemporaryFailure(t *testing.T) {
 func TestTheListIsTriedInItsOrder(t *testing.T) {
 	missing := certificateEntry(acquire.BoundRequire)
 	missing.Name, missing.Key = "missing", "not-there"
+	unboundMissing := missing
+	unboundMissing.Bound = acquire.BoundNever
 	for _, tt := range []struct {
 		name        string
 		credentials []acquire.Credential
@@ -502,6 +504,14 @@ func TestTheListIsTriedInItsOrder(t *testing.T) {
 			play: rejects("cert", refusal(401, "invalid_client", 700027)), want: "mi", bound: true, requests: 3},
 		{name: "a revoked certificate of an application gives way", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
 			play: rejects("cert", refusal(401, "invalid_client", 7000214)), want: "mi", bound: true, requests: 3},
+		{name: "a certificate that Entra finds outside its validity gives way to a bound entry", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
+			play: rejects("cert", refusal(401, "invalid_client", 1000502)), want: "mi", bound: true, requests: 3},
+		{name: "and to no other", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundNever)},
+			play: rejects("cert", refusal(401, "invalid_client", 1000502)), kind: acquire.KindRefused, requests: 1},
+		{name: "an assertion that Entra finds outside its time is made anew, and gives way to a bound entry", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
+			play: rejects("cert", refusal(401, "invalid_client", 700024)), want: "mi", bound: true, requests: 4},
+		{name: "and to no unbound one", credentials: []acquire.Credential{certificateEntry(acquire.BoundPrefer), managedEntry(acquire.BoundNever)},
+			play: rejects("cert", refusal(401, "invalid_client", 700024)), kind: acquire.KindRefused, requests: 2},
 		{name: "an unknown application is final", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
 			play: rejects("cert", refusal(400, "unauthorized_client", 700016)), kind: acquire.KindRefused, requests: 1},
 		{name: "an unknown resource is final", credentials: []acquire.Credential{certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire)},
@@ -525,7 +535,13 @@ func TestTheListIsTriedInItsOrder(t *testing.T) {
 		{name: "a managed identity that Entra does not know gives way", credentials: []acquire.Credential{managedEntry(acquire.BoundRequire), certificateEntry(acquire.BoundNever)},
 			play: rejects("tenant-id", refusal(400, "unauthorized_client", 700016)), kind: acquire.KindRefused, requests: 1},
 		{name: "all were tried in vain", credentials: []acquire.Credential{missing, managedEntry(acquire.BoundNever)},
-			noV1: true, play: always, kind: acquire.KindUnavailable},
+			noV1: true, play: always, kind: acquire.KindRefused},
+		{name: "a key that is not there does not make it unbound", credentials: []acquire.Credential{missing, managedEntry(acquire.BoundNever)},
+			play: always, kind: acquire.KindRefused},
+		{name: "an unbound entry that is not there gives way to any other", credentials: []acquire.Credential{unboundMissing, managedEntry(acquire.BoundNever)},
+			play: always, want: "mi", requests: 1},
+		{name: "a metadata service that is not there does not make it unbound", credentials: []acquire.Credential{managedEntry(acquire.BoundRequire), certificateEntry(acquire.BoundNever)},
+			imdsDown: true, play: always, kind: acquire.KindUnavailable},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newAppWorld(t, tt.credentials...)
@@ -607,7 +623,7 @@ func TestAnEntryThatWasPassedOverRests(t *testing.T) {
 func TestRequiredMeansBoundOrNothing(t *testing.T) {
 	for name, said := range map[string]error{
 		"the host has no binding certificates": &imds.Error{Leg: "getplatformmetadata", Status: 404},
-		"attestation refuses":                  fmt.Errorf("%w: %w", binding.ErrAttestation, final{}),
+		"the attestation service refuses":      fmt.Errorf("%w: %w", binding.ErrAttestation, noEvidence{}),
 		"the issuer refuses":                   &imds.Error{Leg: "issuecredential", Status: 400, Code: "invalid_request"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -708,7 +724,8 @@ func TestARejectionMakesUnboundOnlyWhenNoOtherCertificateWillDo(t *testing.T) {
 		{"the issuer is throttling", &imds.Error{Leg: "issuecredential", Status: 429}, false, acquire.KindThrottled},
 		{"attestation is out of reach", fmt.Errorf("%w: %w", binding.ErrAttestation, errors.New("reset")), false, acquire.KindUnavailable},
 		{"the issuer refuses", &imds.Error{Leg: "issuecredential", Status: 400}, true, acquire.KindRefused},
-		{"attestation refuses", fmt.Errorf("%w: %w", binding.ErrAttestation, final{}), true, acquire.KindRefused},
+		{"the attestation service refuses", fmt.Errorf("%w: %w", binding.ErrAttestation, noEvidence{}), true, acquire.KindRefused},
+		{"this machine has no evidence", fmt.Errorf("%w: %w", binding.ErrAttestation, final{}), false, acquire.KindRefused},
 		{"the last attempt failed a moment ago", &binding.PausedError{RetryAfter: time.Minute}, false, acquire.KindUnavailable},
 		{"what was rejected was a replacement", &binding.PausedError{RetryAfter: time.Minute, Replacement: true}, true, acquire.KindUnavailable},
 	} {

@@ -46,10 +46,10 @@ func classify(identity string, err error) *Error {
 		out.Kind = KindRefused
 		out.Hint = "switch binding certificates on again, or let the credential be unbound (bound: prefer)"
 	case errors.Is(err, imds.ErrUnreachable):
-		out.Hint = "check that this is an Azure VM and that nothing blocks 169.254.169.254"
+		out.Hint = "check that this is an Azure VM and that nothing blocks 169.254.169.254; " + hintStranger
 	case errors.Is(err, imds.ErrBadAnswer):
 		out.Kind = KindRefused
-		out.Hint = "check that nothing stands between this VM and 169.254.169.254"
+		out.Hint = hintStranger
 	case errors.Is(err, entra.ErrBadAnswer):
 		out.Kind = KindRefused
 		out.Hint = "check that it is Entra that answers: DNS, proxy, and the endpoints in the configuration"
@@ -94,6 +94,8 @@ func classifyOther(out *Error, err error) {
 const (
 	hintLater    = "try again later; tokens that are in memory are served meanwhile"
 	hintResource = "check the resource URI"
+	hintStranger = "check that nothing stands between this VM and IMDS: a proxy, a container engine, or the guest agent of the Metadata Security Protocol " +
+		"(azure-proxy-agent), which in enforce mode has to allow the agent's user"
 )
 
 func classifyEntra(out *Error, e *entra.Error) {
@@ -125,7 +127,7 @@ func classifyIMDS(out *Error, e *imds.Error) {
 	case e.Temporary():
 		out.Kind = KindUnavailable
 		out.Hint = hintLater
-	case e.Code == "identity_not_found":
+	case e.Code == imds.CodeIdentityNotFound:
 		out.Kind = KindUnknownIdentity
 		out.Hint = "assign the managed identity to this VM, or correct its id in the configuration"
 	case e.Code == "invalid_resource":
@@ -139,9 +141,14 @@ func classifyIMDS(out *Error, e *imds.Error) {
 
 // classifyAttestation goes by what the provider's error says of itself.
 func classifyAttestation(out *Error, err error) {
-	out.Hint = "see what attestation says above; the agent tries it again, and tokens that are in memory are served meanwhile"
-	if refuses(err) {
+	switch {
+	case refusesEvidence(err):
 		out.Kind = KindRefused
 		out.Hint = "the attestation service does not accept this machine's evidence; see its message"
+	case refuses(err):
+		out.Kind = KindRefused
+		out.Hint = "this machine cannot make evidence; attestation: {provider: none} does without, where the issuer takes that, and bound: never asks for unbound tokens"
+	default:
+		out.Hint = "see what attestation says above; the agent tries it again, and tokens that are in memory are served meanwhile"
 	}
 }

@@ -75,24 +75,18 @@ func (e *loadError) Unwrap() error { return e.err }
 
 // notLoaded marks err, if there is one.
 func notLoaded(err error) error {
-	if err == nil {
-		return nil
-	}
-	if missing(err) {
+	if err == nil || notPresented(err) {
 		return err
 	}
 	return &loadError{err}
 }
 
-// missing reports whether err says that a credential was not there. What is inside of a list's error was said of another identity's
-// credentials: it counts if it holds for all of them.
-func missing(err error) bool {
+// notPresented reports whether err says that a credential was not there. What is inside of a list's error was said of another
+// identity's credentials.
+func notPresented(err error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
-		switch e := err.(type) { //nolint:errorlint // the order matters, which errors.As does not tell
-		case *loadError:
+		if _, ok := err.(*loadError); ok { //nolint:errorlint // errors.As would look into lists, too
 			return true
-		case *ChainError:
-			return e.every(missing)
 		}
 	}
 	return false

@@ -26,16 +26,14 @@ type Check struct {
 	Reason string `json:"reason,omitempty"` // why it failed or does not apply
 }
 
-// CheckError says that evidence is not good enough because of one check.
+// CheckError says that evidence is not good enough because of one check. Where the verifier is the machine that made the evidence, it
+// says nothing about the machine: whoever can disturb the TPM can cause one.
 type CheckError struct {
 	Check  string
 	Reason string
 }
 
 func (e *CheckError) Error() string { return e.Check + ": " + e.Reason }
-
-// Refuses is true: the same evidence fails again until the machine or the policy changes.
-func (e *CheckError) Refuses() bool { return true }
 
 // Verdict sums up a Result.
 type Verdict string

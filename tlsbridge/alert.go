@@ -7,13 +7,16 @@ import (
 	"slices"
 )
 
+// certificateExpired is also what a server says of a certificate that is not valid yet.
+const certificateExpired = tls.AlertError(45)
+
 // certificateAlerts are the alerts by which a server refuses a client's certificate
 // (RFC 8446, 6.2).
 var certificateAlerts = []tls.AlertError{
-	42,  // bad_certificate
-	43,  // unsupported_certificate
-	44,  // certificate_revoked
-	45,  // certificate_expired
+	42, // bad_certificate
+	43, // unsupported_certificate
+	44, // certificate_revoked
+	certificateExpired,
 	46,  // certificate_unknown
 	48,  // unknown_ca
 	49,  // access_denied
@@ -37,6 +40,13 @@ func CertificateRefused(err error) bool {
 func RefusalProven(err error) bool {
 	_, ok := errors.AsType[*provenError](err)
 	return ok && CertificateRefused(err)
+}
+
+// CalledExpired reports whether a refusal ([CertificateRefused]) says that the certificate is outside its validity,
+// which whoever compares it with another clock than this machine's may find.
+func CalledExpired(err error) bool {
+	text, ok := remoteAlert(err)
+	return ok && text == certificateExpired.Error()
 }
 
 // provenError marks an error that came over a connection whose handshake was complete.

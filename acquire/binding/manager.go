@@ -28,8 +28,9 @@ type Key interface {
 
 // Attestor turns evidence about the binding key into an attestation token for
 // the instance of Azure Attestation at endpoint. The zero token means that no
-// attestation is configured. An error with a method Refuses that says true is a
-// refusal, which will not go away by itself.
+// attestation is configured. An error with a method RefusesEvidence that says true is the
+// service's own answer that it does not accept this VM's evidence; one with a method
+// Refuses that says true will not go away by itself, whoever says it.
 type Attestor interface {
 	Attest(ctx context.Context, endpoint string) (token secret.String, expires time.Time, err error)
 	// Discard lets go of a token that was not accepted: the next Attest gets a new one.

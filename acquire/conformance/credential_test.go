@@ -150,12 +150,12 @@ func credentialDemands() []demand {
 			wantError(t, err, "bad CSR")
 			a.wantTraffic("metadata 1, attest 1, credential 1")
 		}},
-		{"4.2", "404 after all attempts: version 2 is not offered", func(t *testing.T) {
+		{"4.2", "404 after all attempts is a failure like others: only getplatformmetadata says that version 2 is not offered", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.metadata.alwaysAnswers("issuecredential", says(404, ""))
 			_, err := a.bearer()
-			wantKind(t, err, acquire.KindRefused)
-			if !errors.Is(err, imds.ErrNotSupported) {
+			wantKind(t, err, acquire.KindUnavailable)
+			if errors.Is(err, imds.ErrNotSupported) {
 				t.Errorf("got %v", err)
 			}
 			a.wantTraffic("metadata 1, attest 1, credential 4")

@@ -43,7 +43,7 @@ func metadataDemands() []demand {
 		{"1.6", "the probe is the same URL without the Metadata header, version 2 before version 1", func(t *testing.T) {
 			a := newAzure(t)
 			got, err := a.client.Probe(t.Context())
-			if err != nil || !got.V1 || !got.V2 {
+			if err != nil || got != (imds.Support{V2: imds.Present, V1: imds.Present}) {
 				t.Errorf("got %+v, %v", got, err)
 			}
 			seen := a.metadata.all()
@@ -57,15 +57,15 @@ func metadataDemands() []demand {
 		{"1.6", "404 means absent and is not retried", func(t *testing.T) {
 			a := newAzure(t)
 			a.metadata.alwaysAnswers("getplatformmetadata", says(404, ""))
-			if got, err := a.client.Probe(t.Context()); err != nil || got.V2 || !got.V1 {
+			if got, err := a.client.Probe(t.Context()); err != nil || got != (imds.Support{V2: imds.Absent, V1: imds.Present}) {
 				t.Errorf("got %+v, %v", got, err)
 			}
 			a.wantTraffic("metadata 1, v1 1")
 		}},
-		{"1.6", "any answer but 400 means absent", func(t *testing.T) {
+		{"1.6", "any answer but 400 and 404 leaves it unknown", func(t *testing.T) {
 			a := newAzure(t)
 			a.metadata.alwaysAnswers("getplatformmetadata", says(403, ""))
-			if got, err := a.client.Probe(t.Context()); err != nil || got.V2 {
+			if got, err := a.client.Probe(t.Context()); err == nil || got != (imds.Support{V2: imds.Unknown, V1: imds.Present}) {
 				t.Errorf("got %+v, %v", got, err)
 			}
 		}},
@@ -97,7 +97,7 @@ func metadataDemands() []demand {
 			if !errors.Is(err, imds.ErrNotSupported) {
 				t.Errorf("got %v", err)
 			}
-			if got, err := a.client.Probe(t.Context()); err != nil || got.V2 {
+			if got, err := a.client.Probe(t.Context()); err != nil || got.V2 != imds.Absent {
 				t.Errorf("got %+v, %v", got, err)
 			}
 			a.wantTraffic("v1 1")

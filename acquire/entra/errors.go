@@ -57,6 +57,18 @@ func (e *Error) Temporary() bool {
 	return e.Status == http.StatusTooManyRequests || e.Status == http.StatusRequestTimeout || e.Status >= 500
 }
 
+// BlamesTime reports whether what decides in the refusal is a time that Entra compared with its own clock: that of an assertion, a
+// certificate or an attestation. A client whose clock is wrong is refused so, too.
+func (e *Error) BlamesTime() bool {
+	for _, code := range e.Codes {
+		switch code {
+		case CodeAssertionTime, CodeCertificateInvalid, CodeTokenNotAfterPassed, CodeAttestationTime:
+			return true
+		}
+	}
+	return false
+}
+
 // Hint says what an operator can do about the error, or nothing.
 func (e *Error) Hint() string {
 	for _, code := range e.Codes {

@@ -50,9 +50,19 @@ func (e *Error) Refuses() bool {
 	return e.Status >= http.StatusBadRequest && e.Status < http.StatusInternalServerError && !e.Temporary()
 }
 
-// Is makes a 404 to a leg of MSI v2, which only hosts without it answer for good, match [ErrNotSupported].
+// RefusesIssuance reports whether IMDS gives this VM's identity no binding certificate: its 400 to issuecredential. Any other refusal
+// may be about one request, or about the identity.
+func (e *Error) RefusesIssuance() bool {
+	return e.Leg == legCredential && e.Status == http.StatusBadRequest && e.Code != CodeIdentityNotFound
+}
+
+// CodeIdentityNotFound is IMDS' word for an identity that the VM does not have.
+const CodeIdentityNotFound = "identity_not_found"
+
+// Is makes a 404 to getplatformmetadata, which only hosts without MSI v2 answer for good, match [ErrNotSupported]. One to
+// issuecredential is an ordinary failure, as in Microsoft's clients.
 func (e *Error) Is(target error) bool {
-	return target == ErrNotSupported && e.Status == http.StatusNotFound && (e.Leg == legMetadata || e.Leg == legCredential)
+	return target == ErrNotSupported && e.Status == http.StatusNotFound && e.Leg == legMetadata
 }
 
 // strangerError is an answer, not 200, of something that is not IMDS and so can neither refuse nor say what the host has. It may
@@ -64,7 +74,8 @@ type strangerError struct {
 }
 
 func (e *strangerError) Error() string {
-	return fmt.Sprintf("IMDS %s: %v: status %d, and the Server header %q is not that of IMDS", e.leg, e.Unwrap(), e.status, e.server)
+	return fmt.Sprintf("IMDS %s: %v: status %d, and the Server header %q is not that of IMDS: something else answers in its place",
+		e.leg, e.Unwrap(), e.status, e.server)
 }
 
 // Unwrap tells trouble on the way to IMDS from an answer that makes no sense. A 404 is no trouble: nothing says that IMDS is behind it.

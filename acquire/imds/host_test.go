@@ -28,28 +28,43 @@ func TestProbe(t *testing.T) {
 	status := func(statuses ...int) []answer {
 		var list []answer
 		for _, code := range statuses {
-			list = append(list, answer{status: code, server: "-"})
+			list = append(list, answer{status: code})
 		}
 		return list
 	}
+	stranger := func(statuses ...int) []answer {
+		list := status(statuses...)
+		for i := range list {
+			list[i].server = "-"
+		}
+		return list
+	}
+	const yes, no, unknown = imds.Present, imds.Absent, imds.Unknown
 	for _, tc := range []struct {
 		name    string
 		answers []answer
 		want    imds.Support
 		pauses  []time.Duration
 	}{
-		{"both", status(400, 400), imds.Support{V2: true, V1: true}, nil},
-		{"v1 only", status(404, 400), imds.Support{V1: true}, nil},
-		{"neither", status(404, 404), imds.Support{}, nil},
-		{"a server that answers everything", status(200, 200), imds.Support{}, nil},
-		{"a server that asks for a password", status(401, 403), imds.Support{}, nil},
-		{"a hiccup", status(500, 400, 400), imds.Support{V2: true, V1: true}, []time.Duration{s}},
-		{"trouble for long", status(500, 500, 500, 500, 400), imds.Support{V1: true}, []time.Duration{s, 2 * s, 4 * s}},
+		{"both", status(400, 400), imds.Support{V2: yes, V1: yes}, nil},
+		{"both, and it does not say who it is", stranger(400, 400), imds.Support{V2: yes, V1: yes}, nil},
+		{"v1 only", status(404, 400), imds.Support{V2: no, V1: yes}, nil},
+		{"neither", status(404, 404), imds.Support{V2: no, V1: no}, nil},
+		{"IMDS answers everything", status(200, 200), imds.Support{}, nil},
+		{"IMDS asks for a password", status(401, 403), imds.Support{}, nil},
+		{"a hiccup", status(500, 400, 400), imds.Support{V2: yes, V1: yes}, []time.Duration{s}},
+		{"trouble for long", status(500, 500, 500, 500, 400), imds.Support{V2: unknown, V1: yes}, []time.Duration{s, 2 * s, 4 * s}},
+		{"throttled for long", status(429, 429, 429, 429, 404), imds.Support{V2: unknown, V1: no}, []time.Duration{s, 2 * s, 4 * s}},
+		{"a guest agent in enforce mode", stranger(403, 403), imds.Support{}, nil},
+		{"a proxy that wants a password", stranger(407, 407), imds.Support{}, nil},
+		{"a captive portal", stranger(200, 200), imds.Support{}, nil},
+		{"a server that knows no such path", stranger(404, 404), imds.Support{}, nil},
+		{"a redirect", stranger(302, 302), imds.Support{}, nil},
 	} {
 		stub := &stub{answers: tc.answers}
 		client, pauses := newClient(t, stub)
 		got, err := client.Probe(t.Context())
-		if err != nil || got != tc.want || !slices.Equal(*pauses, tc.pauses) {
+		if (err == nil) != (got.V1 != unknown && got.V2 != unknown) || got != tc.want || !slices.Equal(*pauses, tc.pauses) {
 			t.Errorf("%s: got %+v, %v with pauses %v; want %+v with %v", tc.name, got, err, *pauses, tc.want, tc.pauses)
 		}
 		for _, r := range stub.seen {
@@ -95,7 +110,7 @@ func TestMSIv2SwitchedOff(t *testing.T) {
 	if len(stub.seen) != 0 {
 		t.Errorf("IMDS was asked %q", stub.uris())
 	}
-	if got, err := client.Probe(t.Context()); err != nil || got != (imds.Support{V1: true}) || len(stub.seen) != 1 {
+	if got, err := client.Probe(t.Context()); err != nil || got != (imds.Support{V2: imds.Absent, V1: imds.Present}) || len(stub.seen) != 1 {
 		t.Errorf("got %+v, %v after %q", got, err, stub.uris())
 	}
 	for value, want := range map[string]bool{"true": true, "TRUE": true, "1": true, "": false, "yes": false, "0": false, " true": false, "01": false} {

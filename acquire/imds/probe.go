@@ -3,49 +3,62 @@ package imds
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 )
 
+// Presence says whether a host has a protocol. The zero value is [Unknown].
+type Presence int8
+
+// The three answers of a probe.
+const (
+	Unknown Presence = iota // nobody has said so whose word it is
+	Absent
+	Present
+)
+
 // Support says which protocols for managed identities a host has.
 type Support struct {
-	V2 bool // binding certificates: getplatformmetadata, issuecredential
-	V1 bool // tokens that IMDS obtains itself
+	V2 Presence // binding certificates: getplatformmetadata, issuecredential
+	V1 Presence // tokens that IMDS obtains itself
 }
 
 // Probe asks what the host supports, without asking for anything that a managed
 // identity is needed for: a request without IMDS' own header is answered 400 by an
-// endpoint that exists. An endpoint that answers anything else for good counts as
-// absent. The error is [ErrUnreachable] if nobody answers at all.
+// endpoint that exists, and 404 by an IMDS that does not have it. Any other answer, and a
+// 404 of something that is not IMDS, leaves it [Unknown]; the error says why, and is nil
+// if nothing is unknown.
 func (c *Client) Probe(ctx context.Context) (Support, error) {
-	var found Support
-	var err error
+	found := Support{V2: Absent}
+	var errV2, errV1 error
 	if !c.disableV2 {
-		r := v2Request(legMetadata, Selector{}, nil)
-		if found.V2, err = c.exists(ctx, r); err != nil {
-			return Support{}, err
-		}
+		found.V2, errV2 = c.presence(ctx, v2Request(legMetadata, Selector{}, nil))
 	}
-	found.V1, err = c.exists(ctx, request{leg: legToken, path: "/metadata/identity/oauth2/token"})
-	if err != nil {
-		return Support{}, err
+	if errors.Is(errV2, ErrUnreachable) {
+		return found, errV2 // nobody is there for the other question either
 	}
-	return found, nil
+	found.V1, errV1 = c.presence(ctx, request{leg: legToken, path: "/metadata/identity/oauth2/token"})
+	return found, errors.Join(errV2, errV1)
 }
 
-func (c *Client) exists(ctx context.Context, r request) (bool, error) {
+func (c *Client) presence(ctx context.Context, r request) (Presence, error) {
 	r.bare = true
 	err := c.withRetries(ctx, probePauses, func() error {
 		_, err := c.attempt(ctx, r)
 		return err
 	})
-	if status, told := statusOf(err); told && status != 0 {
-		return status == http.StatusBadRequest, nil
+	said, byIMDS := errors.AsType[*Error](err)
+	status, _ := statusOf(err)
+	switch {
+	case status == http.StatusBadRequest:
+		return Present, nil
+	case byIMDS && said.Status == http.StatusNotFound:
+		return Absent, nil
+	case err == nil:
+		err = fmt.Errorf("IMDS %s: %w: 200 to a request without its header Metadata", r.leg, ErrBadAnswer)
 	}
-	if errors.Is(err, ErrBadAnswer) {
-		return false, nil
-	}
-	return false, err
+	return Unknown, err
 }
 
 // probePauses takes 404 as an answer: that is what a probe is for.

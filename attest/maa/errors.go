@@ -55,6 +55,10 @@ func (e *Error) Temporary() bool {
 // Refuses reports whether the service has said no to this request, for good. A redirect is neither that nor temporary.
 func (e *Error) Refuses() bool { return e.Status >= http.StatusBadRequest && !e.Temporary() }
 
+// RefusesEvidence reports whether the service says that it does not accept this machine's evidence. 401 and 403 are about the caller,
+// every other status is about something else.
+func (e *Error) RefusesEvidence() bool { return e.Status == http.StatusBadRequest }
+
 // refusal reads the service's error body: {"error":{"code","message"}}. A body of another form says nothing that we would repeat.
 func refusal(endpoint string, rsp *http.Response, body []byte, now time.Time) *Error {
 	var wire struct {

@@ -18,6 +18,7 @@ import (
 
 const (
 	probeLife    = 5 * time.Minute // how long the answer of a probe is believed
+	unknownLife  = 5 * time.Second // the same where something is left unknown
 	probeTimeout = 3 * time.Second // a caller of the socket waits for it
 )
 
@@ -40,7 +41,11 @@ func (p *hostProbe) ask(ctx context.Context, client *imds.Client, now func() tim
 	probing, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
 	defer cancel()
 	p.found, p.err = client.Probe(probing)
-	p.until = now().Add(probeLife)
+	life := probeLife
+	if p.err != nil {
+		life = unknownLife
+	}
+	p.until = now().Add(life)
 	return p.found, p.err
 }
 
@@ -80,10 +85,10 @@ func (d *Daemon) capabilityV2(host imds.Support, err error) wire.Capability {
 		}
 	}
 	key := string(d.key.Info().Strength)
-	switch {
-	case err != nil:
-		return wire.Capability{Strength: key, Reason: imdsSilent}
-	case !host.V2:
+	switch host.V2 {
+	case imds.Unknown:
+		return wire.Capability{Strength: key, Reason: whyUnknown(err)}
+	case imds.Absent:
 		return capable(false, string(acquire.StrengthNone), "this host's IMDS offers no binding certificates (MSI v2), or they are switched off here")
 	}
 	if why := d.refusedV2(); why != "" {
@@ -115,15 +120,16 @@ func (d *Daemon) refusedV2() string {
 
 // refusedIssuance says in fixed words why the host gives no binding certificate; "" if the error does not say so, or may pass.
 func refusedIssuance(err error) string {
-	var refusal interface{ Refuses() bool }
-	refuses := errors.As(err, &refusal) && refusal.Refuses()
+	if !acquire.CannotBeBound(err) {
+		return ""
+	}
 	fromIMDS, byIMDS := errors.AsType[*imds.Error](err)
 	switch {
 	case errors.Is(err, imds.ErrNotSupported):
-		return "the host's IMDS has not all endpoints for binding certificates (MSI v2)"
-	case errors.Is(err, binding.ErrAttestation) && refuses:
-		return "the host offers binding certificates, and this machine's evidence for one is not accepted"
-	case byIMDS && fromIMDS.Refuses() && fromIMDS.Code != "identity_not_found":
+		return "the host's IMDS has no endpoints for binding certificates (MSI v2)"
+	case errors.Is(err, binding.ErrAttestation):
+		return "the host offers binding certificates, and the attestation service does not accept this machine's evidence for one"
+	case byIMDS && fromIMDS.RefusesIssuance():
 		return "the host offers binding certificates, and its IMDS refused to issue one"
 	}
 	return ""
@@ -145,14 +151,21 @@ func refusedCertificate(err error) string {
 	return ""
 }
 
-// imdsSilent stands for every failure of a probe.
-const imdsSilent = "IMDS does not answer"
+// whyUnknown says in fixed words why a probe left something unknown.
+func whyUnknown(err error) string {
+	if said, byIMDS := errors.AsType[*imds.Error](err); byIMDS && said.Temporary() || errors.Is(err, imds.ErrUnreachable) {
+		return "IMDS does not answer, or not now"
+	}
+	return "something answers at the address of IMDS that is not IMDS, or not as IMDS does: a proxy, a container engine, or the guest agent of the " +
+		"Metadata Security Protocol (azure-proxy-agent), which in enforce mode has to allow the agent's user"
+}
 
 func capabilityV1(host imds.Support, err error) wire.Capability {
-	if err != nil {
-		return wire.Capability{Strength: string(acquire.StrengthNone), Reason: imdsSilent}
+	if host.V1 == imds.Unknown {
+		return wire.Capability{Strength: string(acquire.StrengthNone), Reason: whyUnknown(err)}
 	}
-	return capable(host.V1, string(acquire.StrengthNone), "tokens of IMDS are bound to nothing; an identity has to allow them (bound: prefer or never)")
+	return capable(host.V1 == imds.Present, string(acquire.StrengthNone),
+		"tokens of IMDS are bound to nothing; an identity has to allow them (bound: prefer or never)")
 }
 
 func (d *Daemon) capabilityCertificate() wire.Capability {

@@ -24,6 +24,9 @@ func TestCapabilitiesTellNothingOfOthers(t *testing.T) {
 	said := func(status int, body string) fault.Fault {
 		return fault.Fault{Kind: fault.Status, Status: status, Body: strings.ReplaceAll(body, "as the test wants", private)}
 	}
+	stranger := func(status int) fault.Fault {
+		return fault.Fault{Kind: fault.Status, Status: status, Headers: map[string]string{"Server": "-"}}
+	}
 	yes, no := "true", "false"
 	for _, tt := range []struct {
 		name      string
@@ -39,7 +42,13 @@ func TestCapabilitiesTellNothingOfOthers(t *testing.T) {
 		{"the evidence is refused", "maa.attest", said(400, `{"error":{"code":"PolicyEvaluationError","message":"as the test wants"}}`), no, "evidence"},
 		{"the issuer refuses", "imds.issuecredential", said(400, `{"error":"invalid_request","error_description":"as the test wants"}`), no, "refused to issue"},
 		{"the issuer does not know the identity", "imds.issuecredential", said(400, `{"error":"identity_not_found","error_description":"as the test wants"}`), yes, "none has been issued"},
-		{"the issuer is not there", "imds.issuecredential", said(404, ""), no, "not all endpoints"},
+		{"the issuer is not there", "imds.issuecredential", said(404, ""), yes, "none has been issued"},
+		{"the host has no MSI v2", "imds.getplatformmetadata", said(404, ""), no, "offers no binding certificates"},
+		{"a guest agent in enforce mode", "imds.getplatformmetadata", stranger(403), "", "azure-proxy-agent"},
+		{"a proxy", "imds.getplatformmetadata", stranger(407), "", "a proxy"},
+		{"a captive portal", "imds.getplatformmetadata", stranger(200), "", "is not IMDS"},
+		{"another cloud's metadata service", "imds.getplatformmetadata", stranger(404), "", "is not IMDS"},
+		{"IMDS is throttling", "imds.getplatformmetadata", said(429, ""), "", "or not now"},
 		{"IMDS is not there", "imds.getplatformmetadata", fault.Fault{Kind: fault.Reset}, "", "IMDS does not answer"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,0 +1,156 @@
+package acquire
+
+import (
+	"errors"
+
+	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/tlsbridge"
+)
+
+// licence is what the error that ended an attempt allows. The zero value allows nothing: the error is the request's.
+type licence struct {
+	next   bool // the next entry of the list gets its turn
+	weaker bool // it need not be bound, and an entry that prefers to be bound may go unbound itself
+	once   bool // next, but once in a request only: Entra has seen and rejected a credential
+}
+
+// licenceRow is one row of the table of what errors allow.
+type licenceRow struct {
+	name string // for tests and the documentation
+	when string // for the documentation: how an attempt ended
+	is   func(error) bool
+	licence
+}
+
+// licences is the table. The first row that fits decides. It is the only place that allows a weaker credential, and each row
+// that does is a definite no of the other side, about the bound form: nothing that this machine finds out by itself, nothing
+// that may pass, and nothing that somebody on the way could say. What no row fits allows nothing.
+//
+// docs/credentials.md repeats it, and a test compares.
+func licences() []licenceRow {
+	return []licenceRow{
+		{
+			"bound-form", "Entra takes no bound form here: not of this application (AADSTS51000), for this resource (392196), in this tenant (3921996)",
+			refusesBoundForm, licence{weaker: true},
+		},
+		{
+			"time", "Entra says that something is outside its time: assertion (AADSTS700024), certificate (1000502, 1000901), " +
+				"attestation (1000610). This machine's clock may be the cause",
+			blamesTime, licence{next: true, once: true},
+		},
+		{
+			"rejected", "Entra rejects the credential itself (AADSTS700027, 7000274, 7000214, 7000277, 500181, 1000611 to 1000614, " +
+				"`invalid_client` without a code, or an alert in TLS 1.3 after Entra has proven who it is), and, where the platform issues the certificate, a new one as well",
+			rejectsCredential, licence{next: true, weaker: true, once: true},
+		},
+		{
+			"no-msi-v2", "IMDS itself answers 404 at getplatformmetadata, or the operator has switched MSI v2 off",
+			func(err error) bool { return errors.Is(err, imds.ErrNotSupported) }, licence{next: true, weaker: true},
+		},
+		{
+			"issuer", "IMDS itself refuses to issue a certificate (400 at issuecredential)",
+			refusesIssuance, licence{next: true, weaker: true},
+		},
+		{
+			"evidence", "the attestation service refuses this VM's evidence (400), after the agent itself has found it good",
+			refusesEvidence, licence{next: true, weaker: true},
+		},
+		{
+			"floor", "its strength is below `min_strength`; it was shown to nobody",
+			is[*floorError], licence{next: true},
+		},
+		{
+			"not-loaded", "anything else keeps the credential from being presented: no key, no certificate, an expired one; the TPM; " +
+				"attestation; IMDS not reached, throttling, or answering otherwise; no assertion",
+			notPresented, licence{next: true},
+		},
+	}
+}
+
+// is reports whether err is, or wraps, an E.
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+// licenceOf looks an error up in the table.
+func licenceOf(err error) licence {
+	if chain, ok := errors.AsType[*ChainError](err); ok {
+		return licenceOfAll(err, chain)
+	}
+	if e, ok := errors.AsType[*notReplaced](err); ok {
+		return licence{next: true, weaker: e.rejectsAll()}
+	}
+	for _, row := range licences() {
+		if !row.is(err) {
+			continue
+		}
+		found := row.licence
+		if notPresented(err) { // it was shown to nobody, or to nobody but whoever gives the assertion for it
+			found.next, found.once = true, false
+		}
+		return found
+	}
+	return licence{}
+}
+
+// licenceOfAll is what the list of another identity allows: what each of its attempts does. One entry's refusal must not hide that
+// another one was only disturbed.
+func licenceOfAll(err error, chain *ChainError) licence {
+	all := licence{next: true, weaker: true}
+	for _, a := range chain.Attempts {
+		one := licenceOf(a.Err)
+		all.next, all.weaker = all.next && one.next, all.weaker && one.weaker
+	}
+	all.next = all.next || notPresented(err)
+	return all
+}
+
+// CannotBeBound reports whether the other side has said for good that it does not take, or give, the bound form of a credential.
+func CannotBeBound(err error) bool { return licenceOf(err).weaker }
+
+func refusesBoundForm(err error) bool {
+	switch entra.ReactionTo(err) {
+	case entra.ReactionFeature, entra.ReactionUnboundResource, entra.ReactionUnboundTenant:
+		return true
+	}
+	return false
+}
+
+// blamesTime reports whether Entra's clock and this machine's may simply differ.
+func blamesTime(err error) bool {
+	if !rejectsCredential(err) {
+		return false
+	}
+	e, ok := errors.AsType[*entra.Error](err)
+	return ok && e.BlamesTime() || tlsbridge.CalledExpired(err)
+}
+
+// rejectsCredential reports whether Entra has turned down the credential itself. An alert that anybody on the way can have sent is
+// no word of Entra's: another certificate may be tried for it, not another credential.
+func rejectsCredential(err error) bool {
+	if tlsbridge.RefusalProven(err) {
+		return true
+	}
+	switch entra.ReactionTo(err) {
+	case entra.ReactionReattest, entra.ReactionReissue, entra.ReactionCertificate,
+		entra.ReactionPair, entra.ReactionRebuildAssertion, entra.ReactionNextCredential:
+		return true
+	}
+	return false
+}
+
+// refusesIssuance: whatever else IMDS answers may be about one request, or pass.
+func refusesIssuance(err error) bool {
+	e, ok := errors.AsType[*imds.Error](err)
+	return ok && e.RefusesIssuance()
+}
+
+// refusesEvidence: only the service's own answer counts. That the agent cannot collect its evidence, or does not find it good, may
+// be the work of somebody at the TPM.
+func refusesEvidence(err error) bool {
+	var said interface{ RefusesEvidence() bool }
+	return errors.Is(err, binding.ErrAttestation) && errors.As(err, &said) && said.RefusesEvidence()
+}

@@ -227,8 +227,7 @@ func (w *walk) err() error {
 		err = w.attempts[0].Err
 	}
 	if len(w.withheld) > 0 {
-		return fmt.Errorf("%w; %s without being bound was not tried: only a definite refusal by the other side allows that",
-			err, strings.Join(w.withheld, ", "))
+		return fmt.Errorf("%w; not tried, since unbound: %s (only a definite refusal by the other side allows that)", err, strings.Join(w.withheld, ", "))
 	}
 	return err
 }

@@ -93,6 +93,45 @@ func known(c wire.Capability) string {
 	return "false"
 }
 
+// What is not known is asked again within seconds, what is known within minutes.
+func TestWhatIsUnknownIsNotBelievedForLong(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	available := func() string {
+		c, err := s.client.Capabilities(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return known(c.ManagedIdentityV2)
+	}
+	metadata := func(status int, server string) {
+		s.platform.Faults().Clear()
+		f := fault.Fault{Leg: "imds.getplatformmetadata", Kind: fault.Status, Status: status, Headers: map[string]string{"Server": server}}
+		if err := s.platform.Faults().Add(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		status int
+		server string
+		passes time.Duration
+		want   string
+	}{
+		{403, "-", 0, ""},
+		{404, "IMDS/1", 4 * time.Second, ""},
+		{404, "IMDS/1", 2 * time.Second, "false"},
+		{403, "-", 4 * time.Minute, "false"},
+		{403, "-", 2 * time.Minute, ""},
+		{400, "IMDS/1", 6 * time.Second, "true"},
+	} {
+		metadata(step.status, step.server)
+		s.platform.Clock().Advance(step.passes)
+		if got := available(); got != step.want {
+			t.Errorf("%d of %q after another %v: got available %q, want %q", step.status, step.server, step.passes, got, step.want)
+		}
+	}
+}
+
 // Who asks and is gone before the answer, and many who ask at once, cause one probe: two requests.
 func TestManyWhoAskForCapabilitiesCauseOneProbe(t *testing.T) {
 	for name, ask := range map[string]func(*daemon.Daemon, context.Context){

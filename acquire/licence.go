@@ -32,7 +32,7 @@ type licenceRow struct {
 func licences() []licenceRow {
 	return []licenceRow{
 		{
-			"bound-form", "Entra takes no bound form here: not of this application (AADSTS51000), for this resource (392196), in this tenant (3921996)",
+			"bound-form", "Entra takes no bound form here: not of this application (AADSTS51000), not by a certificate that is merely uploaded (392189), not for this resource (392196), not in this tenant (3921996)",
 			refusesBoundForm, licence{weaker: true},
 		},
 		{

@@ -166,7 +166,7 @@ func codeRows() map[string]string {
 		"CodeAttestationKeyURL": "rejected", "CodeAttestationSignature": "rejected",
 		"CodeTokenNotAfterPassed": "time", "CodeCertificateInvalid": "time", "CodeCertificateRejected": "rejected",
 		"CodeCertificateRevoked": "rejected", "CodeCertificateMismatch": "rejected",
-		"CodeBoundUnsupportedByResource": "bound-form", "CodeBoundUnsupportedByTenant": "bound-form", "CodeFeatureDisabled": "bound-form",
+		"CodeBoundUnsupportedByResource": "bound-form", "CodeBoundUnsupportedByTenant": "bound-form", "CodeFeatureDisabled": "bound-form", "CodeCertificateTrust": "bound-form",
 		"CodeNoCredential": nothing, "CodeNoFederation": nothing, "CodeFederationSubject": nothing, "CodeFederationIssuer": nothing,
 		"CodeAssertionSignature": "rejected", "CodeCertificateUnknown": "rejected", "CodeAssertionTime": "time",
 		"CodeWrongSecret": nothing, "CodeAppNotFound": nothing, "CodeTenantNotFound": nothing, "CodeAssertionInvalid": nothing,

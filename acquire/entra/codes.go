@@ -21,6 +21,7 @@ const (
 	CodeBoundUnsupportedByTenant   = 3921996 // the tenant gets no certificate-bound tokens
 
 	CodeFeatureDisabled    = 51000    // mutual-TLS client authentication is not enabled for the tenant or app
+	CodeCertificateTrust   = 392189   // over mutual TLS, only certificates that are trusted by subject name and issuer, and federated credentials
 	CodeNoCredential       = 7000218  // the request carried neither certificate nor assertion
 	CodeNoFederation       = 70022204 // no federated credential of the app matches the assertion's audience
 	CodeFederationSubject  = 700213   // ... its subject
@@ -36,10 +37,11 @@ const (
 
 const (
 	hintAttestation = "Entra does not accept what the certificate was issued on. For a managed identity the agent attests anew (if it stays, see what the log says of attestation); the certificate of an application has to be made anew"
-	hintRegistered  = "upload the certificate to the app registration, or name one that is registered there"
-	hintRejected    = "the certificate was revoked or replaced in Entra: a managed identity gets a new one by itself, an app registration needs a valid one uploaded"
-	hintClock       = "check this machine's clock"
-	hintFederation  = "the app has no federated credential that matches the assertion: check issuer, audience and subject there (the object id of the managed identity, or of the other application's service principal)"
+	hintRegistered  = "upload the certificate to the app registration, or name one that is registered there; over mutual TLS it can also mean " +
+		"that Entra does not take this app's certificates there (see AADSTS51000 and 392189 in docs/credentials.md)"
+	hintRejected   = "the certificate was revoked or replaced in Entra: a managed identity gets a new one by itself, an app registration needs a valid one uploaded"
+	hintClock      = "check this machine's clock"
+	hintFederation = "the app has no federated credential that matches the assertion: check issuer, audience and subject there (the object id of the managed identity, or of the other application's service principal)"
 )
 
 var hints = map[int]string{
@@ -64,6 +66,9 @@ var hints = map[int]string{
 	CodeFeatureDisabled: "sign-in with a TLS certificate is switched off for this app or tenant on Microsoft's side. " +
 		"Nothing on this machine can change that: ask Microsoft support to enable mutual-TLS client authentication, " +
 		"or let the app authenticate with a signed assertion instead (bound: prefer or never at that credential)",
+	CodeCertificateTrust: "Entra takes no certificate over mutual TLS that was merely uploaded, self-signed ones included: have an authority issue it " +
+		"(keyagent key csr, then keyagent cert import) and the app registration trust it by subject name and issuer; " +
+		"or let the app authenticate with a signed assertion (bound: prefer or never at that credential); or use a federated credential",
 	CodeNoCredential:       "Entra wants an assertion in this flow: set send_assertion_over_mtls to always",
 	CodeNoFederation:       hintFederation,
 	CodeFederationSubject:  hintFederation,

@@ -30,7 +30,7 @@ const (
 	ReactionUnboundResource
 	// ReactionUnboundTenant: the same for all resources of the tenant.
 	ReactionUnboundTenant
-	// ReactionFeature: mutual-TLS client authentication is not enabled for the app.
+	// ReactionFeature: mutual-TLS client authentication is not enabled for the app, or not with this kind of certificate.
 	ReactionFeature
 	// ReactionNeedsAssertion: the flow needs a client assertion, too.
 	ReactionNeedsAssertion
@@ -53,6 +53,7 @@ var reactions = map[int]Reaction{
 	CodeBoundUnsupportedByResource: ReactionUnboundResource,
 	CodeBoundUnsupportedByTenant:   ReactionUnboundTenant,
 	CodeFeatureDisabled:            ReactionFeature,
+	CodeCertificateTrust:           ReactionFeature,
 	CodeNoCredential:               ReactionNeedsAssertion,
 
 	// These are named so that a less specific code beside them counts for nothing.

@@ -31,6 +31,9 @@ func TestReactionTo(t *testing.T) {
 		{"resource takes no bound tokens", refusal(400, "invalid_request", 392196), entra.ReactionUnboundResource},
 		{"tenant gets no bound tokens", refusal(401, "", 3921996), entra.ReactionUnboundTenant},
 		{"feature disabled", refusal(400, "unauthorized_client", 51000), entra.ReactionFeature},
+		{"feature disabled, with the status that Entra gives it", refusal(412, "unauthorized_client", 51000), entra.ReactionFeature},
+		{"a certificate that is merely uploaded", refusal(400, "invalid_request", 392189), entra.ReactionFeature},
+		{"the same as an invalid client", refusal(401, "invalid_client", 392189), entra.ReactionFeature},
 		{"no federated credential", refusal(401, "invalid_client", 70022204), entra.ReactionFinal},
 		{"no assertion", refusal(401, "invalid_client", 7000218), entra.ReactionNeedsAssertion},
 		{"assertion of another key", refusal(401, "invalid_client", 700027), entra.ReactionNextCredential},
@@ -66,7 +69,7 @@ func TestReactionTo(t *testing.T) {
 func TestEachCodeHasAHint(t *testing.T) {
 	for _, code := range []int{
 		50001, 500011, 1000610, 1000611, 1000612, 1000613, 1000614, 1000901, 1000502, 7000214, 7000277, 500181,
-		392196, 3921996, 51000, 70022204, 7000218, 700027, 7000274, 700024, 7000215, 700016, 50013,
+		392196, 3921996, 51000, 392189, 70022204, 7000218, 700027, 7000274, 700024, 7000215, 700016, 50013,
 	} {
 		if (&entra.Error{Codes: []int{4711, code}}).Hint() == "" {
 			t.Errorf("AADSTS%d: the operator gets no hint", code)

@@ -130,6 +130,8 @@ func entraAttacks() []attack {
 		attack{"a token of the wrong type", answer(`{"token_type":"mtls_pop","access_token":"a.b.c","expires_in":3600}`), refused, refused},
 		attack{"an answer without a token", answer(`{"token_type":"Bearer","expires_in":3600}`), refused, refused},
 		attack{"mutual TLS is not enabled (51000)", status(400, codes(51000)), refused, unbound},
+		attack{"mutual TLS is not enabled, with status 412", status(412, codes(51000)), refused, unbound},
+		attack{"a certificate that is merely uploaded (392189)", status(400, codes(392189)), refused, unbound},
 		attack{"the resource takes no bound tokens (392196)", status(400, codes(392196)), refused, unbound},
 		attack{"the tenant takes no bound tokens (3921996)", status(400, codes(3921996)), refused, unbound},
 		attack{"the certificate is rejected, and so is another (7000214)", status(401, codes(7000214)), refused, unbound},

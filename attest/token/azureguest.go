@@ -87,6 +87,9 @@ func (a *AzureGuest) ask(ctx context.Context, audience string) (secret.String, t
 			a.cfg.Logger.WarnContext(ctx, "transport key was not flushed", "error", cerr)
 		}
 	}()
+	if err := checkTransportKey(evidence, key.Certified()); err != nil {
+		return secret.String{}, time.Time{}, err
+	}
 	token, expires, err := a.cfg.MAA.Attest(ctx, maa.Request{Endpoint: audience, Challenge: challenge, Evidence: evidence, Key: key})
 	if err != nil {
 		return secret.String{}, time.Time{}, err
@@ -97,4 +100,17 @@ func (a *AzureGuest) ask(ctx context.Context, audience string) (secret.String, t
 	}
 	a.cfg.Logger.InfoContext(ctx, "attestation token obtained", "endpoint", audience, "expires", expires)
 	return token, expires, nil
+}
+
+// checkTransportKey checks what evidence for the service has besides [attest.Evidence], as the service does. A refusal by the service is
+// taken for its word about this machine, so that nothing may leave that was spoilt between the TPM and here.
+func checkTransportKey(e *attest.Evidence, c attest.Certified) error {
+	ak, err := attest.ParseAK(e.AKPublic)
+	if err == nil {
+		err = attest.VerifyTransportKey(ak, c)
+	}
+	if err != nil {
+		return fmt.Errorf("transport key: not sent, since this machine itself would not accept it: %w", err)
+	}
+	return nil
 }

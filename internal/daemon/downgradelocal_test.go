@@ -167,14 +167,15 @@ func TestNoChangedAnswerOfTheTPMMakesUnbound(t *testing.T) {
 		t.Fatalf("%d answers seen: the certificate was not issued anew", answers)
 	}
 	changed := 0
-	for n := range answers {
+	const perAnswer = 3
+	for i := range answers * perAnswer {
 		c.advance(8 * 24 * time.Hour)
-		seen := 0
+		seen, n := 0, i/perAnswer
 		c.proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
 			answer, err := forward(command)
 			if seen == n && len(answer) > 10 {
-				at := 10 + (n*131)%(len(answer)-10)
-				answer[at] ^= 1 << (n % 8)
+				at := 10 + (i*131)%(len(answer)-10)
+				answer[at] ^= 1 << (i % 8)
 				changed++
 			}
 			seen++
@@ -183,8 +184,8 @@ func TestNoChangedAnswerOfTheTPMMakesUnbound(t *testing.T) {
 		c.checkNotUnbound("vm-user")
 		c.proxy.Handle(nil)
 	}
-	t.Logf("%d of %d answers changed", changed, answers)
-	if changed < answers/2 {
+	t.Logf("%d answers changed", changed)
+	if changed < answers { // later issuances take fewer commands, and a failed one ends early
 		t.Error("too few to show anything")
 	}
 }

@@ -144,7 +144,7 @@ func isKeyFileBlock(block pemfile.Block) (bool, error) {
 	case strings.HasSuffix(label, "CERTIFICATE") || strings.HasSuffix(label, "CERTIFICATE REQUEST") || label == "PUBLIC KEY":
 		return false, nil
 	case block.SoftwareKey():
-		return refuse("a block %q is a private key outside of a TPM, which anybody who read the file may have; only a key that was made in this TPM is taken", label)
+		return refuse("a block %q is a private key outside of a TPM, which whoever read the file may have; only %q, made in this TPM, is taken", label, keyFileType)
 	case label == "TSS KEY BLOB":
 		return refuse("a block %q is a key of a TPM 1.2, which a TPM 2.0 cannot load", label)
 	case label == "TSS2 KEY BLOB":

@@ -218,7 +218,10 @@ func unescapeRFC4514(raw string) (string, error) {
 	keep := 0 // bytes up to and with the last that is no bare space
 	for i := 0; i < len(raw); i++ {
 		c := raw[i]
-		if strings.IndexByte(`";<>`, c) >= 0 {
+		if c == ';' {
+			return "", errors.New(`a comma, not ";", separates attributes; write \; for one in a value`)
+		}
+		if strings.IndexByte(`"<>`, c) >= 0 {
 			return "", fmt.Errorf(`%q in a value needs a backslash: \%c`, c, c)
 		}
 		escaped := c == '\\'

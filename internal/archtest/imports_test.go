@@ -60,7 +60,7 @@ var places = map[string]place{
 	"acquire/imds":  {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
 	"acquire/entra": {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
 	"acquire/binding": {
-		[]string{"acquire/imds", "internal/statefile", "internal/secret", "internal/upstream"},
+		[]string{"acquire/imds", "internal/certs", "internal/statefile", "internal/secret", "internal/upstream"},
 		"keys and attestation tokens come through small interfaces, so no TPM is needed to test a renewal",
 	},
 	"acquire": {

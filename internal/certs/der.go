@@ -83,6 +83,11 @@ func tbs(der []byte) (cryptobyte.String, bool) {
 	return inside, ok
 }
 
+// unreadable says whose certificate crypto/x509 refuses, and why.
+func unreadable(der []byte, err error) string {
+	return whose(der) + " cannot be read: " + because(der, err)
+}
+
 // whose returns the subject of a certificate that crypto/x509 refuses, or nothing.
 func whose(der []byte) string {
 	inside, ok := tbs(der)

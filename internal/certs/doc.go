@@ -6,7 +6,7 @@
 //   - A file of authorities to trust is read more strictly than a certificate to import: PEM only, no certificate of somebody who may not
 //     issue any, no trust settings that would be passed over, no private key beside it.
 //   - Two names that are not equal are never printed as the same text.
-//   - Nothing here verifies a signature, but that of a certificate that names itself as its issuer.
+//   - Nothing here verifies a signature.
 //
 // Sources: RFC 5280 (certificates; 7.1 names), RFC 4518 (preparing strings), RFC 7468 (labels), RFC 4055 (RSASSA-PSS), RFC 2315
 // (PKCS #7).

@@ -2,6 +2,7 @@ package certs
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -29,7 +30,7 @@ func Read(data []byte, rules Rules) ([]*x509.Certificate, error) {
 }
 
 // Authorities returns the certificates of a file that says whom to trust, PEM of at most 1 MiB and 1,000 certificates, in its order. Each
-// is that of an authority, or one that is signed by its own key and thereby trusted alone. The error is a [*pemfile.Error].
+// is that of an authority, or names itself as issuer. The error is a [*pemfile.Error].
 func Authorities(data []byte) ([]*x509.Certificate, error) {
 	all, err := read(data, Rules{MaxBytes: maxAuthorityBytes, MaxCertificates: maxAuthorities})
 	if err != nil {
@@ -91,7 +92,7 @@ func parse(block pemfile.Block, before int) ([]placed, error) {
 		number := before + len(all) + 1
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, &pemfile.Error{Line: line, Problem: fmt.Sprintf("certificate %d%s cannot be read: %s", number, whose(der), because(der, err))}
+			return nil, &pemfile.Error{Line: line, Problem: fmt.Sprintf("certificate %d%s", number, unreadable(der, err))}
 		}
 		all, rest = append(all, placed{c, number, line}), rest[len(der):]
 	}
@@ -146,15 +147,25 @@ func convert(block pemfile.Block, openssl string) string {
 	return openssl + " -in FILE" + to
 }
 
-// notAuthority says why a certificate is not to be trusted for others; empty if it may be.
+// notAuthority says why a certificate is not to be trusted for others; empty if it may be. One that names itself as issuer may always be
+// trusted: as a root, of version 1 too, or as a server's own, which is trusted alone.
 func notAuthority(c *x509.Certificate) string {
-	switch own := Equal(c.RawIssuer, c.RawSubject) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil; {
-	case own && !c.IsCA:
-		return "" // of version 1, or a server's own: nobody else is trusted by it
+	switch {
+	case Equal(c.RawIssuer, c.RawSubject):
+		return ""
 	case !c.BasicConstraintsValid || !c.IsCA:
 		return "is not an authority's: it may not issue others"
 	case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
 		return "is an authority's whose key usage does not let it issue others"
 	}
 	return ""
+}
+
+// Parse reads one certificate in DER. The error says whose it is.
+func Parse(der []byte) (*x509.Certificate, error) {
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, errors.New("certificate" + unreadable(der, err))
+	}
+	return c, nil
 }

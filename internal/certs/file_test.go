@@ -109,12 +109,14 @@ func TestAuthoritiesAreTaken(t *testing.T) {
 	root := issue(t, nil, "Root", authority)
 	issuing := issue(t, root, "Issuing", authority)
 	server := issue(t, nil, "server", leaf)
+	own := issue(t, nil, "server", func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageDigitalSignature })
 	for name, text := range map[string]string{
 		"a root and what is below it":            root.pem() + issuing.pem(),
 		"indented, with a mark, of Windows":      "\ufeff  " + strings.ReplaceAll(root.pem()+issuing.pem(), "\n", "\r\n  "),
 		"OpenSSL's old label":                    inPEM("X509 CERTIFICATE", root.Raw) + issuing.pem(),
 		"the same twice, of files put together":  root.pem() + root.pem(),
 		"a server's own, which is trusted alone": root.pem() + server.pem(),
+		"one that says it is an authority":       root.pem() + own.pem(),
 		"an authority of no stated key usage":    root.pem() + issue(t, root, "Other", func(c *x509.Certificate) { c.IsCA = true }).pem(),
 	} {
 		if got, err := certs.Authorities([]byte(text)); err != nil || len(got) != 2 || !got[0].Equal(root.Certificate) {
@@ -193,6 +195,23 @@ func TestAFileOfAuthoritiesIsRefusedAsAWhole(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestOneCertificateThatCannotBeReadIsNamed(t *testing.T) {
+	t.Parallel()
+	root := issue(t, nil, "Root", authority)
+	for want, der := range map[string][]byte{
+		`certificate, "CN=Root,O=Contoso", cannot be read: its serial number, -77, is negative`: negative(t, root),
+		`certificate, "CN=Root,O=Contoso", cannot be read: x509: trailing data`:                 append(bytes.Clone(root.Raw), 0),
+		"certificate cannot be read: x509: malformed certificate":                               []byte("garbage"),
+	} {
+		if _, err := certs.Parse(der); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v; want %s", err, want)
+		}
+	}
+	if c, err := certs.Parse(root.Raw); err != nil || !c.Equal(root.Certificate) {
+		t.Error(err)
 	}
 }
 

@@ -57,11 +57,23 @@ func isPKCS12(der []byte) bool {
 		pfx.ReadASN1(&content, asn1.SEQUENCE) && content.PeekASN1Tag(asn1.OBJECT_IDENTIFIER)
 }
 
+// isPrivateKey goes by the shape of PKCS #8, also encrypted (RFC 5958, 2 and 3), PKCS #1 (RFC 8017, A.1.2) and SEC 1 (RFC 5915, 3). The key
+// itself is not read: a large one could be made so that checking it takes long.
 func isPrivateKey(der []byte) bool {
-	_, err8 := x509.ParsePKCS8PrivateKey(der)
-	_, err1 := x509.ParsePKCS1PrivateKey(der)
-	_, errEC := x509.ParseECPrivateKey(der)
-	return err8 == nil || err1 == nil || errEC == nil
+	var version int
+	var key, algorithm cryptobyte.String
+	in := cryptobyte.String(der)
+	if !in.ReadASN1(&key, asn1.SEQUENCE) {
+		return false
+	}
+	if !key.PeekASN1Tag(asn1.INTEGER) {
+		return key.ReadASN1(&algorithm, asn1.SEQUENCE) && algorithm.PeekASN1Tag(asn1.OBJECT_IDENTIFIER) && key.PeekASN1Tag(asn1.OCTET_STRING)
+	}
+	if !key.ReadASN1Integer(&version) || version > 1 {
+		return false
+	}
+	return key.PeekASN1Tag(asn1.INTEGER) || key.PeekASN1Tag(asn1.OCTET_STRING) ||
+		key.ReadASN1(&algorithm, asn1.SEQUENCE) && algorithm.PeekASN1Tag(asn1.OBJECT_IDENTIFIER) && key.PeekASN1Tag(asn1.OCTET_STRING)
 }
 
 // element returns the first DER element of several, or everything if there is none.

@@ -226,6 +226,34 @@ func TestHowManyCertificatesAreRead(t *testing.T) {
 	}
 }
 
+// A private key is known by its shape in every format, under every label.
+func TestPrivateKeysAreKnownWhateverTheirLabel(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	openssl(t, dir, "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", "rsa.pem")
+	openssl(t, dir, "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "ec.pem")
+	openssl(t, dir, "genpkey", "-algorithm", "ED25519", "-out", "ed.pem")
+	for name, args := range map[string][]string{
+		"PKCS #8":             {"pkcs8", "-topk8", "-nocrypt", "-in", "rsa.pem"},
+		"PKCS #8 of ECDSA":    {"pkcs8", "-topk8", "-nocrypt", "-in", "ec.pem"},
+		"PKCS #8 of Ed25519":  {"pkcs8", "-topk8", "-nocrypt", "-in", "ed.pem"},
+		"PKCS #8, encrypted":  {"pkcs8", "-topk8", "-passout", "pass:x", "-in", "rsa.pem"},
+		"PKCS #1":             {"rsa", "-traditional", "-in", "rsa.pem"},
+		"SEC 1":               {"ec", "-in", "ec.pem"},
+		"SEC 1 without curve": {"ec", "-no_public", "-in", "ec.pem"},
+	} {
+		der := openssl(t, dir, append(args, "-outform", "DER")...)
+		for form, text := range map[string]string{
+			"DER": string(der), "base64": base64.StdEncoding.EncodeToString(der), "CERTIFICATE": inPEM("CERTIFICATE", der), "DATA": inPEM("DATA", der),
+		} {
+			_, err := certs.Read([]byte(text), certs.Rules{MaxBytes: 1 << 20, MaxCertificates: 10, Bare: true})
+			if err == nil || !strings.Contains(err.Error(), "private key") {
+				t.Errorf("%s as %s: %v", name, form, err)
+			}
+		}
+	}
+}
+
 // What errors advise makes files that are read.
 func TestTheAdvisedCommandsUnwrapCertificates(t *testing.T) {
 	t.Parallel()

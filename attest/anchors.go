@@ -46,14 +46,15 @@ func builtIn(data []byte) []*x509.Certificate {
 	return certs
 }
 
-// ParseCertificates reads all certificates of a PEM text of at most 1 MiB, in order. A text of which anything cannot be read is refused
-// as a whole.
+// ParseCertificates reads all certificates of a PEM text of at most 1 MiB, in order. A text of
+// which anything cannot be read is refused as a whole.
 func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
 	return certs.Read(data, certs.Rules{MaxBytes: 1 << 20, MaxCertificates: 1000})
 }
 
-// ParseVTPMRoots reads roots and intermediates of AK certificates from a PEM file, as ParseCertificates does. A certificate that may not
-// issue others is refused, since as an anchor it would be of no use but to trust itself.
+// ParseVTPMRoots reads roots and intermediates of AK certificates from a PEM file, as
+// ParseCertificates does. A certificate that may not issue others is refused, since as an anchor it
+// would be of no use but to trust itself.
 func ParseVTPMRoots(data []byte) ([]*x509.Certificate, error) { return certs.Authorities(data) }
 
 // ParseAMDRoots reads ASK and ARK certificates from PEM; see [tee.ParseAMDRoots].

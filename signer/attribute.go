@@ -240,7 +240,8 @@ func unescapeRFC4514(raw string) (string, error) {
 	return b.String()[:keep], nil
 }
 
-// unquote reads a value in quotes, from behind the first one: as it is, but for escapes and quotes that are doubled.
+// unquote reads a value in quotes, from behind the first one: as it is, but for escapes and quotes
+// that are doubled.
 func unquote(raw string) (string, error) {
 	var b strings.Builder
 	for i := 0; i < len(raw); i++ {

@@ -23,9 +23,10 @@ const (
 	certificateBlock = "CERTIFICATE" // RFC 7468, 5.1
 )
 
-// ParseCertificates reads the certificates of a file in the order in which they stand there: PEM as package pemfile reads it, DER, one
-// or more after each other, or base64 of it. The limits are 64 KiB and 10 certificates. A file that contains anything else, or PEM that
-// is damaged, is refused as a whole. Nothing is verified; see [Arrange] and [CheckCertificate].
+// ParseCertificates reads the certificates of a file in the order in which they stand there: PEM as
+// package pemfile reads it, DER, one or more after each other, or base64 of it. The limits are 64
+// KiB and 10 certificates. A file that contains anything else, or PEM that is damaged, is refused
+// as a whole. Nothing is verified; see [Arrange] and [CheckCertificate].
 func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
 	chain, err := certs.Read(data, certs.Rules{MaxBytes: maxCertificateFileBytes, MaxCertificates: maxChain, Bare: true})
 	if err != nil {
@@ -34,9 +35,10 @@ func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// Arrange puts certificates in the order in which TLS sends them, the one over the key with this public half first and its issuers behind
-// it, and leaves out what is there twice. Certificates that do not belong to one chain stay behind, for [CheckCertificate] to refuse.
-// Without a certificate over the key, nothing is changed.
+// Arrange puts certificates in the order in which TLS sends them, the one over the key with this
+// public half first and its issuers behind it, and leaves out what is there twice. Certificates
+// that do not belong to one chain stay behind, for [CheckCertificate] to refuse. Without a
+// certificate over the key, nothing is changed.
 func Arrange(certificates []*x509.Certificate, public crypto.PublicKey) []*x509.Certificate {
 	var left []*x509.Certificate
 	for _, c := range certificates {
@@ -60,7 +62,8 @@ func Arrange(certificates []*x509.Certificate, public crypto.PublicKey) []*x509.
 	return append(chain, left...)
 }
 
-// issuer finds the certificate that made c; if none did, one of the right name, so that what is wrong with it will be told.
+// issuer finds the certificate that made c; if none did, one of the right name, so that what is
+// wrong with it will be told.
 func issuer(c *x509.Certificate, among []*x509.Certificate) int {
 	named := func(by *x509.Certificate) bool { return certs.Equal(c.RawIssuer, by.RawSubject) }
 	made := slices.IndexFunc(among, func(by *x509.Certificate) bool { return named(by) && verifySignature(c, by) == nil })

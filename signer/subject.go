@@ -23,19 +23,22 @@ type Subject struct {
 
 // ParseSubject reads a distinguished name of up to 4 KiB in one of two forms:
 //
-//   - RFC 4514, most specific first: CN=app,O=Contoso,C=DE. As that RFC demands, the encoding has the reverse order: C, O, CN.
-//     Values are escaped as in its section 2.4, \2C and #hex included, or stand in quotes, as in O="Contoso, Inc." (RFC 1779, 2.3), where
-//     Microsoft's tools double a quote that is meant. Spaces around values are dropped.
-//   - OpenSSL's, recognised by the slash at the beginning: /C=DE/O=Contoso/CN=app. The encoding has the same order. A backslash
-//     takes the character after it literally; spaces stay.
+//   - RFC 4514, most specific first: CN=app,O=Contoso,C=DE. As that RFC demands, the encoding has
+//     the reverse order: C, O, CN. Values are escaped as in its section 2.4, \2C and #hex included,
+//     or stand in quotes, as in O="Contoso, Inc." (RFC 1779, 2.3), where Microsoft's tools double a
+//     quote that is meant. Spaces around values are dropped.
+//   - OpenSSL's, recognised by the slash at the beginning: /C=DE/O=Contoso/CN=app. The encoding has
+//     the same order. A backslash takes the character after it literally; spaces stay.
 //
-// What "openssl x509 -subject" prints is taken with the word "subject=" in front: its "C = DE, O = Contoso, CN = app", with a space behind
-// each comma, is in the order of the encoding. Without that word it cannot be told from RFC 4514, and is read as such.
+// What "openssl x509 -subject" prints is taken with the word "subject=" in front: its "C = DE, O =
+// Contoso, CN = app", with a space behind each comma, is in the order of the encoding. Without that
+// word it cannot be told from RFC 4514, and is read as such.
 //
-// In both, + joins attributes of one relative distinguished name. Types are short names in any case (CN, O, OU, C, ST, L, DC, UID,
-// serialNumber, emailAddress and some more) or dotted OIDs, also behind "OID.". Values get the string type of RFC 5280: PrintableString for C,
-// serialNumber and dnQualifier, IA5String for DC and emailAddress, UTF8String for all others. Lengths are bounded as in RFC 5280,
-// appendix A.1, except emailAddress, which has OpenSSL's bound of 128 characters.
+// In both, + joins attributes of one relative distinguished name. Types are short names in any case
+// (CN, O, OU, C, ST, L, DC, UID, serialNumber, emailAddress and some more) or dotted OIDs, also
+// behind "OID.". Values get the string type of RFC 5280: PrintableString for C, serialNumber and
+// dnQualifier, IA5String for DC and emailAddress, UTF8String for all others. Lengths are bounded as
+// in RFC 5280, appendix A.1, except emailAddress, which has OpenSSL's bound of 128 characters.
 func ParseSubject(text string) (Subject, error) {
 	if len(text) > maxSubjectBytes {
 		return Subject{}, fmt.Errorf("the subject has %d bytes, at most %d are read", len(text), maxSubjectBytes)
@@ -153,8 +156,9 @@ func unescapedAttribute(kind attributeType, raw string, unescape func(string) (s
 	return newAttribute(kind, value)
 }
 
-// split splits at separators that have no backslash before them and do not stand in quotes, and leaves backslashes and quotes. Quotes count
-// where a value begins with one, and one that is doubled does not end them.
+// split splits at separators that have no backslash before them and do not stand in quotes, and
+// leaves backslashes and quotes. Quotes count where a value begins with one, and one that is
+// doubled does not end them.
 func split(text string, separator byte, quotes bool) []string {
 	var parts []string
 	start, quoted, last := 0, false, byte(0) // last is the last character that is no space

@@ -95,7 +95,8 @@ func subjects(chain []*x509.Certificate) []string {
 	return names
 }
 
-// renamed is a certificate with another encoding of its issuer's name than the issuer's certificate has.
+// renamed is a certificate with another encoding of its issuer's name than the issuer's certificate
+// has.
 func renamed(t *testing.T, by *issuer, public crypto.PublicKey, tag int, name string) *x509.Certificate {
 	t.Helper()
 	raw, err := asn1.Marshal(pkix.RDNSequence{{{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: asn1.RawValue{Tag: tag, Bytes: []byte(name)}}}})
@@ -107,7 +108,8 @@ func renamed(t *testing.T, by *issuer, public crypto.PublicKey, tag int, name st
 	return (&issuer{&other, by.key}).issue(t, public, certTemplate("app", client))
 }
 
-// RFC 5280, 7.1: issuers change the string type or the case of their names between two certificates.
+// RFC 5280, 7.1: issuers change the string type or the case of their names between two
+// certificates.
 func TestAnIssuersNameMayBeEncodedOtherwise(t *testing.T) {
 	t.Parallel()
 	key := ecKey(t, elliptic.P256())

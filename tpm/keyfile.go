@@ -17,7 +17,8 @@ import (
 
 const (
 	keyFileType = "TSS2 PRIVATE KEY"
-	// maxKeyFileBytes bounds the file. An RSA-2048 key has between 1 and 2 KB, a chain of certificates beside it some 6, more with text.
+	// maxKeyFileBytes bounds the file. An RSA-2048 key has between 1 and 2 KB, a chain of
+	// certificates beside it some 6, more with text.
 	maxKeyFileBytes = 64 << 10
 )
 
@@ -89,9 +90,10 @@ func (f *KeyFile) addPolicy(b *cryptobyte.Builder) {
 	})
 }
 
-// DecodeKeyFile reads a key file. It takes what the tools write, also as DER, or with text, certificates, certificate requests and public
-// keys around it, which are passed over. It refuses what it does not understand: policies beyond PCRs and password, wrapped secrets, an RSA
-// primary as parent, more than one key.
+// DecodeKeyFile reads a key file. It takes what the tools write, also as DER, or with text,
+// certificates, certificate requests and public keys around it, which are passed over. It refuses
+// what it does not understand: policies beyond PCRs and password, wrapped secrets, an RSA primary
+// as parent, more than one key.
 func DecodeKeyFile(text []byte) (*KeyFile, error) {
 	block, err := keyFileBlock(text)
 	if err != nil {
@@ -133,7 +135,8 @@ func keyFileBlock(text []byte) (key pemfile.Block, err error) {
 	return key, nil
 }
 
-// isKeyFileBlock tells a key of a TPM from what may stand beside it. Anything else is refused by what it is.
+// isKeyFileBlock tells a key of a TPM from what may stand beside it. Anything else is refused by
+// what it is.
 func isKeyFileBlock(block pemfile.Block) (bool, error) {
 	refuse := func(format string, args ...any) (bool, error) {
 		return false, &pemfile.Error{Line: block.Line, Problem: fmt.Sprintf(format, args...)}

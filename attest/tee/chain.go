@@ -40,8 +40,9 @@ func DefaultAMDRoots() []AMDRoot {
 	return roots
 }
 
-// ParseAMDRoots reads ASK and ARK certificates from PEM, in any order and for any number of products. The product is taken from
-// the names that AMD gives them: "ARK-Milan" and "SEV-Milan". Each must be there once, with the other beside it.
+// ParseAMDRoots reads ASK and ARK certificates from PEM, in any order and for any number of
+// products. The product is taken from the names that AMD gives them: "ARK-Milan" and "SEV-Milan".
+// Each must be there once, with the other beside it.
 func ParseAMDRoots(data []byte) ([]AMDRoot, error) {
 	authorities, err := certs.Authorities(data)
 	if err != nil {

@@ -57,8 +57,9 @@ func isPKCS12(der []byte) bool {
 		pfx.ReadASN1(&content, asn1.SEQUENCE) && content.PeekASN1Tag(asn1.OBJECT_IDENTIFIER)
 }
 
-// isPrivateKey goes by the shape of PKCS #8, also encrypted (RFC 5958, 2 and 3), PKCS #1 (RFC 8017, A.1.2) and SEC 1 (RFC 5915, 3). The key
-// itself is not read: a large one could be made so that checking it takes long.
+// isPrivateKey goes by the shape of PKCS #8, also encrypted (RFC 5958, 2 and 3), PKCS #1 (RFC 8017,
+// A.1.2) and SEC 1 (RFC 5915, 3). The key itself is not read: a large one could be made so that
+// checking it takes long.
 func isPrivateKey(der []byte) bool {
 	var version int
 	var key, algorithm cryptobyte.String

@@ -22,15 +22,16 @@ type Rules struct {
 	Bare            bool // also DER, and base64 without the lines of PEM
 }
 
-// Read returns the certificates of a file in its order, at least one. A file with anything but certificates is refused. The error is a
-// [*pemfile.Error].
+// Read returns the certificates of a file in its order, at least one. A file with anything but
+// certificates is refused. The error is a [*pemfile.Error].
 func Read(data []byte, rules Rules) ([]*x509.Certificate, error) {
 	all, err := read(data, rules)
 	return plain(all), err
 }
 
-// Authorities returns the certificates of a file that says whom to trust, PEM of at most 1 MiB and 1,000 certificates, in its order. Each
-// is that of an authority, or names itself as issuer. The error is a [*pemfile.Error].
+// Authorities returns the certificates of a file that says whom to trust, PEM of at most 1 MiB and
+// 1,000 certificates, in its order. Each is that of an authority, or names itself as issuer. The
+// error is a [*pemfile.Error].
 func Authorities(data []byte) ([]*x509.Certificate, error) {
 	all, err := read(data, Rules{MaxBytes: maxAuthorityBytes, MaxCertificates: maxAuthorities})
 	if err != nil {
@@ -80,7 +81,8 @@ func read(data []byte, rules Rules) ([]placed, error) {
 	return all, nil
 }
 
-// parse reads the certificate of a PEM block, or those of a file of DER. before is how many the file has in front of it.
+// parse reads the certificate of a PEM block, or those of a file of DER. before is how many the
+// file has in front of it.
 func parse(block pemfile.Block, before int) ([]placed, error) {
 	rest, line := block.Bytes, block.Line
 	var all []placed
@@ -147,8 +149,9 @@ func convert(block pemfile.Block, openssl string) string {
 	return openssl + " -in FILE" + to
 }
 
-// notAuthority says why a certificate is not to be trusted for others; empty if it may be. One that names itself as issuer may always be
-// trusted: as a root, of version 1 too, or as a server's own, which is trusted alone.
+// notAuthority says why a certificate is not to be trusted for others; empty if it may be. One that
+// names itself as issuer may always be trusted: as a root, of version 1 too, or as a server's own,
+// which is trusted alone.
 func notAuthority(c *x509.Certificate) string {
 	switch {
 	case Equal(c.RawIssuer, c.RawSubject):

@@ -311,7 +311,8 @@ func TestTheAdvisedCommandsUnwrapCertificates(t *testing.T) {
 	}
 }
 
-// FuzzAuthorities: whatever is read is there as often as "BEGIN", and may issue others or made itself.
+// FuzzAuthorities: whatever is read is there as often as "BEGIN", and may issue others or made
+// itself.
 func FuzzAuthorities(f *testing.F) {
 	root := issue(f, nil, "Root", authority)
 	server := issue(f, nil, "server", leaf)

@@ -28,9 +28,10 @@ type attribute struct {
 	Value asn1.RawValue
 }
 
-// Equal says whether two encoded names are the same one by RFC 5280, 7.1: with the same attributes in the same order, whatever string
-// type, case, white space or normalisation they are written in. Values of other types than PrintableString, UTF8String, IA5String and
-// BMPString are the same only with the same encoding. Names that cannot be read are the same if their bytes are.
+// Equal says whether two encoded names are the same one by RFC 5280, 7.1: with the same attributes
+// in the same order, whatever string type, case, white space or normalisation they are written in.
+// Values of other types than PrintableString, UTF8String, IA5String and BMPString are the same only
+// with the same encoding. Names that cannot be read are the same if their bytes are.
 //
 // crypto/x509 itself compares bytes when it builds a chain.
 func Equal(a, b []byte) bool {
@@ -99,8 +100,8 @@ func text(v asn1.RawValue) (string, bool) {
 	return "", false
 }
 
-// prepare makes of a value what is compared (RFC 4518, 2): case folded, in normal form KC, white space around it dropped and runs of it
-// inside made one space, what is not seen left out.
+// prepare makes of a value what is compared (RFC 4518, 2): case folded, in normal form KC, white
+// space around it dropped and runs of it inside made one space, what is not seen left out.
 func prepare(value string) string {
 	seen := strings.Map(func(r rune) rune {
 		switch {
@@ -114,7 +115,8 @@ func prepare(value string) string {
 	return strings.Join(strings.Fields(norm.NFKC.String(cases.Fold().String(norm.NFKC.String(seen)))), " ")
 }
 
-// NameText returns an encoded name as RFC 4514 writes it, of foreign content and at most 120 characters.
+// NameText returns an encoded name as RFC 4514 writes it, of foreign content and at most 120
+// characters.
 func NameText(der []byte) string {
 	var n pkix.RDNSequence
 	if rest, err := asn1.Unmarshal(der, &n); err != nil || len(rest) > 0 {
@@ -129,8 +131,8 @@ func NameText(der []byte) string {
 
 func quote(der []byte) string { return fmt.Sprintf("%q", NameText(der)) }
 
-// TellApart returns two names that are not [Equal] as quoted texts that differ, also to the eye: where two attributes print alike, their
-// string types and bytes are added.
+// TellApart returns two names that are not [Equal] as quoted texts that differ, also to the eye:
+// where two attributes print alike, their string types and bytes are added.
 func TellApart(a, b []byte) (string, string) {
 	x, y := NameText(a), NameText(b)
 	if !alike(x, y) {
@@ -177,7 +179,8 @@ func (a attribute) encoding(other relativeNameSET, i int) string {
 	return fmt.Sprintf("%v is %s %s", a.Type, stringType(a.Value), clippedHex(a.Value.Bytes, b))
 }
 
-// clippedHex is the hexadecimal form of up to 24 bytes, from shortly before the first that differs from other.
+// clippedHex is the hexadecimal form of up to 24 bytes, from shortly before the first that differs
+// from other.
 func clippedHex(b, other []byte) string {
 	const before, most = 4, 24
 	from := 0

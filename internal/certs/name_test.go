@@ -137,7 +137,8 @@ func TestNamesThatPrintAlikeAreToldApart(t *testing.T) {
 	}
 }
 
-// FuzzEqual: a name equals itself and another both ways or none, and two that are not equal are printed as two texts of one line.
+// FuzzEqual: a name equals itself and another both ways or none, and two that are not equal are
+// printed as two texts of one line.
 func FuzzEqual(f *testing.F) {
 	f.Add(name(f, utf8("a")), name(f, printable("A ")))
 	f.Add(name(f, bmp("ü")), name(f, attribute(organization, asn1.TagT61String, "\xfc")))

@@ -9,8 +9,9 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// SignatureText names the algorithm with which a certificate is signed, also where crypto/x509 does not know it and says 0: the dotted OID
-// with a name for the usual ones, or the parameters of RSASSA-PSS (RFC 4055, 3.1).
+// SignatureText names the algorithm with which a certificate is signed, also where crypto/x509 does
+// not know it and says 0: the dotted OID with a name for the usual ones, or the parameters of
+// RSASSA-PSS (RFC 4055, 3.1).
 func SignatureText(c *x509.Certificate) string {
 	if c.SignatureAlgorithm != x509.UnknownSignatureAlgorithm {
 		return c.SignatureAlgorithm.String()
@@ -39,7 +40,8 @@ func SignatureText(c *x509.Certificate) string {
 	return fmt.Sprintf("%v", oid)
 }
 
-// pssText says what is in the parameters; those that are missing have SHA-1 and 20 bytes as default.
+// pssText says what is in the parameters; those that are missing have SHA-1 and 20 bytes as
+// default.
 func pssText(parameters cryptobyte.String) string {
 	var hash, mask, salt, generator cryptobyte.String
 	var oid encoding_asn1.ObjectIdentifier

@@ -19,7 +19,8 @@ import (
 	"github.com/keyagent/keyagent/internal/daemon"
 )
 
-// Of two authorities, the second must not be left out in silence: connections would fail, or evidence, and nobody would know why.
+// Of two authorities, the second must not be left out in silence: connections would fail, or
+// evidence, and nobody would know why.
 func TestAFileOfAnchorsThatIsReadInPartStopsTheConfiguration(t *testing.T) {
 	s := newStage(t)
 	info := s.platform.Info()
@@ -104,7 +105,8 @@ func chainOver(t *testing.T, public any) (leaf, issuing, root []byte) {
 	return create("app", public, named("Issuing"), keys[1]), create("Issuing", keys[1].Public(), named("Root"), keys[0]), create("Root", keys[0].Public(), nil, keys[0])
 }
 
-// Whatever order an issuer's portal has them in, the one over the key is kept first, as TLS sends it.
+// Whatever order an issuer's portal has them in, the one over the key is kept first, as TLS sends
+// it.
 func TestCertificatesAreImportedInAnyOrder(t *testing.T) {
 	s := newStage(t)
 	k := s.keyring(nil)

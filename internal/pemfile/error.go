@@ -51,7 +51,8 @@ func shellWord(path string) string {
 	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
-// Named gives an error of this package the path of the file, so that the command in it can be pasted. Other errors get it in front.
+// Named gives an error of this package the path of the file, so that the command in it can be
+// pasted. Other errors get it in front.
 func Named(path string, err error) error {
 	if err == nil {
 		return nil

@@ -39,15 +39,16 @@ type Block struct {
 	Bytes []byte // what is encoded, at least one byte; nil for a software private key, see [Block.SoftwareKey]
 }
 
-// SoftwareKey says whether the block's label is that of a private key outside of a TPM, in any of the formats.
+// SoftwareKey says whether the block's label is that of a private key outside of a TPM, in any of
+// the formats.
 func (b Block) SoftwareKey() bool { return softwareKey(b.Label) }
 
 func softwareKey(label string) bool {
 	return strings.Contains(label, "PRIVATE KEY") && label != "TSS2 PRIVATE KEY"
 }
 
-// Read returns the blocks of a file of at most maxBytes, at least one and at most 1,000. Labels are as they stand there. The error is an
-// [*Error].
+// Read returns the blocks of a file of at most maxBytes, at least one and at most 1,000. Labels are
+// as they stand there. The error is an [*Error].
 func Read(data []byte, maxBytes int) ([]Block, error) {
 	if len(data) > maxBytes {
 		return nil, &Error{Problem: fmt.Sprintf("it has %d bytes, more than %d KiB", len(data), maxBytes>>10)}
@@ -192,7 +193,8 @@ func (s *scanner) checkBetween(upTo int) error {
 	return nil
 }
 
-// looksEncoded says whether a line is one of base64, as PEM has it: 64 characters or more. One of hexadecimal digits is a fingerprint.
+// looksEncoded says whether a line is one of base64, as PEM has it: 64 characters or more. One of
+// hexadecimal digits is a fingerprint.
 func looksEncoded(line []byte) bool {
 	const shortest = 64
 	if len(line) < shortest || bytes.ContainsFunc(line, func(r rune) bool { return r > '~' || !isBase64(byte(r)) && r != '=' }) { // #nosec G115 -- below 127
@@ -237,8 +239,8 @@ func withoutPEM(data, text []byte) ([]Block, error) {
 	return nil, &Error{Problem: "there is neither PEM nor DER in it"}
 }
 
-// isDER says whether data begins as all that comes in files here does: with a SEQUENCE that is all of it, or has a length of several bytes or
-// none. No text begins so.
+// isDER says whether data begins as all that comes in files here does: with a SEQUENCE that is all
+// of it, or has a length of several bytes or none. No text begins so.
 func isDER(data []byte) bool {
 	return len(data) > 2 && data[0] == 0x30 && (data[1] >= 0x80 || int(data[1]) == len(data)-2)
 }

@@ -206,7 +206,8 @@ func TestSizesAreLimited(t *testing.T) {
 	}
 }
 
-// A software private key is named and not decoded, and no piece of it is in an error, however damaged it is.
+// A software private key is named and not decoded, and no piece of it is in an error, however
+// damaged it is.
 func TestNoPrivateKeyIsDecodedOrRepeated(t *testing.T) {
 	t.Parallel()
 	secret := base64.StdEncoding.EncodeToString([]byte("the private exponent and whatever else there is to hide in a key"))
@@ -290,7 +291,8 @@ func TestAnErrorIsNamedOnce(t *testing.T) {
 	}
 }
 
-// FuzzRead: what is read is written in PEM and read as the same, and what encoding/pem finds in it is among it.
+// FuzzRead: what is read is written in PEM and read as the same, and what encoding/pem finds in it
+// is among it.
 func FuzzRead(f *testing.F) {
 	for _, text := range []string{
 		two(), "\ufeff" + two(), inUTF16(two(), binary.LittleEndian, true), strings.ReplaceAll(two(), "\n", `\n`), "# " + two(), two()[:100],

@@ -6,7 +6,8 @@ import (
 	"unicode/utf16"
 )
 
-// plainText takes the wrapping off a text. Lines stay where they are, so that errors can number them.
+// plainText takes the wrapping off a text. Lines stay where they are, so that errors can number
+// them.
 func plainText(data []byte) []byte {
 	data = fromUTF16(data)
 	data = bytes.ReplaceAll(data, []byte("\ufeff"), []byte("   ")) // in the middle, too: files are put together with cat
@@ -19,7 +20,8 @@ func plainText(data []byte) []byte {
 	return data
 }
 
-// fromUTF16 makes UTF-8 of UTF-16, which it knows by its byte order mark or by the letters of a PEM block. Windows PowerShell writes it.
+// fromUTF16 makes UTF-8 of UTF-16, which it knows by its byte order mark or by the letters of a PEM
+// block. Windows PowerShell writes it.
 func fromUTF16(data []byte) []byte {
 	var order binary.ByteOrder
 	switch {

@@ -4,11 +4,9 @@ import (
 	"crypto/x509"
 	_ "embed" // the roots
 	"encoding/hex"
-	"encoding/pem"
-	"errors"
-	"fmt"
 
 	"github.com/keyagent/keyagent/attest/tee"
+	"github.com/keyagent/keyagent/internal/certs"
 )
 
 // AMDRoot is AMD's certificate pair for one product line.
@@ -48,24 +46,16 @@ func builtIn(data []byte) []*x509.Certificate {
 	return certs
 }
 
-// ParseCertificates reads all certificates of a PEM file, in order.
+// ParseCertificates reads all certificates of a PEM text of at most 1 MiB, in order. A text of
+// which anything cannot be read is refused as a whole.
 func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("PEM block %.40q is not a certificate", block.Type)
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		certs = append(certs, cert)
-	}
-	if len(certs) == 0 {
-		return nil, errors.New("no certificate in PEM data")
-	}
-	return certs, nil
+	return certs.Read(data, certs.Rules{MaxBytes: 1 << 20, MaxCertificates: 1000})
 }
+
+// ParseVTPMRoots reads roots and intermediates of AK certificates from a PEM file, as
+// ParseCertificates does. A certificate that may not issue others is refused, since as an anchor it
+// would be of no use but to trust itself.
+func ParseVTPMRoots(data []byte) ([]*x509.Certificate, error) { return certs.Authorities(data) }
 
 // ParseAMDRoots reads ASK and ARK certificates from PEM; see [tee.ParseAMDRoots].
 func ParseAMDRoots(data []byte) ([]AMDRoot, error) { return tee.ParseAMDRoots(data) }

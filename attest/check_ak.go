@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/keyagent/keyagent/internal/certs"
 )
 
 // oidAIKCertificate is tcg-kp-AIKCertificate: the certificate is for an attestation key.
@@ -99,10 +101,10 @@ func (v *verifier) akCertificateChain(cert *x509.Certificate) error {
 	for _, c := range v.anchors.VTPMIntermediates {
 		intermediates.AddCert(c)
 	}
-	for _, der := range v.e.AKIntermediates {
-		c, err := x509.ParseCertificate(der)
+	for i, der := range v.e.AKIntermediates {
+		c, err := certs.Parse(der)
 		if err != nil {
-			return fmt.Errorf("AK intermediate: %w", err)
+			return fmt.Errorf("AK intermediate %d: %w", i+1, err)
 		}
 		intermediates.AddCert(c)
 	}
@@ -127,7 +129,7 @@ func ParseAKCertificate(nv []byte) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, err := x509.ParseCertificate(der)
+	cert, err := certs.Parse(der)
 	if err != nil {
 		return nil, fmt.Errorf("AK certificate: %w", err)
 	}

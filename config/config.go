@@ -25,7 +25,9 @@ type Config struct {
 	IMDSEndpoint string `yaml:"imds_endpoint,omitempty"`
 
 	// CAFile is a PEM file of certificate authorities to trust, besides the
-	// system's, for Entra and for attestation. Default: none.
+	// system's, for Entra and for attestation. Default: none. A file of which a
+	// part cannot be read, or that has anything but authorities in it, is
+	// refused as a whole.
 	CAFile string `yaml:"ca_file,omitempty"`
 
 	// TrustedHosts are the hosts that IMDS may send the agent to.
@@ -90,10 +92,11 @@ type Attestation struct {
 	// Provider is azure-guest or none. Default: azure-guest.
 	Provider string `yaml:"provider,omitempty"`
 	// AMDRoots is a PEM file with an ARK and its ASK to trust besides AMD's own.
-	// Default: none.
+	// Default: none. It is read as strictly as ca_file.
 	AMDRoots string `yaml:"amd_roots,omitempty"`
 	// VTPMRoots is a PEM file with roots of attestation-key certificates to trust
-	// besides Azure's. Default: none.
+	// besides Azure's, and of their intermediates. Default: none. It is read as
+	// strictly as ca_file.
 	VTPMRoots string `yaml:"vtpm_roots,omitempty"`
 	// IDKeyDigests are launch identities to trust besides the known ones of
 	// Azure's paravisor: hex of the 48 bytes of id_key_digest. Default: none.

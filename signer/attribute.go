@@ -42,9 +42,9 @@ var attributeTypes = []attributeType{
 	{[]string{"serialNumber"}, asn1.ObjectIdentifier{2, 5, 4, 5}, cbasn1.PrintableString, 1, 64},
 	{[]string{"emailAddress", "E"}, asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}, tagIA5String, 1, 128},
 	{[]string{"SN", "surname"}, asn1.ObjectIdentifier{2, 5, 4, 4}, cbasn1.UTF8String, 1, 0},
-	{[]string{"GN", "givenName"}, asn1.ObjectIdentifier{2, 5, 4, 42}, cbasn1.UTF8String, 1, 0},
-	{[]string{"initials"}, asn1.ObjectIdentifier{2, 5, 4, 43}, cbasn1.UTF8String, 1, 0},
-	{[]string{"title"}, asn1.ObjectIdentifier{2, 5, 4, 12}, cbasn1.UTF8String, 1, 64},
+	{[]string{"GN", "G", "givenName"}, asn1.ObjectIdentifier{2, 5, 4, 42}, cbasn1.UTF8String, 1, 0},
+	{[]string{"initials", "I"}, asn1.ObjectIdentifier{2, 5, 4, 43}, cbasn1.UTF8String, 1, 0},
+	{[]string{"title", "T"}, asn1.ObjectIdentifier{2, 5, 4, 12}, cbasn1.UTF8String, 1, 64},
 	{[]string{"description"}, asn1.ObjectIdentifier{2, 5, 4, 13}, cbasn1.UTF8String, 1, 1024},
 	{[]string{"businessCategory"}, asn1.ObjectIdentifier{2, 5, 4, 15}, cbasn1.UTF8String, 1, 128},
 	{[]string{"postalCode"}, asn1.ObjectIdentifier{2, 5, 4, 17}, cbasn1.UTF8String, 1, 40},
@@ -67,7 +67,11 @@ func parseAttributeType(text string) (attributeType, error) {
 	if i := slices.IndexFunc(attributeTypes, byName); i >= 0 {
 		return attributeTypes[i], nil
 	}
-	oid, ok := parseOID(text)
+	dotted := text
+	if len(text) > 4 && strings.EqualFold(text[:4], "OID.") { // RFC 2253, 4; Microsoft's and Java's tools print it
+		dotted = text[4:]
+	}
+	oid, ok := parseOID(dotted)
 	if !ok {
 		return attributeType{}, fmt.Errorf("attribute type %q is not known; known are %s, any other goes by its dotted OID",
 			clip(text), knownAttributeTypes())
@@ -207,18 +211,24 @@ func escapeRFC4514(value string) string {
 // people write "CN=app, O=Contoso".
 func unescapeRFC4514(raw string) (string, error) {
 	raw = strings.TrimLeft(raw, " ")
+	if strings.HasPrefix(raw, `"`) {
+		return unquote(raw[1:])
+	}
 	var b strings.Builder
 	keep := 0 // bytes up to and with the last that is no bare space
 	for i := 0; i < len(raw); i++ {
 		c := raw[i]
-		if strings.IndexByte(`";<>`, c) >= 0 {
+		if c == ';' {
+			return "", errors.New(`a comma, not ";", separates attributes; write \; for one in a value`)
+		}
+		if strings.IndexByte(`"<>`, c) >= 0 {
 			return "", fmt.Errorf(`%q in a value needs a backslash: \%c`, c, c)
 		}
 		escaped := c == '\\'
 		if escaped {
 			n := 0
 			if c, n = unescapeOne(raw[i+1:]); n == 0 {
-				return "", errors.New(`a backslash stands before one of " + , ; < > \ # = or space, or before two hexadecimal digits`)
+				return "", errors.New(badEscape)
 			}
 			i += n
 		}
@@ -229,6 +239,36 @@ func unescapeRFC4514(raw string) (string, error) {
 	}
 	return b.String()[:keep], nil
 }
+
+// unquote reads a value in quotes, from behind the first one: as it is, but for escapes and quotes
+// that are doubled.
+func unquote(raw string) (string, error) {
+	var b strings.Builder
+	for i := 0; i < len(raw); i++ {
+		c := raw[i]
+		switch {
+		case c == '\\':
+			escaped, n := unescapeOne(raw[i+1:])
+			if n == 0 {
+				return "", errors.New(badEscape)
+			}
+			b.WriteByte(escaped)
+			i += n
+		case c != '"':
+			b.WriteByte(c)
+		case strings.HasPrefix(raw[i+1:], `"`):
+			b.WriteByte(c)
+			i++
+		case strings.Trim(raw[i+1:], " ") != "":
+			return "", errors.New(`something stands behind the quote that ends the value; write \" for a quote in a value`)
+		default:
+			return b.String(), nil
+		}
+	}
+	return "", errors.New(`the value begins with a quote, and no quote ends it; write \" for a quote in a value`)
+}
+
+const badEscape = `a backslash stands before one of " + , ; < > \ # = or space, or before two hexadecimal digits`
 
 // unescapeOne reads what follows a backslash and returns the byte and how much of the text it took; 0 if it is no escape.
 func unescapeOne(rest string) (c byte, taken int) {

@@ -1,13 +1,13 @@
 package signer
 
 import (
-	"bytes"
+	"crypto"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
+
+	"github.com/keyagent/keyagent/internal/certs"
 )
 
 const (
@@ -21,90 +21,56 @@ const (
 	maxExpiryWarning = 30 * 24 * time.Hour
 
 	certificateBlock = "CERTIFICATE" // RFC 7468, 5.1
-	pemBegin         = "-----BEGIN "
 )
 
-var (
-	errPrivateKey = errors.New("there is a private key in it; a key that was in a file is not the TPM's, and a certificate over " +
-		"it is of no use here: take the certificates alone, and treat the file as a secret")
-	errRequest = errors.New("it is a certificate request, which is for the issuer; import the certificate that the issuer returns")
-)
-
-// ParseCertificates reads the certificates of a file in the order in which they stand there: PEM (text around the blocks is
-// skipped) or DER, one or more after each other. The limits are 64 KiB and 10 certificates. A file that contains anything
-// else, or PEM that is damaged, is refused as a whole. Nothing is verified; see [CheckCertificate].
+// ParseCertificates reads the certificates of a file in the order in which they stand there: PEM as
+// package pemfile reads it, DER, one or more after each other, or base64 of it. The limits are 64
+// KiB and 10 certificates. A file that contains anything else, or PEM that is damaged, is refused
+// as a whole. Nothing is verified; see [Arrange] and [CheckCertificate].
 func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
-	if len(data) > maxCertificateFileBytes {
-		return nil, fmt.Errorf("certificate file: more than %d KiB; a chain has far less", maxCertificateFileBytes>>10)
-	}
-	parse := parseDER
-	if bytes.Contains(data, []byte(pemBegin)) {
-		parse = parsePEM
-	}
-	chain, err := parse(data)
+	chain, err := certs.Read(data, certs.Rules{MaxBytes: maxCertificateFileBytes, MaxCertificates: maxChain, Bare: true})
 	if err != nil {
 		return nil, fmt.Errorf("certificate file: %w", err)
 	}
-	if n := len(chain); n == 0 || n > maxChain {
-		return nil, fmt.Errorf("certificate file: %d certificates; there must be 1 to %d, the one over the TPM key first", n, maxChain)
-	}
 	return chain, nil
 }
 
-func parsePEM(data []byte) ([]*x509.Certificate, error) {
+// Arrange puts certificates in the order in which TLS sends them, the one over the key with this
+// public half first and its issuers behind it, and leaves out what is there twice. Certificates
+// that do not belong to one chain stay behind, for [CheckCertificate] to refuse. Without a
+// certificate over the key, nothing is changed.
+func Arrange(certificates []*x509.Certificate, public crypto.PublicKey) []*x509.Certificate {
+	var left []*x509.Certificate
+	for _, c := range certificates {
+		if !slices.ContainsFunc(left, c.Equal) {
+			left = append(left, c)
+		}
+	}
+	leaf := slices.IndexFunc(left, func(c *x509.Certificate) bool {
+		own, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+		return ok && own.Equal(public)
+	})
+	if leaf < 0 {
+		return certificates
+	}
 	var chain []*x509.Certificate
-	begun := bytes.Count(data, []byte(pemBegin))
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		if err := checkBlock(block.Type); err != nil {
-			return nil, err
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", len(chain)+1, err)
-		}
-		chain = append(chain, c)
+	for next := leaf; next >= 0; {
+		last := left[next]
+		chain, left = append(chain, last), slices.Delete(left, next, next+1)
+		next = issuer(last, left)
 	}
-	// pem.Decode passes over blocks that it cannot read.
-	if len(chain) != begun {
-		return nil, fmt.Errorf("%d PEM blocks begin in it, but only %d can be read; it is damaged or cut off", begun, len(chain))
-	}
-	return chain, nil
+	return append(chain, left...)
 }
 
-func checkBlock(kind string) error {
-	switch {
-	case kind == certificateBlock:
-		return nil
-	case strings.HasSuffix(kind, "PRIVATE KEY"):
-		return errPrivateKey
-	case strings.HasSuffix(kind, "CERTIFICATE REQUEST"):
-		return errRequest
-	case strings.HasPrefix(kind, "PKCS7"):
-		return errors.New("it is PKCS #7; convert it with: openssl pkcs7 -print_certs")
+// issuer finds the certificate that made c; if none did, one of the right name, so that what is
+// wrong with it will be told.
+func issuer(c *x509.Certificate, among []*x509.Certificate) int {
+	named := func(by *x509.Certificate) bool { return certs.Equal(c.RawIssuer, by.RawSubject) }
+	made := slices.IndexFunc(among, func(by *x509.Certificate) bool { return named(by) && verifySignature(c, by) == nil })
+	if made >= 0 {
+		return made
 	}
-	return fmt.Errorf("a PEM block %q, only %q is expected", clip(kind), certificateBlock)
-}
-
-func parseDER(data []byte) ([]*x509.Certificate, error) {
-	chain, err := x509.ParseCertificates(data)
-	if err == nil {
-		return chain, nil
-	}
-	if _, err := x509.ParseCertificateRequest(data); err == nil {
-		return nil, errRequest
-	}
-	if privateKeyDER(data) {
-		return nil, errPrivateKey
-	}
-	return nil, fmt.Errorf("neither PEM nor certificates in DER: %w; convert .p7b with: openssl pkcs7 -inform DER -print_certs, "+
-		".pfx with: openssl pkcs12 -nokeys", err)
-}
-
-func privateKeyDER(data []byte) bool {
-	_, err8 := x509.ParsePKCS8PrivateKey(data)
-	_, err1 := x509.ParsePKCS1PrivateKey(data)
-	_, errEC := x509.ParseECPrivateKey(data)
-	return err8 == nil || err1 == nil || errEC == nil
+	return slices.IndexFunc(among, named)
 }
 
 // ExpiresSoon says whether it is time to warn: the last third of a certificate's life or its last 30 days, whichever is

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -74,7 +73,7 @@ func TestParseCertificatesRefuses(t *testing.T) {
 		data []byte
 		hint string
 	}{
-		{"nothing", nil, "0 certificates"},
+		{"nothing", nil, "empty"},
 		{"garbage", []byte("not a certificate"), "neither PEM nor"},
 		{"a private key before the certificate", append(asPEM("PRIVATE KEY", pkcs8), inPEM...), "private key"},
 		{"a private key behind the certificate", append(bytes.Clone(inPEM), asPEM("EC PRIVATE KEY", sec1)...), "private key"},
@@ -90,12 +89,12 @@ func TestParseCertificatesRefuses(t *testing.T) {
 		{"a certificate with OpenSSL's trust settings", asPEM("TRUSTED CERTIFICATE", c.Raw), "TRUSTED CERTIFICATE"},
 		{"a revocation list beside the certificate", append(bytes.Clone(inPEM), asPEM("X509 CRL", nil)...), "X509 CRL"},
 		{"a block that is no certificate", asPEM("CERTIFICATE", []byte("not a certificate")), "certificate 1"},
-		{"a second block that is no certificate", append(bytes.Clone(inPEM), asPEM("CERTIFICATE", request)...), "certificate 2"},
+		{"a second block that is a request", append(bytes.Clone(inPEM), asPEM("CERTIFICATE", request)...), "it is a certificate request"},
 		{"a block with more than the certificate", asPEM("CERTIFICATE", append(bytes.Clone(c.Raw), 0)), "certificate 1"},
 		{"PEM that is cut off", inPEM[:len(inPEM)-40], "damaged"},
 		{"a damaged block before a good one", append(damaged, inPEM...), "damaged"},
 		{"DER that is cut off", c.Raw[:len(c.Raw)-1], "neither PEM nor"},
-		{"DER with more behind", append(bytes.Clone(c.Raw), 0), "neither PEM nor"},
+		{"DER with more behind", append(bytes.Clone(c.Raw), 0), "certificate 2"},
 		{"too many", bytes.Repeat(inPEM, 11), "11 certificates"},
 		{"too large", append(bytes.Clone(inPEM), make([]byte, 64<<10)...), "more than 64 KiB"},
 	} {
@@ -108,32 +107,6 @@ func TestParseCertificatesRefuses(t *testing.T) {
 				t.Errorf("%v: does not say %q", err, tt.hint)
 			}
 		})
-	}
-}
-
-// The conversions that messages advise make files that are read.
-func TestTheAdvisedConversionsWork(t *testing.T) {
-	t.Parallel()
-	key := ecKey(t, elliptic.P256())
-	c := selfSign(t, key, signer.SelfSignOptions{Names: names(t, "CN=app"), Now: certNow})
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	inPEM := writeFile(t, "certificate.pem", asCertificatePEM(c))
-	dir := t.TempDir()
-	p7b, p7bDER, pfx := filepath.Join(dir, "c.p7b"), filepath.Join(dir, "c.der"), filepath.Join(dir, "c.pfx")
-	runOpenSSL(t, "crl2pkcs7", "-nocrl", "-certfile", inPEM, "-out", p7b)
-	runOpenSSL(t, "crl2pkcs7", "-nocrl", "-certfile", inPEM, "-outform", "DER", "-out", p7bDER)
-	runOpenSSL(t, "pkcs12", "-export", "-in", inPEM, "-inkey", writeFile(t, "key.pem", asPEM("PRIVATE KEY", pkcs8)), "-passout", "pass:", "-out", pfx)
-	for name, converted := range map[string][]byte{
-		"PKCS #7 in PEM": runOpenSSL(t, "pkcs7", "-print_certs", "-in", p7b),
-		"PKCS #7 in DER": runOpenSSL(t, "pkcs7", "-inform", "DER", "-print_certs", "-in", p7bDER),
-		"PKCS #12":       runOpenSSL(t, "pkcs12", "-nokeys", "-in", pfx, "-passin", "pass:"),
-	} {
-		if chain, err := signer.ParseCertificates(converted); err != nil || len(chain) != 1 || !chain[0].Equal(c) {
-			t.Errorf("%s: %d certificates, %v", name, len(chain), err)
-		}
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keyagent/keyagent/internal/certs"
 )
 
 // Fields of a certificate in which CheckCertificate finds problems.
@@ -129,19 +131,19 @@ func checkValidity(i int, c *x509.Certificate, now time.Time) []CertificateProbl
 func checkIssuer(chain []*x509.Certificate, i int) []CertificateProblem {
 	c := chain[i]
 	if i == len(chain)-1 {
-		if i > 0 || !bytes.Equal(c.RawIssuer, c.RawSubject) {
+		if i > 0 || !certs.Equal(c.RawIssuer, c.RawSubject) {
 			return nil
 		}
 		return checkSignature(i, c, c, "it is not by its own key, though it names itself as issuer")
 	}
 	next := chain[i+1]
-	if !bytes.Equal(c.RawIssuer, next.RawSubject) {
-		return []CertificateProblem{{i, FieldIssuer, quotedName(c.Issuer.String()),
-			fmt.Sprintf("certificate %d is %s; each must be followed by its issuer", i+2, quotedName(next.Subject.String()))}}
-	}
 	if bytes.Equal(c.Raw, next.Raw) {
-		return []CertificateProblem{{i, FieldIssuer, quotedName(c.Issuer.String()),
+		return []CertificateProblem{{i, FieldIssuer, fmt.Sprintf("%q", certs.NameText(c.RawIssuer)),
 			fmt.Sprintf("certificate %d is the same once more", i+2)}}
+	}
+	if !certs.Equal(c.RawIssuer, next.RawSubject) {
+		issuer, subject := certs.TellApart(c.RawIssuer, next.RawSubject)
+		return []CertificateProblem{{i, FieldIssuer, issuer, fmt.Sprintf("certificate %d is %s; each must be followed by its issuer", i+2, subject)}}
 	}
 	return checkSignature(i, c, next, fmt.Sprintf("certificate %d did not make it, or may not", i+2))
 }
@@ -150,6 +152,10 @@ func checkSignature(i int, c, by *x509.Certificate, want string) []CertificatePr
 	err := verifySignature(c, by)
 	if err == nil {
 		return nil
+	}
+	if c.SignatureAlgorithm == x509.UnknownSignatureAlgorithm {
+		return []CertificateProblem{{i, FieldSignature, "a signature " + certs.SignatureText(c), "which cannot be verified; " +
+			"have it issued again, with RSA or ECDSA and SHA-256, and a salt of PSS as long as the hash (openssl: -sigopt rsa_pss_saltlen:digest)"}}
 	}
 	got := fmt.Sprintf("a signature %v that does not verify (%v)", c.SignatureAlgorithm, err)
 	return []CertificateProblem{{i, FieldSignature, got, want}}
@@ -213,6 +219,3 @@ func listText(names []string) string {
 	}
 	return clip(strings.Join(names, ", "))
 }
-
-// quotedName quotes a name out of a certificate, which may have anything in it.
-func quotedName(name string) string { return fmt.Sprintf("%q", clip(name)) }

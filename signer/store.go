@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/keyagent/keyagent/internal/pemfile"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -242,7 +243,7 @@ func (s *Store) Certificates(e Entry) ([]*x509.Certificate, error) {
 	}
 	chain, err := ParseCertificates(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", e.CertFile, err)
+		return nil, pemfile.Named(e.CertFile, err)
 	}
 	return chain, nil
 }

@@ -23,15 +23,22 @@ type Subject struct {
 
 // ParseSubject reads a distinguished name of up to 4 KiB in one of two forms:
 //
-//   - RFC 4514, most specific first: CN=app,O=Contoso,C=DE. As that RFC demands, the encoding has the reverse order: C, O, CN.
-//     Values are escaped as in its section 2.4, \2C and #hex included. Spaces around values are dropped.
-//   - OpenSSL's, recognised by the slash at the beginning: /C=DE/O=Contoso/CN=app. The encoding has the same order. A backslash
-//     takes the character after it literally; spaces stay.
+//   - RFC 4514, most specific first: CN=app,O=Contoso,C=DE. As that RFC demands, the encoding has
+//     the reverse order: C, O, CN. Values are escaped as in its section 2.4, \2C and #hex included,
+//     or stand in quotes, as in O="Contoso, Inc." (RFC 1779, 2.3), where Microsoft's tools double a
+//     quote that is meant. Spaces around values are dropped.
+//   - OpenSSL's, recognised by the slash at the beginning: /C=DE/O=Contoso/CN=app. The encoding has
+//     the same order. A backslash takes the character after it literally; spaces stay.
 //
-// In both, + joins attributes of one relative distinguished name. Types are short names in any case (CN, O, OU, C, ST, L, DC, UID,
-// serialNumber, emailAddress and some more) or dotted OIDs. Values get the string type of RFC 5280: PrintableString for C,
-// serialNumber and dnQualifier, IA5String for DC and emailAddress, UTF8String for all others. Lengths are bounded as in RFC 5280,
-// appendix A.1, except emailAddress, which has OpenSSL's bound of 128 characters.
+// What "openssl x509 -subject" prints is taken with the word "subject=" in front: its "C = DE, O =
+// Contoso, CN = app", with a space behind each comma, is in the order of the encoding. Without that
+// word it cannot be told from RFC 4514, and is read as such.
+//
+// In both, + joins attributes of one relative distinguished name. Types are short names in any case
+// (CN, O, OU, C, ST, L, DC, UID, serialNumber, emailAddress and some more) or dotted OIDs, also
+// behind "OID.". Values get the string type of RFC 5280: PrintableString for C, serialNumber and
+// dnQualifier, IA5String for DC and emailAddress, UTF8String for all others. Lengths are bounded as
+// in RFC 5280, appendix A.1, except emailAddress, which has OpenSSL's bound of 128 characters.
 func ParseSubject(text string) (Subject, error) {
 	if len(text) > maxSubjectBytes {
 		return Subject{}, fmt.Errorf("the subject has %d bytes, at most %d are read", len(text), maxSubjectBytes)
@@ -60,34 +67,59 @@ func (s Subject) String() string { return s.text }
 // rdn is a relative distinguished name: attributes without an order.
 type rdn []attribute
 
+// notation is how a name is written.
+type notation struct {
+	quotes bool // whether a value may stand in quotes
+	value  func(attributeType, string) (attribute, error)
+}
+
 // parseName returns the relative distinguished names in the order of the encoding.
 func parseName(text string) ([]rdn, error) {
+	text, printed := cutSubjectWord(text)
 	if strings.TrimSpace(text) == "" {
 		return nil, errors.New("it is empty; write for example CN=app,O=Contoso,C=DE")
 	}
 	if rest, ok := strings.CutPrefix(text, "/"); ok {
-		return parseRDNs(rest, '/', slashAttribute)
+		return notation{false, slashAttribute}.parse(split(rest, '/', false))
 	}
-	names, err := parseRDNs(text, ',', rfc4514Attribute)
-	slices.Reverse(names)
+	parts := split(text, ',', true)
+	names, err := notation{true, rfc4514Attribute}.parse(parts)
+	spaced := !slices.ContainsFunc(parts[1:], func(part string) bool { return !strings.HasPrefix(part, " ") })
+	if !printed || !spaced {
+		slices.Reverse(names)
+	}
 	return names, err
 }
 
-func parseRDNs(text string, separator byte, value func(attributeType, string) (attribute, error)) ([]rdn, error) {
+// cutSubjectWord takes off what OpenSSL prints in front of a name, and says whether it was there.
+func cutSubjectWord(text string) (rest string, found bool) {
+	const word = "subject"
+	rest = strings.TrimLeft(text, " ")
+	if len(rest) < len(word) || !strings.EqualFold(rest[:len(word)], word) {
+		return text, false
+	}
+	rest = strings.TrimLeft(rest[len(word):], " ")
+	if rest == "" || rest[0] != '=' && rest[0] != ':' {
+		return text, false
+	}
+	return strings.TrimLeft(rest[1:], " "), true
+}
+
+func (n notation) parse(parts []string) ([]rdn, error) {
 	var names []rdn
-	for _, part := range splitUnescaped(text, separator) {
-		var n rdn
-		for _, pair := range splitUnescaped(part, '+') {
-			a, err := parsePair(pair, value)
+	for _, part := range parts {
+		var set rdn
+		for _, pair := range split(part, '+', n.quotes) {
+			a, err := parsePair(pair, n.value)
 			if err != nil {
 				return nil, err
 			}
-			if slices.ContainsFunc(n, func(b attribute) bool { return b.kind.oid.Equal(a.kind.oid) }) {
+			if slices.ContainsFunc(set, func(b attribute) bool { return b.kind.oid.Equal(a.kind.oid) }) {
 				return nil, fmt.Errorf("%s stands twice between two separators; + joins different types only", a.kind.names[0])
 			}
-			n = append(n, a)
+			set = append(set, a)
 		}
-		names = append(names, n)
+		names = append(names, set)
 	}
 	return names, nil
 }
@@ -124,17 +156,25 @@ func unescapedAttribute(kind attributeType, raw string, unescape func(string) (s
 	return newAttribute(kind, value)
 }
 
-// splitUnescaped splits at separators that have no backslash before them, and leaves the backslashes.
-func splitUnescaped(text string, separator byte) []string {
+// split splits at separators that have no backslash before them and do not stand in quotes, and
+// leaves backslashes and quotes. Quotes count where a value begins with one, and one that is
+// doubled does not end them.
+func split(text string, separator byte, quotes bool) []string {
 	var parts []string
-	start := 0
+	start, quoted, last := 0, false, byte(0) // last is the last character that is no space
 	for i := 0; i < len(text); i++ {
-		switch text[i] {
-		case '\\':
+		c := text[i]
+		switch {
+		case c == '\\':
 			i++
-		case separator:
+		case c == '"' && quotes:
+			quoted = !quoted && (last == '=' || last == '"')
+		case c == separator && !quoted:
 			parts = append(parts, text[start:i])
 			start = i + 1
+		}
+		if c != ' ' {
+			last = c
 		}
 	}
 	return append(parts, text[start:])

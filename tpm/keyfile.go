@@ -1,22 +1,25 @@
 package tpm
 
 import (
-	"bytes"
 	encoding_asn1 "encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/keyagent/keyagent/internal/pemfile"
 )
 
 const (
 	keyFileType = "TSS2 PRIVATE KEY"
-	// maxKeyFileBytes bounds the PEM text. A file of an RSA-2048 key has between 1 and 2 KB.
-	maxKeyFileBytes = 16 << 10
+	// maxKeyFileBytes bounds the file. An RSA-2048 key has between 1 and 2 KB, a chain of
+	// certificates beside it some 6, more with text.
+	maxKeyFileBytes = 64 << 10
 )
 
 // keyFileOID is id-loadablekey of the TCG: the kind of key file that TPM2_Load takes.
@@ -87,39 +90,71 @@ func (f *KeyFile) addPolicy(b *cryptobyte.Builder) {
 	})
 }
 
-// DecodeKeyFile reads a key file. It takes what the tools write and refuses what it does not understand: policies
-// beyond PCRs and password, wrapped secrets, an RSA primary as parent, anything before or after.
+// DecodeKeyFile reads a key file. It takes what the tools write, also as DER, or with text,
+// certificates, certificate requests and public keys around it, which are passed over. It refuses
+// what it does not understand: policies beyond PCRs and password, wrapped secrets, an RSA primary
+// as parent, more than one key.
 func DecodeKeyFile(text []byte) (*KeyFile, error) {
-	der, err := keyFileDER(text)
+	block, err := keyFileBlock(text)
 	if err != nil {
 		return nil, fmt.Errorf("TPM key file: %w", err)
 	}
-	f, err := parseKeyFile(der)
-	if err != nil {
-		return nil, fmt.Errorf("TPM key file: %w", err)
+	f, err := parseKeyFile(block.Bytes)
+	if err == nil {
+		_, _, err = f.areas()
 	}
-	if _, _, err := f.areas(); err != nil {
+	if err != nil && block.Line > 1 {
+		err = fmt.Errorf("block %q in line %d: %w", keyFileType, block.Line, err)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("TPM key file: %w", err)
 	}
 	return f, nil
 }
 
-// keyFileDER takes the one PEM block out of a key file.
-func keyFileDER(text []byte) ([]byte, error) {
-	if len(text) > maxKeyFileBytes {
-		return nil, fmt.Errorf("it has %d bytes, more than %d", len(text), maxKeyFileBytes)
+// keyFileBlock finds the one key in a file.
+func keyFileBlock(text []byte) (key pemfile.Block, err error) {
+	blocks, err := pemfile.Read(text, maxKeyFileBytes)
+	if err != nil {
+		return key, err
 	}
-	if !bytes.HasPrefix(bytes.TrimSpace(text), []byte("-----BEGIN "+keyFileType+"-----")) {
-		return nil, fmt.Errorf("it does not begin with a PEM block of type %q", keyFileType)
+	for _, block := range blocks {
+		found, err := isKeyFileBlock(block)
+		switch {
+		case err != nil:
+			return key, err
+		case found && key.Bytes != nil:
+			return key, &pemfile.Error{Line: block.Line, Problem: fmt.Sprintf("a second block %q: leave one key in a file", keyFileType)}
+		case found:
+			key = block
+		}
 	}
-	block, rest := pem.Decode(text)
-	if block == nil || block.Type != keyFileType || len(block.Headers) != 0 {
-		return nil, fmt.Errorf("its PEM block of type %q is damaged", keyFileType)
+	if key.Bytes == nil {
+		return key, &pemfile.Error{Problem: fmt.Sprintf("there is no PEM block %q in it, only %q", keyFileType, blocks[0].Label)}
 	}
-	if len(bytes.TrimSpace(rest)) != 0 {
-		return nil, errors.New("there is something after the PEM block")
+	return key, nil
+}
+
+// isKeyFileBlock tells a key of a TPM from what may stand beside it. Anything else is refused by
+// what it is.
+func isKeyFileBlock(block pemfile.Block) (bool, error) {
+	refuse := func(format string, args ...any) (bool, error) {
+		return false, &pemfile.Error{Line: block.Line, Problem: fmt.Sprintf(format, args...)}
 	}
-	return block.Bytes, nil
+	switch label := block.Label; {
+	case block.Form != pemfile.PEM || label == keyFileType:
+		return true, nil
+	case strings.HasSuffix(label, "CERTIFICATE") || strings.HasSuffix(label, "CERTIFICATE REQUEST") || label == "PUBLIC KEY":
+		return false, nil
+	case block.SoftwareKey():
+		return refuse("a block %q is a private key outside of a TPM, which whoever read the file may have; only %q, made in this TPM, is taken", label, keyFileType)
+	case label == "TSS KEY BLOB":
+		return refuse("a block %q is a key of a TPM 1.2, which a TPM 2.0 cannot load", label)
+	case label == "TSS2 KEY BLOB":
+		return refuse("a block %q is of a form that was given up before %q: have the program that made it write the key anew", label, keyFileType)
+	default:
+		return refuse("a block %q is neither a TPM's key nor a certificate; take it out", label)
+	}
 }
 
 func parseKeyFile(der []byte) (*KeyFile, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"encoding/asn1"
+	"encoding/base64"
 	"encoding/pem"
 	"os"
 	"path/filepath"
@@ -105,6 +106,8 @@ func TestDecodeKeyFileTakesWhatOthersWrite(t *testing.T) {
 		{"FALSE for no password, as tpm2_encodeobject writes it", asPEM(keyFileParts(t, loadableOID(), explicit(0, boolean(0)), 0x40000001, public, private)), false},
 		{"a description", asPEM(keyFileParts(t, loadableOID(), explicit(4, marshal(t, "a key")), 0x40000001, public, private)), false},
 		{"rsaParent FALSE", asPEM(keyFileParts(t, loadableOID(), explicit(5, boolean(0)), 0x40000001, public, private)), false},
+		{"DER", keyFileParts(t, loadableOID(), 0x81000001, public, private), false},
+		{"base64 without the lines of PEM", []byte(base64.StdEncoding.EncodeToString(keyFileParts(t, loadableOID(), 0x81000001, public, private))), false},
 		{"white space around", append([]byte("\n\n"), append(asPEM(keyFileParts(t, loadableOID(), 0x81000001, public, private)), " \r\n"...)...), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -120,22 +123,65 @@ func TestDecodeKeyFileTakesWhatOthersWrite(t *testing.T) {
 	}
 }
 
+// What people and tools put around a key is passed over, and the key is the one that was there.
+func TestDecodeKeyFileFindsTheKeyInItsSurroundings(t *testing.T) {
+	t.Parallel()
+	public, private := testAreas()
+	key := string(asPEM(keyFileParts(t, loadableOID(), 0x81000001, public, private)))
+	other := func(label string) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: label, Bytes: bytes.Repeat([]byte{0x30}, 100)}))
+	}
+	for name, text := range map[string]string{
+		"a comment before":          "# signing key of billing\n" + key,
+		"a comment behind":          key + "\n# end\n",
+		"openssl pkey -text":        key + "Private-Key: (TPM 2048 bit)\nModulus:\n    00:c5:c5\n",
+		"a byte order mark":         "\ufeff" + key,
+		"lines of Windows":          strings.ReplaceAll(key, "\n", "\r\n"),
+		"indentation":               "  " + strings.ReplaceAll(key, "\n", "\n  "),
+		"one line":                  strings.ReplaceAll(key, "\n", " "),
+		"escaped newlines":          strings.ReplaceAll(key, "\n", `\n`),
+		"a certificate behind":      key + other("CERTIFICATE"),
+		"certificates before":       other("CERTIFICATE") + other("X509 CERTIFICATE") + key,
+		"a certificate around it":   other("TRUSTED CERTIFICATE") + key + other("CERTIFICATE"),
+		"its request":               key + other("CERTIFICATE REQUEST"),
+		"its public key":            other("PUBLIC KEY") + key,
+		"chains that make it large": strings.Repeat(other("CERTIFICATE"), 150) + key,
+	} {
+		f, err := tpm.DecodeKeyFile([]byte(text))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if f.Parent != tpm.HandleSRK || !bytes.Equal(f.Public, public) || !bytes.Equal(f.Private, private) {
+			t.Errorf("%s: decoded %+v", name, f)
+		}
+	}
+}
+
 func TestDecodeKeyFileRefuses(t *testing.T) {
 	t.Parallel()
 	public, private := testAreas()
 	good := keyFileParts(t, loadableOID(), 0x40000001, public, private)
 	with := func(members ...any) []byte { return asPEM(keyFileParts(t, members...)) }
+	block := func(label string) []byte { return pem.EncodeToMemory(&pem.Block{Type: label, Bytes: good}) }
 	for _, tt := range []struct {
 		name string
 		text []byte
 		want string
 	}{
-		{"nothing", nil, "does not begin with"},
-		{"another PEM type", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: good}), "does not begin with"},
-		{"text before", append([]byte("key:\n"), asPEM(good)...), "does not begin with"},
-		{"text after", append(asPEM(good), "x"...), "something after"},
-		{"two keys", append(asPEM(good), asPEM(good)...), "something after"},
-		{"PEM headers", pem.EncodeToMemory(&pem.Block{Type: "TSS2 PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED"}, Bytes: good}), "damaged"},
+		{"nothing", nil, "empty"},
+		{"text", []byte("key:\n"), "neither PEM nor DER"},
+		{"a certificate alone", block("CERTIFICATE"), `only "CERTIFICATE"`},
+		{"a software key", block("PRIVATE KEY"), "outside of a TPM"},
+		{"a software key of another format", block("RSA PRIVATE KEY"), `line 1: a block "RSA PRIVATE KEY"`},
+		{"a software key behind it", append(asPEM(good), block("EC PRIVATE KEY")...), "outside of a TPM"},
+		{"a key of a TPM 1.2", block("TSS KEY BLOB"), "TPM 1.2"},
+		{"a key file of an older form", block("TSS2 KEY BLOB"), "given up"},
+		{"something else beside it", append(block("EC PARAMETERS"), asPEM(good)...), `"EC PARAMETERS"`},
+		{"two keys", append(asPEM(good), asPEM(good)...), "second block"},
+		{"two keys, the first in text", append([]byte("key:\n"), append(asPEM(good), asPEM(good)...)...), "second block"},
+		{"a key that is commented out behind it", append(asPEM(good), append([]byte("# "), asPEM(good)...)...), "commented out"},
+		{"a certificate that is cut off behind it", append(asPEM(good), block("CERTIFICATE")[:100]...), "cut off"},
+		{"a damaged key behind a certificate", append(block("CERTIFICATE"), with(loadableOID(), 0x40000001, public)...), "in line"},
+		{"PEM headers", pem.EncodeToMemory(&pem.Block{Type: "TSS2 PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED"}, Bytes: good}), "headers"},
 		{"a cut file", asPEM(good)[:200], "damaged"},
 		{"cut DER", asPEM(good[:len(good)-1]), "not a TPMKey"},
 		{"bytes after the structure", asPEM(append(bytes.Clone(good), 0)), "not a TPMKey"},

@@ -16,6 +16,7 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/certs"
 )
 
 // oidTokenNotAfter marks the certificate extension that says until when Entra
@@ -66,16 +67,16 @@ func (c *Certificate) belongs(meta *imds.PlatformMetadata) bool {
 // parseCertificate reads der and checks that it is a client certificate over key
 // for clientID that can be used now.
 func parseCertificate(der []byte, key crypto.PublicKey, clientID string, now time.Time) (*Certificate, error) {
-	leaf, err := x509.ParseCertificate(der)
+	leaf, err := certs.Parse(der)
 	if err != nil {
-		return nil, fmt.Errorf("parsing the certificate: %w", err)
+		return nil, err
 	}
 	own, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	switch {
 	case !ok || !own.Equal(key):
 		return nil, errors.New("the certificate is for another key")
 	case !strings.EqualFold(leaf.Subject.CommonName, clientID):
-		return nil, fmt.Errorf("the certificate's subject is %q, not client id %q", leaf.Subject.CommonName, clientID)
+		return nil, fmt.Errorf("the certificate's subject is %+q, not client id %+q", leaf.Subject.CommonName, clientID)
 	case leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
 		return nil, errors.New("the certificate's key usage lacks digitalSignature")
 	case !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth):

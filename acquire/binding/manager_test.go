@@ -140,7 +140,7 @@ func TestIssuedCertificateIsCheckedBeforeItIsBelieved(t *testing.T) {
 		{"token_not_after is nonsense", "token_not_after", func(w *world) {
 			w.edit = func(c *x509.Certificate) { c.ExtraExtensions[0].Value = []byte{0x05, 0x00} }
 		}},
-		{"not a certificate", "parsing", func(w *world) { w.answer = func(c *imds.Credential) { c.Certificate = []byte{1} } }},
+		{"not a certificate", "cannot be read", func(w *world) { w.answer = func(c *imds.Credential) { c.Certificate = []byte{1} } }},
 		{"for another client", "getplatformmetadata for", func(w *world) {
 			w.answer = func(c *imds.Credential) { c.ClientID = "8b0c3d0e-0000-4000-8000-00000000c1d2" }
 		}},

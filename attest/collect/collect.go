@@ -14,6 +14,7 @@ import (
 
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/hcl"
+	"github.com/keyagent/keyagent/internal/certs"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -209,7 +210,7 @@ func (c *Collector) issuers(cert *x509.Certificate) []*x509.Certificate {
 
 func issuer(cert *x509.Certificate, store []*x509.Certificate) *x509.Certificate {
 	for _, ca := range store {
-		if bytes.Equal(cert.RawIssuer, ca.RawSubject) && !bytes.Equal(ca.RawIssuer, ca.RawSubject) && cert.CheckSignatureFrom(ca) == nil {
+		if certs.Equal(cert.RawIssuer, ca.RawSubject) && !certs.Equal(ca.RawIssuer, ca.RawSubject) && cert.CheckSignatureFrom(ca) == nil {
 			return ca
 		}
 	}

@@ -5,15 +5,18 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/go-sev-guest/abi"
 	"github.com/google/go-sev-guest/kds"
 	"github.com/google/go-sev-guest/verify/trust"
+
+	"github.com/keyagent/keyagent/internal/certs"
 )
 
 // AMDRoot is AMD's certificate pair for one product line, as the verifier trusts it.
@@ -37,36 +40,51 @@ func DefaultAMDRoots() []AMDRoot {
 	return roots
 }
 
-// ParseAMDRoots reads ASK and ARK certificates from PEM, in any order and for any number of products. The product is taken from
-// the names that AMD gives them: "ARK-Milan" and "SEV-Milan".
+// ParseAMDRoots reads ASK and ARK certificates from PEM, in any order and for any number of
+// products. The product is taken from the names that AMD gives them: "ARK-Milan" and "SEV-Milan".
+// Each must be there once, with the other beside it.
 func ParseAMDRoots(data []byte) ([]AMDRoot, error) {
-	asks, arks := map[string]*x509.Certificate{}, []*x509.Certificate{}
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("AMD root certificates: %w", err)
-		}
-		name := cert.Subject.CommonName
-		if product, ok := strings.CutPrefix(name, "SEV-"); ok {
-			asks[product] = cert
-		} else if strings.HasPrefix(name, "ARK-") {
-			arks = append(arks, cert)
-		} else {
-			return nil, fmt.Errorf("AMD root certificates: %q is neither an ARK nor an ASK", name)
+	authorities, err := certs.Authorities(data)
+	if err != nil {
+		return nil, err
+	}
+	asks, arks := map[string]*x509.Certificate{}, map[string]*x509.Certificate{}
+	for _, cert := range authorities {
+		if err := addAMDRoot(cert, asks, arks); err != nil {
+			return nil, err
 		}
 	}
 	var roots []AMDRoot
-	for _, ark := range arks {
-		product := strings.TrimPrefix(ark.Subject.CommonName, "ARK-")
-		if asks[product] == nil {
+	for _, product := range slices.Sorted(maps.Keys(arks)) {
+		ark, ask := arks[product], asks[product]
+		if ask == nil {
 			return nil, fmt.Errorf("AMD root certificates: no ASK (SEV-%s) beside ARK-%s", product, product)
 		}
-		roots = append(roots, AMDRoot{Product: product, ARK: ark, ASK: asks[product]})
+		roots = append(roots, AMDRoot{Product: product, ARK: ark, ASK: ask})
 	}
-	if len(roots) == 0 {
-		return nil, errors.New("AMD root certificates: no ARK found")
+	for product := range asks {
+		if arks[product] == nil {
+			return nil, fmt.Errorf("AMD root certificates: no ARK-%s beside the ASK (SEV-%s)", product, product)
+		}
 	}
 	return roots, nil
+}
+
+// addAMDRoot puts a certificate where its name says it belongs.
+func addAMDRoot(cert *x509.Certificate, asks, arks map[string]*x509.Certificate) error {
+	name := cert.Subject.CommonName
+	to, product := asks, strings.TrimPrefix(name, "SEV-")
+	if product == name {
+		to, product = arks, strings.TrimPrefix(name, "ARK-")
+	}
+	if product == name {
+		return fmt.Errorf("AMD root certificates: %q is neither an ARK nor an ASK", name)
+	}
+	if other := to[product]; other != nil && !other.Equal(cert) {
+		return fmt.Errorf("AMD root certificates: there are two of the name %q, with serial numbers %x and %x", name, other.SerialNumber, cert.SerialNumber)
+	}
+	to[product] = cert
+	return nil
 }
 
 // VerifyVCEK checks that vcek was issued under one of roots, valid at t, and returns that root. The product line of the
@@ -98,7 +116,7 @@ func VerifyVCEK(vcek *x509.Certificate, roots []AMDRoot, t time.Time) (*AMDRoot,
 func issuedBy(vcek *x509.Certificate, root AMDRoot, t time.Time) error {
 	for _, c := range []*x509.Certificate{vcek, root.ASK, root.ARK} {
 		if c.SignatureAlgorithm != x509.SHA384WithRSAPSS {
-			return fmt.Errorf("%s is signed with %v, want SHA384-RSAPSS", c.Subject.CommonName, c.SignatureAlgorithm)
+			return fmt.Errorf("%s is signed with %s, want SHA384-RSAPSS", c.Subject.CommonName, certs.SignatureText(c))
 		}
 	}
 	if t.IsZero() { // x509 would take the clock of this machine

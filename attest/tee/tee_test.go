@@ -2,8 +2,13 @@ package tee_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -136,17 +141,39 @@ func TestParseAMDRoots(t *testing.T) {
 		t.Errorf("%d roots, the first for %q", len(roots), roots[0].Product)
 	}
 	_, ark := pem.Decode(both)
+	genoa := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: builtIn[1].ASK.Raw}))
+	if roots, err := tee.ParseAMDRoots([]byte(string(both) + string(both))); err != nil || len(roots) != 1 {
+		t.Errorf("each twice: %d roots, %v", len(roots), err)
+	}
 	for name, data := range map[string]string{
 		"nothing":                 "",
 		"an ARK without its ASK":  string(ark),
 		"an ASK without its ARK":  strings.TrimSuffix(string(both), string(ark)),
 		"a certificate of others": string(both) + string(read(t, "roots/azure-virtual-tpm-root-2023.pem")),
+		"an ASK of no use":        string(both) + genoa,
+		"a second one, cut off":   string(both) + genoa[:300],
+		"another of one name":     string(both) + namesake(t, builtIn[0].ASK.Subject),
 		"no certificate":          "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
 	} {
 		if _, err := tee.ParseAMDRoots([]byte(data)); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
+}
+
+// namesake is another authority of this name, in PEM.
+func namesake(t *testing.T, name pkix.Name) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: name, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 func TestAVCEKOfNoTrustedProductIsRefused(t *testing.T) {

@@ -25,6 +25,8 @@ var places = map[string]place{
 	"internal/secret":            {nil, leaf},
 	"internal/statefile":         {nil, leaf},
 	"internal/upstream":          {nil, leaf},
+	"internal/pemfile":           {nil, leaf},
+	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all who meet certificates"},
 	"internal/judge":             {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
 	"config":                     {nil, "the file format is no package's own; daemon translates it into each Config"},
@@ -32,17 +34,17 @@ var places = map[string]place{
 	"agentapi/peer":              {nil, "who is calling is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
-	"attest/tee":                 {nil, "a verifier of one foreign format"},
+	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm":    {[]string{"internal/secret"}, "the device knows nothing of what its keys are for"},
-	"signer": {[]string{"tpm", "internal/statefile", "internal/secret"}, "a key is a file and a TPM"},
+	"tpm":    {[]string{"internal/secret", "internal/pemfile"}, "the device knows nothing of what its keys are for"},
+	"signer": {[]string{"tpm", "internal/statefile", "internal/secret", "internal/certs", "internal/pemfile"}, "a key is a file and a TPM"},
 
 	"attest": {
-		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson"},
+		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs"},
 		"pure: a relying party that only verifies must not link device code",
 	},
 	"attest/collect": {
-		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/upstream"},
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/upstream"},
 		"gathers on the VM what attest then judges",
 	},
 	"attest/maa": {
@@ -58,7 +60,7 @@ var places = map[string]place{
 	"acquire/imds":  {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
 	"acquire/entra": {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
 	"acquire/binding": {
-		[]string{"acquire/imds", "internal/statefile", "internal/secret", "internal/upstream"},
+		[]string{"acquire/imds", "internal/certs", "internal/statefile", "internal/secret", "internal/upstream"},
 		"keys and attestation tokens come through small interfaces, so no TPM is needed to test a renewal",
 	},
 	"acquire": {
@@ -74,7 +76,7 @@ var places = map[string]place{
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
 	"internal/daemon": {
-		[]string{"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...", "internal/secret", "internal/statefile", "internal/upstream"},
+		[]string{"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...", "internal/certs", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream"},
 		wired,
 	},
 	"cmd/keyagent": {

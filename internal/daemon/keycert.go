@@ -20,6 +20,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keyagent/keyagent/internal/certs"
+	"github.com/keyagent/keyagent/internal/pemfile"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -73,7 +75,7 @@ func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey
 	return r
 }
 
-func isSelfIssued(c *x509.Certificate) bool { return bytes.Equal(c.RawSubject, c.RawIssuer) }
+func isSelfIssued(c *x509.Certificate) bool { return certs.Equal(c.RawSubject, c.RawIssuer) }
 
 // outdated reports whether collisions of the hash have been made.
 func outdated(a x509.SignatureAlgorithm) bool {
@@ -279,12 +281,13 @@ func (k *Keyring) Import(ctx context.Context, name, path string, next bool) (Cer
 	}
 	chain, err := signer.ParseCertificates(text)
 	if err != nil {
-		return CertificateReport{}, fmt.Errorf("%s: %w", path, err)
+		return CertificateReport{}, pemfile.Named(path, err)
 	}
 	half, err := k.loadedHalf(ctx, e)
 	if err != nil {
 		return CertificateReport{}, err
 	}
+	chain = signer.Arrange(chain, half.Public())
 	if err := k.store.Import(ctx, e, half, chain); err != nil {
 		return CertificateReport{}, k.explainImport(err, e, chain[0])
 	}

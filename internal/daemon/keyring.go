@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/pemfile"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
@@ -206,7 +207,7 @@ func readForeignKeyFile(path string) (*tpm.KeyFile, error) {
 	}
 	file, err := tpm.DecodeKeyFile(text)
 	if err != nil {
-		return nil, hint(fmt.Errorf("%s: %w", path, err), "tpm2_encodeobject and openssl genpkey -provider tpm2 write such files")
+		return nil, hint(pemfile.Named(path, err), "keyagent key create NAME makes a key in this TPM; tpm2_encodeobject and openssl genpkey -provider tpm2 write files that are taken")
 	}
 	return file, nil
 }

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -18,6 +17,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/certs"
+	"github.com/keyagent/keyagent/internal/pemfile"
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
@@ -141,8 +142,12 @@ func rootsWith(file string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the system's certificate authorities: %w", err)
 	}
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no PEM certificate", file)
+	authorities, err := certs.Authorities(pem)
+	if err != nil {
+		return nil, pemfile.Named(file, err)
+	}
+	for _, c := range authorities {
+		roots.AddCert(c)
 	}
 	return roots, nil
 }
@@ -182,9 +187,9 @@ func (p *plan) addAttestation(cfg config.Attestation) error {
 	p.anchors, p.evidence = attest.DefaultTrustAnchors(), attest.DefaultPolicy()
 	amd, amdErr := fromPEM("attestation.amd_roots", cfg.AMDRoots, attest.ParseAMDRoots)
 	p.anchors.AMD = append(p.anchors.AMD, amd...)
-	vtpm, vtpmErr := fromPEM("attestation.vtpm_roots", cfg.VTPMRoots, attest.ParseCertificates)
+	vtpm, vtpmErr := fromPEM("attestation.vtpm_roots", cfg.VTPMRoots, attest.ParseVTPMRoots)
 	for _, c := range vtpm {
-		if bytes.Equal(c.RawIssuer, c.RawSubject) {
+		if certs.Equal(c.RawIssuer, c.RawSubject) {
 			p.anchors.VTPM = append(p.anchors.VTPM, c)
 		} else {
 			p.anchors.VTPMIntermediates = append(p.anchors.VTPMIntermediates, c)
@@ -211,7 +216,7 @@ func fromPEM[T any](setting, file string, parse func([]byte) ([]T, error)) ([]T,
 	}
 	anchors, err := parse(pem)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %s: %w", setting, file, err)
+		return nil, fmt.Errorf("%s: %w", setting, pemfile.Named(file, err))
 	}
 	return anchors, nil
 }

@@ -1,0 +1,66 @@
+package pemfile
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Error says why a file was not read, and in which line.
+type Error struct {
+	File    string // its path, put there by [Named]; empty: not known
+	Line    int    // from 1; 0: the whole file
+	Problem string
+	Command string // a shell command that writes a readable file "unwrapped.pem", with FILE for the path; may be empty
+}
+
+// Error is one line: what is wrong where, and the command.
+func (e *Error) Error() string {
+	var b strings.Builder
+	if e.File != "" {
+		b.WriteString(e.File + ": ")
+	}
+	if e.Line > 0 {
+		fmt.Fprintf(&b, "line %d: ", e.Line)
+	}
+	b.WriteString(e.Problem)
+	if e.Command != "" {
+		b.WriteString("; unwrap it: " + e.command())
+	}
+	return b.String()
+}
+
+func (e *Error) command() string {
+	if e.File == "" {
+		return e.Command
+	}
+	return strings.ReplaceAll(e.Command, "FILE", shellWord(e.File))
+}
+
+// shellWord quotes a path for a POSIX shell, and one that begins with a minus for the program.
+func shellWord(path string) string {
+	if strings.HasPrefix(path, "-") {
+		path = "./" + path
+	}
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+=:@%,", r)
+	}
+	if path != "" && strings.IndexFunc(path, func(r rune) bool { return !plain(r) }) < 0 {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}
+
+// Named gives an error of this package the path of the file, so that the command in it can be
+// pasted. Other errors get it in front.
+func Named(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		named := *e
+		named.File = path
+		return &named
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}

@@ -192,7 +192,7 @@ func TestFullDiskCostsNothingNow(t *testing.T) {
 		t.Errorf("got %d issuances, want 1: the certificate in memory serves", w.issued)
 	}
 	w.replace(t, m, m.Current(system))
-	if !strings.Contains(w.log.String(), "stays in its state file") {
-		t.Errorf("the log does not mention that the rejection is not on disk:\n%s", w.log.String())
+	if !strings.Contains(w.log.String(), "Entra rejected the binding certificate") {
+		t.Errorf("the log does not mention the rejection:\n%s", w.log.String())
 	}
 }

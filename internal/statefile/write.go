@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 )
 
 // Write puts data into the file at path, mode 0600, replacing an older one in one step. On any error the old content
@@ -83,37 +82,14 @@ func Remove(path string) error {
 	return nil
 }
 
-// Rename gives a file or directory another name in the same directory, for good.
+// Rename gives a file or directory another name in the same file system, for good.
 func Rename(path, name string) error {
 	if err := os.Rename(path, name); err != nil {
 		return fmt.Errorf("renaming state file: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// maxTorn bounds the search for a free name in [Quarantine]: more torn files than that need an operator, not another name.
-const maxTorn = 100
-
-// Quarantine moves a file that cannot be used out of the way, to the first free name path.torn-1, path.torn-2, …, and
-// returns that name. Its content is kept for whoever wants to know what happened; nothing is overwritten. A crash in
-// between leaves both names, and the next call picks the next number.
-func Quarantine(path string) (string, error) {
-	for n := 1; n <= maxTorn; n++ {
-		torn := path + ".torn-" + strconv.Itoa(n)
-		err := os.Link(path, torn)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err == nil {
-			err = os.Remove(path)
-		}
-		if err == nil {
-			err = syncDir(filepath.Dir(path))
-		}
-		if err != nil {
-			return "", fmt.Errorf("setting torn state file %q aside: %w", path, err)
-		}
-		return torn, nil
+	err := syncDir(filepath.Dir(name)) // first: a power cut may leave both names, not none
+	if filepath.Dir(path) != filepath.Dir(name) {
+		err = errors.Join(err, syncDir(filepath.Dir(path)))
 	}
-	return "", fmt.Errorf("setting torn state file %q aside: %d earlier ones are still there: look at them and remove them", path, maxTorn)
+	return err
 }

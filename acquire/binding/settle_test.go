@@ -6,17 +6,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/judge"
 )
 
 // unreadable are ways in which a good state file cannot be read for a while. Each returns what ends it.
 var unreadable = map[string]func(t *testing.T, path string) (end func()){
-	"no descriptor is left": func(t *testing.T, _ string) func() { return withoutDescriptors(t) },
+	"no descriptor is left": func(t *testing.T, _ string) func() { return judge.WithoutDescriptors(t) },
 	"it is open to others": func(t *testing.T, path string) func() {
 		must(t, os.Chmod(path, 0o644)) // #nosec G302 -- the case under test
 		return func() { must(t, os.Chmod(path, 0o600)) }
@@ -54,15 +54,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// withoutDescriptors takes from this process the right to open another file, until end.
-func withoutDescriptors(t *testing.T) (end func()) {
-	t.Helper()
-	var before syscall.Rlimit
-	must(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before))
-	must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 3, Max: before.Max}))
-	return func() { must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before)) }
 }
 
 func (w *world) content(t *testing.T) string {
@@ -137,7 +128,7 @@ func TestARejectionThatCouldNotBeReadHoldsAsSoonAsItCan(t *testing.T) {
 		w.answer = func(c *imds.Credential) { c.Certificate = first.Leaf.Raw }
 		m = w.start()
 		w.run(t, m)
-		end := withoutDescriptors(t)
+		end := judge.WithoutDescriptors(t)
 		_, err := m.Certificate(t.Context(), system)
 		end()
 		must(t, err) // nobody could know
@@ -158,7 +149,7 @@ func TestARejectionWhileTheFileCannotBeReadIsNotLost(t *testing.T) {
 		m := w.start()
 		w.run(t, m)
 		w.fail(errDown)
-		end := withoutDescriptors(t)
+		end := judge.WithoutDescriptors(t)
 		_, err := m.Replace(t.Context(), system, first, binding.ReasonCertificate)
 		end()
 		if !errors.Is(err, errDown) || w.content(t) != before {
@@ -209,38 +200,32 @@ func TestAStateFileThatIsTooLongIsPutAside(t *testing.T) {
 	}
 }
 
-// What the rejected certificate replaced may be the one in the file, because the disk was full before.
-func TestAFullDiskDoesNotCostAnotherCertificateThanTheRejected(t *testing.T) {
+// What the rejected certificate replaced may be the one in the file, because nothing could be written before.
+func TestARejectionThatCannotBeWrittenDoesNotCostAnotherCertificate(t *testing.T) {
 	w := newWorld(t)
 	m := w.start()
 	first := w.certificate(t, m)
-	second := first
-	fillDisk(t, func() {
-		second = w.replaceDoubted(t, m, first)
-		w.metaErr = errDown
-		if _, err := m.Replace(t.Context(), system, second, binding.ReasonCertificate); !errors.Is(err, errDown) {
-			t.Errorf("got %v", err)
-		}
-	})
+	end := judge.WithoutDescriptors(t)
+	second, err := m.Replace(t.Context(), system, first, binding.ReasonDoubt)
+	w.metaErr = errDown
+	_, down := m.Replace(t.Context(), system, second, binding.ReasonCertificate)
+	end()
+	if err != nil || !errors.Is(down, errDown) {
+		t.Errorf("got %v, %v", err, down)
+	}
 	w.metaErr = nil
 	if c := w.certificate(t, w.start()); c.Thumbprint() != first.Thumbprint() {
 		t.Error("the certificate in the file is lost")
 	}
 }
 
-func (w *world) replaceDoubted(t *testing.T, m *binding.Manager, doubted *binding.Certificate) *binding.Certificate {
-	t.Helper()
-	c, err := m.Replace(t.Context(), system, doubted, binding.ReasonDoubt)
-	must(t, err)
-	return c
-}
-
-func TestWhatAFullDiskDidNotTakeIsStoredLater(t *testing.T) {
+func TestACertificateThatCouldNotBeWrittenIsStoredLater(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, w *world) {
 		m := w.start()
 		w.run(t, m)
-		var c *binding.Certificate
-		fillDisk(t, func() { c = w.certificate(t, m) })
+		must(t, os.Rename(w.dir, w.dir+".away"))
+		c := w.certificate(t, m)
+		must(t, os.Rename(w.dir+".away", w.dir))
 		pass(2 * time.Minute)
 		if again := w.certificate(t, w.start()); again.Thumbprint() != c.Thumbprint() || w.count() != 1 {
 			t.Errorf("%d issuances, want 1", w.count())

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/internal/statefile"
 )
 
@@ -39,7 +40,7 @@ func TestStagedCertificatesAreTakenOver(t *testing.T) {
 // The first start could not read the directory, and obtained a certificate of its own; the second can.
 func TestAStagedCertificateReplacesNoLaterOne(t *testing.T) {
 	w, from, next := staged(t)
-	end := withoutDescriptors(t)
+	end := judge.WithoutDescriptors(t)
 	err := binding.TakeOver(from, w.dir, w.keyName)
 	end()
 	if err == nil {

@@ -67,6 +67,15 @@ func fill(f *os.File, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
+// Link gives the file at path a second name in the same file system, for good. Writing the file anew leaves what the second name has.
+// If there is such a name, the error is [fs.ErrExist].
+func Link(path, name string) error {
+	if err := os.Link(path, name); err != nil {
+		return fmt.Errorf("keeping state file: %w", err)
+	}
+	return syncDir(filepath.Dir(name))
+}
+
 // Remove removes the file at path, for good: a power cut does not bring it back. One that is not there is fine.
 func Remove(path string) error {
 	err := os.Remove(path)

@@ -11,7 +11,7 @@ import (
 // Write puts data into the file at path, mode 0600, replacing an older one in one step. On any error the old content
 // stays; only if syncing the directory fails may the new content already be visible.
 func Write(path string, data []byte) error {
-	if err := write(path, data, os.Rename); err != nil {
+	if err := write(path, data, createPrivate, os.Rename); err != nil {
 		return fmt.Errorf("writing state file %q: %w", path, err)
 	}
 	return nil
@@ -20,7 +20,7 @@ func Write(path string, data []byte) error {
 // WriteNew puts data into a new file at path, mode 0600. If path exists, whatever it is, nothing changes and the error is
 // [fs.ErrExist]: of two processes that create the same file at once, one wins and the other learns it.
 func WriteNew(path string, data []byte) error {
-	if err := write(path, data, linkNew); err != nil {
+	if err := write(path, data, createPrivate, linkNew); err != nil {
 		return fmt.Errorf("writing new state file %q: %w", path, err)
 	}
 	return nil
@@ -34,13 +34,18 @@ func linkNew(temp, path string) error {
 	return os.Remove(temp)
 }
 
-// write writes a durable temporary file beside path and lets install give it its name.
-func write(path string, data []byte, install func(temp, path string) error) (err error) {
+// createPrivate makes a temporary file that nobody else may read.
+func createPrivate(dir, base string) (*os.File, error) {
+	return os.CreateTemp(dir, "."+base+".tmp-*") // mode 0600, O_EXCL
+}
+
+// write writes a durable temporary file, which create makes beside path, and lets install give it its name.
+func write(path string, data []byte, create func(dir, base string) (*os.File, error), install func(temp, path string) error) (err error) {
 	dir, base := filepath.Split(filepath.Clean(path))
 	if dir == "" {
 		dir = "."
 	}
-	temp, err := os.CreateTemp(dir, "."+base+".tmp-*") // mode 0600, O_EXCL
+	temp, err := create(dir, base)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/keyagent/keyagent/internal/publickey"
 )
 
 // oidAIKCertificate is tcg-kp-AIKCertificate: the certificate is for an attestation key.
@@ -100,7 +102,7 @@ func (v *verifier) akCertificateChain(cert *x509.Certificate) error {
 		intermediates.AddCert(c)
 	}
 	for _, der := range v.e.AKIntermediates {
-		c, err := x509.ParseCertificate(der)
+		c, err := publickey.ParseCertificate(der)
 		if err != nil {
 			return fmt.Errorf("AK intermediate: %w", err)
 		}
@@ -127,7 +129,7 @@ func ParseAKCertificate(nv []byte) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, err := x509.ParseCertificate(der)
+	cert, err := publickey.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("AK certificate: %w", err)
 	}

@@ -2,12 +2,12 @@ package attest
 
 import (
 	"bytes"
-	"crypto/x509"
 	"errors"
 	"fmt"
 
 	"github.com/keyagent/keyagent/attest/hcl"
 	"github.com/keyagent/keyagent/attest/tee"
+	"github.com/keyagent/keyagent/internal/publickey"
 )
 
 func (v *verifier) snpStructure() error {
@@ -49,7 +49,7 @@ func (v *verifier) snpChain() error {
 	if len(v.e.VCEKChain) == 0 {
 		return absent("no VCEK certificate")
 	}
-	vcek, err := x509.ParseCertificate(v.e.VCEKChain[0])
+	vcek, err := publickey.ParseCertificate(v.e.VCEKChain[0])
 	if err != nil {
 		return fmt.Errorf("VCEK: %w", err)
 	}

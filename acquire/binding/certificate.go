@@ -16,6 +16,7 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/publickey"
 )
 
 // oidTokenNotAfter marks the certificate extension that says until when Entra
@@ -66,7 +67,7 @@ func (c *Certificate) belongs(meta *imds.PlatformMetadata) bool {
 // parseCertificate reads der and checks that it is a client certificate over key
 // for clientID that can be used now.
 func parseCertificate(der []byte, key crypto.PublicKey, clientID string, now time.Time) (*Certificate, error) {
-	leaf, err := x509.ParseCertificate(der)
+	leaf, err := publickey.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the certificate: %w", err)
 	}

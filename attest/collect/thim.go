@@ -13,6 +13,7 @@ import (
 	"github.com/keyagent/keyagent/attest/hcl"
 	"github.com/keyagent/keyagent/attest/internal/strictjson"
 	"github.com/keyagent/keyagent/attest/tee"
+	"github.com/keyagent/keyagent/internal/publickey"
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
@@ -114,6 +115,9 @@ func parseTHIM(body []byte) ([][]byte, error) {
 	}
 	var der [][]byte
 	for _, cert := range certs {
+		if err := publickey.Check(cert.PublicKey); err != nil {
+			return nil, fmt.Errorf("unusable answer: certificate of %.60q: %w", cert.Subject.CommonName, err)
+		}
 		der = append(der, cert.Raw)
 	}
 	return der, nil

@@ -25,6 +25,7 @@ var places = map[string]place{
 	"internal/secret":            {nil, leaf},
 	"internal/statefile":         {nil, leaf},
 	"internal/upstream":          {nil, leaf},
+	"internal/publickey":         {nil, leaf},
 	"internal/judge":             {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
 	"config":                     {nil, "the file format is no package's own; daemon translates it into each Config"},
@@ -35,14 +36,14 @@ var places = map[string]place{
 	"attest/tee":                 {nil, "a verifier of one foreign format"},
 
 	"tpm":    {[]string{"internal/secret"}, "the device knows nothing of what its keys are for"},
-	"signer": {[]string{"tpm", "internal/statefile", "internal/secret"}, "a key is a file and a TPM"},
+	"signer": {[]string{"tpm", "internal/publickey", "internal/statefile", "internal/secret"}, "a key is a file and a TPM"},
 
 	"attest": {
-		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson"},
+		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/publickey"},
 		"pure: a relying party that only verifies must not link device code",
 	},
 	"attest/collect": {
-		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/upstream"},
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/publickey", "internal/upstream"},
 		"gathers on the VM what attest then judges",
 	},
 	"attest/maa": {
@@ -58,7 +59,7 @@ var places = map[string]place{
 	"acquire/imds":  {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
 	"acquire/entra": {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
 	"acquire/binding": {
-		[]string{"acquire/imds", "internal/statefile", "internal/secret", "internal/upstream"},
+		[]string{"acquire/imds", "internal/publickey", "internal/statefile", "internal/secret", "internal/upstream"},
 		"keys and attestation tokens come through small interfaces, so no TPM is needed to test a renewal",
 	},
 	"acquire": {

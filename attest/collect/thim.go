@@ -11,7 +11,6 @@ import (
 
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/hcl"
-	"github.com/keyagent/keyagent/attest/internal/strictjson"
 	"github.com/keyagent/keyagent/attest/tee"
 	"github.com/keyagent/keyagent/internal/publickey"
 	"github.com/keyagent/keyagent/internal/upstream"
@@ -98,14 +97,19 @@ func (t thim) certificates(ctx context.Context) ([][]byte, error) {
 
 // parseTHIM reads the answer: two PEM texts in JSON.
 func parseTHIM(body []byte) ([][]byte, error) {
-	var answer struct {
-		VCEK  string `json:"vcekCert"`
-		Chain string `json:"certificateChain"`
-	}
-	if err := strictjson.UnmarshalOpen(body, &answer); err != nil {
+	answer, err := upstream.ParseMembers(body)
+	if err != nil {
 		return nil, fmt.Errorf("unusable answer: %w", err)
 	}
-	certs, err := attest.ParseCertificates([]byte(answer.VCEK + "\n" + answer.Chain))
+	vcek, err := answer.Text("vcekCert")
+	if err != nil {
+		return nil, fmt.Errorf("unusable answer: %w", err)
+	}
+	chain, err := answer.Text("certificateChain")
+	if _, missing := errors.AsType[*upstream.MissingError](err); err != nil && !missing { // verifiers have it
+		return nil, fmt.Errorf("unusable answer: %w", err)
+	}
+	certs, err := attest.ParseCertificates([]byte(vcek + "\n" + chain))
 	if err != nil {
 		return nil, fmt.Errorf("unusable answer: %w", err)
 	}

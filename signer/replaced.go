@@ -34,7 +34,7 @@ type InUseError struct {
 }
 
 func (e *InUseError) Error() string {
-	return fmt.Sprintf("key %q is in use with a certificate that is valid until %s; nothing was imported", e.Key, timeText(e.Chain[0].NotAfter))
+	return fmt.Sprintf("key %q is in use with a certificate that is valid until %s", e.Key, timeText(e.Chain[0].NotAfter))
 }
 
 // Replacement is a certificate in whose place another one was put.

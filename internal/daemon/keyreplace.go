@@ -66,7 +66,7 @@ func (k *Keyring) inUse(e signer.Entry) (*signer.InUseError, error) {
 // explainInUse says which certificate would be replaced, whether Entra has seen it work, and what to do.
 func (k *Keyring) explainInUse(err *signer.InUseError, e signer.Entry) error {
 	old := k.replaced(e, err.Chain, err.Chain[0].PublicKey)
-	return hint(fmt.Errorf("%w: it is that of %q, thumbprint %s; Entra: %s", err, old.Subject, old.ThumbprintSHA1, old.Entra()),
+	return hint(fmt.Errorf("%w (%q, thumbprint %s; Entra: %s), which was left in its place", err, old.Subject, old.ThumbprintSHA1, old.Entra()),
 		"have the new one registered first (keyagent key self-sign %[1]s --no-import --out FILE makes one, and leaves this one in use), then say --replace; "+
 			"this one is kept, and %[2]s puts it back", e.Name, old.Restore)
 }

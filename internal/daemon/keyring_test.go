@@ -430,7 +430,7 @@ func TestACertificateThatIsSignedWithSHA1IsWarnedOf(t *testing.T) {
 		if err := os.WriteFile(path, issue(t, key, "app", algorithm), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		imported, err := k.Import(t.Context(), "app", daemon.ImportOptions{File: path})
+		imported, err := k.Import(t.Context(), "app", daemon.ImportOptions{File: path, Replace: true})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,6 +22,8 @@ type KeySource interface {
 	// Replaced reports whether the certificate with this x5t#S256 is no longer the one in use. It asks no TPM; what cannot be found out
 	// is not reported.
 	Replaced(name, thumbprint string) bool
+	// Accepted is told that Entra has given a token for a key's certificate. It is called for each, and must be quick.
+	Accepted(name string, leaf *x509.Certificate)
 }
 
 // ApplicationKey is a key and the certificate that an app registration knows it by. It is immutable.
@@ -71,6 +73,14 @@ func (r *registered) load(ctx context.Context) (*ApplicationKey, error) {
 	return key, nil
 }
 
+// asked takes how a request with the key's certificate ended, and passes it on.
+func (r *registered) asked(key *ApplicationKey, err error) error {
+	if err == nil {
+		r.app.cfg.Keys.Accepted(r.name, key.Chain[0])
+	}
+	return err
+}
+
 // signed adds an assertion to a request, which proves the key to its endpoint for ten minutes.
 func (r *registered) signed(ctx context.Context, form entra.Request, key *ApplicationKey) entra.Request {
 	form.AssertionType = entra.AssertionBearer
@@ -103,12 +113,13 @@ func (c *assertedCertificate) obtain(ctx context.Context, a *ask) (*grant, error
 
 func (c *assertedCertificate) request(ctx context.Context, a *ask, key *ApplicationKey) (*grant, error) {
 	g := &grant{clientID: c.app.id, strength: StrengthNone}
-	return g, c.app.ask(ctx, c.app.authority.TokenEndpoint, func(endpoint string) error {
+	err := c.app.ask(ctx, c.app.authority.TokenEndpoint, func(endpoint string) error {
 		form := c.signed(ctx, c.app.form(a, endpoint), key)
 		var err error
 		g.answer, err = c.app.cfg.Entra.Token(ctx, c.app.unbound, form)
 		return err
 	})
+	return g, c.asked(key, err)
 }
 
 // shownCertificate presents the certificate over mutual TLS, and an assertion besides as long as Entra wants one (variants B, B′
@@ -160,7 +171,7 @@ func (c *shownCertificate) connection(a *ask, key *ApplicationKey) (*connection,
 
 func (c *shownCertificate) request(ctx context.Context, a *ask, key *ApplicationKey, over *connection) (*grant, error) {
 	g := &grant{clientID: c.app.id, strength: over.strength, over: over}
-	return g, c.app.ask(ctx, c.app.authority.MTLSTokenEndpoint, func(endpoint string) error {
+	err := c.app.ask(ctx, c.app.authority.MTLSTokenEndpoint, func(endpoint string) error {
 		form := c.app.form(a, endpoint)
 		form.Thumbprint = over.thumbprint
 		if c.sendsAssertion(a) {
@@ -170,6 +181,7 @@ func (c *shownCertificate) request(ctx context.Context, a *ask, key *Application
 		g.answer, err = c.app.cfg.Entra.Token(ctx, over.bridge.Client(), form)
 		return err
 	})
+	return g, c.asked(key, err)
 }
 
 // sendsAssertion decides between the variants. A token that is bound to the certificate needs none.

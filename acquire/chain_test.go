@@ -114,6 +114,8 @@ func TestWhoAsksPastTheCacheWakesRestingEntries(t *testing.T) {
 }
 
 // Replaced compares with the key's certificate now.
+func (w *world) Accepted(string, *x509.Certificate) {}
+
 func (w *world) Replaced(name, thumbprint string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

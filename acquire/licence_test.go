@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"crypto/tls"
+	"crypto/x509"
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/binding"
@@ -144,9 +145,12 @@ func outcomes() map[string][]outcome {
 		"signer.ErrKeyExists":         {loaded(signer.ErrKeyExists)},
 		"signer.CertificateError":     {loaded(&signer.CertificateError{})},
 		"signer.ErrNoCertificate":     {loaded(signer.ErrNoCertificate)},
+		"signer.ErrNoneReplaced":      {loaded(signer.ErrNoneReplaced)},
+		"signer.InUseError":           {loaded(&signer.InUseError{Chain: []*x509.Certificate{{}}})},
 		"signer.ErrNotAsked":          {raw(signer.ErrNotAsked)},
 
-		"internal/upstream.ErrTooLarge": {raw(upstream.ErrTooLarge), attested(upstream.ErrTooLarge)},
+		"internal/upstream.MissingError": {raw(&upstream.MissingError{Member: "access_token"}), attested(&upstream.MissingError{})},
+		"internal/upstream.ErrTooLarge":  {raw(upstream.ErrTooLarge), attested(upstream.ErrTooLarge)},
 	}
 }
 

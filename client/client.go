@@ -125,13 +125,25 @@ func (c *Client) Token(ctx context.Context, req TokenRequest) (Token, error) {
 
 func decodeToken(body []byte) (Token, error) {
 	var token Token
-	if err := json.Unmarshal(body, &token); err != nil {
-		return Token{}, errors.New("reading the agent's reply: it is not a token") // the cause could quote one
+	err := json.Unmarshal(body, &token)
+	if isType(err) {
+		err = nil // of a member, which is as if it were not there
 	}
-	if token.AccessToken.IsZero() || token.ExpiresOn <= 0 {
-		return Token{}, errors.New("reading the agent's reply: the token or its expiry is missing")
+	switch { // the causes could quote a token
+	case err != nil:
+		return Token{}, errors.New("reading the agent's reply: it is not a token")
+	case token.AccessToken.IsZero():
+		return Token{}, errors.New("reading the agent's reply: it is not a token: access_token is missing or not a string")
+	case token.ExpiresOn <= 0:
+		return Token{}, errors.New("reading the agent's reply: it is not a token: expires_on is missing or not a time")
 	}
 	return token, nil
+}
+
+// isType reports whether all that is wrong with a JSON text is that some members are of another type. What is not wrong was decoded.
+func isType(err error) bool {
+	_, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	return ok
 }
 
 // Status asks the agent what it is and has. Only its administrators may.

@@ -325,6 +325,23 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 	return socket
 }
 
+func TestWhatIsNotNeededInAReplySpoilsNothing(t *testing.T) {
+	for name, member := range map[string]string{
+		"not_before as a date":       `"not_before":"2026-12-01"`,
+		"a binding that is a list":   `"binding":[1]`,
+		"expires_in with a fraction": `"expires_in":3599.5`,
+		"what nobody knows":          `"issued":{"at":[null]},"issued":7`,
+	} {
+		socket := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write([]byte(`{` + member + `,"access_token":"` + tokenText + `","expires_on":1790000000,"identity":"vm"}`))
+		})
+		token, err := newClient(t, socket).Token(t.Context(), client.TokenRequest{Resource: vault})
+		if err != nil || token.AccessToken.Reveal() != tokenText || token.ExpiresOn != 1790000000 || token.Identity != "vm" {
+			t.Errorf("%s: got %+v, %v", name, token, err)
+		}
+	}
+}
+
 func TestStrangeReplies(t *testing.T) {
 	tests := []struct {
 		name                    string
@@ -336,6 +353,8 @@ func TestStrangeReplies(t *testing.T) {
 	}{
 		{"an empty token", 200, "application/json", "", `{"access_token":"","expires_on":1}`, "is missing", 0},
 		{"no expiry", 200, "application/json", "", `{"access_token":"` + tokenText + `"}`, "is missing", 0},
+		{"an expiry that is no number", 200, "application/json", "", `{"access_token":"` + tokenText + `","expires_on":"` + tokenText + `"}`, "expires_on", 0},
+		{"a problem with a wrong member", 403, "application/problem+json", "", `{"code":"not_allowed","title":"No rule allows this","status":"403","retry_after":"x"}`, "not_allowed", 0},
 		{"HTML", 200, "text/html", "", "<html>" + tokenText + "</html>", "not a token", 0},
 		{"half of a token", 200, "application/json", "", `{"access_token":"` + tokenText, "not a token", 0},
 		{"a token that is no string", 200, "application/json", "", `{"access_token":{"t":"` + tokenText + `"}}`, "not a token", 0},

@@ -67,7 +67,7 @@ func decodeError(resp *http.Response, body []byte) *Error {
 		return e
 	}
 	var problem wire.Problem
-	if err := json.Unmarshal(body, &problem); err == nil {
+	if err := json.Unmarshal(body, &problem); err == nil || isType(err) {
 		e.Problem = problem
 	}
 	return e

@@ -3,7 +3,6 @@ package signer
 import (
 	"bytes"
 	"crypto"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -26,9 +25,6 @@ const (
 	FieldIssuer           = "issuer"    // the next certificate's subject is another name
 	FieldSignature        = "signature" // the next certificate, of the right name, did not make it or may not
 )
-
-// maxRSABits is the largest RSA key that signatures are verified with, as in crypto/tls.
-const maxRSABits = 8192
 
 // CertificateProblem is one reason why a certificate cannot be used.
 type CertificateProblem struct {
@@ -164,8 +160,8 @@ func checkSignature(i int, c, by *x509.Certificate, want string) []CertificatePr
 // verifySignature verifies c with the key of by, which must be an authority unless it is c itself. Somebody who has a file
 // imported could put a key in it that takes seconds to verify with, therefore the bound.
 func verifySignature(c, by *x509.Certificate) error {
-	if k, ok := by.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSABits {
-		return fmt.Errorf("the key has more than %d bits", maxRSABits)
+	if err := certs.CheckKey(by.PublicKey); err != nil {
+		return err
 	}
 	if c == by {
 		return c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)

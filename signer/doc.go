@@ -10,6 +10,9 @@
 // when it has proven to work. [NewCertificateRequest], [SelfSign] and [CheckCertificate] are what lies between a key and its
 // certificate.
 //
+// [Store.Import] keeps what it replaces, and replaces a certificate that works and is in use only if that is meant; [Store.Replaced] is the
+// way back.
+//
 // [SoftwareKey] is for development without a TPM, and says so.
 //
 // What always holds:

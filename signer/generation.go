@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -27,16 +28,38 @@ type Entry struct {
 	Created    time.Time
 	Persistent tpm2.TPMHandle
 	PCRValues  tpm.PCRValues
+
+	unread error // why it is not known what the notes say; nil if it is, or they are damaged
+}
+
+// CheckNotes returns an error if the notes could not be read, but may be in order: then Persistent is not known. To use the key is fine;
+// what would lose the place, such as making a successor or removing the key, has to wait.
+func (e Entry) CheckNotes() error {
+	if e.unread == nil {
+		return nil
+	}
+	return fmt.Errorf("notes on key %q cannot be read, and may say where it is in the TPM: %w", e.Name, e.unread)
+}
+
+// unread reports whether err, of reading a file, is the system's: the file may be in order, and can be tried again.
+func unread(err error) bool {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	return ok && errno != syscall.ENOENT && errno != syscall.ELOOP // a symbolic link
 }
 
 const (
-	keySuffix   = ".key.pem"
-	certSuffix  = ".cert.pem"
-	notesSuffix = ".json"
-	currentFile = "current"
+	keySuffix      = ".key.pem"
+	certSuffix     = ".cert.pem"
+	notesSuffix    = ".json"
+	acceptedSuffix = ".accepted.json"
+	currentFile    = "current"
 )
 
 func (e Entry) notesFile() string { return strings.TrimSuffix(e.KeyFile, keySuffix) + notesSuffix }
+
+func (e Entry) acceptedFile() string {
+	return strings.TrimSuffix(e.KeyFile, keySuffix) + acceptedSuffix
+}
 
 // Current returns the generation in use. The error is ErrNoKey if there is none.
 func (s *Store) Current(name string) (Entry, error) {
@@ -58,7 +81,10 @@ func (s *Store) Current(name string) (Entry, error) {
 // missing tells a key that is not there from one of which other generations are.
 func (s *Store) missing(e Entry) error {
 	numbers, err := s.numbers(e.Name)
-	if err != nil || len(numbers) == 0 {
+	if err != nil {
+		return err
+	}
+	if len(numbers) == 0 {
 		return fmt.Errorf("key %q: %w", e.Name, ErrNoKey)
 	}
 	return fmt.Errorf("key %q: %w: %s names generation %d, and there are the files of %v",
@@ -161,6 +187,9 @@ func (s *Store) entry(name string, generation int) Entry {
 	base := filepath.Join(s.path(name), strconv.Itoa(generation))
 	e := Entry{Name: name, Generation: generation, KeyFile: base + keySuffix, CertFile: base + certSuffix}
 	r, err := readRecord(e.notesFile())
+	if unread(err) {
+		e.unread = err
+	}
 	if err != nil {
 		s.log.Warn("notes on a key cannot be used; the key works without them", "file", e.notesFile(), "cause", err)
 		return e

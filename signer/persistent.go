@@ -67,10 +67,16 @@ func (s *Store) persist(ctx context.Context, on *tpm.TPM, e Entry, file *tpm.Key
 // unpersist removes a key from its persistent place. Another object in that place is left alone, and does not keep anybody from
 // removing this key.
 func (s *Store) unpersist(ctx context.Context, reach Reach, e Entry) error {
+	if err := e.CheckNotes(); err != nil {
+		return err
+	}
 	if e.Persistent == 0 {
 		return nil
 	}
 	file, err := s.ReadKeyFile(e)
+	if unread(err) {
+		return fmt.Errorf("key %q is at persistent handle 0x%08x, and would be left there: %w", e.Name, uint32(e.Persistent), err)
+	}
 	if err != nil {
 		s.log.Warn("a persistent key may be left in the TPM: its file cannot be read", "handle", fmt.Sprintf("0x%08x", uint32(e.Persistent)), "cause", err)
 		return nil

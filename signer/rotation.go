@@ -27,6 +27,9 @@ type Prove func(ctx context.Context, key *Key, chain []*x509.Certificate) error
 // The persistent place of the current generation may be asked for: the next one gets it when it comes into use.
 func (s *Store) BeginRotation(ctx context.Context, on *tpm.TPM, name string, options KeyOptions) (Entry, error) {
 	current, err := s.Current(name)
+	if err == nil {
+		err = current.CheckNotes()
+	}
 	if err != nil {
 		return Entry{}, err
 	}
@@ -93,6 +96,9 @@ func (s *Store) FinishRotation(ctx context.Context, next Entry, key *Key, prove 
 	}
 	defer unlock()
 	old, err := s.Current(next.Name)
+	if err == nil {
+		err = errors.Join(old.CheckNotes(), next.CheckNotes())
+	}
 	if err != nil {
 		return err
 	}
@@ -181,7 +187,10 @@ func (s *Store) removeGeneration(ctx context.Context, on Reach, e Entry) error {
 	if err := s.unpersist(ctx, on, e); err != nil {
 		return err
 	}
-	for _, path := range []string{e.CertFile, e.notesFile(), e.KeyFile} {
+	if err := s.removeCertificates(e); err != nil {
+		return err
+	}
+	for _, path := range []string{e.notesFile(), e.KeyFile} {
 		if err := statefile.Remove(path); err != nil {
 			return err
 		}

@@ -26,6 +26,10 @@ import (
 //	NAME/1.key.pem    key file of generation 1: written once, never overwritten
 //	NAME/1.json       what the key file does not say (see record); a key works without it
 //	NAME/1.cert.pem   certificate chain for that key, the leaf first; replaced in one step
+//	NAME/1.cert.pem.replaced-1, -2, …
+//	                  what was replaced, the last 16
+//	NAME/1.accepted.json
+//	                  for which of these certificates Entra has given a token, and since when
 //	NAME/2.…          the next generation, beside the first
 //	NAME/current      number of the generation in use; no file means 1
 //	.lock             locked by whoever changes something (flock(2)); what it contains does not matter
@@ -187,7 +191,7 @@ func (s *Store) write(e Entry, file *tpm.KeyFile, persistent tpm2.TPMHandle) (En
 		return Entry{}, err
 	}
 	// A certificate that is here already is that of a key which is not.
-	if err := statefile.Remove(e.CertFile); err != nil {
+	if err := s.removeCertificates(e); err != nil {
 		return Entry{}, err
 	}
 	if err := newRecord(s.now(), persistent, file.PCRValues).write(e.notesFile()); err != nil {
@@ -237,35 +241,19 @@ func (s *Store) ReadKeyFile(e Entry) (*tpm.KeyFile, error) { return readKeyFile(
 
 // Certificates reads the chain of a generation, the leaf first. A missing file gives an error that is fs.ErrNotExist.
 func (s *Store) Certificates(e Entry) ([]*x509.Certificate, error) {
-	text, err := statefile.Read(e.CertFile, maxCertificateFileBytes)
+	return readCertificates(e.CertFile)
+}
+
+func readCertificates(path string) ([]*x509.Certificate, error) {
+	text, err := statefile.Read(path, maxCertificateFileBytes)
 	if err != nil {
 		return nil, err
 	}
 	chain, err := ParseCertificates(text)
 	if err != nil {
-		return nil, pemfile.Named(e.CertFile, err)
+		return nil, pemfile.Named(path, err)
 	}
 	return chain, nil
-}
-
-// Import puts a chain beside a key, after [CheckCertificate] has found nothing wrong with it. An older chain is replaced. Of the
-// key, only the public half matters.
-func (s *Store) Import(ctx context.Context, e Entry, key interface{ Public() crypto.PublicKey }, chain []*x509.Certificate) error {
-	if err := CheckCertificate(chain, key.Public(), s.now()); err != nil {
-		return err
-	}
-	unlock, err := s.lock(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if !e.exists() {
-		return fmt.Errorf("key %q, generation %d: %w", e.Name, e.Generation, ErrNoKey)
-	}
-	if err := s.stillOver(e, key.Public()); err != nil {
-		return err
-	}
-	return statefile.Write(e.CertFile, EncodeCertificates(chain))
 }
 
 // stillOver makes sure that a generation has this key: a number is given again after a key was deleted, or a rotation cancelled.

@@ -115,10 +115,16 @@ func (s *shelf) certify(e signer.Entry) []*x509.Certificate {
 	k := s.open(e)
 	defer k.Close()
 	chain := []*x509.Certificate{selfSigned(s.t, k)}
-	if err := s.Import(s.t.Context(), e, k, chain); err != nil {
+	if err := s.put(s.t.Context(), e, k, chain); err != nil {
 		s.t.Fatal(err)
 	}
 	return chain
+}
+
+// put imports a chain where it replaces nothing that is in use.
+func (s *shelf) put(ctx context.Context, e signer.Entry, k *signer.Key, chain []*x509.Certificate) error {
+	_, err := s.Import(ctx, e, k, chain, false)
+	return err
 }
 
 func selfSigned(t testing.TB, key crypto.Signer) *x509.Certificate {
@@ -151,7 +157,7 @@ func (s *shelf) works(e signer.Entry) (certified bool) {
 		return false
 	}
 	if err == nil {
-		err = s.Import(s.t.Context(), e, k, chain) // it checks
+		err = s.put(s.t.Context(), e, k, chain) // it checks
 	}
 	if err != nil {
 		s.t.Errorf("generation %d: %v", e.Generation, err)
@@ -272,7 +278,7 @@ func TestACertificateOfAnotherKeyIsNotImported(t *testing.T) {
 	s := newShelf(t, tpmtest.Open(t))
 	app, other := s.create("app", ecOptions()), s.create("other", ecOptions())
 	foreign := []*x509.Certificate{selfSigned(t, s.open(other))}
-	_, isProblem := errors.AsType[*signer.CertificateError](s.Import(t.Context(), app, s.open(app), foreign))
+	_, isProblem := errors.AsType[*signer.CertificateError](s.put(t.Context(), app, s.open(app), foreign))
 	if !isProblem {
 		t.Error("it was imported")
 	}
@@ -281,7 +287,7 @@ func TestACertificateOfAnotherKeyIsNotImported(t *testing.T) {
 	}
 	gone := app
 	gone.KeyFile, gone.CertFile = s.file("app", "7.key.pem"), s.file("app", "7.cert.pem")
-	if err := s.Import(t.Context(), gone, s.open(other), foreign); !errors.Is(err, signer.ErrNoKey) {
+	if err := s.put(t.Context(), gone, s.open(other), foreign); !errors.Is(err, signer.ErrNoKey) {
 		t.Errorf("for a generation that is not there: %v", err)
 	}
 }
@@ -308,7 +314,7 @@ func TestACertificateIsNotPutBesideAKeyThatCameMeanwhile(t *testing.T) {
 		if err := tt.again(); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Import(t.Context(), e, k, chain); err == nil {
+		if err := s.put(t.Context(), e, k, chain); err == nil {
 			t.Errorf("%s: it was imported", tt.name)
 		}
 		if _, err := s.Certificates(e); !errors.Is(err, fs.ErrNotExist) {
@@ -335,7 +341,7 @@ func TestAnImportWaitsForTheLock(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if err := s.Import(ctx, e, k, chain); !errors.Is(err, context.DeadlineExceeded) {
+	if err := s.put(ctx, e, k, chain); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -466,7 +472,7 @@ func TestATornCertificateIsAnErrorAndCanBeReplaced(t *testing.T) {
 		if _, err := s.Certificates(e); err == nil || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%.20q: %v", content, err)
 		}
-		if err := s.Import(t.Context(), e, s.open(e), chain); err != nil {
+		if err := s.put(t.Context(), e, s.open(e), chain); err != nil {
 			t.Error(err)
 		}
 		if !s.works(e) {

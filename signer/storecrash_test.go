@@ -1,6 +1,7 @@
 package signer_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -44,6 +45,41 @@ func oneOldOneCurrent(s *shelf) {
 	}
 }
 
+// beforeFile is a copy of the certificate that is in use before a step.
+const beforeFile = "before.pem"
+
+// certificateReplaced leaves a certificate that replaced another.
+func certificateReplaced(s *shelf) {
+	oneOldOneCurrent(s)
+	if err := steps()["import"].do(s.t.Context(), s); err != nil {
+		s.t.Fatal(err)
+	}
+	text, err := os.ReadFile(s.current("app").CertFile)
+	if err == nil {
+		err = os.WriteFile(s.file(beforeFile), text, 0o600)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// keeps says whether the certificate from before a step is in some file of the key in use.
+func (s *shelf) keeps(e signer.Entry) bool {
+	s.t.Helper()
+	before, err := os.ReadFile(s.file(beforeFile))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	files, err := filepath.Glob(e.CertFile + "*")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return slices.ContainsFunc(files, func(path string) bool {
+		text, err := os.ReadFile(path)
+		return err == nil && bytes.Equal(text, before)
+	})
+}
+
 func rotationBegun(s *shelf) {
 	oneOldOneCurrent(s)
 	s.certify(s.begin("app", ecOptions()))
@@ -55,11 +91,12 @@ func steps() map[string]step {
 			_, err := s.Create(ctx, s.on, "app", ecOptions())
 			return err
 		}, signer.ErrKeyExists},
-		"import": {oneOldOneCurrent, func(ctx context.Context, s *shelf) error {
+		"import": {certificateReplaced, func(ctx context.Context, s *shelf) error {
 			e := s.current("app")
 			k := s.open(e)
 			defer k.Close()
-			return s.Import(ctx, e, k, []*x509.Certificate{selfSigned(s.t, k)})
+			_, err := s.Import(ctx, e, k, []*x509.Certificate{selfSigned(s.t, k)}, true)
+			return err
 		}, nil},
 		"begin": {oneOldOneCurrent, func(ctx context.Context, s *shelf) error {
 			_, err := s.BeginRotation(ctx, s.on, "app", ecOptions())
@@ -123,6 +160,9 @@ func survived(t *testing.T, s *shelf, name string) {
 		s.works(next)
 	} else if !errors.Is(err, signer.ErrNoKey) {
 		t.Error(err)
+	}
+	if name == "import" && !s.keeps(e) {
+		t.Errorf("the certificate from before is lost: %v", s.files("app"))
 	}
 	st := steps()[name]
 	if err := st.do(t.Context(), s); err != nil && !(st.done != nil && errors.Is(err, st.done)) {

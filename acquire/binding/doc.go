@@ -40,7 +40,9 @@
 //     is written down before it tries to get another one; a kill before that costs one
 //     more rejection.
 //   - A torn or foreign state file is moved aside and costs one issuance, never
-//     the agent.
+//     the agent. One that cannot be read is neither moved nor written: it may hold a good
+//     certificate, or the note of a rejection. It is read again each minute, and what
+//     happened meanwhile is written then.
 //   - Strength is a fact of issuance: Attested is set only when an attestation
 //     token was part of the request that IMDS answered.
 //
@@ -51,7 +53,9 @@
 // with the first 32 hexadecimal digits of SHA-256 over the resource id in lower case.
 // It says whom it belongs to, which certificate Entra rejected last, and holds no
 // secret: a certificate is worthless without the TPM. It is replaced in one step; a
-// disk that takes nothing costs an issuance at the next start, and nothing now.
+// disk that takes nothing costs an issuance at the next start, if that comes before the
+// disk takes something again, and nothing now. What a rotation of the key obtained
+// beforehand is taken over by [TakeOver].
 //
 // # Sources
 //

@@ -87,12 +87,3 @@ func (m *Manager) record(s *slot, c *Certificate) record {
 		Rejected:     s.rejected,
 	}
 }
-
-// save keeps the certificate for the next start. Failing to (a full disk, say)
-// costs an issuance then, and nothing now.
-func (m *Manager) save(s *slot, c *Certificate) {
-	if err := m.store.save(s.name, m.record(s, c)); err != nil {
-		m.cfg.Logger.Warn("binding certificate could not be stored; the next start will have to obtain a new one",
-			"selector", s.name.String(), "error", err)
-	}
-}

@@ -86,7 +86,7 @@ func New(cfg Config) *Manager {
 	}
 	return &Manager{
 		cfg:   cfg,
-		store: store{dir: cfg.StateDir, logger: cfg.Logger},
+		store: store{dir: cfg.StateDir},
 		slots: map[name]*slot{},
 		wake:  func() {},
 	}

@@ -1,8 +1,10 @@
 package binding_test
 
 import (
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,6 +131,7 @@ func TestIssuedCertificateIsCheckedBeforeItIsBelieved(t *testing.T) {
 		spoil      func(*world)
 	}{
 		{"another key", "another key", func(w *world) { w.public = &other.PublicKey }},
+		{"a key that takes long", "8192 bits", func(w *world) { w.public = &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(3), 8192), E: 65537} }},
 		{"another subject", "subject", func(w *world) { w.edit = func(c *x509.Certificate) { c.Subject.CommonName = "other" } }},
 		{"no clientAuth", "clientAuth", func(w *world) { w.edit = func(c *x509.Certificate) { c.ExtKeyUsage = nil } }},
 		{"no digitalSignature", "digitalSignature", func(w *world) { w.edit = func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment } }},
@@ -192,7 +195,7 @@ func TestFullDiskCostsNothingNow(t *testing.T) {
 		t.Errorf("got %d issuances, want 1: the certificate in memory serves", w.issued)
 	}
 	w.replace(t, m, m.Current(system))
-	if !strings.Contains(w.log.String(), "stays in its state file") {
-		t.Errorf("the log does not mention that the rejection is not on disk:\n%s", w.log.String())
+	if !strings.Contains(w.log.String(), "Entra rejected the binding certificate") {
+		t.Errorf("the log does not mention the rejection:\n%s", w.log.String())
 	}
 }

@@ -53,10 +53,10 @@ const resourceDigits = 32
 func (n name) file() string {
 	switch n.kind {
 	case "system":
-		return "binding-system.json"
+		return filePrefix + "system" + fileSuffix
 	case "resource": // too long, and full of slashes
 		sum := sha256.Sum256([]byte(n.id))
-		return "binding-resource-" + hex.EncodeToString(sum[:])[:resourceDigits] + ".json"
+		return filePrefix + "resource-" + hex.EncodeToString(sum[:])[:resourceDigits] + fileSuffix
 	}
-	return "binding-" + n.kind + "-" + n.id + ".json"
+	return filePrefix + n.kind + "-" + n.id + fileSuffix
 }

@@ -40,9 +40,10 @@ func (m *Manager) rest(ctx context.Context) (*slot, error) {
 	if wait <= 0 {
 		return s, nil
 	}
-	if err := m.cfg.Wait(piece, wait); piece.Err() == nil {
+	if err := m.cfg.Wait(piece, wait); err != nil && piece.Err() == nil {
 		return nil, err
 	}
+	m.settleLate()
 	return nil, nil
 }
 

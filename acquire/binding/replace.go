@@ -2,7 +2,6 @@ package binding
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -112,38 +111,6 @@ func (m *Manager) note(ctx context.Context, s *slot) error {
 	defer s.unlock()
 	m.settle(s)
 	return nil
-}
-
-// mark writes into the state file that its certificate is rejected. If that does
-// not work, the file is removed: a disk that takes nothing lets go of something.
-func (m *Manager) mark(s *slot) {
-	c := m.unmarked(s)
-	if c == nil {
-		return
-	}
-	m.cfg.Logger.Warn("Entra rejected the binding certificate; it is replaced", "selector", s.name.String(), "thumbprint", c.Thumbprint())
-	if err := m.store.save(s.name, m.record(s, c)); err != nil {
-		if rerr := m.store.remove(s.name); rerr != nil {
-			m.cfg.Logger.Warn("the rejected binding certificate stays in its state file; remove it",
-				"selector", s.name.String(), "file", m.store.path(s.name), "error", errors.Join(err, rerr))
-		}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s.pending != nil {
-		s.pending.certificate = nil
-	}
-}
-
-// unmarked returns the rejected certificate that the state file does not know to
-// be rejected.
-func (m *Manager) unmarked(s *slot) *Certificate {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s.pending == nil {
-		return nil
-	}
-	return s.pending.certificate
 }
 
 // obtain gets a certificate for a slot that has none, with its work held. If that

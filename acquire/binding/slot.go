@@ -1,7 +1,6 @@
 package binding
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -19,7 +18,9 @@ type slot struct {
 	// work serialises issuance and the state file. The one-element channel is a lock:
 	// waiting for it honours a context.
 	work   chan struct{}
-	loaded bool               // the state file was read; guarded by work
+	loaded bool               // it is known what the state file says: only then is it written; guarded by work
+	behind bool               // the state file could not be read or written, which is to be tried again; guarded by work
+	stored string             // x5t#S256 of the certificate in the state file, if known; guarded by work
 	pauses breaker            // between replacements; guarded by work
 	doubts breaker            // between replacements of certificates in doubt, which anybody on the way can cause; guarded by work
 	asking singleflight.Group // of IMDS, for its metadata
@@ -38,6 +39,7 @@ type slot struct {
 // rejection says that a certificate has to be replaced.
 type rejection struct {
 	certificate *Certificate // nil once the state file says it
+	announced   bool         // in the log
 	attestation bool         // the attestation token is the suspect
 }
 
@@ -114,47 +116,4 @@ func (m *Manager) put(s *slot, c *Certificate) error {
 	}
 	m.wake()
 	return nil
-}
-
-// settle makes memory and state file agree, with work held: the file is read
-// once, and a rejection is written into it.
-func (m *Manager) settle(s *slot) {
-	if !s.loaded {
-		s.loaded = true
-		m.restore(s)
-	}
-	m.mark(s)
-}
-
-// restore fills the slot from disk.
-func (m *Manager) restore(s *slot) {
-	r := m.store.load(s.name)
-	switch {
-	case r == nil:
-	case r.KeyName != m.cfg.KeyName:
-		m.cfg.Logger.Info("stored binding certificate is for another key; it is discarded", "selector", s.name.String())
-	case r.isRejected():
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if s.pending == nil {
-			s.rejected, s.pending = r.Rejected, &rejection{}
-		}
-	default:
-		m.restoreCertificate(s, r)
-	}
-}
-
-func (m *Manager) restoreCertificate(s *slot, r *record) {
-	c, err := m.certificate(r)
-	if err != nil {
-		m.cfg.Logger.Info("stored binding certificate is not usable; it is discarded", "selector", s.name.String(), "error", err)
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s.rejected == c.Thumbprint() { // since the start, before the file was read
-		return
-	}
-	s.current, s.pending, s.rejected = c, nil, cmp.Or(s.rejected, r.Rejected)
-	m.wake()
 }

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"log/slog"
 	"path/filepath"
 
 	"github.com/keyagent/keyagent/internal/statefile"
@@ -42,8 +40,7 @@ func (r *record) isRejected() bool {
 
 // store keeps one record per identity below dir.
 type store struct {
-	dir    string
-	logger *slog.Logger
+	dir string
 }
 
 func (s *store) path(n name) string { return filepath.Join(s.dir, n.file()) }
@@ -59,27 +56,27 @@ func (s *store) save(n name, r record) error {
 
 func (s *store) remove(n name) error { return statefile.Remove(s.path(n)) }
 
-// load returns the stored record of an identity, or nil. A file that cannot be
-// understood is moved aside: the price is one issuance.
-func (s *store) load(n name) *record {
-	path := s.path(n)
-	data, err := statefile.Read(path, maxRecordBytes)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		var r *record
-		if r, err = decodeRecord(data, n.String()); err == nil {
-			return r
-		}
-	}
-	moved, qerr := statefile.Quarantine(path)
-	s.logger.Warn("binding certificate's state file is unusable; a new certificate will be issued",
-		"selector", n.String(), "file", path, "moved_to", moved, "error", err, "move_error", qerr)
-	return nil
+// load returns the stored record of an identity. The errors are those of [statefile.Load]: after all but the two that say that
+// the path is free, the file may hold a good record, and nothing may be written in its place.
+func (s *store) load(n name) (*record, error) {
+	var r *record
+	err := statefile.Load(s.path(n), maxRecordBytes, func(data []byte) (err error) {
+		r, err = decodeRecord(data, n.String())
+		return err
+	})
+	return r, err
 }
 
+// decodeRecord reads the record of an identity.
 func decodeRecord(data []byte, selector string) (*record, error) {
+	r, err := decodeAnyRecord(data)
+	if err == nil && r.Selector != selector {
+		return nil, fmt.Errorf("it is about selector %q, not %q", r.Selector, selector)
+	}
+	return r, err
+}
+
+func decodeAnyRecord(data []byte) (*record, error) {
 	var r record
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
@@ -89,8 +86,8 @@ func decodeRecord(data []byte, selector string) (*record, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("more than one JSON value")
 	}
-	if r.Version != recordVersion || r.Selector != selector {
-		return nil, fmt.Errorf("version %d for selector %q, expected version %d for %q", r.Version, r.Selector, recordVersion, selector)
+	if r.Version != recordVersion {
+		return nil, fmt.Errorf("version %d, expected %d", r.Version, recordVersion)
 	}
 	return &r, nil
 }

@@ -358,6 +358,8 @@ func (a *azure) advance(d time.Duration) {
 }
 
 // Replaced compares with the key's certificate now.
+func (a *azure) Accepted(string, *x509.Certificate) {}
+
 func (a *azure) Replaced(name, thumbprint string) bool {
 	key, err := a.ApplicationKey(a.t.Context(), name)
 	return err != nil || acquire.Thumbprint(key.Chain[0]) != thumbprint

@@ -4,10 +4,8 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -29,55 +27,61 @@ type TokenResponse struct {
 	Confirmation string
 }
 
-// seconds accepts a JSON number or a decimal string, as Entra's answers have
-// carried both.
-type seconds time.Duration
-
 // maxLifetime is far above what Entra issues and far below what overflows.
 const maxLifetime = 7 * 24 * time.Hour
 
-func (s *seconds) UnmarshalJSON(b []byte) error {
-	n, err := strconv.ParseInt(strings.Trim(string(b), `"`), 10, 64)
-	if err != nil || n < 0 || n > int64(maxLifetime/time.Second) {
-		return errors.New("not a number of seconds")
+// parseToken takes the token, its type and its expiry. Nothing else is needed.
+func parseToken(body []byte, r Request) (*TokenResponse, error) {
+	answer, err := readToken(body, r)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
 	}
-	*s = seconds(time.Duration(n) * time.Second)
-	return nil
+	return answer, nil
 }
 
-func parseToken(body []byte, r Request) (*TokenResponse, error) {
-	var wire struct {
-		TokenType    string  `json:"token_type"`
-		AccessToken  string  `json:"access_token"`
-		ExpiresIn    seconds `json:"expires_in"`
-		ExtExpiresIn seconds `json:"ext_expires_in"`
-		RefreshIn    seconds `json:"refresh_in"`
+func readToken(body []byte, r Request) (*TokenResponse, error) {
+	answer, err := upstream.ParseMembers(body)
+	if err != nil {
+		return nil, err
+	}
+	token, err := answer.Text("access_token")
+	if err != nil {
+		return nil, err
+	}
+	kind, err := answer.Text("token_type")
+	if err != nil {
+		return nil, err
 	}
 	want := tokenTypeAnswered(r.TokenType)
-	switch err := json.Unmarshal(body, &wire); {
-	case err != nil:
-		return nil, fmt.Errorf("%w: not the JSON expected", ErrBadAnswer)
-	case wire.AccessToken == "":
-		return nil, fmt.Errorf("%w: no access_token", ErrBadAnswer)
-	case !strings.EqualFold(wire.TokenType, want):
-		return nil, fmt.Errorf("%w: token_type %q where %q was asked for", ErrBadAnswer, upstream.Text(wire.TokenType), want)
-	case wire.ExpiresIn == 0:
-		return nil, fmt.Errorf("%w: no expires_in", ErrBadAnswer)
+	if !strings.EqualFold(kind, want) {
+		return nil, fmt.Errorf("token_type %q where %q was asked for", upstream.Text(kind), want)
 	}
-	thumbprint, err := confirmation(wire.AccessToken)
+	expires, err := seconds(answer, "expires_in")
+	if err != nil {
+		return nil, err
+	}
+	thumbprint, err := confirmation(token)
 	if want == TokenTypePoP {
 		if err := checkBinding(thumbprint, err, r.Thumbprint); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
+			return nil, err
 		}
 	}
-	return &TokenResponse{
-		AccessToken:  secret.New(wire.AccessToken),
-		TokenType:    want,
-		ExpiresIn:    time.Duration(wire.ExpiresIn),
-		ExtExpiresIn: time.Duration(wire.ExtExpiresIn),
-		RefreshIn:    time.Duration(wire.RefreshIn),
-		Confirmation: thumbprint,
-	}, nil
+	t := &TokenResponse{AccessToken: secret.New(token), TokenType: want, ExpiresIn: expires, Confirmation: thumbprint}
+	t.ExtExpiresIn, _ = seconds(answer, "ext_expires_in") // each may be missing
+	t.RefreshIn, _ = seconds(answer, "refresh_in")
+	return t, nil
+}
+
+// seconds returns a duration that is not 0.
+func seconds(answer upstream.Members, name string) (time.Duration, error) {
+	n, err := answer.Number(name)
+	if err != nil {
+		return 0, err
+	}
+	if n <= 0 || n > int64(maxLifetime/time.Second) {
+		return 0, fmt.Errorf("%s is %d seconds, want 1 to %d", name, n, int64(maxLifetime/time.Second))
+	}
+	return time.Duration(n) * time.Second, nil
 }
 
 func tokenTypeAnswered(asked string) string {

@@ -81,24 +81,32 @@ func (e *Error) Hint() string {
 
 func newError(resp *http.Response, body []byte, now time.Time) *Error {
 	e := &Error{Status: resp.StatusCode, RetryAfter: upstream.RetryAfter(resp.Header.Get("Retry-After"), now)}
-	var wire struct {
-		Error         string `json:"error"`
-		Suberror      string `json:"suberror"`
-		Description   string `json:"error_description"`
-		Codes         []int  `json:"error_codes"`
-		TraceID       string `json:"trace_id"`
-		CorrelationID string `json:"correlation_id"`
-		Claims        string `json:"claims"`
-	}
-	if json.Unmarshal(body, &wire) != nil {
+	members, err := upstream.ParseMembers(body)
+	if err != nil {
 		return e // a body that is not JSON says nothing that we would repeat
 	}
-	e.Code, e.Suberror = upstream.Text(wire.Error), upstream.Text(wire.Suberror)
-	e.Description = upstream.Text(wire.Description)
-	e.Codes = slices.Clone(wire.Codes[:min(len(wire.Codes), maxCodes)]) // a clone: errors are kept, and the rest is not to be
-	e.TraceID, e.CorrelationID = upstream.Text(wire.TraceID), upstream.Text(wire.CorrelationID)
-	if len(wire.Claims) <= maxClaimsBytes {
-		e.Claims = wire.Claims
+	text := func(name string) string {
+		s, _ := members.Text(name) // each may be missing
+		return upstream.Text(s)
+	}
+	e.Code, e.Suberror, e.Description = text("error"), text("suberror"), text("error_description")
+	e.TraceID, e.CorrelationID = text("trace_id"), text("correlation_id")
+	e.Codes = errorCodes(members)
+	if claims, _ := members.Text("claims"); len(claims) <= maxClaimsBytes {
+		e.Claims = claims
 	}
 	return e
+}
+
+// errorCodes returns the AADSTS codes. What is no number among them is none.
+func errorCodes(members upstream.Members) []int {
+	list, _ := members.List("error_codes") // it may be missing
+	var codes []int
+	for _, raw := range list[:min(len(list), maxCodes)] {
+		var code int
+		if json.Unmarshal(raw, &code) == nil && string(raw) != "null" {
+			codes = append(codes, code)
+		}
+	}
+	return codes
 }

@@ -203,6 +203,50 @@ func TestTokenAnswer(t *testing.T) {
 	}
 }
 
+func TestWhatIsNotNeededInATokenAnswerSpoilsNothing(t *testing.T) {
+	alter := func(old, new string) string { return strings.Replace(good, old, new, 1) }
+	for name, body := range map[string]string{
+		"expires_in with a fraction":        alter(`"expires_in":86399`, `"expires_in":86399.5`),
+		"refresh_in empty":                  alter(`"43199"`, `""`),
+		"refresh_in as a date":              alter(`"43199"`, `"2026-11-01"`),
+		"refresh_in twice":                  alter(`"43199"`, `1,"refresh_in":2`),
+		"refresh_in negative":               alter(`"43199"`, `-1`),
+		"ext_expires_in null":               alter(`"ext_expires_in":86399`, `"ext_expires_in":null`),
+		"ext_expires_in of centuries":       alter(`"ext_expires_in":86399`, `"ext_expires_in":99999999999`),
+		"expires_on as a date":              alter(`{`, `{"expires_on":"12/01/2026 15:24:35 +00:00",`),
+		"members of any type, in any case":  alter(`{`, `{"scope":7,"foci":{"a":[1]},"Access_Token":5,"EXPIRES_IN":"x",`),
+		"a member that nobody knows, twice": alter(`{`, `{"id_token":1,"id_token":2,`),
+	} {
+		url, _ := serve(t, answer(200, body))
+		got, _, err := request(t, url)
+		if err != nil || got.AccessToken.Reveal() != "aaa.bbb.ccc" || got.ExpiresIn != 86399*time.Second {
+			t.Errorf("%s: got %+v, %v", name, got, err)
+		}
+		if err == nil && strings.HasPrefix(name, "refresh_in") && got.RefreshIn != 0 {
+			t.Errorf("%s: refreshed in %v", name, got.RefreshIn)
+		}
+	}
+}
+
+func TestOneWrongMemberOfARefusalDoesNotHideTheOthers(t *testing.T) {
+	for name, change := range map[string][2]string{
+		"a trace id that is a number":  {`"t-1"`, `7`},
+		"claims that are an object":    {`"claims":"{}"`, `"claims":{}`},
+		"a code that is a text":        {`[51000,7]`, `["x",51000,null,7,1.5]`},
+		"a description that is null":   {`"AADSTS51000: no"`, `null`},
+		"a suberror twice":             {`"suberror":"s"`, `"suberror":"s","suberror":"t"`},
+		"a timestamp that is a number": {`{`, `{"timestamp":1,"timestamp":2,`},
+	} {
+		body := `{"error":"invalid_client","suberror":"s","error_description":"AADSTS51000: no","error_codes":[51000,7],"trace_id":"t-1","claims":"{}"}`
+		url, _ := serve(t, answer(401, strings.Replace(body, change[0], change[1], 1)))
+		_, _, err := request(t, url)
+		e, ok := errors.AsType[*entra.Error](err)
+		if !ok || e.Code != "invalid_client" || !slices.Equal(e.Codes, []int{51000, 7}) {
+			t.Errorf("%s: got %+v, %v", name, e, err)
+		}
+	}
+}
+
 func TestTokenTypeIsThatWhichWasAsked(t *testing.T) {
 	for _, tc := range []struct {
 		name, asked, answered string
@@ -286,9 +330,14 @@ func TestUnusableAnswersAreNeverTokens(t *testing.T) {
 		{"no token type", strings.Replace(good, `"token_type":"Bearer",`, "", 1), "token_type"},
 		{"another token type", strings.Replace(good, "Bearer", "mtls_pop", 1), `"mtls_pop"`},
 		{"no lifetime", strings.Replace(good, `"expires_in":86399,`, "", 1), "no expires_in"},
-		{"a negative lifetime", strings.Replace(good, `"expires_in":86399`, `"expires_in":-5`, 1), "not the JSON"},
-		{"a lifetime of centuries", strings.Replace(good, `"expires_in":86399`, `"expires_in":99999999999`, 1), "not the JSON"},
+		{"a negative lifetime", strings.Replace(good, `"expires_in":86399`, `"expires_in":-5`, 1), "expires_in is -5 seconds"},
+		{"a lifetime of centuries", strings.Replace(good, `"expires_in":86399`, `"expires_in":99999999999`, 1), "expires_in is 99999999999 seconds"},
 		{"HTML", "<html>", "not the JSON"},
+		{"a lifetime that is null", strings.Replace(good, `"expires_in":86399`, `"expires_in":null`, 1), "no expires_in"},
+		{"a lifetime that is a date", strings.Replace(good, `"expires_in":86399`, `"expires_in":"2026-11-01"`, 1), "expires_in is not a number"},
+		{"a lifetime twice", strings.Replace(good, `"expires_in":86399`, `"expires_in":1,"expires_in":86399`, 1), "expires_in occurs twice"},
+		{"a token that is a number", strings.Replace(good, `"aaa.bbb.ccc"`, `5`, 1), "access_token is not a string"},
+		{"a token twice", strings.Replace(good, `"aaa.bbb.ccc"`, `"aaa.bbb.ccc","access_token":"d"`, 1), "access_token occurs twice"},
 		{"a body without end", strings.Repeat(" ", 1<<20) + good, "too large"},
 	} {
 		url, _ := serve(t, answer(200, tc.body))

@@ -3,7 +3,6 @@ package imds
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -152,18 +151,25 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	return req, nil
 }
 
-// call makes a leg's request, retries included, and decodes the 200 answer into out.
-func (c *Client) call(ctx context.Context, r request, plan schedule, out any) error {
-	return c.withRetries(ctx, plan, func() error {
+// call makes a leg's request, retries included, and returns the members of the 200 answer.
+func (c *Client) call(ctx context.Context, r request, plan schedule) (upstream.Members, error) {
+	var members upstream.Members
+	err := c.withRetries(ctx, plan, func() error {
 		answer, err := c.attempt(ctx, r)
 		if err != nil {
 			return err
 		}
-		if err := json.Unmarshal(answer, out); err != nil {
-			return fmt.Errorf("IMDS %s: %w: not the JSON expected", r.leg, ErrBadAnswer)
+		if members, err = upstream.ParseMembers(answer); err != nil {
+			return badAnswer(r.leg, err)
 		}
 		return nil
 	})
+	return members, err
+}
+
+// badAnswer says what is wrong with an answer of IMDS.
+func badAnswer(leg string, err error) error {
+	return fmt.Errorf("IMDS %s: %w: %w", leg, ErrBadAnswer, err)
 }
 
 // attempt makes one request and returns the body of its 200 answer.

@@ -43,61 +43,55 @@ func (c *Client) IssueCredential(ctx context.Context, sel Selector, req Credenti
 		return nil, fmt.Errorf("encoding request for IMDS %s: %w", legCredential, err)
 	}
 	r := v2Request(legCredential, sel, payload)
-	var wire credentialAnswer
+	call := c.callV2
 	if req.BypassCache {
-		err = c.callBypassing(ctx, r, &wire)
-	} else {
-		err = c.callV2(ctx, r, &wire)
+		call = c.callBypassing
 	}
+	answer, err := call(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	return c.credential(wire)
+	cred, err := c.credential(answer)
+	if err != nil {
+		return nil, badAnswer(legCredential, err)
+	}
+	return cred, nil
 }
 
 // callBypassing asks past IMDS' own cache. Whether every host knows the parameter is
 // not documented, so a host that refuses the request gets it once more without.
-func (c *Client) callBypassing(ctx context.Context, r request, out any) error {
+func (c *Client) callBypassing(ctx context.Context, r request) (upstream.Members, error) {
 	bypassing := r
 	bypassing.query = maps.Clone(r.query)
 	bypassing.query.Set("bypass_cache", "true")
-	err := c.callV2(ctx, bypassing, out)
+	answer, err := c.callV2(ctx, bypassing)
 	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusBadRequest {
-		return c.callV2(ctx, r, out)
+		return c.callV2(ctx, r)
 	}
-	return err
+	return answer, err
 }
 
-// credentialAnswer is the wire form of leg 2's answer.
-type credentialAnswer struct {
-	ClientID     string `json:"client_id"`
-	TenantID     string `json:"tenant_id"`
-	Certificate  string `json:"certificate"`
-	IdentityType string `json:"identity_type"`
-	MTLSEndpoint string `json:"mtls_authentication_endpoint"`
-}
-
-func (c *Client) credential(wire credentialAnswer) (*Credential, error) {
-	const leg = legCredential
-	if err := checkGUIDs(wire.ClientID, wire.TenantID); err != nil {
-		return nil, fmt.Errorf("IMDS %s: %w: %w", leg, ErrBadAnswer, err)
+func (c *Client) credential(answer upstream.Members) (*Credential, error) {
+	cred := &Credential{}
+	var err error
+	if cred.ClientID, err = guid(answer, "client_id"); err != nil {
+		return nil, err
 	}
-	certificate, err := base64.StdEncoding.Strict().DecodeString(wire.Certificate)
-	if err != nil || len(certificate) == 0 {
-		return nil, fmt.Errorf("IMDS %s: %w: certificate is not base64", leg, ErrBadAnswer)
+	if cred.TenantID, err = guid(answer, "tenant_id"); err != nil {
+		return nil, err
 	}
-	if wire.IdentityType == "" {
-		return nil, fmt.Errorf("IMDS %s: %w: no identity_type", leg, ErrBadAnswer)
-	}
-	endpoint, err := c.mtlsHosts.Check(wire.MTLSEndpoint)
+	encoded, err := answer.Text("certificate")
 	if err != nil {
-		return nil, fmt.Errorf("IMDS %s: %w: mtls_authentication_endpoint: %w", leg, ErrBadAnswer, err)
+		return nil, err
 	}
-	return &Credential{
-		ClientID:     wire.ClientID,
-		TenantID:     wire.TenantID,
-		Certificate:  certificate,
-		IdentityType: upstream.Text(wire.IdentityType),
-		MTLSEndpoint: endpoint,
-	}, nil
+	if cred.Certificate, err = base64.StdEncoding.Strict().DecodeString(encoded); err != nil {
+		return nil, errors.New("certificate is not base64")
+	}
+	kind, err := answer.Text("identity_type")
+	if err != nil {
+		return nil, err
+	}
+	cred.IdentityType = upstream.Text(kind)
+	cred.MTLSEndpoint, err = endpoint(answer, "mtls_authentication_endpoint", c.mtlsHosts)
+	return cred, err
 }

@@ -2,7 +2,7 @@ package imds
 
 import (
 	"bytes"
-	"encoding/json"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -95,20 +95,15 @@ func newError(leg string, a answer) error {
 		return &strangerError{leg: leg, status: a.status, server: upstream.Text(a.server)}
 	}
 	e := &Error{Leg: leg, Status: a.status}
-	var wire struct {
-		Error            string `json:"error"`
-		ErrorDescription string `json:"error_description"`
-		Message          string `json:"message"`
-		CorrelationID    string `json:"correlationId"`
-	}
-	if json.Unmarshal(a.body, &wire) != nil {
+	members, err := upstream.ParseMembers(a.body)
+	if err != nil {
 		return e // a body that is not JSON says nothing that we would repeat
 	}
-	e.Code = upstream.Text(wire.Error)
-	e.Description = upstream.Text(wire.ErrorDescription)
-	if e.Description == "" {
-		e.Description = upstream.Text(wire.Message)
+	text := func(name string) string {
+		s, _ := members.Text(name) // each may be missing
+		return upstream.Text(s)
 	}
-	e.CorrelationID = upstream.Text(wire.CorrelationID)
+	e.Code, e.CorrelationID = text("error"), text("correlationId")
+	e.Description = cmp.Or(text("error_description"), text("message"))
 	return e
 }

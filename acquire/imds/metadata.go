@@ -30,36 +30,49 @@ type PlatformMetadata struct {
 // PlatformMetadata asks for leg 1. It blocks for as long as the retry schedule
 // takes; see the package comment.
 func (c *Client) PlatformMetadata(ctx context.Context, sel Selector) (*PlatformMetadata, error) {
-	const leg = legMetadata
-	var wire struct {
-		ClientID            string          `json:"clientId"`
-		TenantID            string          `json:"tenantId"`
-		CuID                json.RawMessage `json:"cuId"`
-		AttestationEndpoint string          `json:"attestationEndpoint"`
-	}
-	if err := c.callV2(ctx, v2Request(leg, sel, nil), &wire); err != nil {
+	answer, err := c.callV2(ctx, v2Request(legMetadata, sel, nil))
+	if err != nil {
 		return nil, err
 	}
-	unit, err := compactComputeUnit(wire.CuID)
-	if err == nil {
-		err = checkGUIDs(wire.ClientID, wire.TenantID)
-	}
-	if err == nil {
-		err = checkAsked(sel, wire.ClientID)
-	}
+	meta, err := c.metadata(answer, sel)
 	if err != nil {
-		return nil, fmt.Errorf("IMDS %s: %w: %w", leg, ErrBadAnswer, err)
+		return nil, badAnswer(legMetadata, err)
 	}
-	endpoint, err := c.attestationHosts.Check(wire.AttestationEndpoint)
+	return meta, nil
+}
+
+func (c *Client) metadata(answer upstream.Members, sel Selector) (*PlatformMetadata, error) {
+	meta := &PlatformMetadata{}
+	unit, err := answer.Raw("cuId")
+	if err == nil {
+		meta.ComputeUnitID, err = compactComputeUnit(unit)
+	}
+	if err == nil {
+		meta.ClientID, err = guid(answer, "clientId")
+	}
+	if err == nil {
+		meta.TenantID, err = guid(answer, "tenantId")
+	}
+	if err == nil {
+		err = checkAsked(sel, meta.ClientID)
+	}
+	if err == nil {
+		meta.AttestationEndpoint, err = endpoint(answer, "attestationEndpoint", c.attestationHosts)
+	}
+	return meta, err
+}
+
+// endpoint returns a member that is the URL of a trusted host.
+func endpoint(answer upstream.Members, name string, trusted HostList) (string, error) {
+	text, err := answer.Text(name)
 	if err != nil {
-		return nil, fmt.Errorf("IMDS %s: %w: attestationEndpoint: %w", leg, ErrBadAnswer, err)
+		return "", err
 	}
-	return &PlatformMetadata{
-		ClientID:            wire.ClientID,
-		TenantID:            wire.TenantID,
-		ComputeUnitID:       unit,
-		AttestationEndpoint: endpoint,
-	}, nil
+	checked, err := trusted.Check(text)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	return checked, nil
 }
 
 // checkAsked refuses an answer about another identity than the one that was asked
@@ -73,13 +86,19 @@ func checkAsked(sel Selector, clientID string) error {
 	return nil
 }
 
-// checkGUIDs wants both ids in the 36-character form: they end up in a
+// guid returns a member that is an id in the 36-character form: it ends up in a
 // certificate subject and in a URL path.
-func checkGUIDs(clientID, tenantID string) error {
-	for name, id := range map[string]string{"client id": clientID, "tenant id": tenantID} {
-		if len(id) != 36 || uuid.Validate(id) != nil {
-			return fmt.Errorf("%s %q is not a GUID", name, upstream.Text(id))
-		}
+func guid(answer upstream.Members, name string) (string, error) {
+	id, err := answer.Text(name)
+	if err != nil {
+		return "", err
+	}
+	return id, checkGUID(name, id)
+}
+
+func checkGUID(name, id string) error {
+	if len(id) != 36 || uuid.Validate(id) != nil {
+		return fmt.Errorf("%s %q is not a GUID", name, upstream.Text(id))
 	}
 	return nil
 }

@@ -45,15 +45,17 @@ func (c *Client) Region(ctx context.Context) (string, error) {
 var regionForm = regexp.MustCompile(`^[a-z][a-z0-9]{0,62}$`)
 
 func (c *Client) location(ctx context.Context, version string) (string, error) {
-	var wire struct {
-		Location string `json:"location"`
-	}
-	if err := c.call(ctx, computeRequest(url.Values{"api-version": {version}}), regionPauses, &wire); err != nil {
+	answer, err := c.call(ctx, computeRequest(url.Values{"api-version": {version}}), regionPauses)
+	if err != nil {
 		return "", err
 	}
-	region := strings.ToLower(wire.Location)
+	location, err := answer.Text("location")
+	if err != nil {
+		return "", badAnswer(legCompute, err)
+	}
+	region := strings.ToLower(location)
 	if !regionForm.MatchString(region) {
-		return "", fmt.Errorf("IMDS %s: %w: location %q is not a region's name", legCompute, ErrBadAnswer, upstream.Text(wire.Location))
+		return "", badAnswer(legCompute, fmt.Errorf("location %q is not a region's name", upstream.Text(location)))
 	}
 	return region, nil
 }
@@ -67,13 +69,20 @@ func (c *Client) newestVersion(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var wire struct {
-		Newest []string `json:"newest-versions"`
+	errNone := badAnswer(legCompute, errors.New("no version of its own (newest-versions) in answer to an unknown one"))
+	members, err := upstream.ParseMembers(answer.body)
+	if err != nil {
+		return "", errNone
 	}
-	if json.Unmarshal(answer.body, &wire) != nil || len(wire.Newest) == 0 || !versionForm.MatchString(wire.Newest[0]) {
-		return "", fmt.Errorf("IMDS %s: %w: no version of its own in answer to an unknown one", legCompute, ErrBadAnswer)
+	versions, err := members.List("newest-versions")
+	if err != nil || len(versions) == 0 {
+		return "", errNone
 	}
-	return wire.Newest[0], nil
+	var newest string
+	if json.Unmarshal(versions[0], &newest) != nil || !versionForm.MatchString(newest) {
+		return "", errNone
+	}
+	return newest, nil
 }
 
 func computeRequest(query url.Values) request {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
+
+	"github.com/keyagent/keyagent/internal/upstream"
 )
 
 // Legs of MSI v2.
@@ -26,9 +28,9 @@ func v2Request(leg string, sel Selector, payload []byte) request {
 }
 
 // callV2 is call for a leg of MSI v2.
-func (c *Client) callV2(ctx context.Context, r request, out any) error {
+func (c *Client) callV2(ctx context.Context, r request) (upstream.Members, error) {
 	if c.disableV2 {
-		return fmt.Errorf("IMDS %s: %w: it is switched off here by MSAL_MI_DISABLE_IMDS_V2", r.leg, ErrNotSupported)
+		return nil, fmt.Errorf("IMDS %s: %w: it is switched off here by MSAL_MI_DISABLE_IMDS_V2", r.leg, ErrNotSupported)
 	}
-	return c.call(ctx, r, pauses, out)
+	return c.call(ctx, r, pauses)
 }

@@ -11,8 +11,8 @@ import (
 
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/hcl"
-	"github.com/keyagent/keyagent/attest/internal/strictjson"
 	"github.com/keyagent/keyagent/attest/tee"
+	"github.com/keyagent/keyagent/internal/certs"
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
@@ -97,23 +97,31 @@ func (t thim) certificates(ctx context.Context) ([][]byte, error) {
 
 // parseTHIM reads the answer: two PEM texts in JSON.
 func parseTHIM(body []byte) ([][]byte, error) {
-	var answer struct {
-		VCEK  string `json:"vcekCert"`
-		Chain string `json:"certificateChain"`
-	}
-	if err := strictjson.UnmarshalOpen(body, &answer); err != nil {
+	answer, err := upstream.ParseMembers(body)
+	if err != nil {
 		return nil, fmt.Errorf("unusable answer: %w", err)
 	}
-	certs, err := attest.ParseCertificates([]byte(answer.VCEK + "\n" + answer.Chain))
+	vcek, err := answer.Text("vcekCert")
+	if err != nil {
+		return nil, fmt.Errorf("unusable answer: %w", err)
+	}
+	chain, err := answer.Text("certificateChain")
+	if _, missing := errors.AsType[*upstream.MissingError](err); err != nil && !missing { // verifiers have it
+		return nil, fmt.Errorf("unusable answer: %w", err)
+	}
+	found, err := attest.ParseCertificates([]byte(vcek + "\n" + chain))
 	if err != nil {
 		return nil, fmt.Errorf("unusable answer: %w", err)
 	}
 	const fewest, most = 1, 6
-	if len(certs) < fewest || len(certs) > most {
-		return nil, fmt.Errorf("unusable answer: %d certificates", len(certs))
+	if len(found) < fewest || len(found) > most {
+		return nil, fmt.Errorf("unusable answer: %d certificates", len(found))
 	}
 	var der [][]byte
-	for _, cert := range certs {
+	for _, cert := range found {
+		if err := certs.CheckKey(cert.PublicKey); err != nil {
+			return nil, fmt.Errorf("unusable answer: certificate of %.60q: %w", cert.Subject.CommonName, err)
+		}
 		der = append(der, cert.Raw)
 	}
 	return der, nil

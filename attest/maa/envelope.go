@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/keyagent/keyagent/attest/internal/strictjson"
+	"github.com/keyagent/keyagent/internal/upstream"
 )
 
 // additionalData is what the envelope's AES-GCM authenticates besides the ciphertext.
@@ -33,21 +34,23 @@ type encryptionParams struct {
 
 // parseEnvelope reads the body of an answer. The parameters must be exactly those that the service uses; there is nothing to negotiate.
 func parseEnvelope(body []byte) (*envelope, error) {
-	var answer struct {
-		Token string `json:"token"`
-	}
-	if err := strictjson.UnmarshalOpen(body, &answer); err != nil {
+	answer, err := upstream.ParseMembers(body)
+	if err != nil {
 		return nil, fmt.Errorf("unusable answer: %w", err)
 	}
-	if strings.ContainsAny(answer.Token, "\r\n") {
+	token, err := answer.Text("token")
+	if err != nil {
+		return nil, fmt.Errorf("unusable answer: %w", err)
+	}
+	if strings.ContainsAny(token, "\r\n") {
 		return nil, errors.New("unusable answer: line break in the token")
 	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimRight(answer.Token, "="))
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(strings.TrimRight(token, "="))
 	if err != nil {
 		return nil, errors.New("unusable answer: token is not base64url")
 	}
 	var e envelope
-	if err := strictjson.UnmarshalOpen(raw, &e); err != nil {
+	if err := strictjson.UnmarshalAnswer(raw, &e); err != nil {
 		return nil, fmt.Errorf("unusable answer: envelope: %w", err)
 	}
 	if err := e.check(); err != nil {

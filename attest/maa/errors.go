@@ -1,7 +1,6 @@
 package maa
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -61,15 +60,14 @@ func (e *Error) RefusesEvidence() bool { return e.Status == http.StatusBadReques
 
 // refusal reads the service's error body: {"error":{"code","message"}}. A body of another form says nothing that we would repeat.
 func refusal(endpoint string, rsp *http.Response, body []byte, now time.Time) *Error {
-	var wire struct {
-		Error struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"error"`
-	}
 	e := &Error{Endpoint: endpoint, Status: rsp.StatusCode, RetryAfter: upstream.RetryAfter(rsp.Header.Get("Retry-After"), now)}
-	if json.Unmarshal(body, &wire) == nil {
-		e.Code, e.Message = upstream.Text(wire.Error.Code), upstream.Text(wire.Error.Message)
+	members, err := upstream.ParseMembers(body)
+	if err != nil {
+		return e
 	}
+	said, _ := members.Object("error") // each may be missing
+	code, _ := said.Text("code")
+	message, _ := said.Text("message")
+	e.Code, e.Message = upstream.Text(code), upstream.Text(message)
 	return e
 }

@@ -3,37 +3,18 @@ package maa
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/hcl"
-	"github.com/keyagent/keyagent/attest/internal/strictjson"
+	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-// claims are the few members of the token that are looked at. The service sorts members and adds new ones: values are compared, never
-// hashes, and unknown members are ignored.
-type claims struct {
-	Expires int64 `json:"exp"`
-	Runtime struct {
-		ClientPayload struct {
-			Nonce string `json:"nonce"`
-		} `json:"client-payload"`
-	} `json:"x-ms-runtime"`
-	Isolation struct {
-		Runtime struct {
-			Keys []jwk `json:"keys"`
-		} `json:"x-ms-runtime"`
-	} `json:"x-ms-isolation-tee"`
-}
-
-type jwk struct {
-	KeyID   string `json:"kid"`
-	Modulus string `json:"n"`
-}
-
-// check looks into a token without judging it: it must be of the form of a JWT, say when it expires, and answer r.
+// checkToken looks into a token without judging it: it must be of the form of a JWT, say when it expires, and answer r.
 func checkToken(jwt string, r Request) (expires time.Time, err error) {
 	parts := strings.Split(jwt, ".")
 	if len(parts) != 3 {
@@ -43,40 +24,84 @@ func checkToken(jwt string, r Request) (expires time.Time, err error) {
 	if err != nil {
 		return expires, fmt.Errorf("%w: its claims are not base64url", ErrWrongToken)
 	}
-	var c claims
-	if err := strictjson.UnmarshalOpen(payload, &c); err != nil {
+	c, err := upstream.ParseMembers(payload)
+	if err != nil {
 		return expires, fmt.Errorf("%w: its claims: %w", ErrWrongToken, err)
 	}
-	if c.Expires <= 0 {
-		return expires, fmt.Errorf("%w: it does not say when it expires", ErrWrongToken)
+	seconds, err := c.Number("exp")
+	if err == nil && seconds <= 0 {
+		err = errors.New("exp is not a time")
 	}
-	if err := c.answers(r); err != nil {
-		return expires, err
-	}
-	return time.Unix(c.Expires, 0), nil
-}
-
-func (c *claims) answers(r Request) error {
-	nonce, err := base64.StdEncoding.Strict().DecodeString(c.Runtime.ClientPayload.Nonce)
-	if err != nil || !bytes.Equal(nonce, r.Challenge.Nonce) {
-		return fmt.Errorf("%w: it repeats another nonce", ErrWrongToken)
+	if err != nil {
+		return expires, fmt.Errorf("%w: it does not say when it expires: %w", ErrWrongToken, err)
 	}
 	modulus, err := akModulus(r.Evidence)
 	if err != nil {
+		return expires, err
+	}
+	if err := answers(c, r.Challenge.Nonce, modulus); err != nil {
+		return expires, fmt.Errorf("%w: %w", ErrWrongToken, err)
+	}
+	return time.Unix(seconds, 0), nil
+}
+
+// answers compares the few claims that say which question the token answers. The service sorts claims and adds new ones: values are
+// compared, never hashes.
+func answers(c upstream.Members, nonce []byte, akModulus string) error {
+	said, err := inside(c, "x-ms-runtime", "client-payload")
+	if err != nil {
 		return err
 	}
+	encoded, err := said.Text("nonce")
+	if err != nil {
+		return err
+	}
+	repeated, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	if err != nil || !bytes.Equal(repeated, nonce) {
+		return errors.New("it repeats another nonce")
+	}
+	about, err := inside(c, "x-ms-isolation-tee", "x-ms-runtime")
+	if err != nil {
+		return err
+	}
+	keys, err := about.List("keys")
+	if err != nil {
+		return err
+	}
+	return checkKeys(keys, akModulus)
+}
+
+// inside returns an object in an object.
+func inside(c upstream.Members, outer, inner string) (upstream.Members, error) {
+	o, err := c.Object(outer)
+	if err != nil {
+		return nil, err
+	}
+	i, err := o.Object(inner)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", outer, err)
+	}
+	return i, nil
+}
+
+// checkKeys wants the attestation key among the JWKs, and no other by its name.
+func checkKeys(keys []json.RawMessage, akModulus string) error {
 	named := false
-	for _, key := range c.Isolation.Runtime.Keys {
-		if key.KeyID != "HCLAkPub" {
+	for _, raw := range keys {
+		key, err := upstream.ParseMembers(raw)
+		if err != nil {
 			continue
 		}
-		if key.Modulus != modulus {
-			return fmt.Errorf("%w: it is about another attestation key", ErrWrongToken)
+		if id, _ := key.Text("kid"); id != "HCLAkPub" {
+			continue
+		}
+		if n, err := key.Text("n"); err != nil || n != akModulus {
+			return errors.New("it is about another attestation key")
 		}
 		named = true
 	}
 	if !named {
-		return fmt.Errorf("%w: it names no attestation key", ErrWrongToken)
+		return errors.New("it names no attestation key")
 	}
 	return nil
 }

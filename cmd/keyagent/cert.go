@@ -55,23 +55,28 @@ func (a *app) certShowCommand(place *placeFlags) *cobra.Command {
 }
 
 func (a *app) certImportCommand(place *placeFlags) *cobra.Command {
-	var next, asJSON bool
-	var file string
+	var req daemon.ImportOptions
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "import NAME --file FILE",
 		Short: "Put a certificate beside its key",
 		Long: `Put a certificate and its issuers, PEM or DER, the certificate first, beside the key
 that it is over. It is checked before: the public key, the validity, that it may be a
 TLS client's, and that each certificate is signed by the next. What is wrong is said
-field by field, and nothing changes then. An older certificate is replaced in one step.`,
-		Example: "  keyagent cert import app --file chain.pem\n  keyagent cert import app --next --file chain.pem",
-		Args:    cobra.ExactArgs(1),
+field by field, and nothing changes then.
+
+A certificate that works and is in use is replaced only with --replace, as by
+keyagent key self-sign: Entra may not know the new one yet. What is replaced, and whether
+the agent has obtained a token from Entra with it, is said. The last sixteen that were
+replaced are kept; --restore puts back the last one, and done again, takes that back.`,
+		Example: `  keyagent cert import app --file chain.pem
+  keyagent cert import app --next --file chain.pem
+  keyagent cert import app --file renewed.pem --replace
+  keyagent cert import app --restore`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if file == "" {
-				return usageError{errors.New("--file is needed")}
-			}
 			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
-				report, err := keys.Import(cmd.Context(), args[0], file, next)
+				report, err := keys.Import(cmd.Context(), args[0], req)
 				if err != nil {
 					return err
 				}
@@ -79,8 +84,11 @@ field by field, and nothing changes then. An older certificate is replaced in on
 			})
 		},
 	}
-	cmd.Flags().StringVar(&file, "file", "", "file with the certificate and its issuers")
-	cmd.Flags().BoolVar(&next, "next", false, "for the generation that a rotation has begun")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	flags := cmd.Flags()
+	flags.StringVar(&req.File, "file", "", "file with the certificate and its issuers")
+	flags.BoolVar(&req.Restore, "restore", false, "put back the certificate that was replaced last, in place of --file")
+	flags.BoolVar(&req.Next, "next", false, "for the generation that a rotation has begun")
+	flags.BoolVar(&req.Replace, "replace", false, "replace a certificate that works and is in use")
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

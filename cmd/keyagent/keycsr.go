@@ -23,7 +23,7 @@ usage digitalSignature and the extended key usage clientAuth.`,
 				if err != nil {
 					return err
 				}
-				if out != "" {
+				if out != "" && out != standardOutput {
 					return daemon.WriteFile(out, text)
 				}
 				_, err = a.out.Write(text)
@@ -34,7 +34,7 @@ usage digitalSignature and the extended key usage clientAuth.`,
 	addNameFlags(cmd, &req.NameRequest)
 	cmd.Flags().BoolVar(&req.Next, "next", false, "for the generation that a rotation has begun")
 	cmd.Flags().BoolVar(&req.PSS, "pss", false, "sign with RSASSA-PSS in place of PKCS #1 v1.5; some issuers cannot verify it")
-	cmd.Flags().StringVar(&out, "out", "", "file to write, in place of standard output")
+	cmd.Flags().StringVar(&out, "out", "", "file to write, in place of standard output (-)")
 	addAuthFlags(cmd, &req.Auth)
 	return cmd
 }

@@ -171,7 +171,21 @@ func (a *app) printCertificate(r daemon.CertificateReport, asJSON bool) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	row := rowsOn(w)
 	printCertificateRows(row, "certificate", r)
+	if r.Replaced != nil {
+		printReplacedRows(row, *r.Replaced)
+	}
 	return w.Flush()
+}
+
+// printReplacedRows prints what was replaced, and how it comes back.
+func printReplacedRows(row rowFunc, r daemon.ReplacedReport) {
+	row("replaced", "%s", r.Subject)
+	row("  valid", "%s to %s", stamp(r.NotBefore), stamp(r.NotAfter))
+	row("  thumbprint", "%s", r.ThumbprintSHA1)
+	row("  x5t#S256", "%s", r.X5tS256)
+	row("  Entra", "%s", r.Entra())
+	row("  file", "%s", r.File)
+	row("  back", "%s", r.Restore)
 }
 
 func printCertificateRows(row rowFunc, title string, r daemon.CertificateReport) {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,7 +23,8 @@ func (a *app) keySelfSignCommand(place *placeFlags) *cobra.Command {
 upload to the app registration in Entra.
 
 Entra takes RSA keys only. A certificate that works and is in use is replaced only with
---replace, because the app registration does not know the new one yet.`,
+--replace, because the app registration does not know the new one yet. What is replaced
+is said and kept: keyagent cert import NAME --restore puts it back.`,
 		Example: `  keyagent key self-sign app --subject CN=app --out app.cer
   keyagent key self-sign app --next --subject CN=app --days 180`,
 		Args: cobra.ExactArgs(1),
@@ -31,6 +34,9 @@ Entra takes RSA keys only. A certificate that works and is in use is replaced on
 			}
 			if req.NoImport && out == "" {
 				return usageError{fmt.Errorf("--no-import without --out would make a certificate and put it nowhere")}
+			}
+			if asJSON && out == standardOutput {
+				return usageError{errors.New("--json and --out - exclude each other: the JSON has the certificate, too")}
 			}
 			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
 				report, err := keys.SelfSign(cmd.Context(), args[0], req)
@@ -46,7 +52,7 @@ Entra takes RSA keys only. A certificate that works and is in use is replaced on
 	flags.IntVar(&req.Days, "days", 0, "days until it expires (default: one year)")
 	flags.BoolVar(&req.LongLived, "long-lived", false, "allow more than two years")
 	flags.BoolVar(&req.Next, "next", false, "for the generation that a rotation has begun")
-	flags.StringVar(&out, "out", "", "file to write, too")
+	flags.StringVar(&out, "out", "", "file to write, too; - is standard output")
 	flags.BoolVar(&req.NoImport, "no-import", false, "write --out only, and leave the key's certificate as it is")
 	flags.BoolVar(&req.Replace, "replace", false, "replace a certificate that works and is in use")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
@@ -54,9 +60,22 @@ Entra takes RSA keys only. A certificate that works and is in use is replaced on
 	return cmd
 }
 
+// standardOutput is the name of a file that means standard output.
+const standardOutput = "-"
+
 // handOut writes a new certificate where it was asked for, and says what to do with it. The key may have it already.
 func (a *app) handOut(name string, report daemon.CertificateReport, out string, asJSON bool, req daemon.SelfSignOptions) error {
-	if out != "" {
+	switch out {
+	case "":
+	case standardOutput: // for the certificate alone
+		if _, err := io.WriteString(a.out, report.PEM); err != nil {
+			return err
+		}
+		talk := *a
+		talk.out = a.err
+		a, out = &talk, "FILE"
+		report.File = cmp.Or(report.File, out)
+	default:
 		if err := daemon.WriteCertificate(out, report); err != nil {
 			return err
 		}
@@ -65,18 +84,21 @@ func (a *app) handOut(name string, report daemon.CertificateReport, out string, 
 	if err := a.printUpload(report, asJSON); err != nil || asJSON {
 		return err
 	}
-	return a.printSteps(name, out, report.ForEntra, req)
+	return a.printSteps(name, out, report, req)
 }
 
 // printSteps prints what is left to be done, once Entra knows the certificate if it is for Entra.
-func (a *app) printSteps(name, file string, forEntra bool, req daemon.SelfSignOptions) error {
+func (a *app) printSteps(name, file string, report daemon.CertificateReport, req daemon.SelfSignOptions) error {
 	var steps []string
-	next := ""
+	next, replace := "", ""
+	if report.NeedsReplace {
+		replace = " --replace"
+	}
 	if req.Next {
 		next = " --next"
 	}
 	if req.NoImport {
-		steps = append(steps, "keyagent cert import "+name+next+" --file "+file)
+		steps = append(steps, "keyagent cert import "+name+next+" --file "+file+replace)
 	}
 	if req.Next {
 		steps = append(steps, "keyagent key rotate "+name+" --finish")
@@ -85,7 +107,7 @@ func (a *app) printSteps(name, file string, forEntra bool, req daemon.SelfSignOp
 		return nil
 	}
 	when := "After that"
-	if !forEntra {
+	if !report.ForEntra {
 		when = "Once the servers it is for know it"
 	}
 	_, err := fmt.Fprintf(a.out, "%s:\n  %s\n", when, strings.Join(steps, "\n  "))

@@ -142,22 +142,24 @@ func TestARoadOfCapabilitiesSaysWhatItsWordsMean(t *testing.T) {
 }
 
 func TestWhatIsLeftToDoWithACertificate(t *testing.T) {
+	entra, inUse := daemon.CertificateReport{ForEntra: true}, daemon.CertificateReport{ForEntra: true, NeedsReplace: true}
 	for _, tc := range []struct {
 		name   string
-		others bool // not for Entra
+		report daemon.CertificateReport
 		req    daemon.SelfSignOptions
 		want   string
 	}{
-		{"beside its key, it waits for nobody", false, daemon.SelfSignOptions{}, ""},
-		{"not beside its key yet", false, daemon.SelfSignOptions{NoImport: true}, "After that:\n  keyagent cert import app --file app.cer\n"},
-		{"of the next generation", false, daemon.SelfSignOptions{Next: true}, "After that:\n  keyagent key rotate app --finish\n"},
-		{"not for Entra", true, daemon.SelfSignOptions{Next: true}, "Once the servers it is for know it:\n  keyagent key rotate app --finish\n"},
-		{"both", false, daemon.SelfSignOptions{NoImport: true, Next: true}, "After that:\n  keyagent cert import app --next --file app.cer\n  keyagent key rotate app --finish\n"},
+		{"beside its key, it waits for nobody", entra, daemon.SelfSignOptions{}, ""},
+		{"not beside its key yet", entra, daemon.SelfSignOptions{NoImport: true}, "After that:\n  keyagent cert import app --file app.cer\n"},
+		{"of the next generation", entra, daemon.SelfSignOptions{Next: true}, "After that:\n  keyagent key rotate app --finish\n"},
+		{"not for Entra", daemon.CertificateReport{}, daemon.SelfSignOptions{Next: true}, "Once the servers it is for know it:\n  keyagent key rotate app --finish\n"},
+		{"not beside its key yet, where another is in use", inUse, daemon.SelfSignOptions{NoImport: true}, "After that:\n  keyagent cert import app --file app.cer --replace\n"},
+		{"both", entra, daemon.SelfSignOptions{NoImport: true, Next: true}, "After that:\n  keyagent cert import app --next --file app.cer\n  keyagent key rotate app --finish\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer
 			a := &app{streams: streams{out: &out}}
-			if err := a.printSteps("app", "app.cer", !tc.others, tc.req); err != nil || out.String() != tc.want {
+			if err := a.printSteps("app", "app.cer", tc.report, tc.req); err != nil || out.String() != tc.want {
 				t.Errorf("got %q, %v, want %q", out.String(), err, tc.want)
 			}
 		})

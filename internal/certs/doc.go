@@ -1,6 +1,6 @@
 // Package certs does with certificates what crypto/x509 leaves to others: to read them out of the
 // files in which people get them, to compare names as RFC 5280, section 7.1, says, and to say in
-// words how a certificate is signed.
+// words how a certificate is signed. And it bounds the keys that signatures are verified with.
 //
 // What always holds:
 //   - A file is used as a whole or refused as a whole. The error says which block it is, in which

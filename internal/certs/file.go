@@ -164,9 +164,13 @@ func notAuthority(c *x509.Certificate) string {
 	return ""
 }
 
-// Parse reads one certificate in DER. The error says whose it is.
+// Parse reads one certificate in DER, of somebody else's making: one with a key that [CheckKey] refuses is an
+// error. The error says whose it is.
 func Parse(der []byte) (*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(der)
+	if err == nil {
+		err = CheckKey(c.PublicKey)
+	}
 	if err != nil {
 		return nil, errors.New("certificate" + unreadable(der, err))
 	}

@@ -28,6 +28,9 @@ type applicationKeys struct {
 
 	lock chan struct{}               // one element: the lock of what follows, which honours a context
 	open map[string]*applicationOpen // by name
+
+	noting chan struct{}   // one element: the lock of noted and of the files with such notes
+	noted  map[string]bool // by x5t#S256: Entra has given a token for it, and that is on disk
 }
 
 // applicationOpen is a key in use, and the one before it, on which something may still be under way.
@@ -42,6 +45,7 @@ func newApplicationKeys(on *tpm.TPM, store *signer.Store, opts Options) *applica
 	return &applicationKeys{
 		tpm: on, store: store, now: opts.Now, log: opts.Logger,
 		lock: make(chan struct{}, 1), open: map[string]*applicationOpen{},
+		noting: make(chan struct{}, 1), noted: map[string]bool{},
 	}
 }
 
@@ -171,6 +175,30 @@ func (k *applicationKeys) Replaced(name, thumbprint string) bool {
 		return errors.Is(err, fs.ErrNotExist)
 	}
 	return acquire.Thumbprint(chain[0]) != thumbprint
+}
+
+// Accepted notes beside a certificate, once, that Entra has given a token for it: so that who replaces it can be told. Where that
+// cannot be done now, the next token is as good.
+func (k *applicationKeys) Accepted(name string, leaf *x509.Certificate) {
+	select {
+	case k.noting <- struct{}{}:
+		defer func() { <-k.noting }()
+	default:
+		return // somebody else is at it
+	}
+	thumbprint := acquire.Thumbprint(leaf)
+	if k.noted[thumbprint] {
+		return
+	}
+	entry, err := k.store.Current(name)
+	if err == nil {
+		err = k.store.NoteAccepted(entry, leaf)
+	}
+	if err != nil {
+		k.log.Warn("it could not be noted that Entra accepts a certificate", "key", name, "cause", err)
+		return
+	}
+	k.noted[thumbprint] = true
 }
 
 // missingKey is an error that asking again does not mend.

@@ -151,7 +151,11 @@ func (d *doctor) checkTPM(ctx context.Context) bool {
 func (d *doctor) readPin() []byte {
 	d.pinFile = filepath.Join(d.cfg.StateDir, storageRootFile)
 	var text []byte
-	if text, d.pinErr = statefile.Read(d.pinFile, 256); d.pinErr != nil {
+	text, d.pinErr = statefile.Read(d.pinFile, maxPinBytes)
+	if errors.Is(d.pinErr, statefile.ErrTooLarge) {
+		d.pinErr = errDamaged
+	}
+	if d.pinErr != nil {
 		return nil
 	}
 	pin, ok := decodePin(text)

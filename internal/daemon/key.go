@@ -28,6 +28,8 @@ const (
 	keysDir         = "keys"             // of the state directory: named keys
 	storageRootFile = "storage-root"     // of the state directory: hexadecimal Name of the TPM's storage root
 	softwareKeyFile = "software-key.pem" // of the state directory
+
+	maxPinBytes = 256 // of the file storage-root
 )
 
 // bindingKey is what the agent needs of its key, wherever that is.
@@ -79,22 +81,22 @@ func existingStateDir(dir string) (present bool, err error) {
 // readPin reads the Name of the storage root; nil if none was written yet. A file that is torn is put aside: who could tear it
 // could have removed it.
 func readPin(path string, log *slog.Logger) ([]byte, error) {
-	text, err := statefile.Read(path, 256)
+	var pin []byte
+	err := statefile.Load(path, maxPinBytes, func(text []byte) error {
+		var ok bool
+		if pin, ok = decodePin(text); !ok {
+			return errors.New("it is not the Name of a TPM's storage root")
+		}
+		return nil
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
+	if torn, ok := errors.AsType[*statefile.TornError](err); ok {
+		log.Warn("the note of the TPM's storage root is damaged and was put aside; the root that the TPM shows now is believed", "file", torn.Aside)
+		return nil, nil
 	}
-	if pin, ok := decodePin(text); ok {
-		return pin, nil
-	}
-	torn, err := statefile.Quarantine(path)
-	if err != nil {
-		return nil, err
-	}
-	log.Warn("the note of the TPM's storage root is damaged and was put aside; the root that the TPM shows now is believed", "file", torn)
-	return nil, nil
+	return pin, err
 }
 
 // decodePin reads the note of a storage root; ok is false if it is damaged. A note that was cut off must not pass for another root,
@@ -183,7 +185,7 @@ func (d *Daemon) openKey(ctx context.Context) error {
 	}
 	d.key, d.tpmKey, d.generation = key, key.TPMKey(), entry.Generation
 	d.closers = append(d.closers, key.Close)
-	d.takeCertificates(certificatesOf(entry))
+	d.takeCertificates(certificatesOf(entry), key.Info().Name)
 	if err := checkAsConfigured(d.tpmKey, options); err != nil {
 		return fmt.Errorf("binding key %s: %w: make one that is (keyagent key rotate %s), or change binding_key in the configuration", key.Info().KeyFile, err, BindingKeyName)
 	}

@@ -59,12 +59,53 @@ func TestAnotherStorageRootIsNotAccepted(t *testing.T) {
 	}
 }
 
+// What cannot be read may be in order: the root that the TPM shows is not believed, and the note stays.
+func TestANoteOfTheStorageRootThatCannotBeReadIsKept(t *testing.T) {
+	s := newStage(t)
+	if err := s.tryOpen(); err != nil {
+		t.Fatal(err)
+	}
+	note := s.stateFile("storage-root")
+	before, err := os.ReadFile(note)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, fault := range map[string]struct{ begin, end func() error }{
+		"it is open to others": {
+			func() error { return os.Chmod(note, 0o644) }, // #nosec G302 -- the case under test
+			func() error { return os.Chmod(note, 0o600) },
+		},
+		"a link is in its place": {
+			func() error { return errors.Join(os.Rename(note, note+".away"), os.Symlink(note+".away", note)) },
+			func() error { return os.Rename(note+".away", note) },
+		},
+		"a directory is in its place": {
+			func() error { return errors.Join(os.Rename(note, note+".away"), os.Mkdir(note, 0o700)) },
+			func() error { return errors.Join(os.Remove(note), os.Rename(note+".away", note)) },
+		},
+	} {
+		if err := fault.begin(); err != nil {
+			t.Fatal(err)
+		}
+		opened := s.tryOpen()
+		if err := fault.end(); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := os.ReadFile(note); opened == nil || string(after) != string(before) {
+			t.Errorf("%s: got %v, and the note is %q (%v)", name, opened, after, err)
+		}
+	}
+	if err := s.tryOpen(); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
 func TestATornNoteOfTheStorageRootStopsNothing(t *testing.T) {
 	s := newStage(t)
 	if err := s.tryOpen(); err != nil {
 		t.Fatal(err)
 	}
-	for _, content := range []string{"", "\n", "000b", "000b0123456789abcdef", "00040123", "no hexadecimal\n"} {
+	for _, content := range []string{"", "\n", "000b", "000b0123456789abcdef", "00040123", "no hexadecimal\n", strings.Repeat("0", 300)} {
 		if err := os.WriteFile(s.stateFile("storage-root"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/keyagent/keyagent/internal/certs"
 	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -44,6 +45,11 @@ type CertificateReport struct {
 	Problem        string    `json:"problem,omitempty"`
 	PEM            string    `json:"pem,omitempty"` // the whole chain
 	Warnings       []string  `json:"warnings,omitempty"`
+
+	// Replaced is the certificate in whose place this one was put.
+	Replaced *ReplacedReport `json:"replaced,omitempty"`
+	// NeedsReplace says that it was put nowhere, and that its import will have to be told to replace the one in use.
+	NeedsReplace bool `json:"-"`
 }
 
 // certificate describes a chain that was checked against a key.
@@ -212,8 +218,12 @@ func (k *Keyring) SelfSign(ctx context.Context, name string, req SelfSignOptions
 	if err != nil {
 		return CertificateReport{}, err
 	}
-	if err := k.checkReplace(e, req); err != nil {
+	inUse, err := k.inUse(e)
+	if err != nil {
 		return CertificateReport{}, err
+	}
+	if inUse != nil && !req.NoImport && !req.Replace {
+		return CertificateReport{}, k.explainInUse(inUse, e) // before the TPM is asked
 	}
 	key, err := k.open(ctx, e, req.Auth)
 	if err != nil {
@@ -233,12 +243,10 @@ func (k *Keyring) SelfSign(ctx context.Context, name string, req SelfSignOptions
 		return CertificateReport{}, err
 	}
 	chain := []*x509.Certificate{leaf}
-	if req.NoImport {
-		e.CertFile = ""
-	} else if err := k.store.Import(ctx, e, key, chain); err != nil {
+	report, err := k.selfSigned(ctx, e, key, chain, req)
+	if err != nil {
 		return CertificateReport{}, err
 	}
-	report := k.certificate(chain, key.Public(), e)
 	if !report.ForEntra {
 		report.Warnings = append(report.Warnings, "Entra takes certificates over RSA keys only; this one is for others")
 	}
@@ -254,44 +262,83 @@ func checkOwnCertificate(name string) error {
 		"keyagent status shows them; for an app registration make a key of another name: keyagent key create app")
 }
 
-func (k *Keyring) checkReplace(e signer.Entry, req SelfSignOptions) error {
-	if req.NoImport || req.Replace || !e.Current {
-		return nil
+// selfSigned puts a new certificate beside its key, or nowhere.
+func (k *Keyring) selfSigned(ctx context.Context, e signer.Entry, key *signer.Key, chain []*x509.Certificate, req SelfSignOptions) (CertificateReport, error) {
+	if !req.NoImport {
+		return k.put(ctx, e, key, chain, req.Replace)
 	}
-	chain, err := k.store.Certificates(e)
-	if err != nil || k.opts.Now().After(chain[0].NotAfter) {
-		return nil //nolint:nilerr // nothing that works would be lost
+	inUse, err := k.inUse(e)
+	if err != nil {
+		return CertificateReport{}, err
 	}
-	return hint(fmt.Errorf("key %q is in use with a certificate that is valid until %s", e.Name, chain[0].NotAfter.UTC().Format(time.RFC3339)),
-		"make the new one with --no-import --out FILE, upload it, then: keyagent cert import %s --file FILE; or replace it at once with --replace", e.Name)
+	e.CertFile = ""
+	report := k.certificate(chain, key.Public(), e)
+	report.NeedsReplace = inUse != nil
+	return report, nil
 }
 
-// Import puts the chain of a file beside a key, if nothing is wrong with it.
-func (k *Keyring) Import(ctx context.Context, name, path string, next bool) (CertificateReport, error) {
+// ImportOptions say which certificate is put beside a key.
+type ImportOptions struct {
+	File    string // with the chain
+	Restore bool   // in place of File: the certificate that was replaced last
+	Next    bool   // beside the next generation
+	Replace bool   // though the key in use has a certificate that works
+}
+
+func (o ImportOptions) check() error {
+	if (o.File == "") == !o.Restore {
+		return usagef("--file or --restore is needed, and not both")
+	}
+	return nil
+}
+
+// Import puts a chain beside a key, if nothing is wrong with it. It replaces a working one of the key in use only if asked to, as
+// SelfSign does.
+func (k *Keyring) Import(ctx context.Context, name string, req ImportOptions) (CertificateReport, error) {
+	if err := req.check(); err != nil {
+		return CertificateReport{}, err
+	}
 	if err := checkOwnCertificate(name); err != nil {
 		return CertificateReport{}, err
 	}
-	e, err := k.generation(name, next)
+	e, err := k.generation(name, req.Next)
 	if err != nil {
 		return CertificateReport{}, err
 	}
-	text, err := readBounded(path, maxForeignBytes)
+	chain, err := k.importable(e, req)
 	if err != nil {
 		return CertificateReport{}, err
-	}
-	chain, err := signer.ParseCertificates(text)
-	if err != nil {
-		return CertificateReport{}, pemfile.Named(path, err)
 	}
 	half, err := k.loadedHalf(ctx, e)
 	if err != nil {
 		return CertificateReport{}, err
 	}
 	chain = signer.Arrange(chain, half.Public())
-	if err := k.store.Import(ctx, e, half, chain); err != nil {
+	report, err := k.put(ctx, e, half, chain, req.Replace || req.Restore)
+	if err != nil {
 		return CertificateReport{}, k.explainImport(err, e, chain[0])
 	}
-	return k.certificate(chain, half.key, e), ctx.Err()
+	return report, ctx.Err()
+}
+
+// importable reads the chain that is to be imported.
+func (k *Keyring) importable(e signer.Entry, req ImportOptions) ([]*x509.Certificate, error) {
+	if req.Restore {
+		chain, err := k.store.Replaced(e)
+		if errors.Is(err, signer.ErrNoneReplaced) {
+			err = hint(err, "keyagent cert import %s%s --file FILE puts a certificate beside the key", e.Name, nextFlag(e))
+		}
+		return chain, err
+	}
+	text, err := readBounded(req.File, maxForeignBytes)
+	if err != nil {
+		return nil, err
+	}
+	chain, err := signer.ParseCertificates(text)
+	if err != nil {
+		return nil, pemfile.Named(req.File, err)
+	}
+	return chain, nil
 }
 
 // publicHalf is a key that is not there to sign.
@@ -336,7 +383,7 @@ func halfOf(file *tpm.KeyFile) (publicHalf, error) {
 func (k *Keyring) explainImport(err error, e signer.Entry, leaf *x509.Certificate) error {
 	wrong, ok := errors.AsType[*signer.CertificateError](err)
 	if !ok {
-		return err
+		return err // it is explained already
 	}
 	if wrong.Problems[0].Field != signer.FieldPublicKey {
 		return hint(err, "nothing was imported; keyagent key csr %s makes a request for a certificate that fits", e.Name)
@@ -400,12 +447,13 @@ func noCertificate(err error, name string, next bool) error {
 		"for an issuer and then keyagent cert import %[1]s%[2]s --file chain.pem", name, flag)
 }
 
-// WriteFile writes what a command made for others to see, replacing an older one. A key file is no older one: there is no copy of it.
+// WriteFile writes what a command made for others to see, replacing an older one in one step; see [statefile.Export]. A key file is no
+// older one: there is no copy of it.
 func WriteFile(path string, text []byte) error {
 	if holdsKey(path) {
 		return usagef("%s holds a key, or what this command cannot have made, and is not overwritten: choose another file", path)
 	}
-	return os.WriteFile(path, text, 0o644) // #nosec G306 -- requests and certificates are public
+	return statefile.Export(path, text)
 }
 
 // WriteCertificate writes a copy of a certificate that was made, or its only one if it was put nowhere else.

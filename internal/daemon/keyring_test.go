@@ -372,7 +372,7 @@ func TestWithoutTheTPM(t *testing.T) {
 	_, show := k.Show(t.Context(), "app", daemon.AuthSource{})
 	_, create := k.Create(t.Context(), "another", daemon.KeyRequest{})
 	_, request := k.Request(t.Context(), "app", daemon.RequestOptions{NameRequest: subject("app")})
-	_, imported := k.Import(t.Context(), "app", made.File, false)
+	_, imported := k.Import(t.Context(), "app", daemon.ImportOptions{File: made.File})
 	_, rotation := k.BeginRotation(t.Context(), "app", daemon.KeyRequest{})
 	for what, err := range map[string]error{
 		"show": show, "create": create, "request": request, "import": imported, "rotation": rotation,
@@ -406,7 +406,7 @@ func TestNoCertificateIsImportedForAKeyOfAnotherTPM(t *testing.T) {
 	if err := errors.Join(daemon.WriteFile(chain, []byte(made.PEM)), os.Remove(made.File), spoilKeyFile(report.KeyFile)); err != nil {
 		t.Fatal(err)
 	}
-	_, err = k.Import(t.Context(), "app", chain, false)
+	_, err = k.Import(t.Context(), "app", daemon.ImportOptions{File: chain})
 	var hinted interface{ Hint() string }
 	if !errors.Is(err, tpm.ErrForeignTPM) || !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "keyagent key delete app") {
 		t.Errorf("got %v", err)
@@ -430,7 +430,7 @@ func TestACertificateThatIsSignedWithSHA1IsWarnedOf(t *testing.T) {
 		if err := os.WriteFile(path, issue(t, key, "app", algorithm), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		imported, err := k.Import(t.Context(), "app", path, false)
+		imported, err := k.Import(t.Context(), "app", daemon.ImportOptions{File: path, Replace: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -458,7 +458,7 @@ func TestANameInACertificateIsNoFinding(t *testing.T) {
 	if err := os.WriteFile(path, issue(t, publicKey(t, report.PublicKey), "app\nok  all is well", x509.SHA256WithRSA), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.Import(t.Context(), "app", path, false); err != nil {
+	if _, err := k.Import(t.Context(), "app", daemon.ImportOptions{File: path}); err != nil {
 		t.Fatal(err)
 	}
 	said := false

@@ -6,13 +6,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 
 	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/agentapi/policy"
@@ -194,17 +193,10 @@ func (p *plan) resourceOf(identity string) string {
 	return probeResource
 }
 
-// takeCertificates moves certificates that a rotation obtained to where they are looked for. One that is not moved costs an
-// issuance.
-func (d *Daemon) takeCertificates(from string) {
-	entries, err := os.ReadDir(from)
-	if errors.Is(err, fs.ErrNotExist) {
-		return
-	}
-	for _, e := range entries {
-		err = errors.Join(err, statefile.Rename(filepath.Join(from, e.Name()), filepath.Join(d.cfg.StateDir, e.Name())))
-	}
-	if err = errors.Join(err, os.Remove(from)); err != nil {
-		d.opts.Logger.Warn("certificates of the new binding key were not all taken over; new ones will be obtained", "cause", err)
+// takeCertificates moves certificates that a rotation obtained for the key to where they are looked for. One that is not moved costs
+// an issuance.
+func (d *Daemon) takeCertificates(from, keyName string) {
+	if err := binding.TakeOver(from, d.cfg.StateDir, keyName); err != nil {
+		d.opts.Logger.Warn("certificates of the new binding key were not all taken over; new ones will be obtained, and the next start tries again", "cause", err)
 	}
 }

@@ -137,7 +137,7 @@ func TestCertificatesAreImportedInAnyOrder(t *testing.T) {
 		if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		imported, err := k.Import(t.Context(), "app", path, false)
+		imported, err := k.Import(t.Context(), "app", daemon.ImportOptions{File: path})
 		if err != nil || imported.Subject != "CN=app" || !slices.Equal(imported.Chain, tt.chain) || imported.Problem != "" {
 			t.Errorf("%s: %q above %q, problem %q, %v", name, imported.Chain, imported.Subject, imported.Problem, err)
 		}

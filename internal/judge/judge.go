@@ -8,6 +8,8 @@
 // that every judge is present, the environment says KEYAGENT_REQUIRE_TOOLS=1 and the
 // same absence is a failure: a skipped promise must not look like a kept one.
 //
+// [WithoutDescriptors] is about the machine that a test runs on: it takes something away.
+//
 // The package is for tests only. It imports testing, and the import rules keep it out
 // of the production binary.
 package judge

@@ -13,7 +13,7 @@ import (
 // directory, owned by the effective user, without any permission for group or others. It does not repair one that is not:
 // whoever could enter it may have left something behind, so an operator should look.
 func EnsureDir(path string) error {
-	if err := makeDir(path); err != nil {
+	if err := makeDirs(path, 0o700); err != nil {
 		return fmt.Errorf("creating state directory %q: %w", path, err)
 	}
 	info, err := os.Lstat(path)
@@ -29,19 +29,20 @@ func EnsureDir(path string) error {
 	return checkPrivate("state directory", path, info, "0700")
 }
 
-// makeDir creates path and makes its own entry durable. A directory that exists is fine.
-func makeDir(path string) error {
+// makeDirs creates the directory at path with missing parents, and makes the entry of each durable. A directory that exists is fine.
+func makeDirs(path string, mode fs.FileMode) error {
+	path = filepath.Clean(path)
 	_, err := os.Lstat(path)
-	if err == nil {
-		return nil
-	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := makeDirs(filepath.Dir(path), mode); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(filepath.Clean(path)))
+	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) { // another process was faster
+		return err
+	}
+	return syncDir(filepath.Dir(path))
 }
 
 // checkPrivate refuses what another user owns or may read or write.
@@ -82,5 +83,9 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	err = d.Sync()
+	if errors.Is(err, syscall.EINVAL) { // a file system without it, where names are as durable as they get
+		err = nil
+	}
+	return errors.Join(err, d.Close())
 }

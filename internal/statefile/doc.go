@@ -8,11 +8,14 @@
 //	renamed (Write), linked (WriteNew)  the new content; after a power cut perhaps still the old one, never a mixture
 //	directory synced                    the new content, for good
 //
-// What always holds:
+// [Export] is for the one kind of file that is not the agent's: what a command was told to write for others to read.
+//
+// What always holds of the agent's files:
 //   - Files are 0600 and directories 0700, owned by the agent's effective user. [Read] and [EnsureDir] refuse anything else,
 //     because what another local user could have written must not decide which key or certificate the agent uses.
 //   - A symbolic link is refused as the last element of a path, never followed.
 //   - Reads are limited in size.
+//   - A file that could not be read is not taken for a missing or a damaged one: [Load] puts aside only what is there and of no use.
 //   - A key file is never overwritten: [WriteNew] fails with an error that is [fs.ErrExist].
 //
 // The directory is trusted once [EnsureDir] has accepted it: no other user can create names in it. Its parents are the

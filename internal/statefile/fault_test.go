@@ -46,9 +46,11 @@ func TestWriteOnAFullDisk(t *testing.T) {
 	signal.Ignore(syscall.SIGXFSZ)
 	must(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 4096, Max: 4096}))
 	big := bytes.Repeat([]byte("n"), 64<<10)
-	for name, write := range map[string]func(string, []byte) error{"cert.json": statefile.Write, "new.json": statefile.WriteNew} {
+	for name, write := range map[string]func(string, []byte) error{
+		"cert.json": statefile.Write, "./cert.json": statefile.Export, "new.json": statefile.WriteNew, "new.cer": statefile.Export,
+	} {
 		err := write(filepath.Join(dir, name), big)
-		if !errors.Is(err, syscall.EFBIG) || !strings.Contains(err.Error(), name) {
+		if !errors.Is(err, syscall.EFBIG) || !strings.Contains(err.Error(), filepath.Base(name)) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

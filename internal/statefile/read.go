@@ -8,9 +8,13 @@ import (
 	"syscall"
 )
 
-// Read returns the content of the file at path, at most maxBytes of it; a larger file is an error. The file must be a
-// regular one, owned by the effective user and closed to group and others. A missing file gives an error that is
-// [fs.ErrNotExist].
+// ErrTooLarge is in the error of [Read] for a file that is larger than it may be.
+var ErrTooLarge = errors.New("it is not what the agent wrote")
+
+// Read returns the content of the file at path, at most maxBytes of it; a larger one gives an error that is [ErrTooLarge].
+// The file must be a regular one, owned by the effective user and closed to group and others. A missing file gives an error
+// that is [fs.ErrNotExist]. Every other error says nothing about the content, which may be as good as it was: the process may
+// lack a descriptor for a moment.
 //
 // The checks are made on the opened file, so that nobody can swap it between check and read.
 func Read(path string, maxBytes int64) ([]byte, error) {
@@ -39,7 +43,7 @@ func readLimited(f *os.File, maxBytes int64) ([]byte, error) {
 		return nil, fmt.Errorf("reading state file %q: %w", f.Name(), err)
 	}
 	if int64(len(data)) > maxBytes {
-		return nil, fmt.Errorf("state file %q is larger than %d bytes: it is not what the agent wrote", f.Name(), maxBytes)
+		return nil, fmt.Errorf("state file %q is larger than %d bytes: %w", f.Name(), maxBytes, ErrTooLarge)
 	}
 	return data, nil
 }

@@ -6,13 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 )
 
 // Write puts data into the file at path, mode 0600, replacing an older one in one step. On any error the old content
 // stays; only if syncing the directory fails may the new content already be visible.
 func Write(path string, data []byte) error {
-	if err := write(path, data, os.Rename); err != nil {
+	if err := write(path, data, createPrivate, os.Rename); err != nil {
 		return fmt.Errorf("writing state file %q: %w", path, err)
 	}
 	return nil
@@ -21,7 +20,7 @@ func Write(path string, data []byte) error {
 // WriteNew puts data into a new file at path, mode 0600. If path exists, whatever it is, nothing changes and the error is
 // [fs.ErrExist]: of two processes that create the same file at once, one wins and the other learns it.
 func WriteNew(path string, data []byte) error {
-	if err := write(path, data, linkNew); err != nil {
+	if err := write(path, data, createPrivate, linkNew); err != nil {
 		return fmt.Errorf("writing new state file %q: %w", path, err)
 	}
 	return nil
@@ -35,13 +34,18 @@ func linkNew(temp, path string) error {
 	return os.Remove(temp)
 }
 
-// write writes a durable temporary file beside path and lets install give it its name.
-func write(path string, data []byte, install func(temp, path string) error) (err error) {
+// createPrivate makes a temporary file that nobody else may read.
+func createPrivate(dir, base string) (*os.File, error) {
+	return os.CreateTemp(dir, "."+base+".tmp-*") // mode 0600, O_EXCL
+}
+
+// write writes a durable temporary file, which create makes beside path, and lets install give it its name.
+func write(path string, data []byte, create func(dir, base string) (*os.File, error), install func(temp, path string) error) (err error) {
 	dir, base := filepath.Split(filepath.Clean(path))
 	if dir == "" {
 		dir = "."
 	}
-	temp, err := os.CreateTemp(dir, "."+base+".tmp-*") // mode 0600, O_EXCL
+	temp, err := create(dir, base)
 	if err != nil {
 		return err
 	}
@@ -68,6 +72,15 @@ func fill(f *os.File, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
+// Link gives the file at path a second name in the same file system, for good. Writing the file anew leaves what the second name has.
+// If there is such a name, the error is [fs.ErrExist].
+func Link(path, name string) error {
+	if err := os.Link(path, name); err != nil {
+		return fmt.Errorf("keeping state file: %w", err)
+	}
+	return syncDir(filepath.Dir(name))
+}
+
 // Remove removes the file at path, for good: a power cut does not bring it back. One that is not there is fine.
 func Remove(path string) error {
 	err := os.Remove(path)
@@ -83,37 +96,14 @@ func Remove(path string) error {
 	return nil
 }
 
-// Rename gives a file or directory another name in the same directory, for good.
+// Rename gives a file or directory another name in the same file system, for good.
 func Rename(path, name string) error {
 	if err := os.Rename(path, name); err != nil {
 		return fmt.Errorf("renaming state file: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// maxTorn bounds the search for a free name in [Quarantine]: more torn files than that need an operator, not another name.
-const maxTorn = 100
-
-// Quarantine moves a file that cannot be used out of the way, to the first free name path.torn-1, path.torn-2, …, and
-// returns that name. Its content is kept for whoever wants to know what happened; nothing is overwritten. A crash in
-// between leaves both names, and the next call picks the next number.
-func Quarantine(path string) (string, error) {
-	for n := 1; n <= maxTorn; n++ {
-		torn := path + ".torn-" + strconv.Itoa(n)
-		err := os.Link(path, torn)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err == nil {
-			err = os.Remove(path)
-		}
-		if err == nil {
-			err = syncDir(filepath.Dir(path))
-		}
-		if err != nil {
-			return "", fmt.Errorf("setting torn state file %q aside: %w", path, err)
-		}
-		return torn, nil
+	err := syncDir(filepath.Dir(name)) // first: a power cut may leave both names, not none
+	if filepath.Dir(path) != filepath.Dir(name) {
+		err = errors.Join(err, syncDir(filepath.Dir(path)))
 	}
-	return "", fmt.Errorf("setting torn state file %q aside: %d earlier ones are still there: look at them and remove them", path, maxTorn)
+	return err
 }

@@ -23,19 +23,32 @@ import (
 const maxDepth = 16
 
 // Unmarshal decodes data into v and refuses members that v's type does not have.
-func Unmarshal(data []byte, v any) error { return unmarshal(data, v, false) }
+func Unmarshal(data []byte, v any) error { return unmarshal(data, v, closed) }
 
 // UnmarshalOpen is Unmarshal for documents whose issuer adds members over time: unknown members are skipped, but a name that
 // differs from a known one only in case, and a name that occurs twice, are refused all the same.
-func UnmarshalOpen(data []byte, v any) error { return unmarshal(data, v, true) }
+func UnmarshalOpen(data []byte, v any) error { return unmarshal(data, v, open) }
 
-func unmarshal(data []byte, v any, open bool) error {
+// UnmarshalAnswer is UnmarshalOpen for what nobody but us reads: nothing is asked of members that v's type does not have, not even that
+// each occurs once. Those that it has are held to the same rules.
+func UnmarshalAnswer(data []byte, v any) error { return unmarshal(data, v, answer) }
+
+// rules say what becomes of members that a type does not have.
+type rules int
+
+const (
+	closed rules = iota // they are refused
+	open                // they are read, and must have one meaning
+	answer              // they are passed over
+)
+
+func unmarshal(data []byte, v any, unknown rules) error {
 	if !utf8.Valid(data) {
 		return errors.New("not valid UTF-8")
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
-	s := scanner{dec: dec, open: open}
+	s := scanner{dec: dec, unknown: unknown}
 	if err := s.value(reflect.TypeOf(v).Elem(), 0); err != nil {
 		return err
 	}
@@ -46,8 +59,8 @@ func unmarshal(data []byte, v any, open bool) error {
 }
 
 type scanner struct {
-	dec  *json.Decoder
-	open bool
+	dec     *json.Decoder
+	unknown rules
 }
 
 // value reads one value that is meant for type t; a nil t means that nothing is known about it.
@@ -102,6 +115,17 @@ func (s *scanner) object(t reflect.Type, depth int) error {
 		if !ok {
 			return errors.New("member name is not a string")
 		}
+		member, known, err := s.member(t, name)
+		if err != nil {
+			return err
+		}
+		if !known && s.unknown == answer {
+			var passed json.RawMessage
+			if err := s.dec.Decode(&passed); err != nil {
+				return syntax(err)
+			}
+			continue
+		}
 		if err := text(name); err != nil {
 			return err
 		}
@@ -109,10 +133,6 @@ func (s *scanner) object(t reflect.Type, depth int) error {
 			return fmt.Errorf("member %.40q occurs twice", name)
 		}
 		seen[name] = true
-		member, err := s.member(t, name)
-		if err != nil {
-			return err
-		}
 		if err := s.value(member, depth+1); err != nil {
 			return fmt.Errorf("member %.40q: %w", name, err)
 		}
@@ -121,27 +141,27 @@ func (s *scanner) object(t reflect.Type, depth int) error {
 	return syntax(err)
 }
 
-// member finds the type of the member called name, exactly.
-func (s *scanner) member(t reflect.Type, name string) (reflect.Type, error) {
+// member finds the type of the member called name, exactly. Known says that there is one.
+func (s *scanner) member(t reflect.Type, name string) (member reflect.Type, known bool, err error) {
 	if t == nil || (t.Kind() != reflect.Struct && t.Kind() != reflect.Map) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if t.Kind() == reflect.Map {
-		return t.Elem(), nil
+		return t.Elem(), true, nil
 	}
 	for i := range t.NumField() {
 		tag, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
 		if tag == name {
-			return t.Field(i).Type, nil
+			return t.Field(i).Type, true, nil
 		}
 		if strings.EqualFold(tag, name) {
-			return nil, fmt.Errorf("member %.40q is spelled otherwise than %q", name, tag)
+			return nil, false, fmt.Errorf("member %.40q is spelled otherwise than %q", name, tag)
 		}
 	}
-	if !s.open {
-		return nil, fmt.Errorf("unknown member %.40q", name)
+	if s.unknown == closed {
+		return nil, false, fmt.Errorf("unknown member %.40q", name)
 	}
-	return nil, nil
+	return nil, false, nil
 }
 
 // shape resolves pointers, and answers nil for types that decode themselves from a string.

@@ -65,6 +65,26 @@ func TestUnmarshal(t *testing.T) {
 	}
 }
 
+func TestUnmarshalAnswer(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		`{"name":"n","other":1,"other":null}`:                                                true,
+		`{"name":"n","other":{"a":1,"a":2}}`:                                                 true,
+		`{"other":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `,"name":"n"}`: true,
+		`{"name":"n","other":}`:                                                              false,
+		`{"name":"n","name":"n"}`:                                                            false,
+		`{"name":"n","NAME":"m"}`:                                                            false,
+		`{"name":null}`:                                                                      false,
+		`{"name":"n","inner":{"value":"a","x":1,"x":2}}`:                                     true,
+		`{"name":"n","inner":{"value":"a","value":"b"}}`:                                     false,
+	} {
+		var d document
+		if err := strictjson.UnmarshalAnswer([]byte(text), &d); (err == nil) != want || err == nil && d.Name != "n" {
+			t.Errorf("%.60s: %+v, %v", text, d, err)
+		}
+	}
+}
+
 // FuzzUnmarshal: what is accepted means to encoding/json what it means here, and is accepted again when written anew.
 func FuzzUnmarshal(f *testing.F) {
 	f.Add([]byte(`{"name":"n","count":1,"inner":{"value":"v"},"list":[{"value":"a"}],"map":{"x":1}}`))

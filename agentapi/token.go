@@ -191,7 +191,12 @@ func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acq
 		ForceRefresh: req.Fresh,
 		Claims:       req.claims,
 		Capabilities: req.capabilities,
+
+		Account: s.misses.account(rec.caller, s.policy.Standing(rec.caller)),
 	})
+	if errors.Is(err, errMisses) {
+		rec.reason = reasonMisses
+	}
 	if p := s.judge(ctx, token, err, req.Request); p != nil {
 		p.Identity = req.Identity
 		return acquire.Token{}, p

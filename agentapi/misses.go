@@ -99,11 +99,11 @@ func (a *missAccount) Charge() error {
 	a.misses.mu.Lock()
 	defer a.misses.mu.Unlock()
 	if wait := untilOne(a.own, now); wait > 0 {
-		return a.refusal(fmt.Errorf("uid %d asks for %w", a.uid, errMisses), wait, "take fewer different resources, or the tokens that there are until they expire")
+		return a.refusal(fmt.Errorf("uid %d asks for %w", a.uid, errMisses), wait, "ask for fewer different resources, and use each token until it expires")
 	}
 	if a.group != nil {
 		if wait := untilOne(a.group, now); wait > 0 {
-			return a.refusal(fmt.Errorf("users whom only a group makes known ask for %w", errMisses), wait, "name this user in a rule: it then has a bound of its own")
+			return a.refusal(fmt.Errorf("users whom only a group makes known ask for %w", errMisses), wait, "name this user in a rule, which gives it a bound of its own")
 		}
 		a.group.AllowN(now, 1)
 	}

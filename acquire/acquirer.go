@@ -162,7 +162,7 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 	key := keyOf(req)
 	now := a.cfg.Now()
 	if !req.forced() {
-		if token, ok := a.cached(id, key, now); ok { //nolint:contextcheck // a refresh ahead of need is nobody's to wait for
+		if token, ok := a.cached(id, key, now, req.Account); ok { //nolint:contextcheck // a refresh ahead of need is nobody's to wait for
 			return token, nil
 		}
 	}
@@ -171,7 +171,7 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 		return Token{}, &Error{Kind: KindRefused, Identity: req.Identity, Err: err} // the caller's own fault, and nobody else's
 	}
 	if f.forced {
-		if err := a.forced.permit(key, now); err != nil {
+		if err := a.forced.permit(key, req.Account, now); err != nil {
 			return Token{}, err
 		}
 	}
@@ -205,11 +205,13 @@ type flight struct {
 	forced     bool   // the cache is skipped
 	ahead      bool   // the current token is still good
 	challenged bool   // by claims that a caller brought
+
+	account Account // that it is charged to; nil: none
 }
 
 func newFlight(req Request) (flight, error) {
 	claims, err := entra.MergeClaims(req.Capabilities, req.Claims)
-	return flight{claims: claims, forced: req.forced(), challenged: req.Claims != ""}, err
+	return flight{claims: claims, forced: req.forced(), challenged: req.Claims != "", account: req.Account}, err
 }
 
 // name tells flights apart: who skips the cache does not join one that does not.
@@ -233,30 +235,34 @@ func keyOf(req Request) cacheKey {
 }
 
 // cached returns a kept token that is still good, and has the next one fetched if it is time.
-func (a *Acquirer) cached(id *identityState, key cacheKey, now time.Time) (Token, bool) {
+func (a *Acquirer) cached(id *identityState, key cacheKey, now time.Time, account Account) (Token, bool) {
 	token, state := a.cache.lookup(key, now)
 	if state == cacheDue {
-		a.refresh(id, key)
+		a.refresh(id, key, account)
 	}
 	return token, state != cacheMiss
 }
 
 // refresh fetches the next token while the current one is still served, unless something stands against asking now.
-func (a *Acquirer) refresh(id *identityState, key cacheKey) {
+// If it may not begin, as the account has too much on it, the next who asks for the token has it fetched.
+func (a *Acquirer) refresh(id *identityState, key cacheKey, account Account) {
 	if a.failures.recall(key, a.cfg.Now()) != nil {
 		return
 	}
-	f, err := newFlight(Request{Capabilities: key.splitCapabilities()})
-	if err == nil { // they are those that obtained the current one
-		f.ahead = true
-		_, _ = a.fly(id, key, f) // it waits for a better moment otherwise
+	f, err := newFlight(Request{Capabilities: key.splitCapabilities(), Account: account})
+	if err != nil {
+		return // not reached: they are those that obtained the current one
+	}
+	f.ahead = true
+	if _, err := a.fly(id, key, f); err != nil {
+		a.cache.remind(key, a.cfg.Now())
 	}
 }
 
 // fly joins or starts the one flight for key. The flight belongs to the
 // acquirer, not to the caller.
 func (a *Acquirer) fly(id *identityState, key cacheKey, f flight) (*landing, error) {
-	return a.flights.join(f.name(key), func() error { return a.begin(id) }, func() (Token, error) {
+	return a.flights.join(f.name(key), func() error { return a.begin(id, f.account) }, func() (Token, error) {
 		defer a.end(id)
 		// The flight before may have landed after this one's caller had looked.
 		if !f.forced && !f.ahead {
@@ -270,6 +276,7 @@ func (a *Acquirer) fly(id *identityState, key cacheKey, f flight) (*landing, err
 			return Token{}, a.failed(id, key, f, err, now)
 		}
 		id.note(nil)
+		kept.account = f.account
 		a.cache.store(key, kept, now)
 		return kept.token, nil
 	})
@@ -306,7 +313,7 @@ func (a *Acquirer) land(id *identityState, key cacheKey, f flight) (kept cacheEn
 
 // begin counts a flight, unless the acquirer is closed or the identity has too many: flights outlive their callers, and a caller that
 // goes away must not leave ever more of them behind.
-func (a *Acquirer) begin(id *identityState) error {
+func (a *Acquirer) begin(id *identityState, account Account) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
@@ -315,9 +322,26 @@ func (a *Acquirer) begin(id *identityState) error {
 	case id.flights >= maxFlights:
 		return &Error{Kind: KindUnavailable, Identity: id.Name, RetryAfter: crowdedPause, Err: errCrowded}
 	}
+	if err := charge(id, account); err != nil {
+		return err
+	}
 	id.flights++
 	a.wg.Add(1)
 	return nil
+}
+
+// charge puts a flight on an account. What is said against it is said of the identity.
+func charge(id *identityState, account Account) error {
+	if account == nil {
+		return nil
+	}
+	err := account.Charge()
+	if refusal, ok := errors.AsType[*Error](err); ok {
+		named := *refusal
+		named.Identity = id.Name
+		return &named
+	}
+	return err
 }
 
 func (a *Acquirer) end(id *identityState) {

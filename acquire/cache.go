@@ -61,6 +61,7 @@ type cacheEntry struct {
 	refreshOn time.Time
 	used      bool      // asked for since it was fetched
 	asked     time.Time // when it was asked for at Entra
+	account   Account   // that the last fetch was charged to; nil: none
 	// bound reports whether the certificate that the token is bound to is still in use; nil for a token that is bound to none.
 	bound func() bool
 }
@@ -139,6 +140,25 @@ func (c *tokenCache) postpone(key cacheKey, now time.Time, asked time.Duration) 
 	if element, ok := c.entries[key]; ok {
 		element.Value.(*cacheEntry).refreshOn = now.Add(max(refreshPause, asked))
 	}
+}
+
+// remind makes a token due again that could not be fetched for who was told that it is.
+func (c *tokenCache) remind(key cacheKey, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if element, ok := c.entries[key]; ok {
+		element.Value.(*cacheEntry).refreshOn = now
+	}
+}
+
+// account returns what the next fetch of a token is charged to if nobody asks for it meanwhile.
+func (c *tokenCache) account(key cacheKey) Account {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if element, ok := c.entries[key]; ok {
+		return element.Value.(*cacheEntry).account
+	}
+	return nil
 }
 
 // due returns at most limit tokens that are in use and whose next is to be fetched. What has expired is dropped on the way.

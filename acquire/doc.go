@@ -30,6 +30,8 @@
 //   - A credential goes unbound, or gives way to an unbound one, by configuration
 //     and by a definite no of the other side only: never because somebody was not
 //     reached.
+//   - Each flight is charged to the [Account] of the request that caused it, and a refresh ahead of need to the one that
+//     asked, or had the token fetched before. Who has asked for too much is told before anybody beyond this process is asked.
 //   - An assertion and the certificate that it is bound to are one value.
 //   - A binding certificate is replaced once in a flight, and by the word of its own
 //     identity's request only.

@@ -31,7 +31,7 @@ const (
 func (a *Acquirer) Run(ctx context.Context) error {
 	for a.cfg.Wait(ctx, refreshTick) == nil {
 		for _, key := range a.cache.due(a.cfg.Now(), refreshesPerTick) {
-			a.refresh(a.identities[key.identity], key) //nolint:contextcheck // a flight outlives its callers
+			a.refresh(a.identities[key.identity], key, a.cache.account(key)) //nolint:contextcheck // a flight outlives its callers
 		}
 	}
 	return nil
@@ -64,26 +64,33 @@ const (
 	maxForced   = 1000
 )
 
-// forcing limits how often the cache may be skipped, for each token: who does so for one does not hold up others.
+// forcing limits how often the cache may be skipped, for each token and account: who does so for one token does not hold up others,
+// and others who do so for the same token are not held up.
 type forcing struct {
 	mu       sync.Mutex
-	limiters map[cacheKey]*rate.Limiter
+	limiters map[forced]*rate.Limiter
 }
 
-func newForcing() *forcing { return &forcing{limiters: map[cacheKey]*rate.Limiter{}} }
+// forced is a token that is to be fetched anew, and the account that this is charged to.
+type forced struct {
+	key     cacheKey
+	account Account
+}
+
+func newForcing() *forcing { return &forcing{limiters: map[forced]*rate.Limiter{}} }
 
 var errForced = errors.New("the token cache is skipped too often for this token")
 
-func (f *forcing) permit(key cacheKey, now time.Time) error {
+func (f *forcing) permit(key cacheKey, account Account, now time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	limiter := f.limiters[key]
+	limiter := f.limiters[forced{key, account}]
 	if limiter == nil {
 		if len(f.limiters) >= maxForced {
 			clear(f.limiters) // the price is a few requests more
 		}
 		limiter = rate.NewLimiter(rate.Every(forcedEvery), forcedBurst)
-		f.limiters[key] = limiter
+		f.limiters[forced{key, account}] = limiter
 	}
 	if limiter.AllowN(now, 1) {
 		return nil

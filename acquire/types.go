@@ -30,6 +30,18 @@ type Request struct {
 	// Capabilities are what the program that uses the token can do, such as "cp1": handle claims challenges. Tokens for
 	// different capabilities are different tokens.
 	Capabilities []string
+
+	// Account is whose requests are counted together; nil: they are not counted.
+	Account Account
+}
+
+// Account bounds what is asked for on somebody's behalf beyond this process, so that one caller does not use up what IMDS and Entra
+// allow an identity that others use, too. Accounts are told apart by ==, so an implementation is a pointer.
+type Account interface {
+	// Charge is called once before a token is fetched: not for one that is in memory or is being fetched already, but for each
+	// that is fetched ahead of need, too. An error is what the caller of Token gets; nobody is asked then, and other accounts
+	// do not notice. An [*Error] needs no Identity. It must not block, and be safe for concurrent use.
+	Charge() error
 }
 
 // Strength says how well the credential that obtained a token is protected.

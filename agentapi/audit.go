@@ -21,10 +21,10 @@ type record struct {
 	caller       peer.Caller
 	method, path string
 
-	identity, resource, tokenType string // as asked
-	forceRefresh, claims          bool   // whether it was asked with them
-	rule                          string // that allowed it
-	reason                        policy.Reason
+	identity, resource, tokenType string        // as asked
+	forceRefresh, claims          bool          // whether it was asked with them
+	rule                          string        // that allowed it
+	reason                        policy.Reason // why it was refused; "" otherwise
 
 	issued bool
 	token  facts
@@ -84,6 +84,8 @@ func (r *record) decision(p *problem) string {
 		return "issued"
 	case p == nil:
 		return "answered"
+	case r.reason != "":
+		return "refused"
 	case p.Status >= 500 || p.Code == wire.CodeThrottled:
 		return "failed"
 	}

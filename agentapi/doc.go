@@ -33,6 +33,10 @@
 //     known (a user's other uids keep its groups), and together for all whom
 //     nothing makes known. These get the refusal and are disconnected, and soon
 //     if they do not ask.
+//   - No caller can use up what IMDS and Entra allow an identity: the tokens that are
+//     fetched because of one uid, and because of all together whom only a group makes
+//     known, are bounded. Beyond that the caller is told when to come back, what is in
+//     memory is given as before, and others do not notice.
 //   - When told to stop, the server lets requests that it has begun finish,
 //     within a bound.
 //

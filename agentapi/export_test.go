@@ -29,6 +29,17 @@ func (s *Server) HandlerFor(caller peer.Caller) http.Handler {
 // HandlerForUnknown answers requests of a connection without a caller.
 func (s *Server) HandlerForUnknown() http.Handler { return http.HandlerFunc(s.serve) }
 
+// The bounds of what one caller, and members of groups together, may have fetched.
+const (
+	MissBurst       = missBurst
+	GroupMissBurst  = groupMissBurst
+	MissEvery       = missEvery
+	MaxMissAccounts = maxMissAccounts
+)
+
+// MissAccounts returns how many accounts are kept of callers whom only a group makes known.
+func (s *Server) MissAccounts() int { return len(s.misses.members) }
+
 // CheckRouteWithoutPermission returns what New would say of such a route.
 func CheckRouteWithoutPermission() error {
 	forgotten := routes[0]

@@ -33,7 +33,7 @@ func freshRules(uid int) *policy.Policy {
 // boundAsAsked is a source whose tokens are of the type that was asked for.
 func boundAsAsked(asked *acquire.Request) tokenFunc {
 	return func(_ context.Context, r acquire.Request) (acquire.Token, error) {
-		*asked = r
+		*asked = asksFor(r)
 		token := goodToken(r)
 		if r.Type == acquire.TypePoP {
 			token.TokenType = string(acquire.TypePoP)

@@ -60,6 +60,12 @@ func goodToken(r acquire.Request) acquire.Token {
 	}
 }
 
+// asksFor is a request without the account that it is charged to.
+func asksFor(r acquire.Request) acquire.Request {
+	r.Account = nil
+	return r
+}
+
 func working(_ context.Context, r acquire.Request) (acquire.Token, error) { return goodToken(r), nil }
 
 func failing(err error) tokenFunc {

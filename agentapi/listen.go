@@ -8,10 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keyagent/keyagent/internal/owned"
 )
 
 // ErrInUse is wrapped by errors of [Listen] when another process answers at the
@@ -29,7 +30,8 @@ const (
 // Listen opens the agent's socket at an absolute path, with mode as its
 // permissions. They decide who can connect; who may have what, the policy
 // decides. The directory is made if only it is missing. It must be root's or the
-// agent's own and nobody else may write to it: not /tmp, but one below it will do.
+// agent's own and nobody else may write to it, or put another directory in its place:
+// not /tmp, but one below it will do.
 //
 // A socket that an agent left behind when it was killed is replaced; one that
 // somebody answers at is not, and gives [ErrInUse]. A lock at path + ".lock" is
@@ -96,15 +98,11 @@ func checkDir(dir string, info fs.FileInfo) error {
 	if !info.IsDir() {
 		return fmt.Errorf("%s is not a directory", dir)
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fmt.Errorf("directory %s: its owner cannot be determined", dir)
+	if err := owned.Check(dir, info); err != nil {
+		return fmt.Errorf("other users could put a socket there: %w", err)
 	}
-	if stat.Uid != 0 && int64(stat.Uid) != int64(os.Geteuid()) {
-		return fmt.Errorf("directory %s belongs to uid %d, who could replace the socket: it must be root's or the agent's own", dir, stat.Uid)
-	}
-	if info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("directory %s has mode %v: other users could put a socket there (chmod go-w, or use a directory of its own)", dir, info.Mode())
+	if _, err := owned.Resolve(dir); err != nil {
+		return fmt.Errorf("on the way to the directory, %w", err)
 	}
 	return nil
 }

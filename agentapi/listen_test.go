@@ -218,6 +218,20 @@ func TestListenRefuses(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+	for name, mode := range map[string]fs.FileMode{"another user's directory": 0o755, "another user's sticky directory": 0o777 | os.ModeSticky} {
+		t.Run("a directory below "+name, func(t *testing.T) {
+			needRoot(t)
+			theirs := filepath.Join(socketDir(t), "theirs") // and nothing above it
+			ours := filepath.Join(theirs, "ours")
+			if err := errors.Join(os.MkdirAll(ours, 0o755), os.Chown(theirs, 65534, 65534), os.Chmod(theirs, mode)); err != nil {
+				t.Fatal(err)
+			}
+			_, err := agentapi.Listen(filepath.Join(ours, "s"), 0o600)
+			if err == nil || !strings.Contains(err.Error(), theirs+": belongs to uid 65534") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
 	for name, path := range map[string]string{
 		"a relative path": "agent.sock", "an abstract name": "@agent", "nothing": "",
 		"a path that is too long": "/tmp/" + strings.Repeat("x", 120),

@@ -82,6 +82,7 @@ type Config struct {
 type Server struct {
 	cfg    Config
 	policy policy.Policy
+	misses *misses
 }
 
 // New checks the configuration. The user that the agent runs as may administer
@@ -97,6 +98,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: withDefaults(cfg), policy: *cfg.Policy}
+	s.misses = newMisses(s.cfg.Now)
 	s.policy.AdminUIDs = append(slices.Clone(s.policy.AdminUIDs), uint32(os.Geteuid())) //nolint:gosec // a uid
 	return s, nil
 }

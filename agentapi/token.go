@@ -170,6 +170,9 @@ func (s *Server) authorise(rec *record, req policy.Request) *problem {
 	if decision.Reason == policy.ReasonFresh {
 		return p.withField(wire.ParamForceRefresh).withHint("leave force_refresh out, or set fresh: true at the rule in the agent's configuration")
 	}
+	if decision.Reason == policy.ReasonReserved {
+		return p.withHint("if this user may be every application that trusts the identity, name the resource in the resources of a rule")
+	}
 	return p.withHint("see the rules in the agent's configuration; GET " + wire.PathIdentities + " says what they give this user")
 }
 
@@ -188,7 +191,12 @@ func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acq
 		ForceRefresh: req.Fresh,
 		Claims:       req.claims,
 		Capabilities: req.capabilities,
+
+		Account: s.misses.account(rec.caller, s.policy.Standing(rec.caller)),
 	})
+	if errors.Is(err, errMisses) {
+		rec.reason = reasonMisses
+	}
 	if p := s.judge(ctx, token, err, req.Request); p != nil {
 		p.Identity = req.Identity
 		return acquire.Token{}, p

@@ -23,7 +23,7 @@ import (
 func TestToken(t *testing.T) {
 	var asked acquire.Request
 	a := start(t, config(func(_ context.Context, r acquire.Request) (acquire.Token, error) {
-		asked = r
+		asked = asksFor(r)
 		return goodToken(r), nil
 	}, rulesFor(os.Geteuid())))
 

@@ -1,6 +1,10 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
 
 // The clouds of Microsoft Entra.
 const (
@@ -100,6 +104,26 @@ var exchangeAudiences = map[string]string{
 	CloudChina:   "api://AzureADTokenExchangeChina",
 	CloudFrance:  "api://AzureADTokenExchangeFrance",
 	CloudGermany: "api://AzureADTokenExchangeGermany",
+}
+
+// AssertionAudiences returns the audiences of assertions for federated credentials:
+// those of the clouds, and those that credentials of this configuration have, in
+// alphabetical order. Whoever has a token for one can be each application that
+// trusts its identity.
+func (c *Config) AssertionAudiences() []string {
+	all := slices.Collect(maps.Values(exchangeAudiences))
+	for _, id := range c.Identities {
+		if id.Application == nil {
+			continue
+		}
+		for _, credential := range id.Application.Credentials {
+			if credential.Audience != "" {
+				all = append(all, credential.Audience)
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // bindable reports whether a source can prove with a key of this VM that it was

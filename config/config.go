@@ -186,6 +186,10 @@ const (
 	TypePoP    = "mtls_pop"
 )
 
+// AnyResource as the only entry of [Rule.Resources] is any resource but those of
+// [Config.AssertionAudiences].
+const AnyResource = "*"
+
 // Principals names local users and groups, by name or number.
 type Principals struct {
 	Users  []string `yaml:"users,omitempty"`  // User names or numeric uids.
@@ -200,7 +204,12 @@ type Rule struct {
 	// Identities are the names of identities that the rule is about.
 	Identities []string `yaml:"identities,omitempty"`
 	// Resources are resource URIs, as in https://vault.azure.net, or the single
-	// entry "*" for any.
+	// entry "*" for any but the audiences of assertions: those of the clouds, as in
+	// api://AzureADTokenExchange, and each audience of a credential in this file.
+	// Whoever has such a token can be every application that trusts the identity,
+	// from any machine, so a rule gives it only if it names the audience. A rule
+	// names it as the credential does; the application id of an audience of your own
+	// is another name that the agent cannot know.
 	Resources []string `yaml:"resources,omitempty"`
 	// Types are token types: bearer, and mtls_pop (bound to the certificate that it
 	// was obtained with, RFC 8705; of use only to who can show that). Default:

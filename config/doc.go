@@ -10,6 +10,7 @@
 // Microsoft.Identity.Web. What it writes is what [Parse] accepts; secrets in those
 // settings are not even read.
 //
-// The file decides who may have which tokens, so it must not be writable by
-// anybody but root or the user that runs the agent; [Load] refuses it otherwise.
+// The file decides who may have which tokens, so nobody but root and the user that
+// runs the agent may be able to write it or to put another one in its place; [Load]
+// refuses it otherwise.
 package config

@@ -21,8 +21,10 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 const preface = `# Configuration
 
-The agent reads one YAML file, /etc/keyagent/config.yaml unless ` + "`--config`" + ` or ` + "`KEYAGENT_CONFIG`" + ` names another. It must belong to
-root or to the agent's user and must not be writable by anybody else. A setting that is not known, or given twice, is an error:
+The agent reads one YAML file, /etc/keyagent/config.yaml unless ` + "`--config`" + ` or ` + "`KEYAGENT_CONFIG`" + ` names another. The file,
+and each directory that leads to it, must belong to root or to the agent's user and must not be writable by anybody else; a directory
+on the way may be if it is sticky, as /tmp is. The same holds for the other files and directories that decide whom the agent trusts
+or what it uses: ` + "`ca_file`, `amd_roots`, `vtpm_roots`, `state_dir` and the directory of `socket`" + `. A setting that is not known, or given twice, is an error:
 ` + "`keyagent config check`" + ` says what is wrong, stage by stage: syntax, values, then what they refer to. The file is read at
 the start: restart the agent after a change.
 

@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"fmt"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -17,7 +18,20 @@ func (c *Config) YAML() ([]byte, error) {
 	if handle := member(member(&node, "binding_key"), "persistent_handle"); handle != nil {
 		handle.Value = fmt.Sprintf("0x%08x", c.BindingKey.PersistentHandle) // as everybody writes handles
 	}
+	c.explainAny(member(&node, "rules"))
 	return encode(&node)
+}
+
+// explainAny says beside each "*" what it does not cover.
+func (c *Config) explainAny(rules *yaml.Node) {
+	if rules == nil {
+		return
+	}
+	for _, rule := range rules.Content {
+		if resources := member(rule, "resources"); resources != nil && len(resources.Content) == 1 && resources.Content[0].Value == AnyResource {
+			resources.Content[0].LineComment = "any but " + strings.Join(c.AssertionAudiences(), ", ")
+		}
+	}
 }
 
 // Settings returns what YAML prints as maps and lists, for printing in another form.

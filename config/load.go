@@ -7,11 +7,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/keyagent/keyagent/internal/owned"
 )
 
 // Error lists everything that is wrong with a configuration, so that an
@@ -105,15 +106,17 @@ func readFile(path string) ([]byte, error) {
 }
 
 // ReadTrusted reads a file that decides whom the agent trusts: the configuration,
-// or certificate authorities that it names. The file and its directory must belong
-// to root or to the agent's user, and nobody else may write them; it must be a
-// regular file of at most 1 MiB. A violation is an [*Error].
+// or certificate authorities that it names. The file and all directories that lead to
+// it must belong to root or to the agent's user, and nobody else may be able to write
+// the file or to put another one in its place (package owned has the rule); it must be
+// a regular file of at most 1 MiB. A violation is an [*Error].
 func ReadTrusted(path string) ([]byte, error) {
-	if err := checkDirectory(filepath.Dir(path)); err != nil {
-		return nil, err
+	real, err := owned.Resolve(path)
+	if err != nil {
+		return nil, untrusted(err)
 	}
 	// Without O_NONBLOCK, a FIFO in the file's place would stop the start.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(real, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("reading: %w", err)
 	}
@@ -125,8 +128,8 @@ func ReadTrusted(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, &Error{File: path, Problems: []string{"not a regular file"}}
 	}
-	if err := checkOwner(path, info); err != nil {
-		return nil, err
+	if err := owned.Check(real, info); err != nil {
+		return nil, untrusted(err)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	if err != nil {
@@ -138,32 +141,13 @@ func ReadTrusted(path string) ([]byte, error) {
 	return data, nil
 }
 
-// checkDirectory refuses a directory in which another user could put another file
-// in the place of one that was checked. In a sticky one, such as /tmp, he cannot.
-func checkDirectory(dir string) error {
-	info, err := os.Stat(dir)
-	if err != nil {
-		return fmt.Errorf("reading: %w", err)
+// untrusted says as one of our errors that another user could have written what is
+// read: it grants access.
+func untrusted(err error) error {
+	if fault, ok := errors.AsType[*owned.Error](err); ok {
+		return &Error{File: fault.Path, Problems: []string{fault.Problem}}
 	}
-	if info.Mode()&fs.ModeSticky != 0 {
-		return nil
-	}
-	return checkOwner(dir, info)
-}
-
-// checkOwner refuses what another user could have written: it grants access.
-func checkOwner(path string, info fs.FileInfo) error {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return &Error{File: path, Problems: []string{"its owner cannot be determined"}}
-	}
-	if stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
-		return &Error{File: path, Problems: []string{fmt.Sprintf("owned by uid %d; it must belong to root or to the agent's user (chown root %s)", stat.Uid, path)}}
-	}
-	if perm := info.Mode().Perm(); perm&0o022 != 0 {
-		return &Error{File: path, Problems: []string{fmt.Sprintf("mode %04o lets others write it (chmod go-w %s)", perm, path)}}
-	}
-	return nil
+	return fmt.Errorf("reading: %w", err)
 }
 
 // Default is the configuration of a file that says nothing. It has no identities, which a file must have.

@@ -242,7 +242,7 @@ func (c *Config) checkGrant(f *findings, at string, r Rule) {
 		f.add("%s.resources: none (\"*\" means any)", at)
 	}
 	for _, resource := range r.Resources {
-		if resource == "*" && len(r.Resources) == 1 {
+		if resource == AnyResource && len(r.Resources) == 1 {
 			continue
 		}
 		if !isResource(resource) {

@@ -21,5 +21,6 @@
 // # Sources
 //
 // Microsoft identity platform, "Scopes and permissions", trailing slash and
-// "/.default" (which forms of a resource mean the same).
+// "/.default" (which forms of a resource mean the same); Microsoft Graph, resource
+// type federatedIdentityCredential (the audiences by cloud).
 package policy

@@ -6,7 +6,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/peer"
 )
 
-// AnyResource as the only entry of [Rule.Resources] stands for every resource.
+// AnyResource as the only entry of [Rule.Resources] stands for every resource but
+// those that [Policy.Reserves].
 const AnyResource = "*"
 
 // Rule allows some callers some tokens. A caller is named if its uid is among
@@ -25,6 +26,12 @@ type Rule struct {
 // it is in use; then it is safe for concurrent use.
 type Policy struct {
 	Rules []Rule
+
+	// Audiences are those of the assertions that applications of this configuration
+	// prove themselves with, in any form that ParseResource accepts. AnyResource does
+	// not cover them, nor what Microsoft's clouds have for this purpose, which need
+	// not be among them.
+	Audiences []string
 
 	// AdminUIDs and AdminGIDs may read the agent's status, besides root.
 	AdminUIDs, AdminGIDs []uint32
@@ -53,12 +60,13 @@ const (
 	ReasonCaller    Reason = "no rule names the caller"
 	ReasonIdentity  Reason = "no rule gives the caller this identity"
 	ReasonResource  Reason = "no rule gives the caller this resource with this identity"
+	ReasonReserved  Reason = `tokens for this resource are credentials of applications: "*" does not cover it, and no rule names it`
 	ReasonTokenType Reason = "no rule gives the caller this token type for this resource"
 	ReasonFresh     Reason = "no rule that gives the caller this token lets it skip the cache"
 )
 
 // progress orders the reasons.
-var progress = []Reason{ReasonCaller, ReasonIdentity, ReasonResource, ReasonTokenType, ReasonFresh}
+var progress = []Reason{ReasonCaller, ReasonIdentity, ReasonResource, ReasonReserved, ReasonTokenType, ReasonFresh}
 
 // Decide answers whether the caller may have what it asks for. The first rule
 // that allows it is reported.
@@ -66,7 +74,7 @@ func (p *Policy) Decide(c peer.Caller, req Request) Decision {
 	nearest := 0
 	for i := range p.Rules {
 		rule := &p.Rules[i]
-		reason := rule.refuses(c, req)
+		reason := p.refuses(rule, c, req)
 		if reason == "" {
 			return Decision{Allowed: true, Rule: rule.Name}
 		}
@@ -75,8 +83,8 @@ func (p *Policy) Decide(c peer.Caller, req Request) Decision {
 	return Decision{Reason: progress[nearest]}
 }
 
-// refuses returns why this rule alone does not allow the request, or "" if it does.
-func (r *Rule) refuses(c peer.Caller, req Request) Reason {
+// refuses returns why one rule alone does not allow the request, or "" if it does.
+func (p *Policy) refuses(r *Rule, c peer.Caller, req Request) Reason {
 	switch {
 	case !r.names(c):
 		return ReasonCaller
@@ -84,6 +92,8 @@ func (r *Rule) refuses(c peer.Caller, req Request) Reason {
 		return ReasonIdentity
 	case !r.covers(req.Resource):
 		return ReasonResource
+	case r.coversAny() && p.Reserves(req.Resource):
+		return ReasonReserved
 	case !slices.Contains(r.TokenTypes, req.TokenType):
 		return ReasonTokenType
 	case req.Fresh && !r.Fresh:
@@ -100,7 +110,7 @@ func (r *Rule) covers(asked Resource) bool {
 	if asked == (Resource{}) {
 		return false
 	}
-	if len(r.Resources) == 1 && r.Resources[0] == AnyResource {
+	if r.coversAny() {
 		return true
 	}
 	return slices.ContainsFunc(r.Resources, func(s string) bool {
@@ -108,6 +118,8 @@ func (r *Rule) covers(asked Resource) bool {
 		return err == nil && granted.compared == asked.compared
 	})
 }
+
+func (r *Rule) coversAny() bool { return len(r.Resources) == 1 && r.Resources[0] == AnyResource }
 
 // Named reports whether any rule names the caller. Whoever is not named learns
 // nothing.

@@ -59,10 +59,11 @@ func FuzzParseResource(f *testing.F) {
 	for _, seed := range []string{
 		vault, vault + "/", vault + "/.default", vault + "//.default", vault + "//", "/", "/.default", "*", "",
 		vault + " " + vault, vault + "\x00", "https://v\u0430ult.azure.net", vault + "/.default/.default", "api://x",
+		"api://AzureADTokenExchange", "spn:fb60f99c-7a34-4190-8149-302f77469936", "api:%252F%2fAzureADToken%45xchange%", "api://Partner/exchange?x",
 	} {
 		f.Add(seed)
 	}
-	p := twoRules()
+	p, wide := twoRules(), anyFor(1000)
 	f.Fuzz(func(t *testing.T, in string) {
 		r, err := policy.ParseResource(in)
 		if err != nil {
@@ -79,6 +80,9 @@ func FuzzParseResource(f *testing.F) {
 		}
 		if strings.ContainsAny(r.Asked(), " \t\r\n\x00") || !strings.HasPrefix(in, r.Asked()) {
 			t.Errorf("%q asks for %q", in, r.Asked())
+		}
+		if other, err := policy.ParseResource(strings.ToUpper(r.String())); err == nil && wide.Reserves(other) != wide.Reserves(r) {
+			t.Errorf("%q is reserved in one case and not in another", in)
 		}
 		decision := p.Decide(peer.Caller{UID: 1000}, policy.Request{Identity: "vm", Resource: r, TokenType: "bearer"})
 		isVault := in == vault || in == vault+"/" || in == vault+"/.default" || in == vault+"//.default"

@@ -13,7 +13,7 @@ type Identity struct {
 	Name      string   `json:"name"`
 	Kind      string   `json:"kind"`
 	ClientID  string   `json:"client_id,omitempty"` // as far as the configuration says it
-	Resources []string `json:"resources"`           // "*" stands for any
+	Resources []string `json:"resources"`           // "*" stands for any but the audiences of assertions
 	Types     []string `json:"types"`
 }
 

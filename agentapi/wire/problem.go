@@ -62,7 +62,8 @@ const (
 	CodeNotFound         Code = "not_found"          // no such path
 	CodeMethodNotAllowed Code = "method_not_allowed" // the path exists; see the Allow header
 
-	// CodeThrottled: the platform asked for a pause; see RetryAfter.
+	// CodeThrottled: the platform asked for a pause, or the caller has asked for too
+	// many tokens that were not in memory; see RetryAfter.
 	CodeThrottled Code = "throttled"
 	// CodeUnavailable: TPM, IMDS, attestation or Entra is down or slow; retry
 	// after RetryAfter.
@@ -101,7 +102,7 @@ var problems = map[Code]struct {
 	CodeNotFound:         {http.StatusNotFound, "There is no such path"},
 	CodeMethodNotAllowed: {http.StatusMethodNotAllowed, "The path does not take this method"},
 
-	CodeThrottled:          {http.StatusTooManyRequests, "The platform asked for a pause"},
+	CodeThrottled:          {http.StatusTooManyRequests, "A pause is needed"},
 	CodeUnavailable:        {http.StatusServiceUnavailable, "The identity is not available at the moment"},
 	CodeTooManyConnections: {http.StatusServiceUnavailable, "Too many connections"},
 	CodeCredentialRefused:  {http.StatusBadGateway, "The platform refused the agent's credential"},

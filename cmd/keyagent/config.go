@@ -28,7 +28,8 @@ func (a *app) configCheckCommand() *cobra.Command {
 		Short: "Say whether the configuration can be used",
 		Long: `Read the configuration file as the agent would and report what is wrong
 with it. Users and groups are looked up and the files it names are read; TPM and
-network are not touched. Exit code 2 means that the agent would not take it.`,
+network are not touched. What the rules give that may not be expected is said
+in warnings. Exit code 2 means that the agent would not take the file.`,
 		Example: "  keyagent config check --config /etc/keyagent/config.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -36,12 +37,11 @@ network are not touched. Exit code 2 means that the agent would not take it.`,
 			if err != nil {
 				return err
 			}
-			if len(cfg.Rules) == 0 {
-				a.warn([]string{"no rules: nobody gets a token"})
-			}
+			notices := daemon.Notices(cfg)
+			a.warn(notices)
 			if asJSON {
 				return json.NewEncoder(a.out).Encode(map[string]any{
-					"file": a.configPath, "ok": true, "identities": len(cfg.Identities), "rules": len(cfg.Rules),
+					"file": a.configPath, "ok": true, "identities": len(cfg.Identities), "rules": len(cfg.Rules), "warnings": append([]string{}, notices...),
 				})
 			}
 			_, err = fmt.Fprintf(a.out, "%s: ok (identities: %d, rules: %d)\n", a.configPath, len(cfg.Identities), len(cfg.Rules))

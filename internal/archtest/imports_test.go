@@ -23,13 +23,14 @@ const (
 // places is the import table, downstream last.
 var places = map[string]place{
 	"internal/secret":            {nil, leaf},
-	"internal/statefile":         {nil, leaf},
+	"internal/owned":             {nil, leaf},
+	"internal/statefile":         {[]string{"internal/owned"}, "files of the agent's own, held to the rule about owners"},
 	"internal/upstream":          {nil, leaf},
 	"internal/pemfile":           {nil, leaf},
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all who meet certificates"},
 	"internal/judge":             {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
-	"config":                     {nil, "the file format is no package's own; daemon translates it into each Config"},
+	"config":                     {[]string{"internal/owned"}, "the file format is no package's own; daemon translates it into each Config"},
 	"agentapi/wire":              {nil, "apps link it: what they would carry with it must be nothing"},
 	"agentapi/peer":              {nil, "who is calling is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
@@ -70,13 +71,13 @@ var places = map[string]place{
 
 	"agentapi/policy": {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
 	"agentapi": {
-		[]string{"agentapi/...", "acquire", "internal/secret"},
+		[]string{"agentapi/...", "acquire", "internal/owned", "internal/secret"},
 		"the door: it sees tokens through one interface and cannot reach the key behind them",
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
 	"internal/daemon": {
-		[]string{"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...", "internal/certs", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream"},
+		[]string{"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...", "internal/certs", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream"},
 		wired,
 	},
 	"cmd/keyagent": {

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/keyagent/keyagent/internal/owned"
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
@@ -24,23 +26,30 @@ func ReadCredential(name string) (secret.String, error) {
 	if name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 		return secret.String{}, fmt.Errorf("credential %q: not the name of a credential", name)
 	}
-	return ReadSecretFile(filepath.Join(dir, name))
+	return readSecretFile(filepath.Join(dir, name))
 }
 
-// ReadSecretFile reads a secret from a file, or from standard input if that is what the path leads to. One newline at the end
-// is not part of it.
-func ReadSecretFile(path string) (secret.String, error) {
-	f, err := os.Open(path) // #nosec G304 G703 -- the operator's choice
-	if err != nil {
-		return secret.String{}, err
-	}
-	defer f.Close()
-	return readSecret(f, path)
+// readSecretFile reads a secret from a file, or from standard input if that is what the path leads to. One newline at the end
+// is not part of it. A file must belong to root or to this user, and nobody else may write it: another user would know the value,
+// or choose it.
+func readSecretFile(path string) (secret.String, error) {
+	return readChecked(path, owned.Check)
 }
 
-// readOwnSecret is ReadSecretFile for a file that somebody keeps: what every user of the machine can read protects nothing.
+// readOwnSecret is readSecretFile for a file that somebody keeps: what every user of the machine can read protects nothing.
 func readOwnSecret(path string) (secret.String, error) {
-	f, err := os.Open(path) // #nosec G304 -- the operator's choice
+	return readChecked(path, func(path string, info fs.FileInfo) error {
+		if perm := info.Mode().Perm(); perm&0o007 != 0 {
+			return hint(fmt.Errorf("%s is open to every user of this machine (mode %04o)", path, perm),
+				"chmod o= %s, and take another value if somebody may have read this one", path)
+		}
+		return owned.Check(path, info)
+	})
+}
+
+// readChecked looks at the open file, and at regular ones only: a pipe or a terminal belongs to whoever started this process.
+func readChecked(path string, check func(path string, info fs.FileInfo) error) (secret.String, error) {
+	f, err := os.Open(path) // #nosec G304 G703 -- the operator's choice
 	if err != nil {
 		return secret.String{}, err
 	}
@@ -49,9 +58,10 @@ func readOwnSecret(path string) (secret.String, error) {
 	if err != nil {
 		return secret.String{}, err
 	}
-	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o007 != 0 {
-		return secret.String{}, hint(fmt.Errorf("%s is open to every user of this machine (mode %04o)", path, mode.Perm()),
-			"chmod o= %s, and take another value if somebody may have read this one", path)
+	if info.Mode().IsRegular() {
+		if err := check(path, info); err != nil {
+			return secret.String{}, err
+		}
 	}
 	return readSecret(f, path)
 }

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/owned"
 	"github.com/keyagent/keyagent/internal/pemfile"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/signer"
@@ -74,11 +75,11 @@ func checkStateOwner(dir string) error {
 	if err != nil {
 		return nil //nolint:nilerr // what opens it will say so, with more to say
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || int64(stat.Uid) == int64(os.Geteuid()) {
-		return nil
+	uid, err := owned.Owner(info)
+	if err != nil || owned.Ours(uid) {
+		return nil //nolint:nilerr // the same
 	}
-	owner := strconv.FormatUint(uint64(stat.Uid), 10)
+	owner := strconv.FormatUint(uint64(uid), 10)
 	if u, err := user.LookupId(owner); err == nil {
 		owner = u.Username
 	}

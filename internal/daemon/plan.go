@@ -54,7 +54,7 @@ func resolve(cfg *config.Config) (*plan, error) {
 }
 
 func (p *plan) addPolicy(cfg *config.Config) error {
-	p.policy = &policy.Policy{}
+	p.policy = &policy.Policy{Audiences: cfg.AssertionAudiences()}
 	var problems []error
 	for _, r := range cfg.Rules {
 		uids, gids, err := resolvePrincipals(r.Principals)

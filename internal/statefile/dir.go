@@ -6,12 +6,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
+
+	"github.com/keyagent/keyagent/internal/owned"
 )
 
 // EnsureDir makes the directory at path, with missing parents, and checks that it belongs to the agent alone: a real
-// directory, owned by the effective user, without any permission for group or others. It does not repair one that is not:
-// whoever could enter it may have left something behind, so an operator should look.
+// directory, owned by the effective user, without any permission for group or others, which no other user can put another one
+// in the place of. It does not repair one that is not: whoever could enter it may have left something behind, so an operator
+// should look.
 func EnsureDir(path string) error {
 	if err := makeDirs(path, 0o700); err != nil {
 		return fmt.Errorf("creating state directory %q: %w", path, err)
@@ -26,7 +28,13 @@ func EnsureDir(path string) error {
 	if !info.IsDir() {
 		return fmt.Errorf("state directory %q is a %s: move it away", path, kind(info.Mode()))
 	}
-	return checkPrivate("state directory", path, info, "0700")
+	if err := checkPrivate("state directory", path, info, "0700"); err != nil {
+		return err
+	}
+	if _, err := owned.Resolve(path); err != nil {
+		return fmt.Errorf("state directory %q: on the way to it, %w", path, err)
+	}
+	return nil
 }
 
 // makeDirs creates the directory at path with missing parents, and makes the entry of each durable. A directory that exists is fine.
@@ -47,12 +55,12 @@ func makeDirs(path string, mode fs.FileMode) error {
 
 // checkPrivate refuses what another user owns or may read or write.
 func checkPrivate(what, path string, info fs.FileInfo, want string) error {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fmt.Errorf("%s %q: the file system does not tell its owner", what, path)
+	uid, err := owned.Owner(info)
+	if err != nil {
+		return fmt.Errorf("%s %q: %w", what, path, err)
 	}
-	if euid := os.Geteuid(); int64(stat.Uid) != int64(euid) {
-		return fmt.Errorf("%s %q belongs to uid %d, not to this process' uid %d: check its content, then chown it", what, path, stat.Uid, euid)
+	if !owned.Ours(uid) {
+		return fmt.Errorf("%s %q belongs to uid %d, not to this process' uid %d: check its content, then chown it", what, path, uid, os.Geteuid())
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return fmt.Errorf("%s %q is open to group or others (mode %04o): check its content, then chmod %s", what, path, mode, want)

@@ -18,8 +18,8 @@
 //   - A file that could not be read is not taken for a missing or a damaged one: [Load] puts aside only what is there and of no use.
 //   - A key file is never overwritten: [WriteNew] fails with an error that is [fs.ErrExist].
 //
-// The directory is trusted once [EnsureDir] has accepted it: no other user can create names in it. Its parents are the
-// operator's (systemd's StateDirectory= makes them well).
+// The directory is trusted once [EnsureDir] has accepted it: no other user can create names in it, nor put another directory in
+// its place (package owned looks at all that lead to it; systemd's StateDirectory= makes them well).
 //
 // Sources: open(2), link(2), rename(2), fsync(2).
 package statefile

@@ -225,6 +225,23 @@ func TestEnsureDir(t *testing.T) {
 			must(t, os.Chmod(p, 0o704)) // #nosec G302 -- the case under test
 		}, "chmod 0700"},
 		{"one of another user is refused", func(t *testing.T, p string) { must(t, os.Mkdir(p, 0o700)); giveAway(t, p) }, "belongs to uid 12345"},
+		{"one below another user's is refused", func(t *testing.T, p string) {
+			must(t, os.Mkdir(p, 0o700))
+			giveAway(t, filepath.Dir(p))
+		}, "on the way to it"},
+		{"one below another user's sticky one is refused", func(t *testing.T, p string) {
+			must(t, os.Mkdir(p, 0o700))
+			giveAway(t, filepath.Dir(p))
+			must(t, os.Chmod(filepath.Dir(p), 0o777|fs.ModeSticky)) // #nosec G302 -- the case under test
+		}, "on the way to it"},
+		{"one below what everybody writes is refused", func(t *testing.T, p string) {
+			must(t, os.Mkdir(p, 0o700))
+			must(t, os.Chmod(filepath.Dir(p), 0o777)) // #nosec G302 -- the case under test
+		}, "on the way to it"},
+		{"one in a sticky directory of ours is taken", func(t *testing.T, p string) {
+			must(t, os.Mkdir(p, 0o700))
+			must(t, os.Chmod(filepath.Dir(p), 0o777|fs.ModeSticky)) // #nosec G302 -- the case under test
+		}, ""},
 		{"a symbolic link is refused", func(t *testing.T, p string) { must(t, os.Symlink(t.TempDir(), p)) }, "symbolic link"},
 		{"a file is refused", func(t *testing.T, p string) { place(t, p, 0o600) }, "is a regular file"},
 	}

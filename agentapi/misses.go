@@ -1,0 +1,128 @@
+package agentapi
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/policy"
+)
+
+// What is not in memory is fetched from IMDS and Entra, which answer 429 to an identity
+// that asks too often: then it serves nobody for as long as they say. A caller who may
+// have any resource could ask for one after the other that nobody has asked for, or for
+// one with ever other claims, so fetches are bounded by caller. The bound has room for a
+// start at which a program wants a hundred tokens at once, and to keep some hundreds fresh.
+const (
+	// missBurst is how many fetches one uid may cause at once.
+	missBurst = 128
+	// groupMissBurst is the same for all callers together whom only a group makes known:
+	// a user can have thousands of uids that keep its groups (subuid(5)). It is more than
+	// one of them may have, so that one leaves room for the others, and less than may be
+	// under way for one identity, so that all of them leave room for named users.
+	groupMissBurst = 192
+	// missEvery is how long one fetch takes to be forgotten.
+	missEvery = 3 * time.Second
+	// maxMissAccounts bounds the memory. Of callers whom only a group makes known, fewer
+	// have something on their account at a time, because they share groupMissBurst.
+	maxMissAccounts = 1024
+)
+
+// reasonMisses is why the audit has a request refused that a rule allows.
+const reasonMisses policy.Reason = "the caller asks for too many tokens that are not in memory"
+
+// errMisses is wrapped by what a caller is told who has asked for too much.
+var errMisses = errors.New("too many tokens that are not in memory")
+
+// misses keeps the accounts of callers.
+type misses struct {
+	now func() time.Time
+
+	mu      sync.Mutex // guards the limiters, too
+	named   map[uint32]*missAccount
+	members map[uint32]*missAccount // whom only a group makes known
+	group   *rate.Limiter           // of all members together
+}
+
+func newMisses(now func() time.Time) *misses {
+	return &misses{
+		now: now, named: map[uint32]*missAccount{}, members: map[uint32]*missAccount{},
+		group: rate.NewLimiter(rate.Every(missEvery), groupMissBurst),
+	}
+}
+
+// missAccount is the [acquire.Account] of one uid.
+type missAccount struct {
+	misses *misses
+	uid    uint32
+	own    *rate.Limiter
+	group  *rate.Limiter // nil for a uid that a rule names
+}
+
+// account returns the account of a caller whom the policy knows.
+func (m *misses) account(caller peer.Caller, standing policy.Standing) *missAccount {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	accounts, group := m.named, (*rate.Limiter)(nil)
+	if standing != policy.ByUID {
+		accounts, group = m.members, m.group
+	}
+	if known := accounts[caller.UID]; known != nil {
+		return known
+	}
+	if len(accounts) >= maxMissAccounts {
+		m.forgetLocked(accounts)
+	}
+	made := &missAccount{misses: m, uid: caller.UID, own: rate.NewLimiter(rate.Every(missEvery), missBurst), group: group}
+	accounts[caller.UID] = made
+	return made
+}
+
+// forgetLocked drops the accounts that have nothing on them: a new one is the same.
+func (m *misses) forgetLocked(accounts map[uint32]*missAccount) {
+	now := m.now()
+	for uid, a := range accounts {
+		if a.own.TokensAt(now) >= missBurst {
+			delete(accounts, uid)
+		}
+	}
+}
+
+// Charge implements [acquire.Account].
+func (a *missAccount) Charge() error {
+	now := a.misses.now()
+	a.misses.mu.Lock()
+	defer a.misses.mu.Unlock()
+	if wait := untilOne(a.own, now); wait > 0 {
+		return a.refusal(fmt.Errorf("uid %d asks for %w", a.uid, errMisses), wait, "ask for fewer different resources, and use each token until it expires")
+	}
+	if a.group != nil {
+		if wait := untilOne(a.group, now); wait > 0 {
+			return a.refusal(fmt.Errorf("users whom only a group makes known ask for %w", errMisses), wait, "name this user in a rule, which gives it a bound of its own")
+		}
+		a.group.AllowN(now, 1)
+	}
+	a.own.AllowN(now, 1)
+	return nil
+}
+
+// untilOne returns how long it is until a limiter allows one more; 0: it does now.
+func untilOne(l *rate.Limiter, now time.Time) time.Duration {
+	missing := 1 - l.TokensAt(now)
+	if missing <= 0 {
+		return 0
+	}
+	return max(time.Duration(missing*float64(missEvery)), time.Millisecond)
+}
+
+func (a *missAccount) refusal(err error, wait time.Duration, hint string) error {
+	return &acquire.Error{
+		Kind: acquire.KindThrottled, RetryAfter: wait, Err: err,
+		Hint: "tokens that are in memory are given as before; wait, or " + hint,
+	}
+}

@@ -1,0 +1,42 @@
+package daemon
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/keyagent/keyagent/agentapi/policy"
+	"github.com/keyagent/keyagent/config"
+)
+
+// Notices says what a configuration without faults means that an operator may not
+// expect of it, a sentence each.
+func Notices(cfg *config.Config) []string {
+	if len(cfg.Rules) == 0 {
+		return []string{"no rules: nobody gets a token"}
+	}
+	var notices []string
+	for _, rule := range cfg.Rules {
+		if slices.Contains(rule.Resources, config.AnyResource) {
+			notices = append(notices, fmt.Sprintf("rule %q: \"*\" does not cover %s: tokens for these are credentials of applications, and a rule gives them only by name",
+				rule.Name, strings.Join(cfg.AssertionAudiences(), ", ")))
+		}
+		if named := reserved(cfg, rule.Resources); len(named) > 0 {
+			notices = append(notices, fmt.Sprintf("rule %q gives %s: whoever has such a token can be every application that trusts %s, from any machine",
+				rule.Name, strings.Join(named, ", "), strings.Join(rule.Identities, ", ")))
+		}
+	}
+	return notices
+}
+
+// reserved returns those of a rule's resources whose tokens are credentials of applications.
+func reserved(cfg *config.Config, resources []string) []string {
+	rules := policy.Policy{Audiences: cfg.AssertionAudiences()}
+	var found []string
+	for _, name := range resources {
+		if resource, err := policy.ParseResource(name); err == nil && rules.Reserves(resource) {
+			found = append(found, name)
+		}
+	}
+	return found
+}

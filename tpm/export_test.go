@@ -80,4 +80,3 @@ func OpenDescribed(ctx context.Context, path, sysfs string, cfg Config) (*TPM, e
 	_, err := t.Properties(ctx)
 	return t, err
 }
-

@@ -52,7 +52,7 @@ func TestWhatIsOwedFromBeforeAResetIsForgottenAfterAWhile(t *testing.T) {
 	o.add(owedFlush{handle: 0x80000000, boot: before})
 	for range maxMisses - 1 {
 		if list := o.skipOthers(after); len(list) != 0 {
-			t.Fatalf("%x is to be flushed after a reset", list)
+			t.Fatalf("%+v is to be flushed after a reset", list)
 		}
 	}
 	if list := o.skipOthers(before); len(list) != 1 {

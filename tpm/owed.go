@@ -84,6 +84,9 @@ func (o *owed) clear() { *o = owed{} }
 
 func (o *owed) empty() bool { return len(o.list) == 0 }
 
+// toDo reports whether something is on the list that was not tried yet when nobody waited.
+func (o *owed) toDo() bool { return o.fresh && !o.empty() }
+
 // handles lists the handles for a log.
 func (o *owed) handles() []string {
 	var list []string

@@ -93,7 +93,7 @@ func (s *scheduler) dropDead() {
 // finish ends a turn. What its caller left behind is settled before the next turn begins, but not while the caller waits.
 func (s *scheduler) finish(t *turn) {
 	t.end()
-	if !s.late() && !s.owed.fresh && s.retired.Load() == 0 {
+	if !s.late() && !s.owed.toDo() && s.retired.Load() == 0 {
 		s.release()
 		return
 	}
@@ -171,6 +171,7 @@ func (s *scheduler) readLate() {
 	s.log.Debug("TPM answers after its caller had gone")
 	rsp, err := s.conn.late()
 	if err != nil {
+		s.warnLost(s.conn.lateCommand)
 		s.drop(err)
 		return
 	}
@@ -247,12 +248,21 @@ func (s *scheduler) roundTrip(ctx context.Context, input []byte) ([]byte, error)
 		return nil, fmt.Errorf("waiting for the answer to %v: %w", command(input), ctx.Err())
 	}
 	if err != nil {
+		s.warnLost(input)
 		s.drop(err)
 		return nil, &lostError{device: s.device.String(), cause: err}
 	}
 	rsp = append([]byte(nil), rsp...)
 	clearLayer(rsp)
 	return rsp, nil
+}
+
+// warnLost tells of a slot that may be lost with the answer to a command.
+func (s *scheduler) warnLost(input []byte) {
+	if !s.managed && makesHandle(commandCode(input)) && s.loading == nil {
+		s.log.Warn("TPM may keep what this command has made until it restarts: the answer with its handle was lost, and this TPM has no resource manager",
+			"command", command(input).String())
+	}
 }
 
 // patiently sends a command again for as long as the TPM asks for it, no longer than ctx and limit allow. The time that the TPM takes
@@ -324,6 +334,7 @@ func (s *scheduler) recount(ctx context.Context) error {
 		s.boot = boot{}
 		s.log.Warn("TPM does not tell whether it was reset: what of ours is still loaded in it will not be flushed", "cause", err)
 	}
+	s.sessions.giveUpOthers(s)
 	for _, slot := range s.loaded.list() {
 		o, err := readPublic(&greeting{ctx: ctx, scheduler: s}, slot.handle)
 		if !s.ready() {

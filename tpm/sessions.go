@@ -70,6 +70,16 @@ func (s *sessions) giveUp(of *scheduler) {
 	s.clear()
 }
 
+// giveUpOthers moves the sessions of another boot than the present to what is owed. Another program may have their numbers now.
+func (s *sessions) giveUpOthers(of *scheduler) {
+	for _, kept := range []**session{&s.hmac, &s.policy} {
+		if *kept != nil && (*kept).boot != of.boot {
+			of.oweSession(*kept)
+			*kept = nil
+		}
+	}
+}
+
 // giveWay flushes a session that the turn does not need at this moment. It reports false if there is none.
 func (s *sessions) giveWay(t *turn) bool {
 	for _, kept := range []**session{&s.hmac, &s.policy} {

@@ -182,8 +182,8 @@ func (k *Key) Info() Info {
 	return info
 }
 
-// Close gives the key up: it is flushed from the TPM as soon as nobody else uses that. Signatures that wait end at once. Further calls do
-// nothing.
+// Close gives the key up: it is flushed from the TPM as soon as nobody else uses that. Signatures
+// that wait end at once. Further calls do nothing.
 func (k *Key) Close() error {
 	k.end()
 	k.mu.Lock()

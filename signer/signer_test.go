@@ -123,8 +123,8 @@ func TestSigningEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Somebody else has the TPM, for as long as they like. Nobody who closes the key, or signs with it, waits for them longer than they said they
-// would.
+// Somebody else has the TPM, for as long as they like. Nobody who closes the key, or signs with it,
+// waits for them longer than they said they would.
 func TestClosingAKeyKeepsNobodyWaiting(t *testing.T) {
 	on := tpmtest.Open(t)
 	sign := func(k *signer.Key) error {

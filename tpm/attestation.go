@@ -47,8 +47,9 @@ func certify(t *turn, o object, auth []byte, ak tpm2.TPMHandle, qualifyingData [
 		return Attestation{}, err
 	}
 	var rsp *tpm2.CertifyResponse
-	// The object's session protects the whole command; a second one for the attestation key would add nothing. The role is
-	// ADMIN: without adminWithPolicy, a key with a policy takes its authorization value for it, too.
+	// The object's session protects the whole command; a second one for the attestation key would
+	// add nothing. The role is ADMIN: without adminWithPolicy, a key with a policy takes its
+	// authorization value for it, too.
 	err = t.protected(auth, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
 		rsp, err = tpm2.Certify{
 			ObjectHandle:   o.auth(session),

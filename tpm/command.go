@@ -33,7 +33,8 @@ func newHandle(input, rsp []byte) (tpm2.TPMHandle, bool) {
 	return handleAt(rsp, headerBytes), true
 }
 
-// makesHandle reports whether a command makes an object or session, whose handle is in its response.
+// makesHandle reports whether a command makes an object or session, whose handle is in its
+// response.
 func makesHandle(code tpm2.TPMCC) bool {
 	switch code {
 	case tpm2.TPMCCCreatePrimary, tpm2.TPMCCLoad, tpm2.TPMCCLoadExternal, tpm2.TPMCCContextLoad, tpm2.TPMCCCreateLoaded,

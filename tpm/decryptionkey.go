@@ -14,21 +14,22 @@ import (
 const DecryptionKeyBytes = 256
 
 var (
-	// ErrKeyGone is in the error for a [DecryptionKey] that is no longer in the TPM: it was reset, or its connection lost, since
-	// the key was made. A new one must be made.
+	// ErrKeyGone is in the error for a [DecryptionKey] that is no longer in the TPM: it was reset,
+	// or its connection lost, since the key was made. A new one must be made.
 	ErrKeyGone = errors.New("key is no longer in the TPM")
 
-	// ErrCiphertext is in the error for a ciphertext that the TPM cannot open. Whoever sent it must not learn so: see
-	// [DecryptionKey.Decrypt].
+	// ErrCiphertext is in the error for a ciphertext that the TPM cannot open. Whoever sent it must
+	// not learn so: see [DecryptionKey.Decrypt].
 	ErrCiphertext = errors.New("the TPM cannot open the ciphertext")
 )
 
-// DecryptionKey is an RSA-2048 decryption key for a short time: a primary of the NULL hierarchy, usable only while PCRs are what they
-// were when it was made, and never outside the TPM. It holds one of the TPM's few slots until Close. It is safe for concurrent
-// use.
+// DecryptionKey is an RSA-2048 decryption key for a short time: a primary of the NULL hierarchy,
+// usable only while PCRs are what they were when it was made, and never outside the TPM. It holds
+// one of the TPM's few slots until Close. It is safe for concurrent use.
 //
-// Its policy is TPM2_PolicyPCR alone, as attestation services expect it: whoever can give commands over the connection of this process can have
-// it decrypt, too. What is decrypted for this process is read and changed by nobody on the way.
+// Its policy is TPM2_PolicyPCR alone, as attestation services expect it: whoever can give commands
+// over the connection of this process can have it decrypt, too. What is decrypted for this process
+// is read and changed by nobody on the way.
 type DecryptionKey struct {
 	resident
 	tpm    *TPM
@@ -36,8 +37,9 @@ type DecryptionKey struct {
 	policy policy
 }
 
-// NewDecryptionKey makes a key that is bound to the present values of these PCRs of the SHA-256 bank, at least one. It takes as long as
-// the TPM needs for making an RSA key: a tenth of a second to several seconds. The caller closes the key.
+// NewDecryptionKey makes a key that is bound to the present values of these PCRs of the SHA-256
+// bank, at least one. It takes as long as the TPM needs for making an RSA key: a tenth of a second
+// to several seconds. The caller closes the key.
 func (t *TPM) NewDecryptionKey(ctx context.Context, pcrs []int) (*DecryptionKey, error) {
 	if _, err := selectPCRs(pcrs); err != nil {
 		return nil, fmt.Errorf("making a decryption key: %w", err)
@@ -74,8 +76,9 @@ func (k *DecryptionKey) create(t *turn, pcrs []int) error {
 	return nil
 }
 
-// decryptionKeyTemplate has the attributes 0x00020432. Without userWithAuth the policy is the only way to use the key. A primary is derived
-// from its template; unique makes it another key each time.
+// decryptionKeyTemplate has the attributes 0x00020432. Without userWithAuth the policy is the only
+// way to use the key. A primary is derived from its template; unique makes it another key each
+// time.
 func decryptionKeyTemplate(bound policy) (tpm2.TPMTPublic, error) {
 	digest, err := bound.digest()
 	if err != nil {
@@ -101,8 +104,9 @@ func decryptionKeyTemplate(bound policy) (tpm2.TPMTPublic, error) {
 	}, nil
 }
 
-// createPrimary makes a primary of a hierarchy without authorization value, in a protected session (TPM 2.0 Part 3, 24.1). The handle
-// in the answer is all that the session does not protect, so the object there is looked at.
+// createPrimary makes a primary of a hierarchy without authorization value, in a protected session
+// (TPM 2.0 Part 3, 24.1). The handle in the answer is all that the session does not protect, so the
+// object there is looked at.
 func createPrimary(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (object, error) {
 	var rsp *tpm2.CreatePrimaryResponse
 	err := t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
@@ -133,8 +137,8 @@ func createPrimary(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) 
 // PublicArea returns the public area as the TPM reported it: TPMT_PUBLIC.
 func (k *DecryptionKey) PublicArea() []byte { return bytes.Clone(k.object.area) }
 
-// Certify is [TPM.Certify] for this key. TPM2_Certify asks for the ADMIN role, for which the key's empty authorization value serves:
-// adminWithPolicy is clear.
+// Certify is [TPM.Certify] for this key. TPM2_Certify asks for the ADMIN role, for which the key's
+// empty authorization value serves: adminWithPolicy is clear.
 func (k *DecryptionKey) Certify(ctx context.Context, ak tpm2.TPMHandle, qualifyingData []byte) (Attestation, error) {
 	var a Attestation
 	err := checkQualifyingData(qualifyingData)
@@ -150,11 +154,12 @@ func (k *DecryptionKey) Certify(ctx context.Context, ak tpm2.TPMHandle, qualifyi
 	return a, nil
 }
 
-// Decrypt opens an RSAES-PKCS1-v1_5 ciphertext of 256 bytes inside the TPM (TPM 2.0 Part 3, 14.3). Ciphertext and message are encrypted
-// between this process and the TPM.
+// Decrypt opens an RSAES-PKCS1-v1_5 ciphertext of 256 bytes inside the TPM (TPM 2.0 Part 3, 14.3).
+// Ciphertext and message are encrypted between this process and the TPM.
 //
-// The error is [ErrCiphertext] for bad padding: a caller who lets the sender see any difference gives them an oracle (RFC 8017, 7.2).
-// [ErrPCRsChanged]: the policy does not hold any more. [ErrKeyGone].
+// The error is [ErrCiphertext] for bad padding: a caller who lets the sender see any difference
+// gives them an oracle (RFC 8017, 7.2). [ErrPCRsChanged]: the policy does not hold any more.
+// [ErrKeyGone].
 func (k *DecryptionKey) Decrypt(ctx context.Context, ciphertext []byte) ([]byte, error) {
 	if len(ciphertext) != DecryptionKeyBytes {
 		return nil, fmt.Errorf("decrypting with a TPM key: ciphertext of %d bytes, want %d", len(ciphertext), DecryptionKeyBytes)

@@ -66,7 +66,8 @@ func checkDecrypts(t testing.TB, k *tpm.DecryptionKey) {
 	}
 }
 
-// The policy is the one that the TPM computes for the present PCR values, and nothing else: an attestation service looks at it.
+// The policy is the one that the TPM computes for the present PCR values, and nothing else: an
+// attestation service looks at it.
 func TestADecryptionKeyIsWhatAttestationServicesExpect(t *testing.T) {
 	t.Parallel()
 	on, _ := azureThroughProxy(t, tpm.Config{})
@@ -102,7 +103,8 @@ func TestADecryptionKeyIsWhatAttestationServicesExpect(t *testing.T) {
 	}
 }
 
-// With a session as other clients use it, unsalted, the same search finds the message and the ciphertext.
+// With a session as other clients use it, unsalted, the same search finds the message and the
+// ciphertext.
 func TestNothingOfADecryptionIsOnTheWire(t *testing.T) {
 	t.Parallel()
 	on, proxy := azureThroughProxy(t, tpm.Config{})

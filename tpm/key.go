@@ -298,8 +298,9 @@ func (k *Key) PublicKey() crypto.PublicKey { return k.key }
 // Another program's keys have some as a rule.
 func (k *Key) Deviations() []string { return deviations(&k.object.public) }
 
-// Close gives the key up. It does not wait for the TPM, which others may use at this moment: the key is flushed as soon as they are done,
-// at the latest by [TPM.Close]. Further calls do nothing. The error is always nil; it is there for io.Closer.
+// Close gives the key up. It does not wait for the TPM, which others may use at this moment: the
+// key is flushed as soon as they are done, at the latest by [TPM.Close]. Further calls do nothing.
+// The error is always nil; it is there for io.Closer.
 func (k *Key) Close() error {
 	k.tpm.scheduler.retire(&k.resident)
 	return nil

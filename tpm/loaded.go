@@ -7,8 +7,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// loaded is the table of objects that are kept in the TPM's transient slots from turn to turn. A TPM has few of them, three as a
-// rule: the one that was not used for longest gives way when a slot is needed.
+// loaded is the table of objects that are kept in the TPM's transient slots from turn to turn. A
+// TPM has few of them, three as a rule: the one that was not used for longest gives way when a slot
+// is needed.
 //
 // An entry can be wrong, after a TPM reset: then the TPM says so when the handle is used. It is never wrong by naming another
 // object of ours, because a handle that the TPM gives out takes the entry of what had it before.
@@ -55,7 +56,8 @@ func (l *loaded) forget(r *resident) (h tpm2.TPMHandle, found bool) {
 	return s.handle, found
 }
 
-// taken says that the TPM just gave out h. If an object was thought to be there, it is not: the TPM was reset meanwhile.
+// taken says that the TPM just gave out h. If an object was thought to be there, it is not: the TPM
+// was reset meanwhile.
 func (l *loaded) taken(h tpm2.TPMHandle) {
 	l.slots = slices.DeleteFunc(l.slots, func(s slot) bool { return s.handle == h })
 }
@@ -65,7 +67,8 @@ func (l *loaded) has(h tpm2.TPMHandle) bool {
 	return slices.ContainsFunc(l.slots, func(s slot) bool { return s.handle == h })
 }
 
-// evict removes the object that was not used for longest, can be loaded again, and was not used in the turn.
+// evict removes the object that was not used for longest, can be loaded again, and was not used in
+// the turn.
 func (l *loaded) evict(t *turn) (s slot, found bool) {
 	i := slices.IndexFunc(l.slots, func(s slot) bool { return !s.object.pinned && (t == nil || s.turn != t) })
 	if i < 0 {

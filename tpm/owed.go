@@ -13,10 +13,12 @@ import (
 )
 
 const (
-	// maxOwed bounds the list of flushes that are still to be done. A TPM has three slots for objects and
-	// three for sessions, as a rule: a list that is longer than this comes from answers that no TPM gave.
+	// maxOwed bounds the list of flushes that are still to be done. A TPM has three slots for
+	// objects and three for sessions, as a rule: a list that is longer than this comes from answers
+	// that no TPM gave.
 	maxOwed = 16
-	// maxMisses is how often the TPM must be found in another boot until a handle of the one before is forgotten.
+	// maxMisses is how often the TPM must be found in another boot until a handle of the one before
+	// is forgotten.
 	maxMisses = 8
 
 	// flushPatience is how long in all a flush is repeated for which nobody waits.
@@ -27,14 +29,15 @@ const (
 	closePatience = 10 * time.Second
 )
 
-// owed lists the handles of ours that nobody needs any more and that are still loaded. A handle is on it from
-// the moment at which it is given up until the TPM has said that it is free: so neither a context that
-// ends, nor a TPM that puts the flush off, nor a connection that breaks can make it forgotten. It belongs to the
-// turn.
+// owed lists the handles of ours that nobody needs any more and that are still loaded. A handle is
+// on it from the moment at which it is given up until the TPM has said that it is free: so neither
+// a context that ends, nor a TPM that puts the flush off, nor a connection that breaks can make it
+// forgotten. It belongs to the turn.
 //
-// Handles are numbers. Without a resource manager, other programs use the same ones: after a TPM reset, ours may
-// name their object. Therefore nothing is flushed from here before it was made sure that the TPM was not reset
-// since the handle was made, and that an object whose Name is known still has it.
+// Handles are numbers. Without a resource manager, other programs use the same ones: after a TPM
+// reset, ours may name their object. Therefore nothing is flushed from here before it was made sure
+// that the TPM was not reset since the handle was made, and that an object whose Name is known
+// still has it.
 type owed struct {
 	list  []owedFlush
 	fresh bool // something was added since the last time that the list was worked off
@@ -64,8 +67,8 @@ func (o *owed) remove(h tpm2.TPMHandle) {
 	o.list = slices.DeleteFunc(o.list, func(f owedFlush) bool { return sameSlot(f.handle, h) })
 }
 
-// skipOthers returns the flushes of a boot. Those of another are void if the TPM was reset. They are struck off after a
-// while only: who says so is not authenticated.
+// skipOthers returns the flushes of a boot. Those of another are void if the TPM was reset. They
+// are struck off after a while only: who says so is not authenticated.
 func (o *owed) skipOthers(now boot) []owedFlush {
 	var of []owedFlush
 	for i := range o.list {
@@ -96,8 +99,8 @@ func (o *owed) handles() []string {
 	return list
 }
 
-// sameSlot reports whether two handles cannot be in use at the same time. HMAC and policy sessions are numbered together,
-// and to flush one a TPM may look at the number only (TPM 2.0 Part 2, 7.2).
+// sameSlot reports whether two handles cannot be in use at the same time. HMAC and policy sessions
+// are numbered together, and to flush one a TPM may look at the number only (TPM 2.0 Part 2, 7.2).
 func sameSlot(a, b tpm2.TPMHandle) bool {
 	const number = 0x00ffffff
 	return a == b || isSession(a) && isSession(b) && a&number == b&number
@@ -112,7 +115,8 @@ func isTransient(h tpm2.TPMHandle) bool { return tpm2.TPMHT(h>>24) == tpm2.TPMHT
 
 func hexHandle(h tpm2.TPMHandle) string { return fmt.Sprintf("0x%08x", uint32(h)) }
 
-// owe notes that an object or session, which was made in the present boot as far as is known, is to be flushed.
+// owe notes that an object or session, which was made in the present boot as far as is known, is to
+// be flushed.
 func (s *scheduler) owe(h tpm2.TPMHandle, name []byte) {
 	s.oweFlush(owedFlush{handle: h, name: name, boot: s.boot})
 }
@@ -123,8 +127,8 @@ func (s *scheduler) oweFlush(f owedFlush) {
 	}
 }
 
-// flushOwed tries each flush that is owed once. Freed reports whether a handle is free now, again whether the TPM has asked
-// for a repetition.
+// flushOwed tries each flush that is owed once. Freed reports whether a handle is free now, again
+// whether the TPM has asked for a repetition.
 func (s *scheduler) flushOwed(ctx context.Context) (freed, again bool) {
 	if s.owed.empty() || !s.ready() {
 		return false, false
@@ -161,7 +165,8 @@ func (s *scheduler) flushOne(ctx context.Context, f owedFlush) (done, busy bool)
 	return freedBy(code), retryable(code)
 }
 
-// freedBy reports whether the answer to TPM2_FlushContext says that the handle is free: flushed now, or long ago.
+// freedBy reports whether the answer to TPM2_FlushContext says that the handle is free: flushed
+// now, or long ago.
 func freedBy(code tpm2.TPMRC) bool {
 	return code == tpm2.TPMRCSuccess || codeIs(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceS0)
 }
@@ -178,8 +183,8 @@ func (s *scheduler) stillOurs(ctx context.Context, f owedFlush) (ours, busy bool
 	return false, !staleHandle(err) // what cannot be told now is asked again
 }
 
-// flushPatiently works off what is owed for as long as the TPM asks for repetitions. If it yields, it ends soon after
-// another caller has come.
+// flushPatiently works off what is owed for as long as the TPM asks for repetitions. If it yields,
+// it ends soon after another caller has come.
 func (s *scheduler) flushPatiently(ctx context.Context, yields bool) {
 	start := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
@@ -194,14 +199,15 @@ func (s *scheduler) flushPatiently(ctx context.Context, yields bool) {
 	}
 }
 
-// boot tells one start of the TPM from another: by the counters of TPM2_ReadClock (TPM 2.0 Part 1, 36.3). Loaded objects and sessions
-// do not outlive it.
+// boot tells one start of the TPM from another: by the counters of TPM2_ReadClock (TPM 2.0 Part 1,
+// 36.3). Loaded objects and sessions do not outlive it.
 type boot struct {
 	known            bool
 	resets, restarts uint32
 }
 
-// findBoot finds out in which boot the TPM is. Behind a resource manager it is all the same: nobody else can get at our handles.
+// findBoot finds out in which boot the TPM is. Behind a resource manager it is all the same: nobody
+// else can get at our handles.
 func (s *scheduler) findBoot(t transport.TPM) error {
 	if s.managed {
 		return nil
@@ -233,9 +239,10 @@ type once struct {
 
 func (o *once) Send(input []byte) ([]byte, error) { return o.scheduler.roundTrip(o.ctx, input) }
 
-// findLost looks for keys of ours whose TPM2_Load was under way when a connection broke: the TPM may have executed it, and the
-// handle was never read. An object that has the Name of such a key, and is not where we know that key to be, is flushed. What other
-// commands have left behind cannot be told from what other programs have loaded, and is left alone.
+// findLost looks for keys of ours whose TPM2_Load was under way when a connection broke: the TPM
+// may have executed it, and the handle was never read. An object that has the Name of such a key,
+// and is not where we know that key to be, is flushed. What other commands have left behind cannot
+// be told from what other programs have loaded, and is left alone.
 func (s *scheduler) findLost(ctx context.Context) error {
 	if len(s.lost) == 0 {
 		return nil

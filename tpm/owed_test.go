@@ -18,8 +18,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file is about flushes that do not happen when they should: what they were to free is freed later, and nothing of another
-// program ever is.
+// This file is about flushes that do not happen when they should: what they were to free is freed
+// later, and nothing of another program ever is.
 
 // putOff lets the TPM ask for each flush again, for as long as wanted.
 func putOff(wanted func() bool) tpmtest.Handler {
@@ -135,7 +135,8 @@ func TestAReplacedSessionWhoseFlushIsPutOffIsFlushedLater(t *testing.T) {
 	checkSigns(t, bound)
 }
 
-// The connection breaks with the flush under way. Without a resource manager nothing is freed by that.
+// The connection breaks with the flush under way. Without a resource manager nothing is freed by
+// that.
 func TestAFlushWhoseConnectionBreaksIsDoneOverTheNext(t *testing.T) {
 	t.Parallel()
 	on, proxy, _ := swtpmThroughProxy(t, tpm.Config{SessionUses: 1})
@@ -160,7 +161,8 @@ func TestAFlushWhoseConnectionBreaksIsDoneOverTheNext(t *testing.T) {
 	}
 }
 
-// A caller goes, and the connection breaks before the late answer: of the handles that are known, none is forgotten.
+// A caller goes, and the connection breaks before the late answer: of the handles that are known,
+// none is forgotten.
 func TestWhatACallerLeftIsFlushedAlsoIfTheConnectionBreaksThen(t *testing.T) {
 	t.Parallel()
 	on, proxy, _ := swtpmThroughProxy(t, tpm.Config{})
@@ -185,7 +187,8 @@ func TestWhatACallerLeftIsFlushedAlsoIfTheConnectionBreaksThen(t *testing.T) {
 	}
 }
 
-// The answer to TPM2_Load is lost, so its handle is not known. The key is found by its Name, which no other program's has.
+// The answer to TPM2_Load is lost, so its handle is not known. The key is found by its Name, which
+// no other program's has.
 func TestAKeyWhoseLoadingLostItsAnswerIsFoundAndFlushed(t *testing.T) {
 	t.Parallel()
 	on, proxy, _ := swtpmThroughProxy(t, tpm.Config{})
@@ -225,8 +228,8 @@ func TestAKeyWhoseLoadingLostItsAnswerIsFoundAndFlushed(t *testing.T) {
 	})
 }
 
-// What another command has made before its answer was lost cannot be told from what others have loaded: a storage root is the same
-// for all. It is left alone.
+// What another command has made before its answer was lost cannot be told from what others have
+// loaded: a storage root is the same for all. It is left alone.
 func TestTheStorageRootOfAnotherProgramIsNotFlushedForALostOne(t *testing.T) {
 	t.Parallel()
 	on, proxy, machine := swtpmThroughProxy(t, tpm.Config{})
@@ -248,7 +251,8 @@ func TestTheStorageRootOfAnotherProgramIsNotFlushedForALostOne(t *testing.T) {
 	}
 }
 
-// After a TPM reset the handles that are owed name objects of other programs, one of them even with the Name of ours.
+// After a TPM reset the handles that are owed name objects of other programs, one of them even with
+// the Name of ours.
 func TestNothingIsFlushedThatWasMadeAfterATPMReset(t *testing.T) {
 	t.Parallel()
 	on, proxy, machine := swtpmThroughProxy(t, tpm.Config{})
@@ -296,8 +300,8 @@ func TestNothingIsFlushedThatWasMadeAfterATPMReset(t *testing.T) {
 	})
 }
 
-// The TPM is reset, and the connection does not show it. The other program's session has the number of ours, which is idle, or
-// which is found to be of no use any more.
+// The TPM is reset, and the connection does not show it. The other program's session has the number
+// of ours, which is idle, or which is found to be of no use any more.
 func TestASessionOfAnotherProgramIsNotFlushedForOneOfBeforeTheReset(t *testing.T) {
 	t.Parallel()
 	for name, idle := range map[string]time.Duration{"idle": 20 * time.Millisecond, "used": time.Hour, "at the end": time.Hour} {
@@ -459,7 +463,8 @@ func TestClosingAKeyDoesNotWaitForTheTPM(t *testing.T) {
 	})
 }
 
-// The TPM puts off the flush of a key that is closed, without end. Whoever wants to sign meanwhile need not wait for that.
+// The TPM puts off the flush of a key that is closed, without end. Whoever wants to sign meanwhile
+// need not wait for that.
 func TestAFlushThatIsPutOffDoesNotKeepOthersWaiting(t *testing.T) {
 	t.Parallel()
 	for name, giveUp := range map[string]func(*testing.T, *tpm.TPM, *tpm.Key){

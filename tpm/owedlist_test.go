@@ -20,7 +20,8 @@ func TestTheListOfOwedFlushesIsBounded(t *testing.T) {
 	}
 }
 
-// A handle that the TPM gives out is free: what was owed there, under whatever kind of session, is none of ours.
+// A handle that the TPM gives out is free: what was owed there, under whatever kind of session, is
+// none of ours.
 func TestAHandleThatIsGivenOutIsNotOwed(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -44,7 +45,8 @@ func TestAHandleThatIsGivenOutIsNotOwed(t *testing.T) {
 	}
 }
 
-// Who says that the TPM was reset is not authenticated: a moment of it forgets nothing, and nothing is flushed meanwhile.
+// Who says that the TPM was reset is not authenticated: a moment of it forgets nothing, and nothing
+// is flushed meanwhile.
 func TestWhatIsOwedFromBeforeAResetIsForgottenAfterAWhile(t *testing.T) {
 	t.Parallel()
 	before, after := boot{known: true, resets: 1}, boot{known: true, resets: 2}

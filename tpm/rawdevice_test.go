@@ -18,11 +18,11 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file is about character devices, which are of two kinds: the kernel's resource manager, where each open begins with an empty
-// space, and the bare TPM, which keeps what it has.
+// This file is about character devices, which are of two kinds: the kernel's resource manager,
+// where each open begins with an empty space, and the bare TPM, which keeps what it has.
 
-// rawDevice is a character device before a TPM. What goes over it is seen by wire; the next command with the code in nonsense is not
-// executed and gets an answer that makes no sense.
+// rawDevice is a character device before a TPM. What goes over it is seen by wire; the next command
+// with the code in nonsense is not executed and gets an answer that makes no sense.
 type rawDevice struct {
 	path     string
 	machine  *tpmtest.SoftTPM
@@ -100,7 +100,8 @@ func sysfs(t *testing.T, path, class string) string {
 	return root
 }
 
-// After each broken connection the key is found where it was, the session is used on, and another program's object is left alone.
+// After each broken connection the key is found where it was, the session is used on, and another
+// program's object is left alone.
 func TestABareDeviceKeepsWhatIsLoaded(t *testing.T) {
 	t.Parallel()
 	d := newRawDevice(t)
@@ -176,8 +177,8 @@ func TestABareDeviceIsFlushedOverTheNextConnection(t *testing.T) {
 	}
 }
 
-// Each open of the kernel's resource manager begins with an empty space: of what was loaded over the last one, nothing is asked for and
-// nothing is flushed, whatever is at these numbers now.
+// Each open of the kernel's resource manager begins with an empty space: of what was loaded over
+// the last one, nothing is asked for and nothing is flushed, whatever is at these numbers now.
 func TestTheResourceManagersDeviceBeginsEmpty(t *testing.T) {
 	t.Parallel()
 	d := newRawDevice(t)

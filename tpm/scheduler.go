@@ -108,13 +108,15 @@ func (s *scheduler) settleInBackground() {
 	})
 }
 
-// release gives the turn to the next caller. What was closed in this moment, when there was none yet, is flushed.
+// release gives the turn to the next caller. What was closed in this moment, when there was none
+// yet, is flushed.
 func (s *scheduler) release() {
 	s.queue.Release(1)
 	s.sweepIfFree()
 }
 
-// retire gives an object up. It does not wait: whoever has the TPM flushes it when they are done, and if nobody has, it is flushed now.
+// retire gives an object up. It does not wait: whoever has the TPM flushes it when they are done,
+// and if nobody has, it is flushed now.
 func (s *scheduler) retire(r *resident) {
 	if r.closed.Swap(true) {
 		return
@@ -322,8 +324,8 @@ func (s *scheduler) openWithin(ctx context.Context, limit time.Duration) error {
 	return nil
 }
 
-// recount finds out what of ours is still loaded now that there is a new connection. Behind a resource manager nothing is; a
-// bare TPM keeps what it has, and it takes its slots.
+// recount finds out what of ours is still loaded now that there is a new connection. Behind a
+// resource manager nothing is; a bare TPM keeps what it has, and it takes its slots.
 func (s *scheduler) recount(ctx context.Context) error {
 	if s.managed {
 		return nil

@@ -49,7 +49,8 @@ type session struct {
 // startSession makes a session. The salt is encrypted to the storage root, whose Name was checked: a key that somebody on the
 // way has put in its place would let him have the salt.
 func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
-	// A session does not outlive its boot: while it works, what is made beside it is known to be of the same one.
+	// A session does not outlive its boot: while it works, what is made beside it is known to be of
+	// the same one.
 	if err := t.scheduler.findBoot(t); err != nil {
 		t.scheduler.log.Debug("TPM does not tell whether it was reset", "cause", err)
 	}

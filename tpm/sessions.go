@@ -70,7 +70,8 @@ func (s *sessions) giveUp(of *scheduler) {
 	s.clear()
 }
 
-// giveUpOthers moves the sessions of another boot than the present to what is owed. Another program may have their numbers now.
+// giveUpOthers moves the sessions of another boot than the present to what is owed. Another program
+// may have their numbers now.
 func (s *sessions) giveUpOthers(of *scheduler) {
 	for _, kept := range []**session{&s.hmac, &s.policy} {
 		if *kept != nil && (*kept).boot != of.boot {
@@ -174,8 +175,8 @@ func mend(code tpm2.TPMRC, fresh bool) bool {
 	return sessionFault(code)
 }
 
-// sessionFault reports whether a code says that a session is gone, or may come from one whose nonces have come apart, or from another
-// program's session that has its number now.
+// sessionFault reports whether a code says that a session is gone, or may come from one whose
+// nonces have come apart, or from another program's session that has its number now.
 func sessionFault(code tpm2.TPMRC) bool {
 	const sessionRelated = 0x800 // of a format-one code: N is 8 and more (TPM 2.0 Part 2, 6.6.2)
 	if codeIs(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCSymmetric, tpm2.TPMRCAuthType) {
@@ -193,8 +194,8 @@ func (t *turn) protected(value []byte, encrypt byte, f func(tpm2.Session) error)
 	return t.withSession(tpm2.TPMSEHMAC, func(s *session) error { return f(s.authorize(value, encrypt)) })
 }
 
-// watch sees to it that a session which nobody uses does not stay, and that a flush which is owed is tried again also if no
-// caller comes.
+// watch sees to it that a session which nobody uses does not stay, and that a flush which is owed
+// is tried again also if no caller comes.
 func (s *scheduler) watch(after time.Duration) {
 	if s.sessions.timer != nil {
 		return

@@ -34,8 +34,9 @@ var _ transport.TPM = (*turn)(nil)
 // Send executes one command and returns its response, whatever code it carries. Codes that ask for a repetition are
 // repeated until the context ends, or for as long as one command may take.
 //
-// TPM2_FlushContext is taken also after the context has ended, and when the TPM puts it off. It is then executed when the turn is
-// over, or later, so that a deferred clean-up always works and nobody waits for it; its response is made up.
+// TPM2_FlushContext is taken also after the context has ended, and when the TPM puts it off. It is
+// then executed when the turn is over, or later, so that a deferred clean-up always works and
+// nobody waits for it; its response is made up.
 func (t *turn) Send(input []byte) ([]byte, error) {
 	// A TPM would wait for the rest of a command that is shorter than it says.
 	if len(input) < headerBytes || int64(binary.BigEndian.Uint32(input[2:])) != int64(len(input)) {
@@ -71,7 +72,8 @@ func (t *turn) end() {
 	t.over = true
 }
 
-// flushHandle flushes an object, or a session, that was made or used in this turn. The Name may be nil.
+// flushHandle flushes an object, or a session, that was made or used in this turn. The Name may be
+// nil.
 func (t *turn) flushHandle(h tpm2.TPMHandle, name []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -80,7 +82,8 @@ func (t *turn) flushHandle(h tpm2.TPMHandle, name []byte) {
 	}
 }
 
-// flushLocked executes a TPM2_FlushContext. If it cannot be done now, it is owed. It needs the lock.
+// flushLocked executes a TPM2_FlushContext. If it cannot be done now, it is owed. It needs the
+// lock.
 func (t *turn) flushLocked(input []byte, name []byte) ([]byte, error) {
 	h := handleAt(input, headerBytes)
 	if t.ctx.Err() != nil {

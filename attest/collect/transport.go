@@ -13,8 +13,8 @@ import (
 // aesKeySize is the size of what is inside a good ciphertext, in bytes.
 const aesKeySize = 32
 
-// TransportKey is a decryption key of the TPM for one answer of an attestation service, usable only while the PCRs of the policy are what they
-// were. It holds one of the TPM's few slots until Close.
+// TransportKey is a decryption key of the TPM for one answer of an attestation service, usable only
+// while the PCRs of the policy are what they were. It holds one of the TPM's few slots until Close.
 //
 // Its certify statement carries no qualifyingData, as that of Microsoft's own clients: the service answers to whichever key it is shown, and
 // what makes the answer fresh is that no other key can open it.
@@ -61,5 +61,6 @@ func (k *TransportKey) Decrypt(ctx context.Context, ciphertext []byte) ([]byte, 
 	return message, nil
 }
 
-// Close gives the key up. It does not wait for the TPM. The error is always nil; it is there for io.Closer.
+// Close gives the key up. It does not wait for the TPM. The error is always nil; it is there for
+// io.Closer.
 func (k *TransportKey) Close() error { return k.key.Close() }

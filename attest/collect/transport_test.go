@@ -70,7 +70,8 @@ func encryptTo(t *testing.T, k *collect.TransportKey, message []byte) []byte {
 	return ciphertext
 }
 
-// What the service sends is opened by the TPM, and nobody between the TPM and this process reads it or puts their own in its place.
+// What the service sends is opened by the TPM, and nobody between the TPM and this process reads it
+// or puts their own in its place.
 func TestWhatTheServiceSendsIsNotOnTheWire(t *testing.T) {
 	m := newVM(t)
 	if err := m.tpm.Close(); err != nil {

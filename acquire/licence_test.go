@@ -113,7 +113,6 @@ func outcomes() map[string][]outcome {
 		"attest.CheckError":                  {attested(&attest.CheckError{Check: attest.CheckQuoteCoherence, Reason: "clock"})},
 		"attest/collect.HostError":           {attested(&collect.HostError{Status: 404, Err: errors.New("no")})},
 		"attest/collect.ErrNoReport":         {attested(collect.ErrNoReport)},
-		"attest/collect.ErrTransportKeyGone": {attested(collect.ErrTransportKeyGone)},
 		"attest/maa.ErrNotOpened":            {attested(maa.ErrNotOpened)},
 		"attest/maa.ErrWrongToken":           {attested(maa.ErrWrongToken)},
 		"attest/maa.Error": {
@@ -136,6 +135,8 @@ func outcomes() map[string][]outcome {
 		"tpm.ErrNoNVIndex":   {attested(tpm.ErrNoNVIndex)},
 		"tpm.ErrState":       {loaded(tpm.ErrState), attested(tpm.ErrState)},
 		"tpm.ErrClosed":      {loaded(tpm.ErrClosed), raw(tpm.ErrClosed)},
+		"tpm.ErrKeyGone":     {attested(tpm.ErrKeyGone)},
+		"tpm.ErrCiphertext":  {attested(tpm.ErrCiphertext)},
 		"tpm.ErrTampered":    {loaded(tpm.ErrTampered), attested(tpm.ErrTampered), raw(tpm.ErrTampered)},
 
 		"signer.ErrFault":             {loaded(signer.ErrFault), raw(signer.ErrFault)},

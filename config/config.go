@@ -7,8 +7,9 @@ const DefaultPath = "/etc/keyagent/config.yaml"
 // form and its default.
 type Config struct {
 	// TPM is the transport to the TPM: "device:/dev/tpmrm0", "unix:/path" or
-	// "tcp:host:port", the latter two for a software TPM. Default:
-	// device:/dev/tpmrm0.
+	// "tcp:host:port", the latter two for a software TPM. A device without rm
+	// in its name, /dev/tpm0, works too, for one program at a time: it has no
+	// resource manager. Default: device:/dev/tpmrm0.
 	TPM string `yaml:"tpm,omitempty"`
 
 	// StateDir holds the binding key's file and the binding certificates. It is

@@ -182,13 +182,15 @@ func (k *Key) Info() Info {
 	return info
 }
 
-// Close flushes the key from the TPM. Signing is over then. Further calls do nothing.
+// Close gives the key up: it is flushed from the TPM as soon as nobody else uses that. Signatures
+// that wait end at once. Further calls do nothing.
 func (k *Key) Close() error {
 	k.end()
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.expire != nil {
-		k.expire()
+	expire := k.expire
+	k.mu.Unlock()
+	if expire != nil {
+		expire()
 	}
 	return k.key.Close()
 }

@@ -11,8 +11,10 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
@@ -118,6 +120,91 @@ func TestSigningEndsWithItsContext(t *testing.T) {
 	}
 	if _, err := k.Sign(nil, make([]byte, 32), crypto.SHA256); err == nil {
 		t.Error("a closed key signed")
+	}
+}
+
+// Somebody else has the TPM, for as long as they like. Nobody who closes the key, or signs with it,
+// waits for them longer than they said they would.
+func TestClosingAKeyKeepsNobodyWaiting(t *testing.T) {
+	on := tpmtest.Open(t)
+	sign := func(k *signer.Key) error {
+		_, err := k.Sign(nil, digest(crypto.SHA256, "message"), crypto.SHA256)
+		return err
+	}
+	for name, check := range map[string]func(t *testing.T, k *signer.Key){
+		"who closes": func(t *testing.T, k *signer.Key) {
+			for range 2 {
+				soon(t, "Close", k.Close)
+			}
+		},
+		"who signs while it is being closed": func(t *testing.T, k *signer.Key) {
+			go k.Close()
+			for range 3 {
+				if err := soon(t, "Sign", func() error { return sign(k) }); !errors.Is(err, context.Canceled) && !errors.Is(err, tpm.ErrClosed) {
+					t.Errorf("got %v", err)
+				}
+			}
+		},
+		"who signs already when it is closed": func(t *testing.T, k *signer.Key) {
+			signing := make(chan error, 1)
+			go func() { signing <- sign(k) }()
+			soon(t, "Close", k.Close)
+			if err := soon(t, "Sign", func() error { return <-signing }); !errors.Is(err, context.Canceled) && !errors.Is(err, tpm.ErrClosed) {
+				t.Errorf("got %v", err)
+			}
+		},
+		"who signs with a context": func(t *testing.T, k *signer.Key) {
+			go k.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			err := soon(t, "Sign", func() error {
+				_, err := k.SignContext(ctx, digest(crypto.SHA256, "message"), crypto.SHA256)
+				return err
+			})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := open(t, on, keyPath(t))
+			held, release, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(done)
+				_ = on.Do(t.Context(), func(transport.TPM) error { close(held); <-release; return nil })
+			}()
+			<-held
+			defer func() { close(release); <-done }()
+			check(t, k)
+		})
+	}
+	err := on.Do(t.Context(), func(c transport.TPM) error {
+		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(tpm2.TPMHTTransient) << 24, PropertyCount: 8}.Execute(c)
+		if err != nil {
+			return err
+		}
+		list, err := rsp.CapabilityData.Data.Handles()
+		if err == nil && len(list.Handle) != 0 {
+			t.Errorf("%x stayed loaded", list.Handle)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// soon runs what should not wait.
+func soon(t *testing.T, what string, f func() error) error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%s waits for the TPM", what)
+		return nil
 	}
 }
 

@@ -30,33 +30,40 @@ func (t *TPM) Certify(ctx context.Context, k *Key, ak tpm2.TPMHandle, qualifying
 	if err := checkQualifyingData(qualifyingData); err != nil {
 		return a, fmt.Errorf("certifying a TPM key: %w", err)
 	}
-	err := k.use(ctx, func(turn *turn, h tpm2.TPMHandle) error {
-		signer, err := attestationKey(turn, ak)
-		if err != nil {
-			return err
-		}
-		var rsp *tpm2.CertifyResponse
-		// The key's session protects the whole command; a second one for the attestation key would add nothing. The role is
-		// ADMIN: without adminWithPolicy, a key with a policy takes its authorization value for it, too.
-		err = turn.protected(k.auth, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
-			rsp, err = tpm2.Certify{
-				ObjectHandle:   object{handle: h, name: k.object.name}.auth(session),
-				SignHandle:     signer.auth(emptyPassword()),
-				QualifyingData: tpm2.TPM2BData{Buffer: qualifyingData},
-				InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
-			}.Execute(turn)
-			return err
-		})
-		if err != nil {
-			return k.explainAuth(err)
-		}
-		a = Attestation{Attest: rsp.CertifyInfo.Bytes(), Signature: tpm2.Marshal(rsp.Signature)}
-		return checkCertified(a.Attest, k.object.name, qualifyingData)
+	err := k.use(ctx, func(turn *turn, h tpm2.TPMHandle) (err error) {
+		a, err = certify(turn, object{handle: h, name: k.object.name}, k.auth, ak, qualifyingData)
+		return k.explainAuth(err)
 	})
 	if err != nil {
 		return Attestation{}, fmt.Errorf("certifying a TPM key with the attestation key at 0x%08x: %w", uint32(ak), err)
 	}
 	return a, nil
+}
+
+// certify lets an attestation key vouch for an object with this authorization value.
+func certify(t *turn, o object, auth []byte, ak tpm2.TPMHandle, qualifyingData []byte) (Attestation, error) {
+	signer, err := attestationKey(t, ak)
+	if err != nil {
+		return Attestation{}, err
+	}
+	var rsp *tpm2.CertifyResponse
+	// The object's session protects the whole command; a second one for the attestation key would
+	// add nothing. The role is ADMIN: without adminWithPolicy, a key with a policy takes its
+	// authorization value for it, too.
+	err = t.protected(auth, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
+		rsp, err = tpm2.Certify{
+			ObjectHandle:   o.auth(session),
+			SignHandle:     signer.auth(emptyPassword()),
+			QualifyingData: tpm2.TPM2BData{Buffer: qualifyingData},
+			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+		}.Execute(t)
+		return err
+	})
+	if err != nil {
+		return Attestation{}, err
+	}
+	a := Attestation{Attest: rsp.CertifyInfo.Bytes(), Signature: tpm2.Marshal(rsp.Signature)}
+	return a, checkCertified(a.Attest, o.name, qualifyingData)
 }
 
 // attestationKey reads which key is at ak, and refuses one that would sign anything: its statements could be made up.

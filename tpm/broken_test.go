@@ -45,7 +45,7 @@ func TestConnectionThatDiesUnderAnEvictionIsAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.conn = conn
-	s.loaded.put(&Key{}, 0x80000000, nil)
+	s.loaded.put(&resident{}, 0x80000000, nil)
 	if _, err := s.perform(&turn{ctx: t.Context(), scheduler: s}, flushCommand(1)); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("got %v, want ErrUnavailable", err)
 	}

@@ -27,16 +27,21 @@ func clearLayer(rsp []byte) {
 
 // newHandle returns the handle of the object or session that a successful command made, if it is one that makes any.
 func newHandle(input, rsp []byte) (tpm2.TPMHandle, bool) {
-	switch commandCode(input) {
-	case tpm2.TPMCCCreatePrimary, tpm2.TPMCCLoad, tpm2.TPMCCLoadExternal, tpm2.TPMCCContextLoad, tpm2.TPMCCCreateLoaded,
-		tpm2.TPMCCStartAuthSession, tpm2.TPMCCMACStart, tpm2.TPMCCHashSequenceStart:
-	default:
-		return 0, false
-	}
-	if len(rsp) < headerBytes+4 || responseCode(rsp) != tpm2.TPMRCSuccess {
+	if !makesHandle(commandCode(input)) || len(rsp) < headerBytes+4 || responseCode(rsp) != tpm2.TPMRCSuccess {
 		return 0, false
 	}
 	return handleAt(rsp, headerBytes), true
+}
+
+// makesHandle reports whether a command makes an object or session, whose handle is in its
+// response.
+func makesHandle(code tpm2.TPMCC) bool {
+	switch code {
+	case tpm2.TPMCCCreatePrimary, tpm2.TPMCCLoad, tpm2.TPMCCLoadExternal, tpm2.TPMCCContextLoad, tpm2.TPMCCCreateLoaded,
+		tpm2.TPMCCStartAuthSession, tpm2.TPMCCMACStart, tpm2.TPMCCHashSequenceStart:
+		return true
+	}
+	return false
 }
 
 // handleAt reads a handle out of a command or response that is long enough.

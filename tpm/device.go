@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,13 +9,16 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // DefaultDevice is the kernel's resource manager: each open of it is a space of its own, and what was loaded there is
-// flushed when it closes.
+// flushed when it closes. The device without rm in its name, /dev/tpm0, is the bare TPM.
 const DefaultDevice = "/dev/tpmrm0"
 
 // dialTimeout bounds connecting to a socket. The TPM's own socket is on this machine.
@@ -24,6 +28,7 @@ const dialTimeout = 10 * time.Second
 type device struct {
 	network string
 	address string
+	sysfs   string // where the kernel describes its devices; empty means /sys
 }
 
 func (d device) String() string {
@@ -116,6 +121,28 @@ func openRetrying(path string, flags int) (int, error) {
 			return fd, err
 		}
 	}
+}
+
+// managed reports whether an open stream goes to the kernel's resource manager, which alone gives
+// each open an empty space. It goes by the class that the kernel has the device in: names can be
+// given by anybody, as containers do. If that is not known, it is not believed: then what is loaded
+// is looked for, and not found.
+func (d device) managed(s stream) bool {
+	file, ok := s.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return false
+	}
+	number := fmt.Sprintf("%d:%d", unix.Major(stat.Rdev), unix.Minor(stat.Rdev))
+	class, err := os.Readlink(filepath.Join(cmp.Or(d.sysfs, "/sys"), "dev", "char", number, "subsystem"))
+	return err == nil && filepath.Base(class) == "tpmrm"
 }
 
 // rootCause drops the path and operation that the error of open and dial repeat.

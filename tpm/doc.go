@@ -13,6 +13,15 @@
 //   - A command that was sent is never abandoned. If its caller's context ends first, the caller goes, and the turn goes on
 //     until the late answer was read; an object that it loaded is flushed. An answer is never taken for the answer to another
 //     command.
+//   - A flush that cannot be done now, because the TPM puts it off, its caller has gone or the connection breaks, is noted and
+//     tried again: after the turn, in the next turns, and by [TPM.Close]. Nobody waits for it, unless its slot is needed.
+//   - Only the kernel's resource manager, a device of class tpmrm, is taken to begin empty with each open. Any other device or
+//     socket keeps what is loaded, shares its slots with other programs, and may give them a number that was ours before the TPM
+//     was reset. There, what was loaded in an earlier turn is flushed only if the TPM was not reset since (TPM2_ReadClock), and
+//     an object only if it still has its Name.
+//   - Without a resource manager, a connection that breaks before the answer to a command was read leaves a handle that nobody
+//     knows. A key of ours is then found by its Name and flushed. A storage root or a session cannot be told from another program's,
+//     and stays until the TPM restarts.
 //   - Commands that use a key or the owner's rights are sent in an HMAC session that is salted to the storage root, with the
 //     first parameter encrypted in both directions where the command allows it: who is between this process and the TPM
 //     changes nothing and learns no secret. What he could have answered is used only after its HMAC was found right. The
@@ -35,7 +44,7 @@
 // was cleared. [ErrStorageRoot]: another storage root than the known one. [ErrTampered]: an answer that the TPM did not give.
 // [ErrExportable], [ErrAttributes]: a key that could leave the TPM, or that may do more than sign. [ErrAuthValue],
 // [ErrPCRsChanged]: a key that does not sign now. [ErrState]: the TPM
-// is full, locked or ill, whatever was asked. [ErrNoNVIndex], [ErrClosed]. What the TPM itself answered is a
+// is full, locked or ill, whatever was asked. [ErrKeyGone], [ErrCiphertext]: of a [DecryptionKey]. [ErrNoNVIndex], [ErrClosed]. What the TPM itself answered is a
 // [tpm2.TPMRC], without the layer bits that a resource manager adds; use errors.Is.
 //
 // # Sources

@@ -40,7 +40,8 @@ func OpenStream(ctx context.Context, s Stream, cfg Config) (*TPM, error) {
 // On returns the key as if it were loaded in another TPM.
 func (k *Key) On(t *TPM, h tpm2.TPMHandle) *Key {
 	moved := &Key{tpm: t, file: k.file, auth: k.auth, policy: k.policy, pcrs: k.pcrs, object: k.object, key: k.key}
-	t.scheduler.loaded.put(moved, h, nil)
+	moved.name = k.name
+	t.scheduler.loaded.put(&moved.resident, h, nil)
 	return moved
 }
 
@@ -71,4 +72,11 @@ func (s TestSession) Seal(parameters []byte) []byte {
 // ParseSignature is parseSignature of a response in the session.
 func (s TestSession) ParseSignature(rsp []byte, scheme, hash tpm2.TPMAlgID) ([]byte, error) {
 	return parseSignature(rsp, scheme, hash, s.a)
+}
+
+// OpenDescribed opens a character device that sysfs, a directory in place of /sys, describes.
+func OpenDescribed(ctx context.Context, path, sysfs string, cfg Config) (*TPM, error) {
+	t := &TPM{scheduler: newScheduler(ctx, device{address: path, sysfs: sysfs}, cfg.withDefaults())}
+	_, err := t.Properties(ctx)
+	return t, err
 }

@@ -42,6 +42,7 @@ type LoadOptions struct {
 // It stays loaded as long as the TPM has a slot for it, and is loaded again from its file's content when it is needed and not
 // there: after a TPM reset, after the transport was reopened, or when its slot went to another object.
 type Key struct {
+	resident
 	tpm       *TPM
 	file      *KeyFile
 	auth      []byte // authorization value, without trailing zeros
@@ -50,7 +51,6 @@ type Key struct {
 	object    object // as reported when first loaded; its handle is not used
 	key       crypto.PublicKey
 	permanent atomic.Uint32 // persistent handle, or 0; it becomes 0 if the key is not there any more
-	closed    atomic.Bool
 }
 
 // CreateKey makes a new key under the storage root. Nothing stays loaded; the result is what [TPM.LoadKey] takes, and the only
@@ -159,7 +159,7 @@ func (k *Key) loadFirst(t *turn, options LoadOptions) error {
 		t.release(o)
 		return err
 	}
-	t.scheduler.loaded.put(k, o.handle, t)
+	t.scheduler.loaded.put(&k.resident, o.handle, t)
 	return nil
 }
 
@@ -196,9 +196,17 @@ func (f *KeyFile) load(t *turn) (object, error) {
 		return object{}, err
 	}
 	defer t.release(parent)
+	name, err := f.Name()
+	if err != nil {
+		return object{}, err
+	}
 	var rsp *tpm2.LoadResponse
 	err = t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
+		t.scheduler.loading = name
 		rsp, err = tpm2.Load{ParentHandle: parent.auth(session), InPublic: public, InPrivate: private}.Execute(t)
+		if !t.scheduler.late() { // the answer was read, or never will be
+			t.scheduler.loading = nil
+		}
 		if err != nil {
 			t.discard()
 		}
@@ -212,7 +220,7 @@ func (f *KeyFile) load(t *turn) (object, error) {
 		err = errors.New("the TPM loaded another public area than the key file has")
 	}
 	if err != nil {
-		t.flushHandle(rsp.ObjectHandle)
+		t.flushHandle(rsp.ObjectHandle, nil)
 		return object{}, err
 	}
 	return o, nil
@@ -248,7 +256,7 @@ func (k *Key) accept(o object, options LoadOptions) error {
 	if k.key, err = publicKey(&o.public); err != nil {
 		return err
 	}
-	k.object = o
+	k.object, k.name = o, o.name
 	return nil
 }
 
@@ -290,19 +298,11 @@ func (k *Key) PublicKey() crypto.PublicKey { return k.key }
 // Another program's keys have some as a rule.
 func (k *Key) Deviations() []string { return deviations(&k.object.public) }
 
-// Close flushes the key from the TPM. It waits for the TPM, and does nothing if the key or the TPM was closed before. The error
-// is always nil; it is there for io.Closer.
+// Close gives the key up. It does not wait for the TPM, which others may use at this moment: the
+// key is flushed as soon as they are done, at the latest by [TPM.Close]. Further calls do nothing.
+// The error is always nil; it is there for io.Closer.
 func (k *Key) Close() error {
-	if k.closed.Swap(true) {
-		return nil
-	}
-	// A key that cannot be flushed is in nobody's way: the TPM, or the connection it was loaded over, is gone.
-	_ = k.tpm.do(k.tpm.scheduler.lifetime, func(t *turn) error {
-		if h, found := t.scheduler.loaded.forget(k); found {
-			t.flushHandle(h)
-		}
-		return nil
-	})
+	k.tpm.scheduler.retire(&k.resident)
 	return nil
 }
 
@@ -320,7 +320,7 @@ func (k *Key) use(ctx context.Context, f func(*turn, tpm2.TPMHandle) error) erro
 		}
 		t.scheduler.log.Info("TPM key is gone from its slot, loading it again", "cause", err)
 		k.permanent.Store(0)
-		t.scheduler.loaded.forget(k)
+		t.scheduler.loaded.forget(&k.resident)
 		if h, err = k.handle(t); err != nil {
 			return err
 		}
@@ -328,18 +328,24 @@ func (k *Key) use(ctx context.Context, f func(*turn, tpm2.TPMHandle) error) erro
 	})
 }
 
-// gone reports whether a command with the key failed because the key is not at its handle any more. The code alone does not
+// gone reports whether a command with the key failed because the key is not at its handle any more.
+func (k *Key) gone(t *turn, h tpm2.TPMHandle, err error) bool { return t.gone(h, k.object.name, err) }
+
+// gone reports whether a command with an object failed because the object is not at its handle any more. The code alone does not
 // say: it may blame another handle, and of another object at the handle it says that the authorization is wrong.
-func (k *Key) gone(t *turn, h tpm2.TPMHandle, err error) bool {
+func (t *turn) gone(h tpm2.TPMHandle, name []byte, err error) bool {
 	if !staleHandle(err) && !codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return false
 	}
 	o, err := readPublic(t, h)
-	if staleHandle(err) {
-		t.flushHandle(h) // it frees a slot only if that was a lie
-		return true
+	if !staleHandle(err) {
+		return err == nil && !bytes.Equal(o.name, name)
 	}
-	return err == nil && !bytes.Equal(o.name, k.object.name)
+	if isTransient(h) { // it frees a slot only if that was a lie
+		t.scheduler.owe(h, name)
+		t.scheduler.flushOwed(t.ctx)
+	}
+	return true
 }
 
 // handle returns where the key is loaded, and loads it if it is not.
@@ -353,14 +359,14 @@ func (k *Key) handle(t *turn) (tpm2.TPMHandle, error) {
 	if err := t.connect(); err != nil {
 		return 0, err
 	}
-	if h, found := t.scheduler.loaded.use(k, t); found {
+	if h, found := t.scheduler.loaded.use(&k.resident, t); found {
 		return h, nil
 	}
 	o, err := k.file.load(t)
 	if err != nil {
 		return 0, fmt.Errorf("loading the TPM key again: %w", err)
 	}
-	t.scheduler.loaded.put(k, o.handle, t)
+	t.scheduler.loaded.put(&k.resident, o.handle, t)
 	return o.handle, nil
 }
 

@@ -218,8 +218,14 @@ func loadRaw(t testing.TB, c transport.TPM, file *tpm.KeyFile) tpm2.NamedHandle 
 	t.Helper()
 	root, done := storageRoot(t, c)
 	defer done()
+	return loadUnder(t, c, root, file)
+}
+
+// loadUnder loads a key file under its parent with go-tpm alone. The caller flushes it.
+func loadUnder(t testing.TB, c transport.TPM, parent tpm2.AuthHandle, file *tpm.KeyFile) tpm2.NamedHandle {
+	t.Helper()
 	rsp, err := tpm2.Load{
-		ParentHandle: root,
+		ParentHandle: parent,
 		InPublic:     tpm2.BytesAs2B[tpm2.TPMTPublic](file.Public[2:]),
 		InPrivate:    tpm2.TPM2BPrivate{Buffer: file.Private[2:]},
 	}.Execute(c)

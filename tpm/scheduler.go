@@ -18,7 +18,7 @@ import (
 // scheduler gives the TPM to one caller after the other, in the order in which they came, and keeps what outlives a turn: the
 // connection, the loaded keys, the sessions.
 //
-//	queue ─▶ turn: command, command, … ─▶ settle: late answer, flush what was left behind ─▶ next turn
+//	queue ─▶ turn: command, command, … ─▶ settle: late answer, flushes that are owed ─▶ next turn
 //	                  │
 //	                  └─ no connection: open it; connection fails: drop it
 //
@@ -32,13 +32,20 @@ type scheduler struct {
 	lifetime   context.Context     // for what no caller waits for
 	queue      *semaphore.Weighted // the one turn; first come, first served
 	closed     atomic.Bool
+	waiting    atomic.Int32   // callers in the queue
+	retired    atomic.Int32   // objects that were closed since the table of loaded ones was last swept
 	background sync.WaitGroup // settling turns, and the timer of kept sessions
 
-	// Of whoever has the turn:
+	// The rest belongs to the turn:
 
 	conn     *conn // nil: not open
+	managed  bool  // conn goes to a resource manager, where each connection begins with an empty space of its own
+	boot     boot  // of the TPM
 	loaded   *loaded
 	sessions sessions
+	owed     owed
+	loading  []byte      // Name of the key of ours that TPM2_Load may have loaded, while its answer is not read
+	lost     []owedFlush // those whose answer will never be read: their handles are not known
 }
 
 func newScheduler(ctx context.Context, d device, cfg Config) *scheduler {
@@ -59,7 +66,10 @@ func (s *scheduler) begin(ctx context.Context) (*turn, error) {
 	if s.closed.Load() {
 		return nil, ErrClosed
 	}
-	if err := s.queue.Acquire(ctx, 1); err != nil {
+	s.waiting.Add(1)
+	err := s.queue.Acquire(ctx, 1)
+	s.waiting.Add(-1)
+	if err != nil {
 		return nil, fmt.Errorf("waiting for the TPM: %w", err)
 	}
 	if s.closed.Load() {
@@ -82,50 +92,118 @@ func (s *scheduler) dropDead() {
 
 // finish ends a turn. What its caller left behind is settled before the next turn begins, but not while the caller waits.
 func (s *scheduler) finish(t *turn) {
-	flush := t.end()
-	if len(flush) == 0 && !s.late() {
+	t.end()
+	if !s.late() && !s.owed.toDo() && s.retired.Load() == 0 {
+		s.release()
+		return
+	}
+	s.settleInBackground()
+}
+
+// settleInBackground settles, and ends the turn after that.
+func (s *scheduler) settleInBackground() {
+	s.background.Go(func() {
+		s.settle()
+		s.release()
+	})
+}
+
+// release gives the turn to the next caller. What was closed in this moment, when there was none
+// yet, is flushed.
+func (s *scheduler) release() {
+	s.queue.Release(1)
+	s.sweepIfFree()
+}
+
+// retire gives an object up. It does not wait: whoever has the TPM flushes it when they are done,
+// and if nobody has, it is flushed now.
+func (s *scheduler) retire(r *resident) {
+	if r.closed.Swap(true) {
+		return
+	}
+	s.retired.Add(1)
+	s.sweepIfFree()
+}
+
+// sweepIfFree flushes what was closed, if nobody has the TPM or waits for it.
+func (s *scheduler) sweepIfFree() {
+	if s.retired.Load() == 0 || !s.queue.TryAcquire(1) {
+		return
+	}
+	if s.closed.Load() { // close sees to it, or has
 		s.queue.Release(1)
 		return
 	}
-	s.background.Go(func() {
-		defer s.queue.Release(1)
-		s.settle(flush)
-	})
+	s.settleInBackground()
+}
+
+// sweep moves what was closed from the table of what is loaded to what is owed.
+func (s *scheduler) sweep() {
+	if s.retired.Swap(0) == 0 {
+		return
+	}
+	for _, slot := range s.loaded.removeClosed() {
+		s.owe(slot.handle, slot.object.name)
+	}
 }
 
 // late reports whether the answer to an abandoned command is due.
 func (s *scheduler) late() bool { return s.conn != nil && s.conn.late != nil }
 
-// flushing reports whether the answer to this TPM2_FlushContext is due.
-func (s *scheduler) flushing(input []byte) bool {
-	return s.late() && isFlush(input) && bytes.Equal(s.conn.lateCommand, input)
+// ready reports whether a command can be sent.
+func (s *scheduler) ready() bool { return s.conn != nil && s.conn.late == nil }
+
+// settle reads the answer that is due, and flushes what is owed.
+func (s *scheduler) settle() {
+	s.readLate()
+	s.dropDead()
+	s.sweep()
+	s.flushPatiently(s.lifetime, true)
+	s.owed.fresh = false
+	if !s.owed.empty() {
+		s.watch(s.sessions.maxIdle)
+	}
 }
 
-// settle reads the answer that is due and flushes what it loaded, or what it did not flush, and what else is to be flushed.
-func (s *scheduler) settle(flush []tpm2.TPMHandle) {
-	if s.late() {
-		s.log.Debug("TPM answers after its caller had gone")
-		rsp, err := s.conn.late()
-		if err != nil {
-			s.drop(err)
-			return
-		}
-		clearLayer(rsp)
-		if h, ok := newHandle(s.conn.lateCommand, rsp); ok {
-			s.loaded.taken(h)
-			flush = append(flush, h)
-		}
-		if retryable(responseCode(rsp)) && isFlush(s.conn.lateCommand) {
-			flush = append(flush, handleAt(s.conn.lateCommand, headerBytes))
-		}
+// readLate reads the answer that is due. What it loaded is owed; what it flushed is not any more.
+func (s *scheduler) readLate() {
+	if !s.late() {
+		return
 	}
-	s.flush(s.lifetime, flush...)
+	s.log.Debug("TPM answers after its caller had gone")
+	rsp, err := s.conn.late()
+	if err != nil {
+		s.warnLost(s.conn.lateCommand)
+		s.drop(err)
+		return
+	}
+	s.loading = nil
+	clearLayer(rsp)
+	if h, ok := newHandle(s.conn.lateCommand, rsp); ok {
+		s.taken(h)
+		s.owe(h, nil)
+	}
+	if isFlush(s.conn.lateCommand) && freedBy(responseCode(rsp)) {
+		s.owed.remove(handleAt(s.conn.lateCommand, headerBytes))
+	}
+}
+
+// taken says that the TPM just gave out h: whatever was thought to be there is gone.
+func (s *scheduler) taken(h tpm2.TPMHandle) {
+	s.loaded.taken(h)
+	s.sessions.taken(h)
+	s.owed.remove(h)
 }
 
 // perform executes one command within a turn. The response belongs to the caller.
 func (s *scheduler) perform(t *turn, input []byte) ([]byte, error) {
 	if err := s.open(t.ctx); err != nil {
 		return nil, err
+	}
+	if !t.begun {
+		t.begun = true
+		s.sweep()
+		s.flushOwed(t.ctx)
 	}
 	rsp, err := s.roundTrip(t.ctx, input)
 	for err == nil && s.makeRoom(t, responseCode(rsp)) {
@@ -136,8 +214,7 @@ func (s *scheduler) perform(t *turn, input []byte) ([]byte, error) {
 	}
 	h, ok := newHandle(input, rsp)
 	if ok {
-		s.loaded.taken(h)
-		s.sessions.taken(h)
+		s.taken(h)
 	}
 	t.made = h
 	return rsp, nil
@@ -146,13 +223,16 @@ func (s *scheduler) perform(t *turn, input []byte) ([]byte, error) {
 // makeRoom frees what a command failed for want of. It reports false if there is nothing more of ours that the turn could do
 // without.
 func (s *scheduler) makeRoom(t *turn, code tpm2.TPMRC) bool {
-	switch {
-	case slotsFull(code):
-		return s.evict(t)
-	case sessionsFull(code):
-		return s.sessions.giveWay(t)
+	if !slotsFull(code) && !sessionsFull(code) {
+		return false
 	}
-	return false
+	if freed, _ := s.flushOwed(t.ctx); freed {
+		return true
+	}
+	if slotsFull(code) {
+		return s.evict(t)
+	}
+	return s.sessions.giveWay(t)
 }
 
 // roundTrip sends one command over the open connection. If that fails the connection is dropped, unless only the caller has
@@ -170,12 +250,21 @@ func (s *scheduler) roundTrip(ctx context.Context, input []byte) ([]byte, error)
 		return nil, fmt.Errorf("waiting for the answer to %v: %w", command(input), ctx.Err())
 	}
 	if err != nil {
+		s.warnLost(input)
 		s.drop(err)
 		return nil, &lostError{device: s.device.String(), cause: err}
 	}
 	rsp = append([]byte(nil), rsp...)
 	clearLayer(rsp)
 	return rsp, nil
+}
+
+// warnLost tells of a slot that may be lost with the answer to a command.
+func (s *scheduler) warnLost(input []byte) {
+	if !s.managed && makesHandle(commandCode(input)) && s.loading == nil {
+		s.log.Warn("TPM may keep what this command has made until it restarts: the answer with its handle was lost, and this TPM has no resource manager",
+			"command", command(input).String())
+	}
 }
 
 // patiently sends a command again for as long as the TPM asks for it, no longer than ctx and limit allow. The time that the TPM takes
@@ -220,6 +309,7 @@ func (s *scheduler) openWithin(ctx context.Context, limit time.Duration) error {
 		return errors.Join(err, stream.Close())
 	}
 	s.conn = conn
+	s.managed = s.device.managed(stream)
 	err = s.greet(ctx)
 	if err == nil {
 		err = s.recount(ctx)
@@ -234,19 +324,29 @@ func (s *scheduler) openWithin(ctx context.Context, limit time.Duration) error {
 	return nil
 }
 
-// recount finds out which keys are still loaded now that there is a new connection. Behind a resource manager none is; a
-// bare TPM keeps them, and they take its slots.
+// recount finds out what of ours is still loaded now that there is a new connection. Behind a
+// resource manager nothing is; a bare TPM keeps what it has, and it takes its slots.
 func (s *scheduler) recount(ctx context.Context) error {
+	if s.managed {
+		return nil
+	}
+	if err := s.findBoot(&greeting{ctx: ctx, scheduler: s}); !s.ready() {
+		return err
+	} else if err != nil {
+		s.boot = boot{}
+		s.log.Warn("TPM does not tell whether it was reset: what of ours is still loaded in it will not be flushed", "cause", err)
+	}
+	s.sessions.giveUpOthers(s)
 	for _, slot := range s.loaded.list() {
 		o, err := readPublic(&greeting{ctx: ctx, scheduler: s}, slot.handle)
-		if s.conn == nil || s.conn.late != nil {
+		if !s.ready() {
 			return err
 		}
-		if err != nil || !bytes.Equal(o.name, slot.key.object.name) {
-			s.loaded.forget(slot.key)
+		if err != nil || !bytes.Equal(o.name, slot.object.name) {
+			s.loaded.forget(slot.object)
 		}
 	}
-	return nil
+	return s.findLost(ctx)
 }
 
 // drop gives the connection up.
@@ -254,42 +354,37 @@ func (s *scheduler) drop(cause error) {
 	s.log.Warn("TPM connection dropped", "device", s.device.String(), "cause", cause)
 	_ = s.conn.stream.Close() // it is broken anyway
 	s.conn = nil
-	if s.device.network == "" {
-		s.loaded.clear()   // each open of the kernel's resource manager is an empty space
-		s.sessions.clear() // with the sessions it is the same
+	if s.managed { // with the connection, all that was loaded over it went
+		s.loaded.clear()
+		s.sessions.clear()
+		s.owed.clear()
+	} else if s.loading != nil && len(s.lost) < maxOwed {
+		s.lost = append(s.lost, owedFlush{name: s.loading, boot: s.boot})
 	}
+	s.loading = nil
 }
 
 // evict frees a transient slot by flushing the key that was not used for longest. It reports false if there is none that the
 // turn could do without.
 func (s *scheduler) evict(t *turn) bool {
-	h, ok := s.loaded.evict(t)
+	slot, ok := s.loaded.evict(t)
 	if ok {
-		s.log.Debug("TPM slots are full: flushing a key, it is loaded again on next use", "handle", fmt.Sprintf("0x%08x", uint32(h)))
-		s.flush(t.ctx, h)
+		s.log.Debug("TPM slots are full: flushing a key, it is loaded again on next use", "handle", hexHandle(slot.handle))
+		s.owe(slot.handle, slot.object.name)
+		s.flushPatiently(t.ctx, false)
 	}
 	return ok
-}
-
-// flush frees transient handles and sessions. One that is gone already is fine; a connection that dies meanwhile took them
-// along, or the next one finds them.
-func (s *scheduler) flush(ctx context.Context, handles ...tpm2.TPMHandle) {
-	for _, h := range handles {
-		if s.conn == nil || s.conn.late != nil {
-			return
-		}
-		rsp, err := s.patiently(ctx, flushPatience, func() ([]byte, error) { return s.roundTrip(ctx, flushCommand(h)) })
-		if err == nil && responseCode(rsp) != tpm2.TPMRCSuccess {
-			s.log.Debug("TPM handle could not be flushed", "handle", fmt.Sprintf("0x%08x", uint32(h)), "code", responseCode(rsp))
-		}
-	}
 }
 
 // close turns waiting callers away, waits for the turn that is running, flushes keys and sessions and closes the connection.
 func (s *scheduler) close() {
 	s.closed.Store(true)
+	s.waiting.Add(1)
 	_ = s.queue.Acquire(s.lifetime, 1) // it never ends, so neither can this fail
-	s.shutDown(s.lifetime)
+	s.waiting.Add(-1)
+	ctx, cancel := context.WithTimeout(s.lifetime, closePatience)
+	s.shutDown(ctx)
+	cancel()
 	s.queue.Release(1)
 	s.background.Wait()
 }
@@ -297,16 +392,20 @@ func (s *scheduler) close() {
 func (s *scheduler) shutDown(ctx context.Context) {
 	s.sessions.stop(s)
 	s.dropDead()
-	if s.conn == nil && (len(s.loaded.list()) > 0 || !s.sessions.none()) {
+	for _, slot := range s.loaded.list() {
+		s.owe(slot.handle, slot.object.name)
+	}
+	s.sessions.giveUp(s)
+	s.loaded.clear()
+	if s.conn == nil && !s.owed.empty() {
 		// Without a resource manager, they are still there.
 		_ = s.openWithin(ctx, flushPatience) // or they are not
 	}
-	for _, slot := range s.loaded.list() {
-		s.flush(ctx, slot.handle)
+	s.flushPatiently(ctx, false)
+	if !s.owed.empty() && !s.managed {
+		s.log.Warn("the TPM keeps handles that could not be flushed; tpm2_flushcontext frees them, and so does a restart of the TPM", "handles", s.owed.handles())
 	}
-	s.flush(ctx, s.sessions.handles()...)
-	s.loaded.clear()
-	s.sessions.clear()
+	s.owed.clear()
 	if s.conn != nil {
 		_ = s.conn.stream.Close() // everything was read
 		s.conn = nil

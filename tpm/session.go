@@ -37,6 +37,7 @@ var ErrTampered = errors.New("the TPM's answer was changed on its way")
 // which never leaves the TPM, does not have its key (TPM 2.0 Part 1, 19.6.8). SHA-256 and AES-128-CFB. Of whoever has the turn.
 type session struct {
 	handle      tpm2.TPMHandle
+	boot        boot   // in which it was started
 	key         []byte // sessionKey
 	nonceTPM    []byte // the newest
 	nonceCaller []byte // the newest
@@ -48,6 +49,11 @@ type session struct {
 // startSession makes a session. The salt is encrypted to the storage root, whose Name was checked: a key that somebody on the
 // way has put in its place would let him have the salt.
 func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
+	// A session does not outlive its boot: while it works, what is made beside it is known to be of
+	// the same one.
+	if err := t.scheduler.findBoot(t); err != nil {
+		t.scheduler.log.Debug("TPM does not tell whether it was reset", "cause", err)
+	}
 	root, err := storageRoot(t)
 	if err != nil {
 		return nil, err
@@ -61,7 +67,7 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("salting a session to the storage root: %w", err)
 	}
-	s := &session{nonceCaller: make([]byte, nonceBytes)}
+	s := &session{boot: t.scheduler.boot, nonceCaller: make([]byte, nonceBytes)}
 	if err := s.newNonce(); err != nil {
 		return nil, err
 	}

@@ -29,7 +29,7 @@ type sessions struct {
 
 	hmac, policy *session
 	used         time.Time   // when one of them was last used
-	timer        *time.Timer // runs while there is a session
+	timer        *time.Timer // runs while there is a session, or a flush is owed
 }
 
 // slot returns where a kind of session is kept.
@@ -40,32 +40,42 @@ func (s *sessions) slot(kind tpm2.TPMSE) **session {
 	return &s.hmac
 }
 
-// handles lists the handles of the sessions that are kept.
-func (s *sessions) handles() []tpm2.TPMHandle {
-	var handles []tpm2.TPMHandle
-	for _, kept := range []*session{s.hmac, s.policy} {
-		if kept != nil {
-			handles = append(handles, kept.handle)
-		}
-	}
-	return handles
-}
-
 func (s *sessions) none() bool { return s.hmac == nil && s.policy == nil }
 
 // clear forgets sessions that are gone.
 func (s *sessions) clear() { s.hmac, s.policy = nil, nil }
 
 // taken says that the TPM just gave out h. A session that was thought to have this number is gone: the TPM was reset meanwhile, or
-// somebody flushed it. HMAC and policy sessions are numbered together, and to flush one a TPM may look at the number only
-// (TPM 2.0 Part 2, 7.2), so that the old one's end would be the new one's.
+// somebody flushed it.
 func (s *sessions) taken(h tpm2.TPMHandle) {
-	const number = 0x00ffffff
-	if kind := h &^ number; kind != 0x02000000 && kind != 0x03000000 {
-		return
-	}
 	for _, kept := range []**session{&s.hmac, &s.policy} {
-		if *kept != nil && (*kept).handle&number == h&number {
+		if *kept != nil && sameSlot((*kept).handle, h) {
+			*kept = nil
+		}
+	}
+}
+
+// oweSession notes that a session is to be flushed.
+func (s *scheduler) oweSession(gone *session) {
+	s.oweFlush(owedFlush{handle: gone.handle, boot: gone.boot})
+}
+
+// giveUp moves all sessions to what is owed.
+func (s *sessions) giveUp(of *scheduler) {
+	for _, kept := range []*session{s.hmac, s.policy} {
+		if kept != nil {
+			of.oweSession(kept)
+		}
+	}
+	s.clear()
+}
+
+// giveUpOthers moves the sessions of another boot than the present to what is owed. Another program
+// may have their numbers now.
+func (s *sessions) giveUpOthers(of *scheduler) {
+	for _, kept := range []**session{&s.hmac, &s.policy} {
+		if *kept != nil && (*kept).boot != of.boot {
+			of.oweSession(*kept)
 			*kept = nil
 		}
 	}
@@ -75,9 +85,9 @@ func (s *sessions) taken(h tpm2.TPMHandle) {
 func (s *sessions) giveWay(t *turn) bool {
 	for _, kept := range []**session{&s.hmac, &s.policy} {
 		if *kept != nil && !(*kept).pending {
-			h := (*kept).handle
+			t.scheduler.oweSession(*kept)
 			*kept = nil
-			t.scheduler.flush(t.ctx, h)
+			t.scheduler.flushPatiently(t.ctx, false)
 			return true
 		}
 	}
@@ -100,7 +110,7 @@ func (t *turn) session(kind tpm2.TPMSE) (*session, error) {
 			return nil, err
 		}
 		*kept = fresh
-		t.scheduler.watchIdle(table.maxIdle)
+		t.scheduler.watch(table.maxIdle)
 	}
 	table.used = time.Now()
 	(*kept).uses++
@@ -114,7 +124,8 @@ func (t *turn) endSession(gone *session) {
 			*kept = nil
 		}
 	}
-	t.flushHandle(gone.handle)
+	t.scheduler.oweSession(gone)
+	t.scheduler.flushOwed(t.ctx)
 }
 
 // sessionAttempts bounds how often a command is tried, each time with another session.
@@ -164,10 +175,11 @@ func mend(code tpm2.TPMRC, fresh bool) bool {
 	return sessionFault(code)
 }
 
-// sessionFault reports whether a code says that a session is gone, or may come from one whose nonces have come apart.
+// sessionFault reports whether a code says that a session is gone, or may come from one whose
+// nonces have come apart, or from another program's session that has its number now.
 func sessionFault(code tpm2.TPMRC) bool {
 	const sessionRelated = 0x800 // of a format-one code: N is 8 and more (TPM 2.0 Part 2, 6.6.2)
-	if codeIs(code, tpm2.TPMRCHandle, tpm2.TPMRCValue) {
+	if codeIs(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCSymmetric, tpm2.TPMRCAuthType) {
 		return code&0x40 == 0 && code&sessionRelated != 0
 	}
 	return codeIs(code, tpm2.TPMRCReferenceS0, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || sessionsFull(code)
@@ -182,38 +194,35 @@ func (t *turn) protected(value []byte, encrypt byte, f func(tpm2.Session) error)
 	return t.withSession(tpm2.TPMSEHMAC, func(s *session) error { return f(s.authorize(value, encrypt)) })
 }
 
-// watchIdle sees to it that a session which nobody uses does not stay.
-func (s *scheduler) watchIdle(after time.Duration) {
+// watch sees to it that a session which nobody uses does not stay, and that a flush which is owed
+// is tried again also if no caller comes.
+func (s *scheduler) watch(after time.Duration) {
 	if s.sessions.timer != nil {
 		return
 	}
 	s.background.Add(1)
 	s.sessions.timer = time.AfterFunc(after, func() {
 		defer s.background.Done()
-		s.expireSessions()
+		s.tidy()
 	})
 }
 
-func (s *scheduler) expireSessions() {
+func (s *scheduler) tidy() {
 	t, err := s.begin(s.lifetime)
 	if err != nil {
 		return // closed: all sessions are flushed then
 	}
 	defer s.finish(t)
 	s.sessions.timer = nil
+	s.owed.fresh = !s.owed.empty() // it is tried again at the end of this turn
 	if s.sessions.none() {
 		return
 	}
 	if rest := s.sessions.maxIdle - time.Since(s.sessions.used); rest > 0 {
-		s.watchIdle(rest)
+		s.watch(rest)
 		return
 	}
-	s.flush(s.lifetime, s.sessions.handles()...)
-	if s.conn == nil { // there is no connection, or it ended meanwhile: a bare TPM still has them
-		s.watchIdle(s.sessions.maxIdle)
-		return
-	}
-	s.sessions.clear()
+	s.sessions.giveUp(s)
 }
 
 // stop ends the watch over idle sessions.

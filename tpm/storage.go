@@ -117,7 +117,7 @@ func createStorageRoot(t *turn) (object, error) {
 		err = checkStorageKey(&o.public)
 	}
 	if err != nil {
-		t.flushHandle(rsp.ObjectHandle)
+		t.flushHandle(rsp.ObjectHandle, nil)
 		return object{}, fmt.Errorf("storage root key: %w", err)
 	}
 	return o, nil
@@ -161,25 +161,18 @@ func parentHandle(o object) tpm2.TPMHandle {
 	return o.handle
 }
 
-func (o object) transient() bool { return byte(o.handle>>24) == byte(tpm2.TPMHTTransient) }
+func (o object) transient() bool { return isTransient(o.handle) }
 
 // release flushes an object that was loaded for this turn. A persistent one is left alone.
 func (t *turn) release(o object) {
 	if o.transient() {
-		t.flushHandle(o.handle)
+		t.flushHandle(o.handle, o.name)
 	}
 }
 
 // discard flushes what the last command made, where its answer is not to be used.
 func (t *turn) discard() {
 	if t.made != 0 {
-		t.flushHandle(t.made)
-	}
-}
-
-// flushHandle flushes an object or session. If that fails, it is in nobody's way: the connection, or the TPM, is gone.
-func (t *turn) flushHandle(h tpm2.TPMHandle) {
-	if _, err := t.Send(flushCommand(h)); err != nil {
-		t.scheduler.log.Debug("TPM handle not flushed", "handle", fmt.Sprintf("0x%08x", uint32(h)), "cause", err)
+		t.flushHandle(t.made, nil)
 	}
 }

@@ -72,8 +72,10 @@ func Open(ctx context.Context, cfg Config) (*TPM, error) {
 	return t, nil
 }
 
-// Close waits for the turn that is running, flushes the keys and sessions that are loaded, and closes the transport. Callers
-// that wait for the TPM get [ErrClosed]. Further calls do nothing. The error is always nil; it is there for io.Closer.
+// Close waits for the turn that is running, flushes the keys and sessions that are loaded and all
+// that is still to be flushed, for ten seconds at most, and closes the transport. Callers that wait
+// for the TPM get [ErrClosed]. Further calls do nothing. The error is always nil; it is there for
+// io.Closer.
 func (t *TPM) Close() error {
 	t.scheduler.close()
 	return nil
@@ -82,7 +84,7 @@ func (t *TPM) Close() error {
 // Do gives f the TPM for itself: a sequence of commands that nobody else's come between. It waits for its turn, no longer than
 // ctx allows, and returns f's error.
 //
-// What f loads it should flush, also when ctx has ended: a flush is then still accepted. An object meant to stay loaded past Do
+// What f loads it should flush, also when ctx has ended: a flush is then still accepted, as one is that the TPM puts off. An object meant to stay loaded past Do
 // takes one of the few slots for as long. f must not call any method of this TPM or its keys: Do is not re-entrant.
 //
 // f is run once. If the transport dies under it, f gets an [ErrUnavailable] from the command that was under way, and the next

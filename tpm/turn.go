@@ -16,8 +16,6 @@ import (
 const (
 	firstPause = time.Millisecond
 	maxPause   = 250 * time.Millisecond
-	// flushPatience is how long in all a flush is repeated for which nobody waits.
-	flushPatience = 2 * time.Second
 )
 
 // turn is one caller's exclusive use of the TPM. It is the transport.TPM that Do hands out.
@@ -27,8 +25,8 @@ type turn struct {
 
 	mu    sync.Mutex // held while a command is executed
 	over  bool
-	made  tpm2.TPMHandle   // what the last command loaded or started, if it did
-	flush []tpm2.TPMHandle // to be flushed when the turn is over
+	begun bool           // a command was sent
+	made  tpm2.TPMHandle // what the last command loaded or started, if it did
 }
 
 var _ transport.TPM = (*turn)(nil)
@@ -36,8 +34,9 @@ var _ transport.TPM = (*turn)(nil)
 // Send executes one command and returns its response, whatever code it carries. Codes that ask for a repetition are
 // repeated until the context ends, or for as long as one command may take.
 //
-// TPM2_FlushContext is taken also after the context has ended and then executed at the end of the turn, so that a deferred
-// clean-up always works; its response is made up.
+// TPM2_FlushContext is taken also after the context has ended, and when the TPM puts it off. It is
+// then executed when the turn is over, or later, so that a deferred clean-up always works and
+// nobody waits for it; its response is made up.
 func (t *turn) Send(input []byte) ([]byte, error) {
 	// A TPM would wait for the rest of a command that is shorter than it says.
 	if len(input) < headerBytes || int64(binary.BigEndian.Uint32(input[2:])) != int64(len(input)) {
@@ -48,14 +47,10 @@ func (t *turn) Send(input []byte) ([]byte, error) {
 	if t.over {
 		return nil, errors.New("TPM used after the end of Do")
 	}
-	if t.ctx.Err() != nil && t.flushLater(input) {
-		return flushed(), nil
+	if isFlush(input) {
+		return t.flushLocked(input, nil)
 	}
-	rsp, err := t.sendLocked(input)
-	if err != nil && t.ctx.Err() != nil && (t.scheduler.flushing(input) || t.flushLater(input)) {
-		return flushed(), nil
-	}
-	return rsp, err
+	return t.sendLocked(input)
 }
 
 func (t *turn) sendLocked(input []byte) ([]byte, error) {
@@ -70,21 +65,42 @@ func (t *turn) sendLocked(input []byte) ([]byte, error) {
 // connect opens the connection if there is none, and so finds out which keys are still loaded.
 func (t *turn) connect() error { return t.scheduler.open(t.ctx) }
 
-// end is the end of the turn: nothing can be sent any more. It returns what is left to flush.
-func (t *turn) end() []tpm2.TPMHandle {
+// end is the end of the turn: nothing can be sent any more.
+func (t *turn) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.over = true
-	return t.flush
 }
 
-// flushLater notes the handle of a TPM2_FlushContext for the end of the turn. It needs the lock.
-func (t *turn) flushLater(input []byte) bool {
-	if !isFlush(input) {
-		return false
+// flushHandle flushes an object, or a session, that was made or used in this turn. The Name may be
+// nil.
+func (t *turn) flushHandle(h tpm2.TPMHandle, name []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, err := t.flushLocked(flushCommand(h), name); err != nil {
+		t.scheduler.log.Debug("TPM handle not flushed", "handle", hexHandle(h), "cause", err)
 	}
-	t.flush = append(t.flush, handleAt(input, headerBytes))
-	return true
+}
+
+// flushLocked executes a TPM2_FlushContext. If it cannot be done now, it is owed. It needs the
+// lock.
+func (t *turn) flushLocked(input []byte, name []byte) ([]byte, error) {
+	h := handleAt(input, headerBytes)
+	if t.ctx.Err() != nil {
+		t.scheduler.owe(h, name)
+		return flushed(), nil
+	}
+	rsp, err := t.scheduler.perform(t, input)
+	switch {
+	case err == nil && !retryable(responseCode(rsp)):
+		return rsp, nil
+	case err == nil || t.ctx.Err() != nil:
+		t.scheduler.owe(h, name)
+		return flushed(), nil
+	case !t.scheduler.managed: // nothing is flushed there by a connection that breaks
+		t.scheduler.owe(h, name)
+	}
+	return nil, err
 }
 
 // command is a command that prints as its code.

@@ -1,6 +1,7 @@
 package collect_test
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/collect"
+	"github.com/keyagent/keyagent/tpm"
+	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
 func TestTransportKeyOpensAnAnswerAndLeavesNothingBehind(t *testing.T) {
@@ -40,7 +43,7 @@ func TestTransportKeyOpensAnAnswerAndLeavesNothingBehind(t *testing.T) {
 			t.Errorf("decrypted %q, %v", message, err)
 		}
 		for range 2 {
-			if err := k.Close(t.Context()); err != nil {
+			if err := k.Close(); err != nil {
 				t.Error(err)
 			}
 		}
@@ -65,6 +68,50 @@ func encryptTo(t *testing.T, k *collect.TransportKey, message []byte) []byte {
 		t.Fatal(err)
 	}
 	return ciphertext
+}
+
+// What the service sends is opened by the TPM, and nobody between the TPM and this process reads it
+// or puts their own in its place.
+func TestWhatTheServiceSendsIsNotOnTheWire(t *testing.T) {
+	m := newVM(t)
+	if err := m.tpm.Close(); err != nil {
+		t.Fatal(err)
+	}
+	proxy := tpmtest.NewProxy(t, m.sim.Device())
+	m.config.TPM = tpmtest.Connect(t, proxy.Device())
+	k, err := collect.New(m.config).NewTransportKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	message := []byte("0123456789abcdef0123456789abcdef")
+	ciphertext := encryptTo(t, k, message)
+	var wire []byte
+	decryptions := 0
+	change := false
+	proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+		wire = append(wire, command...)
+		rsp, err := forward(command)
+		wire = append(wire, rsp...)
+		if tpm2.TPMCC(tpmtest.CommandCode(command)) == tpm2.TPMCCRSADecrypt {
+			decryptions++
+			if change {
+				rsp[20] ^= 1
+			}
+		}
+		return rsp, err
+	})
+	got, err := k.Decrypt(t.Context(), ciphertext)
+	if err != nil || !bytes.Equal(got, message) || decryptions != 1 {
+		t.Errorf("decrypted %q in %d commands, %v", got, decryptions, err)
+	}
+	if bytes.Contains(wire, message[:16]) {
+		t.Error("the message is on the wire")
+	}
+	change = true
+	if got, err := k.Decrypt(t.Context(), ciphertext); !errors.Is(err, tpm.ErrTampered) {
+		t.Errorf("a changed message: %q, %v", got, err)
+	}
 }
 
 func TestABadCiphertextIsNoOracle(t *testing.T) {
@@ -102,10 +149,10 @@ func TestTransportKeyDiesWithTheBoot(t *testing.T) {
 	if err := m.sim.Reset(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.Decrypt(t.Context(), ciphertext); !errors.Is(err, collect.ErrTransportKeyGone) {
-		t.Errorf("error %v, want ErrTransportKeyGone", err)
+	if _, err := k.Decrypt(t.Context(), ciphertext); !errors.Is(err, tpm.ErrKeyGone) {
+		t.Errorf("error %v, want ErrKeyGone", err)
 	}
-	if err := k.Close(t.Context()); err != nil {
+	if err := k.Close(); err != nil {
 		t.Error(err)
 	}
 }

@@ -82,11 +82,7 @@ func (a *AzureGuest) ask(ctx context.Context, audience string) (secret.String, t
 	if err != nil {
 		return secret.String{}, time.Time{}, err
 	}
-	defer func() {
-		if cerr := key.Close(ctx); cerr != nil {
-			a.cfg.Logger.WarnContext(ctx, "transport key was not flushed", "error", cerr)
-		}
-	}()
+	defer key.Close()
 	if err := checkTransportKey(evidence, key.Certified()); err != nil {
 		return secret.String{}, time.Time{}, err
 	}

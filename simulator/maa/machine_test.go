@@ -2,7 +2,6 @@ package maa_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -73,7 +72,7 @@ func newMachine(t *testing.T) *machine {
 	if m.transport, err = m.collector.NewTransportKey(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = m.transport.Close(context.Background()) })
+	t.Cleanup(func() { _ = m.transport.Close() })
 	return m
 }
 

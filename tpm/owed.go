@@ -1,0 +1,270 @@
+package tpm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+const (
+	// maxOwed bounds the list of flushes that are still to be done. A TPM has three slots for
+	// objects and three for sessions, as a rule: a list that is longer than this comes from answers
+	// that no TPM gave.
+	maxOwed = 16
+	// maxMisses is how often the TPM must be found in another boot until a handle of the one before
+	// is forgotten.
+	maxMisses = 8
+
+	// flushPatience is how long in all a flush is repeated for which nobody waits.
+	flushPatience = 2 * time.Second
+	// flushGrace is how long it is repeated while another caller waits for the TPM.
+	flushGrace = 100 * time.Millisecond
+	// closePatience bounds the flushing at the end.
+	closePatience = 10 * time.Second
+)
+
+// owed lists the handles of ours that nobody needs any more and that are still loaded. A handle is
+// on it from the moment at which it is given up until the TPM has said that it is free: so neither
+// a context that ends, nor a TPM that puts the flush off, nor a connection that breaks can make it
+// forgotten. It belongs to the turn.
+//
+// Handles are numbers. Without a resource manager, other programs use the same ones: after a TPM
+// reset, ours may name their object. Therefore nothing is flushed from here before it was made sure
+// that the TPM was not reset since the handle was made, and that an object whose Name is known
+// still has it.
+type owed struct {
+	list  []owedFlush
+	fresh bool // something was added since the last time that the list was worked off
+}
+
+type owedFlush struct {
+	handle tpm2.TPMHandle
+	name   []byte // nil: a session, or an object whose Name is not known
+	boot   boot   // in which it was made
+	misses int    // how often the TPM was found in another boot
+}
+
+// add notes a handle. It returns the one that there is no room for any more, or 0.
+func (o *owed) add(f owedFlush) (dropped tpm2.TPMHandle) {
+	o.remove(f.handle)
+	if len(o.list) == maxOwed {
+		dropped = o.list[0].handle
+		o.list = slices.Delete(o.list, 0, 1)
+	}
+	o.list = append(o.list, f)
+	o.fresh = true
+	return dropped
+}
+
+// remove strikes a handle off: it is free, or the TPM has given it out anew.
+func (o *owed) remove(h tpm2.TPMHandle) {
+	o.list = slices.DeleteFunc(o.list, func(f owedFlush) bool { return sameSlot(f.handle, h) })
+}
+
+// skipOthers returns the flushes of a boot. Those of another are void if the TPM was reset. They
+// are struck off after a while only: who says so is not authenticated.
+func (o *owed) skipOthers(now boot) []owedFlush {
+	var of []owedFlush
+	for i := range o.list {
+		if f := &o.list[i]; f.boot == now {
+			f.misses = 0
+			of = append(of, *f)
+		} else {
+			f.misses++
+		}
+	}
+	o.list = slices.DeleteFunc(o.list, func(f owedFlush) bool { return f.misses >= maxMisses })
+	return of
+}
+
+func (o *owed) clear() { *o = owed{} }
+
+func (o *owed) empty() bool { return len(o.list) == 0 }
+
+// toDo reports whether something is on the list that was not tried yet when nobody waited.
+func (o *owed) toDo() bool { return o.fresh && !o.empty() }
+
+// handles lists the handles for a log.
+func (o *owed) handles() []string {
+	var list []string
+	for _, f := range o.list {
+		list = append(list, hexHandle(f.handle))
+	}
+	return list
+}
+
+// sameSlot reports whether two handles cannot be in use at the same time. HMAC and policy sessions
+// are numbered together, and to flush one a TPM may look at the number only (TPM 2.0 Part 2, 7.2).
+func sameSlot(a, b tpm2.TPMHandle) bool {
+	const number = 0x00ffffff
+	return a == b || isSession(a) && isSession(b) && a&number == b&number
+}
+
+func isSession(h tpm2.TPMHandle) bool {
+	kind := tpm2.TPMHT(h >> 24)
+	return kind == tpm2.TPMHTHMACSession || kind == tpm2.TPMHTPolicySession
+}
+
+func isTransient(h tpm2.TPMHandle) bool { return tpm2.TPMHT(h>>24) == tpm2.TPMHTTransient }
+
+func hexHandle(h tpm2.TPMHandle) string { return fmt.Sprintf("0x%08x", uint32(h)) }
+
+// owe notes that an object or session, which was made in the present boot as far as is known, is to
+// be flushed.
+func (s *scheduler) owe(h tpm2.TPMHandle, name []byte) {
+	s.oweFlush(owedFlush{handle: h, name: name, boot: s.boot})
+}
+
+func (s *scheduler) oweFlush(f owedFlush) {
+	if dropped := s.owed.add(f); dropped != 0 {
+		s.log.Warn("too many TPM handles wait to be flushed, one is given up", "handle", hexHandle(dropped))
+	}
+}
+
+// flushOwed tries each flush that is owed once. Freed reports whether a handle is free now, again
+// whether the TPM has asked for a repetition.
+func (s *scheduler) flushOwed(ctx context.Context) (freed, again bool) {
+	if s.owed.empty() || !s.ready() {
+		return false, false
+	}
+	if err := s.findBoot(&once{ctx: ctx, scheduler: s}); err != nil {
+		return false, asksAgain(err)
+	}
+	for _, f := range s.owed.skipOthers(s.boot) {
+		gone, busy := s.flushOne(ctx, f)
+		if gone {
+			s.owed.remove(f.handle)
+		}
+		freed, again = freed || gone, again || busy
+		if !s.ready() {
+			break
+		}
+	}
+	return freed, again
+}
+
+// flushOne tries one flush. Done reports that the handle is none of ours any more.
+func (s *scheduler) flushOne(ctx context.Context, f owedFlush) (done, busy bool) {
+	if ours, busy := s.stillOurs(ctx, f); !ours {
+		return !busy, busy
+	}
+	rsp, err := s.roundTrip(ctx, flushCommand(f.handle))
+	if err != nil {
+		return false, false
+	}
+	code := responseCode(rsp)
+	if code != tpm2.TPMRCSuccess {
+		s.log.Debug("TPM handle was not flushed", "handle", hexHandle(f.handle), "code", code)
+	}
+	return freedBy(code), retryable(code)
+}
+
+// freedBy reports whether the answer to TPM2_FlushContext says that the handle is free: flushed
+// now, or long ago.
+func freedBy(code tpm2.TPMRC) bool {
+	return code == tpm2.TPMRCSuccess || codeIs(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceS0)
+}
+
+// stillOurs makes sure that an object has the Name that it had. Another one is another program's.
+func (s *scheduler) stillOurs(ctx context.Context, f owedFlush) (ours, busy bool) {
+	if s.managed || f.name == nil {
+		return true, false
+	}
+	o, err := readPublic(&once{ctx: ctx, scheduler: s}, f.handle)
+	if err == nil {
+		return bytes.Equal(o.name, f.name), false
+	}
+	return false, !staleHandle(err) // what cannot be told now is asked again
+}
+
+// flushPatiently works off what is owed for as long as the TPM asks for repetitions. If it yields,
+// it ends soon after another caller has come.
+func (s *scheduler) flushPatiently(ctx context.Context, yields bool) {
+	start := time.Now()
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		_, again := s.flushOwed(ctx)
+		took := time.Since(start)
+		if !again || took >= flushPatience || yields && took >= flushGrace && s.waiting.Load() > 0 {
+			return
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return
+		}
+	}
+}
+
+// boot tells one start of the TPM from another: by the counters of TPM2_ReadClock (TPM 2.0 Part 1,
+// 36.3). Loaded objects and sessions do not outlive it.
+type boot struct {
+	known            bool
+	resets, restarts uint32
+}
+
+// findBoot finds out in which boot the TPM is. Behind a resource manager it is all the same: nobody
+// else can get at our handles.
+func (s *scheduler) findBoot(t transport.TPM) error {
+	if s.managed {
+		return nil
+	}
+	rsp, err := tpm2.ReadClock{}.Execute(t)
+	if err != nil {
+		return err
+	}
+	clock := rsp.CurrentTime.ClockInfo
+	now := boot{known: true, resets: clock.ResetCount, restarts: clock.RestartCount}
+	if s.boot.known && s.boot != now {
+		s.log.Info("TPM was reset: what was loaded in it is gone")
+	}
+	s.boot = now
+	return nil
+}
+
+// asksAgain is retryable of an error.
+func asksAgain(err error) bool {
+	var code tpm2.TPMRC
+	return errors.As(err, &code) && retryable(code)
+}
+
+// once is a transport that sends each command once, whatever the TPM answers.
+type once struct {
+	ctx       context.Context
+	scheduler *scheduler
+}
+
+func (o *once) Send(input []byte) ([]byte, error) { return o.scheduler.roundTrip(o.ctx, input) }
+
+// findLost looks for keys of ours whose TPM2_Load was under way when a connection broke: the TPM
+// may have executed it, and the handle was never read. An object that has the Name of such a key,
+// and is not where we know that key to be, is flushed. What other commands have left behind cannot
+// be told from what other programs have loaded, and is left alone.
+func (s *scheduler) findLost(ctx context.Context) error {
+	if len(s.lost) == 0 {
+		return nil
+	}
+	data, err := capability(&once{ctx: ctx, scheduler: s}, tpm2.TPMCapHandles, uint32(tpm2.TPMHTTransient)<<24, maxOwed)
+	if err != nil {
+		return err
+	}
+	list, err := data.Handles()
+	if err != nil {
+		return err
+	}
+	for _, h := range list.Handle {
+		o, err := readPublic(&once{ctx: ctx, scheduler: s}, h)
+		if !s.ready() {
+			return err
+		}
+		isIt := func(lost owedFlush) bool { return err == nil && bytes.Equal(lost.name, o.name) }
+		if i := slices.IndexFunc(s.lost, isIt); i >= 0 && !s.loaded.has(h) {
+			s.oweFlush(owedFlush{handle: h, name: o.name, boot: s.lost[i].boot})
+		}
+	}
+	s.lost = nil
+	return nil
+}

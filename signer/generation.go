@@ -27,6 +27,7 @@ type Entry struct {
 	Created    time.Time
 	Persistent tpm2.TPMHandle
 	PCRValues  tpm.PCRValues
+	ParentName []byte // Name of the storage key that the key is under; nil: not noted
 }
 
 const (
@@ -165,7 +166,7 @@ func (s *Store) entry(name string, generation int) Entry {
 		s.log.Warn("notes on a key cannot be used; the key works without them", "file", e.notesFile(), "cause", err)
 		return e
 	}
-	e.Created, e.Persistent, e.PCRValues = r.Created, r.persistent(), r.pcrValues()
+	e.Created, e.Persistent, e.PCRValues, e.ParentName = r.Created, r.persistent(), r.pcrValues(), r.parentName()
 	return e
 }
 

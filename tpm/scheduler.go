@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/keyagent/keyagent/internal/secret"
 )
 
 // scheduler gives the TPM to one caller after the other, in the order in which they came, and keeps what outlives a turn: the
@@ -39,6 +41,10 @@ type scheduler struct {
 	conn     *conn // nil: not open
 	loaded   *loaded
 	sessions sessions
+
+	parents          map[string]place // by Name: where storage keys were found last
+	ownerAuth        func() (secret.String, error)
+	ownerHasPassword bool // and it was the one given
 }
 
 func newScheduler(ctx context.Context, d device, cfg Config) *scheduler {
@@ -51,6 +57,8 @@ func newScheduler(ctx context.Context, d device, cfg Config) *scheduler {
 			plain: cfg.PlainSessions, rootName: cfg.StorageRoot,
 			maxUses: cfg.SessionUses, maxIdle: cfg.SessionIdle,
 		},
+		parents:   make(map[string]place),
+		ownerAuth: cfg.OwnerAuth,
 	}
 }
 

@@ -75,20 +75,18 @@ func (p primary) persistAt(h tpm2.TPMHandle, password bool) string {
 		strings.ToLower(strings.Join(AttributeNames(p.template.ObjectAttributes), "|")), authorize, uint32(h))
 }
 
-// uniqueField says how tpm2_createprimary gets the template's unique field, and which key it is to make. The sizes in the field are
-// little-endian, as on all machines that the agent runs on.
+// uniqueField says how tpm2_createprimary gets the template's unique field, and which key it is to make. From standard input it reads the
+// field without sizes, and halves it for an ECC key.
 func (p primary) uniqueField() (pipe, options string) {
-	rsa, err := p.template.Unique.RSA()
-	if err == nil {
-		options = "-G rsa2048:aes128cfb"
-		if len(rsa.Buffer) > 0 {
-			pipe, options = `{ printf '\000\001'; head -c 256 /dev/zero; } | `, options+" -u -"
-		}
-		return pipe, options
+	options, zeros := "-G ecc256:aes128cfb", 0
+	if rsa, err := p.template.Unique.RSA(); err == nil {
+		options, zeros = "-G rsa2048:aes128cfb", len(rsa.Buffer)
 	}
-	options = "-G ecc256:aes128cfb"
-	if point, err := p.template.Unique.ECC(); err == nil && len(point.X.Buffer) > 0 {
-		pipe, options = `{ printf '\040\000'; head -c 32 /dev/zero; printf '\040\000'; head -c 32 /dev/zero; } | `, options+" -u -"
+	if point, err := p.template.Unique.ECC(); err == nil {
+		zeros = len(point.X.Buffer) + len(point.Y.Buffer)
 	}
-	return pipe, options
+	if zeros > 0 {
+		return fmt.Sprintf("head -c %d /dev/zero | ", zeros), options + " -u -"
+	}
+	return "", options
 }

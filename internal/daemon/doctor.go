@@ -177,6 +177,9 @@ func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 		d.add(check, VerdictFail, "if the TPM was cleared or exchanged on purpose, its keys are lost: remove "+d.pinFile+" and delete the keys; if not, find out who sits between",
 			"it is not the one that these keys were made under: %v", err)
 		return false
+	case err != nil && d.pinErr == nil && !hasKeys(d.cfg, d.opts.Options):
+		d.addError(check, err, "there is no key yet that could be under it: remove "+d.pinFile+", and another root is taken")
+		return false
 	case err != nil:
 		d.addError(check, err, "keys cannot be made or loaded without it")
 		return false

@@ -108,31 +108,31 @@ func createKey(t *turn, template tpm2.TPMTPublic, options KeyOptions) (*KeyFile,
 			return nil, err
 		}
 	}
-	root, err := storageRoot(t)
-	if err != nil {
-		return nil, err
-	}
-	defer t.release(root)
-	var rsp *tpm2.CreateResponse
-	err = t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
-		rsp, err = tpm2.Create{
-			ParentHandle: root.auth(session),
-			InSensitive:  tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: auth}}},
-			InPublic:     tpm2.New2B(template),
-		}.Execute(t)
-		return err
+	var file *KeyFile
+	err = t.under(storageRoot, func(root object) error {
+		var rsp *tpm2.CreateResponse
+		err := t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
+			rsp, err = tpm2.Create{
+				ParentHandle: root.auth(session),
+				InSensitive:  tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: auth}}},
+				InPublic:     tpm2.New2B(template),
+			}.Execute(t)
+			return err
+		})
+		if err != nil {
+			return explainParent(root, err)
+		}
+		file = &KeyFile{
+			Parent:    parentHandle(root),
+			EmptyAuth: len(auth) == 0,
+			Policy:    bound.commands(),
+			Public:    tpm2.Marshal(rsp.OutPublic),
+			Private:   tpm2.Marshal(rsp.OutPrivate),
+			PCRValues: values, ParentName: root.name,
+		}
+		return nil
 	})
-	if err != nil {
-		return nil, explainParent(root, err)
-	}
-	return &KeyFile{
-		Parent:    parentHandle(root),
-		EmptyAuth: len(auth) == 0,
-		Policy:    bound.commands(),
-		Public:    tpm2.Marshal(rsp.OutPublic),
-		Private:   tpm2.Marshal(rsp.OutPrivate),
-		PCRValues: values, ParentName: root.name,
-	}, nil
+	return file, err
 }
 
 // LoadKey loads a key file and checks what came of it: a key that the TPM says could be exported, or that it did not make

@@ -221,11 +221,44 @@ func findNamed(t *turn, s *search, name []byte) (o object, at place, found bool,
 	if last, known := t.scheduler.parents[string(name)]; known {
 		s.first = append([]place{last}, s.first...)
 	}
-	o, at, found, err = s.find(func(_ place, o object) (bool, error) { return bytes.Equal(o.name, name), nil })
+	o, at, found, err = s.find(func(p place, o object) (bool, error) {
+		if !bytes.Equal(o.name, name) {
+			return false, nil
+		}
+		if t.scheduler.locked[p.handle] {
+			s.unseen = append(s.unseen, fmt.Errorf("%v: the storage key there is the right one, and has a password of its own", p))
+			return false, nil
+		}
+		return true, nil
+	})
+	if err == nil && !found {
+		clear(t.scheduler.locked) // to be tried again next time
+	}
 	if found && (at.handle != 0 || at.primary == derivedRoot) { // the others cost more than to look again for a cheaper place
 		t.scheduler.parents[string(name)] = at
 	}
 	return o, at, found, err
+}
+
+// under runs f with the storage key that is found. A password is no part of a Name: one at a persistent handle may have one that the same
+// key elsewhere, or made anew, has not. So where f is refused for want of a password, another is looked for.
+func (t *turn) under(find func(*turn) (object, error), f func(object) error) error {
+	for {
+		o, err := find(t)
+		if err != nil {
+			return err
+		}
+		err = f(o)
+		t.release(o)
+		_, other := errors.AsType[*ParentError](err) // about the storage root, which sessions are salted to
+		if other || !codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+			return err
+		}
+		if o.transient() || t.scheduler.locked[o.handle] {
+			return err
+		}
+		t.scheduler.locked[o.handle] = true
+	}
 }
 
 // restore is the command that puts a primary back to a persistent handle.
@@ -271,22 +304,34 @@ func (f *KeyFile) loadUnder(t *turn, parent []byte) (loaded object, at []byte, e
 	if parent == nil {
 		return f.loadSomewhere(s, nil)
 	}
-	o, _, found, err := findNamed(t, s, parent)
-	if err != nil {
-		return object{}, nil, err
-	}
-	if !found {
+	missing := false
+	err = t.under(func(t *turn) (object, error) {
+		o, _, found, err := findNamed(t, s, parent)
+		missing = err == nil && !found
+		if missing {
+			return object{}, errNotFound
+		}
+		return o, err
+	}, func(o object) error {
+		loaded, err = f.loadAt(t, o)
+		return explainLoadUnder(o, err)
+	})
+	if missing {
 		return f.loadSomewhere(&search{turn: t, first: []place{own}}, parent) // a note may be wrong; the TPM is not
 	}
-	defer t.release(o)
-	loaded, err = f.loadAt(t, o)
-	return loaded, o.name, explainLoadUnder(o, err)
+	return loaded, parent, err
 }
+
+// errNotFound ends [turn.under].
+var errNotFound = errors.New("there is no such storage key")
 
 // explainLoadUnder is explainLoad where the parent is known.
 func explainLoadUnder(parent object, err error) error {
 	if _, other := errors.AsType[*ParentError](err); err == nil || other {
 		return err
+	}
+	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+		return explainParent(parent, err)
 	}
 	explained := explainLoad(err)
 	if codeOf(err, tpm2.TPMRCIntegrity) && primaryHierarchy(parent) == tpm2.TPMRHEndorsement {
@@ -370,7 +415,8 @@ func (a *attempts) load(p place, o object) (bool, error) {
 	case codeIs(code, tpm2.TPMRCIntegrity):
 		a.refused = cmp.Or(a.refused, explainLoadUnder(o, err))
 	case codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) && !o.transient(): // those that were made here have no password
-		a.search.unseen = append(a.search.unseen, explainParent(o, err))
+		a.passedOver[name] = explainParent(o, err)
+		delete(a.tried, name) // it may be made anew, without the password
 	case p == a.own, o.transient():
 		return false, explainLoad(err)
 	}

@@ -159,6 +159,12 @@ func TestAKeyIsLoadedWhereverItsParentIs(t *testing.T) {
 				free(t, c, m.at)
 			}
 		},
+		"it gets a password of its own": func(t *testing.T, c transport.TPM, m machineOf) {
+			if m.at != 0 {
+				free(t, c, m.at)
+			}
+			putLocked(t, c, m.template, srk)
+		},
 		"it is moved, and the owner gets a password": func(t *testing.T, c transport.TPM, m machineOf) {
 			putPrimary(t, c, tpm2.TPMRHOwner, m.template, elsewhere, "")
 			if m.at != 0 {
@@ -395,6 +401,9 @@ func TestARootThatCannotBeUsedIsNotTaken(t *testing.T) {
 		want   tpm2.TPMHandle
 	}{
 		"it has a password": {locked, tpm2.TPMRHOwner},
+		"it has a password, which is no part of the Name that the derived one has, too": {func(t *testing.T, c transport.TPM) {
+			putLocked(t, c, keyFileRoot(), tpm.HandleSRK)
+		}, tpm2.TPMRHOwner},
 		"it has a password, and so has the owner": {func(t *testing.T, c transport.TPM) {
 			locked(t, c)
 			putPrimary(t, c, tpm2.TPMRHOwner, emptyRSARoot(), elsewhere, "")
@@ -433,15 +442,31 @@ func TestARootThatCannotBeUsedIsNotTaken(t *testing.T) {
 			t.Errorf("got %v, %+v", err, parent)
 		}
 	})
-	t.Run("it was noted all the same", func(t *testing.T) {
+	t.Run("it was noted all the same, and can be made anew", func(t *testing.T) {
 		v := tpmtest.Bare(t)
 		name := putLocked(t, v, tpm2.RSASRKTemplate, tpm.HandleSRK)
 		on := known(t, v.Device(), name)
-		_, tryErr := on.TryStorageRoot(t.Context())
-		_, createErr := on.CreateKey(t.Context(), tpm.KeyOptions{Algorithm: tpm.ECDSAP256})
-		for _, err := range []error{tryErr, createErr} {
-			if err == nil || !strings.Contains(err.Error(), "0x81000001 has a password of its own") {
-				t.Errorf("got %v", err)
+		if root, err := on.TryStorageRoot(t.Context()); err != nil || root.Restore == "" {
+			t.Errorf("%+v, %v", root, err)
+		}
+		file := create(t, on, tpm.KeyOptions{})
+		checkLoads(t, on, file)
+		checkLoads(t, known(t, v.Device(), name), file)
+	})
+	t.Run("it was noted all the same, and cannot be made anew", func(t *testing.T) {
+		v := tpmtest.Bare(t)
+		name := putLocked(t, v, tpm2.RSASRKTemplate, tpm.HandleSRK)
+		setOwnerPassword(t, v)
+		on := known(t, v.Device(), name)
+		for range 2 {
+			_, err := on.TryStorageRoot(t.Context())
+			unknownParent(t, err)
+			_, createErr := on.CreateKey(t.Context(), tpm.KeyOptions{Algorithm: tpm.ECDSAP256})
+			unknownParent(t, createErr)
+			for _, err := range []error{err, createErr} {
+				if !strings.Contains(err.Error(), "has a password of its own") {
+					t.Errorf("got %v", err)
+				}
 			}
 		}
 	})

@@ -42,7 +42,8 @@ type scheduler struct {
 	loaded   *loaded
 	sessions sessions
 
-	parents          map[string]place // by Name: where storage keys were found last
+	parents          map[string]place        // by Name: where storage keys were found last
+	locked           map[tpm2.TPMHandle]bool // where storage keys have passwords of their own
 	ownerAuth        func() (secret.String, error)
 	ownerHasPassword bool // and it was the one given
 }
@@ -58,6 +59,7 @@ func newScheduler(ctx context.Context, d device, cfg Config) *scheduler {
 			maxUses: cfg.SessionUses, maxIdle: cfg.SessionIdle,
 		},
 		parents:   make(map[string]place),
+		locked:    make(map[tpm2.TPMHandle]bool),
 		ownerAuth: cfg.OwnerAuth,
 	}
 }

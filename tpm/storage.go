@@ -43,18 +43,15 @@ func (t *TPM) TryStorageRoot(ctx context.Context) (StorageRoot, error) {
 func (t *TPM) storageRoot(ctx context.Context, try func(*turn, object) error) (StorageRoot, error) {
 	var root StorageRoot
 	err := t.again(ctx, func(turn *turn) error {
-		o, err := storageRoot(turn)
-		if err != nil {
-			return err
-		}
-		defer turn.release(o)
-		root = StorageRoot{Handle: parentHandle(o), Algorithm: algorithmName(&o.public), Name: o.name}
-		if o.transient() && o.primary != derivedRoot {
-			s := &search{turn: turn}
-			s.listHandles()
-			root.Restore = s.restore(o.primary)
-		}
-		return try(turn, o)
+		return turn.under(storageRoot, func(o object) error {
+			root = StorageRoot{Handle: parentHandle(o), Algorithm: algorithmName(&o.public), Name: o.name}
+			if o.transient() && o.primary != derivedRoot {
+				s := &search{turn: turn}
+				s.listHandles()
+				root.Restore = s.restore(o.primary)
+			}
+			return explainParent(o, try(turn, o))
+		})
 	})
 	if err != nil {
 		return StorageRoot{}, fmt.Errorf("finding the storage root key: %w", err)
@@ -77,7 +74,7 @@ func knownRoot(t *turn, name []byte) (object, error) {
 	s := &search{turn: t, first: []place{{handle: HandleSRK}}}
 	var instead object
 	s.look = func(p place, o object) {
-		if p.handle == HandleSRK && checkStorageKey(&o.public) == nil {
+		if p.handle == HandleSRK && checkStorageKey(&o.public) == nil && !bytes.Equal(o.name, name) {
 			instead = o
 		}
 	}
@@ -134,7 +131,7 @@ func checkRoot(t *turn, p place, o object) error {
 	if h := primaryHierarchy(o); h != 0 && h != handleOwner {
 		return fmt.Errorf("it is of hierarchy 0x%08x, where a Name can outlive what was made under it, and not of the owner's", uint32(h))
 	}
-	return tryParent(t, o)
+	return explainParent(o, tryParent(t, o))
 }
 
 // tryParent makes an object under a storage key, a few bytes that are sealed, and drops it. It is how to find out whether the storage key
@@ -151,7 +148,7 @@ func tryParent(t *turn, o object) error {
 		}},
 		InPublic: tpm2.New2B(template),
 	}.Execute(t)
-	return explainParent(o, err)
+	return err
 }
 
 // explainParent tells that it is the storage key that has a password, and not what is made under it.

@@ -213,6 +213,7 @@ func TestARootWithAPasswordIsNotNoted(t *testing.T) {
 	if err := errors.Join(os.Mkdir(s.cfg.StateDir, 0o700), os.WriteFile(s.stateFile("storage-root"), note, 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	s.onTPM(setOwnerPassword) // else the same key is made anew, without a password
 	d := s.diagnose(nil)
 	if d.OK || verdict(d, "storage root") != daemon.VerdictFail || advisesToDelete(d) != nil {
 		t.Errorf("%+v", d)

@@ -7,9 +7,10 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// asOwner runs a command with the owner's rights where the kept session cannot be had, because it is salted to what the command is
-// needed for. It is sent with an empty password, and if the owner hierarchy has one, which is not counted against anybody (TPM 2.0
-// Part 1, 19.8), again with the owner's.
+// asOwner runs a command with the owner's rights where the kept session cannot be had, because it
+// is salted to what the command is needed for. It is sent with an empty password, and if the owner
+// hierarchy has one, which is not counted against anybody (TPM 2.0 Part 1, 19.8), again with the
+// owner's.
 func (t *turn) asOwner(f func(tpm2.Session) error) error {
 	return t.withOwnerPassword(f(emptyPassword()), func(value []byte) error {
 		if t.scheduler.sessions.plain {
@@ -24,7 +25,8 @@ func (t *turn) asOwner(f func(tpm2.Session) error) error {
 	})
 }
 
-// withOwnerPassword runs f with the owner's password, if there is one and a command was refused for want of it.
+// withOwnerPassword runs f with the owner's password, if there is one and a command was refused for
+// want of it.
 func (t *turn) withOwnerPassword(refused error, f func(value []byte) error) error {
 	if t.scheduler.ownerAuth == nil || !codeOf(refused, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return refused
@@ -44,8 +46,8 @@ func (t *turn) withOwnerPassword(refused error, f func(value []byte) error) erro
 	return err
 }
 
-// startUnsalted starts an HMAC session for one command. It keeps a password off the wire and proves the answer; who reads along can
-// guess at the password, though, as often as they like.
+// startUnsalted starts an HMAC session for one command. It keeps a password off the wire and proves
+// the answer; who reads along can guess at the password, though, as often as they like.
 func startUnsalted(t *turn) (*session, error) {
 	s := &session{nonceCaller: make([]byte, nonceBytes)}
 	if err := s.newNonce(); err != nil {

@@ -2,7 +2,6 @@ package tpm
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -14,11 +13,12 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// This file finds the parents of keys. A parent is known by its Name, the digest of all that it is, and not by where it once was:
-// persistent handles are given away, moved and freed by other programs, and a primary can be made again.
+// This file finds the parents of keys. A parent is known by its Name, the digest of all that it is,
+// and not by where it once was: persistent handles are given away, moved and freed by other
+// programs, and a primary can be made again.
 
-// ErrParentUnknown is in the error for a storage key that was not found, where not all places could be looked into: nothing says that it,
-// or a key under it, is lost. See [ParentError].
+// ErrParentUnknown is in the error for a storage key that was not found, where not all places could
+// be looked into: nothing says that it, or a key under it, is lost. See [ParentError].
 var ErrParentUnknown = errors.New("where the parent of the keys is could not be found out")
 
 // ParentError says what is known of a storage key that is not where it was.
@@ -27,8 +27,9 @@ type ParentError struct {
 	Name []byte
 	// Unseen are the reasons why not all places could be looked into. If there are none, all were.
 	Unseen []error
-	// Commands are lines for the shell, each of which makes a storage key that may be the one and puts it at a free persistent handle,
-	// where it is then found. With Found, there is one, and it brings back the very key.
+	// Commands are lines for the shell, each of which makes a storage key that may be the one and
+	// puts it at a free persistent handle, where it is then found. With Found, there is one, and it
+	// brings back the very key.
 	Commands []string
 	Found    bool
 	// Password says that the commands need the owner's password, in the variable OWNER_PASSWORD.
@@ -38,8 +39,9 @@ type ParentError struct {
 	cause error // ErrStorageRoot, ErrForeignTPM or ErrParentUnknown
 }
 
-// Lost reports whether the key was looked for wherever it could be, and cannot be made again either.
-func (e *ParentError) Lost() bool { return e.cause != ErrParentUnknown && !e.Found }
+// Lost reports whether the key was looked for wherever it could be, and cannot be made again
+// either.
+func (e *ParentError) Lost() bool { return !errors.Is(e.cause, ErrParentUnknown) && !e.Found }
 
 func (e *ParentError) Error() string {
 	var b strings.Builder
@@ -57,7 +59,8 @@ func (e *ParentError) Error() string {
 // Unwrap returns what kind of error it is, and why places were not looked into.
 func (e *ParentError) Unwrap() []error { return append([]error{e.cause}, e.Unseen...) }
 
-// place is where a storage key may be: at a persistent handle, or, if that is 0, made on the spot as one of the [knownPrimaries].
+// place is where a storage key may be: at a persistent handle, or, if that is 0, made on the spot
+// as one of the [knownPrimaries].
 type place struct {
 	handle  tpm2.TPMHandle
 	primary int
@@ -142,7 +145,8 @@ func (s *search) free() tpm2.TPMHandle {
 	return HandleSRK
 }
 
-// find returns the first object that fits, which the caller releases. Found is false if there is none; an error ends the search.
+// find returns the first object that fits, which the caller releases. Found is false if there is
+// none; an error ends the search.
 func (s *search) find(fits func(place, object) (bool, error)) (o object, at place, found bool, err error) {
 	s.seen = make(map[place]bool)
 	for p := range s.places() {
@@ -168,8 +172,8 @@ func (s *search) find(fits func(place, object) (bool, error)) (o object, at plac
 	return object{}, place{}, false, nil
 }
 
-// note decides what follows from an error of opening a place: that nothing is there, that it is not known what is there, or, with an
-// error of its own, that there is no use in looking further.
+// note decides what follows from an error of opening a place: that nothing is there, that it is not
+// known what is there, or, with an error of its own, that there is no use in looking further.
 func (s *search) note(p place, err error) (over error) {
 	var code tpm2.TPMRC
 	switch {
@@ -202,7 +206,8 @@ func (s *search) noteHierarchy(h tpm2.TPMHandle, err error) {
 	s.unseen = append(s.unseen, fmt.Errorf("%s (%w)", text, err))
 }
 
-// cannotMake reports whether a TPM says that it does not make keys of a template, so that none of its keys is of it.
+// cannotMake reports whether a TPM says that it does not make keys of a template, so that none of
+// its keys is of it.
 func cannotMake(code tpm2.TPMRC) bool {
 	return codeIs(code, tpm2.TPMRCValue, tpm2.TPMRCKeySize, tpm2.TPMRCCurve, tpm2.TPMRCAsymmetric, tpm2.TPMRCSymmetric,
 		tpm2.TPMRCHash, tpm2.TPMRCType, tpm2.TPMRCAttributes, tpm2.TPMRCSize)
@@ -216,7 +221,8 @@ func openPlace(t *turn, p place) (object, error) {
 	return createPrimary(t, p.primary)
 }
 
-// findNamed looks for the storage key with this Name. It is looked for first where it was last, then in the places given.
+// findNamed looks for the storage key with this Name. It is looked for first where it was last,
+// then in the places given.
 func findNamed(t *turn, s *search, name []byte) (o object, at place, found bool, err error) {
 	if last, known := t.scheduler.parents[string(name)]; known {
 		s.first = append([]place{last}, s.first...)
@@ -240,8 +246,9 @@ func findNamed(t *turn, s *search, name []byte) (o object, at place, found bool,
 	return o, at, found, err
 }
 
-// under runs f with the storage key that is found. A password is no part of a Name: one at a persistent handle may have one that the same
-// key elsewhere, or made anew, has not. So where f is refused for want of a password, another is looked for.
+// under runs f with the storage key that is found. A password is no part of a Name: one at a
+// persistent handle may have one that the same key elsewhere, or made anew, has not. So where f is
+// refused for want of a password, another is looked for.
 func (t *turn) under(find func(*turn) (object, error), f func(object) error) error {
 	for {
 		o, err := find(t)
@@ -266,8 +273,8 @@ func (s *search) restore(primary int) string {
 	return knownPrimaries()[primary].persistAt(s.free(), s.turn.scheduler.ownerHasPassword)
 }
 
-// guesses are the commands for the two storage keys that are by far the most frequent. They are for an operator who has the owner's
-// password where the agent does not.
+// guesses are the commands for the two storage keys that are by far the most frequent. They are for
+// an operator who has the owner's password where the agent does not.
 func (s *search) guesses() []string {
 	if !s.password {
 		return nil
@@ -278,8 +285,9 @@ func (s *search) guesses() []string {
 	return append(list, knownPrimaries()[1].persistAt(s.free(), true))
 }
 
-// primaryHierarchy tells the hierarchy of a primary: that in which it was made here, or by its qualified name, which is that of the
-// hierarchy's handle and the Name (TPM 2.0 Part 1, 16). It is 0 where the object may be no primary.
+// primaryHierarchy tells the hierarchy of a primary: that in which it was made here, or by its
+// qualified name, which is that of the hierarchy's handle and the Name (TPM 2.0 Part 1, 16). It is
+// 0 where the object may be no primary.
 func primaryHierarchy(o object) tpm2.TPMHandle {
 	if o.transient() {
 		return knownPrimaries()[o.primary].hierarchy
@@ -291,140 +299,4 @@ func primaryHierarchy(o object) tpm2.TPMHandle {
 		}
 	}
 	return 0
-}
-
-// loadUnder finds the parent of a key file and loads the key under it. Parent is the Name of that, or nil if it is not known: then the
-// places where it may be are tried, since TPM2_Load under another key fails without having done anything. At is the parent that it was.
-func (f *KeyFile) loadUnder(t *turn, parent []byte) (loaded object, at []byte, err error) {
-	own, err := f.ownPlace()
-	if err != nil {
-		return object{}, nil, err
-	}
-	s := &search{turn: t, first: []place{own}}
-	if parent == nil {
-		return f.loadSomewhere(s, nil)
-	}
-	missing := false
-	err = t.under(func(t *turn) (object, error) {
-		o, _, found, err := findNamed(t, s, parent)
-		missing = err == nil && !found
-		if missing {
-			return object{}, errNotFound
-		}
-		return o, err
-	}, func(o object) error {
-		loaded, err = f.loadAt(t, o)
-		return explainLoadUnder(o, err)
-	})
-	if missing {
-		return f.loadSomewhere(&search{turn: t, first: []place{own}}, parent) // a note may be wrong; the TPM is not
-	}
-	return loaded, parent, err
-}
-
-// errNotFound ends [turn.under].
-var errNotFound = errors.New("there is no such storage key")
-
-// explainLoadUnder is explainLoad where the parent is known.
-func explainLoadUnder(parent object, err error) error {
-	if _, other := errors.AsType[*ParentError](err); err == nil || other {
-		return err
-	}
-	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
-		return explainParent(parent, err)
-	}
-	explained := explainLoad(err)
-	if codeOf(err, tpm2.TPMRCIntegrity) && primaryHierarchy(parent) == tpm2.TPMRHEndorsement {
-		return fmt.Errorf("%w (its parent is a primary of the endorsement hierarchy: that one's Name outlives TPM2_Clear, and the keys under it do not)", explained)
-	}
-	return explained
-}
-
-// ownPlace is where the file says that the parent is.
-func (f *KeyFile) ownPlace() (place, error) {
-	if f.Parent == handleOwner {
-		return place{primary: derivedRoot}, nil
-	}
-	if byte(f.Parent>>24) != byte(tpm2.TPMHTPersistent) {
-		return place{}, fmt.Errorf("parent 0x%08x is neither the owner hierarchy (0x40000001) nor a persistent key", uint32(f.Parent))
-	}
-	return place{handle: f.Parent}, nil
-}
-
-// loadSomewhere tries to load the key under each storage key that there may be, the one that the file says first, then the storage
-// root. Parent is the Name of the parent, which was not found, or nil.
-func (f *KeyFile) loadSomewhere(s *search, parent []byte) (loaded object, at []byte, err error) {
-	if root, known := s.turn.scheduler.parents[string(s.turn.scheduler.sessions.rootName)]; known {
-		s.first = append(s.first, root)
-	}
-	a := &attempts{file: f, search: s, own: s.first[0], tried: make(map[string]bool), passedOver: make(map[string]error)}
-	o, _, found, err := s.find(a.load)
-	if err != nil {
-		return object{}, nil, err
-	}
-	if found {
-		s.turn.release(o)
-		return a.loaded, o.name, nil
-	}
-	for name, err := range a.passedOver {
-		if !a.tried[name] {
-			s.unseen = append(s.unseen, err)
-		}
-	}
-	if len(s.unseen) > 0 {
-		return object{}, nil, &ParentError{Name: parent, Unseen: s.unseen, Commands: s.guesses(), Password: s.password, cause: ErrParentUnknown,
-			what: "no storage key that was found is the one that the key was made under"}
-	}
-	if a.refused == nil {
-		return object{}, nil, &ParentError{Name: parent, cause: ErrForeignTPM, what: "there is no storage key that it could have been made under"}
-	}
-	return object{}, nil, a.refused
-}
-
-// attempts are the storage keys under which a key file was tried.
-type attempts struct {
-	file       *KeyFile
-	search     *search
-	own        place // that the file names
-	loaded     object
-	refused    error            // the first that says: not this parent
-	tried      map[string]bool  // by Name
-	passedOver map[string]error // by Name: why not
-}
-
-// load tries one. It is what [search.find] asks.
-func (a *attempts) load(p place, o object) (bool, error) {
-	name, t := string(o.name), a.search.turn
-	if !storageKey(&o.public) || a.tried[name] {
-		return false, nil
-	}
-	if p != a.own && !o.transient() && !o.public.ObjectAttributes.NoDA {
-		a.passedOver[name] = fmt.Errorf("%v was not tried, since the TPM counts wrong passwords for it", p)
-		return false, nil
-	}
-	a.tried[name] = true
-	loaded, err := a.file.loadAt(t, o)
-	_, root := errors.AsType[*ParentError](err) // of the storage root, which the session is salted to
-	var code tpm2.TPMRC
-	switch {
-	case err == nil:
-		a.loaded = loaded
-		return true, nil
-	case root, !errors.As(err, &code):
-		return false, err
-	case codeIs(code, tpm2.TPMRCIntegrity):
-		a.refused = cmp.Or(a.refused, explainLoadUnder(o, err))
-	case codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) && !o.transient(): // those that were made here have no password
-		a.passedOver[name] = explainParent(o, err)
-		delete(a.tried, name) // it may be made anew, without the password
-	case p == a.own, o.transient():
-		return false, explainLoad(err)
-	}
-	return false, nil
-}
-
-// storageKey reports whether keys can be made under an object.
-func storageKey(p *tpm2.TPMTPublic) bool {
-	a := p.ObjectAttributes
-	return a.Restricted && a.Decrypt && !a.SignEncrypt
 }

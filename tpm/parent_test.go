@@ -15,15 +15,16 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file moves, frees and makes anew the storage keys that keys are under. No key may be called lost, or stop working, where its
-// parent can be found.
+// This file moves, frees and makes anew the storage keys that keys are under. No key may be called
+// lost, or stop working, where its parent can be found.
 
 // elsewhere is where a storage key is moved to.
 const elsewhere tpm2.TPMHandle = 0x81000042
 
 const ownersPassword = "the owner's own"
 
-// machineOf is one whose storage root is the primary of a template, at a handle or, if that is 0, derived.
+// machineOf is one whose storage root is the primary of a template, at a handle or, if that is 0,
+// derived.
 type machineOf struct {
 	name     string
 	template tpm2.TPMTPublic
@@ -332,7 +333,8 @@ func TestTheOwnersPasswordMakesTheRootAnew(t *testing.T) {
 	}
 }
 
-// Whoever put another storage root where the noted one was is not followed, and the noted one is not made anew behind the operator's back.
+// Whoever put another storage root where the noted one was is not followed, and the noted one is
+// not made anew behind the operator's back.
 func TestAReplacedRootIsNamedWithWhatBringsItBack(t *testing.T) {
 	t.Parallel()
 	v := tpmtest.Simulator(t)
@@ -352,7 +354,8 @@ func TestAReplacedRootIsNamedWithWhatBringsItBack(t *testing.T) {
 	checkLoads(t, on, file)
 }
 
-// After TPM2_Clear nothing brings a key back: that, and nothing less, is lost. Of a root in the endorsement hierarchy the Name stays.
+// After TPM2_Clear nothing brings a key back: that, and nothing less, is lost. Of a root in the
+// endorsement hierarchy the Name stays.
 func TestAKeyOfAClearedTPMIsLost(t *testing.T) {
 	t.Parallel()
 	clearTPM := func(t *testing.T, c transport.TPM) {
@@ -392,7 +395,8 @@ func TestAKeyOfAClearedTPMIsLost(t *testing.T) {
 	})
 }
 
-// A root must be one that keys can be made under, and of the hierarchy whose primaries a cleared TPM does not have any more.
+// A root must be one that keys can be made under, and of the hierarchy whose primaries a cleared
+// TPM does not have any more.
 func TestARootThatCannotBeUsedIsNotTaken(t *testing.T) {
 	t.Parallel()
 	locked := func(t *testing.T, c transport.TPM) { putLocked(t, c, tpm2.RSASRKTemplate, tpm.HandleSRK) }
@@ -553,6 +557,53 @@ func TestAParentThatIsInItsPlaceCostsNoSearch(t *testing.T) {
 				create, reads, capabilities := wire.count(tpm2.TPMCCCreatePrimary), wire.count(tpm2.TPMCCReadPublic), wire.count(tpm2.TPMCCGetCapability)
 				if tt.machine.at != 0 && create != 0 || create > 3 || reads > 4 || capabilities != 0 {
 					t.Errorf("loading: %d CreatePrimary, %d ReadPublic, %d GetCapability", create, reads, capabilities)
+				}
+			}
+		})
+	}
+}
+
+// Neither a TPM in lockout nor one that is not there says anything about a key.
+func TestAKeyIsNotLostWhileTheTPMDoesNotServe(t *testing.T) {
+	t.Parallel()
+	const adoptedUnder tpm2.TPMHandle = 0x81000005
+	odd := without(keyFileRoot()) // one that is counted for, and cannot be made again
+	odd.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: []byte("nobody knows")}})
+	for name, change := range map[string]func(t *testing.T, c transport.TPM, proxy *tpmtest.Proxy) error{
+		"in lockout": func(t *testing.T, c transport.TPM, _ *tpmtest.Proxy) error {
+			public, err := tpm2.ReadPublic{ObjectHandle: adoptedUnder}.Execute(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 40 {
+				_, err = tpm2.Create{
+					ParentHandle: tpm2.AuthHandle{Handle: adoptedUnder, Name: public.Name, Auth: tpm2.PasswordAuth([]byte("a guess"))},
+					InPublic:     tpm2.New2B(tpm.BindingKeyTemplate()),
+				}.Execute(c)
+				if errors.Is(err, tpm2.TPMRCLockout) {
+					return tpm.ErrState
+				}
+			}
+			t.Fatal(err)
+			return nil
+		},
+		"not there": func(_ *testing.T, _ transport.TPM, proxy *tpmtest.Proxy) error {
+			proxy.Handle(func([]byte, tpmtest.Forward) ([]byte, error) { return nil, errors.New("gone") })
+			return tpm.ErrUnavailable
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := tpmtest.Bare(t)
+			putPrimary(t, v, tpm2.TPMRHOwner, odd, adoptedUnder, "")
+			file := createUnder(t, v, adoptedUnder, "")
+			proxy := tpmtest.NewProxy(t, v.Device())
+			on := tpmtest.Connect(t, proxy.Device())
+			checkLoads(t, on, file)
+			want := change(t, v, proxy)
+			for _, parent := range [][]byte{nil, file.ParentName} {
+				_, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{Parent: parent})
+				if !errors.Is(err, want) || errors.Is(err, tpm.ErrForeignTPM) || errors.Is(err, tpm.ErrStorageRoot) {
+					t.Errorf("got %v", err)
 				}
 			}
 		})

@@ -7,9 +7,10 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// primary is a storage key that programs make out of a template. The same template gives the same key, until TPM2_Clear: of the
-// owner hierarchy, the seed changes then. The endorsement hierarchy's does not, so that its primaries keep their Names, and only
-// what was made under them is lost (TPM 2.0 Part 3, 24.6).
+// primary is a storage key that programs make out of a template. The same template gives the same
+// key, until TPM2_Clear: of the owner hierarchy, the seed changes then. The endorsement hierarchy's
+// does not, so that its primaries keep their Names, and only what was made under them is lost (TPM
+// 2.0 Part 3, 24.6).
 type primary struct {
 	title     string
 	hierarchy tpm2.TPMHandle
@@ -19,9 +20,9 @@ type primary struct {
 // derivedRoot is the index of the primary that parent 0x40000001 of a key file stands for.
 const derivedRoot = 0
 
-// knownPrimaries are the storage keys that programs are known to make, the one of [derivedRoot] first, then the others in the
-// order in which they are likely to be a key's parent. Two templates that differ only in how many zeros their unique field
-// has give two keys.
+// knownPrimaries are the storage keys that programs are known to make, the one of [derivedRoot]
+// first, then the others in the order in which they are likely to be a key's parent. Two templates
+// that differ only in how many zeros their unique field has give two keys.
 func knownPrimaries() []primary {
 	const owner, endorsement = tpm2.TPMRHOwner, tpm2.TPMRHEndorsement
 	return []primary{
@@ -36,8 +37,8 @@ func knownPrimaries() []primary {
 	}
 }
 
-// rsaPrimary is the TCG's template of an RSA-2048 storage key (TPM v2.0 Provisioning Guidance 1.0, 7.5.1), with or without noDA, and
-// with a unique field of so many zeros.
+// rsaPrimary is the TCG's template of an RSA-2048 storage key (TPM v2.0 Provisioning Guidance 1.0,
+// 7.5.1), with or without noDA, and with a unique field of so many zeros.
 func rsaPrimary(noDA bool, zeros int) tpm2.TPMTPublic {
 	t := tpm2.RSASRKTemplate
 	t.ObjectAttributes.NoDA = noDA
@@ -58,8 +59,9 @@ func eccPrimary(noDA bool, zeros int) tpm2.TPMTPublic {
 // ownerPassword is what the commands of persistAt take the owner's password from.
 const ownerPassword = "OWNER_PASSWORD"
 
-// persistAt is a line for the shell that makes the primary with tpm2-tools 5 and puts it at a persistent handle. Where the owner
-// hierarchy has a password, the line takes it from the environment.
+// persistAt is a line for the shell that makes the primary with tpm2-tools 5 and puts it at a
+// persistent handle. Where the owner hierarchy has a password, the line takes it from the
+// environment.
 func (p primary) persistAt(h tpm2.TPMHandle, password bool) string {
 	zeros, create := p.uniqueField()
 	authorize := ""
@@ -75,8 +77,8 @@ func (p primary) persistAt(h tpm2.TPMHandle, password bool) string {
 		strings.ToLower(strings.Join(AttributeNames(p.template.ObjectAttributes), "|")), authorize, uint32(h))
 }
 
-// uniqueField says how tpm2_createprimary gets the template's unique field, and which key it is to make. From standard input it reads the
-// field without sizes, and halves it for an ECC key.
+// uniqueField says how tpm2_createprimary gets the template's unique field, and which key it is to
+// make. From standard input it reads the field without sizes, and halves it for an ECC key.
 func (p primary) uniqueField() (pipe, options string) {
 	options, zeros := "-G ecc256:aes128cfb", 0
 	if rsa, err := p.template.Unique.RSA(); err == nil {

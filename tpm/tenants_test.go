@@ -23,7 +23,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file shares a TPM with its other usual tenants: whoever comes first, the keys of each go on working.
+// This file shares a TPM with its other usual tenants: whoever comes first, the keys of each go on
+// working.
 
 // The line that brings a storage key back is pasted as it is: it must make that very key.
 func TestWhatBringsAStorageKeyBackWorksWhenPasted(t *testing.T) {
@@ -59,7 +60,8 @@ type tenant struct {
 	tools []string
 	// settle makes the tenant's keys and returns what uses them.
 	settle func(t *testing.T, v *tpmtest.SoftTPM) (use func())
-	// alone says that the tenant gives up where another storage root is at the handle, whoever put it there.
+	// alone says that the tenant gives up where another storage root is at the handle, whoever put
+	// it there.
 	alone bool
 }
 
@@ -90,8 +92,8 @@ func fapi(profile string) func(*testing.T, *tpmtest.SoftTPM) func() {
 	}
 }
 
-// ptool uses the key of a store by sealing the store's secrets to it: a token that is added makes and loads keys under it. Its
-// programs count on a resource manager to flush what they leave.
+// ptool uses the key of a store by sealing the store's secrets to it: a token that is added makes
+// and loads keys under it. Its programs count on a resource manager to flush what they leave.
 func ptool(t *testing.T, v *tpmtest.SoftTPM) func() {
 	w := tpmtest.NewTools(t, v)
 	if err := os.MkdirAll(w.Path("bin"), 0o700); err != nil {
@@ -130,8 +132,9 @@ func clevis(t *testing.T, v *tpmtest.SoftTPM) func() {
 	}
 }
 
-// systemd makes its storage root as systemd-tpm2-setup does (systemd 255, tpm2_get_legacy_template and tpm2_get_best_srk_template): that
-// program is not in Debian 12, so tpm2-tools make the same key.
+// systemd makes its storage root as systemd-tpm2-setup does (systemd 255, tpm2_get_legacy_template
+// and tpm2_get_best_srk_template): that program is not in Debian 12, so tpm2-tools make the same
+// key.
 func systemd(t *testing.T, v *tpmtest.SoftTPM) func() {
 	w := tpmtest.NewTools(t, v)
 	w.CreateRoot(t)
@@ -301,7 +304,8 @@ func TestTenantsInOurPlace(t *testing.T) {
 	})
 }
 
-// restoring returns the line that brings the storage root back, which is given whether the key works without it or not.
+// restoring returns the line that brings the storage root back, which is given whether the key
+// works without it or not.
 func restoring(t *testing.T, on *tpm.TPM, err error) string {
 	t.Helper()
 	if err == nil {

@@ -50,7 +50,8 @@ func setOwnerPassword(c transport.TPM) error {
 	return err
 }
 
-// advisesToDelete returns the finding that says that a key is lost, or is to be deleted; nil if none does.
+// advisesToDelete returns the finding that says that a key is lost, or is to be deleted; nil if
+// none does.
 func advisesToDelete(d daemon.Diagnosis) *daemon.Finding {
 	for _, f := range d.Findings {
 		if text := f.Detail + f.Action; strings.Contains(text, "key delete") || strings.Contains(text, "delete the keys") || strings.Contains(text, "are lost") {
@@ -60,7 +61,8 @@ func advisesToDelete(d daemon.Diagnosis) *daemon.Finding {
 	return nil
 }
 
-// The RSA root of an Azure VM is freed: the agent makes it anew, and nobody is told to delete what is intact.
+// The RSA root of an Azure VM is freed: the agent makes it anew, and nobody is told to delete what
+// is intact.
 func TestTheAgentGoesOnWithoutItsRootsHandle(t *testing.T) {
 	s := newStage(t)
 	s.withoutApplications()
@@ -122,7 +124,8 @@ func TestTheOwnersPasswordComesFromACredential(t *testing.T) {
 	}
 }
 
-// Until there is a key, no root is noted: there is nothing that another one could harm, and the first that is seen may not be usable.
+// Until there is a key, no root is noted: there is nothing that another one could harm, and the
+// first that is seen may not be usable.
 func TestTheRootIsNotedWithTheFirstKey(t *testing.T) {
 	s := newStage(t)
 	if err := os.Mkdir(s.cfg.StateDir, 0o700); err != nil {
@@ -177,7 +180,8 @@ func TestAKeyIsNotKeptUnderAnotherRootThanWasNotedMeanwhile(t *testing.T) {
 	}
 }
 
-// A root with a password of its own is not what keys are made under, and not noted; where it was noted, doctor does not say that it is fine.
+// A root with a password of its own is not what keys are made under, and not noted; where it was
+// noted, doctor does not say that it is fine.
 func TestARootWithAPasswordIsNotNoted(t *testing.T) {
 	s := newStage(t)
 	s.withoutApplications()

@@ -9,33 +9,37 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// HandleSRK is where the platform keeps its storage root key, if it keeps one (TCG Registry of Reserved TPM 2.0 Handles,
-// 2.3.1). On Azure it is RSA-2048.
+// HandleSRK is where the platform keeps its storage root key, if it keeps one (TCG Registry of
+// Reserved TPM 2.0 Handles, 2.3.1). On Azure it is RSA-2048.
 const HandleSRK tpm2.TPMHandle = 0x81000001
 
-// handleOwner is TPM_RH_OWNER. As the parent in a key file it stands for the H-2 primary in the owner hierarchy.
+// handleOwner is TPM_RH_OWNER. As the parent in a key file it stands for the H-2 primary in the
+// owner hierarchy.
 const handleOwner = tpm2.TPMRHOwner
 
 // StorageRoot describes the key under which new keys are made.
 type StorageRoot struct {
-	// Handle is what a key file gets as its parent: a persistent handle, or 0x40000001 (TPM_RH_OWNER) for the ECC P-256 primary that is
-	// derived from template H-2 when it is needed.
+	// Handle is what a key file gets as its parent: a persistent handle, or 0x40000001
+	// (TPM_RH_OWNER) for the ECC P-256 primary that is derived from template H-2 when it is needed.
 	Handle    tpm2.TPMHandle
 	Algorithm string // "RSA-2048" or "ECC-P256"
 	Name      []byte // constant until the TPM is cleared
-	// Restore is a line for the shell that puts the root back to a persistent handle: it was at one, is not any more, and is made anew each
-	// time that it is needed, which can take a TPM many seconds. Empty as a rule.
+	// Restore is a line for the shell that puts the root back to a persistent handle: it was at
+	// one, is not any more, and is made anew each time that it is needed, which can take a TPM many
+	// seconds. Empty as a rule.
 	Restore string
 }
 
-// StorageRoot says which storage root new keys and sessions get: the persistent one at [HandleSRK] if it is there and right, else
-// the primary made on the fly, which is the same after each boot and costs no NV memory. Once one is known, no other is taken: see
-// [Config.StorageRoot]. That one is found wherever it is.
+// StorageRoot says which storage root new keys and sessions get: the persistent one at [HandleSRK]
+// if it is there and right, else the primary made on the fly, which is the same after each boot and
+// costs no NV memory. Once one is known, no other is taken: see [Config.StorageRoot]. That one is
+// found wherever it is.
 func (t *TPM) StorageRoot(ctx context.Context) (StorageRoot, error) {
 	return t.storageRoot(ctx, func(*turn, object) error { return nil })
 }
 
-// TryStorageRoot is [TPM.StorageRoot], and tries whether a key can be made under the root. Nothing is left of the attempt.
+// TryStorageRoot is [TPM.StorageRoot], and tries whether a key can be made under the root. Nothing
+// is left of the attempt.
 func (t *TPM) TryStorageRoot(ctx context.Context) (StorageRoot, error) {
 	return t.storageRoot(ctx, tryParent)
 }
@@ -59,8 +63,9 @@ func (t *TPM) storageRoot(ctx context.Context, try func(*turn, object) error) (S
 	return root, nil
 }
 
-// storageRoot loads the storage root for new keys and sessions. The caller releases it. The TPM's answers about it are not
-// authenticated: its Name, which is a digest of all that it is, must be the known one.
+// storageRoot loads the storage root for new keys and sessions. The caller releases it. The TPM's
+// answers about it are not authenticated: its Name, which is a digest of all that it is, must be
+// the known one.
 func storageRoot(t *turn) (object, error) {
 	if t.scheduler.sessions.rootName == nil {
 		return chooseRoot(t)
@@ -68,8 +73,9 @@ func storageRoot(t *turn) (object, error) {
 	return knownRoot(t, t.scheduler.sessions.rootName)
 }
 
-// knownRoot finds the storage root with the known Name. Where another storage root stands in the place of it, somebody has put that
-// there: the known one is then not made anew behind the back of the operator, who is told how to bring it back.
+// knownRoot finds the storage root with the known Name. Where another storage root stands in the
+// place of it, somebody has put that there: the known one is then not made anew behind the back of
+// the operator, who is told how to bring it back.
 func knownRoot(t *turn, name []byte) (object, error) {
 	s := &search{turn: t, first: []place{{handle: HandleSRK}}}
 	var instead object
@@ -97,8 +103,9 @@ func knownRoot(t *turn, name []byte) (object, error) {
 		what: "it is at no persistent handle and is none of the primaries that can be made again; expected is the one"}
 }
 
-// chooseRoot takes a storage root when none is known: the one at the platform's handle, else the derived one, else one at another
-// handle, for where the owner has a password. One at a handle must have proved usable.
+// chooseRoot takes a storage root when none is known: the one at the platform's handle, else the
+// derived one, else one at another handle, for where the owner has a password. One at a handle must
+// have proved usable.
 func chooseRoot(t *turn) (object, error) {
 	s := &search{turn: t, first: []place{{handle: HandleSRK}}, persistent: true}
 	o, at, found, err := s.find(func(p place, o object) (bool, error) {
@@ -134,8 +141,9 @@ func checkRoot(t *turn, p place, o object) error {
 	return explainParent(o, tryParent(t, o))
 }
 
-// tryParent makes an object under a storage key, a few bytes that are sealed, and drops it. It is how to find out whether the storage key
-// has a password: noDA keeps the attempt from being counted.
+// tryParent makes an object under a storage key, a few bytes that are sealed, and drops it. It is
+// how to find out whether the storage key has a password: noDA keeps the attempt from being
+// counted.
 func tryParent(t *turn, o object) error {
 	template := tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgKeyedHash, NameAlg: tpm2.TPMAlgSHA256,
@@ -151,7 +159,8 @@ func tryParent(t *turn, o object) error {
 	return err
 }
 
-// explainParent tells that it is the storage key that has a password, and not what is made under it.
+// explainParent tells that it is the storage key that has a password, and not what is made under
+// it.
 func explainParent(o object, err error) error {
 	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return fmt.Errorf("the storage key at 0x%08x has a password of its own, so that no key can be made or loaded under it: %w", uint32(parentHandle(o)), err)
@@ -159,7 +168,8 @@ func explainParent(o object, err error) error {
 	return err
 }
 
-// createPrimary makes one of the known primaries (TPM 2.0 Part 3, 24.1). The same template gives the same key, until TPM2_Clear.
+// createPrimary makes one of the known primaries (TPM 2.0 Part 3, 24.1). The same template gives
+// the same key, until TPM2_Clear.
 func createPrimary(t *turn, index int) (object, error) {
 	p := knownPrimaries()[index]
 	var rsp *tpm2.CreatePrimaryResponse
@@ -189,7 +199,8 @@ func createPrimary(t *turn, index int) (object, error) {
 	return o, nil
 }
 
-// checkStorageKey accepts the public areas that the TCG's storage primary templates give (Provisioning Guidance 1.0, 7.5.1).
+// checkStorageKey accepts the public areas that the TCG's storage primary templates give
+// (Provisioning Guidance 1.0, 7.5.1).
 func checkStorageKey(p *tpm2.TPMTPublic) error {
 	if want := tpm2.ECCSRKTemplate.ObjectAttributes; p.ObjectAttributes != want {
 		return fmt.Errorf("its attributes are %v, a storage root's are %v", AttributeNames(p.ObjectAttributes), AttributeNames(want))
@@ -219,8 +230,8 @@ func algorithmName(p *tpm2.TPMTPublic) string {
 	return ""
 }
 
-// parentHandle is what a key file calls a storage key. One that was made anew, and is not the primary that key files have a number for,
-// belongs at the handle for storage roots.
+// parentHandle is what a key file calls a storage key. One that was made anew, and is not the
+// primary that key files have a number for, belongs at the handle for storage roots.
 func parentHandle(o object) tpm2.TPMHandle {
 	switch {
 	case !o.transient():
@@ -247,7 +258,8 @@ func (t *turn) discard() {
 	}
 }
 
-// flushHandle flushes an object or session. If that fails, it is in nobody's way: the connection, or the TPM, is gone.
+// flushHandle flushes an object or session. If that fails, it is in nobody's way: the connection,
+// or the TPM, is gone.
 func (t *turn) flushHandle(h tpm2.TPMHandle) {
 	if _, err := t.Send(flushCommand(h)); err != nil {
 		t.scheduler.log.Debug("TPM handle not flushed", "handle", fmt.Sprintf("0x%08x", uint32(h)), "cause", err)

@@ -12,6 +12,13 @@ type Config struct {
 	// resource manager. Default: device:/dev/tpmrm0.
 	TPM string `yaml:"tpm,omitempty"`
 
+	// TPMOwnerCredential is the name of a systemd credential (LoadCredential= in the
+	// unit) that holds the password of the TPM's owner hierarchy. It is needed only
+	// where there is one and the agent must make its storage root anew, read what the
+	// platform has stored, or keep a key at a persistent handle. Default: none, the
+	// owner hierarchy has no password.
+	TPMOwnerCredential string `yaml:"tpm_owner_credential,omitempty"`
+
 	// StateDir holds the binding key's file and the binding certificates. It is
 	// created with mode 0700. Default: /var/lib/keyagent.
 	StateDir string `yaml:"state_dir,omitempty"`

@@ -98,6 +98,7 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		{"a PCR that no TPM has", good + "binding_key: {pcrs: [24]}\n", "binding_key.pcrs: 24"},
 		{"a bank of PCRs that is not used", good + "binding_key: {pcr_bank: sha1}\n", "binding_key.pcr_bank"},
 		{"a persistent handle that is the platform's", good + "binding_key: {persistent_handle: 0x81000003}\n", "0x81000003"},
+		{"an owner's credential with a path", good + "tpm_owner_credential: /etc/owner\n", "tpm_owner_credential"},
 		{"a credential with a path", good + "binding_key: {auth_credential: ../key}\n", "binding_key.auth_credential"},
 		{"a software key that is to be attested", good + "binding_key: {insecure_software: true}\n", "attestation.provider: none"},
 		{"a software key bound to PCRs", good + "attestation: {provider: none}\nbinding_key: {insecure_software: true, pcrs: [7]}\n", "for a key in a TPM"},

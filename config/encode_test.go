@@ -14,6 +14,7 @@ import (
 func TestAConfigurationSurvivesBeingPrinted(t *testing.T) {
 	const everything = `
 tpm: tcp:127.0.0.1:2321
+tpm_owner_credential: owner
 socket: /run/a.sock
 imds_endpoint: http://127.0.0.1:80
 ca_file: /etc/ca.pem

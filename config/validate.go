@@ -60,6 +60,7 @@ func (c *Config) checkPlaces(f *findings) {
 	case scheme != "tcp" && !filepath.IsAbs(rest):
 		f.add("tpm: path %q is not absolute", rest)
 	}
+	f.wantCredentialName("tpm_owner_credential", c.TPMOwnerCredential)
 	f.wantAbsolute("state_dir", c.StateDir)
 	f.wantAbsolute("socket", c.Socket)
 	// A longer path does not fit into sockaddr_un.

@@ -28,6 +28,7 @@ type Entry struct {
 	Created    time.Time
 	Persistent tpm2.TPMHandle
 	PCRValues  tpm.PCRValues
+	ParentName []byte // Name of the storage key that the key is under; nil: not noted
 
 	unread error // why it is not known what the notes say; nil if it is, or they are damaged
 }
@@ -194,7 +195,7 @@ func (s *Store) entry(name string, generation int) Entry {
 		s.log.Warn("notes on a key cannot be used; the key works without them", "file", e.notesFile(), "cause", err)
 		return e
 	}
-	e.Created, e.Persistent, e.PCRValues = r.Created, r.persistent(), r.pcrValues()
+	e.Created, e.Persistent, e.PCRValues, e.ParentName = r.Created, r.persistent(), r.pcrValues(), r.parentName()
 	return e
 }
 

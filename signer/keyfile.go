@@ -24,7 +24,7 @@ func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, e
 		if err != nil {
 			return nil, false, fmt.Errorf("creating the TPM key %q: %w", cfg.KeyFile, err)
 		}
-		cfg.PCRValues = file.PCRValues
+		cfg.PCRValues, cfg.ParentName = file.PCRValues, file.ParentName
 		text, err = statefile.Read(cfg.KeyFile, maxKeyFileBytes)
 	}
 	if err != nil {
@@ -61,6 +61,7 @@ func loadKeyFile(ctx context.Context, cfg Config, file *tpm.KeyFile) (*tpm.Key, 
 		Persistent: cfg.Persistent,
 		SignOnly:   !cfg.AnyAttributes,
 		PCRValues:  cfg.PCRValues,
+		Parent:     cfg.ParentName,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%q: %w%s", cfg.KeyFile, err, loadAdvice(err))
@@ -88,6 +89,9 @@ func createKeyFile(ctx context.Context, cfg Config) (*tpm.KeyFile, bool, error) 
 
 // loadAdvice says what an operator can do about a file that does not load.
 func loadAdvice(err error) string {
+	if parent, ok := errors.AsType[*tpm.ParentError](err); ok && !parent.Lost() {
+		return "; the key is not lost: leave its file where it is"
+	}
 	switch {
 	case errors.Is(err, tpm.ErrForeignTPM):
 		return "; a key cannot be moved between machines: move the file away, and this machine makes its own"

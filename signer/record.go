@@ -25,10 +25,11 @@ type record struct {
 	Persistent string            `json:"persistent_handle,omitempty"` // "0x81010001"
 	PCRBank    string            `json:"pcr_bank,omitempty"`          // "SHA-256"
 	PCRs       map[string]string `json:"pcr_values,omitempty"`        // number: hexadecimal value
+	Parent     string            `json:"parent_name,omitempty"`       // of the storage key that it was made under, hexadecimal
 }
 
-func newRecord(now time.Time, persistent tpm2.TPMHandle, pcrs tpm.PCRValues) record {
-	r := record{Created: now.UTC().Truncate(time.Second)}
+func newRecord(now time.Time, persistent tpm2.TPMHandle, file *tpm.KeyFile) record {
+	r, pcrs := record{Created: now.UTC().Truncate(time.Second), Parent: hex.EncodeToString(file.ParentName)}, file.PCRValues
 	if persistent != 0 {
 		r.Persistent = fmt.Sprintf("0x%08x", uint32(persistent))
 	}
@@ -71,6 +72,15 @@ func (r record) persistent() tpm2.TPMHandle {
 		return 0
 	}
 	return tpm2.TPMHandle(h)
+}
+
+// parentName returns the Name of the storage key that the key is under; nil if it was not noted. It only serves to find that.
+func (r record) parentName() []byte {
+	name, err := hex.DecodeString(r.Parent)
+	if err != nil || len(name) == 0 {
+		return nil
+	}
+	return name
 }
 
 // pcrValues returns what can be read of the values; they only serve to say which PCR changed.

@@ -1,6 +1,7 @@
 package signer
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -12,7 +13,9 @@ import (
 
 // Notes that are damaged are none, and notes that are read can be written and read again to the same.
 func FuzzRecord(f *testing.F) {
-	whole, err := json.Marshal(newRecord(time.Unix(1e9, 0), 0x81010001, tpm.PCRValues{Bank: 5, Values: map[int][]byte{7: {1, 2}}}))
+	whole, err := json.Marshal(newRecord(time.Unix(1e9, 0), 0x81010001, &tpm.KeyFile{
+		PCRValues: tpm.PCRValues{Bank: 5, Values: map[int][]byte{7: {1, 2}}}, ParentName: []byte{0, 0x0b, 1},
+	}))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -28,11 +31,11 @@ func FuzzRecord(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if err := newRecord(r.Created, r.persistent(), r.pcrValues()).write(path); err != nil {
+		if err := newRecord(r.Created, r.persistent(), &tpm.KeyFile{PCRValues: r.pcrValues(), ParentName: r.parentName()}).write(path); err != nil {
 			return // a time that JSON cannot hold
 		}
 		again, err := readRecord(path)
-		if err != nil || again.persistent() != r.persistent() || len(again.pcrValues().Values) != len(r.pcrValues().Values) {
+		if err != nil || again.persistent() != r.persistent() || !bytes.Equal(again.parentName(), r.parentName()) || len(again.pcrValues().Values) != len(r.pcrValues().Values) {
 			t.Errorf("%+v became %+v, %v", r, again, err)
 		}
 	})

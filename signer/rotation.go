@@ -73,6 +73,9 @@ func (s *Store) addNext(ctx context.Context, on *tpm.TPM, name string, file *tpm
 			return Entry{}, err
 		}
 	}
+	if err := s.before(ctx, on); err != nil {
+		return Entry{}, err
+	}
 	next, err := s.write(s.entry(name, current.Generation+1), file, options.Persistent)
 	if err != nil || options.Persistent == current.Persistent {
 		return next, err

@@ -60,6 +60,8 @@ type Config struct {
 	Persistent tpm2.TPMHandle
 	// PCRValues are the values that the key was bound to, if they are known.
 	PCRValues tpm.PCRValues
+	// ParentName is the Name of the storage key that the key is under, if it is known.
+	ParentName []byte
 }
 
 // Info describes a key for status and logs.

@@ -42,9 +42,10 @@ import (
 // generation's files come into being before current names it; who changes something takes the lock, and looks again under it
 // whether what he is about to do still makes sense.
 type Store struct {
-	dir string
-	now func() time.Time
-	log *slog.Logger
+	dir    string
+	now    func() time.Time
+	log    *slog.Logger
+	before func(ctx context.Context, on *tpm.TPM) error
 }
 
 // StoreConfig says where the keys are.
@@ -52,6 +53,8 @@ type StoreConfig struct {
 	Dir    string           // made with mode 0700 if missing; anything more open is refused
 	Now    func() time.Time // nil means time.Now
 	Logger *slog.Logger     // nil: nobody hears
+	// BeforeKey is called when a key was made or is to be adopted, before its file is written, which an error prevents. Nil: nothing is.
+	BeforeKey func(ctx context.Context, on *tpm.TPM) error
 }
 
 // ErrNoKey is in the error for a name that has no key.
@@ -65,7 +68,10 @@ var ErrKeyExists = errors.New("there is such a key already")
 
 // OpenStore opens the directory. One that is not there holds no keys, and is made with the first.
 func OpenStore(cfg StoreConfig) (*Store, error) {
-	s := &Store{dir: cfg.Dir, now: cfg.Now, log: cfg.Logger}
+	s := &Store{dir: cfg.Dir, now: cfg.Now, log: cfg.Logger, before: cfg.BeforeKey}
+	if s.before == nil {
+		s.before = func(context.Context, *tpm.TPM) error { return nil }
+	}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -147,6 +153,7 @@ func (s *Store) Adopt(ctx context.Context, on *tpm.TPM, name string, file *tpm.K
 	defer key.Close()
 	known := *file
 	known.EmptyAuth = options.AuthValue.IsZero() // it is known now; other programs' files have been seen to say the opposite
+	known.ParentName = key.TPMKey().ParentName()
 	return s.add(ctx, on, name, &known, options)
 }
 
@@ -179,6 +186,9 @@ func (s *Store) add(ctx context.Context, on *tpm.TPM, name string, file *tpm.Key
 	if err != nil {
 		return Entry{}, err
 	}
+	if err := s.before(ctx, on); err != nil {
+		return Entry{}, err
+	}
 	if e, err = s.write(e, file, options.Persistent); err != nil {
 		return Entry{}, err
 	}
@@ -194,7 +204,7 @@ func (s *Store) write(e Entry, file *tpm.KeyFile, persistent tpm2.TPMHandle) (En
 	if err := s.removeCertificates(e); err != nil {
 		return Entry{}, err
 	}
-	if err := newRecord(s.now(), persistent, file.PCRValues).write(e.notesFile()); err != nil {
+	if err := newRecord(s.now(), persistent, file).write(e.notesFile()); err != nil {
 		return Entry{}, err
 	}
 	if err := statefile.WriteNew(e.KeyFile, file.Encode()); err != nil {
@@ -208,7 +218,7 @@ func (s *Store) write(e Entry, file *tpm.KeyFile, persistent tpm2.TPMHandle) (En
 // Open loads a generation. Config's paths and notes are filled in.
 func (s *Store) Open(ctx context.Context, e Entry, cfg Config) (*Key, error) {
 	cfg.KeyFile, cfg.MustExist = e.KeyFile, true
-	cfg.Persistent, cfg.PCRValues = s.Place(e), e.PCRValues
+	cfg.Persistent, cfg.PCRValues, cfg.ParentName = s.Place(e), e.PCRValues, e.ParentName
 	cfg.Logger = cmp.Or(cfg.Logger, s.log)
 	return Open(ctx, cfg)
 }

@@ -61,7 +61,7 @@ func (k *DecryptionKey) create(t *turn, pcrs []int) error {
 	if err != nil {
 		return err
 	}
-	o, err := createPrimary(t, tpm2.TPMRHNull, template)
+	o, err := createProtected(t, tpm2.TPMRHNull, template)
 	if err != nil {
 		return err
 	}
@@ -104,10 +104,10 @@ func decryptionKeyTemplate(bound policy) (tpm2.TPMTPublic, error) {
 	}, nil
 }
 
-// createPrimary makes a primary of a hierarchy without authorization value, in a protected session
+// createProtected makes a primary of a hierarchy without authorization value, in a protected session
 // (TPM 2.0 Part 3, 24.1). The handle in the answer is all that the session does not protect, so the
 // object there is looked at.
-func createPrimary(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (object, error) {
+func createProtected(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (object, error) {
 	var rsp *tpm2.CreatePrimaryResponse
 	err := t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
 		rsp, err = tpm2.CreatePrimary{

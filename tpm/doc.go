@@ -36,12 +36,15 @@
 //   - No private byte of a key is ever in this process in the clear; there is no code that could handle one.
 //
 // A key is a child of the storage root (see [TPM.StorageRoot]) and lives in a file ([KeyFile]) that only this TPM can load. No NV
-// memory is spent on it, unless [Key.Persist] is asked to. Its use may be tied to an authorization value and to PCR values.
+// memory is spent on it, unless [Key.Persist] is asked to. Its parent is known by its Name and found wherever it is: where it was
+// last, then where the key file says, at another persistent handle, or made anew as one of the storage keys that programs are known
+// to make. What is called lost was looked for in all of these places; see [ParentError]. Its use may be tied to an authorization value and to PCR values.
 //
 // # Errors
 //
 // [ErrUnavailable]: the TPM cannot be reached now. [ErrForeignTPM]: a key file that another TPM made, or this one before it
-// was cleared. [ErrStorageRoot]: another storage root than the known one. [ErrTampered]: an answer that the TPM did not give.
+// was cleared. [ErrStorageRoot]: another storage root than the known one. [ErrParentUnknown]: a storage key was not found, and not all
+// places could be looked into. [ErrTampered]: an answer that the TPM did not give.
 // [ErrExportable], [ErrAttributes]: a key that could leave the TPM, or that may do more than sign. [ErrAuthValue],
 // [ErrPCRsChanged]: a key that does not sign now. [ErrState]: the TPM
 // is full, locked or ill, whatever was asked. [ErrKeyGone], [ErrCiphertext]: of a [DecryptionKey]. [ErrNoNVIndex], [ErrClosed]. What the TPM itself answered is a

@@ -23,6 +23,32 @@ func ParseSignature(rsp []byte, scheme, hash tpm2.TPMAlgID) ([]byte, error) {
 	return parseSignature(rsp, scheme, hash, nil)
 }
 
+// KnownPrimaries says what each of the storage keys is called that can be made anew.
+func KnownPrimaries() (titles []string) {
+	for _, p := range knownPrimaries() {
+		titles = append(titles, p.title)
+	}
+	return titles
+}
+
+// PersistAt is the line for the shell that makes a known primary persistent.
+func PersistAt(index int, h tpm2.TPMHandle, password bool) string {
+	return knownPrimaries()[index].persistAt(h, password)
+}
+
+// PrimaryName makes a known primary and returns its Name.
+func (t *TPM) PrimaryName(ctx context.Context, index int) (name []byte, err error) {
+	err = t.do(ctx, func(turn *turn) error {
+		o, err := createPrimary(turn, index)
+		if err == nil {
+			turn.release(o)
+		}
+		name = o.name
+		return err
+	})
+	return name, err
+}
+
 // Stream is what a TPM's connection needs.
 type Stream = stream
 

@@ -429,7 +429,8 @@ func TestRefusalsWithoutEndAreNotRepeatedWithoutEnd(t *testing.T) {
 				if err == nil {
 					t.Errorf("%v: it was taken for a success", code)
 				}
-				if n := wire.all(); n > 40 {
+				// Looking for a parent goes through all places once, and a session is started anew once for each.
+				if n := wire.all(); n > 120 {
 					t.Errorf("%v: %d commands", code, n)
 				}
 			}

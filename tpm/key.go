@@ -35,6 +35,8 @@ type LoadOptions struct {
 	SignOnly bool
 	// PCRValues are those of [KeyFile.PCRValues], to say which PCRs changed.
 	PCRValues PCRValues
+	// Parent is that of [KeyFile.ParentName]. Nil: it is not known, and the storage keys that there are will be tried.
+	Parent []byte
 }
 
 // Key is a key of a [KeyFile], loaded in the TPM. It is safe for concurrent use.
@@ -50,6 +52,7 @@ type Key struct {
 	pcrs      PCRValues
 	object    object // as reported when first loaded; its handle is not used
 	key       crypto.PublicKey
+	parent    []byte        // Name of the storage key that it was first loaded under; nil: not known
 	permanent atomic.Uint32 // persistent handle, or 0; it becomes 0 if the key is not there any more
 }
 
@@ -105,38 +108,38 @@ func createKey(t *turn, template tpm2.TPMTPublic, options KeyOptions) (*KeyFile,
 			return nil, err
 		}
 	}
-	root, err := storageRoot(t)
-	if err != nil {
-		return nil, err
-	}
-	defer t.release(root)
-	var rsp *tpm2.CreateResponse
-	err = t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
-		rsp, err = tpm2.Create{
-			ParentHandle: root.auth(session),
-			InSensitive:  tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: auth}}},
-			InPublic:     tpm2.New2B(template),
-		}.Execute(t)
-		return err
+	var file *KeyFile
+	err = t.under(storageRoot, func(root object) error {
+		var rsp *tpm2.CreateResponse
+		err := t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
+			rsp, err = tpm2.Create{
+				ParentHandle: root.auth(session),
+				InSensitive:  tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: auth}}},
+				InPublic:     tpm2.New2B(template),
+			}.Execute(t)
+			return err
+		})
+		if err != nil {
+			return explainParent(root, err)
+		}
+		file = &KeyFile{
+			Parent:    parentHandle(root),
+			EmptyAuth: len(auth) == 0,
+			Policy:    bound.commands(),
+			Public:    tpm2.Marshal(rsp.OutPublic),
+			Private:   tpm2.Marshal(rsp.OutPrivate),
+			PCRValues: values, ParentName: root.name,
+		}
+		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &KeyFile{
-		Parent:    parentHandle(root),
-		EmptyAuth: len(auth) == 0,
-		Policy:    bound.commands(),
-		Public:    tpm2.Marshal(rsp.OutPublic),
-		Private:   tpm2.Marshal(rsp.OutPrivate),
-		PCRValues: values,
-	}, nil
+	return file, err
 }
 
 // LoadKey loads a key file and checks what came of it: a key that the TPM says could be exported, or that it did not make
 // itself, is flushed and refused with [ErrExportable]. Other attributes that this package would not have chosen are reported by
 // [Key.Deviations]. A file that this TPM cannot load gives [ErrForeignTPM].
 func (t *TPM) LoadKey(ctx context.Context, file *KeyFile, options LoadOptions) (*Key, error) {
-	k := &Key{tpm: t, file: file, auth: bytes.TrimRight([]byte(options.AuthValue.Reveal()), "\x00"), pcrs: options.PCRValues}
+	k := &Key{tpm: t, file: file, auth: bytes.TrimRight([]byte(options.AuthValue.Reveal()), "\x00"), pcrs: options.PCRValues, parent: options.Parent}
 	err := t.again(ctx, func(turn *turn) error { return k.loadFirst(turn, options) })
 	if err != nil {
 		return nil, fmt.Errorf("loading a TPM key: %w", err)
@@ -151,10 +154,11 @@ func (k *Key) loadFirst(t *turn, options LoadOptions) error {
 	if k.permanent.Load() != 0 {
 		return k.accept(k.object, options)
 	}
-	o, err := k.file.load(t)
+	o, parent, err := k.file.loadUnder(t, options.Parent)
 	if err != nil {
 		return err
 	}
+	k.parent = parent
 	if err := k.accept(o, options); err != nil {
 		t.release(o)
 		return err
@@ -185,17 +189,12 @@ func (k *Key) find(t *turn, h tpm2.TPMHandle) error {
 	return nil
 }
 
-// load puts the key into a transient slot (TPM 2.0 Part 3, 12.2) and reads what the TPM makes of it.
-func (f *KeyFile) load(t *turn) (object, error) {
+// loadAt puts the key into a transient slot under a parent (TPM 2.0 Part 3, 12.2) and reads what the TPM makes of it.
+func (f *KeyFile) loadAt(t *turn, parent object) (object, error) {
 	public, private, err := f.areas()
 	if err != nil {
 		return object{}, err
 	}
-	parent, err := parentOf(t, f.Parent)
-	if err != nil {
-		return object{}, err
-	}
-	defer t.release(parent)
 	name, err := f.Name()
 	if err != nil {
 		return object{}, err
@@ -213,7 +212,7 @@ func (f *KeyFile) load(t *turn) (object, error) {
 		return err
 	})
 	if err != nil {
-		return object{}, explainLoad(err)
+		return object{}, err
 	}
 	o, err := readPublic(t, rsp.ObjectHandle)
 	if err == nil && !bytes.Equal(o.area, public.Bytes()) {
@@ -287,6 +286,10 @@ func (k *Key) Public() tpm2.TPMTPublic { return k.object.public }
 
 // PublicArea returns the same as bytes: TPMT_PUBLIC. The Name is made of them.
 func (k *Key) PublicArea() []byte { return bytes.Clone(k.object.area) }
+
+// ParentName returns the Name of the storage key that the key was loaded under; nil if it was found at its persistent handle and that is
+// not known.
+func (k *Key) ParentName() []byte { return bytes.Clone(k.parent) }
 
 // Name returns the key's Name: nameAlg, 2 bytes, and the digest of the public area.
 func (k *Key) Name() []byte { return bytes.Clone(k.object.name) }
@@ -362,7 +365,7 @@ func (k *Key) handle(t *turn) (tpm2.TPMHandle, error) {
 	if h, found := t.scheduler.loaded.use(&k.resident, t); found {
 		return h, nil
 	}
-	o, err := k.file.load(t)
+	o, _, err := k.file.loadUnder(t, k.parent)
 	if err != nil {
 		return 0, fmt.Errorf("loading the TPM key again: %w", err)
 	}

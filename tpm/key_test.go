@@ -272,17 +272,6 @@ func TestParents(t *testing.T) {
 			})
 		}
 	})
-	t.Run("a key whose persistent parent is gone is foreign", func(t *testing.T) {
-		v := tpmtest.Simulator(t)
-		on := tpmtest.Connect(t, v.Device())
-		file, err := on.CreateKey(t.Context(), tpm.KeyOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		evict(t, on)
-		_, err = on.LoadKey(t.Context(), file, tpm.LoadOptions{})
-		fails(t, err, tpm.ErrForeignTPM)
-	})
 	t.Run("a parent that is no storage root's handle is refused", func(t *testing.T) {
 		on := tpmtest.Open(t)
 		file, err := on.CreateKey(t.Context(), tpm.KeyOptions{})

@@ -45,7 +45,8 @@ func keyFileOID() encoding_asn1.ObjectIdentifier {
 //	    pubkey      OCTET STRING,                       -- TPM2B_PUBLIC
 //	    privkey     OCTET STRING }                      -- TPM2B_PRIVATE
 type KeyFile struct {
-	// Parent is 0x40000001 (TPM_RH_OWNER) for the H-2 primary, or a persistent handle.
+	// Parent is 0x40000001 (TPM_RH_OWNER) for the H-2 primary, or a persistent handle. It is where the parent was when the file was
+	// written.
 	Parent tpm2.TPMHandle
 	// EmptyAuth says that the key has no password. It is only a hint: tpm2_encodeobject up to 5.7 says the opposite of what is
 	// so. The TPM knows.
@@ -57,6 +58,8 @@ type KeyFile struct {
 
 	// PCRValues are those that [TPM.CreateKey] bound the key to. They are not in the file, which has a digest of them.
 	PCRValues PCRValues
+	// ParentName is the Name of the storage key that [TPM.CreateKey] made the key under. It is not in the file, which has only a handle.
+	ParentName []byte
 }
 
 // Encode returns the file as PEM.

@@ -175,7 +175,7 @@ func TestCancelledOperationsLeaveNothing(t *testing.T) {
 					}
 				}
 			}
-			if cancelled < 40*tt.rounds {
+			if cancelled < 30*tt.rounds {
 				t.Errorf("%d were cancelled", cancelled)
 			}
 			checkSigns(t, key)

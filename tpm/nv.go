@@ -45,12 +45,16 @@ func readNV(t *turn, index tpm2.TPMHandle) ([]byte, error) {
 	data := make([]byte, 0, public.DataSize)
 	for len(data) < int(public.DataSize) {
 		size := min(chunk, int(public.DataSize)-len(data))
-		rsp, err := tpm2.NVRead{
-			AuthHandle: owner(emptyPassword()),
-			NVIndex:    tpm2.NamedHandle{Handle: index, Name: name},
-			Size:       uint16(size),      // #nosec G115 -- both below DataSize, a uint16
-			Offset:     uint16(len(data)), // #nosec G115
-		}.Execute(t)
+		var rsp *tpm2.NVReadResponse
+		err := t.asOwner(func(session tpm2.Session) (err error) {
+			rsp, err = tpm2.NVRead{
+				AuthHandle: owner(session),
+				NVIndex:    tpm2.NamedHandle{Handle: index, Name: name},
+				Size:       uint16(size),      // #nosec G115 -- both below DataSize, a uint16
+				Offset:     uint16(len(data)), // #nosec G115
+			}.Execute(t)
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("offset %d: %w", len(data), explainNV(err))
 		}

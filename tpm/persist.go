@@ -90,14 +90,17 @@ func (t *TPM) Unpersist(ctx context.Context, h tpm2.TPMHandle, name []byte) erro
 }
 
 func evictControl(t *turn, o object, h tpm2.TPMHandle) error {
-	err := t.protected(nil, 0, func(session tpm2.Session) error {
-		_, err := tpm2.EvictControl{
-			Auth:             owner(session),
-			ObjectHandle:     tpm2.NamedHandle{Handle: o.handle, Name: tpm2.TPM2BName{Buffer: o.name}},
-			PersistentHandle: h,
-		}.Execute(t)
-		return err
-	})
+	evict := func(value []byte) error {
+		return t.protected(value, 0, func(session tpm2.Session) error {
+			_, err := tpm2.EvictControl{
+				Auth:             owner(session),
+				ObjectHandle:     tpm2.NamedHandle{Handle: o.handle, Name: tpm2.TPM2BName{Buffer: o.name}},
+				PersistentHandle: h,
+			}.Execute(t)
+			return err
+		})
+	}
+	err := t.withOwnerPassword(evict(nil), evict)
 	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return fmt.Errorf("the owner hierarchy has a password: %w", err)
 	}

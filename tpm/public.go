@@ -22,6 +22,9 @@ type object struct {
 	public tpm2.TPMTPublic
 	area   []byte // TPMT_PUBLIC
 	name   []byte // TPM2B_NAME without its size
+
+	qualified []byte // TPM2B_NAME of the object with its ancestors, as TPM2_ReadPublic has it; not checked
+	primary   int    // which of the known primaries it is, if it was made here
 }
 
 // auth authorizes a command with the object, whatever its authorization value is in the session.
@@ -29,7 +32,7 @@ func (o object) auth(session tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: o.handle, Name: tpm2.TPM2BName{Buffer: o.name}, Auth: session}
 }
 
-// owner authorizes a command as the owner of the TPM, whose authorization value is taken to be empty.
+// owner authorizes a command as the owner of the TPM.
 func owner(session tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: handleOwner, Name: tpm2.HandleName(handleOwner), Auth: session}
 }
@@ -58,7 +61,9 @@ func readPublic(t transport.TPM, h tpm2.TPMHandle) (object, error) {
 	if err != nil {
 		return object{}, err
 	}
-	return parseObject(h, rsp.OutPublic.Bytes(), rsp.Name.Buffer)
+	o, err := parseObject(h, rsp.OutPublic.Bytes(), rsp.Name.Buffer)
+	o.qualified = rsp.QualifiedName.Buffer
+	return o, err
 }
 
 // parseObject takes what the TPM says of an object: the Name must be the digest of the public area.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/keyagent/keyagent/internal/secret"
 )
 
 // scheduler gives the TPM to one caller after the other, in the order in which they came, and keeps what outlives a turn: the
@@ -46,6 +48,11 @@ type scheduler struct {
 	owed     owed
 	loading  []byte      // Name of the key of ours that TPM2_Load may have loaded, while its answer is not read
 	lost     []owedFlush // those whose answer will never be read: their handles are not known
+
+	parents          map[string]place        // by Name: where storage keys were found last
+	locked           map[tpm2.TPMHandle]bool // where storage keys have passwords of their own
+	ownerAuth        func() (secret.String, error)
+	ownerHasPassword bool // and it was the one given
 }
 
 func newScheduler(ctx context.Context, d device, cfg Config) *scheduler {
@@ -58,6 +65,9 @@ func newScheduler(ctx context.Context, d device, cfg Config) *scheduler {
 			plain: cfg.PlainSessions, rootName: cfg.StorageRoot,
 			maxUses: cfg.SessionUses, maxIdle: cfg.SessionIdle,
 		},
+		parents:   make(map[string]place),
+		locked:    make(map[tpm2.TPMHandle]bool),
+		ownerAuth: cfg.OwnerAuth,
 	}
 }
 

@@ -9,35 +9,53 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// HandleSRK is where the platform keeps its storage root key, if it keeps one (TCG Registry of Reserved TPM 2.0 Handles,
-// 2.3.1). On Azure it is RSA-2048.
+// HandleSRK is where the platform keeps its storage root key, if it keeps one (TCG Registry of
+// Reserved TPM 2.0 Handles, 2.3.1). On Azure it is RSA-2048.
 const HandleSRK tpm2.TPMHandle = 0x81000001
 
-// handleOwner is TPM_RH_OWNER. As the parent in a key file it stands for the H-2 primary in the owner hierarchy.
+// handleOwner is TPM_RH_OWNER. As the parent in a key file it stands for the H-2 primary in the
+// owner hierarchy.
 const handleOwner = tpm2.TPMRHOwner
 
 // StorageRoot describes the key under which new keys are made.
 type StorageRoot struct {
-	// Handle is what a key file gets as its parent: HandleSRK, or 0x40000001 (TPM_RH_OWNER) for the ECC P-256 primary that is
-	// derived from template H-2 when it is needed.
+	// Handle is what a key file gets as its parent: a persistent handle, or 0x40000001
+	// (TPM_RH_OWNER) for the ECC P-256 primary that is derived from template H-2 when it is needed.
 	Handle    tpm2.TPMHandle
 	Algorithm string // "RSA-2048" or "ECC-P256"
 	Name      []byte // constant until the TPM is cleared
+	// Restore is a line for the shell that puts the root back to a persistent handle: it was at
+	// one, is not any more, and is made anew each time that it is needed, which can take a TPM many
+	// seconds. Empty as a rule.
+	Restore string
 }
 
-// StorageRoot says which storage root new keys and sessions get: the persistent one at [HandleSRK] if it is there and right, else
-// the primary made on the fly, which is the same after each boot and costs no NV memory. Once one is known, no other is taken:
-// see [Config.StorageRoot].
+// StorageRoot says which storage root new keys and sessions get: the persistent one at [HandleSRK]
+// if it is there and right, else the primary made on the fly, which is the same after each boot and
+// costs no NV memory. Once one is known, no other is taken: see [Config.StorageRoot]. That one is
+// found wherever it is.
 func (t *TPM) StorageRoot(ctx context.Context) (StorageRoot, error) {
+	return t.storageRoot(ctx, func(*turn, object) error { return nil })
+}
+
+// TryStorageRoot is [TPM.StorageRoot], and tries whether a key can be made under the root. Nothing
+// is left of the attempt.
+func (t *TPM) TryStorageRoot(ctx context.Context) (StorageRoot, error) {
+	return t.storageRoot(ctx, tryParent)
+}
+
+func (t *TPM) storageRoot(ctx context.Context, try func(*turn, object) error) (StorageRoot, error) {
 	var root StorageRoot
 	err := t.again(ctx, func(turn *turn) error {
-		o, err := storageRoot(turn)
-		if err != nil {
-			return err
-		}
-		defer turn.release(o)
-		root = StorageRoot{Handle: parentHandle(o), Algorithm: algorithmName(&o.public), Name: o.name}
-		return nil
+		return turn.under(storageRoot, func(o object) error {
+			root = StorageRoot{Handle: parentHandle(o), Algorithm: algorithmName(&o.public), Name: o.name}
+			if o.transient() && o.primary != derivedRoot {
+				s := &search{turn: turn}
+				s.listHandles()
+				root.Restore = s.restore(o.primary)
+			}
+			return explainParent(o, try(turn, o))
+		})
 	})
 	if err != nil {
 		return StorageRoot{}, fmt.Errorf("finding the storage root key: %w", err)
@@ -45,85 +63,144 @@ func (t *TPM) StorageRoot(ctx context.Context) (StorageRoot, error) {
 	return root, nil
 }
 
-// storageRoot loads the storage root for new keys and sessions. The caller releases it. The TPM's answers about it are not
-// authenticated: its Name, which is a digest of all that it is, must be the known one.
+// storageRoot loads the storage root for new keys and sessions. The caller releases it. The TPM's
+// answers about it are not authenticated: its Name, which is a digest of all that it is, must be
+// the known one.
 func storageRoot(t *turn) (object, error) {
-	persistent, err := readPublic(t, HandleSRK)
-	if err == nil {
-		err = checkStorageKey(&persistent.public)
+	if t.scheduler.sessions.rootName == nil {
+		return chooseRoot(t)
 	}
-	if err == nil && t.scheduler.sessions.knows(persistent) {
-		return persistent, nil
+	return knownRoot(t, t.scheduler.sessions.rootName)
+}
+
+// knownRoot finds the storage root with the known Name. Where another storage root stands in the
+// place of it, somebody has put that there: the known one is then not made anew behind the back of
+// the operator, who is told how to bring it back.
+func knownRoot(t *turn, name []byte) (object, error) {
+	s := &search{turn: t, first: []place{{handle: HandleSRK}}}
+	var instead object
+	s.look = func(p place, o object) {
+		if p.handle == HandleSRK && checkStorageKey(&o.public) == nil && !bytes.Equal(o.name, name) {
+			instead = o
+		}
 	}
-	if t.ctx.Err() != nil {
-		return object{}, t.ctx.Err()
-	}
-	if errors.Is(err, ErrUnavailable) {
+	o, at, found, err := findNamed(t, s, name)
+	switch {
+	case err != nil:
 		return object{}, err
+	case found && (at.handle != 0 || at.primary == derivedRoot || instead.handle == 0):
+		return o, nil
+	case found:
+		t.release(o)
+		return object{}, &ParentError{Name: name, Found: true, Commands: []string{s.restore(at.primary)}, Password: t.scheduler.ownerHasPassword,
+			cause: ErrStorageRoot, what: fmt.Sprintf("another storage root, with Name %x, stands at 0x%08x; the known one can be made again: it is %s",
+				instead.name, uint32(HandleSRK), at)}
+	case len(s.unseen) > 0:
+		return object{}, &ParentError{Name: name, Unseen: s.unseen, Commands: s.guesses(), Password: s.password,
+			cause: ErrParentUnknown, what: "looked for was the storage root"}
 	}
-	t.scheduler.log.Debug("persistent storage root key not used, deriving one", "handle", "0x81000001", "reason", err)
-	derived, err := createStorageRoot(t)
+	return object{}, &ParentError{Name: name, cause: ErrStorageRoot,
+		what: "it is at no persistent handle and is none of the primaries that can be made again; expected is the one"}
+}
+
+// chooseRoot takes a storage root when none is known: the one at the platform's handle, else the
+// derived one, else one at another handle, for where the owner has a password. One at a handle must
+// have proved usable.
+func chooseRoot(t *turn) (object, error) {
+	s := &search{turn: t, first: []place{{handle: HandleSRK}}, persistent: true}
+	o, at, found, err := s.find(func(p place, o object) (bool, error) {
+		err := checkRoot(t, p, o)
+		if err != nil {
+			t.scheduler.log.Debug("not taken for the storage root", "place", p.String(), "reason", err)
+		}
+		if t.ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
+			return false, err
+		}
+		return err == nil, nil
+	})
 	if err != nil {
 		return object{}, err
 	}
-	if !t.scheduler.sessions.knows(derived) {
-		t.release(derived)
-		return object{}, fmt.Errorf("%w: expected is the one with Name %x", ErrStorageRoot, t.scheduler.sessions.rootName)
+	if !found {
+		return object{}, &ParentError{Unseen: s.unseen, Commands: s.guesses(), Password: s.password,
+			cause: ErrParentUnknown, what: "no storage root that can be used is at a persistent handle, and none can be derived"}
 	}
-	return derived, nil
-}
-
-// knows reports whether a storage root is the known one. The first that is found becomes that.
-func (s *sessions) knows(root object) bool {
-	if s.rootName == nil {
-		s.rootName = bytes.Clone(root.name)
-	}
-	return bytes.Equal(s.rootName, root.name)
-}
-
-// parentOf loads the parent that a key file names. The caller releases it.
-func parentOf(t *turn, h tpm2.TPMHandle) (object, error) {
-	if h == handleOwner {
-		return createStorageRoot(t)
-	}
-	if byte(h>>24) != byte(tpm2.TPMHTPersistent) {
-		return object{}, fmt.Errorf("parent 0x%08x is neither the owner hierarchy (0x40000001) nor a persistent key", uint32(h))
-	}
-	o, err := readPublic(t, h)
-	if errors.Is(err, tpm2.TPMRCHandle) {
-		return object{}, fmt.Errorf("%w: its parent, persistent handle 0x%08x, is not on this TPM (%w)", ErrForeignTPM, uint32(h), err)
-	}
-	if err != nil {
-		return object{}, fmt.Errorf("parent 0x%08x: %w", uint32(h), err)
-	}
+	t.scheduler.sessions.rootName = bytes.Clone(o.name)
+	t.scheduler.parents[string(o.name)] = at
 	return o, nil
 }
 
-// createStorageRoot makes the H-2 primary (TPM 2.0 Part 3, 24.1). The same template gives the same key, until TPM2_Clear.
-func createStorageRoot(t *turn) (object, error) {
-	rsp, err := tpm2.CreatePrimary{
-		PrimaryHandle: owner(emptyPassword()),
-		InPublic:      tpm2.New2B(storageRootTemplate()),
+// checkRoot says what keeps an object from becoming the storage root.
+func checkRoot(t *turn, p place, o object) error {
+	if err := checkStorageKey(&o.public); err != nil || p.handle == 0 {
+		return err
+	}
+	if h := primaryHierarchy(o); h != 0 && h != handleOwner {
+		return fmt.Errorf("it is of hierarchy 0x%08x, where a Name can outlive what was made under it, and not of the owner's", uint32(h))
+	}
+	return explainParent(o, tryParent(t, o))
+}
+
+// tryParent makes an object under a storage key, a few bytes that are sealed, and drops it. It is
+// how to find out whether the storage key has a password: noDA keeps the attempt from being
+// counted.
+func tryParent(t *turn, o object) error {
+	template := tpm2.TPMTPublic{
+		Type: tpm2.TPMAlgKeyedHash, NameAlg: tpm2.TPMAlgSHA256,
+		ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, UserWithAuth: true, NoDA: true},
+	}
+	_, err := tpm2.Create{
+		ParentHandle: o.auth(emptyPassword()),
+		InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
+			Data: tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: []byte{0}}),
+		}},
+		InPublic: tpm2.New2B(template),
 	}.Execute(t)
-	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
-		return object{}, fmt.Errorf("the owner hierarchy has a password, so no storage root can be derived; make one persistent at 0x%08x: %w", uint32(HandleSRK), err)
+	return err
+}
+
+// explainParent tells that it is the storage key that has a password, and not what is made under
+// it.
+func explainParent(o object, err error) error {
+	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+		return fmt.Errorf("the storage key at 0x%08x has a password of its own, so that no key can be made or loaded under it: %w", uint32(parentHandle(o)), err)
+	}
+	return err
+}
+
+// createPrimary makes one of the known primaries (TPM 2.0 Part 3, 24.1). The same template gives
+// the same key, until TPM2_Clear.
+func createPrimary(t *turn, index int) (object, error) {
+	p := knownPrimaries()[index]
+	var rsp *tpm2.CreatePrimaryResponse
+	create := func(session tpm2.Session) (err error) {
+		rsp, err = tpm2.CreatePrimary{
+			PrimaryHandle: tpm2.AuthHandle{Handle: p.hierarchy, Name: tpm2.HandleName(p.hierarchy), Auth: session},
+			InPublic:      tpm2.New2B(p.template),
+		}.Execute(t)
+		return err
+	}
+	var err error
+	if p.hierarchy == handleOwner {
+		err = t.asOwner(create)
+	} else {
+		err = create(emptyPassword())
 	}
 	if err != nil {
 		t.discard()
-		return object{}, fmt.Errorf("deriving the storage root key: %w", err)
+		return object{}, err
 	}
 	o, err := parseObject(rsp.ObjectHandle, rsp.OutPublic.Bytes(), rsp.Name.Buffer)
-	if err == nil {
-		err = checkStorageKey(&o.public)
-	}
 	if err != nil {
 		t.flushHandle(rsp.ObjectHandle, nil)
-		return object{}, fmt.Errorf("storage root key: %w", err)
+		return object{}, fmt.Errorf("primary key: %w", err)
 	}
+	o.primary = index
 	return o, nil
 }
 
-// checkStorageKey accepts the public areas that the TCG's storage primary templates give (Provisioning Guidance 1.0, 7.5.1).
+// checkStorageKey accepts the public areas that the TCG's storage primary templates give
+// (Provisioning Guidance 1.0, 7.5.1).
 func checkStorageKey(p *tpm2.TPMTPublic) error {
 	if want := tpm2.ECCSRKTemplate.ObjectAttributes; p.ObjectAttributes != want {
 		return fmt.Errorf("its attributes are %v, a storage root's are %v", AttributeNames(p.ObjectAttributes), AttributeNames(want))
@@ -153,12 +230,16 @@ func algorithmName(p *tpm2.TPMTPublic) string {
 	return ""
 }
 
-// parentHandle is what a key file calls a storage root.
+// parentHandle is what a key file calls a storage key. One that was made anew, and is not the
+// primary that key files have a number for, belongs at the handle for storage roots.
 func parentHandle(o object) tpm2.TPMHandle {
-	if o.transient() {
+	switch {
+	case !o.transient():
+		return o.handle
+	case o.primary == derivedRoot:
 		return handleOwner
 	}
-	return o.handle
+	return HandleSRK
 }
 
 func (o object) transient() bool { return isTransient(o.handle) }

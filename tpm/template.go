@@ -70,15 +70,6 @@ func eccParameters(t *tpm2.TPMTPublic, curve tpm2.TPMECCCurve) {
 	t.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: curve})
 }
 
-// storageRootTemplate is template H-2, the ECC P-256 storage primary, with an empty unique field: what tpm2-tools and
-// OpenSSL's provider derive for parent 0x40000001 of a key file. go-tpm's ECCSRKTemplate has 32 zero bytes in each
-// coordinate instead, and so is another key.
-func storageRootTemplate() tpm2.TPMTPublic {
-	t := tpm2.ECCSRKTemplate
-	t.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{})
-	return t
-}
-
 // checkBound refuses a key that could leave the TPM, that was made elsewhere, or that does not sign. It looks at the public
 // area as the TPM reports it for the loaded key. The TPM vouches for fixedTPM through all ancestors (TPM 2.0 Part 1, 25.2).
 func checkBound(pub *tpm2.TPMTPublic) error {

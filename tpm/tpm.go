@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/internal/secret"
 )
 
 // defaultCommandTimeout is longer than a TPM takes for anything: the slowest, making an RSA key, may need a minute on old
@@ -29,6 +31,11 @@ type Config struct {
 	// hangs on it: with another key in its place, whoever put it there could read and change what goes over the wire. Nil
 	// means that it is not known yet, and the first one found is believed.
 	StorageRoot []byte
+
+	// OwnerAuth gives the password of the owner hierarchy, for a TPM that has one. It is asked each time that the TPM demands the password:
+	// to make the storage root anew, to put a key to a persistent handle, to read the platform's NV indices. It must not use the TPM. Nil:
+	// none is known.
+	OwnerAuth func() (secret.String, error)
 
 	// PlainSessions sends authorization values as passwords, in place of salted HMAC sessions with encryption. It saves some
 	// time per command, and anybody on the way to the TPM can then see and change commands and answers.

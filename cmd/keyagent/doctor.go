@@ -61,7 +61,7 @@ func (a *app) printDiagnosis(d daemon.Diagnosis, asJSON bool) error {
 		}
 		fmt.Fprintf(a.out, "%-4s  %s: %s\n", f.Verdict, f.Check, strings.Join(lines, "\n      "))
 		if f.Action != "" {
-			fmt.Fprintf(a.out, "      -> %s\n", printable(f.Action))
+			fmt.Fprintf(a.out, "      -> %s\n", printableLines(f.Action))
 		}
 	}
 	return nil

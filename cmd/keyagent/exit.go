@@ -50,7 +50,7 @@ func (a *app) exit(err error, cmd *cobra.Command) int {
 		fmt.Fprintf(a.err, "keyagent: claims: %s\n", printable(e.Problem.Claims))
 	}
 	if hint := a.hintFor(err, cmd); hint != "" {
-		fmt.Fprintf(a.err, "keyagent: hint: %s\n", printable(hint))
+		fmt.Fprintf(a.err, "keyagent: hint: %s\n", printableLines(hint))
 	}
 	return exitCode(err)
 }

@@ -83,6 +83,15 @@ func printable(text string) string {
 	return b.String()
 }
 
+// printableLines is printable for advice, in which commands to be pasted are on lines of their own.
+func printableLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i := range lines {
+		lines[i] = printable(lines[i])
+	}
+	return strings.Join(lines, "\n  ")
+}
+
 // printKeys prints what there is to say of keys.
 func (a *app) printKeys(reports []daemon.KeyReport, asJSON, public bool) error {
 	if !public {
@@ -124,6 +133,9 @@ func printKeyRows(row rowFunc, r daemon.KeyReport) {
 		}
 	}
 	optional("problem", strings.ReplaceAll(r.Problem, "\n", " "))
+	for i, line := range strings.Split(r.Action, "\n") { // commands are on lines of their own
+		optional([]string{"to do", ""}[min(i, 1)], line)
+	}
 	optional("algorithm", r.Algorithm)
 	optional("strength", r.Strength)
 	optional("attributes", strings.Join(r.Attributes, ", "))

@@ -129,7 +129,7 @@ func (d *doctor) checkStateDir() bool {
 
 // checkTPM opens the TPM and leaves it open.
 func (d *doctor) checkTPM(ctx context.Context) bool {
-	t, err := tpm.Open(ctx, tpm.Config{Device: d.cfg.TPM, Logger: d.opts.Logger, StorageRoot: d.readPin()})
+	t, err := tpm.Open(ctx, tpm.Config{Device: d.cfg.TPM, Logger: d.opts.Logger, StorageRoot: d.readPin(), OwnerAuth: ownerAuth(d.cfg)})
 	if err == nil {
 		d.tpm = t
 		var p tpm.Properties
@@ -171,17 +171,27 @@ var errDamaged = errors.New("it is damaged")
 // checkStorageRoot reports whether keys can be loaded.
 func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 	const check = "storage root"
-	root, err := d.tpm.StorageRoot(ctx)
+	root, err := d.tpm.TryStorageRoot(ctx)
+	parent, missing := errors.AsType[*tpm.ParentError](err)
 	switch {
+	case missing && !parent.Lost():
+		d.add(check, VerdictFail, restoring(parent), "%v", err)
+		return false
 	case errors.Is(err, tpm.ErrStorageRoot):
 		d.add(check, VerdictFail, "if the TPM was cleared or exchanged on purpose, its keys are lost: remove "+d.pinFile+" and delete the keys; if not, find out who sits between",
 			"it is not the one that these keys were made under: %v", err)
 		return false
+	case err != nil && d.pinErr == nil && !hasKeys(d.cfg, d.opts.Options):
+		d.addError(check, err, "there is no key yet that could be under it: remove "+d.pinFile+", and another root is taken")
+		return false
 	case err != nil:
 		d.addError(check, err, "keys cannot be made or loaded without it")
 		return false
+	case root.Restore != "":
+		d.add(check, VerdictWarn, "this line, run as root, puts it back to where it need not be made:\n"+root.Restore,
+			"%s, the one that was noted; it is not at a persistent handle any more and is made anew each time, which can take a TPM many seconds", root.Algorithm)
 	case errors.Is(d.pinErr, fs.ErrNotExist):
-		d.add(check, VerdictOK, "", "%s, not noted yet: the first use of a key notes it, and no other is accepted then", root.Algorithm)
+		d.add(check, VerdictOK, "", "%s, not noted yet: the first key notes it, and no other is accepted then", root.Algorithm)
 	case errors.Is(d.pinErr, errDamaged):
 		d.add(check, VerdictWarn, "find out who damaged it; the next use of a key puts it aside and believes the TPM anew", "the note of it, %s, is damaged", d.pinFile)
 	case d.pinErr != nil:

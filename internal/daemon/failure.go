@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
@@ -40,6 +41,9 @@ func hint(err error, format string, args ...any) error {
 
 // explainKey adds what to do next to the usual errors about a key.
 func explainKey(err error, name string) error {
+	if parent, ok := errors.AsType[*tpm.ParentError](err); ok && !parent.Lost() {
+		return hint(err, "%s", restoring(parent))
+	}
 	switch {
 	case errors.Is(err, signer.ErrGenerationMissing):
 		return hint(err, "write the number of the *.key.pem file that is to be used into that file; or make another key in its place: keyagent key create %s", name)
@@ -61,4 +65,28 @@ func explainKey(err error, name string) error {
 		return hint(err, "run it as the user that the agent runs as, or as root if the agent does")
 	}
 	return err
+}
+
+// restoring says how a storage key that was not found, and is not lost, can be found again. Each command is on a line of its own, to be
+// pasted as it is.
+func restoring(e *tpm.ParentError) string {
+	var lines []string
+	switch {
+	case e.Found:
+		lines = append(lines, "nothing is lost, and nothing is to be deleted: find out who changed the TPM; this line, run as root, brings the storage key back"+passwordFirst(e)+":")
+	case e.Password:
+		lines = append(lines, "nothing says that a key is lost, and nothing is to be deleted: the owner hierarchy has a password; give it to the agent "+
+			"(tpm_owner_credential in the configuration), or make the storage key persistent with one of these lines, run as root"+passwordFirst(e)+
+			"; no other than the right one is used:")
+	default:
+		lines = append(lines, "nothing says that a key is lost, and nothing is to be deleted: let the agent look where it could not, then try again")
+	}
+	return strings.Join(append(lines, e.Commands...), "\n")
+}
+
+func passwordFirst(e *tpm.ParentError) string {
+	if !e.Password {
+		return ""
+	}
+	return ", with the owner's password in the variable OWNER_PASSWORD"
 }

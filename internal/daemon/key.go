@@ -16,6 +16,7 @@ import (
 	"slices"
 
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
@@ -53,7 +54,7 @@ func openTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, e
 	if err != nil {
 		return nil, err
 	}
-	t, err := tpm.Open(ctx, tpm.Config{Device: cfg.TPM, Logger: log, StorageRoot: pin})
+	t, err := tpm.Open(ctx, tpm.Config{Device: cfg.TPM, Logger: log, StorageRoot: pin, OwnerAuth: ownerAuth(cfg)})
 	if err != nil {
 		return nil, err
 	}
@@ -64,10 +65,37 @@ func openTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, e
 	if err := statefile.EnsureDir(cfg.StateDir); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
+	if pin == nil && !hasKeys(cfg, opts) {
+		return t, nil // the first key will note it
+	}
 	if err := holdToRoot(ctx, t, pin, pinFile, log); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
+}
+
+// ownerAuth reads the owner's password when the TPM demands it.
+func ownerAuth(cfg *config.Config) func() (secret.String, error) {
+	if cfg.TPMOwnerCredential == "" {
+		return nil
+	}
+	return func() (secret.String, error) {
+		value, err := ReadCredential(cfg.TPMOwnerCredential)
+		if err != nil {
+			return value, fmt.Errorf("tpm_owner_credential: %w", err)
+		}
+		return value, nil
+	}
+}
+
+// hasKeys reports whether there are keys, whose storage root is to be noted if it is not. What cannot be read may well be one.
+func hasKeys(cfg *config.Config, opts Options) bool {
+	store, err := signer.OpenStore(signer.StoreConfig{Dir: filepath.Join(cfg.StateDir, keysDir), Logger: opts.Logger})
+	if err != nil {
+		return true
+	}
+	names, err := store.Names()
+	return err != nil || len(names) > 0
 }
 
 // existingStateDir checks the state directory, if it is there.
@@ -111,10 +139,13 @@ func decodePin(text []byte) (pin []byte, ok bool) {
 	return pin, known && len(pin)-2 == n
 }
 
+// holdToRoot finds the storage root, and notes it where no note is. A root that was noted is the only one that the TPM takes.
 func holdToRoot(ctx context.Context, t *tpm.TPM, pin []byte, path string, log *slog.Logger) error {
 	root, err := t.StorageRoot(ctx)
-	if errors.Is(err, tpm.ErrStorageRoot) {
+	if parent, ok := errors.AsType[*tpm.ParentError](err); ok && parent.Lost() {
 		return fmt.Errorf("%w; if this TPM was cleared or replaced on purpose, keys under the old root are lost: remove %s and the keys", err, path)
+	} else if ok {
+		return hint(fmt.Errorf("%w (noted in %s); the keys are not lost", err, path), "%s", restoring(parent))
 	}
 	if err != nil || pin != nil {
 		return err
@@ -155,7 +186,13 @@ func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, 
 }
 
 func openStore(cfg *config.Config, opts Options) (*signer.Store, error) {
-	return signer.OpenStore(signer.StoreConfig{Dir: filepath.Join(cfg.StateDir, keysDir), Now: opts.Now, Logger: opts.Logger})
+	return signer.OpenStore(signer.StoreConfig{
+		Dir: filepath.Join(cfg.StateDir, keysDir), Now: opts.Now, Logger: opts.Logger,
+		// With the first key, and before it, the storage root is noted: until then there is nothing that another root could harm.
+		BeforeKey: func(ctx context.Context, t *tpm.TPM) error {
+			return holdToRoot(ctx, t, nil, filepath.Join(cfg.StateDir, storageRootFile), opts.Logger)
+		},
+	})
 }
 
 // openKey opens the TPM and in it the binding key.

@@ -55,6 +55,7 @@ type KeyReport struct {
 	Certificate *CertificateReport `json:"certificate,omitempty"`
 
 	Problem  string   `json:"problem,omitempty"` // why it does not work now
+	Action   string   `json:"action,omitempty"`  // what to do about it; commands are on lines of their own
 	Warnings []string `json:"warnings,omitempty"`
 
 	err error // that Problem is the text of
@@ -64,7 +65,12 @@ func (r *KeyReport) warn(format string, args ...any) {
 	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
 }
 
-func (r *KeyReport) fail(err error) { r.err, r.Problem = err, err.Error() }
+func (r *KeyReport) fail(err error) {
+	r.err, r.Problem = err, err.Error()
+	if h, ok := errors.AsType[hintedError](err); ok {
+		r.Action = h.hint
+	}
+}
 
 // Show reports on all generations of a key, or of all keys.
 func (k *Keyring) Show(ctx context.Context, name string, source AuthSource) ([]KeyReport, error) {
@@ -131,7 +137,7 @@ func (k *Keyring) report(ctx context.Context, e signer.Entry, auth secret.String
 		return r
 	}
 	k.examine(ctx, &r, file, signer.Config{
-		KeyFile: e.KeyFile, Persistent: k.store.Place(e), PCRValues: e.PCRValues, Options: tpm.KeyOptions{AuthValue: auth},
+		KeyFile: e.KeyFile, Persistent: k.store.Place(e), PCRValues: e.PCRValues, ParentName: e.ParentName, Options: tpm.KeyOptions{AuthValue: auth},
 	})
 	k.checkHandle(ctx, &r, e)
 	k.addCertificate(&r, e, file)
@@ -191,7 +197,7 @@ func (r *KeyReport) addPublicKey(public crypto.PublicKey) error {
 
 // load loads a key without using it. Blind says that it should not be tried without its value: the TPM counts wrong ones.
 func (k *Keyring) load(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg signer.Config) (blind bool, err error) {
-	key, err := k.tpm.LoadKey(ctx, file, tpm.LoadOptions{AuthValue: cfg.Options.AuthValue})
+	key, err := k.tpm.LoadKey(ctx, file, tpm.LoadOptions{AuthValue: cfg.Options.AuthValue, Parent: cfg.ParentName})
 	if err != nil {
 		return false, err
 	}

@@ -43,7 +43,9 @@ func relay(socket string) int {
 // Tools lets other people's programs, tpm2-tools and OpenSSL with its tpm2 provider, work on a TPM and in a folder of their own.
 // If that is a swtpm, nothing else may be connected to it meanwhile.
 type Tools struct {
-	Dir    string
+	Dir string
+	// Env is added to the environment of the programs: "NAME=value".
+	Env    []string
 	device string
 	untidy bool // nobody flushes what a client leaves behind
 }
@@ -54,6 +56,16 @@ func NewTools(t testing.TB, on interface{ Device() string }) *Tools {
 	t.Helper()
 	_, soft := on.(*SoftTPM)
 	return &Tools{Dir: t.TempDir(), device: on.Device(), untidy: soft}
+}
+
+// TCTI is how a program of tpm2-tss that [Tools] runs reaches the TPM, for those that read it from a file.
+func (w *Tools) TCTI(t testing.TB) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "cmd:" + self
 }
 
 // Run runs a program, expects success, and returns what it said.
@@ -78,14 +90,10 @@ func (w *Tools) Fail(t testing.TB, name string, args ...string) string {
 
 func (w *Tools) run(t testing.TB, name string, args []string) (string, error) {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	cmd := exec.CommandContext(t.Context(), name, args...) // #nosec G204 -- the judge
 	cmd.Dir = w.Dir
-	tcti := "cmd:" + self
-	cmd.Env = append(os.Environ(), relayTo+"="+w.device, "TPM2TOOLS_TCTI="+tcti, "TPM2OPENSSL_TCTI="+tcti, "TSS2_LOG=all+none",
+	tcti := w.TCTI(t)
+	cmd.Env = append(append(os.Environ(), w.Env...), relayTo+"="+w.device, "TPM2TOOLS_TCTI="+tcti, "TPM2OPENSSL_TCTI="+tcti, "TSS2_LOG=all+none",
 		"GORACE=atexit_sleep_ms=0") // else a relay that looks for races lingers for a second
 	out, err := cmd.CombinedOutput()
 	if w.untidy {

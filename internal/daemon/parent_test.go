@@ -1,0 +1,228 @@
+package daemon_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/tpm"
+)
+
+const ownersPassword = "the owner's own"
+
+// onTPM sends commands of another program to the stage's TPM.
+func (s *stage) onTPM(f func(transport.TPM) error) {
+	s.t.Helper()
+	on, err := tpm.Open(s.t.Context(), tpm.Config{Device: s.cfg.TPM})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer on.Close()
+	if err := on.Do(s.t.Context(), f); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func evictRoot(c transport.TPM) error {
+	rsp, err := tpm2.ReadPublic{ObjectHandle: tpm.HandleSRK}.Execute(c)
+	if err != nil {
+		return err
+	}
+	_, err = tpm2.EvictControl{
+		Auth: tpm2.TPMRHOwner, ObjectHandle: tpm2.NamedHandle{Handle: tpm.HandleSRK, Name: rsp.Name}, PersistentHandle: tpm.HandleSRK,
+	}.Execute(c)
+	return err
+}
+
+func setOwnerPassword(c transport.TPM) error {
+	_, err := tpm2.HierarchyChangeAuth{
+		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}, NewAuth: tpm2.TPM2BAuth{Buffer: []byte(ownersPassword)},
+	}.Execute(c)
+	return err
+}
+
+// advisesToDelete returns the finding that says that a key is lost, or is to be deleted; nil if
+// none does.
+func advisesToDelete(d daemon.Diagnosis) *daemon.Finding {
+	for _, f := range d.Findings {
+		if text := f.Detail + f.Action; strings.Contains(text, "key delete") || strings.Contains(text, "delete the keys") || strings.Contains(text, "are lost") {
+			return &f
+		}
+	}
+	return nil
+}
+
+// The RSA root of an Azure VM is freed: the agent makes it anew, and nobody is told to delete what
+// is intact.
+func TestTheAgentGoesOnWithoutItsRootsHandle(t *testing.T) {
+	s := newStage(t)
+	s.withoutApplications()
+	if err := s.tryOpen(); err != nil {
+		t.Fatal(err)
+	}
+	s.onTPM(evictRoot)
+	if err := s.tryOpen(); err != nil {
+		t.Error(err)
+	}
+	d := s.diagnose(nil)
+	if f := advisesToDelete(d); f != nil || !d.OK || verdict(d, "storage root") != daemon.VerdictWarn || verdict(d, "key binding") != daemon.VerdictOK {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestTheOwnersPasswordComesFromACredential(t *testing.T) {
+	credentials := t.TempDir()
+	t.Setenv("CREDENTIALS_DIRECTORY", credentials)
+	s := newStage(t)
+	s.withoutApplications()
+	if err := s.tryOpen(); err != nil {
+		t.Fatal(err)
+	}
+	s.onTPM(func(c transport.TPM) error { return errors.Join(evictRoot(c), setOwnerPassword(c)) })
+	for _, tt := range []struct {
+		name, setting, value, says string
+	}{
+		{"none is configured", "", "", "owner hierarchy, which has a password"},
+		{"it is not there", "owner", "", "tpm_owner_credential: "},
+		{"it is wrong", "owner", "another", "another one than was given"},
+		{"it is right", "owner", ownersPassword, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s.cfg.TPMOwnerCredential = tt.setting
+			if tt.value != "" {
+				if err := os.WriteFile(filepath.Join(credentials, "owner"), []byte(tt.value+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err, d := s.tryOpen(), s.diagnose(nil)
+			if f := advisesToDelete(d); f != nil {
+				t.Errorf("%+v", f)
+			}
+			if tt.says == "" {
+				if err != nil || !d.OK {
+					t.Errorf("%v, %+v", err, d)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), "are lost") || d.OK {
+				t.Errorf("%v, %+v", err, d)
+			}
+			var hinted interface{ Hint() string }
+			if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "nothing is to be deleted") || !strings.Contains(hinted.Hint(), "\nd=$(mktemp -d) && ") {
+				t.Errorf("no advice that can be pasted: %v", err)
+			}
+		})
+	}
+}
+
+// Until there is a key, no root is noted: there is nothing that another one could harm, and the
+// first that is seen may not be usable.
+func TestTheRootIsNotedWithTheFirstKey(t *testing.T) {
+	s := newStage(t)
+	if err := os.Mkdir(s.cfg.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	k := s.keyring(nil)
+	if _, err := k.Show(t.Context(), "", daemon.AuthSource{}); err != nil {
+		t.Fatal(err)
+	}
+	s.diagnose(nil)
+	if _, err := os.Stat(s.stateFile("storage-root")); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("noted before there was a key: %v", err)
+	}
+	if _, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256"}); err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.ReadFile(s.stateFile("storage-root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What was lost is noted again, since there are keys.
+	if err := os.Remove(s.stateFile("storage-root")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.keyring(nil).Show(t.Context(), "", daemon.AuthSource{}); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := os.ReadFile(s.stateFile("storage-root")); err != nil || !bytes.Equal(again, first) {
+		t.Errorf("%q became %q, %v", first, again, err)
+	}
+}
+
+// A key is made, and another process has noted another root meanwhile: the key is not kept.
+func TestAKeyIsNotKeptUnderAnotherRootThanWasNotedMeanwhile(t *testing.T) {
+	s := newStage(t)
+	if err := os.Mkdir(s.cfg.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	k := s.keyring(nil)
+	if _, err := k.Show(t.Context(), "", daemon.AuthSource{}); err != nil { // it opens the TPM, without a note
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.stateFile("storage-root"), []byte("000b"+strings.Repeat("5a", 32)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256"})
+	if !errors.Is(err, tpm.ErrStorageRoot) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(s.stateFile("keys", "app", "1.key.pem")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the key was kept: %v", err)
+	}
+}
+
+// A root with a password of its own is not what keys are made under, and not noted; where it was
+// noted, doctor does not say that it is fine.
+func TestARootWithAPasswordIsNotNoted(t *testing.T) {
+	s := newStage(t)
+	s.withoutApplications()
+	var name []byte
+	s.onTPM(func(c transport.TPM) error {
+		if err := evictRoot(c); err != nil {
+			return err
+		}
+		rsp, err := tpm2.CreatePrimary{
+			PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate),
+			InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: []byte("its own")}}},
+		}.Execute(c)
+		if err != nil {
+			return err
+		}
+		name = rsp.Name.Buffer
+		_, err = tpm2.EvictControl{
+			Auth: tpm2.TPMRHOwner, ObjectHandle: tpm2.NamedHandle{Handle: rsp.ObjectHandle, Name: rsp.Name}, PersistentHandle: tpm.HandleSRK,
+		}.Execute(c)
+		_, flushErr := tpm2.FlushContext{FlushHandle: rsp.ObjectHandle}.Execute(c)
+		return errors.Join(err, flushErr)
+	})
+	if err := s.tryOpen(); err != nil {
+		t.Fatal(err)
+	}
+	if d := s.diagnose(nil); !d.OK {
+		t.Errorf("%+v", d)
+	}
+	if err := os.RemoveAll(s.cfg.StateDir); err != nil {
+		t.Fatal(err)
+	}
+	note := []byte(hex.EncodeToString(name))
+	if err := errors.Join(os.Mkdir(s.cfg.StateDir, 0o700), os.WriteFile(s.stateFile("storage-root"), note, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	s.onTPM(setOwnerPassword) // else the same key is made anew, without a password
+	d := s.diagnose(nil)
+	if d.OK || verdict(d, "storage root") != daemon.VerdictFail || advisesToDelete(d) != nil {
+		t.Errorf("%+v", d)
+	}
+	if err := s.tryOpen(); err == nil || !strings.Contains(err.Error(), "has a password of its own") {
+		t.Errorf("got %v", err)
+	}
+}

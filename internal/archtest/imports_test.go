@@ -26,6 +26,7 @@ var places = map[string]place{
 	"internal/statefile":         {nil, leaf},
 	"internal/upstream":          {nil, leaf},
 	"internal/judge":             {nil, leaf},
+	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
 	"config":                     {nil, "the file format is no package's own; daemon translates it into each Config"},
 	"agentapi/wire":              {nil, "apps link it: what they would carry with it must be nothing"},
@@ -34,11 +35,11 @@ var places = map[string]place{
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {nil, "a verifier of one foreign format"},
 
-	"tpm":    {[]string{"internal/secret"}, "the device knows nothing of what its keys are for"},
+	"tpm":    {[]string{"internal/secret", "internal/tcg"}, "the device knows nothing of what its keys are for"},
 	"signer": {[]string{"tpm", "internal/statefile", "internal/secret"}, "a key is a file and a TPM"},
 
 	"attest": {
-		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson"},
+		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/tcg"},
 		"pure: a relying party that only verifies must not link device code",
 	},
 	"attest/collect": {

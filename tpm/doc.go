@@ -34,8 +34,8 @@
 // [ErrUnavailable]: the TPM cannot be reached now. [ErrForeignTPM]: a key file that another TPM made, or this one before it
 // was cleared. [ErrStorageRoot]: another storage root than the known one. [ErrTampered]: an answer that the TPM did not give.
 // [ErrExportable], [ErrAttributes]: a key that could leave the TPM, or that may do more than sign. [ErrAuthValue],
-// [ErrPCRsChanged]: a key that does not sign now. [ErrState]: the TPM
-// is full, locked or ill, whatever was asked. [ErrNoNVIndex], [ErrClosed]. What the TPM itself answered is a
+// [ErrPolicy], [ErrPCRsChanged]: a key that does not sign now. [ErrPCRBank]: PCRs whose bank is switched off. [ErrState]: the TPM
+// is full, locked or broken, whatever was asked. [ErrNoNVIndex], [ErrClosed]. What the TPM itself answered is a
 // [tpm2.TPMRC], without the layer bits that a resource manager adds; use errors.Is.
 //
 // # Sources

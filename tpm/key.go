@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // maxAuthValueBytes is the size of the digest of a key's name algorithm, SHA-256, which bounds its authorization value (TPM 2.0
@@ -49,6 +50,7 @@ type Key struct {
 	pcrs      PCRValues
 	object    object // as reported when first loaded; its handle is not used
 	key       crypto.PublicKey
+	parent    []byte        // Name of the storage key that it was first loaded under; nil: not known
 	permanent atomic.Uint32 // persistent handle, or 0; it becomes 0 if the key is not there any more
 	closed    atomic.Bool
 }
@@ -151,10 +153,11 @@ func (k *Key) loadFirst(t *turn, options LoadOptions) error {
 	if k.permanent.Load() != 0 {
 		return k.accept(k.object, options)
 	}
-	o, err := k.file.load(t)
+	o, parent, err := k.file.load(t)
 	if err != nil {
 		return err
 	}
+	k.parent = parent
 	if err := k.accept(o, options); err != nil {
 		t.release(o)
 		return err
@@ -185,15 +188,15 @@ func (k *Key) find(t *turn, h tpm2.TPMHandle) error {
 	return nil
 }
 
-// load puts the key into a transient slot (TPM 2.0 Part 3, 12.2) and reads what the TPM makes of it.
-func (f *KeyFile) load(t *turn) (object, error) {
+// load puts the key into a transient slot (TPM 2.0 Part 3, 12.2) and reads what the TPM makes of it. At is the Name of its parent.
+func (f *KeyFile) load(t *turn) (loaded object, at []byte, err error) {
 	public, private, err := f.areas()
 	if err != nil {
-		return object{}, err
+		return object{}, nil, err
 	}
 	parent, err := parentOf(t, f.Parent)
 	if err != nil {
-		return object{}, err
+		return object{}, nil, err
 	}
 	defer t.release(parent)
 	var rsp *tpm2.LoadResponse
@@ -205,7 +208,7 @@ func (f *KeyFile) load(t *turn) (object, error) {
 		return err
 	})
 	if err != nil {
-		return object{}, explainLoad(err)
+		return object{}, nil, explainLoad(err, f.Parent)
 	}
 	o, err := readPublic(t, rsp.ObjectHandle)
 	if err == nil && !bytes.Equal(o.area, public.Bytes()) {
@@ -213,17 +216,21 @@ func (f *KeyFile) load(t *turn) (object, error) {
 	}
 	if err != nil {
 		t.flushHandle(rsp.ObjectHandle)
-		return object{}, err
+		return object{}, nil, err
 	}
-	return o, nil
+	return o, parent.name, nil
 }
 
 // explainLoad tells an operator what the codes of TPM2_Load mean for a key file. The integrity value is an HMAC under the
 // parent's seed over name and private area, so it is wrong for another parent and for a changed file alike.
-func explainLoad(err error) error {
+func explainLoad(err error, parent tpm2.TPMHandle) error {
 	switch {
+	case errors.Is(err, tpm2.TPMRCIntegrity) && parent == handleOwner:
+		return fmt.Errorf("%w: it was made by another TPM, or by this one before it was cleared; or by this one under another parent than its file names, "+
+			"%s, which tpm2_encodeobject writes for every parent that is not persistent; or the file was changed: %w", ErrForeignTPM, tcg.Handle(uint32(parent)), err)
 	case errors.Is(err, tpm2.TPMRCIntegrity):
-		return fmt.Errorf("%w: it was made by another TPM, or this TPM was cleared since, or the file was changed: %w", ErrForeignTPM, err)
+		return fmt.Errorf("%w: it was made by another TPM, or by this one before it was cleared; or by this one under another parent than the one at %s now; "+
+			"or the file was changed: %w", ErrForeignTPM, tcg.Handle(uint32(parent)), err)
 	case errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCAuthFail):
 		return fmt.Errorf("its parent has a password: %w", err)
 	}
@@ -279,6 +286,10 @@ func (k *Key) Public() tpm2.TPMTPublic { return k.object.public }
 
 // PublicArea returns the same as bytes: TPMT_PUBLIC. The Name is made of them.
 func (k *Key) PublicArea() []byte { return bytes.Clone(k.object.area) }
+
+// ParentName returns the Name of the storage key that the key was loaded under; nil if it was found at its persistent handle and that is
+// not known.
+func (k *Key) ParentName() []byte { return bytes.Clone(k.parent) }
 
 // Name returns the key's Name: nameAlg, 2 bytes, and the digest of the public area.
 func (k *Key) Name() []byte { return bytes.Clone(k.object.name) }
@@ -356,7 +367,7 @@ func (k *Key) handle(t *turn) (tpm2.TPMHandle, error) {
 	if h, found := t.scheduler.loaded.use(k, t); found {
 		return h, nil
 	}
-	o, err := k.file.load(t)
+	o, _, err := k.file.load(t)
 	if err != nil {
 		return 0, fmt.Errorf("loading the TPM key again: %w", err)
 	}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
+	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -53,6 +55,8 @@ func explainKey(err error, name string) error {
 		return hint(err, "a key cannot come back: keyagent key delete %s --force, and the agent makes another at its next start", name)
 	case errors.Is(err, tpm.ErrForeignTPM):
 		return hint(err, "a key cannot come back: keyagent key delete %s, then make another and have it certified", name)
+	case errors.Is(err, tpm.ErrPCRBank):
+		return hint(err, "%s", bankAdvice(err, name))
 	case errors.Is(err, tpm.ErrPCRsChanged):
 		return hint(err, "keyagent key rotate %s makes another key, bound to the values that the PCRs have now", name)
 	case errors.Is(err, tpm.ErrState), errors.Is(err, tpm.ErrUnavailable):
@@ -61,4 +65,21 @@ func explainKey(err error, name string) error {
 		return hint(err, "run it as the user that the agent runs as, or as root if the agent does")
 	}
 	return err
+}
+
+// bankAdvice says what to do about a bank of PCRs that is off. A bank that is switched on is there from the next start of the TPM on.
+func bankAdvice(err error, name string) string {
+	e, ok := errors.AsType[*tpm.BankError](err)
+	if !ok {
+		return "tpm2_getcap pcrs shows which banks there are"
+	}
+	on := fmt.Sprintf("switch it on (tpm2_pcrallocate %s:all, or the firmware's settings) and restart the machine", e.Bank)
+	i := slices.IndexFunc(e.Alternatives(), func(bank string) bool { return bank == config.BankSHA256 || bank == config.BankSHA384 })
+	switch {
+	case i < 0:
+		return on
+	case name == BindingKeyName:
+		return fmt.Sprintf("%s; or bind another key to a bank that is there: binding_key.pcr_bank: %s in the configuration, and then keyagent key rotate %s", on, e.Alternatives()[i], name)
+	}
+	return fmt.Sprintf("%s; or bind another key to a bank that is there, with --pcr-bank %s, as in keyagent key rotate %s --pcr-bank %[2]s", on, e.Alternatives()[i], name)
 }

@@ -50,6 +50,12 @@ func TestErrorsNameWhatTheTPMCallsByNumber(t *testing.T) {
 			_, err := (&tpm.KeyFile{Public: tpm2.Marshal(tpm2.New2B(template)), Private: []byte{0, 1, 0}}).Name()
 			return err
 		}, "TPM_ALG_SM3_256 (0x0012)"},
+		{"a parent that is a hierarchy", func() error {
+			file := create(t, on, tpm.KeyOptions{})
+			file.Parent = tpm2.TPMRHEndorsement
+			_, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{})
+			return err
+		}, "TPM_RH_ENDORSEMENT (0x4000000b)"},
 		{"a command of a policy", func() error {
 			file := create(t, on, tpm.KeyOptions{})
 			file.Policy = []tpm.PolicyCommand{{Code: tpm2.TPMCCPolicyNV}}

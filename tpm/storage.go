@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // HandleSRK is where the platform keeps its storage root key, if it keeps one (TCG Registry of Reserved TPM 2.0 Handles,
@@ -87,7 +89,7 @@ func parentOf(t *turn, h tpm2.TPMHandle) (object, error) {
 		return createStorageRoot(t)
 	}
 	if byte(h>>24) != byte(tpm2.TPMHTPersistent) {
-		return object{}, fmt.Errorf("parent 0x%08x is neither the owner hierarchy (0x40000001) nor a persistent key", uint32(h))
+		return object{}, fmt.Errorf("parent %s is neither the owner hierarchy (0x40000001) nor a persistent key", tcg.Handle(uint32(h)))
 	}
 	o, err := readPublic(t, h)
 	if errors.Is(err, tpm2.TPMRCHandle) {
@@ -129,13 +131,13 @@ func checkStorageKey(p *tpm2.TPMTPublic) error {
 		return fmt.Errorf("its attributes are %v, a storage root's are %v", AttributeNames(p.ObjectAttributes), AttributeNames(want))
 	}
 	if p.NameAlg != tpm2.TPMAlgSHA256 {
-		return fmt.Errorf("its name algorithm is 0x%04x, not SHA-256", uint16(p.NameAlg))
+		return fmt.Errorf("its name algorithm is %s, not SHA-256", tcg.Algorithm(uint16(p.NameAlg)))
 	}
 	if len(p.AuthPolicy.Buffer) != 0 {
 		return errors.New("it has a policy")
 	}
 	if algorithmName(p) == "" {
-		return fmt.Errorf("its type 0x%04x is neither RSA-2048 nor ECC P-256", uint16(p.Type))
+		return fmt.Errorf("its type %s is neither RSA-2048 nor ECC P-256", tcg.Algorithm(uint16(p.Type)))
 	}
 	return nil
 }

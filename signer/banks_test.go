@@ -15,7 +15,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// The self-test asks for signatures with each scheme and hash. That none comes because a bank of PCRs is off says nothing of the schemes.
+// The self-test asks for signatures with each scheme and hash. That none comes because a bank of
+// PCRs is off says nothing of the schemes.
 func TestTheSelfTestBlamesTheBankOfPCRs(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -76,7 +76,8 @@ func missingPCRs(t transport.TPM, bank tpm2.TPMAlgID, pcrs []int, cause error) e
 	return &BankError{Bank: tcg.Bank(uint16(bank)), Missing: pcrs, Banks: banks, cause: cause} // without banks, if they cannot be read
 }
 
-// pcrBanks reads which PCRs each bank has (TPM_CAP_PCRS, TPM 2.0 Part 3, 30.2). Some TPMs do not list a bank that is switched off.
+// pcrBanks reads which PCRs each bank has (TPM_CAP_PCRS, TPM 2.0 Part 3, 30.2). Some TPMs do not
+// list a bank that is switched off.
 func pcrBanks(t transport.TPM) ([]PCRBank, error) {
 	data, err := capability(t, tpm2.TPMCapPCRs, 0, 1)
 	if err != nil {

@@ -10,10 +10,12 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// State is what others have set or caused in a TPM, and on which it depends whether keys work. None of it is proven.
+// State is what others have set or caused in a TPM, and on which it depends whether keys work. None
+// of it is proven.
 type State struct {
 	Lockout Lockout
-	// OwnerPassword says that the owner hierarchy has a password. Keys need it to be made persistent, and the storage root to be derived.
+	// OwnerPassword says that the owner hierarchy has a password. Keys need it to be made
+	// persistent, and the storage root to be derived.
 	OwnerPassword bool
 	Banks         []PCRBank
 	// StorageKeys are the keys at 0x81000000 to 0x8100ffff under which others can be made.
@@ -28,8 +30,8 @@ type StorageKey struct {
 	Fault error
 }
 
-// Lockout is the TPM's protection from guessed passwords (dictionary attacks: TPM 2.0 Part 1, 19.8). What is said here holds for
-// objects without the attribute noDA.
+// Lockout is the TPM's protection from guessed passwords (dictionary attacks: TPM 2.0 Part 1,
+// 19.8). What is said here holds for objects without the attribute noDA.
 type Lockout struct {
 	Active bool   // no such object can be used now
 	Tries  uint32 // failed tries that are counted now
@@ -83,8 +85,9 @@ func readState(t transport.TPM) (State, error) {
 	}, nil
 }
 
-// storageKeys lists keys at the persistent handles that the registry has for storage keys (TCG Registry of Reserved TPM 2.0 Handles, 2.3.1).
-// What cannot be read is passed over: it is no root of ours.
+// storageKeys lists keys at the persistent handles that the registry has for storage keys (TCG
+// Registry of Reserved TPM 2.0 Handles, 2.3.1). What cannot be read is passed over: it is no root
+// of ours.
 func storageKeys(t transport.TPM) ([]StorageKey, error) {
 	const first, last, most tpm2.TPMHandle = 0x81000000, 0x8100ffff, 254
 	data, err := capability(t, tpm2.TPMCapHandles, uint32(first), uint32(most))

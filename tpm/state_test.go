@@ -30,7 +30,8 @@ func lockout(t *testing.T, on *tpm.TPM) tpm.Lockout {
 	return state.Lockout
 }
 
-// Nobody gives a wrong password here: the TPM loses its power, a few times, after a key without noDA was used.
+// Nobody gives a wrong password here: the TPM loses its power, a few times, after a key without
+// noDA was used.
 func TestPowerThatIsLostLocksKeysWithoutNoDA(t *testing.T) {
 	t.Parallel()
 	m := tpmtest.SwtpmMachine(t)
@@ -103,7 +104,8 @@ func TestPowerThatIsLostDoesNotCountWithOurKeys(t *testing.T) {
 	})
 }
 
-// A failed try of a key that counts is said to have been counted, and which program writes such files.
+// A failed try of a key that counts is said to have been counted, and which program writes such
+// files.
 func TestAFailedTryIsSaidToBeCounted(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Connect(t, tpmtest.Bare(t).Device())

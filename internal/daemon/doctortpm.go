@@ -12,7 +12,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// checkTPMState looks at what others have set or caused in the TPM. It returns what the TPM said, empty if it said nothing.
+// checkTPMState looks at what others have set or caused in the TPM. It returns what the TPM said,
+// empty if it said nothing.
 func (d *doctor) checkTPMState(ctx context.Context) tpm.State {
 	s, err := d.tpm.State(ctx)
 	if err != nil {
@@ -25,7 +26,8 @@ func (d *doctor) checkTPMState(ctx context.Context) tpm.State {
 	return s
 }
 
-// checkLockout warns of a lockout, and when one more failed try or a few begin it. Keys that are made here have noDA and go on.
+// checkLockout warns of a lockout, and when one more failed try or a few begin it. Keys that are
+// made here have noDA and go on.
 func (d *doctor) checkLockout(l tpm.Lockout) {
 	const check = "tpm: lockout"
 	recovery := fmt.Sprintf("one failed try is forgotten every %v", l.Forgets)
@@ -58,8 +60,8 @@ func (d *doctor) checkOwner(s tpm.State) {
 		"the owner hierarchy has one: without it no storage root can be derived, and no key made persistent or removed from its handle")
 }
 
-// checkBanks looks whether the banks of PCRs are there that evidence and the agent's own key need. A key that is bound to one that is off
-// says so itself.
+// checkBanks looks whether the banks of PCRs are there that evidence and the agent's own key need.
+// A key that is bound to one that is off says so itself.
 func (d *doctor) checkBanks(banks []tpm.PCRBank) {
 	const check = "tpm: pcr banks"
 	var on, off []string
@@ -122,8 +124,9 @@ func (d *doctor) lackingBanks(banks []tpm.PCRBank) []bankNeed {
 	})
 }
 
-// checkUnusedRoots looks for persistent storage keys that look as if the agent's keys were under them, and none is. The one that is the storage
-// root protects the sessions, also where no key is under it.
+// checkUnusedRoots looks for persistent storage keys that look as if the agent's keys were under
+// them, and none is. The one that is the storage root protects the sessions, also where no key is
+// under it.
 func (d *doctor) checkUnusedRoots(ctx context.Context, state tpm.State, keys []KeyReport) {
 	root, err := d.tpm.StorageRoot(ctx)
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// ForeignFile is a key file that another program wrote, and what its owner knows better than the file.
+// ForeignFile is a key file that another program wrote, and what its owner knows better than the
+// file.
 type ForeignFile struct {
 	Path   string
 	Parent string // handle of the key's parent, as in 0x81000100, in place of the one in the file; empty: the file is right
@@ -52,9 +53,10 @@ func (k *Keyring) checkForeign(ctx context.Context, f ForeignFile, auth AuthSour
 	return errors.Join(k.mayTry(ctx, f, auth, file), key.Close())
 }
 
-// mayTry says why a key should not be used without its authorization value: only a try shows whether it has one, and a TPM counts failed ones
-// and after a few locks the keys of all programs. One try is spent, because the word of the file is not enough: tpm2_encodeobject up to 5.7
-// says the opposite of what is so. A second one is not, unless somebody says that there is no value.
+// mayTry says why a key should not be used without its authorization value: only a try shows
+// whether it has one, and a TPM counts failed ones and after a few locks the keys of all programs.
+// One try is spent, because the word of the file is not enough: tpm2_encodeobject up to 5.7 says
+// the opposite of what is so. A second one is not, unless somebody says that there is no value.
 func (k *Keyring) mayTry(ctx context.Context, f ForeignFile, auth AuthSource, file *tpm.KeyFile) error {
 	d, err := file.Describe()
 	if err != nil || f.NoAuth || auth.given() || !d.CountsGuesses {
@@ -68,7 +70,8 @@ func (k *Keyring) mayTry(ctx context.Context, f ForeignFile, auth AuthSource, fi
 		tpm.ErrAuthValue, state.Lockout.Tries, state.Lockout.Most)
 }
 
-// checkGiven refuses to use a key of the store without the authorization value that it is known to have, where the TPM would count that.
+// checkGiven refuses to use a key of the store without the authorization value that it is known to
+// have, where the TPM would count that.
 func (k *Keyring) checkGiven(e signer.Entry, auth secret.String) error {
 	file, err := k.store.ReadKeyFile(e)
 	if err != nil || !auth.IsZero() {
@@ -81,8 +84,8 @@ func (k *Keyring) checkGiven(e signer.Entry, auth secret.String) error {
 	return fmt.Errorf("key %q: %w: none was given, and the key was not tried without, because the TPM counts failed tries and locks after a few", e.Name, tpm.ErrAuthValue)
 }
 
-// explain adds what to do about a foreign key file, which is never to delete it. Use is the command that was given this file, up to the
-// file, and name what the key is to be called.
+// explain adds what to do about a foreign key file, which is never to delete it. Use is the command
+// that was given this file, up to the file, and name what the key is to be called.
 func (f ForeignFile) explain(err error, name, use string) error {
 	switch {
 	case errors.Is(err, tpm.ErrExportable):
@@ -100,8 +103,8 @@ func (f ForeignFile) explain(err error, name, use string) error {
 	return explainKey(err, name)
 }
 
-// exampleParent is a handle that the registry leaves to storage keys (TCG Registry of Reserved TPM 2.0 Handles, 2.3.1) and that programs
-// which make one do not take by themselves.
+// exampleParent is a handle that the registry leaves to storage keys (TCG Registry of Reserved TPM
+// 2.0 Handles, 2.3.1) and that programs which make one do not take by themselves.
 const exampleParent = "0x81000100"
 
 // shellWord quotes a word for a shell where it needs that.

@@ -10,7 +10,8 @@ import (
 // Algorithm names a TPM_ALG_ID, such as "TPM_ALG_SHA256 (0x000b)".
 func Algorithm(id uint16) string { return named(algorithms()[id], "TPM_ALG_", "0x%04x", id) }
 
-// Bank names a bank of PCRs as tpm2-tools do, such as "sha256": in lower case and without the number.
+// Bank names a bank of PCRs as tpm2-tools do, such as "sha256": in lower case and without the
+// number.
 func Bank(id uint16) string {
 	if name, known := algorithms()[id]; known {
 		return strings.ToLower(name)
@@ -24,7 +25,8 @@ func Curve(id uint16) string { return named(curves()[id], "TPM_ECC_", "0x%04x", 
 // Structure names a TPM_ST, such as "TPM_ST_ATTEST_QUOTE (0x8018)".
 func Structure(tag uint16) string { return named(structures()[tag], "TPM_ST_", "0x%04x", tag) }
 
-// Command names the TPM_CC of a command that a policy consists of, such as "TPM2_PolicyPCR (0x17f)".
+// Command names the TPM_CC of a command that a policy consists of, such as "TPM2_PolicyPCR
+// (0x17f)".
 func Command(code uint32) string { return named(policyCommands()[code], "TPM2_Policy", "0x%03x", code) }
 
 // Capability names a TPM_CAP, such as "TPM_CAP_PCRS (0x5)".

@@ -68,7 +68,7 @@ func TestScripts(t *testing.T) {
 // TestJudgedScripts plays testdata/judged, where other programs use the TPM, too.
 func TestJudgedScripts(t *testing.T) {
 	judge.OpenSSLProvider(t, "tpm2")
-	for _, tool := range []string{"swtpm", "tpm2_create", "tpm2_encodeobject", "tpm2_flushcontext"} {
+	for _, tool := range []string{"swtpm", "tpm2_create", "tpm2_encodeobject", "tpm2_evictcontrol", "tpm2_flushcontext"} {
 		judge.Tool(t, tool)
 	}
 	p := params("judged")

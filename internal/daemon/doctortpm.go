@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -151,4 +152,22 @@ func (d *doctor) checkUnusedRoots(ctx context.Context, state tpm.State, keys []K
 			d.add(check, VerdictWarn, "nothing, if another program uses it; the agent goes on with its own", "a storage root is at %s that is not the one which was noted, and no key is under it: the agent does not use it", handleText(s.Handle))
 		}
 	}
+}
+
+// bankAdvice says what to do about a bank of PCRs that is off. One that is switched on is there from
+// the next start of the TPM on.
+func bankAdvice(err error, name string) string {
+	e, ok := errors.AsType[*tpm.BankError](err)
+	if !ok {
+		return "tpm2_getcap pcrs shows which banks there are"
+	}
+	on := fmt.Sprintf("switch it on (tpm2_pcrallocate %s:all, or the firmware's settings) and restart the machine", e.Bank)
+	i := slices.IndexFunc(e.Alternatives(), func(bank string) bool { return bank == config.BankSHA256 || bank == config.BankSHA384 })
+	switch {
+	case i < 0:
+		return on
+	case name == BindingKeyName:
+		return fmt.Sprintf("%s; or bind another key to a bank that is there: binding_key.pcr_bank: %s in the configuration, and then keyagent key rotate %s", on, e.Alternatives()[i], name)
+	}
+	return fmt.Sprintf("%s; or bind another key to a bank that is there, with --pcr-bank %s, as in keyagent key rotate %s --pcr-bank %[2]s", on, e.Alternatives()[i], name)
 }

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 
-	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -65,21 +63,4 @@ func explainKey(err error, name string) error {
 		return hint(err, "run it as the user that the agent runs as, or as root if the agent does")
 	}
 	return err
-}
-
-// bankAdvice says what to do about a bank of PCRs that is off. A bank that is switched on is there from the next start of the TPM on.
-func bankAdvice(err error, name string) string {
-	e, ok := errors.AsType[*tpm.BankError](err)
-	if !ok {
-		return "tpm2_getcap pcrs shows which banks there are"
-	}
-	on := fmt.Sprintf("switch it on (tpm2_pcrallocate %s:all, or the firmware's settings) and restart the machine", e.Bank)
-	i := slices.IndexFunc(e.Alternatives(), func(bank string) bool { return bank == config.BankSHA256 || bank == config.BankSHA384 })
-	switch {
-	case i < 0:
-		return on
-	case name == BindingKeyName:
-		return fmt.Sprintf("%s; or bind another key to a bank that is there: binding_key.pcr_bank: %s in the configuration, and then keyagent key rotate %s", on, e.Alternatives()[i], name)
-	}
-	return fmt.Sprintf("%s; or bind another key to a bank that is there, with --pcr-bank %s, as in keyagent key rotate %s --pcr-bank %[2]s", on, e.Alternatives()[i], name)
 }

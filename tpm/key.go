@@ -153,11 +153,11 @@ func (k *Key) loadFirst(t *turn, options LoadOptions) error {
 	if k.permanent.Load() != 0 {
 		return k.accept(k.object, options)
 	}
-	o, parent, err := k.file.load(t)
+	o, err := k.file.load(t)
 	if err != nil {
 		return err
 	}
-	k.parent = parent
+	k.parent = o.parent
 	if err := k.accept(o, options); err != nil {
 		t.release(o)
 		return err
@@ -188,15 +188,15 @@ func (k *Key) find(t *turn, h tpm2.TPMHandle) error {
 	return nil
 }
 
-// load puts the key into a transient slot (TPM 2.0 Part 3, 12.2) and reads what the TPM makes of it. At is the Name of its parent.
-func (f *KeyFile) load(t *turn) (loaded object, at []byte, err error) {
+// load puts the key into a transient slot (TPM 2.0 Part 3, 12.2) and reads what the TPM makes of it.
+func (f *KeyFile) load(t *turn) (object, error) {
 	public, private, err := f.areas()
 	if err != nil {
-		return object{}, nil, err
+		return object{}, err
 	}
 	parent, err := parentOf(t, f.Parent)
 	if err != nil {
-		return object{}, nil, err
+		return object{}, err
 	}
 	defer t.release(parent)
 	var rsp *tpm2.LoadResponse
@@ -208,7 +208,7 @@ func (f *KeyFile) load(t *turn) (loaded object, at []byte, err error) {
 		return err
 	})
 	if err != nil {
-		return object{}, nil, explainLoad(err, f.Parent)
+		return object{}, explainLoad(err)
 	}
 	o, err := readPublic(t, rsp.ObjectHandle)
 	if err == nil && !bytes.Equal(o.area, public.Bytes()) {
@@ -216,21 +216,19 @@ func (f *KeyFile) load(t *turn) (loaded object, at []byte, err error) {
 	}
 	if err != nil {
 		t.flushHandle(rsp.ObjectHandle)
-		return object{}, nil, err
+		return object{}, err
 	}
-	return o, parent.name, nil
+	o.parent = parent.name
+	return o, nil
 }
 
 // explainLoad tells an operator what the codes of TPM2_Load mean for a key file. The integrity value is an HMAC under the
 // parent's seed over name and private area, so it is wrong for another parent and for a changed file alike.
-func explainLoad(err error, parent tpm2.TPMHandle) error {
+func explainLoad(err error) error {
 	switch {
-	case errors.Is(err, tpm2.TPMRCIntegrity) && parent == handleOwner:
-		return fmt.Errorf("%w: it was made by another TPM, or by this one before it was cleared; or by this one under another parent than its file names, "+
-			"%s, which tpm2_encodeobject writes for every parent that is not persistent; or the file was changed: %w", ErrForeignTPM, tcg.Handle(uint32(parent)), err)
 	case errors.Is(err, tpm2.TPMRCIntegrity):
-		return fmt.Errorf("%w: it was made by another TPM, or by this one before it was cleared; or by this one under another parent than the one at %s now; "+
-			"or the file was changed: %w", ErrForeignTPM, tcg.Handle(uint32(parent)), err)
+		return fmt.Errorf("%w: it was made by another TPM, or by this one before it was cleared, or by this one under another parent than its file names "+
+			"(tpm2_encodeobject names %s for every parent that is not persistent), or the file was changed: %w", ErrForeignTPM, tcg.Handle(uint32(handleOwner)), err)
 	case errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCAuthFail):
 		return fmt.Errorf("its parent has a password: %w", err)
 	}
@@ -367,7 +365,7 @@ func (k *Key) handle(t *turn) (tpm2.TPMHandle, error) {
 	if h, found := t.scheduler.loaded.use(k, t); found {
 		return h, nil
 	}
-	o, _, err := k.file.load(t)
+	o, err := k.file.load(t)
 	if err != nil {
 		return 0, fmt.Errorf("loading the TPM key again: %w", err)
 	}

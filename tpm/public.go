@@ -21,6 +21,7 @@ var errWrongObject = errors.New("the handle names another object")
 // object is a loaded object as the TPM reports it.
 type object struct {
 	handle tpm2.TPMHandle
+	parent []byte // Name of the storage key that it was loaded under; nil: not known
 	public tpm2.TPMTPublic
 	area   []byte // TPMT_PUBLIC
 	name   []byte // TPM2B_NAME without its size

@@ -139,6 +139,9 @@ func outcomes() map[string][]outcome {
 		"tpm.ErrCiphertext":    {attested(tpm.ErrCiphertext)},
 		"tpm.ErrParentUnknown": {loaded(tpm.ErrParentUnknown)},
 		"tpm.ParentError":      {loaded(&tpm.ParentError{})},
+		"tpm.BankError":        {loaded(&tpm.BankError{})},
+		"tpm.ErrPCRBank":       {loaded(tpm.ErrPCRBank), attested(tpm.ErrPCRBank)},
+		"tpm.ErrPolicy":        {loaded(tpm.ErrPolicy), raw(tpm.ErrPolicy)},
 		"tpm.ErrTampered":      {loaded(tpm.ErrTampered), attested(tpm.ErrTampered), raw(tpm.ErrTampered)},
 
 		"signer.ErrFault":             {loaded(signer.ErrFault), raw(signer.ErrFault)},

@@ -5,6 +5,8 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 func (v *verifier) keyPublic() error {
@@ -22,14 +24,13 @@ func (v *verifier) keyPublic() error {
 // check judges a public area. It says what a TPM would enforce for such a key; that a TPM holds one is for the certify statement to say.
 func (k KeyPolicy) check(p *publicArea) error {
 	if missing := k.RequiredAttributes &^ p.attributes; missing != 0 {
-		return fmt.Errorf("attributes %#08x lack %#x (fixedTPM %#x, fixedParent %#x, sensitiveDataOrigin %#x, sign %#x)",
-			p.attributes, missing, attrFixedTPM, attrFixedParent, attrSensitiveDataOrigin, attrSign)
+		return fmt.Errorf("attributes %s lack %s", tcg.Attributes(p.attributes), tcg.Attributes(missing))
 	}
 	if extra := p.attributes & k.ForbiddenAttributes; extra != 0 {
-		return fmt.Errorf("attributes %#08x have %#x, which a key of this use must not have", p.attributes, extra)
+		return fmt.Errorf("attributes %s have %s, which a key of this use must not have", tcg.Attributes(p.attributes), tcg.Attributes(extra))
 	}
 	if p.scheme != algNull {
-		return fmt.Errorf("signing scheme %#04x is fixed, want none (TPM_ALG_NULL)", p.scheme)
+		return fmt.Errorf("signing scheme %s is fixed, want none (TPM_ALG_NULL)", tcg.Algorithm(p.scheme))
 	}
 	if len(p.authPolicy) > 0 && !k.AnyAuthPolicy && !contains(k.AuthPolicies, p.authPolicy) {
 		return fmt.Errorf("authPolicy %x is not on the list", p.authPolicy)

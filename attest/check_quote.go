@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 func (v *verifier) quoteStructure() error {
@@ -66,7 +68,7 @@ func (v *verifier) quoteSelection() error {
 	}
 	sel := v.quote.selections[0]
 	if sel.bank != algSHA256 || len(sel.bitmap) != selectSize {
-		return fmt.Errorf("PCR bank %#04x with a bitmap of %d bytes, want SHA-256 (0x000b) and %d", sel.bank, len(sel.bitmap), selectSize)
+		return fmt.Errorf("PCR bank %s with a bitmap of %d bytes, want sha256 and %d", tcg.Bank(sel.bank), len(sel.bitmap), selectSize)
 	}
 	quoted := sel.pcrs()
 	if len(quoted) == 0 {

@@ -9,6 +9,8 @@ import (
 	"math/big"
 
 	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // TPM constants used here (TPM 2.0 Part 2: TPM_ALG_ID, TPM_ST, TPM_RH, TPM_GENERATED_VALUE).
@@ -52,13 +54,13 @@ func parsePublic(b []byte) (*publicArea, error) {
 		return nil, errMalformed
 	}
 	if typ != algRSA || p.nameAlg != algSHA256 {
-		return nil, fmt.Errorf("%w: type %#04x with name algorithm %#04x, want RSA (0x0001) and SHA-256 (0x000b)", unsupported, typ, p.nameAlg)
+		return nil, fmt.Errorf("%w: type %s with name algorithm %s, want RSA and SHA-256", unsupported, tcg.Algorithm(typ), tcg.Algorithm(p.nameAlg))
 	}
 	if !s.ReadUint32(&p.attributes) || !s.ReadUint16LengthPrefixed(&policy) || !s.ReadUint16(&symmetric) || !s.ReadUint16(&p.scheme) {
 		return nil, errMalformed
 	}
 	if symmetric != algNull || (p.scheme != algNull && p.scheme != algRSASSA) {
-		return nil, fmt.Errorf("%w: symmetric algorithm %#04x, scheme %#04x", unsupported, symmetric, p.scheme)
+		return nil, fmt.Errorf("%w: symmetric algorithm %s, scheme %s", unsupported, tcg.Algorithm(symmetric), tcg.Algorithm(p.scheme))
 	}
 	if p.scheme == algRSASSA && !s.ReadUint16(&p.schemeHash) {
 		return nil, errMalformed
@@ -132,7 +134,7 @@ func ParseAK(public []byte) (*AK, error) {
 	}
 	const want = attrFixedTPM | attrFixedParent | attrSensitiveDataOrigin | attrRestricted | attrSign
 	if p.attributes&want != want || p.attributes&attrDecrypt != 0 {
-		return nil, fmt.Errorf("attributes %#08x are not those of an attestation key", p.attributes)
+		return nil, fmt.Errorf("attributes %s are not those of an attestation key", tcg.Attributes(p.attributes))
 	}
 	if p.scheme != algRSASSA || p.schemeHash != algSHA256 {
 		return nil, errors.New("attestation key does not sign with RSASSA and SHA-256")

@@ -9,6 +9,8 @@ import (
 	"fmt"
 
 	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 const (
@@ -69,7 +71,7 @@ func parseStatement(b []byte, kind uint16) (*statement, error) {
 		return nil, fmt.Errorf("magic %#08x: not made by a TPM", magic)
 	}
 	if st.kind != kind {
-		return nil, fmt.Errorf("statement of type %#04x, want %#04x", st.kind, kind)
+		return nil, fmt.Errorf("statement of type %s, want %s", tcg.Structure(st.kind), tcg.Structure(kind))
 	}
 	if !readBytes(&s, &st.signer) || !readBytes(&s, &st.extraData) || !st.readClock(&s) {
 		return nil, malformed

@@ -34,7 +34,9 @@ func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, e
 	if err != nil {
 		return nil, false, err
 	}
-	key, err = loadKeyFile(ctx, cfg, file)
+	if key, err = loadKeyFile(ctx, cfg, file); err != nil {
+		err = fmt.Errorf("%w%s", err, loadAdvice(err))
+	}
 	return key, created, err
 }
 
@@ -64,7 +66,7 @@ func loadKeyFile(ctx context.Context, cfg Config, file *tpm.KeyFile) (*tpm.Key, 
 		Parent:     cfg.ParentName,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%q: %w%s", cfg.KeyFile, err, loadAdvice(err))
+		return nil, fmt.Errorf("%q: %w", cfg.KeyFile, err)
 	}
 	return key, nil
 }
@@ -87,7 +89,7 @@ func createKeyFile(ctx context.Context, cfg Config) (*tpm.KeyFile, bool, error) 
 	return file, true, nil
 }
 
-// loadAdvice says what an operator can do about a file that does not load.
+// loadAdvice says what an operator can do about a file of ours that does not load. It is not for files of other programs.
 func loadAdvice(err error) string {
 	if parent, ok := errors.AsType[*tpm.ParentError](err); ok && !parent.Lost() {
 		return "; the key is not lost: leave its file where it is"

@@ -73,7 +73,7 @@ func (k *Key) measureSalt(ctx context.Context, h crypto.Hash, digest []byte) (in
 // supported marks the TPM's ways of saying that it does not know a scheme, a hash or their combination.
 func supported(err error) error {
 	for _, code := range []tpm2.TPMRC{tpm2.TPMRCScheme, tpm2.TPMRCHash, tpm2.TPMRCValue, tpm2.TPMRCSize} {
-		if errors.Is(err, code) && !errors.Is(err, tpm.ErrPCRsChanged) {
+		if errors.Is(err, code) && !errors.Is(err, tpm.ErrPolicy) { // of a policy, the same codes say something else
 			return fmt.Errorf("%w: %w", ErrUnsupported, err)
 		}
 	}

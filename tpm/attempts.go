@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // loadUnder finds the parent of a key file and loads the key under it. Parent is the Name of that,
@@ -62,7 +64,7 @@ func (f *KeyFile) ownPlace() (place, error) {
 		return place{primary: derivedRoot}, nil
 	}
 	if byte(f.Parent>>24) != byte(tpm2.TPMHTPersistent) {
-		return place{}, fmt.Errorf("parent 0x%08x is neither the owner hierarchy (0x40000001) nor a persistent key", uint32(f.Parent))
+		return place{}, fmt.Errorf("parent %s is neither the owner hierarchy (0x40000001) nor a persistent key", tcg.Handle(uint32(f.Parent)))
 	}
 	return place{handle: f.Parent}, nil
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // HandleAK is where Azure keeps the attestation key of a Confidential VM: RSA-2048, restricted, RSASSA with SHA-256, a primary
@@ -105,7 +107,7 @@ func parseAttest(attest []byte, kind tpm2.TPMST, qualifyingData []byte) (*tpm2.T
 		return nil, fmt.Errorf("the TPM's statement: %w", err)
 	}
 	if a.Type != kind {
-		return nil, fmt.Errorf("the TPM's statement is of type 0x%04x, asked for was 0x%04x", uint16(a.Type), uint16(kind))
+		return nil, fmt.Errorf("the TPM's statement is of type %s, asked for was %s", tcg.Structure(uint16(a.Type)), tcg.Structure(uint16(kind)))
 	}
 	if !bytes.Equal(a.ExtraData.Buffer, qualifyingData) {
 		return nil, errors.New("the TPM's statement carries other qualifying data")

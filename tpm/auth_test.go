@@ -224,6 +224,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		want    string
 	}{
 		{"lockout", tpm2.TPMRCLockout, tpm2.TPMCCSign, "tpm2_dictionarylockout --clear-lockout"},
+		{"lockout, and what may have caused it", tpm2.TPMRCLockout, tpm2.TPMCCSign, "without an orderly shutdown"},
 		{"no slot for objects", tpm2.TPMRCObjectMemory, tpm2.TPMCCSign, "tpm2_flushcontext --transient-object; through unix: or tcp:, a running agent"},
 		{"no slot for sessions", tpm2.TPMRCSessionMemory, tpm2.TPMCCStartAuthSession, "tpm2_flushcontext --loaded-session"},
 		{"no session", tpm2.TPMRCSessionHandles, tpm2.TPMCCStartAuthSession, "tpm2_flushcontext --saved-session"},

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/sys/unix"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 const (
@@ -219,7 +221,7 @@ func responseSize(header []byte) (int, error) {
 	tag := tpm2.TPMST(binary.BigEndian.Uint16(header))
 	size := binary.BigEndian.Uint32(header[2:])
 	if tag != tpm2.TPMSTNoSessions && tag != tpm2.TPMSTSessions && tag != tpm2.TPMSTRspCommand {
-		return 0, fmt.Errorf("this is not a TPM: its response begins with tag 0x%04x", uint16(tag))
+		return 0, fmt.Errorf("this is not a TPM: its response begins with tag %s", tcg.Structure(uint16(tag)))
 	}
 	if size < headerBytes || size > maxResponseBytes {
 		return 0, fmt.Errorf("response claims %d bytes, allowed are %d to %d", size, headerBytes, maxResponseBytes)

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // Description is what a key file says of its key, without a TPM that vouches for it.
@@ -13,8 +15,11 @@ type Description struct {
 	Algorithm Algorithm // one of [Algorithms], or empty: another kind
 	PublicKey crypto.PublicKey
 	PCRs      PCRSelection // that it is bound to; none as a rule
+	PCRBank   string       // name of their bank, also where it is none that PCRs.Bank can say: "sha256", "sm3_256"
 	// AuthValue is what the file says of an authorization value, which is a hint: see [KeyFile.EmptyAuth].
 	AuthValue bool
+	// CountsGuesses says that the TPM counts wrong authorization values of this key, and after a few locks all keys for which it counts.
+	CountsGuesses bool
 }
 
 // Describe reads the public area and the policy of a key file.
@@ -35,7 +40,11 @@ func (f *KeyFile) Describe() (Description, error) {
 	if err != nil {
 		return Description{}, fmt.Errorf("TPM key file: %w", err)
 	}
-	return Description{Algorithm: algorithmOf(public), PublicKey: key, PCRs: p.selection(), AuthValue: !f.EmptyAuth}, nil
+	d := Description{Algorithm: algorithmOf(public), PublicKey: key, PCRs: p.selection(), AuthValue: !f.EmptyAuth, CountsGuesses: !public.ObjectAttributes.NoDA && (p.empty() || p.authValue)}
+	if p.bank != 0 {
+		d.PCRBank = tcg.Bank(uint16(p.bank))
+	}
+	return d, nil
 }
 
 // algorithmOf finds the algorithm whose template has the same kind and size.

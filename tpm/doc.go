@@ -46,8 +46,9 @@
 // was cleared. [ErrStorageRoot]: another storage root than the known one. [ErrParentUnknown]: a storage key was not found, and not all
 // places could be looked into. [ErrTampered]: an answer that the TPM did not give.
 // [ErrExportable], [ErrAttributes]: a key that could leave the TPM, or that may do more than sign. [ErrAuthValue],
-// [ErrPCRsChanged]: a key that does not sign now. [ErrState]: the TPM
-// is full, locked or ill, whatever was asked. [ErrKeyGone], [ErrCiphertext]: of a [DecryptionKey]. [ErrNoNVIndex], [ErrClosed]. What the TPM itself answered is a
+// [ErrPolicy], [ErrPCRsChanged]: a key that does not sign now. [ErrPCRBank]: PCRs whose bank is switched off. [ErrState]: the TPM
+// is out of slots, in lockout or in failure mode, whatever was asked. [ErrKeyGone], [ErrCiphertext]: of a [DecryptionKey].
+// [ErrNoNVIndex], [ErrClosed]. What the TPM itself answered is a
 // [tpm2.TPMRC], without the layer bits that a resource manager adds; use errors.Is.
 //
 // # Sources

@@ -15,7 +15,8 @@ var (
 	ErrUnavailable = errors.New("TPM not available")
 
 	// ErrForeignTPM is in the error for a key file that does not belong to this TPM as it is now: another TPM made it, this
-	// TPM was cleared since, its parent is gone, or the file is damaged. The TPM cannot tell these apart.
+	// TPM was cleared since, its parent is gone or is another key of this TPM than the file says, or the file is damaged. The TPM
+	// cannot tell these apart.
 	ErrForeignTPM = errors.New("key file does not belong to this TPM")
 
 	// ErrExportable is in the error for a key that the TPM would let out, or that it did not make itself.
@@ -33,6 +34,13 @@ var (
 
 	// ErrPCRsChanged is in the error for a key that is bound to PCR values which are others now. See [PCRError].
 	ErrPCRsChanged = errors.New("PCRs that the key is bound to have changed")
+
+	// ErrPCRBank is in the error for PCRs that the TPM does not have: their bank is switched off or not implemented. See [BankError].
+	ErrPCRBank = errors.New("PCRs are not there")
+
+	// ErrPolicy is in the error for a key whose policy the TPM does not take to be satisfied now; [ErrPCRsChanged] and [ErrPCRBank]
+	// beside it say why, where that is known.
+	ErrPolicy = errors.New("the key's policy is not satisfied")
 
 	// ErrNoNVIndex is in the error for an NV index that is not defined on this TPM.
 	ErrNoNVIndex = errors.New("NV index is not defined on this TPM")
@@ -147,7 +155,7 @@ var advice = []struct {
 	code tpm2.TPMRC
 	text string
 }{
-	{tpm2.TPMRCLockout, "the TPM is in dictionary-attack lockout, because some program gave wrong passwords: it ends by itself after the recovery time (tpm2_getcap properties-variable), or with tpm2_dictionarylockout --clear-lockout; keys that keyagent makes are exempt"},
+	{tpm2.TPMRCLockout, "the TPM is in dictionary-attack lockout: some program gave wrong passwords, or the TPM lost its power without an orderly shutdown (a VM that was killed or switched off hard) after a key without noDA had been used, which it counts as a wrong password, too; wait until the recovery time is over (keyagent doctor says how long that is), or end the lockout now: tpm2_dictionarylockout --clear-lockout, with --auth if the lockout hierarchy has a password; keys that keyagent makes are exempt"},
 	{tpm2.TPMRCObjectMemory, "other programs hold all of the TPM's object slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --transient-object; through unix: or tcp:, a running agent may be one of them"},
 	{tpm2.TPMRCSessionMemory, "other programs hold all of the TPM's session slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --loaded-session; through unix: or tcp:, a running agent may be one of them"},
 	{tpm2.TPMRCSessionHandles, "other programs hold all of the TPM's sessions: find the one that leaks them, or flush them with tpm2_flushcontext --saved-session"},

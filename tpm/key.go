@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // maxAuthValueBytes is the size of the digest of a key's name algorithm, SHA-256, which bounds its authorization value (TPM 2.0
@@ -230,7 +231,8 @@ func (f *KeyFile) loadAt(t *turn, parent object) (object, error) {
 func explainLoad(err error) error {
 	switch {
 	case errors.Is(err, tpm2.TPMRCIntegrity):
-		return fmt.Errorf("%w: it was made by another TPM, or this TPM was cleared since, or the file was changed: %w", ErrForeignTPM, err)
+		return fmt.Errorf("%w: it was made by another TPM, or by this one before it was cleared, or by this one under another parent than its file names "+
+			"(tpm2_encodeobject names %s for every parent that is not persistent), or the file was changed: %w", ErrForeignTPM, tcg.Handle(uint32(handleOwner)), err)
 	case errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCAuthFail):
 		return fmt.Errorf("its parent has a password: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 )
 
 // This file finds the parents of keys. A parent is known by its Name, the digest of all that it is,
@@ -123,16 +124,27 @@ const (
 
 // listHandles asks which persistent handles there are that may be storage keys'.
 func (s *search) listHandles() []tpm2.TPMHandle {
-	data, err := capability(s.turn, tpm2.TPMCapHandles, uint32(firstStorageHandle), maxHandles)
-	if err == nil {
-		var list *tpm2.TPMLHandle
-		if list, err = data.Handles(); err == nil {
-			s.handles = slices.DeleteFunc(list.Handle, func(h tpm2.TPMHandle) bool { return h < firstStorageHandle || h > lastStorageHandle })
-			return s.handles
-		}
+	handles, err := storageHandles(s.turn)
+	if err != nil {
+		s.unseen = append(s.unseen, fmt.Errorf("the persistent handles: %w", err))
+		return nil
 	}
-	s.unseen = append(s.unseen, fmt.Errorf("the persistent handles: %w", err))
-	return nil
+	s.handles = handles
+	return handles
+}
+
+// storageHandles lists the persistent handles in use that the registry has for storage keys (TCG
+// Registry of Reserved TPM 2.0 Handles, 2.3.1).
+func storageHandles(t transport.TPM) ([]tpm2.TPMHandle, error) {
+	data, err := capability(t, tpm2.TPMCapHandles, uint32(firstStorageHandle), maxHandles)
+	if err != nil {
+		return nil, err
+	}
+	list, err := data.Handles()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(list.Handle, func(h tpm2.TPMHandle) bool { return h < firstStorageHandle || h > lastStorageHandle }), nil
 }
 
 // free is a persistent handle where nothing is, the one for storage keys first.

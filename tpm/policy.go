@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // PCRSelection names the PCRs whose present values a key is to be bound to. The zero value binds it to none.
@@ -115,12 +117,12 @@ func (p policy) digest() ([]byte, error) {
 func (p policy) satisfy(t *turn, session tpm2.TPMHandle) error {
 	if p.bank != 0 {
 		if _, err := p.policyPCR(session).Execute(t); err != nil {
-			return fmt.Errorf("TPM2_PolicyPCR: %w", explainSatisfy(err))
+			return fmt.Errorf("%w: TPM2_PolicyPCR: %w", ErrPolicy, explainSatisfy(err))
 		}
 	}
 	if p.authValue {
 		if _, err := (tpm2.PolicyAuthValue{PolicySession: session}).Execute(t); err != nil {
-			return fmt.Errorf("TPM2_PolicyAuthValue: %w", explainSatisfy(err))
+			return fmt.Errorf("%w: TPM2_PolicyAuthValue: %w", ErrPolicy, explainSatisfy(err))
 		}
 	}
 	return nil
@@ -162,7 +164,7 @@ func parsePolicy(list []PolicyCommand) (policy, error) {
 			err = errors.New("only TPM2_PolicyPCR and after it TPM2_PolicyAuthValue are supported, each once")
 		}
 		if err != nil {
-			return policy{}, fmt.Errorf("its policy has command 0x%03x: %w", uint32(c.Code), err)
+			return policy{}, fmt.Errorf("its policy has command %s: %w", tcg.Command(uint32(c.Code)), err)
 		}
 	}
 	return p, nil
@@ -215,32 +217,29 @@ func (e *PCRError) Error() string {
 	return b.String()
 }
 
-// Unwrap returns ErrPCRsChanged and the TPM's code.
-func (e *PCRError) Unwrap() []error { return []error{ErrPCRsChanged, e.cause} }
+// Unwrap returns ErrPCRsChanged, ErrPolicy and the TPM's code.
+func (e *PCRError) Unwrap() []error { return []error{ErrPCRsChanged, ErrPolicy, e.cause} }
 
 // explain finds out which PCRs made a policy fail.
 func (p policy) explain(t *turn, err error, old PCRValues) error {
-	if p.bank == 0 || !codeOf(err, tpm2.TPMRCValue, tpm2.TPMRCPolicyFail, tpm2.TPMRCPCRChanged) {
+	if p.bank == 0 || !codeOf(err, tpm2.TPMRCValue, tpm2.TPMRCHash, tpm2.TPMRCPolicyFail, tpm2.TPMRCPCRChanged) {
 		return err
 	}
 	now, readErr := readPCRs(t, p.bank, p.pcrs)
+	if missing, ok := errors.AsType[*BankError](readErr); ok {
+		missing.refused = err
+		return fmt.Errorf("the key is bound to PCRs %v of bank %s: %w", p.pcrs, missing.Bank, missing)
+	}
 	if readErr != nil || bytes.Equal(digestPCRs(p.pcrs, now), p.pcrDigest) {
 		return err // that was not the reason
 	}
-	e := &PCRError{Bank: bankName(p.bank), Selected: p.pcrs, Is: now, Was: old.Values, cause: err}
+	e := &PCRError{Bank: tcg.Bank(uint16(p.bank)), Selected: p.pcrs, Is: now, Was: old.Values, cause: err}
 	for _, pcr := range p.pcrs {
 		if was, known := old.Values[pcr]; known && !bytes.Equal(was, now[pcr]) {
 			e.Changed = append(e.Changed, pcr)
 		}
 	}
 	return e
-}
-
-func bankName(bank tpm2.TPMAlgID) string {
-	if h, err := bank.Hash(); err == nil {
-		return strings.ToLower(strings.ReplaceAll(h.String(), "-", ""))
-	}
-	return fmt.Sprintf("0x%04x", uint16(bank))
 }
 
 // ReadPCRs reads PCR values, which are not authenticated: [TPM.Quote] gives proof.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // Properties are what a TPM says about itself. None of it is proven.
@@ -115,7 +117,7 @@ func capability(t transport.TPM, kind tpm2.TPMCap, first, count uint32) (*tpm2.T
 		return nil, err
 	}
 	if rsp.CapabilityData == (tpm2.TPMSCapabilityData{}) || rsp.CapabilityData.Capability != kind {
-		return nil, fmt.Errorf("the answer to TPM2_GetCapability does not hold capability 0x%08x", uint32(kind))
+		return nil, fmt.Errorf("the answer to TPM2_GetCapability does not hold capability %s", tcg.Capability(uint32(kind)))
 	}
 	return &rsp.CapabilityData.Data, nil
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // errWrongObject says that a handle names another object than the one that was loaded there.
@@ -99,7 +101,7 @@ func parsePublic(area []byte) (*tpm2.TPMTPublic, error) {
 func objectName(alg tpm2.TPMAlgID, area []byte) ([]byte, error) {
 	hash, err := alg.Hash()
 	if err != nil {
-		return nil, fmt.Errorf("name algorithm: %w", err)
+		return nil, fmt.Errorf("name algorithm %s is not one that is known here", tcg.Algorithm(uint16(alg))) // err has the number alone
 	}
 	h := hash.New()
 	h.Write(area)
@@ -108,8 +110,14 @@ func objectName(alg tpm2.TPMAlgID, area []byte) ([]byte, error) {
 
 // publicKey turns an RSA or ECC public area into a crypto.PublicKey.
 func publicKey(public *tpm2.TPMTPublic) (crypto.PublicKey, error) {
+	if public.Type != tpm2.TPMAlgRSA && public.Type != tpm2.TPMAlgECC {
+		return nil, fmt.Errorf("its type %s is neither RSA nor ECC", tcg.Algorithm(uint16(public.Type)))
+	}
 	key, err := tpm2.Pub(*public)
 	if err != nil {
+		if ecc, eccErr := public.Parameters.ECCDetail(); eccErr == nil {
+			err = fmt.Errorf("on curve %s: %w", tcg.Curve(uint16(ecc.CurveID)), err)
+		}
 		return nil, fmt.Errorf("public key: %w", err)
 	}
 	if elliptic, ok := key.(*ecdsa.PublicKey); ok {

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 const (
@@ -96,7 +98,7 @@ func checkQuoted(q Quote, selection []int, qualifyingData []byte) error {
 		return err
 	}
 	if !bytes.Equal(tpm2.Marshal(info.PCRSelect), tpm2.Marshal(pcrBank(tpm2.TPMAlgSHA256, selection))) {
-		return errors.New("the TPM quoted other PCRs: its SHA-256 bank may be switched off")
+		return errors.New("the TPM quoted other PCRs than those that were asked for")
 	}
 	digest := sha256.New()
 	for _, i := range selection {
@@ -137,13 +139,19 @@ func readPCRs(t *turn, bank tpm2.TPMAlgID, selection []int) (map[int][]byte, err
 	values := make(map[int][]byte, len(selection))
 	for rest := selection; len(rest) > 0; {
 		rsp, err := tpm2.PCRRead{PCRSelectionIn: pcrBank(bank, rest)}.Execute(t)
+		if codeOf(err, tpm2.TPMRCHash) {
+			return nil, missingPCRs(t, bank, rest, err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("reading PCRs: %w", err)
 		}
 		got := selected(bank, rsp.PCRSelectionOut)
 		digests := rsp.PCRValues.Digests
-		if len(got) == 0 || len(got) != len(digests) {
-			return nil, fmt.Errorf("reading PCRs %v: the TPM gave %d values for %d of them: bank 0x%04x may be switched off", rest, len(digests), len(got), uint16(bank))
+		if len(got) == 0 && len(digests) == 0 {
+			return nil, missingPCRs(t, bank, rest, nil)
+		}
+		if len(got) != len(digests) {
+			return nil, fmt.Errorf("reading PCRs %v of bank %s: the TPM gave %d values for %d of them", rest, tcg.Bank(uint16(bank)), len(digests), len(got))
 		}
 		for i, pcr := range got {
 			values[pcr] = digests[i].Buffer

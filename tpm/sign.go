@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // Sign signs a digest: an RSA key with scheme RSASSA (PKCS #1 v1.5) or RSAPSS, an elliptic curve key with ECDSA, whose signature
@@ -58,12 +60,12 @@ func (k *Key) checkScheme(scheme tpm2.TPMAlgID) error {
 		if scheme == tpm2.TPMAlgRSASSA || scheme == tpm2.TPMAlgRSAPSS {
 			return nil
 		}
-		return fmt.Errorf("scheme 0x%04x is neither RSASSA nor RSAPSS", uint16(scheme))
+		return fmt.Errorf("scheme %s is neither RSASSA nor RSAPSS", tcg.Algorithm(uint16(scheme)))
 	case *ecdsa.PublicKey:
 		if scheme == tpm2.TPMAlgECDSA {
 			return nil
 		}
-		return fmt.Errorf("scheme 0x%04x is not ECDSA", uint16(scheme))
+		return fmt.Errorf("scheme %s is not ECDSA", tcg.Algorithm(uint16(scheme)))
 	}
 	return fmt.Errorf("a %T does not sign", k.key)
 }
@@ -77,9 +79,13 @@ func (k *Key) explainAuth(err error) error {
 	if code&sessionMask == secondSession {
 		return fmt.Errorf("the attestation key has a password: %w", err)
 	}
+	if codeIs(code, tpm2.TPMRCAuthFail) {
+		err = fmt.Errorf("the TPM counts such tries, and locks after a few: %w", err)
+	}
 	switch {
 	case len(k.auth) == 0 && k.file.EmptyAuth:
-		return fmt.Errorf("%w: its file says that the key has none, and none was given: the file is wrong, or somebody changes commands on their way to the TPM: %w", ErrAuthValue, err)
+		return fmt.Errorf("%w: its file says that the key has none, and none was given: the file is wrong (tpm2_encodeobject -p writes it so for keys that have one), "+
+			"or somebody changes commands on their way to the TPM: %w", ErrAuthValue, err)
 	case len(k.auth) == 0:
 		return fmt.Errorf("%w: the key has a password, and none was given: %w", ErrAuthValue, err)
 	case k.file.EmptyAuth:
@@ -192,7 +198,8 @@ func signature(s cryptobyte.String, scheme, hash tpm2.TPMAlgID) ([]byte, error) 
 		return nil, errors.New("response is too short for a signature")
 	}
 	if tpm2.TPMAlgID(sigAlg) != scheme || tpm2.TPMAlgID(hashAlg) != hash {
-		return nil, fmt.Errorf("the TPM signed with scheme 0x%04x and hash 0x%04x, asked for were 0x%04x and 0x%04x", sigAlg, hashAlg, uint16(scheme), uint16(hash))
+		return nil, fmt.Errorf("the TPM signed with scheme %s and hash %s, asked for were %s and %s",
+			tcg.Algorithm(sigAlg), tcg.Algorithm(hashAlg), tcg.Algorithm(uint16(scheme)), tcg.Algorithm(uint16(hash)))
 	}
 	var first, second cryptobyte.String
 	if !s.ReadUint16LengthPrefixed(&first) || scheme == tpm2.TPMAlgECDSA && !s.ReadUint16LengthPrefixed(&second) || !s.Empty() {

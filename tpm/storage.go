@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // HandleSRK is where the platform keeps its storage root key, if it keeps one (TCG Registry of
@@ -136,7 +138,7 @@ func checkRoot(t *turn, p place, o object) error {
 		return err
 	}
 	if h := primaryHierarchy(o); h != 0 && h != handleOwner {
-		return fmt.Errorf("it is of hierarchy 0x%08x, where a Name can outlive what was made under it, and not of the owner's", uint32(h))
+		return fmt.Errorf("it is of hierarchy %s, where a Name can outlive what was made under it, and not of the owner's", tcg.Handle(uint32(h)))
 	}
 	return explainParent(o, tryParent(t, o))
 }
@@ -206,13 +208,13 @@ func checkStorageKey(p *tpm2.TPMTPublic) error {
 		return fmt.Errorf("its attributes are %v, a storage root's are %v", AttributeNames(p.ObjectAttributes), AttributeNames(want))
 	}
 	if p.NameAlg != tpm2.TPMAlgSHA256 {
-		return fmt.Errorf("its name algorithm is 0x%04x, not SHA-256", uint16(p.NameAlg))
+		return fmt.Errorf("its name algorithm is %s, not SHA-256", tcg.Algorithm(uint16(p.NameAlg)))
 	}
 	if len(p.AuthPolicy.Buffer) != 0 {
 		return errors.New("it has a policy")
 	}
 	if algorithmName(p) == "" {
-		return fmt.Errorf("its type 0x%04x is neither RSA-2048 nor ECC P-256", uint16(p.Type))
+		return fmt.Errorf("its type %s is neither RSA-2048 nor ECC P-256", tcg.Algorithm(uint16(p.Type)))
 	}
 	return nil
 }

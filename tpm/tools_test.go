@@ -323,3 +323,39 @@ func TestAKeyMadeByOpenSSLIsRefusedForItsAttributes(t *testing.T) {
 	}
 	checkSigns(t, key)
 }
+
+// OpenSSL's provider does not know the optional member of a key file that holds a policy, and takes the whole file for something else.
+func TestOpenSSLDoesNotReadAKeyFileWithAPolicy(t *testing.T) {
+	t.Parallel()
+	openssl := judge.OpenSSLProvider(t, "tpm2")
+	value := secret.New("opensesame")
+	for _, tt := range []struct {
+		name    string
+		options tpm.KeyOptions
+		reads   bool
+	}{
+		{"without anything", tpm.KeyOptions{}, true},
+		{"without anything, P-256", tpm.KeyOptions{Algorithm: tpm.ECDSAP256}, true},
+		{"with an authorization value", tpm.KeyOptions{AuthValue: value}, true},
+		{"bound to PCRs", tpm.KeyOptions{PCRs: selection(7)}, false},
+		{"bound to PCRs, P-256", tpm.KeyOptions{Algorithm: tpm.ECDSAP256, PCRs: selection(0, 7)}, false},
+		{"bound to PCRs of the other bank", tpm.KeyOptions{PCRs: tpm.PCRSelection{Bank: crypto.SHA384, PCRs: []int{7}}}, false},
+		{"bound to PCRs, with an authorization value", tpm.KeyOptions{PCRs: selection(7), AuthValue: value}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := tpmtest.Swtpm(t)
+			w := tpmtest.NewTools(t, m)
+			ourKey(t, w, m.Device(), tt.options)
+			args := []string{"pkey", "-provider", "tpm2", "-provider", "base", "-in", "key.pem", "-passin", "pass:" + value.Reveal(), "-pubout"}
+			if tt.reads {
+				if out := w.Run(t, openssl, args...); !strings.Contains(out, "BEGIN PUBLIC KEY") {
+					t.Errorf("openssl says %s", out)
+				}
+				return
+			}
+			if out := w.Fail(t, openssl, args...); strings.Contains(out, "BEGIN PUBLIC KEY") {
+				t.Errorf("openssl says %s", out)
+			}
+		})
+	}
+}

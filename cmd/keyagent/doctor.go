@@ -18,8 +18,10 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check what the agent and its keys need on this machine",
 		Long: `Check what the agent and its keys need on this machine: configuration, state directory,
-TPM, storage root, and each key with its certificate. Nothing is changed, and the
-network is not used. Run it as the user that the agent runs as.
+TPM, storage root, and each key with its certificate. Of the TPM it says whether it is
+in lockout or near to it, has an owner password, lacks a bank of PCRs that is needed, or
+has a storage root that nothing here uses. Nothing is changed, and the network is not
+used. Run it as the user that the agent runs as.
 
 Each check ends with ok, warn or fail, and says what to do. Exit code 0 means that
 nothing failed.`,

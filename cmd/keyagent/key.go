@@ -117,6 +117,12 @@ func addAuthFlags(cmd *cobra.Command, auth *daemon.AuthSource) {
 	cmd.Flags().StringVar(&auth.Credential, "auth-credential", "", "systemd credential with the key's authorization value")
 }
 
+// addForeignFlags are for commands that read a key file of another program.
+func addForeignFlags(cmd *cobra.Command, from *daemon.ForeignFile) {
+	cmd.Flags().StringVar(&from.Parent, "parent", "", "persistent handle of the parent of the file's key, in place of the one in the file")
+	cmd.Flags().BoolVar(&from.NoAuth, "no-auth", false, "the file's key has no authorization value, whatever the file says")
+}
+
 // addRequestFlags are for commands that make a key; otherwise says of what kind, where nobody does.
 func addRequestFlags(cmd *cobra.Command, req *daemon.KeyRequest, otherwise string) {
 	flags := cmd.Flags()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -10,7 +11,7 @@ import (
 
 func (a *app) keyCreateCommand(place *placeFlags) *cobra.Command {
 	var req daemon.KeyRequest
-	var from string
+	var from daemon.ForeignFile
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "create NAME",
@@ -23,16 +24,21 @@ is made as the configuration says.
 
 --from-key-file adopts a key that another program made in this TPM: a TSS2 PRIVATE KEY
 file of tpm2-tools or of OpenSSL's tpm2 provider. The file is copied. What is worse
-than in a key made here is reported; a key that could leave the TPM is refused.`,
+than in a key made here is reported; a key that could leave the TPM is refused. Where
+the file names another parent than the key has, as tpm2_encodeobject does for parents
+that are not persistent, --parent says which persistent key is its parent.`,
 		Example: `  keyagent key create app
   keyagent key create app --algorithm ecdsa-p256 --pcrs 0,2,7
   keyagent key create app --from-key-file key.pem`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if from.Path == "" && (from.NoAuth || from.Parent != "") {
+				return usageError{errors.New("--parent and --no-auth are about the key of --from-key-file")}
+			}
 			return a.withFirstKey(cmd, place, func(keys *daemon.Keyring) error {
 				var report daemon.KeyReport
 				err := a.during(cmd.Context(), "making the key in the TPM (RSA can take a minute)", func() (err error) {
-					if from != "" {
+					if from.Path != "" {
 						report, err = keys.Adopt(cmd.Context(), args[0], from, req)
 					} else {
 						report, err = keys.Create(cmd.Context(), args[0], req)
@@ -47,7 +53,8 @@ than in a key made here is reported; a key that could leave the TPM is refused.`
 		},
 	}
 	addRequestFlags(cmd, &req, "rsa-2048")
-	cmd.Flags().StringVar(&from, "from-key-file", "", "adopt the key of this file")
+	cmd.Flags().StringVar(&from.Path, "from-key-file", "", "adopt the key of this file")
+	addForeignFlags(cmd, &from)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

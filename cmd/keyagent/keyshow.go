@@ -11,7 +11,7 @@ import (
 
 func (a *app) keyShowCommand(place *placeFlags) *cobra.Command {
 	var auth daemon.AuthSource
-	var file string
+	var from daemon.ForeignFile
 	var asJSON, public bool
 	cmd := &cobra.Command{
 		Use:   "show [NAME]",
@@ -19,7 +19,9 @@ func (a *app) keyShowCommand(place *placeFlags) *cobra.Command {
 		Long: `Show all keys, or one, with each generation: what the TPM reports of it, whether it
 signs, which versions of TLS it can be used in, and its certificate.
 
---file shows any key file (TSS2 PRIVATE KEY) by loading it.`,
+--file shows any key file (TSS2 PRIVATE KEY) by loading it. With --parent it is loaded
+under that persistent key, and with --no-auth it is tried without an authorization value
+also where the TPM would count that as a failed try.`,
 		Example: `  keyagent key show
   keyagent key show app --public
   keyagent key show --file key.pem --json`,
@@ -29,12 +31,15 @@ signs, which versions of TLS it can be used in, and its certificate.
 			if len(args) > 0 {
 				name = args[0]
 			}
-			if name != "" && file != "" {
+			if name != "" && from.Path != "" {
 				return usageError{errors.New("NAME and --file exclude each other")}
 			}
+			if from.Path == "" && (from.NoAuth || from.Parent != "") {
+				return usageError{errors.New("--parent and --no-auth are about the key of --file")}
+			}
 			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
-				if file != "" {
-					report, err := keys.Inspect(cmd.Context(), file, auth)
+				if from.Path != "" {
+					report, err := keys.Inspect(cmd.Context(), from, auth)
 					if err != nil {
 						return err
 					}
@@ -52,7 +57,8 @@ signs, which versions of TLS it can be used in, and its certificate.
 			})
 		},
 	}
-	cmd.Flags().StringVar(&file, "file", "", "show the key of this file")
+	cmd.Flags().StringVar(&from.Path, "file", "", "show the key of this file")
+	addForeignFlags(cmd, &from)
 	cmd.Flags().BoolVar(&public, "public", false, "print the public keys, too")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	addAuthFlags(cmd, &auth)

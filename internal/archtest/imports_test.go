@@ -29,6 +29,7 @@ var places = map[string]place{
 	"internal/pemfile":           {nil, leaf},
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all who meet certificates"},
 	"internal/judge":             {nil, leaf},
+	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
 	"config":                     {[]string{"internal/owned"}, "the file format is no package's own; daemon translates it into each Config"},
 	"agentapi/wire":              {nil, "apps link it: what they would carry with it must be nothing"},
@@ -37,11 +38,11 @@ var places = map[string]place{
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm":    {[]string{"internal/secret", "internal/pemfile"}, "the device knows nothing of what its keys are for"},
+	"tpm":    {[]string{"internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
 	"signer": {[]string{"tpm", "internal/statefile", "internal/secret", "internal/certs", "internal/pemfile"}, "a key is a file and a TPM"},
 
 	"attest": {
-		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs"},
+		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
 		"pure: a relying party that only verifies must not link device code",
 	},
 	"attest/collect": {

@@ -53,8 +53,10 @@ func Diagnose(ctx context.Context, cfg *config.Config, opts DiagnoseOptions) Dia
 	present := d.checkStateDir()
 	if d.checkTPM(ctx) {
 		defer d.tpm.Close()
+		state := d.checkTPMState(ctx)
 		if d.checkStorageRoot(ctx) { // else no key can be loaded
-			d.checkKeys(ctx, present)
+			keys := d.checkKeys(ctx, present)
+			d.checkUnusedRoots(ctx, state, keys)
 		}
 	}
 	diagnosis := Diagnosis{OK: true, Findings: d.findings}
@@ -202,24 +204,24 @@ func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 	return true
 }
 
-// checkKeys looks at every key that there is.
-func (d *doctor) checkKeys(ctx context.Context, present bool) {
+// checkKeys looks at every key that there is, and returns what it saw.
+func (d *doctor) checkKeys(ctx context.Context, present bool) []KeyReport {
 	dir := filepath.Join(d.cfg.StateDir, keysDir)
 	if _, err := os.Lstat(dir); !present || errors.Is(err, fs.ErrNotExist) {
 		d.missingBindingKey()
 		d.checkCredentials(nil)
-		return
+		return nil
 	}
 	store, err := signer.OpenStore(signer.StoreConfig{Dir: dir, Now: d.opts.Now, Logger: d.opts.Logger})
 	if err != nil {
 		d.addError("keys", err, "do what it says: the agent does not take keys that others could have put there")
-		return
+		return nil
 	}
 	k := &Keyring{cfg: d.cfg, opts: d.opts.Options, tpm: d.tpm, store: store}
 	reports, err := k.Show(ctx, "", AuthSource{})
 	if err != nil {
 		d.addError("keys", err, "")
-		return
+		return nil
 	}
 	found := false
 	for _, r := range reports {
@@ -229,9 +231,10 @@ func (d *doctor) checkKeys(ctx context.Context, present bool) {
 	d.checkCredentials(reports)
 	if !found {
 		d.missingBindingKey()
-		return
+		return reports
 	}
 	d.checkBindingKey(ctx, k)
+	return reports
 }
 
 func (d *doctor) missingBindingKey() {

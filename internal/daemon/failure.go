@@ -57,6 +57,8 @@ func explainKey(err error, name string) error {
 		return hint(err, "a key cannot come back: keyagent key delete %s --force, and the agent makes another at its next start", name)
 	case errors.Is(err, tpm.ErrForeignTPM):
 		return hint(err, "a key cannot come back: keyagent key delete %s, then make another and have it certified", name)
+	case errors.Is(err, tpm.ErrPCRBank):
+		return hint(err, "%s", bankAdvice(err, name))
 	case errors.Is(err, tpm.ErrPCRsChanged):
 		return hint(err, "keyagent key rotate %s makes another key, bound to the values that the PCRs have now", name)
 	case errors.Is(err, tpm.ErrState), errors.Is(err, tpm.ErrUnavailable):

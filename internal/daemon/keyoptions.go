@@ -112,17 +112,6 @@ func AlgorithmNames() string {
 	return strings.Join(names, ", ")
 }
 
-// bankName names a PCR bank as the configuration does.
-func bankName(bank crypto.Hash) string {
-	switch bank {
-	case crypto.SHA384:
-		return config.BankSHA384
-	case crypto.SHA256, 0:
-		return config.BankSHA256
-	}
-	return bank.String()
-}
-
 func handleText(h tpm.Handle) string {
 	if h == 0 {
 		return ""

@@ -38,6 +38,7 @@ type KeyReport struct {
 	Attributes      []string `json:"attributes,omitempty"`
 	Deviations      []string `json:"deviations,omitempty"` // what is worse than in a key made here
 	TPMName         string   `json:"tpm_name,omitempty"`
+	ParentName      string   `json:"parent_name,omitempty"`       // the TPM's Name of the storage key that it is under; empty: not known
 	PublicKeySHA256 string   `json:"public_key_sha256,omitempty"` // of SubjectPublicKeyInfo, hexadecimal
 	PublicKey       string   `json:"public_key,omitempty"`        // PEM
 
@@ -108,21 +109,31 @@ func (k *Keyring) Show(ctx context.Context, name string, source AuthSource) ([]K
 }
 
 // Inspect reports on a key file wherever it lies. It is loaded, whatever its attributes are.
-func (k *Keyring) Inspect(ctx context.Context, path string, source AuthSource) (KeyReport, error) {
-	auth, err := source.read()
+func (k *Keyring) Inspect(ctx context.Context, from ForeignFile, source AuthSource) (KeyReport, error) {
+	file, err := from.read(source)
 	if err != nil {
 		return KeyReport{}, err
 	}
-	file, err := readForeignKeyFile(path)
+	auth, err := source.read()
 	if err != nil {
 		return KeyReport{}, err
 	}
 	if _, err := k.on(ctx); err != nil {
 		return KeyReport{}, err
 	}
-	r := KeyReport{KeyFile: path}
-	k.examine(ctx, &r, file, signer.Config{KeyFile: path, Options: tpm.KeyOptions{AuthValue: auth}})
-	return r, r.err
+	r := KeyReport{KeyFile: from.Path}
+	said := !file.EmptyAuth
+	err = k.mayTry(ctx, from, source, file)
+	untried := errors.Is(err, tpm.ErrAuthValue)
+	if err != nil && !untried {
+		return KeyReport{}, err
+	}
+	file.EmptyAuth = file.EmptyAuth && !untried // what may have a value is described, and not used without
+	k.examine(ctx, &r, file, signer.Config{KeyFile: from.Path, Options: tpm.KeyOptions{AuthValue: auth}})
+	if untried {
+		r.AuthValue = said
+	}
+	return r, from.explain(r.err, "NAME", "keyagent key show --file")
 }
 
 // report describes a generation. The TPM is open.
@@ -164,7 +175,7 @@ func (k *Keyring) examine(ctx context.Context, r *KeyReport, file *tpm.KeyFile, 
 	}
 	r.Algorithm, r.AuthValue = string(d.Algorithm), d.AuthValue
 	if len(d.PCRs.PCRs) > 0 {
-		r.PCRs, r.PCRBank = d.PCRs.PCRs, bankName(d.PCRs.Bank)
+		r.PCRs, r.PCRBank = d.PCRs.PCRs, d.PCRBank
 	}
 	if err := r.addPublicKey(d.PublicKey); err != nil {
 		r.fail(err)
@@ -172,16 +183,32 @@ func (k *Keyring) examine(ctx context.Context, r *KeyReport, file *tpm.KeyFile, 
 	}
 	blind, err := k.load(ctx, r, file, cfg)
 	if err != nil {
-		r.fail(explainKey(err, r.Name))
+		r.fail(r.explain(err))
 		return
 	}
 	if blind {
-		r.warn("it was not tried: it may need an authorization value, and wrong ones can lock the TPM; give --auth-file or --auth-credential")
+		r.warn("it was not tried: it may need an authorization value, and wrong ones can lock the TPM; give --auth-file or --auth-credential%s", r.orNone())
 		return
 	}
 	if err := k.try(ctx, r, file, cfg); err != nil {
-		r.fail(explainKey(err, r.Name))
+		r.fail(r.explain(err))
 	}
+}
+
+// orNone is what can be said of a file, and not of a key of the store, where it is known.
+func (r *KeyReport) orNone() string {
+	if r.Name == "" {
+		return ", or --no-auth if it has none"
+	}
+	return ""
+}
+
+// explain adds what to do about a key of the store. What can be done about a file is for who gave it to say.
+func (r *KeyReport) explain(err error) error {
+	if r.Name == "" {
+		return err
+	}
+	return explainKey(err, r.Name)
 }
 
 func (r *KeyReport) addPublicKey(public crypto.PublicKey) error {
@@ -203,7 +230,7 @@ func (k *Keyring) load(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg
 	}
 	attributes := key.Public().ObjectAttributes
 	r.Strength, r.Attributes, r.Deviations = string(signer.StrengthTPM), tpm.AttributeNames(attributes), key.Deviations()
-	r.TPMName = hex.EncodeToString(key.Name())
+	r.TPMName, r.ParentName = hex.EncodeToString(key.Name()), hex.EncodeToString(key.ParentName())
 	for _, d := range r.Deviations {
 		r.warn("%s", d)
 	}
@@ -215,8 +242,12 @@ func (k *Keyring) try(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg 
 	cfg.TPM, cfg.AnyAttributes = k.tpm, true
 	key, err := signer.OpenFile(ctx, cfg, file)
 	if errors.Is(err, tpm.ErrAuthValue) && cfg.Options.AuthValue.IsZero() {
+		if r.AuthValue {
+			r.warn("it was not tried: it needs its authorization value; give --auth-file or --auth-credential")
+		} else {
+			r.warn("it was not tried further: it has an authorization value, though its file says that it has none; give --auth-file or --auth-credential")
+		}
 		r.AuthValue = true
-		r.warn("it was not tried: it needs its authorization value; give --auth-file or --auth-credential")
 		return nil
 	}
 	if err != nil {

@@ -165,7 +165,7 @@ func (k *Keyring) createOptions(name string, req KeyRequest) (signer.KeyOptions,
 }
 
 // Adopt makes a key out of a key file that another program made.
-func (k *Keyring) Adopt(ctx context.Context, name, path string, req KeyRequest) (KeyReport, error) {
+func (k *Keyring) Adopt(ctx context.Context, name string, from ForeignFile, req KeyRequest) (KeyReport, error) {
 	if err := signer.CheckName(name); err != nil {
 		return KeyReport{}, UsageError{err}
 	}
@@ -175,11 +175,11 @@ func (k *Keyring) Adopt(ctx context.Context, name, path string, req KeyRequest) 
 	case req.Algorithm != "" || req.PCRs != "" || req.PCRBank != "":
 		return KeyReport{}, usagef("algorithm and PCRs are decided when a key is made; --from-key-file takes one that was")
 	}
-	options, err := req.options(signer.KeyOptions{})
+	file, err := from.read(req.Auth)
 	if err != nil {
 		return KeyReport{}, err
 	}
-	file, err := readForeignKeyFile(path)
+	options, err := req.options(signer.KeyOptions{})
 	if err != nil {
 		return KeyReport{}, err
 	}
@@ -187,15 +187,13 @@ func (k *Keyring) Adopt(ctx context.Context, name, path string, req KeyRequest) 
 	if err != nil {
 		return KeyReport{}, err
 	}
+	use := "keyagent key create " + name + " --from-key-file"
+	if err := k.checkForeign(ctx, from, req.Auth, file); err != nil {
+		return KeyReport{}, from.explain(fmt.Errorf("the key cannot be adopted: %w", err), name, use)
+	}
 	e, err := k.store.Adopt(ctx, t, name, file, options)
-	if errors.Is(err, tpm.ErrExportable) {
-		return KeyReport{}, hint(err, "make a key that cannot leave the TPM: keyagent key create %s", name)
-	}
-	if errors.Is(err, tpm.ErrForeignTPM) {
-		return KeyReport{}, hint(err, "nothing was adopted: make the file anew on this TPM, or a key of your own: keyagent key create %s", name)
-	}
 	if err != nil {
-		return KeyReport{}, explainKey(err, name)
+		return KeyReport{}, from.explain(err, name, use)
 	}
 	return k.report(ctx, e, options.AuthValue), nil
 }
@@ -277,6 +275,9 @@ func (k *Keyring) open(ctx context.Context, e signer.Entry, source AuthSource) (
 }
 
 func (k *Keyring) openWith(ctx context.Context, e signer.Entry, auth secret.String) (*signer.Key, error) {
+	if err := k.checkGiven(e, auth); err != nil {
+		return nil, explainKey(err, e.Name)
+	}
 	t, err := k.on(ctx)
 	if err != nil {
 		return nil, err

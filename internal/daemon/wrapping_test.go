@@ -179,7 +179,7 @@ func TestAKeyIsAdoptedOutOfItsSurroundings(t *testing.T) {
 		if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		adopted, err := k.Adopt(t.Context(), name, path, daemon.KeyRequest{})
+		adopted, err := k.Adopt(t.Context(), name, daemon.ForeignFile{Path: path}, daemon.KeyRequest{})
 		switch {
 		case tt.want == "" && (err != nil || adopted.PublicKey != report.PublicKey):
 			t.Errorf("%s: %v", name, err)

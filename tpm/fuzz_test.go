@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"io"
 	"math/big"
+	"sync"
 	"testing"
 	"time"
 
@@ -192,8 +193,11 @@ func FuzzHostileTPM(f *testing.F) {
 // recorded runs something and writes the answers down as a hostile TPM's script.
 func recorded(proxy *tpmtest.Proxy, run func() error) []byte {
 	var script []byte
+	var mu sync.Mutex // the flush of a key that was closed may go on
 	proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
 		rsp, err := forward(command)
+		mu.Lock()
+		defer mu.Unlock()
 		framing, content := byte(framedSuccess), rsp[10:]
 		if answered(rsp) != tpm2.TPMRCSuccess {
 			framing, content = framedCode, rsp[6:10]
@@ -204,5 +208,7 @@ func recorded(proxy *tpmtest.Proxy, run func() error) []byte {
 	})
 	defer proxy.Handle(nil)
 	_ = run() // also an error is an example
-	return script
+	mu.Lock()
+	defer mu.Unlock()
+	return bytes.Clone(script)
 }

@@ -25,6 +25,7 @@ var places = map[string]place{
 	"internal/secret":            {nil, leaf},
 	"internal/statefile":         {nil, leaf},
 	"internal/upstream":          {nil, leaf},
+	"internal/writequeue":        {nil, leaf},
 	"internal/judge":             {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
 	"config":                     {nil, "the file format is no package's own; daemon translates it into each Config"},

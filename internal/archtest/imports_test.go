@@ -69,7 +69,7 @@ var places = map[string]place{
 
 	"agentapi/policy": {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
 	"agentapi": {
-		[]string{"agentapi/...", "acquire", "internal/secret"},
+		[]string{"agentapi/...", "acquire", "internal/secret", "internal/writequeue"},
 		"the door: it sees tokens through one interface and cannot reach the key behind them",
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
@@ -79,7 +79,7 @@ var places = map[string]place{
 		wired,
 	},
 	"cmd/keyagent": {
-		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest"},
+		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest", "internal/writequeue"},
 		"flags and wiring only",
 	},
 

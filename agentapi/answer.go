@@ -29,8 +29,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	said, p := s.answer(r, rec, found, exists, known)
 	said, p = encode(said, p)
-	s.audit(r.Context(), rec, p)
+	said, p = s.recorded(rec, said, p)
 	if p != nil {
+		if p.cause != nil && !rec.beyondQuota {
+			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
+		}
 		// A stranger gets its refusal and leaves: an idle connection is a place.
 		p.close = r.ContentLength != 0 || !known || s.stranger(caller)
 		s.writeProblem(w, r, found.shape, p)
@@ -72,7 +75,10 @@ func (s *Server) status(r *http.Request, _ *record) (reply, *problem) {
 	if _, p := parseQuery(r.URL.RawQuery, nil, refuseUnknown); p != nil {
 		return reply{}, p
 	}
-	return reply{body: s.cfg.Status(r.Context())}, nil
+	status := s.cfg.Status(r.Context())
+	status.Audit = s.trail.status()
+	status.Ready = status.Ready && !(status.Audit.Required && status.Audit.LastError != "")
+	return reply{body: status}, nil
 }
 
 // capabilities answers GET /v1/capabilities.
@@ -116,9 +122,6 @@ func encode(said reply, p *problem) (reply, *problem) {
 }
 
 func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, as shape, p *problem) {
-	if p.cause != nil {
-		s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
-	}
 	header := w.Header()
 	if p.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.FormatInt(p.RetryAfter, 10))

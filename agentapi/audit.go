@@ -2,10 +2,10 @@ package agentapi
 
 import (
 	"cmp"
-	"context"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi/peer"
@@ -28,6 +28,8 @@ type record struct {
 
 	issued bool
 	token  facts
+
+	beyondQuota bool // it is counted and not written
 }
 
 // facts is what the audit keeps of a token.
@@ -92,20 +94,44 @@ func (r *record) decision(p *problem) string {
 	return "refused"
 }
 
-// audit writes the record of an answer. It is called before the answer is sent,
-// so that no token leaves without one. That the record could not be written is
-// logged and does not stop the answer: a full disk must not take every
-// application down.
-func (s *Server) audit(ctx context.Context, r *record, p *problem) {
-	handler := s.cfg.Audit.Handler()
-	if !handler.Enabled(ctx, slog.LevelInfo) {
-		return
+// recorded puts an answer on record and returns what may be sent then: where the audit
+// is required, no token leaves without its record.
+func (s *Server) recorded(r *record, said reply, p *problem) (reply, *problem) {
+	err := s.audit(r, p)
+	if err == nil || !r.issued || !s.cfg.AuditRequired {
+		return said, p
+	}
+	r.issued = false
+	p = newProblem(wire.CodeAuditUnavailable, "the record of this token cannot be written: %v", err).retryable(time.Second).
+		withHint("see what reads the agent's standard output; keyagent status says when records are written again")
+	_ = s.audit(r, p) // which is noted and told by the trail itself
+	return reply{}, p
+}
+
+// audit writes the record of an answer. It is called before the answer is sent, so that
+// no token leaves before its record is written, or is known not to be. It takes as
+// long as a caller may have to wait for it, at most. Answers that cost their callers
+// nothing have a record up to a bound; what is beyond it is counted, and not logged
+// either.
+func (s *Server) audit(r *record, p *problem) error {
+	if !s.trail.kept() {
+		return nil
+	}
+	if !r.issued && !s.trail.quota.admits(r.caller, s.policy.Standing(r.caller), r.kind(p), s.cfg.Now()) {
+		r.beyondQuota = true
+		return nil
 	}
 	entry := slog.NewRecord(s.cfg.Now(), slog.LevelInfo, "answer", 0)
 	r.addTo(&entry, p)
-	if err := handler.Handle(ctx, entry); err != nil {
-		s.cfg.Logger.ErrorContext(ctx, "writing an audit record", "error", err)
+	return s.trail.write(entry, r.issued)
+}
+
+// kind is what answers without a record of their own are told apart by.
+func (r *record) kind(p *problem) string {
+	if p == nil {
+		return r.decision(p)
 	}
+	return string(p.Code)
 }
 
 func (r *record) addTo(entry *slog.Record, p *problem) {

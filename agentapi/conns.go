@@ -112,7 +112,7 @@ func (a *admission) identify(conn net.Conn) *admittedConn {
 	}
 	shares := a.sharesOf(caller)
 	if full, ok := a.take(shares); !ok {
-		a.server.turnAway(a.ctx, conn, caller, full)
+		a.server.turnAway(conn, caller, full)
 		return nil
 	}
 	known := &admittedConn{Conn: conn, caller: caller, release: func() { a.give(shares) }}
@@ -181,9 +181,9 @@ func (c *admittedConn) Close() error {
 // turnAway answers a request that was not read, since waiting for it would give
 // the caller what the bound denies. The reply fits into the empty buffer of a
 // new connection, so that writing it does not wait for the caller either.
-func (s *Server) turnAway(ctx context.Context, conn net.Conn, caller peer.Caller, full share) {
+func (s *Server) turnAway(conn net.Conn, caller peer.Caller, full share) {
 	p := s.noRoom(caller, full)
-	s.audit(ctx, &record{caller: caller}, p)
+	_ = s.audit(&record{caller: caller}, p) // which is noted and told by the trail itself
 	body, err := json.Marshal(p.Problem)
 	if err != nil {
 		return

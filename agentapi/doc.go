@@ -17,9 +17,14 @@
 //   - Paths are compared byte for byte, undecoded. Only the IMDS path may carry
 //     duplicate slashes and a trailing one, because SDKs send them. Nothing is
 //     ever proxied.
-//   - Every answer leaves one audit record, written before the answer. No
-//     record, log line or error holds a token. (What is not HTTP at all is
-//     answered 400 or 431 by net/http and leaves none.)
+//   - Every token leaves one audit record, written before the token is sent. Every
+//     other answer does, too, up to a bound for each account (quota.go), beyond
+//     which answers are counted and the count is recorded. (What is not HTTP at all
+//     is answered 400 or 431 by net/http and leaves none.)
+//   - Nobody waits longer than half a second for a record, whatever reads it. If the
+//     record of a token is not written by then, [Config.AuditRequired] decides
+//     whether the token is refused, or sent and the lost record counted.
+//   - No record, log line or error holds a token.
 //   - A token is answered only if it is of the identity and the type that the
 //     policy allowed, is not empty and has not expired, and one that is bound to a
 //     certificate only if it is known to which. There is no 200 without a token.

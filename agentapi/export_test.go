@@ -61,3 +61,16 @@ func NativeJSON(token string, r wire.TokenResponse) string {
 	return head + token + string(nativeTail(r))
 }
 func IMDSJSON(token string, r wire.TokenResponse) string { return head + token + string(imdsTail(r)) }
+
+// AccountsCounted returns for how many accounts the audit counts at the moment.
+func (s *Server) AccountsCounted() int {
+	s.trail.quota.mu.Lock()
+	defer s.trail.quota.mu.Unlock()
+	return len(s.trail.quota.tallies)
+}
+
+// CloseTrail does what the end of Serve does.
+func (s *Server) CloseTrail() { s.trail.close() }
+
+// RecordsOfAccount is how many records an account may have of answers that cost nothing.
+const RecordsOfAccount = recordsOfAccount

@@ -127,11 +127,14 @@ func config(tokens tokenFunc, rules *policy.Policy) agentapi.Config {
 	}
 }
 
-// newServer returns a server that writes its audit and log to the outputs.
+// newServer returns a server that writes its audit, unless the configuration has one, and
+// its log to the outputs.
 func newServer(t testing.TB, cfg agentapi.Config) (server *agentapi.Server, audit, log *output) {
 	t.Helper()
 	audit, log = new(output), new(output)
-	cfg.Audit = slog.New(slog.NewJSONHandler(audit, nil))
+	if cfg.Audit == nil {
+		cfg.Audit = slog.New(slog.NewJSONHandler(audit, nil))
+	}
 	cfg.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	server, err := agentapi.New(cfg)
 	if err != nil {

@@ -134,6 +134,8 @@ func TestEverNewResourcesOfOneCallerAreBounded(t *testing.T) {
 		}
 	})
 	t.Run("the caller learns why, and the audit has it", func(t *testing.T) {
+		d := newDesk(t) // whose audit has no other refusals of the caller
+		d.fresh(user(webUID), agentapi.MissBurst)
 		got := d.ask(user(webUID), wire.PathToken+"?identity=vm&resource=https://other")
 		p := decode[wire.Problem](t, got.Body.Bytes())
 		if p.Code != wire.CodeThrottled || p.RetryAfter != 3 || p.Identity != "vm" ||

@@ -57,9 +57,16 @@ type Config struct {
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
 
-	Audit  *slog.Logger     // one record for each answer
-	Logger *slog.Logger     // nil: nothing is logged
-	Now    func() time.Time // nil: time.Now
+	// Audit takes one record for each answer. Its handler is called by one goroutine at a
+	// time, and may block: answers wait for half a second at most.
+	Audit *slog.Logger
+	// AuditRequired refuses tokens whose record is not written.
+	AuditRequired bool
+	Logger        *slog.Logger     // nil: nothing is logged; its handler must not block
+	Now           func() time.Time // nil: time.Now
+	// Wait waits for the next time that the bound on records is lifted, or until ctx is
+	// done; nil: a timer.
+	Wait func(ctx context.Context, d time.Duration) error
 
 	// RequestTimeout is how long a caller waits for a token before it is told
 	// to come back; 0: 60 s, as long as SDKs wait.
@@ -83,6 +90,7 @@ type Server struct {
 	cfg    Config
 	policy policy.Policy
 	misses *misses
+	trail  *trail
 }
 
 // New checks the configuration. The user that the agent runs as may administer
@@ -97,8 +105,11 @@ func New(cfg Config) (*Server, error) {
 	if err := checkRoutes(routes); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: withDefaults(cfg), policy: *cfg.Policy}
-	s.misses = newMisses(s.cfg.Now)
+	cfg = withDefaults(cfg)
+	s := &Server{cfg: cfg, policy: *cfg.Policy, trail: newTrail(cfg), misses: newMisses(cfg.Now)}
+	if cfg.AuditRequired && !s.trail.kept() {
+		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")
+	}
 	s.policy.AdminUIDs = append(slices.Clone(s.policy.AdminUIDs), uint32(os.Geteuid())) //nolint:gosec // a uid
 	return s, nil
 }
@@ -109,6 +120,9 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Wait == nil {
+		cfg.Wait = sleep
 	}
 	if cfg.RequestTimeout <= 0 {
 		cfg.RequestTimeout = time.Minute
@@ -152,6 +166,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		_ = ln.Close()
 		return fmt.Errorf("serving %s: callers cannot be identified on a %s socket", ln.Addr(), network)
 	}
+	defer s.keepTrail(ctx)()
 	requests, cutShort := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cutShort(nil)
 	srv := s.httpServer(requests)
@@ -167,6 +182,22 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			s.cfg.Logger.WarnContext(ctx, "closing the listener", "error", err)
 		}
 		return nil
+	}
+}
+
+// keepTrail has the bounds of the audit lifted until the function that it returns is
+// called, which also writes down what is left.
+func (s *Server) keepTrail(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		s.trail.watch(ctx, s.cfg.Wait)
+	}()
+	return func() {
+		cancel()
+		<-watched
+		s.trail.close()
 	}
 }
 

@@ -43,6 +43,7 @@ var imdsErrors = map[wire.Code]struct {
 	wire.CodeThrottled:          {http.StatusTooManyRequests, "too_many_requests"},
 	wire.CodeTooManyConnections: {http.StatusServiceUnavailable, "temporarily_unavailable"},
 	wire.CodeUnavailable:        {http.StatusServiceUnavailable, "temporarily_unavailable"},
+	wire.CodeAuditUnavailable:   {http.StatusServiceUnavailable, "temporarily_unavailable"},
 	wire.CodeInternal:           {http.StatusInternalServerError, "unknown"},
 }
 

@@ -59,6 +59,18 @@ type Config struct {
 
 	// Admins may read the agent's status, besides root and the agent's own user.
 	Admins Principals `yaml:"admins,omitempty"`
+
+	// Audit says what happens when audit records cannot be written.
+	Audit Audit `yaml:"audit,omitempty"`
+}
+
+// Audit configures the audit records, which the agent writes to its standard output.
+type Audit struct {
+	// Required is true to refuse tokens, also those that are in memory, while their
+	// records cannot be written: the disk is full, or what reads the agent's standard
+	// output is gone or does not read on. False hands them out all the same; what was
+	// lost is counted. Default: false.
+	Required bool `yaml:"required,omitempty"`
 }
 
 // TrustedHosts limits where IMDS may send the agent. An entry is a host

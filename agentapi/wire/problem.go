@@ -68,6 +68,9 @@ const (
 	// CodeUnavailable: TPM, IMDS, attestation or Entra is down or slow; retry
 	// after RetryAfter.
 	CodeUnavailable Code = "unavailable"
+	// CodeAuditUnavailable: the configuration wants each token on record, and the record
+	// cannot be written; retry after RetryAfter.
+	CodeAuditUnavailable Code = "audit_unavailable"
 	// CodeTooManyConnections: the caller's user holds too many connections, or
 	// all users together do whom only a group makes known.
 	CodeTooManyConnections Code = "too_many_connections"
@@ -104,6 +107,7 @@ var problems = map[Code]struct {
 
 	CodeThrottled:          {http.StatusTooManyRequests, "A pause is needed"},
 	CodeUnavailable:        {http.StatusServiceUnavailable, "The identity is not available at the moment"},
+	CodeAuditUnavailable:   {http.StatusServiceUnavailable, "The audit record cannot be written"},
 	CodeTooManyConnections: {http.StatusServiceUnavailable, "Too many connections"},
 	CodeCredentialRefused:  {http.StatusBadGateway, "The platform refused the agent's credential"},
 	CodeInternal:           {http.StatusInternalServerError, "The agent failed"},

@@ -9,12 +9,23 @@ type Status struct {
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
 	// Ready says that at the start the TPM answered and the binding key passed
-	// its self-test. Identities have their own state, which shows a TPM that was
-	// lost since.
+	// its self-test, and that audit records can be written if they are required.
+	// Identities have their own state, which shows a TPM that was lost since.
 	Ready      bool             `json:"ready"`
 	TPM        TPMStatus        `json:"tpm"`
 	Key        KeyStatus        `json:"key"`
+	Audit      AuditStatus      `json:"audit"`
 	Identities []IdentityStatus `json:"identities"`
+}
+
+// AuditStatus says whether what the agent answers is on record.
+type AuditStatus struct {
+	// Required says that tokens are refused while records cannot be written.
+	Required bool `json:"required"`
+	// Lost counts the answers since the start whose record could not be written.
+	Lost uint64 `json:"lost"`
+	// LastError is why records cannot be written; empty when they can.
+	LastError string `json:"last_error,omitempty"`
 }
 
 // TPMStatus describes the TPM as it describes itself.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
@@ -81,9 +82,15 @@ func newVictim(t *testing.T, cfg simulator.Config) *victim {
 // start starts an agent, which need not answer yet.
 func (v *victim) start() {
 	v.t.Helper()
+	v.startWith(&v.output, &v.output, "")
+}
+
+// startWith starts an agent with these standard streams, and more settings than the platform's.
+func (v *victim) startWith(stdout, stderr io.Writer, settings string) {
+	v.t.Helper()
 	v.imds = relayIMDS(v.t, v.platform.Info().IMDS)
-	v.agent = exec.Command("keyagent", "serve", "--config", v.config()) // kill ends it
-	v.agent.Stdout, v.agent.Stderr = &v.output, &v.output
+	v.agent = exec.Command("keyagent", "serve", "--config", v.config(settings)) // kill ends it
+	v.agent.Stdout, v.agent.Stderr = stdout, stderr
 	if err := v.agent.Start(); err != nil {
 		v.t.Fatal(err)
 	}
@@ -96,14 +103,15 @@ func (v *victim) start() {
 }
 
 // config writes the agent's configuration.
-func (v *victim) config() string {
+func (v *victim) config(settings string) string {
 	v.t.Helper()
 	text, err := os.ReadFile(v.platform.Info().ConfigFile)
 	if err != nil {
 		v.t.Fatal(err)
 	}
 	path := filepath.Join(v.dir, "agent.yaml")
-	if err := os.WriteFile(path, bytes.ReplaceAll(text, []byte(v.platform.Info().IMDS), []byte(v.imds.URL)), 0o600); err != nil {
+	text = append(bytes.ReplaceAll(text, []byte(v.platform.Info().IMDS), []byte(v.imds.URL)), settings...)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		v.t.Fatal(err)
 	}
 	return path

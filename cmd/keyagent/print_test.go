@@ -76,6 +76,9 @@ func TestStatusSaysAnErrorOnceAndCountsRotations(t *testing.T) {
 		}}}, "\x1b", 0},
 		{"the same, as it is printed", wire.Status{Identities: []wire.IdentityStatus{{LastError: "valid for \x1b[2J\ntpm  not yours"}}}, `valid for \x1b[2J tpm  not yours`, 1},
 		{"a rotated key", wire.Status{Key: wire.KeyStatus{Strength: "attested", Generation: 3}}, "strength attested, generation 3\n", 1},
+		{"an audit that nothing is wrong with", wire.Status{}, "audit         not required\n", 1},
+		{"a required audit that cannot be written", wire.Status{Audit: wire.AuditStatus{Required: true, Lost: 7, LastError: "write: broken\npipe"}},
+			"required, records cannot be written: write: broken pipe, lost so far: 7\n", 1},
 		{"a key in software", wire.Status{Key: wire.KeyStatus{Strength: "software"}}, "generation", 0},
 	} {
 		var out bytes.Buffer

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/writequeue"
 )
 
 // streams are the process' standard streams.
@@ -25,6 +26,7 @@ type app struct {
 	streams
 	configPath string
 	socket     string
+	messages   *writequeue.Queue // of what goes to standard error; nil: that is written at once
 }
 
 // interruptPatience is what an interrupted command has to put things in order, such as what it has in the TPM.
@@ -43,7 +45,11 @@ func run(ctx context.Context, args []string, std streams) int {
 		code <- a.exit(err, cmd)
 	}()
 	if serves {
-		return <-code // it has requests to finish and a key to flush, and ends when that is done
+		c := <-code // it has requests to finish and a key to flush, and ends when that is done
+		if a.messages != nil {
+			a.messages.Drain(messagePatience)
+		}
+		return c
 	}
 	return a.await(ctx, code)
 }

@@ -52,6 +52,7 @@ func printStatus(out io.Writer, s wire.Status) error {
 	row("key", "%s, strength %s%s", s.Key.Algorithm, s.Key.Strength, generationText(s.Key.Generation))
 	row("  attributes", "%s", strings.Join(s.Key.Attributes, ", "))
 	row("  name", "%s", s.Key.Name)
+	row("audit", "%s", auditText(s.Audit))
 	for _, id := range s.Identities {
 		row("identity "+id.Name, "%s, %s", id.Kind, id.State)
 		printIdentity(row, id)
@@ -83,6 +84,20 @@ func printIdentity(row rowFunc, id wire.IdentityStatus) {
 	if t := id.TLS; t != nil {
 		row("  tls", "%s, client signature %s, handshakes: %d", t.Version, t.SignatureAlgorithm, t.Handshakes)
 	}
+}
+
+func auditText(s wire.AuditStatus) string {
+	text := "not required"
+	if s.Required {
+		text = "required"
+	}
+	if s.LastError != "" {
+		text += ", records cannot be written: " + strings.ReplaceAll(s.LastError, "\n", " ")
+	}
+	if s.Lost > 0 {
+		text += fmt.Sprintf(", lost so far: %d", s.Lost)
+	}
+	return text
 }
 
 // generationText is empty for a key that cannot be rotated.

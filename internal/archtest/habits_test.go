@@ -12,7 +12,8 @@ import (
 // backgroundContexts are the functions that may start a context of their own below the
 // programs, with the reason why the caller's does not serve.
 var backgroundContexts = map[string]string{
-	"acquire.New": "the parent of every flight: a flight outlives the caller that began it, and ends with Close",
+	"acquire.New":       "the parent of every flight: a flight outlives the caller that began it, and ends with Close",
+	"agentapi.newTrail": "an audit record outlives the request that it is of, and is not to be dropped with it",
 }
 
 func TestGoFilesAreFormatted(t *testing.T) {

@@ -28,6 +28,7 @@ var places = map[string]place{
 	"internal/upstream":          {nil, leaf},
 	"internal/pemfile":           {nil, leaf},
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all who meet certificates"},
+	"internal/writequeue":        {nil, leaf},
 	"internal/judge":             {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
@@ -72,7 +73,7 @@ var places = map[string]place{
 
 	"agentapi/policy": {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
 	"agentapi": {
-		[]string{"agentapi/...", "acquire", "internal/owned", "internal/secret"},
+		[]string{"agentapi/...", "acquire", "internal/owned", "internal/secret", "internal/writequeue"},
 		"the door: it sees tokens through one interface and cannot reach the key behind them",
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
@@ -82,7 +83,7 @@ var places = map[string]place{
 		wired,
 	},
 	"cmd/keyagent": {
-		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest"},
+		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest", "internal/writequeue"},
 		"flags and wiring only",
 	},
 

@@ -115,6 +115,8 @@ func (d *Daemon) open(ctx context.Context) error {
 		Audit:        d.opts.Audit,
 		Logger:       d.opts.Logger,
 		Now:          d.opts.Now,
+
+		AuditRequired: d.cfg.Audit.Required,
 	})
 	return err
 }

@@ -1,0 +1,143 @@
+package agentapi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/writequeue"
+)
+
+const (
+	// auditPatience is how long an answer waits for its record. It is well below the
+	// second or so that a caller notices, and far above what a pipe takes.
+	auditPatience = 500 * time.Millisecond
+	// maxWaitingRecords is how many records wait for a reader that stalls: about two
+	// megabytes.
+	maxWaitingRecords = 2048
+)
+
+// trail is where audit records go. It is safe for concurrent use.
+type trail struct {
+	ctx      context.Context // a record outlives the request that it is of
+	handler  slog.Handler
+	queue    *writequeue.Queue
+	quota    *quota
+	now      func() time.Time
+	required bool
+}
+
+// newTrail returns the trail of a server.
+func newTrail(cfg Config) *trail {
+	t := &trail{
+		ctx: context.Background(), handler: cfg.Audit.Handler(), quota: newQuota(), now: cfg.Now, required: cfg.AuditRequired,
+	}
+	t.queue = writequeue.New(writequeue.Config{
+		Limit:    maxWaitingRecords,
+		Patience: auditPatience,
+		TellLost: func(n uint64) error {
+			return t.handle(slog.LevelError, "answers without a record: writing it failed", slog.Uint64("count", n))
+		},
+		Changed: func(err error) {
+			if err == nil {
+				cfg.Logger.Warn("audit records are written again")
+				return
+			}
+			meanwhile := "tokens are handed out without a record"
+			if t.required {
+				meanwhile = "tokens are refused"
+			}
+			cfg.Logger.Error("writing an audit record", "error", err, "meanwhile", meanwhile)
+		},
+	})
+	return t
+}
+
+// kept reports whether anybody wants records.
+func (t *trail) kept() bool { return t.handler.Enabled(t.ctx, slog.LevelInfo) }
+
+func (t *trail) handle(level slog.Level, message string, attrs ...slog.Attr) error {
+	entry := slog.NewRecord(t.now(), level, message, 0)
+	entry.AddAttrs(attrs...)
+	return t.handler.Handle(t.ctx, entry)
+}
+
+// write puts the record of an answer into the trail. It returns nil when it is there,
+// and otherwise within auditPatience why that is not known.
+func (t *trail) write(entry slog.Record, issued bool) error {
+	return t.queue.Do(writequeue.Job{
+		Write:    func() error { return t.handler.Handle(t.ctx, entry) },
+		Minor:    !issued,
+		Withdraw: issued && t.required,
+	})
+}
+
+// watch lifts the bounds of the quota again and again until ctx is done.
+func (t *trail) watch(ctx context.Context, wait func(context.Context, time.Duration) error) {
+	for wait(ctx, quotaWindow) == nil {
+		t.lift()
+	}
+}
+
+// lift ends the window of the quota and writes down of which answers there is no record.
+func (t *trail) lift() {
+	accounts, missing := t.quota.lift()
+	for _, account := range accounts {
+		untold := missing[account]
+		write := func() error {
+			err := t.handle(slog.LevelWarn, "answers without a record: there were too many", untold.attrs(account)...)
+			if err != nil {
+				t.quota.putBack(account, untold)
+			}
+			return err
+		}
+		if err := t.queue.Post(writequeue.Job{Write: write}); err != nil {
+			t.quota.putBack(account, untold)
+		}
+	}
+}
+
+func (u unwritten) attrs(account uidRange) []slog.Attr {
+	whose := slog.Uint64("uid", uint64(account.first))
+	if account.first != account.last {
+		whose = slog.String("uids", fmt.Sprintf("%d-%d", account.first, account.last))
+	}
+	kinds := make([]any, 0, len(u.kinds))
+	for _, kind := range slices.Sorted(maps.Keys(u.kinds)) {
+		kinds = append(kinds, slog.Int64(kind, u.kinds[kind]))
+	}
+	return []slog.Attr{whose, slog.Int64("count", u.count), slog.Time("since", u.since), slog.Group("kinds", kinds...)}
+}
+
+// close writes down what there is to be written, as far as that takes no longer than a
+// caller would wait.
+func (t *trail) close() {
+	t.lift()
+	t.queue.Drain(auditPatience)
+}
+
+// status says how the audit fares.
+func (t *trail) status() wire.AuditStatus {
+	state := t.queue.State()
+	status := wire.AuditStatus{Required: t.required, Lost: state.Lost}
+	if state.Fault != nil {
+		status.LastError = state.Fault.Error()
+	}
+	return status
+}
+
+// sleep is the usual way to wait.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

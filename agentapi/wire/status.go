@@ -15,6 +15,18 @@ type Status struct {
 	TPM        TPMStatus        `json:"tpm"`
 	Key        KeyStatus        `json:"key"`
 	Identities []IdentityStatus `json:"identities"`
+	// RulesOff are the rules that are not in force because they name a user or a
+	// group who was not found on this machine. Empty when all are in force.
+	RulesOff []RuleStatus `json:"rules_off,omitempty"`
+	// AdminsUnknown says which administrators of the configuration were not found;
+	// empty when all were.
+	AdminsUnknown string `json:"admins_unknown,omitempty"`
+}
+
+// RuleStatus describes a rule that is not in force.
+type RuleStatus struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"` // a line for each user and group who was not found
 }
 
 // TPMStatus describes the TPM as it describes itself.

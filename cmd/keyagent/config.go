@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 
@@ -31,8 +32,8 @@ with it. Users and groups are looked up and the files it names are read; TPM and
 network are not touched. Exit code 2 means that the agent would not take it.`,
 		Example: "  keyagent config check --config /etc/keyagent/config.yaml",
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			cfg, err := a.loadConfig()
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.loadConfig(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -53,12 +54,12 @@ network are not touched. Exit code 2 means that the agent would not take it.`,
 }
 
 // loadConfig reads the configuration and checks what it refers to. One that refers to what cannot be used comes with the error.
-func (a *app) loadConfig() (*config.Config, error) {
+func (a *app) loadConfig(ctx context.Context) (*config.Config, error) {
 	cfg, err := config.Load(a.configPath)
 	if err != nil {
 		return nil, configError{err}
 	}
-	if err := daemon.Check(cfg); err != nil {
+	if err := daemon.Check(ctx, cfg); err != nil {
 		return cfg, configError{referenceError{fmt.Errorf("%s: %w", a.configPath, err)}}
 	}
 	return cfg, nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -29,8 +30,8 @@ audit records, one JSON object a line, to standard output.`,
 			if err != nil {
 				return err
 			}
-			cfg, err := a.loadConfig()
-			if err != nil {
+			cfg, err := a.loadConfig(cmd.Context())
+			if _, rulesOff := errors.AsType[*daemon.RulesOffError](err); err != nil && !rulesOff { // which the agent itself tells
 				return err
 			}
 			if a.socket != "" {

@@ -25,6 +25,7 @@ var places = map[string]place{
 	"internal/secret":            {nil, leaf},
 	"internal/statefile":         {nil, leaf},
 	"internal/upstream":          {nil, leaf},
+	"internal/accounts":          {nil, leaf},
 	"internal/judge":             {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
 	"config":                     {nil, "the file format is no package's own; daemon translates it into each Config"},
@@ -74,7 +75,7 @@ var places = map[string]place{
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
 	"internal/daemon": {
-		[]string{"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...", "internal/secret", "internal/statefile", "internal/upstream"},
+		[]string{"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...", "internal/accounts", "internal/secret", "internal/statefile", "internal/upstream"},
 		wired,
 	},
 	"cmd/keyagent": {

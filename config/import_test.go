@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -209,12 +210,21 @@ func FuzzImportAppSettings(f *testing.F) {
 	for _, seed := range []string{
 		appSettings(boundMI), appSettings(boundPath + "," + boundMI), "{//\n}", "\ufeff{/**/,}", `{"AzureAd":{"ClientCredentials":[{"SourceType":6,"ClientSecret":"hunter2"},]}}`,
 		appSettings(`{"SourceType": "SignedAssertionFilePath", "SignedAssertionFileDiskPath": "/run/a\n# b: \u2028c"}`, `"AzureRegion": "a\nb", "Instance": "https://login.microsoftonline.us",`),
+		inUTF16(appSettings(boundMI), false), inUTF32("{}"), `{"AzureAd:TenantId": "a", "AzureAd": {"TenantId": {}}}`, `{"A": {` + appIDs + `, "ClientCredentials:x:SourceType": 7}}`,
+		"AzureAd__TenantId=" + tenantID + "\nexport AzureAd__ClientId='" + clientID + "'\nAzureAd__ClientCredentials__0__SourceType=8\nAZURE_FEDERATED_TOKEN_FILE=/a\n",
+		`[{"name": "AzureAd__TenantId", "value": "a"}, "AzureAd__ClientId=b", {"name": "x", "valueFrom": {}}]`, `{"IsEncrypted": false, "Values": {"AzureAd__TenantId": "a"}}`,
+		`{"V": {"BaseUrl": "https://v", "Scopes": ["https://v/.default"], "ProtocolScheme": "MTLS_POP", "AcquireTokenOptions": {"ManagedIdentity": {}}}}`,
+		`{"AzureAd": {"Authority": "https://login.microsoftonline.us/organizations/v2.0", "AppHomeTenantId": "{` + tenantID + `}", "ClientId": "` + clientID + `"}}`,
 	} {
-		f.Add([]byte(seed))
+		f.Add([]byte(seed), "")
+		f.Add([]byte(seed), "A")
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		im, err := config.ImportAppSettings(data, config.ImportOptions{})
+	f.Fuzz(func(t *testing.T, data []byte, section string) {
+		im, err := config.ImportAppSettings(data, config.ImportOptions{Section: section})
 		if err != nil {
+			if strings.ContainsFunc(strings.ReplaceAll(err.Error(), "\n", ""), unicode.IsControl) {
+				t.Fatalf("control characters in %q", err)
+			}
 			return
 		}
 		text, err := im.YAML()

@@ -29,7 +29,8 @@ func (a *app) configCheckCommand() *cobra.Command {
 		Short: "Say whether the configuration can be used",
 		Long: `Read the configuration file as the agent would and report what is wrong
 with it. Users and groups are looked up and the files it names are read; TPM and
-network are not touched. Exit code 2 means that the agent would not take it.`,
+network are not touched. Exit code 2 means that the agent would not take it, or
+would leave rules out whose users or groups are not known.`,
 		Example: "  keyagent config check --config /etc/keyagent/config.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

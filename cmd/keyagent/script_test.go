@@ -93,9 +93,17 @@ func TestScriptsWithANameService(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), namespace[0], append(namespace[1:], "mount", "-t", "tmpfs", "none", "/var/lib/extrausers")...).CombinedOutput(); err != nil {
 		t.Skipf("no mount namespaces here: %v: %s", err, out)
 	}
+	// The program of the tests has the C library in it, for the simulated TPM; the real one has not.
+	bin := t.TempDir()
+	build := exec.CommandContext(t.Context(), judge.Tool(t, "go"), "build", "-o", bin, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
 	p := params("nameservice")
 	p.Setup = func(env *testscript.Env) error {
 		env.Setenv("NAMESPACE", strings.Join(namespace[1:], " "))
+		env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
 		return nil
 	}
 	testscript.Run(t, p)

@@ -95,7 +95,7 @@ func (s *Server) identities(r *http.Request, rec *record) (reply, *problem) {
 		return reply{}, p
 	}
 	found := []wire.Identity{}
-	for _, grant := range s.policy.Grants(rec.caller) {
+	for _, grant := range s.policy.Load().Grants(rec.caller) {
 		i := slices.IndexFunc(s.cfg.Identities, func(id Identity) bool { return id.Name == grant.Identity })
 		if i < 0 {
 			continue // not reached: New has compared them

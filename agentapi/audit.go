@@ -117,7 +117,7 @@ func (s *Server) audit(r *record, p *problem) error {
 	if !s.trail.kept() {
 		return nil
 	}
-	if !r.issued && !s.trail.quota.admits(r.caller, s.policy.Standing(r.caller), r.kind(p), s.cfg.Now()) {
+	if !r.issued && !s.trail.quota.admits(r.caller, s.policy.Load().Standing(r.caller), r.kind(p), s.cfg.Now()) {
 		r.beyondQuota = true
 		return nil
 	}

@@ -38,7 +38,7 @@ type share struct {
 func (a *admission) sharesOf(caller peer.Caller) []share {
 	own := share{account{policy.ByUID, caller.UID}, a.server.cfg.MaxConnectionsPerUser}
 	half := a.server.cfg.MaxConnections / 2
-	switch standing := a.server.policy.Standing(caller); standing {
+	switch standing := a.server.policy.Load().Standing(caller); standing {
 	case policy.ByUID:
 		return []share{own}
 	case policy.ByGroupOnly:
@@ -152,7 +152,7 @@ func (a *admission) give(shares []share) {
 
 // stranger reports whether there is nothing at this socket for the caller.
 func (s *Server) stranger(caller peer.Caller) bool {
-	return s.policy.Standing(caller) == policy.Stranger
+	return s.policy.Load().Standing(caller) == policy.Stranger
 }
 
 // admittedConn is a connection with its caller. Closing it makes room.

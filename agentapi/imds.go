@@ -91,7 +91,7 @@ func (s *Server) selected(rec *record, params params) (string, *problem) {
 }
 
 func (s *Server) onlyMatch(caller peer.Caller, matches func(Identity) bool) (string, *problem) {
-	granted := s.policy.Identities(caller)
+	granted := s.policy.Load().Identities(caller)
 	var names []string
 	for _, id := range s.cfg.Identities {
 		if matches(id) && slices.Contains(granted, id.Name) {

@@ -53,13 +53,13 @@ const (
 func (s *Server) permit(needed permission, caller peer.Caller) *problem {
 	switch needed {
 	case forCallersOfRules:
-		if s.policy.Named(caller) {
+		if s.policy.Load().Named(caller) {
 			return nil
 		}
 		return newProblem(wire.CodeCallerNotAllowed, "no rule names uid %d or its groups", caller.UID).
 			withHint("add a rule for this user to the agent's configuration")
 	case forAdministrators:
-		if s.policy.Admin(caller) {
+		if s.policy.Load().Admin(caller) {
 			return nil
 		}
 		return newProblem(wire.CodeAdminOnly, "uid %d does not administer the agent", caller.UID).

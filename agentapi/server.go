@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyagent/keyagent/acquire"
@@ -88,7 +89,7 @@ type Config struct {
 // Server answers on the local socket. It is safe for concurrent use.
 type Server struct {
 	cfg    Config
-	policy policy.Policy
+	policy atomic.Pointer[policy.Policy]
 	misses *misses
 	trail  *trail
 }
@@ -99,19 +100,32 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Tokens == nil || cfg.Status == nil || cfg.Capabilities == nil || cfg.Policy == nil || cfg.Audit == nil {
 		return nil, errors.New("agentapi: Tokens, Status, Capabilities, Policy and Audit are required")
 	}
-	if err := checkPolicy(cfg.Policy, cfg.Identities); err != nil {
-		return nil, err
-	}
 	if err := checkRoutes(routes); err != nil {
 		return nil, err
 	}
 	cfg = withDefaults(cfg)
-	s := &Server{cfg: cfg, policy: *cfg.Policy, trail: newTrail(cfg), misses: newMisses(cfg.Now)}
+	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now)}
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")
 	}
-	s.policy.AdminUIDs = append(slices.Clone(s.policy.AdminUIDs), uint32(os.Geteuid())) //nolint:gosec // a uid
+	if err := s.SetPolicy(cfg.Policy); err != nil {
+		return nil, err
+	}
 	return s, nil
+}
+
+// SetPolicy puts a policy in force in the place of the one that was, as a whole and
+// for every question that is asked of it from then on. The policy must not be changed
+// any more. One that is not valid, or names an identity that does not exist, is
+// refused, and the other one stays in force. It is safe for concurrent use.
+func (s *Server) SetPolicy(p *policy.Policy) error {
+	if err := checkPolicy(p, s.cfg.Identities); err != nil {
+		return err
+	}
+	own := *p
+	own.AdminUIDs = append(slices.Clone(p.AdminUIDs), uint32(os.Geteuid())) //nolint:gosec // a uid
+	s.policy.Store(&own)
+	return nil
 }
 
 func withDefaults(cfg Config) Config {

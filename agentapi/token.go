@@ -144,7 +144,7 @@ func parseResource(field, value string) (policy.Resource, *problem) {
 
 // onlyIdentity is what a caller means that names no identity.
 func (s *Server) onlyIdentity(caller peer.Caller) (string, *problem) {
-	granted := s.policy.Identities(caller)
+	granted := s.policy.Load().Identities(caller)
 	if len(granted) == 1 {
 		return granted[0], nil
 	}
@@ -159,7 +159,7 @@ func ambiguous(names []string) *problem {
 // authorise asks the rules. What it answers to a known caller does not tell
 // whether an identity exists.
 func (s *Server) authorise(rec *record, req policy.Request) *problem {
-	decision := s.policy.Decide(rec.caller, req)
+	decision := s.policy.Load().Decide(rec.caller, req)
 	rec.rule = decision.Rule
 	rec.reason = decision.Reason
 	if decision.Allowed {
@@ -192,7 +192,7 @@ func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acq
 		Claims:       req.claims,
 		Capabilities: req.capabilities,
 
-		Account: s.misses.account(rec.caller, s.policy.Standing(rec.caller)),
+		Account: s.misses.account(rec.caller, s.policy.Load().Standing(rec.caller)),
 	})
 	if errors.Is(err, errMisses) {
 		rec.reason = reasonMisses

@@ -2,44 +2,248 @@ package config
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode/utf16"
 )
 
-// settings are the members of a JSON object as .NET takes them: names without regard
-// to case (here in lower case), none twice. A value is decoded only where it is asked
-// for, so that secrets stay where they are.
-type settings map[string]setting
-
-type setting struct {
-	name  string // as it was written
-	value json.RawMessage
+// appSettings are an app's settings, in whatever form .NET takes them.
+type appSettings struct {
+	root      *settings
+	env       bool     // they are variables of an environment
+	elsewhere []string // names, with colons, whose values the file refers to and does not have
 }
 
-// azureAd finds the section AzureAd in an app's settings, or takes all of them for it.
-func azureAd(data []byte) (settings, error) {
-	plain := plainJSON(data)
+// readAppSettings reads the forms that an app's settings have where .NET takes them from:
+//
+//   - appsettings.json: objects, in which a name may have colons (JsonConfigurationFileParser);
+//   - an environment: lines NAME=VALUE, or an object or a list of variables, as the Azure portal, az, and Kubernetes have it;
+//   - local.settings.json of Azure Functions, whose "Values" are an environment.
+func readAppSettings(data []byte) (appSettings, error) {
+	if len(data) > maxFileBytes {
+		return appSettings{}, fmt.Errorf("the settings have more than %d bytes", maxFileBytes)
+	}
+	text, err := decodeText(data)
+	if err != nil {
+		return appSettings{}, err
+	}
+	plain := plainJSON(text)
+	switch start := bytes.TrimSpace(plain); {
+	case len(start) == 0:
+		return appSettings{}, errors.New("not JSON: there is nothing")
+	case start[0] != '{' && start[0] != '[':
+		return readLines(string(text))
+	}
 	if err := checkSyntax(plain); err != nil {
-		return nil, err
+		return appSettings{}, err
 	}
-	file, err := members(plain)
+	var file jsonFile
+	if err := file.read(plain); err != nil {
+		return appSettings{}, err
+	}
+	switch {
+	case file.list:
+		return variablesOf(file.root.list())
+	case file.flat && file.hasUnderscores():
+		return environmentOf(&file.root)
+	case file.root.at("Values").isSection() && (file.root.has("IsEncrypted") || file.hasUnderscores() || file.root.at("Values:AzureAd").isSection()):
+		return file.functions()
+	}
+	return appSettings{root: &file.root}, nil
+}
+
+// decodeText returns the text as UTF-8. Without a byte order mark it is taken for that, as .NET does.
+func decodeText(data []byte) ([]byte, error) {
+	var text []byte
+	switch {
+	case bytes.HasPrefix(data, []byte("\xff\xfe\x00\x00")):
+		text = fromUTF32(data[4:], binary.LittleEndian)
+	case bytes.HasPrefix(data, []byte("\x00\x00\xfe\xff")):
+		text = fromUTF32(data[4:], binary.BigEndian)
+	case bytes.HasPrefix(data, []byte("\xff\xfe")):
+		text = fromUTF16(data[2:], binary.LittleEndian)
+	case bytes.HasPrefix(data, []byte("\xfe\xff")):
+		text = fromUTF16(data[2:], binary.BigEndian)
+	default:
+		text = bytes.TrimPrefix(data, []byte("\ufeff"))
+	}
+	if bytes.IndexByte(text, 0) >= 0 {
+		return nil, errors.New("not JSON: there are zero bytes in it, as in UTF-16 without a byte order mark; .NET does not read that either: save it as UTF-8")
+	}
+	return text, nil
+}
+
+func fromUTF16(data []byte, order binary.ByteOrder) []byte {
+	units := make([]uint16, len(data)/2)
+	for i := range units {
+		units[i] = order.Uint16(data[2*i:])
+	}
+	return []byte(string(utf16.Decode(units)))
+}
+
+func fromUTF32(data []byte, order binary.ByteOrder) []byte {
+	runes := make([]rune, len(data)/4)
+	for i := range runes {
+		runes[i] = rune(order.Uint32(data[4*i:])) //nolint:gosec // what is no rune becomes U+FFFD
+	}
+	return []byte(string(runes))
+}
+
+// readLines reads an environment as printenv prints it, and as files of variables have it: with comments, "export" and quotes.
+func readLines(text string) (appSettings, error) {
+	var b builder
+	number := 0
+	for line := range strings.Lines(text) {
+		number++
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' || line[0] == ';' {
+			continue
+		}
+		name, value, ok := strings.Cut(strings.TrimPrefix(line, "export "), "=")
+		if !ok {
+			return appSettings{}, fmt.Errorf("line %d: not JSON, and not NAME=VALUE", number)
+		}
+		value = strings.TrimSpace(value)
+		if n := len(value); n >= 2 && (value[0] == '"' || value[0] == '\'') && value[n-1] == value[0] {
+			value = value[1 : n-1]
+		}
+		if err := b.addVariable(strings.TrimSpace(name), value); err != nil {
+			return appSettings{}, fmt.Errorf("line %d: %w", number, err)
+		}
+	}
+	return appSettings{root: &b.root, env: true}, nil
+}
+
+// variablesOf makes an environment of a list: objects with a name and a value, or texts NAME=VALUE.
+func variablesOf(entries []*settings) (appSettings, error) {
+	var b builder
+	var elsewhere []string
+	for i, entry := range entries {
+		name, value := entry.text("name"), entry.at("value")
+		if entry.value != nil {
+			name, value = "", nil
+			if before, after, ok := strings.Cut(*entry.value, "="); ok {
+				name, value = before, &settings{value: &after}
+			}
+		}
+		if name == "" || value.isSection() {
+			return appSettings{}, fmt.Errorf(`entry %d of the list is no setting: neither {"name": …, "value": …} nor "NAME=VALUE"`, i)
+		}
+		if value == nil || value.value == nil { // null, or valueFrom in its place
+			elsewhere = append(elsewhere, strings.ReplaceAll(name, "__", ":"))
+			continue
+		}
+		if err := b.addVariable(name, *value.value); err != nil {
+			return appSettings{}, err
+		}
+	}
+	return appSettings{&b.root, true, elsewhere}, nil
+}
+
+// environmentOf makes an environment of an object of variables.
+func environmentOf(object *settings) (appSettings, error) {
+	var b builder
+	if err := b.addVariables(object, object.path); err != nil {
+		return appSettings{}, err
+	}
+	return appSettings{root: &b.root, env: true}, nil
+}
+
+// addVariables adds every value below a node; their names begin behind a path.
+func (b *builder) addVariables(node *settings, above string) error {
+	if node.value != nil {
+		if err := b.addVariable(strings.TrimPrefix(strings.TrimPrefix(node.path, above), ":"), *node.value); err != nil {
+			return err
+		}
+	}
+	for _, below := range node.list() {
+		if err := b.addVariables(below, above); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// jsonFile is a tree from JSON.
+type jsonFile struct {
+	builder
+	list bool // the file is a list
+	flat bool // it is an object of nothing but single values
+}
+
+func (f *jsonFile) read(data []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	start, err := dec.Token()
 	if err != nil {
-		return nil, err
+		return errors.New("not JSON")
 	}
-	section, there := file["azuread"]
-	if !there && !file.has("tenantid") {
-		return nil, errors.New("no section AzureAd, and no TenantId, here")
+	f.list, f.flat = start == json.Delim('['), start == json.Delim('{')
+	return f.readBelow(dec, start, "", 1)
+}
+
+// readBelow reads the members of the object, or the elements of the list, that start began.
+func (f *jsonFile) readBelow(dec *json.Decoder, start json.Token, path string, depth int) error {
+	if depth > maxSettingsDepth {
+		return fmt.Errorf("more than %d levels", maxSettingsDepth)
 	}
-	if !there {
-		return file, nil
+	for i := 0; dec.More(); i++ {
+		name := strconv.Itoa(i)
+		if start == json.Delim('{') {
+			key, err := dec.Token()
+			if err != nil {
+				return errors.New("not JSON")
+			}
+			name = fmt.Sprint(key)
+		}
+		if err := f.readValue(dec, join(path, name, depth), depth); err != nil {
+			return err
+		}
 	}
-	found, err := members(section.value)
+	_, err := dec.Token() // the end
+	return err
+}
+
+func (f *jsonFile) readValue(dec *json.Decoder, path string, depth int) error {
+	token, err := dec.Token()
 	if err != nil {
-		return nil, fmt.Errorf("AzureAd: %w", err)
+		return errors.New("not JSON")
 	}
-	return found, nil
+	switch value := token.(type) {
+	case json.Delim:
+		f.flat = false
+		if err := f.add(path, nil); err != nil { // it may be empty, and is there all the same
+			return err
+		}
+		return f.readBelow(dec, token, path, depth+1)
+	case nil:
+		return f.add(path, nil)
+	default:
+		text := fmt.Sprint(value)
+		return f.add(path, &text)
+	}
+}
+
+// hasUnderscores reports whether names are separated as in an environment.
+func (f *jsonFile) hasUnderscores() bool {
+	return len(f.root.find(func(s *settings) bool { return strings.Contains(s.name, "__") })) > 0
+}
+
+// functions makes an environment of local.settings.json. What is beside the values stays what it is.
+func (f *jsonFile) functions() (appSettings, error) {
+	if encrypted, err := f.root.flag("IsEncrypted"); err != nil || encrypted {
+		return appSettings{}, errors.New("the values are encrypted (IsEncrypted): func settings decrypt writes them in the clear")
+	}
+	values := f.root.at("Values")
+	delete(f.root.below, "values")
+	if err := f.addVariables(values, values.path); err != nil {
+		return appSettings{}, err
+	}
+	return appSettings{root: &f.root, env: true}, nil
 }
 
 // checkSyntax does not repeat what encoding/json quotes of the text.
@@ -55,84 +259,34 @@ func checkSyntax(data []byte) error {
 	return nil
 }
 
-func members(data []byte) (settings, error) {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
-		return nil, errors.New("not a JSON object")
-	}
-	found := settings{}
-	for dec.More() {
-		name, err := dec.Token()
-		if err != nil {
-			return nil, errors.New("not a JSON object")
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return nil, errors.New("not a JSON object")
-		}
-		written := fmt.Sprint(name)
-		folded := strings.ToLower(written)
-		if _, twice := found[folded]; twice {
-			return nil, fmt.Errorf("setting %q is there twice", written)
-		}
-		found[folded] = setting{name: written, value: value}
-	}
-	return found, nil
-}
-
-// has reports whether a setting says anything.
-func (s settings) has(name string) bool {
-	value := string(s[name].value)
-	return value != "" && value != "null" && value != `""` && value != "[]"
-}
-
-// text returns a string, number or boolean as .NET reads it, without space around it;
-// "" for anything else.
-func (s settings) text(name string) string {
-	var value any
-	dec := json.NewDecoder(bytes.NewReader(s[name].value))
-	dec.UseNumber()
-	if err := dec.Decode(&value); err != nil {
-		return "" // it is not there
-	}
-	switch value.(type) {
-	case string, json.Number, bool:
-		return strings.TrimSpace(fmt.Sprint(value))
-	}
-	return ""
-}
-
-func (s settings) flag(name string) bool { return strings.EqualFold(s.text(name), "true") }
-
-// list returns the elements of a list; none if the setting is something else.
-func (s settings) list(name string) []json.RawMessage {
-	var elements []json.RawMessage
-	if err := json.Unmarshal(s[name].value, &elements); err != nil {
-		return nil
-	}
-	return elements
-}
-
-// plainJSON takes out what appsettings.json files have and JSON does not: a byte order
-// mark, comments, and commas after the last element. Lines stay where they are.
+// plainJSON takes out what .NET's JSON configuration allows and JSON does not: comments, and a comma after the last element. Lines stay
+// where they are.
 func plainJSON(data []byte) []byte {
-	plain := bytes.Clone(bytes.TrimPrefix(data, []byte("\ufeff")))
-	comma := -1 // of the last comma, if only space has followed
+	plain := bytes.Clone(data)
+	comma := -1       // of the last comma, if it stands behind an element and only space has followed
+	last := byte('{') // the last character that is neither space nor in a comment
 	for i := 0; i < len(plain); i++ {
-		switch c := plain[i]; {
-		case c == '"':
-			i, comma = endOfString(plain, i), -1
+		c := plain[i]
+		switch {
 		case bytes.HasPrefix(plain[i:], []byte("//")):
-			i = blank(plain, i, "\n") - 1
+			i = blank(plain, i, bytes.IndexAny(plain[i:], "\r\n")) - 1
+			continue
 		case bytes.HasPrefix(plain[i:], []byte("/*")):
-			i = blank(plain, i, "*/") - 1
-		case c == ',':
+			i = blank(plain, i, 4+bytes.Index(plain[i+2:], []byte("*/"))) - 1
+			continue
+		case c <= ' ':
+			continue
+		case c == ',' && last != '{' && last != '[' && last != ',':
 			comma = i
 		case (c == '}' || c == ']') && comma >= 0:
 			plain[comma], comma = ' ', -1
-		case c > ' ':
+		default:
 			comma = -1
 		}
+		if c == '"' {
+			i = endOfString(plain, i)
+		}
+		last = c
 	}
 	return plain
 }
@@ -150,11 +304,12 @@ func endOfString(text []byte, start int) int {
 	return len(text)
 }
 
-// blank puts spaces in the place of a comment, and returns where the text goes on.
-func blank(text []byte, start int, end string) int {
-	stop := len(text)
-	if i := bytes.Index(text[start+2:], []byte(end)); i >= 0 {
-		stop = start + 2 + i + len(end)
+// blank puts spaces in the place of a comment of so many bytes, and returns where the text goes on. One that does not end, with
+// another length than a comment can have, goes to the end.
+func blank(text []byte, start, length int) int {
+	stop := start + length
+	if length < 2 || length == 3 {
+		stop = len(text)
 	}
 	for i := start; i < stop; i++ {
 		if text[i] != '\n' {

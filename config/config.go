@@ -54,10 +54,14 @@ type Config struct {
 	// Identities are the identities that the agent gives tokens of.
 	Identities []Identity `yaml:"identities,omitempty"`
 
-	// Rules say who may have which token. Whom no rule names gets nothing.
+	// Rules say who may have which token. Whom no rule names gets nothing. A rule that
+	// names a user or a group who is not known on this machine is not in force, and the
+	// log, status and doctor say so; the agent looks again every half minute. The other
+	// rules are in force meanwhile.
 	Rules []Rule `yaml:"rules,omitempty"`
 
-	// Admins may read the agent's status, besides root and the agent's own user.
+	// Admins may read the agent's status, besides root and the agent's own user. One
+	// who is not known on this machine is left out until they are.
 	Admins Principals `yaml:"admins,omitempty"`
 
 	// Audit says what happens when audit records cannot be written.
@@ -212,8 +216,8 @@ const AnyResource = "*"
 
 // Principals names local users and groups, by name or number.
 type Principals struct {
-	Users  []string `yaml:"users,omitempty"`  // User names or numeric uids.
-	Groups []string `yaml:"groups,omitempty"` // Group names or numeric gids; supplementary groups count.
+	Users  []string `yaml:"users,omitempty"`  // User names, those of a directory (getent passwd) included, or numeric uids.
+	Groups []string `yaml:"groups,omitempty"` // Group names, those of a directory (getent group) included, or numeric gids; supplementary groups count.
 }
 
 // Rule lets users and the members of groups have tokens.

@@ -7,8 +7,8 @@
 // ones it names; a broken file never yields half a configuration.
 //
 // [ImportAppSettings] makes an identity of the settings that an app has for
-// Microsoft.Identity.Web. What it writes is what [Parse] accepts; secrets in those
-// settings are not even read.
+// Microsoft.Identity.Web, in the forms that .NET takes. What it writes is what [Parse]
+// accepts; secrets in those settings are neither used nor repeated.
 //
 // The file decides who may have which tokens, so nobody but root and the user that
 // runs the agent may be able to write it or to put another one in its place; [Load]

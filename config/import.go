@@ -1,12 +1,9 @@
 package config
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -15,46 +12,181 @@ import (
 // maxImportedCredentials bounds a list that a person wrote.
 const maxImportedCredentials = 64
 
+// defaultSection is where an app's settings are unless its code says otherwise.
+const defaultSection = "AzureAd"
+
+// ImportOptions say what is to be imported. The zero value imports what an app has where it is usually.
+type ImportOptions struct {
+	// Section is the path of the section to be imported, as in "AzureAd:Staff", in any
+	// case. "" means AzureAd, or else the settings themselves if they are that section
+	// alone, or else the only managed identity that the app uses without a registration.
+	Section string
+	// FederatedTokenFile is what the app has in AZURE_FEDERATED_TOKEN_FILE: where an
+	// assertion in a file is whose path the settings do not say. "" means none.
+	FederatedTokenFile string
+}
+
 // Imported is what [ImportAppSettings] made of an app's settings.
 type Imported struct {
-	// Identity is an application. Its name is "app" and may be changed.
+	// Identity is an application, with the name "app", or a managed identity, with the
+	// name "vm". The name may be changed.
 	Identity Identity
 	// Notices are for the operator, a line each: what was left out, and what is to be
 	// done besides. They hold no secret.
 	Notices []string
 
+	opts    ImportOptions
+	section *settings
+	apis    []api      // that the identity is for
 	above   []string   // what YAML says above the identity
 	entries [][]string // and above each credential
 }
 
-// ImportAppSettings makes an application's identity of its settings for
-// Microsoft.Identity.Web: appsettings.json with a section AzureAd, or that section
-// alone. Secrets and passwords in it are not read. An error says, a line each, why
-// nothing can be used.
+// ImportAppSettings makes an identity of an app's settings for Microsoft.Identity.Web,
+// in the forms that .NET takes: appsettings.json, an environment (lines NAME=VALUE, an
+// object or a list of variables) and local.settings.json of Azure Functions. Names count
+// without regard to case. Secrets and passwords are not used. What is not taken over is
+// in the notices; where .NET itself would take nothing, or nothing can be used, there is
+// an error, which says why, a line each. At most 1 MiB and 64 levels are read.
 //
-// Sources: Microsoft.Identity.Web's MicrosoftIdentityApplicationOptions, and
-// CredentialDescription of Microsoft.Identity.Abstractions.
-func ImportAppSettings(data []byte) (*Imported, error) {
-	if len(data) > maxFileBytes {
-		return nil, fmt.Errorf("the settings have more than %d bytes", maxFileBytes)
-	}
-	section, err := azureAd(data)
+// Sources: Microsoft.Extensions.Configuration (Json, EnvironmentVariables, Binder),
+// Microsoft.Identity.Web's MergedOptions and TokenAcquisition, CredentialDescription of
+// Microsoft.Identity.Abstractions.
+func ImportAppSettings(data []byte, opts ImportOptions) (*Imported, error) {
+	app, err := readAppSettings(data)
 	if err != nil {
 		return nil, err
 	}
-	app := &Application{}
-	im := &Imported{Identity: Identity{Name: "app", Application: app}}
-	if err := app.takeRegistration(section); err != nil {
+	if app.env && opts.FederatedTokenFile == "" {
+		opts.FederatedTokenFile = app.root.text("AZURE_FEDERATED_TOKEN_FILE")
+	}
+	section, err := app.pick(opts.Section)
+	if err != nil {
 		return nil, err
 	}
-	im.takeOptions(section)
-	if err := im.takeCredentials(section); err != nil {
+	if err := app.checkComplete(section); err != nil {
 		return nil, err
 	}
+	im := &Imported{opts: opts, section: section}
+	if section.usesManagedIdentity() {
+		err = im.takeManagedIdentityAlone(app.root)
+	} else {
+		err = im.takeApplication(app.root)
+	}
+	if err != nil {
+		return nil, err
+	}
+	im.noteOthers(app.root)
 	if _, err := im.YAML(); err != nil {
 		return nil, err
 	}
 	return im, nil
+}
+
+// pick returns the section to be imported.
+func (a appSettings) pick(name string) (*settings, error) {
+	if name != "" {
+		section := a.root.at(strings.ReplaceAll(name, "__", ":"))
+		if !section.isSection() {
+			return nil, fmt.Errorf("no section %s here%s", plainName(name), a.suggestions(nil))
+		}
+		return section, nil
+	}
+	usual := a.root.at(defaultSection)
+	alone := a.managedIdentities()
+	switch {
+	case usual.describesApp():
+		return usual, nil
+	case a.root.describesApp():
+		return a.root, nil
+	case len(alone) == 1 && len(a.sections()) == 0:
+		return alone[0], nil
+	case len(alone)+len(a.sections()) > 0 && usual != nil:
+		return nil, fmt.Errorf("%s itself has neither ClientId nor credentials%s", defaultSection, a.suggestions(usual))
+	case len(alone)+len(a.sections()) > 0:
+		return nil, fmt.Errorf("no section %s here%s", defaultSection, a.suggestions(nil))
+	case usual.isSection():
+		return usual, nil
+	case usual.says():
+		return nil, fmt.Errorf("%s: a single value, not a section", defaultSection)
+	case a.root.hasAny("TenantId", "Authority"):
+		return a.root, nil
+	}
+	return nil, a.nothing(usual)
+}
+
+// nothing says why there is nothing to be imported.
+func (a appSettings) nothing(usual *settings) error {
+	switch underscores := a.root.find(func(s *settings) bool { return strings.Contains(s.name, "__") }); {
+	case usual != nil:
+		return fmt.Errorf("%s is empty: it has no TenantId and no ClientId (%s.TenantId, %s.ClientId)", defaultSection, defaultSection, defaultSection)
+	case len(underscores) > 0:
+		return fmt.Errorf("no section %s here: %s: two underscores separate names in environments, and in an object of nothing but variables", defaultSection, underscores[0].label())
+	}
+	return fmt.Errorf("no section %s, and no TenantId, here", defaultSection)
+}
+
+// describesApp reports whether a section is that of an app registration.
+func (s *settings) describesApp() bool {
+	return s.hasAny("ClientId", "ClientCredentials", "ClientCertificates")
+}
+
+// sections returns the sections of app registrations.
+func (a appSettings) sections() []*settings {
+	return a.root.find(func(s *settings) bool {
+		return s.has("ClientId") && s.hasAny("TenantId", "Instance", "Authority", "ClientCredentials", "ClientCertificates")
+	})
+}
+
+// maxSuggestions bounds a line of an error.
+const maxSuggestions = 8
+
+// suggestions names what could be meant, below a section if there is something, or else anywhere.
+func (a appSettings) suggestions(below *settings) string {
+	all := append(a.sections(), a.managedIdentities()...)
+	if below != nil {
+		inside := slices.DeleteFunc(slices.Clone(all), func(s *settings) bool { return !within(s, below) })
+		if len(inside) > 0 {
+			all = inside
+		}
+	}
+	var names []string
+	for _, s := range all {
+		if s.path != "" && len(names) < maxSuggestions {
+			names = append(names, "--section "+s.label())
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return "; these look like what is meant: " + strings.Join(names, ", ")
+}
+
+func within(s, section *settings) bool {
+	return section.path == "" || strings.HasPrefix(strings.ToLower(s.path)+":", strings.ToLower(section.path)+":")
+}
+
+// checkComplete refuses a section of which something is not here: what is missing could change what the rest means.
+func (a appSettings) checkComplete(section *settings) error {
+	var problems []error
+	for _, name := range a.elsewhere {
+		if missing := (&settings{path: name}); within(missing, section) {
+			problems = append(problems, fmt.Errorf("%s: its value is not here, but where the list refers to: write it into the list", missing.label()))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// noteOthers says what else could be imported.
+func (im *Imported) noteOthers(root *settings) {
+	a := appSettings{root: root}
+	others := append(a.sections(), a.managedIdentities()...)
+	for _, s := range others {
+		taken := s == im.section || slices.ContainsFunc(im.apis, func(taken api) bool { return taken.settings == s })
+		if !taken && s.path != "" {
+			im.note(s.label() + ": another identity, not imported here; --section " + s.label() + " imports it")
+		}
+	}
 }
 
 // YAML returns a block identities that [Parse] accepts as part of a file, with the
@@ -84,223 +216,16 @@ func (im *Imported) YAML() ([]byte, error) {
 	return text, nil
 }
 
-// loginHosts are the hosts of Entra, with the names that they had before, by cloud.
-var loginHosts = map[string]string{
-	"login.microsoftonline.com":        CloudPublic,
-	"login.microsoft.com":              CloudPublic,
-	"login.windows.net":                CloudPublic,
-	"sts.windows.net":                  CloudPublic,
-	"login.microsoftonline.us":         CloudUSGov,
-	"login.usgovcloudapi.net":          CloudUSGov,
-	"login.partner.microsoftonline.cn": CloudChina,
-	"login.chinacloudapi.cn":           CloudChina,
-	"login.sovcloud-identity.fr":       CloudFrance,
-	"login.sovcloud-identity.de":       CloudGermany,
-	"login.sovcloud-identity.sg":       CloudSingapore,
-}
-
-func (a *Application) takeRegistration(section settings) error {
-	a.Tenant, a.ClientID = section.text("tenantid"), section.text("clientid")
-	var problems []error
-	if problem := tenantProblem(a.Tenant); problem != "" {
-		problems = append(problems, errors.New("AzureAd.TenantId: "+problem))
-	}
-	if !isGUID(a.ClientID) {
-		problems = append(problems, fmt.Errorf("AzureAd.ClientId: %q is not a GUID", a.ClientID))
-	}
-	instance := section.text("instance")
-	if instance == "" {
-		return errors.Join(problems...)
-	}
-	u, err := url.Parse(instance)
-	cloud, known := "", false
-	if err == nil {
-		cloud, known = loginHosts[strings.ToLower(u.Host)]
-	}
-	if !known {
-		problems = append(problems, errors.New("AzureAd.Instance: not the endpoint of a cloud that keyagent knows, as in https://login.microsoftonline.com/"))
-	}
-	if cloud != CloudPublic {
-		a.Cloud = cloud
-	}
-	return errors.Join(problems...)
-}
-
-// takeOptions takes what is about all credentials.
-func (im *Imported) takeOptions(section settings) {
-	region := strings.ToLower(section.text("azureregion"))
-	switch {
-	case region == "tryautodetect":
-		im.Identity.Application.Region = RegionAuto
-	case region == "" || regionPattern.MatchString(region):
-		im.Identity.Application.Region = region
-	default:
-		im.note("AzureRegion: not the name of a region; left out, so that the global endpoint is asked")
-	}
-	if section.has("clientcapabilities") {
-		im.note("ClientCapabilities: whoever asks for a token says what it can do, each time: capabilities=cp1, or keyagent token --capabilities cp1")
-	}
-	if section.has("clientsecret") {
-		im.note("ClientSecret: " + noSecrets)
-	}
-	known := sectionSettings
-	if !section.has("clientcredentials") {
-		known = append(slices.Clone(known), "clientcertificates") // as it was called before
-	}
-	for _, notice := range section.unused("AzureAd", known) {
-		im.note(notice)
-	}
-}
-
-const noSecrets = "left out: a secret can be copied, and keyagent takes none; register a certificate or a federated credential instead"
-
 // note keeps a notice that is about no credential that is there.
 func (im *Imported) note(text string) {
 	im.Notices = append(im.Notices, text)
 	im.above = append(im.above, text)
 }
 
-func (im *Imported) takeCredentials(section settings) error {
-	list := "ClientCredentials"
-	if !section.has("clientcredentials") && section.has("clientcertificates") {
-		list = "ClientCertificates"
+// in names a setting of the section, as in AzureAd.TenantId.
+func (im *Imported) in(setting string) string {
+	if im.section.path == "" {
+		return setting
 	}
-	elements := section.list(strings.ToLower(list))
-	if len(elements) > maxImportedCredentials {
-		return fmt.Errorf("AzureAd.%s: more than %d entries", list, maxImportedCredentials)
-	}
-	for i, element := range elements {
-		at := fmt.Sprintf("%s[%d]", list, i)
-		entry, err := members(element)
-		if err != nil {
-			im.note(fmt.Sprintf("%s: left out: %v", at, err))
-			continue
-		}
-		im.takeCredential(at, entry)
-	}
-	if len(im.Identity.Application.Credentials) > 0 {
-		return nil
-	}
-	problems := []error{errors.New("AzureAd has no credential that keyagent can use")}
-	for _, notice := range im.Notices {
-		problems = append(problems, errors.New(notice))
-	}
-	return errors.Join(problems...)
-}
-
-// sourceTypes are the values of SourceType, at their numbers.
-var sourceTypes = []string{
-	"Certificate", "KeyVault", "Base64Encoded", "Path", "StoreWithThumbprint", "StoreWithDistinguishedName", "ClientSecret",
-	"SignedAssertionFromManagedIdentity", "SignedAssertionFilePath", "SignedAssertionFromVault", "AutoDecryptKeys",
-	"CustomSignedAssertion", "ManagedCertificate", "StoreWithSubjectName",
-}
-
-// sourceType returns the name of an entry's SourceType, or nothing for one that is not
-// known.
-func sourceType(entry settings) string {
-	given := entry.text("sourcetype")
-	if n, err := strconv.Atoi(given); err == nil && n >= 0 && n < len(sourceTypes) {
-		return sourceTypes[n]
-	}
-	i := slices.IndexFunc(sourceTypes, func(known string) bool { return strings.EqualFold(known, given) })
-	if i < 0 {
-		return ""
-	}
-	return sourceTypes[i]
-}
-
-func (im *Imported) takeCredential(at string, entry settings) {
-	kind := sourceType(entry)
-	if kind == "" {
-		im.note(at + ": left out: its SourceType is not known")
-		return
-	}
-	at += " (" + kind + ")"
-	switch kind {
-	case "SignedAssertionFromManagedIdentity":
-		im.takeManagedIdentity(at, entry)
-	case "Certificate", "KeyVault", "Base64Encoded", "Path", "StoreWithThumbprint", "StoreWithDistinguishedName", "StoreWithSubjectName":
-		im.takeCertificate(at, entry)
-	case "SignedAssertionFilePath":
-		im.takeFile(at, entry)
-	case "CustomSignedAssertion":
-		im.note(at + ": left out: if it is the token of another identity (OIDC), configure that as an identity of its own, and add an entry with source: oidc, identity: NAME")
-	case "ClientSecret":
-		im.note(at + ": " + noSecrets)
-	case "SignedAssertionFromVault":
-		im.note(at + ": left out: keyagent signs with keys in this VM's TPM, not with those of a Key Vault; use a certificate or a managed identity")
-	default:
-		im.note(at + ": left out: keyagent has nothing like it")
-	}
-}
-
-// publicAudience is what Microsoft.Identity.Web asks for in every cloud.
-const publicAudience = "api://AzureADTokenExchange"
-
-func (im *Imported) takeManagedIdentity(at string, entry settings) {
-	cloud := im.Identity.Application.Cloud
-	c := Credential{
-		Source:          SourceManagedIdentity,
-		ManagedIdentity: &ManagedIdentitySelector{ClientID: entry.text("managedidentityclientid")},
-		Audience:        strings.TrimSuffix(entry.text("tokenexchangeurl"), "/.default"),
-	}
-	var notices []string
-	if c.Audience == "" && cloud != "" {
-		c.Audience = publicAudience
-		notices = append(notices, at+": no TokenExchangeUrl: the audience is that of the public cloud, as Microsoft.Identity.Web takes it; "+
-			"see whether the federated credential in this cloud names another")
-	}
-	if c.Audience == publicAudience && cloud == "" {
-		c.Audience = ""
-	}
-	if entry.has("tokenexchangeauthority") {
-		notices = append(notices, at+": TokenExchangeAuthority left out: this VM's own cloud issues the assertion")
-	}
-	im.keep(at, entry, c, notices)
-}
-
-func (im *Imported) takeCertificate(at string, entry settings) {
-	certificates := 1
-	for _, c := range im.Identity.Application.Credentials {
-		if c.Source == SourceCertificate {
-			certificates++
-		}
-	}
-	key := numbered("app", certificates)
-	im.keep(at, entry, Credential{Source: SourceCertificate, Key: key}, []string{
-		at + ": its private key stays where it is: make another in the TPM (keyagent key create " + key +
-			"), a certificate for it (keyagent key self-sign " + key + " --subject CN=" + key + "), and register that with the application",
-	})
-}
-
-func (im *Imported) takeFile(at string, entry settings) {
-	var notices []string
-	if entry.flag("useboundcredential") {
-		notices = append(notices, at+": UseBoundCredential has no meaning: an assertion in a file can be copied, and no key stands behind it")
-	}
-	im.keep(at, entry, Credential{Source: SourceAssertionFile, Path: entry.text("signedassertionfilediskpath"), Bound: BoundNever}, notices)
-}
-
-// keep adds an entry if it would be accepted in a file.
-func (im *Imported) keep(at string, entry settings, c Credential, notices []string) {
-	switch {
-	case c.Bound != "":
-	case entry.flag("useboundcredential"):
-		c.Bound = BoundRequire
-	default:
-		c.Bound = BoundNever
-		notices = append(notices, at+": UseBoundCredential is not true, hence bound: never; require makes what is copied of it worthless")
-	}
-	app := im.Identity.Application
-	whole, f := c, findings{}
-	whole.Name = "imported"
-	whole.complete(cmp.Or(app.Cloud, CloudPublic))
-	if whole.check(&f, at); len(f) > 0 {
-		im.note("left out: " + strings.Join(f, "; "))
-		return
-	}
-	notices = append(notices, entry.unused(at, entrySettings)...)
-	app.Credentials = append(app.Credentials, c)
-	im.entries = append(im.entries, notices)
-	im.Notices = append(im.Notices, notices...)
+	return im.section.label() + "." + setting
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -53,28 +54,32 @@ func TestImportAppSettings(t *testing.T) {
 			[]config.Credential{certificate, {Source: "certificate", Bound: "require", Key: "app-2"}, {Source: "certificate", Bound: "require", Key: "app-3"},
 				{Source: "certificate", Bound: "require", Key: "app-4"}, {Source: "certificate", Bound: "never", Key: "app-5"}},
 			[]string{"(KeyVault)", "key create app-2", "(Base64Encoded)", "(StoreWithDistinguishedName)", "(StoreWithSubjectName): its private key", "UseBoundCredential is not true"}},
-		{"an assertion in a file", appSettings(`{"SourceType": "SignedAssertionFilePath", "SignedAssertionFileDiskPath": "/run/a", "UseBoundCredential": true}`),
-			[]config.Credential{{Source: "assertion_file", Bound: "never", Path: "/run/a"}}, []string{"UseBoundCredential has no meaning"}},
+		{"an assertion in a file", appSettings(`{"SourceType": "SignedAssertionFilePath", "SignedAssertionFileDiskPath": "/run/a", "UseBoundCredential": false}`),
+			[]config.Credential{{Source: "assertion_file", Bound: "never", Path: "/run/a"}}, nil},
+		{"an assertion in a file is never bound (IDW10115)", appSettings(`{"SourceType": 8, "SignedAssertionFileDiskPath": "/run/a", "UseBoundCredential": "TRUE"}, ` + boundMI),
+			[]config.Credential{mi}, []string{"(SignedAssertionFilePath): left out: UseBoundCredential is true, which Microsoft.Identity.Web refuses for an assertion in a file (IDW10115)"}},
+		{"what is to be skipped is", appSettings(`{"SourceType": "KeyVault", "Skip": true}, {"SourceType": "Path", "skip": "True", "UseBoundCredential": true}, ` +
+			`{"SourceType": "SignedAssertionFromManagedIdentity", "ManagedIdentityClientId": "` + userManaged + `", "UseBoundCredential": true, "Skip": false}`),
+			[]config.Credential{mi}, []string{"[0] (KeyVault): left out: Skip is true", "[1] (Path): left out: Skip is true"}},
 		{"what cannot be used is left out and said", appSettings(boundMI + `, {"SourceType": "ClientSecret", "ClientSecret": "hunter2"}, {"SourceType": "SignedAssertionFromVault"}, ` +
 			`{"SourceType": "CustomSignedAssertion", "CustomSignedAssertionProviderData": {"ConfigurationSection": "AzureAd2"}}, {"SourceType": "hunter2"}, {}, 7, ` +
-			`{"SourceType": "SignedAssertionFilePath"}, {"SourceType": "SignedAssertionFromManagedIdentity", "ManagedIdentityClientId": "[enter it]"}, {"SourceType": "AutoDecryptKeys"}, ` +
-			`{"SourceType": "Path", "sourceType": "ClientSecret"}`), []config.Credential{mi},
-			[]string{"[1] (ClientSecret): left out", "Key Vault", "source: oidc", "[4]: left out: its SourceType is not known", "[5]: left out", "[6]: left out: not a JSON object",
-				"not absolute", `"[enter it]" is not a GUID`, "nothing like it", "twice"}},
+			`{"SourceType": "SignedAssertionFilePath"}, {"SourceType": "SignedAssertionFromManagedIdentity", "ManagedIdentityClientId": "[enter it]"}, {"SourceType": "AutoDecryptKeys"}`), []config.Credential{mi},
+			[]string{"[1] (ClientSecret): left out", "Key Vault", "source: oidc", "[4]: left out: its SourceType is not known", "[5]: left out: not an object", "[6]: left out: not an object",
+				"no SignedAssertionFileDiskPath, and AZURE_FEDERATED_TOKEN_FILE", `"[enter it]" is not a GUID`, "nothing like it"}},
 		{"options of the section", appSettings(boundMI, `"ClientSecret": "hunter2", "ClientCapabilities": ["cp1"], "AzureRegion": "evil.example/", `),
 			[]config.Credential{mi}, []string{"AzureRegion", "capabilities=cp1", "ClientSecret: left out"}},
 		{"what is in the wrong place does nothing, and is said", appSettings(`{"SourceType": "SignedAssertionFromManagedIdentity", "Instance": "hunter2"}`, `"useBoundCredential": true, `),
 			[]config.Credential{{Source: "managed_identity", Bound: "never", ManagedIdentity: system}},
 			[]string{"AzureAd.useBoundCredential: belongs in each entry of ClientCredentials; ignored here", "UseBoundCredential is not true",
-				"ClientCredentials[0] (SignedAssertionFromManagedIdentity).Instance: belongs in AzureAd itself; ignored here"}},
-		{"what nobody knows is said by its name alone", appSettings(strings.TrimSuffix(boundMI, "}")+`, "Skip": "hunter2"}`, `"SendX5C": true, "Domain": "hunter2", "a\nb": 1, "Empty": "", "Scopes": [], `),
+				"ClientCredentials[0] (SignedAssertionFromManagedIdentity).Instance: belongs in the section itself; ignored here"}},
+		{"what nobody knows is said by its name alone", appSettings(strings.TrimSuffix(boundMI, "}")+`, "Slip": "hunter2"}`, `"SendX5C": true, "Domain": "hunter2", "a\nb": 1, "Empty": "", "Scopes": [], `),
 			[]config.Credential{mi}, []string{`AzureAd."a\nb": keyagent has no such setting; ignored here`, "AzureAd.Domain: keyagent", "AzureAd.SendX5C: keyagent",
-				"(SignedAssertionFromManagedIdentity).Skip: keyagent has no such setting; ignored here"}},
+				"(SignedAssertionFromManagedIdentity).Slip: keyagent has no such setting; ignored here"}},
 		{"the older list beside the newer", appSettings(boundMI, `"ClientCertificates": [{"SourceType": "Path"}], `), []config.Credential{mi}, []string{"AzureAd.ClientCertificates: "}},
 		{"the older list", strings.Replace(appSettings(boundPath), "ClientCredentials", "ClientCertificates", 1), []config.Credential{certificate}, []string{"ClientCertificates[0]"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			im, err := config.ImportAppSettings([]byte(tc.settings))
+			im, err := config.ImportAppSettings([]byte(tc.settings), config.ImportOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -138,7 +143,7 @@ func TestImportTakesCloudAndRegion(t *testing.T) {
 		{"Singapore", `"Instance": "https://login.sovcloud-identity.sg/",`, config.CloudSingapore, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			im, err := config.ImportAppSettings([]byte(appSettings(boundMI, tc.besides)))
+			im, err := config.ImportAppSettings([]byte(appSettings(boundMI, tc.besides)), config.ImportOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -156,9 +161,10 @@ func TestImportRefusesWhatNothingCanBeMadeOf(t *testing.T) {
 		{"no JSON", "{\n\"AzureAd\": {\n\"TenantId\": hunter2}}", "line 3: not JSON"},
 		{"a comment that does not end", "{ /* ", "not JSON"},
 		{"a string that does not end", `{"AzureAd": "hunter2`, "not JSON"},
-		{"a list", "[]", "not a JSON object"},
-		{"a section that is text", `{"AzureAd": "hunter2"}`, "AzureAd: not a JSON object"},
-		{"a setting that is there twice", `{"AzureAd": {"TenantId": "a", "tenantId": "b"}}`, "twice"},
+		{"an empty list", "[]", "no section AzureAd, and no TenantId, here"},
+		{"a section that is text", `{"AzureAd": "hunter2"}`, "AzureAd: a single value, not a section"},
+		{"a setting that is there twice", `{"AzureAd": {"TenantId": "a", "tenantId": "b"}}`, "setting AzureAd:TenantId is there twice"},
+		{"a setting of an entry that is there twice", appSettings(`{"SourceType": "Path", "sourceType": "ClientSecret"}`), "twice"},
 		{"another file", `{"ConnectionStrings": {"x": "hunter2"}}`, "no section AzureAd, and no TenantId, here"},
 		{"an empty object", "{}", "no section AzureAd"},
 		{"a section without a tenant", `{"AzureAd": {}}`, "AzureAd.TenantId"},
@@ -173,7 +179,7 @@ func TestImportRefusesWhatNothingCanBeMadeOf(t *testing.T) {
 		{"a very large file", strings.Repeat(" ", 1<<20+1), "more than 1048576 bytes"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			im, err := config.ImportAppSettings([]byte(tc.settings))
+			im, err := config.ImportAppSettings([]byte(tc.settings), config.ImportOptions{})
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Fatalf("got %+v, %v, want %q", im, err, tc.want)
 			}
@@ -185,7 +191,7 @@ func TestImportRefusesWhatNothingCanBeMadeOf(t *testing.T) {
 }
 
 func TestImportedTakesAnotherName(t *testing.T) {
-	im, err := config.ImportAppSettings([]byte(appSettings(boundMI)))
+	im, err := config.ImportAppSettings([]byte(appSettings(boundMI)), config.ImportOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,12 +210,21 @@ func FuzzImportAppSettings(f *testing.F) {
 	for _, seed := range []string{
 		appSettings(boundMI), appSettings(boundPath + "," + boundMI), "{//\n}", "\ufeff{/**/,}", `{"AzureAd":{"ClientCredentials":[{"SourceType":6,"ClientSecret":"hunter2"},]}}`,
 		appSettings(`{"SourceType": "SignedAssertionFilePath", "SignedAssertionFileDiskPath": "/run/a\n# b: \u2028c"}`, `"AzureRegion": "a\nb", "Instance": "https://login.microsoftonline.us",`),
+		inUTF16(appSettings(boundMI), false), inUTF32("{}"), `{"AzureAd:TenantId": "a", "AzureAd": {"TenantId": {}}}`, `{"A": {` + appIDs + `, "ClientCredentials:x:SourceType": 7}}`,
+		"AzureAd__TenantId=" + tenantID + "\nexport AzureAd__ClientId='" + clientID + "'\nAzureAd__ClientCredentials__0__SourceType=8\nAZURE_FEDERATED_TOKEN_FILE=/a\n",
+		`[{"name": "AzureAd__TenantId", "value": "a"}, "AzureAd__ClientId=b", {"name": "x", "valueFrom": {}}]`, `{"IsEncrypted": false, "Values": {"AzureAd__TenantId": "a"}}`,
+		`{"V": {"BaseUrl": "https://v", "Scopes": ["https://v/.default"], "ProtocolScheme": "MTLS_POP", "AcquireTokenOptions": {"ManagedIdentity": {}}}}`,
+		`{"AzureAd": {"Authority": "https://login.microsoftonline.us/organizations/v2.0", "AppHomeTenantId": "{` + tenantID + `}", "ClientId": "` + clientID + `"}}`,
 	} {
-		f.Add([]byte(seed))
+		f.Add([]byte(seed), "")
+		f.Add([]byte(seed), "A")
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		im, err := config.ImportAppSettings(data)
+	f.Fuzz(func(t *testing.T, data []byte, section string) {
+		im, err := config.ImportAppSettings(data, config.ImportOptions{Section: section})
 		if err != nil {
+			if strings.ContainsFunc(strings.ReplaceAll(err.Error(), "\n", ""), unicode.IsControl) {
+				t.Fatalf("control characters in %q", err)
+			}
 			return
 		}
 		text, err := im.YAML()

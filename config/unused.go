@@ -7,21 +7,25 @@ import (
 
 // sectionSettings are what is taken from the section AzureAd, or has a notice of its
 // own. Names are in lower case.
-var sectionSettings = []string{"instance", "tenantid", "clientid", "azureregion", "clientcapabilities", "clientsecret", "clientcredentials"}
+var sectionSettings = []string{
+	"instance", "tenantid", "authority", "apphometenantid", "clientid", "azureregion", "clientcapabilities", "clientsecret", "clientcredentials",
+}
 
 // entrySettings are the same of an entry of ClientCredentials. Those of certificates
 // are in it because what becomes of a certificate is said once.
 var entrySettings = []string{
-	"sourcetype", "useboundcredential", "managedidentityclientid", "tokenexchangeurl", "tokenexchangeauthority", "signedassertionfilediskpath",
+	"sourcetype", "useboundcredential", "skip", "managedidentityclientid", "tokenexchangeurl", "tokenexchangeauthority",
+	"signedassertionfilediskpath",
 	"keyvaulturl", "keyvaultcertificatename", "base64encodedvalue", "certificatepassword", "certificatediskpath", "certificatestorepath",
 	"certificatethumbprint", "certificatedistinguishedname", "certificatesubjectname",
 }
 
-// unused says of each setting that is neither known nor empty that it does nothing.
-func (s settings) unused(at string, known []string) []string {
+// unused says of each setting that is neither known nor empty that it does nothing. Other
+// apps' sections have a notice of their own. Names in notices begin with prefix.
+func (s *settings) unused(prefix string, known []string) []string {
 	var notices []string
-	for folded, setting := range s {
-		if slices.Contains(known, folded) || !s.has(folded) {
+	for folded, setting := range s.below {
+		if slices.Contains(known, folded) || !setting.says() || setting.describesApp() {
 			continue
 		}
 		why := "keyagent has no such setting; ignored here"
@@ -29,9 +33,9 @@ func (s settings) unused(at string, known []string) []string {
 		case slices.Contains(entrySettings, folded):
 			why = "belongs in each entry of ClientCredentials; ignored here"
 		case slices.Contains(sectionSettings, folded):
-			why = "belongs in AzureAd itself; ignored here"
+			why = "belongs in the section itself; ignored here"
 		}
-		notices = append(notices, fmt.Sprintf("%s.%s: %s", at, plainName(setting.name), why))
+		notices = append(notices, fmt.Sprintf("%s%s: %s", prefix, plainName(setting.name), why))
 	}
 	slices.Sort(notices)
 	return notices

@@ -16,6 +16,18 @@ type Status struct {
 	Key        KeyStatus        `json:"key"`
 	Audit      AuditStatus      `json:"audit"`
 	Identities []IdentityStatus `json:"identities"`
+	// RulesOff are the rules that are not in force because they name a user or a
+	// group who was not found on this machine. Empty when all are in force.
+	RulesOff []RuleStatus `json:"rules_off,omitempty"`
+	// AdminsUnknown says which administrators of the configuration were not found;
+	// empty when all were.
+	AdminsUnknown string `json:"admins_unknown,omitempty"`
+}
+
+// RuleStatus describes a rule that is not in force.
+type RuleStatus struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"` // a line for each user and group who was not found
 }
 
 // AuditStatus says whether what the agent answers is on record.

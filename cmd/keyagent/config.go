@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 
@@ -29,11 +30,12 @@ func (a *app) configCheckCommand() *cobra.Command {
 		Long: `Read the configuration file as the agent would and report what is wrong
 with it. Users and groups are looked up and the files it names are read; TPM and
 network are not touched. What the rules give that may not be expected is said
-in warnings. Exit code 2 means that the agent would not take the file.`,
+in warnings. Exit code 2 means that the agent would not take the file, or would
+leave rules out whose users or groups are not known.`,
 		Example: "  keyagent config check --config /etc/keyagent/config.yaml",
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			cfg, err := a.loadConfig()
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.loadConfig(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -53,12 +55,12 @@ in warnings. Exit code 2 means that the agent would not take the file.`,
 }
 
 // loadConfig reads the configuration and checks what it refers to. One that refers to what cannot be used comes with the error.
-func (a *app) loadConfig() (*config.Config, error) {
+func (a *app) loadConfig(ctx context.Context) (*config.Config, error) {
 	cfg, err := config.Load(a.configPath)
 	if err != nil {
 		return nil, configError{err}
 	}
-	if err := daemon.Check(cfg); err != nil {
+	if err := daemon.Check(ctx, cfg); err != nil {
 		return cfg, configError{referenceError{fmt.Errorf("%s: %w", a.configPath, err)}}
 	}
 	return cfg, nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -17,41 +18,54 @@ import (
 const maxSettingsBytes = 2 << 20
 
 func (a *app) configImportCommand() *cobra.Command {
-	var name string
+	var name, section string
 	cmd := &cobra.Command{
-		Use:   "import [--name NAME] FILE",
-		Short: "Make an identity of an app's appsettings.json",
-		Long: `Make an identity of the settings that an app has for Microsoft.Identity.Web: the section
-AzureAd of its appsettings.json, or that section alone. "-" is standard input.
+		Use:   "import [--section SECTION] [--name NAME] FILE",
+		Short: "Make an identity of an app's settings for Microsoft.Identity.Web",
+		Long: `Make an identity of the settings that an app has for Microsoft.Identity.Web. "-" is
+standard input. FILE is what .NET takes: an appsettings.json; an environment, as lines
+NAME=VALUE or as the list or object of variables that the Azure portal and az print; or
+the local.settings.json of Azure Functions.
+
+The section is AzureAd, or the one that --section names (AzureAd:Staff is Staff within
+AzureAd). Without one, a managed identity that the app uses for itself, without a
+registration (AcquireTokenOptions:ManagedIdentity of an API), becomes an identity, too.
 
 The identity goes to standard output, to be put into the agent's configuration, with a
 rule for the app's user. What cannot be taken over, and what is to be done besides, is
 said there in comments and, unless standard output is a terminal, on standard error.
-Client secrets and passwords are not read: keyagent has no use for them. A certificate's
+Client secrets and passwords are not used: keyagent has no use for them. A certificate's
 private key stays behind, too: make a new one in the TPM (keyagent key create) and
-register its certificate.
+register its certificate. An assertion in a file whose path the settings do not say is
+where AZURE_FEDERATED_TOKEN_FILE of this command's environment is.
 
-Exit code 2 means that nothing in the file can be used.`,
-		Example: "  keyagent config import --name shop /srv/shop/appsettings.json >identity.yaml",
-		Args:    cobra.ExactArgs(1),
+Exit code 2 means that nothing was imported, and why.`,
+		Example: `  keyagent config import --name shop /srv/shop/appsettings.json >identity.yaml
+  keyagent config import --section AzureAd:Staff /srv/shop/appsettings.json
+  az webapp config appsettings list -g shop -n shop | keyagent config import -
+  systemctl show -P Environment shop | tr ' ' '\n' | keyagent config import -`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			settings, err := a.readSettings(args[0])
 			if err != nil {
 				return usageError{err}
 			}
-			imported, err := config.ImportAppSettings(settings)
+			imported, err := config.ImportAppSettings(settings, config.ImportOptions{
+				Section: section, FederatedTokenFile: os.Getenv("AZURE_FEDERATED_TOKEN_FILE"),
+			})
 			if err != nil {
 				return usageError{errors.New(args[0] + ": " + strings.ReplaceAll(err.Error(), "\n", "\n"+args[0]+": "))}
 			}
 			return a.printImported(imported, name)
 		},
 	}
-	cmd.Flags().StringVar(&name, "name", "app", "name of the identity")
+	cmd.Flags().StringVar(&name, "name", "", "name of the identity (default: app, or vm for a managed identity)")
+	cmd.Flags().StringVar(&section, "section", "", "path of the section with the settings, its names separated by colons (default: AzureAd)")
 	return cmd
 }
 
 func (a *app) printImported(imported *config.Imported, name string) error {
-	imported.Identity.Name = name
+	imported.Identity.Name = cmp.Or(name, imported.Identity.Name)
 	text, err := imported.YAML()
 	if err != nil {
 		return usageError{fmt.Errorf("--name %q is not made of lower-case letters, digits and inner hyphens (at most 63)", name)}

@@ -28,7 +28,7 @@ nothing failed.`,
 		Example: "  keyagent doctor\n  keyagent doctor --json | jq '.findings[] | select(.verdict != \"ok\")'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, configErr := a.loadConfig()
+			cfg, configErr := a.loadConfig(cmd.Context())
 			if cfg == nil {
 				cfg = config.Default()
 			}

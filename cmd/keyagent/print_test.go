@@ -201,3 +201,24 @@ func terminal(t *testing.T) *os.File {
 	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
+
+func TestStatusSaysWhichRuleIsOff(t *testing.T) {
+	for _, tc := range []struct {
+		name, want string
+		status     wire.Status
+	}{
+		{"nothing is off", "", wire.Status{}},
+		{"a rule", "rule web is not in force: user \"a\" is not known; group \"b\" is not known", wire.Status{RulesOff: []wire.RuleStatus{{Name: "web", Reason: "user \"a\" is not known\ngroup \"b\" is not known"}}}},
+		{"a rule with a name that would feign another line", `rule w\x1b[2J is not in force: x`, wire.Status{RulesOff: []wire.RuleStatus{{Name: "w\x1b[2J", Reason: "x"}}}},
+		{"an administrator", "admins not all were found: user \"a\"", wire.Status{AdminsUnknown: "user \"a\""}},
+	} {
+		var out bytes.Buffer
+		if err := printStatus(&out, tc.status); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Join(strings.Fields(out.String()), " ")
+		if tc.want == "" && strings.Contains(got, "not in force") || !strings.Contains(got, tc.want) {
+			t.Errorf("%s: no %q in\n%s", tc.name, tc.want, out.String())
+		}
+	}
+}

@@ -140,7 +140,7 @@ func wrapArgs(cmd *cobra.Command) {
 // that is bound to nothing.
 func checkValues(cmd *cobra.Command) error {
 	for _, name := range []string{
-		"type", "claims", "capabilities", "name", "algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir",
+		"type", "claims", "capabilities", "name", "section", "algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir",
 	} {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
 			return usageError{fmt.Errorf("--%s has no value", name)}

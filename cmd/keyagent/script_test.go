@@ -81,6 +81,34 @@ func TestJudgedScripts(t *testing.T) {
 	testscript.Run(t, p)
 }
 
+// TestScriptsWithANameService plays testdata/nameservice, where the machine has users who are in no file that the agent reads. They
+// run in a mount namespace of their own: the machine's files stay as they are.
+func TestScriptsWithANameService(t *testing.T) {
+	judge.Tool(t, "getent")
+	judge.NameService(t, "extrausers")
+	namespace := []string{judge.Tool(t, "unshare"), "--mount"}
+	if os.Geteuid() != 0 {
+		namespace = append(namespace, "--map-root-user")
+	}
+	if out, err := exec.CommandContext(t.Context(), namespace[0], append(namespace[1:], "mount", "-t", "tmpfs", "none", "/var/lib/extrausers")...).CombinedOutput(); err != nil {
+		t.Skipf("no mount namespaces here: %v: %s", err, out)
+	}
+	// The program of the tests has the C library in it, for the simulated TPM; the real one has not.
+	bin := t.TempDir()
+	build := exec.CommandContext(t.Context(), judge.Tool(t, "go"), "build", "-o", bin, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	p := params("nameservice")
+	p.Setup = func(env *testscript.Env) error {
+		env.Setenv("NAMESPACE", strings.Join(namespace[1:], " "))
+		env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
+		return nil
+	}
+	testscript.Run(t, p)
+}
+
 func params(dir string) testscript.Params {
 	return testscript.Params{
 		Dir:                 filepath.Join("testdata", dir),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -43,8 +44,8 @@ agent goes on: audit.required in the configuration says whether tokens do.`,
 			if err != nil {
 				return err
 			}
-			cfg, err := a.loadConfig()
-			if err != nil {
+			cfg, err := a.loadConfig(cmd.Context())
+			if _, rulesOff := errors.AsType[*daemon.RulesOffError](err); err != nil && !rulesOff { // which the agent itself tells
 				return err
 			}
 			if a.socket != "" {

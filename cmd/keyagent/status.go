@@ -53,6 +53,12 @@ func printStatus(out io.Writer, s wire.Status) error {
 	row("  attributes", "%s", strings.Join(s.Key.Attributes, ", "))
 	row("  name", "%s", s.Key.Name)
 	row("audit", "%s", auditText(s.Audit))
+	for _, r := range s.RulesOff {
+		row("rule", "%s is not in force: %s", r.Name, strings.ReplaceAll(r.Reason, "\n", "; "))
+	}
+	if s.AdminsUnknown != "" {
+		row("admins", "not all were found: %s", strings.ReplaceAll(s.AdminsUnknown, "\n", "; "))
+	}
 	for _, id := range s.Identities {
 		row("identity "+id.Name, "%s, %s", id.Kind, id.State)
 		printIdentity(row, id)

@@ -29,6 +29,7 @@ var places = map[string]place{
 	"internal/pemfile":           {nil, leaf},
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all who meet certificates"},
 	"internal/writequeue":        {nil, leaf},
+	"internal/accounts":          {nil, leaf},
 	"internal/judge":             {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
@@ -79,7 +80,10 @@ var places = map[string]place{
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
 	"internal/daemon": {
-		[]string{"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...", "internal/certs", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream"},
+		[]string{
+			"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...",
+			"internal/accounts", "internal/certs", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream",
+		},
 		wired,
 	},
 	"cmd/keyagent": {

@@ -37,8 +37,12 @@ type Options struct {
 	Audit   *slog.Logger     // required: one record per answer
 	Now     func() time.Time // nil means time.Now
 
-	// Sleep waits between the attempts of one request, and Wait until the next look at what is to be renewed; nil means a timer.
-	Sleep, Wait func(ctx context.Context, d time.Duration) error
+	// Sleep waits between the attempts of one request, Wait until the next look at what is to be renewed, and WaitForAccounts until
+	// the next look for users and groups who were not found; nil means a timer.
+	Sleep, Wait, WaitForAccounts func(ctx context.Context, d time.Duration) error
+
+	// Accounts finds the users and groups that rules name; nil means those of this machine.
+	Accounts Accounts
 
 	// LookOnly keeps a [Keyring] from making a state directory: made by another user than the agent's, it would keep the
 	// agent out.
@@ -91,7 +95,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if d.plan, err = resolve(d.cfg); err != nil {
+	if d.plan, err = resolve(ctx, d.cfg, d.opts); err != nil {
 		return err
 	}
 	if err := d.plan.addProxyCredential(d.cfg.Proxy); err != nil {
@@ -241,10 +245,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", d.cfg.Socket,
 		"identities", len(d.plan.identities), "rules", len(d.plan.policy.Rules))
+	d.tellRules(nil, d.plan.rules.notInForce())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.bindings.Run(ctx) })
 	g.Go(func() error { return d.acquirer.Run(ctx) })
 	g.Go(func() error { return d.server.Serve(ctx, listener) })
+	g.Go(func() error { return d.awaitAccounts(ctx) })
 	return g.Wait()
 }
 

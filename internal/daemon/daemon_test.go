@@ -39,8 +39,11 @@ type stage struct {
 	audit    lockedBuffer
 	sleep    func(context.Context, time.Duration) error // nil: real time
 	wait     func(context.Context, time.Duration) error
-	client   *client.Client
-	stop     func()
+	accounts daemon.Accounts // nil: this machine's
+
+	waitForAccounts func(context.Context, time.Duration) error
+	client          *client.Client
+	stop            func()
 }
 
 // lockedBuffer is a log that the agent's goroutines may write.
@@ -96,6 +99,8 @@ func (s *stage) start() {
 		Now:     s.platform.Clock().Now,
 		Sleep:   s.sleep,
 		Wait:    s.wait,
+
+		Accounts: s.accounts, WaitForAccounts: s.waitForAccounts,
 	})
 	if err != nil {
 		cancel()

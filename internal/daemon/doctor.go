@@ -92,11 +92,24 @@ func (d *doctor) checkConfig() {
 		d.add("configuration", VerdictWarn, "nothing, for keys alone; the agent needs one: see docs/configuration.md",
 			"%s does not exist; the defaults hold", d.opts.ConfigPath)
 		return
+	} else if off, ok := errors.AsType[*RulesOffError](err); ok {
+		d.addRulesOff(off)
 	} else if err != nil {
 		d.addError("configuration", err, "write one, or mend it: keyagent config check says what is wrong; without it the agent does not start, and what follows looks at the defaults")
 		return
 	}
 	d.add("configuration", VerdictOK, "", "%s: identities: %d, rules: %d", d.opts.ConfigPath, len(d.cfg.Identities), len(d.cfg.Rules))
+}
+
+// addRulesOff adds what the agent does without.
+func (d *doctor) addRulesOff(off *RulesOffError) {
+	for _, r := range off.Rules {
+		d.add("rule", VerdictFail, "correct the rule, or create whom it names: the agent looks again every half minute and puts it in force then; until then nobody gets a token by it",
+			"%q is not in force: %v", r.Name, r.Err)
+	}
+	if off.Admins != nil {
+		d.add("admins", VerdictFail, "correct the list, or create whom it names: the agent looks again every half minute", "some were not found: %v", off.Admins)
+	}
 }
 
 func (d *doctor) checkBindingSettings() {

@@ -1,14 +1,13 @@
 package daemon
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os/user"
-	"strconv"
 	"strings"
 
 	"github.com/keyagent/keyagent/acquire"
@@ -24,7 +23,8 @@ import (
 
 // plan is a configuration resolved into what the packages take.
 type plan struct {
-	policy      *policy.Policy
+	rules       *ruleBook
+	policy      *policy.Policy      // of the rules that were in force when it was resolved
 	callables   []agentapi.Identity // as callers may name them
 	identities  []acquire.Identity  // as they are acquired
 	rootCAs     *x509.CertPool      // for Entra and attestation; nil means the system's
@@ -36,88 +36,31 @@ type plan struct {
 }
 
 // Check reports whether cfg can be used on this machine, without touching TPM or
-// network: users and groups exist, the files it names can be read.
-func Check(cfg *config.Config) error {
-	_, err := resolve(cfg)
-	return err
+// network: users and groups exist, the files it names can be read. If nothing else is
+// wrong but that users or groups were not found, the error is a [*RulesOffError].
+func Check(ctx context.Context, cfg *config.Config) error {
+	p, err := resolve(ctx, cfg, Options{})
+	off := p.rules.notInForce()
+	switch {
+	case off == nil:
+		return err
+	case err == nil:
+		return off
+	}
+	return fmt.Errorf("%w\n%v", err, off) // not wrapped: it is not all that is wrong
 }
 
-func resolve(cfg *config.Config) (*plan, error) {
-	p := &plan{mtlsHosts: cfg.TrustedHosts.MTLS, attestHosts: cfg.TrustedHosts.Attestation}
+// resolve returns a plan with what could be resolved of it also beside an error.
+func resolve(ctx context.Context, cfg *config.Config, opts Options) (*plan, error) {
+	p := &plan{mtlsHosts: cfg.TrustedHosts.MTLS, attestHosts: cfg.TrustedHosts.Attestation, rules: newRuleBook(cfg, opts.Accounts)}
 	if p.mtlsHosts == nil {
 		p.mtlsHosts = imds.MicrosoftMTLSHosts()
 	}
 	if p.attestHosts == nil {
 		p.attestHosts = imds.MicrosoftAttestationHosts()
 	}
-	return p, errors.Join(p.addIdentities(cfg.Identities), p.addPolicy(cfg), p.addRoots(cfg.CAFile), p.addProxy(cfg.Proxy), p.addAttestation(cfg.Attestation))
-}
-
-func (p *plan) addPolicy(cfg *config.Config) error {
-	p.policy = &policy.Policy{Audiences: cfg.AssertionAudiences()}
-	var problems []error
-	for _, r := range cfg.Rules {
-		uids, gids, err := resolvePrincipals(r.Principals)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("rule %q: %w", r.Name, err))
-		}
-		p.policy.Rules = append(p.policy.Rules, policy.Rule{
-			Name: r.Name, UIDs: uids, GIDs: gids,
-			Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types, Fresh: r.Fresh,
-		})
-	}
-	uids, gids, err := resolvePrincipals(cfg.Admins)
-	if err != nil {
-		problems = append(problems, fmt.Errorf("admins: %w", err))
-	}
-	p.policy.AdminUIDs, p.policy.AdminGIDs = uids, gids
-	if len(problems) == 0 {
-		problems = append(problems, p.policy.Validate())
-	}
-	return errors.Join(problems...)
-}
-
-func resolvePrincipals(p config.Principals) (uids, gids []uint32, err error) {
-	uids, userErr := resolveAll(p.Users, func(name string) (string, error) {
-		u, err := user.Lookup(name)
-		if err != nil {
-			return "", err
-		}
-		return u.Uid, nil
-	})
-	gids, groupErr := resolveAll(p.Groups, func(name string) (string, error) {
-		g, err := user.LookupGroup(name)
-		if err != nil {
-			return "", err
-		}
-		return g.Gid, nil
-	})
-	return uids, gids, errors.Join(userErr, groupErr)
-}
-
-func resolveAll(names []string, lookup func(string) (string, error)) ([]uint32, error) {
-	var ids []uint32
-	var problems []error
-	for _, name := range names {
-		id, err := resolveID(name, lookup)
-		ids, problems = append(ids, id), append(problems, err)
-	}
-	return ids, errors.Join(problems...)
-}
-
-// resolveID takes a number as it is and looks a name up.
-func resolveID(name string, lookup func(string) (string, error)) (uint32, error) {
-	text := name
-	if _, err := strconv.ParseUint(name, 10, 32); err != nil {
-		if text, err = lookup(name); err != nil {
-			return 0, err
-		}
-	}
-	id, err := strconv.ParseUint(text, 10, 32)
-	if err != nil || id == 1<<32-1 { // (uid_t)-1 is nobody's
-		return 0, fmt.Errorf("%q is not a user or group id", name)
-	}
-	return uint32(id), nil
+	p.policy = p.rules.look(ctx)
+	return p, errors.Join(p.addIdentities(cfg.Identities), p.rules.check(), p.addRoots(cfg.CAFile), p.addProxy(cfg.Proxy), p.addAttestation(cfg.Attestation))
 }
 
 func (p *plan) addRoots(file string) error {

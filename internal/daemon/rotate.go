@@ -104,7 +104,7 @@ func (p *plan) boundBelow(c acquire.Credential) (imds.Selector, bool) {
 
 func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
 	var err error
-	if r.plan, err = resolve(r.cfg); err != nil {
+	if r.plan, err = resolve(ctx, r.cfg, r.opts); err != nil {
 		return signer.Entry{}, err
 	}
 	if err := r.plan.addProxyCredential(r.cfg.Proxy); err != nil {

@@ -36,6 +36,7 @@ func (d *Daemon) Status(context.Context) wire.Status {
 			Generation:    d.generation,
 		},
 	}
+	d.plan.rules.addStatus(&status)
 	for _, id := range d.acquirer.Status() {
 		status.Identities = append(status.Identities, d.identityStatus(id))
 	}

@@ -64,6 +64,18 @@ func OpenSSLProvider(t testing.TB, provider string) string {
 	return openssl
 }
 
+// NameService makes sure that the C library can load a name service, for example
+// "extrausers", which /etc/nsswitch.conf can then name. It skips or fails as [Tool] does.
+func NameService(t testing.TB, service string) {
+	t.Helper()
+	for _, dir := range []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/lib/*-linux-gnu"} {
+		if found, _ := filepath.Glob(filepath.Join(dir, "libnss_"+service+".so.2")); len(found) > 0 {
+			return
+		}
+	}
+	missing(t, "the C library's name service "+service)
+}
+
 func missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv(RequireEnv) == "1" {

@@ -22,14 +22,28 @@ func (w *witness) Skipf(string, ...any)  { w.skipped = true; panic(stopped{}) }
 // ask asks for a judge that nobody has, and says how the test that asked ended.
 func ask(t *testing.T) (w *witness) {
 	t.Helper()
+	return askFor(t, func(w *witness) { judge.Tool(w, "keyagent-no-such-judge") })
+}
+
+func askFor(t *testing.T, judge func(*witness)) (w *witness) {
+	t.Helper()
 	w = &witness{TB: t}
 	defer func() {
 		if r := recover(); r != (any)(stopped{}) {
-			t.Errorf("judge.Tool went on without the tool: %v", r)
+			t.Errorf("the test went on without what it asked for: %v", r)
 		}
 	}()
-	judge.Tool(w, "keyagent-no-such-judge")
+	judge(w)
 	return w
+}
+
+func TestAMissingNameServiceIsAMissingTool(t *testing.T) {
+	for promise, skipped := range map[string]bool{"": true, "1": false} {
+		t.Setenv(judge.RequireEnv, promise)
+		if w := askFor(t, func(w *witness) { judge.NameService(w, "keyagent-no-such-service") }); w.skipped != skipped || w.failed == skipped {
+			t.Errorf("promise %q: skipped = %v, failed = %v", promise, w.skipped, w.failed)
+		}
+	}
 }
 
 func TestAMissingToolSkipsWhereNothingWasPromised(t *testing.T) {

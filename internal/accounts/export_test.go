@@ -1,0 +1,4 @@
+package accounts
+
+// ParseEntry is what the fuzz target feeds.
+var ParseEntry = parseEntry

@@ -1,0 +1,262 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/keyagent/keyagent/agentapi/policy"
+	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/accounts"
+	"github.com/keyagent/keyagent/internal/upstream"
+)
+
+const (
+	// lookTimeout bounds one look at all users and groups together: a directory that does not answer must not keep the agent
+	// from starting.
+	lookTimeout = 20 * time.Second
+
+	// Pauses between looks for those who are not known yet: short while the machine starts, when a directory's service may come
+	// up after the agent.
+	firstPause = 5 * time.Second
+	lastPause  = 30 * time.Second
+)
+
+// Accounts finds users and groups of this machine by name. It must be safe for concurrent use.
+type Accounts interface {
+	User(ctx context.Context, name string) (uid uint32, err error)
+	Group(ctx context.Context, name string) (gid uint32, err error)
+}
+
+// RuleOff is a rule that is not in force, with the reason, an error for each of its users and groups who were not found.
+type RuleOff struct {
+	Name string
+	Err  error
+}
+
+// RulesOffError says which rules are not in force because of users or groups who were not found. The agent runs without them, and
+// puts them in force when everybody whom they name is found. It is never an error of anything else, too.
+type RulesOffError struct {
+	Rules  []RuleOff
+	Admins error // of administrators who are left out; nil: all were found
+}
+
+func (e *RulesOffError) Error() string {
+	var problems []error
+	for _, off := range e.Rules {
+		problems = append(problems, fmt.Errorf("rule %q: %w", off.Name, off.Err))
+	}
+	if e.Admins != nil {
+		problems = append(problems, fmt.Errorf("admins: %w", e.Admins))
+	}
+	return errors.Join(problems...).Error()
+}
+
+// ruleBook makes the policy of the configured rules, as far as the users and groups are known whom they name. A rule is in force as a
+// whole or not at all, so that nobody has to guess which part of it is; an administrator who is not known is left out alone. Whoever was
+// found keeps their number as long as the agent runs.
+type ruleBook struct {
+	rules     []config.Rule
+	admins    config.Principals
+	audiences []string // that only a rule gives that names them
+	accounts  Accounts
+
+	mu    sync.Mutex // guards what follows; not held while anybody is looked up
+	known map[account]uint32
+	off   *RulesOffError // nil: all rules are in force, and all administrators known
+}
+
+// account is a user or a group, by the name that the configuration has for it.
+type account struct {
+	group bool
+	name  string
+}
+
+func newRuleBook(cfg *config.Config, finder Accounts) *ruleBook {
+	if finder == nil {
+		finder = accounts.Finder{}
+	}
+	return &ruleBook{rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, known: map[account]uint32{}}
+}
+
+// check finds what is wrong with what the rules give, whomever they give it to.
+func (b *ruleBook) check() error {
+	p := &policy.Policy{Audiences: b.audiences}
+	for _, r := range b.rules {
+		p.Rules = append(p.Rules, policyRule(r, []uint32{0}, nil)) // this policy decides nothing
+	}
+	return p.Validate()
+}
+
+func policyRule(r config.Rule, uids, gids []uint32) policy.Rule {
+	return policy.Rule{
+		Name: r.Name, UIDs: uids, GIDs: gids,
+		Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types, Fresh: r.Fresh,
+	}
+}
+
+// look looks for everybody who is not known yet, and returns the policy that is then in force. One look at a time.
+func (b *ruleBook) look(ctx context.Context) *policy.Policy {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	l := &look{ctx: ctx, accounts: b.accounts, known: b.knownNow(), missing: map[account]error{}}
+	p, off := &policy.Policy{Audiences: b.audiences}, &RulesOffError{}
+	for _, r := range b.rules {
+		uids, gids, err := l.all(r.Principals)
+		if err != nil {
+			off.Rules = append(off.Rules, RuleOff{r.Name, err})
+			continue
+		}
+		p.Rules = append(p.Rules, policyRule(r, uids, gids))
+	}
+	p.AdminUIDs, p.AdminGIDs, off.Admins = l.all(b.admins)
+	if len(off.Rules) == 0 && off.Admins == nil {
+		off = nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.known, b.off = l.known, off
+	return p
+}
+
+func (b *ruleBook) knownNow() map[account]uint32 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.known)
+}
+
+// notInForce returns what the last look did not find; nil if it found everybody.
+func (b *ruleBook) notInForce() *RulesOffError {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.off
+}
+
+// look is one look at users and groups. It asks for nobody twice.
+type look struct {
+	ctx      context.Context // of the one call that this lives for
+	accounts Accounts
+	known    map[account]uint32
+	missing  map[account]error
+}
+
+// all returns the numbers of those who were found, and an error about those who were not.
+func (l *look) all(p config.Principals) (uids, gids []uint32, err error) {
+	var problems []error
+	find := func(group bool, names []string) (ids []uint32) {
+		for _, name := range names {
+			id, err := l.one(account{group, name})
+			if err != nil {
+				problems = append(problems, err)
+				continue
+			}
+			ids = append(ids, id)
+		}
+		return ids
+	}
+	uids, gids = find(false, p.Users), find(true, p.Groups)
+	return uids, gids, errors.Join(problems...)
+}
+
+func (l *look) one(a account) (uint32, error) {
+	if id, found := l.known[a]; found {
+		return id, nil
+	}
+	if err, asked := l.missing[a]; asked {
+		return 0, err
+	}
+	id, err := l.find(a)
+	if err != nil {
+		l.missing[a] = err
+		return 0, err
+	}
+	l.known[a] = id
+	return id, nil
+}
+
+// find takes a number as it is and looks a name up.
+func (l *look) find(a account) (uint32, error) {
+	if id, err := strconv.ParseUint(a.name, 10, 32); err == nil {
+		if id == 1<<32-1 { // (uid_t)-1 is nobody's
+			return 0, fmt.Errorf("%q is not the number of a user or group", a.name)
+		}
+		return uint32(id), nil
+	}
+	if a.group {
+		return l.accounts.Group(l.ctx, a.name)
+	}
+	return l.accounts.User(l.ctx, a.name)
+}
+
+// awaitAccounts looks again and again for users and groups who were not found, and puts the rules in force whose users and groups then
+// are. It returns nil when all are in force or ctx ends.
+func (d *Daemon) awaitAccounts(ctx context.Context) error {
+	wait := d.opts.WaitForAccounts
+	if wait == nil {
+		wait = upstream.Sleep
+	}
+	book := d.plan.rules
+	for pause := firstPause; book.notInForce() != nil; pause = min(2*pause, lastPause) {
+		if err := wait(ctx, pause); err != nil {
+			return nil //nolint:nilerr // the agent ends
+		}
+		before := book.notInForce()
+		if err := d.server.SetPolicy(book.look(ctx)); err != nil {
+			d.opts.Logger.Error("the rules stay as they were", "cause", err)
+			continue
+		}
+		d.tellRules(before, book.notInForce())
+	}
+	return nil
+}
+
+// tellRules logs which rules are in force and which are not, as far as that is new; before is nil at the start.
+func (d *Daemon) tellRules(before, after *RulesOffError) {
+	before, after = cmp.Or(before, &RulesOffError{}), cmp.Or(after, &RulesOffError{})
+	for _, off := range before.Rules {
+		if reasonOff(after, off.Name) == "" {
+			d.opts.Logger.Info("a rule has come into force: everybody whom it names was found", "rule", off.Name)
+		}
+	}
+	for _, off := range after.Rules {
+		if reason := off.Err.Error(); reason != reasonOff(before, off.Name) {
+			d.opts.Logger.Error("a rule is not in force: it names somebody who was not found, and nobody gets a token by it until then", "rule", off.Name, "cause", reason)
+		}
+	}
+	switch {
+	case after.Admins == nil && before.Admins != nil:
+		d.opts.Logger.Info("all administrators were found")
+	case after.Admins != nil && (before.Admins == nil || before.Admins.Error() != after.Admins.Error()):
+		d.opts.Logger.Error("an administrator was not found, and may not ask for the status until then", "cause", after.Admins.Error())
+	}
+}
+
+// reasonOff returns why a rule is not in force, or nothing if it is.
+func reasonOff(e *RulesOffError, rule string) string {
+	i := slices.IndexFunc(e.Rules, func(off RuleOff) bool { return off.Name == rule })
+	if i < 0 {
+		return ""
+	}
+	return e.Rules[i].Err.Error()
+}
+
+// addStatus adds what is not in force.
+func (b *ruleBook) addStatus(status *wire.Status) {
+	off := b.notInForce()
+	if off == nil {
+		return
+	}
+	for _, r := range off.Rules {
+		status.RulesOff = append(status.RulesOff, wire.RuleStatus{Name: r.Name, Reason: r.Err.Error()})
+	}
+	if off.Admins != nil {
+		status.AdminsUnknown = off.Admins.Error()
+	}
+}

@@ -89,10 +89,11 @@ func (s *Store) checkReplace(e Entry, public crypto.PublicKey, there []*x509.Cer
 	if err != nil {
 		return err
 	}
-	if current.Generation != e.Generation || CheckCertificate(there, public, s.now()) != nil {
-		return nil
+	works := CheckCertificate(there, public, s.now()) == nil
+	if works && current.Generation == e.Generation {
+		return &InUseError{Key: e.Name, Chain: there}
 	}
-	return &InUseError{Key: e.Name, Chain: there}
+	return nil
 }
 
 // inPlace reads the certificates of a generation; none if there are none. What cannot be decoded is put aside.

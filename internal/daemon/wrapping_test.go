@@ -65,7 +65,7 @@ func TestAFileOfAnchorsThatIsReadInPartStopsTheConfiguration(t *testing.T) {
 
 func checkAnchors(t *testing.T, cfg *config.Config, what, want, place string) {
 	t.Helper()
-	err := daemon.Check(cfg)
+	err := daemon.Check(t.Context(), cfg)
 	switch {
 	case want == "":
 		if err != nil {

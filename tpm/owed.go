@@ -46,7 +46,7 @@ type owed struct {
 type owedFlush struct {
 	handle tpm2.TPMHandle
 	name   []byte // nil: a session, or an object whose Name is not known
-	boot   boot   // in which it was made
+	boots  boots  // one of them it was made in
 	misses int    // how often the TPM was found in another boot
 }
 
@@ -67,12 +67,12 @@ func (o *owed) remove(h tpm2.TPMHandle) {
 	o.list = slices.DeleteFunc(o.list, func(f owedFlush) bool { return sameSlot(f.handle, h) })
 }
 
-// skipOthers returns the flushes of a boot. Those of another are void if the TPM was reset. They
-// are struck off after a while only: who says so is not authenticated.
-func (o *owed) skipOthers(now boot) []owedFlush {
+// skipOthers returns the flushes of the present boot. Those of another are void if the TPM was
+// reset. They are struck off after a while only: who says so is not authenticated.
+func (o *owed) skipOthers(now boots) []owedFlush {
 	var of []owedFlush
 	for i := range o.list {
-		if f := &o.list[i]; f.boot == now {
+		if f := &o.list[i]; f.boots.include(now) {
 			f.misses = 0
 			of = append(of, *f)
 		} else {
@@ -118,7 +118,7 @@ func hexHandle(h tpm2.TPMHandle) string { return fmt.Sprintf("0x%08x", uint32(h)
 // owe notes that an object or session, which was made in the present boot as far as is known, is to
 // be flushed.
 func (s *scheduler) owe(h tpm2.TPMHandle, name []byte) {
-	s.oweFlush(owedFlush{handle: h, name: name, boot: s.boot})
+	s.oweFlush(owedFlush{handle: h, name: name, boots: s.boots})
 }
 
 func (s *scheduler) oweFlush(f owedFlush) {
@@ -136,7 +136,7 @@ func (s *scheduler) flushOwed(ctx context.Context) (freed, again bool) {
 	if err := s.findBoot(&once{ctx: ctx, scheduler: s}); err != nil {
 		return false, asksAgain(err)
 	}
-	for _, f := range s.owed.skipOthers(s.boot) {
+	for _, f := range s.owed.skipOthers(s.boots) {
 		gone, busy := s.flushOne(ctx, f)
 		if gone {
 			s.owed.remove(f.handle)
@@ -183,14 +183,14 @@ func (s *scheduler) stillOurs(ctx context.Context, f owedFlush) (ours, busy bool
 	return false, !staleHandle(err) // what cannot be told now is asked again
 }
 
-// flushPatiently works off what is owed for as long as the TPM asks for repetitions. If it yields,
-// it ends soon after another caller has come.
-func (s *scheduler) flushPatiently(ctx context.Context, yields bool) {
+// flushPatiently works off what is owed for as long as the TPM asks for repetitions and patience
+// lasts. If it yields, it ends after flushGrace when another caller waits for the TPM.
+func (s *scheduler) flushPatiently(ctx context.Context, patience time.Duration, yields bool) {
 	start := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		_, again := s.flushOwed(ctx)
 		took := time.Since(start)
-		if !again || took >= flushPatience || yields && took >= flushGrace && s.waiting.Load() > 0 {
+		if !again || took >= patience || yields && took >= flushGrace && s.waiting.Load() > 0 {
 			return
 		}
 		if err := sleep(ctx, pause); err != nil {
@@ -206,6 +206,16 @@ type boot struct {
 	resets, restarts uint32
 }
 
+// boots are the last two boots that the TPM was found in, the newer first. What was made after both
+// were found is good in either: the counters rise, so if the TPM is in one of them now, it was not
+// reset in between. So a false answer in between costs nothing.
+type boots [2]boot
+
+// include reports whether the newest of the present boots is one of these.
+func (b boots) include(present boots) bool {
+	return present[0].known && (b[0] == present[0] || b[1] == present[0])
+}
+
 // findBoot finds out in which boot the TPM is. Behind a resource manager it is all the same: nobody
 // else can get at our handles.
 func (s *scheduler) findBoot(t transport.TPM) error {
@@ -218,10 +228,13 @@ func (s *scheduler) findBoot(t transport.TPM) error {
 	}
 	clock := rsp.CurrentTime.ClockInfo
 	now := boot{known: true, resets: clock.ResetCount, restarts: clock.RestartCount}
-	if s.boot.known && s.boot != now {
+	if now == s.boots[0] {
+		return nil
+	}
+	if s.boots[0].known {
 		s.log.Info("TPM was reset: what was loaded in it is gone")
 	}
-	s.boot = now
+	s.boots = boots{now, s.boots[0]}
 	return nil
 }
 
@@ -262,7 +275,7 @@ func (s *scheduler) findLost(ctx context.Context) error {
 		}
 		isIt := func(lost owedFlush) bool { return err == nil && bytes.Equal(lost.name, o.name) }
 		if i := slices.IndexFunc(s.lost, isIt); i >= 0 && !s.loaded.has(h) {
-			s.oweFlush(owedFlush{handle: h, name: o.name, boot: s.lost[i].boot})
+			s.oweFlush(owedFlush{handle: h, name: o.name, boots: s.lost[i].boots})
 		}
 	}
 	s.lost = nil

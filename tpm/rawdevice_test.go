@@ -205,3 +205,31 @@ func TestTheResourceManagersDeviceBeginsEmpty(t *testing.T) {
 		t.Errorf("the clock was read %d times", n)
 	}
 }
+
+// While the connection lasts, what is given up is flushed there as everywhere.
+func TestTheResourceManagersDeviceIsFlushedToo(t *testing.T) {
+	t.Parallel()
+	d := newRawDevice(t)
+	on, err := tpm.OpenDescribed(t.Context(), d.path, sysfs(t, d.path, "tpmrm"), tpm.Config{PlainSessions: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		var keys []*tpm.Key
+		for range 4 { // more than there are slots
+			keys = append(keys, newKey(t, on))
+		}
+		for _, k := range append(keys, keys...) {
+			checkSigns(t, k)
+		}
+		for _, k := range keys {
+			_ = k.Close() // always nil
+		}
+		checkLoaded(t, on, 0, 0)
+	}
+	newKey(t, on)
+	if err := on.Close(); err != nil {
+		t.Fatal(err)
+	}
+	checkLoaded(t, tpmtest.Connect(t, "device:"+d.path), 0, 0)
+}

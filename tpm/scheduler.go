@@ -42,7 +42,7 @@ type scheduler struct {
 
 	conn     *conn // nil: not open
 	managed  bool  // conn goes to a resource manager, where each connection begins with an empty space of its own
-	boot     boot  // of the TPM
+	boots    boots // of the TPM
 	loaded   *loaded
 	sessions sessions
 	owed     owed
@@ -147,14 +147,17 @@ func (s *scheduler) sweepIfFree() {
 	s.settleInBackground()
 }
 
-// sweep moves what was closed from the table of what is loaded to what is owed.
-func (s *scheduler) sweep() {
+// sweep moves what was closed from the table of what is loaded to what is owed. It reports whether
+// there was any.
+func (s *scheduler) sweep() bool {
 	if s.retired.Swap(0) == 0 {
-		return
+		return false
 	}
-	for _, slot := range s.loaded.removeClosed() {
+	closed := s.loaded.removeClosed()
+	for _, slot := range closed {
 		s.owe(slot.handle, slot.object.name)
 	}
+	return len(closed) > 0
 }
 
 // late reports whether the answer to an abandoned command is due.
@@ -168,7 +171,7 @@ func (s *scheduler) settle() {
 	s.readLate()
 	s.dropDead()
 	s.sweep()
-	s.flushPatiently(s.lifetime, true)
+	s.flushPatiently(s.lifetime, flushPatience, true)
 	s.owed.fresh = false
 	if !s.owed.empty() {
 		s.watch(s.sessions.maxIdle)
@@ -212,8 +215,11 @@ func (s *scheduler) perform(t *turn, input []byte) ([]byte, error) {
 	}
 	if !t.begun {
 		t.begun = true
-		s.sweep()
-		s.flushOwed(t.ctx)
+		if s.sweep() {
+			s.flushPatiently(t.ctx, flushGrace, false)
+		} else {
+			s.flushOwed(t.ctx)
+		}
 	}
 	rsp, err := s.roundTrip(t.ctx, input)
 	for err == nil && s.makeRoom(t, responseCode(rsp)) {
@@ -338,12 +344,13 @@ func (s *scheduler) openWithin(ctx context.Context, limit time.Duration) error {
 // resource manager nothing is; a bare TPM keeps what it has, and it takes its slots.
 func (s *scheduler) recount(ctx context.Context) error {
 	if s.managed {
+		s.boots = boots{{known: true}} // all the same: see findBoot
 		return nil
 	}
 	if err := s.findBoot(&greeting{ctx: ctx, scheduler: s}); !s.ready() {
 		return err
 	} else if err != nil {
-		s.boot = boot{}
+		s.boots = boots{}
 		s.log.Warn("TPM does not tell whether it was reset: what of ours is still loaded in it will not be flushed", "cause", err)
 	}
 	s.sessions.giveUpOthers(s)
@@ -369,7 +376,7 @@ func (s *scheduler) drop(cause error) {
 		s.sessions.clear()
 		s.owed.clear()
 	} else if s.loading != nil && len(s.lost) < maxOwed {
-		s.lost = append(s.lost, owedFlush{name: s.loading, boot: s.boot})
+		s.lost = append(s.lost, owedFlush{name: s.loading, boots: s.boots})
 	}
 	s.loading = nil
 }
@@ -381,7 +388,7 @@ func (s *scheduler) evict(t *turn) bool {
 	if ok {
 		s.log.Debug("TPM slots are full: flushing a key, it is loaded again on next use", "handle", hexHandle(slot.handle))
 		s.owe(slot.handle, slot.object.name)
-		s.flushPatiently(t.ctx, false)
+		s.flushPatiently(t.ctx, flushPatience, false)
 	}
 	return ok
 }
@@ -411,7 +418,7 @@ func (s *scheduler) shutDown(ctx context.Context) {
 		// Without a resource manager, they are still there.
 		_ = s.openWithin(ctx, flushPatience) // or they are not
 	}
-	s.flushPatiently(ctx, false)
+	s.flushPatiently(ctx, flushPatience, false)
 	if !s.owed.empty() && !s.managed {
 		s.log.Warn("the TPM keeps handles that could not be flushed; tpm2_flushcontext frees them, and so does a restart of the TPM", "handles", s.owed.handles())
 	}

@@ -37,7 +37,7 @@ var ErrTampered = errors.New("the TPM's answer was changed on its way")
 // which never leaves the TPM, does not have its key (TPM 2.0 Part 1, 19.6.8). SHA-256 and AES-128-CFB. Of whoever has the turn.
 type session struct {
 	handle      tpm2.TPMHandle
-	boot        boot   // in which it was started
+	boots       boots  // in one of which it was started
 	key         []byte // sessionKey
 	nonceTPM    []byte // the newest
 	nonceCaller []byte // the newest
@@ -67,7 +67,7 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("salting a session to the storage root: %w", err)
 	}
-	s := &session{boot: t.scheduler.boot, nonceCaller: make([]byte, nonceBytes)}
+	s := &session{boots: t.scheduler.boots, nonceCaller: make([]byte, nonceBytes)}
 	if err := s.newNonce(); err != nil {
 		return nil, err
 	}

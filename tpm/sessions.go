@@ -57,7 +57,7 @@ func (s *sessions) taken(h tpm2.TPMHandle) {
 
 // oweSession notes that a session is to be flushed.
 func (s *scheduler) oweSession(gone *session) {
-	s.oweFlush(owedFlush{handle: gone.handle, boot: gone.boot})
+	s.oweFlush(owedFlush{handle: gone.handle, boots: gone.boots})
 }
 
 // giveUp moves all sessions to what is owed.
@@ -74,7 +74,7 @@ func (s *sessions) giveUp(of *scheduler) {
 // may have their numbers now.
 func (s *sessions) giveUpOthers(of *scheduler) {
 	for _, kept := range []**session{&s.hmac, &s.policy} {
-		if *kept != nil && (*kept).boot != of.boot {
+		if *kept != nil && !(*kept).boots.include(of.boots) {
 			of.oweSession(*kept)
 			*kept = nil
 		}
@@ -87,7 +87,7 @@ func (s *sessions) giveWay(t *turn) bool {
 		if *kept != nil && !(*kept).pending {
 			t.scheduler.oweSession(*kept)
 			*kept = nil
-			t.scheduler.flushPatiently(t.ctx, false)
+			t.scheduler.flushPatiently(t.ctx, flushPatience, false)
 			return true
 		}
 	}
@@ -146,6 +146,7 @@ func (t *turn) withSession(kind tpm2.TPMSE, f func(*session) error) error {
 		s.pending = true
 		err = f(s)
 		if err == nil {
+			s.boots = t.scheduler.boots // it is still there, so it is of the present boot
 			return nil
 		}
 		var code tpm2.TPMRC

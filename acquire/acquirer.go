@@ -175,7 +175,7 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 			return Token{}, err
 		}
 	}
-	if failure := a.failures.recall(key, now); failure != nil {
+	if failure := a.failures.recall(key, now, f.forced); failure != nil {
 		return Token{}, failure
 	}
 	landing, err := a.fly(id, key, f) //nolint:contextcheck // a flight outlives its callers
@@ -246,7 +246,7 @@ func (a *Acquirer) cached(id *identityState, key cacheKey, now time.Time, accoun
 // refresh fetches the next token while the current one is still served, unless something stands against asking now.
 // If it may not begin, as the account has too much on it, the next who asks for the token has it fetched.
 func (a *Acquirer) refresh(id *identityState, key cacheKey, account Account) {
-	if a.failures.recall(key, a.cfg.Now()) != nil {
+	if a.failures.recall(key, a.cfg.Now(), false) != nil {
 		return
 	}
 	f, err := newFlight(Request{Capabilities: key.splitCapabilities(), Account: account})

@@ -100,6 +100,49 @@ func TestARefusalThatIsRememberedSaysSo(t *testing.T) {
 	}
 }
 
+// A certificate that was registered or replaced meanwhile is noticed by whoever asks past the cache.
+func TestWhoAsksPastTheCacheIsNotAnsweredWithARememberedRefusal(t *testing.T) {
+	for name, said := range map[string]reply{
+		"a certificate that was not registered": refusal(401, "invalid_client", 700027),
+		"an unknown resource":                   refusal(400, "invalid_resource", 500011),
+		"mutual TLS that was not enabled":       refusal(412, "unauthorized_client", 51000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newAppWorld(t, certificateEntry(acquire.BoundRequire))
+			w.addKey("app")
+			w.plays(func(int, seenRequest) reply { return said })
+			if _, err := w.get(acquire.Request{Identity: "app"}); err == nil {
+				t.Fatal("got a token")
+			}
+			w.plays(always) // it was mended
+			if _, err := w.get(acquire.Request{Identity: "app"}); err == nil {
+				t.Error("the refusal was not remembered")
+			}
+			if _, err := w.get(acquire.Request{Identity: "app", ForceRefresh: true}); err != nil {
+				t.Errorf("past the cache: got %v", err)
+			}
+		})
+	}
+}
+
+// A token of a weaker credential does not outlive its cause by its whole life: the better credential is tried again.
+func TestATokenOfAFallbackIsFetchedAnewSoon(t *testing.T) {
+	w := newAppWorld(t, certificateEntry(acquire.BoundPrefer))
+	w.addKey("app")
+	w.plays(rejects("mtls", refusal(400, "invalid_request", 51000)))
+	first := w.mustGet(acquire.Request{Identity: "app"})
+	if due := first.RefreshOn.Sub(first.NotBefore); !first.Fallback || due > 30*time.Minute || due < 20*time.Minute {
+		t.Errorf("got fallback %v, due after %v", first.Fallback, due)
+	}
+	if again := w.mustGet(acquire.Request{Identity: "app", Resource: "https://other"}); !again.Fallback {
+		t.Errorf("got %+v", again)
+	}
+	w.plays(always)
+	if bound := w.mustGet(acquire.Request{Identity: "app", ForceRefresh: true}); bound.Fallback || bound.RefreshOn.Sub(bound.NotBefore) < 28*time.Minute {
+		t.Errorf("got fallback %v, due after %v", bound.Fallback, bound.RefreshOn.Sub(bound.NotBefore))
+	}
+}
+
 func TestWhoAsksPastTheCacheWakesRestingEntries(t *testing.T) {
 	w := newAppWorld(t, certificateEntry(acquire.BoundPrefer))
 	w.addKey("app")

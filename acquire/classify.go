@@ -49,7 +49,7 @@ func classify(identity string, err error) *Error {
 		out.Hint = "check that this is an Azure VM and that nothing blocks 169.254.169.254; " + hintStranger
 	case errors.Is(err, imds.ErrBadAnswer):
 		out.Kind = KindRefused
-		out.Hint = hintStranger
+		out.Hint = cmp.Or(hintOf(err), hintStranger)
 	case errors.Is(err, entra.ErrBadAnswer):
 		out.Kind = KindRefused
 		out.Hint = "check that it is Entra that answers: DNS, proxy, and the endpoints in the configuration"
@@ -84,11 +84,16 @@ func classifyOther(out *Error, err error) {
 	if refuses(err) {
 		out.Kind = KindRefused
 	}
-	out.Hint = "see the cause; keyagent doctor checks the TPM and the keys"
+	out.Hint = cmp.Or(hintOf(err), "see the cause; keyagent doctor checks the TPM and the keys")
+}
+
+// hintOf is what an error says of itself that is to be done next, or nothing.
+func hintOf(err error) string {
 	var hinted interface{ Hint() string }
 	if errors.As(err, &hinted) {
-		out.Hint = hinted.Hint()
+		return hinted.Hint()
 	}
+	return ""
 }
 
 const (
@@ -133,9 +138,15 @@ func classifyIMDS(out *Error, e *imds.Error) {
 	case e.Code == "invalid_resource":
 		out.Kind = KindInvalidResource
 		out.Hint = hintResource
+	case e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden || e.Status == http.StatusProxyAuthRequired:
+		out.Kind = KindRefused
+		out.Hint = hintStranger
+	case e.RefusesIssuance():
+		out.Kind = KindRefused
+		out.Hint = "see what IMDS says of the request; keyagent doctor checks the key, and a wrong clock is another cause"
 	default:
 		out.Kind = KindRefused
-		out.Hint = "check the managed identity's ids in the configuration against what IMDS says"
+		out.Hint = "see what IMDS says; where the configuration selects the identity by an id, check that it is the VM's"
 	}
 }
 

@@ -70,8 +70,9 @@ func (m *failureMemory) remember(key cacheKey, err *Error, now time.Time) {
 }
 
 // recall returns what stands against asking for key now, with what is left of the
-// pause; nil if nothing does.
-func (m *failureMemory) recall(key cacheKey, now time.Time) *Error {
+// pause; nil if nothing does. Whoever asks past the cache may know that something was
+// changed, and is held up only by a pause that the other side asked for.
+func (m *failureMemory) recall(key cacheKey, now time.Time, forced bool) *Error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, k := range []cacheKey{key, {identity: key.identity}} {
@@ -79,7 +80,11 @@ func (m *failureMemory) recall(key cacheKey, now time.Time) *Error {
 		if !ok {
 			continue
 		}
-		if left := f.until.Sub(now); left > 0 {
+		left := f.until.Sub(now)
+		if left > 0 && forced && f.err.RetryAfter == 0 {
+			continue
+		}
+		if left > 0 {
 			again := *f.err
 			again.Err = &remembered{f.err.Err, left}
 			if again.RetryAfter > 0 {

@@ -50,7 +50,7 @@ func licences() []licenceRow {
 			func(err error) bool { return errors.Is(err, imds.ErrNotSupported) }, licence{next: true, weaker: true},
 		},
 		{
-			"issuer", "IMDS itself refuses to issue a certificate (400 at issuecredential)",
+			"issuer", "IMDS itself refuses to issue a certificate (400 at issuecredential), also on an attestation that was made for it",
 			refusesIssuance, licence{next: true, weaker: true},
 		},
 		{

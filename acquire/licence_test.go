@@ -89,6 +89,8 @@ func outcomes() map[string][]outcome {
 		"acquire/binding.ErrAttestation": {attested(errors.New("reset by peer"))},
 		"acquire/binding.PausedError":    {loaded(&binding.PausedError{}), loaded(&binding.PausedError{Replacement: true})},
 
+		"acquire/binding.ValidityError": {loaded(fmt.Errorf("%w: %w", imds.ErrBadAnswer, &binding.ValidityError{}))},
+
 		"acquire/entra.ErrUnreachable": {raw(entra.ErrUnreachable)},
 		"acquire/entra.ErrBadAnswer":   {raw(entra.ErrBadAnswer)},
 		"acquire/entra.Error": {

@@ -24,6 +24,8 @@ const (
 	halvable = 2 * time.Hour
 	// lastMoment is when the others are asked for again.
 	lastMoment = 5 * time.Minute
+	// fallbackLife is how long a token serves at most before the credential that was passed over for it is tried again.
+	fallbackLife = 30 * time.Minute
 )
 
 // Run fetches ahead of need the tokens that are in use, until ctx ends. Without it, they are fetched by the first request that
@@ -38,6 +40,7 @@ func (a *Acquirer) Run(ctx context.Context) error {
 }
 
 // refreshOn is when the next token is fetched: at Entra's refresh_in, or at half of the life, or a little earlier.
+// Where a better credential was passed over, the token is fetched anew after fallbackLife, so that the better one is tried again.
 func (a *Acquirer) refreshOn(now time.Time, g *grant) time.Time {
 	life, at := g.answer.ExpiresIn, g.answer.ExpiresIn/2
 	switch {
@@ -45,6 +48,9 @@ func (a *Acquirer) refreshOn(now time.Time, g *grant) time.Time {
 		at = g.answer.RefreshIn
 	case g.half && life <= halvable:
 		at = max(life-lastMoment, life/2)
+	}
+	if g.passed {
+		at = min(at, fallbackLife)
 	}
 	return now.Add(at - a.cfg.Jitter(at/refreshSpread))
 }

@@ -90,11 +90,21 @@ func parseCertificate(der []byte, key crypto.PublicKey, clientID string, now tim
 	}
 	c := &Certificate{Leaf: leaf, expiry: expiry}
 	if !c.usable(now) {
-		return nil, fmt.Errorf("the certificate is usable from %s to %s, and it is %s; check this machine's clock",
-			leaf.NotBefore.UTC().Format(time.RFC3339), expiry.Add(-hardStop).UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return nil, &ValidityError{From: leaf.NotBefore, To: expiry.Add(-hardStop), Now: now}
 	}
 	return c, nil
 }
+
+// ValidityError says that a certificate is not to be used now, by this machine's clock.
+type ValidityError struct{ From, To, Now time.Time }
+
+func (e *ValidityError) Error() string {
+	utc := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	return fmt.Sprintf("the certificate is usable from %s to %s, and it is %s; check this machine's clock", utc(e.From), utc(e.To), utc(e.Now))
+}
+
+// Hint says what to do next.
+func (e *ValidityError) Hint() string { return "check this machine's clock" }
 
 func effectiveExpiry(leaf *x509.Certificate) (time.Time, error) {
 	expiry := leaf.NotAfter

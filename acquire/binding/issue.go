@@ -2,27 +2,22 @@ package binding
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/secret"
 )
 
 // issue obtains a new certificate and brings it into use. The slot's work is held.
 func (m *Manager) issue(ctx context.Context, s *slot, meta *imds.PlatformMetadata, bypassCache bool) (*Certificate, error) {
-	attestation, _, err := m.cfg.Attestor.Attest(ctx, meta.AttestationEndpoint)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrAttestation, err)
-	}
-	csr, err := newCertificateRequest(m.cfg.Key.WithContext(ctx), meta)
+	request := imds.CredentialRequest{BypassCache: bypassCache}
+	cred, err := m.request(ctx, s, meta, &request)
 	if err != nil {
 		return nil, err
 	}
-	cred, err := m.cfg.IMDS.IssueCredential(ctx, s.sel, imds.CredentialRequest{CSR: csr, AttestationToken: attestation, BypassCache: bypassCache})
-	if err != nil {
-		return nil, err
-	}
-	c, err := m.accept(cred, meta, !attestation.IsZero())
+	c, err := m.accept(cred, meta, !request.AttestationToken.IsZero())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", imds.ErrBadAnswer, err)
 	}
@@ -33,6 +28,40 @@ func (m *Manager) issue(ctx context.Context, s *slot, meta *imds.PlatformMetadat
 	m.cfg.Logger.Info("binding certificate issued", "selector", s.name.String(), "thumbprint", c.Thumbprint(),
 		"attested", c.Attested, "expires", c.EffectiveExpiry(), "renew_at", c.RenewAt())
 	return c, nil
+}
+
+// request has the key attested and asks for a certificate. A refusal that a kept attestation token may be the cause of, since it is this
+// machine's clock that says how long it is good, is not believed before a new one was refused, too.
+func (m *Manager) request(ctx context.Context, s *slot, meta *imds.PlatformMetadata, r *imds.CredentialRequest) (*imds.Credential, error) {
+	for again := false; ; again = true {
+		attestation, _, err := m.cfg.Attestor.Attest(ctx, meta.AttestationEndpoint)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrAttestation, err)
+		}
+		kept := m.usedBefore(attestation)
+		r.AttestationToken = attestation
+		if r.CSR == nil {
+			if r.CSR, err = newCertificateRequest(m.cfg.Key.WithContext(ctx), meta); err != nil {
+				return nil, err
+			}
+		}
+		cred, err := m.cfg.IMDS.IssueCredential(ctx, s.sel, *r)
+		refusal, _ := errors.AsType[*imds.Error](err)
+		if refusal == nil || !refusal.RefusesIssuance() || !kept || again {
+			return cred, err
+		}
+		m.cfg.Logger.Info("IMDS refuses what was attested before; the key is attested anew", "selector", s.name.String(), "cause", err)
+		m.cfg.Attestor.Discard(meta.AttestationEndpoint)
+	}
+}
+
+// usedBefore notes an attestation token, and reports whether the last request had it already.
+func (m *Manager) usedBefore(attestation secret.String) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := m.attestation
+	m.attestation = attestation
+	return !attestation.IsZero() && attestation.Reveal() == before.Reveal()
 }
 
 // accept checks what IMDS issued against what was asked for.

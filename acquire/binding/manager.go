@@ -66,7 +66,9 @@ type Manager struct {
 
 	mu    sync.Mutex
 	slots map[name]*slot
-	wake  func() // ends the wait of Run, which a new certificate may have made too long
+	// attestation is the token of the last request for a certificate.
+	attestation secret.String
+	wake        func() // ends the wait of Run, which a new certificate may have made too long
 }
 
 // New returns a manager. It does no I/O, and renews nothing unless

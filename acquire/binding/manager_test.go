@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -180,6 +181,57 @@ func TestErrorsPassThrough(t *testing.T) {
 	m := w.start()
 	if _, err := m.Certificate(t.Context(), system); err != nil {
 		t.Errorf("after the faults: %v", err)
+	}
+}
+
+// How long an attestation token is good is compared with this machine's clock. If that is behind, IMDS refuses a token that is over: that
+// is no word about this machine until a new token was refused, too.
+func TestARefusalOfAKeptAttestationIsNotBelievedYet(t *testing.T) {
+	refusal := &imds.Error{Leg: "issuecredential", Status: 400, Code: "invalid_request"}
+	user := imds.Selector{ClientID: metadata.ClientID}
+	for _, tt := range []struct {
+		name     string
+		refused  map[string]bool // by token
+		err      error
+		ok       bool
+		tokens   []string // that the second identity's requests had
+		discards int
+	}{
+		{"the kept one is over", map[string]bool{"attestation-token-0": true}, refusal, true, []string{"attestation-token-0", "attestation-token-1"}, 1},
+		{"a new one is refused, too", map[string]bool{"attestation-token-0": true, "attestation-token-1": true}, refusal, false,
+			[]string{"attestation-token-0", "attestation-token-1"}, 1},
+		{"IMDS is throttling", map[string]bool{"attestation-token-0": true}, &imds.Error{Leg: "issuecredential", Status: 429}, false,
+			[]string{"attestation-token-0"}, 0},
+		{"the identity is not there", map[string]bool{"attestation-token-0": true}, &imds.Error{Leg: "issuecredential", Status: 400, Code: imds.CodeIdentityNotFound}, false,
+			[]string{"attestation-token-0"}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			m := w.start()
+			w.certificate(t, m)
+			w.refuse = func(token string) error {
+				if tt.refused[token] {
+					return tt.err
+				}
+				return nil
+			}
+			_, err := m.Certificate(t.Context(), user)
+			if (err == nil) != tt.ok || !tt.ok && !errors.Is(err, tt.err) {
+				t.Errorf("got %v", err)
+			}
+			var tokens []string
+			for _, r := range w.asked[1:] {
+				tokens = append(tokens, r.token)
+			}
+			if !slices.Equal(tokens, tt.tokens) || len(w.attestor.discarded) != tt.discards {
+				t.Errorf("asked with %q after %d discards, want %q", tokens, len(w.attestor.discarded), tt.tokens)
+			}
+		})
+	}
+	w := newWorld(t)
+	w.refuse = func(string) error { return refusal }
+	if _, err := w.start().Certificate(t.Context(), system); !errors.Is(err, refusal) || len(w.asked) != 1 {
+		t.Errorf("got %v after %d requests, want the refusal of a new token believed at once", err, len(w.asked))
 	}
 }
 

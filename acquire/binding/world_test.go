@@ -56,6 +56,7 @@ type issuer struct {
 	metaErr  error
 	looks    int // at meta
 	issueErr error
+	refuse   func(attestationToken string) error // nil refuses none
 	asked    []request
 	issued   int
 }
@@ -87,6 +88,11 @@ func (i *issuer) IssueCredential(ctx context.Context, sel imds.Selector, req imd
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.asked = append(i.asked, request{i.now(), sel, req.AttestationToken.Reveal(), req.BypassCache})
+	if i.refuse != nil {
+		if err := i.refuse(req.AttestationToken.Reveal()); err != nil {
+			return nil, err
+		}
+	}
 	if i.issueErr != nil {
 		return nil, i.issueErr
 	}

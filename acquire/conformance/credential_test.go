@@ -212,7 +212,7 @@ func credentialDemands() []demand {
 		{"4.5", "a replaced certificate is not used after a restart either", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mtls.answers("token", refuses(401, "invalid_client", 7000214))
-			a.metadata.answers("issuecredential", func(w http.ResponseWriter, r *http.Request) { a.imds.ServeHTTP(w, r) }, says(400, ""), says(400, ""))
+			a.metadata.answers("issuecredential", func(w http.ResponseWriter, r *http.Request) { a.imds.ServeHTTP(w, r) }, says(403, ""))
 			if _, err := a.bearer(); err == nil {
 				t.Error("got a token without a certificate")
 			}
@@ -472,7 +472,7 @@ func cachingDemands() []demand {
 			a := newAzureWith(t, func(a *azure) { a.cfg.Jitter = func(d time.Duration) time.Duration { return d } }, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
 			first := a.bindings.Current(imds.Selector{})
-			a.metadata.alwaysAnswers("issuecredential", says(400, ""))
+			a.metadata.alwaysAnswers("issuecredential", says(403, ""))
 			times := a.renews(t, 10)
 			var gaps []time.Duration
 			for i := 2; i < len(times); i++ {

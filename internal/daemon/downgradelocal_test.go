@@ -243,6 +243,18 @@ func TestAWrongClockDoesNotChooseAnUnboundEntry(t *testing.T) {
 		}
 		c.platform.Faults().Clear()
 	}
+	// Attested while the clock was right, and kept for longer than it is good.
+	c.advance(8 * 24 * time.Hour)
+	if _, err := c.client.Token(t.Context(), client.TokenRequest{Identity: "vm", Resource: resource}); err != nil {
+		t.Fatal(err)
+	}
+	over := status(400, `{"error":"invalid_request","error_description":"attestation token: token is expired"}`)
+	over.Leg, over.Count = "imds.issuecredential", 1
+	c.add(over)
+	if token, err := c.client.Token(t.Context(), client.TokenRequest{Identity: "vm-user", Resource: resource}); err != nil || !token.Bound {
+		t.Errorf("a kept attestation that is over: got bound %v, %v", token.Bound, err)
+	}
+	c.platform.Faults().Clear()
 	for _, e := range []string{"imds.token", "entra.login.token"} {
 		if n := len(c.platform.Journal().Leg(e)); n != 0 {
 			t.Errorf("%d requests on %s", n, e)

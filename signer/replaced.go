@@ -45,7 +45,7 @@ type Replacement struct {
 
 // Import puts a chain beside a key, after [CheckCertificate] has found nothing wrong with it. Of the key, only the public half matters.
 //
-// A certificate that is there already is kept under another name and returned; what is there and no certificate is put aside. If
+// The same certificate without its issuers leaves those that are there. Another one that is there already is kept under another name and returned; what is there and no certificate is put aside. If
 // the generation is in use, and its certificate works and is another one, replace must be true: else the error is an *[InUseError].
 func (s *Store) Import(ctx context.Context, e Entry, key interface{ Public() crypto.PublicKey }, chain []*x509.Certificate, replace bool) (*Replacement, error) {
 	if err := CheckCertificate(chain, key.Public(), s.now()); err != nil {
@@ -66,13 +66,21 @@ func (s *Store) Import(ctx context.Context, e Entry, key interface{ Public() cry
 	if err != nil {
 		return nil, fmt.Errorf("nothing was imported, since it is not known what is in the place of the certificate: %w", err)
 	}
-	if there == nil || there[0].Equal(chain[0]) {
+	switch {
+	case there != nil && begins(there, chain): // with issuers that the new file lacks: they are not lost
+		return nil, nil
+	case there == nil || there[0].Equal(chain[0]):
 		return nil, statefile.Write(e.CertFile, EncodeCertificates(chain))
 	}
 	if err := s.checkReplace(e, key.Public(), there); err != nil && !replace {
 		return nil, err
 	}
 	return s.exchange(e, there, chain)
+}
+
+// begins reports whether the whole of chain stands at the beginning of another one.
+func begins(whole, chain []*x509.Certificate) bool {
+	return len(chain) <= len(whole) && slices.EqualFunc(whole[:len(chain)], chain, (*x509.Certificate).Equal)
 }
 
 // CheckReplace says beforehand whether Import would give an *[InUseError].

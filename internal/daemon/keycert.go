@@ -385,6 +385,9 @@ func (k *Keyring) explainImport(err error, e signer.Entry, leaf *x509.Certificat
 	if !ok {
 		return err // it is explained already
 	}
+	if wrong.Problems[0].Field == signer.FieldIssuer {
+		return hint(err, "nothing was imported; the file needs the certificate itself and each issuer that follows it, none left out; without any issuers it is taken, too")
+	}
 	if wrong.Problems[0].Field != signer.FieldPublicKey {
 		return hint(err, "nothing was imported; keyagent key csr %s makes a request for a certificate that fits", e.Name)
 	}

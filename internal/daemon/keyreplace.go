@@ -41,6 +41,9 @@ func (k *Keyring) put(ctx context.Context, e signer.Entry, key interface{ Public
 	if err != nil {
 		return CertificateReport{}, err
 	}
+	if there, err := k.store.Certificates(e); err == nil {
+		chain = there // which may have issuers that the new file lacks
+	}
 	report := k.certificate(chain, key.Public(), e)
 	if replaced != nil {
 		old := k.replaced(e, replaced.Chain, key.Public())
@@ -66,9 +69,9 @@ func (k *Keyring) inUse(e signer.Entry) (*signer.InUseError, error) {
 // explainInUse says which certificate would be replaced, whether Entra has seen it work, and what to do.
 func (k *Keyring) explainInUse(err *signer.InUseError, e signer.Entry) error {
 	old := k.replaced(e, err.Chain, err.Chain[0].PublicKey)
-	return hint(fmt.Errorf("%w (%q, thumbprint %s; Entra: %s), which was left in its place", err, old.Subject, old.ThumbprintSHA1, old.Entra()),
-		"have the new one registered first (keyagent key self-sign %[1]s --no-import --out FILE makes one, and leaves this one in use), then say --replace; "+
-			"this one is kept, and %[2]s puts it back", e.Name, old.Restore)
+	return hint(fmt.Errorf("%w; it was left in its place (subject %q, thumbprint %s; Entra: %s)", err, old.Subject, old.ThumbprintSHA1, old.Entra()),
+		"register the new certificate with the application first (key self-sign --no-import makes one for that), then give the command again with "+
+			"--replace; the present one is kept then, and %s puts it back", old.Restore)
 }
 
 func (k *Keyring) replaced(e signer.Entry, chain []*x509.Certificate, public crypto.PublicKey) ReplacedReport {

@@ -122,17 +122,22 @@ func TestCertificatesAreImportedInAnyOrder(t *testing.T) {
 		}
 		return b.String()
 	}
-	for name, tt := range map[string]struct {
-		text  string
-		chain []string
+	short, long := []string{"CN=Issuing"}, []string{"CN=Issuing", "CN=Root"}
+	for _, tt := range []struct {
+		name, text string
+		chain      []string // that the key has then
 	}{
-		"in order":      {text(leaf, issuing), []string{"CN=Issuing"}},
-		"root first":    {text(root, issuing, leaf), []string{"CN=Issuing", "CN=Root"}},
-		"leaf twice":    {text(leaf, leaf, issuing), []string{"CN=Issuing"}},
-		"on one line":   {strings.ReplaceAll(text(issuing, leaf), "\n", " "), []string{"CN=Issuing"}},
-		"DER in a row":  {string(slices.Concat(root, leaf, issuing)), []string{"CN=Issuing", "CN=Root"}},
-		"with its mark": {"\ufeff" + text(leaf), nil},
+		{"with its mark", "\ufeff" + text(leaf), nil},
+		{"in order", text(leaf, issuing), short},
+		{"leaf twice", text(leaf, leaf, issuing), short},
+		{"on one line", strings.ReplaceAll(text(issuing, leaf), "\n", " "), short},
+		{"without the issuer that is there", text(leaf), short},
+		{"root first", text(root, issuing, leaf), long},
+		{"DER in a row", string(slices.Concat(root, leaf, issuing)), long},
+		{"without the root that is there", text(leaf, issuing), long},
+		{"without any issuer that is there", text(leaf), long},
 	} {
+		name := tt.name
 		path := filepath.Join(t.TempDir(), "chain.pem")
 		if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
 			t.Fatal(err)

@@ -145,8 +145,16 @@ func convert(block pemfile.Block, openssl string) string {
 		return "base64 -di FILE | " + openssl + " -inform DER" + to
 	case block.Form == pemfile.DER && !pkcs12:
 		return openssl + " -inform DER -in FILE" + to
+	case block.Form == pemfile.PEM && !(block.Plain && opensslKnows(block.Label)):
+		// What is left of the file is the base64, whatever is around it: UTF-16's zero bytes, labels, escaped line ends, spaces.
+		return `tr -d '\000' <FILE | sed 's/-----[^-]*-----//g; s/\\\\*[rn]//g' | base64 -di | ` + openssl + " -inform DER" + to
 	}
 	return openssl + " -in FILE" + to
+}
+
+// opensslKnows reports whether "openssl pkcs7" reads a block with this label.
+func opensslKnows(label string) bool {
+	return label == "PKCS7" || label == "PKCS #7 SIGNED DATA" || label == "CERTIFICATE"
 }
 
 // notAuthority says why a certificate is not to be trusted for others; empty if it may be. One that

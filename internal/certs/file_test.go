@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"math/big"
@@ -18,6 +19,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
 
 	"github.com/keyagent/keyagent/internal/certs"
 	"github.com/keyagent/keyagent/internal/judge"
@@ -274,6 +276,13 @@ func TestTheAdvisedCommandsUnwrapCertificates(t *testing.T) {
 		"PKCS #7 of Windows":                      strings.ReplaceAll(p7, "\n", "\r\n"),
 		"PKCS #7 in DER":                          string(p7DER),
 		"PKCS #7 in base64 without label":         inBase64(p7DER),
+		"PKCS #7 in UTF-16":                       utf16Of(p7),
+		"PKCS #7 on one line":                     strings.ReplaceAll(p7, "\n", ""),
+		"PKCS #7 on one line with spaces":         strings.ReplaceAll(p7, "\n", " "),
+		"PKCS #7 out of JSON":                     strings.ReplaceAll(p7, "\n", `\n`),
+		"PKCS #7 out of JSON in JSON":             strings.ReplaceAll(p7, "\n", `\\r\\n`),
+		"PKCS #7 indented":                        "    " + strings.ReplaceAll(p7, "\n", "\n    "),
+		"PKCS #7 with the label of CMS":           strings.ReplaceAll(p7, "PKCS7", "CMS"),
 		"PKCS #12":                                string(pfx),
 		"PKCS #12 in base64, as Key Vault has it": inBase64(pfx),
 		"DER":                  string(root.Raw),
@@ -309,6 +318,15 @@ func TestTheAdvisedCommandsUnwrapCertificates(t *testing.T) {
 			}
 		})
 	}
+}
+
+// utf16Of is a text as Windows PowerShell writes it.
+func utf16Of(text string) string {
+	out := []byte{0xff, 0xfe}
+	for _, c := range utf16.Encode([]rune(text)) {
+		out = binary.LittleEndian.AppendUint16(out, c)
+	}
+	return string(out)
 }
 
 // FuzzAuthorities: whatever is read is there as often as "BEGIN", and may issue others or made

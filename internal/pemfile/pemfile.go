@@ -3,6 +3,7 @@ package pemfile
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,6 +38,7 @@ type Block struct {
 	Form  Form
 	Line  int    // where it begins, from 1; 0 unless Form is PEM
 	Bytes []byte // what is encoded, at least one byte; nil for a software private key, see [Block.SoftwareKey]
+	Plain bool   // of Form PEM: other programs read the block where it stands, since nothing is wrapped around it
 }
 
 // SoftwareKey says whether the block's label is that of a private key outside of a TPM, in any of
@@ -64,10 +66,22 @@ func Read(data []byte, maxBytes int) ([]Block, error) {
 			return nil, err
 		}
 		if !found {
+			markPlain(s.blocks, data)
 			return s.blocks, nil
 		}
 	}
 	return nil, &Error{Problem: fmt.Sprintf("there are more than %d PEM blocks in it", maxBlocks)}
+}
+
+// markPlain finds the blocks that are there without anything being taken off the file.
+func markPlain(blocks []Block, data []byte) {
+	for i := range blocks {
+		block, rest := pem.Decode(data)
+		if block == nil || block.Type != blocks[i].Label {
+			return
+		}
+		blocks[i].Plain, data = true, rest
+	}
 }
 
 // scanner goes through a text block by block.

@@ -69,8 +69,10 @@ func (s *Store) Import(ctx context.Context, e Entry, key interface{ Public() cry
 	switch {
 	case there != nil && begins(there, chain): // with issuers that the new file lacks: they are not lost
 		return nil, nil
-	case there == nil || there[0].Equal(chain[0]):
+	case there == nil || begins(chain, there): // nothing of what is there is lost
 		return nil, statefile.Write(e.CertFile, EncodeCertificates(chain))
+	case there[0].Equal(chain[0]): // with other issuers
+		return s.exchange(e, there, chain)
 	}
 	if err := s.checkReplace(e, key.Public(), there); err != nil && !replace {
 		return nil, err
@@ -136,18 +138,26 @@ func (s *Store) exchange(e Entry, old, chain []*x509.Certificate) (*Replacement,
 		return nil, fmt.Errorf("nothing was imported, since the certificate that is there could not be kept: %w", err)
 	}
 	if err := statefile.Write(e.CertFile, EncodeCertificates(chain)); err != nil {
-		return nil, errors.Join(err, statefile.Remove(r.File))
+		// The new one may be in the place already, where only its directory could not be made durable.
+		if there, readErr := readCertificates(e.CertFile); readErr == nil && sameChain(there, old) {
+			err = errors.Join(err, statefile.Remove(r.File))
+		}
+		return nil, err
 	}
-	s.tidy(e, kept, old[0], chain[0])
+	s.tidy(e, kept, old, chain)
 	return r, nil
 }
 
+func sameChain(a, b []*x509.Certificate) bool {
+	return slices.EqualFunc(a, b, (*x509.Certificate).Equal)
+}
+
 // tidy removes from the files that were kept earlier those of certificates that are elsewhere now, and the oldest of too many.
-func (s *Store) tidy(e Entry, kept []int, elsewhere ...*x509.Certificate) {
+func (s *Store) tidy(e Entry, kept []int, elsewhere ...[]*x509.Certificate) {
 	for i, number := range kept {
 		path := replacedFile(e, number)
 		chain, err := readCertificates(path)
-		isElsewhere := err == nil && slices.ContainsFunc(elsewhere, chain[0].Equal)
+		isElsewhere := err == nil && slices.ContainsFunc(elsewhere, func(other []*x509.Certificate) bool { return sameChain(chain, other) })
 		if !isElsewhere && len(kept)-i < maxReplaced {
 			continue
 		}
@@ -170,9 +180,10 @@ func (s *Store) Replaced(e Entry) ([]*x509.Certificate, error) {
 	for _, number := range slices.Backward(numbers) {
 		chain, err := readCertificates(replacedFile(e, number))
 		if err != nil {
-			return nil, err
+			s.log.Warn("a replaced certificate cannot be read, and is passed over", "key", e.Name, "file", replacedFile(e, number), "cause", err)
+			continue
 		}
-		if len(there) == 0 || !there[0].Equal(chain[0]) {
+		if !sameChain(there, chain) {
 			return chain, nil
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"slices"
 	"strings"
@@ -319,5 +320,60 @@ func TestNotesOfAcceptedCertificatesThatCannotBeReadAreKept(t *testing.T) {
 	}
 	if _, err := os.Stat(s.file("app", "1.accepted.json.torn-1")); err != nil {
 		t.Errorf("the torn note was not put aside: %v", err)
+	}
+}
+
+// A chain that differs in its issuers only is another one: what it replaces is kept. One that lacks issuers takes none away.
+func TestNoIssuerIsLostByAnImport(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, tpmtest.Open(t))
+	e := s.create("app", ecOptions())
+	k := s.open(e)
+	defer k.Close()
+	valid := func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour).Truncate(time.Second), time.Now().Add(24*time.Hour).Truncate(time.Second)
+	}
+	root := newIssuer(t, nil, "Root", valid)
+	self := certTemplate("Root", authority, valid, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(2) })
+	again := (&issuer{self, root.key}).issue(t, root.key.Public(), self)
+	leaf := root.issue(t, k.Public(), certTemplate("app", client, valid))
+	full, alone, other := []*x509.Certificate{leaf, root.certificate}, []*x509.Certificate{leaf}, []*x509.Certificate{leaf, again}
+	for _, step := range []struct {
+		name     string
+		imported []*x509.Certificate
+		want     []*x509.Certificate
+		kept     []*x509.Certificate // what was replaced, and can be put back
+	}{
+		{"the leaf alone", alone, alone, nil},
+		{"with its issuer", full, full, nil},
+		{"the leaf alone again", alone, full, nil},
+		{"with another certificate of the issuer", other, other, full},
+		{"the leaf alone once more", alone, other, full},
+	} {
+		if _, err := s.Import(t.Context(), e, k, step.imported, false); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if there, err := s.Certificates(e); err != nil || !slices.EqualFunc(there, step.want, (*x509.Certificate).Equal) {
+			t.Errorf("%s: %d certificates are there (%v)", step.name, len(there), err)
+		}
+		if back, err := s.Replaced(e); (err == nil) != (step.kept != nil) || !slices.EqualFunc(back, step.kept, (*x509.Certificate).Equal) {
+			t.Errorf("%s: %d certificates were kept (%v)", step.name, len(back), err)
+		}
+	}
+}
+
+// A kept certificate that is damaged does not stand in the way of the others.
+func TestADamagedReplacedCertificateIsPassedOver(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, tpmtest.Open(t))
+	e := s.create("app", ecOptions())
+	first, second, third := s.certify(e), s.another(e), s.another(e)
+	s.replace(e, second)
+	last := s.replace(e, third)
+	if err := os.WriteFile(last.File, []byte("torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if back, err := s.Replaced(e); err != nil || !back[0].Equal(first[0]) {
+		t.Errorf("got %v, want the one before it", err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/pemfile"
 )
 
 func (a *app) printJSON(v any) error {
@@ -238,6 +239,6 @@ func (a *app) printUpload(r daemon.CertificateReport, asJSON bool) error {
 Upload %s to the app registration (Certificates & secrets, Certificates), or
   az ad app credential reset --id CLIENT-ID --cert @%s --append
 The portal then shows the thumbprint %s.
-`, r.File, r.File, r.ThumbprintSHA1)
+`, r.File, pemfile.ShellWord(r.File), r.ThumbprintSHA1)
 	return err
 }

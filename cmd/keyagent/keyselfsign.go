@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/pemfile"
 )
 
 func (a *app) keySelfSignCommand(place *placeFlags) *cobra.Command {
@@ -98,7 +99,7 @@ func (a *app) printSteps(name, file string, report daemon.CertificateReport, req
 		next = " --next"
 	}
 	if req.NoImport {
-		steps = append(steps, "keyagent cert import "+name+next+" --file "+file+replace)
+		steps = append(steps, "keyagent cert import "+name+next+" --file "+pemfile.ShellWord(file)+replace)
 	}
 	if req.Next {
 		steps = append(steps, "keyagent key rotate "+name+" --finish")

@@ -87,7 +87,7 @@ var places = map[string]place{
 		wired,
 	},
 	"cmd/keyagent": {
-		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest", "internal/writequeue"},
+		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest", "internal/pemfile", "internal/writequeue"},
 		"flags and wiring only",
 	},
 

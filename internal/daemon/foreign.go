@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 
+	"github.com/keyagent/keyagent/internal/pemfile"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
@@ -98,7 +98,7 @@ func (f ForeignFile) explain(err error, name, use string) error {
 		return hint(err, "keep the file; if the key was made on this TPM, make its parent again, with the options that the parent was made with, persistent this time, and name it, as in: "+
 			"tpm2_createprimary -C o -G ecc -c parent.ctx && tpm2_evictcontrol -C o -c parent.ctx %[1]s && %[2]s %[3]s --parent %[1]s "+
 			"(without -G, tpm2_createprimary makes an RSA key; if it was the wrong one, tpm2_evictcontrol -C o -c %[1]s takes it away again); "+
-			"a key of another TPM cannot be loaded here", exampleParent, use, shellWord(f.Path))
+			"a key of another TPM cannot be loaded here", exampleParent, use, pemfile.ShellWord(f.Path))
 	}
 	return explainKey(err, name)
 }
@@ -106,14 +106,3 @@ func (f ForeignFile) explain(err error, name, use string) error {
 // exampleParent is a handle that the registry leaves to storage keys (TCG Registry of Reserved TPM
 // 2.0 Handles, 2.3.1) and that programs which make one do not take by themselves.
 const exampleParent = "0x81000100"
-
-// shellWord quotes a word for a shell where it needs that.
-func shellWord(word string) string {
-	plain := func(r rune) bool {
-		return strings.ContainsRune("-_./+:@%,=", r) || r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'
-	}
-	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-}

@@ -34,11 +34,12 @@ func (e *Error) command() string {
 	if e.File == "" {
 		return e.Command
 	}
-	return strings.ReplaceAll(e.Command, "FILE", shellWord(e.File))
+	return strings.ReplaceAll(e.Command, "FILE", ShellWord(e.File))
 }
 
-// shellWord quotes a path for a POSIX shell, and one that begins with a minus for the program.
-func shellWord(path string) string {
+// ShellWord quotes a path for a POSIX shell, and one that begins with a minus for the program, so
+// that a command with it can be pasted.
+func ShellWord(path string) string {
 	if strings.HasPrefix(path, "-") {
 		path = "./" + path
 	}

@@ -3,8 +3,12 @@ package attest
 import (
 	"bytes"
 	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/keyagent/keyagent/internal/tcg"
 )
@@ -179,6 +183,8 @@ type Certified struct {
 	Attest    []byte // TPMS_ATTEST
 	Signature []byte // TPMT_SIGNATURE or bare RSASSA signature
 	ExtraData []byte // what the statement must carry
+	// PCRs, if not nil, are the SHA-256 PCRs that the key must be bound to, and to nothing else.
+	PCRs map[int][]byte
 }
 
 // VerifyTransportKey checks that c is about a decryption key which lives in the TPM of ak and cannot leave it: the key to which an
@@ -198,6 +204,9 @@ func VerifyTransportKey(ak *AK, c Certified) error {
 	if err == nil {
 		err = policy.check(p)
 	}
+	if err == nil && c.PCRs != nil && !bytes.Equal(p.authPolicy, pcrPolicy(c.PCRs)) {
+		err = errors.New("the key is not bound to the PCRs of the evidence: one of them was extended meanwhile, or another policy was put in place")
+	}
 	if err != nil {
 		return fail(CheckKeyPublic, err)
 	}
@@ -212,4 +221,23 @@ func VerifyTransportKey(ak *AK, c Certified) error {
 		fail(CheckKeyCertifyLocation, st.checkLocation(policy.AllowNullHierarchy)),
 		fail(CheckKeyCertifyNonce, st.checkExtraData(c.ExtraData)),
 	)
+}
+
+// pcrPolicy is the digest of a policy of TPM2_PolicyPCR alone, with SHA-256 (TPM 2.0 Part 3, 23.7): the first command's digest is made over
+// a policy of zeros, its code, the selection in three bytes and the digest of the values in rising order.
+func pcrPolicy(values map[int][]byte) []byte {
+	const commandPolicyPCR, selectBytes = 0x0000017F, 3
+	bitmap, digest := make([]byte, selectBytes), sha256.New()
+	for _, index := range slices.Sorted(maps.Keys(values)) {
+		if index >= 0 && index < 8*selectBytes {
+			bitmap[index/8] |= 1 << (index % 8)
+		}
+		digest.Write(values[index])
+	}
+	policy := binary.BigEndian.AppendUint32(make([]byte, sha256.Size), commandPolicyPCR)
+	policy = binary.BigEndian.AppendUint32(policy, 1) // one selection
+	policy = binary.BigEndian.AppendUint16(policy, algSHA256)
+	policy = append(append(append(policy, selectBytes), bitmap...), digest.Sum(nil)...)
+	sum := sha256.Sum256(policy)
+	return sum[:]
 }

@@ -222,6 +222,11 @@ func TestTransportKeyIsJudgedAsADecryptionKey(t *testing.T) {
 			c.ExtraData = nil
 			return c
 		}()},
+		{"bound to other PCRs than those of the evidence", attest.CheckKeyPublic, func() attest.Certified {
+			c := x.Certify(t, public, at.Null, nil)
+			c.PCRs = x.PCRs
+			return c
+		}()},
 		{"no statement", attest.CheckKeyCertifyStructure, attest.Certified{Public: public}},
 	}
 	for _, tt := range tests {

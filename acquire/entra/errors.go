@@ -1,6 +1,7 @@
 package entra
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ type Error struct {
 	TraceID       string
 	RetryAfter    time.Duration // header Retry-After; 0 if absent
 	Claims        string        // claims challenge to pass on, JSON as it came, 8 KiB at most
+	// Unread: Entra says more of the reason than could be read, so that Code and Codes are not the whole of it.
+	Unread bool
 }
 
 func (e *Error) Error() string {
@@ -91,22 +94,35 @@ func newError(resp *http.Response, body []byte, now time.Time) *Error {
 	}
 	e.Code, e.Suberror, e.Description = text("error"), text("suberror"), text("error_description")
 	e.TraceID, e.CorrelationID = text("trace_id"), text("correlation_id")
-	e.Codes = errorCodes(members)
+	e.Codes, e.Unread = errorCodes(members)
+	if _, err := members.Text("error"); err != nil && !missing(err) {
+		e.Unread = true
+	}
 	if claims, _ := members.Text("claims"); len(claims) <= maxClaimsBytes {
 		e.Claims = claims
 	}
 	return e
 }
 
-// errorCodes returns the AADSTS codes. What is no number among them is none.
-func errorCodes(members upstream.Members) []int {
-	list, _ := members.List("error_codes") // it may be missing
-	var codes []int
+// errorCodes returns the AADSTS codes, and whether there are others that cannot be read, or are too many. That a refusal names no code
+// is a statement; that we do not understand its codes is none.
+func errorCodes(members upstream.Members) (codes []int, unread bool) {
+	list, err := members.List("error_codes")
+	if err != nil {
+		return nil, !missing(err)
+	}
 	for _, raw := range list[:min(len(list), maxCodes)] {
 		var code int
-		if json.Unmarshal(raw, &code) == nil && string(raw) != "null" {
-			codes = append(codes, code)
+		if string(raw) == "null" || json.Unmarshal(bytes.Trim(raw, `"`), &code) != nil {
+			unread = true
+			continue
 		}
+		codes = append(codes, code)
 	}
-	return codes
+	return codes, unread || len(list) > maxCodes
+}
+
+func missing(err error) bool {
+	_, ok := errors.AsType[*upstream.MissingError](err)
+	return ok
 }

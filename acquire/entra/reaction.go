@@ -66,7 +66,7 @@ var reactions = map[int]Reaction{
 }
 
 // ReactionTo goes by status, error and error_codes, never by text: the first code that
-// it knows decides, and what it does not know is final. Alerts of a TLS handshake are not judged here: an error of Entra's
+// it knows decides, and what it does not know, or could not read, is final. Alerts of a TLS handshake are not judged here: an error of Entra's
 // that never arrived is [ErrUnreachable], which means to wait.
 func ReactionTo(err error) Reaction {
 	e, ok := errors.AsType[*Error](err)
@@ -77,6 +77,8 @@ func ReactionTo(err error) Reaction {
 		return ReactionFinal
 	case e.Temporary():
 		return ReactionWait
+	case e.Unread:
+		return ReactionFinal
 	case e.Code == "invalid_client" && len(e.Codes) == 0:
 		return ReactionReissue // something about the credential, and Entra does not say what
 	}

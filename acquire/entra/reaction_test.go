@@ -44,6 +44,8 @@ func TestReactionTo(t *testing.T) {
 		{"assertion invalid", refusal(400, "invalid_grant", 50013), entra.ReactionFinal},
 		{"no such resource", refusal(400, "invalid_resource", 500011), entra.ReactionFinal},
 
+		{"codes that could not be read", &entra.Error{Status: 401, Code: "invalid_client", Unread: true}, entra.ReactionFinal},
+		{"a code beside others that could not be read", &entra.Error{Status: 401, Code: "invalid_client", Codes: []int{7000214}, Unread: true}, entra.ReactionFinal},
 		{"a code that nobody knows", refusal(401, "invalid_client", 4711), entra.ReactionFinal},
 		{"a known code after one that nobody knows", refusal(401, "invalid_client", 4711, 1000502), entra.ReactionCertificate},
 		{"the more specific code comes first", refusal(401, "invalid_client", 51000, 1000502), entra.ReactionFeature},

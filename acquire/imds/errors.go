@@ -27,6 +27,7 @@ type Error struct {
 	Code          string // member "error", such as "invalid_request" or "identity_not_found"; may be empty
 	Description   string // member "error_description" or "message", shortened; may be empty
 	CorrelationID string // member "correlationId", for a support request; may be empty
+	Unread        bool   // there is a member "error" that could not be read
 }
 
 func (e *Error) Error() string {
@@ -53,7 +54,7 @@ func (e *Error) Refuses() bool {
 // RefusesIssuance reports whether IMDS gives this VM's identity no binding certificate: its 400 to issuecredential. Any other refusal
 // may be about one request, or about the identity.
 func (e *Error) RefusesIssuance() bool {
-	return e.Leg == legCredential && e.Status == http.StatusBadRequest && e.Code != CodeIdentityNotFound
+	return e.Leg == legCredential && e.Status == http.StatusBadRequest && e.Code != CodeIdentityNotFound && !e.Unread
 }
 
 // CodeIdentityNotFound is IMDS' word for an identity that the VM does not have.
@@ -71,6 +72,7 @@ type strangerError struct {
 	leg    string
 	status int
 	server string // header Server, shortened
+	asks   bool   // it asks for the header that IMDS demands
 }
 
 func (e *strangerError) Error() string {
@@ -92,7 +94,7 @@ func newError(leg string, a answer) error {
 		return fmt.Errorf("IMDS %s: %w: the container engine's proxy answered in its place", leg, ErrUnreachable)
 	}
 	if !a.ofIMDS() {
-		return &strangerError{leg: leg, status: a.status, server: upstream.Text(a.server)}
+		return &strangerError{leg: leg, status: a.status, server: upstream.Text(a.server), asks: asksForHeader(a.body)}
 	}
 	e := &Error{Leg: leg, Status: a.status}
 	members, err := upstream.ParseMembers(a.body)
@@ -104,6 +106,15 @@ func newError(leg string, a answer) error {
 		return upstream.Text(s)
 	}
 	e.Code, e.CorrelationID = text("error"), text("correlationId")
+	if _, err := members.Text("error"); err != nil {
+		_, missing := errors.AsType[*upstream.MissingError](err)
+		e.Unread = !missing
+	}
 	e.Description = cmp.Or(text("error_description"), text("message"))
 	return e
+}
+
+// asksForHeader reports whether a refusal is IMDS' own of a request without its header: "Required metadata header not specified".
+func asksForHeader(body []byte) bool {
+	return bytes.Contains(bytes.ToLower(body), []byte("metadata header"))
 }

@@ -39,6 +39,10 @@ func TestProbe(t *testing.T) {
 		}
 		return list
 	}
+	asking := stranger(400, 400)
+	for i := range asking {
+		asking[i].body = `{"error":"invalid_request","error_description":"Required metadata header not specified"}`
+	}
 	const yes, no, unknown = imds.Present, imds.Absent, imds.Unknown
 	for _, tc := range []struct {
 		name    string
@@ -47,7 +51,8 @@ func TestProbe(t *testing.T) {
 		pauses  []time.Duration
 	}{
 		{"both", status(400, 400), imds.Support{V2: yes, V1: yes}, nil},
-		{"both, and it does not say who it is", stranger(400, 400), imds.Support{V2: yes, V1: yes}, nil},
+		{"both, by its words", asking, imds.Support{V2: yes, V1: yes}, nil},
+		{"400 of something else", stranger(400, 400), imds.Support{}, nil},
 		{"v1 only", status(404, 400), imds.Support{V2: no, V1: yes}, nil},
 		{"neither", status(404, 404), imds.Support{V2: no, V1: no}, nil},
 		{"IMDS answers everything", status(200, 200), imds.Support{}, nil},

@@ -26,9 +26,10 @@ type Support struct {
 
 // Probe asks what the host supports, without asking for anything that a managed
 // identity is needed for: a request without IMDS' own header is answered 400 by an
-// endpoint that exists, and 404 by an IMDS that does not have it. Any other answer, and a
-// 404 of something that is not IMDS, leaves it [Unknown]; the error says why, and is nil
-// if nothing is unknown.
+// endpoint that exists, and 404 by an IMDS that does not have it. Any other answer, and one
+// of something that is not IMDS, leaves it [Unknown]; the error says why, and is nil if
+// nothing is unknown. Whether IMDS marks its bare 400 is not documented, so that its words
+// count, too.
 func (c *Client) Probe(ctx context.Context) (Support, error) {
 	found := Support{V2: Absent}
 	var errV2, errV1 error
@@ -49,9 +50,9 @@ func (c *Client) presence(ctx context.Context, r request) (Presence, error) {
 		return err
 	})
 	said, byIMDS := errors.AsType[*Error](err)
-	status, _ := statusOf(err)
+	stranger, _ := errors.AsType[*strangerError](err)
 	switch {
-	case status == http.StatusBadRequest:
+	case byIMDS && said.Status == http.StatusBadRequest, stranger != nil && stranger.status == http.StatusBadRequest && stranger.asks:
 		return Present, nil
 	case byIMDS && said.Status == http.StatusNotFound:
 		return Absent, nil

@@ -31,7 +31,7 @@ func (p *Policy) Reserves(r Resource) bool {
 			return true
 		}
 	}
-	if asked.within(spelling{rest: exchangeApplication}) {
+	if asked.scheme == "" && strings.HasPrefix(asked.rest, exchangeAudiences[0].rest) || asked.names(exchangeApplication) {
 		return true
 	}
 	for _, audience := range p.Audiences {
@@ -92,6 +92,13 @@ func decoded(s string) string {
 		s = once
 	}
 	return s
+}
+
+// names reports whether an application id is anywhere in the resource, however it is written: with hyphens or
+// without, in braces or parentheses, behind a scheme or a tenant.
+func (s spelling) names(id string) bool {
+	bare := strings.NewReplacer("-", "", "{", "", "}", "", "(", "", ")", "")
+	return strings.Contains(bare.Replace(s.rest), bare.Replace(id))
 }
 
 // within reports whether s is the resource, or below it.

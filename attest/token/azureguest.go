@@ -102,6 +102,7 @@ func (a *AzureGuest) ask(ctx context.Context, audience string) (secret.String, t
 // taken for its word about this machine, so that nothing may leave that was spoilt between the TPM and here.
 func checkTransportKey(e *attest.Evidence, c attest.Certified) error {
 	ak, err := attest.ParseAK(e.AKPublic)
+	c.PCRs = e.PCRs
 	if err == nil {
 		err = attest.VerifyTransportKey(ak, c)
 	}

@@ -7,6 +7,9 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
+// CheckTransportKey is what is checked before evidence is sent.
+var CheckTransportKey = checkTransportKey
+
 // Cache is the cache alone.
 type Cache struct{ *cache }
 

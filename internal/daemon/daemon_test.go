@@ -39,7 +39,8 @@ type stage struct {
 	audit    lockedBuffer
 	sleep    func(context.Context, time.Duration) error // nil: real time
 	wait     func(context.Context, time.Duration) error
-	accounts daemon.Accounts // nil: this machine's
+	accounts daemon.Accounts  // nil: this machine's
+	now      func() time.Time // the agent's clock; nil: the platform's
 
 	waitForAccounts func(context.Context, time.Duration) error
 	client          *client.Client
@@ -89,6 +90,13 @@ func newStageOn(t testing.TB, platformConfig simulator.Config) *stage {
 }
 
 // start opens and runs the agent; the test's end, or stop, ends it.
+func (s *stage) clock() func() time.Time {
+	if s.now != nil {
+		return s.now
+	}
+	return s.platform.Clock().Now
+}
+
 func (s *stage) start() {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
@@ -96,7 +104,7 @@ func (s *stage) start() {
 		Version: "test",
 		Logger:  slog.New(slog.NewTextHandler(&s.log, nil)),
 		Audit:   slog.New(slog.NewJSONHandler(&s.audit, nil)),
-		Now:     s.platform.Clock().Now,
+		Now:     s.clock(),
 		Sleep:   s.sleep,
 		Wait:    s.wait,
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -155,39 +156,55 @@ func (c *chaos) checkNotUnbound(identity string) {
 // Whichever answer of the TPM is changed on its way while evidence is made, nothing goes unbound: not what the agent itself notices, and not
 // what it sends on to the attestation service.
 func TestNoChangedAnswerOfTheTPMMakesUnbound(t *testing.T) {
-	c := newDuel(t, "")
-	answers := 0
-	c.proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
-		answers++
-		return forward(command)
-	})
-	c.advance(8 * 24 * time.Hour)
-	c.checkNotUnbound("vm-user")
-	if answers < 10 {
-		t.Fatalf("%d answers seen: the certificate was not issued anew", answers)
-	}
-	changed := 0
-	const perAnswer = 3
-	for i := range answers * perAnswer {
-		c.advance(8 * 24 * time.Hour)
-		seen, n := 0, i/perAnswer
-		c.proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
-			answer, err := forward(command)
-			if seen == n && len(answer) > 10 {
-				at := 10 + (i*131)%(len(answer)-10)
-				answer[at] ^= 1 << (i % 8)
-				changed++
+	const perAnswer, perDuel = 3, 6 // a certificate of the simulated platform ends before many issuances that are a week apart
+	answers, changed := 1, map[int]bool{}
+	for first := 0; first < answers; first += perDuel {
+		t.Run(fmt.Sprintf("answers from %d", first), func(t *testing.T) {
+			c := newDuel(t, "")
+			c.issueAnew(nil) // what only the first issuance asks of the TPM
+			if answers = c.issueAnew(nil); answers < 10 {
+				t.Fatalf("%d answers seen: the certificate was not issued anew", answers)
 			}
-			seen++
-			return answer, err
+			for n := first; n < min(first+perDuel, answers); n++ {
+				for i := range perAnswer {
+					c.issueAnew(func(at int, answer []byte) {
+						if at == n && len(answer) > 10 {
+							at := 10 + ((n*perAnswer+i)*131)%(len(answer)-10)
+							answer[at] ^= 1 << ((n + i) % 8)
+							changed[n] = true
+						}
+					})
+					c.issueAnew(nil) // so that the next one begins like this one
+				}
+			}
 		})
-		c.checkNotUnbound("vm-user")
-		c.proxy.Handle(nil)
 	}
-	t.Logf("%d answers changed", changed)
-	if changed < answers { // later issuances take fewer commands, and a failed one ends early
-		t.Error("too few to show anything")
+	unchanged := 0
+	for n := range answers {
+		if !changed[n] {
+			unchanged++ // it has nothing but a header, or comes after the certificate was issued
+		}
 	}
+	if unchanged > answers/3 {
+		t.Errorf("%d of %d answers were not changed", unchanged, answers)
+	}
+}
+
+// issueAnew has a certificate issued, and returns how many answers the TPM gave; change sees each. Nothing unbound may come of it.
+func (c *chaos) issueAnew(change func(at int, answer []byte)) (answers int) {
+	c.t.Helper()
+	c.advance(8 * 24 * time.Hour)
+	c.proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+		answer, err := forward(command)
+		if change != nil {
+			change(answers, answer)
+		}
+		answers++
+		return answer, err
+	})
+	c.checkNotUnbound("vm-user")
+	c.proxy.Handle(nil)
+	return answers
 }
 
 // Any process of the VM can have IMDS throttle the VM, and whoever is on its link can cut connections: neither moves a list whose bound
@@ -263,5 +280,82 @@ func TestAWrongClockDoesNotChooseAnUnboundEntry(t *testing.T) {
 	c.advance(time.Minute)
 	if token, err := c.client.Token(t.Context(), client.TokenRequest{Identity: "app-prefer", Resource: resource}); err != nil || !token.Bound {
 		t.Errorf("afterwards: got bound %v, %v", token.Bound, err)
+	}
+}
+
+// An attestation token that was kept is refused by IMDS once it is over, which this machine may not know.
+func TestAClockThatIsSetBackDoesNotMakeUnbound(t *testing.T) {
+	for _, back := range []time.Duration{10 * time.Minute, 9 * time.Hour, 30 * 24 * time.Hour} {
+		t.Run(back.String(), func(t *testing.T) {
+			c := newDuel(t, "")
+			c.stop()
+			var behind atomic.Int64
+			c.now = func() time.Time { return c.platform.Clock().Now().Add(-time.Duration(behind.Load())) }
+			c.start()
+			if _, err := c.client.Token(t.Context(), client.TokenRequest{Identity: "vm", Resource: resource}); err != nil {
+				t.Fatal(err)
+			}
+			c.advance(8*time.Hour + 5*time.Minute) // the life of an attestation token, whose last minutes are not used
+			behind.Store(int64(back))
+			for _, identity := range []string{"vm-user", "app-prefer"} {
+				c.checkNotUnbound(identity)
+			}
+		})
+	}
+}
+
+// Codes that are there and cannot be understood are not "no code": they license nothing.
+func TestCodesThatCannotBeReadLicenseNothing(t *testing.T) {
+	c := newDuel(t, "")
+	for _, body := range []string{
+		`{"error":"invalid_client","error_codes":["700024"]}`,
+		`{"error":"invalid_client","error_codes":700024}`,
+		`{"error":"invalid_client","error_codes":[700024.0]}`,
+		`{"error":"invalid_client","error_codes":["1000901"]}`,
+		`{"error":"invalid_client","error_codes":["a code"]}`,
+		`{"error":"invalid_client","error_codes":{"first":7000214}}`,
+		`{"error":"invalid_client","error_codes":[7000214,null]}`,
+		`{"error":"invalid_client","error_codes":[700024],"error_codes":[7000214]}`,
+		`{"error":["invalid_client"]}`,
+	} {
+		c.advance(8 * 24 * time.Hour)
+		refusal := status(401, body)
+		refusal.Leg = "entra.mtls.token"
+		c.add(refusal)
+		for _, identity := range []string{"app-prefer", "vm-user"} {
+			if token, err := c.client.Token(t.Context(), client.TokenRequest{Identity: identity, Resource: resource}); err == nil {
+				t.Errorf("%s, %s: got a token, bound: %v", identity, body, token.Bound)
+			}
+		}
+		c.platform.Faults().Clear()
+	}
+}
+
+// Another user of the TPM extends a PCR between the quote and the making of the transport key: what does not fit together is not sent.
+func TestAPCRThatIsExtendedMeanwhileIsNoticedHere(t *testing.T) {
+	c := newDuel(t, "")
+	other := c.otherUser()
+	quoted, extended := false, false
+	c.proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
+		answer, err := forward(command)
+		code := tpm2.TPMCC(tpmtest.CommandCode(command))
+		quoted = quoted || code == tpm2.TPMCCQuote
+		if quoted && code == tpm2.TPMCCPCRRead && !extended {
+			extended = true
+			extend := tpm2.PCRExtend{
+				PCRHandle: tpm2.AuthHandle{Handle: 7, Auth: tpm2.PasswordAuth(nil)},
+				Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: make([]byte, 32)}}},
+			}
+			if _, err := extend.Execute(other); err != nil {
+				t.Error(err)
+			}
+		}
+		return answer, err
+	})
+	before := len(c.platform.Journal().Leg("maa.attest"))
+	c.checkNotUnbound("vm-user")
+	c.proxy.Handle(nil)
+	if sent := len(c.platform.Journal().Leg("maa.attest")) - before; !extended || sent != 0 {
+		t.Errorf("extended: %v; the attestation service was asked %d times", extended, sent)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
@@ -70,7 +72,9 @@ type ruleBook struct {
 
 	mu    sync.Mutex // guards what follows; not held while anybody is looked up
 	known map[account]uint32
-	off   *RulesOffError // nil: all rules are in force, and all administrators known
+	looks int
+	asked map[account]int // in which look somebody was asked for last: who was not for longest comes first
+	off   *RulesOffError  // nil: all rules are in force, and all administrators known
 }
 
 // account is a user or a group, by the name that the configuration has for it.
@@ -83,7 +87,7 @@ func newRuleBook(cfg *config.Config, finder Accounts) *ruleBook {
 	if finder == nil {
 		finder = accounts.Finder{}
 	}
-	return &ruleBook{rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, known: map[account]uint32{}}
+	return &ruleBook{rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, known: map[account]uint32{}, asked: map[account]int{}}
 }
 
 // check finds what is wrong with what the rules give, whomever they give it to.
@@ -107,6 +111,7 @@ func (b *ruleBook) look(ctx context.Context) *policy.Policy {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	l := &look{ctx: ctx, accounts: b.accounts, known: b.knownNow(), missing: map[account]error{}}
+	l.askForAll(b.names())
 	p, off := &policy.Policy{Audiences: b.audiences}, &RulesOffError{}
 	for _, r := range b.rules {
 		uids, gids, err := l.all(r.Principals)
@@ -123,7 +128,34 @@ func (b *ruleBook) look(ctx context.Context) *policy.Policy {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.known, b.off = l.known, off
+	b.looks++
+	for a, err := range l.missing {
+		if !errors.Is(err, errNotAsked) {
+			b.asked[a] = b.looks
+		}
+	}
 	return p
+}
+
+// names lists everybody whom the configuration names, those first who were not asked for for longest.
+func (b *ruleBook) names() []account {
+	var all []account
+	add := func(p config.Principals) {
+		for _, name := range p.Users {
+			all = append(all, account{false, name})
+		}
+		for _, name := range p.Groups {
+			all = append(all, account{true, name})
+		}
+	}
+	for _, r := range b.rules {
+		add(r.Principals)
+	}
+	add(b.admins)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	slices.SortStableFunc(all, func(x, y account) int { return cmp.Compare(b.asked[x], b.asked[y]) })
+	return all
 }
 
 func (b *ruleBook) knownNow() map[account]uint32 {
@@ -143,8 +175,45 @@ func (b *ruleBook) notInForce() *RulesOffError {
 type look struct {
 	ctx      context.Context // of the one call that this lives for
 	accounts Accounts
-	known    map[account]uint32
-	missing  map[account]error
+
+	mu      sync.Mutex // guards what follows
+	known   map[account]uint32
+	missing map[account]error
+}
+
+// asksAtOnce is how many names are looked up at a time: some that a directory does not answer for must not keep the others waiting.
+const asksAtOnce = 8
+
+// errNotAsked is in the place of an answer where there was no time for the question.
+var errNotAsked = errors.New("not asked for yet: other names took the time; they are asked for first the next time")
+
+// askForAll looks everybody up who is not known.
+func (l *look) askForAll(all []account) {
+	asked := maps.Clone(l.known)
+	var g errgroup.Group
+	g.SetLimit(asksAtOnce)
+	for _, a := range all {
+		if _, before := asked[a]; !before {
+			asked[a] = 0
+			g.Go(func() error { l.ask(a); return nil })
+		}
+	}
+	_ = g.Wait() // each error is kept with its name
+}
+
+func (l *look) ask(a account) {
+	var id uint32
+	err := fmt.Errorf("%q: %w", a.name, errNotAsked)
+	if l.ctx.Err() == nil {
+		id, err = l.find(a)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.missing[a] = err
+		return
+	}
+	l.known[a] = id
 }
 
 // all returns the numbers of those who were found, and an error about those who were not.
@@ -165,20 +234,14 @@ func (l *look) all(p config.Principals) (uids, gids []uint32, err error) {
 	return uids, gids, errors.Join(problems...)
 }
 
+// one returns what was found out about somebody.
 func (l *look) one(a account) (uint32, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if id, found := l.known[a]; found {
 		return id, nil
 	}
-	if err, asked := l.missing[a]; asked {
-		return 0, err
-	}
-	id, err := l.find(a)
-	if err != nil {
-		l.missing[a] = err
-		return 0, err
-	}
-	l.known[a] = id
-	return id, nil
+	return 0, l.missing[a]
 }
 
 // find takes a number as it is and looks a name up.

@@ -224,8 +224,8 @@ func (f flight) name(key cacheKey) string {
 
 // keyOf is what the token is kept under.
 func keyOf(req Request) cacheKey {
-	// Entra does not tell "https://x/" from "https://x", and neither does the cache.
-	key := cacheKey{identity: req.Identity, resource: strings.TrimSuffix(req.Resource, "/"), tokenType: req.Type}
+	// "https://x/" and "https://x" may come back as two audiences, and so are two tokens.
+	key := cacheKey{identity: req.Identity, resource: req.Resource, tokenType: req.Type}
 	if len(req.Capabilities) > 0 {
 		sorted := slices.Clone(req.Capabilities)
 		slices.Sort(sorted)

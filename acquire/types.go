@@ -20,7 +20,7 @@ const (
 // Request asks for one access token.
 type Request struct {
 	Identity string    // name of a configured identity
-	Resource string    // resource URI without "/.default", such as https://vault.azure.net
+	Resource string    // resource URI without "/.default", such as https://vault.azure.net; asked for as it is written
 	Type     TokenType // "" is TypeBearer
 
 	// ForceRefresh skips the token cache. The result replaces the cached token.

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
@@ -52,8 +53,8 @@ func (s *Server) imdsToken(r *http.Request, rec *record) (reply, *problem) {
 
 func (s *Server) imdsRequest(rec *record, params params) (policy.Request, *problem) {
 	req := policy.Request{TokenType: wire.TypeBearer}
-	if params.get(wire.ParamAPIVersion) != wire.IMDSAPIVersion {
-		return req, newProblem(wire.CodeInvalidParameter, "api-version must be %s", wire.IMDSAPIVersion).withField(wire.ParamAPIVersion)
+	if !isIMDSVersion(params.get(wire.ParamAPIVersion)) {
+		return req, newProblem(wire.CodeInvalidParameter, "api-version must be a date, %s or later", wire.IMDSAPIVersion).withField(wire.ParamAPIVersion)
 	}
 	value := params.get(wire.ParamResource)
 	if value == "" {
@@ -66,6 +67,12 @@ func (s *Server) imdsRequest(rec *record, params params) (policy.Request, *probl
 	req.Resource = resource
 	req.Identity, p = s.selected(rec, params)
 	return req, p
+}
+
+// isIMDSVersion reports whether a version is one of those that have this request and answer.
+func isIMDSVersion(version string) bool {
+	_, err := time.Parse(time.DateOnly, version)
+	return err == nil && version >= wire.IMDSAPIVersion // dates of this form sort as they follow each other
 }
 
 // selected returns the identity that the parameters name, out of those that

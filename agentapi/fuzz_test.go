@@ -127,7 +127,7 @@ func mayHave(target string) bool {
 	return strings.HasPrefix(path, "/") && strings.Join(words, " ") == "metadata identity oauth2 token" &&
 		count(values, "api-version") == 1 && aDay.MatchString(values.Get("api-version")) && values.Get("api-version") >= "2018-02-01" &&
 		count(values, "resource") == 1 && isVault(values.Get("resource")) &&
-		count(values, selectors...) == 1 && isShop(values)
+		(count(values, selectors...) == 0 || count(values, selectors...) == 1 && (isShop(values) || isVM(values)))
 }
 
 var aDay = regexp.MustCompile(`^[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])$`)
@@ -143,6 +143,9 @@ func count(values url.Values, names ...string) (n int) {
 func isVault(s string) bool {
 	return slices.Contains([]string{vault, vault + "/", vault + "/.default", vault + "//.default"}, s)
 }
+
+// isVM reports whether the id is one that tokens say of the identity vm.
+func isVM(values url.Values) bool { return strings.EqualFold(values.Get("client_id"), vmClient) }
 
 func isShop(values url.Values) bool {
 	return strings.EqualFold(values.Get("client_id"), shopClient) || strings.EqualFold(values.Get("object_id"), shopObject) ||

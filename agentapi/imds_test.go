@@ -98,7 +98,6 @@ func TestIMDSErrors(t *testing.T) {
 		{"the resource twice", version + resource + "&resource=" + storage, "true", 400, "invalid_request", "resource"},
 		{"two scopes in one", version + resource + "+" + storage, "true", 400, "invalid_request", "character"},
 		{"a malformed query", version + "&resource=%zz", "true", 400, "invalid_request", "malformed"},
-		{"no selector where several identities are possible", version + resource, "true", 400, "invalid_request", "vm, shop"},
 		{"two selectors", version + resource + "&client_id=" + shopClient + "&object_id=" + shopObject, "true", 400, "invalid_request", "more than one"},
 		{"one selector twice", version + resource + "&client_id=" + shopClient + "&client_id=" + vmClient, "true", 400, "invalid_request", "client_id"},
 		{"both names of the resource id", version + resource + "&msi_res_id=" + shopARM + "&mi_res_id=" + shopARM, "true", 400, "invalid_request", "more than one"},

@@ -85,7 +85,11 @@ func (s *Server) unnamed(caller peer.Caller) (string, *problem) {
 	own := s.granted(caller, Identity.isSystemAssigned)
 	switch len(own) {
 	case 0:
-		return s.onlyIdentity(caller)
+		name, p := s.onlyIdentity(caller)
+		if p != nil {
+			p.withHint("name one of them by " + wire.ParamClientID + " or " + wire.ParamResourceID)
+		}
+		return name, p
 	case 1:
 		return own[0], nil
 	}

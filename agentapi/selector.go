@@ -112,7 +112,7 @@ func (s *Server) learntMatch(ctx context.Context, rec *record, req tokenRequest)
 		known := s.learnt.of(name)
 		if req.selection.of(known) == "" {
 			var p *problem
-			if known, p = s.enquire(ctx, rec, req, name); p != nil && failed == nil {
+			if known, p = s.enquire(ctx, rec, req, name); p != nil && (failed == nil || failed.RetryAfter == 0) {
 				failed = p
 			}
 		}
@@ -129,22 +129,21 @@ func (s *Server) learntMatch(ctx context.Context, rec *record, req tokenRequest)
 func notFound() *problem { return newProblem(wire.CodeIdentityNotFound, "Identity not found") }
 
 // enquire learns the ids of a managed identity from a token for what the caller asks, if
-// rules give the caller that token. It returns why not only if that may pass.
+// rules give the caller that token. A problem is why there is none.
 func (s *Server) enquire(ctx context.Context, rec *record, req tokenRequest, name string) (Identity, *problem) {
 	req.Identity, req.selection = name, selection{}
 	if s.identity(name).Kind != wire.KindManagedIdentity || !s.policy.Load().Decide(rec.caller, req.Request).Allowed {
 		return Identity{}, nil
 	}
 	_, p := s.fetch(ctx, rec, req)
-	switch {
-	case p == nil:
+	if p == nil {
 		return s.learnt.of(name), nil
-	case p.RetryAfter > 0:
-		return Identity{}, p
-	case p.cause != nil:
-		s.cfg.Logger.ErrorContext(ctx, "learning the ids of an identity", "identity", name, "error", p.cause)
 	}
-	return Identity{}, nil
+	if p.cause != nil { // a fault of the agent, which says nothing of the identity
+		s.cfg.Logger.ErrorContext(ctx, "learning the ids of an identity", "identity", name, "error", p.cause)
+		return Identity{}, nil
+	}
+	return Identity{}, p
 }
 
 func (s *Server) identity(name string) Identity {

@@ -318,8 +318,8 @@ func TestWhatIsLearntChangesNoChoice(t *testing.T) {
 	}
 }
 
-// As long as an identity cannot be looked at, it may be the one that is meant.
-func TestAnIdentityThatCannotBeLookedAtNow(t *testing.T) {
+// An identity that cannot be looked at may be the one that is meant, so what keeps it away is the answer.
+func TestAnIdentityThatCannotBeLookedAt(t *testing.T) {
 	for _, tt := range []struct {
 		name, param, value string
 		err                error
@@ -328,8 +328,10 @@ func TestAnIdentityThatCannotBeLookedAtNow(t *testing.T) {
 		{"for now, and another has the id", wire.ParamClientID, idOf("b"), &acquire.Error{Kind: acquire.KindUnavailable, Err: errors.New("down")}, "byarm"},
 		{"for now", wire.ParamClientID, idOf("a"), &acquire.Error{Kind: acquire.KindUnavailable, Err: errors.New("down")}, "503 temporarily_unavailable"},
 		{"too soon", wire.ParamObjectID, object("a"), &acquire.Error{Kind: acquire.KindThrottled, Err: errors.New("throttled")}, "429 too_many_requests"},
+		{"for this resource", wire.ParamClientID, idOf("a"), &acquire.Error{Kind: acquire.KindInvalidResource, Err: errors.New("no such resource")}, "400 invalid_resource"},
+		{"by a fault of the agent", wire.ParamClientID, idOf("a"), errors.New("a fault"), "400 identity_not_found"},
 		{"for good", wire.ParamClientID, idOf("a"), &acquire.Error{Kind: acquire.KindUnknownIdentity, Err: errors.New("not of this VM")}, "400 identity_not_found"},
-		{"for good, by refusal", wire.ParamResourceID, subscription + "x", &acquire.Error{Kind: acquire.KindRefused, Err: errors.New("no")}, "400 identity_not_found"},
+		{"for good, by refusal", wire.ParamResourceID, subscription + "x", &acquire.Error{Kind: acquire.KindRefused, Err: errors.New("no")}, "400 unauthorized_client"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newTenant()

@@ -224,8 +224,8 @@ func (f flight) name(key cacheKey) string {
 
 // keyOf is what the token is kept under.
 func keyOf(req Request) cacheKey {
-	// Entra does not tell "https://x/" from "https://x", and neither does the cache.
-	key := cacheKey{identity: req.Identity, resource: strings.TrimSuffix(req.Resource, "/"), tokenType: req.Type}
+	// "https://x/" and "https://x" may come back as two audiences, and so are two tokens.
+	key := cacheKey{identity: req.Identity, resource: req.Resource, tokenType: req.Type}
 	if len(req.Capabilities) > 0 {
 		sorted := slices.Clone(req.Capabilities)
 		slices.Sort(sorted)
@@ -276,10 +276,22 @@ func (a *Acquirer) fly(id *identityState, key cacheKey, f flight) (*landing, err
 			return Token{}, a.failed(id, key, f, err, now)
 		}
 		id.note(nil)
+		a.notice(id, kept.token.ClientID)
 		kept.account = f.account
 		a.cache.store(key, kept, now)
 		return kept.token, nil
 	})
+}
+
+// notice drops the tokens of an identity that has become another one, as the identity of a VM does that was taken away and given anew:
+// who asks for the identity as it is now must not get what was issued to the one before.
+func (a *Acquirer) notice(id *identityState, clientID string) {
+	before, changed := id.becomes(clientID)
+	if !changed {
+		return
+	}
+	a.cache.forget(id.Name)
+	a.cfg.Logger.Warn("an identity has another client id than before; its tokens are fetched anew", "identity", id.Name, "client_id", clientID, "before", before)
 }
 
 // failed makes a caller's error of what stopped a flight, and remembers it for as long as asking again is of no use. What became of the
@@ -380,6 +392,8 @@ func (a *Acquirer) keep(id *identityState, key cacheKey, g *grant, by *step, ask
 		Strength:    g.strength,
 		Fallback:    g.passed,
 	}
+	named := ownerOf(token.AccessToken, token.ClientID)
+	token.ObjectID, token.ResourceID = named.objectID, named.resourceID
 	kept := cacheEntry{token: token, asked: asked}
 	if g.over == nil {
 		return kept

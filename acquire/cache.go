@@ -133,6 +133,17 @@ func (c *tokenCache) dropLocked(element *list.Element) {
 	delete(c.entries, element.Value.(*cacheEntry).key)
 }
 
+// forget drops all tokens of an identity.
+func (c *tokenCache) forget(identity string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, element := range c.entries {
+		if key.identity == identity {
+			c.dropLocked(element)
+		}
+	}
+}
+
 // postpone keeps a token whose refresh failed from being refreshed at every request.
 func (c *tokenCache) postpone(key cacheKey, now time.Time, asked time.Duration) {
 	c.mu.Lock()

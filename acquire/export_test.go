@@ -1,5 +1,7 @@
 package acquire
 
+import "github.com/keyagent/keyagent/internal/secret"
+
 // Classify and the end of all flights cannot be seen from outside.
 var Classify = classify
 
@@ -9,6 +11,12 @@ func WaitFlight(a *Acquirer, identity, resource string) {
 	key := cacheKey{identity: identity, resource: resource, tokenType: TypeBearer}
 	landing, _ := a.flights.join(key.String(), func() error { return nil }, func() (Token, error) { return Token{}, nil })
 	<-landing.done
+}
+
+// OwnerOf returns the object id and the resource id that a token says.
+func OwnerOf(token, clientID string) (objectID, resourceID string) {
+	found := ownerOf(secret.New(token), clientID)
+	return found.objectID, found.resourceID
 }
 
 // Licence is a row of the table of what errors license.

@@ -68,7 +68,7 @@ func (m *boundIdentity) request(ctx context.Context, a *ask, c *binding.Certific
 	answer, err := m.cfg.Entra.Token(ctx, over.bridge.Client(), entra.Request{
 		Endpoint:   entra.ManagedIdentityEndpoint(c.MTLSEndpoint, c.TenantID),
 		ClientID:   c.ClientID,
-		Scope:      entra.Scope(a.resource),
+		Scope:      entra.ManagedIdentityScope(a.resource),
 		TokenType:  string(a.tokenType),
 		Claims:     a.claims,
 		Thumbprint: over.thumbprint,

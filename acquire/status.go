@@ -1,6 +1,7 @@
 package acquire
 
 import (
+	"strings"
 	"sync"
 
 	"github.com/keyagent/keyagent/acquire/binding"
@@ -13,14 +14,26 @@ type identityState struct {
 	chain   *chain
 	flights int // under way; guarded by the acquirer's mutex
 
-	mu      sync.Mutex
-	lastErr error
+	mu       sync.Mutex
+	lastErr  error
+	clientID string // that the last token was issued to; "" before the first
 }
 
 func (s *identityState) note(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lastErr = err
+}
+
+// becomes notes the client id of a token, and reports whether it is another one than before.
+func (s *identityState) becomes(clientID string) (before string, changed bool) {
+	if clientID == "" {
+		return "", false // IMDS need not say it
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, s.clientID = s.clientID, clientID
+	return before, before != "" && !strings.EqualFold(before, clientID)
 }
 
 // IdentityStatus describes an identity for an operator.

@@ -20,7 +20,7 @@ const (
 // Request asks for one access token.
 type Request struct {
 	Identity string    // name of a configured identity
-	Resource string    // resource URI without "/.default", such as https://vault.azure.net
+	Resource string    // resource URI without "/.default", such as https://vault.azure.net; asked for as it is written
 	Type     TokenType // "" is TypeBearer
 
 	// ForceRefresh skips the token cache. The result replaces the cached token.
@@ -90,6 +90,8 @@ type Token struct {
 	Resource   string
 	Identity   string
 	ClientID   string   // client id that Entra knows the identity by
+	ObjectID   string   // of its service principal, if the token says it
+	ResourceID string   // of a managed identity in Azure Resource Manager, if the token says it
 	Credential string   // name of the credential entry that obtained it; "managed_identity" for a managed identity
 	Bound      bool     // the credential was presented over mutual TLS, and is of no use without its key
 	Strength   Strength // of that credential, at that time

@@ -28,6 +28,10 @@
 //   - A token is answered only if it is of the identity and the type that the
 //     policy allowed, is not empty and has not expired, and one that is bound to a
 //     certificate only if it is known to which. There is no 200 without a token.
+//   - Rules go by the name of an identity. An id that was learnt at run time, from what
+//     a token says of its owner, leads to a name among those that rules give the caller,
+//     and the token that is answered must have that id itself. Nothing is fetched to
+//     learn an id but a token that rules give the caller.
 //   - A caller learns of no identity but those of its rules. To skip the cache
 //     takes a rule; a claims challenge, which a resource has made, does not.
 //   - A failure that may pass is 503 or 429 with Retry-After, never 500: SDKs

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -124,10 +125,12 @@ func mayHave(target string) bool {
 	words := strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 	selectors := []string{"client_id", "object_id", "msi_res_id", "mi_res_id"}
 	return strings.HasPrefix(path, "/") && strings.Join(words, " ") == "metadata identity oauth2 token" &&
-		count(values, "api-version") == 1 && values.Get("api-version") == wire.IMDSAPIVersion &&
+		count(values, "api-version") == 1 && aDay.MatchString(values.Get("api-version")) && values.Get("api-version") >= "2018-02-01" &&
 		count(values, "resource") == 1 && isVault(values.Get("resource")) &&
-		count(values, selectors...) == 1 && isShop(values)
+		(count(values, selectors...) == 0 || count(values, selectors...) == 1 && (isShop(values) || isVM(values)))
 }
+
+var aDay = regexp.MustCompile(`^[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])$`)
 
 // count returns how many values the names have together.
 func count(values url.Values, names ...string) (n int) {
@@ -140,6 +143,9 @@ func count(values url.Values, names ...string) (n int) {
 func isVault(s string) bool {
 	return slices.Contains([]string{vault, vault + "/", vault + "/.default", vault + "//.default"}, s)
 }
+
+// isVM reports whether the id is one that tokens say of the identity vm.
+func isVM(values url.Values) bool { return strings.EqualFold(values.Get("client_id"), vmClient) }
 
 func isShop(values url.Values) bool {
 	return strings.EqualFold(values.Get("client_id"), shopClient) || strings.EqualFold(values.Get("object_id"), shopObject) ||

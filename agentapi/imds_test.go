@@ -59,6 +59,19 @@ func TestIMDSRequestsOfSDKs(t *testing.T) {
 	}
 }
 
+// Programs send the version that they were written for, and that is not only the documented one.
+func TestIMDSVersions(t *testing.T) {
+	rules := rulesFor(os.Geteuid())
+	rules.Rules[0].Identities = []string{"shop"}
+	a := start(t, config(working, rules))
+	for _, version := range []string{"2018-02-01", "2018-02-02", "2019-08-01", "2019-08-15", "2019-11-01", "2020-06-01", "2021-01-01", "2021-05-01", "2024-02-29", "2025-04-07", "2031-12-31"} {
+		got := a.get(t, wire.PathIMDSToken+"?api-version="+version+"&resource="+vault, "Metadata", "true")
+		if got.status != 200 || decode[wire.IMDSToken](t, got.body).TokenType != "Bearer" {
+			t.Errorf("%s: %d %s", version, got.status, got.body)
+		}
+	}
+}
+
 func TestIMDSErrors(t *testing.T) {
 	a := start(t, config(failing(errors.New("must not be asked")), rulesFor(os.Geteuid())))
 	const version = "?api-version=2018-02-01"
@@ -72,13 +85,19 @@ func TestIMDSErrors(t *testing.T) {
 		{"the probe of Python: a query, no Metadata", version + resource, "", 400, "invalid_request", "Required metadata header"},
 		{"Metadata with another value", version + resource, "yes", 400, "invalid_request", "Required metadata header"},
 		{"no api-version", "?resource=" + vault, "true", 400, "invalid_request", "api-version"},
-		{"another api-version", "?api-version=2017-09-01" + resource, "true", 400, "invalid_request", "api-version"},
+		{"an api-version before all others", "?api-version=2018-01-31" + resource, "true", 400, "invalid_request", "2018-02-01 or later"},
+		{"the api-version of Azure Functions", "?api-version=2017-09-01" + resource, "true", 400, "invalid_request", "api-version"},
+		{"the api-version of Service Fabric", "?api-version=2019-07-01-preview" + resource, "true", 400, "invalid_request", "api-version"},
+		{"an api-version that is no day", "?api-version=2021-02-30" + resource, "true", 400, "invalid_request", "api-version"},
+		{"an api-version of another form", "?api-version=2021-2-1" + resource, "true", 400, "invalid_request", "api-version"},
+		{"an api-version with more behind it", "?api-version=2021-02-01T00:00:00Z" + resource, "true", 400, "invalid_request", "api-version"},
+		{"an api-version that is a number", "?api-version=20210201" + resource, "true", 400, "invalid_request", "api-version"},
+		{"two api-versions", version + "&api-version=2021-02-01" + resource, "true", 400, "invalid_request", "api-version"},
 		{"no resource", version, "true", 400, "invalid_request", "resource"},
 		{"an empty resource", version + "&resource=", "true", 400, "invalid_request", "resource"},
 		{"the resource twice", version + resource + "&resource=" + storage, "true", 400, "invalid_request", "resource"},
 		{"two scopes in one", version + resource + "+" + storage, "true", 400, "invalid_request", "character"},
 		{"a malformed query", version + "&resource=%zz", "true", 400, "invalid_request", "malformed"},
-		{"no selector where several identities are possible", version + resource, "true", 400, "invalid_request", "vm, shop"},
 		{"two selectors", version + resource + "&client_id=" + shopClient + "&object_id=" + shopObject, "true", 400, "invalid_request", "more than one"},
 		{"one selector twice", version + resource + "&client_id=" + shopClient + "&client_id=" + vmClient, "true", 400, "invalid_request", "client_id"},
 		{"both names of the resource id", version + resource + "&msi_res_id=" + shopARM + "&mi_res_id=" + shopARM, "true", 400, "invalid_request", "more than one"},

@@ -42,7 +42,8 @@ type TokenSource interface {
 }
 
 // Identity is a configured identity as callers may name it. Name is what rules
-// and the native API use, the ids (empty if unknown) select it in the IMDS shape.
+// and the native API use, the ids (empty if unknown) select it in the IMDS shape. Of a
+// managed identity one is given at most, and none if it is that of the VM itself.
 // Kind is wire.KindManagedIdentity or wire.KindApplication.
 type Identity struct {
 	Name, Kind, ClientID, ObjectID, ResourceID string
@@ -91,6 +92,7 @@ type Server struct {
 	cfg    Config
 	policy atomic.Pointer[policy.Policy]
 	misses *misses
+	learnt learnt
 	trail  *trail
 }
 
@@ -104,7 +106,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg = withDefaults(cfg)
-	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now)}
+	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}}
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")
 	}

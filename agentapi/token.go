@@ -31,6 +31,7 @@ type tokenRequest struct {
 	policy.Request
 	claims       string
 	capabilities []string
+	selection    selection // that led to the identity; zero: its name
 }
 
 // token answers GET /v1/token.
@@ -181,6 +182,16 @@ func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acq
 	if p := s.authorise(rec, req.Request); p != nil {
 		return acquire.Token{}, p
 	}
+	token, p := s.fetch(ctx, rec, req)
+	if p != nil {
+		return acquire.Token{}, p
+	}
+	rec.issues(token)
+	return token, nil
+}
+
+// fetch gets a token that the rules allow, and learns from it whose it is.
+func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acquire.Token, *problem) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
 	defer cancel()
 	token, err := s.cfg.Tokens.Token(ctx, acquire.Request{
@@ -201,7 +212,11 @@ func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acq
 		p.Identity = req.Identity
 		return acquire.Token{}, p
 	}
-	rec.issues(token)
+	// What was selected by an id that was learnt may have become another identity meanwhile.
+	owner, selection := s.learn(token), req.selection
+	if selection.of != nil && !selection.matches(s.identity(req.Identity)) && !selection.matches(owner) {
+		return acquire.Token{}, notFound()
+	}
 	return token, nil
 }
 

@@ -296,7 +296,7 @@ func (a *azure) restart(identities ...acquire.Identity) {
 	var err error
 	a.client, err = imds.New(imds.Config{
 		Endpoint: a.metadata.url, MTLSHosts: imds.MicrosoftMTLSHosts(), AttestationHosts: imds.MicrosoftAttestationHosts(),
-		DisableV2: a.disableV2, Now: a.clock.Now, Sleep: a.sleep,
+		DisableV2: a.disableV2, Version: "1.2.3", Now: a.clock.Now, Sleep: a.sleep,
 	})
 	if err != nil {
 		a.t.Fatal(err)

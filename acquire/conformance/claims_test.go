@@ -95,11 +95,16 @@ func claimsDemands() []demand {
 				t.Errorf("got %+v", token)
 			}
 		}},
-		{"10", "identities are other tokens, and so are resources; a trailing slash is no difference", func(t *testing.T) {
+		{"10", "identities are other tokens, and so are resources, also with a trailing slash", func(t *testing.T) {
 			a := newAzure(t, vmIdentity(), named("other", managedIdentity(acquire.BoundRequire, imds.Selector{ClientID: mustServices(t).user.ClientID})))
 			a.mustGet(vault, acquire.TypeBearer)
-			if a.mustGet(management, acquire.TypeBearer).FromCache || !a.mustGet(vault+"/", acquire.TypeBearer).FromCache {
-				t.Error("resources are mixed up")
+			for _, resource := range []string{management, vault + "/", management + "/"} {
+				if first := a.mustGet(resource, acquire.TypeBearer); first.FromCache || first.Resource != resource {
+					t.Errorf("%s is mixed up with another resource: %+v", resource, first)
+				}
+				if again := a.mustGet(resource, acquire.TypeBearer); !again.FromCache || again.Resource != resource {
+					t.Errorf("%s is not in memory: %+v", resource, again)
+				}
 			}
 			if token, err := a.acquirer.Token(t.Context(), acquire.Request{Identity: "other", Resource: vault, Type: acquire.TypeBearer}); err != nil || token.FromCache {
 				t.Errorf("identities are mixed up: %v", err)

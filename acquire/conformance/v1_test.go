@@ -103,6 +103,17 @@ func v1Requests() []demand {
 			}
 		}})
 	}
+	for _, resource := range []string{vault, vault + "/", management + "/"} {
+		list = append(list, demand{"9.1", "the resource " + resource + " as it was asked for", func(t *testing.T) {
+			a := newAzure(t, v1Identity())
+			if token := a.mustGet(resource, acquire.TypeBearer); token.Resource != resource || claimsOf(t, token.AccessToken.Reveal())["aud"] != resource {
+				t.Errorf("got a token for %s", token.Resource)
+			}
+			if got := a.metadata.leg("token")[0].query["resource"]; !slices.Equal(got, []string{resource}) {
+				t.Errorf("asked for %q", got)
+			}
+		}})
+	}
 	return append(list, demand{"9.1", "bypass_cache=true where a fresh token is demanded, and only there", func(t *testing.T) {
 		a := newAzure(t, v1Identity())
 		a.mustGet(vault, acquire.TypeBearer)

@@ -44,7 +44,7 @@ const (
 type Request struct {
 	Endpoint  string // URL of the token endpoint, see [Authority] and [ManagedIdentityEndpoint]
 	ClientID  string // GUID
-	Scope     string // see [Scope]
+	Scope     string // see [Scope] and [ManagedIdentityScope]
 	TokenType string // TokenTypeBearer, TokenTypePoP, or empty: the field is left out and the answer is a Bearer token
 
 	// Assertion authenticates the client. AssertionType belongs to it.
@@ -62,13 +62,25 @@ type Request struct {
 	Thumbprint string
 }
 
-// Scope turns a resource URI into the scope that asks for it: a trailing slash
-// goes, "/.default" comes.
+// defaultScope makes the scope of a resource: all permissions that were granted.
+const defaultScope = "/.default"
+
+// Scope turns a resource URI into the scope that asks for it. The resource stays as it is:
+// "https://r/" has the scope "https://r//.default", and Entra writes "https://r/" into the
+// token, which some resources insist on (Microsoft identity platform, "Scopes and permissions",
+// trailing slash and /.default).
 func Scope(resource string) string {
-	if strings.HasSuffix(resource, "/.default") {
+	if strings.HasSuffix(resource, defaultScope) {
 		return resource
 	}
-	return strings.TrimSuffix(resource, "/") + "/.default"
+	return resource + defaultScope
+}
+
+// ManagedIdentityScope is [Scope] for a managed identity, MSI v2. Microsoft's clients leave a
+// trailing slash of the resource out there (MSAL.NET, ManagedIdentity/V2), and nobody is known
+// to have asked Entra with it.
+func ManagedIdentityScope(resource string) string {
+	return Scope(strings.TrimSuffix(resource, "/"))
 }
 
 // check refuses what no token endpoint would understand, and a bound token whose

@@ -16,7 +16,6 @@ import (
 const (
 	attemptTimeout = 30 * time.Second
 	retryPause     = time.Second
-	sku            = "keyagent"
 )
 
 // Config configures a [Client].
@@ -101,11 +100,10 @@ func (c *Client) attempt(ctx context.Context, hc *http.Client, r Request) (*Toke
 func (c *Client) setHeaders(h http.Header) {
 	h.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
 	h.Set("Accept", "application/json")
-	h.Set("User-Agent", sku+"/"+c.version)
+	h.Set("User-Agent", upstream.Product+"/"+c.version)
 	h.Set("client-request-id", uuid.NewString())
 	h.Set("return-client-request-id", "true")
-	h.Set("x-client-SKU", sku)
-	h.Set("x-client-Ver", c.version)
+	upstream.NameClient(h, c.version)
 	h.Set("x-client-OS", "linux")
 	// Tells Entra that we honour 429 and Retry-After.
 	h.Set("x-ms-lib-capability", "retry-after, h429")

@@ -38,7 +38,7 @@ var (
 	otherThumbprint = base64.RawURLEncoding.EncodeToString(bytes.Repeat([]byte{1}, 32))
 )
 
-var bearer = entra.Request{ClientID: clientID, Scope: entra.Scope("https://vault.azure.net/"), TokenType: entra.TokenTypeBearer}
+var bearer = entra.Request{ClientID: clientID, Scope: entra.ManagedIdentityScope("https://vault.azure.net/"), TokenType: entra.TokenTypeBearer}
 
 // jwtOf makes a token with these claims; nobody here looks at its signature.
 func jwtOf(claims string) string {
@@ -439,14 +439,20 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestScope(t *testing.T) {
-	for in, want := range map[string]string{
-		"https://vault.azure.net":          "https://vault.azure.net/.default",
-		"https://vault.azure.net/":         "https://vault.azure.net/.default",
-		"https://vault.azure.net/.default": "https://vault.azure.net/.default",
-		"api://AzureADTokenExchange":       "api://AzureADTokenExchange/.default",
+	for _, tc := range []struct{ resource, scope, managedIdentity string }{
+		{"https://vault.azure.net", "https://vault.azure.net/.default", "https://vault.azure.net/.default"},
+		{"https://vault.azure.net/", "https://vault.azure.net//.default", "https://vault.azure.net/.default"},
+		{"https://database.windows.net/", "https://database.windows.net//.default", "https://database.windows.net/.default"},
+		{"api://shop/", "api://shop//.default", "api://shop/.default"},
+		{"https://vault.azure.net/.default", "https://vault.azure.net/.default", "https://vault.azure.net/.default"},
+		{"https://vault.azure.net//.default", "https://vault.azure.net//.default", "https://vault.azure.net//.default"},
+		{"api://AzureADTokenExchange", "api://AzureADTokenExchange/.default", "api://AzureADTokenExchange/.default"},
 	} {
-		if got := entra.Scope(in); got != want {
-			t.Errorf("Scope(%q) = %q, want %q", in, got, want)
+		if got := entra.Scope(tc.resource); got != tc.scope {
+			t.Errorf("Scope(%q) = %q, want %q", tc.resource, got, tc.scope)
+		}
+		if got := entra.ManagedIdentityScope(tc.resource); got != tc.managedIdentity {
+			t.Errorf("ManagedIdentityScope(%q) = %q, want %q", tc.resource, got, tc.managedIdentity)
 		}
 	}
 }

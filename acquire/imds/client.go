@@ -35,6 +35,7 @@ type Config struct {
 	// DisableV2 makes the legs of MSI v2 fail at once with [ErrNotSupported]; see
 	// [DisabledByEnvironment].
 	DisableV2 bool
+	Version   string           // of this program, sent as x-client-Ver
 	Now       func() time.Time // for answers that give a time of day; nil means time.Now
 	// Sleep waits between retries; nil means a timer. It returns early with the
 	// context's error.
@@ -47,6 +48,7 @@ type Client struct {
 	mtlsHosts        HostList
 	attestationHosts HostList
 	disableV2        bool
+	version          string
 	now              func() time.Time
 	sleep            func(context.Context, time.Duration) error
 	http             *http.Client
@@ -72,6 +74,7 @@ func New(cfg Config) (*Client, error) {
 		mtlsHosts:        cfg.MTLSHosts,
 		attestationHosts: cfg.AttestationHosts,
 		disableV2:        cfg.DisableV2,
+		version:          cfg.Version,
 		now:              cfg.Now,
 		sleep:            cfg.Sleep,
 		http:             NewHTTPClient(),
@@ -145,6 +148,7 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 		req.Header.Set("Metadata", "true")
 	}
 	req.Header.Set(requestIDHeader, uuid.NewString())
+	upstream.NameClient(req.Header, c.version)
 	if r.payload != nil {
 		req.Header.Set("Content-Type", "application/json; charset=utf-8")
 	}

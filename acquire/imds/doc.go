@@ -12,9 +12,9 @@
 // are limited in size and must name IMDS as their server, ids must be GUIDs, and the
 // hosts that it names must be https and on the operator's [HostList], because the agent
 // is about to send evidence to one and to authenticate to the other. An identity that is
-// selected by client id must be the one that is answered; one selected otherwise cannot
-// be told from another of the same VM, which is why configurations should prefer the
-// client id.
+// selected by client id must be the one that is answered, and an answer must not contradict
+// the token in it; an identity that is selected otherwise cannot be told from another of the
+// same VM, which is why configurations should prefer the client id.
 //
 // # Retries
 //

@@ -61,6 +61,7 @@ func newClient(t *testing.T, s *stub) (*imds.Client, *[]time.Duration) {
 		Endpoint:         server.URL,
 		MTLSHosts:        imds.MicrosoftMTLSHosts(),
 		AttestationHosts: imds.MicrosoftAttestationHosts(),
+		Version:          "1.2.3",
 		Now:              func() time.Time { return now },
 		Sleep: func(_ context.Context, d time.Duration) error {
 			*pauses = append(*pauses, d)

@@ -107,6 +107,9 @@ func lifeOf(answer upstream.Members, now time.Time) (time.Duration, error) {
 func identity(answer upstream.Members, token string, sel Selector) (string, error) {
 	said, _ := answer.Text("client_id") // the token may say it, too
 	inside := written(token)
+	if said != "" && inside != "" && !strings.EqualFold(said, inside) {
+		return "", fmt.Errorf("client_id is %q, and the token is of %q", upstream.Text(said), upstream.Text(inside))
+	}
 	for _, id := range []string{said, inside} {
 		if id == "" {
 			continue

@@ -162,6 +162,10 @@ func TestTokenMustBeThatOfTheIdentityAskedFor(t *testing.T) {
 		{"the token names another", asked, "", other, ""},
 		{"the answer lies about the token", asked, clientID, other, ""},
 		{"the token's claim is no id", asked, "", jwtOf(`{"appid":"me"}`), ""},
+		{"the answer says another than the token, and nobody asked for one", imds.Selector{}, clientID, other, ""},
+		{"the same of an identity selected by its object id", imds.Selector{ObjectID: tenantID}, clientID, other, ""},
+		{"the same of one selected by its resource id", imds.Selector{ResourceID: "/subscriptions/s"}, otherClientID, ours, ""},
+		{"both say the same in different letters", imds.Selector{}, strings.ToUpper(clientID), ours, strings.ToUpper(clientID)},
 		{"system-assigned takes what comes", imds.Selector{}, "", other, otherClientID},
 		{"an object id cannot be compared", imds.Selector{ObjectID: tenantID}, otherClientID, "opaque", otherClientID},
 	} {

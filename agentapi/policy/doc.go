@@ -12,7 +12,8 @@
 //     There are no prefixes, patterns or case folding, because each of them has
 //     been somebody's hole. "*" is understood in one place only: as the single
 //     entry of a rule's resources, which then means any resource.
-//   - A resource that is compared is the resource that is asked for upstream:
+//   - A resource that is compared is the resource that is asked for upstream, but for
+//     one trailing slash, which the caller's form keeps and the comparison leaves out:
 //     what comes out of [ParseResource] cannot hold a second scope, a control
 //     character or a suffix that would be trimmed once more later.
 //   - To administer the agent (read its status) is a right of its own. It gives

@@ -36,6 +36,9 @@ func TestAnyResourceCoversNoCredentialOfApplications(t *testing.T) {
 		{"in lower case", "api://azureadtokenexchange"},
 		{"in upper case", "API://AZUREADTOKENEXCHANGE"},
 		{"with a suffix in another case", exchange + "/.DEFAULT"},
+		{"with a suffix in another case and a slash", exchange + "/.DEFAULT/"},
+		{"in lower case, with a slash", "api://azureadtokenexchange/"},
+		{"percent-encoded, with a slash and an encoded one", exchange + "%2F/"},
 		{"a single permission of it", exchange + "/user_impersonation"},
 		{"percent-encoded", "api://AzureAD%54okenExchange"},
 		{"percent-encoded twice", "api:%252F%252FAzureADTokenExchange"},
@@ -61,6 +64,8 @@ func TestAnyResourceCoversNoCredentialOfApplications(t *testing.T) {
 		{"the audience of managed workloads", "api://AzureFMITokenExchange"},
 
 		{"a configured audience", "api://Partner/exchange"},
+		{"as it is configured, with a slash", "api://Partner/exchange/"},
+		{"as a scope with a slash", "api://Partner/exchange//.default"},
 		{"in another case", "api://partner/EXCHANGE"},
 		{"below it", "api://Partner/exchange/x"},
 		{"a configured application id", ownID},

@@ -48,7 +48,7 @@ func unsafeInResource(r rune) bool {
 func (r Resource) String() string { return r.compared }
 
 // Asked returns the form that the caller used, without "/.default" but with its
-// trailing slash: SDKs expect to read in the answer what they asked for. The
-// slash goes no further than that: the scope that Entra is asked for is
-// [Resource.String] and "/.default", whichever form the caller used.
+// trailing slash. It is what is asked for upstream and repeated in the answer: there are
+// resources that take only tokens whose audience has the slash, and SDKs expect to read
+// what they asked for.
 func (r Resource) Asked() string { return r.asked }

@@ -21,5 +21,5 @@
 //
 // RFC 9457 (problem details), RFC 6749 and RFC 6750 (names of token members),
 // Azure Instance Metadata Service, "Get a token using HTTP", api-version
-// 2018-02-01 (the IMDS shape).
+// 2018-02-01 and later (the IMDS shape).
 package wire

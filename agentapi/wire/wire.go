@@ -60,7 +60,8 @@ const (
 	ParamResourceIDAlias = "mi_res_id"
 )
 
-// IMDSAPIVersion is the only value of [ParamAPIVersion] that is understood.
+// IMDSAPIVersion is the oldest value of [ParamAPIVersion] that is taken. Later dates mean the
+// same here, as they do to Azure's service: programs send whichever they were written for.
 const IMDSAPIVersion = "2018-02-01"
 
 // HeaderMetadata must be "true" on requests to [PathIMDSToken]. A program that

@@ -133,6 +133,7 @@ func (d *Daemon) openAcquirer(certDir string) error {
 		MTLSHosts:        d.plan.mtlsHosts,
 		AttestationHosts: d.plan.attestHosts,
 		DisableV2:        imds.DisabledByEnvironment(os.Getenv(envDisableV2)),
+		Version:          d.opts.Version,
 		Now:              d.opts.Now,
 		Sleep:            d.opts.Sleep,
 	})

@@ -41,6 +41,16 @@ func ReadBody(r io.Reader) ([]byte, error) {
 // to the caller, whose status check then refuses it.
 func RefuseRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
+// Product is what Microsoft's services are told that this client is.
+const Product = "keyagent"
+
+// NameClient puts into a request's headers which client it is, in the form of Microsoft's own
+// (MSAL), which their operators look for: x-client-SKU and x-client-Ver.
+func NameClient(h http.Header, version string) {
+	h.Set("x-client-SKU", Product)
+	h.Set("x-client-Ver", version)
+}
+
 // Text makes foreign text fit for an error or a log: valid UTF-8, no control
 // characters, at most 400 bytes.
 func Text(s string) string {

@@ -76,7 +76,7 @@ func (s *Server) grant(r *request, c *client) (*tokenResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	resource, err := s.resource(r.scopes(c.flow))
+	resource, err := s.resource(r.scopes(c.flow), c.flow)
 	if err != nil {
 		return nil, err
 	}
@@ -100,20 +100,26 @@ func (s *Server) grant(r *request, c *client) (*tokenResponse, error) {
 }
 
 // resource finds the resource that the scope asks for.
-func (s *Server) resource(scopes []string) (string, error) {
+func (s *Server) resource(scopes []string, flow string) (string, error) {
 	scope := strings.Join(scopes, " ")
 	resource, ok := strings.CutSuffix(scope, "/.default")
 	if !ok || strings.Contains(scope, " ") {
 		return "", refuse(http.StatusBadRequest, "invalid_scope", 1002012, "The provided value for scope %.200s is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier.", scope)
 	}
-	if !s.hasResource(resource) {
+	if !s.hasResource(resource, flow) {
 		return "", s.noResource(resource)
 	}
 	return resource, nil
 }
 
-func (s *Server) hasResource(resource string) bool {
-	return resource == TokenExchange || slices.Contains(s.cfg.Resources, resource)
+// hasResource reports whether a flow may ask for a resource. Applications may write a slash behind it: Microsoft's own resources are known by both names,
+// and the token's aud is the one that was asked for (Microsoft identity platform, "Scopes and permissions", trailing slash and /.default). No client is
+// known to send one for a managed identity.
+func (s *Server) hasResource(resource, flow string) bool {
+	if resource == TokenExchange || slices.Contains(s.cfg.Resources, resource) {
+		return true
+	}
+	return flow != flowManagedIdentity && slices.Contains(s.cfg.Resources, strings.TrimSuffix(resource, "/"))
 }
 
 func (s *Server) noResource(resource string) error {
@@ -126,7 +132,7 @@ func (s *Server) checkBoundAllowed(r *request, resource string) error {
 		return nil
 	case s.tenantPolicy().DenyBound:
 		return refuse(http.StatusBadRequest, "invalid_request", 3921996, "The tenant '%s' is not eligible for certificate-bound tokens.", s.cfg.TenantID)
-	case slices.Contains(s.cfg.BearerOnly, resource):
+	case slices.Contains(s.cfg.BearerOnly, strings.TrimSuffix(resource, "/")):
 		return refuse(http.StatusBadRequest, "invalid_request", 392196, "MtlsClientPopTokenNotSupportedByResource: The resource does not support certificate-bound tokens. Request token_type 'bearer'.")
 	}
 	return nil
@@ -190,7 +196,7 @@ func (s *Server) ManagedIdentityToken(clientID, resource string) (string, time.D
 	if at < 0 {
 		return "", 0, refuse(http.StatusBadRequest, "unauthorized_client", 700016, "Application with identifier '%.40s' was not found in the directory '%s'.", clientID, s.cfg.TenantID)
 	}
-	if !s.hasResource(strings.TrimSuffix(resource, "/")) {
+	if !s.hasResource(strings.TrimSuffix(resource, "/"), flowManagedIdentity) {
 		return "", 0, s.noResource(resource)
 	}
 	p := s.cfg.Principals[at]

@@ -9,8 +9,15 @@ import (
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// tokenVersion is the version of the managed identity v1 interface that every client asks for.
+// tokenVersion is the first version of the managed identity v1 interface, and the one that is documented. Programs send others, such as the newest one of
+// the instance metadata (HashiCorp Vault: 2021-05-01), and get the same answer.
 const tokenVersion = "2018-02-01"
+
+// isTokenVersion takes every date from tokenVersion on.
+func isTokenVersion(version string) bool {
+	_, err := time.Parse(time.DateOnly, version)
+	return err == nil && version >= tokenVersion
+}
 
 // cachedToken is an access token that IMDS has got for an identity.
 type cachedToken struct {
@@ -41,8 +48,8 @@ func (s *Server) accessToken(r *http.Request, e *journal.Entry) (any, error) {
 	if err != nil {
 		return nil, refuse("query cannot be read")
 	}
-	if v := query["api-version"]; len(v) != 1 || v[0] != tokenVersion {
-		return nil, refuse("api-version must be %s", tokenVersion)
+	if v := query["api-version"]; len(v) != 1 || !isTokenVersion(v[0]) {
+		return nil, refuse("api-version must be a date, %s or later", tokenVersion)
 	}
 	if v := query["resource"]; len(v) != 1 || v[0] == "" {
 		return nil, refuse("Required audience parameter not specified")

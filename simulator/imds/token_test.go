@@ -97,6 +97,16 @@ func TestTokenPathAsClientsJoinIt(t *testing.T) {
 	}
 }
 
+// Programs were seen to send these; the real service takes each of them.
+func TestTokensOfEachVersion(t *testing.T) {
+	w := newWorld(t)
+	for _, version := range []string{"2018-02-01", "2019-08-01", "2019-08-15", "2019-11-01", "2020-06-01", "2021-02-01", "2021-05-01", "2024-02-29", "2025-04-07"} {
+		if a := w.get(t, "/metadata/identity/oauth2/token?api-version="+version+"&resource="+vault); a.status != 200 || a.text("client_id") != systemClientID {
+			t.Errorf("%s: %d %v", version, a.status, a.fields)
+		}
+	}
+}
+
 func TestTokenRequestsAreRefused(t *testing.T) {
 	w := newWorld(t)
 	good := tokenPath + vault
@@ -112,7 +122,10 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 		"Metadata in another spelling":     {target: good, headers: map[string]string{"Metadata": "True"}, status: 400, code: "invalid_request"},
 		"forwarded":                        {target: good, headers: map[string]string{"X-Forwarded-For": "10.0.0.1"}, status: 400, code: "invalid_request"},
 		"without version":                  {target: "/metadata/identity/oauth2/token?resource=" + vault, status: 400, code: "invalid_request"},
-		"another version":                  {target: "/metadata/identity/oauth2/token?api-version=2019-08-01&resource=" + vault, status: 400, code: "invalid_request"},
+		"an older version":                 {target: "/metadata/identity/oauth2/token?api-version=2018-01-31&resource=" + vault, status: 400, code: "invalid_request"},
+		"a version that is no date":        {target: "/metadata/identity/oauth2/token?api-version=2019-02-29&resource=" + vault, status: 400, code: "invalid_request"},
+		"a version of another service":     {target: "/metadata/identity/oauth2/token?api-version=2019-07-01-preview&resource=" + vault, status: 400, code: "invalid_request"},
+		"two versions":                     {target: good + "&api-version=2019-08-01", status: 400, code: "invalid_request"},
 		"without resource":                 {target: tokenPath, status: 400, code: "invalid_request"},
 		"two resources":                    {target: good + "&resource=" + vault, status: 400, code: "invalid_request"},
 		"an unknown resource":              {target: tokenPath + "https://x.example", status: 400, code: "invalid_resource"},

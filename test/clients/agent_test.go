@@ -2,6 +2,7 @@ package clients_test
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/managedidentity"
 	"github.com/google/uuid"
 
+	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/imds"
 	"github.com/keyagent/keyagent/simulator/journal"
@@ -21,7 +23,7 @@ import (
 func TestTheAgentIsIMDSToALibrary(t *testing.T) {
 	w := newWorld(t)
 	way := w.agentAsIMDS(w.startAgent())
-	app, user := w.application(federatedApp), w.info.Identities[1]
+	app, own, user := w.application(federatedApp), w.info.Identities[0], w.info.Identities[1]
 	for name, c := range map[string]struct {
 		ask  func(context.Context) (string, error)
 		want string
@@ -30,6 +32,11 @@ func TestTheAgentIsIMDSToALibrary(t *testing.T) {
 		"MSAL, a managed identity":          {msalManagedIdentity(way, managedidentity.UserAssignedClientID(user.ClientID), vault), user.ClientID},
 		"azidentity, an application":        {azidentityManagedIdentity(way, azidentity.ClientID(app.ClientID), vaultScope), app.ClientID},
 		"azidentity, a managed identity":    {azidentityManagedIdentity(way, azidentity.ClientID(user.ClientID), vaultScope), user.ClientID},
+		"MSAL, no selector":                 {msalManagedIdentity(way, managedidentity.SystemAssigned(), vault), own.ClientID},
+		"azidentity, no selector":           {azidentityManagedIdentity(way, nil, vaultScope), own.ClientID},
+		"MSAL, an object id":                {msalManagedIdentity(way, managedidentity.UserAssignedObjectID(user.ObjectID), vault), user.ClientID},
+		"azidentity, a resource id":         {azidentityManagedIdentity(way, azidentity.ResourceID(user.ResourceID), vaultScope), user.ClientID},
+		"azidentity, the VM's own by id":    {azidentityManagedIdentity(way, azidentity.ClientID(own.ClientID), vaultScope), own.ClientID},
 		"azidentity, a capital letter more": {azidentityManagedIdentity(way, azidentity.ClientID(strings.ToUpper(app.ClientID)), vaultScope), app.ClientID},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -54,7 +61,10 @@ func TestTheAgentIsIMDSToALibrary(t *testing.T) {
 // Nor does a library go on to ask for what the agent has refused.
 func TestTheAgentsRefusalArrivesInTheLibrarysError(t *testing.T) {
 	w := newWorld(t)
-	asked := &counter{next: w.agentAsIMDS(w.startAgent()).Transport}
+	socket := w.startAgentWith(io.Discard, func(cfg *config.Config) {
+		cfg.Rules[0].Identities = slices.DeleteFunc(cfg.Rules[0].Identities, func(name string) bool { return name == "vm" })
+	})
+	asked := &counter{next: w.agentAsIMDS(socket).Transport}
 	way := &http.Client{Transport: asked}
 	app, nobody := w.application(federatedApp).ClientID, uuid.NewString()
 	for name, c := range map[string]struct {
@@ -80,7 +90,8 @@ func TestTheAgentsRefusalArrivesInTheLibrarysError(t *testing.T) {
 			}
 		})
 	}
-	if n := len(w.Journal().Leg(entra.LegToken)); n > 0 {
+	// One is to learn the object id of the one managed identity that the rules give.
+	if n := len(w.Journal().Leg(entra.LegToken)); n > 1 {
 		t.Errorf("what was refused cost Entra %d requests", n)
 	}
 }

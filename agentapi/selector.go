@@ -1,0 +1,155 @@
+package agentapi
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/wire"
+)
+
+// selectors are the ways to name an identity in the IMDS shape.
+var selectors = []struct {
+	param string
+	of    func(Identity) string
+}{
+	{wire.ParamClientID, func(id Identity) string { return id.ClientID }},
+	{wire.ParamObjectID, func(id Identity) string { return id.ObjectID }},
+	{wire.ParamResourceID, func(id Identity) string { return id.ResourceID }},
+	{wire.ParamResourceIDAlias, func(id Identity) string { return id.ResourceID }},
+}
+
+// selection is how a request in the IMDS shape names an identity. The zero value names none.
+type selection struct {
+	param, value string
+	of           func(Identity) string // the id that is compared
+}
+
+// String returns the selection as the request has it.
+func (w selection) String() string { return w.param + "=" + w.value }
+
+// matches compares without regard to case, as Azure does everywhere.
+func (w selection) matches(id Identity) bool { return strings.EqualFold(w.of(id), w.value) }
+
+// selectionOf returns the one selector that was given.
+func selectionOf(params params) (selection, *problem) {
+	var found selection
+	for _, selector := range selectors {
+		value := params.get(selector.param)
+		if value == "" {
+			continue
+		}
+		if found.of != nil {
+			return selection{}, newProblem(wire.CodeInvalidParameter, "more than one of client_id, object_id and msi_res_id").withField(selector.param)
+		}
+		found = selection{selector.param, value, selector.of}
+	}
+	return found, nil
+}
+
+// selected returns the name of the identity that a request means, out of those that
+// rules give the caller. One that exists but is not given, and one that does not exist,
+// are the same answer. What the configuration says of an identity goes before what was
+// learnt of it, so that nothing learnt changes what worked.
+func (s *Server) selected(ctx context.Context, rec *record, req tokenRequest) (string, *problem) {
+	if req.selection.of == nil {
+		return s.unnamed(rec.caller)
+	}
+	names := s.granted(rec.caller, req.selection.matches)
+	switch len(names) {
+	case 0:
+		return s.learntMatch(ctx, rec, req)
+	case 1:
+		return names[0], nil
+	}
+	return "", ambiguous(names).withHint("ask for one of them with GET " + wire.PathToken)
+}
+
+// granted returns the configured identities that rules give the caller and that suit, in
+// the order of the configuration.
+func (s *Server) granted(caller peer.Caller, suits func(Identity) bool) []string {
+	given := s.policy.Load().Identities(caller)
+	var names []string
+	for _, id := range s.cfg.Identities {
+		if slices.Contains(given, id.Name) && suits(id) {
+			names = append(names, id.Name)
+		}
+	}
+	return names
+}
+
+// unnamed is whom a request without selector means: the VM's own identity if rules give
+// it to the caller, as for IMDS, else the only one that they give.
+func (s *Server) unnamed(caller peer.Caller) (string, *problem) {
+	own := s.granted(caller, Identity.isSystemAssigned)
+	switch len(own) {
+	case 0:
+		name, p := s.onlyIdentity(caller)
+		if p != nil {
+			p.withHint("name one of them by " + wire.ParamClientID + " or " + wire.ParamResourceID)
+		}
+		return name, p
+	case 1:
+		return own[0], nil
+	}
+	return "", ambiguous(own).withHint("ask for one of them with GET " + wire.PathToken)
+}
+
+// isSystemAssigned reports whether the configuration means the identity of the VM itself,
+// which is the managed identity that it gives no id of.
+func (id Identity) isSystemAssigned() bool {
+	return id.Kind == wire.KindManagedIdentity && id.ClientID == "" && id.ObjectID == "" && id.ResourceID == ""
+}
+
+// learntMatch returns the first identity, in the order of the configuration, that has the
+// asked id by what was learnt of it. Of managed identities that nothing is known of yet,
+// it is learnt now.
+func (s *Server) learntMatch(ctx context.Context, rec *record, req tokenRequest) (string, *problem) {
+	var failed *problem
+	unset := func(id Identity) bool { return req.selection.of(id) == "" } // else the configuration has decided
+	for _, name := range s.granted(rec.caller, unset) {
+		known := s.learnt.of(name)
+		if req.selection.of(known) == "" {
+			var p *problem
+			if known, p = s.enquire(ctx, rec, req, name); p != nil && (failed == nil || failed.RetryAfter == 0) {
+				failed = p
+			}
+		}
+		if req.selection.matches(known) {
+			return name, nil
+		}
+	}
+	if failed != nil {
+		return "", failed // one that could not be looked at may be the one
+	}
+	return "", notFound()
+}
+
+func notFound() *problem { return newProblem(wire.CodeIdentityNotFound, "Identity not found") }
+
+// enquire learns the ids of a managed identity from a token for what the caller asks, if
+// rules give the caller that token. A problem is why there is none.
+func (s *Server) enquire(ctx context.Context, rec *record, req tokenRequest, name string) (Identity, *problem) {
+	req.Identity, req.selection = name, selection{}
+	if s.identity(name).Kind != wire.KindManagedIdentity || !s.policy.Load().Decide(rec.caller, req.Request).Allowed {
+		return Identity{}, nil
+	}
+	_, p := s.fetch(ctx, rec, req)
+	if p == nil {
+		return s.learnt.of(name), nil
+	}
+	if p.cause != nil { // a fault of the agent, which says nothing of the identity
+		s.cfg.Logger.ErrorContext(ctx, "learning the ids of an identity", "identity", name, "error", p.cause)
+		return Identity{}, nil
+	}
+	return Identity{}, p
+}
+
+func (s *Server) identity(name string) Identity {
+	i := slices.IndexFunc(s.cfg.Identities, func(id Identity) bool { return id.Name == name })
+	if i < 0 {
+		return Identity{}
+	}
+	return s.cfg.Identities[i]
+}

@@ -11,6 +11,9 @@ func WaitFlight(a *Acquirer, identity, resource string) {
 	<-landing.done
 }
 
+// Reaches is the order of the strengths.
+func Reaches(have, floor Strength) bool { return have.reaches(floor) }
+
 // Licence is a row of the table of what errors license.
 type Licence struct {
 	Row, When          string

@@ -160,6 +160,16 @@ func TestOpenAPICodes(t *testing.T) {
 	}
 }
 
+func TestOpenAPIStrengths(t *testing.T) {
+	doc, err := readOpenAPI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := doc.Components.Schemas["Strength"].Enum; !slices.Equal(got, wire.Strengths()) {
+		t.Errorf("documented are the strengths %q, want %q", got, wire.Strengths())
+	}
+}
+
 func TestOpenAPISchemas(t *testing.T) {
 	doc, err := readOpenAPI()
 	if err != nil {

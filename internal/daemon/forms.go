@@ -37,7 +37,7 @@ func CredentialForms() []CredentialForm {
 		},
 		{
 			"managed-identity-v1", "nothing by the agent: IMDS gets the token", "`managed_identity: {bound: never}`",
-			"any Azure VM with a managed identity; the agent's rules hold for who asks the agent", "`none`", restsOnDocumentation,
+			"any Azure VM with a managed identity; the agent's rules hold for what goes through the agent", "`none`", restsOnDocumentation,
 			usedBy(false, acquire.SourceManagedIdentity, false), (*survey).managedIdentityV1,
 		},
 		{
@@ -67,8 +67,8 @@ func CredentialForms() []CredentialForm {
 			usedBy(true, acquire.SourceManagedIdentity, true), (*survey).federatedV2,
 		},
 		{
-			"other-identity", "another application's token as the assertion", "`source: oidc`",
-			"where the other application's own form works", "that of the other; `none` with `bound: never`", restsOnClients,
+			"other-identity", "another identity's token as the assertion", "`source: oidc`",
+			"where the other identity's own form works", "that of the other; `none` with `bound: never`", restsOnClients,
 			func(w way) bool { return w.Source == acquire.SourceOIDC }, (*survey).otherIdentity,
 		},
 		{

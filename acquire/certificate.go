@@ -92,8 +92,8 @@ func (r *registered) signed(ctx context.Context, form entra.Request, key *Applic
 	return form
 }
 
-// assertedCertificate shows an assertion that the key has signed, and nothing else (variant A). Whoever intercepts one can use it for
-// ten minutes, so that it is not bound, wherever the key is.
+// assertedCertificate shows an assertion that the key has signed, and nothing else (variant A).
+// Whoever intercepts one can use it for ten minutes, so that it is not bound, wherever the key is.
 type assertedCertificate struct{ *registered }
 
 func (c *assertedCertificate) obtain(ctx context.Context, a *ask) (*grant, error) {
@@ -122,7 +122,8 @@ func (c *assertedCertificate) request(ctx context.Context, a *ask, key *Applicat
 	return g, c.asked(key, err)
 }
 
-// strengthOfAssertion is what an assertion is worth that a key signed. One of a key in software protects from no thief.
+// strengthOfAssertion is what an assertion is worth that a key signed. One of a key in software
+// protects from no thief.
 func strengthOfAssertion(key Strength) Strength {
 	if key == StrengthTPM {
 		return StrengthTPMSigned

@@ -768,8 +768,8 @@ func TestAnAlertOfTheAttestationServiceMakesNothingUnbound(t *testing.T) {
 	}
 }
 
-// Of the unbound forms, only an assertion that a key in the TPM signs reaches a floor, and only its own: it is refused wherever it was
-// refused before it had a name.
+// Of the unbound forms, only an assertion that a key in the TPM signs reaches a floor, and only its
+// own: it is refused wherever it was refused before it had a name.
 func TestNoUnboundFormReachesAFloor(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "assertion")
 	if err := os.WriteFile(file, []byte("aa.bb.cc\n"), 0o600); err != nil {
@@ -804,7 +804,8 @@ func TestNoUnboundFormReachesAFloor(t *testing.T) {
 	}
 }
 
-// Whatever form an assertion of another identity has, it can be copied on the way: how it was obtained makes it no stronger.
+// Whatever form an assertion of another identity has, it can be copied on the way: how it was
+// obtained makes it no stronger.
 func TestAnAssertionThatIsPassedOnIsNotTPMSigned(t *testing.T) {
 	w := newWorldWith(t, acquire.StrengthTPM, application("middle", certificateEntry(acquire.BoundNever)),
 		application("app", acquire.Credential{Name: "via", Source: acquire.SourceOIDC, Bound: acquire.BoundNever, Identity: "middle"}))
@@ -815,8 +816,8 @@ func TestAnAssertionThatIsPassedOnIsNotTPMSigned(t *testing.T) {
 	}
 }
 
-// An assertion that the TPM signs is the weaker form of its entry: it needs the same licence as before it had a strength, and says that
-// it is a fallback, also where the floor takes it.
+// An assertion that the TPM signs is the weaker form of its entry: it needs the same licence as
+// before it had a strength, and says that it is a fallback, also where the floor takes it.
 func TestAnAssertionThatTheTPMSignsIsAFallbackFromTheBoundForm(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -856,7 +857,8 @@ func TestAnAssertionThatTheTPMSignsIsAFallbackFromTheBoundForm(t *testing.T) {
 	}
 }
 
-// An assertion of a key in software is what it was: whoever reads the key makes as many as they like.
+// An assertion of a key in software is what it was: whoever reads the key makes as many as they
+// like.
 func TestAnAssertionThatSoftwareSignsHasNoStrength(t *testing.T) {
 	for _, floor := range []acquire.Strength{"", acquire.StrengthTPMSigned, acquire.StrengthSoftware} {
 		id := application("app", certificateEntry(acquire.BoundNever))

@@ -24,8 +24,9 @@ type ask struct {
 	tokenType TokenType
 	claims    string // capabilities and challenge, merged; JSON or ""
 	fresh     bool   // nothing that somebody upstream has kept
-	// floors are what each credential on the way has to reach: that of the identity, and those of the identities whose assertion it is.
-	// None of two floors need be the higher one, so that all are kept.
+	// floors are what each credential on the way has to reach: that of the identity, and those of
+	// the identities whose assertion it is. None of two floors need be the higher one, so that all
+	// are kept.
 	floors []Strength
 
 	// reissued are the managed identities whose certificate was replaced in this flight: once is enough for each.

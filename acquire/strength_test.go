@@ -54,9 +54,9 @@ func TestStrengthIsAFactAndTheFloorHolds(t *testing.T) {
 	}
 }
 
-// Every strength against every floor. tpm-signed and software do not reach each other: an assertion that a listener can use for ten
-// minutes is no substitute where a connection has to prove its key, and a key that a thief can read is none where nothing may be worth
-// stealing.
+// Every strength against every floor. tpm-signed and software do not reach each other: an assertion
+// that a listener can use for ten minutes is no substitute where a connection has to prove its key,
+// and a key that a thief can read is none where nothing may be worth stealing.
 func TestWhichStrengthReachesWhichFloor(t *testing.T) {
 	t.Parallel()
 	const unknown = acquire.Strength("titanium")

@@ -156,8 +156,8 @@ type BindingKey struct {
 	InsecureSoftware bool `yaml:"insecure_software,omitempty"`
 }
 
-// Strengths of a credential, as in min_strength. attested is stronger than tpm, and tpm than the others, of which neither is stronger
-// than the other.
+// Strengths of a credential, as in min_strength. attested is stronger than tpm, and tpm than the
+// others, of which neither is stronger than the other.
 const (
 	StrengthAttested  = "attested"
 	StrengthTPM       = "tpm"

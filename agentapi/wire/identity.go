@@ -32,14 +32,16 @@ type Capabilities struct {
 	TokenTypes        []string          `json:"token_types"` // that can be asked for
 }
 
-// Form is one form of a credential, a row of the table "What works today" in docs/credentials.md, and whether this machine and its
-// tenants reach it: as far as that is known without asking Entra, from what was obtained or refused since the agent's start.
+// Form is one form of a credential, a row of the table "What works today" in docs/credentials.md,
+// and whether this machine and its tenants reach it: as far as that is known without asking Entra,
+// from what was obtained or refused since the agent's start.
 type Form struct {
 	Name          string `json:"name"`
 	Configuration string `json:"configuration"` // how a credential of this form is written
 	// Available is null as long as it is not known.
 	Available *bool `json:"available"`
-	// Strength is what a token that was obtained so would have; empty if that depends on another identity.
+	// Strength is what a token that was obtained so would have; empty if that depends on another
+	// identity.
 	Strength string `json:"strength,omitempty"`
 	Reason   string `json:"reason,omitempty"`
 }

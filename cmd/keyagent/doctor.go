@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ nothing failed.`,
 			}
 			diagnosis := daemon.Diagnose(cmd.Context(), cfg, daemon.DiagnoseOptions{
 				Options: daemon.Options{Version: version, Logger: a.warnings()}, ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
-				Forms: formsOf(cmd.Context(), cfg.Socket),
+				Forms: formsOf(cmd.Context(), cmp.Or(a.socket, cfg.Socket)),
 			})
 			if err := a.printDiagnosis(diagnosis, asJSON); err != nil {
 				return err
@@ -59,7 +60,8 @@ nothing failed.`,
 	return cmd
 }
 
-// formsOf asks the running agent which forms of credentials are within reach; nil if it does not answer.
+// formsOf asks the running agent which forms of credentials are within reach; nil if it does not
+// answer.
 func formsOf(ctx context.Context, socket string) []wire.Form {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // it asks IMDS in its turn
 	defer cancel()

@@ -9,9 +9,10 @@ import (
 	"github.com/keyagent/keyagent/config"
 )
 
-// checkForms says which forms of credentials this machine and tenant reach: in the words of the running agent, which has tried them, or
-// else what follows from the machine and the configuration alone. One that is not within reach is a warning if a credential of the
-// configuration has no other form.
+// checkForms says which forms of credentials this machine and tenant reach: in the words of the
+// running agent, which has tried them, or else what follows from the machine and the configuration
+// alone. One that is not within reach is a warning if a credential of the configuration has no
+// other form.
 func (d *doctor) checkForms() {
 	ways, forms := waysOf(d.cfg.Identities), d.opts.Forms
 	if forms == nil {

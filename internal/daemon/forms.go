@@ -5,8 +5,9 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// CredentialForm is a form of a credential, and where it works: a row of the table "What works today" in README.md and
-// docs/credentials.md, and of what [Daemon.Capabilities] and [Diagnose] say.
+// CredentialForm is a form of a credential, and where it works: a row of the table "What works
+// today" in README.md and docs/credentials.md, and of what [Daemon.Capabilities] and [Diagnose]
+// say.
 type CredentialForm struct {
 	Name          string // of the row
 	What          string // is shown to Entra
@@ -26,8 +27,8 @@ const (
 	restsOnSimulator     = "the simulator only"                            // whether Azure issues such certificates for a Linux vTPM is not documented
 )
 
-// CredentialForms is the list, for an operator the easiest to come by first. docs/credentials.md and README.md repeat it, and a test
-// compares.
+// CredentialForms is the list, for an operator the easiest to come by first. docs/credentials.md
+// and README.md repeat it, and a test compares.
 func CredentialForms() []CredentialForm {
 	return []CredentialForm{
 		{

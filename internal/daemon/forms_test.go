@@ -18,8 +18,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite what the documentation shows of the code")
 
-// README.md and docs/credentials.md show the list as the code has it: go test ./internal/daemon -run Documentation -update writes it
-// there.
+// README.md and docs/credentials.md show the list as the code has it: go test ./internal/daemon
+// -run Documentation -update writes it there.
 func TestTheDocumentationShowsTheForms(t *testing.T) {
 	const begin, end = "<!-- forms: made by go test ./internal/daemon -run Documentation -update -->\n", "<!-- /forms -->\n"
 	want := formTable()
@@ -68,7 +68,8 @@ func (c *chaos) form(name string) string {
 	return known.Forms[at].Reached() + " " + known.Forms[at].Strength
 }
 
-// What the agent obtains, and what it is refused for good, changes what capabilities say; what passes does not.
+// What the agent obtains, and what it is refused for good, changes what capabilities say; what
+// passes does not.
 func TestCapabilitiesFollowWhatIsObtained(t *testing.T) {
 	c := newDuel(t, "")
 	ask := func(identity string) { // how it ends is what the steps are about
@@ -110,7 +111,8 @@ func TestCapabilitiesFollowWhatIsObtained(t *testing.T) {
 	}
 }
 
-// Where Entra takes an application's certificate in no bound form, its assertions are the strongest that it has.
+// Where Entra takes an application's certificate in no bound form, its assertions are the strongest
+// that it has.
 func TestTheCertificateOfAnApplicationSaysWhenItCannotBeBound(t *testing.T) {
 	c := newDuel(t, "")
 	for _, code := range []int{51000, 392189, 3921996} {
@@ -127,7 +129,8 @@ func TestTheCertificateOfAnApplicationSaysWhenItCannotBeBound(t *testing.T) {
 	}
 }
 
-// Doctor says the same in the words of the agent, and less where none answers. It warns of a credential no form of which is within reach.
+// Doctor says the same in the words of the agent, and less where none answers. It warns of a
+// credential no form of which is within reach.
 func TestDoctorSaysWhichFormsAreWithinReach(t *testing.T) {
 	no := false
 	reached := func(names ...string) (forms []wire.Form) { // all others are not

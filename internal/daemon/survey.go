@@ -75,8 +75,8 @@ func waysOf(identities []config.Identity) []way {
 	return ways
 }
 
-// seen is what the attempts since the start say of a form; ok is false if they say nothing. A token that one identity obtained
-// outweighs what another one was refused.
+// seen is what the attempts since the start say of a form; ok is false if they say nothing. A token
+// that one identity obtained outweighs what another one was refused.
 func (s *survey) seen(uses func(way) bool) (known wire.Capability, ok bool) {
 	var refused string
 	for _, w := range s.ways {
@@ -104,7 +104,8 @@ func (s *survey) open(form *CredentialForm, strength acquire.Strength) wire.Capa
 	return wire.Capability{Strength: string(strength), Reason: why}
 }
 
-// refusedForm says in fixed words why a form of a credential is of no use to an application; "" if the error does not say so for good.
+// refusedForm says in fixed words why a form of a credential is of no use to an application; "" if
+// the error does not say so for good.
 func refusedForm(err error) string {
 	if !acquire.CannotBeBound(err) { // the same table says what of an unbound form is for good
 		return ""

@@ -34,7 +34,8 @@ func entraSaid(status int, codes ...int) error {
 	return fmt.Errorf("the token request: %w", &entra.Error{Status: status, Code: "invalid_request", Codes: codes})
 }
 
-// What is said of each form, from what is known of the machine and from how the last attempts ended.
+// What is said of each form, from what is known of the machine and from how the last attempts
+// ended.
 func TestWhichFormsAreWithinReach(t *testing.T) {
 	var (
 		signed   = untried(true, acquire.SourceCertificate, false)
@@ -138,7 +139,8 @@ func TestWhichFormsAreWithinReach(t *testing.T) {
 	}
 }
 
-// Every form of every credential that can be configured is a row, and but for attestation one alone.
+// Every form of every credential that can be configured is a row, and but for attestation one
+// alone.
 func TestEveryFormIsInTheList(t *testing.T) {
 	rows := map[string]bool{}
 	covered := func(w way) {

@@ -84,6 +84,8 @@ func (s *survey) v2() wire.Capability {
 	switch {
 	case slices.Contains(s.issued, acquire.StrengthAttested):
 		return capable(true, string(acquire.StrengthAttested), "a binding certificate was issued on attestation")
+	case s.key == "":
+		return capable(false, string(acquire.StrengthNone), "the binding key lives in a TPM, and none can be used here")
 	case s.host.V2 == imds.Unknown:
 		return wire.Capability{Strength: string(s.key), Reason: s.whyHost}
 	case s.host.V2 == imds.Absent:

@@ -34,12 +34,14 @@ func (d *doctor) checkForms() {
 // survey is what is known of this machine where no agent has tried anything.
 func (d *doctor) survey(ways []way) *survey {
 	s := &survey{
-		ways: ways, keys: d.tpm != nil && !d.cfg.BindingKey.InsecureSoftware, key: acquire.StrengthTPM,
-		attests: d.cfg.Attestation.Provider != config.ProviderNone,
+		ways: ways, attests: d.cfg.Attestation.Provider != config.ProviderNone,
 		whyHost: "IMDS is not asked by doctor, and no running agent answers this user", untried: "only an attempt shows it, and no running agent answers this user",
 	}
-	if d.cfg.BindingKey.InsecureSoftware {
+	switch {
+	case d.cfg.BindingKey.InsecureSoftware:
 		s.key = acquire.StrengthSoftware
+	case d.tpm != nil:
+		s.keys, s.key = true, acquire.StrengthTPM
 	}
 	return s
 }

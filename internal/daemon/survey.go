@@ -25,7 +25,7 @@ type survey struct {
 	ways      []way
 	issued    []acquire.Strength // of the binding certificates in use
 	keys      bool               // a TPM is used, in which applications can have keys
-	key       acquire.Strength   // of the binding key
+	key       acquire.Strength   // of the binding key; "" if there can be none
 	attests   bool               // binding certificates are asked for with attestation
 	host      imds.Support
 	whyHost   string // why something of host is not known
@@ -130,7 +130,7 @@ func refusedForm(err error) string {
 	return ""
 }
 
-const noKeys = "keys of applications live in a TPM, and this agent uses none"
+const noKeys = "keys of applications live in a TPM, and none is used here"
 
 func (s *survey) certificateSigned(form *CredentialForm) wire.Capability {
 	if !s.keys {
@@ -191,8 +191,8 @@ func (s *survey) managedIdentityV2(*CredentialForm) wire.Capability {
 	switch {
 	case issued >= 0:
 		return capable(true, string(s.issued[issued]), "a binding certificate was issued without attestation")
-	case s.host.V2 == imds.Absent:
-		return capable(false, string(acquire.StrengthNone), noV2)
+	case s.key == "", s.host.V2 == imds.Absent:
+		return s.v2()
 	case s.attests:
 		return wire.Capability{Strength: string(s.key), Reason: "certificates are asked for with attestation here (attestation.provider); none was issued without"}
 	case s.refusedV2 != "":

@@ -55,6 +55,7 @@ func TestWhichFormsAreWithinReach(t *testing.T) {
 	software := func(s *survey) { s.keys, s.key, s.attests = false, acquire.StrengthSoftware, false }
 	unattested := func(s *survey) { s.attests = false }
 	noHost := func(s *survey) { s.host = imds.Support{V1: imds.Absent, V2: imds.Absent} }
+	noTPM := func(s *survey) { s.keys, s.key = false, "" }
 	silent := func(s *survey) { s.host = imds.Support{} }
 	for _, tt := range []struct {
 		name  string
@@ -63,7 +64,7 @@ func TestWhichFormsAreWithinReach(t *testing.T) {
 		want  string // verdict, strength, and a part of the reason
 	}{
 		{"signed: a TPM is enough", confidential(), "certificate-signed", "yes tpm-signed registered"},
-		{"signed: no TPM", with(confidential(), software), "certificate-signed", "no none uses none"},
+		{"signed: no TPM", with(confidential(), software), "certificate-signed", "no none none is used"},
 		{"signed: obtained", confidential(obtained(signed, acquire.StrengthTPMSigned)), "certificate-signed", "yes tpm-signed was obtained"},
 		{"signed: not registered", confidential(failed(signed, entraSaid(401, entra.CodeAssertionSignature))), "certificate-signed", "no none rejected"},
 		{"signed: an outage", confidential(failed(signed, entraSaid(503))), "certificate-signed", "yes tpm-signed registered"},
@@ -72,7 +73,7 @@ func TestWhichFormsAreWithinReach(t *testing.T) {
 
 		{"mutual TLS: nobody uses it", confidential(), "certificate-mtls", "not known yet tpm nothing is configured so"},
 		{"mutual TLS: nobody has asked", confidential(shown), "certificate-mtls", "not known yet tpm untried"},
-		{"mutual TLS: no TPM", with(confidential(), software), "certificate-mtls", "no none uses none"},
+		{"mutual TLS: no TPM", with(confidential(), software), "certificate-mtls", "no none none is used"},
 		{"mutual TLS: obtained", confidential(obtained(shown, acquire.StrengthTPM)), "certificate-mtls", "yes tpm was obtained"},
 		{"mutual TLS: obtained, and an outage since", confidential(failed(obtained(shown, acquire.StrengthTPM), entraSaid(503))), "certificate-mtls", "yes tpm was obtained"},
 		{"mutual TLS: obtained, and refused since", confidential(failed(obtained(shown, acquire.StrengthTPM), entraSaid(412, entra.CodeFeatureDisabled))), "certificate-mtls", "no none not enabled"},
@@ -109,6 +110,9 @@ func TestWhichFormsAreWithinReach(t *testing.T) {
 		{"not attested: IMDS is silent", with(with(confidential(vm), unattested), silent), "managed-identity-v2", "not known yet tpm IMDS is silent"},
 		{"not attested: a key in software", with(confidential(vm), software), "managed-identity-v2", "not known yet software offers"},
 
+		{"not attested: no TPM", with(confidential(vm), noTPM), "managed-identity-v2", "no none none can be used"},
+		{"attested: no TPM", with(confidential(vm), noTPM), "managed-identity-v2-attested", "no none none can be used"},
+		{"federated: no TPM", with(confidential(fed), noTPM), "federated-v2", "no none none can be used"},
 		{"federated: obtained", confidential(obtained(fed, acquire.StrengthAttested)), "federated-v2", "yes attested was obtained"},
 		{"federated: nobody has asked", confidential(fed), "federated-v2", "not known yet tpm untried"},
 		{"federated: the host has no certificates", with(confidential(fed), noHost), "federated-v2", "no none offers no binding certificates"},

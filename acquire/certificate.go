@@ -92,16 +92,16 @@ func (r *registered) signed(ctx context.Context, form entra.Request, key *Applic
 	return form
 }
 
-// assertedCertificate proves possession of the key with a signed assertion alone (variant A). Who gets hold of one can use it for
-// ten minutes, which is why it counts as no proof of possession.
+// assertedCertificate shows an assertion that the key has signed, and nothing else (variant A).
+// Whoever intercepts one can use it for ten minutes, so that it is not bound, wherever the key is.
 type assertedCertificate struct{ *registered }
 
 func (c *assertedCertificate) obtain(ctx context.Context, a *ask) (*grant, error) {
-	if err := a.checkFloor(StrengthNone); err != nil {
-		return nil, err
-	}
 	key, err := c.load(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.checkFloor(strengthOfAssertion(key.Strength)); err != nil {
 		return nil, err
 	}
 	g, err := c.request(ctx, a, key)
@@ -112,7 +112,7 @@ func (c *assertedCertificate) obtain(ctx context.Context, a *ask) (*grant, error
 }
 
 func (c *assertedCertificate) request(ctx context.Context, a *ask, key *ApplicationKey) (*grant, error) {
-	g := &grant{clientID: c.app.id, strength: StrengthNone}
+	g := &grant{clientID: c.app.id, strength: strengthOfAssertion(key.Strength)}
 	err := c.app.ask(ctx, c.app.authority.TokenEndpoint, func(endpoint string) error {
 		form := c.signed(ctx, c.app.form(a, endpoint), key)
 		var err error
@@ -120,6 +120,15 @@ func (c *assertedCertificate) request(ctx context.Context, a *ask, key *Applicat
 		return err
 	})
 	return g, c.asked(key, err)
+}
+
+// strengthOfAssertion is what an assertion is worth that a key signed. One of a key in software
+// protects from no thief.
+func strengthOfAssertion(key Strength) Strength {
+	if key == StrengthTPM {
+		return StrengthTPMSigned
+	}
+	return StrengthNone
 }
 
 // shownCertificate presents the certificate over mutual TLS, and an assertion besides as long as Entra wants one (variants B, B′

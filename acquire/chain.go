@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -104,7 +105,7 @@ var errNoPoP = errors.New("no credential of this identity is bound, and so none 
 
 // obtain tries the steps in their order. Whether one that failed gives way to the next, and to which, the table in licence.go says.
 func (c *chain) obtain(ctx context.Context, a *ask) (*grant, *step, error) {
-	a.floor = stronger(a.floor, c.floor)
+	a.floors = append(slices.Clip(a.floors), c.floor)
 	walk := walk{chain: c, now: c.cfg.Now()}
 	for _, s := range c.steps {
 		if walk.passes(a, s) {

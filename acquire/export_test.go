@@ -19,6 +19,9 @@ func OwnerOf(token, clientID string) (objectID, resourceID string) {
 	return found.objectID, found.resourceID
 }
 
+// Reaches is the order of the strengths.
+func Reaches(have, floor Strength) bool { return have.reaches(floor) }
+
 // Licence is a row of the table of what errors license.
 type Licence struct {
 	Row, When          string

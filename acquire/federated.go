@@ -90,7 +90,7 @@ func (f *federated) take(ctx context.Context, a *ask, rejected *assertion) (*ass
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if held := f.held; held != nil && held != rejected && held.usable(f.app.cfg.Now()) && held.strength.reaches(a.floor) {
+	if held := f.held; held != nil && held != rejected && held.usable(f.app.cfg.Now()) && a.checkFloor(held.strength) == nil {
 		return held, nil
 	}
 	if _, weak := errors.AsType[*floorError](f.failed); f.failed != nil && !weak && f.attempts.Load() != before {
@@ -140,13 +140,12 @@ type granted struct {
 	cfg      *Config
 	audience string
 	bound    bool
-	floor    Strength // the somebody's own
 	// obtain is that of a credential, or of another identity's whole list.
 	obtain func(ctx context.Context, a *ask) (*grant, error)
 }
 
 func (s *granted) assertion(ctx context.Context, a *ask) (*assertion, error) {
-	leg := &ask{resource: s.audience, tokenType: TypeBearer, fresh: a.fresh, floor: stronger(a.floor, s.floor), reissued: a.reissued}
+	leg := &ask{resource: s.audience, tokenType: TypeBearer, fresh: a.fresh, floors: a.floors, reissued: a.reissued}
 	if s.bound {
 		leg.tokenType = TypePoP
 	}
@@ -160,14 +159,6 @@ func (s *granted) assertion(ctx context.Context, a *ask) (*assertion, error) {
 		made.over, made.strength = g.over, g.strength
 	}
 	return made, nil
-}
-
-// stronger returns the higher of two floors.
-func stronger(a, b Strength) Strength {
-	if a.reaches(b) && a != "" {
-		return a
-	}
-	return b
 }
 
 // maxAssertionBytes bounds an assertion in a file; real ones have one or two kilobytes.

@@ -69,7 +69,7 @@ func TestAFirstLegIsSharedByThoseWhoWaited(t *testing.T) {
 func TestAKeptAssertionIsHeldToEachFloor(t *testing.T) {
 	f, source := newSlow(StrengthTPM)
 	take := func(floor Strength) error {
-		_, err := f.take(t.Context(), &ask{floor: floor}, nil)
+		_, err := f.take(t.Context(), &ask{floors: []Strength{floor}}, nil)
 		return err
 	}
 	go func() { source.release <- nil }()

@@ -22,9 +22,12 @@ type credential interface {
 type ask struct {
 	resource  string
 	tokenType TokenType
-	claims    string   // capabilities and challenge, merged; JSON or ""
-	fresh     bool     // nothing that somebody upstream has kept
-	floor     Strength // what a weaker credential than this would obtain is not wanted
+	claims    string // capabilities and challenge, merged; JSON or ""
+	fresh     bool   // nothing that somebody upstream has kept
+	// floors are what each credential on the way has to reach: that of the identity, and those of
+	// the identities whose assertion it is. None of two floors need be the higher one, so that all
+	// are kept.
+	floors []Strength
 
 	// reissued are the managed identities whose certificate was replaced in this flight: once is enough for each.
 	reissued map[imds.Selector]bool
@@ -101,10 +104,12 @@ func (e *floorError) Error() string {
 
 // checkFloor refuses a credential that is too weak, before it is shown to anybody.
 func (a *ask) checkFloor(have Strength) error {
-	if have.reaches(a.floor) {
-		return nil
+	for _, floor := range a.floors {
+		if !have.reaches(floor) {
+			return notLoaded(&floorError{have: have, want: floor})
+		}
 	}
-	return notLoaded(&floorError{have: have, want: a.floor})
+	return nil
 }
 
 // legFailed marks what kept the first leg from giving an assertion. What Entra says there for now only, or what did not reach it, is no

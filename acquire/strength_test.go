@@ -2,6 +2,7 @@ package acquire_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,5 +51,41 @@ func TestStrengthIsAFactAndTheFloorHolds(t *testing.T) {
 				t.Errorf("the credential was shown to Entra %d times", n)
 			}
 		})
+	}
+}
+
+// Every strength against every floor. tpm-signed and software do not reach each other: an assertion
+// that a listener can use for ten minutes is no substitute where a connection has to prove its key,
+// and a key that a thief can read is none where nothing may be worth stealing.
+func TestWhichStrengthReachesWhichFloor(t *testing.T) {
+	t.Parallel()
+	const unknown = acquire.Strength("titanium")
+	all := []acquire.Strength{acquire.StrengthAttested, acquire.StrengthTPM, acquire.StrengthTPMSigned, acquire.StrengthSoftware, acquire.StrengthNone, unknown, ""}
+	table := map[acquire.Strength]string{ // have: for each floor of all, in its order, y or n
+		acquire.StrengthAttested:  "yyyyyny",
+		acquire.StrengthTPM:       "nyyyyny",
+		acquire.StrengthTPMSigned: "nnynyny",
+		acquire.StrengthSoftware:  "nnnyyny",
+		acquire.StrengthNone:      "nnnnyny",
+		unknown:                   "nnnnnny",
+		"":                        "nnnnnny",
+	}
+	// What the floors took before tpm-signed was told from none.
+	before := []acquire.Strength{acquire.StrengthNone, acquire.StrengthSoftware, acquire.StrengthTPM, acquire.StrengthAttested}
+	for _, have := range all {
+		for i, floor := range all {
+			got := acquire.Reaches(have, floor)
+			if want := table[have][i] == 'y'; got != want {
+				t.Errorf("%q reaches %q: got %v, want %v", have, floor, got, want)
+			}
+			was := have
+			if was == acquire.StrengthTPMSigned {
+				was = acquire.StrengthNone
+			}
+			at, wanted := slices.Index(before, was), slices.Index(before, floor)
+			if wanted >= 0 && got != (at >= wanted) {
+				t.Errorf("floor %q has become another one for %q: it takes it: %v", floor, have, got)
+			}
+		}
 	}
 }

@@ -48,22 +48,38 @@ type Account interface {
 // It is a report of facts, never of configuration.
 type Strength string
 
-// The strengths, strongest first.
+// The strengths. attested is stronger than tpm, and none is weaker than all; tpm-signed and
+// software lie between tpm and none, and neither is stronger than the other: one is safe from a
+// thief on this machine, the other from a listener on the way.
 const (
 	StrengthAttested Strength = "attested" // key in a TPM, certificate issued on attestation evidence
 	StrengthTPM      Strength = "tpm"      // key in a TPM, nobody verified evidence of it
-	StrengthSoftware Strength = "software" // key in process memory
-	StrengthNone     Strength = "none"     // no proof of possession
+	// StrengthTPMSigned: an assertion that a key in a TPM signed, sent over a connection that the
+	// key takes no part in. Nothing on disk or in memory is worth stealing; whoever intercepts an
+	// assertion can use it for its ten minutes.
+	StrengthTPMSigned Strength = "tpm-signed"
+	StrengthSoftware  Strength = "software" // key in process memory, and the connection proves it
+	StrengthNone      Strength = "none"     // whoever copies what is kept or sent can use it
 )
 
-// reaches reports whether s is at least floor. What is not known reaches nothing.
+// reaches reports whether s is at least floor. What is not known reaches nothing but the empty
+// floor.
 func (s Strength) reaches(floor Strength) bool {
-	order := []Strength{StrengthNone, StrengthSoftware, StrengthTPM, StrengthAttested}
-	if floor == "" {
+	switch floor {
+	case "":
 		return true
+	case StrengthNone:
+		return slices.Contains([]Strength{StrengthNone, StrengthSoftware, StrengthTPMSigned, StrengthTPM, StrengthAttested}, s)
+	case StrengthSoftware:
+		return slices.Contains([]Strength{StrengthSoftware, StrengthTPM, StrengthAttested}, s)
+	case StrengthTPMSigned:
+		return slices.Contains([]Strength{StrengthTPMSigned, StrengthTPM, StrengthAttested}, s)
+	case StrengthTPM:
+		return slices.Contains([]Strength{StrengthTPM, StrengthAttested}, s)
+	case StrengthAttested:
+		return s == StrengthAttested
 	}
-	at, wanted := slices.Index(order, s), slices.Index(order, floor)
-	return wanted >= 0 && at >= wanted
+	return false
 }
 
 // Binding describes the certificate and the TLS connection that a token was

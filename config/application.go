@@ -181,6 +181,18 @@ func (c *Credential) complete(cloud string) {
 	}
 }
 
+// signsAssertion reports whether an unbound entry is an assertion that a key in the TPM
+// signs.
+func (c *Credential) signsAssertion() bool {
+	return c.Source == SourceCertificate && c.Bound == BoundNever
+}
+
+// signsAssertions reports whether an unbound token of the identity can be obtained with
+// such an assertion.
+func (id Identity) signsAssertions() bool {
+	return id.Application != nil && slices.ContainsFunc(id.Application.Credentials, func(c Credential) bool { return c.signsAssertion() })
+}
+
 // neverBound reports whether no token of the identity can be obtained with a key of
 // this VM.
 func (id Identity) neverBound() bool {

@@ -156,11 +156,13 @@ type BindingKey struct {
 	InsecureSoftware bool `yaml:"insecure_software,omitempty"`
 }
 
-// Strengths of a credential, as in min_strength, the strongest first.
+// Strengths of a credential, as in min_strength. attested is stronger than tpm, and tpm than the
+// others, of which neither is stronger than the other.
 const (
-	StrengthAttested = "attested"
-	StrengthTPM      = "tpm"
-	StrengthSoftware = "software"
+	StrengthAttested  = "attested"
+	StrengthTPM       = "tpm"
+	StrengthTPMSigned = "tpm-signed"
+	StrengthSoftware  = "software"
 )
 
 // Identity is a name and what it stands for: a managed identity or an application.
@@ -175,7 +177,11 @@ type Identity struct {
 	Application *Application `yaml:"application,omitempty"`
 	// MinStrength refuses tokens that a weaker credential than this would obtain:
 	// attested (the key's place in a TPM was proven to the issuer), tpm (the key is
-	// in a TPM) or software. Default: none, every token says what it was.
+	// in a TPM), tpm-signed (an assertion that the TPM signed will do, too: nothing
+	// on disk or in memory is worth stealing, but whoever intercepts the assertion
+	// can use it for ten minutes) or software (the connection proves a key, wherever
+	// that is). tpm-signed and software do not reach each other; tpm and attested
+	// reach both. Default: none, every token says what it was.
 	MinStrength string `yaml:"min_strength,omitempty"`
 }
 

@@ -104,6 +104,9 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		{"a software key bound to PCRs", good + "attestation: {provider: none}\nbinding_key: {insecure_software: true, pcrs: [7]}\n", "for a key in a TPM"},
 		{"a floor that a software key never reaches", replace("    managed_identity: {}", "    min_strength: tpm\n    managed_identity: {}") +
 			"attestation: {provider: none}\nbinding_key: {insecure_software: true}\n", "never reaches tpm"},
+		{"a floor that a software key does not reach either", replace("    managed_identity: {}", "    min_strength: tpm-signed\n    managed_identity: {}") +
+			"attestation: {provider: none}\nbinding_key: {insecure_software: true}\n", "never reaches tpm-signed"},
+		{"a floor that tokens of IMDS do not reach", replace("    managed_identity: {}", "    min_strength: tpm-signed\n    managed_identity: {bound: never}"), "no token of it reaches tpm-signed"},
 		{"a strength that does not exist", replace("    managed_identity: {}", "    min_strength: titanium\n    managed_identity: {}"), "identities[0].min_strength"},
 		{"an identity name with a slash", replace("name: app-1", "name: ../app"), "identities[1].name"},
 		{"the same identity twice", replace("name: app-1", "name: vm"), `identities[1].name: "vm" is configured twice`},

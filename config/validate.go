@@ -164,14 +164,20 @@ func (c *Config) checkIdentities(f *findings) {
 }
 
 func (c *Config) checkFloor(f *findings, at string, id Identity) {
-	if c.BindingKey.InsecureSoftware && (id.MinStrength == StrengthTPM || id.MinStrength == StrengthAttested) {
-		f.add("%s.min_strength: a software key (binding_key.insecure_software) never reaches %s", at, id.MinStrength)
+	floor := id.MinStrength
+	if floor == "" {
+		return
 	}
-	if id.MinStrength != "" {
-		f.wantOneOf(at+".min_strength", id.MinStrength, []string{StrengthAttested, StrengthTPM, StrengthSoftware})
+	f.wantOneOf(at+".min_strength", floor, []string{StrengthAttested, StrengthTPM, StrengthTPMSigned, StrengthSoftware})
+	if c.BindingKey.InsecureSoftware && floor != StrengthSoftware {
+		f.add("%s.min_strength: a software key (binding_key.insecure_software) never reaches %s", at, floor)
 	}
-	if id.MinStrength != "" && id.neverBound() {
-		f.add("%s.min_strength: nothing of this identity is ever bound, so no token of it reaches %s", at, id.MinStrength)
+	switch signed := id.signsAssertions(); {
+	case !id.neverBound(), signed && floor == StrengthTPMSigned:
+	case signed:
+		f.add("%s.min_strength: nothing of this identity is ever bound, so no token of it reaches %s; it can be %s", at, floor, StrengthTPMSigned)
+	default:
+		f.add("%s.min_strength: nothing of this identity is ever bound, so no token of it reaches %s", at, floor)
 	}
 }
 

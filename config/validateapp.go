@@ -64,8 +64,9 @@ func takesNoSecrets() string {
 func (c *Credential) checkFloor(f *findings, at, floor string) {
 	switch {
 	case floor == "":
+	case c.signsAssertion() && floor == StrengthTPMSigned:
 	case c.Bound == BoundNever:
-		f.add("%s.bound: never reaches no min_strength, and this identity's is %s: this entry can never be used", at, floor)
+		f.add("%s.bound: never: unbound, source %s does not reach min_strength %s: this entry can never be used", at, c.Source, floor)
 	case floor == StrengthAttested && c.Source == SourceCertificate:
 		f.add("%s.source: certificate: who issues an app's certificate sees no attestation, so it never reaches %s: this entry can never be used", at, floor)
 	}

@@ -27,8 +27,34 @@ type Capabilities struct {
 	ManagedIdentityV2 Capability        `json:"managed_identity_v2"` // with a binding certificate
 	ManagedIdentityV1 Capability        `json:"managed_identity_v1"` // IMDS gets the token
 	Certificate       Capability        `json:"certificate"`         // a key of an application in the TPM
+	Forms             []Form            `json:"forms"`               // of credentials, all that there are
 	Attestation       AttestationStatus `json:"attestation"`
 	TokenTypes        []string          `json:"token_types"` // that can be asked for
+}
+
+// Form is one form of a credential, a row of the table "What works today" in docs/credentials.md,
+// and whether this machine and its tenants reach it: as far as that is known without asking Entra,
+// from what was obtained or refused since the agent's start.
+type Form struct {
+	Name          string `json:"name"`
+	Configuration string `json:"configuration"` // how a credential of this form is written
+	// Available is null as long as it is not known.
+	Available *bool `json:"available"`
+	// Strength is what a token that was obtained so would have; empty if that depends on another
+	// identity.
+	Strength string `json:"strength,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// Reached spells Available: "yes", "no" or "not known yet".
+func (f Form) Reached() string {
+	switch {
+	case f.Available == nil:
+		return "not known yet"
+	case *f.Available:
+		return "yes"
+	}
+	return "no"
 }
 
 // Capability is one road to a token.

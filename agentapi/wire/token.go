@@ -18,8 +18,8 @@ type TokenResponse struct {
 
 	// Credential is the name of the credential that obtained the token:
 	// "managed_identity", or that of an application's entry. Bound says that it was
-	// shown over mutual TLS, and Strength how well its key was protected at that
-	// time: "attested", "tpm", "software" or "none".
+	// shown over mutual TLS, and Strength how well it was protected at that time: one
+	// of [Strengths].
 	Credential string `json:"credential"`
 	Bound      bool   `json:"bound"`
 	Strength   string `json:"strength"`

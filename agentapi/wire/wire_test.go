@@ -160,6 +160,16 @@ func TestOpenAPICodes(t *testing.T) {
 	}
 }
 
+func TestOpenAPIStrengths(t *testing.T) {
+	doc, err := readOpenAPI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := doc.Components.Schemas["Strength"].Enum; !slices.Equal(got, wire.Strengths()) {
+		t.Errorf("documented are the strengths %q, want %q", got, wire.Strengths())
+	}
+}
+
 func TestOpenAPISchemas(t *testing.T) {
 	doc, err := readOpenAPI()
 	if err != nil {
@@ -168,7 +178,7 @@ func TestOpenAPISchemas(t *testing.T) {
 	structs := []any{
 		wire.TokenResponse{}, wire.Binding{}, wire.IMDSToken{}, wire.IMDSError{}, wire.Problem{}, wire.Status{}, wire.TPMStatus{},
 		wire.KeyStatus{}, wire.IdentityStatus{}, wire.CertificateStatus{}, wire.TLSStatus{}, wire.AttestationStatus{},
-		wire.CredentialStatus{}, wire.Identity{}, wire.Capabilities{}, wire.Capability{},
+		wire.CredentialStatus{}, wire.Identity{}, wire.Capabilities{}, wire.Capability{}, wire.Form{},
 	}
 	for _, s := range structs {
 		typ := reflect.TypeOf(s)

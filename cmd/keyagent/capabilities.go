@@ -19,7 +19,9 @@ func (a *app) capabilitiesCommand() *cobra.Command {
 		Short: "Show how well tokens can be bound to this VM",
 		Long: `Show how well tokens can be bound to this VM, by which road, and why not better. The
 agent says what it has obtained since its start, and asks the VM's metadata service for
-the rest. What cannot be found out is "unknown" (in JSON: null).
+the rest. What cannot be found out is "unknown" (in JSON: null). The lines "form" are the
+rows of the table What works today in docs/credentials.md: yes, no, or not known yet, since
+Entra is not asked for this.
 
 Whoever is named by a rule of the agent's configuration may ask.`,
 		Example: "  keyagent capabilities\n  keyagent capabilities --json | jq -r .strongest_binding",
@@ -62,6 +64,9 @@ func printCapabilities(out io.Writer, c wire.Capabilities) error {
 		{"certificate", c.Certificate},
 	} {
 		row(road.name, available(road.Available), strength(road.Strength, road.Reason))
+	}
+	for _, f := range c.Forms {
+		row("form "+f.Name, f.Reached(), strength(f.Strength, f.Reason))
 	}
 	row("attestation", c.Attestation.Provider)
 	row("token types", c.TokenTypes...)

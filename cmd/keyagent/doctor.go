@@ -1,12 +1,17 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
 )
@@ -20,8 +25,10 @@ func (a *app) doctorCommand() *cobra.Command {
 		Long: `Check what the agent and its keys need on this machine: configuration, state directory,
 TPM, storage root, and each key with its certificate. Of the TPM it says whether it is
 in lockout or near to it, has an owner password, lacks a bank of PCRs that is needed, or
-has a storage root that nothing here uses. Nothing is changed, and the network is not
-used. Run it as the user that the agent runs as.
+has a storage root that nothing here uses. At the end it says which forms of credentials
+this machine and tenant reach, as the running agent has found, or as far as that follows
+from the machine alone. Nothing is changed, and the network is not used. Run it as the
+user that the agent runs as.
 
 Each check ends with ok, warn or fail, and says what to do. Exit code 0 means that
 nothing failed.`,
@@ -37,6 +44,7 @@ nothing failed.`,
 			}
 			diagnosis := daemon.Diagnose(cmd.Context(), cfg, daemon.DiagnoseOptions{
 				Options: daemon.Options{Version: version, Logger: a.warnings()}, ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
+				Forms: formsOf(cmd.Context(), cmp.Or(a.socket, cfg.Socket)),
 			})
 			if err := a.printDiagnosis(diagnosis, asJSON); err != nil {
 				return err
@@ -50,6 +58,20 @@ nothing failed.`,
 	place.add(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// formsOf asks the running agent which forms of credentials are within reach; nil if it does not
+// answer.
+func formsOf(ctx context.Context, socket string) []wire.Form {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // it asks IMDS in its turn
+	defer cancel()
+	agent := client.New(client.Config{Socket: socket})
+	defer agent.Close()
+	known, err := agent.Capabilities(ctx)
+	if err != nil {
+		return nil
+	}
+	return known.Forms
 }
 
 func (a *app) printDiagnosis(d daemon.Diagnosis, asJSON bool) error {

@@ -144,6 +144,24 @@ func TestARoadOfCapabilitiesSaysWhatItsWordsMean(t *testing.T) {
 	}
 }
 
+func TestFormsOfCredentialsSayWhetherTheyAreWithinReach(t *testing.T) {
+	yes, no := true, false
+	var out bytes.Buffer
+	err := printCapabilities(&out, wire.Capabilities{Forms: []wire.Form{
+		{Name: "a", Available: &yes, Strength: "tpm-signed", Reason: "obtained"}, {Name: "b", Available: &no, Strength: "none", Reason: "refused\x1b"},
+		{Name: "c", Strength: "tpm"}, {Name: "d", Reason: "not asked"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(strings.Fields(out.String()), " ")
+	for _, want := range []string{"form a yes, strength tpm-signed: obtained ", `form b no, strength none: refused\x1b `, "form c not known yet, strength tpm ", "form d not known yet, not asked "} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestWhatIsLeftToDoWithACertificate(t *testing.T) {
 	entra, inUse := daemon.CertificateReport{ForEntra: true}, daemon.CertificateReport{ForEntra: true, NeedsReplace: true}
 	for _, tc := range []struct {

@@ -53,10 +53,12 @@ func (p *hostProbe) ask(ctx context.Context, client *imds.Client, now func() tim
 // asked which protocols it has, and nobody else. Any caller may ask, so that it names no identity and repeats no error.
 func (d *Daemon) Capabilities(ctx context.Context) wire.Capabilities {
 	host, err := d.host.ask(ctx, d.imds, d.opts.Now)
+	known := d.survey(host, err)
 	c := wire.Capabilities{
-		ManagedIdentityV2: d.capabilityV2(host, err),
-		ManagedIdentityV1: capabilityV1(host, err),
-		Certificate:       d.capabilityCertificate(),
+		ManagedIdentityV2: known.v2(),
+		ManagedIdentityV1: known.v1(),
+		Certificate:       known.certificate(),
+		Forms:             known.forms(),
 		Attestation:       wire.AttestationStatus{Provider: d.cfg.Attestation.Provider},
 		TokenTypes:        []string{wire.TypeBearer, wire.TypePoP},
 	}
@@ -77,24 +79,21 @@ func strongest(c wire.Capabilities) (strength, reason string) {
 	return string(acquire.StrengthNone), "nothing can be bound on this host"
 }
 
-// capabilityV2 is about binding certificates of managed identities.
-func (d *Daemon) capabilityV2(host imds.Support, err error) wire.Capability {
-	for _, id := range d.acquirer.Status() {
-		if id.Certificate != nil && id.Strength == acquire.StrengthAttested {
-			return capable(true, string(id.Strength), "a binding certificate was issued on attestation")
-		}
+// v2 is about binding certificates of managed identities.
+func (s *survey) v2() wire.Capability {
+	switch {
+	case slices.Contains(s.issued, acquire.StrengthAttested):
+		return capable(true, string(acquire.StrengthAttested), "a binding certificate was issued on attestation")
+	case s.key == "":
+		return capable(false, string(acquire.StrengthNone), "the binding key lives in a TPM, and none can be used here")
+	case s.host.V2 == imds.Unknown:
+		return wire.Capability{Strength: string(s.key), Reason: s.whyHost}
+	case s.host.V2 == imds.Absent:
+		return capable(false, string(acquire.StrengthNone), noV2)
+	case s.refusedV2 != "":
+		return capable(false, string(acquire.StrengthNone), s.refusedV2)
 	}
-	key := string(d.key.Info().Strength)
-	switch host.V2 {
-	case imds.Unknown:
-		return wire.Capability{Strength: key, Reason: whyUnknown(err)}
-	case imds.Absent:
-		return capable(false, string(acquire.StrengthNone), "this host's IMDS offers no binding certificates (MSI v2), or they are switched off here")
-	}
-	if why := d.refusedV2(); why != "" {
-		return capable(false, string(acquire.StrengthNone), why)
-	}
-	return capable(true, key, "the host offers binding certificates; none has been issued on attestation since the start")
+	return capable(true, string(s.key), "the host offers binding certificates; none has been issued on attestation since the start")
 }
 
 // refusedV2 is why binding certificates are of no use here, as far as the last attempts to obtain a token with one say so; "" if they do
@@ -160,22 +159,19 @@ func whyUnknown(err error) string {
 		"Metadata Security Protocol (azure-proxy-agent), which in enforce mode has to allow the agent's user"
 }
 
-func capabilityV1(host imds.Support, err error) wire.Capability {
-	if host.V1 == imds.Unknown {
-		return wire.Capability{Strength: string(acquire.StrengthNone), Reason: whyUnknown(err)}
+// certificate is about keys of applications.
+func (s *survey) certificate() wire.Capability {
+	const inTPM = "keys live in the TPM; nobody attests them to Entra"
+	if !s.keys {
+		return capable(false, string(acquire.StrengthNone), noKeys)
 	}
-	return capable(host.V1 == imds.Present, string(acquire.StrengthNone),
-		"tokens of IMDS are bound to nothing; an identity has to allow them (bound: prefer or never)")
-}
-
-func (d *Daemon) capabilityCertificate() wire.Capability {
-	if d.tpm == nil {
-		return capable(false, string(acquire.StrengthNone), "keys of applications live in a TPM, and this agent uses none")
+	if bound, ok := s.seen(usedBy(true, acquire.SourceCertificate, true)); ok && !*bound.Available {
+		return capable(true, string(acquire.StrengthTPMSigned), inTPM+", which takes their assertions alone: "+bound.Reason)
 	}
-	if !slices.ContainsFunc(d.plan.identities, func(id acquire.Identity) bool { return id.Application != nil }) {
-		return capable(true, string(acquire.StrengthTPM), "keys live in the TPM; nobody attests them to Entra; no application is configured")
+	if !slices.ContainsFunc(s.ways, func(w way) bool { return w.application }) {
+		return capable(true, string(acquire.StrengthTPM), inTPM+"; no application is configured")
 	}
-	return capable(true, string(acquire.StrengthTPM), "keys live in the TPM; nobody attests them to Entra")
+	return capable(true, string(acquire.StrengthTPM), inTPM)
 }
 
 func capable(available bool, strength, reason string) wire.Capability {

@@ -154,6 +154,7 @@ func TestManyWhoAskForCapabilitiesCauseOneProbe(t *testing.T) {
 			imds := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				requests.Add(1)
 				leave()
+				w.Header().Set("Server", "IMDS/1")
 				w.WriteHeader(http.StatusBadRequest)
 				_, _ = io.WriteString(w, "{}")
 			}))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
@@ -41,6 +42,8 @@ type DiagnoseOptions struct {
 	ConfigPath  string
 	ConfigError error // of the configuration; what could not be read of it is then the defaults
 	ConfigNamed bool  // somebody said where it is: then it should be there
+	// Forms is what the running agent says of the forms of credentials; nil if none answers.
+	Forms []wire.Form
 }
 
 // Diagnose looks at all that the agent and its keys need on this machine. It changes nothing: it makes no key and notes nothing. One
@@ -59,6 +62,7 @@ func Diagnose(ctx context.Context, cfg *config.Config, opts DiagnoseOptions) Dia
 			d.checkUnusedRoots(ctx, state, keys)
 		}
 	}
+	d.checkForms()
 	diagnosis := Diagnosis{OK: true, Findings: d.findings}
 	for _, f := range d.findings {
 		diagnosis.OK = diagnosis.OK && f.Verdict != VerdictFail

@@ -151,7 +151,9 @@ func isReady(ctx context.Context, ts *testscript.TestScript, path string) bool {
 	}
 	cmd := exec.CommandContext(ctx, "keyagent", "status", "--socket", path)
 	cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"))
-	return cmd.Run() == nil
+	err := cmd.Run()
+	exit, failed := errors.AsType[*exec.ExitError](err)
+	return err == nil || failed && exit.ExitCode() == exitFailed // it answers, be it that it is not ready
 }
 
 func exits(ts *testscript.TestScript, neg bool, args []string) {

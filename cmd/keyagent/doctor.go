@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
 )
@@ -18,10 +22,15 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check what the agent and its keys need on this machine",
 		Long: `Check what the agent and its keys need on this machine: configuration, state directory,
-TPM, storage root, and each key with its certificate. Of the TPM it says whether it is
-in lockout or near to it, has an owner password, lacks a bank of PCRs that is needed, or
-has a storage root that nothing here uses. Nothing is changed, and the network is not
-used. Run it as the user that the agent runs as.
+room on the disk, the socket's directory, TPM, storage root, and each key with its
+certificate. Of the TPM it says whether it is in lockout or near to it, has an owner
+password, lacks a bank of PCRs that is needed, or has a storage root that nothing here
+uses. A running agent is asked whether it is ready, and compared with the disk: a key
+that was rotated or a configuration that was changed since it started is not in force.
+Nothing is changed, and the network is not used.
+
+Run it as the user that the agent runs as. Another one, root included, is told so, and
+nothing else is checked: what that user sees is not what the agent sees.
 
 Each check ends with ok, warn or fail, and says what to do. Exit code 0 means that
 nothing failed.`,
@@ -35,8 +44,10 @@ nothing failed.`,
 			if err := place.override(cfg); err != nil {
 				return err
 			}
+			cfg.Socket = cmp.Or(a.socket, cfg.Socket)
 			diagnosis := daemon.Diagnose(cmd.Context(), cfg, daemon.DiagnoseOptions{
 				Options: daemon.Options{Version: version, Logger: a.warnings()}, ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
+				AskAgent: askStatus,
 			})
 			if err := a.printDiagnosis(diagnosis, asJSON); err != nil {
 				return err
@@ -50,6 +61,12 @@ nothing failed.`,
 	place.add(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+func askStatus(ctx context.Context, socket string) (wire.Status, error) {
+	agent := client.New(client.Config{Socket: socket})
+	defer agent.Close()
+	return agent.Status(ctx)
 }
 
 func (a *app) printDiagnosis(d daemon.Diagnosis, asJSON bool) error {

@@ -61,6 +61,8 @@ func azuresim() int {
 //	fault DIR JSON | faultless DIR
 //	upload DIR APP FILE         registers a certificate for an application
 //	journal DIR LEG COUNT       counts the requests that the platform saw
+//
+// The condition [root] is that the scripts may be other users, too.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, params("script"))
 }
@@ -113,6 +115,12 @@ func params(dir string) testscript.Params {
 	return testscript.Params{
 		Dir:                 filepath.Join("testdata", dir),
 		RequireExplicitExec: true,
+		Condition: func(name string) (bool, error) {
+			if name == "root" {
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("there is no condition %q", name)
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready":     ready,
 			"exits":     exits,

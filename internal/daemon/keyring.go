@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/user"
-	"strconv"
 	"syscall"
 
 	"github.com/keyagent/keyagent/config"
@@ -79,12 +77,8 @@ func checkStateOwner(dir string) error {
 	if err != nil || owned.Ours(uid) {
 		return nil //nolint:nilerr // the same
 	}
-	owner := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(owner); err == nil {
-		owner = u.Username
-	}
-	return hint(fmt.Errorf("the keys in %s belong to user %s, and this is uid %d", dir, owner, os.Geteuid()),
-		"run it as that user: sudo -u %s keyagent …", owner)
+	return hint(fmt.Errorf("the keys in %s belong to user %s, and this is uid %d", dir, userName(uid), os.Geteuid()),
+		"run it as that user: sudo -u %s keyagent …", sudoName(uid))
 }
 
 // AuthSource says where a key's authorization value comes from. The zero value is nowhere.

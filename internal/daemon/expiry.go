@@ -2,15 +2,12 @@ package daemon
 
 import (
 	"context"
-	"crypto/sha1" // #nosec G505 -- a name that Entra's portal shows, not a protection
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/keyagent/keyagent/acquire"
@@ -66,7 +63,7 @@ func applicationCertificateStatus(chain []*x509.Certificate, now time.Time) *wir
 		Subject:         leaf.Subject.String(),
 		Issuer:          leaf.Issuer.String(),
 		Thumbprint:      acquire.Thumbprint(leaf),
-		ThumbprintSHA1:  portalThumbprint(leaf),
+		ThumbprintSHA1:  acquire.PortalThumbprint(leaf),
 		Serial:          leaf.SerialNumber.Text(16),
 		NotBefore:       leaf.NotBefore,
 		NotAfter:        leaf.NotAfter,
@@ -74,12 +71,6 @@ func applicationCertificateStatus(chain []*x509.Certificate, now time.Time) *wir
 		DaysLeft:        signer.DaysLeft(first.NotAfter, now),
 		ExpiresSoon:     signer.ExpiresSoon(first, now),
 	}
-}
-
-// portalThumbprint is the name by which Entra's portal shows a certificate: upper-case hexadecimal of the SHA-1 of its DER.
-func portalThumbprint(c *x509.Certificate) string {
-	sum := sha1.Sum(c.Raw) // #nosec G401 -- see the import
-	return strings.ToUpper(hex.EncodeToString(sum[:]))
 }
 
 // lacks says what is known to keep a credential from being used, without trying it; "" if nothing is. What another identity or service
@@ -130,7 +121,7 @@ func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 		}
 		first, now := endsFirst(chain), d.opts.Now()
 		urgency, left := signer.Urgency(first, now), signer.DaysLeft(first.NotAfter, now)
-		state := fmt.Sprintf("%s %d", portalThumbprint(chain[0]), urgency)
+		state := fmt.Sprintf("%s %d", acquire.PortalThumbprint(chain[0]), urgency)
 		if now.After(first.NotAfter) {
 			state += fmt.Sprintf(" %d", left)
 		}
@@ -138,7 +129,7 @@ func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 			continue
 		}
 		told[key] = state
-		record := []any{"identities", identities, "key", key, "subject", chain[0].Subject.String(), "thumbprint", portalThumbprint(chain[0]),
+		record := []any{"identities", identities, "key", key, "subject", chain[0].Subject.String(), "thumbprint", acquire.PortalThumbprint(chain[0]),
 			"expires", first.NotAfter.UTC().Format(time.RFC3339), "days_left", left, "urgency", urgency,
 			"advice", "keyagent key rotate " + key + " begins its replacement; docs/keys.md has the steps"}
 		switch {

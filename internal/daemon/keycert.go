@@ -17,6 +17,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/internal/certs"
 	"github.com/keyagent/keyagent/internal/pemfile"
 	"github.com/keyagent/keyagent/internal/statefile"
@@ -59,7 +60,7 @@ func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey
 		AltNames:  altNames(leaf),
 		NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(), ExpiresSoon: signer.ExpiresSoon(leaf, k.opts.Now()),
 		SelfSigned:     isSelfIssued(leaf),
-		ThumbprintSHA1: portalThumbprint(leaf),
+		ThumbprintSHA1: acquire.PortalThumbprint(leaf),
 		X5tS256:        base64.RawURLEncoding.EncodeToString(digest[:]),
 		PEM:            string(signer.EncodeCertificates(chain)),
 	}

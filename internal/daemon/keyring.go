@@ -78,7 +78,7 @@ func checkStateOwner(dir string) error {
 		return nil //nolint:nilerr // the same
 	}
 	return hint(fmt.Errorf("the keys in %s belong to user %s, and this is uid %d", dir, userName(uid), os.Geteuid()),
-		"run it as that user: sudo -u %s keyagent …", sudoName(uid))
+		"this is for whoever administers the agent, as that user: sudo -u %s keyagent …", sudoName(uid))
 }
 
 // AuthSource says where a key's authorization value comes from. The zero value is nowhere.
@@ -286,17 +286,17 @@ const maxForeignBytes = 64 << 10
 
 // readBounded reads a file of the operator's.
 func readBounded(path string, most int64) ([]byte, error) {
-	info, err := os.Stat(path)
+	f, err := openNamed(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
 	if err == nil && info.IsDir() {
 		err = &fs.PathError{Op: "read", Path: path, Err: syscall.EISDIR}
 	}
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path) // #nosec G304 -- the operator's choice
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
 	return readAllBounded(f, path, most)
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/simulator"
@@ -62,7 +63,7 @@ func azuresim() int {
 //	upload DIR APP FILE         registers a certificate for an application
 //	journal DIR LEG COUNT       counts the requests that the platform saw
 //
-// The condition [root] is that the scripts may be other users, too.
+// The condition [root] is that the scripts may be other users, too, and [pty] that there are pseudo-terminals.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, params("script"))
 }
@@ -116,8 +117,15 @@ func params(dir string) testscript.Params {
 		Dir:                 filepath.Join("testdata", dir),
 		RequireExplicitExec: true,
 		Condition: func(name string) (bool, error) {
-			if name == "root" {
+			switch name {
+			case "root":
 				return os.Geteuid() == 0, nil
+			case "pty":
+				f, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+				if err == nil {
+					err = f.Close()
+				}
+				return err == nil, nil
 			}
 			return false, fmt.Errorf("there is no condition %q", name)
 		},

@@ -63,7 +63,8 @@ func azuresim() int {
 //	upload DIR APP FILE         registers a certificate for an application
 //	journal DIR LEG COUNT       counts the requests that the platform saw
 //
-// The condition [root] is that the scripts may be other users, too, and [pty] that there are pseudo-terminals.
+// The condition [root] is that the scripts may be other users, too, [mount] that they may
+// have a mount namespace, and [pty] that there are pseudo-terminals.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, params("script"))
 }
@@ -120,6 +121,8 @@ func params(dir string) testscript.Params {
 			switch name {
 			case "root":
 				return os.Geteuid() == 0, nil
+			case "mount":
+				return exec.CommandContext(context.Background(), "unshare", "--mount", "true").Run() == nil, nil
 			case "pty":
 				f, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 				if err == nil {

@@ -275,7 +275,7 @@ func (a *Acquirer) fly(id *identityState, key cacheKey, f flight) (*landing, err
 		if err != nil {
 			return Token{}, a.failed(id, key, f, err, now)
 		}
-		id.note(nil)
+		id.note(nil, false)
 		a.notice(id, kept.token.ClientID)
 		kept.account = f.account
 		a.cache.store(key, kept, now)
@@ -302,7 +302,7 @@ func (a *Acquirer) failed(id *identityState, key cacheKey, f flight, err error, 
 	if f.challenged && failure.Kind != KindThrottled {
 		return failure
 	}
-	id.note(err)
+	id.note(err, ofRequest(failure))
 	a.cache.postpone(key, now, failure.RetryAfter)
 	a.failures.remember(key, failure, now)
 	return failure

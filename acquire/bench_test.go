@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/internal/judge"
 )
 
 // What a token from the cache may cost.
@@ -163,10 +164,7 @@ func cheapEntra(b *testing.B) *httptest.Server {
 
 // TestHoldManyTokens is the other process of BenchmarkTokenMemory.
 func TestHoldManyTokens(t *testing.T) {
-	upstream := os.Getenv(envUpstream)
-	if upstream == "" {
-		t.Skip("it is run by BenchmarkTokenMemory")
-	}
+	upstream := judge.Entry(t, envUpstream)
 	w := newWorld(t)
 	w.rotate(upstream, "holder", true)
 	numbered := func(n int64) acquire.Token {

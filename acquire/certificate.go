@@ -3,12 +3,16 @@ package acquire
 import (
 	"context"
 	"crypto"
+	"crypto/sha1" // #nosec G505 -- a name that Entra's portal shows, not a protection
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 
 	"github.com/keyagent/keyagent/acquire/entra"
@@ -39,6 +43,12 @@ type ApplicationKey struct {
 func Thumbprint(c *x509.Certificate) string {
 	sum := sha256.Sum256(c.Raw)
 	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// PortalThumbprint is the name by which Entra's portal shows a certificate: upper-case hexadecimal of the SHA-1 of its DER.
+func PortalThumbprint(c *x509.Certificate) string {
+	sum := sha1.Sum(c.Raw) // #nosec G401 -- see the import
+	return strings.ToUpper(hex.EncodeToString(sum[:]))
 }
 
 // application is what all credentials of an application share.
@@ -73,10 +83,13 @@ func (r *registered) load(ctx context.Context) (*ApplicationKey, error) {
 	return key, nil
 }
 
-// asked takes how a request with the key's certificate ended, and passes it on.
+// asked takes how a request with the key's certificate ended, and passes it on, with the certificate that it was about.
 func (r *registered) asked(key *ApplicationKey, err error) error {
 	if err == nil {
 		r.app.cfg.Keys.Accepted(r.name, key.Chain[0])
+	}
+	if refusal, ok := errors.AsType[*entra.Error](err); ok && refusal.BlamesCertificate() || tlsbridge.CertificateRefused(err) {
+		return fmt.Errorf("%w; the certificate is that of key %q, thumbprint %s as the portal shows it", err, r.name, PortalThumbprint(key.Chain[0]))
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/tlsbridge"
 )
 
 // classify makes a caller's error of whatever stopped a flight.
@@ -27,12 +28,15 @@ func classify(identity string, err error) *Error {
 	var fromEntra *entra.Error
 	var fromIMDS *imds.Error
 	var floor *floorError
+	var untrusted *tlsbridge.UntrustedError
 	switch {
 	case errors.As(err, &floor):
 		out.Kind = KindRefused
 		out.Hint = "keyagent capabilities says what this machine can reach and why it is not more; or lower min_strength"
 	case errors.Is(err, errNoPoP):
 		out.Kind = KindRefused
+	case errors.As(err, &untrusted):
+		out.Hint = untrusted.Hint()
 	case errors.As(err, &paused):
 		out.RetryAfter = paused.RetryAfter
 		out.Hint = "Entra rejects what is issued: see the cause in the agent's log"

@@ -27,6 +27,7 @@ import (
 	"github.com/keyagent/keyagent/attest/maa"
 	"github.com/keyagent/keyagent/internal/upstream"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/tlsbridge"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -124,7 +125,8 @@ func outcomes() map[string][]outcome {
 			raw(&maa.Error{Status: 400}), // not while a key was attested
 		},
 
-		"tlsbridge": {raw(alert(42)), raw(alert(45)), raw(alert(116)), raw(alert(80))}, // none of them proven
+		"tlsbridge.UntrustedError": {raw(&tlsbridge.UntrustedError{})},
+		"tlsbridge":                {raw(alert(42)), raw(alert(45)), raw(alert(116)), raw(alert(80))}, // none of them proven
 
 		"tpm.PCRError":         {loaded(&tpm.PCRError{}), raw(&tpm.PCRError{})},
 		"tpm.ErrUnavailable":   {loaded(tpm.ErrUnavailable), attested(tpm.ErrUnavailable), raw(tpm.ErrUnavailable)},

@@ -1,10 +1,12 @@
 package acquire
 
 import (
+	"errors"
 	"strings"
 	"sync"
 
 	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
@@ -16,13 +18,25 @@ type identityState struct {
 
 	mu       sync.Mutex
 	lastErr  error
+	unable   error  // lastErr, unless that is about one request only
 	clientID string // that the last token was issued to; "" before the first
 }
 
-func (s *identityState) note(err error) {
+// note keeps how a flight ended. What is the fault of one request says nothing about the identity: who asks for a resource that does not
+// exist must not make the identity look broken.
+func (s *identityState) note(err error, ofRequest bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lastErr = err
+	if !ofRequest {
+		s.unable = err
+	}
+}
+
+// ofRequest reports whether another resource or token type may well be given where this one was not.
+func ofRequest(failure *Error) bool {
+	return failure.Kind == KindInvalidResource || failure.Claims != "" || errors.Is(failure, errNoPoP) ||
+		entra.ReactionTo(failure) == entra.ReactionUnboundResource
 }
 
 // becomes notes the client id of a token, and reports whether it is another one than before.
@@ -40,6 +54,7 @@ func (s *identityState) becomes(clientID string) (before string, changed bool) {
 type IdentityStatus struct {
 	Identity
 	LastError   error // of the last flight; nil if it got its token
+	Unable      error // why the identity gives no tokens: of the last flight that failed or succeeded for more than its own request
 	Credentials []CredentialStatus
 
 	// Of a managed identity:
@@ -70,7 +85,7 @@ func (a *Acquirer) Status() []IdentityStatus {
 func (a *Acquirer) status(id *identityState) IdentityStatus {
 	status := IdentityStatus{Identity: id.Identity}
 	id.mu.Lock()
-	status.LastError = id.lastErr
+	status.LastError, status.Unable = id.lastErr, id.unable
 	id.mu.Unlock()
 	for _, s := range id.chain.steps {
 		status.Credentials = append(status.Credentials, s.status())

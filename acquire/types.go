@@ -152,3 +152,12 @@ func (e *Error) Error() string {
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// ForOperator reports whether Hint is of use to whoever runs the agent, and not to who asked for the token.
+func (e *Error) ForOperator() bool {
+	switch e.Kind {
+	case KindInvalidResource, KindThrottled:
+		return false
+	}
+	return e.Hint != "" && e.Hint != hintLater && !ofRequest(e)
+}

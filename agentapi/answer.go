@@ -77,7 +77,10 @@ func (s *Server) status(r *http.Request, _ *record) (reply, *problem) {
 	}
 	status := s.cfg.Status(r.Context())
 	status.Audit = s.trail.status()
-	status.Ready = status.Ready && !(status.Audit.Required && status.Audit.LastError != "")
+	if status.Audit.Required && status.Audit.LastError != "" {
+		status.Ready = false
+		status.NotReady = append(status.NotReady, "audit records are required and cannot be written: "+status.Audit.LastError)
+	}
 	return reply{body: status}, nil
 }
 

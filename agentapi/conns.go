@@ -206,7 +206,7 @@ func (s *Server) noRoom(caller peer.Caller, full share) *problem {
 		return s.permit(forCallersOfRules, caller)
 	case policy.ByGroupOnly:
 		p = newProblem(wire.CodeTooManyConnections, "users whom only a group makes known hold %d connections to the agent", full.bound).
-			withHint("close connections that are not in use, or name the user in a rule")
+			withHint("close connections that are not in use, or ask whoever administers the agent for a rule that names the user")
 	default:
 		p = newProblem(wire.CodeTooManyConnections, "uid %d holds %d connections to the agent", caller.UID, full.bound).
 			withHint("close connections that are not in use, or share one client among threads")

@@ -64,6 +64,20 @@ func listen(path string, mode fs.FileMode) (*listener, error) {
 	return &listener{UnixListener: ln, lock: lock}, nil
 }
 
+// CheckDir reports why [Listen] would not take the directory of a socket at path, without making it: errors.Is(err, [fs.ErrNotExist])
+// holds for one that is not there.
+func CheckDir(path string) error {
+	if err := checkSocketPath(path); err != nil {
+		return err
+	}
+	dir := filepath.Dir(path)
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	return checkDir(dir, info)
+}
+
 func checkSocketPath(path string) error {
 	if !filepath.IsAbs(path) {
 		return errors.New("the path is not absolute")

@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
@@ -57,11 +58,15 @@ func (p *problem) retryable(after time.Duration) *problem {
 
 // tokenProblem says in the API's terms why the source gave no token. The
 // caller may have the identity, so it may know what is wrong with it.
-func (s *Server) tokenProblem(ctx context.Context, err error) *problem {
+func (s *Server) tokenProblem(ctx context.Context, caller peer.Caller, err error) *problem {
 	var failed *acquire.Error
 	switch {
 	case errors.As(err, &failed):
-		return acquireProblem(failed)
+		p := acquireProblem(failed)
+		if failed.ForOperator() && !s.policy.Load().Admin(caller) {
+			p.withHint("tell whoever administers the agent: " + p.Hint)
+		}
+		return p
 	case errors.Is(context.Cause(ctx), errStopping):
 		return newProblem(wire.CodeUnavailable, "%v", errStopping).retryable(time.Second)
 	case errors.Is(err, context.Canceled):

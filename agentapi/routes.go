@@ -57,13 +57,14 @@ func (s *Server) permit(needed permission, caller peer.Caller) *problem {
 			return nil
 		}
 		return newProblem(wire.CodeCallerNotAllowed, "no rule names uid %d or its groups", caller.UID).
-			withHint("add a rule for this user to the agent's configuration")
+			withHint("ask whoever administers the agent for a rule that names this user, with the identity and the resource that it needs")
 	case forAdministrators:
 		if s.policy.Load().Admin(caller) {
 			return nil
 		}
 		return newProblem(wire.CodeAdminOnly, "uid %d does not administer the agent", caller.UID).
-			withHint("run this as root or as the agent's user")
+			withHint("this is for the administrators that the agent's configuration names; keyagent capabilities says what tokens can be had here, and " +
+				"an error of keyagent token why one was not given")
 	}
 	return newProblem(wire.CodeCallerNotAllowed, "")
 }

@@ -169,12 +169,12 @@ func (s *Server) authorise(rec *record, req policy.Request) *problem {
 	p := newProblem(wire.CodeNotAllowed, "uid %d asks for a %s token for %s as %q: %s",
 		rec.caller.UID, req.TokenType, req.Resource, req.Identity, decision.Reason)
 	if decision.Reason == policy.ReasonFresh {
-		return p.withField(wire.ParamForceRefresh).withHint("leave force_refresh out, or set fresh: true at the rule in the agent's configuration")
+		return p.withField(wire.ParamForceRefresh).withHint("leave force_refresh out, or ask whoever administers the agent for fresh: true at the rule")
 	}
 	if decision.Reason == policy.ReasonReserved {
-		return p.withHint("if this user may be every application that trusts the identity, name the resource in the resources of a rule")
+		return p.withHint("ask whoever administers the agent: only a rule that names this resource gives it, since its tokens are credentials of applications")
 	}
-	return p.withHint("see the rules in the agent's configuration; GET " + wire.PathIdentities + " says what they give this user")
+	return p.withHint("GET " + wire.PathIdentities + " says what the rules give this user; ask whoever administers the agent for more")
 }
 
 // obtain gets a token if it is allowed, and makes sure that it is that token.
@@ -208,7 +208,7 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 	if errors.Is(err, errMisses) {
 		rec.reason = reasonMisses
 	}
-	if p := s.judge(ctx, token, err, req.Request); p != nil {
+	if p := s.judge(ctx, rec.caller, token, err, req.Request); p != nil {
 		p.Identity = req.Identity
 		return acquire.Token{}, p
 	}
@@ -221,9 +221,9 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 }
 
 // judge says why what the source gave is not to be handed out.
-func (s *Server) judge(ctx context.Context, token acquire.Token, err error, req policy.Request) *problem {
+func (s *Server) judge(ctx context.Context, caller peer.Caller, token acquire.Token, err error, req policy.Request) *problem {
 	if err != nil {
-		return s.tokenProblem(ctx, err)
+		return s.tokenProblem(ctx, caller, err)
 	}
 	if err := checkToken(token, req); err != nil {
 		return newProblem(wire.CodeInternal, "the agent got a token that it must not hand out").causedBy(err)

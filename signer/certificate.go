@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -17,8 +18,8 @@ const (
 	// maxChain is the number of certificates in a file. Chains of more than four are hardly seen.
 	maxChain = 10
 
-	// maxExpiryWarning is when the warning comes at the latest; shorter-lived certificates are warned of in their last third.
-	maxExpiryWarning = 30 * 24 * time.Hour
+	// day is what the warnings of an expiry are counted in.
+	day = 24 * time.Hour
 
 	certificateBlock = "CERTIFICATE" // RFC 7468, 5.1
 )
@@ -73,9 +74,34 @@ func issuer(c *x509.Certificate, among []*x509.Certificate) int {
 	return slices.IndexFunc(among, named)
 }
 
+// warnings are how long before a certificate's end its owner is warned, each time more urgently. Of a shorter-lived one the first
+// warning comes when a third of its life is left.
+func warnings() []time.Duration { return []time.Duration{30 * day, 14 * day, 7 * day, 3 * day, day} }
+
 // ExpiresSoon says whether it is time to warn: the last third of a certificate's life or its last 30 days, whichever is
 // shorter, and everything after. It looks at notAfter only.
 func ExpiresSoon(c *x509.Certificate, now time.Time) bool {
-	ahead := max(0, min(c.NotAfter.Sub(c.NotBefore)/3, maxExpiryWarning))
+	ahead := max(0, min(c.NotAfter.Sub(c.NotBefore)/3, warnings()[0]))
 	return !now.Before(c.NotAfter.Add(-ahead))
 }
+
+// Urgency says how urgent it is to replace a certificate: 0 as long as [ExpiresSoon] says no, then growing with 30, 14, 7, 3 and 1
+// days left, from 1 to 5, and 6 once it has expired.
+func Urgency(c *x509.Certificate, now time.Time) int {
+	if !ExpiresSoon(c, now) {
+		return 0
+	}
+	if now.After(c.NotAfter) {
+		return len(warnings()) + 1
+	}
+	passed := 0
+	for _, ahead := range warnings() {
+		if !now.Before(c.NotAfter.Add(-ahead)) {
+			passed++
+		}
+	}
+	return max(1, passed)
+}
+
+// DaysLeft counts the whole days until a time: 0 in the last one, negative from then on.
+func DaysLeft(until, now time.Time) int { return int(math.Floor(until.Sub(now).Hours() / 24)) }

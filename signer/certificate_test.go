@@ -169,3 +169,36 @@ func FuzzParseCertificates(f *testing.F) {
 		}
 	})
 }
+
+func TestUrgencyGrowsWithTheDaysThatAreLeft(t *testing.T) {
+	t.Parallel()
+	from := certNow().Truncate(time.Second)
+	const day = 24 * time.Hour
+	for _, tt := range []struct {
+		life, passed time.Duration
+		urgency      int
+		left         int
+	}{
+		{365 * day, 335*day - time.Second, 0, 30},
+		{365 * day, 335 * day, 1, 30},
+		{365 * day, 351 * day, 2, 14},
+		{365 * day, 358 * day, 3, 7},
+		{365 * day, 362 * day, 4, 3},
+		{365 * day, 364 * day, 5, 1},
+		{365 * day, 365 * day, 5, 0},
+		{365 * day, 365*day + time.Second, 6, -1},
+		{365 * day, 367 * day, 6, -2},
+		{6 * day, 4*day - time.Second, 0, 2},
+		{6 * day, 4 * day, 4, 2},
+		{time.Hour, 41 * time.Minute, 5, 0},
+	} {
+		c := &x509.Certificate{NotBefore: from, NotAfter: from.Add(tt.life)}
+		now := from.Add(tt.passed)
+		if got := signer.Urgency(c, now); got != tt.urgency {
+			t.Errorf("life %v, after %v: urgency %d, want %d", tt.life, tt.passed, got, tt.urgency)
+		}
+		if got := signer.DaysLeft(c.NotAfter, now); got != tt.left {
+			t.Errorf("life %v, after %v: %d days left, want %d", tt.life, tt.passed, got, tt.left)
+		}
+	}
+}

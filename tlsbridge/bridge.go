@@ -82,7 +82,7 @@ func New(cfg Config, pair Pair) (*Bridge, error) {
 	config.GetClientCertificate = b.clientCertificate
 	b.transport = newTransport(cfg, config)
 	b.client = &http.Client{
-		Transport:     &tidy{next: newGate(&cause{b.transport}), after: b.closeIdle},
+		Transport:     &tidy{next: newGate(&cause{naming{b.transport}}), after: b.closeIdle},
 		CheckRedirect: upstream.RefuseRedirects,
 	}
 	return b, nil

@@ -71,7 +71,7 @@ func (r *route) secureProxy(ctx context.Context, conn net.Conn, address string) 
 	defer cancel()
 	if err := secured.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("TLS with the proxy %s: %w", address, ownAlert(err))
+		return nil, fmt.Errorf("TLS with the proxy %s: %w", address, named(ownAlert(err), address))
 	}
 	return proxyConn{secured}, nil
 }

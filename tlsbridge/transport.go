@@ -40,7 +40,7 @@ type Config struct {
 // NewClient returns a client for servers that want no client certificate. It follows no
 // redirects. Its idle connections end after 90 seconds, or by CloseIdleConnections.
 func NewClient(cfg Config) *http.Client {
-	return &http.Client{Transport: newTransport(cfg, serverTLS(cfg)), CheckRedirect: upstream.RefuseRedirects}
+	return &http.Client{Transport: naming{newTransport(cfg, serverTLS(cfg))}, CheckRedirect: upstream.RefuseRedirects}
 }
 
 func newTransport(cfg Config, tlsConfig *tls.Config) *http.Transport {

@@ -72,6 +72,17 @@ func (e *Error) BlamesTime() bool {
 	return false
 }
 
+// BlamesCertificate reports whether the refusal is about the certificate that the application has shown or signed with.
+func (e *Error) BlamesCertificate() bool {
+	for _, code := range e.Codes {
+		switch code {
+		case CodeAssertionSignature, CodeCertificateUnknown, CodeCertificateRejected, CodeCertificateRevoked, CodeCertificateInvalid, CodeCertificateTrust:
+			return true
+		}
+	}
+	return false
+}
+
 // Hint says what an operator can do about the error, or nothing.
 func (e *Error) Hint() string {
 	for _, code := range e.Codes {

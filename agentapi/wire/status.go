@@ -8,10 +8,13 @@ type Status struct {
 	Version string    `json:"version"`
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
-	// Ready says that at the start the TPM answered and the binding key passed
-	// its self-test, and that audit records can be written if they are required.
-	// Identities have their own state, which shows a TPM that was lost since.
-	Ready      bool             `json:"ready"`
+	// Ready says that the TPM answers, that audit records can be written if they
+	// are required, and that no identity is known to be unable to give tokens. One
+	// that nobody has asked for yet is ready, unless what it needs on this machine
+	// is known to be missing, damaged or expired.
+	Ready bool `json:"ready"`
+	// NotReady says why Ready is false, a sentence each; empty when it is true.
+	NotReady   []string         `json:"not_ready,omitempty"`
 	TPM        TPMStatus        `json:"tpm"`
 	Key        KeyStatus        `json:"key"`
 	Audit      AuditStatus      `json:"audit"`
@@ -45,6 +48,8 @@ type TPMStatus struct {
 	Device          string `json:"device"`
 	Manufacturer    string `json:"manufacturer,omitempty"`
 	FirmwareVersion string `json:"firmware_version,omitempty"`
+	// LastError is why the TPM does not answer now; empty when it does.
+	LastError string `json:"last_error,omitempty"`
 }
 
 // KeyStatus describes the binding key.
@@ -83,20 +88,36 @@ type CredentialStatus struct {
 	State     string `json:"state"`
 	LastError string `json:"last_error,omitempty"`
 	Strength  string `json:"strength,omitempty"` // of the last token that it obtained
+	// Certificate is that of a credential with Source "certificate", as far as it
+	// can be read.
+	Certificate *CertificateStatus `json:"certificate,omitempty"`
 }
 
-// CertificateStatus describes an identity's binding certificate.
+// CertificateStatus describes an identity's binding certificate, or the
+// certificate of an application's credential.
 type CertificateStatus struct {
-	Subject    string    `json:"subject"`
-	Issuer     string    `json:"issuer"`
-	Thumbprint string    `json:"thumbprint"` // x5t#S256, base64url
-	Serial     string    `json:"serial"`     // hex
-	NotBefore  time.Time `json:"not_before"`
-	NotAfter   time.Time `json:"not_after"`
+	Subject    string `json:"subject"`
+	Issuer     string `json:"issuer"`
+	Thumbprint string `json:"thumbprint"` // x5t#S256, base64url
+	// ThumbprintSHA1 is how Entra's portal names an application's certificate,
+	// upper-case hex.
+	ThumbprintSHA1 string    `json:"thumbprint_sha1,omitempty"`
+	Serial         string    `json:"serial"` // hex
+	NotBefore      time.Time `json:"not_before"`
+	NotAfter       time.Time `json:"not_after"`
 	// EffectiveExpiry is when it stops being useful: the earlier of NotAfter
 	// and what the issuer said about tokens.
 	EffectiveExpiry time.Time `json:"effective_expiry"`
-	RenewAt         time.Time `json:"renew_at"`
+	// DaysLeft counts the whole days until EffectiveExpiry: 0 in the last one,
+	// negative once it has expired.
+	DaysLeft int `json:"days_left"`
+	// ExpiresSoon says that somebody should replace it: it has less than 30 days or
+	// a third of its life left. It is false for a binding certificate, which the
+	// agent renews.
+	ExpiresSoon bool `json:"expires_soon,omitempty"`
+	// RenewAt is when the agent renews a binding certificate; zero for others, which
+	// only their owner can renew.
+	RenewAt time.Time `json:"renew_at,omitzero"`
 }
 
 // TLSStatus describes the connections on which the certificate was shown.

@@ -16,7 +16,7 @@ func (a *app) certCommand() *cobra.Command {
 		Long: `Keep the certificates of keys. Like keyagent key, these commands use the TPM and the
 state directory of the configuration, or of --tpm and --state-dir.`,
 		Example: "  keyagent cert import app --file chain.pem\n  keyagent cert show app",
-		Args:    cobra.NoArgs,
+		Args:    subcommands,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	place.add(cmd)
@@ -72,7 +72,8 @@ replaced are kept; --restore puts back the last one, and done again, takes that 
 		Example: `  keyagent cert import app --file chain.pem
   keyagent cert import app --next --file chain.pem
   keyagent cert import app --file renewed.pem --replace
-  keyagent cert import app --restore`,
+  keyagent cert import app --restore
+  curl -s https://ca.example/app.pem | keyagent cert import app --file -`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
@@ -85,7 +86,7 @@ replaced are kept; --restore puts back the last one, and done again, takes that 
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&req.File, "file", "", "file with the certificate and its issuers")
+	flags.StringVar(&req.File, "file", "", "file with the certificate and its issuers (- is standard input)")
 	flags.BoolVar(&req.Restore, "restore", false, "put back the certificate that was replaced last, in place of --file")
 	flags.BoolVar(&req.Next, "next", false, "for the generation that a rotation has begun")
 	flags.BoolVar(&req.Replace, "replace", false, "replace a certificate that works and is in use")

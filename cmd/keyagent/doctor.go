@@ -23,12 +23,17 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check what the agent and its keys need on this machine",
 		Long: `Check what the agent and its keys need on this machine: configuration, state directory,
-TPM, storage root, and each key with its certificate. Of the TPM it says whether it is
-in lockout or near to it, has an owner password, lacks a bank of PCRs that is needed, or
-has a storage root that nothing here uses. At the end it says which forms of credentials
-this machine and tenant reach, as the running agent has found, or as far as that follows
-from the machine alone. Nothing is changed, and the network is not used. Run it as the
-user that the agent runs as.
+room on the disk, the socket's directory, TPM, storage root, and each key with its
+certificate. Of the TPM it says whether it is in lockout or near to it, has an owner
+password, lacks a bank of PCRs that is needed, or has a storage root that nothing here
+uses. A running agent is asked whether it is ready, and compared with the disk: a key
+that was rotated or a configuration that was changed since it started is not in force.
+At the end it says which forms of credentials this machine and tenant reach, as the
+running agent has found, or as far as that follows from the machine alone. Nothing is
+changed, and the network is not used.
+
+Run it as the user that the agent runs as. Another one, root included, is told so, and
+nothing else is checked: what that user sees is not what the agent sees.
 
 Each check ends with ok, warn or fail, and says what to do. Exit code 0 means that
 nothing failed.`,
@@ -42,9 +47,10 @@ nothing failed.`,
 			if err := place.override(cfg); err != nil {
 				return err
 			}
+			cfg.Socket = cmp.Or(a.socket, cfg.Socket)
 			diagnosis := daemon.Diagnose(cmd.Context(), cfg, daemon.DiagnoseOptions{
 				Options: daemon.Options{Version: version, Logger: a.warnings()}, ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
-				Forms: formsOf(cmd.Context(), cmp.Or(a.socket, cfg.Socket)),
+				AskAgent: askStatus, Forms: formsOf(cmd.Context(), cfg.Socket),
 			})
 			if err := a.printDiagnosis(diagnosis, asJSON); err != nil {
 				return err
@@ -72,6 +78,12 @@ func formsOf(ctx context.Context, socket string) []wire.Form {
 		return nil
 	}
 	return known.Forms
+}
+
+func askStatus(ctx context.Context, socket string) (wire.Status, error) {
+	agent := client.New(client.Config{Socket: socket})
+	defer agent.Close()
+	return agent.Status(ctx)
 }
 
 func (a *app) printDiagnosis(d daemon.Diagnosis, asJSON bool) error {

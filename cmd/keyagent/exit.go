@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,6 +45,9 @@ func (a *app) exit(err error, cmd *cobra.Command) int {
 	if err == nil {
 		return exitDone
 	}
+	if a.json {
+		return a.exitJSON(err, cmd)
+	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintf(a.err, "keyagent: error: %s\n", printable(line))
 	}
@@ -53,6 +58,73 @@ func (a *app) exit(err error, cmd *cobra.Command) int {
 		fmt.Fprintf(a.err, "keyagent: hint: %s\n", printableLines(hint))
 	}
 	return exitCode(err)
+}
+
+// errorReport is what a command that was asked for JSON writes to standard error when it fails, on one line. Standard output has its
+// result only. It is part of the command line's contract, and described in docs/cli.md.
+type errorReport struct {
+	// Code is a code of the agent's API (agentapi/wire/openapi.yaml) if the agent has answered, else one of codes.
+	Code     string `json:"code"`
+	Message  string `json:"message"` // may have several lines
+	Hint     string `json:"hint,omitempty"`
+	ExitCode int    `json:"exit_code"`
+
+	// What the agent says besides.
+	Status     int    `json:"status,omitempty"` // HTTP
+	Field      string `json:"field,omitempty"`
+	Identity   string `json:"identity,omitempty"`
+	Claims     string `json:"claims,omitempty"`
+	RetryAfter int64  `json:"retry_after,omitempty"` // seconds
+}
+
+// The codes of errors that the agent has not answered with.
+const (
+	codeFailed        = "failed"
+	codeUsage         = "usage"
+	codeConfiguration = "configuration"
+	codeNotReachable  = "not_reachable"
+	codeInterrupted   = "interrupted"
+)
+
+// exitJSON is exit for a command that was asked for JSON.
+func (a *app) exitJSON(err error, cmd *cobra.Command) int {
+	report := errorReport{Code: codeFailed, Message: err.Error(), Hint: a.hintFor(err, cmd), ExitCode: exitCode(err)}
+	answer, answered := errors.AsType[*client.Error](err)
+	switch {
+	case answered:
+		p := answer.Problem
+		report.Code, report.Status = cmp.Or(string(p.Code), codeFailed), answer.Status
+		report.Field, report.Identity, report.Claims, report.RetryAfter = p.Field, p.Identity, p.Claims, p.RetryAfter
+	case isConfigError(err):
+		report.Code = codeConfiguration
+	case report.ExitCode == exitUsage:
+		report.Code = codeUsage
+	case report.ExitCode == exitNotReachable:
+		report.Code = codeNotReachable
+	}
+	a.writeError(report)
+	return report.ExitCode
+}
+
+func (a *app) writeError(report errorReport) {
+	_ = json.NewEncoder(a.err).Encode(map[string]errorReport{"error": report}) // there is nobody else to be told
+}
+
+// wantsJSON reports whether a command line asks for JSON, also one that is wrong in another place.
+func wantsJSON(args []string) bool {
+	for i, arg := range args {
+		switch arg {
+		case "--":
+			return false
+		case "--json", "--json=true", "--output=json":
+			return true
+		case "--output":
+			if i+1 < len(args) && args[i+1] == "json" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func exitCode(err error) int {
@@ -97,7 +169,7 @@ func (a *app) hintFor(err error, cmd *cobra.Command) string {
 	case errors.Is(err, fs.ErrNotExist) && isConfigError(err):
 		return "name the file with --config FILE or KEYAGENT_CONFIG"
 	case errors.Is(err, client.ErrNotReachable):
-		return "start the agent (keyagent serve), or name its socket with --socket PATH or KEYAGENT_SOCKET"
+		return "see that the agent runs on this machine, or name its socket with --socket PATH or KEYAGENT_SOCKET; whoever administers the agent starts it (keyagent serve)"
 	}
 	return ""
 }

@@ -28,11 +28,11 @@ defaults hold. Run them as the user that the agent runs as.`,
 		Example: `  keyagent key create app
   keyagent key self-sign app --subject CN=app
   keyagent key show`,
-		Args: cobra.NoArgs,
+		Args: subcommands,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	place.add(cmd)
-	cmd.AddCommand(a.keyCreateCommand(&place), a.keyShowCommand(&place), a.keyCSRCommand(&place), a.keySelfSignCommand(&place),
+	cmd.AddCommand(a.keyCreateCommand(&place), a.keyListCommand(&place), a.keyShowCommand(&place), a.keyCSRCommand(&place), a.keySelfSignCommand(&place),
 		a.keyRotateCommand(&place), a.keyDeleteCommand(&place))
 	return cmd
 }
@@ -100,7 +100,7 @@ func (a *app) withKeysOr(cmd *cobra.Command, place *placeFlags, opts daemon.Opti
 
 // warnings is a logger for what is not the command's result.
 func (a *app) warnings() *slog.Logger {
-	return slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{
+	options := &slog.HandlerOptions{
 		Level: slog.LevelWarn,
 		ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
 			if attr.Key == slog.TimeKey {
@@ -108,12 +108,16 @@ func (a *app) warnings() *slog.Logger {
 			}
 			return attr
 		},
-	}))
+	}
+	if a.json {
+		return slog.New(slog.NewJSONHandler(a.err, options))
+	}
+	return slog.New(slog.NewTextHandler(a.err, options))
 }
 
 // addAuthFlags are for commands that use a key.
 func addAuthFlags(cmd *cobra.Command, auth *daemon.AuthSource) {
-	cmd.Flags().StringVar(&auth.File, "auth-file", "", "file with the key's authorization value, 1 to 32 bytes (/dev/stdin reads standard input)")
+	cmd.Flags().StringVar(&auth.File, "auth-file", "", "file with the key's authorization value, 1 to 32 bytes (- is standard input)")
 	cmd.Flags().StringVar(&auth.Credential, "auth-credential", "", "systemd credential with the key's authorization value")
 }
 

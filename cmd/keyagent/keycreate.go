@@ -14,8 +14,9 @@ func (a *app) keyCreateCommand(place *placeFlags) *cobra.Command {
 	var from daemon.ForeignFile
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "create NAME",
-		Short: "Make a key in the TPM",
+		Use:        "create NAME",
+		SuggestFor: []string{"new", "make", "generate", "add"},
+		Short:      "Make a key in the TPM",
 		Long: `Make a key in the TPM that signs and cannot leave it. Its file in the state directory
 is of no use on another machine.
 
@@ -53,7 +54,7 @@ that are not persistent, --parent says which persistent key is its parent.`,
 		},
 	}
 	addRequestFlags(cmd, &req, "rsa-2048")
-	cmd.Flags().StringVar(&from.Path, "from-key-file", "", "adopt the key of this file")
+	cmd.Flags().StringVar(&from.Path, "from-key-file", "", "adopt the key of this file (- is standard input)")
 	addForeignFlags(cmd, &from)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

@@ -16,8 +16,9 @@ import (
 func (a *app) keyDeleteCommand(place *placeFlags) *cobra.Command {
 	var yes, force, asJSON bool
 	cmd := &cobra.Command{
-		Use:   "delete NAME",
-		Short: "Delete a key for good",
+		Use:        "delete NAME",
+		SuggestFor: []string{"remove", "rm"},
+		Short:      "Delete a key for good",
 		Long: `Delete a key for good, with all generations, their certificates, and their places in
 the TPM. There is no copy anywhere: certificates over it are of no use afterwards.
 

@@ -56,6 +56,9 @@ func brokenKey(name, problem string) error {
 
 // warn is for what must not be overlooked in the result of a command that changed something.
 func (a *app) warn(warnings []string) {
+	if a.json {
+		return // they are in the result
+	}
 	for _, w := range warnings {
 		fmt.Fprintf(a.err, "keyagent: warning: %s\n", printable(strings.ReplaceAll(w, "\n", " ")))
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -50,14 +49,13 @@ also where the TPM would count that as a failed try.`,
 					return err
 				}
 				if len(reports) == 0 && !asJSON {
-					_, err := fmt.Fprintf(a.out, "there are no keys in %s; keyagent key create NAME makes one\n", printable(keys.Dir()))
-					return err
+					return a.printNoKeys(keys)
 				}
 				return a.printKeys(reports, asJSON, public)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&from.Path, "file", "", "show the key of this file")
+	cmd.Flags().StringVar(&from.Path, "file", "", "show the key of this file (- is standard input)")
 	addForeignFlags(cmd, &from)
 	cmd.Flags().BoolVar(&public, "public", false, "print the public keys, too")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,6 +28,8 @@ type app struct {
 	streams
 	configPath string
 	socket     string
+	args       []string          // the command line
+	json       bool              // errors are written as JSON, too
 	messages   *writequeue.Queue // of what goes to standard error; nil: that is written at once
 }
 
@@ -34,7 +38,7 @@ const interruptPatience = 5 * time.Second
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, std streams) int {
-	a := &app{streams: std}
+	a := &app{streams: std, args: args, json: wantsJSON(args)}
 	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContextC
 	root.SetArgs(args)
 	target, _, err := root.Find(args)
@@ -66,7 +70,11 @@ func (a *app) await(ctx context.Context, code <-chan int) int {
 	case c := <-code:
 		return c
 	case <-time.After(interruptPatience):
-		fmt.Fprintln(a.err, "keyagent: error: interrupted")
+		if a.json {
+			a.writeError(errorReport{Code: codeInterrupted, Message: "interrupted", ExitCode: exitFailed})
+		} else {
+			fmt.Fprintln(a.err, "keyagent: error: interrupted")
+		}
 		return exitFailed
 	}
 }
@@ -83,29 +91,91 @@ to it over a local Unix socket; who may have which token is decided by the rules
 its configuration. key, cert, config and doctor work beside it.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy,
-4 agent not reachable.`,
+4 agent not reachable. With --json, errors are JSON, too, on standard error: see docs/cli.md.`,
 		Example: `  keyagent config check
   keyagent token --identity vm --resource https://vault.azure.net --output header
   keyagent status`,
 		SilenceErrors: true, // exit() prints them, with a hint
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Version:       versionText(),
+		Args:          subcommands,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetVersionTemplate("keyagent {{.Version}}\n")
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{cmp.Or(a.mistyped(cmd), err)} })
 	root.PersistentFlags().StringVar(&a.configPath, "config", cmp.Or(os.Getenv("KEYAGENT_CONFIG"), config.DefaultPath),
 		"configuration file (env KEYAGENT_CONFIG)")
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
 		"the agent's socket (env KEYAGENT_SOCKET; default: that of a configuration that is named and can be read, else /run/keyagent/agent.sock)")
 	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
 		a.doctorCommand(), a.configCommand(), a.versionCommand())
+	addCompletion(root)
 	wrapArgs(root)
 	return root
 }
+
+// addCompletion adds cobra's own command, which would answer an unknown shell with its help and exit code 0.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Args = subcommands
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
+}
+
+// nearby is how many letters a mistyped command may be away from the one that is suggested.
+const nearby = 2
+
+// subcommands takes no arguments: what is there instead of a subcommand is none, and one that is like it is suggested.
+func subcommands(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = nearby
+	var meant []string
+	for _, name := range cmd.SuggestionsFor(args[0]) {
+		meant = append(meant, cmd.CommandPath()+" "+name)
+	}
+	if len(meant) == 0 {
+		return err
+	}
+	return suggestion{err, "did you mean " + strings.Join(meant, " or ") + "?"}
+}
+
+// mistyped returns the error about a command that there is not, where cobra complains of its flags; nil if that is not why.
+func (a *app) mistyped(group *cobra.Command) error {
+	if !group.HasSubCommands() {
+		return nil
+	}
+	_, rest, _ := group.Root().Find(a.args) // what it cannot find is what this is about
+	for _, arg := range rest {
+		if strings.HasPrefix(arg, "-") {
+			continue
+		}
+		if slices.ContainsFunc(group.Commands(), func(c *cobra.Command) bool { return c.Name() == arg }) {
+			return nil
+		}
+		return subcommands(group, []string{arg})
+	}
+	return nil
+}
+
+// suggestion is an error with the command that was probably meant.
+type suggestion struct {
+	error
+	hint string
+}
+
+func (s suggestion) Unwrap() error { return s.error }
+
+// Hint says what was probably meant.
+func (s suggestion) Hint() string { return s.hint }
 
 // agentSocket is where a command looks for the agent; empty leaves that to package client. A configuration counts if somebody named it,
 // and only what it says of the socket: who asks for a token need not be able to read it.

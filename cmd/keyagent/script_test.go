@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/simulator"
@@ -61,6 +62,9 @@ func azuresim() int {
 //	fault DIR JSON | faultless DIR
 //	upload DIR APP FILE         registers a certificate for an application
 //	journal DIR LEG COUNT       counts the requests that the platform saw
+//
+// The condition [root] is that the scripts may be other users, too, [mount] that they may
+// have a mount namespace, and [pty] that there are pseudo-terminals.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, params("script"))
 }
@@ -113,6 +117,21 @@ func params(dir string) testscript.Params {
 	return testscript.Params{
 		Dir:                 filepath.Join("testdata", dir),
 		RequireExplicitExec: true,
+		Condition: func(name string) (bool, error) {
+			switch name {
+			case "root":
+				return os.Geteuid() == 0, nil
+			case "mount":
+				return exec.CommandContext(context.Background(), "unshare", "--mount", "true").Run() == nil, nil
+			case "pty":
+				f, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+				if err == nil {
+					err = f.Close()
+				}
+				return err == nil, nil
+			}
+			return false, fmt.Errorf("there is no condition %q", name)
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready":     ready,
 			"exits":     exits,
@@ -151,7 +170,9 @@ func isReady(ctx context.Context, ts *testscript.TestScript, path string) bool {
 	}
 	cmd := exec.CommandContext(ctx, "keyagent", "status", "--socket", path)
 	cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"))
-	return cmd.Run() == nil
+	err := cmd.Run()
+	exit, failed := errors.AsType[*exec.ExitError](err)
+	return err == nil || failed && exit.ExitCode() == exitFailed // it answers, be it that it is not ready
 }
 
 func exits(ts *testscript.TestScript, neg bool, args []string) {

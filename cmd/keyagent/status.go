@@ -1,7 +1,7 @@
 package main
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -20,7 +20,15 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show the agent's key, certificates and identities",
 		Long: `Show what the agent is and has: the TPM, the binding key with its attributes as the
-TPM reports them, and for each identity its binding certificate or credentials, and its last error.
+TPM reports them, and for each identity its binding certificate or credentials, how many
+days its certificates have left, and its last error.
+
+Exit code 0 means that the agent is ready, 1 that it is not, and why: the TPM does not
+answer, audit records are required and cannot be written, or an identity cannot give
+tokens. An identity cannot if its last attempt to get a token failed for more than the
+request that was made, or if none of its credentials can be used: no key, no
+certificate, an expired one, no assertion file. One that nobody has asked for yet, and
+of which nothing of that kind is known, is ready.
 
 Only root, the agent's own user and the admins of its configuration may ask.`,
 		Example: "  keyagent status\n  keyagent status --json | jq .key.attributes",
@@ -33,22 +41,38 @@ Only root, the agent's own user and the admins of its configuration may ask.`,
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(a.out)
-				enc.SetIndent("", "  ")
-				return enc.Encode(status)
+				err = a.printJSON(status)
+			} else {
+				err = printStatus(a.out, status)
 			}
-			return printStatus(a.out, status)
+			if err == nil && !status.Ready {
+				err = notReady(status)
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
+// notReady is why the agent cannot do what it is there for.
+func notReady(s wire.Status) error {
+	separator := " "
+	if len(s.NotReady) > 1 {
+		separator = "\n  "
+	}
+	return errors.New(strings.Join(append([]string{"the agent is not ready:"}, s.NotReady...), separator))
+}
+
 func printStatus(out io.Writer, s wire.Status) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := rowsOn(w)
 	row("agent", "%s, pid %d, since %s", s.Version, s.PID, stamp(s.Started))
+	row("ready", "%s", readyText(s))
 	row("tpm", "%s, %s, firmware %s", s.TPM.Device, s.TPM.Manufacturer, s.TPM.FirmwareVersion)
+	if s.TPM.LastError != "" {
+		row("  last error", "%s", strings.ReplaceAll(s.TPM.LastError, "\n", " "))
+	}
 	row("key", "%s, strength %s%s", s.Key.Algorithm, s.Key.Strength, generationText(s.Key.Generation))
 	row("  attributes", "%s", strings.Join(s.Key.Attributes, ", "))
 	row("  name", "%s", s.Key.Name)
@@ -76,7 +100,7 @@ func printIdentity(row rowFunc, id wire.IdentityStatus) {
 	if c := id.Certificate; c != nil {
 		row("  certificate", "%s, issued by %s", c.Subject, c.Issuer)
 		row("  thumbprint", "%s (x5t#S256)", c.Thumbprint)
-		row("  valid", "%s to %s, renewed from %s", stamp(c.NotBefore), stamp(c.EffectiveExpiry), stamp(c.RenewAt))
+		row("  valid", "%s to %s (%s), renewed from %s", stamp(c.NotBefore), stamp(c.EffectiveExpiry), daysLeft(c.DaysLeft), stamp(c.RenewAt))
 	}
 	for _, c := range id.Credentials {
 		row("  credential "+c.Name, "%s, %s, %s", c.Source, form(c.Bound), c.State)
@@ -85,6 +109,10 @@ func printIdentity(row rowFunc, id wire.IdentityStatus) {
 		}
 		if c.LastError != "" && !strings.Contains(id.LastError+"\n", c.LastError+"\n") { // else it was said
 			row("    last error", "%s", strings.ReplaceAll(c.LastError, "\n", " "))
+		}
+		if leaf := c.Certificate; leaf != nil {
+			row("    certificate", "%s, thumbprint %s", leaf.Subject, leaf.ThumbprintSHA1)
+			row("    valid", "until %s (%s)%s", stamp(leaf.EffectiveExpiry), daysLeft(leaf.DaysLeft), expiryNote(*leaf))
 		}
 	}
 	if t := id.TLS; t != nil {
@@ -104,6 +132,33 @@ func auditText(s wire.AuditStatus) string {
 		text += fmt.Sprintf(", lost so far: %d", s.Lost)
 	}
 	return text
+}
+
+func readyText(s wire.Status) string {
+	if s.Ready {
+		return "yes"
+	}
+	return "no: " + strings.ReplaceAll(strings.Join(s.NotReady, "; "), "\n", " ")
+}
+
+// daysLeft says how long a certificate is still of use.
+func daysLeft(days int) string {
+	switch {
+	case days < -1:
+		return fmt.Sprintf("expired %d days ago", -days-1)
+	case days < 0:
+		return "expired less than a day ago"
+	case days == 0:
+		return "less than a day left"
+	}
+	return fmt.Sprintf("%d days left", days)
+}
+
+func expiryNote(c wire.CertificateStatus) string {
+	if c.ExpiresSoon {
+		return ": replace it (docs/keys.md says how)"
+	}
+	return ""
 }
 
 // generationText is empty for a key that cannot be rotated.

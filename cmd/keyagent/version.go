@@ -16,16 +16,19 @@ func (a *app) versionCommand() *cobra.Command {
 		Example: "  keyagent version --json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			platform := runtime.GOOS + "/" + runtime.GOARCH
 			if asJSON {
 				return json.NewEncoder(a.out).Encode(map[string]string{
-					"version": version, "go": runtime.Version(), "platform": platform,
+					"version": version, "go": runtime.Version(), "platform": platform(),
 				})
 			}
-			_, err := fmt.Fprintf(a.out, "keyagent %s (%s, %s)\n", version, runtime.Version(), platform)
+			_, err := fmt.Fprintf(a.out, "keyagent %s\n", versionText())
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
+
+func versionText() string { return fmt.Sprintf("%s (%s, %s)", version, runtime.Version(), platform()) }
+
+func platform() string { return runtime.GOOS + "/" + runtime.GOARCH }

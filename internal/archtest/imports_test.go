@@ -91,6 +91,7 @@ var places = map[string]place{
 		"flags and wiring only",
 	},
 
+	"scripts":                      {nil, "it runs the scripts beside it"},
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},

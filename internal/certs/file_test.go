@@ -130,9 +130,9 @@ func TestAuthoritiesAreTaken(t *testing.T) {
 // What distributions ship is taken, all of it.
 func TestTheListOfADistributionIsTaken(t *testing.T) {
 	t.Parallel()
-	list, err := os.ReadFile("/etc/ssl/certs/ca-certificates.crt")
+	list, err := os.ReadFile(judge.File(t, "/etc/ssl/certs/ca-certificates.crt"))
 	if err != nil {
-		t.Skip("there is none here")
+		t.Fatal(err)
 	}
 	got, err := certs.Authorities(list)
 	if err != nil || len(got) != bytes.Count(list, []byte("BEGIN CERTIFICATE")) {

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keyagent/keyagent/internal/owned"
 	"github.com/keyagent/keyagent/internal/secret"
 )
@@ -47,9 +49,25 @@ func readOwnSecret(path string) (secret.String, error) {
 	})
 }
 
+// stdinName is how a command line names standard input in the place of a file.
+const stdinName = "-"
+
+// openNamed opens a file that the operator has named. Standard input is read as it was handed over: opened by a path of its own,
+// a file that another user has redirected there would be refused.
+func openNamed(path string) (*os.File, error) {
+	if path != stdinName {
+		return os.Open(path) // #nosec G304 G703 -- the operator's choice
+	}
+	fd, err := unix.FcntlInt(os.Stdin.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("standard input: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "standard input"), nil //nolint:gosec // a descriptor fits
+}
+
 // readChecked looks at the open file, and at regular ones only: a pipe or a terminal belongs to whoever started this process.
 func readChecked(path string, check func(path string, info fs.FileInfo) error) (secret.String, error) {
-	f, err := os.Open(path) // #nosec G304 G703 -- the operator's choice
+	f, err := openNamed(path)
 	if err != nil {
 		return secret.String{}, err
 	}

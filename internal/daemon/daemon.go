@@ -252,6 +252,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return d.acquirer.Run(ctx) })
 	g.Go(func() error { return d.server.Serve(ctx, listener) })
 	g.Go(func() error { return d.awaitAccounts(ctx) })
+	g.Go(func() error { return d.watchExpiry(ctx) })
 	return g.Wait()
 }
 

@@ -328,7 +328,7 @@ func TestAgentRefusesToTrustStrangers(t *testing.T) {
 	}{
 		{"an attestation host that is not on the list", func(c *config.Config) { c.TrustedHosts.Attestation = nil }, "not a trusted host", true},
 		{"a token endpoint that is not on the list", func(c *config.Config) { c.TrustedHosts.MTLS = nil }, "not a trusted host", true},
-		{"a server whose certificate authority is unknown", func(c *config.Config) { c.CAFile = "" }, "unknown authority", false},
+		{"a server whose certificate authority is unknown", func(c *config.Config) { c.CAFile = "" }, "unknown authority: 127.0.0.1:", false},
 		{"its own evidence under a launch identity that is not on the list", func(c *config.Config) { c.Attestation.IDKeyDigests = nil }, "snp.launch", false},
 		{"its own evidence under an unknown processor root", func(c *config.Config) { c.Attestation.AMDRoots = "" }, "snp.chain", false},
 	} {

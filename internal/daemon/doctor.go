@@ -44,16 +44,34 @@ type DiagnoseOptions struct {
 	ConfigNamed bool  // somebody said where it is: then it should be there
 	// Forms is what the running agent says of the forms of credentials; nil if none answers.
 	Forms []wire.Form
+
+	// AskAgent asks the agent at a socket for its status; nil: nobody is asked.
+	AskAgent func(ctx context.Context, socket string) (wire.Status, error)
 }
 
 // Diagnose looks at all that the agent and its keys need on this machine. It changes nothing: it makes no key and notes nothing. One
-// TPM is used, that of the configuration; the network is not.
+// TPM is used, that of the configuration; the network is not. What another user than the agent's sees is not what the agent sees, so that
+// there is one finding then, which says so.
 func Diagnose(ctx context.Context, cfg *config.Config, opts DiagnoseOptions) Diagnosis {
 	opts.Options = opts.withDefaults()
 	d := &doctor{cfg: cfg, opts: opts}
+	if d.checkUser(ctx) {
+		d.checkAll(ctx)
+	}
+	diagnosis := Diagnosis{OK: true, Findings: d.findings}
+	for _, f := range d.findings {
+		diagnosis.OK = diagnosis.OK && f.Verdict != VerdictFail
+	}
+	return diagnosis
+}
+
+func (d *doctor) checkAll(ctx context.Context) {
 	d.checkConfig()
 	d.checkBindingSettings()
 	present := d.checkStateDir()
+	d.checkRoom("state directory", d.cfg.StateDir)
+	d.checkSocket()
+	d.checkAgent(ctx)
 	if d.checkTPM(ctx) {
 		defer d.tpm.Close()
 		state := d.checkTPMState(ctx)
@@ -63,11 +81,6 @@ func Diagnose(ctx context.Context, cfg *config.Config, opts DiagnoseOptions) Dia
 		}
 	}
 	d.checkForms()
-	diagnosis := Diagnosis{OK: true, Findings: d.findings}
-	for _, f := range d.findings {
-		diagnosis.OK = diagnosis.OK && f.Verdict != VerdictFail
-	}
-	return diagnosis
 }
 
 type doctor struct {

@@ -64,7 +64,7 @@ func explainKey(err error, name string) error {
 	case errors.Is(err, tpm.ErrState), errors.Is(err, tpm.ErrUnavailable):
 		return hint(err, "mend the access to the TPM first; nothing says that the key is at fault")
 	case errors.Is(err, fs.ErrPermission):
-		return hint(err, "run it as the user that the agent runs as, or as root if the agent does")
+		return hint(err, "this is for whoever administers the agent, as the user that the agent runs as")
 	}
 	return err
 }

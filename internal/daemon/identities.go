@@ -78,8 +78,6 @@ func credential(c config.Credential) acquire.Credential {
 // needsKeys reports whether any identity is known by a key of the key store.
 func needsKeys(identities []acquire.Identity) bool {
 	return slices.ContainsFunc(identities, func(id acquire.Identity) bool {
-		return id.Application != nil && slices.ContainsFunc(id.Application.Credentials, func(c acquire.Credential) bool {
-			return c.Source == acquire.SourceCertificate
-		})
+		return len(certificateCredentials(id)) > 0
 	})
 }

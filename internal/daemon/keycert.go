@@ -6,20 +6,18 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
-	"crypto/sha1" // #nosec G505 -- a name that Entra's portal shows, not a protection
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/internal/certs"
 	"github.com/keyagent/keyagent/internal/pemfile"
 	"github.com/keyagent/keyagent/internal/statefile"
@@ -55,14 +53,14 @@ type CertificateReport struct {
 // certificate describes a chain that was checked against a key.
 func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey, e signer.Entry) CertificateReport {
 	leaf := chain[0]
-	thumbprint, digest := sha1.Sum(leaf.Raw), sha256.Sum256(leaf.Raw) // #nosec G401 -- see the import
+	digest := sha256.Sum256(leaf.Raw)
 	r := CertificateReport{
 		File:    e.CertFile,
 		Subject: leaf.Subject.String(), Issuer: leaf.Issuer.String(), Serial: leaf.SerialNumber.Text(16),
 		AltNames:  altNames(leaf),
 		NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(), ExpiresSoon: signer.ExpiresSoon(leaf, k.opts.Now()),
 		SelfSigned:     isSelfIssued(leaf),
-		ThumbprintSHA1: strings.ToUpper(hex.EncodeToString(thumbprint[:])),
+		ThumbprintSHA1: acquire.PortalThumbprint(leaf),
 		X5tS256:        base64.RawURLEncoding.EncodeToString(digest[:]),
 		PEM:            string(signer.EncodeCertificates(chain)),
 	}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/user"
-	"strconv"
 	"syscall"
 
 	"github.com/keyagent/keyagent/config"
@@ -79,12 +77,8 @@ func checkStateOwner(dir string) error {
 	if err != nil || owned.Ours(uid) {
 		return nil //nolint:nilerr // the same
 	}
-	owner := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(owner); err == nil {
-		owner = u.Username
-	}
-	return hint(fmt.Errorf("the keys in %s belong to user %s, and this is uid %d", dir, owner, os.Geteuid()),
-		"run it as that user: sudo -u %s keyagent …", owner)
+	return hint(fmt.Errorf("the keys in %s belong to user %s, and this is uid %d", dir, userName(uid), os.Geteuid()),
+		"this is for whoever administers the agent, as that user: sudo -u %s keyagent …", sudoName(uid))
 }
 
 // AuthSource says where a key's authorization value comes from. The zero value is nowhere.
@@ -292,17 +286,17 @@ const maxForeignBytes = 64 << 10
 
 // readBounded reads a file of the operator's.
 func readBounded(path string, most int64) ([]byte, error) {
-	info, err := os.Stat(path)
+	f, err := openNamed(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
 	if err == nil && info.IsDir() {
 		err = &fs.PathError{Op: "read", Path: path, Err: syscall.EISDIR}
 	}
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path) // #nosec G304 -- the operator's choice
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
 	return readAllBounded(f, path, most)
 }

@@ -184,6 +184,7 @@ func TestWhatIsNotFoundDoesNotKeepTheAgentFromStarting(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newStage(t)
+			s.withoutApplications() // which lack their keys
 			people := &directory{fails: tc.fails}
 			s.accounts, s.waitForAccounts = people, newTurns().wait
 			s.cfg.Rules, s.cfg.Admins = tc.rules, tc.admins

@@ -2,12 +2,18 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
 	"os"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/signer"
 )
 
 // The states of an identity.
@@ -17,16 +23,18 @@ const (
 	stateUnavailable = "unavailable" // the last attempt failed
 )
 
-// Status describes the agent for its administrator. It asks neither TPM nor
-// network: a status must be there when they are not.
-func (d *Daemon) Status(context.Context) wire.Status {
+// statusTPMTimeout bounds what a status waits for the TPM: it must be there when the TPM is not.
+const statusTPMTimeout = 5 * time.Second
+
+// Status describes the agent for its administrator. It asks the TPM whether it
+// answers, and not the network.
+func (d *Daemon) Status(ctx context.Context) wire.Status {
 	info := d.key.Info()
 	status := wire.Status{
 		Version: d.opts.Version,
 		PID:     os.Getpid(),
 		Started: d.started,
-		Ready:   true, // without TPM and key there is no socket to ask at
-		TPM:     d.tpmStatus(),
+		TPM:     d.tpmStatus(ctx),
 		Key: wire.KeyStatus{
 			Algorithm:     info.Algorithm,
 			Name:          info.Name,
@@ -38,50 +46,116 @@ func (d *Daemon) Status(context.Context) wire.Status {
 	}
 	d.plan.rules.addStatus(&status)
 	for _, id := range d.acquirer.Status() {
-		status.Identities = append(status.Identities, d.identityStatus(id))
+		described, unable := d.identityStatus(id)
+		status.Identities = append(status.Identities, described)
+		if unable != "" {
+			status.NotReady = append(status.NotReady, fmt.Sprintf("identity %q cannot give tokens: %s", id.Name, unable))
+		}
 	}
+	if status.TPM.LastError != "" {
+		status.NotReady = append(status.NotReady, "the TPM does not answer: "+status.TPM.LastError)
+	}
+	status.Ready = len(status.NotReady) == 0
 	return status
 }
 
 // tpmStatus names no device where the key is in software: nothing was opened.
-func (d *Daemon) tpmStatus() wire.TPMStatus {
+func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
 	if d.tpm == nil {
 		return wire.TPMStatus{Device: "none"}
 	}
-	return wire.TPMStatus{
+	status := wire.TPMStatus{
 		Device:          d.cfg.TPM,
 		Manufacturer:    d.properties.Manufacturer,
 		FirmwareVersion: d.properties.FirmwareVersion,
 	}
+	ctx, cancel := context.WithTimeout(ctx, statusTPMTimeout)
+	defer cancel()
+	if _, err := d.tpm.Properties(ctx); err != nil {
+		status.LastError = err.Error()
+	}
+	return status
 }
 
-func (d *Daemon) identityStatus(id acquire.IdentityStatus) wire.IdentityStatus {
-	status := wire.IdentityStatus{Name: id.Name, State: stateIdle}
+// identityStatus describes an identity, and says what is known to keep it from giving tokens: how its last attempt ended, or that
+// each of its credentials lacks something. "" if nothing is known.
+func (d *Daemon) identityStatus(id acquire.IdentityStatus) (status wire.IdentityStatus, unable string) {
+	status = wire.IdentityStatus{Name: id.Name, State: stateIdle}
+	var credentials credentialsView
 	if id.Application != nil {
 		status.Kind, status.ClientID, status.TenantID = wire.KindApplication, id.Application.ClientID, id.Application.Authority.Tenant
-		for _, c := range id.Credentials {
-			status.Credentials = append(status.Credentials, credentialStatus(c))
-		}
+		credentials = d.credentialsView(id)
+		status.Credentials = credentials.list
 	} else {
 		status.Kind = wire.KindManagedIdentity
 		status.Attestation = &wire.AttestationStatus{Provider: d.cfg.Attestation.Provider}
 	}
 	switch {
+	case credentials.unable != "":
+		unable = credentials.unable
+		status.State, status.LastError = stateUnavailable, unable
+	case credentials.mended:
 	case id.LastError != nil:
 		status.State, status.LastError = stateUnavailable, id.LastError.Error()
+		if id.Unable != nil {
+			unable = id.Unable.Error()
+		}
 	case slices.ContainsFunc(id.Credentials, func(c acquire.CredentialStatus) bool { return c.Tried && c.LastError == nil }):
 		status.State = stateReady
 	}
 	if c := id.Certificate; c != nil {
 		status.ClientID, status.TenantID = c.ClientID, c.TenantID
-		status.Certificate = certificateStatus(c)
+		status.Certificate = certificateStatus(c, d.opts.Now())
 		status.TLS = &wire.TLSStatus{
 			Version:            id.Handshake.VersionName(),
 			SignatureAlgorithm: id.Handshake.SignatureName(),
 			Handshakes:         int64(id.Handshake.Count), //nolint:gosec // cannot reach 2^63 TPM signatures
 		}
 	}
-	return status
+	return status, unable
+}
+
+// credentialsView is what there is to say of the credentials of an application.
+type credentialsView struct {
+	list   []wire.CredentialStatus
+	unable string // what each of them lacks; "" if one is without a fault that can be known without trying it
+	mended bool   // what the last attempt lacked, and nothing else kept it from a token, is there now
+}
+
+func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
+	type finding struct {
+		chain   []*x509.Certificate
+		problem string
+	}
+	found := map[string]finding{}
+	var problems []string
+	for _, c := range id.Application.Credentials {
+		chain, problem := d.lacks(c)
+		found[c.Name] = finding{chain, problem}
+		problems = append(problems, problem)
+	}
+	var v credentialsView
+	failing := false
+	for _, c := range id.Credentials {
+		status, f := credentialStatus(c), found[c.Name]
+		if len(f.chain) > 0 {
+			status.Certificate = applicationCertificateStatus(f.chain, d.opts.Now())
+		}
+		_, lacked := errors.AsType[missingKey](c.LastError)
+		switch {
+		case f.problem != "":
+			status.State, status.LastError = stateUnavailable, f.problem
+		case lacked:
+			status.State, status.LastError, v.mended = stateIdle, "", true
+		}
+		failing = failing || status.State == stateUnavailable
+		v.list = append(v.list, status)
+	}
+	v.mended = v.mended && !failing
+	if !slices.Contains(problems, "") {
+		v.unable = strings.Join(slices.Compact(problems), "; ")
+	}
+	return v
 }
 
 func credentialStatus(c acquire.CredentialStatus) wire.CredentialStatus {
@@ -95,7 +169,7 @@ func credentialStatus(c acquire.CredentialStatus) wire.CredentialStatus {
 	return status
 }
 
-func certificateStatus(c *binding.Certificate) *wire.CertificateStatus {
+func certificateStatus(c *binding.Certificate, now time.Time) *wire.CertificateStatus {
 	return &wire.CertificateStatus{
 		Subject:         c.Leaf.Subject.String(),
 		Issuer:          c.Leaf.Issuer.String(),
@@ -104,6 +178,7 @@ func certificateStatus(c *binding.Certificate) *wire.CertificateStatus {
 		NotBefore:       c.Leaf.NotBefore,
 		NotAfter:        c.Leaf.NotAfter,
 		EffectiveExpiry: c.EffectiveExpiry(),
+		DaysLeft:        signer.DaysLeft(c.EffectiveExpiry(), now),
 		RenewAt:         c.RenewAt(),
 	}
 }

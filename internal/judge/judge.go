@@ -8,7 +8,7 @@
 // that every judge is present, the environment says KEYAGENT_REQUIRE_TOOLS=1 and the
 // same absence is a failure: a skipped promise must not look like a kept one.
 //
-// [WithoutDescriptors] is about the machine that a test runs on: it takes something away.
+// [Entry] is for what is a test only by its name. [WithoutDescriptors] is about the machine that a test runs on: it takes something away.
 //
 // The package is for tests only. It imports testing, and the import rules keep it out
 // of the production binary.
@@ -74,6 +74,27 @@ func NameService(t testing.TB, service string) {
 		}
 	}
 	missing(t, "the C library's name service "+service)
+}
+
+// File makes sure that a package of the distribution has put a file where it always puts it, and returns its path. It skips or fails
+// as [Tool] does.
+func File(t testing.TB, path string) string {
+	t.Helper()
+	if _, err := os.Stat(path); err != nil {
+		missing(t, path)
+	}
+	return path
+}
+
+// Entry returns the value of an environment variable that another test sets when it starts this one in a process of its own. Where it is
+// not set, this one is skipped: it is no test, and scripts/gotest.awk does not count it as a skipped one.
+func Entry(t testing.TB, variable string) string {
+	t.Helper()
+	value := os.Getenv(variable)
+	if value == "" {
+		t.Skip("not a test: other tests start it")
+	}
+	return value
 }
 
 func missing(t testing.TB, what string) {

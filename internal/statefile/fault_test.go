@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/internal/statefile"
 )
 
@@ -39,10 +40,7 @@ func TestFullDiskKeepsTheOldContent(t *testing.T) {
 }
 
 func TestWriteOnAFullDisk(t *testing.T) {
-	dir := os.Getenv(fullDiskDir)
-	if dir == "" {
-		t.Skip("started by TestFullDiskKeepsTheOldContent")
-	}
+	dir := judge.Entry(t, fullDiskDir)
 	signal.Ignore(syscall.SIGXFSZ)
 	must(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 4096, Max: 4096}))
 	big := bytes.Repeat([]byte("n"), 64<<10)

@@ -118,9 +118,22 @@ func (d *demo) startAgent(ctx context.Context) error {
 		return err
 	}
 	return d.agent.until(ctx, func() bool {
-		r, err := d.keyagent(ctx, "status", "--json")
-		return err == nil && r.code == 0
+		_, err := d.status(ctx)
+		return err == nil
 	})
+}
+
+// status asks the agent what it is and has. It may well say that an identity is not set up yet, which is exit code 1.
+func (d *demo) status(ctx context.Context) (agentStatus, error) {
+	var status agentStatus
+	r, err := d.keyagent(ctx, "status", "--json")
+	if err != nil {
+		return status, err
+	}
+	if r.code > 1 {
+		return status, fmt.Errorf("keyagent status: exit code %d: %s", r.code, r.err)
+	}
+	return status, json.Unmarshal([]byte(r.out), &status)
 }
 
 // keyagent runs a client command against the VM's agent.

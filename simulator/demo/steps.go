@@ -91,8 +91,8 @@ func (d *demo) key(ctx context.Context) error {
 		return err
 	}
 	d.page.shell("keyagent status")
-	var status agentStatus
-	if err := d.ask(ctx, &status, "status", "--json"); err != nil {
+	status, err := d.status(ctx)
+	if err != nil {
 		return err
 	}
 	d.page.fact("key", "%s in TPM %q (%s)", status.Key.Algorithm, status.TPM.Manufacturer, status.TPM.Device)
@@ -186,8 +186,8 @@ func (d *demo) evidence(ctx context.Context) error {
 }
 
 func (d *demo) certificate(ctx context.Context) error {
-	var status agentStatus
-	if err := d.ask(ctx, &status, "status", "--json"); err != nil {
+	status, err := d.status(ctx)
+	if err != nil {
 		return err
 	}
 	for _, id := range status.Identities {

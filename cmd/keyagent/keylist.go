@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyagent/keyagent/internal/daemon"
+)
+
+func (a *app) keyListCommand(place *placeFlags) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List keys, a line each",
+		Long: `List all keys, a line for each generation: whether it is in use, its algorithm, and
+until when its certificate is valid. keyagent key show says more of each, and --json
+prints the same as there.`,
+		Example: "  keyagent key list\n  keyagent key list --json | jq -r '.[].name'",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
+				reports, err := keys.Show(cmd.Context(), "", daemon.AuthSource{})
+				if err != nil {
+					return err
+				}
+				if len(reports) == 0 && !asJSON {
+					return a.printNoKeys(keys)
+				}
+				if asJSON {
+					return a.printKeys(reports, true, false)
+				}
+				return a.printKeyList(reports)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func (a *app) printKeyList(reports []daemon.KeyReport) error {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tGENERATION\tSTATE\tALGORITHM\tCERTIFICATE")
+	for _, r := range reports {
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", printable(r.Name), r.Generation, r.State, r.Algorithm, printable(certificateText(r)))
+	}
+	return w.Flush()
+}
+
+// certificateText says in a few words what is to be known of a key's certificate, or what is wrong with the key.
+func certificateText(r daemon.KeyReport) string {
+	c := r.Certificate
+	switch {
+	case r.Problem != "":
+		return "the key does not work: see keyagent key show " + r.Name
+	case c == nil:
+		return "none"
+	case c.Problem != "":
+		return "it cannot be used: see keyagent cert show " + r.Name
+	case c.ExpiresSoon:
+		return "expires soon, at " + c.NotAfter.UTC().Format(time.DateOnly)
+	}
+	return "until " + c.NotAfter.UTC().Format(time.DateOnly)
+}
+
+func (a *app) printNoKeys(keys *daemon.Keyring) error {
+	_, err := fmt.Fprintf(a.out, "there are no keys in %s; keyagent key create NAME makes one\n", printable(keys.Dir()))
+	return err
+}

@@ -133,7 +133,12 @@ func known(t *testing.T, device string, root []byte) *tpm.TPM {
 // checkLoads loads a file with and without a note of its parent, and signs.
 func checkLoads(t *testing.T, on *tpm.TPM, file *tpm.KeyFile) {
 	t.Helper()
-	for name, parent := range map[string][]byte{"noted parent": file.ParentName, "unknown parent": nil, "wrong note": append([]byte{0, 0x0b}, make([]byte, 32)...)} {
+	derived, err := on.PrimaryName(t.Context(), 0)
+	if err != nil {
+		t.Logf("the derived primary cannot be made here: %v", err)
+	}
+	for name, parent := range map[string][]byte{"noted parent": file.ParentName, "unknown parent": nil, "wrong note": append([]byte{0, 0x0b}, make([]byte, 32)...),
+		"the note of another that is there": derived} {
 		key, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{Parent: parent})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -284,6 +289,11 @@ func TestAParentThatCouldNotBeLookedForIsNotLost(t *testing.T) {
 				if !strings.Contains(err.Error(), tt.says) || parent.Password != tt.password || tt.password != (len(parent.Commands) == 2) {
 					t.Errorf("%v\n%+v", err, parent)
 				}
+				for _, command := range parent.Commands {
+					if strings.Contains(command, "0x81000001") {
+						t.Errorf("a guess would stand where the platform keeps its root: %s", command)
+					}
+				}
 			}
 		})
 	}
@@ -330,6 +340,72 @@ func TestTheOwnersPasswordMakesTheRootAnew(t *testing.T) {
 				t.Errorf("%d sessions are loaded", n)
 			}
 		})
+	}
+}
+
+// A storage key that only its owner knows how to make was freed. The noted root is still there, so
+// that the TPM was not cleared, and the key is intact.
+func TestAKeyWhoseParentWasFreedIsNotLost(t *testing.T) {
+	t.Parallel()
+	large := tpm2.ECCSRKTemplate // as of tpm2_createprimary -G ecc384
+	large.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
+		Symmetric: tpm2.TPMTSymDefObject{
+			Algorithm: tpm2.TPMAlgAES, KeyBits: tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, tpm2.TPMKeyBits(128)), Mode: tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
+		},
+		CurveID: tpm2.TPMECCNistP384,
+	})
+	for name, template := range map[string]tpm2.TPMTPublic{
+		"a unique field of its own": oddRoot(), "another curve": large, "another curve, without noDA": without(large),
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := tpmtest.Bare(t)
+			putPrimary(t, v, tpm2.TPMRHOwner, template, elsewhere, "")
+			file := createUnder(t, v, elsewhere, "")
+			root, err := tpmtest.Connect(t, v.Device()).StorageRoot(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkLoads(t, known(t, v.Device(), root.Name), file)
+			free(t, v, elsewhere)
+			for note, parent := range map[string][]byte{"noted": file.ParentName, "not noted": nil} {
+				on := known(t, v.Device(), root.Name)
+				_, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{Parent: parent})
+				if got := unknownParent(t, err); !got.Gone || string(got.Name) != string(parent) {
+					t.Errorf("%s: %+v", note, got)
+				}
+			}
+			on := known(t, v.Device(), root.Name)
+			putPrimary(t, v, tpm2.TPMRHOwner, template, elsewhere, "")
+			checkLoads(t, on, file)
+			if _, err := (tpm2.Clear{AuthHandle: password(tpm2.TPMRHPlatform, "")}).Execute(v); err != nil {
+				t.Fatal(err)
+			}
+			_, err = known(t, v.Device(), root.Name).LoadKey(t.Context(), file, tpm.LoadOptions{Parent: file.ParentName})
+			if parent, ok := errors.AsType[*tpm.ParentError](err); !ok || !parent.Lost() {
+				t.Errorf("of a cleared TPM: %v", err)
+			}
+		})
+	}
+}
+
+// A lost root is no finding about the key that cannot be used without it.
+func TestAKeyWhoseRootIsBehindAPasswordIsNotSaidToHaveOne(t *testing.T) {
+	t.Parallel()
+	v := tpmtest.Bare(t)
+	on := tpmtest.ConnectWith(t, tpm.Config{Device: v.Device(), SessionUses: 1})
+	file := create(t, on, tpm.KeyOptions{Algorithm: tpm.ECDSAP256})
+	key := load(t, on, file, tpm.LoadOptions{})
+	checkSigns(t, key)
+	setOwnerPassword(t, v)
+	_, signErr := sign(t, key)
+	_, loadErr := on.LoadKey(t.Context(), file, tpm.LoadOptions{})
+	_, createErr := on.CreateKey(t.Context(), tpm.KeyOptions{})
+	persistErr := key.Persist(t.Context(), place)
+	for _, err := range []error{signErr, loadErr, createErr, persistErr} {
+		unknownParent(t, err)
+		if errors.Is(err, tpm.ErrAuthValue) || strings.Contains(err.Error(), "somebody changes") || strings.Contains(err.Error(), "does not make keys") {
+			t.Errorf("got %v", err)
+		}
 	}
 }
 

@@ -117,7 +117,7 @@ func TestTheOwnersPasswordComesFromACredential(t *testing.T) {
 				t.Errorf("%v, %+v", err, d)
 			}
 			var hinted interface{ Hint() string }
-			if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "nothing is to be deleted") || !strings.Contains(hinted.Hint(), "\nd=$(mktemp -d) && ") {
+			if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "nothing is to be deleted") || !strings.Contains(hinted.Hint(), "\n(d=$(mktemp -d) && ") {
 				t.Errorf("no advice that can be pasted: %v", err)
 			}
 		})

@@ -348,12 +348,7 @@ func TestTheOwnersPasswordMakesTheRootAnew(t *testing.T) {
 func TestAKeyWhoseParentWasFreedIsNotLost(t *testing.T) {
 	t.Parallel()
 	large := tpm2.ECCSRKTemplate // as of tpm2_createprimary -G ecc384
-	large.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
-		Symmetric: tpm2.TPMTSymDefObject{
-			Algorithm: tpm2.TPMAlgAES, KeyBits: tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, tpm2.TPMKeyBits(128)), Mode: tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
-		},
-		CurveID: tpm2.TPMECCNistP384,
-	})
+	large.Parameters = storageParameters(tpm2.TPMECCNistP384, 128)
 	for name, template := range map[string]tpm2.TPMTPublic{
 		"a unique field of its own": oddRoot(), "another curve": large, "another curve, without noDA": without(large),
 	} {
@@ -496,6 +491,14 @@ func TestARootThatCannotBeUsedIsNotTaken(t *testing.T) {
 		"it is of the endorsement hierarchy": {func(t *testing.T, c transport.TPM) {
 			putPrimary(t, c, tpm2.TPMRHEndorsement, tpm2.RSASRKTemplate, tpm.HandleSRK, "")
 		}, tpm2.TPMRHOwner},
+		"it is no primary": {func(t *testing.T, c transport.TPM) {
+			putChild(t, c, tpm2.ECCSRKTemplate, tpm.HandleSRK)
+		}, tpm2.TPMRHOwner},
+		"it protects with another cipher": {func(t *testing.T, c transport.TPM) {
+			strong := keyFileRoot()
+			strong.Parameters = storageParameters(tpm2.TPMECCNistP256, 256)
+			putPrimary(t, c, tpm2.TPMRHOwner, strong, tpm.HandleSRK, "")
+		}, tpm2.TPMRHOwner},
 		"it is without noDA": {func(t *testing.T, c transport.TPM) {
 			putPrimary(t, c, tpm2.TPMRHOwner, without(emptyRSARoot()), tpm.HandleSRK, "")
 		}, tpm2.TPMRHOwner},
@@ -550,6 +553,42 @@ func TestARootThatCannotBeUsedIsNotTaken(t *testing.T) {
 			}
 		}
 	})
+}
+
+func storageParameters(curve tpm2.TPMECCCurve, aes tpm2.TPMKeyBits) tpm2.TPMUPublicParms {
+	return tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
+		Symmetric: tpm2.TPMTSymDefObject{
+			Algorithm: tpm2.TPMAlgAES, KeyBits: tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, aes), Mode: tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
+		},
+		CurveID: curve,
+	})
+}
+
+// putChild makes a storage key under another, which is gone then, persistent.
+func putChild(t *testing.T, c transport.TPM, template tpm2.TPMTPublic, at tpm2.TPMHandle) {
+	t.Helper()
+	putPrimary(t, c, tpm2.TPMRHOwner, oddRoot(), at, "")
+	above, err := tpm2.ReadPublic{ObjectHandle: at}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := tpm2.AuthHandle{Handle: at, Name: above.Name, Auth: tpm2.PasswordAuth(nil)}
+	made, err := tpm2.Create{ParentHandle: parent, InPublic: tpm2.New2B(template)}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := tpm2.Load{ParentHandle: parent, InPrivate: made.OutPrivate, InPublic: made.OutPublic}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer flush(t, c, child.ObjectHandle)
+	free(t, c, at)
+	_, err = tpm2.EvictControl{
+		Auth: password(tpm2.TPMRHOwner, ""), ObjectHandle: tpm2.NamedHandle{Handle: child.ObjectHandle, Name: child.Name}, PersistentHandle: at,
+	}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // putLocked makes a primary with a password persistent.

@@ -137,7 +137,11 @@ func checkRoot(t *turn, p place, o object) error {
 	if err := checkStorageKey(&o.public); err != nil || p.handle == 0 {
 		return err
 	}
-	if h := primaryHierarchy(o); h != 0 && h != handleOwner {
+	h := primaryHierarchy(o)
+	if h == 0 {
+		return errors.New("it is no primary, so that nobody can make it again once it is removed")
+	}
+	if h != handleOwner {
 		return fmt.Errorf("it is of hierarchy %s, where a Name can outlive what was made under it, and not of the owner's", tcg.Handle(uint32(h)))
 	}
 	return explainParent(o, tryParent(t, o))
@@ -213,10 +217,29 @@ func checkStorageKey(p *tpm2.TPMTPublic) error {
 	if len(p.AuthPolicy.Buffer) != 0 {
 		return errors.New("it has a policy")
 	}
+	if !hasTemplatesCipher(p) {
+		return errors.New("it protects what is under it with another cipher than AES-128 in CFB mode")
+	}
 	if algorithmName(p) == "" {
 		return fmt.Errorf("its type %s is neither RSA-2048 nor ECC P-256", tcg.Algorithm(uint16(p.Type)))
 	}
 	return nil
+}
+
+// hasTemplatesCipher reports whether a storage key encrypts with what the TCG's templates have.
+func hasTemplatesCipher(p *tpm2.TPMTPublic) bool {
+	var s tpm2.TPMTSymDefObject
+	if rsa, err := p.Parameters.RSADetail(); err == nil {
+		s = rsa.Symmetric
+	} else if ecc, err := p.Parameters.ECCDetail(); err == nil {
+		s = ecc.Symmetric
+	}
+	if s.Algorithm != tpm2.TPMAlgAES {
+		return false
+	}
+	bits, bitsErr := s.KeyBits.AES()
+	mode, modeErr := s.Mode.AES()
+	return bitsErr == nil && modeErr == nil && *bits == 128 && *mode == tpm2.TPMAlgCFB
 }
 
 // algorithmName names the two kinds of storage root, and is empty for any other key.

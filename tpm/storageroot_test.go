@@ -103,7 +103,8 @@ func (m *impostor) name() []byte {
 func (m *impostor) readPublic() []byte {
 	b := tpm2.Marshal(tpm2.New2B(m.public()))
 	b = append(b, tpm2.Marshal(tpm2.TPM2BName{Buffer: m.name()})...)
-	return append(b, tpm2.Marshal(tpm2.TPM2BName{Buffer: m.name()})...) // the qualified name: nobody asks
+	qualified := sha256.Sum256(append(binary.BigEndian.AppendUint32(nil, uint32(tpm2.TPMRHOwner)), m.name()...))
+	return append(b, tpm2.Marshal(tpm2.TPM2BName{Buffer: append([]byte{0, 0x0b}, qualified[:]...)})...)
 }
 
 func (m *impostor) createPrimary() []byte {

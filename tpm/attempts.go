@@ -20,6 +20,10 @@ func (f *KeyFile) loadUnder(t *turn, parent []byte) (loaded object, at []byte, e
 	if err != nil {
 		return object{}, nil, err
 	}
+	sought := f.soughtParent(parent)
+	if err := t.missed(sought); err != nil {
+		return object{}, nil, err
+	}
 	a := &attempts{file: f, parent: parent, own: own, search: &search{turn: t}, tried: make(map[string]bool), passedOver: make(map[string]error)}
 	a.search.first = a.begin()
 	o, p, found, err := a.search.find(a.load)
@@ -27,7 +31,9 @@ func (f *KeyFile) loadUnder(t *turn, parent []byte) (loaded object, at []byte, e
 		return object{}, nil, err
 	}
 	if !found {
-		return object{}, nil, a.verdict()
+		err := a.verdict()
+		t.miss(sought, a.search, err)
+		return object{}, nil, err
 	}
 	t.remember(o, p)
 	t.release(o)

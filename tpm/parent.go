@@ -81,12 +81,14 @@ func (p place) String() string {
 // search goes through the places where a storage key may be.
 type search struct {
 	turn       *turn
-	first      []place        // to be looked into before all others
-	persistent bool           // only persistent handles, and the derived root
-	seen       map[place]bool // looked into
-	unseen     []error        // why others were not
-	handles    []tpm2.TPMHandle
-	password   bool // the owner hierarchy has one that is not known
+	first      []place          // to be looked into before all others
+	persistent bool             // only persistent handles, and the derived root
+	seen       map[place]bool   // looked into
+	unseen     []error          // why others were not
+	handles    []tpm2.TPMHandle // in use, or to be used by the commands for the shell
+	listed     []tpm2.TPMHandle // in use
+	unlisted   bool             // which are in use could not be found out
+	password   bool             // the owner hierarchy has one that is not known
 
 	look func(place, object) // shown what is found on the way; may be nil
 }
@@ -131,9 +133,10 @@ func (s *search) listHandles() []tpm2.TPMHandle {
 	handles, err := storageHandles(s.turn)
 	if err != nil {
 		s.unseen = append(s.unseen, fmt.Errorf("the persistent handles: %w", err))
+		s.unlisted = true
 		return nil
 	}
-	s.handles = handles
+	s.handles, s.listed = handles, slices.Clone(handles)
 	return handles
 }
 

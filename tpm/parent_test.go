@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -48,10 +49,12 @@ func without(noDA tpm2.TPMTPublic) tpm2.TPMTPublic {
 	return noDA
 }
 
-func (m machineOf) start(t *testing.T) (v interface {
+type machine interface {
 	transport.TPM
 	Device() string
-}) {
+}
+
+func (m machineOf) start(t *testing.T) machine {
 	t.Helper()
 	bare := tpmtest.Bare(t)
 	if m.at != 0 {
@@ -720,6 +723,77 @@ func TestAKeyIsNotLostWhileTheTPMDoesNotServe(t *testing.T) {
 				if !errors.Is(err, want) || errors.Is(err, tpm.ErrForeignTPM) || errors.Is(err, tpm.ErrStorageRoot) {
 					t.Errorf("got %v", err)
 				}
+			}
+		})
+	}
+}
+
+// A search makes all primaries that are known, which takes some TPMs long. One that finds nothing is
+// not repeated at each call, unless something changes.
+func TestASearchInVainIsNotRepeatedAtOnce(t *testing.T) {
+	t.Parallel()
+	all := len(tpm.KnownPrimaries())
+	for name, find := range map[string]func(t *testing.T, v machine, device string) (*tpm.TPM, func() error, func()){
+		"the parent of a key": func(t *testing.T, v machine, device string) (*tpm.TPM, func() error, func()) {
+			putPrimary(t, v, tpm2.TPMRHOwner, oddRoot(), elsewhere, "")
+			file := createUnder(t, v, elsewhere, "")
+			free(t, v, elsewhere)
+			on := tpmtest.Connect(t, device)
+			return on, func() error {
+				_, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{Parent: file.ParentName})
+				return err
+			}, func() { putPrimary(t, v, tpm2.TPMRHOwner, oddRoot(), elsewhere, "") }
+		},
+		"the storage root": func(t *testing.T, v machine, device string) (*tpm.TPM, func() error, func()) {
+			putPrimary(t, v, tpm2.TPMRHOwner, oddRoot(), elsewhere, "")
+			public, err := tpm2.ReadPublic{ObjectHandle: elsewhere}.Execute(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			free(t, v, elsewhere)
+			on := known(t, device, public.Name.Buffer)
+			return on, func() error { _, err := on.StorageRoot(t.Context()); return err },
+				func() { putPrimary(t, v, tpm2.TPMRHOwner, oddRoot(), elsewhere, "") }
+		},
+		"the parent of a damaged key": func(t *testing.T, v machine, device string) (*tpm.TPM, func() error, func()) {
+			on := tpmtest.Connect(t, device)
+			file := create(t, on, tpm.KeyOptions{Algorithm: tpm.ECDSAP256})
+			file.Private[len(file.Private)-1] ^= 1
+			return on, func() error { _, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{}); return err }, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := tpmtest.Bare(t)
+			proxy := tpmtest.NewProxy(t, v.Device())
+			on, find, restore := find(t, v, proxy.Device())
+			now := time.Now()
+			on.SetClock(func() time.Time { return now })
+			made := func() int {
+				var wire traffic
+				proxy.Handle(wire.under(nil))
+				if err := find(); err == nil {
+					t.Error("it was found")
+				}
+				return wire.count(tpm2.TPMCCCreatePrimary)
+			}
+			if n := made(); n < all || n > all+2 { // the derived one also for a session, and the root for the verdict
+				t.Errorf("the search made %d primaries", n)
+			}
+			for range 3 {
+				if n := made(); n != 0 {
+					t.Errorf("made %d primaries again", n)
+				}
+			}
+			now = now.Add(time.Minute)
+			if n := made(); n < all {
+				t.Errorf("after a pause, it made %d primaries only", n)
+			}
+			if restore == nil {
+				return
+			}
+			restore()
+			if err := find(); err != nil {
+				t.Errorf("what came back was not found: %v", err)
 			}
 		})
 	}

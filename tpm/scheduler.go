@@ -52,6 +52,8 @@ type scheduler struct {
 	parents          map[string]place  // by Name: where storage keys were found last
 	locked           map[objectAt]bool // storage keys that have passwords of their own
 	counted          map[objectAt]bool // those that were tried where a wrong password counts: true, it has none; false, it has
+	misses           misses
+	now              func() time.Time
 	ownerAuth        func() (secret.String, error)
 	ownerHasPassword bool // and it was the one given
 }
@@ -70,6 +72,8 @@ func newScheduler(ctx context.Context, d device, cfg Config) *scheduler {
 		locked:    make(map[objectAt]bool),
 		ownerAuth: cfg.OwnerAuth,
 		counted:   make(map[objectAt]bool),
+		misses:    make(misses),
+		now:       time.Now,
 	}
 }
 

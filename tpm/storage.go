@@ -79,6 +79,9 @@ func storageRoot(t *turn) (object, error) {
 // place of it, somebody has put that there: the known one is then not made anew behind the back of
 // the operator, who is told how to bring it back.
 func knownRoot(t *turn, name []byte) (object, error) {
+	if err := t.missed(soughtRoot(name)); err != nil {
+		return object{}, err
+	}
 	s := &search{turn: t, first: []place{{handle: HandleSRK}}}
 	var instead object
 	s.look = func(p place, o object) {
@@ -98,11 +101,14 @@ func knownRoot(t *turn, name []byte) (object, error) {
 			cause: ErrStorageRoot, what: fmt.Sprintf("another storage root, with Name %x, stands at 0x%08x; the known one can be made again: it is %s",
 				instead.name, uint32(HandleSRK), at)}
 	case len(s.unseen) > 0:
-		return object{}, &ParentError{Name: name, Unseen: s.unseen, Commands: s.guesses(), Password: s.password,
+		err = &ParentError{Name: name, Unseen: s.unseen, Commands: s.guesses(), Password: s.password,
 			cause: ErrParentUnknown, what: "looked for was the storage root"}
+	default:
+		err = &ParentError{Name: name, cause: ErrStorageRoot,
+			what: "it is at no persistent handle and is none of the primaries that can be made again; expected is the one"}
 	}
-	return object{}, &ParentError{Name: name, cause: ErrStorageRoot,
-		what: "it is at no persistent handle and is none of the primaries that can be made again; expected is the one"}
+	t.miss(soughtRoot(name), s, err)
+	return object{}, err
 }
 
 // chooseRoot takes a storage root when none is known: the one at the platform's handle, else the

@@ -1,7 +1,7 @@
 package tpm
 
 import (
-	"cmp"
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -10,47 +10,38 @@ import (
 	"github.com/keyagent/keyagent/internal/tcg"
 )
 
-// loadUnder finds the parent of a key file and loads the key under it. Parent is the Name of that,
-// or nil if it is not known: then the places where it may be are tried, since TPM2_Load under
-// another key fails without having done anything. At is the parent that it was.
+// loadUnder loads a key file under the storage key that it was made under, wherever that is, in one
+// pass: first where the parent was last, then where the file says, then in all other places. Parent
+// is the Name of the parent, or nil if it is not known. It says where to begin and not where to
+// end: a note may be wrong, and TPM2_Load under another key fails without having done anything. At
+// is the parent that it was.
 func (f *KeyFile) loadUnder(t *turn, parent []byte) (loaded object, at []byte, err error) {
 	own, err := f.ownPlace()
 	if err != nil {
 		return object{}, nil, err
 	}
-	s := &search{turn: t, first: []place{own}}
-	if parent == nil {
-		return f.loadSomewhere(s, nil)
+	sought := f.soughtParent(parent)
+	if err := t.missed(sought); err != nil {
+		return object{}, nil, err
 	}
-	missing := false
-	err = t.under(func(t *turn) (object, error) {
-		o, _, found, err := findNamed(t, s, parent)
-		missing = err == nil && !found
-		if missing {
-			return object{}, errNotFound
-		}
-		return o, err
-	}, func(o object) error {
-		loaded, err = f.loadAt(t, o)
-		return explainLoadUnder(o, err)
-	})
-	if missing {
-		return f.loadSomewhere(&search{turn: t, first: []place{own}}, parent) // a note may be wrong; the TPM is not
+	a := &attempts{file: f, parent: parent, own: own, search: &search{turn: t}, tried: make(map[string]bool), passedOver: make(map[string]error)}
+	a.search.first = a.begin()
+	o, p, found, err := a.search.find(a.load)
+	if err != nil {
+		return object{}, nil, err
 	}
-	return loaded, parent, err
+	if !found {
+		err := a.verdict()
+		t.miss(sought, a.search, err)
+		return object{}, nil, err
+	}
+	t.remember(o, p)
+	t.release(o)
+	return a.loaded, o.name, nil
 }
-
-// errNotFound ends [turn.under].
-var errNotFound = errors.New("there is no such storage key")
 
 // explainLoadUnder is explainLoad where the parent is known.
 func explainLoadUnder(parent object, err error) error {
-	if _, other := errors.AsType[*ParentError](err); err == nil || other {
-		return err
-	}
-	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
-		return explainParent(parent, err)
-	}
 	explained := explainLoad(err)
 	if codeOf(err, tpm2.TPMRCIntegrity) && primaryHierarchy(parent) == tpm2.TPMRHEndorsement {
 		return fmt.Errorf("%w (its parent is a primary of the endorsement hierarchy: that one's Name outlives TPM2_Clear, and the keys under it do not)", explained)
@@ -69,58 +60,82 @@ func (f *KeyFile) ownPlace() (place, error) {
 	return place{handle: f.Parent}, nil
 }
 
-// loadSomewhere tries to load the key under each storage key that there may be, the one that the
-// file says first, then the storage root. Parent is the Name of the parent, which was not found, or
-// nil.
-func (f *KeyFile) loadSomewhere(s *search, parent []byte) (loaded object, at []byte, err error) {
-	if root, known := s.turn.scheduler.parents[string(s.turn.scheduler.sessions.rootName)]; known {
-		s.first = append(s.first, root)
-	}
-	a := &attempts{file: f, search: s, own: s.first[0], tried: make(map[string]bool), passedOver: make(map[string]error)}
-	o, _, found, err := s.find(a.load)
-	if err != nil {
-		return object{}, nil, err
-	}
-	if found {
-		s.turn.release(o)
-		return a.loaded, o.name, nil
-	}
-	for name, err := range a.passedOver {
-		if !a.tried[name] {
-			s.unseen = append(s.unseen, err)
-		}
-	}
-	if len(s.unseen) > 0 {
-		return object{}, nil, &ParentError{Name: parent, Unseen: s.unseen, Commands: s.guesses(), Password: s.password, cause: ErrParentUnknown,
-			what: "no storage key that was found is the one that the key was made under"}
-	}
-	if a.refused == nil {
-		return object{}, nil, &ParentError{Name: parent, cause: ErrForeignTPM, what: "there is no storage key that it could have been made under"}
-	}
-	return object{}, nil, a.refused
-}
-
 // attempts are the storage keys under which a key file was tried.
 type attempts struct {
-	file       *KeyFile
-	search     *search
-	own        place // that the file names
-	loaded     object
-	refused    error            // the first that says: not this parent
+	file   *KeyFile
+	parent []byte // Name of the parent, as it was noted; nil: it was not
+	own    place  // that the file names
+	search *search
+	loaded object
+
+	noted      bool             // the noted parent was found
+	ownFound   bool             // something is where the file says
+	refused    error            // the first that says: not this parent; the noted parent's before others'
+	fault      error            // the first that says anything else of the key, from a likely parent
+	lockout    error            // the first that says that the TPM is in lockout
 	tried      map[string]bool  // by Name
 	passedOver map[string]error // by Name: why not
 }
 
+// begin lists where to look first.
+func (a *attempts) begin() []place {
+	var first []place
+	known := a.search.turn.scheduler.parents
+	if last, ok := known[string(a.parent)]; ok {
+		first = append(first, last)
+	}
+	first = append(first, a.own)
+	if root, ok := known[string(a.search.turn.scheduler.sessions.rootName)]; ok {
+		first = append(first, root)
+	}
+	return first
+}
+
 // load tries one. It is what [search.find] asks.
 func (a *attempts) load(p place, o object) (bool, error) {
-	name, t := string(o.name), a.search.turn
+	name := string(o.name)
+	a.noted = a.noted || a.isNoted(o)
+	a.ownFound = a.ownFound || p == a.own
 	if !storageKey(&o.public) || a.tried[name] {
 		return false, nil
 	}
-	if p != a.own && !o.transient() && !o.public.ObjectAttributes.NoDA {
+	if !o.mayCount() || a.search.turn.scheduler.counted[at(o)] {
+		return a.loadUnder(p, o)
+	}
+	if !a.likely(p, o) {
 		a.passedOver[name] = fmt.Errorf("%v was not tried, since the TPM counts wrong passwords for it", p)
 		return false, nil
 	}
+	if again, found, err := a.search.makeAgain(o); found || err != nil {
+		defer a.search.turn.release(again)
+		if err != nil {
+			return false, err
+		}
+		return a.loadUnder(p, again)
+	}
+	if err := a.search.turn.maySpendTry(o); err != nil {
+		a.pass(o, fmt.Errorf("%v was not tried: %w", p, err))
+		return false, nil
+	}
+	return a.loadUnder(p, o)
+}
+
+func (a *attempts) isNoted(o object) bool { return a.parent != nil && bytes.Equal(o.name, a.parent) }
+
+// likely reports whether an object is a parent that the key's owner, or a note, names.
+func (a *attempts) likely(p place, o object) bool { return p == a.own || a.isNoted(o) }
+
+// pass notes why a storage key was not tried, or not to an end.
+func (a *attempts) pass(o object, err error) {
+	if codeOf(err, tpm2.TPMRCLockout) && a.lockout == nil {
+		a.lockout = err
+	}
+	a.passedOver[string(o.name)] = err
+}
+
+// loadUnder tries to load the key under an object, and notes what the TPM says.
+func (a *attempts) loadUnder(p place, o object) (bool, error) {
+	name, t := string(o.name), a.search.turn
 	a.tried[name] = true
 	loaded, err := a.file.loadAt(t, o)
 	_, root := errors.AsType[*ParentError](err) // of the storage root, which the session is salted to
@@ -128,18 +143,94 @@ func (a *attempts) load(p place, o object) (bool, error) {
 	switch {
 	case err == nil:
 		a.loaded = loaded
+		if o.mayCount() {
+			t.scheduler.counted[at(o)] = true
+		}
 		return true, nil
-	case root, !errors.As(err, &code):
+	case root, !errors.As(err, &code), endsSearch(code):
 		return false, err
 	case codeIs(code, tpm2.TPMRCIntegrity):
-		a.refused = cmp.Or(a.refused, explainLoadUnder(o, err))
+		if a.refused == nil || a.isNoted(o) {
+			a.refused = explainLoadUnder(o, err)
+		}
 	case codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) && !o.transient(): // those that were made here have no password
-		a.passedOver[name] = explainParent(o, err)
+		t.scheduler.refuses(o)
+		a.pass(o, explainParent(o, err))
 		delete(a.tried, name) // it may be made anew, without the password
-	case p == a.own, o.transient():
-		return false, explainLoad(err)
+	case codeIs(code, tpm2.TPMRCLockout):
+		a.pass(o, fmt.Errorf("%v: %w", p, err))
+		delete(a.tried, name)
+	case a.likely(p, o), o.transient():
+		if a.fault == nil {
+			a.fault = explainLoad(err)
+		}
+	case !codeIs(code, notUnderThis...):
+		a.pass(o, fmt.Errorf("%v: %w", p, err))
+		delete(a.tried, name)
 	}
 	return false, nil
+}
+
+// notUnderThis are the codes of TPM2_Load, besides TPM_RC_INTEGRITY, by which a TPM says that a key
+// is of another kind than those that are made under a parent: another hash of the integrity value,
+// or attributes that do not go together (TPM 2.0 Part 3, 12.2).
+var notUnderThis = []tpm2.TPMRC{tpm2.TPMRCType, tpm2.TPMRCAttributes, tpm2.TPMRCSize, tpm2.TPMRCInsufficient, tpm2.TPMRCHash, tpm2.TPMRCBinding}
+
+// endsSearch reports whether a code is about the state of the TPM, so that it would say the same of
+// any parent, and nothing follows from it for the key.
+func endsSearch(code tpm2.TPMRC) bool {
+	return codeIs(code, tpm2.TPMRCMemory, tpm2.TPMRCFailure, tpm2.TPMRCNVUnavailable, tpm2.TPMRCNVRate, tpm2.TPMRCInitialize) ||
+		slotsFull(code) || sessionsFull(code) || retryable(code)
+}
+
+// verdict says why the key was not loaded, after all places were looked into.
+func (a *attempts) verdict() error {
+	s := a.search
+	for name, err := range a.passedOver {
+		if !a.tried[name] {
+			s.unseen = append(s.unseen, err)
+		}
+	}
+	notFound := &ParentError{Name: a.parent, Unseen: s.unseen, Password: s.password, cause: ErrParentUnknown,
+		what: "no storage key that was found is the one that the key was made under"}
+	switch {
+	case a.lockout != nil:
+		return a.lockout
+	case a.fault != nil:
+		return a.fault
+	case len(s.unseen) > 0:
+		notFound.Commands = s.guesses()
+		return notFound
+	case a.parentIsGone() && s.turn.rootIsThere():
+		notFound.Gone = true
+		notFound.what = "the storage key that the key was made under is at no persistent handle, and is none that can be made again without knowing how it was made"
+		return notFound
+	case a.refused == nil:
+		return &ParentError{Name: a.parent, cause: ErrForeignTPM, what: "there is no storage key that it could have been made under"}
+	}
+	return a.refused
+}
+
+// parentIsGone reports whether the parent is known and was not found: by its Name, or else by the
+// persistent handle that the file names.
+func (a *attempts) parentIsGone() bool {
+	if a.parent != nil {
+		return !a.noted
+	}
+	return a.own.handle != 0 && !a.ownFound
+}
+
+// rootIsThere reports whether the TPM has the storage root that was noted: it was not cleared since,
+// and what was made under another storage key is not lost either.
+func (t *turn) rootIsThere() bool {
+	if !t.scheduler.sessions.rootNoted {
+		return false
+	}
+	o, err := storageRoot(t)
+	if err == nil {
+		t.release(o)
+	}
+	return err == nil
 }
 
 // storageKey reports whether keys can be made under an object.

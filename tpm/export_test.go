@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -48,6 +49,9 @@ func (t *TPM) PrimaryName(ctx context.Context, index int) (name []byte, err erro
 	})
 	return name, err
 }
+
+// SetClock lets the TPM read another clock.
+func (t *TPM) SetClock(now func() time.Time) { t.scheduler.now = now }
 
 // Stream is what a TPM's connection needs.
 type Stream = stream

@@ -33,6 +33,9 @@ type ParentError struct {
 	// brings back the very key.
 	Commands []string
 	Found    bool
+	// Gone says that all places were looked into, and that the TPM is the one that was noted and was
+	// not cleared: the storage key was freed, and only who knows how it was made can make it again.
+	Gone bool
 	// Password says that the commands need the owner's password, in the variable OWNER_PASSWORD.
 	Password bool
 
@@ -57,8 +60,9 @@ func (e *ParentError) Error() string {
 	return b.String()
 }
 
-// Unwrap returns what kind of error it is, and why places were not looked into.
-func (e *ParentError) Unwrap() []error { return append([]error{e.cause}, e.Unseen...) }
+// Unwrap returns what kind of error it is. Why places were not looked into is for people to read: a
+// code of the TPM among that is of another object than the command was about that failed.
+func (e *ParentError) Unwrap() error { return e.cause }
 
 // place is where a storage key may be: at a persistent handle, or, if that is 0, made on the spot
 // as one of the [knownPrimaries].
@@ -77,12 +81,14 @@ func (p place) String() string {
 // search goes through the places where a storage key may be.
 type search struct {
 	turn       *turn
-	first      []place        // to be looked into before all others
-	persistent bool           // only persistent handles, and the derived root
-	seen       map[place]bool // looked into
-	unseen     []error        // why others were not
-	handles    []tpm2.TPMHandle
-	password   bool // the owner hierarchy has one that is not known
+	first      []place          // to be looked into before all others
+	persistent bool             // only persistent handles, and the derived root
+	seen       map[place]bool   // looked into
+	unseen     []error          // why others were not
+	handles    []tpm2.TPMHandle // in use, or to be used by the commands for the shell
+	listed     []tpm2.TPMHandle // in use
+	unlisted   bool             // which are in use could not be found out
+	password   bool             // the owner hierarchy has one that is not known
 
 	look func(place, object) // shown what is found on the way; may be nil
 }
@@ -127,9 +133,10 @@ func (s *search) listHandles() []tpm2.TPMHandle {
 	handles, err := storageHandles(s.turn)
 	if err != nil {
 		s.unseen = append(s.unseen, fmt.Errorf("the persistent handles: %w", err))
+		s.unlisted = true
 		return nil
 	}
-	s.handles = handles
+	s.handles, s.listed = handles, slices.Clone(handles)
 	return handles
 }
 
@@ -147,14 +154,14 @@ func storageHandles(t transport.TPM) ([]tpm2.TPMHandle, error) {
 	return slices.DeleteFunc(list.Handle, func(h tpm2.TPMHandle) bool { return h < firstStorageHandle || h > lastStorageHandle }), nil
 }
 
-// free is a persistent handle where nothing is, the one for storage keys first.
-func (s *search) free() tpm2.TPMHandle {
-	for h := HandleSRK; h <= lastStorageHandle; h++ {
+// free is a persistent handle where nothing is, not before first.
+func (s *search) free(first tpm2.TPMHandle) tpm2.TPMHandle {
+	for h := first; h <= lastStorageHandle; h++ {
 		if !slices.Contains(s.handles, h) {
 			return h
 		}
 	}
-	return HandleSRK
+	return first
 }
 
 // find returns the first object that fits, which the caller releases. Found is false if there is
@@ -192,8 +199,10 @@ func (s *search) note(p place, err error) (over error) {
 	case err == nil:
 	case s.turn.ctx.Err() != nil, errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed):
 		return err
+	case errors.As(err, &code) && endsSearch(code):
+		return err
 	case p.handle != 0 && codeOf(err, tpm2.TPMRCHandle):
-	case p.handle == 0 && errors.As(err, &code) && cannotMake(code):
+	case p.handle == 0 && cannotMake(code):
 	case p.handle == 0:
 		s.noteHierarchy(knownPrimaries()[p.primary].hierarchy, err)
 	default:
@@ -215,7 +224,7 @@ func (s *search) noteHierarchy(h tpm2.TPMHandle, err error) {
 			return
 		}
 	}
-	s.unseen = append(s.unseen, fmt.Errorf("%s (%w)", text, err))
+	s.unseen = append(s.unseen, fmt.Errorf("%s (%w)", text, advise(err)))
 }
 
 // cannotMake reports whether a TPM says that it does not make keys of a template, so that none of
@@ -235,16 +244,20 @@ func openPlace(t *turn, p place) (object, error) {
 
 // findNamed looks for the storage key with this Name. It is looked for first where it was last,
 // then in the places given.
-func findNamed(t *turn, s *search, name []byte) (o object, at place, found bool, err error) {
+func findNamed(t *turn, s *search, name []byte) (o object, where place, found bool, err error) {
 	if last, known := t.scheduler.parents[string(name)]; known {
 		s.first = append([]place{last}, s.first...)
 	}
-	o, at, found, err = s.find(func(p place, o object) (bool, error) {
+	o, where, found, err = s.find(func(p place, o object) (bool, error) {
 		if !bytes.Equal(o.name, name) {
 			return false, nil
 		}
-		if t.scheduler.locked[p.handle] {
+		if t.scheduler.locked[at(o)] {
 			s.unseen = append(s.unseen, fmt.Errorf("%v: the storage key there is the right one, and has a password of its own", p))
+			return false, nil
+		}
+		if err := t.maySpendTry(o); err != nil {
+			s.unseen = append(s.unseen, fmt.Errorf("%v was not tried: %w", p, err))
 			return false, nil
 		}
 		return true, nil
@@ -252,10 +265,18 @@ func findNamed(t *turn, s *search, name []byte) (o object, at place, found bool,
 	if err == nil && !found {
 		clear(t.scheduler.locked) // to be tried again next time
 	}
-	if found && (at.handle != 0 || at.primary == derivedRoot) { // the others cost more than to look again for a cheaper place
-		t.scheduler.parents[string(name)] = at
+	if found {
+		t.remember(o, where)
 	}
-	return o, at, found, err
+	return o, where, found, err
+}
+
+// remember notes where a storage key is. Those that are made anew cost more than to look again for a
+// cheaper place; the derived one does not.
+func (t *turn) remember(o object, p place) {
+	if p.handle != 0 || p.primary == derivedRoot {
+		t.scheduler.parents[string(o.name)] = p
+	}
 }
 
 // under runs f with the storage key that is found. A password is no part of a Name: one at a
@@ -269,32 +290,29 @@ func (t *turn) under(find func(*turn) (object, error), f func(object) error) err
 		}
 		err = f(o)
 		t.release(o)
-		_, other := errors.AsType[*ParentError](err) // about the storage root, which sessions are salted to
-		if other || !codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+		if !codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || o.transient() || t.scheduler.locked[at(o)] {
 			return err
 		}
-		if o.transient() || t.scheduler.locked[o.handle] {
-			return err
-		}
-		t.scheduler.locked[o.handle] = true
+		t.scheduler.refuses(o)
 	}
 }
 
 // restore is the command that puts a primary back to a persistent handle.
 func (s *search) restore(primary int) string {
-	return knownPrimaries()[primary].persistAt(s.free(), s.turn.scheduler.ownerHasPassword)
+	return knownPrimaries()[primary].persistAt(s.free(HandleSRK), s.turn.scheduler.ownerHasPassword)
 }
 
 // guesses are the commands for the two storage keys that are by far the most frequent. They are for
-// an operator who has the owner's password where the agent does not.
+// an operator who has the owner's password where the agent does not. None goes to the handle for
+// storage roots: a wrong one there would be taken for the platform's by this agent and by others.
 func (s *search) guesses() []string {
 	if !s.password {
 		return nil
 	}
-	h := s.free()
+	h := s.free(HandleSRK + 1)
 	list := []string{knownPrimaries()[derivedRoot].persistAt(h, true)}
 	s.handles = append(s.handles, h)
-	return append(list, knownPrimaries()[1].persistAt(s.free(), true))
+	return append(list, knownPrimaries()[1].persistAt(s.free(HandleSRK+1), true))
 }
 
 // primaryHierarchy tells the hierarchy of a primary: that in which it was made here, or by its

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -48,10 +49,12 @@ func without(noDA tpm2.TPMTPublic) tpm2.TPMTPublic {
 	return noDA
 }
 
-func (m machineOf) start(t *testing.T) (v interface {
+type machine interface {
 	transport.TPM
 	Device() string
-}) {
+}
+
+func (m machineOf) start(t *testing.T) machine {
 	t.Helper()
 	bare := tpmtest.Bare(t)
 	if m.at != 0 {
@@ -133,7 +136,12 @@ func known(t *testing.T, device string, root []byte) *tpm.TPM {
 // checkLoads loads a file with and without a note of its parent, and signs.
 func checkLoads(t *testing.T, on *tpm.TPM, file *tpm.KeyFile) {
 	t.Helper()
-	for name, parent := range map[string][]byte{"noted parent": file.ParentName, "unknown parent": nil, "wrong note": append([]byte{0, 0x0b}, make([]byte, 32)...)} {
+	derived, err := on.PrimaryName(t.Context(), 0)
+	if err != nil {
+		t.Logf("the derived primary cannot be made here: %v", err)
+	}
+	for name, parent := range map[string][]byte{"noted parent": file.ParentName, "unknown parent": nil, "wrong note": append([]byte{0, 0x0b}, make([]byte, 32)...),
+		"the note of another that is there": derived} {
 		key, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{Parent: parent})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -284,6 +292,11 @@ func TestAParentThatCouldNotBeLookedForIsNotLost(t *testing.T) {
 				if !strings.Contains(err.Error(), tt.says) || parent.Password != tt.password || tt.password != (len(parent.Commands) == 2) {
 					t.Errorf("%v\n%+v", err, parent)
 				}
+				for _, command := range parent.Commands {
+					if strings.Contains(command, "0x81000001") {
+						t.Errorf("a guess would stand where the platform keeps its root: %s", command)
+					}
+				}
 			}
 		})
 	}
@@ -330,6 +343,67 @@ func TestTheOwnersPasswordMakesTheRootAnew(t *testing.T) {
 				t.Errorf("%d sessions are loaded", n)
 			}
 		})
+	}
+}
+
+// A storage key that only its owner knows how to make was freed. The noted root is still there, so
+// that the TPM was not cleared, and the key is intact.
+func TestAKeyWhoseParentWasFreedIsNotLost(t *testing.T) {
+	t.Parallel()
+	large := tpm2.ECCSRKTemplate // as of tpm2_createprimary -G ecc384
+	large.Parameters = storageParameters(tpm2.TPMECCNistP384, 128)
+	for name, template := range map[string]tpm2.TPMTPublic{
+		"a unique field of its own": oddRoot(), "another curve": large, "another curve, without noDA": without(large),
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := tpmtest.Bare(t)
+			putPrimary(t, v, tpm2.TPMRHOwner, template, elsewhere, "")
+			file := createUnder(t, v, elsewhere, "")
+			root, err := tpmtest.Connect(t, v.Device()).StorageRoot(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkLoads(t, known(t, v.Device(), root.Name), file)
+			free(t, v, elsewhere)
+			for note, parent := range map[string][]byte{"noted": file.ParentName, "not noted": nil} {
+				on := known(t, v.Device(), root.Name)
+				_, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{Parent: parent})
+				if got := unknownParent(t, err); !got.Gone || string(got.Name) != string(parent) {
+					t.Errorf("%s: %+v", note, got)
+				}
+			}
+			on := known(t, v.Device(), root.Name)
+			putPrimary(t, v, tpm2.TPMRHOwner, template, elsewhere, "")
+			checkLoads(t, on, file)
+			if _, err := (tpm2.Clear{AuthHandle: password(tpm2.TPMRHPlatform, "")}).Execute(v); err != nil {
+				t.Fatal(err)
+			}
+			_, err = known(t, v.Device(), root.Name).LoadKey(t.Context(), file, tpm.LoadOptions{Parent: file.ParentName})
+			if parent, ok := errors.AsType[*tpm.ParentError](err); !ok || !parent.Lost() {
+				t.Errorf("of a cleared TPM: %v", err)
+			}
+		})
+	}
+}
+
+// A lost root is no finding about the key that cannot be used without it.
+func TestAKeyWhoseRootIsBehindAPasswordIsNotSaidToHaveOne(t *testing.T) {
+	t.Parallel()
+	v := tpmtest.Bare(t)
+	on := tpmtest.ConnectWith(t, tpm.Config{Device: v.Device(), SessionUses: 1})
+	file := create(t, on, tpm.KeyOptions{Algorithm: tpm.ECDSAP256})
+	key := load(t, on, file, tpm.LoadOptions{})
+	checkSigns(t, key)
+	setOwnerPassword(t, v)
+	_, signErr := sign(t, key)
+	_, loadErr := on.LoadKey(t.Context(), file, tpm.LoadOptions{})
+	_, createErr := on.CreateKey(t.Context(), tpm.KeyOptions{})
+	persistErr := key.Persist(t.Context(), place)
+	for _, err := range []error{signErr, loadErr, createErr, persistErr} {
+		unknownParent(t, err)
+		if errors.Is(err, tpm.ErrAuthValue) || strings.Contains(err.Error(), "somebody changes") || strings.Contains(err.Error(), "does not make keys") {
+			t.Errorf("got %v", err)
+		}
 	}
 }
 
@@ -420,6 +494,14 @@ func TestARootThatCannotBeUsedIsNotTaken(t *testing.T) {
 		"it is of the endorsement hierarchy": {func(t *testing.T, c transport.TPM) {
 			putPrimary(t, c, tpm2.TPMRHEndorsement, tpm2.RSASRKTemplate, tpm.HandleSRK, "")
 		}, tpm2.TPMRHOwner},
+		"it is no primary": {func(t *testing.T, c transport.TPM) {
+			putChild(t, c, tpm2.ECCSRKTemplate, tpm.HandleSRK)
+		}, tpm2.TPMRHOwner},
+		"it protects with another cipher": {func(t *testing.T, c transport.TPM) {
+			strong := keyFileRoot()
+			strong.Parameters = storageParameters(tpm2.TPMECCNistP256, 256)
+			putPrimary(t, c, tpm2.TPMRHOwner, strong, tpm.HandleSRK, "")
+		}, tpm2.TPMRHOwner},
 		"it is without noDA": {func(t *testing.T, c transport.TPM) {
 			putPrimary(t, c, tpm2.TPMRHOwner, without(emptyRSARoot()), tpm.HandleSRK, "")
 		}, tpm2.TPMRHOwner},
@@ -474,6 +556,42 @@ func TestARootThatCannotBeUsedIsNotTaken(t *testing.T) {
 			}
 		}
 	})
+}
+
+func storageParameters(curve tpm2.TPMECCCurve, aes tpm2.TPMKeyBits) tpm2.TPMUPublicParms {
+	return tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
+		Symmetric: tpm2.TPMTSymDefObject{
+			Algorithm: tpm2.TPMAlgAES, KeyBits: tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, aes), Mode: tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
+		},
+		CurveID: curve,
+	})
+}
+
+// putChild makes a storage key under another, which is gone then, persistent.
+func putChild(t *testing.T, c transport.TPM, template tpm2.TPMTPublic, at tpm2.TPMHandle) {
+	t.Helper()
+	putPrimary(t, c, tpm2.TPMRHOwner, oddRoot(), at, "")
+	above, err := tpm2.ReadPublic{ObjectHandle: at}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := tpm2.AuthHandle{Handle: at, Name: above.Name, Auth: tpm2.PasswordAuth(nil)}
+	made, err := tpm2.Create{ParentHandle: parent, InPublic: tpm2.New2B(template)}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := tpm2.Load{ParentHandle: parent, InPrivate: made.OutPrivate, InPublic: made.OutPublic}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer flush(t, c, child.ObjectHandle)
+	free(t, c, at)
+	_, err = tpm2.EvictControl{
+		Auth: password(tpm2.TPMRHOwner, ""), ObjectHandle: tpm2.NamedHandle{Handle: child.ObjectHandle, Name: child.Name}, PersistentHandle: at,
+	}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // putLocked makes a primary with a password persistent.
@@ -605,6 +723,77 @@ func TestAKeyIsNotLostWhileTheTPMDoesNotServe(t *testing.T) {
 				if !errors.Is(err, want) || errors.Is(err, tpm.ErrForeignTPM) || errors.Is(err, tpm.ErrStorageRoot) {
 					t.Errorf("got %v", err)
 				}
+			}
+		})
+	}
+}
+
+// A search makes all primaries that are known, which takes some TPMs long. One that finds nothing is
+// not repeated at each call, unless something changes.
+func TestASearchInVainIsNotRepeatedAtOnce(t *testing.T) {
+	t.Parallel()
+	all := len(tpm.KnownPrimaries())
+	for name, find := range map[string]func(t *testing.T, v machine, device string) (*tpm.TPM, func() error, func()){
+		"the parent of a key": func(t *testing.T, v machine, device string) (*tpm.TPM, func() error, func()) {
+			putPrimary(t, v, tpm2.TPMRHOwner, oddRoot(), elsewhere, "")
+			file := createUnder(t, v, elsewhere, "")
+			free(t, v, elsewhere)
+			on := tpmtest.Connect(t, device)
+			return on, func() error {
+				_, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{Parent: file.ParentName})
+				return err
+			}, func() { putPrimary(t, v, tpm2.TPMRHOwner, oddRoot(), elsewhere, "") }
+		},
+		"the storage root": func(t *testing.T, v machine, device string) (*tpm.TPM, func() error, func()) {
+			putPrimary(t, v, tpm2.TPMRHOwner, oddRoot(), elsewhere, "")
+			public, err := tpm2.ReadPublic{ObjectHandle: elsewhere}.Execute(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			free(t, v, elsewhere)
+			on := known(t, device, public.Name.Buffer)
+			return on, func() error { _, err := on.StorageRoot(t.Context()); return err },
+				func() { putPrimary(t, v, tpm2.TPMRHOwner, oddRoot(), elsewhere, "") }
+		},
+		"the parent of a damaged key": func(t *testing.T, v machine, device string) (*tpm.TPM, func() error, func()) {
+			on := tpmtest.Connect(t, device)
+			file := create(t, on, tpm.KeyOptions{Algorithm: tpm.ECDSAP256})
+			file.Private[len(file.Private)-1] ^= 1
+			return on, func() error { _, err := on.LoadKey(t.Context(), file, tpm.LoadOptions{}); return err }, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := tpmtest.Bare(t)
+			proxy := tpmtest.NewProxy(t, v.Device())
+			on, find, restore := find(t, v, proxy.Device())
+			now := time.Now()
+			on.SetClock(func() time.Time { return now })
+			made := func() int {
+				var wire traffic
+				proxy.Handle(wire.under(nil))
+				if err := find(); err == nil {
+					t.Error("it was found")
+				}
+				return wire.count(tpm2.TPMCCCreatePrimary)
+			}
+			if n := made(); n < all || n > all+2 { // the derived one also for a session, and the root for the verdict
+				t.Errorf("the search made %d primaries", n)
+			}
+			for range 3 {
+				if n := made(); n != 0 {
+					t.Errorf("made %d primaries again", n)
+				}
+			}
+			now = now.Add(time.Minute)
+			if n := made(); n < all {
+				t.Errorf("after a pause, it made %d primaries only", n)
+			}
+			if restore == nil {
+				return
+			}
+			restore()
+			if err := find(); err != nil {
+				t.Errorf("what came back was not found: %v", err)
 			}
 		})
 	}

@@ -60,20 +60,22 @@ func eccPrimary(noDA bool, zeros int) tpm2.TPMTPublic {
 const ownerPassword = "OWNER_PASSWORD"
 
 // persistAt is a line for the shell that makes the primary with tpm2-tools 5 and puts it at a
-// persistent handle. Where the owner hierarchy has a password, the line takes it from the
-// environment.
+// persistent handle. Where the owner hierarchy has a password, the line takes it from a variable of
+// the shell, and gives it to the tools in a file that only the user can read: anybody can read the
+// arguments of their processes. Nothing of it is left, also if a command fails.
 func (p primary) persistAt(h tpm2.TPMHandle, password bool) string {
 	zeros, create := p.uniqueField()
-	authorize := ""
+	authorize, write := "", ""
 	if password {
-		authorize = ` -P "str:$` + ownerPassword + `"`
+		write = `printf 'str:%s' "$` + ownerPassword + `" >"$d/p" && `
+		authorize = ` -P "file:$d/p"`
 	}
 	createAuth := authorize
 	if p.hierarchy != tpm2.TPMRHOwner {
 		createAuth = "" // the password of another hierarchy, which is taken to be empty
 	}
-	return fmt.Sprintf(`d=$(mktemp -d) && %stpm2_createprimary -Q -C %s%s -g sha256 %s -a '%s' -c "$d/root" && tpm2_evictcontrol -Q -C o%s -c "$d/root" 0x%08x && rm -r "$d"`,
-		zeros, map[tpm2.TPMHandle]string{tpm2.TPMRHOwner: "o", tpm2.TPMRHEndorsement: "e"}[p.hierarchy], createAuth, create,
+	return fmt.Sprintf(`(d=$(mktemp -d) && trap 'rm -r "$d"' EXIT && %s%stpm2_createprimary -Q -C %s%s -g sha256 %s -a '%s' -c "$d/root" && tpm2_evictcontrol -Q -C o%s -c "$d/root" 0x%08x)`,
+		write, zeros, map[tpm2.TPMHandle]string{tpm2.TPMRHOwner: "o", tpm2.TPMRHEndorsement: "e"}[p.hierarchy], createAuth, create,
 		strings.ToLower(strings.Join(AttributeNames(p.template.ObjectAttributes), "|")), authorize, uint32(h))
 }
 

@@ -49,8 +49,11 @@ type scheduler struct {
 	loading  []byte      // Name of the key of ours that TPM2_Load may have loaded, while its answer is not read
 	lost     []owedFlush // those whose answer will never be read: their handles are not known
 
-	parents          map[string]place        // by Name: where storage keys were found last
-	locked           map[tpm2.TPMHandle]bool // where storage keys have passwords of their own
+	parents          map[string]place  // by Name: where storage keys were found last
+	locked           map[objectAt]bool // storage keys that have passwords of their own
+	counted          map[objectAt]bool // those that were tried where a wrong password counts: true, it has none; false, it has
+	misses           misses
+	now              func() time.Time
 	ownerAuth        func() (secret.String, error)
 	ownerHasPassword bool // and it was the one given
 }
@@ -62,12 +65,15 @@ func newScheduler(ctx context.Context, d device, cfg Config) *scheduler {
 		queue:    semaphore.NewWeighted(1),
 		loaded:   &loaded{},
 		sessions: sessions{
-			plain: cfg.PlainSessions, rootName: cfg.StorageRoot,
+			plain: cfg.PlainSessions, rootName: cfg.StorageRoot, rootNoted: cfg.StorageRoot != nil,
 			maxUses: cfg.SessionUses, maxIdle: cfg.SessionIdle,
 		},
 		parents:   make(map[string]place),
-		locked:    make(map[tpm2.TPMHandle]bool),
+		locked:    make(map[objectAt]bool),
 		ownerAuth: cfg.OwnerAuth,
+		counted:   make(map[objectAt]bool),
+		misses:    make(misses),
+		now:       time.Now,
 	}
 }
 

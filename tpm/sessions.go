@@ -24,8 +24,10 @@ const (
 type sessions struct {
 	plain    bool   // passwords in place of HMACs
 	rootName []byte // Name of the storage root, once it is known
-	maxUses  int
-	maxIdle  time.Duration
+	// rootNoted says that it was known before this process began.
+	rootNoted bool
+	maxUses   int
+	maxIdle   time.Duration
 
 	hmac, policy *session
 	used         time.Time   // when one of them was last used

@@ -40,6 +40,20 @@ type Lockout struct {
 	Forgets time.Duration
 }
 
+// Spare reports whether a program may spend a failed try: none is counted yet, and one does not lock
+// the TPM.
+func (l Lockout) Spare() bool { return !l.Active && l.Tries == 0 && l.Most > 1 }
+
+// lockout reads it out of the properties from TPM_PT_PERMANENT on.
+func lockout(p map[tpm2.TPMPT]uint32) Lockout {
+	return Lockout{
+		Active:  p[tpm2.TPMPTPermanent]&inLockout != 0,
+		Tries:   p[tpm2.TPMPTLockoutCounter],
+		Most:    p[tpm2.TPMPTMaxAuthFail],
+		Forgets: time.Duration(p[tpm2.TPMPTLockoutInterval]) * time.Second,
+	}
+}
+
 // Bits of TPMA_PERMANENT (TPM 2.0 Part 2, 8.6).
 const (
 	ownerAuthSet = 1 << 0
@@ -73,12 +87,7 @@ func readState(t transport.TPM) (State, error) {
 		return State{}, err
 	}
 	return State{
-		Lockout: Lockout{
-			Active:  p[tpm2.TPMPTPermanent]&inLockout != 0,
-			Tries:   p[tpm2.TPMPTLockoutCounter],
-			Most:    p[tpm2.TPMPTMaxAuthFail],
-			Forgets: time.Duration(p[tpm2.TPMPTLockoutInterval]) * time.Second,
-		},
+		Lockout:       lockout(p),
 		OwnerPassword: p[tpm2.TPMPTPermanent]&ownerAuthSet != 0,
 		Banks:         banks,
 		StorageKeys:   keys,

@@ -79,6 +79,9 @@ func storageRoot(t *turn) (object, error) {
 // place of it, somebody has put that there: the known one is then not made anew behind the back of
 // the operator, who is told how to bring it back.
 func knownRoot(t *turn, name []byte) (object, error) {
+	if err := t.missed(soughtRoot(name)); err != nil {
+		return object{}, err
+	}
 	s := &search{turn: t, first: []place{{handle: HandleSRK}}}
 	var instead object
 	s.look = func(p place, o object) {
@@ -98,11 +101,14 @@ func knownRoot(t *turn, name []byte) (object, error) {
 			cause: ErrStorageRoot, what: fmt.Sprintf("another storage root, with Name %x, stands at 0x%08x; the known one can be made again: it is %s",
 				instead.name, uint32(HandleSRK), at)}
 	case len(s.unseen) > 0:
-		return object{}, &ParentError{Name: name, Unseen: s.unseen, Commands: s.guesses(), Password: s.password,
+		err = &ParentError{Name: name, Unseen: s.unseen, Commands: s.guesses(), Password: s.password,
 			cause: ErrParentUnknown, what: "looked for was the storage root"}
+	default:
+		err = &ParentError{Name: name, cause: ErrStorageRoot,
+			what: "it is at no persistent handle and is none of the primaries that can be made again; expected is the one"}
 	}
-	return object{}, &ParentError{Name: name, cause: ErrStorageRoot,
-		what: "it is at no persistent handle and is none of the primaries that can be made again; expected is the one"}
+	t.miss(soughtRoot(name), s, err)
+	return object{}, err
 }
 
 // chooseRoot takes a storage root when none is known: the one at the platform's handle, else the
@@ -137,7 +143,11 @@ func checkRoot(t *turn, p place, o object) error {
 	if err := checkStorageKey(&o.public); err != nil || p.handle == 0 {
 		return err
 	}
-	if h := primaryHierarchy(o); h != 0 && h != handleOwner {
+	h := primaryHierarchy(o)
+	if h == 0 {
+		return errors.New("it is no primary, so that nobody can make it again once it is removed")
+	}
+	if h != handleOwner {
 		return fmt.Errorf("it is of hierarchy %s, where a Name can outlive what was made under it, and not of the owner's", tcg.Handle(uint32(h)))
 	}
 	return explainParent(o, tryParent(t, o))
@@ -213,10 +223,29 @@ func checkStorageKey(p *tpm2.TPMTPublic) error {
 	if len(p.AuthPolicy.Buffer) != 0 {
 		return errors.New("it has a policy")
 	}
+	if !hasTemplatesCipher(p) {
+		return errors.New("it protects what is under it with another cipher than AES-128 in CFB mode")
+	}
 	if algorithmName(p) == "" {
 		return fmt.Errorf("its type %s is neither RSA-2048 nor ECC P-256", tcg.Algorithm(uint16(p.Type)))
 	}
 	return nil
+}
+
+// hasTemplatesCipher reports whether a storage key encrypts with what the TCG's templates have.
+func hasTemplatesCipher(p *tpm2.TPMTPublic) bool {
+	var s tpm2.TPMTSymDefObject
+	if rsa, err := p.Parameters.RSADetail(); err == nil {
+		s = rsa.Symmetric
+	} else if ecc, err := p.Parameters.ECCDetail(); err == nil {
+		s = ecc.Symmetric
+	}
+	if s.Algorithm != tpm2.TPMAlgAES {
+		return false
+	}
+	bits, bitsErr := s.KeyBits.AES()
+	mode, modeErr := s.Mode.AES()
+	return bitsErr == nil && modeErr == nil && *bits == 128 && *mode == tpm2.TPMAlgCFB
 }
 
 // algorithmName names the two kinds of storage root, and is empty for any other key.

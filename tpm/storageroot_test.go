@@ -12,6 +12,7 @@ import (
 	"encoding/binary"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -103,7 +104,8 @@ func (m *impostor) name() []byte {
 func (m *impostor) readPublic() []byte {
 	b := tpm2.Marshal(tpm2.New2B(m.public()))
 	b = append(b, tpm2.Marshal(tpm2.TPM2BName{Buffer: m.name()})...)
-	return append(b, tpm2.Marshal(tpm2.TPM2BName{Buffer: m.name()})...) // the qualified name: nobody asks
+	qualified := sha256.Sum256(append(binary.BigEndian.AppendUint32(nil, uint32(tpm2.TPMRHOwner)), m.name()...))
+	return append(b, tpm2.Marshal(tpm2.TPM2BName{Buffer: append([]byte{0, 0x0b}, qualified[:]...)})...)
 }
 
 func (m *impostor) createPrimary() []byte {
@@ -211,6 +213,7 @@ func TestAKnownStorageRootCannotBeExchanged(t *testing.T) {
 			t.Errorf("%d sessions were started all the same", m.salted)
 		}
 		proxy.Handle(nil)
+		on.SetClock(func() time.Time { return time.Now().Add(time.Hour) }) // what was searched for in vain is searched for again
 		if err := createWithPassword(t, on); err != nil {
 			t.Errorf("with the right one: %v", err)
 		}
@@ -252,6 +255,7 @@ func TestAnImpostorWhoComesAfterTheFirstUseIsNoticed(t *testing.T) {
 			t.Errorf("%d sessions were started all the same", m.salted)
 		}
 		proxy.Handle(nil)
+		on.SetClock(func() time.Time { return time.Now().Add(time.Hour) })
 		checkSigns(t, key)
 	})
 }

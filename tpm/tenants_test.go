@@ -26,23 +26,33 @@ import (
 // This file shares a TPM with its other usual tenants: whoever comes first, the keys of each go on
 // working.
 
-// The line that brings a storage key back is pasted as it is: it must make that very key.
+// The line that brings a storage key back is pasted as it is: it must make that very key. Other
+// local users can read the arguments of all processes, and see no password there. Nothing is left
+// behind, also where the line fails.
 func TestWhatBringsAStorageKeyBackWorksWhenPasted(t *testing.T) {
 	t.Parallel()
 	tpm2Tools(t)
-	judge.Tool(t, "tpm2_evictcontrol")
+	const awkward = `hex:6b "$HOME"'s`
 	for i, title := range tpm.KnownPrimaries() {
-		for _, password := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, password %v", title, password), func(t *testing.T) {
+		for _, auth := range []string{"", awkward} {
+			t.Run(fmt.Sprintf("%s, password %v", title, auth != ""), func(t *testing.T) {
 				v := tpmtest.Swtpm(t)
 				w := tpmtest.NewTools(t, v)
-				auth := ""
-				if password {
-					auth = ownersPassword
-					w.Run(t, "tpm2_changeauth", "-c", "o", auth)
-					w.Env = []string{"OWNER_PASSWORD=" + auth}
+				if auth != "" {
+					w.Run(t, "tpm2_changeauth", "-c", "o", "str:"+auth)
 				}
-				w.Run(t, "sh", "-ec", tpm.PersistAt(i, elsewhere, password))
+				bin, temporary := noteArguments(t, w, "tpm2_createprimary", "tpm2_evictcontrol"), t.TempDir()
+				w.Env = []string{"OWNER_PASSWORD=" + auth, "TMPDIR=" + temporary, "PATH=" + bin + ":" + os.Getenv("PATH")}
+				line := tpm.PersistAt(i, elsewhere, auth != "")
+				w.Run(t, "sh", "-ec", line)
+				w.Fail(t, "sh", "-c", line) // something is at the handle now
+				arguments := string(w.Read(t, "arguments"))
+				if auth != "" && strings.Contains(arguments, auth) || strings.Count(arguments, "tpm2_evictcontrol") != 2 {
+					t.Errorf("everybody sees %q", arguments)
+				}
+				if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+					t.Errorf("left behind: %v, %v", left, err)
+				}
 				on := tpmtest.ConnectWith(t, tpm.Config{Device: v.Device(), OwnerAuth: func() (secret.String, error) { return secret.New(auth), nil }})
 				_, got, err := on.ReadPublic(t.Context(), elsewhere)
 				want, wantErr := on.PrimaryName(t.Context(), i)
@@ -52,6 +62,20 @@ func TestWhatBringsAStorageKeyBackWorksWhenPasted(t *testing.T) {
 			})
 		}
 	}
+}
+
+// noteArguments makes a folder of programs that write to the file "arguments" with what they were
+// called, and are then the real ones.
+func noteArguments(t *testing.T, w *tpmtest.Tools, programs ...string) (bin string) {
+	t.Helper()
+	bin = t.TempDir()
+	for _, program := range programs {
+		script := fmt.Sprintf("#!/bin/sh\nprintf '%%s ' \"$0\" \"$@\" >>%q\nexec %q \"$@\"\n", w.Path("arguments"), judge.Tool(t, program))
+		if err := os.WriteFile(filepath.Join(bin, program), []byte(script), 0o700); err != nil { // #nosec G306 -- it is run
+			t.Fatal(err)
+		}
+	}
+	return bin
 }
 
 // A tenant is another program that keeps keys in the TPM.

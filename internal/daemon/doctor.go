@@ -210,7 +210,8 @@ func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 		d.add(check, VerdictFail, restoring(parent), "%v", err)
 		return false
 	case errors.Is(err, tpm.ErrStorageRoot):
-		d.add(check, VerdictFail, "if the TPM was cleared or exchanged on purpose, its keys are lost: remove "+d.pinFile+" and delete the keys; if not, find out who sits between",
+		d.add(check, VerdictFail, "delete nothing before you know why: if the TPM was not cleared or exchanged, the root may have been removed from its handle, and only who knows how it was made can "+
+			"make it again and keep it at a persistent handle, or somebody sits between; if it was, on purpose, the keys are lost with it: remove "+d.pinFile+" and the keys",
 			"it is not the one that these keys were made under: %v", err)
 		return false
 	case err != nil && d.pinErr == nil && !hasKeys(d.cfg, d.opts.Options):

@@ -80,11 +80,18 @@ func restoring(e *tpm.ParentError) string {
 		lines = append(lines, "nothing says that a key is lost, and nothing is to be deleted: the owner hierarchy has a password; give it to the agent "+
 			"(tpm_owner_credential in the configuration), or make the storage key persistent with one of these lines, run as root"+passwordFirst(e)+
 			"; no other than the right one is used:")
+	case e.Gone:
+		lines = append(lines, "nothing says that the key is lost, and nothing is to be deleted: the TPM was not cleared, and the storage key that the key was made under was removed; "+
+			makeParent+". If nobody knows how that was made, keyagent key rotate makes another key in place of this one")
 	default:
 		lines = append(lines, "nothing says that a key is lost, and nothing is to be deleted: let the agent look where it could not, then try again")
 	}
 	return strings.Join(append(lines, e.Commands...), "\n")
 }
+
+// makeParent says how a storage key comes back that only its owner knows how to make.
+const makeParent = "make that storage key again, with the options that it was made with, and keep it at a persistent handle, as in: " +
+	"tpm2_createprimary -C o -G ecc384 -c parent.ctx && tpm2_evictcontrol -C o -c parent.ctx " + exampleParent
 
 func passwordFirst(e *tpm.ParentError) string {
 	if !e.Password {

@@ -63,10 +63,10 @@ func (k *Keyring) mayTry(ctx context.Context, f ForeignFile, auth AuthSource, fi
 		return err
 	}
 	state, err := k.tpm.State(ctx)
-	if err != nil || state.Lockout.Tries == 0 {
+	if err != nil || state.Lockout.Spare() {
 		return err
 	}
-	return fmt.Errorf("%w: none was given, and the key was not tried without, because the TPM has counted %d of the %d failed tries after which it locks",
+	return fmt.Errorf("%w: none was given, and the key was not tried without, because the TPM has counted %d of the %d failed tries after which it locks, and another one would count",
 		tpm.ErrAuthValue, state.Lockout.Tries, state.Lockout.Most)
 }
 
@@ -87,14 +87,18 @@ func (k *Keyring) checkGiven(e signer.Entry, auth secret.String) error {
 // explain adds what to do about a foreign key file, which is never to delete it. Use is the command
 // that was given this file, up to the file, and name what the key is to be called.
 func (f ForeignFile) explain(err error, name, use string) error {
+	foreign := errors.Is(err, tpm.ErrForeignTPM)
+	if parent, ok := errors.AsType[*tpm.ParentError](err); ok && parent.Gone {
+		foreign = true // what to do is the same: to name, or to make, the parent
+	}
 	switch {
 	case errors.Is(err, tpm.ErrExportable):
 		return hint(err, "make a key that cannot leave the TPM: keyagent key create %s", name)
 	case errors.Is(err, tpm.ErrAuthValue):
 		return hint(err, "give the value that the key was made with: --auth-file FILE or --auth-credential NAME; or say that it has none: --no-auth")
-	case errors.Is(err, tpm.ErrForeignTPM) && f.Parent != "":
+	case foreign && f.Parent != "":
 		return hint(err, "keep the file, and name the parent that the key was created under: --parent HANDLE")
-	case errors.Is(err, tpm.ErrForeignTPM):
+	case foreign:
 		return hint(err, "keep the file; if the key was made on this TPM, make its parent again, with the options that the parent was made with, persistent this time, and name it, as in: "+
 			"tpm2_createprimary -C o -G ecc -c parent.ctx && tpm2_evictcontrol -C o -c parent.ctx %[1]s && %[2]s %[3]s --parent %[1]s "+
 			"(without -G, tpm2_createprimary makes an RSA key; if it was the wrong one, tpm2_evictcontrol -C o -c %[1]s takes it away again); "+

@@ -143,7 +143,8 @@ func decodePin(text []byte) (pin []byte, ok bool) {
 func holdToRoot(ctx context.Context, t *tpm.TPM, pin []byte, path string, log *slog.Logger) error {
 	root, err := t.StorageRoot(ctx)
 	if parent, ok := errors.AsType[*tpm.ParentError](err); ok && parent.Lost() {
-		return fmt.Errorf("%w; if this TPM was cleared or replaced on purpose, keys under the old root are lost: remove %s and the keys", err, path)
+		return fmt.Errorf("%w; if this TPM was cleared or replaced on purpose, keys under the old root are lost: remove %s and the keys; if not, the root was removed from its handle, "+
+			"or somebody sits between: nothing is to be deleted", err, path)
 	} else if ok {
 		return hint(fmt.Errorf("%w (noted in %s); the keys are not lost", err, path), "%s", restoring(parent))
 	}

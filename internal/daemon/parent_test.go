@@ -32,13 +32,15 @@ func (s *stage) onTPM(f func(transport.TPM) error) {
 	}
 }
 
-func evictRoot(c transport.TPM) error {
-	rsp, err := tpm2.ReadPublic{ObjectHandle: tpm.HandleSRK}.Execute(c)
+func evictRoot(c transport.TPM) error { return evict(c, tpm.HandleSRK) }
+
+func evict(c transport.TPM, at tpm2.TPMHandle) error {
+	rsp, err := tpm2.ReadPublic{ObjectHandle: at}.Execute(c)
 	if err != nil {
 		return err
 	}
 	_, err = tpm2.EvictControl{
-		Auth: tpm2.TPMRHOwner, ObjectHandle: tpm2.NamedHandle{Handle: tpm.HandleSRK, Name: rsp.Name}, PersistentHandle: tpm.HandleSRK,
+		Auth: tpm2.TPMRHOwner, ObjectHandle: tpm2.NamedHandle{Handle: at, Name: rsp.Name}, PersistentHandle: at,
 	}.Execute(c)
 	return err
 }
@@ -117,7 +119,7 @@ func TestTheOwnersPasswordComesFromACredential(t *testing.T) {
 				t.Errorf("%v, %+v", err, d)
 			}
 			var hinted interface{ Hint() string }
-			if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "nothing is to be deleted") || !strings.Contains(hinted.Hint(), "\nd=$(mktemp -d) && ") {
+			if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "nothing is to be deleted") || !strings.Contains(hinted.Hint(), "\n(d=$(mktemp -d) && ") {
 				t.Errorf("no advice that can be pasted: %v", err)
 			}
 		})
@@ -225,4 +227,92 @@ func TestARootWithAPasswordIsNotNoted(t *testing.T) {
 	if err := s.tryOpen(); err == nil || !strings.Contains(err.Error(), "has a password of its own") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A key was adopted under a storage key as docs/keys.md has it, which is then removed from its
+// handle. The key is intact, and no command says that it is to be deleted.
+func TestAnAdoptedKeyWhoseParentWasRemovedIsNotToBeDeleted(t *testing.T) {
+	const at tpm2.TPMHandle = 0x81000100
+	template := tpm2.ECCSRKTemplate
+	template.ObjectAttributes.NoDA = false
+	template.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
+		Symmetric: tpm2.TPMTSymDefObject{
+			Algorithm: tpm2.TPMAlgAES, KeyBits: tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, tpm2.TPMKeyBits(128)), Mode: tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
+		},
+		CurveID: tpm2.TPMECCNistP384,
+	})
+	s := newStage(t)
+	s.withoutApplications()
+	if err := s.tryOpen(); err != nil {
+		t.Fatal(err)
+	}
+	var file *tpm.KeyFile
+	s.onTPM(func(c transport.TPM) (err error) {
+		parent, err := persistPrimary(c, template, at)
+		if err != nil {
+			return err
+		}
+		rsp, err := tpm2.Create{
+			ParentHandle: tpm2.AuthHandle{Handle: at, Name: parent, Auth: tpm2.PasswordAuth(nil)}, InPublic: tpm2.New2B(tpm.BindingKeyTemplate()),
+		}.Execute(c)
+		if err != nil {
+			return err
+		}
+		file = &tpm.KeyFile{Parent: at, EmptyAuth: true, Public: tpm2.Marshal(rsp.OutPublic), Private: tpm2.Marshal(rsp.OutPrivate)}
+		return nil
+	})
+	path := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(path, file.Encode(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.keyring(nil).Adopt(t.Context(), "adopted", daemon.ForeignFile{Path: path}, daemon.KeyRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	s.onTPM(func(c transport.TPM) error { return evict(c, at) })
+	check := func(says, action string) {
+		t.Helper()
+		if text := says + action; strings.Contains(text, "delete adopted") || strings.Contains(text, "cannot come back") || strings.Contains(text, "move the file away") {
+			t.Errorf("an intact key is given up: %s: %s", says, action)
+		}
+		if !strings.Contains(action, "nothing is to be deleted") || !strings.Contains(action, "make that storage key again") {
+			t.Errorf("%s: no advice on the parent: %q", says, action)
+		}
+	}
+	reports, err := s.keyring(nil).Show(t.Context(), "adopted", daemon.AuthSource{})
+	if err != nil || len(reports) != 1 {
+		t.Fatalf("%+v, %v", reports, err)
+	}
+	check(reports[0].Problem, reports[0].Action)
+	_, err = s.keyring(nil).Request(t.Context(), "adopted", daemon.RequestOptions{NameRequest: subject("x")})
+	var hinted interface{ Hint() string }
+	if !errors.As(err, &hinted) {
+		t.Fatalf("got %v", err)
+	}
+	check(err.Error(), hinted.Hint())
+	for _, f := range s.diagnose(nil).Findings {
+		if f.Check == "key adopted" {
+			check(f.Detail, f.Action)
+		}
+	}
+	_, err = s.keyring(nil).Inspect(t.Context(), daemon.ForeignFile{Path: path}, daemon.AuthSource{})
+	if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "keep the file") || !strings.Contains(hinted.Hint(), "--parent") {
+		t.Errorf("of the file: %v", err)
+	}
+	s.onTPM(func(c transport.TPM) error { _, err := persistPrimary(c, template, at); return err })
+	if d := s.diagnose(nil); verdict(d, "key adopted") != daemon.VerdictOK {
+		t.Errorf("%+v", d)
+	}
+}
+
+// persistPrimary makes a primary of the owner persistent, and returns its Name.
+func persistPrimary(c transport.TPM, template tpm2.TPMTPublic, at tpm2.TPMHandle) (tpm2.TPM2BName, error) {
+	rsp, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(template)}.Execute(c)
+	if err != nil {
+		return tpm2.TPM2BName{}, err
+	}
+	_, err = tpm2.EvictControl{
+		Auth: tpm2.TPMRHOwner, ObjectHandle: tpm2.NamedHandle{Handle: rsp.ObjectHandle, Name: rsp.Name}, PersistentHandle: at,
+	}.Execute(c)
+	_, flushErr := tpm2.FlushContext{FlushHandle: rsp.ObjectHandle}.Execute(c)
+	return rsp.Name, errors.Join(err, flushErr)
 }

@@ -1,0 +1,74 @@
+package tpm
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// missPause is for how long a search is not repeated that found nothing, unless something changes: it
+// makes all primaries that are known, many seconds' work for some TPMs, while nobody else can use it.
+const missPause = 30 * time.Second
+
+// maxVainSearches bounds how many searches are remembered.
+const maxVainSearches = 256
+
+// miss is a search that found nothing.
+type miss struct {
+	err     error // what it ended with
+	until   time.Time
+	conn    *conn
+	boots   boots
+	handles []tpm2.TPMHandle // the persistent handles that were in use
+}
+
+// misses are searches that found nothing, by what was looked for.
+type misses map[[sha256.Size]byte]miss
+
+// soughtRoot identifies a search for a storage root by its Name.
+func soughtRoot(name []byte) [sha256.Size]byte { return sha256.Sum256(append([]byte("root"), name...)) }
+
+// soughtParent identifies a search for the parent of a key file, whose Name may be nil.
+func (f *KeyFile) soughtParent(parent []byte) [sha256.Size]byte {
+	h := sha256.New()
+	for _, part := range [][]byte{[]byte("parent"), binary.BigEndian.AppendUint32(nil, uint32(f.Parent)), f.Public, f.Private, parent} {
+		h.Write(tpm2.Marshal(tpm2.TPM2BData{Buffer: part}))
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// missed returns how a search ended a short while ago, if it would end like that again; else nil.
+func (t *turn) missed(sought [sha256.Size]byte) error {
+	s := t.scheduler
+	m, ok := s.misses[sought]
+	if !ok {
+		return nil
+	}
+	if s.now().Before(m.until) && m.conn == s.conn && m.boots == s.boots {
+		handles, err := storageHandles(t)
+		if err == nil && m.conn == s.conn && slices.Equal(handles, m.handles) {
+			return m.err
+		}
+	}
+	delete(s.misses, sought)
+	return nil
+}
+
+// miss remembers how a search ended, if it says where a storage key is not. What a TPM in another
+// state may say otherwise is not remembered.
+func (t *turn) miss(sought [sha256.Size]byte, s *search, err error) {
+	parent, ok := errors.AsType[*ParentError](err)
+	if ok && parent.Found || !ok && !errors.Is(err, ErrForeignTPM) || s.unlisted {
+		return
+	}
+	if len(t.scheduler.misses) >= maxVainSearches {
+		clear(t.scheduler.misses)
+	}
+	t.scheduler.misses[sought] = miss{
+		err: err, until: t.scheduler.now().Add(missPause), conn: t.scheduler.conn, boots: t.scheduler.boots, handles: slices.Clone(s.listed),
+	}
+}

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/imds"
+	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // Revoke makes Entra refuse the certificate with this thumbprint (x5t#S256) from now on, be it a binding certificate or an application's.
@@ -57,6 +59,16 @@ func (p *Platform) IssueTrusted(app, subject string, key crypto.PublicKey) ([]*x
 		return nil, err
 	}
 	return []*x509.Certificate{leaf, p.apps.Certificate}, p.Trust(app, subject, p.apps.Certificate)
+}
+
+// Certify has the platform's own authority issue a certificate for a request, in PEM, and the application of this name trust it by
+// subject and issuer. It returns the certificate and the authority's, in PEM: what the operator of a key in a TPM imports.
+func (p *Platform) Certify(app string, request []byte) ([]byte, error) {
+	chain, err := p.issue(bytes.NewReader(request))
+	if err != nil {
+		return nil, err
+	}
+	return pki.EncodePEM(chain...), p.Trust(app, chain[0].Subject.CommonName, chain[1])
 }
 
 // ApplicationPolicy is what the directory lets the application of this name do.

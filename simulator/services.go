@@ -187,7 +187,7 @@ func (p *Platform) newApplications() []entra.Application {
 	for _, a := range p.info.Applications {
 		applications = append(applications, entra.Application{
 			ClientID: a.ClientID, ObjectID: a.ObjectID, Name: a.Name,
-			ApplicationPolicy: entra.ApplicationPolicy{MTLSEnabled: true, PlainCertificates: true},
+			ApplicationPolicy: entra.ApplicationPolicy{MTLSEnabled: true},
 		})
 	}
 	applications[0].Federated = []entra.FederatedCredential{{

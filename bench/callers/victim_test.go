@@ -26,6 +26,7 @@ import (
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/simulator"
+	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // victim is a VM with both an agent and a program that has its key in a file.
@@ -59,45 +60,56 @@ func newVictim(tb testing.TB) *victim {
 	return v
 }
 
-// makeKey makes the application's key in the TPM and registers its certificate.
+// makeKey makes the application's key in the TPM and gets it a certificate that the application trusts.
 func (v *victim) makeKey(ctx context.Context) error {
 	keys, err := daemon.OpenKeyring(v.cfg, daemon.Options{Now: v.platform.Clock().Now})
 	if err != nil {
 		return err
 	}
 	if _, err = keys.Create(ctx, "app", daemon.KeyRequest{}); err == nil {
-		_, err = keys.SelfSign(ctx, "app", daemon.SelfSignOptions{NameRequest: daemon.NameRequest{Subject: "CN=app"}})
+		err = v.certify(ctx, keys)
 	}
-	if err := errors.Join(err, keys.Close()); err != nil {
-		return err
-	}
-	return v.register(filepath.Join(v.cfg.StateDir, "keys", "app", "1.cert.pem"))
+	return errors.Join(err, keys.Close())
 }
 
-// makePEM makes another key for the same application, in a file, and registers its certificate.
+// certify asks for a certificate and puts it beside the key.
+func (v *victim) certify(ctx context.Context, keys *daemon.Keyring) error {
+	request, err := keys.Request(ctx, "app", daemon.RequestOptions{NameRequest: daemon.NameRequest{Subject: "CN=app"}})
+	if err != nil {
+		return err
+	}
+	chain, err := v.platform.Certify(certificateApp, request)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(v.cfg.StateDir, "app.cer")
+	if err := os.WriteFile(file, chain, 0o600); err != nil {
+		return err
+	}
+	_, err = keys.Import(ctx, "app", daemon.ImportOptions{File: file})
+	return errors.Join(err, os.Remove(file))
+}
+
+// makePEM makes another key for the same application, in a file, with a certificate that the application trusts. It is uploaded as
+// well, as the peers' assertions have no x5c.
 func (v *victim) makePEM() error {
-	c, err := selfSigned("app", v.platform.Clock().Now())
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return err
 	}
-	key, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	key, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
 		return err
 	}
-	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+	chain, err := v.platform.IssueTrusted(certificateApp, "app", private.Public())
+	if err != nil {
+		return err
+	}
+	text := append(pki.EncodePEM(chain[0]), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
 	if err := os.WriteFile(v.loot.PEM, text, 0o600); err != nil {
 		return err
 	}
-	return v.register(v.loot.PEM)
-}
-
-func (v *victim) register(file string) error {
-	leaf, err := certificateIn(file)
-	if err != nil {
-		return err
-	}
-	return v.platform.RegisterCertificate(certificateApp, leaf)
+	return v.platform.RegisterCertificate(certificateApp, chain[0])
 }
 
 // certificateIn reads the first certificate of a PEM file.

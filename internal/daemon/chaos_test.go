@@ -2,12 +2,11 @@ package daemon_test
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -101,20 +100,29 @@ func (c *chaos) identities() {
 	c.cfg.Rules[0].Resources = chaosResources()
 }
 
-// certifyApplication makes the key of app-cert and registers its certificate.
+// certifyApplication makes the key of app-cert and gets it a certificate that the application trusts.
 func (c *chaos) certifyApplication() {
 	c.t.Helper()
 	k := c.keyring(c.platform.Clock().Now)
 	if _, err := k.Create(c.t.Context(), "app", daemon.KeyRequest{}); err != nil {
 		c.t.Fatal(err)
 	}
-	if _, err := k.SelfSign(c.t.Context(), "app", daemon.SelfSignOptions{NameRequest: subject("app")}); err != nil {
+	request, err := k.Request(c.t.Context(), "app", daemon.RequestOptions{NameRequest: subject("app")})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	chain, err := c.platform.Certify("app-cert", request)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	file := filepath.Join(c.t.TempDir(), "app.cer")
+	if err := os.WriteFile(file, chain, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := k.Import(c.t.Context(), "app", daemon.ImportOptions{File: file}); err != nil {
 		c.t.Fatal(err)
 	}
 	if err := k.Close(); err != nil {
-		c.t.Fatal(err)
-	}
-	if err := c.platform.RegisterCertificate("app-cert", c.storedCertificate("app")); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -551,19 +559,4 @@ func (c *chaos) checkTPM() {
 	if n := c.loaded(); n != 0 {
 		c.t.Errorf("the agent has left %d objects in the TPM", n)
 	}
-}
-
-// storedCertificate is the certificate beside a key.
-func (s *stage) storedCertificate(key string) *x509.Certificate {
-	s.t.Helper()
-	text, err := os.ReadFile(s.stateFile("keys", key, "1.cert.pem"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	block, _ := pem.Decode(text)
-	leaf, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return leaf
 }

@@ -26,7 +26,6 @@ import (
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/simulator"
-	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // victim is a VM with both an agent and a program that has its key in a file.
@@ -90,26 +89,27 @@ func (v *victim) certify(ctx context.Context, keys *daemon.Keyring) error {
 	return errors.Join(err, os.Remove(file))
 }
 
-// makePEM makes another key for the same application, in a file, with a certificate that the application trusts. It is uploaded as
-// well, as the peers' assertions have no x5c.
+// makePEM makes another key for the same application, in a file, and uploads its certificate: its owner sends assertions only, for
+// which a self-signed one will do.
 func (v *victim) makePEM() error {
-	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	c, err := selfSigned("app", v.platform.Clock().Now())
 	if err != nil {
 		return err
 	}
-	key, err := x509.MarshalPKCS8PrivateKey(private)
+	key, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
 	if err != nil {
 		return err
 	}
-	chain, err := v.platform.IssueTrusted(certificateApp, "app", private.Public())
-	if err != nil {
-		return err
-	}
-	text := append(pki.EncodePEM(chain[0]), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
 	if err := os.WriteFile(v.loot.PEM, text, 0o600); err != nil {
 		return err
 	}
-	return v.platform.RegisterCertificate(certificateApp, chain[0])
+	leaf, err := certificateIn(v.loot.PEM)
+	if err != nil {
+		return err
+	}
+	return v.platform.RegisterCertificate(certificateApp, leaf)
 }
 
 // certificateIn reads the first certificate of a PEM file.

@@ -141,10 +141,8 @@ func TestAssertionsOfAnApplicationAreTaken(t *testing.T) {
 		"of a clock that is behind": func(d draft, _ url.Values) {
 			d.claims["nbf"], d.claims["exp"] = epoch().Unix()-840, epoch().Unix()-240
 		},
-		"for the other face":             func(d draft, _ url.Values) { d.claims["aud"] = w.url + tokenPath },
 		"for the cloud's name":           func(d draft, _ url.Values) { d.claims["aud"] = "https://login.microsoftonline.com" + tokenPath },
 		"for a region":                   func(d draft, _ url.Values) { d.claims["aud"] = "https://westeurope.login.microsoft.com" + tokenPath },
-		"for a region's mutual TLS":      func(d draft, _ url.Values) { d.claims["aud"] = "https://westeurope.mtlsauth.microsoft.com" + tokenPath },
 		"for a URL with a slash":         func(d draft, _ url.Values) { d.claims["aud"] = w.login + tokenPath + "/" },
 		"for the issuer":                 func(d draft, _ url.Values) { d.claims["aud"] = w.login + "/" + tenantID + "/v2.0" },
 		"for two audiences":              func(d draft, _ url.Values) { d.claims["aud"] = []string{"x", w.login + tokenPath} },
@@ -224,6 +222,7 @@ func TestAssertionsOfAnApplicationAreRefused(t *testing.T) {
 		"of another client":                     {func(d *draft) { d.claims["iss"], d.claims["sub"] = otherAppID, otherAppID }, 700021},
 		"with another subject":                  {func(d *draft) { d.claims["sub"] = otherAppID }, 700021},
 		"without issuer":                        {func(d *draft) { without(d.claims, "iss") }, 700021},
+		"for mutual TLS":                        {func(d *draft) { d.claims["aud"] = w.url + tokenPath }, 700023},
 		"for another tenant":                    {func(d *draft) { d.claims["aud"] = w.login + "/" + otherID + "/oauth2/v2.0/token" }, 700023},
 		"for another host":                      {func(d *draft) { d.claims["aud"] = "https://login.example" + tokenPath }, 700023},
 		"for another path":                      {func(d *draft) { d.claims["aud"] = w.login + "/" + tenantID }, 700023},
@@ -387,6 +386,16 @@ func TestAnApplicationOverMutualTLS(t *testing.T) {
 	}{
 		"certificate and assertion": {
 			certificate: certificate, assertion: func(t *testing.T) string { return assertion(t, certificate) }, tokenType: "Bearer",
+		},
+		"an assertion for login": {
+			certificate: certificate, tokenType: "Bearer",
+			assertion: func(t *testing.T) string { return newDraft(w.login+tokenPath, certificate, w.key).sign(t) },
+		},
+		"an assertion for a region's mutual TLS": {
+			certificate: certificate, tokenType: "Bearer",
+			assertion: func(t *testing.T) string {
+				return newDraft("https://westeurope.mtlsauth.microsoft.com"+tokenPath, certificate, w.key).sign(t)
+			},
 		},
 		"a certificate alone, bound":                {certificate: certificate, bound: true, tokenType: "mtls_pop"},
 		"a certificate alone, where that is enough": {policy: &optional, certificate: certificate, tokenType: "Bearer"},

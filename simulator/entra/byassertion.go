@@ -92,7 +92,7 @@ func (s *Server) checkClaims(r *request, app *Application, a *assertion) error {
 	switch {
 	case !strings.EqualFold(c.Issuer, app.ClientID) || c.Subject != c.Issuer:
 		return refuse(http.StatusUnauthorized, "invalid_client", 700021, "Client assertion application identifier doesn't match 'client_id' parameter.")
-	case !slices.ContainsFunc(c.Audience, s.isAudience):
+	case !slices.ContainsFunc(c.Audience, func(audience string) bool { return s.isAudience(r, audience) }):
 		return refuse(http.StatusUnauthorized, "invalid_client", 700023, "Client assertion audience claim does not match Realm issuer: want '%s'.", r.endpoint)
 	case c.Expiry == nil:
 		return refuse(http.StatusUnauthorized, "invalid_client", 50027, "Invalid JWT token: it has no exp.")
@@ -100,16 +100,19 @@ func (s *Server) checkClaims(r *request, app *Application, a *assertion) error {
 	return s.checkTime(c)
 }
 
-// isAudience says whether an assertion for audience is meant for this tenant: its token endpoint under any of its names,
-// since a client need not know under which one it asks (MSAL names the global host to a regional one), or the issuer, which
-// the description of AADSTS700023 speaks of.
-func (s *Server) isAudience(audience string) bool {
+// isAudience says whether an assertion for audience is meant for the face that r came to. That is the tenant's token endpoint
+// under any name of the login face, since a client need not know under which name it asks (MSAL for JavaScript names the
+// global host to a regional one, and the login host to that for mutual TLS), or its issuer, which the description of
+// AADSTS700023 speaks of; over mutual TLS, under a name of that face, too. No client is known to show login an assertion that
+// it made for mutual TLS; that it is refused is assumed.
+func (s *Server) isAudience(r *request, audience string) bool {
 	u, err := url.Parse(audience)
 	if err != nil || u.Scheme != "https" || u.User != nil {
 		return false
 	}
 	base := "https://" + u.Host
-	if base != s.cfg.LoginURL && base != s.cfg.MTLSURL && !isOneOf(u.Host, LoginNames()) && !isOneOf(u.Host, MTLSNames()) {
+	login := base == s.cfg.LoginURL || isOneOf(u.Host, LoginNames())
+	if mtls := base == s.cfg.MTLSURL || isOneOf(u.Host, MTLSNames()); !login && (!r.mtls || !mtls) {
 		return false
 	}
 	tenant, rest, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")

@@ -35,7 +35,8 @@
 //
 // Entra does not document which code it gives in every case. Where it does not, the simulator answers with one whose documented reaction is right: 7000277
 // for a certificate of another issuer or purpose, 500181 for every contradiction between assertion and connection, 50027 for an assertion that
-// is malformed. That 392189 comes with 400 and invalid_request is assumed, too. Nor does it document the content of xms_tb. Access tokens imitate version 1.0 tokens with the simulator's own issuer and
+// is malformed. That 392189 comes with 400 and invalid_request is assumed, too, as is
+// that login refuses an assertion for mutual TLS (700023). Nor does it document the content of xms_tb. Access tokens imitate version 1.0 tokens with the simulator's own issuer and
 // keys, those for TokenExchange version 2.0 tokens; /{tenant}/discovery/v2.0/keys has the keys.
 //
 // # Sources

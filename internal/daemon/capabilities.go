@@ -173,9 +173,27 @@ func (d *Daemon) capabilityCertificate() wire.Capability {
 		return capable(false, string(acquire.StrengthNone), "keys of applications live in a TPM, and this agent uses none")
 	}
 	if !slices.ContainsFunc(d.plan.identities, func(id acquire.Identity) bool { return id.Application != nil }) {
-		return capable(true, string(acquire.StrengthTPM), "keys live in the TPM; nobody attests them to Entra; no application is configured")
+		return capable(true, string(acquire.StrengthTPM), onlyTrusted+"; no application is configured")
 	}
-	return capable(true, string(acquire.StrengthTPM), "keys live in the TPM; nobody attests them to Entra")
+	if d.refusedCertificates() {
+		return capable(true, string(acquire.StrengthTPM), onlyTrusted+"; Entra has refused an application's over mutual TLS")
+	}
+	return capable(true, string(acquire.StrengthTPM), onlyTrusted)
+}
+
+// onlyTrusted is what is known of applications' certificates over mutual TLS.
+const onlyTrusted = "keys live in the TPM; nobody attests them to Entra; over mutual TLS it takes certificates that the app registration trusts by subject name and issuer"
+
+// refusedCertificates reports whether the last attempt with some application's certificate ended in Entra not taking it in this form.
+func (d *Daemon) refusedCertificates() bool {
+	for _, id := range d.acquirer.Status() {
+		for _, c := range id.Credentials {
+			if c.Source == acquire.SourceCertificate && c.Bound && c.Tried && entra.ReactionTo(c.LastError) == entra.ReactionFeature {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func capable(available bool, strength, reason string) wire.Capability {

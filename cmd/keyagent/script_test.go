@@ -120,6 +120,7 @@ func params(dir string) testscript.Params {
 			"faultless": clearFaults,
 			"upload":    uploadCertificate,
 			"enrol":     enrolKey,
+			"policy":    setPolicy,
 			"journal":   countJournal,
 		},
 	}
@@ -212,6 +213,13 @@ func enrolKey(ts *testscript.TestScript, neg bool, args []string) {
 	chain := control(ts, http.MethodPost, info.Control+"/authority", ts.ReadFile(args[3]+".csr"))
 	ts.Check(os.WriteFile(ts.MkAbs(args[3]), chain, 0o600))
 	control(ts, http.MethodPost, info.Control+"/applications/"+args[1]+"/trusted?subject="+args[2], ts.ReadFile(info.AppCAFile))
+}
+
+func setPolicy(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: policy DIR APP JSON")
+	}
+	control(ts, http.MethodPost, platformInfo(ts, args[0]).Control+"/applications/"+args[1], args[2])
 }
 
 func countJournal(ts *testscript.TestScript, neg bool, args []string) {

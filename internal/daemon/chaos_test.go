@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,21 +106,7 @@ func (c *chaos) certifyApplication() {
 	if _, err := k.Create(c.t.Context(), "app", daemon.KeyRequest{}); err != nil {
 		c.t.Fatal(err)
 	}
-	request, err := k.Request(c.t.Context(), "app", daemon.RequestOptions{NameRequest: subject("app")})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	chain, err := c.platform.Certify("app-cert", request)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	file := filepath.Join(c.t.TempDir(), "app.cer")
-	if err := os.WriteFile(file, chain, 0o600); err != nil {
-		c.t.Fatal(err)
-	}
-	if _, err := k.Import(c.t.Context(), "app", daemon.ImportOptions{File: file}); err != nil {
-		c.t.Fatal(err)
-	}
+	c.certify(k)
 	if err := k.Close(); err != nil {
 		c.t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package samples_test
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -64,6 +65,7 @@ func TestADaemonsCertificateIsShownOverMutualTLSUntilBindingIsTurnedOff(t *testi
 
 	s.stopAgent()
 	s.configure(neverBound)
+	s.selfSign()
 	s.startAgent()
 	s.runDaemons()
 	s.wants(entra.LegToken, 1) // that of before
@@ -101,6 +103,28 @@ func TestADaemonsManagedIdentityIsBoundOnBothLegsUntilBindingIsTurnedOff(t *test
 			t.Errorf("want a plain assertion and no client certificate: %+v", e)
 		}
 	}
+}
+
+// selfSign puts a certificate in the place of the issued one that will do where nothing is bound.
+func (s *stage) selfSign() {
+	s.t.Helper()
+	for line := range strings.SplitSeq(read(s.t, s.sample, "README.md"), "`") {
+		command, found := strings.CutPrefix(line, "keyagent key self-sign ")
+		if !found {
+			continue
+		}
+		args := append([]string{"key", "self-sign", "--replace"}, strings.Fields(command)...)
+		if text, err := s.command(args...).CombinedOutput(); err != nil {
+			s.t.Fatalf("keyagent key self-sign %s: %v\n%s", command, err, text)
+		}
+		block, _ := pem.Decode([]byte(read(s.t, s.dir, "app.cer")))
+		leaf, err := x509.ParseCertificate(block.Bytes)
+		if err = errors.Join(err, s.platform.RegisterCertificate(s.application.Name, leaf)); err != nil {
+			s.t.Fatal(err)
+		}
+		return
+	}
+	s.t.Fatal("the README makes no certificate for what is not bound")
 }
 
 // wants checks how often the platform saw a leg, each time with success.

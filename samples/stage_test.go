@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -106,10 +105,9 @@ func (s *stage) placeIdentity(id *config.Identity) {
 
 func (s *stage) configFile() string { return filepath.Join(s.dir, "config.yaml") }
 
-// follow types the README's commands for keyagent, in their order, and uploads the certificate when there is one.
+// follow types the README's commands for keyagent, in their order, and has a request answered when there is one.
 func (s *stage) follow() {
 	s.t.Helper()
-	uploaded := false
 	for line := range strings.SplitSeq(read(s.t, s.sample, "README.md"), "\n") {
 		command, found := strings.CutPrefix(strings.TrimSpace(line), "keyagent ")
 		switch {
@@ -123,9 +121,8 @@ func (s *stage) follow() {
 		if text, err := cmd.CombinedOutput(); err != nil {
 			s.t.Fatalf("keyagent %s: %v\n%s", command, err, text)
 		}
-		if certificate, err := os.ReadFile(filepath.Join(s.dir, "app.cer")); err == nil && !uploaded {
-			s.upload(certificate)
-			uploaded = true
+		if strings.HasPrefix(command, "key csr ") {
+			s.certify()
 		}
 	}
 	s.t.Fatal("the README does not start keyagent")
@@ -138,20 +135,15 @@ func (s *stage) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-func (s *stage) upload(certificate []byte) {
+// certify is what the authority and the administrator of the tenant do.
+func (s *stage) certify() {
 	s.t.Helper()
-	url := s.platform.Info().Control + "/applications/" + s.application.Name + "/certificates"
-	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, url, bytes.NewReader(certificate))
+	chain, err := s.platform.Certify(s.application.Name, []byte(read(s.t, s.dir, "app.csr")))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(s.dir, "app.cer"), chain, 0o600)
+	}
 	if err != nil {
 		s.t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		s.t.Fatalf("the certificate was not taken: %s", resp.Status)
 	}
 }
 

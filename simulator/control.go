@@ -30,6 +30,8 @@ func (p *Platform) control() http.Handler {
 	mux.HandleFunc("POST /attestation/distrust", p.postDistrust)
 	mux.HandleFunc("POST /applications/{name}", p.postApplication)
 	mux.HandleFunc("POST /applications/{name}/certificates", p.postCertificate)
+	mux.HandleFunc("POST /applications/{name}/trusted", p.postTrusted)
+	mux.HandleFunc("POST /authority", p.postAuthority)
 	mux.HandleFunc("POST /applications/{name}/federated", p.postFederated)
 	mux.HandleFunc("POST /tenant", p.postTenant)
 	mux.HandleFunc("POST /imds", p.postIMDS)

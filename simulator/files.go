@@ -71,6 +71,7 @@ func (p *Platform) writeFiles(dir string, a *authorities) error {
 		data []byte
 	}{
 		{p.info.CAFile, pki.EncodePEM(a.servers.Root)},
+		{p.info.AppCAFile, pki.EncodePEM(a.apps.Certificate)},
 		{p.info.AMDRootsFile, a.processor.RootsPEM()},
 		{p.info.VTPMRootsFile, pki.EncodePEM(a.vtpm.Root, a.vtpm.Intermediate)},
 		{p.info.ConfigFile, agentConfig},

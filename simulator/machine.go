@@ -20,6 +20,9 @@ import (
 // vaultURI is the resource that the simulated web API answers for.
 const vaultURI = "https://vault.azure.net"
 
+// graphURI is another one, under /v1.0/.
+const graphURI = "https://graph.microsoft.com"
+
 // managementURI is a resource that takes no certificate-bound tokens.
 const managementURI = "https://management.azure.com"
 
@@ -32,6 +35,7 @@ type authorities struct {
 	vtpm      *pki.VTPMAuthority
 	identity  *pki.IdentityIssuer
 	servers   *pki.ServerAuthority
+	apps      *pki.ApplicationAuthority
 	launch    pki.Launch
 }
 
@@ -50,6 +54,9 @@ func newAuthorities(now time.Time) (*authorities, error) {
 	if a.servers, err = pki.NewServerAuthority(now); err != nil {
 		return nil, err
 	}
+	if a.apps, err = pki.NewApplicationAuthority(now); err != nil {
+		return nil, err
+	}
 	// Random, so that no verifier takes a simulated VM for one of Azure's unless it was told to.
 	_, errDigest := rand.Read(a.launch.IDKeyDigest[:])
 	_, errMeasurement := rand.Read(a.launch.Measurement[:])
@@ -64,6 +71,7 @@ func newInfo(dir string) Info {
 		VMID:             uuid.NewString(),
 		ResourceAudience: vaultURI,
 		CAFile:           filepath.Join(dir, "ca.pem"),
+		AppCAFile:        filepath.Join(dir, "app-ca.pem"),
 		AMDRootsFile:     filepath.Join(dir, "amd-roots.pem"),
 		VTPMRootsFile:    filepath.Join(dir, "vtpm-roots.pem"),
 		ConfigFile:       filepath.Join(dir, configFile),

@@ -19,6 +19,7 @@ import (
 	"github.com/keyagent/keyagent/simulator/internal/leg"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/maa"
+	"github.com/keyagent/keyagent/simulator/pki"
 	"github.com/keyagent/keyagent/simulator/resource"
 	"github.com/keyagent/keyagent/simulator/vtpm"
 )
@@ -49,6 +50,7 @@ type Platform struct {
 	entra    *entra.Server
 	imds     *imds.Server
 	resource *resource.Server
+	apps     *pki.ApplicationAuthority
 
 	closers []func() error // in the order of starting
 	serving sync.WaitGroup
@@ -110,7 +112,7 @@ func (p *Platform) start(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	p.info = newInfo(dir)
+	p.info, p.apps = newInfo(dir), authorities.apps
 	if err := p.startTPM(ctx, authorities); err != nil {
 		return err
 	}

@@ -1,13 +1,17 @@
 package simulator
 
 import (
+	"bytes"
+	"crypto"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/imds"
+	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // Revoke makes Entra refuse the certificate with this thumbprint (x5t#S256) from now on, be it a binding certificate or an application's.
@@ -36,6 +40,35 @@ func (p *Platform) RegisterCertificate(app string, leaf *x509.Certificate) error
 		return err
 	}
 	return p.entra.RegisterCertificate(id, leaf)
+}
+
+// Trust lets the application of this name have every certificate that issuer, whose key signs it, issues to subject, a common name.
+func (p *Platform) Trust(app, subject string, issuer *x509.Certificate) error {
+	id, err := p.applicationID(app)
+	if err != nil {
+		return err
+	}
+	return p.entra.Trust(id, entra.SubjectIssuer{Subject: subject, Issuer: issuer})
+}
+
+// IssueTrusted has the platform's own authority issue a certificate over key to subject, a common name, and the application of this
+// name trust it by subject and issuer. It returns the certificate and the authority's.
+func (p *Platform) IssueTrusted(app, subject string, key crypto.PublicKey) ([]*x509.Certificate, error) {
+	leaf, err := p.apps.Issue(&x509.CertificateRequest{Subject: pkix.Name{CommonName: subject}, PublicKey: key}, p.clock.Now())
+	if err != nil {
+		return nil, err
+	}
+	return []*x509.Certificate{leaf, p.apps.Certificate}, p.Trust(app, subject, p.apps.Certificate)
+}
+
+// Certify has the platform's own authority issue a certificate for a request, in PEM, and the application of this name trust it by
+// subject and issuer. It returns the certificate and the authority's, in PEM: what the operator of a key in a TPM imports.
+func (p *Platform) Certify(app string, request []byte) ([]byte, error) {
+	chain, err := p.issue(bytes.NewReader(request))
+	if err != nil {
+		return nil, err
+	}
+	return pki.EncodePEM(chain...), p.Trust(app, chain[0].Subject.CommonName, chain[1])
 }
 
 // ApplicationPolicy is what the directory lets the application of this name do.

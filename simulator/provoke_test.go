@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/fault"
@@ -29,7 +31,9 @@ import (
 // operator has a certificate for an application, and a client that shows it.
 type operator struct {
 	info        simulator.Info
-	certificate *x509.Certificate
+	key         *rsa.PrivateKey
+	certificate *x509.Certificate // that was merely uploaded, or not even that
+	shown       *tls.Certificate
 	client      *http.Client
 }
 
@@ -45,7 +49,7 @@ func newOperator(t *testing.T, p *simulator.Platform) *operator {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &operator{info: p.Info()}
+	o := &operator{info: p.Info(), key: key, shown: &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}
 	if o.certificate, err = x509.ParseCertificate(der); err != nil {
 		t.Fatal(err)
 	}
@@ -55,14 +59,39 @@ func newOperator(t *testing.T, p *simulator.Platform) *operator {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
-	shown := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{
 		RootCAs: roots, MinVersion: tls.VersionTLS12,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &shown, nil },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return o.shown, nil },
 	}}
 	t.Cleanup(transport.CloseIdleConnections)
 	o.client = &http.Client{Transport: transport}
 	return o
+}
+
+// present shows another certificate over the same key from now on.
+func (o *operator) present(certificate *x509.Certificate) {
+	o.shown = &tls.Certificate{Certificate: [][]byte{certificate.Raw}, PrivateKey: o.key}
+	o.client.CloseIdleConnections()
+}
+
+// request is a certificate request over the operator's key.
+func (o *operator) request(t *testing.T, name string) string {
+	t.Helper()
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, o.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+}
+
+// authority is the certificate of the platform's authority for applications.
+func (o *operator) authority(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(o.info.AppCAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 func (o *operator) pem() string {
@@ -76,7 +105,6 @@ type reply struct {
 	header http.Header
 	fields struct {
 		AccessToken string `json:"access_token"`
-		Error       string `json:"error"`
 		Codes       []int  `json:"error_codes"`
 	}
 }
@@ -154,7 +182,8 @@ func TestLifeOfAnApplicationsCertificate(t *testing.T) {
 	}{
 		{"/applications/app-cert", `{"assertion_over_mtls":"required"}`, "", 401, 7000218},
 		{"/applications/app-cert", `{"assertion_over_mtls":"optional"}`, "", 200, 0},
-		{"/applications/app-cert", `{"mtls_enabled":false}`, "", 400, 51000},
+		{"/applications/app-cert", `{"mtls_enabled":false}`, "", 412, 51000},
+		{"/applications/app-cert", `{"mtls_refusal":700027}`, "", 401, 700027},
 		{"/applications/app-cert", `{"mtls_enabled":true}`, "", 200, 0},
 		{"/tenant", `{"deny_bound":true}`, "mtls_pop", 400, 3921996},
 		{"/tenant", `{}`, "mtls_pop", 200, 0},
@@ -172,6 +201,39 @@ func TestLifeOfAnApplicationsCertificate(t *testing.T) {
 	}
 }
 
+// The way that works over mutual TLS: an authority issues the certificate, and the application trusts what it issues to a subject.
+func TestACertificateThatIsTrustedBySubjectAndIssuer(t *testing.T) {
+	p := start(t)
+	o := newOperator(t, p)
+	control := o.info.Control
+	status, chain := call(t, http.MethodPost, control+"/authority", o.request(t, "app"))
+	issued, err := attest.ParseCertificates([]byte(chain))
+	if status != 200 || err != nil || len(issued) != 2 || issued[0].Subject.CommonName != "app" || issued[0].CheckSignatureFrom(issued[1]) != nil {
+		t.Fatalf("POST /authority: %d %v: %s", status, err, chain)
+	}
+	o.present(issued[0])
+	if r := o.token(t, "mtls_pop"); !r.is(401, 700027) {
+		t.Errorf("before it is trusted: %+v", r)
+	}
+	for _, step := range []struct {
+		subject      string
+		status, code int
+	}{{"other", 401, 700027}, {"app", 200, 0}} {
+		if status, body := call(t, http.MethodPost, control+"/applications/app-cert/trusted?subject="+step.subject, o.authority(t)); status != 200 {
+			t.Fatalf("POST trusted: %d %s", status, body)
+		}
+		if r := o.token(t, "mtls_pop"); !r.is(step.status, step.code) {
+			t.Errorf("subject %s is trusted: %+v", step.subject, r)
+		}
+	}
+	if status, body := call(t, http.MethodPost, control+"/certificates/revoke", `{"thumbprint":"`+leg.Thumbprint(issued[0].Raw)+`"}`); status != 200 {
+		t.Errorf("revoking it: %d %s", status, body)
+	}
+	if r := o.token(t, "mtls_pop"); !r.is(401, 7000214) {
+		t.Errorf("revoked: %+v", r)
+	}
+}
+
 // Who changes something sees at once what holds.
 func TestControlAnswersWhatHolds(t *testing.T) {
 	p := start(t)
@@ -180,6 +242,8 @@ func TestControlAnswersWhatHolds(t *testing.T) {
 	for _, step := range []struct{ path, body, want string }{
 		{"/applications/app-cert/certificates", o.pem(), `"certificates":["` + thumbprint + `"]`},
 		{"/applications/app-cert", `{"mtls_enabled":false}`, `"mtls_enabled":false`},
+		{"/applications/app-cert", `{"plain_certificates":true}`, `"plain_certificates":true`},
+		{"/applications/app-cert/trusted?subject=app", o.authority(t), `"trusted":[{"subject":"app","issuer":"CN=Simulated Application CA"}]`},
 		{"/applications/app-cert/federated", `{"issuer":"https://x","subject":"s","audience":"a"}`, `"federated":[{"issuer":"https://x","subject":"s","audience":"a"}]`},
 		{"/applications/app-fic", `{}`, `"federated":[{"issuer":"` + o.info.AssertionIssuer + `"`},
 		{"/certificates/reject", `{"thumbprint":"` + thumbprint + `","code":1000612}`, `{"rejected":{"` + thumbprint + `":1000612}}`},
@@ -206,15 +270,19 @@ func TestControlRefusesWhatItCannotDo(t *testing.T) {
 	p := start(t)
 	o := newOperator(t, p)
 	for path, bodies := range map[string][]string{
-		"/applications/app-cert/certificates": {"", "x", o.pem() + o.pem()},
-		"/applications/none/certificates":     {o.pem()},
-		"/applications/app-cert":              {"", `{"mtls":true}`, `{"assertion_over_mtls":"never"}`},
-		"/applications/none":                  {`{"mtls_enabled":true}`},
-		"/applications/none/federated":        {`{"issuer":"https://x","subject":"s","audience":"a"}`},
-		"/certificates/reject":                {"", `{}`, `{"code":1000612}`},
-		"/imds":                               {"", `{"bypass_cache":"maybe"}`, `{"no_v1":true}`},
-		"/resource/challenge":                 {"", `{"access_token":{"x":{"value":"y"}}}`},
-		"/tenant":                             {"", `{"deny":true}`},
+		"/applications/app-cert/certificates":        {"", "x", o.pem() + o.pem()},
+		"/applications/none/certificates":            {o.pem()},
+		"/applications/app-cert":                     {"", `{"mtls":true}`, `{"assertion_over_mtls":"never"}`, `{"mtls_refusal":1}`},
+		"/applications/app-cert/trusted":             {o.authority(t)}, // no subject
+		"/applications/none/trusted?subject=app":     {o.authority(t)},
+		"/applications/app-cert/trusted?subject=app": {"", "x", o.pem()}, // no authority's
+		"/authority":                   {"", "x", o.pem(), o.request(t, "app") + "x", strings.Replace(o.request(t, "app"), "M", "N", 1)},
+		"/applications/none":           {`{"mtls_enabled":true}`},
+		"/applications/none/federated": {`{"issuer":"https://x","subject":"s","audience":"a"}`},
+		"/certificates/reject":         {"", `{}`, `{"code":1000612}`},
+		"/imds":                        {"", `{"bypass_cache":"maybe"}`, `{"no_v1":true}`},
+		"/resource/challenge":          {"", `{"access_token":{"x":{"value":"y"}}}`},
+		"/tenant":                      {"", `{"deny":true}`},
 	} {
 		for _, body := range bodies {
 			if status, answer := call(t, http.MethodPost, o.info.Control+path, body); status != 400 || !strings.Contains(answer, "error") {
@@ -246,7 +314,7 @@ func TestControlOfIMDSAndResource(t *testing.T) {
 	if status, body := call(t, http.MethodPost, o.info.Control+"/resource/challenge", `{"access_token":{"acrs":{"essential":true,"value":"c1"}}}`); status != 200 {
 		t.Fatalf("POST /resource/challenge: %d %s", status, body)
 	}
-	if r := o.callResource(t, "Bearer "+token); r.status != 401 || r.fields.Error != "insufficient_claims" || !strings.Contains(r.header.Get("WWW-Authenticate"), "claims=") {
+	if r := o.callResource(t, "Bearer "+token); r.status != 401 || !strings.Contains(r.header.Get("WWW-Authenticate"), "insufficient_claims") || !strings.Contains(r.header.Get("WWW-Authenticate"), "claims=") {
 		t.Errorf("resource with a challenge: %+v", r)
 	}
 	if status, _ := call(t, http.MethodPost, o.info.Control+"/attestation/distrust", ""); status != 200 {

@@ -1,7 +1,10 @@
 package simulator
 
 import (
+	"bytes"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +17,7 @@ import (
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/imds"
 	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // finish answers 200 with what holds now, or 400 with the error.
@@ -93,7 +97,8 @@ func (p *Platform) application(name string) (applicationState, error) {
 	return state, errors.Join(errPolicy, errRegistration)
 }
 
-// postApplication changes an application's policy: {"mtls_enabled":true,"assertion_over_mtls":"required"}. What is left out stays.
+// postApplication changes an application's policy: {"mtls_enabled":true,"mtls_refusal":51000,
+// "plain_certificates":false,"assertion_over_mtls":"required"}. What is left out stays.
 func (p *Platform) postApplication(w http.ResponseWriter, r *http.Request) {
 	policy, err := p.ApplicationPolicy(r.PathValue("name"))
 	if err == nil {
@@ -107,19 +112,67 @@ func (p *Platform) postApplication(w http.ResponseWriter, r *http.Request) {
 
 // postCertificate registers a certificate, in PEM.
 func (p *Platform) postCertificate(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxControlBytes))
+	certificate, err := readCertificate(w, r)
+	if err == nil {
+		err = p.RegisterCertificate(r.PathValue("name"), certificate)
+	}
+	p.finishApplication(w, r.PathValue("name"), err)
+}
+
+// postTrusted registers trust by subject and issuer: the issuer's certificate in PEM, and ?subject=, a common name.
+func (p *Platform) postTrusted(w http.ResponseWriter, r *http.Request) {
+	issuer, err := readCertificate(w, r)
+	if err == nil {
+		err = p.Trust(r.PathValue("name"), r.URL.Query().Get("subject"), issuer)
+	}
+	p.finishApplication(w, r.PathValue("name"), err)
+}
+
+// postAuthority issues a certificate for a certificate request, both in PEM. The authority's own follows it.
+func (p *Platform) postAuthority(w http.ResponseWriter, r *http.Request) {
+	chain, err := p.issue(http.MaxBytesReader(w, r.Body, maxControlBytes))
 	if err != nil {
 		badRequest(w, err)
 		return
+	}
+	w.Header().Set("Content-Type", "application/pem-certificate-chain")
+	_, _ = w.Write(pki.EncodePEM(chain...)) // a client that hangs up does not want it
+}
+
+// issue reads a certificate request, which must be signed by its own key.
+func (p *Platform) issue(body io.Reader) ([]*x509.Certificate, error) {
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
+	}
+	block, rest := pem.Decode(text)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, errors.New("want one certificate request in PEM")
+	}
+	request, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if err := request.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("the certificate request's signature: %w", err)
+	}
+	leaf, err := p.apps.Issue(request, p.clock.Now())
+	return []*x509.Certificate{leaf, p.apps.Certificate}, err
+}
+
+func readCertificate(w http.ResponseWriter, r *http.Request) (*x509.Certificate, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxControlBytes))
+	if err != nil {
+		return nil, err
 	}
 	certificates, err := attest.ParseCertificates(body)
 	if err == nil && len(certificates) != 1 {
 		err = errors.New("want one certificate")
 	}
-	if err == nil {
-		err = p.RegisterCertificate(r.PathValue("name"), certificates[0])
+	if err != nil {
+		return nil, err
 	}
-	p.finishApplication(w, r.PathValue("name"), err)
+	return certificates[0], nil
 }
 
 // postFederated adds a federated credential: {"issuer":"https://…","subject":"…","audience":"…","keys":{"keys":[…]}}.

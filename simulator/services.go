@@ -172,7 +172,7 @@ func (p *Platform) newEntra(cfg Config, a *authorities) (*entra.Server, error) {
 		TenantID:     p.info.TenantID,
 		Principals:   principals,
 		Applications: p.newApplications(),
-		Resources:    append([]string{vaultURI, managementURI, "https://graph.microsoft.com", "https://storage.azure.com"}, cfg.Resources...),
+		Resources:    append([]string{vaultURI, managementURI, graphURI, "https://storage.azure.com"}, cfg.Resources...),
 		BearerOnly:   []string{managementURI},
 		Issuer:       a.identity.Certificate,
 		TokenLife:    cfg.AccessTokenLife,
@@ -199,6 +199,7 @@ func (p *Platform) newApplications() []entra.Application {
 func (p *Platform) newResource() *resource.Server {
 	return resource.New(resource.Config{
 		Audience: vaultURI,
+		Graph:    graphURI,
 		Issuer:   p.entra.Issuer(),
 		Keys:     p.entra.Keys(),
 		Now:      p.clock.Now,

@@ -71,7 +71,8 @@ type services struct {
 
 	key     *rsa.PrivateKey // that binding certificates are about
 	appKey  *rsa.PrivateKey
-	appLeaf *x509.Certificate // registered with certApp
+	appLeaf *x509.Certificate // that certApp trusts by subject and issuer
+	appCA   *pki.ApplicationAuthority
 }
 
 var sharedServices = sync.OnceValues(newServices)
@@ -90,29 +91,16 @@ func newServices() (*services, error) {
 		}
 	}
 	s.key, s.appKey = keys[0], keys[1]
-	if s.appLeaf, err = selfSigned(s.appKey, "app", start); err != nil {
+	if s.appCA, err = pki.NewApplicationAuthority(start); err != nil {
+		return nil, err
+	}
+	if s.appLeaf, err = s.appCA.Issue(&x509.CertificateRequest{Subject: pkix.Name{CommonName: "app"}, PublicKey: s.appKey.Public()}, start); err != nil {
 		return nil, err
 	}
 	if s.issuer, err = pki.NewIdentityIssuer(start); err != nil {
 		return nil, err
 	}
 	return s, errors.Join(s.newServerCertificate(), s.newEntra(), s.newIMDS(keys[2]))
-}
-
-func selfSigned(key *rsa.PrivateKey, name string, now time.Time) (*x509.Certificate, error) {
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	if err != nil {
-		return nil, err
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(2, 0, 0),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	return x509.ParseCertificate(der)
 }
 
 // newServerCertificate makes a certificate for every host of every cloud.
@@ -136,7 +124,7 @@ func (s *services) newEntra() error {
 		MTLSURL: "https://" + globalMTLS, LoginURL: "https://" + globalLogin, TenantID: s.tenant,
 		Principals: []simentra.Principal{s.system, s.user},
 		Applications: []simentra.Application{
-			{ClientID: s.certApp, ObjectID: uuid.NewString(), Name: "cert", Certificates: []*x509.Certificate{s.appLeaf}, ApplicationPolicy: simentra.ApplicationPolicy{MTLSEnabled: true}},
+			{ClientID: s.certApp, ObjectID: uuid.NewString(), Name: "cert", Trusted: []simentra.SubjectIssuer{{Subject: "app", Issuer: s.appCA.Certificate}}, ApplicationPolicy: simentra.ApplicationPolicy{MTLSEnabled: true}},
 			{ClientID: s.ficApp, ObjectID: uuid.NewString(), Name: "fic", ApplicationPolicy: simentra.ApplicationPolicy{MTLSEnabled: true}, Federated: []simentra.FederatedCredential{
 				{Issuer: "https://" + globalLogin + "/" + s.tenant + "/v2.0", Subject: s.user.ObjectID, Audience: exchange},
 			}},

@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	// MSAL has no clock but the real one, and its assertions live ten minutes. Within these the stolen token must have ended, for
-	// which the resource allows clocks that differ by a minute.
+	// MSAL has no clock but the real one, and its assertions live ten minutes, and five more for clocks that differ. Within these the
+	// stolen token must have ended, for which the resource allows a minute and the token endpoint, whose assertion it is, five.
 	stolenLife = 5 * time.Minute
-	afterwards = stolenLife + time.Minute + 15*time.Second
+	afterwards = stolenLife + 5*time.Minute + 15*time.Second
 
 	certificateLife = 24 * time.Hour // of certificates that this program makes
 
@@ -223,7 +223,7 @@ func (v *victim) withKey(ctx context.Context, name string, der []byte, do func(*
 //	the VM's identity, a certificate that he made              AADSTS7000277
 //	the application, a certificate that he made                AADSTS700027
 //	its signed assertion, over his own mutual TLS or none      AADSTS500181
-//	its signed assertion, at login                             AADSTS700023, made for another endpoint
+//	its signed assertion, at login                             AADSTS700023, made for another endpoint: an assumption about Entra
 //	a bound assertion, as jwt-pop or jwt-bearer, or at login   AADSTS500181, later AADSTS700024
 //
 //	with what he took from a program that has its key in a PEM file

@@ -59,22 +59,38 @@ func newVictim(tb testing.TB) *victim {
 	return v
 }
 
-// makeKey makes the application's key in the TPM and registers its certificate.
+// makeKey makes the application's key in the TPM and gets it a certificate that the application trusts.
 func (v *victim) makeKey(ctx context.Context) error {
 	keys, err := daemon.OpenKeyring(v.cfg, daemon.Options{Now: v.platform.Clock().Now})
 	if err != nil {
 		return err
 	}
 	if _, err = keys.Create(ctx, "app", daemon.KeyRequest{}); err == nil {
-		_, err = keys.SelfSign(ctx, "app", daemon.SelfSignOptions{NameRequest: daemon.NameRequest{Subject: "CN=app"}})
+		err = v.certify(ctx, keys)
 	}
-	if err := errors.Join(err, keys.Close()); err != nil {
-		return err
-	}
-	return v.register(filepath.Join(v.cfg.StateDir, "keys", "app", "1.cert.pem"))
+	return errors.Join(err, keys.Close())
 }
 
-// makePEM makes another key for the same application, in a file, and registers its certificate.
+// certify asks for a certificate and puts it beside the key.
+func (v *victim) certify(ctx context.Context, keys *daemon.Keyring) error {
+	request, err := keys.Request(ctx, "app", daemon.RequestOptions{NameRequest: daemon.NameRequest{Subject: "CN=app"}})
+	if err != nil {
+		return err
+	}
+	chain, err := v.platform.Certify(certificateApp, request)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(v.cfg.StateDir, "app.cer")
+	if err := os.WriteFile(file, chain, 0o600); err != nil {
+		return err
+	}
+	_, err = keys.Import(ctx, "app", daemon.ImportOptions{File: file})
+	return errors.Join(err, os.Remove(file))
+}
+
+// makePEM makes another key for the same application, in a file, and uploads its certificate: its owner sends assertions only, for
+// which a self-signed one will do.
 func (v *victim) makePEM() error {
 	c, err := selfSigned("app", v.platform.Clock().Now())
 	if err != nil {
@@ -89,11 +105,7 @@ func (v *victim) makePEM() error {
 	if err := os.WriteFile(v.loot.PEM, text, 0o600); err != nil {
 		return err
 	}
-	return v.register(v.loot.PEM)
-}
-
-func (v *victim) register(file string) error {
-	leaf, err := certificateIn(file)
+	leaf, err := certificateIn(v.loot.PEM)
 	if err != nil {
 		return err
 	}

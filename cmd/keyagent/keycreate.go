@@ -49,7 +49,7 @@ that are not persistent, --parent says which persistent key is its parent.`,
 				if err != nil {
 					return err
 				}
-				return a.printKey(report, asJSON, fmt.Sprintf("next: keyagent key self-sign %[1]s --subject CN=%[1]s, or keyagent key csr %[1]s --subject CN=%[1]s", report.Name))
+				return a.printKey(report, asJSON, fmt.Sprintf("next: keyagent key csr %[1]s --subject CN=%[1]s for an authority, or, where signed assertions are enough, keyagent key self-sign %[1]s --subject CN=%[1]s", report.Name))
 			})
 		},
 	}

@@ -239,6 +239,10 @@ func (a *app) printUpload(r daemon.CertificateReport, asJSON bool) error {
 		return err
 	}
 	_, err := fmt.Fprintf(a.out, `
+Self-signed, it will do for signed assertions (bound: never). Over mutual TLS (bound:
+require, the default) Entra takes certificates of an authority that the app registration
+trusts by subject name and issuer: keyagent key csr, then keyagent cert import.
+
 Upload %s to the app registration (Certificates & secrets, Certificates), or
   az ad app credential reset --id CLIENT-ID --cert @%s --append
 The portal then shows the thumbprint %s.

@@ -23,6 +23,11 @@ func (a *app) keySelfSignCommand(place *placeFlags) *cobra.Command {
 		Long: `Make a certificate that the key signs itself, put it beside the key, and say what to
 upload to the app registration in Entra.
 
+For an app that sends signed assertions (bound: never), and for servers of your own.
+Over mutual TLS (bound: require, the default), Entra takes no certificate that was merely
+uploaded, by all that is known: it has to come from an authority that the app registration
+trusts by subject name and issuer. For that, see keyagent key csr --help.
+
 Entra takes RSA keys only. A certificate that works and is in use is replaced only with
 --replace, because the app registration does not know the new one yet. What is replaced
 is said and kept: keyagent cert import NAME --restore puts it back.`,

@@ -138,6 +138,8 @@ func params(dir string) testscript.Params {
 			"fault":     addFault,
 			"faultless": clearFaults,
 			"upload":    uploadCertificate,
+			"enrol":     enrolKey,
+			"policy":    setPolicy,
 			"journal":   countJournal,
 		},
 	}
@@ -220,6 +222,25 @@ func uploadCertificate(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: upload DIR APP FILE")
 	}
 	control(ts, http.MethodPost, platformInfo(ts, args[0]).Control+"/applications/"+args[1]+"/certificates", ts.ReadFile(args[2]))
+}
+
+// enrolKey makes a key's certificate by the platform's authority, for an application that trusts it by subject and issuer. It needs
+// FILE.csr, and writes FILE.
+func enrolKey(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: enrol DIR APP CN FILE")
+	}
+	info := platformInfo(ts, args[0])
+	chain := control(ts, http.MethodPost, info.Control+"/authority", ts.ReadFile(args[3]+".csr"))
+	ts.Check(os.WriteFile(ts.MkAbs(args[3]), chain, 0o600))
+	control(ts, http.MethodPost, info.Control+"/applications/"+args[1]+"/trusted?subject="+args[2], ts.ReadFile(info.AppCAFile))
+}
+
+func setPolicy(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: policy DIR APP JSON")
+	}
+	control(ts, http.MethodPost, platformInfo(ts, args[0]).Control+"/applications/"+args[1], args[2])
 }
 
 func countJournal(ts *testscript.TestScript, neg bool, args []string) {

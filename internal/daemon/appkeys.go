@@ -72,7 +72,7 @@ func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.Ap
 	chain, err := k.store.Certificates(entry)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, missingKey{hint(fmt.Errorf("key %q has no certificate yet", name),
-			"have one made for it (keyagent key csr, or self-sign), register it with the application, and keyagent cert import it")}
+			"have an authority issue one (keyagent key csr), which the application trusts by subject name and issuer, and keyagent cert import it; with bound: never, one that was made by keyagent key self-sign and uploaded will do")}
 	}
 	if err != nil {
 		return nil, err

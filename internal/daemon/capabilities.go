@@ -169,10 +169,13 @@ func (s *survey) certificate() wire.Capability {
 		return capable(true, string(acquire.StrengthTPMSigned), inTPM+", which takes their assertions alone: "+bound.Reason)
 	}
 	if !slices.ContainsFunc(s.ways, func(w way) bool { return w.application }) {
-		return capable(true, string(acquire.StrengthTPM), inTPM+"; no application is configured")
+		return capable(true, string(acquire.StrengthTPM), inTPM+onlyTrusted+"; no application is configured")
 	}
-	return capable(true, string(acquire.StrengthTPM), inTPM)
+	return capable(true, string(acquire.StrengthTPM), inTPM+onlyTrusted)
 }
+
+// onlyTrusted is what is known of applications' certificates over mutual TLS.
+const onlyTrusted = "; over mutual TLS it takes certificates that the app registration trusts by subject name and issuer"
 
 func capable(available bool, strength, reason string) wire.Capability {
 	return wire.Capability{Available: &available, Strength: strength, Reason: reason}

@@ -2,8 +2,6 @@ package daemon_test
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -101,20 +99,15 @@ func (c *chaos) identities() {
 	c.cfg.Rules[0].Resources = chaosResources()
 }
 
-// certifyApplication makes the key of app-cert and registers its certificate.
+// certifyApplication makes the key of app-cert and gets it a certificate that the application trusts.
 func (c *chaos) certifyApplication() {
 	c.t.Helper()
 	k := c.keyring(c.platform.Clock().Now)
 	if _, err := k.Create(c.t.Context(), "app", daemon.KeyRequest{}); err != nil {
 		c.t.Fatal(err)
 	}
-	if _, err := k.SelfSign(c.t.Context(), "app", daemon.SelfSignOptions{NameRequest: subject("app")}); err != nil {
-		c.t.Fatal(err)
-	}
+	c.certify(k)
 	if err := k.Close(); err != nil {
-		c.t.Fatal(err)
-	}
-	if err := c.platform.RegisterCertificate("app-cert", c.storedCertificate("app")); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -551,19 +544,4 @@ func (c *chaos) checkTPM() {
 	if n := c.loaded(); n != 0 {
 		c.t.Errorf("the agent has left %d objects in the TPM", n)
 	}
-}
-
-// storedCertificate is the certificate beside a key.
-func (s *stage) storedCertificate(key string) *x509.Certificate {
-	s.t.Helper()
-	text, err := os.ReadFile(s.stateFile("keys", key, "1.cert.pem"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	block, _ := pem.Decode(text)
-	leaf, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return leaf
 }

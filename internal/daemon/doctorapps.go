@@ -38,11 +38,23 @@ func (d *doctor) checkCertificateCredential(check string, c config.Credential, k
 	case keys[at].AuthValue:
 		d.add(check, VerdictFail, "make one without: keyagent key rotate "+c.Key+" --no-auth", "key %q needs an authorization value, which the agent has only for its own key", c.Key)
 	case keys[at].Certificate == nil && keys[at].Problem == "":
-		d.add(check, VerdictFail, fmt.Sprintf("keyagent key self-sign %[1]s --subject CN=%[1]s, or key csr and cert import; register the certificate with the application", c.Key),
+		d.add(check, VerdictFail, toCertify(c),
 			"key %q has no certificate", c.Key)
+	case keys[at].Problem == "" && keys[at].Certificate.Problem == "" && keys[at].Certificate.SelfSigned && c.Bound != config.BoundNever:
+		d.add(check, VerdictWarn, toCertify(c), "key %q has a self-signed certificate, and over mutual TLS Entra takes certificates that the app registration trusts by subject name and issuer, "+
+			"by all that is known, unless the app is enabled for others (AADSTS392189)", c.Key)
 	case keys[at].Problem == "" && keys[at].Certificate.Problem == "":
 		d.add(check, VerdictOK, "", "key %q and its certificate are there", c.Key)
 	}
+}
+
+// toCertify says how a credential's key gets a certificate that Entra takes in the form that is configured.
+func toCertify(c config.Credential) string {
+	if c.Bound == config.BoundNever {
+		return fmt.Sprintf("keyagent key self-sign %[1]s --subject CN=%[1]s, or key csr and cert import; register the certificate with the application", c.Key)
+	}
+	return fmt.Sprintf("keyagent key csr %[1]s --subject CN=%[1]s --out request.pem, have an authority issue the certificate that the application trusts by subject name and issuer, "+
+		"and keyagent cert import %[1]s --file chain.pem: see docs/credentials.md", c.Key)
 }
 
 func (d *doctor) checkAssertionFile(check string, c config.Credential) {

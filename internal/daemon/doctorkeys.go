@@ -86,7 +86,7 @@ func (d *doctor) checkCertificate(check string, r KeyReport) {
 	switch {
 	case c == nil && r.Name == BindingKeyName: // its certificates are elsewhere
 	case c == nil && r.State == StateCurrent:
-		d.add(check, VerdictWarn, fmt.Sprintf("keyagent key self-sign %[1]s --subject CN=%[1]s, or keyagent key csr and then keyagent cert import", r.Name), "there is none")
+		d.add(check, VerdictWarn, fmt.Sprintf("keyagent key csr %[1]s --subject CN=%[1]s and then keyagent cert import; or, where signed assertions are enough, keyagent key self-sign %[1]s --subject CN=%[1]s", r.Name), "there is none")
 	case c == nil:
 	case c.Problem != "":
 		d.add(check, VerdictFail, "get another one: keyagent key csr "+r.Name+", then keyagent cert import", "%s", strings.ReplaceAll(c.Problem, "\n", ""))

@@ -444,8 +444,8 @@ func noCertificate(err error, name string, next bool) error {
 	if next {
 		flag = " --next"
 	}
-	return hint(err, "keyagent key self-sign %[1]s%[2]s --subject CN=%[1]s, or keyagent key csr %[1]s%[2]s --subject CN=%[1]s --out request.pem "+
-		"for an issuer and then keyagent cert import %[1]s%[2]s --file chain.pem", name, flag)
+	return hint(err, "keyagent key csr %[1]s%[2]s --subject CN=%[1]s --out request.pem for an issuer, and then keyagent cert import %[1]s%[2]s --file chain.pem; "+
+		"or, where signed assertions are enough (bound: never), keyagent key self-sign %[1]s%[2]s --subject CN=%[1]s", name, flag)
 }
 
 // WriteFile writes what a command made for others to see, replacing an older one in one step; see [statefile.Export]. A key file is no

@@ -72,9 +72,21 @@ func TestTheDiagnosisOfAnApplication(t *testing.T) {
 			_, err := k.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "rsa-2048"})
 			return err
 		}},
-		{"all is there", daemon.VerdictOK, func() error {
+		{"a self-signed certificate is no good over mutual TLS", daemon.VerdictWarn, func() error {
 			_, err := k.SelfSign(t.Context(), "app", daemon.SelfSignOptions{NameRequest: subject("app")})
 			return err
+		}},
+		{"it will do for assertions", daemon.VerdictOK, func() error {
+			s.bind(config.BoundNever)
+			return nil
+		}},
+		{"where they are but what is preferred, it will not", daemon.VerdictWarn, func() error {
+			s.bind(config.BoundPrefer)
+			return nil
+		}},
+		{"an issued one is there", daemon.VerdictOK, func() error {
+			s.certify(k)
+			return nil
 		}},
 	} {
 		if err := step.do(); err != nil {
@@ -83,6 +95,35 @@ func TestTheDiagnosisOfAnApplication(t *testing.T) {
 		if d := s.diagnose(nil); verdict(d, check) != step.verdict {
 			t.Errorf("%s: %+v", step.name, d)
 		}
+	}
+}
+
+// bind says how app-cert's credential is to be bound.
+func (s *stage) bind(bound string) {
+	for i := range s.cfg.Identities {
+		if id := &s.cfg.Identities[i]; id.Name == "app-cert" {
+			id.Application.Credentials[0].Bound = bound
+		}
+	}
+}
+
+// certify gets the key "app" a certificate that app-cert trusts by subject and issuer.
+func (s *stage) certify(k *daemon.Keyring) {
+	s.t.Helper()
+	request, err := k.Request(s.t.Context(), "app", daemon.RequestOptions{NameRequest: subject("app")})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	chain, err := s.platform.Certify("app-cert", request)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	file := filepath.Join(s.t.TempDir(), "app.cer")
+	if err := os.WriteFile(file, chain, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := k.Import(s.t.Context(), "app", daemon.ImportOptions{File: file, Replace: true}); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

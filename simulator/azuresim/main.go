@@ -36,16 +36,28 @@ Example:
   keyagent token --socket /tmp/sim/agent.sock --identity vm --resource https://vault.azure.net
 
 The tenant has two applications: app-fic trusts the VM's user-assigned identity,
-app-cert has a certificate once one is uploaded to the control endpoint, whose
-address is "control" in D/azuresim.json:
+app-cert waits for a certificate. The control endpoint, whose address is
+"control" in D/azuresim.json, has an authority that issues one, and lets the
+application trust what the authority issues to a subject:
   CONTROL=$(jq -r .control D/azuresim.json)
   CONTROL=$(sed -n 's/^ *"control": "\(.*\)",$/\1/p' D/azuresim.json)  # without jq
-  curl --data-binary @cert.pem $CONTROL/applications/app-cert/certificates
+  keyagent key create app && keyagent key csr app --subject CN=app --out app.csr
+  curl --data-binary @app.csr $CONTROL/authority >app.cer
+  keyagent cert import app --file app.cer
+  curl --data-binary @D/app-ca.pem "$CONTROL/applications/app-cert/trusted?subject=app"
+A certificate that is merely uploaded (/applications/app-cert/certificates) is
+good for assertions; over mutual TLS it gets AADSTS392189, unless the
+application has plain_certificates.
 
 The control endpoint serves GET /journal[?leg=L], GET, POST and
 DELETE /faults, POST /tpm/reset, GET and POST /clock, and POST to these:
-  /applications/NAME               {"mtls_enabled":true,"assertion_over_mtls":"required"}
+  /applications/NAME               {"mtls_enabled":true,"mtls_refusal":51000,
+                                    "plain_certificates":false,
+                                    "assertion_over_mtls":"required"}
   /applications/NAME/certificates  a certificate in PEM
+  /applications/NAME/trusted?subject=CN
+                                   an authority's certificate in PEM
+  /authority                       a certificate request in PEM, for a certificate
   /applications/NAME/federated     {"issuer":I,"subject":S,"audience":A,"keys":JWKS}
   /attestation/distrust            reject what was attested up to now
   /certificates/revoke             {"thumbprint":T}

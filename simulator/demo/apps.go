@@ -42,26 +42,34 @@ func (d *demo) federated(ctx context.Context) error {
 
 // certificateApp is an application that knows this machine by a certificate, whose key is made here and now.
 func (d *demo) certificateApp(ctx context.Context) error {
-	pem := filepath.Join(d.vm.dir, "app.pem")
-	for _, args := range [][]string{
-		{"key", "create", "app"},
-		{"key", "self-sign", "app", "--subject", "CN=app", "--out", pem},
-	} {
-		d.page.shell("keyagent " + strings.Replace(strings.Join(args, " "), pem, "app.pem", 1))
-		r, err := command(ctx, nil, d.program("keyagent"), append(args, "--config", d.vm.config())...)
-		if err != nil {
-			return err
-		}
-		if err := expect(r.code == 0, "exit code %d: %s", r.code, r.err); err != nil {
+	for _, args := range [][]string{{"key", "create", "app"}, {"key", "csr", "app", "--subject", "CN=app", "--out", "app.csr"}} {
+		if err := d.keyCommand(ctx, args...); err != nil {
 			return err
 		}
 	}
-	d.page.say("An administrator uploads app.pem to the app registration. Nothing is restarted.")
-	if err := d.vm.upload(ctx, "app-cert", pem); err != nil {
+	d.page.say("The company's authority issues a certificate for app.csr. The app registration trusts what it issues to CN=app:")
+	d.page.say("over mutual TLS, Entra takes no certificate that was merely uploaded.")
+	if err := d.vm.certify(ctx, "app-cert", "app"); err != nil {
+		return err
+	}
+	if err := d.keyCommand(ctx, "cert", "import", "app", "--file", "app.pem"); err != nil {
 		return err
 	}
 	_, err := d.appToken(ctx, "app-cert", "bearer")
 	return err
+}
+
+// keyCommand runs a command about keys, beside the agent. The files that it names are in the machine's directory.
+func (d *demo) keyCommand(ctx context.Context, args ...string) error {
+	d.page.shell("keyagent " + strings.Join(args, " "))
+	if last := len(args) - 1; filepath.Ext(args[last]) != "" {
+		args[last] = filepath.Join(d.vm.dir, args[last])
+	}
+	r, err := command(ctx, nil, d.program("keyagent"), append(args, "--config", d.vm.config())...)
+	if err != nil {
+		return err
+	}
+	return expect(r.code == 0, "exit code %d: %s", r.code, r.err)
 }
 
 // appToken gets a token of an application, which must be bound and no fallback.
@@ -84,22 +92,40 @@ func (d *demo) appToken(ctx context.Context, identity, tokenType string) (appTok
 	return token, expect(token.Bound && !token.Fallback && strings.EqualFold(token.TokenType, tokenType), "got %s, bound %v, fallback %v", token.TokenType, token.Bound, token.Fallback)
 }
 
-// upload registers a certificate, as the administrator of the tenant does.
-func (m machine) upload(ctx context.Context, app, file string) error {
-	pem, err := os.ReadFile(file)
+// certify does what the company's authority and the tenant's administrator do: app.pem for app.csr, and an application that trusts
+// the authority's certificates of this subject.
+func (m machine) certify(ctx context.Context, app, subject string) error {
+	chain, err := m.post(ctx, "/authority", filepath.Join(m.dir, "app.csr"))
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.info.Control+"/applications/"+app+"/certificates", bytes.NewReader(pem))
-	if err != nil {
+	if err := os.WriteFile(filepath.Join(m.dir, "app.pem"), chain, 0o600); err != nil {
 		return err
+	}
+	_, err = m.post(ctx, "/applications/"+app+"/trusted?subject="+subject, m.info.AppCAFile)
+	return err
+}
+
+// post sends a file to the control endpoint and returns the answer.
+func (m machine) post(ctx context.Context, path, file string) ([]byte, error) {
+	body, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.info.Control+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	return expect(resp.StatusCode == http.StatusOK, "the upload was answered %s", resp.Status)
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return nil, err
+	}
+	return answer, expect(resp.StatusCode == http.StatusOK, "%s was answered %s: %s", path, resp.Status, answer)
 }
 
 // stolenBoundToken takes a token of type mtls_pop to where the key is not.

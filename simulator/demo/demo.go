@@ -32,14 +32,15 @@ type machine struct {
 
 // platformInfo is the part of azuresim.json that the demo uses.
 type platformInfo struct {
-	IMDS     string `json:"imds"`
-	MTLSAuth string `json:"mtlsauth"`
-	MAA      string `json:"maa"`
-	Resource string `json:"resource"`
-	Control  string `json:"control"`
-	CAFile   string `json:"ca_file"`
-	TPM      string `json:"tpm"`
-	TenantID string `json:"tenant_id"`
+	IMDS      string `json:"imds"`
+	MTLSAuth  string `json:"mtlsauth"`
+	MAA       string `json:"maa"`
+	Resource  string `json:"resource"`
+	Control   string `json:"control"`
+	CAFile    string `json:"ca_file"`
+	AppCAFile string `json:"app_ca_file"`
+	TPM       string `json:"tpm"`
+	TenantID  string `json:"tenant_id"`
 }
 
 func (d *demo) program(name string) string { return filepath.Join(d.bin, name) }

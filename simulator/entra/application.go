@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -31,9 +32,18 @@ type Application struct {
 
 // ApplicationPolicy is what the directory lets an application do over mutual TLS.
 type ApplicationPolicy struct {
-	MTLSEnabled       bool   `json:"mtls_enabled"`        // otherwise AADSTS51000
+	MTLSEnabled       bool   `json:"mtls_enabled"`        // whether it may authenticate there at all
+	MTLSRefusal       int    `json:"mtls_refusal"`        // AADSTS code where it may not: 51000, which is meant by 0, or 700027
+	PlainCertificates bool   `json:"plain_certificates"`  // whether a certificate that was merely uploaded will do; otherwise AADSTS392189
 	AssertionOverMTLS string `json:"assertion_over_mtls"` // for a Bearer token: AssertionRequired, which is meant by "", or AssertionOptional
 }
+
+// Refusals of an application over mutual TLS.
+const (
+	codeNotEnabled    = 51000
+	codeNotRegistered = 700027
+	codeOnlyTrusted   = 392189
+)
 
 // Values of ApplicationPolicy.AssertionOverMTLS.
 const (
@@ -43,8 +53,8 @@ const (
 
 // SubjectIssuer registers every certificate of one subject that an authority issues (SN/I).
 type SubjectIssuer struct {
-	Subject string // common name
-	Issuer  *x509.Certificate
+	Subject string            // common name
+	Issuer  *x509.Certificate // whose key signs the certificates
 }
 
 // FederatedCredential lets a token of another issuer stand for the application. All three are compared exactly.
@@ -90,6 +100,17 @@ func (s *Server) RegisterCertificate(clientID string, leaf *x509.Certificate) er
 	return s.change(clientID, func(a *Application) { a.Certificates = append(a.Certificates, leaf) })
 }
 
+// Trust lets an application have every certificate of a subject that an authority issues.
+func (s *Server) Trust(clientID string, trusted SubjectIssuer) error {
+	switch {
+	case trusted.Subject == "":
+		return errors.New("no subject: a common name is wanted")
+	case !trusted.Issuer.IsCA:
+		return fmt.Errorf("the certificate of %.80q is not an authority's", trusted.Issuer.Subject)
+	}
+	return s.change(clientID, func(a *Application) { a.Trusted = append(a.Trusted, trusted) })
+}
+
 // Policy returns an application's policy.
 func (s *Server) Policy(clientID string) (ApplicationPolicy, error) {
 	var policy ApplicationPolicy
@@ -100,25 +121,39 @@ func (s *Server) Policy(clientID string) (ApplicationPolicy, error) {
 // Registration is what the directory has of an application's credentials.
 type Registration struct {
 	Certificates []string              `json:"certificates"` // thumbprints (x5t#S256) of those registered one by one
+	Trusted      []TrustedSubject      `json:"trusted"`
 	Federated    []FederatedCredential `json:"federated"`
+}
+
+// TrustedSubject is a [SubjectIssuer] in words.
+type TrustedSubject struct {
+	Subject string `json:"subject"` // common name
+	Issuer  string `json:"issuer"`  // RFC 2253
 }
 
 // Registration returns an application's credentials.
 func (s *Server) Registration(clientID string) (Registration, error) {
-	r := Registration{Certificates: []string{}, Federated: []FederatedCredential{}} // [] and not null when empty
+	r := Registration{Certificates: []string{}, Trusted: []TrustedSubject{}, Federated: []FederatedCredential{}} // [] and not null when empty
 	err := s.change(clientID, func(a *Application) {
 		for _, c := range a.Certificates {
 			r.Certificates = append(r.Certificates, leg.Thumbprint(c.Raw))
+		}
+		for _, t := range a.Trusted {
+			r.Trusted = append(r.Trusted, TrustedSubject{t.Subject, t.Issuer.Subject.String()})
 		}
 		r.Federated = append(r.Federated, a.Federated...)
 	})
 	return r, err
 }
 
-// IsRegistered reports whether an application has the certificate with this thumbprint (x5t#S256).
+// IsRegistered reports whether an application has the certificate with this thumbprint (x5t#S256): it was uploaded, or has
+// come with a request and is trusted.
 func (s *Server) IsRegistered(thumbprint string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.met[thumbprint] {
+		return true
+	}
 	for _, app := range s.applications {
 		if slices.ContainsFunc(app.Certificates, func(c *x509.Certificate) bool { return leg.Thumbprint(c.Raw) == thumbprint }) {
 			return true
@@ -131,6 +166,9 @@ func (s *Server) IsRegistered(thumbprint string) bool {
 func (s *Server) SetPolicy(clientID string, policy ApplicationPolicy) error {
 	if !slices.Contains([]string{"", AssertionRequired, AssertionOptional}, policy.AssertionOverMTLS) {
 		return fmt.Errorf("assertion over mTLS %q, want %s or %s", policy.AssertionOverMTLS, AssertionRequired, AssertionOptional)
+	}
+	if !slices.Contains([]int{0, codeNotEnabled, codeNotRegistered}, policy.MTLSRefusal) {
+		return fmt.Errorf("refusal over mTLS %d, want %d or %d", policy.MTLSRefusal, codeNotEnabled, codeNotRegistered)
 	}
 	return s.change(clientID, func(a *Application) { a.ApplicationPolicy = policy })
 }
@@ -148,8 +186,41 @@ func (s *Server) Federate(clientID string, credential FederatedCredential, keys 
 // isRegistered says whether the certificate is one of the application's.
 func (a *Application) isRegistered(certificate *x509.Certificate) bool {
 	same := func(c *x509.Certificate) bool { return bytes.Equal(c.Raw, certificate.Raw) }
-	issued := func(t SubjectIssuer) bool { return t.issued(certificate) }
-	return slices.ContainsFunc(a.Certificates, same) || slices.ContainsFunc(a.Trusted, issued)
+	return slices.ContainsFunc(a.Certificates, same) || a.isTrusted(certificate)
+}
+
+// isTrusted says whether the certificate is the application's by subject and issuer.
+func (a *Application) isTrusted(certificate *x509.Certificate) bool {
+	return slices.ContainsFunc(a.Trusted, func(t SubjectIssuer) bool { return t.issued(certificate) })
+}
+
+// checkTrust checks that a registered certificate may authenticate a TLS connection. The source is what the integration tests
+// of MSAL.NET (MtlsTransportUserFlowTests, 2026-07) and MSAL Go (bearer_mtls_integration_test, 2026-08) say of the service:
+// "mTLS endpoint only supports SNI/federated identity". Microsoft's documentation does not have it, nor the status.
+func (a *Application) checkTrust(certificate *x509.Certificate) error {
+	if a.PlainCertificates || a.isTrusted(certificate) {
+		return nil
+	}
+	return refuse(http.StatusBadRequest, "invalid_request", codeOnlyTrusted,
+		"The mTLS endpoint only supports SNI/federated identity: the client certificate is not trusted by subject name and issuer for application '%s'.", a.ClientID)
+}
+
+// mtlsDisabled is the refusal of an application that may not authenticate over mutual TLS: 51000 with the status 412 (MSAL.NET,
+// MtlsTransportUserFlowTests), or 700027, which is seen where an application is not on Entra's list (microsoft-identity-web,
+// pull request 3997).
+func (a *Application) mtlsDisabled() error {
+	if a.MTLSRefusal == codeNotRegistered {
+		return refuse(http.StatusUnauthorized, "invalid_client", codeNotRegistered,
+			"The certificate used to sign the client assertion is not registered on application '%s', or the application is not enabled for mutual TLS.", a.ClientID)
+	}
+	return refuse(http.StatusPreconditionFailed, "invalid_request", codeNotEnabled, "The feature MtlsClientAuth is disabled for application '%s'.", a.ClientID)
+}
+
+// meet notes a certificate that is an application's, so that it can be revoked by its thumbprint.
+func (s *Server) meet(certificate *x509.Certificate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.met[leg.Thumbprint(certificate.Raw)] = true
 }
 
 func (t SubjectIssuer) issued(certificate *x509.Certificate) bool {

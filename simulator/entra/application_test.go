@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -127,7 +128,32 @@ func TestAssertionsOfAnApplicationAreTaken(t *testing.T) {
 			without(d.header, "x5t#S256", "x5c")
 		},
 		"with a kid, which counts for nothing": func(d draft, _ url.Values) { d.header["kid"] = "x" },
-		"of 24 hours":                          func(d draft, _ url.Values) { d.claims["exp"] = epoch().Add(24 * time.Hour).Unix() },
+		"of two days":                          func(d draft, _ url.Values) { d.claims["exp"] = epoch().Add(48 * time.Hour).Unix() },
+		"without nbf":                          func(d draft, _ url.Values) { without(d.claims, "nbf") },
+		"without jti":                          func(d draft, _ url.Values) { without(d.claims, "jti") },
+		"with times as strings": func(d draft, _ url.Values) {
+			d.claims["nbf"], d.claims["exp"] = strconv.FormatInt(epoch().Unix(), 10), strconv.FormatInt(epoch().Unix()+600, 10)
+		},
+		"with fractions of a second": func(d draft, _ url.Values) { d.claims["nbf"], d.claims["exp"] = 1780315200.5, "1780315800.5" },
+		"of a clock four minutes ahead": func(d draft, _ url.Values) {
+			d.claims["nbf"], d.claims["exp"] = epoch().Unix()+240, epoch().Unix()+840
+		},
+		"of a clock that is behind": func(d draft, _ url.Values) {
+			d.claims["nbf"], d.claims["exp"] = epoch().Unix()-840, epoch().Unix()-240
+		},
+		"for the cloud's name":           func(d draft, _ url.Values) { d.claims["aud"] = "https://login.microsoftonline.com" + tokenPath },
+		"for a region":                   func(d draft, _ url.Values) { d.claims["aud"] = "https://westeurope.login.microsoft.com" + tokenPath },
+		"for a URL with a slash":         func(d draft, _ url.Values) { d.claims["aud"] = w.login + tokenPath + "/" },
+		"for the issuer":                 func(d draft, _ url.Values) { d.claims["aud"] = w.login + "/" + tenantID + "/v2.0" },
+		"for two audiences":              func(d draft, _ url.Values) { d.claims["aud"] = []string{"x", w.login + tokenPath} },
+		"with token type bearer":         func(_ draft, f url.Values) { f.Set("token_type", "bearer") },
+		"with a field that nobody knows": func(_ draft, f url.Values) { f.Set("x", "y") },
+		"with an empty claims":           func(_ draft, f url.Values) { f.Set("claims", "") },
+		"with what clients say of themselves": func(_ draft, f url.Values) {
+			for _, name := range []string{"x-client-SKU", "x-client-VER", "x-client-OS", "x-client-CPU", "x-ms-lib-capability", "client-request-id"} {
+				f.Set(name, "x")
+			}
+		},
 		"with the scopes that MSAL Go adds": func(_ draft, f url.Values) {
 			f.Set("scope", vault+"/.default openid offline_access profile")
 			f.Set("client_info", "1")
@@ -196,18 +222,19 @@ func TestAssertionsOfAnApplicationAreRefused(t *testing.T) {
 		"of another client":                     {func(d *draft) { d.claims["iss"], d.claims["sub"] = otherAppID, otherAppID }, 700021},
 		"with another subject":                  {func(d *draft) { d.claims["sub"] = otherAppID }, 700021},
 		"without issuer":                        {func(d *draft) { without(d.claims, "iss") }, 700021},
-		"for the other face":                    {func(d *draft) { d.claims["aud"] = w.url + tokenPath }, 700023},
-		"for the issuer":                        {func(d *draft) { d.claims["aud"] = w.login + "/" + tenantID + "/v2.0" }, 700023},
-		"for two audiences":                     {func(d *draft) { d.claims["aud"] = []string{w.login + tokenPath, "x"} }, 700023},
+		"for mutual TLS":                        {func(d *draft) { d.claims["aud"] = w.url + tokenPath }, 700023},
+		"for another tenant":                    {func(d *draft) { d.claims["aud"] = w.login + "/" + otherID + "/oauth2/v2.0/token" }, 700023},
+		"for another host":                      {func(d *draft) { d.claims["aud"] = "https://login.example" + tokenPath }, 700023},
+		"for another path":                      {func(d *draft) { d.claims["aud"] = w.login + "/" + tenantID }, 700023},
+		"for plain HTTP":                        {func(d *draft) { d.claims["aud"] = strings.Replace(w.login, "https", "http", 1) + tokenPath }, 700023},
+		"with words for exp":                    {func(d *draft) { d.claims["exp"] = "tomorrow" }, 50027},
+		"with NaN for exp":                      {func(d *draft) { d.claims["exp"] = "NaN" }, 50027},
+		"with a list for nbf":                   {func(d *draft) { d.claims["nbf"] = []int64{epoch().Unix()} }, 50027},
+		"that has expired":                      {func(d *draft) { d.claims["nbf"], d.claims["exp"] = epoch().Unix()-700, epoch().Unix()-301 }, 700024},
+		"of the future":                         {func(d *draft) { d.claims["nbf"] = epoch().Unix() + 301 }, 700024},
+		"of the future, as text":                {func(d *draft) { d.claims["nbf"] = strconv.FormatInt(epoch().Unix()+301, 10) }, 700024},
 		"without audience":                      {func(d *draft) { without(d.claims, "aud") }, 700023},
-		"without jti":                           {func(d *draft) { without(d.claims, "jti") }, 50027},
-		"with times as strings":                 {func(d *draft) { d.claims["exp"] = "1780000000" }, 50027},
 		"without exp":                           {func(d *draft) { without(d.claims, "exp") }, 50027},
-		"without nbf":                           {func(d *draft) { without(d.claims, "nbf") }, 50027},
-		"that has expired":                      {func(d *draft) { d.claims["nbf"], d.claims["exp"] = epoch().Unix()-700, epoch().Unix()-100 }, 700024},
-		"of the future":                         {func(d *draft) { d.claims["nbf"] = epoch().Unix() + 100 }, 700024},
-		"of more than 24 hours":                 {func(d *draft) { d.claims["exp"] = epoch().Unix() + 86401 }, 700024},
-		"whose end is before its beginning":     {func(d *draft) { d.claims["exp"] = epoch().Unix() - 1 }, 700024},
 		"of a revoked certificate":              {func(d *draft) { use(*d, revoked) }, 7000214},
 		"of a certificate outside its validity": {func(d *draft) { use(*d, expired) }, 1000502},
 	} {
@@ -229,23 +256,55 @@ func expiredCertificate(t *testing.T, key *rsa.PrivateKey) *x509.Certificate {
 	return signed(t, template, template, key, key)
 }
 
-func TestAnAssertionIsGoodOnce(t *testing.T) {
+// MSAL for JavaScript and for Python keep an assertion and send it until it expires.
+func TestAnAssertionIsGoodUntilItExpires(t *testing.T) {
 	w := newWorld(t)
-	certificate := w.register(t)
 	c := w.client(t, nil, nil)
-	d := newDraft(w.login+tokenPath, certificate, w.key)
-	if a, err := send(t, c, w.login+tokenPath, appForm(d.sign(t))); err != nil || a.status != 200 {
-		t.Fatalf("answer %d %s: %v", a.status, a.body, err)
+	assertion := newDraft(w.login+tokenPath, w.register(t), w.key).sign(t) // ten minutes
+	for _, after := range []int64{0, 1, 600} {
+		w.clock.Store(after)
+		if a, err := send(t, c, w.login+tokenPath, appForm(assertion)); err != nil || a.status != 200 {
+			t.Errorf("after %d s: %d: %v", after, a.status, err)
+		}
 	}
-	a, err := send(t, c, w.login+tokenPath, appForm(d.sign(t))) // another signature, the same jti
+	w.clock.Store(901)
+	a, err := send(t, c, w.login+tokenPath, appForm(assertion))
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkRefusal(t, a, 401, "invalid_client", 50027)
-	w.clock.Store(3600)
-	d.claims["nbf"], d.claims["exp"] = w.now().Unix(), w.now().Unix()+60
-	if a, err := send(t, c, w.login+tokenPath, appForm(d.sign(t))); err != nil || a.status != 200 {
-		t.Errorf("a jti whose assertion has expired: %d %s: %v", a.status, a.body, err)
+	checkRefusal(t, a, 401, "invalid_client", 700024)
+}
+
+// MSAL for JavaScript puts its request id into the query, and a slash after a regional endpoint.
+func TestTheURLOfATokenRequest(t *testing.T) {
+	w := newWorld(t)
+	certificate := w.register(t)
+	trusting := w.issue(t, nil)
+	for path, status := range map[string]int{
+		tokenPath + "/": 200,
+		tokenPath + "?client-request-id=" + requestID:   200,
+		tokenPath + "/?client-request-id=" + requestID:  200,
+		tokenPath + "?scope=x&client_id=x&grant_type=x": 200,
+		tokenPath + "?a;b=%zz":                          200,
+		tokenPath + "//":                                404,
+		tokenPath + "/x":                                404,
+	} {
+		t.Run(path, func(t *testing.T) {
+			form := appForm(newDraft(w.login+tokenPath, certificate, w.key).sign(t))
+			if a, err := send(t, w.client(t, nil, nil), w.login+path, form); err != nil || a.status != status {
+				t.Errorf("login: %d, want %d: %v", a.status, status, err)
+			}
+			if a, err := w.post(t, w.client(t, trusting, w.key), path, goodForm()); err != nil || a.status != status {
+				t.Errorf("mutual TLS: %d, want %d: %v", a.status, status, err)
+			}
+		})
+	}
+	noted := false
+	for _, e := range w.journal.Entries() {
+		noted = noted || reflect.DeepEqual(e.Detail["query"], []string{"client-request-id"})
+	}
+	if !noted {
+		t.Errorf("the journal has nothing of the query")
 	}
 }
 
@@ -259,22 +318,23 @@ func TestFormsOfAnApplicationAreRefused(t *testing.T) {
 		oauth  string
 		code   int
 	}{
-		"a secret":                  {w.login, func(f url.Values) { f.Del("client_assertion"); f.Set("client_secret", "x") }, 401, "invalid_client", 7000215},
-		"nothing":                   {w.login, func(f url.Values) { f.Del("client_assertion"); f.Del("client_assertion_type") }, 401, "invalid_client", 7000218},
-		"a type without assertion":  {w.login, func(f url.Values) { f.Del("client_assertion") }, 400, "invalid_request", 900144},
-		"an assertion without type": {w.login, func(f url.Values) { f.Del("client_assertion_type") }, 400, "invalid_request", 900144},
-		"another type":              {w.login, func(f url.Values) { f.Set("client_assertion_type", "saml") }, 400, "invalid_request", 900144},
-		"no JWT":                    {w.login, func(f url.Values) { f.Set("client_assertion", "x.y") }, 401, "invalid_client", 50027},
-		"an unknown application":    {w.login, func(f url.Values) { f.Set("client_id", requestID) }, 400, "unauthorized_client", 700016},
-		"bound at login":            {w.login, func(f url.Values) { f.Set("token_type", "mtls_pop") }, 400, "invalid_request", 90023},
-		"a token type at login":     {w.login, func(f url.Values) { f.Set("token_type", "bearer") }, 400, "invalid_request", 90023},
-		"jwt-pop at login":          {w.login, func(f url.Values) { f.Set("client_assertion_type", popType) }, 400, "invalid_request", 500181},
-		"a req_cnf":                 {w.login, func(f url.Values) { f.Set("req_cnf", "x") }, 400, "invalid_request", 90023},
-		"two resources":             {w.login, func(f url.Values) { f.Set("scope", vault+"/.default "+management+"/.default") }, 400, "invalid_scope", 1002012},
-		"no resource":               {w.login, func(f url.Values) { f.Set("scope", "openid profile") }, 400, "invalid_scope", 1002012},
-		"a token type bearer":       {w.url, func(f url.Values) { f.Set("token_type", "bearer") }, 400, "invalid_request", 90023},
-		"bound with an assertion":   {w.url, func(f url.Values) { f.Set("token_type", "mtls_pop") }, 400, "invalid_request", 90023},
-		"jwt-pop of its own":        {w.url, func(f url.Values) { f.Set("client_assertion_type", popType) }, 400, "invalid_request", 500181},
+		"a secret":                     {w.login, func(f url.Values) { f.Del("client_assertion"); f.Set("client_secret", "x") }, 401, "invalid_client", 7000215},
+		"nothing":                      {w.login, func(f url.Values) { f.Del("client_assertion"); f.Del("client_assertion_type") }, 401, "invalid_client", 7000218},
+		"a type without assertion":     {w.login, func(f url.Values) { f.Del("client_assertion") }, 400, "invalid_request", 900144},
+		"an assertion without type":    {w.login, func(f url.Values) { f.Del("client_assertion_type") }, 400, "invalid_request", 900144},
+		"another type":                 {w.login, func(f url.Values) { f.Set("client_assertion_type", "saml") }, 400, "invalid_request", 900144},
+		"no JWT":                       {w.login, func(f url.Values) { f.Set("client_assertion", "x.y") }, 401, "invalid_client", 50027},
+		"an unknown application":       {w.login, func(f url.Values) { f.Set("client_id", requestID) }, 400, "unauthorized_client", 700016},
+		"a secret beside an assertion": {w.login, func(f url.Values) { f.Set("client_secret", "x") }, 400, "invalid_request", 90023},
+		"a token type that is signed":  {w.login, func(f url.Values) { f.Set("token_type", "pop") }, 400, "invalid_request", 90023},
+		"a scope without a value":      {w.login, func(f url.Values) { f.Set("scope", "") }, 400, "invalid_request", 900144},
+		"a field twice":                {w.login, func(f url.Values) { f["x"] = []string{"y", "z"} }, 400, "invalid_request", 90023},
+		"bound at login":               {w.login, func(f url.Values) { f.Set("token_type", "mtls_pop") }, 400, "invalid_request", 90023},
+		"jwt-pop at login":             {w.login, func(f url.Values) { f.Set("client_assertion_type", popType) }, 400, "invalid_request", 500181},
+		"two resources":                {w.login, func(f url.Values) { f.Set("scope", vault+"/.default "+management+"/.default") }, 400, "invalid_scope", 1002012},
+		"no resource":                  {w.login, func(f url.Values) { f.Set("scope", "openid profile") }, 400, "invalid_scope", 1002012},
+		"bound with an assertion":      {w.url, func(f url.Values) { f.Set("token_type", "mtls_pop") }, 400, "invalid_request", 90023},
+		"jwt-pop of its own":           {w.url, func(f url.Values) { f.Set("client_assertion_type", popType) }, 400, "invalid_request", 500181},
 	} {
 		t.Run(name, func(t *testing.T) {
 			form := appForm(newDraft(x.face+tokenPath, certificate, w.key).sign(t))
@@ -311,8 +371,9 @@ func TestAnApplicationOverMutualTLS(t *testing.T) {
 		without(d.header, dropped...)
 		return d.sign(t)
 	}
-	disabled := entra.ApplicationPolicy{}
-	optional := entra.ApplicationPolicy{MTLSEnabled: true, AssertionOverMTLS: entra.AssertionOptional}
+	disabled, unlisted := entra.ApplicationPolicy{}, entra.ApplicationPolicy{MTLSRefusal: 700027}
+	usual, optional := entra.ApplicationPolicy{MTLSEnabled: true}, plain()
+	optional.AssertionOverMTLS = entra.AssertionOptional
 	for name, x := range map[string]struct {
 		policy      *entra.ApplicationPolicy
 		certificate *x509.Certificate
@@ -326,18 +387,37 @@ func TestAnApplicationOverMutualTLS(t *testing.T) {
 		"certificate and assertion": {
 			certificate: certificate, assertion: func(t *testing.T) string { return assertion(t, certificate) }, tokenType: "Bearer",
 		},
+		"an assertion for login": {
+			certificate: certificate, tokenType: "Bearer",
+			assertion: func(t *testing.T) string { return newDraft(w.login+tokenPath, certificate, w.key).sign(t) },
+		},
+		"an assertion for a region's mutual TLS": {
+			certificate: certificate, tokenType: "Bearer",
+			assertion: func(t *testing.T) string {
+				return newDraft("https://westeurope.mtlsauth.microsoft.com"+tokenPath, certificate, w.key).sign(t)
+			},
+		},
 		"a certificate alone, bound":                {certificate: certificate, bound: true, tokenType: "mtls_pop"},
 		"a certificate alone, where that is enough": {policy: &optional, certificate: certificate, tokenType: "Bearer"},
 		"a certificate alone":                       {certificate: certificate, status: 401, oauth: "invalid_client", code: 7000218},
 		"nothing, where a certificate is enough":    {policy: &optional, status: 401, oauth: "invalid_client", code: 7000218},
 		"nothing, bound":                            {bound: true, status: 401, oauth: "invalid_client", code: 7000218},
-		"an application that may not":               {policy: &disabled, certificate: certificate, bound: true, status: 400, oauth: "invalid_request", code: 51000},
-		"a certificate not registered":              {certificate: selfSigned(t, w.key), bound: true, status: 401, oauth: "invalid_client", code: 700027},
-		"a managed identity's certificate":          {certificate: w.issue(t, nil), bound: true, status: 401, oauth: "invalid_client", code: 700027},
-		"a certificate for servers":                 {certificate: forServers, bound: true, status: 401, oauth: "invalid_client", code: 7000277},
-		"a certificate for encryption":              {certificate: forEncryption, bound: true, status: 401, oauth: "invalid_client", code: 7000277},
+		"an application that may not":               {policy: &disabled, certificate: certificate, bound: true, status: 412, oauth: "invalid_request", code: 51000},
+		"an application that is not on the list":    {policy: &unlisted, certificate: certificate, bound: true, status: 401, oauth: "invalid_client", code: 700027},
+		"an application that may not, with an assertion": {
+			policy: &disabled, certificate: certificate, assertion: func(t *testing.T) string { return assertion(t, certificate) }, status: 412, oauth: "invalid_request", code: 51000,
+		},
+		"a certificate that was merely uploaded": {policy: &usual, certificate: certificate, bound: true, status: 400, oauth: "invalid_request", code: 392189},
+		"a certificate that was merely uploaded, and an assertion": {
+			policy: &usual, certificate: certificate, assertion: func(t *testing.T) string { return assertion(t, certificate) }, status: 400, oauth: "invalid_request", code: 392189,
+		},
+		"a certificate that nobody has uploaded": {policy: &usual, certificate: selfSigned(t, w.key), bound: true, status: 401, oauth: "invalid_client", code: 700027},
+		"a certificate not registered":           {certificate: selfSigned(t, w.key), bound: true, status: 401, oauth: "invalid_client", code: 700027},
+		"a managed identity's certificate":       {certificate: w.issue(t, nil), bound: true, status: 401, oauth: "invalid_client", code: 700027},
+		"a certificate for servers":              {certificate: forServers, bound: true, status: 401, oauth: "invalid_client", code: 7000277},
+		"a certificate for encryption":           {certificate: forEncryption, bound: true, status: 401, oauth: "invalid_client", code: 7000277},
 		"an assertion without x5c": {
-			certificate: certificate, assertion: func(t *testing.T) string { return assertion(t, certificate, "x5c") }, status: 401, oauth: "invalid_client", code: 700027,
+			certificate: certificate, assertion: func(t *testing.T) string { return assertion(t, certificate, "x5c") }, tokenType: "Bearer",
 		},
 		"an assertion by another of its certificates": {
 			certificate: certificate, assertion: func(t *testing.T) string { return assertion(t, second) }, status: 400, oauth: "invalid_request", code: 500181,
@@ -347,7 +427,7 @@ func TestAnApplicationOverMutualTLS(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			policy := entra.ApplicationPolicy{MTLSEnabled: true}
+			policy := plain()
 			if x.policy != nil {
 				policy = *x.policy
 			}
@@ -403,6 +483,7 @@ func TestCertificatesRegisteredBySubjectAndIssuer(t *testing.T) {
 	impostorKey := rsaKey(t)
 	impostor := certificateAuthority(t, impostorKey, "Corporate CA")
 	w := newWorldWith(t, func(cfg *entra.Config) {
+		cfg.Applications[0].ApplicationPolicy = entra.ApplicationPolicy{MTLSEnabled: true}
 		cfg.Applications[0].Trusted = []entra.SubjectIssuer{{Subject: "app.example", Issuer: authority}}
 	})
 	leaf := func(name string, parent *x509.Certificate, parentKey *rsa.PrivateKey, isCA bool) *x509.Certificate {

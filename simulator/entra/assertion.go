@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-jose/go-jose/v4/jwt"
@@ -43,16 +45,33 @@ type header struct {
 	Critical  json.RawMessage `json:"crit"`
 }
 
-// assertionClaims are the claims that count here. The times are seconds since 1970, as JSON numbers.
+// assertionClaims are the claims that count here.
 type assertionClaims struct {
 	Issuer    string       `json:"iss"`
 	Subject   string       `json:"sub"`
 	Audience  jwt.Audience `json:"aud"`
-	ID        string       `json:"jti"`
-	NotBefore *float64     `json:"nbf"`
-	Expiry    *float64     `json:"exp"`
+	NotBefore *numericDate `json:"nbf"`
+	Expiry    *numericDate `json:"exp"`
 
 	Confirmation *confirmation `json:"cnf"`
+}
+
+// numericDate is a time in seconds since 1970. RFC 7519, 2 makes it a JSON number; MSAL.NET writes a string, and Entra
+// takes it.
+type numericDate float64
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (d *numericDate) UnmarshalJSON(data []byte) error {
+	text := string(data)
+	if unquoted, err := strconv.Unquote(text); err == nil {
+		text = unquoted
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsNaN(seconds) || math.IsInf(seconds, 0) {
+		return errors.New("not a number of seconds")
+	}
+	*d = numericDate(seconds)
+	return nil
 }
 
 // confirmation binds a token to a certificate (RFC 8705, 3.1).
@@ -86,7 +105,7 @@ func parseAssertion(compact string) (*assertion, error) {
 
 // memberNames are the members that parseAssertion knows. Package json would take them in any letter case, and Entra does not.
 func memberNames() []string {
-	return []string{"alg", "typ", "x5t", "x5t#S256", "x5c", "crit", "iss", "sub", "aud", "jti", "nbf", "exp", "cnf"}
+	return []string{"alg", "typ", "x5t", "x5t#S256", "x5c", "crit", "iss", "sub", "aud", "nbf", "exp", "cnf"}
 }
 
 // decodePart decodes a part of a JWT and returns the names of its members. Errors do not repeat it.

@@ -60,13 +60,11 @@ func (s *Server) authenticate(r *request) (*client, error) {
 // managedIdentity authenticates by the binding certificate of the connection, and by nothing else.
 func (s *Server) managedIdentity(r *request, p Principal) (*client, error) {
 	r.flow(flowManagedIdentity)
-	if err := r.only("grant_type", "client_id", "scope", "token_type", "claims", "client_info"); err != nil {
+	if err := r.without("client_assertion", "client_assertion_type", "client_secret"); err != nil {
 		return nil, err
 	}
 	switch r.form["token_type"] {
-	case "":
-		return nil, missing("token_type")
-	case "bearer", "mtls_pop":
+	case "", "bearer", "mtls_pop":
 	default:
 		return nil, refuse(http.StatusBadRequest, "invalid_request", 90023, "The token_type '%.20s' is not supported.", r.form["token_type"])
 	}
@@ -95,16 +93,15 @@ func (s *Server) checkBindingCertificate(certificate *x509.Certificate) error {
 
 // applicationClient authenticates by what the request brings: an assertion, the connection's certificate, or both.
 func (s *Server) applicationClient(r *request, app *Application) (*client, error) {
-	if err := r.only("grant_type", "client_id", "scope", "token_type", "claims", "client_info", "client_assertion", "client_assertion_type", "fmi_path", "client_secret"); err != nil {
-		return nil, err
-	}
-	switch {
-	case r.has("token_type") && (!r.mtls || !r.bound()):
-		return nil, refuse(http.StatusBadRequest, "invalid_request", 90023, "The token_type '%.20s' is not supported for this client on this endpoint.", r.form["token_type"])
+	switch tokenType := r.form["token_type"]; {
+	case tokenType != "" && tokenType != "bearer" && (!r.mtls || !r.bound()): // there is nothing here that it could be bound to
+		return nil, refuse(http.StatusBadRequest, "invalid_request", 90023, "The token_type '%.20s' is not supported for this client on this endpoint.", tokenType)
+	case r.has("client_secret") && r.has("client_assertion"):
+		return nil, r.without("client_secret")
 	case r.has("client_secret"):
 		return nil, refuse(http.StatusUnauthorized, "invalid_client", 7000215, "Invalid client secret provided.")
 	case r.mtls && !app.MTLSEnabled:
-		return nil, refuse(http.StatusBadRequest, "invalid_request", 51000, "The feature MtlsClientAuth is disabled for application '%s'.", app.ClientID)
+		return nil, app.mtlsDisabled()
 	case r.has("client_assertion"):
 		return s.byAssertion(r, app)
 	case r.has("client_assertion_type"):
@@ -120,7 +117,11 @@ func (s *Server) byCertificate(r *request, app *Application) (*client, error) {
 	}
 	r.flow(flowCertificate)
 	if !app.isRegistered(r.certificate) {
-		return nil, refuse(http.StatusUnauthorized, "invalid_client", 700027, "The client certificate is not registered for application '%s'.", app.ClientID)
+		return nil, refuse(http.StatusUnauthorized, "invalid_client", codeNotRegistered, "The client certificate is not registered for application '%s'.", app.ClientID)
+	}
+	s.meet(r.certificate)
+	if err := app.checkTrust(r.certificate); err != nil {
+		return nil, err
 	}
 	if err := s.checkConnection(r.certificate); err != nil {
 		return nil, err

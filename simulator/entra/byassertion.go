@@ -1,16 +1,20 @@
 package entra
 
 import (
-	"math"
+	"crypto/x509"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/keyagent/keyagent/simulator/internal/leg"
 )
 
-// maxAssertionLife is how long Entra lets a client assertion live.
-const maxAssertionLife = 24 * time.Hour
+// assertionSkew is how far a client's clock may be off for its assertion. Microsoft does not publish Entra's; five minutes
+// is what Microsoft's own libraries allow that validate tokens (Microsoft.IdentityModel, ClockSkew). MSAL for JavaScript
+// rounds nbf up by as much as half a second, so that there must be some.
+const assertionSkew = 5 * time.Minute
 
 // assertionTypes is what all values of client_assertion_type begin with.
 const assertionTypes = "urn:ietf:params:oauth:client-assertion-type:"
@@ -40,34 +44,32 @@ func (s *Server) byAssertion(r *request, app *Application) (*client, error) {
 }
 
 // privateKeyJWT authenticates by an assertion that a registered key has signed (OpenID Connect Core 1.0, 9). Over mutual TLS
-// the connection must be by the same key, and the assertion must say so with x5c.
+// the connection must be by the same key. A certificate that is trusted by subject and issuer is known by x5c only.
 func (s *Server) privateKeyJWT(r *request, app *Application, a *assertion, kind string) (*client, error) {
 	r.flow(flowCertificate)
 	if r.bound() {
 		return nil, refuse(http.StatusBadRequest, "invalid_request", 90023, "The parameter 'client_assertion' does not belong into this request: the connection's certificate is the credential of a bound token.")
 	}
-	if err := s.checkSignature(app, a); err != nil {
+	certificate, err := s.checkSignature(app, a)
+	if err != nil {
 		return nil, err
 	}
 	if err := s.checkClaims(r, app, a); err != nil {
 		return nil, err
 	}
-	if err := s.checkTransport(r, a, kind); err != nil {
+	if err := s.checkTransport(r, app, certificate, kind); err != nil {
 		return nil, err
-	}
-	if !s.firstUse(app.ClientID, a) {
-		return nil, refuse(http.StatusUnauthorized, "invalid_client", 50027, "Invalid JWT token: its jti has been used before.")
 	}
 	return app.client(r, flowCertificate), nil
 }
 
-// checkSignature checks that a certificate registered for the application has signed.
-func (s *Server) checkSignature(app *Application, a *assertion) error {
-	notRegistered := func(why string) error {
-		return refuse(http.StatusUnauthorized, "invalid_client", 700027, "Client assertion failed signature validation: %s. Application '%s'.", why, app.ClientID)
+// checkSignature returns the certificate, registered for the application, whose key has signed.
+func (s *Server) checkSignature(app *Application, a *assertion) (*x509.Certificate, error) {
+	notRegistered := func(why string) (*x509.Certificate, error) {
+		return nil, refuse(http.StatusUnauthorized, "invalid_client", codeNotRegistered, "Client assertion failed signature validation: %s. Application '%s'.", why, app.ClientID)
 	}
 	if a.Type != "JWT" || (a.Algorithm != algorithmPS256 && a.Algorithm != algorithmRS256) {
-		return refuse(http.StatusUnauthorized, "invalid_client", 50027, "Invalid JWT token: typ must be JWT, and alg PS256 or RS256.")
+		return nil, refuse(http.StatusUnauthorized, "invalid_client", 50027, "Invalid JWT token: typ must be JWT, and alg PS256 or RS256.")
 	}
 	certificate := app.certificateOf(a)
 	switch {
@@ -78,31 +80,50 @@ func (s *Server) checkSignature(app *Application, a *assertion) error {
 	case a.verify(certificate) != nil:
 		return notRegistered("the signature is invalid")
 	}
-	return s.checkLife(certificate)
+	s.meet(certificate)
+	return certificate, s.checkLife(certificate)
 }
 
-// checkClaims checks what a private_key_jwt must say.
+// checkClaims checks what a private_key_jwt must say. RFC 7523, 3 demands iss, sub, aud and exp, and no more. There is no
+// limit on its life ("Microsoft Entra ID does not place restrictions on the exp time currently": Microsoft identity
+// platform, certificate credentials), and it may come again: MSAL for JavaScript and for Python use one until it expires.
 func (s *Server) checkClaims(r *request, app *Application, a *assertion) error {
 	c := a.claims
 	switch {
 	case !strings.EqualFold(c.Issuer, app.ClientID) || c.Subject != c.Issuer:
 		return refuse(http.StatusUnauthorized, "invalid_client", 700021, "Client assertion application identifier doesn't match 'client_id' parameter.")
-	case len(c.Audience) != 1 || c.Audience[0] != r.endpoint:
+	case !slices.ContainsFunc(c.Audience, func(audience string) bool { return s.isAudience(r, audience) }):
 		return refuse(http.StatusUnauthorized, "invalid_client", 700023, "Client assertion audience claim does not match Realm issuer: want '%s'.", r.endpoint)
-	case c.ID == "":
-		return refuse(http.StatusUnauthorized, "invalid_client", 50027, "Invalid JWT token: it has no jti.")
-	case c.NotBefore == nil || c.Expiry == nil:
-		return refuse(http.StatusUnauthorized, "invalid_client", 50027, "Invalid JWT token: nbf and exp must be numbers.")
-	case *c.Expiry-*c.NotBefore > maxAssertionLife.Seconds():
-		return outsideValidity()
+	case c.Expiry == nil:
+		return refuse(http.StatusUnauthorized, "invalid_client", 50027, "Invalid JWT token: it has no exp.")
 	}
 	return s.checkTime(c)
+}
+
+// isAudience says whether an assertion for audience is meant for the face that r came to. That is the tenant's token endpoint
+// under any name of the login face, since a client need not know under which name it asks (MSAL for JavaScript names the
+// global host to a regional one, and the login host to that for mutual TLS), or its issuer, which the description of
+// AADSTS700023 speaks of; over mutual TLS, under a name of that face, too. No client is known to show login an assertion that
+// it made for mutual TLS; that it is refused is assumed.
+func (s *Server) isAudience(r *request, audience string) bool {
+	u, err := url.Parse(audience)
+	if err != nil || u.Scheme != "https" || u.User != nil {
+		return false
+	}
+	base := "https://" + u.Host
+	login := base == s.cfg.LoginURL || isOneOf(u.Host, LoginNames())
+	if mtls := base == s.cfg.MTLSURL || isOneOf(u.Host, MTLSNames()); !login && (!r.mtls || !mtls) {
+		return false
+	}
+	tenant, rest, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	return tenant == s.cfg.TenantID && (isTokenPath(rest) || rest == "v2.0")
 }
 
 // checkTime checks that now is from nbf, if there is one, to exp.
 func (s *Server) checkTime(c assertionClaims) error {
 	now := float64(s.cfg.Now().UnixMilli()) / 1000
-	if c.Expiry == nil || math.IsInf(*c.Expiry, 0) || now > *c.Expiry || (c.NotBefore != nil && now < *c.NotBefore) {
+	skew := assertionSkew.Seconds()
+	if c.Expiry == nil || now > float64(*c.Expiry)+skew || (c.NotBefore != nil && now < float64(*c.NotBefore)-skew) {
 		return outsideValidity()
 	}
 	return nil
@@ -112,39 +133,22 @@ func outsideValidity() error {
 	return refuse(http.StatusUnauthorized, "invalid_client", 700024, "Client assertion is not within its valid time range.")
 }
 
-// checkTransport checks that an assertion over mutual TLS is by the connection's key.
-func (s *Server) checkTransport(r *request, a *assertion, kind string) error {
+// checkTransport checks that an assertion over mutual TLS, signed by certificate's key, is by the connection's key.
+func (s *Server) checkTransport(r *request, app *Application, certificate *x509.Certificate, kind string) error {
 	switch {
 	case kind != jwtBearer:
 		return certificateMismatch("An assertion of type jwt-pop must be bound to a certificate.")
 	case !r.mtls:
 		return nil
-	case len(a.chain) == 0:
-		return refuse(http.StatusUnauthorized, "invalid_client", 700027, "Client assertion over mutual TLS has no x5c.")
-	case !r.isBoundTo(leg.Thumbprint(a.chain[0].Raw)):
+	case !r.isBoundTo(leg.Thumbprint(certificate.Raw)):
 		return certificateMismatch("The client assertion is by another certificate than that of the TLS connection.")
+	}
+	if err := app.checkTrust(certificate); err != nil {
+		return err
 	}
 	return s.checkConnection(r.certificate)
 }
 
 func certificateMismatch(description string) error {
 	return refuse(http.StatusBadRequest, "invalid_request", 500181, "CertificateValidationFailedTlsCertMismatch: %s", description)
-}
-
-// firstUse notes the assertion's jti until it expires, and reports whether it is new.
-func (s *Server) firstUse(clientID string, a *assertion) bool {
-	now := s.cfg.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for key, expiry := range s.used {
-		if now.After(expiry) {
-			delete(s.used, key)
-		}
-	}
-	key := clientID + " " + a.claims.ID
-	if _, ok := s.used[key]; ok {
-		return false
-	}
-	s.used[key] = time.Unix(int64(*a.claims.Expiry)+1, 0)
-	return true
 }

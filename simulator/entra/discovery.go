@@ -3,6 +3,7 @@ package entra
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/keyagent/keyagent/simulator/internal/leg"
@@ -32,7 +33,7 @@ func (f *face) serveConfiguration(w http.ResponseWriter, r *http.Request, e *jou
 	}
 	base := f.baseOf(r) + "/" + f.cfg.TenantID
 	leg.WriteJSON(w, http.StatusOK, configuration{
-		Issuer:                base + "/v2.0",
+		Issuer:                f.issuerOf(r),
 		AuthorizationEndpoint: base + "/oauth2/v2.0/authorize",
 		TokenEndpoint:         base + "/oauth2/v2.0/token",
 		KeysURI:               base + "/discovery/v2.0/keys",
@@ -41,6 +42,15 @@ func (f *face) serveConfiguration(w http.ResponseWriter, r *http.Request, e *jou
 		SubjectTypes:          []string{"pairwise"},
 		Algorithms:            []string{"RS256"},
 	})
+}
+
+// issuerOf is the issuer that the OpenID configuration names. A tenant has one, whichever of the cloud's names is asked,
+// regional ones included: MSAL Go 1.9 and azidentity 1.14 refuse a regional issuer.
+func (f *face) issuerOf(r *http.Request) string {
+	if base := f.baseOf(r); base == f.base {
+		return f.FederationIssuer()
+	}
+	return "https://" + preferredLogin + "/" + f.cfg.TenantID + "/v2.0"
 }
 
 func (f *face) checkDiscovery(r *http.Request, tenant string) error {
@@ -80,8 +90,18 @@ func (f *face) serveInstance(w http.ResponseWriter, r *http.Request, e *journal.
 	leg.WriteJSON(w, http.StatusOK, instance{
 		ConfigurationEndpoint: "https://" + authority.Host + "/" + f.cfg.TenantID + configurationPath,
 		Version:               "1.1",
-		Metadata:              []instanceCloud{{Network: authority.Host, Cache: authority.Host, Aliases: []string{authority.Host}}},
+		Metadata:              []instanceCloud{cloudOf(authority.Host)},
 	})
+}
+
+// cloudOf is the cloud that a host belongs to: the public one, or one that has no other name than the host.
+func cloudOf(host string) instanceCloud {
+	names := LoginNames()
+	aliases := slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, "*.") })
+	if slices.Contains(aliases, host) {
+		return instanceCloud{Network: preferredLogin, Cache: "login.windows.net", Aliases: aliases}
+	}
+	return instanceCloud{Network: host, Cache: host, Aliases: []string{host}}
 }
 
 // authority is what instance discovery is asked about.

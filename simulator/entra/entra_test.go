@@ -110,8 +110,8 @@ func start(t *testing.T, issuer *x509.Certificate, change func(*entra.Config)) *
 			{ClientID: otherID, ObjectID: objectID},
 		},
 		Applications: []entra.Application{
-			{ClientID: appID, ObjectID: appObjectID, Name: "app", ApplicationPolicy: entra.ApplicationPolicy{MTLSEnabled: true}},
-			{ClientID: otherAppID, ObjectID: otherAppObjectID, Name: "other", ApplicationPolicy: entra.ApplicationPolicy{MTLSEnabled: true}},
+			{ClientID: appID, ObjectID: appObjectID, Name: "app", ApplicationPolicy: plain()},
+			{ClientID: otherAppID, ObjectID: otherAppObjectID, Name: "other", ApplicationPolicy: plain()},
 		},
 		Resources: []string{vault, management}, BearerOnly: []string{management}, Issuer: issuer, Now: w.now,
 		Recorder: leg.Recorder{Journal: w.journal, Faults: fault.NewSet()},
@@ -123,6 +123,11 @@ func start(t *testing.T, issuer *x509.Certificate, change func(*entra.Config)) *
 	serve(t, mtls, w.server.MTLS(), entra.TLSConfig(certificate))
 	serve(t, login, w.server.Login(), entra.LoginTLSConfig(certificate))
 	return w
+}
+
+// plain is the policy of an application whose uploaded certificates will do over mutual TLS, which is not the usual one.
+func plain() entra.ApplicationPolicy {
+	return entra.ApplicationPolicy{MTLSEnabled: true, PlainCertificates: true}
 }
 
 func serve(t *testing.T, s *httptest.Server, h http.Handler, cfg *tls.Config) {

@@ -28,7 +28,9 @@ func (r *refusal) Error() string {
 // refuseCode is refuse for a code that the platform's user chose, with the error that Entra gives with it.
 func refuseCode(code int, description string) error {
 	switch code {
-	case 500181, 1000901, 392196, 3921996, 51000:
+	case codeNotEnabled:
+		return refuse(http.StatusPreconditionFailed, "invalid_request", code, "%s", description)
+	case 500181, 1000901, 392196, 3921996, codeOnlyTrusted:
 		return refuse(http.StatusBadRequest, "invalid_request", code, "%s", description)
 	case 700016:
 		return refuse(http.StatusBadRequest, "unauthorized_client", code, "%s", description)

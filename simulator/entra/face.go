@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/keyagent/keyagent/simulator/internal/leg"
@@ -18,11 +19,17 @@ type face struct {
 	mtls  bool
 }
 
+// preferredLogin is the name by which the public cloud speaks of itself.
+const preferredLogin = "login.microsoftonline.com"
+
 // MTLSNames are the DNS names of the mutual-TLS face in the public cloud. A leading "*." stands for a region.
 func MTLSNames() []string { return []string{"mtlsauth.microsoft.com", "*.mtlsauth.microsoft.com"} }
 
-// LoginNames are the DNS names of the login face in the public cloud.
-func LoginNames() []string { return []string{"login.microsoftonline.com", "*.login.microsoft.com"} }
+// LoginNames are the DNS names of the login face in the public cloud: the preferred one, its aliases (instance discovery
+// lists them), and those of regions.
+func LoginNames() []string {
+	return []string{preferredLogin, "login.windows.net", "login.microsoft.com", "sts.windows.net", "*.login.microsoft.com"}
+}
 
 // MTLS is the face for clients that authenticate with their TLS certificate.
 func (s *Server) MTLS() http.Handler {
@@ -58,9 +65,9 @@ func (f *face) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *face) route(path string) (string, leg.Handler) {
 	tenant, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch {
-	case rest == "oauth2/v2.0/token" && f.mtls:
+	case isTokenPath(rest) && f.mtls:
 		return LegToken, f.serveToken
-	case rest == "oauth2/v2.0/token":
+	case isTokenPath(rest):
 		return LegLogin, f.serveToken
 	case rest == "discovery/v2.0/keys" && tenant == f.cfg.TenantID:
 		return LegKeys, f.serveKeys
@@ -72,15 +79,21 @@ func (f *face) route(path string) (string, leg.Handler) {
 	return LegUnknown, serveUnknown
 }
 
+// isTokenPath also takes a slash at the end, which MSAL for JavaScript writes to regional endpoints.
+func isTokenPath(rest string) bool { return strings.TrimSuffix(rest, "/") == "oauth2/v2.0/token" }
+
 // baseOf is the base URL as the client of r wrote it: by address, or by one of the names of the public cloud.
 func (f *face) baseOf(r *http.Request) string {
-	name, _, _ := strings.Cut(r.Host, ":")
-	for _, pattern := range f.names {
-		if matchesName(name, pattern) {
-			return "https://" + r.Host
-		}
+	if isOneOf(r.Host, f.names) {
+		return "https://" + r.Host
 	}
 	return f.base
+}
+
+// isOneOf says whether the host, with or without port, has one of the DNS names.
+func isOneOf(host string, names []string) bool {
+	name, _, _ := strings.Cut(host, ":")
+	return slices.ContainsFunc(names, func(pattern string) bool { return matchesName(name, pattern) })
 }
 
 func matchesName(name, pattern string) bool {

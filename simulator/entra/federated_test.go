@@ -208,6 +208,7 @@ func TestTokensOfOtherIssuers(t *testing.T) {
 	}{
 		"that the application trusts":       {},
 		"without nbf":                       {change: func(m map[string]any) { delete(m, "nbf") }},
+		"of a clock four minutes ahead":     {change: func(m map[string]any) { m["nbf"] = epoch().Unix() + 240 }},
 		"of another subject":                {change: func(m map[string]any) { m["sub"] = "system:serviceaccount:ns:other" }, code: 700213},
 		"without subject":                   {change: func(m map[string]any) { delete(m, "sub") }, code: 700213},
 		"for another audience":              {change: func(m map[string]any) { m["aud"] = "https://cluster.example" }, code: 70022204},
@@ -218,8 +219,8 @@ func TestTokensOfOtherIssuers(t *testing.T) {
 		"of the tenant, with another's key": {change: func(m map[string]any) { m["iss"], m["sub"] = w.server.FederationIssuer(), objectID }, code: 700027},
 		"by another key":                    {key: rsaKey(t), code: 700027},
 		"by a key that is not listed":       {kid: "d", code: 700027},
-		"that has expired":                  {change: func(m map[string]any) { m["exp"] = epoch().Unix() - 1 }, code: 700024},
-		"of the future":                     {change: func(m map[string]any) { m["nbf"] = epoch().Unix() + 10 }, code: 700024},
+		"that has expired":                  {change: func(m map[string]any) { m["exp"] = epoch().Unix() - 301 }, code: 700024},
+		"of the future":                     {change: func(m map[string]any) { m["nbf"] = epoch().Unix() + 301 }, code: 700024},
 		"without expiry":                    {change: func(m map[string]any) { delete(m, "exp") }, code: 700024},
 		"bound to a certificate":            {change: func(m map[string]any) { m["cnf"] = map[string]any{"x5t#S256": "x"} }, code: 500181},
 	} {

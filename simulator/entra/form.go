@@ -2,6 +2,8 @@ package entra
 
 import (
 	"encoding/json"
+	"errors"
+	"io"
 	"maps"
 	"mime"
 	"net/http"
@@ -24,12 +26,15 @@ func readForm(w http.ResponseWriter, r *http.Request, e *journal.Entry) (map[str
 	if err != nil || mediaType != "application/x-www-form-urlencoded" {
 		return nil, refuse(http.StatusBadRequest, "invalid_request", 900144, "The request body must be of type application/x-www-form-urlencoded.")
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxFormBytes)
-	if err := r.ParseForm(); err != nil || r.URL.RawQuery != "" {
-		return nil, refuse(http.StatusBadRequest, "invalid_request", 900144, "The request body cannot be read, or the request has a query.")
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxFormBytes))
+	form, errForm := url.ParseQuery(string(body))
+	if errors.Join(err, errForm) != nil {
+		return nil, refuse(http.StatusBadRequest, "invalid_request", 900144, "The request body cannot be read.")
 	}
-	noteForm(r.PostForm, e)
-	return checkForm(r.PostForm)
+	noteForm(form, e)
+	// A query counts for nothing: MSAL for JavaScript has its client-request-id there.
+	noteQuery(r.URL.Query(), e)
+	return checkForm(form)
 }
 
 // noteForm tells the journal what was asked for, but no credentials.
@@ -40,6 +45,13 @@ func noteForm(form url.Values, e *journal.Entry) {
 	}
 	if form.Has("client_assertion_type") {
 		e.Set("assertion_type", strings.TrimPrefix(form.Get("client_assertion_type"), assertionTypes))
+	}
+}
+
+// noteQuery tells the journal what came beside the form.
+func noteQuery(query url.Values, e *journal.Entry) {
+	if len(query) > 0 {
+		e.Set("query", slices.Sorted(maps.Keys(query)))
 	}
 }
 
@@ -59,7 +71,8 @@ func noteHeaders(r *http.Request, e *journal.Entry) {
 	e.Set("headers", headers)
 }
 
-// checkForm wants the fields of every flow exactly once, and others at most once.
+// checkForm wants the fields of every flow exactly once. As RFC 6749, 3.2 has it, no other field may be there twice, one
+// without a value counts as left out, and one that nobody knows is passed over: MSAL writes x-client-SKU and the like there.
 func checkForm(form url.Values) (map[string]string, error) {
 	for _, name := range []string{"grant_type", "client_id", "scope"} {
 		if len(form[name]) != 1 || form.Get(name) == "" {
@@ -68,10 +81,12 @@ func checkForm(form url.Values) (map[string]string, error) {
 	}
 	fields := map[string]string{}
 	for name, values := range form {
-		if len(values) != 1 {
+		switch {
+		case len(values) != 1:
 			return nil, misplaced(name)
+		case values[0] != "":
+			fields[name] = values[0]
 		}
-		fields[name] = values[0]
 	}
 	if fields["grant_type"] != "client_credentials" {
 		return nil, refuse(http.StatusBadRequest, "unsupported_grant_type", 70003, "The app requested an unsupported grant type '%.40s'.", fields["grant_type"])
@@ -87,10 +102,10 @@ func misplaced(name string) error {
 	return refuse(http.StatusBadRequest, "invalid_request", 90023, "The parameter '%.40s' does not belong into this request.", name)
 }
 
-// only refuses fields of other flows: they show that a client mixes flows up.
-func (r *request) only(known ...string) error {
-	for name := range r.form {
-		if !slices.Contains(known, name) {
+// without refuses fields that are another way to authenticate than the one in use: a client must not use two (RFC 6749, 2.3).
+func (r *request) without(others ...string) error {
+	for _, name := range others {
+		if r.has(name) {
 			return misplaced(name)
 		}
 	}

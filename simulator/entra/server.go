@@ -66,8 +66,8 @@ type Server struct {
 	tenant       TenantPolicy            //
 	applications map[string]*Application // by client id in lower case
 	external     map[string]jose.JSONWebKeySet
-	refused      map[string]int       // AADSTS code by certificate thumbprint
-	used         map[string]time.Time // expiry of client assertions by client and jti
+	refused      map[string]int  // AADSTS code by certificate thumbprint
+	met          map[string]bool // thumbprints of certificates that applications have shown
 }
 
 // New returns the service with a fresh signing key. Serve its faces with TLSConfig and LoginTLSConfig.
@@ -84,7 +84,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, applications: map[string]*Application{}, external: map[string]jose.JSONWebKeySet{},
-		refused: map[string]int{}, used: map[string]time.Time{},
+		refused: map[string]int{}, met: map[string]bool{},
 	}
 	for _, app := range cfg.Applications {
 		s.applications[strings.ToLower(app.ClientID)] = app.clone()

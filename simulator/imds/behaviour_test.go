@@ -46,12 +46,13 @@ func TestBypassOfTheCacheOfCredentials(t *testing.T) {
 		behaviour string
 		query     string
 		status    int
-		noted     bool
+		noted     any
 	}{
 		"asked for and supported":   {imds.BypassSupported, "&bypass_cache=true", 200, true},
 		"asked for and not refused": {"", "&bypass_cache=true", 200, true},
 		"asked for and refused":     {imds.BypassRefused, "&bypass_cache=true", 400, true},
 		"not asked for":             {imds.BypassRefused, "", 200, false},
+		"beside what nobody knows":  {"", "&bypass_cache=true&x=y", 400, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w.set(t, imds.Behaviour{BypassCache: c.behaviour})

@@ -18,7 +18,7 @@ import (
 
 // issueCredential is leg 2 of managed identity v2: a certificate request and an attestation token for a binding certificate.
 func (s *Server) issueCredential(r *http.Request, e *journal.Entry) (any, error) {
-	id, err := s.identity(r)
+	id, err := s.identity(r, "bypass_cache") // by the specification of revocation; whether the service has it is not known: [Behaviour]
 	if err != nil {
 		return nil, err
 	}
@@ -26,7 +26,7 @@ func (s *Server) issueCredential(r *http.Request, e *journal.Entry) (any, error)
 	bypass := r.URL.Query().Get("bypass_cache") == "true"
 	e.Set("bypass_cache", bypass)
 	if bypass && s.current().BypassCache == BypassRefused {
-		return nil, refuse("query parameter bypass_cache is not supported")
+		return nil, refuse("Unsupported query variables: bypass_cache")
 	}
 	body, err := readCredentialRequest(r)
 	if err != nil {

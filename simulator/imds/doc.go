@@ -7,7 +7,7 @@
 // imitated; where it is not, the strictest reading of what clients are known to send is enforced:
 //
 //   - requests that were forwarded (X-Forwarded-For), or lack "Metadata: true";
-//   - of managed identity v2, those that lack x-ms-client-request-id or cred-api-version=2.0, or have selectors of v1;
+//   - of managed identity v2, those that lack x-ms-client-request-id or cred-api-version=2.0, or have query variables that it does not know;
 //   - more than one identity selector, and identities that the VM does not have;
 //   - a certificate request that differs in a single ASN.1 type from what the real issuer is known to take, or whose key did not sign it;
 //   - an attestation token that is missing, not signed by the attestation service, expired, of another VM, not of a compliant

@@ -230,7 +230,6 @@ func TestPlatformMetadataOfEachSelector(t *testing.T) {
 		"&client_id=" + userClientID: userClientID,
 		"&object_id=" + userObjectID: userClientID,
 		"&mi_res_id=" + strings.ReplaceAll(userResourceID, "/", "%2F"): userClientID,
-		"&unknown=parameter&bypass_cache=true":                         systemClientID,
 	} {
 		a := w.do(t, http.MethodGet, metadataPath+selector, nil, nil)
 		if a.status != 200 || a.text("clientId") != want || a.text("tenantId") != tenantID || a.text("attestationEndpoint") != maaURL {
@@ -263,6 +262,12 @@ func TestRequestsWithAWrongEnvelopeAreRefused(t *testing.T) {
 		"version given twice":                   {target: metadataPath + "&cred-api-version=2.0", status: 400, code: "invalid_request"},
 		"two selectors":                         {target: metadataPath + "&client_id=" + userClientID + "&object_id=" + userObjectID, status: 400, code: "invalid_request"},
 		"one selector twice":                    {target: metadataPath + "&client_id=" + userClientID + "&client_id=" + userClientID, status: 400, code: "invalid_request"},
+		"a variable that nobody knows":          {target: metadataPath + "&unknown=parameter", status: 400, code: "invalid_request"},
+		"a variable without a value":            {target: metadataPath + "&x", status: 400, code: "invalid_request"},
+		"the resource of managed identity v1":   {target: metadataPath + "&resource=https%3A%2F%2Fvault.azure.net", status: 400, code: "invalid_request"},
+		"the version of managed identity v1":    {target: metadataPath + "&api-version=2018-02-01", status: 400, code: "invalid_request"},
+		"a cache that it does not have":         {target: metadataPath + "&bypass_cache=true", status: 400, code: "invalid_request"},
+		"a selector in other letters":           {target: metadataPath + "&Client_Id=" + userClientID, status: 400, code: "invalid_request"},
 		"selector of managed identity v1":       {target: metadataPath + "&msi_res_id=" + userResourceID, status: 400, code: "invalid_request"},
 		"identity that the VM does not have":    {target: metadataPath + "&client_id=" + requestID, status: 400, code: "identity_not_found"},
 		"POST":                                  {target: metadataPath, method: http.MethodPost, status: 405, code: "invalid_request"},

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -212,8 +213,10 @@ func asRefusal(err error) *refusal {
 	return &refusal{status: http.StatusInternalServerError, code: "unknown", description: err.Error()}
 }
 
-// identity checks the query and the request id of a managed identity v2 request, and returns the identity that it selects.
-func (s *Server) identity(r *http.Request) (*Identity, error) {
+// identity checks the query and the request id of a managed identity v2 request, and returns the identity that it selects. The
+// service refuses requests without the id (MSAL Go, pull request 662). more are query variables beside version and selectors.
+func (s *Server) identity(r *http.Request, more ...string) (*Identity, error) {
+	known := append([]string{"cred-api-version", "client_id", "object_id", "mi_res_id"}, more...)
 	if len(r.Header.Values("x-ms-client-request-id")) != 1 || uuid.Validate(r.Header.Get("x-ms-client-request-id")) != nil {
 		return nil, refuse("header x-ms-client-request-id is missing or not a GUID")
 	}
@@ -224,28 +227,39 @@ func (s *Server) identity(r *http.Request) (*Identity, error) {
 	if v := query["cred-api-version"]; len(v) != 1 || v[0] != "2.0" {
 		return nil, refuse("cred-api-version must be 2.0")
 	}
-	for _, wrong := range []string{"msi_res_id", "principal_id", "uaid", "cid"} {
-		if query.Has(wrong) {
-			return nil, refuse("query parameter %s does not select an identity here", wrong)
-		}
+	if err := onlyKnown(query, known); err != nil {
+		return nil, err
 	}
 	return s.selected(query, "mi_res_id")
 }
 
-// selectors are the query parameters that name an identity, and what they are compared with. The versions of managed identity
-// differ in how they call the resource id.
-func selectors(resourceID string) map[string]func(*Identity) string {
+// onlyKnown refuses query variables that a leg of managed identity v2 does not know, as the service does: msi_res_id, which is
+// version 1's, was answered with 400 "Unsupported query variables" (review of MSAL.NET's pull request 5501, 2025-10).
+func onlyKnown(query url.Values, known []string) error {
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if !slices.Contains(known, name) {
+			return refuse("Unsupported query variables: %.40s", name)
+		}
+	}
+	return nil
+}
+
+// selectors are the query parameters that name an identity, and what they are compared with. Managed identity v1 documents
+// msi_res_id, and takes mi_res_id, which go-autorest and rclone send it; v2 refuses the former before it comes to this.
+func selectors() map[string]func(*Identity) string {
+	resourceID := func(i *Identity) string { return i.ResourceID }
 	return map[string]func(*Identity) string{
-		"client_id": func(i *Identity) string { return i.ClientID },
-		"object_id": func(i *Identity) string { return i.ObjectID },
-		resourceID:  func(i *Identity) string { return i.ResourceID },
+		"client_id":  func(i *Identity) string { return i.ClientID },
+		"object_id":  func(i *Identity) string { return i.ObjectID },
+		"mi_res_id":  resourceID,
+		"msi_res_id": resourceID,
 	}
 }
 
 func (s *Server) selected(query url.Values, resourceID string) (*Identity, error) {
 	matches := func(i *Identity) bool { return i.SystemAssigned }
 	count := 0
-	for name, field := range selectors(resourceID) {
+	for name, field := range selectors() {
 		values := query[name]
 		count += len(values)
 		if len(values) == 1 {

@@ -29,6 +29,7 @@ func TestTokenOfEachSelector(t *testing.T) {
 		"&client_id=" + userClientID: userClientID,
 		"&object_id=" + userObjectID: userClientID,
 		"&msi_res_id=" + url.QueryEscape(strings.ToUpper(userResourceID)): userClientID,
+		"&mi_res_id=" + url.QueryEscape(userResourceID):                   userClientID,
 		"&unknown=parameter": systemClientID,
 	} {
 		a := w.get(t, tokenPath+url.QueryEscape(vault)+selector)
@@ -37,7 +38,7 @@ func TestTokenOfEachSelector(t *testing.T) {
 		}
 	}
 	e := w.journal.Leg(imds.LegToken)
-	if len(e) != 5 || e[0].Outcome != journal.OK || e[0].Detail["resource"] != vault {
+	if len(e) != 6 || e[0].Outcome != journal.OK || e[0].Detail["resource"] != vault {
 		t.Errorf("journal: %+v", e)
 	}
 }

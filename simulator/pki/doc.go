@@ -1,6 +1,6 @@
 // Package pki makes the certificate authorities of the simulated Azure and what they sign: the AMD chain (ARK, ASK, VCEK) with the
 // attestation reports of one processor, the CA of virtual TPMs with the AK certificate, the issuer of managed identities'
-// binding certificates, and the CA of the loopback servers.
+// binding certificates, an authority for applications' certificates, and the CA of the loopback servers.
 //
 // # Invariants
 //

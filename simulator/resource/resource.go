@@ -23,7 +23,8 @@ const clockSkew = time.Minute
 
 // Config says whose tokens the resource takes.
 type Config struct {
-	Audience string // the resource's own URI
+	Audience string // URI of the API that is like Azure Key Vault
+	Graph    string // URI of the API that is like Microsoft Graph, under /v1.0/; "" means none
 	Issuer   string
 	Keys     jose.JSONWebKeySet
 	Now      func() time.Time // nil means time.Now
@@ -64,27 +65,31 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, e *journal.Entry) {
-	token, err := s.token(r, e)
+	a := s.api(r)
+	token, err := s.token(r, a, e)
 	if err != nil {
 		e.Error = err.Error()
-		refuse(w, "invalid_token", err.Error(), fmt.Sprintf(`Bearer error="invalid_token", resource=%q`, s.cfg.Audience))
+		refuse(w, a.code(err), err.Error(), fmt.Sprintf(`Bearer error="invalid_token", resource=%q`, a.audience))
 		return
 	}
 	if claims, unmet := s.challenge.unmet(token); unmet {
 		e.Error = "the token does not carry the claims that are asked for"
-		refuse(w, "insufficient_claims", e.Error, fmt.Sprintf(`Bearer realm="", error="insufficient_claims", claims=%q`, claims))
+		refuse(w, a.unauthorized, e.Error, fmt.Sprintf(`Bearer realm="", error="insufficient_claims", claims=%q`, claims))
 		return
 	}
 	e.Set("client_id", token.ClientID)
 	leg.WriteJSON(w, http.StatusOK, Caller{
 		ClientID: token.ClientID, ObjectID: token.ObjectID, TenantID: token.TenantID, ResourceID: token.ResourceID,
-		Audience: s.cfg.Audience, Expires: time.Unix(token.Expiry, 0).UTC(), Bound: token.Confirmation != nil,
+		Audience: a.audience, Expires: time.Unix(token.Expiry, 0).UTC(), Bound: token.Confirmation != nil,
 	})
 }
 
-func refuse(w http.ResponseWriter, code, description, header string) {
+// refuse answers as Key Vault and Graph do. Clients look for the code in the message, too, in brackets.
+func refuse(w http.ResponseWriter, code, message, header string) {
 	w.Header().Set("WWW-Authenticate", header)
-	leg.WriteJSON(w, http.StatusUnauthorized, map[string]string{"error": code, "error_description": description})
+	leg.WriteJSON(w, http.StatusUnauthorized, map[string]any{
+		"error": map[string]string{"code": code, "message": "[" + code + "] " + message},
+	})
 }
 
 // Caller is who the resource saw calling.
@@ -120,7 +125,7 @@ const (
 )
 
 // token verifies the request's token, and that it came from whom it is bound to.
-func (s *Server) token(r *http.Request, e *journal.Entry) (tokenClaims, error) {
+func (s *Server) token(r *http.Request, a api, e *journal.Entry) (tokenClaims, error) {
 	authorization := r.Header.Values("Authorization")
 	if len(authorization) != 1 {
 		return tokenClaims{}, errors.New("no Authorization header, or several")
@@ -131,7 +136,7 @@ func (s *Server) token(r *http.Request, e *journal.Entry) (tokenClaims, error) {
 		return tokenClaims{}, fmt.Errorf("authorization scheme %.20q, want Bearer or mtls_pop", scheme)
 	}
 	e.Set("scheme", scheme)
-	claims, err := s.verify(token)
+	claims, err := s.verify(token, a.audience)
 	if err != nil {
 		return tokenClaims{}, err
 	}
@@ -146,14 +151,14 @@ func (t tokenClaims) checkBinding(scheme string, state *tls.ConnectionState) err
 	case t.Confirmation == nil:
 		return nil
 	case state == nil || len(state.PeerCertificates) == 0:
-		return errors.New("token is bound to a certificate, and the connection shows none")
+		return errNoCertificate
 	case leg.Thumbprint(state.PeerCertificates[0].Raw) != t.Confirmation.Thumbprint:
-		return errors.New("token is bound to another certificate than the connection's")
+		return errOtherCertificate
 	}
 	return nil
 }
 
-func (s *Server) verify(token string) (tokenClaims, error) {
+func (s *Server) verify(token, audience string) (tokenClaims, error) {
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
 		return tokenClaims{}, errors.New("token is not a JWT signed with RS256")
@@ -170,7 +175,7 @@ func (s *Server) verify(token string) (tokenClaims, error) {
 	if registered.Expiry == nil {
 		return tokenClaims{}, errors.New("token does not expire")
 	}
-	expected := jwt.Expected{Issuer: s.cfg.Issuer, AnyAudience: jwt.Audience{s.cfg.Audience}, Time: s.cfg.Now()}
+	expected := jwt.Expected{Issuer: s.cfg.Issuer, AnyAudience: jwt.Audience{audience}, Time: s.cfg.Now()}
 	if err := registered.ValidateWithLeeway(expected, clockSkew); err != nil {
 		return tokenClaims{}, fmt.Errorf("token refused: %w", err)
 	}

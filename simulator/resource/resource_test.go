@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"io"
 	"maps"
 	"math/big"
 	"net/http"
@@ -67,7 +69,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{key: rsaKey(t), journal: journal.New(100, epoch), roots: x509.NewCertPool()}
 	w.server = resource.New(resource.Config{
-		Audience: "https://vault.azure.net", Issuer: "https://sts/", Now: epoch,
+		Audience: "https://vault.azure.net", Graph: "https://graph.microsoft.com", Issuer: "https://sts/", Now: epoch,
 		Keys:     jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{KeyID: "1", Key: w.key.Public()}}},
 		Recorder: leg.Recorder{Journal: w.journal, Faults: fault.NewSet()},
 	})
@@ -115,10 +117,21 @@ type answer struct {
 	status int
 	header string // WWW-Authenticate
 	caller resource.Caller
+	refusal
+}
+
+// refusal is what Key Vault and Graph call an error.
+type refusal struct {
+	Error struct{ Code, Message string }
 }
 
 // call makes a request with this Authorization header over a connection by this certificate; nil means none.
 func (w *world) call(t *testing.T, authorization string, certificate *tls.Certificate) answer {
+	t.Helper()
+	return w.callAt(t, "/secrets/x", authorization, certificate)
+}
+
+func (w *world) callAt(t *testing.T, path, authorization string, certificate *tls.Certificate) answer {
 	t.Helper()
 	cfg := &tls.Config{RootCAs: w.roots, Time: epoch, MinVersion: tls.VersionTLS12}
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -129,7 +142,7 @@ func (w *world) call(t *testing.T, authorization string, certificate *tls.Certif
 	}
 	transport := &http.Transport{TLSClientConfig: cfg}
 	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.url+"/secrets/x", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.url+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +155,8 @@ func (w *world) call(t *testing.T, authorization string, certificate *tls.Certif
 	}
 	defer resp.Body.Close()
 	a := answer{status: resp.StatusCode, header: resp.Header.Get("WWW-Authenticate")}
-	if err := json.NewDecoder(resp.Body).Decode(&a.caller); err != nil {
+	data, err := io.ReadAll(resp.Body)
+	if err = errors.Join(err, json.Unmarshal(data, &a.caller), json.Unmarshal(data, &a.refusal)); err != nil {
 		t.Fatal(err)
 	}
 	return a
@@ -211,6 +225,45 @@ func TestBoundTokens(t *testing.T) {
 			}
 			if a.status == 200 && a.caller.Bound != strings.HasSuffix(c.authorization, bound) {
 				t.Errorf("bound: %t", a.caller.Bound)
+			}
+		})
+	}
+}
+
+// The codes are those of the services, which clients go by.
+func TestTheCodesOfRefusals(t *testing.T) {
+	w := newWorld(t)
+	own, other := clientCertificate(t), clientCertificate(t)
+	token := func(audience string) string {
+		c := claims("cnf", map[string]any{"x5t#S256": leg.Thumbprint(own.Certificate[0])})
+		c["aud"] = audience
+		return "mtls_pop " + sign(t, w.key, jose.RS256, c)
+	}
+	const vault, graph = "https://vault.azure.net", "https://graph.microsoft.com"
+	for name, c := range map[string]struct {
+		path, authorization string
+		certificate         *tls.Certificate
+		code                string // "": taken
+	}{
+		"Key Vault, its certificate":         {"/secrets/x", token(vault), own, ""},
+		"Key Vault, no certificate":          {"/secrets/x", token(vault), nil, "MissingClientCertificate"},
+		"Key Vault, another certificate":     {"/secrets/x", token(vault), other, "MtlsCnfClaimRequestDataValidationFailed"},
+		"Key Vault, a token for Graph":       {"/secrets/x", token(graph), own, "Unauthorized"},
+		"Key Vault, no token":                {"/secrets/x", "", nil, "Unauthorized"},
+		"Graph, its certificate":             {"/v1.0/users", token(graph), own, ""},
+		"Graph, no certificate":              {"/v1.0/users", token(graph), nil, "MtlsMissingClientCertificate"},
+		"Graph, no certificate, as Bearer":   {"/v1.0/users", strings.Replace(token(graph), "mtls_pop", "Bearer", 1), nil, "MtlsMissingClientCertificate"},
+		"Graph, another certificate":         {"/v1.0/users", token(graph), other, "MtlsCnfClaimRequestDataValidationFailed"},
+		"Graph, a token for Key Vault":       {"/v1.0/users", token(vault), own, "InvalidAuthenticationToken"},
+		"a path that begins like one of its": {"/v1.0", token(vault), own, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := w.callAt(t, c.path, c.authorization, c.certificate)
+			if (a.status == 200) != (c.code == "") || (c.code != "" && a.status != 401) || a.Error.Code != c.code {
+				t.Fatalf("answer %d %+v, want %q", a.status, a.refusal, c.code)
+			}
+			if c.code != "" && !strings.HasPrefix(a.Error.Message, "["+c.code+"] ") {
+				t.Errorf("message %q", a.Error.Message)
 			}
 		})
 	}

@@ -1,5 +1,5 @@
-// Package clients holds tests with programs' own token libraries: MSAL for Go and the Azure SDK's azidentity,
-// and the Azure SDK for JavaScript, Python and .NET, as they are released.
+// Package clients holds tests with programs' own token libraries: MSAL for Go and the Azure SDK's azidentity, MSAL for
+// JavaScript, and the Azure SDK for JavaScript, Python and .NET, as they are released. Run counts their cases.
 //
 // They are written by Microsoft for the services that package simulator doubles and for the endpoint that the agent doubles. Where they
 // are content, the doubles are like the originals in what these libraries notice; and where we are wrong, these tests do not

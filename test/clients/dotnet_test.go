@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +22,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
@@ -34,14 +37,15 @@ const (
 
 // keyVault is where the program's token arrives.
 type keyVault struct {
+	tenant      string   // whose tokens it wants
 	environment []string // by which a program finds it
 	tokens      chan string
 }
 
-// newKeyVault serves the vault behind a proxy, which leads nowhere else.
-func newKeyVault(t *testing.T) *keyVault {
+// newKeyVault serves the vault behind a proxy, which leads to it and to the login endpoint, and nowhere else.
+func (w *world) newKeyVault(t *testing.T) *keyVault {
 	t.Helper()
-	v := &keyVault{tokens: make(chan string, 16)}
+	v := &keyVault{tenant: w.info.TenantID, tokens: make(chan string, 16)}
 	authority, err := pki.NewServerAuthority(time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -54,10 +58,17 @@ func newKeyVault(t *testing.T) *keyVault {
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	proxy := httptest.NewServer(onlyTo(t, server.Listener.Addr().String()))
+	login := strings.TrimPrefix(w.info.Login, "https://")
+	proxy := httptest.NewServer(onlyTo(t, map[string]string{
+		vaultHost: server.Listener.Addr().String(), loginHost: login, regionalHost: login, "login.microsoft.com:443": login,
+	}))
 	t.Cleanup(proxy.Close)
+	platform, err := os.ReadFile(w.info.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
 	roots := filepath.Join(t.TempDir(), "roots.pem")
-	if err := os.WriteFile(roots, pki.EncodePEM(authority.Root), 0o600); err != nil {
+	if err := os.WriteFile(roots, append(pki.EncodePEM(authority.Root), platform...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	v.environment = []string{"HTTPS_PROXY=" + proxy.URL, "SSL_CERT_FILE=" + roots, "SSL_CERT_DIR=" + t.TempDir()}
@@ -68,7 +79,7 @@ func newKeyVault(t *testing.T) *keyVault {
 func (v *keyVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
-		w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/`+uuid.Nil.String()+`", resource="`+vault+`"`)
+		w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/`+v.tenant+`", resource="`+vault+`"`)
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
@@ -77,10 +88,11 @@ func (v *keyVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, `{"value":[]}`) // who has hung up does not want it
 }
 
-// onlyTo is a proxy that has one way, to the vault.
-func onlyTo(t *testing.T, address string) http.HandlerFunc {
+// onlyTo is a proxy that has no ways but these: addresses by host:port.
+func onlyTo(t *testing.T, ways map[string]string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodConnect || r.Host != vaultHost {
+		address := ways[r.Host]
+		if r.Method != http.MethodConnect || address == "" {
 			t.Errorf("the program wanted to talk to %s", r.Host)
 			http.Error(w, "no way from here", http.StatusForbidden)
 			return
@@ -110,17 +122,23 @@ type outcome struct {
 	Results struct{ Type string }
 }
 
-// listSecrets runs the program and returns the token that the vault was shown, if it was shown any.
-func listSecrets(t *testing.T, host, clientID string) (outcome, string) {
+// managedFrom is the environment of a program that asks for a managed identity, at this place.
+func managedFrom(host, clientID string) []string {
+	return []string{"AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential", "AZURE_POD_IDENTITY_AUTHORITY_HOST=" + host, "AZURE_CLIENT_ID=" + clientID}
+}
+
+// listSecrets runs the program and returns the token that the vault was shown, if it was shown any. credential is the environment
+// that names the program's credential.
+func (w *world) listSecrets(t *testing.T, credential []string) (outcome, string) {
 	t.Helper()
 	program := filepath.Join(packages(t, "dotnet"), "node_modules/@azure/mcp-linux-x64/dist/azmcp")
-	v := newKeyVault(t)
+	v := w.newKeyVault(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "keyvault", "secret", "get", "--vault", vaultName, "--subscription", uuid.NewString())
 	cmd.Env = append(v.environment, "HOME="+t.TempDir(), "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1", // there may be no ICU
-		"AZURE_MCP_COLLECT_TELEMETRY=false", "AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential",
-		"AZURE_POD_IDENTITY_AUTHORITY_HOST="+host, "AZURE_CLIENT_ID="+clientID)
+		"AZURE_MCP_COLLECT_TELEMETRY=false")
+	cmd.Env = append(cmd.Env, credential...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	text, err := cmd.Output()
@@ -167,7 +185,7 @@ func TestAProgramOnDotNETNeedNotNameItsOnlyIdentity(t *testing.T) {
 func (w *world) showsVault(t *testing.T, at place, clientID, want string) {
 	t.Helper()
 	before := at.asked()
-	out, token := listSecrets(t, at.host, clientID)
+	out, token := w.listSecrets(t, managedFrom(at.host, clientID))
 	if out.Status != http.StatusOK || token == "" {
 		t.Fatalf("the program says %+v; a token for the vault: %t", out, token != "")
 	}
@@ -187,13 +205,81 @@ func TestARefusalArrivesInTheErrorOfAProgramOnDotNET(t *testing.T) {
 	for name, at := range map[string]place{"IMDS": w.imdsPlace(), "the agent": w.agentPlace(func(*config.Config) {})} {
 		t.Run(name, func(t *testing.T) {
 			before := at.asked()
-			out, token := listSecrets(t, at.host, uuid.NewString())
+			out, token := w.listSecrets(t, managedFrom(at.host, uuid.NewString()))
 			if token != "" || out.Status != http.StatusUnauthorized || out.Results.Type != "CredentialUnavailableException" ||
 				!strings.Contains(out.Message, "identity_not_found") || !strings.Contains(out.Message, "has not been assigned") {
 				t.Errorf("a token for the vault: %t; the program says %+v", token != "", out)
 			}
 			if n := at.asked() - before; n != withProbe {
 				t.Errorf("the library asked %d times: it took a refusal for a temporary failure", n)
+			}
+		})
+	}
+}
+
+// environmentOf is the environment that makes a case of a program's credential. Its files are the test's.
+func (q request) environmentOf(t *testing.T) []string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "credential.pem")
+	env := []string{"AZURE_TENANT_ID=" + q.Tenant, "AZURE_CLIENT_ID=" + q.ClientID}
+	content := q.Assertion
+	switch q.Kind {
+	case byAssertionFile:
+		env = append(env, "AZURE_TOKEN_CREDENTIALS=WorkloadIdentityCredential", "AZURE_FEDERATED_TOKEN_FILE="+file)
+	case byCertificate:
+		env = append(env, "AZURE_TOKEN_CREDENTIALS=EnvironmentCredential", "AZURE_CLIENT_CERTIFICATE_PATH="+file)
+		leaf, _ := pem.Decode([]byte(q.Certificate)) // it does not read a file with several
+		content = string(pem.EncodeToMemory(leaf)) + q.Key
+	default:
+		t.Fatalf("the program has no credential %s", q.Kind)
+	}
+	if q.X5C {
+		env = append(env, "AZURE_CLIENT_SEND_CERTIFICATE_CHAIN=true")
+	}
+	if q.Region != "" {
+		env = append(env, "AZURE_REGIONAL_AUTHORITY_NAME="+q.Region)
+	}
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return env
+}
+
+// dotNETCases are those of the suite that the program can be told of by its environment, without those in which nothing but the
+// simulated service makes a difference: each takes seconds.
+func dotNETCases() []string {
+	return []string{
+		"certificate", "x5c of an uploaded certificate", "x5c of a certificate trusted by subject and issuer", "a trusted certificate without x5c",
+		"region", "region with x5c", "region, an assertion", "federated, the VM's identity", "federated, another issuer",
+		"refused, another certificate", "refused, an expired certificate", "refused, an unknown app", "refused, another identity's token",
+	}
+}
+
+// It is MSAL.NET that signs.
+func TestTheSuiteOnDotNET(t *testing.T) {
+	packages(t, "dotnet")
+	w := newWorld(t)
+	for _, c := range w.suite(t, library{name: ".NET", scope: func(resource string) string { return resource }}) {
+		if !slices.Contains(dotNETCases(), c.name) {
+			continue
+		}
+		if c.Kind == byAssertion {
+			c.Kind = byAssertionFile
+		}
+		t.Run(c.name, func(t *testing.T) {
+			out, token := w.listSecrets(t, c.environmentOf(t))
+			if c.want == "" { // the program does not repeat all that Entra says
+				if said := w.last(t, entra.LegLogin).Error; token != "" || out.Status != http.StatusUnauthorized || !strings.Contains(said, c.refusal) {
+					t.Errorf("a token for the vault: %t; Entra says %s; the program says %+v, want %s", token != "", said, out, c.refusal)
+				}
+				return
+			}
+			if out.Status != http.StatusOK || token == "" {
+				t.Fatalf("the program says %+v; a token for the vault: %t", out, token != "")
+			}
+			w.checkToken(t, c, token)
+			if e := w.last(t, entra.LegLogin); c.saw != nil && !c.saw(e) {
+				t.Errorf("Entra saw %+v", e)
 			}
 		})
 	}

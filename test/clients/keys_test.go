@@ -23,6 +23,7 @@ func certificates(p pair) []*x509.Certificate { return []*x509.Certificate{p.cer
 type pair struct {
 	key         *rsa.PrivateKey
 	certificate *x509.Certificate
+	issuers     []*x509.Certificate // none where it is self-signed
 }
 
 func newPair(t *testing.T, life time.Duration) pair {
@@ -48,7 +49,7 @@ func newPair(t *testing.T, life time.Duration) pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pair{key, certificate}
+	return pair{key: key, certificate: certificate}
 }
 
 // registered is a pair that the application has been told of.
@@ -58,6 +59,18 @@ func (w *world) registered(t *testing.T, app string) pair {
 	if err := w.RegisterCertificate(app, p.certificate); err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+// trusted is a pair that the application trusts by its subject and issuer.
+func (w *world) trusted(t *testing.T, app, subject string) pair {
+	t.Helper()
+	p := newPair(t, time.Hour)
+	issued, err := w.IssueTrusted(app, subject, p.key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.certificate, p.issuers = issued[0], issued[1:]
 	return p
 }
 

@@ -192,9 +192,11 @@ func join(in, out net.Conn) {
 
 // claims are those that name the app and what the token is for.
 type claims struct {
-	AppID    string `json:"appid"`
-	Audience string `json:"aud"`
-	Expires  int64  `json:"exp"`
+	AppID        string   `json:"appid"`
+	Audience     string   `json:"aud"`
+	Expires      int64    `json:"exp"`
+	Capabilities []string `json:"xms_cc"`
+	Contexts     []string `json:"acrs"`
 }
 
 // claimsOf reads a JWT without checking it, which the resource has done.

@@ -29,7 +29,7 @@ func TestARefusalOfEntraArrivesInTheLibrarysError(t *testing.T) {
 	text := func(s string) func(context.Context) (string, error) {
 		return func(context.Context) (string, error) { return s, nil }
 	}
-	mixed := pair{stranger.key, good.certificate} // signed by another key than the certificate's
+	mixed := pair{key: stranger.key, certificate: good.certificate} // signed by another key than the certificate's
 	for name, c := range map[string]struct {
 		ask  func(context.Context) (string, error)
 		want string

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
@@ -85,15 +84,15 @@ func (s *Server) selected(rec *record, params params) (string, *problem) {
 		matches = func(id Identity) bool { return strings.EqualFold(selector.of(id), value) }
 	}
 	if matches == nil {
-		return s.onlyIdentity(rec.caller)
+		return rec.onlyIdentity()
 	}
-	return s.onlyMatch(rec.caller, matches)
+	return rec.onlyMatch(matches)
 }
 
-func (s *Server) onlyMatch(caller peer.Caller, matches func(Identity) bool) (string, *problem) {
-	granted := s.policy.Load().Identities(caller)
+func (r *record) onlyMatch(matches func(Identity) bool) (string, *problem) {
+	granted := r.rules.Policy.Identities(r.caller)
 	var names []string
-	for _, id := range s.cfg.Identities {
+	for _, id := range r.rules.Identities {
 		if matches(id) && slices.Contains(granted, id.Name) {
 			names = append(names, id.Name)
 		}

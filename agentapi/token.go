@@ -12,7 +12,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/keyagent/keyagent/acquire"
-	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
@@ -39,7 +38,7 @@ func (s *Server) token(r *http.Request, rec *record) (reply, *problem) {
 	if p != nil {
 		return reply{}, p
 	}
-	req, p := s.nativeRequest(rec.caller, params)
+	req, p := rec.nativeRequest(params)
 	rec.asksFor(req)
 	if p != nil {
 		return reply{}, p
@@ -53,7 +52,7 @@ func (s *Server) token(r *http.Request, rec *record) (reply, *problem) {
 
 // nativeRequest returns as much of the request as it understood, for the audit,
 // also with a problem.
-func (s *Server) nativeRequest(caller peer.Caller, params params) (tokenRequest, *problem) {
+func (r *record) nativeRequest(params params) (tokenRequest, *problem) {
 	req := tokenRequest{Request: policy.Request{Identity: params.get(wire.ParamIdentity), TokenType: params.get(wire.ParamType)}}
 	if len(req.Identity) > maxIdentityBytes {
 		return req, newProblem(wire.CodeInvalidParameter, "the name is longer than %d bytes", maxIdentityBytes).withField(wire.ParamIdentity)
@@ -74,7 +73,7 @@ func (s *Server) nativeRequest(caller peer.Caller, params params) (tokenRequest,
 	}
 	req.Resource = resource
 	if req.Identity == "" {
-		req.Identity, p = s.onlyIdentity(caller)
+		req.Identity, p = r.onlyIdentity()
 	}
 	return req, p
 }
@@ -143,8 +142,8 @@ func parseResource(field, value string) (policy.Resource, *problem) {
 }
 
 // onlyIdentity is what a caller means that names no identity.
-func (s *Server) onlyIdentity(caller peer.Caller) (string, *problem) {
-	granted := s.policy.Load().Identities(caller)
+func (r *record) onlyIdentity() (string, *problem) {
+	granted := r.rules.Policy.Identities(r.caller)
 	if len(granted) == 1 {
 		return granted[0], nil
 	}
@@ -159,7 +158,7 @@ func ambiguous(names []string) *problem {
 // authorise asks the rules. What it answers to a known caller does not tell
 // whether an identity exists.
 func (s *Server) authorise(rec *record, req policy.Request) *problem {
-	decision := s.policy.Load().Decide(rec.caller, req)
+	decision := rec.rules.Policy.Decide(rec.caller, req)
 	rec.rule = decision.Rule
 	rec.reason = decision.Reason
 	if decision.Allowed {
@@ -183,7 +182,7 @@ func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acq
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
 	defer cancel()
-	token, err := s.cfg.Tokens.Token(ctx, acquire.Request{
+	token, err := rec.rules.Tokens.Token(ctx, acquire.Request{
 		Identity: req.Identity,
 		Resource: req.Resource.Asked(),
 		Type:     acquire.TokenType(req.TokenType),
@@ -192,7 +191,7 @@ func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acq
 		Claims:       req.claims,
 		Capabilities: req.capabilities,
 
-		Account: s.misses.account(rec.caller, s.policy.Load().Standing(rec.caller)),
+		Account: s.misses.account(rec.caller, rec.rules.Policy.Standing(rec.caller)),
 	})
 	if errors.Is(err, errMisses) {
 		rec.reason = reasonMisses

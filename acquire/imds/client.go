@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -43,13 +44,12 @@ type Config struct {
 
 // Client speaks to IMDS. It is safe for concurrent use.
 type Client struct {
-	endpoint         string
-	mtlsHosts        HostList
-	attestationHosts HostList
-	disableV2        bool
-	now              func() time.Time
-	sleep            func(context.Context, time.Duration) error
-	http             *http.Client
+	endpoint  string
+	hosts     atomic.Pointer[hosts]
+	disableV2 bool
+	now       func() time.Time
+	sleep     func(context.Context, time.Duration) error
+	http      *http.Client
 }
 
 // New returns a client. It does not connect.
@@ -67,16 +67,22 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Sleep == nil {
 		cfg.Sleep = upstream.Sleep
 	}
-	return &Client{
-		endpoint:         strings.TrimRight(cfg.Endpoint, "/"),
-		mtlsHosts:        cfg.MTLSHosts,
-		attestationHosts: cfg.AttestationHosts,
-		disableV2:        cfg.DisableV2,
-		now:              cfg.Now,
-		sleep:            cfg.Sleep,
-		http:             NewHTTPClient(),
-	}, nil
+	c := &Client{
+		endpoint:  strings.TrimRight(cfg.Endpoint, "/"),
+		disableV2: cfg.DisableV2,
+		now:       cfg.Now,
+		sleep:     cfg.Sleep,
+		http:      NewHTTPClient(),
+	}
+	c.SetHosts(cfg.MTLSHosts, cfg.AttestationHosts)
+	return c, nil
 }
+
+// hosts are those that IMDS may name.
+type hosts struct{ mtls, attestation HostList }
+
+// SetHosts changes which hosts IMDS may name, for answers that come from then on.
+func (c *Client) SetHosts(mtls, attestation HostList) { c.hosts.Store(&hosts{mtls, attestation}) }
 
 // NewHTTPClient returns a client fit for link-local services: no proxy, because
 // a proxy is somebody else's machine, and no redirects, because they could lead

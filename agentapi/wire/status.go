@@ -11,17 +11,40 @@ type Status struct {
 	// Ready says that at the start the TPM answered and the binding key passed
 	// its self-test, and that audit records can be written if they are required.
 	// Identities have their own state, which shows a TPM that was lost since.
-	Ready      bool             `json:"ready"`
-	TPM        TPMStatus        `json:"tpm"`
-	Key        KeyStatus        `json:"key"`
-	Audit      AuditStatus      `json:"audit"`
-	Identities []IdentityStatus `json:"identities"`
+	Ready bool        `json:"ready"`
+	TPM   TPMStatus   `json:"tpm"`
+	Key   KeyStatus   `json:"key"`
+	Audit AuditStatus `json:"audit"`
+	// Configuration is the one that is in force, and what became of reloads.
+	Configuration ConfigurationStatus `json:"configuration"`
+	Identities    []IdentityStatus    `json:"identities"`
 	// RulesOff are the rules that are not in force because they name a user or a
 	// group who was not found on this machine. Empty when all are in force.
 	RulesOff []RuleStatus `json:"rules_off,omitempty"`
 	// AdminsUnknown says which administrators of the configuration were not found;
 	// empty when all were.
 	AdminsUnknown string `json:"admins_unknown,omitempty"`
+}
+
+// ConfigurationStatus describes the configuration that is in force.
+type ConfigurationStatus struct {
+	File   string    `json:"file,omitempty"`   // that it was read from
+	SHA256 string    `json:"sha256,omitempty"` // hexadecimal digest of that file when it was read
+	Since  time.Time `json:"since"`            // it is in force
+	// Reloads and Refused count the reloads since the start: those after which the new
+	// configuration was in force, and those that left the one before in force.
+	Reloads uint64 `json:"reloads"`
+	Refused uint64 `json:"reloads_refused"`
+	// LastReload is absent before the first reload.
+	LastReload *ReloadStatus `json:"last_reload,omitempty"`
+}
+
+// ReloadStatus describes an attempt to put another configuration in force.
+type ReloadStatus struct {
+	At    time.Time `json:"at"`
+	Cause string    `json:"cause"` // as in "SIGHUP"
+	// Error is why the configuration was refused, a line for each fault; empty if it was not.
+	Error string `json:"error,omitempty"`
 }
 
 // RuleStatus describes a rule that is not in force.

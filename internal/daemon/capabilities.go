@@ -57,7 +57,7 @@ func (d *Daemon) Capabilities(ctx context.Context) wire.Capabilities {
 		ManagedIdentityV2: d.capabilityV2(host, err),
 		ManagedIdentityV1: capabilityV1(host, err),
 		Certificate:       d.capabilityCertificate(),
-		Attestation:       wire.AttestationStatus{Provider: d.cfg.Attestation.Provider},
+		Attestation:       wire.AttestationStatus{Provider: d.inForce.Load().plan.provider},
 		TokenTypes:        []string{wire.TypeBearer, wire.TypePoP},
 	}
 	c.StrongestBinding, c.Reason = strongest(c)
@@ -172,7 +172,7 @@ func (d *Daemon) capabilityCertificate() wire.Capability {
 	if d.tpm == nil {
 		return capable(false, string(acquire.StrengthNone), "keys of applications live in a TPM, and this agent uses none")
 	}
-	if !slices.ContainsFunc(d.plan.identities, func(id acquire.Identity) bool { return id.Application != nil }) {
+	if !slices.ContainsFunc(d.inForce.Load().plan.identities, func(id acquire.Identity) bool { return id.Application != nil }) {
 		return capable(true, string(acquire.StrengthTPM), "keys live in the TPM; nobody attests them to Entra; no application is configured")
 	}
 	return capable(true, string(acquire.StrengthTPM), "keys live in the TPM; nobody attests them to Entra")

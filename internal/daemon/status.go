@@ -22,11 +22,12 @@ const (
 func (d *Daemon) Status(context.Context) wire.Status {
 	info := d.key.Info()
 	status := wire.Status{
-		Version: d.opts.Version,
-		PID:     os.Getpid(),
-		Started: d.started,
-		Ready:   true, // without TPM and key there is no socket to ask at
-		TPM:     d.tpmStatus(),
+		Version:       d.opts.Version,
+		PID:           os.Getpid(),
+		Started:       d.started,
+		Configuration: d.configurationStatus(),
+		Ready:         true, // without TPM and key there is no socket to ask at
+		TPM:           d.tpmStatus(),
 		Key: wire.KeyStatus{
 			Algorithm:     info.Algorithm,
 			Name:          info.Name,
@@ -36,9 +37,10 @@ func (d *Daemon) Status(context.Context) wire.Status {
 			Generation:    d.generation,
 		},
 	}
-	d.plan.rules.addStatus(&status)
+	now := d.inForce.Load()
+	now.plan.rules.addStatus(&status)
 	for _, id := range d.acquirer.Status() {
-		status.Identities = append(status.Identities, d.identityStatus(id))
+		status.Identities = append(status.Identities, identityStatus(id, now.plan.provider))
 	}
 	return status
 }
@@ -55,7 +57,7 @@ func (d *Daemon) tpmStatus() wire.TPMStatus {
 	}
 }
 
-func (d *Daemon) identityStatus(id acquire.IdentityStatus) wire.IdentityStatus {
+func identityStatus(id acquire.IdentityStatus, provider string) wire.IdentityStatus {
 	status := wire.IdentityStatus{Name: id.Name, State: stateIdle}
 	if id.Application != nil {
 		status.Kind, status.ClientID, status.TenantID = wire.KindApplication, id.Application.ClientID, id.Application.Authority.Tenant
@@ -64,7 +66,7 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus) wire.IdentityStatus {
 		}
 	} else {
 		status.Kind = wire.KindManagedIdentity
-		status.Attestation = &wire.AttestationStatus{Provider: d.cfg.Attestation.Provider}
+		status.Attestation = &wire.AttestationStatus{Provider: provider}
 	}
 	switch {
 	case id.LastError != nil:

@@ -114,6 +114,11 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
 		return err
 	}
+	unlock, err := statefile.Lock(d.cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, unlock)
 	if err := d.openKey(ctx); err != nil {
 		return err
 	}
@@ -132,7 +137,7 @@ func (d *Daemon) open(ctx context.Context) error {
 
 		AuditRequired: d.cfg.Audit.Required,
 	})
-	d.inForce.Store(newInForce(d.opts.Origin, plan, d.started))
+	d.inForce.Store(newInForce(ctx, d.opts.Origin, plan, d.started))
 	return err
 }
 

@@ -26,8 +26,8 @@ type inForce struct {
 	end  context.CancelFunc
 }
 
-func newInForce(origin config.Origin, plan *plan, since time.Time) *inForce {
-	life, end := context.WithCancel(context.Background())
+func newInForce(ctx context.Context, origin config.Origin, plan *plan, since time.Time) *inForce {
+	life, end := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the start or the reload that made it
 	return &inForce{origin, plan, since, life, end}
 }
 
@@ -100,7 +100,7 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 	if err := ctx.Err(); err != nil {
 		return changes{}, err // what was looked up may not be all
 	}
-	return d.swap(newInForce(origin, next, d.opts.Now()), roster, rules)
+	return d.swap(newInForce(ctx, origin, next, d.opts.Now()), roster, rules)
 }
 
 // swap puts a configuration in force that was found to be good. Whom the agent believes comes first: no identity of the new

@@ -40,6 +40,8 @@ type Config struct {
 	// Sleep waits between retries; nil means a timer. It returns early with the
 	// context's error.
 	Sleep func(ctx context.Context, d time.Duration) error
+	// Waiting is told what is waited for, and its result is called when that is over; nil: nobody is told.
+	Waiting func(what string) (over func())
 }
 
 // Client speaks to IMDS. It is safe for concurrent use.
@@ -49,6 +51,7 @@ type Client struct {
 	disableV2 bool
 	now       func() time.Time
 	sleep     func(context.Context, time.Duration) error
+	waiting   func(string) func()
 	http      *http.Client
 }
 
@@ -67,11 +70,15 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Sleep == nil {
 		cfg.Sleep = upstream.Sleep
 	}
+	if cfg.Waiting == nil {
+		cfg.Waiting = func(string) func() { return func() {} }
+	}
 	c := &Client{
 		endpoint:  strings.TrimRight(cfg.Endpoint, "/"),
 		disableV2: cfg.DisableV2,
 		now:       cfg.Now,
 		sleep:     cfg.Sleep,
+		waiting:   cfg.Waiting,
 		http:      NewHTTPClient(),
 	}
 	c.SetHosts(cfg.MTLSHosts, cfg.AttestationHosts)
@@ -159,6 +166,7 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 
 // call makes a leg's request, retries included, and returns the members of the 200 answer.
 func (c *Client) call(ctx context.Context, r request, plan schedule) (upstream.Members, error) {
+	defer c.waiting("IMDS: " + r.leg)()
 	var members upstream.Members
 	err := c.withRetries(ctx, plan, func() error {
 		answer, err := c.attempt(ctx, r)

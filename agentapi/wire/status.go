@@ -18,6 +18,8 @@ type Status struct {
 	// Configuration is the one that is in force, and what became of reloads.
 	Configuration ConfigurationStatus `json:"configuration"`
 	Identities    []IdentityStatus    `json:"identities"`
+	// Waiting is what the agent has been waiting for for more than five seconds; empty as a rule.
+	Waiting []WaitStatus `json:"waiting,omitempty"`
 	// RulesOff are the rules that are not in force because they name a user or a
 	// group who was not found on this machine. Empty when all are in force.
 	RulesOff []RuleStatus `json:"rules_off,omitempty"`
@@ -45,6 +47,13 @@ type ReloadStatus struct {
 	Cause string    `json:"cause"` // as in "SIGHUP"
 	// Error is why the configuration was refused, a line for each fault; empty if it was not.
 	Error string `json:"error,omitempty"`
+}
+
+// WaitStatus describes something that is waited for.
+type WaitStatus struct {
+	What  string    `json:"what"`  // as in "IMDS: getplatformmetadata"
+	Since time.Time `json:"since"` // the longest wait began
+	Count int       `json:"count"` // of those who wait for it
 }
 
 // RuleStatus describes a rule that is not in force.

@@ -54,6 +54,9 @@ func printStatus(out io.Writer, s wire.Status) error {
 	row("  name", "%s", s.Key.Name)
 	row("audit", "%s", auditText(s.Audit))
 	printConfiguration(row, s.Configuration)
+	for _, wait := range s.Waiting {
+		row("waiting", "for %s, since %s (%d)", wait.What, stamp(wait.Since), wait.Count)
+	}
 	for _, r := range s.RulesOff {
 		row("rule", "%s is not in force: %s", r.Name, strings.ReplaceAll(r.Reason, "\n", "; "))
 	}

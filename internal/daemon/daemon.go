@@ -24,6 +24,7 @@ import (
 	"github.com/keyagent/keyagent/attest/token"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tlsbridge"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -46,6 +47,9 @@ type Options struct {
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
 	Accounts Accounts
 
+	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent or command have it.
+	Waits *waiting.Board
+
 	// Origin is where the configuration was read, for the status.
 	Origin config.Origin
 
@@ -60,6 +64,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Waits == nil {
+		o.Waits = waiting.New(waiting.Config{Logger: o.Logger, Now: o.Now})
 	}
 	return o
 }
@@ -151,6 +158,7 @@ func (d *Daemon) openAcquirer(plan *plan, certDir string) error {
 		DisableV2:        imds.DisabledByEnvironment(os.Getenv(envDisableV2)),
 		Now:              d.opts.Now,
 		Sleep:            d.opts.Sleep,
+		Waiting:          d.opts.Waits.Begin,
 	})
 	if err != nil {
 		return err
@@ -184,7 +192,7 @@ func (d *Daemon) openAcquirer(plan *plan, certDir string) error {
 		IMDS:    d.imds,
 		Keys:    keys,
 		Regions: d.imds,
-		Entra:   entra.New(entra.Config{Version: d.opts.Version, Now: d.opts.Now, Sleep: d.opts.Sleep}),
+		Entra:   entra.New(entra.Config{Version: d.opts.Version, Now: d.opts.Now, Sleep: d.opts.Sleep, Waiting: d.opts.Waits.Begin}),
 		TLS:     d.towardsEntra(plan),
 		Now:     d.opts.Now,
 		Wait:    d.opts.Wait,
@@ -231,6 +239,8 @@ func (d *Daemon) attestor(plan *plan) binding.Attestor {
 		Now:    d.opts.Now,
 		Sleep:  d.opts.Sleep,
 		Logger: d.opts.Logger,
+
+		Waiting: d.opts.Waits.Begin,
 	})
 	collector := collect.New(collect.Config{
 		TPM:          d.tpm,

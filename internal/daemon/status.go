@@ -37,6 +37,9 @@ func (d *Daemon) Status(context.Context) wire.Status {
 			Generation:    d.generation,
 		},
 	}
+	for _, w := range d.opts.Waits.Long() {
+		status.Waiting = append(status.Waiting, wire.WaitStatus{What: w.What, Since: w.Since, Count: w.Count})
+	}
 	now := d.inForce.Load()
 	now.plan.rules.addStatus(&status)
 	for _, id := range d.acquirer.Status() {

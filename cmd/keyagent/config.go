@@ -66,7 +66,7 @@ func (a *app) loadConfigFrom(ctx context.Context) (*config.Config, config.Origin
 	if err != nil {
 		return nil, origin, configError{err}
 	}
-	if err := daemon.Check(ctx, cfg); err != nil {
+	if err := a.during(ctx, "looking for users and groups", func() error { return daemon.Check(ctx, cfg) }); err != nil {
 		return cfg, origin, configError{referenceError{fmt.Errorf("%s: %w", a.configPath, err)}}
 	}
 	return cfg, origin, nil

@@ -35,9 +35,15 @@ nothing failed.`,
 			if err := place.override(cfg); err != nil {
 				return err
 			}
-			diagnosis := daemon.Diagnose(cmd.Context(), cfg, daemon.DiagnoseOptions{
-				Options: daemon.Options{Version: version, Logger: a.warnings()}, ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
+			diagnosis, err := awaited(cmd.Context(), a, "looking at TPM, keys and services", func() (daemon.Diagnosis, error) {
+				return daemon.Diagnose(cmd.Context(), cfg, daemon.DiagnoseOptions{
+					Options:    daemon.Options{Version: version, Logger: a.warnings(), Waits: a.waits},
+					ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
+				}), nil
 			})
+			if err != nil {
+				return err
+			}
 			if err := a.printDiagnosis(diagnosis, asJSON); err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/internal/writequeue"
 )
 
@@ -26,6 +27,7 @@ type app struct {
 	streams
 	configPath string
 	socket     string
+	waits      *waiting.Board    // of commands that do not run the agent
 	messages   *writequeue.Queue // of what goes to standard error; nil: that is written at once
 }
 
@@ -34,7 +36,7 @@ const interruptPatience = 5 * time.Second
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, std streams) int {
-	a := &app{streams: std}
+	a := &app{streams: std, waits: waiting.New(waiting.Config{})}
 	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContextC
 	root.SetArgs(args)
 	target, _, err := root.Find(args)

@@ -28,7 +28,7 @@ Only root, the agent's own user and the admins of its configuration may ask.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			agent := client.New(client.Config{Socket: a.agentSocket(cmd)})
 			defer agent.Close()
-			status, err := agent.Status(cmd.Context())
+			status, err := awaited(cmd.Context(), a, "asking the agent", func() (wire.Status, error) { return agent.Status(cmd.Context()) })
 			if err != nil {
 				return err
 			}

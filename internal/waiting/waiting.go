@@ -139,6 +139,9 @@ func (b *Board) Long() []Wait { return b.list(func(w *waiter) bool { return w.lo
 func (b *Board) Now() []Wait { return b.list(func(*waiter) bool { return true }) }
 
 func (b *Board) list(counts func(*waiter) bool) []Wait {
+	if b == nil {
+		return nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var list []Wait

@@ -4,13 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net/http"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyagent/keyagent/acquire/entra"
@@ -51,24 +50,26 @@ type Config struct {
 	Jitter func(max time.Duration) time.Duration            // between 0 and max; nil means at random
 	Logger *slog.Logger                                     // nil means no log
 
-	unbound *http.Client // to hosts of Entra that ask for no certificate
+	way *atomic.Pointer[way] // to Entra, as TLS says now
 }
 
 // Acquirer gives tokens of the configured identities. It is safe for concurrent
 // use. Close it to end what is under way.
 type Acquirer struct {
-	cfg        Config
-	identities map[string]*identityState
-	builder    *builder
-	cache      *tokenCache
-	failures   *failureMemory
-	forced     *forcing
-	flights    flights
+	cfg      Config
+	roster   atomic.Pointer[Roster] // in force
+	regions  *regions
+	meanings atomic.Uint64 // that identities have had so far
+
+	cache    *tokenCache
+	failures *failureMemory
+	forced   *forcing
+	flights  flights
 
 	ctx    context.Context // ends with Close; parent of all flights
 	cancel context.CancelFunc
 
-	mu     sync.Mutex // guards closed, and that no flight starts after it is set
+	mu     sync.Mutex // guards closed, that no flight starts after it is set, and which identities are retired
 	closed bool
 	wg     sync.WaitGroup
 }
@@ -78,23 +79,27 @@ var (
 	errPanic  = errors.New("a fault in the agent; its log says where")
 
 	errCrowded = errors.New("too many tokens are being obtained for this identity at once")
+	errRetired = errors.New("the agent's configuration has changed meanwhile, and with it this identity")
 )
 
 // New returns an acquirer. It does no I/O.
 func New(cfg Config) (*Acquirer, error) {
 	cfg = cfg.withDefaults()
 	a := &Acquirer{
-		cfg:        cfg,
-		identities: map[string]*identityState{},
-		cache:      newTokenCache(maxCachedTokens),
-		failures:   newFailureMemory(maxCachedTokens),
-		forced:     newForcing(),
+		cfg:      cfg,
+		cache:    newTokenCache(maxCachedTokens),
+		failures: newFailureMemory(maxCachedTokens),
+		forced:   newForcing(),
 	}
-	a.cfg.unbound = tlsbridge.NewClient(cfg.TLS)
-	a.builder = newBuilder(&a.cfg)
-	if err := a.addIdentities(); err != nil {
+	a.cfg.way = &atomic.Pointer[way]{}
+	a.cfg.way.Store(newWay(cfg.TLS))
+	a.regions = &regions{cfg: &a.cfg}
+	a.roster.Store(&Roster{acquirer: a})
+	first, err := a.Prepare(cfg.Identities)
+	if err != nil {
 		return nil, err
 	}
+	a.roster.Store(first)
 	a.ctx, a.cancel = context.WithCancel(context.Background()) // flights outlive their first caller
 	return a, nil
 }
@@ -115,26 +120,6 @@ func (cfg Config) withDefaults() Config {
 	return cfg
 }
 
-func (a *Acquirer) addIdentities() error {
-	for _, id := range a.cfg.Identities {
-		if _, twice := a.identities[id.Name]; twice {
-			return fmt.Errorf("identity %q is configured twice", id.Name)
-		}
-		if err := id.check(); err != nil {
-			return err
-		}
-		a.identities[id.Name] = &identityState{Identity: id}
-	}
-	if err := checkReferences(a.cfg.Identities); err != nil {
-		return err
-	}
-	for name, id := range a.identities {
-		id.chain = a.builder.newChain(id.Identity)
-		a.builder.chains[name] = id.chain
-	}
-	return nil
-}
-
 // Close ends all flights, waits for them and closes idle connections. It may be
 // called more than once.
 func (a *Acquirer) Close() error {
@@ -143,23 +128,24 @@ func (a *Acquirer) Close() error {
 	a.mu.Unlock()
 	a.cancel()
 	a.wg.Wait()
-	a.cfg.unbound.CloseIdleConnections()
-	for _, h := range a.builder.holders {
+	a.cfg.way.Load().unbound.CloseIdleConnections()
+	for h := range a.roster.Load().holders() {
 		h.close()
 	}
 	return nil
 }
 
-// Token returns a token for req, from the cache or from Entra. It blocks until
-// there is one, the road there has failed, or ctx ends; the flight that it
-// started goes on for others. Errors are [*Error], or ctx' error.
+// Token returns a token for req, of the identities that are in force now, as
+// [Roster.Token] has it.
 func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
-	id, ok := a.identities[req.Identity]
-	if !ok {
-		return Token{}, &Error{Kind: KindUnknownIdentity, Identity: req.Identity, Err: errors.New("no such identity is configured")}
-	}
+	return a.roster.Load().Token(ctx, req)
+}
+
+// token returns a token of an identity.
+func (a *Acquirer) token(ctx context.Context, id *identityState, req Request) (Token, error) {
 	req.Type = cmp.Or(req.Type, TypeBearer)
 	key := keyOf(req)
+	key.meaning = id.meaning
 	now := a.cfg.Now()
 	if !req.forced() {
 		if token, ok := a.cached(id, key, now, req.Account); ok { //nolint:contextcheck // a refresh ahead of need is nobody's to wait for
@@ -175,7 +161,7 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 			return Token{}, err
 		}
 	}
-	if failure := a.failures.recall(key, now, f.forced); failure != nil {
+	if failure := a.failures.recall(key, id.client(), now, f.forced); failure != nil {
 		return Token{}, failure
 	}
 	landing, err := a.fly(id, key, f) //nolint:contextcheck // a flight outlives its callers
@@ -246,7 +232,7 @@ func (a *Acquirer) cached(id *identityState, key cacheKey, now time.Time, accoun
 // refresh fetches the next token while the current one is still served, unless something stands against asking now.
 // If it may not begin, as the account has too much on it, the next who asks for the token has it fetched.
 func (a *Acquirer) refresh(id *identityState, key cacheKey, account Account) {
-	if a.failures.recall(key, a.cfg.Now(), false) != nil {
+	if a.failures.recall(key, id.client(), a.cfg.Now(), false) != nil {
 		return
 	}
 	f, err := newFlight(Request{Capabilities: key.splitCapabilities(), Account: account})
@@ -278,7 +264,7 @@ func (a *Acquirer) fly(id *identityState, key cacheKey, f flight) (*landing, err
 		id.note(nil, false)
 		a.notice(id, kept.token.ClientID)
 		kept.account = f.account
-		a.cache.store(key, kept, now)
+		a.store(id, key, kept, now)
 		return kept.token, nil
 	})
 }
@@ -290,8 +276,17 @@ func (a *Acquirer) notice(id *identityState, clientID string) {
 	if !changed {
 		return
 	}
-	a.cache.forget(id.Name)
+	a.cache.drop(func(key cacheKey) bool { return key.identity == id.Name })
 	a.cfg.Logger.Warn("an identity has another client id than before; its tokens are fetched anew", "identity", id.Name, "client_id", clientID, "before", before)
+}
+
+// store keeps a token, unless its identity is not in force any more: nobody would ask for it.
+func (a *Acquirer) store(id *identityState, key cacheKey, kept cacheEntry, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !id.retired {
+		a.cache.store(key, kept, now)
+	}
 }
 
 // failed makes a caller's error of what stopped a flight, and remembers it for as long as asking again is of no use. What became of the
@@ -304,7 +299,7 @@ func (a *Acquirer) failed(id *identityState, key cacheKey, f flight, err error, 
 	}
 	id.note(err, ofRequest(failure))
 	a.cache.postpone(key, now, failure.RetryAfter)
-	a.failures.remember(key, failure, now)
+	a.failures.remember(key, id.client(), failure, now)
 	return failure
 }
 
@@ -323,7 +318,7 @@ func (a *Acquirer) land(id *identityState, key cacheKey, f flight) (kept cacheEn
 	return a.fetch(ctx, id, key, f)
 }
 
-// begin counts a flight, unless the acquirer is closed or the identity has too many: flights outlive their callers, and a caller that
+// begin counts a flight, unless the acquirer is closed, the identity is retired or has too many: flights outlive their callers, and a caller that
 // goes away must not leave ever more of them behind.
 func (a *Acquirer) begin(id *identityState, account Account) error {
 	a.mu.Lock()
@@ -331,6 +326,8 @@ func (a *Acquirer) begin(id *identityState, account Account) error {
 	switch {
 	case a.closed:
 		return &Error{Kind: KindUnavailable, Identity: id.Name, Err: errClosed}
+	case id.retired:
+		return &Error{Kind: KindUnavailable, Identity: id.Name, RetryAfter: crowdedPause, Err: errRetired}
 	case id.flights >= maxFlights:
 		return &Error{Kind: KindUnavailable, Identity: id.Name, RetryAfter: crowdedPause, Err: errCrowded}
 	}

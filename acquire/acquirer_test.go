@@ -38,7 +38,8 @@ type world struct {
 	acquirer *acquire.Acquirer
 	log      bytes.Buffer
 	requests atomic.Int64
-	arrived  chan struct{} // one value for each request at the endpoint
+	tls      tlsbridge.Config // towards the endpoint
+	arrived  chan struct{}    // one value for each request at the endpoint
 
 	mu         sync.Mutex
 	clock      time.Time
@@ -107,6 +108,7 @@ func newWorldWith(t testing.TB, strength acquire.Strength, identities ...acquire
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
+	w.tls = tlsbridge.Config{RootCAs: roots, Now: w.now}
 	w.acquirer, err = acquire.New(acquire.Config{
 		Identities: identities,
 		Bindings:   w,
@@ -115,7 +117,7 @@ func newWorldWith(t testing.TB, strength acquire.Strength, identities ...acquire
 		Keys:       w,
 		Regions:    w,
 		Entra:      entra.New(entra.Config{Now: w.now, Sleep: func(context.Context, time.Duration) error { return nil }}),
-		TLS:        tlsbridge.Config{RootCAs: roots, Now: w.now},
+		TLS:        w.tls,
 		Now:        w.now,
 		Wait:       w.wait,
 		Jitter:     func(time.Duration) time.Duration { return 0 },

@@ -1,8 +1,11 @@
 package acquire
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/keyagent/keyagent/acquire/imds"
@@ -11,6 +14,7 @@ import (
 // newChain builds the steps of an identity.
 func (b *builder) newChain(id Identity) *chain {
 	c := &chain{cfg: b.cfg, name: id.Name, floor: id.MinStrength}
+	b.chain = c
 	if m := id.ManagedIdentity; m != nil {
 		c.add(credentialManagedIdentity, SourceManagedIdentity, m.Bound,
 			func(bound bool) credential { return b.managedIdentity(m.Selector, bound) })
@@ -33,17 +37,36 @@ func (c *chain) add(entry string, source Source, bound Bound, form func(bound bo
 	}
 }
 
-// builder makes chains that share what belongs to one managed identity.
+// builder makes the chains of a roster. What the roster before it has of the same meaning is taken over.
 type builder struct {
 	cfg     *Config
 	regions *regions
-	bound   map[imds.Selector]*boundIdentity
-	chains  map[string]*chain // by identity
-	holders []*holder         // of all certificates
+	before  *Roster
+	roster  *Roster
+	wanted  map[string]Identity
+	next    func() uint64 // number of a meaning
+	chain   *chain        // that is being built
 }
 
-func newBuilder(cfg *Config) *builder {
-	return &builder{cfg: cfg, regions: &regions{cfg: cfg}, bound: map[imds.Selector]*boundIdentity{}, chains: map[string]*chain{}}
+// state returns the identity of a name, and makes first what it leans on. References were checked.
+func (b *builder) state(name string) *identityState {
+	if made := b.roster.byName[name]; made != nil {
+		return made
+	}
+	id := b.wanted[name]
+	var leansOn []*identityState
+	for _, other := range id.leansOn() {
+		leansOn = append(leansOn, b.state(other))
+	}
+	had := b.before.byName[name]
+	if had == nil || !slices.Equal(had.leansOn, leansOn) || !reflect.DeepEqual(had.Identity, id) {
+		had = &identityState{Identity: id, meaning: b.next(), chain: b.newChain(id), leansOn: leansOn}
+	}
+	for _, m := range had.chain.bound {
+		b.roster.bound[m.sel] = m
+	}
+	b.roster.byName[name] = had
+	return had
 }
 
 func (b *builder) credential(app *application, entry Credential, bound bool) credential {
@@ -59,11 +82,11 @@ func (b *builder) credential(app *application, entry Credential, bound bool) cre
 	return &assertionFile{app: app, path: entry.Path}
 }
 
-// other obtains a token of another identity, whichever of its credentials does. Its chain is looked up when it is used: it may not be
-// made yet.
+// other obtains a token of another identity, whichever of its credentials does.
 func (b *builder) other(identity string) func(ctx context.Context, a *ask) (*grant, error) {
+	other := b.roster.byName[identity].chain
 	return func(ctx context.Context, a *ask) (*grant, error) {
-		g, _, err := b.chains[identity].obtain(ctx, a)
+		g, _, err := other.obtain(ctx, a)
 		return g, err
 	}
 }
@@ -78,7 +101,7 @@ func audience(app *application, entry Credential) string {
 
 func (b *builder) certificate(app *application, entry Credential, bound bool) credential {
 	key := &registered{app: app, name: entry.Key}
-	b.holders = append(b.holders, &key.holder)
+	b.chain.holders = append(b.chain.holders, &key.holder)
 	if bound {
 		return &shownCertificate{registered: key, send: entry.SendAssertion}
 	}
@@ -89,18 +112,18 @@ func (b *builder) managedIdentity(sel imds.Selector, bound bool) credential {
 	if !bound {
 		return &unboundIdentity{cfg: b.cfg, sel: sel}
 	}
-	m := b.bound[sel]
+	m := cmp.Or(b.roster.bound[sel], b.before.bound[sel])
 	if m == nil {
 		m = &boundIdentity{cfg: b.cfg, sel: sel}
-		b.bound[sel] = m
-		b.holders = append(b.holders, &m.holder)
 	}
+	b.roster.bound[sel] = m
+	b.chain.bound = append(b.chain.bound, m)
 	return m
 }
 
 func (b *builder) application(app *Application) *application {
 	return &application{
-		cfg: b.cfg, id: app.ClientID, unbound: b.cfg.unbound,
+		cfg: b.cfg, id: app.ClientID,
 		endpoints: &endpoints{cfg: b.cfg, authority: app.Authority, region: app.Region, regions: b.regions},
 	}
 }
@@ -109,15 +132,7 @@ func (b *builder) application(app *Application) *application {
 func checkReferences(identities []Identity) error {
 	leans := map[string][]string{}
 	for _, id := range identities {
-		leans[id.Name] = nil
-		if id.Application == nil {
-			continue
-		}
-		for _, c := range id.Application.Credentials {
-			if c.Source == SourceOIDC {
-				leans[id.Name] = append(leans[id.Name], c.Identity)
-			}
-		}
+		leans[id.Name] = id.leansOn()
 	}
 	for name := range leans {
 		if err := follow(leans, name, nil); err != nil {

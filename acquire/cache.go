@@ -2,6 +2,7 @@ package acquire
 
 import (
 	"container/list"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,11 +21,12 @@ type cacheKey struct {
 	resource     string
 	tokenType    TokenType
 	capabilities string // sorted, with commas between them
+	meaning      uint64 // of identity: a name that means something else after a reload has other tokens
 }
 
 // String joins the parts with a byte that none of them can hold.
 func (k cacheKey) String() string {
-	return strings.Join([]string{k.identity, k.resource, string(k.tokenType), k.capabilities}, "\x00")
+	return strings.Join([]string{k.identity, k.resource, string(k.tokenType), k.capabilities, strconv.FormatUint(k.meaning, 10)}, "\x00")
 }
 
 func (k cacheKey) splitCapabilities() []string {
@@ -133,12 +135,12 @@ func (c *tokenCache) dropLocked(element *list.Element) {
 	delete(c.entries, element.Value.(*cacheEntry).key)
 }
 
-// forget drops all tokens of an identity.
-func (c *tokenCache) forget(identity string) {
+// drop lets go of the tokens whose key is unwanted.
+func (c *tokenCache) drop(unwanted func(cacheKey) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, element := range c.entries {
-		if key.identity == identity {
+		if unwanted(key) {
 			c.dropLocked(element)
 		}
 	}

@@ -97,7 +97,7 @@ func TestFailureMemoryIsBounded(t *testing.T) {
 	m := newFailureMemory(10)
 	now := time.Now()
 	for i := range 1000 {
-		m.remember(cacheKey{resource: fmt.Sprint(i)}, &Error{Kind: KindRefused}, now)
+		m.remember(cacheKey{resource: fmt.Sprint(i)}, client{}, &Error{Kind: KindRefused}, now)
 	}
 	if len(m.entries) > 10 {
 		t.Errorf("got %d entries, want at most 10", len(m.entries))
@@ -106,7 +106,7 @@ func TestFailureMemoryIsBounded(t *testing.T) {
 
 func TestCacheKeysDoNotRunIntoEachOther(t *testing.T) {
 	a := cacheKey{identity: "a", resource: "b", tokenType: "c"}.String()
-	for _, k := range []cacheKey{{"ab", "", "c", ""}, {"a", "bc", "", ""}, {"", "ab", "c", ""}, {"a", "b", "", "c"}} {
+	for _, k := range []cacheKey{{"ab", "", "c", "", 0}, {"a", "bc", "", "", 0}, {"", "ab", "c", "", 0}, {"a", "b", "", "c", 0}, {"a", "b", "c", "", 1}} {
 		if k.String() == a {
 			t.Errorf("%+v reads like another key", k)
 		}

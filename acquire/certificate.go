@@ -11,7 +11,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync/atomic"
 
@@ -56,7 +55,6 @@ type application struct {
 	cfg *Config
 	id  string // client id
 	*endpoints
-	unbound *http.Client // to hosts that ask for no certificate
 }
 
 // form is the part of a token request that is the same for all credentials.
@@ -129,7 +127,7 @@ func (c *assertedCertificate) request(ctx context.Context, a *ask, key *Applicat
 	err := c.app.ask(ctx, c.app.authority.TokenEndpoint, func(endpoint string) error {
 		form := c.signed(ctx, c.app.form(a, endpoint), key)
 		var err error
-		g.answer, err = c.app.cfg.Entra.Token(ctx, c.app.unbound, form)
+		g.answer, err = c.app.cfg.Entra.Token(ctx, c.app.cfg.way.Load().unbound, form)
 		return err
 	})
 	return g, c.asked(key, err)
@@ -184,11 +182,12 @@ func (c *shownCertificate) connection(a *ask, key *ApplicationKey) (*connection,
 	for _, certificate := range key.Chain {
 		pair.Chain = append(pair.Chain, certificate.Raw)
 	}
-	bridge, err := c.bridge(c.app.cfg.TLS, key, pair)
+	way := c.app.cfg.way.Load()
+	bridge, err := c.bridge(way, key, pair)
 	if err != nil {
 		return nil, notLoaded(err)
 	}
-	return &connection{bridge: bridge, thumbprint: name, strength: key.Strength, current: func() bool { return !c.app.cfg.Keys.Replaced(c.name, name) }}, nil
+	return &connection{bridge: bridge, way: way, thumbprint: name, strength: key.Strength, current: func() bool { return !c.app.cfg.Keys.Replaced(c.name, name) }}, nil
 }
 
 func (c *shownCertificate) request(ctx context.Context, a *ask, key *ApplicationKey, over *connection) (*grant, error) {

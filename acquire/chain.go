@@ -67,6 +67,9 @@ type chain struct {
 	name  string // of the identity
 	floor Strength
 	steps []*step
+
+	bound   []*boundIdentity // that steps present, and chains of other identities may, too
+	holders []*holder        // of certificates that only this chain presents
 }
 
 // Attempt is one entry that was tried for a token.

@@ -8,7 +8,7 @@ var Classify = classify
 // WaitFlight returns once no flight for the token is under way: it joins the one
 // that is, or makes one that does nothing.
 func WaitFlight(a *Acquirer, identity, resource string) {
-	key := cacheKey{identity: identity, resource: resource, tokenType: TypeBearer}
+	key := cacheKey{identity: identity, resource: resource, tokenType: TypeBearer, meaning: a.roster.Load().byName[identity].meaning}
 	landing, _ := a.flights.join(key.String(), func() error { return nil }, func() (Token, error) { return Token{}, nil })
 	<-landing.done
 }
@@ -65,5 +65,6 @@ var (
 	ErrClosed  = errClosed
 	ErrPanic   = errPanic
 	ErrCrowded = errCrowded
+	ErrRetired = errRetired
 	ErrForced  = errForced
 )

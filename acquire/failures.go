@@ -20,12 +20,25 @@ const finalRest = 5 * time.Second
 // failureMemory remembers failures for as long as asking again is of no use: a
 // refusal for a moment, and for as long as the other side said with Retry-After. A
 // throttled identity rests as a whole, because it is the client that is throttled,
-// not the resource.
+// not the resource. What the other side asked for holds for its client, whatever
+// the agent's configuration says of it meanwhile.
 type failureMemory struct {
 	max int
 
 	mu      sync.Mutex
-	entries map[cacheKey]failure
+	entries map[failureKey]failure
+}
+
+// failureKey is what a failure is about: a token, or with a client and without a meaning what that client asks for under this name.
+type failureKey struct {
+	cacheKey
+	client client
+}
+
+// pauseOf is the key of a pause that was asked for.
+func pauseOf(key cacheKey, of client) failureKey {
+	key.meaning = 0
+	return failureKey{key, of}
 }
 
 type failure struct {
@@ -46,17 +59,21 @@ func (e *remembered) Error() string {
 func (e *remembered) Unwrap() error { return e.error }
 
 func newFailureMemory(limit int) *failureMemory {
-	return &failureMemory{max: limit, entries: map[cacheKey]failure{}}
+	return &failureMemory{max: limit, entries: map[failureKey]failure{}}
 }
 
 // remember keeps err for key, if it is of a kind that lasts.
-func (m *failureMemory) remember(key cacheKey, err *Error, now time.Time) {
+func (m *failureMemory) remember(key cacheKey, of client, err *Error, now time.Time) {
 	rest := err.RetryAfter
+	about := failureKey{cacheKey: key}
+	if rest > 0 {
+		about = pauseOf(key, of)
+	}
 	switch err.Kind {
 	case KindRefused, KindInvalidResource, KindUnknownIdentity:
 		rest = max(rest, finalRest)
 	case KindThrottled:
-		key = cacheKey{identity: key.identity}
+		about = pauseOf(cacheKey{identity: key.identity}, of)
 	}
 	if rest <= 0 || costsNothing(err.Err) {
 		return
@@ -66,16 +83,16 @@ func (m *failureMemory) remember(key cacheKey, err *Error, now time.Time) {
 	if len(m.entries) >= m.max {
 		m.forgetLocked(now)
 	}
-	m.entries[key] = failure{err: err, until: now.Add(rest)}
+	m.entries[about] = failure{err: err, until: now.Add(rest)}
 }
 
 // recall returns what stands against asking for key now, with what is left of the
 // pause; nil if nothing does. Whoever asks past the cache may know that something was
 // changed, and is held up only by a pause that the other side asked for.
-func (m *failureMemory) recall(key cacheKey, now time.Time, forced bool) *Error {
+func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forced bool) *Error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, k := range []cacheKey{key, {identity: key.identity}} {
+	for _, k := range []failureKey{{cacheKey: key}, pauseOf(key, of), pauseOf(cacheKey{identity: key.identity}, of)} {
 		f, ok := m.entries[k]
 		if !ok {
 			continue

@@ -29,9 +29,10 @@ type assertion struct {
 	end      time.Time // zero: not known
 }
 
-// usable reports whether the assertion can still be exchanged.
-func (s *assertion) usable(now time.Time) bool {
-	return (s.end.IsZero() || now.Before(s.end.Add(-assertionMargin))) && (s.over == nil || s.over.current())
+// usable reports whether the assertion can still be exchanged, and Entra be reached over its connection as it is to be reached now.
+func (s *assertion) usable(cfg *Config) bool {
+	return (s.end.IsZero() || cfg.Now().Before(s.end.Add(-assertionMargin))) &&
+		(s.over == nil || s.over.current() && s.over.way == cfg.way.Load())
 }
 
 // assertionSource obtains assertions.
@@ -90,7 +91,7 @@ func (f *federated) take(ctx context.Context, a *ask, rejected *assertion) (*ass
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if held := f.held; held != nil && held != rejected && held.usable(f.app.cfg.Now()) && a.checkFloor(held.strength) == nil {
+	if held := f.held; held != nil && held != rejected && held.usable(f.app.cfg) && a.checkFloor(held.strength) == nil {
 		return held, nil
 	}
 	if _, weak := errors.AsType[*floorError](f.failed); f.failed != nil && !weak && f.attempts.Load() != before {
@@ -116,7 +117,7 @@ func (f *federated) fetch(ctx context.Context, a *ask) (*assertion, error) {
 // exchange makes leg 2.
 func (f *federated) exchange(ctx context.Context, a *ask, s *assertion) (*grant, error) {
 	g := &grant{clientID: f.app.id, strength: s.strength, over: s.over, passed: s.passed}
-	endpoint, kind, client := f.app.authority.TokenEndpoint, entra.AssertionBearer, f.app.unbound
+	endpoint, kind, client := f.app.authority.TokenEndpoint, entra.AssertionBearer, f.app.cfg.way.Load().unbound
 	thumbprint := ""
 	if s.over != nil {
 		endpoint, kind, client = f.app.authority.MTLSTokenEndpoint, entra.AssertionPoP, s.over.bridge.Client()

@@ -64,6 +64,7 @@ type grant struct {
 // connection is a certificate in use: the connections that present it, how well its key is kept, and how another one is had.
 type connection struct {
 	bridge     *tlsbridge.Bridge
+	way        *way   // that bridge was made with
 	thumbprint string // x5t#S256
 	strength   Strength
 	// current reports whether the certificate is still the one in use.
@@ -137,24 +138,29 @@ func notForNow(err error) bool {
 type holder struct {
 	mu    sync.Mutex
 	inUse *tlsbridge.Bridge
-	shows any // what tells the pair that inUse presents from others
+	shows any  // what tells the pair that inUse presents from others
+	way   *way // that inUse was made with
+	ended bool // only requests that are under way still come
 }
 
 // bridge returns the connections that present pair, which id tells from others.
-func (h *holder) bridge(cfg tlsbridge.Config, id any, pair tlsbridge.Pair) (*tlsbridge.Bridge, error) {
+func (h *holder) bridge(way *way, id any, pair tlsbridge.Pair) (*tlsbridge.Bridge, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.inUse != nil && h.shows == id {
+	if h.inUse != nil && h.shows == id && h.way == way {
 		return h.inUse, nil
 	}
-	fresh, err := tlsbridge.New(cfg, pair)
+	fresh, err := tlsbridge.New(way.tls, pair)
 	if err != nil {
 		return nil, err
 	}
 	if h.inUse != nil {
 		h.inUse.Close()
 	}
-	h.inUse, h.shows = fresh, id
+	if h.ended {
+		fresh.Close()
+	}
+	h.inUse, h.shows, h.way = fresh, id, way
 	return fresh, nil
 }
 
@@ -168,9 +174,20 @@ func (h *holder) handshake() tlsbridge.Handshake {
 	return h.inUse.Handshake()
 }
 
+// leave has connections that were made in another way end with the requests that are on them.
+func (h *holder) leave(current *way) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.inUse != nil && h.way != current {
+		h.inUse.Close()
+	}
+}
+
+// close has the connections end with the requests that are on them, and those of requests that are still to come, too.
 func (h *holder) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.ended = true
 	if h.inUse != nil {
 		h.inUse.Close()
 	}

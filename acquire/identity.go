@@ -3,6 +3,7 @@ package acquire
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
@@ -82,6 +83,38 @@ const (
 	AssertionAuto   SendAssertion = "auto"   // only once Entra has asked for it
 	AssertionNever  SendAssertion = "never"
 )
+
+// leansOn names the identities whose tokens are credentials of this one.
+func (id Identity) leansOn() []string {
+	var names []string
+	if id.Application == nil {
+		return nil
+	}
+	for _, c := range id.Application.Credentials {
+		if c.Source == SourceOIDC {
+			names = append(names, c.Identity)
+		}
+	}
+	return names
+}
+
+func (id Identity) needsKeys() bool {
+	return id.Application != nil && slices.ContainsFunc(id.Application.Credentials, func(c Credential) bool { return c.Source == SourceCertificate })
+}
+
+// client is whom IMDS and Entra know an identity as, and count the requests of.
+type client struct {
+	selector      imds.Selector // of a managed identity
+	authority     entra.Authority
+	applicationID string
+}
+
+func (id Identity) client() client {
+	if id.ManagedIdentity != nil {
+		return client{selector: id.ManagedIdentity.Selector}
+	}
+	return client{authority: id.Application.Authority, applicationID: id.Application.ClientID}
+}
 
 // check finds what would otherwise come out at the first token.
 func (id Identity) check() error {

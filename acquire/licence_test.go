@@ -85,6 +85,7 @@ func outcomes() map[string][]outcome {
 		"acquire.errClosed":  {raw(acquire.ErrClosed)},
 		"acquire.errPanic":   {raw(acquire.ErrPanic)},
 		"acquire.errCrowded": {raw(acquire.ErrCrowded)},
+		"acquire.errRetired": {raw(acquire.ErrRetired)},
 		"acquire.errForced":  {raw(acquire.ErrForced)},
 
 		"acquire/binding.ErrAttestation": {attested(errors.New("reset by peer"))},

@@ -86,7 +86,8 @@ func (m *boundIdentity) connection(a *ask, c *binding.Certificate) (*connection,
 		return nil, err
 	}
 	name := c.Thumbprint()
-	bridge, err := m.bridge(m.cfg.TLS, name, tlsbridge.Pair{
+	way := m.cfg.way.Load()
+	bridge, err := m.bridge(way, name, tlsbridge.Pair{
 		Chain:            [][]byte{c.Leaf.Raw},
 		Signer:           m.cfg.Key.Signer,
 		SignatureSchemes: m.cfg.Key.SignatureSchemes,
@@ -95,7 +96,7 @@ func (m *boundIdentity) connection(a *ask, c *binding.Certificate) (*connection,
 		return nil, err
 	}
 	return &connection{
-		bridge: bridge, thumbprint: name, strength: strength,
+		bridge: bridge, way: way, thumbprint: name, strength: strength,
 		current: func() bool { now := m.cfg.Bindings.Current(m.sel); return now != nil && now.Leaf.Equal(c.Leaf) },
 	}, nil
 }

@@ -33,7 +33,9 @@ const (
 func (a *Acquirer) Run(ctx context.Context) error {
 	for a.cfg.Wait(ctx, refreshTick) == nil {
 		for _, key := range a.cache.due(a.cfg.Now(), refreshesPerTick) {
-			a.refresh(a.identities[key.identity], key, a.cache.account(key)) //nolint:contextcheck // a flight outlives its callers
+			if id := a.roster.Load().byName[key.identity]; id != nil && id.meaning == key.meaning {
+				a.refresh(id, key, a.cache.account(key)) //nolint:contextcheck // a flight outlives its callers
+			}
 		}
 	}
 	return nil
@@ -90,6 +92,7 @@ var errForced = errors.New("the token cache is skipped too often for this token"
 func (f *forcing) permit(key cacheKey, account Account, now time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	key.meaning = 0 // whatever it means, its caller has asked as often
 	limiter := f.limiters[forced{key, account}]
 	if limiter == nil {
 		if len(f.limiters) >= maxForced {

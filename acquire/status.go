@@ -13,8 +13,13 @@ import (
 // identityState is an identity, its ways to a token, and how its last flight ended.
 type identityState struct {
 	Identity
+	meaning uint64 // no other identity has had it, under this name or another
 	chain   *chain
-	flights int // under way; guarded by the acquirer's mutex
+	leansOn []*identityState // whose tokens are credentials of this one
+
+	// Guarded by the acquirer's mutex:
+	flights int  // under way
+	retired bool // it is not in force any more
 
 	mu       sync.Mutex
 	lastErr  error
@@ -75,14 +80,15 @@ type CredentialStatus struct {
 
 // Status describes all identities in the order of the configuration. It does no I/O.
 func (a *Acquirer) Status() []IdentityStatus {
-	list := make([]IdentityStatus, 0, len(a.cfg.Identities))
-	for _, id := range a.cfg.Identities {
-		list = append(list, a.status(a.identities[id.Name]))
+	r := a.roster.Load()
+	list := make([]IdentityStatus, 0, len(r.order))
+	for _, id := range r.order {
+		list = append(list, r.status(id))
 	}
 	return list
 }
 
-func (a *Acquirer) status(id *identityState) IdentityStatus {
+func (r *Roster) status(id *identityState) IdentityStatus {
 	status := IdentityStatus{Identity: id.Identity}
 	id.mu.Lock()
 	status.LastError, status.Unable = id.lastErr, id.unable
@@ -93,12 +99,12 @@ func (a *Acquirer) status(id *identityState) IdentityStatus {
 	if id.ManagedIdentity == nil {
 		return status
 	}
-	m := a.builder.bound[id.ManagedIdentity.Selector]
+	m := r.bound[id.ManagedIdentity.Selector]
 	if m == nil {
 		return status
 	}
-	if c := a.cfg.Bindings.Current(m.sel); c != nil {
-		status.Certificate, status.Strength, status.Handshake = c, strengthOf(a.cfg.Key.Strength, c), m.handshake()
+	if c := m.cfg.Bindings.Current(m.sel); c != nil {
+		status.Certificate, status.Strength, status.Handshake = c, strengthOf(m.cfg.Key.Strength, c), m.handshake()
 	}
 	return status
 }

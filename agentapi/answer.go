@@ -21,7 +21,7 @@ var refusedHeaders = []string{"Origin", "Referer", "X-Forwarded-For", "Forwarded
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	caller, known := peer.FromContext(r.Context())
 	found, exists := routeOf(r.RequestURI)
-	rec := &record{caller: caller, method: clip(r.Method, maxAuditedBytes), path: found.path}
+	rec := &record{rules: s.rules.Load(), caller: caller, method: clip(r.Method, maxAuditedBytes), path: found.path}
 	if !exists {
 		found.shape = native
 		path, _, _ := strings.Cut(r.RequestURI, "?")
@@ -35,7 +35,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
 		}
 		// A stranger gets its refusal and leaves: an idle connection is a place.
-		p.close = r.ContentLength != 0 || !known || s.stranger(caller)
+		p.close = r.ContentLength != 0 || !known || rec.rules.stranger(caller)
 		s.writeProblem(w, r, found.shape, p)
 		return
 	}
@@ -63,7 +63,7 @@ func (s *Server) answer(r *http.Request, rec *record, found route, exists, known
 	if r.ContentLength != 0 {
 		return reply{}, newProblem(wire.CodeUnexpectedBody, "requests have no body")
 	}
-	if p := s.permit(found.permission, rec.caller); p != nil {
+	if p := rec.rules.permit(found.permission, rec.caller); p != nil {
 		rec.notes(r.URL.RawQuery)
 		return reply{}, p
 	}
@@ -98,12 +98,12 @@ func (s *Server) identities(r *http.Request, rec *record) (reply, *problem) {
 		return reply{}, p
 	}
 	found := []wire.Identity{}
-	for _, grant := range s.policy.Load().Grants(rec.caller) {
-		i := slices.IndexFunc(s.cfg.Identities, func(id Identity) bool { return id.Name == grant.Identity })
+	for _, grant := range rec.rules.Policy.Grants(rec.caller) {
+		i := slices.IndexFunc(rec.rules.Identities, func(id Identity) bool { return id.Name == grant.Identity })
 		if i < 0 {
-			continue // not reached: New has compared them
+			continue // not reached: SetRules has compared them
 		}
-		id := s.cfg.Identities[i]
+		id := rec.rules.Identities[i]
 		found = append(found, wire.Identity{
 			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes,
 		})

@@ -18,6 +18,7 @@ const maxAuditedBytes = 256
 
 // record is what the audit keeps of one answer. It has no place for a token.
 type record struct {
+	rules        *Rules // by which the request is answered
 	caller       peer.Caller
 	method, path string
 
@@ -117,7 +118,7 @@ func (s *Server) audit(r *record, p *problem) error {
 	if !s.trail.kept() {
 		return nil
 	}
-	if !r.issued && !s.trail.quota.admits(r.caller, s.policy.Load().Standing(r.caller), r.kind(p), s.cfg.Now()) {
+	if !r.issued && !s.trail.quota.admits(r.caller, r.rules.Policy.Standing(r.caller), r.kind(p), s.cfg.Now()) {
 		r.beyondQuota = true
 		return nil
 	}

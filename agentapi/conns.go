@@ -38,7 +38,7 @@ type share struct {
 func (a *admission) sharesOf(caller peer.Caller) []share {
 	own := share{account{policy.ByUID, caller.UID}, a.server.cfg.MaxConnectionsPerUser}
 	half := a.server.cfg.MaxConnections / 2
-	switch standing := a.server.policy.Load().Standing(caller); standing {
+	switch standing := a.server.rules.Load().Policy.Standing(caller); standing {
 	case policy.ByUID:
 		return []share{own}
 	case policy.ByGroupOnly:
@@ -116,7 +116,7 @@ func (a *admission) identify(conn net.Conn) *admittedConn {
 		return nil
 	}
 	known := &admittedConn{Conn: conn, caller: caller, release: func() { a.give(shares) }}
-	if a.server.stranger(caller) {
+	if a.server.rules.Load().stranger(caller) {
 		known.askBy = time.Now().Add(a.server.cfg.StrangerTimeout)
 	}
 	return known
@@ -151,8 +151,8 @@ func (a *admission) give(shares []share) {
 }
 
 // stranger reports whether there is nothing at this socket for the caller.
-func (s *Server) stranger(caller peer.Caller) bool {
-	return s.policy.Load().Standing(caller) == policy.Stranger
+func (r *Rules) stranger(caller peer.Caller) bool {
+	return r.Policy.Standing(caller) == policy.Stranger
 }
 
 // admittedConn is a connection with its caller. Closing it makes room.
@@ -182,8 +182,9 @@ func (c *admittedConn) Close() error {
 // the caller what the bound denies. The reply fits into the empty buffer of a
 // new connection, so that writing it does not wait for the caller either.
 func (s *Server) turnAway(conn net.Conn, caller peer.Caller, full share) {
-	p := s.noRoom(caller, full)
-	_ = s.audit(&record{caller: caller}, p) // which is noted and told by the trail itself
+	rules := s.rules.Load()
+	p := rules.noRoom(caller, full)
+	_ = s.audit(&record{rules: rules, caller: caller}, p) // which is noted and told by the trail itself
 	body, err := json.Marshal(p.Problem)
 	if err != nil {
 		return
@@ -199,11 +200,11 @@ func (s *Server) turnAway(conn net.Conn, caller peer.Caller, full share) {
 }
 
 // noRoom says which bound was reached. A stranger hears what it would hear anyway.
-func (s *Server) noRoom(caller peer.Caller, full share) *problem {
+func (r *Rules) noRoom(caller peer.Caller, full share) *problem {
 	var p *problem
 	switch full.together {
 	case policy.Stranger:
-		return s.permit(forCallersOfRules, caller)
+		return r.permit(forCallersOfRules, caller)
 	case policy.ByGroupOnly:
 		p = newProblem(wire.CodeTooManyConnections, "users whom only a group makes known hold %d connections to the agent", full.bound).
 			withHint("close connections that are not in use, or ask whoever administers the agent for a rule that names the user")

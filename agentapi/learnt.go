@@ -47,9 +47,9 @@ func (l *learnt) note(told Identity) Identity {
 
 // learn notes whose a token is, and returns what is known of its owner then: nothing, if
 // that is not whom the configuration means.
-func (s *Server) learn(token acquire.Token) Identity {
+func (s *Server) learn(rec *record, token acquire.Token) Identity {
 	told := Identity{Name: token.Identity, ClientID: token.ClientID, ObjectID: token.ObjectID, ResourceID: token.ResourceID}
-	configured := s.identity(token.Identity)
+	configured := rec.identityNamed(token.Identity)
 	for _, selector := range selectors {
 		want, got := selector.of(configured), selector.of(told)
 		if want != "" && got != "" && !strings.EqualFold(want, got) {

@@ -9,7 +9,6 @@ import (
 	"unicode"
 
 	"github.com/keyagent/keyagent/acquire"
-	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
@@ -58,12 +57,12 @@ func (p *problem) retryable(after time.Duration) *problem {
 
 // tokenProblem says in the API's terms why the source gave no token. The
 // caller may have the identity, so it may know what is wrong with it.
-func (s *Server) tokenProblem(ctx context.Context, caller peer.Caller, err error) *problem {
+func (s *Server) tokenProblem(ctx context.Context, rec *record, err error) *problem {
 	var failed *acquire.Error
 	switch {
 	case errors.As(err, &failed):
 		p := acquireProblem(failed)
-		if failed.ForOperator() && !s.policy.Load().Admin(caller) {
+		if failed.ForOperator() && !rec.rules.Policy.Admin(rec.caller) {
 			p.withHint("tell whoever administers the agent: " + p.Hint)
 		}
 		return p

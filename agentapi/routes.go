@@ -50,16 +50,16 @@ const (
 )
 
 // permit returns why the caller may not use a route, or nil.
-func (s *Server) permit(needed permission, caller peer.Caller) *problem {
+func (r *Rules) permit(needed permission, caller peer.Caller) *problem {
 	switch needed {
 	case forCallersOfRules:
-		if s.policy.Load().Named(caller) {
+		if r.Policy.Named(caller) {
 			return nil
 		}
 		return newProblem(wire.CodeCallerNotAllowed, "no rule names uid %d or its groups", caller.UID).
 			withHint("ask whoever administers the agent for a rule that names this user, with the identity and the resource that it needs")
 	case forAdministrators:
-		if s.policy.Load().Admin(caller) {
+		if r.Policy.Admin(caller) {
 			return nil
 		}
 		return newProblem(wire.CodeAdminOnly, "uid %d does not administer the agent", caller.UID).

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
@@ -54,9 +53,9 @@ func selectionOf(params params) (selection, *problem) {
 // learnt of it, so that nothing learnt changes what worked.
 func (s *Server) selected(ctx context.Context, rec *record, req tokenRequest) (string, *problem) {
 	if req.selection.of == nil {
-		return s.unnamed(rec.caller)
+		return rec.unnamed()
 	}
-	names := s.granted(rec.caller, req.selection.matches)
+	names := rec.granted(req.selection.matches)
 	switch len(names) {
 	case 0:
 		return s.learntMatch(ctx, rec, req)
@@ -68,10 +67,10 @@ func (s *Server) selected(ctx context.Context, rec *record, req tokenRequest) (s
 
 // granted returns the configured identities that rules give the caller and that suit, in
 // the order of the configuration.
-func (s *Server) granted(caller peer.Caller, suits func(Identity) bool) []string {
-	given := s.policy.Load().Identities(caller)
+func (r *record) granted(suits func(Identity) bool) []string {
+	given := r.rules.Policy.Identities(r.caller)
 	var names []string
-	for _, id := range s.cfg.Identities {
+	for _, id := range r.rules.Identities {
 		if slices.Contains(given, id.Name) && suits(id) {
 			names = append(names, id.Name)
 		}
@@ -81,11 +80,11 @@ func (s *Server) granted(caller peer.Caller, suits func(Identity) bool) []string
 
 // unnamed is whom a request without selector means: the VM's own identity if rules give
 // it to the caller, as for IMDS, else the only one that they give.
-func (s *Server) unnamed(caller peer.Caller) (string, *problem) {
-	own := s.granted(caller, Identity.isSystemAssigned)
+func (r *record) unnamed() (string, *problem) {
+	own := r.granted(Identity.isSystemAssigned)
 	switch len(own) {
 	case 0:
-		name, p := s.onlyIdentity(caller)
+		name, p := r.onlyIdentity()
 		if p != nil {
 			p.withHint("name one of them by " + wire.ParamClientID + " or " + wire.ParamResourceID)
 		}
@@ -108,7 +107,7 @@ func (id Identity) isSystemAssigned() bool {
 func (s *Server) learntMatch(ctx context.Context, rec *record, req tokenRequest) (string, *problem) {
 	var failed *problem
 	unset := func(id Identity) bool { return req.selection.of(id) == "" } // else the configuration has decided
-	for _, name := range s.granted(rec.caller, unset) {
+	for _, name := range rec.granted(unset) {
 		known := s.learnt.of(name)
 		if req.selection.of(known) == "" {
 			var p *problem
@@ -132,7 +131,7 @@ func notFound() *problem { return newProblem(wire.CodeIdentityNotFound, "Identit
 // rules give the caller that token. A problem is why there is none.
 func (s *Server) enquire(ctx context.Context, rec *record, req tokenRequest, name string) (Identity, *problem) {
 	req.Identity, req.selection = name, selection{}
-	if s.identity(name).Kind != wire.KindManagedIdentity || !s.policy.Load().Decide(rec.caller, req.Request).Allowed {
+	if rec.identityNamed(name).Kind != wire.KindManagedIdentity || !rec.rules.Policy.Decide(rec.caller, req.Request).Allowed {
 		return Identity{}, nil
 	}
 	_, p := s.fetch(ctx, rec, req)
@@ -146,10 +145,10 @@ func (s *Server) enquire(ctx context.Context, rec *record, req tokenRequest, nam
 	return Identity{}, p
 }
 
-func (s *Server) identity(name string) Identity {
-	i := slices.IndexFunc(s.cfg.Identities, func(id Identity) bool { return id.Name == name })
+func (r *record) identityNamed(name string) Identity {
+	i := slices.IndexFunc(r.rules.Identities, func(id Identity) bool { return id.Name == name })
 	if i < 0 {
 		return Identity{}
 	}
-	return s.cfg.Identities[i]
+	return r.rules.Identities[i]
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -90,10 +91,20 @@ type Config struct {
 // Server answers on the local socket. It is safe for concurrent use.
 type Server struct {
 	cfg    Config
-	policy atomic.Pointer[policy.Policy]
 	misses *misses
 	learnt learnt
 	trail  *trail
+
+	rules    atomic.Pointer[Rules] // in force; a request is answered by one of them from its beginning to its end
+	changing sync.Mutex            // of rules
+}
+
+// Rules is who may have what, and of whom. It is one value because a name of an identity
+// in a policy means what it means in the configuration that both are of.
+type Rules struct {
+	Policy     *policy.Policy // must not be changed any more
+	Identities []Identity     // every configured identity
+	Tokens     TokenSource    // of these identities
 }
 
 // New checks the configuration. The user that the agent runs as may administer
@@ -110,24 +121,46 @@ func New(cfg Config) (*Server, error) {
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")
 	}
-	if err := s.SetPolicy(cfg.Policy); err != nil {
+	if err := s.SetRules(Rules{cfg.Policy, cfg.Identities, cfg.Tokens}); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// SetPolicy puts a policy in force in the place of the one that was, as a whole and
-// for every question that is asked of it from then on. The policy must not be changed
-// any more. One that is not valid, or names an identity that does not exist, is
-// refused, and the other one stays in force. It is safe for concurrent use.
-func (s *Server) SetPolicy(p *policy.Policy) error {
-	if err := checkPolicy(p, s.cfg.Identities); err != nil {
+// SetRules puts rules in force in the place of those that were, as a whole and for
+// every request that begins from then on; others end as they have begun. Rules that are
+// not valid, or name an identity that does not exist, are refused, and the others stay
+// in force. What callers have used up of their bounds stays used up. It is safe for
+// concurrent use.
+func (s *Server) SetRules(r Rules) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	return s.set(r)
+}
+
+// set is SetRules with the lock held.
+func (s *Server) set(r Rules) error {
+	if err := r.Check(); err != nil {
 		return err
 	}
-	own := *p
-	own.AdminUIDs = append(slices.Clone(p.AdminUIDs), uint32(os.Geteuid())) //nolint:gosec // a uid
-	s.policy.Store(&own)
+	own := *r.Policy
+	own.AdminUIDs = append(slices.Clone(own.AdminUIDs), uint32(os.Geteuid())) //nolint:gosec // a uid
+	r.Policy = &own
+	s.rules.Store(&r)
 	return nil
+}
+
+// Note puts a record into the audit that is of no answer: of what has changed for the
+// answers that follow. It does not wait for it to be written.
+func (s *Server) Note(message string, attrs ...slog.Attr) { s.trail.note(message, attrs) }
+
+// SetPolicy is [Server.SetRules] with the identities that are in force.
+func (s *Server) SetPolicy(p *policy.Policy) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	r := *s.rules.Load()
+	r.Policy = p
+	return s.set(r)
 }
 
 func withDefaults(cfg Config) Config {
@@ -158,16 +191,17 @@ func withDefaults(cfg Config) Config {
 	return cfg
 }
 
-// checkPolicy finds the rule that will never work because its identity does not
-// exist: a typing error that would show as a refusal much later.
-func checkPolicy(p *policy.Policy, identities []Identity) error {
-	if err := p.Validate(); err != nil {
+// Check reports why [Server.SetRules] would refuse the rules, or nil. It finds the rule
+// that will never work because its identity does not exist: a typing error that would
+// show as a refusal much later.
+func (r Rules) Check() error {
+	if err := r.Policy.Validate(); err != nil {
 		return err
 	}
-	for i := range p.Rules {
-		for _, name := range p.Rules[i].Identities {
-			if !slices.ContainsFunc(identities, func(id Identity) bool { return id.Name == name }) {
-				return fmt.Errorf("rule %q: there is no identity %q", p.Rules[i].Name, name)
+	for i := range r.Policy.Rules {
+		for _, name := range r.Policy.Rules[i].Identities {
+			if !slices.ContainsFunc(r.Identities, func(id Identity) bool { return id.Name == name }) {
+				return fmt.Errorf("rule %q: there is no identity %q", r.Policy.Rules[i].Name, name)
 			}
 		}
 	}

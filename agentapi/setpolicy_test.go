@@ -1,11 +1,15 @@
 package agentapi_test
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"os"
 	"testing"
 
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
@@ -50,5 +54,34 @@ func TestSetPolicy(t *testing.T) {
 	// The agent's own user stays an administrator.
 	if got := a.get(t, wire.PathStatus).status; got != http.StatusOK {
 		t.Errorf("status for the agent's own user: %d", got)
+	}
+}
+
+// A request ends by the rules that were in force when it came: policy, identities and the source of their tokens.
+func TestARequestEndsByTheRulesThatItCameBy(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	old := tokenFunc(func(_ context.Context, r acquire.Request) (acquire.Token, error) {
+		close(arrived)
+		<-release
+		return goodToken(r), nil
+	})
+	a := start(t, config(old, rulesFor(os.Getuid())))
+	answered := make(chan int, 1)
+	path := wire.PathToken + "?identity=vm&resource=" + url.QueryEscape(vault)
+	go func() { answered <- a.get(t, path).status }()
+	<-arrived
+	none := tokenFunc(func(context.Context, acquire.Request) (acquire.Token, error) {
+		return acquire.Token{}, errors.New("nobody is allowed to ask")
+	})
+	if err := a.server.SetRules(agentapi.Rules{Policy: &policy.Policy{}, Tokens: none}); err != nil {
+		t.Fatal(err)
+	}
+	a.http.CloseIdleConnections()
+	if got := a.get(t, path).status; got != http.StatusForbidden {
+		t.Errorf("by the new rules: %d", got)
+	}
+	close(release)
+	if got := <-answered; got != http.StatusOK {
+		t.Errorf("by the rules that it came by: %d", got)
 	}
 }

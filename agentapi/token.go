@@ -12,7 +12,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/keyagent/keyagent/acquire"
-	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
@@ -40,7 +39,7 @@ func (s *Server) token(r *http.Request, rec *record) (reply, *problem) {
 	if p != nil {
 		return reply{}, p
 	}
-	req, p := s.nativeRequest(rec.caller, params)
+	req, p := rec.nativeRequest(params)
 	rec.asksFor(req)
 	if p != nil {
 		return reply{}, p
@@ -54,7 +53,7 @@ func (s *Server) token(r *http.Request, rec *record) (reply, *problem) {
 
 // nativeRequest returns as much of the request as it understood, for the audit,
 // also with a problem.
-func (s *Server) nativeRequest(caller peer.Caller, params params) (tokenRequest, *problem) {
+func (r *record) nativeRequest(params params) (tokenRequest, *problem) {
 	req := tokenRequest{Request: policy.Request{Identity: params.get(wire.ParamIdentity), TokenType: params.get(wire.ParamType)}}
 	if len(req.Identity) > maxIdentityBytes {
 		return req, newProblem(wire.CodeInvalidParameter, "the name is longer than %d bytes", maxIdentityBytes).withField(wire.ParamIdentity)
@@ -75,7 +74,7 @@ func (s *Server) nativeRequest(caller peer.Caller, params params) (tokenRequest,
 	}
 	req.Resource = resource
 	if req.Identity == "" {
-		req.Identity, p = s.onlyIdentity(caller)
+		req.Identity, p = r.onlyIdentity()
 	}
 	return req, p
 }
@@ -144,8 +143,8 @@ func parseResource(field, value string) (policy.Resource, *problem) {
 }
 
 // onlyIdentity is what a caller means that names no identity.
-func (s *Server) onlyIdentity(caller peer.Caller) (string, *problem) {
-	granted := s.policy.Load().Identities(caller)
+func (r *record) onlyIdentity() (string, *problem) {
+	granted := r.rules.Policy.Identities(r.caller)
 	if len(granted) == 1 {
 		return granted[0], nil
 	}
@@ -160,7 +159,7 @@ func ambiguous(names []string) *problem {
 // authorise asks the rules. What it answers to a known caller does not tell
 // whether an identity exists.
 func (s *Server) authorise(rec *record, req policy.Request) *problem {
-	decision := s.policy.Load().Decide(rec.caller, req)
+	decision := rec.rules.Policy.Decide(rec.caller, req)
 	rec.rule = decision.Rule
 	rec.reason = decision.Reason
 	if decision.Allowed {
@@ -194,7 +193,7 @@ func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acq
 func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acquire.Token, *problem) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
 	defer cancel()
-	token, err := s.cfg.Tokens.Token(ctx, acquire.Request{
+	token, err := rec.rules.Tokens.Token(ctx, acquire.Request{
 		Identity: req.Identity,
 		Resource: req.Resource.Asked(),
 		Type:     acquire.TokenType(req.TokenType),
@@ -203,27 +202,27 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 		Claims:       req.claims,
 		Capabilities: req.capabilities,
 
-		Account: s.misses.account(rec.caller, s.policy.Load().Standing(rec.caller)),
+		Account: s.misses.account(rec.caller, rec.rules.Policy.Standing(rec.caller)),
 	})
 	if errors.Is(err, errMisses) {
 		rec.reason = reasonMisses
 	}
-	if p := s.judge(ctx, rec.caller, token, err, req.Request); p != nil {
+	if p := s.judge(ctx, rec, token, err, req.Request); p != nil {
 		p.Identity = req.Identity
 		return acquire.Token{}, p
 	}
 	// What was selected by an id that was learnt may have become another identity meanwhile.
-	owner, selection := s.learn(token), req.selection
-	if selection.of != nil && !selection.matches(s.identity(req.Identity)) && !selection.matches(owner) {
+	owner, selection := s.learn(rec, token), req.selection
+	if selection.of != nil && !selection.matches(rec.identityNamed(req.Identity)) && !selection.matches(owner) {
 		return acquire.Token{}, notFound()
 	}
 	return token, nil
 }
 
 // judge says why what the source gave is not to be handed out.
-func (s *Server) judge(ctx context.Context, caller peer.Caller, token acquire.Token, err error, req policy.Request) *problem {
+func (s *Server) judge(ctx context.Context, rec *record, token acquire.Token, err error, req policy.Request) *problem {
 	if err != nil {
-		return s.tokenProblem(ctx, caller, err)
+		return s.tokenProblem(ctx, rec, err)
 	}
 	if err := checkToken(token, req); err != nil {
 		return newProblem(wire.CodeInternal, "the agent got a token that it must not hand out").causedBy(err)

@@ -76,6 +76,14 @@ func (t *trail) write(entry slog.Record, issued bool) error {
 	})
 }
 
+// note writes a record that is of no answer, and waits for nothing. One that is lost is counted.
+func (t *trail) note(message string, attrs []slog.Attr) {
+	if !t.kept() {
+		return
+	}
+	_ = t.queue.Post(writequeue.Job{Write: func() error { return t.handle(slog.LevelInfo, message, attrs...) }})
+}
+
 // watch lifts the bounds of the quota again and again until ctx is done.
 func (t *trail) watch(ctx context.Context, wait func(context.Context, time.Duration) error) {
 	for wait(ctx, quotaWindow) == nil {

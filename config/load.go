@@ -2,6 +2,8 @@ package config
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -26,13 +28,27 @@ func (e *Error) Error() string {
 	return e.File + ": " + strings.Join(e.Problems, "\n"+e.File+": ")
 }
 
+// Origin is the file that a configuration was read from.
+type Origin struct {
+	File   string
+	SHA256 string // hexadecimal digest of the bytes that were read
+}
+
 // Load reads and checks the file at path.
 func Load(path string) (*Config, error) {
+	cfg, _, err := LoadFrom(path)
+	return cfg, err
+}
+
+// LoadFrom is Load, and says which file that was.
+func LoadFrom(path string) (*Config, Origin, error) {
 	data, err := readFile(path)
 	if err != nil {
-		return nil, err
+		return nil, Origin{File: path}, err
 	}
-	return Parse(path, data)
+	cfg, err := Parse(path, data)
+	sum := sha256.Sum256(data)
+	return cfg, Origin{path, hex.EncodeToString(sum[:])}, err
 }
 
 // Parse decodes and checks the content of a configuration file; name is for

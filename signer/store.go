@@ -46,6 +46,8 @@ type Store struct {
 	now    func() time.Time
 	log    *slog.Logger
 	before func(ctx context.Context, on *tpm.TPM) error
+
+	waiting func(what string) (over func())
 }
 
 // StoreConfig says where the keys are.
@@ -53,6 +55,8 @@ type StoreConfig struct {
 	Dir    string           // made with mode 0700 if missing; anything more open is refused
 	Now    func() time.Time // nil means time.Now
 	Logger *slog.Logger     // nil: nobody hears
+	// Waiting is told what is waited for, and its result is called when that is over. Nil: nobody is told.
+	Waiting func(what string) (over func())
 	// BeforeKey is called when a key was made or is to be adopted, before its file is written, which an error prevents. Nil: nothing is.
 	BeforeKey func(ctx context.Context, on *tpm.TPM) error
 }
@@ -68,7 +72,10 @@ var ErrKeyExists = errors.New("there is such a key already")
 
 // OpenStore opens the directory. One that is not there holds no keys, and is made with the first.
 func OpenStore(cfg StoreConfig) (*Store, error) {
-	s := &Store{dir: cfg.Dir, now: cfg.Now, log: cfg.Logger, before: cfg.BeforeKey}
+	s := &Store{dir: cfg.Dir, now: cfg.Now, log: cfg.Logger, before: cfg.BeforeKey, waiting: cfg.Waiting}
+	if s.waiting == nil {
+		s.waiting = func(string) func() { return func() {} }
+	}
 	if s.before == nil {
 		s.before = func(context.Context, *tpm.TPM) error { return nil }
 	}

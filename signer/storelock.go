@@ -27,6 +27,7 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("locking the keys: %w", err)
 	}
+	defer s.waiting("the lock of the keys, which another process or request holds that changes them")()
 	for {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) // #nosec G115 -- a descriptor fits
 		if err == nil {

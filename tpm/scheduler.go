@@ -30,6 +30,7 @@ type scheduler struct {
 	device  device
 	timeout time.Duration
 	log     *slog.Logger
+	told    func(what string) (over func()) // of what is waited for
 
 	lifetime   context.Context     // for what no caller waits for
 	queue      *semaphore.Weighted // the one turn; first come, first served
@@ -60,7 +61,7 @@ type scheduler struct {
 
 func newScheduler(ctx context.Context, d device, cfg Config) *scheduler {
 	return &scheduler{
-		device: d, timeout: cfg.CommandTimeout, log: cfg.Logger,
+		device: d, timeout: cfg.CommandTimeout, log: cfg.Logger, told: cfg.Waiting,
 		lifetime: context.WithoutCancel(ctx),
 		queue:    semaphore.NewWeighted(1),
 		loaded:   &loaded{},
@@ -83,7 +84,9 @@ func (s *scheduler) begin(ctx context.Context) (*turn, error) {
 		return nil, ErrClosed
 	}
 	s.waiting.Add(1)
+	over := s.told("a turn at the TPM")
 	err := s.queue.Acquire(ctx, 1)
+	over()
 	s.waiting.Add(-1)
 	if err != nil {
 		return nil, fmt.Errorf("waiting for the TPM: %w", err)
@@ -93,7 +96,7 @@ func (s *scheduler) begin(ctx context.Context) (*turn, error) {
 		return nil, ErrClosed
 	}
 	s.dropDead()
-	return &turn{ctx: ctx, scheduler: s}, nil
+	return &turn{ctx: ctx, scheduler: s, left: s.told("the TPM")}, nil
 }
 
 // dropDead drops a connection that ended while nobody used it.
@@ -109,6 +112,7 @@ func (s *scheduler) dropDead() {
 // finish ends a turn. What its caller left behind is settled before the next turn begins, but not while the caller waits.
 func (s *scheduler) finish(t *turn) {
 	t.end()
+	t.left()
 	if !s.late() && !s.owed.toDo() && s.retired.Load() == 0 {
 		s.release()
 		return

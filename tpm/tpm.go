@@ -37,6 +37,10 @@ type Config struct {
 	// none is known.
 	OwnerAuth func() (secret.String, error)
 
+	// Waiting is told what a caller waits for, its turn and then the TPM, and its result is called when that is over. Neither may block.
+	// Nil: nobody is told.
+	Waiting func(what string) (over func())
+
 	// PlainSessions sends authorization values as passwords, in place of salted HMAC sessions with encryption. It saves some
 	// time per command, and anybody on the way to the TPM can then see and change commands and answers.
 	PlainSessions bool
@@ -51,6 +55,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Waiting == nil {
+		c.Waiting = func(string) func() { return func() {} }
 	}
 	c.CommandTimeout = cmp.Or(c.CommandTimeout, defaultCommandTimeout)
 	c.SessionUses = cmp.Or(c.SessionUses, defaultSessionUses)

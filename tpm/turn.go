@@ -22,6 +22,7 @@ const (
 type turn struct {
 	ctx       context.Context // of the caller; ends waiting, not a command that was sent
 	scheduler *scheduler
+	left      func() // is called when it ends
 
 	mu    sync.Mutex // held while a command is executed
 	over  bool

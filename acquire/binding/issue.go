@@ -87,7 +87,7 @@ func (m *Manager) accept(cred *imds.Credential, meta *imds.PlatformMetadata, att
 
 // certificate checks what IMDS or the disk says to be a certificate of ours.
 func (m *Manager) certificate(r *record) (*Certificate, error) {
-	if _, err := m.cfg.MTLSHosts.Check(r.MTLSEndpoint); err != nil {
+	if err := m.trusts(r.MTLSEndpoint); err != nil {
 		return nil, err
 	}
 	c, err := parseCertificate(r.Certificate, m.cfg.Key.Public(), r.ClientID, m.cfg.Now())

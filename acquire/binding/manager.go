@@ -44,7 +44,7 @@ type Config struct {
 	KeyName   string // hex TPM Name of Key; a stored certificate is bound to it
 	Attestor  Attestor
 	StateDir  string           // where certificates are kept, 0700
-	MTLSHosts imds.HostList    // a stored endpoint must still be trusted
+	MTLSHosts imds.HostList    // the endpoint of a certificate must be trusted whenever it is used; see [Manager.SetMTLSHosts]
 	Now       func() time.Time // nil means time.Now
 	Logger    *slog.Logger     // nil means no log
 
@@ -64,8 +64,10 @@ type Manager struct {
 	cfg   Config
 	store store
 
-	mu    sync.Mutex
-	slots map[name]*slot
+	mu     sync.Mutex
+	slots  map[name]*slot
+	wanted map[name]bool // whose certificates are renewed; nil: all
+	hosts  imds.HostList
 	// attestation is the token of the last request for a certificate.
 	attestation secret.String
 	wake        func() // ends the wait of Run, which a new certificate may have made too long
@@ -90,8 +92,40 @@ func New(cfg Config) *Manager {
 		cfg:   cfg,
 		store: store{dir: cfg.StateDir},
 		slots: map[name]*slot{},
+		hosts: cfg.MTLSHosts,
 		wake:  func() {},
 	}
+}
+
+// SetMTLSHosts changes which token endpoints are trusted. A certificate with another one is not used from then on, and one that is
+// being obtained must have one of these.
+func (m *Manager) SetMTLSHosts(hosts imds.HostList) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hosts = hosts
+}
+
+func (m *Manager) trusts(endpoint string) error {
+	m.mu.Lock()
+	hosts := m.hosts
+	m.mu.Unlock()
+	_, err := hosts.Check(endpoint)
+	return err
+}
+
+// Want says whose certificates are renewed; others serve on for whoever still asks for them. What is known of those (that Entra
+// rejected one, and when it may be asked for another) stays known: they may be wanted again.
+func (m *Manager) Want(selectors []imds.Selector) {
+	wanted := map[name]bool{}
+	for _, sel := range selectors {
+		if n, err := newName(sel); err == nil {
+			wanted[n] = true
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.wanted = wanted
+	m.wake()
 }
 
 // Certificate returns a usable certificate for the identity: the one in memory or

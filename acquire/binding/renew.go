@@ -56,7 +56,7 @@ func (m *Manager) next(wake func()) (first *slot, wait time.Duration) {
 	wait = pollInterval
 	now := m.cfg.Now()
 	for _, s := range m.slots {
-		if s.current == nil {
+		if s.current == nil || m.wanted != nil && !m.wanted[s.name] {
 			continue
 		}
 		if due := s.due(now); due < wait {

@@ -93,11 +93,14 @@ func (m *Manager) usable(s *slot, meta *imds.PlatformMetadata) *Certificate {
 	return nil
 }
 
-// held returns the slot's certificate if time allows its use, or nil.
+// held returns the slot's certificate if its time and the trusted hosts allow its use, or nil.
 func (m *Manager) held(s *slot) *Certificate {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s.current == nil || !s.current.usable(m.cfg.Now()) {
+		return nil
+	}
+	if _, err := m.hosts.Check(s.current.MTLSEndpoint); err != nil {
 		return nil
 	}
 	return s.current

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -24,6 +25,8 @@ type Config struct {
 	Now     func() time.Time // nil means time.Now
 	// Sleep waits before the one retry; nil means a timer.
 	Sleep func(ctx context.Context, d time.Duration) error
+	// Waiting is told what is waited for, and its result is called when that is over; nil: nobody is told.
+	Waiting func(what string) (over func())
 }
 
 // Client asks for tokens. It is safe for concurrent use and holds no state.
@@ -31,6 +34,7 @@ type Client struct {
 	version string
 	now     func() time.Time
 	sleep   func(context.Context, time.Duration) error
+	waiting func(string) func()
 }
 
 // New returns a client.
@@ -41,17 +45,31 @@ func New(cfg Config) *Client {
 	if cfg.Sleep == nil {
 		cfg.Sleep = upstream.Sleep
 	}
-	return &Client{version: cfg.Version, now: cfg.Now, sleep: cfg.Sleep}
+	if cfg.Waiting == nil {
+		cfg.Waiting = func(string) func() { return func() {} }
+	}
+	return &Client{version: cfg.Version, now: cfg.Now, sleep: cfg.Sleep, waiting: cfg.Waiting}
+}
+
+// host returns the host of an endpoint.
+func host(endpoint string) string {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return "an address that is none"
+	}
+	return u.Host
 }
 
 // Token requests a token over hc, whose connections present the client certificate
-// that the flow needs, if any. A 5xx answer without Retry-After and a time-out are
-// tried once more after a second. It blocks for a minute at
-// most, or until ctx ends.
+// that the flow needs, if any. A 5xx answer without Retry-After, a time-out and a
+// connection that is reset are tried once more after a second: to ask for a token twice
+// changes nothing at Entra, and an assertion of the client's own is made anew. It blocks
+// for a minute at most, or until ctx ends.
 func (c *Client) Token(ctx context.Context, hc *http.Client, req Request) (*TokenResponse, error) {
 	if err := req.check(); err != nil {
 		return nil, err
 	}
+	defer c.waiting("Entra's token endpoint at " + host(req.Endpoint))()
 	answer, err := c.attempt(ctx, hc, req)
 	if err == nil || !worthARetry(err) || c.sleep(ctx, retryPause) != nil {
 		return answer, err
@@ -63,7 +81,7 @@ func worthARetry(err error) bool {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Status >= 500 && e.RetryAfter == 0
 	}
-	return upstream.TimedOut(err)
+	return upstream.TimedOut(err) || errors.Is(err, ErrUnreachable) && upstream.ConnectionLost(err)
 }
 
 func (c *Client) attempt(ctx context.Context, hc *http.Client, r Request) (*TokenResponse, error) {

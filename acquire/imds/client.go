@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,18 +41,20 @@ type Config struct {
 	// Sleep waits between retries; nil means a timer. It returns early with the
 	// context's error.
 	Sleep func(ctx context.Context, d time.Duration) error
+	// Waiting is told what is waited for, and its result is called when that is over; nil: nobody is told.
+	Waiting func(what string) (over func())
 }
 
 // Client speaks to IMDS. It is safe for concurrent use.
 type Client struct {
-	endpoint         string
-	mtlsHosts        HostList
-	attestationHosts HostList
-	disableV2        bool
-	version          string
-	now              func() time.Time
-	sleep            func(context.Context, time.Duration) error
-	http             *http.Client
+	endpoint  string
+	hosts     atomic.Pointer[hosts]
+	disableV2 bool
+	version   string
+	now       func() time.Time
+	sleep     func(context.Context, time.Duration) error
+	waiting   func(string) func()
+	http      *http.Client
 }
 
 // New returns a client. It does not connect.
@@ -69,17 +72,27 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Sleep == nil {
 		cfg.Sleep = upstream.Sleep
 	}
-	return &Client{
-		endpoint:         strings.TrimRight(cfg.Endpoint, "/"),
-		mtlsHosts:        cfg.MTLSHosts,
-		attestationHosts: cfg.AttestationHosts,
-		disableV2:        cfg.DisableV2,
-		version:          cfg.Version,
-		now:              cfg.Now,
-		sleep:            cfg.Sleep,
-		http:             NewHTTPClient(),
-	}, nil
+	if cfg.Waiting == nil {
+		cfg.Waiting = func(string) func() { return func() {} }
+	}
+	c := &Client{
+		endpoint:  strings.TrimRight(cfg.Endpoint, "/"),
+		disableV2: cfg.DisableV2,
+		version:   cfg.Version,
+		now:       cfg.Now,
+		sleep:     cfg.Sleep,
+		waiting:   cfg.Waiting,
+		http:      NewHTTPClient(),
+	}
+	c.SetHosts(cfg.MTLSHosts, cfg.AttestationHosts)
+	return c, nil
 }
+
+// hosts are those that IMDS may name.
+type hosts struct{ mtls, attestation HostList }
+
+// SetHosts changes which hosts IMDS may name, for answers that come from then on.
+func (c *Client) SetHosts(mtls, attestation HostList) { c.hosts.Store(&hosts{mtls, attestation}) }
 
 // NewHTTPClient returns a client fit for link-local services: no proxy, because
 // a proxy is somebody else's machine, and no redirects, because they could lead
@@ -157,6 +170,7 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 
 // call makes a leg's request, retries included, and returns the members of the 200 answer.
 func (c *Client) call(ctx context.Context, r request, plan schedule) (upstream.Members, error) {
+	defer c.waiting("IMDS: " + r.leg)()
 	var members upstream.Members
 	err := c.withRetries(ctx, plan, func() error {
 		answer, err := c.attempt(ctx, r)

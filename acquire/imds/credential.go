@@ -92,6 +92,6 @@ func (c *Client) credential(answer upstream.Members) (*Credential, error) {
 		return nil, err
 	}
 	cred.IdentityType = upstream.Text(kind)
-	cred.MTLSEndpoint, err = endpoint(answer, "mtls_authentication_endpoint", c.mtlsHosts)
+	cred.MTLSEndpoint, err = endpoint(answer, "mtls_authentication_endpoint", c.hosts.Load().mtls)
 	return cred, err
 }

@@ -57,7 +57,7 @@ func (c *Client) metadata(answer upstream.Members, sel Selector) (*PlatformMetad
 		err = checkAsked(sel, meta.ClientID)
 	}
 	if err == nil {
-		meta.AttestationEndpoint, err = endpoint(answer, "attestationEndpoint", c.attestationHosts)
+		meta.AttestationEndpoint, err = endpoint(answer, "attestationEndpoint", c.hosts.Load().attestation)
 	}
 	return meta, err
 }

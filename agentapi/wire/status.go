@@ -14,17 +14,49 @@ type Status struct {
 	// is known to be missing, damaged or expired.
 	Ready bool `json:"ready"`
 	// NotReady says why Ready is false, a sentence each; empty when it is true.
-	NotReady   []string         `json:"not_ready,omitempty"`
-	TPM        TPMStatus        `json:"tpm"`
-	Key        KeyStatus        `json:"key"`
-	Audit      AuditStatus      `json:"audit"`
-	Identities []IdentityStatus `json:"identities"`
+	NotReady []string    `json:"not_ready,omitempty"`
+	TPM      TPMStatus   `json:"tpm"`
+	Key      KeyStatus   `json:"key"`
+	Audit    AuditStatus `json:"audit"`
+	// Configuration is the one that is in force, and what became of reloads.
+	Configuration ConfigurationStatus `json:"configuration"`
+	Identities    []IdentityStatus    `json:"identities"`
+	// Waiting is what the agent has been waiting for for more than five seconds; empty as a rule.
+	Waiting []WaitStatus `json:"waiting,omitempty"`
 	// RulesOff are the rules that are not in force because they name a user or a
 	// group who was not found on this machine. Empty when all are in force.
 	RulesOff []RuleStatus `json:"rules_off,omitempty"`
 	// AdminsUnknown says which administrators of the configuration were not found;
 	// empty when all were.
 	AdminsUnknown string `json:"admins_unknown,omitempty"`
+}
+
+// ConfigurationStatus describes the configuration that is in force.
+type ConfigurationStatus struct {
+	File   string    `json:"file,omitempty"`   // that it was read from
+	SHA256 string    `json:"sha256,omitempty"` // hexadecimal digest of that file when it was read
+	Since  time.Time `json:"since"`            // it is in force
+	// Reloads and Refused count the reloads since the start: those after which the new
+	// configuration was in force, and those that left the one before in force.
+	Reloads uint64 `json:"reloads"`
+	Refused uint64 `json:"reloads_refused"`
+	// LastReload is absent before the first reload.
+	LastReload *ReloadStatus `json:"last_reload,omitempty"`
+}
+
+// ReloadStatus describes an attempt to put another configuration in force.
+type ReloadStatus struct {
+	At    time.Time `json:"at"`
+	Cause string    `json:"cause"` // as in "SIGHUP"
+	// Error is why the configuration was refused, a line for each fault; empty if it was not.
+	Error string `json:"error,omitempty"`
+}
+
+// WaitStatus describes something that is waited for.
+type WaitStatus struct {
+	What  string    `json:"what"`  // as in "IMDS: getplatformmetadata"
+	Since time.Time `json:"since"` // the longest wait began
+	Count int       `json:"count"` // of those who wait for it
 }
 
 // RuleStatus describes a rule that is not in force.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/keyagent/keyagent/attest"
@@ -53,6 +54,8 @@ type Config struct {
 	Now    func() time.Time                           // nil: time.Now
 	Sleep  func(context.Context, time.Duration) error // nil: waits
 	Logger *slog.Logger                               // nil: nobody hears
+	// Waiting is told what is waited for, and its result is called when that is over; nil: nobody is told.
+	Waiting func(what string) (over func())
 }
 
 // Client asks attestation services for tokens. It is safe for concurrent use.
@@ -76,6 +79,9 @@ func New(cfg Config) *Client {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Waiting == nil {
+		cfg.Waiting = func(string) func() { return func() {} }
 	}
 	return &Client{cfg: cfg, http: &client}
 }
@@ -111,7 +117,9 @@ func (c *Client) Attest(ctx context.Context, r Request) (secret.String, time.Tim
 	if err != nil {
 		return secret.String{}, time.Time{}, fmt.Errorf("attestation request: %w", err)
 	}
+	over := c.cfg.Waiting("the attestation service at " + strings.TrimPrefix(endpoint, "https://"))
 	answer, err := c.send(ctx, endpoint, body)
+	over()
 	if err != nil {
 		return secret.String{}, time.Time{}, err
 	}

@@ -29,7 +29,7 @@ Whoever is named by a rule of the agent's configuration may ask.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			agent := client.New(client.Config{Socket: a.agentSocket(cmd)})
 			defer agent.Close()
-			capabilities, err := agent.Capabilities(cmd.Context())
+			capabilities, err := awaited(cmd.Context(), a, "asking the agent", func() (wire.Capabilities, error) { return agent.Capabilities(cmd.Context()) })
 			if err != nil {
 				return err
 			}

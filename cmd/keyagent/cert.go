@@ -77,7 +77,9 @@ replaced are kept; --restore puts back the last one, and done again, takes that 
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
-				report, err := keys.Import(cmd.Context(), args[0], req)
+				report, err := awaited(cmd.Context(), a, "putting the certificate beside its key", func() (daemon.CertificateReport, error) {
+					return keys.Import(cmd.Context(), args[0], req)
+				})
 				if err != nil {
 					return err
 				}

@@ -56,12 +56,18 @@ leave rules out whose users or groups are not known.`,
 
 // loadConfig reads the configuration and checks what it refers to. One that refers to what cannot be used comes with the error.
 func (a *app) loadConfig(ctx context.Context) (*config.Config, error) {
-	cfg, err := config.Load(a.configPath)
+	cfg, _, err := a.loadConfigFrom(ctx)
+	return cfg, err
+}
+
+// loadConfigFrom is loadConfig, and says which file that was.
+func (a *app) loadConfigFrom(ctx context.Context) (*config.Config, config.Origin, error) {
+	cfg, origin, err := config.LoadFrom(a.configPath)
 	if err != nil {
-		return nil, configError{err}
+		return nil, origin, configError{err}
 	}
-	if err := daemon.Check(ctx, cfg); err != nil {
-		return cfg, configError{referenceError{fmt.Errorf("%s: %w", a.configPath, err)}}
+	if err := a.during(ctx, "looking for users and groups", func() error { return daemon.Check(ctx, cfg) }); err != nil {
+		return cfg, origin, configError{referenceError{fmt.Errorf("%s: %w", a.configPath, err)}}
 	}
-	return cfg, nil
+	return cfg, origin, nil
 }

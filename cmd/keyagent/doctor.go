@@ -48,10 +48,16 @@ nothing failed.`,
 				return err
 			}
 			cfg.Socket = cmp.Or(a.socket, cfg.Socket)
-			diagnosis := daemon.Diagnose(cmd.Context(), cfg, daemon.DiagnoseOptions{
-				Options: daemon.Options{Version: version, Logger: a.warnings()}, ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
-				AskAgent: askStatus, Forms: formsOf(cmd.Context(), cfg.Socket),
+			diagnosis, err := awaited(cmd.Context(), a, "looking at TPM, keys and services", func() (daemon.Diagnosis, error) {
+				return daemon.Diagnose(cmd.Context(), cfg, daemon.DiagnoseOptions{
+					Options:    daemon.Options{Version: version, Logger: a.warnings(), Waits: a.waits},
+					ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
+					AskAgent: askStatus, Forms: formsOf(cmd.Context(), cfg.Socket),
+				}), nil
 			})
+			if err != nil {
+				return err
+			}
 			if err := a.printDiagnosis(diagnosis, asJSON); err != nil {
 				return err
 			}

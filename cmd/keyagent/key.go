@@ -89,7 +89,7 @@ func (a *app) withKeysOr(cmd *cobra.Command, place *placeFlags, opts daemon.Opti
 	if err != nil {
 		return err
 	}
-	opts.Version, opts.Logger = version, a.warnings()
+	opts.Version, opts.Logger, opts.Waits = version, a.warnings(), a.waits
 	keys, err := daemon.OpenKeyring(cfg, opts)
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ usage digitalSignature and the extended key usage clientAuth.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
-				text, err := keys.Request(cmd.Context(), args[0], req)
+				text, err := awaited(cmd.Context(), a, "having the key sign the request", func() ([]byte, error) { return keys.Request(cmd.Context(), args[0], req) })
 				if err != nil {
 					return err
 				}

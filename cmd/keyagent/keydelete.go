@@ -33,7 +33,7 @@ On a terminal it asks; elsewhere --yes is needed. The agent's own key needs --fo
 				if err := a.confirm(cmd.Context(), args[0], yes); err != nil {
 					return err
 				}
-				if err := keys.Delete(cmd.Context(), args[0], force); err != nil {
+				if err := a.during(cmd.Context(), "deleting the key", func() error { return keys.Delete(cmd.Context(), args[0], force) }); err != nil {
 					return err
 				}
 				return a.printDone(asJSON, "deleted", args[0], "key %q is deleted\n")

@@ -83,7 +83,7 @@ func (r rotation) check(name string) error {
 func (a *app) rotate(cmd *cobra.Command, keys *daemon.Keyring, name string, r rotation) error {
 	ctx := cmd.Context()
 	if r.cancel {
-		if err := keys.CancelRotation(ctx, name); err != nil {
+		if err := a.during(ctx, "removing the next generation", func() error { return keys.CancelRotation(ctx, name) }); err != nil {
 			return err
 		}
 		return a.printDone(r.asJSON, "cancelled", name, "the rotation of key %q is cancelled, and its next generation is gone\n")
@@ -120,7 +120,7 @@ func (a *app) rotateBindingKey(cmd *cobra.Command, place *placeFlags, asJSON boo
 	}
 	var generation int
 	err = a.during(cmd.Context(), "rotating the agent's own key", func() error {
-		next, err := daemon.RotateBindingKey(cmd.Context(), cfg, daemon.Options{Version: version, Logger: a.warnings()})
+		next, err := daemon.RotateBindingKey(cmd.Context(), cfg, daemon.Options{Version: version, Logger: a.warnings(), Waits: a.waits})
 		generation = next.Generation
 		return err
 	})

@@ -45,7 +45,9 @@ is said and kept: keyagent cert import NAME --restore puts it back.`,
 				return usageError{errors.New("--json and --out - exclude each other: the JSON has the certificate, too")}
 			}
 			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
-				report, err := keys.SelfSign(cmd.Context(), args[0], req)
+				report, err := awaited(cmd.Context(), a, "having the key sign its certificate", func() (daemon.CertificateReport, error) {
+					return keys.SelfSign(cmd.Context(), args[0], req)
+				})
 				if err != nil {
 					return err
 				}

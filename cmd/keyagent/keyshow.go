@@ -38,13 +38,13 @@ also where the TPM would count that as a failed try.`,
 			}
 			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
 				if from.Path != "" {
-					report, err := keys.Inspect(cmd.Context(), from, auth)
+					report, err := awaited(cmd.Context(), a, "looking at the key", func() (daemon.KeyReport, error) { return keys.Inspect(cmd.Context(), from, auth) })
 					if err != nil {
 						return err
 					}
 					return a.printKeys([]daemon.KeyReport{report}, asJSON, public)
 				}
-				reports, err := keys.Show(cmd.Context(), name, auth)
+				reports, err := awaited(cmd.Context(), a, "looking at the keys", func() ([]daemon.KeyReport, error) { return keys.Show(cmd.Context(), name, auth) })
 				if err != nil {
 					return err
 				}

@@ -76,7 +76,7 @@ func TestStatusSaysAnErrorOnceAndCountsRotations(t *testing.T) {
 		}}}, "\x1b", 0},
 		{"the same, as it is printed", wire.Status{Identities: []wire.IdentityStatus{{LastError: "valid for \x1b[2J\ntpm  not yours"}}}, `valid for \x1b[2J tpm  not yours`, 1},
 		{"a rotated key", wire.Status{Key: wire.KeyStatus{Strength: "attested", Generation: 3}}, "strength attested, generation 3\n", 1},
-		{"an audit that nothing is wrong with", wire.Status{}, "audit         not required\n", 1},
+		{"an audit that nothing is wrong with", wire.Status{}, "audit          not required\n", 1},
 		{"a required audit that cannot be written", wire.Status{Audit: wire.AuditStatus{Required: true, Lost: 7, LastError: "write: broken\npipe"}},
 			"required, records cannot be written: write: broken pipe, lost so far: 7\n", 1},
 		{"a key in software", wire.Status{Key: wire.KeyStatus{Strength: "software"}}, "generation", 0},
@@ -236,6 +236,33 @@ func TestStatusSaysWhichRuleIsOff(t *testing.T) {
 		}
 		got := strings.Join(strings.Fields(out.String()), " ")
 		if tc.want == "" && strings.Contains(got, "not in force") || !strings.Contains(got, tc.want) {
+			t.Errorf("%s: no %q in\n%s", tc.name, tc.want, out.String())
+		}
+	}
+}
+
+func TestStatusSaysWhichConfigurationIsInForce(t *testing.T) {
+	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	for _, tc := range []struct {
+		name, want string
+		status     wire.Status
+	}{
+		{"never reloaded", "configuration c.yaml, in force since 2026-11-30T12:00:00Z, reloads: 0, refused: 0 sha256 5e7e",
+			wire.Status{Configuration: wire.ConfigurationStatus{File: "c.yaml", SHA256: "5e7e", Since: at}}},
+		{"reloaded", "reloads: 2, refused: 1 sha256 last reload 2026-11-30T12:00:00Z (SIGHUP)",
+			wire.Status{Configuration: wire.ConfigurationStatus{Since: at, Reloads: 2, Refused: 1, LastReload: &wire.ReloadStatus{At: at, Cause: "SIGHUP"}}}},
+		{"refused, for two reasons", "last reload refused at 2026-11-30T12:00:00Z (SIGHUP), the configuration before stays in force: one; two",
+			wire.Status{Configuration: wire.ConfigurationStatus{LastReload: &wire.ReloadStatus{At: at, Cause: "SIGHUP", Error: "one\ntwo"}}}},
+		{"a reason that would feign another line", `stays in force: x\x1b[2J`,
+			wire.Status{Configuration: wire.ConfigurationStatus{LastReload: &wire.ReloadStatus{At: at, Cause: "SIGHUP", Error: "x\x1b[2J"}}}},
+		{"something takes long", "waiting for the TPM, since 2026-11-30T12:00:00Z (3)",
+			wire.Status{Waiting: []wire.WaitStatus{{What: "the TPM", Since: at, Count: 3}}}},
+	} {
+		var out bytes.Buffer
+		if err := printStatus(&out, tc.status); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(strings.Fields(out.String()), " "); !strings.Contains(got, tc.want) {
 			t.Errorf("%s: no %q in\n%s", tc.name, tc.want, out.String())
 		}
 	}

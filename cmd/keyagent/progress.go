@@ -12,7 +12,8 @@ import (
 // progressStep is how often the line on the terminal is renewed.
 const progressStep = time.Second
 
-// during runs do, and on a terminal says meanwhile what it waits for. What takes less than a step goes without a word.
+// during runs do, and on a terminal says meanwhile what it waits for, as the command calls it and as the board of waits has it. What
+// takes less than a step goes without a word.
 func (a *app) during(ctx context.Context, what string, do func() error) error {
 	if !a.isTerminal() {
 		return do()
@@ -29,6 +30,15 @@ func (a *app) during(ctx context.Context, what string, do func() error) error {
 	return err
 }
 
+// awaited is during for what returns something.
+func awaited[T any](ctx context.Context, a *app, what string, do func() (T, error)) (result T, err error) {
+	err = a.during(ctx, what, func() (err error) {
+		result, err = do()
+		return err
+	})
+	return result, err
+}
+
 func (a *app) tell(ctx context.Context, what string) {
 	tick := time.NewTicker(progressStep)
 	defer tick.Stop()
@@ -40,9 +50,18 @@ func (a *app) tell(ctx context.Context, what string) {
 			}
 			return
 		case <-tick.C:
-			fmt.Fprintf(a.err, "\r%s ... %ds", what, n)
+			fmt.Fprintf(a.err, "\r\033[K%s ... %ds%s", what, n, a.waitsFor())
 		}
 	}
+}
+
+// waitsFor is what has been waited for for the longest in this process; nothing if that is not known.
+func (a *app) waitsFor() string {
+	now := a.waits.Now()
+	if len(now) == 0 {
+		return ""
+	}
+	return ", waiting for " + now[0].What
 }
 
 // isTerminal says whether messages go to a person.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/internal/writequeue"
 )
 
@@ -30,6 +31,7 @@ type app struct {
 	socket     string
 	args       []string          // the command line
 	json       bool              // errors are written as JSON, too
+	waits      *waiting.Board    // of commands that do not run the agent
 	messages   *writequeue.Queue // of what goes to standard error; nil: that is written at once
 }
 
@@ -38,7 +40,7 @@ const interruptPatience = 5 * time.Second
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, std streams) int {
-	a := &app{streams: std, args: args, json: wantsJSON(args)}
+	a := &app{streams: std, args: args, json: wantsJSON(args), waits: waiting.New(waiting.Config{})}
 	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContextC
 	root.SetArgs(args)
 	target, _, err := root.Find(args)

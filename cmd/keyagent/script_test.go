@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -58,6 +59,7 @@ func azuresim() int {
 // Commands besides testscript's own:
 //
 //	ready FILE                  waits for a socket to answer or a file to be there
+//	until PATTERN PROGRAM ARG...  runs a program again and again until it prints that
 //	exits CODE PROGRAM ARG...   runs a program that must end with that exit code
 //	fault DIR JSON | faultless DIR
 //	upload DIR APP FILE         registers a certificate for an application
@@ -134,6 +136,7 @@ func params(dir string) testscript.Params {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready":     ready,
+			"until":     until,
 			"exits":     exits,
 			"fault":     addFault,
 			"faultless": clearFaults,
@@ -152,14 +155,32 @@ func ready(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: ready FILE")
 	}
+	path := ts.MkAbs(args[0])
+	await(ts, path+" to be ready", func(ctx context.Context) bool { return isReady(ctx, ts, path) })
+}
+
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until PATTERN PROGRAM ARG...")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	await(ts, args[0], func(context.Context) bool {
+		err := ts.Exec(args[1], args[2:]...)
+		return err == nil && pattern.MatchString(ts.ReadFile("stdout"))
+	})
+}
+
+// await asks again and again until something is so.
+func await(ts *testscript.TestScript, what string, so func(context.Context) bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), readyLimit)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for path := ts.MkAbs(args[0]); !isReady(ctx, ts, path); {
+	for !so(ctx) {
 		select {
 		case <-ctx.Done():
-			ts.Fatalf("%s is not ready", path)
+			ts.Fatalf("waited in vain for %s", what)
 		case <-tick.C:
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,7 +33,9 @@ func (a *app) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   serveName,
 		Short: "Run the agent in the foreground",
-		Long: `Run the agent in the foreground until it is interrupted or terminated.
+		Long: `Run the agent in the foreground until it is interrupted or terminated. SIGHUP has
+it read its configuration again; if that cannot be used, the one before stays in
+force, and log and status say why.
 
 It loads its binding key from the state directory, or creates it in the TPM at the
 first start, and then answers on its Unix socket. Log records go to standard error,
@@ -40,18 +44,15 @@ agent goes on: audit.required in the configuration says whether tokens do.`,
 		Example: "  keyagent serve --config /etc/keyagent/config.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			hangups := make(chan os.Signal, 1) // from here on it does not end the process
+			signal.Notify(hangups, syscall.SIGHUP)
+			defer signal.Stop(hangups)
 			handler, err := a.queueMessages(cmd.Context(), logFormat)
 			if err != nil {
 				return err
 			}
-			cfg, err := a.loadConfig(cmd.Context())
-			if _, rulesOff := errors.AsType[*daemon.RulesOffError](err); err != nil && !rulesOff { // which the agent itself tells
-				return err
-			}
-			if a.socket != "" {
-				cfg.Socket = a.socket
-			}
-			if err := checkAudit(cfg, a.out); err != nil {
+			cfg, origin, err := a.configToServe(cmd.Context())
+			if err != nil {
 				return err
 			}
 			if err := daemon.Harden(); err != nil {
@@ -61,16 +62,65 @@ agent goes on: audit.required in the configuration says whether tokens do.`,
 				Version: version,
 				Logger:  slog.New(handler),
 				Audit:   slog.New(slog.NewJSONHandler(writequeue.NewLines(a.out), nil)),
+				Origin:  origin,
 			})
 			if err != nil {
 				return err
 			}
 			defer agent.Close()
+			defer a.reloadAt(cmd.Context(), agent, hangups)()
 			return agent.Run(cmd.Context())
 		},
 	}
 	cmd.Flags().StringVar(&logFormat, "log-format", "", "text or json (default: text on a terminal, else json)")
 	return cmd
+}
+
+// configToServe reads and checks the configuration. Rules that are off because of unknown users are told by the agent itself.
+func (a *app) configToServe(ctx context.Context) (*config.Config, config.Origin, error) {
+	cfg, origin, err := a.loadConfigFrom(ctx)
+	if _, rulesOff := errors.AsType[*daemon.RulesOffError](err); err != nil && !rulesOff {
+		return nil, origin, err
+	}
+	a.overrideSocket(cfg)
+	return cfg, origin, checkAudit(cfg, a.out)
+}
+
+// configAgain reads the configuration for a reload, which checks it.
+func (a *app) configAgain(context.Context) (*config.Config, config.Origin, error) {
+	cfg, origin, err := config.LoadFrom(a.configPath)
+	if err == nil {
+		a.overrideSocket(cfg)
+	}
+	return cfg, origin, err
+}
+
+func (a *app) overrideSocket(cfg *config.Config) {
+	if a.socket != "" {
+		cfg.Socket = a.socket
+	}
+}
+
+// reloadAt has the agent reload its configuration at each hang-up, until the function that it returns is called. Hang-ups that come
+// meanwhile are one.
+func (a *app) reloadAt(ctx context.Context, agent *daemon.Daemon, hangups <-chan os.Signal) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-hangups:
+				_ = agent.Reload(ctx, "SIGHUP", a.configAgain) // which logs why it did not
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 // queueMessages has what goes to standard error wait in a queue, and nobody for whoever

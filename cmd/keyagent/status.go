@@ -36,7 +36,7 @@ Only root, the agent's own user and the admins of its configuration may ask.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			agent := client.New(client.Config{Socket: a.agentSocket(cmd)})
 			defer agent.Close()
-			status, err := agent.Status(cmd.Context())
+			status, err := awaited(cmd.Context(), a, "asking the agent", func() (wire.Status, error) { return agent.Status(cmd.Context()) })
 			if err != nil {
 				return err
 			}
@@ -77,6 +77,10 @@ func printStatus(out io.Writer, s wire.Status) error {
 	row("  attributes", "%s", strings.Join(s.Key.Attributes, ", "))
 	row("  name", "%s", s.Key.Name)
 	row("audit", "%s", auditText(s.Audit))
+	printConfiguration(row, s.Configuration)
+	for _, wait := range s.Waiting {
+		row("waiting", "for %s, since %s (%d)", wait.What, stamp(wait.Since), wait.Count)
+	}
 	for _, r := range s.RulesOff {
 		row("rule", "%s is not in force: %s", r.Name, strings.ReplaceAll(r.Reason, "\n", "; "))
 	}
@@ -117,6 +121,16 @@ func printIdentity(row rowFunc, id wire.IdentityStatus) {
 	}
 	if t := id.TLS; t != nil {
 		row("  tls", "%s, client signature %s, handshakes: %d", t.Version, t.SignatureAlgorithm, t.Handshakes)
+	}
+}
+
+func printConfiguration(row rowFunc, c wire.ConfigurationStatus) {
+	row("configuration", "%s, in force since %s, reloads: %d, refused: %d", c.File, stamp(c.Since), c.Reloads, c.Refused)
+	row("  sha256", "%s", c.SHA256)
+	if last := c.LastReload; last != nil && last.Error != "" {
+		row("  last reload", "refused at %s (%s), the configuration before stays in force: %s", stamp(last.At), last.Cause, strings.ReplaceAll(last.Error, "\n", "; "))
+	} else if last != nil {
+		row("  last reload", "%s (%s)", stamp(last.At), last.Cause)
 	}
 }
 

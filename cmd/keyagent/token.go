@@ -42,7 +42,7 @@ encoded, in WWW-Authenticate. Decoded, they are what --claims takes. Tokens of
 			}
 			agent := client.New(client.Config{Socket: a.agentSocket(cmd)})
 			defer agent.Close()
-			token, err := agent.Token(cmd.Context(), req)
+			token, err := awaited(cmd.Context(), a, "waiting for the agent to get the token", func() (client.Token, error) { return agent.Token(cmd.Context(), req) })
 			if err != nil {
 				return err
 			}

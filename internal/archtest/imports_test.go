@@ -30,6 +30,7 @@ var places = map[string]place{
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all who meet certificates"},
 	"internal/writequeue":        {nil, leaf},
 	"internal/accounts":          {nil, leaf},
+	"internal/waiting":           {nil, leaf},
 	"internal/judge":             {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
@@ -83,11 +84,12 @@ var places = map[string]place{
 		[]string{
 			"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...",
 			"internal/accounts", "internal/certs", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream",
+			"internal/waiting",
 		},
 		wired,
 	},
 	"cmd/keyagent": {
-		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest", "internal/pemfile", "internal/writequeue"},
+		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest", "internal/pemfile", "internal/waiting", "internal/writequeue"},
 		"flags and wiring only",
 	},
 

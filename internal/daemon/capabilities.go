@@ -59,7 +59,7 @@ func (d *Daemon) Capabilities(ctx context.Context) wire.Capabilities {
 		ManagedIdentityV1: known.v1(),
 		Certificate:       known.certificate(),
 		Forms:             known.forms(),
-		Attestation:       wire.AttestationStatus{Provider: d.cfg.Attestation.Provider},
+		Attestation:       wire.AttestationStatus{Provider: d.inForce.Load().plan.provider},
 		TokenTypes:        []string{wire.TypeBearer, wire.TypePoP},
 	}
 	c.StrongestBinding, c.Reason = strongest(c)

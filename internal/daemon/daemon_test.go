@@ -44,6 +44,7 @@ type stage struct {
 
 	waitForAccounts func(context.Context, time.Duration) error
 	client          *client.Client
+	daemon          *daemon.Daemon // that runs
 	stop            func()
 }
 
@@ -114,6 +115,7 @@ func (s *stage) start() {
 		cancel()
 		s.t.Fatal(err)
 	}
+	s.daemon = d
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx) }()
 	s.client = client.New(client.Config{Socket: s.cfg.Socket})

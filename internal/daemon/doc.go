@@ -6,7 +6,7 @@
 //
 //  1. check that this process sees real user ids
 //  2. resolve the configuration: users, groups, trust anchors ([Check] stops here)
-//  3. open the state directory and the TPM
+//  3. open the state directory, which no other agent may have locked, and the TPM
 //  4. load the binding key, or create it, and test it
 //  5. build evidence collector, IMDS client, certificate manager, acquirer
 //  6. listen on the socket
@@ -15,8 +15,14 @@
 // opened is closed and the error says what to do. Neither IMDS nor Entra needs
 // to answer for the agent to start.
 //
+// # Reload
+//
+// [Daemon.Reload] reads the configuration again. Everything that can be wrong with
+// it is found out first; then whom the agent believes is changed, and after that
+// rules and identities in one step (docs/adr/0014).
+//
 // # Stop
 //
 // In reverse: the socket goes first, requests under way finish, then the
-// acquirer's flights, the key, the TPM.
+// acquirer's flights, the key, the TPM, the lock of the state directory.
 package daemon

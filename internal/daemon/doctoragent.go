@@ -63,7 +63,7 @@ func (d *doctor) checkDrift(check string, running wire.Status) {
 }
 
 // inForceSince is when the agent took the configuration that it goes by.
-func inForceSince(running wire.Status) time.Time { return running.Started }
+func inForceSince(running wire.Status) time.Time { return running.Configuration.Since }
 
 // configChanged is when the configuration was last written; zero if there is none.
 func (d *doctor) configChanged() time.Time {

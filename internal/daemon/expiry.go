@@ -108,7 +108,7 @@ func (d *Daemon) watchExpiry(ctx context.Context) error {
 // tellExpiry logs what is new since the last look. An expired certificate is told of again every day.
 func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 	users := map[string][]string{}
-	for _, id := range d.plan.identities {
+	for _, id := range d.inForce.Load().plan.identities {
 		for _, c := range certificateCredentials(id) {
 			users[c.Key] = append(users[c.Key], id.Name)
 		}

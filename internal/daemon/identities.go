@@ -75,6 +75,25 @@ func credential(c config.Credential) acquire.Credential {
 	return made
 }
 
+// presented selects the managed identities that are, or may be, shown with a binding certificate.
+func (p *plan) presented() []imds.Selector {
+	var selectors []imds.Selector
+	for _, id := range p.identities {
+		if m := id.ManagedIdentity; m != nil && m.Bound != acquire.BoundNever {
+			selectors = append(selectors, m.Selector)
+		}
+		if id.Application == nil {
+			continue
+		}
+		for _, c := range id.Application.Credentials {
+			if c.Source == acquire.SourceManagedIdentity && c.Bound != acquire.BoundNever {
+				selectors = append(selectors, c.Selector)
+			}
+		}
+	}
+	return selectors
+}
+
 // needsKeys reports whether any identity is known by a key of the key store.
 func needsKeys(identities []acquire.Identity) bool {
 	return slices.ContainsFunc(identities, func(id acquire.Identity) bool {

@@ -54,7 +54,7 @@ func openTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, e
 	if err != nil {
 		return nil, err
 	}
-	t, err := tpm.Open(ctx, tpm.Config{Device: cfg.TPM, Logger: log, StorageRoot: pin, OwnerAuth: ownerAuth(cfg)})
+	t, err := tpm.Open(ctx, tpm.Config{Device: cfg.TPM, Logger: log, StorageRoot: pin, OwnerAuth: ownerAuth(cfg), Waiting: opts.Waits.Begin})
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +188,7 @@ func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, 
 
 func openStore(cfg *config.Config, opts Options) (*signer.Store, error) {
 	return signer.OpenStore(signer.StoreConfig{
-		Dir: filepath.Join(cfg.StateDir, keysDir), Now: opts.Now, Logger: opts.Logger,
+		Dir: filepath.Join(cfg.StateDir, keysDir), Now: opts.Now, Logger: opts.Logger, Waiting: opts.Waits.Begin,
 		// With the first key, and before it, the storage root is noted: until then there is nothing that another root could harm.
 		BeforeKey: func(ctx context.Context, t *tpm.TPM) error {
 			return holdToRoot(ctx, t, nil, filepath.Join(cfg.StateDir, storageRootFile), opts.Logger)

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 
@@ -18,7 +17,6 @@ import (
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/certs"
 	"github.com/keyagent/keyagent/internal/pemfile"
-	"github.com/keyagent/keyagent/internal/upstream"
 )
 
 // plan is a configuration resolved into what the packages take.
@@ -28,9 +26,10 @@ type plan struct {
 	callables   []agentapi.Identity // as callers may name them
 	identities  []acquire.Identity  // as they are acquired
 	rootCAs     *x509.CertPool      // for Entra and attestation; nil means the system's
-	proxy       func(*http.Request) (*url.URL, error)
+	proxy       proxy
 	mtlsHosts   imds.HostList
 	attestHosts imds.HostList
+	provider    string // of attestation
 	anchors     attest.TrustAnchors
 	evidence    attest.Policy
 }
@@ -39,7 +38,7 @@ type plan struct {
 // network: users and groups exist, the files it names can be read. If nothing else is
 // wrong but that users or groups were not found, the error is a [*RulesOffError].
 func Check(ctx context.Context, cfg *config.Config) error {
-	p, err := resolve(ctx, cfg, Options{})
+	p, err := resolve(ctx, cfg, Options{}, nil)
 	off := p.rules.notInForce()
 	switch {
 	case off == nil:
@@ -50,9 +49,13 @@ func Check(ctx context.Context, cfg *config.Config) error {
 	return fmt.Errorf("%w\n%v", err, off) // not wrapped: it is not all that is wrong
 }
 
-// resolve returns a plan with what could be resolved of it also beside an error.
-func resolve(ctx context.Context, cfg *config.Config, opts Options) (*plan, error) {
+// resolve returns a plan with what could be resolved of it also beside an error. What the plan before it, nil if there is none, knows of
+// users and groups counts where they cannot be looked up now.
+func resolve(ctx context.Context, cfg *config.Config, opts Options, before *plan) (*plan, error) {
 	p := &plan{mtlsHosts: cfg.TrustedHosts.MTLS, attestHosts: cfg.TrustedHosts.Attestation, rules: newRuleBook(cfg, opts.Accounts)}
+	if before != nil {
+		p.rules.earlier = before.rules.knownNow()
+	}
 	if p.mtlsHosts == nil {
 		p.mtlsHosts = imds.MicrosoftMTLSHosts()
 	}
@@ -101,7 +104,7 @@ func (p *plan) addProxy(cfg config.Proxy) error {
 		return nil
 	}
 	var err error
-	p.proxy, err = upstream.Proxy(cfg.URL, cfg.Bypass)
+	p.proxy, err = newProxy(cfg.URL, cfg.Bypass)
 	return err
 }
 
@@ -120,14 +123,14 @@ func (p *plan) addProxyCredential(cfg config.Proxy) error {
 		return fmt.Errorf("proxy.credential: credential %q is not of the form user:password", cfg.Credential) // an error of Parse would repeat the URL
 	}
 	u.User = url.UserPassword(name, password)
-	p.proxy, err = upstream.Proxy(u.String(), cfg.Bypass)
+	p.proxy, err = newProxy(u.String(), cfg.Bypass)
 	return err
 }
 
 // addAttestation decides what evidence this agent accepts of itself before it
 // sends any.
 func (p *plan) addAttestation(cfg config.Attestation) error {
-	p.anchors, p.evidence = attest.DefaultTrustAnchors(), attest.DefaultPolicy()
+	p.provider, p.anchors, p.evidence = cfg.Provider, attest.DefaultTrustAnchors(), attest.DefaultPolicy()
 	amd, amdErr := fromPEM("attestation.amd_roots", cfg.AMDRoots, attest.ParseAMDRoots)
 	p.anchors.AMD = append(p.anchors.AMD, amd...)
 	vtpm, vtpmErr := fromPEM("attestation.vtpm_roots", cfg.VTPMRoots, attest.ParseVTPMRoots)

@@ -103,17 +103,17 @@ func (p *plan) boundBelow(c acquire.Credential) (imds.Selector, bool) {
 }
 
 func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
-	var err error
-	if r.plan, err = resolve(ctx, r.cfg, r.opts); err != nil {
+	plan, err := resolve(ctx, r.cfg, r.opts, nil)
+	if err != nil {
 		return signer.Entry{}, err
 	}
-	if err := r.plan.addProxyCredential(r.cfg.Proxy); err != nil {
+	if err := plan.addProxyCredential(r.cfg.Proxy); err != nil {
 		return signer.Entry{}, err
 	}
-	r.proofs = r.plan.proofs()
-	r.plan.identities = nil
+	r.proofs = plan.proofs()
+	plan.identities = nil
 	for _, p := range r.proofs {
-		r.plan.identities = append(r.plan.identities, p.identity)
+		plan.identities = append(plan.identities, p.identity)
 	}
 	t, store, err := OpenKeys(ctx, r.cfg, r.opts)
 	if err != nil {
@@ -142,7 +142,7 @@ func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
 	if err := statefile.EnsureDir(certificates); err != nil {
 		return signer.Entry{}, err
 	}
-	if err := r.openAcquirer(certificates); err != nil {
+	if err := r.openAcquirer(plan, certificates); err != nil {
 		return signer.Entry{}, err
 	}
 	err = store.FinishRotation(ctx, next, key, func(ctx context.Context, _ *signer.Key, _ []*x509.Certificate) error {

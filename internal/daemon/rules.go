@@ -69,6 +69,7 @@ type ruleBook struct {
 	admins    config.Principals
 	audiences []string // that only a rule gives that names them
 	accounts  Accounts
+	earlier   map[account]uint32 // as the rules before these knew them
 
 	mu    sync.Mutex // guards what follows; not held while anybody is looked up
 	known map[account]uint32
@@ -110,7 +111,7 @@ func policyRule(r config.Rule, uids, gids []uint32) policy.Rule {
 func (b *ruleBook) look(ctx context.Context) *policy.Policy {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	l := &look{ctx: ctx, accounts: b.accounts, known: b.knownNow(), missing: map[account]error{}}
+	l := &look{ctx: ctx, accounts: b.accounts, earlier: b.earlier, known: b.knownNow(), missing: map[account]error{}}
 	l.askForAll(b.names())
 	p, off := &policy.Policy{Audiences: b.audiences}, &RulesOffError{}
 	for _, r := range b.rules {
@@ -175,6 +176,7 @@ func (b *ruleBook) notInForce() *RulesOffError {
 type look struct {
 	ctx      context.Context // of the one call that this lives for
 	accounts Accounts
+	earlier  map[account]uint32 // what an earlier configuration's look has found
 
 	mu      sync.Mutex // guards what follows
 	known   map[account]uint32
@@ -206,6 +208,9 @@ func (l *look) ask(a account) {
 	err := fmt.Errorf("%q: %w", a.name, errNotAsked)
 	if l.ctx.Err() == nil {
 		id, err = l.find(a)
+	}
+	if had, found := l.earlier[a]; err != nil && found && !errors.Is(err, accounts.ErrUnknown) {
+		id, err = had, nil // nobody says that they are gone: a directory that is down must not put rules out of force
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -259,25 +264,51 @@ func (l *look) find(a account) (uint32, error) {
 }
 
 // awaitAccounts looks again and again for users and groups who were not found, and puts the rules in force whose users and groups then
-// are. It returns nil when all are in force or ctx ends.
+// are. Those of a configuration that is not in force any more are not looked for. It returns nil when ctx ends.
 func (d *Daemon) awaitAccounts(ctx context.Context) error {
+	for ctx.Err() == nil {
+		now := d.inForce.Load()
+		looking, stop := context.WithCancel(ctx)
+		release := context.AfterFunc(now.life, stop)
+		d.awaitAccountsOf(looking, now)
+		<-looking.Done()
+		release()
+		stop()
+	}
+	return nil
+}
+
+// awaitAccountsOf returns when all rules of a configuration are in force, or ctx ends.
+func (d *Daemon) awaitAccountsOf(ctx context.Context, of *inForce) {
 	wait := d.opts.WaitForAccounts
 	if wait == nil {
 		wait = upstream.Sleep
 	}
-	book := d.plan.rules
+	book := of.plan.rules
 	for pause := firstPause; book.notInForce() != nil; pause = min(2*pause, lastPause) {
 		if err := wait(ctx, pause); err != nil {
-			return nil //nolint:nilerr // the agent ends
+			return
 		}
 		before := book.notInForce()
-		if err := d.server.SetPolicy(book.look(ctx)); err != nil {
+		found := book.look(ctx)
+		if err := d.setPolicy(of, found); err != nil {
 			d.opts.Logger.Error("the rules stay as they were", "cause", err)
 			continue
 		}
-		d.tellRules(before, book.notInForce())
+		if ctx.Err() == nil {
+			d.tellRules(before, book.notInForce())
+		}
 	}
-	return nil
+}
+
+// setPolicy puts the policy of a configuration in force, unless another configuration is.
+func (d *Daemon) setPolicy(of *inForce, found *policy.Policy) error {
+	d.swapping.Lock()
+	defer d.swapping.Unlock()
+	if d.inForce.Load() != of {
+		return nil
+	}
+	return d.server.SetPolicy(found)
 }
 
 // tellRules logs which rules are in force and which are not, as far as that is new; before is nil at the start.

@@ -31,10 +31,11 @@ const statusTPMTimeout = 5 * time.Second
 func (d *Daemon) Status(ctx context.Context) wire.Status {
 	info := d.key.Info()
 	status := wire.Status{
-		Version: d.opts.Version,
-		PID:     os.Getpid(),
-		Started: d.started,
-		TPM:     d.tpmStatus(ctx),
+		Version:       d.opts.Version,
+		PID:           os.Getpid(),
+		Started:       d.started,
+		Configuration: d.configurationStatus(),
+		TPM:           d.tpmStatus(ctx),
 		Key: wire.KeyStatus{
 			Algorithm:     info.Algorithm,
 			Name:          info.Name,
@@ -44,9 +45,13 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 			Generation:    d.generation,
 		},
 	}
-	d.plan.rules.addStatus(&status)
+	for _, w := range d.opts.Waits.Long() {
+		status.Waiting = append(status.Waiting, wire.WaitStatus{What: w.What, Since: w.Since, Count: w.Count})
+	}
+	now := d.inForce.Load()
+	now.plan.rules.addStatus(&status)
 	for _, id := range d.acquirer.Status() {
-		described, unable := d.identityStatus(id)
+		described, unable := d.identityStatus(id, now.plan.provider)
 		status.Identities = append(status.Identities, described)
 		if unable != "" {
 			status.NotReady = append(status.NotReady, fmt.Sprintf("identity %q cannot give tokens: %s", id.Name, unable))
@@ -79,7 +84,7 @@ func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
 
 // identityStatus describes an identity, and says what is known to keep it from giving tokens: how its last attempt ended, or that
 // each of its credentials lacks something. "" if nothing is known.
-func (d *Daemon) identityStatus(id acquire.IdentityStatus) (status wire.IdentityStatus, unable string) {
+func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (status wire.IdentityStatus, unable string) {
 	status = wire.IdentityStatus{Name: id.Name, State: stateIdle}
 	var credentials credentialsView
 	if id.Application != nil {
@@ -88,7 +93,7 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus) (status wire.Identity
 		status.Credentials = credentials.list
 	} else {
 		status.Kind = wire.KindManagedIdentity
-		status.Attestation = &wire.AttestationStatus{Provider: d.cfg.Attestation.Provider}
+		status.Attestation = &wire.AttestationStatus{Provider: provider}
 	}
 	switch {
 	case credentials.unable != "":

@@ -36,7 +36,7 @@ type survey struct {
 // survey collects what the running agent knows.
 func (d *Daemon) survey(host imds.Support, err error) *survey {
 	s := &survey{
-		keys: d.tpm != nil, key: acquire.Strength(d.key.Info().Strength), attests: d.cfg.Attestation.Provider != config.ProviderNone,
+		keys: d.tpm != nil, key: acquire.Strength(d.key.Info().Strength), attests: d.inForce.Load().plan.provider != config.ProviderNone,
 		host: host, whyHost: whyUnknown(err), refusedV2: d.refusedV2(), untried: "since the start, no token was obtained so, nor refused for good",
 	}
 	for _, id := range d.acquirer.Status() {

@@ -10,6 +10,8 @@
 //
 // [Export] is for the one kind of file that is not the agent's: what a command was told to write for others to read.
 //
+// [Lock] keeps a second agent out of the directory.
+//
 // What always holds of the agent's files:
 //   - Files are 0600 and directories 0700, owned by the agent's effective user. [Read] and [EnsureDir] refuse anything else,
 //     because what another local user could have written must not decide which key or certificate the agent uses.
@@ -21,5 +23,5 @@
 // The directory is trusted once [EnsureDir] has accepted it: no other user can create names in it, nor put another directory in
 // its place (package owned looks at all that lead to it; systemd's StateDirectory= makes them well).
 //
-// Sources: open(2), link(2), rename(2), fsync(2).
+// Sources: open(2), link(2), rename(2), fsync(2), flock(2).
 package statefile

@@ -9,10 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -79,6 +82,23 @@ func Cause(err error) error {
 func TimedOut(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// What net/http says of HTTP/2 connections that ended, in errors without a name.
+var lostHTTP2 = []string{"http2: client conn could not be established", "http2: client connection lost", "http2: server sent GOAWAY"}
+
+// ConnectionLost reports whether err says that the connection was reset or closed, without a word from the other side, before there
+// was an answer. A TLS alert is a word.
+func ConnectionLost(err error) bool {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+		return false
+	}
+	for _, lost := range []error{syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed} {
+		if errors.Is(err, lost) {
+			return true
+		}
+	}
+	return err != nil && slices.ContainsFunc(lostHTTP2, func(text string) bool { return strings.Contains(err.Error(), text) })
 }
 
 // RetryAfter reads both forms of the header (RFC 9110, 10.2.3). Nonsense and a

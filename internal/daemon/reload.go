@@ -1,0 +1,219 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/agentapi"
+	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/config"
+)
+
+// inForce is a configuration that is in force, and what was made of it. It is immutable.
+type inForce struct {
+	origin config.Origin
+	plan   *plan
+	since  time.Time
+
+	life context.Context // ends when another configuration is in force: what only this one needs ends with it
+	end  context.CancelFunc
+}
+
+func newInForce(ctx context.Context, origin config.Origin, plan *plan, since time.Time) *inForce {
+	life, end := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the start or the reload that made it
+	return &inForce{origin, plan, since, life, end}
+}
+
+// ReadConfig reads the configuration that is to be in force.
+type ReadConfig func(ctx context.Context) (*config.Config, config.Origin, error)
+
+// Reload puts the configuration that read returns in the place of the one in force, or leaves that one in force as it is and returns
+// why. Cause is what made it reload, for log, audit and status. It blocks while files are read and users are looked up; requests are
+// answered meanwhile. It is safe for concurrent use, and reloads one after the other.
+//
+// A request is answered wholly by the configuration that was in force when it came. What is still meant as before stays: tokens,
+// certificates, connections, what callers have used up of their bounds and the pauses that Entra and IMDS have asked for.
+func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) error {
+	select {
+	case d.reload <- struct{}{}:
+		defer func() { <-d.reload }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	changes, err := d.tryReload(ctx, read)
+	d.reloads.note(wire.ReloadStatus{At: d.opts.Now(), Cause: cause, Error: text(err)})
+	now := d.inForce.Load()
+	if err != nil {
+		d.opts.Logger.Error("the configuration was not reloaded; the one before stays in force", "cause", cause, "in_force_since", now.since, "error", err)
+		d.server.Note("configuration refused", slog.String("cause", cause), slog.String("error", err.Error()))
+		return err
+	}
+	attrs := []slog.Attr{
+		slog.String("cause", cause), slog.String("file", now.origin.File), slog.String("sha256", now.origin.SHA256),
+		slog.Int("identities", len(now.plan.identities)), slog.Int("rules", len(now.plan.policy.Rules)),
+		slog.String("tokens_dropped_of", strings.Join(changes.dropped, ", ")), slog.Bool("trust_or_proxy_changed", changes.trust),
+	}
+	d.opts.Logger.LogAttrs(ctx, slog.LevelInfo, "configuration reloaded", attrs...)
+	d.server.Note("configuration reloaded", attrs...)
+	d.tellRules(changes.rulesOff, now.plan.rules.notInForce())
+	return nil
+}
+
+// changes is what a reload has changed, for the log.
+type changes struct {
+	dropped  []string // identities whose tokens were dropped
+	trust    bool     // whom the agent believes, or how it leaves the VM
+	rulesOff *RulesOffError
+}
+
+func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error) {
+	cfg, origin, err := read(ctx)
+	if err != nil {
+		return changes{}, err
+	}
+	if err := checkUnchanged(d.cfg, cfg); err != nil {
+		return changes{}, err
+	}
+	before := d.inForce.Load()
+	next, err := resolve(ctx, cfg, d.opts, before.plan)
+	if err != nil {
+		return changes{}, err
+	}
+	if err := next.addProxyCredential(cfg.Proxy); err != nil {
+		return changes{}, err
+	}
+	roster, err := d.acquirer.Prepare(next.identities)
+	if err != nil {
+		return changes{}, err
+	}
+	rules := agentapi.Rules{Policy: next.policy, Identities: next.callables, Tokens: roster}
+	if err := rules.Check(); err != nil {
+		return changes{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return changes{}, err // what was looked up may not be all
+	}
+	return d.swap(newInForce(ctx, origin, next, d.opts.Now()), roster, rules)
+}
+
+// swap puts a configuration in force that was found to be good. Whom the agent believes comes first: no identity of the new
+// configuration is ever asked for by what the old one believed.
+func (d *Daemon) swap(next *inForce, roster *acquire.Roster, rules agentapi.Rules) (changes, error) {
+	d.swapping.Lock()
+	defer d.swapping.Unlock()
+	before := d.inForce.Load()
+	made := changes{rulesOff: before.plan.rules.notInForce()}
+	made.trust = d.useTrust(before.plan, next.plan)
+	if err := d.server.SetRules(rules); err != nil {
+		return made, fmt.Errorf("a fault in the agent: rules were refused that had been found good: %w", err) // not reached
+	}
+	made.dropped = d.acquirer.Use(roster)
+	d.bindings.Want(next.plan.presented())
+	d.inForce.Store(next)
+	before.end()
+	return made, nil
+}
+
+// useTrust changes whom the agent believes, how it leaves the VM and how the key is attested, as far as that is otherwise than before.
+func (d *Daemon) useTrust(before, next *plan) (changed bool) {
+	if !reflect.DeepEqual(before.mtlsHosts, next.mtlsHosts) || !reflect.DeepEqual(before.attestHosts, next.attestHosts) {
+		d.imds.SetHosts(next.mtlsHosts, next.attestHosts)
+		d.bindings.SetMTLSHosts(next.mtlsHosts)
+		changed = true
+	}
+	if !before.sameAttestation(next) {
+		d.attested.use(d.attestor(next))
+		changed = true
+	}
+	if !before.sameWayOut(next) {
+		d.acquirer.SetTLS(d.towardsEntra(next))
+		changed = true
+	}
+	return changed
+}
+
+// fixed is a setting that stays as it is while the agent runs.
+type fixed struct {
+	name, why string
+	of        func(*config.Config) any
+}
+
+// fixedSettings are all settings but those that a reload changes; a test compares the two lists with the file format.
+func fixedSettings() []fixed {
+	return []fixed{
+		{"tpm", "the TPM is open, and the keys are loaded in it", func(c *config.Config) any { return c.TPM }},
+		{"tpm_owner_credential", "it belongs to the TPM that is open", func(c *config.Config) any { return c.TPMOwnerCredential }},
+		{"state_dir", "the binding key and its certificates are from there", func(c *config.Config) any { return c.StateDir }},
+		{"socket", "programs are connected to it", func(c *config.Config) any { return c.Socket }},
+		{"imds_endpoint", "what is known of this VM was learnt there", func(c *config.Config) any { return c.IMDSEndpoint }},
+		{"binding_key", "the binding key is loaded, and was tested as it is configured", func(c *config.Config) any { return c.BindingKey }},
+		{"audit", "whether records can be written was found out at the start", func(c *config.Config) any { return c.Audit }},
+	}
+}
+
+// reloadedSettings are those that a reload puts in force.
+func reloadedSettings() []string {
+	return []string{"ca_file", "trusted_hosts", "proxy", "attestation", "identities", "rules", "admins"}
+}
+
+// checkUnchanged refuses a configuration that would need a restart.
+func checkUnchanged(now, next *config.Config) error {
+	var problems []error
+	for _, setting := range fixedSettings() {
+		had, wanted := setting.of(now), setting.of(next)
+		if reflect.DeepEqual(had, wanted) {
+			continue
+		}
+		values := ""
+		if text, isText := had.(string); isText {
+			values = fmt.Sprintf(" from %q to %q", text, wanted)
+		}
+		problems = append(problems, fmt.Errorf("%s cannot change%s while the agent runs (%s): restart the agent, or take this change back", setting.name, values, setting.why))
+	}
+	return errors.Join(problems...)
+}
+
+// reloads counts. It is safe for concurrent use.
+type reloads struct {
+	mu            sync.Mutex
+	done, refused uint64
+	last          *wire.ReloadStatus
+}
+
+func (r *reloads) note(last wire.ReloadStatus) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = &last
+	if last.Error != "" {
+		r.refused++
+		return
+	}
+	r.done++
+}
+
+// configurationStatus says which configuration is in force, and what became of reloads.
+func (d *Daemon) configurationStatus() wire.ConfigurationStatus {
+	now := d.inForce.Load()
+	r := &d.reloads
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return wire.ConfigurationStatus{
+		File: now.origin.File, SHA256: now.origin.SHA256, Since: now.since,
+		Reloads: r.done, Refused: r.refused, LastReload: r.last,
+	}
+}
+
+// text is empty for no error.
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

@@ -409,14 +409,14 @@ func (s *scheduler) close() {
 	s.waiting.Add(1)
 	_ = s.queue.Acquire(s.lifetime, 1) // it never ends, so neither can this fail
 	s.waiting.Add(-1)
-	ctx, cancel := context.WithTimeout(s.lifetime, closePatience)
-	s.shutDown(ctx)
-	cancel()
+	s.shutDown(s.lifetime)
 	s.queue.Release(1)
 	s.background.Wait()
 }
 
 func (s *scheduler) shutDown(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, closePatience)
+	defer cancel()
 	s.sessions.stop(s)
 	s.dropDead()
 	for _, slot := range s.loaded.list() {

@@ -89,7 +89,7 @@ func (t *turn) flushLocked(input []byte, name []byte) ([]byte, error) {
 	h := handleAt(input, headerBytes)
 	if t.ctx.Err() != nil {
 		t.scheduler.owe(h, name)
-		return flushed(), nil
+		return flushed(), nil //nolint:nilerr // it is done later
 	}
 	rsp, err := t.scheduler.perform(t, input)
 	switch {
@@ -97,7 +97,7 @@ func (t *turn) flushLocked(input []byte, name []byte) ([]byte, error) {
 		return rsp, nil
 	case err == nil || t.ctx.Err() != nil:
 		t.scheduler.owe(h, name)
-		return flushed(), nil
+		return flushed(), nil //nolint:nilerr // it is done later
 	case !t.scheduler.managed: // nothing is flushed there by a connection that breaks
 		t.scheduler.owe(h, name)
 	}

@@ -61,7 +61,7 @@ func policyOf(t *testing.T, values map[int][]byte) []byte {
 	digest := sha256.New()
 	for i := range 24 {
 		if v, ok := values[i]; ok {
-			indices = append(indices, uint(i)) //nolint:gosec // 0 to 23
+			indices = append(indices, uint(i))
 			digest.Write(v)
 		}
 	}

@@ -62,7 +62,7 @@ func openNamed(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("standard input: %w", err)
 	}
-	return os.NewFile(uintptr(fd), "standard input"), nil //nolint:gosec // a descriptor fits
+	return os.NewFile(uintptr(fd), "standard input"), nil
 }
 
 // readChecked looks at the open file, and at regular ones only: a pipe or a terminal belongs to whoever started this process.

@@ -143,8 +143,8 @@ func (w *world) listSecrets(t *testing.T, credential []string) (outcome, string)
 	cmd.Stderr = &stderr
 	text, err := cmd.Output()
 	var out outcome
-	_, last, _ := strings.Cut("\n"+string(text), "\n{") // after its log
-	if parseErr := json.Unmarshal([]byte("{"+last), &out); parseErr != nil {
+	_, last, _ := strings.Cut("\n"+string(text), "\n{")                                           // after its log
+	if parseErr := json.NewDecoder(strings.NewReader("{" + last)).Decode(&out); parseErr != nil { // and more of its log may follow
 		t.Fatalf("%v, %v: %s%s", err, parseErr, text, stderr.Bytes())
 	}
 	select {

@@ -269,7 +269,7 @@ func (d *Daemon) awaitAccounts(ctx context.Context) error {
 	for ctx.Err() == nil {
 		now := d.inForce.Load()
 		looking, stop := context.WithCancel(ctx)
-		release := context.AfterFunc(now.life, stop)
+		release := context.AfterFunc(now.life, stop) //nolint:contextcheck // that of the configuration, beside ours
 		d.awaitAccountsOf(looking, now)
 		<-looking.Done()
 		release()

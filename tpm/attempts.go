@@ -131,6 +131,7 @@ func (a *attempts) pass(o object, err error) {
 		a.lockout = err
 	}
 	a.passedOver[string(o.name)] = err
+	a.search.blind = true
 }
 
 // loadUnder tries to load the key under an object, and notes what the TPM says.
@@ -149,11 +150,13 @@ func (a *attempts) loadUnder(p place, o object) (bool, error) {
 		return true, nil
 	case root, !errors.As(err, &code), endsSearch(code):
 		return false, err
+	case o.transient() && codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail), !codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) && sessionFault(code):
+		return false, err // what was made here has no password, so that it is the session that is refused
 	case codeIs(code, tpm2.TPMRCIntegrity):
 		if a.refused == nil || a.isNoted(o) {
 			a.refused = explainLoadUnder(o, err)
 		}
-	case codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) && !o.transient(): // those that were made here have no password
+	case codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail):
 		t.scheduler.refuses(o)
 		a.pass(o, explainParent(o, err))
 		delete(a.tried, name) // it may be made anew, without the password

@@ -58,11 +58,11 @@ func (t *turn) missed(sought [sha256.Size]byte) error {
 	return nil
 }
 
-// miss remembers how a search ended, if it says where a storage key is not. What a TPM in another
-// state may say otherwise is not remembered.
+// miss remembers how a search ended, if all places were looked into, or will not be at the next call
+// either.
 func (t *turn) miss(sought [sha256.Size]byte, s *search, err error) {
 	parent, ok := errors.AsType[*ParentError](err)
-	if ok && parent.Found || !ok && !errors.Is(err, ErrForeignTPM) || s.unlisted {
+	if ok && parent.Found || !ok && !errors.Is(err, ErrForeignTPM) || s.blind {
 		return
 	}
 	if len(t.scheduler.misses) >= maxVainSearches {

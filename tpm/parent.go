@@ -87,7 +87,7 @@ type search struct {
 	unseen     []error          // why others were not
 	handles    []tpm2.TPMHandle // in use, or to be used by the commands for the shell
 	listed     []tpm2.TPMHandle // in use
-	unlisted   bool             // which are in use could not be found out
+	blind      bool             // some places could not be looked into, which may be over soon
 	password   bool             // the owner hierarchy has one that is not known
 
 	look func(place, object) // shown what is found on the way; may be nil
@@ -133,7 +133,7 @@ func (s *search) listHandles() []tpm2.TPMHandle {
 	handles, err := storageHandles(s.turn)
 	if err != nil {
 		s.unseen = append(s.unseen, fmt.Errorf("the persistent handles: %w", err))
-		s.unlisted = true
+		s.blind = true
 		return nil
 	}
 	s.handles, s.listed = handles, slices.Clone(handles)
@@ -206,6 +206,7 @@ func (s *search) note(p place, err error) (over error) {
 	case p.handle == 0:
 		s.noteHierarchy(knownPrimaries()[p.primary].hierarchy, err)
 	default:
+		s.blind = true
 		s.unseen = append(s.unseen, fmt.Errorf("%v: %w", p, err))
 	}
 	return nil
@@ -224,6 +225,7 @@ func (s *search) noteHierarchy(h tpm2.TPMHandle, err error) {
 			return
 		}
 	}
+	s.blind = true
 	s.unseen = append(s.unseen, fmt.Errorf("%s (%w)", text, advise(err)))
 }
 
@@ -253,10 +255,12 @@ func findNamed(t *turn, s *search, name []byte) (o object, where place, found bo
 			return false, nil
 		}
 		if t.scheduler.locked[at(o)] {
+			s.blind = true
 			s.unseen = append(s.unseen, fmt.Errorf("%v: the storage key there is the right one, and has a password of its own", p))
 			return false, nil
 		}
 		if err := t.maySpendTry(o); err != nil {
+			s.blind = true
 			s.unseen = append(s.unseen, fmt.Errorf("%v was not tried: %w", p, err))
 			return false, nil
 		}

@@ -208,3 +208,23 @@ func TestWhatTheRightParentSaysIsNotPassedOver(t *testing.T) {
 		})
 	}
 }
+
+// A failed try may be spent only where none is counted, and where one does not lock.
+func TestWhenAFailedTryMayBeSpent(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		lockout tpm.Lockout
+		want    bool
+	}{
+		{tpm.Lockout{Most: 3}, true},
+		{tpm.Lockout{Most: 2}, true},
+		{tpm.Lockout{Most: 1}, false},
+		{tpm.Lockout{Most: 0}, false},
+		{tpm.Lockout{Most: 32, Tries: 1}, false},
+		{tpm.Lockout{Most: 32, Active: true}, false},
+	} {
+		if got := tt.lockout.Spare(); got != tt.want {
+			t.Errorf("%+v: %v", tt.lockout, got)
+		}
+	}
+}

@@ -57,7 +57,16 @@ func (d *doctor) checkOwner(s tpm.State) {
 		d.add(check, VerdictOK, "", "the owner hierarchy has none")
 		return
 	}
-	d.add(check, VerdictWarn, "nothing, while the storage root is at a persistent handle, as storage root below says, and no key is to get a handle of its own",
+	if name := d.cfg.TPMOwnerCredential; name != "" {
+		if _, err := ReadCredential(name); err != nil {
+			d.add(check, VerdictWarn, "run it with the agent's credentials: systemd-run --pty -p LoadCredential=… keyagent doctor",
+				"the owner hierarchy has one, which tpm_owner_credential names and this process cannot read: %v", err)
+			return
+		}
+		d.add(check, VerdictOK, "", "the owner hierarchy has one, and tpm_owner_credential gives it to the agent")
+		return
+	}
+	d.add(check, VerdictWarn, "name its credential in tpm_owner_credential; nothing, while the storage root is at a persistent handle, as storage root below says, and no key is to get a handle of its own",
 		"the owner hierarchy has one: without it no storage root can be derived, and no key made persistent or removed from its handle")
 }
 

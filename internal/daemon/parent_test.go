@@ -92,11 +92,12 @@ func TestTheOwnersPasswordComesFromACredential(t *testing.T) {
 	s.onTPM(func(c transport.TPM) error { return errors.Join(evictRoot(c), setOwnerPassword(c)) })
 	for _, tt := range []struct {
 		name, setting, value, says string
+		verdict                    string // on the password
 	}{
-		{"none is configured", "", "", "owner hierarchy, which has a password"},
-		{"it is not there", "owner", "", "tpm_owner_credential: "},
-		{"it is wrong", "owner", "another", "another one than was given"},
-		{"it is right", "owner", ownersPassword, ""},
+		{"none is configured", "", "", "owner hierarchy, which has a password", daemon.VerdictWarn},
+		{"it is not there", "owner", "", "tpm_owner_credential: ", daemon.VerdictWarn},
+		{"it is wrong", "owner", "another", "another one than was given", daemon.VerdictOK},
+		{"it is right", "owner", ownersPassword, "", daemon.VerdictOK},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s.cfg.TPMOwnerCredential = tt.setting
@@ -108,6 +109,9 @@ func TestTheOwnersPasswordComesFromACredential(t *testing.T) {
 			err, d := s.tryOpen(), s.diagnose(nil)
 			if f := advisesToDelete(d); f != nil {
 				t.Errorf("%+v", f)
+			}
+			if got := verdict(d, "tpm: owner password"); got != tt.verdict {
+				t.Errorf("the password: %s, want %s", got, tt.verdict)
 			}
 			if tt.says == "" {
 				if err != nil || !d.OK {

@@ -168,9 +168,15 @@ func TestLifeOfAnApplicationsCertificate(t *testing.T) {
 	if status, body := call(t, http.MethodPost, control+"/applications/app-cert/certificates", o.pem()); status != 200 || !strings.Contains(body, thumbprint) {
 		t.Fatalf("upload: %d %s", status, body)
 	}
+	if r := o.token(t, "mtls_pop"); !r.is(400, 392189) {
+		t.Errorf("after the upload: %+v", r)
+	}
+	if status, body := call(t, http.MethodPost, control+"/applications/app-cert", `{"plain_certificates":true}`); status != 200 {
+		t.Fatalf("enabling: %d %s", status, body)
+	}
 	bound := o.token(t, "mtls_pop")
 	if bound.status != 200 {
-		t.Fatalf("after the upload: %+v", bound)
+		t.Fatalf("after the upload, enabled for it: %+v", bound)
 	}
 	if r := o.callResource(t, "mtls_pop "+bound.fields.AccessToken); r.status != 200 {
 		t.Errorf("resource: %+v", r)

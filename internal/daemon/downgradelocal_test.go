@@ -191,20 +191,26 @@ func TestNoChangedAnswerOfTheTPMMakesUnbound(t *testing.T) {
 }
 
 // issueAnew has a certificate issued, and returns how many answers the TPM gave; change sees each. Nothing unbound may come of it.
-func (c *chaos) issueAnew(change func(at int, answer []byte)) (answers int) {
+func (c *chaos) issueAnew(change func(at int, answer []byte)) int {
 	c.t.Helper()
 	c.advance(8 * 24 * time.Hour)
+	var mu sync.Mutex // a flush may go on when the token is there
+	seen := 0
 	c.proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
 		answer, err := forward(command)
+		mu.Lock()
+		defer mu.Unlock()
 		if change != nil {
-			change(answers, answer)
+			change(seen, answer)
 		}
-		answers++
+		seen++
 		return answer, err
 	})
 	c.checkNotUnbound("vm-user")
 	c.proxy.Handle(nil)
-	return answers
+	mu.Lock()
+	defer mu.Unlock()
+	return seen
 }
 
 // Any process of the VM can have IMDS throttle the VM, and whoever is on its link can cut connections: neither moves a list whose bound
@@ -335,13 +341,14 @@ func TestCodesThatCannotBeReadLicenseNothing(t *testing.T) {
 func TestAPCRThatIsExtendedMeanwhileIsNoticedHere(t *testing.T) {
 	c := newDuel(t, "")
 	other := c.otherUser()
-	quoted, extended := false, false
+	var quoted, extended atomic.Bool
 	c.proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
 		answer, err := forward(command)
 		code := tpm2.TPMCC(tpmtest.CommandCode(command))
-		quoted = quoted || code == tpm2.TPMCCQuote
-		if quoted && code == tpm2.TPMCCPCRRead && !extended {
-			extended = true
+		if code == tpm2.TPMCCQuote {
+			quoted.Store(true)
+		}
+		if quoted.Load() && code == tpm2.TPMCCPCRRead && !extended.Swap(true) {
 			extend := tpm2.PCRExtend{
 				PCRHandle: tpm2.AuthHandle{Handle: 7, Auth: tpm2.PasswordAuth(nil)},
 				Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: make([]byte, 32)}}},
@@ -355,7 +362,7 @@ func TestAPCRThatIsExtendedMeanwhileIsNoticedHere(t *testing.T) {
 	before := len(c.platform.Journal().Leg("maa.attest"))
 	c.checkNotUnbound("vm-user")
 	c.proxy.Handle(nil)
-	if sent := len(c.platform.Journal().Leg("maa.attest")) - before; !extended || sent != 0 {
-		t.Errorf("extended: %v; the attestation service was asked %d times", extended, sent)
+	if sent := len(c.platform.Journal().Leg("maa.attest")) - before; !extended.Load() || sent != 0 {
+		t.Errorf("extended: %v; the attestation service was asked %d times", extended.Load(), sent)
 	}
 }

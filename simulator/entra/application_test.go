@@ -176,7 +176,14 @@ func TestAssertionsOfAnApplicationAreTaken(t *testing.T) {
 			}
 		})
 	}
-	e := w.journal.Leg(entra.LegLogin)[0]
+	form := appForm("")
+	form.Set("client_assertion", newDraft(w.login+tokenPath, certificate, w.key).sign(t))
+	form.Set("client_assertion_type", bearerType)
+	if a, err := send(t, c, w.login+tokenPath, form); err != nil || a.status != 200 {
+		t.Fatalf("answer %d %s: %v", a.status, a.body, err)
+	}
+	seen := w.journal.Leg(entra.LegLogin)
+	e := seen[len(seen)-1]
 	assertion, _ := e.Detail["assertion"].(map[string]any)
 	if e.Detail["flow"] != "certificate" || e.Detail["assertion_type"] != "jwt-bearer" || e.ClientCertThumbprint != "" ||
 		assertion["has_cnf"] != false || !reflect.DeepEqual(assertion["aud"], []string{w.login + tokenPath}) {

@@ -114,7 +114,7 @@ func TestWhoAsksPastTheCacheIsNotAnsweredWithARememberedRefusal(t *testing.T) {
 			if _, err := w.get(acquire.Request{Identity: "app"}); err == nil {
 				t.Fatal("got a token")
 			}
-			w.plays(always) // it was mended
+			w.plays(always) // the fault has passed
 			if _, err := w.get(acquire.Request{Identity: "app"}); err == nil {
 				t.Error("the refusal was not remembered")
 			}
@@ -150,7 +150,7 @@ func TestWhoAsksPastTheCacheWakesRestingEntries(t *testing.T) {
 	if got := w.mustGet(acquire.Request{Identity: "app"}); got.Bound {
 		t.Fatalf("got %+v", got)
 	}
-	w.plays(always) // it was mended
+	w.plays(always) // the fault has passed
 	if got := w.mustGet(acquire.Request{Identity: "app", ForceRefresh: true}); !got.Bound || got.Fallback {
 		t.Errorf("got bound %v, fallback %v", got.Bound, got.Fallback)
 	}

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/acquire"
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // What a token from the cache may cost.
@@ -164,7 +164,7 @@ func cheapEntra(b *testing.B) *httptest.Server {
 
 // TestHoldManyTokens is the other process of BenchmarkTokenMemory.
 func TestHoldManyTokens(t *testing.T) {
-	upstream := judge.Entry(t, envUpstream)
+	upstream := tooltest.Entry(t, envUpstream)
 	w := newWorld(t)
 	w.rotate(upstream, "holder", true)
 	numbered := func(n int64) acquire.Token {

@@ -10,14 +10,14 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/simulator/resource"
 )
 
 // The lines that a newcomer pastes into a shell, in another directory and with the programs that are built already.
 func TestTheProgramsRunAgainstTheSimulatorAsTheREADMEsSay(t *testing.T) {
 	for _, tool := range []string{"bash", "curl", "jq", "python3", "node"} {
-		judge.Tool(t, tool)
+		tooltest.Tool(t, tool)
 	}
 	for _, sample := range samples() {
 		t.Run(sample, func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/simulator"
 )
 
@@ -198,10 +198,10 @@ func daemons(sample string) []daemon {
 	return []daemon{
 		{"Go", func(*testing.T) []string { return []string{program["./samples/"+sample+"/go"]} }},
 		{"Python", func(t *testing.T) []string {
-			return []string{judge.Tool(t, "python3"), filepath.Join(sample, "python", "daemon.py")}
+			return []string{tooltest.Tool(t, "python3"), filepath.Join(sample, "python", "daemon.py")}
 		}},
 		{"Node", func(t *testing.T) []string {
-			return []string{judge.Tool(t, "node"), filepath.Join(sample, "node", "daemon.mjs")}
+			return []string{tooltest.Tool(t, "node"), filepath.Join(sample, "node", "daemon.mjs")}
 		}},
 	}
 }

@@ -1,7 +1,7 @@
 # Reads the output of `go test -v` and prints what go test prints without -v: a line for
 # each package, and all that a failing package said. The skipped tests and their reasons
 # are added to the file that the variable skips names, because a skip that nobody sees is
-# a test that nobody has. What is no test by itself (judge.Entry) is not counted.
+# a test that nobody has. What is no test by itself (tooltest.Entry) is not counted.
 
 # The reason of a skip is the last log line before it.
 /^ +[^ ]+\.go:[0-9]+: / { reason = $0; sub(/^ +[^ ]+: /, "", reason) }

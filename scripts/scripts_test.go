@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // outOfTime is what go test says when FUZZTIME is over while it is busy with an input.
@@ -59,7 +59,7 @@ FAIL	example.com/it	1.051s
 			write(t, filepath.Join(dir, "it", "it_test.go"), "package it\n\nfunc FuzzIt(f *testing.F) {\n", 0o600)
 			write(t, filepath.Join(dir, "output"), tt.output, 0o600)
 			write(t, filepath.Join(dir, "bin", "go"), "#!/bin/sh\ncat '"+dir+"/output'\n! grep -q '^FAIL' '"+dir+"/output'\n", 0o700)
-			fuzz := exec.CommandContext(t.Context(), judge.Tool(t, "bash"), "./fuzz", filepath.Join(dir, "it"))
+			fuzz := exec.CommandContext(t.Context(), tooltest.Tool(t, "bash"), "./fuzz", filepath.Join(dir, "it"))
 			fuzz.Env = append(os.Environ(), "PATH="+filepath.Join(dir, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"))
 			said, err := fuzz.CombinedOutput()
 			if (err != nil) != tt.fails {
@@ -88,7 +88,7 @@ ok  	example.com/a	0.1s
 `
 
 const preventable = `=== RUN   TestTool
-    judge.go:84: curl is not installed; ` + "`scripts/bootstrap test`" + ` installs it
+    tooltest.go:84: curl is not installed; ` + "`scripts/bootstrap test`" + ` installs it
 --- SKIP: TestTool (0.00s)
 PASS
 ok  	example.com/b	0.1s
@@ -111,9 +111,9 @@ func TestWhatIsSkippedIsToldAsOneNumberWithReasons(t *testing.T) {
 			dir := t.TempDir()
 			write(t, filepath.Join(dir, "output"), tt.output, 0o600)
 			write(t, filepath.Join(dir, "bin", "go"), "#!/bin/sh\ncat '"+dir+"/output'\n", 0o700)
-			run := exec.CommandContext(t.Context(), judge.Tool(t, "bash"), "./test", "go-test")
+			run := exec.CommandContext(t.Context(), tooltest.Tool(t, "bash"), "./test", "go-test")
 			run.Env = append(os.Environ(), "PATH="+filepath.Join(dir, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"),
-				"KEYAGENT_TEST_LOGS="+filepath.Join(dir, "logs"), judge.RequireEnv+"="+tt.promised)
+				"KEYAGENT_TEST_LOGS="+filepath.Join(dir, "logs"), tooltest.RequireEnv+"="+tt.promised)
 			said, err := run.CombinedOutput()
 			if (err != nil) != tt.fails {
 				t.Errorf("ended with %v, want a failure: %v\n%s", err, tt.fails, said)
@@ -133,13 +133,13 @@ func TestBootstrapInstallsWhatTestsAskFor(t *testing.T) {
 	}
 	// Of the packages that every Debian has, or that whoever runs the tests has already.
 	always := []string{"sh", "bash", "go", "getent", "unshare", "setpriv", "ldconfig"}
-	asked := regexp.MustCompile(`judge\.Tool\(\w+, "([^"]+)"\)|range \[\]string\{([^}]*)\} \{\n\s*judge\.Tool`)
+	asked := regexp.MustCompile(`tooltest\.Tool\(\w+, "([^"]+)"\)|range \[\]string\{([^}]*)\} \{\n\s*tooltest\.Tool`)
 	found := 0
 	err = filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() && strings.HasPrefix(entry.Name(), ".") && entry.Name() != ".." {
 			return cmp.Or(err, fs.SkipDir)
 		}
-		if !strings.HasSuffix(path, "_test.go") || strings.HasPrefix(path, "../internal/judge/") {
+		if !strings.HasSuffix(path, "_test.go") || strings.HasPrefix(path, "../internal/tooltest/") {
 			return nil
 		}
 		text, err := os.ReadFile(path)

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
@@ -33,7 +33,7 @@ func TestTheSelfTestBlamesTheBankOfPCRs(t *testing.T) {
 			t.Parallel()
 			m := tpmtest.Swtpm(t)
 			file := createOnce(t, m.Device(), tt.options)
-			tpmtest.NewTools(t, m).Run(t, judge.Tool(t, "tpm2_pcrallocate"), "-Q", tt.allocate)
+			tpmtest.NewTools(t, m).Run(t, tooltest.Tool(t, "tpm2_pcrallocate"), "-Q", tt.allocate)
 			m.Reboot(t)
 			blamesTheBank(t, tpmtest.Connect(t, m.Device()), file, tt.want)
 		})

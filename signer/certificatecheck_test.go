@@ -23,7 +23,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -95,7 +95,7 @@ func openSSLAccepts(t *testing.T, chain []*x509.Certificate) bool {
 	anchor := writeFile(t, "anchor.pem", asCertificatePEM(chain[len(chain)-1]))
 	between := writeFile(t, "chain.pem", asCertificatePEM(chain...))
 	leaf := writeFile(t, "leaf.pem", asCertificatePEM(chain[0]))
-	out, err := exec.CommandContext(t.Context(), judge.Tool(t, "openssl"), "verify", "-purpose", "sslclient", "-attime", fmt.Sprint(certNow().Unix()),
+	out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "verify", "-purpose", "sslclient", "-attime", fmt.Sprint(certNow().Unix()),
 		"-partial_chain", "-CAfile", anchor, "-untrusted", between, leaf).CombinedOutput()
 	t.Logf("%s", out)
 	return err == nil

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
@@ -30,7 +30,7 @@ func genpkey(algorithm string, options ...string) maker {
 		for _, o := range options {
 			args = append(args, "-pkeyopt", o)
 		}
-		w.Run(t, judge.OpenSSLProvider(t, "tpm2"), args...)
+		w.Run(t, tooltest.OpenSSLProvider(t, "tpm2"), args...)
 	}
 }
 
@@ -38,7 +38,7 @@ func genpkey(algorithm string, options ...string) maker {
 func tpm2create(algorithm string, encode []string, options ...string) maker {
 	return func(t *testing.T, w *tpmtest.Tools) {
 		for _, tool := range []string{"tpm2_createprimary", "tpm2_create", "tpm2_encodeobject"} {
-			judge.Tool(t, tool)
+			tooltest.Tool(t, tool)
 		}
 		w.CreateRoot(t)
 		w.Run(t, "tpm2_create", slices.Concat([]string{"-Q", "-C", "root.ctx", "-G", algorithm, "-u", "key.pub", "-r", "key.priv"}, options)...)
@@ -165,7 +165,7 @@ func checkByOpenSSL(t *testing.T, key *signer.Key) {
 	}
 	message := writeFile(t, "message", []byte("message"))
 	verify := func(signature []byte) error {
-		return exec.CommandContext(t.Context(), judge.Tool(t, "openssl"), "dgst", flag, "-verify", writeFile(t, "public.pem", asPEM("PUBLIC KEY", der)), // #nosec G204 -- the judge
+		return exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "dgst", flag, "-verify", writeFile(t, "public.pem", asPEM("PUBLIC KEY", der)), // #nosec G204 -- the judge
 			"-signature", writeFile(t, "signature", signature), message).Run()
 	}
 	if err := verify(signature); err != nil {

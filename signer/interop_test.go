@@ -21,7 +21,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
@@ -88,7 +88,7 @@ func requestsForOpenSSL(t *testing.T, key *signer.Key, k kind) {
 			t.Fatal(err)
 		}
 		path := writeFile(t, "csr.pem", asPEM("CERTIFICATE REQUEST", der))
-		out, err := exec.CommandContext(t.Context(), judge.Tool(t, "openssl"), "req", "-verify", "-noout", "-in", path).CombinedOutput() // #nosec G204 -- the judge
+		out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "req", "-verify", "-noout", "-in", path).CombinedOutput() // #nosec G204 -- the judge
 		if err != nil || !strings.Contains(string(out), "verify OK") {
 			t.Errorf("%v: %v: %s", algorithm, err, out)
 		}
@@ -145,7 +145,7 @@ func openSSLFindsUnrevoked(t *testing.T, key crypto.Signer, root, leaf *x509.Cer
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), judge.Tool(t, "openssl"), "verify", "-crl_check", // #nosec G204 -- the judge
+	out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "verify", "-crl_check", // #nosec G204 -- the judge
 		"-CAfile", writeFile(t, "root.pem", asCertificatePEM(root)), "-CRLfile", writeFile(t, "crl.pem", asPEM("X509 CRL", der)),
 		writeFile(t, "leaf.pem", asCertificatePEM(leaf))).CombinedOutput()
 	return string(out), err == nil

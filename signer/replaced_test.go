@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -168,7 +168,7 @@ func TestWhatCannotBeReadIsNotReplaced(t *testing.T) {
 	k := s.open(e)
 	second := []*x509.Certificate{selfSigned(t, k)}
 	for name, fault := range map[string]func() (end func()){
-		"no descriptor is left": func() func() { return judge.WithoutDescriptors(t) },
+		"no descriptor is left": func() func() { return tooltest.WithoutDescriptors(t) },
 		"it is open to others": func() func() {
 			err := os.Chmod(e.CertFile, 0o644) // #nosec G302 -- the case under test
 			return func() {
@@ -258,7 +258,7 @@ func TestWithoutDescriptorsNoKeyIsMissing(t *testing.T) {
 	if err := os.Rename(rotated.KeyFile, rotated.KeyFile+".away"); err != nil {
 		t.Fatal(err)
 	}
-	end := judge.WithoutDescriptors(t)
+	end := tooltest.WithoutDescriptors(t)
 	_, current := s.Current("app")
 	_, _, made := s.OpenOrCreate(t.Context(), s.on, "app", ecOptions(), signer.Config{})
 	end()

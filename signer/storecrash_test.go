@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
@@ -119,7 +119,7 @@ func steps() map[string]step {
 
 // TestStoreStep is the process that the others start.
 func TestStoreStep(t *testing.T) {
-	name := judge.Entry(t, stepVariable)
+	name := tooltest.Entry(t, stepVariable)
 	s := openShelf(t, tpmtest.Connect(t, os.Getenv(deviceVariable)), os.Getenv(dirVariable))
 	limit, err := strconv.ParseUint(os.Getenv(limitVariable), 10, 32)
 	if err != nil {

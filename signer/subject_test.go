@@ -16,7 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
 )
 
@@ -200,7 +200,7 @@ func TestTheZeroSubjectIsTheEmptyName(t *testing.T) {
 // runOpenSSL returns what openssl writes to its output.
 func runOpenSSL(t testing.TB, args ...string) []byte {
 	t.Helper()
-	command := exec.CommandContext(t.Context(), judge.Tool(t, "openssl"), args...)
+	command := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), args...)
 	var complaint strings.Builder
 	command.Stderr = &complaint
 	out, err := command.Output()

@@ -24,7 +24,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
 )
 
@@ -126,7 +126,7 @@ func anotherKey(t *testing.T, key *signer.Key) crypto.PublicKey {
 }
 
 func clientOfOpenSSL(t *testing.T, key *signer.Key, _ kind) {
-	openssl := judge.Tool(t, "openssl")
+	openssl := tooltest.Tool(t, "openssl")
 	e := newEstate(t)
 	addresses := map[uint16]string{tls.VersionTLS12: serveOpenSSL(t, openssl, e, "-tls1_2"), tls.VersionTLS13: serveOpenSSL(t, openssl, e, "-tls1_3")}
 	tryVisits(t, key, e, func(t *testing.T, cfg *tls.Config, version uint16, _ *x509.Certificate) error {
@@ -215,7 +215,7 @@ http {
 
 func clientOfNginx(t *testing.T, key *signer.Key, _ kind) {
 	e := newEstate(t)
-	dir := serveNginx(t, judge.Tool(t, "nginx"), e)
+	dir := serveNginx(t, tooltest.Tool(t, "nginx"), e)
 	tryVisits(t, key, e, func(t *testing.T, cfg *tls.Config, version uint16, certificate *x509.Certificate) error {
 		name := strings.ReplaceAll(tls.VersionName(version), "TLS ", "TLSv")
 		status, body, err := get(t, filepath.Join(dir, name+".sock"), cfg)
@@ -325,7 +325,7 @@ func serverForOthers(t *testing.T, key *signer.Key, _ kind) {
 			}
 		})
 		t.Run(tls.VersionName(version)+" to OpenSSL", func(t *testing.T) {
-			out, err := exec.CommandContext(t.Context(), judge.Tool(t, "openssl"), "s_client", "-connect", echo(t, cfg), "-servername", "localhost", // #nosec G204 -- the judge
+			out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "s_client", "-connect", echo(t, cfg), "-servername", "localhost", // #nosec G204 -- the judge
 				"-verify_hostname", "localhost", "-CAfile", rootFile, "-verify_return_error", flag, "-brief").CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v: %s", err, out)

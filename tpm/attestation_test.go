@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -69,7 +69,7 @@ func TestCertifyIsAcceptedByGoAttestation(t *testing.T) {
 // tpm2_checkquote and tpm2_print are the judges.
 func TestQuoteIsAcceptedByTPM2Tools(t *testing.T) {
 	t.Parallel()
-	checkquote, print := judge.Tool(t, "tpm2_checkquote"), judge.Tool(t, "tpm2_print")
+	checkquote, print := tooltest.Tool(t, "tpm2_checkquote"), tooltest.Tool(t, "tpm2_print")
 	v := tpmtest.Simulator(t)
 	w := tpmtest.NewTools(t, v)
 	on := tpmtest.Connect(t, v.Device())

@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -18,7 +18,7 @@ import (
 // allocate has tpm2-tools say which PCRs there are, and restarts the TPM, from when on it holds.
 func allocate(t *testing.T, m tpmtest.Machine, banks string) {
 	t.Helper()
-	tpmtest.NewTools(t, m).Run(t, judge.Tool(t, "tpm2_pcrallocate"), "-Q", banks)
+	tpmtest.NewTools(t, m).Run(t, tooltest.Tool(t, "tpm2_pcrallocate"), "-Q", banks)
 	m.Reboot(t)
 }
 
@@ -107,10 +107,10 @@ func TestAQuoteOfABankThatIsSwitchedOffNamesTheBank(t *testing.T) {
 	t.Parallel()
 	m := tpmtest.SwtpmMachine(t)
 	w := tpmtest.NewTools(t, m)
-	w.Run(t, judge.Tool(t, "tpm2_createek"), "-Q", "-G", "rsa", "-c", "ek.ctx")
-	w.Run(t, judge.Tool(t, "tpm2_createprimary"), "-Q", "-C", "e", "-G", "rsa2048:rsassa-sha256:null", "-c", "ak.ctx",
+	w.Run(t, tooltest.Tool(t, "tpm2_createek"), "-Q", "-G", "rsa", "-c", "ek.ctx")
+	w.Run(t, tooltest.Tool(t, "tpm2_createprimary"), "-Q", "-C", "e", "-G", "rsa2048:rsassa-sha256:null", "-c", "ak.ctx",
 		"-a", "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign")
-	w.Run(t, judge.Tool(t, "tpm2_evictcontrol"), "-Q", "-C", "o", "-c", "ak.ctx", "0x81000003")
+	w.Run(t, tooltest.Tool(t, "tpm2_evictcontrol"), "-Q", "-C", "o", "-c", "ak.ctx", "0x81000003")
 	allocate(t, m, "sha256:none")
 	onceOpen(t, m, func(on *tpm.TPM) {
 		_, err := on.Quote(t.Context(), tpm.HandleAK, []int{0, 7}, nil)

@@ -7,8 +7,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
-	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -69,7 +69,7 @@ func TestPowerThatIsLostLocksKeysWithoutNoDA(t *testing.T) {
 			t.Errorf("our own: %v", err)
 		}
 	})
-	tpmtest.NewTools(t, m).Run(t, judge.Tool(t, "tpm2_dictionarylockout"), "--clear-lockout") // as the error says
+	tpmtest.NewTools(t, m).Run(t, tooltest.Tool(t, "tpm2_dictionarylockout"), "--clear-lockout") // as the error says
 	onceOpen(t, m, func(on *tpm.TPM) {
 		if l := lockout(t, on); l.Active || l.Tries != 0 {
 			t.Errorf("after it was cleared: %+v", l)
@@ -141,7 +141,7 @@ func TestTheStateOfTheOwnerHierarchy(t *testing.T) {
 		{[]string{"-c", "o", "-p", "pw"}, false},
 	} {
 		if tt.args != nil {
-			w.Run(t, judge.Tool(t, "tpm2_changeauth"), tt.args...)
+			w.Run(t, tooltest.Tool(t, "tpm2_changeauth"), tt.args...)
 		}
 		onceOpen(t, m, func(on *tpm.TPM) {
 			state, err := on.State(t.Context())
@@ -156,14 +156,14 @@ func TestTheStateListsStorageKeys(t *testing.T) {
 	t.Parallel()
 	m := tpmtest.SwtpmMachine(t)
 	w := tpmtest.NewTools(t, m)
-	primary := judge.Tool(t, "tpm2_createprimary")
+	primary := tooltest.Tool(t, "tpm2_createprimary")
 	w.CreateRoot(t)
-	w.Run(t, judge.Tool(t, "tpm2_evictcontrol"), "-Q", "-C", "o", "-c", "root.ctx", "0x81000001")
+	w.Run(t, tooltest.Tool(t, "tpm2_evictcontrol"), "-Q", "-C", "o", "-c", "root.ctx", "0x81000001")
 	w.Run(t, primary, "-Q", "-C", "o", "-G", "rsa", "-c", "other.ctx")
-	w.Run(t, judge.Tool(t, "tpm2_evictcontrol"), "-Q", "-C", "o", "-c", "other.ctx", "0x81000002")
+	w.Run(t, tooltest.Tool(t, "tpm2_evictcontrol"), "-Q", "-C", "o", "-c", "other.ctx", "0x81000002")
 	w.Run(t, primary, "-Q", "-C", "o", "-G", "ecc256:ecdsa-sha256:null", "-c", "signer.ctx", "-a", "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|sign")
-	w.Run(t, judge.Tool(t, "tpm2_evictcontrol"), "-Q", "-C", "o", "-c", "signer.ctx", "0x81000003")
-	w.Run(t, judge.Tool(t, "tpm2_evictcontrol"), "-Q", "-C", "o", "-c", "root.ctx", "0x81010009")
+	w.Run(t, tooltest.Tool(t, "tpm2_evictcontrol"), "-Q", "-C", "o", "-c", "signer.ctx", "0x81000003")
+	w.Run(t, tooltest.Tool(t, "tpm2_evictcontrol"), "-Q", "-C", "o", "-c", "root.ctx", "0x81010009")
 	onceOpen(t, m, func(on *tpm.TPM) {
 		state, err := on.State(t.Context())
 		if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 
-	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -70,7 +70,7 @@ func noteArguments(t *testing.T, w *tpmtest.Tools, programs ...string) (bin stri
 	t.Helper()
 	bin = t.TempDir()
 	for _, program := range programs {
-		script := fmt.Sprintf("#!/bin/sh\nprintf '%%s ' \"$0\" \"$@\" >>%q\nexec %q \"$@\"\n", w.Path("arguments"), judge.Tool(t, program))
+		script := fmt.Sprintf("#!/bin/sh\nprintf '%%s ' \"$0\" \"$@\" >>%q\nexec %q \"$@\"\n", w.Path("arguments"), tooltest.Tool(t, program))
 		if err := os.WriteFile(filepath.Join(bin, program), []byte(script), 0o700); err != nil { // #nosec G306 -- it is run
 			t.Fatal(err)
 		}
@@ -123,7 +123,7 @@ func ptool(t *testing.T, v *tpmtest.SoftTPM) func() {
 	if err := os.MkdirAll(w.Path("bin"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	tools, err := filepath.Glob(filepath.Dir(judge.Tool(t, "tpm2_create")) + "/tpm2_*")
+	tools, err := filepath.Glob(filepath.Dir(tooltest.Tool(t, "tpm2_create")) + "/tpm2_*")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func ptool(t *testing.T, v *tpmtest.SoftTPM) func() {
 			t.Fatal(err)
 		}
 	}
-	program := judge.Tool(t, "tpm2_ptool")
+	program := tooltest.Tool(t, "tpm2_ptool")
 	w.Env = []string{"PATH=" + w.Path("bin") + ":" + os.Getenv("PATH"), "TPM2_PKCS11_TCTI=" + w.TCTI(t)}
 	w.Run(t, program, "init", "--path", w.Dir)
 	tokens := 0
@@ -248,7 +248,7 @@ func eachTenant(t *testing.T, list []tenant, run func(t *testing.T, tenant tenan
 	for _, tenant := range list {
 		t.Run(tenant.name, func(t *testing.T) {
 			for _, tool := range tenant.tools {
-				judge.Tool(t, tool)
+				tooltest.Tool(t, tool)
 			}
 			run(t, tenant)
 		})

@@ -16,8 +16,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
-	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -73,7 +73,7 @@ func (w way) verify(public crypto.PublicKey, sig []byte) error {
 func tpm2Tools(t testing.TB) {
 	t.Helper()
 	for _, tool := range []string{"tpm2_createprimary", "tpm2_load", "tpm2_readpublic", "tpm2_sign", "tpm2_startauthsession"} {
-		judge.Tool(t, tool)
+		tooltest.Tool(t, tool)
 	}
 }
 
@@ -146,7 +146,7 @@ func TestOurKeyFilesSignThroughOtherPrograms(t *testing.T) {
 }
 
 func signWithOpenSSL(t *testing.T, w *tpmtest.Tools, file *tpm.KeyFile, ways []way) {
-	openssl := judge.OpenSSLProvider(t, "tpm2")
+	openssl := tooltest.OpenSSLProvider(t, "tpm2")
 	for _, way := range ways {
 		w.Run(t, openssl, slices.Concat([]string{"pkeyutl", "-provider", "tpm2", "-provider", "base", "-sign", "-inkey", "key.pem",
 			"-rawin", "-digest", way.digest(), "-in", "message", "-out", "sig"}, way.pkey)...)
@@ -283,7 +283,7 @@ func TestOtherProgramsUseAKeyWithAPassword(t *testing.T) {
 			return "tpm2_sign", []string{"-Q", "-c", "key.ctx", "-g", "sha256", "-s", "rsassa", "-f", "plain", "-p", password, "-o", "sig", "message"}
 		},
 		"with OpenSSL": func(t *testing.T, password string) (string, []string) {
-			return judge.OpenSSLProvider(t, "tpm2"), []string{"pkeyutl", "-provider", "tpm2", "-provider", "base", "-sign", "-inkey", "key.pem",
+			return tooltest.OpenSSLProvider(t, "tpm2"), []string{"pkeyutl", "-provider", "tpm2", "-provider", "base", "-sign", "-inkey", "key.pem",
 				"-passin", "pass:" + password, "-rawin", "-digest", "sha256", "-in", "message", "-out", "sig"}
 		},
 	}
@@ -306,7 +306,7 @@ func TestOtherProgramsUseAKeyWithAPassword(t *testing.T) {
 
 func TestAKeyMadeByOpenSSLIsRefusedForItsAttributes(t *testing.T) {
 	t.Parallel()
-	openssl := judge.OpenSSLProvider(t, "tpm2")
+	openssl := tooltest.OpenSSLProvider(t, "tpm2")
 	v := tpmtest.Bare(t)
 	w := tpmtest.NewTools(t, v)
 	w.Run(t, openssl, "genpkey", "-provider", "tpm2", "-provider", "default", "-algorithm", "RSA", "-pkeyopt", "bits:2048", "-out", "key.pem")
@@ -327,7 +327,7 @@ func TestAKeyMadeByOpenSSLIsRefusedForItsAttributes(t *testing.T) {
 // OpenSSL's provider does not know the optional member of a key file that holds a policy, and takes the whole file for something else.
 func TestOpenSSLDoesNotReadAKeyFileWithAPolicy(t *testing.T) {
 	t.Parallel()
-	openssl := judge.OpenSSLProvider(t, "tpm2")
+	openssl := tooltest.OpenSSLProvider(t, "tpm2")
 	value := secret.New("opensesame")
 	for _, tt := range []struct {
 		name    string

@@ -18,7 +18,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/imds"
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -75,7 +75,7 @@ func wrap(s string) string {
 // TestOpenSSLReadsTheRequest lets OpenSSL verify the signature and print the
 // structure, which is held against a golden file.
 func TestOpenSSLReadsTheRequest(t *testing.T) {
-	openssl := judge.Tool(t, "openssl")
+	openssl := tooltest.Tool(t, "openssl")
 	csr, err := binding.NewCertificateRequest(newKey(t), metadata)
 	if err != nil {
 		t.Fatal(err)

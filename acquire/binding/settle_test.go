@@ -11,12 +11,12 @@ import (
 
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/imds"
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // unreadable are ways in which a good state file cannot be read for a while. Each returns what ends it.
 var unreadable = map[string]func(t *testing.T, path string) (end func()){
-	"no descriptor is left": func(t *testing.T, _ string) func() { return judge.WithoutDescriptors(t) },
+	"no descriptor is left": func(t *testing.T, _ string) func() { return tooltest.WithoutDescriptors(t) },
 	"it is open to others": func(t *testing.T, path string) func() {
 		must(t, os.Chmod(path, 0o644)) // #nosec G302 -- the case under test
 		return func() { must(t, os.Chmod(path, 0o600)) }
@@ -128,7 +128,7 @@ func TestARejectionThatCouldNotBeReadHoldsAsSoonAsItCan(t *testing.T) {
 		w.answer = func(c *imds.Credential) { c.Certificate = first.Leaf.Raw }
 		m = w.start()
 		w.run(t, m)
-		end := judge.WithoutDescriptors(t)
+		end := tooltest.WithoutDescriptors(t)
 		_, err := m.Certificate(t.Context(), system)
 		end()
 		must(t, err) // nobody could know
@@ -149,7 +149,7 @@ func TestARejectionWhileTheFileCannotBeReadIsNotLost(t *testing.T) {
 		m := w.start()
 		w.run(t, m)
 		w.fail(errDown)
-		end := judge.WithoutDescriptors(t)
+		end := tooltest.WithoutDescriptors(t)
 		_, err := m.Replace(t.Context(), system, first, binding.ReasonCertificate)
 		end()
 		if !errors.Is(err, errDown) || w.content(t) != before {
@@ -205,7 +205,7 @@ func TestARejectionThatCannotBeWrittenDoesNotCostAnotherCertificate(t *testing.T
 	w := newWorld(t)
 	m := w.start()
 	first := w.certificate(t, m)
-	end := judge.WithoutDescriptors(t)
+	end := tooltest.WithoutDescriptors(t)
 	second, err := m.Replace(t.Context(), system, first, binding.ReasonDoubt)
 	w.metaErr = errDown
 	_, down := m.Replace(t.Context(), system, second, binding.ReasonCertificate)

@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"github.com/keyagent/keyagent/acquire/binding"
-	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // staged makes a world with a certificate of an old key, and beside it one that a rotation obtained for the next key.
@@ -40,7 +40,7 @@ func TestStagedCertificatesAreTakenOver(t *testing.T) {
 // The first start could not read the directory, and obtained a certificate of its own; the second can.
 func TestAStagedCertificateReplacesNoLaterOne(t *testing.T) {
 	w, from, next := staged(t)
-	end := judge.WithoutDescriptors(t)
+	end := tooltest.WithoutDescriptors(t)
 	err := binding.TakeOver(from, w.dir, w.keyName)
 	end()
 	if err == nil {

@@ -27,7 +27,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/keyagent/keyagent/acquire/entra"
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 const audience = "https://westeurope.mtlsauth.microsoft.com/contoso.example/oauth2/v2.0/token"
@@ -125,7 +125,7 @@ func TestClientAssertion(t *testing.T) {
 }
 
 func TestOpenSSLAcceptsTheAssertion(t *testing.T) {
-	openssl := judge.Tool(t, "openssl")
+	openssl := tooltest.Tool(t, "openssl")
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)

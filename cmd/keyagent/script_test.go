@@ -21,7 +21,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/simulator"
 )
 
@@ -73,9 +73,9 @@ func TestScripts(t *testing.T) {
 
 // TestJudgedScripts plays testdata/judged, where other programs use the TPM, too.
 func TestJudgedScripts(t *testing.T) {
-	judge.OpenSSLProvider(t, "tpm2")
+	tooltest.OpenSSLProvider(t, "tpm2")
 	for _, tool := range []string{"swtpm", "tpm2_create", "tpm2_encodeobject", "tpm2_evictcontrol", "tpm2_flushcontext"} {
-		judge.Tool(t, tool)
+		tooltest.Tool(t, tool)
 	}
 	p := params("judged")
 	p.Setup = func(env *testscript.Env) error {
@@ -90,9 +90,9 @@ func TestJudgedScripts(t *testing.T) {
 // TestScriptsWithANameService plays testdata/nameservice, where the machine has users who are in no file that the agent reads. They
 // run in a mount namespace of their own: the machine's files stay as they are.
 func TestScriptsWithANameService(t *testing.T) {
-	judge.Tool(t, "getent")
-	judge.NameService(t, "extrausers")
-	namespace := []string{judge.Tool(t, "unshare"), "--mount"}
+	tooltest.Tool(t, "getent")
+	tooltest.NameService(t, "extrausers")
+	namespace := []string{tooltest.Tool(t, "unshare"), "--mount"}
 	if os.Geteuid() != 0 {
 		namespace = append(namespace, "--map-root-user")
 	}
@@ -101,7 +101,7 @@ func TestScriptsWithANameService(t *testing.T) {
 	}
 	// The program of the tests has the C library in it, for the simulated TPM; the real one has not.
 	bin := t.TempDir()
-	build := exec.CommandContext(t.Context(), judge.Tool(t, "go"), "build", "-o", bin, ".")
+	build := exec.CommandContext(t.Context(), tooltest.Tool(t, "go"), "build", "-o", bin, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)

@@ -21,7 +21,7 @@ var unwanted = map[string]string{
 	module + "/simulator":                  "no simulated part may ever answer for a real one",
 	module + "/tpm/tpmtest":                "a test's helper",
 	module + "/attest/internal/attesttest": "a test's helper",
-	module + "/internal/judge":             "a test's helper",
+	module + "/internal/tooltest":          "a test's helper",
 	module + "/internal/archtest":          "a test",
 
 	"github.com/google/go-tpm-tools":   "it contains a simulated TPM",

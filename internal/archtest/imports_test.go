@@ -31,7 +31,7 @@ var places = map[string]place{
 	"internal/writequeue":        {nil, leaf},
 	"internal/accounts":          {nil, leaf},
 	"internal/waiting":           {nil, leaf},
-	"internal/judge":             {nil, leaf},
+	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
 	"config":                     {[]string{"internal/owned"}, "the file format is no package's own; daemon translates it into each Config"},
@@ -100,7 +100,7 @@ var places = map[string]place{
 	"acquire/conformance":          {nil, "it looks at the whole road to a token from outside, and holds nothing but tests"},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
-	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/judge", "internal/secret"}, "opens TPMs for tests"},
+	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/tooltest", "internal/secret"}, "opens TPMs for tests"},
 }
 
 // Below simulator, one rule is the same for all: a double with the client's own types
@@ -121,7 +121,7 @@ var demoPlace = place{
 var testHelpers = map[string]string{
 	"attest/internal/attesttest": "makes evidence for tests",
 	"tpm/tpmtest":                "opens a TPM for a test",
-	"internal/judge":             "finds the programs that judge tests",
+	"internal/tooltest":          "finds the external programs that check our work in tests",
 	"internal/archtest":          "holds nothing but tests",
 	"acquire/conformance":        "holds nothing but tests",
 }

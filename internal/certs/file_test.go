@@ -22,8 +22,8 @@ import (
 	"unicode/utf16"
 
 	"github.com/keyagent/keyagent/internal/certs"
-	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // party has a certificate and its key.
@@ -88,7 +88,7 @@ func negative(t testing.TB, p *party) []byte {
 
 func openssl(t testing.TB, dir string, args ...string) []byte {
 	t.Helper()
-	run := exec.CommandContext(t.Context(), judge.Tool(t, "openssl"), args...)
+	run := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), args...)
 	run.Dir = dir
 	var complaint strings.Builder
 	run.Stderr = &complaint
@@ -130,7 +130,7 @@ func TestAuthoritiesAreTaken(t *testing.T) {
 // What distributions ship is taken, all of it.
 func TestTheListOfADistributionIsTaken(t *testing.T) {
 	t.Parallel()
-	list, err := os.ReadFile(judge.File(t, "/etc/ssl/certs/ca-certificates.crt"))
+	list, err := os.ReadFile(tooltest.File(t, "/etc/ssl/certs/ca-certificates.crt"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func TestTheAdvisedCommandsUnwrapCertificates(t *testing.T) {
 			if strings.Contains(command, "pkcs12") {
 				command = strings.Replace(command, "-nokeys", "-nokeys -passin pass:", 1) // openssl would ask for it
 			}
-			run := exec.CommandContext(t.Context(), judge.Tool(t, "sh"), "-c", command)
+			run := exec.CommandContext(t.Context(), tooltest.Tool(t, "sh"), "-c", command)
 			run.Dir = dir
 			if out, err := run.CombinedOutput(); err != nil {
 				t.Fatalf("%s: %v\n%s", command, err, out)

@@ -16,7 +16,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/fault"
 )
@@ -29,7 +29,7 @@ const envAskSocket = "KEYAGENT_DAEMON_TEST_ASK_SOCKET"
 
 // TestAskAsAnotherUser is no test but what another user's process does: it asks for a token and says what it got.
 func TestAskAsAnotherUser(t *testing.T) {
-	socket := judge.Entry(t, envAskSocket)
+	socket := tooltest.Entry(t, envAskSocket)
 	c := client.New(client.Config{Socket: socket})
 	defer c.Close()
 	token, err := c.Token(t.Context(), client.TokenRequest{Identity: "vm", Resource: "https://of-another-user"})

@@ -15,7 +15,7 @@ import (
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // directory is a name service whose users come and go.
@@ -250,7 +250,7 @@ func TestCheckTellsAMissingUserFromAllElse(t *testing.T) {
 }
 
 func TestDoctorSaysWhichRuleIsOff(t *testing.T) {
-	judge.Tool(t, "getent")
+	tooltest.Tool(t, "getent")
 	cfg := config.Default()
 	cfg.StateDir, cfg.TPM = filepath.Join(t.TempDir(), "state"), "unix:/nowhere"
 	off := daemon.Check(t.Context(), &config.Config{Rules: []config.Rule{myRule("a", []string{"nobody-here"}, nil)}, Admins: config.Principals{Groups: []string{"no-group-here"}}})

@@ -16,8 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 const limit = 64 << 10
@@ -258,7 +258,7 @@ func TestTheAdvisedCommandsUnwrap(t *testing.T) {
 					t.Fatal("it was read as it is")
 				}
 				_, command, _ := strings.Cut(pemfile.Named(file, err).Error(), "unwrap it: ")
-				run := exec.CommandContext(t.Context(), judge.Tool(t, "sh"), "-c", command)
+				run := exec.CommandContext(t.Context(), tooltest.Tool(t, "sh"), "-c", command)
 				run.Dir = dir
 				if out, err := run.CombinedOutput(); err != nil || len(out) > 0 {
 					t.Fatalf("%s: %v\n%s", command, err, out)

@@ -11,8 +11,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/keyagent/keyagent/internal/judge"
 	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // fullDiskDir, when set, makes the test binary the process that TestFullDisk starts: one whose files may not grow past
@@ -40,7 +40,7 @@ func TestFullDiskKeepsTheOldContent(t *testing.T) {
 }
 
 func TestWriteOnAFullDisk(t *testing.T) {
-	dir := judge.Entry(t, fullDiskDir)
+	dir := tooltest.Entry(t, fullDiskDir)
 	signal.Ignore(syscall.SIGXFSZ)
 	must(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 4096, Max: 4096}))
 	big := bytes.Repeat([]byte("n"), 64<<10)

@@ -29,7 +29,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/hcl"
 	"github.com/keyagent/keyagent/attest/tee"
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
@@ -239,7 +239,7 @@ func TestServerCertificateIsGoodForLoopback(t *testing.T) {
 
 // openssl, which shares no code with us, must be able to read what was signed with PSS and the chain above it.
 func TestOpenSSLVerifiesTheAMDChain(t *testing.T) {
-	openssl := judge.Tool(t, "openssl")
+	openssl := tooltest.Tool(t, "openssl")
 	c := processor(t, pki.Milan())
 	dir := t.TempDir()
 	files := map[string][]byte{"ark.pem": pki.EncodePEM(c.ARK), "ask.pem": pki.EncodePEM(c.ASK), "vcek.pem": c.VCEKPEM()}

@@ -19,7 +19,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/simulator/imds"
 )
 
@@ -41,7 +41,7 @@ func languages() []language {
 // node finds packages where it stands.
 func node(t *testing.T) *exec.Cmd {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), judge.Tool(t, "node"), "--input-type=module", "-")
+	cmd := exec.CommandContext(t.Context(), tooltest.Tool(t, "node"), "--input-type=module", "-")
 	cmd.Dir = packages(t, "js")
 	return cmd
 }

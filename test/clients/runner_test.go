@@ -13,7 +13,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // request is one case, as the runners of the libraries take it (msalgo, js/msal.mjs, js/identity.mjs).
@@ -104,7 +104,7 @@ func msalGo(module string) func(context.Context, *testing.T, *world) *exec.Cmd {
 func nodeRunner(program string) func(context.Context, *testing.T, *world) *exec.Cmd {
 	return func(ctx context.Context, t *testing.T, w *world) *exec.Cmd {
 		t.Helper()
-		tool, dir := judge.Tool(t, "node"), packages(t, "js")
+		tool, dir := tooltest.Tool(t, "node"), packages(t, "js")
 		text, err := os.ReadFile(filepath.Join("js", program))
 		if err != nil {
 			t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // startPatience bounds how long a program may take to listen on its socket.
@@ -26,7 +26,7 @@ type SoftTPM struct {
 func Swtpm(t testing.TB) *SoftTPM {
 	t.Helper()
 	dir := shortDir(t)
-	s := &SoftTPM{program: judge.Tool(t, "swtpm"), dir: dir, socket: filepath.Join(dir, "tpm.sock")}
+	s := &SoftTPM{program: tooltest.Tool(t, "swtpm"), dir: dir, socket: filepath.Join(dir, "tpm.sock")}
 	s.start(t)
 	t.Cleanup(func() { s.stop(t) })
 	return s

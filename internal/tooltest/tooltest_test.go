@@ -1,11 +1,11 @@
-package judge_test
+package tooltest_test
 
 import (
 	"os"
 	"path/filepath"
 	"testing"
 
-	"github.com/keyagent/keyagent/internal/judge"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // witness stands in for a test that may be skipped or fail without this one doing so.
@@ -19,13 +19,13 @@ type stopped struct{}
 func (w *witness) Fatalf(string, ...any) { w.failed = true; panic(stopped{}) }
 func (w *witness) Skipf(string, ...any)  { w.skipped = true; panic(stopped{}) }
 
-// ask asks for a judge that nobody has, and says how the test that asked ended.
+// ask asks for a program that nobody has, and says how the test that asked ended.
 func ask(t *testing.T) (w *witness) {
 	t.Helper()
-	return askFor(t, func(w *witness) { judge.Tool(w, "keyagent-no-such-judge") })
+	return askFor(t, func(w *witness) { tooltest.Tool(w, "keyagent-no-such-program") })
 }
 
-func askFor(t *testing.T, judge func(*witness)) (w *witness) {
+func askFor(t *testing.T, call func(*witness)) (w *witness) {
 	t.Helper()
 	w = &witness{TB: t}
 	defer func() {
@@ -33,35 +33,35 @@ func askFor(t *testing.T, judge func(*witness)) (w *witness) {
 			t.Errorf("the test went on without what it asked for: %v", r)
 		}
 	}()
-	judge(w)
+	call(w)
 	return w
 }
 
 func TestAMissingNameServiceIsAMissingTool(t *testing.T) {
 	for promise, skipped := range map[string]bool{"": true, "1": false} {
-		t.Setenv(judge.RequireEnv, promise)
-		if w := askFor(t, func(w *witness) { judge.NameService(w, "keyagent-no-such-service") }); w.skipped != skipped || w.failed == skipped {
+		t.Setenv(tooltest.RequireEnv, promise)
+		if w := askFor(t, func(w *witness) { tooltest.NameService(w, "keyagent-no-such-service") }); w.skipped != skipped || w.failed == skipped {
 			t.Errorf("promise %q: skipped = %v, failed = %v", promise, w.skipped, w.failed)
 		}
 	}
 }
 
 func TestAMissingToolSkipsWhereNothingWasPromised(t *testing.T) {
-	t.Setenv(judge.RequireEnv, "")
+	t.Setenv(tooltest.RequireEnv, "")
 	if w := ask(t); !w.skipped || w.failed {
 		t.Errorf("skipped = %v, failed = %v; want it skipped", w.skipped, w.failed)
 	}
 }
 
 func TestAMissingToolFailsWhereItWasPromised(t *testing.T) {
-	t.Setenv(judge.RequireEnv, "1")
+	t.Setenv(tooltest.RequireEnv, "1")
 	if w := ask(t); w.skipped || !w.failed {
 		t.Errorf("skipped = %v, failed = %v; want it failed", w.skipped, w.failed)
 	}
 }
 
 func TestAToolThatIsThereIsGivenByItsPath(t *testing.T) {
-	if path := judge.Tool(t, "go"); !filepath.IsAbs(path) {
+	if path := tooltest.Tool(t, "go"); !filepath.IsAbs(path) {
 		t.Errorf("path of go = %q, want an absolute one", path)
 	}
 }
@@ -71,7 +71,7 @@ func TestAServersProgramIsFoundOutsideAUsersPath(t *testing.T) {
 		t.Skip("no program in /usr/sbin that is known")
 	}
 	t.Setenv("PATH", t.TempDir())
-	if path := judge.Tool(t, "ldconfig"); path != "/usr/sbin/ldconfig" {
+	if path := tooltest.Tool(t, "ldconfig"); path != "/usr/sbin/ldconfig" {
 		t.Errorf("path of ldconfig = %q", path)
 	}
 }

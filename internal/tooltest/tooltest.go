@@ -1,18 +1,16 @@
-// Package judge finds the programs that judge our work in tests: openssl for
-// certificates and requests, nginx for handshakes, swtpm and tpm2-tools for the TPM.
-// They were written by others from the same standards, so their verdict does not share
-// our mistakes.
+// Package tooltest finds the external programs that check our work in tests: openssl for certificates and
+// requests, nginx for handshakes, swtpm and tpm2-tools for the TPM. They were written by others from the same
+// standards, so they do not share our mistakes.
 //
-// A judge that is not installed makes a test skip, because a newcomer should be able
-// to run `go test ./...` with nothing but Go and a C compiler. Where the run promised
-// that every judge is present, the environment says KEYAGENT_REQUIRE_TOOLS=1 and the
-// same absence is a failure: a skipped promise must not look like a kept one.
+// A program that is not installed makes a test skip, because a newcomer should be able to run `go test ./...`
+// with nothing but Go and a C compiler. With KEYAGENT_REQUIRE_TOOLS=1 in the environment, as in CI, its absence
+// is a failure: a test that CI promises must not be skipped unnoticed.
 //
-// [Entry] is for what is a test only by its name. [WithoutDescriptors] is about the machine that a test runs on: it takes something away.
+// [Entry] marks the entry point of a child process that is a test only by its name. [WithoutDescriptors] takes
+// file descriptors away from the test's process.
 //
-// The package is for tests only. It imports testing, and the import rules keep it out
-// of the production binary.
-package judge
+// The package is for tests only. It imports testing, and the import rules keep it out of the production binary.
+package tooltest
 
 import (
 	"os"
@@ -23,7 +21,7 @@ import (
 	"testing"
 )
 
-// RequireEnv is the environment variable that turns a missing judge into a failure
+// RequireEnv is the environment variable that turns a missing program into a failure
 // when it is set to "1".
 const RequireEnv = "KEYAGENT_REQUIRE_TOOLS"
 

@@ -7,12 +7,12 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/user"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/accounts"
 	"github.com/keyagent/keyagent/internal/owned"
 )
 
@@ -118,11 +118,10 @@ func listenerUID(ctx context.Context, socket string) (uint32, bool) {
 
 // userName is the name of a user, or their number if nobody knows it.
 func userName(uid uint32) string {
-	number := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(number); err == nil {
-		return u.Username
+	if name, known := (accounts.Finder{}).NameOf(uid); known {
+		return name
 	}
-	return number
+	return strconv.FormatUint(uint64(uid), 10)
 }
 
 // sudoName is how sudo(8) takes a user.

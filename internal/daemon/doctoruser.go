@@ -21,14 +21,14 @@ import (
 func (d *doctor) checkUser(ctx context.Context) bool {
 	const check = "user"
 	me := uint32(os.Geteuid()) //nolint:gosec // a uid
-	uid, why, found := d.agentUser(ctx)
+	owner, found := d.agentUser(ctx)
 	switch {
-	case found && uid == me:
+	case found && owner.uid == me:
 		return true
 	case found:
 		d.add(check, VerdictFail, fmt.Sprintf("run it as that user: sudo -u %s keyagent doctor. Nothing else was checked: what this user sees is not what the agent sees. "+
-			"Do not change owners or modes for this%s", sudoName(uid), d.unlessMadeByRoot(uid, me)),
-			"this is %s, and %s %s", userText(me), why, userText(uid))
+			"Do not change owners or modes for this%s", sudoName(owner.uid), owner.unlessMadeByRoot(me)),
+			"this is %s, and %s %s", userText(me), owner.why, userText(owner.uid))
 		return false
 	}
 	if path := d.unreadable(); path != "" {
@@ -44,20 +44,27 @@ func (d *doctor) checkUser(ctx context.Context) bool {
 	return true
 }
 
+// agentOwner is as whom the agent runs, and how that was found out.
+type agentOwner struct {
+	uid          uint32
+	why          string
+	ofFilesAlone bool // nothing runs that says so: its state directory belongs to them
+}
+
 // agentUser finds out as whom the agent runs: whoever answers at its socket, else whoever owns what only the agent may own.
-func (d *doctor) agentUser(ctx context.Context) (uid uint32, why string, found bool) {
+func (d *doctor) agentUser(ctx context.Context) (owner agentOwner, found bool) {
 	if uid, ok := listenerUID(ctx, d.cfg.Socket); ok {
-		return uid, fmt.Sprintf("the agent that answers at %s runs as", d.cfg.Socket), true
+		return agentOwner{uid: uid, why: fmt.Sprintf("the agent that answers at %s runs as", d.cfg.Socket)}, true
 	}
-	if owner, ok := d.configOwner(); ok {
-		return owner, fmt.Sprintf("the configuration %s belongs to", d.opts.ConfigPath), true
+	if uid, ok := d.configOwner(); ok {
+		return agentOwner{uid: uid, why: fmt.Sprintf("the configuration %s belongs to", d.opts.ConfigPath)}, true
 	}
 	info, err := os.Stat(d.cfg.StateDir)
 	if err != nil || !info.IsDir() {
-		return 0, "", false
+		return agentOwner{}, false
 	}
-	uid, err = owned.Owner(info)
-	return uid, fmt.Sprintf("the state directory %s belongs to", d.cfg.StateDir), err == nil
+	uid, err := owned.Owner(info)
+	return agentOwner{uid, fmt.Sprintf("the state directory %s belongs to", d.cfg.StateDir), true}, err == nil
 }
 
 // configOwner returns the owner of a configuration, or of a directory on the way to it, that was refused because it is another user's.
@@ -86,9 +93,10 @@ func (d *doctor) unreadable() string {
 	return ""
 }
 
-// unlessMadeByRoot says what else it may be if what belongs to root is looked at by somebody else.
-func (d *doctor) unlessMadeByRoot(owner, me uint32) string {
-	if owner != 0 || me == 0 {
+// unlessMadeByRoot says what else it may be if a directory of root's is looked at by somebody else. An agent that runs as root is no
+// mistake of anybody's: whoever changed its directory's owner would break it.
+func (o agentOwner) unlessMadeByRoot(me uint32) string {
+	if !o.ofFilesAlone || o.uid != 0 || me == 0 {
 		return ""
 	}
 	return fmt.Sprintf(", unless %s is the agent's user and root has made the directory by mistake, as with sudo keyagent key create: then look what is in it, and chown -R %[1]s it", userName(me))

@@ -293,7 +293,7 @@ func (a *Acquirer) failed(id *identityState, key cacheKey, f flight, err error, 
 	if f.challenged && failure.Kind != KindThrottled {
 		return failure
 	}
-	id.note(err, ofRequest(failure))
+	id.note(err, id.ofRequest(failure))
 	a.cache.postpone(key, now, failure.RetryAfter)
 	a.failures.remember(key, id.client(), failure, now)
 	return failure

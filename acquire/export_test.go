@@ -72,3 +72,10 @@ var (
 	ErrRetired = errRetired
 	ErrForced  = errForced
 )
+
+// Unable reports whether a flight that ended so says that the identity cannot give tokens.
+func Unable(of Identity, err error) bool {
+	s := identityState{Identity: of}
+	s.note(err, s.ofRequest(classify(of.Name, err)))
+	return s.unable != nil
+}

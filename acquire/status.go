@@ -2,11 +2,13 @@ package acquire
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
@@ -38,8 +40,29 @@ func (s *identityState) note(err error, ofRequest bool) {
 	}
 }
 
-// ofRequest reports whether another resource or token type may well be given where this one was not.
-func ofRequest(failure *Error) bool {
+// ofRequest reports whether another resource or token type may well be given where this one was not: a caller chooses what they ask for,
+// and must not make the identity look broken to everybody by it. A refusal is the identity's own only if it blames its credential, its
+// application or its tenant; so is whatever was not reached, or kept a credential from being shown.
+func (s *identityState) ofRequest(failure *Error) bool {
+	return failure.Claims != "" || s.refusesRequest(failure.Err)
+}
+
+func (s *identityState) refusesRequest(err error) bool {
+	if notPresented(err) {
+		e, ok := errors.AsType[*imds.Error](err)
+		return ok && s.ManagedIdentity != nil && e.RefusesRequest() // of an application, IMDS is asked for its assertion, whoever asks for what
+	}
+	if chain, ok := errors.AsType[*ChainError](err); ok { // one credential that was accepted is enough for another request
+		return slices.ContainsFunc(chain.Attempts, func(a Attempt) bool { return s.refusesRequest(a.Err) })
+	}
+	if e, ok := errors.AsType[*entra.Error](err); ok {
+		return e.RefusesRequest()
+	}
+	return errors.Is(err, errNoPoP)
+}
+
+// hintsAtRequest reports whether whoever asked can do something about a failure, by asking for something else.
+func hintsAtRequest(failure *Error) bool {
 	return failure.Kind == KindInvalidResource || failure.Claims != "" || errors.Is(failure, errNoPoP) ||
 		entra.ReactionTo(failure) == entra.ReactionUnboundResource
 }

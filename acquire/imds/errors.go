@@ -57,6 +57,16 @@ func (e *Error) RefusesIssuance() bool {
 	return e.Leg == legCredential && e.Status == http.StatusBadRequest && e.Code != CodeIdentityNotFound && !e.Unread
 }
 
+// RefusesRequest reports whether IMDS has refused what was asked for, so that it may give the identity a token for something else. It
+// has not where it does not have the identity, or lets this process ask for nothing.
+func (e *Error) RefusesRequest() bool {
+	switch e.Status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
+		return false
+	}
+	return e.Leg == legToken && e.Refuses() && e.Code != CodeIdentityNotFound
+}
+
 // CodeIdentityNotFound is IMDS' word for an identity that the VM does not have.
 const CodeIdentityNotFound = "identity_not_found"
 

@@ -114,6 +114,17 @@ func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forced bo
 	return nil
 }
 
+// reconsider forgets what the other side asked for no pause with.
+func (m *failureMemory) reconsider() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, f := range m.entries {
+		if f.err.RetryAfter == 0 {
+			delete(m.entries, key)
+		}
+	}
+}
+
 // forgetLocked makes room: what is over goes, and if nothing is, all goes. The
 // price is a request more.
 func (m *failureMemory) forgetLocked(now time.Time) {

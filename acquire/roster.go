@@ -28,6 +28,17 @@ type Roster struct {
 // pauses stay. Every other one begins with nothing but the pauses that its client at Entra was asked for. To be called by one
 // goroutine at a time, [Acquirer.Use] included.
 func (a *Acquirer) Prepare(identities []Identity) (*Roster, error) {
+	return a.prepare(identities, a.roster.Load())
+}
+
+// PrepareAnew is [Acquirer.Prepare] where nothing that was obtained before may serve any more, as when somebody is not trusted any more by
+// whom it may have come: no identity is the same one as before. The pauses that its client was asked for stay.
+func (a *Acquirer) PrepareAnew(identities []Identity) (*Roster, error) {
+	return a.prepare(identities, &Roster{acquirer: a})
+}
+
+// prepare takes over what before has.
+func (a *Acquirer) prepare(identities []Identity, before *Roster) (*Roster, error) {
 	r := &Roster{acquirer: a, byName: map[string]*identityState{}, bound: map[imds.Selector]*boundIdentity{}}
 	wanted := map[string]Identity{}
 	for _, id := range identities {
@@ -46,7 +57,7 @@ func (a *Acquirer) Prepare(identities []Identity) (*Roster, error) {
 		return nil, err
 	}
 	b := &builder{
-		cfg: &a.cfg, regions: a.regions, before: a.roster.Load(), roster: r, wanted: wanted,
+		cfg: &a.cfg, regions: a.regions, before: before, roster: r, wanted: wanted,
 		next: func() uint64 { return a.meanings.Add(1) },
 	}
 	for _, id := range identities {
@@ -122,7 +133,7 @@ type way struct {
 func newWay(cfg tlsbridge.Config) *way { return &way{cfg, tlsbridge.NewClient(cfg)} }
 
 // SetTLS changes how Entra is reached. Connections that were made otherwise end with the requests that are on them; a token stays,
-// however it was obtained.
+// however it was obtained: [Acquirer.PrepareAnew] is for those that may not.
 func (a *Acquirer) SetTLS(cfg tlsbridge.Config) {
 	current := newWay(cfg)
 	before := a.cfg.way.Swap(current)
@@ -131,3 +142,6 @@ func (a *Acquirer) SetTLS(cfg tlsbridge.Config) {
 		h.leave(current)
 	}
 }
+
+// Reconsider has what was refused without a pause asked for anew: something has changed that may be the remedy.
+func (a *Acquirer) Reconsider() { a.failures.reconsider() }

@@ -39,7 +39,8 @@ type ReadConfig func(ctx context.Context) (*config.Config, config.Origin, error)
 // answered meanwhile. It is safe for concurrent use, and reloads one after the other.
 //
 // A request is answered wholly by the configuration that was in force when it came. What is still meant as before stays: tokens,
-// certificates, connections, what callers have used up of their bounds and the pauses that Entra and IMDS have asked for.
+// certificates, connections, what callers have used up of their bounds and the pauses that Entra and IMDS have asked for. Where an
+// authority or a host is not believed any more, no token and no connection stays.
 func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) error {
 	if err := d.reload.Lock(ctx); err != nil {
 		return err
@@ -57,6 +58,7 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 		slog.String("cause", cause), slog.String("file", now.origin.File), slog.String("sha256", now.origin.SHA256),
 		slog.Int("identities", len(now.plan.identities)), slog.Int("rules", len(now.plan.policy.Rules)),
 		slog.String("tokens_dropped_of", strings.Join(changes.dropped, ", ")), slog.Bool("trust_or_proxy_changed", changes.trust),
+		slog.Bool("trust_withdrawn", changes.withdrawn),
 	}
 	d.opts.Logger.LogAttrs(ctx, slog.LevelInfo, "configuration reloaded", attrs...)
 	d.server.Note("configuration reloaded", attrs...)
@@ -66,9 +68,10 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 
 // changes is what a reload has changed, for the log.
 type changes struct {
-	dropped  []string // identities whose tokens were dropped
-	trust    bool     // whom the agent believes, or how it leaves the VM
-	rulesOff *RulesOffError
+	dropped   []string // identities whose tokens were dropped
+	trust     bool     // whom the agent believes, or how it leaves the VM
+	withdrawn bool     // it believes somebody no more
+	rulesOff  *RulesOffError
 }
 
 func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error) {
@@ -87,7 +90,11 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 	if err := next.addProxyCredential(cfg.Proxy); err != nil {
 		return changes{}, err
 	}
-	roster, err := d.acquirer.Prepare(next.identities)
+	prepare := d.acquirer.Prepare
+	if before.plan.withdraws(next) {
+		prepare = d.acquirer.PrepareAnew
+	}
+	roster, err := prepare(next.identities)
 	if err != nil {
 		return changes{}, err
 	}
@@ -107,7 +114,7 @@ func (d *Daemon) swap(next *inForce, roster *acquire.Roster, rules agentapi.Rule
 	d.swapping.Lock()
 	defer d.swapping.Unlock()
 	before := d.inForce.Load()
-	made := changes{rulesOff: before.plan.rules.notInForce()}
+	made := changes{rulesOff: before.plan.rules.notInForce(), withdrawn: before.plan.withdraws(next.plan)}
 	made.trust = d.useTrust(before.plan, next.plan)
 	if err := d.server.SetRules(rules); err != nil {
 		return made, fmt.Errorf("a fault in the agent: rules were refused that had been found good: %w", err) // not reached
@@ -133,6 +140,9 @@ func (d *Daemon) useTrust(before, next *plan) (changed bool) {
 	if !before.sameWayOut(next) {
 		d.acquirer.SetTLS(d.towardsEntra(next))
 		changed = true
+	}
+	if changed {
+		d.acquirer.Reconsider() // a server that is believed now may have been what was missing
 	}
 	return changed
 }

@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +42,20 @@ func (p *plan) sameWayOut(other *plan) bool {
 func (p *plan) sameAttestation(other *plan) bool {
 	return p.sameWayOut(other) && p.provider == other.provider && reflect.DeepEqual(p.attestHosts, other.attestHosts) &&
 		reflect.DeepEqual(p.anchors, other.anchors) && reflect.DeepEqual(p.evidence, other.evidence)
+}
+
+// withdraws reports whether a plan trusts less than p: an authority or a host of p is not in it.
+func (p *plan) withdraws(next *plan) bool {
+	return lacks(next.mtlsHosts, p.mtlsHosts, func(a, b string) bool { return a == b }) ||
+		lacks(next.attestHosts, p.attestHosts, func(a, b string) bool { return a == b }) ||
+		lacks(next.authorities, p.authorities, (*x509.Certificate).Equal)
+}
+
+// lacks reports whether a list has not all of another one.
+func lacks[E any](list, of []E, equal func(a, b E) bool) bool {
+	return slices.ContainsFunc(of, func(a E) bool {
+		return !slices.ContainsFunc(list, func(b E) bool { return equal(a, b) })
+	})
 }
 
 // attestation is the source of attestation tokens that is in force.

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// lookTimeout bounds one look at all users and groups together: a directory that does not answer must not keep the agent
-	// from starting.
+	// lookTimeout bounds each of the two rounds of questions of one look: a directory that does not answer must not keep the agent
+	// from starting, for which one round is made.
 	lookTimeout = 20 * time.Second
 
 	// Pauses between looks for those who are not known yet: short while the machine starts, when a directory's service may come
@@ -62,8 +62,9 @@ func (e *RulesOffError) Error() string {
 }
 
 // ruleBook makes the policy of the configured rules, as far as the users and groups are known whom they name. A rule is in force as a
-// whole or not at all, so that nobody has to guess which part of it is; an administrator who is not known is left out alone. Whoever was
-// found keeps their number as long as the agent runs.
+// whole or not at all, so that nobody has to guess which part of it is; an administrator who is not known is left out alone. Whoever a
+// rule in force names keeps their number as long as the agent runs. What is known of anybody else saves look-ups and decides nothing: a
+// rule comes into force with what one look has found of everybody whom it names.
 type ruleBook struct {
 	rules     []config.Rule
 	admins    config.Principals
@@ -72,23 +73,18 @@ type ruleBook struct {
 	earlier   map[account]uint32 // as the rules before these knew them
 
 	mu    sync.Mutex // guards what follows; not held while anybody is looked up
-	known map[account]uint32
+	known map[account]accountNumber
+	on    map[unit]bool // in force since the last look; replaced, not changed
 	looks int
 	asked map[account]int // in which look somebody was asked for last: who was not for longest comes first
 	off   *RulesOffError  // nil: all rules are in force, and all administrators known
-}
-
-// account is a user or a group, by the name that the configuration has for it.
-type account struct {
-	group bool
-	name  string
 }
 
 func newRuleBook(cfg *config.Config, finder Accounts) *ruleBook {
 	if finder == nil {
 		finder = accounts.Finder{}
 	}
-	return &ruleBook{rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, known: map[account]uint32{}, asked: map[account]int{}}
+	return &ruleBook{rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, known: map[account]accountNumber{}, asked: map[account]int{}}
 }
 
 // check finds what is wrong with what the rules give, whomever they give it to.
@@ -109,50 +105,54 @@ func policyRule(r config.Rule, uids, gids []uint32) policy.Rule {
 
 // look looks for everybody who is not known yet, and returns the policy that is then in force. One look at a time.
 func (b *ruleBook) look(ctx context.Context) *policy.Policy {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	l := &look{ctx: ctx, accounts: b.accounts, earlier: b.earlier, known: b.knownNow(), missing: map[account]error{}}
-	l.askForAll(b.names())
+	l := b.newLook()
+	l.askForAll(ctx, l.unknown(b.names()))
+	l.askForAll(ctx, l.stale(b.units())) // none at the first look, which asks for everybody anyway
 	p, off := &policy.Policy{Audiences: b.audiences}, &RulesOffError{}
 	for _, r := range b.rules {
-		uids, gids, err := l.all(r.Principals)
+		uids, gids, err := l.all(unit{rule: r.Name}, r.Principals)
 		if err != nil {
 			off.Rules = append(off.Rules, RuleOff{r.Name, err})
 			continue
 		}
 		p.Rules = append(p.Rules, policyRule(r, uids, gids))
 	}
-	p.AdminUIDs, p.AdminGIDs, off.Admins = l.all(b.admins)
+	off.Admins = l.findAdmins(p, b.admins)
 	if len(off.Rules) == 0 && off.Admins == nil {
 		off = nil
 	}
+	b.keep(l, off)
+	return p
+}
+
+func (b *ruleBook) newLook() *look {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.known, b.off = l.known, off
-	b.looks++
+	return &look{
+		n: b.looks + 1, accounts: b.accounts, earlier: b.earlier, on: b.on, stays: map[unit]bool{},
+		known: maps.Clone(b.known), missing: map[account]error{},
+	}
+}
+
+// keep remembers what a look has found.
+func (b *ruleBook) keep(l *look, off *RulesOffError) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.known, b.on, b.off, b.looks = l.known, l.stays, off, l.n
 	for a, err := range l.missing {
 		if !errors.Is(err, errNotAsked) {
-			b.asked[a] = b.looks
+			b.asked[a] = l.n
 		}
 	}
-	return p
 }
 
 // names lists everybody whom the configuration names, those first who were not asked for for longest.
 func (b *ruleBook) names() []account {
 	var all []account
-	add := func(p config.Principals) {
-		for _, name := range p.Users {
-			all = append(all, account{false, name})
-		}
-		for _, name := range p.Groups {
-			all = append(all, account{true, name})
-		}
-	}
 	for _, r := range b.rules {
-		add(r.Principals)
+		all = append(all, accountsOf(r.Principals)...)
 	}
-	add(b.admins)
+	all = append(all, accountsOf(b.admins)...)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	slices.SortStableFunc(all, func(x, y account) int { return cmp.Compare(b.asked[x], b.asked[y]) })
@@ -162,7 +162,11 @@ func (b *ruleBook) names() []account {
 func (b *ruleBook) knownNow() map[account]uint32 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return maps.Clone(b.known)
+	ids := map[account]uint32{}
+	for a, n := range b.known {
+		ids[a] = n.id
+	}
+	return ids
 }
 
 // notInForce returns what the last look did not find; nil if it found everybody.
@@ -172,15 +176,17 @@ func (b *ruleBook) notInForce() *RulesOffError {
 	return b.off
 }
 
-// look is one look at users and groups. It asks for nobody twice.
+// look is one look at users and groups.
 type look struct {
-	ctx      context.Context // of the one call that this lives for
+	n        int // of this look
 	accounts Accounts
 	earlier  map[account]uint32 // what an earlier configuration's look has found
+	on       map[unit]bool      // in force since the look before
+	stays    map[unit]bool      // in force since this one
 
-	mu      sync.Mutex // guards what follows
-	known   map[account]uint32
-	missing map[account]error
+	mu      sync.Mutex // guards what follows while somebody is asked for
+	known   map[account]accountNumber
+	missing map[account]error // for whom this look asked without an answer that it could use
 }
 
 // asksAtOnce is how many names are looked up at a time: some that a directory does not answer for must not keep the others waiting.
@@ -189,25 +195,57 @@ const asksAtOnce = 8
 // errNotAsked is in the place of an answer where there was no time for the question.
 var errNotAsked = errors.New("not asked for yet: other names took the time; they are asked for first the next time")
 
-// askForAll looks everybody up who is not known.
-func (l *look) askForAll(all []account) {
-	asked := maps.Clone(l.known)
+// unknown returns for whom a look asks first.
+func (l *look) unknown(all []account) (ask []account) {
+	for _, a := range all {
+		if _, known := l.known[a]; !known {
+			ask = append(ask, a)
+		}
+	}
+	return ask
+}
+
+// stale returns for whom to ask anew, because their number is from a look before, and something would come into force with it.
+func (l *look) stale(units map[unit][]account) (ask []account) {
+	for u, named := range units {
+		if l.on[u] || slices.ContainsFunc(named, l.lacks) {
+			continue
+		}
+		for _, a := range named {
+			if l.known[a].look != l.n {
+				ask = append(ask, a)
+			}
+		}
+	}
+	return ask
+}
+
+func (l *look) lacks(a account) bool {
+	_, known := l.known[a]
+	return !known || l.missing[a] != nil
+}
+
+// askForAll looks everybody up, each once.
+func (l *look) askForAll(ctx context.Context, all []account) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	asked := map[account]bool{}
 	var g errgroup.Group
 	g.SetLimit(asksAtOnce)
 	for _, a := range all {
-		if _, before := asked[a]; !before {
-			asked[a] = 0
-			g.Go(func() error { l.ask(a); return nil })
+		if !asked[a] {
+			asked[a] = true
+			g.Go(func() error { l.ask(ctx, a); return nil })
 		}
 	}
 	_ = g.Wait() // each error is kept with its name
 }
 
-func (l *look) ask(a account) {
+func (l *look) ask(ctx context.Context, a account) {
 	var id uint32
 	err := fmt.Errorf("%q: %w", a.name, errNotAsked)
-	if l.ctx.Err() == nil {
-		id, err = l.find(a)
+	if ctx.Err() == nil {
+		id, err = l.find(ctx, a)
 	}
 	if had, found := l.earlier[a]; err != nil && found && !errors.Is(err, accounts.ErrUnknown) {
 		id, err = had, nil // nobody says that they are gone: a directory that is down must not put rules out of force
@@ -218,39 +256,55 @@ func (l *look) ask(a account) {
 		l.missing[a] = err
 		return
 	}
-	l.known[a] = id
+	l.known[a] = accountNumber{id, l.n}
 }
 
-// all returns the numbers of those who were found, and an error about those who were not.
-func (l *look) all(p config.Principals) (uids, gids []uint32, err error) {
+// all returns the numbers of those whom a rule or the like names, or an error about those who were not found.
+func (l *look) all(of unit, p config.Principals) (uids, gids []uint32, err error) {
 	var problems []error
+	complete := true
 	find := func(group bool, names []string) (ids []uint32) {
 		for _, name := range names {
-			id, err := l.one(account{group, name})
-			if err != nil {
-				problems = append(problems, err)
-				continue
+			a := account{group, name}
+			id, found := l.one(of, a)
+			if !found {
+				complete = false
+				problems = append(problems, l.missing[a]) // nil if it was not worth asking: somebody else is missing
 			}
 			ids = append(ids, id)
 		}
 		return ids
 	}
 	uids, gids = find(false, p.Users), find(true, p.Groups)
-	return uids, gids, errors.Join(problems...)
+	if complete {
+		l.stays[of] = true
+		return uids, gids, nil
+	}
+	return nil, nil, cmp.Or(errors.Join(problems...), errNotAsked)
 }
 
-// one returns what was found out about somebody.
-func (l *look) one(a account) (uint32, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if id, found := l.known[a]; found {
-		return id, nil
+// findAdmins adds each administrator who was found, and returns an error about the others.
+func (l *look) findAdmins(p *policy.Policy, admins config.Principals) error {
+	var problems []error
+	for _, one := range eachOf(admins) {
+		uids, gids, err := l.all(adminUnit(one), one)
+		problems = append(problems, err)
+		p.AdminUIDs, p.AdminGIDs = append(p.AdminUIDs, uids...), append(p.AdminGIDs, gids...)
 	}
-	return 0, l.missing[a]
+	return errors.Join(problems...)
+}
+
+// one returns the number of somebody. Only what is in force already may go on with one that this look has not found itself.
+func (l *look) one(of unit, a account) (id uint32, found bool) {
+	n, known := l.known[a]
+	if !known || n.look != l.n && !l.on[of] {
+		return 0, false
+	}
+	return n.id, true
 }
 
 // find takes a number as it is and looks a name up.
-func (l *look) find(a account) (uint32, error) {
+func (l *look) find(ctx context.Context, a account) (uint32, error) {
 	if id, err := strconv.ParseUint(a.name, 10, 32); err == nil {
 		if id == 1<<32-1 { // (uid_t)-1 is nobody's
 			return 0, fmt.Errorf("%q is not the number of a user or group", a.name)
@@ -258,9 +312,9 @@ func (l *look) find(a account) (uint32, error) {
 		return uint32(id), nil
 	}
 	if a.group {
-		return l.accounts.Group(l.ctx, a.name)
+		return l.accounts.Group(ctx, a.name)
 	}
-	return l.accounts.User(l.ctx, a.name)
+	return l.accounts.User(ctx, a.name)
 }
 
 // awaitAccounts looks again and again for users and groups who were not found, and puts the rules in force whose users and groups then

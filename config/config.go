@@ -57,7 +57,9 @@ type Config struct {
 	// Rules say who may have which token. Whom no rule names gets nothing. A rule that
 	// names a user or a group who is not known on this machine is not in force, and the
 	// log, status and doctor say so; the agent looks again every half minute. The other
-	// rules are in force meanwhile.
+	// rules are in force meanwhile. After a reload that a directory does not answer
+	// at, rules that were in force go on with the numbers that they had; if it says
+	// that it does not have a name, for ten minutes at most (ADR 0014).
 	Rules []Rule `yaml:"rules,omitempty"`
 
 	// Admins may read the agent's status, besides root and the agent's own user. One

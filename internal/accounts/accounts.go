@@ -11,7 +11,8 @@ import (
 	"unicode"
 )
 
-// ErrUnknown means that everybody who was asked answered, and nobody knows the name.
+// ErrUnknown means that nobody who answered knows the name. A directory whose service is not running may know it: the C library's getent
+// does not tell that from an answer.
 var ErrUnknown = errors.New("not known on this machine")
 
 // maxNameBytes bounds a name; the longest that Linux takes have 32, those of directories are longer.
@@ -63,7 +64,7 @@ func (f Finder) find(ctx context.Context, db database, name string) (uint32, err
 	id, err = f.ask(ctx, db.name, name)
 	switch {
 	case errors.Is(err, ErrUnknown):
-		return 0, fmt.Errorf("%s %q is %w: neither %s nor the name service (getent %s) has it; if it is right, name it by number (%s)",
+		return 0, fmt.Errorf("%s %q is %w: neither %s nor the name service (getent %s) has it, or the directory behind it is not running; if it is right, name it by number (%s)",
 			db.kind, name, err, db.file, db.name, db.number)
 	case err != nil:
 		return 0, fmt.Errorf("%s %q is not in %s, and the name service did not tell (%w); name it by number (%s)",

@@ -12,7 +12,9 @@
 //   - getent is run by its absolute path, with an environment and a working directory of its own, for a limited time, and
 //     what it prints is read up to a limit.
 //   - A name that getent would take for a number is not given to it: getent reads "4294967296" as 0, which is root.
-//   - What is not known ([ErrUnknown]) and what could not be found out are told apart.
+//   - A name that nobody has ([ErrUnknown]) and one that could not be found out are told apart as far as getent does: a
+//     directory that does not answer is the latter, and one whose service is not running looks like the former. Who must
+//     not take somebody for gone goes by ErrUnknown for a while only.
 //
 // # Sources
 //

@@ -25,7 +25,7 @@ func (a AuthSource) Read() (secret.String, error) { return a.read() }
 
 // RuleBook returns what looks at everybody whom the configuration names: it says which rules are in force then.
 func RuleBook(cfg *config.Config, finder Accounts) func(context.Context) (map[string]bool, error) {
-	book := newRuleBook(cfg, finder)
+	book := newRuleBook(cfg, finder, nil)
 	return func(ctx context.Context) (map[string]bool, error) {
 		inForce := map[string]bool{}
 		for _, r := range book.look(ctx).Rules {

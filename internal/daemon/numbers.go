@@ -1,6 +1,12 @@
 package daemon
 
-import "github.com/keyagent/keyagent/config"
+import (
+	"errors"
+	"time"
+
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/accounts"
+)
 
 // account is a user or a group, by the name that the configuration has for it.
 type account struct {
@@ -8,10 +14,43 @@ type account struct {
 	name  string
 }
 
-// accountNumber is the uid or gid of an account.
+func (a account) kind() string {
+	if a.group {
+		return "group"
+	}
+	return "user"
+}
+
+// keptFor is how long a number of the configuration before counts after a look was first told that nobody has the name. The C library's
+// getent says so, too, while a directory's service is not running, as at a restart of SSSD.
+const keptFor = 10 * time.Minute
+
+// accountNumber is the uid or gid of an account. One that is not confirmed is from the configuration before: no look has found it since.
 type accountNumber struct {
 	id   uint32
-	look int // in which it was found
+	look int // in which it was found; 0: not confirmed
+
+	why  error     // it is not confirmed: what the last look was told
+	gone time.Time // when a look was first told that nobody has the name; zero: none was
+}
+
+func (n accountNumber) confirmed() bool { return n.look > 0 }
+
+// refused returns what becomes of a number that is not confirmed and was not found again.
+func (n accountNumber) refused(why error, now time.Time) accountNumber {
+	if n.why == nil || !errors.Is(why, errNotAsked) {
+		n.why = why
+	}
+	if n.gone.IsZero() && errors.Is(why, accounts.ErrUnknown) {
+		n.gone = now
+	}
+	return n
+}
+
+// over reports whether a number counts no more. Either clock says so: the wall clock can be set back, and the other one stands still
+// while the machine is suspended.
+func (n accountNumber) over(now time.Time) bool {
+	return !n.gone.IsZero() && max(now.Sub(n.gone), now.Round(0).Sub(n.gone.Round(0))) >= keptFor
 }
 
 // unit is what is in force as a whole or not at all: a rule, or one administrator.

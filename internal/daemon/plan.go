@@ -50,12 +50,12 @@ func Check(ctx context.Context, cfg *config.Config) error {
 	return fmt.Errorf("%w\n%v", err, off) // not wrapped: it is not all that is wrong
 }
 
-// resolve returns a plan with what could be resolved of it also beside an error. What the plan before it, nil if there is none, knows of
-// users and groups counts where they cannot be looked up now.
+// resolve returns a plan with what could be resolved of it also beside an error. What the plan before it, nil if there is none, has in
+// force stays so where its users and groups cannot be looked up now.
 func resolve(ctx context.Context, cfg *config.Config, opts Options, before *plan) (*plan, error) {
-	p := &plan{mtlsHosts: cfg.TrustedHosts.MTLS, attestHosts: cfg.TrustedHosts.Attestation, rules: newRuleBook(cfg, opts.Accounts)}
+	p := &plan{mtlsHosts: cfg.TrustedHosts.MTLS, attestHosts: cfg.TrustedHosts.Attestation, rules: newRuleBook(cfg, opts.Accounts, opts.Now)}
 	if before != nil {
-		p.rules.earlier = before.rules.knownNow()
+		p.rules.before = before.rules.held()
 	}
 	if p.mtlsHosts == nil {
 		p.mtlsHosts = imds.MicrosoftMTLSHosts()

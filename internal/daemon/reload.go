@@ -63,6 +63,7 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 	d.opts.Logger.LogAttrs(ctx, slog.LevelInfo, "configuration reloaded", attrs...)
 	d.server.Note("configuration reloaded", attrs...)
 	d.tellRules(changes.rulesOff, now.plan.rules.notInForce())
+	d.tellNumbers(nil, now.plan.rules.numbersInForce())
 	return nil
 }
 

@@ -70,7 +70,8 @@ type ruleBook struct {
 	admins    config.Principals
 	audiences []string // that only a rule gives that names them
 	accounts  Accounts
-	earlier   map[account]uint32 // as the rules before these knew them
+	now       func() time.Time
+	before    held // by the configuration before
 
 	mu    sync.Mutex // guards what follows; not held while anybody is looked up
 	known map[account]accountNumber
@@ -80,11 +81,14 @@ type ruleBook struct {
 	off   *RulesOffError  // nil: all rules are in force, and all administrators known
 }
 
-func newRuleBook(cfg *config.Config, finder Accounts) *ruleBook {
+func newRuleBook(cfg *config.Config, finder Accounts, now func() time.Time) *ruleBook {
 	if finder == nil {
 		finder = accounts.Finder{}
 	}
-	return &ruleBook{rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, known: map[account]accountNumber{}, asked: map[account]int{}}
+	if now == nil {
+		now = time.Now
+	}
+	return &ruleBook{rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, now: now, known: map[account]accountNumber{}, asked: map[account]int{}}
 }
 
 // check finds what is wrong with what the rules give, whomever they give it to.
@@ -128,16 +132,25 @@ func (b *ruleBook) look(ctx context.Context) *policy.Policy {
 func (b *ruleBook) newLook() *look {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return &look{
-		n: b.looks + 1, accounts: b.accounts, earlier: b.earlier, on: b.on, stays: map[unit]bool{},
+	l := &look{
+		n: b.looks + 1, accounts: b.accounts, now: b.now, on: b.on, stays: map[unit]bool{},
 		known: maps.Clone(b.known), missing: map[account]error{},
 	}
+	if l.n == 1 {
+		l.on, l.before = b.before.on, b.before.numbers
+	}
+	return l
 }
 
 // keep remembers what a look has found.
 func (b *ruleBook) keep(l *look, off *RulesOffError) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	inForce := b.numbersOf(l.stays, l.known)
+	maps.DeleteFunc(l.known, func(a account, n accountNumber) bool {
+		_, used := inForce[a]
+		return !used && !n.confirmed() // nothing goes on with it any more
+	})
 	b.known, b.on, b.off, b.looks = l.known, l.stays, off, l.n
 	for a, err := range l.missing {
 		if !errors.Is(err, errNotAsked) {
@@ -159,16 +172,6 @@ func (b *ruleBook) names() []account {
 	return all
 }
 
-func (b *ruleBook) knownNow() map[account]uint32 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	ids := map[account]uint32{}
-	for a, n := range b.known {
-		ids[a] = n.id
-	}
-	return ids
-}
-
 // notInForce returns what the last look did not find; nil if it found everybody.
 func (b *ruleBook) notInForce() *RulesOffError {
 	b.mu.Lock()
@@ -180,9 +183,10 @@ func (b *ruleBook) notInForce() *RulesOffError {
 type look struct {
 	n        int // of this look
 	accounts Accounts
-	earlier  map[account]uint32 // what an earlier configuration's look has found
-	on       map[unit]bool      // in force since the look before
-	stays    map[unit]bool      // in force since this one
+	now      func() time.Time
+	before   map[account]accountNumber // of the first look: what the configuration before has in force
+	on       map[unit]bool             // in force since the look before, be it of the configuration before
+	stays    map[unit]bool             // in force since this one
 
 	mu      sync.Mutex // guards what follows while somebody is asked for
 	known   map[account]accountNumber
@@ -198,7 +202,7 @@ var errNotAsked = errors.New("not asked for yet: other names took the time; they
 // unknown returns for whom a look asks first.
 func (l *look) unknown(all []account) (ask []account) {
 	for _, a := range all {
-		if _, known := l.known[a]; !known {
+		if !l.known[a].confirmed() {
 			ask = append(ask, a)
 		}
 	}
@@ -247,16 +251,32 @@ func (l *look) ask(ctx context.Context, a account) {
 	if ctx.Err() == nil {
 		id, err = l.find(ctx, a)
 	}
-	if had, found := l.earlier[a]; err != nil && found && !errors.Is(err, accounts.ErrUnknown) {
-		id, err = had, nil // nobody says that they are gone: a directory that is down must not put rules out of force
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
 		l.missing[a] = err
+		l.goOn(a, err)
 		return
 	}
-	l.known[a] = accountNumber{id, l.n}
+	l.known[a] = accountNumber{id: id, look: l.n}
+}
+
+// goOn keeps a number of the configuration before that could not be confirmed, for as long as it counts: a directory that is down at a
+// reload must not put rules out of force.
+func (l *look) goOn(a account, why error) {
+	n, known := l.known[a]
+	if !known {
+		n, known = l.before[a]
+	}
+	if !known || n.confirmed() {
+		return
+	}
+	now := l.now()
+	if n = n.refused(why, now); n.over(now) {
+		delete(l.known, a)
+		return
+	}
+	l.known[a] = n
 }
 
 // all returns the numbers of those whom a rule or the like names, or an error about those who were not found.
@@ -332,18 +352,18 @@ func (d *Daemon) awaitAccounts(ctx context.Context) error {
 	return nil
 }
 
-// awaitAccountsOf returns when all rules of a configuration are in force, or ctx ends.
+// awaitAccountsOf returns when all rules of a configuration are in force with numbers that are confirmed, or ctx ends.
 func (d *Daemon) awaitAccountsOf(ctx context.Context, of *inForce) {
 	wait := d.opts.WaitForAccounts
 	if wait == nil {
 		wait = waiting.Sleep
 	}
 	book := of.plan.rules
-	for pause := firstPause; book.notInForce() != nil; pause = min(2*pause, lastPause) {
-		if err := wait(ctx, pause); err != nil {
+	for pause := firstPause; !book.settled(); pause = min(2*pause, lastPause) {
+		if err := wait(ctx, book.untilNextLook(pause)); err != nil {
 			return
 		}
-		before := book.notInForce()
+		before, numbers := book.notInForce(), book.numbersInForce()
 		found := book.look(ctx)
 		if err := d.setPolicy(of, found); err != nil {
 			d.opts.Logger.Error("the rules stay as they were", "cause", err)
@@ -351,6 +371,7 @@ func (d *Daemon) awaitAccountsOf(ctx context.Context, of *inForce) {
 		}
 		if ctx.Err() == nil {
 			d.tellRules(before, book.notInForce())
+			d.tellNumbers(numbers, book.numbersInForce())
 		}
 	}
 }
@@ -395,8 +416,9 @@ func reasonOff(e *RulesOffError, rule string) string {
 	return e.Rules[i].Err.Error()
 }
 
-// addStatus adds what is not in force.
+// addStatus adds what is not in force, and what is with numbers that are not confirmed.
 func (b *ruleBook) addStatus(status *wire.Status) {
+	status.Unconfirmed = unconfirmed(b.numbersInForce())
 	off := b.notInForce()
 	if off == nil {
 		return

@@ -337,8 +337,8 @@ func (l *look) find(ctx context.Context, a account) (uint32, error) {
 	return l.accounts.User(ctx, a.name)
 }
 
-// awaitAccounts looks again and again for users and groups who were not found, and puts the rules in force whose users and groups then
-// are. Those of a configuration that is not in force any more are not looked for. It returns nil when ctx ends.
+// awaitAccounts looks again and again for users and groups who were not found or whose numbers are not confirmed, and puts the rules in
+// force whose users and groups then are. Those of a configuration that is not in force any more are not looked for. It returns nil when ctx ends.
 func (d *Daemon) awaitAccounts(ctx context.Context) error {
 	for ctx.Err() == nil {
 		now := d.inForce.Load()

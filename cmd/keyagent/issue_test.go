@@ -51,6 +51,6 @@ func issueAged(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	issuer := certificate(authority, key.Public())
 	ts.Check(os.WriteFile(ts.MkAbs(args[4]), []byte(certificate(leaf, request.PublicKey)+issuer), 0o600))
-	ts.Check(os.Chmod(ts.MkAbs(args[4]), 0o644)) //nolint:gosec // a certificate is public, and the agent may be another user
+	ts.Check(os.Chmod(ts.MkAbs(args[4]), 0o644)) // a certificate is public, and the agent may be another user
 	control(ts, http.MethodPost, platformInfo(ts, args[0]).Control+"/applications/"+args[1]+"/trusted?subject="+request.Subject.CommonName, issuer)
 }

@@ -155,12 +155,10 @@ func (k *applicationKeys) retire(key *signer.Key) {
 // unloadUnused unloads the keys that no identity has any more, once nobody has had them from one call to the next. A request that
 // has one must be shorter than the time between calls.
 func (k *applicationKeys) unloadUnused(ctx context.Context, has func(name string) bool) {
-	select {
-	case k.lock <- struct{}{}:
-		defer func() { <-k.lock }()
-	case <-ctx.Done():
+	if k.lock.Lock(ctx) != nil {
 		return
 	}
+	defer k.lock.Unlock()
 	for name, open := range k.open {
 		switch {
 		case has(name):

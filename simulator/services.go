@@ -32,7 +32,7 @@ func (p *Platform) startServices(ctx context.Context, cfg Config, a *authorities
 	if err != nil {
 		return err
 	}
-	maaServer, err := p.newMAA(a)
+	maaServer, err := p.newMAA(cfg, a)
 	if err != nil {
 		return err
 	}
@@ -121,8 +121,13 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-func (p *Platform) newMAA(a *authorities) (*maa.Server, error) {
+func (p *Platform) newMAA(cfg Config, a *authorities) (*maa.Server, error) {
+	key, err := cfg.Keys("maa")
+	if err != nil {
+		return nil, fmt.Errorf("signing key of the attestation service: %w", err)
+	}
 	return maa.New(maa.Config{
+		Key:     key,
 		BaseURL: p.info.MAA,
 		Anchors: attest.TrustAnchors{
 			AMD:               []attest.AMDRoot{{Product: a.processor.Product.Line, ARK: a.processor.ARK, ASK: a.processor.ASK}},
@@ -166,7 +171,12 @@ func (p *Platform) newEntra(cfg Config, a *authorities) (*entra.Server, error) {
 	for _, id := range p.info.Identities {
 		principals = append(principals, entra.Principal{ClientID: id.ClientID, ObjectID: id.ObjectID, ResourceID: id.ResourceID})
 	}
+	key, err := cfg.Keys("entra")
+	if err != nil {
+		return nil, fmt.Errorf("signing key of the token endpoint: %w", err)
+	}
 	return entra.New(entra.Config{
+		Key:          key,
 		MTLSURL:      p.info.MTLSAuth,
 		LoginURL:     p.info.Login,
 		TenantID:     p.info.TenantID,

@@ -26,6 +26,7 @@ import (
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/journal"
+	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // killSeed is the environment variable that repeats the moments of a run's kills, as far as a machine repeats anything.
@@ -49,6 +50,9 @@ type victim struct {
 	output   bytes.Buffer  // of all agents; to be read when none runs
 }
 
+// sharedKeys are what the simulated platforms of this process sign with.
+var sharedKeys = pki.KeptKeys()
+
 func newVictim(t *testing.T, cfg simulator.Config) *victim {
 	t.Helper()
 	seed := rand.Uint64()
@@ -58,7 +62,7 @@ func newVictim(t *testing.T, cfg simulator.Config) *victim {
 			t.Fatal(err)
 		}
 	}
-	cfg.Dir = t.TempDir()
+	cfg.Dir, cfg.Keys = t.TempDir(), sharedKeys
 	platform, err := simulator.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/simulator"
+	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // TestMain lets the scripts run programs, each as a process of its own: the real
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 func azuresim() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	platform, err := simulator.Start(ctx, simulator.Config{Dir: os.Args[1]})
+	platform, err := simulator.Start(ctx, simulator.Config{Dir: os.Args[1], Keys: pki.KeysIn(os.Getenv(platformKeys))})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -71,7 +72,7 @@ func azuresim() int {
 // The condition [root] is that the scripts may be other users, too, [mount] that they may
 // have a mount namespace, and [pty] that there are pseudo-terminals.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, params("script"))
+	testscript.Run(t, params(t, "script", nil))
 }
 
 // TestJudgedScripts plays testdata/judged, where other programs use the TPM, too.
@@ -80,14 +81,11 @@ func TestJudgedScripts(t *testing.T) {
 	for _, tool := range []string{"swtpm", "tpm2_create", "tpm2_encodeobject", "tpm2_evictcontrol", "tpm2_flushcontext"} {
 		tooltest.Tool(t, tool)
 	}
-	p := params("judged")
-	p.Setup = func(env *testscript.Env) error {
+	testscript.Run(t, params(t, "judged", func(env *testscript.Env) {
 		tcti := "cmd:tpmrelay " + filepath.Join(env.WorkDir, "vm", "tpm.sock")
 		env.Setenv("TPM2TOOLS_TCTI", tcti)
 		env.Setenv("TPM2OPENSSL_TCTI", tcti)
-		return nil
-	}
-	testscript.Run(t, p)
+	}))
 }
 
 // TestScriptsWithANameService plays testdata/nameservice, where the machine has users who are in no file that the agent reads. They
@@ -109,18 +107,27 @@ func TestScriptsWithANameService(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	p := params("nameservice")
-	p.Setup = func(env *testscript.Env) error {
+	testscript.Run(t, params(t, "nameservice", func(env *testscript.Env) {
 		env.Setenv("NAMESPACE", strings.Join(namespace[1:], " "))
 		env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
-		return nil
-	}
-	testscript.Run(t, p)
+	}))
 }
 
-func params(dir string) testscript.Params {
+// platformKeys is the environment variable with the directory of the keys that the simulated platforms share.
+const platformKeys = "AZURESIM_KEYS"
+
+// params is how the scripts of testdata/dir are run, each in an environment that setup, which may be nil, completes.
+func params(t *testing.T, dir string, setup func(*testscript.Env)) testscript.Params {
+	keys := t.TempDir()
 	return testscript.Params{
-		Dir:                 filepath.Join("testdata", dir),
+		Dir: filepath.Join("testdata", dir),
+		Setup: func(env *testscript.Env) error {
+			env.Setenv(platformKeys, keys)
+			if setup != nil {
+				setup(env)
+			}
+			return nil
+		},
 		RequireExplicitExec: true,
 		Condition: func(name string) (bool, error) {
 			switch name {

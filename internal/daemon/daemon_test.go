@@ -26,6 +26,7 @@ import (
 	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/fault"
+	"github.com/keyagent/keyagent/simulator/pki"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -73,9 +74,13 @@ func newStage(t testing.TB) *stage {
 	return newStageOn(t, simulator.Config{Dir: t.TempDir()})
 }
 
+// sharedKeys are what the platforms of this process sign with.
+var sharedKeys = pki.KeptKeys()
+
 // newStageOn is newStage with another platform.
 func newStageOn(t testing.TB, platformConfig simulator.Config) *stage {
 	t.Helper()
+	platformConfig.Keys = sharedKeys
 	platform, err := simulator.Start(t.Context(), platformConfig)
 	if err != nil {
 		t.Fatal(err)

@@ -2,7 +2,6 @@ package entra
 
 import (
 	"crypto"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // Names of the legs in journal and faults.
@@ -49,6 +49,7 @@ type Config struct {
 	Resources    []string // URIs of the resources that the tenant knows, without trailing slash; TokenExchange is always one
 	BearerOnly   []string // those of them that take no certificate-bound tokens
 
+	Key             *rsa.PrivateKey               // tokens are signed with it; nil: made anew
 	Issuer          *x509.Certificate             // of binding certificates
 	ExternalIssuers map[string]jose.JSONWebKeySet // keys of other issuers that federated credentials may name
 	TokenLife       time.Duration                 // 0 means DefaultTokenLife
@@ -70,7 +71,7 @@ type Server struct {
 	met          map[string]bool // thumbprints of certificates that applications have shown
 }
 
-// New returns the service with a fresh signing key. Serve its faces with TLSConfig and LoginTLSConfig.
+// New returns the service with a signing key of Config, or a new one. Serve its faces with TLSConfig and LoginTLSConfig.
 func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -78,9 +79,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.TokenLife == 0 {
 		cfg.TokenLife = DefaultTokenLife
 	}
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return nil, fmt.Errorf("signing key of the token endpoint: %w", err)
+	if cfg.Key == nil {
+		key, err := pki.NewKey("entra")
+		if err != nil {
+			return nil, fmt.Errorf("signing key of the token endpoint: %w", err)
+		}
+		cfg.Key = key
 	}
 	s := &Server{
 		cfg: cfg, applications: map[string]*Application{}, external: map[string]jose.JSONWebKeySet{},
@@ -92,7 +96,7 @@ func New(cfg Config) (*Server, error) {
 	for issuer, keys := range cfg.ExternalIssuers {
 		s.external[issuer] = keys
 	}
-	return s, s.useKey(key)
+	return s, s.useKey(cfg.Key)
 }
 
 func (s *Server) useKey(key *rsa.PrivateKey) error {

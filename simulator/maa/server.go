@@ -17,6 +17,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/simulator/internal/leg"
 	"github.com/keyagent/keyagent/simulator/journal"
+	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // Names of the legs in journal and faults.
@@ -35,6 +36,7 @@ type Config struct {
 	Anchors      attest.TrustAnchors
 	IDKeyDigests [][]byte         // launch identities that count as Azure's paravisor; 48 bytes each
 	Now          func() time.Time // nil means time.Now
+	Key          *rsa.PrivateKey  // tokens are signed with it; nil: made anew
 	Recorder     leg.Recorder
 }
 
@@ -59,7 +61,14 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, policy: attest.DefaultPolicy(), nonces: map[string]bool{}}
 	s.policy.Launch = attest.Launch{IDKeyDigests: cfg.IDKeyDigests}
 	s.policy.Required = append(s.policy.Required, attest.CheckAKCertificate)
-	if err := s.makeKey(); err != nil {
+	if cfg.Key == nil {
+		key, err := pki.NewKey("maa")
+		if err != nil {
+			return nil, fmt.Errorf("signing key of the attestation service: %w", err)
+		}
+		cfg.Key = key
+	}
+	if err := s.useKey(cfg.Key); err != nil {
 		return nil, fmt.Errorf("signing key of the attestation service: %w", err)
 	}
 	record := cfg.Recorder.Handler
@@ -72,11 +81,7 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) makeKey() error {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return err
-	}
+func (s *Server) useKey(key *rsa.PrivateKey) error {
 	now := s.cfg.Now()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(now.Unix()),

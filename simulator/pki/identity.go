@@ -31,8 +31,8 @@ type IdentityIssuer struct {
 }
 
 // NewIdentityIssuer makes the issuer, valid from now on.
-func NewIdentityIssuer(now time.Time) (*IdentityIssuer, error) {
-	key, err := newRSAKey()
+func NewIdentityIssuer(keys Keys, now time.Time) (*IdentityIssuer, error) {
+	key, err := keys("identity-issuer")
 	if err != nil {
 		return nil, fmt.Errorf("key of the managed identity issuer: %w", err)
 	}

@@ -20,8 +20,8 @@ type VTPMAuthority struct {
 }
 
 // NewVTPMAuthority makes both authorities, valid from now on.
-func NewVTPMAuthority(now time.Time) (*VTPMAuthority, error) {
-	rootKey, err := newRSAKey()
+func NewVTPMAuthority(keys Keys, now time.Time) (*VTPMAuthority, error) {
+	rootKey, err := keys("vtpm-root")
 	if err != nil {
 		return nil, fmt.Errorf("key of the vTPM root: %w", err)
 	}
@@ -29,7 +29,7 @@ func NewVTPMAuthority(now time.Time) (*VTPMAuthority, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := newRSAKey()
+	key, err := keys("vtpm-ca")
 	if err != nil {
 		return nil, fmt.Errorf("key of the vTPM CA: %w", err)
 	}

@@ -80,7 +80,7 @@ func (v *verifier) akCertificate() error {
 	if !hasOID(cert.UnknownExtKeyUsage, oidAIKCertificate()) {
 		return errors.New("AK certificate: extended key usage 2.23.133.8.3 (attestation key) is missing")
 	}
-	confidential := v.e.HCLReport != nil || v.e.SNPReport != nil
+	confidential := v.e.HCLReport != nil || v.e.unwrapped() != nil
 	if confidential && !hasOID(cert.PolicyIdentifiers, oidConfidentialVM()) {
 		return errors.New("AK certificate: not issued for a Confidential VM")
 	}

@@ -42,6 +42,15 @@ func (k KeyPolicy) check(p *publicArea) error {
 	return nil
 }
 
+func contains(list [][]byte, b []byte) bool {
+	for _, entry := range list {
+		if bytes.Equal(entry, b) {
+			return true
+		}
+	}
+	return false
+}
+
 func (v *verifier) certifyStructure() error {
 	if v.e.Certify == nil {
 		return absent("no certify statement")

@@ -3,32 +3,21 @@ package attest
 import (
 	"slices"
 	"time"
-
-	"github.com/keyagent/keyagent/attest/tee"
 )
 
 // Policy is what a verifier asks for beyond the checks that always hold. The zero Policy asks for less than a relying party wants;
 // start from DefaultPolicy.
 type Policy struct {
-	// Required names checks that must pass, on top of those that every verdict needs (see Floor). A check that is not
-	// applicable, say because its part is missing, has not passed.
+	// Required names checks that must pass, on top of those that every verdict needs (see Floor). A
+	// check that is not applicable, say because its part is missing, has not passed. The check of one
+	// platform, such as "snp.launch", stands for that of the platform that the evidence is of.
 	Required []string
 
 	// PCRs must all be covered by the quote, in the SHA-256 bank. An empty list still needs a quote, but of anything.
 	PCRs []int
 
-	// Launch lists whose firmware may have made the report. Without an entry snp.launch is not applicable: a genuine processor
-	// then vouches for the software of an unknown party.
-	Launch Launch
-
-	// MinTCB is the lowest acceptable reported TCB, compared by component; 0 asks for nothing.
-	MinTCB tee.TCB
-	// MinABI is the lowest acceptable ABI version of the guest policy, as major<<8 | minor.
-	MinABI uint16
-	// PlatformInfo names bits of the report's PLATFORM_INFO that must be set; bit 5 is the alias check against BadRAM.
-	PlatformInfo uint64
-	// ForbidSMT refuses guests whose policy lets their cores share hardware threads. Azure's do.
-	ForbidSMT bool
+	// HardwarePolicy is what each platform must show.
+	HardwarePolicy
 
 	// Key is what the binding key must be.
 	Key KeyPolicy
@@ -42,13 +31,6 @@ type Policy struct {
 	RequireSecureBoot bool
 	// VMID, if not empty, must equal vmUniqueId, letter case aside.
 	VMID string
-}
-
-// Launch identifies Azure's paravisor in an SNP report.
-type Launch struct {
-	IDKeyDigests [][]byte // SHA-384 of the key that signed the ID block, 48 bytes each
-	MinGuestSVN  uint32   // goes with an id_key_digest
-	Measurements [][]byte // launch digests, 48 bytes each; a listed measurement stands for itself
 }
 
 // KeyPolicy is what a certified key's public area must say (TPM 2.0 Part 2, TPMA_OBJECT).
@@ -113,13 +95,15 @@ func DefaultPolicy() Policy {
 
 // PlatformPolicy is DefaultPolicy for evidence about the machine alone, without a binding key.
 func PlatformPolicy() Policy {
-	return Policy{
-		Required:    []string{CheckSNPLaunch},
+	p := Policy{
 		PCRs:        []int{0, 1, 2, 3, 4, 5, 6, 7},
-		Launch:      Launch{IDKeyDigests: AzureIDKeyDigests()},
 		Key:         bindingKeyPolicy(),
 		ClockWindow: time.Minute,
 	}
+	for _, platform := range platforms() {
+		platform.addPolicy(&p)
+	}
+	return p
 }
 
 // KeyChecks names the checks which prove that the binding key lives in the TPM that the evidence is about.
@@ -130,19 +114,24 @@ func KeyChecks() []string {
 	}
 }
 
-// Floor names the checks without which no policy makes evidence verified: a genuine, non-debug processor vouches for the claims, the
-// claims for the attestation key, and the attestation key made a fresh quote.
-func Floor() []string {
-	return []string{
-		CheckBundleFormat, CheckHCLBinding, CheckHCLClaims,
-		CheckSNPStructure, CheckSNPChain, CheckSNPIdentity, CheckSNPSignature, CheckSNPPolicy, CheckSNPTCB,
-		CheckQuoteSignature, CheckQuoteStructure, CheckQuoteSigner, CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest,
-	}
+// Floor names the checks without which no policy makes evidence verified: a genuine, non-debug
+// processor vouches for the claims, the claims for the attestation key, and the attestation key made
+// a fresh quote. Of the processors' checks, those of the evidence's own platform count.
+func Floor() []string { return floor(platforms()) }
+
+func floor(answering []platform) []string {
+	names := append([]string{CheckBundleFormat}, vouching(answering)...)
+	return append(names,
+		CheckQuoteSignature, CheckQuoteStructure, CheckQuoteSigner,
+		CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest)
 }
 
-// required lists the checks that must pass under p.
-func (p Policy) required() []string {
-	all := append(Floor(), p.Required...)
+// required lists the checks that must pass under p for evidence of the answering platforms.
+func (p Policy) required(answering []platform) []string {
+	all := floor(answering)
+	for _, name := range p.Required {
+		all = append(all, counterparts(name, answering)...)
+	}
 	slices.Sort(all)
 	return slices.Compact(all)
 }

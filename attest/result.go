@@ -5,8 +5,6 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
-
-	"github.com/keyagent/keyagent/attest/tee"
 )
 
 // Status is the outcome of one check.
@@ -68,10 +66,10 @@ type Result struct {
 	KeyName   []byte           // of the binding key; nil unless all KeyChecks passed
 	PublicKey crypto.PublicKey // of the binding key; nil unless all KeyChecks passed
 	VMID      string           // vmUniqueId
-	SNP       *tee.SNPReport
-	Product   string         // AMD product line of the root that the chain ended in
-	PCRs      map[int][]byte // SHA-256 bank, as quoted
-	Clock     Clock          // of the quote
+	PCRs      map[int][]byte   // SHA-256 bank, as quoted
+	Clock     Clock            // of the quote
+
+	HardwareFacts
 
 	Proven    []Claim
 	NotProven []Claim

@@ -2,16 +2,15 @@ package attest
 
 import (
 	"crypto"
-	"crypto/x509"
 	"errors"
 	"slices"
 	"time"
 
 	"github.com/keyagent/keyagent/attest/hcl"
-	"github.com/keyagent/keyagent/attest/tee"
 )
 
-// Names of the checks, in the order in which they are made.
+// Names of the checks that are the same for every platform, in the order in which they are made. Those
+// of the platforms come between hcl.user-data and ak.public.
 const (
 	CheckBundleFormat = "bundle.format"
 	CheckBundleNonce  = "bundle.nonce"
@@ -20,17 +19,6 @@ const (
 	CheckHCLBinding   = "hcl.binding"
 	CheckHCLClaims    = "hcl.claims"
 	CheckHCLUserData  = "hcl.user-data"
-
-	CheckTDXStructure = "tdx.structure"
-
-	CheckSNPStructure  = "snp.structure"
-	CheckSNPChain      = "snp.chain"
-	CheckSNPIdentity   = "snp.identity"
-	CheckSNPSignature  = "snp.signature"
-	CheckSNPPolicy     = "snp.policy"
-	CheckSNPTCB        = "snp.tcb"
-	CheckSNPLaunch     = "snp.launch"
-	CheckSNPRevocation = "snp.revocation"
 
 	CheckAKPublic      = "ak.public"
 	CheckAKCertificate = "ak.certificate"
@@ -60,60 +48,55 @@ const (
 // the reason why it fails.
 type step struct {
 	name string
-	do   func(*verifier) error
+	do   func() error
 }
 
-// procedure is the list of doc.go, in its order. Every row is evaluated; a later row never saves an earlier failure.
-func procedure() []step {
-	return []step{
-		{CheckBundleFormat, (*verifier).bundleFormat},
-		{CheckBundleNonce, (*verifier).bundleNonce},
+// procedure is the list of doc.go, in its order. Every row is evaluated; a later row never saves an
+// earlier failure.
+func (v *verifier) procedure(shares []joined) []step {
+	rows := []step{
+		{CheckBundleFormat, v.bundleFormat},
+		{CheckBundleNonce, v.bundleNonce},
 
-		{CheckHCLStructure, (*verifier).hclStructure},
-		{CheckHCLBinding, (*verifier).hclBinding},
-		{CheckHCLClaims, (*verifier).hclClaims},
-		{CheckHCLUserData, (*verifier).hclUserData},
-
-		{CheckTDXStructure, (*verifier).tdxStructure},
-
-		{CheckSNPStructure, (*verifier).snpStructure},
-		{CheckSNPChain, (*verifier).snpChain},
-		{CheckSNPIdentity, (*verifier).snpIdentity},
-		{CheckSNPSignature, (*verifier).snpSignature},
-		{CheckSNPPolicy, (*verifier).snpPolicy},
-		{CheckSNPTCB, (*verifier).snpTCB},
-		{CheckSNPLaunch, (*verifier).snpLaunch},
-		{CheckSNPRevocation, (*verifier).snpRevocation},
-
-		{CheckAKPublic, (*verifier).akPublic},
-		{CheckAKCertificate, (*verifier).akCertificate},
-
-		{CheckKeyPublic, (*verifier).keyPublic},
-		{CheckKeyCertifyStructure, (*verifier).certifyStructure},
-		{CheckKeyCertifySignature, (*verifier).certifySignature},
-		{CheckKeyCertifySigner, (*verifier).certifySigner},
-		{CheckKeyCertifyName, (*verifier).certifyName},
-		{CheckKeyCertifyLocation, (*verifier).certifyLocation},
-		{CheckKeyCertifyNonce, (*verifier).certifyNonce},
-		{CheckKeyMatch, (*verifier).keyMatch},
-
-		{CheckQuoteStructure, (*verifier).quoteStructure},
-		{CheckQuoteSignature, (*verifier).quoteSignature},
-		{CheckQuoteSigner, (*verifier).quoteSigner},
-		{CheckQuoteNonce, (*verifier).quoteNonce},
-		{CheckQuoteSelection, (*verifier).quoteSelection},
-		{CheckQuoteDigest, (*verifier).quoteDigest},
-		{CheckQuoteCoherence, (*verifier).quoteCoherence},
-
-		{CheckPolicySecureBoot, (*verifier).policySecureBoot},
-		{CheckPolicyVMID, (*verifier).policyVMID},
+		{CheckHCLStructure, v.hclStructure},
+		{CheckHCLBinding, v.hclBinding},
+		{CheckHCLClaims, v.hclClaims},
+		{CheckHCLUserData, v.hclUserData},
 	}
+	for _, s := range shares {
+		rows = append(rows, s.rows...)
+	}
+	return append(rows, []step{
+		{CheckAKPublic, v.akPublic},
+		{CheckAKCertificate, v.akCertificate},
+
+		{CheckKeyPublic, v.keyPublic},
+		{CheckKeyCertifyStructure, v.certifyStructure},
+		{CheckKeyCertifySignature, v.certifySignature},
+		{CheckKeyCertifySigner, v.certifySigner},
+		{CheckKeyCertifyName, v.certifyName},
+		{CheckKeyCertifyLocation, v.certifyLocation},
+		{CheckKeyCertifyNonce, v.certifyNonce},
+		{CheckKeyMatch, v.keyMatch},
+
+		{CheckQuoteStructure, v.quoteStructure},
+		{CheckQuoteSignature, v.quoteSignature},
+		{CheckQuoteSigner, v.quoteSigner},
+		{CheckQuoteNonce, v.quoteNonce},
+		{CheckQuoteSelection, v.quoteSelection},
+		{CheckQuoteDigest, v.quoteDigest},
+		{CheckQuoteCoherence, v.quoteCoherence},
+
+		{CheckPolicySecureBoot, v.policySecureBoot},
+		{CheckPolicyVMID, v.policyVMID},
+	}...)
 }
 
 // CheckNames lists every check in the order of the procedure.
 func CheckNames() []string {
 	var names []string
-	for _, s := range procedure() {
+	v := &verifier{}
+	for _, s := range v.procedure(v.join()) {
 		names = append(names, s.name)
 	}
 	return names
@@ -175,9 +158,6 @@ type verifier struct {
 
 	report  *hcl.Report
 	claims  *hcl.Claims
-	snp     *tee.SNPReport
-	vcek    *x509.Certificate
-	root    *tee.AMDRoot
 	ak      *AK
 	key     *publicArea
 	certify *statement
@@ -185,16 +165,26 @@ type verifier struct {
 }
 
 func run(v *verifier) *Result {
-	v.result = &Result{required: v.policy.required()}
-	if v.forKey { // whoever asks about a key wants all of it, whatever the policy says
-		v.result.required = append(v.result.required, KeyChecks()...)
-		v.result.required = append(v.result.required, CheckKeyMatch)
+	v.result = &Result{}
+	shares := v.join()
+	for _, s := range v.procedure(shares) {
+		v.result.Checks = append(v.result.Checks, outcome(s.name, s.do()))
 	}
-	for _, s := range procedure() {
-		v.result.Checks = append(v.result.Checks, outcome(s.name, s.do(v)))
-	}
-	v.result.conclude(v)
+	answering := v.answering(shares)
+	v.result.required = v.required(answering)
+	v.result.conclude(v, answering)
 	return v.result
+}
+
+// required lists the checks that must pass. Whoever asks about a key wants all of what proves it,
+// whatever the policy says.
+func (v *verifier) required(answering []joined) []string {
+	names := v.policy.required(platformsOf(answering))
+	if v.forKey {
+		names = append(names, KeyChecks()...)
+		names = append(names, CheckKeyMatch)
+	}
+	return names
 }
 
 // missing is the error of a check that does not apply.
@@ -219,20 +209,21 @@ func outcome(name string, err error) Check {
 type claim struct {
 	what   string
 	checks []string
-	anchor func(*verifier) string
+	anchor func() string
 }
 
-// conclude fills in what was proven. A claim about the TPM rests on the attestation key, and so on all that vouches for it.
-func (r *Result) conclude(v *verifier) {
+// conclude fills in what was proven. A claim about the TPM rests on the attestation key, and so on all
+// that vouches for it.
+func (r *Result) conclude(v *verifier, answering []joined) {
 	if v.key != nil && r.firstNotPassed(KeyChecks()) == "" {
 		r.KeyName, r.PublicKey = v.key.name(), v.key.key
 	}
-	for _, c := range claims() {
+	for _, c := range claims(answering) {
 		if reason := r.firstNotPassed(c.checks); reason != "" {
 			r.NotProven = append(r.NotProven, Claim{Claim: c.what, Reason: reason})
 			continue
 		}
-		r.Proven = append(r.Proven, Claim{Claim: c.what, Anchor: c.anchor(v)})
+		r.Proven = append(r.Proven, Claim{Claim: c.what, Anchor: c.anchor()})
 	}
 }
 
@@ -246,22 +237,20 @@ func (r *Result) firstNotPassed(checks []string) string {
 	return ""
 }
 
-func claims() []claim {
-	amd := func(v *verifier) string { return "AMD root " + v.root.ARK.Subject.CommonName }
-	ak := func(*verifier) string { return "attestation key in the hardware-signed claims" }
-	hardware := []string{CheckSNPStructure, CheckSNPChain, CheckSNPIdentity, CheckSNPSignature}
-	closed := slices.Concat(hardware, []string{CheckSNPPolicy, CheckSNPTCB})
-	vouched := slices.Concat(closed, []string{CheckHCLBinding, CheckHCLClaims})
+// claims are those of the answering platforms, and what follows from them about the TPM.
+func claims(answering []joined) []claim {
+	azure := func() string { return "Azure virtual TPM root" }
+	ak := func() string { return "attestation key in the hardware-signed claims" }
+	vouched := vouching(platformsOf(answering))
 	quoted := slices.Concat(vouched, []string{CheckQuoteStructure, CheckQuoteSignature, CheckQuoteSigner})
-	return []claim{
-		{"hardware is a genuine AMD SEV-SNP processor", hardware, amd},
-		{"the host cannot read or migrate the guest's memory", closed, amd},
-		{"the firmware is Azure's paravisor", slices.Concat(hardware, []string{CheckSNPLaunch}),
-			func(*verifier) string { return "launch identity in the verifier's policy" }},
-		{"the attestation key belongs to an Azure virtual TPM", []string{CheckHCLClaims, CheckAKCertificate},
-			func(*verifier) string { return "Azure virtual TPM root" }},
+	var all []claim
+	for _, j := range answering {
+		all = append(all, j.claims...)
+	}
+	return append(all, []claim{
+		{"the attestation key belongs to an Azure virtual TPM", []string{CheckHCLClaims, CheckAKCertificate}, azure},
 		{"the binding key lives in this TPM and cannot leave it", slices.Concat(vouched, KeyChecks()), ak},
 		{"the evidence was made for this challenge", slices.Concat(quoted, []string{CheckQuoteNonce}), ak},
 		{"the boot measurements are those listed", slices.Concat(quoted, []string{CheckQuoteSelection, CheckQuoteDigest}), ak},
-	}
+	}...)
 }

@@ -56,7 +56,7 @@ func FuzzToken(f *testing.F) {
 	f.Add("a.eyJleHAiOjF9.c")
 	r := maa.Request{
 		Challenge: attest.Challenge{Nonce: []byte("a nonce that occurs nowhere else")},
-		Evidence:  &attest.Evidence{SNPReport: make([]byte, 1184), RuntimeClaims: at.Claims(&at.NewKeys(f).AK.PublicKey)},
+		Evidence:  unwrapped(at.Claims(&at.NewKeys(f).AK.PublicKey)),
 	}
 	f.Fuzz(func(t *testing.T, jwt string) {
 		if _, err := maa.CheckToken(jwt, r); err == nil {
@@ -97,7 +97,7 @@ func TestRealClaimsAreRead(t *testing.T) {
 	}
 	r := maa.Request{
 		Challenge: attest.Challenge{Nonce: []byte("nonce")},
-		Evidence:  &attest.Evidence{SNPReport: make([]byte, 1184), RuntimeClaims: sample.Isolation.Runtime},
+		Evidence:  unwrapped(sample.Isolation.Runtime),
 	}
 	expires, err := maa.CheckToken("a."+base64.RawURLEncoding.EncodeToString(payload)+".c", r)
 	if err != nil {
@@ -106,4 +106,11 @@ func TestRealClaimsAreRead(t *testing.T) {
 	if expires.Unix() != 1653021894 {
 		t.Errorf("expires %v", expires.Unix())
 	}
+}
+
+// unwrapped is evidence without the paravisor's wrapper, as far as the request needs it.
+func unwrapped(claims []byte) *attest.Evidence {
+	e := &attest.Evidence{RuntimeClaims: claims}
+	e.SNPReport = make([]byte, 1184)
+	return e
 }

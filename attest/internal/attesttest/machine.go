@@ -174,11 +174,12 @@ func (m *Machine) Evidence(t testing.TB, ch attest.Challenge) *attest.Evidence {
 	}
 	e := &attest.Evidence{
 		Nonce: ch.Nonce, Audience: ch.Audience,
-		HCLReport: Wrap(m.ReportType, hardware, m.Claims), VCEKChain: m.AMD.VCEKChain(),
+		HCLReport:     Wrap(m.ReportType, hardware, m.Claims),
 		AKCertificate: m.CA.Issue(t, &m.AK.PublicKey, nil), AKPublic: m.akArea(), KeyPublic: m.KeyPublic,
 		Certify: certify.Bytes(), CertifySignature: m.Sign(t, certify.Bytes()),
 		Quote: quote.Bytes(), QuoteSignature: m.Sign(t, quote.Bytes()), PCRs: m.PCRs,
 	}
+	e.VCEKChain = m.AMD.VCEKChain()
 	if m.ChangeEvidence != nil {
 		m.ChangeEvidence(e)
 	}

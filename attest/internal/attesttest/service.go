@@ -166,12 +166,13 @@ func (info *snpRequest) evidence() (*attest.Evidence, error) {
 		return nil, errors.New("PcrSignature is not bare, or AikPub is empty")
 	}
 	e := &attest.Evidence{
-		SNPReport: report, RuntimeClaims: std(info.IsolationInfo.Evidence.RunTimeData),
+		RuntimeClaims: std(info.IsolationInfo.Evidence.RunTimeData),
 		AKCertificate: std(info.TpmInfo.AikCert), AKPublic: std(info.TpmInfo.AikPub)[2:],
 		KeyPublic: std(info.ClientPayload["key-public"]), Certify: std(info.ClientPayload["key-certify"]),
 		CertifySignature: std(info.ClientPayload["key-certify-signature"]),
 		Quote:            std(info.TpmInfo.PcrQuote), QuoteSignature: std(info.TpmInfo.PcrSignature), PCRs: map[int][]byte{},
 	}
+	e.SNPReport = report
 	for block, rest := pem.Decode(std(proof.VcekCertChain)); block != nil; block, rest = pem.Decode(rest) {
 		e.VCEKChain = append(e.VCEKChain, block.Bytes)
 	}

@@ -149,19 +149,34 @@ func (s *scanner) member(t reflect.Type, name string) (member reflect.Type, know
 	if t.Kind() == reflect.Map {
 		return t.Elem(), true, nil
 	}
-	for i := range t.NumField() {
-		tag, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		if tag == name {
-			return t.Field(i).Type, true, nil
-		}
-		if strings.EqualFold(tag, name) {
-			return nil, false, fmt.Errorf("member %.40q is spelled otherwise than %q", name, tag)
-		}
+	if field, tag, ok := find(t, name); ok && tag == name {
+		return field, true, nil
+	} else if ok {
+		return nil, false, fmt.Errorf("member %.40q is spelled otherwise than %q", name, tag)
 	}
 	if s.unknown == closed {
 		return nil, false, fmt.Errorf("unknown member %.40q", name)
 	}
 	return nil, false, nil
+}
+
+// find looks for the field whose tag is the name, letter case aside, in a struct and in those embedded
+// in it, as encoding/json does.
+func find(t reflect.Type, name string) (field reflect.Type, tag string, ok bool) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		tag, _, _ = strings.Cut(f.Tag.Get("json"), ",")
+		if tag == "" && f.Anonymous && f.Type.Kind() == reflect.Struct {
+			if field, tag, ok = find(f.Type, name); ok {
+				return field, tag, true
+			}
+			continue
+		}
+		if strings.EqualFold(tag, name) {
+			return f.Type, tag, true
+		}
+	}
+	return nil, "", false
 }
 
 // shape resolves pointers, and answers nil for types that decode themselves from a string.

@@ -12,12 +12,17 @@ type inner struct {
 	Value string `json:"value"`
 }
 
+type embedded struct {
+	Below string `json:"below"`
+}
+
 type document struct {
 	Name  string         `json:"name"`
 	Count int            `json:"count"`
 	Inner *inner         `json:"inner"`
 	List  []inner        `json:"list"`
 	Map   map[string]int `json:"map"`
+	embedded
 }
 
 func TestUnmarshal(t *testing.T) {
@@ -38,6 +43,11 @@ func TestUnmarshal(t *testing.T) {
 		{"another case", `{"NAME":"a"}`, false, false},
 		{"another case, by folding", "{\"\u017f\":1}", false, true}, // long s folds to s, and no member is called s
 		{"another case deep inside", `{"inner":{"Value":"a"}}`, false, false},
+		{"a member of an embedded struct", `{"below":"b","name":"n"}`, true, true},
+		{"a member of an embedded struct twice", `{"below":"b","below":"b"}`, false, false},
+		{"another case in an embedded struct", `{"Below":"b"}`, false, false},
+		{"null in an embedded struct", `{"below":null}`, false, false},
+		{"an embedded struct by its name", `{"embedded":{"below":"b"}}`, false, true},
 		{"null for a string", `{"name":null}`, false, false},
 		{"null for an object", `{"inner":null}`, false, false},
 		{"null for the document", `null`, false, false},

@@ -10,7 +10,7 @@ import (
 type Policy struct {
 	// Required names checks that must pass, on top of those that every verdict needs (see Floor). A
 	// check that is not applicable, say because its part is missing, has not passed. The check of one
-	// platform, such as "snp.launch", stands for that of the platform that the evidence is of.
+	// platform stands for the check of the same name on the platform that the evidence is of.
 	Required []string
 
 	// PCRs must all be covered by the quote, in the SHA-256 bank. An empty list still needs a quote, but of anything.

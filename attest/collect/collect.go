@@ -58,14 +58,8 @@ type Collector struct {
 	cfg  Config
 	thim thim
 
-	mu    sync.Mutex
-	chain vcekChain // guarded by mu
-}
-
-// vcekChain is the host's last answer, for the chip and firmware level that it was right for.
-type vcekChain struct {
-	chip string
-	der  [][]byte
+	mu       sync.Mutex
+	endorsed endorsements // guarded by mu
 }
 
 // New makes a Collector. It does no I/O.
@@ -106,7 +100,7 @@ func (c *Collector) collect(ctx context.Context, ch attest.Challenge) (*attest.E
 	if err := c.addReport(ctx, e); err != nil {
 		return nil, err
 	}
-	if err := c.addVCEK(ctx, e); err != nil {
+	if err := c.addEndorsements(ctx, e); err != nil {
 		return nil, err
 	}
 	if err := c.addAKCertificate(ctx, e); err != nil {
@@ -220,7 +214,7 @@ func issuer(cert *x509.Certificate, store []*x509.Certificate) *x509.Certificate
 func (c *Collector) selfVerify(e *attest.Evidence, ch attest.Challenge) error {
 	result := attest.VerifyForKey(e, ch, c.cfg.Key.PublicKey(), c.cfg.Anchors, c.cfg.Policy, c.cfg.Now())
 	if err := result.Err(); err != nil {
-		c.forgetVCEK()
+		c.keep(endorsements{})
 		return fmt.Errorf("not sent, since this machine itself would not accept it: %w", err)
 	}
 	return nil

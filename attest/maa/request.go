@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -63,14 +62,8 @@ type isolationInfo struct {
 }
 
 type isolated struct {
-	Proof       []byte `json:"Proof"`
+	Proof       []byte `json:"Proof"` // the platform's, as JSON
 	RunTimeData []byte `json:"RunTimeData"`
-}
-
-// snpProof goes, as JSON, into Proof.
-type snpProof struct {
-	Report string `json:"SnpReport"`     // base64url
-	Chain  string `json:"VcekCertChain"` // standard base64 of PEM: VCEK, ASK, ARK
 }
 
 // encodeRequest puts evidence and transport key into the service's shape. There is no event log: the service then makes no claims about the
@@ -134,25 +127,22 @@ func encodeTPM(r Request) (tpmInfo, error) {
 }
 
 func encodeIsolation(e *attest.Evidence) (isolationInfo, error) {
-	report, claims, err := e.Hardware()
+	report, err := e.HardwareReport()
 	if err != nil {
 		return isolationInfo{}, err
 	}
-	if report == nil || claims == nil {
+	if report == nil || report.Claims == nil {
 		return isolationInfo{}, errors.New("evidence has no hardware report")
 	}
-	var chain []byte
-	for _, der := range e.VCEKChain {
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	proof, err := json.Marshal(snpProof{
-		Report: base64.RawURLEncoding.EncodeToString(report),
-		Chain:  base64.StdEncoding.EncodeToString(chain),
-	})
+	p, err := platformOf(report.Type)
 	if err != nil {
 		return isolationInfo{}, err
 	}
-	return isolationInfo{Type: "SevSnp", Evidence: isolated{Proof: proof, RunTimeData: claims}}, nil
+	proof, err := p.proof(report.Hardware, e)
+	if err != nil {
+		return isolationInfo{}, err
+	}
+	return isolationInfo{Type: p.name, Evidence: isolated{Proof: proof, RunTimeData: report.Claims}}, nil
 }
 
 // sized makes a TPM2B of a structure: its length in two bytes, big-endian, before it.

@@ -7,11 +7,12 @@ import (
 	"github.com/keyagent/keyagent/internal/certs"
 )
 
-// TrustAnchors are the certificates that a verifier believes. Certificates in evidence are never anchors.
+// TrustAnchors are the certificates that a verifier believes. Certificates in evidence are never
+// anchors.
 type TrustAnchors struct {
 	AMD               []AMDRoot
 	VTPM              []*x509.Certificate // roots of AK certificates
-	VTPMIntermediates []*x509.Certificate // issuers that hosts do not send along and that no AIA names
+	VTPMIntermediates []*x509.Certificate // issuers of AK certificates, not sent by hosts
 }
 
 var (

@@ -11,7 +11,8 @@ import (
 
 func (v *verifier) bundleFormat() error { return v.e.validate() }
 
-// bundleNonce tells an honest mix-up early. It proves nothing: quote.nonce and key.certify.nonce do.
+// bundleNonce gives a clear message if evidence for another challenge was sent by mistake. It
+// proves nothing: quote.nonce and key.certify.nonce do.
 func (v *verifier) bundleNonce() error {
 	if v.challenge == nil {
 		return absent("evidence was not made for a challenge of this protocol")
@@ -36,7 +37,7 @@ func (v *verifier) hclStructure() error {
 		if r := v.e.unwrapped(); r != nil && r.Claims != nil {
 			v.report = r
 		}
-		return absent("no HCL report; the hardware report and the claims are given singly")
+		return absent("no HCL report; the hardware report and the claims are given without it")
 	}
 	report, err := hcl.Parse(v.e.HCLReport)
 	if err != nil {

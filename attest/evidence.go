@@ -31,19 +31,20 @@ const (
 	pcrDigestSize      = 32
 )
 
-// Evidence is what a machine shows: raw bytes as TPM and processor gave them, none of them believed yet. Verify is the only way to a
-// [Result]; no field of Evidence says anything by itself.
+// Evidence is what a machine sends: bytes as TPM and processor gave them, none of them verified
+// yet. Verify is the only way to a [Result]; no field of Evidence proves anything by itself.
 //
-// A part that is not there is nil. Integers inside TPM structures are big-endian, those inside the HCL
-// report little-endian.
+// A part that is not there is nil. Integers inside TPM structures are big-endian, those inside the
+// HCL report little-endian.
 type Evidence struct {
-	// Nonce and Audience repeat the verifier's challenge, for its convenience. The statements' extraData is what counts.
+	// Nonce and Audience repeat the verifier's challenge, so that a mix-up gets a clear
+	// message. What is verified is the extraData of the statements.
 	Nonce    []byte
 	Audience string
 
 	// HCLReport is the content of NV index 0x01400001. Evidence that passed through a party which
-	// unwraps it (MAA does) has the platform's hardware report and RuntimeClaims instead, never both
-	// forms.
+	// unwraps it (MAA does) has the platform's hardware report and RuntimeClaims instead, never
+	// both forms.
 	HCLReport     []byte
 	RuntimeClaims []byte
 
@@ -62,7 +63,8 @@ type Evidence struct {
 	PCRs             map[int][]byte // SHA-256 bank
 }
 
-// wire is the JSON form. Its members are optional in JSON's sense only; what must be there is policy.
+// wire is the JSON form. Any member may be left out of the JSON; which of them are needed is
+// policy.
 type wire struct {
 	Format    string `json:"format"`
 	Nonce     octets `json:"nonce,omitempty"`
@@ -82,7 +84,7 @@ type wire struct {
 	PCRs             map[string]octets `json:"pcrs,omitempty"`
 }
 
-// octets travel as base64url without padding (RFC 4648, 5), in the one canonical spelling.
+// octets are encoded as base64url without padding (RFC 4648, 5), in the one canonical spelling.
 type octets []byte
 
 func (o octets) MarshalText() ([]byte, error) {
@@ -104,9 +106,10 @@ func (o *octets) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Parse reads a bundle. It refuses what could be read in two ways: members that occur twice, are unknown or differ from
-// known ones in case, bytes after the document, invalid UTF-8, base64 that has another spelling, and parts beyond their natural size.
-// Accepted input, encoded again and parsed again, is the same Evidence.
+// Parse reads a bundle. It refuses what two readers could understand differently: members that
+// occur twice, are unknown or differ from known ones in case, bytes after the document, invalid
+// UTF-8, base64 in another spelling, and parts beyond their size limits. Input that is accepted
+// gives the same Evidence when it is encoded and parsed again.
 func Parse(data []byte) (*Evidence, error) {
 	if len(data) > MaxEvidenceSize {
 		return nil, fmt.Errorf("evidence of %d bytes, want at most %d", len(data), MaxEvidenceSize)
@@ -139,7 +142,7 @@ func Parse(data []byte) (*Evidence, error) {
 	return e, nil
 }
 
-// Encode writes the bundle as JSON. It refuses to write what Parse would refuse to read.
+// Encode returns the bundle as JSON. It refuses what Parse would refuse.
 func (e *Evidence) Encode() ([]byte, error) {
 	if err := e.validate(); err != nil {
 		return nil, fmt.Errorf("encoding evidence: %w", err)
@@ -247,7 +250,7 @@ func (e *Evidence) validate() error {
 	return nil
 }
 
-// part is a byte string of the bundle with its natural maximum.
+// part is a byte string of the bundle with its largest size in bytes.
 type part struct {
 	name  string
 	value []byte

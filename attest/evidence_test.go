@@ -114,7 +114,8 @@ func TestEncodeRefusesWhatParseWould(t *testing.T) {
 	}
 }
 
-// FuzzParse: accepted input, encoded again, is accepted and means the same; encoding is a fixed point.
+// FuzzParse: accepted input, encoded again, is accepted and means the same; encoding is a fixed
+// point.
 func FuzzParse(f *testing.F) {
 	data, _ := bundle(f)
 	f.Add(data)

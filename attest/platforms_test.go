@@ -34,8 +34,8 @@ func TestEachPlatformHasChecksOfItsOwnPrefix(t *testing.T) {
 	}
 }
 
-// TestEvidenceOfNoVerifiedPlatformIsHeldToTheChecksOfAll: neither a platform that is not supported nor
-// a missing report makes the list of required checks shorter.
+// TestEvidenceOfNoVerifiedPlatformIsHeldToTheChecksOfAll: neither a platform that is not supported
+// nor a missing report makes the list of required checks shorter.
 func TestEvidenceOfNoVerifiedPlatformIsHeldToTheChecksOfAll(t *testing.T) {
 	t.Parallel()
 	x := newTrial(t)
@@ -59,8 +59,8 @@ func TestEvidenceOfNoVerifiedPlatformIsHeldToTheChecksOfAll(t *testing.T) {
 	}
 }
 
-// TestARequiredCheckOfOnePlatformStandsForThoseOfAll: a policy that was written for one platform asks
-// the same of the next, which must not have less to show.
+// TestARequiredCheckOfOnePlatformStandsForThoseOfAll: a policy that was written for one platform
+// asks the same of the next, which must not have less to show.
 func TestARequiredCheckOfOnePlatformStandsForThoseOfAll(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{

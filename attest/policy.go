@@ -5,15 +5,16 @@ import (
 	"time"
 )
 
-// Policy is what a verifier asks for beyond the checks that always hold. The zero Policy asks for less than a relying party wants;
-// start from DefaultPolicy.
+// Policy is what a verifier requires beyond the checks of [Floor]. The zero Policy requires less
+// than a relying party wants; start from DefaultPolicy.
 type Policy struct {
 	// Required names checks that must pass, on top of those that every verdict needs (see Floor). A
-	// check that is not applicable, say because its part is missing, has not passed. The check of one
-	// platform stands for the check of the same name on the platform that the evidence is of.
+	// check that is not applicable, say because its part is missing, has not passed. The check of
+	// one platform stands for the check of the same name on the platform that the evidence is of.
 	Required []string
 
-	// PCRs must all be covered by the quote, in the SHA-256 bank. An empty list still needs a quote, but of anything.
+	// PCRs must all be covered by the quote, in the SHA-256 bank. With an empty list a quote
+	// is still required, of any PCRs.
 	PCRs []int
 
 	// HardwarePolicy is what each platform must show.
@@ -37,7 +38,8 @@ type Policy struct {
 type KeyPolicy struct {
 	RequiredAttributes  uint32
 	ForbiddenAttributes uint32
-	// AuthPolicies lists authPolicy digests that the key may have; an empty authPolicy is always allowed.
+	// AuthPolicies lists authPolicy digests that the key may have; an empty authPolicy is always
+	// allowed.
 	AuthPolicies [][]byte
 	// AnyAuthPolicy allows every authPolicy.
 	AnyAuthPolicy bool
@@ -70,7 +72,8 @@ func bindingKeyPolicy() KeyPolicy {
 	}
 }
 
-// transportKeyPolicy: made inside this TPM, cannot leave it, opens one answer and is gone at the next reset.
+// transportKeyPolicy: made inside this TPM, cannot leave it, opens one answer and is gone at the
+// next reset.
 func transportKeyPolicy() KeyPolicy {
 	return KeyPolicy{
 		RequiredAttributes:  attrFixedTPM | attrFixedParent | attrSensitiveDataOrigin | attrDecrypt,
@@ -80,13 +83,15 @@ func transportKeyPolicy() KeyPolicy {
 	}
 }
 
-// DefaultPolicy asks for the binding key certified and fresh, PCRs 0 to 7 quoted in the same boot, and the report made under one of
-// the ID keys that Azure is known to use.
+// DefaultPolicy asks for the binding key certified and fresh, PCRs 0 to 7 quoted in the same boot,
+// and the report made under one of the ID keys that Azure is known to use.
 //
-// It does not ask for an AK certificate, which some hosts do not provision, for secure boot, or for the alias check against BadRAM
-// (PlatformInfo), which hosts of older firmware do not report; nor for a lowest firmware level (MinTCB, MinABI, MinGuestSVN) or
-// revocation lists: those change with AMD's and Microsoft's advisories, and a list built in here would be out of date. A relying party
-// that keeps up with them sets MinTCB: without it, a key extracted from any chip at an old level vouches for everything.
+// It does not require an AK certificate, which some hosts do not provision, secure boot, or the
+// alias check against BadRAM (PlatformInfo), which hosts with older firmware do not report. Nor
+// does it require a lowest firmware level (MinTCB, MinABI, MinGuestSVN) or revocation lists: those
+// change with AMD's and Microsoft's advisories, and values built in here would be out of date. A
+// relying party that follows the advisories sets MinTCB: without it, one key extracted from a chip
+// at an old level is enough to forge the evidence of any machine.
 func DefaultPolicy() Policy {
 	p := PlatformPolicy()
 	p.Required = append(p.Required, KeyChecks()...)
@@ -106,7 +111,8 @@ func PlatformPolicy() Policy {
 	return p
 }
 
-// KeyChecks names the checks which prove that the binding key lives in the TPM that the evidence is about.
+// KeyChecks names the checks which prove that the binding key lives in the TPM that the evidence is
+// about.
 func KeyChecks() []string {
 	return []string{
 		CheckKeyPublic, CheckKeyCertifySignature, CheckKeyCertifyStructure, CheckKeyCertifySigner,
@@ -114,9 +120,10 @@ func KeyChecks() []string {
 	}
 }
 
-// Floor names the checks without which no policy makes evidence verified: a genuine, non-debug
-// processor vouches for the claims, the claims for the attestation key, and the attestation key made
-// a fresh quote. Of the processors' checks, those of the evidence's own platform count.
+// Floor names the checks that are required under every policy: a genuine, non-debug processor
+// vouches for the claims, the claims for the attestation key, and the attestation key made a fresh
+// quote. It lists the checks of all platforms; for evidence of one of them, only its own are
+// required.
 func Floor() []string { return floor(platforms()) }
 
 func floor(answering []platform) []string {

@@ -26,7 +26,7 @@ const (
 // SNPEvidence is what evidence has of AMD SEV-SNP.
 type SNPEvidence struct {
 	SNPReport []byte   // without the paravisor's wrapper; integers are little-endian
-	VCEKChain [][]byte // DER, the VCEK first; ASK and ARK, if sent, are ignored: the verifier has its own
+	VCEKChain [][]byte // DER, the VCEK first; ASK and ARK, if sent, are ignored
 }
 
 type snpWireReport struct {
@@ -58,7 +58,7 @@ type SNPPolicy struct {
 type Launch struct {
 	IDKeyDigests [][]byte // SHA-384 of the key that signed the ID block, 48 bytes each
 	MinGuestSVN  uint32   // goes with an id_key_digest
-	Measurements [][]byte // launch digests, 48 bytes each; a listed measurement needs no id_key_digest
+	Measurements [][]byte // launch digests, 48 bytes each; need no id_key_digest
 }
 
 // SNPFacts are what was read from an SNP report and from its endorsements.
@@ -131,8 +131,8 @@ func (snp) addPolicy(p *Policy) {
 func (snp) prefix() string      { return "snp" }
 func (snp) of(v *verifier) bool { return v.isOf(hcl.TypeSNP) }
 
-// vouches: a genuine processor that keeps its host out, at an acceptable firmware level, signed the
-// hash of the claims.
+// vouches names the checks which prove that a genuine processor, at an acceptable firmware level
+// and with the host kept out of the guest, signed the hash of the claims.
 func (snp) vouches() []string {
 	return append(snpClosed(), CheckHCLBinding, CheckHCLClaims)
 }
@@ -142,7 +142,7 @@ func snpGenuine() []string {
 	return []string{CheckSNPStructure, CheckSNPChain, CheckSNPIdentity, CheckSNPSignature}
 }
 
-// snpClosed names the checks which prove that the host stays outside, too.
+// snpClosed names the checks which also prove that the host has no access to the guest's memory.
 func snpClosed() []string { return append(snpGenuine(), CheckSNPPolicy, CheckSNPTCB) }
 
 func (snp) join(v *verifier) share {
@@ -168,8 +168,8 @@ func (snp) join(v *verifier) share {
 	}
 }
 
-// snpShare carries what earlier checks have parsed to later ones. A nil field was not there or could
-// not be read.
+// snpShare carries what earlier checks have parsed to later ones. A nil field was not there or
+// could not be read.
 type snpShare struct {
 	v *verifier
 
@@ -193,7 +193,7 @@ func (s *snpShare) structure() error {
 	return nil
 }
 
-// needSNP is the condition of checks that look into the report.
+// needSNP is the condition of checks that read the report.
 func (s *snpShare) needSNP() error {
 	if s.report == nil {
 		return absent("no readable SNP report")
@@ -268,8 +268,8 @@ func (s *snpShare) guestPolicy() error {
 
 func abi(version uint16) string { return fmt.Sprintf("%d.%d", version>>8, version&0xff) }
 
-// tcb asks for the order that AMD's firmware keeps, reported ≤ committed ≤ current, and for the
-// policy's minimum. Equality is not asked for: genuine Azure hosts run ahead of the level that they
+// tcb requires the order that AMD's firmware keeps, reported ≤ committed ≤ current, and for the
+// policy's minimum. Equality is not required: genuine Azure hosts run ahead of the level that they
 // report.
 func (s *snpShare) tcb() error {
 	if err := s.needSNP(); err != nil {
@@ -285,7 +285,7 @@ func (s *snpShare) tcb() error {
 	return nil
 }
 
-// launch tells Azure's paravisor from other firmware that runs on a genuine chip.
+// launch distinguishes Azure's paravisor from other firmware on a genuine chip.
 func (s *snpShare) launch() error {
 	want := s.v.policy.Launch
 	if len(want.IDKeyDigests) == 0 && len(want.Measurements) == 0 {

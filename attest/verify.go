@@ -9,8 +9,8 @@ import (
 	"github.com/keyagent/keyagent/attest/hcl"
 )
 
-// Names of the checks that are the same for every platform, in the order in which they are made. Those
-// of the platforms come between hcl.user-data and ak.public.
+// Names of the checks that are the same for every platform, in the order in which they are made.
+// Those of the platforms come between hcl.user-data and ak.public.
 const (
 	CheckBundleFormat = "bundle.format"
 	CheckBundleNonce  = "bundle.nonce"
@@ -44,8 +44,8 @@ const (
 	CheckPolicyVMID       = "policy.vm-id"
 )
 
-// step is one row of the procedure. Its function returns nil if the check passes, a *missing if it does not apply, else
-// the reason why it fails.
+// step is one row of the procedure. Its function returns nil if the check passes, a *missing if it
+// does not apply, else the reason why it fails.
 type step struct {
 	name string
 	do   func() error
@@ -102,30 +102,35 @@ func CheckNames() []string {
 	return names
 }
 
-// Expected is what a verifier expects of evidence that was not made for a [Challenge]: the extraData of its statements, byte for byte.
-// A statement is refused if less than MinNonceSize bytes are expected of it: what can be guessed can be signed in advance.
+// Expected is what a verifier expects of evidence that was not made for a [Challenge]: the
+// extraData of its statements, byte for byte. A statement is refused if less than MinNonceSize
+// bytes are expected in it: a value that can be guessed can be signed in advance.
 type Expected struct {
 	Certify []byte
 	Quote   []byte
-	// AllowShort accepts values below MinNonceSize, for evidence of protocols with short nonces. How much freshness such a value proves
-	// is then the caller's to judge. An empty one proves none and is refused all the same.
+	// AllowShort accepts values below MinNonceSize, for evidence of protocols with short nonces.
+	// The caller decides how much freshness such a value proves. An empty one proves none and is
+	// refused all the same.
 	AllowShort bool
-	// Key, if not nil, is the public key of the request or certificate that comes with the evidence. All [KeyChecks] and key.match are then
-	// required, whatever the policy says. A caller who always expects one makes sure that it is not nil: x509 leaves the key of an
-	// algorithm that it does not know nil.
+	// Key, if not nil, is the public key of the request or certificate that comes with the
+	// evidence. All [KeyChecks] and key.match are then required, whatever the policy says. A caller
+	// that always expects a key must check that it is not nil: package x509 leaves the public key
+	// nil if it does not know its algorithm.
 	Key crypto.PublicKey
 }
 
-// Verify judges evidence that was asked for with ch, at the time now, which must not be the zero time. It uses no network, clock or device, does not
-// change its arguments, and may be called concurrently.
+// Verify verifies evidence that was requested with ch, at the time now, which must not be the zero
+// time. It uses no network, clock or device, does not change its arguments, and may be called
+// concurrently.
 //
-// The answer is no unless Result.Err returns nil.
+// The evidence is verified only if Result.Err returns nil.
 func Verify(e *Evidence, ch Challenge, anchors TrustAnchors, p Policy, now time.Time) *Result {
 	return run(&verifier{e: e, challenge: &ch, expected: expectedOf(e, ch), anchors: anchors, policy: p, now: now})
 }
 
-// VerifyForKey is Verify with a check that the evidence is about the public key: the one of a certificate request, say. All [KeyChecks] and
-// key.match are then required, whatever the policy says. A nil key is no evidence's.
+// VerifyForKey is Verify with a check that the evidence is about the given public key, such as that
+// of a certificate request. All [KeyChecks] and key.match are then required, whatever the policy
+// says. With a nil key the check fails.
 func VerifyForKey(e *Evidence, ch Challenge, key crypto.PublicKey, anchors TrustAnchors, p Policy, now time.Time) *Result {
 	expected := expectedOf(e, ch)
 	expected.Key = key
@@ -140,15 +145,17 @@ func expectedOf(e *Evidence, ch Challenge) Expected {
 	return Expected{Certify: ch.CertifyData(), Quote: ch.QuoteData(keyName)}
 }
 
-// VerifyExpected is Verify for evidence of other making, whose extraData the caller knows.
+// VerifyExpected is Verify for evidence that another protocol asked for, whose extraData the caller
+// knows.
 func VerifyExpected(e *Evidence, expected Expected, anchors TrustAnchors, p Policy, now time.Time) *Result {
 	return run(&verifier{e: e, expected: expected, forKey: expected.Key != nil, anchors: anchors, policy: p, now: now})
 }
 
-// verifier carries what earlier rows have parsed to later ones. A nil field was not there or could not be read.
+// verifier holds what earlier checks have parsed for later ones. A nil field was not there or could
+// not be read.
 type verifier struct {
 	e         *Evidence
-	challenge *Challenge // nil for foreign evidence
+	challenge *Challenge // nil for evidence of another protocol
 	expected  Expected
 	forKey    bool // the caller asks about expected.Key
 	anchors   TrustAnchors
@@ -176,8 +183,8 @@ func run(v *verifier) *Result {
 	return v.result
 }
 
-// required lists the checks that must pass. Whoever asks about a key wants all of what proves it,
-// whatever the policy says.
+// required lists the checks that must pass. If the caller asks about a key, those are included that
+// prove where the key lives, whatever the policy says.
 func (v *verifier) required(answering []joined) []string {
 	names := v.policy.required(platformsOf(answering))
 	if v.forKey {
@@ -205,15 +212,15 @@ func outcome(name string, err error) Check {
 	return Check{Name: name, Status: Fail, Reason: err.Error()}
 }
 
-// claim is something that relying parties care about, and the checks that together prove it.
+// claim is a statement for relying parties, and the checks that together prove it.
 type claim struct {
 	what   string
 	checks []string
 	anchor func() string
 }
 
-// conclude fills in what was proven. A claim about the TPM rests on the attestation key, and so on all
-// that vouches for it.
+// conclude fills in what was proven. A claim about the TPM rests on the attestation key, and so on
+// all checks that vouch for that key.
 func (r *Result) conclude(v *verifier, answering []joined) {
 	if v.key != nil && r.firstNotPassed(KeyChecks()) == "" {
 		r.KeyName, r.PublicKey = v.key.name(), v.key.key

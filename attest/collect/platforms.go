@@ -8,7 +8,7 @@ import (
 	"github.com/keyagent/keyagent/attest/hcl"
 )
 
-// A platform says how the endorsements of one kind of hardware are had: what vouches for the key
+// A platform says how to get the endorsements of one kind of hardware: what vouches for the key
 // that signs its reports. Each has a file of its own, and platforms lists them; the rest of the
 // package asks the platform of the report and names none.
 type platform struct {
@@ -32,15 +32,15 @@ func platformOf(kind hcl.ReportType) (platform, error) {
 	return platform{}, fmt.Errorf("the hardware is %v, which is not supported yet", kind)
 }
 
-// endorsements is the host's last answer, for the subject that it was right for.
+// endorsements is the host's last answer, with the subject that it is about.
 type endorsements struct {
 	kind    hcl.ReportType
 	subject string
 	der     [][]byte
 }
 
-// addEndorsements adds what vouches for the report's signer, from the cache if the subject is the same
-// as last time.
+// addEndorsements adds what vouches for the report's signer, from the cache if the subject is the
+// same as last time.
 func (c *Collector) addEndorsements(ctx context.Context, e *attest.Evidence) error {
 	report, err := hcl.Parse(e.HCLReport)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-// thimPath leads to Trusted Hardware Identity Management, which answers which certificates belong to
-// this processor.
+// thimPath leads to Trusted Hardware Identity Management, which answers which certificates belong
+// to this processor.
 const thimPath = "/metadata/THIM/"
 
 // thimTimeout bounds one request. The service is on the same host.
@@ -39,7 +39,7 @@ func (e *HostError) Temporary() bool {
 	return e.Status == 0 || e.Status == http.StatusTooManyRequests || e.Status >= 500
 }
 
-// Refuses is false: what the metadata service says is no verdict about this machine.
+// Refuses is false: an answer of the metadata service is no verdict about this machine.
 func (e *HostError) Refuses() bool { return false }
 
 // thim fetches from the metadata service.
@@ -58,8 +58,8 @@ func newTHIM(cfg Config) thim {
 	return thim{url: strings.TrimRight(cfg.IMDSEndpoint, "/") + thimPath, client: client, now: cfg.Now}
 }
 
-// certificates fetches the platform's endorsements, as DER, the signer's first. They are candidates:
-// what they are worth, verification says.
+// certificates fetches the platform's endorsements, as DER, the signer's first. They are
+// candidates: only verification shows what they prove.
 func (t thim) certificates(ctx context.Context, p platform) ([][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, thimTimeout)
 	defer cancel()

@@ -14,7 +14,8 @@ import (
 
 const vectors = "../../testdata/azure-cvm/maa/"
 
-// FuzzEnvelope: an accepted answer has one meaning. Written again, it is accepted again and means the same.
+// FuzzEnvelope: an accepted answer has one meaning. Written again, it is accepted again and means
+// the same.
 func FuzzEnvelope(f *testing.F) {
 	good, err := json.Marshal(map[string]any{
 		"EncryptedInnerKey": make([]byte, 256), "AuthenticationData": make([]byte, 16), "Jwt": []byte("ciphertext"),

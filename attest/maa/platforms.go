@@ -8,8 +8,8 @@ import (
 )
 
 // A platform says how the service takes the hardware evidence of one kind of hardware. Each has a
-// file of its own, and platforms lists them; the rest of the package asks the platform of the report
-// and names none.
+// file of its own, and platforms lists them; the rest of the package asks the platform of the
+// report and names none.
 type platform struct {
 	kind hcl.ReportType
 	name string // what the service calls it

@@ -25,7 +25,8 @@ type requestJSON struct {
 	AttestationInfo string `json:"AttestationInfo"`
 }
 
-// attestationInfo is protocol version 2.0; []byte members are standard base64, as encoding/json writes them.
+// attestationInfo is protocol version 2.0; []byte members are standard base64, as encoding/json
+// writes them.
 type attestationInfo struct {
 	ProtocolVersion string            `json:"AttestationProtocolVersion"`
 	OSType          []byte            `json:"OSType"`
@@ -66,8 +67,8 @@ type isolated struct {
 	RunTimeData []byte `json:"RunTimeData"`
 }
 
-// encodeRequest puts evidence and transport key into the service's shape. There is no event log: the service then makes no claims about the
-// boot beyond the PCRs.
+// encodeRequest puts evidence and transport key into the service's shape. There is no event log:
+// the service then makes no claims about the boot beyond the PCRs.
 func encodeRequest(os OS, r Request) ([]byte, error) {
 	tpm, err := encodeTPM(r)
 	if err != nil {
@@ -150,7 +151,8 @@ func sized(b []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...) //nolint:gosec // public areas have a few hundred bytes
 }
 
-// bareSignature takes the RSASSA signature out of a TPMT_SIGNATURE: algorithm, hash and size stand before it, two bytes each.
+// bareSignature takes the RSASSA signature out of a TPMT_SIGNATURE: algorithm, hash and size stand
+// before it, two bytes each.
 func bareSignature(sig []byte) ([]byte, error) {
 	const bare, header = 256, 6
 	switch len(sig) {

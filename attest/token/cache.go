@@ -11,7 +11,8 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
-// margin is how long before its expiry a token is no longer handed out: whoever gets it has to use it.
+// margin is how long before its expiry a token is no longer handed out: the caller needs time to
+// use it.
 const margin = 5 * time.Minute
 
 // maxEndpoints bounds how many endpoints' tokens are kept. A machine has one.
@@ -33,14 +34,16 @@ func newCache(fetch fetcher, now func() time.Time) *cache {
 	return &cache{fetch: fetch, now: now, entries: map[string]*entry{}}
 }
 
-// entry is the state of one endpoint: a token that was fetched, and the flight that fetches the next.
+// entry is the state of one endpoint: a token that was fetched, and the flight that fetches the
+// next.
 type entry struct {
 	token   secret.String
 	expires time.Time
 	flight  *flight
 }
 
-// flight is one fetch that any number of callers wait for. Its results are set before done is closed.
+// flight is one fetch that any number of callers wait for. Its results are set before done is
+// closed.
 type flight struct {
 	done      chan struct{}
 	token     secret.String
@@ -71,7 +74,8 @@ func (c *cache) token(ctx context.Context, endpoint string) (secret.String, time
 	}
 }
 
-// join returns a kept token, or the flight to wait for; mine says that the caller is to do the work.
+// join returns a kept token, or the flight to wait for; mine says that the caller is to do the
+// work.
 func (c *cache) join(endpoint string) (token secret.String, expires time.Time, f *flight, mine bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,8 +90,8 @@ func (c *cache) join(endpoint string) (token secret.String, expires time.Time, f
 	return token, expires, e.flight, true
 }
 
-// entryLocked finds or makes the entry of an endpoint. The endpoint comes from the host: one that names a new one each time
-// must not fill the memory.
+// entryLocked finds or makes the entry of an endpoint. The endpoint comes from the host: one that
+// names a new one each time must not fill the memory.
 func (c *cache) entryLocked(endpoint string) *entry {
 	if e := c.entries[endpoint]; e != nil {
 		return e
@@ -118,7 +122,7 @@ func (c *cache) fly(ctx context.Context, endpoint string, f *flight) (secret.Str
 func (c *cache) land(endpoint string, f *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[endpoint]; e != nil && e.flight == f { // else its token was discarded before it was there
+	if e := c.entries[endpoint]; e != nil && e.flight == f { // else the token was discarded meanwhile
 		e.flight = nil
 		if f.err == nil {
 			e.token, e.expires = f.token, f.expires
@@ -127,8 +131,8 @@ func (c *cache) land(endpoint string, f *flight) {
 	close(f.done)
 }
 
-// discard forgets what is kept for endpoint, and the flight that would fetch the next: those who wait for it get its result, and
-// nobody after them.
+// discard forgets what is kept for endpoint, and the flight that would fetch the next: those who
+// wait for it get its result, and nobody after them.
 func (c *cache) discard(endpoint string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -79,7 +79,8 @@ func Public(key *rsa.PublicKey, attributes uint32, policy []byte) []byte {
 	return append(b, Sized(key.N.Bytes())...)
 }
 
-// Machine is a Confidential VM whose TPM is software. Its function fields, if not nil, change one step of making evidence.
+// Machine is a Confidential VM whose TPM is software. Its function fields, if not nil, change one
+// step of making evidence.
 type Machine struct {
 	AMD         *AMD
 	CA          *CA
@@ -202,7 +203,8 @@ func (m *Machine) selection() []byte {
 	return Quoted(0x000B, []byte{0xff, 0, 0}, m.PCRs)
 }
 
-// Quoted encodes the attested part of a quote: one selection and the digest over the selected values.
+// Quoted encodes the attested part of a quote: one selection and the digest over the selected
+// values.
 func Quoted(bank uint16, bitmap []byte, values map[int][]byte) []byte {
 	h := sha256.New()
 	for i := range 24 {
@@ -218,7 +220,8 @@ func Quoted(bank uint16, bitmap []byte, values map[int][]byte) []byte {
 	return append(b, Sized(h.Sum(nil))...)
 }
 
-// Certify makes the AK's statement about the key with the given TPMT_PUBLIC, a primary of hierarchy.
+// Certify makes the AK's statement about the key with the given TPMT_PUBLIC, a primary of
+// hierarchy.
 func (m *Machine) Certify(t testing.TB, public []byte, hierarchy uint32, extraData []byte) attest.Certified {
 	t.Helper()
 	name := Name(public)

@@ -7,7 +7,7 @@ import (
 	"github.com/keyagent/keyagent/internal/certs"
 )
 
-// TrustAnchors are the certificates that a verifier believes. Certificates in evidence are never
+// TrustAnchors are the certificates that a verifier trusts. Certificates in evidence are never
 // anchors.
 type TrustAnchors struct {
 	AMD               []AMDRoot

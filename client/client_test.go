@@ -73,7 +73,7 @@ func startAgent(t *testing.T, source tokens, adminOnly bool) string {
 	t.Helper()
 	uid := uint32(os.Geteuid())
 	if adminOnly {
-		uid++ // a rule for somebody else
+		uid++ // a rule for another user
 	}
 	server, err := agentapi.New(agentapi.Config{
 		Tokens: source,

@@ -16,7 +16,7 @@ import (
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
-// connectProxy connects whoever asks to one server, whatever its name.
+// connectProxy connects every client to one server, whatever its name.
 type connectProxy struct {
 	target string
 	refuse int // status; 0: connect

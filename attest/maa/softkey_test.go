@@ -9,7 +9,7 @@ import (
 	"github.com/keyagent/keyagent/attest/maa"
 )
 
-// softKey is a transport key outside of a TPM, with the TPM's manners: a bad ciphertext gives
+// softKey is a transport key outside of a TPM, that behaves as the TPM's does: a bad ciphertext gives
 // random bytes.
 type softKey struct {
 	key       *rsa.PrivateKey

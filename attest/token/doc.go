@@ -8,6 +8,6 @@
 //
 // [None] is the provider for platforms where no attestation is configured.
 //
-// Tokens are kept in memory only. Which of them is believed, and for what, is for the issuer to
-// say.
+// Tokens are kept in memory only. The issuer of credentials decides which of them it accepts, and
+// for what.
 package token

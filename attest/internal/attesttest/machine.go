@@ -120,7 +120,7 @@ func NewKeys(t testing.TB) Keys {
 	return k
 }
 
-// NewMachine makes a machine that a verifier believes.
+// NewMachine makes a machine whose evidence verifies.
 func NewMachine(t testing.TB, amd *AMD, ca *CA, keys Keys) *Machine {
 	t.Helper()
 	m := &Machine{
@@ -138,7 +138,7 @@ func NewMachine(t testing.TB, amd *AMD, ca *CA, keys Keys) *Machine {
 	return m
 }
 
-// Anchors are what a verifier must trust to believe the machine.
+// Anchors are what a verifier must trust for the machine's evidence to verify.
 func (m *Machine) Anchors() attest.TrustAnchors {
 	a := attest.TrustAnchors{AMD: []attest.AMDRoot{m.AMD.Root()}}
 	a.VTPM = append(a.VTPM, m.CA.Root)

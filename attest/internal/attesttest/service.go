@@ -62,8 +62,8 @@ type snpRequest struct {
 	}
 }
 
-// NewService starts a service that believes evidence under anchors. Evidence that it does not
-// believe fails the test, unless Answer takes over.
+// NewService starts a service that verifies evidence under anchors. Evidence that does not verify
+// fails the test, unless Answer takes over.
 func NewService(t testing.TB, anchors attest.TrustAnchors) *Service {
 	t.Helper()
 	s := &Service{anchors: anchors, AAD: "Transport Key"}

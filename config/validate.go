@@ -39,7 +39,7 @@ func (f *findings) wantCredentialName(setting, name string) {
 	}
 }
 
-// problems checks what needs no look outside the file.
+// problems makes the checks that need nothing outside the file.
 func (c *Config) problems() []string {
 	var f findings
 	c.checkPlaces(&f)
@@ -183,7 +183,7 @@ func (c *Config) checkFloor(f *findings, at string, id Identity) {
 	}
 }
 
-// checkKind looks at what an identity is.
+// checkKind checks that an identity is of exactly one kind.
 func (c *Config) checkKind(f *findings, at string, id Identity) {
 	switch {
 	case id.ManagedIdentity == nil && id.Application == nil:
@@ -263,7 +263,7 @@ func (c *Config) checkGrant(f *findings, at string, r Rule) {
 	}
 }
 
-// checkType looks at a token type of a rule for identities.
+// checkType checks a token type of a rule for identities.
 func (c *Config) checkType(f *findings, setting, tokenType string, identities []string) {
 	if tokenType != TypeBearer && tokenType != TypePoP {
 		f.add("%s: %q is not a token type (%s, %s)", setting, tokenType, TypeBearer, TypePoP)

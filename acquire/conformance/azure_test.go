@@ -97,7 +97,7 @@ func newServices() (*services, error) {
 	if s.appLeaf, err = s.appCA.Issue(&x509.CertificateRequest{Subject: pkix.Name{CommonName: "app"}, PublicKey: s.appKey.Public()}, start); err != nil {
 		return nil, err
 	}
-	if s.issuer, err = pki.NewIdentityIssuer(start); err != nil {
+	if s.issuer, err = pki.NewIdentityIssuer(pki.NewKey, start); err != nil {
 		return nil, err
 	}
 	return s, errors.Join(s.newServerCertificate(), s.newEntra(), s.newIMDS(keys[2]))

@@ -41,8 +41,13 @@ var places = map[string]place{
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm":    {[]string{"internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
-	"signer": {[]string{"tpm", "internal/statefile", "internal/secret", "internal/certs", "internal/pemfile"}, "a key is a file and a TPM"},
+	"tpm":            {[]string{"internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
+	"signer":         {[]string{"tpm", "internal/statefile"}, "a key is a file and a TPM"},
+	"signer/certreq": {[]string{"internal/certs"}, "pure: what a certificate says is computed, and no TPM is needed to test it"},
+	"signer/keystore": {
+		[]string{"signer", "signer/certreq", "tpm", "internal/statefile", "internal/pemfile"},
+		"a key's life has one owner: nobody else writes, moves or deletes in a key's directory",
+	},
 
 	"attest": {
 		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
@@ -82,7 +87,7 @@ var places = map[string]place{
 
 	"internal/daemon": {
 		[]string{
-			"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...",
+			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "attest/...", "tlsbridge", "acquire/...", "agentapi/...",
 			"internal/accounts", "internal/certs", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream",
 			"internal/waiting",
 		},
@@ -100,6 +105,7 @@ var places = map[string]place{
 	"acquire/conformance":          {nil, "it looks at the whole road to a token from outside, and holds nothing but tests"},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
+	"signer/internal/signertest": {[]string{"signer", "tpm", "tpm/tpmtest", "internal/statefile"}, "makes keys, TPMs and authorities for tests"},
 	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/tooltest", "internal/secret"}, "opens TPMs for tests"},
 }
 
@@ -120,6 +126,7 @@ var demoPlace = place{
 // test files.
 var testHelpers = map[string]string{
 	"attest/internal/attesttest": "makes evidence for tests",
+	"signer/internal/signertest": "makes keys, TPMs and authorities for tests",
 	"tpm/tpmtest":                "opens a TPM for a test",
 	"internal/tooltest":          "finds the external programs that check our work in tests",
 	"internal/archtest":          "holds nothing but tests",

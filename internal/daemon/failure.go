@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"strings"
 
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -45,9 +45,9 @@ func explainKey(err error, name string) error {
 		return hint(err, "%s", restoring(parent))
 	}
 	switch {
-	case errors.Is(err, signer.ErrGenerationMissing):
+	case errors.Is(err, keystore.ErrGenerationMissing):
 		return hint(err, "write the number of the *.key.pem file that is to be used into that file; or make another key in its place: keyagent key create %s", name)
-	case errors.Is(err, signer.ErrNoKey):
+	case errors.Is(err, keystore.ErrNoKey):
 		return hint(err, "keyagent key show lists the keys there are; keyagent key create %s makes this one", name)
 	case errors.Is(err, tpm.ErrAuthValue) && name == BindingKeyName:
 		return hint(err, "see binding_key.auth_credential in the configuration, or make a new key: keyagent key rotate %s", name)

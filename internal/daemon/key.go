@@ -19,6 +19,7 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -90,7 +91,7 @@ func ownerAuth(cfg *config.Config) func() (secret.String, error) {
 
 // hasKeys reports whether there are keys, whose storage root is to be noted if it is not. What cannot be read may well be one.
 func hasKeys(cfg *config.Config, opts Options) bool {
-	store, err := signer.OpenStore(signer.StoreConfig{Dir: filepath.Join(cfg.StateDir, keysDir), Logger: opts.Logger})
+	store, err := keystore.Open(keystore.Config{Dir: filepath.Join(cfg.StateDir, keysDir), Logger: opts.Logger})
 	if err != nil {
 		return true
 	}
@@ -173,7 +174,7 @@ func sameRoot(path string, name []byte, log *slog.Logger) error {
 
 // OpenKeys opens the TPM and the named keys of the state directory, as the agent itself does: for commands that work beside a
 // running agent, or without one. Close the TPM.
-func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, *signer.Store, error) {
+func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, *keystore.Store, error) {
 	opts = opts.withDefaults()
 	t, err := openTPM(ctx, cfg, opts)
 	if err != nil {
@@ -186,8 +187,8 @@ func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, 
 	return t, store, nil
 }
 
-func openStore(cfg *config.Config, opts Options) (*signer.Store, error) {
-	return signer.OpenStore(signer.StoreConfig{
+func openStore(cfg *config.Config, opts Options) (*keystore.Store, error) {
+	return keystore.Open(keystore.Config{
 		Dir: filepath.Join(cfg.StateDir, keysDir), Now: opts.Now, Logger: opts.Logger, Waiting: opts.Waits.Begin,
 		// With the first key, and before it, the storage root is noted: until then there is nothing that another root could harm.
 		BeforeKey: func(ctx context.Context, t *tpm.TPM) error {
@@ -248,9 +249,9 @@ func (d *Daemon) openSoftwareKey() error {
 }
 
 // BindingKeyOptions says what key the configuration asks for.
-func BindingKeyOptions(cfg *config.Config) (signer.KeyOptions, error) {
+func BindingKeyOptions(cfg *config.Config) (keystore.KeyOptions, error) {
 	k := cfg.BindingKey
-	options := signer.KeyOptions{
+	options := keystore.KeyOptions{
 		KeyOptions: tpm.KeyOptions{Algorithm: tpm.RSA2048, PCRs: tpm.PCRSelection{PCRs: k.PCRs, Bank: crypto.SHA256}},
 		Persistent: tpm.Handle(k.PersistentHandle),
 	}
@@ -270,7 +271,7 @@ func BindingKeyOptions(cfg *config.Config) (signer.KeyOptions, error) {
 
 // placeAdvice says how the binding key gets to the persistent handle that is configured, if it was made for another or none. It is no
 // error, because the handle is for speed.
-func placeAdvice(e signer.Entry, want signer.KeyOptions) string {
+func placeAdvice(e keystore.Entry, want keystore.KeyOptions) string {
 	if want.Persistent == 0 || e.Persistent == want.Persistent {
 		return ""
 	}
@@ -279,7 +280,7 @@ func placeAdvice(e signer.Entry, want signer.KeyOptions) string {
 
 // checkAsConfigured compares a key that was there with what the configuration asks for: protection that is configured and not
 // there would be worse than none.
-func checkAsConfigured(key *tpm.Key, want signer.KeyOptions) error {
+func checkAsConfigured(key *tpm.Key, want keystore.KeyOptions) error {
 	have := key.PCRs()
 	if len(want.PCRs.PCRs) > 0 && (have.Bank != want.PCRs.Bank || !slices.Equal(have.PCRs, slices.Compact(slices.Sorted(slices.Values(want.PCRs.PCRs))))) {
 		return fmt.Errorf("it is bound to PCRs %v, configured are %v", have.PCRs, want.PCRs.PCRs)

@@ -18,11 +18,12 @@ import (
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 )
 
 // certificatesOf is where a rotation keeps the certificates of the next binding key, in the directory of that key. The first start
 // with the key takes them over; the agent that runs meanwhile goes on writing those of the old key.
-func certificatesOf(e signer.Entry) string {
+func certificatesOf(e keystore.Entry) string {
 	return filepath.Join(filepath.Dir(e.KeyFile), strconv.Itoa(e.Generation)+".certificates")
 }
 
@@ -34,12 +35,12 @@ const probeResource = "https://management.azure.com"
 // started again, and again after a failure or a power cut: it goes on with the key that it has begun.
 //
 // The tokens are dropped. The certificates are kept for the new start, so that it issues none.
-func RotateBindingKey(ctx context.Context, cfg *config.Config, opts Options) (signer.Entry, error) {
+func RotateBindingKey(ctx context.Context, cfg *config.Config, opts Options) (keystore.Entry, error) {
 	if len(cfg.Identities) == 0 { // no file was read: whatever the key is, all zero identities get their tokens with it
-		return signer.Entry{}, hint(usagef("key %q is rotated as the configuration says, which was not found", BindingKeyName), "name it with --config FILE")
+		return keystore.Entry{}, hint(usagef("key %q is rotated as the configuration says, which was not found", BindingKeyName), "name it with --config FILE")
 	}
 	if cfg.BindingKey.InsecureSoftware {
-		return signer.Entry{}, errors.New("the configured binding key is in software: remove its file to get another")
+		return keystore.Entry{}, errors.New("the configured binding key is in software: remove its file to get another")
 	}
 	r := &rotation{Daemon: &Daemon{cfg: cfg, opts: opts.withDefaults()}}
 	next, err := r.run(ctx)
@@ -102,13 +103,13 @@ func (p *plan) boundBelow(c acquire.Credential) (imds.Selector, bool) {
 	return imds.Selector{}, false
 }
 
-func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
+func (r *rotation) run(ctx context.Context) (keystore.Entry, error) {
 	plan, err := resolve(ctx, r.cfg, r.opts, nil)
 	if err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	if err := plan.addProxyCredential(r.cfg.Proxy); err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	r.proofs = plan.proofs()
 	plan.identities = nil
@@ -117,39 +118,39 @@ func (r *rotation) run(ctx context.Context) (signer.Entry, error) {
 	}
 	t, store, err := OpenKeys(ctx, r.cfg, r.opts)
 	if err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	r.tpm = t
 	r.closers = append(r.closers, t.Close)
 	options, err := BindingKeyOptions(r.cfg)
 	if err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	next, err := store.BeginRotation(ctx, t, BindingKeyName, options)
 	if err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	key, err := store.Open(ctx, next, signer.Config{TPM: t, Options: options.KeyOptions})
 	if err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	r.key, r.tpmKey = key, key.TPMKey()
 	r.closers = append(r.closers, key.Close)
 	if err := checkAsConfigured(r.tpmKey, options); err != nil {
-		return signer.Entry{}, fmt.Errorf("the next binding key was begun under another configuration: %w: keyagent key rotate %s --cancel removes it", err, BindingKeyName)
+		return keystore.Entry{}, fmt.Errorf("the next binding key was begun under another configuration: %w: keyagent key rotate %s --cancel removes it", err, BindingKeyName)
 	}
 	certificates := certificatesOf(next)
 	if err := statefile.EnsureDir(certificates); err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	if err := r.openAcquirer(plan, certificates); err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	err = store.FinishRotation(ctx, next, key, func(ctx context.Context, _ *signer.Key, _ []*x509.Certificate) error {
 		return r.proveAll(ctx)
 	})
 	if err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	return store.Current(BindingKeyName)
 }

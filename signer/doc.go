@@ -6,12 +6,7 @@
 // took. TLS and JWT demand a salt as long as the hash; older TPMs take the longest that fits. What passed the test is what the
 // key offers: [Key.SignatureSchemes].
 //
-// A [Store] keeps named keys with their certificates, and rotates them: the next generation beside the current one, switched
-// when it has proven to work. [NewCertificateRequest], [SelfSign] and [CheckCertificate] are what lies between a key and its
-// certificate.
-//
-// [Store.Import] keeps what it replaces, and replaces a certificate that works and is in use only if that is meant; [Store.Replaced] is the
-// way back.
+// Named keys with their generations and certificates are in package keystore, requests and certificates in package certreq.
 //
 // [SoftwareKey] is for development without a TPM, and says so.
 //
@@ -31,6 +26,6 @@
 //
 // # Sources
 //
-// RFC 8017 (PKCS #1 2.2), 8.1, 8.2 and 9.1. RFC 2986 (PKCS #10), RFC 5280 (certificates), RFC 3279, 2.2.3 (ECDSA signatures). RFC 8446 (TLS 1.3), 4.2.3: the salt is as long as the digest. TPM 2.0 Library, Part 1,
-// annex B.7: RSAPSS.
+// RFC 8017 (PKCS #1 2.2), 8.1, 8.2 and 9.1. RFC 3279, 2.2.3 (ECDSA signatures). RFC 8446 (TLS 1.3), 4.2.3: the salt is as long as
+// the digest. TPM 2.0 Library, Part 1, annex B.7: RSAPSS.
 package signer

@@ -14,6 +14,7 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -79,7 +80,7 @@ func TestAKeyThatAnotherProgramMadeIsAdoptedOnRequest(t *testing.T) {
 			machine := tt.machine(t)
 			w := tpmtest.NewTools(t, machine)
 			tt.make(t, w)
-			path := keyPath(t)
+			path := signertest.KeyPath(t)
 			if err := os.WriteFile(path, w.Read(t, "key.pem"), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -155,7 +156,7 @@ func checkByOpenSSL(t *testing.T, key *signer.Key) {
 	if public, isECDSA := key.Public().(*ecdsa.PublicKey); isECDSA && public.Params().BitSize == 384 {
 		hash, flag = crypto.SHA384, "-sha384"
 	}
-	signature, err := key.Sign(nil, digest(hash, "message"), hash)
+	signature, err := key.Sign(nil, signertest.Digest(hash, "message"), hash)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,10 +164,10 @@ func checkByOpenSSL(t *testing.T, key *signer.Key) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	message := writeFile(t, "message", []byte("message"))
+	message := signertest.WriteFile(t, "message", []byte("message"))
 	verify := func(signature []byte) error {
-		return exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "dgst", flag, "-verify", writeFile(t, "public.pem", asPEM("PUBLIC KEY", der)), // #nosec G204 -- the judge
-			"-signature", writeFile(t, "signature", signature), message).Run()
+		return exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "dgst", flag, "-verify", signertest.WriteFile(t, "public.pem", signertest.PEM("PUBLIC KEY", der)), // #nosec G204 -- the judge
+			"-signature", signertest.WriteFile(t, "signature", signature), message).Run()
 	}
 	if err := verify(signature); err != nil {
 		t.Errorf("openssl dgst -verify: %v", err)

@@ -40,8 +40,8 @@ func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, e
 	return key, created, err
 }
 
-// readKeyFile reads a key file of ours.
-func readKeyFile(path string) (*tpm.KeyFile, error) {
+// ReadKeyFile reads a key file of ours, without a TPM.
+func ReadKeyFile(path string) (*tpm.KeyFile, error) {
 	text, err := statefile.Read(path, maxKeyFileBytes)
 	if err != nil {
 		return nil, err

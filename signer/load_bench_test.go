@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
@@ -35,7 +36,7 @@ func BenchmarkSignConcurrently(b *testing.B) {
 	const callers, each = 64, 2
 	swtpm := tpmtest.Swtpm(b)
 	placeApart(b, swtpm.PID())
-	key := open(b, tpmtest.Connect(b, swtpm.Device()), keyPath(b))
+	key := signertest.Open(b, tpmtest.Connect(b, swtpm.Device()), signertest.KeyPath(b))
 	var rounds []round
 	for i := 0; b.Loop(); i++ {
 		var r round
@@ -139,7 +140,7 @@ func signTogether(b *testing.B, key *signer.Key, callers, each int) (took, longe
 
 // signRepeatedly returns how long the slowest of n signatures took.
 func signRepeatedly(key *signer.Key, n int) (longest time.Duration, err error) {
-	digest := digest(crypto.SHA256, "benchmark")
+	digest := signertest.Digest(crypto.SHA256, "benchmark")
 	for range n {
 		start := time.Now()
 		if _, err := key.Sign(nil, digest, crypto.SHA256); err != nil {
@@ -157,7 +158,7 @@ func BenchmarkSignMemory(b *testing.B) {
 	const warm, all = 10_000, 100_000
 	machine := tpmtest.Shared(b)
 	before := occupied(b, machine.Device())
-	key := open(b, tpmtest.Connect(b, machine.Device()), keyPath(b))
+	key := signertest.Open(b, tpmtest.Connect(b, machine.Device()), signertest.KeyPath(b))
 
 	signMany(b, key, warm)
 	reference, early := residentMemory(b), occupied(b, machine.Device())

@@ -89,6 +89,20 @@ func (k *Key) SignatureSchemes() []tls.SignatureScheme {
 	return schemes
 }
 
+// TLSVersions lists the versions of TLS in which the key can be used, the latest first.
+func (k *Key) TLSVersions() []uint16 {
+	schemes := k.SignatureSchemes()
+	if len(schemes) == 0 {
+		return nil
+	}
+	for _, s := range schemes {
+		if s != tls.PKCS1WithSHA256 && s != tls.PKCS1WithSHA384 && s != tls.PKCS1WithSHA512 { // RFC 8446, 4.2.3
+			return []uint16{tls.VersionTLS13, tls.VersionTLS12}
+		}
+	}
+	return []uint16{tls.VersionTLS12}
+}
+
 // tlsScheme names a way to sign as TLS does (RFC 8446, 4.2.3). TLS 1.3 ties each curve to one hash.
 func tlsScheme(f form, h crypto.Hash, public crypto.PublicKey) (tls.SignatureScheme, bool) {
 	if key, ok := public.(*ecdsa.PublicKey); ok {

@@ -60,6 +60,8 @@ type Config struct {
 	Persistent tpm2.TPMHandle
 	// PCRValues are the values that the key was bound to, if they are known.
 	PCRValues tpm.PCRValues
+	// Created says that the caller has made the key just now, for [Info.Created].
+	Created bool
 	// ParentName is the Name of the storage key that the key is under, if it is known.
 	ParentName []byte
 }
@@ -108,7 +110,7 @@ func Open(ctx context.Context, cfg Config) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.info.Created = created
+	k.info.Created = created || cfg.Created
 	return k, nil
 }
 
@@ -175,6 +177,9 @@ func (k *Key) Public() crypto.PublicKey { return k.public }
 
 // TPMKey returns the key as the TPM has it, for attestation, and for who demands attributes of it.
 func (k *Key) TPMKey() *tpm.Key { return k.key }
+
+// TPM returns the TPM that the key is in.
+func (k *Key) TPM() *tpm.TPM { return k.on }
 
 // Info describes the key.
 func (k *Key) Info() Info {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
@@ -176,7 +177,7 @@ func talk(t *testing.T, address string, cfg *tls.Config, version uint16) error {
 func TestTLSHandshakeEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	proxy := tpmtest.NewProxy(t, tpmtest.Simulator(t).Device())
-	key := open(t, tpmtest.Connect(t, proxy.Device()), keyPath(t))
+	key := signertest.Open(t, tpmtest.Connect(t, proxy.Device()), signertest.KeyPath(t))
 	client := certificate(t, key)
 	server := newServer(t)
 	address := echo(t, &tls.Config{

@@ -26,6 +26,7 @@ import (
 
 	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 )
 
 // This file lets OpenSSL and nginx judge TLS handshakes with the TPM's key.
@@ -35,18 +36,18 @@ const startPatience = 20 * time.Second
 
 // estate is an authority, and a server that it vouches for.
 type estate struct {
-	root   *issuer
+	root   *signertest.Issuer
 	server party
 }
 
 func newEstate(t *testing.T) estate {
 	t.Helper()
-	root, key := newIssuer(t, nil, "root", current), ecKey(t, elliptic.P256())
-	return estate{root, party{root.issue(t, key.Public(), serverTemplate()), key}}
+	root, key := signertest.NewIssuer(t, nil, "root", signertest.Current), signertest.ECKey(t, elliptic.P256())
+	return estate{root, party{root.Issue(t, key.Public(), serverTemplate()), key}}
 }
 
 func serverTemplate() *x509.Certificate {
-	return certTemplate("server", current, func(c *x509.Certificate) {
+	return signertest.Template("server", signertest.Current, func(c *x509.Certificate) {
 		c.DNSNames, c.KeyUsage, c.ExtKeyUsage = []string{"localhost"}, x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	})
 }
@@ -59,7 +60,7 @@ func (e estate) files(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	for name, content := range map[string][]byte{
-		"root.pem": asCertificatePEM(e.root.certificate), "server.pem": asCertificatePEM(e.server.certificate), "server.key": asPEM("PRIVATE KEY", der),
+		"root.pem": signertest.EncodePEM(e.root.Certificate), "server.pem": signertest.EncodePEM(e.server.certificate), "server.key": signertest.PEM("PRIVATE KEY", der),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
@@ -69,7 +70,7 @@ func (e estate) files(t *testing.T, dir string) {
 
 // config presents a certificate, or none, with the key.
 func (e estate) config(key *signer.Key, certificate *x509.Certificate, schemes []tls.SignatureScheme) *tls.Config {
-	return clientConfig(key, certificate, schemes, party{certificate: e.root.certificate})
+	return clientConfig(key, certificate, schemes, party{certificate: e.root.Certificate})
 }
 
 // A visit goes to a server, which must see the certificate in a handshake of the version. The error says that it did not serve.
@@ -77,7 +78,7 @@ type visit func(t *testing.T, cfg *tls.Config, version uint16, certificate *x509
 
 // tryVisits presents the key with its own certificate, which must be accepted, and with what must not be.
 func tryVisits(t *testing.T, key *signer.Key, e estate, pay visit) {
-	own := e.root.issue(t, key.Public(), certTemplate("vm", client, current))
+	own := e.root.Issue(t, key.Public(), signertest.Template("vm", signertest.Client, signertest.Current))
 	for _, tt := range handshakes(key) {
 		if tt.refused {
 			continue // it does not come that far
@@ -90,9 +91,9 @@ func tryVisits(t *testing.T, key *signer.Key, e estate, pay visit) {
 	}
 	for name, certificate := range map[string]*x509.Certificate{
 		"no certificate":                           nil,
-		"a certificate of an authority unknown":    newIssuer(t, nil, "root", current).issue(t, key.Public(), certTemplate("vm", client, current)),
-		"a certificate whose key is another's":     e.root.issue(t, anotherKey(t, key), certTemplate("vm", client, current)),
-		"a certificate that is for a server's use": e.root.issue(t, key.Public(), serverTemplate()),
+		"a certificate of an authority unknown":    signertest.NewIssuer(t, nil, "root", signertest.Current).Issue(t, key.Public(), signertest.Template("vm", signertest.Client, signertest.Current)),
+		"a certificate whose key is another's":     e.root.Issue(t, anotherKey(t, key), signertest.Template("vm", signertest.Client, signertest.Current)),
+		"a certificate that is for a server's use": e.root.Issue(t, key.Public(), serverTemplate()),
 	} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			t.Run(tls.VersionName(version)+" with "+name, func(t *testing.T) {
@@ -114,7 +115,7 @@ func anotherKey(t *testing.T, key *signer.Key) crypto.PublicKey {
 	t.Helper()
 	switch public := key.Public().(type) {
 	case *ecdsa.PublicKey:
-		return ecKey(t, public.Curve).Public()
+		return signertest.ECKey(t, public.Curve).Public()
 	case *rsa.PublicKey:
 		// One bit from the key itself: nobody has its private part, and nothing else differs.
 		other := *public
@@ -311,16 +312,16 @@ func awaitSocket(path string, ended <-chan struct{}) error {
 
 // serverForOthers has the TPM's key make a server, which Go and OpenSSL visit.
 func serverForOthers(t *testing.T, key *signer.Key, _ kind) {
-	root := newIssuer(t, nil, "root", current)
+	root := signertest.NewIssuer(t, nil, "root", signertest.Current)
 	certificate := tls.Certificate{
-		Certificate: [][]byte{root.issue(t, key.Public(), serverTemplate()).Raw}, PrivateKey: key, SupportedSignatureAlgorithms: key.SignatureSchemes(),
+		Certificate: [][]byte{root.Issue(t, key.Public(), serverTemplate()).Raw}, PrivateKey: key, SupportedSignatureAlgorithms: key.SignatureSchemes(),
 	}
 	signatureType := map[bool]string{true: "RSA-PSS", false: "ECDSA"}[strings.HasPrefix(key.Info().Algorithm, "RSA")]
-	rootFile := writeFile(t, "root.pem", asCertificatePEM(root.certificate))
+	rootFile := signertest.WriteFile(t, "root.pem", signertest.EncodePEM(root.Certificate))
 	for version, flag := range map[uint16]string{tls.VersionTLS12: "-tls1_2", tls.VersionTLS13: "-tls1_3"} {
 		cfg := &tls.Config{MinVersion: version, MaxVersion: version, Certificates: []tls.Certificate{certificate}}
 		t.Run(tls.VersionName(version)+" to Go", func(t *testing.T) {
-			if err := talk(t, echo(t, cfg), &tls.Config{MinVersion: version, RootCAs: party{certificate: root.certificate}.pool(), ServerName: "localhost"}, version); err != nil {
+			if err := talk(t, echo(t, cfg), &tls.Config{MinVersion: version, RootCAs: party{certificate: root.Certificate}.pool(), ServerName: "localhost"}, version); err != nil {
 				t.Error(err)
 			}
 		})

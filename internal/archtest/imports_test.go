@@ -41,8 +41,13 @@ var places = map[string]place{
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm":    {[]string{"internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
-	"signer": {[]string{"tpm", "internal/statefile", "internal/secret", "internal/certs", "internal/pemfile"}, "a key is a file and a TPM"},
+	"tpm":            {[]string{"internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
+	"signer":         {[]string{"tpm", "internal/statefile"}, "a key is a file and a TPM"},
+	"signer/certreq": {[]string{"internal/certs"}, "pure: what a certificate says is computed, and no TPM is needed to test it"},
+	"signer/keystore": {
+		[]string{"signer", "signer/certreq", "tpm", "internal/statefile", "internal/pemfile"},
+		"a key's life has one owner: nobody else writes, moves or deletes in a key's directory",
+	},
 
 	"attest": {
 		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
@@ -83,12 +88,12 @@ var places = map[string]place{
 	"internal/advice":    {nil, leaf},
 	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret"}, "whose a file is that an operator hands over, and what is in it"},
 	"internal/statedir": {
-		[]string{"config", "signer", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/waiting"},
+		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/waiting"},
 		"the daemon and the commands open keys in one way; what is done with them is not its business",
 	},
 	"internal/engine": {
 		[]string{
-			"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...",
+			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "attest/...", "tlsbridge", "acquire/...",
 			"internal/advice", "internal/certs", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
 		},
 		"the one place where key, attestation and token services meet; it cannot see who asks (agentapi)",
@@ -103,21 +108,21 @@ var places = map[string]place{
 	},
 	"internal/keyring": {
 		[]string{
-			"config", "tpm", "signer", "acquire/...",
+			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",
 			"internal/advice", "internal/certs", "internal/engine", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/statefile",
 		},
 		"works beside a running agent, or without one: it must not need the daemon",
 	},
 	"internal/doctor": {
 		[]string{
-			"config", "tpm", "signer", "attest", "acquire", "agentapi", "agentapi/wire",
+			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/wire",
 			"internal/accounts", "internal/advice", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
 		},
 		"looks at what the daemon would open, and opens it as the daemon would; it must not run one",
 	},
 	"internal/daemon": {
 		[]string{
-			"config", "signer", "acquire/...", "agentapi/...", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
+			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
 			"internal/upstream", "internal/waiting",
 		},
 		wired,
@@ -141,7 +146,8 @@ var places = map[string]place{
 		[]string{"config", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator"},
 		"puts a platform, the agent and its commands together for tests",
 	},
-	"tpm/tpmtest": {[]string{"tpm", "simulator/vtpm", "internal/tooltest", "internal/secret"}, "opens TPMs for tests"},
+	"signer/internal/signertest": {[]string{"signer", "tpm", "tpm/tpmtest", "internal/statefile"}, "makes keys, TPMs and authorities for tests"},
+	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/tooltest", "internal/secret"}, "opens TPMs for tests"},
 }
 
 // Below simulator, one rule is the same for all: a double with the client's own types
@@ -161,6 +167,7 @@ var demoPlace = place{
 // test files.
 var testHelpers = map[string]string{
 	"attest/internal/attesttest": "makes evidence for tests",
+	"signer/internal/signertest": "makes keys, TPMs and authorities for tests",
 	"tpm/tpmtest":                "opens a TPM for a test",
 	"internal/agenttest":         "sets the stage for tests of the agent and its commands",
 	"internal/tooltest":          "finds the external programs that check our work in tests",

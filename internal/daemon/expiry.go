@@ -15,7 +15,7 @@ import (
 	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/upstream"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/certreq"
 )
 
 // expiryTick is how often the certificates of applications are looked at.
@@ -47,7 +47,7 @@ func (d *Daemon) applicationCertificate(key string) ([]*x509.Certificate, error)
 	if err != nil {
 		return chain, err
 	}
-	if err := signer.CheckCertificate(chain, described.PublicKey, d.opts.Now()); err != nil {
+	if err := certreq.CheckCertificate(chain, described.PublicKey, d.opts.Now()); err != nil {
 		return chain, fmt.Errorf("certificate of key %q: %w", key, err)
 	}
 	return chain, nil
@@ -70,8 +70,8 @@ func applicationCertificateStatus(chain []*x509.Certificate, now time.Time) *wir
 		NotBefore:       leaf.NotBefore,
 		NotAfter:        leaf.NotAfter,
 		EffectiveExpiry: first.NotAfter,
-		DaysLeft:        signer.DaysLeft(first.NotAfter, now),
-		ExpiresSoon:     signer.ExpiresSoon(first, now),
+		DaysLeft:        certreq.DaysLeft(first.NotAfter, now),
+		ExpiresSoon:     certreq.ExpiresSoon(first, now),
 	}
 }
 
@@ -122,7 +122,7 @@ func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 			continue
 		}
 		first, now := endsFirst(chain), d.opts.Now()
-		urgency, left := signer.Urgency(first, now), signer.DaysLeft(first.NotAfter, now)
+		urgency, left := certreq.Urgency(first, now), certreq.DaysLeft(first.NotAfter, now)
 		state := fmt.Sprintf("%s %d", acquire.PortalThumbprint(chain[0]), urgency)
 		if now.After(first.NotAfter) {
 			state += fmt.Sprintf(" %d", left)

@@ -9,7 +9,7 @@ import (
 
 	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/keyring"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 )
 
 // newer makes a certificate that is put nowhere, in a file.
@@ -41,7 +41,7 @@ func TestWhoReplacesACertificateIsToldThatEntraAcceptsIt(t *testing.T) {
 	_, imported := k.Import(t.Context(), "app", keyring.ImportOptions{File: path})
 	_, selfSigned := k.SelfSign(t.Context(), "app", keyring.SelfSignOptions{NameRequest: agenttest.Subject("newest")})
 	for what, err := range map[string]error{"import": imported, "self-sign": selfSigned} {
-		_, inUse := errors.AsType[*signer.InUseError](err)
+		_, inUse := errors.AsType[*keystore.InUseError](err)
 		if !inUse || !strings.Contains(err.Error(), "Entra: has given tokens for it since "+since.Format(time.RFC3339)) {
 			t.Errorf("%s: %v", what, err)
 		}

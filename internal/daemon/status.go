@@ -14,7 +14,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/engine"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/certreq"
 )
 
 // The states of an identity.
@@ -184,7 +184,7 @@ func certificateStatus(c *binding.Certificate, now time.Time) *wire.CertificateS
 		NotBefore:       c.Leaf.NotBefore,
 		NotAfter:        c.Leaf.NotAfter,
 		EffectiveExpiry: c.EffectiveExpiry(),
-		DaysLeft:        signer.DaysLeft(c.EffectiveExpiry(), now),
+		DaysLeft:        certreq.DaysLeft(c.EffectiveExpiry(), now),
 		RenewAt:         c.RenewAt(),
 	}
 }

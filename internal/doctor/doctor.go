@@ -15,7 +15,7 @@ import (
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -230,7 +230,7 @@ func (d *doctor) checkKeys(ctx context.Context, present bool) []keyring.KeyRepor
 		d.checkCredentials(nil)
 		return nil
 	}
-	store, err := signer.OpenStore(signer.StoreConfig{Dir: dir, Now: d.opts.Now, Logger: d.opts.Logger})
+	store, err := keystore.Open(keystore.Config{Dir: dir, Now: d.opts.Now, Logger: d.opts.Logger})
 	if err != nil {
 		d.addError("keys", err, "do what it says: the agent does not take keys that others could have put there")
 		return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -112,7 +113,7 @@ func adviseOnBinding(err error) string {
 }
 
 // checkBindingKey compares the agent's own key with the configuration, as its start does.
-func (d *doctor) checkBindingKey(ctx context.Context, store *signer.Store) {
+func (d *doctor) checkBindingKey(ctx context.Context, store *keystore.Store) {
 	const check = "key " + statedir.BindingKeyName + ": as configured"
 	if d.opts.ConfigError != nil || d.cfg.BindingKey.InsecureSoftware {
 		return

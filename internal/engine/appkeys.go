@@ -16,6 +16,8 @@ import (
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/certreq"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -24,7 +26,7 @@ import (
 // read for a moment costs no key that is open. It is safe for concurrent use.
 type applicationKeys struct {
 	tpm   *tpm.TPM
-	store *signer.Store
+	store *keystore.Store
 	now   func() time.Time
 	log   *slog.Logger
 
@@ -43,7 +45,7 @@ type applicationOpen struct {
 	given      *acquire.ApplicationKey
 }
 
-func newApplicationKeys(on *tpm.TPM, store *signer.Store, opts Options) *applicationKeys {
+func newApplicationKeys(on *tpm.TPM, store *keystore.Store, opts Options) *applicationKeys {
 	return &applicationKeys{
 		tpm: on, store: store, now: opts.Now, log: opts.Logger,
 		lock: make(chan struct{}, 1), open: map[string]*applicationOpen{},
@@ -65,7 +67,7 @@ func (k *applicationKeys) ApplicationKey(ctx context.Context, name string) (*acq
 
 func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.ApplicationKey, error) {
 	entry, err := k.store.Current(name)
-	if errors.Is(err, signer.ErrNoKey) {
+	if errors.Is(err, keystore.ErrNoKey) {
 		return nil, MissingKey{err}
 	}
 	if err != nil {
@@ -83,7 +85,7 @@ func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.Ap
 	if err != nil {
 		return nil, err
 	}
-	if err := signer.CheckCertificate(chain, open.key.Public(), k.now()); err != nil {
+	if err := certreq.CheckCertificate(chain, open.key.Public(), k.now()); err != nil {
 		return nil, MissingKey{fmt.Errorf("certificate of key %q: %w", name, err)}
 	}
 	if open.given == nil || !slices.EqualFunc(open.given.Chain, chain, (*x509.Certificate).Equal) {
@@ -96,7 +98,7 @@ func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.Ap
 
 // opened returns the generation loaded into the TPM. Its number alone does not say that it is: a key that was deleted and made
 // again has the same.
-func (k *applicationKeys) opened(ctx context.Context, entry signer.Entry) (*applicationOpen, error) {
+func (k *applicationKeys) opened(ctx context.Context, entry keystore.Entry) (*applicationOpen, error) {
 	have := k.open[entry.Name]
 	if have != nil && have.generation == entry.Generation {
 		same, err := k.isOf(have.key, entry)
@@ -121,7 +123,7 @@ func (k *applicationKeys) opened(ctx context.Context, entry signer.Entry) (*appl
 }
 
 // isOf reports whether a key is that of the entry's key file.
-func (k *applicationKeys) isOf(key *signer.Key, entry signer.Entry) (bool, error) {
+func (k *applicationKeys) isOf(key *signer.Key, entry keystore.Entry) (bool, error) {
 	file, err := k.store.ReadKeyFile(entry)
 	if err != nil {
 		return false, err
@@ -170,7 +172,7 @@ func (k *applicationKeys) Close() error {
 func (k *applicationKeys) Replaced(name, thumbprint string) bool {
 	entry, err := k.store.Current(name)
 	if err != nil {
-		return errors.Is(err, signer.ErrNoKey)
+		return errors.Is(err, keystore.ErrNoKey)
 	}
 	chain, err := k.store.Certificates(entry)
 	if err != nil {

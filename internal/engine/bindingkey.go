@@ -16,6 +16,7 @@ import (
 	"github.com/keyagent/keyagent/internal/inputfile"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -49,7 +50,7 @@ func (k *Key) Close() error {
 }
 
 // KeyIn makes the key of an engine of a key that is open in a TPM.
-func KeyIn(t *tpm.TPM, key *signer.Key, e signer.Entry) *Key {
+func KeyIn(t *tpm.TPM, key *signer.Key, e keystore.Entry) *Key {
 	return &Key{bindingKey: key, TPM: t, OnTPM: key.TPMKey(), Generation: e.Generation}
 }
 
@@ -70,7 +71,7 @@ func OpenKey(ctx context.Context, cfg *config.Config, opts Options) (*Key, error
 	return key, nil
 }
 
-func openKey(ctx context.Context, cfg *config.Config, opts Options, t *tpm.TPM, store *signer.Store) (*Key, error) {
+func openKey(ctx context.Context, cfg *config.Config, opts Options, t *tpm.TPM, store *keystore.Store) (*Key, error) {
 	properties, err := t.Properties(ctx)
 	if err != nil {
 		return nil, err
@@ -112,9 +113,9 @@ func openSoftwareKey(cfg *config.Config, opts Options) (*Key, error) {
 }
 
 // BindingKeyOptions says what key the configuration asks for.
-func BindingKeyOptions(cfg *config.Config) (signer.KeyOptions, error) {
+func BindingKeyOptions(cfg *config.Config) (keystore.KeyOptions, error) {
 	k := cfg.BindingKey
-	options := signer.KeyOptions{
+	options := keystore.KeyOptions{
 		KeyOptions: tpm.KeyOptions{Algorithm: tpm.RSA2048, PCRs: tpm.PCRSelection{PCRs: k.PCRs, Bank: crypto.SHA256}},
 		Persistent: tpm.Handle(k.PersistentHandle),
 	}
@@ -134,7 +135,7 @@ func BindingKeyOptions(cfg *config.Config) (signer.KeyOptions, error) {
 
 // PlaceAdvice says how the binding key gets to the persistent handle that is configured, if it was made for another or none. It is no
 // error, because the handle is for speed.
-func PlaceAdvice(e signer.Entry, want signer.KeyOptions) string {
+func PlaceAdvice(e keystore.Entry, want keystore.KeyOptions) string {
 	if want.Persistent == 0 || e.Persistent == want.Persistent {
 		return ""
 	}
@@ -143,7 +144,7 @@ func PlaceAdvice(e signer.Entry, want signer.KeyOptions) string {
 
 // CheckAsConfigured compares a key that was there with what the configuration asks for: protection that is configured and not
 // there would be worse than none.
-func CheckAsConfigured(key *tpm.Key, want signer.KeyOptions) error {
+func CheckAsConfigured(key *tpm.Key, want keystore.KeyOptions) error {
 	have := key.PCRs()
 	if len(want.PCRs.PCRs) > 0 && (have.Bank != want.PCRs.Bank || !slices.Equal(have.PCRs, slices.Compact(slices.Sorted(slices.Values(want.PCRs.PCRs))))) {
 		return fmt.Errorf("it is bound to PCRs %v, configured are %v", have.PCRs, want.PCRs.PCRs)
@@ -153,7 +154,7 @@ func CheckAsConfigured(key *tpm.Key, want signer.KeyOptions) error {
 
 // CertificatesOf is where a rotation keeps the certificates of the next binding key, in the directory of that key. The first start
 // with the key takes them over; the agent that runs meanwhile goes on writing those of the old key.
-func CertificatesOf(e signer.Entry) string {
+func CertificatesOf(e keystore.Entry) string {
 	return filepath.Join(filepath.Dir(e.KeyFile), strconv.Itoa(e.Generation)+".certificates")
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/keyagent/keyagent/internal/pemfile"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/statedir"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -74,7 +74,7 @@ func (k *Keyring) mayTry(ctx context.Context, f ForeignFile, auth AuthSource, fi
 
 // checkGiven refuses to use a key of the store without the authorization value that it is known to
 // have, where the TPM would count that.
-func (k *Keyring) checkGiven(e signer.Entry, auth secret.String) error {
+func (k *Keyring) checkGiven(e keystore.Entry, auth secret.String) error {
 	file, err := k.store.ReadKeyFile(e)
 	if err != nil || !auth.IsZero() {
 		return nil //nolint:nilerr // what opens the file will say so, with more to say

@@ -25,6 +25,8 @@ import (
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/certreq"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -54,18 +56,18 @@ type CertificateReport struct {
 }
 
 // certificate describes a chain that was checked against a key.
-func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey, e signer.Entry) CertificateReport {
+func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey, e keystore.Entry) CertificateReport {
 	leaf := chain[0]
 	digest := sha256.Sum256(leaf.Raw)
 	r := CertificateReport{
 		File:    e.CertFile,
 		Subject: leaf.Subject.String(), Issuer: leaf.Issuer.String(), Serial: leaf.SerialNumber.Text(16),
 		AltNames:  altNames(leaf),
-		NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(), ExpiresSoon: signer.ExpiresSoon(leaf, k.opts.Now()),
+		NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(), ExpiresSoon: certreq.ExpiresSoon(leaf, k.opts.Now()),
 		SelfSigned:     isSelfIssued(leaf),
 		ThumbprintSHA1: acquire.PortalThumbprint(leaf),
 		X5tS256:        base64.RawURLEncoding.EncodeToString(digest[:]),
-		PEM:            string(signer.EncodeCertificates(chain)),
+		PEM:            string(certreq.EncodeCertificates(chain)),
 	}
 	_, r.ForEntra = leaf.PublicKey.(*rsa.PublicKey)
 	for _, c := range chain {
@@ -76,7 +78,7 @@ func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey
 	for _, c := range chain[1:] {
 		r.Chain = append(r.Chain, c.Subject.String())
 	}
-	if err := signer.CheckCertificate(chain, public, k.opts.Now()); err != nil {
+	if err := certreq.CheckCertificate(chain, public, k.opts.Now()); err != nil {
 		r.Problem = err.Error()
 	}
 	return r
@@ -117,17 +119,17 @@ type NameRequest struct {
 	AltNames []string
 }
 
-func (r NameRequest) names() (signer.Names, error) {
-	var names signer.Names
+func (r NameRequest) names() (certreq.Names, error) {
+	var names certreq.Names
 	if r.Subject != "" {
-		subject, err := signer.ParseSubject(r.Subject)
+		subject, err := certreq.ParseSubject(r.Subject)
 		if err != nil {
 			return names, advice.UsageError{Err: err}
 		}
 		names.Subject = subject
 	}
 	for _, text := range r.AltNames {
-		n, err := signer.ParseSubjectAltName(text)
+		n, err := certreq.ParseSubjectAltName(text)
 		if err != nil {
 			return names, advice.UsageError{Err: err}
 		}
@@ -162,14 +164,14 @@ func (k *Keyring) Request(ctx context.Context, name string, req RequestOptions) 
 		return nil, err
 	}
 	defer key.Close()
-	options := signer.RequestOptions{Names: names}
+	options := certreq.RequestOptions{Names: names}
 	if req.PSS {
 		if isElliptic(key.Public()) {
 			return nil, advice.Usagef("--pss is for RSA keys; key %q is %s", name, key.Info().Algorithm)
 		}
 		options.SignatureAlgorithm = x509.SHA256WithRSAPSS
 	}
-	der, err := signer.NewCertificateRequest(key.WithContext(ctx), options)
+	der, err := certreq.NewCertificateRequest(key.WithContext(ctx), options)
 	if err != nil {
 		return nil, err
 	}
@@ -231,11 +233,11 @@ func (k *Keyring) SelfSign(ctx context.Context, name string, req SelfSignOptions
 		return CertificateReport{}, err
 	}
 	defer key.Close()
-	options := signer.SelfSignOptions{Names: names, Now: k.opts.Now, LongLived: req.LongLived}
+	options := certreq.SelfSignOptions{Names: names, Now: k.opts.Now, LongLived: req.LongLived}
 	if req.Days != 0 {
 		options.NotAfter = k.opts.Now().AddDate(0, 0, req.Days)
 	}
-	der, err := signer.SelfSign(key.WithContext(ctx), options)
+	der, err := certreq.SelfSign(key.WithContext(ctx), options)
 	if err != nil {
 		return CertificateReport{}, err
 	}
@@ -264,7 +266,7 @@ func checkOwnCertificate(name string) error {
 }
 
 // selfSigned puts a new certificate beside its key, or nowhere.
-func (k *Keyring) selfSigned(ctx context.Context, e signer.Entry, key *signer.Key, chain []*x509.Certificate, req SelfSignOptions) (CertificateReport, error) {
+func (k *Keyring) selfSigned(ctx context.Context, e keystore.Entry, key *signer.Key, chain []*x509.Certificate, req SelfSignOptions) (CertificateReport, error) {
 	if !req.NoImport {
 		return k.put(ctx, e, key, chain, req.Replace)
 	}
@@ -314,7 +316,7 @@ func (k *Keyring) Import(ctx context.Context, name string, req ImportOptions) (C
 	if err != nil {
 		return CertificateReport{}, err
 	}
-	chain = signer.Arrange(chain, half.Public())
+	chain = certreq.Arrange(chain, half.Public())
 	report, err := k.put(ctx, e, half, chain, req.Replace || req.Restore)
 	if err != nil {
 		return CertificateReport{}, k.explainImport(err, e, chain[0])
@@ -323,10 +325,10 @@ func (k *Keyring) Import(ctx context.Context, name string, req ImportOptions) (C
 }
 
 // importable reads the chain that is to be imported.
-func (k *Keyring) importable(e signer.Entry, req ImportOptions) ([]*x509.Certificate, error) {
+func (k *Keyring) importable(e keystore.Entry, req ImportOptions) ([]*x509.Certificate, error) {
 	if req.Restore {
 		chain, err := k.store.Replaced(e)
-		if errors.Is(err, signer.ErrNoneReplaced) {
+		if errors.Is(err, keystore.ErrNoneReplaced) {
 			err = advice.Hint(err, "keyagent cert import %s%s --file FILE puts a certificate beside the key", e.Name, nextFlag(e))
 		}
 		return chain, err
@@ -335,7 +337,7 @@ func (k *Keyring) importable(e signer.Entry, req ImportOptions) ([]*x509.Certifi
 	if err != nil {
 		return nil, err
 	}
-	chain, err := signer.ParseCertificates(text)
+	chain, err := certreq.ParseCertificates(text)
 	if err != nil {
 		return nil, pemfile.Named(req.File, err)
 	}
@@ -349,7 +351,7 @@ func (h publicHalf) Public() crypto.PublicKey { return h.key }
 
 // loadedHalf is the public half of a key that this TPM has loaded, which it does only if both halves in the file are those of one key
 // of its own (TPM 2.0 Part 3, 12.2).
-func (k *Keyring) loadedHalf(ctx context.Context, e signer.Entry) (publicHalf, error) {
+func (k *Keyring) loadedHalf(ctx context.Context, e keystore.Entry) (publicHalf, error) {
 	file, err := k.store.ReadKeyFile(e)
 	if err != nil {
 		return publicHalf{}, err
@@ -367,7 +369,7 @@ func (k *Keyring) loadedHalf(ctx context.Context, e signer.Entry) (publicHalf, e
 }
 
 // publicHalf is what the key file says.
-func (k *Keyring) publicHalf(e signer.Entry) (publicHalf, error) {
+func (k *Keyring) publicHalf(e keystore.Entry) (publicHalf, error) {
 	file, err := k.store.ReadKeyFile(e)
 	if err != nil {
 		return publicHalf{}, err
@@ -381,15 +383,15 @@ func halfOf(file *tpm.KeyFile) (publicHalf, error) {
 }
 
 // explainImport finds out whose certificate it is.
-func (k *Keyring) explainImport(err error, e signer.Entry, leaf *x509.Certificate) error {
-	wrong, ok := errors.AsType[*signer.CertificateError](err)
+func (k *Keyring) explainImport(err error, e keystore.Entry, leaf *x509.Certificate) error {
+	wrong, ok := errors.AsType[*certreq.CertificateError](err)
 	if !ok {
 		return err // it is explained already
 	}
-	if wrong.Problems[0].Field == signer.FieldIssuer {
+	if wrong.Problems[0].Field == certreq.FieldIssuer {
 		return advice.Hint(err, "nothing was imported; the file needs the certificate itself and each issuer that follows it, none left out; without any issuers it is taken, too")
 	}
-	if wrong.Problems[0].Field != signer.FieldPublicKey {
+	if wrong.Problems[0].Field != certreq.FieldPublicKey {
 		return advice.Hint(err, "nothing was imported; keyagent key csr %s makes a request for a certificate that fits", e.Name)
 	}
 	other, flag, found := k.owner(leaf)

@@ -10,7 +10,7 @@ import (
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/secret"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -18,7 +18,7 @@ import (
 const none = "none"
 
 // options lays what was asked for over a base.
-func (r KeyRequest) options(base signer.KeyOptions) (signer.KeyOptions, error) {
+func (r KeyRequest) options(base keystore.KeyOptions) (keystore.KeyOptions, error) {
 	if r.Algorithm != "" {
 		base.Algorithm = tpm.Algorithm(r.Algorithm)
 		if !slices.Contains(tpm.Algorithms(), base.Algorithm) {

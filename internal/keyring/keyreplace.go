@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/internal/advice"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 )
 
 // ReplacedReport is what there is to say of a certificate in whose place another one was put.
@@ -34,9 +34,9 @@ func (r ReplacedReport) Entra() string {
 }
 
 // put puts a chain beside a key and says what it replaced.
-func (k *Keyring) put(ctx context.Context, e signer.Entry, key interface{ Public() crypto.PublicKey }, chain []*x509.Certificate, replace bool) (CertificateReport, error) {
+func (k *Keyring) put(ctx context.Context, e keystore.Entry, key interface{ Public() crypto.PublicKey }, chain []*x509.Certificate, replace bool) (CertificateReport, error) {
 	replaced, err := k.store.Import(ctx, e, key, chain, replace)
-	if inUse, ok := errors.AsType[*signer.InUseError](err); ok {
+	if inUse, ok := errors.AsType[*keystore.InUseError](err); ok {
 		return CertificateReport{}, k.explainInUse(inUse, e)
 	}
 	if err != nil {
@@ -55,27 +55,27 @@ func (k *Keyring) put(ctx context.Context, e signer.Entry, key interface{ Public
 }
 
 // inUse returns the error that tells of a certificate that works and is in use, or nil.
-func (k *Keyring) inUse(e signer.Entry) (*signer.InUseError, error) {
+func (k *Keyring) inUse(e keystore.Entry) (*keystore.InUseError, error) {
 	half, err := k.publicHalf(e)
 	if err != nil {
 		return nil, err
 	}
 	err = k.store.CheckReplace(e, half)
-	if inUse, ok := errors.AsType[*signer.InUseError](err); ok {
+	if inUse, ok := errors.AsType[*keystore.InUseError](err); ok {
 		return inUse, nil
 	}
 	return nil, err
 }
 
 // explainInUse says which certificate would be replaced, whether Entra has seen it work, and what to do.
-func (k *Keyring) explainInUse(err *signer.InUseError, e signer.Entry) error {
+func (k *Keyring) explainInUse(err *keystore.InUseError, e keystore.Entry) error {
 	old := k.replaced(e, err.Chain, err.Chain[0].PublicKey)
 	return advice.Hint(fmt.Errorf("%w; it was left in its place (subject %q, thumbprint %s; Entra: %s)", err, old.Subject, old.ThumbprintSHA1, old.Entra()),
 		"register the new certificate with the application first (key self-sign --no-import makes one for that), then give the command again with "+
 			"--replace; the present one is kept then, and %s puts it back", old.Restore)
 }
 
-func (k *Keyring) replaced(e signer.Entry, chain []*x509.Certificate, public crypto.PublicKey) ReplacedReport {
+func (k *Keyring) replaced(e keystore.Entry, chain []*x509.Certificate, public crypto.PublicKey) ReplacedReport {
 	c := k.certificate(chain, public, e)
 	r := ReplacedReport{
 		Subject: c.Subject, NotBefore: c.NotBefore, NotAfter: c.NotAfter, ThumbprintSHA1: c.ThumbprintSHA1, X5tS256: c.X5tS256,
@@ -92,7 +92,7 @@ func (k *Keyring) replaced(e signer.Entry, chain []*x509.Certificate, public cry
 }
 
 // nextFlag is the flag by which commands mean this generation.
-func nextFlag(e signer.Entry) string {
+func nextFlag(e keystore.Entry) string {
 	if e.Current {
 		return ""
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -137,7 +138,7 @@ func (k *Keyring) Inspect(ctx context.Context, from ForeignFile, source AuthSour
 }
 
 // report describes a generation. The TPM is open.
-func (k *Keyring) report(ctx context.Context, e signer.Entry, auth secret.String) KeyReport {
+func (k *Keyring) report(ctx context.Context, e keystore.Entry, auth secret.String) KeyReport {
 	r := KeyReport{Name: e.Name, KeyFile: e.KeyFile, Generation: e.Generation, State: k.state(e), PersistentHandle: handleText(e.Persistent)}
 	if !e.Created.IsZero() {
 		r.Created = &e.Created
@@ -155,7 +156,7 @@ func (k *Keyring) report(ctx context.Context, e signer.Entry, auth secret.String
 	return r
 }
 
-func (k *Keyring) state(e signer.Entry) string {
+func (k *Keyring) state(e keystore.Entry) string {
 	current, err := k.store.Current(e.Name)
 	switch {
 	case err != nil || e.Generation < current.Generation:
@@ -280,7 +281,7 @@ func WithoutTLS13(salt int) string {
 }
 
 // checkHandle looks whether a key is at its persistent handle.
-func (k *Keyring) checkHandle(ctx context.Context, r *KeyReport, e signer.Entry) {
+func (k *Keyring) checkHandle(ctx context.Context, r *KeyReport, e keystore.Entry) {
 	if e.Persistent == 0 || r.TPMName == "" || r.State == StateOld {
 		return
 	}
@@ -291,7 +292,7 @@ func (k *Keyring) checkHandle(ctx context.Context, r *KeyReport, e signer.Entry)
 	}
 }
 
-func (k *Keyring) addCertificate(r *KeyReport, e signer.Entry, file *tpm.KeyFile) {
+func (k *Keyring) addCertificate(r *KeyReport, e keystore.Entry, file *tpm.KeyFile) {
 	chain, err := k.store.Certificates(e)
 	if errors.Is(err, fs.ErrNotExist) {
 		return

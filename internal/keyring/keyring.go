@@ -13,6 +13,7 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -22,7 +23,7 @@ import (
 type Keyring struct {
 	cfg   *config.Config
 	opts  statedir.Options
-	store *signer.Store
+	store *keystore.Store
 	tpm   *tpm.TPM // nil: not opened yet
 
 	borrowed bool // the TPM is the caller's to close
@@ -45,7 +46,7 @@ func Open(cfg *config.Config, opts statedir.Options) (*Keyring, error) {
 }
 
 // On returns the keys of a store on a TPM that is open, and stays so when it is closed.
-func On(t *tpm.TPM, store *signer.Store, cfg *config.Config, opts statedir.Options) *Keyring {
+func On(t *tpm.TPM, store *keystore.Store, cfg *config.Config, opts statedir.Options) *Keyring {
 	return &Keyring{cfg: cfg, opts: opts.WithDefaults(), store: store, tpm: t, borrowed: true}
 }
 
@@ -129,22 +130,22 @@ func (k *Keyring) Create(ctx context.Context, name string, req KeyRequest) (KeyR
 	return k.report(ctx, e, options.AuthValue), nil
 }
 
-func (k *Keyring) createOptions(name string, req KeyRequest) (signer.KeyOptions, error) {
-	if err := signer.CheckName(name); err != nil {
-		return signer.KeyOptions{}, advice.UsageError{Err: err}
+func (k *Keyring) createOptions(name string, req KeyRequest) (keystore.KeyOptions, error) {
+	if err := keystore.CheckName(name); err != nil {
+		return keystore.KeyOptions{}, advice.UsageError{Err: err}
 	}
 	if name != statedir.BindingKeyName {
-		return req.options(signer.KeyOptions{})
+		return req.options(keystore.KeyOptions{})
 	}
 	switch {
 	case req != KeyRequest{}:
-		return signer.KeyOptions{}, advice.Hint(advice.Usagef("key %q is the agent's own and is made as the configuration says", name),
+		return keystore.KeyOptions{}, advice.Hint(advice.Usagef("key %q is the agent's own and is made as the configuration says", name),
 			"change binding_key in the configuration, or give no option")
 	case len(k.cfg.Identities) == 0: // no file was read
-		return signer.KeyOptions{}, advice.Hint(advice.Usagef("key %q is the agent's own and is made as the configuration says, which was not found", name),
+		return keystore.KeyOptions{}, advice.Hint(advice.Usagef("key %q is the agent's own and is made as the configuration says, which was not found", name),
 			"name it with --config FILE, or give an app's key another name")
 	case k.cfg.BindingKey.InsecureSoftware:
-		return signer.KeyOptions{}, advice.Hint(advice.Usagef("the configuration keeps key %q in software, and the agent makes that at its start", name),
+		return keystore.KeyOptions{}, advice.Hint(advice.Usagef("the configuration keeps key %q in software, and the agent makes that at its start", name),
 			"remove binding_key.insecure_software from the configuration")
 	}
 	return engine.BindingKeyOptions(k.cfg)
@@ -152,7 +153,7 @@ func (k *Keyring) createOptions(name string, req KeyRequest) (signer.KeyOptions,
 
 // Adopt makes a key out of a key file that another program made.
 func (k *Keyring) Adopt(ctx context.Context, name string, from ForeignFile, req KeyRequest) (KeyReport, error) {
-	if err := signer.CheckName(name); err != nil {
+	if err := keystore.CheckName(name); err != nil {
 		return KeyReport{}, advice.UsageError{Err: err}
 	}
 	switch {
@@ -165,7 +166,7 @@ func (k *Keyring) Adopt(ctx context.Context, name string, from ForeignFile, req 
 	if err != nil {
 		return KeyReport{}, err
 	}
-	options, err := req.options(signer.KeyOptions{})
+	options, err := req.options(keystore.KeyOptions{})
 	if err != nil {
 		return KeyReport{}, err
 	}
@@ -207,7 +208,7 @@ func (k *Keyring) Delete(ctx context.Context, name string, force bool) error {
 
 // CheckDelete says beforehand whether a key is there and may be deleted.
 func (k *Keyring) CheckDelete(name string, force bool) error {
-	if err := signer.CheckName(name); err != nil {
+	if err := keystore.CheckName(name); err != nil {
 		return advice.UsageError{Err: err}
 	}
 	if name == statedir.BindingKeyName && !force {
@@ -215,7 +216,7 @@ func (k *Keyring) CheckDelete(name string, force bool) error {
 			"to have another key, keyagent key rotate %s; to delete it all the same, --force", name)
 	}
 	_, err := k.store.Current(name)
-	if errors.Is(err, signer.ErrNoKey) && !errors.Is(err, signer.ErrGenerationMissing) {
+	if errors.Is(err, keystore.ErrNoKey) && !errors.Is(err, keystore.ErrGenerationMissing) {
 		return statedir.Explain(err, name)
 	}
 	return nil // what is damaged can be deleted
@@ -226,33 +227,33 @@ func (k *Keyring) list(name string) ([]string, error) {
 	if name == "" {
 		return k.store.Names()
 	}
-	if err := signer.CheckName(name); err != nil {
+	if err := keystore.CheckName(name); err != nil {
 		return nil, advice.UsageError{Err: err}
 	}
 	return []string{name}, nil
 }
 
 // generation returns the current generation, or the next one.
-func (k *Keyring) generation(name string, next bool) (signer.Entry, error) {
-	if err := signer.CheckName(name); err != nil {
-		return signer.Entry{}, advice.UsageError{Err: err}
+func (k *Keyring) generation(name string, next bool) (keystore.Entry, error) {
+	if err := keystore.CheckName(name); err != nil {
+		return keystore.Entry{}, advice.UsageError{Err: err}
 	}
 	if !next {
 		e, err := k.store.Current(name)
 		return e, statedir.Explain(err, name)
 	}
 	if _, err := k.store.Current(name); err != nil {
-		return signer.Entry{}, statedir.Explain(err, name)
+		return keystore.Entry{}, statedir.Explain(err, name)
 	}
 	e, err := k.store.Next(name)
-	if errors.Is(err, signer.ErrNoKey) {
+	if errors.Is(err, keystore.ErrNoKey) {
 		return e, advice.Hint(fmt.Errorf("key %q has no next generation", name), "keyagent key rotate %s begins one", name)
 	}
 	return e, err
 }
 
 // open opens a generation to sign with. A key that another program made may do more than sign; the agent's own may not.
-func (k *Keyring) open(ctx context.Context, e signer.Entry, source AuthSource) (*signer.Key, error) {
+func (k *Keyring) open(ctx context.Context, e keystore.Entry, source AuthSource) (*signer.Key, error) {
 	auth, err := k.authValue(e.Name, source)
 	if err != nil {
 		return nil, err
@@ -260,7 +261,7 @@ func (k *Keyring) open(ctx context.Context, e signer.Entry, source AuthSource) (
 	return k.openWith(ctx, e, auth)
 }
 
-func (k *Keyring) openWith(ctx context.Context, e signer.Entry, auth secret.String) (*signer.Key, error) {
+func (k *Keyring) openWith(ctx context.Context, e keystore.Entry, auth secret.String) (*signer.Key, error) {
 	if err := k.checkGiven(e, auth); err != nil {
 		return nil, statedir.Explain(err, e.Name)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -23,7 +24,7 @@ func (k *Keyring) BeginRotation(ctx context.Context, name string, req KeyRequest
 	if err != nil {
 		return KeyReport{}, err
 	}
-	if _, err := k.store.Next(name); !errors.Is(err, signer.ErrNoKey) {
+	if _, err := k.store.Next(name); !errors.Is(err, keystore.ErrNoKey) {
 		if err != nil {
 			return KeyReport{}, err
 		}
@@ -50,20 +51,20 @@ func (k *Keyring) BeginRotation(ctx context.Context, name string, req KeyRequest
 
 // rotationOptions reads what the current key was made with. Protection does not get lost without being asked: a key that needs a value
 // is followed by one that does.
-func (k *Keyring) rotationOptions(current signer.Entry, req KeyRequest) (signer.KeyOptions, error) {
+func (k *Keyring) rotationOptions(current keystore.Entry, req KeyRequest) (keystore.KeyOptions, error) {
 	file, err := k.store.ReadKeyFile(current)
 	if err != nil {
-		return signer.KeyOptions{}, err
+		return keystore.KeyOptions{}, err
 	}
 	d, err := file.Describe()
 	if err != nil {
-		return signer.KeyOptions{}, err
+		return keystore.KeyOptions{}, err
 	}
 	if d.AuthValue && !req.Auth.given() && !req.NoAuth {
-		return signer.KeyOptions{}, advice.Hint(advice.Usagef("key %q needs an authorization value, and its successor was given none", current.Name),
+		return keystore.KeyOptions{}, advice.Hint(advice.Usagef("key %q needs an authorization value, and its successor was given none", current.Name),
 			"give one with --auth-file FILE or --auth-credential NAME (it may be another), or say --no-auth")
 	}
-	base := signer.KeyOptions{Persistent: current.Persistent}
+	base := keystore.KeyOptions{Persistent: current.Persistent}
 	base.Algorithm, base.PCRs = d.Algorithm, d.PCRs
 	return req.options(base)
 }
@@ -101,9 +102,9 @@ func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOpt
 	}
 	defer key.Close()
 	prove := func(ctx context.Context, key *signer.Key, chain []*x509.Certificate) error {
-		err := signer.ProveHere(k.opts.Now)(ctx, key, chain)
+		err := keystore.ProveHere(k.opts.Now)(ctx, key, chain)
 		if err == nil && req.Connect != "" {
-			err = signer.ProveAt(req.Connect, signer.ProveConfig{RootCAs: roots, Now: k.opts.Now})(ctx, key, chain)
+			err = keystore.ProveAt(req.Connect, keystore.ProveConfig{RootCAs: roots, Now: k.opts.Now})(ctx, key, chain)
 		}
 		return err
 	}
@@ -133,7 +134,7 @@ func (k *Keyring) checkUse(name string, algorithm tpm.Algorithm, authValue bool)
 func ForEntra(a tpm.Algorithm) bool { return strings.HasPrefix(string(a), "rsa-") }
 
 // checkNextUse is checkUse for a generation that was begun, perhaps before the configuration named the key.
-func (k *Keyring) checkNextUse(next signer.Entry) error {
+func (k *Keyring) checkNextUse(next keystore.Entry) error {
 	file, err := k.store.ReadKeyFile(next)
 	if err != nil {
 		return err
@@ -147,9 +148,9 @@ func (k *Keyring) checkNextUse(next signer.Entry) error {
 
 func explainProof(err error, name string) error {
 	switch {
-	case errors.Is(err, signer.ErrNoCertificate):
+	case errors.Is(err, keystore.ErrNoCertificate):
 		return noCertificate(err, name, true)
-	case errors.Is(err, signer.ErrNotAsked):
+	case errors.Is(err, keystore.ErrNotAsked):
 		return advice.Hint(err, "name a server that demands client certificates, or leave --connect out")
 	}
 	return advice.Hint(statedir.Explain(err, name), "keyagent cert show %[1]s --next shows its certificate; keyagent key rotate %[1]s --cancel gives the rotation up", name)

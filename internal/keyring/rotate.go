@@ -18,6 +18,7 @@ import (
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -29,20 +30,20 @@ const probeResource = "https://management.azure.com"
 // started again, and again after a failure or a power cut: it goes on with the key that it has begun.
 //
 // The tokens are dropped. The certificates are kept for the new start, so that it issues none.
-func RotateBindingKey(ctx context.Context, cfg *config.Config, opts engine.Options) (signer.Entry, error) {
+func RotateBindingKey(ctx context.Context, cfg *config.Config, opts engine.Options) (keystore.Entry, error) {
 	if len(cfg.Identities) == 0 { // no file was read: whatever the key is, all zero identities get their tokens with it
-		return signer.Entry{}, advice.Hint(advice.Usagef("key %q is rotated as the configuration says, which was not found", statedir.BindingKeyName), "name it with --config FILE")
+		return keystore.Entry{}, advice.Hint(advice.Usagef("key %q is rotated as the configuration says, which was not found", statedir.BindingKeyName), "name it with --config FILE")
 	}
 	if cfg.BindingKey.InsecureSoftware {
-		return signer.Entry{}, errors.New("the configured binding key is in software: remove its file to get another")
+		return keystore.Entry{}, errors.New("the configured binding key is in software: remove its file to get another")
 	}
 	opts = opts.WithDefaults()
 	plan, err := engine.Resolve(cfg)
 	if err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	if err := plan.ReadProxyCredential(cfg.Proxy); err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	r := &rotation{proofs: proofs(plan.Identities, cfg.Rules), log: opts.Logger}
 	plan.Identities = nil
@@ -109,50 +110,50 @@ func boundBelow(c acquire.Credential, identities []acquire.Identity) (imds.Selec
 	return imds.Selector{}, false
 }
 
-func (r *rotation) run(ctx context.Context, cfg *config.Config, plan *engine.Plan, opts engine.Options) (_ signer.Entry, err error) {
+func (r *rotation) run(ctx context.Context, cfg *config.Config, plan *engine.Plan, opts engine.Options) (_ keystore.Entry, err error) {
 	t, store, err := statedir.OpenKeys(ctx, cfg, opts.Dir())
 	if err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	next, key, err := beginBinding(ctx, cfg, t, store)
 	if err != nil {
-		return signer.Entry{}, errors.Join(err, t.Close())
+		return keystore.Entry{}, errors.Join(err, t.Close())
 	}
 	certificates := engine.CertificatesOf(next)
 	if err := statefile.EnsureDir(certificates); err != nil {
-		return signer.Entry{}, errors.Join(err, key.Close(), t.Close())
+		return keystore.Entry{}, errors.Join(err, key.Close(), t.Close())
 	}
 	r.Engine, err = engine.New(cfg, plan, engine.KeyIn(t, key, next), certificates, opts)
 	if err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	err = store.FinishRotation(ctx, next, key, func(ctx context.Context, _ *signer.Key, _ []*x509.Certificate) error {
 		return r.proveAll(ctx)
 	})
 	if err != nil {
-		return signer.Entry{}, err
+		return keystore.Entry{}, err
 	}
 	return store.Current(statedir.BindingKeyName)
 }
 
 // beginBinding makes the next binding key, or opens the one that was begun.
-func beginBinding(ctx context.Context, cfg *config.Config, t *tpm.TPM, store *signer.Store) (signer.Entry, *signer.Key, error) {
+func beginBinding(ctx context.Context, cfg *config.Config, t *tpm.TPM, store *keystore.Store) (keystore.Entry, *signer.Key, error) {
 	options, err := engine.BindingKeyOptions(cfg)
 	if err != nil {
-		return signer.Entry{}, nil, err
+		return keystore.Entry{}, nil, err
 	}
 	next, err := store.BeginRotation(ctx, t, statedir.BindingKeyName, options)
 	if err != nil {
-		return signer.Entry{}, nil, err
+		return keystore.Entry{}, nil, err
 	}
 	key, err := store.Open(ctx, next, signer.Config{TPM: t, Options: options.KeyOptions})
 	if err != nil {
-		return signer.Entry{}, nil, err
+		return keystore.Entry{}, nil, err
 	}
 	if err := engine.CheckAsConfigured(key.TPMKey(), options); err != nil {
 		err = fmt.Errorf("the next binding key was begun under another configuration: %w: keyagent key rotate %s --cancel removes it", err, statedir.BindingKeyName)
-		return signer.Entry{}, nil, errors.Join(err, key.Close())
+		return keystore.Entry{}, nil, errors.Join(err, key.Close())
 	}
 	return next, key, nil
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/advice"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -18,9 +18,9 @@ func Explain(err error, name string) error {
 		return advice.Hint(err, "%s", Restoring(parent))
 	}
 	switch {
-	case errors.Is(err, signer.ErrGenerationMissing):
+	case errors.Is(err, keystore.ErrGenerationMissing):
 		return advice.Hint(err, "write the number of the *.key.pem file that is to be used into that file; or make another key in its place: keyagent key create %s", name)
-	case errors.Is(err, signer.ErrNoKey):
+	case errors.Is(err, keystore.ErrNoKey):
 		return advice.Hint(err, "keyagent key show lists the keys there are; keyagent key create %s makes this one", name)
 	case errors.Is(err, tpm.ErrAuthValue) && name == BindingKeyName:
 		return advice.Hint(err, "see binding_key.auth_credential in the configuration, or make a new key: keyagent key rotate %s", name)

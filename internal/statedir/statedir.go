@@ -18,7 +18,7 @@ import (
 	"github.com/keyagent/keyagent/internal/inputfile"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/statefile"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -80,7 +80,7 @@ func OwnerAuth(cfg *config.Config) func() (secret.String, error) {
 
 // HasKeys reports whether there are keys, whose storage root is to be noted if it is not. What cannot be read may well be one.
 func HasKeys(cfg *config.Config, opts Options) bool {
-	store, err := signer.OpenStore(signer.StoreConfig{Dir: filepath.Join(cfg.StateDir, KeysDir), Logger: opts.Logger})
+	store, err := keystore.Open(keystore.Config{Dir: filepath.Join(cfg.StateDir, KeysDir), Logger: opts.Logger})
 	if err != nil {
 		return true
 	}
@@ -185,7 +185,7 @@ func sameRoot(path string, name []byte, log *slog.Logger) error {
 
 // OpenKeys opens the TPM and the named keys of the state directory, as the agent itself does: for commands that work beside a
 // running agent, or without one. Close the TPM.
-func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, *signer.Store, error) {
+func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, *keystore.Store, error) {
 	opts = opts.WithDefaults()
 	t, err := OpenTPM(ctx, cfg, opts)
 	if err != nil {
@@ -198,8 +198,8 @@ func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, 
 	return t, store, nil
 }
 
-func OpenStore(cfg *config.Config, opts Options) (*signer.Store, error) {
-	return signer.OpenStore(signer.StoreConfig{
+func OpenStore(cfg *config.Config, opts Options) (*keystore.Store, error) {
+	return keystore.Open(keystore.Config{
 		Dir: filepath.Join(cfg.StateDir, KeysDir), Now: opts.Now, Logger: opts.Logger, Waiting: opts.Waits.Begin,
 		// With the first key, and before it, the storage root is noted: until then there is nothing that another root could harm.
 		BeforeKey: func(ctx context.Context, t *tpm.TPM) error {

@@ -122,7 +122,7 @@ var places = map[string]place{
 	},
 	"internal/daemon": {
 		[]string{
-			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
+			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
 			"internal/upstream", "internal/waiting",
 		},
 		wired,
@@ -143,7 +143,7 @@ var places = map[string]place{
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
 	"internal/agenttest": {
-		[]string{"config", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator"},
+		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator"},
 		"puts a platform, the agent and its commands together for tests",
 	},
 	"signer/internal/signertest": {[]string{"signer", "tpm", "tpm/tpmtest", "internal/statefile"}, "makes keys, TPMs and authorities for tests"},

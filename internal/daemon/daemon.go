@@ -13,6 +13,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
@@ -41,6 +42,9 @@ type Options struct {
 	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent or command have it.
 	Waits *waiting.Board
 
+	// Words are the program's, for log and answers; nil: commands are named by what they do.
+	Words advice.Words
+
 	// Origin is where the configuration was read, for the status.
 	Origin config.Origin
 }
@@ -53,7 +57,7 @@ func (o Options) withDefaults() Options {
 
 // engine are the options of the engine.
 func (o Options) engine() engine.Options {
-	return engine.Options{Version: o.Version, Logger: o.Logger, Now: o.Now, Sleep: o.Sleep, Wait: o.Wait, Waits: o.Waits}
+	return engine.Options{Version: o.Version, Logger: o.Logger, Now: o.Now, Sleep: o.Sleep, Wait: o.Wait, Waits: o.Waits, Words: o.Words}
 }
 
 // dir are the options of the state directory.

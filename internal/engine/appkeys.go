@@ -29,6 +29,7 @@ type applicationKeys struct {
 	store *keystore.Store
 	now   func() time.Time
 	log   *slog.Logger
+	words advice.Words
 
 	lock chan struct{}               // one element: the lock of what follows, which honours a context
 	open map[string]*applicationOpen // by name
@@ -47,7 +48,7 @@ type applicationOpen struct {
 
 func newApplicationKeys(on *tpm.TPM, store *keystore.Store, opts Options) *applicationKeys {
 	return &applicationKeys{
-		tpm: on, store: store, now: opts.Now, log: opts.Logger,
+		tpm: on, store: store, now: opts.Now, log: opts.Logger, words: opts.Words,
 		lock: make(chan struct{}, 1), open: map[string]*applicationOpen{},
 		noting: make(chan struct{}, 1), noted: map[string]bool{},
 	}
@@ -62,7 +63,7 @@ func (k *applicationKeys) ApplicationKey(ctx context.Context, name string) (*acq
 		return nil, ctx.Err()
 	}
 	given, err := k.current(ctx, name)
-	return given, statedir.Explain(err, name)
+	return given, advice.Worded(statedir.Explain(err, name), k.words)
 }
 
 func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.ApplicationKey, error) {
@@ -75,8 +76,9 @@ func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.Ap
 	}
 	chain, err := k.store.Certificates(entry)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, MissingKey{advice.Hint(fmt.Errorf("key %q has no certificate yet", name),
-			"have an authority issue one (keyagent key csr), which the application trusts by subject name and issuer, and keyagent cert import it; with bound: never, one that was made by keyagent key self-sign and uploaded will do")}
+		return nil, MissingKey{advice.To(fmt.Errorf("key %q has no certificate yet", name),
+			"have an authority issue one (%s), which the application trusts by subject name and issuer, and %s it; with bound: never, one that was made by %s and uploaded will do",
+			advice.Run(advice.RequestCertificate, ""), advice.Run(advice.ImportCertificate, ""), advice.Run(advice.SelfSign, ""))}
 	}
 	if err != nil {
 		return nil, err

@@ -124,14 +124,14 @@ func (r NameRequest) names() (certreq.Names, error) {
 	if r.Subject != "" {
 		subject, err := certreq.ParseSubject(r.Subject)
 		if err != nil {
-			return names, advice.UsageError{Err: err}
+			return names, RequestError{err}
 		}
 		names.Subject = subject
 	}
 	for _, text := range r.AltNames {
 		n, err := certreq.ParseSubjectAltName(text)
 		if err != nil {
-			return names, advice.UsageError{Err: err}
+			return names, RequestError{err}
 		}
 		names.AltNames = append(names.AltNames, n)
 	}
@@ -153,7 +153,7 @@ func (k *Keyring) Request(ctx context.Context, name string, req RequestOptions) 
 		return nil, err
 	}
 	if names.Subject.Empty() && len(names.AltNames) == 0 {
-		return nil, advice.Usagef("--subject or --san is needed, as in --subject CN=app")
+		return nil, requestf("a subject or an alternative name is needed")
 	}
 	e, err := k.generation(name, req.Next)
 	if err != nil {
@@ -167,7 +167,7 @@ func (k *Keyring) Request(ctx context.Context, name string, req RequestOptions) 
 	options := certreq.RequestOptions{Names: names}
 	if req.PSS {
 		if isElliptic(key.Public()) {
-			return nil, advice.Usagef("--pss is for RSA keys; key %q is %s", name, key.Info().Algorithm)
+			return nil, requestf("PSS is for RSA keys; key %q is %s", name, key.Info().Algorithm)
 		}
 		options.SignatureAlgorithm = x509.SHA256WithRSAPSS
 	}
@@ -195,11 +195,11 @@ const maxUsualDays = 2 * 365
 func (o SelfSignOptions) check() error {
 	switch {
 	case o.Subject == "":
-		return advice.Usagef("--subject is needed, as in --subject CN=app")
+		return requestf("a subject is needed")
 	case o.Days < 0:
-		return advice.Usagef("--days %d would have expired already", o.Days)
+		return requestf("a certificate of %d days would have expired already", o.Days)
 	case o.Days > maxUsualDays && !o.LongLived:
-		return advice.Hint(advice.Usagef("--days %d is more than two years, and nobody can revoke a self-signed certificate", o.Days), "if that is meant, say --long-lived")
+		return advice.To(requestf("%d days are more than two years, and nobody can revoke a self-signed certificate", o.Days), "if that is meant, say %s", advice.LongLived)
 	}
 	return nil
 }
@@ -261,8 +261,8 @@ func checkOwnCertificate(name string) error {
 	if name != statedir.BindingKeyName {
 		return nil
 	}
-	return advice.Hint(advice.Usagef("key %q is the agent's own: it obtains certificates for it itself", name),
-		"keyagent status shows them; for an app registration make a key of another name: keyagent key create app")
+	return advice.To(requestf("key %q is the agent's own: it obtains certificates for it itself", name),
+		"%s shows them; for an app registration make a key of another name: %s", advice.Run(advice.ShowStatus, ""), advice.Run(advice.CreateKey, "app"))
 }
 
 // selfSigned puts a new certificate beside its key, or nowhere.
@@ -290,7 +290,7 @@ type ImportOptions struct {
 
 func (o ImportOptions) check() error {
 	if (o.File == "") == !o.Restore {
-		return advice.Usagef("--file or --restore is needed, and not both")
+		return requestf("a file is needed, or the certificate that was replaced last, and not both")
 	}
 	return nil
 }
@@ -329,7 +329,7 @@ func (k *Keyring) importable(e keystore.Entry, req ImportOptions) ([]*x509.Certi
 	if req.Restore {
 		chain, err := k.store.Replaced(e)
 		if errors.Is(err, keystore.ErrNoneReplaced) {
-			err = advice.Hint(err, "keyagent cert import %s%s --file FILE puts a certificate beside the key", e.Name, nextFlag(e))
+			err = advice.To(err, "%s puts a certificate beside the key", importing(e, advice.File))
 		}
 		return chain, err
 	}
@@ -389,38 +389,38 @@ func (k *Keyring) explainImport(err error, e keystore.Entry, leaf *x509.Certific
 		return err // it is explained already
 	}
 	if wrong.Problems[0].Field == certreq.FieldIssuer {
-		return advice.Hint(err, "nothing was imported; the file needs the certificate itself and each issuer that follows it, none left out; without any issuers it is taken, too")
+		return advice.To(err, "nothing was imported; the file needs the certificate itself and each issuer that follows it, none left out; without any issuers it is taken, too")
 	}
 	if wrong.Problems[0].Field != certreq.FieldPublicKey {
-		return advice.Hint(err, "nothing was imported; keyagent key csr %s makes a request for a certificate that fits", e.Name)
+		return advice.To(err, "nothing was imported; %s makes a request for a certificate that fits", advice.Run(advice.RequestCertificate, e.Name))
 	}
-	other, flag, found := k.owner(leaf)
+	other, found := k.owner(leaf)
 	if found {
-		return advice.Hint(err, "it is over another key of yours: keyagent cert import %s --file FILE%s", other, flag)
+		return advice.To(err, "it is over another key of yours: %s", importing(other, advice.File))
 	}
-	return advice.Hint(err, "nothing was imported; keyagent key csr %s makes the request for a certificate over this key", e.Name)
+	return advice.To(err, "nothing was imported; %s makes the request for a certificate over this key", advice.Run(advice.RequestCertificate, e.Name))
 }
 
 // owner finds the key that a certificate is over, among the current and next generations.
-func (k *Keyring) owner(leaf *x509.Certificate) (name, flag string, found bool) {
+func (k *Keyring) owner(leaf *x509.Certificate) (e keystore.Entry, found bool) {
 	names, err := k.store.Names()
 	if err != nil {
-		return "", "", false
+		return e, false
 	}
 	for _, n := range names {
-		for _, flag := range []string{"", " --next"} {
-			e, err := k.generation(n, flag != "")
+		for _, next := range []bool{false, true} {
+			e, err := k.generation(n, next)
 			if err != nil {
 				continue
 			}
 			half, err := k.publicHalf(e)
 			own, ok := half.key.(interface{ Equal(crypto.PublicKey) bool })
 			if err == nil && ok && own.Equal(leaf.PublicKey) {
-				return n, flag, true
+				return e, true
 			}
 		}
 	}
-	return "", "", false
+	return e, false
 }
 
 // Certificate describes the certificate beside a key.
@@ -445,19 +445,22 @@ func (k *Keyring) Certificate(name string, next bool) (CertificateReport, error)
 
 // noCertificate tells the ways to a certificate.
 func noCertificate(err error, name string, next bool) error {
-	flag := ""
+	var generation []advice.Flag
 	if next {
-		flag = " --next"
+		generation = []advice.Flag{advice.Next}
 	}
-	return advice.Hint(err, "keyagent key csr %[1]s%[2]s --subject CN=%[1]s --out request.pem for an issuer, and then keyagent cert import %[1]s%[2]s --file chain.pem; "+
-		"or, where signed assertions are enough (bound: never), keyagent key self-sign %[1]s%[2]s --subject CN=%[1]s", name, flag)
+	subject := advice.Subject.Is("CN=" + name)
+	return advice.To(err, "%s for an issuer, and then %s; or, where signed assertions are enough (bound: never), %s",
+		advice.Run(advice.RequestCertificate, name, slices.Concat(generation, []advice.Flag{subject, advice.Out.Is("request.pem")})...),
+		advice.Run(advice.ImportCertificate, name, slices.Concat(generation, []advice.Flag{advice.File.Is("chain.pem")})...),
+		advice.Run(advice.SelfSign, name, slices.Concat(generation, []advice.Flag{subject})...))
 }
 
 // WriteFile writes what a command made for others to see, replacing an older one in one step; see [statefile.Export]. A key file is no
 // older one: there is no copy of it.
 func WriteFile(path string, text []byte) error {
 	if holdsKey(path) {
-		return advice.Usagef("%s holds a key, or what this command cannot have made, and is not overwritten: choose another file", path)
+		return requestf("%s holds a key, or what this command cannot have made, and is not overwritten: choose another file", path)
 	}
 	return statefile.Export(path, text)
 }
@@ -471,7 +474,7 @@ func WriteCertificate(path string, r CertificateReport) error {
 	case r.File == "":
 		return fmt.Errorf("the certificate was put nowhere: %w", err)
 	}
-	return advice.Hint(fmt.Errorf("the key has its certificate, only the copy was not written: %w", err), "do not make another: copy %s", r.File)
+	return advice.To(fmt.Errorf("the key has its certificate, only the copy was not written: %w", err), "do not make another: copy %s", r.File)
 }
 
 // holdsKey looks into regular files only: of a pipe or a terminal, which may be written to, nothing must be read. A file that cannot be

@@ -158,7 +158,7 @@ func holdToRoot(ctx context.Context, t *tpm.TPM, pin []byte, path string, log *s
 		return fmt.Errorf("%w; if this TPM was cleared or replaced on purpose, keys under the old root are lost: remove %s and the keys; if not, the root was removed from its handle, "+
 			"or somebody sits between: nothing is to be deleted", err, path)
 	} else if ok {
-		return advice.Hint(fmt.Errorf("%w (noted in %s); the keys are not lost", err, path), "%s", Restoring(parent))
+		return advice.Add(fmt.Errorf("%w (noted in %s); the keys are not lost", err, path), Restoring(parent))
 	}
 	if err != nil || pin != nil {
 		return err

@@ -117,6 +117,7 @@ func TestARotationThatIsNotProvenChangesNothing(t *testing.T) {
 		"IMDS speaks of a resource instead of giving a certificate": bad("imds.issuecredential", `{"error":"invalid_resource"}`),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newStage(t)
 			s.start()
 			s.mustToken()

@@ -22,6 +22,6 @@
 //
 // # Sources
 //
-// TPM 2.0 Part 1, 16 (Names) and 19.6.8 (salted sessions); TCG TPM v2.0 Provisioning Guidance, 7.5
+// TPM 2.0 Part 1, 16 (Names) and 19.6.8 (salted sessions); TCG TPM v2.0 Provisioning Guidance, 7.5.1
 // (storage primary key).
 package statedir

@@ -129,7 +129,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := d.openKey(ctx); err != nil {
 		return err
 	}
-	if err := d.openAcquirer(plan, d.cfg.StateDir); err != nil {
+	if err := d.openAcquirer(plan, statefile.In(d.cfg.StateDir)); err != nil {
 		return err
 	}
 	d.server, err = agentapi.New(agentapi.Config{
@@ -148,8 +148,8 @@ func (d *Daemon) open(ctx context.Context) error {
 	return err
 }
 
-// openAcquirer builds what gets tokens with the key. Binding certificates are kept in certDir.
-func (d *Daemon) openAcquirer(plan *plan, certDir string) error {
+// openAcquirer builds what gets tokens with the key. Binding certificates are kept in certFiles.
+func (d *Daemon) openAcquirer(plan *plan, certFiles binding.Files) error {
 	var err error
 	d.imds, err = imds.New(imds.Config{
 		Endpoint:         d.cfg.IMDSEndpoint,
@@ -171,7 +171,7 @@ func (d *Daemon) openAcquirer(plan *plan, certDir string) error {
 		Key:       d.key,
 		KeyName:   d.key.Info().Name,
 		Attestor:  &d.attested,
-		StateDir:  certDir,
+		Files:     certFiles,
 		MTLSHosts: plan.mtlsHosts,
 		Now:       d.opts.Now,
 		Wait:      d.opts.Wait,

@@ -27,7 +27,6 @@ const (
 	// BindingKeyName is the name of the agent's own key among the keys of the state directory.
 	BindingKeyName = "binding"
 
-	keysDir         = "keys"             // of the state directory: named keys
 	storageRootFile = "storage-root"     // of the state directory: hexadecimal Name of the TPM's storage root
 	softwareKeyFile = "software-key.pem" // of the state directory
 
@@ -91,7 +90,7 @@ func ownerAuth(cfg *config.Config) func() (secret.String, error) {
 
 // hasKeys reports whether there are keys, whose storage root is to be noted if it is not. What cannot be read may well be one.
 func hasKeys(cfg *config.Config, opts Options) bool {
-	store, err := keystore.Open(keystore.Config{Dir: filepath.Join(cfg.StateDir, keysDir), Logger: opts.Logger})
+	store, err := keystore.Open(keystore.Config{StateDir: cfg.StateDir, Logger: opts.Logger})
 	if err != nil {
 		return true
 	}
@@ -189,7 +188,7 @@ func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, 
 
 func openStore(cfg *config.Config, opts Options) (*keystore.Store, error) {
 	return keystore.Open(keystore.Config{
-		Dir: filepath.Join(cfg.StateDir, keysDir), Now: opts.Now, Logger: opts.Logger, Waiting: opts.Waits.Begin,
+		StateDir: cfg.StateDir, Now: opts.Now, Logger: opts.Logger, Waiting: opts.Waits.Begin,
 		// With the first key, and before it, the storage root is noted: until then there is nothing that another root could harm.
 		BeforeKey: func(ctx context.Context, t *tpm.TPM) error {
 			return holdToRoot(ctx, t, nil, filepath.Join(cfg.StateDir, storageRootFile), opts.Logger)
@@ -224,7 +223,7 @@ func (d *Daemon) openKey(ctx context.Context) error {
 	}
 	d.key, d.tpmKey, d.generation = key, key.TPMKey(), entry.Generation
 	d.closers = append(d.closers, key.Close)
-	d.takeCertificates(certificatesOf(entry), key.Info().Name)
+	d.takeCertificates(ctx, store, entry, key.Info().Name)
 	if err := checkAsConfigured(d.tpmKey, options); err != nil {
 		return fmt.Errorf("binding key %s: %w: make one that is (keyagent key rotate %s), or change binding_key in the configuration", key.Info().KeyFile, err, BindingKeyName)
 	}

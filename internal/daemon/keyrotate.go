@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -155,12 +154,8 @@ func explainProof(err error, name string) error {
 
 // CancelRotation removes the next generation.
 func (k *Keyring) CancelRotation(ctx context.Context, name string) error {
-	next, err := k.generation(name, true)
-	if err != nil {
+	if _, err := k.generation(name, true); err != nil {
 		return err
 	}
-	if err := k.store.CancelRotation(ctx, k.on, name); err != nil {
-		return explainKey(err, name)
-	}
-	return os.RemoveAll(certificatesOf(next)) // there are none but of the agent's own key
+	return explainKey(k.store.CancelRotation(ctx, k.on, name), name)
 }

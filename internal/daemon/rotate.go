@@ -6,9 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
-	"strconv"
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/binding"
@@ -16,16 +14,9 @@ import (
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/signer/keystore"
 )
-
-// certificatesOf is where a rotation keeps the certificates of the next binding key, in the directory of that key. The first start
-// with the key takes them over; the agent that runs meanwhile goes on writing those of the old key.
-func certificatesOf(e keystore.Entry) string {
-	return filepath.Join(filepath.Dir(e.KeyFile), strconv.Itoa(e.Generation)+".certificates")
-}
 
 // probeResource is asked for where the rules name no resource. Every tenant has it.
 const probeResource = "https://management.azure.com"
@@ -139,8 +130,9 @@ func (r *rotation) run(ctx context.Context) (keystore.Entry, error) {
 	if err := checkAsConfigured(r.tpmKey, options); err != nil {
 		return keystore.Entry{}, fmt.Errorf("the next binding key was begun under another configuration: %w: keyagent key rotate %s --cancel removes it", err, BindingKeyName)
 	}
-	certificates := certificatesOf(next)
-	if err := statefile.EnsureDir(certificates); err != nil {
+	// The first start with the key takes them over; the agent that runs meanwhile goes on writing those of the old key.
+	certificates, err := store.Stage(next)
+	if err != nil {
 		return keystore.Entry{}, err
 	}
 	if err := r.openAcquirer(plan, certificates); err != nil {
@@ -196,8 +188,9 @@ func (p *plan) resourceOf(identity string) string {
 
 // takeCertificates moves certificates that a rotation obtained for the key to where they are looked for. One that is not moved costs
 // an issuance.
-func (d *Daemon) takeCertificates(from, keyName string) {
-	if err := binding.TakeOver(from, d.cfg.StateDir, keyName); err != nil {
+func (d *Daemon) takeCertificates(ctx context.Context, store *keystore.Store, e keystore.Entry, keyName string) {
+	err := store.TakeStaged(ctx, e, d.cfg.StateDir, func(path string) (bool, error) { return binding.Supersedes(path, keyName) })
+	if err != nil {
 		d.opts.Logger.Warn("certificates of the new binding key were not all taken over; new ones will be obtained, and the next start tries again", "cause", err)
 	}
 }

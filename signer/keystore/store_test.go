@@ -55,7 +55,7 @@ func openShelf(t testing.TB, on *tpm.TPM, dir string) *shelf {
 	if err := statefile.EnsureDir(dir); err != nil {
 		t.Fatal(err)
 	}
-	store, err := keystore.Open(keystore.Config{Dir: dir, Logger: slog.New(slog.NewTextHandler(log, nil))})
+	store, err := keystore.Open(keystore.Config{StateDir: filepath.Dir(dir), Logger: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -858,7 +858,7 @@ func TestADirectoryThatIsOpenToOthersIsRefused(t *testing.T) {
 	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := keystore.Open(keystore.Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), "chmod 0700") {
+	if _, err := keystore.Open(keystore.Config{StateDir: filepath.Dir(dir)}); err == nil || !strings.Contains(err.Error(), "chmod 0700") {
 		t.Errorf("got %v", err)
 	}
 	s := newShelf(t, tpmtest.Open(t))
@@ -873,7 +873,7 @@ func TestADirectoryThatIsOpenToOthersIsRefused(t *testing.T) {
 func TestAStoreThatIsNotThereHoldsNothingAndIsNotMadeByLooking(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "state", "keys")
-	store, err := keystore.Open(keystore.Config{Dir: dir})
+	store, err := keystore.Open(keystore.Config{StateDir: filepath.Dir(dir)})
 	if err != nil {
 		t.Fatal(err)
 	}

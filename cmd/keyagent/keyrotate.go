@@ -49,7 +49,7 @@ platform. A running agent goes on with the old one until it is restarted.`,
 	flags.BoolVar(&r.finish, "finish", false, "try the next generation and switch to it")
 	flags.BoolVar(&r.cancel, "cancel", false, "remove the next generation")
 	flags.StringVar(&r.finishing.Connect, "connect", "", "HOST:PORT of a server to try it with, for --finish")
-	flags.StringVar(&r.finishing.CAFile, "ca-file", "", "PEM file of authorities for that server, besides the system's")
+	flags.StringVar(&r.caFile, "ca-file", "", "PEM file of authorities for that server, besides the system's")
 	flags.BoolVar(&r.asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -58,6 +58,7 @@ platform. A running agent goes on with the old one until it is restarted.`,
 type rotation struct {
 	begin          daemon.KeyRequest
 	finishing      daemon.FinishOptions
+	caFile         string
 	finish, cancel bool
 	asJSON         bool
 }
@@ -66,12 +67,14 @@ type rotation struct {
 func (r rotation) check(name string) error {
 	changes := r.begin
 	changes.Auth = daemon.AuthSource{} // of use when finishing, too
-	connects := r.finishing != daemon.FinishOptions{}
+	connects := r.finishing.Connect != "" || r.caFile != ""
 	switch {
 	case r.finish && r.cancel:
 		return usageError{errors.New("--finish and --cancel exclude each other")}
 	case connects && !r.finish:
 		return usageError{errors.New("--connect and --ca-file go with --finish")}
+	case r.caFile != "" && r.finishing.Connect == "":
+		return usageError{errors.New("--ca-file is of no use without --connect")}
 	case (r.finish || r.cancel) && changes != daemon.KeyRequest{}:
 		return usageError{errors.New("the flags that say what the key is like go with the command that begins the rotation, not with --finish or --cancel")}
 	case name == daemon.BindingKeyName && (r.finish || r.begin != daemon.KeyRequest{}):
@@ -90,8 +93,12 @@ func (a *app) rotate(cmd *cobra.Command, keys *daemon.Keyring, name string, r ro
 	}
 	var report daemon.KeyReport
 	if r.finish {
-		r.finishing.Auth = r.begin.Auth
-		err := a.during(ctx, "trying the next generation", func() (err error) {
+		roots, err := daemon.ReadAuthorities(r.caFile)
+		if err != nil {
+			return err
+		}
+		r.finishing.RootCAs, r.finishing.Auth = roots, r.begin.Auth
+		err = a.during(ctx, "trying the next generation", func() (err error) {
 			report, err = keys.FinishRotation(ctx, name, r.finishing)
 			return err
 		})

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -67,20 +66,23 @@ func (k *Keyring) rotationOptions(current keystore.Entry, req KeyRequest) (keyst
 
 // FinishOptions say how the next generation has to prove that it works.
 type FinishOptions struct {
-	Connect string // HOST:PORT of a server besides; empty: none
-	CAFile  string // authorities for it, besides the system's
+	Connect string         // HOST:PORT of a server besides; empty: none
+	RootCAs *x509.CertPool // authorities for it, as ReadAuthorities gives them
 	Auth    AuthSource
+}
+
+// ReadAuthorities reads the certificate authorities of a file and adds those of the system; nil, which means the system's, if no file
+// is named.
+func ReadAuthorities(file string) (*x509.CertPool, error) {
+	roots, err := rootsWith(file)
+	if err != nil {
+		return nil, UsageError{fmt.Errorf("--ca-file: %w", err)}
+	}
+	return roots, nil
 }
 
 // FinishRotation switches to the next generation, after it was used for handshakes.
 func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOptions) (KeyReport, error) {
-	if req.CAFile != "" && req.Connect == "" {
-		return KeyReport{}, usagef("--ca-file is of no use without --connect")
-	}
-	roots, err := rootsWith(req.CAFile)
-	if err != nil {
-		return KeyReport{}, UsageError{fmt.Errorf("--ca-file: %w", err)}
-	}
 	next, err := k.generation(name, true)
 	if err != nil {
 		return KeyReport{}, err
@@ -97,12 +99,9 @@ func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOpt
 		return KeyReport{}, err
 	}
 	defer key.Close()
-	prove := func(ctx context.Context, key *signer.Key, chain []*x509.Certificate) error {
-		err := keystore.ProveHere(k.opts.Now)(ctx, key, chain)
-		if err == nil && req.Connect != "" {
-			err = keystore.ProveAt(req.Connect, keystore.ProveConfig{RootCAs: roots, Now: k.opts.Now})(ctx, key, chain)
-		}
-		return err
+	prove := keystore.ProveHere(k.opts.Now)
+	if req.Connect != "" {
+		prove = prove.Then(keystore.ProveAt(req.Connect, keystore.ProveConfig{RootCAs: req.RootCAs, Now: k.opts.Now}))
 	}
 	if err := k.store.FinishRotation(ctx, next, key, prove); err != nil {
 		return KeyReport{}, explainProof(err, name)

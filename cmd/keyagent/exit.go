@@ -13,7 +13,7 @@ import (
 
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/advice"
 )
 
 // Exit codes; part of the command line's contract.
@@ -130,7 +130,7 @@ func wantsJSON(args []string) bool {
 func exitCode(err error) int {
 	_, badConfig := errors.AsType[configError](err)
 	_, badUsage := errors.AsType[usageError](err)
-	_, badRequest := errors.AsType[daemon.UsageError](err)
+	_, badRequest := errors.AsType[advice.UsageError](err)
 	switch {
 	case badConfig, badUsage, badRequest, isBadRequest(err):
 		return exitUsage
@@ -160,7 +160,7 @@ func (a *app) hintFor(err error, cmd *cobra.Command) string {
 	}
 	var hinted interface{ Hint() string }
 	_, badUsage := errors.AsType[usageError](err)
-	_, badRequest := errors.AsType[daemon.UsageError](err)
+	_, badRequest := errors.AsType[advice.UsageError](err)
 	switch {
 	case errors.As(err, &hinted):
 		return hinted.Hint()

@@ -6,12 +6,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
 func (a *app) keyCreateCommand(place *placeFlags) *cobra.Command {
-	var req daemon.KeyRequest
-	var from daemon.ForeignFile
+	var req keyring.KeyRequest
+	var from keyring.ForeignFile
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:        "create NAME",
@@ -36,8 +36,8 @@ that are not persistent, --parent says which persistent key is its parent.`,
 			if from.Path == "" && (from.NoAuth || from.Parent != "") {
 				return usageError{errors.New("--parent and --no-auth are about the key of --from-key-file")}
 			}
-			return a.withFirstKey(cmd, place, func(keys *daemon.Keyring) error {
-				var report daemon.KeyReport
+			return a.withFirstKey(cmd, place, func(keys *keyring.Keyring) error {
+				var report keyring.KeyReport
 				err := a.during(cmd.Context(), "making the key in the TPM (RSA can take a minute)", func() (err error) {
 					if from.Path != "" {
 						report, err = keys.Adopt(cmd.Context(), args[0], from, req)

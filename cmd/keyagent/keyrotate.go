@@ -6,7 +6,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/internal/keyring"
+	"github.com/keyagent/keyagent/internal/statedir"
 )
 
 func (a *app) keyRotateCommand(place *placeFlags) *cobra.Command {
@@ -37,10 +39,10 @@ platform. A running agent goes on with the old one until it is restarted.`,
 			if err := r.check(args[0]); err != nil {
 				return err
 			}
-			if args[0] == daemon.BindingKeyName && !r.cancel {
+			if args[0] == statedir.BindingKeyName && !r.cancel {
 				return a.rotateBindingKey(cmd, place, r.asJSON)
 			}
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error { return a.rotate(cmd, keys, args[0], r) })
+			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error { return a.rotate(cmd, keys, args[0], r) })
 		},
 	}
 	addRequestFlags(cmd, &r.begin, "that of the key in use")
@@ -56,8 +58,8 @@ platform. A running agent goes on with the old one until it is restarted.`,
 
 // rotation is what was asked for.
 type rotation struct {
-	begin          daemon.KeyRequest
-	finishing      daemon.FinishOptions
+	begin          keyring.KeyRequest
+	finishing      keyring.FinishOptions
 	caFile         string
 	finish, cancel bool
 	asJSON         bool
@@ -66,7 +68,7 @@ type rotation struct {
 // check refuses flags that belong to another step.
 func (r rotation) check(name string) error {
 	changes := r.begin
-	changes.Auth = daemon.AuthSource{} // of use when finishing, too
+	changes.Auth = keyring.AuthSource{} // of use when finishing, too
 	connects := r.finishing.Connect != "" || r.caFile != ""
 	switch {
 	case r.finish && r.cancel:
@@ -75,15 +77,15 @@ func (r rotation) check(name string) error {
 		return usageError{errors.New("--connect and --ca-file go with --finish")}
 	case r.caFile != "" && r.finishing.Connect == "":
 		return usageError{errors.New("--ca-file is of no use without --connect")}
-	case (r.finish || r.cancel) && changes != daemon.KeyRequest{}:
+	case (r.finish || r.cancel) && changes != keyring.KeyRequest{}:
 		return usageError{errors.New("the flags that say what the key is like go with the command that begins the rotation, not with --finish or --cancel")}
-	case name == daemon.BindingKeyName && (r.finish || r.begin != daemon.KeyRequest{}):
+	case name == statedir.BindingKeyName && (r.finish || r.begin != keyring.KeyRequest{}):
 		return usageError{fmt.Errorf("key %q is rotated in one go, as the configuration says: give no option", name)}
 	}
 	return nil
 }
 
-func (a *app) rotate(cmd *cobra.Command, keys *daemon.Keyring, name string, r rotation) error {
+func (a *app) rotate(cmd *cobra.Command, keys *keyring.Keyring, name string, r rotation) error {
 	ctx := cmd.Context()
 	if r.cancel {
 		if err := a.during(ctx, "removing the next generation", func() error { return keys.CancelRotation(ctx, name) }); err != nil {
@@ -91,9 +93,9 @@ func (a *app) rotate(cmd *cobra.Command, keys *daemon.Keyring, name string, r ro
 		}
 		return a.printDone(r.asJSON, "cancelled", name, "the rotation of key %q is cancelled, and its next generation is gone\n")
 	}
-	var report daemon.KeyReport
+	var report keyring.KeyReport
 	if r.finish {
-		roots, err := daemon.ReadAuthorities(r.caFile)
+		roots, err := keyring.ReadAuthorities(r.caFile)
 		if err != nil {
 			return err
 		}
@@ -127,7 +129,7 @@ func (a *app) rotateBindingKey(cmd *cobra.Command, place *placeFlags, asJSON boo
 	}
 	var generation int
 	err = a.during(cmd.Context(), "rotating the agent's own key", func() error {
-		next, err := daemon.RotateBindingKey(cmd.Context(), cfg, daemon.Options{Version: version, Logger: a.warnings(), Waits: a.waits})
+		next, err := keyring.RotateBindingKey(cmd.Context(), cfg, engine.Options{Version: version, Logger: a.warnings(), Waits: a.waits})
 		generation = next.Generation
 		return err
 	})
@@ -135,7 +137,7 @@ func (a *app) rotateBindingKey(cmd *cobra.Command, place *placeFlags, asJSON boo
 		return err
 	}
 	if asJSON {
-		return a.printJSON(map[string]any{"name": daemon.BindingKeyName, "generation": generation, "rotated": true})
+		return a.printJSON(map[string]any{"name": statedir.BindingKeyName, "generation": generation, "rotated": true})
 	}
 	_, err = fmt.Fprintf(a.out, "the agent's own key is now generation %d\nnext: restart the agent; until then it goes on with the old key\n", generation)
 	return err

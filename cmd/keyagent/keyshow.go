@@ -5,12 +5,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
 func (a *app) keyShowCommand(place *placeFlags) *cobra.Command {
-	var auth daemon.AuthSource
-	var from daemon.ForeignFile
+	var auth keyring.AuthSource
+	var from keyring.ForeignFile
 	var asJSON, public bool
 	cmd := &cobra.Command{
 		Use:   "show [NAME]",
@@ -36,15 +36,15 @@ also where the TPM would count that as a failed try.`,
 			if from.Path == "" && (from.NoAuth || from.Parent != "") {
 				return usageError{errors.New("--parent and --no-auth are about the key of --file")}
 			}
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
+			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
 				if from.Path != "" {
-					report, err := awaited(cmd.Context(), a, "looking at the key", func() (daemon.KeyReport, error) { return keys.Inspect(cmd.Context(), from, auth) })
+					report, err := awaited(cmd.Context(), a, "looking at the key", func() (keyring.KeyReport, error) { return keys.Inspect(cmd.Context(), from, auth) })
 					if err != nil {
 						return err
 					}
-					return a.printKeys([]daemon.KeyReport{report}, asJSON, public)
+					return a.printKeys([]keyring.KeyReport{report}, asJSON, public)
 				}
-				reports, err := awaited(cmd.Context(), a, "looking at the keys", func() ([]daemon.KeyReport, error) { return keys.Show(cmd.Context(), name, auth) })
+				reports, err := awaited(cmd.Context(), a, "looking at the keys", func() ([]keyring.KeyReport, error) { return keys.Show(cmd.Context(), name, auth) })
 				if err != nil {
 					return err
 				}

@@ -17,7 +17,7 @@ type fence struct {
 var fences = []fence{
 	{"C", nil, false, "cgo would end the static binary; the simulated TPM's C code is a dependency's, not ours"},
 	{"unsafe", []string{"agentapi/peer"}, false, "what needs it is in golang.org/x/sys already, but a getter for SO_PEERGROUPS"},
-	{"testing/...", []string{"tpm/tpmtest", "signer/internal/signertest", "internal/tooltest"}, true, "nothing in the product exists for a test"},
+	{"testing/...", []string{"tpm/tpmtest", "signer/internal/signertest", "internal/tooltest", "internal/agenttest"}, true, "nothing in the product exists for a test"},
 	{"net/http/pprof", nil, false, "it serves on the default mux whoever reaches that"},
 	{"expvar", nil, false, "it serves on the default mux whoever reaches that"},
 	{"log", nil, false, "log/slog, passed in, is the only logger"},

@@ -85,16 +85,53 @@ var places = map[string]place{
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
+	"internal/advice":    {nil, leaf},
+	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret"}, "whose a file is that an operator hands over, and what is in it"},
+	"internal/statedir": {
+		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/waiting"},
+		"the daemon and the commands open keys in one way; what is done with them is not its business",
+	},
+	"internal/engine": {
+		[]string{
+			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "attest/...", "tlsbridge", "acquire/...",
+			"internal/advice", "internal/certs", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
+		},
+		"the one place where key, attestation and token services meet; it cannot see who asks (agentapi)",
+	},
+	"internal/forms": {
+		[]string{"config", "tlsbridge", "acquire/...", "agentapi/wire"},
+		"pure: what is known goes in, which forms of credentials work comes out",
+	},
+	"internal/rulebook": {
+		[]string{"config", "agentapi/policy", "internal/accounts"},
+		"rules as somebody wrote them become rules as the agent applies them",
+	},
+	"internal/keyring": {
+		[]string{
+			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",
+			"internal/advice", "internal/certs", "internal/engine", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/statefile",
+		},
+		"works beside a running agent, or without one: it must not need the daemon",
+	},
+	"internal/doctor": {
+		[]string{
+			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/wire",
+			"internal/accounts", "internal/advice", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
+		},
+		"looks at what the daemon would open, and opens it as the daemon would; it must not run one",
+	},
 	"internal/daemon": {
 		[]string{
-			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "attest/...", "tlsbridge", "acquire/...", "agentapi/...",
-			"internal/accounts", "internal/certs", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream",
-			"internal/waiting",
+			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
+			"internal/upstream", "internal/waiting",
 		},
 		wired,
 	},
 	"cmd/keyagent": {
-		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest", "internal/pemfile", "internal/waiting", "internal/writequeue"},
+		[]string{
+			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/keyring", "internal/rulebook", "internal/statedir",
+			"internal/pemfile", "internal/waiting", "internal/writequeue",
+		},
 		"flags and wiring only",
 	},
 
@@ -105,6 +142,10 @@ var places = map[string]place{
 	"acquire/conformance":          {nil, "it looks at the whole road to a token from outside, and holds nothing but tests"},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
+	"internal/agenttest": {
+		[]string{"config", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator"},
+		"puts a platform, the agent and its commands together for tests",
+	},
 	"signer/internal/signertest": {[]string{"signer", "tpm", "tpm/tpmtest", "internal/statefile"}, "makes keys, TPMs and authorities for tests"},
 	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/tooltest", "internal/secret"}, "opens TPMs for tests"},
 }
@@ -128,6 +169,7 @@ var testHelpers = map[string]string{
 	"attest/internal/attesttest": "makes evidence for tests",
 	"signer/internal/signertest": "makes keys, TPMs and authorities for tests",
 	"tpm/tpmtest":                "opens a TPM for a test",
+	"internal/agenttest":         "sets the stage for tests of the agent and its commands",
 	"internal/tooltest":          "finds the external programs that check our work in tests",
 	"internal/archtest":          "holds nothing but tests",
 	"acquire/conformance":        "holds nothing but tests",

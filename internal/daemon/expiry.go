@@ -12,6 +12,8 @@ import (
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/upstream"
 	"github.com/keyagent/keyagent/signer/certreq"
 )
@@ -22,7 +24,7 @@ const expiryTick = 10 * time.Minute
 // applicationCertificate returns the chain of a named key, the certificate first, and why the agent could not use it now. It reads files
 // only: TPM and network are not asked.
 func (d *Daemon) applicationCertificate(key string) ([]*x509.Certificate, error) {
-	store, err := openStore(d.cfg, d.opts)
+	store, err := statedir.OpenStore(d.cfg, d.opts.dir())
 	if err != nil {
 		return nil, err
 	}
@@ -108,8 +110,8 @@ func (d *Daemon) watchExpiry(ctx context.Context) error {
 // tellExpiry logs what is new since the last look. An expired certificate is told of again every day.
 func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 	users := map[string][]string{}
-	for _, id := range d.inForce.Load().plan.identities {
-		for _, c := range certificateCredentials(id) {
+	for _, id := range d.inForce.Load().plan.Identities {
+		for _, c := range engine.CertificateCredentials(id) {
 			users[c.Key] = append(users[c.Key], id.Name)
 		}
 	}
@@ -140,18 +142,4 @@ func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 			d.opts.Logger.WarnContext(ctx, "the certificate of an application expires soon", record...)
 		}
 	}
-}
-
-// certificateCredentials returns those of an identity that are known by a key of the key store.
-func certificateCredentials(id acquire.Identity) []acquire.Credential {
-	if id.Application == nil {
-		return nil
-	}
-	var found []acquire.Credential
-	for _, c := range id.Application.Credentials {
-		if c.Source == acquire.SourceCertificate {
-			found = append(found, c)
-		}
-	}
-	return found
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/signer/certreq"
 )
 
@@ -29,7 +30,7 @@ const statusTPMTimeout = 5 * time.Second
 // Status describes the agent for its administrator. It asks the TPM whether it
 // answers, and not the network.
 func (d *Daemon) Status(ctx context.Context) wire.Status {
-	info := d.key.Info()
+	info := d.engine.Key.Info()
 	status := wire.Status{
 		Version:       d.opts.Version,
 		PID:           os.Getpid(),
@@ -42,16 +43,16 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 			Attributes:    info.Attributes,
 			PSSSaltLength: info.PSSSaltLength,
 			Strength:      string(info.Strength),
-			Generation:    d.generation,
+			Generation:    d.engine.Key.Generation,
 		},
 	}
 	for _, w := range d.opts.Waits.Long() {
 		status.Waiting = append(status.Waiting, wire.WaitStatus{What: w.What, Since: w.Since, Count: w.Count})
 	}
 	now := d.inForce.Load()
-	now.plan.rules.addStatus(&status)
-	for _, id := range d.acquirer.Status() {
-		described, unable := d.identityStatus(id, now.plan.provider)
+	addRulesOff(&status, now.plan.rules.NotInForce())
+	for _, id := range d.engine.Acquirer.Status() {
+		described, unable := d.identityStatus(id, now.plan.Provider)
 		status.Identities = append(status.Identities, described)
 		if unable != "" {
 			status.NotReady = append(status.NotReady, fmt.Sprintf("identity %q cannot give tokens: %s", id.Name, unable))
@@ -66,17 +67,17 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 
 // tpmStatus names no device where the key is in software: nothing was opened.
 func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
-	if d.tpm == nil {
+	if d.engine.Key.TPM == nil {
 		return wire.TPMStatus{Device: "none"}
 	}
 	status := wire.TPMStatus{
 		Device:          d.cfg.TPM,
-		Manufacturer:    d.properties.Manufacturer,
-		FirmwareVersion: d.properties.FirmwareVersion,
+		Manufacturer:    d.engine.Key.Properties.Manufacturer,
+		FirmwareVersion: d.engine.Key.Properties.FirmwareVersion,
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTPMTimeout)
 	defer cancel()
-	if _, err := d.tpm.Properties(ctx); err != nil {
+	if _, err := d.engine.Key.TPM.Properties(ctx); err != nil {
 		status.LastError = err.Error()
 	}
 	return status
@@ -146,7 +147,7 @@ func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
 		if len(f.chain) > 0 {
 			status.Certificate = applicationCertificateStatus(f.chain, d.opts.Now())
 		}
-		_, lacked := errors.AsType[missingKey](c.LastError)
+		_, lacked := errors.AsType[engine.MissingKey](c.LastError)
 		switch {
 		case f.problem != "":
 			status.State, status.LastError = stateUnavailable, f.problem

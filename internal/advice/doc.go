@@ -1,0 +1,2 @@
+// Package advice lets an error say what its reader can do next.
+package advice

@@ -1,0 +1,2 @@
+// Package engine is the binding key and what obtains tokens with it.
+package engine

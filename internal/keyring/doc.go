@@ -1,0 +1,2 @@
+// Package keyring is what the commands key and cert do.
+package keyring

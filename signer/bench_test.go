@@ -18,13 +18,14 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// BenchmarkSign compares Key.Sign (queue, TPM2_Sign, verification) with the bare TPM2_Sign: prebuilt bytes written to the
-// same simulator over a socket of its own, and the response read. Both sign in turn within one run, so that whatever
-// disturbs the machine disturbs both; the ratio is the message, the times are of this machine.
+// BenchmarkSign compares Key.Sign (queue, TPM2_Sign, verification) with the bare TPM2_Sign:
+// prebuilt bytes written to the same simulator over a socket of its own, and the response read.
+// Both sign in turn within one run, so that whatever disturbs the machine disturbs both; the ratio
+// is the message, the times are of this machine.
 //
-// In the plain form, what the key may cost is part of the reference: three hundredths of the exchange, and the one
-// verification that no signature leaves without, which is measured in the same run. The protected form, the default, is held
-// against the bare exchange alone.
+// In the plain form, what the key may cost is part of the reference: three hundredths of the
+// exchange, and the one verification that no signature leaves without, which is measured in the
+// same run. The protected form, the default, is held against the bare exchange alone.
 func BenchmarkSign(b *testing.B) {
 	device := tpmtest.Shared(b).Device()
 	path := signertest.KeyPath(b)
@@ -32,7 +33,8 @@ func BenchmarkSign(b *testing.B) {
 	b.Run("protected", func(b *testing.B) { benchmarkSign(b, device, path, false) })
 }
 
-// benchmarkSign opens the TPM for itself, and closes it in the end: there are three slots for keys, and each side needs one.
+// benchmarkSign opens the TPM for itself, and closes it in the end: there are three slots for keys,
+// and each side needs one.
 func benchmarkSign(b *testing.B, device, path string, plain bool) {
 	b.Helper()
 	key := signertest.Open(b, tpmtest.ConnectWith(b, tpm.Config{Device: device, PlainSessions: plain}), path)
@@ -85,8 +87,8 @@ func (p *pair) measure(b *testing.B) {
 	b.ReportMetric(allocations(b, sign)-allocations(b, exchange), "ours-allocs")
 }
 
-// allocations counts what f allocates. The simulated TPM is in this process: what it allocates for an exchange is the same for
-// both sides.
+// allocations counts what f allocates. The simulated TPM is in this process: what it allocates for
+// an exchange is the same for both sides.
 func allocations(b *testing.B, f func() error) float64 {
 	return testing.AllocsPerRun(100, func() {
 		if err := f(); err != nil {

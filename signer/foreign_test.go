@@ -35,7 +35,8 @@ func genpkey(algorithm string, options ...string) maker {
 	}
 }
 
-// tpm2create has tpm2-tools make a key, and encode its file with or without -p, which is to say that it has a password.
+// tpm2create has tpm2-tools make a key, and encode its file with or without -p, which is to say
+// that it has a password.
 func tpm2create(algorithm string, encode []string, options ...string) maker {
 	return func(t *testing.T, w *tpmtest.Tools) {
 		for _, tool := range []string{"tpm2_createprimary", "tpm2_create", "tpm2_encodeobject"} {
@@ -123,7 +124,8 @@ func refusesWithoutPassword(t *testing.T, cfg signer.Config) {
 	}
 }
 
-// checkReported loads the key, in which what is worse than in ours is reported, and refused where nobody asked for it.
+// checkReported loads the key, in which what is worse than in ours is reported, and refused where
+// nobody asked for it.
 func checkReported(t *testing.T, cfg signer.Config, deviations []string) {
 	t.Helper()
 	file, err := tpm.DecodeKeyFile(contents(t, cfg.KeyFile))

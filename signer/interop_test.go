@@ -27,7 +27,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file gives each kind of key to those who use a crypto.Signer, and lets others judge what they make with it.
+// This file gives each kind of key to those who use a crypto.Signer, and lets others judge what
+// they make with it.
 
 // kind is a kind of key, what it must offer, and a TPM that has it.
 type kind struct {
@@ -172,7 +173,8 @@ func (s joseSigner) SignPayload(payload []byte, algorithm jose.SignatureAlgorith
 	return fixedSize(signature, (public.Params().BitSize+7)/8)
 }
 
-// fixedSize makes of an ECDSA-Sig-Value what JWS has (RFC 7518, 3.4): two numbers of the curve's size.
+// fixedSize makes of an ECDSA-Sig-Value what JWS has (RFC 7518, 3.4): two numbers of the curve's
+// size.
 func fixedSize(signature []byte, size int) ([]byte, error) {
 	var seq cryptobyte.String
 	r, s := new(big.Int), new(big.Int)

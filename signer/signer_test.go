@@ -223,8 +223,8 @@ func TestManySignAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// A fault in the TPM must not make a wrong signature leave. In plain sessions, what changes a signature on its way looks the
-// same.
+// A fault in the TPM must not make a wrong signature leave. In plain sessions, what changes a
+// signature on its way looks the same.
 func TestAWrongSignatureDoesNotLeave(t *testing.T) {
 	t.Parallel()
 	proxy := tpmtest.NewProxy(t, tpmtest.Simulator(t).Device())

@@ -61,8 +61,8 @@ func (p party) pool() *x509.CertPool {
 	return pool
 }
 
-// clientConfig presents the TPM's key as production does: a view of it with the handshake's own context. Without a certificate
-// it presents nothing.
+// clientConfig presents the TPM's key as production does: a view of it with the handshake's own
+// context. Without a certificate it presents nothing.
 func clientConfig(key *signer.Key, client *x509.Certificate, schemes []tls.SignatureScheme, server party) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, RootCAs: server.pool(), ServerName: "localhost",

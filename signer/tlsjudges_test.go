@@ -73,10 +73,12 @@ func (e estate) config(key *signer.Key, certificate *x509.Certificate, schemes [
 	return clientConfig(key, certificate, schemes, party{certificate: e.root.Certificate})
 }
 
-// A visit goes to a server, which must see the certificate in a handshake of the version. The error says that it did not serve.
+// A visit goes to a server, which must see the certificate in a handshake of the version. The error
+// says that it did not serve.
 type visit func(t *testing.T, cfg *tls.Config, version uint16, certificate *x509.Certificate) error
 
-// tryVisits presents the key with its own certificate, which must be accepted, and with what must not be.
+// tryVisits presents the key with its own certificate, which must be accepted, and with what must
+// not be.
 func tryVisits(t *testing.T, key *signer.Key, e estate, pay visit) {
 	own := e.root.Issue(t, key.Public(), signertest.Template("vm", signertest.Client, signertest.Current))
 	for _, tt := range handshakes(key) {
@@ -259,8 +261,8 @@ func get(t *testing.T, socket string, cfg *tls.Config) (status int, body string,
 	return rsp.StatusCode, string(text), err
 }
 
-// serveNginx starts a server that demands a client's certificate, with a socket for each version of TLS in the folder that it
-// returns.
+// serveNginx starts a server that demands a client's certificate, with a socket for each version of
+// TLS in the folder that it returns.
 func serveNginx(t *testing.T, nginx string, e estate) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "nginx") // t.TempDir is too long for a socket's path

@@ -120,7 +120,7 @@ func (a *app) finishRotation(ctx context.Context, keys *keyring.Keyring, name st
 		return usagef("--ca-file: %w", err)
 	}
 	report, err := awaited(ctx, a, "trying the next generation", func() (keyring.KeyReport, error) {
-		return keys.FinishRotation(ctx, name, keyring.FinishOptions{Connect: r.connect, Roots: roots, Auth: r.begin.auth})
+		return keys.FinishRotation(ctx, name, keyring.FinishOptions{Connect: r.connect, RootCAs: roots, Auth: r.begin.auth})
 	})
 	if err != nil {
 		return err

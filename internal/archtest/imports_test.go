@@ -146,7 +146,7 @@ var places = map[string]place{
 		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator"},
 		"puts a platform, the agent and its commands together for tests",
 	},
-	"signer/internal/signertest": {[]string{"signer", "tpm", "tpm/tpmtest", "internal/statefile"}, "makes keys, TPMs and authorities for tests"},
+	"signer/internal/signertest": {[]string{"signer", "tpm", "tpm/tpmtest", "simulator/vtpm", "internal/statefile"}, "makes keys, TPMs and authorities for tests"},
 	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/tooltest", "internal/secret"}, "opens TPMs for tests"},
 }
 

@@ -114,7 +114,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.engine, err = engine.New(d.cfg, plan.Plan, key, d.cfg.StateDir, d.opts.engine()); err != nil {
+	if d.engine, err = engine.New(d.cfg, plan.Plan, key, statefile.In(d.cfg.StateDir), d.opts.engine()); err != nil {
 		return err
 	}
 	d.closers = append(d.closers, d.engine.Close)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
@@ -225,15 +224,14 @@ func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 
 // checkKeys looks at every key that there is, and returns what it saw.
 func (d *doctor) checkKeys(ctx context.Context, present bool) []keyring.KeyReport {
-	dir := filepath.Join(d.cfg.StateDir, statedir.KeysDir)
-	if _, err := os.Lstat(dir); !present || errors.Is(err, fs.ErrNotExist) {
-		d.missingBindingKey()
-		d.checkCredentials(nil)
-		return nil
-	}
-	store, err := keystore.Open(keystore.Config{Dir: dir, Now: d.opts.Now, Logger: d.opts.Logger})
+	store, err := keystore.Open(keystore.Config{StateDir: d.cfg.StateDir, Now: d.opts.Now, Logger: d.opts.Logger})
 	if err != nil {
 		d.addError("keys", err, "do what it says: the agent does not take keys that others could have put there")
+		return nil
+	}
+	if names, err := store.Names(); !present || err == nil && len(names) == 0 {
+		d.missingBindingKey()
+		d.checkCredentials(nil)
 		return nil
 	}
 	k := keyring.On(d.tpm, store, d.cfg, d.opts.Options)

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
-	"strconv"
 
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/config"
@@ -89,7 +88,7 @@ func openKey(ctx context.Context, cfg *config.Config, opts Options, t *tpm.TPM, 
 		return nil, err
 	}
 	info := key.Info()
-	takeCertificates(CertificatesOf(entry), cfg.StateDir, info.Name, opts.Logger)
+	takeCertificates(ctx, store, entry, cfg.StateDir, info.Name, opts.Logger)
 	if err := CheckAsConfigured(key.TPMKey(), options); err != nil {
 		err = advice.Add(fmt.Errorf("binding key %s: %w", info.KeyFile, err), AsConfiguredAdvice())
 		return nil, errors.Join(err, key.Close())
@@ -159,16 +158,11 @@ func CheckAsConfigured(key *tpm.Key, want keystore.KeyOptions) error {
 	return nil
 }
 
-// CertificatesOf is where a rotation keeps the certificates of the next binding key, in the directory of that key. The first start
-// with the key takes them over; the agent that runs meanwhile goes on writing those of the old key.
-func CertificatesOf(e keystore.Entry) string {
-	return filepath.Join(filepath.Dir(e.KeyFile), strconv.Itoa(e.Generation)+".certificates")
-}
-
 // takeCertificates moves certificates that a rotation obtained for the key to where they are looked for. One that is not moved costs
 // an issuance.
-func takeCertificates(from, to, keyName string, log *slog.Logger) {
-	if err := binding.TakeOver(from, to, keyName); err != nil {
+func takeCertificates(ctx context.Context, store *keystore.Store, e keystore.Entry, to, keyName string, log *slog.Logger) {
+	err := store.TakeStaged(ctx, e, to, func(path string) (bool, error) { return binding.Supersedes(path, keyName) })
+	if err != nil {
 		log.Warn("certificates of the new binding key were not all taken over; new ones will be obtained, and the next start tries again", "cause", err)
 	}
 }

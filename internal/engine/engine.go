@@ -67,9 +67,9 @@ type Engine struct {
 	closers  []func() error // in the order of opening
 }
 
-// New builds what obtains tokens with a key. Binding certificates are kept in the directory certificates. It takes the key over: Close
+// New builds what obtains tokens with a key. Binding certificates are kept in the files certificates. It takes the key over: Close
 // closes it, and if New fails, it is closed.
-func New(cfg *config.Config, plan *Plan, key *Key, certificates string, opts Options) (*Engine, error) {
+func New(cfg *config.Config, plan *Plan, key *Key, certificates binding.Files, opts Options) (*Engine, error) {
 	e := &Engine{Key: key, cfg: cfg, opts: opts.WithDefaults(), closers: []func() error{key.Close}}
 	if err := e.open(plan, certificates); err != nil {
 		return nil, errors.Join(err, e.Close())
@@ -77,7 +77,7 @@ func New(cfg *config.Config, plan *Plan, key *Key, certificates string, opts Opt
 	return e, nil
 }
 
-func (e *Engine) open(plan *Plan, certificates string) error {
+func (e *Engine) open(plan *Plan, certificates binding.Files) error {
 	var err error
 	e.IMDS, err = imds.New(imds.Config{
 		Endpoint:         e.cfg.IMDSEndpoint,
@@ -99,7 +99,7 @@ func (e *Engine) open(plan *Plan, certificates string) error {
 		Key:       e.Key,
 		KeyName:   e.Key.Info().Name,
 		Attestor:  &e.attested,
-		StateDir:  certificates,
+		Files:     certificates,
 		MTLSHosts: plan.mtlsHosts,
 		Now:       e.opts.Now,
 		Wait:      e.opts.Wait,

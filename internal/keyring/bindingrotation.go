@@ -16,7 +16,6 @@ import (
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/statedir"
-	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
@@ -119,8 +118,9 @@ func (r *rotation) run(ctx context.Context, cfg *config.Config, plan *engine.Pla
 	if err != nil {
 		return keystore.Entry{}, errors.Join(err, t.Close())
 	}
-	certificates := engine.CertificatesOf(next)
-	if err := statefile.EnsureDir(certificates); err != nil {
+	// The first start with the key takes them over; the agent that runs meanwhile goes on writing those of the old key.
+	certificates, err := store.Stage(next)
+	if err != nil {
 		return keystore.Entry{}, errors.Join(err, key.Close(), t.Close())
 	}
 	r.Engine, err = engine.New(cfg, plan, engine.KeyIn(t, key, next), certificates, opts)

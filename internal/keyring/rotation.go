@@ -5,15 +5,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/advice"
-	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/statedir"
-	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -72,7 +69,7 @@ func (k *Keyring) rotationOptions(current keystore.Entry, req KeyRequest) (keyst
 // FinishOptions say how the next generation has to prove that it works.
 type FinishOptions struct {
 	Connect string         // HOST:PORT of a server besides; empty: none
-	Roots   *x509.CertPool // authorities for it; nil: the system's
+	RootCAs *x509.CertPool // authorities for it; nil: the system's
 	Auth    AuthSource
 }
 
@@ -94,12 +91,9 @@ func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOpt
 		return KeyReport{}, err
 	}
 	defer key.Close()
-	prove := func(ctx context.Context, key *signer.Key, chain []*x509.Certificate) error {
-		err := keystore.ProveHere(k.opts.Now)(ctx, key, chain)
-		if err == nil && req.Connect != "" {
-			err = keystore.ProveAt(req.Connect, keystore.ProveConfig{RootCAs: req.Roots, Now: k.opts.Now})(ctx, key, chain)
-		}
-		return err
+	prove := keystore.ProveHere(k.opts.Now)
+	if req.Connect != "" {
+		prove = prove.Then(keystore.ProveAt(req.Connect, keystore.ProveConfig{RootCAs: req.RootCAs, Now: k.opts.Now}))
 	}
 	if err := k.store.FinishRotation(ctx, next, key, prove); err != nil {
 		return KeyReport{}, explainProof(err, name)
@@ -152,12 +146,8 @@ func explainProof(err error, name string) error {
 
 // CancelRotation removes the next generation.
 func (k *Keyring) CancelRotation(ctx context.Context, name string) error {
-	next, err := k.generation(name, true)
-	if err != nil {
+	if _, err := k.generation(name, true); err != nil {
 		return err
 	}
-	if err := k.store.CancelRotation(ctx, k.on, name); err != nil {
-		return statedir.Explain(err, name)
-	}
-	return os.RemoveAll(engine.CertificatesOf(next)) // there are none but of the agent's own key
+	return statedir.Explain(k.store.CancelRotation(ctx, k.on, name), name)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/inputfile"
@@ -20,7 +19,6 @@ const (
 	// BindingKeyName is the name of the agent's own key among the keys of the state directory.
 	BindingKeyName = "binding"
 
-	KeysDir         = "keys"         // of the state directory: named keys
 	storageRootFile = "storage-root" // of the state directory: hexadecimal Name of the TPM's storage root
 
 	maxPinBytes = 256 // of the file storage-root
@@ -74,7 +72,7 @@ func OwnerAuth(cfg *config.Config) func() (secret.String, error) {
 
 // HasKeys reports whether there are keys, whose storage root is to be noted if it is not. What cannot be read may well be one.
 func HasKeys(cfg *config.Config, opts Options) bool {
-	store, err := keystore.Open(keystore.Config{Dir: filepath.Join(cfg.StateDir, KeysDir), Logger: opts.Logger})
+	store, err := keystore.Open(keystore.Config{StateDir: cfg.StateDir, Logger: opts.Logger})
 	if err != nil {
 		return true
 	}
@@ -107,7 +105,7 @@ func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, 
 
 func OpenStore(cfg *config.Config, opts Options) (*keystore.Store, error) {
 	return keystore.Open(keystore.Config{
-		Dir: filepath.Join(cfg.StateDir, KeysDir), Now: opts.Now, Logger: opts.Logger, Waiting: opts.Waits.Begin,
+		StateDir: cfg.StateDir, Now: opts.Now, Logger: opts.Logger, Waiting: opts.Waits.Begin,
 		// With the first key, and before it, the storage root is noted: until then there is nothing that another root could harm.
 		BeforeKey: func(ctx context.Context, t *tpm.TPM) error {
 			return holdToRoot(ctx, t, nil, RootFile(cfg.StateDir), opts.Logger)

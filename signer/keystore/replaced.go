@@ -229,7 +229,7 @@ func (s *Store) removeCertificates(e Entry) error {
 			return err
 		}
 	}
-	return nil
+	return os.RemoveAll(s.stagedDir(e))
 }
 
 // maxAccepted is how many certificates of a generation are noted as accepted: more than are kept.

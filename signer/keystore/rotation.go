@@ -22,6 +22,16 @@ import (
 // empty if the key has no certificate.
 type Prove func(ctx context.Context, key *signer.Key, chain []*x509.Certificate) error
 
+// Then returns a proof that shows what both show, p first.
+func (p Prove) Then(next Prove) Prove {
+	return func(ctx context.Context, key *signer.Key, chain []*x509.Certificate) error {
+		if err := p(ctx, key, chain); err != nil {
+			return err
+		}
+		return next(ctx, key, chain)
+	}
+}
+
 // BeginRotation makes the next generation of a key beside the current one, which stays in use. One that was begun already is
 // returned as it is. Generations older than the current one are removed.
 //

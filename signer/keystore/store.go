@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"regexp"
 	"time"
 
@@ -51,14 +52,17 @@ type Store struct {
 
 // Config says where the keys are.
 type Config struct {
-	Dir    string           // made with mode 0700 if missing; anything more open is refused
-	Now    func() time.Time // nil means time.Now
-	Logger *slog.Logger     // nil: nobody hears
+	StateDir string           // the keys are in its directory keys, made with mode 0700 if missing; anything more open is refused
+	Now      func() time.Time // nil means time.Now
+	Logger   *slog.Logger     // nil: nobody hears
 	// Waiting is told what is waited for, and its result is called when that is over. Nil: nobody is told.
 	Waiting func(what string) (over func())
 	// BeforeKey is called when a key was made or is to be adopted, before its file is written, which an error prevents. Nil: nothing is.
 	BeforeKey func(ctx context.Context, on *tpm.TPM) error
 }
+
+// keysDir is the directory of a state directory that has the keys.
+const keysDir = "keys"
 
 // ErrNoKey is in the error for a name that has no key.
 var ErrNoKey = errors.New("there is no such key")
@@ -71,7 +75,7 @@ var ErrKeyExists = errors.New("there is such a key already")
 
 // Open opens the directory. One that is not there holds no keys, and is made with the first.
 func Open(cfg Config) (*Store, error) {
-	s := &Store{dir: cfg.Dir, now: cfg.Now, log: cfg.Logger, before: cfg.BeforeKey, waiting: cfg.Waiting}
+	s := &Store{dir: filepath.Join(cfg.StateDir, keysDir), now: cfg.Now, log: cfg.Logger, before: cfg.BeforeKey, waiting: cfg.Waiting}
 	if s.waiting == nil {
 		s.waiting = func(string) func() { return func() {} }
 	}

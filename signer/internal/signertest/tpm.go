@@ -52,8 +52,9 @@ func Digest(h crypto.Hash, message string) []byte {
 	return d.Sum(nil)
 }
 
-// OtherMaker is a TPM of another make: a proxy that plays one key in software and passes the rest on. The TPMs that tests have
-// all take the right salt; this one takes what Sign gives. It does not know sessions.
+// OtherMaker is a TPM of another make: a proxy that plays one key in software and passes the rest
+// on. The TPMs that tests have all take the right salt; this one takes what Sign gives. It does not
+// know sessions.
 type OtherMaker struct {
 	key  *rsa.PrivateKey
 	area []byte // TPMT_PUBLIC
@@ -164,7 +165,8 @@ func SoftKey(t testing.TB) *rsa.PrivateKey {
 	return key
 }
 
-// CreateAs makes a key under the persistent storage root that is not quite a binding key, as another program may.
+// CreateAs makes a key under the persistent storage root that is not quite a binding key, as
+// another program may.
 func CreateAs(ctx context.Context, on *tpm.TPM, change func(*tpm2.TPMTPublic)) (*tpm.KeyFile, error) {
 	_, name, err := on.ReadPublic(ctx, tpm.HandleSRK)
 	if err != nil {

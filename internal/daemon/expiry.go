@@ -15,7 +15,7 @@ import (
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/statedir"
-	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/signer/certreq"
 )
 
@@ -97,7 +97,7 @@ func (d *Daemon) lacks(c acquire.Credential) (chain []*x509.Certificate, problem
 func (d *Daemon) watchExpiry(ctx context.Context) error {
 	wait := d.opts.Wait
 	if wait == nil {
-		wait = upstream.Sleep
+		wait = waiting.Sleep
 	}
 	told := map[string]string{}
 	for {

@@ -87,8 +87,9 @@ func TestJudgedScripts(t *testing.T) {
 	testscript.Run(t, p)
 }
 
-// TestScriptsWithANameService plays testdata/nameservice, where the machine has users who are in no file that the agent reads. They
-// run in a mount namespace of their own: the machine's files stay as they are.
+// TestScriptsWithANameService plays testdata/nameservice, where the machine has users who are in no
+// file that the agent reads. They run in a mount namespace of their own: the machine's files stay
+// as they are.
 func TestScriptsWithANameService(t *testing.T) {
 	tooltest.Tool(t, "getent")
 	tooltest.NameService(t, "extrausers")
@@ -99,7 +100,8 @@ func TestScriptsWithANameService(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), namespace[0], append(namespace[1:], "mount", "-t", "tmpfs", "none", "/var/lib/extrausers")...).CombinedOutput(); err != nil {
 		t.Skipf("no mount namespaces here: %v: %s", err, out)
 	}
-	// The program of the tests has the C library in it, for the simulated TPM; the real one has not.
+	// The program of the tests has the C library in it, for the simulated TPM; the real one has
+	// not.
 	bin := t.TempDir()
 	build := exec.CommandContext(t.Context(), tooltest.Tool(t, "go"), "build", "-o", bin, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -245,8 +247,8 @@ func uploadCertificate(ts *testscript.TestScript, neg bool, args []string) {
 	control(ts, http.MethodPost, platformInfo(ts, args[0]).Control+"/applications/"+args[1]+"/certificates", ts.ReadFile(args[2]))
 }
 
-// enrolKey makes a key's certificate by the platform's authority, for an application that trusts it by subject and issuer. It needs
-// FILE.csr, and writes FILE.
+// enrolKey makes a key's certificate by the platform's authority, for an application that trusts it
+// by subject and issuer. It needs FILE.csr, and writes FILE.
 func enrolKey(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 4 {
 		ts.Fatalf("usage: enrol DIR APP CN FILE")

@@ -18,7 +18,8 @@ import (
 	"github.com/keyagent/keyagent/simulator/fault"
 )
 
-// Any caller may ask for them: they name no identity, repeat no error, and are none of what another caller has asked for.
+// Any caller may ask for them: they name no identity, repeat no error, and are none of what another
+// caller has asked for.
 func TestCapabilitiesTellNothingOfOthers(t *testing.T) {
 	const private = "correlation 0f3e"
 	said := func(status int, body string) fault.Fault {

@@ -79,8 +79,9 @@ func (s *counted) of(f func()) costs {
 	return s.costs().plus(before, -1)
 }
 
-// firstTokens starts the agent for the first time, and then again in what it left; of each start, it returns what 20 callers cost
-// that want the first token at once. What the agent does to be ready, such as trying its key out, comes before.
+// firstTokens starts the agent for the first time, and then again in what it left; of each start,
+// it returns what 20 callers cost that want the first token at once. What the agent does to be
+// ready, such as trying its key out, comes before.
 func firstTokens(t testing.TB) (cold, warm costs) {
 	s := newCounted(t)
 	callers := func() {
@@ -121,8 +122,8 @@ const manyResources = 100
 
 func numbered(n int) string { return fmt.Sprintf("https://resource-%03d", n) }
 
-// manyTokens asks for 100 resources at once, and then for 100 others one after the other. The agent has a certificate and no
-// connection.
+// manyTokens asks for 100 resources at once, and then for 100 others one after the other. The agent
+// has a certificate and no connection.
 func manyTokens(t testing.TB) (atOnce, inTurn costs) {
 	s := newCounted(t)
 	s.start()

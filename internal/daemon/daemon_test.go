@@ -278,7 +278,8 @@ func TestRestartIssuesNothing(t *testing.T) {
 	}
 }
 
-// What an attestation token was needed for is kept; a restart needs none, and then has none to speak of.
+// What an attestation token was needed for is kept; a restart needs none, and then has none to
+// speak of.
 func TestStatusSaysUntilWhenTheKeyIsAttested(t *testing.T) {
 	s := newStage(t)
 	until := func() *time.Time {

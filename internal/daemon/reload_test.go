@@ -81,7 +81,8 @@ func (s *stage) userAssigned() simulator.Identity {
 	return simulator.Identity{}
 }
 
-// TestEverySettingEitherReloadsOrIsRefused goes by the file format, so that a new setting has to be decided on.
+// TestEverySettingEitherReloadsOrIsRefused goes by the file format, so that a new setting has to be
+// decided on.
 func TestEverySettingEitherReloadsOrIsRefused(t *testing.T) {
 	var all []string
 	for i := range reflect.TypeFor[config.Config]().NumField() {
@@ -127,7 +128,8 @@ func TestWhatCannotChangeWhileTheAgentRuns(t *testing.T) {
 	}
 }
 
-// TestAWrongConfigurationLeavesTheOneBeforeInForce tries what is found to be wrong at each stage of a reload.
+// TestAWrongConfigurationLeavesTheOneBeforeInForce tries what is found to be wrong at each stage of
+// a reload.
 func TestAWrongConfigurationLeavesTheOneBeforeInForce(t *testing.T) {
 	s := newStage(t)
 	s.start()
@@ -184,7 +186,8 @@ func TestAWrongConfigurationLeavesTheOneBeforeInForce(t *testing.T) {
 	}
 }
 
-// TestAReloadKeepsWhatIsStillWanted: neither a certificate, nor a handshake, nor a token is obtained again.
+// TestAReloadKeepsWhatIsStillWanted: neither a certificate, nor a handshake, nor a token is
+// obtained again.
 func TestAReloadKeepsWhatIsStillWanted(t *testing.T) {
 	s := newStage(t)
 	s.start()
@@ -254,7 +257,8 @@ func TestWhatAReloadTakesAway(t *testing.T) {
 	}
 }
 
-// Connections to servers that are not believed any more end, and what is believed again works again.
+// Connections to servers that are not believed any more end, and what is believed again works
+// again.
 func TestWhoIsBelievedChangesWithAReload(t *testing.T) {
 	s := newStage(t)
 	s.cfg.Rules[0].Fresh = true
@@ -281,8 +285,9 @@ func TestWhoIsBelievedChangesWithAReload(t *testing.T) {
 	}
 }
 
-// TestARequestIsAnsweredByOneConfiguration exchanges what a name means together with what rules give of it, while it is asked for.
-// A token of the one identity for what only the other's rule gives would be a mixture that nobody has configured.
+// TestARequestIsAnsweredByOneConfiguration exchanges what a name means together with what rules
+// give of it, while it is asked for. A token of the one identity for what only the other's rule
+// gives would be a mixture that nobody has configured.
 func TestARequestIsAnsweredByOneConfiguration(t *testing.T) {
 	s := newStage(t)
 	clients := map[string]string{resource: s.platform.Info().Identities[0].ClientID, otherResource: s.userAssigned().ClientID}
@@ -383,7 +388,8 @@ func TestLooksForUsersEndWithTheirConfiguration(t *testing.T) {
 	}
 }
 
-// A directory that is down at a reload takes nobody's rule away; one that says that a user is gone does.
+// A directory that is down at a reload takes nobody's rule away; one that says that a user is gone
+// does.
 func TestADirectoryAtAReload(t *testing.T) {
 	gone := fmt.Errorf("user %q is %w", "websvc", accounts.ErrUnknown)
 	for _, tt := range []struct {

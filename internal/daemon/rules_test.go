@@ -86,7 +86,8 @@ func myRule(name string, users, groups []string) config.Rule {
 
 func myID() uint32 { return uint32(os.Getuid()) }
 
-// TestAnUnknownUserCostsTheirRuleAlone is the life of a rule from a start without its user to the user's coming.
+// TestAnUnknownUserCostsTheirRuleAlone is the life of a rule from a start without its user to the
+// user's coming.
 func TestAnUnknownUserCostsTheirRuleAlone(t *testing.T) {
 	s, people, turn := newStage(t), &directory{}, newTurns()
 	s.accounts, s.waitForAccounts = people, turn.wait
@@ -215,7 +216,8 @@ func TestWhatIsNotFoundDoesNotKeepTheAgentFromStarting(t *testing.T) {
 	}
 }
 
-// What a rule gives is checked whether or not its users are known: it would be refused on the day when they come.
+// What a rule gives is checked whether or not its users are known: it would be refused on the day
+// when they come.
 func TestARuleThatIsOffMustBeGoodAllTheSame(t *testing.T) {
 	s := newStage(t)
 	bad := myRule("a", []string{"nobody-here"}, nil)

@@ -68,7 +68,8 @@ func TestTheDiagnosisOfAnApplication(t *testing.T) {
 	}
 }
 
-// Another key does not mend a TPM that is full or cannot be reached, and who makes one loses the one that was good.
+// Another key does not mend a TPM that is full or cannot be reached, and who makes one loses the
+// one that was good.
 func TestNoNewKeyIsAdvisedWhereTheTPMIsAtFault(t *testing.T) {
 	s := agenttest.New(t)
 	if err := s.TryOpen(); err != nil {

@@ -5,8 +5,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// Restoring says how a storage key that was not found, and is not lost, can be found again. Each command is on a line of
-// its own, to be pasted as it is.
+// Restoring says how a storage key that was not found, and is not lost, can be found again. Each
+// command is on a line of its own, to be pasted as it is.
 func Restoring(e *tpm.ParentError) advice.Advice {
 	var first advice.Advice
 	switch {

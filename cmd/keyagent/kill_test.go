@@ -103,7 +103,7 @@ func (v *victim) startWith(stdout, stderr io.Writer, settings string) {
 	}()
 }
 
-// config writes the agent's configuration, without the applications: nobody makes their keys, so
+// config writes the agent's configuration, without the applications: their keys are not made, so
 // the agent would not be ready.
 func (v *victim) config(settings string) string {
 	v.t.Helper()
@@ -275,7 +275,7 @@ func (v *victim) round(most func(name string) int) {
 	}
 }
 
-// disturb makes one leg slow, so that the kill meets it.
+// disturb makes one endpoint slow, so that the kill hits a request to it.
 func (v *victim) disturb() {
 	legs := []string{"imds.getplatformmetadata", "maa.attest", "imds.issuecredential", "entra.mtls.token"}
 	f := fault.Fault{Leg: legs[v.random.IntN(len(legs))], Kind: fault.Delay, Delay: fault.Duration(50 * time.Millisecond)}
@@ -296,7 +296,7 @@ func (v *victim) await(asked <-chan struct{}) {
 			return len(v.platform.Journal().Entries()) >= entries
 		}
 	})
-	longest := []int{20_000, 600_000}[v.random.IntN(2)] // the longer one has room for a renewal, which nobody waits for
+	longest := []int{20_000, 600_000}[v.random.IntN(2)] // the longer one has room for a renewal, which no request waits for
 	moment := time.NewTimer(time.Duration(v.random.IntN(longest)) * time.Microsecond)
 	defer moment.Stop()
 	select {

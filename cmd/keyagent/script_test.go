@@ -71,13 +71,13 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, params("script"))
 }
 
-// TestJudgedScripts plays testdata/judged, where other programs use the TPM, too.
-func TestJudgedScripts(t *testing.T) {
+// TestScriptsWithTPMTools plays testdata/tpmtools, where other programs use the TPM, too.
+func TestScriptsWithTPMTools(t *testing.T) {
 	tooltest.OpenSSLProvider(t, "tpm2")
 	for _, tool := range []string{"swtpm", "tpm2_create", "tpm2_encodeobject", "tpm2_evictcontrol", "tpm2_flushcontext"} {
 		tooltest.Tool(t, tool)
 	}
-	p := params("judged")
+	p := params("tpmtools")
 	p.Setup = func(env *testscript.Env) error {
 		tcti := "cmd:tpmrelay " + filepath.Join(env.WorkDir, "vm", "tpm.sock")
 		env.Setenv("TPM2TOOLS_TCTI", tcti)

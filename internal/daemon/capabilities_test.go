@@ -134,7 +134,8 @@ func TestWhatIsUnknownIsNotBelievedForLong(t *testing.T) {
 	}
 }
 
-// Who asks and is gone before the answer, and many who ask at once, cause one probe: two requests.
+// A caller that is gone before the answer, and many that ask at once, cause one probe: two
+// requests.
 func TestManyWhoAskForCapabilitiesCauseOneProbe(t *testing.T) {
 	for name, ask := range map[string]func(*daemon.Daemon, context.Context){
 		"one after the other": func(d *daemon.Daemon, ctx context.Context) {

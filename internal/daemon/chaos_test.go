@@ -115,7 +115,7 @@ func (c *chaos) certifyApplication() {
 	}
 }
 
-// waitForTheClock ends when the clock is put forward: who renews looks again then.
+// waitForTheClock ends when the clock is put forward, so that renewals are looked at again.
 func (c *chaos) waitForTheClock(ctx context.Context, _ time.Duration) error {
 	stop := context.AfterFunc(ctx, func() {
 		c.turned.L.Lock()
@@ -184,7 +184,7 @@ func (c *chaos) draw() disturbance {
 func (c *chaos) drawFault() fault.Fault {
 	legs := []string{
 		"imds.getplatformmetadata", "imds.issuecredential", "imds.token", "imds.thim", "maa.attest",
-		"entra.mtls.token", "entra.mtls.token", "entra.mtls.token", // the leg that sees most requests
+		"entra.mtls.token", "entra.mtls.token", "entra.mtls.token", // the endpoint that gets most requests
 	}
 	f := fault.Fault{Leg: legs[c.random.IntN(len(legs))], Kind: fault.Status, Count: 1 + c.random.IntN(4)}
 	switch c.random.IntN(7) {
@@ -226,7 +226,7 @@ func (c *chaos) issued(clientID string) []journal.Entry {
 	})
 }
 
-// stall lets the TPM answer nobody for a while.
+// stall keeps the TPM from answering for a while.
 func (c *chaos) stall(d time.Duration) {
 	release := make(chan struct{})
 	c.proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
@@ -376,7 +376,7 @@ func (c *chaos) calm() {
 	}
 }
 
-// clientID is whom Entra knows an identity as.
+// clientID is the client id of an identity at Entra.
 func (c *chaos) clientID(name string) string {
 	info := c.platform.Info()
 	for _, id := range info.Identities {
@@ -456,7 +456,7 @@ func (c *chaos) obtained() []journal.Entry {
 	return slices.DeleteFunc(c.platform.Journal().Leg("entra.mtls.token"), func(e journal.Entry) bool { return e.Outcome != journal.OK })
 }
 
-// checkUnbound wants no trace of an unbound token for who must be bound.
+// checkUnbound checks that no unbound token was obtained for an identity that must be bound.
 func (c *chaos) checkUnbound() {
 	c.t.Helper()
 	for _, e := range c.platform.Journal().Leg("entra.login.token") {

@@ -158,7 +158,7 @@ func TestManyResourcesAreOneConnectionAndOneSignature(t *testing.T) {
 	if atOnce.Metadata < 1 || atOnce.Metadata > manyResources {
 		t.Errorf("at once: IMDS was asked %d times about the identity", atOnce.Metadata)
 	}
-	atOnce.Metadata = 0 // those who come while it is asked share the answer, and how many that are is chance
+	atOnce.Metadata = 0 // requests that come while it is asked share the answer, and how many they are is chance
 	if want := (costs{Tokens: manyResources, Connections: 1, Signatures: 1}); atOnce != want {
 		t.Errorf("at once: got %+v, want %+v", atOnce, want)
 	}

@@ -64,8 +64,8 @@ func hclReportRead(command []byte) bool {
 	return tpm2.TPMCC(tpmtest.CommandCode(command)) == tpm2.TPMCCNVRead && binary.BigEndian.Uint32(command[14:]) == uint32(tpm.NVHCLReport)
 }
 
-// Whoever can use the TPM, or stands before it, can spoil the evidence. Nobody else has then said
-// that this machine cannot be bound.
+// An attacker who can use the TPM, or is between it and the agent, can spoil the evidence. No
+// service has then said that this machine cannot be bound.
 func TestNobodyAtTheTPMChoosesTheWeakerForm(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -217,7 +217,7 @@ func (c *chaos) issueAnew(change func(at int, answer []byte)) int {
 	return seen
 }
 
-// Any process of the VM can have IMDS throttle the VM, and whoever is on its link can cut
+// Any process of the VM can have IMDS throttle the VM, and an attacker on its link can cut
 // connections: neither moves a list whose bound entry fails for it on to an entry that is not
 // bound.
 func TestADisturbedMetadataServiceDoesNotChooseAnUnboundEntry(t *testing.T) {

@@ -224,7 +224,8 @@ func TestAReloadKeepsWhatIsStillWanted(t *testing.T) {
 	}
 }
 
-// TestWhatAReloadTakesAway: from the moment that the reload has returned, nobody gets it any more.
+// TestWhatAReloadTakesAway: from the moment that the reload has returned, no caller gets it any
+// more.
 func TestWhatAReloadTakesAway(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -259,7 +260,7 @@ func TestWhatAReloadTakesAway(t *testing.T) {
 
 // Connections to servers that are not believed any more end, and what is believed again works
 // again.
-func TestWhoIsBelievedChangesWithAReload(t *testing.T) {
+func TestTrustChangesWithAReload(t *testing.T) {
 	s := newStage(t)
 	s.cfg.Rules[0].Fresh = true
 	s.start()
@@ -287,7 +288,7 @@ func TestWhoIsBelievedChangesWithAReload(t *testing.T) {
 
 // TestARequestIsAnsweredByOneConfiguration exchanges what a name means together with what rules
 // give of it, while it is asked for. A token of the one identity for what only the other's rule
-// gives would be a mixture that nobody has configured.
+// gives would be a mixture that no file configures.
 func TestARequestIsAnsweredByOneConfiguration(t *testing.T) {
 	s := newStage(t)
 	clients := map[string]string{resource: s.platform.Info().Identities[0].ClientID, otherResource: s.userAssigned().ClientID}
@@ -388,7 +389,7 @@ func TestLooksForUsersEndWithTheirConfiguration(t *testing.T) {
 	}
 }
 
-// A directory that is down at a reload takes nobody's rule away; one that says that a user is gone
+// A directory that is down at a reload takes no rule away; one that says that a user is gone
 // does.
 func TestADirectoryAtAReload(t *testing.T) {
 	gone := fmt.Errorf("user %q is %w", "websvc", accounts.ErrUnknown)

@@ -81,8 +81,8 @@ func TestRotatingTheBindingKeyBesideTheAgent(t *testing.T) {
 	}
 }
 
-// A handle that was configured after the key was made: it works without, and whoever wants the
-// speed is told how to get it.
+// A handle that was configured after the key was made: it works without, and an operator who wants
+// the speed is told how to get it.
 func TestAHandleThatIsConfiguredLater(t *testing.T) {
 	s := newStage(t)
 	const check, advice = "key binding: as configured", "[rotate key binding] makes a key that is at binding_key.persistent_handle, 0x81010001"

@@ -234,7 +234,7 @@ func publicKey(t *testing.T, text string) any {
 	return key
 }
 
-// issue makes a certificate over a key as an issuer would who is not in the chain.
+// issue makes a certificate over a key, from an issuer that is not in the chain.
 func issue(t *testing.T, public any, name string, algorithm x509.SignatureAlgorithm) []byte {
 	t.Helper()
 	issuer, err := rsa.GenerateKey(rand.Reader, 2048)

@@ -140,7 +140,7 @@ func (a *app) queueMessages(ctx context.Context, format string) (slog.Handler, e
 		Limit:    maxWaitingMessages,
 		Patience: messagePatience,
 		TellLost: func(n uint64) error {
-			lost := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log were lost: nobody read them, or writing them failed", 0)
+			lost := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log were lost: they were not read, or writing them failed", 0)
 			lost.AddAttrs(slog.Uint64("count", n))
 			return logHandler(format, lines).Handle(ctx, lost)
 		},

@@ -74,12 +74,12 @@ func (d *Daemon) tellRules(before, after *rulebook.OffError) {
 	before, after = cmp.Or(before, &rulebook.OffError{}), cmp.Or(after, &rulebook.OffError{})
 	for _, off := range before.Rules {
 		if reasonOff(after, off.Name) == "" {
-			d.opts.Logger.Info("a rule has come into force: everybody whom it names was found", "rule", off.Name)
+			d.opts.Logger.Info("a rule has come into force: all its users and groups were found", "rule", off.Name)
 		}
 	}
 	for _, off := range after.Rules {
 		if reason := off.Err.Error(); reason != reasonOff(before, off.Name) {
-			d.opts.Logger.Error("a rule is not in force: it names somebody who was not found, and nobody gets a token by it until then", "rule", off.Name, "cause", reason)
+			d.opts.Logger.Error("a rule is not in force: a user or group of it was not found, and until then it gives no token", "rule", off.Name, "cause", reason)
 		}
 	}
 	switch {

@@ -155,7 +155,7 @@ func TestAnUnknownUserCostsTheirRuleAlone(t *testing.T) {
 	if got := off(); got != "" {
 		t.Errorf("status says %q", got)
 	}
-	if !strings.Contains(s.log.String(), `msg="a rule has come into force: everybody whom it names was found" rule=storage`) {
+	if !strings.Contains(s.log.String(), `msg="a rule has come into force: all its users and groups were found" rule=storage`) {
 		t.Errorf("the log has\n%s", s.log.String())
 	}
 	people.mu.Lock()

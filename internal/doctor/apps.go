@@ -70,5 +70,5 @@ func (d *doctor) checkAssertionFile(check string, c config.Credential) {
 		d.add(check, VerdictFail, "see that the program that writes it runs, and that the agent's user may read it", "%v", err)
 		return
 	}
-	d.add(check, VerdictWarn, "nothing, if it is meant: whoever reads the file can use it elsewhere", "%s is there; such a credential is never bound", c.Path)
+	d.add(check, VerdictWarn, "nothing, if it is meant: anyone who can read the file can use it elsewhere", "%s is there; such a credential is never bound", c.Path)
 }

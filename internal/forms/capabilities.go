@@ -97,7 +97,7 @@ func WhyUnknown(err error) string {
 
 // Certificate is about keys of applications.
 func (s *Survey) Certificate() wire.Capability {
-	const inTPM = "keys live in the TPM; nobody attests them to Entra"
+	const inTPM = "keys live in the TPM; they are not attested to Entra"
 	if !s.Keys {
 		return capable(false, string(acquire.StrengthNone), noKeys)
 	}

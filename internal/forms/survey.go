@@ -224,7 +224,7 @@ func (s *Survey) assertionFile(form *Form) wire.Capability {
 	if known, ok := s.seen(form.uses); ok {
 		return known
 	}
-	return capable(true, string(acquire.StrengthNone), "nothing of this machine is needed; whoever reads the file can use it elsewhere")
+	return capable(true, string(acquire.StrengthNone), "nothing of this machine is needed; anyone who can read the file can use it elsewhere")
 }
 
 // configured is the form's configuration without the marks of the documentation.

@@ -9,12 +9,12 @@ import (
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// rsaKeys are those of the platforms of one test binary: generating them anew for each platform would
-// take three quarters of the time of all these tests.
+// rsaKeys are those of the platforms of one test binary: generating them anew for each platform
+// would take three quarters of the time of all these tests.
 var rsaKeys = &keyPool{}
 
-// keyPool lends RSA keys. Platforms that run at the same time never have a key in common: what one of
-// them trusts, another one must not be able to make. It is safe for concurrent use.
+// keyPool lends RSA keys. Platforms that run at the same time never have a key in common: what one
+// of them trusts, another one must not be able to make. It is safe for concurrent use.
 type keyPool struct {
 	mu   sync.Mutex
 	free []*rsa.PrivateKey

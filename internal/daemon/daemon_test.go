@@ -26,6 +26,7 @@ import (
 	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/rulebook"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/tpm"
@@ -44,6 +45,7 @@ type stage struct {
 	wait     func(context.Context, time.Duration) error
 	accounts rulebook.Accounts // nil: this machine's
 	now      func() time.Time  // the agent's clock; nil: the platform's
+	waits    *waiting.Board    // nil: one of the agent's own
 
 	waitForAccounts func(context.Context, time.Duration) error
 	client          *client.Client
@@ -107,6 +109,7 @@ func (s *stage) start() {
 		Now:     s.clock(),
 		Sleep:   s.sleep,
 		Wait:    s.wait,
+		Waits:   s.waits,
 
 		Accounts: s.accounts, WaitForAccounts: s.waitForAccounts,
 	})

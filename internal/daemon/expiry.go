@@ -19,7 +19,8 @@ import (
 	"github.com/keyagent/keyagent/signer/certreq"
 )
 
-// expiryTick is how often the certificates of applications are looked at.
+// expiryTick is how often the certificates of applications are looked at, and the keys that no
+// identity uses any more. It is longer than any request for a token.
 const expiryTick = 10 * time.Minute
 
 // applicationCertificate returns the chain of a named key, the certificate first, and why the agent
@@ -102,6 +103,7 @@ func (d *Daemon) watchExpiry(ctx context.Context) error {
 	told := map[string]string{}
 	for {
 		d.tellExpiry(ctx, told)
+		d.engine.UnloadUnusedKeys(ctx, d.inForce.Load().plan.Plan)
 		if err := wait(ctx, expiryTick); err != nil {
 			return nil //nolint:nilerr // the agent ends
 		}

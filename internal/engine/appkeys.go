@@ -46,6 +46,7 @@ type applicationOpen struct {
 	key        *signer.Key
 	before     *signer.Key
 	given      *acquire.ApplicationKey
+	unused     bool // since the last look, no request had it and no identity uses it
 }
 
 func newApplicationKeys(on *tpm.TPM, store *keystore.Store, opts Options) *applicationKeys {
@@ -87,6 +88,7 @@ func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.Ap
 	if err != nil {
 		return nil, err
 	}
+	open.unused = false
 	if err := certreq.CheckCertificate(chain, open.key.Public(), k.now()); err != nil {
 		return nil, MissingKey{fmt.Errorf("certificate of key %q: %w", name, err)}
 	}
@@ -154,6 +156,27 @@ func (k *applicationKeys) retire(key *signer.Key) {
 	}
 	if err := key.Close(); err != nil {
 		k.log.Warn("an application's former key was not unloaded", "cause", err)
+	}
+}
+
+// unloadUnused unloads the keys that no identity uses any more and that no request had from one call
+// to the next. Requests must be shorter than the time between calls.
+func (k *applicationKeys) unloadUnused(ctx context.Context, has func(name string) bool) {
+	if k.lock.Lock(ctx) != nil {
+		return
+	}
+	defer k.lock.Unlock()
+	for name, open := range k.open {
+		switch {
+		case has(name):
+			open.unused = false
+		case open.unused:
+			k.retire(open.key)
+			k.retire(open.before)
+			delete(k.open, name)
+		default:
+			open.unused = true
+		}
 	}
 }
 

@@ -66,7 +66,8 @@ type Engine struct {
 	opts     Options
 	bindings *binding.Manager
 	attested attestation
-	closers  []func() error // in the order of opening
+	appKeys  *applicationKeys // nil: no identity can have one
+	closers  []func() error   // in the order of opening
 }
 
 // New builds what obtains tokens with a key. Binding certificates are kept in the files
@@ -166,6 +167,21 @@ func (e *Engine) UseIdentities(roster *acquire.Roster, plan *Plan) (dropped []st
 	return dropped
 }
 
+// UnloadUnusedKeys makes room in the TPM after a reload that took applications away. Call it at
+// intervals that are longer than any request for a token.
+func (e *Engine) UnloadUnusedKeys(ctx context.Context, plan *Plan) {
+	if e.appKeys == nil {
+		return
+	}
+	used := map[string]bool{}
+	for _, id := range plan.Identities {
+		for _, c := range CertificateCredentials(id) {
+			used[c.Key] = true
+		}
+	}
+	e.appKeys.unloadUnused(ctx, func(name string) bool { return used[name] })
+}
+
 // UseTrust puts the trusted hosts, certificate authorities, proxy and attestation of next in force,
 // as far as they differ from those of before.
 func (e *Engine) UseTrust(before, next *Plan) (changed bool) {
@@ -205,9 +221,9 @@ func (e *Engine) applicationKeys(plan *Plan) (acquire.KeySource, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys := newApplicationKeys(e.Key.TPM, store, e.opts)
-	e.closers = append(e.closers, keys.Close)
-	return keys, nil
+	e.appKeys = newApplicationKeys(e.Key.TPM, store, e.opts)
+	e.closers = append(e.closers, e.appKeys.Close)
+	return e.appKeys, nil
 }
 
 // attestor returns the configured source of attestation tokens.

@@ -53,7 +53,8 @@ certificate for it, which keyagent cert import puts beside the key.`,
 	return cmd
 }
 
-// printAfterRequest says what becomes of a request. It does not go to standard output, which the file may be.
+// printAfterRequest says what becomes of a request. It does not go to standard output, which the
+// file may be.
 func (a *app) printAfterRequest(name, file string, next bool) {
 	generation, finish := "", ""
 	if next {

@@ -67,7 +67,8 @@ func (h *tpmThatHolds) handle(command []byte, forward tpmtest.Forward) ([]byte, 
 	return forward(command)
 }
 
-// TestAWaitForTheTPMHasAName: one request waits for the TPM's answer, the next for its turn there. Log and status name both.
+// TestAWaitForTheTPMHasAName: one request waits for the TPM's answer, the next for its turn there.
+// Log and status name both.
 func TestAWaitForTheTPMHasAName(t *testing.T) {
 	s := newStage(t)
 	clock := &timers{pending: map[*func()]bool{}}

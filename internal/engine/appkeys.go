@@ -159,8 +159,8 @@ func (k *applicationKeys) retire(key *signer.Key) {
 	}
 }
 
-// unloadUnused unloads the keys that no identity uses any more and that no request had from one call
-// to the next. Requests must be shorter than the time between calls.
+// unloadUnused unloads the keys that no identity uses any more and that no request had from one
+// call to the next. Requests must be shorter than the time between calls.
 func (k *applicationKeys) unloadUnused(ctx context.Context, has func(name string) bool) {
 	if k.lock.Lock(ctx) != nil {
 		return

@@ -83,7 +83,8 @@ func TestAPersistentHandleGoesWithTheKey(t *testing.T) {
 	is("deleted", other, keystore.Entry{})
 }
 
-// A handle that cannot be had leaves no key behind that is not as it was asked for, and no key that cannot be removed.
+// A handle that cannot be had leaves no key behind that is not as it was asked for, and no key that
+// cannot be removed.
 func TestAPersistentHandleThatIsTaken(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))

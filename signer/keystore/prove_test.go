@@ -204,7 +204,8 @@ func TestAProofAtAServerThatCannotBeVerifiedFails(t *testing.T) {
 	}
 }
 
-// A server that takes the connection and says nothing more, at any stage, keeps nobody beyond the context.
+// A server that takes the connection and says nothing more, at any stage, keeps nobody beyond the
+// context.
 func TestAProofEndsWithTheContext(t *testing.T) {
 	t.Parallel()
 	p := newProver(t, tpm.ECDSAP256)

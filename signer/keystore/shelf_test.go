@@ -138,7 +138,8 @@ func selfSigned(t testing.TB, key crypto.Signer) *x509.Certificate {
 	return c
 }
 
-// works checks that a generation's key signs, and that its certificate, if it has one, is that key's.
+// works checks that a generation's key signs, and that its certificate, if it has one, is that
+// key's.
 func (s *shelf) works(e keystore.Entry) (certified bool) {
 	s.t.Helper()
 	k := s.open(e)

@@ -118,7 +118,7 @@ func TestAPersistentHandleThatIsTaken(t *testing.T) {
 	}
 }
 
-func TestAKeyWhosePlaceIsLostAtTheLastMomentIsNotThere(t *testing.T) {
+func TestAKeyThatCannotBeMadePersistentIsRemoved(t *testing.T) {
 	t.Parallel()
 	proxy := tpmtest.NewProxy(t, tpmtest.Simulator(t).Device())
 	s := newShelf(t, tpmtest.Connect(t, proxy.Device()))

@@ -252,7 +252,7 @@ func TestNotesThatCannotBeReadCostNoPersistentKey(t *testing.T) {
 }
 
 // Not in parallel with others: the process has no descriptors for a while.
-func TestWithoutDescriptorsNoKeyIsMissing(t *testing.T) {
+func TestWithoutFileDescriptorsNoKeyIsTakenForMissing(t *testing.T) {
 	s := newShelf(t, tpmtest.Open(t))
 	e := s.create("app", ecOptions())
 	rotated := s.begin("app", ecOptions())

@@ -26,7 +26,7 @@ func ecOptions() keystore.KeyOptions {
 	return keystore.KeyOptions{KeyOptions: tpm.KeyOptions{Algorithm: tpm.ECDSAP256}}
 }
 
-// shelf is a store with its TPM and its log.
+// shelf is a store under test, with its TPM and its log.
 type shelf struct {
 	*keystore.Store
 	t   testing.TB

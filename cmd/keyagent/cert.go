@@ -76,6 +76,9 @@ replaced are kept; --restore puts back the last one, and done again, takes that 
   curl -s https://ca.example/app.pem | keyagent cert import app --file -`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if (req.File == "") == !req.Restore {
+				return usagef("--file or --restore is needed, and not both")
+			}
 			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
 				report, err := awaited(cmd.Context(), a, "putting the certificate beside its key", func() (keyring.CertificateReport, error) {
 					return keys.Import(cmd.Context(), args[0], req)

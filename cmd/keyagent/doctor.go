@@ -51,7 +51,7 @@ nothing failed.`,
 			cfg.Socket = cmp.Or(a.socket, cfg.Socket)
 			diagnosis, err := awaited(cmd.Context(), a, "looking at TPM, keys and services", func() (doctor.Diagnosis, error) {
 				return doctor.Diagnose(cmd.Context(), cfg, doctor.Options{
-					Options: statedir.Options{Logger: a.warnings(), Waits: a.waits}, Version: version,
+					Options: statedir.Options{Logger: a.warnings(), Waits: a.waits, Words: words{}}, Version: version,
 					ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
 					AskAgent: askStatus, Forms: formsOf(cmd.Context(), cfg.Socket),
 				}), nil

@@ -90,7 +90,7 @@ func (a *app) withKeysOr(cmd *cobra.Command, place *placeFlags, opts statedir.Op
 	if err != nil {
 		return err
 	}
-	opts.Logger, opts.Waits = a.warnings(), a.waits
+	opts.Logger, opts.Waits, opts.Words = a.warnings(), a.waits, words{}
 	keys, err := keyring.Open(cfg, opts)
 	if err != nil {
 		return err
@@ -114,28 +114,6 @@ func (a *app) warnings() *slog.Logger {
 		return slog.New(slog.NewJSONHandler(a.err, options))
 	}
 	return slog.New(slog.NewTextHandler(a.err, options))
-}
-
-// addAuthFlags are for commands that use a key.
-func addAuthFlags(cmd *cobra.Command, auth *keyring.AuthSource) {
-	cmd.Flags().StringVar(&auth.File, "auth-file", "", "file with the key's authorization value, 1 to 32 bytes (- is standard input)")
-	cmd.Flags().StringVar(&auth.Credential, "auth-credential", "", "systemd credential with the key's authorization value")
-}
-
-// addForeignFlags are for commands that read a key file of another program.
-func addForeignFlags(cmd *cobra.Command, from *keyring.ForeignFile) {
-	cmd.Flags().StringVar(&from.Parent, "parent", "", "persistent handle of the parent of the file's key, in place of the one in the file")
-	cmd.Flags().BoolVar(&from.NoAuth, "no-auth", false, "the file's key has no authorization value, whatever the file says")
-}
-
-// addRequestFlags are for commands that make a key; otherwise says of what kind, where nobody does.
-func addRequestFlags(cmd *cobra.Command, req *keyring.KeyRequest, otherwise string) {
-	flags := cmd.Flags()
-	flags.StringVar(&req.Algorithm, "algorithm", "", "kind of key: "+keyring.AlgorithmNames()+" (default: "+otherwise+")")
-	flags.StringVar(&req.PCRs, "pcrs", "", "bind the key to the values that these PCRs have now, as in 0,2,7")
-	flags.StringVar(&req.PCRBank, "pcr-bank", "", "bank of these PCRs: sha256 or sha384")
-	flags.StringVar(&req.Persistent, "persistent", "", "keep the key in the TPM, too, at this handle: 0x81010000 to 0x817fffff")
-	addAuthFlags(cmd, &req.Auth)
 }
 
 func addNameFlags(cmd *cobra.Command, names *keyring.NameRequest) {

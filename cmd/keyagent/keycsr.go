@@ -18,6 +18,12 @@ usage digitalSignature and the extended key usage clientAuth.`,
   keyagent key csr app --next --subject CN=app --san DNS:app.example --san URI:api://app`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if req.Subject == "" && len(req.AltNames) == 0 {
+				return usagef("--subject or --san is needed, as in --subject CN=app")
+			}
+			if err := checkAuth(req.Auth, false); err != nil {
+				return err
+			}
 			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
 				text, err := awaited(cmd.Context(), a, "having the key sign the request", func() ([]byte, error) { return keys.Request(cmd.Context(), args[0], req) })
 				if err != nil {

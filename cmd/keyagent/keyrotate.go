@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -45,12 +46,12 @@ platform. A running agent goes on with the old one until it is restarted.`,
 			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error { return a.rotate(cmd, keys, args[0], r) })
 		},
 	}
-	addRequestFlags(cmd, &r.begin, "that of the key in use")
+	r.begin.add(cmd, "that of the key in use")
 	flags := cmd.Flags()
-	flags.BoolVar(&r.begin.NoAuth, "no-auth", false, "the new key needs no authorization value, though the old one does")
+	flags.BoolVar(&r.begin.noAuth, "no-auth", false, "the new key needs no authorization value, though the old one does")
 	flags.BoolVar(&r.finish, "finish", false, "try the next generation and switch to it")
 	flags.BoolVar(&r.cancel, "cancel", false, "remove the next generation")
-	flags.StringVar(&r.finishing.Connect, "connect", "", "HOST:PORT of a server to try it with, for --finish")
+	flags.StringVar(&r.connect, "connect", "", "HOST:PORT of a server to try it with, for --finish")
 	flags.StringVar(&r.caFile, "ca-file", "", "PEM file of authorities for that server, besides the system's")
 	flags.BoolVar(&r.asJSON, "json", false, "print JSON")
 	return cmd
@@ -58,28 +59,27 @@ platform. A running agent goes on with the old one until it is restarted.`,
 
 // rotation is what was asked for.
 type rotation struct {
-	begin          keyring.KeyRequest
-	finishing      keyring.FinishOptions
-	caFile         string
-	finish, cancel bool
-	asJSON         bool
+	begin           keyFlags
+	connect, caFile string
+	finish, cancel  bool
+	asJSON          bool
 }
 
 // check refuses flags that belong to another step.
 func (r rotation) check(name string) error {
 	changes := r.begin
-	changes.Auth = keyring.AuthSource{} // of use when finishing, too
-	connects := r.finishing.Connect != "" || r.caFile != ""
+	changes.auth = keyring.AuthSource{} // of use when finishing, too
+	connects := r.connect != "" || r.caFile != ""
 	switch {
 	case r.finish && r.cancel:
 		return usageError{errors.New("--finish and --cancel exclude each other")}
+	case r.caFile != "" && r.connect == "" && r.finish:
+		return usagef("--ca-file is of no use without --connect")
 	case connects && !r.finish:
 		return usageError{errors.New("--connect and --ca-file go with --finish")}
-	case r.caFile != "" && r.finishing.Connect == "":
-		return usageError{errors.New("--ca-file is of no use without --connect")}
-	case (r.finish || r.cancel) && changes != keyring.KeyRequest{}:
+	case (r.finish || r.cancel) && changes != keyFlags{}:
 		return usageError{errors.New("the flags that say what the key is like go with the command that begins the rotation, not with --finish or --cancel")}
-	case name == statedir.BindingKeyName && (r.finish || r.begin != keyring.KeyRequest{}):
+	case name == statedir.BindingKeyName && (r.finish || r.begin != keyFlags{}):
 		return usageError{fmt.Errorf("key %q is rotated in one go, as the configuration says: give no option", name)}
 	}
 	return nil
@@ -93,24 +93,16 @@ func (a *app) rotate(cmd *cobra.Command, keys *keyring.Keyring, name string, r r
 		}
 		return a.printDone(r.asJSON, "cancelled", name, "the rotation of key %q is cancelled, and its next generation is gone\n")
 	}
-	var report keyring.KeyReport
 	if r.finish {
-		roots, err := keyring.ReadAuthorities(r.caFile)
-		if err != nil {
-			return err
-		}
-		r.finishing.RootCAs, r.finishing.Auth = roots, r.begin.Auth
-		err = a.during(ctx, "trying the next generation", func() (err error) {
-			report, err = keys.FinishRotation(ctx, name, r.finishing)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		return a.printKey(report, r.asJSON, "switched to this generation; the old one stays until the next rotation")
+		return a.finishRotation(ctx, keys, name, r)
 	}
-	err := a.during(ctx, "making the next generation in the TPM (RSA can take a minute)", func() (err error) {
-		report, err = keys.BeginRotation(ctx, name, r.begin)
+	req, err := r.begin.request()
+	if err != nil {
+		return err
+	}
+	var report keyring.KeyReport
+	err = a.during(ctx, "making the next generation in the TPM (RSA can take a minute)", func() (err error) {
+		report, err = keys.BeginRotation(ctx, name, req)
 		return err
 	})
 	if err != nil {
@@ -122,6 +114,20 @@ func (a *app) rotate(cmd *cobra.Command, keys *keyring.Keyring, name string, r r
   keyagent key rotate %[1]s --finish                 (or --cancel)`, name))
 }
 
+func (a *app) finishRotation(ctx context.Context, keys *keyring.Keyring, name string, r rotation) error {
+	roots, err := engine.RootsWith(r.caFile)
+	if err != nil {
+		return usagef("--ca-file: %w", err)
+	}
+	report, err := awaited(ctx, a, "trying the next generation", func() (keyring.KeyReport, error) {
+		return keys.FinishRotation(ctx, name, keyring.FinishOptions{Connect: r.connect, RootCAs: roots, Auth: r.begin.auth})
+	})
+	if err != nil {
+		return err
+	}
+	return a.printKey(report, r.asJSON, "switched to this generation; the old one stays until the next rotation")
+}
+
 func (a *app) rotateBindingKey(cmd *cobra.Command, place *placeFlags, asJSON bool) error {
 	cfg, err := place.config(a, cmd)
 	if err != nil {
@@ -129,7 +135,7 @@ func (a *app) rotateBindingKey(cmd *cobra.Command, place *placeFlags, asJSON boo
 	}
 	var generation int
 	err = a.during(cmd.Context(), "rotating the agent's own key", func() error {
-		next, err := keyring.RotateBindingKey(cmd.Context(), cfg, engine.Options{Version: version, Logger: a.warnings(), Waits: a.waits})
+		next, err := keyring.RotateBindingKey(cmd.Context(), cfg, engine.Options{Version: version, Logger: a.warnings(), Waits: a.waits, Words: words{}})
 		generation = next.Generation
 		return err
 	})

@@ -35,8 +35,14 @@ is said and kept: keyagent cert import NAME --restore puts it back.`,
   keyagent key self-sign app --next --subject CN=app --days 180`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if cmd.Flags().Changed("days") && req.Days == 0 {
-				return usageError{errors.New("--days 0 would be a certificate that has expired")}
+			switch {
+			case req.Subject == "":
+				return usagef("--subject is needed, as in --subject CN=app")
+			case cmd.Flags().Changed("days") && req.Days <= 0:
+				return usagef("--days %d would have expired already", req.Days)
+			}
+			if err := checkAuth(req.Auth, false); err != nil {
+				return err
 			}
 			if req.NoImport && out == "" {
 				return usageError{fmt.Errorf("--no-import without --out would make a certificate and put it nowhere")}

@@ -10,7 +10,7 @@ import (
 
 func (a *app) keyShowCommand(place *placeFlags) *cobra.Command {
 	var auth keyring.AuthSource
-	var from keyring.ForeignFile
+	var foreign foreignFlags
 	var asJSON, public bool
 	cmd := &cobra.Command{
 		Use:   "show [NAME]",
@@ -30,11 +30,15 @@ also where the TPM would count that as a failed try.`,
 			if len(args) > 0 {
 				name = args[0]
 			}
-			if name != "" && from.Path != "" {
+			if name != "" && foreign.path != "" {
 				return usageError{errors.New("NAME and --file exclude each other")}
 			}
-			if from.Path == "" && (from.NoAuth || from.Parent != "") {
-				return usageError{errors.New("--parent and --no-auth are about the key of --file")}
+			from, err := foreign.file("--file", auth)
+			if err == nil {
+				err = checkAuth(auth, false)
+			}
+			if err != nil {
+				return err
 			}
 			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
 				if from.Path != "" {
@@ -55,8 +59,8 @@ also where the TPM would count that as a failed try.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&from.Path, "file", "", "show the key of this file (- is standard input)")
-	addForeignFlags(cmd, &from)
+	cmd.Flags().StringVar(&foreign.path, "file", "", "show the key of this file (- is standard input)")
+	foreign.add(cmd)
 	cmd.Flags().BoolVar(&public, "public", false, "print the public keys, too")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	addAuthFlags(cmd, &auth)

@@ -64,6 +64,7 @@ agent goes on: audit.required in the configuration says whether tokens do.`,
 				Logger:  slog.New(handler),
 				Audit:   slog.New(slog.NewJSONHandler(writequeue.NewLines(a.out), nil)),
 				Origin:  origin,
+				Words:   words{},
 			})
 			if err != nil {
 				return err

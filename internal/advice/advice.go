@@ -5,38 +5,91 @@ import (
 	"fmt"
 )
 
-// UsageError marks what the person who typed a command can mend.
-type UsageError struct{ Err error }
+// Advice is a sentence, or several, with commands on lines of their own where they are to be pasted. The zero value is none.
+type Advice struct {
+	format string
+	args   []any
+}
 
-func (e UsageError) Error() string { return e.Err.Error() }
+// New makes advice of a format, as [fmt.Sprintf] takes it. Its arguments may be of the types [Command] and [Flag], for %s.
+func New(format string, args ...any) Advice { return Advice{format, args} }
 
-// Unwrap returns the cause.
-func (e UsageError) Unwrap() error { return e.Err }
+// IsZero reports whether there is nothing to do.
+func (a Advice) IsZero() bool { return a.format == "" }
 
-// Usagef formats a [UsageError].
-func Usagef(format string, args ...any) error { return UsageError{fmt.Errorf(format, args...)} }
+// Text is the advice in a program's words; nil words name commands by what they do.
+func (a Advice) Text(w Words) string {
+	if a.IsZero() {
+		return ""
+	}
+	if w == nil {
+		w = plain{}
+	}
+	args := make([]any, len(a.args))
+	for i, arg := range a.args {
+		switch arg := arg.(type) {
+		case Command:
+			args[i] = w.Command(arg)
+		case Flag:
+			args[i] = w.Flag(arg)
+		case Advice:
+			args[i] = arg.Text(w)
+		default:
+			args[i] = arg
+		}
+	}
+	return fmt.Sprintf(a.format, args...)
+}
 
-// hintedError says what to do next.
-type hintedError struct {
+// Lines is the advice with lines after it that are to be pasted as they are.
+func (a Advice) Lines(lines []string) Advice {
+	for _, line := range lines {
+		a = New("%s\n%s", a, line)
+	}
+	return a
+}
+
+// advised is an error with what to do about it.
+type advised struct {
+	error
+	advice Advice
+}
+
+func (e advised) Unwrap() error { return e.error }
+
+// To adds what to do next to an error, unless it says so already. No error stays none.
+func To(err error, format string, args ...any) error { return Add(err, New(format, args...)) }
+
+// Add is [To] for advice that was made before.
+func Add(err error, a Advice) error {
+	if _, has := errors.AsType[advised](err); err == nil || has || a.IsZero() {
+		return err
+	}
+	return advised{err, a}
+}
+
+// Of returns the advice that an error has.
+func Of(err error) (Advice, bool) {
+	e, ok := errors.AsType[advised](err)
+	return e.advice, ok
+}
+
+// worded is an error whose advice is in a program's words.
+type worded struct {
 	error
 	hint string
 }
 
-func (e hintedError) Unwrap() error { return e.error }
+func (e worded) Unwrap() error { return e.error }
 
 // Hint says what to do next.
-func (e hintedError) Hint() string { return e.hint }
+func (e worded) Hint() string { return e.hint }
 
-// Hint adds what to do next to an error, unless it says so already.
-func Hint(err error, format string, args ...any) error {
-	if _, has := errors.AsType[hintedError](err); err == nil || has {
+// Worded returns an error that has its advice as a method Hint, which packages know that do not know this one.
+func Worded(err error, w Words) error {
+	a, ok := Of(err)
+	if !ok {
 		return err
 	}
-	return hintedError{err, fmt.Sprintf(format, args...)}
-}
-
-// Of returns what an error says is to be done next.
-func Of(err error) (hint string, ok bool) {
-	h, ok := errors.AsType[hintedError](err)
-	return h.hint, ok
+	return worded{err, a.Text(w)}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/internal/doctor"
 	"github.com/keyagent/keyagent/internal/keyring"
@@ -142,4 +143,10 @@ func (s *Stage) Certify(k *keyring.Keyring) {
 	if _, err := k.Import(s.T.Context(), "app", keyring.ImportOptions{File: file, Replace: true}); err != nil {
 		s.T.Fatal(err)
 	}
+}
+
+// Advice is what an error says is to be done next, in no program's words; "" if it says nothing.
+func Advice(err error) string {
+	todo, _ := advice.Of(err)
+	return todo.Text(nil)
 }

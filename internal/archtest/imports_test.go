@@ -31,6 +31,7 @@ var places = map[string]place{
 	"internal/writequeue":        {nil, leaf},
 	"internal/accounts":          {nil, leaf},
 	"internal/waiting":           {nil, leaf},
+	"internal/inflight":          {nil, leaf},
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
@@ -41,11 +42,11 @@ var places = map[string]place{
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm":            {[]string{"internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
-	"signer":         {[]string{"tpm", "internal/statefile"}, "a key is a file and a TPM"},
+	"tpm":            {[]string{"internal/secret", "internal/pemfile", "internal/tcg", "internal/waiting"}, "the device knows nothing of what its keys are for"},
+	"signer":         {[]string{"tpm", "internal/statefile", "internal/waiting"}, "a key is a file and a TPM"},
 	"signer/certreq": {[]string{"internal/certs"}, "pure: what a certificate says is computed, and no TPM is needed to test it"},
 	"signer/keystore": {
-		[]string{"signer", "signer/certreq", "tpm", "internal/statefile", "internal/pemfile"},
+		[]string{"signer", "signer/certreq", "tpm", "internal/statefile", "internal/pemfile", "internal/waiting"},
 		"a key's life has one owner: nobody else writes, moves or deletes in a key's directory",
 	},
 
@@ -58,29 +59,29 @@ var places = map[string]place{
 		"gathers on the VM what attest then judges",
 	},
 	"attest/maa": {
-		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream"},
+		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream", "internal/waiting"},
 		"one service's protocol over evidence that somebody else collected",
 	},
 	"attest/token": {
-		[]string{"attest", "attest/collect", "attest/maa", "internal/secret"},
+		[]string{"attest", "attest/collect", "attest/maa", "internal/inflight", "internal/secret"},
 		"turns evidence into a token: the only place where the collector and a service meet",
 	},
 
 	"tlsbridge":     {[]string{"internal/upstream"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
-	"acquire/imds":  {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
-	"acquire/entra": {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
+	"acquire/imds":  {[]string{"internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
+	"acquire/entra": {[]string{"internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/binding": {
-		[]string{"acquire/imds", "internal/certs", "internal/statefile", "internal/secret", "internal/upstream"},
+		[]string{"acquire/imds", "internal/certs", "internal/inflight", "internal/statefile", "internal/secret", "internal/waiting"},
 		"keys and attestation tokens come through small interfaces, so no TPM is needed to test a renewal",
 	},
 	"acquire": {
-		[]string{"acquire/...", "tlsbridge", "internal/secret", "internal/statefile", "internal/upstream"},
+		[]string{"acquire/...", "tlsbridge", "internal/inflight", "internal/secret", "internal/statefile", "internal/upstream", "internal/waiting"},
 		"turns credentials into tokens; it must not know who asks (agentapi) nor what holds the key (tpm)",
 	},
 
 	"agentapi/policy": {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
 	"agentapi": {
-		[]string{"agentapi/...", "acquire", "internal/owned", "internal/secret", "internal/writequeue"},
+		[]string{"agentapi/...", "acquire", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
 		"the door: it sees tokens through one interface and cannot reach the key behind them",
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
@@ -122,7 +123,7 @@ var places = map[string]place{
 	},
 	"internal/daemon": {
 		[]string{
-			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
+			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
 			"internal/upstream", "internal/waiting",
 		},
 		wired,
@@ -143,7 +144,7 @@ var places = map[string]place{
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
 	"internal/agenttest": {
-		[]string{"config", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator"},
+		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator"},
 		"puts a platform, the agent and its commands together for tests",
 	},
 	"signer/internal/signertest": {[]string{"signer", "tpm", "tpm/tpmtest", "simulator/vtpm", "internal/statefile"}, "makes keys, TPMs and authorities for tests"},

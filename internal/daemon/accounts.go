@@ -9,7 +9,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/rulebook"
-	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 const (
@@ -38,7 +38,7 @@ func (d *Daemon) awaitAccounts(ctx context.Context) error {
 func (d *Daemon) awaitAccountsOf(ctx context.Context, of *inForce) {
 	wait := d.opts.WaitForAccounts
 	if wait == nil {
-		wait = upstream.Sleep
+		wait = waiting.Sleep
 	}
 	book := of.plan.rules
 	for pause := firstPause; book.NotInForce() != nil; pause = min(2*pause, lastPause) {

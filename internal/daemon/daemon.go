@@ -13,6 +13,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
@@ -41,6 +42,9 @@ type Options struct {
 	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent or command have it.
 	Waits *waiting.Board
 
+	// Words are the program's, for log and answers; nil: commands are named by what they do.
+	Words advice.Words
+
 	// Origin is where the configuration was read, for the status.
 	Origin config.Origin
 }
@@ -53,7 +57,7 @@ func (o Options) withDefaults() Options {
 
 // engine are the options of the engine.
 func (o Options) engine() engine.Options {
-	return engine.Options{Version: o.Version, Logger: o.Logger, Now: o.Now, Sleep: o.Sleep, Wait: o.Wait, Waits: o.Waits}
+	return engine.Options{Version: o.Version, Logger: o.Logger, Now: o.Now, Sleep: o.Sleep, Wait: o.Wait, Waits: o.Waits, Words: o.Words}
 }
 
 // dir are the options of the state directory.
@@ -66,8 +70,8 @@ type Daemon struct {
 	started time.Time
 
 	inForce  atomic.Pointer[inForce]
-	swapping sync.Mutex    // of inForce and what follows from it
-	reload   chan struct{} // one element: the lock of Reload, which honours a context
+	swapping sync.Mutex   // of inForce and what follows from it
+	reload   waiting.Lock // of Reload
 	reloads  reloads
 
 	engine  *engine.Engine
@@ -80,7 +84,7 @@ type Daemon struct {
 // which can take seconds. Close the daemon whether or not it was run.
 func Open(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
 	opts = opts.withDefaults()
-	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: make(chan struct{}, 1)}
+	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: waiting.NewLock()}
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

@@ -278,6 +278,35 @@ func TestRestartIssuesNothing(t *testing.T) {
 	}
 }
 
+// What an attestation token was needed for is kept; a restart needs none, and then has none to speak of.
+func TestStatusSaysUntilWhenTheKeyIsAttested(t *testing.T) {
+	s := newStage(t)
+	until := func() *time.Time {
+		s.t.Helper()
+		for _, id := range s.status().Identities {
+			if id.Name == "vm" {
+				return id.Attestation.Expires
+			}
+		}
+		t.Fatal("the identity is not in the status")
+		return nil
+	}
+	s.start()
+	if got := until(); got != nil {
+		t.Errorf("before it was attested: %v", got)
+	}
+	s.mustToken()
+	if got := until(); got == nil || !got.After(s.clock()()) {
+		t.Errorf("after it was: %v", got)
+	}
+	s.stop()
+	s.start()
+	s.mustToken()
+	if got := until(); got != nil {
+		t.Errorf("after a restart: %v", got)
+	}
+}
+
 func TestIMDSDownIsA503AndTheAgentRecovers(t *testing.T) {
 	s := newStage(t)
 	s.start()

@@ -12,9 +12,10 @@ import (
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/statedir"
-	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/signer/certreq"
 )
 
@@ -96,7 +97,7 @@ func (d *Daemon) lacks(c acquire.Credential) (chain []*x509.Certificate, problem
 func (d *Daemon) watchExpiry(ctx context.Context) error {
 	wait := d.opts.Wait
 	if wait == nil {
-		wait = upstream.Sleep
+		wait = waiting.Sleep
 	}
 	told := map[string]string{}
 	for {
@@ -133,7 +134,7 @@ func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 		told[key] = state
 		record := []any{"identities", identities, "key", key, "subject", chain[0].Subject.String(), "thumbprint", acquire.PortalThumbprint(chain[0]),
 			"expires", first.NotAfter.UTC().Format(time.RFC3339), "days_left", left, "urgency", urgency,
-			"advice", "keyagent key rotate " + key + " begins its replacement; docs/keys.md has the steps"}
+			"advice", advice.New("%s begins its replacement; docs/keys.md has the steps", advice.Run(advice.RotateKey, key)).Text(d.opts.Words)}
 		switch {
 		case urgency == 0:
 		case now.After(first.NotAfter):

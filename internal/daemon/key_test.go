@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -37,7 +38,7 @@ func TestAKeyThatIsNotAsConfiguredStopsTheAgent(t *testing.T) {
 			}
 			tt.change(&s.cfg.BindingKey)
 			err := s.tryOpen()
-			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "keyagent key rotate binding") {
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(agenttest.Advice(err), "[rotate key binding]") {
 				t.Errorf("got %v", err)
 			}
 		})

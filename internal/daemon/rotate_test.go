@@ -11,7 +11,6 @@ import (
 
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/doctor"
 	"github.com/keyagent/keyagent/internal/engine"
@@ -85,7 +84,7 @@ func TestRotatingTheBindingKeyBesideTheAgent(t *testing.T) {
 // A handle that was configured after the key was made: it works without, and whoever wants the speed is told how to get it.
 func TestAHandleThatIsConfiguredLater(t *testing.T) {
 	s := newStage(t)
-	const check, advice = "key binding: as configured", "keyagent key rotate binding makes a key that is at binding_key.persistent_handle, 0x81010001"
+	const check, advice = "key binding: as configured", "[rotate key binding] makes a key that is at binding_key.persistent_handle, 0x81010001"
 	if err := s.tryOpen(); err != nil || strings.Contains(s.log.String(), "persistent_handle") {
 		t.Fatal(err, s.log.String())
 	}
@@ -118,6 +117,7 @@ func TestARotationThatIsNotProvenChangesNothing(t *testing.T) {
 		"IMDS speaks of a resource instead of giving a certificate": bad("imds.issuecredential", `{"error":"invalid_resource"}`),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newStage(t)
 			s.start()
 			s.mustToken()
@@ -176,7 +176,7 @@ func TestARotationWithoutAConfigurationProvesNothing(t *testing.T) {
 	none := config.Default()
 	none.TPM, none.StateDir = s.cfg.TPM, s.cfg.StateDir
 	_, err := keyring.RotateBindingKey(t.Context(), none, engine.Options{Now: s.platform.Clock().Now})
-	if _, usage := errors.AsType[advice.UsageError](err); !usage || !strings.Contains(err.Error(), "configuration") {
+	if _, usage := errors.AsType[keyring.RequestError](err); !usage || !strings.Contains(err.Error(), "configuration") {
 		t.Errorf("got %v, want a refusal that names the configuration", err)
 	}
 	if s.keyName() != old {

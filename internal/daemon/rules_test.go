@@ -184,6 +184,7 @@ func TestWhatIsNotFoundDoesNotKeepTheAgentFromStarting(t *testing.T) {
 		{"a name service that does not answer", []config.Rule{mine, myRule("a", []string{"websvc"}, nil)}, config.Principals{}, errors.New("it sleeps"), "a", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			s := newStage(t)
 			s.machine().WithoutApplications() // which lack their keys
 			people := &directory{fails: tc.fails}

@@ -94,7 +94,7 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (sta
 		status.Credentials = credentials.list
 	} else {
 		status.Kind = wire.KindManagedIdentity
-		status.Attestation = &wire.AttestationStatus{Provider: provider}
+		status.Attestation = &wire.AttestationStatus{Provider: provider, Expires: d.engine.AttestedUntil()}
 	}
 	switch {
 	case credentials.unable != "":

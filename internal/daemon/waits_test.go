@@ -40,6 +40,7 @@ func TestALongSilenceHasAName(t *testing.T) {
 		{"entra.mtls.token", "Entra's token endpoint at 127.0.0.1:"},
 	} {
 		t.Run(tt.leg, func(t *testing.T) {
+			t.Parallel()
 			s := newStage(t)
 			s.start()
 			if err := s.platform.Faults().Add(fault.Fault{Leg: tt.leg, Kind: fault.Delay, Delay: fault.Duration(fault.MaxDelay)}); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/statedir"
 )
 
@@ -34,7 +35,7 @@ func (d *doctor) checkAgent(ctx context.Context) {
 		d.addError(check, err, "see the agent's log; restart it if it hangs")
 		return
 	case !status.Ready:
-		d.add(check, VerdictWarn, "keyagent status says more", "pid %d is not ready: %s", status.PID, strings.Join(status.NotReady, "; "))
+		d.add(check, VerdictWarn, d.opts.Say("%s says more", advice.Run(advice.ShowStatus, "")), "pid %d is not ready: %s", status.PID, strings.Join(status.NotReady, "; "))
 	default:
 		d.add(check, VerdictOK, "", "pid %d is ready", status.PID)
 	}

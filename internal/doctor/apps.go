@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -33,16 +34,19 @@ func (d *doctor) checkCertificateCredential(check string, c config.Credential, k
 	at := slices.IndexFunc(keys, func(r keyring.KeyReport) bool { return r.Name == c.Key && r.State == keyring.StateCurrent })
 	switch {
 	case at < 0:
-		d.add(check, VerdictFail, "keyagent key create "+c.Key+", then have it certified and register the certificate: see docs/keys.md", "there is no key %q", c.Key)
+		d.add(check, VerdictFail, d.opts.Say("%s, then have it certified and register the certificate: see docs/keys.md", advice.Run(advice.CreateKey, c.Key)),
+			"there is no key %q", c.Key)
 	case keys[at].Algorithm != "" && !keyring.ForEntra(tpm.Algorithm(keys[at].Algorithm)):
-		d.add(check, VerdictFail, "put an RSA key in its place: keyagent key rotate "+c.Key+" --algorithm rsa-2048", "key %q is %s, and Entra takes RSA keys only", c.Key, keys[at].Algorithm)
+		d.add(check, VerdictFail, d.opts.Say("put an RSA key in its place: %s", advice.Run(advice.RotateKey, c.Key, advice.Algorithm.Is("rsa-2048"))),
+			"key %q is %s, and Entra takes RSA keys only", c.Key, keys[at].Algorithm)
 	case keys[at].AuthValue:
-		d.add(check, VerdictFail, "make one without: keyagent key rotate "+c.Key+" --no-auth", "key %q needs an authorization value, which the agent has only for its own key", c.Key)
+		d.add(check, VerdictFail, d.opts.Say("make one without: %s", advice.Run(advice.RotateKey, c.Key, advice.NoAuth)),
+			"key %q needs an authorization value, which the agent has only for its own key", c.Key)
 	case keys[at].Certificate == nil && keys[at].Problem == "":
-		d.add(check, VerdictFail, toCertify(c),
+		d.add(check, VerdictFail, d.toCertify(c),
 			"key %q has no certificate", c.Key)
 	case keys[at].Problem == "" && keys[at].Certificate.Problem == "" && keys[at].Certificate.SelfSigned && c.Bound != config.BoundNever:
-		d.add(check, VerdictWarn, toCertify(c), "key %q has a self-signed certificate, and over mutual TLS Entra takes certificates that the app registration trusts by subject name and issuer, "+
+		d.add(check, VerdictWarn, d.toCertify(c), "key %q has a self-signed certificate, and over mutual TLS Entra takes certificates that the app registration trusts by subject name and issuer, "+
 			"by all that is known, unless the app is enabled for others (AADSTS392189)", c.Key)
 	case keys[at].Problem == "" && keys[at].Certificate.Problem == "":
 		d.add(check, VerdictOK, "", "key %q and its certificate are there", c.Key)
@@ -50,12 +54,14 @@ func (d *doctor) checkCertificateCredential(check string, c config.Credential, k
 }
 
 // toCertify says how a credential's key gets a certificate that Entra takes in the form that is configured.
-func toCertify(c config.Credential) string {
+func (d *doctor) toCertify(c config.Credential) string {
+	subject := advice.Subject.Is("CN=" + c.Key)
 	if c.Bound == config.BoundNever {
-		return fmt.Sprintf("keyagent key self-sign %[1]s --subject CN=%[1]s, or key csr and cert import; register the certificate with the application", c.Key)
+		return d.opts.Say("%s, or %s and %s; register the certificate with the application",
+			advice.Run(advice.SelfSign, c.Key, subject), advice.Run(advice.RequestCertificate, ""), advice.Run(advice.ImportCertificate, ""))
 	}
-	return fmt.Sprintf("keyagent key csr %[1]s --subject CN=%[1]s --out request.pem, have an authority issue the certificate that the application trusts by subject name and issuer, "+
-		"and keyagent cert import %[1]s --file chain.pem: see docs/credentials.md", c.Key)
+	return d.opts.Say("%s, have an authority issue the certificate that the application trusts by subject name and issuer, and %s: see docs/credentials.md",
+		advice.Run(advice.RequestCertificate, c.Key, subject, advice.Out.Is("request.pem")), advice.Run(advice.ImportCertificate, c.Key, advice.File.Is("chain.pem")))
 }
 
 func (d *doctor) checkAssertionFile(check string, c config.Credential) {

@@ -103,8 +103,8 @@ func (d *doctor) add(check, verdict, action, format string, args ...any) {
 
 // addError adds a failure, with the hint that the error has.
 func (d *doctor) addError(check string, err error, otherwise string) {
-	if hint, ok := advice.Of(err); ok {
-		otherwise = hint
+	if todo, ok := advice.Of(err); ok {
+		otherwise = todo.Text(d.opts.Words)
 	}
 	d.add(check, VerdictFail, otherwise, "%v", err)
 }
@@ -117,7 +117,8 @@ func (d *doctor) checkConfig() {
 	} else if off, ok := errors.AsType[*rulebook.OffError](err); ok {
 		d.addRulesOff(off)
 	} else if err != nil {
-		d.addError("configuration", err, "write one, or mend it: keyagent config check says what is wrong; without it the agent does not start, and what follows looks at the defaults")
+		d.addError("configuration", err, d.opts.Say("write one, or correct it: %s says what is wrong; without it the agent does not start, and what follows looks at the defaults",
+			advice.Run(advice.CheckConfiguration, "")))
 		return
 	}
 	d.add("configuration", VerdictOK, "", "%s: identities: %d, rules: %d", d.opts.ConfigPath, len(d.cfg.Identities), len(d.cfg.Rules))
@@ -193,7 +194,7 @@ func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 	parent, missing := errors.AsType[*tpm.ParentError](err)
 	switch {
 	case missing && !parent.Lost():
-		d.add(check, VerdictFail, statedir.Restoring(parent), "%v", err)
+		d.add(check, VerdictFail, statedir.Restoring(parent).Text(d.opts.Words), "%v", err)
 		return false
 	case errors.Is(err, tpm.ErrStorageRoot):
 		d.add(check, VerdictFail, "delete nothing before you know why: if the TPM was not cleared or exchanged, the root may have been removed from its handle, and only who knows how it was made can "+
@@ -214,7 +215,7 @@ func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 	case errors.Is(d.pinErr, statedir.ErrDamaged):
 		d.add(check, VerdictWarn, "find out who damaged it; the next use of a key puts it aside and believes the TPM anew", "the note of it, %s, is damaged", d.pinFile)
 	case d.pinErr != nil:
-		d.addError(check, d.pinErr, "the note says which TPM the keys belong to: mend what keeps it from being read")
+		d.addError(check, d.pinErr, "the note says which TPM the keys belong to: correct what keeps it from being read")
 	default:
 		d.add(check, VerdictOK, "", "%s, the one that was noted", root.Algorithm)
 	}

@@ -92,7 +92,7 @@ func TestNoNewKeyIsAdvisedWhereTheTPMIsAtFault(t *testing.T) {
 			t.Errorf("%s: %+v", name, d)
 		}
 		for _, f := range d.Findings {
-			if strings.HasPrefix(f.Check, "key binding") && !strings.HasPrefix(f.Action, "mend the access to the TPM first") {
+			if strings.HasPrefix(f.Check, "key binding") && !strings.HasPrefix(f.Action, "restore the access to the TPM first") {
 				t.Errorf("%s: %s: %s: the advice is %q", name, f.Check, f.Detail, f.Action)
 			}
 		}
@@ -154,8 +154,7 @@ func TestKeysOfAnotherUserAreLeftToHim(t *testing.T) {
 		t.Skipf("cannot give a directory to another user: %v", err)
 	}
 	_, err := keyring.Open(s.Config, statedir.Options{})
-	var hinted interface{ Hint() string }
-	if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "sudo -u '#12345' keyagent") {
+	if !strings.Contains(agenttest.Advice(err), "sudo -u '#12345' [run any command]") {
 		t.Errorf("got %v", err)
 	}
 	if d := s.Diagnose(nil); d.OK || len(d.Findings) != 1 || agenttest.Verdict(d, "user") != doctor.VerdictFail {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/statedir"
@@ -25,11 +26,11 @@ func (d *doctor) checkKey(r keyring.KeyReport) {
 		check += ", next generation"
 	}
 	if r.Problem != "" {
-		d.addError(check, r.Err, "look at it with: keyagent key show "+r.Name)
+		d.addError(check, r.Err, d.opts.Say("look at it with: %s", advice.Run(advice.ShowKey, r.Name)))
 		return
 	}
 	if !r.Tested {
-		d.add(check, VerdictWarn, "look at it with: keyagent key show "+r.Name+" --auth-file FILE; if the agent has the value, it has tried the key at its start",
+		d.add(check, VerdictWarn, d.opts.Say("look at it with: %s; if the agent has the value, it has tried the key at its start", advice.Run(advice.ShowKey, r.Name, advice.AuthFile)),
 			"%s, loads; it was not tried: it needs its authorization value", r.Algorithm)
 	} else {
 		d.add(check, VerdictOK, "", "%s, loads and signs%s", r.Algorithm, boundTo(r))
@@ -68,7 +69,7 @@ func (d *doctor) checkDeviations(check string, r keyring.KeyReport) {
 	if r.Name == statedir.BindingKeyName {
 		verdict = VerdictFail
 	}
-	d.add(check+": attributes", verdict, "if you did not adopt it from another program knowingly, make another: keyagent key rotate "+r.Name,
+	d.add(check+": attributes", verdict, d.opts.Say("if you did not adopt it from another program knowingly, make another: %s", advice.Run(advice.RotateKey, r.Name)),
 		"%s", strings.Join(r.Deviations, "; "))
 }
 
@@ -78,7 +79,7 @@ func (d *doctor) checkPlace(check string, r keyring.KeyReport) {
 	case r.AtHandle:
 		d.add(check+": persistent handle", VerdictOK, "", "it is at %s", r.PersistentHandle)
 	default:
-		d.add(check+": persistent handle", VerdictWarn, "nothing is lost but time; keyagent key rotate "+r.Name+" makes one that is there",
+		d.add(check+": persistent handle", VerdictWarn, d.opts.Say("nothing is lost but time; %s makes one that is there", advice.Run(advice.RotateKey, r.Name)),
 			"it is not at %s, and is loaded from its file", r.PersistentHandle)
 	}
 }
@@ -86,16 +87,20 @@ func (d *doctor) checkPlace(check string, r keyring.KeyReport) {
 // checkCertificate judges what a key in use has. A next generation may well have none yet.
 func (d *doctor) checkCertificate(check string, r keyring.KeyReport) {
 	check += ": certificate"
+	subject := advice.Subject.Is("CN=" + r.Name)
 	c := r.Certificate
 	switch {
 	case c == nil && r.Name == statedir.BindingKeyName: // its certificates are elsewhere
 	case c == nil && r.State == keyring.StateCurrent:
-		d.add(check, VerdictWarn, fmt.Sprintf("keyagent key csr %[1]s --subject CN=%[1]s and then keyagent cert import; or, where signed assertions are enough, keyagent key self-sign %[1]s --subject CN=%[1]s", r.Name), "there is none")
+		d.add(check, VerdictWarn, d.opts.Say("%s and then %s; or, where signed assertions are enough, %s",
+			advice.Run(advice.RequestCertificate, r.Name, subject), advice.Run(advice.ImportCertificate, ""), advice.Run(advice.SelfSign, r.Name, subject)), "there is none")
 	case c == nil:
 	case c.Problem != "":
-		d.add(check, VerdictFail, "get another one: keyagent key csr "+r.Name+", then keyagent cert import", "%s", strings.ReplaceAll(c.Problem, "\n", ""))
+		d.add(check, VerdictFail, d.opts.Say("get another one: %s, then %s", advice.Run(advice.RequestCertificate, r.Name), advice.Run(advice.ImportCertificate, "")),
+			"%s", strings.ReplaceAll(c.Problem, "\n", ""))
 	case c.ExpiresSoon:
-		d.add(check, VerdictWarn, "get the next one: keyagent key rotate "+r.Name, "%s expires soon, at %s", onALine(c.Subject), c.NotAfter.UTC().Format(time.RFC3339))
+		d.add(check, VerdictWarn, d.opts.Say("get the next one: %s", advice.Run(advice.RotateKey, r.Name)),
+			"%s expires soon, at %s", onALine(c.Subject), c.NotAfter.UTC().Format(time.RFC3339))
 	default:
 		d.add(check, VerdictOK, "", "%s, valid until %s", onALine(c.Subject), c.NotAfter.UTC().Format(time.RFC3339))
 	}
@@ -105,11 +110,11 @@ func (d *doctor) checkCertificate(check string, r keyring.KeyReport) {
 func onALine(name string) string { return strings.ReplaceAll(name, "\n", " ") }
 
 // adviseOnBinding says to make another key only where it is the key that is at fault.
-func adviseOnBinding(err error) string {
+func (d *doctor) adviseOnBinding(err error) string {
 	if errors.Is(err, tpm.ErrExportable) || errors.Is(err, tpm.ErrAttributes) {
-		return "the agent does not start with it: keyagent key rotate " + statedir.BindingKeyName
+		return d.opts.Say("the agent does not start with it: %s", advice.Run(advice.RotateKey, statedir.BindingKeyName))
 	}
-	return "mend what it says first; the agent does not start before, and nothing says that another key would help"
+	return "correct what it says first; the agent does not start before, and nothing says that another key would help"
 }
 
 // checkBindingKey compares the agent's own key with the configuration, as its start does.
@@ -120,7 +125,7 @@ func (d *doctor) checkBindingKey(ctx context.Context, store *keystore.Store) {
 	}
 	want, err := engine.BindingKeyOptions(d.cfg)
 	if err != nil {
-		d.add(check, VerdictWarn, "run it with the agent's credentials: systemd-run --pty -p LoadCredential=… keyagent doctor", "%v", err)
+		d.add(check, VerdictWarn, d.withCredentials(), "%v", err)
 		return
 	}
 	e, err := store.Current(statedir.BindingKeyName)
@@ -129,16 +134,16 @@ func (d *doctor) checkBindingKey(ctx context.Context, store *keystore.Store) {
 	}
 	key, err := store.Open(ctx, e, signer.Config{TPM: d.tpm, Options: want.KeyOptions})
 	if err != nil {
-		d.addError(check, statedir.Explain(err, statedir.BindingKeyName), adviseOnBinding(err))
+		d.addError(check, statedir.Explain(err, statedir.BindingKeyName), d.adviseOnBinding(err))
 		return
 	}
 	defer key.Close()
 	if err := engine.CheckAsConfigured(key.TPMKey(), want); err != nil {
-		d.add(check, VerdictFail, "make one that is (keyagent key rotate "+statedir.BindingKeyName+"), or change binding_key in the configuration", "%v", err)
+		d.add(check, VerdictFail, engine.AsConfiguredAdvice().Text(d.opts.Words), "%v", err)
 		return
 	}
-	if advice := engine.PlaceAdvice(e, want); advice != "" {
-		d.add(check, VerdictWarn, "nothing is lost but time; "+advice, "the agent's own key is not at the persistent handle that the configuration names")
+	if todo := engine.PlaceAdvice(e, want); !todo.IsZero() {
+		d.add(check, VerdictWarn, d.opts.Say("nothing is lost but time; %s", todo), "the agent's own key is not at the persistent handle that the configuration names")
 		return
 	}
 	d.add(check, VerdictOK, "", "the agent's own key is what the configuration asks for")

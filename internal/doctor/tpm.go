@@ -19,7 +19,7 @@ import (
 func (d *doctor) checkTPMState(ctx context.Context) tpm.State {
 	s, err := d.tpm.State(ctx)
 	if err != nil {
-		d.addError("tpm: state", err, "mend the access to the TPM first")
+		d.addError("tpm: state", err, "restore the access to the TPM first")
 		return tpm.State{}
 	}
 	d.checkLockout(s.Lockout)
@@ -60,7 +60,7 @@ func (d *doctor) checkOwner(s tpm.State) {
 	}
 	if name := d.cfg.TPMOwnerCredential; name != "" {
 		if _, err := inputfile.Credential(name); err != nil {
-			d.add(check, VerdictWarn, "run it with the agent's credentials: systemd-run --pty -p LoadCredential=… keyagent doctor",
+			d.add(check, VerdictWarn, d.withCredentials(),
 				"the owner hierarchy has one, which tpm_owner_credential names and this process cannot read: %v", err)
 			return
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/accounts"
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/owned"
 )
 
@@ -25,14 +26,14 @@ func (d *doctor) checkUser(ctx context.Context) bool {
 	case found && uid == me:
 		return true
 	case found:
-		d.add(check, VerdictFail, fmt.Sprintf("run it as that user: sudo -u %s keyagent doctor. Nothing else was checked: what this user sees is not what the agent sees. "+
-			"Do not change owners or modes for this%s", accounts.SudoName(uid), d.unlessMadeByRoot(uid, me)),
+		d.add(check, VerdictFail, d.opts.Say("run it as that user: sudo -u %s %s. Nothing else was checked: what this user sees is not what the agent sees. "+
+			"Do not change owners or modes for this%s", accounts.SudoName(uid), advice.Run(advice.Diagnose, ""), d.unlessMadeByRoot(uid, me)),
 			"this is %s, and %s %s", userText(me), why, userText(uid))
 		return false
 	}
 	if path := d.unreadable(); path != "" {
-		d.add(check, VerdictFail, "run it as the user that the agent runs as (User= of its systemd unit): sudo -u USER keyagent doctor. Nothing else was checked. "+
-			"If this is that user, let them read it",
+		d.add(check, VerdictFail, d.opts.Say("run it as the user that the agent runs as (User= of its systemd unit): sudo -u USER %s. Nothing else was checked. "+
+			"If this is that user, let them read it", advice.Run(advice.Diagnose, "")),
 			"this is %s, who may not read %s", userText(me), path)
 		return false
 	}
@@ -90,7 +91,8 @@ func (d *doctor) unlessMadeByRoot(owner, me uint32) string {
 	if owner != 0 || me == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", unless %s is the agent's user and root has made the directory by mistake, as with sudo keyagent key create: then look what is in it, and chown -R %[1]s it", accounts.NameOf(me))
+	return d.opts.Say(", unless %[1]s is the agent's user and root has made the directory by mistake, as with sudo %[2]s: then look what is in it, and chown -R %[1]s it",
+		accounts.NameOf(me), advice.Run(advice.CreateKey, ""))
 }
 
 // listenerUID returns the user of the process that listens at a socket (unix(7), SO_PEERCRED). A service manager that listens for
@@ -116,3 +118,8 @@ func listenerUID(ctx context.Context, socket string) (uint32, bool) {
 }
 
 func userText(uid uint32) string { return fmt.Sprintf("user %s (uid %d)", accounts.NameOf(uid), uid) }
+
+// withCredentials says how a diagnosis gets what systemd gives to the agent.
+func (d *doctor) withCredentials() string {
+	return d.opts.Say("run it with the agent's credentials: systemd-run --pty -p LoadCredential=… %s", advice.Run(advice.Diagnose, ""))
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/statedir"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/signer/certreq"
 	"github.com/keyagent/keyagent/signer/keystore"
@@ -29,11 +30,12 @@ type applicationKeys struct {
 	store *keystore.Store
 	now   func() time.Time
 	log   *slog.Logger
+	words advice.Words
 
-	lock chan struct{}               // one element: the lock of what follows, which honours a context
+	lock waiting.Lock                // of what follows
 	open map[string]*applicationOpen // by name
 
-	noting chan struct{}   // one element: the lock of noted and of the files with such notes
+	noting waiting.Lock    // of noted and of the files with such notes
 	noted  map[string]bool // by x5t#S256: Entra has given a token for it, and that is on disk
 }
 
@@ -47,22 +49,20 @@ type applicationOpen struct {
 
 func newApplicationKeys(on *tpm.TPM, store *keystore.Store, opts Options) *applicationKeys {
 	return &applicationKeys{
-		tpm: on, store: store, now: opts.Now, log: opts.Logger,
-		lock: make(chan struct{}, 1), open: map[string]*applicationOpen{},
-		noting: make(chan struct{}, 1), noted: map[string]bool{},
+		tpm: on, store: store, now: opts.Now, log: opts.Logger, words: opts.Words,
+		lock: waiting.NewLock(), open: map[string]*applicationOpen{},
+		noting: waiting.NewLock(), noted: map[string]bool{},
 	}
 }
 
 // ApplicationKey returns the current generation of a key with its certificate.
 func (k *applicationKeys) ApplicationKey(ctx context.Context, name string) (*acquire.ApplicationKey, error) {
-	select {
-	case k.lock <- struct{}{}:
-		defer func() { <-k.lock }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := k.lock.Lock(ctx); err != nil {
+		return nil, err
 	}
+	defer k.lock.Unlock()
 	given, err := k.current(ctx, name)
-	return given, statedir.Explain(err, name)
+	return given, advice.Worded(statedir.Explain(err, name), k.words)
 }
 
 func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.ApplicationKey, error) {
@@ -75,8 +75,9 @@ func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.Ap
 	}
 	chain, err := k.store.Certificates(entry)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, MissingKey{advice.Hint(fmt.Errorf("key %q has no certificate yet", name),
-			"have an authority issue one (keyagent key csr), which the application trusts by subject name and issuer, and keyagent cert import it; with bound: never, one that was made by keyagent key self-sign and uploaded will do")}
+		return nil, MissingKey{advice.To(fmt.Errorf("key %q has no certificate yet", name),
+			"have an authority issue one (%s), which the application trusts by subject name and issuer, and %s it; with bound: never, one that was made by %s and uploaded will do",
+			advice.Run(advice.RequestCertificate, ""), advice.Run(advice.ImportCertificate, ""), advice.Run(advice.SelfSign, ""))}
 	}
 	if err != nil {
 		return nil, err
@@ -157,8 +158,8 @@ func (k *applicationKeys) retire(key *signer.Key) {
 
 // Close unloads the keys.
 func (k *applicationKeys) Close() error {
-	k.lock <- struct{}{}
-	defer func() { <-k.lock }()
+	k.lock.LockAlways()
+	defer k.lock.Unlock()
 	for _, open := range k.open {
 		k.retire(open.key)
 		k.retire(open.before)
@@ -184,12 +185,10 @@ func (k *applicationKeys) Replaced(name, thumbprint string) bool {
 // Accepted notes beside a certificate, once, that Entra has given a token for it: so that who replaces it can be told. Where that
 // cannot be done now, the next token is as good.
 func (k *applicationKeys) Accepted(name string, leaf *x509.Certificate) {
-	select {
-	case k.noting <- struct{}{}:
-		defer func() { <-k.noting }()
-	default:
-		return // somebody else is at it
+	if !k.noting.TryLock() {
+		return // another goroutine does it
 	}
+	defer k.noting.Unlock()
 	thumbprint := acquire.Thumbprint(leaf)
 	if k.noted[thumbprint] {
 		return

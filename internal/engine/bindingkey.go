@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/inputfile"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer"
@@ -81,7 +82,7 @@ func openKey(ctx context.Context, cfg *config.Config, opts Options, t *tpm.TPM, 
 	}
 	key, entry, err := store.OpenOrCreate(ctx, t, statedir.BindingKeyName, options, signer.Config{Logger: opts.Logger})
 	if errors.Is(err, tpm.ErrAuthValue) {
-		return nil, fmt.Errorf("%w: see binding_key.auth_credential in the configuration, or make a new key: keyagent key rotate %s", err, statedir.BindingKeyName)
+		return nil, statedir.Explain(err, statedir.BindingKeyName)
 	}
 	if err != nil {
 		return nil, err
@@ -89,10 +90,11 @@ func openKey(ctx context.Context, cfg *config.Config, opts Options, t *tpm.TPM, 
 	info := key.Info()
 	takeCertificates(ctx, store, entry, cfg.StateDir, info.Name, opts.Logger)
 	if err := CheckAsConfigured(key.TPMKey(), options); err != nil {
-		return nil, errors.Join(fmt.Errorf("binding key %s: %w: make one that is (keyagent key rotate %s), or change binding_key in the configuration", info.KeyFile, err, statedir.BindingKeyName), key.Close())
+		err = advice.Add(fmt.Errorf("binding key %s: %w", info.KeyFile, err), AsConfiguredAdvice())
+		return nil, errors.Join(err, key.Close())
 	}
-	if advice := PlaceAdvice(entry, options); advice != "" {
-		opts.Logger.Warn("the binding key is not where the configuration wants it; it works from its file", "advice", advice)
+	if to := PlaceAdvice(entry, options); !to.IsZero() {
+		opts.Logger.Warn("the binding key is not where the configuration wants it; it works from its file", "advice", to.Text(opts.Words))
 	}
 	opts.Logger.Info("binding key ready", "algorithm", info.Algorithm, "name", info.Name,
 		"created", info.Created, "attributes", info.Attributes, "file", info.KeyFile)
@@ -134,11 +136,16 @@ func BindingKeyOptions(cfg *config.Config) (keystore.KeyOptions, error) {
 
 // PlaceAdvice says how the binding key gets to the persistent handle that is configured, if it was made for another or none. It is no
 // error, because the handle is for speed.
-func PlaceAdvice(e keystore.Entry, want keystore.KeyOptions) string {
+func PlaceAdvice(e keystore.Entry, want keystore.KeyOptions) advice.Advice {
 	if want.Persistent == 0 || e.Persistent == want.Persistent {
-		return ""
+		return advice.Advice{}
 	}
-	return fmt.Sprintf("keyagent key rotate %s makes a key that is at binding_key.persistent_handle, 0x%08x", statedir.BindingKeyName, uint32(want.Persistent))
+	return advice.New("%s makes a key that is at binding_key.persistent_handle, 0x%08x", advice.Run(advice.RotateKey, statedir.BindingKeyName), uint32(want.Persistent))
+}
+
+// AsConfiguredAdvice says what to do where [CheckAsConfigured] finds that the binding key is not what the configuration asks for.
+func AsConfiguredAdvice() advice.Advice {
+	return advice.New("make one that is (%s), or change binding_key in the configuration", advice.Run(advice.RotateKey, statedir.BindingKeyName))
 }
 
 // CheckAsConfigured compares a key that was there with what the configuration asks for: protection that is configured and not

@@ -20,6 +20,7 @@ import (
 	"github.com/keyagent/keyagent/attest/maa"
 	"github.com/keyagent/keyagent/attest/token"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tlsbridge"
@@ -36,6 +37,9 @@ type Options struct {
 
 	// Waits keeps what is waited for, so that others see it; nil: only the log has it.
 	Waits *waiting.Board
+
+	// Words are the program's, for log and answers; nil: commands are named by what they do.
+	Words advice.Words
 }
 
 // WithDefaults returns the options with what was left out.
@@ -47,7 +51,7 @@ func (o Options) WithDefaults() Options {
 
 // Dir are the options of the state directory.
 func (o Options) Dir() statedir.Options {
-	return statedir.Options{Logger: o.Logger, Now: o.Now, Waits: o.Waits}
+	return statedir.Options{Logger: o.Logger, Now: o.Now, Waits: o.Waits, Words: o.Words}
 }
 
 // Engine is the binding key and what obtains tokens with it. Its methods are safe for concurrent use.

@@ -42,17 +42,31 @@ func (p *Plan) sameAttestation(other *Plan) bool {
 		reflect.DeepEqual(p.anchors, other.anchors) && reflect.DeepEqual(p.evidence, other.evidence)
 }
 
-// attestation is the source of attestation tokens that is in force.
+// attestation is the source of attestation tokens that is in force. It is safe for concurrent use.
 type attestation struct {
 	inForce atomic.Pointer[binding.Attestor]
+	until   atomic.Pointer[time.Time] // when the token that was obtained last expires; nil: there is none
 }
 
-func (a *attestation) use(source binding.Attestor) { a.inForce.Store(&source) }
+func (a *attestation) use(source binding.Attestor) {
+	a.until.Store(nil)
+	a.inForce.Store(&source)
+}
 
 // Attest implements [binding.Attestor].
 func (a *attestation) Attest(ctx context.Context, endpoint string) (token secret.String, expires time.Time, err error) {
-	return (*a.inForce.Load()).Attest(ctx, endpoint)
+	token, expires, err = (*a.inForce.Load()).Attest(ctx, endpoint)
+	if err == nil && !expires.IsZero() {
+		a.until.Store(&expires)
+	}
+	return token, expires, err
 }
 
 // Discard implements [binding.Attestor].
-func (a *attestation) Discard(endpoint string) { (*a.inForce.Load()).Discard(endpoint) }
+func (a *attestation) Discard(endpoint string) {
+	a.until.Store(nil)
+	(*a.inForce.Load()).Discard(endpoint)
+}
+
+// AttestedUntil is when the attestation token that was obtained last expires; nil if the engine has none.
+func (e *Engine) AttestedUntil() *time.Time { return e.attested.until.Load() }

@@ -44,7 +44,7 @@ func readSecretFile(path string) (secret.String, error) {
 func Secret(path string) (secret.String, error) {
 	return readChecked(path, func(path string, info fs.FileInfo) error {
 		if perm := info.Mode().Perm(); perm&0o007 != 0 {
-			return advice.Hint(fmt.Errorf("%s is open to every user of this machine (mode %04o)", path, perm),
+			return advice.To(fmt.Errorf("%s is open to every user of this machine (mode %04o)", path, perm),
 				"chmod o= %s, and take another value if somebody may have read this one", path)
 		}
 		return owned.Check(path, info)

@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
 
 	"github.com/keyagent/keyagent/internal/advice"
-	"github.com/keyagent/keyagent/internal/pemfile"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer/keystore"
@@ -18,29 +17,24 @@ import (
 // file.
 type ForeignFile struct {
 	Path   string
-	Parent string // handle of the key's parent, as in 0x81000100, in place of the one in the file; empty: the file is right
+	Parent uint32 // persistent handle of the key's parent, in place of the one in the file; 0: the file is right
 	NoAuth bool   // the key has no authorization value, whatever the file says
 }
 
 // read reads the file, and corrects it.
 func (f ForeignFile) read(auth AuthSource) (*tpm.KeyFile, error) {
 	if f.NoAuth && auth.given() {
-		return nil, advice.Usagef("--no-auth excludes --auth-file and --auth-credential")
+		return nil, errAuthTwice
 	}
-	var parent tpm.Handle
-	if f.Parent != "" {
-		n, err := strconv.ParseUint(f.Parent, 0, 32)
-		if err != nil || n>>24 != 0x81 {
-			return nil, advice.Usagef("--parent %q is not a persistent handle, as in %s", f.Parent, statedir.ExampleParent)
-		}
-		parent = tpm.Handle(n)
+	if f.Parent != 0 && f.Parent>>24 != 0x81 {
+		return nil, requestf("the parent 0x%08x is not at a persistent handle, as in %s", f.Parent, statedir.ExampleParent)
 	}
 	file, err := readForeignKeyFile(f.Path)
 	if err != nil {
 		return nil, err
 	}
-	if parent != 0 {
-		file.Parent = parent
+	if f.Parent != 0 {
+		file.Parent = tpm.Handle(f.Parent)
 	}
 	file.EmptyAuth = file.EmptyAuth || f.NoAuth
 	return file, nil
@@ -87,24 +81,25 @@ func (k *Keyring) checkGiven(e keystore.Entry, auth secret.String) error {
 }
 
 // explain adds what to do about a foreign key file, which is never to delete it. Use is the command
-// that was given this file, up to the file, and name what the key is to be called.
-func (f ForeignFile) explain(err error, name, use string) error {
+// that was given this file, and name what the key is to be called.
+func (f ForeignFile) explain(err error, name string, use advice.Command) error {
 	foreign := errors.Is(err, tpm.ErrForeignTPM)
 	if parent, ok := errors.AsType[*tpm.ParentError](err); ok && parent.Gone {
 		foreign = true // what to do is the same: to name, or to make, the parent
 	}
+	use.Flags = append(slices.Clone(use.Flags), advice.Parent.Is(statedir.ExampleParent))
 	switch {
 	case errors.Is(err, tpm.ErrExportable):
-		return advice.Hint(err, "make a key that cannot leave the TPM: keyagent key create %s", name)
+		return advice.To(err, "make a key that cannot leave the TPM: %s", advice.Run(advice.CreateKey, name))
 	case errors.Is(err, tpm.ErrAuthValue):
-		return advice.Hint(err, "give the value that the key was made with: --auth-file FILE or --auth-credential NAME; or say that it has none: --no-auth")
-	case foreign && f.Parent != "":
-		return advice.Hint(err, "keep the file, and name the parent that the key was created under: --parent HANDLE")
+		return advice.To(err, "give the value that the key was made with: %s or %s; or say that it has none: %s", advice.AuthFile, advice.AuthCredential, advice.NoAuth)
+	case foreign && f.Parent != 0:
+		return advice.To(err, "keep the file, and name the parent that the key was created under: %s", advice.Parent)
 	case foreign:
-		return advice.Hint(err, "keep the file; if the key was made on this TPM, make its parent again, with the options that the parent was made with, persistent this time, and name it, as in: "+
-			"tpm2_createprimary -C o -G ecc -c parent.ctx && tpm2_evictcontrol -C o -c parent.ctx %[1]s && %[2]s %[3]s --parent %[1]s "+
+		return advice.To(err, "keep the file; if the key was made on this TPM, make its parent again, with the options that the parent was made with, persistent this time, and name it, as in: "+
+			"tpm2_createprimary -C o -G ecc -c parent.ctx && tpm2_evictcontrol -C o -c parent.ctx %[1]s && %[2]s "+
 			"(without -G, tpm2_createprimary makes an RSA key; if it was the wrong one, tpm2_evictcontrol -C o -c %[1]s takes it away again); "+
-			"a key of another TPM cannot be loaded here", statedir.ExampleParent, use, pemfile.ShellWord(f.Path))
+			"a key of another TPM cannot be loaded here", statedir.ExampleParent, use)
 	}
 	return statedir.Explain(err, name)
 }

@@ -85,7 +85,7 @@ func (a AuthSource) given() bool { return a.File != "" || a.Credential != "" }
 func (a AuthSource) read() (secret.String, error) {
 	switch {
 	case a.File != "" && a.Credential != "":
-		return secret.String{}, advice.Usagef("--auth-file and --auth-credential exclude each other")
+		return secret.String{}, requestf("two authorization values were named: in a file and in a credential")
 	case a.File != "":
 		return inputfile.Secret(a.File)
 	case a.Credential != "":
@@ -100,17 +100,6 @@ func (k *Keyring) authValue(name string, source AuthSource) (secret.String, erro
 		source.Credential = k.cfg.BindingKey.AuthCredential
 	}
 	return source.read()
-}
-
-// KeyRequest says what key to make, in the words of the command line. What is empty is the default, or in a rotation what the old
-// key has.
-type KeyRequest struct {
-	Algorithm  string
-	PCRs       string // "0,2,7" or "none"
-	PCRBank    string
-	Persistent string // "0x81010001" or "none"
-	Auth       AuthSource
-	NoAuth     bool // in a rotation: none, though the old key has one
 }
 
 // Create makes a key. The agent's own is made as the configuration says, and as nothing else.
@@ -132,20 +121,20 @@ func (k *Keyring) Create(ctx context.Context, name string, req KeyRequest) (KeyR
 
 func (k *Keyring) createOptions(name string, req KeyRequest) (keystore.KeyOptions, error) {
 	if err := keystore.CheckName(name); err != nil {
-		return keystore.KeyOptions{}, advice.UsageError{Err: err}
+		return keystore.KeyOptions{}, RequestError{err}
 	}
 	if name != statedir.BindingKeyName {
 		return req.options(keystore.KeyOptions{})
 	}
 	switch {
-	case req != KeyRequest{}:
-		return keystore.KeyOptions{}, advice.Hint(advice.Usagef("key %q is the agent's own and is made as the configuration says", name),
+	case !req.isZero():
+		return keystore.KeyOptions{}, advice.To(requestf("key %q is the agent's own and is made as the configuration says", name),
 			"change binding_key in the configuration, or give no option")
 	case len(k.cfg.Identities) == 0: // no file was read
-		return keystore.KeyOptions{}, advice.Hint(advice.Usagef("key %q is the agent's own and is made as the configuration says, which was not found", name),
-			"name it with --config FILE, or give an app's key another name")
+		return keystore.KeyOptions{}, advice.To(requestf("key %q is the agent's own and is made as the configuration says, which was not found", name),
+			"name it with %s, or give an app's key another name", advice.Configuration)
 	case k.cfg.BindingKey.InsecureSoftware:
-		return keystore.KeyOptions{}, advice.Hint(advice.Usagef("the configuration keeps key %q in software, and the agent makes that at its start", name),
+		return keystore.KeyOptions{}, advice.To(requestf("the configuration keeps key %q in software, and the agent makes that at its start", name),
 			"remove binding_key.insecure_software from the configuration")
 	}
 	return engine.BindingKeyOptions(k.cfg)
@@ -154,13 +143,13 @@ func (k *Keyring) createOptions(name string, req KeyRequest) (keystore.KeyOption
 // Adopt makes a key out of a key file that another program made.
 func (k *Keyring) Adopt(ctx context.Context, name string, from ForeignFile, req KeyRequest) (KeyReport, error) {
 	if err := keystore.CheckName(name); err != nil {
-		return KeyReport{}, advice.UsageError{Err: err}
+		return KeyReport{}, RequestError{err}
 	}
 	switch {
 	case name == statedir.BindingKeyName:
-		return KeyReport{}, advice.Usagef("key %q is the agent's own, which it makes itself: choose another name", name)
-	case req.Algorithm != "" || req.PCRs != "" || req.PCRBank != "":
-		return KeyReport{}, advice.Usagef("algorithm and PCRs are decided when a key is made; --from-key-file takes one that was")
+		return KeyReport{}, requestf("key %q is the agent's own, which it makes itself: choose another name", name)
+	case req.Algorithm != "" || len(req.PCRs) > 0 || req.NoPCRs || req.PCRBank != "":
+		return KeyReport{}, requestf("algorithm and PCRs are decided when a key is made, and this one was made before")
 	}
 	file, err := from.read(req.Auth)
 	if err != nil {
@@ -174,7 +163,7 @@ func (k *Keyring) Adopt(ctx context.Context, name string, from ForeignFile, req 
 	if err != nil {
 		return KeyReport{}, err
 	}
-	use := "keyagent key create " + name + " --from-key-file"
+	use := advice.Run(advice.CreateKey, name, advice.FromKeyFile.Is(from.Path))
 	if err := k.checkForeign(ctx, from, req.Auth, file); err != nil {
 		return KeyReport{}, from.explain(fmt.Errorf("the key cannot be adopted: %w", err), name, use)
 	}
@@ -193,7 +182,7 @@ func readForeignKeyFile(path string) (*tpm.KeyFile, error) {
 	}
 	file, err := tpm.DecodeKeyFile(text)
 	if err != nil {
-		return nil, advice.Hint(pemfile.Named(path, err), "keyagent key create NAME makes a key in this TPM; tpm2_encodeobject and openssl genpkey -provider tpm2 write files that are taken")
+		return nil, advice.To(pemfile.Named(path, err), "%s makes a key in this TPM; tpm2_encodeobject and openssl genpkey -provider tpm2 write files that are taken", advice.Run(advice.CreateKey, "NAME"))
 	}
 	return file, nil
 }
@@ -209,11 +198,11 @@ func (k *Keyring) Delete(ctx context.Context, name string, force bool) error {
 // CheckDelete says beforehand whether a key is there and may be deleted.
 func (k *Keyring) CheckDelete(name string, force bool) error {
 	if err := keystore.CheckName(name); err != nil {
-		return advice.UsageError{Err: err}
+		return RequestError{err}
 	}
 	if name == statedir.BindingKeyName && !force {
-		return advice.Hint(advice.Usagef("key %q is the agent's own: without it the agent makes another, and needs certificates anew", name),
-			"to have another key, keyagent key rotate %s; to delete it all the same, --force", name)
+		return advice.To(requestf("key %q is the agent's own: without it the agent makes another, and needs certificates anew", name),
+			"to have another key, %s; to delete it all the same, %s", advice.Run(advice.RotateKey, name), advice.Force)
 	}
 	_, err := k.store.Current(name)
 	if errors.Is(err, keystore.ErrNoKey) && !errors.Is(err, keystore.ErrGenerationMissing) {
@@ -228,7 +217,7 @@ func (k *Keyring) list(name string) ([]string, error) {
 		return k.store.Names()
 	}
 	if err := keystore.CheckName(name); err != nil {
-		return nil, advice.UsageError{Err: err}
+		return nil, RequestError{err}
 	}
 	return []string{name}, nil
 }
@@ -236,7 +225,7 @@ func (k *Keyring) list(name string) ([]string, error) {
 // generation returns the current generation, or the next one.
 func (k *Keyring) generation(name string, next bool) (keystore.Entry, error) {
 	if err := keystore.CheckName(name); err != nil {
-		return keystore.Entry{}, advice.UsageError{Err: err}
+		return keystore.Entry{}, RequestError{err}
 	}
 	if !next {
 		e, err := k.store.Current(name)
@@ -247,7 +236,7 @@ func (k *Keyring) generation(name string, next bool) (keystore.Entry, error) {
 	}
 	e, err := k.store.Next(name)
 	if errors.Is(err, keystore.ErrNoKey) {
-		return e, advice.Hint(fmt.Errorf("key %q has no next generation", name), "keyagent key rotate %s begins one", name)
+		return e, advice.To(fmt.Errorf("key %q has no next generation", name), "%s begins one", advice.Run(advice.RotateKey, name))
 	}
 	return e, err
 }

@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/tpm"
@@ -36,7 +35,7 @@ func TestAValueIsTriedOnOneKeyOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := k.Show(t.Context(), "", source)
-	if _, usage := errors.AsType[advice.UsageError](err); !usage {
+	if _, usage := errors.AsType[keyring.RequestError](err); !usage {
 		t.Errorf("got %v, want a refusal", err)
 	}
 	reports, err := k.Show(t.Context(), "app", source)
@@ -131,7 +130,7 @@ func TestWithoutTheTPM(t *testing.T) {
 	s := agenttest.New(t)
 	s.WithoutApplications()
 	k := s.Keyring(nil)
-	for name, handle := range map[string]string{"app": "", "kept": "0x81010001"} {
+	for name, handle := range map[string]uint32{"app": 0, "kept": 0x81010001} {
 		if _, err := k.Create(t.Context(), name, keyring.KeyRequest{Algorithm: "ecdsa-p256", Persistent: handle}); err != nil {
 			t.Fatal(err)
 		}
@@ -185,8 +184,7 @@ func TestNoCertificateIsImportedForAKeyOfAnotherTPM(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = k.Import(t.Context(), "app", keyring.ImportOptions{File: chain})
-	var hinted interface{ Hint() string }
-	if !errors.Is(err, tpm.ErrForeignTPM) || !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "keyagent key delete app") {
+	if !errors.Is(err, tpm.ErrForeignTPM) || !strings.Contains(agenttest.Advice(err), "[delete key app]") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(made.File); !errors.Is(err, os.ErrNotExist) {

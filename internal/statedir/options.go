@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
@@ -14,6 +15,9 @@ type Options struct {
 
 	// Waits keeps what is waited for, so that others see it; nil: only the log has it.
 	Waits *waiting.Board
+
+	// Words are the program's, for what it reports; nil: commands are named by what they do.
+	Words advice.Words
 
 	// LookOnly keeps it from making a state directory: made by another user than the agent's, it would keep the
 	// agent out.
@@ -32,4 +36,9 @@ func (o Options) WithDefaults() Options {
 		o.Waits = waiting.New(waiting.Config{Logger: o.Logger, Now: o.Now})
 	}
 	return o
+}
+
+// Say words advice for a report.
+func (o Options) Say(format string, args ...any) string {
+	return advice.New(format, args...).Text(o.Words)
 }

@@ -20,6 +20,6 @@ func CheckOwner(dir string) error {
 	if err != nil || owned.Ours(uid) {
 		return nil //nolint:nilerr // the same
 	}
-	return advice.Hint(fmt.Errorf("the keys in %s belong to user %s, and this is uid %d", dir, accounts.NameOf(uid), os.Geteuid()),
-		"this is for whoever administers the agent, as that user: sudo -u %s keyagent …", accounts.SudoName(uid))
+	return advice.To(fmt.Errorf("the keys in %s belong to user %s, and this is uid %d", dir, accounts.NameOf(uid), os.Geteuid()),
+		"this is for whoever administers the agent, as that user: sudo -u %s %s", accounts.SudoName(uid), advice.Run(advice.Anything, ""))
 }

@@ -1,29 +1,29 @@
 package statedir
 
 import (
-	"strings"
-
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// Restoring says how a storage key that was not found, and is not lost, can be found again. Each command is on a line of its own, to be
-// pasted as it is.
-func Restoring(e *tpm.ParentError) string {
-	var lines []string
+// Restoring says how a storage key that was not found, and is not lost, can be found again. Each command is on a line of
+// its own, to be pasted as it is.
+func Restoring(e *tpm.ParentError) advice.Advice {
+	var first advice.Advice
 	switch {
 	case e.Found:
-		lines = append(lines, "nothing is lost, and nothing is to be deleted: find out who changed the TPM; this line, run as root, brings the storage key back"+passwordFirst(e)+":")
+		first = advice.New("nothing is lost, and nothing is to be deleted: find out who changed the TPM; this line, run as root, brings the storage key back%s:",
+			passwordFirst(e))
 	case e.Password:
-		lines = append(lines, "nothing says that a key is lost, and nothing is to be deleted: the owner hierarchy has a password; give it to the agent "+
-			"(tpm_owner_credential in the configuration), or make the storage key persistent with one of these lines, run as root"+passwordFirst(e)+
-			"; no other than the right one is used:")
+		first = advice.New("nothing says that a key is lost, and nothing is to be deleted: the owner hierarchy has a password; give it to the agent "+
+			"(tpm_owner_credential in the configuration), or make the storage key persistent with one of these lines, run as root%s; no other than the right one is used:",
+			passwordFirst(e))
 	case e.Gone:
-		lines = append(lines, "nothing says that the key is lost, and nothing is to be deleted: the TPM was not cleared, and the storage key that the key was made under was removed; "+
-			makeParent+". If nobody knows how that was made, keyagent key rotate makes another key in place of this one")
+		first = advice.New("nothing says that the key is lost, and nothing is to be deleted: the TPM was not cleared, and the storage key that the key was made under was removed; "+
+			makeParent+". If nobody knows how that was made, %s makes another key in place of this one", advice.Run(advice.RotateKey, ""))
 	default:
-		lines = append(lines, "nothing says that a key is lost, and nothing is to be deleted: let the agent look where it could not, then try again")
+		first = advice.New("nothing says that a key is lost, and nothing is to be deleted: let the agent look where it could not, then try again")
 	}
-	return strings.Join(append(lines, e.Commands...), "\n")
+	return advice.New("%s", first).Lines(e.Commands)
 }
 
 // makeParent says how a storage key comes back that only its owner knows how to make.

@@ -31,7 +31,7 @@ const probeResource = "https://management.azure.com"
 // The tokens are dropped. The certificates are kept for the new start, so that it issues none.
 func RotateBindingKey(ctx context.Context, cfg *config.Config, opts engine.Options) (keystore.Entry, error) {
 	if len(cfg.Identities) == 0 { // no file was read: whatever the key is, all zero identities get their tokens with it
-		return keystore.Entry{}, advice.Hint(advice.Usagef("key %q is rotated as the configuration says, which was not found", statedir.BindingKeyName), "name it with --config FILE")
+		return keystore.Entry{}, advice.To(requestf("key %q is rotated as the configuration says, which was not found", statedir.BindingKeyName), "name it with %s", advice.Configuration)
 	}
 	if cfg.BindingKey.InsecureSoftware {
 		return keystore.Entry{}, errors.New("the configured binding key is in software: remove its file to get another")
@@ -152,7 +152,8 @@ func beginBinding(ctx context.Context, cfg *config.Config, t *tpm.TPM, store *ke
 		return keystore.Entry{}, nil, err
 	}
 	if err := engine.CheckAsConfigured(key.TPMKey(), options); err != nil {
-		err = fmt.Errorf("the next binding key was begun under another configuration: %w: keyagent key rotate %s --cancel removes it", err, statedir.BindingKeyName)
+		err = advice.To(fmt.Errorf("the next binding key was begun under another configuration: %w", err),
+			"%s removes it", advice.Run(advice.RotateKey, statedir.BindingKeyName, advice.Cancel))
 		return keystore.Entry{}, nil, errors.Join(err, key.Close())
 	}
 	return next, key, nil

@@ -2,27 +2,41 @@ package keyring
 
 import (
 	"crypto"
+	"errors"
 	"fmt"
+	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// none is what takes away, in a rotation, what the old key has.
-const none = "none"
+// KeyRequest says what key to make. What is zero is the default, or in a rotation what the old key has.
+type KeyRequest struct {
+	Algorithm     string
+	PCRs          []int
+	NoPCRs        bool // in a rotation: none, though the old key is bound to some
+	PCRBank       string
+	Persistent    uint32 // handle
+	NotPersistent bool   // in a rotation: at none, though the old key is at one
+	Auth          AuthSource
+	NoAuth        bool // in a rotation: none, though the old key has one
+}
+
+func (r KeyRequest) isZero() bool { return reflect.ValueOf(r).IsZero() }
+
+// errAuthTwice is that an authorization value was named, and that there is none.
+var errAuthTwice = RequestError{errors.New("an authorization value was named, and also that there is none")}
 
 // options lays what was asked for over a base.
 func (r KeyRequest) options(base keystore.KeyOptions) (keystore.KeyOptions, error) {
 	if r.Algorithm != "" {
 		base.Algorithm = tpm.Algorithm(r.Algorithm)
 		if !slices.Contains(tpm.Algorithms(), base.Algorithm) {
-			return base, advice.Usagef("--algorithm %q is not one of %s", r.Algorithm, AlgorithmNames())
+			return base, requestf("algorithm %q is not one of %s", r.Algorithm, strings.Join(Algorithms(), ", "))
 		}
 	}
 	if err := r.choosePCRs(&base.PCRs); err != nil {
@@ -33,7 +47,7 @@ func (r KeyRequest) options(base keystore.KeyOptions) (keystore.KeyOptions, erro
 	}
 	switch {
 	case r.NoAuth && r.Auth.given():
-		return base, advice.Usagef("--no-auth excludes --auth-file and --auth-credential")
+		return base, errAuthTwice
 	case r.NoAuth:
 		base.AuthValue = secret.String{}
 	case r.Auth.given():
@@ -48,14 +62,10 @@ func (r KeyRequest) options(base keystore.KeyOptions) (keystore.KeyOptions, erro
 
 func (r KeyRequest) choosePCRs(s *tpm.PCRSelection) error {
 	switch {
-	case r.PCRs == none:
+	case r.NoPCRs:
 		s.PCRs = nil
-	case r.PCRs != "":
-		pcrs, err := parsePCRs(r.PCRs)
-		if err != nil {
-			return err
-		}
-		s.PCRs = pcrs
+	case len(r.PCRs) > 0:
+		s.PCRs = r.PCRs
 	}
 	switch r.PCRBank {
 	case "":
@@ -64,52 +74,36 @@ func (r KeyRequest) choosePCRs(s *tpm.PCRSelection) error {
 	case config.BankSHA384:
 		s.Bank = crypto.SHA384
 	default:
-		return advice.Usagef("--pcr-bank %q is neither %s nor %s", r.PCRBank, config.BankSHA256, config.BankSHA384)
+		return requestf("bank of PCRs %q is neither %s nor %s", r.PCRBank, config.BankSHA256, config.BankSHA384)
 	}
 	if r.PCRBank != "" && len(s.PCRs) == 0 {
-		return advice.Usagef("--pcr-bank is of no use without --pcrs")
+		return requestf("a bank of PCRs is of no use without PCRs")
 	}
 	return nil
-}
-
-func parsePCRs(text string) ([]int, error) {
-	var pcrs []int
-	for part := range strings.SplitSeq(text, ",") {
-		n, err := strconv.Atoi(strings.TrimSpace(part))
-		if err != nil || n < 0 || n > 23 {
-			return nil, advice.Usagef("--pcrs %q: %q is not a PCR, 0 to 23; write 0,2,7", text, part)
-		}
-		pcrs = append(pcrs, n)
-	}
-	return pcrs, nil
 }
 
 func (r KeyRequest) choosePlace(h *tpm.Handle) error {
-	switch r.Persistent {
-	case "":
-		return nil
-	case none:
+	switch {
+	case r.NotPersistent:
 		*h = 0
 		return nil
+	case r.Persistent == 0:
+		return nil
 	}
-	n, err := strconv.ParseUint(r.Persistent, 0, 32)
-	if err != nil {
-		return advice.Usagef("--persistent %q is not a handle, as in 0x81010001", r.Persistent)
-	}
-	*h = tpm.Handle(n)
+	*h = tpm.Handle(r.Persistent)
 	if err := tpm.CheckPersistentHandle(*h); err != nil {
-		return advice.UsageError{Err: err}
+		return RequestError{err}
 	}
 	return nil
 }
 
-// AlgorithmNames lists the kinds of keys for help texts, the default first.
-func AlgorithmNames() string {
+// Algorithms lists the kinds of keys, the default first.
+func Algorithms() []string {
 	var names []string
 	for _, a := range tpm.Algorithms() {
 		names = append(names, string(a))
 	}
-	return strings.Join(names, ", ")
+	return names
 }
 
 func handleText(h tpm.Handle) string {

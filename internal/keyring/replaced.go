@@ -70,16 +70,16 @@ func (k *Keyring) inUse(e keystore.Entry) (*keystore.InUseError, error) {
 // explainInUse says which certificate would be replaced, whether Entra has seen it work, and what to do.
 func (k *Keyring) explainInUse(err *keystore.InUseError, e keystore.Entry) error {
 	old := k.replaced(e, err.Chain, err.Chain[0].PublicKey)
-	return advice.Hint(fmt.Errorf("%w; it was left in its place (subject %q, thumbprint %s; Entra: %s)", err, old.Subject, old.ThumbprintSHA1, old.Entra()),
-		"register the new certificate with the application first (key self-sign --no-import makes one for that), then give the command again with "+
-			"--replace; the present one is kept then, and %s puts it back", old.Restore)
+	return advice.To(fmt.Errorf("%w; it was left in its place (subject %q, thumbprint %s; Entra: %s)", err, old.Subject, old.ThumbprintSHA1, old.Entra()),
+		"register the new certificate with the application first (%s makes one for that), then give the command again with %s; the present one is kept then, and %s puts it back",
+		advice.Run(advice.SelfSign, "", advice.NoImport), advice.Replace, importing(e, advice.Restore))
 }
 
 func (k *Keyring) replaced(e keystore.Entry, chain []*x509.Certificate, public crypto.PublicKey) ReplacedReport {
 	c := k.certificate(chain, public, e)
 	r := ReplacedReport{
 		Subject: c.Subject, NotBefore: c.NotBefore, NotAfter: c.NotAfter, ThumbprintSHA1: c.ThumbprintSHA1, X5tS256: c.X5tS256,
-		Restore: "keyagent cert import " + e.Name + nextFlag(e) + " --restore",
+		Restore: k.opts.Say("%s", importing(e, advice.Restore)),
 	}
 	since, err := k.store.Accepted(e, chain[0])
 	switch {
@@ -91,10 +91,10 @@ func (k *Keyring) replaced(e keystore.Entry, chain []*x509.Certificate, public c
 	return r
 }
 
-// nextFlag is the flag by which commands mean this generation.
-func nextFlag(e keystore.Entry) string {
+// importing is the command that puts a certificate beside this generation of a key.
+func importing(e keystore.Entry, what advice.Flag) advice.Command {
 	if e.Current {
-		return ""
+		return advice.Run(advice.ImportCertificate, e.Name, what)
 	}
-	return " --next"
+	return advice.Run(advice.ImportCertificate, e.Name, advice.Next, what)
 }

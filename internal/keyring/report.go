@@ -36,7 +36,7 @@ type KeyReport struct {
 	State      string     `json:"state,omitempty"`
 	Created    *time.Time `json:"created,omitempty"`
 
-	Algorithm       string   `json:"algorithm,omitempty"` // as --algorithm has it; empty: another
+	Algorithm       string   `json:"algorithm,omitempty"` // one of [Algorithms]; empty: another
 	Strength        string   `json:"strength,omitempty"`  // empty if the TPM did not load it
 	Attributes      []string `json:"attributes,omitempty"`
 	Deviations      []string `json:"deviations,omitempty"` // what is worse than in a key made here
@@ -69,15 +69,16 @@ func (r *KeyReport) warn(format string, args ...any) {
 	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
 }
 
-func (r *KeyReport) fail(err error) {
+func (k *Keyring) fail(r *KeyReport, err error) {
 	r.Err, r.Problem = err, err.Error()
-	r.Action, _ = advice.Of(err)
+	todo, _ := advice.Of(err)
+	r.Action = todo.Text(k.opts.Words)
 }
 
 // Show reports on all generations of a key, or of all keys.
 func (k *Keyring) Show(ctx context.Context, name string, source AuthSource) ([]KeyReport, error) {
 	if name == "" && source.given() {
-		return nil, advice.Usagef("an authorization value is that of one key: name it, since a TPM counts wrong values")
+		return nil, requestf("an authorization value is that of one key: name it, since a TPM counts wrong values")
 	}
 	names, err := k.list(name)
 	if err != nil {
@@ -91,7 +92,7 @@ func (k *Keyring) Show(ctx context.Context, name string, source AuthSource) ([]K
 		generations, err := k.store.Generations(n)
 		if err != nil && name == "" { // the others may be well
 			r := KeyReport{Name: n}
-			r.fail(err)
+			k.fail(&r, err)
 			reports = append(reports, r)
 			continue
 		}
@@ -134,7 +135,7 @@ func (k *Keyring) Inspect(ctx context.Context, from ForeignFile, source AuthSour
 	if untried {
 		r.AuthValue = said
 	}
-	return r, from.explain(r.Err, "NAME", "keyagent key show --file")
+	return r, from.explain(r.Err, "NAME", advice.Run(advice.ShowKey, "", advice.File.Is(from.Path)))
 }
 
 // report describes a generation. The TPM is open.
@@ -145,7 +146,7 @@ func (k *Keyring) report(ctx context.Context, e keystore.Entry, auth secret.Stri
 	}
 	file, err := k.store.ReadKeyFile(e)
 	if err != nil {
-		r.fail(err)
+		k.fail(&r, err)
 		return r
 	}
 	k.examine(ctx, &r, file, signer.Config{
@@ -171,7 +172,7 @@ func (k *Keyring) state(e keystore.Entry) string {
 func (k *Keyring) examine(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg signer.Config) {
 	d, err := file.Describe()
 	if err != nil {
-		r.fail(err)
+		k.fail(r, err)
 		return
 	}
 	r.Algorithm, r.AuthValue = string(d.Algorithm), d.AuthValue
@@ -179,29 +180,29 @@ func (k *Keyring) examine(ctx context.Context, r *KeyReport, file *tpm.KeyFile, 
 		r.PCRs, r.PCRBank = d.PCRs.PCRs, d.PCRBank
 	}
 	if err := r.addPublicKey(d.PublicKey); err != nil {
-		r.fail(err)
+		k.fail(r, err)
 		return
 	}
 	blind, err := k.load(ctx, r, file, cfg)
 	if err != nil {
-		r.fail(r.explain(err))
+		k.fail(r, r.explain(err))
 		return
 	}
 	if blind {
-		r.warn("it was not tried: it may need an authorization value, and wrong ones can lock the TPM; give --auth-file or --auth-credential%s", r.orNone())
+		r.warn("it was not tried: it may need an authorization value, and wrong ones can lock the TPM; %s", k.opts.Say("give %s or %s%s", advice.AuthFile, advice.AuthCredential, r.orNone()))
 		return
 	}
 	if err := k.try(ctx, r, file, cfg); err != nil {
-		r.fail(r.explain(err))
+		k.fail(r, r.explain(err))
 	}
 }
 
 // orNone is what can be said of a file, and not of a key of the store, where it is known.
-func (r *KeyReport) orNone() string {
+func (r *KeyReport) orNone() advice.Advice {
 	if r.Name == "" {
-		return ", or --no-auth if it has none"
+		return advice.New(", or %s if it has none", advice.NoAuth)
 	}
-	return ""
+	return advice.Advice{}
 }
 
 // explain adds what to do about a key of the store. What can be done about a file is for who gave it to say.
@@ -243,10 +244,11 @@ func (k *Keyring) try(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg 
 	cfg.TPM, cfg.AnyAttributes = k.tpm, true
 	key, err := signer.OpenFile(ctx, cfg, file)
 	if errors.Is(err, tpm.ErrAuthValue) && cfg.Options.AuthValue.IsZero() {
+		give := k.opts.Say("give %s or %s", advice.AuthFile, advice.AuthCredential)
 		if r.AuthValue {
-			r.warn("it was not tried: it needs its authorization value; give --auth-file or --auth-credential")
+			r.warn("it was not tried: it needs its authorization value; %s", give)
 		} else {
-			r.warn("it was not tried further: it has an authorization value, though its file says that it has none; give --auth-file or --auth-credential")
+			r.warn("it was not tried further: it has an authorization value, though its file says that it has none; %s", give)
 		}
 		r.AuthValue = true
 		return nil
@@ -308,7 +310,7 @@ func (k *Keyring) addCertificate(r *KeyReport, e keystore.Entry, file *tpm.KeyFi
 	}
 	c := k.certificate(chain, d.PublicKey, e)
 	r.Warnings = append(r.Warnings, c.Warnings...)
-	c.PEM, c.Warnings = "", nil // keyagent cert show has the one, and the other is said
+	c.PEM, c.Warnings = "", nil // the certificate's own report has the one, and the other is said
 	r.Certificate = &c
 	switch {
 	case c.Problem != "":

@@ -10,7 +10,6 @@ import (
 
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/advice"
-	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
@@ -26,15 +25,15 @@ func (k *Keyring) BeginRotation(ctx context.Context, name string, req KeyRequest
 		if err != nil {
 			return KeyReport{}, err
 		}
-		return KeyReport{}, advice.Hint(fmt.Errorf("a rotation of key %q has begun already", name),
-			"go on with it (keyagent key rotate %[1]s --finish), or undo it (keyagent key rotate %[1]s --cancel)", name)
+		return KeyReport{}, advice.To(fmt.Errorf("a rotation of key %q has begun already", name),
+			"go on with it (%s), or undo it (%s)", advice.Run(advice.RotateKey, name, advice.Finish), advice.Run(advice.RotateKey, name, advice.Cancel))
 	}
 	options, err := k.rotationOptions(current, req)
 	if err != nil {
 		return KeyReport{}, err
 	}
 	if err := k.checkUse(name, options.Algorithm, len(options.AuthValue.Reveal()) > 0); err != nil {
-		return KeyReport{}, advice.Hint(advice.UsageError{Err: err}, "a key for something else needs a name of its own: keyagent key create NAME")
+		return KeyReport{}, advice.To(RequestError{err}, "a key for something else needs a name of its own: %s", advice.Run(advice.CreateKey, "NAME"))
 	}
 	t, err := k.on(ctx)
 	if err != nil {
@@ -59,8 +58,8 @@ func (k *Keyring) rotationOptions(current keystore.Entry, req KeyRequest) (keyst
 		return keystore.KeyOptions{}, err
 	}
 	if d.AuthValue && !req.Auth.given() && !req.NoAuth {
-		return keystore.KeyOptions{}, advice.Hint(advice.Usagef("key %q needs an authorization value, and its successor was given none", current.Name),
-			"give one with --auth-file FILE or --auth-credential NAME (it may be another), or say --no-auth")
+		return keystore.KeyOptions{}, advice.To(requestf("key %q needs an authorization value, and its successor was given none", current.Name),
+			"give one with %s or %s (it may be another), or say %s", advice.AuthFile, advice.AuthCredential, advice.NoAuth)
 	}
 	base := keystore.KeyOptions{Persistent: current.Persistent}
 	base.Algorithm, base.PCRs = d.Algorithm, d.PCRs
@@ -70,18 +69,8 @@ func (k *Keyring) rotationOptions(current keystore.Entry, req KeyRequest) (keyst
 // FinishOptions say how the next generation has to prove that it works.
 type FinishOptions struct {
 	Connect string         // HOST:PORT of a server besides; empty: none
-	RootCAs *x509.CertPool // authorities for it, as ReadAuthorities gives them
+	RootCAs *x509.CertPool // authorities for it; nil: the system's
 	Auth    AuthSource
-}
-
-// ReadAuthorities reads the certificate authorities of a file and adds those of the system; nil, which means the system's, if no file
-// is named.
-func ReadAuthorities(file string) (*x509.CertPool, error) {
-	roots, err := engine.RootsWith(file)
-	if err != nil {
-		return nil, advice.UsageError{Err: fmt.Errorf("--ca-file: %w", err)}
-	}
-	return roots, nil
 }
 
 // FinishRotation switches to the next generation, after it was used for handshakes.
@@ -141,7 +130,7 @@ func (k *Keyring) checkNextUse(next keystore.Entry) error {
 	if err != nil {
 		return err
 	}
-	return advice.Hint(k.checkUse(next.Name, d.Algorithm, d.AuthValue), "undo it and begin with another: keyagent key rotate %s --cancel", next.Name)
+	return advice.To(k.checkUse(next.Name, d.Algorithm, d.AuthValue), "undo it and begin with another: %s", advice.Run(advice.RotateKey, next.Name, advice.Cancel))
 }
 
 func explainProof(err error, name string) error {
@@ -149,9 +138,10 @@ func explainProof(err error, name string) error {
 	case errors.Is(err, keystore.ErrNoCertificate):
 		return noCertificate(err, name, true)
 	case errors.Is(err, keystore.ErrNotAsked):
-		return advice.Hint(err, "name a server that demands client certificates, or leave --connect out")
+		return advice.To(err, "name a server that demands client certificates, or leave %s out", advice.Connect)
 	}
-	return advice.Hint(statedir.Explain(err, name), "keyagent cert show %[1]s --next shows its certificate; keyagent key rotate %[1]s --cancel gives the rotation up", name)
+	return advice.To(statedir.Explain(err, name), "%s shows its certificate; %s gives the rotation up",
+		advice.Run(advice.ShowCertificate, name, advice.Next), advice.Run(advice.RotateKey, name, advice.Cancel))
 }
 
 // CancelRotation removes the next generation.

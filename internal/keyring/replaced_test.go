@@ -39,7 +39,7 @@ func TestBothWaysToACertificateFollowOneRule(t *testing.T) {
 			t.Errorf("%s: it replaced what is in use without being told to", name)
 		}
 		r, err := way(name, false, true)
-		if err != nil || r.Replaced == nil || r.Replaced.Restore != "keyagent cert import app --restore" {
+		if err != nil || r.Replaced == nil || r.Replaced.Restore != "[import the certificate of key app, restore]" {
 			t.Fatalf("%s: got %+v, %v", name, r.Replaced, err)
 		}
 		if kept, err := os.ReadFile(r.Replaced.File); err != nil || !strings.Contains(string(kept), "BEGIN CERTIFICATE") {
@@ -54,7 +54,7 @@ func TestBothWaysToACertificateFollowOneRule(t *testing.T) {
 	}
 	for name, way := range ways {
 		r, err := way(name, true, false)
-		if err != nil || r.Replaced == nil || r.Replaced.Restore != "keyagent cert import app --next --restore" {
+		if err != nil || r.Replaced == nil || r.Replaced.Restore != "[import the certificate of key app, the next generation, restore]" {
 			t.Errorf("%s, of the next generation: got %+v, %v", name, r.Replaced, err)
 		}
 	}

@@ -158,8 +158,8 @@ func CheckAsConfigured(key *tpm.Key, want keystore.KeyOptions) error {
 	return nil
 }
 
-// takeCertificates moves certificates that a rotation obtained for the key to where they are looked for. One that is not moved costs
-// an issuance.
+// takeCertificates moves the certificates that a rotation obtained for the key to where they are looked
+// for. One that is not moved costs an issuance.
 func takeCertificates(ctx context.Context, store *keystore.Store, e keystore.Entry, to, keyName string, log *slog.Logger) {
 	err := store.TakeStaged(ctx, e, to, func(path string) (bool, error) { return binding.Supersedes(path, keyName) })
 	if err != nil {

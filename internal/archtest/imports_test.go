@@ -89,7 +89,7 @@ var places = map[string]place{
 	"internal/advice":    {nil, leaf},
 	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret"}, "whose a file is that an operator hands over, and what is in it"},
 	"internal/statedir": {
-		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/waiting"},
+		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/secret", "internal/statefile", "internal/waiting"},
 		"the daemon and the commands open keys in one way; what is done with them is not its business",
 	},
 	"internal/engine": {
@@ -124,7 +124,7 @@ var places = map[string]place{
 	"internal/daemon": {
 		[]string{
 			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
-			"internal/upstream", "internal/waiting",
+			"internal/waiting",
 		},
 		wired,
 	},

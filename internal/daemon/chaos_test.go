@@ -28,8 +28,9 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// chaosSeed is the environment variable that repeats a schedule; without it each run makes one of its own. The schedule says what
-// happens in which order; which request meets it depends on the machine.
+// chaosSeed is the environment variable that repeats a schedule; without it each run makes one of
+// its own. The schedule says what happens in which order; which request meets it depends on the
+// machine.
 const chaosSeed = "KEYAGENT_CHAOS_SEED"
 
 const (
@@ -89,7 +90,8 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	return c
 }
 
-// identities makes the one that prefers to be bound of the user-assigned one, and lets the test's user ask for all.
+// identities makes the one that prefers to be bound of the user-assigned one, and lets the test's
+// user ask for all.
 func (c *chaos) identities() {
 	for i := range c.cfg.Identities {
 		if id := &c.cfg.Identities[i]; id.Name == "vm-user" {
@@ -99,7 +101,8 @@ func (c *chaos) identities() {
 	c.cfg.Rules[0].Resources = chaosResources()
 }
 
-// certifyApplication makes the key of app-cert and gets it a certificate that the application trusts.
+// certifyApplication makes the key of app-cert and gets it a certificate that the application
+// trusts.
 func (c *chaos) certifyApplication() {
 	c.t.Helper()
 	k := c.keyring(c.platform.Clock().Now)
@@ -112,7 +115,7 @@ func (c *chaos) certifyApplication() {
 	}
 }
 
-// waitForTheClock ends when the clock is put forward: who renews looks again then.
+// waitForTheClock ends when the clock is put forward, so that renewals are looked at again.
 func (c *chaos) waitForTheClock(ctx context.Context, _ time.Duration) error {
 	stop := context.AfterFunc(ctx, func() {
 		c.turned.L.Lock()
@@ -181,7 +184,7 @@ func (c *chaos) draw() disturbance {
 func (c *chaos) drawFault() fault.Fault {
 	legs := []string{
 		"imds.getplatformmetadata", "imds.issuecredential", "imds.token", "imds.thim", "maa.attest",
-		"entra.mtls.token", "entra.mtls.token", "entra.mtls.token", // the leg that sees most requests
+		"entra.mtls.token", "entra.mtls.token", "entra.mtls.token", // the endpoint that gets most requests
 	}
 	f := fault.Fault{Leg: legs[c.random.IntN(len(legs))], Kind: fault.Status, Count: 1 + c.random.IntN(4)}
 	switch c.random.IntN(7) {
@@ -223,7 +226,7 @@ func (c *chaos) issued(clientID string) []journal.Entry {
 	})
 }
 
-// stall lets the TPM answer nobody for a while.
+// stall keeps the TPM from answering for a while.
 func (c *chaos) stall(d time.Duration) {
 	release := make(chan struct{})
 	c.proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
@@ -244,8 +247,9 @@ func (c *chaos) resetTPM() {
 	}
 }
 
-// TestChaos asks for a thousand tokens while everything goes wrong that the platform can do, and wants every answer to be the right
-// token or an honest error, and afterwards an agent that works and has left nothing behind.
+// TestChaos asks for a thousand tokens while everything goes wrong that the platform can do, and
+// wants every answer to be the right token or an honest error, and afterwards an agent that works
+// and has left nothing behind.
 func TestChaos(t *testing.T) {
 	seed := rand.Uint64()
 	if text := os.Getenv(chaosSeed); text != "" {
@@ -372,7 +376,7 @@ func (c *chaos) calm() {
 	}
 }
 
-// clientID is whom Entra knows an identity as.
+// clientID is the client id of an identity at Entra.
 func (c *chaos) clientID(name string) string {
 	info := c.platform.Info()
 	for _, id := range info.Identities {
@@ -389,7 +393,8 @@ func (c *chaos) clientID(name string) string {
 	return ""
 }
 
-// checkToken compares a token's own claims with what was asked for, and how it was obtained with what the reply says.
+// checkToken compares a token's own claims with what was asked for, and how it was obtained with
+// what the reply says.
 func (c *chaos) checkToken(h handedOut) {
 	c.t.Helper()
 	var claims struct {
@@ -429,7 +434,8 @@ func (c *chaos) checkToken(h handedOut) {
 	}
 }
 
-// checkBound finds the request by which a token was obtained with the certificate that the reply names.
+// checkBound finds the request by which a token was obtained with the certificate that the reply
+// names.
 func (c *chaos) checkBound(h handedOut, thumbprint string) {
 	c.t.Helper()
 	wireTypes := []any{wire.TypeBearer, ""} // a managed identity names it, an application leaves it out
@@ -450,7 +456,7 @@ func (c *chaos) obtained() []journal.Entry {
 	return slices.DeleteFunc(c.platform.Journal().Leg("entra.mtls.token"), func(e journal.Entry) bool { return e.Outcome != journal.OK })
 }
 
-// checkUnbound wants no trace of an unbound token for who must be bound.
+// checkUnbound checks that no unbound token was obtained for an identity that must be bound.
 func (c *chaos) checkUnbound() {
 	c.t.Helper()
 	for _, e := range c.platform.Journal().Leg("entra.login.token") {
@@ -463,8 +469,9 @@ func (c *chaos) checkUnbound() {
 	}
 }
 
-// checkIssuances wants no more certificates than first ones, renewals at half of the life, and replacements as far apart as the
-// breaker allows. The pauses are computed from issuances alone: attempts that failed between them could only make them longer.
+// checkIssuances wants no more certificates than first ones, renewals at half of the life, and
+// replacements as far apart as the breaker allows. The pauses are computed from issuances alone:
+// attempts that failed between them could only make them longer.
 func (c *chaos) checkIssuances() {
 	c.t.Helper()
 	for _, name := range []string{"vm", "vm-user"} {
@@ -534,7 +541,8 @@ func (c *chaos) loaded() int {
 	return len(handles.Handle)
 }
 
-// checkTPM wants the agent to hold no more than its two keys while it runs, and nothing when it has ended.
+// checkTPM wants the agent to hold no more than its two keys while it runs, and nothing when it has
+// ended.
 func (c *chaos) checkTPM() {
 	c.t.Helper()
 	if n := c.loaded(); n > 2 {

@@ -224,7 +224,7 @@ var (
 )
 
 // findPrivateKey reports where data, or a base64 or hex run in it, holds a prime
-// factor of the modulus, in either byte order: whoever has one has the key.
+// factor of the modulus, in either byte order: one of them is enough to compute the key.
 func findPrivateKey(data []byte, public *rsa.PublicKey) string {
 	joined := bytes.ReplaceAll(data, []byte("\n"), nil) // PEM breaks its base64 into lines
 	layers := map[string][]byte{"as it is": data}
@@ -278,7 +278,8 @@ func TestRestartIssuesNothing(t *testing.T) {
 	}
 }
 
-// What an attestation token was needed for is kept; a restart needs none, and then has none to speak of.
+// What an attestation token was needed for is kept; a restart needs none, and then has none to
+// speak of.
 func TestStatusSaysUntilWhenTheKeyIsAttested(t *testing.T) {
 	s := newStage(t)
 	until := func() *time.Time {

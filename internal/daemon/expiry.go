@@ -22,8 +22,8 @@ import (
 // expiryTick is how often the certificates of applications are looked at.
 const expiryTick = 10 * time.Minute
 
-// applicationCertificate returns the chain of a named key, the certificate first, and why the agent could not use it now. It reads files
-// only: TPM and network are not asked.
+// applicationCertificate returns the chain of a named key, the certificate first, and why the agent
+// could not use it now. It reads files only: TPM and network are not asked.
 func (d *Daemon) applicationCertificate(key string) ([]*x509.Certificate, error) {
 	store, err := statedir.OpenStore(d.cfg, d.opts.dir())
 	if err != nil {
@@ -76,8 +76,8 @@ func applicationCertificateStatus(chain []*x509.Certificate, now time.Time) *wir
 	}
 }
 
-// lacks says what is known to keep a credential from being used, without trying it; "" if nothing is. What another identity or service
-// has to give is found out by asking for a token.
+// lacks says what is known to keep a credential from being used, without trying it; "" if nothing
+// is. What another identity or service has to give is found out by asking for a token.
 func (d *Daemon) lacks(c acquire.Credential) (chain []*x509.Certificate, problem string) {
 	var err error
 	switch c.Source {
@@ -92,8 +92,8 @@ func (d *Daemon) lacks(c acquire.Credential) (chain []*x509.Certificate, problem
 	return chain, problem
 }
 
-// watchExpiry warns in the log of certificates of applications that expire soon or have expired, more urgently each time, until ctx
-// ends. It returns nil.
+// watchExpiry warns in the log of certificates of applications that expire soon or have expired,
+// more urgently each time, until ctx ends. It returns nil.
 func (d *Daemon) watchExpiry(ctx context.Context) error {
 	wait := d.opts.Wait
 	if wait == nil {
@@ -108,7 +108,8 @@ func (d *Daemon) watchExpiry(ctx context.Context) error {
 	}
 }
 
-// tellExpiry logs what is new since the last look. An expired certificate is told of again every day.
+// tellExpiry logs what is new since the last look. An expired certificate is told of again every
+// day.
 func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 	users := map[string][]string{}
 	for _, id := range d.inForce.Load().plan.Identities {

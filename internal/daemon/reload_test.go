@@ -81,7 +81,8 @@ func (s *stage) userAssigned() simulator.Identity {
 	return simulator.Identity{}
 }
 
-// TestEverySettingEitherReloadsOrIsRefused goes by the file format, so that a new setting has to be decided on.
+// TestEverySettingEitherReloadsOrIsRefused goes by the file format, so that a new setting has to be
+// decided on.
 func TestEverySettingEitherReloadsOrIsRefused(t *testing.T) {
 	var all []string
 	for i := range reflect.TypeFor[config.Config]().NumField() {
@@ -127,7 +128,8 @@ func TestWhatCannotChangeWhileTheAgentRuns(t *testing.T) {
 	}
 }
 
-// TestAWrongConfigurationLeavesTheOneBeforeInForce tries what is found to be wrong at each stage of a reload.
+// TestAWrongConfigurationLeavesTheOneBeforeInForce tries what is found to be wrong at each stage of
+// a reload.
 func TestAWrongConfigurationLeavesTheOneBeforeInForce(t *testing.T) {
 	s := newStage(t)
 	s.start()
@@ -184,7 +186,8 @@ func TestAWrongConfigurationLeavesTheOneBeforeInForce(t *testing.T) {
 	}
 }
 
-// TestAReloadKeepsWhatIsStillWanted: neither a certificate, nor a handshake, nor a token is obtained again.
+// TestAReloadKeepsWhatIsStillWanted: neither a certificate, nor a handshake, nor a token is
+// obtained again.
 func TestAReloadKeepsWhatIsStillWanted(t *testing.T) {
 	s := newStage(t)
 	s.start()
@@ -221,7 +224,8 @@ func TestAReloadKeepsWhatIsStillWanted(t *testing.T) {
 	}
 }
 
-// TestWhatAReloadTakesAway: from the moment that the reload has returned, nobody gets it any more.
+// TestWhatAReloadTakesAway: from the moment that the reload has returned, no caller gets it any
+// more.
 func TestWhatAReloadTakesAway(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -254,8 +258,9 @@ func TestWhatAReloadTakesAway(t *testing.T) {
 	}
 }
 
-// Connections to servers that are not believed any more end, and what is believed again works again.
-func TestWhoIsBelievedChangesWithAReload(t *testing.T) {
+// Connections to servers that are not believed any more end, and what is believed again works
+// again.
+func TestTrustChangesWithAReload(t *testing.T) {
 	s := newStage(t)
 	s.cfg.Rules[0].Fresh = true
 	s.start()
@@ -281,8 +286,9 @@ func TestWhoIsBelievedChangesWithAReload(t *testing.T) {
 	}
 }
 
-// TestARequestIsAnsweredByOneConfiguration exchanges what a name means together with what rules give of it, while it is asked for.
-// A token of the one identity for what only the other's rule gives would be a mixture that nobody has configured.
+// TestARequestIsAnsweredByOneConfiguration exchanges what a name means together with what rules
+// give of it, while it is asked for. A token of the one identity for what only the other's rule
+// gives would be a mixture that no file configures.
 func TestARequestIsAnsweredByOneConfiguration(t *testing.T) {
 	s := newStage(t)
 	clients := map[string]string{resource: s.platform.Info().Identities[0].ClientID, otherResource: s.userAssigned().ClientID}
@@ -383,7 +389,8 @@ func TestLooksForUsersEndWithTheirConfiguration(t *testing.T) {
 	}
 }
 
-// A directory that is down at a reload takes nobody's rule away; one that says that a user is gone does.
+// A directory that is down at a reload takes no rule away; one that says that a user is gone
+// does.
 func TestADirectoryAtAReload(t *testing.T) {
 	gone := fmt.Errorf("user %q is %w", "websvc", accounts.ErrUnknown)
 	for _, tt := range []struct {

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// A rotation writes some 20 KB; what is below scarceBytes will be full soon, and below tooFewBytes it may fail half way.
+	// A rotation writes some 20 KB; what is below scarceBytes will be full soon, and below
+	// tooFewBytes it may fail half way.
 	scarceBytes  = 64 << 20
 	tooFewBytes  = 1 << 20
 	tooFewInodes = 16

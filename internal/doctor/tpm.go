@@ -117,7 +117,7 @@ func (d *doctor) lackingBanks(banks []tpm.PCRBank) []bankNeed {
 	if d.cfg.Attestation.Provider != config.ProviderNone && !d.cfg.BindingKey.InsecureSoftware {
 		need := bankNeed{who: "evidence", bank: config.BankSHA256, pcrs: attest.DefaultPolicy().PCRs, verdict: VerdictFail,
 			otherwise: "; without evidence (attestation.provider: none) no certificate is bound to attestation"}
-		if d.opts.ConfigError != nil { // nobody has asked for evidence
+		if d.opts.ConfigError != nil { // no configuration asks for evidence
 			need.verdict = VerdictWarn
 		}
 		needs = append(needs, need)

@@ -11,7 +11,7 @@ import (
 	"github.com/keyagent/keyagent/config"
 )
 
-// addIdentities translates what is configured into how it is acquired.
+// addIdentities translates the configured identities.
 func (p *Plan) addIdentities(identities []config.Identity) error {
 	var problems []error
 	for _, id := range identities {

@@ -41,7 +41,8 @@ type CertificateReport struct {
 
 	// Replaced is the certificate in whose place this one was put.
 	Replaced *ReplacedReport `json:"replaced,omitempty"`
-	// NeedsReplace says that it was put nowhere, and that its import will have to be told to replace the one in use.
+	// NeedsReplace says that it was put nowhere, and that its import will have to be told to
+	// replace the one in use.
 	NeedsReplace bool `json:"-"`
 }
 
@@ -61,7 +62,7 @@ func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey
 	}
 	_, r.ForEntra = leaf.PublicKey.(*rsa.PublicKey)
 	for _, c := range chain {
-		if outdated(c.SignatureAlgorithm) && !isSelfIssued(c) { // nobody verifies a root's
+		if outdated(c.SignatureAlgorithm) && !isSelfIssued(c) { // a root's own signature is verified by no server
 			r.Warnings = append(r.Warnings, fmt.Sprintf("certificate %s is signed with %v, which most servers do not accept any more", c.Subject, c.SignatureAlgorithm))
 		}
 	}

@@ -39,6 +39,9 @@ func New(t testing.TB) *Stage {
 // NewOn is New with another platform.
 func NewOn(t testing.TB, platformConfig simulator.Config) *Stage {
 	t.Helper()
+	if platformConfig.Keys == nil {
+		platformConfig.Keys = rsaKeys.lend(t)
+	}
 	platform, err := simulator.Start(t.Context(), platformConfig)
 	if err != nil {
 		t.Fatal(err)

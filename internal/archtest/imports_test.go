@@ -144,7 +144,7 @@ var places = map[string]place{
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
 	"internal/agenttest": {
-		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator"},
+		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator", "simulator/pki"},
 		"puts a platform, the agent and its commands together for tests",
 	},
 	"signer/internal/signertest": {[]string{"signer", "tpm", "tpm/tpmtest", "simulator/vtpm", "internal/statefile"}, "makes keys, TPMs and authorities for tests"},

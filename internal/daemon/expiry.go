@@ -54,7 +54,7 @@ func (d *Daemon) applicationCertificate(key string) ([]*x509.Certificate, error)
 	return chain, nil
 }
 
-// endsFirst returns the certificate of a chain with which the whole chain ends to be of use.
+// endsFirst returns the certificate of a chain that expires first; the chain is of no use after it.
 func endsFirst(chain []*x509.Certificate) *x509.Certificate {
 	return slices.MinFunc(chain, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
 }
@@ -76,8 +76,8 @@ func applicationCertificateStatus(chain []*x509.Certificate, now time.Time) *wir
 	}
 }
 
-// lacks says what is known to keep a credential from being used, without trying it; "" if nothing
-// is. What another identity or service has to give is found out by asking for a token.
+// lacks says why a credential cannot be used, as far as files show it; "" if they show nothing.
+// What depends on another identity or a service only a request for a token shows.
 func (d *Daemon) lacks(c acquire.Credential) (chain []*x509.Certificate, problem string) {
 	var err error
 	switch c.Source {

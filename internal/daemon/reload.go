@@ -193,7 +193,7 @@ func (d *Daemon) configurationStatus() wire.ConfigurationStatus {
 	}
 }
 
-// text is empty for no error.
+// text is the text of an error; "" for none.
 func text(err error) string {
 	if err == nil {
 		return ""

@@ -24,7 +24,8 @@ const (
 	stateUnavailable = "unavailable" // the last attempt failed
 )
 
-// statusTPMTimeout bounds what a status waits for the TPM: it must be there when the TPM is not.
+// statusTPMTimeout bounds how long a status waits for the TPM: it must be answered also when the
+// TPM does not answer.
 const statusTPMTimeout = 5 * time.Second
 
 // Status describes the agent for its administrator. It asks the TPM whether it
@@ -121,7 +122,7 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (sta
 	return status, unable
 }
 
-// credentialsView is what there is to say of the credentials of an application.
+// credentialsView is what the status says of the credentials of an application.
 type credentialsView struct {
 	list     []wire.CredentialStatus
 	unable   string // what each of them lacks; "" if one is without a fault that can be known without trying it

@@ -108,7 +108,7 @@ func (d *doctor) checkCertificate(check string, r keyring.KeyReport) {
 	}
 }
 
-// onALine keeps a name, in which there may be anything, from looking like a finding of its own.
+// onALine keeps a name with a line break in it from looking like a finding of its own.
 func onALine(name string) string { return strings.ReplaceAll(name, "\n", " ") }
 
 // adviseOnBinding says to make another key only where it is the key that is at fault.

@@ -33,7 +33,7 @@ func (d *doctor) checkRoom(what, dir string) {
 	d.add(check, verdict, roomAction(verdict), "%s: %s", at, detail)
 }
 
-// existingParent returns the directory, or the first on the way up that is there.
+// existingParent returns the directory, or the nearest of its parents that exists.
 func existingParent(dir string) string {
 	for {
 		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {

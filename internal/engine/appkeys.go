@@ -211,5 +211,5 @@ type MissingKey struct{ error }
 
 func (e MissingKey) Unwrap() error { return e.error }
 
-// Refuses reports that it lasts.
+// Refuses reports that the next request would fail in the same way.
 func (MissingKey) Refuses() bool { return true }

@@ -49,7 +49,7 @@ func (k *Key) Close() error {
 	return err
 }
 
-// KeyIn makes the key of an engine of a key that is open in a TPM.
+// KeyIn is the key of an engine, made of a key that is open in a TPM.
 func KeyIn(t *tpm.TPM, key *signer.Key, e keystore.Entry) *Key {
 	return &Key{bindingKey: key, TPM: t, OnTPM: key.TPMKey(), Generation: e.Generation}
 }
@@ -135,8 +135,8 @@ func BindingKeyOptions(cfg *config.Config) (keystore.KeyOptions, error) {
 	return options, nil
 }
 
-// PlaceAdvice says how the binding key gets to the persistent handle that is configured, if it was
-// made for another or none. The key works without the handle, only slower.
+// PlaceAdvice says how to get the binding key to the persistent handle that is configured, if it
+// was made for another one or for none. The key works without the handle, only slower.
 func PlaceAdvice(e keystore.Entry, want keystore.KeyOptions) advice.Advice {
 	if want.Persistent == 0 || e.Persistent == want.Persistent {
 		return advice.Advice{}

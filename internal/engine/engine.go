@@ -55,8 +55,8 @@ func (o Options) Dir() statedir.Options {
 	return statedir.Options{Logger: o.Logger, Now: o.Now, Waits: o.Waits, Words: o.Words}
 }
 
-// Engine is the binding key and what obtains tokens with it. Its methods are safe for concurrent
-// use.
+// Engine is the binding key and what obtains tokens with it. All its methods but Close are safe for
+// concurrent use.
 type Engine struct {
 	Key      *Key
 	IMDS     *imds.Client

@@ -5,9 +5,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// Form is a form of a credential, and where it works: a row of the table "What works
-// today" in README.md and docs/credentials.md, and of what [Daemon.Capabilities] and [Diagnose]
-// say.
+// Form is a form of a credential, and where it works: a row of the table "What works today" in
+// README.md and docs/credentials.md, and of what capabilities and doctor say.
 type Form struct {
 	Name          string // of the row
 	What          string // what is shown to Entra
@@ -20,15 +19,15 @@ type Form struct {
 	reached func(s *Survey, form *Form) (known wire.Capability) // here, as far as it is known
 }
 
-// What the statement that a form works rests on.
+// The evidence for the statement that a form works.
 const (
 	restsOnDocumentation = "Microsoft's documentation"
 	restsOnClients       = "the simulator only, after Microsoft's clients" // whose sources and tests are public
 	restsOnSimulator     = "the simulator only"                            // whether Azure issues such certificates for a Linux vTPM is not documented
 )
 
-// Forms is the list, the one that is easiest to set up first. docs/credentials.md
-// and README.md repeat it, and a test compares.
+// All lists the forms, the one that is easiest to set up first. docs/credentials.md and README.md
+// repeat the list, and a test compares.
 func All() []Form {
 	return []Form{
 		{

@@ -227,7 +227,7 @@ func (s *Survey) assertionFile(form *Form) wire.Capability {
 	return capable(true, string(acquire.StrengthNone), "nothing of this machine is needed; anyone who can read the file can use it elsewhere")
 }
 
-// configured is the form's configuration without the marks of the documentation.
+// configured is the form's configuration without Markdown.
 func (form *Form) configured() string {
 	return strings.ReplaceAll(form.Configuration, "`", "")
 }

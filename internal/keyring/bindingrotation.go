@@ -21,7 +21,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// probeResource is asked for where the rules name no resource. Every tenant has it.
+// probeResource is the resource that a token is requested for where the rules name none. Every
+// tenant has it.
 const probeResource = "https://management.azure.com"
 
 // RotateBindingKey makes a new binding key beside the current one, obtains with it a certificate
@@ -68,9 +69,10 @@ type proof struct {
 	tokenType acquire.TokenType
 }
 
-// proofs lists what binds a managed identity to the key, directly or as a credential of an
-// application. A form that takes no part of the key would prove nothing, so that each is required
-// to be bound; and a token that a weaker key than the identity demands obtains would, too.
+// proofs lists the tokens to obtain: one for each managed identity that is bound to the key,
+// directly or as a credential of an application. A token that is obtained without the key would
+// prove nothing, so each is required to be bound; nor would one that a weaker key than the identity
+// demands obtains, so each has the identity's floor.
 func proofs(identities []acquire.Identity, rules []config.Rule) []proof {
 	var list []proof
 	add := func(name string, floor acquire.Strength, sel imds.Selector, resource string, tokenType acquire.TokenType) {
@@ -175,7 +177,7 @@ func (r *rotation) proveAll(ctx context.Context) error {
 }
 
 // refusedResource reports whether err proves as much as a token would: Entra looks at the resource
-// after it has accepted the credential. IMDS knows the word, too, and has seen no credential.
+// after it has accepted the credential. IMDS uses the same code without having seen a credential.
 func (r *rotation) refusedResource(p proof, err error) bool {
 	e, ok := errors.AsType[*acquire.Error](err)
 	if _, byEntra := errors.AsType[*entra.Error](err); !ok || !byEntra || e.Kind != acquire.KindInvalidResource {

@@ -32,9 +32,9 @@ func WriteCertificate(path string, r CertificateReport) error {
 	return advice.To(fmt.Errorf("the key has its certificate, only the copy was not written: %w", err), "do not make another: copy %s", r.File)
 }
 
-// holdsKey looks into regular files only: of a pipe or a terminal, which may be written to, nothing
-// must be read. A file that cannot be read, or is larger than what these commands write, may hold
-// one.
+// holdsKey reports whether a file may hold a key. It reads regular files only, because a pipe or a
+// terminal may be there to be written. A file that cannot be read, or is larger than what these
+// commands write, may hold one.
 func holdsKey(path string) bool {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() {

@@ -12,7 +12,7 @@ import (
 	"github.com/keyagent/keyagent/signer/keystore"
 )
 
-// ReplacedReport is what there is to say of a certificate in whose place another one was put.
+// ReplacedReport describes a certificate in whose place another one was put.
 type ReplacedReport struct {
 	Subject        string    `json:"subject"`
 	NotBefore      time.Time `json:"not_before"`

@@ -28,7 +28,7 @@ const (
 	StateOld     = "old"     // in use before the last rotation
 )
 
-// KeyReport is what there is to say of one generation of a key.
+// KeyReport describes one generation of a key.
 type KeyReport struct {
 	Name       string     `json:"name,omitempty"` // empty for a file that is not of the store
 	KeyFile    string     `json:"key_file"`

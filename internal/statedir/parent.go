@@ -5,8 +5,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// Restoring says how a storage key that was not found, and is not lost, can be found again. Each
-// command is on a line of its own, to be pasted as it is.
+// Restoring says how a storage key that was not found, and is not lost, can be made available
+// again. Each command is on a line of its own, to be pasted as it is.
 func Restoring(e *tpm.ParentError) advice.Advice {
 	var first advice.Advice
 	switch {
@@ -26,7 +26,7 @@ func Restoring(e *tpm.ParentError) advice.Advice {
 	return advice.New("%s", first).Lines(e.Commands)
 }
 
-// makeParent says how a storage key comes back that only its owner knows how to make.
+// makeParent says how to restore a storage key whose template only its owner knows.
 const makeParent = "make that storage key again, with the options that it was made with, and keep it at a persistent handle, as in: " +
 	"tpm2_createprimary -C o -G ecc384 -c parent.ctx && tpm2_evictcontrol -C o -c parent.ctx " + ExampleParent
 

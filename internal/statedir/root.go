@@ -51,7 +51,7 @@ func decodePin(text []byte) (pin []byte, ok bool) {
 	return pin, known && len(pin)-2 == n
 }
 
-// ErrDamaged means that the note of the storage root is there and of no use.
+// ErrDamaged means that the note of the storage root is there and cannot be understood.
 var ErrDamaged = errors.New("it is damaged")
 
 // RootFile is the file in which the Name of the storage root is noted.

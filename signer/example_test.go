@@ -14,7 +14,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// A key is made with its file, and signs as any crypto.Signer does. The next Open loads the same key.
+// A key is made with its file, and signs as any crypto.Signer does. The next Open loads the same
+// key.
 func ExampleOpen() {
 	ctx := context.Background()
 	machine, err := signertest.NewMachine(ctx) // tpm.Open opens a real TPM

@@ -124,8 +124,8 @@ func refusesWithoutPassword(t *testing.T, cfg signer.Config) {
 	}
 }
 
-// checkReported loads the key, in which what is worse than in ours is reported, and refused where
-// nobody asked for it.
+// checkReported loads the key: what is worse than in a key made here is reported, and refused
+// unless AnyAttributes is set.
 func checkReported(t *testing.T, cfg signer.Config, deviations []string) {
 	t.Helper()
 	file, err := tpm.DecodeKeyFile(contents(t, cfg.KeyFile))
@@ -168,7 +168,7 @@ func checkByOpenSSL(t *testing.T, key *signer.Key) {
 	}
 	message := signertest.WriteFile(t, "message", []byte("message"))
 	verify := func(signature []byte) error {
-		return exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "dgst", flag, "-verify", signertest.WriteFile(t, "public.pem", signertest.PEM("PUBLIC KEY", der)), // #nosec G204 -- the judge
+		return exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "dgst", flag, "-verify", signertest.WriteFile(t, "public.pem", signertest.PEM("PUBLIC KEY", der)), // #nosec G204 -- it checks our work
 			"-signature", signertest.WriteFile(t, "signature", signature), message).Run()
 	}
 	if err := verify(signature); err != nil {

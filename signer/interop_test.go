@@ -27,8 +27,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file gives each kind of key to those who use a crypto.Signer, and lets others judge what
-// they make with it.
+// In this file, users of a crypto.Signer get a key of each kind, and other programs check what they
+// make with it.
 
 // kind is a kind of key, what it must offer, and a TPM that has it.
 type kind struct {
@@ -51,7 +51,7 @@ func kinds() []kind {
 	}
 }
 
-func TestKeysOfEachKindServeOthers(t *testing.T) {
+func TestOtherProgramsAcceptKeysOfEachKind(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds() {
 		t.Run(string(k.algorithm), func(t *testing.T) {
@@ -89,7 +89,7 @@ func requestsForOpenSSL(t *testing.T, key *signer.Key, k kind) {
 			t.Fatal(err)
 		}
 		path := signertest.WriteFile(t, "csr.pem", signertest.PEM("CERTIFICATE REQUEST", der))
-		out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "req", "-verify", "-noout", "-in", path).CombinedOutput() // #nosec G204 -- the judge
+		out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "req", "-verify", "-noout", "-in", path).CombinedOutput() // #nosec G204 -- it checks our work
 		if err != nil || !strings.Contains(string(out), "verify OK") {
 			t.Errorf("%v: %v: %s", algorithm, err, out)
 		}
@@ -141,7 +141,7 @@ func openSSLFindsUnrevoked(t *testing.T, key crypto.Signer, root, leaf *x509.Cer
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "verify", "-crl_check", // #nosec G204 -- the judge
+	out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "verify", "-crl_check", // #nosec G204 -- it checks our work
 		"-CAfile", signertest.WriteFile(t, "root.pem", signertest.EncodePEM(root)), "-CRLfile", signertest.WriteFile(t, "crl.pem", signertest.PEM("X509 CRL", der)),
 		signertest.WriteFile(t, "leaf.pem", signertest.EncodePEM(leaf))).CombinedOutput()
 	return string(out), err == nil

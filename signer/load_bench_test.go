@@ -27,9 +27,9 @@ import (
 )
 
 // BenchmarkSignConcurrently compares 64 callers that sign at once with one that signs alone. They
-// take turns within one run; who begins changes each time. Of interest are two things: what the TPM
-// gets done in all, and the longest that any caller waited. The TPM serves one at a time, so that a
-// caller's fair share is 64 times what one signature takes alone.
+// take turns within one run, and which of the two begins alternates. Of interest are two things:
+// what the TPM gets done in all, and the longest that any caller waited. The TPM serves one at a
+// time, so that a caller's fair share is 64 times what one signature takes alone.
 //
 // The TPM is a process of its own, on a processor of its own, as a real one is neither a goroutine
 // nor runs on the caller's: else the callers' threads would keep it waiting for a processor, and

@@ -124,21 +124,21 @@ func TestSigningEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Somebody else has the TPM, for as long as they like. Nobody who closes the key, or signs with it,
-// waits for them longer than they said they would.
-func TestClosingAKeyKeepsNobodyWaiting(t *testing.T) {
+// Another user has the TPM for as long as they like. Close does not wait for them, and a signature
+// waits no longer than its context, or than the key is open.
+func TestCloseEndsSignaturesThatWait(t *testing.T) {
 	on := tpmtest.Open(t)
 	sign := func(k *signer.Key) error {
 		_, err := k.Sign(nil, signertest.Digest(crypto.SHA256, "message"), crypto.SHA256)
 		return err
 	}
 	for name, check := range map[string]func(t *testing.T, k *signer.Key){
-		"who closes": func(t *testing.T, k *signer.Key) {
+		"closing": func(t *testing.T, k *signer.Key) {
 			for range 2 {
 				soon(t, "Close", k.Close)
 			}
 		},
-		"who signs while it is being closed": func(t *testing.T, k *signer.Key) {
+		"signing while it is closed": func(t *testing.T, k *signer.Key) {
 			go k.Close()
 			for range 3 {
 				if err := soon(t, "Sign", func() error { return sign(k) }); !errors.Is(err, context.Canceled) && !errors.Is(err, tpm.ErrClosed) {
@@ -146,7 +146,7 @@ func TestClosingAKeyKeepsNobodyWaiting(t *testing.T) {
 				}
 			}
 		},
-		"who signs already when it is closed": func(t *testing.T, k *signer.Key) {
+		"a signature that waits when it is closed": func(t *testing.T, k *signer.Key) {
 			signing := make(chan error, 1)
 			go func() { signing <- sign(k) }()
 			soon(t, "Close", k.Close)
@@ -154,7 +154,7 @@ func TestClosingAKeyKeepsNobodyWaiting(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		},
-		"who signs with a context": func(t *testing.T, k *signer.Key) {
+		"signing with a context that has ended": func(t *testing.T, k *signer.Key) {
 			go k.Close()
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()

@@ -108,7 +108,7 @@ func handshakes(key *signer.Key) []handshake {
 	)
 }
 
-// clientOfGo lets crypto/tls judge handshakes in which the TPM's key is the client's.
+// clientOfGo has crypto/tls check handshakes in which the TPM's key is the client's.
 func clientOfGo(t *testing.T, key *signer.Key, _ kind) {
 	client := certificate(t, key)
 	server := newServer(t)

@@ -35,7 +35,8 @@ func (r *record) isRejected() bool {
 	return r.Rejected != "" && r.Rejected == thumbprint(r.Certificate)
 }
 
-// Files is a directory of the agent's own, by the names of its files. The errors of Load are those of [statefile.Load].
+// Files is a directory of the agent, whose files are written and read by their names in it. The
+// errors of Load are those of [statefile.Load].
 type Files interface {
 	Path(name string) string // for messages
 	Write(name string, data []byte) error

@@ -16,9 +16,11 @@ const (
 	fileSuffix = ".json"
 )
 
-// Supersedes says whether a state file, which a [Manager] with other [Files] wrote for the key called keyName (hex TPM Name), is to be
-// moved to path, where a manager that has not begun yet will look for it. A file for the same key that is there already is the later
-// one and stays: an earlier start could not read the other. One that cannot be read stays, too, with an error: a later call may know.
+// Supersedes reports whether a state file, which a [Manager] with other [Files] wrote for the key
+// called keyName (hex TPM Name), is to be moved to path, where a manager that is made later reads
+// it. A file for the same key that is at path already is newer and stays: an earlier start could
+// not read the other one. A file at path that cannot be read stays as well, with an error: a later
+// call can decide.
 func Supersedes(path, keyName string) (bool, error) {
 	name := filepath.Base(path)
 	if !strings.HasPrefix(name, filePrefix) || !strings.HasSuffix(name, fileSuffix) {
@@ -37,7 +39,8 @@ func Supersedes(path, keyName string) (bool, error) {
 	return !later, nil
 }
 
-// free says whether a file that nobody reads, such as a torn one, can be moved to where an operator looks for it.
+// free reports whether there is no file at path yet, so that one which the agent does not read, such
+// as a torn one, can be moved there for the operator.
 func free(path string) (bool, error) {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("there is %s: look at both, and remove one", path)

@@ -18,7 +18,9 @@ var keyNames = []string{"keys", ".key.pem", ".cert.pem", ".accepted.json", ".cer
 // keyPaths are the fields that hold a path of such a file. Others may show it, and have a file read.
 var keyPaths = []string{"KeyFile", "CertFile"}
 
-// Who can build no path of a key's files, and hands those that it is shown to nothing that works on files, changes none of them.
+// A package that can build no path of a key's files, and that hands those that it is shown to no
+// function that works on files, changes none of them. The demonstration below simulator plays a thief
+// of these files, and is left out.
 func TestAKeysLifeHasOneOwner(t *testing.T) {
 	for _, s := range sources(t) {
 		if s.servesTests() || s.dir() == keyOwner || within(s.dir(), "simulator") {
@@ -26,6 +28,9 @@ func TestAKeysLifeHasOneOwner(t *testing.T) {
 		}
 		uses := slices.Contains(s.imports(), module+"/"+keyOwner)
 		ast.Inspect(s.file, func(n ast.Node) bool {
+			if given, ok := n.(*ast.AssignStmt); ok && uses {
+				checkNoCopyOfAKeysPath(t, s, given)
+			}
 			call, ok := n.(*ast.CallExpr)
 			if !ok {
 				return true
@@ -44,6 +49,19 @@ func TestAKeysLifeHasOneOwner(t *testing.T) {
 			}
 			return true
 		})
+	}
+}
+
+// checkNoCopyOfAKeysPath refuses a local variable for such a path: it would hide what becomes of it.
+func checkNoCopyOfAKeysPath(t *testing.T, s source, given *ast.AssignStmt) {
+	t.Helper()
+	for i, to := range given.Lhs {
+		if _, local := to.(*ast.Ident); !local || i >= len(given.Rhs) {
+			continue
+		}
+		if field, ok := given.Rhs[i].(*ast.SelectorExpr); ok && slices.Contains(keyPaths, field.Sel.Name) {
+			t.Errorf("%s:%d: %s in a variable: show it, and leave the file to %s", s.path, s.line(given), field.Sel.Name, keyOwner)
+		}
 	}
 }
 

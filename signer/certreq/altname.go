@@ -12,7 +12,8 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// maxAltNameBytes bounds one subject alternative name. A DNS name has at most 253, URIs are what is long.
+// maxAltNameBytes bounds one subject alternative name. A DNS name has at most 253, URIs are
+// longer.
 const maxAltNameBytes = 2 << 10
 
 // Kinds of GeneralName (RFC 5280, 4.2.1.6) with their context tags.
@@ -23,19 +24,19 @@ const (
 	generalNameIP    = 7
 )
 
-// SubjectAltName is one subject alternative name, checked. It is immutable and comparable. The zero value is no name; requests and
-// certificates with it are refused.
+// SubjectAltName is a subject alternative name that was checked. It is immutable and comparable.
+// The zero value is no name, and no request or certificate can be made with it.
 type SubjectAltName struct {
 	tag     uint8
 	content string // what is encoded: ASCII, or the 4 or 16 bytes of an address
 }
 
-// ParseSubjectAltName reads one name in OpenSSL's notation, up to 2 KiB: DNS:app.example, URI:api://app, IP:10.0.0.1,
-// email:app@example.com. The kind may have any case.
+// ParseSubjectAltName reads one name in OpenSSL's notation, up to 2 KiB: DNS:app.example,
+// URI:api://app, IP:10.0.0.1, email:app@example.com. The kind may have any case.
 //
 //   - DNS: a host name in preferred syntax (RFC 1034, 3.5); the first label may be *.
-//   - URI: absolute (RFC 3986, 4.3), its host a name (underscores allowed) or an address. User names and passwords are refused:
-//     certificates are public.
+//   - URI: absolute (RFC 3986, 4.3), its host a name (underscores allowed) or an address. User
+//     names and passwords are refused: certificates are public.
 //   - IP: an address without zone. An IPv4 address in IPv6's form becomes IPv4.
 //   - email: local part and domain (RFC 5321, 4.1.2), no quotes.
 //
@@ -55,7 +56,8 @@ func ParseSubjectAltName(text string) (SubjectAltName, error) {
 	return name, nil
 }
 
-// withoutUser is what a message repeats of a name: nothing before an @, which may be a password.
+// withoutUser returns what a message may repeat of a name: nothing before an @, where a password
+// may be.
 func withoutUser(value string) string {
 	if at := strings.LastIndexByte(value, '@'); at >= 0 {
 		value = "..." + value[at:]
@@ -105,7 +107,8 @@ func checkDNSName(name string) error {
 	return nil
 }
 
-// hostName checks length, labels and characters; inner are those that, besides letters and digits, a label may have inside.
+// hostName checks length, labels and characters. Inner has the characters that a label may have
+// besides letters and digits.
 func hostName(name, inner string) bool {
 	if len(name) > 253 {
 		return false
@@ -118,7 +121,7 @@ func hostName(name, inner string) bool {
 	return true
 }
 
-// notIn returns the complement of ASCII letters, digits and more.
+// notIn returns a function that is true for all but ASCII letters, digits and the characters more.
 func notIn(more string) func(rune) bool {
 	return func(r rune) bool {
 		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'

@@ -121,8 +121,8 @@ func requestedAltNames(t testing.TB, der []byte) []string {
 	return names
 }
 
-// FuzzParseSubjectAltName: what is accepted is written so that it is read as the same, and crypto/x509 finds one name in the
-// request, which means the same.
+// FuzzParseSubjectAltName: what is accepted is written so that it is read as the same, and
+// crypto/x509 finds one name in the request, which means the same.
 func FuzzParseSubjectAltName(f *testing.F) {
 	for _, text := range []string{
 		"DNS:app.example", "DNS:*.a", "URI:api://app", "URI:urn:a", "URI:https://[::1]:1/%41?b#c", "IP:10.0.0.1", "IP:::1", "IP:::ffff:1.2.3.4",

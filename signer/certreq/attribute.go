@@ -16,19 +16,20 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// tagIA5String is missing in cryptobyte/asn1.
+// tagIA5String is one that cryptobyte/asn1 lacks.
 const tagIA5String = cbasn1.Tag(asn1.TagIA5String)
 
-// attributeType is what X.520 and RFC 4519 say of one type of attribute.
+// attributeType is a type of attribute as X.520 and RFC 4519 define it.
 type attributeType struct {
-	names []string // the first is the one that we write; any case is read
+	names []string // the first one is written; all are read, in any case
 	oid   asn1.ObjectIdentifier
-	tag   cbasn1.Tag // string type, as RFC 5280, 4.1.2.4 and appendix A.1, demands it
+	tag   cbasn1.Tag // string type that RFC 5280, 4.1.2.4 and appendix A.1, demand
 	least int        // characters
 	most  int        // characters, the upper bound of RFC 5280, appendix A.1, or X.520; 0: none
 }
 
-// attributeTypes has RFC 4514, section 3, first, then what OpenSSL and Microsoft's tools write besides.
+// attributeTypes has the types of RFC 4514, section 3, then others that OpenSSL and Microsoft's
+// tools write.
 var attributeTypes = []attributeType{
 	{[]string{"CN", "commonName"}, asn1.ObjectIdentifier{2, 5, 4, 3}, cbasn1.UTF8String, 1, 64},
 	{[]string{"O", "organizationName"}, asn1.ObjectIdentifier{2, 5, 4, 10}, cbasn1.UTF8String, 1, 64},
@@ -52,14 +53,15 @@ var attributeTypes = []attributeType{
 	{[]string{"organizationIdentifier"}, asn1.ObjectIdentifier{2, 5, 4, 97}, cbasn1.UTF8String, 1, 0},
 }
 
-// attribute is one checked AttributeTypeAndValue.
+// attribute is an AttributeTypeAndValue that was checked.
 type attribute struct {
 	kind  attributeType
 	tag   cbasn1.Tag
 	value string
 }
 
-// parseAttributeType finds a type by name or dotted OID. OIDs that the table does not have take any UTF8String.
+// parseAttributeType finds a type by name or dotted OID. A type that is not in the table has any
+// UTF8String as its value.
 func parseAttributeType(text string) (attributeType, error) {
 	byName := func(k attributeType) bool {
 		return slices.ContainsFunc(k.names, func(n string) bool { return strings.EqualFold(n, text) })
@@ -68,7 +70,7 @@ func parseAttributeType(text string) (attributeType, error) {
 		return attributeTypes[i], nil
 	}
 	dotted := text
-	if len(text) > 4 && strings.EqualFold(text[:4], "OID.") { // RFC 2253, 4; Microsoft's and Java's tools print it
+	if len(text) > 4 && strings.EqualFold(text[:4], "OID.") { // RFC 2253, 4; the tools of Microsoft and Java print it
 		dotted = text[4:]
 	}
 	oid, ok := parseOID(dotted)
@@ -90,7 +92,8 @@ func knownAttributeTypes() string {
 	return strings.Join(names, ", ")
 }
 
-// parseOID reads the dotted form (RFC 4512, 1.4, numericoid). Arcs that encoding/asn1 could not read back are refused.
+// parseOID reads the dotted form (RFC 4512, 1.4, numericoid). It refuses arcs that encoding/asn1
+// could not read back.
 func parseOID(text string) (asn1.ObjectIdentifier, bool) {
 	var oid asn1.ObjectIdentifier
 	for arc := range strings.SplitSeq(text, ".") {
@@ -106,14 +109,14 @@ func parseOID(text string) (asn1.ObjectIdentifier, bool) {
 	return oid, true
 }
 
-// newAttribute gives a value the string type that belongs to its attribute.
+// newAttribute makes an attribute with the string type of its type.
 func newAttribute(kind attributeType, value string) (attribute, error) {
 	a := attribute{kind, kind.tag, value}
 	return a, a.check()
 }
 
-// newHexAttribute reads the form #hex of RFC 4514, 2.4: the value's encoding, string type included. The types are those that
-// RFC 5280 lets new certificates have.
+// newHexAttribute reads the form #hex of RFC 4514, 2.4: the DER of the value, which includes its
+// string type. It accepts the string types that RFC 5280 allows in new certificates.
 func newHexAttribute(kind attributeType, text string) (attribute, error) {
 	encoded, err := hex.DecodeString(text)
 	if err != nil {
@@ -134,8 +137,8 @@ func newHexAttribute(kind attributeType, text string) (attribute, error) {
 	return a, a.check()
 }
 
-// check refuses values that the attribute cannot have. Control characters never belong in a name; a NUL in one has fooled
-// programs that end strings there.
+// check refuses values that the attribute cannot have. Control characters do not belong in a name;
+// a NUL in one has fooled programs for which it ends a string.
 func (a attribute) check() error {
 	name, n := a.kind.names[0], utf8.RuneCountInString(a.value)
 	switch {
@@ -183,7 +186,7 @@ func (a attribute) addValue(b *cryptobyte.Builder) {
 	b.AddASN1(a.tag, func(b *cryptobyte.Builder) { b.AddBytes([]byte(a.value)) })
 }
 
-// text is the attribute as RFC 4514, 2.3 and 2.4, writes it.
+// text returns the attribute in the form of RFC 4514, 2.3 and 2.4.
 func (a attribute) text() (string, error) {
 	if a.tag == a.kind.tag {
 		return a.kind.names[0] + "=" + escapeRFC4514(a.value), nil
@@ -194,7 +197,8 @@ func (a attribute) text() (string, error) {
 	return a.kind.names[0] + "=#" + hex.EncodeToString(encoded), err
 }
 
-// escapeRFC4514 puts a backslash before what would end the value or be trimmed (RFC 4514, 2.4).
+// escapeRFC4514 puts a backslash before each character that would end the value or be trimmed (RFC
+// 4514, 2.4).
 func escapeRFC4514(value string) string {
 	var b strings.Builder
 	for i, r := range value {
@@ -207,8 +211,8 @@ func escapeRFC4514(value string) string {
 	return b.String()
 }
 
-// unescapeRFC4514 is the inverse. Spaces around a value are dropped unless they are escaped, as RFC 2253 told readers to do:
-// people write "CN=app, O=Contoso".
+// unescapeRFC4514 is the inverse. Spaces around a value are dropped unless they are escaped, as RFC
+// 2253 told implementations to do: people write "CN=app, O=Contoso".
 func unescapeRFC4514(raw string) (string, error) {
 	raw = strings.TrimLeft(raw, " ")
 	if strings.HasPrefix(raw, `"`) {
@@ -240,8 +244,8 @@ func unescapeRFC4514(raw string) (string, error) {
 	return b.String()[:keep], nil
 }
 
-// unquote reads a value in quotes, from behind the first one: as it is, but for escapes and quotes
-// that are doubled.
+// unquote reads a value in quotes, after the first quote: literally, except for escapes and doubled
+// quotes.
 func unquote(raw string) (string, error) {
 	var b strings.Builder
 	for i := 0; i < len(raw); i++ {
@@ -270,7 +274,8 @@ func unquote(raw string) (string, error) {
 
 const badEscape = `a backslash stands before one of " + , ; < > \ # = or space, or before two hexadecimal digits`
 
-// unescapeOne reads what follows a backslash and returns the byte and how much of the text it took; 0 if it is no escape.
+// unescapeOne decodes what follows a backslash. Taken is the number of bytes that it used, 0 if
+// they are no escape.
 func unescapeOne(rest string) (c byte, taken int) {
 	if rest != "" && strings.IndexByte(`"+,;<>\#= `, rest[0]) >= 0 {
 		return rest[0], 1
@@ -299,7 +304,7 @@ func unescapeSlash(raw string) (string, error) {
 	return b.String(), nil
 }
 
-// clip bounds what is repeated of foreign text.
+// clip bounds how much of somebody else's text a message repeats.
 func clip(text string) string {
 	const most = 100
 	if len(text) <= most {

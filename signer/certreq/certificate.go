@@ -13,22 +13,23 @@ import (
 )
 
 const (
-	// MaxFileBytes bounds a file of certificates that is parsed; a chain of three has some 6 KB in PEM.
+	// MaxFileBytes is the largest file of certificates that is parsed. A chain of three has about 6
+	// KB in PEM.
 	MaxFileBytes = 64 << 10
 
-	// maxChain is the number of certificates in a file. Chains of more than four are hardly seen.
+	// maxChain bounds the certificates in a file. Chains of more than four are rare.
 	maxChain = 10
 
-	// day is what the warnings of an expiry are counted in.
+	// day is the unit of warnings of an expiry.
 	day = 24 * time.Hour
 
 	certificateBlock = "CERTIFICATE" // RFC 7468, 5.1
 )
 
-// ParseCertificates reads the certificates of a file in the order in which they stand there: PEM as
-// package pemfile reads it, DER, one or more after each other, or base64 of it. The limits are 64
-// KiB and 10 certificates. A file that contains anything else, or PEM that is damaged, is refused
-// as a whole. Nothing is verified; see [Arrange] and [CheckCertificate].
+// ParseCertificates reads the certificates of a file, in their order there: PEM as package pemfile
+// reads it, DER, one or more after each other, or base64 of it. The limits are [MaxFileBytes] and
+// 10 certificates. A file that contains anything else, or damaged PEM, is refused as a whole.
+// Nothing is verified; see [Arrange] and [CheckCertificate].
 func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
 	chain, err := certs.Read(data, certs.Rules{MaxBytes: MaxFileBytes, MaxCertificates: maxChain, Bare: true})
 	if err != nil {
@@ -46,10 +47,9 @@ func EncodeCertificates(chain []*x509.Certificate) []byte {
 	return text
 }
 
-// Arrange puts certificates in the order in which TLS sends them, the one over the key with this
-// public half first and its issuers behind it, and leaves out what is there twice. Certificates
-// that do not belong to one chain stay behind, for [CheckCertificate] to refuse. Without a
-// certificate over the key, nothing is changed.
+// Arrange puts certificates in the order of TLS, the one over the public key first and its issuers
+// after it, and drops duplicates. Certificates that do not belong to that chain go to the end, for
+// [CheckCertificate] to refuse. Without a certificate over the key, nothing is changed.
 func Arrange(certificates []*x509.Certificate, public crypto.PublicKey) []*x509.Certificate {
 	var left []*x509.Certificate
 	for _, c := range certificates {
@@ -73,8 +73,8 @@ func Arrange(certificates []*x509.Certificate, public crypto.PublicKey) []*x509.
 	return append(chain, left...)
 }
 
-// issuer finds the certificate that made c; if none did, one of the right name, so that what is
-// wrong with it will be told.
+// issuer finds the certificate that issued c, or else one with the name of its issuer, so that the
+// problem will be reported; -1 if there is none.
 func issuer(c *x509.Certificate, among []*x509.Certificate) int {
 	named := func(by *x509.Certificate) bool { return certs.Equal(c.RawIssuer, by.RawSubject) }
 	made := slices.IndexFunc(among, func(by *x509.Certificate) bool { return named(by) && verifySignature(c, by) == nil })
@@ -84,19 +84,21 @@ func issuer(c *x509.Certificate, among []*x509.Certificate) int {
 	return slices.IndexFunc(among, named)
 }
 
-// warnings are how long before a certificate's end its owner is warned, each time more urgently. Of a shorter-lived one the first
-// warning comes when a third of its life is left.
+// warnings are the times before the end of a certificate at which the owner is warned, each more
+// urgent than the one before. For a short-lived certificate, the first warning comes when a third
+// of its validity is left.
 func warnings() []time.Duration { return []time.Duration{30 * day, 14 * day, 7 * day, 3 * day, day} }
 
-// ExpiresSoon says whether it is time to warn: the last third of a certificate's life or its last 30 days, whichever is
-// shorter, and everything after. It looks at notAfter only.
+// ExpiresSoon reports whether it is time to warn: in the last third of a certificate's validity or
+// in its last 30 days, whichever is shorter, and ever after. It does not look at whether the
+// validity has begun.
 func ExpiresSoon(c *x509.Certificate, now time.Time) bool {
 	ahead := max(0, min(c.NotAfter.Sub(c.NotBefore)/3, warnings()[0]))
 	return !now.Before(c.NotAfter.Add(-ahead))
 }
 
-// Urgency says how urgent it is to replace a certificate: 0 as long as [ExpiresSoon] says no, then growing with 30, 14, 7, 3 and 1
-// days left, from 1 to 5, and 6 once it has expired.
+// Urgency says how urgent it is to replace a certificate: 0 while [ExpiresSoon] is false, then 1 to
+// 5 with 30, 14, 7, 3 and 1 days left, and 6 once it has expired.
 func Urgency(c *x509.Certificate, now time.Time) int {
 	if !ExpiresSoon(c, now) {
 		return 0
@@ -113,5 +115,5 @@ func Urgency(c *x509.Certificate, now time.Time) int {
 	return max(1, passed)
 }
 
-// DaysLeft counts the whole days until a time: 0 in the last one, negative from then on.
+// DaysLeft returns the number of whole days until a time: 0 on the last day, negative after it.
 func DaysLeft(until, now time.Time) int { return int(math.Floor(until.Sub(now).Hours() / 24)) }

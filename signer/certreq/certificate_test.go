@@ -132,7 +132,8 @@ func TestExpiresSoon(t *testing.T) {
 	}
 }
 
-// FuzzParseCertificates: what is accepted is accepted again, as the same, in PEM; and checking it ends with all problems told.
+// FuzzParseCertificates: what is accepted is accepted again, as the same, in PEM; and checking it
+// ends with all problems told.
 func FuzzParseCertificates(f *testing.F) {
 	key := signertest.ECKey(f, elliptic.P256())
 	a := selfSign(f, key, certreq.SelfSignOptions{Names: names(f, "CN=a", "URI:api://a"), Now: signertest.Now})

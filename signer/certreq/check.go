@@ -15,15 +15,15 @@ import (
 	"github.com/keyagent/keyagent/internal/certs"
 )
 
-// Fields of a certificate in which CheckCertificate finds problems.
+// The fields of a certificate in which [CheckCertificate] finds problems.
 const (
 	FieldPublicKey        = "public key"
 	FieldValidity         = "validity"
 	FieldKeyUsage         = "key usage"
 	FieldExtKeyUsage      = "extended key usage"
 	FieldBasicConstraints = "basic constraints"
-	FieldIssuer           = "issuer"    // the next certificate's subject is another name
-	FieldSignature        = "signature" // the next certificate, of the right name, did not make it or may not
+	FieldIssuer           = "issuer"    // it is not the subject of the next certificate
+	FieldSignature        = "signature" // it is not by the next certificate, which has the right name, or that may not issue certificates
 )
 
 // CertificateProblem is one reason why a certificate cannot be used.
@@ -31,10 +31,11 @@ type CertificateProblem struct {
 	Certificate int    // its place in the chain, from 0, the leaf
 	Field       string // one of the constants
 	Got         string // what the certificate has
-	Want        string // a clause about what it should be: "TPM key is RSA-2048 sha256:..."
+	Want        string // a clause that says what it should have: "TPM key is RSA-2048 sha256:..."
 }
 
-// String is one line: "public key: certificate has ..., TPM key is ...". Certificates behind the leaf are numbered from 2.
+// String returns one line: "public key: certificate has ..., TPM key is ...". The issuers are
+// numbered from 2.
 func (p CertificateProblem) String() string {
 	number := ""
 	if p.Certificate > 0 {
@@ -43,12 +44,12 @@ func (p CertificateProblem) String() string {
 	return fmt.Sprintf("%s: certificate%s has %s, %s", p.Field, number, p.Got, p.Want)
 }
 
-// CertificateError has all reasons why a certificate cannot be used with a key.
+// CertificateError has all the reasons why a certificate cannot be used with a key.
 type CertificateError struct {
 	Problems []CertificateProblem // at least one, in the order of the chain
 }
 
-// Error takes a line for what happened and one for each problem.
+// Error returns a line for what happened and one for each problem.
 func (e *CertificateError) Error() string {
 	var b strings.Builder
 	b.WriteString("the certificate cannot be used with this TPM key:")
@@ -58,20 +59,22 @@ func (e *CertificateError) Error() string {
 	return b.String()
 }
 
-// CheckCertificate says whether a chain, leaf first, serves as client certificate of the key with this public half. The error
-// is a *[CertificateError] with everything that is wrong (an empty chain is another error):
+// CheckCertificate checks that a chain, leaf first, can be the client certificate of the key with
+// this public half. The error is a *[CertificateError] with everything that is wrong; only for an
+// empty chain it is another one. It demands:
 //
-//   - The leaf is over this key, permits digitalSignature (if it has a key usage) and clientAuth (if it has an extended key
-//     usage), and is not a certificate authority's.
-//   - Every certificate is valid now; notBefore and notAfter belong to the validity.
-//   - Every certificate is issued and signed by the next, and a leaf alone that names itself as issuer by its own key. The last
-//     need not be a root.
+//   - The leaf is over this key, permits digitalSignature if it has a key usage, permits clientAuth
+//     if it has an extended key usage, and is not that of a certificate authority.
+//   - Every certificate is valid now, notBefore and notAfter included.
+//   - Every certificate is issued and signed by the next one. A leaf that is alone and names itself
+//     as issuer is signed by its own key. The last certificate need not be a root.
 //
-// A leaf without extended key usage passes: it restricts nothing (RFC 5280, 4.2.1.12), "openssl req -x509" makes such
-// certificates, and TLS servers accept them. One that has only anyExtendedKeyUsage does not: OpenSSL refuses it as client's.
+// A leaf without extended key usage passes: its use is not restricted (RFC 5280, 4.2.1.12),
+// "openssl req -x509" makes such certificates, and TLS servers accept them. One that has only
+// anyExtendedKeyUsage does not pass: OpenSSL refuses it for clients.
 //
-// Not checked: whether Entra knows the certificate or trusts its issuer, revocation, and the issuers' constraints on names, path
-// lengths and purposes.
+// It does not check whether Entra knows the certificate or trusts its issuer, nor revocation, nor
+// the constraints of issuers on names, path lengths and purposes.
 func CheckCertificate(chain []*x509.Certificate, public crypto.PublicKey, now time.Time) error {
 	if len(chain) == 0 {
 		return errors.New("there is no certificate to check")
@@ -122,8 +125,8 @@ func checkValidity(i int, c *x509.Certificate, now time.Time) []CertificateProbl
 		"now is " + timeText(now) + ": " + verdict}}
 }
 
-// checkIssuer checks the link from certificate i to the next one. Of the last, only a leaf that issued itself can be checked; a
-// root's signature over itself proves nothing.
+// checkIssuer checks that certificate i was issued by the next one. The last one is checked only if
+// it is a leaf that issued itself; the signature of a root over itself proves nothing.
 func checkIssuer(chain []*x509.Certificate, i int) []CertificateProblem {
 	c := chain[i]
 	if i == len(chain)-1 {
@@ -141,7 +144,7 @@ func checkIssuer(chain []*x509.Certificate, i int) []CertificateProblem {
 		issuer, subject := certs.TellApart(c.RawIssuer, next.RawSubject)
 		return []CertificateProblem{{i, FieldIssuer, issuer, fmt.Sprintf("certificate %d is %s; each must be followed by its issuer", i+2, subject)}}
 	}
-	return checkSignature(i, c, next, fmt.Sprintf("certificate %d did not make it, or may not", i+2))
+	return checkSignature(i, c, next, fmt.Sprintf("certificate %d did not sign it, or may not sign certificates", i+2))
 }
 
 func checkSignature(i int, c, by *x509.Certificate, want string) []CertificateProblem {
@@ -157,8 +160,8 @@ func checkSignature(i int, c, by *x509.Certificate, want string) []CertificatePr
 	return []CertificateProblem{{i, FieldSignature, got, want}}
 }
 
-// verifySignature verifies c with the key of by, which must be an authority unless it is c itself. Somebody who has a file
-// imported could put a key in it that takes seconds to verify with, therefore the bound.
+// verifySignature verifies c with the key of by, which must be an authority unless it is c itself.
+// The size of the key is bounded: a file could contain one with which a verification takes seconds.
 func verifySignature(c, by *x509.Certificate) error {
 	if err := certs.CheckKey(by.PublicKey); err != nil {
 		return err
@@ -178,7 +181,8 @@ func hasExtension(c *x509.Certificate, oid []int) bool {
 	return false
 }
 
-// publicKeyText is type, size and the beginning of SHA-256 over the SubjectPublicKeyInfo, enough to tell keys apart by eye.
+// publicKeyText returns type, size and the beginning of SHA-256 over the SubjectPublicKeyInfo,
+// enough to tell keys apart by eye.
 func publicKeyText(public crypto.PublicKey) string {
 	spki, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {

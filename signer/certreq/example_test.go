@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"time"
 
@@ -85,10 +86,15 @@ func ExampleCheckCertificate() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(certreq.CheckCertificate(chain, key.Public(), made))
-	fmt.Println(certreq.CheckCertificate(chain, key.Public(), made.AddDate(2, 0, 0)))
+	for _, now := range []time.Time{made, made.AddDate(2, 0, 0)} {
+		err := certreq.CheckCertificate(chain, key.Public(), now)
+		if refused, ok := errors.AsType[*certreq.CertificateError](err); ok {
+			fmt.Println("refused for its", refused.Problems[0].Field)
+			continue
+		}
+		fmt.Println("accepted:", err == nil)
+	}
 	// Output:
-	// <nil>
-	// the certificate cannot be used with this TPM key:
-	//   validity: certificate has 2026-03-01T11:55:00Z to 2027-03-01T11:55:00Z, now is 2028-03-01T12:00:00Z: expired; it must be renewed
+	// accepted: true
+	// refused for its validity
 }

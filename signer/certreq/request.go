@@ -14,25 +14,27 @@ import (
 	"slices"
 )
 
-// ErrUnsupported is in the error for a key, or a key and an algorithm, that certificates cannot be signed with.
+// ErrUnsupported means that the key, or the algorithm with it, cannot sign requests and
+// certificates.
 var ErrUnsupported = errors.New("signature not supported for certificates")
 
-// Names say whom a certificate is for. At least one of them is needed.
+// Names are the names of the holder of a certificate. At least one is needed.
 type Names struct {
 	Subject  Subject
 	AltNames []SubjectAltName // encoded in this order
 }
 
-// RequestOptions say what a certificate request asks for.
+// RequestOptions say what a certificate request asks for, and how it is signed.
 type RequestOptions struct {
 	Names
 
-	// SignatureAlgorithm signs the request; what the issuer signs with is the issuer's matter. Zero means SHA256-RSA for RSA, the
-	// curve's hash for ECDSA. PSS (its salt as long as the hash) is taken only if it is named here: some issuers cannot verify it.
+	// SignatureAlgorithm is that of the request; the issuer chooses that of the certificate. Zero
+	// means SHA256-RSA for RSA, and the curve's hash for ECDSA. PSS, with a salt as long as the
+	// hash, is used only if it is named here: some issuers cannot verify it.
 	SignatureAlgorithm x509.SignatureAlgorithm
 }
 
-// Extensions that a request asks for, and their values.
+// The extensions that a request asks for, and their values.
 var (
 	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}              // RFC 5280, 4.2.1.3
 	oidExtKeyUsage      = asn1.ObjectIdentifier{2, 5, 29, 37}              // RFC 5280, 4.2.1.12
@@ -40,11 +42,13 @@ var (
 	digitalSignatureBit = asn1.BitString{Bytes: []byte{0x80}, BitLength: 1}
 )
 
-// NewCertificateRequest returns a PKCS #10 request (DER; RFC 2986) signed by key: RSA of 2048 bits or more, or ECDSA on P-256
-// or P-384. It asks for the key usage digitalSignature and the extended key usage clientAuth, because [CheckCertificate] will
-// look for them in the answer; issuers are free to ignore that.
+// NewCertificateRequest returns a PKCS #10 request (DER; RFC 2986) signed by key, which is RSA of
+// at least 2048 bits, or ECDSA on P-256 or P-384. The request asks for the key usage
+// digitalSignature and the extended key usage clientAuth, which [CheckCertificate] looks for in the
+// certificate; issuers may ignore that.
 //
-// The signature was verified. The error is [ErrUnsupported] if key and algorithm do not go together.
+// The signature was verified. The error is [ErrUnsupported] if the key or the algorithm cannot be
+// used.
 func NewCertificateRequest(key crypto.Signer, opts RequestOptions) ([]byte, error) {
 	algorithm, err := signatureAlgorithm(key.Public(), opts.SignatureAlgorithm)
 	if err != nil {
@@ -54,7 +58,7 @@ func NewCertificateRequest(key crypto.Signer, opts RequestOptions) ([]byte, erro
 	if err != nil {
 		return nil, fmt.Errorf("certificate request: %w", err)
 	}
-	// x509 verifies what the signer returns before it gives it out.
+	// x509 verifies the signature before it returns.
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		RawSubject:         opts.Subject.DER(),
 		SignatureAlgorithm: algorithm,
@@ -84,8 +88,8 @@ func requestedExtensions(names Names) ([]pkix.Extension, error) {
 		pkix.Extension{Id: oidExtKeyUsage, Value: purposes}), nil
 }
 
-// extensions returns the subject alternative names, if any. Where they are all that names the subject, they are critical
-// (RFC 5280, 4.2.1.6).
+// extensions returns the extension with the subject alternative names, if any. It is critical if
+// there is no subject (RFC 5280, 4.2.1.6).
 func (n Names) extensions() ([]pkix.Extension, error) {
 	switch {
 	case slices.Contains(n.AltNames, SubjectAltName{}):
@@ -99,7 +103,8 @@ func (n Names) extensions() ([]pkix.Extension, error) {
 	return nil, nil
 }
 
-// signatureAlgorithm chooses, or checks the choice.
+// signatureAlgorithm returns the algorithm that was asked for, if it goes with the key, or the
+// usual one.
 func signatureAlgorithm(public crypto.PublicKey, asked x509.SignatureAlgorithm) (x509.SignatureAlgorithm, error) {
 	possible := signatureAlgorithms(public)
 	switch {
@@ -114,7 +119,8 @@ func signatureAlgorithm(public crypto.PublicKey, asked x509.SignatureAlgorithm) 
 	return asked, nil
 }
 
-// signatureAlgorithms returns what a key can sign certificates with, the usual one first.
+// signatureAlgorithms returns the algorithms with which a key can sign certificates, the usual one
+// first.
 func signatureAlgorithms(public crypto.PublicKey) []x509.SignatureAlgorithm {
 	switch k := public.(type) {
 	case *rsa.PublicKey:
@@ -134,7 +140,7 @@ func signatureAlgorithms(public crypto.PublicKey) []x509.SignatureAlgorithm {
 	return nil
 }
 
-// publicKeyKind names type and size: "RSA-2048", "ECDSA P-256".
+// publicKeyKind returns type and size: "RSA-2048", "ECDSA P-256".
 func publicKeyKind(public crypto.PublicKey) string {
 	switch k := public.(type) {
 	case *rsa.PublicKey:

@@ -17,27 +17,28 @@ import (
 )
 
 const (
-	// clockSkew is how far the clock of who verifies may be behind ours.
+	// clockSkew is how far the clock of a verifier may be behind this machine's.
 	clockSkew = 5 * time.Minute
 
-	// usualSelfSignedYears is the life in Microsoft's own instructions for such certificates.
+	// usualSelfSignedYears is the validity in Microsoft's instructions for such certificates.
 	usualSelfSignedYears = 1
 
-	// maxSelfSignedYears bounds a life that was not asked for explicitly: nobody can revoke a self-signed certificate, they can
-	// only take it from the app registration.
+	// maxSelfSignedYears bounds a validity for which LongLived was not set: a self-signed
+	// certificate cannot be revoked, only removed from the app registration.
 	maxSelfSignedYears = 2
 )
 
-// SelfSignOptions say what a self-signed certificate is to contain.
+// SelfSignOptions say what a self-signed certificate contains.
 type SelfSignOptions struct {
-	Names // the subject is needed: it is the issuer, too, and an issuer has a name (RFC 5280, 4.1.2.4)
+	Names // the subject is needed: it is the issuer as well, which must have a name (RFC 5280, 4.1.2.4)
 
-	// NotBefore and NotAfter belong to the validity and are cut to seconds. Zero NotBefore is five minutes before now, for clocks
-	// that are behind ours; zero NotAfter is one year after NotBefore.
+	// NotBefore and NotAfter are the first and the last moment of the validity, truncated to
+	// seconds. Zero NotBefore is five minutes before now, for clocks that are behind; zero NotAfter
+	// is one year after NotBefore.
 	NotBefore, NotAfter time.Time
 
-	// LongLived permits a validity of more than two years, which is refused otherwise. Tenants may have a policy of their own
-	// that is stricter (Microsoft Graph: asymmetricKeyLifetime).
+	// LongLived permits a validity of more than two years, which is refused otherwise. A tenant may
+	// have a stricter policy (Microsoft Graph: asymmetricKeyLifetime).
 	LongLived bool
 
 	SignatureAlgorithm x509.SignatureAlgorithm // as in RequestOptions
@@ -46,12 +47,13 @@ type SelfSignOptions struct {
 	Rand io.Reader        // of the serial number, and passed to the key; nil: crypto/rand
 }
 
-// SelfSign returns a certificate (DER) over the key, signed by the key, to be uploaded to an app registration in Entra: X.509 v3,
-// a random serial number of 158 bits, not a CA, key usage digitalSignature, extended key usage clientAuth, a subject key
-// identifier after RFC 7093, 2, method 1.
+// SelfSign returns a certificate (DER) over the key, signed by the key, for an app registration in
+// Entra: X.509 v3, a random serial number of 158 bits, not a CA, key usage digitalSignature,
+// extended key usage clientAuth, a subject key identifier by method 1 of RFC 7093, 2.
 //
-// Keys and algorithms are those of [NewCertificateRequest]. Entra, as Microsoft's "Create a self-signed public certificate to
-// authenticate your application" has it, takes RSA only, signed with SHA-256, SHA-384 or SHA-512; ECDSA is for others.
+// Keys and algorithms are those of [NewCertificateRequest]. By Microsoft's "Create a self-signed
+// public certificate to authenticate your application", Entra accepts RSA only, signed with
+// SHA-256, SHA-384 or SHA-512; ECDSA is for other servers.
 //
 // The signature was verified.
 func SelfSign(key crypto.Signer, opts SelfSignOptions) ([]byte, error) {
@@ -132,11 +134,11 @@ func (o SelfSignOptions) validity() (notBefore, notAfter time.Time, err error) {
 	return notBefore, notAfter, err
 }
 
-// timeText is how certificates' times are shown.
+// timeText formats a time of a certificate.
 func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// serialNumber returns 20 bytes, the most that RFC 5280, 4.1.2.2, permits. The first two bits are 01, so that the number is
-// positive and always as long.
+// serialNumber returns 20 bytes, the most that RFC 5280, 4.1.2.2, permits. The first two bits are
+// 01, so that the number is positive and its length is fixed.
 func serialNumber(random io.Reader) (*big.Int, error) {
 	b := make([]byte, 20)
 	if _, err := io.ReadFull(random, b); err != nil {
@@ -146,7 +148,8 @@ func serialNumber(random io.Reader) (*big.Int, error) {
 	return new(big.Int).SetBytes(b), nil
 }
 
-// subjectKeyID is the leftmost 160 bits of SHA-256 over the subjectPublicKey without tag, length and unused bits.
+// subjectKeyID is the leftmost 160 bits of SHA-256 over the subjectPublicKey without tag, length
+// and unused bits.
 func subjectKeyID(public crypto.PublicKey) ([]byte, error) {
 	spki, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {

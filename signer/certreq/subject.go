@@ -14,8 +14,8 @@ import (
 // maxSubjectBytes bounds the text of a subject. The longest that people use have some 300 bytes.
 const maxSubjectBytes = 4 << 10
 
-// Subject is a distinguished name, checked and encoded. It is immutable and comparable; two are equal if their encodings are.
-// The zero value is the empty name.
+// Subject is a distinguished name that was checked and encoded. It is immutable and comparable; two
+// are equal if their encodings are. The zero value is the empty name.
 type Subject struct {
 	der  string // RDNSequence (RFC 5280, 4.1.2.4)
 	text string
@@ -58,7 +58,7 @@ func (s Subject) DER() []byte {
 	return []byte(s.der)
 }
 
-// Empty says whether the name has no attributes.
+// Empty reports whether the name has no attributes.
 func (s Subject) Empty() bool { return s.der == "" }
 
 // String returns the name in the form of RFC 4514. ParseSubject reads it back.
@@ -91,7 +91,8 @@ func parseName(text string) ([]rdn, error) {
 	return names, err
 }
 
-// cutSubjectWord takes off what OpenSSL prints in front of a name, and says whether it was there.
+// cutSubjectWord removes the word that OpenSSL prints in front of a name, and reports whether it
+// was there.
 func cutSubjectWord(text string) (rest string, found bool) {
 	const word = "subject"
 	rest = strings.TrimLeft(text, " ")
@@ -115,7 +116,7 @@ func (n notation) parse(parts []string) ([]rdn, error) {
 				return nil, err
 			}
 			if slices.ContainsFunc(set, func(b attribute) bool { return b.kind.oid.Equal(a.kind.oid) }) {
-				return nil, fmt.Errorf("%s stands twice between two separators; + joins different types only", a.kind.names[0])
+				return nil, fmt.Errorf("%s is there twice between two separators; + joins different types only", a.kind.names[0])
 			}
 			set = append(set, a)
 		}
@@ -161,7 +162,7 @@ func unescapedAttribute(kind attributeType, raw string, unescape func(string) (s
 // doubled does not end them.
 func split(text string, separator byte, quotes bool) []string {
 	var parts []string
-	start, quoted, last := 0, false, byte(0) // last is the last character that is no space
+	start, quoted, last := 0, false, byte(0) // last is the latest character that is no space
 	for i := 0; i < len(text); i++ {
 		c := text[i]
 		switch {
@@ -201,7 +202,8 @@ func newSubject(names []rdn) (Subject, error) {
 	return Subject{string(der), strings.Join(texts, ",")}, nil
 }
 
-// add encodes the attributes in the order that DER demands of a SET OF (X.690, 11.6) and returns them as text in that order.
+// add encodes the attributes in the order that DER demands in a SET OF (X.690, 11.6), and returns
+// their text in that order.
 func (n rdn) add(b *cryptobyte.Builder) (string, error) {
 	type encoded struct {
 		der  []byte

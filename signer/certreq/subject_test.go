@@ -20,8 +20,8 @@ import (
 	"github.com/keyagent/keyagent/signer/certreq"
 )
 
-// decodeName lists an encoded name with encoding/asn1, in its order: type, tag of the value, value. What has a plus before it
-// shares its relative distinguished name with the one above.
+// decodeName lists an encoded name with encoding/asn1, in its order: type, tag of the value, value.
+// What has a plus before it shares its relative distinguished name with the one above.
 func decodeName(t testing.TB, der []byte) []string {
 	t.Helper()
 	type pairSET []struct {
@@ -210,7 +210,8 @@ func runOpenSSL(t testing.TB, args ...string) []byte {
 	return out
 }
 
-// TestOpenSSLMakesTheSameSubject lets openssl encode its own notation, and print the result in RFC 4514's for us to read.
+// TestOpenSSLMakesTheSameSubject lets openssl encode its own notation, and print the result in RFC
+// 4514's for us to read.
 func TestOpenSSLMakesTheSameSubject(t *testing.T) {
 	t.Parallel()
 	key := filepath.Join(t.TempDir(), "key.pem")
@@ -257,7 +258,8 @@ func TestOpenSSLMakesTheSameSubject(t *testing.T) {
 	}
 }
 
-// FuzzParseSubject: what is accepted is written so that it is read as the same, and crypto/x509 finds the same in it.
+// FuzzParseSubject: what is accepted is written so that it is read as the same, and crypto/x509
+// finds the same in it.
 func FuzzParseSubject(f *testing.F) {
 	for _, text := range []string{
 		"CN=app,O=Contoso,C=DE", "/CN=app/O=Contoso", `CN=\ a\,b\ `, "OU=b+CN=a", "1.2.3=#160161", "CN=#130161", `/CN=a\/b+UID=c`, `CN=app, O="a ""b"", c"`, "OID.2.5.4.97=x", "subject=C = US, CN = app", "Subject: /C=US", "subject",

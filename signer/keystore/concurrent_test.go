@@ -18,7 +18,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// A generation's number does not say which key it is: while a certificate was made for one, another may have got the number.
+// A generation's number does not say which key it is: while a certificate was made for one, another
+// may have got the number.
 func TestACertificateIsNotPutBesideAKeyThatCameMeanwhile(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))
@@ -50,7 +51,7 @@ func TestACertificateIsNotPutBesideAKeyThatCameMeanwhile(t *testing.T) {
 	}
 }
 
-// What changes keys waits for who is changing them; an import is such a change.
+// A change of keys waits for another one under way; an import is such a change.
 func TestAnImportWaitsForTheLock(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))
@@ -108,7 +109,8 @@ func TestTwoProcessesAtOnce(t *testing.T) {
 	rotateAtOnce(t, stores)
 }
 
-// rotateAtOnce lets everybody begin, finish, cancel and delete; whatever comes of it, the key in use works.
+// rotateAtOnce has all stores begin, finish, cancel and delete at once; whatever the result, the
+// key in use works.
 func rotateAtOnce(t *testing.T, stores []*shelf) {
 	t.Helper()
 	var wg sync.WaitGroup

@@ -143,7 +143,8 @@ func stepProcess(name, dir, device string, more ...string) *exec.Cmd {
 	return cmd
 }
 
-// survived checks that nothing was lost by a step that ended in the middle, and that it can be done again.
+// survived checks that nothing was lost by a step that ended in the middle, and that it can be done
+// again.
 func survived(t *testing.T, s *shelf, name string) {
 	t.Helper()
 	e, err := s.Current("app")

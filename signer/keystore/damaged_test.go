@@ -125,8 +125,8 @@ func TestATornCertificateIsAnErrorAndCanBeReplaced(t *testing.T) {
 	}
 }
 
-// An operator who moves a key file away, as the errors advise, gets another key: without the old one's certificate, and also after a
-// rotation, when current does not say 1.
+// An operator who moves a key file away, as the errors advise, gets another key: without the old
+// one's certificate, and also after a rotation, when current does not say 1.
 func TestAKeyFileThatWasMovedAwayIsReplaced(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))

@@ -16,23 +16,25 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// Entry is one generation of a named key, as the directory has it.
+// Entry is one generation of a named key, as its files describe it. It does not change when they
+// do.
 type Entry struct {
 	Name       string
 	Generation int
-	Current    bool // it is in use; else it is the next one, or an old one
+	Current    bool // in use; else it is the next one, or an old one
 	KeyFile    string
 	CertFile   string // path; the file may be missing
 	Created    time.Time
 	Persistent tpm.Handle
 	PCRValues  tpm.PCRValues
-	ParentName []byte // Name of the storage key that the key is under; nil: not noted
+	ParentName []byte // TPM's Name of the storage key that wraps the key; nil: not noted
 
-	unread error // why it is not known what the notes say; nil if it is, or they are damaged
+	unread error // why the notes could not be read; nil if they could, or are damaged
 }
 
-// CheckNotes returns an error if the notes could not be read, but may be in order: then Persistent is not known. To use the key is fine;
-// what would lose the place, such as making a successor or removing the key, has to wait.
+// CheckNotes returns an error if the notes could not be read although they may be in order. Then
+// Persistent is not known: the key can be used, but not be removed or get a successor, which would
+// leave an object at its handle.
 func (e Entry) CheckNotes() error {
 	if e.unread == nil {
 		return nil
@@ -40,7 +42,8 @@ func (e Entry) CheckNotes() error {
 	return fmt.Errorf("notes on key %q cannot be read, and may say where it is in the TPM: %w", e.Name, e.unread)
 }
 
-// unread reports whether err, of reading a file, is the system's: the file may be in order, and can be tried again.
+// unread reports whether err, of reading a file, came from the system, so that the file may be in
+// order and can be tried again.
 func unread(err error) bool {
 	errno, ok := errors.AsType[syscall.Errno](err)
 	return ok && errno != syscall.ENOENT && errno != syscall.ELOOP // a symbolic link
@@ -60,7 +63,7 @@ func (e Entry) acceptedFile() string {
 	return strings.TrimSuffix(e.KeyFile, keySuffix) + acceptedSuffix
 }
 
-// Current returns the generation in use. The error is ErrNoKey if there is none.
+// Current returns the generation in use. The error is [ErrNoKey] if there is no such key.
 func (s *Store) Current(name string) (Entry, error) {
 	if err := CheckName(name); err != nil {
 		return Entry{}, err
@@ -77,7 +80,8 @@ func (s *Store) Current(name string) (Entry, error) {
 	return e, nil
 }
 
-// missing tells a key that is not there from one of which other generations are.
+// missing returns the error for a current generation without a key file: there is no such key, or
+// only other generations of it.
 func (s *Store) missing(e Entry) error {
 	numbers, err := s.numbers(e.Name)
 	if err != nil {
@@ -90,7 +94,7 @@ func (s *Store) missing(e Entry) error {
 		e.Name, ErrGenerationMissing, filepath.Join(s.path(e.Name), currentFile), e.Generation, numbers)
 }
 
-// Next returns the generation that a rotation has begun. The error is ErrNoKey if none has.
+// Next returns the generation that a rotation has begun. The error is [ErrNoKey] if none was begun.
 func (s *Store) Next(name string) (Entry, error) {
 	e, err := s.Current(name)
 	if err != nil {
@@ -122,11 +126,12 @@ func (s *Store) Generations(name string) ([]Entry, error) {
 	return entries, nil
 }
 
-// maxGeneration bounds what current may say; a key that is rotated every minute gets there after nineteen years.
+// maxGeneration bounds the numbers of generations: a key that is rotated every minute has that many
+// after nineteen years.
 const maxGeneration = 10_000_000
 
-// current reads the number of the generation in use. A file that is torn, or was lost, is an error: another generation's key and
-// certificate may not be taken by chance.
+// current reads the number of the generation in use. A damaged or lost file is an error: the key
+// and certificate of another generation must not be used by accident.
 func (s *Store) current(name string) (int, error) {
 	path := filepath.Join(s.path(name), currentFile)
 	text, err := statefile.Read(path, 32)
@@ -143,7 +148,8 @@ func (s *Store) current(name string) (int, error) {
 	return n, nil
 }
 
-// first is 1, unless there are later generations and not that one: then a rotation was finished here, and current is lost.
+// first returns 1, the generation in use where no file says so. If there are later generations and
+// not that one, a rotation was finished, and the file is lost.
 func (s *Store) first(name, path string) (int, error) {
 	numbers, err := s.numbers(name)
 	if err != nil {
@@ -155,7 +161,8 @@ func (s *Store) first(name, path string) (int, error) {
 	return 1, nil
 }
 
-// numbers lists the generations that have a key file, rising. A directory that is not there has none.
+// numbers lists the generations that have a key file, the oldest first. A missing directory has
+// none.
 func (s *Store) numbers(name string) ([]int, error) {
 	files, err := os.ReadDir(s.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -175,13 +182,13 @@ func (s *Store) numbers(name string) ([]int, error) {
 	return numbers, nil
 }
 
-// generationNumber reads a number as it is written here: no sign, no leading zero.
+// generationNumber reads a number in the form that the store writes: no sign, no leading zero.
 func generationNumber(text string) (int, bool) {
 	n, err := strconv.Atoi(text)
 	return n, err == nil && n >= 1 && n <= maxGeneration && strconv.Itoa(n) == text
 }
 
-// entry describes a generation, whether it is there or not.
+// entry describes a generation, which need not exist.
 func (s *Store) entry(name string, generation int) Entry {
 	base := filepath.Join(s.path(name), strconv.Itoa(generation))
 	e := Entry{Name: name, Generation: generation, KeyFile: base + keySuffix, CertFile: base + certSuffix}

@@ -16,8 +16,9 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// TestAProcessThatDiesAtAnyMomentLosesNoKey kills the process that does a step after its first file operation, after its second, and
-// so on, until it comes to the end. What a power cut can do besides is statefile's matter, which syncs each file and directory.
+// TestAProcessThatDiesAtAnyMomentLosesNoKey kills the process that does a step after its first file
+// operation, after its second, and so on, until it comes to the end. What a power cut can do
+// besides is statefile's matter, which syncs each file and directory.
 //
 // The processor's registers tell which operation it is, therefore amd64 only.
 func TestAProcessThatDiesAtAnyMomentLosesNoKey(t *testing.T) {
@@ -49,7 +50,8 @@ func TestAProcessThatDiesAtAnyMomentLosesNoKey(t *testing.T) {
 	}
 }
 
-// runUntil starts a step and kills it after its n-th file operation below dir. Ended says that it came to its end before.
+// runUntil starts a step and kills it after its n-th file operation below dir. Ended says that it
+// came to its end before.
 func runUntil(t *testing.T, name, dir, device string, n int) (ended bool, err error) {
 	t.Helper()
 	done := make(chan struct{})

@@ -13,12 +13,13 @@ import (
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
-// lockPause is how long a process that waits for the lock lets pass before it looks again. The lock is held for a few writes and
-// a TPM command.
+// lockPause is the time between two attempts to take the lock, which is held for a few writes and a
+// TPM command.
 const lockPause = 20 * time.Millisecond
 
-// lock keeps other processes, and other goroutines of this one, from changing keys until unlock. The kernel releases the lock of a
-// process that dies. The file stays: removing it would let two hold locks on two files of that name.
+// lock keeps other processes, and other goroutines of this one, from changing keys until unlock.
+// The kernel releases the lock of a process that dies. The file is never removed: else two
+// processes could hold locks on two files of that name.
 func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	if err := statefile.EnsureDir(s.dir); err != nil {
 		return nil, err

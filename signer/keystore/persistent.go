@@ -9,7 +9,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// checkPersistent finds out whether a persistent place can be had, before a key is made for it. 0 is none.
+// checkPersistent checks that a persistent handle is valid and free, before a key is made for it. 0
+// stands for none.
 func checkPersistent(ctx context.Context, on *tpm.TPM, h tpm.Handle) error {
 	if h == 0 {
 		return nil
@@ -24,8 +25,9 @@ func checkPersistent(ctx context.Context, on *tpm.TPM, h tpm.Handle) error {
 	return err
 }
 
-// Place is where a generation is to be looked for in the TPM, 0 for nowhere. The place of the generation in use is no other's: it
-// is handed over at the end of a rotation.
+// Place returns the persistent handle at which to look for a generation in the TPM, 0 for none. A
+// next generation that is to have the handle of the current one gets it at the end of the rotation
+// only.
 func (s *Store) Place(e Entry) tpm.Handle {
 	if e.Persistent == 0 {
 		return 0
@@ -37,8 +39,8 @@ func (s *Store) Place(e Entry) tpm.Handle {
 	return e.Persistent
 }
 
-// persist puts a new generation into its persistent place. If that cannot be had, the generation is removed: who asked for the place
-// shall not find a key without it, and can ask again.
+// persist puts a new generation at its persistent handle. If that fails, it removes the generation:
+// a caller that asked for the handle must not get a key without it, and can try again.
 func (s *Store) persist(ctx context.Context, on *tpm.TPM, e Entry, file *tpm.KeyFile, options KeyOptions) error {
 	if options.Persistent == 0 {
 		return nil
@@ -53,9 +55,9 @@ func (s *Store) persist(ctx context.Context, on *tpm.TPM, e Entry, file *tpm.Key
 	return errors.Join(err, s.removeGeneration(context.WithoutCancel(ctx), opened(on), e))
 }
 
-// unpersist removes a key from its persistent place. Another object in that place is left alone, and does not keep anybody from
-// removing this key.
-func (s *Store) unpersist(ctx context.Context, reach Reach, e Entry) error {
+// unpersist removes a key from its persistent handle. Another object at that handle is left alone,
+// and is no error.
+func (s *Store) unpersist(ctx context.Context, open OpenTPM, e Entry) error {
 	if err := e.CheckNotes(); err != nil {
 		return err
 	}
@@ -74,7 +76,7 @@ func (s *Store) unpersist(ctx context.Context, reach Reach, e Entry) error {
 	if err != nil {
 		return err
 	}
-	on, err := reach(ctx)
+	on, err := open(ctx)
 	if err != nil {
 		return err
 	}

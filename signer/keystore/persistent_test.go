@@ -83,7 +83,8 @@ func TestAPersistentHandleGoesWithTheKey(t *testing.T) {
 	is("deleted", other, keystore.Entry{})
 }
 
-// A handle that cannot be had leaves no key behind that is not as it was asked for, and no key that cannot be removed.
+// A handle that cannot be had leaves no key behind that is not as it was asked for, and no key that
+// cannot be removed.
 func TestAPersistentHandleThatIsTaken(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))
@@ -117,7 +118,7 @@ func TestAPersistentHandleThatIsTaken(t *testing.T) {
 	}
 }
 
-func TestAKeyWhosePlaceIsLostAtTheLastMomentIsNotThere(t *testing.T) {
+func TestAKeyThatCannotBeMadePersistentIsRemoved(t *testing.T) {
 	t.Parallel()
 	proxy := tpmtest.NewProxy(t, tpmtest.Simulator(t).Device())
 	s := newShelf(t, tpmtest.Connect(t, proxy.Device()))

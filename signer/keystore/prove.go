@@ -24,21 +24,23 @@ import (
 	"github.com/keyagent/keyagent/signer/certreq"
 )
 
-// ErrNoCertificate is in the error for a key that is to prove that it works and has no certificate.
+// ErrNoCertificate means that a key cannot be proven to work, because it has no certificate.
 var ErrNoCertificate = errors.New("there is no certificate for it")
 
-// ErrNotAsked is in the error for a server that does not ask for a client certificate: it cannot show that one works.
+// ErrNotAsked means that the server does not ask for a client certificate, so that it cannot show
+// that one works.
 var ErrNotAsked = errors.New("the server did not ask for a client certificate")
 
-// proofHost is the name of the server that exists for a proof in this process (RFC 6761, 6.4).
+// proofHost is the name of the server of a proof in this process (RFC 6761, 6.4).
 const proofHost = "proof.invalid"
 
-// proofTimeout bounds one proof; the TPM makes one signature in it.
+// proofTimeout bounds one handshake of a proof, in which the TPM makes one signature.
 const proofTimeout = 30 * time.Second
 
-// ProveHere returns a proof by TLS handshakes with a server in this process, one for each version of TLS that the key can. The
-// server demands a client certificate and believes the last certificate of the chain, whatever it is: that a server elsewhere
-// knows it, [ProveAt] shows. Now is nil for time.Now.
+// ProveHere returns a proof by TLS handshakes with a server in this process, one for each version
+// of TLS that the key supports. The server demands a client certificate, and trusts the last
+// certificate of the chain, whatever it is; whether a server elsewhere trusts it, only [ProveAt]
+// shows. Now is nil for time.Now.
 func ProveHere(now func() time.Time) Prove {
 	if now == nil {
 		now = time.Now
@@ -60,7 +62,7 @@ func ProveHere(now func() time.Time) Prove {
 	}
 }
 
-// provable refuses what no handshake can show to work.
+// provable returns an error if no handshake can succeed.
 func provable(key *signer.Key, chain []*x509.Certificate, now time.Time) error {
 	if len(chain) == 0 {
 		return ErrNoCertificate
@@ -74,29 +76,30 @@ func provable(key *signer.Key, chain []*x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// witness is a key in one handshake. It remembers what crypto/tls does not tell.
-type witness struct {
+// observedKey is a key in one handshake. It keeps what crypto/tls does not report.
+type observedKey struct {
 	crypto.Signer
 	asked bool  // the server asked for a certificate
-	err   error // of signing: crypto/tls keeps its text only
+	err   error // of signing: crypto/tls keeps only its text
 }
 
-func (w *witness) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) (signature []byte, err error) {
-	signature, w.err = w.Signer.Sign(random, digest, opts)
-	return signature, w.err
+func (k *observedKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) (signature []byte, err error) {
+	signature, k.err = k.Signer.Sign(random, digest, opts)
+	return signature, k.err
 }
 
-// explain returns the better error for that of a handshake.
-func (w *witness) explain(err error) error {
-	if err != nil && w.err != nil {
-		return w.err
+// explain returns the error of signing, if that is why a handshake failed with err.
+func (k *observedKey) explain(err error) error {
+	if err != nil && k.err != nil {
+		return k.err
 	}
 	return err
 }
 
-// clientTLS presents key and chain to whatever server asks.
-func clientTLS(ctx context.Context, key *signer.Key, chain []*x509.Certificate) (*tls.Config, *witness) {
-	w := &witness{Signer: key.WithContext(ctx)}
+// clientTLS configures a client that presents key and chain to any server that asks for a
+// certificate.
+func clientTLS(ctx context.Context, key *signer.Key, chain []*x509.Certificate) (*tls.Config, *observedKey) {
+	w := &observedKey{Signer: key.WithContext(ctx)}
 	raw := make([][]byte, len(chain))
 	for i, c := range chain {
 		raw[i] = c.Raw
@@ -106,7 +109,7 @@ func clientTLS(ctx context.Context, key *signer.Key, chain []*x509.Certificate) 
 		MaxVersion: slices.Max(key.TLSVersions()),
 		GetClientCertificate: func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			w.asked = true
-			// Authorities that the server names are not compared: it is the server that is to say no.
+			// The authorities that the server names are not compared: the server is to decide.
 			return &tls.Certificate{
 				Certificate: raw, PrivateKey: w, SupportedSignatureAlgorithms: key.SignatureSchemes(),
 			}, nil
@@ -117,7 +120,7 @@ func clientTLS(ctx context.Context, key *signer.Key, chain []*x509.Certificate) 
 // proofServer is a TLS server in this process.
 type proofServer struct {
 	config *tls.Config
-	roots  *x509.CertPool // that its own certificate is verified with
+	roots  *x509.CertPool // for verifying its certificate
 }
 
 func newProofServer(chain []*x509.Certificate, now func() time.Time) (*proofServer, error) {
@@ -149,8 +152,8 @@ func newProofServer(chain []*x509.Certificate, now func() time.Time) (*proofServ
 	return s, nil
 }
 
-// handshake makes one handshake over a pipe. The client hears from the server after it: in TLS 1.3 the client is done before the
-// server has seen its certificate (RFC 8446, 2).
+// handshake makes one handshake over a pipe. The client reads a byte from the server after it: in
+// TLS 1.3 the client is done before the server has seen its certificate (RFC 8446, 2).
 func (s *proofServer) handshake(ctx context.Context, key *signer.Key, chain []*x509.Certificate, version uint16) error {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
@@ -172,7 +175,7 @@ func (s *proofServer) handshake(ctx context.Context, key *signer.Key, chain []*x
 	if err == nil {
 		_, err = io.ReadFull(conn, make([]byte, 1))
 	}
-	_ = near.Close() // whatever it says, the server has seen the end
+	_ = near.Close() // an error does not matter: the server sees the end
 	serverErr := <-served
 	if err == nil {
 		return serverErr
@@ -180,15 +183,16 @@ func (s *proofServer) handshake(ctx context.Context, key *signer.Key, chain []*x
 	return fmt.Errorf("%w (the server: %v)", w.explain(err), serverErr)
 }
 
-// ProveConfig says how a server elsewhere is met.
+// ProveConfig configures [ProveAt].
 type ProveConfig struct {
-	RootCAs *x509.CertPool   // that verify the server; nil: the system's
+	RootCAs *x509.CertPool   // for verifying the server; nil: those of the system
 	Now     func() time.Time // nil: time.Now
 }
 
-// ProveAt returns a proof by a handshake with the server at an address, HOST:PORT. The server is verified, must demand a client
-// certificate, and must answer a request of HTTP: in TLS 1.3 a refusal comes with the first answer only, and there are servers that
-// take any certificate and refuse with the status 400 or 403.
+// ProveAt returns a proof by a handshake with the server at an address, HOST:PORT. The server is
+// verified, must ask for a client certificate, and must answer an HTTP request: in TLS 1.3 a
+// refusal only arrives with the first answer, and some servers accept any certificate in the
+// handshake and refuse it with status 400 or 403.
 func ProveAt(address string, cfg ProveConfig) Prove {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -222,16 +226,16 @@ func (cfg ProveConfig) prove(ctx context.Context, address string, key *signer.Ke
 	if !w.asked {
 		return ErrNotAsked
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // a broken connection ends by itself
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // on error it is broken already
 	defer stop()
-	if err := hear(ctx, conn, address); err != nil {
+	if err := request(ctx, conn, address); err != nil {
 		return errors.Join(err, ctx.Err())
 	}
 	return nil
 }
 
-// hear sends a request and judges the status of the answer.
-func hear(ctx context.Context, conn net.Conn, address string) error {
+// request sends a request and checks the status of the answer.
+func request(ctx context.Context, conn net.Conn, address string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, (&url.URL{Scheme: "https", Host: address, Path: "/"}).String(), nil)
 	if err != nil {
 		return err
@@ -242,15 +246,15 @@ func hear(ctx context.Context, conn net.Conn, address string) error {
 	}
 	rsp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxAnswerBytes)), req)
 	if err != nil {
-		return fmt.Errorf("the server did not answer after it, as one does that refuses the certificate: %w", err)
+		return fmt.Errorf("the server did not answer after it, as servers do that refuse the certificate: %w", err)
 	}
 	defer rsp.Body.Close()
 	switch rsp.StatusCode {
 	case http.StatusBadRequest, http.StatusForbidden:
-		return fmt.Errorf("the server answered %d, as one does that refuses the certificate", rsp.StatusCode)
+		return fmt.Errorf("the server answered %d, as servers do that refuse the certificate", rsp.StatusCode)
 	}
 	return nil
 }
 
-// maxAnswerBytes bounds what is read of an answer, of which the first line matters.
+// maxAnswerBytes bounds how much of an answer is read; only its first line matters.
 const maxAnswerBytes = 64 << 10

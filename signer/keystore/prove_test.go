@@ -116,7 +116,7 @@ func TestAProofWithoutOrWithAWrongCertificateFails(t *testing.T) {
 	}{
 		"none":               {nil, keystore.ErrNoCertificate.Error()},
 		"of another key":     {other.chain, "public key: certificate has"},
-		"for servers only":   {[]*x509.Certificate{server.Certificate}, "public key"},
+		"of another program": {[]*x509.Certificate{server.Certificate}, "public key"},
 		"of a broken chain":  {[]*x509.Certificate{p.chain[0], server.Certificate}, "each must be followed by its issuer"},
 		"twice the same one": {[]*x509.Certificate{p.chain[0], p.chain[0]}, "the same once more"},
 	} {
@@ -204,7 +204,8 @@ func TestAProofAtAServerThatCannotBeVerifiedFails(t *testing.T) {
 	}
 }
 
-// A server that takes the connection and says nothing more, at any stage, keeps nobody beyond the context.
+// A server that accepts the connection and then, at any stage, sends nothing more does not keep a
+// proof longer than its context.
 func TestAProofEndsWithTheContext(t *testing.T) {
 	t.Parallel()
 	p := newProver(t, tpm.ECDSAP256)

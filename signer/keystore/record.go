@@ -17,13 +17,14 @@ import (
 // maxRecordBytes bounds the notes on a key: 24 PCR values of 64 bytes in hexadecimal and some more.
 const maxRecordBytes = 8 << 10
 
-// record is what is worth knowing of a key and not in its key file. A key works without it.
+// record has the notes on a key: what is worth knowing and not in its key file. A key works without
+// it.
 type record struct {
 	Created    time.Time         `json:"created"`
 	Persistent string            `json:"persistent_handle,omitempty"` // "0x81010001"
 	PCRBank    string            `json:"pcr_bank,omitempty"`          // "SHA-256"
 	PCRs       map[string]string `json:"pcr_values,omitempty"`        // number: hexadecimal value
-	Parent     string            `json:"parent_name,omitempty"`       // of the storage key that it was made under, hexadecimal
+	Parent     string            `json:"parent_name,omitempty"`       // Name of the storage key that wraps it, hexadecimal
 }
 
 func newRecord(now time.Time, persistent tpm.Handle, file *tpm.KeyFile) record {
@@ -48,7 +49,7 @@ func (r record) write(path string) error {
 	return statefile.Write(path, append(text, '\n'))
 }
 
-// readRecord reads notes. That there are none is no error.
+// readRecord reads the notes of a key. Missing notes are no error.
 func readRecord(path string) (record, error) {
 	var r record
 	text, err := statefile.Read(path, maxRecordBytes)
@@ -72,7 +73,8 @@ func (r record) persistent() tpm.Handle {
 	return tpm.Handle(h)
 }
 
-// parentName returns the Name of the storage key that the key is under; nil if it was not noted. It only serves to find that.
+// parentName returns the Name of the storage key that wraps the key, nil if it was not noted. It
+// only helps to find that key.
 func (r record) parentName() []byte {
 	name, err := hex.DecodeString(r.Parent)
 	if err != nil || len(name) == 0 {
@@ -81,7 +83,7 @@ func (r record) parentName() []byte {
 	return name
 }
 
-// pcrValues returns what can be read of the values; they only serve to say which PCR changed.
+// pcrValues returns the values that can be read. They only help to say which PCR changed.
 func (r record) pcrValues() tpm.PCRValues {
 	v := tpm.PCRValues{Values: make(map[int][]byte)}
 	for _, bank := range []crypto.Hash{crypto.SHA256, crypto.SHA384} {

@@ -11,7 +11,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// Notes that are damaged are none, and notes that are read can be written and read again to the same.
+// Notes that are damaged are none, and notes that are read can be written and read again to the
+// same.
 func FuzzRecord(f *testing.F) {
 	whole, err := json.Marshal(newRecord(time.Unix(1e9, 0), 0x81010001, &tpm.KeyFile{
 		PCRValues: tpm.PCRValues{Bank: 5, Values: map[int][]byte{7: {1, 2}}}, ParentName: []byte{0, 0x0b, 1},

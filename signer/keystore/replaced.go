@@ -25,29 +25,33 @@ import (
 // maxReplaced is how many replaced certificates of a generation are kept.
 const maxReplaced = 16
 
-// ErrNoneReplaced is in the error for a generation of which no replaced certificate is kept.
+// ErrNoneReplaced means that no replaced certificate of a generation is kept.
 var ErrNoneReplaced = errors.New("no replaced certificate is kept")
 
-// InUseError says that a certificate was not imported, because the key is in use with another one that works.
+// InUseError means that a certificate was not imported, because the key is in use with another one
+// that works.
 type InUseError struct {
 	Key   string
-	Chain []*x509.Certificate // that is in use, leaf first
+	Chain []*x509.Certificate // the one in use, leaf first
 }
 
 func (e *InUseError) Error() string {
 	return fmt.Sprintf("key %q is in use with a certificate that is valid until %s", e.Key, e.Chain[0].NotAfter.UTC().Format(time.RFC3339))
 }
 
-// Replacement is a certificate in whose place another one was put.
+// Replacement is a certificate that was replaced.
 type Replacement struct {
 	Chain []*x509.Certificate // leaf first
-	File  string              // that has it now
+	File  string              // where it is kept now
 }
 
-// Import puts a chain beside a key, after [certreq.CheckCertificate] has found nothing wrong with it. Of the key, only the public half matters.
+// Import puts a chain beside a key, after [certreq.CheckCertificate] has found nothing wrong with
+// it. Only the public half of the key is used.
 //
-// The same certificate without its issuers leaves those that are there. Another one that is there already is kept under another name and returned; what is there and no certificate is put aside. If
-// the generation is in use, and its certificate works and is another one, replace must be true: else the error is an *[InUseError].
+// If the same certificate is there with more issuers, it stays as it is. A different one is kept
+// under another name and returned. A file that holds no certificate is put aside. To replace a
+// certificate that works, of the generation in use, replace must be true; else the error is an
+// *[InUseError].
 func (s *Store) Import(ctx context.Context, e Entry, key interface{ Public() crypto.PublicKey }, chain []*x509.Certificate, replace bool) (*Replacement, error) {
 	if err := certreq.CheckCertificate(chain, key.Public(), s.now()); err != nil {
 		return nil, err
@@ -60,7 +64,7 @@ func (s *Store) Import(ctx context.Context, e Entry, key interface{ Public() cry
 	if !e.exists() {
 		return nil, fmt.Errorf("key %q, generation %d: %w", e.Name, e.Generation, ErrNoKey)
 	}
-	if err := s.stillOver(e, key.Public()); err != nil {
+	if err := s.checkSameKey(e, key.Public()); err != nil {
 		return nil, err
 	}
 	there, err := s.inPlace(e)
@@ -68,9 +72,9 @@ func (s *Store) Import(ctx context.Context, e Entry, key interface{ Public() cry
 		return nil, fmt.Errorf("nothing was imported, since it is not known what is in the place of the certificate: %w", err)
 	}
 	switch {
-	case there != nil && begins(there, chain): // with issuers that the new file lacks: they are not lost
+	case there != nil && begins(there, chain): // with more issuers, which the new file lacks
 		return nil, nil
-	case there == nil || begins(chain, there): // nothing of what is there is lost
+	case there == nil || begins(chain, there): // the new file has all that is there
 		return nil, statefile.Write(e.CertFile, certreq.EncodeCertificates(chain))
 	case there[0].Equal(chain[0]): // with other issuers
 		return s.exchange(e, there, chain)
@@ -81,16 +85,16 @@ func (s *Store) Import(ctx context.Context, e Entry, key interface{ Public() cry
 	return s.exchange(e, there, chain)
 }
 
-// begins reports whether the whole of chain stands at the beginning of another one.
+// begins reports whether whole begins with chain.
 func begins(whole, chain []*x509.Certificate) bool {
 	return len(chain) <= len(whole) && slices.EqualFunc(whole[:len(chain)], chain, (*x509.Certificate).Equal)
 }
 
-// CheckReplace says beforehand whether Import would give an *[InUseError].
+// CheckReplace returns the *[InUseError] that Import without replace would return; nil if none.
 func (s *Store) CheckReplace(e Entry, key interface{ Public() crypto.PublicKey }) error {
 	there, err := s.Certificates(e)
 	if err != nil {
-		return nil //nolint:nilerr // Import says what is to be said
+		return nil //nolint:nilerr // Import reports it
 	}
 	return s.checkReplace(e, key.Public(), there)
 }
@@ -107,7 +111,8 @@ func (s *Store) checkReplace(e Entry, public crypto.PublicKey, there []*x509.Cer
 	return nil
 }
 
-// inPlace reads the certificates of a generation; none if there are none. What cannot be decoded is put aside.
+// inPlace reads the certificates of a generation, nil if there are none. A file that cannot be
+// decoded is put aside.
 func (s *Store) inPlace(e Entry) (chain []*x509.Certificate, err error) {
 	err = statefile.Load(e.CertFile, certreq.MaxFileBytes, func(text []byte) (err error) {
 		chain, err = certreq.ParseCertificates(text)
@@ -116,7 +121,7 @@ func (s *Store) inPlace(e Entry) (chain []*x509.Certificate, err error) {
 	torn, isTorn := errors.AsType[*statefile.TornError](err)
 	switch {
 	case isTorn:
-		s.log.Warn("what was in the place of a key's certificate is none, and was put aside", "key", e.Name, "file", torn.Aside, "cause", torn.Err)
+		s.log.Warn("the file in the place of a key's certificate holds none and was put aside", "key", e.Name, "file", torn.Aside, "cause", torn.Err)
 		return nil, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
@@ -124,7 +129,8 @@ func (s *Store) inPlace(e Entry) (chain []*x509.Certificate, err error) {
 	return chain, err
 }
 
-// exchange puts a chain in the place of another. A crash in between leaves the old one in its place and under the other name.
+// exchange replaces a chain by another. A crash in between leaves the old one in its place, and
+// under the name of a replaced one as well.
 func (s *Store) exchange(e Entry, old, chain []*x509.Certificate) (*Replacement, error) {
 	kept, err := s.replacedFiles(e)
 	if err != nil {
@@ -139,7 +145,7 @@ func (s *Store) exchange(e Entry, old, chain []*x509.Certificate) (*Replacement,
 		return nil, fmt.Errorf("nothing was imported, since the certificate that is there could not be kept: %w", err)
 	}
 	if err := statefile.Write(e.CertFile, certreq.EncodeCertificates(chain)); err != nil {
-		// The new one may be in the place already, where only its directory could not be made durable.
+		// The new one may be in place already, if only the sync of its directory failed.
 		if there, readErr := readCertificates(e.CertFile); readErr == nil && sameChain(there, old) {
 			err = errors.Join(err, statefile.Remove(r.File))
 		}
@@ -153,7 +159,8 @@ func sameChain(a, b []*x509.Certificate) bool {
 	return slices.EqualFunc(a, b, (*x509.Certificate).Equal)
 }
 
-// tidy removes from the files that were kept earlier those of certificates that are elsewhere now, and the oldest of too many.
+// tidy removes kept files whose certificates are also elsewhere now, and the oldest of those over
+// the limit.
 func (s *Store) tidy(e Entry, kept []int, elsewhere ...[]*x509.Certificate) {
 	for i, number := range kept {
 		path := replacedFile(e, number)
@@ -168,7 +175,8 @@ func (s *Store) tidy(e Entry, kept []int, elsewhere ...[]*x509.Certificate) {
 	}
 }
 
-// Replaced returns the certificate that was replaced last and is not the one in place.
+// Replaced returns the certificate that was replaced last, of those that are not in place again.
+// The error is [ErrNoneReplaced] if there is none.
 func (s *Store) Replaced(e Entry) ([]*x509.Certificate, error) {
 	numbers, err := s.replacedFiles(e)
 	if err != nil {
@@ -181,7 +189,7 @@ func (s *Store) Replaced(e Entry) ([]*x509.Certificate, error) {
 	for _, number := range slices.Backward(numbers) {
 		chain, err := readCertificates(replacedFile(e, number))
 		if err != nil {
-			s.log.Warn("a replaced certificate cannot be read, and is passed over", "key", e.Name, "file", replacedFile(e, number), "cause", err)
+			s.log.Warn("a replaced certificate cannot be read and is not considered", "key", e.Name, "file", replacedFile(e, number), "cause", err)
 			continue
 		}
 		if !sameChain(there, chain) {
@@ -197,7 +205,7 @@ func replacedFile(e Entry, number int) string {
 	return e.CertFile + replacedSuffix + strconv.Itoa(number)
 }
 
-// replacedFiles lists the numbers of the files with replaced certificates, rising: the last was replaced last.
+// replacedFiles lists the numbers of the files with replaced certificates, the oldest first.
 func (s *Store) replacedFiles(e Entry) ([]int, error) {
 	files, err := os.ReadDir(s.path(e.Name))
 	if err != nil {
@@ -214,7 +222,8 @@ func (s *Store) replacedFiles(e Entry) ([]int, error) {
 	return numbers, nil
 }
 
-// removeCertificates removes all certificates of a generation, and what was noted of them.
+// removeCertificates removes all certificates of a generation, those that are staged too, and the
+// notes on them.
 func (s *Store) removeCertificates(e Entry) error {
 	numbers, err := s.replacedFiles(e)
 	if err != nil {
@@ -237,11 +246,12 @@ const maxAccepted = 2 * maxReplaced
 
 const maxAcceptedBytes = 8 << 10
 
-// accepted says since when certificates are known to have worked, by the x5t#S256 of each.
+// accepted has the time of the first token that Entra gave for a certificate, by its x5t#S256.
 type accepted map[string]time.Time
 
-// NoteAccepted notes that Entra has given a token for a certificate of a generation. Of one that is noted already, the first time
-// stays. It is for one process at a time, the agent.
+// NoteAccepted notes that Entra has given a token for a certificate of a generation. The time of
+// the first note stays. Only one process at a time, the agent, may call it, and one goroutine of
+// it.
 func (s *Store) NoteAccepted(e Entry, leaf *x509.Certificate) error {
 	notes, err := readAccepted(e)
 	if torn, ok := errors.AsType[*statefile.TornError](err); ok {
@@ -267,7 +277,8 @@ func (s *Store) NoteAccepted(e Entry, leaf *x509.Certificate) error {
 	return statefile.Write(e.acceptedFile(), append(text, '\n'))
 }
 
-// Accepted returns when a certificate of a generation was first noted to be accepted by Entra; the zero time if it was not.
+// Accepted returns when it was first noted that Entra accepts a certificate of a generation; the
+// zero time if it was not.
 func (s *Store) Accepted(e Entry, leaf *x509.Certificate) (time.Time, error) {
 	text, err := statefile.Read(e.acceptedFile(), maxAcceptedBytes)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -280,7 +291,7 @@ func (s *Store) Accepted(e Entry, leaf *x509.Certificate) (time.Time, error) {
 	return notes[thumbprint(leaf)], err
 }
 
-// readAccepted reads the notes; none if there are none. Those that are damaged are put aside.
+// readAccepted reads the notes, nil if there are none. A damaged file is put aside.
 func readAccepted(e Entry) (notes accepted, err error) {
 	err = statefile.Load(e.acceptedFile(), maxAcceptedBytes, func(text []byte) (err error) {
 		notes, err = decodeAccepted(text)

@@ -198,7 +198,8 @@ func TestWhatCannotBeReadIsNotReplaced(t *testing.T) {
 	}
 }
 
-// inPlaceOf puts a socket where a file is: to open it fails with the system's error (ENXIO), as a bad disk would make it fail.
+// inPlaceOf puts a socket where a file is: to open it fails with the system's error (ENXIO), as a
+// bad disk would make it fail.
 func inPlaceOf(t *testing.T, path string) (undo func()) {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
@@ -215,7 +216,8 @@ func inPlaceOf(t *testing.T, path string) (undo func()) {
 	}
 }
 
-// The notes say at which handle a key is: what goes by them must not take them for empty because they could not be read.
+// The notes say at which handle a key is: what goes by them must not take them for empty because
+// they could not be read.
 func TestNotesThatCannotBeReadCostNoPersistentKey(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))
@@ -250,7 +252,7 @@ func TestNotesThatCannotBeReadCostNoPersistentKey(t *testing.T) {
 }
 
 // Not in parallel with others: the process has no descriptors for a while.
-func TestWithoutDescriptorsNoKeyIsMissing(t *testing.T) {
+func TestWithoutFileDescriptorsNoKeyIsTakenForMissing(t *testing.T) {
 	s := newShelf(t, tpmtest.Open(t))
 	e := s.create("app", ecOptions())
 	rotated := s.begin("app", ecOptions())
@@ -326,7 +328,8 @@ func TestNotesOfAcceptedCertificatesThatCannotBeReadAreKept(t *testing.T) {
 	}
 }
 
-// A chain that differs in its issuers only is another one: what it replaces is kept. One that lacks issuers takes none away.
+// A chain that differs in its issuers only is another one: what it replaces is kept. One that lacks
+// issuers takes none away.
 func TestNoIssuerIsLostByAnImport(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))

@@ -18,11 +18,11 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// Prove shows that a key and its certificate work together, for instance by a handshake with the server that they are for. Chain is
-// empty if the key has no certificate.
+// Prove shows that a key and its certificate work together, for instance by a handshake with the
+// server that they are for; else it returns an error. Chain is empty if the key has no certificate.
 type Prove func(ctx context.Context, key *signer.Key, chain []*x509.Certificate) error
 
-// Then returns a proof that shows what both show, p first.
+// Then returns a proof that takes both, p first.
 func (p Prove) Then(next Prove) Prove {
 	return func(ctx context.Context, key *signer.Key, chain []*x509.Certificate) error {
 		if err := p(ctx, key, chain); err != nil {
@@ -32,10 +32,12 @@ func (p Prove) Then(next Prove) Prove {
 	}
 }
 
-// BeginRotation makes the next generation of a key beside the current one, which stays in use. One that was begun already is
-// returned as it is. Generations older than the current one are removed.
+// BeginRotation makes the next generation of a key beside the current one, which stays in use. If
+// one was begun already, it is returned as it is. Generations older than the current one are
+// removed.
 //
-// The persistent place of the current generation may be asked for: the next one gets it when it comes into use.
+// The options may name the persistent handle of the current generation: the next one gets it when
+// it comes into use.
 func (s *Store) BeginRotation(ctx context.Context, on *tpm.TPM, name string, options KeyOptions) (Entry, error) {
 	current, err := s.Current(name)
 	if err == nil {
@@ -69,7 +71,7 @@ func (s *Store) addNext(ctx context.Context, on *tpm.TPM, name string, file *tpm
 	if err != nil {
 		return Entry{}, err
 	}
-	if next, err := s.Next(name); !errors.Is(err, ErrNoKey) { // another process was faster
+	if next, err := s.Next(name); !errors.Is(err, ErrNoKey) { // another process began one first
 		return next, err
 	}
 	numbers, err := s.numbers(name)
@@ -94,15 +96,16 @@ func (s *Store) addNext(ctx context.Context, on *tpm.TPM, name string, file *tpm
 	return next, s.persist(ctx, on, next, file, options)
 }
 
-// FinishRotation switches to the next generation, after prove has shown that it works. Key is that generation's. What is not
-// proven is not switched to.
+// FinishRotation switches to the next generation, whose key is key, after prove has shown that it
+// works. If prove fails, or the generation or its certificate is another one afterwards, the
+// current generation stays in use.
 func (s *Store) FinishRotation(ctx context.Context, next Entry, key *signer.Key, prove Prove) error {
 	chain, err := s.chainOrNone(next)
 	if err != nil {
 		return err
 	}
 	if err := prove(ctx, key, chain); err != nil { // without the lock: it may talk to a server
-		return fmt.Errorf("key %q stays as it is, its next generation did not prove to work: %w", next.Name, err)
+		return fmt.Errorf("key %q stays as it is, because its next generation was not proven to work: %w", next.Name, err)
 	}
 	unlock, err := s.lock(ctx)
 	if err != nil {
@@ -116,7 +119,7 @@ func (s *Store) FinishRotation(ctx context.Context, next Entry, key *signer.Key,
 	if err != nil {
 		return err
 	}
-	if err := s.stillNext(old, next, key, chain); err != nil {
+	if err := s.checkStillNext(old, next, key, chain); err != nil {
 		return fmt.Errorf("key %q stays as it is: %w", next.Name, err)
 	}
 	err = statefile.Write(filepath.Join(s.path(next.Name), currentFile), []byte(strconv.Itoa(next.Generation)+"\n"))
@@ -127,7 +130,7 @@ func (s *Store) FinishRotation(ctx context.Context, next Entry, key *signer.Key,
 	return nil
 }
 
-// chainOrNone reads the certificates of a generation; without any, it returns none.
+// chainOrNone reads the certificates of a generation, nil if there are none.
 func (s *Store) chainOrNone(e Entry) ([]*x509.Certificate, error) {
 	chain, err := s.Certificates(e)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -136,8 +139,8 @@ func (s *Store) chainOrNone(e Entry) ([]*x509.Certificate, error) {
 	return chain, err
 }
 
-// stillNext makes sure that what was proven is what is switched to.
-func (s *Store) stillNext(current, next Entry, key *signer.Key, proven []*x509.Certificate) error {
+// checkStillNext returns an error if what is switched to is not what was proven.
+func (s *Store) checkStillNext(current, next Entry, key *signer.Key, proven []*x509.Certificate) error {
 	if current.Generation+1 != next.Generation || !next.exists() {
 		return errors.New("another process has finished or cancelled this rotation meanwhile")
 	}
@@ -162,8 +165,8 @@ func (s *Store) stillNext(current, next Entry, key *signer.Key, proven []*x509.C
 	return nil
 }
 
-// takeOver gives the persistent place of the old generation to the new one. That is for speed only: where it fails, the key is
-// loaded from its file.
+// takeOver gives the persistent handle of the old generation to the new one. The handle is for
+// speed only: if this fails, the key is loaded from its file.
 func (s *Store) takeOver(ctx context.Context, key *signer.Key, old, next Entry) {
 	if next.Persistent == 0 || next.Persistent != old.Persistent {
 		return
@@ -177,11 +180,11 @@ func (s *Store) takeOver(ctx context.Context, key *signer.Key, old, next Entry) 
 	}
 }
 
-// Reach opens the TPM. It is called where a key may be in a persistent place, and for no other.
-type Reach func(ctx context.Context) (*tpm.TPM, error)
+// OpenTPM returns the open TPM. It is called only if a key may be at a persistent handle.
+type OpenTPM func(ctx context.Context) (*tpm.TPM, error)
 
 // CancelRotation removes the next generation.
-func (s *Store) CancelRotation(ctx context.Context, on Reach, name string) error {
+func (s *Store) CancelRotation(ctx context.Context, open OpenTPM, name string) error {
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
@@ -191,14 +194,15 @@ func (s *Store) CancelRotation(ctx context.Context, on Reach, name string) error
 	if err != nil {
 		return err
 	}
-	return s.removeGeneration(ctx, on, next)
+	return s.removeGeneration(ctx, open, next)
 }
 
-func opened(on *tpm.TPM) Reach { return func(context.Context) (*tpm.TPM, error) { return on, nil } }
+func opened(on *tpm.TPM) OpenTPM { return func(context.Context) (*tpm.TPM, error) { return on, nil } }
 
-// removeGeneration removes a generation that is not in use, the key file last: until then it can be removed again.
-func (s *Store) removeGeneration(ctx context.Context, on Reach, e Entry) error {
-	if err := s.unpersist(ctx, on, e); err != nil {
+// removeGeneration removes a generation that is not in use. Its key file goes last: until then, the
+// removal can be repeated.
+func (s *Store) removeGeneration(ctx context.Context, open OpenTPM, e Entry) error {
+	if err := s.unpersist(ctx, open, e); err != nil {
 		return err
 	}
 	if err := s.removeCertificates(e); err != nil {
@@ -212,12 +216,12 @@ func (s *Store) removeGeneration(ctx context.Context, on Reach, e Entry) error {
 	return nil
 }
 
-// trashPrefix marks directories of keys that were deleted. No key can be called so.
+// trashPrefix begins the names of directories of deleted keys. No key can have such a name.
 const trashPrefix = ".deleted-"
 
-// Delete removes all of a key, also one of which the files are damaged. A crash in between leaves all of it, or nothing that has
-// its name.
-func (s *Store) Delete(ctx context.Context, on Reach, name string) error {
+// Delete removes all generations of a key, even if its files are damaged. A crash in between leaves
+// all of them, or nothing under that name.
+func (s *Store) Delete(ctx context.Context, open OpenTPM, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
@@ -234,7 +238,7 @@ func (s *Store) Delete(ctx context.Context, on Reach, name string) error {
 		return fmt.Errorf("key %q: %w", name, ErrNoKey)
 	}
 	for _, n := range numbers {
-		if err := s.unpersist(ctx, on, s.entry(name, n)); err != nil {
+		if err := s.unpersist(ctx, open, s.entry(name, n)); err != nil {
 			return err
 		}
 	}
@@ -245,7 +249,7 @@ func (s *Store) Delete(ctx context.Context, on Reach, name string) error {
 	return s.emptyTrash()
 }
 
-// emptyTrash removes what was deleted, also what a crash left of earlier times.
+// emptyTrash removes the directories of deleted keys, also those that an earlier crash left.
 func (s *Store) emptyTrash() error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {

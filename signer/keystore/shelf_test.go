@@ -26,7 +26,7 @@ func ecOptions() keystore.KeyOptions {
 	return keystore.KeyOptions{KeyOptions: tpm.KeyOptions{Algorithm: tpm.ECDSAP256}}
 }
 
-// shelf is a store with its TPM and its log.
+// shelf is a store under test, with its TPM and its log.
 type shelf struct {
 	*keystore.Store
 	t   testing.TB
@@ -138,7 +138,8 @@ func selfSigned(t testing.TB, key crypto.Signer) *x509.Certificate {
 	return c
 }
 
-// works checks that a generation's key signs, and that its certificate, if it has one, is that key's.
+// works checks that a generation's key signs, and that its certificate, if it has one, is that
+// key's.
 func (s *shelf) works(e keystore.Entry) (certified bool) {
 	s.t.Helper()
 	k := s.open(e)

@@ -13,23 +13,25 @@ import (
 	"github.com/keyagent/keyagent/internal/statefile"
 )
 
-// stagedSuffix is that of the directory with what is kept for a generation that is not in use yet.
+// stagedSuffix ends the name of the directory with the staged certificates of a generation.
 const stagedSuffix = ".certificates"
 
 func (s *Store) stagedDir(e Entry) string {
 	return filepath.Join(s.path(e.Name), strconv.Itoa(e.Generation)+stagedSuffix)
 }
 
-// Stage makes room for certificates that are obtained with a generation before it is in use, and with another purpose than the one
-// that [Store.Import] puts beside a key. They go with the generation, until [Store.TakeStaged] moves them to where they are used.
+// Stage makes the directory for certificates that are obtained with a generation before it is in
+// use, and that are kept elsewhere then, unlike the one that [Store.Import] puts beside a key. They
+// are removed with the generation, unless [Store.TakeStaged] has moved them.
 func (s *Store) Stage(e Entry) (statefile.Dir, error) {
 	dir := s.stagedDir(e)
 	return statefile.In(dir), statefile.EnsureDir(dir)
 }
 
-// TakeStaged moves what is staged for a generation to the directory dir. Of each file, replaces says whether it is to be moved to the
-// path, where there may be one already; else it is removed. Where replaces does not know, the file stays; the error says so, and a
-// later call goes on. Without anything staged, nothing happens.
+// TakeStaged moves the staged files of a generation to the directory dir. For each file, replaces
+// says whether it is to be moved to the path that it is given, where there may be one already; if
+// not, the file is removed. If replaces returns an error, the file stays, and a later call tries
+// again. If nothing is staged, TakeStaged does nothing.
 func (s *Store) TakeStaged(ctx context.Context, e Entry, dir string, replaces func(path string) (bool, error)) error {
 	from := s.stagedDir(e)
 	if _, err := os.Lstat(from); errors.Is(err, fs.ErrNotExist) {

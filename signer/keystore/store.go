@@ -31,16 +31,18 @@ import (
 //	NAME/1.accepted.json
 //	                  for which of these certificates Entra has given a token, and since when
 //	NAME/2.…          the next generation, beside the first
+//	NAME/2.certificates/
+//	                  certificates obtained with it before it is in use; see Stage
 //	NAME/current      number of the generation in use; no file means 1
-//	.lock             locked by whoever changes something (flock(2)); what it contains does not matter
+//	.lock             locked (flock(2)) while something is changed; its content does not matter
 //
-// A rotation makes a generation beside the current one, gives it a certificate, tries both, and then replaces current: at
-// each moment, and after a power cut at each moment, key and certificate of one generation are in use together. The old generation
-// stays until the next rotation begins.
+// A rotation makes a generation beside the current one, gives it a certificate, tries both, and
+// then replaces current: at each moment, and after a power cut at each moment, key and certificate
+// of one generation are in use together. The old generation stays until the next rotation begins.
 //
-// A Store is safe for concurrent use, also by several processes: who reads needs no lock, because each file is whole and a
-// generation's files come into being before current names it; who changes something takes the lock, and looks again under it
-// whether what he is about to do still makes sense.
+// A Store is safe for concurrent use, also by several processes. Reading needs no lock: each file
+// is whole, and the files of a generation exist before current names it. A change takes the lock,
+// and checks under it that its preconditions still hold.
 type Store struct {
 	dir    string
 	now    func() time.Time
@@ -50,30 +52,34 @@ type Store struct {
 	waiting func(what string) (over func())
 }
 
-// Config says where the keys are.
+// Config configures a [Store].
 type Config struct {
-	StateDir string           // the keys are in its directory keys, made with mode 0700 if missing; anything more open is refused
+	StateDir string           // has the directory keys, made with mode 0700 if missing; a more open one is refused
 	Now      func() time.Time // nil means time.Now
-	Logger   *slog.Logger     // nil: nobody hears
-	// Waiting is told what is waited for, and its result is called when that is over. Nil: nobody is told.
+	Logger   *slog.Logger     // nil: no log
+	// Waiting is called with what the store waits for, and its result when the wait is over. Nil:
+	// not called.
 	Waiting func(what string) (over func())
-	// BeforeKey is called when a key was made or is to be adopted, before its file is written, which an error prevents. Nil: nothing is.
+	// BeforeKey is called after a key was made, or accepted for adoption, and before its file is
+	// written. Its error prevents that. Nil: not called.
 	BeforeKey func(ctx context.Context, on *tpm.TPM) error
 }
 
 // keysDir is the directory of a state directory that has the keys.
 const keysDir = "keys"
 
-// ErrNoKey is in the error for a name that has no key.
+// ErrNoKey means that there is no key of that name.
 var ErrNoKey = errors.New("there is no such key")
 
-// ErrGenerationMissing is the ErrNoKey of a key that has generations, but not the one that is to be used.
+// ErrGenerationMissing means that a key has generations, but not the one that is in use. It is an
+// [ErrNoKey].
 var ErrGenerationMissing = fmt.Errorf("%w: the generation in use is missing", ErrNoKey)
 
-// ErrKeyExists is in the error for a name that has one.
+// ErrKeyExists means that there is a key of that name.
 var ErrKeyExists = errors.New("there is such a key already")
 
-// Open opens the directory. One that is not there holds no keys, and is made with the first.
+// Open opens the keys of a state directory. If there is none yet, it holds no keys, and is made
+// with the first one.
 func Open(cfg Config) (*Store, error) {
 	s := &Store{dir: filepath.Join(cfg.StateDir, keysDir), now: cfg.Now, log: cfg.Logger, before: cfg.BeforeKey, waiting: cfg.Waiting}
 	if s.waiting == nil {
@@ -94,16 +100,16 @@ func Open(cfg Config) (*Store, error) {
 	return s, statefile.EnsureDir(s.dir)
 }
 
-// KeyOptions say what key to make, and where else it shall be.
+// KeyOptions say what key to make, and at which persistent handle it is kept besides its file.
 type KeyOptions struct {
 	tpm.KeyOptions
-	Persistent tpm.Handle // 0: in no persistent place
+	Persistent tpm.Handle // 0: at none
 }
 
-// nameForm is what a key may be called: it becomes a directory.
+// nameForm is the form of a key's name, which becomes that of a directory.
 var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// CheckName says whether a key may be called so.
+// CheckName returns an error for a name that no key can have.
 func CheckName(name string) error {
 	if !nameForm.MatchString(name) {
 		return fmt.Errorf("key name %.100q: use lower-case letters, digits and inner hyphens, at most 63", name)
@@ -111,7 +117,7 @@ func CheckName(name string) error {
 	return nil
 }
 
-// Names lists the keys in the order of the alphabet.
+// Names lists the keys in alphabetical order.
 func (s *Store) Names() ([]string, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -122,7 +128,7 @@ func (s *Store) Names() ([]string, error) {
 		if !e.IsDir() || CheckName(e.Name()) != nil {
 			continue
 		}
-		// A directory without a key file is what a crash left of a key that was being made.
+		// A directory without a key file was left by a crash while a key was being made.
 		if numbers, err := s.numbers(e.Name()); err != nil || len(numbers) > 0 {
 			names = append(names, e.Name())
 		}
@@ -130,8 +136,8 @@ func (s *Store) Names() ([]string, error) {
 	return names, nil
 }
 
-// Create makes a key. The error is ErrKeyExists if there is one of that name. Where the persistent place cannot be had, there
-// is no key afterwards.
+// Create makes a key. The error is [ErrKeyExists] if there is one of that name. If the key cannot
+// be put at its persistent handle, no key is left.
 func (s *Store) Create(ctx context.Context, on *tpm.TPM, name string, options KeyOptions) (Entry, error) {
 	if _, err := s.vacant(name); err != nil {
 		return Entry{}, err
@@ -146,8 +152,9 @@ func (s *Store) Create(ctx context.Context, on *tpm.TPM, name string, options Ke
 	return s.add(ctx, on, name, file, options)
 }
 
-// Adopt makes a key out of a key file that another program made. It is opened and tested first: one that could leave the TPM
-// gives tpm.ErrExportable. Of options, only the authorization value and the persistent place matter.
+// Adopt makes a named key of a key file that another program made. The key is opened and tested
+// first: one that could leave the TPM is refused with [tpm.ErrExportable]. Of the options, only the
+// authorization value and the persistent handle are used.
 func (s *Store) Adopt(ctx context.Context, on *tpm.TPM, name string, file *tpm.KeyFile, options KeyOptions) (Entry, error) {
 	if _, err := s.vacant(name); err != nil {
 		return Entry{}, err
@@ -162,13 +169,13 @@ func (s *Store) Adopt(ctx context.Context, on *tpm.TPM, name string, file *tpm.K
 	}
 	defer key.Close()
 	known := *file
-	known.EmptyAuth = options.AuthValue.IsZero() // it is known now; other programs' files have been seen to say the opposite
+	known.EmptyAuth = options.AuthValue.IsZero() // it is known now; files of other programs have been seen to say the opposite
 	known.ParentName = key.TPMKey().ParentName()
 	return s.add(ctx, on, name, &known, options)
 }
 
-// vacant returns the generation that a new key of this name gets: the one that current names, whose key file an operator may
-// have moved away to get another key.
+// vacant returns the generation that a new key of this name becomes: the one that current names. An
+// operator may have moved its key file away to get another key.
 func (s *Store) vacant(name string) (Entry, error) {
 	if err := CheckName(name); err != nil {
 		return Entry{}, err
@@ -185,7 +192,7 @@ func (s *Store) vacant(name string) (Entry, error) {
 	return e, nil
 }
 
-// add gives a key file its place under a name that has none.
+// add stores a key file under a name that has no key.
 func (s *Store) add(ctx context.Context, on *tpm.TPM, name string, file *tpm.KeyFile, options KeyOptions) (Entry, error) {
 	unlock, err := s.lock(ctx)
 	if err != nil {
@@ -205,12 +212,13 @@ func (s *Store) add(ctx context.Context, on *tpm.TPM, name string, file *tpm.Key
 	return e, s.persist(ctx, on, e, file, options)
 }
 
-// write makes a generation: notes first, since the key file is what makes it exist.
+// write writes the files of a generation. The notes come first: a generation exists once it has a
+// key file.
 func (s *Store) write(e Entry, file *tpm.KeyFile, persistent tpm.Handle) (Entry, error) {
 	if err := statefile.EnsureDir(s.path(e.Name)); err != nil {
 		return Entry{}, err
 	}
-	// A certificate that is here already is that of a key which is not.
+	// A certificate that is here already belongs to a key that is gone.
 	if err := s.removeCertificates(e); err != nil {
 		return Entry{}, err
 	}
@@ -225,7 +233,8 @@ func (s *Store) write(e Entry, file *tpm.KeyFile, persistent tpm.Handle) (Entry,
 	return made, nil
 }
 
-// Open loads a generation. Config's paths and notes are filled in.
+// Open loads a generation. It fills in the fields of cfg that the store knows: key file, persistent
+// handle, PCR values and parent. Close the key.
 func (s *Store) Open(ctx context.Context, e Entry, cfg signer.Config) (*signer.Key, error) {
 	cfg.KeyFile, cfg.MustExist = e.KeyFile, true
 	cfg.Persistent, cfg.PCRValues, cfg.ParentName = s.Place(e), e.PCRValues, e.ParentName
@@ -233,13 +242,13 @@ func (s *Store) Open(ctx context.Context, e Entry, cfg signer.Config) (*signer.K
 	return signer.Open(ctx, cfg)
 }
 
-// OpenOrCreate opens the current generation of a key, and makes the key first if there is none.
+// OpenOrCreate opens the current generation of a key. If there is no key, it makes one first.
 func (s *Store) OpenOrCreate(ctx context.Context, on *tpm.TPM, name string, options KeyOptions, cfg signer.Config) (*signer.Key, Entry, error) {
 	e, err := s.Current(name)
 	if errors.Is(err, ErrNoKey) {
 		e, err = s.Create(ctx, on, name, options)
 		cfg.Created = err == nil
-		if errors.Is(err, ErrKeyExists) { // another process was faster
+		if errors.Is(err, ErrKeyExists) { // another process made one first
 			e, err = s.Current(name)
 		}
 	}
@@ -257,7 +266,8 @@ func (s *Store) OpenOrCreate(ctx context.Context, on *tpm.TPM, name string, opti
 // ReadKeyFile reads the key file of a generation, without a TPM.
 func (s *Store) ReadKeyFile(e Entry) (*tpm.KeyFile, error) { return signer.ReadKeyFile(e.KeyFile) }
 
-// Certificates reads the chain of a generation, the leaf first. A missing file gives an error that is fs.ErrNotExist.
+// Certificates reads the chain of a generation, the leaf first. A missing file gives an error that
+// is fs.ErrNotExist.
 func (s *Store) Certificates(e Entry) ([]*x509.Certificate, error) {
 	return readCertificates(e.CertFile)
 }
@@ -274,8 +284,9 @@ func readCertificates(path string) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// stillOver makes sure that a generation has this key: a number is given again after a key was deleted, or a rotation cancelled.
-func (s *Store) stillOver(e Entry, public crypto.PublicKey) error {
+// checkSameKey returns an error if a generation has another public key: after a key was deleted or
+// a rotation cancelled, a number is used again.
+func (s *Store) checkSameKey(e Entry, public crypto.PublicKey) error {
 	file, err := s.ReadKeyFile(e)
 	if err != nil {
 		return err
@@ -285,7 +296,7 @@ func (s *Store) stillOver(e Entry, public crypto.PublicKey) error {
 		return err
 	}
 	if own, ok := d.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !own.Equal(public) {
-		return fmt.Errorf("key %q, generation %d, is another key meanwhile; nothing was imported", e.Name, e.Generation)
+		return fmt.Errorf("generation %[2]d of key %[1]q has another key by now; nothing was imported", e.Name, e.Generation)
 	}
 	return nil
 }

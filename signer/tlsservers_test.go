@@ -29,21 +29,21 @@ import (
 	"github.com/keyagent/keyagent/signer/internal/signertest"
 )
 
-// This file lets OpenSSL and nginx judge TLS handshakes with the TPM's key.
+// In this file, OpenSSL and nginx check TLS handshakes with the TPM's key.
 
 // startPatience bounds how long a server may take to listen.
 const startPatience = 20 * time.Second
 
-// estate is an authority, and a server that it vouches for.
-type estate struct {
+// site is an authority, and a server with a certificate of it.
+type site struct {
 	root   *signertest.Issuer
 	server party
 }
 
-func newEstate(t *testing.T) estate {
+func newSite(t *testing.T) site {
 	t.Helper()
 	root, key := signertest.NewIssuer(t, nil, "root", signertest.Current), signertest.ECKey(t, elliptic.P256())
-	return estate{root, party{root.Issue(t, key.Public(), serverTemplate()), key}}
+	return site{root, party{root.Issue(t, key.Public(), serverTemplate()), key}}
 }
 
 func serverTemplate() *x509.Certificate {
@@ -53,7 +53,7 @@ func serverTemplate() *x509.Certificate {
 }
 
 // files writes into dir what a server needs to be one, and to know its clients.
-func (e estate) files(t *testing.T, dir string) {
+func (e site) files(t *testing.T, dir string) {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(e.server.key)
 	if err != nil {
@@ -69,24 +69,24 @@ func (e estate) files(t *testing.T, dir string) {
 }
 
 // config presents a certificate, or none, with the key.
-func (e estate) config(key *signer.Key, certificate *x509.Certificate, schemes []tls.SignatureScheme) *tls.Config {
+func (e site) config(key *signer.Key, certificate *x509.Certificate, schemes []tls.SignatureScheme) *tls.Config {
 	return clientConfig(key, certificate, schemes, party{certificate: e.root.Certificate})
 }
 
-// A visit goes to a server, which must see the certificate in a handshake of the version. The error
+// connect makes a connection of that version to a server, which must see the certificate. The error
 // says that it did not serve.
-type visit func(t *testing.T, cfg *tls.Config, version uint16, certificate *x509.Certificate) error
+type connect func(t *testing.T, cfg *tls.Config, version uint16, certificate *x509.Certificate) error
 
-// tryVisits presents the key with its own certificate, which must be accepted, and with what must
-// not be.
-func tryVisits(t *testing.T, key *signer.Key, e estate, pay visit) {
+// tryConnections presents the key with its own certificate, which must be accepted, and with what
+// must not be.
+func tryConnections(t *testing.T, key *signer.Key, e site, try connect) {
 	own := e.root.Issue(t, key.Public(), signertest.Template("vm", signertest.Client, signertest.Current))
 	for _, tt := range handshakes(key) {
 		if tt.refused {
 			continue // it does not come that far
 		}
 		t.Run(tt.name, func(t *testing.T) {
-			if err := pay(t, e.config(key, own, tt.schemes), tt.version, own); err != nil {
+			if err := try(t, e.config(key, own, tt.schemes), tt.version, own); err != nil {
 				t.Error(err)
 			}
 		})
@@ -99,12 +99,12 @@ func tryVisits(t *testing.T, key *signer.Key, e estate, pay visit) {
 	} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			t.Run(tls.VersionName(version)+" with "+name, func(t *testing.T) {
-				err := pay(t, e.config(key, certificate, key.SignatureSchemes()), version, certificate)
+				err := try(t, e.config(key, certificate, key.SignatureSchemes()), version, certificate)
 				if err == nil {
 					t.Error("it was served")
 				}
 				t.Log(err)
-				if err := pay(t, e.config(key, own, key.SignatureSchemes()), version, own); err != nil {
+				if err := try(t, e.config(key, own, key.SignatureSchemes()), version, own); err != nil {
 					t.Errorf("and nobody is any more: %v", err)
 				}
 			})
@@ -119,7 +119,7 @@ func anotherKey(t *testing.T, key *signer.Key) crypto.PublicKey {
 	case *ecdsa.PublicKey:
 		return signertest.ECKey(t, public.Curve).Public()
 	case *rsa.PublicKey:
-		// One bit from the key itself: nobody has its private part, and nothing else differs.
+		// One bit away from the key: nothing else differs, and there is no private part.
 		other := *public
 		other.N = new(big.Int).Xor(public.N, big.NewInt(2))
 		return &other
@@ -130,9 +130,9 @@ func anotherKey(t *testing.T, key *signer.Key) crypto.PublicKey {
 
 func clientOfOpenSSL(t *testing.T, key *signer.Key, _ kind) {
 	openssl := tooltest.Tool(t, "openssl")
-	e := newEstate(t)
+	e := newSite(t)
 	addresses := map[uint16]string{tls.VersionTLS12: serveOpenSSL(t, openssl, e, "-tls1_2"), tls.VersionTLS13: serveOpenSSL(t, openssl, e, "-tls1_3")}
-	tryVisits(t, key, e, func(t *testing.T, cfg *tls.Config, version uint16, _ *x509.Certificate) error {
+	tryConnections(t, key, e, func(t *testing.T, cfg *tls.Config, version uint16, _ *x509.Certificate) error {
 		dialer := tls.Dialer{Config: cfg}
 		conn, err := dialer.DialContext(t.Context(), "tcp", addresses[version])
 		if err != nil {
@@ -155,12 +155,12 @@ func clientOfOpenSSL(t *testing.T, key *signer.Key, _ kind) {
 }
 
 // serveOpenSSL starts a server that demands a client's certificate, and returns its address.
-func serveOpenSSL(t *testing.T, openssl string, e estate, version string) string {
+func serveOpenSSL(t *testing.T, openssl string, e site, version string) string {
 	t.Helper()
 	dir := t.TempDir()
 	e.files(t, dir)
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd := exec.CommandContext(ctx, openssl, "s_server", "-accept", "127.0.0.1:0", "-cert", "server.pem", "-key", "server.key", // #nosec G204 -- the judge
+	cmd := exec.CommandContext(ctx, openssl, "s_server", "-accept", "127.0.0.1:0", "-cert", "server.pem", "-key", "server.key", // #nosec G204 -- it checks our work
 		"-Verify", "1", "-verify_return_error", "-CAfile", "root.pem", version, "-rev")
 	cmd.Dir = dir
 	out, err := cmd.StdoutPipe()
@@ -217,9 +217,9 @@ http {
 `
 
 func clientOfNginx(t *testing.T, key *signer.Key, _ kind) {
-	e := newEstate(t)
+	e := newSite(t)
 	dir := serveNginx(t, tooltest.Tool(t, "nginx"), e)
-	tryVisits(t, key, e, func(t *testing.T, cfg *tls.Config, version uint16, certificate *x509.Certificate) error {
+	tryConnections(t, key, e, func(t *testing.T, cfg *tls.Config, version uint16, certificate *x509.Certificate) error {
 		name := strings.ReplaceAll(tls.VersionName(version), "TLS ", "TLSv")
 		status, body, err := get(t, filepath.Join(dir, name+".sock"), cfg)
 		if err != nil {
@@ -263,7 +263,7 @@ func get(t *testing.T, socket string, cfg *tls.Config) (status int, body string,
 
 // serveNginx starts a server that demands a client's certificate, with a socket for each version of
 // TLS in the folder that it returns.
-func serveNginx(t *testing.T, nginx string, e estate) string {
+func serveNginx(t *testing.T, nginx string, e site) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "nginx") // t.TempDir is too long for a socket's path
 	if err != nil {
@@ -275,7 +275,7 @@ func serveNginx(t *testing.T, nginx string, e estate) string {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd := exec.CommandContext(ctx, nginx, "-e", "stderr", "-p", dir+"/", "-c", "nginx.conf") // #nosec G204 -- the judge
+	cmd := exec.CommandContext(ctx, nginx, "-e", "stderr", "-p", dir+"/", "-c", "nginx.conf") // #nosec G204 -- it checks our work
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints
 	if err := cmd.Start(); err != nil {
@@ -292,7 +292,7 @@ func serveNginx(t *testing.T, nginx string, e estate) string {
 	return dir
 }
 
-// awaitSocket waits until somebody listens.
+// awaitSocket waits until a server listens.
 func awaitSocket(path string, ended <-chan struct{}) error {
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
@@ -312,7 +312,7 @@ func awaitSocket(path string, ended <-chan struct{}) error {
 	}
 }
 
-// serverForOthers has the TPM's key make a server, which Go and OpenSSL visit.
+// serverForOthers makes a server with the TPM's key, to which Go and OpenSSL connect.
 func serverForOthers(t *testing.T, key *signer.Key, _ kind) {
 	root := signertest.NewIssuer(t, nil, "root", signertest.Current)
 	certificate := tls.Certificate{
@@ -328,7 +328,7 @@ func serverForOthers(t *testing.T, key *signer.Key, _ kind) {
 			}
 		})
 		t.Run(tls.VersionName(version)+" to OpenSSL", func(t *testing.T) {
-			out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "s_client", "-connect", echo(t, cfg), "-servername", "localhost", // #nosec G204 -- the judge
+			out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "s_client", "-connect", echo(t, cfg), "-servername", "localhost", // #nosec G204 -- it checks our work
 				"-verify_hostname", "localhost", "-CAfile", rootFile, "-verify_return_error", flag, "-brief").CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v: %s", err, out)

@@ -35,7 +35,7 @@ var places = map[string]place{
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
-	"config":                     {[]string{"internal/owned"}, "the file format is no package's own; daemon translates it into each Config"},
+	"config":                     {[]string{"internal/owned"}, "the file format is no package's own; engine and daemon translate it into each Config"},
 	"agentapi/wire":              {nil, "apps link it: what they would carry with it must be nothing"},
 	"agentapi/peer":              {nil, "who is calling is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},

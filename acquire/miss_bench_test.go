@@ -69,7 +69,7 @@ type missBench struct {
 
 func newMissBench(b *testing.B) *missBench {
 	on := &missBench{world: &world{t: b, clock: time.Now(), key: testKeys(b)[0]}, roots: x509.NewCertPool()}
-	issuer, err := pki.NewIdentityIssuer(pki.NewKey, on.clock)
+	issuer, err := pki.NewIdentityIssuer(on.clock)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -35,7 +35,8 @@ type Config struct {
 	BindingTokenLife time.Duration
 	AccessTokenLife  time.Duration
 
-	Keys pki.Keys // what authorities and services sign with; nil: made anew
+	// Keys gives the RSA keys of the platform's authorities and services; nil generates them.
+	Keys pki.Keys
 
 	Resources []string // URIs, without trailing slash, that the tenant knows besides the usual ones
 }
@@ -62,9 +63,6 @@ type Platform struct {
 // Start builds a platform, starts its services on free ports of 127.0.0.1 and its TPM on Dir/tpm.sock, and writes its files into Dir,
 // azuresim.json last. ctx ends the start, not the platform.
 func Start(ctx context.Context, cfg Config) (*Platform, error) {
-	if cfg.Keys == nil {
-		cfg.Keys = pki.NewKey
-	}
 	p := newPlatform(cfg)
 	if err := p.start(ctx, cfg); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the simulated platform in %s: %w", cfg.Dir, err), p.Close())
@@ -113,7 +111,7 @@ func (p *Platform) start(ctx context.Context, cfg Config) error {
 	if err := p.putStateAside(dir); err != nil {
 		return err
 	}
-	authorities, err := newAuthorities(cfg.Keys, p.clock.Now())
+	authorities, err := newAuthorities(p.clock.Now(), cfg.Keys)
 	if err != nil {
 		return err
 	}

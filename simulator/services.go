@@ -122,12 +122,7 @@ func ignoreClosed(err error) error {
 }
 
 func (p *Platform) newMAA(cfg Config, a *authorities) (*maa.Server, error) {
-	key, err := cfg.Keys("maa")
-	if err != nil {
-		return nil, fmt.Errorf("signing key of the attestation service: %w", err)
-	}
 	return maa.New(maa.Config{
-		Key:     key,
 		BaseURL: p.info.MAA,
 		Anchors: attest.TrustAnchors{
 			AMD:               []attest.AMDRoot{{Product: a.processor.Product.Line, ARK: a.processor.ARK, ASK: a.processor.ASK}},
@@ -135,6 +130,7 @@ func (p *Platform) newMAA(cfg Config, a *authorities) (*maa.Server, error) {
 			VTPMIntermediates: []*x509.Certificate{a.vtpm.Intermediate},
 		},
 		IDKeyDigests: [][]byte{a.launch.IDKeyDigest[:]},
+		Keys:         cfg.Keys,
 		Now:          p.clock.Now,
 		Recorder:     p.recorder(),
 	})
@@ -171,12 +167,7 @@ func (p *Platform) newEntra(cfg Config, a *authorities) (*entra.Server, error) {
 	for _, id := range p.info.Identities {
 		principals = append(principals, entra.Principal{ClientID: id.ClientID, ObjectID: id.ObjectID, ResourceID: id.ResourceID})
 	}
-	key, err := cfg.Keys("entra")
-	if err != nil {
-		return nil, fmt.Errorf("signing key of the token endpoint: %w", err)
-	}
 	return entra.New(entra.Config{
-		Key:          key,
 		MTLSURL:      p.info.MTLSAuth,
 		LoginURL:     p.info.Login,
 		TenantID:     p.info.TenantID,
@@ -186,6 +177,7 @@ func (p *Platform) newEntra(cfg Config, a *authorities) (*entra.Server, error) {
 		BearerOnly:   []string{managementURI},
 		Issuer:       a.identity.Certificate,
 		TokenLife:    cfg.AccessTokenLife,
+		Keys:         cfg.Keys,
 		Now:          p.clock.Now,
 		Recorder:     p.recorder(),
 	})

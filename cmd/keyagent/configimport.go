@@ -66,8 +66,8 @@ Exit code 2 means that nothing was imported, and why.`,
 	return cmd
 }
 
-// noteSharedKeys looks for the names of the imported keys in the agent's configuration. Where there is none yet, or this user may not
-// read it, nobody can know.
+// noteSharedKeys looks for the names of the imported keys in the agent's configuration. Where there
+// is none yet, or this user may not read it, nobody can know.
 func (a *app) noteSharedKeys(imported *config.Imported) {
 	if cfg, err := config.Load(a.configPath); err == nil {
 		imported.NoteKeysOf(cfg, a.configPath)

@@ -16,8 +16,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// issueAged has an authority of its own issue a certificate for a request, as one that was issued 360 days ago and is good for DAYS days
-// from now, or has expired so many days ago. The application trusts it by subject and issuer.
+// issueAged has an authority of its own issue a certificate for a request, as one that was issued
+// 360 days ago and is good for DAYS days from now, or has expired so many days ago. The application
+// trusts it by subject and issuer.
 func issueAged(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 5 {
 		ts.Fatalf("usage: issue DIR APP REQUEST DAYS FILE")

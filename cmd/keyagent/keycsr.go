@@ -5,12 +5,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/pemfile"
 )
 
 func (a *app) keyCSRCommand(place *placeFlags) *cobra.Command {
-	var req daemon.RequestOptions
+	var req keyring.RequestOptions
 	var out string
 	cmd := &cobra.Command{
 		Use:   "csr NAME",
@@ -22,7 +22,13 @@ certificate for it, which keyagent cert import puts beside the key.`,
   keyagent key csr app --next --subject CN=app --san DNS:app.example --san URI:api://app`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
+			if req.Subject == "" && len(req.AltNames) == 0 {
+				return usagef("--subject or --san is needed, as in --subject CN=app")
+			}
+			if err := checkAuth(req.Auth, false); err != nil {
+				return err
+			}
+			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
 				text, err := awaited(cmd.Context(), a, "having the key sign the request", func() ([]byte, error) { return keys.Request(cmd.Context(), args[0], req) })
 				if err != nil {
 					return err
@@ -31,7 +37,7 @@ certificate for it, which keyagent cert import puts beside the key.`,
 					_, err = a.out.Write(text)
 					return err
 				}
-				if err := daemon.WriteFile(out, text); err != nil {
+				if err := keyring.WriteFile(out, text); err != nil {
 					return err
 				}
 				a.printAfterRequest(args[0], out, req.Next)
@@ -47,7 +53,8 @@ certificate for it, which keyagent cert import puts beside the key.`,
 	return cmd
 }
 
-// printAfterRequest says what becomes of a request. It does not go to standard output, which the file may be.
+// printAfterRequest says what becomes of a request. It does not go to standard output, which the
+// file may be.
 func (a *app) printAfterRequest(name, file string, next bool) {
 	generation, finish := "", ""
 	if next {

@@ -75,21 +75,22 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, params(t, "script", nil))
 }
 
-// TestJudgedScripts plays testdata/judged, where other programs use the TPM, too.
-func TestJudgedScripts(t *testing.T) {
+// TestScriptsWithTPMTools plays testdata/tpmtools, where other programs use the TPM, too.
+func TestScriptsWithTPMTools(t *testing.T) {
 	tooltest.OpenSSLProvider(t, "tpm2")
 	for _, tool := range []string{"swtpm", "tpm2_create", "tpm2_encodeobject", "tpm2_evictcontrol", "tpm2_flushcontext"} {
 		tooltest.Tool(t, tool)
 	}
-	testscript.Run(t, params(t, "judged", func(env *testscript.Env) {
+	testscript.Run(t, params(t, "tpmtools", func(env *testscript.Env) {
 		tcti := "cmd:tpmrelay " + filepath.Join(env.WorkDir, "vm", "tpm.sock")
 		env.Setenv("TPM2TOOLS_TCTI", tcti)
 		env.Setenv("TPM2OPENSSL_TCTI", tcti)
 	}))
 }
 
-// TestScriptsWithANameService plays testdata/nameservice, where the machine has users who are in no file that the agent reads. They
-// run in a mount namespace of their own: the machine's files stay as they are.
+// TestScriptsWithANameService plays testdata/nameservice, where the machine has users who are in no
+// file that the agent reads. They run in a mount namespace of their own: the machine's files stay
+// as they are.
 func TestScriptsWithANameService(t *testing.T) {
 	tooltest.Tool(t, "getent")
 	tooltest.NameService(t, "extrausers")
@@ -100,7 +101,8 @@ func TestScriptsWithANameService(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), namespace[0], append(namespace[1:], "mount", "-t", "tmpfs", "none", "/var/lib/extrausers")...).CombinedOutput(); err != nil {
 		t.Skipf("no mount namespaces here: %v: %s", err, out)
 	}
-	// The program of the tests has the C library in it, for the simulated TPM; the real one has not.
+	// The program of the tests has the C library in it, for the simulated TPM; the real one has
+	// not.
 	bin := t.TempDir()
 	build := exec.CommandContext(t.Context(), tooltest.Tool(t, "go"), "build", "-o", bin, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -256,8 +258,8 @@ func uploadCertificate(ts *testscript.TestScript, neg bool, args []string) {
 	control(ts, http.MethodPost, platformInfo(ts, args[0]).Control+"/applications/"+args[1]+"/certificates", ts.ReadFile(args[2]))
 }
 
-// enrolKey makes a key's certificate by the platform's authority, for an application that trusts it by subject and issuer. It needs
-// FILE.csr, and writes FILE.
+// enrolKey makes a key's certificate by the platform's authority, for an application that trusts it
+// by subject and issuer. It needs FILE.csr, and writes FILE.
 func enrolKey(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 4 {
 		ts.Fatalf("usage: enrol DIR APP CN FILE")

@@ -14,7 +14,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// loadedObjects counts the objects that a client has in the TPM behind a proxy. It is safe for concurrent use.
+// loadedObjects counts the objects that a client has in the TPM behind a proxy. It is safe for
+// concurrent use.
 type loadedObjects struct {
 	mu      sync.Mutex
 	handles map[uint32]bool

@@ -13,11 +13,12 @@ import (
 
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
-// connectProxy is an HTTP proxy in front of the platform's Entra: what is asked for by the names of the public cloud goes there. It
-// counts the tunnels that it was asked for, and knows which are open. It is safe for concurrent use.
+// connectProxy is an HTTP proxy in front of the platform's Entra: what is asked for by the names of
+// the public cloud goes there. It counts the tunnels that it was asked for, and knows which are
+// open. It is safe for concurrent use.
 type connectProxy struct {
 	hosts map[string]string // where a host and port are
 
@@ -82,11 +83,12 @@ func (p *connectProxy) tunnels(host string) (asked, open int) {
 	return p.asked[host], p.open
 }
 
-// throughProxy has the stage's application log in at the public cloud's names, which only a proxy can reach.
+// throughProxy has the stage's application log in at the public cloud's names, which only a proxy
+// can reach.
 func (s *stage) throughProxy(bound string) {
 	s.t.Helper()
 	keys := s.keyring(s.platform.Clock().Now)
-	if _, err := keys.Create(s.t.Context(), "app", daemon.KeyRequest{}); err != nil {
+	if _, err := keys.Create(s.t.Context(), "app", keyring.KeyRequest{}); err != nil {
 		s.t.Fatal(err)
 	}
 	s.certify(keys)
@@ -99,8 +101,8 @@ func (s *stage) throughProxy(bound string) {
 	}
 }
 
-// TestAReloadedProxyIsUsed: from the reload on, what goes to Entra goes through the new proxy alone, and the connections through the old
-// one end. An unchanged proxy keeps its connections.
+// TestAReloadedProxyIsUsed: from the reload on, what goes to Entra goes through the new proxy
+// alone, and the connections through the old one end. An unchanged proxy keeps its connections.
 func TestAReloadedProxyIsUsed(t *testing.T) {
 	for _, tt := range []struct{ bound, host string }{
 		{config.BoundRequire, "mtlsauth.microsoft.com:443"},

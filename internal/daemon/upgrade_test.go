@@ -104,7 +104,8 @@ func (e *tokenEndpoint) application(host string) string {
 		`login_endpoint: "https://%[1]s", mtls_endpoint: "https://%[1]s"`, host)
 }
 
-// formerIMDS knows the identities for which the binding certificates were issued, and issues no other.
+// formerIMDS knows the identities for which the binding certificates were issued, and issues no
+// other.
 func formerIMDS(t *testing.T) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

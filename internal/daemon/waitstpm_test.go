@@ -67,7 +67,8 @@ func (h *tpmThatHolds) handle(command []byte, forward tpmtest.Forward) ([]byte, 
 	return forward(command)
 }
 
-// TestAWaitForTheTPMHasAName: one request waits for the TPM's answer, the next for its turn there. Log and status name both.
+// TestAWaitForTheTPMHasAName: one request waits for the TPM's answer, the next for its turn there.
+// Log and status name both.
 func TestAWaitForTheTPMHasAName(t *testing.T) {
 	s := newStage(t)
 	clock := &timers{pending: map[*func()]bool{}}
@@ -120,4 +121,11 @@ func TestAWaitForTheTPMHasAName(t *testing.T) {
 			t.Errorf("the log does not say once that the wait for %q is over:\n%s", what, log)
 		}
 	}
+}
+
+func names(waits []waiting.Wait) (list []string) {
+	for _, w := range waits {
+		list = append(list, w.What)
+	}
+	return list
 }

@@ -60,7 +60,7 @@ func (w *world) now() time.Time { return epoch().Add(time.Duration(w.clock.Load(
 // Making keys is most of the work in these tests. One client's key and one issuer serve all of them.
 var (
 	clientKey      = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
-	identityIssuer = sync.OnceValues(func() (*pki.IdentityIssuer, error) { return pki.NewIdentityIssuer(pki.NewKey, epoch()) })
+	identityIssuer = sync.OnceValues(func() (*pki.IdentityIssuer, error) { return pki.NewIdentityIssuer(epoch()) })
 )
 
 func newWorld(t *testing.T) *world {
@@ -271,7 +271,7 @@ func (w *world) claims(t *testing.T, token string) map[string]any {
 
 func TestClientsAreRefused(t *testing.T) {
 	w := newWorld(t)
-	impostor, err := pki.NewIdentityIssuer(pki.NewKey, epoch()) // same name, another key
+	impostor, err := pki.NewIdentityIssuer(epoch()) // same name, another key
 	if err != nil {
 		t.Fatal(err)
 	}

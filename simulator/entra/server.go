@@ -44,12 +44,13 @@ type Config struct {
 	LoginURL string // base URL of the login face, likewise
 	TenantID string // GUID
 
+	Keys pki.Keys // for the signing key; nil generates one
+
 	Principals   []Principal
 	Applications []Application
 	Resources    []string // URIs of the resources that the tenant knows, without trailing slash; TokenExchange is always one
 	BearerOnly   []string // those of them that take no certificate-bound tokens
 
-	Key             *rsa.PrivateKey               // tokens are signed with it; nil: made anew
 	Issuer          *x509.Certificate             // of binding certificates
 	ExternalIssuers map[string]jose.JSONWebKeySet // keys of other issuers that federated credentials may name
 	TokenLife       time.Duration                 // 0 means DefaultTokenLife
@@ -71,7 +72,7 @@ type Server struct {
 	met          map[string]bool // thumbprints of certificates that applications have shown
 }
 
-// New returns the service with a signing key of Config, or a new one. Serve its faces with TLSConfig and LoginTLSConfig.
+// New returns the service with a fresh signing key. Serve its faces with TLSConfig and LoginTLSConfig.
 func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -79,12 +80,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.TokenLife == 0 {
 		cfg.TokenLife = DefaultTokenLife
 	}
-	if cfg.Key == nil {
-		key, err := pki.NewKey("entra")
-		if err != nil {
-			return nil, fmt.Errorf("signing key of the token endpoint: %w", err)
-		}
-		cfg.Key = key
+	key, err := cfg.Keys.Next()
+	if err != nil {
+		return nil, fmt.Errorf("signing key of the token endpoint: %w", err)
 	}
 	s := &Server{
 		cfg: cfg, applications: map[string]*Application{}, external: map[string]jose.JSONWebKeySet{},
@@ -96,7 +94,7 @@ func New(cfg Config) (*Server, error) {
 	for issuer, keys := range cfg.ExternalIssuers {
 		s.external[issuer] = keys
 	}
-	return s, s.useKey(cfg.Key)
+	return s, s.useKey(key)
 }
 
 func (s *Server) useKey(key *rsa.PrivateKey) error {

@@ -91,8 +91,8 @@ func (w *world) reject(thumbprint string) {
 var (
 	maaKey    = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 	vmKey     = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
-	issuer    = sync.OnceValues(func() (*pki.IdentityIssuer, error) { return pki.NewIdentityIssuer(pki.NewKey, epoch()) })
-	processor = sync.OnceValues(func() (*pki.Processor, error) { return pki.NewProcessor(pki.NewKey, pki.Milan(), epoch()) })
+	issuer    = sync.OnceValues(func() (*pki.IdentityIssuer, error) { return pki.NewIdentityIssuer(epoch()) })
+	processor = sync.OnceValues(func() (*pki.Processor, error) { return pki.NewProcessor(pki.Milan(), epoch()) })
 )
 
 // must is for the above.

@@ -293,7 +293,7 @@ func (m *machine) testLaunchRefused(t *testing.T) {
 // replaceReport puts in a well-formed report about the same claims, by a processor under a root that nobody trusts: an attacker's own machine.
 func replaceReport(t *testing.T, info object) {
 	t.Helper()
-	processor, err := pki.NewProcessor(pki.NewKey, pki.Milan(), time.Now())
+	processor, err := pki.NewProcessor(pki.Milan(), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

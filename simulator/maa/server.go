@@ -2,7 +2,6 @@ package maa
 
 import (
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -35,8 +34,8 @@ type Config struct {
 	BaseURL      string // of this instance, https, without trailing slash: issuer of its tokens and audience of evidence
 	Anchors      attest.TrustAnchors
 	IDKeyDigests [][]byte         // launch identities that count as Azure's paravisor; 48 bytes each
+	Keys         pki.Keys         // for the signing key; nil generates one
 	Now          func() time.Time // nil means time.Now
-	Key          *rsa.PrivateKey  // tokens are signed with it; nil: made anew
 	Recorder     leg.Recorder
 }
 
@@ -61,14 +60,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, policy: attest.DefaultPolicy(), nonces: map[string]bool{}}
 	s.policy.Launch = attest.Launch{IDKeyDigests: cfg.IDKeyDigests}
 	s.policy.Required = append(s.policy.Required, attest.CheckAKCertificate)
-	if cfg.Key == nil {
-		key, err := pki.NewKey("maa")
-		if err != nil {
-			return nil, fmt.Errorf("signing key of the attestation service: %w", err)
-		}
-		cfg.Key = key
-	}
-	if err := s.useKey(cfg.Key); err != nil {
+	if err := s.makeKey(); err != nil {
 		return nil, fmt.Errorf("signing key of the attestation service: %w", err)
 	}
 	record := cfg.Recorder.Handler
@@ -81,7 +73,11 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) useKey(key *rsa.PrivateKey) error {
+func (s *Server) makeKey() error {
+	key, err := s.cfg.Keys.Next()
+	if err != nil {
+		return err
+	}
 	now := s.cfg.Now()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(now.Unix()),

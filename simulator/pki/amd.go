@@ -49,8 +49,13 @@ type Processor struct {
 }
 
 // NewProcessor makes a chip of product p under a root of its own, valid from now on.
-func NewProcessor(keys Keys, p Product, now time.Time) (*Processor, error) {
-	ark, ask, err := amdAuthorities(keys, p, now)
+func NewProcessor(p Product, now time.Time) (*Processor, error) {
+	return Keys(nil).NewProcessor(p, now)
+}
+
+// NewProcessor is [NewProcessor] with these keys for its authorities.
+func (k Keys) NewProcessor(p Product, now time.Time) (*Processor, error) {
+	ark, ask, err := amdAuthorities(p, now, k)
 	if err != nil {
 		return nil, err
 	}
@@ -80,9 +85,9 @@ func NewProcessor(keys Keys, p Product, now time.Time) (*Processor, error) {
 }
 
 // amdAuthorities makes the root and the intermediate of a product line (AMD 57230, "ARK and ASK certificates").
-func amdAuthorities(keys Keys, p Product, now time.Time) (ark, ask *authority, err error) {
+func amdAuthorities(p Product, now time.Time, keys Keys) (ark, ask *authority, err error) {
 	authority := func(name string, pathLen int, parent *authority) (*authority, error) {
-		key, err := keys(name)
+		key, err := keys.Next()
 		if err != nil {
 			return nil, fmt.Errorf("key of %s: %w", name, err)
 		}

@@ -31,8 +31,13 @@ type IdentityIssuer struct {
 }
 
 // NewIdentityIssuer makes the issuer, valid from now on.
-func NewIdentityIssuer(keys Keys, now time.Time) (*IdentityIssuer, error) {
-	key, err := keys("identity-issuer")
+func NewIdentityIssuer(now time.Time) (*IdentityIssuer, error) {
+	return Keys(nil).NewIdentityIssuer(now)
+}
+
+// NewIdentityIssuer is [NewIdentityIssuer] with these keys.
+func (k Keys) NewIdentityIssuer(now time.Time) (*IdentityIssuer, error) {
+	key, err := k.Next()
 	if err != nil {
 		return nil, fmt.Errorf("key of the managed identity issuer: %w", err)
 	}

@@ -10,48 +10,38 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 )
 
-// Keys gives the RSA key that an authority or a service signs with, by what it is for ("vtpm-root").
-// Making one takes a good part of a second, more than all else that a platform does at its start.
-type Keys func(role string) (*rsa.PrivateKey, error)
+// Keys gives the RSA keys of authorities, a different one at each call; nil generates them. Generating
+// one takes most of the time in which a platform starts: tests that start many take them from a pool,
+// or from files.
+type Keys func() (*rsa.PrivateKey, error)
 
-// NewKey makes a key. It is the [Keys] of a platform that shares none.
-func NewKey(string) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
-
-// KeptKeys returns keys that are made once in this process. It is safe for concurrent use.
-func KeptKeys() Keys {
-	var mu sync.Mutex
-	kept := map[string]*rsa.PrivateKey{}
-	return func(role string) (*rsa.PrivateKey, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if kept[role] == nil {
-			key, err := NewKey(role)
-			if err != nil {
-				return nil, err
-			}
-			kept[role] = key
-		}
-		return kept[role], nil
+// Next returns the next key.
+func (k Keys) Next() (*rsa.PrivateKey, error) {
+	if k == nil {
+		return rsa.GenerateKey(rand.Reader, 2048)
 	}
+	return k()
 }
 
-// KeysIn returns keys that are kept in files of dir, which is made if it does not exist: PKCS #8 in PEM, role.pem. Several processes may
-// use one directory at the same time.
+// KeysIn returns the keys of one platform that are kept in files of dir, which is made if it does not
+// exist: PKCS #8 in PEM, 1.pem, 2.pem and so on. What is not there yet is generated. Several
+// processes may use one directory at the same time, and then have the same keys.
 func KeysIn(dir string) Keys {
-	return func(role string) (*rsa.PrivateKey, error) {
-		path := filepath.Join(dir, role+".pem")
+	var given int
+	return func() (*rsa.PrivateKey, error) {
+		given++
+		path := filepath.Join(dir, fmt.Sprintf("%d.pem", given))
 		key, err := readKey(path)
 		if !errors.Is(err, fs.ErrNotExist) {
 			return key, err
 		}
-		if key, err = NewKey(role); err != nil {
+		if key, err = Keys(nil).Next(); err != nil {
 			return nil, err
 		}
 		if err := writeKey(path, key); err != nil {
-			return nil, fmt.Errorf("keeping the key of %s: %w", role, err)
+			return nil, fmt.Errorf("keeping a simulated authority's key: %w", err)
 		}
 		return readKey(path) // another process may have been faster
 	}

@@ -10,38 +10,41 @@ import (
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-func TestKeptKeysAreOneForEachRole(t *testing.T) {
+func TestPlatformsThatUseOneDirectoryHaveTheSameKeys(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "keys")
-	for name, again := range map[string]func() pki.Keys{
-		"in memory": func() func() pki.Keys { kept := pki.KeptKeys(); return func() pki.Keys { return kept } }(),
-		"in files":  func() pki.Keys { return pki.KeysIn(dir) },
-	} {
-		var got [3]*rsa.PrivateKey
-		var all sync.WaitGroup
-		for i, role := range []string{"one", "one", "other"} {
-			all.Go(func() {
+	var got [3][2]*rsa.PrivateKey
+	var all sync.WaitGroup
+	for platform := range got {
+		all.Go(func() {
+			keys := pki.KeysIn(dir)
+			for i := range got[platform] {
 				var err error
-				if got[i], err = again()(role); err != nil {
-					t.Errorf("%s: %v", name, err)
+				if got[platform][i], err = keys.Next(); err != nil {
+					t.Error(err)
 				}
-			})
-		}
-		all.Wait()
-		if t.Failed() {
-			return
-		}
-		if !got[0].Equal(got[1]) || got[0].Equal(got[2]) {
-			t.Errorf("%s: the same role has another key, or another role the same", name)
+			}
+		})
+	}
+	all.Wait()
+	if t.Failed() {
+		return
+	}
+	if got[0][0].Equal(got[0][1]) {
+		t.Error("a platform has one key twice")
+	}
+	for _, keys := range got {
+		if !keys[0].Equal(got[0][0]) || !keys[1].Equal(got[0][1]) {
+			t.Error("two platforms have different keys")
 		}
 	}
-	left, err := filepath.Glob(filepath.Join(dir, "*"))
-	if hidden, _ := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) != 2 || len(hidden) != 0 {
-		t.Errorf("left behind: %v %v, %v", left, hidden, err)
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 2 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
-	for _, path := range left {
-		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s: %v, %v", path, info.Mode(), err)
+	for _, entry := range left {
+		if info, err := entry.Info(); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", entry.Name(), info.Mode(), err)
 		}
 	}
 }
@@ -49,11 +52,11 @@ func TestKeptKeysAreOneForEachRole(t *testing.T) {
 func TestAFileThatIsNoKeyIsNotReplaced(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	path := filepath.Join(dir, "one.pem")
+	path := filepath.Join(dir, "1.pem")
 	if err := os.WriteFile(path, []byte("something else"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pki.KeysIn(dir)("one"); err == nil {
+	if _, err := pki.KeysIn(dir).Next(); err == nil {
 		t.Error("a file that is no key was taken for one")
 	}
 	if data, err := os.ReadFile(path); err != nil || string(data) != "something else" {

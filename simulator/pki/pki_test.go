@@ -37,7 +37,7 @@ func epoch() time.Time { return time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC) }
 
 func processor(t *testing.T, p pki.Product) *pki.Processor {
 	t.Helper()
-	c, err := pki.NewProcessor(pki.NewKey, p, epoch())
+	c, err := pki.NewProcessor(p, epoch())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestHCLReportRefusesWhatDoesNotFit(t *testing.T) {
 }
 
 func TestAKCertificateHasAzuresShape(t *testing.T) {
-	a, err := pki.NewVTPMAuthority(pki.NewKey, epoch())
+	a, err := pki.NewVTPMAuthority(epoch())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestAKCertificateHasAzuresShape(t *testing.T) {
 }
 
 func TestBindingCertificate(t *testing.T) {
-	issuer, err := pki.NewIdentityIssuer(pki.NewKey, epoch())
+	issuer, err := pki.NewIdentityIssuer(epoch())
 	if err != nil {
 		t.Fatal(err)
 	}

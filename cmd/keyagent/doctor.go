@@ -13,7 +13,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/doctor"
+	"github.com/keyagent/keyagent/internal/statedir"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -28,8 +29,8 @@ certificate. Of the TPM it says whether it is in lockout or near to it, has an o
 password, lacks a bank of PCRs that is needed, or has a storage root that nothing here
 uses. A running agent is asked whether it is ready, and compared with the disk: a key
 that was rotated or a configuration that was changed since it started is not in force.
-At the end it says which forms of credentials this machine and tenant reach, as the
-running agent has found, or as far as that follows from the machine alone. Nothing is
+At the end it says which forms of credentials work on this machine and in its tenants,
+as the running agent has found, or as far as that follows from the machine alone. Nothing is
 changed, and the network is not used.
 
 Run it as the user that the agent runs as. Another one, root included, is told so, and
@@ -48,9 +49,9 @@ nothing failed.`,
 				return err
 			}
 			cfg.Socket = cmp.Or(a.socket, cfg.Socket)
-			diagnosis, err := awaited(cmd.Context(), a, "looking at TPM, keys and services", func() (daemon.Diagnosis, error) {
-				return daemon.Diagnose(cmd.Context(), cfg, daemon.DiagnoseOptions{
-					Options:    daemon.Options{Version: version, Logger: a.warnings(), Waits: a.waits},
+			diagnosis, err := awaited(cmd.Context(), a, "looking at TPM, keys and services", func() (doctor.Diagnosis, error) {
+				return doctor.Diagnose(cmd.Context(), cfg, doctor.Options{
+					Options: statedir.Options{Logger: a.warnings(), Waits: a.waits, Words: words{}}, Version: version,
 					ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
 					AskAgent: askStatus, Forms: formsOf(cmd.Context(), cfg.Socket),
 				}), nil
@@ -72,8 +73,7 @@ nothing failed.`,
 	return cmd
 }
 
-// formsOf asks the running agent which forms of credentials are within reach; nil if it does not
-// answer.
+// formsOf asks the running agent which forms of credentials work; nil if it does not answer.
 func formsOf(ctx context.Context, socket string) []wire.Form {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // it asks IMDS in its turn
 	defer cancel()
@@ -92,7 +92,7 @@ func askStatus(ctx context.Context, socket string) (wire.Status, error) {
 	return agent.Status(ctx)
 }
 
-func (a *app) printDiagnosis(d daemon.Diagnosis, asJSON bool) error {
+func (a *app) printDiagnosis(d doctor.Diagnosis, asJSON bool) error {
 	if asJSON {
 		return a.printJSON(d)
 	}

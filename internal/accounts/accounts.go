@@ -11,11 +11,12 @@ import (
 	"unicode"
 )
 
-// ErrUnknown means that nobody who answered knows the name. A directory whose service is not running may know it: the C library's getent
-// does not tell that from an answer.
+// ErrUnknown means that neither the files nor the name service know the name. A directory whose
+// service is not running may know it: the C library's getent does not tell that from an answer.
 var ErrUnknown = errors.New("not known on this machine")
 
-// maxNameBytes bounds a name; the longest that Linux takes have 32, those of directories are longer.
+// maxNameBytes bounds a name; the longest that Linux takes have 32, those of directories are
+// longer.
 const maxNameBytes = 256
 
 // noID is -1 as an unsigned number: the kernel gives it to nobody.
@@ -82,7 +83,8 @@ func (f Finder) ask(ctx context.Context, database, name string) (uint32, error) 
 	return parseEntry(line)
 }
 
-// checkName refuses what is no name, and what getent would read as an option or, with strtoul(3), as a number.
+// checkName refuses what is no name, and what getent would read as an option or, with strtoul(3),
+// as a number.
 func checkName(name string) error {
 	switch {
 	case name == "" || len(name) > maxNameBytes:

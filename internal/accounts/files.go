@@ -30,8 +30,9 @@ const (
 // errNoEntry means that a file has no entry that fits.
 var errNoEntry = errors.New("no such entry")
 
-// numberIn returns the number that the first entry of a name has in a file; errNoEntry if there is none, or no file. An entry that has the
-// name and is damaged is another error: whatever comes after it, in this file or in a directory, must not say whose the name is.
+// numberIn returns the number that the first entry of a name has in a file; errNoEntry if there is
+// none, or no file. An entry that has the name and is damaged is another error: what comes after it,
+// in this file or in a directory, must not decide about the name.
 func numberIn(path string, fields int, name string) (uint32, error) {
 	entry, err := readEntry(path, func(entry []string) bool { return entry[fieldName] == name })
 	if err != nil {
@@ -43,7 +44,8 @@ func numberIn(path string, fields int, name string) (uint32, error) {
 	return parseID(entry[fieldNumber])
 }
 
-// NameOf returns the name that the file passwd has for a uid, for texts that people read. Directories are not asked, which could take long.
+// NameOf returns the name that the file passwd has for a uid, for texts that people read.
+// Directories are not asked, which could take long.
 func (f Finder) NameOf(uid uint32) (name string, found bool) {
 	number := strconv.FormatUint(uint64(uid), 10)
 	entry, err := readEntry(f.passwd(), func(entry []string) bool {
@@ -71,8 +73,9 @@ func readEntry(path string, fits func(entry []string) bool) ([]string, error) {
 	return entry, err
 }
 
-// findEntry returns the first entry that fits, split into its fields; errNoEntry if there is none. Entries of no user or group are passed
-// over: comments, empty lines, and those that take others in from NIS (+ and -). It reads up to maxFileBytes.
+// findEntry returns the first entry that fits, split into its fields; errNoEntry if there is none.
+// It passes over what is no user or group: comments, empty lines, and entries that refer to NIS (+
+// and -). It reads up to maxFileBytes.
 func findEntry(file io.Reader, fits func(entry []string) bool) ([]string, error) {
 	bounded := &io.LimitedReader{R: file, N: maxFileBytes + 1}
 	lines := bufio.NewScanner(bounded)

@@ -96,7 +96,7 @@ func TestAFileIsReadUpToALimit(t *testing.T) {
 	}
 }
 
-// What this process is told of its own user is nobody's word on names.
+// The environment of this process has no say about names.
 func TestTheEnvironmentDoesNotSayWhoIsWho(t *testing.T) {
 	for _, variable := range []string{"USER", "LOGNAME", "HOME"} {
 		t.Setenv(variable, "bob")

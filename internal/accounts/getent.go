@@ -17,12 +17,14 @@ const (
 	getentTimeout = 5 * time.Second
 	// maxEntryBytes has room for a group of thousands of members, whose names are not used.
 	maxEntryBytes = 1 << 20
-	// exitNoSuchKey is getent's exit code for a name that the database does not have, and, with the GNU C library, for one of a
-	// directory whose service is not running: getpwnam(3) returns nobody then, and getent does not look at the reason.
+	// exitNoSuchKey is getent's exit code for a name that the database does not have. With the GNU C
+	// library it is also that for a name of a directory whose service is not running: getpwnam(3)
+	// returns no user then, and getent does not look at the reason.
 	exitNoSuchKey = 2
 )
 
-// getentPaths are where C libraries' packages put it. PATH does not count: it is not ours to choose.
+// getentPaths are where C libraries' packages put it. PATH does not count: it is not ours to
+// choose.
 var getentPaths = []string{"/usr/bin/getent", "/bin/getent"}
 
 // getent returns the one line that a database has for a name.
@@ -66,7 +68,8 @@ func (f Finder) getentPath() (string, error) {
 	return "", fmt.Errorf("there is no %s", strings.Join(getentPaths, " and no "))
 }
 
-// entryBuffer takes up to maxEntryBytes. It does not embed its buffer, whose ReadFrom would know no limit.
+// entryBuffer takes up to maxEntryBytes. It does not embed its buffer, whose ReadFrom would know no
+// limit.
 type entryBuffer struct {
 	text    bytes.Buffer
 	tooLong bool

@@ -35,15 +35,20 @@ var places = map[string]place{
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
-	"config":                     {[]string{"internal/owned"}, "the file format is no package's own; daemon translates it into each Config"},
+	"config":                     {[]string{"internal/owned"}, "the file format is no package's own; engine and daemon translate it into each Config"},
 	"agentapi/wire":              {nil, "apps link it: what they would carry with it must be nothing"},
 	"agentapi/peer":              {nil, "who is calling is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm":    {[]string{"internal/secret", "internal/pemfile", "internal/tcg", "internal/waiting"}, "the device knows nothing of what its keys are for"},
-	"signer": {[]string{"tpm", "internal/statefile", "internal/secret", "internal/certs", "internal/pemfile", "internal/waiting"}, "a key is a file and a TPM"},
+	"tpm":            {[]string{"internal/secret", "internal/pemfile", "internal/tcg", "internal/waiting"}, "the device knows nothing of what its keys are for"},
+	"signer":         {[]string{"tpm", "internal/statefile", "internal/waiting"}, "a key is a file and a TPM"},
+	"signer/certreq": {[]string{"internal/certs"}, "pure: what a certificate says is computed, and no TPM is needed to test it"},
+	"signer/keystore": {
+		[]string{"signer", "signer/certreq", "tpm", "internal/statefile", "internal/pemfile", "internal/waiting"},
+		"a key's life has one owner: nobody else writes, moves or deletes in a key's directory",
+	},
 
 	"attest": {
 		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
@@ -81,16 +86,53 @@ var places = map[string]place{
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
+	"internal/advice":    {nil, leaf},
+	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret"}, "whose a file is that an operator hands over, and what is in it"},
+	"internal/statedir": {
+		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/secret", "internal/statefile", "internal/waiting"},
+		"the daemon and the commands open keys in one way; what is done with them is not its business",
+	},
+	"internal/engine": {
+		[]string{
+			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "attest/...", "tlsbridge", "acquire/...",
+			"internal/advice", "internal/certs", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
+		},
+		"the one place where key, attestation and token services meet; it cannot see who asks (agentapi)",
+	},
+	"internal/forms": {
+		[]string{"config", "tlsbridge", "acquire/...", "agentapi/wire"},
+		"pure: what is known goes in, which forms of credentials work comes out",
+	},
+	"internal/rulebook": {
+		[]string{"config", "agentapi/policy", "internal/accounts"},
+		"rules as somebody wrote them become rules as the agent applies them",
+	},
+	"internal/keyring": {
+		[]string{
+			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",
+			"internal/advice", "internal/certs", "internal/engine", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/statefile",
+		},
+		"works beside a running agent, or without one: it must not need the daemon",
+	},
+	"internal/doctor": {
+		[]string{
+			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/wire",
+			"internal/accounts", "internal/advice", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
+		},
+		"looks at what the daemon would open, and opens it as the daemon would; it must not run one",
+	},
 	"internal/daemon": {
 		[]string{
-			"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...",
-			"internal/accounts", "internal/certs", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream",
+			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
 			"internal/waiting",
 		},
 		wired,
 	},
 	"cmd/keyagent": {
-		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest", "internal/pemfile", "internal/waiting", "internal/writequeue"},
+		[]string{
+			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/keyring", "internal/rulebook", "internal/statedir",
+			"internal/pemfile", "internal/waiting", "internal/writequeue",
+		},
 		"flags and wiring only",
 	},
 
@@ -101,6 +143,11 @@ var places = map[string]place{
 	"acquire/conformance":          {nil, "it looks at the whole road to a token from outside, and holds nothing but tests"},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
+	"internal/agenttest": {
+		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator", "simulator/pki"},
+		"puts a platform, the agent and its commands together for tests",
+	},
+	"signer/internal/signertest": {[]string{"signer", "tpm", "tpm/tpmtest", "simulator/vtpm", "internal/statefile"}, "makes keys, TPMs and authorities for tests"},
 	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/tooltest", "internal/secret"}, "opens TPMs for tests"},
 }
 
@@ -121,7 +168,9 @@ var demoPlace = place{
 // test files.
 var testHelpers = map[string]string{
 	"attest/internal/attesttest": "makes evidence for tests",
+	"signer/internal/signertest": "makes keys, TPMs and authorities for tests",
 	"tpm/tpmtest":                "opens a TPM for a test",
+	"internal/agenttest":         "sets the stage for tests of the agent and its commands",
 	"internal/tooltest":          "finds the external programs that check our work in tests",
 	"internal/archtest":          "holds nothing but tests",
 	"acquire/conformance":        "holds nothing but tests",

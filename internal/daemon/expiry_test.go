@@ -9,22 +9,32 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
 const day = 24 * time.Hour
 
-// expiring is an agent whose application app-cert has a certificate, and which looks at it when it is told to.
+// expiring is an agent whose application app-cert has a certificate, and which looks at it when it
+// is told to.
 type expiring struct {
 	*stage
 	looked, again chan struct{}
 }
 
-// newExpiring makes the certificate with a life of so many days, and waits for the agent's first look at it.
+// newExpiring makes the certificate with a life of so many days, and waits for the agent's first
+// look at it.
 func newExpiring(t *testing.T, days int) *expiring {
 	t.Helper()
-	e := &expiring{newStage(t), make(chan struct{}), make(chan struct{})}
+	return newExpiringOn(t, newStage(t), days)
+}
+
+// newExpiringOn is newExpiring on a stage that a test has prepared.
+func newExpiringOn(t *testing.T, s *stage, days int) *expiring {
+	t.Helper()
+	e := &expiring{s, make(chan struct{}), make(chan struct{})}
 	e.wait = func(ctx context.Context, d time.Duration) error {
 		if d != daemon.ExpiryTick { // others wait for other things
 			<-ctx.Done()
@@ -39,7 +49,7 @@ func newExpiring(t *testing.T, days int) *expiring {
 		}
 		return nil
 	}
-	if _, err := e.keyring(e.platform.Clock().Now).Create(t.Context(), "app", daemon.KeyRequest{}); err != nil {
+	if _, err := e.keyring(e.platform.Clock().Now).Create(t.Context(), "app", keyring.KeyRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	e.certify(days)
@@ -48,16 +58,18 @@ func newExpiring(t *testing.T, days int) *expiring {
 	return e
 }
 
-// certify gives the key a certificate with a life of so many days from now, in the place of the one that it has.
+// certify gives the key a certificate with a life of so many days from now, in the place of the one
+// that it has.
 func (e *expiring) certify(days int) {
 	e.t.Helper()
-	options := daemon.SelfSignOptions{NameRequest: subject("app"), Days: days, Replace: true}
+	options := keyring.SelfSignOptions{NameRequest: agenttest.Subject("app"), Days: days, Replace: true}
 	if _, err := e.keyring(e.platform.Clock().Now).SelfSign(e.t.Context(), "app", options); err != nil {
 		e.t.Fatal(err)
 	}
 }
 
-// after puts the clock forward, has the agent look, and returns what it then logged about certificates.
+// after puts the clock forward, has the agent look, and returns what it then logged about
+// certificates.
 func (e *expiring) after(d time.Duration) string {
 	e.t.Helper()
 	before := len(e.log.String())
@@ -224,7 +236,7 @@ func TestReadinessIsAboutWhatIsKnown(t *testing.T) {
 func TestAnAgentWithoutItsTPMIsNotReady(t *testing.T) {
 	const failureMode = 0x101 // TPM_RC_FAILURE
 	s := newStage(t)
-	s.withoutApplications()
+	s.machine().WithoutApplications()
 	proxy := tpmtest.NewProxy(t, s.cfg.TPM)
 	var wrong atomic.Value // func() ([]byte, error)
 	wrong.Store((func() ([]byte, error))(nil))

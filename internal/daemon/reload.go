@@ -14,6 +14,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/rulebook"
 )
 
 // inForce is a configuration that is in force, and what was made of it. It is immutable.
@@ -34,13 +35,15 @@ func newInForce(ctx context.Context, origin config.Origin, plan *plan, since tim
 // ReadConfig reads the configuration that is to be in force.
 type ReadConfig func(ctx context.Context) (*config.Config, config.Origin, error)
 
-// Reload puts the configuration that read returns in the place of the one in force, or leaves that one in force as it is and returns
-// why. Cause is what made it reload, for log, audit and status. It blocks while files are read and users are looked up; requests are
-// answered meanwhile. It is safe for concurrent use, and reloads one after the other.
+// Reload puts the configuration that read returns in the place of the one in force, or leaves that
+// one in force as it is and returns why. Cause is what made it reload, for log, audit and status.
+// It blocks while files are read and users are looked up; requests are answered meanwhile. It is
+// safe for concurrent use, and reloads one after the other.
 //
-// A request is answered wholly by the configuration that was in force when it came. What is still meant as before stays: tokens,
-// certificates, connections, what callers have used up of their bounds and the pauses that Entra and IMDS have asked for. Where an
-// authority or a host is not believed any more, no token and no connection stays.
+// A request is answered wholly by the configuration that was in force when it came. What is still
+// meant as before stays: tokens, certificates, connections, what callers have used up of their
+// bounds and the pauses that Entra and IMDS have asked for. Where a certificate authority or a host
+// is not trusted any more, no token and no connection stays.
 func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) error {
 	if err := d.reload.Lock(ctx); err != nil {
 		return err
@@ -56,23 +59,23 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 	}
 	attrs := []slog.Attr{
 		slog.String("cause", cause), slog.String("file", now.origin.File), slog.String("sha256", now.origin.SHA256),
-		slog.Int("identities", len(now.plan.identities)), slog.Int("rules", len(now.plan.policy.Rules)),
+		slog.Int("identities", len(now.plan.Identities)), slog.Int("rules", len(now.plan.policy.Rules)),
 		slog.String("tokens_dropped_of", strings.Join(changes.dropped, ", ")), slog.Bool("trust_or_proxy_changed", changes.trust),
 		slog.Bool("trust_withdrawn", changes.withdrawn),
 	}
 	d.opts.Logger.LogAttrs(ctx, slog.LevelInfo, "configuration reloaded", attrs...)
 	d.server.Note("configuration reloaded", attrs...)
-	d.tellRules(changes.rulesOff, now.plan.rules.notInForce())
-	d.tellNumbers(nil, now.plan.rules.numbersInForce())
+	d.tellRules(changes.rulesOff, now.plan.rules.NotInForce())
+	d.tellNumbers(nil, now.plan.rules.Numbers())
 	return nil
 }
 
 // changes is what a reload has changed, for the log.
 type changes struct {
 	dropped   []string // identities whose tokens were dropped
-	trust     bool     // whom the agent believes, or how it leaves the VM
-	withdrawn bool     // it believes somebody no more
-	rulesOff  *RulesOffError
+	trust     bool     // trusted hosts, certificate authorities, proxy or attestation changed
+	withdrawn bool     // a host or a certificate authority is not trusted any more
+	rulesOff  *rulebook.OffError
 }
 
 func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error) {
@@ -84,18 +87,18 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 		return changes{}, err
 	}
 	before := d.inForce.Load()
-	next, err := resolve(ctx, cfg, d.opts, before.plan)
+	next, err := resolve(ctx, cfg, d.opts.Accounts, d.opts.Now, before.plan.rules)
 	if err != nil {
 		return changes{}, err
 	}
-	if err := next.addProxyCredential(cfg.Proxy); err != nil {
+	if err := next.ReadProxyCredential(cfg.Proxy); err != nil {
 		return changes{}, err
 	}
-	prepare := d.acquirer.Prepare
-	if before.plan.withdraws(next) {
-		prepare = d.acquirer.PrepareAnew
+	prepare := d.engine.Acquirer.Prepare
+	if before.plan.Withdraws(next.Plan) {
+		prepare = d.engine.Acquirer.PrepareAnew
 	}
-	roster, err := prepare(next.identities)
+	roster, err := prepare(next.Identities)
 	if err != nil {
 		return changes{}, err
 	}
@@ -109,43 +112,21 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 	return d.swap(newInForce(ctx, origin, next, d.opts.Now()), roster, rules)
 }
 
-// swap puts a configuration in force that was found to be good. Whom the agent believes comes first: no identity of the new
-// configuration is ever asked for by what the old one believed.
+// swap puts a configuration in force in which no fault was found. Trust comes first: no token for
+// an identity of the new configuration is requested over connections that only the old one trusts.
 func (d *Daemon) swap(next *inForce, roster *acquire.Roster, rules agentapi.Rules) (changes, error) {
 	d.swapping.Lock()
 	defer d.swapping.Unlock()
 	before := d.inForce.Load()
-	made := changes{rulesOff: before.plan.rules.notInForce(), withdrawn: before.plan.withdraws(next.plan)}
-	made.trust = d.useTrust(before.plan, next.plan)
+	made := changes{rulesOff: before.plan.rules.NotInForce(), withdrawn: before.plan.Withdraws(next.plan.Plan)}
+	made.trust = d.engine.UseTrust(before.plan.Plan, next.plan.Plan)
 	if err := d.server.SetRules(rules); err != nil {
 		return made, fmt.Errorf("a fault in the agent: rules were refused that had been found good: %w", err) // not reached
 	}
-	made.dropped = d.acquirer.Use(roster)
-	d.bindings.Want(next.plan.presented())
+	made.dropped = d.engine.UseIdentities(roster, next.plan.Plan)
 	d.inForce.Store(next)
 	before.end()
 	return made, nil
-}
-
-// useTrust changes whom the agent believes, how it leaves the VM and how the key is attested, as far as that is otherwise than before.
-func (d *Daemon) useTrust(before, next *plan) (changed bool) {
-	if !reflect.DeepEqual(before.mtlsHosts, next.mtlsHosts) || !reflect.DeepEqual(before.attestHosts, next.attestHosts) {
-		d.imds.SetHosts(next.mtlsHosts, next.attestHosts)
-		d.bindings.SetMTLSHosts(next.mtlsHosts)
-		changed = true
-	}
-	if !before.sameAttestation(next) {
-		d.attested.use(d.attestor(next))
-		changed = true
-	}
-	if !before.sameWayOut(next) {
-		d.acquirer.SetTLS(d.towardsEntra(next))
-		changed = true
-	}
-	if changed {
-		d.acquirer.Reconsider() // a server that is believed now may have been what was missing
-	}
-	return changed
 }
 
 // fixed is a setting that stays as it is while the agent runs.
@@ -154,7 +135,8 @@ type fixed struct {
 	of        func(*config.Config) any
 }
 
-// fixedSettings are all settings but those that a reload changes; a test compares the two lists with the file format.
+// fixedSettings are all settings but those that a reload changes; a test compares the two lists
+// with the file format.
 func fixedSettings() []fixed {
 	return []fixed{
 		{"tpm", "the TPM is open, and the keys are loaded in it", func(c *config.Config) any { return c.TPM }},
@@ -219,7 +201,7 @@ func (d *Daemon) configurationStatus() wire.ConfigurationStatus {
 	}
 }
 
-// text is empty for no error.
+// text is the text of an error; "" for none.
 func text(err error) string {
 	if err == nil {
 		return ""

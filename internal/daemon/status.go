@@ -13,23 +13,25 @@ import (
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/agentapi/wire"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/signer/certreq"
 )
 
 // The states of an identity.
 const (
-	stateIdle        = "idle"        // nobody has asked for a token yet
+	stateIdle        = "idle"        // no token was asked for yet
 	stateReady       = "ready"       // the last token was obtained
 	stateUnavailable = "unavailable" // the last attempt failed
 )
 
-// statusTPMTimeout bounds what a status waits for the TPM: it must be there when the TPM is not.
+// statusTPMTimeout bounds how long a status waits for the TPM: it must be answered also when the
+// TPM does not answer.
 const statusTPMTimeout = 5 * time.Second
 
 // Status describes the agent for its administrator. It asks the TPM whether it
 // answers, and not the network.
 func (d *Daemon) Status(ctx context.Context) wire.Status {
-	info := d.key.Info()
+	info := d.engine.Key.Info()
 	status := wire.Status{
 		Version:       d.opts.Version,
 		PID:           os.Getpid(),
@@ -42,16 +44,16 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 			Attributes:    info.Attributes,
 			PSSSaltLength: info.PSSSaltLength,
 			Strength:      string(info.Strength),
-			Generation:    d.generation,
+			Generation:    d.engine.Key.Generation,
 		},
 	}
 	for _, w := range d.opts.Waits.Long() {
 		status.Waiting = append(status.Waiting, wire.WaitStatus{What: w.What, Since: w.Since, Count: w.Count})
 	}
 	now := d.inForce.Load()
-	now.plan.rules.addStatus(&status)
-	for _, id := range d.acquirer.Status() {
-		described, unable := d.identityStatus(id, now.plan.provider)
+	addRules(&status, now.plan.rules)
+	for _, id := range d.engine.Acquirer.Status() {
+		described, unable := d.identityStatus(id, now.plan.Provider)
 		status.Identities = append(status.Identities, described)
 		if unable != "" {
 			status.NotReady = append(status.NotReady, fmt.Sprintf("identity %q cannot give tokens: %s", id.Name, unable))
@@ -66,24 +68,24 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 
 // tpmStatus names no device where the key is in software: nothing was opened.
 func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
-	if d.tpm == nil {
+	if d.engine.Key.TPM == nil {
 		return wire.TPMStatus{Device: "none"}
 	}
 	status := wire.TPMStatus{
 		Device:          d.cfg.TPM,
-		Manufacturer:    d.properties.Manufacturer,
-		FirmwareVersion: d.properties.FirmwareVersion,
+		Manufacturer:    d.engine.Key.Properties.Manufacturer,
+		FirmwareVersion: d.engine.Key.Properties.FirmwareVersion,
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTPMTimeout)
 	defer cancel()
-	if _, err := d.tpm.Properties(ctx); err != nil {
+	if _, err := d.engine.Key.TPM.Properties(ctx); err != nil {
 		status.LastError = err.Error()
 	}
 	return status
 }
 
-// identityStatus describes an identity, and says what is known to keep it from giving tokens: how its last attempt ended, or that
-// each of its credentials lacks something. "" if nothing is known.
+// identityStatus describes an identity, and says what is known to keep it from giving tokens: how
+// its last attempt ended, or that each of its credentials lacks something. "" if nothing is known.
 func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (status wire.IdentityStatus, unable string) {
 	status = wire.IdentityStatus{Name: id.Name, State: stateIdle}
 	var credentials credentialsView
@@ -93,13 +95,13 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (sta
 		status.Credentials = credentials.list
 	} else {
 		status.Kind = wire.KindManagedIdentity
-		status.Attestation = &wire.AttestationStatus{Provider: provider}
+		status.Attestation = &wire.AttestationStatus{Provider: provider, Expires: d.engine.AttestedUntil()}
 	}
 	switch {
 	case credentials.unable != "":
 		unable = credentials.unable
 		status.State, status.LastError = stateUnavailable, unable
-	case credentials.mended:
+	case credentials.repaired:
 	case id.LastError != nil:
 		status.State, status.LastError = stateUnavailable, id.LastError.Error()
 		if id.Unable != nil {
@@ -120,11 +122,11 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (sta
 	return status, unable
 }
 
-// credentialsView is what there is to say of the credentials of an application.
+// credentialsView is what the status says of the credentials of an application.
 type credentialsView struct {
-	list   []wire.CredentialStatus
-	unable string // what each of them lacks; "" if one is without a fault that can be known without trying it
-	mended bool   // what the last attempt lacked, and nothing else kept it from a token, is there now
+	list     []wire.CredentialStatus
+	unable   string // what each of them lacks; "" if one is without a fault that can be known without trying it
+	repaired bool   // what the last attempt lacked is there now, and nothing else is known to be missing
 }
 
 func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
@@ -146,17 +148,17 @@ func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
 		if len(f.chain) > 0 {
 			status.Certificate = applicationCertificateStatus(f.chain, d.opts.Now())
 		}
-		_, lacked := errors.AsType[missingKey](c.LastError)
+		_, lacked := errors.AsType[engine.MissingKey](c.LastError)
 		switch {
 		case f.problem != "":
 			status.State, status.LastError = stateUnavailable, f.problem
 		case lacked:
-			status.State, status.LastError, v.mended = stateIdle, "", true
+			status.State, status.LastError, v.repaired = stateIdle, "", true
 		}
 		failing = failing || status.State == stateUnavailable
 		v.list = append(v.list, status)
 	}
-	v.mended = v.mended && !failing
+	v.repaired = v.repaired && !failing
 	if !slices.Contains(problems, "") {
 		v.unable = strings.Join(slices.Compact(problems), "; ")
 	}
@@ -183,7 +185,7 @@ func certificateStatus(c *binding.Certificate, now time.Time) *wire.CertificateS
 		NotBefore:       c.Leaf.NotBefore,
 		NotAfter:        c.Leaf.NotAfter,
 		EffectiveExpiry: c.EffectiveExpiry(),
-		DaysLeft:        signer.DaysLeft(c.EffectiveExpiry(), now),
+		DaysLeft:        certreq.DaysLeft(c.EffectiveExpiry(), now),
 		RenewAt:         c.RenewAt(),
 	}
 }

@@ -6,10 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
@@ -17,17 +15,20 @@ import (
 // someone whom the socket's credentials do not name.
 var refusedHeaders = []string{"Origin", "Referer", "X-Forwarded-For", "Forwarded"}
 
+// handler returns what answers the requests that come by a face.
+func (s *Server) handler(f *face) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(f, w, r) })
+}
+
 // serve answers one request: find its route, answer, audit, write.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	caller, known := peer.FromContext(r.Context())
-	found, exists := routeOf(r.RequestURI)
-	rec := &record{rules: s.rules.Load(), caller: caller, method: clip(r.Method, maxAuditedBytes), path: found.path}
-	if !exists {
-		found.shape = native
-		path, _, _ := strings.Cut(r.RequestURI, "?")
-		rec.path = clip(path, maxAuditedBytes)
+func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
+	found, exists := f.routeOf(r.RequestURI)
+	rec := &record{rules: s.rules.Load(), method: clip(r.Method, maxAuditedBytes), path: found.path}
+	conn := connectionOf(r.Context())
+	if conn != nil {
+		rec.caller = conn.caller
 	}
-	said, p := s.answer(r, rec, found, exists, known)
+	said, p := s.answer(r, rec, found, exists, conn != nil)
 	said, p = encode(said, p)
 	said, p = s.recorded(rec, said, p)
 	if p != nil {
@@ -35,8 +36,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
 		}
 		// A stranger gets its refusal and leaves: an idle connection is a place.
-		p.close = r.ContentLength != 0 || !known || rec.rules.stranger(caller)
-		s.writeProblem(w, r, found.shape, p)
+		p.close = r.ContentLength != 0 || conn == nil || rec.rules.stranger(rec.caller)
+		s.writeProblem(w, r, found.errors, p)
 		return
 	}
 	write(w, http.StatusOK, wire.ContentTypeJSON, said)
@@ -65,6 +66,9 @@ func (s *Server) answer(r *http.Request, rec *record, found route, exists, known
 	}
 	if p := rec.rules.permit(found.permission, rec.caller); p != nil {
 		rec.notes(r.URL.RawQuery)
+		return reply{}, p
+	}
+	if p := found.proof(r); p != nil {
 		return reply{}, p
 	}
 	return found.handle(s, r, rec)
@@ -124,7 +128,7 @@ func encode(said reply, p *problem) (reply, *problem) {
 	return reply{tail: text}, nil
 }
 
-func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, as shape, p *problem) {
+func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format errorFormat, p *problem) {
 	header := w.Header()
 	if p.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.FormatInt(p.RetryAfter, 10))
@@ -138,7 +142,7 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, as shape, 
 		// that does not send one must not hold the connection.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second))
 	}
-	status, contentType, body := as.problem(p)
+	status, contentType, body := format(p)
 	text, err := json.Marshal(body)
 	if err != nil {
 		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "error", err)

@@ -56,6 +56,7 @@ type admission struct {
 	net.Listener
 	ctx    context.Context // for log records only
 	server *Server
+	face   *face
 	slots  chan struct{} // one element for each open connection
 	closed chan struct{}
 	once   sync.Once
@@ -64,11 +65,12 @@ type admission struct {
 	open map[account]int // connections; guarded by mu
 }
 
-func (s *Server) admit(ctx context.Context, ln net.Listener) *admission {
+func (s *Server) admit(ctx context.Context, f *face) *admission {
 	return &admission{
-		Listener: ln,
+		Listener: f.listener,
 		ctx:      ctx,
 		server:   s,
+		face:     f,
 		slots:    make(chan struct{}, s.cfg.MaxConnections),
 		closed:   make(chan struct{}),
 		open:     make(map[account]int),
@@ -105,14 +107,14 @@ func (a *admission) Close() error {
 }
 
 func (a *admission) identify(conn net.Conn) *admittedConn {
-	caller, err := peer.Of(conn)
+	caller, err := a.face.identify(conn)
 	if err != nil {
 		a.server.cfg.Logger.WarnContext(a.ctx, "closing a connection", "error", err)
 		return nil
 	}
 	shares := a.sharesOf(caller)
 	if full, ok := a.take(shares); !ok {
-		a.server.turnAway(conn, caller, full)
+		a.turnAway(conn, caller, full)
 		return nil
 	}
 	known := &admittedConn{Conn: conn, caller: caller, release: func() { a.give(shares) }}
@@ -181,11 +183,12 @@ func (c *admittedConn) Close() error {
 // turnAway answers a request that was not read, since waiting for it would give
 // the caller what the bound denies. The reply fits into the empty buffer of a
 // new connection, so that writing it does not wait for the caller either.
-func (s *Server) turnAway(conn net.Conn, caller peer.Caller, full share) {
-	rules := s.rules.Load()
+func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
+	rules := a.server.rules.Load()
 	p := rules.noRoom(caller, full)
-	_ = s.audit(&record{rules: rules, caller: caller}, p) // which is noted and told by the trail itself
-	body, err := json.Marshal(p.Problem)
+	_ = a.server.audit(&record{rules: rules, caller: caller}, p) // which is noted and told by the trail itself
+	status, contentType, problem := a.face.errors(p)
+	body, err := json.Marshal(problem)
 	if err != nil {
 		return
 	}
@@ -196,7 +199,7 @@ func (s *Server) turnAway(conn net.Conn, caller peer.Caller, full share) {
 	}
 	_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"+
 		"%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
-		p.Status, http.StatusText(p.Status), wire.ContentTypeProblem, retry, len(body), body)
+		status, http.StatusText(status), contentType, retry, len(body), body)
 }
 
 // noRoom says which bound was reached. A stranger hears what it would hear anyway.

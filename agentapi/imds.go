@@ -3,7 +3,6 @@ package agentapi
 import (
 	"context"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/policy"
@@ -19,9 +18,6 @@ var imdsParams = []string{
 
 // imdsToken answers GET /metadata/identity/oauth2/token.
 func (s *Server) imdsToken(r *http.Request, rec *record) (reply, *problem) {
-	if given := r.Header.Values(wire.HeaderMetadata); len(given) != 1 || !strings.EqualFold(given[0], "true") {
-		return reply{}, newProblem(wire.CodeMissingParameter, "Required metadata header not specified").withField(wire.HeaderMetadata)
-	}
 	params, p := parseQuery(r.URL.RawQuery, imdsParams, ignoreUnknown)
 	if p != nil {
 		return reply{}, p

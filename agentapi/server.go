@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/acquire"
-	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
@@ -113,7 +112,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Tokens == nil || cfg.Status == nil || cfg.Capabilities == nil || cfg.Policy == nil || cfg.Audit == nil {
 		return nil, errors.New("agentapi: Tokens, Status, Capabilities, Policy and Audit are required")
 	}
-	if err := checkRoutes(routes); err != nil {
+	if err := checkRoutes(socketRoutes); err != nil {
 		return nil, err
 	}
 	cfg = withDefaults(cfg)
@@ -212,20 +211,26 @@ func (r Rules) Check() error {
 // returns nil. It closes ln. It returns an error if ln fails before that, or is
 // not a Unix socket, on which alone callers can be known.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	if network := ln.Addr().Network(); network != "unix" {
+	f, err := socketFace(ln)
+	if err != nil {
 		_ = ln.Close()
-		return fmt.Errorf("serving %s: callers cannot be identified on a %s socket", ln.Addr(), network)
+		return err
 	}
 	defer s.keepTrail(ctx)()
+	return s.serveFace(ctx, f)
+}
+
+// serveFace is [Server.Serve] for one face. The audit must be kept meanwhile.
+func (s *Server) serveFace(ctx context.Context, f *face) error {
 	requests, cutShort := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cutShort(nil)
-	srv := s.httpServer(requests)
+	srv := s.httpServer(requests, f)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(s.admit(requests, ln)) }()
+	go func() { served <- srv.Serve(s.admit(requests, f)) }()
 	select {
 	case err := <-served:
 		_ = srv.Close()
-		return fmt.Errorf("serving %s: %w", ln.Addr(), err)
+		return fmt.Errorf("serving %s: %w", f.listener.Addr(), err)
 	case <-ctx.Done():
 		s.stop(context.WithoutCancel(ctx), srv, cutShort)
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
@@ -248,26 +253,6 @@ func (s *Server) keepTrail(ctx context.Context) (end func()) {
 		cancel()
 		<-watched
 		s.trail.close()
-	}
-}
-
-func (s *Server) httpServer(requests context.Context) *http.Server {
-	return &http.Server{
-		Handler:           http.HandlerFunc(s.serve),
-		ReadHeaderTimeout: readHeaderTimeout,
-		WriteTimeout:      s.cfg.RequestTimeout + writeSlack,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		// "OPTIONS *" would be answered past the table of routes.
-		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
-		BaseContext:                  func(net.Listener) context.Context { return requests },
-		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			if known, ok := conn.(*admittedConn); ok {
-				return peer.NewContext(ctx, known.caller)
-			}
-			return ctx // and no caller, so that nothing will be granted
-		},
 	}
 }
 

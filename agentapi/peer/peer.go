@@ -1,9 +1,6 @@
 package peer
 
-import (
-	"context"
-	"slices"
-)
+import "slices"
 
 // Caller is the process that made a connection, as it was at that time. It is
 // a value; its Groups must not be changed.
@@ -17,18 +14,4 @@ type Caller struct {
 // supplementary groups.
 func (c Caller) InGroup(gid uint32) bool {
 	return c.GID == gid || slices.Contains(c.Groups, gid)
-}
-
-type contextKey struct{}
-
-// NewContext returns a context that carries the caller of a connection.
-func NewContext(ctx context.Context, c Caller) context.Context {
-	return context.WithValue(ctx, contextKey{}, c)
-}
-
-// FromContext returns the caller that [NewContext] put into ctx. Without one
-// it returns false, and nothing may be granted.
-func FromContext(ctx context.Context) (Caller, bool) {
-	c, ok := ctx.Value(contextKey{}).(Caller)
-	return c, ok
 }

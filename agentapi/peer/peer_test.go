@@ -309,17 +309,6 @@ func receiveFile(t *testing.T, cmd *exec.Cmd) *os.File {
 	return file
 }
 
-func TestContext(t *testing.T) {
-	if _, ok := peer.FromContext(t.Context()); ok {
-		t.Error("a context that nobody put a caller into has one")
-	}
-	want := peer.Caller{UID: 7, GID: 8, PID: 9}
-	got, ok := peer.FromContext(peer.NewContext(t.Context(), want))
-	if !ok || got.UID != 7 || got.GID != 8 || got.PID != 9 {
-		t.Errorf("got %+v, %v, want %+v", got, ok, want)
-	}
-}
-
 func TestCheckIDMap(t *testing.T) {
 	tests := []struct {
 		name string

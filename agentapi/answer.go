@@ -22,13 +22,8 @@ func (s *Server) handler(f *face) http.Handler {
 
 // serve answers one request: find its route, answer, audit, write.
 func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
-	found, exists := f.routeOf(r.RequestURI)
-	rec := &record{rules: s.rules.Load(), method: clip(r.Method, maxAuditedBytes), path: found.path}
-	conn := connectionOf(r.Context())
-	if conn != nil {
-		rec.caller = conn.caller
-	}
-	said, p := s.answer(r, rec, found, exists, conn != nil)
+	rec := s.begin(f, r)
+	said, p := s.answer(r, rec)
 	said, p = encode(said, p)
 	said, p = s.recorded(rec, said, p)
 	if p != nil {
@@ -36,19 +31,36 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
 		}
 		// A stranger gets its refusal and leaves: an idle connection is a place.
-		p.close = r.ContentLength != 0 || conn == nil || rec.rules.stranger(rec.caller)
-		s.writeProblem(w, r, found.errors, p)
+		p.close = r.ContentLength != 0 || rec.conn == nil || rec.rules.stranger(rec.caller)
+		s.writeProblem(w, r, rec.route.errors, p)
 		return
 	}
 	write(w, http.StatusOK, wire.ContentTypeJSON, said)
 }
 
+// begin finds the route of a request and begins its record.
+func (s *Server) begin(f *face, r *http.Request) *record {
+	conn, rules := connectionOf(r.Context()), s.rules.Load()
+	if again := conn.approved(r, rules); again != nil {
+		rec := again.record
+		rec.approval = again
+		return &rec
+	}
+	found := f.routeOf(r.RequestURI)
+	rec := &record{rules: rules, conn: conn, route: found, method: clip(r.Method, maxAuditedBytes), path: found.path}
+	if conn != nil {
+		rec.caller = conn.caller
+	}
+	return rec
+}
+
 // answer makes every check that does not depend on the route's own parameters.
-func (s *Server) answer(r *http.Request, rec *record, found route, exists, known bool) (reply, *problem) {
-	if !known {
+func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
+	found := rec.route
+	if rec.conn == nil {
 		return reply{}, newProblem(wire.CodeCallerNotAllowed, "the caller is not known")
 	}
-	if !exists {
+	if found.handle == nil {
 		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path)
 	}
 	if r.Method != found.method {

@@ -18,9 +18,12 @@ const maxAuditedBytes = 256
 
 // record is what the audit keeps of one answer. It has no place for a token.
 type record struct {
-	rules        *Rules // by which the request is answered
+	rules        *Rules      // by which the request is answered
+	conn         *connection // that the request came on; nil: it is not known
 	caller       peer.Caller
+	route        *route
 	method, path string
+	approval     *approval // of the same request before, or of this one; nil: there is none
 
 	identity, resource, tokenType string        // as asked
 	forceRefresh, claims          bool          // whether it was asked with them
@@ -123,8 +126,7 @@ func (s *Server) audit(r *record, p *problem) error {
 		return nil
 	}
 	entry := slog.NewRecord(s.cfg.Now(), slog.LevelInfo, "answer", 0)
-	r.addTo(&entry, p)
-	return s.trail.write(entry, r.issued)
+	return s.trail.write(r.auditHandler(s.trail.handler, p), entry, r.issued)
 }
 
 // kind is what answers without a record of their own are told apart by.
@@ -135,7 +137,7 @@ func (r *record) kind(p *problem) string {
 	return string(p.Code)
 }
 
-func (r *record) addTo(entry *slog.Record, p *problem) {
+func (r *record) attrs(p *problem) []slog.Attr {
 	status, code := http.StatusOK, wire.Code("")
 	if p != nil {
 		status, code = p.Status, p.Code
@@ -169,7 +171,7 @@ func (r *record) addTo(entry *slog.Record, p *problem) {
 			slog.Bool("from_cache", r.token.fromCache),
 		)
 	}
-	entry.AddAttrs(attrs...)
+	return attrs
 }
 
 func appendUnlessEmpty(attrs []slog.Attr, key, value string) []slog.Attr {

@@ -140,8 +140,14 @@ type auditFunc func(slog.Record) error
 
 func (auditFunc) Enabled(context.Context, slog.Level) bool        { return true }
 func (f auditFunc) Handle(_ context.Context, r slog.Record) error { return f(r) }
-func (f auditFunc) WithAttrs([]slog.Attr) slog.Handler            { return f }
 func (f auditFunc) WithGroup(string) slog.Handler                 { return f }
+func (f auditFunc) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return auditFunc(func(r slog.Record) error {
+		r = r.Clone()
+		r.AddAttrs(attrs...)
+		return f(r)
+	})
+}
 
 // No token, in whole or in part, is in anything that a server writes beside the
 // replies that are tokens.

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,6 +62,9 @@ func compare(b *testing.B, ours, reference *contender) {
 	if b.Failed() {
 		return
 	}
+	b.ReportMetric(median(ours.cpu), "ours-cpu-ns")
+	b.ReportMetric(median(reference.cpu), "reference-cpu-ns")
+	b.ReportMetric(median(reference.cpu)/median(ours.cpu), "cpu-ratio")
 	b.ReportMetric(median(ours.rates), "ours-req/s")
 	b.ReportMetric(median(reference.rates), "reference-req/s")
 	b.ReportMetric(median(ours.rates)/median(reference.rates), "ratio")
@@ -79,6 +83,7 @@ type contender struct {
 	clients []*http.Client
 	rates   []float64 // requests per second, of each round
 	p99s    []float64 // nanoseconds, of each round
+	cpu     []float64 // nanoseconds of processor time for a request, of each round
 }
 
 func newContender(b *testing.B, connections int, socket string) *contender {
@@ -119,7 +124,7 @@ func (c *contender) run(b *testing.B, n int) {
 	b.Helper()
 	times := make([][]time.Duration, len(c.clients))
 	var group sync.WaitGroup
-	begin := time.Now()
+	begin, spent := time.Now(), processorTime(b)
 	for i, client := range c.clients {
 		share := n / len(c.clients)
 		if i < n%len(c.clients) {
@@ -138,10 +143,21 @@ func (c *contender) run(b *testing.B, n int) {
 	}
 	group.Wait()
 	c.rates = append(c.rates, float64(n)/time.Since(begin).Seconds())
+	c.cpu = append(c.cpu, float64(processorTime(b)-spent)/float64(n))
 	all := slices.Sorted(slices.Values(slices.Concat(times...)))
 	if len(all) == n {
 		c.p99s = append(c.p99s, float64(all[n*99/100]))
 	}
+}
+
+// processorTime returns what this process has used of the processors. Other processes of a busy
+// machine take no part in it, as they do in the time of a round.
+func processorTime(b *testing.B) time.Duration {
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 // serveAgent starts the agent's server with a source that has the token, and an

@@ -107,6 +107,6 @@ func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secre
 	defer s.keepTrail(ctx)()
 	return s.serveFace(ctx, &face{
 		listener: ln, identify: identify, errors: never404.format,
-		routes: []route{{http.MethodGet, path, withoutExtraSlashes, never404.format, forCallersOfRules, proof, (*Server).imdsToken}},
+		routes: []route{{http.MethodGet, path, withoutExtraSlashes, never404.format, forCallersOfRules, proof, imdsForm.issue}},
 	})
 }

@@ -52,7 +52,10 @@ func (s *Server) httpServer(requests context.Context, f *face) *http.Server {
 
 // connection is what the agent knows of one connection. net/http answers the requests of a
 // connection one after another, so that nothing here needs a lock.
-type connection struct{ caller peer.Caller }
+type connection struct {
+	caller peer.Caller
+	last   *approval // of the last request for a token that the rules allowed; nil: there was none
+}
 
 type connectionKey struct{}
 

@@ -2,7 +2,6 @@ package agentapi
 
 import (
 	"context"
-	"net/http"
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/policy"
@@ -16,28 +15,14 @@ var imdsParams = []string{
 	wire.ParamClientID, wire.ParamObjectID, wire.ParamResourceID, wire.ParamResourceIDAlias,
 }
 
-// imdsToken answers GET /metadata/identity/oauth2/token.
-func (s *Server) imdsToken(r *http.Request, rec *record) (reply, *problem) {
-	params, p := parseQuery(r.URL.RawQuery, imdsParams, ignoreUnknown)
-	if p != nil {
-		return reply{}, p
-	}
-	// To find the identity may take a token, too; the caller waits for both no longer than for one.
-	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.RequestTimeout)
-	defer cancel()
-	req, p := s.imdsRequest(ctx, rec, params)
-	rec.asksFor(req)
-	if p != nil {
-		return reply{}, p
-	}
-	token, p := s.obtain(ctx, rec, req)
-	if p != nil {
-		return reply{}, p
-	}
-	return reply{token: token.AccessToken, tail: imdsTail(s.tokenResponse(token, req.Resource))}, nil
-}
+// imdsForm is GET /metadata/identity/oauth2/token.
+var imdsForm = tokenForm{understand: (*Server).imdsRequest, tail: imdsTail}
 
-func (s *Server) imdsRequest(ctx context.Context, rec *record, params params) (tokenRequest, *problem) {
+func (s *Server) imdsRequest(ctx context.Context, rec *record, query string) (tokenRequest, *problem) {
+	params, p := parseQuery(query, imdsParams, ignoreUnknown)
+	if p != nil {
+		return tokenRequest{}, p
+	}
 	req := tokenRequest{Request: policy.Request{TokenType: wire.TypeBearer}}
 	if !isIMDSVersion(params.get(wire.ParamAPIVersion)) {
 		return req, newProblem(wire.CodeInvalidParameter, "api-version must be a date, %s or later", wire.IMDSAPIVersion).withField(wire.ParamAPIVersion)
@@ -46,7 +31,6 @@ func (s *Server) imdsRequest(ctx context.Context, rec *record, params params) (t
 	if value == "" {
 		return req, newProblem(wire.CodeMissingParameter, "resource is required").withField(wire.ParamResource)
 	}
-	var p *problem
 	if req.Resource, p = parseResource(wire.ParamResource, value); p != nil {
 		return req, p
 	}

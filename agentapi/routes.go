@@ -13,8 +13,8 @@ import (
 
 // socketRoutes is every request that the agent answers on its Unix socket, and who may make it.
 var socketRoutes = []route{
-	{http.MethodGet, wire.PathToken, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).token},
-	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, (*Server).imdsToken},
+	{http.MethodGet, wire.PathToken, asItIs, problemJSON, forCallersOfRules, nothingMore, nativeForm.issue},
+	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, imdsForm.issue},
 	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).capabilities},
 	{http.MethodGet, wire.PathStatus, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).status},
@@ -101,15 +101,16 @@ func checkRoutes(routes []route) error {
 }
 
 // routeOf finds the route of a request target (RFC 9112, 3.2) as it came,
-// undecoded: whatever is encoded, dotted or absolute matches nothing.
-func (f *face) routeOf(target string) (route, bool) {
+// undecoded: whatever is encoded, dotted or absolute matches nothing, and gives a
+// route without a handler.
+func (f *face) routeOf(target string) *route {
 	path, _, _ := strings.Cut(target, "?")
-	for _, r := range f.routes {
-		if r.spelling(path) == r.path {
-			return r, true
+	for i := range f.routes {
+		if r := &f.routes[i]; r.spelling(path) == r.path {
+			return r
 		}
 	}
-	return route{path: clip(path, maxAuditedBytes), errors: f.errors}, false
+	return &route{path: clip(path, maxAuditedBytes), errors: f.errors}
 }
 
 // asItIs is the spelling of paths that are compared byte for byte.

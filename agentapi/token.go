@@ -33,27 +33,55 @@ type tokenRequest struct {
 	selection    selection // that led to the identity; zero: its name
 }
 
-// token answers GET /v1/token.
-func (s *Server) token(r *http.Request, rec *record) (reply, *problem) {
-	params, p := parseQuery(r.URL.RawQuery, nativeParams, refuseUnknown)
-	if p != nil {
-		return reply{}, p
-	}
-	req, p := rec.nativeRequest(params)
-	rec.asksFor(req)
-	if p != nil {
-		return reply{}, p
-	}
-	token, p := s.obtain(r.Context(), rec, req)
-	if p != nil {
-		return reply{}, p
-	}
-	return reply{token: token.AccessToken, tail: nativeTail(s.tokenResponse(token, req.Resource))}, nil
+// tokenForm is how a protocol asks for a token, and how it says what it got.
+type tokenForm struct {
+	// understand returns as much of the request as it understood, for the audit, also with a
+	// problem.
+	understand func(*Server, context.Context, *record, string) (tokenRequest, *problem)
+	tail       func(wire.TokenResponse) tail
 }
 
-// nativeRequest returns as much of the request as it understood, for the audit,
-// also with a problem.
-func (r *record) nativeRequest(params params) (tokenRequest, *problem) {
+// nativeForm is GET /v1/token.
+var nativeForm = tokenForm{understand: (*Server).nativeRequest, tail: nativeTail}
+
+// issue answers a request for a token.
+func (f tokenForm) issue(s *Server, r *http.Request, rec *record) (reply, *problem) {
+	// To find the identity may take a token, too; the caller waits for both no longer than for one.
+	ctx := withPatience(r.Context(), s.cfg.RequestTimeout)
+	defer ctx.end()
+	req, p := f.allowed(ctx, s, r, rec)
+	if p != nil {
+		return reply{}, p
+	}
+	token, p := s.fetch(ctx, rec, req)
+	if p != nil {
+		return reply{}, p
+	}
+	rec.issues(token)
+	return reply{token: token.AccessToken, tail: f.tail(s.tokenResponse(token, req.Resource))}, nil
+}
+
+// allowed returns what a request asks for, if the rules allow it.
+func (f tokenForm) allowed(ctx context.Context, s *Server, r *http.Request, rec *record) (tokenRequest, *problem) {
+	if rec.approval != nil {
+		return rec.approval.request, nil
+	}
+	req, p := f.understand(s, ctx, rec, r.URL.RawQuery)
+	rec.asksFor(req)
+	if p == nil {
+		p = rec.authorise(req.Request)
+	}
+	if p == nil {
+		rec.approve(r.RequestURI, req)
+	}
+	return req, p
+}
+
+func (s *Server) nativeRequest(_ context.Context, rec *record, query string) (tokenRequest, *problem) {
+	params, p := parseQuery(query, nativeParams, refuseUnknown)
+	if p != nil {
+		return tokenRequest{}, p
+	}
 	req := tokenRequest{Request: policy.Request{Identity: params.get(wire.ParamIdentity), TokenType: params.get(wire.ParamType)}}
 	if len(req.Identity) > maxIdentityBytes {
 		return req, newProblem(wire.CodeInvalidParameter, "the name is longer than %d bytes", maxIdentityBytes).withField(wire.ParamIdentity)
@@ -74,7 +102,7 @@ func (r *record) nativeRequest(params params) (tokenRequest, *problem) {
 	}
 	req.Resource = resource
 	if req.Identity == "" {
-		req.Identity, p = r.onlyIdentity()
+		req.Identity, p = rec.onlyIdentity()
 	}
 	return req, p
 }
@@ -158,15 +186,14 @@ func ambiguous(names []string) *problem {
 
 // authorise asks the rules. What it answers to a known caller does not tell
 // whether an identity exists.
-func (s *Server) authorise(rec *record, req policy.Request) *problem {
-	decision := rec.rules.Policy.Decide(rec.caller, req)
-	rec.rule = decision.Rule
-	rec.reason = decision.Reason
+func (r *record) authorise(req policy.Request) *problem {
+	decision := r.rules.Policy.Decide(r.caller, req)
+	r.rule, r.reason = decision.Rule, decision.Reason
 	if decision.Allowed {
 		return nil
 	}
 	p := newProblem(wire.CodeNotAllowed, "uid %d asks for a %s token for %s as %q: %s",
-		rec.caller.UID, req.TokenType, req.Resource, req.Identity, decision.Reason)
+		r.caller.UID, req.TokenType, req.Resource, req.Identity, decision.Reason)
 	if decision.Reason == policy.ReasonFresh {
 		return p.withField(wire.ParamForceRefresh).withHint("leave force_refresh out, or ask whoever administers the agent for fresh: true at the rule")
 	}
@@ -176,23 +203,8 @@ func (s *Server) authorise(rec *record, req policy.Request) *problem {
 	return p.withHint("GET " + wire.PathIdentities + " says what the rules give this user; ask whoever administers the agent for more")
 }
 
-// obtain gets a token if it is allowed, and makes sure that it is that token.
-func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acquire.Token, *problem) {
-	if p := s.authorise(rec, req.Request); p != nil {
-		return acquire.Token{}, p
-	}
-	token, p := s.fetch(ctx, rec, req)
-	if p != nil {
-		return acquire.Token{}, p
-	}
-	rec.issues(token)
-	return token, nil
-}
-
 // fetch gets a token that the rules allow, and learns from it whose it is.
 func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acquire.Token, *problem) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
-	defer cancel()
 	token, err := rec.rules.Tokens.Token(ctx, acquire.Request{
 		Identity: req.Identity,
 		Resource: req.Resource.Asked(),

@@ -3,6 +3,8 @@ package agentapi
 import (
 	"log/slog"
 	"net/http"
+
+	"github.com/keyagent/keyagent/internal/secret"
 )
 
 // maxRememberedBytes limits the request target that a connection remembers. Only claims make one
@@ -21,6 +23,13 @@ type approval struct {
 	// audit puts records of tokens with these facts into the trail; nil: there was none yet.
 	audit slog.Handler
 	facts facts
+
+	token secret.String // that was answered last: its characters need not be looked at again
+}
+
+// answeredBefore reports whether a token is the one that the same request was answered with.
+func (r *record) answeredBefore(token secret.String) bool {
+	return r.approval != nil && !r.approval.token.IsZero() && r.approval.token.Reveal() == token.Reveal()
 }
 
 // approved returns the approval of a request, nil unless it is the same as the last one and the

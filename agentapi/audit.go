@@ -72,6 +72,9 @@ func (r *record) notes(query string) {
 
 func (r *record) issues(token acquire.Token) {
 	r.issued = true
+	if r.approval != nil {
+		r.approval.token = token.AccessToken
+	}
 	r.token = facts{
 		credential: token.Credential,
 		strength:   string(token.Strength),
@@ -98,18 +101,18 @@ func (r *record) decision(p *problem) string {
 	return "refused"
 }
 
-// recorded puts an answer on record and returns what may be sent then: where the audit
+// recorded puts an answer on record and returns why it must not be sent, or p: where the audit
 // is required, no token leaves without its record.
-func (s *Server) recorded(r *record, said reply, p *problem) (reply, *problem) {
+func (s *Server) recorded(r *record, p *problem) *problem {
 	err := s.audit(r, p)
 	if err == nil || !r.issued || !s.cfg.AuditRequired {
-		return said, p
+		return p
 	}
 	r.issued = false
 	p = newProblem(wire.CodeAuditUnavailable, "the record of this token cannot be written: %v", err).retryable(time.Second).
 		withHint("see what reads the agent's standard output; keyagent status says when records are written again")
 	_ = s.audit(r, p) // which is noted and told by the trail itself
-	return reply{}, p
+	return p
 }
 
 // audit writes the record of an answer. It is called before the answer is sent, so that
@@ -125,8 +128,7 @@ func (s *Server) audit(r *record, p *problem) error {
 		r.beyondQuota = true
 		return nil
 	}
-	entry := slog.NewRecord(s.cfg.Now(), slog.LevelInfo, "answer", 0)
-	return s.trail.write(r.auditHandler(s.trail.handler, p), entry, r.issued)
+	return s.trail.write(r.auditHandler(s.trail.handler, p), r.issued)
 }
 
 // kind is what answers without a record of their own are told apart by.

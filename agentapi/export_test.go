@@ -5,9 +5,11 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/secret"
 )
 
 // Route is what tests may know of a route.
@@ -61,11 +63,20 @@ func HasIMDSError(code wire.Code) bool {
 	return ok
 }
 
-// NativeJSON and IMDSJSON return the JSON of a reply with a token.
-func NativeJSON(token string, r wire.TokenResponse) string {
-	return head + token + string(nativeTail(r))
+// NativeJSON and IMDSJSON return the answer that has a token.
+func NativeJSON(token string, r wire.TokenResponse) string { return sent(nativeForm, token, r) }
+func IMDSJSON(token string, r wire.TokenResponse) string   { return sent(imdsForm, token, r) }
+
+func sent(form tokenForm, token string, r wire.TokenResponse) string {
+	r.AccessToken = wire.Secret{}
+	text, p := encode(reply{form.body(r), secret.New(token)}, nil)
+	if p != nil {
+		return p.Detail
+	}
+	w := httptest.NewRecorder()
+	write(w, http.StatusOK, wire.ContentTypeJSON, token, text)
+	return w.Body.String()
 }
-func IMDSJSON(token string, r wire.TokenResponse) string { return head + token + string(imdsTail(r)) }
 
 // AccountsCounted returns for how many accounts the audit counts at the moment.
 func (s *Server) AccountsCounted() int {

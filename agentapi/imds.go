@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/policy"
@@ -16,7 +17,7 @@ var imdsParams = []string{
 }
 
 // imdsForm is GET /metadata/identity/oauth2/token.
-var imdsForm = tokenForm{understand: (*Server).imdsRequest, tail: imdsTail}
+var imdsForm = tokenForm{understand: (*Server).imdsRequest, body: imdsToken}
 
 func (s *Server) imdsRequest(ctx context.Context, rec *record, query string) (tokenRequest, *problem) {
 	params, p := parseQuery(query, imdsParams, ignoreUnknown)
@@ -42,6 +43,15 @@ func (s *Server) imdsRequest(ctx context.Context, rec *record, query string) (to
 	}
 	req.Identity, p = s.selected(ctx, rec, req)
 	return req, p
+}
+
+// imdsToken says what is known about a token as IMDS does: every value is a string.
+func imdsToken(r wire.TokenResponse) any {
+	expiresIn := strconv.FormatInt(r.ExpiresIn, 10)
+	return &wire.IMDSToken{
+		ClientID: r.ClientID, ExpiresIn: expiresIn, ExpiresOn: strconv.FormatInt(r.ExpiresOn, 10),
+		ExtExpiresIn: expiresIn, NotBefore: strconv.FormatInt(r.NotBefore, 10), Resource: r.Resource, TokenType: r.TokenType,
+	}
 }
 
 // isIMDSVersion reports whether a version is one of those that have this request and answer.

@@ -32,16 +32,15 @@ type route struct {
 	handle handler
 }
 
-// handler answers a request whose caller has the route's permission. It returns
-// what a 200 says, or a problem, and notes for the audit what it learns.
+// handler answers a request whose caller has the route's permission. It returns what a 200 says,
+// or a problem, and notes for the audit what it learns.
 type handler func(*Server, *http.Request, *record) (reply, *problem)
 
-// reply is what a 200 says: a body to be encoded as JSON, or a token and the
-// JSON that follows it. The two are put together when they are sent.
+// reply is what a 200 says: a body to be encoded as JSON. If it is that of a token, it begins with
+// the member of an empty one, and the token is put there when it is sent.
 type reply struct {
 	body  any
 	token secret.String
-	tail  tail
 }
 
 // nothingMore is the proof of routes for which it is enough who the caller is.

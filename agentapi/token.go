@@ -38,11 +38,12 @@ type tokenForm struct {
 	// understand returns as much of the request as it understood, for the audit, also with a
 	// problem.
 	understand func(*Server, context.Context, *record, string) (tokenRequest, *problem)
-	tail       func(wire.TokenResponse) tail
+	// body returns what there is to say of a token, with an empty one as its first member.
+	body func(wire.TokenResponse) any
 }
 
 // nativeForm is GET /v1/token.
-var nativeForm = tokenForm{understand: (*Server).nativeRequest, tail: nativeTail}
+var nativeForm = tokenForm{understand: (*Server).nativeRequest, body: func(r wire.TokenResponse) any { return &r }}
 
 // issue answers a request for a token.
 func (f tokenForm) issue(s *Server, r *http.Request, rec *record) (reply, *problem) {
@@ -58,7 +59,7 @@ func (f tokenForm) issue(s *Server, r *http.Request, rec *record) (reply, *probl
 		return reply{}, p
 	}
 	rec.issues(token)
-	return reply{token: token.AccessToken, tail: f.tail(s.tokenResponse(token, req.Resource))}, nil
+	return reply{f.body(s.tokenResponse(token, req.Resource)), token.AccessToken}, nil
 }
 
 // allowed returns what a request asks for, if the rules allow it.
@@ -236,7 +237,7 @@ func (s *Server) judge(ctx context.Context, rec *record, token acquire.Token, er
 	if err != nil {
 		return s.tokenProblem(ctx, rec, err)
 	}
-	if err := checkToken(token, req); err != nil {
+	if err := rec.checkToken(token, req); err != nil {
 		return newProblem(wire.CodeInternal, "the agent got a token that it must not hand out").causedBy(err)
 	}
 	if !token.ExpiresOn.After(s.cfg.Now()) {
@@ -247,9 +248,9 @@ func (s *Server) judge(ctx context.Context, rec *record, token acquire.Token, er
 
 // checkToken is the last line of defence against a token source that mixes up
 // its tokens.
-func checkToken(token acquire.Token, req policy.Request) error {
+func (r *record) checkToken(token acquire.Token, req policy.Request) error {
 	switch {
-	case !isBearerToken(token.AccessToken.Reveal()):
+	case !r.answeredBefore(token.AccessToken) && !isBearerToken(token.AccessToken.Reveal()):
 		return errors.New("the token is empty, or has a character that no token has")
 	case token.Identity != req.Identity:
 		return fmt.Errorf("the token is of identity %q, not %q", token.Identity, req.Identity)

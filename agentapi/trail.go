@@ -66,12 +66,13 @@ func (t *trail) handle(level slog.Level, message string, attrs ...slog.Attr) err
 	return t.handler.Handle(t.ctx, entry)
 }
 
-// write puts the record of an answer into the trail, through a handler that is made of the
-// trail's. It returns nil when it is there,
+// write puts the record of an answer into the trail, through a handler that has its attributes.
+// It returns nil when it is there,
 // and otherwise within auditPatience why that is not known.
-func (t *trail) write(to slog.Handler, entry slog.Record, issued bool) error {
+func (t *trail) write(to slog.Handler, issued bool) error {
+	at := t.now()
 	return t.queue.Do(writequeue.Job{
-		Write:    func() error { return to.Handle(t.ctx, entry) },
+		Write:    func() error { return to.Handle(t.ctx, slog.NewRecord(at, slog.LevelInfo, "answer", 0)) },
 		Minor:    !issued,
 		Withdraw: issued && t.required,
 	})

@@ -159,8 +159,7 @@ type TLSStatus struct {
 	Handshakes         int64  `json:"handshakes"`                    // full handshakes, that is, TPM signatures, since start
 }
 
-// AttestationStatus describes the attestation token behind the certificate.
+// AttestationStatus describes the attestation behind binding certificates.
 type AttestationStatus struct {
-	Provider string     `json:"provider"` // as in "azure-guest" or "none"
-	Expires  *time.Time `json:"expires,omitempty"`
+	Provider string `json:"provider"` // of attestation tokens, as in "azure-guest" or "none"
 }

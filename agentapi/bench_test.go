@@ -62,8 +62,8 @@ func compare(b *testing.B, ours, reference *contender) {
 	if b.Failed() {
 		return
 	}
-	b.ReportMetric(median(ours.cpu), "ours-cpu-ns")
-	b.ReportMetric(median(reference.cpu), "reference-cpu-ns")
+	b.ReportMetric(1e9/median(ours.cpu), "ours-req/cpu-s")
+	b.ReportMetric(1e9/median(reference.cpu), "reference-req/cpu-s")
 	b.ReportMetric(median(reference.cpu)/median(ours.cpu), "cpu-ratio")
 	b.ReportMetric(median(ours.rates), "ours-req/s")
 	b.ReportMetric(median(reference.rates), "reference-req/s")

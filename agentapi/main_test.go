@@ -53,6 +53,8 @@ func play(role string) error {
 			return err
 		}
 		return ask(conn)
+	case "serve many":
+		return serveMany(os.Getenv(socketEnv))
 	case "listen":
 		if _, err := agentapi.Listen(os.Getenv(socketEnv), 0o600); err != nil {
 			return err

@@ -13,8 +13,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// refusedHeaders mark a request that a browser or a proxy makes on behalf of
-// someone whom the socket's credentials do not name.
+// refusedHeaders mark a request that a browser or a proxy makes for somebody else than the user
+// that the kernel names.
 var refusedHeaders = []string{"Origin", "Referer", "X-Forwarded-For", "Forwarded"}
 
 // handler returns what answers the requests that come by a face.
@@ -32,7 +32,7 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 		if p.cause != nil && !rec.beyondQuota {
 			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
 		}
-		// A stranger gets its refusal and leaves: an idle connection is a place.
+		// A stranger is disconnected after its refusal: an idle connection takes a place.
 		p.close = r.ContentLength != 0 || rec.conn == nil || rec.rules.stranger(rec.caller)
 		s.writeProblem(w, r, rec.route.errors, p)
 		return

@@ -52,8 +52,8 @@ func (r *record) asksFor(req tokenRequest) {
 	r.forceRefresh, r.claims = req.Fresh, req.claims != ""
 }
 
-// notes keeps what a caller asked for that was refused before its parameters were
-// understood. They are as it sent them.
+// notes keeps the parameters, as they were sent, of a request that was refused before they were
+// looked at.
 func (r *record) notes(query string) {
 	asked, err := url.ParseQuery(query)
 	if err != nil {
@@ -85,7 +85,7 @@ func (r *record) issues(token acquire.Token) {
 	}
 }
 
-// decision sums the answer up: "issued" a token, "answered" something else,
+// decision is the outcome of a request: "issued" a token, "answered" something else,
 // "refused" the request, or "failed" at something allowed.
 func (r *record) decision(p *problem) string {
 	switch {
@@ -115,11 +115,10 @@ func (s *Server) recorded(r *record, p *problem) *problem {
 	return p
 }
 
-// audit writes the record of an answer. It is called before the answer is sent, so that
-// no token leaves before its record is written, or is known not to be. It takes as
-// long as a caller may have to wait for it, at most. Answers that cost their callers
-// nothing have a record up to a bound; what is beyond it is counted, and not logged
-// either.
+// audit writes the record of an answer. It is called before the answer is sent, so that no token
+// leaves before its record is written, or is known not to be. It returns after auditPatience at
+// most. Answers that cost the caller nothing are recorded up to a bound; those beyond it are
+// counted, and are not in the log either.
 func (s *Server) audit(r *record, p *problem) error {
 	if !s.trail.kept() {
 		return nil
@@ -131,7 +130,7 @@ func (s *Server) audit(r *record, p *problem) error {
 	return s.trail.write(r.auditHandler(s.trail.handler, p), r.issued)
 }
 
-// kind is what answers without a record of their own are told apart by.
+// kind is what answers without a record of their own are counted by.
 func (r *record) kind(p *problem) string {
 	if p == nil {
 		return r.decision(p)

@@ -14,9 +14,9 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// maxStrangers is how many connections there are, together, of users whom neither
-// a rule nor the administration names. One bound for all of them: a user can have
-// thousands of uids (subuid(5)), and the answer to each is the same refusal.
+// maxStrangers is how many connections all strangers together may hold: users that neither a rule
+// nor the administration names. They share one bound because a user can have thousands of uids
+// (subuid(5)), and each gets the same refusal.
 const maxStrangers = 32
 
 // account is whose connections are counted together: those of one uid, or of all
@@ -32,9 +32,9 @@ type share struct {
 	bound int
 }
 
-// sharesOf returns the accounts that a connection counts for. Whoever can be many
-// uids, being a stranger or known by a group that all of them keep, shares one
-// account with everybody of whom that is true, and never has more than half.
+// sharesOf returns the accounts that a connection counts for. A user can have many uids, all of
+// which are strangers or keep the user's groups. So all strangers share one account, and all
+// callers who are known by a group only share another, with half of all connections at most.
 func (a *admission) sharesOf(caller peer.Caller) []share {
 	own := share{account{policy.ByUID, caller.UID}, a.server.cfg.MaxConnectionsPerUser}
 	half := a.server.cfg.MaxConnections / 2
@@ -49,9 +49,8 @@ func (a *admission) sharesOf(caller peer.Caller) []share {
 }
 
 // admission is a listener that knows who connects and bounds how many
-// connections there are. Beyond its bound one user is turned away, so that it
-// cannot keep others out, and so are strangers and members of groups beyond
-// theirs; beyond the total, callers wait in the kernel's queue.
+// connections there are. Callers beyond the bound of their account are turned away, so that they
+// cannot keep others out; callers beyond the total wait in the kernel's queue.
 type admission struct {
 	net.Listener
 	ctx    context.Context // for log records only
@@ -180,8 +179,8 @@ func (c *admittedConn) Close() error {
 	return err
 }
 
-// turnAway answers a request that was not read, since waiting for it would give
-// the caller what the bound denies. The reply fits into the empty buffer of a
+// turnAway answers without reading a request: waiting for it would take the place of a connection
+// that the bound denies. The reply fits into the empty buffer of a
 // new connection, so that writing it does not wait for the caller either.
 func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
 	rules := a.server.rules.Load()
@@ -202,14 +201,14 @@ func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
 		status, http.StatusText(status), contentType, retry, len(body), body)
 }
 
-// noRoom says which bound was reached. A stranger hears what it would hear anyway.
+// noRoom says which bound was reached. A stranger gets the refusal that it would get to a request.
 func (r *Rules) noRoom(caller peer.Caller, full share) *problem {
 	var p *problem
 	switch full.together {
 	case policy.Stranger:
 		return r.permit(forCallersOfRules, caller)
 	case policy.ByGroupOnly:
-		p = newProblem(wire.CodeTooManyConnections, "users whom only a group makes known hold %d connections to the agent", full.bound).
+		p = newProblem(wire.CodeTooManyConnections, "users who are known by a group only hold %d connections to the agent", full.bound).
 			withHint("close connections that are not in use, or ask whoever administers the agent for a rule that names the user")
 	default:
 		p = newProblem(wire.CodeTooManyConnections, "uid %d holds %d connections to the agent", caller.UID, full.bound).

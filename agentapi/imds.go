@@ -9,8 +9,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// imdsParams are the parameters of the IMDS shape that mean something here. One to
-// skip the cache (bypass_cache) does not: whoever sends it here did not ask a rule.
+// imdsParams are the parameters of the IMDS protocol that mean something here. bypass_cache, which
+// skips the cache there, does not: here that takes a rule.
 var imdsParams = []string{
 	wire.ParamAPIVersion, wire.ParamResource,
 	wire.ParamClientID, wire.ParamObjectID, wire.ParamResourceID, wire.ParamResourceIDAlias,

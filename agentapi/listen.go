@@ -64,8 +64,8 @@ func listen(path string, mode fs.FileMode) (*listener, error) {
 	return &listener{UnixListener: ln, lock: lock}, nil
 }
 
-// CheckDir reports why [Listen] would not take the directory of a socket at path, without making it: errors.Is(err, [fs.ErrNotExist])
-// holds for one that is not there.
+// CheckDir reports why [Listen] would not take the directory of a socket at path, without making
+// it. errors.Is(err, [fs.ErrNotExist]) holds for a directory that is not there.
 func CheckDir(path string) error {
 	if err := checkSocketPath(path); err != nil {
 		return err

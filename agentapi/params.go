@@ -35,8 +35,8 @@ func (p params) get(name string) string {
 }
 
 // parseQuery decodes a query (WHATWG URL, application/x-www-form-urlencoded). A
-// known parameter that is given twice is refused: the rules might judge the one
-// and the token source use the other.
+// known parameter that is given twice is refused: the rules might decide on one
+// value and the token source use the other.
 func parseQuery(raw string, known []string, unknown unknownParams) (params, *problem) {
 	var found params
 	for raw != "" {

@@ -18,7 +18,7 @@ const (
 	maxRetryAfter     = time.Hour // what another side asks for beyond that is a mistake
 )
 
-// problem is why a request is not answered with what it asked for.
+// problem is why a request does not get what it asks for.
 type problem struct {
 	wire.Problem
 	allow string // methods, for 405

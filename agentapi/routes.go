@@ -61,8 +61,8 @@ type permission int
 
 const (
 	_                 permission = iota
-	forCallersOfRules            // whom at least one rule names; what they may have is decided on the request
-	forAdministrators            // root, the agent's own user, and whom the policy says
+	forCallersOfRules            // callers named by a rule; what they may have is decided on the request
+	forAdministrators            // root, the agent's own user, and administrators of the policy
 )
 
 // permit returns why the caller may not use a route, or nil.

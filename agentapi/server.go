@@ -42,8 +42,8 @@ type TokenSource interface {
 }
 
 // Identity is a configured identity as callers may name it. Name is what rules
-// and the native API use, the ids (empty if unknown) select it in the IMDS shape. Of a
-// managed identity one is given at most, and none if it is that of the VM itself.
+// and the native API use, the ids (empty if unknown) select it in the IMDS protocol. A
+// managed identity has one id at most, and the VM's own identity has none.
 // Kind is wire.KindManagedIdentity or wire.KindApplication.
 type Identity struct {
 	Name, Kind, ClientID, ObjectID, ResourceID string
@@ -78,12 +78,12 @@ type Config struct {
 	ShutdownGrace time.Duration
 	// MaxConnections is how many connections are open at a time, 0: 1024. More
 	// wait in the kernel. MaxConnectionsPerUser is how many one uid may hold,
-	// 0: 256. More are answered 503 and closed, and so are those beyond half of
-	// MaxConnections of all users together whom only a group makes known. Users
-	// whom nothing makes known have few together, and get 403 beyond them.
+	// 0: 256. More are answered 503 and closed. All callers together who are known by a group
+	// only may hold half of MaxConnections; more are answered 503, too. All strangers together
+	// may hold few; more are answered 403.
 	MaxConnections, MaxConnectionsPerUser int
-	// StrangerTimeout is how long a caller whom neither a rule nor the
-	// administration names may take to send its request; 0: 2 s.
+	// StrangerTimeout is how long a stranger, named by neither a rule nor the administration,
+	// may take to send a request; 0: 2 s.
 	StrangerTimeout time.Duration
 }
 
@@ -98,16 +98,16 @@ type Server struct {
 	changing sync.Mutex            // of rules
 }
 
-// Rules is who may have what, and of whom. It is one value because a name of an identity
-// in a policy means what it means in the configuration that both are of.
+// Rules are a policy with the identities that it names and the source of their tokens. They are
+// one value because a name in a policy means the identity of the same configuration.
 type Rules struct {
 	Policy     *policy.Policy // must not be changed any more
 	Identities []Identity     // every configured identity
 	Tokens     TokenSource    // of these identities
 }
 
-// New checks the configuration. The user that the agent runs as may administer
-// it, besides whom the policy names.
+// New checks the configuration. The agent's own user may administer it, as well as those that the
+// policy names as administrators.
 func New(cfg Config) (*Server, error) {
 	if cfg.Tokens == nil || cfg.Status == nil || cfg.Capabilities == nil || cfg.Policy == nil || cfg.Audit == nil {
 		return nil, errors.New("agentapi: Tokens, Status, Capabilities, Policy and Audit are required")
@@ -149,8 +149,8 @@ func (s *Server) set(r Rules) error {
 	return nil
 }
 
-// Note puts a record into the audit that is of no answer: of what has changed for the
-// answers that follow. It does not wait for it to be written.
+// Note puts a record into the audit that does not belong to an answer, such as one of a reload. It
+// does not wait until the record is written.
 func (s *Server) Note(message string, attrs ...slog.Attr) { s.trail.note(message, attrs) }
 
 // SetPolicy is [Server.SetRules] with the identities that are in force.

@@ -25,7 +25,7 @@ var nativeParams = []string{
 	wire.ParamClaims, wire.ParamCapabilities, wire.ParamForceRefresh,
 }
 
-// tokenRequest is what the rules decide on, and what they do not look at.
+// tokenRequest is what the rules decide on, with what only the token source looks at.
 type tokenRequest struct {
 	policy.Request
 	claims       string
@@ -140,8 +140,7 @@ func (r *tokenRequest) takeExtras(params params) *problem {
 	return nil
 }
 
-// isClaims reports whether a text is a claims challenge: one JSON object. What it says
-// is between the resource and Entra.
+// isClaims reports whether a text is a claims challenge: one JSON object. Its content is for Entra.
 func isClaims(s string) bool {
 	return len(s) <= wire.MaxClaimsBytes && utf8.ValidString(s) && strings.HasPrefix(strings.TrimLeft(s, " \t\r\n"), "{") &&
 		json.Valid([]byte(s))
@@ -171,7 +170,8 @@ func parseResource(field, value string) (policy.Resource, *problem) {
 	return resource, nil
 }
 
-// onlyIdentity is what a caller means that names no identity.
+// onlyIdentity returns the identity of a request that names none: the only one that rules give the
+// caller.
 func (r *record) onlyIdentity() (string, *problem) {
 	granted := r.rules.Policy.Identities(r.caller)
 	if len(granted) == 1 {
@@ -185,8 +185,7 @@ func ambiguous(names []string) *problem {
 		withHint("name one of them")
 }
 
-// authorise asks the rules. What it answers to a known caller does not tell
-// whether an identity exists.
+// authorise asks the rules. Its answer does not tell a caller whether an identity exists.
 func (r *record) authorise(req policy.Request) *problem {
 	decision := r.rules.Policy.Decide(r.caller, req)
 	r.rule, r.reason = decision.Rule, decision.Reason
@@ -204,7 +203,7 @@ func (r *record) authorise(req policy.Request) *problem {
 	return p.withHint("GET " + wire.PathIdentities + " says what the rules give this user; ask whoever administers the agent for more")
 }
 
-// fetch gets a token that the rules allow, and learns from it whose it is.
+// fetch gets a token that the rules allow, and learns the ids of its owner.
 func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acquire.Token, *problem) {
 	token, err := rec.rules.Tokens.Token(ctx, acquire.Request{
 		Identity: req.Identity,
@@ -220,7 +219,7 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 	if errors.Is(err, errMisses) {
 		rec.reason = reasonMisses
 	}
-	if p := s.judge(ctx, rec, token, err, req.Request); p != nil {
+	if p := s.unusable(ctx, rec, token, err, req.Request); p != nil {
 		p.Identity = req.Identity
 		return acquire.Token{}, p
 	}
@@ -232,8 +231,8 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 	return token, nil
 }
 
-// judge says why what the source gave is not to be handed out.
-func (s *Server) judge(ctx context.Context, rec *record, token acquire.Token, err error, req policy.Request) *problem {
+// unusable returns why what the source gave must not be handed out, or nil.
+func (s *Server) unusable(ctx context.Context, rec *record, token acquire.Token, err error, req policy.Request) *problem {
 	if err != nil {
 		return s.tokenProblem(ctx, rec, err)
 	}

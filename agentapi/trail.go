@@ -57,7 +57,7 @@ func newTrail(cfg Config) *trail {
 	return t
 }
 
-// kept reports whether anybody wants records.
+// kept reports whether the handler takes records.
 func (t *trail) kept() bool { return t.handler.Enabled(t.ctx, slog.LevelInfo) }
 
 func (t *trail) handle(level slog.Level, message string, attrs ...slog.Attr) error {
@@ -78,7 +78,7 @@ func (t *trail) write(to slog.Handler, issued bool) error {
 	})
 }
 
-// note writes a record that is of no answer, and waits for nothing. One that is lost is counted.
+// note writes a record that does not belong to an answer, and does not wait. A lost one is counted.
 func (t *trail) note(message string, attrs []slog.Attr) {
 	if !t.kept() {
 		return
@@ -93,7 +93,7 @@ func (t *trail) watch(ctx context.Context, wait func(context.Context, time.Durat
 	}
 }
 
-// lift ends the window of the quota and writes down of which answers there is no record.
+// lift ends the window of the quota, and writes down how many answers of it have no record.
 func (t *trail) lift() {
 	accounts, missing := t.quota.lift()
 	for _, account := range accounts {
@@ -123,14 +123,13 @@ func (u unwritten) attrs(account uidRange) []slog.Attr {
 	return []slog.Attr{whose, slog.Int64("count", u.count), slog.Time("since", u.since), slog.Group("kinds", kinds...)}
 }
 
-// close writes down what there is to be written, as far as that takes no longer than a
-// caller would wait.
+// close writes what is left to be written, and waits for auditPatience at most.
 func (t *trail) close() {
 	t.lift()
 	t.queue.Drain(auditPatience)
 }
 
-// status says how the audit fares.
+// status returns the state of the audit.
 func (t *trail) status() wire.AuditStatus {
 	state := t.queue.State()
 	status := wire.AuditStatus{Required: t.required, Lost: state.Lost}

@@ -10,7 +10,7 @@
 //     add up.
 //   - Everything is compared exactly, in the form that [ParseResource] gives.
 //     There are no prefixes, patterns or case folding, because each of them has
-//     been somebody's hole. "*" is understood in one place only: as the single
+//     been a vulnerability somewhere. "*" is understood in one place only: as the single
 //     entry of a rule's resources, which then means any resource.
 //   - A resource that is compared is the resource that is asked for upstream, but for
 //     one trailing slash, which the caller's form keeps and the comparison leaves out:

@@ -11,7 +11,7 @@
 //
 //   - Numbers are JSON numbers in the native API. Times that a token carries
 //     are Unix seconds, other times RFC 3339.
-//   - In the IMDS shape every value is a JSON string, as Azure's Instance
+//   - In the IMDS protocol every value is a JSON string, as Azure's Instance
 //     Metadata Service answers, because SDKs parse them so.
 //   - A [Code] never changes its meaning. Texts may change at any time.
 //   - A [Secret] prints as nothing. Only encoding/json and Reveal show it: this
@@ -21,5 +21,5 @@
 //
 // RFC 9457 (problem details), RFC 6749 and RFC 6750 (names of token members),
 // Azure Instance Metadata Service, "Get a token using HTTP", api-version
-// 2018-02-01 and later (the IMDS shape).
+// 2018-02-01 and later (the IMDS protocol).
 package wire

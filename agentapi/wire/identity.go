@@ -57,11 +57,11 @@ func (f Form) Reached() string {
 	return "no"
 }
 
-// Capability is one road to a token.
+// Capability is one way to get a token.
 type Capability struct {
 	// Available is null as long as it is not known.
 	Available *bool `json:"available"`
-	// Strength is what a token that came by this road would have.
+	// Strength is what a token that was got this way would have.
 	Strength string `json:"strength,omitempty"`
 	Reason   string `json:"reason,omitempty"`
 }

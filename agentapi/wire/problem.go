@@ -71,11 +71,11 @@ const (
 	// CodeAuditUnavailable: the configuration wants each token on record, and the record
 	// cannot be written; retry after RetryAfter.
 	CodeAuditUnavailable Code = "audit_unavailable"
-	// CodeTooManyConnections: the caller's user holds too many connections, or
-	// all users together do whom only a group makes known.
+	// CodeTooManyConnections: the caller's user holds too many connections, or all users together
+	// do who are known by a group only.
 	CodeTooManyConnections Code = "too_many_connections"
 	// CodeCredentialRefused: the platform refused the agent's credential for
-	// good. Only an operator can mend that.
+	// good. Only an operator can change that.
 	CodeCredentialRefused Code = "credential_refused"
 	// CodeClaimsRequired: Entra's policies want more than the credential says; Claims
 	// is what.

@@ -194,7 +194,7 @@ func serveAgent(b *testing.B) string {
 	return socket
 }
 
-// serveBare starts a server that knows its one answer by heart.
+// serveBare starts a server that has one answer, with the same header and body as the agent's.
 func serveBare(b *testing.B, reply []byte) string {
 	socket := filepath.Join(benchDir(b), "bare.sock")
 	ln, err := net.Listen("unix", socket)
@@ -205,6 +205,8 @@ func serveBare(b *testing.B, reply []byte) string {
 	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", wire.ContentTypeJSON)
 		w.Header().Set("Content-Length", length)
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		_, _ = w.Write(reply)
 	})}
 	done := make(chan error, 1)

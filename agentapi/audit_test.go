@@ -36,7 +36,7 @@ func TestAuditRecord(t *testing.T) {
 		want         []map[string]any
 	}{
 		{"a token", nativeTarget, []map[string]any{caller, token, {"route": wire.PathToken}}},
-		{"a token in the IMDS shape", imdsTarget, []map[string]any{caller, token, {"route": wire.PathIMDSToken}}},
+		{"a token in the IMDS protocol", imdsTarget, []map[string]any{caller, token, {"route": wire.PathIMDSToken}}},
 		{"the IMDS path with slashes is the same route", "/" + imdsTarget, []map[string]any{caller, token, {"route": wire.PathIMDSToken}}},
 		{"a refusal", wire.PathToken + "?identity=backup&resource=" + vault + "/.default", []map[string]any{caller, {
 			"decision": "refused", "status": 403.0, "code": "not_allowed", "reason": "no rule gives the caller this identity",
@@ -96,7 +96,7 @@ func TestAuditClipsWhatCallersChoose(t *testing.T) {
 		{"a resource that is issued", "GET", wire.PathToken + "?identity=vm&resource=" + long, "resource"},
 		{"a resource that is refused", "GET", wire.PathToken + "?identity=backup&resource=" + long, "resource"},
 		{"an identity", "GET", wire.PathToken + "?resource=" + vault + "&identity=" + strings.Repeat("i", 15000), "identity"},
-		{"an identity in the IMDS shape", "GET", wire.PathIMDSToken + "?api-version=2018-02-01&resource=" + vault + "&client_id=" + strings.Repeat("i", 14000), "identity"},
+		{"an identity in the IMDS protocol", "GET", wire.PathIMDSToken + "?api-version=2018-02-01&resource=" + vault + "&client_id=" + strings.Repeat("i", 14000), "identity"},
 		{"a type", "GET", wire.PathToken + "?resource=" + vault + "&type=" + strings.Repeat("t", 15000), "type"},
 	}
 	for _, tt := range tests {

@@ -44,7 +44,7 @@ const (
 	MaxMissAccounts = maxMissAccounts
 )
 
-// MissAccounts returns how many accounts are kept of callers whom only a group makes known.
+// MissAccounts returns how many accounts are kept of callers who are known by a group only.
 func (s *Server) MissAccounts() int { return len(s.misses.members) }
 
 // CheckRouteWithoutPermission returns what New would say of such a route.
@@ -57,7 +57,7 @@ func CheckRouteWithoutPermission() error {
 // PermitsZero reports whether the zero permission lets the caller in.
 func (s *Server) PermitsZero(caller peer.Caller) bool { return s.rules.Load().permit(0, caller) == nil }
 
-// HasIMDSError reports whether the IMDS shape has words for a code.
+// HasIMDSError reports whether the IMDS protocol has an error for a code.
 func HasIMDSError(code wire.Code) bool {
 	_, ok := imdsErrors[code]
 	return ok

@@ -161,8 +161,8 @@ func TestStrangersMustAskSoon(t *testing.T) {
 	}
 }
 
-// Who is not named hears so in the shape that it asked in, is disconnected, and
-// what it asked for is on record.
+// A caller that nothing names is told so by the protocol that it uses, and is disconnected; the
+// audit has what it asked for.
 func TestStrangersAreSentAway(t *testing.T) {
 	needRoot(t)
 	long := strings.Repeat("x", 2000)
@@ -172,8 +172,8 @@ func TestStrangersAreSentAway(t *testing.T) {
 	}{
 		{"native", "/v1/token?identity=vm&resource=" + vault + "&type=bearer", "caller_not_allowed", "vm", vault, "bearer"},
 		{"native, with a scope", "/v1/token?scope=" + vault + "/.default", "caller_not_allowed", nil, vault + "/.default", nil},
-		{"IMDS shape", imdsTarget, "access_denied", "client_id=" + shopClient, vault, nil},
-		{"IMDS shape, by resource id", wire.PathIMDSToken + "?resource=" + vault + "&mi_res_id=/x", "access_denied", "mi_res_id=/x", vault, nil},
+		{"IMDS protocol", imdsTarget, "access_denied", "client_id=" + shopClient, vault, nil},
+		{"IMDS protocol, by resource id", wire.PathIMDSToken + "?resource=" + vault + "&mi_res_id=/x", "access_denied", "mi_res_id=/x", vault, nil},
 		{"a query that does not parse", "/v1/token?identity=vm&resource=%zz", "caller_not_allowed", nil, nil, nil},
 		{"long texts", "/v1/token?identity=" + long + "&resource=" + long + "&type=" + long, "caller_not_allowed", clipped("x"), clipped("x"), clipped("x")},
 	}

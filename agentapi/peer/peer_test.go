@@ -143,7 +143,7 @@ func TestOf(t *testing.T) {
 		}
 	})
 
-	t.Run("another user is named by his uid, gid and pid", func(t *testing.T) {
+	t.Run("another user is named by its uid, gid and pid", func(t *testing.T) {
 		needRoot(t)
 		got, pid := callAs(t, &syscall.Credential{Uid: 65534, Gid: 65533})
 		if got.UID != 65534 || got.GID != 65533 || int(got.PID) != pid || len(got.Groups) != 0 {

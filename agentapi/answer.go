@@ -158,8 +158,8 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format err
 	}
 	if p.close {
 		header.Set("Connection", "close")
-		// net/http reads on to the end of the body before it closes; a caller
-		// that does not send one must not hold the connection.
+		// net/http reads on to the end of the body before it closes; a caller that does not send
+		// one must not hold the connection.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second))
 	}
 	status, contentType, body := format(p)
@@ -177,8 +177,8 @@ var (
 )
 
 // write sends an answer. A token, which needs no escapes, is put where it belongs on its way:
-// encoding/json would look at each of its bytes and copy it twice, which took as long as a tenth
-// of the whole answer.
+// encoding/json would look at each of its bytes and copy it twice, which took as long as a tenth of
+// the whole answer.
 func write(w http.ResponseWriter, status int, contentType, token string, body []byte) {
 	header := w.Header()
 	header["Content-Type"] = []string{contentType}

@@ -11,10 +11,10 @@ import (
 // longer, and the same claims are not sent twice.
 const maxRememberedBytes = 1024
 
-// approval is a request for a token that the rules allow. Programs ask for the same token again
-// and again, so each connection remembers its last one, as far as it follows from the request
-// target, the caller and the rules alone. The method, the headers, the route's permission and
-// proof, what the caller may have fetched, and the token are looked at each time.
+// approval is a request for a token that the rules allow. Programs ask for the same token again and
+// again, so each connection remembers its last one, as far as it follows from the request target,
+// the caller and the rules alone. The method, the headers, the route's permission and proof, what
+// the caller may have fetched, and the token are looked at each time.
 type approval struct {
 	target  string // as it came
 	request tokenRequest

@@ -85,8 +85,8 @@ func (r *record) issues(token acquire.Token) {
 	}
 }
 
-// decision is the outcome of a request: "issued" a token, "answered" something else,
-// "refused" the request, or "failed" at something allowed.
+// decision is the outcome of a request: "issued" a token, "answered" something else, "refused" the
+// request, or "failed" at something allowed.
 func (r *record) decision(p *problem) string {
 	switch {
 	case p == nil && r.issued:
@@ -101,8 +101,8 @@ func (r *record) decision(p *problem) string {
 	return "refused"
 }
 
-// recorded puts an answer on record and returns why it must not be sent, or p: where the audit
-// is required, no token leaves without its record.
+// recorded puts an answer on record and returns why it must not be sent, or p: where the audit is
+// required, no token leaves without its record.
 func (s *Server) recorded(r *record, p *problem) *problem {
 	err := s.audit(r, p)
 	if err == nil || !r.issued || !s.cfg.AuditRequired {

@@ -83,8 +83,8 @@ func TestAuditRecord(t *testing.T) {
 	})
 }
 
-// Whatever text a caller chooses is limited on record, also where the request is
-// right in every other way.
+// Whatever text a caller chooses is limited on record, also where the request is right in every
+// other way.
 func TestAuditClipsWhatCallersChoose(t *testing.T) {
 	rules := rulesFor(os.Geteuid())
 	rules.Rules[0].Resources = []string{"*"}
@@ -149,8 +149,8 @@ func (f auditFunc) WithAttrs(attrs []slog.Attr) slog.Handler {
 	})
 }
 
-// No token, in whole or in part, is in anything that a server writes beside the
-// replies that are tokens.
+// No token, in whole or in part, is in anything that a server writes beside the replies that are
+// tokens.
 func TestNoTokenIsLogged(t *testing.T) {
 	var turn atomic.Int32
 	sources := []tokenFunc{

@@ -26,13 +26,11 @@ import (
 // tokenBytes is the size of a usual access token.
 const tokenBytes = 1900
 
-// BenchmarkTokenOverSocket compares a cached token over the Unix socket, with
-// everything that the agent does for it (caller, rules, token source, JSON,
-// audit record), with a bare net/http handler that answers the same bytes over a
-// socket of its own. The two take turns in one run, so that both see the same
-// machine; what is reported are medians of the rounds. "ratio" is ours/reference
-// in requests per second, "p99-ratio" in the time that 99 of 100 requests of a
-// round stay below.
+// BenchmarkTokenOverSocket compares a cached token over the Unix socket, with everything that the
+// agent does for it (caller, rules, token source, JSON, audit record), with a bare net/http handler
+// that answers the same bytes over a socket of its own. The two take turns in one run, so that both
+// see the same machine; what is reported are medians of the rounds. "ratio" is ours/reference in
+// requests per second, "p99-ratio" in the time that 99 of 100 requests of a round stay below.
 func BenchmarkTokenOverSocket(b *testing.B) {
 	for _, connections := range []int{1, 16} {
 		b.Run("connections="+strconv.Itoa(connections), func(b *testing.B) {
@@ -160,8 +158,8 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// serveAgent starts the agent's server with a source that has the token, and an
-// audit that encodes each record and writes it, though nobody keeps it.
+// serveAgent starts the agent's server with a source that has the token, and an audit that encodes
+// each record and writes it, though nobody keeps it.
 func serveAgent(b *testing.B) string {
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {

@@ -64,9 +64,8 @@ func TestCallers(t *testing.T) {
 	}
 }
 
-// A connection speaks for whoever made it. That a process can lend out its
-// connection is a known limit; what must not happen is that the borrower's own
-// rights are mixed in.
+// A connection speaks for whoever made it. That a process can lend out its connection is a known
+// limit; what must not happen is that the borrower's own rights are mixed in.
 func TestCallerOfInheritedConnection(t *testing.T) {
 	needRoot(t)
 	tests := []struct {
@@ -159,8 +158,8 @@ func TestConnectionsOfOneUser(t *testing.T) {
 	}
 }
 
-// tryOnce makes a request on a connection of its own and returns status 0 if
-// the server turned it away before it was sent.
+// tryOnce makes a request on a connection of its own and returns status 0 if the server turned it
+// away before it was sent.
 func (a *agent) tryOnce(t *testing.T) (int, string) {
 	t.Helper()
 	conn, err := a.dial(t.Context(), "", "")

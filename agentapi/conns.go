@@ -19,8 +19,8 @@ import (
 // (subuid(5)), and each gets the same refusal.
 const maxStrangers = 32
 
-// account is whose connections are counted together: those of one uid, or of all
-// callers of a standing that does not depend on the uid.
+// account is whose connections are counted together: those of one uid, or of all callers of a
+// standing that does not depend on the uid.
 type account struct {
 	together policy.Standing // Stranger or ByGroupOnly; else the account is that of uid
 	uid      uint32
@@ -48,9 +48,9 @@ func (a *admission) sharesOf(caller peer.Caller) []share {
 	}
 }
 
-// admission is a listener that knows who connects and bounds how many
-// connections there are. Callers beyond the bound of their account are turned away, so that they
-// cannot keep others out; callers beyond the total wait in the kernel's queue.
+// admission is a listener that knows who connects and bounds how many connections there are.
+// Callers beyond the bound of their account are turned away, so that they cannot keep others out;
+// callers beyond the total wait in the kernel's queue.
 type admission struct {
 	net.Listener
 	ctx    context.Context // for log records only
@@ -76,9 +76,8 @@ func (s *Server) admit(ctx context.Context, f *face) *admission {
 	}
 }
 
-// Accept returns the next connection whose caller is known and within bounds,
-// as an *admittedConn. A caller that cannot be known costs its own connection
-// only.
+// Accept returns the next connection whose caller is known and within bounds, as an *admittedConn.
+// A caller that cannot be known costs its own connection only.
 func (a *admission) Accept() (net.Conn, error) {
 	for {
 		select {
@@ -123,8 +122,7 @@ func (a *admission) identify(conn net.Conn) *admittedConn {
 	return known
 }
 
-// take counts a connection for all its accounts, or for none and returns which
-// of them is full.
+// take counts a connection for all its accounts, or for none and returns which of them is full.
 func (a *admission) take(shares []share) (full share, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -180,8 +178,8 @@ func (c *admittedConn) Close() error {
 }
 
 // turnAway answers without reading a request: waiting for it would take the place of a connection
-// that the bound denies. The reply fits into the empty buffer of a
-// new connection, so that writing it does not wait for the caller either.
+// that the bound denies. The reply fits into the empty buffer of a new connection, so that writing
+// it does not wait for the caller either.
 func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
 	rules := a.server.rules.Load()
 	p := rules.noRoom(caller, full)

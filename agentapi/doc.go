@@ -1,13 +1,13 @@
 // Package agentapi serves the agent's local API: it finds out who is calling, decides what the
 // caller may have, and answers.
 //
-// Callers come by a face (face.go): a listener with its way to identify callers, its routes and
-// its form of errors. The Unix socket is one. A connection is identified once, when it is
-// accepted, by what the kernel knows of its peer (package peer). Each request on it goes through
-// the face's table (routes.go), which says which permission a path takes, then through the rules
-// (package policy), and only then to the source of tokens. The same token is served by two
-// protocols: the native API, described by wire/openapi.yaml, and that of Azure's Instance Metadata
-// Service (IMDS), which unmodified SDKs speak.
+// Callers come by a face (face.go): a listener with its way to identify callers, its routes and its
+// form of errors. The Unix socket is one. A connection is identified once, when it is accepted, by
+// what the kernel knows of its peer (package peer). Each request on it goes through the face's
+// table (routes.go), which says which permission a path takes, then through the rules (package
+// policy), and only then to the source of tokens. The same token is served by two protocols: the
+// native API, described by wire/openapi.yaml, and that of Azure's Instance Metadata Service (IMDS),
+// which unmodified SDKs speak.
 //
 //	accept → identify → route → permission → parameters → policy.Decide → TokenSource → audit → answer
 //
@@ -55,16 +55,14 @@
 //
 // # What is not defended against
 //
-// A process that connects and then hands the connection to another one (see
-// package peer), a user's own processes against each other, and the members of
-// groups against each other's connections: the boundary is the user and the
-// group. Root can do everything.
+// A process that connects and then hands the connection to another one (see package peer), a user's
+// own processes against each other, and the members of groups against each other's connections: the
+// boundary is the user and the group. Root can do everything.
 //
 // # Sources
 //
-// Azure, "How to use managed identities on an Azure VM to acquire an access
-// token" (the IMDS protocol and its errors); RFC 9457 (problem details); RFC 9110,
-// 15.5.6 (405 and Allow) and 10.2.3 (Retry-After). Byte-exact paths are the
-// lesson of CVE-2022-23551 (aad-pod-identity), where a pattern matched
-// /metadata/identity\oauth2\token and the request went on to the real service.
+// Azure, "How to use managed identities on an Azure VM to acquire an access token" (the IMDS
+// protocol and its errors); RFC 9457 (problem details); RFC 9110, 15.5.6 (405 and Allow) and 10.2.3
+// (Retry-After). Byte-exact paths are the lesson of CVE-2022-23551 (aad-pod-identity), where a
+// pattern matched /metadata/identity\oauth2\token and the request went on to the real service.
 package agentapi

@@ -36,9 +36,9 @@ func (e sdkErrors) format(p *problem) (status int, contentType string, body any)
 	return said.status, wire.ContentTypeJSON, wire.IMDSError{Error: said.name, Description: description}
 }
 
-// imdsErrors is the table of the Instance Metadata Service. 400 is final for them and
-// lets a chain of credentials go on; 429 and 503 are retried. A refused
-// credential is final too, though the native API calls it 502.
+// imdsErrors is the table of the Instance Metadata Service. 400 is final for them and lets a chain
+// of credentials go on; 429 and 503 are retried. A refused credential is final too, though the
+// native API calls it 502.
 var imdsErrors = sdkErrors{
 	wire.CodeMissingParameter:  {http.StatusBadRequest, "invalid_request"},
 	wire.CodeInvalidParameter:  {http.StatusBadRequest, "invalid_request"},

@@ -104,8 +104,8 @@ func CallerOf(ctx context.Context) (caller peer.Caller, ok bool) {
 	return caller, false
 }
 
-// ServeLoopback serves a face that is none of the agent's: on any listener, with callers that
-// the test knows, one route with a secret of its own, and errors of which none is a 404.
+// ServeLoopback serves a face that is none of the agent's: on any listener, with callers that the
+// test knows, one route with a secret of its own, and errors of which none is a 404.
 func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secret string, identify func(net.Conn) (peer.Caller, error)) error {
 	never404 := maps.Clone(imdsErrors)
 	never404[wire.CodeNotFound] = sdkError{http.StatusBadRequest, "invalid_request"}

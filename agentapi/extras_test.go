@@ -106,8 +106,7 @@ func TestSkippingTheCacheTakesARule(t *testing.T) {
 	}
 }
 
-// Neither type is ever handed out for the other, and no bound token whose certificate
-// is not known.
+// Neither type is ever handed out for the other, and no bound token whose certificate is not known.
 func TestWrongTypes(t *testing.T) {
 	for _, tt := range []struct {
 		name, query string

@@ -10,8 +10,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/peer"
 )
 
-// A face is one way into the agent. Everything in which ways differ is a value here or in the
-// table of routes, so that the code that answers requests never asks which face it serves.
+// A face is one way into the agent. Everything in which ways differ is a value here or in the table
+// of routes, so that the code that answers requests never asks which face it serves.
 type face struct {
 	listener net.Listener
 	// identify says who has made a connection. It is called once, when the connection is accepted,
@@ -63,8 +63,8 @@ func withConnection(ctx context.Context, c *connection) context.Context {
 	return context.WithValue(ctx, connectionKey{}, c)
 }
 
-// connectionOf returns the connection of a request; nil if it is not known, so that nothing may
-// be granted.
+// connectionOf returns the connection of a request; nil if it is not known, so that nothing may be
+// granted.
 func connectionOf(ctx context.Context) *connection {
 	c, _ := ctx.Value(connectionKey{}).(*connection)
 	return c

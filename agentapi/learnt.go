@@ -25,8 +25,8 @@ func (l *learnt) of(name string) Identity {
 	return l.ids[name]
 }
 
-// note takes what a token says, and returns what is known of its owner then. Ids are kept
-// from before only if the client id is the same, as not every token has all of them.
+// note takes what a token says, and returns what is known of its owner then. Ids are kept from
+// before only if the client id is the same, as not every token has all of them.
 func (l *learnt) note(told Identity) Identity {
 	if told.ClientID == "" {
 		return Identity{}

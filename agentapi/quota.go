@@ -15,8 +15,8 @@ import (
 const (
 	// quotaWindow is how long what is counted for an account is kept.
 	quotaWindow = time.Minute
-	// recordsOfAccount is how many such records an account may have in a window: one
-	// that asks in vain each second is on record each time.
+	// recordsOfAccount is how many such records an account may have in a window: one that asks in
+	// vain each second is on record each time.
 	recordsOfAccount = 60
 	// A user may have a block of subordinate uids besides its own (subuid(5)): blockBits is the
 	// usual size of one. accountsOfBlock uids of a block are counted one by one, the others of it
@@ -79,8 +79,8 @@ func (q *quota) admits(caller peer.Caller, standing policy.Standing, kind string
 	return false
 }
 
-// tallyOf returns what is counted for a uid. One that the policy names is always counted
-// on its own: their number is bounded by the configuration.
+// tallyOf returns what is counted for a uid. One that the policy names is always counted on its
+// own: their number is bounded by the configuration.
 func (q *quota) tallyOf(uid uint32, named bool) *tally {
 	account := uidRange{uid, uid}
 	if q.tallies[account] == nil && !named {

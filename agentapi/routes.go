@@ -32,8 +32,8 @@ type route struct {
 	handle handler
 }
 
-// handler answers a request whose caller has the route's permission. It returns what a 200 says,
-// or a problem, and notes for the audit what it learns.
+// handler answers a request whose caller has the route's permission. It returns what a 200 says, or
+// a problem, and notes for the audit what it learns.
 type handler func(*Server, *http.Request, *record) (reply, *problem)
 
 // reply is what a 200 says: a body to be encoded as JSON. If it is that of a token, it begins with
@@ -55,8 +55,8 @@ func metadataHeader(r *http.Request) *problem {
 	return newProblem(wire.CodeMissingParameter, "Required metadata header not specified").withField(wire.HeaderMetadata)
 }
 
-// permission says who may use a route. Its zero value is no permission, so that
-// it cannot be forgotten.
+// permission says who may use a route. Its zero value is no permission, so that it cannot be
+// forgotten.
 type permission int
 
 const (
@@ -99,9 +99,8 @@ func checkRoutes(routes []route) error {
 	return nil
 }
 
-// routeOf finds the route of a request target (RFC 9112, 3.2) as it came,
-// undecoded: whatever is encoded, dotted or absolute matches nothing, and gives a
-// route without a handler.
+// routeOf finds the route of a request target (RFC 9112, 3.2) as it came, undecoded: whatever is
+// encoded, dotted or absolute matches nothing, and gives a route without a handler.
 func (f *face) routeOf(target string) *route {
 	path, _, _ := strings.Cut(target, "?")
 	for i := range f.routes {
@@ -115,8 +114,8 @@ func (f *face) routeOf(target string) *route {
 // asItIs is the spelling of paths that are compared byte for byte.
 func asItIs(path string) string { return path }
 
-// withoutExtraSlashes undoes what SDKs do to the path when they join it to a
-// base URL that ends in a slash.
+// withoutExtraSlashes undoes what SDKs do to the path when they join it to a base URL that ends in
+// a slash.
 func withoutExtraSlashes(path string) string {
 	for strings.Contains(path, "//") {
 		path = strings.ReplaceAll(path, "//", "/")

@@ -65,8 +65,8 @@ func (s *Server) selected(ctx context.Context, rec *record, req tokenRequest) (s
 	return "", ambiguous(names).withHint("ask for one of them with GET " + wire.PathToken)
 }
 
-// granted returns the configured identities that rules give the caller and that suit, in
-// the order of the configuration.
+// granted returns the configured identities that rules give the caller and that suit, in the order
+// of the configuration.
 func (r *record) granted(suits func(Identity) bool) []string {
 	given := r.rules.Policy.Identities(r.caller)
 	var names []string
@@ -101,8 +101,8 @@ func (id Identity) isSystemAssigned() bool {
 	return id.Kind == wire.KindManagedIdentity && id.ClientID == "" && id.ObjectID == "" && id.ResourceID == ""
 }
 
-// learntMatch returns the first identity, in the order of the configuration, whose learnt id is
-// the one that is asked for. The id of a managed identity of which nothing is known is learnt now.
+// learntMatch returns the first identity, in the order of the configuration, whose learnt id is the
+// one that is asked for. The id of a managed identity of which nothing is known is learnt now.
 func (s *Server) learntMatch(ctx context.Context, rec *record, req tokenRequest) (string, *problem) {
 	var failed *problem
 	unset := func(id Identity) bool { return req.selection.of(id) == "" } // else the configuration has decided
@@ -126,8 +126,8 @@ func (s *Server) learntMatch(ctx context.Context, rec *record, req tokenRequest)
 
 func notFound() *problem { return newProblem(wire.CodeIdentityNotFound, "Identity not found") }
 
-// enquire learns the ids of a managed identity from a token for what the caller asks, if
-// rules give the caller that token. A problem is why there is none.
+// enquire learns the ids of a managed identity from a token for what the caller asks, if rules give
+// the caller that token. A problem is why there is none.
 func (s *Server) enquire(ctx context.Context, rec *record, req tokenRequest, name string) (Identity, *problem) {
 	req.Identity, req.selection = name, selection{}
 	if rec.identityNamed(name).Kind != wire.KindManagedIdentity || !rec.rules.Policy.Decide(rec.caller, req.Request).Allowed {

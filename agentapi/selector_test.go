@@ -223,7 +223,8 @@ func TestNoSelectorReachesBeyondTheRules(t *testing.T) {
 	}
 }
 
-// An identity of which nothing is known is not asked about for a resource that its rules do not give.
+// An identity of which nothing is known is not asked about for a resource that its rules do not
+// give.
 func TestNothingIsLearntByATokenThatNoRuleGives(t *testing.T) {
 	s := newTenant()
 	a := startTenant(t, s, giving("own", "byarm"))
@@ -318,7 +319,8 @@ func TestWhatIsLearntChangesNoChoice(t *testing.T) {
 	}
 }
 
-// An identity that cannot be looked at may be the one that is meant, so what keeps it away is the answer.
+// An identity that cannot be looked at may be the one that is meant, so what keeps it away is the
+// answer.
 func TestAnIdentityThatCannotBeLookedAt(t *testing.T) {
 	for _, tt := range []struct {
 		name, param, value string

@@ -20,8 +20,8 @@ import (
 
 // Limits that no configuration needs to change.
 const (
-	// maxHeaderBytes has room for claims of wire.MaxClaimsBytes, which take up to
-	// three times that in a query.
+	// maxHeaderBytes has room for claims of wire.MaxClaimsBytes, which take up to three times that
+	// in a query.
 	maxHeaderBytes    = 32 << 10
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
@@ -31,26 +31,24 @@ const (
 	lastGrace = 2 * time.Second
 )
 
-// errStopping is why the context of a request ends when the server gives up
-// waiting for it.
+// errStopping is why the context of a request ends when the server gives up waiting for it.
 var errStopping = errors.New("the agent is stopping")
 
-// TokenSource gets tokens; [acquire.Acquirer] is one. It must be safe for
-// concurrent use, return when the context ends, and fail with [*acquire.Error].
+// TokenSource gets tokens; [acquire.Acquirer] is one. It must be safe for concurrent use, return
+// when the context ends, and fail with [*acquire.Error].
 type TokenSource interface {
 	Token(context.Context, acquire.Request) (acquire.Token, error)
 }
 
-// Identity is a configured identity as callers may name it. Name is what rules
-// and the native API use, the ids (empty if unknown) select it in the IMDS protocol. A
-// managed identity has one id at most, and the VM's own identity has none.
-// Kind is wire.KindManagedIdentity or wire.KindApplication.
+// Identity is a configured identity as callers may name it. Name is what rules and the native API
+// use, the ids (empty if unknown) select it in the IMDS protocol. A managed identity has one id at
+// most, and the VM's own identity has none. Kind is wire.KindManagedIdentity or
+// wire.KindApplication.
 type Identity struct {
 	Name, Kind, ClientID, ObjectID, ResourceID string
 }
 
-// Config is what a [Server] is made of. Fields without a comment on their zero
-// value are required.
+// Config is what a [Server] is made of. Fields without a comment on their zero value are required.
 type Config struct {
 	Tokens     TokenSource
 	Status     func(context.Context) wire.Status // safe for concurrent use
@@ -59,31 +57,30 @@ type Config struct {
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
 
-	// Audit takes one record for each answer. Its handler is called by one goroutine at a
-	// time, and may block: answers wait for half a second at most.
+	// Audit takes one record for each answer. Its handler is called by one goroutine at a time, and
+	// may block: answers wait for half a second at most.
 	Audit *slog.Logger
 	// AuditRequired refuses tokens whose record is not written.
 	AuditRequired bool
 	Logger        *slog.Logger     // nil: nothing is logged; its handler must not block
 	Now           func() time.Time // nil: time.Now
-	// Wait waits for the next time that the bound on records is lifted, or until ctx is
-	// done; nil: a timer.
+	// Wait waits for the next time that the bound on records is lifted, or until ctx is done; nil:
+	// a timer.
 	Wait func(ctx context.Context, d time.Duration) error
 
-	// RequestTimeout is how long a caller waits for a token before it is told
-	// to come back; 0: 60 s, as long as SDKs wait.
+	// RequestTimeout is how long a caller waits for a token before it is told to come back; 0: 60
+	// s, as long as SDKs wait.
 	RequestTimeout time.Duration
-	// ShutdownGrace is how long requests in flight may go on after the server
-	// is told to stop; 0: 10 s.
+	// ShutdownGrace is how long requests in flight may go on after the server is told to stop; 0:
+	// 10 s.
 	ShutdownGrace time.Duration
-	// MaxConnections is how many connections are open at a time, 0: 1024. More
-	// wait in the kernel. MaxConnectionsPerUser is how many one uid may hold,
-	// 0: 256. More are answered 503 and closed. All callers together who are known by a group
-	// only may hold half of MaxConnections; more are answered 503, too. All strangers together
-	// may hold few; more are answered 403.
+	// MaxConnections is how many connections are open at a time, 0: 1024. More wait in the kernel.
+	// MaxConnectionsPerUser is how many one uid may hold, 0: 256. More are answered 503 and closed.
+	// All callers together who are known by a group only may hold half of MaxConnections; more are
+	// answered 503, too. All strangers together may hold few; more are answered 403.
 	MaxConnections, MaxConnectionsPerUser int
-	// StrangerTimeout is how long a stranger, named by neither a rule nor the administration,
-	// may take to send a request; 0: 2 s.
+	// StrangerTimeout is how long a stranger, named by neither a rule nor the administration, may
+	// take to send a request; 0: 2 s.
 	StrangerTimeout time.Duration
 }
 
@@ -98,8 +95,8 @@ type Server struct {
 	changing sync.Mutex            // of rules
 }
 
-// Rules are a policy with the identities that it names and the source of their tokens. They are
-// one value because a name in a policy means the identity of the same configuration.
+// Rules are a policy with the identities that it names and the source of their tokens. They are one
+// value because a name in a policy means the identity of the same configuration.
 type Rules struct {
 	Policy     *policy.Policy // must not be changed any more
 	Identities []Identity     // every configured identity
@@ -126,11 +123,10 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// SetRules puts rules in force in the place of those that were, as a whole and for
-// every request that begins from then on; others end as they have begun. Rules that are
-// not valid, or name an identity that does not exist, are refused, and the others stay
-// in force. What callers have used up of their bounds stays used up. It is safe for
-// concurrent use.
+// SetRules puts rules in force in the place of those that were, as a whole and for every request
+// that begins from then on; others end as they have begun. Rules that are not valid, or name an
+// identity that does not exist, are refused, and the others stay in force. What callers have used
+// up of their bounds stays used up. It is safe for concurrent use.
 func (s *Server) SetRules(r Rules) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
@@ -190,9 +186,9 @@ func withDefaults(cfg Config) Config {
 	return cfg
 }
 
-// Check reports why [Server.SetRules] would refuse the rules, or nil. It finds the rule
-// that will never work because its identity does not exist: a typing error that would
-// show as a refusal much later.
+// Check reports why [Server.SetRules] would refuse the rules, or nil. It finds the rule that will
+// never work because its identity does not exist: a typing error that would show as a refusal much
+// later.
 func (r Rules) Check() error {
 	if err := r.Policy.Validate(); err != nil {
 		return err
@@ -207,9 +203,9 @@ func (r Rules) Check() error {
 	return nil
 }
 
-// Serve answers connections of ln until ctx is done, then stops gracefully and
-// returns nil. It closes ln. It returns an error if ln fails before that, or is
-// not a Unix socket, on which alone callers can be known.
+// Serve answers connections of ln until ctx is done, then stops gracefully and returns nil. It
+// closes ln. It returns an error if ln fails before that, or is not a Unix socket, on which alone
+// callers can be known.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	f, err := socketFace(ln)
 	if err != nil {
@@ -240,8 +236,8 @@ func (s *Server) serveFace(ctx context.Context, f *face) error {
 	}
 }
 
-// keepTrail has the bounds of the audit lifted until the function that it returns is
-// called, which also writes down what is left.
+// keepTrail has the bounds of the audit lifted until the function that it returns is called, which
+// also writes down what is left.
 func (s *Server) keepTrail(ctx context.Context) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	watched := make(chan struct{})
@@ -256,8 +252,8 @@ func (s *Server) keepTrail(ctx context.Context) (end func()) {
 	}
 }
 
-// stop waits for requests in flight, then cuts them short so that their callers
-// still get an answer, then closes what is left.
+// stop waits for requests in flight, then cuts them short so that their callers still get an
+// answer, then closes what is left.
 func (s *Server) stop(ctx context.Context, srv *http.Server, cutShort context.CancelCauseFunc) {
 	if shutDown(ctx, srv, s.cfg.ShutdownGrace) {
 		return

@@ -245,8 +245,7 @@ func (s *Server) unusable(ctx context.Context, rec *record, token acquire.Token,
 	return nil
 }
 
-// checkToken is the last line of defence against a token source that mixes up
-// its tokens.
+// checkToken is the last line of defence against a token source that mixes up its tokens.
 func (r *record) checkToken(token acquire.Token, req policy.Request) error {
 	switch {
 	case !r.answeredBefore(token.AccessToken) && !isBearerToken(token.AccessToken.Reveal()):
@@ -261,8 +260,8 @@ func (r *record) checkToken(token acquire.Token, req policy.Request) error {
 	return nil
 }
 
-// isBearerToken reports whether s has the syntax b64token (RFC 6750, 2.1). What
-// has not cannot be put into a header, nor into JSON without escapes.
+// isBearerToken reports whether s has the syntax b64token (RFC 6750, 2.1). What has not cannot be
+// put into a header, nor into JSON without escapes.
 func isBearerToken(s string) bool {
 	for i := range len(s) {
 		if !inToken[s[i]] {

@@ -13,11 +13,10 @@ import (
 )
 
 const (
-	// auditPatience is how long an answer waits for its record. It is well below the
-	// second or so that a caller notices, and far above what a pipe takes.
+	// auditPatience is how long an answer waits for its record. It is well below the second or so
+	// that a caller notices, and far above what a pipe takes.
 	auditPatience = 500 * time.Millisecond
-	// maxWaitingRecords is how many records wait for a reader that stalls: about two
-	// megabytes.
+	// maxWaitingRecords is how many records wait for a reader that stalls: about two megabytes.
 	maxWaitingRecords = 2048
 )
 
@@ -66,9 +65,8 @@ func (t *trail) handle(level slog.Level, message string, attrs ...slog.Attr) err
 	return t.handler.Handle(t.ctx, entry)
 }
 
-// write puts the record of an answer into the trail, through a handler that has its attributes.
-// It returns nil when it is there,
-// and otherwise within auditPatience why that is not known.
+// write puts the record of an answer into the trail, through a handler that has its attributes. It
+// returns nil when it is there, and otherwise within auditPatience why that is not known.
 func (t *trail) write(to slog.Handler, issued bool) error {
 	at := t.now()
 	return t.queue.Do(writequeue.Job{

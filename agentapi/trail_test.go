@@ -97,8 +97,8 @@ var tokenRequests = []struct{ name, target, refused string }{
 	{"IMDS protocol, with slashes", "/" + imdsTarget, `"error":"temporarily_unavailable"`},
 }
 
-// While records are required and cannot be written, no request gets a token, and
-// as soon as they can be written each does.
+// While records are required and cannot be written, no request gets a token, and as soon as they
+// can be written each does.
 func TestNoTokenWithoutARequiredRecord(t *testing.T) {
 	for _, tt := range tokenRequests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -169,8 +169,8 @@ func TestTokensWithoutRecordsAreCounted(t *testing.T) {
 	}
 }
 
-// What is no token is answered whether it is on record or not: the status has to say why
-// there are none.
+// What is no token is answered whether it is on record or not: the status has to say why there are
+// none.
 func TestARequiredAuditRefusesNothingButTokens(t *testing.T) {
 	server, audit, _ := troubled(t, true)
 	audit.fail(errors.New("no space left on device"))
@@ -223,8 +223,8 @@ func TestATokenWaitsForItsRecord(t *testing.T) {
 	}
 }
 
-// With an audit that nobody reads, no caller waits longer than half a second, and once
-// that was so nobody waits at all.
+// With an audit that nobody reads, no caller waits longer than half a second, and once that was so
+// nobody waits at all.
 func TestAnAuditThatStallsHoldsUpNobody(t *testing.T) {
 	const callers, each = 50, 20
 	tests := []struct {

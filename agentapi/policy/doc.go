@@ -1,5 +1,5 @@
-// Package policy decides which caller may have which token. It is pure: no
-// kernel, no file, no clock; the same question always gets the same answer.
+// Package policy decides which caller may have which token. It is pure: no kernel, no file, no
+// clock; the same question always gets the same answer.
 //
 // # Invariants
 //
@@ -21,7 +21,7 @@
 //
 // # Sources
 //
-// Microsoft identity platform, "Scopes and permissions", trailing slash and
-// "/.default" (which forms of a resource mean the same); Microsoft Graph, resource
-// type federatedIdentityCredential (the audiences by cloud).
+// Microsoft identity platform, "Scopes and permissions", trailing slash and "/.default" (which
+// forms of a resource mean the same); Microsoft Graph, resource type federatedIdentityCredential
+// (the audiences by cloud).
 package policy

@@ -1,11 +1,10 @@
-// Package wire is what travels over the agent's local socket: paths, header
-// and parameter names, JSON types and the stable codes of its errors.
+// Package wire is what travels over the agent's local socket: paths, header and parameter names,
+// JSON types and the stable codes of its errors.
 //
-// It is shared by the server (agentapi) and by programs that call it (client),
-// so that an application which wants a token does not link the agent. It holds
-// no behaviour, needs nothing but the standard library, and describes the same
-// thing as openapi.yaml in this directory; a test of package agentapi keeps the
-// two and the server's route table equal.
+// It is shared by the server (agentapi) and by programs that call it (client), so that an
+// application which wants a token does not link the agent. It holds no behaviour, needs nothing but
+// the standard library, and describes the same thing as openapi.yaml in this directory; a test of
+// package agentapi keeps the two and the server's route table equal.
 //
 // # Invariants
 //
@@ -19,7 +18,6 @@
 //
 // # Sources
 //
-// RFC 9457 (problem details), RFC 6749 and RFC 6750 (names of token members),
-// Azure Instance Metadata Service, "Get a token using HTTP", api-version
-// 2018-02-01 and later (the IMDS protocol).
+// RFC 9457 (problem details), RFC 6749 and RFC 6750 (names of token members), Azure Instance
+// Metadata Service, "Get a token using HTTP", api-version 2018-02-01 and later (the IMDS protocol).
 package wire

@@ -121,3 +121,6 @@ func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secre
 		routes: []route{{http.MethodGet, path, withoutExtraSlashes, never404.format, forCallersOfRules, proof, imdsForm.issue}},
 	})
 }
+
+// WithPatience is the context of requests for tokens.
+var WithPatience = withPatience

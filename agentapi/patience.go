@@ -19,8 +19,9 @@ type patience struct {
 }
 
 // withPatience returns a context that ends after d. Call end when it is not needed any more.
-func withPatience(ctx context.Context, d time.Duration) *patience {
-	return &patience{Context: ctx, until: time.Now().Add(d)}
+func withPatience(ctx context.Context, d time.Duration) (waits context.Context, end context.CancelFunc) {
+	p := &patience{Context: ctx, until: time.Now().Add(d)}
+	return p, p.end
 }
 
 // end releases the timer, if there is one.

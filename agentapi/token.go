@@ -48,8 +48,8 @@ var nativeForm = tokenForm{understand: (*Server).nativeRequest, body: func(r wir
 // issue answers a request for a token.
 func (f tokenForm) issue(s *Server, r *http.Request, rec *record) (reply, *problem) {
 	// To find the identity may take a token, too; the caller waits for both no longer than for one.
-	ctx := withPatience(r.Context(), s.cfg.RequestTimeout)
-	defer ctx.end()
+	ctx, end := withPatience(r.Context(), s.cfg.RequestTimeout)
+	defer end()
 	req, p := f.allowed(ctx, s, r, rec)
 	if p != nil {
 		return reply{}, p

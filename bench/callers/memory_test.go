@@ -42,13 +42,12 @@ func BenchmarkAgentMemory(b *testing.B) {
 		return err
 	}
 	first := client.New(client.Config{Socket: cfg.Socket})
-	for err = client.ErrNotReachable; errors.Is(err, client.ErrNotReachable) && b.Context().Err() == nil; time.Sleep(10 * time.Millisecond) {
+	for err = client.ErrNotReachable; errors.Is(err, client.ErrNotReachable) && b.Context().Err() == nil; {
 		err = ask(first)
 	}
 	if err = errors.Join(err, first.Close()); err != nil {
 		b.Fatal(err)
 	}
-	time.Sleep(3 * time.Second)
 	idle := residentMemory(b, pid)
 	ctx, cancel := context.WithTimeout(b.Context(), steadyFor)
 	defer cancel()

@@ -14,8 +14,8 @@ const (
 	ownID      = "0f1e2d3c-0000-4000-8000-000000000001"
 )
 
-// anyFor is a rule of every resource and token type, in a configuration with applications
-// that take assertions of two other audiences.
+// anyFor is a rule of every resource and token type, in a configuration with applications that take
+// assertions of two other audiences.
 func anyFor(uid uint32) *policy.Policy {
 	return &policy.Policy{
 		Rules: []policy.Rule{{
@@ -96,8 +96,8 @@ func TestAnyResourceCoversTheRest(t *testing.T) {
 	}
 }
 
-// The package knows the audiences of all clouds by itself: a policy that is made without a
-// list must not be wider.
+// The package knows the audiences of all clouds by itself: a policy that is made without a list
+// must not be wider.
 func TestTheAudiencesOfTheCloudsAreReserved(t *testing.T) {
 	found := 0
 	for _, name := range []string{"public", "us-gov", "china", "france", "germany", "singapore"} {

@@ -24,6 +24,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/cloud"
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
@@ -265,9 +266,9 @@ func always(int, seenRequest) reply { return reply{} }
 
 // application is an identity with these credentials, whose tenant's endpoints are at the world's server.
 func application(name string, credentials ...acquire.Credential) acquire.Identity {
-	cloud, _ := entra.CloudNamed("public")
+	public, _ := cloud.Named(cloud.Public)
 	return acquire.Identity{Name: name, Application: &acquire.Application{
-		Authority: entra.Authority{Cloud: cloud, Tenant: tenant}, ClientID: appID, Credentials: credentials,
+		Authority: entra.Authority{Cloud: public, Tenant: tenant}, ClientID: appID, Credentials: credentials,
 	}}
 }
 

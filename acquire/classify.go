@@ -10,6 +10,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/cloud"
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
@@ -50,7 +51,7 @@ func classify(identity string, err error) *Error {
 		out.Kind = KindRefused
 		out.Hint = "switch binding certificates on again, or let the credential be unbound (bound: prefer)"
 	case errors.Is(err, imds.ErrUnreachable):
-		out.Hint = "check that this is an Azure VM and that nothing blocks 169.254.169.254; " + hintStranger
+		out.Hint = "check that this is an Azure VM and that nothing blocks " + cloud.MetadataAddress + "; " + hintStranger
 	case errors.Is(err, imds.ErrBadAnswer):
 		out.Kind = KindRefused
 		out.Hint = cmp.Or(hintOf(err), hintStranger)

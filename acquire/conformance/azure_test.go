@@ -31,6 +31,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/cloud"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/simulator"
 	simentra "github.com/keyagent/keyagent/simulator/entra"
@@ -405,12 +406,12 @@ func mustServices(t *testing.T) *services {
 func application(t *testing.T, clientID func(*services) string, credentials ...acquire.Credential) acquire.Identity {
 	t.Helper()
 	s := mustServices(t)
-	cloud, ok := entra.CloudNamed("public")
+	public, ok := cloud.Named(cloud.Public)
 	if !ok {
 		t.Fatal("no public cloud")
 	}
 	return acquire.Identity{Name: "id", Application: &acquire.Application{
-		Authority: entra.Authority{Cloud: cloud, Tenant: s.tenant}, ClientID: clientID(s), Credentials: credentials,
+		Authority: entra.Authority{Cloud: public, Tenant: s.tenant}, ClientID: clientID(s), Credentials: credentials,
 	}}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
 // cloudRow is a row of the table of hosts in 5.2.
@@ -91,8 +92,8 @@ func endpointDemands() []demand {
 		}},
 		{"5.2", "an unknown login host is no cloud", func(t *testing.T) {
 			for _, host := range []string{"login.example", "", "evil.login.microsoftonline.com", "login.microsoftonline.com.example", "microsoftonline.com"} {
-				if cloud, ok := entra.CloudOfHost(host); ok {
-					t.Errorf("%q is taken for %s", host, cloud.Name)
+				if in, ok := cloud.OfLoginHost(host); ok {
+					t.Errorf("%q is taken for %s", host, in.Name)
 				}
 			}
 		}},
@@ -123,12 +124,12 @@ func endpointDemands() []demand {
 // askedAt is the request of an application with a certificate in the cloud of a login host.
 func askedAt(t *testing.T, authority, region string, bound acquire.Bound) message {
 	t.Helper()
-	cloud, ok := entra.CloudOfHost(authority)
+	in, ok := cloud.OfLoginHost(authority)
 	if !ok {
 		t.Fatalf("%s is in no cloud", authority)
 	}
 	id := application(t, certApp, certificateEntry(bound))
-	id.Application.Authority.Cloud, id.Application.Region = cloud, region
+	id.Application.Authority.Cloud, id.Application.Region = in, region
 	a := newAzure(t, id)
 	a.mtls.alwaysAnswers("token", grants)
 	a.login.alwaysAnswers("token", grants)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/internal/cloud"
 	simentra "github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/tlsbridge"
 )
@@ -174,12 +175,12 @@ func federationDemands() []demand {
 		"france": "api://AzureADTokenExchangeFrance", "germany": "api://AzureADTokenExchangeGermany",
 	} {
 		list = append(list, demand{"7.1", fmt.Sprintf("%s: the audience is %s", name, audience), func(t *testing.T) {
-			cloud, ok := entra.CloudNamed(name)
+			in, ok := cloud.Named(name)
 			if !ok {
 				t.Fatal("no such cloud")
 			}
 			id := fic(t, acquire.BoundRequire)
-			id.Application.Authority.Cloud = cloud
+			id.Application.Authority.Cloud = in
 			a := newAzure(t, id)
 			a.mtls.alwaysAnswers("token", grants)
 			a.mustGet(vault, acquire.TypeBearer)

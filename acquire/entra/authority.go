@@ -7,13 +7,15 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
 // Authority is where an app registration gets its tokens: a tenant in a cloud. It
 // must have passed [CheckTenant]. A managed identity needs none, because the metadata
 // service names its endpoint.
 type Authority struct {
-	Cloud  Cloud
+	Cloud  cloud.Cloud
 	Tenant string // GUID or verified domain
 
 	// LoginURL and MTLSURL, if set, stand in place of the cloud's hosts: base URLs

@@ -13,11 +13,12 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/keyagent/keyagent/internal/cloud"
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
 // DefaultEndpoint is where every Azure VM finds IMDS.
-const DefaultEndpoint = "http://169.254.169.254"
+const DefaultEndpoint = cloud.MetadataEndpoint
 
 const (
 	getTimeout      = 10 * time.Second // of one attempt

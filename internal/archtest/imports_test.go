@@ -25,7 +25,8 @@ var places = map[string]place{
 	"internal/secret":            {nil, leaf},
 	"internal/owned":             {nil, leaf},
 	"internal/statefile":         {[]string{"internal/owned"}, "files of the agent's own, held to the rule about owners"},
-	"internal/upstream":          {nil, leaf},
+	"internal/cloud":             {nil, leaf},
+	"internal/upstream":          {[]string{"internal/cloud"}, "it must know the one address that no proxy is asked for"},
 	"internal/pemfile":           {nil, leaf},
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all who meet certificates"},
 	"internal/writequeue":        {nil, leaf},
@@ -34,7 +35,7 @@ var places = map[string]place{
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
-	"config":                     {[]string{"internal/owned"}, "the file format is no package's own; daemon translates it into each Config"},
+	"config":                     {[]string{"internal/cloud", "internal/owned"}, "the file format is no package's own; daemon translates it into each Config. A file names clouds, hosts and audiences as Microsoft does"},
 	"agentapi/wire":              {nil, "apps link it: what they would carry with it must be nothing"},
 	"agentapi/peer":              {nil, "who is calling is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
@@ -49,7 +50,7 @@ var places = map[string]place{
 		"pure: a relying party that only verifies must not link device code",
 	},
 	"attest/collect": {
-		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/upstream"},
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream"},
 		"gathers on the VM what attest then judges",
 	},
 	"attest/maa": {
@@ -62,14 +63,14 @@ var places = map[string]place{
 	},
 
 	"tlsbridge":     {[]string{"internal/upstream"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
-	"acquire/imds":  {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
-	"acquire/entra": {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
+	"acquire/imds":  {[]string{"internal/cloud", "internal/secret", "internal/upstream"}, "one service's protocol"},
+	"acquire/entra": {[]string{"internal/cloud", "internal/secret", "internal/upstream"}, "one service's protocol"},
 	"acquire/binding": {
 		[]string{"acquire/imds", "internal/certs", "internal/statefile", "internal/secret", "internal/upstream"},
 		"keys and attestation tokens come through small interfaces, so no TPM is needed to test a renewal",
 	},
 	"acquire": {
-		[]string{"acquire/...", "tlsbridge", "internal/secret", "internal/statefile", "internal/upstream"},
+		[]string{"acquire/...", "tlsbridge", "internal/cloud", "internal/secret", "internal/statefile", "internal/upstream"},
 		"turns credentials into tokens; it must not know who asks (agentapi) nor what holds the key (tpm)",
 	},
 
@@ -83,7 +84,7 @@ var places = map[string]place{
 	"internal/daemon": {
 		[]string{
 			"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...",
-			"internal/accounts", "internal/certs", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream",
+			"internal/accounts", "internal/certs", "internal/cloud", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream",
 			"internal/waiting",
 		},
 		wired,

@@ -9,10 +9,8 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/acquire"
-	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/internal/cloud"
 	simentra "github.com/keyagent/keyagent/simulator/entra"
-	"github.com/keyagent/keyagent/tlsbridge"
 )
 
 // federationDemands are those of section 7.
@@ -153,20 +151,18 @@ func federationDemands() []demand {
 				t.Errorf("cnf is %v", cnf)
 			}
 		}},
-		{"7.4", "fmi_path is passed through, and is absent when there is none", func(t *testing.T) {
-			a := newAzure(t)
-			client := entra.New(entra.Config{Now: a.clock.Now, Sleep: a.sleep})
-			hc := tlsbridge.NewClient(tlsbridge.Config{RootCAs: a.roots, Now: a.clock.Now, Dial: a.dial})
-			t.Cleanup(hc.CloseIdleConnections)
-			a.login.alwaysAnswers("token", grants)
-			for _, path := range []string{"SomeFmiPath/sub", ""} {
-				_, err := client.Token(t.Context(), hc, entra.Request{Endpoint: "https://" + globalLogin + "/t/oauth2/v2.0/token", ClientID: a.certApp, Scope: "api://AzureFMITokenExchange/.default", FMIPath: path})
-				if err != nil {
-					t.Fatal(err)
-				}
+		{"7.4", "fmi_path, which asks for a sub-identity, is sent by no step of an exchange", func(t *testing.T) {
+			a := newAzure(t, fic(t, acquire.BoundRequire))
+			a.mtls.alwaysAnswers("token", grants)
+			a.mustGet(vault, acquire.TypeBearer)
+			requests := a.mtls.leg("token")
+			if len(requests) != 2 {
+				t.Fatalf("%d token requests, want 2", len(requests))
 			}
-			if m := a.login.leg("token"); m[0].form.Get("fmi_path") != "SomeFmiPath/sub" || m[1].form.Has("fmi_path") {
-				t.Errorf("sent %s and %s", m[0].body, m[1].body)
+			for _, m := range requests {
+				if m.form.Has("fmi_path") {
+					t.Errorf("sent %s", m.body)
+				}
 			}
 		}},
 	}

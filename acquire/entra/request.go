@@ -54,8 +54,7 @@ type Request struct {
 	// assertion that the client signs itself is good once.
 	Sign func() (secret.String, error)
 
-	Claims  string // JSON for the form field claims, see [MergeClaims]; optional
-	FMIPath string // form field fmi_path; optional
+	Claims string // JSON for the form field claims, see [MergeClaims]; optional
 
 	// Thumbprint is x5t#S256 of the connection's client certificate (RFC 8705, 3.1).
 	// It is not sent: a mtls_pop token must be bound to it.
@@ -110,7 +109,6 @@ func (r Request) form() url.Values {
 		"client_assertion":      r.Assertion.Reveal(),
 		"client_assertion_type": string(r.AssertionType),
 		"claims":                r.Claims,
-		"fmi_path":              r.FMIPath,
 	} {
 		if value != "" {
 			form.Set(name, value)

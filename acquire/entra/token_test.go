@@ -140,7 +140,6 @@ func TestEachFlowOnTheWire(t *testing.T) {
 		{"app-certificate-only", app},
 		{"exchange-bearer", exchange},
 		{"exchange-pop", with(exchange, bound)},
-		{"exchange-fmi", with(exchange, func(r *entra.Request) { r.FMIPath = "a/b" })},
 	} {
 		t.Run(tc.golden, func(t *testing.T) {
 			body := good

@@ -292,12 +292,13 @@ func (a *Acquirer) store(id *identityState, key cacheKey, kept cacheEntry, now t
 // failed makes a caller's error of what stopped a flight, and remembers it for as long as asking again is of no use. What became of the
 // claims that one caller brought is nothing to the others, but for a pause that was asked for.
 func (a *Acquirer) failed(id *identityState, key cacheKey, f flight, err error, now time.Time) *Error {
-	failure := classify(key.identity, err)
+	verdict := verdictOf(err)
+	failure := verdict.asError(key.identity, err)
 	a.cfg.Logger.Warn("token not obtained", "identity", key.identity, "resource", key.resource, "kind", failure.Kind, "error", err)
 	if f.challenged && failure.Kind != KindThrottled {
 		return failure
 	}
-	id.note(err, ofRequest(failure))
+	id.note(err, verdict.ofRequest())
 	a.cache.postpone(key, now, failure.RetryAfter)
 	a.failures.remember(key, id.client(), failure, now)
 	return failure
@@ -312,7 +313,7 @@ func (a *Acquirer) land(id *identityState, key cacheKey, f flight) (kept cacheEn
 		if p := recover(); p != nil {
 			// The value could quote foreign bytes; the stack says where.
 			a.cfg.Logger.Error("panic while obtaining a token", "identity", key.identity, "stack", string(debug.Stack()))
-			kept, err = cacheEntry{}, errPanic
+			kept, err = cacheEntry{}, judged(errPanic)
 		}
 	}()
 	return a.fetch(ctx, id, key, f)

@@ -86,7 +86,7 @@ func (r *registered) asked(key *ApplicationKey, err error) error {
 	if err == nil {
 		r.app.cfg.Keys.Accepted(r.name, key.Chain[0])
 	}
-	if refusal, ok := errors.AsType[*entra.Error](err); ok && refusal.BlamesCertificate() || tlsbridge.CertificateRefused(err) {
+	if verdictOf(err).certificate {
 		return fmt.Errorf("%w; the certificate is that of key %q, thumbprint %s as the portal shows it", err, r.name, PortalThumbprint(key.Chain[0]))
 	}
 	return err
@@ -116,7 +116,7 @@ func (c *assertedCertificate) obtain(ctx context.Context, a *ask) (*grant, error
 		return nil, err
 	}
 	g, err := c.request(ctx, a, key)
-	if entra.ReactionTo(err) == entra.ReactionRebuildAssertion {
+	if verdictOf(err).reaction == entra.ReactionRebuildAssertion {
 		return c.request(ctx, a, key)
 	}
 	return g, err
@@ -127,7 +127,7 @@ func (c *assertedCertificate) request(ctx context.Context, a *ask, key *Applicat
 	err := c.app.ask(ctx, c.app.authority.TokenEndpoint, func(endpoint string) error {
 		form := c.signed(ctx, c.app.form(a, endpoint), key)
 		var err error
-		g.answer, err = c.app.cfg.Entra.Token(ctx, c.app.cfg.way.Load().unbound, form)
+		g.answer, err = c.app.cfg.requestToken(ctx, c.app.cfg.way.Load().unbound, form)
 		return err
 	})
 	return g, c.asked(key, err)
@@ -161,7 +161,7 @@ func (c *shownCertificate) obtain(ctx context.Context, a *ask) (*grant, error) {
 	}
 	sent := c.sendsAssertion(a)
 	g, err := c.request(ctx, a, key, over)
-	switch entra.ReactionTo(err) {
+	switch verdictOf(err).reaction {
 	case entra.ReactionRebuildAssertion:
 		return c.request(ctx, a, key, over)
 	case entra.ReactionNeedsAssertion:
@@ -199,7 +199,7 @@ func (c *shownCertificate) request(ctx context.Context, a *ask, key *Application
 			form = c.signed(ctx, form, key)
 		}
 		var err error
-		g.answer, err = c.app.cfg.Entra.Token(ctx, over.bridge.Client(), form)
+		g.answer, err = c.app.cfg.requestToken(ctx, over.bridge.Client(), form)
 		return err
 	})
 	return g, c.asked(key, err)

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/keyagent/keyagent/acquire/entra"
 )
 
 const (
@@ -115,6 +113,7 @@ func (c *chain) obtain(ctx context.Context, a *ask) (*grant, *step, error) {
 			continue
 		}
 		g, err := s.obtain(ctx, a)
+		err = judged(err)
 		s.note(g, err)
 		if err == nil {
 			g.passed = g.passed || len(walk.attempts) > 0
@@ -181,7 +180,7 @@ func (w *walk) fail(s *step, err error) {
 func (w *walk) goesOn(a *ask, s *step, err error) bool {
 	w.fail(s, err)
 	w.tried = append(w.tried, failedStep{s, err})
-	allowed := licenceOf(err)
+	allowed := verdictOf(err).licence
 	switch {
 	case a.tokenType != TypePoP && w.preferred(s) && allowed.weaker:
 		return true
@@ -205,17 +204,7 @@ func (w *walk) preferred(s *step) bool {
 // restFailed lets the entries rest that failed where another one works, and says so where an operator hears it.
 func (w *walk) restFailed(ctx context.Context, working *step) {
 	for _, s := range w.tried {
-		pause := missingRest
-		_, weak := errors.AsType[*floorError](s.err)
-		switch {
-		case weak:
-			pause = 0 // for another identity's floor it may do
-		case entra.ReactionTo(s.err) == entra.ReactionUnboundResource:
-			pause = 0 // another resource may well take it
-		case CannotBeBound(s.err):
-			pause = rejectedRest
-		}
-		s.rest(w.now.Add(pause), s.err)
+		s.rest(w.now.Add(verdictOf(s.err).rest()), s.err)
 		w.cfg.Logger.WarnContext(ctx, "a credential was passed over", "identity", w.name, "credential", s.entry, "bound", s.bound,
 			"used", working.entry, "used_bound", working.bound, "cause", s.err)
 	}
@@ -223,12 +212,14 @@ func (w *walk) restFailed(ctx context.Context, working *step) {
 
 // err is why there is no token.
 func (w *walk) err() error {
-	var err error = &ChainError{Attempts: w.attempts}
+	var err error
 	switch len(w.attempts) {
 	case 0:
-		return errNoPoP
+		return judged(errNoPoP)
 	case 1:
 		err = w.attempts[0].Err
+	default:
+		err = judged(&ChainError{Attempts: w.attempts})
 	}
 	if len(w.withheld) > 0 {
 		return fmt.Errorf("%w; not tried, since unbound: %s (only a definite refusal by the other side allows that)", err, strings.Join(w.withheld, ", "))

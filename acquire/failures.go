@@ -1,15 +1,9 @@
 package acquire
 
 import (
-	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
-
-	"github.com/keyagent/keyagent/acquire/binding"
-	"github.com/keyagent/keyagent/acquire/entra"
-	"github.com/keyagent/keyagent/acquire/imds"
 )
 
 // finalRest is how long a refusal that a retry will not change is answered from
@@ -75,7 +69,7 @@ func (m *failureMemory) remember(key cacheKey, of client, err *Error, now time.T
 	case KindThrottled:
 		about = pauseOf(cacheKey{identity: key.identity}, of)
 	}
-	if rest <= 0 || costsNothing(err.Err) {
+	if rest <= 0 || verdictOf(err.Err).costsNothing {
 		return
 	}
 	m.mu.Lock()
@@ -125,24 +119,4 @@ func (m *failureMemory) forgetLocked(now time.Time) {
 	if len(m.entries) >= m.max {
 		clear(m.entries)
 	}
-}
-
-// costsNothing reports whether nobody beyond this machine was asked: a key that was not there may be there in a moment.
-func costsNothing(err error) bool {
-	if chain, ok := errors.AsType[*ChainError](err); ok {
-		return !slices.ContainsFunc(chain.Attempts, func(a Attempt) bool { return !costsNothing(a.Err) })
-	}
-	missing, ok := errors.AsType[*loadError](err)
-	if !ok {
-		return false
-	}
-	_, weak := errors.AsType[*floorError](missing)
-	return refuses(missing) && !weak && !errors.Is(missing, binding.ErrAttestation) && !asked(missing)
-}
-
-// asked reports whether an error is an answer.
-func asked(err error) bool {
-	_, entraSaid := errors.AsType[*entra.Error](err)
-	_, imdsSaid := errors.AsType[*imds.Error](err)
-	return entraSaid || imdsSaid
 }

@@ -2,10 +2,8 @@ package acquire
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -69,14 +67,14 @@ func (f *federated) obtain(ctx context.Context, a *ask) (*grant, error) {
 	}
 	held, err := f.take(ctx, a, nil)
 	if err != nil {
-		return nil, legFailed(err)
+		return nil, noAssertion(err)
 	}
 	g, err := f.exchange(ctx, a, held)
-	if !pairRejected(err) {
+	if !verdictOf(err).repair {
 		return g, err
 	}
 	if held, err = f.take(ctx, a, held); err != nil {
-		return nil, legFailed(err)
+		return nil, noAssertion(err)
 	}
 	return f.exchange(ctx, a, held)
 }
@@ -94,7 +92,7 @@ func (f *federated) take(ctx context.Context, a *ask, rejected *assertion) (*ass
 	if held := f.held; held != nil && held != rejected && held.usable(f.app.cfg) && a.checkFloor(held.strength) == nil {
 		return held, nil
 	}
-	if _, weak := errors.AsType[*floorError](f.failed); f.failed != nil && !weak && f.attempts.Load() != before {
+	if f.failed != nil && !verdictOf(f.failed).tooWeak && f.attempts.Load() != before {
 		return nil, f.failed
 	}
 	f.held = nil
@@ -127,13 +125,9 @@ func (f *federated) exchange(ctx context.Context, a *ask, s *assertion) (*grant,
 		form := f.app.form(a, endpoint)
 		form.Assertion, form.AssertionType, form.Thumbprint = s.token, kind, thumbprint
 		var err error
-		g.answer, err = f.request(ctx, client, form)
+		g.answer, err = f.app.cfg.requestToken(ctx, client, form)
 		return err
 	})
-}
-
-func (f *federated) request(ctx context.Context, client *http.Client, form entra.Request) (*entra.TokenResponse, error) {
-	return f.app.cfg.Entra.Token(ctx, client, form)
 }
 
 // granted makes assertions of the tokens that a credential of somebody else obtains for the exchange.

@@ -2,9 +2,8 @@ package acquire
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
+	"net/http"
 	"sync"
 
 	"github.com/keyagent/keyagent/acquire/entra"
@@ -14,7 +13,7 @@ import (
 
 // A credential is one way to tokens of one identity, in one form: bound or not.
 type credential interface {
-	// obtain asks for a token. Errors about the credential itself, before Entra has seen it, are a *loadError.
+	// obtain asks for a token. Errors about the credential itself, before Entra has seen it, are marked by notLoaded.
 	obtain(ctx context.Context, a *ask) (*grant, error)
 }
 
@@ -71,31 +70,6 @@ type connection struct {
 	current func() bool
 }
 
-// loadError says that a credential was not there to be presented: the next entry may be.
-type loadError struct{ err error }
-
-func (e *loadError) Error() string { return e.err.Error() }
-func (e *loadError) Unwrap() error { return e.err }
-
-// notLoaded marks err, if there is one.
-func notLoaded(err error) error {
-	if err == nil || notPresented(err) {
-		return err
-	}
-	return &loadError{err}
-}
-
-// notPresented reports whether err says that a credential was not there. What is inside of a list's error was said of another
-// identity's credentials.
-func notPresented(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		if _, ok := err.(*loadError); ok { //nolint:errorlint // errors.As would look into lists, too
-			return true
-		}
-	}
-	return false
-}
-
 // floorError says that a credential is weaker than an identity demands.
 type floorError struct{ have, want Strength }
 
@@ -113,24 +87,10 @@ func (a *ask) checkFloor(have Strength) error {
 	return nil
 }
 
-// legFailed marks what kept the first leg from giving an assertion. What Entra says there for now only, or what did not reach it, is no
-// more a matter of the credential than in the second leg.
-func legFailed(err error) error {
-	if notForNow(err) {
-		return err
-	}
-	return notLoaded(err)
-}
-
-// notForNow reports whether Entra said so for now only, or was not reached, at any entry of a list.
-func notForNow(err error) bool {
-	if chain, ok := errors.AsType[*ChainError](err); ok {
-		return slices.ContainsFunc(chain.Attempts, func(a Attempt) bool { return notForNow(a.Err) })
-	}
-	if e, ok := errors.AsType[*entra.Error](err); ok && e.Temporary() {
-		return true
-	}
-	return errors.Is(err, entra.ErrUnreachable) || errors.Is(err, entra.ErrBadAnswer)
+// requestToken asks Entra for a token. An error carries its verdict.
+func (cfg *Config) requestToken(ctx context.Context, over *http.Client, form entra.Request) (*entra.TokenResponse, error) {
+	answer, err := cfg.Entra.Token(ctx, over, form)
+	return answer, judged(err)
 }
 
 // holder keeps the connections of whoever has a certificate. Another certificate closes those of the one before: a request that is under

@@ -62,8 +62,8 @@ func said(status int, codes ...int) error {
 func outcomes() map[string][]outcome {
 	alert := func(n uint8) error { return &net.OpError{Op: "remote error", Err: tls.AlertError(n)} }
 	return map[string][]outcome{
-		"acquire.loadError":  {loaded(errors.New("no key"))},
-		"acquire.floorError": {{acquire.NotLoaded(acquire.TooWeak("none", "tpm")), "floor", true, false}},
+		"acquire.attemptError": {loaded(errors.New("no key"))},
+		"acquire.floorError":   {{acquire.NotLoaded(acquire.TooWeak("none", "tpm")), "floor", true, false}},
 		"acquire.notReplaced": {
 			{acquire.NotReplaced(said(401, 7000214), imds.ErrUnreachable), "", true, false},
 			{acquire.NotReplaced(said(401, 7000214), &imds.Error{Leg: "issuecredential", Status: 400}), "", true, true},

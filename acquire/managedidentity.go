@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
+	"errors"
+	"fmt"
 
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
@@ -46,8 +48,8 @@ func (m *boundIdentity) obtain(ctx context.Context, a *ask) (*grant, error) {
 		return nil, notLoaded(err)
 	}
 	g, err := m.request(ctx, a, certificate)
-	why, rejected := certificateRejected(err)
-	if !rejected || !a.mayReissue(m.sel) {
+	why := verdictOf(err).replace
+	if why == "" || !a.mayReissue(m.sel) {
 		return g, err
 	}
 	m.cfg.Logger.WarnContext(ctx, "Entra rejects the binding certificate; another one is obtained",
@@ -59,13 +61,35 @@ func (m *boundIdentity) obtain(ctx context.Context, a *ask) (*grant, error) {
 	return m.request(ctx, a, certificate)
 }
 
+// notReplaced says that Entra rejected a certificate, and why there is no other one.
+type notReplaced struct{ rejection, err error }
+
+func (e *notReplaced) Error() string {
+	return fmt.Sprintf("%v (and another certificate was not obtained: %v)", e.rejection, e.err)
+}
+
+// Unwrap returns both.
+func (e *notReplaced) Unwrap() []error { return []error{e.rejection, e.err} }
+
+// rejectsAll reports whether no certificate will do: Entra itself has rejected one, and that was a
+// replacement already, or the issuer gives no other.
+func (e *notReplaced) rejectsAll() bool {
+	if !CannotBeBound(e.rejection) {
+		return false
+	}
+	if paused, ok := errors.AsType[*binding.PausedError](e.err); ok {
+		return paused.Replacement
+	}
+	return CannotBeBound(e.err)
+}
+
 // request makes leg 3.
 func (m *boundIdentity) request(ctx context.Context, a *ask, c *binding.Certificate) (*grant, error) {
 	over, err := m.connection(a, c)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := m.cfg.Entra.Token(ctx, over.bridge.Client(), entra.Request{
+	answer, err := m.cfg.requestToken(ctx, over.bridge.Client(), entra.Request{
 		Endpoint:   entra.ManagedIdentityEndpoint(c.MTLSEndpoint, c.TenantID),
 		ClientID:   c.ClientID,
 		Scope:      entra.ManagedIdentityScope(a.resource),

@@ -1,12 +1,10 @@
 package acquire
 
 import (
-	"errors"
 	"strings"
 	"sync"
 
 	"github.com/keyagent/keyagent/acquire/binding"
-	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
@@ -36,12 +34,6 @@ func (s *identityState) note(err error, ofRequest bool) {
 	if !ofRequest {
 		s.unable = err
 	}
-}
-
-// ofRequest reports whether another resource or token type may well be given where this one was not.
-func ofRequest(failure *Error) bool {
-	return failure.Kind == KindInvalidResource || failure.Claims != "" || errors.Is(failure, errNoPoP) ||
-		entra.ReactionTo(failure) == entra.ReactionUnboundResource
 }
 
 // becomes notes the client id of a token, and reports whether it is another one than before.

@@ -159,5 +159,5 @@ func (e *Error) ForOperator() bool {
 	case KindInvalidResource, KindThrottled:
 		return false
 	}
-	return e.Hint != "" && e.Hint != hintLater && !ofRequest(e)
+	return e.Hint != "" && e.Hint != hintLater && e.Claims == "" && !verdictOf(e.Err).ofRequest()
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
@@ -34,22 +36,21 @@ func furtherOutcomes(t *testing.T) map[string]error {
 		"no evidence":             acquire.NotLoaded(fmt.Errorf("%w: %w", binding.ErrAttestation, final{})),
 		"somebody in IMDS' place": acquire.NotLoaded(fmt.Errorf("%w: %w", imds.ErrBadAnswer, errors.New("Server header"))),
 
-		"list: missing keys only":            chainOf(acquire.NotLoaded(noKey{}), acquire.NotLoaded(noKey{})),
-		"list: missing and throttled":        chainOf(acquire.NotLoaded(noKey{}), &entra.Error{Status: 429, RetryAfter: time.Second}),
-		"list: refused and passing":          chainOf(said(401, 700027), said(503)),
-		"list: resource, then down":          chainOf(said(400, 500011), entra.ErrUnreachable),
-		"list: unbound, then down":           chainOf(said(400, 392196), entra.ErrUnreachable),
-		"list: floor, then unbound":          chainOf(acquire.NotLoaded(acquire.TooWeak("none", "tpm")), said(400, 392196)),
-		"list: no mtls_pop":                  chainOf(acquire.NotLoaded(acquire.ErrNoPoP), said(401, 700027)),
-		"list: challenge, refused":           chainOf(&entra.Error{Status: 400, Claims: `{"a":1}`}, said(401, 700027)),
-		"list: refused, challenge":           chainOf(said(401, 700027), &entra.Error{Status: 400, Claims: `{"a":1}`}),
-		"list in a list":                     acquire.NotLoaded(chainOf(acquire.NotLoaded(chainOf(said(503), said(401, 700027))), said(401, 700027))),
-		"list, marked":                       acquire.NotLoaded(chainOf(acquire.NotLoaded(noKey{}), acquire.NotLoaded(noKey{}))),
-		"list, withheld":                     fmt.Errorf("%w; not tried, since unbound: x", chainOf(said(401, 700027), acquire.NotLoaded(noKey{}))),
-		"list in the place of a certificate": acquire.NotLoaded(acquire.NotReplaced(said(401, 7000214), chainOf(said(503), acquire.NotLoaded(noKey{})))),
+		"list: missing keys only":     chainOf(acquire.NotLoaded(noKey{}), acquire.NotLoaded(noKey{})),
+		"list: missing and throttled": chainOf(acquire.NotLoaded(noKey{}), &entra.Error{Status: 429, RetryAfter: time.Second}),
+		"list: refused and passing":   chainOf(said(401, 700027), said(503)),
+		"list: resource, then down":   chainOf(said(400, 500011), entra.ErrUnreachable),
+		"list: unbound, then down":    chainOf(said(400, 392196), entra.ErrUnreachable),
+		"list: floor, then unbound":   chainOf(acquire.NotLoaded(acquire.TooWeak("none", "tpm")), said(400, 392196)),
+		"list: no mtls_pop":           chainOf(acquire.NotLoaded(acquire.ErrNoPoP), said(401, 700027)),
+		"list: challenge, refused":    chainOf(&entra.Error{Status: 400, Claims: `{"a":1}`}, said(401, 700027)),
+		"list: refused, challenge":    chainOf(said(401, 700027), &entra.Error{Status: 400, Claims: `{"a":1}`}),
+		"list in a list":              acquire.NotLoaded(chainOf(acquire.NotLoaded(chainOf(said(503), said(401, 700027))), said(401, 700027))),
+		"list, marked":                acquire.NotLoaded(chainOf(acquire.NotLoaded(noKey{}), acquire.NotLoaded(noKey{}))),
+		"list, withheld":              fmt.Errorf("%w; not tried, since unbound: x", chainOf(said(401, 700027), acquire.NotLoaded(noKey{}))),
 	}
 	for name, code := range constants(t, "entra") {
-		all[fmt.Sprintf("%s", name)] = said(400, code)
+		all[name] = said(400, code)
 		all[name+", not loaded"] = acquire.NotLoaded(fmt.Errorf("first request: %w", said(401, code)))
 	}
 	return all
@@ -65,7 +66,7 @@ func TestTheVerdictOnEachError(t *testing.T) {
 	}
 	var out strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		fmt.Fprintf(&out, "%s: %s\n", name, acquire.VerdictLine(all[name]))
+		fmt.Fprintf(&out, "%s: %s\n", name, acquire.Verdict(all[name]))
 	}
 	const path = "testdata/verdicts.golden"
 	if *update {
@@ -78,17 +79,7 @@ func TestTheVerdictOnEachError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wanted, got := strings.Split(string(want), "\n"), strings.Split(out.String(), "\n")
-	for i := range max(len(wanted), len(got)) {
-		var w, g string
-		if i < len(wanted) {
-			w = wanted[i]
-		}
-		if i < len(got) {
-			g = got[i]
-		}
-		if w != g {
-			t.Errorf("got\n%s\nwant\n%s", g, w)
-		}
+	if diff := cmp.Diff(string(want), out.String()); diff != "" {
+		t.Errorf("the verdicts differ (-want +got):\n%s", diff)
 	}
 }

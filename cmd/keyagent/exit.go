@@ -14,6 +14,7 @@ import (
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/errinfo"
 )
 
 // Exit codes; part of the command line's contract.
@@ -158,7 +159,7 @@ func (a *app) hintFor(err error, cmd *cobra.Command) string {
 	if _, ok := errors.AsType[referenceError](err); ok {
 		return "mend the file or what it names, then run: " + a.checkCommand(cmd)
 	}
-	var hinted interface{ Hint() string }
+	var hinted errinfo.Hinter
 	_, badUsage := errors.AsType[usageError](err)
 	_, badRequest := errors.AsType[daemon.UsageError](err)
 	switch {

@@ -26,6 +26,7 @@ var places = map[string]place{
 	"internal/owned":             {nil, leaf},
 	"internal/statefile":         {[]string{"internal/owned"}, "files of the agent's own, held to the rule about owners"},
 	"internal/cloud":             {nil, leaf},
+	"internal/errinfo":           {nil, leaf},
 	"internal/upstream":          {[]string{"internal/cloud"}, "it must know the one address that no proxy is asked for"},
 	"internal/pemfile":           {nil, leaf},
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all who meet certificates"},
@@ -70,7 +71,7 @@ var places = map[string]place{
 		"keys and attestation tokens come through small interfaces, so no TPM is needed to test a renewal",
 	},
 	"acquire": {
-		[]string{"acquire/...", "tlsbridge", "internal/cloud", "internal/secret", "internal/statefile", "internal/upstream"},
+		[]string{"acquire/...", "tlsbridge", "internal/cloud", "internal/errinfo", "internal/secret", "internal/statefile", "internal/upstream"},
 		"turns credentials into tokens; it must not know who asks (agentapi) nor what holds the key (tpm)",
 	},
 
@@ -90,7 +91,7 @@ var places = map[string]place{
 		wired,
 	},
 	"cmd/keyagent": {
-		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest", "internal/pemfile", "internal/waiting", "internal/writequeue"},
+		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest", "internal/errinfo", "internal/pemfile", "internal/waiting", "internal/writequeue"},
 		"flags and wiring only",
 	},
 

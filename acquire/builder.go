@@ -12,29 +12,41 @@ import (
 )
 
 // newChain builds the steps of an identity.
-func (b *builder) newChain(id Identity) *chain {
+func (b *builder) newChain(id Identity) (*chain, error) {
 	c := &chain{cfg: b.cfg, name: id.Name, floor: id.MinStrength}
 	b.chain = c
 	if m := id.ManagedIdentity; m != nil {
-		c.add(credentialManagedIdentity, SourceManagedIdentity, m.Bound,
-			func(bound bool) credential { return b.managedIdentity(m.Selector, bound) })
-		return c
+		err := c.add(credentialManagedIdentity, SourceManagedIdentity, m.Bound,
+			func(bound bool) (credential, error) { return b.managedIdentity(m.Selector, bound), nil })
+		return c, err
 	}
 	app := b.application(id.Application)
 	for _, entry := range id.Application.Credentials {
-		c.add(entry.Name, entry.Source, entry.Bound, func(bound bool) credential { return b.credential(app, entry, bound) })
+		err := c.add(entry.Name, entry.Source, entry.Bound, func(bound bool) (credential, error) { return b.credential(app, entry, bound) })
+		if err != nil {
+			return nil, fmt.Errorf("identity %q: credential %q: %w", id.Name, entry.Name, err)
+		}
 	}
-	return c
+	return c, nil
 }
 
 // add appends the forms of an entry.
-func (c *chain) add(entry string, source Source, bound Bound, form func(bound bool) credential) {
+func (c *chain) add(entry string, source Source, bound Bound, form func(bound bool) (credential, error)) error {
 	if bound != BoundNever {
-		c.steps = append(c.steps, &step{entry: entry, source: source, bound: true, credential: form(true)})
+		made, err := form(true)
+		if err != nil {
+			return err
+		}
+		c.steps = append(c.steps, &step{entry: entry, source: source, bound: true, credential: made})
 	}
 	if bound != BoundRequire {
-		c.steps = append(c.steps, &step{entry: entry, source: source, second: bound == BoundPrefer, credential: form(false)})
+		made, err := form(false)
+		if err != nil {
+			return err
+		}
+		c.steps = append(c.steps, &step{entry: entry, source: source, second: bound == BoundPrefer, credential: made})
 	}
+	return nil
 }
 
 // builder makes the chains of a roster. What the roster before it has of the same meaning is taken over.
@@ -49,37 +61,49 @@ type builder struct {
 }
 
 // state returns the identity of a name, and makes first what it leans on. References were checked.
-func (b *builder) state(name string) *identityState {
+func (b *builder) state(name string) (*identityState, error) {
 	if made := b.roster.byName[name]; made != nil {
-		return made
+		return made, nil
 	}
 	id := b.wanted[name]
 	var leansOn []*identityState
 	for _, other := range id.leansOn() {
-		leansOn = append(leansOn, b.state(other))
+		state, err := b.state(other)
+		if err != nil {
+			return nil, err
+		}
+		leansOn = append(leansOn, state)
 	}
 	had := b.before.byName[name]
 	if had == nil || !slices.Equal(had.leansOn, leansOn) || !reflect.DeepEqual(had.Identity, id) {
-		had = &identityState{Identity: id, meaning: b.next(), chain: b.newChain(id), leansOn: leansOn}
+		made, err := b.newChain(id)
+		if err != nil {
+			return nil, err
+		}
+		had = &identityState{Identity: id, meaning: b.next(), chain: made, leansOn: leansOn}
 	}
 	for _, m := range had.chain.bound {
 		b.roster.bound[m.sel] = m
 	}
 	b.roster.byName[name] = had
-	return had
+	return had, nil
 }
 
-func (b *builder) credential(app *application, entry Credential, bound bool) credential {
+// credential makes one form of an entry. What it does not know, it refuses: a source that came later must not be
+// taken for another one.
+func (b *builder) credential(app *application, entry Credential, bound bool) (credential, error) {
 	switch entry.Source {
 	case SourceCertificate:
-		return b.certificate(app, entry, bound)
+		return b.certificate(app, entry, bound), nil
 	case SourceManagedIdentity:
 		source := b.managedIdentity(entry.Selector, bound)
-		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: source.obtain}, bound)
+		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: source.obtain}, bound), nil
 	case SourceOIDC:
-		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: b.other(entry.Identity)}, bound)
+		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: b.other(entry.Identity)}, bound), nil
+	case SourceAssertionFile:
+		return &assertionFile{app: app, path: entry.Path}, nil
 	}
-	return &assertionFile{app: app, path: entry.Path}
+	return nil, errNoSuchSource(entry.Source)
 }
 
 // other obtains a token of another identity, whichever of its credentials does.

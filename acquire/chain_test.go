@@ -1053,3 +1053,17 @@ func TestCredentialsThatLeanOnEachOtherAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// A source that is not known is refused where the entry is checked, and again where it is built: it
+// must not be taken for another one.
+func TestAnUnknownSourceIsRefusedWhereTheEntryIsBuilt(t *testing.T) {
+	entry := acquire.Credential{Name: "x", Source: "assertion-file", Bound: acquire.BoundNever, Path: "/dev/null"}
+	id := acquire.Identity{Name: "app", Application: &acquire.Application{Credentials: []acquire.Credential{entry}}}
+	const want = `identity "app": credential "x": there is no source "assertion-file"`
+	if _, err := acquire.New(acquire.Config{Identities: []acquire.Identity{id}}); err == nil || err.Error() != want {
+		t.Errorf("checked: got %v, want %s", err, want)
+	}
+	if err := acquire.Build(id); err == nil || err.Error() != want {
+		t.Errorf("built: got %v, want %s", err, want)
+	}
+}

@@ -3,6 +3,7 @@ package acquire
 import (
 	"fmt"
 
+	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
@@ -69,3 +70,11 @@ var (
 	ErrRetired = errRetired
 	ErrForced  = errForced
 )
+
+// Build makes the list of an identity's credentials that nobody has checked.
+func Build(id Identity) error {
+	roster := &Roster{byName: map[string]*identityState{}, bound: map[imds.Selector]*boundIdentity{}}
+	b := &builder{cfg: &Config{}, before: roster, roster: roster}
+	_, err := b.newChain(id)
+	return err
+}

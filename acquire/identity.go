@@ -150,8 +150,10 @@ func (c Credential) check() error {
 		}
 		return nil
 	}
-	return fmt.Errorf("there is no source %q", c.Source)
+	return errNoSuchSource(c.Source)
 }
+
+func errNoSuchSource(source Source) error { return fmt.Errorf("there is no source %q", source) }
 
 // check refuses what it does not know: an unknown word must not mean the weaker form.
 func (b Bound) check() error {

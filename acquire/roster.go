@@ -50,7 +50,11 @@ func (a *Acquirer) Prepare(identities []Identity) (*Roster, error) {
 		next: func() uint64 { return a.meanings.Add(1) },
 	}
 	for _, id := range identities {
-		r.order = append(r.order, b.state(id.Name))
+		state, err := b.state(id.Name)
+		if err != nil {
+			return nil, err
+		}
+		r.order = append(r.order, state)
 	}
 	return r, nil
 }

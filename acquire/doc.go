@@ -13,7 +13,7 @@
 //	federated, unbound          assertion of somebody else → exchange
 //
 // What comes back is an ordinary Bearer token, or one of type mtls_pop. Read
-// acquirer.go for a request's way, chain.go for the list, verdict.go for what an
+// request.go for a request's way, chain.go for the list, verdict.go for what an
 // error means, and one file for each road.
 //
 // # Invariants

@@ -2,12 +2,10 @@ package acquire
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
-	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
+	"github.com/keyagent/keyagent/acquire/entra"
 )
 
 const (
@@ -41,6 +39,22 @@ func (a *Acquirer) Run(ctx context.Context) error {
 	return nil
 }
 
+// refresh fetches the next token while the current one is still served, unless something stands
+// against asking now. If it may not begin, as the account has too much on it, the next caller who
+// asks for the token starts it.
+func (a *Acquirer) refresh(id *identityState, key cacheKey, account Account) {
+	if a.failures.recall(key, id.client(), a.cfg.Now(), false) != nil {
+		return
+	}
+	claims, err := entra.MergeClaims(key.splitCapabilities(), "")
+	if err != nil {
+		return // not reached: they are those that obtained the current one
+	}
+	if _, err := a.fly(flight{id: id, key: key, claims: claims, ahead: true, account: account}); err != nil {
+		a.cache.remind(key, a.cfg.Now())
+	}
+}
+
 // refreshOn is when the next token is fetched: at Entra's refresh_in, or at half of the life, or a little earlier.
 // Where a better credential was passed over, the token is fetched anew after fallbackLife, so that the better one is tried again.
 func (a *Acquirer) refreshOn(now time.Time, g *grant) time.Time {
@@ -63,46 +77,4 @@ func randomly(limit time.Duration) time.Duration {
 		return 0
 	}
 	return rand.N(limit) //nolint:gosec // it spreads load, and keeps no secret
-}
-
-// A program in a loop must not use up what Entra allows the whole machine.
-const (
-	forcedEvery = 10 * time.Second
-	forcedBurst = 5
-	maxForced   = 1000
-)
-
-// forcing limits how often the cache may be skipped, for each token and account: who does so for one token does not hold up others,
-// and others who do so for the same token are not held up.
-type forcing struct {
-	mu       sync.Mutex
-	limiters map[forced]*rate.Limiter
-}
-
-// forced is a token that is to be fetched anew, and the account that this is charged to.
-type forced struct {
-	key     cacheKey
-	account Account
-}
-
-func newForcing() *forcing { return &forcing{limiters: map[forced]*rate.Limiter{}} }
-
-var errForced = errors.New("the token cache is skipped too often for this token")
-
-func (f *forcing) permit(key cacheKey, account Account, now time.Time) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	key.meaning = 0 // whatever it means, its caller has asked as often
-	limiter := f.limiters[forced{key, account}]
-	if limiter == nil {
-		if len(f.limiters) >= maxForced {
-			clear(f.limiters) // the price is a few requests more
-		}
-		limiter = rate.NewLimiter(rate.Every(forcedEvery), forcedBurst)
-		f.limiters[forced{key, account}] = limiter
-	}
-	if limiter.AllowN(now, 1) {
-		return nil
-	}
-	return &Error{Kind: KindThrottled, Identity: key.identity, RetryAfter: forcedEvery, Err: errForced, Hint: "wait a moment, or take the token that is in memory"}
 }

@@ -1,14 +1,10 @@
 package acquire
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"iter"
-	"net/http"
 
 	"github.com/keyagent/keyagent/acquire/imds"
-	"github.com/keyagent/keyagent/tlsbridge"
 )
 
 // Roster is the identities of one configuration, each with its ways to a token. It is immutable and safe for concurrent use.
@@ -88,17 +84,6 @@ func (a *Acquirer) Use(r *Roster) (retired []string) {
 	return retired
 }
 
-// Token returns a token for req, from the cache or from Entra. It blocks until
-// there is one, all ways there have failed, or ctx ends; the flight that it
-// started goes on for others. Errors are [*Error], or ctx' error.
-func (r *Roster) Token(ctx context.Context, req Request) (Token, error) {
-	id, ok := r.byName[req.Identity]
-	if !ok {
-		return Token{}, &Error{Kind: KindUnknownIdentity, Identity: req.Identity, Err: errors.New("no such identity is configured")}
-	}
-	return r.acquirer.token(ctx, id, req)
-}
-
 // holders are those of all certificates that identities present.
 func (r *Roster) holders() iter.Seq[*holder] {
 	return func(yield func(*holder) bool) {
@@ -114,24 +99,5 @@ func (r *Roster) holders() iter.Seq[*holder] {
 				}
 			}
 		}
-	}
-}
-
-// way is how Entra is reached, and whom the agent believes to be Entra.
-type way struct {
-	tls     tlsbridge.Config
-	unbound *http.Client // to hosts that ask for no certificate
-}
-
-func newWay(cfg tlsbridge.Config) *way { return &way{cfg, tlsbridge.NewClient(cfg)} }
-
-// SetTLS changes how Entra is reached. Connections that were made otherwise end with the requests that are on them; a token stays,
-// however it was obtained.
-func (a *Acquirer) SetTLS(cfg tlsbridge.Config) {
-	current := newWay(cfg)
-	before := a.cfg.way.Swap(current)
-	before.unbound.CloseIdleConnections()
-	for h := range a.roster.Load().holders() {
-		h.leave(current)
 	}
 }

@@ -1,0 +1,114 @@
+package acquire
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// maxFlights bounds what is under way for one identity.
+	maxFlights = 256
+	// crowdedPause is how long a caller is asked to wait that finds no place.
+	crowdedPause = time.Second
+)
+
+// permit returns what stands against asking for a flight's token now: that its cache is skipped too
+// often, or a failure that is remembered.
+func (a *Acquirer) permit(f flight, now time.Time) error {
+	if f.forced {
+		if err := a.forced.permit(f.key, f.account, now); err != nil {
+			return err
+		}
+	}
+	if failure := a.failures.recall(f.key, f.id.client(), now, f.forced); failure != nil {
+		return failure
+	}
+	return nil
+}
+
+// begin counts a flight, unless the acquirer is closed, the identity is retired or has too many: flights outlive their callers, and a caller that
+// goes away must not leave ever more of them behind.
+func (a *Acquirer) begin(id *identityState, account Account) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.closed:
+		return &Error{Kind: KindUnavailable, Identity: id.Name, Err: errClosed}
+	case id.retired:
+		return &Error{Kind: KindUnavailable, Identity: id.Name, RetryAfter: crowdedPause, Err: errRetired}
+	case id.flights >= maxFlights:
+		return &Error{Kind: KindUnavailable, Identity: id.Name, RetryAfter: crowdedPause, Err: errCrowded}
+	}
+	if err := charge(id, account); err != nil {
+		return err
+	}
+	id.flights++
+	a.wg.Add(1)
+	return nil
+}
+
+// charge puts a flight on an account. What is said against it is said of the identity.
+func charge(id *identityState, account Account) error {
+	if account == nil {
+		return nil
+	}
+	err := account.Charge()
+	if refusal, ok := errors.AsType[*Error](err); ok {
+		named := *refusal
+		named.Identity = id.Name
+		return &named
+	}
+	return err
+}
+
+func (a *Acquirer) end(id *identityState) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	id.flights--
+	a.wg.Done()
+}
+
+// A program in a loop must not use up what Entra allows the whole machine.
+const (
+	forcedEvery = 10 * time.Second
+	forcedBurst = 5
+	maxForced   = 1000
+)
+
+// forcing limits how often the cache may be skipped, for each token and account: who does so for one token does not hold up others,
+// and others who do so for the same token are not held up.
+type forcing struct {
+	mu       sync.Mutex
+	limiters map[forced]*rate.Limiter
+}
+
+// forced is a token that is to be fetched anew, and the account that this is charged to.
+type forced struct {
+	key     cacheKey
+	account Account
+}
+
+func newForcing() *forcing { return &forcing{limiters: map[forced]*rate.Limiter{}} }
+
+var errForced = errors.New("the token cache is skipped too often for this token")
+
+func (f *forcing) permit(key cacheKey, account Account, now time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key.meaning = 0 // whatever it means, its caller has asked as often
+	limiter := f.limiters[forced{key, account}]
+	if limiter == nil {
+		if len(f.limiters) >= maxForced {
+			clear(f.limiters) // the price is a few requests more
+		}
+		limiter = rate.NewLimiter(rate.Every(forcedEvery), forcedBurst)
+		f.limiters[forced{key, account}] = limiter
+	}
+	if limiter.AllowN(now, 1) {
+		return nil
+	}
+	return &Error{Kind: KindThrottled, Identity: key.identity, RetryAfter: forcedEvery, Err: errForced, Hint: "wait a moment, or take the token that is in memory"}
+}

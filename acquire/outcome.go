@@ -1,0 +1,82 @@
+package acquire
+
+import "time"
+
+// entryOf makes a token, and what has to be known to keep it, of what was granted.
+func (a *Acquirer) entryOf(f flight, g *grant, by *step, asked time.Time) cacheEntry {
+	now := asked.Round(0) // an expiry is a time of the wall clock
+	token := Token{
+		AccessToken: g.answer.AccessToken,
+		TokenType:   g.answer.TokenType,
+		NotBefore:   now,
+		ExpiresOn:   now.Add(g.answer.ExpiresIn),
+		RefreshOn:   a.refreshOn(now, g),
+		Resource:    f.key.resource,
+		Identity:    f.id.Name,
+		ClientID:    g.clientID,
+		Credential:  by.entry,
+		Bound:       by.bound,
+		Strength:    g.strength,
+		Fallback:    g.passed,
+	}
+	named := ownerOf(token.AccessToken, token.ClientID)
+	token.ObjectID, token.ResourceID = named.objectID, named.resourceID
+	kept := cacheEntry{token: token, asked: asked, account: f.account}
+	if g.over == nil {
+		return kept
+	}
+	handshake := g.over.bridge.Handshake()
+	kept.token.Binding = Binding{
+		Thumbprint:         g.over.thumbprint,
+		TLSVersion:         handshake.VersionName(),
+		SignatureAlgorithm: handshake.SignatureName(),
+	}
+	if g.answer.Confirmation != "" {
+		// It is of no use with any other certificate than the one in use, even if it calls itself Bearer.
+		kept.bound = g.over.current
+		a.cfg.Logger.Debug("the token is bound to the certificate", "identity", f.id.Name, "resource", f.key.resource, "type", token.TokenType)
+	}
+	return kept
+}
+
+// keep puts a token into the cache, unless its identity is not in force any more: nobody would ask
+// for it.
+func (a *Acquirer) keep(f flight, kept cacheEntry) {
+	now := a.cfg.Now()
+	f.id.note(nil, false)
+	a.notice(f.id, kept.token.ClientID)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !f.id.retired {
+		a.cache.store(f.key, kept, now)
+	}
+}
+
+// notice drops the tokens of an identity that has become another one, as the identity of a VM does
+// that was removed and assigned anew: callers of the new one must not get what was issued to the
+// one before.
+func (a *Acquirer) notice(id *identityState, clientID string) {
+	before, changed := id.becomes(clientID)
+	if !changed {
+		return
+	}
+	a.cache.drop(func(key cacheKey) bool { return key.identity == id.Name })
+	a.cfg.Logger.Warn("an identity has another client id than before; its tokens are fetched anew", "identity", id.Name, "client_id", clientID, "before", before)
+}
+
+// fail makes a caller's error of what stopped a flight, and remembers it for as long as asking again
+// is of no use. What became of the claims that one caller brought is nothing to the others, but for
+// a pause that was asked for.
+func (a *Acquirer) fail(f flight, err error) *Error {
+	now := a.cfg.Now()
+	verdict := verdictOf(err)
+	failure := verdict.asError(f.key.identity, err)
+	a.cfg.Logger.Warn("token not obtained", "identity", f.key.identity, "resource", f.key.resource, "kind", failure.Kind, "error", err)
+	if f.challenged && failure.Kind != KindThrottled {
+		return failure
+	}
+	f.id.note(err, verdict.ofRequest())
+	a.cache.postpone(f.key, now, failure.RetryAfter)
+	a.failures.remember(f.key, f.id.client(), failure, now)
+	return failure
+}

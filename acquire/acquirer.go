@@ -34,7 +34,7 @@ type Config struct {
 	Jitter func(max time.Duration) time.Duration            // between 0 and max; nil means at random
 	Logger *slog.Logger                                     // nil means no log
 
-	way *atomic.Pointer[way] // to Entra, as TLS says now
+	transport *atomic.Pointer[transport] // to Entra, as TLS says now
 }
 
 // Acquirer gives tokens of the configured identities. It is safe for concurrent
@@ -45,10 +45,10 @@ type Acquirer struct {
 	regions  *regions
 	meanings atomic.Uint64 // that identities have had so far
 
-	cache    *tokenCache
-	failures *failureMemory
-	forced   *forcing
-	flights  flights
+	cache         *tokenCache
+	failures      *failureMemory
+	refreshLimits *refreshLimits
+	flights       flights
 
 	ctx    context.Context // ends with Close; parent of all flights
 	cancel context.CancelFunc
@@ -70,13 +70,13 @@ var (
 func New(cfg Config) (*Acquirer, error) {
 	cfg = cfg.withDefaults()
 	a := &Acquirer{
-		cfg:      cfg,
-		cache:    newTokenCache(maxCachedTokens),
-		failures: newFailureMemory(maxCachedTokens),
-		forced:   newForcing(),
+		cfg:           cfg,
+		cache:         newTokenCache(maxCachedTokens),
+		failures:      newFailureMemory(maxCachedTokens),
+		refreshLimits: newRefreshLimits(),
 	}
-	a.cfg.way = &atomic.Pointer[way]{}
-	a.cfg.way.Store(newWay(cfg.TLS))
+	a.cfg.transport = &atomic.Pointer[transport]{}
+	a.cfg.transport.Store(newTransport(cfg.TLS))
 	a.regions = &regions{cfg: &a.cfg}
 	a.roster.Store(&Roster{acquirer: a})
 	first, err := a.Prepare(cfg.Identities)
@@ -112,26 +112,26 @@ func (a *Acquirer) Close() error {
 	a.mu.Unlock()
 	a.cancel()
 	a.wg.Wait()
-	a.cfg.way.Load().unbound.CloseIdleConnections()
+	a.cfg.transport.Load().unbound.CloseIdleConnections()
 	for h := range a.roster.Load().holders() {
 		h.close()
 	}
 	return nil
 }
 
-// way is how Entra is reached, and whom the agent believes to be Entra.
-type way struct {
+// transport is how Entra is reached, and whom the agent believes to be Entra.
+type transport struct {
 	tls     tlsbridge.Config
 	unbound *http.Client // to hosts that ask for no certificate
 }
 
-func newWay(cfg tlsbridge.Config) *way { return &way{cfg, tlsbridge.NewClient(cfg)} }
+func newTransport(cfg tlsbridge.Config) *transport { return &transport{cfg, tlsbridge.NewClient(cfg)} }
 
 // SetTLS changes how Entra is reached. Connections that were made otherwise end with the requests that are on them; a token stays,
 // however it was obtained.
 func (a *Acquirer) SetTLS(cfg tlsbridge.Config) {
-	current := newWay(cfg)
-	before := a.cfg.way.Swap(current)
+	current := newTransport(cfg)
+	before := a.cfg.transport.Swap(current)
 	before.unbound.CloseIdleConnections()
 	for h := range a.roster.Load().holders() {
 		h.leave(current)

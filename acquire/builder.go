@@ -66,21 +66,21 @@ func (b *builder) state(name string) (*identityState, error) {
 		return made, nil
 	}
 	id := b.wanted[name]
-	var leansOn []*identityState
-	for _, other := range id.leansOn() {
+	var dependsOn []*identityState
+	for _, other := range id.dependsOn() {
 		state, err := b.state(other)
 		if err != nil {
 			return nil, err
 		}
-		leansOn = append(leansOn, state)
+		dependsOn = append(dependsOn, state)
 	}
 	had := b.before.byName[name]
-	if had == nil || !slices.Equal(had.leansOn, leansOn) || !reflect.DeepEqual(had.Identity, id) {
+	if had == nil || !slices.Equal(had.dependsOn, dependsOn) || !reflect.DeepEqual(had.Identity, id) {
 		made, err := b.newChain(id)
 		if err != nil {
 			return nil, err
 		}
-		had = &identityState{Identity: id, meaning: b.next(), chain: made, leansOn: leansOn}
+		had = &identityState{Identity: id, meaning: b.next(), chain: made, dependsOn: dependsOn}
 	}
 	for _, m := range had.chain.bound {
 		b.roster.bound[m.sel] = m
@@ -156,7 +156,7 @@ func (b *builder) application(app *Application) *application {
 func checkReferences(identities []Identity) error {
 	leans := map[string][]string{}
 	for _, id := range identities {
-		leans[id.Name] = id.leansOn()
+		leans[id.Name] = id.dependsOn()
 	}
 	for name := range leans {
 		if err := follow(leans, name, nil); err != nil {

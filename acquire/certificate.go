@@ -127,7 +127,7 @@ func (c *assertedCertificate) request(ctx context.Context, a *ask, key *Applicat
 	err := c.app.ask(ctx, c.app.authority.TokenEndpoint, func(endpoint string) error {
 		form := c.signed(ctx, c.app.form(a, endpoint), key)
 		var err error
-		g.answer, err = c.app.cfg.requestToken(ctx, c.app.cfg.way.Load().unbound, form)
+		g.answer, err = c.app.cfg.requestToken(ctx, c.app.cfg.transport.Load().unbound, form)
 		return err
 	})
 	return g, c.asked(key, err)
@@ -182,12 +182,12 @@ func (c *shownCertificate) connection(a *ask, key *ApplicationKey) (*connection,
 	for _, certificate := range key.Chain {
 		pair.Chain = append(pair.Chain, certificate.Raw)
 	}
-	way := c.app.cfg.way.Load()
-	bridge, err := c.bridge(way, key, pair)
+	transport := c.app.cfg.transport.Load()
+	bridge, err := c.bridge(transport, key, pair)
 	if err != nil {
 		return nil, notLoaded(err)
 	}
-	return &connection{bridge: bridge, way: way, thumbprint: name, strength: key.Strength, current: func() bool { return !c.app.cfg.Keys.Replaced(c.name, name) }}, nil
+	return &connection{bridge: bridge, transport: transport, thumbprint: name, strength: key.Strength, current: func() bool { return !c.app.cfg.Keys.Replaced(c.name, name) }}, nil
 }
 
 func (c *shownCertificate) request(ctx context.Context, a *ask, key *ApplicationKey, over *connection) (*grant, error) {

@@ -107,28 +107,28 @@ var errNoPoP = errors.New("no credential of this identity is bound, and so none 
 // obtain tries the steps in their order. Whether one that failed gives way to the next, and to which, the table in licence.go says.
 func (c *chain) obtain(ctx context.Context, a *ask) (*grant, *step, error) {
 	a.floors = append(slices.Clip(a.floors), c.floor)
-	walk := walk{chain: c, now: c.cfg.Now()}
+	pass := pass{chain: c, now: c.cfg.Now()}
 	for _, s := range c.steps {
-		if walk.passes(a, s) {
+		if pass.skips(a, s) {
 			continue
 		}
 		g, err := s.obtain(ctx, a)
-		err = judged(err)
+		err = withVerdict(err)
 		s.note(g, err)
 		if err == nil {
-			g.passed = g.passed || len(walk.attempts) > 0
-			walk.restFailed(ctx, s)
+			g.passed = g.passed || len(pass.attempts) > 0
+			pass.restFailed(ctx, s)
 			return g, s, nil
 		}
-		if !walk.goesOn(a, s, err) || ctx.Err() != nil {
+		if !pass.continues(a, s, err) || ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, nil, walk.err()
+	return nil, nil, pass.err()
 }
 
-// walk is one pass over a chain.
-type walk struct {
+// pass is one pass over a chain.
+type pass struct {
 	*chain
 	now      time.Time
 	attempts []Attempt
@@ -139,90 +139,90 @@ type walk struct {
 	boundOnly bool
 }
 
-// failedStep is a step that failed in this walk.
+// failedStep is a step that failed in this pass.
 type failedStep struct {
 	*step
 	err error
 }
 
-// passes reports whether a step is not to be tried.
-func (w *walk) passes(a *ask, s *step) bool {
+// skips reports whether a step is not to be tried.
+func (p *pass) skips(a *ask, s *step) bool {
 	switch {
 	case s.bound:
 	case a.tokenType == TypePoP:
 		return true
-	case w.boundOnly:
-		w.withheld = append(w.withheld, s.entry)
+	case p.boundOnly:
+		p.withheld = append(p.withheld, s.entry)
 		return true
-	case s.second && !w.secondServes():
+	case s.second && !p.secondServes():
 		return true
 	}
 	// Who asks past the cache may know that something was mended.
-	if err := s.rests(w.now); err != nil && !a.fresh {
-		w.fail(s, err)
+	if err := s.rests(p.now); err != nil && !a.forceRefresh {
+		p.fail(s, err)
 		return true
 	}
 	return false
 }
 
 // secondServes reports whether the form before the second one was refused in a way that lets the second one be used.
-func (w *walk) secondServes() bool {
-	last := len(w.attempts) - 1
-	return last >= 0 && CannotBeBound(w.attempts[last].Err)
+func (p *pass) secondServes() bool {
+	last := len(p.attempts) - 1
+	return last >= 0 && CannotBeBound(p.attempts[last].Err)
 }
 
-func (w *walk) fail(s *step, err error) {
-	w.attempts = append(w.attempts, Attempt{Credential: s.entry, Bound: s.bound, Err: err})
-	w.boundOnly = w.boundOnly || s.bound && !CannotBeBound(err)
+func (p *pass) fail(s *step, err error) {
+	p.attempts = append(p.attempts, Attempt{Credential: s.entry, Bound: s.bound, Err: err})
+	p.boundOnly = p.boundOnly || s.bound && !CannotBeBound(err)
 }
 
-// goesOn notes the failure of a step, and decides whether another one may be tried.
-func (w *walk) goesOn(a *ask, s *step, err error) bool {
-	w.fail(s, err)
-	w.tried = append(w.tried, failedStep{s, err})
+// continues notes the failure of a step, and decides whether another one may be tried.
+func (p *pass) continues(a *ask, s *step, err error) bool {
+	p.fail(s, err)
+	p.tried = append(p.tried, failedStep{s, err})
 	allowed := verdictOf(err).licence
 	switch {
-	case a.tokenType != TypePoP && w.preferred(s) && allowed.weaker:
+	case a.tokenType != TypePoP && p.preferred(s) && allowed.weaker:
 		return true
 	case allowed.once:
-		w.rejected++
-		return w.rejected == 1
+		p.rejected++
+		return p.rejected == 1
 	}
 	return allowed.next
 }
 
 // preferred reports whether s has an unbound form after it.
-func (w *walk) preferred(s *step) bool {
-	for i, other := range w.steps {
+func (p *pass) preferred(s *step) bool {
+	for i, other := range p.steps {
 		if other == s {
-			return i+1 < len(w.steps) && w.steps[i+1].second
+			return i+1 < len(p.steps) && p.steps[i+1].second
 		}
 	}
 	return false
 }
 
 // restFailed lets the entries rest that failed where another one works, and says so where an operator hears it.
-func (w *walk) restFailed(ctx context.Context, working *step) {
-	for _, s := range w.tried {
-		s.rest(w.now.Add(verdictOf(s.err).rest()), s.err)
-		w.cfg.Logger.WarnContext(ctx, "a credential was passed over", "identity", w.name, "credential", s.entry, "bound", s.bound,
+func (p *pass) restFailed(ctx context.Context, working *step) {
+	for _, s := range p.tried {
+		s.rest(p.now.Add(verdictOf(s.err).rest()), s.err)
+		p.cfg.Logger.WarnContext(ctx, "a credential was passed over", "identity", p.name, "credential", s.entry, "bound", s.bound,
 			"used", working.entry, "used_bound", working.bound, "cause", s.err)
 	}
 }
 
 // err is why there is no token.
-func (w *walk) err() error {
+func (p *pass) err() error {
 	var err error
-	switch len(w.attempts) {
+	switch len(p.attempts) {
 	case 0:
-		return judged(errNoPoP)
+		return withVerdict(errNoPoP)
 	case 1:
-		err = w.attempts[0].Err
+		err = p.attempts[0].Err
 	default:
-		err = judged(&ChainError{Attempts: w.attempts})
+		err = withVerdict(&ChainError{Attempts: p.attempts})
 	}
-	if len(w.withheld) > 0 {
-		return fmt.Errorf("%w; not tried, since unbound: %s (only a definite refusal by the other side allows that)", err, strings.Join(w.withheld, ", "))
+	if len(p.withheld) > 0 {
+		return fmt.Errorf("%w; not tried, since unbound: %s (only a definite refusal by the other side allows that)", err, strings.Join(p.withheld, ", "))
 	}
 	return err
 }

@@ -71,7 +71,7 @@ func (w *world) ApplicationKey(_ context.Context, name string) (*acquire.Applica
 	return nil, noKey{}
 }
 
-// noKey is an error that asking again does not mend.
+// noKey is an error that asking again does not change.
 type noKey struct{}
 
 func (noKey) Error() string { return "there is no such key" }
@@ -102,7 +102,7 @@ func TestARefusalThatIsRememberedSaysSo(t *testing.T) {
 }
 
 // A certificate that was registered or replaced meanwhile is noticed by whoever asks past the cache.
-func TestWhoAsksPastTheCacheIsNotAnsweredWithARememberedRefusal(t *testing.T) {
+func TestARequestPastTheCacheIsNotAnsweredWithARememberedRefusal(t *testing.T) {
 	for name, said := range map[string]reply{
 		"a certificate that was not registered": refusal(401, "invalid_client", 700027),
 		"an unknown resource":                   refusal(400, "invalid_resource", 500011),
@@ -144,7 +144,7 @@ func TestATokenOfAFallbackIsFetchedAnewSoon(t *testing.T) {
 	}
 }
 
-func TestWhoAsksPastTheCacheWakesRestingEntries(t *testing.T) {
+func TestARequestPastTheCacheTriesRestingEntries(t *testing.T) {
 	w := newAppWorld(t, certificateEntry(acquire.BoundPrefer))
 	w.addKey("app")
 	w.plays(rejects("mtls", refusal(400, "invalid_request", 51000)))
@@ -297,7 +297,7 @@ const (
 )
 
 // What each credential sends, in each form, and what is then said about its token.
-func TestEveryRoadToAToken(t *testing.T) {
+func TestEachCredentialObtainsAToken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "assertion")
 	if err := os.WriteFile(file, []byte("aa.bb.cc\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -337,13 +337,13 @@ func TestEveryRoadToAToken(t *testing.T) {
 			[]string{"mtls as app mtls_pop for " + scope}, true, acquire.StrengthTPM},
 		{"certificate by assertion alone (A)", []acquire.Identity{certificate(acquire.BoundNever, acquire.AssertionAlways)}, "",
 			[]string{"login jwt-bearer for " + scope}, false, acquire.StrengthTPMSigned},
-		{"federated, bound: two legs over one certificate", []acquire.Identity{application("app", managedEntry(acquire.BoundRequire))}, "",
+		{"federated, bound: two requests over one certificate", []acquire.Identity{application("app", managedEntry(acquire.BoundRequire))}, "",
 			[]string{"tenant-id as first mtls_pop for " + exchange, "mtls as first jwt-pop for " + scope}, true, acquire.StrengthAttested},
 		{"federated, bound, of type mtls_pop", []acquire.Identity{application("app", managedEntry(acquire.BoundRequire))}, acquire.TypePoP,
 			[]string{"tenant-id as first mtls_pop for " + exchange, "mtls as first jwt-pop mtls_pop for " + scope}, true, acquire.StrengthAttested},
 		{"federated, unbound", []acquire.Identity{application("app", managedEntry(acquire.BoundNever))}, "",
 			[]string{"login jwt-bearer for " + scope}, false, acquire.StrengthNone},
-		{"through another application, bound: three legs over one certificate", oidc(acquire.BoundRequire), "",
+		{"through another application, bound: three requests over one certificate", oidc(acquire.BoundRequire), "",
 			[]string{"tenant-id as first mtls_pop for " + exchange, "mtls as first jwt-pop mtls_pop for " + exchange, "mtls as first jwt-pop for " + scope}, true, acquire.StrengthAttested},
 		{"through another application, unbound", oidc(acquire.BoundNever), "",
 			[]string{"login jwt-bearer for " + exchange, "login jwt-bearer for " + scope}, false, acquire.StrengthNone},
@@ -378,11 +378,11 @@ func described(seen []seenRequest) []string {
 	return texts
 }
 
-// The assertion of leg 1 is what leg 2 sends, over the connection of the same certificate.
+// The assertion that the first request obtains is what the exchange sends, over the connection of the same certificate.
 func TestAnAssertionAndItsCertificateStayTogether(t *testing.T) {
 	w := newAppWorld(t, managedEntry(acquire.BoundRequire))
 	seen := w.plays(func(n int, _ seenRequest) reply {
-		if n == 2 { // between the legs, the certificate is renewed
+		if n == 2 { // between the requests, the certificate is renewed
 			w.rotate("", "second", true)
 			return refusal(400, "invalid_request", 500181)
 		}
@@ -394,7 +394,7 @@ func TestAnAssertionAndItsCertificateStayTogether(t *testing.T) {
 		"tenant-id as second mtls_pop for " + exchange, "mtls as second jwt-pop for " + scope,
 	}
 	if got := described(*seen); !slices.Equal(got, want) {
-		t.Errorf("Entra saw\n%s\nwant both legs again, with the new certificate", strings.Join(got, "\n"))
+		t.Errorf("Entra saw\n%s\nwant both requests again, with the new certificate", strings.Join(got, "\n"))
 	}
 	if (*seen)[1].assertion == (*seen)[3].assertion {
 		t.Error("the rejected assertion was sent again")
@@ -408,7 +408,7 @@ func TestAnAssertionIsKeptForOtherResourcesUntilItsCertificateGoes(t *testing.T)
 		w.mustGet(acquire.Request{Identity: "app", Resource: fmt.Sprintf("https://r%d", i)})
 	}
 	if n := len(*seen); n != 4 {
-		t.Errorf("got %d requests for three resources, want one first leg and three second ones", n)
+		t.Errorf("got %d requests for three resources, want one assertion request and three exchanges", n)
 	}
 	w.rotate("", "second", true)
 	w.mustGet(acquire.Request{Identity: "app", Resource: "https://r3"})
@@ -477,11 +477,11 @@ func TestARejectedBindingCertificateIsReplacedOnce(t *testing.T) {
 
 // What the exchange for an application says of the certificate is believed when the managed identity's own request says it, too: many
 // share the certificate, and one application must not take it away from them.
-func TestACertificateRejectedInTheSecondLegIsTriedInTheFirst(t *testing.T) {
+func TestACertificateRejectedInTheExchangeIsTriedInTheAssertionRequest(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		codes    []int
-		revoked  bool // for the first leg as well
+		revoked  bool // for the assertion request as well
 		token    bool
 		replaced int
 		requests int
@@ -505,7 +505,7 @@ func TestACertificateRejectedInTheSecondLegIsTriedInTheFirst(t *testing.T) {
 			}
 		})
 	}
-	// Once per request, whichever leg it was.
+	// Once per request, whichever request it was.
 	w := newAppWorld(t, managedEntry(acquire.BoundRequire))
 	w.plays(func(int, seenRequest) reply { return refusal(401, "invalid_client", 7000214) })
 	if _, err := w.get(acquire.Request{Identity: "app"}); err == nil || len(w.replaced) != 1 {
@@ -574,9 +574,9 @@ func TestTheListIsTriedInItsOrder(t *testing.T) {
 			play: rejects("mtls", reply{503, ""}), kind: acquire.KindUnavailable, requests: 2},
 		{name: "an unreachable metadata service does not make a managed identity unbound", credentials: []acquire.Credential{managedEntry(acquire.BoundPrefer)},
 			imdsDown: true, play: always, kind: acquire.KindUnavailable},
-		{name: "an outage of Entra in the first of two legs is final", credentials: []acquire.Credential{managedEntry(acquire.BoundRequire), certificateEntry(acquire.BoundNever)},
+		{name: "an outage of Entra in the first of two requests is final", credentials: []acquire.Credential{managedEntry(acquire.BoundRequire), certificateEntry(acquire.BoundNever)},
 			play: rejects("tenant-id", reply{503, ""}), kind: acquire.KindUnavailable, requests: 2},
-		{name: "throttling in the first of two legs is final", credentials: []acquire.Credential{managedEntry(acquire.BoundRequire), certificateEntry(acquire.BoundRequire)},
+		{name: "throttling in the first of two requests is final", credentials: []acquire.Credential{managedEntry(acquire.BoundRequire), certificateEntry(acquire.BoundRequire)},
 			play: rejects("tenant-id", reply{429, ""}), kind: acquire.KindThrottled, requests: 1},
 		{name: "a managed identity that Entra does not know gives way", credentials: []acquire.Credential{managedEntry(acquire.BoundRequire), certificateEntry(acquire.BoundNever)},
 			play: rejects("tenant-id", refusal(400, "unauthorized_client", 700016)), kind: acquire.KindRefused, requests: 1},
@@ -668,9 +668,9 @@ func TestAnEntryThatWasPassedOverRests(t *testing.T) {
 
 func TestRequiredMeansBoundOrNothing(t *testing.T) {
 	for name, said := range map[string]error{
-		"the host has no binding certificates": &imds.Error{Leg: "getplatformmetadata", Status: 404},
+		"the host has no binding certificates": &imds.Error{Operation: "getplatformmetadata", Status: 404},
 		"the attestation service refuses":      fmt.Errorf("%w: %w", binding.ErrAttestation, noEvidence{}),
-		"the issuer refuses":                   &imds.Error{Leg: "issuecredential", Status: 400, Code: "invalid_request"},
+		"the issuer refuses":                   &imds.Error{Operation: "issuecredential", Status: 400, Code: "invalid_request"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, bound := range []acquire.Bound{acquire.BoundRequire, acquire.BoundPrefer} {
@@ -692,7 +692,7 @@ func TestRequiredMeansBoundOrNothing(t *testing.T) {
 }
 
 // What one entry of an inner list was refused for good must not hide that another one was only disturbed.
-func TestAnInnerListIsJudgedAsAWhole(t *testing.T) {
+func TestAListInAListCountsAsAWhole(t *testing.T) {
 	inner := application("inner", certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire))
 	via := acquire.Credential{Name: "via", Source: acquire.SourceOIDC, Identity: "inner"}
 	for _, tt := range []struct {
@@ -767,9 +767,9 @@ func TestARejectionMakesUnboundOnlyWhenNoOtherCertificateWillDo(t *testing.T) {
 		kind    acquire.Kind // where the bound form is required, or where there is no token
 	}{
 		{"the metadata service is out of reach", imds.ErrUnreachable, false, acquire.KindUnavailable},
-		{"the issuer is throttling", &imds.Error{Leg: "issuecredential", Status: 429}, false, acquire.KindThrottled},
+		{"the issuer is throttling", &imds.Error{Operation: "issuecredential", Status: 429}, false, acquire.KindThrottled},
 		{"attestation is out of reach", fmt.Errorf("%w: %w", binding.ErrAttestation, errors.New("reset")), false, acquire.KindUnavailable},
-		{"the issuer refuses", &imds.Error{Leg: "issuecredential", Status: 400}, true, acquire.KindRefused},
+		{"the issuer refuses", &imds.Error{Operation: "issuecredential", Status: 400}, true, acquire.KindRefused},
 		{"the attestation service refuses", fmt.Errorf("%w: %w", binding.ErrAttestation, noEvidence{}), true, acquire.KindRefused},
 		{"this machine has no evidence", fmt.Errorf("%w: %w", binding.ErrAttestation, final{}), false, acquire.KindRefused},
 		{"the last attempt failed a moment ago", &binding.PausedError{RetryAfter: time.Minute}, false, acquire.KindUnavailable},
@@ -831,7 +831,7 @@ func TestNoUnboundFormReachesAFloor(t *testing.T) {
 				id.MinStrength = floor
 				w := newWorldWith(t, acquire.StrengthTPM, id)
 				w.addKey("app")
-				w.unbound, w.bindingErr = v1Token, &imds.Error{Leg: "getplatformmetadata", Status: 404}
+				w.unbound, w.bindingErr = v1Token, &imds.Error{Operation: "getplatformmetadata", Status: 404}
 				seen := w.plays(always)
 				got, err := w.get(acquire.Request{Identity: "app"})
 				if name == "certificate" && floor == acquire.StrengthTPMSigned {
@@ -952,7 +952,7 @@ func TestFloorsOfWhichNoneIsHigherBothHold(t *testing.T) {
 }
 
 // The floor of an identity holds for the assertions that it gives to others, too.
-func TestTheFloorOfWhoVouchesHolds(t *testing.T) {
+func TestTheFloorOfTheIssuingIdentityHolds(t *testing.T) {
 	middle := application("middle", managedEntry(acquire.BoundRequire))
 	middle.MinStrength = acquire.StrengthAttested
 	w := newWorldWith(t, acquire.StrengthTPM, middle,
@@ -1031,7 +1031,7 @@ func TestAnAssertionFileIsReadAgainAndNeverTold(t *testing.T) {
 	}
 }
 
-func TestCredentialsThatLeanOnEachOtherAreRefused(t *testing.T) {
+func TestCredentialsThatDependOnEachOtherAreRefused(t *testing.T) {
 	via := func(name, other string) acquire.Identity {
 		return application(name, acquire.Credential{Name: "via", Source: acquire.SourceOIDC, Bound: acquire.BoundRequire, Identity: other})
 	}

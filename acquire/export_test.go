@@ -63,12 +63,12 @@ func Remembered(err error) error             { return &remembered{err, 0} }
 
 // The sentinels of this package.
 var (
-	ErrNoPoP   = errNoPoP
-	ErrClosed  = errClosed
-	ErrPanic   = errPanic
-	ErrCrowded = errCrowded
-	ErrRetired = errRetired
-	ErrForced  = errForced
+	ErrNoPoP        = errNoPoP
+	ErrClosed       = errClosed
+	ErrPanic        = errPanic
+	ErrCrowded      = errCrowded
+	ErrRetired      = errRetired
+	ErrForceRefresh = errForceRefresh
 )
 
 // Build makes the list of an identity's credentials that nobody has checked.

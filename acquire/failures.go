@@ -83,7 +83,7 @@ func (m *failureMemory) remember(key cacheKey, of client, err *Error, now time.T
 // recall returns what stands against asking for key now, with what is left of the
 // pause; nil if nothing does. Whoever asks past the cache may know that something was
 // changed, and is held up only by a pause that the other side asked for.
-func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forced bool) *Error {
+func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forceRefresh bool) *Error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, k := range []failureKey{{cacheKey: key}, pauseOf(key, of), pauseOf(cacheKey{identity: key.identity}, of)} {
@@ -92,7 +92,7 @@ func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forced bo
 			continue
 		}
 		left := f.until.Sub(now)
-		if left > 0 && forced && f.err.RetryAfter == 0 {
+		if left > 0 && forceRefresh && f.err.RetryAfter == 0 {
 			continue
 		}
 		if left > 0 {

@@ -30,7 +30,7 @@ type assertion struct {
 // usable reports whether the assertion can still be exchanged, and Entra be reached over its connection as it is to be reached now.
 func (s *assertion) usable(cfg *Config) bool {
 	return (s.end.IsZero() || cfg.Now().Before(s.end.Add(-assertionMargin))) &&
-		(s.over == nil || s.over.current() && s.over.way == cfg.way.Load())
+		(s.over == nil || s.over.current() && s.over.transport == cfg.transport.Load())
 }
 
 // assertionSource obtains assertions.
@@ -102,20 +102,20 @@ func (f *federated) take(ctx context.Context, a *ask, rejected *assertion) (*ass
 }
 
 func (f *federated) fetch(ctx context.Context, a *ask) (*assertion, error) {
-	fresh, err := f.source.assertion(ctx, a)
+	made, err := f.source.assertion(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("the assertion for the application: %w", err)
 	}
-	if err := a.checkFloor(fresh.strength); err != nil {
+	if err := a.checkFloor(made.strength); err != nil {
 		return nil, err
 	}
-	return fresh, nil
+	return made, nil
 }
 
 // exchange makes leg 2.
 func (f *federated) exchange(ctx context.Context, a *ask, s *assertion) (*grant, error) {
 	g := &grant{clientID: f.app.id, strength: s.strength, over: s.over, passed: s.passed}
-	endpoint, kind, client := f.app.authority.TokenEndpoint, entra.AssertionBearer, f.app.cfg.way.Load().unbound
+	endpoint, kind, client := f.app.authority.TokenEndpoint, entra.AssertionBearer, f.app.cfg.transport.Load().unbound
 	thumbprint := ""
 	if s.over != nil {
 		endpoint, kind, client = f.app.authority.MTLSTokenEndpoint, entra.AssertionPoP, s.over.bridge.Client()
@@ -140,12 +140,12 @@ type granted struct {
 }
 
 func (s *granted) assertion(ctx context.Context, a *ask) (*assertion, error) {
-	leg := &ask{resource: s.audience, tokenType: TypeBearer, fresh: a.fresh, floors: a.floors, reissued: a.reissued}
+	first := &ask{resource: s.audience, tokenType: TypeBearer, forceRefresh: a.forceRefresh, floors: a.floors, reissued: a.reissued}
 	if s.bound {
-		leg.tokenType = TypePoP
+		first.tokenType = TypePoP
 	}
 	asked := s.cfg.Now()
-	g, err := s.obtain(ctx, leg)
+	g, err := s.obtain(ctx, first)
 	if err != nil {
 		return nil, err
 	}

@@ -30,8 +30,8 @@ func newSlow(gives Strength) (*federated, *slowSource) {
 	return newFederated(&application{cfg: &Config{Now: time.Now}}, source, true), source
 }
 
-// Those who waited for a first leg share its end, good or bad. Who comes later makes another attempt.
-func TestAFirstLegIsSharedByThoseWhoWaited(t *testing.T) {
+// Those who waited for an assertion request share its end, good or bad. Who comes later makes another attempt.
+func TestAnAssertionRequestIsSharedByThoseWhoWaited(t *testing.T) {
 	for name, end := range map[string]error{"it fails": errors.New("down"), "it succeeds": nil} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

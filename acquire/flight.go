@@ -2,20 +2,20 @@ package acquire
 
 // flight is the work that obtains one token, for all callers who ask for it meanwhile.
 type flight struct {
-	id         *identityState
-	key        cacheKey // of the token
-	claims     string   // capabilities and challenge, merged; JSON or ""
-	forced     bool     // the cache is skipped
-	ahead      bool     // the current token is still good
-	challenged bool     // by claims that a caller brought
+	id           *identityState
+	key          cacheKey // of the token
+	claims       string   // capabilities and challenge, merged; JSON or ""
+	forceRefresh bool     // the cache is skipped
+	ahead        bool     // the current token is still good
+	challenged   bool     // by claims that a caller brought
 
 	account Account // that it is charged to; nil: none
 }
 
 // name tells flights apart: who skips the cache does not join one that does not.
 func (f flight) name() string {
-	if f.forced {
-		return f.key.String() + "\x00forced\x00" + f.claims
+	if f.forceRefresh {
+		return f.key.String() + "\x00forceRefresh\x00" + f.claims
 	}
 	return f.key.String()
 }
@@ -26,7 +26,7 @@ func (a *Acquirer) fly(f flight) (*landing, error) {
 	return a.flights.join(f.name(), func() error { return a.begin(f.id, f.account) }, func() (Token, error) {
 		defer a.end(f.id)
 		// The flight before may have landed after this one's caller had looked.
-		if !f.forced && !f.ahead {
+		if !f.forceRefresh && !f.ahead {
 			if token, state := a.cache.lookup(f.key, a.cfg.Now()); state != cacheMiss {
 				return token, nil
 			}

@@ -19,10 +19,10 @@ type credential interface {
 
 // ask is what one flight wants.
 type ask struct {
-	resource  string
-	tokenType TokenType
-	claims    string // capabilities and challenge, merged; JSON or ""
-	fresh     bool   // nothing that somebody upstream has kept
+	resource     string
+	tokenType    TokenType
+	claims       string // capabilities and challenge, merged; JSON or ""
+	forceRefresh bool   // nothing that IMDS or the agent has kept may serve
 	// floors are what each credential on the way has to reach: that of the identity, and those of
 	// the identities whose assertion it is. None of two floors need be the higher one, so that all
 	// are kept.
@@ -63,8 +63,8 @@ type grant struct {
 // connection is a certificate in use: the connections that present it, how well its key is kept, and how another one is had.
 type connection struct {
 	bridge     *tlsbridge.Bridge
-	way        *way   // that bridge was made with
-	thumbprint string // x5t#S256
+	transport  *transport // that bridge was made with
+	thumbprint string     // x5t#S256
 	strength   Strength
 	// current reports whether the certificate is still the one in use.
 	current func() bool
@@ -90,27 +90,27 @@ func (a *ask) checkFloor(have Strength) error {
 // requestToken asks Entra for a token. An error carries its verdict.
 func (cfg *Config) requestToken(ctx context.Context, over *http.Client, form entra.Request) (*entra.TokenResponse, error) {
 	answer, err := cfg.Entra.Token(ctx, over, form)
-	return answer, judged(err)
+	return answer, withVerdict(err)
 }
 
 // holder keeps the connections of whoever has a certificate. Another certificate closes those of the one before: a request that is under
 // way there ends on it, and keeps no connection.
 type holder struct {
-	mu    sync.Mutex
-	inUse *tlsbridge.Bridge
-	shows any  // what tells the pair that inUse presents from others
-	way   *way // that inUse was made with
-	ended bool // only requests that are under way still come
+	mu        sync.Mutex
+	inUse     *tlsbridge.Bridge
+	shows     any        // what tells the pair that inUse presents from others
+	transport *transport // that inUse was made with
+	ended     bool       // only requests that are under way still come
 }
 
 // bridge returns the connections that present pair, which id tells from others.
-func (h *holder) bridge(way *way, id any, pair tlsbridge.Pair) (*tlsbridge.Bridge, error) {
+func (h *holder) bridge(transport *transport, id any, pair tlsbridge.Pair) (*tlsbridge.Bridge, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.inUse != nil && h.shows == id && h.way == way {
+	if h.inUse != nil && h.shows == id && h.transport == transport {
 		return h.inUse, nil
 	}
-	fresh, err := tlsbridge.New(way.tls, pair)
+	made, err := tlsbridge.New(transport.tls, pair)
 	if err != nil {
 		return nil, err
 	}
@@ -118,10 +118,10 @@ func (h *holder) bridge(way *way, id any, pair tlsbridge.Pair) (*tlsbridge.Bridg
 		h.inUse.Close()
 	}
 	if h.ended {
-		fresh.Close()
+		made.Close()
 	}
-	h.inUse, h.shows, h.way = fresh, id, way
-	return fresh, nil
+	h.inUse, h.shows, h.transport = made, id, transport
+	return made, nil
 }
 
 // handshake describes the last handshake of the certificate in use.
@@ -135,10 +135,10 @@ func (h *holder) handshake() tlsbridge.Handshake {
 }
 
 // leave has connections that were made in another way end with the requests that are on them.
-func (h *holder) leave(current *way) {
+func (h *holder) leave(current *transport) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.inUse != nil && h.way != current {
+	if h.inUse != nil && h.transport != current {
 		h.inUse.Close()
 	}
 }

@@ -84,8 +84,8 @@ const (
 	AssertionNever  SendAssertion = "never"
 )
 
-// leansOn names the identities whose tokens are credentials of this one.
-func (id Identity) leansOn() []string {
+// dependsOn names the identities whose tokens are credentials of this one.
+func (id Identity) dependsOn() []string {
 	var names []string
 	if id.Application == nil {
 		return nil

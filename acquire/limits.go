@@ -18,12 +18,12 @@ const (
 // permit returns what stands against asking for a flight's token now: that its cache is skipped too
 // often, or a failure that is remembered.
 func (a *Acquirer) permit(f flight, now time.Time) error {
-	if f.forced {
-		if err := a.forced.permit(f.key, f.account, now); err != nil {
+	if f.forceRefresh {
+		if err := a.refreshLimits.permit(f.key, f.account, now); err != nil {
 			return err
 		}
 	}
-	if failure := a.failures.recall(f.key, f.id.client(), now, f.forced); failure != nil {
+	if failure := a.failures.recall(f.key, f.id.client(), now, f.forceRefresh); failure != nil {
 		return failure
 	}
 	return nil
@@ -73,42 +73,42 @@ func (a *Acquirer) end(id *identityState) {
 
 // A program in a loop must not use up what Entra allows the whole machine.
 const (
-	forcedEvery = 10 * time.Second
-	forcedBurst = 5
-	maxForced   = 1000
+	forceRefreshEvery = 10 * time.Second
+	forceRefreshBurst = 5
+	maxRefreshLimits  = 1000
 )
 
-// forcing limits how often the cache may be skipped, for each token and account: who does so for one token does not hold up others,
+// refreshLimits limits how often the cache may be skipped, for each token and account: who does so for one token does not hold up others,
 // and others who do so for the same token are not held up.
-type forcing struct {
+type refreshLimits struct {
 	mu       sync.Mutex
-	limiters map[forced]*rate.Limiter
+	limiters map[limitKey]*rate.Limiter
 }
 
-// forced is a token that is to be fetched anew, and the account that this is charged to.
-type forced struct {
+// limitKey is a token that is to be fetched anew, and the account that this is charged to.
+type limitKey struct {
 	key     cacheKey
 	account Account
 }
 
-func newForcing() *forcing { return &forcing{limiters: map[forced]*rate.Limiter{}} }
+func newRefreshLimits() *refreshLimits { return &refreshLimits{limiters: map[limitKey]*rate.Limiter{}} }
 
-var errForced = errors.New("the token cache is skipped too often for this token")
+var errForceRefresh = errors.New("the token cache is skipped too often for this token")
 
-func (f *forcing) permit(key cacheKey, account Account, now time.Time) error {
+func (f *refreshLimits) permit(key cacheKey, account Account, now time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	key.meaning = 0 // whatever it means, its caller has asked as often
-	limiter := f.limiters[forced{key, account}]
+	limiter := f.limiters[limitKey{key, account}]
 	if limiter == nil {
-		if len(f.limiters) >= maxForced {
+		if len(f.limiters) >= maxRefreshLimits {
 			clear(f.limiters) // the price is a few requests more
 		}
-		limiter = rate.NewLimiter(rate.Every(forcedEvery), forcedBurst)
-		f.limiters[forced{key, account}] = limiter
+		limiter = rate.NewLimiter(rate.Every(forceRefreshEvery), forceRefreshBurst)
+		f.limiters[limitKey{key, account}] = limiter
 	}
 	if limiter.AllowN(now, 1) {
 		return nil
 	}
-	return &Error{Kind: KindThrottled, Identity: key.identity, RetryAfter: forcedEvery, Err: errForced, Hint: "wait a moment, or take the token that is in memory"}
+	return &Error{Kind: KindThrottled, Identity: key.identity, RetryAfter: forceRefreshEvery, Err: errForceRefresh, Hint: "wait a moment, or take the token that is in memory"}
 }

@@ -110,8 +110,8 @@ func (m *boundIdentity) connection(a *ask, c *binding.Certificate) (*connection,
 		return nil, err
 	}
 	name := c.Thumbprint()
-	way := m.cfg.way.Load()
-	bridge, err := m.bridge(way, name, tlsbridge.Pair{
+	transport := m.cfg.transport.Load()
+	bridge, err := m.bridge(transport, name, tlsbridge.Pair{
 		Chain:            [][]byte{c.Leaf.Raw},
 		Signer:           m.cfg.Key.Signer,
 		SignatureSchemes: m.cfg.Key.SignatureSchemes,
@@ -120,7 +120,7 @@ func (m *boundIdentity) connection(a *ask, c *binding.Certificate) (*connection,
 		return nil, err
 	}
 	return &connection{
-		bridge: bridge, way: way, thumbprint: name, strength: strength,
+		bridge: bridge, transport: transport, thumbprint: name, strength: strength,
 		current: func() bool { now := m.cfg.Bindings.Current(m.sel); return now != nil && now.Leaf.Equal(c.Leaf) },
 	}, nil
 }
@@ -152,7 +152,7 @@ func (m *unboundIdentity) obtain(ctx context.Context, a *ask) (*grant, error) {
 	if err := a.checkFloor(StrengthNone); err != nil {
 		return nil, err
 	}
-	answer, err := m.cfg.IMDS.Token(ctx, m.sel, imds.TokenRequest{Resource: a.resource, BypassCache: a.fresh})
+	answer, err := m.cfg.IMDS.Token(ctx, m.sel, imds.TokenRequest{Resource: a.resource, BypassCache: a.forceRefresh})
 	if err != nil {
 		return nil, notLoaded(err)
 	}

@@ -33,12 +33,12 @@ func (a *Acquirer) try(f flight) (kept cacheEntry, err error) {
 		if p := recover(); p != nil {
 			// The value could quote foreign bytes; the stack says where.
 			a.cfg.Logger.Error("panic while obtaining a token", "identity", f.key.identity, "stack", string(debug.Stack()))
-			kept, err = cacheEntry{}, judged(errPanic)
+			kept, err = cacheEntry{}, withVerdict(errPanic)
 		}
 	}()
 	asked := a.cfg.Now() // the life that Entra states began after this moment
 	g, by, err := f.id.chain.obtain(ctx, &ask{
-		resource: f.key.resource, tokenType: f.key.tokenType, claims: f.claims, fresh: f.forced, reissued: map[imds.Selector]bool{},
+		resource: f.key.resource, tokenType: f.key.tokenType, claims: f.claims, forceRefresh: f.forceRefresh, reissued: map[imds.Selector]bool{},
 	})
 	if err != nil {
 		return cacheEntry{}, err

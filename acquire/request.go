@@ -32,7 +32,7 @@ func (r *Roster) Token(ctx context.Context, req Request) (Token, error) {
 func (a *Acquirer) token(ctx context.Context, id *identityState, req Request) (Token, error) {
 	f := flightFor(id, req)
 	now := a.cfg.Now()
-	if !f.forced {
+	if !f.forceRefresh {
 		token, state := a.cache.lookup(f.key, now)
 		if state == cacheDue {
 			a.refresh(id, f.key, f.account) //nolint:contextcheck // a refresh ahead of need is nobody's to wait for
@@ -70,7 +70,7 @@ func CheckClaims(claims string) error {
 func flightFor(id *identityState, req Request) flight {
 	return flight{
 		id: id, key: keyOf(id, req), account: req.Account,
-		forced: req.ForceRefresh || req.Claims != "", challenged: req.Claims != "",
+		forceRefresh: req.ForceRefresh || req.Claims != "", challenged: req.Claims != "",
 	}
 }
 

@@ -186,7 +186,7 @@ func TestPausesOutliveTheConfiguration(t *testing.T) {
 		{"throttled, now another client", refuse(429, "{}", "Retry-After", "60"), "https://other.example", [][]acquire.Identity{{another}}, true},
 		{"down for a while, with a floor", refuse(503, "{}", "Retry-After", "60"), resource, [][]acquire.Identity{{stricter}}, false},
 		{"refused, the same", refuse(400, `{"error":"invalid_request"}`), resource, [][]acquire.Identity{{managed("vm")}}, false},
-		{"refused, and perhaps mended", refuse(400, `{"error":"invalid_request"}`), resource, [][]acquire.Identity{{stricter}}, true},
+		{"refused, and perhaps repaired", refuse(400, `{"error":"invalid_request"}`), resource, [][]acquire.Identity{{stricter}}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorldWith(t, acquire.StrengthTPM, managed("vm"))
@@ -209,7 +209,7 @@ func TestPausesOutliveTheConfiguration(t *testing.T) {
 }
 
 // A caller who skips the cache in a loop gains nothing by a reload.
-func TestTheBoundOfForcedRefreshesOutlivesTheConfiguration(t *testing.T) {
+func TestTheLimitOfForcedRefreshesOutlivesTheConfiguration(t *testing.T) {
 	w := newWorldWith(t, acquire.StrengthTPM, managed("vm"))
 	force := func() error {
 		_, err := w.get(acquire.Request{ForceRefresh: true})
@@ -223,13 +223,13 @@ func TestTheBoundOfForcedRefreshesOutlivesTheConfiguration(t *testing.T) {
 	stricter := managed("vm")
 	stricter.MinStrength = acquire.StrengthTPM
 	w.use(stricter)
-	if err := force(); !errors.Is(err, acquire.ErrForced) {
+	if err := force(); !errors.Is(err, acquire.ErrForceRefresh) {
 		t.Errorf("got %v", err)
 	}
 }
 
-// TestConnectionsOfAnotherWayAreNotUsed changes whom the agent takes for Entra.
-func TestConnectionsOfAnotherWayAreNotUsed(t *testing.T) {
+// TestConnectionsWithOtherTLSSettingsAreNotUsed changes whom the agent takes for Entra.
+func TestConnectionsWithOtherTLSSettingsAreNotUsed(t *testing.T) {
 	for _, credential := range []acquire.Credential{
 		certificateEntry(acquire.BoundRequire), certificateEntry(acquire.BoundNever), managedEntry(acquire.BoundRequire), managedEntry(acquire.BoundNever),
 	} {

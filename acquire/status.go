@@ -11,9 +11,9 @@ import (
 // identityState is an identity, its ways to a token, and how its last flight ended.
 type identityState struct {
 	Identity
-	meaning uint64 // no other identity has had it, under this name or another
-	chain   *chain
-	leansOn []*identityState // whose tokens are credentials of this one
+	meaning   uint64 // no other identity has had it, under this name or another
+	chain     *chain
+	dependsOn []*identityState // whose tokens are credentials of this one
 
 	// Guarded by the acquirer's mutex:
 	flights int  // under way

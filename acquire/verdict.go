@@ -76,8 +76,8 @@ type attemptError struct {
 func (e *attemptError) Error() string { return e.err.Error() }
 func (e *attemptError) Unwrap() error { return e.err }
 
-// judged adds the verdict to an error that does not carry one.
-func judged(err error) error {
+// withVerdict adds the verdict to an error that does not carry one.
+func withVerdict(err error) error {
 	if _, has := carried(err); err == nil || has {
 		return err
 	}
@@ -101,7 +101,7 @@ func notLoaded(err error) error {
 // the second request.
 func noAssertion(err error) error {
 	if verdictOf(err).temporary {
-		return judged(err)
+		return withVerdict(err)
 	}
 	return notLoaded(err)
 }

@@ -439,26 +439,26 @@ func (a *azure) mustGet(resource string, kind acquire.TokenType) acquire.Token {
 	return token
 }
 
-// traffic counts the requests of each leg so far, as in "metadata 1, attest 1, credential 1, mtls 1".
+// traffic counts the requests to each endpoint so far, as in "metadata 1, attest 1, credential 1, mtls 1".
 func (a *azure) traffic() string {
 	a.attestor.mu.Lock()
 	attested := a.attestor.made
 	a.attestor.mu.Unlock()
 	var parts []string
-	for _, leg := range []struct {
+	for _, endpoint := range []struct {
 		name  string
 		count int
 	}{
-		{"metadata", len(a.metadata.leg("getplatformmetadata"))},
+		{"metadata", len(a.metadata.requestsTo("getplatformmetadata"))},
 		{"attest", attested},
-		{"credential", len(a.metadata.leg("issuecredential"))},
-		{"v1", len(a.metadata.leg("token"))},
-		{"compute", len(a.metadata.leg("compute"))},
-		{"mtls", len(a.mtls.leg("token"))},
-		{"login", len(a.login.leg("token"))},
+		{"credential", len(a.metadata.requestsTo("issuecredential"))},
+		{"v1", len(a.metadata.requestsTo("token"))},
+		{"compute", len(a.metadata.requestsTo("compute"))},
+		{"mtls", len(a.mtls.requestsTo("token"))},
+		{"login", len(a.login.requestsTo("token"))},
 	} {
-		if leg.count > 0 {
-			parts = append(parts, fmt.Sprintf("%s %d", leg.name, leg.count))
+		if endpoint.count > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", endpoint.name, endpoint.count))
 		}
 	}
 	return strings.Join(parts, ", ")

@@ -54,7 +54,7 @@ func endpointDemands() []demand {
 		{"5.1", "a managed identity asks at the endpoint that IMDS named, under its tenant, without any region logic", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.mtls.leg("token")[0]
+			m := a.mtls.requestsTo("token")[0]
 			if m.method != "POST" || m.host != regionalMTLS || m.target != "/"+a.tenant+"/oauth2/v2.0/token" {
 				t.Errorf("asked %s %s%s", m.method, m.host, m.target)
 			}
@@ -65,7 +65,7 @@ func endpointDemands() []demand {
 				a := newAzure(t, application(t, certApp, certificateEntry(bound)))
 				a.mustGet(vault, acquire.TypeBearer)
 				for _, m := range slices.Concat(a.mtls.all(), a.login.all()) {
-					if m.leg != "token" {
+					if m.endpoint != "token" {
 						t.Errorf("asked %s%s", m.host, m.target)
 					}
 				}
@@ -167,9 +167,9 @@ func formDemands() []demand {
 		{"application certificate, mtls_pop", cert, pop, certApp, "client_id=ID&grant_type=client_credentials&scope=S&token_type=mtls_pop"},
 		{"application certificate, Bearer over mutual TLS", cert, bearer, certApp, asserted},
 		{"application certificate, classic", classic, bearer, certApp, asserted},
-		{"federated without certificate, leg 2", unbound, bearer, ficApp, asserted},
-		{"federated, leg 2, Bearer", fic, bearer, ficApp, "client_assertion=A&client_assertion_type=" + popType + "&client_id=ID&grant_type=client_credentials&scope=S"},
-		{"federated, leg 2, mtls_pop", fic, pop, ficApp, "client_assertion=A&client_assertion_type=" + popType + "&client_id=ID&grant_type=client_credentials&scope=S&token_type=mtls_pop"},
+		{"federated without certificate, the exchange", unbound, bearer, ficApp, asserted},
+		{"federated, the exchange, Bearer", fic, bearer, ficApp, "client_assertion=A&client_assertion_type=" + popType + "&client_id=ID&grant_type=client_credentials&scope=S"},
+		{"federated, the exchange, mtls_pop", fic, pop, ficApp, "client_assertion=A&client_assertion_type=" + popType + "&client_id=ID&grant_type=client_credentials&scope=S&token_type=mtls_pop"},
 	} {
 		send := func(t *testing.T, request acquire.Request) (*azure, message) {
 			a := newAzure(t, column.identity(t))
@@ -177,7 +177,7 @@ func formDemands() []demand {
 			if _, err := a.acquirer.Token(t.Context(), request); err != nil {
 				t.Fatal(err)
 			}
-			seen := slices.Concat(a.mtls.leg("token"), a.login.leg("token"))
+			seen := slices.Concat(a.mtls.requestsTo("token"), a.login.requestsTo("token"))
 			return a, seen[len(seen)-1]
 		}
 		list = append(list,

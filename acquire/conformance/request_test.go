@@ -54,7 +54,7 @@ func sentRequest(t *testing.T) (*azure, certificateRequest) {
 	var body struct {
 		CSR string `json:"csr"`
 	}
-	if err := json.Unmarshal([]byte(a.metadata.leg("issuecredential")[0].body), &body); err != nil {
+	if err := json.Unmarshal([]byte(a.metadata.requestsTo("issuecredential")[0].body), &body); err != nil {
 		t.Fatal(err)
 	}
 	der, err := base64.StdEncoding.Strict().DecodeString(body.CSR)
@@ -184,7 +184,7 @@ func repeatsComputeUnit(t *testing.T) {
 	var body struct {
 		CSR []byte `json:"csr"`
 	}
-	if err := json.Unmarshal([]byte(a.metadata.leg("issuecredential")[0].body), &body); err != nil {
+	if err := json.Unmarshal([]byte(a.metadata.requestsTo("issuecredential")[0].body), &body); err != nil {
 		t.Fatal(err)
 	}
 	r, ok := parseRequest(body.CSR)

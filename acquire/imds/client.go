@@ -138,11 +138,11 @@ func (s Selector) query(resourceID string) url.Values {
 
 // request is one leg's request, which each attempt sends anew.
 type request struct {
-	leg     string // as errors call it
-	path    string
-	query   url.Values
-	payload []byte // JSON of a POST; nil makes it a GET
-	bare    bool   // without the header that IMDS demands
+	operation string // as errors call it
+	path      string
+	query     url.Values
+	payload   []byte // JSON of a POST; nil makes it a GET
+	bare      bool   // without the header that IMDS demands
 }
 
 func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
@@ -156,7 +156,7 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	}
 	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(r.payload))
 	if err != nil {
-		return nil, fmt.Errorf("IMDS %s: %w", r.leg, err)
+		return nil, fmt.Errorf("IMDS %s: %w", r.operation, err)
 	}
 	if !r.bare {
 		req.Header.Set("Metadata", "true")
@@ -171,7 +171,7 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 
 // call makes a leg's request, retries included, and returns the members of the 200 answer.
 func (c *Client) call(ctx context.Context, r request, plan schedule) (upstream.Members, error) {
-	defer c.waiting("IMDS: " + r.leg)()
+	defer c.waiting("IMDS: " + r.operation)()
 	var members upstream.Members
 	err := c.withRetries(ctx, plan, func() error {
 		answer, err := c.attempt(ctx, r)
@@ -179,7 +179,7 @@ func (c *Client) call(ctx context.Context, r request, plan schedule) (upstream.M
 			return err
 		}
 		if members, err = upstream.ParseMembers(answer); err != nil {
-			return badAnswer(r.leg, err)
+			return badAnswer(r.operation, err)
 		}
 		return nil
 	})
@@ -187,8 +187,8 @@ func (c *Client) call(ctx context.Context, r request, plan schedule) (upstream.M
 }
 
 // badAnswer says what is wrong with an answer of IMDS.
-func badAnswer(leg string, err error) error {
-	return fmt.Errorf("IMDS %s: %w: %w", leg, ErrBadAnswer, err)
+func badAnswer(operation string, err error) error {
+	return fmt.Errorf("IMDS %s: %w: %w", operation, ErrBadAnswer, err)
 }
 
 // attempt makes one request and returns the body of its 200 answer.
@@ -198,10 +198,10 @@ func (c *Client) attempt(ctx context.Context, r request) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case answer.status != http.StatusOK:
-		return nil, newError(r.leg, answer)
+		return nil, newError(r.operation, answer)
 	case !answer.ofIMDS():
 		// Anybody can listen on a link-local address of a broken network.
-		return nil, fmt.Errorf("IMDS %s: %w: Server header %q is not that of IMDS", r.leg, ErrBadAnswer, upstream.Text(answer.server))
+		return nil, fmt.Errorf("IMDS %s: %w: Server header %q is not that of IMDS", r.operation, ErrBadAnswer, upstream.Text(answer.server))
 	}
 	return answer.body, nil
 }
@@ -230,19 +230,19 @@ func (c *Client) exchange(ctx context.Context, r request) (answer, error) {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return answer{}, unreachable(r.leg, err)
+		return answer{}, unreachable(r.operation, err)
 	}
 	defer resp.Body.Close()
 	body, err := upstream.ReadBody(resp.Body)
 	switch {
 	case errors.Is(err, upstream.ErrTooLarge):
-		return answer{}, fmt.Errorf("IMDS %s: %w: %w", r.leg, ErrBadAnswer, err)
+		return answer{}, fmt.Errorf("IMDS %s: %w: %w", r.operation, ErrBadAnswer, err)
 	case err != nil:
-		return answer{}, unreachable(r.leg, err)
+		return answer{}, unreachable(r.operation, err)
 	}
 	return answer{resp.StatusCode, resp.Header.Get("Server"), body}, nil
 }
 
-func unreachable(leg string, err error) error {
-	return fmt.Errorf("IMDS %s: %w: %w", leg, ErrUnreachable, upstream.Cause(err))
+func unreachable(operation string, err error) error {
+	return fmt.Errorf("IMDS %s: %w: %w", operation, ErrUnreachable, upstream.Cause(err))
 }

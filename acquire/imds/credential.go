@@ -40,9 +40,9 @@ func (c *Client) IssueCredential(ctx context.Context, sel Selector, req Credenti
 		AttestationToken string `json:"attestation_token,omitempty"`
 	}{base64.StdEncoding.EncodeToString(req.CSR), req.AttestationToken.Reveal()})
 	if err != nil {
-		return nil, fmt.Errorf("encoding request for IMDS %s: %w", legCredential, err)
+		return nil, fmt.Errorf("encoding request for IMDS %s: %w", opCredential, err)
 	}
-	r := v2Request(legCredential, sel, payload)
+	r := v2Request(opCredential, sel, payload)
 	call := c.callV2
 	if req.BypassCache {
 		call = c.callBypassing
@@ -53,7 +53,7 @@ func (c *Client) IssueCredential(ctx context.Context, sel Selector, req Credenti
 	}
 	cred, err := c.credential(answer)
 	if err != nil {
-		return nil, badAnswer(legCredential, err)
+		return nil, badAnswer(opCredential, err)
 	}
 	return cred, nil
 }

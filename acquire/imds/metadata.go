@@ -30,13 +30,13 @@ type PlatformMetadata struct {
 // PlatformMetadata asks for leg 1. It blocks for as long as the retry schedule
 // takes; see the package comment.
 func (c *Client) PlatformMetadata(ctx context.Context, sel Selector) (*PlatformMetadata, error) {
-	answer, err := c.callV2(ctx, v2Request(legMetadata, sel, nil))
+	answer, err := c.callV2(ctx, v2Request(opMetadata, sel, nil))
 	if err != nil {
 		return nil, err
 	}
 	meta, err := c.metadata(answer, sel)
 	if err != nil {
-		return nil, badAnswer(legMetadata, err)
+		return nil, badAnswer(opMetadata, err)
 	}
 	return meta, nil
 }

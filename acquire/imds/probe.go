@@ -34,12 +34,12 @@ func (c *Client) Probe(ctx context.Context) (Support, error) {
 	found := Support{V2: Absent}
 	var errV2, errV1 error
 	if !c.disableV2 {
-		found.V2, errV2 = c.presence(ctx, v2Request(legMetadata, Selector{}, nil))
+		found.V2, errV2 = c.presence(ctx, v2Request(opMetadata, Selector{}, nil))
 	}
 	if errors.Is(errV2, ErrUnreachable) {
 		return found, errV2 // nobody is there for the other question either
 	}
-	found.V1, errV1 = c.presence(ctx, request{leg: legToken, path: "/metadata/identity/oauth2/token"})
+	found.V1, errV1 = c.presence(ctx, request{operation: opToken, path: "/metadata/identity/oauth2/token"})
 	return found, errors.Join(errV2, errV1)
 }
 
@@ -57,7 +57,7 @@ func (c *Client) presence(ctx context.Context, r request) (Presence, error) {
 	case byIMDS && said.Status == http.StatusNotFound:
 		return Absent, nil
 	case err == nil:
-		err = fmt.Errorf("IMDS %s: %w: 200 to a request without its header Metadata", r.leg, ErrBadAnswer)
+		err = fmt.Errorf("IMDS %s: %w: 200 to a request without its header Metadata", r.operation, ErrBadAnswer)
 	}
 	return Unknown, err
 }

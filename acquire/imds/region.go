@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	legCompute     = "compute"
+	opCompute      = "compute"
 	computeVersion = "2021-02-01"
 
 	// regionBudget bounds the whole search: a region is a convenience, and the global
@@ -51,11 +51,11 @@ func (c *Client) location(ctx context.Context, version string) (string, error) {
 	}
 	location, err := answer.Text("location")
 	if err != nil {
-		return "", badAnswer(legCompute, err)
+		return "", badAnswer(opCompute, err)
 	}
 	region := strings.ToLower(location)
 	if !regionForm.MatchString(region) {
-		return "", badAnswer(legCompute, fmt.Errorf("location %q is not a region's name", upstream.Text(location)))
+		return "", badAnswer(opCompute, fmt.Errorf("location %q is not a region's name", upstream.Text(location)))
 	}
 	return region, nil
 }
@@ -69,7 +69,7 @@ func (c *Client) newestVersion(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	errNone := badAnswer(legCompute, errors.New("no version of its own (newest-versions) in answer to an unknown one"))
+	errNone := badAnswer(opCompute, errors.New("no version of its own (newest-versions) in answer to an unknown one"))
 	members, err := upstream.ParseMembers(answer.body)
 	if err != nil {
 		return "", errNone
@@ -86,7 +86,7 @@ func (c *Client) newestVersion(ctx context.Context) (string, error) {
 }
 
 func computeRequest(query url.Values) request {
-	return request{leg: legCompute, path: "/metadata/instance/compute", query: query}
+	return request{operation: opCompute, path: "/metadata/instance/compute", query: query}
 }
 
 // regionPauses fits three retries into the budget. A missing endpoint and a time-out

@@ -12,7 +12,7 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-const legToken = "token"
+const opToken = "token"
 
 // TokenRequest asks for a Bearer token (MSI v1).
 type TokenRequest struct {
@@ -33,7 +33,7 @@ type Token struct {
 // see the package comment.
 func (c *Client) Token(ctx context.Context, sel Selector, req TokenRequest) (*Token, error) {
 	if req.Resource == "" {
-		return nil, fmt.Errorf("IMDS %s: no resource to ask for", legToken)
+		return nil, fmt.Errorf("IMDS %s: no resource to ask for", opToken)
 	}
 	query := sel.query("msi_res_id")
 	query.Set("api-version", "2018-02-01")
@@ -41,14 +41,14 @@ func (c *Client) Token(ctx context.Context, sel Selector, req TokenRequest) (*To
 	if req.BypassCache {
 		query.Set("bypass_cache", "true")
 	}
-	r := request{leg: legToken, path: "/metadata/identity/oauth2/token", query: query}
+	r := request{operation: opToken, path: "/metadata/identity/oauth2/token", query: query}
 	answer, err := c.call(ctx, r, pauses)
 	if err != nil {
 		return nil, err
 	}
 	token, err := readToken(answer, sel, c.now())
 	if err != nil {
-		return nil, badAnswer(legToken, err)
+		return nil, badAnswer(opToken, err)
 	}
 	return token, nil
 }

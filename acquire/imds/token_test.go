@@ -220,7 +220,7 @@ func TestTokenRefusals(t *testing.T) {
 			t.Errorf("%s: got %v, want an *imds.Error", tc.name, err)
 			continue
 		}
-		tc.want.Leg, tc.want.Status = "token", tc.status
+		tc.want.Operation, tc.want.Status = "token", tc.status
 		if *e != tc.want || e.Temporary() != (tc.pauses != nil) || errors.Is(err, imds.ErrNotSupported) {
 			t.Errorf("%s: got %+v, temporary %v; want %+v", tc.name, *e, e.Temporary(), tc.want)
 		}

@@ -22,7 +22,7 @@ type Config struct {
 	Identities []Identity
 
 	Bindings BindingSource  // binding certificates of managed identities
-	Key      BindingKey     // that they are about
+	Key      BindingKey     // the key of those certificates
 	IMDS     IdentityTokens // unbound tokens of managed identities; nil if no identity may have one
 	Keys     KeySource      // of applications; nil if no credential is a certificate
 	Regions  RegionSource   // nil if no application is in RegionAuto
@@ -34,16 +34,16 @@ type Config struct {
 	Jitter func(max time.Duration) time.Duration            // between 0 and max; nil means at random
 	Logger *slog.Logger                                     // nil means no log
 
-	transport *atomic.Pointer[transport] // to Entra, as TLS says now
+	transport *atomic.Pointer[transport] // to Entra, made of TLS
 }
 
-// Acquirer gives tokens of the configured identities. It is safe for concurrent
-// use. Close it to end what is under way.
+// Acquirer obtains tokens for the configured identities. It is safe for concurrent use. Close it to
+// end the flights under way.
 type Acquirer struct {
 	cfg      Config
 	roster   atomic.Pointer[Roster] // in force
 	regions  *regions
-	meanings atomic.Uint64 // that identities have had so far
+	meanings atomic.Uint64 // how many meanings identities have had so far
 
 	cache         *tokenCache
 	failures      *failureMemory
@@ -53,7 +53,8 @@ type Acquirer struct {
 	ctx    context.Context // ends with Close; parent of all flights
 	cancel context.CancelFunc
 
-	mu     sync.Mutex // guards closed, that no flight starts after it is set, and which identities are retired
+	// mu guards closed, after which no flight starts, and the flights and retired of identities.
+	mu     sync.Mutex
 	closed bool
 	wg     sync.WaitGroup
 }
@@ -104,8 +105,8 @@ func (cfg Config) withDefaults() Config {
 	return cfg
 }
 
-// Close ends all flights, waits for them and closes idle connections. It may be
-// called more than once.
+// Close ends all flights, waits for them and closes idle connections. It may be called more than
+// once.
 func (a *Acquirer) Close() error {
 	a.mu.Lock()
 	a.closed = true
@@ -119,7 +120,8 @@ func (a *Acquirer) Close() error {
 	return nil
 }
 
-// transport is how Entra is reached, and whom the agent believes to be Entra.
+// transport is how Entra is reached: TLS settings, and the client for hosts that ask for no
+// certificate.
 type transport struct {
 	tls     tlsbridge.Config
 	unbound *http.Client // to hosts that ask for no certificate
@@ -127,8 +129,8 @@ type transport struct {
 
 func newTransport(cfg tlsbridge.Config) *transport { return &transport{cfg, tlsbridge.NewClient(cfg)} }
 
-// SetTLS changes how Entra is reached. Connections that were made otherwise end with the requests that are on them; a token stays,
-// however it was obtained.
+// SetTLS changes how Entra is reached. Connections that were made with other settings close once
+// the requests on them are done; cached tokens stay.
 func (a *Acquirer) SetTLS(cfg tlsbridge.Config) {
 	current := newTransport(cfg)
 	before := a.cfg.transport.Swap(current)

@@ -49,18 +49,20 @@ func (c *chain) add(entry string, source Source, bound Bound, form func(bound bo
 	return nil
 }
 
-// builder makes the chains of a roster. What the roster before it has of the same meaning is taken over.
+// builder makes the chains of a roster. Identities that are the same in the roster before are taken
+// over.
 type builder struct {
 	cfg     *Config
 	regions *regions
 	before  *Roster
 	roster  *Roster
 	wanted  map[string]Identity
-	next    func() uint64 // number of a meaning
-	chain   *chain        // that is being built
+	next    func() uint64 // returns a meaning that no identity has had
+	chain   *chain        // being built
 }
 
-// state returns the identity of a name, and makes first what it leans on. References were checked.
+// state returns the identity of a name, after it has made those it depends on. References were
+// checked before.
 func (b *builder) state(name string) (*identityState, error) {
 	if made := b.roster.byName[name]; made != nil {
 		return made, nil
@@ -89,8 +91,8 @@ func (b *builder) state(name string) (*identityState, error) {
 	return had, nil
 }
 
-// credential makes one form of an entry. What it does not know, it refuses: a source that came later must not be
-// taken for another one.
+// credential makes one form of an entry. An unknown source is refused, so that it is never taken
+// for another one.
 func (b *builder) credential(app *application, entry Credential, bound bool) (credential, error) {
 	switch entry.Source {
 	case SourceCertificate:
@@ -106,7 +108,7 @@ func (b *builder) credential(app *application, entry Credential, bound bool) (cr
 	return nil, errNoSuchSource(entry.Source)
 }
 
-// other obtains a token of another identity, whichever of its credentials does.
+// other obtains a token of another identity, by whichever of its credentials works first.
 func (b *builder) other(identity string) func(ctx context.Context, a *ask) (*grant, error) {
 	other := b.roster.byName[identity].chain
 	return func(ctx context.Context, a *ask) (*grant, error) {
@@ -115,7 +117,7 @@ func (b *builder) other(identity string) func(ctx context.Context, a *ask) (*gra
 	}
 }
 
-// audience is whom an assertion is for.
+// audience is the audience of an entry's assertions.
 func audience(app *application, entry Credential) string {
 	if entry.Audience != "" {
 		return entry.Audience
@@ -152,32 +154,32 @@ func (b *builder) application(app *Application) *application {
 	}
 }
 
-// checkReferences refuses identities that lean on one that is not there, or on each other in a circle.
+// checkReferences refuses identities that depend on one that does not exist, or on themselves.
 func checkReferences(identities []Identity) error {
-	leans := map[string][]string{}
+	dependencies := map[string][]string{}
 	for _, id := range identities {
-		leans[id.Name] = id.dependsOn()
+		dependencies[id.Name] = id.dependsOn()
 	}
-	for name := range leans {
-		if err := follow(leans, name, nil); err != nil {
+	for name := range dependencies {
+		if err := follow(dependencies, name, nil); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func follow(leans map[string][]string, name string, path []string) error {
+func follow(dependencies map[string][]string, name string, path []string) error {
 	for _, seen := range path {
 		if seen == name {
 			return fmt.Errorf("identity %q is a credential of itself: %s", name, strings.Join(append(path, name), " → "))
 		}
 	}
-	next, exists := leans[name]
+	next, exists := dependencies[name]
 	if !exists {
 		return fmt.Errorf("identity %q is a credential of %q and is not configured", name, path[len(path)-1])
 	}
 	for _, other := range next {
-		if err := follow(leans, other, append(path, name)); err != nil {
+		if err := follow(dependencies, other, append(path, name)); err != nil {
 			return err
 		}
 	}

@@ -11,29 +11,30 @@ import (
 )
 
 const (
-	// rejectedRest is how long an entry is passed over that was rejected, or cannot be bound, while another one works.
+	// rejectedRest is how long an entry that was rejected, or cannot be bound, is skipped while
+	// another one works.
 	rejectedRest = 5 * time.Minute
-	// missingRest is the same for an entry that could not be loaded.
+	// missingRest is the same for an entry whose credential could not be loaded.
 	missingRest = 30 * time.Second
 )
 
-// step is one form of one entry of an identity's list: what is tried at a time.
+// step is one form, bound or not, of one entry of an identity's list.
 type step struct {
 	entry  string // name of the entry
 	source Source
 	bound  bool
-	second bool // the unbound form of an entry that prefers the bound one, which is the step before
+	second bool // the unbound form of an entry with bound: prefer; the step before is its bound form
 	credential
 
 	mu        sync.Mutex
-	restUntil time.Time // passed over until then
+	restUntil time.Time // skipped until then
 	restErr   error     // why
 	lastErr   error     // of the last attempt
 	strength  Strength  // of the last success
 	tried     bool
 }
 
-// rests reports whether the step is to be passed over now, and why.
+// rests returns why the step is to be skipped now, or nil.
 func (s *step) rests(now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,22 +53,22 @@ func (s *step) note(g *grant, err error) {
 	}
 }
 
-// rest has the step passed over for a while.
+// rest has the step skipped until a time.
 func (s *step) rest(until time.Time, why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.restUntil, s.restErr = until, why
 }
 
-// chain is an identity's ordered list of ways to a token.
+// chain is an identity's ordered list of credentials.
 type chain struct {
 	cfg   *Config
 	name  string // of the identity
 	floor Strength
 	steps []*step
 
-	bound   []*boundIdentity // that steps present, and chains of other identities may, too
-	holders []*holder        // of certificates that only this chain presents
+	bound   []*boundIdentity // managed identities; chains of other identities may share them
+	holders []*holder        // connections of certificates that only this chain presents
 }
 
 // Attempt is one entry that was tried for a token.
@@ -77,7 +78,8 @@ type Attempt struct {
 	Err        error
 }
 
-// ChainError says of every entry of an identity's list why it did not obtain a token. It unwraps to all of them.
+// ChainError says of every entry of an identity's list why it did not obtain a token. It unwraps to
+// all of these errors.
 type ChainError struct{ Attempts []Attempt }
 
 func (e *ChainError) Error() string {
@@ -101,10 +103,11 @@ func (e *ChainError) Unwrap() []error {
 	return errs
 }
 
-// errNoPoP refuses a bound token where nothing is bound.
+// errNoPoP refuses a token of type mtls_pop where no credential is bound.
 var errNoPoP = errors.New("no credential of this identity is bound, and so none can obtain a token of type mtls_pop")
 
-// obtain tries the steps in their order. Whether one that failed gives way to the next, and to which, the table in licence.go says.
+// obtain tries the steps in order. Whether a step that failed gives way to the next, and to which,
+// is decided by the table in licence.go.
 func (c *chain) obtain(ctx context.Context, a *ask) (*grant, *step, error) {
 	a.floors = append(slices.Clip(a.floors), c.floor)
 	pass := pass{chain: c, now: c.cfg.Now()}
@@ -134,8 +137,9 @@ type pass struct {
 	attempts []Attempt
 	tried    []failedStep
 	rejected int
-	withheld []string // entries, in the form that is not bound, that nobody's refusal has licensed
-	// boundOnly: a bound form failed, and nobody has said that it cannot be had. Whoever can disturb it must not choose the weaker one.
+	withheld []string // entries whose unbound form was not tried, since no refusal allowed it
+	// boundOnly: a bound form failed without a definite refusal. An attacker who can disturb it
+	// must not be able to choose the weaker form.
 	boundOnly bool
 }
 
@@ -145,7 +149,7 @@ type failedStep struct {
 	err error
 }
 
-// skips reports whether a step is not to be tried.
+// skips reports whether a step must not be tried.
 func (p *pass) skips(a *ask, s *step) bool {
 	switch {
 	case s.bound:
@@ -157,7 +161,7 @@ func (p *pass) skips(a *ask, s *step) bool {
 	case s.second && !p.secondServes():
 		return true
 	}
-	// Who asks past the cache may know that something was mended.
+	// The caller of a forced refresh may know that something was changed.
 	if err := s.rests(p.now); err != nil && !a.forceRefresh {
 		p.fail(s, err)
 		return true
@@ -165,7 +169,8 @@ func (p *pass) skips(a *ask, s *step) bool {
 	return false
 }
 
-// secondServes reports whether the form before the second one was refused in a way that lets the second one be used.
+// secondServes reports whether the bound form was refused in a way that allows the unbound form
+// after it.
 func (p *pass) secondServes() bool {
 	last := len(p.attempts) - 1
 	return last >= 0 && CannotBeBound(p.attempts[last].Err)
@@ -176,7 +181,7 @@ func (p *pass) fail(s *step, err error) {
 	p.boundOnly = p.boundOnly || s.bound && !CannotBeBound(err)
 }
 
-// continues notes the failure of a step, and decides whether another one may be tried.
+// continues notes the failure of a step, and reports whether another one may be tried.
 func (p *pass) continues(a *ask, s *step, err error) bool {
 	p.fail(s, err)
 	p.tried = append(p.tried, failedStep{s, err})
@@ -201,7 +206,8 @@ func (p *pass) preferred(s *step) bool {
 	return false
 }
 
-// restFailed lets the entries rest that failed where another one works, and says so where an operator hears it.
+// restFailed has the entries that failed skipped for a while, since another one works, and logs a
+// warning for each.
 func (p *pass) restFailed(ctx context.Context, working *step) {
 	for _, s := range p.tried {
 		s.rest(p.now.Add(verdictOf(s.err).rest()), s.err)

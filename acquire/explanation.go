@@ -32,12 +32,12 @@ const (
 func refused(hint string) explanation     { return explanation{kind: KindRefused, hint: hint} }
 func unavailable(hint string) explanation { return explanation{kind: KindUnavailable, hint: hint} }
 
-// asError is the caller's error of whatever stopped a request.
+// asError is the caller's error for whatever stopped a request.
 func (e explanation) asError(identity string, err error) *Error {
 	return &Error{Kind: e.kind, Identity: identity, Hint: e.hint, RetryAfter: e.retryAfter, Claims: e.claims, Err: err}
 }
 
-// hope orders kinds by what a later request may still bring.
+// hope orders kinds by the chance that a later request succeeds.
 func (e explanation) hope() int {
 	return slices.Index([]Kind{KindRefused, KindUnknownIdentity, KindInvalidResource, KindUnavailable, KindThrottled}, e.kind)
 }
@@ -80,7 +80,8 @@ func explain(f facts) explanation {
 	return explainOther(f)
 }
 
-// explainOther takes errors of this machine at their word: whether they last, and what to do.
+// explainOther relies on what errors of this machine say of themselves: whether they last, and what
+// to do.
 func explainOther(f facts) explanation {
 	e := unavailable(cmp.Or(errinfo.Hint(f.err), "see the cause; keyagent doctor checks the TPM and the keys"))
 	if f.refuses {

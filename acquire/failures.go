@@ -6,16 +6,14 @@ import (
 	"time"
 )
 
-// finalRest is how long a refusal that a retry will not change is answered from
-// memory, so that one caller's loop does not use up what IMDS and Entra allow the
-// whole VM.
+// finalRest is how long a refusal that a retry does not change is answered from memory, so that a
+// caller in a loop does not use up what IMDS and Entra allow the whole VM.
 const finalRest = 5 * time.Second
 
-// failureMemory remembers failures for as long as asking again is of no use: a
-// refusal for a moment, and for as long as the other side said with Retry-After. A
-// throttled identity rests as a whole, because it is the client that is throttled,
-// not the resource. What the other side asked for holds for its client, whatever
-// the agent's configuration says of it meanwhile.
+// failureMemory remembers failures for as long as asking again is of no use: a refusal for
+// finalRest, and a pause for as long as Retry-After said. Throttling concerns an identity as a
+// whole, because the service throttles the client and not the resource. A pause that a service
+// asked for holds for its client, even if a reload gives the identity another meaning.
 type failureMemory struct {
 	max int
 
@@ -23,13 +21,14 @@ type failureMemory struct {
 	entries map[failureKey]failure
 }
 
-// failureKey is what a failure is about: a token, or with a client and without a meaning what that client asks for under this name.
+// failureKey is what a failure is about: a token; or, with a client and meaning 0, what that client
+// asks for under this name.
 type failureKey struct {
 	cacheKey
 	client client
 }
 
-// pauseOf is the key of a pause that was asked for.
+// pauseOf is the key of a pause that a service asked for.
 func pauseOf(key cacheKey, of client) failureKey {
 	key.meaning = 0
 	return failureKey{key, of}
@@ -40,7 +39,7 @@ type failure struct {
 	until time.Time
 }
 
-// remembered is a failure that is told again, without anybody having been asked.
+// remembered is a failure that is repeated from memory: no service was asked.
 type remembered struct {
 	error
 	left time.Duration
@@ -80,9 +79,9 @@ func (m *failureMemory) remember(key cacheKey, of client, err *Error, now time.T
 	m.entries[about] = failure{err: err, until: now.Add(rest)}
 }
 
-// recall returns what stands against asking for key now, with what is left of the
-// pause; nil if nothing does. Whoever asks past the cache may know that something was
-// changed, and is held up only by a pause that the other side asked for.
+// recall returns the failure that stands against asking for key now, with what is left of its
+// pause, or nil. A forced refresh is held up only by a pause that a service asked for: its caller
+// may know that something was changed.
 func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forceRefresh bool) *Error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -108,8 +107,8 @@ func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forceRefr
 	return nil
 }
 
-// forgetLocked makes room: what is over goes, and if nothing is, all goes. The
-// price is a request more.
+// forgetLocked makes room: failures whose time is over are dropped, and if there are none, all are.
+// At worst, that causes a few requests more.
 func (m *failureMemory) forgetLocked(now time.Time) {
 	for key, f := range m.entries {
 		if !now.Before(f.until) {

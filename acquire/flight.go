@@ -1,6 +1,6 @@
 package acquire
 
-// flight is the work that obtains one token, for all callers who ask for it meanwhile.
+// flight is the work that obtains one token, shared by all callers who ask for it meanwhile.
 type flight struct {
 	id           *identityState
 	key          cacheKey // of the token
@@ -9,10 +9,11 @@ type flight struct {
 	ahead        bool     // the current token is still good
 	challenged   bool     // by claims that a caller brought
 
-	account Account // that it is charged to; nil: none
+	account Account // the flight is charged to it; nil: to none
 }
 
-// name tells flights apart: who skips the cache does not join one that does not.
+// name is the same for flights that can be shared: a request that skips the cache does not join one
+// that does not.
 func (f flight) name() string {
 	if f.forceRefresh {
 		return f.key.String() + "\x00forceRefresh\x00" + f.claims
@@ -20,12 +21,12 @@ func (f flight) name() string {
 	return f.key.String()
 }
 
-// fly joins or starts the one flight of that name. The flight belongs to the
-// acquirer, not to the caller.
+// fly joins the flight of that name, or starts it. A flight belongs to the acquirer, not to the
+// caller.
 func (a *Acquirer) fly(f flight) (*landing, error) {
 	return a.flights.join(f.name(), func() error { return a.begin(f.id, f.account) }, func() (Token, error) {
 		defer a.end(f.id)
-		// The flight before may have landed after this one's caller had looked.
+		// The flight before may have ended after this one's caller had looked into the cache.
 		if !f.forceRefresh && !f.ahead {
 			if token, state := a.cache.lookup(f.key, a.cfg.Now()); state != cacheMiss {
 				return token, nil

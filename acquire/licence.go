@@ -8,14 +8,16 @@ import (
 	"github.com/keyagent/keyagent/internal/errinfo"
 )
 
-// licence is what the error that ended an attempt allows. The zero value allows nothing: the error is the request's.
+// licence is what the error that ended an attempt allows. The zero value allows nothing: the
+// request as a whole has failed.
 type licence struct {
-	next   bool // the next entry of the list gets its turn
-	weaker bool // it need not be bound, and an entry that prefers to be bound may go unbound itself
-	once   bool // next, but once in a request only: Entra has seen and rejected a credential
+	next   bool // the next entry of the list may be tried
+	weaker bool // an unbound entry may be tried, and the unbound form of this one where bound: prefer says so
+	once   bool // next, but only once in a request: Entra has seen and rejected a credential
 }
 
-// rowNotLoaded is the row of errors that are marked by [notLoaded]: no property of the error itself.
+// rowNotLoaded is the row of errors that are marked by [notLoaded]: no property of the error
+// itself.
 const rowNotLoaded = "not-loaded"
 
 // licenceRow is one row of the table of what errors allow.
@@ -26,9 +28,10 @@ type licenceRow struct {
 	licence
 }
 
-// licences is the table. The first row that fits decides. It is the only place that allows a weaker credential, and each row
-// that does is a definite no of the other side, about the bound form: nothing that this machine finds out by itself, nothing
-// that may pass, and nothing that somebody on the way could say. What no row fits allows nothing.
+// licences is the table. The first row that matches decides. It is the only place that allows a
+// weaker credential, and each row that does so is a definite refusal of the bound form by the other
+// side: nothing that this machine finds out by itself, nothing that may pass, and nothing that a
+// machine in between could send. An error that matches no row allows nothing.
 //
 // docs/credentials.md repeats it, and a test compares.
 func licences() []licenceRow {
@@ -81,7 +84,7 @@ func (f facts) licence() (row string, allowed licence) {
 	return "", licence{}
 }
 
-// CannotBeBound reports whether the other side has said for good that it does not take, or give, the
+// CannotBeBound reports whether the other side has definitely refused to accept, or to issue, the
 // bound form of a credential.
 func CannotBeBound(err error) bool { return verdictOf(err).weaker }
 
@@ -89,13 +92,14 @@ func (f facts) refusesBoundForm() bool {
 	return f.hasReaction(entra.ReactionFeature, entra.ReactionUnboundResource, entra.ReactionUnboundTenant)
 }
 
-// blamesTime reports whether Entra's clock and this machine's may simply differ.
+// blamesTime reports whether Entra rejected something because of its time: the clocks of Entra and
+// of this machine may differ.
 func (f facts) blamesTime() bool {
 	return f.rejectsCredential() && (f.fromEntra != nil && f.fromEntra.BlamesTime() || f.expired)
 }
 
-// rejectsCredential reports whether Entra has turned down the credential itself. An alert that
-// anybody on the way can have sent is no word of Entra's: another certificate may be tried for it,
+// rejectsCredential reports whether Entra has rejected the credential itself. An alert that a
+// machine in between can have sent does not count: it may cause another certificate to be tried,
 // not another credential.
 func (f facts) rejectsCredential() bool {
 	return f.proven || f.hasReaction(
@@ -104,9 +108,10 @@ func (f facts) rejectsCredential() bool {
 	)
 }
 
-// refusesIssuance: whatever else IMDS answers may be about one request, or pass.
+// refusesIssuance reports whether IMDS refuses to issue a certificate. Its other errors may be
+// about one request, or pass.
 func (f facts) refusesIssuance() bool { return f.fromIMDS != nil && f.fromIMDS.RefusesIssuance() }
 
-// refusesEvidence: only the service's own answer counts. That the agent cannot collect its evidence,
-// or does not find it good, may be the work of another user of the TPM.
+// refusesEvidence reports whether the attestation service itself has refused the evidence. That the
+// agent cannot collect its evidence, or finds it wrong, may be the work of another user of the TPM.
 func (f facts) refusesEvidence() bool { return f.attestation && errinfo.RefusesEvidence(f.err) }

@@ -9,14 +9,14 @@ import (
 )
 
 const (
-	// maxFlights bounds what is under way for one identity.
+	// maxFlights bounds the flights under way for one identity.
 	maxFlights = 256
-	// crowdedPause is how long a caller is asked to wait that finds no place.
+	// crowdedPause is the Retry-After of a request that would be one flight too many.
 	crowdedPause = time.Second
 )
 
-// permit returns what stands against asking for a flight's token now: that its cache is skipped too
-// often, or a failure that is remembered.
+// permit returns the reason not to ask for a token now: the cache was skipped too often for it, or
+// a failure is remembered.
 func (a *Acquirer) permit(f flight, now time.Time) error {
 	if f.forceRefresh {
 		if err := a.refreshLimits.permit(f.key, f.account, now); err != nil {
@@ -29,8 +29,9 @@ func (a *Acquirer) permit(f flight, now time.Time) error {
 	return nil
 }
 
-// begin counts a flight, unless the acquirer is closed, the identity is retired or has too many: flights outlive their callers, and a caller that
-// goes away must not leave ever more of them behind.
+// begin counts a flight, unless the acquirer is closed, the identity is retired or has too many
+// flights: flights outlive their callers, and callers that come and go must not leave ever more of
+// them behind.
 func (a *Acquirer) begin(id *identityState, account Account) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -50,7 +51,7 @@ func (a *Acquirer) begin(id *identityState, account Account) error {
 	return nil
 }
 
-// charge puts a flight on an account. What is said against it is said of the identity.
+// charge charges a flight to an account. An error of the account gets the name of the identity.
 func charge(id *identityState, account Account) error {
 	if account == nil {
 		return nil
@@ -78,14 +79,14 @@ const (
 	maxRefreshLimits  = 1000
 )
 
-// refreshLimits limits how often the cache may be skipped, for each token and account: who does so for one token does not hold up others,
-// and others who do so for the same token are not held up.
+// refreshLimits limits how often the cache may be skipped, for each pair of token and account: no
+// caller can hold up another one.
 type refreshLimits struct {
 	mu       sync.Mutex
 	limiters map[limitKey]*rate.Limiter
 }
 
-// limitKey is a token that is to be fetched anew, and the account that this is charged to.
+// limitKey is a token, and the account that forced refreshes of it are charged to.
 type limitKey struct {
 	key     cacheKey
 	account Account
@@ -98,11 +99,11 @@ var errForceRefresh = errors.New("the token cache is skipped too often for this 
 func (f *refreshLimits) permit(key cacheKey, account Account, now time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	key.meaning = 0 // whatever it means, its caller has asked as often
+	key.meaning = 0 // a reload of the configuration does not reset the limit
 	limiter := f.limiters[limitKey{key, account}]
 	if limiter == nil {
 		if len(f.limiters) >= maxRefreshLimits {
-			clear(f.limiters) // the price is a few requests more
+			clear(f.limiters) // at worst, that allows a few more requests
 		}
 		limiter = rate.NewLimiter(rate.Every(forceRefreshEvery), forceRefreshBurst)
 		f.limiters[limitKey{key, account}] = limiter

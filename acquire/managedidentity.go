@@ -17,31 +17,32 @@ import (
 type BindingSource interface {
 	// Certificate returns a usable certificate.
 	Certificate(ctx context.Context, sel imds.Selector) (*binding.Certificate, error)
-	// Replace obtains another certificate than the one that Entra rejected.
+	// Replace returns another certificate than the one that Entra rejected.
 	Replace(ctx context.Context, sel imds.Selector, rejected *binding.Certificate, why binding.Reason) (*binding.Certificate, error)
 	// Current returns the certificate in use, or nil. It does no I/O.
 	Current(sel imds.Selector) *binding.Certificate
 }
 
-// BindingKey is the key that binding certificates are about.
+// BindingKey is the key that binding certificates certify.
 type BindingKey struct {
 	// Signer returns a view of the key whose signatures honour ctx.
 	Signer func(ctx context.Context) crypto.Signer
 	// SignatureSchemes is what the key can do in TLS, best first.
 	SignatureSchemes []tls.SignatureScheme
-	// Strength is where the key is: StrengthTPM or StrengthSoftware. Anything else counts as StrengthNone.
+	// Strength is where the key is: StrengthTPM or StrengthSoftware. Anything else counts as
+	// StrengthNone.
 	Strength Strength
 }
 
-// boundIdentity is a managed identity that proves itself with a binding certificate (MSI v2). All identities of the
-// configuration that mean the same managed identity share one.
+// boundIdentity is a managed identity that authenticates with a binding certificate (MSI v2). All
+// identities of the configuration with the same managed identity share one.
 type boundIdentity struct {
 	cfg *Config
 	sel imds.Selector
 	holder
 }
 
-// obtain gets a token. A certificate that Entra rejects is replaced, once.
+// obtain asks Entra for a token. A certificate that Entra rejects is replaced, once in a flight.
 func (m *boundIdentity) obtain(ctx context.Context, a *ask) (*grant, error) {
 	certificate, err := m.cfg.Bindings.Certificate(ctx, m.sel)
 	if err != nil {
@@ -61,7 +62,7 @@ func (m *boundIdentity) obtain(ctx context.Context, a *ask) (*grant, error) {
 	return m.request(ctx, a, certificate)
 }
 
-// notReplaced says that Entra rejected a certificate, and why there is no other one.
+// notReplaced says that Entra rejected a certificate, and why no other one was obtained.
 type notReplaced struct{ rejection, err error }
 
 func (e *notReplaced) Error() string {
@@ -71,8 +72,8 @@ func (e *notReplaced) Error() string {
 // Unwrap returns both.
 func (e *notReplaced) Unwrap() []error { return []error{e.rejection, e.err} }
 
-// rejectsAll reports whether no certificate will do: Entra itself has rejected one, and that was a
-// replacement already, or the issuer gives no other.
+// rejectsAll reports whether no certificate will be accepted: Entra itself has rejected one, and
+// that was a replacement already, or the issuer refuses to issue another one.
 func (e *notReplaced) rejectsAll() bool {
 	if !CannotBeBound(e.rejection) {
 		return false
@@ -83,7 +84,7 @@ func (e *notReplaced) rejectsAll() bool {
 	return CannotBeBound(e.err)
 }
 
-// request makes leg 3.
+// request makes the token request with the binding certificate.
 func (m *boundIdentity) request(ctx context.Context, a *ask, c *binding.Certificate) (*grant, error) {
 	over, err := m.connection(a, c)
 	if err != nil {
@@ -103,7 +104,7 @@ func (m *boundIdentity) request(ctx context.Context, a *ask, c *binding.Certific
 	return &grant{answer: answer, clientID: c.ClientID, strength: over.strength, over: over}, nil
 }
 
-// connection prepares to present c, if it is good enough.
+// connection returns the TLS connections that present c, if it is strong enough.
 func (m *boundIdentity) connection(a *ask, c *binding.Certificate) (*connection, error) {
 	strength := strengthOf(m.cfg.Key.Strength, c)
 	if err := a.checkFloor(strength); err != nil {
@@ -125,8 +126,8 @@ func (m *boundIdentity) connection(a *ask, c *binding.Certificate) (*connection,
 	}, nil
 }
 
-// strengthOf reports what is known of the key, and what the certificate's issuance
-// proved. Only a key in a TPM can have been attested, whatever a certificate says.
+// strengthOf reports what is known of the key, and what the certificate's issuance proved. Only a
+// key in a TPM can have been attested, whatever a certificate says.
 func strengthOf(key Strength, c *binding.Certificate) Strength {
 	switch {
 	case key == StrengthTPM && c.Attested:
@@ -137,12 +138,13 @@ func strengthOf(key Strength, c *binding.Certificate) Strength {
 	return StrengthNone
 }
 
-// IdentityTokens gives tokens of managed identities that are bound to nothing (MSI v1).
+// IdentityTokens gives unbound tokens of managed identities (MSI v1).
 type IdentityTokens interface {
 	Token(ctx context.Context, sel imds.Selector, req imds.TokenRequest) (*imds.Token, error)
 }
 
-// unboundIdentity is a managed identity whose tokens IMDS gets (MSI v1). Any process on the VM could.
+// unboundIdentity is a managed identity whose tokens IMDS obtains (MSI v1). Any process on the VM
+// can get them.
 type unboundIdentity struct {
 	cfg *Config
 	sel imds.Selector

@@ -8,13 +8,12 @@ import (
 	"github.com/keyagent/keyagent/acquire/imds"
 )
 
-// flightTimeout bounds one flight: IMDS' longest retry schedule, attestation,
-// issuance and token request, none of which any single caller waits for longer
-// than its own context allows.
+// flightTimeout bounds one flight: the longest retry schedule of IMDS, attestation, issuance and
+// token request. A caller waits no longer than its own context allows.
 const flightTimeout = 3 * time.Minute
 
-// obtain makes a flight's one pass over its identity's list of credentials, and keeps what comes of
-// it: the token, or why there is none.
+// obtain makes one pass over the list of credentials, and keeps the result: the token, or the
+// reason why there is none.
 func (a *Acquirer) obtain(f flight) (Token, error) {
 	kept, err := a.try(f)
 	if err != nil {
@@ -24,8 +23,8 @@ func (a *Acquirer) obtain(f flight) (Token, error) {
 	return kept.token, nil
 }
 
-// try asks for the token within the flight's time. A panic on the way is that flight's error: what
-// is parsed there comes from others.
+// try asks for the token within the time of a flight. A panic becomes the error of this flight: it
+// parses bytes from the network.
 func (a *Acquirer) try(f flight) (kept cacheEntry, err error) {
 	ctx, cancel := context.WithTimeout(a.ctx, flightTimeout)
 	defer cancel()

@@ -2,7 +2,8 @@ package acquire
 
 import "time"
 
-// entryOf makes a token, and what has to be known to keep it, of what was granted.
+// entryOf makes a cache entry of what a credential obtained: the token and what decides how long it
+// is kept.
 func (a *Acquirer) entryOf(f flight, g *grant, by *step, asked time.Time) cacheEntry {
 	now := asked.Round(0) // an expiry is a time of the wall clock
 	token := Token{
@@ -32,14 +33,14 @@ func (a *Acquirer) entryOf(f flight, g *grant, by *step, asked time.Time) cacheE
 		SignatureAlgorithm: handshake.SignatureName(),
 	}
 	if g.answer.Confirmation != "" {
-		// It is of no use with any other certificate than the one in use, even if it calls itself Bearer.
+		// The token works with the certificate in use only, even if its type is Bearer.
 		kept.bound = g.over.current
 		a.cfg.Logger.Debug("the token is bound to the certificate", "identity", f.id.Name, "resource", f.key.resource, "type", token.TokenType)
 	}
 	return kept
 }
 
-// keep puts a token into the cache, unless its identity is not in force any more: nobody would ask
+// keep puts a token into the cache, unless its identity is not in force any more: nobody could ask
 // for it.
 func (a *Acquirer) keep(f flight, kept cacheEntry) {
 	now := a.cfg.Now()
@@ -64,9 +65,9 @@ func (a *Acquirer) notice(id *identityState, clientID string) {
 	a.cfg.Logger.Warn("an identity has another client id than before; its tokens are fetched anew", "identity", id.Name, "client_id", clientID, "before", before)
 }
 
-// fail makes a caller's error of what stopped a flight, and remembers it for as long as asking again
-// is of no use. What became of the claims that one caller brought is nothing to the others, but for
-// a pause that was asked for.
+// fail makes the caller's error of what stopped a flight, and remembers it for as long as asking
+// again is of no use. A failure of a request with a claims challenge is not remembered for other
+// callers, unless it is a pause that the service asked for.
 func (a *Acquirer) fail(f flight, err error) *Error {
 	now := a.cfg.Now()
 	verdict := verdictOf(err)

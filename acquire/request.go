@@ -10,15 +10,14 @@ import (
 	"github.com/keyagent/keyagent/acquire/entra"
 )
 
-// Token returns a token for req, of the identities that are in force now, as
-// [Roster.Token] has it.
+// Token returns a token for req, of the identities that are in force now; see [Roster.Token].
 func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 	return a.roster.Load().Token(ctx, req)
 }
 
-// Token returns a token for req, from the cache or from Entra. It blocks until
-// there is one, all ways there have failed, or ctx ends; the flight that it
-// started goes on for others. Errors are [*Error], or ctx' error.
+// Token returns a token for req, from the cache or from Entra. It blocks until there is one, all
+// credentials have failed, or ctx ends; the flight that it started goes on for other callers.
+// Errors are [*Error], or the error of ctx.
 func (r *Roster) Token(ctx context.Context, req Request) (Token, error) {
 	id, ok := r.byName[req.Identity]
 	if !ok {
@@ -27,15 +26,15 @@ func (r *Roster) Token(ctx context.Context, req Request) (Token, error) {
 	return r.acquirer.token(ctx, id, req)
 }
 
-// token answers a request from memory, or else joins or starts the flight that obtains the token, and
-// waits for it.
+// token answers a request from the cache, or else joins or starts the flight that obtains the
+// token, and waits for it.
 func (a *Acquirer) token(ctx context.Context, id *identityState, req Request) (Token, error) {
 	f := flightFor(id, req)
 	now := a.cfg.Now()
 	if !f.forceRefresh {
 		token, state := a.cache.lookup(f.key, now)
 		if state == cacheDue {
-			a.refresh(id, f.key, f.account) //nolint:contextcheck // a refresh ahead of need is nobody's to wait for
+			a.refresh(id, f.key, f.account) //nolint:contextcheck // no caller waits for a refresh ahead of need
 		}
 		if state != cacheMiss {
 			return token, nil
@@ -43,7 +42,7 @@ func (a *Acquirer) token(ctx context.Context, id *identityState, req Request) (T
 	}
 	var err error
 	if f.claims, err = entra.MergeClaims(req.Capabilities, req.Claims); err != nil {
-		return Token{}, &Error{Kind: KindRefused, Identity: req.Identity, Err: err} // the caller's own fault, and nobody else's
+		return Token{}, &Error{Kind: KindRefused, Identity: req.Identity, Err: err} // a fault of this request alone: not remembered
 	}
 	if err := a.permit(f, now); err != nil {
 		return Token{}, err
@@ -66,7 +65,8 @@ func CheckClaims(claims string) error {
 	return err
 }
 
-// flightFor is the flight that would answer a request, but for its claims.
+// flightFor is the flight that would answer a request, without its claims: they are merged only
+// where a flight is needed.
 func flightFor(id *identityState, req Request) flight {
 	return flight{
 		id: id, key: keyOf(id, req), account: req.Account,
@@ -74,7 +74,7 @@ func flightFor(id *identityState, req Request) flight {
 	}
 }
 
-// keyOf is what the token is kept under.
+// keyOf is the cache key of the token that a request asks for.
 func keyOf(id *identityState, req Request) cacheKey {
 	// "https://x/" and "https://x" may come back as two audiences, and so are two tokens.
 	key := cacheKey{identity: id.Name, resource: req.Resource, tokenType: cmp.Or(req.Type, TypeBearer), meaning: id.meaning}

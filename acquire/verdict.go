@@ -13,8 +13,8 @@ import (
 )
 
 // verdict is all that an error means: for the entry whose attempt it ended, for the list that the
-// entry is in, and for the caller. It is made once, where the error enters this package, and
-// travels with the error as an [attemptError]. The zero value is that of no error.
+// entry is in, and for the caller. It is made once, where the error enters this package, and is
+// carried by an [attemptError]. The zero value is that of no error.
 type verdict struct {
 	// For the list: whether another entry, or a weaker form, may be tried.
 	licence
@@ -28,10 +28,10 @@ type verdict struct {
 	replace  binding.Reason // what of a binding certificate is suspected; "": another certificate changes nothing
 	repair   bool           // an assertion that is obtained now, with its certificate, may be taken
 
-	notPresented bool // the credential was shown to nobody, or only to the issuer of its assertion
+	notPresented bool // Entra has not seen the credential, or only as the issuer of its assertion
 	temporary    bool // Entra said so for now only, or was not reached
-	local        bool // this machine refuses by itself, for good; nobody was asked
-	costsNothing bool // nobody beyond this machine was asked: what was missing may be there in a moment
+	local        bool // this machine itself refuses for good, before any request
+	costsNothing bool // no request left this machine, so that asking again at once costs nothing
 	tooWeak      bool // the credential is weaker than an identity demands
 	noPoP        bool // nothing of the identity is bound, and so no bound token can be had
 	ofResource   bool // Entra takes no bound form for this resource

@@ -7,11 +7,12 @@ import (
 	"github.com/keyagent/keyagent/acquire/imds"
 )
 
-// errAbandoned says that whoever asked IMDS has given up.
+// errAbandoned says that the caller whose request was shared has given up.
 var errAbandoned = errors.New("the request to IMDS was given up")
 
-// metadata returns how IMDS describes the slot's identity now. Who comes while IMDS is asked waits for that answer, good or bad, as
-// long as his own context lets him: a burst of requests must not use up what IMDS allows the whole VM.
+// metadata returns how IMDS describes the slot's identity now. Callers that come while IMDS is
+// being asked wait for that answer, good or bad, as long as their own context allows: a burst of
+// requests must not use up what IMDS allows the whole VM.
 func (m *Manager) metadata(ctx context.Context, s *slot) (*imds.PlatformMetadata, error) {
 	for {
 		answer := s.asking.DoChan("", func() (any, error) {
@@ -25,7 +26,7 @@ func (m *Manager) metadata(ctx context.Context, s *slot) (*imds.PlatformMetadata
 		case a := <-answer:
 			switch {
 			case errors.Is(a.Err, errAbandoned) && ctx.Err() == nil:
-				continue // somebody else's end is not ours
+				continue // the context of another caller ended, not ours
 			case a.Err != nil:
 				return nil, a.Err
 			}

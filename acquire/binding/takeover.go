@@ -16,12 +16,13 @@ const (
 	fileSuffix = ".json"
 )
 
-// TakeOver moves the state files in from, which a [Manager] with another state directory wrote for the key called keyName (hex TPM
-// Name), to the state directory dir. It is to be called before a manager uses dir. A file for the same key that is in dir already is
-// the later one and stays: an earlier start could not read from. One that cannot be read stays, too, and so does what would replace
-// it; the error says so, and a later call goes on.
+// TakeOver moves the state files in from, which a [Manager] with another state directory wrote for
+// the key called keyName (hex TPM Name), to the state directory dir. It must be called before a
+// manager uses dir. A file for the same key that is in dir already is newer and stays: an earlier
+// start could not read from. One that cannot be read stays, too, and so does the file that would
+// replace it; the error says so, and a later call goes on.
 //
-// From is removed once nothing is left in it. That there is no such directory is no error.
+// From is removed once it is empty. It is no error if there is no such directory.
 func TakeOver(from, dir, keyName string) error {
 	entries, err := os.ReadDir(from)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -64,7 +65,8 @@ func takeFile(from, to, keyName string) error {
 	return statefile.Rename(from, to)
 }
 
-// moveAside moves a file that nobody reads, such as a torn one, to where an operator looks for it.
+// moveAside moves a file that the agent does not read, such as a torn one, to where an operator
+// looks for it.
 func moveAside(from, to string) error {
 	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is not taken over: there is %s: look at both, and remove one", from, to)

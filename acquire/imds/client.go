@@ -34,7 +34,7 @@ type Config struct {
 	// MTLSHosts and AttestationHosts are the hosts that IMDS may name as token
 	// endpoint and as attestation service.
 	MTLSHosts, AttestationHosts HostList
-	// DisableV2 makes the legs of MSI v2 fail at once with [ErrNotSupported]; see
+	// DisableV2 makes the requests of MSI v2 fail at once with [ErrNotSupported]; see
 	// [DisabledByEnvironment].
 	DisableV2 bool
 	Version   string           // of this program, sent as x-client-Ver
@@ -42,7 +42,8 @@ type Config struct {
 	// Sleep waits between retries; nil means a timer. It returns early with the
 	// context's error.
 	Sleep func(ctx context.Context, d time.Duration) error
-	// Waiting is told what is waited for, and its result is called when that is over; nil: nobody is told.
+	// Waiting is called before a request with a description of it, and its result after the answer.
+	// Nil: not called.
 	Waiting func(what string) (over func())
 }
 
@@ -92,12 +93,11 @@ func New(cfg Config) (*Client, error) {
 // hosts are those that IMDS may name.
 type hosts struct{ mtls, attestation HostList }
 
-// SetHosts changes which hosts IMDS may name, for answers that come from then on.
+// SetHosts changes which hosts IMDS may name, for answers that arrive from then on.
 func (c *Client) SetHosts(mtls, attestation HostList) { c.hosts.Store(&hosts{mtls, attestation}) }
 
-// NewHTTPClient returns a client fit for link-local services: no proxy, because
-// a proxy is somebody else's machine, and no redirects, because they could lead
-// anywhere.
+// NewHTTPClient returns a client fit for link-local services: no proxy, because a proxy would ask
+// the services of its own machine, and no redirects, because they could lead to any host.
 func NewHTTPClient() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -136,7 +136,7 @@ func (s Selector) query(resourceID string) url.Values {
 	return q
 }
 
-// request is one leg's request, which each attempt sends anew.
+// request is what is sent to IMDS, again with each attempt.
 type request struct {
 	operation string // as errors call it
 	path      string
@@ -169,7 +169,7 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	return req, nil
 }
 
-// call makes a leg's request, retries included, and returns the members of the 200 answer.
+// call makes a request, retries included, and returns the members of the 200 answer.
 func (c *Client) call(ctx context.Context, r request, plan schedule) (upstream.Members, error) {
 	defer c.waiting("IMDS: " + r.operation)()
 	var members upstream.Members
@@ -200,23 +200,23 @@ func (c *Client) attempt(ctx context.Context, r request) ([]byte, error) {
 	case answer.status != http.StatusOK:
 		return nil, newError(r.operation, answer)
 	case !answer.ofIMDS():
-		// Anybody can listen on a link-local address of a broken network.
+		// In a broken network, another machine can listen on the link-local address.
 		return nil, fmt.Errorf("IMDS %s: %w: Server header %q is not that of IMDS", r.operation, ErrBadAnswer, upstream.Text(answer.server))
 	}
 	return answer.body, nil
 }
 
-// An answer is nobody's word yet.
+// answer is an HTTP answer that has not been checked.
 type answer struct {
 	status int
 	server string // header Server
 	body   []byte
 }
 
-// ofIMDS reports whether the answer says that IMDS gave it.
+// ofIMDS reports whether the answer's Server header is that of IMDS.
 func (a answer) ofIMDS() bool { return strings.Contains(strings.ToUpper(a.server), "IMDS") }
 
-// exchange makes one request and returns its answer whatever it says.
+// exchange makes one request and returns its answer, whatever its status.
 func (c *Client) exchange(ctx context.Context, r request) (answer, error) {
 	timeout := getTimeout
 	if r.payload != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-// CredentialRequest is the body of leg 2.
+// CredentialRequest is the body of issuecredential.
 type CredentialRequest struct {
 	CSR              []byte        // PKCS#10, DER
 	AttestationToken secret.String // JWT; the zero value leaves the member out
@@ -32,7 +32,7 @@ type Credential struct {
 	MTLSEndpoint string
 }
 
-// IssueCredential asks for leg 2. It blocks for as long as the retry schedule
+// IssueCredential requests a binding certificate. It blocks for as long as the retry schedule
 // takes; see the package comment.
 func (c *Client) IssueCredential(ctx context.Context, sel Selector, req CredentialRequest) (*Credential, error) {
 	payload, err := json.Marshal(struct {
@@ -58,8 +58,8 @@ func (c *Client) IssueCredential(ctx context.Context, sel Selector, req Credenti
 	return cred, nil
 }
 
-// callBypassing asks past IMDS' own cache. Whether every host knows the parameter is
-// not documented, so a host that refuses the request gets it once more without.
+// callBypassing asks IMDS not to use its own cache. Whether every host knows the parameter is not
+// documented, so a request that a host refuses is made once more without it.
 func (c *Client) callBypassing(ctx context.Context, r request) (upstream.Members, error) {
 	bypassing := r
 	bypassing.query = maps.Clone(r.query)

@@ -12,9 +12,9 @@ import (
 
 // Sentinels that callers of this package decide on.
 var (
-	// ErrUnreachable: no answer came from IMDS, or none but that it cannot give one now.
+	// ErrUnreachable: there was no answer of IMDS, or only one that says to try again later.
 	ErrUnreachable = errors.New("instance metadata service not reachable")
-	// ErrBadAnswer: something answered that does not speak the protocol.
+	// ErrBadAnswer: the answer breaks the protocol.
 	ErrBadAnswer = errors.New("unusable answer from the instance metadata service")
 	// ErrNotSupported: the host's IMDS has no MSI v2 endpoints.
 	ErrNotSupported = errors.New("this VM's instance metadata service does not offer binding certificates (MSI v2)")
@@ -45,29 +45,31 @@ func (e *Error) Temporary() bool {
 	return retryable(e.Status)
 }
 
-// Refuses reports whether IMDS has said no to this request, for good. A redirect or a status that IMDS never gives is neither that nor
-// temporary.
+// Refuses reports whether IMDS has refused this request for good. A redirect, or a status that IMDS
+// never gives, is neither that nor temporary.
 func (e *Error) Refuses() bool {
 	return e.Status >= http.StatusBadRequest && e.Status < http.StatusInternalServerError && !e.Temporary()
 }
 
-// RefusesIssuance reports whether IMDS gives this VM's identity no binding certificate: its 400 to issuecredential. Any other refusal
-// may be about one request, or about the identity.
+// RefusesIssuance reports whether IMDS refuses to issue a binding certificate to this VM's
+// identity: its 400 to issuecredential. Any other refusal may be about one request, or about the
+// identity.
 func (e *Error) RefusesIssuance() bool {
 	return e.Operation == opCredential && e.Status == http.StatusBadRequest && e.Code != CodeIdentityNotFound && !e.Unread
 }
 
-// CodeIdentityNotFound is IMDS' word for an identity that the VM does not have.
+// CodeIdentityNotFound is the error code for an identity that the VM does not have.
 const CodeIdentityNotFound = "identity_not_found"
 
-// Is makes a 404 to getplatformmetadata, which only hosts without MSI v2 answer for good, match [ErrNotSupported]. One to
-// issuecredential is an ordinary failure, as in Microsoft's clients.
+// Is makes a 404 to getplatformmetadata match [ErrNotSupported]: only hosts without MSI v2 give it
+// for good. A 404 to issuecredential is an ordinary failure, as in Microsoft's clients.
 func (e *Error) Is(target error) bool {
 	return target == ErrNotSupported && e.Status == http.StatusNotFound && e.Operation == opMetadata
 }
 
-// strangerError is an answer, not 200, of something that is not IMDS and so can neither refuse nor say what the host has. It may
-// be a proxy's word on IMDS behind it, which is why the retries go by its status.
+// strangerError is an answer, not 200, of a server that is not IMDS and so can neither refuse nor
+// say what the host has. It may be a proxy's answer about IMDS behind it, which is why its status
+// decides on retries.
 type strangerError struct {
 	operation string
 	status    int
@@ -80,7 +82,8 @@ func (e *strangerError) Error() string {
 		e.operation, e.Unwrap(), e.status, e.server)
 }
 
-// Unwrap tells trouble on the way to IMDS from an answer that makes no sense. A 404 is no trouble: nothing says that IMDS is behind it.
+// Unwrap tells a failure to get to IMDS from an answer that makes no sense. A 404 is the latter: it
+// does not say that IMDS is behind this server.
 func (e *strangerError) Unwrap() error {
 	if retryable(e.status) && e.status != http.StatusNotFound {
 		return ErrUnreachable
@@ -114,7 +117,8 @@ func newError(operation string, a answer) error {
 	return e
 }
 
-// asksForHeader reports whether a refusal is IMDS' own of a request without its header: "Required metadata header not specified".
+// asksForHeader reports whether a refusal has IMDS' own text for a request without its header:
+// "Required metadata header not specified".
 func asksForHeader(body []byte) bool {
 	return bytes.Contains(bytes.ToLower(body), []byte("metadata header"))
 }

@@ -19,8 +19,8 @@ import (
 // The nil list allows nothing.
 type HostList []string
 
-// MicrosoftMTLSHosts returns the mutual-TLS token endpoints of Microsoft Entra, global and regional,
-// in all its clouds.
+// MicrosoftMTLSHosts returns the mutual-TLS token endpoints of Microsoft Entra, global and
+// regional, in all its clouds.
 func MicrosoftMTLSHosts() HostList {
 	var list HostList
 	for _, c := range cloud.All() {
@@ -29,9 +29,9 @@ func MicrosoftMTLSHosts() HostList {
 	return list
 }
 
-// MicrosoftAttestationHosts returns the domains of Microsoft Azure Attestation. Any Azure tenant can
-// have an instance there, so the list keeps evidence inside Microsoft's service; it does not say
-// whose instance that is.
+// MicrosoftAttestationHosts returns the domains of Microsoft Azure Attestation. Any Azure tenant
+// can have an instance there, so the list keeps evidence inside Microsoft's service; it does not
+// say whose instance that is.
 func MicrosoftAttestationHosts() HostList {
 	var list HostList
 	for _, c := range cloud.All() {

@@ -19,15 +19,13 @@ const (
 	opCompute      = "compute"
 	computeVersion = "2021-02-01"
 
-	// regionBudget bounds the whole search: a region is a convenience, and the global
-	// endpoint serves without.
+	// regionBudget bounds the whole search: the global endpoint is used without a region.
 	regionBudget = 2 * time.Second
 	regionPause  = 250 * time.Millisecond
 )
 
-// Region asks which Azure region the VM is in, such as "westeurope". It takes two
-// seconds at most. The answer becomes a label of a host name, so it is checked to be
-// one.
+// Region asks which Azure region the VM is in, such as "westeurope". It takes two seconds at most.
+// The answer becomes a label of a host name, so its form is checked.
 func (c *Client) Region(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, regionBudget)
 	defer cancel()
@@ -62,8 +60,8 @@ func (c *Client) location(ctx context.Context, version string) (string, error) {
 
 var versionForm = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}$`)
 
-// newestVersion asks without a version, which IMDS answers by a refusal that lists the
-// versions it has.
+// newestVersion makes a request without a version, which IMDS refuses with a list of the versions
+// it has.
 func (c *Client) newestVersion(ctx context.Context) (string, error) {
 	answer, err := c.exchange(ctx, computeRequest(nil))
 	if err != nil {
@@ -89,8 +87,8 @@ func computeRequest(query url.Values) request {
 	return request{operation: opCompute, path: "/metadata/instance/compute", query: query}
 }
 
-// regionPauses fits three retries into the budget. A missing endpoint and a time-out
-// are not worth one.
+// regionPauses fits three retries into the budget. A missing endpoint and a time-out are not
+// retried.
 func regionPauses(status int) []time.Duration {
 	if status == http.StatusGone || status == http.StatusTooManyRequests || status >= 500 {
 		return slices.Repeat([]time.Duration{regionPause}, 3)

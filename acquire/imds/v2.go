@@ -27,7 +27,7 @@ func v2Request(operation string, sel Selector, payload []byte) request {
 	return request{operation: operation, path: "/metadata/identity/" + operation, query: query, payload: payload}
 }
 
-// callV2 is call for a leg of MSI v2.
+// callV2 is call for a request of MSI v2.
 func (c *Client) callV2(ctx context.Context, r request) (upstream.Members, error) {
 	if c.disableV2 {
 		return nil, fmt.Errorf("IMDS %s: %w: it is switched off here by MSAL_MI_DISABLE_IMDS_V2", r.operation, ErrNotSupported)

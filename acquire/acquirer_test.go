@@ -431,7 +431,8 @@ type final struct{}
 func (final) Error() string { return "policy failed" }
 func (final) Refuses() bool { return true }
 
-// noEvidence is the attestation service's own answer that it does not accept this machine's evidence.
+// noEvidence is the attestation service's own answer that it does not accept this machine's
+// evidence.
 type noEvidence struct{ final }
 
 func (noEvidence) RefusesEvidence() bool { return true }

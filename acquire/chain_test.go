@@ -101,7 +101,7 @@ func TestARefusalThatIsRememberedSaysSo(t *testing.T) {
 	}
 }
 
-// A certificate that was registered or replaced meanwhile is noticed by whoever asks past the cache.
+// A forced refresh notices a certificate that was registered or replaced meanwhile.
 func TestARequestPastTheCacheIsNotAnsweredWithARememberedRefusal(t *testing.T) {
 	for name, said := range map[string]reply{
 		"a certificate that was not registered": refusal(401, "invalid_client", 700027),
@@ -126,7 +126,8 @@ func TestARequestPastTheCacheIsNotAnsweredWithARememberedRefusal(t *testing.T) {
 	}
 }
 
-// A token of a weaker credential does not outlive its cause by its whole life: the better credential is tried again.
+// A token of a weaker credential does not outlive its cause by its whole life: the better
+// credential is tried again.
 func TestATokenOfAFallbackIsFetchedAnewSoon(t *testing.T) {
 	w := newAppWorld(t, certificateEntry(acquire.BoundPrefer))
 	w.addKey("app")
@@ -250,7 +251,8 @@ func (w *world) plays(play func(n int, r seenRequest) reply) *[]seenRequest {
 	return &seen
 }
 
-// answer gives the token of the n-th request; one of type mtls_pop is a JWT that names the certificate.
+// answer gives the token of the n-th request; one of type mtls_pop is a JWT that names the
+// certificate.
 func answer(rw http.ResponseWriter, n int, tokenType, thumbprint string) {
 	if tokenType != string(acquire.TypePoP) {
 		fmt.Fprintf(rw, `{"token_type":"Bearer","expires_in":3600,"access_token":"secret-token-%d"}`, n)
@@ -264,7 +266,8 @@ func answer(rw http.ResponseWriter, n int, tokenType, thumbprint string) {
 // always answers with tokens.
 func always(int, seenRequest) reply { return reply{} }
 
-// application is an identity with these credentials, whose tenant's endpoints are at the world's server.
+// application is an identity with these credentials, whose tenant's endpoints are at the world's
+// server.
 func application(name string, credentials ...acquire.Credential) acquire.Identity {
 	public, _ := cloud.Named(cloud.Public)
 	return acquire.Identity{Name: name, Application: &acquire.Application{
@@ -378,7 +381,8 @@ func described(seen []seenRequest) []string {
 	return texts
 }
 
-// The assertion that the first request obtains is what the exchange sends, over the connection of the same certificate.
+// The assertion that the first request obtains is what the exchange sends, over the connection of
+// the same certificate.
 func TestAnAssertionAndItsCertificateStayTogether(t *testing.T) {
 	w := newAppWorld(t, managedEntry(acquire.BoundRequire))
 	seen := w.plays(func(n int, _ seenRequest) reply {
@@ -475,8 +479,9 @@ func TestARejectedBindingCertificateIsReplacedOnce(t *testing.T) {
 	}
 }
 
-// What the exchange for an application says of the certificate is believed when the managed identity's own request says it, too: many
-// share the certificate, and one application must not take it away from them.
+// What the exchange for an application says of the certificate is believed when the managed
+// identity's own request says it, too: many share the certificate, and one application must not
+// take it away from them.
 func TestACertificateRejectedInTheExchangeIsTriedInTheAssertionRequest(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -619,7 +624,8 @@ func TestTheListIsTriedInItsOrder(t *testing.T) {
 	}
 }
 
-// rejects answers so what comes from an entry (by the subject of its certificate) or to a face, and gives tokens for the rest.
+// rejects answers so what comes from an entry (by the subject of its certificate) or to a face, and
+// gives tokens for the rest.
 func rejects(who string, said reply) func(int, seenRequest) reply {
 	return func(_ int, r seenRequest) reply {
 		if r.face == who || who == "cert" && r.subject == "app" {
@@ -691,7 +697,8 @@ func TestRequiredMeansBoundOrNothing(t *testing.T) {
 	}
 }
 
-// What one entry of an inner list was refused for good must not hide that another one was only disturbed.
+// What one entry of an inner list was refused for good must not hide that another one was only
+// disturbed.
 func TestAListInAListCountsAsAWhole(t *testing.T) {
 	inner := application("inner", certificateEntry(acquire.BoundRequire), managedEntry(acquire.BoundRequire))
 	via := acquire.Credential{Name: "via", Source: acquire.SourceOIDC, Identity: "inner"}
@@ -758,7 +765,8 @@ func TestEachManagedIdentitysCertificateIsReplacedOnce(t *testing.T) {
 	}
 }
 
-// While another certificate may do, an identity that prefers to be bound is not unbound for want of it.
+// While another certificate may do, an identity that prefers to be bound is not unbound for want of
+// it.
 func TestARejectionMakesUnboundOnlyWhenNoOtherCertificateWillDo(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -803,7 +811,8 @@ func TestARejectionMakesUnboundOnlyWhenNoOtherCertificateWillDo(t *testing.T) {
 	}
 }
 
-// An alert on the way to the attestation service says nothing about our certificate, which that never sees.
+// An alert on the way to the attestation service says nothing about our certificate, which that
+// never sees.
 func TestAnAlertOfTheAttestationServiceMakesNothingUnbound(t *testing.T) {
 	w := newWorldWith(t, acquire.StrengthTPM, acquire.Identity{Name: "vm", ManagedIdentity: &acquire.ManagedIdentity{Bound: acquire.BoundPrefer}})
 	w.unbound, w.bindingErr = v1Token, fmt.Errorf("%w: %w", binding.ErrAttestation, &net.OpError{Op: "remote error", Err: tls.AlertError(42)})

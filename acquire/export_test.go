@@ -42,7 +42,8 @@ func Licences() []Licence {
 	return list
 }
 
-// LicenceOf is what an error licenses; the row is empty where none fits, and for the errors that are made of others.
+// LicenceOf is what an error licenses; the row is empty where none fits, and for the errors that
+// are made of others.
 func LicenceOf(err error) Licence {
 	v := verdictOf(err)
 	return Licence{Row: v.row, Next: v.next, Weaker: v.weaker, Once: v.once}
@@ -71,7 +72,7 @@ var (
 	ErrForceRefresh = errForceRefresh
 )
 
-// Build makes the list of an identity's credentials that nobody has checked.
+// Build makes the list of an identity's credentials without checking the identity.
 func Build(id Identity) error {
 	roster := &Roster{byName: map[string]*identityState{}, bound: map[imds.Selector]*boundIdentity{}}
 	b := &builder{cfg: &Config{}, before: roster, roster: roster}

@@ -207,7 +207,8 @@ func TestWhatEachErrorLicenses(t *testing.T) {
 		if want == nothing && (got.Next || got.Weaker) {
 			t.Errorf("AADSTS%d (%s) has no row and licenses %+v", code, name, got)
 		}
-		// What passes, or was said by whoever stands in Entra's place with a 5xx, licenses nothing, whatever code it bears.
+		// An error that may pass, or a 5xx of a server in Entra's place, licenses nothing, whatever
+		// code it has.
 		for _, status := range []int{408, 429, 500, 503} {
 			if got := acquire.LicenceOf(said(status, code)); got != (acquire.Licence{}) {
 				t.Errorf("status %d with AADSTS%d licenses %+v", status, code, got)
@@ -221,7 +222,8 @@ func TestWhatEachErrorLicenses(t *testing.T) {
 	}
 }
 
-// A typed error that is new to one of these packages has to be given its place in outcomes, and a new AADSTS code in codeRows.
+// A typed error that is new to one of these packages has to be given its place in outcomes, and a
+// new AADSTS code in codeRows.
 func TestEveryErrorHasItsPlaceInTheTable(t *testing.T) {
 	placed := outcomes()
 	found := map[string]bool{"tlsbridge": true}
@@ -266,7 +268,8 @@ func TestEveryErrorHasItsPlaceInTheTable(t *testing.T) {
 	}
 }
 
-// errorNames lists the error types and values that a package exports; of acquire, which makes the decision, all of them.
+// errorNames lists the error types and values that a package exports; of acquire, which makes the
+// decision, all of them.
 func errorNames(t *testing.T, dir string) []string {
 	t.Helper()
 	names := map[string]bool{}
@@ -362,7 +365,8 @@ func constants(t *testing.T, pkg string) map[string]int {
 	return codes
 }
 
-// docs/credentials.md shows the table as the code has it: go test ./acquire -run Documentation -update writes it there.
+// docs/credentials.md shows the table as the code has it: go test ./acquire -run Documentation
+// -update writes it there.
 func TestTheDocumentationShowsTheTable(t *testing.T) {
 	const path, begin, end = "../docs/credentials.md", "<!-- licences: made by go test ./acquire -run Documentation -update -->\n", "<!-- /licences -->\n"
 	text, err := os.ReadFile(path)

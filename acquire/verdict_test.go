@@ -56,7 +56,8 @@ func furtherOutcomes(t *testing.T) map[string]error {
 	return all
 }
 
-// Everything that an error means, in one table: testdata/verdicts.golden. go test ./acquire -run Verdict -update writes it.
+// Everything that an error means, in one table: testdata/verdicts.golden. go test ./acquire -run
+// Verdict -update writes it.
 func TestTheVerdictOnEachError(t *testing.T) {
 	all := furtherOutcomes(t)
 	for name, list := range outcomes() {

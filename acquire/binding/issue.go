@@ -51,7 +51,7 @@ func (m *Manager) request(ctx context.Context, s *slot, meta *imds.PlatformMetad
 		if refusal == nil || !refusal.RefusesIssuance() || !kept || again {
 			return cred, err
 		}
-		m.cfg.Logger.Info("IMDS refuses what was attested before; the key is attested anew", "selector", s.name.String(), "cause", err)
+		m.cfg.Logger.Info("IMDS refuses an attestation token that was used before; the key is attested again", "selector", s.name.String(), "cause", err)
 		m.cfg.Attestor.Discard(meta.AttestationEndpoint)
 	}
 }

@@ -184,8 +184,9 @@ func TestErrorsPassThrough(t *testing.T) {
 	}
 }
 
-// How long an attestation token is good is compared with this machine's clock. If that is behind, IMDS refuses a token that is over: that
-// is no word about this machine until a new token was refused, too.
+// How long an attestation token is good is compared with this machine's clock. If that is behind,
+// IMDS refuses a token that is over: that is no word about this machine until a new token was
+// refused, too.
 func TestARefusalOfAKeptAttestationIsNotBelievedYet(t *testing.T) {
 	refusal := &imds.Error{Operation: "issuecredential", Status: 400, Code: "invalid_request"}
 	user := imds.Selector{ClientID: metadata.ClientID}

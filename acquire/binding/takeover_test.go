@@ -10,7 +10,8 @@ import (
 	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
-// staged makes a world with a certificate of an old key, and beside it one that a rotation obtained for the next key.
+// staged makes a world with a certificate of an old key, and beside it one that a rotation obtained
+// for the next key.
 func staged(t *testing.T) (w *world, from string, next *binding.Certificate) {
 	t.Helper()
 	w = newWorld(t)
@@ -37,7 +38,8 @@ func TestStagedCertificatesAreTakenOver(t *testing.T) {
 	}
 }
 
-// The first start could not read the directory, and obtained a certificate of its own; the second can.
+// The first start could not read the directory, and obtained a certificate of its own; the second
+// can.
 func TestAStagedCertificateReplacesNoLaterOne(t *testing.T) {
 	w, from, next := staged(t)
 	end := tooltest.WithoutDescriptors(t)

@@ -293,7 +293,8 @@ func sameCertificate(list []message) bool {
 	})
 }
 
-// applicationReactions are the rows of 5.6 for certificates of applications: one entry over mutual TLS, one by assertion after it.
+// applicationReactions are the rows of 5.6 for certificates of applications: one entry over mutual
+// TLS, one by assertion after it.
 func applicationReactions() []demand {
 	var list []demand
 	for _, row := range []struct {

@@ -53,7 +53,8 @@ const (
 	attestation  = "https://sharedweu.weu.attest.azure.net"
 )
 
-// services are simulated, and the same for all cases: making their keys takes longer than most of these.
+// services are simulated, and the same for all cases: making their keys takes longer than most of
+// these.
 type services struct {
 	clock      *simulator.Clock
 	tenant, vm string // GUIDs
@@ -161,7 +162,8 @@ func (s *services) newIMDS(attestationKey *rsa.PrivateKey) error {
 	return err
 }
 
-// attestor vouches for the key as the attestation service would, and keeps its token until it is to be discarded.
+// attestor vouches for the key as the attestation service would, and keeps its token until it is to
+// be discarded.
 type attestor struct {
 	*services
 	mu    sync.Mutex
@@ -439,7 +441,8 @@ func (a *azure) mustGet(resource string, kind acquire.TokenType) acquire.Token {
 	return token
 }
 
-// traffic counts the requests to each endpoint so far, as in "metadata 1, attest 1, credential 1, mtls 1".
+// traffic counts the requests to each endpoint so far, as in "metadata 1, attest 1, credential 1,
+// mtls 1".
 func (a *azure) traffic() string {
 	a.attestor.mu.Lock()
 	attested := a.attestor.made
@@ -501,7 +504,8 @@ func x5t(der []byte) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// grants answers a token request with a token of the type that was asked for, bound to the certificate that was presented.
+// grants answers a token request with a token of the type that was asked for, bound to the
+// certificate that was presented.
 func grants(w http.ResponseWriter, r *http.Request) {
 	thumbprint := ""
 	if len(r.TLS.PeerCertificates) > 0 {
@@ -517,7 +521,7 @@ func tokenAnswer(kind, thumbprint string) string {
 	return fmt.Sprintf(`{"token_type":%q,"expires_in":3600,"access_token":%q}`, kind, unsigned(fmt.Sprintf(`{"cnf":{"x5t#S256":%q}}`, thumbprint)))
 }
 
-// unsigned is a JWT that nobody has signed.
+// unsigned is a JWT without signature.
 func unsigned(claims string) string {
 	part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	return part(`{"alg":"none"}`) + "." + part(claims) + ".c2ln"

@@ -279,7 +279,8 @@ func credentialAnswers() []demand {
 	return list
 }
 
-// issues answers issuecredential with a certificate that the managed identity issuer made otherwise than usual.
+// issues answers issuecredential with a certificate that the managed identity issuer made otherwise
+// than usual.
 func (a *azure) issues(change func(*pki.BindingCertificate)) {
 	order := pki.BindingCertificate{ClientID: a.system.ClientID, Key: a.key.Public(), Now: a.clock.Now()}
 	change(&order)
@@ -290,7 +291,7 @@ func (a *azure) issues(change func(*pki.BindingCertificate)) {
 	a.metadata.edits("issuecredential", func(m map[string]any) { m["certificate"] = base64.StdEncoding.EncodeToString(leaf.Raw) })
 }
 
-// makes answers issuecredential with a certificate of any form; nobody checks who signed it.
+// makes answers issuecredential with a certificate of any form; its signer is not checked.
 func (a *azure) makes(change func(*x509.Certificate)) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: a.system.ClientID},
@@ -306,7 +307,8 @@ func (a *azure) makes(change func(*x509.Certificate)) {
 	a.mtls.alwaysAnswers("token", grants)
 }
 
-// tokenNotAfter is the extension with a value as one finds it described: GeneralizedTime or UTCTime, alone or in a SEQUENCE.
+// tokenNotAfter is the extension with a value as one finds it described: GeneralizedTime or
+// UTCTime, alone or in a SEQUENCE.
 func tokenNotAfter(t *testing.T, end time.Time, form string, wrapped bool) pkix.Extension {
 	t.Helper()
 	value, err := asn1.MarshalWithParams(end.UTC().Truncate(time.Second), form)
@@ -500,7 +502,8 @@ func cachingDemands() []demand {
 	}
 }
 
-// renews runs the renewals until issuecredential was asked so often, and returns when it was. The clock runs minute by minute, or faster.
+// renews runs the renewals until issuecredential was asked so often, and returns when it was. The
+// clock runs minute by minute, or faster.
 func (a *azure) renews(t *testing.T, issuances int) []time.Time {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -21,7 +21,8 @@ import (
 	"github.com/keyagent/keyagent/simulator"
 )
 
-// wholePlatform is the complete simulated platform: one for all cases, since the TPM simulator exists once per process. The case that needs it first starts it.
+// wholePlatform is the complete simulated platform: one for all cases, since the TPM simulator
+// exists once per process. The case that needs it first starts it.
 var wholePlatform = sync.OnceValues(func() (*simulator.Platform, error) {
 	dir, err := os.MkdirTemp("", "conformance")
 	if err != nil {

@@ -42,7 +42,8 @@ func (m message) member(name string) string {
 	return text
 }
 
-// recorder stands in front of a service, keeps what comes and goes, and answers in its place where a case says so.
+// recorder stands in front of a service, keeps what comes and goes, and answers in its place where
+// a case says so.
 type recorder struct {
 	url  string
 	next http.Handler

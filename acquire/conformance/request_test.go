@@ -21,13 +21,15 @@ import (
 	"github.com/keyagent/keyagent/acquire"
 )
 
-// pssAlgorithm is the AlgorithmIdentifier that the issuer takes, in hexadecimal: the hashes without NULL, salt 32, no trailer field.
+// pssAlgorithm is the AlgorithmIdentifier that the issuer takes, in hexadecimal: the hashes without
+// NULL, salt 32, no trailer field.
 const pssAlgorithm = "303d" + "06092a864886f70d01010a" + "3030" +
 	"a00d300b0609608648016503040201" +
 	"a11a301806092a864886f70d010108300b0609608648016503040201" +
 	"a203020120"
 
-// certificateRequest is a PKCS#10 request in its parts. It is read here with no help from the agent or the simulator.
+// certificateRequest is a PKCS#10 request in its parts. It is read here with no help from the agent
+// or the simulator.
 type certificateRequest struct {
 	text      string // as it was sent
 	info      []byte // CertificationRequestInfo, what is signed
@@ -172,7 +174,8 @@ func requestDemands() []demand {
 	}
 }
 
-// repeatsComputeUnit answers with a cuId that is written otherwise, and looks at what the request repeats of it.
+// repeatsComputeUnit answers with a cuId that is written otherwise, and looks at what the request
+// repeats of it.
 func repeatsComputeUnit(t *testing.T) {
 	a := newAzure(t, vmIdentity())
 	unit := `{ "vmssId" : "a&<b>", "vmId" : "` + a.vm + `", "other": null, "empty": "" }`

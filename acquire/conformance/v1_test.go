@@ -18,7 +18,7 @@ import (
 	simentra "github.com/keyagent/keyagent/simulator/entra"
 )
 
-// refusedConnection is what a host says where nobody listens.
+// refusedConnection is what a host answers where no process listens.
 func refusedConnection() error {
 	return &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
 }

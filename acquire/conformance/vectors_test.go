@@ -172,7 +172,8 @@ func tokenVectors() []demand {
 	return list
 }
 
-// v1Vectors are about the service that stands in for IMDS: the agent and others are tried against it, so it must be as strict as IMDS.
+// v1Vectors are about the service that stands in for IMDS: the agent and others are tried against
+// it, so it must be as strict as IMDS.
 func v1Vectors() []demand {
 	const target = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net"
 	call := func(t *testing.T, target string, headers ...string) *httptest.ResponseRecorder {

@@ -83,7 +83,7 @@ func parseClaims(claims string) (map[string]any, error) {
 	case !asks(object):
 		return nil, errors.New("nothing is asked for")
 	case declaresCapabilities(object):
-		return nil, errors.New("a challenge does not speak of capabilities (xms_cc): the program declares them")
+		return nil, errors.New("a challenge must not contain capabilities (xms_cc): the program declares them")
 	}
 	return object, nil
 }

@@ -56,7 +56,7 @@ func New(cfg Config) *Client {
 func host(endpoint string) string {
 	u, err := url.Parse(endpoint)
 	if err != nil {
-		return "an address that is none"
+		return "an invalid address"
 	}
 	return u.Host
 }

@@ -80,7 +80,7 @@ func endpoint(answer upstream.Members, name string, trusted HostList) (string, e
 // gives it. Only a client id can be compared; the other selectors do not appear in any answer.
 func checkAsked(sel Selector, clientID string) error {
 	if sel.ClientID != "" && !strings.EqualFold(sel.ClientID, clientID) {
-		return fmt.Errorf("the answer is about client id %q, asked was %q", clientID, sel.ClientID)
+		return fmt.Errorf("the answer is about client id %q, and %q was requested", clientID, sel.ClientID)
 	}
 	return nil
 }

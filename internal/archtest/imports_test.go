@@ -99,7 +99,7 @@ var places = map[string]place{
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
-	"acquire/conformance":          {nil, "it looks at the whole road to a token from outside, and holds nothing but tests"},
+	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
 	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/tooltest", "internal/secret"}, "opens TPMs for tests"},

@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/acquire/entra"
-	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/inflight"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
@@ -48,7 +49,7 @@ type Acquirer struct {
 	cache         *tokenCache
 	failures      *failureMemory
 	refreshLimits *refreshLimits
-	flights       flights
+	flights       inflight.Group[Token]
 
 	ctx    context.Context // ends with Close; parent of all flights
 	cancel context.CancelFunc
@@ -94,7 +95,7 @@ func (cfg Config) withDefaults() Config {
 		cfg.Now = time.Now
 	}
 	if cfg.Wait == nil {
-		cfg.Wait = upstream.Sleep
+		cfg.Wait = waiting.Sleep
 	}
 	if cfg.Jitter == nil {
 		cfg.Jitter = randomly

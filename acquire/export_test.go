@@ -1,6 +1,7 @@
 package acquire
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/keyagent/keyagent/acquire/imds"
@@ -14,8 +15,8 @@ func Classify(identity string, err error) *Error { return verdictOf(err).asError
 // that is, or makes one that does nothing.
 func WaitFlight(a *Acquirer, identity, resource string) {
 	key := cacheKey{identity: identity, resource: resource, tokenType: TypeBearer, meaning: a.roster.Load().byName[identity].meaning}
-	landing, _ := a.flights.join(key.String(), func() error { return nil }, func() (Token, error) { return Token{}, nil })
-	<-landing.done
+	call, _ := a.flights.Start(key.String(), func() error { return nil }, func() (Token, error) { return Token{}, nil })
+	_, _ = call.Wait(context.Background())
 }
 
 // OwnerOf returns the object id and the resource id that a token says.

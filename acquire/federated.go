@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 // assertionMargin is how long before it expires an assertion is no longer sent.
@@ -46,16 +47,14 @@ type federated struct {
 	source assertionSource
 	bound  bool
 
-	// lock guards held and failed. It is a channel of one element, so that waiting honours a
-	// context.
-	lock     chan struct{}
+	lock     waiting.Lock // guards held and failed
 	held     *assertion   // used until it ends
 	attempts atomic.Int64 // to obtain one
 	failed   error        // of the last attempt; nil if it succeeded
 }
 
 func newFederated(app *application, source assertionSource, bound bool) *federated {
-	return &federated{app: app, source: source, bound: bound, lock: make(chan struct{}, 1)}
+	return &federated{app: app, source: source, bound: bound, lock: waiting.NewLock()}
 }
 
 // obtain makes two requests: the assertion request, and the exchange. If Entra rejects assertion or
@@ -87,12 +86,10 @@ func (f *federated) obtain(ctx context.Context, a *ask) (*grant, error) {
 // obtained wait for it, and share a failure, too.
 func (f *federated) take(ctx context.Context, a *ask, rejected *assertion) (*assertion, error) {
 	before := f.attempts.Load()
-	select {
-	case f.lock <- struct{}{}:
-		defer func() { <-f.lock }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := f.lock.Lock(ctx); err != nil {
+		return nil, err
 	}
+	defer f.lock.Unlock()
 	if held := f.held; held != nil && held != rejected && held.usable(f.app.cfg) && a.checkFloor(held.strength) == nil {
 		return held, nil
 	}

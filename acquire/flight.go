@@ -1,5 +1,7 @@
 package acquire
 
+import "github.com/keyagent/keyagent/internal/inflight"
+
 // flight is the work that obtains one token, shared by all callers who ask for it meanwhile.
 type flight struct {
 	id           *identityState
@@ -23,8 +25,8 @@ func (f flight) name() string {
 
 // fly joins the flight of that name, or starts it. A flight belongs to the acquirer, not to the
 // caller.
-func (a *Acquirer) fly(f flight) (*landing, error) {
-	return a.flights.join(f.name(), func() error { return a.begin(f.id, f.account) }, func() (Token, error) {
+func (a *Acquirer) fly(f flight) (*inflight.Call[Token], error) {
+	return a.flights.Start(f.name(), func() error { return a.begin(f.id, f.account) }, func() (Token, error) {
 		defer a.end(f.id)
 		// The flight before may have ended after this one's caller had looked into the cache.
 		if !f.forceRefresh && !f.ahead {

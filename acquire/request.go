@@ -47,16 +47,11 @@ func (a *Acquirer) token(ctx context.Context, id *identityState, req Request) (T
 	if err := a.permit(f, now); err != nil {
 		return Token{}, err
 	}
-	landing, err := a.fly(f) //nolint:contextcheck // a flight outlives its callers
+	call, err := a.fly(f) //nolint:contextcheck // a flight outlives its callers
 	if err != nil {
 		return Token{}, err
 	}
-	select {
-	case <-landing.done:
-		return landing.token, landing.err
-	case <-ctx.Done():
-		return Token{}, ctx.Err()
-	}
+	return call.Wait(ctx)
 }
 
 // CheckClaims reports why [Request.Claims] could not be passed on to Entra, or nil.

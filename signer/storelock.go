@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 // lockPause is how long a process that waits for the lock lets pass before it looks again. The lock is held for a few writes and
@@ -34,21 +35,10 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 			return func() { _ = f.Close() }, nil // closing unlocks (flock(2))
 		}
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			err = pause(ctx, lockPause)
+			err = waiting.Sleep(ctx, lockPause)
 		}
 		if err != nil && !errors.Is(err, syscall.EINTR) {
 			return nil, errors.Join(fmt.Errorf("waiting for another process that changes the keys (%s): %w", path, err), f.Close())
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 const (
@@ -193,7 +195,7 @@ func (s *scheduler) flushPatiently(ctx context.Context, patience time.Duration, 
 		if !again || took >= patience || yields && took >= flushGrace && s.waiting.Load() > 0 {
 			return
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := waiting.Sleep(ctx, pause); err != nil {
 			return
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 // scheduler gives the TPM to one caller after the other, in the order in which they came, and keeps what outlives a turn: the
@@ -309,7 +310,7 @@ func (s *scheduler) patiently(ctx context.Context, limit time.Duration, send fun
 		if !now.Before(until) {
 			return rsp, nil
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := waiting.Sleep(ctx, pause); err != nil {
 			return nil, fmt.Errorf("the TPM still answers %w: %w", responseCode(rsp), err)
 		}
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 // nonceBytes is the size of the nonces of a session; the specification's minimum (TPM 2.0 Part 3, 11.1).
@@ -87,7 +89,7 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	rsp, err := start.Execute(t)
 	for pause := firstPause; fullOfSessions(err) && pause < maxPause; pause *= 2 {
 		// Other programs' sessions come and go.
-		if err := sleep(t.ctx, pause); err != nil {
+		if err := waiting.Sleep(t.ctx, pause); err != nil {
 			return nil, err
 		}
 		rsp, err = start.Execute(t)

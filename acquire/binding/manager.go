@@ -10,7 +10,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/internal/secret"
-	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 // MetadataService is what a [Manager] needs of IMDS.
@@ -83,7 +83,7 @@ func New(cfg Config) *Manager {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Wait == nil {
-		cfg.Wait = upstream.Sleep
+		cfg.Wait = waiting.Sleep
 	}
 	if cfg.Jitter == nil {
 		cfg.Jitter = tenth

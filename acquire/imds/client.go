@@ -15,6 +15,7 @@ import (
 
 	"github.com/keyagent/keyagent/internal/cloud"
 	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 // DefaultEndpoint is where every Azure VM finds IMDS.
@@ -72,7 +73,7 @@ func New(cfg Config) (*Client, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Sleep == nil {
-		cfg.Sleep = upstream.Sleep
+		cfg.Sleep = waiting.Sleep
 	}
 	if cfg.Waiting == nil {
 		cfg.Waiting = func(string) func() { return func() {} }

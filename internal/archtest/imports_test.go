@@ -33,6 +33,7 @@ var places = map[string]place{
 	"internal/writequeue":        {nil, leaf},
 	"internal/accounts":          {nil, leaf},
 	"internal/waiting":           {nil, leaf},
+	"internal/inflight":          {nil, leaf},
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
@@ -43,8 +44,8 @@ var places = map[string]place{
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm":    {[]string{"internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
-	"signer": {[]string{"tpm", "internal/statefile", "internal/secret", "internal/certs", "internal/pemfile"}, "a key is a file and a TPM"},
+	"tpm":    {[]string{"internal/secret", "internal/pemfile", "internal/tcg", "internal/waiting"}, "the device knows nothing of what its keys are for"},
+	"signer": {[]string{"tpm", "internal/statefile", "internal/secret", "internal/certs", "internal/pemfile", "internal/waiting"}, "a key is a file and a TPM"},
 
 	"attest": {
 		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
@@ -55,29 +56,29 @@ var places = map[string]place{
 		"gathers on the VM what attest then judges",
 	},
 	"attest/maa": {
-		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream"},
+		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream", "internal/waiting"},
 		"one service's protocol over evidence that somebody else collected",
 	},
 	"attest/token": {
-		[]string{"attest", "attest/collect", "attest/maa", "internal/secret"},
+		[]string{"attest", "attest/collect", "attest/maa", "internal/inflight", "internal/secret"},
 		"turns evidence into a token: the only place where the collector and a service meet",
 	},
 
 	"tlsbridge":     {[]string{"internal/upstream"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
-	"acquire/imds":  {[]string{"internal/cloud", "internal/secret", "internal/upstream"}, "one service's protocol"},
-	"acquire/entra": {[]string{"internal/cloud", "internal/secret", "internal/upstream"}, "one service's protocol"},
+	"acquire/imds":  {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
+	"acquire/entra": {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/binding": {
-		[]string{"acquire/imds", "internal/certs", "internal/statefile", "internal/secret", "internal/upstream"},
+		[]string{"acquire/imds", "internal/certs", "internal/inflight", "internal/statefile", "internal/secret", "internal/waiting"},
 		"keys and attestation tokens come through small interfaces, so no TPM is needed to test a renewal",
 	},
 	"acquire": {
-		[]string{"acquire/...", "tlsbridge", "internal/cloud", "internal/errinfo", "internal/secret", "internal/statefile", "internal/upstream"},
+		[]string{"acquire/...", "tlsbridge", "internal/cloud", "internal/errinfo", "internal/inflight", "internal/secret", "internal/statefile", "internal/upstream", "internal/waiting"},
 		"turns credentials into tokens; it must not know who asks (agentapi) nor what holds the key (tpm)",
 	},
 
 	"agentapi/policy": {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
 	"agentapi": {
-		[]string{"agentapi/...", "acquire", "internal/owned", "internal/secret", "internal/writequeue"},
+		[]string{"agentapi/...", "acquire", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
 		"the door: it sees tokens through one interface and cannot reach the key behind them",
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},

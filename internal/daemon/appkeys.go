@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -26,10 +27,10 @@ type applicationKeys struct {
 	now   func() time.Time
 	log   *slog.Logger
 
-	lock chan struct{}               // one element: the lock of what follows, which honours a context
+	lock waiting.Lock                // of what follows
 	open map[string]*applicationOpen // by name
 
-	noting chan struct{}   // one element: the lock of noted and of the files with such notes
+	noting waiting.Lock    // of noted and of the files with such notes
 	noted  map[string]bool // by x5t#S256: Entra has given a token for it, and that is on disk
 }
 
@@ -44,19 +45,17 @@ type applicationOpen struct {
 func newApplicationKeys(on *tpm.TPM, store *signer.Store, opts Options) *applicationKeys {
 	return &applicationKeys{
 		tpm: on, store: store, now: opts.Now, log: opts.Logger,
-		lock: make(chan struct{}, 1), open: map[string]*applicationOpen{},
-		noting: make(chan struct{}, 1), noted: map[string]bool{},
+		lock: waiting.NewLock(), open: map[string]*applicationOpen{},
+		noting: waiting.NewLock(), noted: map[string]bool{},
 	}
 }
 
 // ApplicationKey returns the current generation of a key with its certificate.
 func (k *applicationKeys) ApplicationKey(ctx context.Context, name string) (*acquire.ApplicationKey, error) {
-	select {
-	case k.lock <- struct{}{}:
-		defer func() { <-k.lock }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := k.lock.Lock(ctx); err != nil {
+		return nil, err
 	}
+	defer k.lock.Unlock()
 	given, err := k.current(ctx, name)
 	return given, explainKey(err, name)
 }
@@ -153,8 +152,8 @@ func (k *applicationKeys) retire(key *signer.Key) {
 
 // Close unloads the keys.
 func (k *applicationKeys) Close() error {
-	k.lock <- struct{}{}
-	defer func() { <-k.lock }()
+	k.lock.LockAlways()
+	defer k.lock.Unlock()
 	for _, open := range k.open {
 		k.retire(open.key)
 		k.retire(open.before)
@@ -180,12 +179,10 @@ func (k *applicationKeys) Replaced(name, thumbprint string) bool {
 // Accepted notes beside a certificate, once, that Entra has given a token for it: so that who replaces it can be told. Where that
 // cannot be done now, the next token is as good.
 func (k *applicationKeys) Accepted(name string, leaf *x509.Certificate) {
-	select {
-	case k.noting <- struct{}{}:
-		defer func() { <-k.noting }()
-	default:
-		return // somebody else is at it
+	if !k.noting.TryLock() {
+		return // another goroutine does it
 	}
+	defer k.noting.Unlock()
 	thumbprint := acquire.Thumbprint(leaf)
 	if k.noted[thumbprint] {
 		return

@@ -78,8 +78,8 @@ type Daemon struct {
 	started time.Time
 
 	inForce  atomic.Pointer[inForce]
-	swapping sync.Mutex    // of inForce and what follows from it
-	reload   chan struct{} // one element: the lock of Reload, which honours a context
+	swapping sync.Mutex   // of inForce and what follows from it
+	reload   waiting.Lock // of Reload
 	reloads  reloads
 
 	tpm        *tpm.TPM // nil with a software key
@@ -100,7 +100,7 @@ type Daemon struct {
 // which can take seconds. Close the daemon whether or not it was run.
 func Open(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
 	opts = opts.withDefaults()
-	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: make(chan struct{}, 1)}
+	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: waiting.NewLock()}
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi/wire"
-	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/signer"
 )
 
@@ -94,7 +94,7 @@ func (d *Daemon) lacks(c acquire.Credential) (chain []*x509.Certificate, problem
 func (d *Daemon) watchExpiry(ctx context.Context) error {
 	wait := d.opts.Wait
 	if wait == nil {
-		wait = upstream.Sleep
+		wait = waiting.Sleep
 	}
 	told := map[string]string{}
 	for {

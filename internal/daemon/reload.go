@@ -41,12 +41,10 @@ type ReadConfig func(ctx context.Context) (*config.Config, config.Origin, error)
 // A request is answered wholly by the configuration that was in force when it came. What is still meant as before stays: tokens,
 // certificates, connections, what callers have used up of their bounds and the pauses that Entra and IMDS have asked for.
 func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) error {
-	select {
-	case d.reload <- struct{}{}:
-		defer func() { <-d.reload }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := d.reload.Lock(ctx); err != nil {
+		return err
 	}
+	defer d.reload.Unlock()
 	changes, err := d.tryReload(ctx, read)
 	d.reloads.note(wire.ReloadStatus{At: d.opts.Now(), Cause: cause, Error: text(err)})
 	now := d.inForce.Load()

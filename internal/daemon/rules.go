@@ -17,7 +17,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/accounts"
-	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 const (
@@ -282,7 +282,7 @@ func (d *Daemon) awaitAccounts(ctx context.Context) error {
 func (d *Daemon) awaitAccountsOf(ctx context.Context, of *inForce) {
 	wait := d.opts.WaitForAccounts
 	if wait == nil {
-		wait = upstream.Sleep
+		wait = waiting.Sleep
 	}
 	book := of.plan.rules
 	for pause := firstPause; book.notInForce() != nil; pause = min(2*pause, lastPause) {

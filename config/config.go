@@ -113,7 +113,8 @@ const (
 
 // Attestation configures how the binding key is attested.
 type Attestation struct {
-	// Provider is azure-guest or none. Default: azure-guest.
+	// Provider is azure-guest or none. With none, nothing reaches min_strength:
+	// attested, and to ask for it is an error. Default: azure-guest.
 	Provider string `yaml:"provider,omitempty"`
 	// AMDRoots is a PEM file with an ARK and its ASK to trust besides AMD's own.
 	// Default: none. It is read as strictly as ca_file.
@@ -234,7 +235,7 @@ type Rule struct {
 	// Identities are the names of identities that the rule is about.
 	Identities []string `yaml:"identities,omitempty"`
 	// Resources are resource URIs, as in https://vault.azure.net, or the single
-	// entry "*" for any but the audiences of assertions: those of the clouds, as in
+	// entry "*", in quotes, for any but the audiences of assertions: those of the clouds, as in
 	// api://AzureADTokenExchange, and each audience of a credential in this file.
 	// Whoever has such a token can be every application that trusts the identity,
 	// from any machine, so a rule gives it only if it names the audience. A rule

@@ -170,7 +170,7 @@ func (im *Imported) takeCertificate(at string, entry *settings) {
 	key := numbered("app", certificates)
 	im.keep(at, entry, Credential{Source: SourceCertificate, Key: key}, []string{
 		at + ": its private key stays where it is: make another in the TPM (keyagent key create " + key +
-			"), a certificate for it (keyagent key self-sign " + key + " --subject CN=" + key + "), and register that with the application",
+			"; if that is another application's, take another name for it, and at key), a certificate for it (keyagent key self-sign " + key + " --subject CN=" + key + "), and register that with the application",
 	})
 }
 

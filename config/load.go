@@ -75,7 +75,7 @@ func Parse(name string, data []byte) (*Config, error) {
 func yamlProblems(data []byte, err error) []string {
 	var typeErr *yaml.TypeError
 	if !errors.As(err, &typeErr) {
-		return []string{strings.TrimPrefix(err.Error(), "yaml: ")}
+		return []string{explainSyntax(data, strings.TrimPrefix(err.Error(), "yaml: "))}
 	}
 	problems := make([]string, len(typeErr.Errors))
 	for i, text := range typeErr.Errors {

@@ -173,6 +173,8 @@ func (c *Config) checkFloor(f *findings, at string, id Identity) {
 		f.add("%s.min_strength: a software key (binding_key.insecure_software) never reaches %s", at, floor)
 	}
 	switch signed := id.signsAssertions(); {
+	case floor == StrengthAttested && c.Attestation.Provider == ProviderNone && !c.BindingKey.InsecureSoftware && !id.neverBound():
+		f.add("%s.min_strength: without attestation (attestation.provider: none) no certificate is issued on evidence, so no token reaches %s; it can be %s", at, floor, StrengthTPM)
 	case !id.neverBound(), signed && floor == StrengthTPMSigned:
 	case signed:
 		f.add("%s.min_strength: nothing of this identity is ever bound, so no token of it reaches %s; it can be %s", at, floor, StrengthTPMSigned)

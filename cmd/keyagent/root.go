@@ -3,8 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -180,16 +182,30 @@ func (s suggestion) Unwrap() error { return s.error }
 func (s suggestion) Hint() string { return s.hint }
 
 // agentSocket is where a command looks for the agent; empty leaves that to package client. A configuration counts if somebody named it,
-// and only what it says of the socket: who asks for a token need not be able to read it.
+// and only what it says of the socket: who asks for a token need not be able to read it. One that is wrong or not there is said to be.
 func (a *app) agentSocket(cmd *cobra.Command) string {
 	if a.socket != "" || os.Getenv(wire.EnvSocket) != "" || !configNamed(cmd) {
 		return a.socket
 	}
 	cfg, err := config.Load(a.configPath)
-	if err != nil {
-		return ""
+	switch {
+	case err == nil:
+		return cfg.Socket
+	case !errors.Is(err, fs.ErrPermission):
+		a.warnOf(fmt.Errorf("%w; the agent is looked for at %s, which --socket or %s changes", err, wire.DefaultSocket, wire.EnvSocket))
 	}
-	return cfg.Socket
+	return ""
+}
+
+// warnOf is for what a command can do without.
+func (a *app) warnOf(err error) {
+	if a.json {
+		a.warnings().Warn(err.Error())
+		return
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(a.err, "keyagent: warning: %s\n", printable(line))
+	}
 }
 
 // wrapArgs makes wrong arguments usage errors, which cobra does not tell apart, and refuses empty values.

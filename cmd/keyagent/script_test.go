@@ -63,6 +63,9 @@ func azuresim() int {
 //	exits CODE PROGRAM ARG...   runs a program that must end with that exit code
 //	fault DIR JSON | faultless DIR
 //	upload DIR APP FILE         registers a certificate for an application
+//	enrol DIR APP CN FILE       has FILE.csr certified, by an authority that the application trusts
+//	issue DIR APP REQUEST DAYS FILE  the same, long ago, with so many days left
+//	policy DIR APP JSON
 //	journal DIR LEG COUNT       counts the requests that the platform saw
 //
 // The condition [root] is that the scripts may be other users, too, [mount] that they may
@@ -142,6 +145,7 @@ func params(dir string) testscript.Params {
 			"faultless": clearFaults,
 			"upload":    uploadCertificate,
 			"enrol":     enrolKey,
+			"issue":     issueAged,
 			"policy":    setPolicy,
 			"journal":   countJournal,
 		},

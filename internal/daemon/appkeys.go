@@ -40,6 +40,7 @@ type applicationOpen struct {
 	key        *signer.Key
 	before     *signer.Key
 	given      *acquire.ApplicationKey
+	unused     bool // nobody has had it since it was last looked at, and no identity has it any more
 }
 
 func newApplicationKeys(on *tpm.TPM, store *signer.Store, opts Options) *applicationKeys {
@@ -80,6 +81,7 @@ func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.Ap
 	if err != nil {
 		return nil, err
 	}
+	open.unused = false
 	if err := signer.CheckCertificate(chain, open.key.Public(), k.now()); err != nil {
 		return nil, missingKey{fmt.Errorf("certificate of key %q: %w", name, err)}
 	}
@@ -147,6 +149,27 @@ func (k *applicationKeys) retire(key *signer.Key) {
 	}
 	if err := key.Close(); err != nil {
 		k.log.Warn("an application's former key was not unloaded", "cause", err)
+	}
+}
+
+// unloadUnused unloads the keys that no identity has any more, once nobody has had them from one call to the next. A request that
+// has one must be shorter than the time between calls.
+func (k *applicationKeys) unloadUnused(ctx context.Context, has func(name string) bool) {
+	if k.lock.Lock(ctx) != nil {
+		return
+	}
+	defer k.lock.Unlock()
+	for name, open := range k.open {
+		switch {
+		case has(name):
+			open.unused = false
+		case open.unused:
+			k.retire(open.key)
+			k.retire(open.before)
+			delete(k.open, name)
+		default:
+			open.unused = true
+		}
 	}
 }
 

@@ -90,6 +90,7 @@ type Daemon struct {
 	imds       *imds.Client
 	bindings   *binding.Manager
 	attested   attestation
+	appKeys    *applicationKeys // nil: no identity can have one
 	host       hostProbe
 	acquirer   *acquire.Acquirer
 	server     *agentapi.Server
@@ -223,9 +224,9 @@ func (d *Daemon) applicationKeys(plan *plan) (acquire.KeySource, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys := newApplicationKeys(d.tpm, store, d.opts)
-	d.closers = append(d.closers, keys.Close)
-	return keys, nil
+	d.appKeys = newApplicationKeys(d.tpm, store, d.opts)
+	d.closers = append(d.closers, d.appKeys.Close)
+	return d.appKeys, nil
 }
 
 // attestor returns the configured source of attestation tokens.

@@ -23,6 +23,7 @@ import (
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/tpm"
@@ -41,6 +42,7 @@ type stage struct {
 	wait     func(context.Context, time.Duration) error
 	accounts daemon.Accounts  // nil: this machine's
 	now      func() time.Time // the agent's clock; nil: the platform's
+	waits    *waiting.Board   // nil: one of the agent's own
 
 	waitForAccounts func(context.Context, time.Duration) error
 	client          *client.Client
@@ -108,6 +110,7 @@ func (s *stage) start() {
 		Now:     s.clock(),
 		Sleep:   s.sleep,
 		Wait:    s.wait,
+		Waits:   s.waits,
 
 		Accounts: s.accounts, WaitForAccounts: s.waitForAccounts,
 	})

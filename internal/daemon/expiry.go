@@ -16,7 +16,8 @@ import (
 	"github.com/keyagent/keyagent/signer"
 )
 
-// expiryTick is how often the certificates of applications are looked at.
+// expiryTick is how often the certificates of applications are looked at, and keys that no identity has any more. It is longer than
+// any request for a token.
 const expiryTick = 10 * time.Minute
 
 // applicationCertificate returns the chain of a named key, the certificate first, and why the agent could not use it now. It reads files
@@ -99,10 +100,25 @@ func (d *Daemon) watchExpiry(ctx context.Context) error {
 	told := map[string]string{}
 	for {
 		d.tellExpiry(ctx, told)
+		d.unloadUnusedKeys(ctx)
 		if err := wait(ctx, expiryTick); err != nil {
 			return nil //nolint:nilerr // the agent ends
 		}
 	}
+}
+
+// unloadUnusedKeys makes room in the TPM after a reload that took identities away.
+func (d *Daemon) unloadUnusedKeys(ctx context.Context) {
+	if d.appKeys == nil {
+		return
+	}
+	wanted := map[string]bool{}
+	for _, id := range d.inForce.Load().plan.identities {
+		for _, c := range certificateCredentials(id) {
+			wanted[c.Key] = true
+		}
+	}
+	d.appKeys.unloadUnused(ctx, func(name string) bool { return wanted[name] })
 }
 
 // tellExpiry logs what is new since the last look. An expired certificate is told of again every day.

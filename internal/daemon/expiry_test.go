@@ -24,7 +24,13 @@ type expiring struct {
 // newExpiring makes the certificate with a life of so many days, and waits for the agent's first look at it.
 func newExpiring(t *testing.T, days int) *expiring {
 	t.Helper()
-	e := &expiring{newStage(t), make(chan struct{}), make(chan struct{})}
+	return newExpiringOn(t, newStage(t), days)
+}
+
+// newExpiringOn is newExpiring on a stage that a test has prepared.
+func newExpiringOn(t *testing.T, s *stage, days int) *expiring {
+	t.Helper()
+	e := &expiring{s, make(chan struct{}), make(chan struct{})}
 	e.wait = func(ctx context.Context, d time.Duration) error {
 		if d != daemon.ExpiryTick { // others wait for other things
 			<-ctx.Done()

@@ -3,9 +3,9 @@ package policy_test
 import (
 	"testing"
 
-	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
 const (
@@ -101,16 +101,16 @@ func TestAnyResourceCoversTheRest(t *testing.T) {
 func TestTheAudiencesOfTheCloudsAreReserved(t *testing.T) {
 	found := 0
 	for _, name := range []string{"public", "us-gov", "china", "france", "germany", "singapore"} {
-		cloud, ok := entra.CloudNamed(name)
+		in, ok := cloud.Named(name)
 		if !ok {
 			t.Fatalf("there is no cloud %q", name)
 		}
-		if cloud.ExchangeAudience == "" {
+		if in.ExchangeAudience == "" {
 			continue
 		}
 		found++
-		if !new(policy.Policy).Reserves(resource(t, cloud.ExchangeAudience)) {
-			t.Errorf("%s is not reserved", cloud.ExchangeAudience)
+		if !new(policy.Policy).Reserves(resource(t, in.ExchangeAudience)) {
+			t.Errorf("%s is not reserved", in.ExchangeAudience)
 		}
 	}
 	if found < 5 {

@@ -15,11 +15,9 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/hcl"
 	"github.com/keyagent/keyagent/internal/certs"
+	"github.com/keyagent/keyagent/internal/cloud"
 	"github.com/keyagent/keyagent/tpm"
 )
-
-// DefaultIMDSEndpoint is where every Azure VM finds its host's metadata service.
-const DefaultIMDSEndpoint = "http://169.254.169.254"
 
 // ErrNoReport is in the error of a machine without HCL report: one that is no Azure Confidential
 // VM.
@@ -42,7 +40,7 @@ type Config struct {
 	TPM *tpm.TPM
 	Key *tpm.Key // the binding key, loaded in TPM
 
-	// IMDSEndpoint is the base URL of the host's metadata service; empty means DefaultIMDSEndpoint.
+	// IMDSEndpoint is the base URL of the host's metadata service; empty means cloud.MetadataEndpoint.
 	IMDSEndpoint string
 	// HTTP reaches it. Nil: a client that uses no proxy and follows no redirect.
 	HTTP *http.Client
@@ -67,7 +65,7 @@ type Collector struct {
 // New makes a Collector. It does no I/O.
 func New(cfg Config) *Collector {
 	if cfg.IMDSEndpoint == "" {
-		cfg.IMDSEndpoint = DefaultIMDSEndpoint
+		cfg.IMDSEndpoint = cloud.MetadataEndpoint
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

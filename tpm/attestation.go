@@ -11,10 +11,6 @@ import (
 	"github.com/keyagent/keyagent/internal/tcg"
 )
 
-// HandleAK is where Azure keeps the attestation key of a Confidential VM: RSA-2048, restricted, RSASSA with SHA-256, a primary
-// of the endorsement hierarchy, empty password.
-const HandleAK tpm2.TPMHandle = 0x81000003
-
 // maxQualifyingData is the size of a TPM2B_DATA on a TPM whose largest digest is SHA-384 (2 + 48), as Azure's is. Some TPMs
 // would take more.
 const maxQualifyingData = 50

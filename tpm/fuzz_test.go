@@ -131,10 +131,10 @@ func operations(t testing.TB, on *tpm.TPM, key *tpm.Key, file *tpm.KeyFile) (ope
 	ctx, digest := t.Context(), make([]byte, 32)
 	open = []func() error{
 		func() error { _, err := on.Properties(ctx); return err },
-		func() error { _, _, err := on.ReadPublic(ctx, tpm.HandleAK); return err },
+		func() error { _, _, err := on.ReadPublic(ctx, handleAK); return err },
 		func() error { _, err := on.StorageRoot(ctx); return err },
 		func() error { _, err := on.ReadPCRs(ctx, selection(7)); return err },
-		func() error { _, err := on.ReadNV(ctx, tpm.NVAKCertificate); return err },
+		func() error { _, err := on.ReadNV(ctx, nvAKCertificate); return err },
 	}
 	protected = []func() error{
 		func() error { _, err := key.Sign(ctx, tpm2.TPMAlgECDSA, crypto.SHA256, digest); return err },
@@ -146,8 +146,8 @@ func operations(t testing.TB, on *tpm.TPM, key *tpm.Key, file *tpm.KeyFile) (ope
 			return err
 		},
 		func() error { _, err := on.CreateKey(ctx, tpm.KeyOptions{Algorithm: tpm.ECDSAP256}); return err },
-		func() error { _, err := on.Certify(ctx, key, tpm.HandleAK, nil); return err },
-		func() error { _, err := on.Quote(ctx, tpm.HandleAK, []int{7}, nil); return err },
+		func() error { _, err := on.Certify(ctx, key, handleAK, nil); return err },
+		func() error { _, err := on.Quote(ctx, handleAK, []int{7}, nil); return err },
 		func() error { return key.Persist(ctx, place) },
 	}
 	return open, protected

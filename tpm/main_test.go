@@ -24,6 +24,13 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// Where the simulated Azure machine of tpmtest keeps what its platform gives it.
+const (
+	handleAK        tpm2.TPMHandle = 0x81000003
+	nvHCLReport     tpm2.TPMHandle = 0x01400001
+	nvAKCertificate tpm2.TPMHandle = 0x01C101D0
+)
+
 // checkSigns lets a key sign and verifies it.
 func checkSigns(t testing.TB, k *tpm.Key) {
 	t.Helper()

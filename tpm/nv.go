@@ -8,13 +8,6 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// NV indices of an Azure Confidential VM.
-const (
-	NVHCLReport     tpm2.TPMHandle = 0x01400001 // report of the paravisor, 2600 bytes as a rule, zero padded
-	NVUserData      tpm2.TPMHandle = 0x01400002 // 64 bytes that the next report will carry; the guest makes it
-	NVAKCertificate tpm2.TPMHandle = 0x01C101D0 // DER certificate of the key at HandleAK, perhaps zero padded
-)
-
 // defaultNVChunk is read at a time from a TPM that does not say how much it can give.
 const defaultNVChunk = 512
 

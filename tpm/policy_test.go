@@ -147,11 +147,11 @@ func TestAKeyThatIsBoundToPCRsIsCertified(t *testing.T) {
 				file := create(t, on, tpm.KeyOptions{PCRs: selection(11), AuthValue: value})
 				key := load(t, on, file, tpm.LoadOptions{AuthValue: value})
 				checkSigns(t, key)
-				if _, err := on.Certify(t.Context(), key, tpm.HandleAK, nil); err != nil {
+				if _, err := on.Certify(t.Context(), key, handleAK, nil); err != nil {
 					t.Error(err)
 				}
 				extend(t, on, 11)
-				if _, err := on.Certify(t.Context(), key, tpm.HandleAK, nil); err != nil {
+				if _, err := on.Certify(t.Context(), key, handleAK, nil); err != nil {
 					t.Error(err)
 				}
 				_, err := sign(t, key)

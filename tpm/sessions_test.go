@@ -32,10 +32,10 @@ func TestCommandsShareASession(t *testing.T) {
 		checkSigns(t, a)
 		checkSigns(t, b)
 		checkSigns(t, bound)
-		if _, err := on.Certify(t.Context(), a, tpm.HandleAK, nil); err != nil {
+		if _, err := on.Certify(t.Context(), a, handleAK, nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := on.Quote(t.Context(), tpm.HandleAK, []int{7}, nil); err != nil {
+		if _, err := on.Quote(t.Context(), handleAK, []int{7}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

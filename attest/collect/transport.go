@@ -30,7 +30,7 @@ func (c *Collector) NewTransportKey(ctx context.Context) (*TransportKey, error) 
 	if err != nil {
 		return nil, fmt.Errorf("making a transport key: %w", err)
 	}
-	statement, err := key.Certify(ctx, tpm.HandleAK, nil)
+	statement, err := key.Certify(ctx, HandleAK, nil)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("making a transport key: %w", err), key.Close())
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // loadUnder loads a key file under the storage key that it was made under, wherever that is, in one
@@ -43,7 +44,7 @@ func (f *KeyFile) loadUnder(t *turn, parent []byte) (loaded object, at []byte, e
 // explainLoadUnder is explainLoad where the parent is known.
 func explainLoadUnder(parent object, err error) error {
 	explained := explainLoad(err)
-	if codeOf(err, tpm2.TPMRCIntegrity) && primaryHierarchy(parent) == tpm2.TPMRHEndorsement {
+	if rc.Of(err, tpm2.TPMRCIntegrity) && primaryHierarchy(parent) == tpm2.TPMRHEndorsement {
 		return fmt.Errorf("%w (its parent is a primary of the endorsement hierarchy: that one's Name outlives TPM2_Clear, and the keys under it do not)", explained)
 	}
 	return explained
@@ -127,7 +128,7 @@ func (a *attempts) likely(p place, o object) bool { return p == a.own || a.isNot
 
 // pass notes why a storage key was not tried, or not to an end.
 func (a *attempts) pass(o object, err error) {
-	if codeOf(err, tpm2.TPMRCLockout) && a.lockout == nil {
+	if rc.Of(err, tpm2.TPMRCLockout) && a.lockout == nil {
 		a.lockout = err
 	}
 	a.passedOver[string(o.name)] = err
@@ -150,24 +151,24 @@ func (a *attempts) loadUnder(p place, o object) (bool, error) {
 		return true, nil
 	case root, !errors.As(err, &code), endsSearch(code):
 		return false, err
-	case o.transient() && codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail), !codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) && sessionFault(code):
+	case o.transient() && rc.Is(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail), !rc.Is(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) && sessionFault(code):
 		return false, err // what was made here has no password, so that it is the session that is refused
-	case codeIs(code, tpm2.TPMRCIntegrity):
+	case rc.Is(code, tpm2.TPMRCIntegrity):
 		if a.refused == nil || a.isNoted(o) {
 			a.refused = explainLoadUnder(o, err)
 		}
-	case codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail):
+	case rc.Is(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail):
 		t.scheduler.refuses(o)
 		a.pass(o, explainParent(o, err))
 		delete(a.tried, name) // it may be made anew, without the password
-	case codeIs(code, tpm2.TPMRCLockout):
+	case rc.Is(code, tpm2.TPMRCLockout):
 		a.pass(o, fmt.Errorf("%v: %w", p, err))
 		delete(a.tried, name)
 	case a.likely(p, o), o.transient():
 		if a.fault == nil {
 			a.fault = explainLoad(err)
 		}
-	case !codeIs(code, notUnderThis...):
+	case !rc.Is(code, notUnderThis...):
 		a.pass(o, fmt.Errorf("%v: %w", p, err))
 		delete(a.tried, name)
 	}
@@ -182,8 +183,8 @@ var notUnderThis = []tpm2.TPMRC{tpm2.TPMRCType, tpm2.TPMRCAttributes, tpm2.TPMRC
 // endsSearch reports whether a code is about the state of the TPM, so that it would say the same of
 // any parent, and nothing follows from it for the key.
 func endsSearch(code tpm2.TPMRC) bool {
-	return codeIs(code, tpm2.TPMRCMemory, tpm2.TPMRCFailure, tpm2.TPMRCNVUnavailable, tpm2.TPMRCNVRate, tpm2.TPMRCInitialize) ||
-		slotsFull(code) || sessionsFull(code) || retryable(code)
+	return rc.Is(code, tpm2.TPMRCMemory, tpm2.TPMRCFailure, tpm2.TPMRCNVUnavailable, tpm2.TPMRCNVRate, tpm2.TPMRCInitialize) ||
+		rc.SlotsFull(code) || rc.SessionsFull(code) || rc.Retryable(code)
 }
 
 // verdict says why the key was not loaded, after all places were looked into.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // DecryptionKeyBytes is the size of the modulus of a [DecryptionKey], and so of what it decrypts.
@@ -191,7 +193,7 @@ func (k *DecryptionKey) decrypt(t *turn, o object, s *session, ciphertext []byte
 	}.Execute(t)
 	var code tpm2.TPMRC
 	// Bad padding, or a number not below the modulus.
-	if errors.As(err, &code) && codeIs(code, tpm2.TPMRCValue, tpm2.TPMRCSize) && !sessionFault(code) {
+	if errors.As(err, &code) && rc.Is(code, tpm2.TPMRCValue, tpm2.TPMRCSize) && !sessionFault(code) {
 		return nil, fmt.Errorf("%w: %v", ErrCiphertext, err)
 	}
 	if err != nil {

@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"syscall"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 var (
@@ -47,7 +48,7 @@ var (
 
 	// ErrState is in the error for a command that failed for the state that the TPM is in, and not for what was asked: its slots are full, it
 	// is in lockout, in failure mode or switched off. The text says what to do. Nothing follows from it for a key.
-	ErrState = errors.New("the TPM's state does not allow it")
+	ErrState = rc.ErrState
 
 	// ErrClosed is returned by calls on a TPM or Key that was closed.
 	ErrClosed = errors.New("TPM is closed")
@@ -88,89 +89,10 @@ const (
 	secondSession tpm2.TPMRC = 0xa00
 )
 
-// codeIs reports whether code is one of the codes listed, whatever parameter, handle or session it blames.
-func codeIs(code tpm2.TPMRC, list ...tpm2.TPMRC) bool {
-	// A format-one code is its six lower bits and bit 7; the rest says whom it blames (TPM 2.0 Part 2, 6.6.2). errors.Is
-	// knows that, too, but would allocate on the way of every signature.
-	const formatOne, number = 0x080, 0x0bf
-	if code&formatOne != 0 {
-		code &= number
-	}
-	return slices.Contains(list, code)
-}
-
-// codeOf reports whether err has one of the codes listed.
-func codeOf(err error, list ...tpm2.TPMRC) bool {
-	var code tpm2.TPMRC
-	return errors.As(err, &code) && codeIs(code, list...)
-}
-
-// retryable reports whether the TPM asks for the same command again, later (TPM 2.0 Part 2, 6.6.3, RC_WARN).
-func retryable(code tpm2.TPMRC) bool {
-	return codeIs(code, tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting, tpm2.TPMRCNVRate)
-}
-
-// slotsFull reports whether a command failed for want of a transient slot.
-func slotsFull(code tpm2.TPMRC) bool { return codeIs(code, tpm2.TPMRCObjectMemory) }
-
-// sessionsFull reports whether a command failed for want of a session slot, or because a session that was put aside is too old.
-func sessionsFull(code tpm2.TPMRC) bool {
-	return codeIs(code, tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap)
-}
-
-// fullOfSessions is sessionsFull of an error.
-func fullOfSessions(err error) bool {
-	var code tpm2.TPMRC
-	return errors.As(err, &code) && sessionsFull(code)
-}
-
-// advise adds what an operator can do to codes that say more about the TPM's state than about the command.
-func advise(err error) error {
-	if err == nil {
-		return nil
-	}
-	var code tpm2.TPMRC
-	if !errors.As(err, &code) {
-		return err
-	}
-	for _, a := range advice {
-		if errors.Is(code, a.code) {
-			return &stateError{cause: err, advice: a.text}
-		}
-	}
-	return err
-}
-
-// stateError is an error with what an operator can do about it.
-type stateError struct {
-	cause  error
-	advice string
-}
-
-func (e *stateError) Error() string { return fmt.Sprintf("%v: %s", e.cause, e.advice) }
-
-func (e *stateError) Unwrap() []error { return []error{ErrState, e.cause} }
-
-var advice = []struct {
-	code tpm2.TPMRC
-	text string
-}{
-	{tpm2.TPMRCLockout, "the TPM is in dictionary-attack lockout: some program gave wrong passwords, or the TPM lost its power without an orderly shutdown (a VM that was killed or switched off hard) after a key without noDA had been used, which it counts as a wrong password, too; wait until the recovery time is over (keyagent doctor says how long that is), or end the lockout now: tpm2_dictionarylockout --clear-lockout, with --auth if the lockout hierarchy has a password; keys that keyagent makes are exempt"},
-	{tpm2.TPMRCObjectMemory, "other programs hold all of the TPM's object slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --transient-object; through unix: or tcp:, a running agent may be one of them"},
-	{tpm2.TPMRCSessionMemory, "other programs hold all of the TPM's session slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --loaded-session; through unix: or tcp:, a running agent may be one of them"},
-	{tpm2.TPMRCSessionHandles, "other programs hold all of the TPM's sessions: find the one that leaks them, or flush them with tpm2_flushcontext --saved-session"},
-	{tpm2.TPMRCContextGap, "another program keeps a session that is too old: find it, or flush it with tpm2_flushcontext --saved-session"},
-	{tpm2.TPMRCFailure, "the TPM is in failure mode: it needs a power cycle (stop and start the VM)"},
-	{tpm2.TPMRCNVUnavailable, "the TPM cannot write its memory at this moment: try again later"},
-	{tpm2.TPMRCDisabled, "the TPM's owner has disabled this"},
-	{tpm2.TPMRCHierarchy, "the owner hierarchy is switched off: it comes back at the next boot"},
-	{tpm2.TPMRCNVSpace, "the TPM's memory is full: remove a persistent key or an NV index (tpm2_getcap handles-persistent)"},
-}
-
 // staleHandle reports whether err says that a handle names nothing any more: after a TPM reset, or in the fresh space that a
 // reopened resource manager gives.
 func staleHandle(err error) bool {
-	return codeOf(err, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceH1, tpm2.TPMRCHandle) || errors.Is(err, errWrongObject)
+	return rc.Of(err, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceH1, tpm2.TPMRCHandle) || errors.Is(err, errWrongObject)
 }
 
 // openHint tells an operator what to do about an error of opening the device.

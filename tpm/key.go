@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // maxAuthValueBytes is the size of the digest of a key's name algorithm, SHA-256, which bounds its authorization value (TPM 2.0
@@ -77,7 +78,7 @@ func (t *TPM) CreateKey(ctx context.Context, options KeyOptions) (*KeyFile, erro
 		file, err = createKey(turn, template, options)
 		return err
 	})
-	if codeOf(err, tpm2.TPMRCValue, tpm2.TPMRCKeySize, tpm2.TPMRCCurve, tpm2.TPMRCAsymmetric) {
+	if rc.Of(err, tpm2.TPMRCValue, tpm2.TPMRCKeySize, tpm2.TPMRCCurve, tpm2.TPMRCAsymmetric) {
 		err = fmt.Errorf("this TPM does not make keys of kind %s: %w", options.Algorithm, err)
 	}
 	if err != nil {
@@ -178,7 +179,7 @@ func (k *Key) find(t *turn, h tpm2.TPMHandle) error {
 		return err
 	}
 	o, err := readPublic(t, h)
-	if codeOf(err, tpm2.TPMRCHandle) || err == nil && !bytes.Equal(o.area, public.Bytes()) {
+	if rc.Of(err, tpm2.TPMRCHandle) || err == nil && !bytes.Equal(o.area, public.Bytes()) {
 		t.scheduler.log.Warn("TPM key is not at its persistent handle, loading it from its file", "handle", fmt.Sprintf("0x%08x", uint32(h)))
 		return nil
 	}
@@ -339,7 +340,7 @@ func (k *Key) gone(t *turn, h tpm2.TPMHandle, err error) bool { return t.gone(h,
 // gone reports whether a command with an object failed because the object is not at its handle any more. The code alone does not
 // say: it may blame another handle, and of another object at the handle it says that the authorization is wrong.
 func (t *turn) gone(h tpm2.TPMHandle, name []byte, err error) bool {
-	if !staleHandle(err) && !codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if !staleHandle(err) && !rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return false
 	}
 	o, err := readPublic(t, h)

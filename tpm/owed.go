@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 const (
@@ -162,13 +164,13 @@ func (s *scheduler) flushOne(ctx context.Context, f owedFlush) (done, busy bool)
 	if code != tpm2.TPMRCSuccess {
 		s.log.Debug("TPM handle was not flushed", "handle", hexHandle(f.handle), "code", code)
 	}
-	return freedBy(code), retryable(code)
+	return freedBy(code), rc.Retryable(code)
 }
 
 // freedBy reports whether the answer to TPM2_FlushContext says that the handle is free: flushed
 // now, or long ago.
 func freedBy(code tpm2.TPMRC) bool {
-	return code == tpm2.TPMRCSuccess || codeIs(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceS0)
+	return code == tpm2.TPMRCSuccess || rc.Is(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceS0)
 }
 
 // stillOurs makes sure that an object has the Name that it had. Another one is another program's.
@@ -241,7 +243,7 @@ func (s *scheduler) findBoot(t transport.TPM) error {
 // asksAgain is retryable of an error.
 func asksAgain(err error) bool {
 	var code tpm2.TPMRC
-	return errors.As(err, &code) && retryable(code)
+	return errors.As(err, &code) && rc.Retryable(code)
 }
 
 // once is a transport that sends each command once, whatever the TPM answers.

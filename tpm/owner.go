@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // asOwner runs a command with the owner's rights where the kept session cannot be had, because it
@@ -28,7 +30,7 @@ func (t *turn) asOwner(f func(tpm2.Session) error) error {
 // withOwnerPassword runs f with the owner's password, if there is one and a command was refused for
 // want of it.
 func (t *turn) withOwnerPassword(refused error, f func(value []byte) error) error {
-	if t.scheduler.ownerAuth == nil || !codeOf(refused, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if t.scheduler.ownerAuth == nil || !rc.Of(refused, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return refused
 	}
 	value, err := t.scheduler.ownerAuth()
@@ -39,7 +41,7 @@ func (t *turn) withOwnerPassword(refused error, f func(value []byte) error) erro
 		return refused
 	}
 	err = f(bytes.TrimRight([]byte(value.Reveal()), "\x00"))
-	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return fmt.Errorf("%w: the owner's password is another one than was given", err)
 	}
 	t.scheduler.ownerHasPassword = t.scheduler.ownerHasPassword || err == nil

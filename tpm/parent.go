@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // This file finds the parents of keys. A parent is known by its Name, the digest of all that it is,
@@ -201,7 +203,7 @@ func (s *search) note(p place, err error) (over error) {
 		return err
 	case errors.As(err, &code) && endsSearch(code):
 		return err
-	case p.handle != 0 && codeOf(err, tpm2.TPMRCHandle):
+	case p.handle != 0 && rc.Of(err, tpm2.TPMRCHandle):
 	case p.handle == 0 && cannotMake(code):
 	case p.handle == 0:
 		s.noteHierarchy(knownPrimaries()[p.primary].hierarchy, err)
@@ -216,7 +218,7 @@ func (s *search) note(p place, err error) (over error) {
 func (s *search) noteHierarchy(h tpm2.TPMHandle, err error) {
 	name := map[tpm2.TPMHandle]string{tpm2.TPMRHOwner: "owner", tpm2.TPMRHEndorsement: "endorsement"}[h]
 	text := "the primaries of the " + name + " hierarchy"
-	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		text = "the primaries of the " + name + " hierarchy, which has a password"
 		s.password = s.password || h == tpm2.TPMRHOwner
 	}
@@ -226,13 +228,13 @@ func (s *search) noteHierarchy(h tpm2.TPMHandle, err error) {
 		}
 	}
 	s.blind = true
-	s.unseen = append(s.unseen, fmt.Errorf("%s (%w)", text, advise(err)))
+	s.unseen = append(s.unseen, fmt.Errorf("%s (%w)", text, rc.Advise(err)))
 }
 
 // cannotMake reports whether a TPM says that it does not make keys of a template, so that none of
 // its keys is of it.
 func cannotMake(code tpm2.TPMRC) bool {
-	return codeIs(code, tpm2.TPMRCValue, tpm2.TPMRCKeySize, tpm2.TPMRCCurve, tpm2.TPMRCAsymmetric, tpm2.TPMRCSymmetric,
+	return rc.Is(code, tpm2.TPMRCValue, tpm2.TPMRCKeySize, tpm2.TPMRCCurve, tpm2.TPMRCAsymmetric, tpm2.TPMRCSymmetric,
 		tpm2.TPMRCHash, tpm2.TPMRCType, tpm2.TPMRCAttributes, tpm2.TPMRCSize)
 }
 
@@ -294,7 +296,7 @@ func (t *turn) under(find func(*turn) (object, error), f func(object) error) err
 		}
 		err = f(o)
 		t.release(o)
-		if !codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || o.transient() || t.scheduler.locked[at(o)] {
+		if !rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || o.transient() || t.scheduler.locked[at(o)] {
 			return err
 		}
 		t.scheduler.refuses(o)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // The persistent handles that the owner may give to keys: TCG Registry of Reserved TPM 2.0 Handles, 2.3.1, less the block of
@@ -42,7 +44,7 @@ func (k *Key) Persist(ctx context.Context, h tpm2.TPMHandle) error {
 			return nil
 		case err == nil:
 			return errors.New("another object is there: choose another handle")
-		case !codeOf(err, tpm2.TPMRCHandle):
+		case !rc.Of(err, tpm2.TPMRCHandle):
 			return err
 		}
 		if at == tpm2.TPMHandle(k.permanent.Load()) {
@@ -74,7 +76,7 @@ func (t *TPM) Unpersist(ctx context.Context, h tpm2.TPMHandle, name []byte) erro
 	err := t.again(ctx, func(turn *turn) error {
 		o, err := readPublic(turn, h)
 		switch {
-		case codeOf(err, tpm2.TPMRCHandle):
+		case rc.Of(err, tpm2.TPMRCHandle):
 			return nil
 		case err != nil:
 			return err
@@ -101,7 +103,7 @@ func evictControl(t *turn, o object, h tpm2.TPMHandle) error {
 		})
 	}
 	err := t.withOwnerPassword(evict(nil), evict)
-	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return fmt.Errorf("the owner hierarchy has a password: %w", err)
 	}
 	return err

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // PCRSelection names the PCRs whose present values a key is to be bound to. The zero value binds it to none.
@@ -130,7 +131,7 @@ func (p policy) satisfy(t *turn, session tpm2.TPMHandle) error {
 
 // explainSatisfy tells that a session is gone from that a key is: the code, which is not wrapped, is the same.
 func explainSatisfy(err error) error {
-	if codeOf(err, tpm2.TPMRCReferenceH0, tpm2.TPMRCHandle) {
+	if rc.Of(err, tpm2.TPMRCReferenceH0, tpm2.TPMRCHandle) {
 		return fmt.Errorf("%w: %v", errSessionGone, err)
 	}
 	return err
@@ -222,7 +223,7 @@ func (e *PCRError) Unwrap() []error { return []error{ErrPCRsChanged, ErrPolicy, 
 
 // explain finds out which PCRs made a policy fail.
 func (p policy) explain(t *turn, err error, old PCRValues) error {
-	if p.bank == 0 || !codeOf(err, tpm2.TPMRCValue, tpm2.TPMRCHash, tpm2.TPMRCPolicyFail, tpm2.TPMRCPCRChanged) {
+	if p.bank == 0 || !rc.Of(err, tpm2.TPMRCValue, tpm2.TPMRCHash, tpm2.TPMRCPolicyFail, tpm2.TPMRCPCRChanged) {
 		return err
 	}
 	now, readErr := readPCRs(t, p.bank, p.pcrs)

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 const (
@@ -139,7 +140,7 @@ func readPCRs(t *turn, bank tpm2.TPMAlgID, selection []int) (map[int][]byte, err
 	values := make(map[int][]byte, len(selection))
 	for rest := selection; len(rest) > 0; {
 		rsp, err := tpm2.PCRRead{PCRSelectionIn: pcrBank(bank, rest)}.Execute(t)
-		if codeOf(err, tpm2.TPMRCHash) {
+		if rc.Of(err, tpm2.TPMRCHash) {
 			return nil, missingPCRs(t, bank, rest, err)
 		}
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // scheduler gives the TPM to one caller after the other, in the order in which they came, and keeps what outlives a turn: the
@@ -249,13 +250,13 @@ func (s *scheduler) perform(t *turn, input []byte) ([]byte, error) {
 // makeRoom frees what a command failed for want of. It reports false if there is nothing more of ours that the turn could do
 // without.
 func (s *scheduler) makeRoom(t *turn, code tpm2.TPMRC) bool {
-	if !slotsFull(code) && !sessionsFull(code) {
+	if !rc.SlotsFull(code) && !rc.SessionsFull(code) {
 		return false
 	}
 	if freed, _ := s.flushOwed(t.ctx); freed {
 		return true
 	}
-	if slotsFull(code) {
+	if rc.SlotsFull(code) {
 		return s.evict(t)
 	}
 	return s.sessions.giveWay(t)
@@ -299,7 +300,7 @@ func (s *scheduler) patiently(ctx context.Context, limit time.Duration, send fun
 	var until time.Time // since the TPM asked first; a command that works needs no clock
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		rsp, err := send()
-		if err != nil || !retryable(responseCode(rsp)) {
+		if err != nil || !rc.Retryable(responseCode(rsp)) {
 			return rsp, err
 		}
 		now := time.Now()

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // nonceBytes is the size of the nonces of a session; the specification's minimum (TPM 2.0 Part 3, 11.1).
@@ -99,6 +101,12 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	s.handle, s.nonceTPM = rsp.SessionHandle, rsp.NonceTPM.Buffer
 	s.key = tpm2.KDFa(crypto.SHA256, salt, "ATH", s.nonceTPM, s.nonceCaller, 8*sha256.Size)
 	return s, nil
+}
+
+// fullOfSessions is sessionsFull of an error.
+func fullOfSessions(err error) bool {
+	var code tpm2.TPMRC
+	return errors.As(err, &code) && rc.SessionsFull(code)
 }
 
 func (s *session) newNonce() error {

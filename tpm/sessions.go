@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 const (
@@ -168,11 +170,11 @@ func (t *turn) withSession(kind tpm2.TPMSE, f func(*session) error) error {
 // mend reports whether a command that failed with code may succeed with a new session.
 func mend(code tpm2.TPMRC, fresh bool) bool {
 	switch {
-	case codeIs(code, tpm2.TPMRCAuthFail): // it may have been counted
+	case rc.Is(code, tpm2.TPMRCAuthFail): // it may have been counted
 		return false
-	case codeIs(code, tpm2.TPMRCBadAuth): // of a fresh session, the nonces are right
+	case rc.Is(code, tpm2.TPMRCBadAuth): // of a fresh session, the nonces are right
 		return !fresh
-	case codeIs(code, tpm2.TPMRCPCRChanged): // of any PCR, since the policy was executed
+	case rc.Is(code, tpm2.TPMRCPCRChanged): // of any PCR, since the policy was executed
 		return true
 	}
 	return sessionFault(code)
@@ -182,10 +184,10 @@ func mend(code tpm2.TPMRC, fresh bool) bool {
 // nonces have come apart, or from another program's session that has its number now.
 func sessionFault(code tpm2.TPMRC) bool {
 	const sessionRelated = 0x800 // of a format-one code: N is 8 and more (TPM 2.0 Part 2, 6.6.2)
-	if codeIs(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCSymmetric, tpm2.TPMRCAuthType) {
+	if rc.Is(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCSymmetric, tpm2.TPMRCAuthType) {
 		return code&0x40 == 0 && code&sessionRelated != 0
 	}
-	return codeIs(code, tpm2.TPMRCReferenceS0, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || sessionsFull(code)
+	return rc.Is(code, tpm2.TPMRCReferenceS0, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || rc.SessionsFull(code)
 }
 
 // protected runs a command that needs an authorization value: with an HMAC session, or with the value itself if sessions are

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // Sign signs a digest: an RSA key with scheme RSASSA (PKCS #1 v1.5) or RSAPSS, an elliptic curve key with ECDSA, whose signature
@@ -73,13 +74,13 @@ func (k *Key) checkScheme(scheme tpm2.TPMAlgID) error {
 // explainAuth tells a caller that the authorization value was refused which the first session of a command carried.
 func (k *Key) explainAuth(err error) error {
 	var code tpm2.TPMRC
-	if !errors.As(err, &code) || !codeIs(code, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth) {
+	if !errors.As(err, &code) || !rc.Is(code, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth) {
 		return err
 	}
 	if code&sessionMask == secondSession {
 		return fmt.Errorf("the attestation key has a password: %w", err)
 	}
-	if codeIs(code, tpm2.TPMRCAuthFail) {
+	if rc.Is(code, tpm2.TPMRCAuthFail) {
 		err = fmt.Errorf("the TPM counts such tries, and locks after a few: %w", err)
 	}
 	switch {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // HandleSRK is where the platform keeps its storage root key, if it keeps one (TCG Registry of
@@ -174,7 +175,7 @@ func tryParent(t *turn, o object) error {
 // explainParent tells that it is the storage key that has a password, and not what is made under
 // it.
 func explainParent(o object, err error) error {
-	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return fmt.Errorf("the storage key at 0x%08x has a password of its own, so that no key can be made or loaded under it: %w", uint32(parentHandle(o)), err)
 	}
 	return err

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // defaultCommandTimeout is longer than a TPM takes for anything: the slowest, making an RSA key, may need a minute on old
@@ -114,7 +115,7 @@ func (t *TPM) do(ctx context.Context, f func(*turn) error) error {
 		return err
 	}
 	defer t.scheduler.finish(turn)
-	return advise(f(turn))
+	return rc.Advise(f(turn))
 }
 
 // again is do for a sequence that may be repeated: it is, once, if the transport died under it.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // The pauses before a command is sent again that the TPM asked to repeat: firstPause, doubled each time up to maxPause.
@@ -93,7 +95,7 @@ func (t *turn) flushLocked(input []byte, name []byte) ([]byte, error) {
 	}
 	rsp, err := t.scheduler.perform(t, input)
 	switch {
-	case err == nil && !retryable(responseCode(rsp)):
+	case err == nil && !rc.Retryable(responseCode(rsp)):
 		return rsp, nil
 	case err == nil || t.ctx.Err() != nil:
 		t.scheduler.owe(h, name)

@@ -41,7 +41,9 @@ var places = map[string]place{
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm":    {[]string{"internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
+	"tpm/internal/rc": {nil, leaf},
+
+	"tpm":    {[]string{"tpm/internal/rc", "internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
 	"signer": {[]string{"tpm", "internal/statefile", "internal/secret", "internal/certs", "internal/pemfile"}, "a key is a file and a TPM"},
 
 	"attest": {

@@ -81,12 +81,12 @@ type attempts struct {
 // begin lists where to look first.
 func (a *attempts) begin() []place {
 	var first []place
-	known := a.search.turn.scheduler.parents
+	known := a.search.turn.tpm.known.parents
 	if last, ok := known[string(a.parent)]; ok {
 		first = append(first, last)
 	}
 	first = append(first, a.own)
-	if root, ok := known[string(a.search.turn.scheduler.sessions.rootName)]; ok {
+	if root, ok := known[string(a.search.turn.tpm.known.root)]; ok {
 		first = append(first, root)
 	}
 	return first
@@ -100,7 +100,7 @@ func (a *attempts) load(p place, o object) (bool, error) {
 	if !storageKey(&o.public) || a.tried[name] {
 		return false, nil
 	}
-	if !o.mayCount() || a.search.turn.scheduler.counted[at(o)] {
+	if !o.mayCount() || a.search.turn.tpm.known.counted[at(o)] {
 		return a.loadUnder(p, o)
 	}
 	if !a.likely(p, o) {
@@ -146,7 +146,7 @@ func (a *attempts) loadUnder(p place, o object) (bool, error) {
 	case err == nil:
 		a.loaded = loaded
 		if o.mayCount() {
-			t.scheduler.counted[at(o)] = true
+			t.tpm.known.counted[at(o)] = true
 		}
 		return true, nil
 	case root, !errors.As(err, &code), endsSearch(code):
@@ -158,7 +158,7 @@ func (a *attempts) loadUnder(p place, o object) (bool, error) {
 			a.refused = explainLoadUnder(o, err)
 		}
 	case rc.Is(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail):
-		t.scheduler.refuses(o)
+		t.tpm.known.refuses(o)
 		a.pass(o, explainParent(o, err))
 		delete(a.tried, name) // it may be made anew, without the password
 	case rc.Is(code, tpm2.TPMRCLockout):
@@ -227,7 +227,7 @@ func (a *attempts) parentIsGone() bool {
 // rootIsThere reports whether the TPM has the storage root that was noted: it was not cleared since,
 // and what was made under another storage key is not lost either.
 func (t *turn) rootIsThere() bool {
-	if !t.scheduler.sessions.rootNoted {
+	if !t.tpm.known.rootNoted {
 		return false
 	}
 	o, err := storageRoot(t)

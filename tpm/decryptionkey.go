@@ -33,10 +33,10 @@ var (
 // over the connection of this process can have it decrypt, too. What is decrypted for this process
 // is read and changed by nobody on the way.
 type DecryptionKey struct {
-	resident
-	tpm    *TPM
-	object object // as reported when it was made; its handle is not used
-	policy policy
+	resident resident
+	tpm      *TPM
+	object   object // as reported when it was made; its handle is not used
+	policy   policy
 }
 
 // NewDecryptionKey makes a key that is bound to the present values of these PCRs of the SHA-256
@@ -73,8 +73,8 @@ func (k *DecryptionKey) create(t *turn, pcrs []int) error {
 		t.release(o)
 		return errors.New("the TPM made another kind of key than it was asked for")
 	}
-	k.policy, k.object, k.name = bound, o, o.name
-	t.scheduler.loaded.put(&k.resident, o.handle, t)
+	k.policy, k.object = bound, o
+	t.Keep(&k.resident, o.handle, k.object.name)
 	return nil
 }
 
@@ -118,7 +118,7 @@ func createProtected(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic
 			InPublic:      tpm2.New2B(template),
 		}.Execute(t)
 		if err != nil {
-			t.discard()
+			t.Discard()
 		}
 		return err
 	})
@@ -130,7 +130,7 @@ func createProtected(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic
 		err = errors.New("the TPM shows another key than it made")
 	}
 	if err != nil {
-		t.flushHandle(rsp.ObjectHandle, nil)
+		t.Flush(rsp.ObjectHandle, nil)
 		return object{}, err
 	}
 	return o, nil
@@ -205,21 +205,21 @@ func (k *DecryptionKey) decrypt(t *turn, o object, s *session, ciphertext []byte
 // use runs f with the key where it is loaded now.
 func (k *DecryptionKey) use(ctx context.Context, f func(*turn, object) error) error {
 	return k.tpm.again(ctx, func(t *turn) error {
-		if k.closed.Load() {
+		if k.resident.Retired() {
 			return ErrClosed
 		}
-		if err := t.connect(); err != nil {
+		if err := t.Connect(); err != nil {
 			return err
 		}
-		h, found := t.scheduler.loaded.use(&k.resident, t)
+		h, found := t.Use(&k.resident)
 		if !found {
 			return ErrKeyGone
 		}
 		o := k.object
 		o.handle = h
 		err := f(t, o)
-		if t.gone(h, k.name, err) {
-			t.scheduler.loaded.forget(&k.resident)
+		if t.gone(h, k.object.name, err) {
+			t.Forget(&k.resident)
 			return fmt.Errorf("%w: %v", ErrKeyGone, err)
 		}
 		return err
@@ -228,6 +228,6 @@ func (k *DecryptionKey) use(ctx context.Context, f func(*turn, object) error) er
 
 // Close gives the key up, as [Key.Close] does. The error is always nil.
 func (k *DecryptionKey) Close() error {
-	k.tpm.scheduler.retire(&k.resident)
+	k.resident.retire(k.tpm)
 	return nil
 }

@@ -7,6 +7,9 @@
 //	Do(ctx, func(transport.TPM))   ─┼─ queue, first come first served ─▶ session ─▶ /dev/tpmrm0, Unix or TCP socket
 //	…                              ─┘
 //
+// The package has two floors. The lower one, tpm/internal/device, has the connection, the queue and the slots; this one has storage root,
+// sessions, keys and statements, and stands on it.
+//
 // What always holds:
 //
 //   - A turn is exclusive; waiting for it ends with the caller's context.

@@ -46,7 +46,7 @@ type LoadOptions struct {
 // It stays loaded as long as the TPM has a slot for it, and is loaded again from its file's content when it is needed and not
 // there: after a TPM reset, after the transport was reopened, or when its slot went to another object.
 type Key struct {
-	resident
+	resident  resident
 	tpm       *TPM
 	file      *KeyFile
 	auth      []byte // authorization value, without trailing zeros
@@ -165,7 +165,7 @@ func (k *Key) loadFirst(t *turn, options LoadOptions) error {
 		t.release(o)
 		return err
 	}
-	t.scheduler.loaded.put(&k.resident, o.handle, t)
+	t.Keep(&k.resident, o.handle, k.object.name)
 	return nil
 }
 
@@ -180,7 +180,7 @@ func (k *Key) find(t *turn, h tpm2.TPMHandle) error {
 	}
 	o, err := readPublic(t, h)
 	if rc.Of(err, tpm2.TPMRCHandle) || err == nil && !bytes.Equal(o.area, public.Bytes()) {
-		t.scheduler.log.Warn("TPM key is not at its persistent handle, loading it from its file", "handle", fmt.Sprintf("0x%08x", uint32(h)))
+		t.tpm.log.Warn("TPM key is not at its persistent handle, loading it from its file", "handle", fmt.Sprintf("0x%08x", uint32(h)))
 		return nil
 	}
 	if err != nil {
@@ -203,13 +203,12 @@ func (f *KeyFile) loadAt(t *turn, parent object) (object, error) {
 	}
 	var rsp *tpm2.LoadResponse
 	err = t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
-		t.scheduler.loading = name
-		rsp, err = tpm2.Load{ParentHandle: parent.auth(session), InPublic: public, InPrivate: private}.Execute(t)
-		if !t.scheduler.late() { // the answer was read, or never will be
-			t.scheduler.loading = nil
-		}
+		err = t.Loading(name, func() (err error) {
+			rsp, err = tpm2.Load{ParentHandle: parent.auth(session), InPublic: public, InPrivate: private}.Execute(t)
+			return err
+		})
 		if err != nil {
-			t.discard()
+			t.Discard()
 		}
 		return err
 	})
@@ -221,7 +220,7 @@ func (f *KeyFile) loadAt(t *turn, parent object) (object, error) {
 		err = errors.New("the TPM loaded another public area than the key file has")
 	}
 	if err != nil {
-		t.flushHandle(rsp.ObjectHandle, nil)
+		t.Flush(rsp.ObjectHandle, nil)
 		return object{}, err
 	}
 	return o, nil
@@ -258,7 +257,7 @@ func (k *Key) accept(o object, options LoadOptions) error {
 	if k.key, err = publicKey(&o.public); err != nil {
 		return err
 	}
-	k.object, k.name = o, o.name
+	k.object = o
 	return nil
 }
 
@@ -308,7 +307,7 @@ func (k *Key) Deviations() []string { return deviations(&k.object.public) }
 // key is flushed as soon as they are done, at the latest by [TPM.Close]. Further calls do nothing.
 // The error is always nil; it is there for io.Closer.
 func (k *Key) Close() error {
-	k.tpm.scheduler.retire(&k.resident)
+	k.resident.retire(k.tpm)
 	return nil
 }
 
@@ -324,9 +323,9 @@ func (k *Key) use(ctx context.Context, f func(*turn, tpm2.TPMHandle) error) erro
 		if !k.gone(t, h, err) {
 			return err
 		}
-		t.scheduler.log.Info("TPM key is gone from its slot, loading it again", "cause", err)
+		t.tpm.log.Info("TPM key is gone from its slot, loading it again", "cause", err)
 		k.permanent.Store(0)
-		t.scheduler.loaded.forget(&k.resident)
+		t.Forget(&k.resident)
 		if h, err = k.handle(t); err != nil {
 			return err
 		}
@@ -348,31 +347,30 @@ func (t *turn) gone(h tpm2.TPMHandle, name []byte, err error) bool {
 		return err == nil && !bytes.Equal(o.name, name)
 	}
 	if isTransient(h) { // it frees a slot only if that was a lie
-		t.scheduler.owe(h, name)
-		t.scheduler.flushOwed(t.ctx)
+		t.GiveUp(h, name)
 	}
 	return true
 }
 
 // handle returns where the key is loaded, and loads it if it is not.
 func (k *Key) handle(t *turn) (tpm2.TPMHandle, error) {
-	if k.closed.Load() {
+	if k.resident.Retired() {
 		return 0, ErrClosed
 	}
 	if h := k.permanent.Load(); h != 0 {
 		return tpm2.TPMHandle(h), nil
 	}
-	if err := t.connect(); err != nil {
+	if err := t.Connect(); err != nil {
 		return 0, err
 	}
-	if h, found := t.scheduler.loaded.use(&k.resident, t); found {
+	if h, found := t.Use(&k.resident); found {
 		return h, nil
 	}
 	o, _, err := k.file.loadUnder(t, k.parent)
 	if err != nil {
 		return 0, fmt.Errorf("loading the TPM key again: %w", err)
 	}
-	t.scheduler.loaded.put(&k.resident, o.handle, t)
+	t.Keep(&k.resident, o.handle, k.object.name)
 	return o.handle, nil
 }
 
@@ -389,7 +387,7 @@ func (k *Key) authorize(t *turn, encrypt byte, f func(a *authorization) error) e
 			return f(a)
 		})
 		return k.policy.explain(t, err, k.pcrs)
-	case t.scheduler.sessions.plain:
+	case t.tpm.sessions.plain:
 		return f(nil)
 	}
 	return t.withSession(tpm2.TPMSEHMAC, func(s *session) error { return f(s.authorize(k.auth, encrypt)) })

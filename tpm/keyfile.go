@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
 const (
@@ -303,9 +304,5 @@ func (f *KeyFile) Name() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	contents, err := public.Contents()
-	if err != nil {
-		return nil, err
-	}
-	return objectName(contents.NameAlg, public.Bytes())
+	return device.ObjectName(public.Bytes())
 }

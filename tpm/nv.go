@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
 // defaultNVChunk is read at a time from a TPM that does not say how much it can give.
@@ -77,14 +79,14 @@ func readNVPublic(t *turn, index tpm2.TPMHandle) (*tpm2.TPMSNVPublic, tpm2.TPM2B
 
 // nvChunk returns how much one TPM2_NV_Read may ask for.
 func nvChunk(t *turn) (int, error) {
-	p, err := properties(t, tpm2.TPMPTNVBufferMax, 1)
+	p, err := device.Properties(t, tpm2.TPMPTNVBufferMax, 1)
 	if err != nil {
 		return 0, err
 	}
 	// The response, with its 10 bytes of header and some more, must fit into what we take.
 	const roomForRest = 64
 	if v := p[tpm2.TPMPTNVBufferMax]; v > 0 {
-		return int(min(v, maxResponseBytes-roomForRest)), nil
+		return int(min(v, device.MaxResponseBytes-roomForRest)), nil
 	}
 	return defaultNVChunk, nil
 }

@@ -15,14 +15,14 @@ import (
 // owner's.
 func (t *turn) asOwner(f func(tpm2.Session) error) error {
 	return t.withOwnerPassword(f(emptyPassword()), func(value []byte) error {
-		if t.scheduler.sessions.plain {
+		if t.tpm.sessions.plain {
 			return f(tpm2.PasswordAuth(value))
 		}
 		s, err := startUnsalted(t)
 		if err != nil {
 			return err
 		}
-		defer t.flushHandle(s.handle, nil)
+		defer t.Flush(s.handle, nil)
 		return f(s.authorize(value, 0))
 	})
 }
@@ -30,10 +30,10 @@ func (t *turn) asOwner(f func(tpm2.Session) error) error {
 // withOwnerPassword runs f with the owner's password, if there is one and a command was refused for
 // want of it.
 func (t *turn) withOwnerPassword(refused error, f func(value []byte) error) error {
-	if t.scheduler.ownerAuth == nil || !rc.Of(refused, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if t.tpm.ownerAuth == nil || !rc.Of(refused, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return refused
 	}
-	value, err := t.scheduler.ownerAuth()
+	value, err := t.tpm.ownerAuth()
 	if err != nil {
 		return fmt.Errorf("%w, and the owner's password could not be had: %w", refused, err)
 	}
@@ -44,7 +44,7 @@ func (t *turn) withOwnerPassword(refused error, f func(value []byte) error) erro
 	if rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return fmt.Errorf("%w: the owner's password is another one than was given", err)
 	}
-	t.scheduler.ownerHasPassword = t.scheduler.ownerHasPassword || err == nil
+	t.tpm.ownerHasPassword = t.tpm.ownerHasPassword || err == nil
 	return err
 }
 
@@ -64,7 +64,7 @@ func startUnsalted(t *turn) (*session, error) {
 		AuthHash:    tpm2.TPMAlgSHA256,
 	}.Execute(t)
 	if err != nil {
-		t.discard()
+		t.Discard()
 		return nil, fmt.Errorf("starting a session: %w", err)
 	}
 	s.handle, s.nonceTPM = rsp.SessionHandle, rsp.NonceTPM.Buffer

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/keyagent/keyagent/tpm/internal/device"
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
@@ -145,7 +146,7 @@ func (s *search) listHandles() []tpm2.TPMHandle {
 // storageHandles lists the persistent handles in use that the registry has for storage keys (TCG
 // Registry of Reserved TPM 2.0 Handles, 2.3.1).
 func storageHandles(t transport.TPM) ([]tpm2.TPMHandle, error) {
-	data, err := capability(t, tpm2.TPMCapHandles, uint32(firstStorageHandle), maxHandles)
+	data, err := device.Capability(t, tpm2.TPMCapHandles, uint32(firstStorageHandle), maxHandles)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +200,7 @@ func (s *search) note(p place, err error) (over error) {
 	var code tpm2.TPMRC
 	switch {
 	case err == nil:
-	case s.turn.ctx.Err() != nil, errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed):
+	case s.turn.Context().Err() != nil, errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed):
 		return err
 	case errors.As(err, &code) && endsSearch(code):
 		return err
@@ -249,14 +250,14 @@ func openPlace(t *turn, p place) (object, error) {
 // findNamed looks for the storage key with this Name. It is looked for first where it was last,
 // then in the places given.
 func findNamed(t *turn, s *search, name []byte) (o object, where place, found bool, err error) {
-	if last, known := t.scheduler.parents[string(name)]; known {
+	if last, known := t.tpm.known.parents[string(name)]; known {
 		s.first = append([]place{last}, s.first...)
 	}
 	o, where, found, err = s.find(func(p place, o object) (bool, error) {
 		if !bytes.Equal(o.name, name) {
 			return false, nil
 		}
-		if t.scheduler.locked[at(o)] {
+		if t.tpm.known.locked[at(o)] {
 			s.blind = true
 			s.unseen = append(s.unseen, fmt.Errorf("%v: the storage key there is the right one, and has a password of its own", p))
 			return false, nil
@@ -269,7 +270,7 @@ func findNamed(t *turn, s *search, name []byte) (o object, where place, found bo
 		return true, nil
 	})
 	if err == nil && !found {
-		clear(t.scheduler.locked) // to be tried again next time
+		clear(t.tpm.known.locked) // to be tried again next time
 	}
 	if found {
 		t.remember(o, where)
@@ -281,7 +282,7 @@ func findNamed(t *turn, s *search, name []byte) (o object, where place, found bo
 // cheaper place; the derived one does not.
 func (t *turn) remember(o object, p place) {
 	if p.handle != 0 || p.primary == derivedRoot {
-		t.scheduler.parents[string(o.name)] = p
+		t.tpm.known.parents[string(o.name)] = p
 	}
 }
 
@@ -296,16 +297,16 @@ func (t *turn) under(find func(*turn) (object, error), f func(object) error) err
 		}
 		err = f(o)
 		t.release(o)
-		if !rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || o.transient() || t.scheduler.locked[at(o)] {
+		if !rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || o.transient() || t.tpm.known.locked[at(o)] {
 			return err
 		}
-		t.scheduler.refuses(o)
+		t.tpm.known.refuses(o)
 	}
 }
 
 // restore is the command that puts a primary back to a persistent handle.
 func (s *search) restore(primary int) string {
-	return knownPrimaries()[primary].persistAt(s.free(HandleSRK), s.turn.scheduler.ownerHasPassword)
+	return knownPrimaries()[primary].persistAt(s.free(HandleSRK), s.turn.tpm.ownerHasPassword)
 }
 
 // guesses are the commands for the two storage keys that are by far the most frequent. They are for

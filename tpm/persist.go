@@ -65,9 +65,7 @@ func (k *Key) Persist(ctx context.Context, h tpm2.TPMHandle) error {
 // settle notes that the key is at a persistent handle, and gives up its slot.
 func (k *Key) settle(t *turn, h tpm2.TPMHandle) {
 	k.permanent.Store(uint32(h))
-	if at, found := t.scheduler.loaded.forget(&k.resident); found {
-		t.flushHandle(at, k.name)
-	}
+	t.Release(&k.resident)
 }
 
 // Unpersist removes the key with this Name from a persistent handle. It is no error if nothing is there; another object is left

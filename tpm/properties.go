@@ -4,14 +4,13 @@ import (
 	"context"
 	"crypto"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
-	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
 // Properties are what a TPM says about itself. None of it is proven.
@@ -27,7 +26,7 @@ type Properties struct {
 func (t *TPM) Properties(ctx context.Context) (Properties, error) {
 	var p Properties
 	err := t.again(ctx, func(turn *turn) error {
-		fixed, err := properties(turn, tpm2.TPMPTFamilyIndicator, 64)
+		fixed, err := device.Properties(turn, tpm2.TPMPTFamilyIndicator, 64)
 		if err != nil {
 			return err
 		}
@@ -75,26 +74,9 @@ func letters(words ...uint32) string {
 	}, string(b)))
 }
 
-// properties reads up to count TPM properties, beginning with first.
-func properties(t transport.TPM, first tpm2.TPMPT, count uint32) (map[tpm2.TPMPT]uint32, error) {
-	data, err := capability(t, tpm2.TPMCapTPMProperties, uint32(first), count)
-	if err != nil {
-		return nil, err
-	}
-	list, err := data.TPMProperties()
-	if err != nil {
-		return nil, err
-	}
-	m := make(map[tpm2.TPMPT]uint32, len(list.TPMProperty))
-	for _, p := range list.TPMProperty {
-		m[p.Property] = p.Value
-	}
-	return m, nil
-}
-
 // algorithms reads which algorithms the TPM implements.
 func algorithms(t transport.TPM) (map[tpm2.TPMAlgID]bool, error) {
-	data, err := capability(t, tpm2.TPMCapAlgs, 0, 128)
+	data, err := device.Capability(t, tpm2.TPMCapAlgs, 0, 128)
 	if err != nil {
 		return nil, err
 	}
@@ -107,51 +89,4 @@ func algorithms(t transport.TPM) (map[tpm2.TPMAlgID]bool, error) {
 		m[p.Alg] = true
 	}
 	return m, nil
-}
-
-// capability asks for one kind of capability. A success without content, which only a broken TPM answers, leaves go-tpm with
-// a union of nothing that panics when it is opened: it is told apart here.
-func capability(t transport.TPM, kind tpm2.TPMCap, first, count uint32) (*tpm2.TPMUCapabilities, error) {
-	rsp, err := tpm2.GetCapability{Capability: kind, Property: first, PropertyCount: count}.Execute(t)
-	if err != nil {
-		return nil, err
-	}
-	if rsp.CapabilityData == (tpm2.TPMSCapabilityData{}) || rsp.CapabilityData.Capability != kind {
-		return nil, fmt.Errorf("the answer to TPM2_GetCapability does not hold capability %s", tcg.Capability(uint32(kind)))
-	}
-	return &rsp.CapabilityData.Data, nil
-}
-
-// family2 is TPM_PT_FAMILY_INDICATOR of a TPM 2.0: "2.0" and a zero byte.
-const family2 = 0x322e3000
-
-// greet checks that what answers on a fresh connection is a TPM 2.0 that works. One that was powered on and not started,
-// such as a bare emulator, is started; the kernel does that for its devices.
-func (s *scheduler) greet(ctx context.Context) error {
-	t := &greeting{ctx: ctx, scheduler: s}
-	fixed, err := properties(t, tpm2.TPMPTFamilyIndicator, 1)
-	if errors.Is(err, tpm2.TPMRCInitialize) {
-		if _, err = (tpm2.Startup{StartupType: tpm2.TPMSUClear}).Execute(t); err == nil {
-			fixed, err = properties(t, tpm2.TPMPTFamilyIndicator, 1)
-		}
-	}
-	switch {
-	case errors.Is(err, tpm2.TPMRCFailure):
-		return fmt.Errorf("it is in failure mode and needs a power cycle: %w", err)
-	case err != nil:
-		return fmt.Errorf("asking whether it is a TPM 2.0: %w", err)
-	case fixed[tpm2.TPMPTFamilyIndicator] != family2:
-		return errors.New("it is not a TPM 2.0")
-	}
-	return nil
-}
-
-// greeting is the transport for asking a TPM on a connection that is not used by a turn yet.
-type greeting struct {
-	ctx       context.Context
-	scheduler *scheduler
-}
-
-func (g *greeting) Send(input []byte) ([]byte, error) {
-	return g.scheduler.patiently(g.ctx, g.scheduler.timeout, func() ([]byte, error) { return g.scheduler.roundTrip(g.ctx, input) })
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
 // errWrongObject says that a handle names another object than the one that was loaded there.
@@ -74,7 +74,7 @@ func parseObject(h tpm2.TPMHandle, area, claimed []byte) (object, error) {
 	if err != nil {
 		return object{}, fmt.Errorf("public area of 0x%08x: %w", uint32(h), err)
 	}
-	name, err := objectName(public.NameAlg, area)
+	name, err := device.ObjectName(area)
 	if err != nil {
 		return object{}, err
 	}
@@ -95,17 +95,6 @@ func parsePublic(area []byte) (*tpm2.TPMTPublic, error) {
 		return nil, errors.New("not a TPMT_PUBLIC in its only encoding")
 	}
 	return public, nil
-}
-
-// objectName computes the Name of an object: nameAlg ‖ H(TPMT_PUBLIC) (TPM 2.0 Part 1, 16).
-func objectName(alg tpm2.TPMAlgID, area []byte) ([]byte, error) {
-	hash, err := alg.Hash()
-	if err != nil {
-		return nil, fmt.Errorf("name algorithm %s is not one that is known here", tcg.Algorithm(uint16(alg))) // err has the number alone
-	}
-	h := hash.New()
-	h.Write(area)
-	return h.Sum(binary.BigEndian.AppendUint16(nil, uint16(alg))), nil
 }
 
 // publicKey turns an RSA or ECC public area into a crypto.PublicKey.

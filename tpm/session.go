@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/keyagent/keyagent/tpm/internal/device"
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
@@ -39,7 +40,6 @@ var ErrTampered = errors.New("the TPM's answer was changed on its way")
 // which never leaves the TPM, does not have its key (TPM 2.0 Part 1, 19.6.8). SHA-256 and AES-128-CFB. Of whoever has the turn.
 type session struct {
 	handle      tpm2.TPMHandle
-	boots       boots  // in one of which it was started
 	key         []byte // sessionKey
 	nonceTPM    []byte // the newest
 	nonceCaller []byte // the newest
@@ -53,8 +53,8 @@ type session struct {
 func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	// A session does not outlive its boot: while it works, what is made beside it is known to be of
 	// the same one.
-	if err := t.scheduler.findBoot(t); err != nil {
-		t.scheduler.log.Debug("TPM does not tell whether it was reset", "cause", err)
+	if err := t.FindBoot(); err != nil {
+		t.tpm.log.Debug("TPM does not tell whether it was reset", "cause", err)
 	}
 	root, err := storageRoot(t)
 	if err != nil {
@@ -69,7 +69,7 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("salting a session to the storage root: %w", err)
 	}
-	s := &session{boots: t.scheduler.boots, nonceCaller: make([]byte, nonceBytes)}
+	s := &session{nonceCaller: make([]byte, nonceBytes)}
 	if err := s.newNonce(); err != nil {
 		return nil, err
 	}
@@ -87,18 +87,19 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 		AuthHash: tpm2.TPMAlgSHA256,
 	}
 	rsp, err := start.Execute(t)
-	for pause := firstPause; fullOfSessions(err) && pause < maxPause; pause *= 2 {
+	for pause := device.FirstPause; fullOfSessions(err) && pause < device.MaxPause; pause *= 2 {
 		// Other programs' sessions come and go.
-		if err := sleep(t.ctx, pause); err != nil {
+		if err := device.Sleep(t.Context(), pause); err != nil {
 			return nil, err
 		}
 		rsp, err = start.Execute(t)
 	}
 	if err != nil {
-		t.discard()
+		t.Discard()
 		return nil, fmt.Errorf("starting a session: %w", err)
 	}
 	s.handle, s.nonceTPM = rsp.SessionHandle, rsp.NonceTPM.Buffer
+	t.Keep(s, s.handle, nil)
 	s.key = tpm2.KDFa(crypto.SHA256, salt, "ATH", s.nonceTPM, s.nonceCaller, 8*sha256.Size)
 	return s, nil
 }
@@ -108,6 +109,12 @@ func fullOfSessions(err error) bool {
 	var code tpm2.TPMRC
 	return errors.As(err, &code) && rc.SessionsFull(code)
 }
+
+// GivesWay is true between two commands: another session can be started then.
+func (s *session) GivesWay() bool { return !s.pending }
+
+// Retired is false: a session is given up when nobody has used it for some time.
+func (s *session) Retired() bool { return false }
 
 func (s *session) newNonce() error {
 	_, err := rand.Read(s.nonceCaller)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/device"
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
@@ -122,7 +123,7 @@ func (k *Key) signCommand(h tpm2.TPMHandle, scheme, hash tpm2.TPMAlgID, digest [
 	if a != nil {
 		area = 4 + 2 + nonceBytes + 1 + 2 + macBytes
 	}
-	parameters := headerBytes + 4 + 4 + area
+	parameters := device.HeaderBytes + 4 + 4 + area
 	size := parameters + 2 + len(digest) + 4 + 8
 	be := binary.BigEndian
 	b := make([]byte, parameters, size)
@@ -139,13 +140,13 @@ func (k *Key) signCommand(h tpm2.TPMHandle, scheme, hash tpm2.TPMAlgID, digest [
 	b = be.AppendUint32(b, uint32(tpm2.TPMRHNull))
 	b = append(b, 0, 0)
 	if a == nil {
-		password := b[headerBytes+8 : parameters] // no nonce, no attributes
+		password := b[device.HeaderBytes+8 : parameters] // no nonce, no attributes
 		be.PutUint32(password, uint32(tpm2.TPMRSPW))
 		be.PutUint16(password[7:], uint16(len(k.auth))) // #nosec G115 -- at most 32
 		copy(password[9:], k.auth)
 		return b, nil
 	}
-	return b, a.protect(tpm2.TPMCCSign, b[headerBytes+8:parameters], b[parameters:], k.object.name)
+	return b, a.protect(tpm2.TPMCCSign, b[device.HeaderBytes+8:parameters], b[parameters:], k.object.name)
 }
 
 // protect encrypts the first of the parameters and fills in the session area of a command with one handle.
@@ -171,14 +172,14 @@ func (a *authorization) protect(code tpm2.TPMCC, area, parameters, name []byte) 
 //
 // In a session, nothing of it is believed before the HMAC was found right.
 func parseSignature(rsp []byte, scheme, hash tpm2.TPMAlgID, a *authorization) ([]byte, error) {
-	if code := responseCode(rsp); code != tpm2.TPMRCSuccess {
+	if code := device.ResponseCode(rsp); code != tpm2.TPMRCSuccess {
 		return nil, code
 	}
-	s := cryptobyte.String(rsp[headerBytes:])
+	s := cryptobyte.String(rsp[device.HeaderBytes:])
 	var parameters, nonce, mac cryptobyte.String
 	var size uint32
 	var attributes uint8
-	if !s.ReadUint32(&size) || size > maxResponseBytes || !s.ReadBytes((*[]byte)(&parameters), int(size)) || !s.ReadUint16LengthPrefixed(&nonce) || !s.ReadUint8(&attributes) ||
+	if !s.ReadUint32(&size) || size > device.MaxResponseBytes || !s.ReadBytes((*[]byte)(&parameters), int(size)) || !s.ReadUint16LengthPrefixed(&nonce) || !s.ReadUint8(&attributes) ||
 		!s.ReadUint16LengthPrefixed(&mac) || !s.Empty() {
 		return nil, fmt.Errorf("response of %d bytes does not hold parameters and one session", len(rsp))
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
 // State is what others have set or caused in a TPM, and on which it depends whether keys work. None
@@ -74,7 +76,7 @@ func (t *TPM) State(ctx context.Context) (State, error) {
 }
 
 func readState(t transport.TPM) (State, error) {
-	p, err := properties(t, tpm2.TPMPTPermanent, uint32(tpm2.TPMPTLockoutRecovery-tpm2.TPMPTPermanent)+1)
+	p, err := device.Properties(t, tpm2.TPMPTPermanent, uint32(tpm2.TPMPTLockoutRecovery-tpm2.TPMPTPermanent)+1)
 	if err != nil {
 		return State{}, err
 	}

@@ -9,12 +9,17 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/tpm/internal/device"
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // defaultCommandTimeout is longer than a TPM takes for anything: the slowest, making an RSA key, may need a minute on old
 // hardware, and the kernel gives it about as long.
 const defaultCommandTimeout = 90 * time.Second
+
+// DefaultDevice is the kernel's resource manager: each open of it is a space of its own, and what was loaded there is
+// flushed when it closes. The device without rm in its name, /dev/tpm0, is the bare TPM.
+const DefaultDevice = device.DefaultDevice
 
 // Config says which TPM to open, and how.
 type Config struct {
@@ -68,17 +73,31 @@ func (c Config) withDefaults() Config {
 
 // TPM is an open TPM 2.0. It is safe for concurrent use. Close it.
 type TPM struct {
-	scheduler *scheduler
+	device    *device.Device
+	log       *slog.Logger
+	ownerAuth func() (secret.String, error)
+
+	// The rest belongs to whoever has the turn:
+
+	sessions         sessions
+	known            known
+	ownerHasPassword bool // and it was the one given
+}
+
+// turn is a caller's exclusive use of a TPM, and what is known of that TPM.
+type turn struct {
+	*device.Turn
+	tpm *TPM
 }
 
 // Open connects to the TPM and checks that it is one. The context bounds the opening only. If the TPM cannot be reached
 // the error is [ErrUnavailable], names the device and says what to do.
 func Open(ctx context.Context, cfg Config) (*TPM, error) {
-	d, err := parseDevice(cfg.Device)
+	at, err := device.ParseAddress(cfg.Device)
 	if err != nil {
 		return nil, err
 	}
-	t := &TPM{scheduler: newScheduler(ctx, d, cfg.withDefaults())}
+	t := unopened(ctx, at, cfg)
 	// Any command opens the connection.
 	if _, err := t.Properties(ctx); err != nil {
 		_ = t.Close()
@@ -87,12 +106,25 @@ func Open(ctx context.Context, cfg Config) (*TPM, error) {
 	return t, nil
 }
 
+func unopened(ctx context.Context, at device.Address, cfg Config) *TPM {
+	cfg = cfg.withDefaults()
+	return &TPM{
+		device: device.New(ctx, at, device.Config{
+			Logger: cfg.Logger, CommandTimeout: cfg.CommandTimeout, SessionIdle: cfg.SessionIdle, Waiting: cfg.Waiting,
+		}),
+		log:       cfg.Logger,
+		ownerAuth: cfg.OwnerAuth,
+		sessions:  sessions{plain: cfg.PlainSessions, maxUses: cfg.SessionUses},
+		known:     newKnown(cfg.StorageRoot),
+	}
+}
+
 // Close waits for the turn that is running, flushes the keys and sessions that are loaded and all
 // that is still to be flushed, for ten seconds at most, and closes the transport. Callers that wait
 // for the TPM get [ErrClosed]. Further calls do nothing. The error is always nil; it is there for
 // io.Closer.
 func (t *TPM) Close() error {
-	t.scheduler.close()
+	t.device.Close()
 	return nil
 }
 
@@ -110,18 +142,18 @@ func (t *TPM) Do(ctx context.Context, f func(transport.TPM) error) error {
 }
 
 func (t *TPM) do(ctx context.Context, f func(*turn) error) error {
-	turn, err := t.scheduler.begin(ctx)
+	begun, err := t.device.Begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.scheduler.finish(turn)
-	return rc.Advise(f(turn))
+	defer begun.End()
+	return rc.Advise(f(&turn{begun, t}))
 }
 
 // again is do for a sequence that may be repeated: it is, once, if the transport died under it.
 func (t *TPM) again(ctx context.Context, f func(*turn) error) error {
 	err := t.do(ctx, f)
-	if !repeatable(err) || ctx.Err() != nil {
+	if !device.Repeatable(err) || ctx.Err() != nil {
 		return err
 	}
 	return t.do(ctx, f)

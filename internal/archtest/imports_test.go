@@ -41,9 +41,10 @@ var places = map[string]place{
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm/internal/rc": {nil, leaf},
+	"tpm/internal/rc":     {nil, leaf},
+	"tpm/internal/device": {[]string{"tpm/internal/rc", "internal/tcg"}, "the lower floor: who has the TPM now; it knows no keys, sessions or storage roots"},
 
-	"tpm":    {[]string{"tpm/internal/rc", "internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
+	"tpm":    {[]string{"tpm/internal/...", "internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
 	"signer": {[]string{"tpm", "internal/statefile", "internal/secret", "internal/certs", "internal/pemfile"}, "a key is a file and a TPM"},
 
 	"attest": {

@@ -36,3 +36,9 @@ func SlotsFull(code tpm2.TPMRC) bool { return Is(code, tpm2.TPMRCObjectMemory) }
 func SessionsFull(code tpm2.TPMRC) bool {
 	return Is(code, tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap)
 }
+
+// StaleHandle reports whether err says that a handle names nothing any more: after a TPM reset, or in the fresh space that a
+// reopened resource manager gives.
+func StaleHandle(err error) bool {
+	return Of(err, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceH1, tpm2.TPMRCHandle)
+}

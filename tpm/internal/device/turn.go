@@ -1,4 +1,4 @@
-package tpm
+package device
 
 import (
 	"context"
@@ -14,17 +14,17 @@ import (
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// The pauses before a command is sent again that the TPM asked to repeat: firstPause, doubled each time up to maxPause.
+// The pauses before a command is sent again that the TPM asked to repeat: FirstPause, doubled each time up to MaxPause.
 const (
-	firstPause = time.Millisecond
-	maxPause   = 250 * time.Millisecond
+	FirstPause = time.Millisecond
+	MaxPause   = 250 * time.Millisecond
 )
 
-// turn is one caller's exclusive use of the TPM. It is the transport.TPM that Do hands out.
-type turn struct {
-	ctx       context.Context // of the caller; ends waiting, not a command that was sent
-	scheduler *scheduler
-	left      func() // is called when it ends
+// Turn is one caller's exclusive use of the TPM. It is the transport.TPM that Do hands out.
+type Turn struct {
+	ctx    context.Context // of the caller; ends waiting, not a command that was sent
+	device *Device
+	left   func() // is called when it ends
 
 	mu    sync.Mutex // held while a command is executed
 	over  bool
@@ -32,7 +32,7 @@ type turn struct {
 	made  tpm2.TPMHandle // what the last command loaded or started, if it did
 }
 
-var _ transport.TPM = (*turn)(nil)
+var _ transport.TPM = (*Turn)(nil)
 
 // Send executes one command and returns its response, whatever code it carries. Codes that ask for a repetition are
 // repeated until the context ends, or for as long as one command may take.
@@ -40,9 +40,9 @@ var _ transport.TPM = (*turn)(nil)
 // TPM2_FlushContext is taken also after the context has ended, and when the TPM puts it off. It is
 // then executed when the turn is over, or later, so that a deferred clean-up always works and
 // nobody waits for it; its response is made up.
-func (t *turn) Send(input []byte) ([]byte, error) {
+func (t *Turn) Send(input []byte) ([]byte, error) {
 	// A TPM would wait for the rest of a command that is shorter than it says.
-	if len(input) < headerBytes || int64(binary.BigEndian.Uint32(input[2:])) != int64(len(input)) {
+	if len(input) < HeaderBytes || int64(binary.BigEndian.Uint32(input[2:])) != int64(len(input)) {
 		return nil, fmt.Errorf("%d bytes that are not a TPM command", len(input))
 	}
 	t.mu.Lock()
@@ -56,52 +56,63 @@ func (t *turn) Send(input []byte) ([]byte, error) {
 	return t.sendLocked(input)
 }
 
-func (t *turn) sendLocked(input []byte) ([]byte, error) {
-	return t.scheduler.patiently(t.ctx, t.scheduler.timeout, func() ([]byte, error) {
+func (t *Turn) sendLocked(input []byte) ([]byte, error) {
+	return t.device.patiently(t.ctx, t.device.timeout, func() ([]byte, error) {
 		if err := t.ctx.Err(); err != nil {
 			return nil, fmt.Errorf("before sending %v: %w", command(input), err)
 		}
-		return t.scheduler.perform(t, input)
+		return t.device.perform(t, input)
 	})
 }
 
-// connect opens the connection if there is none, and so finds out which keys are still loaded.
-func (t *turn) connect() error { return t.scheduler.open(t.ctx) }
+// Context is the caller's.
+func (t *Turn) Context() context.Context { return t.ctx }
 
-// end is the end of the turn: nothing can be sent any more.
-func (t *turn) end() {
+// Connect opens the connection if there is none, and so finds out what is still resident.
+func (t *Turn) Connect() error { return t.device.open(t.ctx) }
+
+// End ends the turn: nothing can be sent any more, and the next caller has the TPM.
+func (t *Turn) End() { t.device.finish(t) }
+
+func (t *Turn) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.over = true
 }
 
-// flushHandle flushes an object, or a session, that was made or used in this turn. The Name may be
-// nil.
-func (t *turn) flushHandle(h tpm2.TPMHandle, name []byte) {
+// Flush flushes an object, or a session, that was made or used in this turn. The Name may be nil.
+func (t *Turn) Flush(h tpm2.TPMHandle, name []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, err := t.flushLocked(flushCommand(h), name); err != nil {
-		t.scheduler.log.Debug("TPM handle not flushed", "handle", hexHandle(h), "cause", err)
+		t.device.log.Debug("TPM handle not flushed", "handle", hexHandle(h), "cause", err)
+	}
+}
+
+// Discard flushes what the last command made, where its answer is not to be used.
+func (t *Turn) Discard() {
+	if t.made != 0 {
+		t.Flush(t.made, nil)
 	}
 }
 
 // flushLocked executes a TPM2_FlushContext. If it cannot be done now, it is owed. It needs the
 // lock.
-func (t *turn) flushLocked(input []byte, name []byte) ([]byte, error) {
-	h := handleAt(input, headerBytes)
+func (t *Turn) flushLocked(input []byte, name []byte) ([]byte, error) {
+	h := handleAt(input, HeaderBytes)
 	if t.ctx.Err() != nil {
-		t.scheduler.owe(h, name)
+		t.device.owe(h, name)
 		return flushed(), nil //nolint:nilerr // it is done later
 	}
-	rsp, err := t.scheduler.perform(t, input)
+	rsp, err := t.device.perform(t, input)
 	switch {
-	case err == nil && !rc.Retryable(responseCode(rsp)):
+	case err == nil && !rc.Retryable(ResponseCode(rsp)):
 		return rsp, nil
 	case err == nil || t.ctx.Err() != nil:
-		t.scheduler.owe(h, name)
+		t.device.owe(h, name)
 		return flushed(), nil //nolint:nilerr // it is done later
-	case !t.scheduler.managed: // nothing is flushed there by a connection that breaks
-		t.scheduler.owe(h, name)
+	case !t.device.managed: // nothing is flushed there by a connection that breaks
+		t.device.owe(h, name)
 	}
 	return nil, err
 }
@@ -111,8 +122,8 @@ type command []byte
 
 func (c command) String() string { return fmt.Sprintf("TPM command 0x%03x", uint32(commandCode(c))) }
 
-// sleep waits for d or for the end of ctx, whose error it returns.
-func sleep(ctx context.Context, d time.Duration) error {
+// Sleep waits for d or for the end of ctx, whose error it returns.
+func Sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -1,4 +1,4 @@
-package tpm
+package device
 
 import (
 	"cmp"
@@ -24,28 +24,28 @@ const DefaultDevice = "/dev/tpmrm0"
 // dialTimeout bounds connecting to a socket. The TPM's own socket is on this machine.
 const dialTimeout = 10 * time.Second
 
-// device says where a TPM is: network "unix" or "tcp" with an address, or network "" with the path of a character device.
-type device struct {
-	network string
-	address string
-	sysfs   string // where the kernel describes its devices; empty means /sys
+// Address says where a TPM is.
+type Address struct {
+	Network string // "unix" or "tcp"; empty: a character device
+	Path    string // of the device or the Unix socket, or HOST:PORT
+	Sysfs   string // where the kernel describes its devices; empty means /sys
 }
 
-func (d device) String() string {
-	if d.network == "" {
-		return d.address
+func (d Address) String() string {
+	if d.Network == "" {
+		return d.Path
 	}
-	return d.network + ":" + d.address
+	return d.Network + ":" + d.Path
 }
 
-// parseDevice reads a device setting: "device:/dev/tpmrm0" or just "/dev/tpmrm0", "unix:/path", "tcp:host:port". Empty
+// ParseAddress reads a device setting: "device:/dev/tpmrm0" or just "/dev/tpmrm0", "unix:/path", "tcp:host:port". Empty
 // means [DefaultDevice].
-func parseDevice(setting string) (device, error) {
+func ParseAddress(setting string) (Address, error) {
 	if setting == "" {
 		setting = DefaultDevice
 	}
 	if strings.HasPrefix(setting, "/") {
-		return device{address: setting}, nil
+		return Address{Path: setting}, nil
 	}
 	scheme, address, _ := strings.Cut(setting, ":")
 	if address == "" {
@@ -53,27 +53,27 @@ func parseDevice(setting string) (device, error) {
 	}
 	switch scheme {
 	case "device":
-		return device{address: address}, nil
+		return Address{Path: address}, nil
 	case "unix":
-		return device{network: "unix", address: address}, nil
+		return Address{Network: "unix", Path: address}, nil
 	case "tcp":
 		if _, _, err := net.SplitHostPort(address); err != nil {
-			return device{}, fmt.Errorf("TPM device %q: %w: write tcp:HOST:PORT", setting, err)
+			return Address{}, fmt.Errorf("TPM device %q: %w: write tcp:HOST:PORT", setting, err)
 		}
-		return device{network: "tcp", address: address}, nil
+		return Address{Network: "tcp", Path: address}, nil
 	}
-	return device{}, fmt.Errorf("TPM device %q: write device:/dev/tpmrm0, unix:/path/to/socket or tcp:HOST:PORT", setting)
+	return Address{}, fmt.Errorf("TPM device %q: write device:/dev/tpmrm0, unix:/path/to/socket or tcp:HOST:PORT", setting)
 }
 
-// stream carries raw TPM commands and responses, nothing around them.
-type stream interface {
+// Stream carries raw TPM commands and responses, nothing around them.
+type Stream interface {
 	io.ReadWriteCloser
 	// SetDeadline returns os.ErrNoDeadline where there is none to set.
 	SetDeadline(t time.Time) error
 }
 
 // open connects. Its error is ErrUnavailable and says what to do.
-func (d device) open(ctx context.Context) (stream, error) {
+func (d Address) open(ctx context.Context) (Stream, error) {
 	s, err := d.dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: opening %s: %w: %s", ErrUnavailable, d, rootCause(err), openHint(d, err))
@@ -81,12 +81,12 @@ func (d device) open(ctx context.Context) (stream, error) {
 	return s, nil
 }
 
-func (d device) dial(ctx context.Context) (stream, error) {
-	if d.network == "" {
-		return openCharDevice(d.address)
+func (d Address) dial(ctx context.Context) (Stream, error) {
+	if d.Network == "" {
+		return openCharDevice(d.Path)
 	}
 	dialer := net.Dialer{Timeout: dialTimeout}
-	return dialer.DialContext(ctx, d.network, d.address)
+	return dialer.DialContext(ctx, d.Network, d.Path)
 }
 
 // openCharDevice opens a TPM character device for blocking reads and writes.
@@ -95,7 +95,7 @@ func (d device) dial(ctx context.Context) (stream, error) {
 // wrong twice. A read before the answer is ready returns 0 there, not EAGAIN, and Go takes 0 for the end of the file. And
 // the driver's poll waits for the command under way, so that the runtime's poller, and with it every connection of the
 // process, would stand still meanwhile. A blocked thread is harmless, and the kernel ends every command in its time.
-func openCharDevice(path string) (stream, error) {
+func openCharDevice(path string) (Stream, error) {
 	// A wrong setting must not write TPM commands into some file.
 	info, err := os.Stat(path)
 	if err != nil {
@@ -123,11 +123,11 @@ func openRetrying(path string, flags int) (int, error) {
 	}
 }
 
-// managed reports whether an open stream goes to the kernel's resource manager, which alone gives
+// managed reports whether an open Stream goes to the kernel's resource manager, which alone gives
 // each open an empty space. It goes by the class that the kernel has the device in: names can be
 // given by anybody, as containers do. If that is not known, it is not believed: then what is loaded
 // is looked for, and not found.
-func (d device) managed(s stream) bool {
+func (d Address) managed(s Stream) bool {
 	file, ok := s.(*os.File)
 	if !ok {
 		return false
@@ -141,7 +141,7 @@ func (d device) managed(s stream) bool {
 		return false
 	}
 	number := fmt.Sprintf("%d:%d", unix.Major(stat.Rdev), unix.Minor(stat.Rdev))
-	class, err := os.Readlink(filepath.Join(cmp.Or(d.sysfs, "/sys"), "dev", "char", number, "subsystem"))
+	class, err := os.Readlink(filepath.Join(cmp.Or(d.Sysfs, "/sys"), "dev", "char", number, "subsystem"))
 	return err == nil && filepath.Base(class) == "tpmrm"
 }
 
@@ -156,4 +156,19 @@ func rootCause(err error) error {
 		return op.Err
 	}
 	return err
+}
+
+// openHint tells an operator what to do about an error of opening the device.
+func openHint(d Address, err error) string {
+	switch {
+	case d.Network != "":
+		return fmt.Sprintf("check that the TPM emulator behind %s runs and that this user may connect", d)
+	case errors.Is(err, os.ErrNotExist):
+		return "this machine shows no TPM: check that the VM has a vTPM and that the kernel's tpm driver is loaded (ls -l /dev/tpm*)"
+	case errors.Is(err, os.ErrPermission):
+		return "this user may not open it: add it to the group of the device, usually tss (SupplementaryGroups=tss)"
+	case errors.Is(err, syscall.EBUSY):
+		return "another program holds it: use the resource manager's device, /dev/tpmrm0"
+	}
+	return "check the tpm setting and the kernel log"
 }

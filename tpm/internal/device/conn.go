@@ -1,4 +1,4 @@
-package tpm
+package device
 
 import (
 	"bytes"
@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	headerBytes = 10 // tag, size, code: TPM 2.0 Part 1, 18.2
-	// maxResponseBytes is the largest response taken. It is MAX_RESPONSE_SIZE of the reference implementation, and the kernel
+	HeaderBytes = 10 // tag, size, code: TPM 2.0 Part 1, 18.2
+	// MaxResponseBytes is the largest response taken. It is MAX_RESPONSE_SIZE of the reference implementation, and the kernel
 	// driver's TPM_BUFSIZE.
-	maxResponseBytes = 4096
+	MaxResponseBytes = 4096
 )
 
 // errAbandoned says that a command was sent and its caller has gone before the answer came.
@@ -31,9 +31,9 @@ var errAbandoned = errors.New("the TPM still works on it")
 // conn speaks the TPM's framing over a stream: one command, one response. After any error but errAbandoned it is unusable:
 // what comes from the stream next could be the late rest of an old answer. Not safe for concurrent use.
 type conn struct {
-	stream  stream
+	stream  Stream
 	timeout time.Duration // for one exchange
-	buf     [maxResponseBytes]byte
+	buf     [MaxResponseBytes]byte
 	have    int       // bytes of the response under way that are in buf
 	until   time.Time // when the exchange under way is given up; the stream's deadline
 	watched bool      // the stream knows no deadlines
@@ -53,7 +53,7 @@ type conn struct {
 	woken  bool   // under waking: the stream's deadline is past for it
 }
 
-func newConn(s stream, timeout time.Duration) (*conn, error) {
+func newConn(s Stream, timeout time.Duration) (*conn, error) {
 	c := &conn{stream: s, timeout: timeout}
 	c.poll = func(fd uintptr) { c.events = readable(fd) }
 	socket, ok := s.(syscall.Conn)
@@ -148,10 +148,10 @@ func (c *conn) resume() ([]byte, error) {
 // read reads one response, from where the last read was interrupted.
 func (c *conn) read() ([]byte, error) {
 	// One read usually brings all of it. What is beyond the first response is nobody's answer.
-	if err := c.fill(headerBytes, len(c.buf)); err != nil {
+	if err := c.fill(HeaderBytes, len(c.buf)); err != nil {
 		return nil, fmt.Errorf("reading the response header: %w", err)
 	}
-	size, err := responseSize(c.buf[:headerBytes])
+	size, err := responseSize(c.buf[:HeaderBytes])
 	if err != nil {
 		return nil, err
 	}
@@ -223,8 +223,8 @@ func responseSize(header []byte) (int, error) {
 	if tag != tpm2.TPMSTNoSessions && tag != tpm2.TPMSTSessions && tag != tpm2.TPMSTRspCommand {
 		return 0, fmt.Errorf("this is not a TPM: its response begins with tag %s", tcg.Structure(uint16(tag)))
 	}
-	if size < headerBytes || size > maxResponseBytes {
-		return 0, fmt.Errorf("response claims %d bytes, allowed are %d to %d", size, headerBytes, maxResponseBytes)
+	if size < HeaderBytes || size > MaxResponseBytes {
+		return 0, fmt.Errorf("response claims %d bytes, allowed are %d to %d", size, HeaderBytes, MaxResponseBytes)
 	}
 	return int(size), nil
 }

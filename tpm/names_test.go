@@ -78,7 +78,7 @@ func TestAnAnswerOfAnotherProtocolSaysWhatItBeginsWith(t *testing.T) {
 	on, proxy := throughProxy(t)
 	for answer, want := range map[string]string{"HTTP/1.1 400 Bad Request\r\n": "0x4854 (unknown)", "\x80\x18\x00\x00\x00\x0a\x00\x00\x00\x00": "TPM_ST_ATTEST_QUOTE (0x8018)"} {
 		proxy.Handle(func([]byte, tpmtest.Forward) ([]byte, error) { return bytes.Clone([]byte(answer)), nil })
-		_, err := on.Properties(t.Context())
+		_, err := on.State(t.Context())
 		proxy.Handle(nil)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)

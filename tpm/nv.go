@@ -79,7 +79,7 @@ func readNVPublic(t *turn, index tpm2.TPMHandle) (*tpm2.TPMSNVPublic, tpm2.TPM2B
 
 // nvChunk returns how much one TPM2_NV_Read may ask for.
 func nvChunk(t *turn) (int, error) {
-	p, err := device.Properties(t, tpm2.TPMPTNVBufferMax, 1)
+	p, err := t.Fixed()
 	if err != nil {
 		return 0, err
 	}

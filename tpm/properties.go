@@ -15,22 +15,51 @@ import (
 
 // Properties are what a TPM says about itself. None of it is proven.
 type Properties struct {
+	Identity
+	Hashes []crypto.Hash
+	RSAPSS bool // RSASSA-PSS is implemented, with whatever salt
+}
+
+// Identity is what a TPM says of its maker and firmware. None of it is proven.
+type Identity struct {
 	Manufacturer    string // four letters of the TCG vendor ID registry, such as "MSFT"
 	VendorString    string
 	FirmwareVersion string // as TPMS_ATTEST.firmwareVersion has it, such as "0x2020031200120003"
-	Hashes          []crypto.Hash
-	RSAPSS          bool // RSASSA-PSS is implemented, with whatever salt
 }
 
-// Properties asks the TPM what it is (TPM 2.0 Part 3, 30.2).
+// Identity says whose the TPM is. It sends a command only where there is no connection yet.
+func (t *TPM) Identity(ctx context.Context) (Identity, error) {
+	var i Identity
+	err := t.again(ctx, func(turn *turn) error {
+		fixed, err := turn.Fixed()
+		i = identify(fixed)
+		return err
+	})
+	if err != nil {
+		return Identity{}, fmt.Errorf("connecting to the TPM: %w", err)
+	}
+	return i, nil
+}
+
+func identify(fixed map[tpm2.TPMPT]uint32) Identity {
+	return Identity{
+		Manufacturer: letters(fixed[tpm2.TPMPTManufacturer]),
+		VendorString: letters(fixed[tpm2.TPMPTVendorString1], fixed[tpm2.TPMPTVendorString2],
+			fixed[tpm2.TPMPTVendorString3], fixed[tpm2.TPMPTVendorString4]),
+		FirmwareVersion: fmt.Sprintf("0x%08x%08x", fixed[tpm2.TPMPTFirmwareVersion1], fixed[tpm2.TPMPTFirmwareVersion2]),
+	}
+}
+
+// Properties says what the TPM is (TPM 2.0 Part 3, 30.2). It is asked once for each connection; nothing of it changes before a TPM
+// restarts.
 func (t *TPM) Properties(ctx context.Context) (Properties, error) {
 	var p Properties
 	err := t.again(ctx, func(turn *turn) error {
-		fixed, err := device.Properties(turn, tpm2.TPMPTFamilyIndicator, 64)
+		fixed, err := turn.Fixed()
 		if err != nil {
 			return err
 		}
-		algs, err := algorithms(turn)
+		algs, err := turn.algorithms()
 		if err != nil {
 			return err
 		}
@@ -44,13 +73,7 @@ func (t *TPM) Properties(ctx context.Context) (Properties, error) {
 }
 
 func describe(fixed map[tpm2.TPMPT]uint32, algs map[tpm2.TPMAlgID]bool) Properties {
-	p := Properties{
-		Manufacturer: letters(fixed[tpm2.TPMPTManufacturer]),
-		VendorString: letters(fixed[tpm2.TPMPTVendorString1], fixed[tpm2.TPMPTVendorString2],
-			fixed[tpm2.TPMPTVendorString3], fixed[tpm2.TPMPTVendorString4]),
-		FirmwareVersion: fmt.Sprintf("0x%08x%08x", fixed[tpm2.TPMPTFirmwareVersion1], fixed[tpm2.TPMPTFirmwareVersion2]),
-		RSAPSS:          algs[tpm2.TPMAlgRSAPSS],
-	}
+	p := Properties{Identity: identify(fixed), RSAPSS: algs[tpm2.TPMAlgRSAPSS]}
 	for _, alg := range []tpm2.TPMAlgID{tpm2.TPMAlgSHA256, tpm2.TPMAlgSHA384, tpm2.TPMAlgSHA512} {
 		if h, err := alg.Hash(); err == nil && algs[alg] {
 			p.Hashes = append(p.Hashes, h)
@@ -72,6 +95,26 @@ func letters(words ...uint32) string {
 		}
 		return r
 	}, string(b)))
+}
+
+// implemented is what a TPM said it implements.
+type implemented struct {
+	algorithms map[tpm2.TPMAlgID]bool
+	over       device.Connection // where it said so
+}
+
+// algorithms is [algorithms], asked once for each connection.
+func (t *turn) algorithms() (map[tpm2.TPMAlgID]bool, error) {
+	known := &t.tpm.implemented
+	if known.algorithms != nil && known.over == t.Connection() {
+		return known.algorithms, nil
+	}
+	algs, err := algorithms(t)
+	if err != nil {
+		return nil, err
+	}
+	*known = implemented{algs, t.Connection()}
+	return algs, nil
 }
 
 // algorithms reads which algorithms the TPM implements.

@@ -81,6 +81,7 @@ type TPM struct {
 
 	sessions         sessions
 	known            known
+	implemented      implemented
 	ownerHasPassword bool // and it was the one given
 }
 
@@ -98,8 +99,7 @@ func Open(ctx context.Context, cfg Config) (*TPM, error) {
 		return nil, err
 	}
 	t := unopened(ctx, at, cfg)
-	// Any command opens the connection.
-	if _, err := t.Properties(ctx); err != nil {
+	if _, err := t.Identity(ctx); err != nil {
 		_ = t.Close()
 		return nil, err
 	}

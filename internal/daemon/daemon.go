@@ -83,7 +83,7 @@ type Daemon struct {
 	reloads  reloads
 
 	tpm        *tpm.TPM // nil with a software key
-	properties tpm.Properties
+	identity   tpm.Identity
 	key        bindingKey
 	tpmKey     *tpm.Key // nil with a software key
 	generation int      // of the key; 0 with a software key

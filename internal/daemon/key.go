@@ -207,7 +207,7 @@ func (d *Daemon) openKey(ctx context.Context) error {
 	}
 	d.tpm = t
 	d.closers = append(d.closers, t.Close)
-	if d.properties, err = t.Properties(ctx); err != nil {
+	if d.identity, err = t.Identity(ctx); err != nil {
 		return err
 	}
 	options, err := BindingKeyOptions(d.cfg)

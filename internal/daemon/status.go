@@ -71,8 +71,8 @@ func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
 	}
 	status := wire.TPMStatus{
 		Device:          d.cfg.TPM,
-		Manufacturer:    d.properties.Manufacturer,
-		FirmwareVersion: d.properties.FirmwareVersion,
+		Manufacturer:    d.identity.Manufacturer,
+		FirmwareVersion: d.identity.FirmwareVersion,
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTPMTimeout)
 	defer cancel()

@@ -48,9 +48,10 @@ type Device struct {
 
 	// The rest belongs to the turn:
 
-	conn      *conn // nil: not open
-	managed   bool  // conn goes to a resource manager, where each connection begins with an empty space of its own
-	boots     boots // of the TPM
+	conn      *conn                 // nil: not open
+	managed   bool                  // conn goes to a resource manager, where each connection begins with an empty space of its own
+	boots     boots                 // of the TPM
+	fixed     map[tpm2.TPMPT]uint32 // what the TPM said of itself when conn was opened
 	residents residents
 	used      time.Time   // when a resident session was last used
 	timer     *time.Timer // runs while there is a resident session, or a flush is owed

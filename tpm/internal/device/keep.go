@@ -57,6 +57,12 @@ func (t *Turn) Loading(name []byte, f func() error) error {
 // made beside it is known to be of the same boot.
 func (t *Turn) FindBoot() error { return t.device.findBoot(t) }
 
+// Connection tells one connection from another. It is comparable.
+type Connection struct{ conn *conn }
+
+// Connection is the present one.
+func (t *Turn) Connection() Connection { return Connection{t.device.conn} }
+
 // Epoch tells a connection and a boot of the TPM from others: what was found out in one need not hold in another.
 type Epoch struct {
 	conn  *conn

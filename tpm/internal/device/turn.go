@@ -71,6 +71,15 @@ func (t *Turn) Context() context.Context { return t.ctx }
 // Connect opens the connection if there is none, and so finds out what is still resident.
 func (t *Turn) Connect() error { return t.device.open(t.ctx) }
 
+// Fixed returns the properties that do not change while a connection lasts, as the TPM gave them when it was opened (TPM 2.0 Part 2,
+// 6.13, from TPM_PT_FAMILY_INDICATOR). It opens the connection if there is none.
+func (t *Turn) Fixed() (map[tpm2.TPMPT]uint32, error) {
+	if err := t.Connect(); err != nil {
+		return nil, err
+	}
+	return t.device.fixed, nil
+}
+
 // End ends the turn: nothing can be sent any more, and the next caller has the TPM.
 func (t *Turn) End() { t.device.finish(t) }
 

@@ -15,8 +15,8 @@ import (
 // pass: first where the parent was last, then where the file says, then in all other places. Parent
 // is the Name of the parent, or nil if it is not known. It says where to begin and not where to
 // end: a note may be wrong, and TPM2_Load under another key fails without having done anything. At
-// is the parent that it was.
-func (f *KeyFile) loadUnder(t *turn, parent []byte) (loaded object, at []byte, err error) {
+// is the parent that it was. UsedAtOnce is of [LoadOptions].
+func (f *KeyFile) loadUnder(t *turn, parent []byte, usedAtOnce bool) (loaded object, at []byte, err error) {
 	own, err := f.ownPlace()
 	if err != nil {
 		return object{}, nil, err
@@ -25,7 +25,7 @@ func (f *KeyFile) loadUnder(t *turn, parent []byte) (loaded object, at []byte, e
 	if err := t.missed(sought); err != nil {
 		return object{}, nil, err
 	}
-	a := &attempts{file: f, parent: parent, own: own, search: &search{turn: t}, tried: make(map[string]bool), passedOver: make(map[string]error)}
+	a := &attempts{file: f, usedAtOnce: usedAtOnce, parent: parent, own: own, search: &search{turn: t}, tried: make(map[string]bool), passedOver: make(map[string]error)}
 	a.search.first = a.begin()
 	o, p, found, err := a.search.find(a.load)
 	if err != nil {
@@ -63,11 +63,13 @@ func (f *KeyFile) ownPlace() (place, error) {
 
 // attempts are the storage keys under which a key file was tried.
 type attempts struct {
-	file   *KeyFile
-	parent []byte // Name of the parent, as it was noted; nil: it was not
-	own    place  // that the file names
-	search *search
-	loaded object
+	file *KeyFile
+	// usedAtOnce is of [LoadOptions].
+	usedAtOnce bool
+	parent     []byte // Name of the parent, as it was noted; nil: it was not
+	own        place  // that the file names
+	search     *search
+	loaded     object
 
 	noted      bool             // the noted parent was found
 	ownFound   bool             // something is where the file says
@@ -139,7 +141,7 @@ func (a *attempts) pass(o object, err error) {
 func (a *attempts) loadUnder(p place, o object) (bool, error) {
 	name, t := string(o.name), a.search.turn
 	a.tried[name] = true
-	loaded, err := a.file.loadAt(t, o)
+	loaded, err := a.file.loadAt(t, o, a.usedAtOnce)
 	_, root := errors.AsType[*ParentError](err) // of the storage root, which the session is salted to
 	var code tpm2.TPMRC
 	switch {

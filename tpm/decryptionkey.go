@@ -43,18 +43,56 @@ type DecryptionKey struct {
 // bank, at least one. It takes as long as the TPM needs for making an RSA key: a tenth of a second
 // to several seconds. The caller closes the key.
 func (t *TPM) NewDecryptionKey(ctx context.Context, pcrs []int) (*DecryptionKey, error) {
-	if _, err := selectPCRs(pcrs); err != nil {
-		return nil, fmt.Errorf("making a decryption key: %w", err)
-	}
 	k := &DecryptionKey{resident: resident{pinned: true}, tpm: t}
-	err := t.again(ctx, func(turn *turn) error { return k.create(turn, pcrs) })
+	_, err := selectPCRs(pcrs)
+	if err == nil {
+		err = t.again(ctx, func(turn *turn) error { return k.create(turn, pcrs, false) })
+	}
 	if err != nil {
 		return nil, fmt.Errorf("making a decryption key: %w", err)
 	}
 	return k, nil
 }
 
-func (k *DecryptionKey) create(t *turn, pcrs []int) error {
+// NewCertifiedDecryptionKey is [TPM.NewDecryptionKey] and [DecryptionKey.Certify] in one, which takes a command less: that the TPM
+// certifies the key shows that it is where the TPM said.
+func (t *TPM) NewCertifiedDecryptionKey(ctx context.Context, pcrs []int, ak tpm2.TPMHandle, qualifyingData []byte) (*DecryptionKey, Attestation, error) {
+	k := &DecryptionKey{resident: resident{pinned: true}, tpm: t}
+	var a Attestation
+	_, err := selectPCRs(pcrs)
+	if err == nil {
+		err = checkQualifyingData(qualifyingData)
+	}
+	if err == nil {
+		err = t.again(ctx, func(turn *turn) (err error) {
+			a, err = k.createCertified(turn, pcrs, ak, qualifyingData)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, Attestation{}, fmt.Errorf("making a decryption key that is certified with the attestation key at 0x%08x: %w", uint32(ak), err)
+	}
+	return k, a, nil
+}
+
+func (k *DecryptionKey) createCertified(t *turn, pcrs []int, ak tpm2.TPMHandle, qualifyingData []byte) (Attestation, error) {
+	if err := k.create(t, pcrs, true); err != nil {
+		return Attestation{}, err
+	}
+	h, found := t.Use(&k.resident)
+	if !found {
+		return Attestation{}, ErrKeyGone
+	}
+	o := k.object
+	o.handle = h
+	a, err := certify(t, o, nil, ak, qualifyingData)
+	if err != nil {
+		t.Release(&k.resident)
+	}
+	return a, err
+}
+
+func (k *DecryptionKey) create(t *turn, pcrs []int, usedAtOnce bool) error {
 	bound, _, err := bindPCRs(t, PCRSelection{PCRs: pcrs}, false)
 	if err != nil {
 		return err
@@ -63,7 +101,7 @@ func (k *DecryptionKey) create(t *turn, pcrs []int) error {
 	if err != nil {
 		return err
 	}
-	o, err := createProtected(t, tpm2.TPMRHNull, template)
+	o, err := createProtected(t, tpm2.TPMRHNull, template, usedAtOnce)
 	if err != nil {
 		return err
 	}
@@ -107,9 +145,9 @@ func decryptionKeyTemplate(bound policy) (tpm2.TPMTPublic, error) {
 }
 
 // createProtected makes a primary of a hierarchy without authorization value, in a protected session
-// (TPM 2.0 Part 3, 24.1). The handle in the answer is all that the session does not protect, so the
-// object there is looked at.
-func createProtected(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (object, error) {
+// (TPM 2.0 Part 3, 24.1). The handle in the answer is all that the session does not protect: the
+// object there is looked at, unless it is used at once in a session, with its Name.
+func createProtected(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic, usedAtOnce bool) (object, error) {
 	var rsp *tpm2.CreatePrimaryResponse
 	err := t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
 		rsp, err = tpm2.CreatePrimary{
@@ -125,9 +163,9 @@ func createProtected(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic
 	if err != nil {
 		return object{}, err
 	}
-	o, err := readPublic(t, rsp.ObjectHandle)
-	if err == nil && !bytes.Equal(o.area, rsp.OutPublic.Bytes()) {
-		err = errors.New("the TPM shows another key than it made")
+	o, err := parseObject(rsp.ObjectHandle, rsp.OutPublic.Bytes(), rsp.Name.Buffer)
+	if err == nil && (!usedAtOnce || t.tpm.sessions.plain) {
+		err = o.lookAt(t)
 	}
 	if err != nil {
 		t.Flush(rsp.ObjectHandle, nil)

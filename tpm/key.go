@@ -37,6 +37,9 @@ type LoadOptions struct {
 	SignOnly bool
 	// PCRValues are those of [KeyFile.PCRValues], to say which PCRs changed.
 	PCRValues PCRValues
+	// UsedAtOnce saves a command where the caller lets the key sign as soon as it is loaded: whether the handle in the TPM's answer is the
+	// key's, which is all that the session does not protect, is then shown by that command, and not looked at before.
+	UsedAtOnce bool
 	// Parent is that of [KeyFile.ParentName]. Nil: it is not known, and the storage keys that there are will be tried.
 	Parent []byte
 }
@@ -156,7 +159,7 @@ func (k *Key) loadFirst(t *turn, options LoadOptions) error {
 	if k.permanent.Load() != 0 {
 		return k.accept(k.object, options)
 	}
-	o, parent, err := k.file.loadUnder(t, options.Parent)
+	o, parent, err := k.file.loadUnder(t, options.Parent, options.UsedAtOnce)
 	if err != nil {
 		return err
 	}
@@ -191,8 +194,9 @@ func (k *Key) find(t *turn, h tpm2.TPMHandle) error {
 	return nil
 }
 
-// loadAt puts the key into a transient slot under a parent (TPM 2.0 Part 3, 12.2) and reads what the TPM makes of it.
-func (f *KeyFile) loadAt(t *turn, parent object) (object, error) {
+// loadAt puts the key into a transient slot under a parent (TPM 2.0 Part 3, 12.2). The Name in the answer must be that of the file's public
+// area. The handle in it is not protected: the object there is looked at, unless it is used at once in a session, with its Name.
+func (f *KeyFile) loadAt(t *turn, parent object, usedAtOnce bool) (object, error) {
 	public, private, err := f.areas()
 	if err != nil {
 		return object{}, err
@@ -215,13 +219,13 @@ func (f *KeyFile) loadAt(t *turn, parent object) (object, error) {
 	if err != nil {
 		return object{}, err
 	}
-	o, err := readPublic(t, rsp.ObjectHandle)
-	if err == nil && !bytes.Equal(o.area, public.Bytes()) {
-		err = errors.New("the TPM loaded another public area than the key file has")
+	o, err := parseObject(rsp.ObjectHandle, public.Bytes(), rsp.Name.Buffer)
+	if err == nil && (!usedAtOnce || t.tpm.sessions.plain) {
+		err = o.lookAt(t)
 	}
 	if err != nil {
 		t.Flush(rsp.ObjectHandle, nil)
-		return object{}, err
+		return object{}, fmt.Errorf("the TPM loaded another public area than the key file has: %w", err)
 	}
 	return o, nil
 }
@@ -366,7 +370,7 @@ func (k *Key) handle(t *turn) (tpm2.TPMHandle, error) {
 	if h, found := t.Use(&k.resident); found {
 		return h, nil
 	}
-	o, _, err := k.file.loadUnder(t, k.parent)
+	o, _, err := k.file.loadUnder(t, k.parent, true)
 	if err != nil {
 		return 0, fmt.Errorf("loading the TPM key again: %w", err)
 	}

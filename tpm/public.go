@@ -68,6 +68,15 @@ func readPublic(t transport.TPM, h tpm2.TPMHandle) (object, error) {
 	return o, err
 }
 
+// lookAt makes sure that an object is where it is said to be.
+func (o object) lookAt(t transport.TPM) error {
+	there, err := readPublic(t, o.handle)
+	if err == nil && !bytes.Equal(there.area, o.area) {
+		err = errors.New("another object is at its handle")
+	}
+	return err
+}
+
 // parseObject takes what the TPM says of an object: the Name must be the digest of the public area.
 func parseObject(h tpm2.TPMHandle, area, claimed []byte) (object, error) {
 	public, err := parsePublic(area)

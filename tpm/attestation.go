@@ -40,15 +40,20 @@ func (t *TPM) Certify(ctx context.Context, k *Key, ak tpm2.TPMHandle, qualifying
 
 // certify lets an attestation key vouch for an object with this authorization value.
 func certify(t *turn, o object, auth []byte, ak tpm2.TPMHandle, qualifyingData []byte) (Attestation, error) {
-	signer, err := attestationKey(t, ak)
-	if err != nil {
-		return Attestation{}, err
-	}
+	var a Attestation
+	err := t.withAttestationKey(ak, func(signer object) (err error) {
+		a, err = certifyWith(t, o, auth, signer, qualifyingData)
+		return err
+	})
+	return a, err
+}
+
+func certifyWith(t *turn, o object, auth []byte, signer object, qualifyingData []byte) (Attestation, error) {
 	var rsp *tpm2.CertifyResponse
 	// The object's session protects the whole command; a second one for the attestation key would
 	// add nothing. The role is ADMIN: without adminWithPolicy, a key with a policy takes its
 	// authorization value for it, too.
-	err = t.protected(auth, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
+	err := t.protected(auth, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
 		rsp, err = tpm2.Certify{
 			ObjectHandle:   o.auth(session),
 			SignHandle:     signer.auth(emptyPassword()),
@@ -64,9 +69,25 @@ func certify(t *turn, o object, auth []byte, ak tpm2.TPMHandle, qualifyingData [
 	return a, checkCertified(a.Attest, o.name, qualifyingData)
 }
 
+// withAttestationKey runs f with the key at ak.
+func (t *turn) withAttestationKey(ak tpm2.TPMHandle, f func(signer object) error) error {
+	signer, err := attestationKey(t, ak)
+	if err != nil {
+		return err
+	}
+	err = f(signer)
+	if !t.mayBeStale(signer, err) {
+		return err
+	}
+	if signer, err = attestationKey(t, ak); err != nil {
+		return err
+	}
+	return f(signer)
+}
+
 // attestationKey reads which key is at ak, and refuses one that would sign anything: its statements could be made up.
 func attestationKey(t *turn, ak tpm2.TPMHandle) (object, error) {
-	o, err := readPublic(t, ak)
+	o, err := t.look(ak)
 	if errors.Is(err, tpm2.TPMRCHandle) {
 		// Not wrapped: to the caller, the code would mean that its own key is gone.
 		return object{}, errors.New("there is no key at this handle; on a Confidential VM the platform puts one there at boot")

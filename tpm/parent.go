@@ -183,6 +183,9 @@ func (s *search) find(fits func(place, object) (bool, error)) (o object, at plac
 			s.look(p, o)
 		}
 		ok, err := fits(p, o)
+		if !ok && err == nil && o.recalled {
+			o, ok, err = s.fitsNow(p, o, fits)
+		}
 		if ok && err == nil {
 			return o, p, true, nil
 		}
@@ -192,6 +195,22 @@ func (s *search) find(fits func(place, object) (bool, error)) (o object, at plac
 		}
 	}
 	return object{}, place{}, false, nil
+}
+
+// fitsNow asks whether what is at a place now fits, where what was seen there earlier did not.
+func (s *search) fitsNow(p place, earlier object, fits func(place, object) (bool, error)) (object, bool, error) {
+	o, err := s.turn.lookAgain(p.handle)
+	if over := s.note(p, err); over != nil || err != nil {
+		return earlier, false, over
+	}
+	if bytes.Equal(o.name, earlier.name) {
+		return o, false, nil
+	}
+	if s.look != nil {
+		s.look(p, o)
+	}
+	ok, err := fits(p, o)
+	return o, ok, err
 }
 
 // note decides what follows from an error of opening a place: that nothing is there, that it is not
@@ -242,7 +261,7 @@ func cannotMake(code tpm2.TPMRC) bool {
 // openPlace reads what is at a persistent handle, or makes a primary.
 func openPlace(t *turn, p place) (object, error) {
 	if p.handle != 0 {
-		return readPublic(t, p.handle)
+		return t.look(p.handle)
 	}
 	return createPrimary(t, p.primary)
 }
@@ -297,6 +316,9 @@ func (t *turn) under(find func(*turn) (object, error), f func(object) error) err
 		}
 		err = f(o)
 		t.release(o)
+		if t.mayBeStale(o, err) {
+			continue
+		}
 		if !rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || o.transient() || t.tpm.known.locked[at(o)] {
 			return err
 		}

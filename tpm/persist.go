@@ -97,6 +97,7 @@ func evictControl(t *turn, o object, h tpm2.TPMHandle) error {
 				ObjectHandle:     tpm2.NamedHandle{Handle: o.handle, Name: tpm2.TPM2BName{Buffer: o.name}},
 				PersistentHandle: h,
 			}.Execute(t)
+			t.forgetSeen(h)
 			return err
 		})
 	}

@@ -27,6 +27,7 @@ type object struct {
 
 	qualified []byte // TPM2B_NAME of the object with its ancestors, as TPM2_ReadPublic has it; not checked
 	primary   int    // which of the known primaries it is, if it was made here
+	recalled  bool   // the TPM was not asked about it just now: see seen
 }
 
 // auth authorizes a command with the object, whatever its authorization value is in the session.
@@ -48,7 +49,7 @@ func emptyPassword() tpm2.Session { return tpm2.PasswordAuth(nil) }
 func (t *TPM) ReadPublic(ctx context.Context, h tpm2.TPMHandle) (area, name []byte, err error) {
 	var o object
 	err = t.again(ctx, func(turn *turn) error {
-		o, err = readPublic(turn, h)
+		o, err = turn.lookAgain(h)
 		return err
 	})
 	if err != nil {

@@ -52,18 +52,17 @@ func (t *TPM) Quote(ctx context.Context, ak tpm2.TPMHandle, pcrs []int, qualifyi
 var errPCRsMoved = errors.New("PCRs were extended while they were quoted")
 
 func quoteSettled(t *turn, ak tpm2.TPMHandle, selection []int, qualifyingData []byte) (Quote, error) {
-	signer, err := attestationKey(t, ak)
-	if err != nil {
-		return Quote{}, err
-	}
-	for range quoteAttempts {
-		var q Quote
-		q, err = quoteOnce(t, signer, selection, qualifyingData)
-		if !errors.Is(err, errPCRsMoved) {
-			return q, err
+	var q Quote
+	err := t.withAttestationKey(ak, func(signer object) (err error) {
+		for range quoteAttempts {
+			q, err = quoteOnce(t, signer, selection, qualifyingData)
+			if !errors.Is(err, errPCRsMoved) {
+				return err
+			}
 		}
-	}
-	return Quote{}, err
+		return err
+	})
+	return q, err
 }
 
 func quoteOnce(t *turn, signer object, selection []int, qualifyingData []byte) (Quote, error) {

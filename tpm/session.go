@@ -43,6 +43,7 @@ type session struct {
 	key         []byte // sessionKey
 	nonceTPM    []byte // the newest
 	nonceCaller []byte // the newest
+	root        object // that it was salted to; of no session that is not salted
 
 	uses    int
 	pending bool // it is in use, or was and what became of the nonces is not known
@@ -60,7 +61,20 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	s, err := startSalted(t, kind, root)
+	t.release(root)
+	if !t.mayBeStale(root, err) {
+		return s, err
+	}
+	if root, err = storageRoot(t); err != nil {
+		return nil, err
+	}
 	defer t.release(root)
+	return startSalted(t, kind, root)
+}
+
+// startSalted makes a session that is salted to a storage key.
+func startSalted(t *turn, kind tpm2.TPMSE, root object) (*session, error) {
 	recipient, err := tpm2.ImportEncapsulationKey(&root.public)
 	if err != nil {
 		return nil, fmt.Errorf("salting a session to the storage root: %w", err)
@@ -69,7 +83,7 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("salting a session to the storage root: %w", err)
 	}
-	s := &session{nonceCaller: make([]byte, nonceBytes)}
+	s := &session{root: root, nonceCaller: make([]byte, nonceBytes)}
 	if err := s.newNonce(); err != nil {
 		return nil, err
 	}

@@ -102,6 +102,9 @@ func (t *turn) withSession(kind tpm2.TPMSE, f func(*session) error) error {
 			return err
 		}
 		t.endSession(s)
+		if fresh && t.mayBeStale(s.root, err) && attempt < sessionAttempts {
+			continue
+		}
 		if attempt == sessionAttempts || !errors.Is(err, errSessionGone) && !(refused && mend(code, fresh)) {
 			return err
 		}

@@ -50,6 +50,7 @@ func (t *TPM) TryStorageRoot(ctx context.Context) (StorageRoot, error) {
 func (t *TPM) storageRoot(ctx context.Context, try func(*turn, object) error) (StorageRoot, error) {
 	var root StorageRoot
 	err := t.again(ctx, func(turn *turn) error {
+		turn.tpm.seen = seen{} // where it is now is what the caller wants to know
 		return turn.under(storageRoot, func(o object) error {
 			root = StorageRoot{Handle: parentHandle(o), Algorithm: algorithmName(&o.public), Name: o.name}
 			if o.transient() && o.primary != derivedRoot {

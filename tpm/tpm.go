@@ -81,6 +81,7 @@ type TPM struct {
 
 	sessions         sessions
 	known            known
+	seen             seen
 	implemented      implemented
 	ownerHasPassword bool // and it was the one given
 }

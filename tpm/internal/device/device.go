@@ -51,6 +51,7 @@ type Device struct {
 	conn      *conn                 // nil: not open
 	managed   bool                  // conn goes to a resource manager, where each connection begins with an empty space of its own
 	boots     boots                 // of the TPM
+	bootAsked bool                  // over conn: else boots is of an earlier one
 	fixed     map[tpm2.TPMPT]uint32 // what the TPM said of itself when conn was opened
 	residents residents
 	used      time.Time   // when a resident session was last used

@@ -58,11 +58,12 @@ func (d *Device) recount(ctx context.Context) error {
 		d.boots = boots{{known: true}} // all the same: see findBoot
 		return nil
 	}
-	if err := d.findBoot(&greeting{ctx: ctx, device: d}); !d.ready() {
+	d.bootAsked = false
+	if d.residents.empty() && d.owed.empty() && len(d.lost) == 0 {
+		return nil // it matters no sooner than something is made
+	}
+	if err := d.askBoot(ctx); err != nil {
 		return err
-	} else if err != nil {
-		d.boots = boots{}
-		d.log.Warn("TPM does not tell whether it was reset: what of ours is still loaded in it will not be flushed", "cause", err)
 	}
 	d.oweSlots(d.residents.removeSessions(func(s slot) bool { return !s.boots.include(d.boots) })) // another program may have their numbers now
 	for _, s := range d.residents.list() {
@@ -78,6 +79,19 @@ func (d *Device) recount(ctx context.Context) error {
 		}
 	}
 	return d.findLost(ctx)
+}
+
+// askBoot finds out in which boot the TPM is. A TPM that does not tell is put up with; an error is that of the connection.
+func (d *Device) askBoot(ctx context.Context) error {
+	err := d.findBoot(&greeting{ctx: ctx, device: d})
+	if !d.ready() {
+		return err
+	}
+	if err != nil {
+		d.bootAsked, d.boots = true, boots{}
+		d.log.Warn("TPM does not tell whether it was reset: what of ours is still loaded in it will not be flushed", "cause", err)
+	}
+	return nil
 }
 
 // drop gives the connection up.

@@ -236,6 +236,7 @@ func (d *Device) findBoot(t transport.TPM) error {
 	if err != nil {
 		return err
 	}
+	d.bootAsked = true
 	clock := rsp.CurrentTime.ClockInfo
 	now := boot{known: true, resets: clock.ResetCount, restarts: clock.RestartCount}
 	if now == d.boots[0] {

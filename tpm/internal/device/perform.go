@@ -26,6 +26,11 @@ func (d *Device) perform(t *Turn, input []byte) ([]byte, error) {
 			d.flushOwed(t.ctx)
 		}
 	}
+	if !d.managed && !d.bootAsked && makesHandle(commandCode(input)) {
+		if err := d.askBoot(t.ctx); err != nil {
+			return nil, err
+		}
+	}
 	rsp, err := d.roundTrip(t.ctx, input)
 	for err == nil && d.makeRoom(t, ResponseCode(rsp)) {
 		rsp, err = d.roundTrip(t.ctx, input)

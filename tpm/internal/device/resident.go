@@ -96,6 +96,9 @@ func (l *residents) sessions() bool {
 	return slices.ContainsFunc(l.slots, func(s slot) bool { return isSession(s.handle) })
 }
 
+// empty reports whether nothing is resident.
+func (l *residents) empty() bool { return len(l.slots) == 0 }
+
 // list returns a copy of the table.
 func (l *residents) list() []slot { return slices.Clone(l.slots) }
 

@@ -14,7 +14,8 @@ import (
 
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
-	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/inflight"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
@@ -64,7 +65,7 @@ type Acquirer struct {
 	cache    *tokenCache
 	failures *failureMemory
 	forced   *forcing
-	flights  flights
+	flights  inflight.Group[Token]
 
 	ctx    context.Context // ends with Close; parent of all flights
 	cancel context.CancelFunc
@@ -109,7 +110,7 @@ func (cfg Config) withDefaults() Config {
 		cfg.Now = time.Now
 	}
 	if cfg.Wait == nil {
-		cfg.Wait = upstream.Sleep
+		cfg.Wait = waiting.Sleep
 	}
 	if cfg.Jitter == nil {
 		cfg.Jitter = randomly
@@ -164,16 +165,11 @@ func (a *Acquirer) token(ctx context.Context, id *identityState, req Request) (T
 	if failure := a.failures.recall(key, id.client(), now, f.forced); failure != nil {
 		return Token{}, failure
 	}
-	landing, err := a.fly(id, key, f) //nolint:contextcheck // a flight outlives its callers
+	call, err := a.fly(id, key, f) //nolint:contextcheck // a flight outlives its callers
 	if err != nil {
 		return Token{}, err
 	}
-	select {
-	case <-landing.done:
-		return landing.token, landing.err
-	case <-ctx.Done():
-		return Token{}, ctx.Err()
-	}
+	return call.Wait(ctx)
 }
 
 // forced reports whether the request skips the cache.
@@ -247,8 +243,8 @@ func (a *Acquirer) refresh(id *identityState, key cacheKey, account Account) {
 
 // fly joins or starts the one flight for key. The flight belongs to the
 // acquirer, not to the caller.
-func (a *Acquirer) fly(id *identityState, key cacheKey, f flight) (*landing, error) {
-	return a.flights.join(f.name(key), func() error { return a.begin(id, f.account) }, func() (Token, error) {
+func (a *Acquirer) fly(id *identityState, key cacheKey, f flight) (*inflight.Call[Token], error) {
+	return a.flights.Start(f.name(key), func() error { return a.begin(id, f.account) }, func() (Token, error) {
 		defer a.end(id)
 		// The flight before may have landed after this one's caller had looked.
 		if !f.forced && !f.ahead {

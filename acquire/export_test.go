@@ -1,6 +1,10 @@
 package acquire
 
-import "github.com/keyagent/keyagent/internal/secret"
+import (
+	"context"
+
+	"github.com/keyagent/keyagent/internal/secret"
+)
 
 // Classify and the end of all flights cannot be seen from outside.
 var Classify = classify
@@ -9,8 +13,8 @@ var Classify = classify
 // that is, or makes one that does nothing.
 func WaitFlight(a *Acquirer, identity, resource string) {
 	key := cacheKey{identity: identity, resource: resource, tokenType: TypeBearer, meaning: a.roster.Load().byName[identity].meaning}
-	landing, _ := a.flights.join(key.String(), func() error { return nil }, func() (Token, error) { return Token{}, nil })
-	<-landing.done
+	call, _ := a.flights.Start(key.String(), func() error { return nil }, func() (Token, error) { return Token{}, nil })
+	_, _ = call.Wait(context.Background())
 }
 
 // OwnerOf returns the object id and the resource id that a token says.

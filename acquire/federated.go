@@ -14,6 +14,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 // assertionMargin is how long before it expires an assertion is no longer sent.
@@ -47,15 +48,14 @@ type federated struct {
 	source assertionSource
 	bound  bool
 
-	// held is the assertion that is used until it ends. The one-element channel is its lock, which honours a context.
-	lock     chan struct{}
-	held     *assertion
+	lock     waiting.Lock // guards the rest
+	held     *assertion   // is used until it ends
 	attempts atomic.Int64 // at obtaining one
 	failed   error        // of the last attempt; nil if it brought one
 }
 
 func newFederated(app *application, source assertionSource, bound bool) *federated {
-	return &federated{app: app, source: source, bound: bound, lock: make(chan struct{}, 1)}
+	return &federated{app: app, source: source, bound: bound, lock: waiting.NewLock()}
 }
 
 // obtain makes both legs. A pair that Entra rejects is obtained once more, and then both legs are made again: parts of two generations
@@ -85,12 +85,10 @@ func (f *federated) obtain(ctx context.Context, a *ask) (*grant, error) {
 // failure, too.
 func (f *federated) take(ctx context.Context, a *ask, rejected *assertion) (*assertion, error) {
 	before := f.attempts.Load()
-	select {
-	case f.lock <- struct{}{}:
-		defer func() { <-f.lock }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := f.lock.Lock(ctx); err != nil {
+		return nil, err
 	}
+	defer f.lock.Unlock()
 	if held := f.held; held != nil && held != rejected && held.usable(f.app.cfg) && a.checkFloor(held.strength) == nil {
 		return held, nil
 	}

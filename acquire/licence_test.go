@@ -27,6 +27,8 @@ import (
 	"github.com/keyagent/keyagent/attest/maa"
 	"github.com/keyagent/keyagent/internal/upstream"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/certreq"
+	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tlsbridge"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -149,16 +151,17 @@ func outcomes() map[string][]outcome {
 		"tpm.ErrPolicy":        {loaded(tpm.ErrPolicy), raw(tpm.ErrPolicy)},
 		"tpm.ErrTampered":      {loaded(tpm.ErrTampered), attested(tpm.ErrTampered), raw(tpm.ErrTampered)},
 
-		"signer.ErrFault":             {loaded(signer.ErrFault), raw(signer.ErrFault)},
-		"signer.ErrUnsupported":       {loaded(signer.ErrUnsupported), raw(signer.ErrUnsupported)},
-		"signer.ErrNoKey":             {loaded(signer.ErrNoKey)},
-		"signer.ErrGenerationMissing": {loaded(signer.ErrGenerationMissing)},
-		"signer.ErrKeyExists":         {loaded(signer.ErrKeyExists)},
-		"signer.CertificateError":     {loaded(&signer.CertificateError{})},
-		"signer.ErrNoCertificate":     {loaded(signer.ErrNoCertificate)},
-		"signer.ErrNoneReplaced":      {loaded(signer.ErrNoneReplaced)},
-		"signer.InUseError":           {loaded(&signer.InUseError{Chain: []*x509.Certificate{{}}})},
-		"signer.ErrNotAsked":          {raw(signer.ErrNotAsked)},
+		"signer.ErrFault":                      {loaded(signer.ErrFault), raw(signer.ErrFault)},
+		"signer.ErrUnsupported":                {loaded(signer.ErrUnsupported), raw(signer.ErrUnsupported)},
+		"signer/keystore.ErrNoKey":             {loaded(keystore.ErrNoKey)},
+		"signer/keystore.ErrGenerationMissing": {loaded(keystore.ErrGenerationMissing)},
+		"signer/keystore.ErrKeyExists":         {loaded(keystore.ErrKeyExists)},
+		"signer/certreq.CertificateError":      {loaded(&certreq.CertificateError{})},
+		"signer/certreq.ErrUnsupported":        {loaded(certreq.ErrUnsupported), raw(certreq.ErrUnsupported)},
+		"signer/keystore.ErrNoCertificate":     {loaded(keystore.ErrNoCertificate)},
+		"signer/keystore.ErrNoneReplaced":      {loaded(keystore.ErrNoneReplaced)},
+		"signer/keystore.InUseError":           {loaded(&keystore.InUseError{Chain: []*x509.Certificate{{}}})},
+		"signer/keystore.ErrNotAsked":          {raw(keystore.ErrNotAsked)},
 
 		"internal/upstream.MissingError": {raw(&upstream.MissingError{Member: "access_token"}), attested(&upstream.MissingError{})},
 		"internal/upstream.ErrTooLarge":  {raw(upstream.ErrTooLarge), attested(upstream.ErrTooLarge)},
@@ -227,7 +230,7 @@ func TestEveryErrorHasItsPlaceInTheTable(t *testing.T) {
 	found := map[string]bool{"tlsbridge": true}
 	for _, dir := range []string{
 		"acquire", "acquire/binding", "acquire/entra", "acquire/imds", "attest", "attest/collect", "attest/hcl", "attest/maa", "attest/tee", "attest/token",
-		"tlsbridge", "tpm", "signer", "internal/upstream",
+		"tlsbridge", "tpm", "signer", "signer/keystore", "signer/certreq", "internal/upstream",
 	} {
 		for _, name := range errorNames(t, dir) {
 			found[name] = true

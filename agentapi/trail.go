@@ -137,15 +137,3 @@ func (t *trail) status() wire.AuditStatus {
 	}
 	return status
 }
-
-// sleep is the usual way to wait.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}

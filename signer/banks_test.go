@@ -11,6 +11,7 @@ import (
 
 	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -50,7 +51,7 @@ func TestTheSelfTestBlamesTheBankOfPCRs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file, err := createAs(t.Context(), on, func(p *tpm2.TPMTPublic) {
+		file, err := signertest.CreateAs(t.Context(), on, func(p *tpm2.TPMTPublic) {
 			p.ObjectAttributes.UserWithAuth = false
 			p.AuthPolicy.Buffer = calculator.Hash().Digest
 		})

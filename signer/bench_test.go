@@ -13,28 +13,31 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// BenchmarkSign compares Key.Sign (queue, TPM2_Sign, verification) with the bare TPM2_Sign: prebuilt bytes written to the
-// same simulator over a socket of its own, and the response read. Both sign in turn within one run, so that whatever
-// disturbs the machine disturbs both; the ratio is the message, the times are of this machine.
+// BenchmarkSign compares Key.Sign (queue, TPM2_Sign, verification) with the bare TPM2_Sign:
+// prebuilt bytes written to the same simulator over a socket of its own, and the response read.
+// Both sign in turn within one run, so that whatever disturbs the machine disturbs both; the ratio
+// is the message, the times are of this machine.
 //
-// In the plain form, what the key may cost is part of the reference: three hundredths of the exchange, and the one
-// verification that no signature leaves without, which is measured in the same run. The protected form, the default, is held
-// against the bare exchange alone.
+// In the plain form, what the key may cost is part of the reference: three hundredths of the
+// exchange, and the one verification that no signature leaves without, which is measured in the
+// same run. The protected form, the default, is held against the bare exchange alone.
 func BenchmarkSign(b *testing.B) {
 	device := tpmtest.Shared(b).Device()
-	path := keyPath(b)
+	path := signertest.KeyPath(b)
 	b.Run("plain", func(b *testing.B) { benchmarkSign(b, device, path, true) })
 	b.Run("protected", func(b *testing.B) { benchmarkSign(b, device, path, false) })
 }
 
-// benchmarkSign opens the TPM for itself, and closes it in the end: there are three slots for keys, and each side needs one.
+// benchmarkSign opens the TPM for itself, and closes it in the end: there are three slots for keys,
+// and each side needs one.
 func benchmarkSign(b *testing.B, device, path string, plain bool) {
 	b.Helper()
-	key := open(b, tpmtest.ConnectWith(b, tpm.Config{Device: device, PlainSessions: plain}), path)
+	key := signertest.Open(b, tpmtest.ConnectWith(b, tpm.Config{Device: device, PlainSessions: plain}), path)
 	for _, padding := range []struct {
 		name   string
 		opts   crypto.SignerOpts
@@ -63,7 +66,7 @@ type pair struct {
 // measure takes one signature and one exchange in turn; the order changes each time.
 func (p *pair) measure(b *testing.B) {
 	b.Helper()
-	digest := digest(crypto.SHA256, "benchmark")
+	digest := signertest.Digest(crypto.SHA256, "benchmark")
 	var signature []byte
 	sign := func() (err error) {
 		signature, err = p.key.WithContext(b.Context()).Sign(nil, digest, p.opts)
@@ -84,8 +87,8 @@ func (p *pair) measure(b *testing.B) {
 	b.ReportMetric(allocations(b, sign)-allocations(b, exchange), "ours-allocs")
 }
 
-// allocations counts what f allocates. The simulated TPM is in this process: what it allocates for an exchange is the same for
-// both sides.
+// allocations counts what f allocates. The simulated TPM is in this process: what it allocates for
+// an exchange is the same for both sides.
 func allocations(b *testing.B, f func() error) float64 {
 	return testing.AllocsPerRun(100, func() {
 		if err := f(); err != nil {
@@ -194,7 +197,7 @@ func signCommand(key tpm2.NamedHandle, scheme tpm2.TPMAlgID) ([]byte, error) {
 	details := tpm2.NewTPMUSigScheme(scheme, &tpm2.TPMSSchemeHash{HashAlg: tpm2.TPMAlgSHA256})
 	_, _ = tpm2.Sign{
 		KeyHandle:  tpm2.AuthHandle{Handle: key.Handle, Name: key.Name, Auth: tpm2.PasswordAuth(nil)},
-		Digest:     tpm2.TPM2BDigest{Buffer: digest(crypto.SHA256, "benchmark")},
+		Digest:     tpm2.TPM2BDigest{Buffer: signertest.Digest(crypto.SHA256, "benchmark")},
 		InScheme:   tpm2.TPMTSigScheme{Scheme: scheme, Details: details},
 		Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull},
 	}.Execute(&written)

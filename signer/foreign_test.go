@@ -14,6 +14,7 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -34,7 +35,8 @@ func genpkey(algorithm string, options ...string) maker {
 	}
 }
 
-// tpm2create has tpm2-tools make a key, and encode its file with or without -p, which is to say that it has a password.
+// tpm2create has tpm2-tools make a key, and encode its file with or without -p, which is to say
+// that it has a password.
 func tpm2create(algorithm string, encode []string, options ...string) maker {
 	return func(t *testing.T, w *tpmtest.Tools) {
 		for _, tool := range []string{"tpm2_createprimary", "tpm2_create", "tpm2_encodeobject"} {
@@ -79,7 +81,7 @@ func TestAKeyThatAnotherProgramMadeIsAdoptedOnRequest(t *testing.T) {
 			machine := tt.machine(t)
 			w := tpmtest.NewTools(t, machine)
 			tt.make(t, w)
-			path := keyPath(t)
+			path := signertest.KeyPath(t)
 			if err := os.WriteFile(path, w.Read(t, "key.pem"), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -122,7 +124,8 @@ func refusesWithoutPassword(t *testing.T, cfg signer.Config) {
 	}
 }
 
-// checkReported loads the key, in which what is worse than in ours is reported, and refused where nobody asked for it.
+// checkReported loads the key: what is worse than in a key made here is reported, and refused
+// unless AnyAttributes is set.
 func checkReported(t *testing.T, cfg signer.Config, deviations []string) {
 	t.Helper()
 	file, err := tpm.DecodeKeyFile(contents(t, cfg.KeyFile))
@@ -155,7 +158,7 @@ func checkByOpenSSL(t *testing.T, key *signer.Key) {
 	if public, isECDSA := key.Public().(*ecdsa.PublicKey); isECDSA && public.Params().BitSize == 384 {
 		hash, flag = crypto.SHA384, "-sha384"
 	}
-	signature, err := key.Sign(nil, digest(hash, "message"), hash)
+	signature, err := key.Sign(nil, signertest.Digest(hash, "message"), hash)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,10 +166,10 @@ func checkByOpenSSL(t *testing.T, key *signer.Key) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	message := writeFile(t, "message", []byte("message"))
+	message := signertest.WriteFile(t, "message", []byte("message"))
 	verify := func(signature []byte) error {
-		return exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "dgst", flag, "-verify", writeFile(t, "public.pem", asPEM("PUBLIC KEY", der)), // #nosec G204 -- the judge
-			"-signature", writeFile(t, "signature", signature), message).Run()
+		return exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "dgst", flag, "-verify", signertest.WriteFile(t, "public.pem", signertest.PEM("PUBLIC KEY", der)), // #nosec G204 -- it checks our work
+			"-signature", signertest.WriteFile(t, "signature", signature), message).Run()
 	}
 	if err := verify(signature); err != nil {
 		t.Errorf("openssl dgst -verify: %v", err)

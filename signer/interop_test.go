@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"golang.org/x/crypto/cryptobyte"
@@ -23,11 +22,13 @@ import (
 
 	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file gives each kind of key to those who use a crypto.Signer, and lets others judge what they make with it.
+// In this file, users of a crypto.Signer get a key of each kind, and other programs check what they
+// make with it.
 
 // kind is a kind of key, what it must offer, and a TPM that has it.
 type kind struct {
@@ -50,12 +51,12 @@ func kinds() []kind {
 	}
 }
 
-func TestKeysOfEachKindServeOthers(t *testing.T) {
+func TestOtherProgramsAcceptKeysOfEachKind(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds() {
 		t.Run(string(k.algorithm), func(t *testing.T) {
 			on := tpmtest.Connect(t, k.machine(t).Device())
-			key, err := signer.Open(t.Context(), signer.Config{TPM: on, KeyFile: keyPath(t), Options: tpm.KeyOptions{Algorithm: k.algorithm}})
+			key, err := signer.Open(t.Context(), signer.Config{TPM: on, KeyFile: signertest.KeyPath(t), Options: tpm.KeyOptions{Algorithm: k.algorithm}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -87,30 +88,25 @@ func requestsForOpenSSL(t *testing.T, key *signer.Key, k kind) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := writeFile(t, "csr.pem", asPEM("CERTIFICATE REQUEST", der))
-		out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "req", "-verify", "-noout", "-in", path).CombinedOutput() // #nosec G204 -- the judge
+		path := signertest.WriteFile(t, "csr.pem", signertest.PEM("CERTIFICATE REQUEST", der))
+		out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "req", "-verify", "-noout", "-in", path).CombinedOutput() // #nosec G204 -- it checks our work
 		if err != nil || !strings.Contains(string(out), "verify OK") {
 			t.Errorf("%v: %v: %s", algorithm, err, out)
 		}
 	}
 }
 
-// current makes a certificate valid now, on the clock that other programs go by.
-func current(c *x509.Certificate) {
-	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-}
-
 // issuesForOpenSSL has the key issue a certificate, and then revoke it.
 func issuesForOpenSSL(t *testing.T, key *signer.Key, k kind) {
 	for _, algorithm := range k.requests {
-		root := certTemplate("root", authority, current, func(c *x509.Certificate) {
+		root := signertest.Template("root", signertest.Authority, signertest.Current, func(c *x509.Certificate) {
 			c.KeyUsage |= x509.KeyUsageCRLSign
 			c.SignatureAlgorithm, c.SubjectKeyId = algorithm, []byte{1}
 		})
 		root = issueBy(t, key, root, root, key.Public())
-		leaf := issueBy(t, key, root, certTemplate("leaf", client, current, func(c *x509.Certificate) {
+		leaf := issueBy(t, key, root, signertest.Template("leaf", signertest.Client, signertest.Current, func(c *x509.Certificate) {
 			c.SerialNumber, c.SignatureAlgorithm = big.NewInt(7), algorithm
-		}), ecKey(t, elliptic.P256()).Public())
+		}), signertest.ECKey(t, elliptic.P256()).Public())
 		if said, ok := openSSLFindsUnrevoked(t, key, root, leaf, algorithm); !ok {
 			t.Errorf("%v: %s", algorithm, said)
 		}
@@ -145,9 +141,9 @@ func openSSLFindsUnrevoked(t *testing.T, key crypto.Signer, root, leaf *x509.Cer
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "verify", "-crl_check", // #nosec G204 -- the judge
-		"-CAfile", writeFile(t, "root.pem", asCertificatePEM(root)), "-CRLfile", writeFile(t, "crl.pem", asPEM("X509 CRL", der)),
-		writeFile(t, "leaf.pem", asCertificatePEM(leaf))).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), tooltest.Tool(t, "openssl"), "verify", "-crl_check", // #nosec G204 -- it checks our work
+		"-CAfile", signertest.WriteFile(t, "root.pem", signertest.EncodePEM(root)), "-CRLfile", signertest.WriteFile(t, "crl.pem", signertest.PEM("X509 CRL", der)),
+		signertest.WriteFile(t, "leaf.pem", signertest.EncodePEM(leaf))).CombinedOutput()
 	return string(out), err == nil
 }
 
@@ -169,7 +165,7 @@ func (s joseSigner) SignPayload(payload []byte, algorithm jose.SignatureAlgorith
 	if algorithm == jose.PS256 {
 		opts = &rsa.PSSOptions{Hash: hash, SaltLength: rsa.PSSSaltLengthEqualsHash}
 	}
-	signature, err := s.key.Sign(rand.Reader, digest(hash, string(payload)), opts)
+	signature, err := s.key.Sign(rand.Reader, signertest.Digest(hash, string(payload)), opts)
 	public, isECDSA := s.key.Public().(*ecdsa.PublicKey)
 	if err != nil || !isECDSA {
 		return signature, err
@@ -177,7 +173,8 @@ func (s joseSigner) SignPayload(payload []byte, algorithm jose.SignatureAlgorith
 	return fixedSize(signature, (public.Params().BitSize+7)/8)
 }
 
-// fixedSize makes of an ECDSA-Sig-Value what JWS has (RFC 7518, 3.4): two numbers of the curve's size.
+// fixedSize makes of an ECDSA-Sig-Value what JWS has (RFC 7518, 3.4): two numbers of the curve's
+// size.
 func fixedSize(signature []byte, size int) ([]byte, error) {
 	var seq cryptobyte.String
 	r, s := new(big.Int), new(big.Int)

@@ -14,8 +14,9 @@ import (
 // maxKeyFileBytes bounds a key file; one of an RSA-3072 key has below 3 KB.
 const maxKeyFileBytes = 16 << 10
 
-// openKeyFile loads the key at cfg.KeyFile. If there is no file it makes a key and writes the file before the key is loaded,
-// so that no key is ever used that a crash could lose. Two processes that do so at once end with the same key.
+// openKeyFile loads the key at cfg.KeyFile. If there is no file, it makes a key and writes the file
+// before it loads the key, so that a crash cannot lose a key that was used. Two processes that do
+// so at once end up with the same key.
 func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, err error) {
 	text, err := statefile.Read(cfg.KeyFile, maxKeyFileBytes)
 	if errors.Is(err, fs.ErrNotExist) && !cfg.MustExist {
@@ -40,8 +41,8 @@ func openKeyFile(ctx context.Context, cfg Config) (key *tpm.Key, created bool, e
 	return key, created, err
 }
 
-// readKeyFile reads a key file of ours.
-func readKeyFile(path string) (*tpm.KeyFile, error) {
+// ReadKeyFile reads a key file of the agent, without a TPM.
+func ReadKeyFile(path string) (*tpm.KeyFile, error) {
 	text, err := statefile.Read(path, maxKeyFileBytes)
 	if err != nil {
 		return nil, err
@@ -72,7 +73,8 @@ func loadKeyFile(ctx context.Context, cfg Config, file *tpm.KeyFile) (*tpm.Key, 
 	return key, nil
 }
 
-// createKeyFile makes a key and writes its file. It reports false if another process was faster.
+// createKeyFile makes a key and writes its file. It reports false if another process wrote one
+// first.
 func createKeyFile(ctx context.Context, cfg Config) (*tpm.KeyFile, bool, error) {
 	file, err := cfg.TPM.CreateKey(ctx, cfg.Options)
 	if err != nil {
@@ -90,7 +92,8 @@ func createKeyFile(ctx context.Context, cfg Config) (*tpm.KeyFile, bool, error) 
 	return file, true, nil
 }
 
-// loadAdvice says what an operator can do about a file of ours that does not load. It is not for files of other programs.
+// loadAdvice says what an operator can do about a key file of the agent that does not load. It does
+// not apply to key files of other programs.
 func loadAdvice(err error) string {
 	if parent, ok := errors.AsType[*tpm.ParentError](err); ok && !parent.Lost() {
 		return "; the key is not lost: leave its file where it is"

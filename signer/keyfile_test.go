@@ -3,6 +3,7 @@ package signer_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"errors"
 	"io/fs"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -30,8 +32,8 @@ func contents(t testing.TB, path string) []byte {
 
 func TestTheKeyFileIsMadeOnceAndForTheOwnerAlone(t *testing.T) {
 	t.Parallel()
-	on, path := tpmtest.Open(t), keyPath(t)
-	first := open(t, on, path)
+	on, path := tpmtest.Open(t), signertest.KeyPath(t)
+	first := signertest.Open(t, on, path)
 	before := contents(t, path)
 	if !bytes.HasPrefix(before, []byte("-----BEGIN TSS2 PRIVATE KEY-----\n")) {
 		t.Errorf("the key file begins %q", before[:32])
@@ -40,7 +42,7 @@ func TestTheKeyFileIsMadeOnceAndForTheOwnerAlone(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	second := open(t, on, path)
+	second := signertest.Open(t, on, path)
 	if !bytes.Equal(before, contents(t, path)) || !bytes.Equal(first.TPMKey().Name(), second.TPMKey().Name()) {
 		t.Error("the key changed")
 	}
@@ -52,7 +54,7 @@ func TestTheKeyFileIsMadeOnceAndForTheOwnerAlone(t *testing.T) {
 
 func TestTwoProcessesThatCreateEndWithTheSameKey(t *testing.T) {
 	t.Parallel()
-	v, path := tpmtest.Simulator(t), keyPath(t)
+	v, path := tpmtest.Simulator(t), signertest.KeyPath(t)
 	var keys [2]*signer.Key
 	var wg sync.WaitGroup
 	for i := range keys {
@@ -84,9 +86,9 @@ func TestTwoProcessesThatCreateEndWithTheSameKey(t *testing.T) {
 
 func TestAKeyFileThatCannotBeUsedIsKeptAndExplained(t *testing.T) {
 	t.Parallel()
-	wide := func(t *testing.T, on *tpm.TPM) []byte { return otherProgramsKey(t, on).Encode() }
+	wide := func(t *testing.T, on *tpm.TPM) []byte { return signertest.OtherProgramsKey(t, on).Encode() }
 	exportable := func(t *testing.T, on *tpm.TPM) []byte {
-		f, err := createAs(t.Context(), on, func(p *tpm2.TPMTPublic) { p.ObjectAttributes.FixedTPM, p.ObjectAttributes.FixedParent = false, false })
+		f, err := signertest.CreateAs(t.Context(), on, func(p *tpm2.TPMTPublic) { p.ObjectAttributes.FixedTPM, p.ObjectAttributes.FixedParent = false, false })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +117,7 @@ func TestAKeyFileThatCannotBeUsedIsKeptAndExplained(t *testing.T) {
 		{"a huge file", func(*testing.T, *tpm.TPM) []byte { return make([]byte, 1<<20) }, nil, "larger than"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			on, path := tpmtest.Open(t), keyPath(t)
+			on, path := tpmtest.Open(t), signertest.KeyPath(t)
 			content := tt.content(t, on)
 			if err := os.WriteFile(path, content, 0o600); err != nil {
 				t.Fatal(err)
@@ -137,16 +139,6 @@ func TestAKeyFileThatCannotBeUsedIsKeptAndExplained(t *testing.T) {
 	}
 }
 
-// otherProgramsKey is a key that signs and decrypts, made under the persistent storage root.
-func otherProgramsKey(t *testing.T, on *tpm.TPM) *tpm.KeyFile {
-	t.Helper()
-	f, err := createAs(t.Context(), on, func(p *tpm2.TPMTPublic) { p.ObjectAttributes.Decrypt = true })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
-
 func TestOpenNeedsItsDirectory(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "missing", "key.pem")
@@ -158,8 +150,8 @@ func TestOpenNeedsItsDirectory(t *testing.T) {
 
 func TestOpenRefusesAKeyFileThatOthersMayRead(t *testing.T) {
 	t.Parallel()
-	on, path := tpmtest.Open(t), keyPath(t)
-	open(t, on, path)
+	on, path := tpmtest.Open(t), signertest.KeyPath(t)
+	signertest.Open(t, on, path)
 	if err := os.Chmod(path, 0o640); err != nil { // #nosec G302 -- the case under test
 		t.Fatal(err)
 	}
@@ -170,7 +162,7 @@ func TestOpenRefusesAKeyFileThatOthersMayRead(t *testing.T) {
 
 func TestOpenEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	on, path := tpmtest.Open(t), keyPath(t)
+	on, path := tpmtest.Open(t), signertest.KeyPath(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := signer.Open(ctx, signer.Config{TPM: on, KeyFile: path}); !errors.Is(err, context.Canceled) {
@@ -187,7 +179,7 @@ func TestOpenEndsWithItsContext(t *testing.T) {
 	}
 	defer k.Close()
 	cancel()
-	if _, err := k.Sign(nil, make([]byte, 32), hash256); err != nil {
+	if _, err := k.Sign(nil, make([]byte, 32), crypto.SHA256); err != nil {
 		t.Error(err)
 	}
 }

@@ -22,20 +22,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// BenchmarkSignConcurrently compares 64 callers that sign at once with one that signs alone. They take turns within one run;
-// who begins changes each time. Of interest are two things: what the TPM gets done in all, and the longest that any caller
-// waited. The TPM serves one at a time, so that a caller's fair share is 64 times what one signature takes alone.
+// BenchmarkSignConcurrently compares 64 callers that sign at once with one that signs alone. They
+// take turns within one run, and which of the two begins alternates. Of interest are two things:
+// what the TPM gets done in all, and the longest that any caller waited. The TPM serves one at a
+// time, so that a caller's fair share is 64 times what one signature takes alone.
 //
-// The TPM is a process of its own, on a processor of its own, as a real one is neither a goroutine nor runs on the caller's: else
-// the callers' threads would keep it waiting for a processor, and that would be measured.
+// The TPM is a process of its own, on a processor of its own, as a real one is neither a goroutine
+// nor runs on the caller's: else the callers' threads would keep it waiting for a processor, and
+// that would be measured.
 func BenchmarkSignConcurrently(b *testing.B) {
 	const callers, each = 64, 2
 	swtpm := tpmtest.Swtpm(b)
 	placeApart(b, swtpm.PID())
-	key := open(b, tpmtest.Connect(b, swtpm.Device()), keyPath(b))
+	key := signertest.Open(b, tpmtest.Connect(b, swtpm.Device()), signertest.KeyPath(b))
 	var rounds []round
 	for i := 0; b.Loop(); i++ {
 		var r round
@@ -60,8 +63,9 @@ func BenchmarkSignConcurrently(b *testing.B) {
 	b.ReportMetric(worst.unfairness(), "wait-ratio")
 }
 
-// round is how long the same number of signatures took many callers and one. What else the machine does comes and goes, and the two of a
-// round have seen the same; times of different rounds are not compared.
+// round is how long the same number of signatures took many callers and one. What else the machine
+// does comes and goes, and the two of a round have seen the same; times of different rounds are not
+// compared.
 type round struct {
 	crowd, alone time.Duration
 	longest      time.Duration // of one signature in the crowd
@@ -71,8 +75,8 @@ type round struct {
 func (r round) slowdown() float64   { return r.crowd.Seconds() / r.alone.Seconds() }
 func (r round) unfairness() float64 { return r.longest.Seconds() / r.share.Seconds() }
 
-// placeApart gives a process the last processor, and this one the others, until the benchmark ends. A machine of one processor has
-// nothing to share out.
+// placeApart gives a process the last processor, and this one the others, until the benchmark ends.
+// A machine of one processor has nothing to share out.
 func placeApart(b *testing.B, pid int) {
 	b.Helper()
 	var all unix.CPUSet
@@ -101,7 +105,8 @@ func placeApart(b *testing.B, pid int) {
 	})
 }
 
-// placeThreads places those that there are, and so those that they will start (sched_setaffinity(2)).
+// placeThreads places those that there are, and so those that they will start
+// (sched_setaffinity(2)).
 func placeThreads(b *testing.B, on *unix.CPUSet) {
 	b.Helper()
 	threads, err := os.ReadDir("/proc/self/task")
@@ -119,7 +124,8 @@ func placeThreads(b *testing.B, on *unix.CPUSet) {
 	}
 }
 
-// signTogether lets callers sign at once, each so many times, and returns how long all of it took, and the slowest signature.
+// signTogether lets callers sign at once, each so many times, and returns how long all of it took,
+// and the slowest signature.
 func signTogether(b *testing.B, key *signer.Key, callers, each int) (took, longest time.Duration) {
 	b.Helper()
 	slowest := make([]time.Duration, callers)
@@ -139,7 +145,7 @@ func signTogether(b *testing.B, key *signer.Key, callers, each int) (took, longe
 
 // signRepeatedly returns how long the slowest of n signatures took.
 func signRepeatedly(key *signer.Key, n int) (longest time.Duration, err error) {
-	digest := digest(crypto.SHA256, "benchmark")
+	digest := signertest.Digest(crypto.SHA256, "benchmark")
 	for range n {
 		start := time.Now()
 		if _, err := key.Sign(nil, digest, crypto.SHA256); err != nil {
@@ -150,14 +156,15 @@ func signRepeatedly(key *signer.Key, n int) (longest time.Duration, err error) {
 	return longest, nil
 }
 
-// BenchmarkSignMemory compares the memory that is resident after 100,000 signatures with that after 10,000: what a signature
-// leaves behind, in this process or in the TPM, is found by its sum. The number is fixed, whatever -benchtime says. The
-// simulated TPM is in this process, so that a leak of its own would show as well.
+// BenchmarkSignMemory compares the memory that is resident after 100,000 signatures with that after
+// 10,000: what a signature leaves behind, in this process or in the TPM, is found by its sum. The
+// number is fixed, whatever -benchtime says. The simulated TPM is in this process, so that a leak
+// of its own would show as well.
 func BenchmarkSignMemory(b *testing.B) {
 	const warm, all = 10_000, 100_000
 	machine := tpmtest.Shared(b)
 	before := occupied(b, machine.Device())
-	key := open(b, tpmtest.Connect(b, machine.Device()), keyPath(b))
+	key := signertest.Open(b, tpmtest.Connect(b, machine.Device()), signertest.KeyPath(b))
 
 	signMany(b, key, warm)
 	reference, early := residentMemory(b), occupied(b, machine.Device())
@@ -185,7 +192,8 @@ func signMany(b *testing.B, key *signer.Key, n int) {
 	}
 }
 
-// residentMemory returns how much of this process is in memory when nothing is left to be collected, in kB of 1024 bytes.
+// residentMemory returns how much of this process is in memory when nothing is left to be
+// collected, in kB of 1024 bytes.
 func residentMemory(b *testing.B) float64 {
 	b.Helper()
 	runtime.GC() // pools let go of what they hold at the second collection, which is FreeOSMemory's

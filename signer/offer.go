@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// form is a way to sign, by the TPM's name of the scheme.
+// form is a signature scheme, by the TPM's name of it.
 type form = tpm2.TPMAlgID
 
 const (
@@ -21,7 +21,7 @@ const (
 	ec    = tpm2.TPMAlgECDSA
 )
 
-// formsOf lists the ways in which a kind of key may sign, the preferred first.
+// formsOf lists the schemes of a kind of key, the preferred one first.
 func formsOf(public crypto.PublicKey) []form {
 	switch public.(type) {
 	case *rsa.PublicKey:
@@ -32,7 +32,7 @@ func formsOf(public crypto.PublicKey) []form {
 	return nil
 }
 
-// offer is what a key can do, as the self-test found it.
+// offer is what a key can sign, as the self-test found it.
 type offer struct {
 	hashes map[form][]crypto.Hash
 	salts  map[crypto.Hash]int // of PSS, measured, in bytes; missing: the TPM does not sign PSS with this hash
@@ -46,7 +46,7 @@ func (o offer) salt(h crypto.Hash) int {
 	return -1
 }
 
-// check refuses what the self-test did not see working.
+// check refuses what the self-test did not find to work.
 func (o offer) check(h crypto.Hash, f form) error {
 	if slices.Contains(o.hashes[f], h) {
 		return nil
@@ -67,7 +67,7 @@ func formName(f form) string {
 	return "ECDSA"
 }
 
-// hashName names a hash also if it is 0, which in Go means "not hashed" and in a TPM is impossible.
+// hashName names a hash, also hash 0, which means "not hashed" in Go and which no TPM knows.
 func hashName(h crypto.Hash) string {
 	if h == 0 {
 		return "data that is not a digest"
@@ -75,8 +75,9 @@ func hashName(h crypto.Hash) string {
 	return h.String()
 }
 
-// SignatureSchemes lists what the key can sign in TLS, in order of preference, as the self-test found it. It belongs into
-// tls.Certificate.SupportedSignatureAlgorithms. An RSA key without PSS cannot be used in TLS 1.3.
+// SignatureSchemes lists what the key can sign in TLS, in order of preference, as the self-test
+// found it, for tls.Certificate.SupportedSignatureAlgorithms. An RSA key without PSS cannot be used
+// in TLS 1.3.
 func (k *Key) SignatureSchemes() []tls.SignatureScheme {
 	var schemes []tls.SignatureScheme
 	for _, f := range formsOf(k.public) {
@@ -89,7 +90,22 @@ func (k *Key) SignatureSchemes() []tls.SignatureScheme {
 	return schemes
 }
 
-// tlsScheme names a way to sign as TLS does (RFC 8446, 4.2.3). TLS 1.3 ties each curve to one hash.
+// TLSVersions lists the versions of TLS in which the key can be used, the latest first.
+func (k *Key) TLSVersions() []uint16 {
+	schemes := k.SignatureSchemes()
+	if len(schemes) == 0 {
+		return nil
+	}
+	for _, s := range schemes {
+		if s != tls.PKCS1WithSHA256 && s != tls.PKCS1WithSHA384 && s != tls.PKCS1WithSHA512 { // RFC 8446, 4.2.3
+			return []uint16{tls.VersionTLS13, tls.VersionTLS12}
+		}
+	}
+	return []uint16{tls.VersionTLS12}
+}
+
+// tlsScheme returns the name of a scheme and hash in TLS (RFC 8446, 4.2.3). TLS 1.3 ties each curve
+// to one hash.
 func tlsScheme(f form, h crypto.Hash, public crypto.PublicKey) (tls.SignatureScheme, bool) {
 	if key, ok := public.(*ecdsa.PublicKey); ok {
 		switch {

@@ -9,8 +9,8 @@ import (
 	"slices"
 )
 
-// pssSaltLength reads the salt's length out of a PSS signature with the public key alone (RFC 8017, 9.1.2): DB = PS ‖ 01 ‖ salt,
-// where PS is zeros.
+// pssSaltLength recovers the salt's length from a PSS signature and the public key (RFC 8017,
+// 9.1.2): DB = PS ‖ 01 ‖ salt, where PS is zeros.
 func pssSaltLength(public *rsa.PublicKey, h crypto.Hash, signature []byte) (int, error) {
 	s := new(big.Int).SetBytes(signature)
 	if len(signature) != public.Size() || s.Cmp(public.N) >= 0 {

@@ -12,8 +12,9 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// selfTest signs with each hash and in each form that the key may have. What works is found out; a wrong signature is a fault
-// of the TPM and ends the test, and so does a key that signs in no way at all.
+// selfTest signs with each hash and each scheme that the key may have, and finds out which of them
+// work. A wrong signature is a fault of the TPM and ends the test with an error; so does a key that
+// signs with none of them.
 func (k *Key) selfTest(ctx context.Context, hashes []crypto.Hash) (offer, error) {
 	o := offer{hashes: make(map[form][]crypto.Hash), salts: make(map[crypto.Hash]int)}
 	for _, f := range formsOf(k.public) {
@@ -30,7 +31,7 @@ func (k *Key) selfTest(ctx context.Context, hashes []crypto.Hash) (offer, error)
 	return o, nil
 }
 
-// try makes one signature and enters into the offer what it showed.
+// try makes one signature and notes in the offer what it showed.
 func (k *Key) try(ctx context.Context, o *offer, f form, h crypto.Hash) error {
 	digest := testDigest(h)
 	if f == pss {
@@ -49,7 +50,7 @@ func (k *Key) try(ctx context.Context, o *offer, f form, h crypto.Hash) error {
 	return nil
 }
 
-// measureSalt makes a PSS signature and returns the length of the salt that the TPM took.
+// measureSalt makes a PSS signature and returns the length of the salt that the TPM used.
 func (k *Key) measureSalt(ctx context.Context, h crypto.Hash, digest []byte) (int, error) {
 	signature, err := k.key.Sign(ctx, pss, h, digest)
 	if err != nil {
@@ -70,10 +71,11 @@ func (k *Key) measureSalt(ctx context.Context, h crypto.Hash, digest []byte) (in
 	return salt, nil
 }
 
-// supported marks the TPM's ways of saying that it does not know a scheme, a hash or their combination.
+// supported adds ErrUnsupported to the TPM's errors for a scheme, a hash or a combination of them
+// that it does not know.
 func supported(err error) error {
 	for _, code := range []tpm2.TPMRC{tpm2.TPMRCScheme, tpm2.TPMRCHash, tpm2.TPMRCValue, tpm2.TPMRCSize} {
-		if errors.Is(err, code) && !errors.Is(err, tpm.ErrPolicy) { // of a policy, the same codes say something else
+		if errors.Is(err, code) && !errors.Is(err, tpm.ErrPolicy) { // with a policy, the same codes mean something else
 			return fmt.Errorf("%w: %w", ErrUnsupported, err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 )
 
 func TestSaltIsMeasuredFromThePublicKeyAlone(t *testing.T) {
@@ -44,7 +45,7 @@ func TestSaltIsMeasuredFromThePublicKeyAlone(t *testing.T) {
 
 func TestSaltOfWhatIsNoPSSSignature(t *testing.T) {
 	t.Parallel()
-	key := softKey(t)
+	key := signertest.SoftKey(t)
 	pkcs1, err := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, make([]byte, 32))
 	if err != nil {
 		t.Fatal(err)
@@ -85,31 +86,31 @@ func TestTheOfferFollowsTheSelfTest(t *testing.T) {
 		schemes []tls.SignatureScheme
 		salt    int
 	}{
-		{"a TPM with the right salt", signSoftly,
+		{"a TPM with the right salt", signertest.SignSoftly,
 			append([]tls.SignatureScheme{tls.PSSWithSHA256, tls.PSSWithSHA384, tls.PSSWithSHA512}, pkcs1...), 32},
 		{"an old TPM with the longest salt", func(key *rsa.PrivateKey, scheme tpm2.TPMAlgID, h crypto.Hash, d []byte) ([]byte, error) {
-			return softSignature(key, scheme, h, d, 256-h.Size()-2)
+			return signertest.SoftSignature(key, scheme, h, d, 256-h.Size()-2)
 		}, pkcs1, 222},
 		{"a TPM that always salts with 32 bytes", func(key *rsa.PrivateKey, scheme tpm2.TPMAlgID, h crypto.Hash, d []byte) ([]byte, error) {
-			return softSignature(key, scheme, h, d, 32)
+			return signertest.SoftSignature(key, scheme, h, d, 32)
 		}, append([]tls.SignatureScheme{tls.PSSWithSHA256}, pkcs1...), 32},
 		{"a TPM without PSS", func(key *rsa.PrivateKey, scheme tpm2.TPMAlgID, h crypto.Hash, d []byte) ([]byte, error) {
 			if scheme == tpm2.TPMAlgRSAPSS {
 				return nil, tpm2.TPMRCScheme
 			}
-			return signSoftly(key, scheme, h, d)
+			return signertest.SignSoftly(key, scheme, h, d)
 		}, pkcs1, -1},
 		{"a TPM that cannot sign with SHA-512", func(key *rsa.PrivateKey, scheme tpm2.TPMAlgID, h crypto.Hash, d []byte) ([]byte, error) {
 			if h == crypto.SHA512 {
 				return nil, tpm2.TPMRCHash
 			}
-			return signSoftly(key, scheme, h, d)
+			return signertest.SignSoftly(key, scheme, h, d)
 		}, []tls.SignatureScheme{tls.PSSWithSHA256, tls.PSSWithSHA384, tls.PKCS1WithSHA256, tls.PKCS1WithSHA384}, 32},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m, on, path := newOtherMaker(t, softKey(t))
-			m.sign = tt.sign
-			k := open(t, on, path)
+			m, on, path := signertest.NewOtherMaker(t, signertest.SoftKey(t))
+			m.Sign = tt.sign
+			k := signertest.Open(t, on, path)
 			if got := k.SignatureSchemes(); !slices.Equal(got, tt.schemes) {
 				t.Errorf("offers %v", got)
 			}
@@ -135,16 +136,16 @@ func TestATPMThatFailsTheSelfTestIsNotUsed(t *testing.T) {
 		is   error
 	}{
 		{"wrong PKCS #1 signatures", func(key *rsa.PrivateKey, scheme tpm2.TPMAlgID, h crypto.Hash, d []byte) ([]byte, error) {
-			return softSignature(key, scheme, h, make([]byte, len(d)), h.Size())
+			return signertest.SoftSignature(key, scheme, h, make([]byte, len(d)), h.Size())
 		}, signer.ErrFault},
 		{"wrong PSS signatures", func(key *rsa.PrivateKey, scheme tpm2.TPMAlgID, h crypto.Hash, d []byte) ([]byte, error) {
 			if scheme == tpm2.TPMAlgRSAPSS {
 				d = make([]byte, len(d))
 			}
-			return signSoftly(key, scheme, h, d)
+			return signertest.SignSoftly(key, scheme, h, d)
 		}, signer.ErrFault},
 		{"PKCS #1 signatures in place of PSS", func(key *rsa.PrivateKey, _ tpm2.TPMAlgID, h crypto.Hash, d []byte) ([]byte, error) {
-			return signSoftly(key, tpm2.TPMAlgRSASSA, h, d)
+			return signertest.SignSoftly(key, tpm2.TPMAlgRSASSA, h, d)
 		}, signer.ErrFault},
 		{"no signature at all", func(*rsa.PrivateKey, tpm2.TPMAlgID, crypto.Hash, []byte) ([]byte, error) {
 			return nil, tpm2.TPMRCScheme
@@ -154,8 +155,8 @@ func TestATPMThatFailsTheSelfTestIsNotUsed(t *testing.T) {
 		}, tpm2.TPMRCLockout},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m, on, path := newOtherMaker(t, softKey(t))
-			m.sign = tt.sign
+			m, on, path := signertest.NewOtherMaker(t, signertest.SoftKey(t))
+			m.Sign = tt.sign
 			k, err := signer.Open(t.Context(), signer.Config{TPM: on, KeyFile: path})
 			if err == nil {
 				t.Fatal(k.Close())

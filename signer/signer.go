@@ -18,49 +18,52 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// A signature that is made without a context has at least signTimeout, about what a TLS server waits for a handshake, and at
-// most signTimeoutSpan more.
+// A signature without a context is given at least signTimeout, about as long as a TLS server waits
+// for a handshake, and at most signTimeoutSpan more.
 const (
 	signTimeout     = 30 * time.Second
 	signTimeoutSpan = 15 * time.Second
 )
 
 var (
-	// ErrFault is in the error for a signature of the TPM that does not verify. It was not given out.
+	// ErrFault means that a signature of the TPM did not verify. The signature is not returned.
 	ErrFault = errors.New("the TPM made a wrong signature")
 
-	// ErrUnsupported is in the error for a signature that the key cannot make. It is final.
+	// ErrUnsupported means that the key cannot make such a signature. Trying again does not help.
 	ErrUnsupported = errors.New("signature not supported by the TPM key")
 )
 
-// Strength says where a private key is. It is found out, never configured.
+// Strength says where a private key is. It is observed, never configured.
 type Strength string
 
-// The strengths of a key by itself, the stronger first. That a key was also attested is a fact of whoever verified the
-// evidence.
+// The strengths of a key by itself, the stronger first. Whether a key was attested as well is known
+// to the verifier of the evidence only.
 const (
-	StrengthTPM      Strength = "tpm"      // in a TPM that does not let it out
-	StrengthSoftware Strength = "software" // in this process' memory and in a file
+	StrengthTPM      Strength = "tpm"      // in a TPM, which does not export it
+	StrengthSoftware Strength = "software" // in this process's memory and in a file
 )
 
-// Config says where the key is, and what to make if it is not there.
+// Config says where the key is, and what key to make if there is none.
 type Config struct {
 	TPM     *tpm.TPM
-	KeyFile string // path; the directory must exist
-	Logger  *slog.Logger
+	KeyFile string       // path; the directory must exist
+	Logger  *slog.Logger // nil: no log
 
-	// Options are those of a key that has to be made. Its AuthValue is needed for one that is there, too.
+	// Options are those of a key that has to be made. Their AuthValue is also needed to load a key
+	// that exists.
 	Options tpm.KeyOptions
 	// MustExist makes a missing key file an error, in place of a new key.
 	MustExist bool
-	// AnyAttributes takes a key that is bound to the TPM and may do more than sign, as other programs make them. It is
-	// reported in [Info.Deviations].
+	// AnyAttributes accepts a key that is bound to the TPM and may do more than sign, as other
+	// programs make them. [Info.Deviations] reports what differs.
 	AnyAttributes bool
-	// Persistent is a handle where the key may be besides its file; 0: nowhere.
+	// Persistent is the persistent handle at which the key may be besides its file; 0: at none.
 	Persistent tpm2.TPMHandle
 	// PCRValues are the values that the key was bound to, if they are known.
 	PCRValues tpm.PCRValues
-	// ParentName is the Name of the storage key that the key is under, if it is known.
+	// Created says that the caller has just made the key; it is copied to [Info.Created].
+	Created bool
+	// ParentName is the Name of the parent, the storage key that wraps this key, if it is known.
 	ParentName []byte
 }
 
@@ -69,17 +72,18 @@ type Info struct {
 	Algorithm     string   // "RSA-2048", "ECDSA-P256"
 	Strength      Strength // where the private key is
 	Attributes    []string // as the TPM reports them, in the TCG's spelling
-	Deviations    []string // sentences about what is worse than in a key made here; none as a rule
+	Deviations    []string // sentences on what is worse than in a key made here; usually none
 	Name          string   // the TPM's Name of the key, hexadecimal; empty for a software key
 	Created       bool     // by this Open, not loaded from an older file
 	PSSSaltLength int      // bytes, measured with SHA-256; 32 is right; -1: no PSS with this key
 	KeyFile       string   // path
 }
 
-// Key is a key in a TPM. It is a crypto.Signer and safe for concurrent use; the TPM makes one signature at a time.
+// Key is a key in a TPM. It is a [crypto.Signer], safe for concurrent use; the TPM makes one
+// signature at a time.
 type Key struct {
 	key     *tpm.Key
-	on      *tpm.TPM // that the key is in
+	on      *tpm.TPM // holds the key
 	public  crypto.PublicKey
 	info    Info
 	offered offer
@@ -88,14 +92,14 @@ type Key struct {
 	end      context.CancelFunc
 
 	mu       sync.Mutex
-	patience context.Context // under mu: ends with its deadline, or with lifetime
-	expire   context.CancelFunc
+	limit    context.Context // under mu: ends at its deadline, or with lifetime
+	endLimit context.CancelFunc
 }
 
 var _ crypto.Signer = (*Key)(nil)
 
-// Open loads the key of a key file, or creates both, and tests it. The context bounds the opening only. Close the key before
-// the TPM.
+// Open loads the key of a key file, or creates both, and tests the key. The context bounds the
+// opening only. Close the key before the TPM.
 func Open(ctx context.Context, cfg Config) (*Key, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -108,11 +112,12 @@ func Open(ctx context.Context, cfg Config) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.info.Created = created
+	k.info.Created = created || cfg.Created
 	return k, nil
 }
 
-// OpenFile is Open for the content of a key file, wherever that came from. KeyFile is only what messages call it.
+// OpenFile is Open for the content of a key file, wherever it was read. cfg.KeyFile only names it
+// in messages.
 func OpenFile(ctx context.Context, cfg Config, file *tpm.KeyFile) (*Key, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -124,7 +129,7 @@ func OpenFile(ctx context.Context, cfg Config, file *tpm.KeyFile) (*Key, error) 
 	return start(ctx, cfg, loaded)
 }
 
-// start tests a loaded key and begins its life here.
+// start tests a loaded key and makes a Key of it.
 func start(ctx context.Context, cfg Config, loaded *tpm.Key) (*Key, error) {
 	k, err := test(ctx, cfg, loaded)
 	if err != nil {
@@ -154,7 +159,7 @@ func test(ctx context.Context, cfg Config, loaded *tpm.Key) (*Key, error) {
 		KeyFile:       cfg.KeyFile,
 	}
 	if _, rsaKey := k.public.(*rsa.PublicKey); rsaKey && len(k.offered.hashes[pss]) == 0 {
-		cfg.Logger.Warn("TPM key cannot be used for PSS: TLS 1.3 is out of reach, TLS 1.2 uses PKCS #1 v1.5",
+		cfg.Logger.Warn("TPM key cannot be used for PSS: TLS 1.3 is not possible, TLS 1.2 uses PKCS #1 v1.5",
 			"key_file", cfg.KeyFile, "pss_salt_length", k.info.PSSSaltLength, "needed", crypto.SHA256.Size())
 	}
 	return k, nil
@@ -173,8 +178,11 @@ func algorithmName(public crypto.PublicKey) string {
 // Public returns the public key, an *rsa.PublicKey or *ecdsa.PublicKey.
 func (k *Key) Public() crypto.PublicKey { return k.public }
 
-// TPMKey returns the key as the TPM has it, for attestation, and for who demands attributes of it.
+// TPMKey returns the key as the TPM has it, for attestation and for checks of its attributes.
 func (k *Key) TPMKey() *tpm.Key { return k.key }
+
+// TPM returns the TPM that holds the key.
+func (k *Key) TPM() *tpm.TPM { return k.on }
 
 // Info describes the key.
 func (k *Key) Info() Info {
@@ -184,44 +192,47 @@ func (k *Key) Info() Info {
 	return info
 }
 
-// Close gives the key up: it is flushed from the TPM as soon as nobody else uses that. Signatures
-// that wait end at once. Further calls do nothing.
+// Close ends the signatures that wait, and has the key flushed from the TPM when the commands under
+// way there are done. Further calls do nothing.
 func (k *Key) Close() error {
 	k.end()
 	k.mu.Lock()
-	expire := k.expire
+	endLimit := k.endLimit
 	k.mu.Unlock()
-	if expire != nil {
-		expire()
+	if endLimit != nil {
+		endLimit()
 	}
 	return k.key.Close()
 }
 
-// Sign signs a digest. Opts choose the hash and, for an RSA key, the padding: PSS with *rsa.PSSOptions, else PKCS #1 v1.5. The
-// salt of PSS is as long as the hash; PSSSaltLengthAuto is taken to mean that. An ECDSA signature is an ECDSA-Sig-Value
-// (RFC 3279, 2.2.3). The first argument is not used, randomness is the TPM's.
+// Sign signs a digest. Opts choose the hash and, for an RSA key, the padding: PSS with
+// *rsa.PSSOptions, else PKCS #1 v1.5. The salt of PSS is as long as the hash; PSSSaltLengthAuto is
+// taken to mean that. An ECDSA signature is an ECDSA-Sig-Value (RFC 3279, 2.2.3). The first
+// argument is not used: the TPM has its own randomness.
 //
-// It waits for the TPM, 30 to 45 seconds at most. Where a context is at hand, use [Key.WithContext].
+// It waits for the TPM, at most 30 to 45 seconds. With a context, use [Key.SignContext] or
+// [Key.WithContext].
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	return k.SignContext(k.limited(), digest, opts)
 }
 
-// limited returns a context with time enough for one signature. It is shared by those of 15 seconds: a timer for each would
-// cost a hundredth of the fastest TPM's time.
+// limited returns a context with enough time for one signature. The signatures of 15 seconds share
+// it: a timer for each would add a hundredth to the time of the fastest TPM.
 func (k *Key) limited() context.Context {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.patience != nil {
-		if deadline, _ := k.patience.Deadline(); time.Until(deadline) >= signTimeout {
-			return k.patience
+	if k.limit != nil {
+		if deadline, _ := k.limit.Deadline(); time.Until(deadline) >= signTimeout {
+			return k.limit
 		}
 	}
-	// The one before ends by itself: who has it has time left.
-	k.patience, k.expire = context.WithTimeout(k.lifetime, signTimeout+signTimeoutSpan)
-	return k.patience
+	// The previous context ends by itself: its users have time left.
+	k.limit, k.endLimit = context.WithTimeout(k.lifetime, signTimeout+signTimeoutSpan)
+	return k.limit
 }
 
-// SignContext is Sign, bounded by a context instead. A signature that the TPM has begun is finished there all the same.
+// SignContext is Sign, bounded by a context instead. A signature that the TPM has begun is finished
+// there even if the context ends.
 func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if opts == nil {
 		return nil, fmt.Errorf("%w: without a hash", ErrUnsupported)
@@ -237,7 +248,7 @@ func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.Signer
 	return k.sign(ctx, hash, f, digest)
 }
 
-// formFor reads the form out of the options, as Go's own keys do.
+// formFor derives the form from the options, as the keys of Go's library do.
 func (k *Key) formFor(opts crypto.SignerOpts) (form, error) {
 	options, asPSS := opts.(*rsa.PSSOptions)
 	_, rsaKey := k.public.(*rsa.PublicKey)
@@ -252,7 +263,7 @@ func (k *Key) formFor(opts crypto.SignerOpts) (form, error) {
 	return ec, nil
 }
 
-// checkSaltOption accepts what means "as long as the hash".
+// checkSaltOption accepts the values that mean "as long as the hash".
 func checkSaltOption(length int, h crypto.Hash) error {
 	switch length {
 	case rsa.PSSSaltLengthEqualsHash, rsa.PSSSaltLengthAuto:
@@ -264,7 +275,7 @@ func checkSaltOption(length int, h crypto.Hash) error {
 	return fmt.Errorf("%w: PSS with a salt of %d bytes, only the hash's length is possible", ErrUnsupported, length)
 }
 
-// sign lets the TPM sign and verifies what it made.
+// sign has the TPM sign, and verifies the signature.
 func (k *Key) sign(ctx context.Context, hash crypto.Hash, f form, digest []byte) ([]byte, error) {
 	signature, err := k.key.Sign(ctx, f, hash, digest)
 	if err != nil {
@@ -292,8 +303,9 @@ func verify(public crypto.PublicKey, hash crypto.Hash, f form, digest, signature
 	return fmt.Errorf("a %T cannot be verified with", public)
 }
 
-// WithContext returns a view of the key that signs within ctx. It serves as tls.Certificate.PrivateKey for one handshake:
-// CertificateRequestInfo.Context has that handshake's context.
+// WithContext returns a view of the key whose signatures are bounded by ctx. It serves as
+// tls.Certificate.PrivateKey for one handshake: CertificateRequestInfo.Context returns that
+// handshake's context.
 func (k *Key) WithContext(ctx context.Context) crypto.Signer { return contextSigner{k, ctx} }
 
 type contextSigner struct {

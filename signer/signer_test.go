@@ -17,13 +17,14 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
 func TestSign(t *testing.T) {
 	t.Parallel()
-	k := open(t, tpmtest.Open(t), keyPath(t))
+	k := signertest.Open(t, tpmtest.Open(t), signertest.KeyPath(t))
 	public := k.Public().(*rsa.PublicKey)
 	verifyPSS := func(h crypto.Hash, d, sig []byte) error {
 		return rsa.VerifyPSS(public, h, d, sig, &rsa.PSSOptions{SaltLength: h.Size()})
@@ -41,7 +42,7 @@ func TestSign(t *testing.T) {
 			{"PSS with the length written out", &rsa.PSSOptions{SaltLength: h.Size(), Hash: h}, verifyPSS},
 		} {
 			t.Run(h.String()+"/"+tt.name, func(t *testing.T) {
-				d := digest(h, "message")
+				d := signertest.Digest(h, "message")
 				for name, s := range map[string]crypto.Signer{"key": k, "view": k.WithContext(t.Context())} {
 					sig, err := s.Sign(nil, d, tt.opts)
 					if err != nil {
@@ -58,7 +59,7 @@ func TestSign(t *testing.T) {
 
 func TestSignRefuses(t *testing.T) {
 	t.Parallel()
-	k := open(t, tpmtest.Open(t), keyPath(t))
+	k := signertest.Open(t, tpmtest.Open(t), signertest.KeyPath(t))
 	for _, tt := range []struct {
 		name string
 		opts crypto.SignerOpts
@@ -86,8 +87,8 @@ func TestSignRefuses(t *testing.T) {
 
 func TestInfo(t *testing.T) {
 	t.Parallel()
-	on, path := tpmtest.Open(t), keyPath(t)
-	k := open(t, on, path)
+	on, path := tpmtest.Open(t), signertest.KeyPath(t)
+	k := signertest.Open(t, on, path)
 	got := k.Info()
 	want := []string{"fixedTPM", "fixedParent", "sensitiveDataOrigin", "userWithAuth", "noDA", "sign"}
 	if got.Algorithm != "RSA-2048" || !slices.Equal(got.Attributes, want) || got.PSSSaltLength != 32 || !got.Created ||
@@ -98,14 +99,14 @@ func TestInfo(t *testing.T) {
 	if got := k.SignatureSchemes(); !slices.Equal(got, schemes) {
 		t.Errorf("%v", got)
 	}
-	if again := open(t, on, path).Info(); again.Created || again.Name != got.Name {
+	if again := signertest.Open(t, on, path).Info(); again.Created || again.Name != got.Name {
 		t.Errorf("opened again: %+v", again)
 	}
 }
 
 func TestSigningEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	k := open(t, tpmtest.Open(t), keyPath(t))
+	k := signertest.Open(t, tpmtest.Open(t), signertest.KeyPath(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	view := k.WithContext(ctx)
 	if _, err := view.Sign(nil, make([]byte, 32), crypto.SHA256); err != nil {
@@ -123,21 +124,21 @@ func TestSigningEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Somebody else has the TPM, for as long as they like. Nobody who closes the key, or signs with it,
-// waits for them longer than they said they would.
-func TestClosingAKeyKeepsNobodyWaiting(t *testing.T) {
+// Another user has the TPM for as long as they like. Close does not wait for them, and a signature
+// waits no longer than its context, or than the key is open.
+func TestCloseEndsSignaturesThatWait(t *testing.T) {
 	on := tpmtest.Open(t)
 	sign := func(k *signer.Key) error {
-		_, err := k.Sign(nil, digest(crypto.SHA256, "message"), crypto.SHA256)
+		_, err := k.Sign(nil, signertest.Digest(crypto.SHA256, "message"), crypto.SHA256)
 		return err
 	}
 	for name, check := range map[string]func(t *testing.T, k *signer.Key){
-		"who closes": func(t *testing.T, k *signer.Key) {
+		"closing": func(t *testing.T, k *signer.Key) {
 			for range 2 {
 				soon(t, "Close", k.Close)
 			}
 		},
-		"who signs while it is being closed": func(t *testing.T, k *signer.Key) {
+		"signing while it is closed": func(t *testing.T, k *signer.Key) {
 			go k.Close()
 			for range 3 {
 				if err := soon(t, "Sign", func() error { return sign(k) }); !errors.Is(err, context.Canceled) && !errors.Is(err, tpm.ErrClosed) {
@@ -145,7 +146,7 @@ func TestClosingAKeyKeepsNobodyWaiting(t *testing.T) {
 				}
 			}
 		},
-		"who signs already when it is closed": func(t *testing.T, k *signer.Key) {
+		"a signature that waits when it is closed": func(t *testing.T, k *signer.Key) {
 			signing := make(chan error, 1)
 			go func() { signing <- sign(k) }()
 			soon(t, "Close", k.Close)
@@ -153,12 +154,12 @@ func TestClosingAKeyKeepsNobodyWaiting(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		},
-		"who signs with a context": func(t *testing.T, k *signer.Key) {
+		"signing with a context that has ended": func(t *testing.T, k *signer.Key) {
 			go k.Close()
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			err := soon(t, "Sign", func() error {
-				_, err := k.SignContext(ctx, digest(crypto.SHA256, "message"), crypto.SHA256)
+				_, err := k.SignContext(ctx, signertest.Digest(crypto.SHA256, "message"), crypto.SHA256)
 				return err
 			})
 			if !errors.Is(err, context.Canceled) {
@@ -167,7 +168,7 @@ func TestClosingAKeyKeepsNobodyWaiting(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k := open(t, on, keyPath(t))
+			k := signertest.Open(t, on, signertest.KeyPath(t))
 			held, release, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
 			go func() {
 				defer close(done)
@@ -210,7 +211,7 @@ func soon(t *testing.T, what string, f func() error) error {
 
 func TestManySignAtOnce(t *testing.T) {
 	t.Parallel()
-	k := open(t, tpmtest.Open(t), keyPath(t))
+	k := signertest.Open(t, tpmtest.Open(t), signertest.KeyPath(t))
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
@@ -222,13 +223,13 @@ func TestManySignAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// A fault in the TPM must not make a wrong signature leave. In plain sessions, what changes a signature on its way looks the
-// same.
+// A fault in the TPM must not make a wrong signature leave. In plain sessions, what changes a
+// signature on its way looks the same.
 func TestAWrongSignatureDoesNotLeave(t *testing.T) {
 	t.Parallel()
 	proxy := tpmtest.NewProxy(t, tpmtest.Simulator(t).Device())
-	k := open(t, tpmtest.ConnectWith(t, tpm.Config{Device: proxy.Device(), PlainSessions: true}), keyPath(t))
-	d := digest(crypto.SHA256, "ours")
+	k := signertest.Open(t, tpmtest.ConnectWith(t, tpm.Config{Device: proxy.Device(), PlainSessions: true}), signertest.KeyPath(t))
+	d := signertest.Digest(crypto.SHA256, "ours")
 	for _, tt := range []struct {
 		name  string
 		treat func(command []byte, forward tpmtest.Forward) ([]byte, error)
@@ -239,7 +240,7 @@ func TestAWrongSignatureDoesNotLeave(t *testing.T) {
 			return rsp, err
 		}},
 		{"the digest in the command", func(command []byte, forward tpmtest.Forward) ([]byte, error) {
-			changed := bytes.Replace(command, d, digest(crypto.SHA256, "theirs"), 1)
+			changed := bytes.Replace(command, d, signertest.Digest(crypto.SHA256, "theirs"), 1)
 			return forward(changed)
 		}},
 	} {
@@ -263,7 +264,7 @@ func TestAWrongSignatureDoesNotLeave(t *testing.T) {
 func TestAKeySurvivesAResetOfTheTPM(t *testing.T) {
 	t.Parallel()
 	v := tpmtest.Simulator(t)
-	k := open(t, tpmtest.Connect(t, v.Device()), keyPath(t))
+	k := signertest.Open(t, tpmtest.Connect(t, v.Device()), signertest.KeyPath(t))
 	if err := v.Reset(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,9 @@ import (
 	"github.com/keyagent/keyagent/internal/statefile"
 )
 
-// SoftwareKey is an RSA-2048 key in this process' memory, and in a file in the clear. It is for developing against the agent on
-// a machine without a TPM, and no protection at all: [Info.Strength] says so wherever it is shown.
+// SoftwareKey is an RSA-2048 key in this process's memory, and in a file in the clear. It is for
+// development against the agent on a machine without a TPM and protects nothing: [Info.Strength]
+// says so wherever it is shown. It is safe for concurrent use.
 type SoftwareKey struct {
 	*rsa.PrivateKey
 	info Info
@@ -57,7 +58,7 @@ func writeSoftwareKey(path string) error {
 	}
 	err = statefile.WriteNew(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 	if errors.Is(err, fs.ErrExist) {
-		return nil // another process was faster
+		return nil // another process wrote one first
 	}
 	return err
 }
@@ -89,7 +90,7 @@ func (k *SoftwareKey) SignatureSchemes() []tls.SignatureScheme {
 	}
 }
 
-// WithContext returns the key itself, which never waits.
+// WithContext returns the key itself: software does not wait.
 func (k *SoftwareKey) WithContext(context.Context) crypto.Signer { return k.PrivateKey }
 
 // Close does nothing.

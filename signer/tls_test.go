@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/signer/internal/signertest"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
@@ -60,8 +61,8 @@ func (p party) pool() *x509.CertPool {
 	return pool
 }
 
-// clientConfig presents the TPM's key as production does: a view of it with the handshake's own context. Without a certificate
-// it presents nothing.
+// clientConfig presents the TPM's key as production does: a view of it with the handshake's own
+// context. Without a certificate it presents nothing.
 func clientConfig(key *signer.Key, client *x509.Certificate, schemes []tls.SignatureScheme, server party) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, RootCAs: server.pool(), ServerName: "localhost",
@@ -107,7 +108,7 @@ func handshakes(key *signer.Key) []handshake {
 	)
 }
 
-// clientOfGo lets crypto/tls judge handshakes in which the TPM's key is the client's.
+// clientOfGo has crypto/tls check handshakes in which the TPM's key is the client's.
 func clientOfGo(t *testing.T, key *signer.Key, _ kind) {
 	client := certificate(t, key)
 	server := newServer(t)
@@ -176,7 +177,7 @@ func talk(t *testing.T, address string, cfg *tls.Config, version uint16) error {
 func TestTLSHandshakeEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	proxy := tpmtest.NewProxy(t, tpmtest.Simulator(t).Device())
-	key := open(t, tpmtest.Connect(t, proxy.Device()), keyPath(t))
+	key := signertest.Open(t, tpmtest.Connect(t, proxy.Device()), signertest.KeyPath(t))
 	client := certificate(t, key)
 	server := newServer(t)
 	address := echo(t, &tls.Config{

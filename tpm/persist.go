@@ -107,3 +107,12 @@ func evictControl(t *turn, o object, h tpm2.TPMHandle) error {
 	}
 	return err
 }
+
+// NameAt returns the Name of the object at a handle, nil if there is none.
+func (t *TPM) NameAt(ctx context.Context, h Handle) ([]byte, error) {
+	_, name, err := t.ReadPublic(ctx, h)
+	if errors.Is(err, tpm2.TPMRCHandle) {
+		return nil, nil
+	}
+	return name, err
+}

@@ -41,6 +41,18 @@ func (t *TPM) Identity(ctx context.Context) (Identity, error) {
 	return i, nil
 }
 
+// Answers sends a command, the least that there is. Its error says why the TPM does not answer.
+func (t *TPM) Answers(ctx context.Context) error {
+	err := t.again(ctx, func(turn *turn) error {
+		_, err := device.Properties(turn, tpm2.TPMPTFamilyIndicator, 1)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("asking whether the TPM answers: %w", err)
+	}
+	return nil
+}
+
 func identify(fixed map[tpm2.TPMPT]uint32) Identity {
 	return Identity{
 		Manufacturer: letters(fixed[tpm2.TPMPTManufacturer]),

@@ -55,7 +55,7 @@
 // secret: a certificate is worthless without the TPM. It is replaced in one step; a
 // disk that takes nothing costs an issuance at the next start, if that comes before the
 // disk takes something again, and nothing now. What a rotation of the key obtained
-// beforehand is taken over by [TakeOver].
+// beforehand is moved here at the start; [Supersedes] says which files.
 //
 // # Sources
 //

@@ -10,7 +10,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/internal/secret"
-	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 // MetadataService is what a [Manager] needs of IMDS.
@@ -43,7 +43,7 @@ type Config struct {
 	Key       Key
 	KeyName   string // hex TPM Name of Key; a stored certificate is bound to it
 	Attestor  Attestor
-	StateDir  string           // where certificates are kept, 0700
+	Files     Files            // where certificates are kept
 	MTLSHosts imds.HostList    // the endpoint of a certificate must be trusted whenever it is used; see [Manager.SetMTLSHosts]
 	Now       func() time.Time // nil means time.Now
 	Logger    *slog.Logger     // nil means no log
@@ -83,14 +83,14 @@ func New(cfg Config) *Manager {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Wait == nil {
-		cfg.Wait = upstream.Sleep
+		cfg.Wait = waiting.Sleep
 	}
 	if cfg.Jitter == nil {
 		cfg.Jitter = tenth
 	}
 	return &Manager{
 		cfg:   cfg,
-		store: store{dir: cfg.StateDir},
+		store: store{files: cfg.Files},
 		slots: map[name]*slot{},
 		hosts: cfg.MTLSHosts,
 		wake:  func() {},

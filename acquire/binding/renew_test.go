@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/statefile"
 )
 
 var errDown = errors.New("issuer is down")
@@ -462,7 +463,7 @@ func TestRunWaitsInPiecesOfAtMostAMinute(t *testing.T) {
 	w := newWorld(t)
 	broken := errors.New("no timer")
 	var waits []time.Duration
-	m := binding.New(binding.Config{IMDS: w.issuer, Key: w.key, Attestor: w.attestor, StateDir: w.dir, MTLSHosts: imds.MicrosoftMTLSHosts(), Now: w.now,
+	m := binding.New(binding.Config{IMDS: w.issuer, Key: w.key, Attestor: w.attestor, Files: statefile.In(w.dir), MTLSHosts: imds.MicrosoftMTLSHosts(), Now: w.now,
 		Jitter: same, Logger: slog.New(slog.DiscardHandler),
 		Wait: func(_ context.Context, d time.Duration) error {
 			waits = append(waits, d)

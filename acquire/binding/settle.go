@@ -40,14 +40,13 @@ func (m *Manager) settleLate() {
 	}
 	m.mu.Unlock()
 	for _, s := range slots {
-		select {
-		case s.work <- struct{}{}:
-			if s.behind {
-				m.settle(s)
-			}
-			s.unlock()
-		default:
+		if !s.work.TryLock() {
+			continue
 		}
+		if s.behind {
+			m.settle(s)
+		}
+		s.unlock()
 	}
 }
 

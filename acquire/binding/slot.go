@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/inflight"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 // slot is one identity's certificate and the work on it.
@@ -15,15 +15,14 @@ type slot struct {
 	name name
 	sel  imds.Selector // as it was spelled first
 
-	// work serialises issuance and the state file. The one-element channel is a lock:
-	// waiting for it honours a context.
-	work   chan struct{}
-	loaded bool               // it is known what the state file says: only then is it written; guarded by work
-	behind bool               // the state file could not be read or written, which is to be tried again; guarded by work
-	stored string             // x5t#S256 of the certificate in the state file, if known; guarded by work
-	pauses breaker            // between replacements; guarded by work
-	doubts breaker            // between replacements of certificates in doubt, which anybody on the way can cause; guarded by work
-	asking singleflight.Group // of IMDS, for its metadata
+	work   waiting.Lock // serialises issuance and the state file
+	loaded bool         // it is known what the state file says: only then is it written; guarded by work
+	behind bool         // the state file could not be read or written, which is to be tried again; guarded by work
+	stored string       // x5t#S256 of the certificate in the state file, if known; guarded by work
+	pauses breaker      // between replacements; guarded by work
+	doubts breaker      // between replacements of certificates in doubt, which anybody on the way can cause; guarded by work
+
+	asking inflight.Group[*imds.PlatformMetadata] // of IMDS
 
 	// Guarded by the manager's mutex, which is never held for longer than a look.
 	current  *Certificate // nil if there is none, or it was rejected
@@ -45,15 +44,13 @@ type rejection struct {
 
 // lock waits for the work of others. Who gets it must unlock.
 func (s *slot) lock(ctx context.Context) error {
-	select {
-	case s.work <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the binding certificate that is being obtained: %w", ctx.Err())
+	if err := s.work.Lock(ctx); err != nil {
+		return fmt.Errorf("waiting for the binding certificate that is being obtained: %w", err)
 	}
+	return nil
 }
 
-func (s *slot) unlock() { <-s.work }
+func (s *slot) unlock() { s.work.Unlock() }
 
 // due is how long it is until the current certificate is to be renewed; 0 or less
 // means now.
@@ -71,7 +68,7 @@ func (m *Manager) slot(sel imds.Selector) (*slot, error) {
 	defer m.mu.Unlock()
 	s := m.slots[n]
 	if s == nil {
-		s = &slot{name: n, sel: sel, work: make(chan struct{}, 1)}
+		s = &slot{name: n, sel: sel, work: waiting.NewLock()}
 		m.slots[n] = s
 	}
 	return s, nil

@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
-
-	"github.com/keyagent/keyagent/internal/statefile"
 )
 
 const (
@@ -38,12 +35,21 @@ func (r *record) isRejected() bool {
 	return r.Rejected != "" && r.Rejected == thumbprint(r.Certificate)
 }
 
-// store keeps one record per identity below dir.
-type store struct {
-	dir string
+// Files is a directory of the agent, whose files are written and read by their names in it. The
+// errors of Load are those of [statefile.Load].
+type Files interface {
+	Path(name string) string // for messages
+	Write(name string, data []byte) error
+	Remove(name string) error
+	Load(name string, maxBytes int64, decode func(data []byte) error) error
 }
 
-func (s *store) path(n name) string { return filepath.Join(s.dir, n.file()) }
+// store keeps one record per identity.
+type store struct {
+	files Files
+}
+
+func (s *store) path(n name) string { return s.files.Path(n.file()) }
 
 func (s *store) save(n name, r record) error {
 	r.Version, r.Selector = recordVersion, n.String()
@@ -51,16 +57,16 @@ func (s *store) save(n name, r record) error {
 	if err != nil {
 		return fmt.Errorf("encoding the binding certificate's state: %w", err)
 	}
-	return statefile.Write(s.path(n), append(data, '\n'))
+	return s.files.Write(n.file(), append(data, '\n'))
 }
 
-func (s *store) remove(n name) error { return statefile.Remove(s.path(n)) }
+func (s *store) remove(n name) error { return s.files.Remove(n.file()) }
 
 // load returns the stored record of an identity. The errors are those of [statefile.Load]: after all but the two that say that
 // the path is free, the file may hold a good record, and nothing may be written in its place.
 func (s *store) load(n name) (*record, error) {
 	var r *record
-	err := statefile.Load(s.path(n), maxRecordBytes, func(data []byte) (err error) {
+	err := s.files.Load(n.file(), maxRecordBytes, func(data []byte) (err error) {
 		r, err = decodeRecord(data, n.String())
 		return err
 	})

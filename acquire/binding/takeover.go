@@ -16,58 +16,34 @@ const (
 	fileSuffix = ".json"
 )
 
-// TakeOver moves the state files in from, which a [Manager] with another state directory wrote for the key called keyName (hex TPM
-// Name), to the state directory dir. It is to be called before a manager uses dir. A file for the same key that is in dir already is
-// the later one and stays: an earlier start could not read from. One that cannot be read stays, too, and so does what would replace
-// it; the error says so, and a later call goes on.
-//
-// From is removed once nothing is left in it. That there is no such directory is no error.
-func TakeOver(from, dir, keyName string) error {
-	entries, err := os.ReadDir(from)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("taking over certificates: %w", err)
-	}
-	for _, e := range entries {
-		err = errors.Join(err, takeFile(filepath.Join(from, e.Name()), filepath.Join(dir, e.Name()), keyName))
-	}
-	if err != nil {
-		return err
-	}
-	return os.Remove(from)
-}
-
-// takeFile moves one file.
-func takeFile(from, to, keyName string) error {
-	name := filepath.Base(from)
-	if strings.HasPrefix(name, ".") { // a temporary file of a process that was killed
-		return statefile.Remove(from)
-	}
+// Supersedes reports whether a state file, which a [Manager] with other [Files] wrote for the key
+// called keyName (hex TPM Name), is to be moved to path, where a manager that is made later reads
+// it. A file for the same key that is at path already is newer and stays: an earlier start could
+// not read the other one. A file at path that cannot be read stays as well, with an error: a later
+// call can decide.
+func Supersedes(path, keyName string) (bool, error) {
+	name := filepath.Base(path)
 	if !strings.HasPrefix(name, filePrefix) || !strings.HasSuffix(name, fileSuffix) {
-		return moveAside(from, to)
+		return free(path)
 	}
 	later := false
-	err := statefile.Load(to, maxRecordBytes, func(data []byte) error {
+	err := statefile.Load(path, maxRecordBytes, func(data []byte) error {
 		r, err := decodeAnyRecord(data)
 		later = err == nil && r.KeyName == keyName
 		return err
 	})
 	_, torn := errors.AsType[*statefile.TornError](err)
-	switch {
-	case err != nil && !torn && !errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s is not taken over: %w", from, err)
-	case later:
-		return statefile.Remove(from)
+	if err != nil && !torn && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
 	}
-	return statefile.Rename(from, to)
+	return !later, nil
 }
 
-// moveAside moves a file that nobody reads, such as a torn one, to where an operator looks for it.
-func moveAside(from, to string) error {
-	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is not taken over: there is %s: look at both, and remove one", from, to)
+// free reports whether there is no file at path yet, so that one which the agent does not read, such
+// as a torn one, can be moved there for the operator.
+func free(path string) (bool, error) {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("there is %s: look at both, and remove one", path)
 	}
-	return statefile.Rename(from, to)
+	return true, nil
 }

@@ -6,29 +6,46 @@ import (
 	"testing"
 
 	"github.com/keyagent/keyagent/acquire/binding"
-	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/internal/tooltest"
+	"github.com/keyagent/keyagent/signer/keystore"
 )
 
+// A staging is what a rotation left for the key after it.
+type staging struct {
+	*world
+	store *keystore.Store
+	next  keystore.Entry
+}
+
 // staged makes a world with a certificate of an old key, and beside it one that a rotation obtained for the next key.
-func staged(t *testing.T) (w *world, from string, next *binding.Certificate) {
+func staged(t *testing.T) (s staging, from string, next *binding.Certificate) {
 	t.Helper()
-	w = newWorld(t)
+	w := newWorld(t)
 	w.certificate(t, w.start())
+	store, err := keystore.Open(keystore.Config{StateDir: t.TempDir()})
+	must(t, err)
+	s = staging{w, store, keystore.Entry{Name: "binding", Generation: 2}}
+	files, err := store.Stage(s.next)
+	must(t, err)
 	state := w.dir
-	w.dir = filepath.Join(t.TempDir(), "staged")
-	must(t, statefile.EnsureDir(w.dir))
-	w.key, w.keyName = softKey{newKey(t)}, "000b02"
+	from = filepath.Dir(files.Path("any"))
+	w.dir, w.key, w.keyName = from, softKey{newKey(t)}, "000b02"
 	next = w.certificate(t, w.start())
-	from, w.dir = w.dir, state
-	return w, from, next
+	w.dir = state
+	return s, from, next
+}
+
+// takeOver is what the first start with the next key does.
+func (s staging) takeOver(t *testing.T) error {
+	t.Helper()
+	return s.store.TakeStaged(t.Context(), s.next, s.dir, func(path string) (bool, error) { return binding.Supersedes(path, s.keyName) })
 }
 
 func TestStagedCertificatesAreTakenOver(t *testing.T) {
 	w, from, next := staged(t)
 	must(t, os.WriteFile(filepath.Join(from, ".binding-system.json.tmp-1"), []byte("half"), 0o600))
-	must(t, binding.TakeOver(from, w.dir, w.keyName))
-	must(t, binding.TakeOver(from, w.dir, w.keyName)) // as every start does
+	must(t, w.takeOver(t))
+	must(t, w.takeOver(t)) // as every start does
 	if c := w.certificate(t, w.start()); c.Thumbprint() != next.Thumbprint() {
 		t.Error("another certificate was obtained")
 	}
@@ -39,15 +56,15 @@ func TestStagedCertificatesAreTakenOver(t *testing.T) {
 
 // The first start could not read the directory, and obtained a certificate of its own; the second can.
 func TestAStagedCertificateReplacesNoLaterOne(t *testing.T) {
-	w, from, next := staged(t)
+	w, _, next := staged(t)
 	end := tooltest.WithoutDescriptors(t)
-	err := binding.TakeOver(from, w.dir, w.keyName)
+	err := w.takeOver(t)
 	end()
 	if err == nil {
 		t.Fatal("no error without descriptors")
 	}
 	later := w.certificate(t, w.start())
-	must(t, binding.TakeOver(from, w.dir, w.keyName))
+	must(t, w.takeOver(t))
 	if c := w.certificate(t, w.start()); c.Thumbprint() != later.Thumbprint() || c.Thumbprint() == next.Thumbprint() {
 		t.Error("the later certificate was replaced by the staged one")
 	}
@@ -59,7 +76,7 @@ func TestAStagedCertificateReplacesNoFileThatCannotBeRead(t *testing.T) {
 			w, from, _ := staged(t)
 			before := w.content(t)
 			end := fault(t, w.file())
-			err := binding.TakeOver(from, w.dir, w.keyName)
+			err := w.takeOver(t)
 			end()
 			if err == nil || w.content(t) != before {
 				t.Errorf("got %v, and %s", err, w.content(t))

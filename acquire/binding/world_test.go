@@ -283,7 +283,7 @@ func (w *world) advance(d time.Duration) {
 // start makes a manager, as a start of the agent would.
 func (w *world) start() *binding.Manager {
 	return binding.New(binding.Config{
-		IMDS: w.issuer, Key: w.key, KeyName: w.keyName, Attestor: w.attestor, StateDir: w.dir,
+		IMDS: w.issuer, Key: w.key, KeyName: w.keyName, Attestor: w.attestor, Files: statefile.In(w.dir),
 		MTLSHosts: imds.MicrosoftMTLSHosts(), Now: w.now, Jitter: w.jitter,
 		Logger: slog.New(slog.NewTextHandler(&w.log, nil)),
 	})

@@ -32,6 +32,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/simulator"
 	simentra "github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/fault"
@@ -261,7 +262,7 @@ func newAzureWith(t *testing.T, change func(*azure), identities ...acquire.Ident
 	a := &azure{services: s, t: t, attestor: &attestor{services: s}, keys: map[string]*acquire.ApplicationKey{}, refuse: func(string) error { return nil }}
 	a.keys["app"] = &acquire.ApplicationKey{Chain: []*x509.Certificate{s.appLeaf}, Signer: signs(s.appKey), PSS: true, Strength: acquire.StrengthSoftware}
 	a.cfg = binding.Config{
-		Key: softwareKey{s.key}, KeyName: "000b01", Attestor: a.attestor, StateDir: t.TempDir(), MTLSHosts: imds.MicrosoftMTLSHosts(),
+		Key: softwareKey{s.key}, KeyName: "000b01", Attestor: a.attestor, Files: statefile.In(t.TempDir()), MTLSHosts: imds.MicrosoftMTLSHosts(),
 		Now: a.clock.Now, Wait: a.sleep, Logger: slog.New(slog.NewTextHandler(&a.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {

@@ -13,7 +13,6 @@ import (
 	"math/big"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
@@ -421,7 +420,7 @@ func cachingDemands() []demand {
 		{"4.4", "the state file is for the agent's user alone", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
-			info, err := os.Stat(filepath.Join(a.cfg.StateDir, "binding-system.json"))
+			info, err := os.Stat(a.cfg.Files.Path("binding-system.json"))
 			if err != nil || info.Mode().Perm() != 0o600 {
 				t.Errorf("got %v, %v", info, err)
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 const (
@@ -43,7 +44,7 @@ func New(cfg Config) *Client {
 		cfg.Now = time.Now
 	}
 	if cfg.Sleep == nil {
-		cfg.Sleep = upstream.Sleep
+		cfg.Sleep = waiting.Sleep
 	}
 	if cfg.Waiting == nil {
 		cfg.Waiting = func(string) func() { return func() {} }

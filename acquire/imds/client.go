@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 // DefaultEndpoint is where every Azure VM finds IMDS.
@@ -70,7 +71,7 @@ func New(cfg Config) (*Client, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Sleep == nil {
-		cfg.Sleep = upstream.Sleep
+		cfg.Sleep = waiting.Sleep
 	}
 	if cfg.Waiting == nil {
 		cfg.Waiting = func(string) func() { return func() {} }

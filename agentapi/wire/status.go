@@ -159,8 +159,9 @@ type TLSStatus struct {
 	Handshakes         int64  `json:"handshakes"`                    // full handshakes, that is, TPM signatures, since start
 }
 
-// AttestationStatus describes the attestation token behind the certificate.
+// AttestationStatus describes how the binding key is attested.
 type AttestationStatus struct {
-	Provider string     `json:"provider"` // as in "azure-guest" or "none"
-	Expires  *time.Time `json:"expires,omitempty"`
+	Provider string `json:"provider"` // as in "azure-guest" or "none"
+	// Expires is when the attestation token that was obtained last expires; nil in capabilities, and while there is none.
+	Expires *time.Time `json:"expires,omitempty"`
 }

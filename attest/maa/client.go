@@ -14,6 +14,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 const (
@@ -75,7 +76,7 @@ func New(cfg Config) *Client {
 		cfg.Now = time.Now
 	}
 	if cfg.Sleep == nil {
-		cfg.Sleep = upstream.Sleep
+		cfg.Sleep = waiting.Sleep
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

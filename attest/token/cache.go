@@ -2,12 +2,11 @@ package token
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
 	"sync"
 	"time"
 
+	"github.com/keyagent/keyagent/internal/inflight"
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
@@ -22,109 +21,68 @@ type fetcher func(ctx context.Context, endpoint string) (secret.String, time.Tim
 
 // cache keeps tokens and lets one caller fetch for all that wait. It is safe for concurrent use.
 type cache struct {
-	fetch fetcher
-	now   func() time.Time
+	fetch   fetcher
+	now     func() time.Time
+	flights inflight.Group[entry] // by endpoint
 
-	mu      sync.Mutex
-	entries map[string]*entry // guarded by mu; by endpoint
+	mu       sync.Mutex
+	entries  map[string]entry // guarded by mu; by endpoint
+	discards int              // guarded by mu; how often a token was discarded
 }
 
-func newCache(fetch fetcher, now func() time.Time) *cache {
-	return &cache{fetch: fetch, now: now, entries: map[string]*entry{}}
-}
-
-// entry is the state of one endpoint: a token that was fetched, and the flight that fetches the next.
+// entry is a token of one endpoint.
 type entry struct {
 	token   secret.String
 	expires time.Time
-	flight  *flight
 }
 
-// flight is one fetch that any number of callers wait for. Its results are set before done is closed.
-type flight struct {
-	done      chan struct{}
-	token     secret.String
-	expires   time.Time
-	err       error
-	abandoned bool // the caller who did the work gave up: the next one takes over
+func newCache(fetch fetcher, now func() time.Time) *cache {
+	return &cache{fetch: fetch, now: now, entries: map[string]entry{}}
 }
 
 // token returns a kept token for endpoint or fetches one.
 func (c *cache) token(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
-	for {
-		token, expires, f, mine := c.join(endpoint)
-		if f == nil {
-			return token, expires, nil
-		}
-		if mine {
-			return c.fly(ctx, endpoint, f)
-		}
-		select {
-		case <-f.done:
-			if f.abandoned && ctx.Err() == nil {
-				continue
-			}
-			return f.token, f.expires, f.err
-		case <-ctx.Done():
-			return secret.String{}, time.Time{}, fmt.Errorf("waiting for an attestation token: %w", ctx.Err())
-		}
+	if e, ok := c.kept(endpoint); ok {
+		return e.token, e.expires, nil
 	}
+	e, err := c.flights.Do(ctx, endpoint, func(ctx context.Context) (entry, error) {
+		if e, ok := c.kept(endpoint); ok { // fetched since this caller looked
+			return e, nil
+		}
+		return c.fetchAndKeep(ctx, endpoint)
+	})
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("waiting for an attestation token: %w", err)
+	}
+	return e.token, e.expires, err
 }
 
-// join returns a kept token, or the flight to wait for; mine says that the caller is to do the work.
-func (c *cache) join(endpoint string) (token secret.String, expires time.Time, f *flight, mine bool) {
+func (c *cache) kept(endpoint string) (entry, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entryLocked(endpoint)
-	if !e.token.IsZero() && c.now().Before(e.expires.Add(-margin)) {
-		return e.token, e.expires, nil, false
-	}
-	if e.flight != nil {
-		return token, expires, e.flight, false
-	}
-	e.flight = &flight{done: make(chan struct{})}
-	return token, expires, e.flight, true
+	e, ok := c.entries[endpoint]
+	return e, ok && c.now().Before(e.expires.Add(-margin))
 }
 
-// entryLocked finds or makes the entry of an endpoint. The endpoint comes from the host: one that names a new one each time
-// must not fill the memory.
-func (c *cache) entryLocked(endpoint string) *entry {
-	if e := c.entries[endpoint]; e != nil {
-		return e
+// fetchAndKeep gets a new token. It is not kept if a token was discarded meanwhile, since it may be older than that.
+func (c *cache) fetchAndKeep(ctx context.Context, endpoint string) (entry, error) {
+	c.mu.Lock()
+	before := c.discards
+	c.mu.Unlock()
+	token, expires, err := c.fetch(ctx, endpoint)
+	if err != nil {
+		return entry{}, err
 	}
-	if len(c.entries) >= maxEndpoints {
-		maps.DeleteFunc(c.entries, func(_ string, e *entry) bool { return e.flight == nil })
-	}
-	e := &entry{}
-	c.entries[endpoint] = e
-	return e
-}
-
-// fly does the work of f in the caller's goroutine, keeps the result and wakes those who wait.
-func (c *cache) fly(ctx context.Context, endpoint string, f *flight) (secret.String, time.Time, error) {
-	landed := false
-	defer func() {
-		if !landed { // fetch panicked
-			f.err = errors.New("attestation was aborted")
-		}
-		c.land(endpoint, f)
-	}()
-	f.token, f.expires, f.err = c.fetch(ctx, endpoint)
-	f.abandoned = f.err != nil && ctx.Err() != nil
-	landed = true
-	return f.token, f.expires, f.err
-}
-
-func (c *cache) land(endpoint string, f *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[endpoint]; e != nil && e.flight == f { // else its token was discarded before it was there
-		e.flight = nil
-		if f.err == nil {
-			e.token, e.expires = f.token, f.expires
+	if c.discards == before {
+		// The endpoint comes from the host: one that names a new one each time must not fill the memory.
+		if len(c.entries) >= maxEndpoints {
+			clear(c.entries)
 		}
+		c.entries[endpoint] = entry{token, expires}
 	}
-	close(f.done)
+	return entry{token, expires}, nil
 }
 
 // discard forgets what is kept for endpoint, and the flight that would fetch the next: those who wait for it get its result, and
@@ -133,4 +91,6 @@ func (c *cache) discard(endpoint string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.entries, endpoint)
+	c.discards++
+	c.flights.Forget(endpoint)
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/simulator"
 )
@@ -192,7 +192,7 @@ func (v *victim) useFederated(ctx context.Context, t *thief) (string, error) {
 
 // withKey gives do the certificate with its key in the TPM, which has no room for all keys at once.
 func (v *victim) withKey(ctx context.Context, name string, der []byte, do func(*tls.Certificate) (string, error)) (string, error) {
-	on, store, err := daemon.OpenKeys(ctx, v.cfg, daemon.Options{Now: v.platform.Clock().Now})
+	on, store, err := statedir.OpenKeys(ctx, v.cfg, statedir.Options{Now: v.platform.Clock().Now})
 	if err != nil {
 		return "", err
 	}

@@ -24,7 +24,8 @@ import (
 
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
+	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/simulator"
 )
 
@@ -61,19 +62,19 @@ func newVictim(tb testing.TB) *victim {
 
 // makeKey makes the application's key in the TPM and gets it a certificate that the application trusts.
 func (v *victim) makeKey(ctx context.Context) error {
-	keys, err := daemon.OpenKeyring(v.cfg, daemon.Options{Now: v.platform.Clock().Now})
+	keys, err := keyring.Open(v.cfg, statedir.Options{Now: v.platform.Clock().Now})
 	if err != nil {
 		return err
 	}
-	if _, err = keys.Create(ctx, "app", daemon.KeyRequest{}); err == nil {
+	if _, err = keys.Create(ctx, "app", keyring.KeyRequest{}); err == nil {
 		err = v.certify(ctx, keys)
 	}
 	return errors.Join(err, keys.Close())
 }
 
 // certify asks for a certificate and puts it beside the key.
-func (v *victim) certify(ctx context.Context, keys *daemon.Keyring) error {
-	request, err := keys.Request(ctx, "app", daemon.RequestOptions{NameRequest: daemon.NameRequest{Subject: "CN=app"}})
+func (v *victim) certify(ctx context.Context, keys *keyring.Keyring) error {
+	request, err := keys.Request(ctx, "app", keyring.RequestOptions{NameRequest: keyring.NameRequest{Subject: "CN=app"}})
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func (v *victim) certify(ctx context.Context, keys *daemon.Keyring) error {
 	if err := os.WriteFile(file, chain, 0o600); err != nil {
 		return err
 	}
-	_, err = keys.Import(ctx, "app", daemon.ImportOptions{File: file})
+	_, err = keys.Import(ctx, "app", keyring.ImportOptions{File: file})
 	return errors.Join(err, os.Remove(file))
 }
 

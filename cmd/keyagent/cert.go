@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
 func (a *app) certCommand() *cobra.Command {
@@ -35,7 +35,7 @@ func (a *app) certShowCommand(place *placeFlags) *cobra.Command {
 			if asJSON && asPEM {
 				return usageError{errors.New("--json and --pem exclude each other")}
 			}
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
+			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
 				report, err := keys.Certificate(args[0], next)
 				if err != nil {
 					return err
@@ -55,7 +55,7 @@ func (a *app) certShowCommand(place *placeFlags) *cobra.Command {
 }
 
 func (a *app) certImportCommand(place *placeFlags) *cobra.Command {
-	var req daemon.ImportOptions
+	var req keyring.ImportOptions
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "import NAME --file FILE",
@@ -76,8 +76,11 @@ replaced are kept; --restore puts back the last one, and done again, takes that 
   curl -s https://ca.example/app.pem | keyagent cert import app --file -`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
-				report, err := awaited(cmd.Context(), a, "putting the certificate beside its key", func() (daemon.CertificateReport, error) {
+			if (req.File == "") == !req.Restore {
+				return usagef("--file or --restore is needed, and not both")
+			}
+			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
+				report, err := awaited(cmd.Context(), a, "putting the certificate beside its key", func() (keyring.CertificateReport, error) {
 					return keys.Import(cmd.Context(), args[0], req)
 				})
 				if err != nil {

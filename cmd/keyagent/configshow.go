@@ -4,7 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/engine"
 )
 
 func (a *app) configShowCommand() *cobra.Command {
@@ -24,7 +24,7 @@ Users, groups and files that it names are not looked up: see keyagent config che
 			if err != nil {
 				return configError{err}
 			}
-			cfg = daemon.Effective(*cfg)
+			cfg = engine.Effective(*cfg)
 			if asJSON {
 				settings, err := cfg.Settings()
 				if err != nil {

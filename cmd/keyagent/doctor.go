@@ -13,7 +13,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/doctor"
+	"github.com/keyagent/keyagent/internal/statedir"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -48,9 +49,9 @@ nothing failed.`,
 				return err
 			}
 			cfg.Socket = cmp.Or(a.socket, cfg.Socket)
-			diagnosis, err := awaited(cmd.Context(), a, "looking at TPM, keys and services", func() (daemon.Diagnosis, error) {
-				return daemon.Diagnose(cmd.Context(), cfg, daemon.DiagnoseOptions{
-					Options:    daemon.Options{Version: version, Logger: a.warnings(), Waits: a.waits},
+			diagnosis, err := awaited(cmd.Context(), a, "looking at TPM, keys and services", func() (doctor.Diagnosis, error) {
+				return doctor.Diagnose(cmd.Context(), cfg, doctor.Options{
+					Options: statedir.Options{Logger: a.warnings(), Waits: a.waits, Words: words{}}, Version: version,
 					ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
 					AskAgent: askStatus, Forms: formsOf(cmd.Context(), cfg.Socket),
 				}), nil
@@ -92,7 +93,7 @@ func askStatus(ctx context.Context, socket string) (wire.Status, error) {
 	return agent.Status(ctx)
 }
 
-func (a *app) printDiagnosis(d daemon.Diagnosis, asJSON bool) error {
+func (a *app) printDiagnosis(d doctor.Diagnosis, asJSON bool) error {
 	if asJSON {
 		return a.printJSON(d)
 	}

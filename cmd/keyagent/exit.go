@@ -13,7 +13,8 @@ import (
 
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/advice"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
 // Exit codes; part of the command line's contract.
@@ -130,7 +131,7 @@ func wantsJSON(args []string) bool {
 func exitCode(err error) int {
 	_, badConfig := errors.AsType[configError](err)
 	_, badUsage := errors.AsType[usageError](err)
-	_, badRequest := errors.AsType[daemon.UsageError](err)
+	_, badRequest := errors.AsType[keyring.RequestError](err)
 	switch {
 	case badConfig, badUsage, badRequest, isBadRequest(err):
 		return exitUsage
@@ -158,9 +159,12 @@ func (a *app) hintFor(err error, cmd *cobra.Command) string {
 	if _, ok := errors.AsType[referenceError](err); ok {
 		return "mend the file or what it names, then run: " + a.checkCommand(cmd)
 	}
+	if todo, ok := advice.Of(err); ok {
+		return todo.Text(words{})
+	}
 	var hinted interface{ Hint() string }
 	_, badUsage := errors.AsType[usageError](err)
-	_, badRequest := errors.AsType[daemon.UsageError](err)
+	_, badRequest := errors.AsType[keyring.RequestError](err)
 	switch {
 	case errors.As(err, &hinted):
 		return hinted.Hint()

@@ -11,7 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
+	"github.com/keyagent/keyagent/internal/statedir"
 )
 
 func (a *app) keyCommand() *cobra.Command {
@@ -75,22 +76,22 @@ func (f *placeFlags) override(cfg *config.Config) error {
 }
 
 // withKeys opens the keys that there are for do.
-func (a *app) withKeys(cmd *cobra.Command, place *placeFlags, do func(*daemon.Keyring) error) error {
-	return a.withKeysOr(cmd, place, daemon.Options{LookOnly: true}, do)
+func (a *app) withKeys(cmd *cobra.Command, place *placeFlags, do func(*keyring.Keyring) error) error {
+	return a.withKeysOr(cmd, place, statedir.Options{LookOnly: true}, do)
 }
 
 // withFirstKey is withKeys where there may be none yet.
-func (a *app) withFirstKey(cmd *cobra.Command, place *placeFlags, do func(*daemon.Keyring) error) error {
-	return a.withKeysOr(cmd, place, daemon.Options{}, do)
+func (a *app) withFirstKey(cmd *cobra.Command, place *placeFlags, do func(*keyring.Keyring) error) error {
+	return a.withKeysOr(cmd, place, statedir.Options{}, do)
 }
 
-func (a *app) withKeysOr(cmd *cobra.Command, place *placeFlags, opts daemon.Options, do func(*daemon.Keyring) error) error {
+func (a *app) withKeysOr(cmd *cobra.Command, place *placeFlags, opts statedir.Options, do func(*keyring.Keyring) error) error {
 	cfg, err := place.config(a, cmd)
 	if err != nil {
 		return err
 	}
-	opts.Version, opts.Logger, opts.Waits = version, a.warnings(), a.waits
-	keys, err := daemon.OpenKeyring(cfg, opts)
+	opts.Logger, opts.Waits, opts.Words = a.warnings(), a.waits, words{}
+	keys, err := keyring.Open(cfg, opts)
 	if err != nil {
 		return err
 	}
@@ -115,29 +116,7 @@ func (a *app) warnings() *slog.Logger {
 	return slog.New(slog.NewTextHandler(a.err, options))
 }
 
-// addAuthFlags are for commands that use a key.
-func addAuthFlags(cmd *cobra.Command, auth *daemon.AuthSource) {
-	cmd.Flags().StringVar(&auth.File, "auth-file", "", "file with the key's authorization value, 1 to 32 bytes (- is standard input)")
-	cmd.Flags().StringVar(&auth.Credential, "auth-credential", "", "systemd credential with the key's authorization value")
-}
-
-// addForeignFlags are for commands that read a key file of another program.
-func addForeignFlags(cmd *cobra.Command, from *daemon.ForeignFile) {
-	cmd.Flags().StringVar(&from.Parent, "parent", "", "persistent handle of the parent of the file's key, in place of the one in the file")
-	cmd.Flags().BoolVar(&from.NoAuth, "no-auth", false, "the file's key has no authorization value, whatever the file says")
-}
-
-// addRequestFlags are for commands that make a key; otherwise says of what kind, where nobody does.
-func addRequestFlags(cmd *cobra.Command, req *daemon.KeyRequest, otherwise string) {
-	flags := cmd.Flags()
-	flags.StringVar(&req.Algorithm, "algorithm", "", "kind of key: "+daemon.AlgorithmNames()+" (default: "+otherwise+")")
-	flags.StringVar(&req.PCRs, "pcrs", "", "bind the key to the values that these PCRs have now, as in 0,2,7")
-	flags.StringVar(&req.PCRBank, "pcr-bank", "", "bank of these PCRs: sha256 or sha384")
-	flags.StringVar(&req.Persistent, "persistent", "", "keep the key in the TPM, too, at this handle: 0x81010000 to 0x817fffff")
-	addAuthFlags(cmd, &req.Auth)
-}
-
-func addNameFlags(cmd *cobra.Command, names *daemon.NameRequest) {
+func addNameFlags(cmd *cobra.Command, names *keyring.NameRequest) {
 	cmd.Flags().StringVar(&names.Subject, "subject", "", "distinguished name, as in CN=app,O=Contoso or /O=Contoso/CN=app")
 	cmd.Flags().StringArrayVar(&names.AltNames, "san", nil, "subject alternative name, as in DNS:app.example, URI:api://app, IP:10.0.0.1 or email:a@b.example; may be repeated")
 }

@@ -1,17 +1,16 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
 func (a *app) keyCreateCommand(place *placeFlags) *cobra.Command {
-	var req daemon.KeyRequest
-	var from daemon.ForeignFile
+	var flags keyFlags
+	var foreign foreignFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:        "create NAME",
@@ -33,11 +32,19 @@ that are not persistent, --parent says which persistent key is its parent.`,
   keyagent key create app --from-key-file key.pem`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if from.Path == "" && (from.NoAuth || from.Parent != "") {
-				return usageError{errors.New("--parent and --no-auth are about the key of --from-key-file")}
+			from, err := foreign.file("--from-key-file", flags.auth)
+			if err != nil {
+				return err
 			}
-			return a.withFirstKey(cmd, place, func(keys *daemon.Keyring) error {
-				var report daemon.KeyReport
+			req, err := flags.request()
+			if err != nil {
+				return err
+			}
+			if from.Path != "" && flags.algorithm+flags.pcrs+flags.pcrBank != "" {
+				return usagef("algorithm and PCRs are decided when a key is made; --from-key-file takes one that was")
+			}
+			return a.withFirstKey(cmd, place, func(keys *keyring.Keyring) error {
+				var report keyring.KeyReport
 				err := a.during(cmd.Context(), "making the key in the TPM (RSA can take a minute)", func() (err error) {
 					if from.Path != "" {
 						report, err = keys.Adopt(cmd.Context(), args[0], from, req)
@@ -53,9 +60,9 @@ that are not persistent, --parent says which persistent key is its parent.`,
 			})
 		},
 	}
-	addRequestFlags(cmd, &req, "rsa-2048")
-	cmd.Flags().StringVar(&from.Path, "from-key-file", "", "adopt the key of this file (- is standard input)")
-	addForeignFlags(cmd, &from)
+	flags.add(cmd, "rsa-2048")
+	cmd.Flags().StringVar(&foreign.path, "from-key-file", "", "adopt the key of this file (- is standard input)")
+	foreign.add(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

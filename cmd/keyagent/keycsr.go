@@ -3,11 +3,11 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
 func (a *app) keyCSRCommand(place *placeFlags) *cobra.Command {
-	var req daemon.RequestOptions
+	var req keyring.RequestOptions
 	var out string
 	cmd := &cobra.Command{
 		Use:   "csr NAME",
@@ -18,13 +18,19 @@ usage digitalSignature and the extended key usage clientAuth.`,
   keyagent key csr app --next --subject CN=app --san DNS:app.example --san URI:api://app`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
+			if req.Subject == "" && len(req.AltNames) == 0 {
+				return usagef("--subject or --san is needed, as in --subject CN=app")
+			}
+			if err := checkAuth(req.Auth, false); err != nil {
+				return err
+			}
+			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
 				text, err := awaited(cmd.Context(), a, "having the key sign the request", func() ([]byte, error) { return keys.Request(cmd.Context(), args[0], req) })
 				if err != nil {
 					return err
 				}
 				if out != "" && out != standardOutput {
-					return daemon.WriteFile(out, text)
+					return keyring.WriteFile(out, text)
 				}
 				_, err = a.out.Write(text)
 				return err

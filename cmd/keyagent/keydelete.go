@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
 func (a *app) keyDeleteCommand(place *placeFlags) *cobra.Command {
@@ -26,7 +26,7 @@ On a terminal it asks; elsewhere --yes is needed. The agent's own key needs --fo
 		Example: "  keyagent key delete app\n  keyagent key delete app --yes",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
+			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
 				if err := keys.CheckDelete(args[0], force); err != nil {
 					return err
 				}

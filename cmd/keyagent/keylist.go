@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
 func (a *app) keyListCommand(place *placeFlags) *cobra.Command {
@@ -22,8 +22,8 @@ prints the same as there.`,
 		Example: "  keyagent key list\n  keyagent key list --json | jq -r '.[].name'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
-				reports, err := keys.Show(cmd.Context(), "", daemon.AuthSource{})
+			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
+				reports, err := keys.Show(cmd.Context(), "", keyring.AuthSource{})
 				if err != nil {
 					return err
 				}
@@ -41,7 +41,7 @@ prints the same as there.`,
 	return cmd
 }
 
-func (a *app) printKeyList(reports []daemon.KeyReport) error {
+func (a *app) printKeyList(reports []keyring.KeyReport) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tGENERATION\tSTATE\tALGORITHM\tCERTIFICATE")
 	for _, r := range reports {
@@ -51,7 +51,7 @@ func (a *app) printKeyList(reports []daemon.KeyReport) error {
 }
 
 // certificateText says in a few words what is to be known of a key's certificate, or what is wrong with the key.
-func certificateText(r daemon.KeyReport) string {
+func certificateText(r keyring.KeyReport) string {
 	c := r.Certificate
 	switch {
 	case r.Problem != "":
@@ -66,7 +66,7 @@ func certificateText(r daemon.KeyReport) string {
 	return "until " + c.NotAfter.UTC().Format(time.DateOnly)
 }
 
-func (a *app) printNoKeys(keys *daemon.Keyring) error {
+func (a *app) printNoKeys(keys *keyring.Keyring) error {
 	_, err := fmt.Fprintf(a.out, "there are no keys in %s; keyagent key create NAME makes one\n", printable(keys.Dir()))
 	return err
 }

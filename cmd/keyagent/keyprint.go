@@ -10,7 +10,7 @@ import (
 	"text/tabwriter"
 	"unicode"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/pemfile"
 )
 
@@ -31,7 +31,7 @@ func (a *app) printDone(asJSON bool, what, name, format string) error {
 
 // printKey prints one key, and what to do next on a line of its own. A key that was made and does not work is no success: the PCR
 // values that it was bound to, for one, are what somebody told, and only a signature shows that they are the TPM's.
-func (a *app) printKey(r daemon.KeyReport, asJSON bool, next string) error {
+func (a *app) printKey(r keyring.KeyReport, asJSON bool, next string) error {
 	a.warn(r.Warnings)
 	problem := r.Problem
 	if asJSON {
@@ -39,7 +39,7 @@ func (a *app) printKey(r daemon.KeyReport, asJSON bool, next string) error {
 		return errors.Join(a.printJSON(r), brokenKey(r.Name, problem))
 	}
 	r.Warnings = nil // they were said
-	err := errors.Join(a.printKeys([]daemon.KeyReport{r}, false, false), brokenKey(r.Name, problem))
+	err := errors.Join(a.printKeys([]keyring.KeyReport{r}, false, false), brokenKey(r.Name, problem))
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func printableLines(text string) string {
 }
 
 // printKeys prints what there is to say of keys.
-func (a *app) printKeys(reports []daemon.KeyReport, asJSON, public bool) error {
+func (a *app) printKeys(reports []keyring.KeyReport, asJSON, public bool) error {
 	if !public {
 		for i := range reports {
 			reports[i].PublicKey = ""
@@ -122,7 +122,7 @@ func (a *app) printKeys(reports []daemon.KeyReport, asJSON, public bool) error {
 	return nil
 }
 
-func printKeyRows(row rowFunc, r daemon.KeyReport) {
+func printKeyRows(row rowFunc, r keyring.KeyReport) {
 	switch {
 	case r.Name == "":
 		row("key", "%s", r.KeyFile)
@@ -164,7 +164,7 @@ func printKeyRows(row rowFunc, r daemon.KeyReport) {
 }
 
 // printBounds prints what a key needs to be used.
-func printBounds(row rowFunc, r daemon.KeyReport) {
+func printBounds(row rowFunc, r keyring.KeyReport) {
 	if len(r.PCRs) > 0 {
 		row("  pcrs", "%s of bank %s", strings.Trim(fmt.Sprint(r.PCRs), "[]"), r.PCRBank)
 	}
@@ -179,7 +179,7 @@ func printBounds(row rowFunc, r daemon.KeyReport) {
 	}
 }
 
-func (a *app) printCertificate(r daemon.CertificateReport, asJSON bool) error {
+func (a *app) printCertificate(r keyring.CertificateReport, asJSON bool) error {
 	a.warn(r.Warnings)
 	if asJSON {
 		return a.printJSON(r)
@@ -194,7 +194,7 @@ func (a *app) printCertificate(r daemon.CertificateReport, asJSON bool) error {
 }
 
 // printReplacedRows prints what was replaced, and how it comes back.
-func printReplacedRows(row rowFunc, r daemon.ReplacedReport) {
+func printReplacedRows(row rowFunc, r keyring.ReplacedReport) {
 	row("replaced", "%s", r.Subject)
 	row("  valid", "%s to %s", stamp(r.NotBefore), stamp(r.NotAfter))
 	row("  thumbprint", "%s", r.ThumbprintSHA1)
@@ -204,7 +204,7 @@ func printReplacedRows(row rowFunc, r daemon.ReplacedReport) {
 	row("  back", "%s", r.Restore)
 }
 
-func printCertificateRows(row rowFunc, title string, r daemon.CertificateReport) {
+func printCertificateRows(row rowFunc, title string, r keyring.CertificateReport) {
 	row(title, "%s", r.Subject)
 	indent := "  " + title[:len(title)-len("certificate")]
 	issuer := r.Issuer
@@ -234,7 +234,7 @@ func printCertificateRows(row rowFunc, title string, r daemon.CertificateReport)
 }
 
 // printUpload prints a certificate that somebody else has to learn of.
-func (a *app) printUpload(r daemon.CertificateReport, asJSON bool) error {
+func (a *app) printUpload(r keyring.CertificateReport, asJSON bool) error {
 	if err := a.printCertificate(r, asJSON); err != nil || asJSON || !r.ForEntra {
 		return err
 	}

@@ -9,14 +9,15 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/doctor"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
 // Whoever issues a certificate chooses the names in it, and whoever is at the other end of --connect those in an error.
 func TestNothingSteersTheTerminal(t *testing.T) {
 	t.Parallel()
 	const evil = "x\x1b[2J\u009b31m\x07\t\v\u202e"
-	c := daemon.CertificateReport{
+	c := keyring.CertificateReport{
 		Subject: "CN=" + evil + "\n  issuer  itself", Issuer: "CN=" + evil, AltNames: []string{"DNS:" + evil}, Chain: []string{evil},
 		Problem: evil, File: evil,
 	}
@@ -26,12 +27,12 @@ func TestNothingSteersTheTerminal(t *testing.T) {
 	}{
 		{"a certificate", func(a *app) error { return a.printCertificate(c, false) }},
 		{"a key", func(a *app) error {
-			r := daemon.KeyReport{Name: "app", KeyFile: evil, Problem: evil, Warnings: []string{evil}, Certificate: &c}
+			r := keyring.KeyReport{Name: "app", KeyFile: evil, Problem: evil, Warnings: []string{evil}, Certificate: &c}
 			a.exit(a.printKey(r, false, "next"), &cobra.Command{Use: "keyagent"})
 			return nil
 		}},
 		{"a diagnosis", func(a *app) error {
-			return a.printDiagnosis(daemon.Diagnosis{Findings: []daemon.Finding{{Verdict: "ok", Check: "key", Detail: evil + "\nmore", Action: evil}}}, false)
+			return a.printDiagnosis(doctor.Diagnosis{Findings: []doctor.Finding{{Verdict: "ok", Check: "key", Detail: evil + "\nmore", Action: evil}}}, false)
 		}},
 		{"an error", func(a *app) error { a.exit(errors.New(evil), &cobra.Command{Use: "keyagent"}); return nil }},
 	} {
@@ -62,7 +63,7 @@ func TestAKeyThatDoesNotWorkIsNoSuccess(t *testing.T) {
 		for problem, want := range map[string]int{"": exitDone, "PCRs have changed": exitFailed} {
 			var out, errs bytes.Buffer
 			a := &app{streams: streams{out: &out, err: &errs}}
-			if code := a.exit(a.printKey(daemon.KeyReport{Name: "app", Problem: problem}, asJSON, "next: sign"), &cobra.Command{Use: "keyagent"}); code != want {
+			if code := a.exit(a.printKey(keyring.KeyReport{Name: "app", Problem: problem}, asJSON, "next: sign"), &cobra.Command{Use: "keyagent"}); code != want {
 				t.Errorf("problem %q: code %d", problem, code)
 			}
 			if !strings.Contains(errs.String(), problem) || problem != "" && strings.Contains(out.String(), "next: sign") {

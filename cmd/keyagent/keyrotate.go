@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/internal/keyring"
+	"github.com/keyagent/keyagent/internal/statedir"
 )
 
 func (a *app) keyRotateCommand(place *placeFlags) *cobra.Command {
@@ -37,50 +40,52 @@ platform. A running agent goes on with the old one until it is restarted.`,
 			if err := r.check(args[0]); err != nil {
 				return err
 			}
-			if args[0] == daemon.BindingKeyName && !r.cancel {
+			if args[0] == statedir.BindingKeyName && !r.cancel {
 				return a.rotateBindingKey(cmd, place, r.asJSON)
 			}
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error { return a.rotate(cmd, keys, args[0], r) })
+			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error { return a.rotate(cmd, keys, args[0], r) })
 		},
 	}
-	addRequestFlags(cmd, &r.begin, "that of the key in use")
+	r.begin.add(cmd, "that of the key in use")
 	flags := cmd.Flags()
-	flags.BoolVar(&r.begin.NoAuth, "no-auth", false, "the new key needs no authorization value, though the old one does")
+	flags.BoolVar(&r.begin.noAuth, "no-auth", false, "the new key needs no authorization value, though the old one does")
 	flags.BoolVar(&r.finish, "finish", false, "try the next generation and switch to it")
 	flags.BoolVar(&r.cancel, "cancel", false, "remove the next generation")
-	flags.StringVar(&r.finishing.Connect, "connect", "", "HOST:PORT of a server to try it with, for --finish")
-	flags.StringVar(&r.finishing.CAFile, "ca-file", "", "PEM file of authorities for that server, besides the system's")
+	flags.StringVar(&r.connect, "connect", "", "HOST:PORT of a server to try it with, for --finish")
+	flags.StringVar(&r.caFile, "ca-file", "", "PEM file of authorities for that server, besides the system's")
 	flags.BoolVar(&r.asJSON, "json", false, "print JSON")
 	return cmd
 }
 
 // rotation is what was asked for.
 type rotation struct {
-	begin          daemon.KeyRequest
-	finishing      daemon.FinishOptions
-	finish, cancel bool
-	asJSON         bool
+	begin           keyFlags
+	connect, caFile string
+	finish, cancel  bool
+	asJSON          bool
 }
 
 // check refuses flags that belong to another step.
 func (r rotation) check(name string) error {
 	changes := r.begin
-	changes.Auth = daemon.AuthSource{} // of use when finishing, too
-	connects := r.finishing != daemon.FinishOptions{}
+	changes.auth = keyring.AuthSource{} // of use when finishing, too
+	connects := r.connect != "" || r.caFile != ""
 	switch {
 	case r.finish && r.cancel:
 		return usageError{errors.New("--finish and --cancel exclude each other")}
+	case r.caFile != "" && r.connect == "" && r.finish:
+		return usagef("--ca-file is of no use without --connect")
 	case connects && !r.finish:
 		return usageError{errors.New("--connect and --ca-file go with --finish")}
-	case (r.finish || r.cancel) && changes != daemon.KeyRequest{}:
+	case (r.finish || r.cancel) && changes != keyFlags{}:
 		return usageError{errors.New("the flags that say what the key is like go with the command that begins the rotation, not with --finish or --cancel")}
-	case name == daemon.BindingKeyName && (r.finish || r.begin != daemon.KeyRequest{}):
+	case name == statedir.BindingKeyName && (r.finish || r.begin != keyFlags{}):
 		return usageError{fmt.Errorf("key %q is rotated in one go, as the configuration says: give no option", name)}
 	}
 	return nil
 }
 
-func (a *app) rotate(cmd *cobra.Command, keys *daemon.Keyring, name string, r rotation) error {
+func (a *app) rotate(cmd *cobra.Command, keys *keyring.Keyring, name string, r rotation) error {
 	ctx := cmd.Context()
 	if r.cancel {
 		if err := a.during(ctx, "removing the next generation", func() error { return keys.CancelRotation(ctx, name) }); err != nil {
@@ -88,20 +93,16 @@ func (a *app) rotate(cmd *cobra.Command, keys *daemon.Keyring, name string, r ro
 		}
 		return a.printDone(r.asJSON, "cancelled", name, "the rotation of key %q is cancelled, and its next generation is gone\n")
 	}
-	var report daemon.KeyReport
 	if r.finish {
-		r.finishing.Auth = r.begin.Auth
-		err := a.during(ctx, "trying the next generation", func() (err error) {
-			report, err = keys.FinishRotation(ctx, name, r.finishing)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		return a.printKey(report, r.asJSON, "switched to this generation; the old one stays until the next rotation")
+		return a.finishRotation(ctx, keys, name, r)
 	}
-	err := a.during(ctx, "making the next generation in the TPM (RSA can take a minute)", func() (err error) {
-		report, err = keys.BeginRotation(ctx, name, r.begin)
+	req, err := r.begin.request()
+	if err != nil {
+		return err
+	}
+	var report keyring.KeyReport
+	err = a.during(ctx, "making the next generation in the TPM (RSA can take a minute)", func() (err error) {
+		report, err = keys.BeginRotation(ctx, name, req)
 		return err
 	})
 	if err != nil {
@@ -113,6 +114,20 @@ func (a *app) rotate(cmd *cobra.Command, keys *daemon.Keyring, name string, r ro
   keyagent key rotate %[1]s --finish                 (or --cancel)`, name))
 }
 
+func (a *app) finishRotation(ctx context.Context, keys *keyring.Keyring, name string, r rotation) error {
+	roots, err := engine.RootsWith(r.caFile)
+	if err != nil {
+		return usagef("--ca-file: %w", err)
+	}
+	report, err := awaited(ctx, a, "trying the next generation", func() (keyring.KeyReport, error) {
+		return keys.FinishRotation(ctx, name, keyring.FinishOptions{Connect: r.connect, RootCAs: roots, Auth: r.begin.auth})
+	})
+	if err != nil {
+		return err
+	}
+	return a.printKey(report, r.asJSON, "switched to this generation; the old one stays until the next rotation")
+}
+
 func (a *app) rotateBindingKey(cmd *cobra.Command, place *placeFlags, asJSON bool) error {
 	cfg, err := place.config(a, cmd)
 	if err != nil {
@@ -120,7 +135,7 @@ func (a *app) rotateBindingKey(cmd *cobra.Command, place *placeFlags, asJSON boo
 	}
 	var generation int
 	err = a.during(cmd.Context(), "rotating the agent's own key", func() error {
-		next, err := daemon.RotateBindingKey(cmd.Context(), cfg, daemon.Options{Version: version, Logger: a.warnings(), Waits: a.waits})
+		next, err := keyring.RotateBindingKey(cmd.Context(), cfg, engine.Options{Version: version, Logger: a.warnings(), Waits: a.waits, Words: words{}})
 		generation = next.Generation
 		return err
 	})
@@ -128,7 +143,7 @@ func (a *app) rotateBindingKey(cmd *cobra.Command, place *placeFlags, asJSON boo
 		return err
 	}
 	if asJSON {
-		return a.printJSON(map[string]any{"name": daemon.BindingKeyName, "generation": generation, "rotated": true})
+		return a.printJSON(map[string]any{"name": statedir.BindingKeyName, "generation": generation, "rotated": true})
 	}
 	_, err = fmt.Fprintf(a.out, "the agent's own key is now generation %d\nnext: restart the agent; until then it goes on with the old key\n", generation)
 	return err

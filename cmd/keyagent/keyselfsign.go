@@ -9,12 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/pemfile"
 )
 
 func (a *app) keySelfSignCommand(place *placeFlags) *cobra.Command {
-	var req daemon.SelfSignOptions
+	var req keyring.SelfSignOptions
 	var out string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -35,8 +35,14 @@ is said and kept: keyagent cert import NAME --restore puts it back.`,
   keyagent key self-sign app --next --subject CN=app --days 180`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if cmd.Flags().Changed("days") && req.Days == 0 {
-				return usageError{errors.New("--days 0 would be a certificate that has expired")}
+			switch {
+			case req.Subject == "":
+				return usagef("--subject is needed, as in --subject CN=app")
+			case cmd.Flags().Changed("days") && req.Days <= 0:
+				return usagef("--days %d would have expired already", req.Days)
+			}
+			if err := checkAuth(req.Auth, false); err != nil {
+				return err
 			}
 			if req.NoImport && out == "" {
 				return usageError{fmt.Errorf("--no-import without --out would make a certificate and put it nowhere")}
@@ -44,8 +50,8 @@ is said and kept: keyagent cert import NAME --restore puts it back.`,
 			if asJSON && out == standardOutput {
 				return usageError{errors.New("--json and --out - exclude each other: the JSON has the certificate, too")}
 			}
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
-				report, err := awaited(cmd.Context(), a, "having the key sign its certificate", func() (daemon.CertificateReport, error) {
+			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
+				report, err := awaited(cmd.Context(), a, "having the key sign its certificate", func() (keyring.CertificateReport, error) {
 					return keys.SelfSign(cmd.Context(), args[0], req)
 				})
 				if err != nil {
@@ -72,7 +78,7 @@ is said and kept: keyagent cert import NAME --restore puts it back.`,
 const standardOutput = "-"
 
 // handOut writes a new certificate where it was asked for, and says what to do with it. The key may have it already.
-func (a *app) handOut(name string, report daemon.CertificateReport, out string, asJSON bool, req daemon.SelfSignOptions) error {
+func (a *app) handOut(name string, report keyring.CertificateReport, out string, asJSON bool, req keyring.SelfSignOptions) error {
 	switch out {
 	case "":
 	case standardOutput: // for the certificate alone
@@ -84,7 +90,7 @@ func (a *app) handOut(name string, report daemon.CertificateReport, out string, 
 		a, out = &talk, "FILE"
 		report.File = cmp.Or(report.File, out)
 	default:
-		if err := daemon.WriteCertificate(out, report); err != nil {
+		if err := keyring.WriteCertificate(out, report); err != nil {
 			return err
 		}
 		report.File = out
@@ -96,7 +102,7 @@ func (a *app) handOut(name string, report daemon.CertificateReport, out string, 
 }
 
 // printSteps prints what is left to be done, once Entra knows the certificate if it is for Entra.
-func (a *app) printSteps(name, file string, report daemon.CertificateReport, req daemon.SelfSignOptions) error {
+func (a *app) printSteps(name, file string, report keyring.CertificateReport, req keyring.SelfSignOptions) error {
 	var steps []string
 	next, replace := "", ""
 	if report.NeedsReplace {

@@ -5,12 +5,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
 func (a *app) keyShowCommand(place *placeFlags) *cobra.Command {
-	var auth daemon.AuthSource
-	var from daemon.ForeignFile
+	var auth keyring.AuthSource
+	var foreign foreignFlags
 	var asJSON, public bool
 	cmd := &cobra.Command{
 		Use:   "show [NAME]",
@@ -30,21 +30,25 @@ also where the TPM would count that as a failed try.`,
 			if len(args) > 0 {
 				name = args[0]
 			}
-			if name != "" && from.Path != "" {
+			if name != "" && foreign.path != "" {
 				return usageError{errors.New("NAME and --file exclude each other")}
 			}
-			if from.Path == "" && (from.NoAuth || from.Parent != "") {
-				return usageError{errors.New("--parent and --no-auth are about the key of --file")}
+			from, err := foreign.file("--file", auth)
+			if err == nil {
+				err = checkAuth(auth, false)
 			}
-			return a.withKeys(cmd, place, func(keys *daemon.Keyring) error {
+			if err != nil {
+				return err
+			}
+			return a.withKeys(cmd, place, func(keys *keyring.Keyring) error {
 				if from.Path != "" {
-					report, err := awaited(cmd.Context(), a, "looking at the key", func() (daemon.KeyReport, error) { return keys.Inspect(cmd.Context(), from, auth) })
+					report, err := awaited(cmd.Context(), a, "looking at the key", func() (keyring.KeyReport, error) { return keys.Inspect(cmd.Context(), from, auth) })
 					if err != nil {
 						return err
 					}
-					return a.printKeys([]daemon.KeyReport{report}, asJSON, public)
+					return a.printKeys([]keyring.KeyReport{report}, asJSON, public)
 				}
-				reports, err := awaited(cmd.Context(), a, "looking at the keys", func() ([]daemon.KeyReport, error) { return keys.Show(cmd.Context(), name, auth) })
+				reports, err := awaited(cmd.Context(), a, "looking at the keys", func() ([]keyring.KeyReport, error) { return keys.Show(cmd.Context(), name, auth) })
 				if err != nil {
 					return err
 				}
@@ -55,8 +59,8 @@ also where the TPM would count that as a failed try.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&from.Path, "file", "", "show the key of this file (- is standard input)")
-	addForeignFlags(cmd, &from)
+	cmd.Flags().StringVar(&foreign.path, "file", "", "show the key of this file (- is standard input)")
+	foreign.add(cmd)
 	cmd.Flags().BoolVar(&public, "public", false, "print the public keys, too")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	addAuthFlags(cmd, &auth)

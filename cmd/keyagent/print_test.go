@@ -13,7 +13,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 )
 
 func TestHeaderOfEachTokenType(t *testing.T) {
@@ -163,19 +163,19 @@ func TestFormsOfCredentialsSayWhetherTheyAreWithinReach(t *testing.T) {
 }
 
 func TestWhatIsLeftToDoWithACertificate(t *testing.T) {
-	entra, inUse := daemon.CertificateReport{ForEntra: true}, daemon.CertificateReport{ForEntra: true, NeedsReplace: true}
+	entra, inUse := keyring.CertificateReport{ForEntra: true}, keyring.CertificateReport{ForEntra: true, NeedsReplace: true}
 	for _, tc := range []struct {
 		name   string
-		report daemon.CertificateReport
-		req    daemon.SelfSignOptions
+		report keyring.CertificateReport
+		req    keyring.SelfSignOptions
 		want   string
 	}{
-		{"beside its key, it waits for nobody", entra, daemon.SelfSignOptions{}, ""},
-		{"not beside its key yet", entra, daemon.SelfSignOptions{NoImport: true}, "After that:\n  keyagent cert import app --file app.cer\n"},
-		{"of the next generation", entra, daemon.SelfSignOptions{Next: true}, "After that:\n  keyagent key rotate app --finish\n"},
-		{"not for Entra", daemon.CertificateReport{}, daemon.SelfSignOptions{Next: true}, "Once the servers it is for know it:\n  keyagent key rotate app --finish\n"},
-		{"not beside its key yet, where another is in use", inUse, daemon.SelfSignOptions{NoImport: true}, "After that:\n  keyagent cert import app --file app.cer --replace\n"},
-		{"both", entra, daemon.SelfSignOptions{NoImport: true, Next: true}, "After that:\n  keyagent cert import app --next --file app.cer\n  keyagent key rotate app --finish\n"},
+		{"beside its key, it waits for nobody", entra, keyring.SelfSignOptions{}, ""},
+		{"not beside its key yet", entra, keyring.SelfSignOptions{NoImport: true}, "After that:\n  keyagent cert import app --file app.cer\n"},
+		{"of the next generation", entra, keyring.SelfSignOptions{Next: true}, "After that:\n  keyagent key rotate app --finish\n"},
+		{"not for Entra", keyring.CertificateReport{}, keyring.SelfSignOptions{Next: true}, "Once the servers it is for know it:\n  keyagent key rotate app --finish\n"},
+		{"not beside its key yet, where another is in use", inUse, keyring.SelfSignOptions{NoImport: true}, "After that:\n  keyagent cert import app --file app.cer --replace\n"},
+		{"both", entra, keyring.SelfSignOptions{NoImport: true, Next: true}, "After that:\n  keyagent cert import app --next --file app.cer\n  keyagent key rotate app --finish\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer

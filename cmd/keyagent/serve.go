@@ -15,6 +15,7 @@ import (
 
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/writequeue"
 )
 
@@ -63,6 +64,7 @@ agent goes on: audit.required in the configuration says whether tokens do.`,
 				Logger:  slog.New(handler),
 				Audit:   slog.New(slog.NewJSONHandler(writequeue.NewLines(a.out), nil)),
 				Origin:  origin,
+				Words:   words{},
 			})
 			if err != nil {
 				return err
@@ -79,7 +81,7 @@ agent goes on: audit.required in the configuration says whether tokens do.`,
 // configToServe reads and checks the configuration. Rules that are off because of unknown users are told by the agent itself.
 func (a *app) configToServe(ctx context.Context) (*config.Config, config.Origin, error) {
 	cfg, origin, err := a.loadConfigFrom(ctx)
-	if _, rulesOff := errors.AsType[*daemon.RulesOffError](err); err != nil && !rulesOff {
+	if _, rulesOff := errors.AsType[*rulebook.OffError](err); err != nil && !rulesOff {
 		return nil, origin, err
 	}
 	a.overrideSocket(cfg)

@@ -17,7 +17,7 @@ type fence struct {
 var fences = []fence{
 	{"C", nil, false, "cgo would end the static binary; the simulated TPM's C code is a dependency's, not ours"},
 	{"unsafe", []string{"agentapi/peer"}, false, "what needs it is in golang.org/x/sys already, but a getter for SO_PEERGROUPS"},
-	{"testing/...", []string{"tpm/tpmtest", "internal/tooltest"}, true, "nothing in the product exists for a test"},
+	{"testing/...", []string{"tpm/tpmtest", "signer/internal/signertest", "internal/tooltest", "internal/agenttest"}, true, "nothing in the product exists for a test"},
 	{"net/http/pprof", nil, false, "it serves on the default mux whoever reaches that"},
 	{"expvar", nil, false, "it serves on the default mux whoever reaches that"},
 	{"log", nil, false, "log/slog, passed in, is the only logger"},
@@ -67,6 +67,7 @@ var purities = []purity{
 	{"samples/daemon-cert-bound/go", nil, true, "who copies it needs no more than the client"},
 	{"samples/daemon-fic-bound/go", nil, true, "who copies it needs no more than the client"},
 	{"internal/secret", []string{"log", "os", "net"}, true, "a secret that can write somewhere is none"},
+	{"signer/certreq", []string{"os", "net", "context", "log/slog"}, false, "names and certificates are computed; files and the TPM are others' business"},
 	{"agentapi/policy", []string{"net", "os", "time", "context"}, true, "a decision depends on the rules and the request only"},
 	{"attest", []string{"net", "net/http", "os", "os/exec", "log/slog"}, false, "no device, no network, no clock of its own: bytes in, a verdict out"},
 	{"attest/hcl", []string{"net", "net/http", "os", "time"}, false, "a parser"},

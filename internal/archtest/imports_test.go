@@ -31,6 +31,7 @@ var places = map[string]place{
 	"internal/writequeue":        {nil, leaf},
 	"internal/accounts":          {nil, leaf},
 	"internal/waiting":           {nil, leaf},
+	"internal/inflight":          {nil, leaf},
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
@@ -41,11 +42,22 @@ var places = map[string]place{
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm/internal/rc":     {nil, leaf},
-	"tpm/internal/device": {[]string{"tpm/internal/rc", "internal/tcg"}, "the lower floor: who has the TPM now; it knows no keys, sessions or storage roots"},
+	"tpm/internal/rc": {nil, leaf},
+	"tpm/internal/device": {
+		[]string{"tpm/internal/rc", "internal/tcg", "internal/waiting"},
+		"the lower floor: who has the TPM now; it knows no keys, sessions or storage roots",
+	},
 
-	"tpm":    {[]string{"tpm/internal/...", "internal/secret", "internal/pemfile", "internal/tcg"}, "the device knows nothing of what its keys are for"},
-	"signer": {[]string{"tpm", "internal/statefile", "internal/secret", "internal/certs", "internal/pemfile"}, "a key is a file and a TPM"},
+	"tpm": {
+		[]string{"tpm/internal/...", "internal/secret", "internal/pemfile", "internal/tcg", "internal/waiting"},
+		"the device knows nothing of what its keys are for",
+	},
+	"signer":         {[]string{"tpm", "internal/statefile", "internal/waiting"}, "a key is a file and a TPM"},
+	"signer/certreq": {[]string{"internal/certs"}, "pure: what a certificate says is computed, and no TPM is needed to test it"},
+	"signer/keystore": {
+		[]string{"signer", "signer/certreq", "tpm", "internal/statefile", "internal/pemfile", "internal/waiting"},
+		"a key's life has one owner: nobody else writes, moves or deletes in a key's directory",
+	},
 
 	"attest": {
 		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
@@ -56,43 +68,80 @@ var places = map[string]place{
 		"gathers on the VM what attest then judges",
 	},
 	"attest/maa": {
-		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream"},
+		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream", "internal/waiting"},
 		"one service's protocol over evidence that somebody else collected",
 	},
 	"attest/token": {
-		[]string{"attest", "attest/collect", "attest/maa", "internal/secret"},
+		[]string{"attest", "attest/collect", "attest/maa", "internal/inflight", "internal/secret"},
 		"turns evidence into a token: the only place where the collector and a service meet",
 	},
 
 	"tlsbridge":     {[]string{"internal/upstream"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
-	"acquire/imds":  {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
-	"acquire/entra": {[]string{"internal/secret", "internal/upstream"}, "one service's protocol"},
+	"acquire/imds":  {[]string{"internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
+	"acquire/entra": {[]string{"internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/binding": {
-		[]string{"acquire/imds", "internal/certs", "internal/statefile", "internal/secret", "internal/upstream"},
+		[]string{"acquire/imds", "internal/certs", "internal/inflight", "internal/statefile", "internal/secret", "internal/waiting"},
 		"keys and attestation tokens come through small interfaces, so no TPM is needed to test a renewal",
 	},
 	"acquire": {
-		[]string{"acquire/...", "tlsbridge", "internal/secret", "internal/statefile", "internal/upstream"},
+		[]string{"acquire/...", "tlsbridge", "internal/inflight", "internal/secret", "internal/statefile", "internal/upstream", "internal/waiting"},
 		"turns credentials into tokens; it must not know who asks (agentapi) nor what holds the key (tpm)",
 	},
 
 	"agentapi/policy": {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
 	"agentapi": {
-		[]string{"agentapi/...", "acquire", "internal/owned", "internal/secret", "internal/writequeue"},
+		[]string{"agentapi/...", "acquire", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
 		"the door: it sees tokens through one interface and cannot reach the key behind them",
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
+	"internal/advice":    {nil, leaf},
+	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret"}, "whose a file is that an operator hands over, and what is in it"},
+	"internal/statedir": {
+		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/waiting"},
+		"the daemon and the commands open keys in one way; what is done with them is not its business",
+	},
+	"internal/engine": {
+		[]string{
+			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "attest/...", "tlsbridge", "acquire/...",
+			"internal/advice", "internal/certs", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
+		},
+		"the one place where key, attestation and token services meet; it cannot see who asks (agentapi)",
+	},
+	"internal/forms": {
+		[]string{"config", "tlsbridge", "acquire/...", "agentapi/wire"},
+		"pure: what is known goes in, which forms of credentials work comes out",
+	},
+	"internal/rulebook": {
+		[]string{"config", "agentapi/policy", "internal/accounts"},
+		"rules as somebody wrote them become rules as the agent applies them",
+	},
+	"internal/keyring": {
+		[]string{
+			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",
+			"internal/advice", "internal/certs", "internal/engine", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/statefile",
+		},
+		"works beside a running agent, or without one: it must not need the daemon",
+	},
+	"internal/doctor": {
+		[]string{
+			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/wire",
+			"internal/accounts", "internal/advice", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
+		},
+		"looks at what the daemon would open, and opens it as the daemon would; it must not run one",
+	},
 	"internal/daemon": {
 		[]string{
-			"config", "tpm", "signer", "attest/...", "tlsbridge", "acquire/...", "agentapi/...",
-			"internal/accounts", "internal/certs", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/upstream",
-			"internal/waiting",
+			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
+			"internal/upstream", "internal/waiting",
 		},
 		wired,
 	},
 	"cmd/keyagent": {
-		[]string{"internal/daemon", "config", "client", "agentapi/wire", "attest", "internal/pemfile", "internal/waiting", "internal/writequeue"},
+		[]string{
+			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/keyring", "internal/rulebook", "internal/statedir",
+			"internal/pemfile", "internal/waiting", "internal/writequeue",
+		},
 		"flags and wiring only",
 	},
 
@@ -103,6 +152,11 @@ var places = map[string]place{
 	"acquire/conformance":          {nil, "it looks at the whole road to a token from outside, and holds nothing but tests"},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
+	"internal/agenttest": {
+		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator"},
+		"puts a platform, the agent and its commands together for tests",
+	},
+	"signer/internal/signertest": {[]string{"signer", "tpm", "tpm/tpmtest", "simulator/vtpm", "internal/statefile"}, "makes keys, TPMs and authorities for tests"},
 	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/tooltest", "internal/secret"}, "opens TPMs for tests"},
 }
 
@@ -123,7 +177,9 @@ var demoPlace = place{
 // test files.
 var testHelpers = map[string]string{
 	"attest/internal/attesttest": "makes evidence for tests",
+	"signer/internal/signertest": "makes keys, TPMs and authorities for tests",
 	"tpm/tpmtest":                "opens a TPM for a test",
+	"internal/agenttest":         "sets the stage for tests of the agent and its commands",
 	"internal/tooltest":          "finds the external programs that check our work in tests",
 	"internal/archtest":          "holds nothing but tests",
 	"acquire/conformance":        "holds nothing but tests",

@@ -52,6 +52,7 @@ func TestCapabilitiesTellNothingOfOthers(t *testing.T) {
 		{"IMDS is not there", "imds.getplatformmetadata", fault.Fault{Kind: fault.Reset}, "", "IMDS does not answer"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			s := newStage(t)
 			s.sleep = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
 			s.start()

@@ -20,7 +20,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/upstream"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/journal"
@@ -103,7 +103,7 @@ func (c *chaos) identities() {
 func (c *chaos) certifyApplication() {
 	c.t.Helper()
 	k := c.keyring(c.platform.Clock().Now)
-	if _, err := k.Create(c.t.Context(), "app", daemon.KeyRequest{}); err != nil {
+	if _, err := k.Create(c.t.Context(), "app", keyring.KeyRequest{}); err != nil {
 		c.t.Fatal(err)
 	}
 	c.certify(k)

@@ -4,29 +4,21 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/keyagent/keyagent/acquire"
-	"github.com/keyagent/keyagent/acquire/binding"
-	"github.com/keyagent/keyagent/acquire/entra"
-	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/peer"
-	"github.com/keyagent/keyagent/attest"
-	"github.com/keyagent/keyagent/attest/collect"
-	"github.com/keyagent/keyagent/attest/maa"
-	"github.com/keyagent/keyagent/attest/token"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/advice"
+	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/internal/rulebook"
+	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/internal/waiting"
-	"github.com/keyagent/keyagent/tlsbridge"
-	"github.com/keyagent/keyagent/tpm"
 )
 
 // socketMode lets everybody connect: the kernel says who is calling, and the
@@ -45,31 +37,31 @@ type Options struct {
 	Sleep, Wait, WaitForAccounts func(ctx context.Context, d time.Duration) error
 
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
-	Accounts Accounts
+	Accounts rulebook.Accounts
 
 	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent or command have it.
 	Waits *waiting.Board
 
+	// Words are the program's, for log and answers; nil: commands are named by what they do.
+	Words advice.Words
+
 	// Origin is where the configuration was read, for the status.
 	Origin config.Origin
-
-	// LookOnly keeps a [Keyring] from making a state directory: made by another user than the agent's, it would keep the
-	// agent out.
-	LookOnly bool
 }
 
 func (o Options) withDefaults() Options {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	if o.Waits == nil {
-		o.Waits = waiting.New(waiting.Config{Logger: o.Logger, Now: o.Now})
-	}
+	all := o.engine().WithDefaults()
+	o.Logger, o.Now, o.Waits = all.Logger, all.Now, all.Waits
 	return o
 }
+
+// engine are the options of the engine.
+func (o Options) engine() engine.Options {
+	return engine.Options{Version: o.Version, Logger: o.Logger, Now: o.Now, Sleep: o.Sleep, Wait: o.Wait, Waits: o.Waits, Words: o.Words}
+}
+
+// dir are the options of the state directory.
+func (o Options) dir() statedir.Options { return o.engine().Dir() }
 
 // Daemon is the running agent.
 type Daemon struct {
@@ -78,29 +70,21 @@ type Daemon struct {
 	started time.Time
 
 	inForce  atomic.Pointer[inForce]
-	swapping sync.Mutex    // of inForce and what follows from it
-	reload   chan struct{} // one element: the lock of Reload, which honours a context
+	swapping sync.Mutex   // of inForce and what follows from it
+	reload   waiting.Lock // of Reload
 	reloads  reloads
 
-	tpm        *tpm.TPM // nil with a software key
-	identity   tpm.Identity
-	key        bindingKey
-	tpmKey     *tpm.Key // nil with a software key
-	generation int      // of the key; 0 with a software key
-	imds       *imds.Client
-	bindings   *binding.Manager
-	attested   attestation
-	host       hostProbe
-	acquirer   *acquire.Acquirer
-	server     *agentapi.Server
-	closers    []func() error // in the order of opening
+	engine  *engine.Engine
+	host    hostProbe
+	server  *agentapi.Server
+	closers []func() error // in the order of opening
 }
 
 // Open starts everything but the socket. It blocks while the TPM makes a key,
 // which can take seconds. Close the daemon whether or not it was run.
 func Open(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
 	opts = opts.withDefaults()
-	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: make(chan struct{}, 1)}
+	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: waiting.NewLock()}
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -111,11 +95,11 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := peer.CheckUIDMap(); err != nil {
 		return err
 	}
-	plan, err := resolve(ctx, d.cfg, d.opts, nil)
+	plan, err := resolve(ctx, d.cfg, d.opts.Accounts, nil)
 	if err != nil {
 		return err
 	}
-	if err := plan.addProxyCredential(d.cfg.Proxy); err != nil {
+	if err := plan.ReadProxyCredential(d.cfg.Proxy); err != nil {
 		return err
 	}
 	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
@@ -126,14 +110,16 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.closers = append(d.closers, unlock)
-	if err := d.openKey(ctx); err != nil {
+	key, err := engine.OpenKey(ctx, d.cfg, d.opts.engine())
+	if err != nil {
 		return err
 	}
-	if err := d.openAcquirer(plan, d.cfg.StateDir); err != nil {
+	if d.engine, err = engine.New(d.cfg, plan.Plan, key, statefile.In(d.cfg.StateDir), d.opts.engine()); err != nil {
 		return err
 	}
+	d.closers = append(d.closers, d.engine.Close)
 	d.server, err = agentapi.New(agentapi.Config{
-		Tokens:       d.acquirer,
+		Tokens:       d.engine.Acquirer,
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
 		Identities:   plan.callables,
@@ -148,123 +134,6 @@ func (d *Daemon) open(ctx context.Context) error {
 	return err
 }
 
-// openAcquirer builds what gets tokens with the key. Binding certificates are kept in certDir.
-func (d *Daemon) openAcquirer(plan *plan, certDir string) error {
-	var err error
-	d.imds, err = imds.New(imds.Config{
-		Endpoint:         d.cfg.IMDSEndpoint,
-		MTLSHosts:        plan.mtlsHosts,
-		AttestationHosts: plan.attestHosts,
-		DisableV2:        imds.DisabledByEnvironment(os.Getenv(envDisableV2)),
-		Version:          d.opts.Version,
-		Now:              d.opts.Now,
-		Sleep:            d.opts.Sleep,
-		Waiting:          d.opts.Waits.Begin,
-	})
-	if err != nil {
-		return err
-	}
-	d.closers = append(d.closers, func() error { d.imds.Close(); return nil })
-	d.attested.use(d.attestor(plan))
-	d.bindings = binding.New(binding.Config{
-		IMDS:      d.imds,
-		Key:       d.key,
-		KeyName:   d.key.Info().Name,
-		Attestor:  &d.attested,
-		StateDir:  certDir,
-		MTLSHosts: plan.mtlsHosts,
-		Now:       d.opts.Now,
-		Wait:      d.opts.Wait,
-		Logger:    d.opts.Logger,
-	})
-	d.bindings.Want(plan.presented())
-	keys, err := d.applicationKeys(plan)
-	if err != nil {
-		return err
-	}
-	d.acquirer, err = acquire.New(acquire.Config{
-		Identities: plan.identities,
-		Bindings:   d.bindings,
-		Key: acquire.BindingKey{
-			Signer:           d.key.WithContext,
-			SignatureSchemes: d.key.SignatureSchemes(),
-			Strength:         acquire.Strength(d.key.Info().Strength),
-		},
-		IMDS:    d.imds,
-		Keys:    keys,
-		Regions: d.imds,
-		Entra:   entra.New(entra.Config{Version: d.opts.Version, Now: d.opts.Now, Sleep: d.opts.Sleep, Waiting: d.opts.Waits.Begin}),
-		TLS:     d.towardsEntra(plan),
-		Now:     d.opts.Now,
-		Wait:    d.opts.Wait,
-		Logger:  d.opts.Logger,
-	})
-	if err != nil {
-		return err
-	}
-	d.closers = append(d.closers, d.acquirer.Close)
-	return nil
-}
-
-// envDisableV2 is the operator's switch against binding certificates, as Microsoft's own clients know it.
-const envDisableV2 = "MSAL_MI_DISABLE_IMDS_V2"
-
-// towardsEntra is how servers outside of the VM are reached and believed.
-func (d *Daemon) towardsEntra(plan *plan) tlsbridge.Config {
-	return tlsbridge.Config{RootCAs: plan.rootCAs, Now: d.opts.Now, Proxy: plan.proxy.choose}
-}
-
-// applicationKeys gives access to the key store, where an identity needs it or may after a reload.
-func (d *Daemon) applicationKeys(plan *plan) (acquire.KeySource, error) {
-	if d.tpm == nil && !needsKeys(plan.identities) {
-		return nil, nil
-	}
-	store, err := openStore(d.cfg, d.opts)
-	if err != nil {
-		return nil, err
-	}
-	keys := newApplicationKeys(d.tpm, store, d.opts)
-	d.closers = append(d.closers, keys.Close)
-	return keys, nil
-}
-
-// attestor returns the configured source of attestation tokens.
-func (d *Daemon) attestor(plan *plan) binding.Attestor {
-	if plan.provider == config.ProviderNone {
-		return token.None{}
-	}
-	client := maa.New(maa.Config{
-		Hosts:  plan.attestHosts,
-		HTTP:   tlsbridge.NewClient(d.towardsEntra(plan)),
-		OS:     runningOS(),
-		Now:    d.opts.Now,
-		Sleep:  d.opts.Sleep,
-		Logger: d.opts.Logger,
-
-		Waiting: d.opts.Waits.Begin,
-	})
-	collector := collect.New(collect.Config{
-		TPM:          d.tpm,
-		Key:          d.tpmKey,
-		IMDSEndpoint: d.cfg.IMDSEndpoint,
-		HTTP:         imds.NewHTTPClient(),
-		Anchors:      plan.anchors,
-		Policy:       d.evidencePolicy(plan),
-		Now:          d.opts.Now,
-		Logger:       d.opts.Logger,
-	})
-	return token.NewAzureGuest(token.Config{Collector: collector, MAA: client, Now: d.opts.Now, Logger: d.opts.Logger})
-}
-
-// evidencePolicy is what this agent accepts of itself. A policy that the key was made with only narrows its use.
-func (d *Daemon) evidencePolicy(plan *plan) attest.Policy {
-	p := plan.evidence
-	if own := d.tpmKey.Public().AuthPolicy.Buffer; len(own) > 0 {
-		p.Key.AuthPolicies = append(slices.Clone(p.Key.AuthPolicies), own)
-	}
-	return p
-}
-
 // Run listens on the socket, answers and renews certificates until ctx ends. Then requests under way
 // finish, and it returns nil.
 func (d *Daemon) Run(ctx context.Context) error {
@@ -274,8 +143,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	plan := d.inForce.Load().plan
 	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", d.cfg.Socket,
-		"identities", len(plan.identities), "rules", len(plan.policy.Rules))
-	d.tellRules(nil, plan.rules.notInForce())
+		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
+	d.tellRules(nil, plan.rules.NotInForce())
 	defer d.opts.Logger.Info("keyagent has ended: no request is under way any more")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -283,8 +152,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.opts.Logger.Info("keyagent ends: requests under way are finished first", "cause", context.Cause(ctx))
 		return nil
 	})
-	g.Go(func() error { return d.bindings.Run(ctx) })
-	g.Go(func() error { return d.acquirer.Run(ctx) })
+	g.Go(func() error { return d.engine.Run(ctx) })
 	g.Go(func() error { return d.server.Serve(ctx, listener) })
 	g.Go(func() error { return d.awaitAccounts(ctx) })
 	g.Go(func() error { return d.watchExpiry(ctx) })

@@ -22,7 +22,10 @@ import (
 
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
+	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/tpm"
@@ -35,35 +38,17 @@ type stage struct {
 	t        testing.TB
 	platform *simulator.Platform
 	cfg      *config.Config
-	log      lockedBuffer
-	audit    lockedBuffer
+	log      agenttest.Log
+	audit    agenttest.Log
 	sleep    func(context.Context, time.Duration) error // nil: real time
 	wait     func(context.Context, time.Duration) error
-	accounts daemon.Accounts  // nil: this machine's
-	now      func() time.Time // the agent's clock; nil: the platform's
+	accounts rulebook.Accounts // nil: this machine's
+	now      func() time.Time  // the agent's clock; nil: the platform's
 
 	waitForAccounts func(context.Context, time.Duration) error
 	client          *client.Client
 	daemon          *daemon.Daemon // that runs
 	stop            func()
-}
-
-// lockedBuffer is a log that the agent's goroutines may write.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func newStage(t testing.TB) *stage {
@@ -74,20 +59,34 @@ func newStage(t testing.TB) *stage {
 // newStageOn is newStage with another platform.
 func newStageOn(t testing.TB, platformConfig simulator.Config) *stage {
 	t.Helper()
-	platform, err := simulator.Start(t.Context(), platformConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := platform.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	cfg, err := config.Load(platform.Info().ConfigFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &stage{t: t, platform: platform, cfg: cfg}
+	on := agenttest.NewOn(t, platformConfig)
+	return &stage{t: t, platform: on.Platform, cfg: on.Config}
+}
+
+// machine is the stage without the agent that runs on it.
+func (s *stage) machine() *agenttest.Stage {
+	return &agenttest.Stage{T: s.t, Platform: s.platform, Config: s.cfg}
+}
+
+func (s *stage) keyring(now func() time.Time) *keyring.Keyring {
+	s.t.Helper()
+	return s.machine().Keyring(now)
+}
+
+func (s *stage) stateFile(elements ...string) string { return s.machine().StateFile(elements...) }
+
+func (s *stage) certify(k *keyring.Keyring) {
+	s.t.Helper()
+	s.machine().Certify(k)
+}
+
+// tryOpen opens the agent once more on the stage and returns what it says.
+func (s *stage) tryOpen() error {
+	s.t.Helper()
+	machine := s.machine()
+	err := machine.TryOpen()
+	_, _ = s.log.Write([]byte(machine.Log.String()))
+	return err
 }
 
 // start opens and runs the agent; the test's end, or stop, ends it.
@@ -276,6 +275,35 @@ func TestRestartIssuesNothing(t *testing.T) {
 	second := s.mustToken()
 	if n := len(s.platform.Journal().Leg("imds.issuecredential")); n != 1 || first.Binding.Thumbprint != second.Binding.Thumbprint {
 		t.Errorf("got %d issuances and thumbprints %s, %s; want one certificate", n, first.Binding.Thumbprint, second.Binding.Thumbprint)
+	}
+}
+
+// What an attestation token was needed for is kept; a restart needs none, and then has none to speak of.
+func TestStatusSaysUntilWhenTheKeyIsAttested(t *testing.T) {
+	s := newStage(t)
+	until := func() *time.Time {
+		s.t.Helper()
+		for _, id := range s.status().Identities {
+			if id.Name == "vm" {
+				return id.Attestation.Expires
+			}
+		}
+		t.Fatal("the identity is not in the status")
+		return nil
+	}
+	s.start()
+	if got := until(); got != nil {
+		t.Errorf("before it was attested: %v", got)
+	}
+	s.mustToken()
+	if got := until(); got == nil || !got.After(s.clock()()) {
+		t.Errorf("after it was: %v", got)
+	}
+	s.stop()
+	s.start()
+	s.mustToken()
+	if got := until(); got != nil {
+		t.Errorf("after a restart: %v", got)
 	}
 }
 

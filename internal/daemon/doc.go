@@ -1,28 +1,27 @@
-// Package daemon builds the agent from its configuration and runs it. It is the
-// only place that knows all packages; what cmd/keyagent serves and what the
-// end-to-end tests start is the same value.
+// Package daemon runs the agent: it puts an engine, the rules and the local socket together, reloads
+// the configuration and reports its own status. What cmd/keyagent serves and what the end-to-end tests
+// start is the same value.
 //
 // # Start
 //
 //  1. check that this process sees real user ids
-//  2. resolve the configuration: users, groups, trust anchors ([Check] stops here)
-//  3. open the state directory, which no other agent may have locked, and the TPM
-//  4. load the binding key, or create it, and test it
-//  5. build evidence collector, IMDS client, certificate manager, acquirer
+//  2. resolve the configuration: trust anchors, users and groups ([Check] stops here)
+//  3. lock the state directory against a second agent
+//  4. open the TPM and in it the binding key, or create the key, and test it
+//  5. build the engine: evidence, IMDS client, binding certificates, acquirer
 //  6. listen on the socket
 //
-// Until 6 nothing is offered to anybody; if a step fails, what the earlier ones
-// opened is closed and the error says what to do. Neither IMDS nor Entra needs
-// to answer for the agent to start.
+// No request is answered before step 6. If a step fails, what the earlier steps opened is closed, and
+// the error says what to do. Neither IMDS nor Entra has to answer for the agent to start.
 //
 // # Reload
 //
-// [Daemon.Reload] reads the configuration again. Everything that can be wrong with
-// it is found out first; then whom the agent believes is changed, and after that
-// rules and identities in one step (docs/adr/0014).
+// [Daemon.Reload] reads the configuration again. Everything that can be wrong with it is found first;
+// then the trust anchors and trusted hosts change, and after that rules and identities in one step
+// (docs/adr/0014).
 //
 // # Stop
 //
-// In reverse: the socket goes first, requests under way finish, then the
-// acquirer's flights, the key, the TPM, the lock of the state directory.
+// In reverse: the socket is closed first, requests under way finish, then the engine is closed with its
+// key and TPM, and the lock of the state directory is released.
 package daemon

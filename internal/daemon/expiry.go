@@ -12,8 +12,11 @@ import (
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi/wire"
-	"github.com/keyagent/keyagent/internal/upstream"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/internal/advice"
+	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/internal/statedir"
+	"github.com/keyagent/keyagent/internal/waiting"
+	"github.com/keyagent/keyagent/signer/certreq"
 )
 
 // expiryTick is how often the certificates of applications are looked at.
@@ -22,7 +25,7 @@ const expiryTick = 10 * time.Minute
 // applicationCertificate returns the chain of a named key, the certificate first, and why the agent could not use it now. It reads files
 // only: TPM and network are not asked.
 func (d *Daemon) applicationCertificate(key string) ([]*x509.Certificate, error) {
-	store, err := openStore(d.cfg, d.opts)
+	store, err := statedir.OpenStore(d.cfg, d.opts.dir())
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +48,7 @@ func (d *Daemon) applicationCertificate(key string) ([]*x509.Certificate, error)
 	if err != nil {
 		return chain, err
 	}
-	if err := signer.CheckCertificate(chain, described.PublicKey, d.opts.Now()); err != nil {
+	if err := certreq.CheckCertificate(chain, described.PublicKey, d.opts.Now()); err != nil {
 		return chain, fmt.Errorf("certificate of key %q: %w", key, err)
 	}
 	return chain, nil
@@ -68,8 +71,8 @@ func applicationCertificateStatus(chain []*x509.Certificate, now time.Time) *wir
 		NotBefore:       leaf.NotBefore,
 		NotAfter:        leaf.NotAfter,
 		EffectiveExpiry: first.NotAfter,
-		DaysLeft:        signer.DaysLeft(first.NotAfter, now),
-		ExpiresSoon:     signer.ExpiresSoon(first, now),
+		DaysLeft:        certreq.DaysLeft(first.NotAfter, now),
+		ExpiresSoon:     certreq.ExpiresSoon(first, now),
 	}
 }
 
@@ -94,7 +97,7 @@ func (d *Daemon) lacks(c acquire.Credential) (chain []*x509.Certificate, problem
 func (d *Daemon) watchExpiry(ctx context.Context) error {
 	wait := d.opts.Wait
 	if wait == nil {
-		wait = upstream.Sleep
+		wait = waiting.Sleep
 	}
 	told := map[string]string{}
 	for {
@@ -108,8 +111,8 @@ func (d *Daemon) watchExpiry(ctx context.Context) error {
 // tellExpiry logs what is new since the last look. An expired certificate is told of again every day.
 func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 	users := map[string][]string{}
-	for _, id := range d.inForce.Load().plan.identities {
-		for _, c := range certificateCredentials(id) {
+	for _, id := range d.inForce.Load().plan.Identities {
+		for _, c := range engine.CertificateCredentials(id) {
 			users[c.Key] = append(users[c.Key], id.Name)
 		}
 	}
@@ -120,7 +123,7 @@ func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 			continue
 		}
 		first, now := endsFirst(chain), d.opts.Now()
-		urgency, left := signer.Urgency(first, now), signer.DaysLeft(first.NotAfter, now)
+		urgency, left := certreq.Urgency(first, now), certreq.DaysLeft(first.NotAfter, now)
 		state := fmt.Sprintf("%s %d", acquire.PortalThumbprint(chain[0]), urgency)
 		if now.After(first.NotAfter) {
 			state += fmt.Sprintf(" %d", left)
@@ -131,7 +134,7 @@ func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 		told[key] = state
 		record := []any{"identities", identities, "key", key, "subject", chain[0].Subject.String(), "thumbprint", acquire.PortalThumbprint(chain[0]),
 			"expires", first.NotAfter.UTC().Format(time.RFC3339), "days_left", left, "urgency", urgency,
-			"advice", "keyagent key rotate " + key + " begins its replacement; docs/keys.md has the steps"}
+			"advice", advice.New("%s begins its replacement; docs/keys.md has the steps", advice.Run(advice.RotateKey, key)).Text(d.opts.Words)}
 		switch {
 		case urgency == 0:
 		case now.After(first.NotAfter):
@@ -140,18 +143,4 @@ func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 			d.opts.Logger.WarnContext(ctx, "the certificate of an application expires soon", record...)
 		}
 	}
-}
-
-// certificateCredentials returns those of an identity that are known by a key of the key store.
-func certificateCredentials(id acquire.Identity) []acquire.Credential {
-	if id.Application == nil {
-		return nil
-	}
-	var found []acquire.Credential
-	for _, c := range id.Application.Credentials {
-		if c.Source == acquire.SourceCertificate {
-			found = append(found, c)
-		}
-	}
-	return found
 }

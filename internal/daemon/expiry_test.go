@@ -9,7 +9,9 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
@@ -39,7 +41,7 @@ func newExpiring(t *testing.T, days int) *expiring {
 		}
 		return nil
 	}
-	if _, err := e.keyring(e.platform.Clock().Now).Create(t.Context(), "app", daemon.KeyRequest{}); err != nil {
+	if _, err := e.keyring(e.platform.Clock().Now).Create(t.Context(), "app", keyring.KeyRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	e.certify(days)
@@ -51,7 +53,7 @@ func newExpiring(t *testing.T, days int) *expiring {
 // certify gives the key a certificate with a life of so many days from now, in the place of the one that it has.
 func (e *expiring) certify(days int) {
 	e.t.Helper()
-	options := daemon.SelfSignOptions{NameRequest: subject("app"), Days: days, Replace: true}
+	options := keyring.SelfSignOptions{NameRequest: agenttest.Subject("app"), Days: days, Replace: true}
 	if _, err := e.keyring(e.platform.Clock().Now).SelfSign(e.t.Context(), "app", options); err != nil {
 		e.t.Fatal(err)
 	}
@@ -224,7 +226,7 @@ func TestReadinessIsAboutWhatIsKnown(t *testing.T) {
 func TestAnAgentWithoutItsTPMIsNotReady(t *testing.T) {
 	const failureMode = 0x101 // TPM_RC_FAILURE
 	s := newStage(t)
-	s.withoutApplications()
+	s.machine().WithoutApplications()
 	proxy := tpmtest.NewProxy(t, s.cfg.TPM)
 	var wrong atomic.Value // func() ([]byte, error)
 	wrong.Store((func() ([]byte, error))(nil))

@@ -2,44 +2,31 @@ package daemon
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/url"
-	"strings"
 
-	"github.com/keyagent/keyagent/acquire"
-	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/policy"
-	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/certs"
-	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/internal/rulebook"
 )
 
 // plan is a configuration resolved into what the packages take.
 type plan struct {
-	rules       *ruleBook
-	policy      *policy.Policy      // of the rules that were in force when it was resolved
-	callables   []agentapi.Identity // as callers may name them
-	identities  []acquire.Identity  // as they are acquired
-	rootCAs     *x509.CertPool      // for Entra and attestation; nil means the system's
-	proxy       proxy
-	mtlsHosts   imds.HostList
-	attestHosts imds.HostList
-	provider    string // of attestation
-	anchors     attest.TrustAnchors
-	evidence    attest.Policy
+	*engine.Plan
+	rules     *rulebook.Book
+	policy    *policy.Policy      // of the rules that were in force when it was resolved
+	callables []agentapi.Identity // as callers may name them
 }
 
 // Check reports whether cfg can be used on this machine, without touching TPM or
 // network: users and groups exist, the files it names can be read. If nothing else is
-// wrong but that users or groups were not found, the error is a [*RulesOffError].
+// wrong but that users or groups were not found, the error is a [*rulebook.OffError].
 func Check(ctx context.Context, cfg *config.Config) error {
-	p, err := resolve(ctx, cfg, Options{}, nil)
-	off := p.rules.notInForce()
+	p, err := resolve(ctx, cfg, nil, nil)
+	off := p.rules.NotInForce()
 	switch {
 	case off == nil:
 		return err
@@ -49,120 +36,26 @@ func Check(ctx context.Context, cfg *config.Config) error {
 	return fmt.Errorf("%w\n%v", err, off) // not wrapped: it is not all that is wrong
 }
 
-// resolve returns a plan with what could be resolved of it also beside an error. What the plan before it, nil if there is none, knows of
-// users and groups counts where they cannot be looked up now.
-func resolve(ctx context.Context, cfg *config.Config, opts Options, before *plan) (*plan, error) {
-	p := &plan{mtlsHosts: cfg.TrustedHosts.MTLS, attestHosts: cfg.TrustedHosts.Attestation, rules: newRuleBook(cfg, opts.Accounts)}
-	if before != nil {
-		p.rules.earlier = before.rules.knownNow()
-	}
-	if p.mtlsHosts == nil {
-		p.mtlsHosts = imds.MicrosoftMTLSHosts()
-	}
-	if p.attestHosts == nil {
-		p.attestHosts = imds.MicrosoftAttestationHosts()
-	}
-	p.policy = p.rules.look(ctx)
-	return p, errors.Join(p.addIdentities(cfg.Identities), p.rules.check(), p.addRoots(cfg.CAFile), p.addProxy(cfg.Proxy), p.addAttestation(cfg.Attestation))
+// resolve returns a plan with what could be resolved of it also beside an error.
+func resolve(ctx context.Context, cfg *config.Config, finder rulebook.Accounts, before *rulebook.Book) (*plan, error) {
+	resolved, err := engine.Resolve(cfg)
+	rules := rulebook.New(cfg, finder, before)
+	p := &plan{Plan: resolved, rules: rules, policy: rules.Look(ctx), callables: callables(cfg.Identities)}
+	return p, errors.Join(err, rules.Check())
 }
 
-func (p *plan) addRoots(file string) error {
-	roots, err := rootsWith(file)
-	if err != nil {
-		return fmt.Errorf("ca_file: %w", err)
-	}
-	p.rootCAs = roots
-	return nil
-}
-
-// rootsWith returns the system's certificate authorities and those of a file; nil, which means the system's, if there is none.
-func rootsWith(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := config.ReadTrusted(file)
-	if err != nil {
-		return nil, err
-	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("the system's certificate authorities: %w", err)
-	}
-	authorities, err := certs.Authorities(pem)
-	if err != nil {
-		return nil, pemfile.Named(file, err)
-	}
-	for _, c := range authorities {
-		roots.AddCert(c)
-	}
-	return roots, nil
-}
-
-// addProxy reads everything but the proxy's password, which only the agent's unit has.
-func (p *plan) addProxy(cfg config.Proxy) error {
-	if cfg.URL == "" {
-		return nil
-	}
-	var err error
-	p.proxy, err = newProxy(cfg.URL, cfg.Bypass)
-	return err
-}
-
-// addProxyCredential reads the proxy's user name and password from where systemd puts them.
-func (p *plan) addProxyCredential(cfg config.Proxy) error {
-	if cfg.Credential == "" {
-		return nil
-	}
-	value, err := ReadCredential(cfg.Credential)
-	if err != nil {
-		return fmt.Errorf("proxy.credential: %w", err)
-	}
-	name, password, ok := strings.Cut(value.Reveal(), ":")
-	u, err := url.Parse(cfg.URL)
-	if err != nil || !ok {
-		return fmt.Errorf("proxy.credential: credential %q is not of the form user:password", cfg.Credential) // an error of Parse would repeat the URL
-	}
-	u.User = url.UserPassword(name, password)
-	p.proxy, err = newProxy(u.String(), cfg.Bypass)
-	return err
-}
-
-// addAttestation decides what evidence this agent accepts of itself before it
-// sends any.
-func (p *plan) addAttestation(cfg config.Attestation) error {
-	p.provider, p.anchors, p.evidence = cfg.Provider, attest.DefaultTrustAnchors(), attest.DefaultPolicy()
-	amd, amdErr := fromPEM("attestation.amd_roots", cfg.AMDRoots, attest.ParseAMDRoots)
-	p.anchors.AMD = append(p.anchors.AMD, amd...)
-	vtpm, vtpmErr := fromPEM("attestation.vtpm_roots", cfg.VTPMRoots, attest.ParseVTPMRoots)
-	for _, c := range vtpm {
-		if certs.Equal(c.RawIssuer, c.RawSubject) {
-			p.anchors.VTPM = append(p.anchors.VTPM, c)
-		} else {
-			p.anchors.VTPMIntermediates = append(p.anchors.VTPMIntermediates, c)
+// callables translates what is configured into what can be asked for.
+func callables(identities []config.Identity) []agentapi.Identity {
+	var all []agentapi.Identity
+	for _, id := range identities {
+		callable := agentapi.Identity{Name: id.Name, Kind: wire.KindManagedIdentity}
+		if m := id.ManagedIdentity; m != nil {
+			callable.ClientID, callable.ObjectID, callable.ResourceID = m.ClientID, m.ObjectID, m.ResourceID
 		}
-	}
-	for _, digest := range cfg.IDKeyDigests {
-		b, err := hex.DecodeString(digest)
-		if err != nil {
-			return fmt.Errorf("attestation.id_key_digests: %w", err)
+		if app := id.Application; app != nil {
+			callable.Kind, callable.ClientID = wire.KindApplication, app.ClientID
 		}
-		p.evidence.Launch.IDKeyDigests = append(p.evidence.Launch.IDKeyDigests, b)
+		all = append(all, callable)
 	}
-	return errors.Join(amdErr, vtpmErr)
-}
-
-// fromPEM reads additional trust anchors; no file, no anchors.
-func fromPEM[T any](setting, file string, parse func([]byte) ([]T, error)) ([]T, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := config.ReadTrusted(file)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", setting, err)
-	}
-	anchors, err := parse(pem)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", setting, pemfile.Named(file, err))
-	}
-	return anchors, nil
+	return all
 }

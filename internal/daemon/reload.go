@@ -14,6 +14,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/rulebook"
 )
 
 // inForce is a configuration that is in force, and what was made of it. It is immutable.
@@ -41,12 +42,10 @@ type ReadConfig func(ctx context.Context) (*config.Config, config.Origin, error)
 // A request is answered wholly by the configuration that was in force when it came. What is still meant as before stays: tokens,
 // certificates, connections, what callers have used up of their bounds and the pauses that Entra and IMDS have asked for.
 func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) error {
-	select {
-	case d.reload <- struct{}{}:
-		defer func() { <-d.reload }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := d.reload.Lock(ctx); err != nil {
+		return err
 	}
+	defer d.reload.Unlock()
 	changes, err := d.tryReload(ctx, read)
 	d.reloads.note(wire.ReloadStatus{At: d.opts.Now(), Cause: cause, Error: text(err)})
 	now := d.inForce.Load()
@@ -57,12 +56,12 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 	}
 	attrs := []slog.Attr{
 		slog.String("cause", cause), slog.String("file", now.origin.File), slog.String("sha256", now.origin.SHA256),
-		slog.Int("identities", len(now.plan.identities)), slog.Int("rules", len(now.plan.policy.Rules)),
+		slog.Int("identities", len(now.plan.Identities)), slog.Int("rules", len(now.plan.policy.Rules)),
 		slog.String("tokens_dropped_of", strings.Join(changes.dropped, ", ")), slog.Bool("trust_or_proxy_changed", changes.trust),
 	}
 	d.opts.Logger.LogAttrs(ctx, slog.LevelInfo, "configuration reloaded", attrs...)
 	d.server.Note("configuration reloaded", attrs...)
-	d.tellRules(changes.rulesOff, now.plan.rules.notInForce())
+	d.tellRules(changes.rulesOff, now.plan.rules.NotInForce())
 	return nil
 }
 
@@ -70,7 +69,7 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 type changes struct {
 	dropped  []string // identities whose tokens were dropped
 	trust    bool     // whom the agent believes, or how it leaves the VM
-	rulesOff *RulesOffError
+	rulesOff *rulebook.OffError
 }
 
 func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error) {
@@ -82,14 +81,14 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 		return changes{}, err
 	}
 	before := d.inForce.Load()
-	next, err := resolve(ctx, cfg, d.opts, before.plan)
+	next, err := resolve(ctx, cfg, d.opts.Accounts, before.plan.rules)
 	if err != nil {
 		return changes{}, err
 	}
-	if err := next.addProxyCredential(cfg.Proxy); err != nil {
+	if err := next.ReadProxyCredential(cfg.Proxy); err != nil {
 		return changes{}, err
 	}
-	roster, err := d.acquirer.Prepare(next.identities)
+	roster, err := d.engine.Acquirer.Prepare(next.Identities)
 	if err != nil {
 		return changes{}, err
 	}
@@ -109,34 +108,15 @@ func (d *Daemon) swap(next *inForce, roster *acquire.Roster, rules agentapi.Rule
 	d.swapping.Lock()
 	defer d.swapping.Unlock()
 	before := d.inForce.Load()
-	made := changes{rulesOff: before.plan.rules.notInForce()}
-	made.trust = d.useTrust(before.plan, next.plan)
+	made := changes{rulesOff: before.plan.rules.NotInForce()}
+	made.trust = d.engine.UseTrust(before.plan.Plan, next.plan.Plan)
 	if err := d.server.SetRules(rules); err != nil {
 		return made, fmt.Errorf("a fault in the agent: rules were refused that had been found good: %w", err) // not reached
 	}
-	made.dropped = d.acquirer.Use(roster)
-	d.bindings.Want(next.plan.presented())
+	made.dropped = d.engine.UseIdentities(roster, next.plan.Plan)
 	d.inForce.Store(next)
 	before.end()
 	return made, nil
-}
-
-// useTrust changes whom the agent believes, how it leaves the VM and how the key is attested, as far as that is otherwise than before.
-func (d *Daemon) useTrust(before, next *plan) (changed bool) {
-	if !reflect.DeepEqual(before.mtlsHosts, next.mtlsHosts) || !reflect.DeepEqual(before.attestHosts, next.attestHosts) {
-		d.imds.SetHosts(next.mtlsHosts, next.attestHosts)
-		d.bindings.SetMTLSHosts(next.mtlsHosts)
-		changed = true
-	}
-	if !before.sameAttestation(next) {
-		d.attested.use(d.attestor(next))
-		changed = true
-	}
-	if !before.sameWayOut(next) {
-		d.acquirer.SetTLS(d.towardsEntra(next))
-		changed = true
-	}
-	return changed
 }
 
 // fixed is a setting that stays as it is while the agent runs.

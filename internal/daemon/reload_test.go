@@ -20,6 +20,8 @@ import (
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/accounts"
 	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/keyring"
+	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/simulator"
 )
 
@@ -434,12 +436,12 @@ func TestASecondAgentOnTheSameStateIsRefused(t *testing.T) {
 		}
 	}
 	s.mustToken()
-	keys, err := daemon.OpenKeyring(s.cfg, daemon.Options{}) // commands are not kept out
+	keys, err := keyring.Open(s.cfg, statedir.Options{}) // commands are not kept out
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer keys.Close()
-	if _, err := keys.Create(t.Context(), "app", daemon.KeyRequest{Algorithm: "ecdsa-p256"}); err != nil {
+	if _, err := keys.Create(t.Context(), "app", keyring.KeyRequest{Algorithm: "ecdsa-p256"}); err != nil {
 		t.Error(err)
 	}
 	s.stop()

@@ -11,14 +11,17 @@ import (
 
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/daemon"
+	"github.com/keyagent/keyagent/internal/agenttest"
+	"github.com/keyagent/keyagent/internal/doctor"
+	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/tpm"
 )
 
 func (s *stage) rotate() error {
 	s.t.Helper()
-	_, err := daemon.RotateBindingKey(s.t.Context(), s.cfg, daemon.Options{Now: s.platform.Clock().Now})
+	_, err := keyring.RotateBindingKey(s.t.Context(), s.cfg, engine.Options{Now: s.platform.Clock().Now})
 	return err
 }
 
@@ -81,7 +84,7 @@ func TestRotatingTheBindingKeyBesideTheAgent(t *testing.T) {
 // A handle that was configured after the key was made: it works without, and whoever wants the speed is told how to get it.
 func TestAHandleThatIsConfiguredLater(t *testing.T) {
 	s := newStage(t)
-	const check, advice = "key binding: as configured", "keyagent key rotate binding makes a key that is at binding_key.persistent_handle, 0x81010001"
+	const check, advice = "key binding: as configured", "[rotate key binding] makes a key that is at binding_key.persistent_handle, 0x81010001"
 	if err := s.tryOpen(); err != nil || strings.Contains(s.log.String(), "persistent_handle") {
 		t.Fatal(err, s.log.String())
 	}
@@ -89,13 +92,13 @@ func TestAHandleThatIsConfiguredLater(t *testing.T) {
 	if err := s.tryOpen(); err != nil || !strings.Contains(s.log.String(), advice) {
 		t.Errorf("%v, told was %s", err, s.log.String())
 	}
-	if d := s.diagnose(nil); verdict(d, check) != daemon.VerdictWarn {
+	if d := s.machine().Diagnose(nil); agenttest.Verdict(d, check) != doctor.VerdictWarn {
 		t.Errorf("before the rotation: %+v", d)
 	}
 	if err := s.rotate(); err != nil {
 		t.Fatal(err)
 	}
-	if d := s.diagnose(nil); verdict(d, check) != daemon.VerdictOK || verdict(d, "key binding: persistent handle") != daemon.VerdictOK {
+	if d := s.machine().Diagnose(nil); agenttest.Verdict(d, check) != doctor.VerdictOK || agenttest.Verdict(d, "key binding: persistent handle") != doctor.VerdictOK {
 		t.Errorf("after the rotation: %+v", d)
 	}
 }
@@ -114,6 +117,7 @@ func TestARotationThatIsNotProvenChangesNothing(t *testing.T) {
 		"IMDS speaks of a resource instead of giving a certificate": bad("imds.issuecredential", `{"error":"invalid_resource"}`),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newStage(t)
 			s.start()
 			s.mustToken()
@@ -171,8 +175,8 @@ func TestARotationWithoutAConfigurationProvesNothing(t *testing.T) {
 	old := s.keyName()
 	none := config.Default()
 	none.TPM, none.StateDir = s.cfg.TPM, s.cfg.StateDir
-	_, err := daemon.RotateBindingKey(t.Context(), none, daemon.Options{Now: s.platform.Clock().Now})
-	if _, usage := errors.AsType[daemon.UsageError](err); !usage || !strings.Contains(err.Error(), "configuration") {
+	_, err := keyring.RotateBindingKey(t.Context(), none, engine.Options{Now: s.platform.Clock().Now})
+	if _, usage := errors.AsType[keyring.RequestError](err); !usage || !strings.Contains(err.Error(), "configuration") {
 		t.Errorf("got %v, want a refusal that names the configuration", err)
 	}
 	if s.keyName() != old {

@@ -15,7 +15,7 @@ import (
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/daemon"
-	"github.com/keyagent/keyagent/internal/tooltest"
+	"github.com/keyagent/keyagent/internal/rulebook"
 )
 
 // directory is a name service whose users come and go.
@@ -40,6 +40,7 @@ func (d *directory) find(kind, name string) (uint32, error) {
 }
 
 func (d *directory) User(_ context.Context, name string) (uint32, error) { return d.find("user", name) }
+
 func (d *directory) Group(_ context.Context, name string) (uint32, error) {
 	return d.find("group", name)
 }
@@ -183,8 +184,9 @@ func TestWhatIsNotFoundDoesNotKeepTheAgentFromStarting(t *testing.T) {
 		{"a name service that does not answer", []config.Rule{mine, myRule("a", []string{"websvc"}, nil)}, config.Principals{}, errors.New("it sleeps"), "a", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			s := newStage(t)
-			s.withoutApplications() // which lack their keys
+			s.machine().WithoutApplications() // which lack their keys
 			people := &directory{fails: tc.fails}
 			s.accounts, s.waitForAccounts = people, newTurns().wait
 			s.cfg.Rules, s.cfg.Admins = tc.rules, tc.admins
@@ -229,7 +231,7 @@ func TestCheckTellsAMissingUserFromAllElse(t *testing.T) {
 	s := newStage(t)
 	s.cfg.Rules = []config.Rule{myRule("a", []string{"nobody-here"}, []string{"no-group-here"})}
 	err := daemon.Check(t.Context(), s.cfg)
-	off, ok := errors.AsType[*daemon.RulesOffError](err)
+	off, ok := errors.AsType[*rulebook.OffError](err)
 	if !ok || len(off.Rules) != 1 || off.Rules[0].Name != "a" {
 		t.Fatalf("got %v", err)
 	}
@@ -240,32 +242,11 @@ func TestCheckTellsAMissingUserFromAllElse(t *testing.T) {
 	}
 	s.cfg.CAFile = filepath.Join(t.TempDir(), "none.pem")
 	err = daemon.Check(t.Context(), s.cfg)
-	if _, ok := errors.AsType[*daemon.RulesOffError](err); ok || !strings.Contains(err.Error(), "nobody-here") || !strings.Contains(err.Error(), "ca_file") {
+	if _, ok := errors.AsType[*rulebook.OffError](err); ok || !strings.Contains(err.Error(), "nobody-here") || !strings.Contains(err.Error(), "ca_file") {
 		t.Errorf("with a file missing, too: %v", err)
 	}
 	s.cfg.CAFile, s.cfg.Rules = "", nil
 	if err := daemon.Check(t.Context(), s.cfg); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestDoctorSaysWhichRuleIsOff(t *testing.T) {
-	tooltest.Tool(t, "getent")
-	cfg := config.Default()
-	cfg.StateDir, cfg.TPM = filepath.Join(t.TempDir(), "state"), "unix:/nowhere"
-	off := daemon.Check(t.Context(), &config.Config{Rules: []config.Rule{myRule("a", []string{"nobody-here"}, nil)}, Admins: config.Principals{Groups: []string{"no-group-here"}}})
-	diagnosis := daemon.Diagnose(t.Context(), cfg, daemon.DiagnoseOptions{ConfigPath: "keyagent.yaml", ConfigError: fmt.Errorf("keyagent.yaml: %w", off)})
-	verdicts := map[string]string{}
-	for _, f := range diagnosis.Findings {
-		verdicts[f.Check] = f.Verdict + " " + f.Detail
-	}
-	if got := verdicts["rule"]; !strings.HasPrefix(got, `fail "a" is not in force: user "nobody-here"`) {
-		t.Errorf("of the rule: %q", got)
-	}
-	if got := verdicts["admins"]; !strings.HasPrefix(got, "fail ") || !strings.Contains(got, "no-group-here") {
-		t.Errorf("of administrators: %q", got)
-	}
-	if got := verdicts["configuration"]; !strings.HasPrefix(got, "ok ") {
-		t.Errorf("of the configuration, which the agent takes: %q", got)
 	}
 }

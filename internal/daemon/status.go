@@ -13,7 +13,8 @@ import (
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/agentapi/wire"
-	"github.com/keyagent/keyagent/signer"
+	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/signer/certreq"
 )
 
 // The states of an identity.
@@ -29,7 +30,7 @@ const statusTPMTimeout = 5 * time.Second
 // Status describes the agent for its administrator. It asks the TPM whether it
 // answers, and not the network.
 func (d *Daemon) Status(ctx context.Context) wire.Status {
-	info := d.key.Info()
+	info := d.engine.Key.Info()
 	status := wire.Status{
 		Version:       d.opts.Version,
 		PID:           os.Getpid(),
@@ -42,16 +43,16 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 			Attributes:    info.Attributes,
 			PSSSaltLength: info.PSSSaltLength,
 			Strength:      string(info.Strength),
-			Generation:    d.generation,
+			Generation:    d.engine.Key.Generation,
 		},
 	}
 	for _, w := range d.opts.Waits.Long() {
 		status.Waiting = append(status.Waiting, wire.WaitStatus{What: w.What, Since: w.Since, Count: w.Count})
 	}
 	now := d.inForce.Load()
-	now.plan.rules.addStatus(&status)
-	for _, id := range d.acquirer.Status() {
-		described, unable := d.identityStatus(id, now.plan.provider)
+	addRulesOff(&status, now.plan.rules.NotInForce())
+	for _, id := range d.engine.Acquirer.Status() {
+		described, unable := d.identityStatus(id, now.plan.Provider)
 		status.Identities = append(status.Identities, described)
 		if unable != "" {
 			status.NotReady = append(status.NotReady, fmt.Sprintf("identity %q cannot give tokens: %s", id.Name, unable))
@@ -66,17 +67,17 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 
 // tpmStatus names no device where the key is in software: nothing was opened.
 func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
-	if d.tpm == nil {
+	if d.engine.Key.TPM == nil {
 		return wire.TPMStatus{Device: "none"}
 	}
 	status := wire.TPMStatus{
 		Device:          d.cfg.TPM,
-		Manufacturer:    d.identity.Manufacturer,
-		FirmwareVersion: d.identity.FirmwareVersion,
+		Manufacturer:    d.engine.Key.Identity.Manufacturer,
+		FirmwareVersion: d.engine.Key.Identity.FirmwareVersion,
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTPMTimeout)
 	defer cancel()
-	if _, err := d.tpm.Properties(ctx); err != nil {
+	if err := d.engine.Key.TPM.Answers(ctx); err != nil {
 		status.LastError = err.Error()
 	}
 	return status
@@ -93,7 +94,7 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (sta
 		status.Credentials = credentials.list
 	} else {
 		status.Kind = wire.KindManagedIdentity
-		status.Attestation = &wire.AttestationStatus{Provider: provider}
+		status.Attestation = &wire.AttestationStatus{Provider: provider, Expires: d.engine.AttestedUntil()}
 	}
 	switch {
 	case credentials.unable != "":
@@ -146,7 +147,7 @@ func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
 		if len(f.chain) > 0 {
 			status.Certificate = applicationCertificateStatus(f.chain, d.opts.Now())
 		}
-		_, lacked := errors.AsType[missingKey](c.LastError)
+		_, lacked := errors.AsType[engine.MissingKey](c.LastError)
 		switch {
 		case f.problem != "":
 			status.State, status.LastError = stateUnavailable, f.problem
@@ -183,7 +184,7 @@ func certificateStatus(c *binding.Certificate, now time.Time) *wire.CertificateS
 		NotBefore:       c.Leaf.NotBefore,
 		NotAfter:        c.Leaf.NotAfter,
 		EffectiveExpiry: c.EffectiveExpiry(),
-		DaysLeft:        signer.DaysLeft(c.EffectiveExpiry(), now),
+		DaysLeft:        certreq.DaysLeft(c.EffectiveExpiry(), now),
 		RenewAt:         c.RenewAt(),
 	}
 }

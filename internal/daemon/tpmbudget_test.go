@@ -35,6 +35,14 @@ func (l *commandLog) take() []tpm2.TPMCC {
 	return sent
 }
 
+// withoutStatus leaves out the question that the status sends, by which the stage finds out that the agent is up.
+func withoutStatus(sent []tpm2.TPMCC) []tpm2.TPMCC {
+	if n := len(sent); n > 0 && sent[n-1] == tpm2.TPMCCGetCapability {
+		return sent[:n-1]
+	}
+	return sent
+}
+
 // commandNames are the commands that an agent sends (TPM 2.0 Part 2, 6.5.2).
 var commandNames = map[tpm2.TPMCC]string{
 	tpm2.TPMCCCreatePrimary: "TPM2_CreatePrimary", tpm2.TPMCCCreate: "TPM2_Create", tpm2.TPMCCLoad: "TPM2_Load",
@@ -85,13 +93,13 @@ func TestTPMCommandBudget(t *testing.T) {
 	s.cfg.TPM = proxy.Device()
 
 	s.start()
-	ready := log.take()
+	ready := withoutStatus(log.take())
 	s.mustToken()
 	checkBudget(t, "first start ever, until the first token", append(ready, log.take()...), 37, 8)
 	s.stop()
 	log.take()
 	s.start()
-	ready = log.take()
+	ready = withoutStatus(log.take())
 	s.mustToken()
 	checkBudget(t, "warm start, until the agent is ready", ready, 12, 6)
 	checkBudget(t, "warm start, until the first token", append(ready, log.take()...), 13, 7)

@@ -2,18 +2,13 @@ package daemon_test
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
-	"github.com/keyagent/keyagent/internal/daemon"
-	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/simulator/fault"
 )
 
@@ -36,13 +31,6 @@ func sawWait(t *testing.T, what string, now func() []string) {
 	}
 }
 
-func names(waits []waiting.Wait) (list []string) {
-	for _, w := range waits {
-		list = append(list, w.What)
-	}
-	return list
-}
-
 // TestALongSilenceHasAName stalls one part after the other.
 func TestALongSilenceHasAName(t *testing.T) {
 	for _, tt := range []struct{ leg, what string }{
@@ -52,6 +40,7 @@ func TestALongSilenceHasAName(t *testing.T) {
 		{"entra.mtls.token", "Entra's token endpoint at 127.0.0.1:"},
 	} {
 		t.Run(tt.leg, func(t *testing.T) {
+			t.Parallel()
 			s := newStage(t)
 			s.start()
 			if err := s.platform.Faults().Add(fault.Fault{Leg: tt.leg, Kind: fault.Delay, Delay: fault.Duration(fault.MaxDelay)}); err != nil {
@@ -81,42 +70,5 @@ func TestALongSilenceHasAName(t *testing.T) {
 			cancel()
 			<-ended
 		})
-	}
-}
-
-// A command that waits for another one's lock, or for the TPM, can say so.
-func TestCommandsSayWhatTheyWaitFor(t *testing.T) {
-	s := newStage(t)
-	board := waiting.New(waiting.Config{})
-	keys, err := daemon.OpenKeyring(s.cfg, daemon.Options{Waits: board})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer keys.Close()
-	if _, err := keys.Create(t.Context(), "first", daemon.KeyRequest{Algorithm: "ecdsa-p256"}); err != nil {
-		t.Fatal(err)
-	}
-	if left := board.Now(); len(left) != 0 {
-		t.Errorf("nobody waits any more, and the board has %+v", left)
-	}
-	lock, err := os.Open(filepath.Join(s.cfg.StateDir, "keys", ".lock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	made := make(chan error, 1)
-	go func() {
-		_, err := keys.Create(t.Context(), "second", daemon.KeyRequest{Algorithm: "ecdsa-p256"})
-		made <- err
-	}()
-	sawWait(t, "the lock of the keys", func() []string { return names(board.Now()) })
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_UN); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-made; err != nil {
-		t.Error(err)
 	}
 }

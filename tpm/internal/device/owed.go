@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
@@ -203,7 +204,7 @@ func (d *Device) flushPatiently(ctx context.Context, patience time.Duration, yie
 		if !again || took >= patience || yields && took >= flushGrace && d.waiting.Load() > 0 {
 			return
 		}
-		if err := Sleep(ctx, pause); err != nil {
+		if err := waiting.Sleep(ctx, pause); err != nil {
 			return
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
@@ -120,7 +121,7 @@ func (d *Device) patiently(ctx context.Context, limit time.Duration, send func()
 		if !now.Before(until) {
 			return rsp, nil
 		}
-		if err := Sleep(ctx, pause); err != nil {
+		if err := waiting.Sleep(ctx, pause); err != nil {
 			return nil, fmt.Errorf("the TPM still answers %w: %w", ResponseCode(rsp), err)
 		}
 	}

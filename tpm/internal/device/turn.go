@@ -130,15 +130,3 @@ func (t *Turn) flushLocked(input []byte, name []byte) ([]byte, error) {
 type command []byte
 
 func (c command) String() string { return fmt.Sprintf("TPM command 0x%03x", uint32(commandCode(c))) }
-
-// Sleep waits for d or for the end of ctx, whose error it returns.
-func Sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}

@@ -1,0 +1,24 @@
+package accounts
+
+import (
+	"fmt"
+	"os/user"
+	"strconv"
+)
+
+// NameOf is the name of a user, or their number if nobody knows it.
+func NameOf(uid uint32) string {
+	number := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(number); err == nil {
+		return u.Username
+	}
+	return number
+}
+
+// SudoName is how sudo(8) takes a user.
+func SudoName(uid uint32) string {
+	if name := NameOf(uid); name != strconv.FormatUint(uint64(uid), 10) {
+		return name
+	}
+	return fmt.Sprintf("'#%d'", uid)
+}

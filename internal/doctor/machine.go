@@ -1,0 +1,108 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keyagent/keyagent/agentapi"
+)
+
+const (
+	// A rotation writes some 20 KB; what is below scarceBytes will be full soon, and below tooFewBytes it may fail half way.
+	scarceBytes  = 64 << 20
+	tooFewBytes  = 1 << 20
+	tooFewInodes = 16
+)
+
+// checkRoom looks whether files can be written in a directory, or where it would be made.
+func (d *doctor) checkRoom(what, dir string) {
+	check := what + ": disk"
+	at := existingParent(dir)
+	var fs unix.Statfs_t
+	if err := unix.Statfs(at, &fs); err != nil {
+		d.add(check, VerdictWarn, "see that this user may look there", "%s: %v", at, err)
+		return
+	}
+	verdict, detail := roomIn(fs)
+	d.add(check, verdict, roomAction(verdict), "%s: %s", at, detail)
+}
+
+// existingParent returns the directory, or the first on the way up that is there.
+func existingParent(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// roomIn tells what can still be written to a file system (statfs(2)).
+func roomIn(fs unix.Statfs_t) (verdict, detail string) {
+	free := fs.Bavail * uint64(fs.Bsize) //nolint:gosec // the size of a block
+	detail = fmt.Sprintf("%d MB are free", free>>20)
+	switch {
+	case fs.Flags&unix.ST_RDONLY != 0:
+		return VerdictFail, "its file system is read-only"
+	case fs.Blocks > 0 && free < tooFewBytes:
+		return VerdictFail, fmt.Sprintf("its file system is full: %d KB are free", free>>10)
+	case fs.Files > 0 && fs.Ffree < tooFewInodes: // some file systems count no inodes
+		return VerdictFail, fmt.Sprintf("its file system has room for %d files only", fs.Ffree)
+	case fs.Blocks > 0 && free < scarceBytes:
+		return VerdictWarn, detail
+	}
+	return VerdictOK, detail
+}
+
+func roomAction(verdict string) string {
+	switch verdict {
+	case VerdictFail:
+		return "make room, or mount it read-write: keys and certificates cannot be made or replaced; those that are there go on to work"
+	case VerdictWarn:
+		return "make room before it is full: keys and certificates could then not be made or replaced"
+	}
+	return ""
+}
+
+// checkSocket looks at the directory of the agent's socket.
+func (d *doctor) checkSocket() {
+	const check = "socket directory"
+	dir := filepath.Dir(d.cfg.Socket)
+	err := agentapi.CheckDir(d.cfg.Socket)
+	if errors.Is(err, fs.ErrNotExist) {
+		d.missingSocketDir(check, dir)
+		return
+	}
+	if err != nil {
+		d.addError(check, err, "do what it says: the agent does not open its socket where others could put theirs; with systemd, RuntimeDirectory=keyagent makes a right one")
+		return
+	}
+	d.checkRoom("socket directory", dir)
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		d.addError(check, err, "see that this user may look there")
+	case unix.Access(dir, unix.W_OK|unix.X_OK) != nil:
+		d.add(check, VerdictFail, "let the agent's user own it; with systemd, RuntimeDirectory=keyagent makes a right one", "%s: this user may not make a socket there", dir)
+	case info.Mode().Perm()&0o001 == 0:
+		d.add(check, VerdictWarn, "nothing, if only its owner and group are to reach the agent; else chmod 0755 "+dir,
+			"%s has mode %04o: other users cannot reach the socket in it, whatever the rules say", dir, info.Mode().Perm())
+	default:
+		d.add(check, VerdictOK, "", "%s: the agent can make its socket there, and callers can reach it", dir)
+	}
+}
+
+// missingSocketDir tells whether the agent would make the directory.
+func (d *doctor) missingSocketDir(check, dir string) {
+	if parent := filepath.Dir(dir); unix.Access(parent, unix.W_OK|unix.X_OK) == nil {
+		d.add(check, VerdictOK, "", "%s does not exist; the agent makes it when it starts", dir)
+		return
+	}
+	d.add(check, VerdictWarn, "nothing, if the unit of the agent has RuntimeDirectory="+filepath.Base(dir)+", which makes it at the start; else make it, with mode 0755 and owned by the agent's user",
+		"%s does not exist, and this user cannot make it", dir)
+}

@@ -1,0 +1,21 @@
+package engine
+
+import (
+	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/config"
+)
+
+// Effective returns the configuration with the defaults that are not the file format's
+// own but of the packages that take them.
+func Effective(cfg config.Config) *config.Config {
+	if cfg.IMDSEndpoint == "" {
+		cfg.IMDSEndpoint = imds.DefaultEndpoint
+	}
+	if cfg.TrustedHosts.MTLS == nil {
+		cfg.TrustedHosts.MTLS = imds.MicrosoftMTLSHosts()
+	}
+	if cfg.TrustedHosts.Attestation == nil {
+		cfg.TrustedHosts.Attestation = imds.MicrosoftAttestationHosts()
+	}
+	return &cfg
+}

@@ -1,0 +1,242 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"reflect"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/collect"
+	"github.com/keyagent/keyagent/attest/maa"
+	"github.com/keyagent/keyagent/attest/token"
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/advice"
+	"github.com/keyagent/keyagent/internal/statedir"
+	"github.com/keyagent/keyagent/internal/waiting"
+	"github.com/keyagent/keyagent/tlsbridge"
+)
+
+// Options are what the caller gives besides the configuration.
+type Options struct {
+	Version string
+	Logger  *slog.Logger     // nil means no log
+	Now     func() time.Time // nil means time.Now
+
+	// Sleep waits between the attempts of one request, Wait until the next look at what is to be renewed; nil means a timer.
+	Sleep, Wait func(ctx context.Context, d time.Duration) error
+
+	// Waits keeps what is waited for, so that others see it; nil: only the log has it.
+	Waits *waiting.Board
+
+	// Words are the program's, for log and answers; nil: commands are named by what they do.
+	Words advice.Words
+}
+
+// WithDefaults returns the options with what was left out.
+func (o Options) WithDefaults() Options {
+	dir := o.Dir().WithDefaults()
+	o.Logger, o.Now, o.Waits = dir.Logger, dir.Now, dir.Waits
+	return o
+}
+
+// Dir are the options of the state directory.
+func (o Options) Dir() statedir.Options {
+	return statedir.Options{Logger: o.Logger, Now: o.Now, Waits: o.Waits, Words: o.Words}
+}
+
+// Engine is the binding key and what obtains tokens with it. Its methods are safe for concurrent use.
+type Engine struct {
+	Key      *Key
+	IMDS     *imds.Client
+	Acquirer *acquire.Acquirer
+
+	cfg      *config.Config
+	opts     Options
+	bindings *binding.Manager
+	attested attestation
+	closers  []func() error // in the order of opening
+}
+
+// New builds what obtains tokens with a key. Binding certificates are kept in the files certificates. It takes the key over: Close
+// closes it, and if New fails, it is closed.
+func New(cfg *config.Config, plan *Plan, key *Key, certificates binding.Files, opts Options) (*Engine, error) {
+	e := &Engine{Key: key, cfg: cfg, opts: opts.WithDefaults(), closers: []func() error{key.Close}}
+	if err := e.open(plan, certificates); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+func (e *Engine) open(plan *Plan, certificates binding.Files) error {
+	var err error
+	e.IMDS, err = imds.New(imds.Config{
+		Endpoint:         e.cfg.IMDSEndpoint,
+		MTLSHosts:        plan.mtlsHosts,
+		AttestationHosts: plan.attestHosts,
+		DisableV2:        imds.DisabledByEnvironment(os.Getenv(envDisableV2)),
+		Version:          e.opts.Version,
+		Now:              e.opts.Now,
+		Sleep:            e.opts.Sleep,
+		Waiting:          e.opts.Waits.Begin,
+	})
+	if err != nil {
+		return err
+	}
+	e.closers = append(e.closers, func() error { e.IMDS.Close(); return nil })
+	e.attested.use(e.attestor(plan))
+	e.bindings = binding.New(binding.Config{
+		IMDS:      e.IMDS,
+		Key:       e.Key,
+		KeyName:   e.Key.Info().Name,
+		Attestor:  &e.attested,
+		Files:     certificates,
+		MTLSHosts: plan.mtlsHosts,
+		Now:       e.opts.Now,
+		Wait:      e.opts.Wait,
+		Logger:    e.opts.Logger,
+	})
+	e.bindings.Want(plan.presented())
+	return e.openAcquirer(plan)
+}
+
+func (e *Engine) openAcquirer(plan *Plan) error {
+	keys, err := e.applicationKeys(plan)
+	if err != nil {
+		return err
+	}
+	e.Acquirer, err = acquire.New(acquire.Config{
+		Identities: plan.Identities,
+		Bindings:   e.bindings,
+		Key: acquire.BindingKey{
+			Signer:           e.Key.WithContext,
+			SignatureSchemes: e.Key.SignatureSchemes(),
+			Strength:         acquire.Strength(e.Key.Info().Strength),
+		},
+		IMDS:    e.IMDS,
+		Keys:    keys,
+		Regions: e.IMDS,
+		Entra:   entra.New(entra.Config{Version: e.opts.Version, Now: e.opts.Now, Sleep: e.opts.Sleep, Waiting: e.opts.Waits.Begin}),
+		TLS:     e.towardsEntra(plan),
+		Now:     e.opts.Now,
+		Wait:    e.opts.Wait,
+		Logger:  e.opts.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	e.closers = append(e.closers, e.Acquirer.Close)
+	return nil
+}
+
+// Run renews certificates and tokens until ctx ends. Then it returns nil.
+func (e *Engine) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.bindings.Run(ctx) })
+	g.Go(func() error { return e.Acquirer.Run(ctx) })
+	return g.Wait()
+}
+
+// Close closes what [New] built and the key, in reverse. It may be called more than once.
+func (e *Engine) Close() error {
+	var problems []error
+	for len(e.closers) > 0 {
+		last := len(e.closers) - 1
+		problems = append(problems, e.closers[last]())
+		e.closers = e.closers[:last]
+	}
+	return errors.Join(problems...)
+}
+
+// UseIdentities puts prepared identities in force, and returns those whose tokens were dropped.
+func (e *Engine) UseIdentities(roster *acquire.Roster, plan *Plan) (dropped []string) {
+	dropped = e.Acquirer.Use(roster)
+	e.bindings.Want(plan.presented())
+	return dropped
+}
+
+// UseTrust changes whom the agent believes, how it leaves the VM and how the key is attested, as far as that is otherwise than before.
+func (e *Engine) UseTrust(before, next *Plan) (changed bool) {
+	if !reflect.DeepEqual(before.mtlsHosts, next.mtlsHosts) || !reflect.DeepEqual(before.attestHosts, next.attestHosts) {
+		e.IMDS.SetHosts(next.mtlsHosts, next.attestHosts)
+		e.bindings.SetMTLSHosts(next.mtlsHosts)
+		changed = true
+	}
+	if !before.sameAttestation(next) {
+		e.attested.use(e.attestor(next))
+		changed = true
+	}
+	if !before.sameWayOut(next) {
+		e.Acquirer.SetTLS(e.towardsEntra(next))
+		changed = true
+	}
+	return changed
+}
+
+// envDisableV2 is the operator's switch against binding certificates, as Microsoft's own clients know it.
+const envDisableV2 = "MSAL_MI_DISABLE_IMDS_V2"
+
+// towardsEntra is how servers outside of the VM are reached and believed.
+func (e *Engine) towardsEntra(plan *Plan) tlsbridge.Config {
+	return tlsbridge.Config{RootCAs: plan.rootCAs, Now: e.opts.Now, Proxy: plan.proxy.choose}
+}
+
+// applicationKeys gives access to the key store, where an identity needs it or may after a reload.
+func (e *Engine) applicationKeys(plan *Plan) (acquire.KeySource, error) {
+	if e.Key.TPM == nil && !needsKeys(plan.Identities) {
+		return nil, nil
+	}
+	store, err := statedir.OpenStore(e.cfg, e.opts.Dir())
+	if err != nil {
+		return nil, err
+	}
+	keys := newApplicationKeys(e.Key.TPM, store, e.opts)
+	e.closers = append(e.closers, keys.Close)
+	return keys, nil
+}
+
+// attestor returns the configured source of attestation tokens.
+func (e *Engine) attestor(plan *Plan) binding.Attestor {
+	if plan.Provider == config.ProviderNone {
+		return token.None{}
+	}
+	client := maa.New(maa.Config{
+		Hosts:  plan.attestHosts,
+		HTTP:   tlsbridge.NewClient(e.towardsEntra(plan)),
+		OS:     runningOS(),
+		Now:    e.opts.Now,
+		Sleep:  e.opts.Sleep,
+		Logger: e.opts.Logger,
+
+		Waiting: e.opts.Waits.Begin,
+	})
+	collector := collect.New(collect.Config{
+		TPM:          e.Key.TPM,
+		Key:          e.Key.OnTPM,
+		IMDSEndpoint: e.cfg.IMDSEndpoint,
+		HTTP:         imds.NewHTTPClient(),
+		Anchors:      plan.anchors,
+		Policy:       e.evidencePolicy(plan),
+		Now:          e.opts.Now,
+		Logger:       e.opts.Logger,
+	})
+	return token.NewAzureGuest(token.Config{Collector: collector, MAA: client, Now: e.opts.Now, Logger: e.opts.Logger})
+}
+
+// evidencePolicy is what this agent accepts of itself. A policy that the key was made with only narrows its use.
+func (e *Engine) evidencePolicy(plan *Plan) attest.Policy {
+	p := plan.evidence
+	if own := e.Key.OnTPM.Public().AuthPolicy.Buffer; len(own) > 0 {
+		p.Key.AuthPolicies = append(slices.Clone(p.Key.AuthPolicies), own)
+	}
+	return p
+}

@@ -1,0 +1,140 @@
+package engine
+
+import (
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/certs"
+	"github.com/keyagent/keyagent/internal/inputfile"
+	"github.com/keyagent/keyagent/internal/pemfile"
+)
+
+// Plan is what a configuration says of identities and of whom the agent believes, resolved into what the packages take.
+type Plan struct {
+	Identities []acquire.Identity // as they are acquired
+	Provider   string             // of attestation
+
+	rootCAs     *x509.CertPool // for Entra and attestation; nil means the system's
+	proxy       proxy
+	mtlsHosts   imds.HostList
+	attestHosts imds.HostList
+	anchors     attest.TrustAnchors
+	evidence    attest.Policy
+}
+
+// Resolve reads the files that a configuration names. It returns a plan with what could be resolved of it also beside an error. The
+// proxy's password is not read: see [Plan.ReadProxyCredential].
+func Resolve(cfg *config.Config) (*Plan, error) {
+	trusted := Effective(*cfg).TrustedHosts
+	p := &Plan{mtlsHosts: trusted.MTLS, attestHosts: trusted.Attestation}
+	return p, errors.Join(p.addIdentities(cfg.Identities), p.addRoots(cfg.CAFile), p.addProxy(cfg.Proxy), p.addAttestation(cfg.Attestation))
+}
+
+func (p *Plan) addRoots(file string) error {
+	roots, err := RootsWith(file)
+	if err != nil {
+		return fmt.Errorf("ca_file: %w", err)
+	}
+	p.rootCAs = roots
+	return nil
+}
+
+// RootsWith returns the system's certificate authorities and those of a file; nil, which means the system's, if there is none.
+func RootsWith(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := config.ReadTrusted(file)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("the system's certificate authorities: %w", err)
+	}
+	authorities, err := certs.Authorities(pem)
+	if err != nil {
+		return nil, pemfile.Named(file, err)
+	}
+	for _, c := range authorities {
+		roots.AddCert(c)
+	}
+	return roots, nil
+}
+
+// addProxy reads everything but the proxy's password, which only the agent's unit has.
+func (p *Plan) addProxy(cfg config.Proxy) error {
+	if cfg.URL == "" {
+		return nil
+	}
+	var err error
+	p.proxy, err = newProxy(cfg.URL, cfg.Bypass)
+	return err
+}
+
+// ReadProxyCredential reads the proxy's user name and password from where systemd puts them.
+func (p *Plan) ReadProxyCredential(cfg config.Proxy) error {
+	if cfg.Credential == "" {
+		return nil
+	}
+	value, err := inputfile.Credential(cfg.Credential)
+	if err != nil {
+		return fmt.Errorf("proxy.credential: %w", err)
+	}
+	name, password, ok := strings.Cut(value.Reveal(), ":")
+	u, err := url.Parse(cfg.URL)
+	if err != nil || !ok {
+		return fmt.Errorf("proxy.credential: credential %q is not of the form user:password", cfg.Credential) // an error of Parse would repeat the URL
+	}
+	u.User = url.UserPassword(name, password)
+	p.proxy, err = newProxy(u.String(), cfg.Bypass)
+	return err
+}
+
+// addAttestation decides what evidence this agent accepts of itself before it
+// sends any.
+func (p *Plan) addAttestation(cfg config.Attestation) error {
+	p.Provider, p.anchors, p.evidence = cfg.Provider, attest.DefaultTrustAnchors(), attest.DefaultPolicy()
+	amd, amdErr := fromPEM("attestation.amd_roots", cfg.AMDRoots, attest.ParseAMDRoots)
+	p.anchors.AMD = append(p.anchors.AMD, amd...)
+	vtpm, vtpmErr := fromPEM("attestation.vtpm_roots", cfg.VTPMRoots, attest.ParseVTPMRoots)
+	for _, c := range vtpm {
+		if certs.Equal(c.RawIssuer, c.RawSubject) {
+			p.anchors.VTPM = append(p.anchors.VTPM, c)
+		} else {
+			p.anchors.VTPMIntermediates = append(p.anchors.VTPMIntermediates, c)
+		}
+	}
+	for _, digest := range cfg.IDKeyDigests {
+		b, err := hex.DecodeString(digest)
+		if err != nil {
+			return fmt.Errorf("attestation.id_key_digests: %w", err)
+		}
+		p.evidence.Launch.IDKeyDigests = append(p.evidence.Launch.IDKeyDigests, b)
+	}
+	return errors.Join(amdErr, vtpmErr)
+}
+
+// fromPEM reads additional trust anchors; no file, no anchors.
+func fromPEM[T any](setting, file string, parse func([]byte) ([]T, error)) ([]T, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := config.ReadTrusted(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", setting, err)
+	}
+	anchors, err := parse(pem)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", setting, pemfile.Named(file, err))
+	}
+	return anchors, nil
+}

@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"reflect"
+	"sync/atomic"
+	"time"
+
+	"github.com/keyagent/keyagent/acquire/binding"
+	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/upstream"
+)
+
+// proxy is how the agent leaves the VM; the zero value is without a proxy.
+type proxy struct {
+	url    secret.String // with the user's name and password
+	bypass []string
+	choose func(*http.Request) (*url.URL, error)
+}
+
+func newProxy(address string, bypass []string) (proxy, error) {
+	choose, err := upstream.Proxy(address, bypass)
+	return proxy{secret.New(address), bypass, choose}, err
+}
+
+func (p proxy) same(other proxy) bool {
+	return p.url.Equal(other.url) && reflect.DeepEqual(p.bypass, other.bypass)
+}
+
+// sameWayOut reports whether servers outside of the VM are reached and believed as by another plan.
+func (p *Plan) sameWayOut(other *Plan) bool {
+	sameRoots := p.rootCAs == nil && other.rootCAs == nil ||
+		p.rootCAs != nil && other.rootCAs != nil && p.rootCAs.Equal(other.rootCAs)
+	return sameRoots && p.proxy.same(other.proxy)
+}
+
+// sameAttestation reports whether the binding key is attested as by another plan.
+func (p *Plan) sameAttestation(other *Plan) bool {
+	return p.sameWayOut(other) && p.Provider == other.Provider && reflect.DeepEqual(p.attestHosts, other.attestHosts) &&
+		reflect.DeepEqual(p.anchors, other.anchors) && reflect.DeepEqual(p.evidence, other.evidence)
+}
+
+// attestation is the source of attestation tokens that is in force. It is safe for concurrent use.
+type attestation struct {
+	inForce atomic.Pointer[binding.Attestor]
+	until   atomic.Pointer[time.Time] // when the token that was obtained last expires; nil: there is none
+}
+
+func (a *attestation) use(source binding.Attestor) {
+	a.until.Store(nil)
+	a.inForce.Store(&source)
+}
+
+// Attest implements [binding.Attestor].
+func (a *attestation) Attest(ctx context.Context, endpoint string) (token secret.String, expires time.Time, err error) {
+	token, expires, err = (*a.inForce.Load()).Attest(ctx, endpoint)
+	if err == nil && !expires.IsZero() {
+		a.until.Store(&expires)
+	}
+	return token, expires, err
+}
+
+// Discard implements [binding.Attestor].
+func (a *attestation) Discard(endpoint string) {
+	a.until.Store(nil)
+	(*a.inForce.Load()).Discard(endpoint)
+}
+
+// AttestedUntil is when the attestation token that was obtained last expires; nil if the engine has none.
+func (e *Engine) AttestedUntil() *time.Time { return e.attested.until.Load() }

@@ -1,0 +1,79 @@
+package keyring_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keyagent/keyagent/internal/agenttest"
+	"github.com/keyagent/keyagent/internal/keyring"
+	"github.com/keyagent/keyagent/internal/statedir"
+	"github.com/keyagent/keyagent/internal/waiting"
+)
+
+// waitsLimit is far above what anything takes to begin to wait.
+const waitsLimit = time.Minute
+
+// sawWait asks again and again until something is waited for.
+func sawWait(t *testing.T, what string, now func() []string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(waitsLimit); ; <-tick.C {
+		got := now()
+		if slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, what) }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%q is not waited for, but %q", what, got)
+		}
+	}
+}
+
+func names(waits []waiting.Wait) (list []string) {
+	for _, w := range waits {
+		list = append(list, w.What)
+	}
+	return list
+}
+
+// A command that waits for another one's lock, or for the TPM, can say so.
+func TestCommandsSayWhatTheyWaitFor(t *testing.T) {
+	s := agenttest.New(t)
+	board := waiting.New(waiting.Config{})
+	keys, err := keyring.Open(s.Config, statedir.Options{Waits: board})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keys.Close()
+	if _, err := keys.Create(t.Context(), "first", keyring.KeyRequest{Algorithm: "ecdsa-p256"}); err != nil {
+		t.Fatal(err)
+	}
+	if left := board.Now(); len(left) != 0 {
+		t.Errorf("nobody waits any more, and the board has %+v", left)
+	}
+	lock, err := os.Open(filepath.Join(s.Config.StateDir, "keys", ".lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	made := make(chan error, 1)
+	go func() {
+		_, err := keys.Create(t.Context(), "second", keyring.KeyRequest{Algorithm: "ecdsa-p256"})
+		made <- err
+	}()
+	sawWait(t, "the lock of the keys", func() []string { return names(board.Now()) })
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-made; err != nil {
+		t.Error(err)
+	}
+}

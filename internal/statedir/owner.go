@@ -1,0 +1,25 @@
+package statedir
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/keyagent/keyagent/internal/accounts"
+	"github.com/keyagent/keyagent/internal/advice"
+	"github.com/keyagent/keyagent/internal/owned"
+)
+
+// CheckOwner tells who has to run a command: files that another user makes in the state directory, root included, are none
+// that the agent would take.
+func CheckOwner(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil //nolint:nilerr // what opens it will say so, with more to say
+	}
+	uid, err := owned.Owner(info)
+	if err != nil || owned.Ours(uid) {
+		return nil //nolint:nilerr // the same
+	}
+	return advice.To(fmt.Errorf("the keys in %s belong to user %s, and this is uid %d", dir, accounts.NameOf(uid), os.Geteuid()),
+		"this is for whoever administers the agent, as that user: sudo -u %s %s", accounts.SudoName(uid), advice.Run(advice.Anything, ""))
+}

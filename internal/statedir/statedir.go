@@ -1,0 +1,114 @@
+package statedir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/inputfile"
+	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/signer/keystore"
+	"github.com/keyagent/keyagent/tpm"
+)
+
+const (
+	// BindingKeyName is the name of the agent's own key among the keys of the state directory.
+	BindingKeyName = "binding"
+
+	storageRootFile = "storage-root" // of the state directory: hexadecimal Name of the TPM's storage root
+
+	maxPinBytes = 256 // of the file storage-root
+)
+
+// OpenTPM opens the TPM and holds it to the storage root that it had when it was first opened with this state directory.
+func OpenTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, error) {
+	log := opts.Logger
+	present, err := Existing(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	pinFile := RootFile(cfg.StateDir)
+	pin, err := readPin(pinFile, log)
+	if err != nil {
+		return nil, err
+	}
+	t, err := tpm.Open(ctx, tpm.Config{Device: cfg.TPM, Logger: log, StorageRoot: pin, OwnerAuth: OwnerAuth(cfg), Waiting: opts.Waits.Begin})
+	if err != nil {
+		return nil, err
+	}
+	if !present && opts.LookOnly {
+		return t, nil
+	}
+	// Only now: where there is no TPM, nothing is made.
+	if err := statefile.EnsureDir(cfg.StateDir); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	if pin == nil && !HasKeys(cfg, opts) {
+		return t, nil // the first key will note it
+	}
+	if err := holdToRoot(ctx, t, pin, pinFile, log); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
+// OwnerAuth reads the owner's password when the TPM demands it.
+func OwnerAuth(cfg *config.Config) func() (secret.String, error) {
+	if cfg.TPMOwnerCredential == "" {
+		return nil
+	}
+	return func() (secret.String, error) {
+		value, err := inputfile.Credential(cfg.TPMOwnerCredential)
+		if err != nil {
+			return value, fmt.Errorf("tpm_owner_credential: %w", err)
+		}
+		return value, nil
+	}
+}
+
+// HasKeys reports whether there are keys, whose storage root is to be noted if it is not. What cannot be read may well be one.
+func HasKeys(cfg *config.Config, opts Options) bool {
+	store, err := keystore.Open(keystore.Config{StateDir: cfg.StateDir, Logger: opts.Logger})
+	if err != nil {
+		return true
+	}
+	names, err := store.Names()
+	return err != nil || len(names) > 0
+}
+
+// Existing checks the state directory, if it is there.
+func Existing(dir string) (present bool, err error) {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return true, statefile.EnsureDir(dir)
+}
+
+// OpenKeys opens the TPM and the named keys of the state directory, as the agent itself does: for commands that work beside a
+// running agent, or without one. Close the TPM.
+func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, *keystore.Store, error) {
+	opts = opts.WithDefaults()
+	t, err := OpenTPM(ctx, cfg, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := OpenStore(cfg, opts)
+	if err != nil {
+		return nil, nil, errors.Join(err, t.Close())
+	}
+	return t, store, nil
+}
+
+func OpenStore(cfg *config.Config, opts Options) (*keystore.Store, error) {
+	return keystore.Open(keystore.Config{
+		StateDir: cfg.StateDir, Now: opts.Now, Logger: opts.Logger, Waiting: opts.Waits.Begin,
+		// With the first key, and before it, the storage root is noted: until then there is nothing that another root could harm.
+		BeforeKey: func(ctx context.Context, t *tpm.TPM) error {
+			return holdToRoot(ctx, t, nil, RootFile(cfg.StateDir), opts.Logger)
+		},
+	})
+}

@@ -115,10 +115,19 @@ func (b *Bridge) closeIdle() {
 	}
 }
 
+// schemeChooser is a key that finds out what it can sign with when a server wants it.
+type schemeChooser interface {
+	SchemesFor(server []tls.SignatureScheme) []tls.SignatureScheme
+}
+
 func (b *Bridge) clientCertificate(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	schemes := b.pair.SignatureSchemes
+	if key, ok := b.pair.Signer(info.Context()).(schemeChooser); ok {
+		schemes = key.SchemesFor(info.SignatureSchemes)
+	}
 	return &tls.Certificate{
 		Certificate:                  b.pair.Chain,
-		SupportedSignatureAlgorithms: b.pair.SignatureSchemes,
+		SupportedSignatureAlgorithms: schemes,
 		PrivateKey:                   &handshakeSigner{ctx: info.Context(), bridge: b, version: info.Version},
 	}, nil
 }

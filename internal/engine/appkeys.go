@@ -137,7 +137,7 @@ func (k *applicationKeys) isOf(key *signer.Key, entry keystore.Entry) (bool, err
 }
 
 func giveOut(key *signer.Key, chain []*x509.Certificate) *acquire.ApplicationKey {
-	schemes := key.SignatureSchemes()
+	schemes := key.ProvenSchemes()
 	return &acquire.ApplicationKey{
 		Chain:            chain,
 		Signer:           key.WithContext,

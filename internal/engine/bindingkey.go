@@ -26,7 +26,7 @@ const softwareKeyFile = "software-key.pem" // of the state directory
 type bindingKey interface {
 	Public() crypto.PublicKey
 	WithContext(ctx context.Context) crypto.Signer
-	SignatureSchemes() []tls.SignatureScheme
+	ProvenSchemes() []tls.SignatureScheme
 	Info() signer.Info
 	Close() error
 }

@@ -110,7 +110,7 @@ func (k *applicationKeys) opened(ctx context.Context, entry keystore.Entry) (*ap
 			return have, nil
 		}
 	}
-	key, err := k.store.Open(ctx, entry, signer.Config{TPM: k.tpm, Logger: k.log})
+	key, err := k.store.Open(ctx, entry, signer.Config{TPM: k.tpm, Logger: k.log, Outcome: k.store.Outcome(entry)})
 	if err != nil {
 		return nil, err
 	}

@@ -96,6 +96,9 @@ func (a *attempts) begin() []place {
 
 // load tries one. It is what [search.find] asks.
 func (a *attempts) load(p place, o object) (bool, error) {
+	if o.recalled {
+		return a.loadUnasked(p, o)
+	}
 	name := string(o.name)
 	a.noted = a.noted || a.isNoted(o)
 	a.ownFound = a.ownFound || p == a.own
@@ -121,6 +124,24 @@ func (a *attempts) load(p place, o object) (bool, error) {
 		return false, nil
 	}
 	return a.loadUnder(p, o)
+}
+
+// loadUnasked tries to load the key under an object that was seen there earlier. What the TPM says against it says nothing of the key:
+// something else may be there now. No failure is risked that the TPM would count.
+func (a *attempts) loadUnasked(p place, o object) (bool, error) {
+	if o.mayCount() || !storageKey(&o.public) || !a.likely(p, o) {
+		return false, nil
+	}
+	loaded, err := a.file.loadAt(a.search.turn, o, a.usedAtOnce)
+	_, root := errors.AsType[*ParentError](err)
+	var code tpm2.TPMRC
+	switch {
+	case err == nil:
+		a.loaded = loaded
+	case root, !errors.As(err, &code), endsSearch(code):
+		return false, err
+	}
+	return err == nil, nil
 }
 
 func (a *attempts) isNoted(o object) bool { return a.parent != nil && bytes.Equal(o.name, a.parent) }

@@ -197,14 +197,11 @@ func (s *search) find(fits func(place, object) (bool, error)) (o object, at plac
 	return object{}, place{}, false, nil
 }
 
-// fitsNow asks whether what is at a place now fits, where what was seen there earlier did not.
+// fitsNow asks whether what is at a place now fits, where what was seen there earlier did not, or is not there any more.
 func (s *search) fitsNow(p place, earlier object, fits func(place, object) (bool, error)) (object, bool, error) {
 	o, err := s.turn.lookAgain(p.handle)
 	if over := s.note(p, err); over != nil || err != nil {
 		return earlier, false, over
-	}
-	if bytes.Equal(o.name, earlier.name) {
-		return o, false, nil
 	}
 	if s.look != nil {
 		s.look(p, o)

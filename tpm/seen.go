@@ -15,6 +15,10 @@ type seen struct {
 	over    device.Connection // where it was said
 }
 
+// salted says that a session was salted to an object. What the TPM said of the object is good for one session: the next one is not started
+// before it was made sure that nobody shows another storage root in the meantime.
+func (t *turn) salted(root object) { t.forgetSeen(root.handle) }
+
 // look is [readPublic] of a persistent handle, or what it gave before.
 func (t *turn) look(h tpm2.TPMHandle) (object, error) {
 	if err := t.Connect(); err != nil {

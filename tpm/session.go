@@ -64,6 +64,7 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	}
 	s, err := startSalted(t, kind, root)
 	t.release(root)
+	defer t.salted(root)
 	if !t.mayBeStale(root, err) {
 		return s, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -58,8 +59,9 @@ type Collector struct {
 	cfg  Config
 	thim thim
 
-	mu    sync.Mutex
-	chain vcekChain // guarded by mu
+	mu     sync.Mutex
+	chain  vcekChain      // guarded by mu
+	quoted map[int][]byte // guarded by mu: PCR values of the last evidence, for its transport key
 }
 
 // vcekChain is the host's last answer, for the chip and firmware level that it was right for.
@@ -112,7 +114,13 @@ func (c *Collector) collect(ctx context.Context, ch attest.Challenge) (*attest.E
 	if err := c.addAKCertificate(ctx, e); err != nil {
 		return nil, err
 	}
-	return e, c.selfVerify(e, ch)
+	if err := c.selfVerify(e, ch); err != nil {
+		return e, err
+	}
+	c.mu.Lock()
+	c.quoted = maps.Clone(e.PCRs)
+	c.mu.Unlock()
+	return e, nil
 }
 
 func (c *Collector) addAttestationKey(ctx context.Context, e *attest.Evidence) error {

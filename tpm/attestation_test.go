@@ -42,7 +42,7 @@ func akKey(t *testing.T, on *tpm.TPM) crypto.PublicKey {
 	return key
 }
 
-// go-attestation is the judge.
+// go-attestation verifies it.
 func TestCertifyIsAcceptedByGoAttestation(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Open(t)
@@ -66,7 +66,7 @@ func TestCertifyIsAcceptedByGoAttestation(t *testing.T) {
 	}
 }
 
-// tpm2_checkquote and tpm2_print are the judges.
+// tpm2_checkquote and tpm2_print verify it.
 func TestQuoteIsAcceptedByTPM2Tools(t *testing.T) {
 	t.Parallel()
 	checkquote, print := tooltest.Tool(t, "tpm2_checkquote"), tooltest.Tool(t, "tpm2_print")

@@ -32,9 +32,9 @@ var (
 // usable only while PCRs are what they were when it was made, and never outside the TPM. It holds
 // one of the TPM's few slots until Close. It is safe for concurrent use.
 //
-// Its policy is TPM2_PolicyPCR alone, as attestation services expect it: whoever can give commands
-// over the connection of this process can have it decrypt, too. What is decrypted for this process
-// is read and changed by nobody on the way.
+// Its policy is TPM2_PolicyPCR alone, as attestation services expect it: an interposer on this process's
+// connection can have the key decrypt, too. What is decrypted for this process can be neither read nor
+// changed on its way.
 type DecryptionKey struct {
 	resident resident
 	tpm      *TPM

@@ -1,5 +1,5 @@
-// Package tpm is the agent's hand on the machine's TPM 2.0: a key that is made there, stays there and signs there, and the
-// proofs that a TPM gives about it.
+// Package tpm uses the machine's TPM 2.0: it makes keys that stay in the TPM and sign there, and gets the statements by
+// which the TPM attests them.
 //
 // [Open] takes a device. Everything else is a turn: a caller queues, gets the TPM for itself, sends its commands, and leaves.
 //
@@ -26,12 +26,12 @@
 //     knows. A key of ours is then found by its Name and flushed. A storage root or a session cannot be told from another program's,
 //     and stays until the TPM restarts.
 //   - Commands that use a key or the owner's rights are sent in an HMAC session that is salted to the storage root, with the
-//     first parameter encrypted in both directions where the command allows it: who is between this process and the TPM
-//     changes nothing and learns no secret. What he could have answered is used only after its HMAC was found right. The
+//     first parameter encrypted in both directions where the command allows it: an interposer between this process and the
+//     TPM can change nothing and learns no secret. An answer is used only after its HMAC was found right. The
 //     storage root is held to the Name that is known of it ([Config.StorageRoot]). Two sessions at most are kept, and none
 //     that nobody uses.
 //   - TPM_RC_RETRY, YIELDED, TESTING and NV_RATE are resent with growing pauses until the caller's context ends.
-//   - A transport that hangs, closes or talks nonsense is dropped and reopened on next use. Commands of this package are then
+//   - A connection that hangs, closes or carries no valid response is dropped and reopened on next use. Commands of this package are then
 //     repeated once; commands that a caller gave to [TPM.Do] are not, since only the caller knows whether they may be.
 //   - A loaded [Key] is loaded again by itself after a TPM reset, a reopened transport, or when its slot was needed.
 //   - A [Key] whose public area, as the TPM reports it, would permit export, or that was not made in the TPM, is not accepted.
@@ -41,7 +41,7 @@
 // A key is a child of the storage root (see [TPM.StorageRoot]) and lives in a file ([KeyFile]) that only this TPM can load. No NV
 // memory is spent on it, unless [Key.Persist] is asked to. Its parent is known by its Name and found wherever it is: where it was
 // last, then where the key file says, at another persistent handle, or made anew as one of the storage keys that programs are known
-// to make. What is called lost was looked for in all of these places; see [ParentError]. Its use may be tied to an authorization value and to PCR values.
+// to make. A parent is called lost only after all of these places were looked into; see [ParentError]. Its use may be tied to an authorization value and to PCR values.
 //
 // # Errors
 //

@@ -25,7 +25,7 @@ var (
 	ErrAttributes = errors.New("key may do more than sign")
 
 	// ErrStorageRoot is in the error for a TPM whose storage root is not the known one. The TPM was cleared or exchanged, or
-	// somebody between agent and TPM shows a key of his own.
+	// an interposer between agent and TPM shows a key of their own.
 	ErrStorageRoot = errors.New("the TPM's storage root is not the one that is known")
 
 	// ErrAuthValue is in the error for a key whose authorization value is not the one given, or not given.
@@ -44,8 +44,8 @@ var (
 	// ErrNoNVIndex is in the error for an NV index that is not defined on this TPM.
 	ErrNoNVIndex = errors.New("NV index is not defined on this TPM")
 
-	// ErrState is in the error for a command that failed for the state that the TPM is in, and not for what was asked: its slots are full, it
-	// is in lockout, in failure mode or switched off. The text says what to do. Nothing follows from it for a key.
+	// ErrState is in the error for a command that failed for the state that the TPM is in, and not for what was asked: it is out of
+	// slots, in lockout or in failure mode, or switched off. The text says what to do. Nothing follows from it for a key.
 	ErrState = rc.ErrState
 
 	// ErrClosed is returned by calls on a TPM or Key that was closed.

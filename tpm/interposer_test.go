@@ -378,8 +378,8 @@ func TestNothingSecretIsOnTheWire(t *testing.T) {
 	}
 }
 
-// An interposer may refuse what he likes, for as long as he likes. Each call comes to its end, after a bounded number of
-// commands, with an error that has his code or says why.
+// An interposer may refuse what they like, for as long as they like. Each call comes to its end, after a bounded number of
+// commands, with an error that has their code or says why.
 func TestRefusalsWithoutEndAreNotRepeatedWithoutEnd(t *testing.T) {
 	t.Parallel()
 	on, proxy := azureThroughProxy(t, tpm.Config{})

@@ -12,7 +12,7 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// Numbers of the TPM have their names in errors: who reads "0x0016" has to look it up.
+// Errors give the names of the TPM's constants: a reader of "0x0016" would have to look it up.
 func TestErrorsNameWhatTheTPMCallsByNumber(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Connect(t, tpmtest.Bare(t).Device())

@@ -48,8 +48,8 @@ func (t *turn) withOwnerPassword(refused error, f func(value []byte) error) erro
 	return err
 }
 
-// startUnsalted starts an HMAC session for one command. It keeps a password off the wire and proves
-// the answer; who reads along can guess at the password, though, as often as they like.
+// startUnsalted starts an HMAC session for one command. It keeps the password off the wire and
+// authenticates the answer. An eavesdropper can still test guesses of the password against the HMAC.
 func startUnsalted(t *turn) (*session, error) {
 	s := &session{nonceCaller: make([]byte, nonceBytes)}
 	if err := s.newNonce(); err != nil {

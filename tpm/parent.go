@@ -37,7 +37,7 @@ type ParentError struct {
 	Commands []string
 	Found    bool
 	// Gone says that all places were looked into, and that the TPM is the one that was noted and was
-	// not cleared: the storage key was freed, and only who knows how it was made can make it again.
+	// not cleared: the storage key was freed, and cannot be made again without knowing how it was made.
 	Gone bool
 	// Password says that the commands need the owner's password, in the variable OWNER_PASSWORD.
 	Password bool

@@ -93,7 +93,7 @@ func TestCloseWaitsForTheTurnAndTurnsOthersAway(t *testing.T) {
 func TestATurnIsExclusive(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Connect(t, tpmtest.Bare(t).Device())
-	var inside, turns int // no lock: the race detector is the judge
+	var inside, turns int // no lock: the race detector sees a second caller
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {

@@ -37,8 +37,8 @@ const (
 // know, is wrong. The answer was not used.
 var ErrTampered = errors.New("the TPM's answer was changed on its way")
 
-// session is an HMAC or policy session that was salted to the storage root: who does not have the storage root's private part,
-// which never leaves the TPM, does not have its key (TPM 2.0 Part 1, 19.6.8). SHA-256 and AES-128-CFB. Of whoever has the turn.
+// session is an HMAC or policy session that was salted to the storage root: its key can be computed only with the storage root's
+// private part, which never leaves the TPM (TPM 2.0 Part 1, 19.6.8). It uses SHA-256 and AES-128-CFB, and belongs to the turn.
 type session struct {
 	handle      tpm2.TPMHandle
 	key         []byte // sessionKey
@@ -50,8 +50,8 @@ type session struct {
 	pending bool // it is in use, or was and what became of the nonces is not known
 }
 
-// startSession makes a session. The salt is encrypted to the storage root, whose Name was checked: a key that somebody on the
-// way has put in its place would let him have the salt.
+// startSession makes a session. The salt is encrypted to the storage root, whose Name was checked: with a key of
+// their own in its place, an interposer could decrypt the salt.
 func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	// A session does not outlive its boot: while it works, what is made beside it is known to be of
 	// the same one.
@@ -203,7 +203,7 @@ func (a *authorization) accept(code tpm2.TPMCC, parameters, nonce []byte, attrib
 	return nil
 }
 
-// cfb en- or decrypts the first parameter in place (TPM 2.0 Part 1, 21.3). The nonce of who sends it is the newer one.
+// cfb en- or decrypts the first parameter in place (TPM 2.0 Part 1, 21.3). The sender's nonce is the newer one.
 func (a *authorization) cfb(parameter, newer, older []byte, encrypt bool) error {
 	secret := append(append(make([]byte, 0, len(a.key)+len(a.value)), a.key...), a.value...)
 	k := tpm2.KDFa(crypto.SHA256, secret, "CFB", newer, older, 8*2*aes.BlockSize)

@@ -22,7 +22,7 @@ const (
 
 // sessions are the sessions that are kept: one for all commands with an authorization value, and one for keys with a policy.
 // That is enough, because turns are exclusive and a session that is not bound serves any entity; more would take slots, of
-// which a TPM has three, from other programs. Of whoever has the turn.
+// which a TPM has three, from other programs. They belong to the turn.
 type sessions struct {
 	plain   bool // passwords in place of HMACs
 	maxUses int
@@ -105,15 +105,15 @@ func (t *turn) withSession(kind tpm2.TPMSE, f func(*session) error) error {
 		if fresh && t.mayBeStale(s.root, err) && attempt < sessionAttempts {
 			continue
 		}
-		if attempt == sessionAttempts || !errors.Is(err, errSessionGone) && !(refused && mend(code, fresh)) {
+		if attempt == sessionAttempts || !errors.Is(err, errSessionGone) && !(refused && newSessionHelps(code, fresh)) {
 			return err
 		}
 		t.tpm.log.Debug("TPM session is not good any more, starting another", "cause", err)
 	}
 }
 
-// mend reports whether a command that failed with code may succeed with a new session.
-func mend(code tpm2.TPMRC, fresh bool) bool {
+// newSessionHelps reports whether a command that failed with code may succeed with a new session.
+func newSessionHelps(code tpm2.TPMRC, fresh bool) bool {
 	switch {
 	case rc.Is(code, tpm2.TPMRCAuthFail): // it may have been counted
 		return false

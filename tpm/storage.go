@@ -78,8 +78,8 @@ func storageRoot(t *turn) (object, error) {
 }
 
 // knownRoot finds the storage root with the known Name. Where another storage root stands in the
-// place of it, somebody has put that there: the known one is then not made anew behind the back of
-// the operator, who is told how to bring it back.
+// place of it, another program has put it there: the known one is then not made anew silently, and
+// the error says how to bring it back.
 func knownRoot(t *turn, name []byte) (object, error) {
 	if err := t.missed(soughtRoot(name)); err != nil {
 		return object{}, err

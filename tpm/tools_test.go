@@ -22,7 +22,7 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file lets tpm2-tools and OpenSSL's tpm2 provider judge the key file.
+// This file has tpm2-tools and OpenSSL's tpm2 provider read the key file.
 
 // A way is how a kind of key may sign, in the words of those who sign.
 type way struct {
@@ -160,7 +160,7 @@ func signWithOpenSSL(t *testing.T, w *tpmtest.Tools, file *tpm.KeyFile, ways []w
 	}
 }
 
-// checkRequest lets Go judge a certificate request.
+// checkRequest has Go check a certificate request.
 func checkRequest(t *testing.T, text []byte, public crypto.PublicKey) {
 	t.Helper()
 	block, _ := pem.Decode(text)

@@ -27,7 +27,7 @@ type Config struct {
 	// commands, as swtpm --server speaks). Empty means [DefaultDevice].
 	Device string
 
-	// Logger hears of connections opened and lost. Nil: nobody does.
+	// Logger gets a record of each connection that is opened or lost. Nil: no log.
 	Logger *slog.Logger
 
 	// CommandTimeout is the longest that one command may take before the transport is given up. 0 means 90 s.
@@ -35,7 +35,7 @@ type Config struct {
 
 	// StorageRoot is the Name that the storage root must have, as [TPM.StorageRoot] once gave it. All protection of commands
 	// hangs on it: with another key in its place, whoever put it there could read and change what goes over the wire. Nil
-	// means that it is not known yet, and the first one found is believed.
+	// means that it is not known yet, and the first one found is taken.
 	StorageRoot []byte
 
 	// OwnerAuth gives the password of the owner hierarchy, for a TPM that has one. It is asked each time that the TPM demands the password:
@@ -43,12 +43,12 @@ type Config struct {
 	// none is known.
 	OwnerAuth func() (secret.String, error)
 
-	// Waiting is told what a caller waits for, its turn and then the TPM, and its result is called when that is over. Neither may block.
-	// Nil: nobody is told.
+	// Waiting is called with what a caller waits for, its turn and then the TPM, and its result when that is over. Neither may block.
+	// Nil: not called.
 	Waiting func(what string) (over func())
 
 	// PlainSessions sends authorization values as passwords, in place of salted HMAC sessions with encryption. It saves some
-	// time per command, and anybody on the way to the TPM can then see and change commands and answers.
+	// time per command, and anybody between this process and the TPM can then see and change commands and answers.
 	PlainSessions bool
 
 	// SessionUses is after how many commands a session is replaced. 0 means 4096.
@@ -77,7 +77,7 @@ type TPM struct {
 	log       *slog.Logger
 	ownerAuth func() (secret.String, error)
 
-	// The rest belongs to whoever has the turn:
+	// The rest belongs to the turn:
 
 	sessions         sessions
 	known            known

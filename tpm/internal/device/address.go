@@ -125,7 +125,7 @@ func openRetrying(path string, flags int) (int, error) {
 
 // managed reports whether an open Stream goes to the kernel's resource manager, which alone gives
 // each open an empty space. It goes by the class that the kernel has the device in: names can be
-// given by anybody, as containers do. If that is not known, it is not believed: then what is loaded
+// given by anybody, as containers do. If that is not known, there is taken to be none: then what is loaded
 // is looked for, and not found.
 func (d Address) managed(s Stream) bool {
 	file, ok := s.(*os.File)

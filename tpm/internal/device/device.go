@@ -127,8 +127,8 @@ func (d *Device) release() {
 	d.sweepIfFree()
 }
 
-// Retired says that a resident was given up. It does not wait: whoever has the TPM flushes it when they are done, and if nobody has,
-// it is flushed now.
+// Retired says that a resident was given up. It does not wait: the resident is flushed at the end of the turn under way, or at once if
+// there is none.
 func (d *Device) Retired() {
 	d.retired.Add(1)
 	d.sweepIfFree()

@@ -71,7 +71,7 @@ func (o *owed) remove(h tpm2.TPMHandle) {
 }
 
 // skipOthers returns the flushes of the present boot. Those of another are void if the TPM was
-// reset. They are struck off after a while only: who says so is not authenticated.
+// reset. They are struck off after a while only: the TPM's answer about its boot is not authenticated.
 func (o *owed) skipOthers(now boots) []owedFlush {
 	var of []owedFlush
 	for i := range o.list {

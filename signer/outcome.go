@@ -24,9 +24,9 @@ type Outcome interface {
 	Save(outcome []byte) error
 }
 
-// outcome is what is kept, as JSON. It is of one key in one TPM with one firmware; what is of another,
-// or not wholly understood, is ignored and made anew. It says only what a signature has shown, and it
-// lets nothing leave that does not verify.
+// outcome is what is kept, as JSON. It is of one key in one TPM with one firmware; what is of
+// another, or not wholly understood, is ignored and made anew. It says only what a signature has
+// shown, and it lets nothing leave that does not verify.
 type outcome struct {
 	Key    string  `json:"key_name"` // the TPM's Name of the key, hexadecimal
 	TPM    maker   `json:"tpm"`

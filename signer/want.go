@@ -8,8 +8,8 @@ import (
 // offered returns what is known now of what the key can sign with.
 func (k *Key) offered() offer { return *k.offer.Load() }
 
-// want tries out a form with a hash, if nobody did before, and keeps the outcome. What the key cannot
-// sign with is no error: the offer says so then.
+// want tries out a form with a hash, if nobody did before, and keeps the outcome. What the key
+// cannot sign with is no error: the offer says so then.
 func (k *Key) want(ctx context.Context, t trial) error {
 	if _, known := k.offered()[t]; known || !slices.Contains(trialsOf(k.public), t) {
 		return nil

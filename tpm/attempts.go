@@ -126,8 +126,9 @@ func (a *attempts) load(p place, o object) (bool, error) {
 	return a.loadUnder(p, o)
 }
 
-// loadUnasked tries to load the key under an object that was seen there earlier. What the TPM says against it says nothing of the key:
-// something else may be there now. No failure is risked that the TPM would count.
+// loadUnasked tries to load the key under an object that was seen there earlier. What the TPM says
+// against it says nothing of the key: something else may be there now. No failure is risked that
+// the TPM would count.
 func (a *attempts) loadUnasked(p place, o object) (bool, error) {
 	if o.mayCount() || !storageKey(&o.public) || !a.likely(p, o) {
 		return false, nil
@@ -247,8 +248,8 @@ func (a *attempts) parentIsGone() bool {
 	return a.own.handle != 0 && !a.ownFound
 }
 
-// rootIsThere reports whether the TPM has the storage root that was noted: it was not cleared since,
-// and what was made under another storage key is not lost either.
+// rootIsThere reports whether the TPM has the storage root that was noted: it was not cleared
+// since, and what was made under another storage key is not lost either.
 func (t *turn) rootIsThere() bool {
 	if !t.tpm.known.rootNoted {
 		return false

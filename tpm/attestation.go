@@ -11,8 +11,8 @@ import (
 	"github.com/keyagent/keyagent/internal/tcg"
 )
 
-// maxQualifyingData is the size of a TPM2B_DATA on a TPM whose largest digest is SHA-384 (2 + 48), as Azure's is. Some TPMs
-// would take more.
+// maxQualifyingData is the size of a TPM2B_DATA on a TPM whose largest digest is SHA-384 (2 + 48),
+// as Azure's is. Some TPMs would take more.
 const maxQualifyingData = 50
 
 // Attestation is a statement of the TPM, signed by an attestation key.
@@ -21,8 +21,9 @@ type Attestation struct {
 	Signature []byte // TPMT_SIGNATURE over Attest (TPM 2.0 Part 2, 11.3.4)
 }
 
-// Certify lets the attestation key ak vouch that key k is loaded in the same TPM (TPM 2.0 Part 3, 18.2). The statement carries
-// k's Name and the qualifyingData, at most 50 bytes; both are compared here, the signature is the verifier's to check.
+// Certify lets the attestation key ak vouch that key k is loaded in the same TPM (TPM 2.0 Part 3,
+// 18.2). The statement carries k's Name and the qualifyingData, at most 50 bytes; both are compared
+// here, the signature is the verifier's to check.
 func (t *TPM) Certify(ctx context.Context, k *Key, ak tpm2.TPMHandle, qualifyingData []byte) (Attestation, error) {
 	var a Attestation
 	if err := checkQualifyingData(qualifyingData); err != nil {
@@ -85,7 +86,8 @@ func (t *turn) withAttestationKey(ak tpm2.TPMHandle, f func(signer object) error
 	return f(signer)
 }
 
-// attestationKey reads which key is at ak, and refuses one that would sign anything: its statements could be made up.
+// attestationKey reads which key is at ak, and refuses one that would sign anything: its statements
+// could be made up.
 func attestationKey(t *turn, ak tpm2.TPMHandle) (object, error) {
 	o, err := t.look(ak)
 	if errors.Is(err, tpm2.TPMRCHandle) {
@@ -101,7 +103,8 @@ func attestationKey(t *turn, ak tpm2.TPMHandle) (object, error) {
 	return o, nil
 }
 
-// checkCertified compares a statement with what was asked. Another name means that the handle is not k's any more.
+// checkCertified compares a statement with what was asked. Another name means that the handle is
+// not k's any more.
 func checkCertified(attest, name, qualifyingData []byte) error {
 	a, err := parseAttest(attest, tpm2.TPMSTAttestCertify, qualifyingData)
 	if err != nil {

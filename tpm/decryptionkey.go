@@ -32,9 +32,9 @@ var (
 // usable only while PCRs are what they were when it was made, and never outside the TPM. It holds
 // one of the TPM's few slots until Close. It is safe for concurrent use.
 //
-// Its policy is TPM2_PolicyPCR alone, as attestation services expect it: an interposer on this process's
-// connection can have the key decrypt, too. What is decrypted for this process can be neither read nor
-// changed on its way.
+// Its policy is TPM2_PolicyPCR alone, as attestation services expect it: an interposer on this
+// process's connection can have the key decrypt, too. What is decrypted for this process can be
+// neither read nor changed on its way.
 type DecryptionKey struct {
 	resident resident
 	tpm      *TPM
@@ -63,9 +63,10 @@ func (t *TPM) NewDecryptionKey(ctx context.Context, pcrs []int) (*DecryptionKey,
 	return k, nil
 }
 
-// NewCertifiedDecryptionKey is [TPM.NewDecryptionKey] and [DecryptionKey.Certify] in one, for PCR values that are known, as those of a
-// quote: if they are others now, the key is of no use. It takes two commands less: values need not be read, and that the TPM certifies the
-// key shows that it is where the TPM said.
+// NewCertifiedDecryptionKey is [TPM.NewDecryptionKey] and [DecryptionKey.Certify] in one, for PCR
+// values that are known, as those of a quote: if they are others now, the key is of no use. It
+// takes two commands less: values need not be read, and that the TPM certifies the key shows that
+// it is where the TPM said.
 func (t *TPM) NewCertifiedDecryptionKey(ctx context.Context, values PCRValues, ak tpm2.TPMHandle, qualifyingData []byte) (*DecryptionKey, Attestation, error) {
 	k := &DecryptionKey{resident: resident{pinned: true}, tpm: t}
 	var a Attestation
@@ -162,9 +163,9 @@ func decryptionKeyTemplate(bound policy) (tpm2.TPMTPublic, error) {
 	}, nil
 }
 
-// createProtected makes a primary of a hierarchy without authorization value, in a protected session
-// (TPM 2.0 Part 3, 24.1). The handle in the answer is all that the session does not protect: the
-// object there is looked at, unless it is used at once in a session, with its Name.
+// createProtected makes a primary of a hierarchy without authorization value, in a protected
+// session (TPM 2.0 Part 3, 24.1). The handle in the answer is all that the session does not
+// protect: the object there is looked at, unless it is used at once in a session, with its Name.
 func createProtected(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic, usedAtOnce bool) (object, error) {
 	var rsp *tpm2.CreatePrimaryResponse
 	err := t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {

@@ -17,8 +17,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// FuzzParseSignature: no response makes a signature out of nothing. In a session, none is taken that the TPM did not make, and
-// what the TPM made means the same as without.
+// FuzzParseSignature: no response makes a signature out of nothing. In a session, none is taken
+// that the TPM did not make, and what the TPM made means the same as without.
 func FuzzParseSignature(f *testing.F) {
 	whole := func(parameters []byte) []byte {
 		b := binary.BigEndian.AppendUint32([]byte{0x80, 2, 0, 0, 0, 0, 0, 0, 0, 0}, uint32(len(parameters)))
@@ -80,8 +80,8 @@ func parametersOf(rsp []byte) ([]byte, bool) {
 	return rsp[14 : 14+size], true
 }
 
-// hostile is a TPM that answers with what it has, in its order: for each command a byte that says how to frame it, two of length,
-// and the content.
+// hostile is a TPM that answers with what it has, in its order: for each command a byte that says
+// how to frame it, two of length, and the content.
 type hostile struct {
 	script []byte
 	answer []byte
@@ -153,7 +153,8 @@ func operations(t testing.TB, on *tpm.TPM, key *tpm.Key, file *tpm.KeyFile) (ope
 	return open, protected
 }
 
-// FuzzHostileTPM: whatever answers, nothing panics, and what is protected by a session does not succeed without the TPM's HMAC.
+// FuzzHostileTPM: whatever answers, nothing panics, and what is protected by a session does not
+// succeed without the TPM's HMAC.
 func FuzzHostileTPM(f *testing.F) {
 	proxy := tpmtest.NewProxy(f, tpmtest.Simulator(f).Device())
 	on := tpmtest.Connect(f, proxy.Device())

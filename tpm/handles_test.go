@@ -23,8 +23,8 @@ func exchangingHandle(code tpm2.TPMCC, h tpm2.TPMHandle) tpmtest.Handler {
 	})
 }
 
-// The handle in an answer is not protected. Where it is not looked at, the first command with the key shows that it is wrong: no other
-// key signs, and the key is loaded again.
+// The handle in an answer is not protected. Where it is not looked at, the first command with the
+// key shows that it is wrong: no other key signs, and the key is loaded again.
 func TestAWrongHandleIsFoundOutByTheFirstSignature(t *testing.T) {
 	t.Parallel()
 	proxy := tpmtest.NewProxy(t, tpmtest.Simulator(t).Device())

@@ -152,9 +152,10 @@ func TestAnInterposerCannotExchangeOurKeys(t *testing.T) {
 	}
 }
 
-// Each byte of each answer that something hangs on, one bit of it changed, wherever it is: header, handle, sizes, parameters,
-// session areas. A bit is changed in all answers of one attempt, so that repeating does not help. Of the inside of long answers,
-// over which one HMAC goes, it is each eighth byte, and fewer where an attempt makes an RSA key.
+// Each byte of each answer that something hangs on, one bit of it changed, wherever it is: header,
+// handle, sizes, parameters, session areas. A bit is changed in all answers of one attempt, so that
+// repeating does not help. Of the inside of long answers, over which one HMAC goes, it is each
+// eighth byte, and fewer where an attempt makes an RSA key.
 func TestNoBitOfAnAnswerCanBeChanged(t *testing.T) {
 	t.Parallel()
 	on, proxy := azureThroughProxy(t, tpm.Config{})
@@ -336,7 +337,8 @@ func success(command, body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(b, 0), body...)
 }
 
-// All that goes over the wire is searched for what should be nobody else's. With plain sessions the same search finds it.
+// All that goes over the wire is searched for what should be nobody else's. With plain sessions the
+// same search finds it.
 func TestNothingSecretIsOnTheWire(t *testing.T) {
 	t.Parallel()
 	const password = "correct horse battery staple"
@@ -378,8 +380,8 @@ func TestNothingSecretIsOnTheWire(t *testing.T) {
 	}
 }
 
-// An interposer may refuse what they like, for as long as they like. Each call comes to its end, after a bounded number of
-// commands, with an error that has their code or says why.
+// An interposer may refuse what they like, for as long as they like. Each call comes to its end,
+// after a bounded number of commands, with an error that has their code or says why.
 func TestRefusalsWithoutEndAreNotRepeatedWithoutEnd(t *testing.T) {
 	t.Parallel()
 	on, proxy := azureThroughProxy(t, tpm.Config{})
@@ -429,7 +431,8 @@ func TestRefusalsWithoutEndAreNotRepeatedWithoutEnd(t *testing.T) {
 				if err == nil {
 					t.Errorf("%v: it was taken for a success", code)
 				}
-				// Looking for a parent goes through all places once, and a session is started anew once for each.
+				// Looking for a parent goes through all places once, and a session is started anew
+				// once for each.
 				if n := wire.all(); n > 120 {
 					t.Errorf("%v: %d commands", code, n)
 				}

@@ -39,7 +39,8 @@ func checkSigns(t testing.TB, k *tpm.Key) {
 	}
 }
 
-// sign signs a digest with the usual scheme of the key. A signature that does not verify is an error of the test.
+// sign signs a digest with the usual scheme of the key. A signature that does not verify is an
+// error of the test.
 func sign(t testing.TB, k *tpm.Key) ([]byte, error) {
 	t.Helper()
 	digest := sha256.Sum256([]byte("message"))
@@ -196,7 +197,8 @@ func flush(t testing.TB, c transport.TPM, h tpm2.TPMHandle) {
 	}
 }
 
-// createForeign makes a key with any template with go-tpm alone, as another program might, and returns its file.
+// createForeign makes a key with any template with go-tpm alone, as another program might, and
+// returns its file.
 func createForeign(t testing.TB, on *tpm.TPM, template tpm2.TPMTPublic) *tpm.KeyFile {
 	t.Helper()
 	return createForeignWith(t, on, template, tpm2.TPMSSensitiveCreate{})

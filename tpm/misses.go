@@ -12,8 +12,9 @@ import (
 	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
-// missPause is for how long a search is not repeated that found nothing, unless something changes: it
-// makes all primaries that are known, many seconds' work for some TPMs, while nobody else can use it.
+// missPause is for how long a search is not repeated that found nothing, unless something changes:
+// it makes all primaries that are known, many seconds' work for some TPMs, while nobody else can
+// use it.
 const missPause = 30 * time.Second
 
 // maxVainSearches bounds how many searches are remembered.
@@ -59,8 +60,8 @@ func (t *turn) missed(sought [sha256.Size]byte) error {
 	return nil
 }
 
-// miss remembers how a search ended, if all places were looked into, or will not be at the next call
-// either.
+// miss remembers how a search ended, if all places were looked into, or will not be at the next
+// call either.
 func (t *turn) miss(sought [sha256.Size]byte, s *search, err error) {
 	parent, ok := errors.AsType[*ParentError](err)
 	if ok && parent.Found || !ok && !errors.Is(err, ErrForeignTPM) || s.blind {

@@ -13,9 +13,10 @@ import (
 // defaultNVChunk is read at a time from a TPM that does not say how much it can give.
 const defaultNVChunk = 512
 
-// ReadNV reads all of an NV index with owner authorization and an empty password (TPM 2.0 Part 3, 31.13). It reads in chunks,
-// once, upward from offset 0: on Azure only a read at offset 0 makes a new report, and a second one would mix two. An index that
-// is not defined gives [ErrNoNVIndex]. The answers are not authenticated: what Azure keeps there is public and signed.
+// ReadNV reads all of an NV index with owner authorization and an empty password (TPM 2.0 Part 3,
+// 31.13). It reads in chunks, once, upward from offset 0: on Azure only a read at offset 0 makes a
+// new report, and a second one would mix two. An index that is not defined gives [ErrNoNVIndex].
+// The answers are not authenticated: what Azure keeps there is public and signed.
 func (t *TPM) ReadNV(ctx context.Context, index tpm2.TPMHandle) ([]byte, error) {
 	var data []byte
 	err := t.again(ctx, func(turn *turn) (err error) {

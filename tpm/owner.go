@@ -49,7 +49,8 @@ func (t *turn) withOwnerPassword(refused error, f func(value []byte) error) erro
 }
 
 // startUnsalted starts an HMAC session for one command. It keeps the password off the wire and
-// authenticates the answer. An eavesdropper can still test guesses of the password against the HMAC.
+// authenticates the answer. An eavesdropper can still test guesses of the password against the
+// HMAC.
 func startUnsalted(t *turn) (*session, error) {
 	s := &session{nonceCaller: make([]byte, nonceBytes)}
 	if err := s.newNonce(); err != nil {

@@ -36,8 +36,9 @@ type ParentError struct {
 	// brings back the very key.
 	Commands []string
 	Found    bool
-	// Gone says that all places were looked into, and that the TPM is the one that was noted and was
-	// not cleared: the storage key was freed, and cannot be made again without knowing how it was made.
+	// Gone says that all places were looked into, and that the TPM is the one that was noted and
+	// was not cleared: the storage key was freed, and cannot be made again without knowing how it
+	// was made.
 	Gone bool
 	// Password says that the commands need the owner's password, in the variable OWNER_PASSWORD.
 	Password bool
@@ -197,7 +198,8 @@ func (s *search) find(fits func(place, object) (bool, error)) (o object, at plac
 	return object{}, place{}, false, nil
 }
 
-// fitsNow asks whether what is at a place now fits, where what was seen there earlier did not, or is not there any more.
+// fitsNow asks whether what is at a place now fits, where what was seen there earlier did not, or
+// is not there any more.
 func (s *search) fitsNow(p place, earlier object, fits func(place, object) (bool, error)) (object, bool, error) {
 	o, err := s.turn.lookAgain(p.handle)
 	if over := s.note(p, err); over != nil || err != nil {
@@ -294,8 +296,8 @@ func findNamed(t *turn, s *search, name []byte) (o object, where place, found bo
 	return o, where, found, err
 }
 
-// remember notes where a storage key is. Those that are made anew cost more than to look again for a
-// cheaper place; the derived one does not.
+// remember notes where a storage key is. Those that are made anew cost more than to look again for
+// a cheaper place; the derived one does not.
 func (t *turn) remember(o object, p place) {
 	if p.handle != 0 || p.primary == derivedRoot {
 		t.tpm.known.parents[string(o.name)] = p

@@ -728,8 +728,8 @@ func TestAKeyIsNotLostWhileTheTPMDoesNotServe(t *testing.T) {
 	}
 }
 
-// A search makes all primaries that are known, which takes some TPMs long. One that finds nothing is
-// not repeated at each call, unless something changes.
+// A search makes all primaries that are known, which takes some TPMs long. One that finds nothing
+// is not repeated at each call, unless something changes.
 func TestASearchInVainIsNotRepeatedAtOnce(t *testing.T) {
 	t.Parallel()
 	all := len(tpm.KnownPrimaries())

@@ -11,8 +11,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// The persistent handles that the owner may give to keys: TCG Registry of Reserved TPM 2.0 Handles, 2.3.1, less the block of
-// 0x81000000 that is set aside for storage roots and attestation keys.
+// The persistent handles that the owner may give to keys: TCG Registry of Reserved TPM 2.0 Handles,
+// 2.3.1, less the block of 0x81000000 that is set aside for storage roots and attestation keys.
 const (
 	firstPersistent tpm2.TPMHandle = 0x81010000
 	lastPersistent  tpm2.TPMHandle = 0x817fffff
@@ -29,9 +29,10 @@ func CheckPersistentHandle(h tpm2.TPMHandle) error {
 // Handle names an object in the TPM.
 type Handle = tpm2.TPMHandle
 
-// Persist keeps the key at a persistent handle, 0x81010000 to 0x817fffff (TPM2_EvictControl, TPM 2.0 Part 3, 28.5): through a
-// resource manager a transient key costs three commands more around each one. It takes one of the few places in the TPM's NV
-// memory. A key that is there already is fine; another object there is an error.
+// Persist keeps the key at a persistent handle, 0x81010000 to 0x817fffff (TPM2_EvictControl, TPM
+// 2.0 Part 3, 28.5): through a resource manager a transient key costs three commands more around
+// each one. It takes one of the few places in the TPM's NV memory. A key that is there already is
+// fine; another object there is an error.
 func (k *Key) Persist(ctx context.Context, h tpm2.TPMHandle) error {
 	if err := CheckPersistentHandle(h); err != nil {
 		return err
@@ -68,8 +69,8 @@ func (k *Key) settle(t *turn, h tpm2.TPMHandle) {
 	t.Release(&k.resident)
 }
 
-// Unpersist removes the key with this Name from a persistent handle. It is no error if nothing is there; another object is left
-// alone, with an error.
+// Unpersist removes the key with this Name from a persistent handle. It is no error if nothing is
+// there; another object is left alone, with an error.
 func (t *TPM) Unpersist(ctx context.Context, h tpm2.TPMHandle, name []byte) error {
 	err := t.again(ctx, func(turn *turn) error {
 		o, err := readPublic(turn, h)

@@ -62,8 +62,8 @@ func identify(fixed map[tpm2.TPMPT]uint32) Identity {
 	}
 }
 
-// Properties says what the TPM is (TPM 2.0 Part 3, 30.2). It is asked once for each connection; nothing of it changes before a TPM
-// restarts.
+// Properties says what the TPM is (TPM 2.0 Part 3, 30.2). It is asked once for each connection;
+// nothing of it changes before a TPM restarts.
 func (t *TPM) Properties(ctx context.Context) (Properties, error) {
 	var p Properties
 	err := t.again(ctx, func(turn *turn) error {
@@ -94,8 +94,8 @@ func describe(fixed map[tpm2.TPMPT]uint32, algs map[tpm2.TPMAlgID]bool) Properti
 	return p
 }
 
-// letters reads properties that hold four characters each (TPM 2.0 Part 2, 6.13). Anything unprintable is dropped: it would
-// end in logs.
+// letters reads properties that hold four characters each (TPM 2.0 Part 2, 6.13). Anything
+// unprintable is dropped: it would end in logs.
 func letters(words ...uint32) string {
 	var b []byte
 	for _, w := range words {

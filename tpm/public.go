@@ -40,12 +40,12 @@ func owner(session tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: handleOwner, Name: tpm2.HandleName(handleOwner), Auth: session}
 }
 
-// emptyPassword is the authorization with an empty password, where there can be no session: while one is made, or beside
-// the one that a command has.
+// emptyPassword is the authorization with an empty password, where there can be no session: while
+// one is made, or beside the one that a command has.
 func emptyPassword() tpm2.Session { return tpm2.PasswordAuth(nil) }
 
-// ReadPublic reads the public area of a loaded or persistent object: the TPMT_PUBLIC as the TPM sent it, and the Name, which
-// was checked to be that area's.
+// ReadPublic reads the public area of a loaded or persistent object: the TPMT_PUBLIC as the TPM
+// sent it, and the Name, which was checked to be that area's.
 func (t *TPM) ReadPublic(ctx context.Context, h tpm2.TPMHandle) (area, name []byte, err error) {
 	var o object
 	err = t.again(ctx, func(turn *turn) error {
@@ -94,8 +94,8 @@ func parseObject(h tpm2.TPMHandle, area, claimed []byte) (object, error) {
 	return object{handle: h, public: *public, area: area, name: name}, nil
 }
 
-// parsePublic decodes a TPMT_PUBLIC. Only one that encodes to the same bytes again is taken, so that nothing can hide
-// behind it.
+// parsePublic decodes a TPMT_PUBLIC. Only one that encodes to the same bytes again is taken, so
+// that nothing can hide behind it.
 func parsePublic(area []byte) (*tpm2.TPMTPublic, error) {
 	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](area)
 	if err != nil {

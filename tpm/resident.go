@@ -2,7 +2,8 @@ package tpm
 
 import "sync/atomic"
 
-// resident is a key's place among what stays in the TPM from turn to turn. It is a [device.Resident].
+// resident is a key's place among what stays in the TPM from turn to turn. It is a
+// [device.Resident].
 type resident struct {
 	pinned bool        // it does not give way: it cannot be loaded again
 	closed atomic.Bool // its owner has given it up

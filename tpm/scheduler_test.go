@@ -14,7 +14,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// The queue itself needs no TPM: a turn in which nothing is sent opens nothing. synctest tells when everyone is waiting.
+// The queue itself needs no TPM: a turn in which nothing is sent opens nothing. synctest tells when
+// everyone is waiting.
 
 func TestTurnsAreServedInTheOrderOfArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -7,16 +7,18 @@ import (
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// seen is what the TPM said of objects at persistent handles, so that it need not be asked for each command with one of them. It is good
-// for one connection. Other programs may free a handle or put another object there: whoever goes by it names the object by its Name in a
-// protected command, which then fails, and asks the TPM anew ([turn.mayBeStale]).
+// seen is what the TPM said of objects at persistent handles, so that it need not be asked for each
+// command with one of them. It is good for one connection. Other programs may free a handle or put
+// another object there: whoever goes by it names the object by its Name in a protected command,
+// which then fails, and asks the TPM anew ([turn.mayBeStale]).
 type seen struct {
 	objects map[tpm2.TPMHandle]object
 	over    device.Connection // where it was said
 }
 
-// salted says that a session was salted to an object. What the TPM said of the object is good for one session: the next one is not started
-// before it was made sure that nobody shows another storage root in the meantime.
+// salted says that a session was salted to an object. What the TPM said of the object is good for
+// one session: the next one is not started before it was made sure that nobody shows another
+// storage root in the meantime.
 func (t *turn) salted(root object) { t.forgetSeen(root.handle) }
 
 // look is [readPublic] of a persistent handle, or what it gave before.
@@ -51,8 +53,9 @@ func (t *turn) lookAgain(h tpm2.TPMHandle) (object, error) {
 // forgetSeen has the TPM asked about a handle again.
 func (t *turn) forgetSeen(h tpm2.TPMHandle) { delete(t.tpm.seen.objects, h) }
 
-// mayBeStale reports whether a command with an object may have failed because something else is at its handle now than was seen there.
-// The TPM is then asked again. A failure that the TPM counts is not risked twice.
+// mayBeStale reports whether a command with an object may have failed because something else is at
+// its handle now than was seen there. The TPM is then asked again. A failure that the TPM counts is
+// not risked twice.
 func (t *turn) mayBeStale(o object, err error) bool {
 	if !o.recalled || err == nil {
 		return false

@@ -20,7 +20,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// nonceBytes is the size of the nonces of a session; the specification's minimum (TPM 2.0 Part 3, 11.1).
+// nonceBytes is the size of the nonces of a session; the specification's minimum (TPM 2.0 Part 3,
+// 11.1).
 const nonceBytes = 16
 
 // macBytes is the size of a session's HMACs.
@@ -33,12 +34,13 @@ const (
 	attrEncrypt         = 1 << 6 // the first parameter of the response is encrypted
 )
 
-// ErrTampered is in the error for an answer that the TPM did not give: its HMAC, under a key that only the TPM and this process
-// know, is wrong. The answer was not used.
+// ErrTampered is in the error for an answer that the TPM did not give: its HMAC, under a key that
+// only the TPM and this process know, is wrong. The answer was not used.
 var ErrTampered = errors.New("the TPM's answer was changed on its way")
 
-// session is an HMAC or policy session that was salted to the storage root: its key can be computed only with the storage root's
-// private part, which never leaves the TPM (TPM 2.0 Part 1, 19.6.8). It uses SHA-256 and AES-128-CFB, and belongs to the turn.
+// session is an HMAC or policy session that was salted to the storage root: its key can be computed
+// only with the storage root's private part, which never leaves the TPM (TPM 2.0 Part 1, 19.6.8).
+// It uses SHA-256 and AES-128-CFB, and belongs to the turn.
 type session struct {
 	handle      tpm2.TPMHandle
 	key         []byte // sessionKey
@@ -50,8 +52,8 @@ type session struct {
 	pending bool // it is in use, or was and what became of the nonces is not known
 }
 
-// startSession makes a session. The salt is encrypted to the storage root, whose Name was checked: with a key of
-// their own in its place, an interposer could decrypt the salt.
+// startSession makes a session. The salt is encrypted to the storage root, whose Name was checked:
+// with a key of their own in its place, an interposer could decrypt the salt.
 func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	// A session does not outlive its boot: while it works, what is made beside it is known to be of
 	// the same one.
@@ -137,8 +139,9 @@ func (s *session) newNonce() error {
 	return err
 }
 
-// authorization is one use of a session: the authorization of one entity for one command. It is a [tpm2.Session], so that
-// commands which go-tpm writes and the one that we write are protected by the same arithmetic.
+// authorization is one use of a session: the authorization of one entity for one command. It is a
+// [tpm2.Session], so that commands which go-tpm writes and the one that we write are protected by
+// the same arithmetic.
 type authorization struct {
 	*session
 	value      []byte // authValue of the entity, without trailing zeros
@@ -148,13 +151,14 @@ type authorization struct {
 
 var _ tpm2.Session = (*authorization)(nil)
 
-// authorize begins a use. Encrypt tells which first parameters are sized buffers, which alone can be encrypted.
+// authorize begins a use. Encrypt tells which first parameters are sized buffers, which alone can
+// be encrypted.
 func (s *session) authorize(value []byte, encrypt byte) *authorization {
 	return &authorization{session: s, value: value, valueInMAC: true, attributes: attrContinueSession | encrypt}
 }
 
-// commandMAC authenticates a command (TPM 2.0 Part 1, 16.7 and 19.6.5): cpHash = H(code ‖ Names ‖ parameters). The Names are
-// what keeps a handle from being exchanged.
+// commandMAC authenticates a command (TPM 2.0 Part 1, 16.7 and 19.6.5): cpHash = H(code ‖ Names ‖
+// parameters). The Names are what keeps a handle from being exchanged.
 func (a *authorization) commandMAC(code tpm2.TPMCC, parameters []byte, names ...[]byte) []byte {
 	h := sha256.New()
 	var word [4]byte
@@ -167,7 +171,8 @@ func (a *authorization) commandMAC(code tpm2.TPMCC, parameters []byte, names ...
 	return a.mac(h.Sum(nil), a.nonceCaller, a.nonceTPM, a.attributes)
 }
 
-// responseMAC authenticates the response to a command that succeeded: rpHash = H(code of the response ‖ code ‖ parameters).
+// responseMAC authenticates the response to a command that succeeded: rpHash = H(code of the
+// response ‖ code ‖ parameters).
 func (a *authorization) responseMAC(code tpm2.TPMCC, parameters []byte, attributes byte) []byte {
 	h := sha256.New()
 	var words [8]byte // the response code is TPM_RC_SUCCESS, 0
@@ -203,7 +208,8 @@ func (a *authorization) accept(code tpm2.TPMCC, parameters, nonce []byte, attrib
 	return nil
 }
 
-// cfb en- or decrypts the first parameter in place (TPM 2.0 Part 1, 21.3). The sender's nonce is the newer one.
+// cfb en- or decrypts the first parameter in place (TPM 2.0 Part 1, 21.3). The sender's nonce is
+// the newer one.
 func (a *authorization) cfb(parameter, newer, older []byte, encrypt bool) error {
 	secret := append(append(make([]byte, 0, len(a.key)+len(a.value)), a.key...), a.value...)
 	k := tpm2.KDFa(crypto.SHA256, secret, "CFB", newer, older, 8*2*aes.BlockSize)
@@ -215,8 +221,8 @@ func (a *authorization) cfb(parameter, newer, older []byte, encrypt bool) error 
 	return nil
 }
 
-// xorCFB is cipher feedback mode with whole blocks (NIST SP 800-38A, 6.3). The standard library's is deprecated, because it
-// does not authenticate; here the session's HMAC does.
+// xorCFB is cipher feedback mode with whole blocks (NIST SP 800-38A, 6.3). The standard library's
+// is deprecated, because it does not authenticate; here the session's HMAC does.
 func xorCFB(block cipher.Block, iv, data []byte, encrypt bool) {
 	feedback := append(make([]byte, 0, aes.BlockSize), iv...)
 	var pad [aes.BlockSize]byte

@@ -10,19 +10,21 @@ import (
 )
 
 const (
-	// defaultSessionUses bounds how long one session key is used. A new one costs an asymmetric operation of the TPM, which
-	// is then spread over as many commands.
+	// defaultSessionUses bounds how long one session key is used. A new one costs an asymmetric
+	// operation of the TPM, which is then spread over as many commands.
 	defaultSessionUses = 4096
 
-	// defaultSessionIdle is after how long a session that nobody uses is flushed. A session that a resource manager has put
-	// aside holds back the TPM's context counter: once the other users of the TPM have put sessions aside 65,000 times, or
-	// 250 times on some TPMs, they all get TPM_RC_CONTEXT_GAP until ours is gone (TPM 2.0 Part 1, 30.5).
+	// defaultSessionIdle is after how long a session that nobody uses is flushed. A session that a
+	// resource manager has put aside holds back the TPM's context counter: once the other users of
+	// the TPM have put sessions aside 65,000 times, or 250 times on some TPMs, they all get
+	// TPM_RC_CONTEXT_GAP until ours is gone (TPM 2.0 Part 1, 30.5).
 	defaultSessionIdle = time.Minute
 )
 
-// sessions are the sessions that are kept: one for all commands with an authorization value, and one for keys with a policy.
-// That is enough, because turns are exclusive and a session that is not bound serves any entity; more would take slots, of
-// which a TPM has three, from other programs. They belong to the turn.
+// sessions are the sessions that are kept: one for all commands with an authorization value, and
+// one for keys with a policy. That is enough, because turns are exclusive and a session that is not
+// bound serves any entity; more would take slots, of which a TPM has three, from other programs.
+// They belong to the turn.
 type sessions struct {
 	plain   bool // passwords in place of HMACs
 	maxUses int
@@ -77,11 +79,13 @@ func (t *turn) endSession(gone *session) {
 // sessionAttempts bounds how often a command is tried, each time with another session.
 const sessionAttempts = 3
 
-// errSessionGone says that the TPM does not know a session, in the words of a command that has the session as its handle.
+// errSessionGone says that the TPM does not know a session, in the words of a command that has the
+// session as its handle.
 var errSessionGone = errors.New("the session is gone")
 
-// withSession runs f, which sends one command with a kept session. If it fails for the session's sake, f is run again with a new
-// one. A policy session does not outlive a failure: what of the policy was executed would stay.
+// withSession runs f, which sends one command with a kept session. If it fails for the session's
+// sake, f is run again with a new one. A policy session does not outlive a failure: what of the
+// policy was executed would stay.
 func (t *turn) withSession(kind tpm2.TPMSE, f func(*session) error) error {
 	for attempt := 1; ; attempt++ {
 		s, err := t.session(kind)
@@ -135,8 +139,8 @@ func sessionFault(code tpm2.TPMRC) bool {
 	return rc.Is(code, tpm2.TPMRCReferenceS0, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || rc.SessionsFull(code)
 }
 
-// protected runs a command that needs an authorization value: with an HMAC session, or with the value itself if sessions are
-// plain. Encrypt is the choice of attrDecrypt and attrEncrypt.
+// protected runs a command that needs an authorization value: with an HMAC session, or with the
+// value itself if sessions are plain. Encrypt is the choice of attrDecrypt and attrEncrypt.
 func (t *turn) protected(value []byte, encrypt byte, f func(tpm2.Session) error) error {
 	if t.tpm.sessions.plain {
 		return f(tpm2.PasswordAuth(value))

@@ -98,7 +98,8 @@ func TestASessionThatNobodyUsesIsFlushed(t *testing.T) {
 	}
 }
 
-// A bare TPM keeps the sessions of a connection that was lost. They are flushed once there is a connection again.
+// A bare TPM keeps the sessions of a connection that was lost. They are flushed once there is a
+// connection again.
 func TestAnIdleSessionOfALostConnectionIsFlushedLater(t *testing.T) {
 	t.Parallel()
 	machine := tpmtest.Swtpm(t)
@@ -269,7 +270,8 @@ func startSession(c transport.TPM) (tpm2.TPMHandle, error) {
 	return rsp.SessionHandle, nil
 }
 
-// The TPM says once that it has no room for sessions, or that one is too old: somebody else's, as a rule.
+// The TPM says once that it has no room for sessions, or that one is too old: somebody else's, as a
+// rule.
 func TestWantOfSessionsIsMended(t *testing.T) {
 	t.Parallel()
 	on, proxy := throughProxy(t)
@@ -324,8 +326,8 @@ func TestAllSessionsAreTaken(t *testing.T) {
 	}
 }
 
-// rude is another program that uses sessions, 260 of them, each for a moment. The reference TPM has room for 252 between the
-// newest session that is put aside and the oldest.
+// rude is another program that uses sessions, 260 of them, each for a moment. The reference TPM has
+// room for 252 between the newest session that is put aside and the oldest.
 func rude(t *testing.T, manager *tpmtest.Manager) error {
 	t.Helper()
 	other, err := tpm.Open(t.Context(), tpm.Config{Device: manager.Device()})

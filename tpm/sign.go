@@ -19,9 +19,9 @@ import (
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// Sign signs a digest: an RSA key with scheme RSASSA (PKCS #1 v1.5) or RSAPSS, an elliptic curve key with ECDSA, whose signature
-// is an ECDSA-Sig-Value (RFC 3279, 2.2.3). The salt of PSS is the TPM's choice; go by what a self-test found. The signature was
-// not verified.
+// Sign signs a digest: an RSA key with scheme RSASSA (PKCS #1 v1.5) or RSAPSS, an elliptic curve
+// key with ECDSA, whose signature is an ECDSA-Sig-Value (RFC 3279, 2.2.3). The salt of PSS is the
+// TPM's choice; go by what a self-test found. The signature was not verified.
 //
 // A context that ends returns at once; the TPM finishes nevertheless.
 func (k *Key) Sign(ctx context.Context, scheme tpm2.TPMAlgID, hash crypto.Hash, digest []byte) ([]byte, error) {
@@ -72,7 +72,8 @@ func (k *Key) checkScheme(scheme tpm2.TPMAlgID) error {
 	return fmt.Errorf("a %T does not sign", k.key)
 }
 
-// explainAuth tells a caller that the authorization value was refused which the first session of a command carried.
+// explainAuth tells a caller that the authorization value was refused which the first session of a
+// command carried.
 func (k *Key) explainAuth(err error) error {
 	var code tpm2.TPMRC
 	if !errors.As(err, &code) || !rc.Is(code, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth) {
@@ -109,8 +110,8 @@ func hashAlg(h crypto.Hash) (tpm2.TPMAlgID, error) {
 	return 0, fmt.Errorf("hash %v is not SHA-256, SHA-384 or SHA-512", h)
 }
 
-// signCommand is TPM2_Sign (TPM 2.0 Part 3, 20.2), written by hand: it is the one command on the hot path, and go-tpm's
-// reflection makes 650 allocations of it.
+// signCommand is TPM2_Sign (TPM 2.0 Part 3, 20.2), written by hand: it is the one command on the
+// hot path, and go-tpm's reflection makes 650 allocations of it.
 //
 //	tag      TPM_ST_SESSIONS     size, code TPM_CC_Sign
 //	handle   keyHandle
@@ -149,7 +150,8 @@ func (k *Key) signCommand(h tpm2.TPMHandle, scheme, hash tpm2.TPMAlgID, digest [
 	return b, a.protect(tpm2.TPMCCSign, b[device.HeaderBytes+8:parameters], b[parameters:], k.object.name)
 }
 
-// protect encrypts the first of the parameters and fills in the session area of a command with one handle.
+// protect encrypts the first of the parameters and fills in the session area of a command with one
+// handle.
 func (a *authorization) protect(code tpm2.TPMCC, area, parameters, name []byte) error {
 	if err := a.NewNonceCaller(); err != nil {
 		return err

@@ -42,8 +42,8 @@ type Lockout struct {
 	Forgets time.Duration
 }
 
-// Spare reports whether a program may spend a failed try: none is counted yet, and one does not lock
-// the TPM.
+// Spare reports whether a program may spend a failed try: none is counted yet, and one does not
+// lock the TPM.
 func (l Lockout) Spare() bool { return !l.Active && l.Tries == 0 && l.Most > 1 }
 
 // lockout reads it out of the properties from TPM_PT_PERMANENT on.

@@ -21,10 +21,11 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file puts an interposer between agent and TPM that shows a storage root of its own, whose private part it has. Salts are
-// encrypted to it then, so that it knows the keys of sessions.
+// This file puts an interposer between agent and TPM that shows a storage root of its own, whose
+// private part it has. Salts are encrypted to it then, so that it knows the keys of sessions.
 
-// impostor answers for the TPM whatever concerns the storage root, and passes on the rest until a session is salted to its root.
+// impostor answers for the TPM whatever concerns the storage root, and passes on the rest until a
+// session is salted to its root.
 type impostor struct {
 	persistent bool // the root is at the persistent handle, RSA; else it is derived, ECC
 	rsa        *rsa.PrivateKey
@@ -153,7 +154,8 @@ func (m *impostor) open(encrypted []byte) []byte {
 	return tpm2.KDFe(crypto.SHA256, z, "SECRET", point.X.Buffer, m.ecc.PublicKey().Bytes()[1:33], 256)
 }
 
-// readCreate decrypts the sensitive area of TPM2_Create, TPM2B_SENSITIVE_CREATE, and returns the authorization value in it.
+// readCreate decrypts the sensitive area of TPM2_Create, TPM2B_SENSITIVE_CREATE, and returns the
+// authorization value in it.
 func (m *impostor) readCreate(command []byte) []byte {
 	const nonce, parameters = 10 + 4 + 4 + 4 + 2, 10 + 4 + 4 + 57
 	size := int(binary.BigEndian.Uint16(command[parameters:]))
@@ -177,7 +179,8 @@ func (m *impostor) readCreate(command []byte) []byte {
 	return nil
 }
 
-// eachImpostor runs a test with an impostor for each kind of root, before a machine that has one of this kind.
+// eachImpostor runs a test with an impostor for each kind of root, before a machine that has one of
+// this kind.
 func eachImpostor(t *testing.T, run func(t *testing.T, m *impostor, device string)) {
 	t.Helper()
 	t.Run("at the persistent handle", func(t *testing.T) {

@@ -13,42 +13,47 @@ import (
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// defaultCommandTimeout is longer than a TPM takes for anything: the slowest, making an RSA key, may need a minute on old
-// hardware, and the kernel gives it about as long.
+// defaultCommandTimeout is longer than a TPM takes for anything: the slowest, making an RSA key,
+// may need a minute on old hardware, and the kernel gives it about as long.
 const defaultCommandTimeout = 90 * time.Second
 
-// DefaultDevice is the kernel's resource manager: each open of it is a space of its own, and what was loaded there is
-// flushed when it closes. The device without rm in its name, /dev/tpm0, is the bare TPM.
+// DefaultDevice is the kernel's resource manager: each open of it is a space of its own, and what
+// was loaded there is flushed when it closes. The device without rm in its name, /dev/tpm0, is the
+// bare TPM.
 const DefaultDevice = device.DefaultDevice
 
 // Config says which TPM to open, and how.
 type Config struct {
-	// Device is "/dev/tpmrm0" or "device:/dev/tpmrm0", "unix:/path/to/socket" or "tcp:host:port" (sockets carry raw TPM
-	// commands, as swtpm --server speaks). Empty means [DefaultDevice].
+	// Device is "/dev/tpmrm0" or "device:/dev/tpmrm0", "unix:/path/to/socket" or "tcp:host:port"
+	// (sockets carry raw TPM commands, as swtpm --server speaks). Empty means [DefaultDevice].
 	Device string
 
 	// Logger gets a record of each connection that is opened or lost. Nil: no log.
 	Logger *slog.Logger
 
-	// CommandTimeout is the longest that one command may take before the transport is given up. 0 means 90 s.
+	// CommandTimeout is the longest that one command may take before the transport is given up. 0
+	// means 90 s.
 	CommandTimeout time.Duration
 
-	// StorageRoot is the Name that the storage root must have, as [TPM.StorageRoot] once gave it. All protection of commands
-	// hangs on it: with another key in its place, whoever put it there could read and change what goes over the wire. Nil
-	// means that it is not known yet, and the first one found is taken.
+	// StorageRoot is the Name that the storage root must have, as [TPM.StorageRoot] once gave it.
+	// All protection of commands hangs on it: with another key in its place, whoever put it there
+	// could read and change what goes over the wire. Nil means that it is not known yet, and the
+	// first one found is taken.
 	StorageRoot []byte
 
-	// OwnerAuth gives the password of the owner hierarchy, for a TPM that has one. It is asked each time that the TPM demands the password:
-	// to make the storage root anew, to put a key to a persistent handle, to read the platform's NV indices. It must not use the TPM. Nil:
-	// none is known.
+	// OwnerAuth gives the password of the owner hierarchy, for a TPM that has one. It is asked each
+	// time that the TPM demands the password: to make the storage root anew, to put a key to a
+	// persistent handle, to read the platform's NV indices. It must not use the TPM. Nil: none is
+	// known.
 	OwnerAuth func() (secret.String, error)
 
-	// Waiting is called with what a caller waits for, its turn and then the TPM, and its result when that is over. Neither may block.
-	// Nil: not called.
+	// Waiting is called with what a caller waits for, its turn and then the TPM, and its result
+	// when that is over. Neither may block. Nil: not called.
 	Waiting func(what string) (over func())
 
-	// PlainSessions sends authorization values as passwords, in place of salted HMAC sessions with encryption. It saves some
-	// time per command, and anybody between this process and the TPM can then see and change commands and answers.
+	// PlainSessions sends authorization values as passwords, in place of salted HMAC sessions with
+	// encryption. It saves some time per command, and anybody between this process and the TPM can
+	// then see and change commands and answers.
 	PlainSessions bool
 
 	// SessionUses is after how many commands a session is replaced. 0 means 4096.
@@ -92,8 +97,8 @@ type turn struct {
 	tpm *TPM
 }
 
-// Open connects to the TPM and checks that it is one. The context bounds the opening only. If the TPM cannot be reached
-// the error is [ErrUnavailable], names the device and says what to do.
+// Open connects to the TPM and checks that it is one. The context bounds the opening only. If the
+// TPM cannot be reached the error is [ErrUnavailable], names the device and says what to do.
 func Open(ctx context.Context, cfg Config) (*TPM, error) {
 	at, err := device.ParseAddress(cfg.Device)
 	if err != nil {
@@ -129,15 +134,16 @@ func (t *TPM) Close() error {
 	return nil
 }
 
-// Do gives f the TPM for itself: a sequence of commands that nobody else's come between. It waits for its turn, no longer than
-// ctx allows, and returns f's error.
+// Do gives f the TPM for itself: a sequence of commands that nobody else's come between. It waits
+// for its turn, no longer than ctx allows, and returns f's error.
 //
-// What f loads it should flush, also when ctx has ended: a flush is then still accepted, as one is that the TPM puts off. An object meant to stay loaded past Do
-// takes one of the few slots for as long. f must not call any method of this TPM or its keys: Do is not re-entrant.
+// What f loads it should flush, also when ctx has ended: a flush is then still accepted, as one is
+// that the TPM puts off. An object meant to stay loaded past Do takes one of the few slots for as
+// long. f must not call any method of this TPM or its keys: Do is not re-entrant.
 //
-// f is run once. If the transport dies under it, f gets an [ErrUnavailable] from the command that was under way, and the next
-// command finds a new connection, where handles of the old one mean nothing. Its commands are sent as they are: f sees to
-// their protection.
+// f is run once. If the transport dies under it, f gets an [ErrUnavailable] from the command that
+// was under way, and the next command finds a new connection, where handles of the old one mean
+// nothing. Its commands are sent as they are: f sees to their protection.
 func (t *TPM) Do(ctx context.Context, f func(transport.TPM) error) error {
 	return t.do(ctx, func(turn *turn) error { return f(turn) })
 }

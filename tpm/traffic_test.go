@@ -10,7 +10,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// traffic is all that goes over a proxy. It records what the client sends and gets, at the place of a handler.
+// traffic is all that goes over a proxy. It records what the client sends and gets, at the place of
+// a handler.
 type traffic struct {
 	mu    sync.Mutex
 	bytes []byte
@@ -75,8 +76,8 @@ func codeOf(command []byte) tpm2.TPMCC { return tpm2.TPMCC(tpmtest.CommandCode(c
 // answered returns the code of a response.
 func answered(rsp []byte) tpm2.TPMRC { return tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:])) }
 
-// refusing answers all commands with one of these codes, as many times as given, and passes on the rest. Less than 0 is
-// without end.
+// refusing answers all commands with one of these codes, as many times as given, and passes on the
+// rest. Less than 0 is without end.
 func refusing(times int, with tpm2.TPMRC, commands ...tpm2.TPMCC) tpmtest.Handler {
 	var mu sync.Mutex
 	return func(command []byte, forward tpmtest.Forward) ([]byte, error) {

@@ -10,10 +10,10 @@ import (
 	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
-// This file keeps the search for parents from spending the failed tries that a TPM counts, and after
-// a few of which it locks the keys of all programs (dictionary attacks: TPM 2.0 Part 1, 19.8). Only a
-// try shows whether a storage key at a persistent handle has a password, and each one with another
-// than the right one counts, unless the storage key has noDA.
+// This file keeps the search for parents from spending the failed tries that a TPM counts, and
+// after a few of which it locks the keys of all programs (dictionary attacks: TPM 2.0 Part 1,
+// 19.8). Only a try shows whether a storage key at a persistent handle has a password, and each one
+// with another than the right one counts, unless the storage key has noDA.
 
 // objectAt is an object at a persistent handle: the same one elsewhere may have another password.
 type objectAt struct {

@@ -2,8 +2,8 @@ package collect
 
 import "github.com/google/go-tpm/tpm2"
 
-// HandleAK is where Azure keeps the attestation key of a Confidential VM: RSA-2048, restricted, RSASSA with SHA-256, a
-// primary of the endorsement hierarchy, empty password.
+// HandleAK is where Azure keeps the attestation key of a Confidential VM: RSA-2048, restricted,
+// RSASSA with SHA-256, a primary of the endorsement hierarchy, empty password.
 const HandleAK tpm2.TPMHandle = 0x81000003
 
 // NV indices of an Azure Confidential VM.

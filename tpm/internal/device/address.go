@@ -17,8 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultDevice is the kernel's resource manager: each open of it is a space of its own, and what was loaded there is
-// flushed when it closes. The device without rm in its name, /dev/tpm0, is the bare TPM.
+// DefaultDevice is the kernel's resource manager: each open of it is a space of its own, and what
+// was loaded there is flushed when it closes. The device without rm in its name, /dev/tpm0, is the
+// bare TPM.
 const DefaultDevice = "/dev/tpmrm0"
 
 // dialTimeout bounds connecting to a socket. The TPM's own socket is on this machine.
@@ -38,8 +39,8 @@ func (d Address) String() string {
 	return d.Network + ":" + d.Path
 }
 
-// ParseAddress reads a device setting: "device:/dev/tpmrm0" or just "/dev/tpmrm0", "unix:/path", "tcp:host:port". Empty
-// means [DefaultDevice].
+// ParseAddress reads a device setting: "device:/dev/tpmrm0" or just "/dev/tpmrm0", "unix:/path",
+// "tcp:host:port". Empty means [DefaultDevice].
 func ParseAddress(setting string) (Address, error) {
 	if setting == "" {
 		setting = DefaultDevice
@@ -91,10 +92,11 @@ func (d Address) dial(ctx context.Context) (Stream, error) {
 
 // openCharDevice opens a TPM character device for blocking reads and writes.
 //
-// Not os.OpenFile, which would put the descriptor into O_NONBLOCK and into the runtime's poller. On a TPM device that is
-// wrong twice. A read before the answer is ready returns 0 there, not EAGAIN, and Go takes 0 for the end of the file. And
-// the driver's poll waits for the command under way, so that the runtime's poller, and with it every connection of the
-// process, would stand still meanwhile. A blocked thread is harmless, and the kernel ends every command in its time.
+// Not os.OpenFile, which would put the descriptor into O_NONBLOCK and into the runtime's poller. On
+// a TPM device that is wrong twice. A read before the answer is ready returns 0 there, not EAGAIN,
+// and Go takes 0 for the end of the file. And the driver's poll waits for the command under way, so
+// that the runtime's poller, and with it every connection of the process, would stand still
+// meanwhile. A blocked thread is harmless, and the kernel ends every command in its time.
 func openCharDevice(path string) (Stream, error) {
 	// A wrong setting must not write TPM commands into some file.
 	info, err := os.Stat(path)
@@ -125,8 +127,8 @@ func openRetrying(path string, flags int) (int, error) {
 
 // managed reports whether an open Stream goes to the kernel's resource manager, which alone gives
 // each open an empty space. It goes by the class that the kernel has the device in: names can be
-// given by anybody, as containers do. If that is not known, there is taken to be none: then what is loaded
-// is looked for, and not found.
+// given by anybody, as containers do. If that is not known, there is taken to be none: then what is
+// loaded is looked for, and not found.
 func (d Address) managed(s Stream) bool {
 	file, ok := s.(*os.File)
 	if !ok {

@@ -26,8 +26,9 @@ func Properties(t transport.TPM, first tpm2.TPMPT, count uint32) (map[tpm2.TPMPT
 	return m, nil
 }
 
-// Capability asks for one kind of capability. A success without content, which only a broken TPM answers, leaves go-tpm with
-// a union of nothing that panics when it is opened: it is told apart here.
+// Capability asks for one kind of capability. A success without content, which only a broken TPM
+// answers, leaves go-tpm with a union of nothing that panics when it is opened: it is told apart
+// here.
 func Capability(t transport.TPM, kind tpm2.TPMCap, first, count uint32) (*tpm2.TPMUCapabilities, error) {
 	rsp, err := tpm2.GetCapability{Capability: kind, Property: first, PropertyCount: count}.Execute(t)
 	if err != nil {

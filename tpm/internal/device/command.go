@@ -6,11 +6,13 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// layerBits are bits 16 to 23 of a response code: which layer of the software stack made it. The kernel's resource manager
-// sets 0x0B. TPM 2.0 Part 2, 6.6.2 leaves them to the TSS (TCG TSS 2.0 Overview, 5.3.2).
+// layerBits are bits 16 to 23 of a response code: which layer of the software stack made it. The
+// kernel's resource manager sets 0x0B. TPM 2.0 Part 2, 6.6.2 leaves them to the TSS (TCG TSS 2.0
+// Overview, 5.3.2).
 const layerBits = 0x00ff0000
 
-// commandCode returns the command code of a command (TPM 2.0 Part 3, 5.2), or 0 if it is too short to have one.
+// commandCode returns the command code of a command (TPM 2.0 Part 3, 5.2), or 0 if it is too short
+// to have one.
 func commandCode(input []byte) tpm2.TPMCC {
 	if len(input) < HeaderBytes {
 		return 0
@@ -21,15 +23,16 @@ func commandCode(input []byte) tpm2.TPMCC {
 // ResponseCode returns the response code of a whole response.
 func ResponseCode(rsp []byte) tpm2.TPMRC { return tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:])) }
 
-// clearLayer removes a resource manager's layer bits from the code of an error, so that it compares equal to the TPM's. A
-// success has none: with them it is nobody's answer.
+// clearLayer removes a resource manager's layer bits from the code of an error, so that it compares
+// equal to the TPM's. A success has none: with them it is nobody's answer.
 func clearLayer(rsp []byte) {
 	if code := ResponseCode(rsp) &^ layerBits; code != tpm2.TPMRCSuccess {
 		binary.BigEndian.PutUint32(rsp[6:], uint32(code))
 	}
 }
 
-// newHandle returns the handle of the object or session that a successful command made, if it is one that makes any.
+// newHandle returns the handle of the object or session that a successful command made, if it is
+// one that makes any.
 func newHandle(input, rsp []byte) (tpm2.TPMHandle, bool) {
 	if !makesHandle(commandCode(input)) || len(rsp) < HeaderBytes+4 || ResponseCode(rsp) != tpm2.TPMRCSuccess {
 		return 0, false

@@ -20,16 +20,17 @@ import (
 
 const (
 	HeaderBytes = 10 // tag, size, code: TPM 2.0 Part 1, 18.2
-	// MaxResponseBytes is the largest response taken. It is MAX_RESPONSE_SIZE of the reference implementation, and the kernel
-	// driver's TPM_BUFSIZE.
+	// MaxResponseBytes is the largest response taken. It is MAX_RESPONSE_SIZE of the reference
+	// implementation, and the kernel driver's TPM_BUFSIZE.
 	MaxResponseBytes = 4096
 )
 
 // errAbandoned says that a command was sent and its caller has gone before the answer came.
 var errAbandoned = errors.New("the TPM still works on it")
 
-// conn speaks the TPM's framing over a stream: one command, one response. After any error but errAbandoned it is unusable:
-// what comes from the stream next could be the late rest of an old answer. Not safe for concurrent use.
+// conn speaks the TPM's framing over a stream: one command, one response. After any error but
+// errAbandoned it is unusable: what comes from the stream next could be the late rest of an old
+// answer. Not safe for concurrent use.
 type conn struct {
 	stream  Stream
 	timeout time.Duration // for one exchange
@@ -68,8 +69,9 @@ func newConn(s Stream, timeout time.Duration) (*conn, error) {
 	return c, nil
 }
 
-// exchange sends a command and returns its response, which is valid until the next exchange. If ctx ends first the error is
-// errAbandoned, and late is set: the conn is of no other use until late has returned.
+// exchange sends a command and returns its response, which is valid until the next exchange. If ctx
+// ends first the error is errAbandoned, and late is set: the conn is of no other use until late has
+// returned.
 func (c *conn) exchange(ctx context.Context, command []byte) ([]byte, error) {
 	if err := c.checkIdle(); err != nil {
 		return nil, err
@@ -94,8 +96,9 @@ func (c *conn) exchange(ctx context.Context, command []byte) ([]byte, error) {
 	return rsp, err
 }
 
-// extendDeadline gives an exchange its time, and up to a quarter more: a deadline that is moved with every exchange would cost
-// more than all the rest that is ours, because the runtime wakes a thread for it.
+// extendDeadline gives an exchange its time, and up to a quarter more: a deadline that is moved
+// with every exchange would cost more than all the rest that is ours, because the runtime wakes a
+// thread for it.
 func (c *conn) extendDeadline() error {
 	now := time.Now()
 	if c.until.Sub(now) >= c.timeout {
@@ -110,7 +113,8 @@ func (c *conn) extendDeadline() error {
 	return err
 }
 
-// wakeAtEnd lets the read under way return when ctx ends. After stop it has no effect any more, even if it comes late.
+// wakeAtEnd lets the read under way return when ctx ends. After stop it has no effect any more,
+// even if it comes late.
 func (c *conn) wakeAtEnd(ctx context.Context) (stop func()) {
 	if ctx.Done() == nil {
 		return func() {}
@@ -179,8 +183,9 @@ func (c *conn) fill(atLeast, atMost int) error {
 	return nil
 }
 
-// exchangeWatched is exchange where the stream knows no deadlines: a character device. When the time is over, the goroutine
-// stays behind until the kernel ends the command, which it does, and takes conn with it.
+// exchangeWatched is exchange where the stream knows no deadlines: a character device. When the
+// time is over, the goroutine stays behind until the kernel ends the command, which it does, and
+// takes conn with it.
 func (c *conn) exchangeWatched(ctx context.Context, command []byte) ([]byte, error) {
 	type result struct {
 		rsp []byte
@@ -229,8 +234,8 @@ func responseSize(header []byte) (int, error) {
 	return int(size), nil
 }
 
-// checkIdle finds out, before a command is spent on it, whether a socket's peer has gone or left bytes that nobody asked
-// for.
+// checkIdle finds out, before a command is spent on it, whether a socket's peer has gone or left
+// bytes that nobody asked for.
 func (c *conn) checkIdle() error {
 	if c.idle || c.socket == nil {
 		return nil

@@ -19,19 +19,21 @@ type Config struct {
 	CommandTimeout time.Duration
 	// SessionIdle is after how long without use of any a session is flushed.
 	SessionIdle time.Duration
-	// Waiting is told what a caller waits for, and its result is called when that is over. Neither may block.
+	// Waiting is told what a caller waits for, and its result is called when that is over. Neither
+	// may block.
 	Waiting func(what string) (over func())
 }
 
-// Device gives the TPM to one caller after the other, in the order in which they came, and keeps what outlives a turn: the
-// connection, and what is resident in the TPM.
+// Device gives the TPM to one caller after the other, in the order in which they came, and keeps
+// what outlives a turn: the connection, and what is resident in the TPM.
 //
 //	queue ─▶ turn: command, command, … ─▶ settle: late answer, flushes that are owed ─▶ next turn
 //	                  │
 //	                  └─ no connection: open it; connection fails: drop it
 //
-// The caller's own goroutine speaks to the TPM: handing each command to another would cost more than all the rest. Only what a
-// caller leaves behind that goes before the TPM has answered is settled by a goroutine, which keeps the turn meanwhile.
+// The caller's own goroutine speaks to the TPM: handing each command to another would cost more
+// than all the rest. Only what a caller leaves behind that goes before the TPM has answered is
+// settled by a goroutine, which keeps the turn meanwhile.
 type Device struct {
 	address Address
 	timeout time.Duration
@@ -61,7 +63,8 @@ type Device struct {
 	lost      []owedFlush // those whose answer will never be read: their handles are not known
 }
 
-// New returns a device that connects on first use. The context's values, not its end, are those of what no caller waits for. Close it.
+// New returns a device that connects on first use. The context's values, not its end, are those of
+// what no caller waits for. Close it.
 func New(ctx context.Context, at Address, cfg Config) *Device {
 	return &Device{
 		address: at, timeout: cfg.CommandTimeout, maxIdle: cfg.SessionIdle, log: cfg.Logger, told: cfg.Waiting,
@@ -70,7 +73,8 @@ func New(ctx context.Context, at Address, cfg Config) *Device {
 	}
 }
 
-// Begin waits for the turn, no longer than ctx allows, and gives it to the caller, who ends it with [Turn.End].
+// Begin waits for the turn, no longer than ctx allows, and gives it to the caller, who ends it with
+// [Turn.End].
 func (d *Device) Begin(ctx context.Context) (*Turn, error) {
 	if d.closed.Load() {
 		return nil, ErrClosed
@@ -101,7 +105,8 @@ func (d *Device) dropDead() {
 	}
 }
 
-// finish ends a turn. What its caller left behind is settled before the next turn begins, but not while the caller waits.
+// finish ends a turn. What its caller left behind is settled before the next turn begins, but not
+// while the caller waits.
 func (d *Device) finish(t *Turn) {
 	t.end()
 	t.left()
@@ -127,8 +132,8 @@ func (d *Device) release() {
 	d.sweepIfFree()
 }
 
-// Retired says that a resident was given up. It does not wait: the resident is flushed at the end of the turn under way, or at once if
-// there is none.
+// Retired says that a resident was given up. It does not wait: the resident is flushed at the end
+// of the turn under way, or at once if there is none.
 func (d *Device) Retired() {
 	d.retired.Add(1)
 	d.sweepIfFree()
@@ -146,8 +151,8 @@ func (d *Device) sweepIfFree() {
 	d.settleInBackground()
 }
 
-// sweep moves what was given up from the table of what is resident to what is owed. It reports whether
-// there was any.
+// sweep moves what was given up from the table of what is resident to what is owed. It reports
+// whether there was any.
 func (d *Device) sweep() bool {
 	if d.retired.Swap(0) == 0 {
 		return false
@@ -204,8 +209,8 @@ func (d *Device) taken(h tpm2.TPMHandle) {
 	d.owed.remove(h)
 }
 
-// Close turns waiting callers away, waits for the turn that is running, flushes what is resident, for ten seconds
-// at most, and closes the connection.
+// Close turns waiting callers away, waits for the turn that is running, flushes what is resident,
+// for ten seconds at most, and closes the connection.
 func (d *Device) Close() {
 	d.closed.Store(true)
 	d.waiting.Add(1)

@@ -7,14 +7,16 @@ import (
 )
 
 var (
-	// ErrUnavailable is in every error that says: the TPM cannot be reached at this moment. The next call tries again.
+	// ErrUnavailable is in every error that says: the TPM cannot be reached at this moment. The
+	// next call tries again.
 	ErrUnavailable = errors.New("TPM not available")
 
 	// ErrClosed is returned by calls on a TPM that was closed.
 	ErrClosed = errors.New("TPM is closed")
 )
 
-// lostError says that the transport died with a command under way: the TPM may have executed it or not.
+// lostError says that the transport died with a command under way: the TPM may have executed it or
+// not.
 type lostError struct {
 	device string
 	cause  error
@@ -29,8 +31,8 @@ func (e *lostError) Error() string {
 
 func (e *lostError) Unwrap() []error { return []error{ErrUnavailable, e.cause} }
 
-// Repeatable reports whether an idempotent sequence of commands should be tried a second time: the transport died under it,
-// and not by being slow, which a second try would only double.
+// Repeatable reports whether an idempotent sequence of commands should be tried a second time: the
+// transport died under it, and not by being slow, which a second try would only double.
 func Repeatable(err error) bool {
 	if err == nil {
 		return false

@@ -11,11 +11,13 @@ import (
 // family2 is TPM_PT_FAMILY_INDICATOR of a TPM 2.0: "2.0" and a zero byte.
 const family2 = 0x322e3000
 
-// fixedProperties is how many properties are asked for at once: those that do not change, as TPM 2.0 Part 2, 6.13 numbers them.
+// fixedProperties is how many properties are asked for at once: those that do not change, as TPM
+// 2.0 Part 2, 6.13 numbers them.
 const fixedProperties = 64
 
-// greet checks that what answers on a fresh connection is a TPM 2.0 that works, and keeps what it says of itself. One that was
-// powered on and not started, such as a bare emulator, is started; the kernel does that for its devices.
+// greet checks that what answers on a fresh connection is a TPM 2.0 that works, and keeps what it
+// says of itself. One that was powered on and not started, such as a bare emulator, is started; the
+// kernel does that for its devices.
 func (d *Device) greet(ctx context.Context) error {
 	t := &greeting{ctx: ctx, device: d}
 	fixed, err := Properties(t, tpm2.TPMPTFamilyIndicator, fixedProperties)

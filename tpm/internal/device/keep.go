@@ -6,15 +6,18 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// This file is a turn's side of what stays in the TPM from turn to turn, and how long sessions stay.
+// This file is a turn's side of what stays in the TPM from turn to turn, and how long sessions
+// stay.
 
-// Keep notes that something was just made in this turn and stays there. The Name is an object's; nil: it is a session.
+// Keep notes that something was just made in this turn and stays there. The Name is an object's;
+// nil: it is a session.
 func (t *Turn) Keep(r Resident, h tpm2.TPMHandle, name []byte) {
 	t.device.residents.put(slot{resident: r, handle: h, name: name, boots: t.device.boots, turn: t})
 	t.device.touch(h)
 }
 
-// Use says where something is, and that the turn uses it: it does not give way to what the turn loads. Found is false if it is gone.
+// Use says where something is, and that the turn uses it: it does not give way to what the turn
+// loads. Found is false if it is gone.
 func (t *Turn) Use(r Resident) (h tpm2.TPMHandle, found bool) {
 	h, found = t.device.residents.use(r, t)
 	if found {
@@ -43,7 +46,8 @@ func (t *Turn) GiveUp(h tpm2.TPMHandle, name []byte) {
 	t.device.flushOwed(t.ctx)
 }
 
-// Loading runs f, which loads an object with this Name: if the answer is lost, the object is looked for over the next connection.
+// Loading runs f, which loads an object with this Name: if the answer is lost, the object is looked
+// for over the next connection.
 func (t *Turn) Loading(name []byte, f func() error) error {
 	t.device.loading = name
 	err := f()
@@ -53,8 +57,8 @@ func (t *Turn) Loading(name []byte, f func() error) error {
 	return err
 }
 
-// FindBoot finds out whether the TPM was reset. Sessions do not outlive that: while one works that was started after FindBoot, what is
-// made beside it is known to be of the same boot.
+// FindBoot finds out whether the TPM was reset. Sessions do not outlive that: while one works that
+// was started after FindBoot, what is made beside it is known to be of the same boot.
 func (t *Turn) FindBoot() error { return t.device.findBoot(t) }
 
 // Connection tells one connection from another. It is comparable.
@@ -63,7 +67,8 @@ type Connection struct{ conn *conn }
 // Connection is the present one.
 func (t *Turn) Connection() Connection { return Connection{t.device.conn} }
 
-// Epoch tells a connection and a boot of the TPM from others: what was found out in one need not hold in another.
+// Epoch tells a connection and a boot of the TPM from others: what was found out in one need not
+// hold in another.
 type Epoch struct {
 	conn  *conn
 	boots boots
@@ -80,8 +85,8 @@ func (d *Device) touch(h tpm2.TPMHandle) {
 	}
 }
 
-// watch sees to it that a session which nobody uses does not stay, and that a flush which is owed is tried again also if no caller
-// comes.
+// watch sees to it that a session which nobody uses does not stay, and that a flush which is owed
+// is tried again also if no caller comes.
 func (d *Device) watch(after time.Duration) {
 	if d.timer != nil {
 		return

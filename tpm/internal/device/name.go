@@ -12,7 +12,8 @@ import (
 	"github.com/keyagent/keyagent/internal/tcg"
 )
 
-// ObjectName computes the Name of an object: nameAlg ‖ H(TPMT_PUBLIC) (TPM 2.0 Part 1, 16). Area is the TPMT_PUBLIC.
+// ObjectName computes the Name of an object: nameAlg ‖ H(TPMT_PUBLIC) (TPM 2.0 Part 1, 16). Area is
+// the TPMT_PUBLIC.
 func ObjectName(area []byte) ([]byte, error) {
 	if len(area) < 4 {
 		return nil, errors.New("a public area that is cut short")
@@ -27,7 +28,8 @@ func ObjectName(area []byte) ([]byte, error) {
 	return h.Sum(binary.BigEndian.AppendUint16(nil, alg)), nil
 }
 
-// readName asks the TPM for the Name of an object (TPM 2.0 Part 3, 12.4), and checks that it is the digest of the public area.
+// readName asks the TPM for the Name of an object (TPM 2.0 Part 3, 12.4), and checks that it is the
+// digest of the public area.
 func readName(t transport.TPM, h tpm2.TPMHandle) ([]byte, error) {
 	rsp, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(t)
 	if err != nil {

@@ -41,7 +41,8 @@ func (d *Device) openWithin(ctx context.Context, limit time.Duration) error {
 	return nil
 }
 
-// Attach takes a connection that is open already in place of one that would be opened. It is closed if it cannot be used.
+// Attach takes a connection that is open already in place of one that would be opened. It is closed
+// if it cannot be used.
 func (d *Device) Attach(s Stream) error {
 	c, err := newConn(s, d.timeout)
 	if err != nil {
@@ -81,7 +82,8 @@ func (d *Device) recount(ctx context.Context) error {
 	return d.findLost(ctx)
 }
 
-// askBoot finds out in which boot the TPM is. A TPM that does not tell is put up with; an error is that of the connection.
+// askBoot finds out in which boot the TPM is. A TPM that does not tell is put up with; an error is
+// that of the connection.
 func (d *Device) askBoot(ctx context.Context) error {
 	err := d.findBoot(&greeting{ctx: ctx, device: d})
 	if !d.ready() {

@@ -71,7 +71,8 @@ func (o *owed) remove(h tpm2.TPMHandle) {
 }
 
 // skipOthers returns the flushes of the present boot. Those of another are void if the TPM was
-// reset. They are struck off after a while only: the TPM's answer about its boot is not authenticated.
+// reset. They are struck off after a while only: the TPM's answer about its boot is not
+// authenticated.
 func (o *owed) skipOthers(now boots) []owedFlush {
 	var of []owedFlush
 	for i := range o.list {
@@ -116,7 +117,8 @@ func isSession(h tpm2.TPMHandle) bool {
 
 func hexHandle(h tpm2.TPMHandle) string { return fmt.Sprintf("0x%08x", uint32(h)) }
 
-// owe notes that an object or session, which was made in the present boot as far as is known, is to be flushed.
+// owe notes that an object or session, which was made in the present boot as far as is known, is to
+// be flushed.
 func (d *Device) owe(h tpm2.TPMHandle, name []byte) {
 	d.oweFlush(owedFlush{handle: h, name: name, boots: d.boots})
 }

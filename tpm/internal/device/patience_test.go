@@ -10,7 +10,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// A TPM that thinks about it each time before it asks for the command again keeps the turn from everybody, Close included.
+// A TPM that thinks about it each time before it asks for the command again keeps the turn from
+// everybody, Close included.
 func TestATPMThatAsksSlowlyForRepetitionsDoesNotKeepTheTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := unopened(t)

@@ -47,8 +47,8 @@ func (d *Device) perform(t *Turn, input []byte) ([]byte, error) {
 	return rsp, nil
 }
 
-// makeRoom frees what a command failed for want of. It reports false if there is nothing more of ours that the turn could do
-// without.
+// makeRoom frees what a command failed for want of. It reports false if there is nothing more of
+// ours that the turn could do without.
 func (d *Device) makeRoom(t *Turn, code tpm2.TPMRC) bool {
 	if !rc.SlotsFull(code) && !rc.SessionsFull(code) {
 		return false
@@ -73,8 +73,8 @@ func (d *Device) evict(t *Turn, code tpm2.TPMRC) (s slot, found bool) {
 	return d.residents.evictSession()
 }
 
-// roundTrip sends one command over the open connection. If that fails the connection is dropped, unless only the caller has
-// gone.
+// roundTrip sends one command over the open connection. If that fails the connection is dropped,
+// unless only the caller has gone.
 func (d *Device) roundTrip(ctx context.Context, input []byte) ([]byte, error) {
 	if d.late() && ctx.Err() != nil { // a command that had to go first, such as a flush, was left
 		return nil, fmt.Errorf("before sending %v: %w", command(input), ctx.Err())
@@ -105,8 +105,9 @@ func (d *Device) warnLost(input []byte) {
 	}
 }
 
-// patiently sends a command again for as long as the TPM asks for it, no longer than ctx and limit allow. The time that the TPM takes
-// to ask counts, too: there may be no other end to it, where nobody's context does.
+// patiently sends a command again for as long as the TPM asks for it, no longer than ctx and limit
+// allow. The time that the TPM takes to ask counts, too: there may be no other end to it, where
+// nobody's context does.
 func (d *Device) patiently(ctx context.Context, limit time.Duration, send func() ([]byte, error)) ([]byte, error) {
 	var until time.Time // since the TPM asked first; a command that works needs no clock
 	for pause := FirstPause; ; pause = min(2*pause, MaxPause) {

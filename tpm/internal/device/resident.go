@@ -6,20 +6,25 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Resident is an object or a session that stays in the TPM from turn to turn. Its owner notes where it is with [Turn.Keep], and
-// asks with [Turn.Use] whether it is still there: it may have given way, or the TPM was reset.
+// Resident is an object or a session that stays in the TPM from turn to turn. Its owner notes where
+// it is with [Turn.Keep], and asks with [Turn.Use] whether it is still there: it may have given
+// way, or the TPM was reset.
 type Resident interface {
-	// GivesWay reports whether it may be flushed at this moment because another command needs its slot. It is asked by the turn.
+	// GivesWay reports whether it may be flushed at this moment because another command needs its
+	// slot. It is asked by the turn.
 	GivesWay() bool
-	// Retired reports whether its owner has given it up: it is flushed when nobody uses the TPM. It is asked at any time.
+	// Retired reports whether its owner has given it up: it is flushed when nobody uses the TPM. It
+	// is asked at any time.
 	Retired() bool
 }
 
-// residents is the table of what is kept in the TPM's slots from turn to turn. A TPM has few of them, three for objects and three
-// for sessions as a rule: the one that was not used for longest gives way when a slot is needed.
+// residents is the table of what is kept in the TPM's slots from turn to turn. A TPM has few of
+// them, three for objects and three for sessions as a rule: the one that was not used for longest
+// gives way when a slot is needed.
 //
-// An entry can be wrong, after a TPM reset: then the TPM says so when the handle is used. It is never wrong by naming another
-// object of ours, because a handle that the TPM gives out takes the entry of what had it before.
+// An entry can be wrong, after a TPM reset: then the TPM says so when the handle is used. It is
+// never wrong by naming another object of ours, because a handle that the TPM gives out takes the
+// entry of what had it before.
 //
 // It belongs to the turn.
 type residents struct {
@@ -52,8 +57,8 @@ func (l *residents) put(s slot) {
 	l.slots = append(l.slots, s)
 }
 
-// taken says that the TPM just gave out h. If anything was thought to be there, it is not: the TPM was reset meanwhile, or
-// somebody flushed it.
+// taken says that the TPM just gave out h. If anything was thought to be there, it is not: the TPM
+// was reset meanwhile, or somebody flushed it.
 func (l *residents) taken(h tpm2.TPMHandle) {
 	l.slots = slices.DeleteFunc(l.slots, func(s slot) bool { return sameSlot(s.handle, h) })
 }
@@ -70,13 +75,14 @@ func (l *residents) has(h tpm2.TPMHandle) bool {
 	return slices.ContainsFunc(l.slots, func(s slot) bool { return s.handle == h })
 }
 
-// evictObject removes the object that was not used for longest, gives way, and was not used in the turn.
+// evictObject removes the object that was not used for longest, gives way, and was not used in the
+// turn.
 func (l *residents) evictObject(t *Turn) (s slot, found bool) {
 	return l.removeFirst(func(s slot) bool { return !isSession(s.handle) && s.resident.GivesWay() && s.turn != t })
 }
 
-// evictSession removes the session that was not used for longest and gives way. The turn may have used it: the next command needs
-// another one.
+// evictSession removes the session that was not used for longest and gives way. The turn may have
+// used it: the next command needs another one.
 func (l *residents) evictSession() (s slot, found bool) {
 	return l.removeFirst(func(s slot) bool { return isSession(s.handle) && s.resident.GivesWay() })
 }

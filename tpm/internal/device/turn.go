@@ -14,7 +14,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// The pauses before a command is sent again that the TPM asked to repeat: FirstPause, doubled each time up to MaxPause.
+// The pauses before a command is sent again that the TPM asked to repeat: FirstPause, doubled each
+// time up to MaxPause.
 const (
 	FirstPause = time.Millisecond
 	MaxPause   = 250 * time.Millisecond
@@ -34,8 +35,8 @@ type Turn struct {
 
 var _ transport.TPM = (*Turn)(nil)
 
-// Send executes one command and returns its response, whatever code it carries. Codes that ask for a repetition are
-// repeated until the context ends, or for as long as one command may take.
+// Send executes one command and returns its response, whatever code it carries. Codes that ask for
+// a repetition are repeated until the context ends, or for as long as one command may take.
 //
 // TPM2_FlushContext is taken also after the context has ended, and when the TPM puts it off. It is
 // then executed when the turn is over, or later, so that a deferred clean-up always works and
@@ -71,8 +72,9 @@ func (t *Turn) Context() context.Context { return t.ctx }
 // Connect opens the connection if there is none, and so finds out what is still resident.
 func (t *Turn) Connect() error { return t.device.open(t.ctx) }
 
-// Fixed returns the properties that do not change while a connection lasts, as the TPM gave them when it was opened (TPM 2.0 Part 2,
-// 6.13, from TPM_PT_FAMILY_INDICATOR). It opens the connection if there is none.
+// Fixed returns the properties that do not change while a connection lasts, as the TPM gave them
+// when it was opened (TPM 2.0 Part 2, 6.13, from TPM_PT_FAMILY_INDICATOR). It opens the connection
+// if there is none.
 func (t *Turn) Fixed() (map[tpm2.TPMPT]uint32, error) {
 	if err := t.Connect(); err != nil {
 		return nil, err

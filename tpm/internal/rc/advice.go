@@ -7,10 +7,12 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// ErrState is in the error for a command that failed for the state that the TPM is in, and not for what was asked.
+// ErrState is in the error for a command that failed for the state that the TPM is in, and not for
+// what was asked.
 var ErrState = errors.New("the TPM's state does not allow it")
 
-// Advise adds what an operator can do to codes that say more about the TPM's state than about the command.
+// Advise adds what an operator can do to codes that say more about the TPM's state than about the
+// command.
 func Advise(err error) error {
 	if err == nil {
 		return nil

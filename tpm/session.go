@@ -15,7 +15,6 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
-	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tpm/internal/device"
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
@@ -107,7 +106,7 @@ func startSalted(t *turn, kind tpm2.TPMSE, root object) (*session, error) {
 	rsp, err := start.Execute(t)
 	for pause := device.FirstPause; fullOfSessions(err) && pause < device.MaxPause; pause *= 2 {
 		// Other programs' sessions come and go.
-		if err := waiting.Sleep(t.Context(), pause); err != nil {
+		if err := t.Pause(pause); err != nil {
 			return nil, err
 		}
 		rsp, err = start.Execute(t)

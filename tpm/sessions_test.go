@@ -272,7 +272,7 @@ func startSession(c transport.TPM) (tpm2.TPMHandle, error) {
 
 // The TPM says once that it has no room for sessions, or that one is too old: somebody else's, as a
 // rule.
-func TestWantOfSessionsIsMended(t *testing.T) {
+func TestATPMOutOfSessionsIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	on, proxy := throughProxy(t)
 	key, bound := newKey(t, on), boundKey(t, on)

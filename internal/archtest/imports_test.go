@@ -49,7 +49,7 @@ var places = map[string]place{
 	},
 
 	"tpm": {
-		[]string{"tpm/internal/...", "internal/secret", "internal/pemfile", "internal/tcg", "internal/waiting"},
+		[]string{"tpm/internal/...", "internal/secret", "internal/pemfile", "internal/tcg"},
 		"the device knows nothing of what its keys are for",
 	},
 	"signer":         {[]string{"tpm", "internal/statefile", "internal/waiting"}, "a key is a file and a TPM"},

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
@@ -68,6 +69,9 @@ func (t *Turn) sendLocked(input []byte) ([]byte, error) {
 
 // Context is the caller's.
 func (t *Turn) Context() context.Context { return t.ctx }
+
+// Pause waits for d, or for the end of the caller's context, whose error it returns.
+func (t *Turn) Pause(d time.Duration) error { return waiting.Sleep(t.ctx, d) }
 
 // Connect opens the connection if there is none, and so finds out what is still resident.
 func (t *Turn) Connect() error { return t.device.open(t.ctx) }

@@ -120,14 +120,20 @@ type schemeChooser interface {
 	SchemesFor(server []tls.SignatureScheme) []tls.SignatureScheme
 }
 
-func (b *Bridge) clientCertificate(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-	schemes := b.pair.SignatureSchemes
-	if key, ok := b.pair.Signer(info.Context()).(schemeChooser); ok {
-		schemes = key.SchemesFor(info.SignatureSchemes)
+// schemes returns what the key can do for the server of a handshake, within its time.
+func (b *Bridge) schemes(info *tls.CertificateRequestInfo) []tls.SignatureScheme {
+	ctx, cancel := context.WithTimeout(info.Context(), handshakeTimeout)
+	defer cancel()
+	if key, ok := b.pair.Signer(ctx).(schemeChooser); ok {
+		return key.SchemesFor(info.SignatureSchemes)
 	}
+	return b.pair.SignatureSchemes
+}
+
+func (b *Bridge) clientCertificate(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	return &tls.Certificate{
 		Certificate:                  b.pair.Chain,
-		SupportedSignatureAlgorithms: schemes,
+		SupportedSignatureAlgorithms: b.schemes(info),
 		PrivateKey:                   &handshakeSigner{ctx: info.Context(), bridge: b, version: info.Version},
 	}, nil
 }

@@ -14,16 +14,18 @@ const (
 	MaxAudienceSize = 1024
 )
 
-// Labels that keep the two statements, and other protocols' nonces, apart. The attestation key signs any 50 bytes for anyone in the guest.
+// Labels that keep the two statements, and other protocols' nonces, apart. Any process in the guest
+// that can use the TPM may have the attestation key sign 50 bytes of its choice.
 const (
 	certifyLabel = "keyagent/attest/1 certify"
 	quoteLabel   = "keyagent/attest/1 quote"
 )
 
-// Challenge is what a verifier asks evidence for. Evidence made for one audience is worthless to another, even with the same nonce.
+// Challenge is what a verifier asks evidence for. Evidence made for one audience is worthless to
+// another, even with the same nonce.
 type Challenge struct {
 	Nonce    []byte // 16 to 64 bytes, never used before
-	Audience string // the URL of the party that will judge the evidence
+	Audience string // the URL of the party that will verify the evidence
 }
 
 // Validate checks the limits of nonce and audience.
@@ -44,14 +46,16 @@ func (c Challenge) Validate() error {
 //
 //	SHA-256("keyagent/attest/1 certify" ‖ 0x00 ‖ len16(A) ‖ A ‖ len16(N) ‖ N)
 //
-// with A the audience, N the nonce and len16 a length in two bytes, big-endian. 32 bytes fit every TPM's limit (50 on Azure).
+// with A the audience, N the nonce and len16 a length in two bytes, big-endian. 32 bytes fit every
+// TPM's limit (50 on Azure).
 func (c Challenge) CertifyData() []byte {
 	return derive(certifyLabel, []byte(c.Audience), c.Nonce)
 }
 
-// QuoteData is the qualifyingData of the TPM2_Quote statement. It is derived as CertifyData is, under the label
-// "keyagent/attest/1 quote" and followed by len16(Name) ‖ Name of the certified key, so that a quote cannot be paired with
-// the certify of another key. keyName is empty if the evidence is about no key.
+// QuoteData is the qualifyingData of the TPM2_Quote statement. It is derived as CertifyData is,
+// under the label "keyagent/attest/1 quote" and followed by len16(Name) ‖ Name of the certified
+// key, so that a quote cannot be paired with the certify of another key. keyName is empty if the
+// evidence is about no key.
 func (c Challenge) QuoteData(keyName []byte) []byte {
 	return derive(quoteLabel, []byte(c.Audience), c.Nonce, keyName)
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/keyagent/keyagent/attest"
 )
 
-// TestDerivationsAreFixed pins the bytes that other implementations must produce. The values were computed with sha256sum:
+// TestDerivationsAreFixed pins the bytes that other implementations must produce. The values were
+// computed with sha256sum:
 //
 //	printf 'keyagent/attest/1 certify\0\0\25https://maa.example/x\0\20nonce of 16 byte' | sha256sum
 func TestDerivationsAreFixed(t *testing.T) {

@@ -18,15 +18,16 @@ import (
 // oidAIKCertificate is tcg-kp-AIKCertificate: the certificate is for an attestation key.
 func oidAIKCertificate() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 23, 133, 8, 3} }
 
-// oidConfidentialVM is the certificate policy under which Azure certifies the attestation key of a Confidential VM; that of a Trusted
-// Launch VM, which no TEE protects, has its parent.
+// oidConfidentialVM is the certificate policy under which Azure certifies the attestation key of a
+// Confidential VM; that of a Trusted Launch VM, which no TEE protects, has its parent.
 func oidConfidentialVM() asn1.ObjectIdentifier {
 	return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 108, 200, 2}
 }
 
-// akPublic settles which key is the attestation key. With claims, only theirs is: hardware vouches for it, and a public area that
-// is sent along must be the same. Without claims, a public area that is sent along serves to look at the statements, but no
-// verdict comes from it.
+// akPublic decides which key is the attestation key. If there are claims, it is the key in them:
+// the hardware vouches for it, and a public area that is sent along must be the same. Without
+// claims, a public area that is sent along is used to check the statements, but cannot make
+// evidence verified.
 func (v *verifier) akPublic() error {
 	if v.claims == nil {
 		return v.unvouchedAK()
@@ -80,7 +81,7 @@ func (v *verifier) akCertificate() error {
 	if !hasOID(cert.UnknownExtKeyUsage, oidAIKCertificate()) {
 		return errors.New("AK certificate: extended key usage 2.23.133.8.3 (attestation key) is missing")
 	}
-	confidential := v.e.HCLReport != nil || v.e.SNPReport != nil
+	confidential := v.e.HCLReport != nil || v.e.unwrapped() != nil
 	if confidential && !hasOID(cert.PolicyIdentifiers, oidConfidentialVM()) {
 		return errors.New("AK certificate: not issued for a Confidential VM")
 	}
@@ -109,13 +110,13 @@ func (v *verifier) akCertificateChain(cert *x509.Certificate) error {
 		intermediates.AddCert(c)
 	}
 	if v.now.IsZero() { // x509 would take the clock of this machine
-		return errors.New("the verifier gave no time to judge the certificate at")
+		return errors.New("the verifier gave no time to verify the certificate at")
 	}
 	_, err := cert.Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: intermediates,
 		CurrentTime:   v.now,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // the usage we want has no name in package x509; see below
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // ours is not in package x509; see below
 	})
 	if err != nil {
 		return fmt.Errorf("AK certificate issued by %.60q: %w", cert.Issuer.CommonName, err)
@@ -123,7 +124,8 @@ func (v *verifier) akCertificateChain(cert *x509.Certificate) error {
 	return nil
 }
 
-// ParseAKCertificate reads the content of NV index 0x01C101D0: one DER certificate and zero bytes up to the index's size.
+// ParseAKCertificate reads the content of NV index 0x01C101D0: one DER certificate and zero bytes
+// up to the index's size.
 func ParseAKCertificate(nv []byte) (*x509.Certificate, error) {
 	der, err := TrimCertificate(nv)
 	if err != nil {
@@ -136,7 +138,8 @@ func ParseAKCertificate(nv []byte) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-// TrimCertificate cuts the zero padding of an NV index off a DER certificate. Anything but zeros after it is refused.
+// TrimCertificate cuts the zero padding of an NV index off a DER certificate. Anything but zeros
+// after it is refused.
 func TrimCertificate(nv []byte) ([]byte, error) {
 	s := cryptobyte.String(nv)
 	var der cryptobyte.String

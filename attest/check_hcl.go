@@ -11,7 +11,8 @@ import (
 
 func (v *verifier) bundleFormat() error { return v.e.validate() }
 
-// bundleNonce tells an honest mix-up early. It proves nothing: quote.nonce and key.certify.nonce do.
+// bundleNonce gives a clear message if evidence for another challenge was sent by mistake. It
+// proves nothing: quote.nonce and key.certify.nonce do.
 func (v *verifier) bundleNonce() error {
 	if v.challenge == nil {
 		return absent("evidence was not made for a challenge of this protocol")
@@ -33,7 +34,10 @@ func (v *verifier) bundleNonce() error {
 
 func (v *verifier) hclStructure() error {
 	if v.e.HCLReport == nil {
-		return absent("no HCL report; the hardware report and the claims are given singly")
+		if r := v.e.unwrapped(); r != nil && r.Claims != nil {
+			v.report = r
+		}
+		return absent("no HCL report; the hardware report and the claims are given without it")
 	}
 	report, err := hcl.Parse(v.e.HCLReport)
 	if err != nil {
@@ -43,43 +47,33 @@ func (v *verifier) hclStructure() error {
 	return nil
 }
 
-// hardware answers the SNP report's bytes and the claims, from whichever form the evidence has.
-func (v *verifier) hardware() (report, claims []byte, err error) {
-	if v.e.HCLReport == nil {
-		if v.e.SNPReport == nil || v.e.RuntimeClaims == nil {
-			return nil, nil, absent("no hardware report with its claims")
-		}
-		return v.e.SNPReport, v.e.RuntimeClaims, nil
+// needReport is the condition of checks that need the hardware report or its claims.
+func (v *verifier) needReport() error {
+	switch {
+	case v.report != nil:
+		return nil
+	case v.e.HCLReport != nil:
+		return absent("the HCL report could not be read")
+	default:
+		return absent("no hardware report with its claims")
 	}
-	if v.report == nil {
-		return nil, nil, absent("the HCL report could not be read")
-	}
-	return v.report.Hardware, v.report.Claims, nil
 }
+
+// isOf reports whether the hardware report is of this type.
+func (v *verifier) isOf(t hcl.ReportType) bool { return v.report != nil && v.report.Type == t }
 
 func (v *verifier) hclBinding() error {
-	report, claims, err := v.hardware()
-	if err != nil {
+	if err := v.needReport(); err != nil {
 		return err
 	}
-	if v.report != nil {
-		return v.report.CheckBinding()
-	}
-	if len(report) != snpReportSize {
-		return absent("the hardware report has the wrong size")
-	}
-	return hcl.CheckReportData(report[snpReportDataAt:snpReportDataAt+64], claims)
+	return v.report.CheckBinding()
 }
 
-// snpReportDataAt is the offset of report_data in an SNP report (AMD 56860).
-const snpReportDataAt = 0x50
-
 func (v *verifier) hclClaims() error {
-	_, raw, err := v.hardware()
-	if err != nil {
+	if err := v.needReport(); err != nil {
 		return err
 	}
-	claims, err := hcl.ParseClaims(raw)
+	claims, err := hcl.ParseClaims(v.report.Claims)
 	if err != nil {
 		return err
 	}
@@ -99,14 +93,6 @@ func (v *verifier) hclUserData() error {
 		return errors.New("user-data of the hardware report is not the expected value")
 	}
 	return nil
-}
-
-// tdxStructure says no to Intel TDX, of which this version understands nothing.
-func (v *verifier) tdxStructure() error {
-	if v.report == nil || v.report.Type != hcl.TypeTDX {
-		return absent("the hardware is not Intel TDX")
-	}
-	return errors.New("evidence of Intel TDX is not supported")
 }
 
 func (v *verifier) policySecureBoot() error {

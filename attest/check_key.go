@@ -25,7 +25,8 @@ func (v *verifier) keyPublic() error {
 	return v.policy.Key.check(p)
 }
 
-// check judges a public area. It says what a TPM would enforce for such a key; that a TPM holds one is for the certify statement to say.
+// check checks a public area. It says what a TPM would enforce for such a key; that a TPM holds the
+// key is proven by the certify statement.
 func (k KeyPolicy) check(p *publicArea) error {
 	if missing := k.RequiredAttributes &^ p.attributes; missing != 0 {
 		return fmt.Errorf("attributes %s lack %s", tcg.Attributes(p.attributes), tcg.Attributes(missing))
@@ -40,6 +41,15 @@ func (k KeyPolicy) check(p *publicArea) error {
 		return fmt.Errorf("authPolicy %x is not on the list", p.authPolicy)
 	}
 	return nil
+}
+
+func contains(list [][]byte, b []byte) bool {
+	for _, entry := range list {
+		if bytes.Equal(entry, b) {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *verifier) certifyStructure() error {
@@ -64,7 +74,7 @@ func (v *verifier) certifySignature() error {
 	return verifySignature(v.ak.Public, v.e.Certify, v.e.CertifySignature)
 }
 
-// needCertify is the condition of checks that look into the statement.
+// needCertify is the condition of checks that read the statement.
 func (v *verifier) needCertify() error {
 	if v.certify == nil {
 		return absent("no readable certify statement")
@@ -79,7 +89,8 @@ func (v *verifier) certifySigner() error {
 	return v.checkSigner(v.certify)
 }
 
-// checkSigner compares the Qualified Name that the TPM gave its signing key with that of the attestation key in the endorsement hierarchy.
+// checkSigner compares the Qualified Name that the TPM gave its signing key with that of the
+// attestation key in the endorsement hierarchy.
 func (v *verifier) checkSigner(st *statement) error {
 	if v.ak == nil {
 		return absent("no attestation key")
@@ -118,8 +129,9 @@ func (v *verifier) certifyLocation() error {
 	return v.certify.checkLocation(v.policy.Key.AllowNullHierarchy)
 }
 
-// checkLocation refuses keys that the TPM forgets at the next reset. Where else the key hangs is not told by one hash without the
-// parents' Names, and does not matter: fixedParent holds it there.
+// checkLocation refuses keys that the TPM forgets at the next reset. The Qualified Name is a hash
+// over the Names of all parents, which are not in the evidence, so it does not tell the key's
+// place. That does not matter: fixedParent keeps the key where it is.
 func (st *statement) checkLocation(allowNull bool) error {
 	if len(st.qualifiedName) != len(primaryName(hierarchyNull, nil)) || !bytes.HasPrefix(st.qualifiedName, []byte{algSHA256 >> 8, algSHA256 & 0xff}) {
 		return errors.New("qualified name is not a SHA-256 Name")
@@ -137,7 +149,8 @@ func (v *verifier) certifyNonce() error {
 	return v.checkNonce(v.certify, v.expected.Certify)
 }
 
-// checkNonce is checkExtraData where the statement must be fresh. What was derived from a challenge is as fresh as its nonce, however long it is.
+// checkNonce is checkExtraData for a statement that must be fresh. A value derived from a challenge
+// is only as fresh as the nonce, whatever its own length.
 func (v *verifier) checkNonce(st *statement, want []byte) error {
 	if v.challenge != nil {
 		if err := v.challenge.Validate(); err != nil {
@@ -145,7 +158,7 @@ func (v *verifier) checkNonce(st *statement, want []byte) error {
 		}
 	}
 	if len(want) == 0 {
-		return errors.New("the verifier gave no nonce to compare with: a statement without one can be replayed for ever")
+		return errors.New("the verifier gave no nonce to compare with: a statement without one can be replayed forever")
 	}
 	if len(want) < MinNonceSize && !v.expected.AllowShort {
 		return fmt.Errorf("the verifier expects a nonce of %d bytes, want at least %d", len(want), MinNonceSize)
@@ -165,7 +178,7 @@ func (v *verifier) keyMatch() error {
 		return absent("no public key to compare with")
 	}
 	if v.expected.Key == nil {
-		return errors.New("the key presented could not be read: is it of an unknown algorithm?")
+		return errors.New("the key presented could not be read: its algorithm may be unknown")
 	}
 	if v.key == nil {
 		return absent("no readable binding key")
@@ -187,11 +200,13 @@ type Certified struct {
 	PCRs map[int][]byte
 }
 
-// VerifyTransportKey checks that c is about a decryption key which lives in the TPM of ak and cannot leave it: the key to which an
-// attestation service may encrypt its answer. The failures are *CheckErrors under the names of the binding key's checks.
+// VerifyTransportKey checks that c is about a decryption key which lives in the TPM of ak and
+// cannot leave it: the key to which an attestation service may encrypt its answer. The failures are
+// *CheckErrors under the names of the binding key's checks.
 //
-// Here, and nowhere else, c.ExtraData may be empty, as it is in Microsoft's protocol: an old statement about a key that is gone is
-// harmless, for nobody could open an answer that is encrypted to it.
+// Here, and nowhere else, c.ExtraData may be empty, as it is in Microsoft's protocol. Replaying an
+// old statement about a key that is gone gains nothing: an answer encrypted to that key cannot be
+// opened.
 func VerifyTransportKey(ak *AK, c Certified) error {
 	policy := transportKeyPolicy()
 	fail := func(check string, err error) error {
@@ -223,8 +238,9 @@ func VerifyTransportKey(ak *AK, c Certified) error {
 	)
 }
 
-// pcrPolicy is the digest of a policy of TPM2_PolicyPCR alone, with SHA-256 (TPM 2.0 Part 3, 23.7): the first command's digest is made over
-// a policy of zeros, its code, the selection in three bytes and the digest of the values in rising order.
+// pcrPolicy is the digest of a policy of TPM2_PolicyPCR alone, with SHA-256 (TPM 2.0 Part 3, 23.7):
+// the first command's digest is made over a policy of zeros, its code, the selection in three bytes
+// and the digest of the values in rising order.
 func pcrPolicy(values map[int][]byte) []byte {
 	const commandPolicyPCR, selectBytes = 0x0000017F, 3
 	bitmap, digest := make([]byte, selectBytes), sha256.New()

@@ -35,7 +35,7 @@ func (v *verifier) quoteSignature() error {
 	return verifySignature(v.ak.Public, v.e.Quote, v.e.QuoteSignature)
 }
 
-// needQuote is the condition of checks that look into the quote.
+// needQuote is the condition of checks that read the quote.
 func (v *verifier) needQuote() error {
 	if v.quote == nil {
 		return absent("no readable quote")
@@ -57,8 +57,9 @@ func (v *verifier) quoteNonce() error {
 	return v.checkNonce(v.quote, v.expected.Quote)
 }
 
-// quoteSelection asks for one selection from the SHA-256 bank that covers the policy's registers. A quote of nothing, or
-// of registers that the guest can reset (16, 23), is as well signed as any other and says nothing about the boot.
+// quoteSelection requires one selection from the SHA-256 bank that covers the policy's registers. A
+// quote of no registers, or of those that the guest can reset (16, 23), is signed like any other
+// and says nothing about the boot.
 func (v *verifier) quoteSelection() error {
 	if err := v.needQuote(); err != nil {
 		return err
@@ -108,7 +109,7 @@ func (v *verifier) quoteDigest() error {
 	return nil
 }
 
-// quoteCoherence ties the two statements to one boot of one TPM.
+// quoteCoherence checks that both statements were made in one boot of one TPM.
 func (v *verifier) quoteCoherence() error {
 	if v.quote == nil || v.certify == nil {
 		return absent("no quote and certify statement to compare")

@@ -1,7 +1,7 @@
-// Package attest is keyagent's evidence: its format, and the one procedure that judges it.
+// Package attest is keyagent's evidence: its format, and the one procedure that verifies it.
 //
-// A machine that holds a binding key in its TPM can prove to a relying party that it does. The proof is a chain, and every link is a signature
-// or a hash over exact bytes:
+// A machine that holds a binding key in its TPM can prove to a relying party that it does. The
+// proof is a chain, and every link is a signature or a hash over exact bytes. On AMD SEV-SNP:
 //
 //	verifier's nonce ─────────────┬──────────────────────────────┐
 //	                              ▼                              ▼
@@ -14,21 +14,28 @@
 //	                                                                     │ and in it
 //	                                                  launch identity: this is Azure's paravisor
 //
-// [Evidence] is what the machine sends; [Parse] reads it strictly and believes nothing. [Verify] makes every check below, in this order, and
-// answers with a [Result]. Evidence is good only if Result.Err returns nil: no check has failed, and every check that the [Policy] and the
-// [Floor] require has passed. A check whose input is missing is not applicable, which is not passed.
+// [Evidence] is what the machine sends; [Parse] reads it strictly and takes nothing in it as
+// proven. [Verify] makes every check below, in this order, and returns a [Result]. Evidence is
+// verified only if Result.Err returns nil: no check has failed, and every check that the [Policy]
+// and the [Floor] require has passed. A check whose input is missing is not applicable, which is
+// not passed.
+//
+// Each kind of hardware, a platform, has its checks, its part of the policy and its part of the
+// evidence in a file of its own; platforms.go says what a platform is and lists them.
 //
 // # The procedure
 //
-//  1. bundle.format: parts within their natural size, the hardware report given in one form only
-//  2. bundle.nonce: the repeated challenge, if any, is ours (a convenience; rows 24 and 29 count)
+//  1. bundle.format: parts within their size limits, the hardware report given in one form only
+//  2. bundle.nonce: the challenge repeated in the bundle, if any, is the verifier's (for a clear
+//     message; checks 24 and 29 prove it)
 //  3. hcl.structure: the wrapper's header and lengths are consistent, padding is zero
 //  4. hcl.binding: the hardware report's report_data is SHA-256 of the claims, and 32 zero bytes
 //  5. hcl.claims: strict JSON with exactly one usable attestation key
 //  6. hcl.user-data: the guest's own input is what the policy expects
 //  7. tdx.structure: Intel TDX is refused; this version does not verify it
 //  8. snp.structure: report version 2 to 5, reserved fields zero, ECDSA P-384, signed by a VCEK
-//  9. snp.chain: the VCEK ends in a root of the verifier, of its own product line, at the verifier's time
+//  9. snp.chain: the VCEK ends in a root of the verifier, of its own product line, at the
+//     verifier's time
 //  10. snp.identity: the VCEK is that of the report's chip and reported TCB
 //  11. snp.signature: the report is signed by the VCEK
 //  12. snp.policy: no debugging, no migration agent, VMPL 0, and what else the policy asks
@@ -43,8 +50,10 @@
 //  21. key.certify.signer: the signer's qualified name is that of the attestation key
 //  22. key.certify.name: it is about the public area shown
 //  23. key.certify.location: not in the NULL hierarchy
-//  24. key.certify.nonce: made for this challenge, and for this protocol and audience; without a nonce of the verifier it fails
-//  25. key.match: the request's public key is this key; who asks that has the rows 18 to 25 and 32 required, whatever the policy says
+//  24. key.certify.nonce: made for this challenge, protocol and audience; fails if the verifier
+//     gave no nonce
+//  25. key.match: the public key that the caller asks about is this key; if the caller asks, checks
+//     18 to 25 and 32 are required, whatever the policy says
 //  26. quote.structure, 27. quote.signature, 28. quote.signer, 29. quote.nonce: as for the certify
 //  30. quote.selection: the SHA-256 bank, and at least the policy's PCRs
 //  31. quote.digest: the PCR values listed are those quoted, no more and no fewer
@@ -53,17 +62,22 @@
 //
 // # Invariants
 //
-//   - Pure: no network, no clock, no device. Time and trust anchors are arguments; certificates in evidence are never anchors.
-//   - The attestation key comes from hashed claims only. Fields of the evidence that name it are compared with it, not used.
-//   - Every row is evaluated and reported. No row saves an earlier failure, and none is skipped because an earlier one failed,
-//     except where its input could then not be read.
-//   - What was not understood as a whole is refused: trailing bytes, unknown members, unsupported algorithms.
+//   - Pure: no network, no clock, no device. Time and trust anchors are arguments; certificates in
+//     evidence are never anchors.
+//   - The attestation key comes from hashed claims only. Fields of the evidence that name it are
+//     compared with it, not used.
+//   - Every check is made and reported. None makes up for an earlier failure, and none is skipped
+//     because an earlier one failed, except where its input could then not be read.
+//   - What was not understood as a whole is refused: trailing bytes, unknown members, unsupported
+//     algorithms.
+//   - Evidence of an unknown or unsupported platform is held to the checks of all supported ones.
 //
-// What a yes does not say: which tenant's machine it is, what software runs in it now, and that nobody with physical access to the host has attacked the
-// processor. That the attestation key is restricted is known only because snp.launch says whose paravisor made it.
+// Verified evidence does not show which tenant owns the machine, what software runs in it now, or
+// that the processor was not attacked by someone with physical access to the host. That the
+// attestation key is restricted is known only because snp.launch shows whose paravisor made it.
 //
 // Errors: [CheckError] names the check.
 //
-// Sources: TPM 2.0 Library, parts 1 to 3; AMD 56860 and 57230; the paravisor's formats as listed in package hcl; Microsoft's virtual TPM
-// certificate hierarchy as observed, see testdata/azure-cvm.
+// Sources: TPM 2.0 Library, parts 1 to 3; AMD 56860 and 57230; the paravisor's formats as listed in
+// package hcl; Microsoft's virtual TPM certificate hierarchy as observed, see testdata/azure-cvm.
 package attest

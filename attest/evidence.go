@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -28,27 +27,30 @@ const (
 	maxStatementSize   = 1 << 10
 	maxPublicSize      = 1 << 10
 	maxSignatureSize   = 1 << 10
-	snpReportSize      = 1184
 	maxPCR             = 23
 	pcrDigestSize      = 32
 )
 
-// Evidence is what a machine shows: raw bytes as TPM and processor gave them, none of them believed yet. Verify is the only way to a
-// [Result]; no field of Evidence says anything by itself.
+// Evidence is what a machine sends: bytes as TPM and processor gave them, none of them verified
+// yet. Verify is the only way to a [Result]; no field of Evidence proves anything by itself.
 //
-// A part that is not there is nil. Integers inside TPM structures are big-endian, those inside the HCL and SNP reports little-endian.
+// A part that is not there is nil. Integers inside TPM structures are big-endian, those inside the
+// HCL report little-endian.
 type Evidence struct {
-	// Nonce and Audience repeat the verifier's challenge, for its convenience. The statements' extraData is what counts.
+	// Nonce and Audience repeat the verifier's challenge, so that a mix-up gets a clear
+	// message. What is verified is the extraData of the statements.
 	Nonce    []byte
 	Audience string
 
-	// HCLReport is the content of NV index 0x01400001. Evidence that passed through a party which unwraps it (MAA does) has
-	// SNPReport and RuntimeClaims instead, never both forms.
+	// HCLReport is the content of NV index 0x01400001. Evidence that passed through a party which
+	// unwraps it (MAA does) has the platform's hardware report and RuntimeClaims instead, never
+	// both forms.
 	HCLReport     []byte
-	SNPReport     []byte
 	RuntimeClaims []byte
 
-	VCEKChain       [][]byte // DER, the VCEK first; ASK and ARK, if sent, are ignored in favour of the verifier's
+	// HardwareEvidence is the unwrapped report of the platform, and what vouches for its signer.
+	HardwareEvidence
+
 	AKCertificate   []byte   // DER, zero padding of the NV index allowed
 	AKIntermediates [][]byte // DER
 	AKPublic        []byte   // TPMT_PUBLIC of the attestation key
@@ -61,15 +63,16 @@ type Evidence struct {
 	PCRs             map[int][]byte // SHA-256 bank
 }
 
-// wire is the JSON form. Its members are optional in JSON's sense only; what must be there is policy.
+// wire is the JSON form. Any member may be left out of the JSON; which of them are needed is
+// policy.
 type wire struct {
-	Format           string            `json:"format"`
-	Nonce            octets            `json:"nonce,omitempty"`
-	Audience         string            `json:"audience,omitempty"`
-	HCLReport        octets            `json:"hcl_report,omitempty"`
-	SNPReport        octets            `json:"snp_report,omitempty"`
-	RuntimeClaims    octets            `json:"runtime_claims,omitempty"`
-	VCEKChain        []octets          `json:"vcek_chain,omitempty"`
+	Format    string `json:"format"`
+	Nonce     octets `json:"nonce,omitempty"`
+	Audience  string `json:"audience,omitempty"`
+	HCLReport octets `json:"hcl_report,omitempty"`
+	wireReports
+	RuntimeClaims octets `json:"runtime_claims,omitempty"`
+	wireEndorsements
 	AKCertificate    octets            `json:"ak_certificate,omitempty"`
 	AKIntermediates  []octets          `json:"ak_intermediates,omitempty"`
 	AKPublic         octets            `json:"ak_public,omitempty"`
@@ -81,7 +84,7 @@ type wire struct {
 	PCRs             map[string]octets `json:"pcrs,omitempty"`
 }
 
-// octets travel as base64url without padding (RFC 4648, 5), in the one canonical spelling.
+// octets are encoded as base64url without padding (RFC 4648, 5), in the one canonical spelling.
 type octets []byte
 
 func (o octets) MarshalText() ([]byte, error) {
@@ -103,9 +106,10 @@ func (o *octets) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Parse reads a bundle. It refuses what could be read in two ways: members that occur twice, are unknown or differ from
-// known ones in case, bytes after the document, invalid UTF-8, base64 that has another spelling, and parts beyond their natural size.
-// Accepted input, encoded again and parsed again, is the same Evidence.
+// Parse reads a bundle. It refuses what two readers could understand differently: members that
+// occur twice, are unknown or differ from known ones in case, bytes after the document, invalid
+// UTF-8, base64 in another spelling, and parts beyond their size limits. Input that is accepted
+// gives the same Evidence when it is encoded and parsed again.
 func Parse(data []byte) (*Evidence, error) {
 	if len(data) > MaxEvidenceSize {
 		return nil, fmt.Errorf("evidence of %d bytes, want at most %d", len(data), MaxEvidenceSize)
@@ -123,11 +127,14 @@ func Parse(data []byte) (*Evidence, error) {
 	}
 	e := &Evidence{
 		Nonce: w.Nonce, Audience: w.Audience,
-		HCLReport: w.HCLReport, SNPReport: w.SNPReport, RuntimeClaims: w.RuntimeClaims,
-		VCEKChain: fromOctets(w.VCEKChain), AKCertificate: w.AKCertificate, AKIntermediates: fromOctets(w.AKIntermediates),
+		HCLReport: w.HCLReport, RuntimeClaims: w.RuntimeClaims,
+		AKCertificate: w.AKCertificate, AKIntermediates: fromOctets(w.AKIntermediates),
 		AKPublic: w.AKPublic, KeyPublic: w.KeyPublic,
 		Certify: w.Certify, CertifySignature: w.CertifySignature,
 		Quote: w.Quote, QuoteSignature: w.QuoteSignature, PCRs: pcrs,
+	}
+	for _, p := range platforms() {
+		p.decode(&w, e)
 	}
 	if err := e.validate(); err != nil {
 		return nil, fmt.Errorf("evidence: %w", err)
@@ -135,18 +142,21 @@ func Parse(data []byte) (*Evidence, error) {
 	return e, nil
 }
 
-// Encode writes the bundle as JSON. It refuses to write what Parse would refuse to read.
+// Encode returns the bundle as JSON. It refuses what Parse would refuse.
 func (e *Evidence) Encode() ([]byte, error) {
 	if err := e.validate(); err != nil {
 		return nil, fmt.Errorf("encoding evidence: %w", err)
 	}
 	w := wire{
 		Format: Format, Nonce: e.Nonce, Audience: e.Audience,
-		HCLReport: e.HCLReport, SNPReport: e.SNPReport, RuntimeClaims: e.RuntimeClaims,
-		VCEKChain: toOctets(e.VCEKChain), AKCertificate: e.AKCertificate, AKIntermediates: toOctets(e.AKIntermediates),
+		HCLReport: e.HCLReport, RuntimeClaims: e.RuntimeClaims,
+		AKCertificate: e.AKCertificate, AKIntermediates: toOctets(e.AKIntermediates),
 		AKPublic: e.AKPublic, KeyPublic: e.KeyPublic,
 		Certify: e.Certify, CertifySignature: e.CertifySignature,
 		Quote: e.Quote, QuoteSignature: e.QuoteSignature,
+	}
+	for _, p := range platforms() {
+		p.encode(e, &w)
 	}
 	for index, digest := range e.PCRs {
 		if w.PCRs == nil {
@@ -164,16 +174,33 @@ func (e *Evidence) Encode() ([]byte, error) {
 	return data, nil
 }
 
-// Hardware returns the hardware report and the runtime claims, from whichever form the evidence has them in.
+// HardwareReport returns the hardware report with its claims, from whichever form the evidence has
+// them in. It is nil if the evidence has none; the error says that the wrapper cannot be read.
+func (e *Evidence) HardwareReport() (*hcl.Report, error) {
+	if e.HCLReport != nil {
+		return hcl.Parse(e.HCLReport)
+	}
+	return e.unwrapped(), nil
+}
+
+// Hardware returns the bytes of the hardware report and the runtime claims, from whichever form the
+// evidence has them in.
 func (e *Evidence) Hardware() (report, claims []byte, err error) {
-	if e.HCLReport == nil {
-		return e.SNPReport, e.RuntimeClaims, nil
+	r, err := e.HardwareReport()
+	if err != nil || r == nil {
+		return nil, e.RuntimeClaims, err
 	}
-	wrapper, err := hcl.Parse(e.HCLReport)
-	if err != nil {
-		return nil, nil, err
+	return r.Hardware, r.Claims, nil
+}
+
+// unwrapped returns the report that was given without the paravisor's wrapper, or nil.
+func (e *Evidence) unwrapped() *hcl.Report {
+	for _, p := range platforms() {
+		if r := p.unwrapped(e); r != nil {
+			return r
+		}
 	}
-	return wrapper.Hardware, wrapper.Claims, nil
+	return nil
 }
 
 func parsePCRs(in map[string]octets) (map[int][]byte, error) {
@@ -196,17 +223,19 @@ func parsePCRs(in map[string]octets) (map[int][]byte, error) {
 
 // validate checks the sizes and combinations that hold for every bundle, whatever its policy.
 func (e *Evidence) validate() error {
-	if e.HCLReport != nil && (e.SNPReport != nil || e.RuntimeClaims != nil) {
+	if e.HCLReport != nil && (e.unwrapped() != nil || e.RuntimeClaims != nil) {
 		return errors.New("both an HCL report and its parts")
-	}
-	if e.SNPReport != nil && len(e.SNPReport) != snpReportSize {
-		return fmt.Errorf("SNP report of %d bytes, want %d", len(e.SNPReport), snpReportSize)
 	}
 	if len(e.Audience) > MaxAudienceSize {
 		return fmt.Errorf("audience of %d bytes, want at most %d", len(e.Audience), MaxAudienceSize)
 	}
-	if len(e.VCEKChain) > maxCertificates || len(e.AKIntermediates) > maxCertificates {
-		return fmt.Errorf("more than %d certificates in a chain", maxCertificates)
+	if err := checkCertificates(e.AKIntermediates); err != nil {
+		return err
+	}
+	for _, p := range platforms() {
+		if err := p.validate(e); err != nil {
+			return err
+		}
 	}
 	for _, part := range e.parts() {
 		if len(part.value) > part.max {
@@ -221,7 +250,7 @@ func (e *Evidence) validate() error {
 	return nil
 }
 
-// part is a byte string of the bundle with its natural maximum.
+// part is a byte string of the bundle with its largest size in bytes.
 type part struct {
 	name  string
 	value []byte
@@ -229,7 +258,7 @@ type part struct {
 }
 
 func (e *Evidence) parts() []part {
-	parts := []part{
+	return []part{
 		{"nonce", e.Nonce, MaxNonceSize},
 		{"HCL report", e.HCLReport, maxHCLReportSize},
 		{"runtime claims", e.RuntimeClaims, maxHCLReportSize},
@@ -241,10 +270,19 @@ func (e *Evidence) parts() []part {
 		{"quote", e.Quote, maxStatementSize},
 		{"quote signature", e.QuoteSignature, maxSignatureSize},
 	}
-	for _, c := range slices.Concat(e.VCEKChain, e.AKIntermediates) {
-		parts = append(parts, part{"certificate", c, maxCertificateSize})
+}
+
+// checkCertificates checks the size of a list of certificates and of each of them.
+func checkCertificates(list [][]byte) error {
+	if len(list) > maxCertificates {
+		return fmt.Errorf("more than %d certificates in a chain", maxCertificates)
 	}
-	return parts
+	for _, c := range list {
+		if len(c) > maxCertificateSize {
+			return fmt.Errorf("certificate of %d bytes, want at most %d", len(c), maxCertificateSize)
+		}
+	}
+	return nil
 }
 
 func fromOctets(in []octets) [][]byte {

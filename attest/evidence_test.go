@@ -102,7 +102,9 @@ func TestEncodeRefusesWhatParseWould(t *testing.T) {
 		"hardware in both forms": {HCLReport: []byte{1}, RuntimeClaims: []byte{1}},
 		"a PCR of no digest":     {PCRs: map[int][]byte{0: {1}}},
 		"certificates that make it too long": {
-			VCEKChain:       [][]byte{make([]byte, 8<<10), make([]byte, 8<<10), make([]byte, 8<<10), make([]byte, 8<<10)},
+			HardwareEvidence: attest.HardwareEvidence{SNPEvidence: attest.SNPEvidence{
+				VCEKChain: [][]byte{make([]byte, 8<<10), make([]byte, 8<<10), make([]byte, 8<<10), make([]byte, 8<<10)},
+			}},
 			AKIntermediates: [][]byte{make([]byte, 8<<10), make([]byte, 8<<10), make([]byte, 8<<10), make([]byte, 8<<10)},
 		},
 	} {
@@ -112,7 +114,8 @@ func TestEncodeRefusesWhatParseWould(t *testing.T) {
 	}
 }
 
-// FuzzParse: accepted input, encoded again, is accepted and means the same; encoding is a fixed point.
+// FuzzParse: accepted input, encoded again, is accepted and means the same; encoding is a fixed
+// point.
 func FuzzParse(f *testing.F) {
 	data, _ := bundle(f)
 	f.Add(data)

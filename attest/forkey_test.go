@@ -13,9 +13,9 @@ import (
 	"github.com/keyagent/keyagent/attest/internal/attesttest"
 )
 
-// TestWhoAsksAboutAKeyGetsAllOfIt: a policy that says nothing about keys must not
+// TestAskingAboutAKeyRequiresAllOfItsChecks: a policy that says nothing about keys must not
 // make a key attested that the TPM never certified.
-func TestWhoAsksAboutAKeyGetsAllOfIt(t *testing.T) {
+func TestAskingAboutAKeyRequiresAllOfItsChecks(t *testing.T) {
 	t.Parallel()
 	stranger, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -56,7 +56,8 @@ func TestWhoAsksAboutAKeyGetsAllOfIt(t *testing.T) {
 	}
 }
 
-// TestAKeyThatCouldNotBeReadIsNoKey: x509 leaves the key of a request nil if it does not know its algorithm.
+// TestAKeyThatCouldNotBeReadIsNoKey: x509 leaves the key of a request nil if it does not know its
+// algorithm.
 func TestAKeyThatCouldNotBeReadIsNoKey(t *testing.T) {
 	t.Parallel()
 	x := newTrial(t)
@@ -67,7 +68,8 @@ func TestAKeyThatCouldNotBeReadIsNoKey(t *testing.T) {
 	}
 }
 
-// TestWithoutANonceNothingIsFresh: statements that carry just what a careless verifier expects are not made for it.
+// TestWithoutANonceNothingIsFresh: statements that carry just what a careless verifier expects are
+// not made for it.
 func TestWithoutANonceNothingIsFresh(t *testing.T) {
 	t.Parallel()
 	short := []byte("15 bytes of it.")
@@ -117,7 +119,7 @@ func mustNotBeFresh(t *testing.T, r *attest.Result) {
 	}
 }
 
-func TestShortNoncesOfOthersAreJudgedOnRequest(t *testing.T) {
+func TestShortNoncesAreAcceptedOnRequestOnly(t *testing.T) {
 	t.Parallel()
 	for _, expected := range []attest.Expected{
 		{Certify: []byte("challenge"), Quote: []byte("challenge"), AllowShort: true},
@@ -130,8 +132,9 @@ func TestShortNoncesOfOthersAreJudgedOnRequest(t *testing.T) {
 	}
 }
 
-// TestNoTimeIsNotNow looks at the reasons: certificates that expired meanwhile would fail at this machine's time too.
-func TestNoTimeIsNotNow(t *testing.T) {
+// TestTheZeroTimeIsNotTakenForNow looks at the reasons: certificates that expired meanwhile would
+// fail at this machine's time too.
+func TestTheZeroTimeIsNotTakenForNow(t *testing.T) {
 	t.Parallel()
 	x := newTrial(t)
 	r := attest.Verify(x.Evidence(t, x.challenge), x.challenge, x.Anchors(), x.policy, time.Time{})

@@ -3,32 +3,22 @@ package attest
 import (
 	"slices"
 	"time"
-
-	"github.com/keyagent/keyagent/attest/tee"
 )
 
-// Policy is what a verifier asks for beyond the checks that always hold. The zero Policy asks for less than a relying party wants;
-// start from DefaultPolicy.
+// Policy is what a verifier requires beyond the checks of [Floor]. The zero Policy requires less
+// than a relying party wants; start from DefaultPolicy.
 type Policy struct {
-	// Required names checks that must pass, on top of those that every verdict needs (see Floor). A check that is not
-	// applicable, say because its part is missing, has not passed.
+	// Required names checks that must pass, on top of those that every verdict needs (see Floor). A
+	// check that is not applicable, say because its part is missing, has not passed. The check of
+	// one platform stands for the check of the same name on the platform that the evidence is of.
 	Required []string
 
-	// PCRs must all be covered by the quote, in the SHA-256 bank. An empty list still needs a quote, but of anything.
+	// PCRs must all be covered by the quote, in the SHA-256 bank. With an empty list a quote
+	// is still required, of any PCRs.
 	PCRs []int
 
-	// Launch lists whose firmware may have made the report. Without an entry snp.launch is not applicable: a genuine processor
-	// then vouches for the software of an unknown party.
-	Launch Launch
-
-	// MinTCB is the lowest acceptable reported TCB, compared by component; 0 asks for nothing.
-	MinTCB tee.TCB
-	// MinABI is the lowest acceptable ABI version of the guest policy, as major<<8 | minor.
-	MinABI uint16
-	// PlatformInfo names bits of the report's PLATFORM_INFO that must be set; bit 5 is the alias check against BadRAM.
-	PlatformInfo uint64
-	// ForbidSMT refuses guests whose policy lets their cores share hardware threads. Azure's do.
-	ForbidSMT bool
+	// HardwarePolicy is what each platform must show.
+	HardwarePolicy
 
 	// Key is what the binding key must be.
 	Key KeyPolicy
@@ -44,18 +34,12 @@ type Policy struct {
 	VMID string
 }
 
-// Launch identifies Azure's paravisor in an SNP report.
-type Launch struct {
-	IDKeyDigests [][]byte // SHA-384 of the key that signed the ID block, 48 bytes each
-	MinGuestSVN  uint32   // goes with an id_key_digest
-	Measurements [][]byte // launch digests, 48 bytes each; a listed measurement stands for itself
-}
-
 // KeyPolicy is what a certified key's public area must say (TPM 2.0 Part 2, TPMA_OBJECT).
 type KeyPolicy struct {
 	RequiredAttributes  uint32
 	ForbiddenAttributes uint32
-	// AuthPolicies lists authPolicy digests that the key may have; an empty authPolicy is always allowed.
+	// AuthPolicies lists authPolicy digests that the key may have; an empty authPolicy is always
+	// allowed.
 	AuthPolicies [][]byte
 	// AnyAuthPolicy allows every authPolicy.
 	AnyAuthPolicy bool
@@ -88,7 +72,8 @@ func bindingKeyPolicy() KeyPolicy {
 	}
 }
 
-// transportKeyPolicy: made inside this TPM, cannot leave it, opens one answer and is gone at the next reset.
+// transportKeyPolicy: made inside this TPM, cannot leave it, opens one answer and is gone at the
+// next reset.
 func transportKeyPolicy() KeyPolicy {
 	return KeyPolicy{
 		RequiredAttributes:  attrFixedTPM | attrFixedParent | attrSensitiveDataOrigin | attrDecrypt,
@@ -98,13 +83,15 @@ func transportKeyPolicy() KeyPolicy {
 	}
 }
 
-// DefaultPolicy asks for the binding key certified and fresh, PCRs 0 to 7 quoted in the same boot, and the report made under one of
-// the ID keys that Azure is known to use.
+// DefaultPolicy asks for the binding key certified and fresh, PCRs 0 to 7 quoted in the same boot,
+// and the report made under one of the ID keys that Azure is known to use.
 //
-// It does not ask for an AK certificate, which some hosts do not provision, for secure boot, or for the alias check against BadRAM
-// (PlatformInfo), which hosts of older firmware do not report; nor for a lowest firmware level (MinTCB, MinABI, MinGuestSVN) or
-// revocation lists: those change with AMD's and Microsoft's advisories, and a list built in here would be out of date. A relying party
-// that keeps up with them sets MinTCB: without it, a key extracted from any chip at an old level vouches for everything.
+// It does not require an AK certificate, which some hosts do not provision, secure boot, or the
+// alias check against BadRAM (PlatformInfo), which hosts with older firmware do not report. Nor
+// does it require a lowest firmware level (MinTCB, MinABI, MinGuestSVN) or revocation lists: those
+// change with AMD's and Microsoft's advisories, and values built in here would be out of date. A
+// relying party that follows the advisories sets MinTCB: without it, one key extracted from a chip
+// at an old level is enough to forge the evidence of any machine.
 func DefaultPolicy() Policy {
 	p := PlatformPolicy()
 	p.Required = append(p.Required, KeyChecks()...)
@@ -113,16 +100,19 @@ func DefaultPolicy() Policy {
 
 // PlatformPolicy is DefaultPolicy for evidence about the machine alone, without a binding key.
 func PlatformPolicy() Policy {
-	return Policy{
-		Required:    []string{CheckSNPLaunch},
+	p := Policy{
 		PCRs:        []int{0, 1, 2, 3, 4, 5, 6, 7},
-		Launch:      Launch{IDKeyDigests: AzureIDKeyDigests()},
 		Key:         bindingKeyPolicy(),
 		ClockWindow: time.Minute,
 	}
+	for _, platform := range platforms() {
+		platform.addPolicy(&p)
+	}
+	return p
 }
 
-// KeyChecks names the checks which prove that the binding key lives in the TPM that the evidence is about.
+// KeyChecks names the checks which prove that the binding key lives in the TPM that the evidence is
+// about.
 func KeyChecks() []string {
 	return []string{
 		CheckKeyPublic, CheckKeyCertifySignature, CheckKeyCertifyStructure, CheckKeyCertifySigner,
@@ -130,19 +120,25 @@ func KeyChecks() []string {
 	}
 }
 
-// Floor names the checks without which no policy makes evidence verified: a genuine, non-debug processor vouches for the claims, the
-// claims for the attestation key, and the attestation key made a fresh quote.
-func Floor() []string {
-	return []string{
-		CheckBundleFormat, CheckHCLBinding, CheckHCLClaims,
-		CheckSNPStructure, CheckSNPChain, CheckSNPIdentity, CheckSNPSignature, CheckSNPPolicy, CheckSNPTCB,
-		CheckQuoteSignature, CheckQuoteStructure, CheckQuoteSigner, CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest,
-	}
+// Floor names the checks that are required under every policy: a genuine, non-debug processor
+// vouches for the claims, the claims for the attestation key, and the attestation key made a fresh
+// quote. It lists the checks of all platforms; for evidence of one of them, only its own are
+// required.
+func Floor() []string { return floor(platforms()) }
+
+func floor(answering []platform) []string {
+	names := append([]string{CheckBundleFormat}, vouching(answering)...)
+	return append(names,
+		CheckQuoteSignature, CheckQuoteStructure, CheckQuoteSigner,
+		CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest)
 }
 
-// required lists the checks that must pass under p.
-func (p Policy) required() []string {
-	all := append(Floor(), p.Required...)
+// required lists the checks that must pass under p for evidence of the answering platforms.
+func (p Policy) required(answering []platform) []string {
+	all := floor(answering)
+	for _, name := range p.Required {
+		all = append(all, counterparts(name, answering)...)
+	}
 	slices.Sort(all)
 	return slices.Compact(all)
 }

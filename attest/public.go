@@ -28,7 +28,8 @@ const (
 	akAttributes    = attrFixedTPM | attrFixedParent | attrSensitiveDataOrigin | attrUserWithAuth | attrNoDA | attrRestricted | attrSign
 )
 
-// publicArea is a parsed TPMT_PUBLIC of an RSA key without symmetric algorithm (TPM 2.0 Part 2, 12.2.4).
+// publicArea is a parsed TPMT_PUBLIC of an RSA key without symmetric algorithm (TPM 2.0 Part 2,
+// 12.2.4).
 type publicArea struct {
 	nameAlg    uint16
 	attributes uint32
@@ -40,7 +41,8 @@ type publicArea struct {
 	raw        []byte
 }
 
-// parsePublic reads exactly one TPMT_PUBLIC. It knows RSA keys with SHA-256 Names only; every other key is refused as unsupported.
+// parsePublic reads exactly one TPMT_PUBLIC. It knows RSA keys with SHA-256 Names only; every other
+// key is refused as unsupported.
 func parsePublic(b []byte) (*publicArea, error) {
 	var (
 		s                         = cryptobyte.String(b)
@@ -86,7 +88,8 @@ func (p *publicArea) readKey(exponent uint32, modulus []byte) error {
 	return nil
 }
 
-// name is the object's Name: the name algorithm and the digest of the public area (TPM 2.0 Part 1, 14).
+// name is the object's Name: the name algorithm and the digest of the public area (TPM 2.0 Part 1,
+// 14).
 func (p *publicArea) name() []byte { return nameOf(p.raw) }
 
 func nameOf(data ...[]byte) []byte {
@@ -97,14 +100,15 @@ func nameOf(data ...[]byte) []byte {
 	return h.Sum([]byte{algSHA256 >> 8, algSHA256 & 0xff})
 }
 
-// primaryName is the Qualified Name of a primary object called name: a hierarchy's own Qualified Name is its handle (TPM 2.0
-// Part 1, 26.5).
+// primaryName is the Qualified Name of a primary object called name: a hierarchy's own Qualified
+// Name is its handle (TPM 2.0 Part 1, 26.5).
 func primaryName(hierarchy uint32, name []byte) []byte {
 	return nameOf(binary.BigEndian.AppendUint32(nil, hierarchy), name)
 }
 
-// AKPublicArea rebuilds the TPMT_PUBLIC of a Confidential VM's attestation key from its modulus of 256 bytes: the paravisor
-// makes the key from one template (RSA-2048, restricted, RSASSA with SHA-256, no policy), so that the claims need to name no more.
+// AKPublicArea rebuilds the TPMT_PUBLIC of a Confidential VM's attestation key from its modulus of
+// 256 bytes: the paravisor makes the key from one template (RSA-2048, restricted, RSASSA with
+// SHA-256, no policy), so that the claims need to name no more.
 func AKPublicArea(modulus []byte) []byte {
 	var b cryptobyte.Builder
 	b.AddUint16(algRSA)
@@ -125,8 +129,8 @@ func newAK(p *publicArea) *AK {
 	return &AK{Public: p.key, Name: p.name(), QualifiedName: primaryName(hierarchyEndorsement, p.name())}
 }
 
-// ParseAK reads the TPMT_PUBLIC of an attestation key. The key must be one that a TPM lets sign nothing but its own
-// statements: fixed to the TPM, restricted, signing only, RSASSA with SHA-256.
+// ParseAK reads the TPMT_PUBLIC of an attestation key. The key must be one that a TPM lets sign
+// nothing but its own statements: fixed to the TPM, restricted, signing only, RSASSA with SHA-256.
 func ParseAK(public []byte) (*AK, error) {
 	p, err := parsePublic(public)
 	if err != nil {
@@ -142,7 +146,8 @@ func ParseAK(public []byte) (*AK, error) {
 	return newAK(p), nil
 }
 
-// KeyName computes the Name of the object with this TPMT_PUBLIC, whose name algorithm must be SHA-256.
+// KeyName computes the Name of the object with this TPMT_PUBLIC, whose name algorithm must be
+// SHA-256.
 func KeyName(public []byte) ([]byte, error) {
 	p, err := parsePublic(public)
 	if err != nil {

@@ -5,14 +5,13 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
-
-	"github.com/keyagent/keyagent/attest/tee"
 )
 
 // Status is the outcome of one check.
 type Status string
 
-// The three outcomes. Not applicable means that what the check needs is not there; it never counts as passed.
+// The three outcomes. Not applicable means that what the check needs is not there; it never counts
+// as passed.
 const (
 	Pass          Status = "pass"
 	Fail          Status = "fail"
@@ -26,8 +25,9 @@ type Check struct {
 	Reason string `json:"reason,omitempty"` // why it failed or does not apply
 }
 
-// CheckError says that evidence is not good enough because of one check. Where the verifier is the machine that made the evidence, it
-// says nothing about the machine: whoever can disturb the TPM can cause one.
+// CheckError says that evidence is not good enough because of one check. If a machine verifies
+// its own evidence, the error says nothing about the machine: a party that can disturb the TPM can
+// cause one.
 type CheckError struct {
 	Check  string
 	Reason string
@@ -38,7 +38,8 @@ func (e *CheckError) Error() string { return e.Check + ": " + e.Reason }
 // Verdict sums up a Result.
 type Verdict string
 
-// The verdicts. Incomplete evidence is right as far as it goes, and is refused all the same by whoever needs a yes.
+// The verdicts. Incomplete evidence has no error in it, and is refused by a caller that requires
+// verified evidence.
 const (
 	Verified   Verdict = "verified"   // nothing failed, and all that was required has passed
 	Rejected   Verdict = "rejected"   // a check failed
@@ -55,12 +56,12 @@ type AK struct {
 // Claim is something that a Result proves, or does not.
 type Claim struct {
 	Claim  string `json:"claim"`
-	Anchor string `json:"anchor,omitempty"` // what the proof hangs on; empty if not proven
+	Anchor string `json:"anchor,omitempty"` // what the proof rests on; empty if not proven
 	Reason string `json:"reason,omitempty"` // the first check that is missing; empty if proven
 }
 
-// Result is what came out of verifying evidence. The facts below Checks were read from the evidence; they are facts only if Err
-// returns nil.
+// Result is the outcome of verifying evidence. The fields below Checks were read from the evidence;
+// rely on them only if Err returns nil.
 type Result struct {
 	Checks []Check
 
@@ -68,10 +69,10 @@ type Result struct {
 	KeyName   []byte           // of the binding key; nil unless all KeyChecks passed
 	PublicKey crypto.PublicKey // of the binding key; nil unless all KeyChecks passed
 	VMID      string           // vmUniqueId
-	SNP       *tee.SNPReport
-	Product   string         // AMD product line of the root that the chain ended in
-	PCRs      map[int][]byte // SHA-256 bank, as quoted
-	Clock     Clock          // of the quote
+	PCRs      map[int][]byte   // SHA-256 bank, as quoted
+	Clock     Clock            // of the quote
+
+	HardwareFacts
 
 	Proven    []Claim
 	NotProven []Claim
@@ -79,8 +80,8 @@ type Result struct {
 	required []string
 }
 
-// Clock is the TPM's own time information in a statement (TPM 2.0 Part 2, TPMS_CLOCK_INFO). Two statements belong to one boot if
-// ResetCount and RestartCount agree.
+// Clock is the TPM's own time information in a statement (TPM 2.0 Part 2, TPMS_CLOCK_INFO). Two
+// statements belong to one boot if ResetCount and RestartCount agree.
 type Clock struct {
 	Milliseconds    uint64
 	ResetCount      uint32
@@ -120,8 +121,8 @@ func (r *Result) Verdict() Verdict {
 // Verified reports whether the evidence holds. It is Err() == nil.
 func (r *Result) Verified() bool { return r.Verdict() == Verified }
 
-// Err returns nil if the evidence is verified, else every check that failed, or that was required and did not apply, each as a
-// *CheckError.
+// Err returns nil if the evidence is verified, else every check that failed, or that was required
+// and did not apply, each as a *CheckError.
 func (r *Result) Err() error {
 	if r.Verified() {
 		return nil

@@ -13,7 +13,7 @@ import (
 	at "github.com/keyagent/keyagent/attest/internal/attesttest"
 )
 
-func TestTheZeroResultIsNoYes(t *testing.T) {
+func TestTheZeroResultIsNotVerified(t *testing.T) {
 	t.Parallel()
 	var r attest.Result
 	if r.Verified() || r.Err() == nil || r.Verdict() != attest.Incomplete {
@@ -21,7 +21,7 @@ func TestTheZeroResultIsNoYes(t *testing.T) {
 	}
 }
 
-func TestNoEvidenceIsNoYes(t *testing.T) {
+func TestMissingEvidenceIsNotVerified(t *testing.T) {
 	t.Parallel()
 	x := newTrial(t)
 	for name, p := range map[string]attest.Policy{"default": x.policy, "zero": {}} {
@@ -189,7 +189,7 @@ func TestVerifyIsSafeForConcurrentUse(t *testing.T) {
 	wg.Wait()
 }
 
-func TestTransportKeyIsJudgedAsADecryptionKey(t *testing.T) {
+func TestTransportKeyIsCheckedAsADecryptionKey(t *testing.T) {
 	t.Parallel()
 	x := newTrial(t)
 	ak, err := attest.ParseAK(attest.AKPublicArea(x.AK.N.Bytes()))

@@ -19,8 +19,9 @@ func strictest(x *trial) {
 	x.ChangeAnchors = func(a *attest.TrustAnchors) { a.VTPMIntermediates = nil }
 }
 
-// TestPartsThatAreMissingOrBrokenAreSurvived judges evidence with one part dropped, emptied, cut and lengthened, under the
-// strictest policy. A later check must cope with what an earlier one could not read.
+// TestPartsThatAreMissingOrBrokenAreSurvived verifies evidence with one part dropped, emptied, cut
+// and lengthened, under the strictest policy. A later check must cope with what an earlier one
+// could not read.
 func TestPartsThatAreMissingOrBrokenAreSurvived(t *testing.T) {
 	t.Parallel()
 	parts := map[string]func(*attest.Evidence) *[]byte{
@@ -60,7 +61,8 @@ func TestPartsThatAreMissingOrBrokenAreSurvived(t *testing.T) {
 	}
 }
 
-// TestAnUnreadableReportIsNotReplacedByAnUnsignedKey: with broken claims the key that is sent along must not take their place.
+// TestAnUnreadableReportIsNotReplacedByAnUnsignedKey: with broken claims the key that is sent along
+// must not take their place.
 func TestAnUnreadableReportIsNotReplacedByAnUnsignedKey(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*attest.Evidence){
@@ -82,7 +84,8 @@ func TestAnUnreadableReportIsNotReplacedByAnUnsignedKey(t *testing.T) {
 	}
 }
 
-// TestATPMWithoutATEEIsNeverVerified: without hardware report the key that is sent along serves to look at the statements, and to no more.
+// TestATPMWithoutATEEIsNeverVerified: without hardware report the key that is sent along serves to
+// look at the statements, and to no more.
 func TestATPMWithoutATEEIsNeverVerified(t *testing.T) {
 	t.Parallel()
 	x := newTrial(t)
@@ -104,7 +107,7 @@ func TestATPMWithoutATEEIsNeverVerified(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotAskedForIsNotJudged(t *testing.T) {
+func TestChecksThatAreNotAskedForDoNotApply(t *testing.T) {
 	t.Parallel()
 	x := newTrial(t)
 	x.Claims = bytes.Replace(x.Claims, []byte(`"secure-boot":true`), []byte(`"secure-boot":false`), 1)

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	generatedValue = 0xFF544347 // TPM_GENERATED_VALUE: "\xffTCG", which no unrestricted key of a TPM may sign under
+	generatedValue = 0xFF544347 // TPM_GENERATED_VALUE: a restricted key signs it only for the TPM itself
 	typeCertify    = 0x8017     // TPM_ST_ATTEST_CERTIFY
 	typeQuote      = 0x8018     // TPM_ST_ATTEST_QUOTE
 
@@ -23,7 +23,8 @@ const (
 	rsaSignatureLen = 256
 )
 
-// statement is a parsed TPMS_ATTEST (TPM 2.0 Part 2, 10.12.12). Parsing is exact: what was parsed has no other encoding.
+// statement is a parsed TPMS_ATTEST (TPM 2.0 Part 2, 10.12.12). Parsing is exact: what was parsed
+// has no other encoding.
 type statement struct {
 	kind      uint16
 	signer    []byte // Qualified Name of the signing key
@@ -123,8 +124,9 @@ func readBytes(s *cryptobyte.String, out *[]byte) bool {
 	return ok
 }
 
-// verifySignature checks a TPM's RSASSA-PKCS1-v1_5 signature with SHA-256 over a statement. signature is a TPMT_SIGNATURE or, as some
-// tools write it, the 256 bytes alone. No other scheme is accepted: an attestation key has just one.
+// verifySignature checks a TPM's RSASSA-PKCS1-v1_5 signature with SHA-256 over a statement.
+// signature is a TPMT_SIGNATURE or, as some tools write it, the 256 bytes alone. No other scheme is
+// accepted: an attestation key has just one.
 func verifySignature(ak *rsa.PublicKey, data, signature []byte) error {
 	bare := signature
 	if len(signature) != rsaSignatureLen {

@@ -10,8 +10,8 @@ import (
 	at "github.com/keyagent/keyagent/attest/internal/attesttest"
 )
 
-// The TPM's structures are parsed by hand, strictly. go-tpm, which is lenient, is the judge: what we accept it must accept too, and
-// write again to the same bytes.
+// The TPM's structures are parsed by hand, strictly. go-tpm, which is lenient, is the reference:
+// what we accept it must accept too, and write again to the same bytes.
 
 // FuzzStatement reads TPMS_ATTEST.
 func FuzzStatement(f *testing.F) {
@@ -81,7 +81,8 @@ func FuzzAKCertificate(f *testing.F) {
 	})
 }
 
-// FuzzVerify: nothing that comes in a bundle makes the verifier fall over, and no changed bundle is verified by accident of its parts missing.
+// FuzzVerify: nothing that comes in a bundle makes the verifier fall over, and no changed bundle is
+// verified by accident of its parts missing.
 func FuzzVerify(f *testing.F) {
 	data, _ := bundle(f)
 	f.Add(data)

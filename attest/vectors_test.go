@@ -143,7 +143,8 @@ func certificates(t testing.TB, b []byte) [][]byte {
 	return out
 }
 
-// publicFromPEM rebuilds the AK's public area: PEM keeps the modulus only, and the paravisor's template gives the rest.
+// publicFromPEM rebuilds the AK's public area: PEM keeps the modulus only, and the paravisor's
+// template gives the rest.
 func publicFromPEM(t testing.TB, b []byte) []byte {
 	t.Helper()
 	block, _ := pem.Decode(b)
@@ -182,7 +183,8 @@ func unhex(t testing.TB, s string) []byte {
 	return b
 }
 
-// vectorPolicy is the default policy of cases.json: no key is asked for, no list of launch identities.
+// vectorPolicy is the default policy of cases.json: no key is asked for, no list of launch
+// identities.
 func (v vector) policy() attest.Policy {
 	p := attest.PlatformPolicy()
 	p.Required = nil
@@ -228,7 +230,8 @@ func TestRealEvidence(t *testing.T) {
 	}
 }
 
-// mustParseOnly is for evidence that a remote party can check nothing of: it is understood, and refused.
+// mustParseOnly is for evidence that a remote party can check nothing of: it is understood, and
+// refused.
 func (v vector) mustParseOnly(t *testing.T) {
 	r := v.verify(t, v.policy())
 	for _, name := range []string{attest.CheckHCLStructure, attest.CheckHCLBinding, attest.CheckHCLClaims} {

@@ -92,7 +92,8 @@ func TestGoodEvidenceIsVerified(t *testing.T) {
 	}
 }
 
-// TestEveryCheckRefuses is the heart of the suite: a check without a forgery that it alone stops fails it.
+// TestEveryCheckRefuses is the heart of the suite: a check without a forgery that it alone stops
+// fails it.
 func TestEveryCheckRefuses(t *testing.T) {
 	t.Parallel()
 	table := forgeries()
@@ -331,7 +332,7 @@ func snpForgeries() map[string][]forgery {
 			{name: "below the policy's minimum in one component", forge: func(_ *testing.T, x *trial) { x.policy.MinTCB = 5 }},
 		},
 		attest.CheckSNPLaunch: {
-			{name: "firmware of somebody else on a genuine chip", forge: func(_ *testing.T, x *trial) { x.IDKeyDigest = make([]byte, 48) }},
+			{name: "firmware of another party on a genuine chip", forge: func(_ *testing.T, x *trial) { x.IDKeyDigest = make([]byte, 48) }},
 			{name: "an old guest SVN", forge: func(_ *testing.T, x *trial) { x.policy.Launch.MinGuestSVN = 13 }},
 			{name: "a measurement that is not on the list", forge: func(_ *testing.T, x *trial) {
 				x.policy.Launch = attest.Launch{Measurements: [][]byte{make([]byte, 48)}}

@@ -69,7 +69,7 @@ func (c *Client) Close() error {
 // Socket returns the path at which the client looks for the agent.
 func (c *Client) Socket() string { return c.socket }
 
-// Token is an access token and what the agent says about it. Use its
+// Token is an access token and the agent's description of it. Use its
 // AccessToken.Reveal() where the token is sent; printed, it shows nothing.
 type Token = wire.TokenResponse
 
@@ -127,7 +127,7 @@ func decodeToken(body []byte) (Token, error) {
 	var token Token
 	err := json.Unmarshal(body, &token)
 	if isType(err) {
-		err = nil // of a member, which is as if it were not there
+		err = nil // one member has another type: treat it as missing
 	}
 	switch { // the causes could quote a token
 	case err != nil:
@@ -140,18 +140,19 @@ func decodeToken(body []byte) (Token, error) {
 	return token, nil
 }
 
-// isType reports whether all that is wrong with a JSON text is that some members are of another type. What is not wrong was decoded.
+// isType reports whether the only fault of a JSON text is that some members are of another type.
+// The others were decoded.
 func isType(err error) bool {
 	_, ok := errors.AsType[*json.UnmarshalTypeError](err)
 	return ok
 }
 
-// Status asks the agent what it is and has. Only its administrators may.
+// Status asks for the agent's state. Only its administrators may ask.
 func (c *Client) Status(ctx context.Context) (wire.Status, error) {
 	return ask[wire.Status](ctx, c, wire.PathStatus, "status")
 }
 
-// Identities asks which identities the agent's rules give the caller, and what for.
+// Identities asks which identities the agent's rules allow the caller, and for which resources.
 func (c *Client) Identities(ctx context.Context) ([]wire.Identity, error) {
 	return ask[[]wire.Identity](ctx, c, wire.PathIdentities, "identities")
 }
@@ -176,7 +177,7 @@ func ask[T any](ctx context.Context, c *Client, path, what string) (T, error) {
 
 // get returns the body of a 200, and an [*Error] for every other answer.
 func (c *Client) get(ctx context.Context, path, query string) ([]byte, error) {
-	// The host is not used for anything; the name says what it is in traces.
+	// The host is not used to connect; it names the agent in traces.
 	target := url.URL{Scheme: "http", Host: "keyagent", Path: path, RawQuery: query}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {

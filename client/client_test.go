@@ -73,7 +73,7 @@ func startAgent(t *testing.T, source tokens, adminOnly bool) string {
 	t.Helper()
 	uid := uint32(os.Geteuid())
 	if adminOnly {
-		uid++ // a rule for somebody else
+		uid++ // a rule for another user
 	}
 	server, err := agentapi.New(agentapi.Config{
 		Tokens: source,
@@ -151,7 +151,7 @@ func TestToken(t *testing.T) {
 	})
 }
 
-func TestWhatARequestSaysBesidesReachesTheAgent(t *testing.T) {
+func TestOptionalParametersReachTheAgent(t *testing.T) {
 	const challenge = `{"access_token":{"nbf":{"essential":true,"value":"1790000000"}}}`
 	var asked acquire.Request
 	c := newClient(t, startAgent(t, func(r acquire.Request) (acquire.Token, error) {
@@ -326,7 +326,7 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 	return socket
 }
 
-func TestWhatIsNotNeededInAReplySpoilsNothing(t *testing.T) {
+func TestUnneededMembersOfAReplyAreIgnored(t *testing.T) {
 	for name, member := range map[string]string{
 		"not_before as a date":       `"not_before":"2026-12-01"`,
 		"a binding that is a list":   `"binding":[1]`,

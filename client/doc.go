@@ -4,7 +4,7 @@
 //	defer agent.Close()
 //	token, err := agent.Token(ctx, client.TokenRequest{Resource: "https://vault.azure.net"})
 //
-// The agent knows who is calling from the kernel; there is nothing to configure
+// The kernel tells the agent which process is calling; there is nothing to configure
 // on this side and no secret to keep. Tokens are cached and renewed by the
 // agent: ask whenever one is needed, and do not keep it past its Expiry. When a
 // resource answers with a claims challenge, ask again with [TokenRequest.Claims].
@@ -18,9 +18,9 @@
 //
 // # Errors
 //
-// [ErrNotReachable] is wrapped when nobody answers at the socket. Everything
-// that the agent itself says is an [*Error]; it matches [ErrRefused] when the
-// agent's rules said no. Where Entra itself demands claims, Problem.Claims has them.
+// [ErrNotReachable] is wrapped when there is no answer from the socket. An error reported
+// by the agent is an [*Error]; it matches [ErrRefused] when the agent's rules do not allow
+// the request. Where Entra itself demands claims, Problem.Claims has them.
 //
 // The package imports the standard library and agentapi/wire only.
 package client

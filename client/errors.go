@@ -20,17 +20,17 @@ import (
 
 // Sentinels for errors.Is.
 var (
-	// ErrNotReachable: nobody answers at the socket, or stopped half way.
+	// ErrNotReachable: there was no answer from the socket, or only a part of one.
 	ErrNotReachable = errors.New("the agent is not reachable")
 	// ErrRefused: the agent's rules do not allow it. Only its administrator can
 	// change that.
 	ErrRefused = errors.New("refused by the agent's rules")
 )
 
-// Error is an answer of the agent that is not what was asked for.
+// Error is an error reported by the agent.
 type Error struct {
-	// Problem is what the agent said. Decide on its Code; show its Detail and
-	// Hint. Code is empty if the answer was not the agent's.
+	// Problem is the agent's description. Decide on its Code; show its Detail and
+	// Hint. Code is empty if the answer did not come from the agent.
 	Problem wire.Problem
 	// Status is the HTTP status.
 	Status int
@@ -73,18 +73,18 @@ func decodeError(resp *http.Response, body []byte) *Error {
 	return e
 }
 
-// transportError says why there was no answer. The caller's own context wins:
-// it is no fault of the agent.
+// transportError says why there was no answer. If the caller's context has ended, that is
+// the reason given: it is not the agent's fault.
 func (c *Client) transportError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("asking the agent at %s: %w", c.socket, context.Cause(ctx))
 	}
 	if urlError, ok := errors.AsType[*url.Error](err); ok {
-		err = urlError.Err // the URL is an inside of this package
+		err = urlError.Err // the URL is internal to this package
 	}
 	cause := err
 	if opError, ok := errors.AsType[*net.OpError](err); ok {
-		cause = opError.Err // without the path again
+		cause = opError.Err // the path is already in the text
 	}
 	advice := []string{fmt.Sprintf("%v at %s: %v", ErrNotReachable, c.socket, cause)}
 	switch {

@@ -4,25 +4,109 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 
 	"github.com/keyagent/keyagent/client"
 )
 
+// fakeAgent answers at a Unix socket as the agent does: one identity, one resource. A program that
+// uses the library can be tested with such a server.
+func fakeAgent() (socket string, stop func()) {
+	dir, err := os.MkdirTemp("", "agent")
+	if err != nil {
+		panic(err)
+	}
+	socket = filepath.Join(dir, "agent.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		panic(err)
+	}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("resource") != "https://vault.azure.net" {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprint(w, `{"code": "not_allowed", "title": "no rule allows this resource",
+				"hint": "ask the administrator for a rule"}`)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"access_token": "header.payload.signature", "token_type": "Bearer",
+			"expires_on": 4102444800, "identity": "vm", "strength": "attested"}`)
+	}))
+	_ = server.Listener.Close() // the one on loopback
+	server.Listener = listener
+	server.Start()
+	return socket, func() {
+		server.Close()
+		_ = os.RemoveAll(dir)
+	}
+}
+
+// A program asks for a token whenever it needs one, and puts it into the request to the API.
 func ExampleClient_Token() {
-	agent := client.New(client.Config{Socket: "/nonexistent/agent.sock"}) // leave Socket out for the agent of this machine
+	socket, stop := fakeAgent()
+	defer stop()
+
+	agent := client.New(client.Config{Socket: socket}) // without Socket: the agent of this machine
 	defer func() { _ = agent.Close() }()
 
-	token, err := agent.Token(context.Background(), client.TokenRequest{Resource: "https://vault.azure.net"})
-	if errors.Is(err, client.ErrNotReachable) {
-		fmt.Println("start keyagent")
-		return
-	}
+	ctx := context.Background()
+	token, err := agent.Token(ctx, client.TokenRequest{Resource: "https://vault.azure.net"})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	req, _ := http.NewRequestWithContext(context.Background(), http.MethodGet, "https://example.vault.azure.net/secrets", nil)
-	req.Header.Set("Authorization", "Bearer "+token.AccessToken.Reveal())
+	fmt.Println("identity:", token.Identity)
+	fmt.Println("expires:", token.Expiry().UTC().Year())
+	fmt.Println("printed, a token shows nothing:", token.AccessToken)
+
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://example.vault.azure.net/secrets", nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	req.Header.Set("Authorization", token.TokenType+" "+token.AccessToken.Reveal())
+	fmt.Println(req.Header.Get("Authorization"))
+	// Output:
+	// identity: vm
+	// expires: 2100
+	// printed, a token shows nothing: [redacted]
+	// Bearer header.payload.signature
+}
+
+// Decide on the kind of an error with errors.Is and errors.As, and show the agent's own hint.
+func ExampleError() {
+	socket, stop := fakeAgent()
+	defer stop()
+
+	agent := client.New(client.Config{Socket: socket})
+	defer func() { _ = agent.Close() }()
+
+	_, err := agent.Token(context.Background(), client.TokenRequest{Resource: "https://storage.azure.com"})
+	var answer *client.Error
+	if errors.As(err, &answer) {
+		fmt.Println("by the agent's rules:", errors.Is(err, client.ErrRefused))
+		fmt.Println(answer.Problem.Code)
+		fmt.Println(answer.Problem.Hint)
+	}
+	// Output:
+	// by the agent's rules: true
+	// not_allowed
+	// ask the administrator for a rule
+}
+
+// Without an agent there is no token; the error says so.
+func ExampleClient_Token_withoutAgent() {
+	agent := client.New(client.Config{Socket: "/nonexistent/agent.sock"})
+	defer func() { _ = agent.Close() }()
+
+	_, err := agent.Token(context.Background(), client.TokenRequest{Resource: "https://vault.azure.net"})
+	if errors.Is(err, client.ErrNotReachable) {
+		fmt.Println("start keyagent")
+	}
 	// Output: start keyagent
 }

@@ -58,7 +58,7 @@ const (
 	SendNever  = "never"
 )
 
-// Credential is one way of an application to prove to Entra that it is itself.
+// Credential is one way for an application to authenticate to Entra.
 type Credential struct {
 	// Name is what replies, audit and status call the entry: lower-case letters,
 	// digits, and hyphens or underscores inside, at most 63. Default: the source; a
@@ -69,7 +69,7 @@ type Credential struct {
 	// Bound is require (the credential is shown over mutual TLS with a key of this VM,
 	// or not at all), prefer (without that where Entra or the platform does not take
 	// it; each such token says so) or never. Default: require; never for
-	// assertion_file, which no key is behind.
+	// assertion_file, which has no key.
 	Bound string `yaml:"bound,omitempty"`
 
 	// Key is the name of a key in the key store: keyagent key create NAME. For source
@@ -108,7 +108,7 @@ var exchangeAudiences = map[string]string{
 
 // AssertionAudiences returns the audiences of assertions for federated credentials:
 // those of the clouds, and those that credentials of this configuration have, in
-// alphabetical order. Whoever has a token for one can be each application that
+// alphabetical order. With a token for one, anyone can act as each application that
 // trusts its identity.
 func (c *Config) AssertionAudiences() []string {
 	all := slices.Collect(maps.Values(exchangeAudiences))
@@ -126,8 +126,7 @@ func (c *Config) AssertionAudiences() []string {
 	return slices.Compact(all)
 }
 
-// bindable reports whether a source can prove with a key of this VM that it was
-// not copied.
+// bindable reports whether a source's credential can be bound to a key of this VM.
 func bindable(source string) bool {
 	return source == SourceCertificate || source == SourceManagedIdentity || source == SourceOIDC
 }

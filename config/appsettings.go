@@ -11,17 +11,18 @@ import (
 	"unicode/utf16"
 )
 
-// appSettings are an app's settings, in whatever form .NET takes them.
+// appSettings are an app's settings, in any of the forms that .NET reads.
 type appSettings struct {
 	root      *settings
 	env       bool     // they are variables of an environment
 	elsewhere []string // names, with colons, whose values the file refers to and does not have
 }
 
-// readAppSettings reads the forms that an app's settings have where .NET takes them from:
+// readAppSettings reads an app's settings in each form that .NET has for them:
 //
 //   - appsettings.json: objects, in which a name may have colons (JsonConfigurationFileParser);
-//   - an environment: lines NAME=VALUE, or an object or a list of variables, as the Azure portal, az, and Kubernetes have it;
+//   - an environment: lines NAME=VALUE, or an object or a list of variables, as the Azure portal,
+//     az, and Kubernetes have it;
 //   - local.settings.json of Azure Functions, whose "Values" are an environment.
 func readAppSettings(data []byte) (appSettings, error) {
 	if len(data) > maxFileBytes {
@@ -56,7 +57,8 @@ func readAppSettings(data []byte) (appSettings, error) {
 	return appSettings{root: &file.root}, nil
 }
 
-// decodeText returns the text as UTF-8. Without a byte order mark it is taken for that, as .NET does.
+// decodeText returns the text as UTF-8. Without a byte order mark it is taken for that, as .NET
+// does.
 func decodeText(data []byte) ([]byte, error) {
 	var text []byte
 	switch {
@@ -93,7 +95,8 @@ func fromUTF32(data []byte, order binary.ByteOrder) []byte {
 	return []byte(string(runes))
 }
 
-// readLines reads an environment as printenv prints it, and as files of variables have it: with comments, "export" and quotes.
+// readLines reads an environment as printenv prints it, and as files of variables have it: with
+// comments, "export" and quotes.
 func readLines(text string) (appSettings, error) {
 	var b builder
 	number := 0
@@ -233,7 +236,8 @@ func (f *jsonFile) hasUnderscores() bool {
 	return len(f.root.find(func(s *settings) bool { return strings.Contains(s.name, "__") })) > 0
 }
 
-// functions makes an environment of local.settings.json. What is beside the values stays what it is.
+// functions makes an environment of local.settings.json. Members other than "Values" stay as they
+// are.
 func (f *jsonFile) functions() (appSettings, error) {
 	if encrypted, err := f.root.flag("IsEncrypted"); err != nil || encrypted {
 		return appSettings{}, errors.New("the values are encrypted (IsEncrypted): func settings decrypt writes them in the clear")
@@ -246,7 +250,7 @@ func (f *jsonFile) functions() (appSettings, error) {
 	return appSettings{root: &f.root, env: true}, nil
 }
 
-// checkSyntax does not repeat what encoding/json quotes of the text.
+// checkSyntax leaves out the part of the text that encoding/json quotes: it may be a secret.
 func checkSyntax(data []byte) error {
 	var whole json.RawMessage
 	err := json.Unmarshal(data, &whole)
@@ -259,8 +263,8 @@ func checkSyntax(data []byte) error {
 	return nil
 }
 
-// plainJSON takes out what .NET's JSON configuration allows and JSON does not: comments, and a comma after the last element. Lines stay
-// where they are.
+// plainJSON removes what .NET's JSON configuration allows and JSON does not: comments, and a comma
+// after the last element. Line numbers stay the same.
 func plainJSON(data []byte) []byte {
 	plain := bytes.Clone(data)
 	comma := -1       // of the last comma, if it stands behind an element and only space has followed
@@ -304,8 +308,8 @@ func endOfString(text []byte, start int) int {
 	return len(text)
 }
 
-// blank puts spaces in the place of a comment of so many bytes, and returns where the text goes on. One that does not end, with
-// another length than a comment can have, goes to the end.
+// blank replaces a comment of length bytes by spaces, and returns the position after it. A length
+// that no comment has means that it does not end: it is replaced up to the end of the text.
 func blank(text []byte, start, length int) int {
 	stop := start + length
 	if length < 2 || length == 3 {

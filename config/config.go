@@ -28,8 +28,8 @@ type Config struct {
 	Socket string `yaml:"socket,omitempty"`
 
 	// IMDSEndpoint is the base URL of the instance metadata service. Default:
-	// http://169.254.169.254. Only a test platform needs another one: whoever
-	// answers there says which token endpoint the agent talks to.
+	// http://169.254.169.254. Only a test platform needs another one: the service at
+	// this address names the token endpoint that the agent talks to.
 	IMDSEndpoint string `yaml:"imds_endpoint,omitempty"`
 
 	// CAFile is a PEM file of certificate authorities to trust, besides the
@@ -54,14 +54,14 @@ type Config struct {
 	// Identities are the identities that the agent gives tokens of.
 	Identities []Identity `yaml:"identities,omitempty"`
 
-	// Rules say who may have which token. Whom no rule names gets nothing. A rule that
-	// names a user or a group who is not known on this machine is not in force, and the
-	// log, status and doctor say so; the agent looks again every half minute. The other
+	// Rules say who may have which token. A caller that no rule names gets none. A rule
+	// that names a user or a group unknown on this machine is not in force, and the log,
+	// status and doctor say so; the agent checks again every half minute. The other
 	// rules are in force meanwhile.
 	Rules []Rule `yaml:"rules,omitempty"`
 
-	// Admins may read the agent's status, besides root and the agent's own user. One
-	// who is not known on this machine is left out until they are.
+	// Admins may read the agent's status, besides root and the agent's own user. Users
+	// and groups unknown on this machine are left out until they exist.
 	Admins Principals `yaml:"admins,omitempty"`
 
 	// Audit says what happens when audit records cannot be written.
@@ -71,9 +71,9 @@ type Config struct {
 // Audit configures the audit records, which the agent writes to its standard output.
 type Audit struct {
 	// Required is true to refuse tokens, also those that are in memory, while their
-	// records cannot be written: the disk is full, or what reads the agent's standard
-	// output is gone or does not read on. False hands them out all the same; what was
-	// lost is counted. Default: false.
+	// records cannot be written: the disk is full, or the reader of the agent's standard
+	// output has ended or stopped reading. False hands them out all the same, and lost
+	// records are counted. Default: false.
 	Required bool `yaml:"required,omitempty"`
 }
 
@@ -113,7 +113,8 @@ const (
 
 // Attestation configures how the binding key is attested.
 type Attestation struct {
-	// Provider is azure-guest or none. Default: azure-guest.
+	// Provider is azure-guest or none. With none, nothing reaches min_strength:
+	// attested, and to ask for it is an error. Default: azure-guest.
 	Provider string `yaml:"provider,omitempty"`
 	// AMDRoots is a PEM file with an ARK and its ASK to trust besides AMD's own.
 	// Default: none. It is read as strictly as ca_file.
@@ -134,11 +135,11 @@ const (
 )
 
 // BindingKey says what the binding key must be like. It is made at the first start;
-// if the key that is there is otherwise, the agent does not start: keyagent key
-// rotate binding makes another.
+// if the existing key differs, the agent does not start: keyagent key rotate binding
+// makes another.
 type BindingKey struct {
-	// PCRs are the PCRs, 0 to 23, whose values at the key's making it is bound to:
-	// after another boot it does not sign. Default: none.
+	// PCRs are the PCRs, 0 to 23, to whose values at its creation the key is bound: after
+	// a boot with other values it does not sign. Default: none.
 	PCRs []int `yaml:"pcrs,omitempty"`
 	// PCRBank is sha256 or sha384. Default: sha256.
 	PCRBank string `yaml:"pcr_bank,omitempty"`
@@ -177,11 +178,11 @@ type Identity struct {
 	Application *Application `yaml:"application,omitempty"`
 	// MinStrength refuses tokens that a weaker credential than this would obtain:
 	// attested (the key's place in a TPM was proven to the issuer), tpm (the key is
-	// in a TPM), tpm-signed (an assertion that the TPM signed will do, too: nothing
-	// on disk or in memory is worth stealing, but whoever intercepts the assertion
-	// can use it for ten minutes) or software (the connection proves a key, wherever
-	// that is). tpm-signed and software do not reach each other; tpm and attested
-	// reach both. Default: none, every token says what it was.
+	// in a TPM), tpm-signed (an assertion signed by the TPM is enough, too: nothing
+	// on disk or in memory is worth stealing, but an attacker who intercepts the
+	// assertion can use it for ten minutes) or software (the connection proves a key,
+	// wherever it is kept). Neither tpm-signed nor software satisfies the other; tpm
+	// and attested satisfy both. Default: none, every token says its strength.
 	MinStrength string `yaml:"min_strength,omitempty"`
 }
 
@@ -216,8 +217,8 @@ const (
 	TypePoP    = "mtls_pop"
 )
 
-// AnyResource as the only entry of [Rule.Resources] is any resource but those of
-// [Config.AssertionAudiences].
+// AnyResource as the only entry of [Rule.Resources] stands for any resource except
+// those of [Config.AssertionAudiences].
 const AnyResource = "*"
 
 // Principals names local users and groups, by name or number.
@@ -234,15 +235,15 @@ type Rule struct {
 	// Identities are the names of identities that the rule is about.
 	Identities []string `yaml:"identities,omitempty"`
 	// Resources are resource URIs, as in https://vault.azure.net, or the single
-	// entry "*" for any but the audiences of assertions: those of the clouds, as in
+	// entry "*", in quotes, for any but the audiences of assertions: those of the clouds, as in
 	// api://AzureADTokenExchange, and each audience of a credential in this file.
-	// Whoever has such a token can be every application that trusts the identity,
+	// With such a token anyone can act as every application that trusts the identity,
 	// from any machine, so a rule gives it only if it names the audience. A rule
 	// names it as the credential does; the application id of an audience of your own
 	// is another name that the agent cannot know.
 	Resources []string `yaml:"resources,omitempty"`
 	// Types are token types: bearer, and mtls_pop (bound to the certificate that it
-	// was obtained with, RFC 8705; of use only to who can show that). Default:
+	// was obtained with, RFC 8705; of use only together with its key). Default:
 	// [bearer].
 	Types []string `yaml:"types,omitempty"`
 	// Fresh lets callers ask for a token past the cache (force_refresh), each time

@@ -6,11 +6,10 @@
 // passed every check that needs no network, no TPM and no other file than the
 // ones it names; a broken file never yields half a configuration.
 //
-// [ImportAppSettings] makes an identity of the settings that an app has for
-// Microsoft.Identity.Web, in the forms that .NET takes. What it writes is what [Parse]
+// [ImportAppSettings] makes an identity from an app's settings for
+// Microsoft.Identity.Web, in the forms that .NET reads. What it writes is what [Parse]
 // accepts; secrets in those settings are neither used nor repeated.
 //
-// The file decides who may have which tokens, so nobody but root and the user that
-// runs the agent may be able to write it or to put another one in its place; [Load]
-// refuses it otherwise.
+// The file decides who may have which tokens, so only root and the user that runs the
+// agent may be able to write or replace it; [Load] refuses it otherwise.
 package config

@@ -16,13 +16,13 @@ func (c *Config) YAML() ([]byte, error) {
 		return nil, fmt.Errorf("encoding the configuration: %w", err)
 	}
 	if handle := member(member(&node, "binding_key"), "persistent_handle"); handle != nil {
-		handle.Value = fmt.Sprintf("0x%08x", c.BindingKey.PersistentHandle) // as everybody writes handles
+		handle.Value = fmt.Sprintf("0x%08x", c.BindingKey.PersistentHandle) // the usual form of a handle
 	}
 	c.explainAny(member(&node, "rules"))
 	return encode(&node)
 }
 
-// explainAny says beside each "*" what it does not cover.
+// explainAny adds a comment to each "*" about what it does not cover.
 func (c *Config) explainAny(rules *yaml.Node) {
 	if rules == nil {
 		return
@@ -70,11 +70,11 @@ func member(mapping *yaml.Node, name string) *yaml.Node {
 	return nil
 }
 
-// IsZero reports whether the defaults hold. An empty list does not mean them: it
+// IsZero reports whether the defaults apply. With an empty list they do not: it
 // trusts no host.
 func (t TrustedHosts) IsZero() bool { return t.MTLS == nil && t.Attestation == nil }
 
-// MarshalYAML keeps the difference between no list and an empty one.
+// MarshalYAML keeps a missing list and an empty one apart.
 func (t TrustedHosts) MarshalYAML() (any, error) {
 	lists := map[string][]string{}
 	if t.MTLS != nil {

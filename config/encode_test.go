@@ -25,7 +25,7 @@ binding_key: {pcrs: [0, 7], pcr_bank: sha384, auth_credential: key, persistent_h
 admins: {users: [ops], groups: ["4"]}
 rules: [{name: r, users: ["1000"], groups: [g], identities: [vm, app], resources: ["*"], types: [bearer, mtls_pop], fresh: true}]
 identities:
-  - {name: vm, managed_identity: {}, min_strength: attested}
+  - {name: vm, managed_identity: {}, min_strength: tpm}
   - name: app
     application:
       tenant: contoso.com

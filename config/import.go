@@ -15,14 +15,15 @@ const maxImportedCredentials = 64
 // defaultSection is where an app's settings are unless its code says otherwise.
 const defaultSection = "AzureAd"
 
-// ImportOptions say what is to be imported. The zero value imports what an app has where it is usually.
+// ImportOptions say what to import. The zero value imports an app's settings from their usual
+// place.
 type ImportOptions struct {
 	// Section is the path of the section to be imported, as in "AzureAd:Staff", in any
 	// case. "" means AzureAd, or else the settings themselves if they are that section
 	// alone, or else the only managed identity that the app uses without a registration.
 	Section string
-	// FederatedTokenFile is what the app has in AZURE_FEDERATED_TOKEN_FILE: where an
-	// assertion in a file is whose path the settings do not say. "" means none.
+	// FederatedTokenFile is the app's AZURE_FEDERATED_TOKEN_FILE: the path of an assertion's
+	// file if the settings do not have it. "" means none.
 	FederatedTokenFile string
 }
 
@@ -31,8 +32,8 @@ type Imported struct {
 	// Identity is an application, with the name "app", or a managed identity, with the
 	// name "vm". The name may be changed.
 	Identity Identity
-	// Notices are for the operator, a line each: what was left out, and what is to be
-	// done besides. They hold no secret.
+	// Notices are for the operator, a line each: what was left out, and what remains to be
+	// done. They contain no secret.
 	Notices []string
 
 	opts    ImportOptions
@@ -115,7 +116,7 @@ func (a appSettings) pick(name string) (*settings, error) {
 	return nil, a.nothing(usual)
 }
 
-// nothing says why there is nothing to be imported.
+// nothing is the error that says why there is nothing to import.
 func (a appSettings) nothing(usual *settings) error {
 	switch underscores := a.root.find(func(s *settings) bool { return strings.Contains(s.name, "__") }); {
 	case usual != nil:
@@ -141,7 +142,7 @@ func (a appSettings) sections() []*settings {
 // maxSuggestions bounds a line of an error.
 const maxSuggestions = 8
 
-// suggestions names what could be meant, below a section if there is something, or else anywhere.
+// suggestions names settings that could be meant: those below a section, or else any.
 func (a appSettings) suggestions(below *settings) string {
 	all := append(a.sections(), a.managedIdentities()...)
 	if below != nil {
@@ -166,7 +167,8 @@ func within(s, section *settings) bool {
 	return section.path == "" || strings.HasPrefix(strings.ToLower(s.path)+":", strings.ToLower(section.path)+":")
 }
 
-// checkComplete refuses a section of which something is not here: what is missing could change what the rest means.
+// checkComplete refuses a section of which a part is kept elsewhere: that part could change the
+// meaning of the rest.
 func (a appSettings) checkComplete(section *settings) error {
 	var problems []error
 	for _, name := range a.elsewhere {
@@ -177,7 +179,7 @@ func (a appSettings) checkComplete(section *settings) error {
 	return errors.Join(problems...)
 }
 
-// noteOthers says what else could be imported.
+// noteOthers notes what else could be imported.
 func (im *Imported) noteOthers(root *settings) {
 	a := appSettings{root: root}
 	others := append(a.sections(), a.managedIdentities()...)

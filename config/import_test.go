@@ -155,7 +155,7 @@ func TestImportTakesCloudAndRegion(t *testing.T) {
 	}
 }
 
-func TestImportRefusesWhatNothingCanBeMadeOf(t *testing.T) {
+func TestImportRefusesUnusableSettings(t *testing.T) {
 	for _, tc := range []struct{ name, settings, want string }{
 		{"nothing", "", "not JSON"},
 		{"no JSON", "{\n\"AzureAd\": {\n\"TenantId\": hunter2}}", "line 3: not JSON"},

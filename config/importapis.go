@@ -9,13 +9,15 @@ import (
 // protocolMTLSPoP is the ProtocolScheme of an API whose tokens are bound to a certificate.
 const protocolMTLSPoP = "MTLS_POP"
 
-// api is the section of an API that the app calls (DownstreamApiOptions of Microsoft.Identity.Abstractions).
+// api is the section of an API that the app calls (DownstreamApiOptions of
+// Microsoft.Identity.Abstractions).
 type api struct{ *settings }
 
 // bound reports whether the app asks for tokens for the API that are bound to a certificate.
 func (a api) bound() bool { return strings.EqualFold(a.text("ProtocolScheme"), protocolMTLSPoP) }
 
-// managedIdentity returns what says that a managed identity gets the tokens, and no app registration; nil if nothing does.
+// managedIdentity returns the setting by which a managed identity gets the tokens in place of the
+// app registration; nil if there is none.
 func (a api) managedIdentity() *settings { return a.at("AcquireTokenOptions:ManagedIdentity") }
 
 // isAPI reports whether a section is that of an API.
@@ -23,7 +25,8 @@ func isAPI(s *settings) bool {
 	return s.at("AcquireTokenOptions") != nil || s.has("ProtocolScheme") || s.has("BaseUrl") && s.has("Scopes")
 }
 
-// findAPIs returns the sections of APIs. What the decryption of tokens asks for is not the app's call of an API.
+// findAPIs returns the sections of APIs. A section for the decryption of tokens is no call of an
+// API.
 func findAPIs(root *settings) []api {
 	var apis []api
 	for _, s := range root.find(isAPI) {
@@ -34,8 +37,8 @@ func findAPIs(root *settings) []api {
 	return apis
 }
 
-// apisOf returns the APIs for which an app registration gets tokens of its own, not of users: those that name no managed identity, and
-// no other section.
+// apisOf returns the APIs for which an app registration gets tokens of its own, not of users: those
+// that name no managed identity, and no other section.
 func apisOf(root, section *settings) []api {
 	return slices.DeleteFunc(findAPIs(root), func(a api) bool {
 		name := a.text("AcquireTokenOptions:AuthenticationOptionsName")
@@ -46,7 +49,8 @@ func apisOf(root, section *settings) []api {
 
 func (s *settings) usesManagedIdentity() bool { return s != nil && api{s}.managedIdentity() != nil }
 
-// managedIdentities returns a section for each managed identity that gets tokens without an app registration.
+// managedIdentities returns a section for each managed identity that gets tokens without an app
+// registration.
 func (a appSettings) managedIdentities() []*settings {
 	var sections []*settings
 	seen := map[string]bool{}
@@ -67,7 +71,8 @@ func (a api) managedIdentityID() string {
 	return strings.ToLower(plainGUID(a.managedIdentity().text("UserAssignedClientId")))
 }
 
-// takeManagedIdentityAlone imports the managed identity of an API's section, with the other APIs that it is for.
+// takeManagedIdentityAlone imports the managed identity of an API's section, with the other APIs
+// that it is for.
 func (im *Imported) takeManagedIdentityAlone(root *settings) error {
 	chosen := api{im.section}
 	id := plainGUID(chosen.managedIdentity().text("UserAssignedClientId"))
@@ -92,8 +97,8 @@ func (im *Imported) takeManagedIdentityAlone(root *settings) error {
 	return nil
 }
 
-// boundByAPIs says what the app's APIs ask of the credential: require if all tokens are to be bound, prefer if some are, never if none
-// is.
+// boundByAPIs returns what the app's APIs demand of the credential: require if all tokens are to be
+// bound, prefer if some are, never if none is.
 func (im *Imported) boundByAPIs() string {
 	bound := 0
 	for _, a := range im.apis {
@@ -110,7 +115,7 @@ func (im *Imported) boundByAPIs() string {
 	return BoundRequire
 }
 
-// noteAPIs says what the rule of the app needs.
+// noteAPIs notes what the app's rule needs.
 func (im *Imported) noteAPIs() {
 	for _, a := range im.apis {
 		resource := strings.TrimSuffix(a.firstScope(), "/.default")

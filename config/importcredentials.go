@@ -53,7 +53,8 @@ func (im *Imported) takeCredentials() error {
 	return errors.Join(problems...)
 }
 
-// takeOldManagedIdentity takes what counted before there were lists of credentials (MergedOptions.ComputeFromLegacyClientCredentials).
+// takeOldManagedIdentity takes the settings of the time before lists of credentials
+// (MergedOptions.ComputeFromLegacyClientCredentials).
 func (im *Imported) takeOldManagedIdentity() error {
 	const name = "ClientCredentialsUsingManagedIdentity"
 	old := im.section.at(name)
@@ -88,8 +89,8 @@ func sourceType(given string) string {
 	return sourceTypes[i]
 }
 
-// takeCredential takes an entry of the list, or notes why not. An error is about what .NET would not start with, and what could change
-// how well the credential is protected if it were passed over.
+// takeCredential takes an entry of the list, or notes why not. It is an error if .NET would not
+// start with the entry, or if leaving it out could change how well the credential is protected.
 func (im *Imported) takeCredential(at string, entry *settings) error {
 	skip, skipErr := entry.flag("Skip")
 	_, boundErr := entry.flag("UseBoundCredential")
@@ -168,12 +169,12 @@ func (im *Imported) takeCertificate(at string, entry *settings) {
 	key := numbered("app", certificates)
 	im.keep(at, entry, Credential{Source: SourceCertificate, Key: key}, []string{
 		at + ": its private key stays where it is: make another in the TPM (keyagent key create " + key +
-			"), a certificate for it (keyagent key self-sign " + key + " --subject CN=" + key + "), and register that with the application",
+			"; if that is another application's, take another name for it, and at key), a certificate for it (keyagent key self-sign " + key + " --subject CN=" + key + "), and register that with the application",
 	})
 }
 
-// fileVariable is where .NET finds the path of an assertion that the entry does not say, as workload identities have it
-// (AzureIdentityForKubernetesClientAssertion).
+// fileVariable is where .NET finds the path of an assertion that is not in the entry, as with
+// workload identities (AzureIdentityForKubernetesClientAssertion).
 const fileVariable = "AZURE_FEDERATED_TOKEN_FILE"
 
 func (im *Imported) takeFile(at string, entry *settings) {
@@ -201,7 +202,7 @@ func (im *Imported) takeFile(at string, entry *settings) {
 	im.keep(at, entry, Credential{Source: SourceAssertionFile, Path: path, Bound: BoundNever}, notices)
 }
 
-// keep adds an entry if it would be accepted in a file.
+// keep adds an entry if it is valid in a configuration.
 func (im *Imported) keep(at string, entry *settings, c Credential, notices []string) {
 	bound, _ := entry.flag("UseBoundCredential") // takeCredential has seen to errors
 	byAPIs := im.boundByAPIs()

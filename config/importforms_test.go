@@ -160,7 +160,8 @@ func TestImportFindsTheTenant(t *testing.T) {
 	}
 }
 
-// Nothing is made of settings of which .NET, too, would make nothing, or something else than it seems; the error says what it is.
+// Nothing is made of settings of which .NET, too, would make nothing, or something else than it
+// seems; the error says what it is.
 func TestImportSaysTheTrueCause(t *testing.T) {
 	section := func(members string) string {
 		return `{"AzureAd": {` + appIDs + `, "ClientCredentials": [` + boundMI + `]` + members + `}}`

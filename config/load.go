@@ -18,7 +18,7 @@ import (
 )
 
 // Error lists everything that is wrong with a configuration, so that an
-// operator mends it in one go.
+// operator can correct it in one go.
 type Error struct {
 	File     string
 	Problems []string // each names the setting or the line
@@ -40,7 +40,7 @@ func Load(path string) (*Config, error) {
 	return cfg, err
 }
 
-// LoadFrom is Load, and says which file that was.
+// LoadFrom is Load, and returns which file was read.
 func LoadFrom(path string) (*Config, Origin, error) {
 	data, err := readFile(path)
 	if err != nil {
@@ -70,12 +70,12 @@ func Parse(name string, data []byte) (*Config, error) {
 	return &cfg, nil
 }
 
-// yamlProblems unpacks the decoder's findings about data, one a line, and puts our words
-// in place of Go's type names.
+// yamlProblems splits the decoder's error about data into its problems, one a line, and replaces
+// Go's type names by words of the documentation.
 func yamlProblems(data []byte, err error) []string {
 	var typeErr *yaml.TypeError
 	if !errors.As(err, &typeErr) {
-		return []string{strings.TrimPrefix(err.Error(), "yaml: ")}
+		return []string{explainSyntax(data, strings.TrimPrefix(err.Error(), "yaml: "))}
 	}
 	problems := make([]string, len(typeErr.Errors))
 	for i, text := range typeErr.Errors {
@@ -121,11 +121,10 @@ func readFile(path string) ([]byte, error) {
 	return data, err
 }
 
-// ReadTrusted reads a file that decides whom the agent trusts: the configuration,
-// or certificate authorities that it names. The file and all directories that lead to
-// it must belong to root or to the agent's user, and nobody else may be able to write
-// the file or to put another one in its place (package owned has the rule); it must be
-// a regular file of at most 1 MiB. A violation is an [*Error].
+// ReadTrusted reads a file that decides whom the agent trusts: the configuration, or certificate
+// authorities that it names. The file and all directories that lead to it must belong to root or to
+// the agent's user, and no other user may be able to write the file or to replace it (the rule is
+// in package owned); it must be a regular file of at most 1 MiB. A violation is an [*Error].
 func ReadTrusted(path string) ([]byte, error) {
 	real, err := owned.Resolve(path)
 	if err != nil {
@@ -157,8 +156,8 @@ func ReadTrusted(path string) ([]byte, error) {
 	return data, nil
 }
 
-// untrusted says as one of our errors that another user could have written what is
-// read: it grants access.
+// untrusted is the error for a file that another user could have written: its content grants
+// access.
 func untrusted(err error) error {
 	if fault, ok := errors.AsType[*owned.Error](err); ok {
 		return &Error{File: fault.Path, Problems: []string{fault.Problem}}
@@ -166,7 +165,7 @@ func untrusted(err error) error {
 	return fmt.Errorf("reading: %w", err)
 }
 
-// Default is the configuration of a file that says nothing. It has no identities, which a file must have.
+// Default is the configuration of an empty file. It has no identities, which a file must have.
 func Default() *Config {
 	cfg := defaults()
 	return &cfg

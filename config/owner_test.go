@@ -15,8 +15,8 @@ import (
 // mallory is a user whom neither the agent nor an operator trusts.
 const mallory = 65534
 
-// Another user who can put a file in the configuration's place, or in that of certificate authorities, is found out whatever the
-// directory's mode is. Each case first shows that they can.
+// Another user who can put a file in the configuration's place, or in that of certificate
+// authorities, is found out whatever the directory's mode is. Each case first shows that they can.
 func TestFilesThatAnotherUserCanReplaceAreNotRead(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("acting as another user needs root")

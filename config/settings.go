@@ -16,8 +16,9 @@ const (
 	maxSettingPathLen = 1024  // bytes of a name with all names above it
 )
 
-// settings are a node of .NET configuration: one tree of names without regard to case, whatever form it was written in. A node has a
-// value, nodes below it, or both. Its methods work on nil, which is a node that is not there.
+// settings are a node of .NET configuration: one tree of names without regard to case, whatever
+// form it was written in. A node has a value, nodes below it, or both. Its methods work on nil,
+// which is a node that is not there.
 type settings struct {
 	name  string               // as it was written
 	path  string               // of names, with colons; "" for the root
@@ -44,7 +45,7 @@ func (s *settings) text(name string) string {
 	return ""
 }
 
-// says reports whether there is a value here or anywhere below that is not empty.
+// says reports whether this node or any below it has a value that is not empty.
 func (s *settings) says() bool {
 	if s == nil {
 		return false
@@ -62,10 +63,11 @@ func (s *settings) says() bool {
 
 func (s *settings) has(name string) bool { return s.at(name).says() }
 
-// hasAny reports whether one of the settings says anything.
+// hasAny reports whether one of the settings has a value.
 func (s *settings) hasAny(names ...string) bool { return slices.ContainsFunc(names, s.has) }
 
-// flag returns a truth value as .NET reads it; what is neither true nor false is an error there, too.
+// flag returns a truth value as .NET reads it; what is neither true nor false is an error there,
+// too.
 func (s *settings) flag(name string) (bool, error) {
 	switch text := s.text(name); {
 	case text == "", strings.EqualFold(text, "false"):
@@ -132,7 +134,8 @@ type builder struct {
 	count int
 }
 
-// add adds a node. A value twice is an error, as it is in .NET; nodes that are only on the way to others may be named again.
+// add adds a node. A value twice is an error, as it is in .NET; nodes without a value may be added
+// again.
 func (b *builder) add(path string, value *string) error {
 	node, depth := &b.root, 0
 	switch {
@@ -175,8 +178,8 @@ func join(path, name string, depth int) string {
 	return path + ":" + name
 }
 
-// addVariable adds what .NET makes of a variable of the environment, where a colon cannot be in a name everywhere: two underscores are
-// one.
+// addVariable adds a variable of the environment as .NET does: two underscores stand for a colon,
+// which not every environment allows in a name.
 func (b *builder) addVariable(name, value string) error {
 	if name == "" {
 		return errors.New("a variable without a name")

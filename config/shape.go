@@ -10,11 +10,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// mismatch is how the decoder says that a value is of another kind than its setting.
+// mismatch matches the decoder's message that a value has another type than its setting.
 var mismatch = regexp.MustCompile("(?s)^line ([0-9]+): cannot unmarshal (!!?[^ ]+).* into ([^ ]+)$")
 
-// misshapen says in our words what the decoder says in Go's of a value's kind. Other
-// texts stay as they are. The value is not repeated.
+// misshapen rewrites the decoder's message about a value's type without Go's type names. Other
+// messages stay as they are. The value is not repeated.
 func misshapen(data []byte, text string) string {
 	parts := mismatch.FindStringSubmatch(text)
 	if parts == nil {
@@ -44,14 +44,14 @@ func wanted(goType string) string {
 	return "is a single value"
 }
 
-// culprit is a value as the decoder tells of it.
+// culprit is a value as the decoder's message describes it.
 type culprit struct {
 	line        int
 	tag, goType string
 }
 
-// in returns the name of the setting that has the value; node is that of a setting
-// called name, and t what is wanted there.
+// in returns the name of the setting that has the value; node is the value of the setting called
+// name, and t the type wanted there.
 func (c culprit) in(node *yaml.Node, name string, t reflect.Type) string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()

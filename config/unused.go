@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// sectionSettings are what is taken from the section AzureAd, or has a notice of its
-// own. Names are in lower case.
+// sectionSettings are the settings that are taken from the section AzureAd, or have a notice of
+// their own. Names are in lower case.
 var sectionSettings = []string{
 	"instance", "tenantid", "authority", "apphometenantid", "clientid", "azureregion", "clientcapabilities", "clientsecret", "clientcredentials",
 }
 
-// entrySettings are the same of an entry of ClientCredentials. Those of certificates
-// are in it because what becomes of a certificate is said once.
+// entrySettings are the same for an entry of ClientCredentials. Those of certificates are listed
+// because there is one notice about certificates.
 var entrySettings = []string{
 	"sourcetype", "useboundcredential", "skip", "managedidentityclientid", "tokenexchangeurl", "tokenexchangeauthority",
 	"signedassertionfilediskpath",
@@ -20,8 +20,8 @@ var entrySettings = []string{
 	"certificatethumbprint", "certificatedistinguishedname", "certificatesubjectname",
 }
 
-// unused says of each setting that is neither known nor empty that it does nothing. Other
-// apps' sections have a notice of their own. Names in notices begin with prefix.
+// unused notes each setting that is neither known nor empty: it has no effect here. Other apps'
+// sections have a notice of their own. Names in notices begin with prefix.
 func (s *settings) unused(prefix string, known []string) []string {
 	var notices []string
 	for folded, setting := range s.below {
@@ -41,7 +41,7 @@ func (s *settings) unused(prefix string, known []string) []string {
 	return notices
 }
 
-// plainName quotes what would not be read as a name.
+// plainName quotes a text that could not be recognised as a name.
 func plainName(name string) string {
 	if settingPattern.MatchString(name) {
 		return name

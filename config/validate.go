@@ -39,7 +39,7 @@ func (f *findings) wantCredentialName(setting, name string) {
 	}
 }
 
-// problems checks what needs no look outside the file.
+// problems makes the checks that need nothing outside the file.
 func (c *Config) problems() []string {
 	var f findings
 	c.checkPlaces(&f)
@@ -173,6 +173,8 @@ func (c *Config) checkFloor(f *findings, at string, id Identity) {
 		f.add("%s.min_strength: a software key (binding_key.insecure_software) never reaches %s", at, floor)
 	}
 	switch signed := id.signsAssertions(); {
+	case floor == StrengthAttested && c.Attestation.Provider == ProviderNone && !c.BindingKey.InsecureSoftware && !id.neverBound():
+		f.add("%s.min_strength: without attestation (attestation.provider: none) no certificate is issued on evidence, so no token reaches %s; it can be %s", at, floor, StrengthTPM)
 	case !id.neverBound(), signed && floor == StrengthTPMSigned:
 	case signed:
 		f.add("%s.min_strength: nothing of this identity is ever bound, so no token of it reaches %s; it can be %s", at, floor, StrengthTPMSigned)
@@ -181,7 +183,7 @@ func (c *Config) checkFloor(f *findings, at string, id Identity) {
 	}
 }
 
-// checkKind looks at what an identity is.
+// checkKind checks that an identity is of exactly one kind.
 func (c *Config) checkKind(f *findings, at string, id Identity) {
 	switch {
 	case id.ManagedIdentity == nil && id.Application == nil:
@@ -261,7 +263,7 @@ func (c *Config) checkGrant(f *findings, at string, r Rule) {
 	}
 }
 
-// checkType looks at a token type of a rule for identities.
+// checkType checks a token type of a rule for identities.
 func (c *Config) checkType(f *findings, setting, tokenType string, identities []string) {
 	if tokenType != TypeBearer && tokenType != TypePoP {
 		f.add("%s: %q is not a token type (%s, %s)", setting, tokenType, TypeBearer, TypePoP)

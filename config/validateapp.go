@@ -15,7 +15,7 @@ var (
 	domainPattern = regexp.MustCompile(`^(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.)+[a-zA-Z][a-zA-Z0-9-]{0,61}[a-zA-Z0-9]$`)
 )
 
-// maxReferences bounds how many identities stand behind one another with source oidc.
+// maxReferences bounds a chain of identities in which each is the oidc source of the one before.
 const maxReferences = 3
 
 var (
@@ -50,7 +50,7 @@ func (c *Config) checkApplication(f *findings, at string, id Identity) {
 	}
 }
 
-// isSecret reports whether a name is that of what can be copied.
+// isSecret reports whether a name is that of a secret, which can be copied.
 func isSecret(name string) bool {
 	name = strings.ToLower(name)
 	return strings.Contains(name, "secret") || strings.Contains(name, "password")
@@ -60,7 +60,7 @@ func takesNoSecrets() string {
 	return "keyagent takes no secrets; sources are " + strings.Join(sources, ", ")
 }
 
-// checkFloor finds an entry that is weaker than its identity demands, whatever happens.
+// checkFloor finds an entry that cannot reach the strength that its identity demands.
 func (c *Credential) checkFloor(f *findings, at, floor string) {
 	switch {
 	case floor == "":
@@ -108,7 +108,7 @@ func checkEndpoint(f *findings, setting, endpoint string) {
 	}
 }
 
-// check looks at an entry alone.
+// check checks an entry by itself.
 func (c *Credential) check(f *findings, at string) {
 	switch {
 	case slices.Contains(sources, c.Source):
@@ -144,8 +144,8 @@ func (c *Credential) check(f *findings, at string) {
 	}
 }
 
-// checkForeign finds settings that belong to another source: whoever wrote them
-// expects something of them.
+// checkForeign finds settings that belong to another source: they would have no effect, which their
+// author does not expect.
 func (c *Credential) checkForeign(f *findings, at string) {
 	for _, s := range []struct {
 		setting string
@@ -183,7 +183,7 @@ func (c *Credential) checkAudience(f *findings, at string) {
 	}
 }
 
-// checkReferences looks at what an entry needs of the rest of the configuration.
+// checkReferences checks an entry's references to the rest of the configuration.
 func (c *Config) checkReferences(f *findings, at string, id Identity, credential Credential) {
 	switch {
 	case credential.Source == SourceCertificate && c.BindingKey.InsecureSoftware:
@@ -193,7 +193,7 @@ func (c *Config) checkReferences(f *findings, at string, id Identity, credential
 	}
 }
 
-// checkBehind looks at the identity whose token an entry shows as its assertion.
+// checkBehind checks the identity whose token an entry uses as its assertion.
 func (c *Config) checkBehind(f *findings, at string, id Identity, credential Credential) {
 	behind, ok := c.identity(credential.Identity)
 	chain := c.chainProblem(id.Name, behind)
@@ -211,8 +211,8 @@ func (c *Config) checkBehind(f *findings, at string, id Identity, credential Cre
 	}
 }
 
-// chainProblem says what is wrong with the references from a named identity over the
-// one behind it, or nothing if they end.
+// chainProblem says what is wrong with a chain of references that starts with these two identities,
+// or returns "" if it ends.
 func (c *Config) chainProblem(name string, behind Identity) string {
 	chain := c.endless(behind, []string{name})
 	path, last := strings.Join(chain, " -> "), len(chain)-1
@@ -225,8 +225,8 @@ func (c *Config) chainProblem(name string, behind Identity) string {
 	return fmt.Sprintf("more than %d references: %s", maxReferences, path)
 }
 
-// endless returns a chain of references over an identity that comes back to where it
-// was, or has more than maxReferences; nil if there is none.
+// endless returns a chain of references from an identity that is circular or has more than
+// maxReferences; nil if there is none.
 func (c *Config) endless(id Identity, before []string) []string {
 	chain := append(slices.Clone(before), id.Name)
 	switch {

@@ -318,7 +318,7 @@ func verify(public crypto.PublicKey, hash crypto.Hash, f form, digest, signature
 		}
 		return nil
 	}
-	return fmt.Errorf("a %T cannot be verified with", public)
+	return fmt.Errorf("there is no way to verify with a %T", public)
 }
 
 // WithContext returns a view of the key whose signatures are bounded by ctx. It serves as

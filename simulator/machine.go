@@ -39,16 +39,16 @@ type authorities struct {
 	launch    pki.Launch
 }
 
-func newAuthorities(now time.Time) (*authorities, error) {
+func newAuthorities(now time.Time, keys pki.Keys) (*authorities, error) {
 	a := &authorities{launch: pki.Launch{GuestSVN: 12}}
 	var err error
-	if a.processor, err = pki.NewProcessor(pki.Milan(), now); err != nil {
+	if a.processor, err = keys.NewProcessor(pki.Milan(), now); err != nil {
 		return nil, err
 	}
-	if a.vtpm, err = pki.NewVTPMAuthority(now); err != nil {
+	if a.vtpm, err = keys.NewVTPMAuthority(now); err != nil {
 		return nil, err
 	}
-	if a.identity, err = pki.NewIdentityIssuer(now); err != nil {
+	if a.identity, err = keys.NewIdentityIssuer(now); err != nil {
 		return nil, err
 	}
 	if a.servers, err = pki.NewServerAuthority(now); err != nil {

@@ -35,6 +35,9 @@ type Config struct {
 	BindingTokenLife time.Duration
 	AccessTokenLife  time.Duration
 
+	// Keys gives the RSA keys of the platform's authorities and services; nil generates them.
+	Keys pki.Keys
+
 	Resources []string // URIs, without trailing slash, that the tenant knows besides the usual ones
 }
 
@@ -108,7 +111,7 @@ func (p *Platform) start(ctx context.Context, cfg Config) error {
 	if err := p.putStateAside(dir); err != nil {
 		return err
 	}
-	authorities, err := newAuthorities(p.clock.Now())
+	authorities, err := newAuthorities(p.clock.Now(), cfg.Keys)
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func (p *Platform) startServices(ctx context.Context, cfg Config, a *authorities
 	if err != nil {
 		return err
 	}
-	maaServer, err := p.newMAA(a)
+	maaServer, err := p.newMAA(cfg, a)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-func (p *Platform) newMAA(a *authorities) (*maa.Server, error) {
+func (p *Platform) newMAA(cfg Config, a *authorities) (*maa.Server, error) {
 	return maa.New(maa.Config{
 		BaseURL: p.info.MAA,
 		Anchors: attest.TrustAnchors{
@@ -130,6 +130,7 @@ func (p *Platform) newMAA(a *authorities) (*maa.Server, error) {
 			VTPMIntermediates: []*x509.Certificate{a.vtpm.Intermediate},
 		},
 		IDKeyDigests: [][]byte{a.launch.IDKeyDigest[:]},
+		Keys:         cfg.Keys,
 		Now:          p.clock.Now,
 		Recorder:     p.recorder(),
 	})
@@ -176,6 +177,7 @@ func (p *Platform) newEntra(cfg Config, a *authorities) (*entra.Server, error) {
 		BearerOnly:   []string{managementURI},
 		Issuer:       a.identity.Certificate,
 		TokenLife:    cfg.AccessTokenLife,
+		Keys:         cfg.Keys,
 		Now:          p.clock.Now,
 		Recorder:     p.recorder(),
 	})

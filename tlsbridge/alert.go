@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// certificateExpired is also what a server says of a certificate that is not valid yet.
+// certificateExpired is also sent about a certificate that is not valid yet.
 const certificateExpired = tls.AlertError(45)
 
 // certificateAlerts are the alerts by which a server refuses a client's certificate
@@ -24,26 +24,26 @@ var certificateAlerts = []tls.AlertError{
 }
 
 // CertificateRefused reports whether err says that the server does not take our
-// certificate: by an alert that speaks of certificates, nothing less. A connection that
-// is merely reset, a time-out and a failure of our own key are no such word. In TLS 1.3
+// certificate: by one of the alerts about certificates. A connection that
+// is merely reset, a time-out and a failure of our own key are not such alerts. In TLS 1.3
 // the alert comes after the handshake, and a server that closes at once may lose it.
 func CertificateRefused(err error) bool {
 	text, ok := remoteAlert(err)
 	return ok && slices.ContainsFunc(certificateAlerts, func(a tls.AlertError) bool { return a.Error() == text })
 }
 
-// RefusalProven reports whether a refusal ([CertificateRefused]) came from the server
-// itself: after a handshake in which it had proven who it is. Within a handshake an alert
-// is in the clear, and whoever can write into the connection can send one; in TLS 1.2 no
-// refusal is ever proven. Only errors of a [Bridge] can be, and what is not known to be
-// proven is not.
+// RefusalProven reports whether a refusal ([CertificateRefused]) came from the server itself: after
+// a handshake in which the server had proven its identity. Within a handshake an alert is in the
+// clear, so anyone who can write into the connection can send one; in TLS 1.2 no refusal is ever
+// proven. It is false for errors that are not from a [Bridge].
 func RefusalProven(err error) bool {
 	_, ok := errors.AsType[*provenError](err)
 	return ok && CertificateRefused(err)
 }
 
-// CalledExpired reports whether a refusal ([CertificateRefused]) says that the certificate is outside its validity,
-// which whoever compares it with another clock than this machine's may find.
+// CalledExpired reports whether a refusal ([CertificateRefused]) says that the certificate is
+// outside its validity. A server whose clock differs from this machine's may send it for a valid
+// certificate.
 func CalledExpired(err error) bool {
 	text, ok := remoteAlert(err)
 	return ok && text == certificateExpired.Error()

@@ -98,11 +98,12 @@ func TestCertificateRefusedByRealServers(t *testing.T) {
 					defer b.Close()
 					_, err = get(t, b, "https://"+listen(t, refuse(t, config)))
 					if err == nil || tlsbridge.CertificateRefused(err) != tc.want {
-						t.Errorf("got %v, judged as a refusal: %v, want %v", err, tlsbridge.CertificateRefused(err), tc.want)
+						t.Errorf("got %v, classified as a refusal: %v, want %v", err, tlsbridge.CertificateRefused(err), tc.want)
 					}
-					// In TLS 1.3 it comes when the server has proven who it is; before, anybody could have sent it.
+					// In TLS 1.3 it comes when the server has proven who it is; before, anybody
+					// could have sent it.
 					if proven := tc.want && version == tls.VersionTLS13; tlsbridge.RefusalProven(err) != proven {
-						t.Errorf("got %v, judged as proven: %v, want %v", err, !proven, proven)
+						t.Errorf("got %v, classified as proven: %v, want %v", err, !proven, proven)
 					}
 				})
 			}
@@ -136,7 +137,7 @@ func TestCertificateRequired(t *testing.T) {
 
 // Most alerts are not in the gift of Go's server. In answer to a ClientHello they are
 // plain: a record of type 21, fatal.
-func TestAlertsThatSpeakOfCertificates(t *testing.T) {
+func TestAlertsAboutCertificates(t *testing.T) {
 	refusals := map[byte]bool{42: true, 43: true, 44: true, 45: true, 46: true, 48: true, 49: true, 116: true}
 	for code := range byte(122) {
 		if code == 0 || code == 90 {
@@ -150,7 +151,7 @@ func TestAlertsThatSpeakOfCertificates(t *testing.T) {
 		b := newBridge(t, tlsbridge.Config{})
 		_, err := get(t, b, "https://"+address)
 		if err == nil || tlsbridge.CertificateRefused(err) != refusals[code] {
-			t.Errorf("alert %d: got %v, judged as a refusal: %v", code, err, tlsbridge.CertificateRefused(err))
+			t.Errorf("alert %d: got %v, classified as a refusal: %v", code, err, tlsbridge.CertificateRefused(err))
 		}
 		if tlsbridge.RefusalProven(err) {
 			t.Errorf("alert %d: an alert in the clear was taken for the server's own word", code)
@@ -158,7 +159,8 @@ func TestAlertsThatSpeakOfCertificates(t *testing.T) {
 	}
 }
 
-// Whoever is in the network's path can cut a connection that stands, and answer the next handshake.
+// An attacker in the network's path can cut a connection that stands, and answer the next
+// handshake.
 func TestAnAlertInTheClearAfterAGoodConnectionIsNotProven(t *testing.T) {
 	config, roots := serverConfig(t)
 	config.NextProtos = []string{"http/1.1"}

@@ -14,12 +14,12 @@ import (
 
 // Pair is a certificate and the key that it certifies. It is immutable.
 type Pair struct {
-	// Chain is the certificates in DER, the leaf first. What is here is sent, and
-	// nothing else: a binding certificate goes alone.
+	// Chain is the certificates in DER, the leaf first. Exactly these are sent: a
+	// binding certificate is sent without its issuers.
 	Chain [][]byte
 	// Signer returns a view of the key whose signatures honour ctx.
 	Signer func(ctx context.Context) crypto.Signer
-	// SignatureSchemes is what the key can do, best first; nil leaves the choice
+	// SignatureSchemes are those that the key supports, the preferred first; nil leaves the choice
 	// to the standard library.
 	SignatureSchemes []tls.SignatureScheme
 }
@@ -91,8 +91,7 @@ func New(cfg Config, pair Pair) (*Bridge, error) {
 // Client returns the client whose connections present the pair's certificate.
 func (b *Bridge) Client() *http.Client { return b.client }
 
-// Handshake returns what is known of the last handshake; the zero value before
-// the first.
+// Handshake describes the last handshake; it returns the zero value before the first.
 func (b *Bridge) Handshake() Handshake {
 	if h := b.handshake.Load(); h != nil {
 		return *h
@@ -100,9 +99,9 @@ func (b *Bridge) Handshake() Handshake {
 	return Handshake{}
 }
 
-// Close closes idle connections, so that none goes on presenting an old
-// certificate. Requests under way finish, and later ones work; their connections end
-// with them. It may be called more than once.
+// Close closes idle connections, so that no connection with an old certificate stays open. Requests
+// in progress finish, and later ones still work; their connections end with them. It may be called
+// more than once.
 func (b *Bridge) Close() {
 	b.closed.Store(true)
 	b.transport.CloseIdleConnections()

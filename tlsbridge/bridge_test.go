@@ -226,7 +226,7 @@ func TestSignatureHasADeadline(t *testing.T) {
 	}
 }
 
-// deadlineSigner wants to be told how long it may take.
+// deadlineSigner fails unless its context has a deadline.
 type deadlineSigner struct {
 	*rsa.PrivateKey
 	ctx context.Context

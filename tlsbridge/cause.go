@@ -17,8 +17,8 @@ import (
 // the alert comes when the handshake is over for the client. The error has no name.
 const notEstablished = "http2: client conn could not be established"
 
-// cause adds to the error of a request why its connection ended, where net/http does not tell, and marks a refusal of the certificate
-// that the server itself has sent.
+// cause adds to a request's error why its connection ended, where net/http does not say so, and
+// marks a refusal of the certificate that comes from the server itself.
 type cause struct{ next http.RoundTripper }
 
 func (c *cause) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -37,22 +37,23 @@ func (c *cause) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// ended reports whether err says that the connection is closed, and not why. Only then
-// may it be read: of a living one every byte belongs to net/http.
+// ended reports whether err says that the connection is closed, and not why. Only then may the
+// connection be read: as long as it is open, every byte belongs to net/http.
 func ended(err error) bool {
 	return err.Error() == notEstablished || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// connections is what was seen of those that one request began or used.
+// connections is what was observed of the connections that one request opened or used.
 type connections struct {
-	stands atomic.Pointer[tls.Conn] // that of the last attempt, if its handshake was complete
+	stands atomic.Pointer[tls.Conn] // of the last attempt, if its handshake was complete
 	failed atomic.Pointer[error]    // of the last handshake that was not completed
 }
 
 func (s *connections) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
-		// Another attempt begins: what becomes of it says nothing about the connection of the one before, which may live.
+		// Another attempt begins. Its outcome says nothing about the previous connection,
+		// which may still be open.
 		GetConn: func(string) { s.stands.Store(nil) },
 		GotConn: func(info httptrace.GotConnInfo) {
 			if got, ok := info.Conn.(*tls.Conn); ok {
@@ -73,13 +74,13 @@ func (s *connections) failedWith(err error) bool {
 	return failed != nil && errors.Is(err, *failed)
 }
 
-// lastRead bounds the reading of a connection that has ended: nothing is to come any more.
+// lastRead bounds the reading of a connection that has ended: no more data will arrive.
 const lastRead = 100 * time.Millisecond
 
-// withReadError asks a connection that has ended: it keeps the alert that ended it. The deadline is for whoever else may still
-// be reading it, too: he holds its lock.
+// withReadError reads from a connection that has ended, which returns the alert that ended it. The
+// deadline also ends a read by net/http that is still in progress and holds the connection's lock.
 func withReadError(err error, conn *tls.Conn) error {
-	_ = conn.SetReadDeadline(time.Now().Add(lastRead)) // of one that is closed it fails, and so does the reading, at once
+	_ = conn.SetReadDeadline(time.Now().Add(lastRead)) // on a closed connection it fails, and so does the read
 	_, why := conn.Read(make([]byte, 1))
 	if _, alert := remoteAlert(why); alert {
 		return fmt.Errorf("%w: %w", err, why)

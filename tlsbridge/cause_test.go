@@ -15,8 +15,9 @@ import (
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
-// A server that goes away lets the requests under way end. Another connection is made for what came later, and whatever becomes of
-// that says nothing about the first: to read it would take its bytes, and would wait for as long as nothing comes.
+// A server that goes away lets the requests under way end. Another connection is made for what came
+// later, and whatever becomes of that says nothing about the first: to read it would take its
+// bytes, and would wait for as long as nothing comes.
 func TestAConnectionThatLivesIsNotAskedWhyAnotherEnded(t *testing.T) {
 	config, roots := serverConfig(t)
 	config.NextProtos = []string{"h2"}
@@ -50,8 +51,8 @@ func TestAConnectionThatLivesIsNotAskedWhyAnotherEnded(t *testing.T) {
 	first.Wait()
 }
 
-// goAway is an HTTP/2 server that takes one request, refuses the next, which may be made elsewhere (RFC 9113, 6.8), and answers the first one
-// when it is released.
+// goAway is an HTTP/2 server that takes one request, refuses the next, which may be made elsewhere
+// (RFC 9113, 6.8), and answers the first one when it is released.
 func goAway(t *testing.T, conn net.Conn, underway, release chan struct{}) {
 	if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
 		t.Error(err)

@@ -1,5 +1,5 @@
 // Package tlsbridge opens mutual-TLS connections whose client key never leaves
-// the hardware, and, with the same manners, connections to servers that want no client
+// the hardware, and, with the same settings, connections to servers that want no client
 // certificate ([NewClient]).
 //
 // A [Bridge] belongs to one pair of certificate and key and has its own connection
@@ -13,12 +13,12 @@
 //   - TLS 1.2 is the floor, the server's certificate is always verified, no
 //     session is resumed (each connection proves possession of the key), no
 //     redirect is followed, no proxy is taken from the environment.
-//   - A handshake, and so its signature, has ten seconds, even if the key's
-//     hardware hangs.
-//   - A burst on a new Bridge costs one handshake: until the first connection to a
-//     host stands, one request goes alone. A server that speaks HTTP/2 serves all on
-//     that connection, any other gets four connections at most.
-//   - A proxy carries the connection by CONNECT and sees none of it: TLS is with the
+//   - A handshake, its signature included, has a time limit of ten seconds, even if the
+//     key's hardware hangs.
+//   - A burst of requests on a new Bridge costs one handshake: until the first connection to a host
+//     is established, one request is sent alone. With HTTP/2 all others share its connection;
+//     without it there are at most four connections.
+//   - A proxy forwards the connection (CONNECT) and cannot read it: TLS ends at the
 //     server behind it. The key never signs for a proxy.
 //
 // # Algorithms

@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// gate lets one request at a time through to a host until a connection with it stands,
-// and then all. http.Transport would begin a connection for each request of a burst, and
-// each costs a signature, before it learns that one serves them all.
+// gate lets one request at a time through to a host until a connection is established, and then
+// all. http.Transport would open a connection for each request of a burst, each with a signature,
+// before it learns that the server speaks HTTP/2 and one connection is enough.
 type gate struct {
 	next http.RoundTripper
 
@@ -17,8 +17,8 @@ type gate struct {
 }
 
 type door struct {
-	turn chan struct{} // holds the request that goes alone
-	open chan struct{} // closed when a connection stands
+	turn chan struct{} // full while a request is sent alone
+	open chan struct{} // closed when a connection is established
 	once sync.Once
 }
 
@@ -56,8 +56,8 @@ func (g *gate) door(host string) *door {
 	return d
 }
 
-// watch opens the door once the request is written. The connection stands a moment
-// earlier, but is not in the pool for others yet.
+// watch opens the door once the request is written. The connection is established a moment earlier,
+// but only then is it in the pool for other requests.
 func (d *door) watch(req *http.Request) *http.Request {
 	return req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 		WroteRequest: func(info httptrace.WroteRequestInfo) {

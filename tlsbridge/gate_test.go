@@ -89,7 +89,7 @@ func TestBurstOverHTTP1CostsFourHandshakesAtMost(t *testing.T) {
 	}
 }
 
-func TestRequestsWaitForTheFirstConnectionNoLongerThanTheyLike(t *testing.T) {
+func TestWaitingForTheFirstConnectionEndsWithTheContext(t *testing.T) {
 	server, cfg := start(t, true, rendezvous(1), nil)
 	dialling, release := make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -260,7 +260,7 @@ func send(t *testing.T, client *http.Client, url string) (*http.Response, error)
 	return client.Do(req)
 }
 
-func TestClientWithoutCertificateHasTheSameManners(t *testing.T) {
+func TestClientWithoutCertificateHasTheSameSettings(t *testing.T) {
 	redirect, cfg := start(t, true, func(w http.ResponseWriter, r *http.Request) {
 		if len(r.TLS.PeerCertificates) != 0 {
 			t.Error("a certificate was presented")
@@ -277,7 +277,7 @@ func TestClientWithoutCertificateHasTheSameManners(t *testing.T) {
 	}
 	if resp, err := send(t, tlsbridge.NewClient(tlsbridge.Config{RootCAs: x509.NewCertPool()}), redirect.URL); err == nil {
 		resp.Body.Close()
-		t.Error("a server that nobody vouches for was believed")
+		t.Error("a server with an untrusted certificate was accepted")
 	}
 	old, cfg := start(t, false, rendezvous(1), func(s *httptest.Server) { s.TLS.MaxVersion = tls.VersionTLS11 })
 	if resp, err := send(t, tlsbridge.NewClient(cfg), old.URL); err == nil {

@@ -9,8 +9,8 @@ import (
 	"io"
 )
 
-// handshakeSigner signs for one handshake, within its time, and notes what was
-// signed: the standard library does not tell afterwards.
+// handshakeSigner signs for one handshake, within its time limit, and records the
+// signature scheme: the standard library does not expose it afterwards.
 //
 // net/http lets a connection outlive the request that caused it, so the
 // handshake's context has no deadline of a request; its time-out is the bound.

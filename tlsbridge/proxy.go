@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// route opens the way to servers: directly, or to the proxy before them.
+// route dials servers, or the proxies before them.
 //
-// To http.Transport each proxy is one over http. For a proxy over https it would use
-// the configuration of the server behind it, and so present the client certificate to
-// the proxy; here the proxy's TLS is the dialer's.
+// http.Transport sees every proxy as one over http. For a proxy over https it would use the TLS
+// configuration of the server behind it, and so present the client certificate to the proxy; here
+// the dialer makes the TLS connection with the proxy.
 type route struct {
 	dialTCP  func(ctx context.Context, network, address string) (net.Conn, error)
 	choose   func(*http.Request) (*url.URL, error) // nil: no proxies
@@ -77,7 +77,7 @@ func (r *route) secureProxy(ctx context.Context, conn net.Conn, address string) 
 }
 
 // proxyConn keeps a proxy's alerts apart from those of the server behind it, which
-// [CertificateRefused] judges. In TLS 1.3 an alert may come after the handshake.
+// [CertificateRefused] is about. In TLS 1.3 an alert may come after the handshake.
 type proxyConn struct{ *tls.Conn }
 
 func (c proxyConn) Read(b []byte) (int, error) {

@@ -16,7 +16,7 @@ import (
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
-// connectProxy connects whoever asks to one server, whatever its name.
+// connectProxy connects every client to one server, whatever its name.
 type connectProxy struct {
 	target string
 	refuse int // status; 0: connect
@@ -181,7 +181,7 @@ func TestProxyThatWantsACertificateDoesNotSpeakForTheServer(t *testing.T) {
 		b := newBridge(t, tlsbridge.Config{RootCAs: roots, Proxy: choose})
 		_, err = get(t, b, "https://example.com/")
 		if err == nil || !strings.Contains(err.Error(), "proxy") || tlsbridge.CertificateRefused(err) || b.Handshake().Count != 0 {
-			t.Errorf("%s: got %v, judged as the server's refusal: %v", tls.VersionName(version), err, tlsbridge.CertificateRefused(err))
+			t.Errorf("%s: got %v, classified as the server's refusal: %v", tls.VersionName(version), err, tlsbridge.CertificateRefused(err))
 		}
 	}
 }

@@ -18,12 +18,12 @@ const (
 	// handshakeTimeout bounds a handshake, the client's signature included.
 	handshakeTimeout = 10 * time.Second
 
-	// connsPerHost bounds what a server without HTTP/2 costs: each connection is a
-	// signature. As many are kept, or they would be made again and again.
+	// connsPerHost bounds the cost of a server without HTTP/2: each connection costs a
+	// signature. As many are kept idle, so that they need not be opened again.
 	connsPerHost = 4
 )
 
-// Config says how servers are reached and which are believed. The zero value is
+// Config says how servers are reached and which certificates are trusted. The zero value is
 // usable.
 type Config struct {
 	RootCAs *x509.CertPool   // nil means the system's roots

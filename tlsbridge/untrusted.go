@@ -12,13 +12,14 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-// maxNameBytes bounds a name of a certificate that nobody vouches for.
+// maxNameBytes bounds a name from a certificate that was not verified.
 const maxNameBytes = 160
 
-// UntrustedError says that a server was not believed, and whose certificate it showed. Nothing was sent to it.
+// UntrustedError says that a server's certificate did not verify, and what names it has. No request
+// was sent to the server.
 type UntrustedError struct {
-	Host    string // that was to be reached, be it the proxy; with its port if the URL has one
-	Subject string // of the certificate that was shown; foreign text, clipped and without control characters
+	Host    string // that was called, or its proxy; with its port if the URL has one
+	Subject string // of the server's certificate; foreign text, clipped and without control characters
 	Issuer  string // of that certificate, or of the last one that came with it
 
 	cause      error
@@ -33,7 +34,7 @@ func (e *UntrustedError) Error() string {
 	return fmt.Sprintf("%v: %s showed a certificate of %s, %s%s", e.cause, e.Host, e.Subject, issued, e.meaning())
 }
 
-// meaning says what follows from the certificate for the way to the server.
+// meaning says what the certificate suggests about the connection.
 func (e *UntrustedError) meaning() string {
 	switch {
 	case e.outsideValidity():
@@ -66,10 +67,11 @@ func (e *UntrustedError) otherName() bool {
 	return ok
 }
 
-// Unwrap returns what crypto/tls has said.
+// Unwrap returns the error of crypto/tls.
 func (e *UntrustedError) Unwrap() error { return e.cause }
 
-// naming adds to the error about a server's certificate whose it was.
+// naming turns the error about a server's certificate into an [*UntrustedError] with the names in
+// it.
 type naming struct{ *http.Transport }
 
 func (n naming) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -77,7 +79,8 @@ func (n naming) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, named(err, req.URL.Host)
 }
 
-// named returns err with whose certificate it is about, if it is about that of host and does not say so yet.
+// named returns err as an [*UntrustedError] of host if it is about a server's certificate and is
+// not one yet.
 func named(err error, host string) error {
 	refused, ok := errors.AsType[*tls.CertificateVerificationError](err)
 	if _, is := errors.AsType[*UntrustedError](err); is || !ok || len(refused.UnverifiedCertificates) == 0 {
@@ -91,7 +94,7 @@ func named(err error, host string) error {
 	}
 }
 
-// subjectOf is whose a certificate is. Many have their names only among the alternative ones.
+// subjectOf returns the subject's name. Many certificates have names only in subjectAltName.
 func subjectOf(c *x509.Certificate) string {
 	name := c.Subject.String()
 	if name == "" {

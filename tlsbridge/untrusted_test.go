@@ -21,8 +21,8 @@ import (
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
-// box stands in a server's place with a certificate of its own, as a box for TLS inspection does. Edit changes that certificate; over is
-// whose authority issues it, "" for itself.
+// box stands in a server's place with a certificate of its own, as a box for TLS inspection does.
+// Edit changes that certificate; over is whose authority issues it, "" for itself.
 func box(t *testing.T, over string, edit func(*x509.Certificate)) (*httptest.Server, *x509.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -62,7 +62,7 @@ func box(t *testing.T, over string, edit func(*x509.Certificate)) (*httptest.Ser
 	return server, authority
 }
 
-func TestWhoseCertificateWasShownIsSaid(t *testing.T) {
+func TestTheErrorNamesTheCertificateThatWasShown(t *testing.T) {
 	as := func(*x509.Certificate) {}
 	for _, tt := range []struct {
 		name    string

@@ -22,10 +22,11 @@ import (
 // DefaultIMDSEndpoint is where every Azure VM finds its host's metadata service.
 const DefaultIMDSEndpoint = "http://169.254.169.254"
 
-// ErrNoReport is in the error of a machine without HCL report: one that is no Azure Confidential VM.
+// ErrNoReport is in the error of a machine without HCL report: one that is no Azure Confidential
+// VM.
 const ErrNoReport = finalError("no HCL report in the TPM: this machine is not an Azure Confidential VM")
 
-// finalError is an error that waiting does not mend.
+// finalError is an error that a later attempt would give again.
 type finalError string
 
 func (e finalError) Error() string { return string(e) }
@@ -33,7 +34,8 @@ func (e finalError) Error() string { return string(e) }
 // Refuses is true; see [HostError.Refuses].
 func (finalError) Refuses() bool { return true }
 
-// unprovisionedIssuer begins the issuer's name in the certificate that the index holds before Azure has certified the AK.
+// unprovisionedIssuer begins the issuer's name in the certificate that the index holds before Azure
+// has certified the AK.
 const unprovisionedIssuer = "MICROSOFT AZURE TRUSTED VM RSA"
 
 // Config says what to collect from.
@@ -51,7 +53,7 @@ type Config struct {
 	Policy  attest.Policy
 
 	Now    func() time.Time // nil: time.Now
-	Logger *slog.Logger     // nil: nobody hears
+	Logger *slog.Logger     // nil: nothing is logged
 }
 
 // Collector collects evidence. It is safe for concurrent use; the TPM does one thing at a time.
@@ -59,15 +61,9 @@ type Collector struct {
 	cfg  Config
 	thim thim
 
-	mu     sync.Mutex
-	chain  vcekChain      // guarded by mu
-	quoted map[int][]byte // guarded by mu: PCR values of the last evidence, for its transport key
-}
-
-// vcekChain is the host's last answer, for the chip and firmware level that it was right for.
-type vcekChain struct {
-	chip string
-	der  [][]byte
+	mu       sync.Mutex
+	endorsed endorsements   // guarded by mu
+	quoted   map[int][]byte // guarded by mu: PCR values of the last evidence, for its transport key
 }
 
 // New makes a Collector. It does no I/O.
@@ -84,8 +80,8 @@ func New(cfg Config) *Collector {
 	return &Collector{cfg: cfg, thim: newTHIM(cfg)}
 }
 
-// Collect makes evidence for ch. It blocks for as long as the TPM needs for two signatures and an NV read, and the host for one
-// answer, but not longer than ctx.
+// Collect makes evidence for ch. It blocks for as long as the TPM needs for two signatures and an
+// NV read, and the host for one answer, but not longer than ctx.
 func (c *Collector) Collect(ctx context.Context, ch attest.Challenge) (*attest.Evidence, error) {
 	e, err := c.collect(ctx, ch)
 	if err != nil {
@@ -108,7 +104,7 @@ func (c *Collector) collect(ctx context.Context, ch attest.Challenge) (*attest.E
 	if err := c.addReport(ctx, e); err != nil {
 		return nil, err
 	}
-	if err := c.addVCEK(ctx, e); err != nil {
+	if err := c.addEndorsements(ctx, e); err != nil {
 		return nil, err
 	}
 	if err := c.addAKCertificate(ctx, e); err != nil {
@@ -149,8 +145,8 @@ func (c *Collector) addStatements(ctx context.Context, e *attest.Evidence, ch at
 	return nil
 }
 
-// addReport reads the report and compares its attestation key with the one that has just signed: whoever replaced it shall be told of here, by
-// name, not by a verifier far away.
+// addReport reads the report and compares its attestation key with the one that has just signed, so
+// that a replaced key is reported here and by its cause, not by a remote verifier.
 func (c *Collector) addReport(ctx context.Context, e *attest.Evidence) error {
 	raw, err := c.cfg.TPM.ReadNV(ctx, NVHCLReport)
 	if errors.Is(err, tpm.ErrNoNVIndex) {
@@ -175,7 +171,8 @@ func (c *Collector) addReport(ctx context.Context, e *attest.Evidence) error {
 	return nil
 }
 
-// addAKCertificate adds the certificate if Azure has provisioned one. Evidence without it is weaker, not wrong.
+// addAKCertificate adds the certificate if Azure has provisioned one. Evidence without it proves
+// less, and is accepted.
 func (c *Collector) addAKCertificate(ctx context.Context, e *attest.Evidence) error {
 	nv, err := c.cfg.TPM.ReadNV(ctx, NVAKCertificate)
 	if errors.Is(err, tpm.ErrNoNVIndex) {
@@ -228,7 +225,7 @@ func issuer(cert *x509.Certificate, store []*x509.Certificate) *x509.Certificate
 func (c *Collector) selfVerify(e *attest.Evidence, ch attest.Challenge) error {
 	result := attest.VerifyForKey(e, ch, c.cfg.Key.PublicKey(), c.cfg.Anchors, c.cfg.Policy, c.cfg.Now())
 	if err := result.Err(); err != nil {
-		c.forgetVCEK()
+		c.keep(endorsements{})
 		return fmt.Errorf("not sent, since this machine itself would not accept it: %w", err)
 	}
 	return nil

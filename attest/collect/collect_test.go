@@ -36,7 +36,8 @@ type vm struct {
 	config collect.Config
 }
 
-// host is the metadata service's THIM. Its answer is the processor's chain unless status or chain say otherwise.
+// host is the metadata service's THIM. Its answer is the processor's chain unless status or chain
+// say otherwise.
 type host struct {
 	status   atomic.Int32
 	chain    atomic.Pointer[[][]byte]
@@ -174,7 +175,7 @@ func TestTheHostIsAskedOncePerChip(t *testing.T) {
 	}
 }
 
-func TestHostFailureSaysWhetherToComeBack(t *testing.T) {
+func TestHostFailureSaysWhetherToTryAgain(t *testing.T) {
 	m := newVM(t)
 	c := collect.New(m.config)
 	for status, temporary := range map[int]bool{http.StatusServiceUnavailable: true, http.StatusTooManyRequests: true, http.StatusNotFound: false} {
@@ -220,7 +221,8 @@ func TestAReplacedAttestationKeyIsNoticed(t *testing.T) {
 	}
 }
 
-// replaceAK does what root in the guest can do: evict the platform's key and put one of the same kind there.
+// replaceAK does what root in the guest can do: evict the platform's key and put one of the same
+// kind there.
 func replaceAK(t *testing.T, on *tpm.TPM) {
 	t.Helper()
 	err := on.Do(t.Context(), func(dev transport.TPM) error {

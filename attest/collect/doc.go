@@ -1,19 +1,27 @@
-// Package collect gathers attestation evidence on the machine that it is about: an Azure Confidential VM with a virtual TPM.
+// Package collect gathers attestation evidence on the machine that it is about: an Azure
+// Confidential VM with a virtual TPM.
 //
-// [Collector.Collect] asks the TPM to certify the binding key and to quote the PCRs for a verifier's challenge, reads the paravisor's report from
-// NV, fetches the certificate of the processor's key from the host, and puts them together. What always holds:
+// [Collector.Collect] asks the TPM to certify the binding key and to quote the PCRs for a
+// verifier's challenge, reads the paravisor's report from NV, fetches the certificate of the
+// processor's key from the host, and puts them together. What always holds:
 //
-//   - Nothing that comes from outside the TPM is believed for where it came from: the host's metadata service is plain HTTP. The evidence is verified
-//     here with the procedure that its receiver uses, nonce included, before it leaves. Evidence that this machine would refuse is never sent.
-//   - The attestation key at its well-known handle must be the one in the paravisor's report. Root in the guest can put another key
-//     there until the next boot; that is reported as what it is, not sent.
-//   - The report is read once, upward from offset 0, since each read at offset 0 may make a new one.
+//   - Nothing that comes from outside the TPM is trusted because of its origin: the host's metadata
+//     service is plain HTTP. The evidence is verified here with the procedure that its receiver
+//     uses, nonce included, before it is sent. Evidence that this machine would refuse is never
+//     sent.
+//   - The attestation key at its well-known handle must be the one in the paravisor's report. Root
+//     in the guest can put another key there until the next boot; that is reported as such, and no
+//     evidence is sent.
+//   - The report is read once, upward from offset 0, since each read at offset 0 may make a new
+//     one.
 //
-// [Collector.NewTransportKey] makes the short-lived decryption key to which an attestation service encrypts its answer.
+// [Collector.NewTransportKey] makes the short-lived decryption key to which an attestation service
+// encrypts its answer.
 //
-// Errors: [ErrNoReport] says that this is no Confidential VM; [*HostError] is the host's metadata service failing, and says whether to
-// come back later; [*attest.CheckError] is evidence that does not hold; the rest is the TPM's.
+// Errors: [ErrNoReport] if this is no Confidential VM; [*HostError] if the host's metadata service
+// fails, with whether to try again later; [*attest.CheckError] if the evidence does not verify; all
+// others are the TPM's.
 //
-// Sources: the layout of Azure's virtual TPM as OpenHCL makes it (microsoft/openvmm, crate tpm); THIM as Microsoft's attestation clients
-// call it (Azure/azure-guest-attestation-sdk).
+// Sources: the layout of Azure's virtual TPM as OpenHCL makes it (microsoft/openvmm, crate tpm);
+// THIM as Microsoft's attestation clients call it (Azure/azure-guest-attestation-sdk).
 package collect

@@ -13,7 +13,8 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// TestAHostThatHangsIsGivenUp: the bound is on the request, for the client that is handed in may have none.
+// TestAHostThatHangsIsGivenUp: the bound is on the request, for the client that is handed in may
+// have none.
 func TestAHostThatHangsIsGivenUp(t *testing.T) {
 	m := newVM(t)
 	bounded := false

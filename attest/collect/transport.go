@@ -17,15 +17,16 @@ const aesKeySize = 32
 // TransportKey is a decryption key of the TPM for one answer of an attestation service, usable only
 // while the PCRs of the policy are what they were. It holds one of the TPM's few slots until Close.
 //
-// Its certify statement carries no qualifyingData, as that of Microsoft's own clients: the service answers to whichever key it is shown, and
-// what makes the answer fresh is that no other key can open it.
+// Its certify statement carries no qualifyingData, as that of Microsoft's own clients: the service
+// answers to whichever key it is shown, and what makes the answer fresh is that no other key can
+// open it.
 type TransportKey struct {
 	key       *tpm.DecryptionKey
 	certified attest.Certified
 }
 
-// NewTransportKey makes a transport key. It takes as long as the TPM needs for making an RSA key: a tenth of a second to several
-// seconds. The caller closes the key.
+// NewTransportKey makes a transport key. It takes as long as the TPM needs for making an RSA key: a
+// tenth of a second to several seconds. The caller closes the key.
 func (c *Collector) NewTransportKey(ctx context.Context) (*TransportKey, error) {
 	values, err := c.quotedPCRs(ctx)
 	if err != nil {
@@ -57,16 +58,17 @@ func (k *TransportKey) Certified() attest.Certified { return k.certified }
 
 // Decrypt opens an RSAES-PKCS1-v1_5 ciphertext of 256 bytes inside the TPM.
 //
-// A ciphertext that the TPM cannot open gives 32 random bytes and no error, so that whoever sends ciphertexts cannot learn from us which of
-// them are well padded (implicit rejection, as TLS 1.2 does for RSA key exchange: RFC 5246, 7.4.7.1). The error says that the key cannot be
-// used, whatever the ciphertext: [tpm.ErrKeyGone], [tpm.ErrPCRsChanged], [tpm.ErrTampered], [tpm.ErrUnavailable].
+// A ciphertext that the TPM cannot open gives 32 random bytes and no error, so that the sender of a
+// ciphertext cannot learn whether its padding was right (implicit rejection, as TLS 1.2 does for
+// RSA key exchange: RFC 5246, 7.4.7.1). The error says that the key cannot be used, whatever the
+// ciphertext: [tpm.ErrKeyGone], [tpm.ErrPCRsChanged], [tpm.ErrTampered], [tpm.ErrUnavailable].
 func (k *TransportKey) Decrypt(ctx context.Context, ciphertext []byte) ([]byte, error) {
 	message, err := k.key.Decrypt(ctx, ciphertext)
 	if errors.Is(err, tpm.ErrCiphertext) {
 		message = make([]byte, aesKeySize)
 		_, err = rand.Read(message)
 	}
-	if errors.Is(err, tpm.ErrPCRsChanged) { // what the TPM package advises is for keys that stay
+	if errors.Is(err, tpm.ErrPCRsChanged) { // the advice in this error is for permanent keys
 		err = fmt.Errorf("%w since it was made; the next attestation makes a new key", tpm.ErrPCRsChanged)
 	}
 	if err != nil {

@@ -25,18 +25,19 @@ const UserDataSize = 64
 type Claims struct {
 	AK              *rsa.PublicKey // the TPM's attestation key; 2048 bits, exponent 65537
 	VMConfiguration VMConfiguration
-	UserData        []byte // 64 bytes that the guest wrote into NV 0x01400002; nil if the paravisor is too old to report them
+	UserData        []byte // 64 bytes from NV 0x01400002; nil if the paravisor is too old to report them
 }
 
-// VMConfiguration is the part of the claims' vm-configuration that a policy can ask about. It is configuration: what
-// happened at boot is in the PCRs. A nil member was absent.
+// VMConfiguration is the part of the claims' vm-configuration that a policy can ask about. It is
+// configuration: what happened at boot is in the PCRs. A nil member was absent.
 type VMConfiguration struct {
 	SecureBoot   *bool
 	TPMPersisted *bool // TPM state survives a deallocation of the VM
 	VMUniqueID   string
 }
 
-// claimsJSON is the wire form. Members come and go with paravisor releases; unknown ones are ignored.
+// claimsJSON is the wire form. Members come and go with paravisor releases; unknown ones are
+// ignored.
 type claimsJSON struct {
 	Keys []struct {
 		KeyID    string `json:"kid"`
@@ -88,7 +89,8 @@ func ParseClaims(b []byte) (*Claims, error) {
 	return c, c.readUserData(doc.UserData)
 }
 
-// rsaKey reads a JWK's RSA members (RFC 7518, 6.3.1). The paravisor lists 256 zero bytes if it could not create the key.
+// rsaKey reads a JWK's RSA members (RFC 7518, 6.3.1). The paravisor lists 256 zero bytes if it
+// could not create the key.
 func rsaKey(kty, n, e string) (*rsa.PublicKey, error) {
 	if kty != "RSA" {
 		return nil, fmt.Errorf("key type %.20q, want RSA", kty)
@@ -121,7 +123,8 @@ func (c *Claims) readUserData(s *string) error {
 	return nil
 }
 
-// decodeBase64URL accepts exactly one spelling per value: no padding, no line breaks, no stray bits at the end.
+// decodeBase64URL accepts exactly one spelling per value: no padding, no line breaks, no stray bits
+// at the end.
 func decodeBase64URL(s string) ([]byte, error) {
 	if strings.ContainsAny(s, "\r\n") {
 		return nil, errors.New("line break in base64url")

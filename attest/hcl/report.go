@@ -8,7 +8,8 @@ import (
 	"fmt"
 )
 
-// MaxSize is the largest report accepted, in bytes. NV indices of 2048, 2600 and 2900 bytes have been seen.
+// MaxSize is the largest report accepted, in bytes. NV indices of 2048, 2600 and 2900 bytes have
+// been seen.
 const MaxSize = 4096
 
 // Offsets and sizes of the wrapper, in bytes; its integers are little-endian.
@@ -16,19 +17,20 @@ const (
 	headerSize      = 32
 	hardwareSize    = 1184
 	tdReportSize    = 1024
-	dataOffset      = headerSize + hardwareSize // data_size, version, report_type, hash_type, claims_size
+	dataOffset      = headerSize + hardwareSize // sizes, version and types, see claimsOf
 	dataHeaderSize  = 20
 	claimsOffset    = dataOffset + dataHeaderSize
 	reportDataSize  = 64
 	snpReportDataAt = 0x50
 	tdReportDataAt  = 128
-	tdReportTag     = 0x81 // first byte of a TDREPORT; an SNP report begins with its small version number
+	tdReportTag     = 0x81 // first byte of a TDREPORT; that of an SNP report is its version
 )
 
 // ReportType says which hardware report the wrapper holds.
 type ReportType uint32
 
-// The report types that a Confidential VM has. (1 is VBS, 3 is a trusted VM without hardware report, 5 is Arm CCA.)
+// The report types that a Confidential VM has. (1 is VBS, 3 is a trusted VM without hardware
+// report, 5 is Arm CCA.)
 const (
 	TypeSNP ReportType = 2
 	TypeTDX ReportType = 4
@@ -56,7 +58,7 @@ type Report struct {
 	Claims   []byte // the runtime claims, exactly as hashed
 }
 
-// Parse takes a wrapper apart. b is the content of the NV index, padding included; it is not retained.
+// Parse parses a wrapper. b is the content of the NV index, padding included; it is not retained.
 func Parse(b []byte) (*Report, error) {
 	if len(b) < claimsOffset || len(b) > MaxSize {
 		return nil, fmt.Errorf("HCL report of %d bytes, want %d to %d", len(b), claimsOffset, MaxSize)
@@ -101,7 +103,8 @@ func checkHeader(h []byte) error {
 	return nil
 }
 
-// claimsOf finds the claims. All arithmetic is in 64 bits: the lengths come from the outside and may be 0xFFFFFFFF.
+// claimsOf finds the claims. All arithmetic is in 64 bits: the lengths come from the outside and
+// may be 0xFFFFFFFF.
 func claimsOf(b []byte) ([]byte, error) {
 	u32 := func(at int) uint64 { return uint64(binary.LittleEndian.Uint32(b[at:])) }
 	dataSize, claimsSize := u32(dataOffset), u32(dataOffset+16)
@@ -124,7 +127,8 @@ func claimsOf(b []byte) ([]byte, error) {
 	return b[claimsOffset:end], nil
 }
 
-// hardwareOf checks that the hardware report looks like what the header calls it, so that no report is judged by the wrong rules.
+// hardwareOf checks that the hardware report is of the kind that the header says, so that no report
+// is verified by the rules of another kind.
 func hardwareOf(b []byte, t ReportType) ([]byte, error) {
 	switch t {
 	case TypeSNP:
@@ -144,7 +148,8 @@ func hardwareOf(b []byte, t ReportType) ([]byte, error) {
 	return nil, fmt.Errorf("report of %v is not supported", t)
 }
 
-// CheckBinding checks that the hardware report vouches for the claims: report_data is their SHA-256 and 32 zero bytes.
+// CheckBinding checks that the hardware report vouches for the claims: report_data is their SHA-256
+// and 32 zero bytes.
 func (r *Report) CheckBinding() error {
 	if r.HashType != HashSHA256 {
 		return fmt.Errorf("hash type %d is not supported, want %d (SHA-256)", r.HashType, HashSHA256)

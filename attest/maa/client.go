@@ -27,8 +27,8 @@ const (
 	longestPause   = 10 * time.Second
 )
 
-// Hosts decides where evidence may be sent. Check returns the endpoint without trailing slash if it is an https URL of an allowed host,
-// without user information, query and fragment.
+// Hosts decides where evidence may be sent. Check returns the endpoint without trailing slash if it
+// is an https URL of an allowed host, without user information, query and fragment.
 type Hosts interface {
 	Check(endpoint string) (string, error)
 }
@@ -37,11 +37,12 @@ type Hosts interface {
 type TransportKey interface {
 	// Certified returns the key's public area and the attestation key's statement about it.
 	Certified() attest.Certified
-	// Decrypt opens an RSAES-PKCS1-v1_5 ciphertext. It must not tell by its error whether the padding was right.
+	// Decrypt opens an RSAES-PKCS1-v1_5 ciphertext. It must not tell by its error whether the
+	// padding was right.
 	Decrypt(ctx context.Context, ciphertext []byte) ([]byte, error)
 }
 
-// OS is what the service is told about the guest's operating system. It proves nothing.
+// OS is the guest's operating system as reported to the service. It proves nothing.
 type OS struct {
 	Distro       string // such as "Debian"
 	Major, Minor int
@@ -49,13 +50,14 @@ type OS struct {
 
 // Config says how to reach the service.
 type Config struct {
-	Hosts  Hosts        // required: nil refuses every endpoint
-	HTTP   *http.Client // with the roots to trust; its redirect policy is not used. Nil: the system's roots
+	Hosts Hosts // required: nil refuses every endpoint
+	// HTTP has the roots to trust; its redirect policy is not used. Nil: the system's roots.
+	HTTP   *http.Client
 	OS     OS
 	Now    func() time.Time                           // nil: time.Now
 	Sleep  func(context.Context, time.Duration) error // nil: waits
-	Logger *slog.Logger                               // nil: nobody hears
-	// Waiting is told what is waited for, and its result is called when that is over; nil: nobody is told.
+	Logger *slog.Logger                               // nil: nothing is logged
+	// Waiting is called with what is waited for, and its result when that is over. May be nil.
 	Waiting func(what string) (over func())
 }
 
@@ -95,7 +97,8 @@ type Request struct {
 	Key       TransportKey     // of the same TPM
 }
 
-// Endpoint checks that evidence may be sent to endpoint, and returns it in the form that serves as audience: without trailing slash.
+// Endpoint checks that evidence may be sent to endpoint, and returns it in the form that serves as
+// audience: without trailing slash.
 func (c *Client) Endpoint(endpoint string) (string, error) {
 	if c.cfg.Hosts == nil {
 		return "", errors.New("attestation endpoint: no host is allowed")
@@ -107,8 +110,9 @@ func (c *Client) Endpoint(endpoint string) (string, error) {
 	return checked, nil
 }
 
-// Attest sends evidence and returns the service's token with its expiry. Throttling and the service's own failures are retried twice; a
-// refusal is final; after a lost answer the caller comes again with new evidence. The token is not validated; see the package comment.
+// Attest sends evidence and returns the service's token with its expiry. Throttling and the
+// service's own failures are retried twice; a refusal is final; after a lost answer the caller
+// comes again with new evidence. The token is not validated; see the package comment.
 func (c *Client) Attest(ctx context.Context, r Request) (secret.String, time.Time, error) {
 	endpoint, err := c.Endpoint(r.Endpoint)
 	if err != nil {
@@ -145,8 +149,8 @@ func (c *Client) read(ctx context.Context, endpoint string, answer []byte, r Req
 	return secret.New(string(jwt)), expires, nil
 }
 
-// send posts the request until it is answered, refused, or the attempts are used up. It does not repeat a request that got no answer: it may have
-// been served, and a nonce serves once.
+// send posts the request until it is answered, refused, or the attempts are used up. It does not
+// repeat a request that got no answer: it may have been served, and a nonce serves once.
 func (c *Client) send(ctx context.Context, endpoint string, body []byte) ([]byte, error) {
 	for n := 1; ; n++ {
 		answer, err := c.post(ctx, endpoint, body)

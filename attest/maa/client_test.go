@@ -260,7 +260,7 @@ func TestWhateverIsWrongInsideTheEnvelopeGivesOneError(t *testing.T) {
 	}
 }
 
-func TestAKeyThatIsGoneIsSaidSo(t *testing.T) {
+func TestAKeyThatIsGoneIsReportedAsGone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.key.err = errors.New("the TPM was reset")

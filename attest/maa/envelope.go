@@ -32,7 +32,8 @@ type encryptionParams struct {
 	IV           []byte `json:"Iv"`
 }
 
-// parseEnvelope reads the body of an answer. The parameters must be exactly those that the service uses; there is nothing to negotiate.
+// parseEnvelope reads the body of an answer. The parameters must be exactly those that the service
+// uses; there is nothing to negotiate.
 func parseEnvelope(body []byte) (*envelope, error) {
 	answer, err := upstream.ParseMembers(body)
 	if err != nil {
@@ -76,7 +77,8 @@ func (e *envelope) check() error {
 	return nil
 }
 
-// open decrypts the envelope. The key's own errors do not depend on the ciphertext and are passed on; everything else is ErrNotOpened.
+// open decrypts the envelope. The key's own errors do not depend on the ciphertext and are passed
+// on; everything else is ErrNotOpened.
 func (e *envelope) open(ctx context.Context, key TransportKey) ([]byte, error) {
 	inner, err := key.Decrypt(ctx, e.InnerKey)
 	if err != nil {

@@ -46,19 +46,22 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Temporary reports whether the same request may succeed later. A refusal of the evidence (400) is final.
+// Temporary reports whether the same request may succeed later. A refusal of the evidence (400) is
+// final.
 func (e *Error) Temporary() bool {
 	return e.Status == 0 || e.Status == http.StatusTooManyRequests || e.Status >= 500
 }
 
-// Refuses reports whether the service has said no to this request, for good. A redirect is neither that nor temporary.
+// Refuses reports whether the service has said no to this request, for good. A redirect is neither
+// that nor temporary.
 func (e *Error) Refuses() bool { return e.Status >= http.StatusBadRequest && !e.Temporary() }
 
-// RefusesEvidence reports whether the service says that it does not accept this machine's evidence. 401 and 403 are about the caller,
-// every other status is about something else.
+// RefusesEvidence reports whether the service says that it does not accept this machine's evidence.
+// 401 and 403 are about the caller, every other status is about something else.
 func (e *Error) RefusesEvidence() bool { return e.Status == http.StatusBadRequest }
 
-// refusal reads the service's error body: {"error":{"code","message"}}. A body of another form says nothing that we would repeat.
+// refusal reads the service's error body: {"error":{"code","message"}}. A body of another form says
+// nothing that we would repeat.
 func refusal(endpoint string, rsp *http.Response, body []byte, now time.Time) *Error {
 	e := &Error{Endpoint: endpoint, Status: rsp.StatusCode, RetryAfter: upstream.RetryAfter(rsp.Header.Get("Retry-After"), now)}
 	members, err := upstream.ParseMembers(body)

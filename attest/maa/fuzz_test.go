@@ -14,7 +14,8 @@ import (
 
 const vectors = "../../testdata/azure-cvm/maa/"
 
-// FuzzEnvelope: an accepted answer has one meaning. Written again, it is accepted again and means the same.
+// FuzzEnvelope: an accepted answer has one meaning. Written again, it is accepted again and means
+// the same.
 func FuzzEnvelope(f *testing.F) {
 	good, err := json.Marshal(map[string]any{
 		"EncryptedInnerKey": make([]byte, 256), "AuthenticationData": make([]byte, 16), "Jwt": []byte("ciphertext"),
@@ -56,7 +57,7 @@ func FuzzToken(f *testing.F) {
 	f.Add("a.eyJleHAiOjF9.c")
 	r := maa.Request{
 		Challenge: attest.Challenge{Nonce: []byte("a nonce that occurs nowhere else")},
-		Evidence:  &attest.Evidence{SNPReport: make([]byte, 1184), RuntimeClaims: at.Claims(&at.NewKeys(f).AK.PublicKey)},
+		Evidence:  unwrapped(at.Claims(&at.NewKeys(f).AK.PublicKey)),
 	}
 	f.Fuzz(func(t *testing.T, jwt string) {
 		if _, err := maa.CheckToken(jwt, r); err == nil {
@@ -97,7 +98,7 @@ func TestRealClaimsAreRead(t *testing.T) {
 	}
 	r := maa.Request{
 		Challenge: attest.Challenge{Nonce: []byte("nonce")},
-		Evidence:  &attest.Evidence{SNPReport: make([]byte, 1184), RuntimeClaims: sample.Isolation.Runtime},
+		Evidence:  unwrapped(sample.Isolation.Runtime),
 	}
 	expires, err := maa.CheckToken("a."+base64.RawURLEncoding.EncodeToString(payload)+".c", r)
 	if err != nil {
@@ -106,4 +107,11 @@ func TestRealClaimsAreRead(t *testing.T) {
 	if expires.Unix() != 1653021894 {
 		t.Errorf("expires %v", expires.Unix())
 	}
+}
+
+// unwrapped is evidence without the paravisor's wrapper, as far as the request needs it.
+func unwrapped(claims []byte) *attest.Evidence {
+	e := &attest.Evidence{RuntimeClaims: claims}
+	e.SNPReport = make([]byte, 1184)
+	return e
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/keyagent/keyagent/attest/maa"
 )
 
-func TestWhatIsNotNeededInATokenOrEnvelopeSpoilsNothing(t *testing.T) {
+func TestUnneededMembersOfATokenOrEnvelopeAreIgnored(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*rig){
 		"an expiry with a fraction": func(r *rig) { r.service.Claims = func(c map[string]any) { c["exp"] = json.RawMessage("1780343999.5") } },

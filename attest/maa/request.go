@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,7 +25,8 @@ type requestJSON struct {
 	AttestationInfo string `json:"AttestationInfo"`
 }
 
-// attestationInfo is protocol version 2.0; []byte members are standard base64, as encoding/json writes them.
+// attestationInfo is protocol version 2.0; []byte members are standard base64, as encoding/json
+// writes them.
 type attestationInfo struct {
 	ProtocolVersion string            `json:"AttestationProtocolVersion"`
 	OSType          []byte            `json:"OSType"`
@@ -63,18 +63,12 @@ type isolationInfo struct {
 }
 
 type isolated struct {
-	Proof       []byte `json:"Proof"`
+	Proof       []byte `json:"Proof"` // the platform's, as JSON
 	RunTimeData []byte `json:"RunTimeData"`
 }
 
-// snpProof goes, as JSON, into Proof.
-type snpProof struct {
-	Report string `json:"SnpReport"`     // base64url
-	Chain  string `json:"VcekCertChain"` // standard base64 of PEM: VCEK, ASK, ARK
-}
-
-// encodeRequest puts evidence and transport key into the service's shape. There is no event log: the service then makes no claims about the
-// boot beyond the PCRs.
+// encodeRequest puts evidence and transport key into the service's shape. There is no event log:
+// the service then makes no claims about the boot beyond the PCRs.
 func encodeRequest(os OS, r Request) ([]byte, error) {
 	tpm, err := encodeTPM(r)
 	if err != nil {
@@ -134,25 +128,22 @@ func encodeTPM(r Request) (tpmInfo, error) {
 }
 
 func encodeIsolation(e *attest.Evidence) (isolationInfo, error) {
-	report, claims, err := e.Hardware()
+	report, err := e.HardwareReport()
 	if err != nil {
 		return isolationInfo{}, err
 	}
-	if report == nil || claims == nil {
+	if report == nil || report.Claims == nil {
 		return isolationInfo{}, errors.New("evidence has no hardware report")
 	}
-	var chain []byte
-	for _, der := range e.VCEKChain {
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	proof, err := json.Marshal(snpProof{
-		Report: base64.RawURLEncoding.EncodeToString(report),
-		Chain:  base64.StdEncoding.EncodeToString(chain),
-	})
+	p, err := platformOf(report.Type)
 	if err != nil {
 		return isolationInfo{}, err
 	}
-	return isolationInfo{Type: "SevSnp", Evidence: isolated{Proof: proof, RunTimeData: claims}}, nil
+	proof, err := p.proof(report.Hardware, e)
+	if err != nil {
+		return isolationInfo{}, err
+	}
+	return isolationInfo{Type: p.name, Evidence: isolated{Proof: proof, RunTimeData: report.Claims}}, nil
 }
 
 // sized makes a TPM2B of a structure: its length in two bytes, big-endian, before it.
@@ -160,7 +151,8 @@ func sized(b []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...) //nolint:gosec // public areas have a few hundred bytes
 }
 
-// bareSignature takes the RSASSA signature out of a TPMT_SIGNATURE: algorithm, hash and size stand before it, two bytes each.
+// bareSignature takes the RSASSA signature out of a TPMT_SIGNATURE: algorithm, hash and size stand
+// before it, two bytes each.
 func bareSignature(sig []byte) ([]byte, error) {
 	const bare, header = 256, 6
 	switch len(sig) {

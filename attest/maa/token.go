@@ -14,7 +14,8 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-// checkToken looks into a token without judging it: it must be of the form of a JWT, say when it expires, and answer r.
+// checkToken reads a token without validating its signature: it must have the form of a JWT,
+// contain its expiry, and answer r.
 func checkToken(jwt string, r Request) (expires time.Time, err error) {
 	parts := strings.Split(jwt, ".")
 	if len(parts) != 3 {
@@ -45,8 +46,8 @@ func checkToken(jwt string, r Request) (expires time.Time, err error) {
 	return time.Unix(seconds, 0), nil
 }
 
-// answers compares the few claims that say which question the token answers. The service sorts claims and adds new ones: values are
-// compared, never hashes.
+// answers compares the few claims that say which question the token answers. The service sorts
+// claims and adds new ones: values are compared, never hashes.
 func answers(c upstream.Members, nonce []byte, akModulus string) error {
 	said, err := inside(c, "x-ms-runtime", "client-payload")
 	if err != nil {

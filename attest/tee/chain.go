@@ -87,8 +87,8 @@ func addAMDRoot(cert *x509.Certificate, asks, arks map[string]*x509.Certificate)
 	return nil
 }
 
-// VerifyVCEK checks that vcek was issued under one of roots, valid at t, and returns that root. The product line of the
-// root must be the one that the certificate names.
+// VerifyVCEK checks that vcek was issued under one of roots, valid at t, and returns that root. The
+// product line of the root must be the one that the certificate names.
 func VerifyVCEK(vcek *x509.Certificate, roots []AMDRoot, t time.Time) (*AMDRoot, error) {
 	key, ok := vcek.PublicKey.(*ecdsa.PublicKey)
 	if !ok || key.Curve != elliptic.P384() {
@@ -120,7 +120,7 @@ func issuedBy(vcek *x509.Certificate, root AMDRoot, t time.Time) error {
 		}
 	}
 	if t.IsZero() { // x509 would take the clock of this machine
-		return errors.New("the verifier gave no time to judge the certificates at")
+		return errors.New("the verifier gave no time to verify the certificates at")
 	}
 	anchor, intermediate := x509.NewCertPool(), x509.NewCertPool()
 	anchor.AddCert(root.ARK)
@@ -134,7 +134,8 @@ func issuedBy(vcek *x509.Certificate, root AMDRoot, t time.Time) error {
 	return err
 }
 
-// CheckIdentity checks that vcek was made for the chip and the firmware level of the report r, on the product line of root.
+// CheckIdentity checks that vcek was made for the chip and the firmware level of the report r, on
+// the product line of root.
 func CheckIdentity(r *SNPReport, vcek *x509.Certificate, root *AMDRoot) error {
 	ext, err := extensions(vcek)
 	if err != nil {
@@ -168,7 +169,8 @@ func CheckRevocation(vcek *x509.Certificate, root *AMDRoot, t time.Time) error {
 		if entry.SerialNumber.Cmp(root.ASK.SerialNumber) == 0 {
 			return fmt.Errorf("the ASK was revoked at %v", entry.RevocationTime)
 		}
-		// A VCEK's serial number is 0 in every certificate that AMD issues: an entry for it could name no single chip.
+		// A VCEK's serial number is 0 in every certificate that AMD issues: an entry for it could
+		// name no single chip.
 		if vcek.SerialNumber.Sign() > 0 && entry.SerialNumber.Cmp(vcek.SerialNumber) == 0 {
 			return fmt.Errorf("the VCEK was revoked at %v", entry.RevocationTime)
 		}

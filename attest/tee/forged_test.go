@@ -20,8 +20,8 @@ import (
 
 const forgedTCB = 0xdb18000000000004
 
-// forged is a chain that AMD did not make; change alters how. The random source behind it is not safe for concurrent use, so
-// tests that call it are not parallel.
+// forged is a chain that AMD did not make; change alters how. The random source behind it is not
+// safe for concurrent use, so tests that call it are not parallel.
 func forged(t *testing.T, change func(*sevtest.AmdSignerBuilder)) (*x509.Certificate, tee.AMDRoot, *sevtest.AmdSigner) {
 	t.Helper()
 	created := at(2025)

@@ -13,7 +13,7 @@ import (
 // SNPReportSize is the size of an ATTESTATION_REPORT in bytes.
 const SNPReportSize = abi.ReportSize
 
-// The bits of the guest policy that open a guest to its host (AMD 56860, "Guest Policy").
+// The bits of the guest policy that give the host access to the guest (AMD 56860, "Guest Policy").
 const (
 	policySMT           = 1 << 16
 	policyMigrateAgent  = 1 << 18
@@ -26,7 +26,8 @@ const (
 	signedComponentSize = 0x2A0
 )
 
-// SNPReport is a parsed ATTESTATION_REPORT. Its fields are claims until VerifySignature has passed with the right VCEK.
+// SNPReport is a parsed ATTESTATION_REPORT. Its fields are claims until VerifySignature has passed
+// with the right VCEK.
 type SNPReport struct {
 	Version         uint32
 	GuestSVN        uint32
@@ -42,12 +43,12 @@ type SNPReport struct {
 	IDKeyDigest     []byte // 48 bytes, SHA-384 of the key that signed the ID block
 	AuthorKeyDigest []byte
 	ChipID          []byte // 64 bytes
-	ProductLine     string // "Milan", "Genoa", from the CPU's family and model; empty before version 3
+	ProductLine     string // "Milan", "Genoa", by the CPU's family and model; empty before version 3
 
 	raw []byte
 }
 
-// ParseSNPReport takes exactly one report of SNPReportSize bytes apart. b is not retained.
+// ParseSNPReport parses exactly one report of SNPReportSize bytes. b is not retained.
 func ParseSNPReport(b []byte) (*SNPReport, error) {
 	if len(b) != SNPReportSize {
 		return nil, fmt.Errorf("SNP report of %d bytes, want %d", len(b), SNPReportSize)
@@ -96,8 +97,9 @@ func snpReport(p *spb.Report, raw []byte) *SNPReport {
 	return r
 }
 
-// VerifySignature checks the report's signature with the public key of vcek: ECDSA on P-384 with SHA-384 over everything before the
-// signature. It says nothing about who vcek is; see VerifyVCEK and CheckIdentity.
+// VerifySignature checks the report's signature with the public key of vcek: ECDSA on P-384 with
+// SHA-384 over everything before the signature. It says nothing about who vcek is; see VerifyVCEK
+// and CheckIdentity.
 func (r *SNPReport) VerifySignature(vcek *x509.Certificate) error {
 	der, err := abi.ReportToSignatureDER(r.raw)
 	if err != nil {
@@ -112,11 +114,13 @@ func (r *SNPReport) VerifySignature(vcek *x509.Certificate) error {
 // DebugAllowed reports whether the host may decrypt the guest's memory.
 func (r *SNPReport) DebugAllowed() bool { return r.Policy&policyDebug != 0 }
 
-// MigrationAllowed reports whether a migration agent may move the guest's memory to another machine.
+// MigrationAllowed reports whether a migration agent may move the guest's memory to another
+// machine.
 func (r *SNPReport) MigrationAllowed() bool { return r.Policy&policyMigrateAgent != 0 }
 
 // SMTAllowed reports whether the guest's cores may share hardware threads.
 func (r *SNPReport) SMTAllowed() bool { return r.Policy&policySMT != 0 }
 
-// ABIVersion is the lowest firmware ABI version under which the guest's owner lets it run, as major<<8 | minor.
+// ABIVersion is the lowest firmware ABI version under which the guest's owner lets it run, as
+// major<<8 | minor.
 func (r *SNPReport) ABIVersion() uint16 { return uint16(r.Policy & 0xffff) }

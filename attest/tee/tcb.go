@@ -5,9 +5,10 @@ import (
 	"fmt"
 )
 
-// TCB is AMD's TCB_VERSION: eight security levels, one byte each. Which byte is which differs between products (Milan and Genoa: boot
-// loader, TEE, four reserved, SNP firmware, microcode, from the lowest byte), but newer is higher in each of them, so
-// two values of one product compare byte by byte without knowing the names.
+// TCB is AMD's TCB_VERSION: eight security levels, one byte each. Which byte is which differs
+// between products (Milan and Genoa: boot loader, TEE, four reserved, SNP firmware, microcode, from
+// the lowest byte), but newer is higher in each of them, so two values of one product compare byte
+// by byte without knowing the names.
 type TCB uint64
 
 // AtLeast reports whether every component of t is at least that of low.

@@ -85,7 +85,8 @@ func TestEachStepStandsForItself(t *testing.T) {
 	}
 }
 
-// TestSignatureAgreesWithGoSEVGuest asks an independent implementation, on good and on changed reports.
+// TestSignatureAgreesWithGoSEVGuest asks an independent implementation, on good and on changed
+// reports.
 func TestSignatureAgreesWithGoSEVGuest(t *testing.T) {
 	t.Parallel()
 	vcek := realVCEK(t, "snp-milan-2023")

@@ -22,7 +22,7 @@ type Config struct {
 	Collector *collect.Collector
 	MAA       *maa.Client
 	Now       func() time.Time // nil: time.Now
-	Logger    *slog.Logger     // nil: nobody hears
+	Logger    *slog.Logger     // nil: nothing is logged
 }
 
 // AzureGuest gets tokens from MAA's AzureGuest operation. It is safe for concurrent use.
@@ -44,17 +44,18 @@ func NewAzureGuest(cfg Config) *AzureGuest {
 	return a
 }
 
-// Attest returns a token of the attestation service at endpoint, and when it expires. It may be a kept one. The call blocks for at most as
-// long as ctx allows.
+// Attest returns a token of the attestation service at endpoint, and when it expires. It may be a
+// kept one. The call blocks for at most as long as ctx allows.
 func (a *AzureGuest) Attest(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
 	return a.cache.token(ctx, endpoint)
 }
 
-// Discard lets go of the token of the attestation service at endpoint, because its reader did not accept it: the next Attest gets a new
-// one. A call to Attest that is under way returns what it gets, but that is not kept.
+// Discard drops the token of the attestation service at endpoint because its recipient did not
+// accept it: the next Attest gets a new one. A call to Attest that is in progress returns the token
+// that it gets, but that token is not kept.
 func (a *AzureGuest) Discard(endpoint string) { a.cache.discard(endpoint) }
 
-// attest gets a new token. An answer that was lost on the way is asked for once more, with a nonce of its own.
+// attest gets a new token. If the answer was lost on the way, it asks once more, with a new nonce.
 func (a *AzureGuest) attest(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
 	audience, err := a.cfg.MAA.Endpoint(endpoint)
 	if err != nil {
@@ -68,7 +69,7 @@ func (a *AzureGuest) attest(ctx context.Context, endpoint string) (secret.String
 	return token, expires, err
 }
 
-// ask makes a nonce, evidence for it and a key for the answer, and gets the service's verdict.
+// ask makes a nonce, evidence for it and a key for the answer, and gets a token for them.
 func (a *AzureGuest) ask(ctx context.Context, audience string) (secret.String, time.Time, error) {
 	challenge := attest.Challenge{Nonce: make([]byte, nonceSize), Audience: audience}
 	if _, err := rand.Read(challenge.Nonce); err != nil {
@@ -98,8 +99,9 @@ func (a *AzureGuest) ask(ctx context.Context, audience string) (secret.String, t
 	return token, expires, nil
 }
 
-// checkTransportKey checks what evidence for the service has besides [attest.Evidence], as the service does. A refusal by the service is
-// taken for its word about this machine, so that nothing may leave that was spoilt between the TPM and here.
+// checkTransportKey checks, as the service does, what is sent besides [attest.Evidence]. A refusal
+// by the service counts as its verdict about this machine, so nothing may be sent that was altered
+// between the TPM and this process.
 func checkTransportKey(e *attest.Evidence, c attest.Certified) error {
 	ak, err := attest.ParseAK(e.AKPublic)
 	c.PCRs = e.PCRs

@@ -161,7 +161,7 @@ func TestAWaitingCallerMayLeave(t *testing.T) {
 	})
 }
 
-func TestAPanicDoesNotStrandWhoWaits(t *testing.T) {
+func TestAPanicDoesNotStrandWaitingCallers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})

@@ -13,8 +13,8 @@ import (
 	"github.com/keyagent/keyagent/attest/token"
 )
 
-// What goes to the attestation service besides the evidence is looked at first: its refusal would be taken for its word about this
-// machine.
+// What goes to the attestation service besides the evidence is looked at first: its refusal would
+// be taken for its word about this machine.
 func TestATransportKeyIsCheckedBeforeItIsSent(t *testing.T) {
 	t.Parallel()
 	keys := at.NewKeys(t)

@@ -73,7 +73,7 @@ func printCapabilities(out io.Writer, c wire.Capabilities) error {
 	return w.Flush()
 }
 
-// strength says how strong a token is that comes by a road, and why.
+// strength says how strong the tokens of a capability are, and why.
 func strength(known, reason string) string {
 	switch {
 	case known == "":

@@ -36,7 +36,8 @@ rule for the app's user. What cannot be taken over, and what is to be done besid
 said there in comments and, unless standard output is a terminal, on standard error.
 Client secrets and passwords are not used: keyagent has no use for them. A certificate's
 private key stays behind, too: make a new one in the TPM (keyagent key create) and
-register its certificate. An assertion in a file whose path the settings do not say is
+register its certificate. If another application of the agent's configuration has a key
+of the same name, that is said. An assertion in a file whose path the settings do not say is
 where AZURE_FEDERATED_TOKEN_FILE of this command's environment is.
 
 Exit code 2 means that nothing was imported, and why.`,
@@ -56,12 +57,21 @@ Exit code 2 means that nothing was imported, and why.`,
 			if err != nil {
 				return usageError{errors.New(args[0] + ": " + strings.ReplaceAll(err.Error(), "\n", "\n"+args[0]+": "))}
 			}
+			a.noteSharedKeys(imported)
 			return a.printImported(imported, name)
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "name of the identity (default: app, or vm for a managed identity)")
 	cmd.Flags().StringVar(&section, "section", "", "path of the section with the settings, its names separated by colons (default: AzureAd)")
 	return cmd
+}
+
+// noteSharedKeys looks for the names of the imported keys in the agent's configuration. Where there
+// is none yet, or this user may not read it, nobody can know.
+func (a *app) noteSharedKeys(imported *config.Imported) {
+	if cfg, err := config.Load(a.configPath); err == nil {
+		imported.NoteKeysOf(cfg, a.configPath)
+	}
 }
 
 func (a *app) printImported(imported *config.Imported, name string) error {

@@ -29,8 +29,8 @@ certificate. Of the TPM it says whether it is in lockout or near to it, has an o
 password, lacks a bank of PCRs that is needed, or has a storage root that nothing here
 uses. A running agent is asked whether it is ready, and compared with the disk: a key
 that was rotated or a configuration that was changed since it started is not in force.
-At the end it says which forms of credentials this machine and tenant reach, as the
-running agent has found, or as far as that follows from the machine alone. Nothing is
+At the end it says which forms of credentials work on this machine and in its tenants,
+as the running agent has found, or as far as that follows from the machine alone. Nothing is
 changed, and the network is not used.
 
 Run it as the user that the agent runs as. Another one, root included, is told so, and
@@ -73,8 +73,7 @@ nothing failed.`,
 	return cmd
 }
 
-// formsOf asks the running agent which forms of credentials are within reach; nil if it does not
-// answer.
+// formsOf asks the running agent which forms of credentials work; nil if it does not answer.
 func formsOf(ctx context.Context, socket string) []wire.Form {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // it asks IMDS in its turn
 	defer cancel()

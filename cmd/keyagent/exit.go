@@ -26,7 +26,7 @@ const (
 	exitNotReachable = 4
 )
 
-// usageError marks what the person who typed the command can mend.
+// usageError marks an error in the command line.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
@@ -61,10 +61,12 @@ func (a *app) exit(err error, cmd *cobra.Command) int {
 	return exitCode(err)
 }
 
-// errorReport is what a command that was asked for JSON writes to standard error when it fails, on one line. Standard output has its
-// result only. It is part of the command line's contract, and described in docs/cli.md.
+// errorReport is what a command that was asked for JSON writes to standard error when it fails, on
+// one line. Standard output has its result only. It is part of the command line's contract, and
+// described in docs/cli.md.
 type errorReport struct {
-	// Code is a code of the agent's API (agentapi/wire/openapi.yaml) if the agent has answered, else one of codes.
+	// Code is a code of the agent's API (agentapi/wire/openapi.yaml) if the agent has answered,
+	// else one of codes.
 	Code     string `json:"code"`
 	Message  string `json:"message"` // may have several lines
 	Hint     string `json:"hint,omitempty"`
@@ -108,7 +110,7 @@ func (a *app) exitJSON(err error, cmd *cobra.Command) int {
 }
 
 func (a *app) writeError(report errorReport) {
-	_ = json.NewEncoder(a.err).Encode(map[string]errorReport{"error": report}) // there is nobody else to be told
+	_ = json.NewEncoder(a.err).Encode(map[string]errorReport{"error": report}) // there is no other place for it
 }
 
 // wantsJSON reports whether a command line asks for JSON, also one that is wrong in another place.
@@ -154,10 +156,10 @@ func (a *app) hintFor(err error, cmd *cobra.Command) string {
 		return e.Problem.Hint
 	}
 	if _, ok := errors.AsType[*config.Error](err); ok {
-		return "mend the file, then run: " + a.checkCommand(cmd)
+		return "correct the file, then run: " + a.checkCommand(cmd)
 	}
 	if _, ok := errors.AsType[referenceError](err); ok {
-		return "mend the file or what it names, then run: " + a.checkCommand(cmd)
+		return "correct the file or what it names, then run: " + a.checkCommand(cmd)
 	}
 	if todo, ok := advice.Of(err); ok {
 		return todo.Text(words{})
@@ -178,7 +180,8 @@ func (a *app) hintFor(err error, cmd *cobra.Command) string {
 	return ""
 }
 
-// checkCommand is what checks the configuration that cmd has read. Of the environment, the next command knows, too.
+// checkCommand is what checks the configuration that cmd has read. Of the environment, the next
+// command knows, too.
 func (a *app) checkCommand(cmd *cobra.Command) string {
 	if !cmd.Flags().Changed("config") {
 		return "keyagent config check"

@@ -47,7 +47,7 @@ func (f *placeFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.stateDir, "state-dir", "", "the state directory, in place of the configuration's")
 }
 
-// config reads the configuration. A file that nobody named may be missing.
+// config reads the configuration. A file that the operator did not name may be missing.
 func (f *placeFlags) config(a *app, cmd *cobra.Command) (*config.Config, error) {
 	cfg, err := config.Load(a.configPath)
 	if errors.Is(err, fs.ErrNotExist) && !configNamed(cmd) {
@@ -59,7 +59,7 @@ func (f *placeFlags) config(a *app, cmd *cobra.Command) (*config.Config, error) 
 	return cfg, f.override(cfg)
 }
 
-// configNamed reports whether somebody said where the configuration is.
+// configNamed reports whether the operator named the configuration.
 func configNamed(cmd *cobra.Command) bool {
 	return cmd.Flags().Changed("config") || os.Getenv("KEYAGENT_CONFIG") != ""
 }

@@ -40,8 +40,11 @@ that are not persistent, --parent says which persistent key is its parent.`,
 			if err != nil {
 				return err
 			}
-			if from.Path != "" && flags.algorithm+flags.pcrs+flags.pcrBank != "" {
+			switch {
+			case from.Path != "" && flags.algorithm+flags.pcrs+flags.pcrBank != "":
 				return usagef("algorithm and PCRs are decided when a key is made; --from-key-file takes one that was")
+			case flags.pcrBank != "" && flags.pcrs == "":
+				return usagef("--pcr-bank is of no use without --pcrs")
 			}
 			return a.withFirstKey(cmd, place, func(keys *keyring.Keyring) error {
 				var report keyring.KeyReport

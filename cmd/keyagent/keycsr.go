@@ -1,9 +1,12 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/keyagent/keyagent/internal/keyring"
+	"github.com/keyagent/keyagent/internal/pemfile"
 )
 
 func (a *app) keyCSRCommand(place *placeFlags) *cobra.Command {
@@ -13,7 +16,8 @@ func (a *app) keyCSRCommand(place *placeFlags) *cobra.Command {
 		Use:   "csr NAME",
 		Short: "Make a certificate request",
 		Long: `Make a certificate request (PKCS #10, PEM) for a key, signed by it. It asks for the key
-usage digitalSignature and the extended key usage clientAuth.`,
+usage digitalSignature and the extended key usage clientAuth. An authority issues the
+certificate for it, which keyagent cert import puts beside the key.`,
 		Example: `  keyagent key csr app --subject CN=app,O=Contoso --out app.csr
   keyagent key csr app --next --subject CN=app --san DNS:app.example --san URI:api://app`,
 		Args: cobra.ExactArgs(1),
@@ -29,11 +33,15 @@ usage digitalSignature and the extended key usage clientAuth.`,
 				if err != nil {
 					return err
 				}
-				if out != "" && out != standardOutput {
-					return keyring.WriteFile(out, text)
+				if out == "" || out == standardOutput {
+					_, err = a.out.Write(text)
+					return err
 				}
-				_, err = a.out.Write(text)
-				return err
+				if err := keyring.WriteFile(out, text); err != nil {
+					return err
+				}
+				a.printAfterRequest(args[0], out, req.Next)
+				return nil
 			})
 		},
 	}
@@ -43,4 +51,15 @@ usage digitalSignature and the extended key usage clientAuth.`,
 	cmd.Flags().StringVar(&out, "out", "", "file to write, in place of standard output (-)")
 	addAuthFlags(cmd, &req.Auth)
 	return cmd
+}
+
+// printAfterRequest says what becomes of a request. It does not go to standard output, which the
+// file may be.
+func (a *app) printAfterRequest(name, file string, next bool) {
+	generation, finish := "", ""
+	if next {
+		generation, finish = " --next", ", and keyagent key rotate "+name+" --finish"
+	}
+	fmt.Fprintf(a.err, "keyagent: next: give %s to an authority, and run with the certificate that it issues: keyagent cert import %s%s --file FILE%s\n",
+		printable(pemfile.ShellWord(file)), name, generation, finish)
 }

@@ -65,8 +65,8 @@ func (a *app) confirm(ctx context.Context, name string, yes bool) error {
 	return nil
 }
 
-// readLine reads a line, or until the command is interrupted: a read from a terminal knows no context, and its goroutine then ends
-// with the process.
+// readLine reads a line, or until the command is interrupted: a read from a terminal knows no
+// context, and its goroutine then ends with the process.
 func readLine(ctx context.Context, in io.Reader) (string, error) {
 	type answer struct {
 		line string

@@ -16,7 +16,8 @@ import (
 // none is what takes away, in a rotation, what the old key has.
 const none = "none"
 
-// keyFlags say what key to make. What is empty is the default, or in a rotation what the old key has.
+// keyFlags say what key to make. What is empty is the default, or in a rotation what the old key
+// has.
 type keyFlags struct {
 	algorithm  string
 	pcrs       string // "0,2,7" or "none"
@@ -26,7 +27,7 @@ type keyFlags struct {
 	noAuth     bool // in a rotation: none, though the old key has one
 }
 
-// add adds the flags; otherwise says of what kind the key is, where nobody does.
+// add adds the flags; otherwise names the kind of key without --algorithm.
 func (k *keyFlags) add(cmd *cobra.Command, otherwise string) {
 	flags := cmd.Flags()
 	flags.StringVar(&k.algorithm, "algorithm", "", "kind of key: "+strings.Join(keyring.Algorithms(), ", ")+" (default: "+otherwise+")")

@@ -50,7 +50,8 @@ func (a *app) printKeyList(reports []keyring.KeyReport) error {
 	return w.Flush()
 }
 
-// certificateText says in a few words what is to be known of a key's certificate, or what is wrong with the key.
+// certificateText says in a few words what is to be known of a key's certificate, or what is wrong
+// with the key.
 func certificateText(r keyring.KeyReport) string {
 	c := r.Certificate
 	switch {

@@ -29,8 +29,9 @@ func (a *app) printDone(asJSON bool, what, name, format string) error {
 	return err
 }
 
-// printKey prints one key, and what to do next on a line of its own. A key that was made and does not work is no success: the PCR
-// values that it was bound to, for one, are what somebody told, and only a signature shows that they are the TPM's.
+// printKey prints one key, and what to do next on a line of its own. A key that was made and does
+// not work is no success: only a signature shows, for one, that the PCR values that it was bound to
+// are the TPM's.
 func (a *app) printKey(r keyring.KeyReport, asJSON bool, next string) error {
 	a.warn(r.Warnings)
 	problem := r.Problem
@@ -38,7 +39,7 @@ func (a *app) printKey(r keyring.KeyReport, asJSON bool, next string) error {
 		r.PublicKey = ""
 		return errors.Join(a.printJSON(r), brokenKey(r.Name, problem))
 	}
-	r.Warnings = nil // they were said
+	r.Warnings = nil // they are printed already
 	err := errors.Join(a.printKeys([]keyring.KeyReport{r}, false, false), brokenKey(r.Name, problem))
 	if err != nil {
 		return err
@@ -72,8 +73,8 @@ func rowsOn(w io.Writer) rowFunc {
 	}
 }
 
-// printable escapes what would steer a terminal or feign a line of its own. Names in certificates, and what a server says of
-// itself, may have anything in them.
+// printable escapes what would steer a terminal or feign a line of its own. Names in certificates,
+// and what a server says of itself, may have anything in them.
 func printable(text string) string {
 	var b strings.Builder
 	for _, r := range text {
@@ -233,7 +234,7 @@ func printCertificateRows(row rowFunc, title string, r keyring.CertificateReport
 	}
 }
 
-// printUpload prints a certificate that somebody else has to learn of.
+// printUpload prints a certificate, and how the app registration gets it.
 func (a *app) printUpload(r keyring.CertificateReport, asJSON bool) error {
 	if err := a.printCertificate(r, asJSON); err != nil || asJSON || !r.ForEntra {
 		return err

@@ -13,7 +13,8 @@ import (
 	"github.com/keyagent/keyagent/internal/keyring"
 )
 
-// Whoever issues a certificate chooses the names in it, and whoever is at the other end of --connect those in an error.
+// The issuer of a certificate chooses the names in it, and the server at the other end of --connect
+// those in an error.
 func TestNothingSteersTheTerminal(t *testing.T) {
 	t.Parallel()
 	const evil = "x\x1b[2J\u009b31m\x07\t\v\u202e"

@@ -39,7 +39,7 @@ is said and kept: keyagent cert import NAME --restore puts it back.`,
 			case req.Subject == "":
 				return usagef("--subject is needed, as in --subject CN=app")
 			case cmd.Flags().Changed("days") && req.Days <= 0:
-				return usagef("--days %d would have expired already", req.Days)
+				return usagef("--days %d would be a certificate that has expired", req.Days)
 			}
 			if err := checkAuth(req.Auth, false); err != nil {
 				return err
@@ -77,7 +77,8 @@ is said and kept: keyagent cert import NAME --restore puts it back.`,
 // standardOutput is the name of a file that means standard output.
 const standardOutput = "-"
 
-// handOut writes a new certificate where it was asked for, and says what to do with it. The key may have it already.
+// handOut writes a new certificate where it was asked for, and says what to do with it. The key may
+// have it already.
 func (a *app) handOut(name string, report keyring.CertificateReport, out string, asJSON bool, req keyring.SelfSignOptions) error {
 	switch out {
 	case "":

@@ -23,12 +23,14 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// killSeed is the environment variable that repeats the moments of a run's kills, as far as a machine repeats anything.
+// killSeed is the environment variable that repeats the moments of a run's kills, as far as a
+// machine repeats anything.
 const killSeed = "KEYAGENT_KILL_SEED"
 
 const (
@@ -58,7 +60,7 @@ func newVictim(t *testing.T, cfg simulator.Config) *victim {
 			t.Fatal(err)
 		}
 	}
-	cfg.Dir = t.TempDir()
+	cfg.Dir, cfg.Keys = t.TempDir(), agenttest.Keys(t)
 	platform, err := simulator.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +104,8 @@ func (v *victim) startWith(stdout, stderr io.Writer, settings string) {
 	}()
 }
 
-// config writes the agent's configuration, without the applications: nobody makes their keys, so the agent would not be ready.
+// config writes the agent's configuration, without the applications: their keys are not made, so
+// the agent would not be ready.
 func (v *victim) config(settings string) string {
 	v.t.Helper()
 	text, err := os.ReadFile(v.platform.Info().ConfigFile)
@@ -122,7 +125,8 @@ func (v *victim) config(settings string) string {
 	return path
 }
 
-// relayIMDS passes requests on, and goes on with those whose client has died: when it is closed, nothing of theirs is under way.
+// relayIMDS passes requests on, and goes on with those whose client has died: when it is closed,
+// nothing of theirs is under way.
 func relayIMDS(t *testing.T, platform string) *httptest.Server {
 	t.Helper()
 	target, err := url.Parse(platform)
@@ -234,7 +238,8 @@ func (v *victim) checkState() {
 	}
 }
 
-// round starts an agent, has it asked for tokens, kills it at some moment, and looks at what it has left.
+// round starts an agent, has it asked for tokens, kills it at some moment, and looks at what it has
+// left.
 func (v *victim) round(most func(name string) int) {
 	v.t.Helper()
 	if v.random.IntN(3) == 0 { // so that there is something to issue
@@ -271,7 +276,7 @@ func (v *victim) round(most func(name string) int) {
 	}
 }
 
-// disturb makes one leg slow, so that the kill meets it.
+// disturb makes one endpoint slow, so that the kill hits a request to it.
 func (v *victim) disturb() {
 	legs := []string{"imds.getplatformmetadata", "maa.attest", "imds.issuecredential", "entra.mtls.token"}
 	f := fault.Fault{Leg: legs[v.random.IntN(len(legs))], Kind: fault.Delay, Delay: fault.Duration(50 * time.Millisecond)}
@@ -280,7 +285,8 @@ func (v *victim) disturb() {
 	}
 }
 
-// await waits for so many requests at the platform, and a moment, or until all callers have their answer.
+// await waits for so many requests at the platform, and a moment, or until all callers have their
+// answer.
 func (v *victim) await(asked <-chan struct{}) {
 	entries := len(v.platform.Journal().Entries()) + v.random.IntN(10)
 	v.until(func() bool {
@@ -291,7 +297,7 @@ func (v *victim) await(asked <-chan struct{}) {
 			return len(v.platform.Journal().Entries()) >= entries
 		}
 	})
-	longest := []int{20_000, 600_000}[v.random.IntN(2)] // the longer one has room for a renewal, which nobody waits for
+	longest := []int{20_000, 600_000}[v.random.IntN(2)] // the longer one has room for a renewal, which no request waits for
 	moment := time.NewTimer(time.Duration(v.random.IntN(longest)) * time.Microsecond)
 	defer moment.Stop()
 	select {
@@ -315,7 +321,8 @@ func (v *victim) serves() {
 	v.checkState()
 }
 
-// Killed at any moment, also while it makes its key: the next start serves, no file is torn, and a start costs one certificate at most.
+// Killed at any moment, also while it makes its key: the next start serves, no file is torn, and a
+// start costs one certificate at most.
 func TestAnAgentThatIsKilledServesAgain(t *testing.T) {
 	v := newVictim(t, simulator.Config{})
 	for range killRounds {
@@ -329,7 +336,8 @@ func TestAnAgentThatIsKilledServesAgain(t *testing.T) {
 	}
 }
 
-// The platform's certificates are half over when they come: each start renews, while it gives tokens.
+// The platform's certificates are half over when they come: each start renews, while it gives
+// tokens.
 func TestAnAgentThatIsKilledWhileItRenewsServesAgain(t *testing.T) {
 	v := newVictim(t, simulator.Config{
 		Now:              func() time.Time { return time.Now().Add(-12 * time.Minute) },

@@ -15,7 +15,7 @@ func TestTheCommandsOfTheKeysPageAreRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	var run []string
-	for _, path := range []string{"script/page.txtar", "judged/parents.txtar"} { // the latter for what tpm2-tools have to prepare
+	for _, path := range []string{"script/page.txtar", "tpmtools/parents.txtar"} { // the latter for what tpm2-tools have to prepare
 		script, err := os.ReadFile(filepath.Join("testdata", filepath.FromSlash(path)))
 		if err != nil {
 			t.Fatal(err)

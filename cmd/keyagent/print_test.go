@@ -123,7 +123,7 @@ func TestClaimsThatEntraDemandsArePrinted(t *testing.T) {
 	}
 }
 
-func TestARoadOfCapabilitiesSaysWhatItsWordsMean(t *testing.T) {
+func TestACapabilitySaysWhatItsWordsMean(t *testing.T) {
 	yes := true
 	var out bytes.Buffer
 	err := printCapabilities(&out, wire.Capabilities{
@@ -144,7 +144,7 @@ func TestARoadOfCapabilitiesSaysWhatItsWordsMean(t *testing.T) {
 	}
 }
 
-func TestFormsOfCredentialsSayWhetherTheyAreWithinReach(t *testing.T) {
+func TestFormsOfCredentialsSayWhetherTheyWork(t *testing.T) {
 	yes, no := true, false
 	var out bytes.Buffer
 	err := printCapabilities(&out, wire.Capabilities{Forms: []wire.Form{

@@ -38,8 +38,8 @@ func complain(err error) int {
 	return 0
 }
 
-// mtlsServer serves TLS for localhost until it is terminated. Its port is in dir/name.port, its certificate in dir/name.pem. The one with
-// the name "ask" demands client certificates.
+// mtlsServer serves TLS for localhost until it is terminated. Its port is in dir/name.port, its
+// certificate in dir/name.pem. The one with the name "ask" demands client certificates.
 func mtlsServer(dir, name string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -107,7 +107,8 @@ func extendPCR(dir, number string) error {
 	})
 }
 
-// relayTPM is what tpm2-tools' "cmd" transport starts: it joins its standard streams with a TPM's socket.
+// relayTPM is what tpm2-tools' "cmd" transport starts: it joins its standard streams with a TPM's
+// socket.
 func relayTPM(socket string) error {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 // progressStep is how often the line on the terminal is renewed.
 const progressStep = time.Second
 
-// during runs do, and on a terminal says meanwhile what it waits for, as the command calls it and as the board of waits has it. What
-// takes less than a step goes without a word.
+// during runs do, and on a terminal says meanwhile what it waits for, as the command calls it and
+// as the board of waits has it. What takes less than a step goes without a word.
 func (a *app) during(ctx context.Context, what string, do func() error) error {
 	if !a.isTerminal() {
 		return do()
@@ -55,7 +55,8 @@ func (a *app) tell(ctx context.Context, what string) {
 	}
 }
 
-// waitsFor is what has been waited for for the longest in this process; nothing if that is not known.
+// waitsFor is what has been waited for for the longest in this process; nothing if that is not
+// known.
 func (a *app) waitsFor() string {
 	now := a.waits.Now()
 	if len(now) == 0 {
@@ -67,7 +68,8 @@ func (a *app) waitsFor() string {
 // isTerminal says whether messages go to a person.
 func (a *app) isTerminal() bool { return isTerminal(a.err) }
 
-// isTerminal says whether a stream is a terminal, as isatty(3) does: /dev/null is a character device, too.
+// isTerminal says whether a stream is a terminal, as isatty(3) does: /dev/null is a character
+// device, too.
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	if !ok {

@@ -12,7 +12,8 @@ import (
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
-// newTerminal returns both sides of a pseudo-terminal: what is written to one is read from the other.
+// newTerminal returns both sides of a pseudo-terminal: what is written to one is read from the
+// other.
 func newTerminal(t *testing.T) (screen, program *os.File) {
 	t.Helper()
 	screen = terminal(t)

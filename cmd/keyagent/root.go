@@ -3,8 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -35,7 +37,8 @@ type app struct {
 	messages   *writequeue.Queue // of what goes to standard error; nil: that is written at once
 }
 
-// interruptPatience is what an interrupted command has to put things in order, such as what it has in the TPM.
+// interruptPatience is what an interrupted command has to put things in order, such as what it has
+// in the TPM.
 const interruptPatience = 5 * time.Second
 
 // run executes one command line and returns the exit code.
@@ -60,8 +63,9 @@ func run(ctx context.Context, args []string, std streams) int {
 	return a.await(ctx, code)
 }
 
-// await waits for a command. Reading from a pipe or a terminal knows no context: who interrupts a command that does not end by
-// itself has waited long enough. What it has begun is left as by a power cut, which each command that changes something outlives.
+// await waits for a command. A read from a pipe or a terminal cannot be cancelled, so a command
+// that has not ended interruptPatience after the interrupt is abandoned. What it has begun is left
+// as by a power cut, which every command that changes something is built to survive.
 func (a *app) await(ctx context.Context, code <-chan int) int {
 	select {
 	case c := <-code:
@@ -111,7 +115,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	root.PersistentFlags().StringVar(&a.configPath, "config", cmp.Or(os.Getenv("KEYAGENT_CONFIG"), config.DefaultPath),
 		"configuration file (env KEYAGENT_CONFIG)")
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
-		"the agent's socket (env KEYAGENT_SOCKET; default: that of a configuration that is named and can be read, else /run/keyagent/agent.sock)")
+		"the agent's socket (env KEYAGENT_SOCKET; default: from --config or KEYAGENT_CONFIG if readable, else /run/keyagent/agent.sock)")
 	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
 		a.doctorCommand(), a.configCommand(), a.versionCommand())
 	addCompletion(root)
@@ -119,7 +123,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	return root
 }
 
-// addCompletion adds cobra's own command, which would answer an unknown shell with its help and exit code 0.
+// addCompletion adds cobra's own command, which would answer an unknown shell with its help and
+// exit code 0.
 func addCompletion(root *cobra.Command) {
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {
@@ -133,7 +138,8 @@ func addCompletion(root *cobra.Command) {
 // nearby is how many letters a mistyped command may be away from the one that is suggested.
 const nearby = 2
 
-// subcommands takes no arguments: what is there instead of a subcommand is none, and one that is like it is suggested.
+// subcommands takes no arguments: what is there instead of a subcommand is none, and one that is
+// like it is suggested.
 func subcommands(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -150,7 +156,8 @@ func subcommands(cmd *cobra.Command, args []string) error {
 	return suggestion{err, "did you mean " + strings.Join(meant, " or ") + "?"}
 }
 
-// mistyped returns the error about a command that there is not, where cobra complains of its flags; nil if that is not why.
+// mistyped returns the error about a command that there is not, where cobra complains of its flags;
+// nil if that is not why.
 func (a *app) mistyped(group *cobra.Command) error {
 	if !group.HasSubCommands() {
 		return nil
@@ -179,20 +186,37 @@ func (s suggestion) Unwrap() error { return s.error }
 // Hint says what was probably meant.
 func (s suggestion) Hint() string { return s.hint }
 
-// agentSocket is where a command looks for the agent; empty leaves that to package client. A configuration counts if somebody named it,
-// and only what it says of the socket: who asks for a token need not be able to read it.
+// agentSocket is where a command looks for the agent; empty leaves that to package client. A
+// configuration counts only if it was named, and only for its socket; if this user may not
+// read it, it does not count: a user who may have tokens need not be able to read it. A warning
+// says if it is wrong or not there.
 func (a *app) agentSocket(cmd *cobra.Command) string {
 	if a.socket != "" || os.Getenv(wire.EnvSocket) != "" || !configNamed(cmd) {
 		return a.socket
 	}
 	cfg, err := config.Load(a.configPath)
-	if err != nil {
-		return ""
+	switch {
+	case err == nil:
+		return cfg.Socket
+	case !errors.Is(err, fs.ErrPermission):
+		a.warnOf(fmt.Errorf("%w; the agent is looked for at %s, which --socket or %s changes", err, wire.DefaultSocket, wire.EnvSocket))
 	}
-	return cfg.Socket
+	return ""
 }
 
-// wrapArgs makes wrong arguments usage errors, which cobra does not tell apart, and refuses empty values.
+// warnOf is for what a command can do without.
+func (a *app) warnOf(err error) {
+	if a.json {
+		a.warnings().Warn(err.Error())
+		return
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(a.err, "keyagent: warning: %s\n", printable(line))
+	}
+}
+
+// wrapArgs makes wrong arguments usage errors, which cobra does not tell apart, and refuses empty
+// values.
 func wrapArgs(cmd *cobra.Command) {
 	check := cmd.Args
 	if check != nil {
@@ -208,8 +232,8 @@ func wrapArgs(cmd *cobra.Command) {
 	}
 }
 
-// checkValues refuses an empty value where it would mean none: of a variable that is not set, as in --pcrs "$PCRS", a key would come
-// that is bound to nothing.
+// checkValues refuses an empty value where it would mean none: of a variable that is not set, as in
+// --pcrs "$PCRS", a key would come that is bound to nothing.
 func checkValues(cmd *cobra.Command) error {
 	for _, name := range []string{
 		"type", "claims", "capabilities", "name", "section", "algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir",

@@ -23,6 +23,7 @@ import (
 
 	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/simulator"
+	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // TestMain lets the scripts run programs, each as a process of its own: the real
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 func azuresim() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	platform, err := simulator.Start(ctx, simulator.Config{Dir: os.Args[1]})
+	platform, err := simulator.Start(ctx, simulator.Config{Dir: os.Args[1], Keys: pki.KeysIn(os.Getenv(platformKeys))})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -63,32 +64,33 @@ func azuresim() int {
 //	exits CODE PROGRAM ARG...   runs a program that must end with that exit code
 //	fault DIR JSON | faultless DIR
 //	upload DIR APP FILE         registers a certificate for an application
+//	enrol DIR APP CN FILE       has FILE.csr certified, by an authority that the application trusts
+//	issue DIR APP REQUEST DAYS FILE  the same, long ago, with so many days left
+//	policy DIR APP JSON
 //	journal DIR LEG COUNT       counts the requests that the platform saw
 //
 // The condition [root] is that the scripts may be other users, too, [mount] that they may
 // have a mount namespace, and [pty] that there are pseudo-terminals.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, params("script"))
+	testscript.Run(t, params(t, "script", nil))
 }
 
-// TestJudgedScripts plays testdata/judged, where other programs use the TPM, too.
-func TestJudgedScripts(t *testing.T) {
+// TestScriptsWithTPMTools plays testdata/tpmtools, where other programs use the TPM, too.
+func TestScriptsWithTPMTools(t *testing.T) {
 	tooltest.OpenSSLProvider(t, "tpm2")
 	for _, tool := range []string{"swtpm", "tpm2_create", "tpm2_encodeobject", "tpm2_evictcontrol", "tpm2_flushcontext"} {
 		tooltest.Tool(t, tool)
 	}
-	p := params("judged")
-	p.Setup = func(env *testscript.Env) error {
+	testscript.Run(t, params(t, "tpmtools", func(env *testscript.Env) {
 		tcti := "cmd:tpmrelay " + filepath.Join(env.WorkDir, "vm", "tpm.sock")
 		env.Setenv("TPM2TOOLS_TCTI", tcti)
 		env.Setenv("TPM2OPENSSL_TCTI", tcti)
-		return nil
-	}
-	testscript.Run(t, p)
+	}))
 }
 
-// TestScriptsWithANameService plays testdata/nameservice, where the machine has users who are in no file that the agent reads. They
-// run in a mount namespace of their own: the machine's files stay as they are.
+// TestScriptsWithANameService plays testdata/nameservice, where the machine has users who are in no
+// file that the agent reads. They run in a mount namespace of their own: the machine's files stay
+// as they are.
 func TestScriptsWithANameService(t *testing.T) {
 	tooltest.Tool(t, "getent")
 	tooltest.NameService(t, "extrausers")
@@ -99,25 +101,35 @@ func TestScriptsWithANameService(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), namespace[0], append(namespace[1:], "mount", "-t", "tmpfs", "none", "/var/lib/extrausers")...).CombinedOutput(); err != nil {
 		t.Skipf("no mount namespaces here: %v: %s", err, out)
 	}
-	// The program of the tests has the C library in it, for the simulated TPM; the real one has not.
+	// The program of the tests has the C library in it, for the simulated TPM; the real one has
+	// not.
 	bin := t.TempDir()
 	build := exec.CommandContext(t.Context(), tooltest.Tool(t, "go"), "build", "-o", bin, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	p := params("nameservice")
-	p.Setup = func(env *testscript.Env) error {
+	testscript.Run(t, params(t, "nameservice", func(env *testscript.Env) {
 		env.Setenv("NAMESPACE", strings.Join(namespace[1:], " "))
 		env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
-		return nil
-	}
-	testscript.Run(t, p)
+	}))
 }
 
-func params(dir string) testscript.Params {
+// platformKeys is the environment variable with the directory of the keys that the simulated platforms share.
+const platformKeys = "AZURESIM_KEYS"
+
+// params is how the scripts of testdata/dir are run, each in an environment that setup, which may be nil, completes.
+func params(t *testing.T, dir string, setup func(*testscript.Env)) testscript.Params {
+	keys := t.TempDir()
 	return testscript.Params{
-		Dir:                 filepath.Join("testdata", dir),
+		Dir: filepath.Join("testdata", dir),
+		Setup: func(env *testscript.Env) error {
+			env.Setenv(platformKeys, keys)
+			if setup != nil {
+				setup(env)
+			}
+			return nil
+		},
 		RequireExplicitExec: true,
 		Condition: func(name string) (bool, error) {
 			switch name {
@@ -142,6 +154,7 @@ func params(dir string) testscript.Params {
 			"faultless": clearFaults,
 			"upload":    uploadCertificate,
 			"enrol":     enrolKey,
+			"issue":     issueAged,
 			"policy":    setPolicy,
 			"journal":   countJournal,
 		},
@@ -245,8 +258,8 @@ func uploadCertificate(ts *testscript.TestScript, neg bool, args []string) {
 	control(ts, http.MethodPost, platformInfo(ts, args[0]).Control+"/applications/"+args[1]+"/certificates", ts.ReadFile(args[2]))
 }
 
-// enrolKey makes a key's certificate by the platform's authority, for an application that trusts it by subject and issuer. It needs
-// FILE.csr, and writes FILE.
+// enrolKey makes a key's certificate by the platform's authority, for an application that trusts it
+// by subject and issuer. It needs FILE.csr, and writes FILE.
 func enrolKey(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 4 {
 		ts.Fatalf("usage: enrol DIR APP CN FILE")

@@ -78,7 +78,8 @@ agent goes on: audit.required in the configuration says whether tokens do.`,
 	return cmd
 }
 
-// configToServe reads and checks the configuration. Rules that are off because of unknown users are told by the agent itself.
+// configToServe reads and checks the configuration. Rules that are off because of unknown users are
+// told by the agent itself.
 func (a *app) configToServe(ctx context.Context) (*config.Config, config.Origin, error) {
 	cfg, origin, err := a.loadConfigFrom(ctx)
 	if _, rulesOff := errors.AsType[*rulebook.OffError](err); err != nil && !rulesOff {
@@ -103,8 +104,8 @@ func (a *app) overrideSocket(cfg *config.Config) {
 	}
 }
 
-// reloadAt has the agent reload its configuration at each hang-up, until the function that it returns is called. Hang-ups that come
-// meanwhile are one.
+// reloadAt has the agent reload its configuration at each hang-up, until the function that it
+// returns is called. Hang-ups that come meanwhile are one.
 func (a *app) reloadAt(ctx context.Context, agent *daemon.Daemon, hangups <-chan os.Signal) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
@@ -125,8 +126,8 @@ func (a *app) reloadAt(ctx context.Context, agent *daemon.Daemon, hangups <-chan
 	}
 }
 
-// queueMessages has what goes to standard error wait in a queue, and nobody for whoever
-// reads it. It returns the handler of the log.
+// queueMessages puts a queue before standard error, so that nothing in the agent waits for its
+// reader. It returns the handler of the log.
 func (a *app) queueMessages(ctx context.Context, format string) (slog.Handler, error) {
 	if format == "" {
 		format = "json"
@@ -139,7 +140,7 @@ func (a *app) queueMessages(ctx context.Context, format string) (slog.Handler, e
 		Limit:    maxWaitingMessages,
 		Patience: messagePatience,
 		TellLost: func(n uint64) error {
-			lost := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log were lost: nobody read them, or writing them failed", 0)
+			lost := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log were lost: they were not read, or writing them failed", 0)
 			lost.AddAttrs(slog.Uint64("count", n))
 			return logHandler(format, lines).Handle(ctx, lost)
 		},
@@ -158,7 +159,7 @@ func logHandler(format string, w io.Writer) slog.Handler {
 	return slog.NewJSONHandler(w, nil)
 }
 
-// checkAudit refuses to require records that nobody can ever read.
+// checkAudit refuses audit.required where audit records cannot be kept.
 func checkAudit(cfg *config.Config, out io.Writer) error {
 	file, ok := out.(*os.File)
 	if !cfg.Audit.Required || !ok {

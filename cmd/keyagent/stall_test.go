@@ -96,13 +96,13 @@ func (v *victim) auditStatus() wire.Status {
 	return status
 }
 
-// Nobody reads what the agent writes to one or both of its standard streams: a thousand cached
+// No process reads what the agent writes to one or both of its standard streams: a thousand cached
 // tokens are handed out or, where records are required, refused, and the agent ends when it is told
 // to.
 func TestAReaderThatStallsHoldsUpNeitherCallersNorTheEnd(t *testing.T) {
 	tests := []struct {
 		name         string
-		out, err     bool // whether nobody reads it
+		out, err     bool // whether it is not read
 		settings     string
 		given, ready bool
 	}{
@@ -261,7 +261,7 @@ func TestAFullDiskUnderTheAudit(t *testing.T) {
 	}
 }
 
-// An agent that cannot start ends, too, though nobody reads why.
+// An agent that cannot start ends, too, if its log is not read.
 func TestAnAgentThatCannotStartEndsThoughNobodyReadsWhy(t *testing.T) {
 	for name, flags := range map[string][]string{
 		"no configuration":   {"--config", "none.yaml"},

@@ -14,7 +14,8 @@ import (
 // ErrUnknown means that everybody who was asked answered, and nobody knows the name.
 var ErrUnknown = errors.New("not known on this machine")
 
-// maxNameBytes bounds a name; the longest that Linux takes have 32, those of directories are longer.
+// maxNameBytes bounds a name; the longest that Linux takes have 32, those of directories are
+// longer.
 const maxNameBytes = 256
 
 // noID is -1 as an unsigned number: the kernel gives it to nobody.
@@ -84,7 +85,8 @@ func (f Finder) ask(ctx context.Context, database, name string) (uint32, error) 
 	return parseEntry(line)
 }
 
-// checkName refuses what is no name, and what getent would read as an option or, with strtoul(3), as a number.
+// checkName refuses what is no name, and what getent would read as an option or, with strtoul(3),
+// as a number.
 func checkName(name string) error {
 	switch {
 	case name == "" || len(name) > maxNameBytes:

@@ -12,8 +12,8 @@ import (
 	"github.com/keyagent/keyagent/internal/accounts"
 )
 
-// nameService is a getent that is a shell script. It is written before anything else is started, so that nobody has it
-// open for writing when it runs.
+// nameService is a getent that is a shell script. It is written before anything else is started, so
+// that nobody has it open for writing when it runs.
 func nameService(t *testing.T, script string) accounts.Finder {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "getent")

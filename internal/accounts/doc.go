@@ -1,8 +1,9 @@
 // Package accounts finds the numbers of users and groups by their names.
 //
-// The agent is linked without the C library, so that the standard library's lookup sees /etc/passwd and /etc/group
-// alone. Users of a directory (SSSD, Entra login, systemd-homed) are known to the C library's name service switch only.
-// Its own program, getent, asks that for us: in a process that gets nothing of ours but the name.
+// The agent is linked without the C library, so that the standard library's lookup sees /etc/passwd
+// and /etc/group alone. Users of a directory (SSSD, Entra login, systemd-homed) are known to the C
+// library's name service switch only. Its own program, getent, asks that for us: in a process that
+// gets nothing of ours but the name.
 //
 // What always holds:
 //   - The files come first: a name that they have means the same as it does without a directory.

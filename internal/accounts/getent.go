@@ -21,7 +21,8 @@ const (
 	exitNoSuchKey = 2
 )
 
-// getentPaths are where C libraries' packages put it. PATH does not count: it is not ours to choose.
+// getentPaths are where C libraries' packages put it. PATH does not count: it is not ours to
+// choose.
 var getentPaths = []string{"/usr/bin/getent", "/bin/getent"}
 
 // getent returns the one line that a database has for a name.
@@ -65,7 +66,8 @@ func (f Finder) getentPath() (string, error) {
 	return "", fmt.Errorf("there is no %s", strings.Join(getentPaths, " and no "))
 }
 
-// entryBuffer takes up to maxEntryBytes. It does not embed its buffer, whose ReadFrom would know no limit.
+// entryBuffer takes up to maxEntryBytes. It does not embed its buffer, whose ReadFrom would know no
+// limit.
 type entryBuffer struct {
 	text    bytes.Buffer
 	tooLong bool

@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// NameOf is the name of a user, or their number if nobody knows it.
+// NameOf is the name of a user, or the number if no name is known.
 func NameOf(uid uint32) string {
 	number := strconv.FormatUint(uint64(uid), 10)
 	if u, err := user.LookupId(number); err == nil {
@@ -15,7 +15,7 @@ func NameOf(uid uint32) string {
 	return number
 }
 
-// SudoName is how sudo(8) takes a user.
+// SudoName is a user as an argument of sudo -u: "#" and the number if no name is known (sudo(8)).
 func SudoName(uid uint32) string {
 	if name := NameOf(uid); name != strconv.FormatUint(uint64(uid), 10) {
 		return name

@@ -5,13 +5,15 @@ import (
 	"fmt"
 )
 
-// Advice is a sentence, or several, with commands on lines of their own where they are to be pasted. The zero value is none.
+// Advice is a sentence, or several, with commands on lines of their own where they are to be
+// pasted. The zero value is none.
 type Advice struct {
 	format string
 	args   []any
 }
 
-// New makes advice of a format, as [fmt.Sprintf] takes it. Its arguments may be of the types [Command] and [Flag], for %s.
+// New makes advice of a format, as [fmt.Sprintf] takes it. Its arguments may be of the types
+// [Command] and [Flag], for %s.
 func New(format string, args ...any) Advice { return Advice{format, args} }
 
 // IsZero reports whether there is nothing to do.
@@ -85,7 +87,8 @@ func (e worded) Unwrap() error { return e.error }
 // Hint says what to do next.
 func (e worded) Hint() string { return e.hint }
 
-// Worded returns an error that has its advice as a method Hint, which packages know that do not know this one.
+// Worded returns an error that has its advice as a method Hint, which packages know that do not
+// know this one.
 func Worded(err error, w Words) error {
 	a, ok := Of(err)
 	if !ok {

@@ -1,5 +1,5 @@
-// Package agenttest sets the stage for tests of what the agent and its commands do on a machine: a simulated platform,
-// and the configuration of an agent on it.
+// Package agenttest sets the stage for tests of what the agent and its commands do on a machine: a
+// simulated platform, and the configuration of an agent on it.
 package agenttest
 
 import (
@@ -21,7 +21,8 @@ import (
 	"github.com/keyagent/keyagent/simulator"
 )
 
-// Stage is a simulated platform and the configuration of an agent on it. Its methods fail the test where they cannot do what they say.
+// Stage is a simulated platform and the configuration of an agent on it. Its methods fail the test
+// where they cannot do what they say.
 type Stage struct {
 	T        testing.TB
 	Platform *simulator.Platform
@@ -38,6 +39,9 @@ func New(t testing.TB) *Stage {
 // NewOn is New with another platform.
 func NewOn(t testing.TB, platformConfig simulator.Config) *Stage {
 	t.Helper()
+	if platformConfig.Keys == nil {
+		platformConfig.Keys = Keys(t)
+	}
 	platform, err := simulator.Start(t.Context(), platformConfig)
 	if err != nil {
 		t.Fatal(err)

@@ -35,7 +35,7 @@ var places = map[string]place{
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
-	"config":                     {[]string{"internal/owned"}, "the file format is no package's own; daemon translates it into each Config"},
+	"config":                     {[]string{"internal/owned"}, "the file format is no package's own; engine and daemon translate it into each Config"},
 	"agentapi/wire":              {nil, "apps link it: what they would carry with it must be nothing"},
 	"agentapi/peer":              {nil, "who is calling is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
@@ -98,7 +98,7 @@ var places = map[string]place{
 	"internal/advice":    {nil, leaf},
 	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret"}, "whose a file is that an operator hands over, and what is in it"},
 	"internal/statedir": {
-		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/pemfile", "internal/secret", "internal/statefile", "internal/waiting"},
+		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/secret", "internal/statefile", "internal/waiting"},
 		"the daemon and the commands open keys in one way; what is done with them is not its business",
 	},
 	"internal/engine": {
@@ -133,7 +133,7 @@ var places = map[string]place{
 	"internal/daemon": {
 		[]string{
 			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
-			"internal/upstream", "internal/waiting",
+			"internal/waiting",
 		},
 		wired,
 	},
@@ -153,7 +153,7 @@ var places = map[string]place{
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
 	"internal/agenttest": {
-		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator"},
+		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator", "simulator/pki"},
 		"puts a platform, the agent and its commands together for tests",
 	},
 	"signer/internal/signertest": {[]string{"signer", "tpm", "tpm/tpmtest", "simulator/vtpm", "internal/statefile"}, "makes keys, TPMs and authorities for tests"},

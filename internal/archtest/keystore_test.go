@@ -19,7 +19,8 @@ var keyNames = []string{"keys", ".key.pem", ".cert.pem", ".accepted.json", ".tes
 var keyPaths = []string{"KeyFile", "CertFile"}
 
 // A package that can build no path of a key's files, and that hands those that it is shown to no
-// function that works on files, changes none of them.
+// function that works on files, changes none of them. The demonstration below simulator plays a thief
+// of these files, and is left out.
 func TestAKeysLifeHasOneOwner(t *testing.T) {
 	for _, s := range sources(t) {
 		if s.servesTests() || s.dir() == keyOwner || within(s.dir(), "simulator") {

@@ -13,14 +13,15 @@ import (
 )
 
 const (
-	// Pauses between looks for those who are not known yet: short while the machine starts, when a directory's service may come
-	// up after the agent.
+	// Pauses between looks for users and groups that are not known yet: short while the machine
+	// starts, when a directory's service may start after the agent.
 	firstPause = 5 * time.Second
 	lastPause  = 30 * time.Second
 )
 
-// awaitAccounts looks again and again for users and groups who were not found, and puts the rules in force whose users and groups then
-// are. Those of a configuration that is not in force any more are not looked for. It returns nil when ctx ends.
+// awaitAccounts looks again and again for users and groups that were not found, and puts each rule
+// in force when all of its are found. For a configuration that is not in force any more it stops.
+// It returns nil when ctx ends.
 func (d *Daemon) awaitAccounts(ctx context.Context) error {
 	for ctx.Err() == nil {
 		now := d.inForce.Load()
@@ -67,17 +68,18 @@ func (d *Daemon) setPolicy(of *inForce, found *policy.Policy) error {
 	return d.server.SetPolicy(found)
 }
 
-// tellRules logs which rules are in force and which are not, as far as that is new; before is nil at the start.
+// tellRules logs which rules are in force and which are not, as far as that is new; before is nil
+// at the start.
 func (d *Daemon) tellRules(before, after *rulebook.OffError) {
 	before, after = cmp.Or(before, &rulebook.OffError{}), cmp.Or(after, &rulebook.OffError{})
 	for _, off := range before.Rules {
 		if reasonOff(after, off.Name) == "" {
-			d.opts.Logger.Info("a rule has come into force: everybody whom it names was found", "rule", off.Name)
+			d.opts.Logger.Info("a rule has come into force: all its users and groups were found", "rule", off.Name)
 		}
 	}
 	for _, off := range after.Rules {
 		if reason := off.Err.Error(); reason != reasonOff(before, off.Name) {
-			d.opts.Logger.Error("a rule is not in force: it names somebody who was not found, and nobody gets a token by it until then", "rule", off.Name, "cause", reason)
+			d.opts.Logger.Error("a rule is not in force: a user or group of it was not found, and until then it gives no token", "rule", off.Name, "cause", reason)
 		}
 	}
 	switch {

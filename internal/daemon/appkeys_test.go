@@ -17,7 +17,8 @@ func (c *chaos) freshToken() (client.Token, error) {
 	return c.client.Token(c.t.Context(), client.TokenRequest{Identity: "app-cert", Resource: resource})
 }
 
-// A key that is deleted and made again beside the agent has the same generation number, and is another one.
+// A key that is deleted and made again beside the agent has the same generation number, and is
+// another one.
 func TestAnApplicationsKeyThatWasMadeAgainIsNoticed(t *testing.T) {
 	c := newDuel(t, "")
 	keys, other := c.stateFile("keys", "app"), t.TempDir()+"/app"
@@ -47,7 +48,8 @@ func TestAnApplicationsKeyThatWasMadeAgainIsNoticed(t *testing.T) {
 	}
 }
 
-// What cannot be read for a moment may be whole in the next: the key stays where it is, and the caller is told to come again.
+// What cannot be read for a moment may be whole in the next: the key stays where it is, and the
+// caller is told to come again.
 func TestAnApplicationsKeySurvivesFilesThatCannotBeRead(t *testing.T) {
 	c := newDuel(t, "")
 	if _, err := c.freshToken(); err != nil {

@@ -53,7 +53,8 @@ func (s *stage) platformAsk(query url.Values) (status int, answer map[string]str
 	return status, answer
 }
 
-// A resource with a slash at its end reaches Entra and IMDS with it, and so does one without. Managed identity v2 is the exception.
+// A resource with a slash at its end reaches Entra and IMDS with it, and so does one without.
+// Managed identity v2 is the exception.
 func TestAResourceIsAskedForAsTheAppWroteIt(t *testing.T) {
 	s := askedStage(t, func(s *stage) { s.identity("vm-user").ManagedIdentity.Bound = config.BoundNever })
 	for _, tt := range []struct {
@@ -113,7 +114,8 @@ func TestThePlatformsVersionsAreTheAgents(t *testing.T) {
 	}
 }
 
-// Identities are found by each of their ids, with a binding certificate and without, whichever id the configuration has.
+// Identities are found by each of their ids, with a binding certificate and without, whichever id
+// the configuration has.
 func TestIdentitiesAreFoundByTheIDsThatTokensSay(t *testing.T) {
 	for _, tt := range []struct{ bound, configured string }{
 		{config.BoundRequire, "resource_id"}, {config.BoundRequire, "object_id"}, {config.BoundNever, "resource_id"}, {config.BoundNever, "client_id"},

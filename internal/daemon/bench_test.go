@@ -19,16 +19,16 @@ func reportCosts(b *testing.B, ours, limit costs) {
 	}
 }
 
-// BenchmarkFirstToken counts what the first token after a start costs, on a machine where the agent has never run and on one where
-// it has, beside what it may cost.
+// BenchmarkFirstToken counts what the first token after a start costs, on a machine where the agent
+// has never run and on one where it has, beside what it may cost.
 func BenchmarkFirstToken(b *testing.B) {
 	cold, warm := firstTokens(b)
 	b.Run("cold", func(b *testing.B) { reportCosts(b, cold, coldLimit) })
 	b.Run("warm", func(b *testing.B) { reportCosts(b, warm, warmLimit) })
 }
 
-// BenchmarkManyResources counts what tokens for 100 resources that are asked for at once, and then for 100 others one after the
-// other, cost in all.
+// BenchmarkManyResources counts what tokens for 100 resources that are asked for at once, and then
+// for 100 others one after the other, cost in all.
 func BenchmarkManyResources(b *testing.B) {
 	atOnce, inTurn := manyTokens(b)
 	limit := costs{Metadata: 2 * manyResources, Connections: 1, Signatures: 1}

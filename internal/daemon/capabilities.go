@@ -20,14 +20,14 @@ const (
 
 // hostProbe remembers what the host's IMDS supports. It is safe for concurrent use.
 type hostProbe struct {
-	mu    sync.Mutex // held during a probe: whoever comes meanwhile takes its answer
+	mu    sync.Mutex // held during a probe, whose answer all who wait for it take
 	found imds.Support
 	err   error
 	until time.Time
 }
 
-// ask probes, unless the last answer is young. A probe goes on when its caller is gone: else whoever asks and leaves would cause
-// one each time.
+// ask probes, unless the last answer is recent. A probe goes on when its caller is gone: else a
+// caller that asks and leaves would cause one each time.
 func (p *hostProbe) ask(ctx context.Context, client *imds.Client, now func() time.Time) (imds.Support, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -45,8 +45,9 @@ func (p *hostProbe) ask(ctx context.Context, client *imds.Client, now func() tim
 	return p.found, p.err
 }
 
-// Capabilities says how well credentials can be bound here. What was obtained since the start is the proof; for the rest, IMDS is
-// asked which protocols it has, and nobody else. Any caller may ask, so that it names no identity and repeats no error.
+// Capabilities says how well credentials can be bound here. What was obtained since the start is
+// the proof; for the rest, IMDS is asked which protocols it has. Any caller may read the answer, so
+// it names no identity and repeats no error.
 func (d *Daemon) Capabilities(ctx context.Context) wire.Capabilities {
 	host, err := d.host.ask(ctx, d.engine.IMDS, d.opts.Now)
 	known := d.survey(host, err)
@@ -64,12 +65,12 @@ func (d *Daemon) Capabilities(ctx context.Context) wire.Capabilities {
 
 // strongest sums up.
 func strongest(c wire.Capabilities) (strength, reason string) {
-	for _, road := range []struct {
+	for _, way := range []struct {
 		name string
 		wire.Capability
 	}{{"managed identities", c.ManagedIdentityV2}, {"certificates of applications", c.Certificate}} {
-		if road.Available == nil || *road.Available {
-			return road.Strength, road.name + ": " + road.Reason
+		if way.Available == nil || *way.Available {
+			return way.Strength, way.name + ": " + way.Reason
 		}
 	}
 	return string(acquire.StrengthNone), "nothing can be bound on this host"

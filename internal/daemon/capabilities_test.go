@@ -18,7 +18,8 @@ import (
 	"github.com/keyagent/keyagent/simulator/fault"
 )
 
-// Any caller may ask for them: they name no identity, repeat no error, and are none of what another caller has asked for.
+// Any caller may ask for them: they name no identity, repeat no error, and are none of what another
+// caller has asked for.
 func TestCapabilitiesTellNothingOfOthers(t *testing.T) {
 	const private = "correlation 0f3e"
 	said := func(status int, body string) fault.Fault {
@@ -133,7 +134,8 @@ func TestWhatIsUnknownIsNotBelievedForLong(t *testing.T) {
 	}
 }
 
-// Who asks and is gone before the answer, and many who ask at once, cause one probe: two requests.
+// A caller that is gone before the answer, and many that ask at once, cause one probe: two
+// requests.
 func TestManyWhoAskForCapabilitiesCauseOneProbe(t *testing.T) {
 	for name, ask := range map[string]func(*daemon.Daemon, context.Context){
 		"one after the other": func(d *daemon.Daemon, ctx context.Context) {

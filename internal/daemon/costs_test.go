@@ -79,8 +79,9 @@ func (s *counted) of(f func()) costs {
 	return s.costs().plus(before, -1)
 }
 
-// firstTokens starts the agent for the first time, and then again in what it left; of each start, it returns what 20 callers cost
-// that want the first token at once. What the agent does to be ready, such as trying its key out, comes before.
+// firstTokens starts the agent for the first time, and then again in what it left; of each start,
+// it returns what 20 callers cost that want the first token at once. What the agent does to be
+// ready, such as trying its key out, comes before.
 func firstTokens(t testing.TB) (cold, warm costs) {
 	s := newCounted(t)
 	callers := func() {
@@ -121,8 +122,8 @@ const manyResources = 100
 
 func numbered(n int) string { return fmt.Sprintf("https://resource-%03d", n) }
 
-// manyTokens asks for 100 resources at once, and then for 100 others one after the other. The agent has a certificate and no
-// connection.
+// manyTokens asks for 100 resources at once, and then for 100 others one after the other. The agent
+// has a certificate and no connection.
 func manyTokens(t testing.TB) (atOnce, inTurn costs) {
 	s := newCounted(t)
 	s.start()
@@ -157,7 +158,7 @@ func TestManyResourcesAreOneConnectionAndOneSignature(t *testing.T) {
 	if atOnce.Metadata < 1 || atOnce.Metadata > manyResources {
 		t.Errorf("at once: IMDS was asked %d times about the identity", atOnce.Metadata)
 	}
-	atOnce.Metadata = 0 // those who come while it is asked share the answer, and how many that are is chance
+	atOnce.Metadata = 0 // requests that come while it is asked share the answer, and how many they are is chance
 	if want := (costs{Tokens: manyResources, Connections: 1, Signatures: 1}); atOnce != want {
 		t.Errorf("at once: got %+v, want %+v", atOnce, want)
 	}

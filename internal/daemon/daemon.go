@@ -21,8 +21,7 @@ import (
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
-// socketMode lets everybody connect: the kernel says who is calling, and the
-// rules decide.
+// socketMode lets every local user connect: the kernel identifies the caller, and the rules decide.
 const socketMode = 0o666
 
 // Options are what the caller of the daemon gives it besides the configuration.
@@ -32,14 +31,16 @@ type Options struct {
 	Audit   *slog.Logger     // required: one record per answer
 	Now     func() time.Time // nil means time.Now
 
-	// Sleep waits between the attempts of one request, Wait until the next look at what is to be renewed, and WaitForAccounts until
-	// the next look for users and groups who were not found; nil means a timer.
+	// Sleep waits between the attempts of one request, Wait until the next look at what is to be
+	// renewed, and WaitForAccounts until the next look for users and groups who were not found; nil
+	// means a timer.
 	Sleep, Wait, WaitForAccounts func(ctx context.Context, d time.Duration) error
 
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
 	Accounts rulebook.Accounts
 
-	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent or command have it.
+	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent
+	// or command have it.
 	Waits *waiting.Board
 
 	// Words are the program's, for log and answers; nil: commands are named by what they do.
@@ -134,8 +135,8 @@ func (d *Daemon) open(ctx context.Context) error {
 	return err
 }
 
-// Run listens on the socket, answers and renews certificates until ctx ends. Then requests under way
-// finish, and it returns nil.
+// Run listens on the socket, answers and renews certificates until ctx ends. Then requests under
+// way finish, and it returns nil.
 func (d *Daemon) Run(ctx context.Context) error {
 	listener, err := agentapi.Listen(d.cfg.Socket, socketMode)
 	if err != nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/rulebook"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/tpm"
@@ -44,6 +45,7 @@ type stage struct {
 	wait     func(context.Context, time.Duration) error
 	accounts rulebook.Accounts // nil: this machine's
 	now      func() time.Time  // the agent's clock; nil: the platform's
+	waits    *waiting.Board    // nil: one of the agent's own
 
 	waitForAccounts func(context.Context, time.Duration) error
 	client          *client.Client
@@ -107,6 +109,7 @@ func (s *stage) start() {
 		Now:     s.clock(),
 		Sleep:   s.sleep,
 		Wait:    s.wait,
+		Waits:   s.waits,
 
 		Accounts: s.accounts, WaitForAccounts: s.waitForAccounts,
 	})
@@ -224,7 +227,7 @@ var (
 )
 
 // findPrivateKey reports where data, or a base64 or hex run in it, holds a prime
-// factor of the modulus, in either byte order: whoever has one has the key.
+// factor of the modulus, in either byte order: one of them is enough to compute the key.
 func findPrivateKey(data []byte, public *rsa.PublicKey) string {
 	joined := bytes.ReplaceAll(data, []byte("\n"), nil) // PEM breaks its base64 into lines
 	layers := map[string][]byte{"as it is": data}
@@ -278,7 +281,8 @@ func TestRestartIssuesNothing(t *testing.T) {
 	}
 }
 
-// What an attestation token was needed for is kept; a restart needs none, and then has none to speak of.
+// What an attestation token was needed for is kept; a restart needs none, and then has none to
+// speak of.
 func TestStatusSaysUntilWhenTheKeyIsAttested(t *testing.T) {
 	s := newStage(t)
 	until := func() *time.Time {

@@ -1,6 +1,6 @@
-// Package daemon runs the agent: it puts an engine, the rules and the local socket together, reloads
-// the configuration and reports its own status. What cmd/keyagent serves and what the end-to-end tests
-// start is the same value.
+// Package daemon runs the agent: it puts an engine, the rules and the local socket together,
+// reloads the configuration and reports its own status. What cmd/keyagent serves and what the
+// end-to-end tests start is the same value.
 //
 // # Start
 //
@@ -11,17 +11,17 @@
 //  5. build the engine: evidence, IMDS client, binding certificates, acquirer
 //  6. listen on the socket
 //
-// No request is answered before step 6. If a step fails, what the earlier steps opened is closed, and
-// the error says what to do. Neither IMDS nor Entra has to answer for the agent to start.
+// No request is answered before step 6. If a step fails, what the earlier steps opened is closed,
+// and the error says what to do. Neither IMDS nor Entra has to answer for the agent to start.
 //
 // # Reload
 //
-// [Daemon.Reload] reads the configuration again. Everything that can be wrong with it is found first;
-// then the trust anchors and trusted hosts change, and after that rules and identities in one step
-// (docs/adr/0014).
+// [Daemon.Reload] reads the configuration again. Everything that can be wrong with it is found
+// first; then the trust anchors and trusted hosts change, and after that rules and identities in
+// one step (docs/adr/0014).
 //
 // # Stop
 //
-// In reverse: the socket is closed first, requests under way finish, then the engine is closed with its
-// key and TPM, and the lock of the state directory is released.
+// In reverse: the socket is closed first, requests under way finish, then the engine is closed with
+// its key and TPM, and the lock of the state directory is released.
 package daemon

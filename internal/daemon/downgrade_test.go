@@ -21,19 +21,20 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// unbound stands in the tables of this file for what an identity gets that prefers to be bound: a token that is not, and says so.
+// unbound stands in the tables of this file for what an identity gets that prefers to be bound: a
+// token that is not, and says so.
 const unbound wire.Code = "an unbound token"
 
 // attack is something that is done to one step towards a token, and what comes of it.
 type attack struct {
 	name    string
-	fault   fault.Fault // at the leg of the table
+	fault   fault.Fault // at the endpoint of the table
 	require wire.Code   // what an identity gets that must be bound
 	prefer  wire.Code   // what one gets that prefers it
 }
 
-// anybodys is what whoever can write into a connection, or answer in a service's place, can do to any leg. Nothing of it makes a
-// token unbound.
+// anybodys are the attacks that are open to anybody who can write into a connection, or answer in a
+// service's place, at any endpoint. None of them makes a token unbound.
 func anybodys() []attack {
 	return []attack{
 		{"the connection is reset", fault.Fault{Kind: fault.Reset}, wire.CodeUnavailable, wire.CodeUnavailable},
@@ -69,15 +70,16 @@ func codes(aadsts ...int) string {
 		strings.Join(strings.Fields(fmt.Sprint(aadsts)), ","))
 }
 
-// A table is the attacks on one leg.
+// A table is the attacks on one endpoint.
 type table struct {
 	leg             string
 	require, prefer string // names of identities
 	attacks         []attack
 }
 
-// What comes of everything that somebody in the network's path, or in IMDS' place, can do, and of what the real services say: whether an
-// identity that prefers to be bound gets an unbound token, and that one that must be bound never does.
+// What comes of everything that an attacker in the network's path, or in IMDS' place, can do, and
+// of what the real services say: whether an identity that prefers to be bound gets an unbound
+// token, and that one that must be bound never does.
 func TestNobodyOnTheWayChoosesTheWeakerForm(t *testing.T) {
 	const refused, unavailable = wire.CodeCredentialRefused, wire.CodeUnavailable
 	absent := attack{"404: the host has no binding certificates", status(404, ""), refused, unbound}
@@ -146,8 +148,9 @@ func entraAttacks() []attack {
 	)
 }
 
-// newDuel is a stage whose agent has, besides the platform's own identities, vm-user and app-prefer that prefer to be bound. The
-// application's endpoint is at mtls, if that is not "". Nothing waits, and nothing is renewed.
+// newDuel is a stage whose agent has, besides the platform's own identities, vm-user and app-prefer
+// that prefer to be bound. The application's endpoint is at mtls, if that is not "". Nothing waits,
+// and nothing is renewed.
 func newDuel(t *testing.T, mtls string) *chaos {
 	t.Helper()
 	c := &chaos{stage: newStage(t), turned: sync.NewCond(&sync.Mutex{})}
@@ -225,7 +228,8 @@ func (c *chaos) checkUnboundOf(name string) {
 	}
 }
 
-// A token of type mtls_pop is never replaced by another one, whatever anybody says; and one that names another certificate is none.
+// A token of type mtls_pop is never replaced by another one, whatever anybody says; and one that
+// names another certificate is none.
 func TestABoundTokenIsThatOrNothing(t *testing.T) {
 	c := newDuel(t, "")
 	foreign := "eyJhbGciOiJub25lIn0.eyJjbmYiOnsieDV0I1MyNTYiOiJBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBIn19.c2ln"
@@ -254,7 +258,8 @@ func TestABoundTokenIsThatOrNothing(t *testing.T) {
 	}
 }
 
-// A TPM that cannot be used is no reason to do without it: whoever can take it away must not choose the weaker form, either.
+// A TPM that cannot be used is no reason to do without it: an attacker who can take it away must
+// not choose the weaker form, either.
 func TestATPMThatFailsMakesNothingUnbound(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -274,7 +279,7 @@ func TestATPMThatFailsMakesNothingUnbound(t *testing.T) {
 	}
 }
 
-// interceptor is somebody in the network's path before the token endpoint.
+// interceptor is an attacker in the network's path before the token endpoint.
 type interceptor struct {
 	net.Listener
 	handle chan func(net.Conn) // the one value that is in force

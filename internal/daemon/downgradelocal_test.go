@@ -20,7 +20,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// otherUser is another program at the same TPM: it may open the device, and no rule of the agent names it.
+// otherUser is another program at the same TPM: it may open the device, and no rule of the agent
+// names it.
 func (c *chaos) otherUser() transport.TPM {
 	c.t.Helper()
 	conn, err := net.Dial("unix", strings.TrimPrefix(c.platform.Info().TPM, "unix:"))
@@ -31,7 +32,8 @@ func (c *chaos) otherUser() transport.TPM {
 	return transport.FromReadWriter(conn)
 }
 
-// advanceTPMClock is TPM2_ClockSet, for which the owner's empty password is enough: two minutes ahead (TPM 2.0 Part 3, 29.2).
+// advanceTPMClock is TPM2_ClockSet, for which the owner's empty password is enough: two minutes
+// ahead (TPM 2.0 Part 3, 29.2).
 func advanceTPMClock(t transport.TPM) error {
 	now, err := tpm2.ReadClock{}.Execute(t)
 	if err != nil {
@@ -62,7 +64,8 @@ func hclReportRead(command []byte) bool {
 	return tpm2.TPMCC(tpmtest.CommandCode(command)) == tpm2.TPMCCNVRead && binary.BigEndian.Uint32(command[14:]) == uint32(collect.NVHCLReport)
 }
 
-// Whoever can use the TPM, or stands before it, can spoil the evidence. Nobody else has then said that this machine cannot be bound.
+// An attacker who can use the TPM, or is between it and the agent, can spoil the evidence. No
+// service has then said that this machine cannot be bound.
 func TestNobodyAtTheTPMChoosesTheWeakerForm(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -153,8 +156,8 @@ func (c *chaos) checkNotUnbound(identity string) {
 	}
 }
 
-// Whichever answer of the TPM is changed on its way while evidence is made, nothing goes unbound: not what the agent itself notices, and not
-// what it sends on to the attestation service.
+// Whichever answer of the TPM is changed on its way while evidence is made, nothing goes unbound:
+// not what the agent itself notices, and not what it sends on to the attestation service.
 func TestNoChangedAnswerOfTheTPMMakesUnbound(t *testing.T) {
 	const perAnswer, perDuel = 3, 6 // a certificate of the simulated platform ends before many issuances that are a week apart
 	answers, changed := 1, map[int]bool{}
@@ -190,7 +193,8 @@ func TestNoChangedAnswerOfTheTPMMakesUnbound(t *testing.T) {
 	}
 }
 
-// issueAnew has a certificate issued, and returns how many answers the TPM gave; change sees each. Nothing unbound may come of it.
+// issueAnew has a certificate issued, and returns how many answers the TPM gave; change sees each.
+// Nothing unbound may come of it.
 func (c *chaos) issueAnew(change func(at int, answer []byte)) int {
 	c.t.Helper()
 	c.advance(8 * 24 * time.Hour)
@@ -213,8 +217,9 @@ func (c *chaos) issueAnew(change func(at int, answer []byte)) int {
 	return seen
 }
 
-// Any process of the VM can have IMDS throttle the VM, and whoever is on its link can cut connections: neither moves a list whose bound
-// entry fails for it on to an entry that is not bound.
+// Any process of the VM can have IMDS throttle the VM, and an attacker on its link can cut
+// connections: neither moves a list whose bound entry fails for it on to an entry that is not
+// bound.
 func TestADisturbedMetadataServiceDoesNotChooseAnUnboundEntry(t *testing.T) {
 	c := newDuel(t, "")
 	c.stop()
@@ -254,7 +259,8 @@ func TestADisturbedMetadataServiceDoesNotChooseAnUnboundEntry(t *testing.T) {
 	}
 }
 
-// A machine whose clock is wrong does not lose its bound credential to an unbound one, whichever way the clock is wrong.
+// A machine whose clock is wrong does not lose its bound credential to an unbound one, whichever
+// way the clock is wrong.
 func TestAWrongClockDoesNotChooseAnUnboundEntry(t *testing.T) {
 	c := newDuel(t, "")
 	for _, refusal := range []fault.Fault{status(401, codes(700024)), status(401, codes(1000502)), status(400, codes(1000901)), status(401, codes(1000610))} {
@@ -289,7 +295,8 @@ func TestAWrongClockDoesNotChooseAnUnboundEntry(t *testing.T) {
 	}
 }
 
-// An attestation token that was kept is refused by IMDS once it is over, which this machine may not know.
+// An attestation token that was kept is refused by IMDS once it is over, which this machine may not
+// know.
 func TestAClockThatIsSetBackDoesNotMakeUnbound(t *testing.T) {
 	for _, back := range []time.Duration{10 * time.Minute, 9 * time.Hour, 30 * 24 * time.Hour} {
 		t.Run(back.String(), func(t *testing.T) {
@@ -337,7 +344,8 @@ func TestCodesThatCannotBeReadLicenseNothing(t *testing.T) {
 	}
 }
 
-// Another user of the TPM extends a PCR between the quote and the making of the transport key: what does not fit together is not sent.
+// Another user of the TPM extends a PCR between the quote and the making of the transport key: what
+// does not fit together is not sent.
 func TestAPCRThatIsExtendedMeanwhileIsNoticedHere(t *testing.T) {
 	c := newDuel(t, "")
 	other := c.otherUser()

@@ -19,11 +19,12 @@ import (
 	"github.com/keyagent/keyagent/signer/certreq"
 )
 
-// expiryTick is how often the certificates of applications are looked at.
+// expiryTick is how often the certificates of applications are looked at, and the keys that no
+// identity uses any more. It is longer than any request for a token.
 const expiryTick = 10 * time.Minute
 
-// applicationCertificate returns the chain of a named key, the certificate first, and why the agent could not use it now. It reads files
-// only: TPM and network are not asked.
+// applicationCertificate returns the chain of a named key, the certificate first, and why the agent
+// could not use it now. It reads files only: TPM and network are not asked.
 func (d *Daemon) applicationCertificate(key string) ([]*x509.Certificate, error) {
 	store, err := statedir.OpenStore(d.cfg, d.opts.dir())
 	if err != nil {
@@ -54,7 +55,7 @@ func (d *Daemon) applicationCertificate(key string) ([]*x509.Certificate, error)
 	return chain, nil
 }
 
-// endsFirst returns the certificate of a chain with which the whole chain ends to be of use.
+// endsFirst returns the certificate of a chain that expires first; the chain is of no use after it.
 func endsFirst(chain []*x509.Certificate) *x509.Certificate {
 	return slices.MinFunc(chain, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
 }
@@ -76,8 +77,8 @@ func applicationCertificateStatus(chain []*x509.Certificate, now time.Time) *wir
 	}
 }
 
-// lacks says what is known to keep a credential from being used, without trying it; "" if nothing is. What another identity or service
-// has to give is found out by asking for a token.
+// lacks says why a credential cannot be used, as far as files show it; "" if they show nothing.
+// What depends on another identity or a service only a request for a token shows.
 func (d *Daemon) lacks(c acquire.Credential) (chain []*x509.Certificate, problem string) {
 	var err error
 	switch c.Source {
@@ -92,8 +93,8 @@ func (d *Daemon) lacks(c acquire.Credential) (chain []*x509.Certificate, problem
 	return chain, problem
 }
 
-// watchExpiry warns in the log of certificates of applications that expire soon or have expired, more urgently each time, until ctx
-// ends. It returns nil.
+// watchExpiry warns in the log of certificates of applications that expire soon or have expired,
+// more urgently each time, until ctx ends. It returns nil.
 func (d *Daemon) watchExpiry(ctx context.Context) error {
 	wait := d.opts.Wait
 	if wait == nil {
@@ -102,13 +103,15 @@ func (d *Daemon) watchExpiry(ctx context.Context) error {
 	told := map[string]string{}
 	for {
 		d.tellExpiry(ctx, told)
+		d.engine.UnloadUnusedKeys(ctx, d.inForce.Load().plan.Plan)
 		if err := wait(ctx, expiryTick); err != nil {
 			return nil //nolint:nilerr // the agent ends
 		}
 	}
 }
 
-// tellExpiry logs what is new since the last look. An expired certificate is told of again every day.
+// tellExpiry logs what is new since the last look. An expired certificate is told of again every
+// day.
 func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 	users := map[string][]string{}
 	for _, id := range d.inForce.Load().plan.Identities {

@@ -17,16 +17,24 @@ import (
 
 const day = 24 * time.Hour
 
-// expiring is an agent whose application app-cert has a certificate, and which looks at it when it is told to.
+// expiring is an agent whose application app-cert has a certificate, and which looks at it when it
+// is told to.
 type expiring struct {
 	*stage
 	looked, again chan struct{}
 }
 
-// newExpiring makes the certificate with a life of so many days, and waits for the agent's first look at it.
+// newExpiring makes the certificate with a life of so many days, and waits for the agent's first
+// look at it.
 func newExpiring(t *testing.T, days int) *expiring {
 	t.Helper()
-	e := &expiring{newStage(t), make(chan struct{}), make(chan struct{})}
+	return newExpiringOn(t, newStage(t), days)
+}
+
+// newExpiringOn is newExpiring on a stage that a test has prepared.
+func newExpiringOn(t *testing.T, s *stage, days int) *expiring {
+	t.Helper()
+	e := &expiring{s, make(chan struct{}), make(chan struct{})}
 	e.wait = func(ctx context.Context, d time.Duration) error {
 		if d != daemon.ExpiryTick { // others wait for other things
 			<-ctx.Done()
@@ -50,7 +58,8 @@ func newExpiring(t *testing.T, days int) *expiring {
 	return e
 }
 
-// certify gives the key a certificate with a life of so many days from now, in the place of the one that it has.
+// certify gives the key a certificate with a life of so many days from now, in the place of the one
+// that it has.
 func (e *expiring) certify(days int) {
 	e.t.Helper()
 	options := keyring.SelfSignOptions{NameRequest: agenttest.Subject("app"), Days: days, Replace: true}
@@ -59,7 +68,8 @@ func (e *expiring) certify(days int) {
 	}
 }
 
-// after puts the clock forward, has the agent look, and returns what it then logged about certificates.
+// after puts the clock forward, has the agent look, and returns what it then logged about
+// certificates.
 func (e *expiring) after(d time.Duration) string {
 	e.t.Helper()
 	before := len(e.log.String())

@@ -99,7 +99,7 @@ func extend(t *testing.T, device string, pcr uint32) {
 	}
 }
 
-// A key in software works, says what it is wherever somebody looks, and satisfies no floor.
+// A key in software works, says what it is in log and status, and satisfies no floor.
 func TestASoftwareKeyIsMarkedAndReachesNoFloor(t *testing.T) {
 	s := newStage(t)
 	s.cfg.Attestation.Provider = config.ProviderNone

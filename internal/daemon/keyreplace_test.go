@@ -26,7 +26,7 @@ func newer(t *testing.T, k *keyring.Keyring, name string) (path string, r keyrin
 	return path, r
 }
 
-func TestWhoReplacesACertificateIsToldThatEntraAcceptsIt(t *testing.T) {
+func TestReplacingACertificateSaysThatEntraAcceptsIt(t *testing.T) {
 	c := newDuel(t, "")
 	k := c.keyring(c.platform.Clock().Now)
 	path, _ := newer(t, k, "newer")

@@ -27,7 +27,8 @@ const anotherUser = 65534
 // envAskSocket makes TestAskAsAnotherUser ask, in a process of its own.
 const envAskSocket = "KEYAGENT_DAEMON_TEST_ASK_SOCKET"
 
-// TestAskAsAnotherUser is no test but what another user's process does: it asks for a token and says what it got.
+// TestAskAsAnotherUser is no test but what another user's process does: it asks for a token and
+// says what it got.
 func TestAskAsAnotherUser(t *testing.T) {
 	socket := tooltest.Entry(t, envAskSocket)
 	c := client.New(client.Config{Socket: socket})
@@ -39,8 +40,9 @@ func TestAskAsAnotherUser(t *testing.T) {
 	fmt.Println("got a token of", token.Identity)
 }
 
-// One user's loop over ever new resources reaches Entra as often as is allowed, and no further: Entra, which answers 429 with an hour's
-// pause beyond that, has no reason to, and another user gets its token.
+// One user's loop over ever new resources reaches Entra as often as is allowed, and no further:
+// Entra, which answers 429 with an hour's pause beyond that, has no reason to, and another user
+// gets its token.
 func TestEverNewResourcesDoNotSilenceTheIdentity(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("acting as another user needs root")

@@ -36,7 +36,8 @@ func Check(ctx context.Context, cfg *config.Config) error {
 	return fmt.Errorf("%w\n%v", err, off) // not wrapped: it is not all that is wrong
 }
 
-// resolve returns a plan with what could be resolved of it also beside an error.
+// resolve reads what a configuration names and looks its users and groups up. With an error, the
+// plan has what could be resolved.
 func resolve(ctx context.Context, cfg *config.Config, finder rulebook.Accounts, before *rulebook.Book) (*plan, error) {
 	resolved, err := engine.Resolve(cfg)
 	rules := rulebook.New(cfg, finder, before)

@@ -35,12 +35,14 @@ func newInForce(ctx context.Context, origin config.Origin, plan *plan, since tim
 // ReadConfig reads the configuration that is to be in force.
 type ReadConfig func(ctx context.Context) (*config.Config, config.Origin, error)
 
-// Reload puts the configuration that read returns in the place of the one in force, or leaves that one in force as it is and returns
-// why. Cause is what made it reload, for log, audit and status. It blocks while files are read and users are looked up; requests are
-// answered meanwhile. It is safe for concurrent use, and reloads one after the other.
+// Reload puts the configuration that read returns in the place of the one in force, or leaves that
+// one in force as it is and returns why. Cause is what made it reload, for log, audit and status.
+// It blocks while files are read and users are looked up; requests are answered meanwhile. It is
+// safe for concurrent use, and reloads one after the other.
 //
-// A request is answered wholly by the configuration that was in force when it came. What is still meant as before stays: tokens,
-// certificates, connections, what callers have used up of their bounds and the pauses that Entra and IMDS have asked for.
+// A request is answered wholly by the configuration that was in force when it came. What is still
+// meant as before stays: tokens, certificates, connections, what callers have used up of their
+// bounds and the pauses that Entra and IMDS have asked for.
 func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) error {
 	if err := d.reload.Lock(ctx); err != nil {
 		return err
@@ -68,7 +70,7 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 // changes is what a reload has changed, for the log.
 type changes struct {
 	dropped  []string // identities whose tokens were dropped
-	trust    bool     // whom the agent believes, or how it leaves the VM
+	trust    bool     // trusted hosts, certificate authorities, proxy or attestation changed
 	rulesOff *rulebook.OffError
 }
 
@@ -102,8 +104,8 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 	return d.swap(newInForce(ctx, origin, next, d.opts.Now()), roster, rules)
 }
 
-// swap puts a configuration in force that was found to be good. Whom the agent believes comes first: no identity of the new
-// configuration is ever asked for by what the old one believed.
+// swap puts a configuration in force in which no fault was found. Trust comes first: no token for
+// an identity of the new configuration is requested over connections that only the old one trusts.
 func (d *Daemon) swap(next *inForce, roster *acquire.Roster, rules agentapi.Rules) (changes, error) {
 	d.swapping.Lock()
 	defer d.swapping.Unlock()
@@ -125,7 +127,8 @@ type fixed struct {
 	of        func(*config.Config) any
 }
 
-// fixedSettings are all settings but those that a reload changes; a test compares the two lists with the file format.
+// fixedSettings are all settings but those that a reload changes; a test compares the two lists
+// with the file format.
 func fixedSettings() []fixed {
 	return []fixed{
 		{"tpm", "the TPM is open, and the keys are loaded in it", func(c *config.Config) any { return c.TPM }},
@@ -190,7 +193,7 @@ func (d *Daemon) configurationStatus() wire.ConfigurationStatus {
 	}
 }
 
-// text is empty for no error.
+// text is the text of an error; "" for none.
 func text(err error) string {
 	if err == nil {
 		return ""

@@ -13,12 +13,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/accounts"
 	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/statedir"
@@ -81,7 +79,8 @@ func (s *stage) userAssigned() simulator.Identity {
 	return simulator.Identity{}
 }
 
-// TestEverySettingEitherReloadsOrIsRefused goes by the file format, so that a new setting has to be decided on.
+// TestEverySettingEitherReloadsOrIsRefused goes by the file format, so that a new setting has to be
+// decided on.
 func TestEverySettingEitherReloadsOrIsRefused(t *testing.T) {
 	var all []string
 	for i := range reflect.TypeFor[config.Config]().NumField() {
@@ -127,7 +126,8 @@ func TestWhatCannotChangeWhileTheAgentRuns(t *testing.T) {
 	}
 }
 
-// TestAWrongConfigurationLeavesTheOneBeforeInForce tries what is found to be wrong at each stage of a reload.
+// TestAWrongConfigurationLeavesTheOneBeforeInForce tries what is found to be wrong at each stage of
+// a reload.
 func TestAWrongConfigurationLeavesTheOneBeforeInForce(t *testing.T) {
 	s := newStage(t)
 	s.start()
@@ -184,7 +184,8 @@ func TestAWrongConfigurationLeavesTheOneBeforeInForce(t *testing.T) {
 	}
 }
 
-// TestAReloadKeepsWhatIsStillWanted: neither a certificate, nor a handshake, nor a token is obtained again.
+// TestAReloadKeepsWhatIsStillWanted: neither a certificate, nor a handshake, nor a token is
+// obtained again.
 func TestAReloadKeepsWhatIsStillWanted(t *testing.T) {
 	s := newStage(t)
 	s.start()
@@ -221,7 +222,8 @@ func TestAReloadKeepsWhatIsStillWanted(t *testing.T) {
 	}
 }
 
-// TestWhatAReloadTakesAway: from the moment that the reload has returned, nobody gets it any more.
+// TestWhatAReloadTakesAway: from the moment that the reload has returned, no caller gets it any
+// more.
 func TestWhatAReloadTakesAway(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -254,8 +256,9 @@ func TestWhatAReloadTakesAway(t *testing.T) {
 	}
 }
 
-// Connections to servers that are not believed any more end, and what is believed again works again.
-func TestWhoIsBelievedChangesWithAReload(t *testing.T) {
+// Connections to servers that are not believed any more end, and what is believed again works
+// again.
+func TestTrustChangesWithAReload(t *testing.T) {
 	s := newStage(t)
 	s.cfg.Rules[0].Fresh = true
 	s.start()
@@ -281,8 +284,9 @@ func TestWhoIsBelievedChangesWithAReload(t *testing.T) {
 	}
 }
 
-// TestARequestIsAnsweredByOneConfiguration exchanges what a name means together with what rules give of it, while it is asked for.
-// A token of the one identity for what only the other's rule gives would be a mixture that nobody has configured.
+// TestARequestIsAnsweredByOneConfiguration exchanges what a name means together with what rules
+// give of it, while it is asked for. A token of the one identity for what only the other's rule
+// gives would be a mixture that no file configures.
 func TestARequestIsAnsweredByOneConfiguration(t *testing.T) {
 	s := newStage(t)
 	clients := map[string]string{resource: s.platform.Info().Identities[0].ClientID, otherResource: s.userAssigned().ClientID}
@@ -343,71 +347,6 @@ func TestARequestIsAnsweredByOneConfiguration(t *testing.T) {
 	}
 	cancel()
 	askers.Wait()
-}
-
-// The looks for users of a configuration that was replaced end, and cannot bring its rules back.
-func TestLooksForUsersEndWithTheirConfiguration(t *testing.T) {
-	s, people, turn := newStage(t), &directory{}, newTurns()
-	s.accounts, s.waitForAccounts = people, turn.wait
-	s.cfg.Rules = []config.Rule{myRule("old", []string{"oldsvc"}, nil)}
-	s.start()
-	<-turn.waits
-	people.add("user oldsvc", myID())
-	s.mustReload(func(c *config.Config) { c.Rules = []config.Rule{myRule("new", []string{"newsvc"}, nil)} })
-	if pause := <-turn.waits; pause != 5*time.Second { // of the new configuration; the old one's has ended
-		t.Errorf("the first pause is %s", pause)
-	}
-	turn.next <- struct{}{}
-	<-turn.waits
-	if _, err := s.token(); !errors.Is(err, client.ErrRefused) {
-		t.Errorf("a rule of the old configuration is in force: %v", err)
-	}
-	if off := s.status().RulesOff; len(off) != 1 || off[0].Name != "new" {
-		t.Errorf("off are %+v", off)
-	}
-	people.mu.Lock()
-	asked := slices.Clone(people.asked)
-	people.mu.Unlock()
-	if n := strings.Count(strings.Join(asked, "\n"), "oldsvc"); n != 1 {
-		t.Errorf("asked for %q", asked)
-	}
-	people.add("user newsvc", myID())
-	turn.next <- struct{}{}
-	s.client.Close()
-	for deadline := time.Now().Add(time.Minute); ; s.client.Close() { // the look is under way
-		if _, err := s.token(); err == nil {
-			break
-		} else if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
-}
-
-// A directory that is down at a reload takes nobody's rule away; one that says that a user is gone does.
-func TestADirectoryAtAReload(t *testing.T) {
-	gone := fmt.Errorf("user %q is %w", "websvc", accounts.ErrUnknown)
-	for _, tt := range []struct {
-		name  string
-		fails error
-		off   bool
-	}{{"answers", nil, false}, {"is down", errors.New("it sleeps"), false}, {"knows the user no more", gone, true}} {
-		t.Run(tt.name, func(t *testing.T) {
-			s, people := newStage(t), &directory{}
-			s.accounts, s.waitForAccounts = people, newTurns().wait
-			people.add("user websvc", myID())
-			s.cfg.Rules = []config.Rule{myRule("web", []string{"websvc"}, nil)}
-			s.start()
-			s.mustToken()
-			people.mu.Lock()
-			people.fails = tt.fails
-			people.mu.Unlock()
-			s.mustReload(nothing)
-			s.client.Close()
-			if _, err := s.token(); (err != nil) != tt.off || len(s.status().RulesOff) > 0 != tt.off {
-				t.Errorf("got %v, off are %+v", err, s.status().RulesOff)
-			}
-		})
-	}
 }
 
 // The log says why the agent ends.

@@ -85,8 +85,8 @@ func readReply(t testing.TB, hc *http.Client, req *http.Request) (status int, bo
 	return resp.StatusCode, string(text)
 }
 
-// A caller that may have one identity's tokens for any resource does not get the assertions with which
-// it would be every application that trusts this identity, whichever way it asks.
+// A caller that may have one identity's tokens for any resource does not get the assertions with
+// which it would be every application that trusts this identity, whichever way it asks.
 func TestAnyResourceGivesNoOtherIdentity(t *testing.T) {
 	s := anyStage(t)
 	s.start()
@@ -165,7 +165,8 @@ func (s *stage) takeOver(t *testing.T, reply string) {
 	}
 }
 
-// What the agent does itself with such audiences is no caller's request, and what a rule names is given.
+// What the agent does itself with such audiences is no caller's request, and what a rule names is
+// given.
 func TestAssertionsAreGivenByNameAndUsedInside(t *testing.T) {
 	s := anyStage(t)
 	s.cfg.Rules[0].Identities = []string{"vm-user", "app-fic"}

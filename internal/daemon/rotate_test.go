@@ -81,7 +81,8 @@ func TestRotatingTheBindingKeyBesideTheAgent(t *testing.T) {
 	}
 }
 
-// A handle that was configured after the key was made: it works without, and whoever wants the speed is told how to get it.
+// A handle that was configured after the key was made: it works without, and an operator who wants
+// the speed is told how to get it.
 func TestAHandleThatIsConfiguredLater(t *testing.T) {
 	s := newStage(t)
 	const check, advice = "key binding: as configured", "[rotate key binding] makes a key that is at binding_key.persistent_handle, 0x81010001"
@@ -103,7 +104,8 @@ func TestAHandleThatIsConfiguredLater(t *testing.T) {
 	}
 }
 
-// Whatever part of the way does not take the new key: the old one stays, and another attempt goes on where this one ended.
+// Whatever part of the way does not take the new key: the old one stays, and another attempt goes
+// on where this one ended.
 func TestARotationThatIsNotProvenChangesNothing(t *testing.T) {
 	bad := func(leg, body string) fault.Fault {
 		return fault.Fault{Leg: leg, Kind: fault.Status, Status: 400, Body: body}
@@ -150,7 +152,8 @@ func TestARotationThatIsNotProvenChangesNothing(t *testing.T) {
 	}
 }
 
-// Entra says so after it has taken the certificate, and the tenant need not have the resource that the rules name.
+// Entra says so after it has taken the certificate, and the tenant need not have the resource that
+// the rules name.
 func TestARotationIsProvenByARefusalOfTheResource(t *testing.T) {
 	s := newStage(t)
 	s.start()
@@ -166,8 +169,8 @@ func TestARotationIsProvenByARefusalOfTheResource(t *testing.T) {
 	}
 }
 
-// Without identities there is nothing to obtain with the next key, and no configuration that says what it is to be like: that
-// must not pass for a proof.
+// Without identities there is nothing to obtain with the next key, and no configuration that says
+// what it is to be like: that must not pass for a proof.
 func TestARotationWithoutAConfigurationProvesNothing(t *testing.T) {
 	s := newStage(t)
 	s.start()

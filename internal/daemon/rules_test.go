@@ -86,7 +86,8 @@ func myRule(name string, users, groups []string) config.Rule {
 
 func myID() uint32 { return uint32(os.Getuid()) }
 
-// TestAnUnknownUserCostsTheirRuleAlone is the life of a rule from a start without its user to the user's coming.
+// TestAnUnknownUserCostsTheirRuleAlone is the life of a rule from a start without its user to the
+// user's coming.
 func TestAnUnknownUserCostsTheirRuleAlone(t *testing.T) {
 	s, people, turn := newStage(t), &directory{}, newTurns()
 	s.accounts, s.waitForAccounts = people, turn.wait
@@ -154,7 +155,7 @@ func TestAnUnknownUserCostsTheirRuleAlone(t *testing.T) {
 	if got := off(); got != "" {
 		t.Errorf("status says %q", got)
 	}
-	if !strings.Contains(s.log.String(), `msg="a rule has come into force: everybody whom it names was found" rule=storage`) {
+	if !strings.Contains(s.log.String(), `msg="a rule has come into force: all its users and groups were found" rule=storage`) {
 		t.Errorf("the log has\n%s", s.log.String())
 	}
 	people.mu.Lock()
@@ -215,7 +216,8 @@ func TestWhatIsNotFoundDoesNotKeepTheAgentFromStarting(t *testing.T) {
 	}
 }
 
-// What a rule gives is checked whether or not its users are known: it would be refused on the day when they come.
+// What a rule gives is checked whether or not its users are known: it would be refused on the day
+// when they come.
 func TestARuleThatIsOffMustBeGoodAllTheSame(t *testing.T) {
 	s := newStage(t)
 	bad := myRule("a", []string{"nobody-here"}, nil)

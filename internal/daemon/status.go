@@ -19,12 +19,13 @@ import (
 
 // The states of an identity.
 const (
-	stateIdle        = "idle"        // nobody has asked for a token yet
+	stateIdle        = "idle"        // no token was asked for yet
 	stateReady       = "ready"       // the last token was obtained
 	stateUnavailable = "unavailable" // the last attempt failed
 )
 
-// statusTPMTimeout bounds what a status waits for the TPM: it must be there when the TPM is not.
+// statusTPMTimeout bounds how long a status waits for the TPM: it must be answered also when the
+// TPM does not answer.
 const statusTPMTimeout = 5 * time.Second
 
 // Status describes the agent for its administrator. It asks the TPM whether it
@@ -83,8 +84,8 @@ func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
 	return status
 }
 
-// identityStatus describes an identity, and says what is known to keep it from giving tokens: how its last attempt ended, or that
-// each of its credentials lacks something. "" if nothing is known.
+// identityStatus describes an identity, and says what is known to keep it from giving tokens: how
+// its last attempt ended, or that each of its credentials lacks something. "" if nothing is known.
 func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (status wire.IdentityStatus, unable string) {
 	status = wire.IdentityStatus{Name: id.Name, State: stateIdle}
 	var credentials credentialsView
@@ -100,7 +101,7 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (sta
 	case credentials.unable != "":
 		unable = credentials.unable
 		status.State, status.LastError = stateUnavailable, unable
-	case credentials.mended:
+	case credentials.repaired:
 	case id.LastError != nil:
 		status.State, status.LastError = stateUnavailable, id.LastError.Error()
 		if id.Unable != nil {
@@ -121,11 +122,11 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (sta
 	return status, unable
 }
 
-// credentialsView is what there is to say of the credentials of an application.
+// credentialsView is what the status says of the credentials of an application.
 type credentialsView struct {
-	list   []wire.CredentialStatus
-	unable string // what each of them lacks; "" if one is without a fault that can be known without trying it
-	mended bool   // what the last attempt lacked, and nothing else kept it from a token, is there now
+	list     []wire.CredentialStatus
+	unable   string // what each of them lacks; "" if one is without a fault that can be known without trying it
+	repaired bool   // what the last attempt lacked is there now, and nothing else is known to be missing
 }
 
 func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
@@ -152,12 +153,12 @@ func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
 		case f.problem != "":
 			status.State, status.LastError = stateUnavailable, f.problem
 		case lacked:
-			status.State, status.LastError, v.mended = stateIdle, "", true
+			status.State, status.LastError, v.repaired = stateIdle, "", true
 		}
 		failing = failing || status.State == stateUnavailable
 		v.list = append(v.list, status)
 	}
-	v.mended = v.mended && !failing
+	v.repaired = v.repaired && !failing
 	if !slices.Contains(problems, "") {
 		v.unable = strings.Join(slices.Compact(problems), "; ")
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 // Of two authorities, the second must not be left out in silence: connections would fail, or
-// evidence, and nobody would know why.
+// evidence, and the cause would be hard to find.
 func TestAFileOfAnchorsThatIsReadInPartStopsTheConfiguration(t *testing.T) {
 	s := newStage(t)
 	info := s.platform.Info()

@@ -18,7 +18,8 @@ import (
 // askTimeout bounds what the diagnosis waits for the running agent.
 const askTimeout = 15 * time.Second
 
-// checkAgent compares the agent that runs with what is on the disk: what was changed there since may not be in force.
+// checkAgent compares the agent that runs with what is on the disk: what was changed there since
+// may not be in force.
 func (d *doctor) checkAgent(ctx context.Context) {
 	const check = "running agent"
 	if d.opts.AskAgent == nil {
@@ -76,8 +77,8 @@ func (d *doctor) configChanged() time.Time {
 	return info.ModTime()
 }
 
-// bindingKeyOnDisk returns the generation of the agent's own key that its next start would use, and its Name in hexadecimal; "" if there
-// is none that can be read, which the check of the keys tells.
+// bindingKeyOnDisk returns the generation of the agent's own key that its next start would use, and
+// its Name in hexadecimal; "" if there is none that can be read, which the check of the keys tells.
 func (d *doctor) bindingKeyOnDisk() (generation int, name string) {
 	store, err := statedir.OpenStore(d.cfg, d.opts.Options)
 	if err != nil || d.cfg.BindingKey.InsecureSoftware {

@@ -11,8 +11,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// checkCredentials looks at what the applications of the configuration need on this machine. What is wrong with a key that is there
-// was said with the key.
+// checkCredentials looks at what the applications of the configuration need on this machine. What
+// is wrong with a key that is there was said with the key.
 func (d *doctor) checkCredentials(keys []keyring.KeyReport) {
 	for _, id := range d.cfg.Identities {
 		if id.Application == nil {
@@ -53,7 +53,8 @@ func (d *doctor) checkCertificateCredential(check string, c config.Credential, k
 	}
 }
 
-// toCertify says how a credential's key gets a certificate that Entra takes in the form that is configured.
+// toCertify says how a credential's key gets a certificate that Entra takes in the form that is
+// configured.
 func (d *doctor) toCertify(c config.Credential) string {
 	subject := advice.Subject.Is("CN=" + c.Key)
 	if c.Bound == config.BoundNever {
@@ -69,5 +70,5 @@ func (d *doctor) checkAssertionFile(check string, c config.Credential) {
 		d.add(check, VerdictFail, "see that the program that writes it runs, and that the agent's user may read it", "%v", err)
 		return
 	}
-	d.add(check, VerdictWarn, "nothing, if it is meant: whoever reads the file can use it elsewhere", "%s is there; such a credential is never bound", c.Path)
+	d.add(check, VerdictWarn, "nothing, if it is meant: anyone who can read the file can use it elsewhere", "%s is there; such a credential is never bound", c.Path)
 }

@@ -21,7 +21,7 @@ import (
 // Verdicts of a [Finding].
 const (
 	VerdictOK   = "ok"
-	VerdictWarn = "warn" // it works, and somebody should know
+	VerdictWarn = "warn" // it works, and the operator should know
 	VerdictFail = "fail" // something does not work
 )
 
@@ -45,17 +45,17 @@ type Options struct {
 	Version     string
 	ConfigPath  string
 	ConfigError error // of the configuration; what could not be read of it is then the defaults
-	ConfigNamed bool  // somebody said where it is: then it should be there
+	ConfigNamed bool  // the operator named it: then it should be there
 	// Forms is what the running agent says of the forms of credentials; nil if none answers.
 	Forms []wire.Form
 
-	// AskAgent asks the agent at a socket for its status; nil: nobody is asked.
+	// AskAgent asks the agent at a socket for its status; nil: no agent is asked.
 	AskAgent func(ctx context.Context, socket string) (wire.Status, error)
 }
 
-// Diagnose looks at all that the agent and its keys need on this machine. It changes nothing: it makes no key and notes nothing. One
-// TPM is used, that of the configuration; the network is not. What another user than the agent's sees is not what the agent sees, so that
-// there is one finding then, which says so.
+// Diagnose looks at all that the agent and its keys need on this machine. It changes nothing, and
+// uses the TPM of the configuration but not the network. For another user than the agent's it
+// returns one finding, which says so. It blocks for as long as TPM and agent take to answer.
 func Diagnose(ctx context.Context, cfg *config.Config, opts Options) Diagnosis {
 	opts.Options = opts.WithDefaults()
 	d := &doctor{cfg: cfg, opts: opts}
@@ -127,18 +127,18 @@ func (d *doctor) checkConfig() {
 // addRulesOff adds what the agent does without.
 func (d *doctor) addRulesOff(off *rulebook.OffError) {
 	for _, r := range off.Rules {
-		d.add("rule", VerdictFail, "correct the rule, or create whom it names: the agent looks again every half minute and puts it in force then; until then nobody gets a token by it",
+		d.add("rule", VerdictFail, "correct the rule, or create its users and groups: the agent looks again every half minute and puts it in force then; until then it gives no token",
 			"%q is not in force: %v", r.Name, r.Err)
 	}
 	if off.Admins != nil {
-		d.add("admins", VerdictFail, "correct the list, or create whom it names: the agent looks again every half minute", "some were not found: %v", off.Admins)
+		d.add("admins", VerdictFail, "correct the list, or create its users and groups: the agent looks again every half minute", "some were not found: %v", off.Admins)
 	}
 }
 
 func (d *doctor) checkBindingSettings() {
 	if d.cfg.BindingKey.InsecureSoftware {
 		d.add("software key", VerdictWarn, "remove binding_key.insecure_software from the configuration wherever it matters",
-			"the agent's key is in a file in the clear, and whoever reads that has it: it is for development only")
+			"the agent's key is in a file in the clear, and anyone who can read that has it: it is for development only")
 	}
 }
 
@@ -197,8 +197,8 @@ func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 		d.add(check, VerdictFail, statedir.Restoring(parent).Text(d.opts.Words), "%v", err)
 		return false
 	case errors.Is(err, tpm.ErrStorageRoot):
-		d.add(check, VerdictFail, "delete nothing before you know why: if the TPM was not cleared or exchanged, the root may have been removed from its handle, and only who knows how it was made can "+
-			"make it again and keep it at a persistent handle, or somebody sits between; if it was, on purpose, the keys are lost with it: remove "+d.pinFile+" and the keys",
+		d.add(check, VerdictFail, "delete nothing before you know why: if the TPM was not cleared or exchanged, the root may have been removed from its handle, and only someone who knows how it was made can "+
+			"make it again and keep it at a persistent handle, or an interposer is between agent and TPM; if it was, on purpose, the keys are lost with it: remove "+d.pinFile+" and the keys",
 			"it is not the one that these keys were made under: %v", err)
 		return false
 	case err != nil && d.pinErr == nil && !statedir.HasKeys(d.cfg, d.opts.Options):
@@ -213,7 +213,7 @@ func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 	case errors.Is(d.pinErr, fs.ErrNotExist):
 		d.add(check, VerdictOK, "", "%s, not noted yet: the first key notes it, and no other is accepted then", root.Algorithm)
 	case errors.Is(d.pinErr, statedir.ErrDamaged):
-		d.add(check, VerdictWarn, "find out who damaged it; the next use of a key puts it aside and believes the TPM anew", "the note of it, %s, is damaged", d.pinFile)
+		d.add(check, VerdictWarn, "find out who damaged it; the next use of a key puts it aside and accepts the root that the TPM shows then", "the note of it, %s, is damaged", d.pinFile)
 	case d.pinErr != nil:
 		d.addError(check, d.pinErr, "the note says which TPM the keys belong to: correct what keeps it from being read")
 	default:

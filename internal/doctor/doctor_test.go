@@ -68,7 +68,8 @@ func TestTheDiagnosisOfAnApplication(t *testing.T) {
 	}
 }
 
-// Another key does not mend a TPM that is full or cannot be reached, and who makes one loses the one that was good.
+// Another key does not help where the TPM is full or does not answer, and making one loses the key
+// that was good.
 func TestNoNewKeyIsAdvisedWhereTheTPMIsAtFault(t *testing.T) {
 	s := agenttest.New(t)
 	if err := s.TryOpen(); err != nil {
@@ -145,7 +146,7 @@ func TestACertificateIsWarnedOfBeforeItExpires(t *testing.T) {
 }
 
 // Files that root makes in the agent's directory are none that the agent takes.
-func TestKeysOfAnotherUserAreLeftToHim(t *testing.T) {
+func TestKeysOfAnotherUserAreNotTouched(t *testing.T) {
 	s := agenttest.New(t)
 	if err := s.TryOpen(); err != nil {
 		t.Fatal(err)
@@ -301,7 +302,7 @@ func publicKey(t *testing.T, text string) any {
 	return key
 }
 
-// issue makes a certificate over a key as an issuer would who is not in the chain.
+// issue makes a certificate over a key, from an issuer that is not in the chain.
 func issue(t *testing.T, public any, name string, algorithm x509.SignatureAlgorithm) []byte {
 	t.Helper()
 	issuer, err := rsa.GenerateKey(rand.Reader, 2048)

@@ -10,10 +10,9 @@ import (
 	"github.com/keyagent/keyagent/internal/forms"
 )
 
-// checkForms says which forms of credentials this machine and tenant reach: in the words of the
-// running agent, which has tried them, or else what follows from the machine and the configuration
-// alone. One that is not within reach is a warning if a credential of the configuration has no
-// other form.
+// checkForms says which forms of credentials work here: what the running agent has found, or else
+// what follows from the machine and the configuration alone. A form that does not work is a warning
+// if a credential of the configuration has no other form.
 func (d *doctor) checkForms() {
 	known := d.opts.Forms
 	if known == nil {

@@ -14,7 +14,7 @@ import (
 
 // Doctor says the same in the words of the agent, and less where none answers. It warns of a
 // credential no form of which is within reach.
-func TestDoctorSaysWhichFormsAreWithinReach(t *testing.T) {
+func TestDoctorSaysWhichFormsWork(t *testing.T) {
 	no := false
 	reached := func(names ...string) (list []wire.Form) { // all others are not
 		for _, f := range forms.All() {

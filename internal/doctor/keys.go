@@ -16,10 +16,10 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// checkKey judges one generation of a key.
+// checkKey reports on one generation of a key.
 func (d *doctor) checkKey(r keyring.KeyReport) {
 	if r.State == keyring.StateOld {
-		return // nobody uses it
+		return // it is not used any more
 	}
 	check := "key " + r.Name
 	if r.State == keyring.StateNext {
@@ -41,7 +41,8 @@ func (d *doctor) checkKey(r keyring.KeyReport) {
 	d.checkCertificate(check, r)
 }
 
-// boundTo tells the PCRs of a key that has signed: they are as they were.
+// boundTo names the PCRs of a key that has signed, which shows that their values are those that it
+// was bound to.
 func boundTo(r keyring.KeyReport) string {
 	if len(r.PCRs) == 0 {
 		return ""
@@ -60,7 +61,8 @@ func (d *doctor) checkTLS(check string, r keyring.KeyReport) {
 	d.add(check+": tls", VerdictOK, "", "%s; PSS with a salt of %d bytes", strings.Join(r.TLSVersions, " and "), *r.PSSSaltLength)
 }
 
-// checkDeviations judges attributes: the agent itself uses no key that may do more than sign.
+// checkDeviations reports attributes that a key made here does not have: the agent itself does not
+// start with such a key.
 func (d *doctor) checkDeviations(check string, r keyring.KeyReport) {
 	if len(r.Deviations) == 0 {
 		return
@@ -84,7 +86,7 @@ func (d *doctor) checkPlace(check string, r keyring.KeyReport) {
 	}
 }
 
-// checkCertificate judges what a key in use has. A next generation may well have none yet.
+// checkCertificate reports on the certificate of a key in use. A next generation may have none yet.
 func (d *doctor) checkCertificate(check string, r keyring.KeyReport) {
 	check += ": certificate"
 	subject := advice.Subject.Is("CN=" + r.Name)
@@ -106,7 +108,7 @@ func (d *doctor) checkCertificate(check string, r keyring.KeyReport) {
 	}
 }
 
-// onALine keeps a name, in which there may be anything, from looking like a finding of its own.
+// onALine keeps a name with a line break in it from looking like a finding of its own.
 func onALine(name string) string { return strings.ReplaceAll(name, "\n", " ") }
 
 // adviseOnBinding says to make another key only where it is the key that is at fault.

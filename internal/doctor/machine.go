@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// A rotation writes some 20 KB; what is below scarceBytes will be full soon, and below tooFewBytes it may fail half way.
+	// A rotation writes some 20 KB; what is below scarceBytes will be full soon, and below
+	// tooFewBytes it may fail half way.
 	scarceBytes  = 64 << 20
 	tooFewBytes  = 1 << 20
 	tooFewInodes = 16
@@ -32,7 +33,7 @@ func (d *doctor) checkRoom(what, dir string) {
 	d.add(check, verdict, roomAction(verdict), "%s: %s", at, detail)
 }
 
-// existingParent returns the directory, or the first on the way up that is there.
+// existingParent returns the directory, or the nearest of its parents that exists.
 func existingParent(dir string) string {
 	for {
 		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {

@@ -14,8 +14,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// checkTPMState looks at what others have set or caused in the TPM. It returns what the TPM said,
-// empty if it said nothing.
+// checkTPMState looks at what other programs have set or caused in the TPM. It returns the state
+// that the TPM reported, empty if it reported none.
 func (d *doctor) checkTPMState(ctx context.Context) tpm.State {
 	s, err := d.tpm.State(ctx)
 	if err != nil {
@@ -51,7 +51,7 @@ func (d *doctor) checkLockout(l tpm.Lockout) {
 	}
 }
 
-// checkOwner says that the owner hierarchy has a password: what needs it fails, and says so then.
+// checkOwner says whether the owner hierarchy has a password and the agent has it.
 func (d *doctor) checkOwner(s tpm.State) {
 	const check = "tpm: owner password"
 	if !s.OwnerPassword {
@@ -72,7 +72,7 @@ func (d *doctor) checkOwner(s tpm.State) {
 }
 
 // checkBanks looks whether the banks of PCRs are there that evidence and the agent's own key need.
-// A key that is bound to one that is off says so itself.
+// Keys that are bound to a bank that is off are reported with the keys.
 func (d *doctor) checkBanks(banks []tpm.PCRBank) {
 	const check = "tpm: pcr banks"
 	var on, off []string
@@ -117,7 +117,7 @@ func (d *doctor) lackingBanks(banks []tpm.PCRBank) []bankNeed {
 	if d.cfg.Attestation.Provider != config.ProviderNone && !d.cfg.BindingKey.InsecureSoftware {
 		need := bankNeed{who: "evidence", bank: config.BankSHA256, pcrs: attest.DefaultPolicy().PCRs, verdict: VerdictFail,
 			otherwise: "; without evidence (attestation.provider: none) no certificate is bound to attestation"}
-		if d.opts.ConfigError != nil { // nobody has asked for evidence
+		if d.opts.ConfigError != nil { // no configuration asks for evidence
 			need.verdict = VerdictWarn
 		}
 		needs = append(needs, need)

@@ -16,8 +16,9 @@ import (
 	"github.com/keyagent/keyagent/internal/owned"
 )
 
-// checkUser reports whether this is the agent's user, or may be. Another user, root included, sees other rights than the agent has: they
-// would be told of faults that the agent does not have, and advised to bring them about.
+// checkUser reports whether this is the agent's user, or may be. Another user, root included, has
+// other permissions than the agent: the checks would report faults that the agent does not have,
+// and their advice would cause some.
 func (d *doctor) checkUser(ctx context.Context) bool {
 	const check = "user"
 	me := uint32(os.Geteuid()) //nolint:gosec // a uid
@@ -44,7 +45,8 @@ func (d *doctor) checkUser(ctx context.Context) bool {
 	return true
 }
 
-// agentUser finds out as whom the agent runs: whoever answers at its socket, else whoever owns what only the agent may own.
+// agentUser finds out which user the agent runs as: the one whose process listens at its socket,
+// else the owner of what only the agent may own.
 func (d *doctor) agentUser(ctx context.Context) (uid uint32, why string, found bool) {
 	if uid, ok := listenerUID(ctx, d.cfg.Socket); ok {
 		return uid, fmt.Sprintf("the agent that answers at %s runs as", d.cfg.Socket), true
@@ -60,8 +62,8 @@ func (d *doctor) agentUser(ctx context.Context) (uid uint32, why string, found b
 	return uid, fmt.Sprintf("the state directory %s belongs to", d.cfg.StateDir), err == nil
 }
 
-// configOwner returns the owner of a configuration, or of a directory on the way to it, that was refused because it is another user's.
-// Root's is anybody's.
+// configOwner returns the owner of a configuration, or of a directory on the way to it, that was
+// refused because it is another user's. A file of root says nothing about the agent's user.
 func (d *doctor) configOwner() (uint32, bool) {
 	refused, ok := errors.AsType[*config.Error](d.opts.ConfigError)
 	if !ok {
@@ -86,7 +88,8 @@ func (d *doctor) unreadable() string {
 	return ""
 }
 
-// unlessMadeByRoot says what else it may be if what belongs to root is looked at by somebody else.
+// unlessMadeByRoot adds what else may be the case if another user looks at a directory that belongs
+// to root.
 func (d *doctor) unlessMadeByRoot(owner, me uint32) string {
 	if owner != 0 || me == 0 {
 		return ""
@@ -95,8 +98,8 @@ func (d *doctor) unlessMadeByRoot(owner, me uint32) string {
 		accounts.NameOf(me), advice.Run(advice.CreateKey, ""))
 }
 
-// listenerUID returns the user of the process that listens at a socket (unix(7), SO_PEERCRED). A service manager that listens for
-// another one says nothing about that one.
+// listenerUID returns the user of the process that listens at a socket (unix(7), SO_PEERCRED). A
+// service manager that listens for another one says nothing about that one.
 func listenerUID(ctx context.Context, socket string) (uint32, bool) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	if err != nil {

@@ -22,9 +22,10 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// applicationKeys opens the named keys by which app registrations know this machine. The directory is looked at for each use, so
-// that a key that was rotated or made anew, and an imported certificate, are noticed without a restart. A directory that cannot be
-// read for a moment costs no key that is open. It is safe for concurrent use.
+// applicationKeys opens the named keys whose certificates app registrations trust. It reads the
+// directory for each use, so that a rotated or replaced key and an imported certificate are noticed
+// without a restart. A key stays open while its directory cannot be read. It is safe for concurrent
+// use.
 type applicationKeys struct {
 	tpm   *tpm.TPM
 	store *keystore.Store
@@ -39,12 +40,13 @@ type applicationKeys struct {
 	noted  map[string]bool // by x5t#S256: Entra has given a token for it, and that is on disk
 }
 
-// applicationOpen is a key in use, and the one before it, on which something may still be under way.
+// applicationOpen is a key in use, and the one before it, which requests under way may still use.
 type applicationOpen struct {
 	generation int
 	key        *signer.Key
 	before     *signer.Key
 	given      *acquire.ApplicationKey
+	unused     bool // since the last look, no request had it and no identity uses it
 }
 
 func newApplicationKeys(on *tpm.TPM, store *keystore.Store, opts Options) *applicationKeys {
@@ -86,6 +88,7 @@ func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.Ap
 	if err != nil {
 		return nil, err
 	}
+	open.unused = false
 	if err := certreq.CheckCertificate(chain, open.key.Public(), k.now()); err != nil {
 		return nil, MissingKey{fmt.Errorf("certificate of key %q: %w", name, err)}
 	}
@@ -97,8 +100,8 @@ func (k *applicationKeys) current(ctx context.Context, name string) (*acquire.Ap
 	return open.given, nil
 }
 
-// opened returns the generation loaded into the TPM. Its number alone does not say that it is: a key that was deleted and made
-// again has the same.
+// opened returns the generation, loaded into the TPM. The number of the generation does not
+// identify it: a key that was deleted and made again has the same.
 func (k *applicationKeys) opened(ctx context.Context, entry keystore.Entry) (*applicationOpen, error) {
 	have := k.open[entry.Name]
 	if have != nil && have.generation == entry.Generation {
@@ -156,6 +159,27 @@ func (k *applicationKeys) retire(key *signer.Key) {
 	}
 }
 
+// unloadUnused unloads the keys that no identity uses any more and that no request had from one
+// call to the next. Requests must be shorter than the time between calls.
+func (k *applicationKeys) unloadUnused(ctx context.Context, has func(name string) bool) {
+	if k.lock.Lock(ctx) != nil {
+		return
+	}
+	defer k.lock.Unlock()
+	for name, open := range k.open {
+		switch {
+		case has(name):
+			open.unused = false
+		case open.unused:
+			k.retire(open.key)
+			k.retire(open.before)
+			delete(k.open, name)
+		default:
+			open.unused = true
+		}
+	}
+}
+
 // Close unloads the keys.
 func (k *applicationKeys) Close() error {
 	k.lock.LockAlways()
@@ -168,8 +192,8 @@ func (k *applicationKeys) Close() error {
 	return nil
 }
 
-// Replaced reports whether the certificate of a key's current generation is another one than that with this x5t#S256, or is gone. It
-// reads files only; what cannot be read is believed to be as it was.
+// Replaced reports whether the certificate of a key's current generation is gone or has another
+// x5t#S256. It reads files only; one that cannot be read counts as unchanged.
 func (k *applicationKeys) Replaced(name, thumbprint string) bool {
 	entry, err := k.store.Current(name)
 	if err != nil {
@@ -182,8 +206,9 @@ func (k *applicationKeys) Replaced(name, thumbprint string) bool {
 	return acquire.Thumbprint(chain[0]) != thumbprint
 }
 
-// Accepted notes beside a certificate, once, that Entra has given a token for it: so that who replaces it can be told. Where that
-// cannot be done now, the next token is as good.
+// Accepted notes beside a certificate, once, that Entra has given a token for it, so that a command
+// that replaces the certificate can say so. A note that cannot be written now is tried again with
+// the next token.
 func (k *applicationKeys) Accepted(name string, leaf *x509.Certificate) {
 	if !k.noting.TryLock() {
 		return // another goroutine does it
@@ -204,10 +229,10 @@ func (k *applicationKeys) Accepted(name string, leaf *x509.Certificate) {
 	k.noted[thumbprint] = true
 }
 
-// MissingKey is an error that asking again does not mend.
+// MissingKey is that a key or its certificate is missing: asking again does not help.
 type MissingKey struct{ error }
 
 func (e MissingKey) Unwrap() error { return e.error }
 
-// Refuses reports that it lasts.
+// Refuses reports that the next request would fail in the same way.
 func (MissingKey) Refuses() bool { return true }

@@ -22,7 +22,7 @@ import (
 
 const softwareKeyFile = "software-key.pem" // of the state directory
 
-// bindingKey is what the agent needs of its key, wherever that is.
+// bindingKey is what the agent needs of its key, in a TPM or in software.
 type bindingKey interface {
 	Public() crypto.PublicKey
 	WithContext(ctx context.Context) crypto.Signer
@@ -49,7 +49,7 @@ func (k *Key) Close() error {
 	return err
 }
 
-// KeyIn makes the key of an engine of a key that is open in a TPM.
+// KeyIn is the key of an engine, made of a key that is open in a TPM.
 func KeyIn(t *tpm.TPM, key *signer.Key, e keystore.Entry) *Key {
 	return &Key{bindingKey: key, TPM: t, OnTPM: key.TPMKey(), Generation: e.Generation}
 }
@@ -113,7 +113,8 @@ func openSoftwareKey(cfg *config.Config, opts Options) (*Key, error) {
 	return &Key{bindingKey: key}, nil
 }
 
-// BindingKeyOptions says what key the configuration asks for.
+// BindingKeyOptions is the key that the configuration asks for. It reads the credential with its
+// authorization value.
 func BindingKeyOptions(cfg *config.Config) (keystore.KeyOptions, error) {
 	k := cfg.BindingKey
 	options := keystore.KeyOptions{
@@ -134,8 +135,8 @@ func BindingKeyOptions(cfg *config.Config) (keystore.KeyOptions, error) {
 	return options, nil
 }
 
-// PlaceAdvice says how the binding key gets to the persistent handle that is configured, if it was made for another or none. It is no
-// error, because the handle is for speed.
+// PlaceAdvice says how to get the binding key to the persistent handle that is configured, if it
+// was made for another one or for none. The key works without the handle, only slower.
 func PlaceAdvice(e keystore.Entry, want keystore.KeyOptions) advice.Advice {
 	if want.Persistent == 0 || e.Persistent == want.Persistent {
 		return advice.Advice{}
@@ -143,13 +144,14 @@ func PlaceAdvice(e keystore.Entry, want keystore.KeyOptions) advice.Advice {
 	return advice.New("%s makes a key that is at binding_key.persistent_handle, 0x%08x", advice.Run(advice.RotateKey, statedir.BindingKeyName), uint32(want.Persistent))
 }
 
-// AsConfiguredAdvice says what to do where [CheckAsConfigured] finds that the binding key is not what the configuration asks for.
+// AsConfiguredAdvice says what to do where [CheckAsConfigured] finds that the binding key is not
+// what the configuration asks for.
 func AsConfiguredAdvice() advice.Advice {
 	return advice.New("make one that is (%s), or change binding_key in the configuration", advice.Run(advice.RotateKey, statedir.BindingKeyName))
 }
 
-// CheckAsConfigured compares a key that was there with what the configuration asks for: protection that is configured and not
-// there would be worse than none.
+// CheckAsConfigured compares a key with what the configuration asks for. A key without a protection
+// that is configured must not be used: its operator would rely on it.
 func CheckAsConfigured(key *tpm.Key, want keystore.KeyOptions) error {
 	have := key.PCRs()
 	if len(want.PCRs.PCRs) > 0 && (have.Bank != want.PCRs.Bank || !slices.Equal(have.PCRs, slices.Compact(slices.Sorted(slices.Values(want.PCRs.PCRs))))) {
@@ -158,8 +160,8 @@ func CheckAsConfigured(key *tpm.Key, want keystore.KeyOptions) error {
 	return nil
 }
 
-// takeCertificates moves the certificates that a rotation obtained for the key to where they are looked
-// for. One that is not moved costs an issuance.
+// takeCertificates moves the certificates that a rotation obtained for the key to where the engine
+// looks for them. For each that is not moved, a new one will be issued.
 func takeCertificates(ctx context.Context, store *keystore.Store, e keystore.Entry, to, keyName string, log *slog.Logger) {
 	err := store.TakeStaged(ctx, e, to, func(path string) (bool, error) { return binding.Supersedes(path, keyName) })
 	if err != nil {

@@ -2,9 +2,9 @@
 // attestation tokens, the IMDS client, the binding certificates, the keys of applications and the
 // acquirer.
 //
-// There are two users. The daemon runs an engine on the key in use ([OpenKey], [New], [Engine.Run]);
-// a rotation of the binding key makes one on the next key, obtains a token for each identity with it,
-// and closes it again ([KeyIn], [New]). Neither builds any part of it by itself.
+// There are two users. The daemon runs an engine on the key in use ([OpenKey], [New],
+// [Engine.Run]); a rotation of the binding key makes one on the next key, obtains a token for each
+// identity with it, and closes it again ([KeyIn], [New]). Neither builds any part of it by itself.
 //
 //	configuration --Resolve--> Plan ----+
 //	                                    New --> Engine --> tokens

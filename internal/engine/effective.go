@@ -5,8 +5,8 @@ import (
 	"github.com/keyagent/keyagent/config"
 )
 
-// Effective returns the configuration with the defaults that are not the file format's
-// own but of the packages that take them.
+// Effective returns the configuration with the defaults that packages have for what the file format
+// leaves out.
 func Effective(cfg config.Config) *config.Config {
 	if cfg.IMDSEndpoint == "" {
 		cfg.IMDSEndpoint = imds.DefaultEndpoint

@@ -32,7 +32,8 @@ type Options struct {
 	Logger  *slog.Logger     // nil means no log
 	Now     func() time.Time // nil means time.Now
 
-	// Sleep waits between the attempts of one request, Wait until the next look at what is to be renewed; nil means a timer.
+	// Sleep waits between the attempts of one request, Wait until the next look at what is to be
+	// renewed; nil means a timer.
 	Sleep, Wait func(ctx context.Context, d time.Duration) error
 
 	// Waits keeps what is waited for, so that others see it; nil: only the log has it.
@@ -54,7 +55,8 @@ func (o Options) Dir() statedir.Options {
 	return statedir.Options{Logger: o.Logger, Now: o.Now, Waits: o.Waits, Words: o.Words}
 }
 
-// Engine is the binding key and what obtains tokens with it. Its methods are safe for concurrent use.
+// Engine is the binding key and what obtains tokens with it. All its methods but Close are safe for
+// concurrent use.
 type Engine struct {
 	Key      *Key
 	IMDS     *imds.Client
@@ -64,11 +66,12 @@ type Engine struct {
 	opts     Options
 	bindings *binding.Manager
 	attested attestation
-	closers  []func() error // in the order of opening
+	appKeys  *applicationKeys // nil: no identity can have one
+	closers  []func() error   // in the order of opening
 }
 
-// New builds what obtains tokens with a key. Binding certificates are kept in the files certificates. It takes the key over: Close
-// closes it, and if New fails, it is closed.
+// New builds what obtains tokens with a key. Binding certificates are kept in the files
+// certificates. The engine owns the key: Close closes it, and so does New if it fails.
 func New(cfg *config.Config, plan *Plan, key *Key, certificates binding.Files, opts Options) (*Engine, error) {
 	e := &Engine{Key: key, cfg: cfg, opts: opts.WithDefaults(), closers: []func() error{key.Close}}
 	if err := e.open(plan, certificates); err != nil {
@@ -164,7 +167,23 @@ func (e *Engine) UseIdentities(roster *acquire.Roster, plan *Plan) (dropped []st
 	return dropped
 }
 
-// UseTrust changes whom the agent believes, how it leaves the VM and how the key is attested, as far as that is otherwise than before.
+// UnloadUnusedKeys makes room in the TPM after a reload that took applications away. Call it at
+// intervals that are longer than any request for a token.
+func (e *Engine) UnloadUnusedKeys(ctx context.Context, plan *Plan) {
+	if e.appKeys == nil {
+		return
+	}
+	used := map[string]bool{}
+	for _, id := range plan.Identities {
+		for _, c := range CertificateCredentials(id) {
+			used[c.Key] = true
+		}
+	}
+	e.appKeys.unloadUnused(ctx, func(name string) bool { return used[name] })
+}
+
+// UseTrust puts the trusted hosts, certificate authorities, proxy and attestation of next in force,
+// as far as they differ from those of before.
 func (e *Engine) UseTrust(before, next *Plan) (changed bool) {
 	if !reflect.DeepEqual(before.mtlsHosts, next.mtlsHosts) || !reflect.DeepEqual(before.attestHosts, next.attestHosts) {
 		e.IMDS.SetHosts(next.mtlsHosts, next.attestHosts)
@@ -182,15 +201,18 @@ func (e *Engine) UseTrust(before, next *Plan) (changed bool) {
 	return changed
 }
 
-// envDisableV2 is the operator's switch against binding certificates, as Microsoft's own clients know it.
+// envDisableV2 is the environment variable by which an operator switches binding certificates off,
+// for Microsoft's clients too.
 const envDisableV2 = "MSAL_MI_DISABLE_IMDS_V2"
 
-// towardsEntra is how servers outside of the VM are reached and believed.
+// towardsEntra is how connections to servers outside of the VM are made, and which servers are
+// trusted.
 func (e *Engine) towardsEntra(plan *Plan) tlsbridge.Config {
 	return tlsbridge.Config{RootCAs: plan.rootCAs, Now: e.opts.Now, Proxy: plan.proxy.choose}
 }
 
-// applicationKeys gives access to the key store, where an identity needs it or may after a reload.
+// applicationKeys gives access to the key store, if an identity needs it, or may need it after a
+// reload.
 func (e *Engine) applicationKeys(plan *Plan) (acquire.KeySource, error) {
 	if e.Key.TPM == nil && !needsKeys(plan.Identities) {
 		return nil, nil
@@ -199,9 +221,9 @@ func (e *Engine) applicationKeys(plan *Plan) (acquire.KeySource, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys := newApplicationKeys(e.Key.TPM, store, e.opts)
-	e.closers = append(e.closers, keys.Close)
-	return keys, nil
+	e.appKeys = newApplicationKeys(e.Key.TPM, store, e.opts)
+	e.closers = append(e.closers, e.appKeys.Close)
+	return e.appKeys, nil
 }
 
 // attestor returns the configured source of attestation tokens.
@@ -232,7 +254,8 @@ func (e *Engine) attestor(plan *Plan) binding.Attestor {
 	return token.NewAzureGuest(token.Config{Collector: collector, MAA: client, Now: e.opts.Now, Logger: e.opts.Logger})
 }
 
-// evidencePolicy is what this agent accepts of itself. A policy that the key was made with only narrows its use.
+// evidencePolicy is what this agent's own evidence must satisfy before it is sent. An authorization
+// policy that the key was made with is added: it only narrows the key's use.
 func (e *Engine) evidencePolicy(plan *Plan) attest.Policy {
 	p := plan.evidence
 	if own := e.Key.OnTPM.Public().AuthPolicy.Buffer; len(own) > 0 {

@@ -11,7 +11,7 @@ import (
 	"github.com/keyagent/keyagent/config"
 )
 
-// addIdentities translates what is configured into how it is acquired.
+// addIdentities translates the configured identities.
 func (p *Plan) addIdentities(identities []config.Identity) error {
 	var problems []error
 	for _, id := range identities {
@@ -42,7 +42,7 @@ func application(app *config.Application) (*acquire.Application, error) {
 	if err := entra.CheckTenant(app.Tenant); err != nil {
 		return nil, err
 	}
-	// A region that is none would silently mean the global endpoint.
+	// A name that is no region would silently mean the global endpoint.
 	if app.Region != "" && app.Region != config.RegionAuto && !entra.ValidRegion(app.Region) {
 		return nil, fmt.Errorf("region %q is not the name of an Azure region, as in westeurope", app.Region)
 	}
@@ -69,7 +69,7 @@ func credential(c config.Credential) acquire.Credential {
 	return made
 }
 
-// presented selects the managed identities that are, or may be, shown with a binding certificate.
+// presented selects the managed identities that use a binding certificate, or may use one.
 func (p *Plan) presented() []imds.Selector {
 	var selectors []imds.Selector
 	for _, id := range p.Identities {
@@ -88,14 +88,14 @@ func (p *Plan) presented() []imds.Selector {
 	return selectors
 }
 
-// needsKeys reports whether any identity is known by a key of the key store.
+// needsKeys reports whether any identity has a credential with a key of the key store.
 func needsKeys(identities []acquire.Identity) bool {
 	return slices.ContainsFunc(identities, func(id acquire.Identity) bool {
 		return len(CertificateCredentials(id)) > 0
 	})
 }
 
-// CertificateCredentials returns those of an identity that are known by a key of the key store.
+// CertificateCredentials returns the credentials of an identity that use a key of the key store.
 func CertificateCredentials(id acquire.Identity) []acquire.Credential {
 	if id.Application == nil {
 		return nil

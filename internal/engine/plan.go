@@ -17,10 +17,11 @@ import (
 	"github.com/keyagent/keyagent/internal/pemfile"
 )
 
-// Plan is what a configuration says of identities and of whom the agent believes, resolved into what the packages take.
+// Plan is what a configuration says of identities, trust and attestation, resolved into what the
+// packages take. It is immutable once it is in use.
 type Plan struct {
-	Identities []acquire.Identity // as they are acquired
-	Provider   string             // of attestation
+	Identities []acquire.Identity
+	Provider   string // of attestation
 
 	rootCAs     *x509.CertPool // for Entra and attestation; nil means the system's
 	proxy       proxy
@@ -30,8 +31,8 @@ type Plan struct {
 	evidence    attest.Policy
 }
 
-// Resolve reads the files that a configuration names. It returns a plan with what could be resolved of it also beside an error. The
-// proxy's password is not read: see [Plan.ReadProxyCredential].
+// Resolve reads the files that a configuration names. With an error, the plan has what could be
+// resolved. The proxy's password is not read: see [Plan.ReadProxyCredential].
 func Resolve(cfg *config.Config) (*Plan, error) {
 	trusted := Effective(*cfg).TrustedHosts
 	p := &Plan{mtlsHosts: trusted.MTLS, attestHosts: trusted.Attestation}
@@ -47,7 +48,8 @@ func (p *Plan) addRoots(file string) error {
 	return nil
 }
 
-// RootsWith returns the system's certificate authorities and those of a file; nil, which means the system's, if there is none.
+// RootsWith returns the system's certificate authorities and those of a file; nil, which means the
+// system's, if there is none.
 func RootsWith(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
@@ -70,7 +72,7 @@ func RootsWith(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// addProxy reads everything but the proxy's password, which only the agent's unit has.
+// addProxy takes everything but the proxy's password, which only the agent's unit can read.
 func (p *Plan) addProxy(cfg config.Proxy) error {
 	if cfg.URL == "" {
 		return nil
@@ -80,7 +82,8 @@ func (p *Plan) addProxy(cfg config.Proxy) error {
 	return err
 }
 
-// ReadProxyCredential reads the proxy's user name and password from where systemd puts them.
+// ReadProxyCredential reads the proxy's user name and password from the systemd credential that the
+// configuration names, if it does.
 func (p *Plan) ReadProxyCredential(cfg config.Proxy) error {
 	if cfg.Credential == "" {
 		return nil
@@ -99,8 +102,7 @@ func (p *Plan) ReadProxyCredential(cfg config.Proxy) error {
 	return err
 }
 
-// addAttestation decides what evidence this agent accepts of itself before it
-// sends any.
+// addAttestation decides what the agent's own evidence must satisfy before it is sent.
 func (p *Plan) addAttestation(cfg config.Attestation) error {
 	p.Provider, p.anchors, p.evidence = cfg.Provider, attest.DefaultTrustAnchors(), attest.DefaultPolicy()
 	amd, amdErr := fromPEM("attestation.amd_roots", cfg.AMDRoots, attest.ParseAMDRoots)

@@ -13,7 +13,7 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-// proxy is how the agent leaves the VM; the zero value is without a proxy.
+// proxy is the HTTP proxy for connections that leave the VM; the zero value is none.
 type proxy struct {
 	url    secret.String // with the user's name and password
 	bypass []string
@@ -29,14 +29,15 @@ func (p proxy) same(other proxy) bool {
 	return p.url.Equal(other.url) && reflect.DeepEqual(p.bypass, other.bypass)
 }
 
-// sameWayOut reports whether servers outside of the VM are reached and believed as by another plan.
+// sameWayOut reports whether another plan has the same proxy and the same certificate authorities
+// for servers outside of the VM.
 func (p *Plan) sameWayOut(other *Plan) bool {
 	sameRoots := p.rootCAs == nil && other.rootCAs == nil ||
 		p.rootCAs != nil && other.rootCAs != nil && p.rootCAs.Equal(other.rootCAs)
 	return sameRoots && p.proxy.same(other.proxy)
 }
 
-// sameAttestation reports whether the binding key is attested as by another plan.
+// sameAttestation reports whether another plan attests the binding key in the same way.
 func (p *Plan) sameAttestation(other *Plan) bool {
 	return p.sameWayOut(other) && p.Provider == other.Provider && reflect.DeepEqual(p.attestHosts, other.attestHosts) &&
 		reflect.DeepEqual(p.anchors, other.anchors) && reflect.DeepEqual(p.evidence, other.evidence)
@@ -68,5 +69,6 @@ func (a *attestation) Discard(endpoint string) {
 	(*a.inForce.Load()).Discard(endpoint)
 }
 
-// AttestedUntil is when the attestation token that was obtained last expires; nil if the engine has none.
+// AttestedUntil is when the attestation token that was obtained last expires; nil if the engine has
+// none.
 func (e *Engine) AttestedUntil() *time.Time { return e.attested.until.Load() }

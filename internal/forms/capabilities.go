@@ -30,8 +30,9 @@ func (s *Survey) V2() wire.Capability {
 	return capable(true, string(s.Key), "the host offers binding certificates; none has been issued on attestation since the start")
 }
 
-// refusedV2 is why binding certificates are of no use here, as far as the last attempts to obtain a token with one say so; "" if they do
-// not, or were not made. What Entra says to an application is about that application.
+// refusedV2 is why binding certificates cannot be used here, if the last attempts to obtain a token
+// with one were refused for good; "" otherwise. What Entra says to an application is about that
+// application.
 func refusedV2(identities []acquire.IdentityStatus) string {
 	var refused string
 	for _, id := range identities {
@@ -51,7 +52,8 @@ func refusedV2(identities []acquire.IdentityStatus) string {
 	return refused
 }
 
-// refusedIssuance says in fixed words why the host gives no binding certificate; "" if the error does not say so, or may pass.
+// refusedIssuance says in fixed words why the host gives no binding certificate; "" if the error
+// does not say so, or may pass.
 func refusedIssuance(err error) string {
 	if !acquire.CannotBeBound(err) {
 		return ""
@@ -68,8 +70,8 @@ func refusedIssuance(err error) string {
 	return ""
 }
 
-// refusedCertificate says in fixed words why Entra takes no binding certificate; "" if the error does not say so: it may be about the
-// resource that one caller asked for.
+// refusedCertificate says in fixed words why Entra takes no binding certificate; "" if the error
+// does not say so: it may be about the resource that one caller asked for.
 func refusedCertificate(err error) string {
 	const rejected = "the host offers binding certificates, and Entra rejected the last one"
 	switch entra.ReactionTo(err) {
@@ -95,7 +97,7 @@ func WhyUnknown(err error) string {
 
 // Certificate is about keys of applications.
 func (s *Survey) Certificate() wire.Capability {
-	const inTPM = "keys live in the TPM; nobody attests them to Entra"
+	const inTPM = "keys live in the TPM; they are not attested to Entra"
 	if !s.Keys {
 		return capable(false, string(acquire.StrengthNone), noKeys)
 	}

@@ -8,7 +8,7 @@
 // be expected to change proves that it does not; everything else is "not known yet".
 //
 // What always holds:
-//   - Reasons are fixed sentences: any local user may read them, so they name no identity and repeat
-//     no error.
+//   - Reasons are fixed sentences: any local user may read them, so they name no identity and
+//     repeat no error.
 //   - What Entra says about one caller's request is not taken for a fact about the machine.
 package forms

@@ -5,30 +5,29 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// Form is a form of a credential, and where it works: a row of the table "What works
-// today" in README.md and docs/credentials.md, and of what [Daemon.Capabilities] and [Diagnose]
-// say.
+// Form is a form of a credential, and where it works: a row of the table "What works today" in
+// README.md and docs/credentials.md, and of what capabilities and doctor say.
 type Form struct {
 	Name          string // of the row
-	What          string // is shown to Entra
+	What          string // what is shown to Entra
 	Configuration string // how it is written
-	Works         string // where
+	Works         string // where it works
 	Strength      string // of its tokens
-	RestsOn       string // why we say so
+	RestsOn       string // the evidence for that
 
 	uses    func(way) bool                                      // this form of a configured credential is it
 	reached func(s *Survey, form *Form) (known wire.Capability) // here, as far as it is known
 }
 
-// What the statement that a form works rests on.
+// The evidence for the statement that a form works.
 const (
 	restsOnDocumentation = "Microsoft's documentation"
 	restsOnClients       = "the simulator only, after Microsoft's clients" // whose sources and tests are public
 	restsOnSimulator     = "the simulator only"                            // whether Azure issues such certificates for a Linux vTPM is not documented
 )
 
-// Forms is the list, for an operator the easiest to come by first. docs/credentials.md
-// and README.md repeat it, and a test compares.
+// All lists the forms, the one that is easiest to set up first. docs/credentials.md and README.md
+// repeat the list, and a test compares.
 func All() []Form {
 	return []Form{
 		{
@@ -84,7 +83,7 @@ func usedBy(application bool, source acquire.Source, bound bool) func(way) bool 
 	return func(w way) bool { return w.application == application && w.Source == source && w.Bound == bound }
 }
 
-// Forms says which forms this machine and tenant reach.
+// Forms says which forms work on this machine and in its tenants, as far as that is known.
 func (s *Survey) Forms() []wire.Form {
 	var list []wire.Form
 	for _, form := range All() {

@@ -31,7 +31,7 @@ type Survey struct {
 
 	ways      []way
 	issued    []acquire.Strength // of the binding certificates in use
-	refusedV2 string             // why binding certificates are of no use here; "" if nobody has said so
+	refusedV2 string             // why binding certificates cannot be used here; "" if that is not known
 }
 
 // Observe adds what attempts have shown.
@@ -47,10 +47,10 @@ func (s *Survey) Observe(identities []acquire.IdentityStatus) {
 	}
 }
 
-// Expect adds the credentials of a configuration that nobody has tried.
+// Expect adds the credentials of a configuration that were not tried.
 func (s *Survey) Expect(identities []config.Identity) { s.ways = append(s.ways, waysOf(identities)...) }
 
-// waysOf are the forms of the credentials of a configuration that nobody has tried.
+// waysOf lists the forms that the credentials of a configuration can take.
 func waysOf(identities []config.Identity) []way {
 	var ways []way
 	add := func(application bool, source acquire.Source, bound string) {
@@ -95,7 +95,7 @@ func (s *Survey) seen(uses func(way) bool) (known wire.Capability, ok bool) {
 	return wire.Capability{}, false
 }
 
-// open is the answer where only an attempt shows more.
+// open is the answer where only an attempt can show whether a form works.
 func (s *Survey) open(form *Form, strength acquire.Strength) wire.Capability {
 	why := s.Untried
 	if !slices.ContainsFunc(s.ways, form.uses) {
@@ -104,8 +104,8 @@ func (s *Survey) open(form *Form, strength acquire.Strength) wire.Capability {
 	return wire.Capability{Strength: string(strength), Reason: why}
 }
 
-// refusedForm says in fixed words why a form of a credential is of no use to an application; "" if
-// the error does not say so for good.
+// refusedForm says in fixed words why a form of a credential does not work for an application; ""
+// if the error may pass.
 func refusedForm(err error) string {
 	if !acquire.CannotBeBound(err) { // the same table says what of an unbound form is for good
 		return ""
@@ -224,15 +224,15 @@ func (s *Survey) assertionFile(form *Form) wire.Capability {
 	if known, ok := s.seen(form.uses); ok {
 		return known
 	}
-	return capable(true, string(acquire.StrengthNone), "nothing of this machine is needed; whoever reads the file can use it elsewhere")
+	return capable(true, string(acquire.StrengthNone), "nothing of this machine is needed; anyone who can read the file can use it elsewhere")
 }
 
-// configured is the form's configuration without the marks of the documentation.
+// configured is the form's configuration without Markdown.
 func (form *Form) configured() string {
 	return strings.ReplaceAll(form.Configuration, "`", "")
 }
 
-// OutOfReach returns the forms of all credentials of a configuration that have no form within reach.
+// OutOfReach returns the forms of those credentials of a configuration for which no form works.
 func OutOfReach(identities []config.Identity, reached []wire.Form) []string {
 	var stuck []string
 	for _, w := range waysOf(identities) {
@@ -241,7 +241,7 @@ func OutOfReach(identities []config.Identity, reached []wire.Form) []string {
 	return stuck
 }
 
-// outOfReach returns the forms that a credential can have if none of them is within reach.
+// outOfReach returns the forms that a credential can take if none of them works.
 func outOfReach(w way, reached []wire.Form) []string {
 	var names []string
 	for _, form := range All() {

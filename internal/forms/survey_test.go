@@ -36,7 +36,7 @@ func entraSaid(status int, codes ...int) error {
 
 // What is said of each form, from what is known of the machine and from how the last attempts
 // ended.
-func TestWhichFormsAreWithinReach(t *testing.T) {
+func TestWhichFormsWork(t *testing.T) {
 	var (
 		signed   = untried(true, acquire.SourceCertificate, false)
 		shown    = untried(true, acquire.SourceCertificate, true)

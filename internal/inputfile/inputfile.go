@@ -20,8 +20,9 @@ import (
 // maxCredentialBytes bounds a credential; an authorization value has at most 32 bytes.
 const maxCredentialBytes = 4 << 10
 
-// Credential reads a credential that systemd hands to its service: LoadCredential= or LoadCredentialEncrypted= in the unit
-// (systemd.exec(5), Credentials). One newline at the end is not part of it.
+// Credential reads a credential that systemd hands to its service: LoadCredential= or
+// LoadCredentialEncrypted= in the unit (systemd.exec(5), Credentials). One newline at the end is
+// not part of it.
 func Credential(name string) (secret.String, error) {
 	dir := os.Getenv("CREDENTIALS_DIRECTORY")
 	if dir == "" {
@@ -33,19 +34,20 @@ func Credential(name string) (secret.String, error) {
 	return readSecretFile(filepath.Join(dir, name))
 }
 
-// readSecretFile reads a secret from a file, or from standard input if that is what the path leads to. One newline at the end
-// is not part of it. A file must belong to root or to this user, and nobody else may write it: another user would know the value,
-// or choose it.
+// readSecretFile reads a secret from a file, or from standard input if that is what the path leads
+// to. One newline at the end is not part of it. A file must belong to root or to this user, and no
+// other user may write it: they would know the value, or choose it.
 func readSecretFile(path string) (secret.String, error) {
 	return readChecked(path, owned.Check)
 }
 
-// Secret is readSecretFile for a file that somebody keeps: what every user of the machine can read protects nothing.
+// Secret reads a secret from a file that an operator keeps, or from standard input. Besides what
+// [Credential] demands of a file, it must not be readable for every user of the machine.
 func Secret(path string) (secret.String, error) {
 	return readChecked(path, func(path string, info fs.FileInfo) error {
 		if perm := info.Mode().Perm(); perm&0o007 != 0 {
 			return advice.To(fmt.Errorf("%s is open to every user of this machine (mode %04o)", path, perm),
-				"chmod o= %s, and take another value if somebody may have read this one", path)
+				"chmod o= %s, and take another value if another user may have read this one", path)
 		}
 		return owned.Check(path, info)
 	})
@@ -54,8 +56,8 @@ func Secret(path string) (secret.String, error) {
 // stdinName is how a command line names standard input in the place of a file.
 const stdinName = "-"
 
-// openNamed opens a file that the operator has named. Standard input is read as it was handed over: opened by a path of its own,
-// a file that another user has redirected there would be refused.
+// openNamed opens a file that the operator has named. Standard input is read as it was handed over:
+// opened by a path of its own, a file that another user has redirected there would be refused.
 func openNamed(path string) (*os.File, error) {
 	if path != stdinName {
 		return os.Open(path) // #nosec G304 G703 -- the operator's choice
@@ -67,7 +69,8 @@ func openNamed(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "standard input"), nil
 }
 
-// readChecked looks at the open file, and at regular ones only: a pipe or a terminal belongs to whoever started this process.
+// readChecked checks the open file if it is a regular one. A pipe or a terminal was handed over by
+// the user who started this process.
 func readChecked(path string, check func(path string, info fs.FileInfo) error) (secret.String, error) {
 	f, err := openNamed(path)
 	if err != nil {
@@ -101,7 +104,8 @@ func readSecret(f io.Reader, path string) (secret.String, error) {
 	return secret.New(value), nil
 }
 
-// Read reads a file of the operator's.
+// Read reads a file that an operator named, or standard input for "-". A file that is larger than
+// most bytes is an error.
 func Read(path string, most int64) ([]byte, error) {
 	f, err := openNamed(path)
 	if err != nil {

@@ -30,7 +30,8 @@ func TestCredentialsThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// What another user owns or may write is no secret, whether systemd is said to have put it there or an operator names it.
+// What another user owns or may write is no secret, whether systemd is said to have put it there or
+// an operator names it.
 func TestSecretsOfAnotherUserAreNotTaken(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("giving a file to another user needs root")

@@ -21,12 +21,15 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// probeResource is asked for where the rules name no resource. Every tenant has it.
+// probeResource is the resource that a token is requested for where the rules name none. Every
+// tenant has it.
 const probeResource = "https://management.azure.com"
 
-// RotateBindingKey makes a new binding key beside the current one, obtains with it a certificate and a token for each managed
-// identity that the configuration binds to it, and switches only if all of that worked. It can be run beside the agent, which goes on with the old key until it is
-// started again, and again after a failure or a power cut: it goes on with the key that it has begun.
+// RotateBindingKey makes a new binding key beside the current one, obtains with it a certificate
+// and a token for each managed identity that the configuration binds to it, and switches only if
+// all of that worked. It can be run beside the agent, which goes on with the old key until it is
+// started again, and again after a failure or a power cut: it goes on with the key that it has
+// begun.
 //
 // The tokens are dropped. The certificates are kept for the new start, so that it issues none.
 func RotateBindingKey(ctx context.Context, cfg *config.Config, opts engine.Options) (keystore.Entry, error) {
@@ -66,9 +69,10 @@ type proof struct {
 	tokenType acquire.TokenType
 }
 
-// proofs lists what binds a managed identity to the key, directly or as a credential of an application. A form that takes no part
-// of the key would prove nothing, so that each is required to be bound; and a token that a weaker key than the identity demands
-// obtains would, too.
+// proofs lists the tokens to obtain: one for each managed identity that is bound to the key,
+// directly or as a credential of an application. A token that is obtained without the key would
+// prove nothing, so each is required to be bound; nor would one that a weaker key than the identity
+// demands obtains, so each has the identity's floor.
 func proofs(identities []acquire.Identity, rules []config.Rule) []proof {
 	var list []proof
 	add := func(name string, floor acquire.Strength, sel imds.Selector, resource string, tokenType acquire.TokenType) {
@@ -92,8 +96,8 @@ func proofs(identities []acquire.Identity, rules []config.Rule) []proof {
 	return list
 }
 
-// boundBelow returns the managed identity whose bound token a credential of an application exchanges: its own, or that of another
-// identity.
+// boundBelow returns the managed identity whose bound token a credential of an application
+// exchanges: its own, or that of another identity.
 func boundBelow(c acquire.Credential, identities []acquire.Identity) (imds.Selector, bool) {
 	if c.Bound == acquire.BoundNever {
 		return imds.Selector{}, false
@@ -118,7 +122,8 @@ func (r *rotation) run(ctx context.Context, cfg *config.Config, plan *engine.Pla
 	if err != nil {
 		return keystore.Entry{}, errors.Join(err, t.Close())
 	}
-	// The first start with the key takes them over; the agent that runs meanwhile goes on writing those of the old key.
+	// The first start with the key takes them over; the agent that runs meanwhile goes on writing
+	// those of the old key.
 	certificates, err := store.Stage(next)
 	if err != nil {
 		return keystore.Entry{}, errors.Join(err, key.Close(), t.Close())
@@ -171,8 +176,8 @@ func (r *rotation) proveAll(ctx context.Context) error {
 	return nil
 }
 
-// refusedResource reports whether err proves as much as a token would: Entra looks at the resource after it has accepted the
-// credential. IMDS knows the word, too, and has seen no credential.
+// refusedResource reports whether err proves as much as a token would: Entra looks at the resource
+// after it has accepted the credential. IMDS uses the same code without having seen a credential.
 func (r *rotation) refusedResource(p proof, err error) bool {
 	e, ok := errors.AsType[*acquire.Error](err)
 	if _, byEntra := errors.AsType[*entra.Error](err); !ok || !byEntra || e.Kind != acquire.KindInvalidResource {

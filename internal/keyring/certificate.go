@@ -20,7 +20,7 @@ import (
 	"github.com/keyagent/keyagent/signer/keystore"
 )
 
-// CertificateReport is what there is to say of a key's certificate.
+// CertificateReport describes a certificate of a key.
 type CertificateReport struct {
 	File           string    `json:"file,omitempty"` // empty if it was put nowhere
 	Subject        string    `json:"subject"`
@@ -41,7 +41,8 @@ type CertificateReport struct {
 
 	// Replaced is the certificate in whose place this one was put.
 	Replaced *ReplacedReport `json:"replaced,omitempty"`
-	// NeedsReplace says that it was put nowhere, and that its import will have to be told to replace the one in use.
+	// NeedsReplace says that it was put nowhere, and that its import will have to be told to
+	// replace the one in use.
 	NeedsReplace bool `json:"-"`
 }
 
@@ -61,7 +62,7 @@ func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey
 	}
 	_, r.ForEntra = leaf.PublicKey.(*rsa.PublicKey)
 	for _, c := range chain {
-		if outdated(c.SignatureAlgorithm) && !isSelfIssued(c) { // nobody verifies a root's
+		if outdated(c.SignatureAlgorithm) && !isSelfIssued(c) { // a root's own signature is verified by no server
 			r.Warnings = append(r.Warnings, fmt.Sprintf("certificate %s is signed with %v, which most servers do not accept any more", c.Subject, c.SignatureAlgorithm))
 		}
 	}
@@ -76,7 +77,7 @@ func (k *Keyring) certificate(chain []*x509.Certificate, public crypto.PublicKey
 
 func isSelfIssued(c *x509.Certificate) bool { return certs.Equal(c.RawSubject, c.RawIssuer) }
 
-// outdated reports whether collisions of the hash have been made.
+// outdated reports whether collisions are known for the hash of a signature algorithm.
 func outdated(a x509.SignatureAlgorithm) bool {
 	return slices.Contains([]x509.SignatureAlgorithm{x509.MD2WithRSA, x509.MD5WithRSA, x509.SHA1WithRSA, x509.DSAWithSHA1, x509.ECDSAWithSHA1}, a)
 }
@@ -123,7 +124,7 @@ func (k *Keyring) Certificate(name string, next bool) (CertificateReport, error)
 	return k.certificate(chain, half.key, e), nil
 }
 
-// noCertificate tells the ways to a certificate.
+// noCertificate adds how a key gets a certificate.
 func noCertificate(err error, name string, next bool) error {
 	var generation []advice.Flag
 	if next {

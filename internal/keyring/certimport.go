@@ -30,8 +30,8 @@ func (o ImportOptions) check() error {
 	return nil
 }
 
-// Import puts a chain beside a key, if nothing is wrong with it. It replaces a working one of the key in use only if asked to, as
-// SelfSign does.
+// Import puts a chain beside a key, if nothing is wrong with it. It replaces a working one of the
+// key in use only if asked to, as SelfSign does.
 func (k *Keyring) Import(ctx context.Context, name string, req ImportOptions) (CertificateReport, error) {
 	if err := req.check(); err != nil {
 		return CertificateReport{}, err
@@ -79,13 +79,13 @@ func (k *Keyring) importable(e keystore.Entry, req ImportOptions) ([]*x509.Certi
 	return chain, nil
 }
 
-// publicHalf is a key that is not there to sign.
+// publicHalf is a key without its private half.
 type publicHalf struct{ key crypto.PublicKey }
 
 func (h publicHalf) Public() crypto.PublicKey { return h.key }
 
-// loadedHalf is the public half of a key that this TPM has loaded, which it does only if both halves in the file are those of one key
-// of its own (TPM 2.0 Part 3, 12.2).
+// loadedHalf is the public half of a key that this TPM has loaded, which it does only if both
+// halves in the file are those of one key of its own (TPM 2.0 Part 3, 12.2).
 func (k *Keyring) loadedHalf(ctx context.Context, e keystore.Entry) (publicHalf, error) {
 	file, err := k.store.ReadKeyFile(e)
 	if err != nil {
@@ -117,7 +117,7 @@ func halfOf(file *tpm.KeyFile) (publicHalf, error) {
 	return publicHalf{d.PublicKey}, err
 }
 
-// explainImport finds out whose certificate it is.
+// explainImport adds which key the certificate is over, if it is another one of this keyring.
 func (k *Keyring) explainImport(err error, e keystore.Entry, leaf *x509.Certificate) error {
 	wrong, ok := errors.AsType[*certreq.CertificateError](err)
 	if !ok {

@@ -12,7 +12,8 @@ import (
 	"github.com/keyagent/keyagent/signer/keystore"
 )
 
-// NameRequest says whom a certificate is for, in the words of the command line.
+// NameRequest is the subject of a certificate and its alternative names, as text: "CN=app",
+// "DNS:app.example".
 type NameRequest struct {
 	Subject  string
 	AltNames []string
@@ -103,8 +104,9 @@ func (o SelfSignOptions) check() error {
 	return nil
 }
 
-// SelfSign makes a certificate that the key signs itself, and puts it beside the key. It replaces a working one of the key in use only
-// if asked to: who has to accept the certificate does not know the new one yet.
+// SelfSign makes a certificate that the key signs itself, and puts it beside the key. It replaces a
+// working certificate of the key in use only if asked to: the app registration does not know the
+// new one yet.
 func (k *Keyring) SelfSign(ctx context.Context, name string, req SelfSignOptions) (CertificateReport, error) {
 	if err := req.check(); err != nil {
 		return CertificateReport{}, err
@@ -155,7 +157,7 @@ func (k *Keyring) SelfSign(ctx context.Context, name string, req SelfSignOptions
 	return report, nil
 }
 
-// checkOwnCertificate keeps certificates of people's making away from the agent's key, which has others.
+// checkOwnCertificate refuses certificates for the agent's own key: the agent obtains them itself.
 func checkOwnCertificate(name string) error {
 	if name != statedir.BindingKeyName {
 		return nil

@@ -13,8 +13,7 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// ForeignFile is a key file that another program wrote, and what its owner knows better than the
-// file.
+// ForeignFile is a key file that another program wrote, with what its owner corrects in it.
 type ForeignFile struct {
 	Path   string
 	Parent uint32 // persistent handle of the key's parent, in place of the one in the file; 0: the file is right
@@ -40,7 +39,8 @@ func (f ForeignFile) read(auth AuthSource) (*tpm.KeyFile, error) {
 	return file, nil
 }
 
-// checkForeign loads a key, which needs no value of it, before it is asked whether it may be used.
+// checkForeign loads a key, which needs no authorization value, and then decides whether it may be
+// tried.
 func (k *Keyring) checkForeign(ctx context.Context, f ForeignFile, auth AuthSource, file *tpm.KeyFile) error {
 	key, err := k.tpm.LoadKey(ctx, file, tpm.LoadOptions{})
 	if err != nil {
@@ -51,8 +51,8 @@ func (k *Keyring) checkForeign(ctx context.Context, f ForeignFile, auth AuthSour
 
 // mayTry says why a key should not be used without its authorization value: only a try shows
 // whether it has one, and a TPM counts failed ones and after a few locks the keys of all programs.
-// One try is spent, because the word of the file is not enough: tpm2_encodeobject up to 5.7 says
-// the opposite of what is so. A second one is not, unless somebody says that there is no value.
+// One try is spent, because the file cannot be relied on: tpm2_encodeobject up to 5.7 writes the
+// opposite. A second one is not, unless the operator says that there is no value.
 func (k *Keyring) mayTry(ctx context.Context, f ForeignFile, auth AuthSource, file *tpm.KeyFile) error {
 	d, err := file.Describe()
 	if err != nil || f.NoAuth || auth.given() || !d.CountsGuesses {

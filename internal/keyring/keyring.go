@@ -17,9 +17,10 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// Keyring is the named keys of a state directory and the TPM that they are in, for commands that work beside a running agent or
-// without one. The TPM is opened when something is first asked of it: a certificate can be shown, and a key deleted, where there
-// is none. Close it. Not safe for concurrent use.
+// Keyring is the named keys of a state directory and the TPM that they are in, for commands that
+// work beside a running agent or without one. The TPM is opened on first use, so that a certificate
+// can be shown and a key deleted where there is no TPM. Close the keyring. Not safe for concurrent
+// use.
 type Keyring struct {
 	cfg   *config.Config
 	opts  statedir.Options
@@ -45,7 +46,7 @@ func Open(cfg *config.Config, opts statedir.Options) (*Keyring, error) {
 	return &Keyring{cfg: cfg, opts: opts, store: store}, nil
 }
 
-// On returns the keys of a store on a TPM that is open, and stays so when it is closed.
+// On returns the keys of a store and a TPM that the caller has opened. Close leaves the TPM open.
 func On(t *tpm.TPM, store *keystore.Store, cfg *config.Config, opts statedir.Options) *Keyring {
 	return &Keyring{cfg: cfg, opts: opts.WithDefaults(), store: store, tpm: t, borrowed: true}
 }
@@ -61,7 +62,7 @@ func (k *Keyring) Close() error {
 // Dir is the state directory, which need not be there.
 func (k *Keyring) Dir() string { return k.cfg.StateDir }
 
-// on opens the TPM, once.
+// on opens the TPM on first use.
 func (k *Keyring) on(ctx context.Context) (*tpm.TPM, error) {
 	if k.tpm != nil {
 		return k.tpm, nil
@@ -94,7 +95,8 @@ func (a AuthSource) read() (secret.String, error) {
 	return secret.String{}, nil
 }
 
-// authValue reads the value that a key needs. The agent's own key has its source in the configuration.
+// authValue reads the value that a key needs. The agent's own key has its source in the
+// configuration.
 func (k *Keyring) authValue(name string, source AuthSource) (secret.String, error) {
 	if name == statedir.BindingKeyName && !source.given() {
 		source.Credential = k.cfg.BindingKey.AuthCredential
@@ -174,7 +176,8 @@ func (k *Keyring) Adopt(ctx context.Context, name string, from ForeignFile, req 
 	return k.report(ctx, e, options.AuthValue), nil
 }
 
-// readForeignKeyFile reads a key file that is not ours: whoever owns it, the TPM says what it is.
+// readForeignKeyFile reads a key file that another program wrote. Its owner does not matter: the
+// TPM checks what is in it.
 func readForeignKeyFile(path string) (*tpm.KeyFile, error) {
 	text, err := inputfile.Read(path, maxForeignBytes)
 	if err != nil {
@@ -187,7 +190,7 @@ func readForeignKeyFile(path string) (*tpm.KeyFile, error) {
 	return file, nil
 }
 
-// Delete removes a key and all that belongs to it. Force lets the agent's own go.
+// Delete removes a key and all that belongs to it. The agent's own is deleted only with force.
 func (k *Keyring) Delete(ctx context.Context, name string, force bool) error {
 	if err := k.CheckDelete(name, force); err != nil {
 		return err
@@ -208,7 +211,7 @@ func (k *Keyring) CheckDelete(name string, force bool) error {
 	if errors.Is(err, keystore.ErrNoKey) && !errors.Is(err, keystore.ErrGenerationMissing) {
 		return statedir.Explain(err, name)
 	}
-	return nil // what is damaged can be deleted
+	return nil // a damaged key can be deleted
 }
 
 // list returns the keys with this name, or all.
@@ -241,7 +244,8 @@ func (k *Keyring) generation(name string, next bool) (keystore.Entry, error) {
 	return e, err
 }
 
-// open opens a generation to sign with. A key that another program made may do more than sign; the agent's own may not.
+// open opens a generation to sign with. A key that another program made may have attributes that
+// ours must not have; the agent's own may not.
 func (k *Keyring) open(ctx context.Context, e keystore.Entry, source AuthSource) (*signer.Key, error) {
 	auth, err := k.authValue(e.Name, source)
 	if err != nil {

@@ -22,7 +22,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// One value is not that of all keys, and a TPM counts wrong ones: three lock it, for other programs' objects, too.
+// One value is not that of all keys, and a TPM counts wrong ones: three lock it, for other
+// programs' objects, too.
 func TestAValueIsTriedOnOneKeyOnly(t *testing.T) {
 	s := agenttest.New(t)
 	k := s.Keyring(nil)
@@ -125,7 +126,8 @@ func TestAKeyWhoseGenerationIsMissingCanBeDeleted(t *testing.T) {
 	}
 }
 
-// Where the TPM is gone, what is left can be looked at and cleared away; nothing that only the TPM can tell is told without it.
+// Where the TPM is gone, what is left can be looked at and cleared away; nothing that only the TPM
+// can tell is told without it.
 func TestWithoutTheTPM(t *testing.T) {
 	s := agenttest.New(t)
 	s.WithoutApplications()
@@ -232,7 +234,7 @@ func publicKey(t *testing.T, text string) any {
 	return key
 }
 
-// issue makes a certificate over a key as an issuer would who is not in the chain.
+// issue makes a certificate over a key, from an issuer that is not in the chain.
 func issue(t *testing.T, public any, name string, algorithm x509.SignatureAlgorithm) []byte {
 	t.Helper()
 	issuer, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -250,7 +252,8 @@ func issue(t *testing.T, public any, name string, algorithm x509.SignatureAlgori
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// spoilKeyFile leaves a key file as another TPM would have made it: the public half is right, and the private one not ours.
+// spoilKeyFile leaves a key file as another TPM would have made it: the public half is right, and
+// the private one not ours.
 func spoilKeyFile(path string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// KeyRequest says what key to make. What is zero is the default, or in a rotation what the old key has.
+// KeyRequest says what key to make. What is zero is the default, or in a rotation what the old key
+// has.
 type KeyRequest struct {
 	Algorithm     string
 	PCRs          []int

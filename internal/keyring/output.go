@@ -10,8 +10,8 @@ import (
 	"github.com/keyagent/keyagent/internal/statefile"
 )
 
-// WriteFile writes what a command made for others to see, replacing an older one in one step; see [statefile.Export]. A key file is no
-// older one: there is no copy of it.
+// WriteFile writes what a command made for others to see, replacing an older one in one step; see
+// [statefile.Export]. A key file is no older one: there is no copy of it.
 func WriteFile(path string, text []byte) error {
 	if holdsKey(path) {
 		return requestf("%s holds a key, or what this command cannot have made, and is not overwritten: choose another file", path)
@@ -19,7 +19,8 @@ func WriteFile(path string, text []byte) error {
 	return statefile.Export(path, text)
 }
 
-// WriteCertificate writes a copy of a certificate that was made, or its only one if it was put nowhere else.
+// WriteCertificate writes a copy of a certificate that was made, or its only one if it was put
+// nowhere else.
 func WriteCertificate(path string, r CertificateReport) error {
 	err := WriteFile(path, []byte(r.PEM))
 	switch {
@@ -31,8 +32,9 @@ func WriteCertificate(path string, r CertificateReport) error {
 	return advice.To(fmt.Errorf("the key has its certificate, only the copy was not written: %w", err), "do not make another: copy %s", r.File)
 }
 
-// holdsKey looks into regular files only: of a pipe or a terminal, which may be written to, nothing must be read. A file that cannot be
-// read, or is larger than what these commands write, may hold one.
+// holdsKey reports whether a file may hold a key. It reads regular files only, because a pipe or a
+// terminal may be there to be written. A file that cannot be read, or is larger than what these
+// commands write, may hold one.
 func holdsKey(path string) bool {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() {

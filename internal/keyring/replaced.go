@@ -12,7 +12,7 @@ import (
 	"github.com/keyagent/keyagent/signer/keystore"
 )
 
-// ReplacedReport is what there is to say of a certificate in whose place another one was put.
+// ReplacedReport describes a certificate in whose place another one was put.
 type ReplacedReport struct {
 	Subject        string    `json:"subject"`
 	NotBefore      time.Time `json:"not_before"`
@@ -20,7 +20,8 @@ type ReplacedReport struct {
 	ThumbprintSHA1 string    `json:"thumbprint_sha1"`
 	X5tS256        string    `json:"x5t#S256"`
 	File           string    `json:"file"` // that has it now
-	// EntraSince is when the agent first obtained a token from Entra with it. Null: it is not known that it ever did.
+	// EntraSince is when the agent first obtained a token from Entra with it. Null: it is not known
+	// that it ever did.
 	EntraSince *time.Time `json:"entra_since"`
 	Restore    string     `json:"restore"` // the command that puts it back
 }
@@ -67,7 +68,8 @@ func (k *Keyring) inUse(e keystore.Entry) (*keystore.InUseError, error) {
 	return nil, err
 }
 
-// explainInUse says which certificate would be replaced, whether Entra has seen it work, and what to do.
+// explainInUse says which certificate would be replaced, whether Entra has seen it work, and what
+// to do.
 func (k *Keyring) explainInUse(err *keystore.InUseError, e keystore.Entry) error {
 	old := k.replaced(e, err.Chain, err.Chain[0].PublicKey)
 	return advice.To(fmt.Errorf("%w; it was left in its place (subject %q, thumbprint %s; Entra: %s)", err, old.Subject, old.ThumbprintSHA1, old.Entra()),

@@ -28,7 +28,7 @@ const (
 	StateOld     = "old"     // in use before the last rotation
 )
 
-// KeyReport is what there is to say of one generation of a key.
+// KeyReport describes one generation of a key.
 type KeyReport struct {
 	Name       string     `json:"name,omitempty"` // empty for a file that is not of the store
 	KeyFile    string     `json:"key_file"`
@@ -90,7 +90,7 @@ func (k *Keyring) Show(ctx context.Context, name string, source AuthSource) ([]K
 	reports := []KeyReport{} // in JSON, no keys are an empty list
 	for _, n := range names {
 		generations, err := k.store.Generations(n)
-		if err != nil && name == "" { // the others may be well
+		if err != nil && name == "" { // the others may be in order
 			r := KeyReport{Name: n}
 			k.fail(&r, err)
 			reports = append(reports, r)
@@ -168,7 +168,7 @@ func (k *Keyring) state(e keystore.Entry) string {
 	return StateNext
 }
 
-// examine asks the TPM what a key is, and then whether it works: a key that does not sign can still be described.
+// examine has the TPM load the key, which describes it, and then sign with it.
 func (k *Keyring) examine(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg signer.Config) {
 	d, err := file.Describe()
 	if err != nil {
@@ -197,7 +197,8 @@ func (k *Keyring) examine(ctx context.Context, r *KeyReport, file *tpm.KeyFile, 
 	}
 }
 
-// orNone is what can be said of a file, and not of a key of the store, where it is known.
+// orNone adds the flag that applies to a file only: of a key of the store it is known whether it
+// has a value.
 func (r *KeyReport) orNone() advice.Advice {
 	if r.Name == "" {
 		return advice.New(", or %s if it has none", advice.NoAuth)
@@ -205,7 +206,7 @@ func (r *KeyReport) orNone() advice.Advice {
 	return advice.Advice{}
 }
 
-// explain adds what to do about a key of the store. What can be done about a file is for who gave it to say.
+// explain adds advice about a key of the store. Of a file, only its caller knows what to advise.
 func (r *KeyReport) explain(err error) error {
 	if r.Name == "" {
 		return err
@@ -224,7 +225,8 @@ func (r *KeyReport) addPublicKey(public crypto.PublicKey) error {
 	return nil
 }
 
-// load loads a key without using it. Blind says that it should not be tried without its value: the TPM counts wrong ones.
+// load loads a key without using it. Blind says that it should not be tried without its value: the
+// TPM counts wrong ones.
 func (k *Keyring) load(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg signer.Config) (blind bool, err error) {
 	key, err := k.tpm.LoadKey(ctx, file, tpm.LoadOptions{AuthValue: cfg.Options.AuthValue, Parent: cfg.ParentName})
 	if err != nil {
@@ -274,12 +276,13 @@ func (k *Keyring) try(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg 
 	return key.Close()
 }
 
-// WithoutTLS13 says why an RSA key is out of TLS 1.3, which has PSS only, with a salt as long as the hash (RFC 8446, 4.2.3).
+// WithoutTLS13 says why an RSA key cannot be used in TLS 1.3, which has only PSS with a salt as
+// long as the hash (RFC 8446, 4.2.3).
 func WithoutTLS13(salt int) string {
 	if salt < 0 {
-		return "TLS 1.3 is out of reach: the key does not sign with PSS; TLS 1.2 works"
+		return "TLS 1.3 cannot be used: the key does not sign with PSS; TLS 1.2 works"
 	}
-	return fmt.Sprintf("TLS 1.3 is out of reach: this TPM salts PSS with %d bytes, and TLS demands 32; TLS 1.2 works, an ecdsa-p256 key would do both", salt)
+	return fmt.Sprintf("TLS 1.3 cannot be used: this TPM salts PSS with %d bytes, and TLS demands 32; TLS 1.2 works, and an ecdsa-p256 key would do both", salt)
 }
 
 // checkHandle looks whether a key is at its persistent handle.
@@ -306,7 +309,7 @@ func (k *Keyring) addCertificate(r *KeyReport, e keystore.Entry, file *tpm.KeyFi
 	}
 	d, err := file.Describe()
 	if err != nil {
-		return // it was said
+		return // the key's own problem says it
 	}
 	c := k.certificate(chain, d.PublicKey, e)
 	r.Warnings = append(r.Warnings, c.Warnings...)

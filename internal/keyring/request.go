@@ -2,7 +2,8 @@ package keyring
 
 import "fmt"
 
-// RequestError marks a request that cannot be carried out as it was made: files and TPM are not at fault, and nothing was changed.
+// RequestError marks a request that cannot be carried out as it was made: files and TPM are not at
+// fault, and nothing was changed.
 type RequestError struct{ Err error }
 
 func (e RequestError) Error() string { return e.Err.Error() }

@@ -46,8 +46,8 @@ func (k *Keyring) BeginRotation(ctx context.Context, name string, req KeyRequest
 	return k.report(ctx, e, options.AuthValue), nil
 }
 
-// rotationOptions reads what the current key was made with. Protection does not get lost without being asked: a key that needs a value
-// is followed by one that does.
+// rotationOptions reads what the current key was made with. A protection is lost only on request:
+// the successor of a key that needs an authorization value needs one, too.
 func (k *Keyring) rotationOptions(current keystore.Entry, req KeyRequest) (keystore.KeyOptions, error) {
 	file, err := k.store.ReadKeyFile(current)
 	if err != nil {
@@ -73,7 +73,7 @@ type FinishOptions struct {
 	Auth    AuthSource
 }
 
-// FinishRotation switches to the next generation, after it was used for handshakes.
+// FinishRotation switches to the next generation after it has proved to work in TLS handshakes.
 func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOptions) (KeyReport, error) {
 	next, err := k.generation(name, true)
 	if err != nil {
@@ -101,7 +101,8 @@ func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOpt
 	return k.report(ctx, next, auth), nil
 }
 
-// checkUse keeps a key with which the configuration has an application log in to what the agent can use there.
+// checkUse refuses a key that the agent could not use for the application that the configuration
+// uses it for.
 func (k *Keyring) checkUse(name string, algorithm tpm.Algorithm, authValue bool) error {
 	for _, id := range k.cfg.Identities {
 		if id.Application == nil || !slices.ContainsFunc(id.Application.Credentials, func(c config.Credential) bool { return c.Key == name }) {
@@ -120,7 +121,8 @@ func (k *Keyring) checkUse(name string, algorithm tpm.Algorithm, authValue bool)
 // ForEntra reports whether Entra takes keys of this kind.
 func ForEntra(a tpm.Algorithm) bool { return strings.HasPrefix(string(a), "rsa-") }
 
-// checkNextUse is checkUse for a generation that was begun, perhaps before the configuration named the key.
+// checkNextUse is checkUse for a generation that was begun, perhaps before the configuration named
+// the key.
 func (k *Keyring) checkNextUse(next keystore.Entry) error {
 	file, err := k.store.ReadKeyFile(next)
 	if err != nil {

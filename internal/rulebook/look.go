@@ -14,7 +14,7 @@ import (
 	"github.com/keyagent/keyagent/internal/accounts"
 )
 
-// look is one look at users and groups. It asks for nobody twice.
+// look is one call of [Book.Look]. It asks for no name twice.
 type look struct {
 	ctx      context.Context // of the one call that this lives for
 	accounts Accounts
@@ -25,13 +25,14 @@ type look struct {
 	missing map[account]error
 }
 
-// asksAtOnce is how many names are looked up at a time: some that a directory does not answer for must not keep the others waiting.
+// asksAtOnce is how many names are looked up at a time: names that a directory does not answer for
+// must not keep the others waiting.
 const asksAtOnce = 8
 
-// errNotAsked is in the place of an answer where there was no time for the question.
+// errNotAsked stands for the answer where there was no time for the question.
 var errNotAsked = errors.New("not asked for yet: other names took the time; they are asked for first the next time")
 
-// askForAll looks everybody up who is not known.
+// askForAll looks up all names that are not known.
 func (l *look) askForAll(all []account) {
 	asked := maps.Clone(l.known)
 	var g errgroup.Group
@@ -52,7 +53,7 @@ func (l *look) ask(a account) {
 		id, err = l.find(a)
 	}
 	if had, found := l.earlier[a]; err != nil && found && !errors.Is(err, accounts.ErrUnknown) {
-		id, err = had, nil // nobody says that they are gone: a directory that is down must not put rules out of force
+		id, err = had, nil // the name may still be there: a directory that is down must not put rules out of force
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -63,7 +64,7 @@ func (l *look) ask(a account) {
 	l.known[a] = id
 }
 
-// all returns the numbers of those who were found, and an error about those who were not.
+// all returns the numbers that were found, and an error for the names that were not.
 func (l *look) all(p config.Principals) (uids, gids []uint32, err error) {
 	var problems []error
 	find := func(group bool, names []string) (ids []uint32) {
@@ -81,7 +82,7 @@ func (l *look) all(p config.Principals) (uids, gids []uint32, err error) {
 	return uids, gids, errors.Join(problems...)
 }
 
-// one returns what was found out about somebody.
+// one returns the number of a user or group, or why it was not found.
 func (l *look) one(a account) (uint32, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,7 +95,7 @@ func (l *look) one(a account) (uint32, error) {
 // find takes a number as it is and looks a name up.
 func (l *look) find(a account) (uint32, error) {
 	if id, err := strconv.ParseUint(a.name, 10, 32); err == nil {
-		if id == 1<<32-1 { // (uid_t)-1 is nobody's
+		if id == 1<<32-1 { // (uid_t)-1 is no user
 			return 0, fmt.Errorf("%q is not the number of a user or group", a.name)
 		}
 		return uint32(id), nil

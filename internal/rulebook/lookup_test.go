@@ -15,7 +15,7 @@ import (
 	"github.com/keyagent/keyagent/internal/rulebook"
 )
 
-// slowDirectory knows "alive" at once, and answers for nobody else within five seconds.
+// slowDirectory knows "alive" at once, and answers for no other name within five seconds.
 type slowDirectory struct{}
 
 func (slowDirectory) User(ctx context.Context, name string) (uint32, error) {

@@ -25,14 +25,16 @@ type Accounts interface {
 	Group(ctx context.Context, name string) (gid uint32, err error)
 }
 
-// Off is a rule that is not in force, with the reason, an error for each of its users and groups who were not found.
+// Off is a rule that is not in force. Err has an error for each of its users and groups who were
+// not found.
 type Off struct {
 	Name string
 	Err  error
 }
 
-// OffError says which rules are not in force because of users or groups who were not found. The agent runs without them, and
-// puts them in force when everybody whom they name is found. It is never an error of anything else, too.
+// OffError says which rules are not in force because of users or groups who were not found. The
+// agent runs without these rules, and puts each in force when all its users and groups are found.
+// It stands for no other problem.
 type OffError struct {
 	Rules  []Off
 	Admins error // of administrators who are left out; nil: all were found
@@ -49,9 +51,10 @@ func (e *OffError) Error() string {
 	return errors.Join(problems...).Error()
 }
 
-// Book makes the policy of the configured rules, as far as the users and groups are known whom they name. A rule is in force as a
-// whole or not at all, so that nobody has to guess which part of it is; an administrator who is not known is left out alone. Whoever was
-// found keeps their number as long as the agent runs.
+// Book makes the policy of the configured rules from the users and groups that are known. A rule is
+// in force as a whole or not at all, so that no operator has to guess which part of it is; an
+// administrator who is not known is left out alone. A user or group that was found keeps its number
+// as long as the book is used.
 type Book struct {
 	rules     []config.Rule
 	admins    config.Principals
@@ -59,10 +62,10 @@ type Book struct {
 	accounts  Accounts
 	earlier   map[account]uint32 // as the rules before these knew them
 
-	mu    sync.Mutex // guards what follows; not held while anybody is looked up
+	mu    sync.Mutex // guards what follows; not held during look-ups
 	known map[account]uint32
 	looks int
-	asked map[account]int // in which look somebody was asked for last: who was not for longest comes first
+	asked map[account]int // the look in which a name was asked for last; the name that waited longest comes first
 	off   *OffError       // nil: all rules are in force, and all administrators known
 }
 
@@ -72,8 +75,8 @@ type account struct {
 	name  string
 }
 
-// New returns the book of a configuration's rules. What the book before it, nil if there is none, knows of users and groups counts
-// where they cannot be looked up now.
+// New returns the book of a configuration's rules. What the book before it, nil if there is none,
+// knows of users and groups counts where they cannot be looked up now.
 func New(cfg *config.Config, finder Accounts, before *Book) *Book {
 	if finder == nil {
 		finder = accounts.Finder{}
@@ -85,7 +88,7 @@ func New(cfg *config.Config, finder Accounts, before *Book) *Book {
 	return b
 }
 
-// Check finds what is wrong with what the rules give, whomever they give it to.
+// Check finds what is wrong with the rules apart from their users and groups.
 func (b *Book) Check() error {
 	p := &policy.Policy{Audiences: b.audiences}
 	for _, r := range b.rules {
@@ -101,7 +104,8 @@ func policyRule(r config.Rule, uids, gids []uint32) policy.Rule {
 	}
 }
 
-// Look looks for everybody who is not known yet, and returns the policy that is then in force. One look at a time.
+// Look looks up the users and groups that are not known yet, and returns the policy of the rules
+// that are then in force. It blocks for at most 20 seconds. One call at a time.
 func (b *Book) Look(ctx context.Context) *policy.Policy {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
@@ -132,7 +136,8 @@ func (b *Book) Look(ctx context.Context) *policy.Policy {
 	return p
 }
 
-// names lists everybody whom the configuration names, those first who were not asked for for longest.
+// names lists the users and groups that the configuration names, the one that was not asked for for
+// longest first.
 func (b *Book) names() []account {
 	var all []account
 	add := func(p config.Principals) {
@@ -159,7 +164,8 @@ func (b *Book) knownNow() map[account]uint32 {
 	return maps.Clone(b.known)
 }
 
-// NotInForce returns what the last look did not find; nil if it found everybody.
+// NotInForce returns the rules that are off since the last look; nil if it found all users and
+// groups.
 func (b *Book) NotInForce() *OffError {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -43,8 +43,8 @@ func Explain(err error, name string) error {
 	return err
 }
 
-// bankAdvice says what to do about a bank of PCRs that is off. One that is switched on is there from the next start of the
-// TPM on.
+// bankAdvice says what to do about a bank of PCRs that is off. A bank that is switched on is
+// available from the next start of the TPM on.
 func bankAdvice(err error, name string) advice.Advice {
 	e, ok := errors.AsType[*tpm.BankError](err)
 	if !ok {

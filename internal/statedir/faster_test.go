@@ -12,8 +12,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// Two processes start at once, without a note. Whoever is between one of them and the TPM must not get away with a root of his until
-// the next start.
+// Two processes start at once, without a note. An interposer between one of them and the TPM must
+// not have its root accepted until the next start.
 func TestTheNoteOfAFasterProcessIsCompared(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Open(t)

@@ -19,8 +19,8 @@ type Options struct {
 	// Words are the program's, for what it reports; nil: commands are named by what they do.
 	Words advice.Words
 
-	// LookOnly keeps it from making a state directory: made by another user than the agent's, it would keep the
-	// agent out.
+	// LookOnly keeps it from making a state directory: made by another user than the agent's, it
+	// would keep the agent out.
 	LookOnly bool
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/keyagent/keyagent/internal/owned"
 )
 
-// CheckOwner tells who has to run a command: files that another user makes in the state directory, root included, are none
-// that the agent would take.
+// CheckOwner refuses to work for another user than the owner of the state directory, root included:
+// the agent would not accept the files that this user makes there.
 func CheckOwner(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {

@@ -5,8 +5,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// Restoring says how a storage key that was not found, and is not lost, can be found again. Each command is on a line of
-// its own, to be pasted as it is.
+// Restoring says how a storage key that was not found, and is not lost, can be made available
+// again. Each command is on a line of its own, to be pasted as it is.
 func Restoring(e *tpm.ParentError) advice.Advice {
 	var first advice.Advice
 	switch {
@@ -19,14 +19,14 @@ func Restoring(e *tpm.ParentError) advice.Advice {
 			passwordFirst(e))
 	case e.Gone:
 		first = advice.New("nothing says that the key is lost, and nothing is to be deleted: the TPM was not cleared, and the storage key that the key was made under was removed; "+
-			makeParent+". If nobody knows how that was made, %s makes another key in place of this one", advice.Run(advice.RotateKey, ""))
+			makeParent+". If it is not known how that was made, %s makes another key in place of this one", advice.Run(advice.RotateKey, ""))
 	default:
 		first = advice.New("nothing says that a key is lost, and nothing is to be deleted: let the agent look where it could not, then try again")
 	}
 	return advice.New("%s", first).Lines(e.Commands)
 }
 
-// makeParent says how a storage key comes back that only its owner knows how to make.
+// makeParent says how to restore a storage key whose template only its owner knows.
 const makeParent = "make that storage key again, with the options that it was made with, and keep it at a persistent handle, as in: " +
 	"tpm2_createprimary -C o -G ecc384 -c parent.ctx && tpm2_evictcontrol -C o -c parent.ctx " + ExampleParent
 

@@ -66,8 +66,8 @@ func advisesToDelete(d doctor.Diagnosis) *doctor.Finding {
 	return nil
 }
 
-// The RSA root of an Azure VM is freed: the agent makes it anew, and nobody is told to delete what
-// is intact.
+// The RSA root of an Azure VM is freed: the agent makes it anew, and no advice is to delete what is
+// intact.
 func TestTheAgentGoesOnWithoutItsRootsHandle(t *testing.T) {
 	s := agenttest.New(t)
 	s.WithoutApplications()

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// What is taken for the note of a storage root is what the agent writes, byte for byte but for the case of digits and the newline.
+// What is taken for the note of a storage root is what the agent writes, byte for byte but for the
+// case of digits and the newline.
 func FuzzDecodePin(f *testing.F) {
 	f.Add([]byte("000b" + strings.Repeat("ab", 32) + "\n"))
 	f.Add([]byte("000c" + strings.Repeat("00", 48)))

@@ -17,8 +17,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// readPin reads the Name of the storage root; nil if none was written yet. A file that is torn is put aside: who could tear it
-// could have removed it.
+// readPin reads the Name of the storage root; nil if none was written yet. A damaged file is put
+// aside: an attacker who could damage it could also have removed it.
 func readPin(path string, log *slog.Logger) ([]byte, error) {
 	var pin []byte
 	err := statefile.Load(path, maxPinBytes, func(text []byte) error {
@@ -38,8 +38,9 @@ func readPin(path string, log *slog.Logger) ([]byte, error) {
 	return pin, err
 }
 
-// decodePin reads the note of a storage root; ok is false if it is damaged. A note that was cut off must not pass for another root,
-// after which the keys would be deleted: a Name is two bytes that say which hash (TPM 2.0 part 1, 16), and a value of that hash.
+// decodePin reads the note of a storage root; ok is false if it is damaged. A note that was cut off
+// must not be taken for that of another root, because the keys would then be said to be lost: a
+// Name is two bytes that say which hash (TPM 2.0 part 1, 16), and a value of that hash.
 func decodePin(text []byte) (pin []byte, ok bool) {
 	pin, err := hex.DecodeString(string(bytes.TrimSuffix(text, []byte("\n"))))
 	if err != nil || len(pin) < 2 {
@@ -50,7 +51,7 @@ func decodePin(text []byte) (pin []byte, ok bool) {
 	return pin, known && len(pin)-2 == n
 }
 
-// ErrDamaged means that the note of the storage root is there and of no use.
+// ErrDamaged means that the note of the storage root is there and cannot be understood.
 var ErrDamaged = errors.New("it is damaged")
 
 // RootFile is the file in which the Name of the storage root is noted.
@@ -72,12 +73,13 @@ func Noted(dir string) ([]byte, error) {
 	return pin, nil
 }
 
-// holdToRoot finds the storage root, and notes it where no note is. A root that was noted is the only one that the TPM takes.
+// holdToRoot finds the storage root in the TPM and notes its Name if none was noted. Once one was
+// noted, package tpm accepts no other.
 func holdToRoot(ctx context.Context, t *tpm.TPM, pin []byte, path string, log *slog.Logger) error {
 	root, err := t.StorageRoot(ctx)
 	if parent, ok := errors.AsType[*tpm.ParentError](err); ok && parent.Lost() {
 		return fmt.Errorf("%w; if this TPM was cleared or replaced on purpose, keys under the old root are lost: remove %s and the keys; if not, the root was removed from its handle, "+
-			"or somebody sits between: nothing is to be deleted", err, path)
+			"or an interposer is between agent and TPM: nothing is to be deleted", err, path)
 	} else if ok {
 		return advice.Add(fmt.Errorf("%w (noted in %s); the keys are not lost", err, path), Restoring(parent))
 	}
@@ -94,8 +96,8 @@ func holdToRoot(ctx context.Context, t *tpm.TPM, pin []byte, path string, log *s
 	return err
 }
 
-// sameRoot compares a storage root with the one that another process was faster to note: two that begin at once must not be shown
-// two roots.
+// sameRoot compares a storage root with the one that another process has noted in the meantime: two
+// processes that start at once must not be shown two roots.
 func sameRoot(path string, name []byte, log *slog.Logger) error {
 	noted, err := readPin(path, log)
 	if err == nil && !bytes.Equal(noted, name) {

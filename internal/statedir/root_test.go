@@ -10,7 +10,7 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// Whoever puts another storage root in place of the TPM's is noticed from the second start on.
+// Another storage root in place of the TPM's is noticed from the second start on.
 func TestAnotherStorageRootIsNotAccepted(t *testing.T) {
 	s := agenttest.New(t)
 	if err := s.TryOpen(); err != nil {
@@ -36,7 +36,8 @@ func TestAnotherStorageRootIsNotAccepted(t *testing.T) {
 	}
 }
 
-// What cannot be read may be in order: the root that the TPM shows is not believed, and the note stays.
+// What cannot be read may be in order: the root that the TPM shows is not believed, and the note
+// stays.
 func TestANoteOfTheStorageRootThatCannotBeReadIsKept(t *testing.T) {
 	s := agenttest.New(t)
 	if err := s.TryOpen(); err != nil {

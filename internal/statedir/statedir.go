@@ -24,7 +24,8 @@ const (
 	maxPinBytes = 256 // of the file storage-root
 )
 
-// OpenTPM opens the TPM and holds it to the storage root that it had when it was first opened with this state directory.
+// OpenTPM opens the TPM and refuses any storage root but the one that was noted for this state
+// directory. It blocks while the TPM answers. Close the TPM.
 func OpenTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, error) {
 	log := opts.Logger
 	present, err := Existing(cfg.StateDir)
@@ -43,7 +44,7 @@ func OpenTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, e
 	if !present && opts.LookOnly {
 		return t, nil
 	}
-	// Only now: where there is no TPM, nothing is made.
+	// Not earlier: without a TPM, no directory is made.
 	if err := statefile.EnsureDir(cfg.StateDir); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
@@ -56,7 +57,8 @@ func OpenTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, e
 	return t, nil
 }
 
-// OwnerAuth reads the owner's password when the TPM demands it.
+// OwnerAuth returns what reads the password of the owner hierarchy when the TPM demands it; nil if
+// the configuration names none.
 func OwnerAuth(cfg *config.Config) func() (secret.String, error) {
 	if cfg.TPMOwnerCredential == "" {
 		return nil
@@ -70,7 +72,8 @@ func OwnerAuth(cfg *config.Config) func() (secret.String, error) {
 	}
 }
 
-// HasKeys reports whether there are keys, whose storage root is to be noted if it is not. What cannot be read may well be one.
+// HasKeys reports whether there are keys; if so, their storage root is to be noted. What cannot be
+// read counts as a key.
 func HasKeys(cfg *config.Config, opts Options) bool {
 	store, err := keystore.Open(keystore.Config{StateDir: cfg.StateDir, Logger: opts.Logger})
 	if err != nil {
@@ -80,7 +83,7 @@ func HasKeys(cfg *config.Config, opts Options) bool {
 	return err != nil || len(names) > 0
 }
 
-// Existing checks the state directory, if it is there.
+// Existing reports whether the state directory is there, and checks its owner and mode.
 func Existing(dir string) (present bool, err error) {
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -88,8 +91,8 @@ func Existing(dir string) (present bool, err error) {
 	return true, statefile.EnsureDir(dir)
 }
 
-// OpenKeys opens the TPM and the named keys of the state directory, as the agent itself does: for commands that work beside a
-// running agent, or without one. Close the TPM.
+// OpenKeys opens the TPM and the store of named keys, for the agent as for commands that work
+// beside it or without it. Close the TPM.
 func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, *keystore.Store, error) {
 	opts = opts.WithDefaults()
 	t, err := OpenTPM(ctx, cfg, opts)
@@ -103,10 +106,12 @@ func OpenKeys(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, 
 	return t, store, nil
 }
 
+// OpenStore opens the store of named keys.
 func OpenStore(cfg *config.Config, opts Options) (*keystore.Store, error) {
 	return keystore.Open(keystore.Config{
 		StateDir: cfg.StateDir, Now: opts.Now, Logger: opts.Logger, Waiting: opts.Waits.Begin,
-		// With the first key, and before it, the storage root is noted: until then there is nothing that another root could harm.
+		// The storage root is noted right before the first key is made: until then there is no key
+		// that another root could harm.
 		BeforeKey: func(ctx context.Context, t *tpm.TPM) error {
 			return holdToRoot(ctx, t, nil, RootFile(cfg.StateDir), opts.Logger)
 		},

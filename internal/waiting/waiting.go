@@ -15,6 +15,9 @@ const Long = 5 * time.Second
 type Config struct {
 	Logger *slog.Logger     // nil means no log
 	Now    func() time.Time // for what others read; nil means time.Now
+
+	// AfterFunc calls f in a goroutine of its own once d is over, unless stop is called before. Nil means time.AfterFunc.
+	AfterFunc func(d time.Duration, f func()) (stop func() bool)
 }
 
 // Board keeps what is waited for. It is safe for concurrent use. What it is told must come from a small number of texts without secrets.
@@ -53,6 +56,9 @@ func New(cfg Config) *Board {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.AfterFunc == nil {
+		cfg.AfterFunc = func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
+	}
 	return &Board{cfg: cfg, waits: map[string]*wait{}}
 }
 
@@ -70,9 +76,9 @@ func (b *Board) Begin(what string) (over func()) {
 	}
 	w.began[me] = struct{}{}
 	b.mu.Unlock()
-	late := time.AfterFunc(Long, func() { b.late(what, me) })
+	stop := b.cfg.AfterFunc(Long, func() { b.late(what, me) })
 	return func() {
-		late.Stop()
+		stop()
 		b.end(what, me)
 	}
 }

@@ -144,7 +144,7 @@ func checkIssuer(chain []*x509.Certificate, i int) []CertificateProblem {
 		issuer, subject := certs.TellApart(c.RawIssuer, next.RawSubject)
 		return []CertificateProblem{{i, FieldIssuer, issuer, fmt.Sprintf("certificate %d is %s; each must be followed by its issuer", i+2, subject)}}
 	}
-	return checkSignature(i, c, next, fmt.Sprintf("certificate %d did not make it, or may not", i+2))
+	return checkSignature(i, c, next, fmt.Sprintf("certificate %d did not sign it, or may not sign certificates", i+2))
 }
 
 func checkSignature(i int, c, by *x509.Certificate, want string) []CertificateProblem {

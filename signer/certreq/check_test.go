@@ -148,7 +148,7 @@ func refusals(t *testing.T, key *ecdsa.PrivateKey) []refusal {
 		{"a stranger at the end", []*x509.Certificate{leaf, middle.Certificate, signertest.NewIssuer(t, nil, "stranger").Certificate}, now, 1, certreq.FieldIssuer, `certificate 3 is "CN=stranger"`},
 		{"something behind a self-signed one", []*x509.Certificate{self, root.Certificate}, now, 0, certreq.FieldIssuer, `certificate 2 is "CN=root"`},
 		{"the root twice", []*x509.Certificate{leaf, middle.Certificate, root.Certificate, root.Certificate}, now, 2, certreq.FieldIssuer, "the same once more"},
-		{"an issuer of the right name with another key", []*x509.Certificate{leaf, namesake.Certificate}, now, 0, certreq.FieldSignature, "certificate 2 did not make it"},
+		{"an issuer of the right name with another key", []*x509.Certificate{leaf, namesake.Certificate}, now, 0, certreq.FieldSignature, "certificate 2 did not sign it"},
 		{"an issuer that is no authority", below(noAuthority, noAuthority.Certificate), now, 0, certreq.FieldSignature, "may not"},
 		{"an issuer that may not sign certificates", below(mayNotSign, mayNotSign.Certificate), now, 0, certreq.FieldSignature, "may not"},
 		{"an issuer with a key that takes long", []*x509.Certificate{leaf, &huge}, now, 0, certreq.FieldSignature, "8192 bits"},

@@ -116,7 +116,7 @@ func (n notation) parse(parts []string) ([]rdn, error) {
 				return nil, err
 			}
 			if slices.ContainsFunc(set, func(b attribute) bool { return b.kind.oid.Equal(a.kind.oid) }) {
-				return nil, fmt.Errorf("%s stands twice between two separators; + joins different types only", a.kind.names[0])
+				return nil, fmt.Errorf("%s is there twice between two separators; + joins different types only", a.kind.names[0])
 			}
 			set = append(set, a)
 		}

@@ -121,7 +121,7 @@ func (s *Store) inPlace(e Entry) (chain []*x509.Certificate, err error) {
 	torn, isTorn := errors.AsType[*statefile.TornError](err)
 	switch {
 	case isTorn:
-		s.log.Warn("what was in the place of a key's certificate is none, and was put aside", "key", e.Name, "file", torn.Aside, "cause", torn.Err)
+		s.log.Warn("the file in the place of a key's certificate holds none and was put aside", "key", e.Name, "file", torn.Aside, "cause", torn.Err)
 		return nil, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
@@ -189,7 +189,7 @@ func (s *Store) Replaced(e Entry) ([]*x509.Certificate, error) {
 	for _, number := range slices.Backward(numbers) {
 		chain, err := readCertificates(replacedFile(e, number))
 		if err != nil {
-			s.log.Warn("a replaced certificate cannot be read, and is passed over", "key", e.Name, "file", replacedFile(e, number), "cause", err)
+			s.log.Warn("a replaced certificate cannot be read and is not considered", "key", e.Name, "file", replacedFile(e, number), "cause", err)
 			continue
 		}
 		if !sameChain(there, chain) {

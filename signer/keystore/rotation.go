@@ -105,7 +105,7 @@ func (s *Store) FinishRotation(ctx context.Context, next Entry, key *signer.Key,
 		return err
 	}
 	if err := prove(ctx, key, chain); err != nil { // without the lock: it may talk to a server
-		return fmt.Errorf("key %q stays as it is, its next generation did not prove to work: %w", next.Name, err)
+		return fmt.Errorf("key %q stays as it is, because its next generation was not proven to work: %w", next.Name, err)
 	}
 	unlock, err := s.lock(ctx)
 	if err != nil {

@@ -298,7 +298,7 @@ func (s *Store) checkSameKey(e Entry, public crypto.PublicKey) error {
 		return err
 	}
 	if own, ok := d.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !own.Equal(public) {
-		return fmt.Errorf("key %q, generation %d, is another key meanwhile; nothing was imported", e.Name, e.Generation)
+		return fmt.Errorf("generation %[2]d of key %[1]q has another key by now; nothing was imported", e.Name, e.Generation)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package entra
 
 import (
 	"crypto"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // Names of the legs in journal and faults.
@@ -43,6 +43,8 @@ type Config struct {
 	MTLSURL  string // base URL of the mutual-TLS face, https, without trailing slash
 	LoginURL string // base URL of the login face, likewise
 	TenantID string // GUID
+
+	Keys pki.Keys // for the signing key; nil generates one
 
 	Principals   []Principal
 	Applications []Application
@@ -78,7 +80,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.TokenLife == 0 {
 		cfg.TokenLife = DefaultTokenLife
 	}
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	key, err := cfg.Keys.Next()
 	if err != nil {
 		return nil, fmt.Errorf("signing key of the token endpoint: %w", err)
 	}

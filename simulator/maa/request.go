@@ -188,10 +188,8 @@ func (info *attestationInfo) evidence() (*attest.Evidence, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &attest.Evidence{
-		SNPReport:        proof.SnpReport,
+	e := &attest.Evidence{
 		RuntimeClaims:    info.IsolationInfo.Evidence.RunTimeData,
-		VCEKChain:        certificates(proof.VcekCertChain),
 		AKCertificate:    info.TpmInfo.AikCert,
 		AKPublic:         info.TpmInfo.AikPub,
 		KeyPublic:        info.ClientPayload["key-public"],
@@ -200,7 +198,9 @@ func (info *attestationInfo) evidence() (*attest.Evidence, error) {
 		Quote:            info.TpmInfo.PcrQuote,
 		QuoteSignature:   info.TpmInfo.PcrSignature,
 		PCRs:             pcrs,
-	}, nil
+	}
+	e.SNPReport, e.VCEKChain = proof.SnpReport, certificates(proof.VcekCertChain)
+	return e, nil
 }
 
 func (info *attestationInfo) pcrs() (map[int][]byte, error) {

@@ -2,7 +2,6 @@ package maa
 
 import (
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -17,6 +16,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/simulator/internal/leg"
 	"github.com/keyagent/keyagent/simulator/journal"
+	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 // Names of the legs in journal and faults.
@@ -34,6 +34,7 @@ type Config struct {
 	BaseURL      string // of this instance, https, without trailing slash: issuer of its tokens and audience of evidence
 	Anchors      attest.TrustAnchors
 	IDKeyDigests [][]byte         // launch identities that count as Azure's paravisor; 48 bytes each
+	Keys         pki.Keys         // for the signing key; nil generates one
 	Now          func() time.Time // nil means time.Now
 	Recorder     leg.Recorder
 }
@@ -73,7 +74,7 @@ func New(cfg Config) (*Server, error) {
 }
 
 func (s *Server) makeKey() error {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	key, err := s.cfg.Keys.Next()
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,12 @@ type Processor struct {
 
 // NewProcessor makes a chip of product p under a root of its own, valid from now on.
 func NewProcessor(p Product, now time.Time) (*Processor, error) {
-	ark, ask, err := amdAuthorities(p, now)
+	return Keys(nil).NewProcessor(p, now)
+}
+
+// NewProcessor is [NewProcessor] with these keys for its authorities.
+func (k Keys) NewProcessor(p Product, now time.Time) (*Processor, error) {
+	ark, ask, err := amdAuthorities(p, now, k)
 	if err != nil {
 		return nil, err
 	}
@@ -80,9 +85,9 @@ func NewProcessor(p Product, now time.Time) (*Processor, error) {
 }
 
 // amdAuthorities makes the root and the intermediate of a product line (AMD 57230, "ARK and ASK certificates").
-func amdAuthorities(p Product, now time.Time) (ark, ask *authority, err error) {
+func amdAuthorities(p Product, now time.Time, keys Keys) (ark, ask *authority, err error) {
 	authority := func(name string, pathLen int, parent *authority) (*authority, error) {
-		key, err := newRSAKey()
+		key, err := keys.Next()
 		if err != nil {
 			return nil, fmt.Errorf("key of %s: %w", name, err)
 		}

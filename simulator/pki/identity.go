@@ -32,7 +32,12 @@ type IdentityIssuer struct {
 
 // NewIdentityIssuer makes the issuer, valid from now on.
 func NewIdentityIssuer(now time.Time) (*IdentityIssuer, error) {
-	key, err := newRSAKey()
+	return Keys(nil).NewIdentityIssuer(now)
+}
+
+// NewIdentityIssuer is [NewIdentityIssuer] with these keys.
+func (k Keys) NewIdentityIssuer(now time.Time) (*IdentityIssuer, error) {
+	key, err := k.Next()
 	if err != nil {
 		return nil, fmt.Errorf("key of the managed identity issuer: %w", err)
 	}

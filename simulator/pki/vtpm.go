@@ -20,8 +20,11 @@ type VTPMAuthority struct {
 }
 
 // NewVTPMAuthority makes both authorities, valid from now on.
-func NewVTPMAuthority(now time.Time) (*VTPMAuthority, error) {
-	rootKey, err := newRSAKey()
+func NewVTPMAuthority(now time.Time) (*VTPMAuthority, error) { return Keys(nil).NewVTPMAuthority(now) }
+
+// NewVTPMAuthority is [NewVTPMAuthority] with these keys.
+func (k Keys) NewVTPMAuthority(now time.Time) (*VTPMAuthority, error) {
+	rootKey, err := k.Next()
 	if err != nil {
 		return nil, fmt.Errorf("key of the vTPM root: %w", err)
 	}
@@ -29,7 +32,7 @@ func NewVTPMAuthority(now time.Time) (*VTPMAuthority, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := newRSAKey()
+	key, err := k.Next()
 	if err != nil {
 		return nil, fmt.Errorf("key of the vTPM CA: %w", err)
 	}

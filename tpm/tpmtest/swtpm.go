@@ -26,7 +26,22 @@ type SoftTPM struct {
 // installed.
 func Swtpm(t testing.TB) *SoftTPM {
 	t.Helper()
+	return swtpm(t, shortDir(t))
+}
+
+// SwtpmOf starts a swtpm that goes on from a copy of the given state, the file tpm2-00.permall of another one. It ends with the test.
+// The test is skipped where swtpm is not installed.
+func SwtpmOf(t testing.TB, state []byte) *SoftTPM {
+	t.Helper()
 	dir := shortDir(t)
+	if err := os.WriteFile(filepath.Join(dir, "tpm2-00.permall"), state, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return swtpm(t, dir)
+}
+
+func swtpm(t testing.TB, dir string) *SoftTPM {
+	t.Helper()
 	s := &SoftTPM{program: tooltest.Tool(t, "swtpm"), dir: dir, socket: filepath.Join(dir, "tpm.sock")}
 	s.start(t)
 	t.Cleanup(func() { s.stop(t) })

@@ -19,7 +19,8 @@ import (
 // Epoch is the time at which everything made here is valid.
 func Epoch() time.Time { return time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC) }
 
-// reportedTCB is the TCB of the reports and of the VCEK: boot loader 4, SNP firmware 0x18, microcode 0xdb.
+// reportedTCB is the TCB of the reports and of the VCEK: boot loader 4, SNP firmware 0x18,
+// microcode 0xdb.
 const reportedTCB = 0xdb18000000000004
 
 // AMD is a processor with its chain: ARK, ASK, VCEK.
@@ -68,7 +69,8 @@ func (a *AMD) VCEKChain() [][]byte {
 	return [][]byte{bytes.Clone(a.signer.Vcek.Raw), bytes.Clone(a.signer.Ask.Raw), bytes.Clone(a.signer.Ark.Raw)}
 }
 
-// Report makes a signed report over reportData, launched under idKeyDigest. change, if not nil, alters it before it is signed.
+// Report makes a signed report over reportData, launched under idKeyDigest. change, if not nil,
+// alters it before it is signed.
 func (a *AMD) Report(t testing.TB, reportData, idKeyDigest []byte, change func(raw []byte)) []byte {
 	t.Helper()
 	raw := make([]byte, abi.ReportSize)

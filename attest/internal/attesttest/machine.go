@@ -79,7 +79,8 @@ func Public(key *rsa.PublicKey, attributes uint32, policy []byte) []byte {
 	return append(b, Sized(key.N.Bytes())...)
 }
 
-// Machine is a Confidential VM whose TPM is software. Its function fields, if not nil, change one step of making evidence.
+// Machine is a Confidential VM whose TPM is software. Its function fields, if not nil, change one
+// step of making evidence.
 type Machine struct {
 	AMD         *AMD
 	CA          *CA
@@ -119,7 +120,7 @@ func NewKeys(t testing.TB) Keys {
 	return k
 }
 
-// NewMachine makes a machine that a verifier believes.
+// NewMachine makes a machine whose evidence verifies.
 func NewMachine(t testing.TB, amd *AMD, ca *CA, keys Keys) *Machine {
 	t.Helper()
 	m := &Machine{
@@ -137,7 +138,7 @@ func NewMachine(t testing.TB, amd *AMD, ca *CA, keys Keys) *Machine {
 	return m
 }
 
-// Anchors are what a verifier must trust to believe the machine.
+// Anchors are what a verifier must trust for the machine's evidence to verify.
 func (m *Machine) Anchors() attest.TrustAnchors {
 	a := attest.TrustAnchors{AMD: []attest.AMDRoot{m.AMD.Root()}}
 	a.VTPM = append(a.VTPM, m.CA.Root)
@@ -174,11 +175,12 @@ func (m *Machine) Evidence(t testing.TB, ch attest.Challenge) *attest.Evidence {
 	}
 	e := &attest.Evidence{
 		Nonce: ch.Nonce, Audience: ch.Audience,
-		HCLReport: Wrap(m.ReportType, hardware, m.Claims), VCEKChain: m.AMD.VCEKChain(),
+		HCLReport:     Wrap(m.ReportType, hardware, m.Claims),
 		AKCertificate: m.CA.Issue(t, &m.AK.PublicKey, nil), AKPublic: m.akArea(), KeyPublic: m.KeyPublic,
 		Certify: certify.Bytes(), CertifySignature: m.Sign(t, certify.Bytes()),
 		Quote: quote.Bytes(), QuoteSignature: m.Sign(t, quote.Bytes()), PCRs: m.PCRs,
 	}
+	e.VCEKChain = m.AMD.VCEKChain()
 	if m.ChangeEvidence != nil {
 		m.ChangeEvidence(e)
 	}
@@ -201,7 +203,8 @@ func (m *Machine) selection() []byte {
 	return Quoted(0x000B, []byte{0xff, 0, 0}, m.PCRs)
 }
 
-// Quoted encodes the attested part of a quote: one selection and the digest over the selected values.
+// Quoted encodes the attested part of a quote: one selection and the digest over the selected
+// values.
 func Quoted(bank uint16, bitmap []byte, values map[int][]byte) []byte {
 	h := sha256.New()
 	for i := range 24 {
@@ -217,7 +220,8 @@ func Quoted(bank uint16, bitmap []byte, values map[int][]byte) []byte {
 	return append(b, Sized(h.Sum(nil))...)
 }
 
-// Certify makes the AK's statement about the key with the given TPMT_PUBLIC, a primary of hierarchy.
+// Certify makes the AK's statement about the key with the given TPMT_PUBLIC, a primary of
+// hierarchy.
 func (m *Machine) Certify(t testing.TB, public []byte, hierarchy uint32, extraData []byte) attest.Certified {
 	t.Helper()
 	name := Name(public)

@@ -14,7 +14,8 @@ import (
 
 const primeBits = 512
 
-// ManyPrimes is an RSA key of very many bits. Of many small primes, anybody makes one in a moment. It signs PKCS #1 v1.5 with SHA-256.
+// ManyPrimes is an RSA key of very many bits. Of many small primes, anybody makes one in a moment.
+// It signs PKCS #1 v1.5 with SHA-256.
 type ManyPrimes struct {
 	public rsa.PublicKey
 	d      []*big.Int // modulo each prime less one

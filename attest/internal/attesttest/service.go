@@ -21,7 +21,8 @@ import (
 	"github.com/keyagent/keyagent/attest"
 )
 
-// Service is an attestation service with wire types of its own: what the client spells wrongly, it does not find.
+// Service is an attestation service with wire types of its own: what the client spells wrongly, it
+// does not find.
 type Service struct {
 	*httptest.Server
 	anchors attest.TrustAnchors
@@ -61,7 +62,8 @@ type snpRequest struct {
 	}
 }
 
-// NewService starts a service that believes evidence under anchors. Evidence that it does not believe fails the test, unless Answer takes over.
+// NewService starts a service that verifies evidence under anchors. Evidence that does not verify
+// fails the test, unless Answer takes over.
 func NewService(t testing.TB, anchors attest.TrustAnchors) *Service {
 	t.Helper()
 	s := &Service{anchors: anchors, AAD: "Transport Key"}
@@ -118,7 +120,7 @@ func (s *Service) attest(r *http.Request) (string, error) {
 	if err := json.Unmarshal(raw, &info); err != nil {
 		return "", err
 	}
-	return s.judge(&info)
+	return s.verify(&info)
 }
 
 // std decodes standard base64; a mistake makes the evidence fail.
@@ -130,7 +132,7 @@ func std(s string) []byte {
 	return b
 }
 
-func (s *Service) judge(info *snpRequest) (string, error) {
+func (s *Service) verify(info *snpRequest) (string, error) {
 	if info.Version != "2.0" || string(std(info.OSType)) != "Linux" || info.IsolationInfo.Type != "SevSnp" || info.TcgLogs == nil {
 		return "", fmt.Errorf("version %q, OS %q, isolation %q", info.Version, info.OSType, info.IsolationInfo.Type)
 	}
@@ -166,12 +168,13 @@ func (info *snpRequest) evidence() (*attest.Evidence, error) {
 		return nil, errors.New("PcrSignature is not bare, or AikPub is empty")
 	}
 	e := &attest.Evidence{
-		SNPReport: report, RuntimeClaims: std(info.IsolationInfo.Evidence.RunTimeData),
+		RuntimeClaims: std(info.IsolationInfo.Evidence.RunTimeData),
 		AKCertificate: std(info.TpmInfo.AikCert), AKPublic: std(info.TpmInfo.AikPub)[2:],
 		KeyPublic: std(info.ClientPayload["key-public"]), Certify: std(info.ClientPayload["key-certify"]),
 		CertifySignature: std(info.ClientPayload["key-certify-signature"]),
 		Quote:            std(info.TpmInfo.PcrQuote), QuoteSignature: std(info.TpmInfo.PcrSignature), PCRs: map[int][]byte{},
 	}
+	e.SNPReport = report
 	for block, rest := pem.Decode(std(proof.VcekCertChain)); block != nil; block, rest = pem.Decode(rest) {
 		e.VCEKChain = append(e.VCEKChain, block.Bytes)
 	}
@@ -184,7 +187,7 @@ func (info *snpRequest) evidence() (*attest.Evidence, error) {
 	return e, nil
 }
 
-// jwt makes a token; its signature is nobody's, since the client does not judge it.
+// jwt makes a token; its signature is random, since the client does not check it.
 func (s *Service) jwt(info *snpRequest, ak *attest.AK) string {
 	claims := map[string]any{
 		"iss": s.URL, "exp": Epoch().Add(8 * time.Hour).Unix(), "x-ms-attestation-type": "azurevm",

@@ -1,10 +1,11 @@
 // Package strictjson decodes JSON that came from somewhere else, and takes it only one way.
 //
-// encoding/json is generous: it accepts a member twice (the last wins), matches names without regard to case, replaces invalid
-// UTF-8, ignores null and members that it does not know. Two components that read one document can so be made to
-// see two different documents, which in attestation means: two different keys. This package reads the document once as
-// tokens against the Go type that it is meant for, refuses all of the above at any depth, and only then
-// lets encoding/json fill the value.
+// encoding/json is generous: it accepts a member twice (the last wins), matches names without
+// regard to case, replaces invalid UTF-8, ignores null and members that it does not know. Two
+// components that read one document can so be made to see two different documents, which in
+// attestation means: two different keys. This package reads the document once as tokens against the
+// Go type that it is meant for, refuses all of the above at any depth, and only then lets
+// encoding/json fill the value.
 package strictjson
 
 import (
@@ -25,12 +26,14 @@ const maxDepth = 16
 // Unmarshal decodes data into v and refuses members that v's type does not have.
 func Unmarshal(data []byte, v any) error { return unmarshal(data, v, closed) }
 
-// UnmarshalOpen is Unmarshal for documents whose issuer adds members over time: unknown members are skipped, but a name that
-// differs from a known one only in case, and a name that occurs twice, are refused all the same.
+// UnmarshalOpen is Unmarshal for documents whose issuer adds members over time: unknown members are
+// skipped, but a name that differs from a known one only in case, and a name that occurs twice, are
+// refused all the same.
 func UnmarshalOpen(data []byte, v any) error { return unmarshal(data, v, open) }
 
-// UnmarshalAnswer is UnmarshalOpen for what nobody but us reads: nothing is asked of members that v's type does not have, not even that
-// each occurs once. Those that it has are held to the same rules.
+// UnmarshalAnswer is UnmarshalOpen for documents that only this process reads: nothing is required
+// of members that v's type does not have, not even that each occurs once. Those that it has are
+// held to the same rules.
 func UnmarshalAnswer(data []byte, v any) error { return unmarshal(data, v, answer) }
 
 // rules say what becomes of members that a type does not have.
@@ -149,19 +152,34 @@ func (s *scanner) member(t reflect.Type, name string) (member reflect.Type, know
 	if t.Kind() == reflect.Map {
 		return t.Elem(), true, nil
 	}
-	for i := range t.NumField() {
-		tag, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		if tag == name {
-			return t.Field(i).Type, true, nil
-		}
-		if strings.EqualFold(tag, name) {
-			return nil, false, fmt.Errorf("member %.40q is spelled otherwise than %q", name, tag)
-		}
+	if field, tag, ok := find(t, name); ok && tag == name {
+		return field, true, nil
+	} else if ok {
+		return nil, false, fmt.Errorf("member %.40q is spelled otherwise than %q", name, tag)
 	}
 	if s.unknown == closed {
 		return nil, false, fmt.Errorf("unknown member %.40q", name)
 	}
 	return nil, false, nil
+}
+
+// find looks for the field whose tag is the name, letter case aside, in a struct and in those
+// embedded in it, as encoding/json does.
+func find(t reflect.Type, name string) (field reflect.Type, tag string, ok bool) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		tag, _, _ = strings.Cut(f.Tag.Get("json"), ",")
+		if tag == "" && f.Anonymous && f.Type.Kind() == reflect.Struct {
+			if field, tag, ok = find(f.Type, name); ok {
+				return field, tag, true
+			}
+			continue
+		}
+		if strings.EqualFold(tag, name) {
+			return f.Type, tag, true
+		}
+	}
+	return nil, "", false
 }
 
 // shape resolves pointers, and answers nil for types that decode themselves from a string.
@@ -175,7 +193,8 @@ func shape(t reflect.Type) reflect.Type {
 	return t
 }
 
-// text refuses the replacement character: encoding/json puts it where an escape names half a surrogate pair.
+// text refuses the replacement character: encoding/json puts it where an escape names half a
+// surrogate pair.
 func text(s string) error {
 	if strings.ContainsRune(s, utf8.RuneError) {
 		return errors.New("string with a broken character")

@@ -12,12 +12,17 @@ type inner struct {
 	Value string `json:"value"`
 }
 
+type embedded struct {
+	Below string `json:"below"`
+}
+
 type document struct {
 	Name  string         `json:"name"`
 	Count int            `json:"count"`
 	Inner *inner         `json:"inner"`
 	List  []inner        `json:"list"`
 	Map   map[string]int `json:"map"`
+	embedded
 }
 
 func TestUnmarshal(t *testing.T) {
@@ -36,8 +41,13 @@ func TestUnmarshal(t *testing.T) {
 		{"a member twice inside what is unknown", `{"other":{"a":1,"a":2}}`, false, false},
 		{"a map key twice", `{"map":{"x":1,"x":1}}`, false, false},
 		{"another case", `{"NAME":"a"}`, false, false},
-		{"another case, by folding", "{\"\u017f\":1}", false, true}, // long s folds to s, and no member is called s
+		{"another case, by folding", "{\"\u017f\":1}", false, true}, // long s folds to s
 		{"another case deep inside", `{"inner":{"Value":"a"}}`, false, false},
+		{"a member of an embedded struct", `{"below":"b","name":"n"}`, true, true},
+		{"a member of an embedded struct twice", `{"below":"b","below":"b"}`, false, false},
+		{"another case in an embedded struct", `{"Below":"b"}`, false, false},
+		{"null in an embedded struct", `{"below":null}`, false, false},
+		{"an embedded struct by its name", `{"embedded":{"below":"b"}}`, false, true},
 		{"null for a string", `{"name":null}`, false, false},
 		{"null for an object", `{"inner":null}`, false, false},
 		{"null for the document", `null`, false, false},
@@ -85,7 +95,8 @@ func TestUnmarshalAnswer(t *testing.T) {
 	}
 }
 
-// FuzzUnmarshal: what is accepted means to encoding/json what it means here, and is accepted again when written anew.
+// FuzzUnmarshal: what is accepted means to encoding/json what it means here, and is accepted again
+// when written anew.
 func FuzzUnmarshal(f *testing.F) {
 	f.Add([]byte(`{"name":"n","count":1,"inner":{"value":"v"},"list":[{"value":"a"}],"map":{"x":1}}`))
 	f.Add([]byte(`{"name":"\u0061"}`))

@@ -35,6 +35,10 @@
 //     secret. An answer is used only after its HMAC was found right. The storage root is held to
 //     the Name that is known of it ([Config.StorageRoot]). Two sessions at most are kept, and none
 //     that nobody uses.
+//   - What the TPM says of itself is asked once for each connection, and so is what is at a
+//     persistent handle: commands that go by it have the object's Name under their HMAC, and fail
+//     if another object is there meanwhile. A session is started only after the storage root was
+//     looked at since the last one.
 //   - TPM_RC_RETRY, YIELDED, TESTING and NV_RATE are resent with growing pauses until the caller's
 //     context ends.
 //   - A connection that hangs, closes or carries no valid response is dropped and reopened on next

@@ -3,12 +3,9 @@ package tpm
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -49,13 +46,7 @@ func (t *TPM) NewDecryptionKey(ctx context.Context, pcrs []int) (*DecryptionKey,
 	k := &DecryptionKey{resident: resident{pinned: true}, tpm: t}
 	_, err := selectPCRs(pcrs)
 	if err == nil {
-		err = t.again(ctx, func(turn *turn) error {
-			bound, _, err := bindPCRs(turn, PCRSelection{PCRs: pcrs}, false)
-			if err != nil {
-				return err
-			}
-			return k.create(turn, bound, false)
-		})
+		err = t.again(ctx, func(turn *turn) error { return k.create(turn, pcrs, false) })
 	}
 	if err != nil {
 		return nil, fmt.Errorf("making a decryption key: %w", err)
@@ -63,20 +54,18 @@ func (t *TPM) NewDecryptionKey(ctx context.Context, pcrs []int) (*DecryptionKey,
 	return k, nil
 }
 
-// NewCertifiedDecryptionKey is [TPM.NewDecryptionKey] and [DecryptionKey.Certify] in one, for PCR
-// values that are known, as those of a quote: if they are others now, the key is of no use. It
-// takes two commands less: values need not be read, and that the TPM certifies the key shows that
-// it is where the TPM said.
-func (t *TPM) NewCertifiedDecryptionKey(ctx context.Context, values PCRValues, ak tpm2.TPMHandle, qualifyingData []byte) (*DecryptionKey, Attestation, error) {
+// NewCertifiedDecryptionKey is [TPM.NewDecryptionKey] and [DecryptionKey.Certify] in one, which
+// takes a command less: that the TPM certifies the key shows that it is where the TPM said.
+func (t *TPM) NewCertifiedDecryptionKey(ctx context.Context, pcrs []int, ak tpm2.TPMHandle, qualifyingData []byte) (*DecryptionKey, Attestation, error) {
 	k := &DecryptionKey{resident: resident{pinned: true}, tpm: t}
 	var a Attestation
-	bound, err := bindValues(values)
+	_, err := selectPCRs(pcrs)
 	if err == nil {
 		err = checkQualifyingData(qualifyingData)
 	}
 	if err == nil {
 		err = t.again(ctx, func(turn *turn) (err error) {
-			a, err = k.createCertified(turn, bound, ak, qualifyingData)
+			a, err = k.createCertified(turn, pcrs, ak, qualifyingData)
 			return err
 		})
 	}
@@ -86,20 +75,8 @@ func (t *TPM) NewCertifiedDecryptionKey(ctx context.Context, values PCRValues, a
 	return k, a, nil
 }
 
-// bindValues makes the policy of a key out of values of PCRs of the SHA-256 bank.
-func bindValues(values PCRValues) (policy, error) {
-	pcrs, err := selectPCRs(slices.Collect(maps.Keys(values.Values)))
-	if err != nil {
-		return policy{}, err
-	}
-	if values.Bank != crypto.SHA256 {
-		return policy{}, fmt.Errorf("PCR values of bank %v, want SHA-256", values.Bank)
-	}
-	return policy{bank: tpm2.TPMAlgSHA256, pcrs: pcrs, pcrDigest: digestPCRs(pcrs, values.Values)}, nil
-}
-
-func (k *DecryptionKey) createCertified(t *turn, bound policy, ak tpm2.TPMHandle, qualifyingData []byte) (Attestation, error) {
-	if err := k.create(t, bound, true); err != nil {
+func (k *DecryptionKey) createCertified(t *turn, pcrs []int, ak tpm2.TPMHandle, qualifyingData []byte) (Attestation, error) {
+	if err := k.create(t, pcrs, true); err != nil {
 		return Attestation{}, err
 	}
 	h, found := t.Use(&k.resident)
@@ -115,7 +92,11 @@ func (k *DecryptionKey) createCertified(t *turn, bound policy, ak tpm2.TPMHandle
 	return a, err
 }
 
-func (k *DecryptionKey) create(t *turn, bound policy, usedAtOnce bool) error {
+func (k *DecryptionKey) create(t *turn, pcrs []int, usedAtOnce bool) error {
+	bound, _, err := bindPCRs(t, PCRSelection{PCRs: pcrs}, false)
+	if err != nil {
+		return err
+	}
 	template, err := decryptionKeyTemplate(bound)
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -62,8 +61,7 @@ type Collector struct {
 	thim thim
 
 	mu       sync.Mutex
-	endorsed endorsements   // guarded by mu
-	quoted   map[int][]byte // guarded by mu: PCR values of the last evidence, for its transport key
+	endorsed endorsements // guarded by mu
 }
 
 // New makes a Collector. It does no I/O.
@@ -110,13 +108,7 @@ func (c *Collector) collect(ctx context.Context, ch attest.Challenge) (*attest.E
 	if err := c.addAKCertificate(ctx, e); err != nil {
 		return nil, err
 	}
-	if err := c.selfVerify(e, ch); err != nil {
-		return e, err
-	}
-	c.mu.Lock()
-	c.quoted = maps.Clone(e.PCRs)
-	c.mu.Unlock()
-	return e, nil
+	return e, c.selfVerify(e, ch)
 }
 
 func (c *Collector) addAttestationKey(ctx context.Context, e *attest.Evidence) error {

@@ -2,7 +2,6 @@ package collect
 
 import (
 	"context"
-	"crypto"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -28,29 +27,12 @@ type TransportKey struct {
 // NewTransportKey makes a transport key. It takes as long as the TPM needs for making an RSA key: a
 // tenth of a second to several seconds. The caller closes the key.
 func (c *Collector) NewTransportKey(ctx context.Context) (*TransportKey, error) {
-	values, err := c.quotedPCRs(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("making a transport key: %w", err)
-	}
-	key, statement, err := c.cfg.TPM.NewCertifiedDecryptionKey(ctx, values, HandleAK, nil)
+	key, statement, err := c.cfg.TPM.NewCertifiedDecryptionKey(ctx, c.cfg.Policy.PCRs, HandleAK, nil)
 	if err != nil {
 		return nil, fmt.Errorf("making a transport key: %w", err)
 	}
 	certified := attest.Certified{Public: key.PublicArea(), Attest: statement.Attest, Signature: statement.Signature}
 	return &TransportKey{key: key, certified: certified}, nil
-}
-
-// quotedPCRs returns the PCR values of the evidence that was collected last, for one transport key: the service holds the key's policy to
-// that evidence. Without evidence, they are read.
-func (c *Collector) quotedPCRs(ctx context.Context) (tpm.PCRValues, error) {
-	c.mu.Lock()
-	values := c.quoted
-	c.quoted = nil
-	c.mu.Unlock()
-	if values != nil {
-		return tpm.PCRValues{Bank: crypto.SHA256, Values: values}, nil
-	}
-	return c.cfg.TPM.ReadPCRs(ctx, tpm.PCRSelection{Bank: crypto.SHA256, PCRs: c.cfg.Policy.PCRs})
 }
 
 // Certified returns the key's public area and the attestation key's statement about it.

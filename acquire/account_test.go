@@ -34,7 +34,8 @@ func (p *purse) Charge() error {
 	return nil
 }
 
-// Sixty programs of one user that start at once and want the same token are one fetch, and so is what was asked for before.
+// Sixty programs of one user that start at once and want the same token are one fetch, and so is
+// what was asked for before.
 func TestManyWhoWantOneTokenAreChargedOnce(t *testing.T) {
 	w := newWorld(t)
 	release := make(chan struct{})
@@ -63,7 +64,7 @@ func TestManyWhoWantOneTokenAreChargedOnce(t *testing.T) {
 	}
 }
 
-// Who has asked for too much is told, nobody is asked, and nobody else notices.
+// An account over its limit is refused, no request is made, and other accounts do not notice.
 func TestARefusedChargeAsksNobodyAndIsNothingToOthers(t *testing.T) {
 	w := newWorld(t)
 	spent, other := newPurse(1), newPurse(100)
@@ -93,7 +94,8 @@ func TestARefusedChargeAsksNobodyAndIsNothingToOthers(t *testing.T) {
 	}
 }
 
-// Each way past the cache is a fetch: a refresh, each challenge, and a resource that does not exist, once it is asked about anew.
+// Each way past the cache is a fetch: a refresh, each challenge, and a resource that does not
+// exist, once it is asked about anew.
 func TestEachFetchIsCharged(t *testing.T) {
 	w := newWorld(t)
 	account := newPurse(100)
@@ -120,7 +122,8 @@ func TestEachFetchIsCharged(t *testing.T) {
 	charged("the same after its rest", 1, acquire.Request{Resource: "https://none"})
 }
 
-// A caller cannot keep ever more tokens fresh on nobody's account, nor keep a token that others use from being refreshed.
+// A caller cannot have ever more tokens refreshed without a charge, nor keep a token that others
+// use from being refreshed.
 func TestFetchesAheadOfNeedAreCharged(t *testing.T) {
 	w := newWorld(t)
 	spent, other := newPurse(1), newPurse(1)
@@ -162,7 +165,8 @@ func TestFetchesWithoutARequestAreCharged(t *testing.T) {
 	}
 }
 
-// Who skips the cache too often for a token does not hold up others that have to, as after a challenge of the resource.
+// A caller that skips the cache too often for a token does not hold up others that have to, as
+// after a challenge of the resource.
 func TestSkippingTheCacheIsBoundedByAccount(t *testing.T) {
 	w := newWorld(t)
 	busy, other := newPurse(1000), newPurse(1000)

@@ -386,7 +386,7 @@ func TestRotatedCertificateTakesOver(t *testing.T) {
 
 func TestErrorsByKindWithWhatToDo(t *testing.T) {
 	imdsError := func(status int, code string) error {
-		return &imds.Error{Leg: "issuecredential", Status: status, Code: code}
+		return &imds.Error{Operation: "issuecredential", Status: status, Code: code}
 	}
 	for _, tc := range []struct {
 		name string
@@ -397,7 +397,7 @@ func TestErrorsByKindWithWhatToDo(t *testing.T) {
 		{"IMDS 500", imdsError(500, ""), acquire.KindUnavailable},
 		{"IMDS 410", imdsError(410, ""), acquire.KindUnavailable},
 		{"IMDS 429", imdsError(429, ""), acquire.KindThrottled},
-		{"IMDS without MSI v2", &imds.Error{Leg: "getplatformmetadata", Status: 404}, acquire.KindRefused},
+		{"IMDS without MSI v2", &imds.Error{Operation: "getplatformmetadata", Status: 404}, acquire.KindRefused},
 		{"an issuer that is not there", imdsError(404, ""), acquire.KindUnavailable},
 		{"MSI v2 switched off on this machine", fmt.Errorf("x: %w", imds.ErrNotSupported), acquire.KindRefused},
 		{"IMDS does not know the identity", imdsError(400, "identity_not_found"), acquire.KindUnknownIdentity},
@@ -431,7 +431,8 @@ type final struct{}
 func (final) Error() string { return "policy failed" }
 func (final) Refuses() bool { return true }
 
-// noEvidence is the attestation service's own answer that it does not accept this machine's evidence.
+// noEvidence is the attestation service's own answer that it does not accept this machine's
+// evidence.
 type noEvidence struct{ final }
 
 func (noEvidence) RefusesEvidence() bool { return true }
@@ -495,7 +496,7 @@ func TestRetryAfterAndRefusalsAreHonoured(t *testing.T) {
 
 func TestPanicOnTheWayIsThatFlightsError(t *testing.T) {
 	w := newWorld(t)
-	w.current = nil // the road is not made for this
+	w.current = nil // nothing expects this
 	if _, err := w.get(acquire.Request{}); !isKind(err, acquire.KindUnavailable) {
 		t.Errorf("got %v, want KindUnavailable", err)
 	}

@@ -47,7 +47,8 @@ func TestACachedTokenAllocatesNextToNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkCachedToken compares a token from the cache with what it may cost. The reference is a number, not another's code.
+// BenchmarkCachedToken compares a token from the cache with what it may cost. The reference is a
+// number, not another's code.
 func BenchmarkCachedToken(b *testing.B) {
 	w := newWorld(b)
 	w.mustGet(acquire.Request{})
@@ -63,7 +64,8 @@ func BenchmarkCachedToken(b *testing.B) {
 	b.ReportMetric(maxCachedAllocations, "reference-allocs")
 }
 
-// requestsFor lets many ask for one token that nobody has yet, and holds Entra's answer back until all of them have begun.
+// requestsFor starts many requests for one token that is not in the cache, and holds Entra's answer
+// back until all of them have begun.
 func requestsFor(tb testing.TB, waiters int) int64 {
 	w := newWorld(tb)
 	release := make(chan struct{})
@@ -118,8 +120,9 @@ const (
 	envUpstream = "ACQUIRE_TEST_UPSTREAM" // token endpoint of a process that holds tokens
 )
 
-// BenchmarkTokenMemory compares the resident memory of a process that holds 10,000 tokens with what it may be: at once, with what
-// obtaining them has left behind, and when that is collected. The token endpoint is in this process, the holder is another one.
+// BenchmarkTokenMemory compares the resident memory of a process that holds 10,000 tokens with what
+// it may be: at once, with what obtaining them has left behind, and when that is collected. The
+// token endpoint is in this process, the holder is another one.
 func BenchmarkTokenMemory(b *testing.B) {
 	server := cheapEntra(b)
 	program, err := os.Executable()

@@ -12,77 +12,103 @@ import (
 )
 
 // newChain builds the steps of an identity.
-func (b *builder) newChain(id Identity) *chain {
+func (b *builder) newChain(id Identity) (*chain, error) {
 	c := &chain{cfg: b.cfg, name: id.Name, floor: id.MinStrength}
 	b.chain = c
 	if m := id.ManagedIdentity; m != nil {
-		c.add(credentialManagedIdentity, SourceManagedIdentity, m.Bound,
-			func(bound bool) credential { return b.managedIdentity(m.Selector, bound) })
-		return c
+		err := c.add(credentialManagedIdentity, SourceManagedIdentity, m.Bound,
+			func(bound bool) (credential, error) { return b.managedIdentity(m.Selector, bound), nil })
+		return c, err
 	}
 	app := b.application(id.Application)
 	for _, entry := range id.Application.Credentials {
-		c.add(entry.Name, entry.Source, entry.Bound, func(bound bool) credential { return b.credential(app, entry, bound) })
+		err := c.add(entry.Name, entry.Source, entry.Bound, func(bound bool) (credential, error) { return b.credential(app, entry, bound) })
+		if err != nil {
+			return nil, fmt.Errorf("identity %q: credential %q: %w", id.Name, entry.Name, err)
+		}
 	}
-	return c
+	return c, nil
 }
 
 // add appends the forms of an entry.
-func (c *chain) add(entry string, source Source, bound Bound, form func(bound bool) credential) {
+func (c *chain) add(entry string, source Source, bound Bound, form func(bound bool) (credential, error)) error {
 	if bound != BoundNever {
-		c.steps = append(c.steps, &step{entry: entry, source: source, bound: true, credential: form(true)})
+		made, err := form(true)
+		if err != nil {
+			return err
+		}
+		c.steps = append(c.steps, &step{entry: entry, source: source, bound: true, credential: made})
 	}
 	if bound != BoundRequire {
-		c.steps = append(c.steps, &step{entry: entry, source: source, second: bound == BoundPrefer, credential: form(false)})
+		made, err := form(false)
+		if err != nil {
+			return err
+		}
+		c.steps = append(c.steps, &step{entry: entry, source: source, second: bound == BoundPrefer, credential: made})
 	}
+	return nil
 }
 
-// builder makes the chains of a roster. What the roster before it has of the same meaning is taken over.
+// builder makes the chains of a roster. Identities that are the same in the roster before are taken
+// over.
 type builder struct {
 	cfg     *Config
 	regions *regions
 	before  *Roster
 	roster  *Roster
 	wanted  map[string]Identity
-	next    func() uint64 // number of a meaning
-	chain   *chain        // that is being built
+	next    func() uint64 // returns a meaning that no identity has had
+	chain   *chain        // being built
 }
 
-// state returns the identity of a name, and makes first what it leans on. References were checked.
-func (b *builder) state(name string) *identityState {
+// state returns the identity of a name, after it has made those it depends on. References were
+// checked before.
+func (b *builder) state(name string) (*identityState, error) {
 	if made := b.roster.byName[name]; made != nil {
-		return made
+		return made, nil
 	}
 	id := b.wanted[name]
-	var leansOn []*identityState
-	for _, other := range id.leansOn() {
-		leansOn = append(leansOn, b.state(other))
+	var dependsOn []*identityState
+	for _, other := range id.dependsOn() {
+		state, err := b.state(other)
+		if err != nil {
+			return nil, err
+		}
+		dependsOn = append(dependsOn, state)
 	}
 	had := b.before.byName[name]
-	if had == nil || !slices.Equal(had.leansOn, leansOn) || !reflect.DeepEqual(had.Identity, id) {
-		had = &identityState{Identity: id, meaning: b.next(), chain: b.newChain(id), leansOn: leansOn}
+	if had == nil || !slices.Equal(had.dependsOn, dependsOn) || !reflect.DeepEqual(had.Identity, id) {
+		made, err := b.newChain(id)
+		if err != nil {
+			return nil, err
+		}
+		had = &identityState{Identity: id, meaning: b.next(), chain: made, dependsOn: dependsOn}
 	}
 	for _, m := range had.chain.bound {
 		b.roster.bound[m.sel] = m
 	}
 	b.roster.byName[name] = had
-	return had
+	return had, nil
 }
 
-func (b *builder) credential(app *application, entry Credential, bound bool) credential {
+// credential makes one form of an entry. An unknown source is refused, so that it is never taken
+// for another one.
+func (b *builder) credential(app *application, entry Credential, bound bool) (credential, error) {
 	switch entry.Source {
 	case SourceCertificate:
-		return b.certificate(app, entry, bound)
+		return b.certificate(app, entry, bound), nil
 	case SourceManagedIdentity:
 		source := b.managedIdentity(entry.Selector, bound)
-		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: source.obtain}, bound)
+		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: source.obtain}, bound), nil
 	case SourceOIDC:
-		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: b.other(entry.Identity)}, bound)
+		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: b.other(entry.Identity)}, bound), nil
+	case SourceAssertionFile:
+		return &assertionFile{app: app, path: entry.Path}, nil
 	}
-	return &assertionFile{app: app, path: entry.Path}
+	return nil, errNoSuchSource(entry.Source)
 }
 
-// other obtains a token of another identity, whichever of its credentials does.
+// other obtains a token of another identity, by whichever of its credentials works first.
 func (b *builder) other(identity string) func(ctx context.Context, a *ask) (*grant, error) {
 	other := b.roster.byName[identity].chain
 	return func(ctx context.Context, a *ask) (*grant, error) {
@@ -91,7 +117,7 @@ func (b *builder) other(identity string) func(ctx context.Context, a *ask) (*gra
 	}
 }
 
-// audience is whom an assertion is for.
+// audience is the audience of an entry's assertions.
 func audience(app *application, entry Credential) string {
 	if entry.Audience != "" {
 		return entry.Audience
@@ -128,32 +154,32 @@ func (b *builder) application(app *Application) *application {
 	}
 }
 
-// checkReferences refuses identities that lean on one that is not there, or on each other in a circle.
+// checkReferences refuses identities that depend on one that does not exist, or on themselves.
 func checkReferences(identities []Identity) error {
-	leans := map[string][]string{}
+	dependencies := map[string][]string{}
 	for _, id := range identities {
-		leans[id.Name] = id.leansOn()
+		dependencies[id.Name] = id.dependsOn()
 	}
-	for name := range leans {
-		if err := follow(leans, name, nil); err != nil {
+	for name := range dependencies {
+		if err := follow(dependencies, name, nil); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func follow(leans map[string][]string, name string, path []string) error {
+func follow(dependencies map[string][]string, name string, path []string) error {
 	for _, seen := range path {
 		if seen == name {
 			return fmt.Errorf("identity %q is a credential of itself: %s", name, strings.Join(append(path, name), " → "))
 		}
 	}
-	next, exists := leans[name]
+	next, exists := dependencies[name]
 	if !exists {
 		return fmt.Errorf("identity %q is a credential of %q and is not configured", name, path[len(path)-1])
 	}
 	for _, other := range next {
-		if err := follow(leans, other, append(path, name)); err != nil {
+		if err := follow(dependencies, other, append(path, name)); err != nil {
 			return err
 		}
 	}

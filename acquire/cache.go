@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// maxCachedTokens bounds the cache; the token that was asked for the longest ago goes first.
+	// maxCachedTokens bounds the cache; the least recently used token is dropped first.
 	maxCachedTokens = 10000
-	// refreshPause is how long a failed refresh ahead of need rests at least.
+	// refreshPause is the shortest time between two attempts to refresh a token ahead of need.
 	refreshPause = 30 * time.Second
 )
 
@@ -21,7 +21,7 @@ type cacheKey struct {
 	resource     string
 	tokenType    TokenType
 	capabilities string // sorted, with commas between them
-	meaning      uint64 // of identity: a name that means something else after a reload has other tokens
+	meaning      uint64 // of the name: after a reload it may stand for another identity
 }
 
 // String joins the parts with a byte that none of them can hold.
@@ -44,18 +44,19 @@ const (
 	cacheFresh                   // valid
 )
 
-// tokenCache keeps tokens in memory until they expire. What it does for one token does not take longer with many.
+// tokenCache keeps tokens in memory until they expire. An operation on one token takes the same
+// time however many there are.
 type tokenCache struct {
 	max int
 
 	mu      sync.Mutex
 	entries map[cacheKey]*list.Element // of *cacheEntry
-	order   list.List                  // the last that was asked for in front
+	order   list.List                  // most recently used first
 }
 
-// cacheEntry holds a token and its end on both clocks: the wall clock can be set
-// back, and the monotonic one stands still while the machine is suspended. The
-// token is over when either says so.
+// cacheEntry is a token with its end on both clocks: the wall clock can be set back, and the
+// monotonic one stands still while the machine is suspended. The token has expired when either says
+// so.
 type cacheEntry struct {
 	key       cacheKey
 	token     Token // its ExpiresOn is a time of the wall clock
@@ -63,8 +64,9 @@ type cacheEntry struct {
 	refreshOn time.Time
 	used      bool      // asked for since it was fetched
 	asked     time.Time // when it was asked for at Entra
-	account   Account   // that the last fetch was charged to; nil: none
-	// bound reports whether the certificate that the token is bound to is still in use; nil for a token that is bound to none.
+	account   Account   // the last fetch was charged to it; nil: to none
+	// bound reports whether the certificate that the token is bound to is still in use; nil for a
+	// token that is bound to none.
 	bound func() bool
 }
 
@@ -76,10 +78,11 @@ func newTokenCache(limit int) *tokenCache {
 	return &tokenCache{max: limit, entries: map[cacheKey]*list.Element{}}
 }
 
-// lookup returns a token that is still good. Who is told that it is due is to fetch the next one: others are not told for a while.
+// lookup returns a token that is still good. A caller that gets cacheDue must start the refresh;
+// the others see cacheFresh for refreshPause.
 func (c *tokenCache) lookup(key cacheKey, now time.Time) (Token, cacheState) {
 	token, state, bound := c.find(key, now)
-	if bound == nil || bound() { // it may look at files, which is not for the lock
+	if bound == nil || bound() { // outside the lock, since it may read files
 		return token, state
 	}
 	c.mu.Lock()
@@ -120,7 +123,7 @@ func (c *tokenCache) store(key cacheKey, entry cacheEntry, now time.Time) {
 	defer c.mu.Unlock()
 	if element, ok := c.entries[key]; ok {
 		if had := element.Value.(*cacheEntry); had.asked.After(entry.asked) && !had.expired(now) {
-			return // this one was overtaken
+			return // a later request was answered first
 		}
 		c.dropLocked(element)
 	}
@@ -135,7 +138,7 @@ func (c *tokenCache) dropLocked(element *list.Element) {
 	delete(c.entries, element.Value.(*cacheEntry).key)
 }
 
-// drop lets go of the tokens whose key is unwanted.
+// drop removes the tokens whose key is unwanted.
 func (c *tokenCache) drop(unwanted func(cacheKey) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,7 +149,8 @@ func (c *tokenCache) drop(unwanted func(cacheKey) bool) {
 	}
 }
 
-// postpone keeps a token whose refresh failed from being refreshed at every request.
+// postpone keeps a token whose refresh failed from being refreshed again for refreshPause, or for
+// the longer pause that the service asked for.
 func (c *tokenCache) postpone(key cacheKey, now time.Time, asked time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,7 +159,7 @@ func (c *tokenCache) postpone(key cacheKey, now time.Time, asked time.Duration) 
 	}
 }
 
-// remind makes a token due again that could not be fetched for who was told that it is.
+// remind makes a token due again whose refresh could not start.
 func (c *tokenCache) remind(key cacheKey, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -164,7 +168,7 @@ func (c *tokenCache) remind(key cacheKey, now time.Time) {
 	}
 }
 
-// account returns what the next fetch of a token is charged to if nobody asks for it meanwhile.
+// account returns the account that a refresh without a request is charged to.
 func (c *tokenCache) account(key cacheKey) Account {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -174,7 +178,8 @@ func (c *tokenCache) account(key cacheKey) Account {
 	return nil
 }
 
-// due returns at most limit tokens that are in use and whose next is to be fetched. What has expired is dropped on the way.
+// due returns up to limit tokens that are in use and due, and must be refreshed by the caller. It
+// drops tokens that have expired.
 func (c *tokenCache) due(now time.Time, limit int) []cacheKey {
 	c.mu.Lock()
 	defer c.mu.Unlock()

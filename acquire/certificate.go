@@ -19,17 +19,20 @@ import (
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
-// KeySource gives the keys and certificates of applications, as they are now: one that was rotated or newly certified is noticed.
+// KeySource gives the keys and certificates of applications as they are now, so that a rotated key
+// or a new certificate is used at once.
 type KeySource interface {
 	ApplicationKey(ctx context.Context, name string) (*ApplicationKey, error)
-	// Replaced reports whether the certificate with this x5t#S256 is no longer the one in use. It asks no TPM; what cannot be found out
-	// is not reported.
+	// Replaced reports whether the certificate with this x5t#S256 is no longer the one in use;
+	// false if that cannot be found out. It does not use the TPM.
 	Replaced(name, thumbprint string) bool
-	// Accepted is told that Entra has given a token for a key's certificate. It is called for each, and must be quick.
+	// Accepted is called for each token that Entra gives for a key's certificate. It must not
+	// block.
 	Accepted(name string, leaf *x509.Certificate)
 }
 
-// ApplicationKey is a key and the certificate that an app registration knows it by. It is immutable.
+// ApplicationKey is a key, and the certificate that is registered with an application. It is
+// immutable.
 type ApplicationKey struct {
 	Chain            []*x509.Certificate // leaf first
 	Signer           func(ctx context.Context) crypto.Signer
@@ -44,7 +47,8 @@ func Thumbprint(c *x509.Certificate) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// PortalThumbprint is the name by which Entra's portal shows a certificate: upper-case hexadecimal of the SHA-1 of its DER.
+// PortalThumbprint is the name by which Entra's portal shows a certificate: upper-case hexadecimal
+// of the SHA-1 of its DER.
 func PortalThumbprint(c *x509.Certificate) string {
 	sum := sha1.Sum(c.Raw) // #nosec G401 -- see the import
 	return strings.ToUpper(hex.EncodeToString(sum[:]))
@@ -81,18 +85,20 @@ func (r *registered) load(ctx context.Context) (*ApplicationKey, error) {
 	return key, nil
 }
 
-// asked takes how a request with the key's certificate ended, and passes it on, with the certificate that it was about.
+// asked notes how a request with the key's certificate ended, and adds the certificate's name to an
+// error that is about it.
 func (r *registered) asked(key *ApplicationKey, err error) error {
 	if err == nil {
 		r.app.cfg.Keys.Accepted(r.name, key.Chain[0])
 	}
-	if refusal, ok := errors.AsType[*entra.Error](err); ok && refusal.BlamesCertificate() || tlsbridge.CertificateRefused(err) {
+	if verdictOf(err).certificate {
 		return fmt.Errorf("%w; the certificate is that of key %q, thumbprint %s as the portal shows it", err, r.name, PortalThumbprint(key.Chain[0]))
 	}
 	return err
 }
 
-// signed adds an assertion to a request, which proves the key to its endpoint for ten minutes.
+// signed adds a client assertion to a request. It proves possession of the key to this endpoint for
+// ten minutes.
 func (r *registered) signed(ctx context.Context, form entra.Request, key *ApplicationKey) entra.Request {
 	form.AssertionType = entra.AssertionBearer
 	form.Sign = func() (secret.String, error) {
@@ -103,8 +109,9 @@ func (r *registered) signed(ctx context.Context, form entra.Request, key *Applic
 	return form
 }
 
-// assertedCertificate shows an assertion that the key has signed, and nothing else (variant A).
-// Whoever intercepts one can use it for ten minutes, so that it is not bound, wherever the key is.
+// assertedCertificate sends an assertion that the key has signed, without a client certificate
+// (variant A). An assertion that is intercepted can be used for ten minutes, so this form is not
+// bound, wherever the key is.
 type assertedCertificate struct{ *registered }
 
 func (c *assertedCertificate) obtain(ctx context.Context, a *ask) (*grant, error) {
@@ -116,7 +123,7 @@ func (c *assertedCertificate) obtain(ctx context.Context, a *ask) (*grant, error
 		return nil, err
 	}
 	g, err := c.request(ctx, a, key)
-	if entra.ReactionTo(err) == entra.ReactionRebuildAssertion {
+	if verdictOf(err).reaction == entra.ReactionRebuildAssertion {
 		return c.request(ctx, a, key)
 	}
 	return g, err
@@ -127,14 +134,14 @@ func (c *assertedCertificate) request(ctx context.Context, a *ask, key *Applicat
 	err := c.app.ask(ctx, c.app.authority.TokenEndpoint, func(endpoint string) error {
 		form := c.signed(ctx, c.app.form(a, endpoint), key)
 		var err error
-		g.answer, err = c.app.cfg.Entra.Token(ctx, c.app.cfg.way.Load().unbound, form)
+		g.answer, err = c.app.cfg.requestToken(ctx, c.app.cfg.transport.Load().unbound, form)
 		return err
 	})
 	return g, c.asked(key, err)
 }
 
-// strengthOfAssertion is what an assertion is worth that a key signed. One of a key in software
-// protects from no thief.
+// strengthOfAssertion is the strength of an assertion that a key signed. One of a key in software
+// has none: the key can be copied.
 func strengthOfAssertion(key Strength) Strength {
 	if key == StrengthTPM {
 		return StrengthTPMSigned
@@ -142,8 +149,8 @@ func strengthOfAssertion(key Strength) Strength {
 	return StrengthNone
 }
 
-// shownCertificate presents the certificate over mutual TLS, and an assertion besides as long as Entra wants one (variants B, B′
-// and C).
+// shownCertificate presents the certificate over mutual TLS, and sends an assertion with it as long
+// as Entra requires one (variants B, B′ and C).
 type shownCertificate struct {
 	*registered
 	send  SendAssertion
@@ -161,7 +168,7 @@ func (c *shownCertificate) obtain(ctx context.Context, a *ask) (*grant, error) {
 	}
 	sent := c.sendsAssertion(a)
 	g, err := c.request(ctx, a, key, over)
-	switch entra.ReactionTo(err) {
+	switch verdictOf(err).reaction {
 	case entra.ReactionRebuildAssertion:
 		return c.request(ctx, a, key, over)
 	case entra.ReactionNeedsAssertion:
@@ -182,12 +189,12 @@ func (c *shownCertificate) connection(a *ask, key *ApplicationKey) (*connection,
 	for _, certificate := range key.Chain {
 		pair.Chain = append(pair.Chain, certificate.Raw)
 	}
-	way := c.app.cfg.way.Load()
-	bridge, err := c.bridge(way, key, pair)
+	transport := c.app.cfg.transport.Load()
+	bridge, err := c.bridge(transport, key, pair)
 	if err != nil {
 		return nil, notLoaded(err)
 	}
-	return &connection{bridge: bridge, way: way, thumbprint: name, strength: key.Strength, current: func() bool { return !c.app.cfg.Keys.Replaced(c.name, name) }}, nil
+	return &connection{bridge: bridge, transport: transport, thumbprint: name, strength: key.Strength, current: func() bool { return !c.app.cfg.Keys.Replaced(c.name, name) }}, nil
 }
 
 func (c *shownCertificate) request(ctx context.Context, a *ask, key *ApplicationKey, over *connection) (*grant, error) {
@@ -199,13 +206,14 @@ func (c *shownCertificate) request(ctx context.Context, a *ask, key *Application
 			form = c.signed(ctx, form, key)
 		}
 		var err error
-		g.answer, err = c.app.cfg.Entra.Token(ctx, over.bridge.Client(), form)
+		g.answer, err = c.app.cfg.requestToken(ctx, over.bridge.Client(), form)
 		return err
 	})
 	return g, c.asked(key, err)
 }
 
-// sendsAssertion decides between the variants. A token that is bound to the certificate needs none.
+// sendsAssertion chooses between the variants. A token that is bound to the certificate needs no
+// assertion.
 func (c *shownCertificate) sendsAssertion(a *ask) bool {
 	return a.tokenType != TypePoP && (c.send == AssertionAlways || c.send == AssertionAuto && c.wants.Load())
 }

@@ -8,34 +8,33 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/keyagent/keyagent/acquire/entra"
 )
 
 const (
-	// rejectedRest is how long an entry is passed over that was rejected, or cannot be bound, while another one works.
+	// rejectedRest is how long an entry that was rejected, or cannot be bound, is skipped while
+	// another one works.
 	rejectedRest = 5 * time.Minute
-	// missingRest is the same for an entry that could not be loaded.
+	// missingRest is the same for an entry whose credential could not be loaded.
 	missingRest = 30 * time.Second
 )
 
-// step is one form of one entry of an identity's list: what is tried at a time.
+// step is one form, bound or not, of one entry of an identity's list.
 type step struct {
 	entry  string // name of the entry
 	source Source
 	bound  bool
-	second bool // the unbound form of an entry that prefers the bound one, which is the step before
+	second bool // the unbound form of an entry with bound: prefer; the step before is its bound form
 	credential
 
 	mu        sync.Mutex
-	restUntil time.Time // passed over until then
+	restUntil time.Time // skipped until then
 	restErr   error     // why
 	lastErr   error     // of the last attempt
 	strength  Strength  // of the last success
 	tried     bool
 }
 
-// rests reports whether the step is to be passed over now, and why.
+// rests returns why the step is to be skipped now, or nil.
 func (s *step) rests(now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,22 +53,22 @@ func (s *step) note(g *grant, err error) {
 	}
 }
 
-// rest has the step passed over for a while.
+// rest has the step skipped until a time.
 func (s *step) rest(until time.Time, why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.restUntil, s.restErr = until, why
 }
 
-// chain is an identity's ordered list of ways to a token.
+// chain is an identity's ordered list of credentials.
 type chain struct {
 	cfg   *Config
 	name  string // of the identity
 	floor Strength
 	steps []*step
 
-	bound   []*boundIdentity // that steps present, and chains of other identities may, too
-	holders []*holder        // of certificates that only this chain presents
+	bound   []*boundIdentity // managed identities; chains of other identities may share them
+	holders []*holder        // connections of certificates that only this chain presents
 }
 
 // Attempt is one entry that was tried for a token.
@@ -79,7 +78,8 @@ type Attempt struct {
 	Err        error
 }
 
-// ChainError says of every entry of an identity's list why it did not obtain a token. It unwraps to all of them.
+// ChainError says of every entry of an identity's list why it did not obtain a token. It unwraps to
+// all of these errors.
 type ChainError struct{ Attempts []Attempt }
 
 func (e *ChainError) Error() string {
@@ -103,135 +103,132 @@ func (e *ChainError) Unwrap() []error {
 	return errs
 }
 
-// errNoPoP refuses a bound token where nothing is bound.
+// errNoPoP refuses a token of type mtls_pop where no credential is bound.
 var errNoPoP = errors.New("no credential of this identity is bound, and so none can obtain a token of type mtls_pop")
 
-// obtain tries the steps in their order. Whether one that failed gives way to the next, and to which, the table in licence.go says.
+// obtain tries the steps in order. Whether a step that failed gives way to the next, and to which,
+// is decided by the table in licence.go.
 func (c *chain) obtain(ctx context.Context, a *ask) (*grant, *step, error) {
 	a.floors = append(slices.Clip(a.floors), c.floor)
-	walk := walk{chain: c, now: c.cfg.Now()}
+	pass := pass{chain: c, now: c.cfg.Now()}
 	for _, s := range c.steps {
-		if walk.passes(a, s) {
+		if pass.skips(a, s) {
 			continue
 		}
 		g, err := s.obtain(ctx, a)
+		err = withVerdict(err)
 		s.note(g, err)
 		if err == nil {
-			g.passed = g.passed || len(walk.attempts) > 0
-			walk.restFailed(ctx, s)
+			g.passed = g.passed || len(pass.attempts) > 0
+			pass.restFailed(ctx, s)
 			return g, s, nil
 		}
-		if !walk.goesOn(a, s, err) || ctx.Err() != nil {
+		if !pass.continues(a, s, err) || ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, nil, walk.err()
+	return nil, nil, pass.err()
 }
 
-// walk is one pass over a chain.
-type walk struct {
+// pass is one pass over a chain.
+type pass struct {
 	*chain
 	now      time.Time
 	attempts []Attempt
 	tried    []failedStep
 	rejected int
-	withheld []string // entries, in the form that is not bound, that nobody's refusal has licensed
-	// boundOnly: a bound form failed, and nobody has said that it cannot be had. Whoever can disturb it must not choose the weaker one.
+	withheld []string // entries whose unbound form was not tried, since no refusal allowed it
+	// boundOnly: a bound form failed without a definite refusal. An attacker who can disturb it
+	// must not be able to choose the weaker form.
 	boundOnly bool
 }
 
-// failedStep is a step that failed in this walk.
+// failedStep is a step that failed in this pass.
 type failedStep struct {
 	*step
 	err error
 }
 
-// passes reports whether a step is not to be tried.
-func (w *walk) passes(a *ask, s *step) bool {
+// skips reports whether a step must not be tried.
+func (p *pass) skips(a *ask, s *step) bool {
 	switch {
 	case s.bound:
 	case a.tokenType == TypePoP:
 		return true
-	case w.boundOnly:
-		w.withheld = append(w.withheld, s.entry)
+	case p.boundOnly:
+		p.withheld = append(p.withheld, s.entry)
 		return true
-	case s.second && !w.secondServes():
+	case s.second && !p.secondServes():
 		return true
 	}
-	// Who asks past the cache may know that something was mended.
-	if err := s.rests(w.now); err != nil && !a.fresh {
-		w.fail(s, err)
+	// The caller of a forced refresh may know that something was changed.
+	if err := s.rests(p.now); err != nil && !a.forceRefresh {
+		p.fail(s, err)
 		return true
 	}
 	return false
 }
 
-// secondServes reports whether the form before the second one was refused in a way that lets the second one be used.
-func (w *walk) secondServes() bool {
-	last := len(w.attempts) - 1
-	return last >= 0 && CannotBeBound(w.attempts[last].Err)
+// secondServes reports whether the bound form was refused in a way that allows the unbound form
+// after it.
+func (p *pass) secondServes() bool {
+	last := len(p.attempts) - 1
+	return last >= 0 && CannotBeBound(p.attempts[last].Err)
 }
 
-func (w *walk) fail(s *step, err error) {
-	w.attempts = append(w.attempts, Attempt{Credential: s.entry, Bound: s.bound, Err: err})
-	w.boundOnly = w.boundOnly || s.bound && !CannotBeBound(err)
+func (p *pass) fail(s *step, err error) {
+	p.attempts = append(p.attempts, Attempt{Credential: s.entry, Bound: s.bound, Err: err})
+	p.boundOnly = p.boundOnly || s.bound && !CannotBeBound(err)
 }
 
-// goesOn notes the failure of a step, and decides whether another one may be tried.
-func (w *walk) goesOn(a *ask, s *step, err error) bool {
-	w.fail(s, err)
-	w.tried = append(w.tried, failedStep{s, err})
-	allowed := licenceOf(err)
+// continues notes the failure of a step, and reports whether another one may be tried.
+func (p *pass) continues(a *ask, s *step, err error) bool {
+	p.fail(s, err)
+	p.tried = append(p.tried, failedStep{s, err})
+	allowed := verdictOf(err).licence
 	switch {
-	case a.tokenType != TypePoP && w.preferred(s) && allowed.weaker:
+	case a.tokenType != TypePoP && p.preferred(s) && allowed.weaker:
 		return true
 	case allowed.once:
-		w.rejected++
-		return w.rejected == 1
+		p.rejected++
+		return p.rejected == 1
 	}
 	return allowed.next
 }
 
 // preferred reports whether s has an unbound form after it.
-func (w *walk) preferred(s *step) bool {
-	for i, other := range w.steps {
+func (p *pass) preferred(s *step) bool {
+	for i, other := range p.steps {
 		if other == s {
-			return i+1 < len(w.steps) && w.steps[i+1].second
+			return i+1 < len(p.steps) && p.steps[i+1].second
 		}
 	}
 	return false
 }
 
-// restFailed lets the entries rest that failed where another one works, and says so where an operator hears it.
-func (w *walk) restFailed(ctx context.Context, working *step) {
-	for _, s := range w.tried {
-		pause := missingRest
-		_, weak := errors.AsType[*floorError](s.err)
-		switch {
-		case weak:
-			pause = 0 // for another identity's floor it may do
-		case entra.ReactionTo(s.err) == entra.ReactionUnboundResource:
-			pause = 0 // another resource may well take it
-		case CannotBeBound(s.err):
-			pause = rejectedRest
-		}
-		s.rest(w.now.Add(pause), s.err)
-		w.cfg.Logger.WarnContext(ctx, "a credential was passed over", "identity", w.name, "credential", s.entry, "bound", s.bound,
+// restFailed has the entries that failed skipped for a while, since another one works, and logs a
+// warning for each.
+func (p *pass) restFailed(ctx context.Context, working *step) {
+	for _, s := range p.tried {
+		s.rest(p.now.Add(verdictOf(s.err).rest()), s.err)
+		p.cfg.Logger.WarnContext(ctx, "a credential was passed over", "identity", p.name, "credential", s.entry, "bound", s.bound,
 			"used", working.entry, "used_bound", working.bound, "cause", s.err)
 	}
 }
 
 // err is why there is no token.
-func (w *walk) err() error {
-	var err error = &ChainError{Attempts: w.attempts}
-	switch len(w.attempts) {
+func (p *pass) err() error {
+	var err error
+	switch len(p.attempts) {
 	case 0:
-		return errNoPoP
+		return withVerdict(errNoPoP)
 	case 1:
-		err = w.attempts[0].Err
+		err = p.attempts[0].Err
+	default:
+		err = withVerdict(&ChainError{Attempts: p.attempts})
 	}
-	if len(w.withheld) > 0 {
-		return fmt.Errorf("%w; not tried, since unbound: %s (only a definite refusal by the other side allows that)", err, strings.Join(w.withheld, ", "))
+	if len(p.withheld) > 0 {
+		return fmt.Errorf("%w; not tried, since unbound: %s (only a definite refusal by the other side allows that)", err, strings.Join(p.withheld, ", "))
 	}
 	return err
 }

@@ -1,50 +1,47 @@
-// Package acquire turns configured identities into tokens.
+// Package acquire turns configured identities into access tokens.
 //
-// An [Acquirer] knows the identities of one configuration. For a request it
-// looks into its token cache; on a miss one flight per cache key, however many
-// callers wait, walks the identity's list of credentials. Each is one road to
-// Microsoft Entra:
+// An [Acquirer] holds the identities of one configuration. A request is answered from the token
+// cache; on a miss one flight per cache key, however many callers wait for it, tries the identity's
+// list of credentials in order. Each credential obtains tokens of Microsoft Entra in its own way:
 //
 //	managed identity, bound     binding certificate (binding) → token over mTLS (tlsbridge, entra)
 //	managed identity, unbound   token of IMDS (imds)
 //	certificate, bound          certificate of a key in the TPM and signed assertion → token over mTLS
 //	certificate, unbound        signed assertion → token
-//	federated, bound            bound assertion of somebody else → exchange over mTLS with the same certificate
-//	federated, unbound          assertion of somebody else → exchange
+//	federated, bound            bound assertion of another identity → exchange over mTLS with the same certificate
+//	federated, unbound          assertion of another identity, or of a file → exchange
 //
-// What comes back is an ordinary Bearer token, or one of type mtls_pop. Read
-// acquirer.go for a request's way, chain.go for the list, reaction.go for what a
-// refusal means, and one file for each road.
+// The result is an ordinary Bearer token, or one of type mtls_pop. To follow a request, read
+// request.go, flight.go, obtain.go and outcome.go in this order; chain.go tries the list,
+// licence.go and verdict.go say what an error means, and each credential has a file of its own.
 //
 // # Invariants
 //
-//   - An access token lives in memory only, inside a [secret.String] that no
-//     printing, logging or encoding reveals.
-//   - A failed refresh never touches a good token. A token is served until it
-//     really expires, and not one second longer; one that is bound to a
-//     certificate goes with it.
-//   - The cancellation of one caller never cancels the flight that others wait for,
-//     and what one caller asks for besides never becomes what others get.
-//   - What is reported about a token ([Strength], [Binding], fallback) is what
-//     happened when it was obtained, never what was configured.
-//   - A credential goes unbound, or gives way to an unbound one, by configuration
-//     and by a definite no of the other side only: never because somebody was not
-//     reached.
-//   - Each flight is charged to the [Account] of the request that caused it, and a refresh ahead of need to the one that
-//     asked, or had the token fetched before. Who has asked for too much is told before anybody beyond this process is asked.
+//   - An access token is kept in memory only, inside a [secret.String] that no printing, logging or
+//     encoding reveals.
+//   - A failed refresh leaves a good token alone. A token is served until it expires, and not one
+//     second longer; a token that is bound to a certificate is dropped with that certificate.
+//   - The cancellation of one caller never cancels the flight that others wait for, and what one
+//     caller asks for in addition (claims, a forced refresh) never becomes what others get.
+//   - What is reported about a token ([Strength], [Binding], fallback) is what happened when it was
+//     obtained, never what was configured.
+//   - A weaker credential is used only where the configuration allows it and the other side has
+//     definitely refused the better one; never because a service could not be reached.
+//   - Each flight is charged to the [Account] of the request that caused it; a refresh ahead of
+//     need is charged to the account that asked for the token, or had it fetched, before. A caller
+//     over its limit is refused before any request leaves this process.
 //   - An assertion and the certificate that it is bound to are one value.
-//   - A binding certificate is replaced once in a flight, and by the word of its own
-//     identity's request only.
+//   - A binding certificate is replaced at most once in a flight, and only after a rejection of its
+//     own identity's token request.
 //
 // # Errors
 //
-// Every error of [Acquirer.Token] is an [*Error] (or the caller's own context
-// error); its Kind says what a caller can do about it. A [*ChainError] inside says
-// why each entry of a list failed.
+// Every error of [Acquirer.Token] is an [*Error] or the caller's own context error; its Kind says
+// what a caller can do about it. A [*ChainError] inside says why each entry of a list failed.
 //
 // # Sources
 //
-// Wire: MSI v2 as MSAL.NET speaks it (getplatformmetadata, issuecredential,
-// token request over mutual TLS), RFC 6749, RFC 7523, RFC 8705; the fallback of
-// Microsoft.Identity.Web's credential lists, as far as docs/adr/0009 follows it.
+// MSI v2 as MSAL.NET implements it (getplatformmetadata, issuecredential, token request over mutual
+// TLS); RFC 6749, RFC 7523, RFC 8705; the fallback of Microsoft.Identity.Web's credential lists, as
+// far as docs/adr/0009 follows it.
 package acquire

@@ -11,11 +11,12 @@ import (
 )
 
 const (
-	// regionLife is how long a detected region is believed.
+	// regionLife is how long a detected region is kept.
 	regionLife = 24 * time.Hour
-	// regionRetry is how soon a region that could not be detected is asked for again.
+	// regionRetry is the pause after a detection that failed.
 	regionRetry = 10 * time.Minute
-	// globalFor is how long the global endpoint is used after a regional one could not be connected to.
+	// globalFor is how long the global endpoint is used after a regional one could not be connected
+	// to.
 	globalFor = 5 * time.Minute
 )
 
@@ -33,7 +34,7 @@ type regions struct {
 	until time.Time
 }
 
-// detected returns the region, or "" if it cannot be found out: then the global endpoint serves.
+// detected returns the region, or "" if it cannot be detected: the global endpoint is used then.
 func (r *regions) detected(ctx context.Context) string {
 	r.mu.Lock()
 	name, until := r.name, r.until
@@ -54,7 +55,7 @@ func (r *regions) detected(ctx context.Context) string {
 	return name
 }
 
-// endpoints are where an application's tenant gives tokens. It is safe for concurrent use.
+// endpoints are the token endpoints of an application's tenant. It is safe for concurrent use.
 type endpoints struct {
 	cfg       *Config
 	authority entra.Authority
@@ -65,8 +66,8 @@ type endpoints struct {
 	globalUntil time.Time
 }
 
-// ask calls request with the token endpoint: the regional one, and the global one if the regional one cannot be connected to. Only
-// a request that was not sent is made a second time.
+// ask calls request with the regional token endpoint, and with the global one if there was no
+// connection to the regional one. Only a request that was not sent is made a second time.
 func (e *endpoints) ask(ctx context.Context, of func(region string) string, request func(endpoint string) error) error {
 	region := e.now(ctx)
 	err := request(of(region))
@@ -80,7 +81,7 @@ func (e *endpoints) ask(ctx context.Context, of func(region string) string, requ
 	return request(of(""))
 }
 
-// now returns the region whose endpoint is to be used now.
+// now returns the region whose endpoint is used now; "" for the global one.
 func (e *endpoints) now(ctx context.Context) string {
 	e.mu.Lock()
 	avoid := e.cfg.Now().Before(e.globalUntil)

@@ -2,12 +2,14 @@ package acquire
 
 import (
 	"context"
+	"fmt"
 
+	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
 // Classify and the end of all flights cannot be seen from outside.
-var Classify = classify
+func Classify(identity string, err error) *Error { return verdictOf(err).asError(identity, err) }
 
 // WaitFlight returns once no flight for the token is under way: it joins the one
 // that is, or makes one that does nothing.
@@ -41,20 +43,18 @@ func Licences() []Licence {
 	return list
 }
 
-// LicenceOf is what an error licenses; the row is empty where none fits, and for the errors that are made of others.
+// LicenceOf is what an error licenses; the row is empty where none fits, and for the errors that
+// are made of others.
 func LicenceOf(err error) Licence {
-	found := licenceOf(err)
-	l := Licence{Next: found.next, Weaker: found.weaker, Once: found.once}
-	if is[*ChainError](err) || is[*notReplaced](err) {
-		return l
-	}
-	for _, row := range licences() {
-		if row.is(err) {
-			l.Row = row.name
-			break
-		}
-	}
-	return l
+	v := verdictOf(err)
+	return Licence{Row: v.row, Next: v.next, Weaker: v.weaker, Once: v.once}
+}
+
+// Verdict is everything that an error means, in one line.
+func Verdict(err error) string {
+	v := verdictOf(err)
+	return fmt.Sprintf("row=%q next=%v weaker=%v once=%v kind=%s after=%v claims=%q request=%v asked=%v/%v local=%v passing=%v rest=%v replace=%q/%v pair=%v hint=%q",
+		v.row, v.next, v.weaker, v.once, v.kind, v.retryAfter, v.claims, v.hintsAtRequest(), v.refusesRequest, v.imdsRefusesRequest, v.costsNothing, v.temporary, v.rest(), v.replace, v.replace != "", v.repair, v.hint)
 }
 
 // NotLoaded, TooWeak, NotReplaced and Remembered are errors that only an attempt makes.
@@ -65,17 +65,25 @@ func Remembered(err error) error             { return &remembered{err, 0} }
 
 // The sentinels of this package.
 var (
-	ErrNoPoP   = errNoPoP
-	ErrClosed  = errClosed
-	ErrPanic   = errPanic
-	ErrCrowded = errCrowded
-	ErrRetired = errRetired
-	ErrForced  = errForced
+	ErrNoPoP        = errNoPoP
+	ErrClosed       = errClosed
+	ErrPanic        = errPanic
+	ErrCrowded      = errCrowded
+	ErrRetired      = errRetired
+	ErrForceRefresh = errForceRefresh
 )
 
-// Unable reports whether a flight that ended so says that the identity cannot give tokens.
+// Unable reports whether a flight that ended with err says that the identity cannot give tokens.
 func Unable(of Identity, err error) bool {
 	s := identityState{Identity: of}
-	s.note(err, s.ofRequest(classify(of.Name, err)))
+	s.note(err, s.ofRequest(verdictOf(err)))
 	return s.unable != nil
+}
+
+// Build makes the list of an identity's credentials without checking the identity.
+func Build(id Identity) error {
+	roster := &Roster{byName: map[string]*identityState{}, bound: map[imds.Selector]*boundIdentity{}}
+	b := &builder{cfg: &Config{}, before: roster, roster: roster}
+	_, err := b.newChain(id)
+	return err
 }

@@ -1,27 +1,19 @@
 package acquire
 
 import (
-	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
-
-	"github.com/keyagent/keyagent/acquire/binding"
-	"github.com/keyagent/keyagent/acquire/entra"
-	"github.com/keyagent/keyagent/acquire/imds"
 )
 
-// finalRest is how long a refusal that a retry will not change is answered from
-// memory, so that one caller's loop does not use up what IMDS and Entra allow the
-// whole VM.
+// finalRest is how long a refusal that a retry does not change is answered from memory, so that a
+// caller in a loop does not use up what IMDS and Entra allow the whole VM.
 const finalRest = 5 * time.Second
 
-// failureMemory remembers failures for as long as asking again is of no use: a
-// refusal for a moment, and for as long as the other side said with Retry-After. A
-// throttled identity rests as a whole, because it is the client that is throttled,
-// not the resource. What the other side asked for holds for its client, whatever
-// the agent's configuration says of it meanwhile.
+// failureMemory remembers failures for as long as asking again is of no use: a refusal for
+// finalRest, and a pause for as long as Retry-After said. Throttling concerns an identity as a
+// whole, because the service throttles the client and not the resource. A pause that a service
+// asked for holds for its client, even if a reload gives the identity another meaning.
 type failureMemory struct {
 	max int
 
@@ -29,13 +21,14 @@ type failureMemory struct {
 	entries map[failureKey]failure
 }
 
-// failureKey is what a failure is about: a token, or with a client and without a meaning what that client asks for under this name.
+// failureKey is what a failure is about: a token; or, with a client and meaning 0, what that client
+// asks for under this name.
 type failureKey struct {
 	cacheKey
 	client client
 }
 
-// pauseOf is the key of a pause that was asked for.
+// pauseOf is the key of a pause that a service asked for.
 func pauseOf(key cacheKey, of client) failureKey {
 	key.meaning = 0
 	return failureKey{key, of}
@@ -46,7 +39,7 @@ type failure struct {
 	until time.Time
 }
 
-// remembered is a failure that is told again, without anybody having been asked.
+// remembered is a failure that is repeated from memory: no service was asked.
 type remembered struct {
 	error
 	left time.Duration
@@ -75,7 +68,7 @@ func (m *failureMemory) remember(key cacheKey, of client, err *Error, now time.T
 	case KindThrottled:
 		about = pauseOf(cacheKey{identity: key.identity}, of)
 	}
-	if rest <= 0 || costsNothing(err.Err) {
+	if rest <= 0 || verdictOf(err.Err).costsNothing {
 		return
 	}
 	m.mu.Lock()
@@ -86,10 +79,10 @@ func (m *failureMemory) remember(key cacheKey, of client, err *Error, now time.T
 	m.entries[about] = failure{err: err, until: now.Add(rest)}
 }
 
-// recall returns what stands against asking for key now, with what is left of the
-// pause; nil if nothing does. Whoever asks past the cache may know that something was
-// changed, and is held up only by a pause that the other side asked for.
-func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forced bool) *Error {
+// recall returns the failure that stands against asking for key now, with what is left of its
+// pause, or nil. A forced refresh is held up only by a pause that a service asked for: its caller
+// may know that something was changed.
+func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forceRefresh bool) *Error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, k := range []failureKey{{cacheKey: key}, pauseOf(key, of), pauseOf(cacheKey{identity: key.identity}, of)} {
@@ -98,7 +91,7 @@ func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forced bo
 			continue
 		}
 		left := f.until.Sub(now)
-		if left > 0 && forced && f.err.RetryAfter == 0 {
+		if left > 0 && forceRefresh && f.err.RetryAfter == 0 {
 			continue
 		}
 		if left > 0 {
@@ -114,7 +107,7 @@ func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forced bo
 	return nil
 }
 
-// reconsider forgets what the other side asked for no pause with.
+// reconsider forgets the failures for which the other side asked for no pause.
 func (m *failureMemory) reconsider() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -125,8 +118,8 @@ func (m *failureMemory) reconsider() {
 	}
 }
 
-// forgetLocked makes room: what is over goes, and if nothing is, all goes. The
-// price is a request more.
+// forgetLocked makes room: failures whose time is over are dropped, and if there are none, all are.
+// At worst, that causes a few requests more.
 func (m *failureMemory) forgetLocked(now time.Time) {
 	for key, f := range m.entries {
 		if !now.Before(f.until) {
@@ -136,24 +129,4 @@ func (m *failureMemory) forgetLocked(now time.Time) {
 	if len(m.entries) >= m.max {
 		clear(m.entries)
 	}
-}
-
-// costsNothing reports whether nobody beyond this machine was asked: a key that was not there may be there in a moment.
-func costsNothing(err error) bool {
-	if chain, ok := errors.AsType[*ChainError](err); ok {
-		return !slices.ContainsFunc(chain.Attempts, func(a Attempt) bool { return !costsNothing(a.Err) })
-	}
-	missing, ok := errors.AsType[*loadError](err)
-	if !ok {
-		return false
-	}
-	_, weak := errors.AsType[*floorError](missing)
-	return refuses(missing) && !weak && !errors.Is(missing, binding.ErrAttestation) && !asked(missing)
-}
-
-// asked reports whether an error is an answer.
-func asked(err error) bool {
-	_, entraSaid := errors.AsType[*entra.Error](err)
-	_, imdsSaid := errors.AsType[*imds.Error](err)
-	return entraSaid || imdsSaid
 }

@@ -2,10 +2,8 @@ package acquire
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -20,8 +18,8 @@ import (
 // assertionMargin is how long before it expires an assertion is no longer sent.
 const assertionMargin = 5 * time.Minute
 
-// assertion is what somebody whom an application trusts says for it, and the connection over which that may be shown: nil if
-// it is bound to none. The two are one value, obtained together; it is immutable.
+// assertion is a client assertion from a trusted issuer, with the mTLS connection it is bound to:
+// nil if it is bound to none. The two are obtained together, and the value is immutable.
 type assertion struct {
 	token    secret.String
 	over     *connection
@@ -30,10 +28,11 @@ type assertion struct {
 	end      time.Time // zero: not known
 }
 
-// usable reports whether the assertion can still be exchanged, and Entra be reached over its connection as it is to be reached now.
+// usable reports whether the assertion can still be exchanged over its connection, with the TLS
+// settings of now.
 func (s *assertion) usable(cfg *Config) bool {
 	return (s.end.IsZero() || cfg.Now().Before(s.end.Add(-assertionMargin))) &&
-		(s.over == nil || s.over.current() && s.over.way == cfg.way.Load())
+		(s.over == nil || s.over.current() && s.over.transport == cfg.transport.Load())
 }
 
 // assertionSource obtains assertions.
@@ -41,26 +40,28 @@ type assertionSource interface {
 	assertion(ctx context.Context, a *ask) (*assertion, error)
 }
 
-// federated exchanges an assertion of somebody whom the application trusts for its token: bound to the certificate that the
-// assertion was obtained with, or not.
+// federated exchanges an assertion from an issuer that the application trusts for a token of the
+// application: over mutual TLS with the certificate that the assertion is bound to, or unbound.
 type federated struct {
 	app    *application
 	source assertionSource
 	bound  bool
 
-	lock     waiting.Lock // guards the rest
-	held     *assertion   // is used until it ends
-	attempts atomic.Int64 // at obtaining one
-	failed   error        // of the last attempt; nil if it brought one
+	lock     waiting.Lock // guards held and failed
+	held     *assertion   // used until it ends
+	attempts atomic.Int64 // to obtain one
+	failed   error        // of the last attempt; nil if it succeeded
 }
 
 func newFederated(app *application, source assertionSource, bound bool) *federated {
 	return &federated{app: app, source: source, bound: bound, lock: waiting.NewLock()}
 }
 
-// obtain makes both legs. A pair that Entra rejects is obtained once more, and then both legs are made again: parts of two generations
-// are never mixed. Whether it is the certificate that has to be replaced is found out in the first leg: what an application's exchange
-// says must not take the managed identity's certificate away from everybody.
+// obtain makes two requests: the assertion request, and the exchange. If Entra rejects assertion or
+// certificate in the exchange, both requests are made once more, with both obtained anew: parts of
+// two generations are never mixed. Whether the certificate has to be replaced is decided by the
+// assertion request alone: what Entra says to one application must not replace the certificate of a
+// managed identity that others use.
 func (f *federated) obtain(ctx context.Context, a *ask) (*grant, error) {
 	if !f.bound {
 		if err := a.checkFloor(StrengthNone); err != nil {
@@ -69,20 +70,20 @@ func (f *federated) obtain(ctx context.Context, a *ask) (*grant, error) {
 	}
 	held, err := f.take(ctx, a, nil)
 	if err != nil {
-		return nil, legFailed(err)
+		return nil, noAssertion(err)
 	}
 	g, err := f.exchange(ctx, a, held)
-	if !pairRejected(err) {
+	if !verdictOf(err).repair {
 		return g, err
 	}
 	if held, err = f.take(ctx, a, held); err != nil {
-		return nil, legFailed(err)
+		return nil, noAssertion(err)
 	}
 	return f.exchange(ctx, a, held)
 }
 
-// take returns an assertion other than the rejected one. Whoever comes while one is being obtained waits for it, and shares the
-// failure, too.
+// take returns an assertion other than the rejected one. Callers that come while one is being
+// obtained wait for it, and share a failure, too.
 func (f *federated) take(ctx context.Context, a *ask, rejected *assertion) (*assertion, error) {
 	before := f.attempts.Load()
 	if err := f.lock.Lock(ctx); err != nil {
@@ -92,7 +93,7 @@ func (f *federated) take(ctx context.Context, a *ask, rejected *assertion) (*ass
 	if held := f.held; held != nil && held != rejected && held.usable(f.app.cfg) && a.checkFloor(held.strength) == nil {
 		return held, nil
 	}
-	if _, weak := errors.AsType[*floorError](f.failed); f.failed != nil && !weak && f.attempts.Load() != before {
+	if f.failed != nil && !verdictOf(f.failed).tooWeak && f.attempts.Load() != before {
 		return nil, f.failed
 	}
 	f.held = nil
@@ -102,20 +103,20 @@ func (f *federated) take(ctx context.Context, a *ask, rejected *assertion) (*ass
 }
 
 func (f *federated) fetch(ctx context.Context, a *ask) (*assertion, error) {
-	fresh, err := f.source.assertion(ctx, a)
+	made, err := f.source.assertion(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("the assertion for the application: %w", err)
 	}
-	if err := a.checkFloor(fresh.strength); err != nil {
+	if err := a.checkFloor(made.strength); err != nil {
 		return nil, err
 	}
-	return fresh, nil
+	return made, nil
 }
 
-// exchange makes leg 2.
+// exchange sends the assertion to the token endpoint of the application's tenant.
 func (f *federated) exchange(ctx context.Context, a *ask, s *assertion) (*grant, error) {
 	g := &grant{clientID: f.app.id, strength: s.strength, over: s.over, passed: s.passed}
-	endpoint, kind, client := f.app.authority.TokenEndpoint, entra.AssertionBearer, f.app.cfg.way.Load().unbound
+	endpoint, kind, client := f.app.authority.TokenEndpoint, entra.AssertionBearer, f.app.cfg.transport.Load().unbound
 	thumbprint := ""
 	if s.over != nil {
 		endpoint, kind, client = f.app.authority.MTLSTokenEndpoint, entra.AssertionPoP, s.over.bridge.Client()
@@ -125,31 +126,27 @@ func (f *federated) exchange(ctx context.Context, a *ask, s *assertion) (*grant,
 		form := f.app.form(a, endpoint)
 		form.Assertion, form.AssertionType, form.Thumbprint = s.token, kind, thumbprint
 		var err error
-		g.answer, err = f.request(ctx, client, form)
+		g.answer, err = f.app.cfg.requestToken(ctx, client, form)
 		return err
 	})
 }
 
-func (f *federated) request(ctx context.Context, client *http.Client, form entra.Request) (*entra.TokenResponse, error) {
-	return f.app.cfg.Entra.Token(ctx, client, form)
-}
-
-// granted makes assertions of the tokens that a credential of somebody else obtains for the exchange.
+// granted obtains assertions that are tokens of another identity for the exchange audience.
 type granted struct {
 	cfg      *Config
 	audience string
 	bound    bool
-	// obtain is that of a credential, or of another identity's whole list.
+	// obtain is the method of a credential, or of the whole list of another identity.
 	obtain func(ctx context.Context, a *ask) (*grant, error)
 }
 
 func (s *granted) assertion(ctx context.Context, a *ask) (*assertion, error) {
-	leg := &ask{resource: s.audience, tokenType: TypeBearer, fresh: a.fresh, floors: a.floors, reissued: a.reissued}
+	first := &ask{resource: s.audience, tokenType: TypeBearer, forceRefresh: a.forceRefresh, floors: a.floors, reissued: a.reissued}
 	if s.bound {
-		leg.tokenType = TypePoP
+		first.tokenType = TypePoP
 	}
 	asked := s.cfg.Now()
-	g, err := s.obtain(ctx, leg)
+	g, err := s.obtain(ctx, first)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +160,8 @@ func (s *granted) assertion(ctx context.Context, a *ask) (*assertion, error) {
 // maxAssertionBytes bounds an assertion in a file; real ones have one or two kilobytes.
 const maxAssertionBytes = 64 << 10
 
-// assertionFile reads an assertion that another program keeps fresh. It is read for each exchange, so that a new one is seen.
+// assertionFile reads an assertion that another program keeps up to date. It is read for each
+// exchange, so that a new one is used at once.
 type assertionFile struct {
 	app  *application
 	path string
@@ -181,7 +179,7 @@ func (f *assertionFile) obtain(ctx context.Context, a *ask) (*grant, error) {
 	return exchange.exchange(ctx, a, &assertion{token: text, strength: StrengthNone})
 }
 
-// readAssertion reads a JWT from a file. What is in it is not told by any error.
+// readAssertion reads a JWT from a file. No error quotes what is in the file.
 func readAssertion(path string) (secret.String, error) {
 	// Without O_NONBLOCK, a FIFO in the file's place would hold the request.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // #nosec G304 -- the operator's choice

@@ -30,8 +30,9 @@ func newSlow(gives Strength) (*federated, *slowSource) {
 	return newFederated(&application{cfg: &Config{Now: time.Now}}, source, true), source
 }
 
-// Those who waited for a first leg share its end, good or bad. Who comes later makes another attempt.
-func TestAFirstLegIsSharedByThoseWhoWaited(t *testing.T) {
+// Callers that waited for an assertion request share its result, good or bad. Later callers make
+// another attempt.
+func TestAnAssertionRequestIsSharedByThoseWhoWaited(t *testing.T) {
 	for name, end := range map[string]error{"it fails": errors.New("down"), "it succeeds": nil} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -65,7 +66,8 @@ func TestAFirstLegIsSharedByThoseWhoWaited(t *testing.T) {
 	}
 }
 
-// An assertion that is kept serves whom it is strong enough for; for others, one is obtained.
+// An assertion that is kept is used by callers whose floor it satisfies; for others, another one is
+// obtained.
 func TestAKeptAssertionIsHeldToEachFloor(t *testing.T) {
 	f, source := newSlow(StrengthTPM)
 	take := func(floor Strength) error {

@@ -2,9 +2,8 @@ package acquire
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
+	"net/http"
 	"sync"
 
 	"github.com/keyagent/keyagent/acquire/entra"
@@ -12,28 +11,31 @@ import (
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
-// A credential is one way to tokens of one identity, in one form: bound or not.
+// A credential obtains tokens of one identity in one form: bound or not.
 type credential interface {
-	// obtain asks for a token. Errors about the credential itself, before Entra has seen it, are a *loadError.
+	// obtain asks for a token. An error that came before Entra has seen the credential is
+	// marked by notLoaded.
 	obtain(ctx context.Context, a *ask) (*grant, error)
 }
 
-// ask is what one flight wants.
+// ask is what one flight asks a credential for.
 type ask struct {
-	resource  string
-	tokenType TokenType
-	claims    string // capabilities and challenge, merged; JSON or ""
-	fresh     bool   // nothing that somebody upstream has kept
-	// floors are what each credential on the way has to reach: that of the identity, and those of
-	// the identities whose assertion it is. None of two floors need be the higher one, so that all
-	// are kept.
+	resource     string
+	tokenType    TokenType
+	claims       string // capabilities and challenge, merged; JSON or ""
+	forceRefresh bool   // nothing that IMDS or the agent has kept may serve
+	// floors are the strengths that each credential must have: min_strength of the identity, and of
+	// the identities that its token is an assertion for. All are kept, since of two floors neither
+	// need be the higher one.
 	floors []Strength
 
-	// reissued are the managed identities whose certificate was replaced in this flight: once is enough for each.
+	// reissued are the managed identities whose certificate was replaced in this flight; each is
+	// replaced once at most.
 	reissued map[imds.Selector]bool
 }
 
-// mayReissue reports, once for each managed identity, that its certificate may be replaced.
+// mayReissue reports whether the certificate of a managed identity may be replaced: true once for
+// each.
 func (a *ask) mayReissue(sel imds.Selector) bool {
 	if a.reissued[sel] {
 		return false
@@ -42,8 +44,8 @@ func (a *ask) mayReissue(sel imds.Selector) bool {
 	return true
 }
 
-// wireType is the form field token_type for a request that authenticates by certificate or assertion: Bearer is what Entra
-// gives when the field is absent.
+// wireType is the form field token_type of a request that authenticates by certificate or
+// assertion. Without the field, Entra gives a Bearer token.
 func (a *ask) wireType() string {
 	if a.tokenType == TypePoP {
 		return string(TypePoP)
@@ -57,43 +59,19 @@ type grant struct {
 	clientID string
 	strength Strength
 	over     *connection // nil: no certificate was presented
-	half     bool        // the token may be refreshed no earlier than near its end: see refreshOn
-	passed   bool        // somebody on the way has passed a better credential over
+	half     bool        // IMDS caches the token, so that it is refreshed near its end: see refreshOn
+	passed   bool        // a better credential was passed over, here or for the assertion
 }
 
-// connection is a certificate in use: the connections that present it, how well its key is kept, and how another one is had.
+// connection is a certificate in use: the TLS connections that present it, and how well its key is
+// protected.
 type connection struct {
 	bridge     *tlsbridge.Bridge
-	way        *way   // that bridge was made with
-	thumbprint string // x5t#S256
+	transport  *transport // that bridge was made with
+	thumbprint string     // x5t#S256
 	strength   Strength
 	// current reports whether the certificate is still the one in use.
 	current func() bool
-}
-
-// loadError says that a credential was not there to be presented: the next entry may be.
-type loadError struct{ err error }
-
-func (e *loadError) Error() string { return e.err.Error() }
-func (e *loadError) Unwrap() error { return e.err }
-
-// notLoaded marks err, if there is one.
-func notLoaded(err error) error {
-	if err == nil || notPresented(err) {
-		return err
-	}
-	return &loadError{err}
-}
-
-// notPresented reports whether err says that a credential was not there. What is inside of a list's error was said of another
-// identity's credentials.
-func notPresented(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		if _, ok := err.(*loadError); ok { //nolint:errorlint // errors.As would look into lists, too
-			return true
-		}
-	}
-	return false
 }
 
 // floorError says that a credential is weaker than an identity demands.
@@ -103,7 +81,7 @@ func (e *floorError) Error() string {
 	return fmt.Sprintf("the credential's strength is %q, and the identity's min_strength is %q", e.have, e.want)
 }
 
-// checkFloor refuses a credential that is too weak, before it is shown to anybody.
+// checkFloor refuses a credential that is too weak, before it is shown to Entra.
 func (a *ask) checkFloor(have Strength) error {
 	for _, floor := range a.floors {
 		if !have.reaches(floor) {
@@ -113,44 +91,30 @@ func (a *ask) checkFloor(have Strength) error {
 	return nil
 }
 
-// legFailed marks what kept the first leg from giving an assertion. What Entra says there for now only, or what did not reach it, is no
-// more a matter of the credential than in the second leg.
-func legFailed(err error) error {
-	if notForNow(err) {
-		return err
-	}
-	return notLoaded(err)
+// requestToken asks Entra for a token. An error carries its verdict.
+func (cfg *Config) requestToken(ctx context.Context, over *http.Client, form entra.Request) (*entra.TokenResponse, error) {
+	answer, err := cfg.Entra.Token(ctx, over, form)
+	return answer, withVerdict(err)
 }
 
-// notForNow reports whether Entra said so for now only, or was not reached, at any entry of a list.
-func notForNow(err error) bool {
-	if chain, ok := errors.AsType[*ChainError](err); ok {
-		return slices.ContainsFunc(chain.Attempts, func(a Attempt) bool { return notForNow(a.Err) })
-	}
-	if e, ok := errors.AsType[*entra.Error](err); ok && e.Temporary() {
-		return true
-	}
-	return errors.Is(err, entra.ErrUnreachable) || errors.Is(err, entra.ErrBadAnswer)
-}
-
-// holder keeps the connections of whoever has a certificate. Another certificate closes those of the one before: a request that is under
-// way there ends on it, and keeps no connection.
+// holder keeps the TLS connections that present one certificate. Another certificate closes those
+// of the one before: a request on such a connection finishes, and keeps no connection.
 type holder struct {
-	mu    sync.Mutex
-	inUse *tlsbridge.Bridge
-	shows any  // what tells the pair that inUse presents from others
-	way   *way // that inUse was made with
-	ended bool // only requests that are under way still come
+	mu        sync.Mutex
+	inUse     *tlsbridge.Bridge
+	shows     any        // identifies the pair of certificate and key that inUse presents
+	transport *transport // that inUse was made with
+	ended     bool       // only requests that are under way still come
 }
 
-// bridge returns the connections that present pair, which id tells from others.
-func (h *holder) bridge(way *way, id any, pair tlsbridge.Pair) (*tlsbridge.Bridge, error) {
+// bridge returns the connections that present pair; id identifies the pair.
+func (h *holder) bridge(transport *transport, id any, pair tlsbridge.Pair) (*tlsbridge.Bridge, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.inUse != nil && h.shows == id && h.way == way {
+	if h.inUse != nil && h.shows == id && h.transport == transport {
 		return h.inUse, nil
 	}
-	fresh, err := tlsbridge.New(way.tls, pair)
+	made, err := tlsbridge.New(transport.tls, pair)
 	if err != nil {
 		return nil, err
 	}
@@ -158,10 +122,10 @@ func (h *holder) bridge(way *way, id any, pair tlsbridge.Pair) (*tlsbridge.Bridg
 		h.inUse.Close()
 	}
 	if h.ended {
-		fresh.Close()
+		made.Close()
 	}
-	h.inUse, h.shows, h.way = fresh, id, way
-	return fresh, nil
+	h.inUse, h.shows, h.transport = made, id, transport
+	return made, nil
 }
 
 // handshake describes the last handshake of the certificate in use.
@@ -174,16 +138,18 @@ func (h *holder) handshake() tlsbridge.Handshake {
 	return h.inUse.Handshake()
 }
 
-// leave has connections that were made in another way end with the requests that are on them.
-func (h *holder) leave(current *way) {
+// leave closes connections that were made with other TLS settings, once the requests on them are
+// done.
+func (h *holder) leave(current *transport) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.inUse != nil && h.way != current {
+	if h.inUse != nil && h.transport != current {
 		h.inUse.Close()
 	}
 }
 
-// close has the connections end with the requests that are on them, and those of requests that are still to come, too.
+// close closes the connections once the requests on them are done, and those of later requests,
+// too.
 func (h *holder) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -15,7 +15,8 @@ type Identity struct {
 	// ManagedIdentity or Application, exactly one of them.
 	ManagedIdentity *ManagedIdentity
 	Application     *Application
-	// MinStrength refuses tokens that a weaker credential would obtain, before it is shown to anybody. Empty: any will do.
+	// MinStrength refuses weaker credentials, before they are shown to Entra. Empty: none is
+	// refused.
 	MinStrength Strength
 }
 
@@ -25,7 +26,7 @@ type ManagedIdentity struct {
 	Bound    Bound
 }
 
-// Application is an app registration and what it proves itself with.
+// Application is an app registration, and the credentials it authenticates with.
 type Application struct {
 	Authority   entra.Authority
 	ClientID    string       // GUID
@@ -36,7 +37,7 @@ type Application struct {
 // RegionAuto stands for the region that the VM is in.
 const RegionAuto = "auto"
 
-// Credential is one entry of an application's list. What a member is for depends on Source.
+// Credential is one entry of an application's list. Which members count depends on Source.
 type Credential struct {
 	Name   string // unique in its list; appears in replies and audit records
 	Source Source
@@ -58,23 +59,23 @@ type Source string
 // The sources.
 const (
 	SourceCertificate     Source = "certificate"      // a key in the TPM and its registered certificate
-	SourceManagedIdentity Source = "managed_identity" // a managed identity that the application trusts
-	SourceOIDC            Source = "oidc"             // another identity of this configuration that the application trusts
-	SourceAssertionFile   Source = "assertion_file"   // an assertion that somebody else keeps fresh in a file; never bound
+	SourceManagedIdentity Source = "managed_identity" // a managed identity with a federated credential at the application
+	SourceOIDC            Source = "oidc"             // another identity of this configuration, with a federated credential there
+	SourceAssertionFile   Source = "assertion_file"   // an assertion that another program keeps up to date in a file; never bound
 )
 
-// Bound says whether a credential must be one that is of no use without its key.
+// Bound says whether a credential must be of no use without its key.
 type Bound string
 
 // The values of Bound.
 const (
 	BoundRequire Bound = "require" // bound, or not at all
-	BoundPrefer  Bound = "prefer"  // bound; unbound only where the other side says for good that it cannot
+	BoundPrefer  Bound = "prefer"  // bound; unbound only after a definite refusal of the bound form
 	BoundNever   Bound = "never"   // unbound
 )
 
-// SendAssertion says whether a certificate that is presented over mutual TLS is accompanied by an assertion that its key has
-// signed.
+// SendAssertion says whether an assertion that the key has signed is sent along with a certificate
+// that is presented over mutual TLS.
 type SendAssertion string
 
 // The values of SendAssertion.
@@ -84,8 +85,8 @@ const (
 	AssertionNever  SendAssertion = "never"
 )
 
-// leansOn names the identities whose tokens are credentials of this one.
-func (id Identity) leansOn() []string {
+// dependsOn names the identities whose tokens are credentials of this one.
+func (id Identity) dependsOn() []string {
 	var names []string
 	if id.Application == nil {
 		return nil
@@ -102,7 +103,7 @@ func (id Identity) needsKeys() bool {
 	return id.Application != nil && slices.ContainsFunc(id.Application.Credentials, func(c Credential) bool { return c.Source == SourceCertificate })
 }
 
-// client is whom IMDS and Entra know an identity as, and count the requests of.
+// client is the client that IMDS and Entra count the requests of.
 type client struct {
 	selector      imds.Selector // of a managed identity
 	authority     entra.Authority
@@ -116,7 +117,7 @@ func (id Identity) client() client {
 	return client{authority: id.Application.Authority, applicationID: id.Application.ClientID}
 }
 
-// check finds what would otherwise come out at the first token.
+// check refuses what would fail only at the first token.
 func (id Identity) check() error {
 	if (id.ManagedIdentity == nil) == (id.Application == nil) {
 		return fmt.Errorf("identity %q is neither a managed identity nor an application, or is both", id.Name)
@@ -150,10 +151,12 @@ func (c Credential) check() error {
 		}
 		return nil
 	}
-	return fmt.Errorf("there is no source %q", c.Source)
+	return errNoSuchSource(c.Source)
 }
 
-// check refuses what it does not know: an unknown word must not mean the weaker form.
+func errNoSuchSource(source Source) error { return fmt.Errorf("there is no source %q", source) }
+
+// check refuses unknown values: they must not mean the weaker form.
 func (b Bound) check() error {
 	switch b {
 	case BoundRequire, BoundPrefer, BoundNever:

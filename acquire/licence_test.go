@@ -64,11 +64,11 @@ func said(status int, codes ...int) error {
 func outcomes() map[string][]outcome {
 	alert := func(n uint8) error { return &net.OpError{Op: "remote error", Err: tls.AlertError(n)} }
 	return map[string][]outcome{
-		"acquire.loadError":  {loaded(errors.New("no key"))},
-		"acquire.floorError": {{acquire.NotLoaded(acquire.TooWeak("none", "tpm")), "floor", true, false}},
+		"acquire.attemptError": {loaded(errors.New("no key"))},
+		"acquire.floorError":   {{acquire.NotLoaded(acquire.TooWeak("none", "tpm")), "floor", true, false}},
 		"acquire.notReplaced": {
 			{acquire.NotReplaced(said(401, 7000214), imds.ErrUnreachable), "", true, false},
-			{acquire.NotReplaced(said(401, 7000214), &imds.Error{Leg: "issuecredential", Status: 400}), "", true, true},
+			{acquire.NotReplaced(said(401, 7000214), &imds.Error{Operation: "issuecredential", Status: 400}), "", true, true},
 			{acquire.NotReplaced(said(401, 7000214), &binding.PausedError{Replacement: true}), "", true, true},
 			{acquire.NotReplaced(said(401, 7000214), &binding.PausedError{}), "", true, false},
 			{acquire.NotReplaced(said(401, 1000502), &binding.PausedError{Replacement: true}), "", true, false},
@@ -81,14 +81,14 @@ func outcomes() map[string][]outcome {
 			{acquire.NotLoaded(chainOf(said(401, 700027), said(400, 700016))), "", true, false},
 			raw(&acquire.ChainError{Attempts: []acquire.Attempt{{Err: errors.New("unknown")}}}),
 		},
-		"acquire.remembered": {{acquire.Remembered(said(400, 51000)), "bound-form", false, true}, raw(acquire.Remembered(said(503)))},
-		"acquire.Error":      {raw(&acquire.Error{Err: errors.New("final")})},
-		"acquire.errNoPoP":   {raw(acquire.ErrNoPoP), loaded(acquire.ErrNoPoP)},
-		"acquire.errClosed":  {raw(acquire.ErrClosed)},
-		"acquire.errPanic":   {raw(acquire.ErrPanic)},
-		"acquire.errCrowded": {raw(acquire.ErrCrowded)},
-		"acquire.errRetired": {raw(acquire.ErrRetired)},
-		"acquire.errForced":  {raw(acquire.ErrForced)},
+		"acquire.remembered":      {{acquire.Remembered(said(400, 51000)), "bound-form", false, true}, raw(acquire.Remembered(said(503)))},
+		"acquire.Error":           {raw(&acquire.Error{Err: errors.New("final")})},
+		"acquire.errNoPoP":        {raw(acquire.ErrNoPoP), loaded(acquire.ErrNoPoP)},
+		"acquire.errClosed":       {raw(acquire.ErrClosed)},
+		"acquire.errPanic":        {raw(acquire.ErrPanic)},
+		"acquire.errCrowded":      {raw(acquire.ErrCrowded)},
+		"acquire.errRetired":      {raw(acquire.ErrRetired)},
+		"acquire.errForceRefresh": {raw(acquire.ErrForceRefresh)},
 
 		"acquire/binding.ErrAttestation": {attested(errors.New("reset by peer"))},
 		"acquire/binding.PausedError":    {loaded(&binding.PausedError{}), loaded(&binding.PausedError{Replacement: true})},
@@ -106,14 +106,14 @@ func outcomes() map[string][]outcome {
 		"acquire/imds.ErrBadAnswer":    {loaded(imds.ErrBadAnswer)},
 		"acquire/imds.ErrNotSupported": {{acquire.NotLoaded(imds.ErrNotSupported), "no-msi-v2", true, true}},
 		"acquire/imds.Error": {
-			{acquire.NotLoaded(&imds.Error{Leg: "getplatformmetadata", Status: 404}), "no-msi-v2", true, true},
-			{acquire.NotLoaded(&imds.Error{Leg: "issuecredential", Status: 400, Code: "invalid_request"}), "issuer", true, true},
-			loaded(&imds.Error{Leg: "issuecredential", Status: 400, Code: imds.CodeIdentityNotFound}),
-			loaded(&imds.Error{Leg: "issuecredential", Status: 404}), loaded(&imds.Error{Leg: "issuecredential", Status: 403}),
-			loaded(&imds.Error{Leg: "issuecredential", Status: 429}), loaded(&imds.Error{Leg: "issuecredential", Status: 410}),
-			loaded(&imds.Error{Leg: "getplatformmetadata", Status: 400}), loaded(&imds.Error{Leg: "getplatformmetadata", Status: 403}),
-			loaded(&imds.Error{Leg: "getplatformmetadata", Status: 429}), loaded(&imds.Error{Leg: "getplatformmetadata", Status: 500}),
-			loaded(&imds.Error{Leg: "token", Status: 404}), loaded(&imds.Error{Leg: "token", Status: 400}),
+			{acquire.NotLoaded(&imds.Error{Operation: "getplatformmetadata", Status: 404}), "no-msi-v2", true, true},
+			{acquire.NotLoaded(&imds.Error{Operation: "issuecredential", Status: 400, Code: "invalid_request"}), "issuer", true, true},
+			loaded(&imds.Error{Operation: "issuecredential", Status: 400, Code: imds.CodeIdentityNotFound}),
+			loaded(&imds.Error{Operation: "issuecredential", Status: 404}), loaded(&imds.Error{Operation: "issuecredential", Status: 403}),
+			loaded(&imds.Error{Operation: "issuecredential", Status: 429}), loaded(&imds.Error{Operation: "issuecredential", Status: 410}),
+			loaded(&imds.Error{Operation: "getplatformmetadata", Status: 400}), loaded(&imds.Error{Operation: "getplatformmetadata", Status: 403}),
+			loaded(&imds.Error{Operation: "getplatformmetadata", Status: 429}), loaded(&imds.Error{Operation: "getplatformmetadata", Status: 500}),
+			loaded(&imds.Error{Operation: "token", Status: 404}), loaded(&imds.Error{Operation: "token", Status: 400}),
 		},
 
 		"attest.CheckError":          {attested(&attest.CheckError{Check: attest.CheckQuoteCoherence, Reason: "clock"})},
@@ -210,7 +210,8 @@ func TestWhatEachErrorLicenses(t *testing.T) {
 		if want == nothing && (got.Next || got.Weaker) {
 			t.Errorf("AADSTS%d (%s) has no row and licenses %+v", code, name, got)
 		}
-		// What passes, or was said by whoever stands in Entra's place with a 5xx, licenses nothing, whatever code it bears.
+		// An error that may pass, or a 5xx of a server in Entra's place, licenses nothing, whatever
+		// code it has.
 		for _, status := range []int{408, 429, 500, 503} {
 			if got := acquire.LicenceOf(said(status, code)); got != (acquire.Licence{}) {
 				t.Errorf("status %d with AADSTS%d licenses %+v", status, code, got)
@@ -224,7 +225,8 @@ func TestWhatEachErrorLicenses(t *testing.T) {
 	}
 }
 
-// A typed error that is new to one of these packages has to be given its place in outcomes, and a new AADSTS code in codeRows.
+// A typed error that is new to one of these packages has to be given its place in outcomes, and a
+// new AADSTS code in codeRows.
 func TestEveryErrorHasItsPlaceInTheTable(t *testing.T) {
 	placed := outcomes()
 	found := map[string]bool{"tlsbridge": true}
@@ -269,7 +271,8 @@ func TestEveryErrorHasItsPlaceInTheTable(t *testing.T) {
 	}
 }
 
-// errorNames lists the error types and values that a package exports; of acquire, which makes the decision, all of them.
+// errorNames lists the error types and values that a package exports; of acquire, which makes the
+// decision, all of them.
 func errorNames(t *testing.T, dir string) []string {
 	t.Helper()
 	names := map[string]bool{}
@@ -365,7 +368,8 @@ func constants(t *testing.T, pkg string) map[string]int {
 	return codes
 }
 
-// docs/credentials.md shows the table as the code has it: go test ./acquire -run Documentation -update writes it there.
+// docs/credentials.md shows the table as the code has it: go test ./acquire -run Documentation
+// -update writes it there.
 func TestTheDocumentationShowsTheTable(t *testing.T) {
 	const path, begin, end = "../docs/credentials.md", "<!-- licences: made by go test ./acquire -run Documentation -update -->\n", "<!-- /licences -->\n"
 	text, err := os.ReadFile(path)

@@ -32,9 +32,10 @@ const (
 	maxMisses = 10_000
 )
 
-// BenchmarkTokenMiss compares a token that the cache does not have with a bare net/http client that posts the same form to the same
-// simulated endpoint over a connection of the same kind: mutual TLS, HTTP/2, the same certificate and key, kept open. The endpoint
-// signs a token for each request, as Entra does; beyond that it costs nothing, neither distance nor load.
+// BenchmarkTokenMiss compares a token that the cache does not have with a bare net/http client that
+// posts the same form to the same simulated endpoint over a connection of the same kind: mutual
+// TLS, HTTP/2, the same certificate and key, kept open. The endpoint signs a token for each
+// request, as Entra does; beyond that it costs nothing, neither distance nor load.
 func BenchmarkTokenMiss(b *testing.B) {
 	on := newMissBench(b)
 	acquirer, bare := on.acquirer(b), on.bareClient(b)

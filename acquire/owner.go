@@ -10,18 +10,19 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-// owner is whom a token names: the ids by which Entra and Azure know its identity.
+// owner is the identity that a token names: the ids by which Entra and Azure know it.
 type owner struct {
 	objectID   string // of the service principal, a GUID
-	resourceID string // of a managed identity in Azure Resource Manager, or of the VM whose identity it is
+	resourceID string // in Azure Resource Manager: of a managed identity, or of the VM for its own identity
 }
 
 // maxResourceIDBytes is above the longest resource id that Azure has, and bounds what is kept.
 const maxResourceIDBytes = 1024
 
-// ownerOf reads the ids inside a token of the identity with this client id (Microsoft identity platform, "Access token claims
-// reference"). Nobody has checked the token's signature: it is as good as who gave it, which is Entra over TLS, or IMDS. A token that
-// is opaque to us, or is another's, tells nothing.
+// ownerOf reads the ids in a token of the identity with this client id (Microsoft identity
+// platform, "Access token claims reference"). The token's signature is not checked: the ids are as
+// reliable as the sender of the token, which is Entra over TLS, or IMDS. A token that cannot be
+// read, or is for another client, gives none.
 func ownerOf(token secret.String, clientID string) owner {
 	var claims struct {
 		AppID      string `json:"appid"` // token version 1.0

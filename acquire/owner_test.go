@@ -23,7 +23,7 @@ const (
 	firstARM     = "/subscriptions/s/resourcegroups/g/providers/Microsoft.Compute/virtualMachines/vm"
 )
 
-// tokenSaying is a token with these claims, which nobody has signed.
+// tokenSaying is an unsigned token with these claims.
 func tokenSaying(claims string) string {
 	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
 }
@@ -83,7 +83,8 @@ func (w *world) gives(token, clientID string) {
 	}
 }
 
-// An identity of a VM can be taken away and given anew: it has another client id then, and no rights of the one before.
+// An identity of a VM can be taken away and given anew: it has another client id then, and no
+// rights of the one before.
 func TestTokensOfAnIdentityThatHasChangedAreDropped(t *testing.T) {
 	for _, tt := range []struct {
 		name, clientID string
@@ -119,7 +120,8 @@ func TestTokensOfAnIdentityThatHasChangedAreDropped(t *testing.T) {
 	}
 }
 
-// Whatever a token holds, what is read from it are ids of the forms that ids have, and of the one client.
+// Whatever a token holds, what is read from it are ids of the forms that ids have, and of the one
+// client.
 func FuzzOwnerOf(f *testing.F) {
 	f.Add([]byte(`{"appid":"` + firstClient + `","oid":"` + firstObject + `","xms_mirid":"` + firstARM + `"}`))
 	f.Add([]byte(`{"azp":"` + firstClient + `","oid":"9d0c3d0e-0000-4000-8000-0000000000b1","xms_mirid":"//"}`))

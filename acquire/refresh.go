@@ -2,34 +2,33 @@ package acquire
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
-	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
+	"github.com/keyagent/keyagent/acquire/entra"
 )
 
 const (
-	// refreshTick is how often Run looks for tokens whose time has come.
+	// refreshTick is how often Run looks for tokens that are due.
 	refreshTick = 10 * time.Second
 	// refreshesPerTick keeps many tokens of the same age from being fetched all at once.
 	refreshesPerTick = 32
-	// refreshSpread is the part of a token's life by which its refresh may come early, so that tokens of many machines, or of one
-	// start, do not stay in step.
+	// A refresh may come early by up to 1/refreshSpread of the token's life, so that the tokens of
+	// many machines, or of one start, are not all refreshed at the same moment.
 	refreshSpread = 20
 
-	// halvable is how long a token of IMDS must live to be asked for again at half of it: IMDS keeps tokens itself and would only
-	// repeat a younger one.
+	// halvable is the shortest life of a token of IMDS that is refreshed at half of it. IMDS caches
+	// tokens itself, and would return the same one again if its life is shorter.
 	halvable = 2 * time.Hour
-	// lastMoment is when the others are asked for again.
+	// lastMoment is how long before the end other tokens of IMDS are refreshed.
 	lastMoment = 5 * time.Minute
-	// fallbackLife is how long a token serves at most before the credential that was passed over for it is tried again.
+	// fallbackLife is how long a token of a fallback serves at most before the better credential is
+	// tried again.
 	fallbackLife = 30 * time.Minute
 )
 
-// Run fetches ahead of need the tokens that are in use, until ctx ends. Without it, they are fetched by the first request that
-// finds them due. It returns nil.
+// Run refreshes the tokens that are in use ahead of need, until ctx ends. Without it, they are
+// refreshed by the first request that finds them due. It returns nil.
 func (a *Acquirer) Run(ctx context.Context) error {
 	for a.cfg.Wait(ctx, refreshTick) == nil {
 		for _, key := range a.cache.due(a.cfg.Now(), refreshesPerTick) {
@@ -41,8 +40,25 @@ func (a *Acquirer) Run(ctx context.Context) error {
 	return nil
 }
 
-// refreshOn is when the next token is fetched: at Entra's refresh_in, or at half of the life, or a little earlier.
-// Where a better credential was passed over, the token is fetched anew after fallbackLife, so that the better one is tried again.
+// refresh fetches the next token while the current one is still served, unless there is a reason
+// not to ask now. If the flight may not begin because its account is over its limit, the next
+// caller who asks for the token starts it.
+func (a *Acquirer) refresh(id *identityState, key cacheKey, account Account) {
+	if a.failures.recall(key, id.client(), a.cfg.Now(), false) != nil {
+		return
+	}
+	claims, err := entra.MergeClaims(key.splitCapabilities(), "")
+	if err != nil {
+		return // cannot happen: the current token was obtained with these capabilities
+	}
+	if _, err := a.fly(flight{id: id, key: key, claims: claims, ahead: true, account: account}); err != nil {
+		a.cache.remind(key, a.cfg.Now())
+	}
+}
+
+// refreshOn is when the next token is fetched: after refresh_in, if Entra gave one, or half of the
+// life, or a little earlier. A token of a fallback is refreshed after fallbackLife, so that the
+// better credential is tried again.
 func (a *Acquirer) refreshOn(now time.Time, g *grant) time.Time {
 	life, at := g.answer.ExpiresIn, g.answer.ExpiresIn/2
 	switch {
@@ -63,46 +79,4 @@ func randomly(limit time.Duration) time.Duration {
 		return 0
 	}
 	return rand.N(limit) //nolint:gosec // it spreads load, and keeps no secret
-}
-
-// A program in a loop must not use up what Entra allows the whole machine.
-const (
-	forcedEvery = 10 * time.Second
-	forcedBurst = 5
-	maxForced   = 1000
-)
-
-// forcing limits how often the cache may be skipped, for each token and account: who does so for one token does not hold up others,
-// and others who do so for the same token are not held up.
-type forcing struct {
-	mu       sync.Mutex
-	limiters map[forced]*rate.Limiter
-}
-
-// forced is a token that is to be fetched anew, and the account that this is charged to.
-type forced struct {
-	key     cacheKey
-	account Account
-}
-
-func newForcing() *forcing { return &forcing{limiters: map[forced]*rate.Limiter{}} }
-
-var errForced = errors.New("the token cache is skipped too often for this token")
-
-func (f *forcing) permit(key cacheKey, account Account, now time.Time) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	key.meaning = 0 // whatever it means, its caller has asked as often
-	limiter := f.limiters[forced{key, account}]
-	if limiter == nil {
-		if len(f.limiters) >= maxForced {
-			clear(f.limiters) // the price is a few requests more
-		}
-		limiter = rate.NewLimiter(rate.Every(forcedEvery), forcedBurst)
-		f.limiters[forced{key, account}] = limiter
-	}
-	if limiter.AllowN(now, 1) {
-		return nil
-	}
-	return &Error{Kind: KindThrottled, Identity: key.identity, RetryAfter: forcedEvery, Err: errForced, Hint: "wait a moment, or take the token that is in memory"}
 }

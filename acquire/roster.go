@@ -1,20 +1,18 @@
 package acquire
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"iter"
-	"net/http"
 
 	"github.com/keyagent/keyagent/acquire/imds"
-	"github.com/keyagent/keyagent/tlsbridge"
 )
 
-// Roster is the identities of one configuration, each with its ways to a token. It is immutable and safe for concurrent use.
+// Roster is the identities of one configuration, each with its list of credentials. It is immutable
+// and safe for concurrent use.
 //
-// Whoever decides by rules on what an identity gives decides about its meaning, so rules and the roster that they are about are one
-// value to them: a name may mean something else in the next roster.
+// Authorization rules are about the identities of one configuration: after a reload, a name may
+// stand for another identity. Code that applies rules therefore asks the roster that belongs to
+// them, and not the acquirer.
 type Roster struct {
 	acquirer *Acquirer
 	order    []*identityState // as configured
@@ -22,22 +20,25 @@ type Roster struct {
 	bound    map[imds.Selector]*boundIdentity // of all identities
 }
 
-// Prepare makes a roster of identities, which [Acquirer.Use] puts in force. It changes nothing, and does no I/O.
+// Prepare makes a roster of identities, which [Acquirer.Use] puts in force. It changes nothing, and
+// does no I/O.
 //
-// An identity that means what it does in the roster in force, and leans only on such, is the same one: its tokens, connections and
-// pauses stay. Every other one begins with nothing but the pauses that its client at Entra was asked for. To be called by one
-// goroutine at a time, [Acquirer.Use] included.
+// An identity that is configured as in the roster in force, and depends only on such identities, is
+// taken over with its tokens, connections and pauses. Every other one starts with nothing but the
+// pauses that Entra asked its client for. Prepare and [Acquirer.Use] must be called by one
+// goroutine at a time.
 func (a *Acquirer) Prepare(identities []Identity) (*Roster, error) {
 	return a.prepare(identities, a.roster.Load())
 }
 
-// PrepareAnew is [Acquirer.Prepare] where nothing that was obtained before may serve any more, as when somebody is not trusted any more by
-// whom it may have come: no identity is the same one as before. The pauses that its client was asked for stay.
+// PrepareAnew is [Acquirer.Prepare] where nothing that was obtained before may be used any more, as
+// when a host that it may have come from is not trusted any more: no identity is taken over. The
+// pauses that Entra asked its client for stay.
 func (a *Acquirer) PrepareAnew(identities []Identity) (*Roster, error) {
 	return a.prepare(identities, &Roster{acquirer: a})
 }
 
-// prepare takes over what before has.
+// prepare makes a roster that takes over identities of the one before.
 func (a *Acquirer) prepare(identities []Identity, before *Roster) (*Roster, error) {
 	r := &Roster{acquirer: a, byName: map[string]*identityState{}, bound: map[imds.Selector]*boundIdentity{}}
 	wanted := map[string]Identity{}
@@ -61,14 +62,19 @@ func (a *Acquirer) prepare(identities []Identity, before *Roster) (*Roster, erro
 		next: func() uint64 { return a.meanings.Add(1) },
 	}
 	for _, id := range identities {
-		r.order = append(r.order, b.state(id.Name))
+		state, err := b.state(id.Name)
+		if err != nil {
+			return nil, err
+		}
+		r.order = append(r.order, state)
 	}
 	return r, nil
 }
 
-// Use puts a roster in force. From then on no token is begun for an identity that is not in it: who asks the roster before for one is
-// told to come again. What is under way for such an identity lands, for those who wait, and is not kept. It returns the names of
-// these identities.
+// Use puts a roster in force. From then on no flight starts for an identity that is not in it:
+// callers that still use the roster before get KindUnavailable. The result of a flight under way
+// for such an identity goes to its callers and is not kept. Use returns the names of these
+// identities.
 func (a *Acquirer) Use(r *Roster) (retired []string) {
 	before := a.roster.Load()
 	a.mu.Lock()
@@ -95,18 +101,7 @@ func (a *Acquirer) Use(r *Roster) (retired []string) {
 	return retired
 }
 
-// Token returns a token for req, from the cache or from Entra. It blocks until
-// there is one, all ways there have failed, or ctx ends; the flight that it
-// started goes on for others. Errors are [*Error], or ctx' error.
-func (r *Roster) Token(ctx context.Context, req Request) (Token, error) {
-	id, ok := r.byName[req.Identity]
-	if !ok {
-		return Token{}, &Error{Kind: KindUnknownIdentity, Identity: req.Identity, Err: errors.New("no such identity is configured")}
-	}
-	return r.acquirer.token(ctx, id, req)
-}
-
-// holders are those of all certificates that identities present.
+// holders are the connections of all certificates that identities present.
 func (r *Roster) holders() iter.Seq[*holder] {
 	return func(yield func(*holder) bool) {
 		for _, m := range r.bound {
@@ -123,25 +118,3 @@ func (r *Roster) holders() iter.Seq[*holder] {
 		}
 	}
 }
-
-// way is how Entra is reached, and whom the agent believes to be Entra.
-type way struct {
-	tls     tlsbridge.Config
-	unbound *http.Client // to hosts that ask for no certificate
-}
-
-func newWay(cfg tlsbridge.Config) *way { return &way{cfg, tlsbridge.NewClient(cfg)} }
-
-// SetTLS changes how Entra is reached. Connections that were made otherwise end with the requests that are on them; a token stays,
-// however it was obtained: [Acquirer.PrepareAnew] is for those that may not.
-func (a *Acquirer) SetTLS(cfg tlsbridge.Config) {
-	current := newWay(cfg)
-	before := a.cfg.way.Swap(current)
-	before.unbound.CloseIdleConnections()
-	for h := range a.roster.Load().holders() {
-		h.leave(current)
-	}
-}
-
-// Reconsider has what was refused without a pause asked for anew: something has changed that may be the remedy.
-func (a *Acquirer) Reconsider() { a.failures.reconsider() }

@@ -16,7 +16,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/imds"
 )
 
-// use puts other identities in force, and returns those whose tokens went.
+// use puts other identities in force, and returns those whose tokens were dropped.
 func (w *world) use(identities ...acquire.Identity) []string {
 	w.t.Helper()
 	roster, err := w.acquirer.Prepare(identities)
@@ -26,7 +26,8 @@ func (w *world) use(identities ...acquire.Identity) []string {
 	return w.acquirer.Use(roster)
 }
 
-// TestTokensStayAsLongAsTheirIdentityMeansTheSame changes a configuration and asks for a token that was in memory before.
+// TestTokensStayAsLongAsTheirIdentityMeansTheSame changes a configuration and asks for a token that
+// was in memory before.
 func TestTokensStayAsLongAsTheirIdentityMeansTheSame(t *testing.T) {
 	file := func(path string) acquire.Credential {
 		return acquire.Credential{Name: "file", Source: acquire.SourceAssertionFile, Bound: acquire.BoundNever, Path: path}
@@ -103,7 +104,8 @@ func TestAnIdentityThatComesAgainHasNoTokens(t *testing.T) {
 	}
 }
 
-// What is under way when its identity goes is for those who wait for it, and for nobody after them.
+// The result of a flight whose identity is removed meanwhile goes to the callers that wait for it,
+// and to none after them.
 func TestAFlightOfAnIdentityThatChanges(t *testing.T) {
 	w := newWorldWith(t, acquire.StrengthTPM, managed("vm"))
 	release := make(chan struct{})
@@ -143,7 +145,7 @@ func TestAFlightOfAnIdentityThatChanges(t *testing.T) {
 	}
 }
 
-// useAnew is use where nothing of before may serve any more.
+// useAnew is use where nothing that was obtained before may be used any more.
 func (w *world) useAnew(identities ...acquire.Identity) []string {
 	w.t.Helper()
 	roster, err := w.acquirer.PrepareAnew(identities)
@@ -153,7 +155,8 @@ func (w *world) useAnew(identities ...acquire.Identity) []string {
 	return w.acquirer.Use(roster)
 }
 
-// Whom the agent does not trust any more may have given what it has. Neither that serves, nor what is under way; pauses stay.
+// What the agent has may have come from a host that is not trusted any more. It is not used, and
+// neither is what a flight under way obtains; pauses stay.
 func TestNothingThatWasObtainedStaysWhereIdentitiesAreMadeAnew(t *testing.T) {
 	app := application("app", acquire.Credential{Name: "oidc", Source: acquire.SourceOIDC, Bound: acquire.BoundNever, Identity: "vm"})
 	w := newWorldWith(t, acquire.StrengthTPM, managed("vm"), app)
@@ -203,7 +206,8 @@ func TestNothingThatWasObtainedStaysWhereIdentitiesAreMadeAnew(t *testing.T) {
 	}
 }
 
-// Whoever was allowed a token of what a name meant before must not get one of what it means now, and none is begun.
+// A caller that was allowed a token of what a name meant before must not get one of what it means
+// now, and no flight starts.
 func TestARosterThatIsNotInForceBeginsNothing(t *testing.T) {
 	w := newWorldWith(t, acquire.StrengthTPM, managed("vm"), managed("other"))
 	before, err := w.acquirer.Prepare([]acquire.Identity{managed("vm"), managed("other")})
@@ -228,7 +232,8 @@ func TestARosterThatIsNotInForceBeginsNothing(t *testing.T) {
 	}
 }
 
-// TestPausesOutliveTheConfiguration: what Entra asked of a client holds however its identity is configured meanwhile.
+// TestPausesOutliveTheConfiguration: what Entra asked of a client holds however its identity is
+// configured meanwhile.
 func TestPausesOutliveTheConfiguration(t *testing.T) {
 	stricter, another := managed("vm"), managed("vm")
 	stricter.MinStrength = acquire.StrengthTPM
@@ -246,7 +251,7 @@ func TestPausesOutliveTheConfiguration(t *testing.T) {
 		{"throttled, now another client", refuse(429, "{}", "Retry-After", "60"), "https://other.example", [][]acquire.Identity{{another}}, true},
 		{"down for a while, with a floor", refuse(503, "{}", "Retry-After", "60"), resource, [][]acquire.Identity{{stricter}}, false},
 		{"refused, the same", refuse(400, `{"error":"invalid_request"}`), resource, [][]acquire.Identity{{managed("vm")}}, false},
-		{"refused, and perhaps mended", refuse(400, `{"error":"invalid_request"}`), resource, [][]acquire.Identity{{stricter}}, true},
+		{"refused, and perhaps repaired", refuse(400, `{"error":"invalid_request"}`), resource, [][]acquire.Identity{{stricter}}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorldWith(t, acquire.StrengthTPM, managed("vm"))
@@ -296,8 +301,8 @@ func TestWhatIsReconsideredIsAskedForAnew(t *testing.T) {
 	}
 }
 
-// A caller who skips the cache in a loop gains nothing by a reload.
-func TestTheBoundOfForcedRefreshesOutlivesTheConfiguration(t *testing.T) {
+// A caller that skips the cache in a loop gains nothing by a reload.
+func TestTheLimitOfForcedRefreshesOutlivesTheConfiguration(t *testing.T) {
 	w := newWorldWith(t, acquire.StrengthTPM, managed("vm"))
 	force := func() error {
 		_, err := w.get(acquire.Request{ForceRefresh: true})
@@ -311,13 +316,14 @@ func TestTheBoundOfForcedRefreshesOutlivesTheConfiguration(t *testing.T) {
 	stricter := managed("vm")
 	stricter.MinStrength = acquire.StrengthTPM
 	w.use(stricter)
-	if err := force(); !errors.Is(err, acquire.ErrForced) {
+	if err := force(); !errors.Is(err, acquire.ErrForceRefresh) {
 		t.Errorf("got %v", err)
 	}
 }
 
-// TestConnectionsOfAnotherWayAreNotUsed changes whom the agent takes for Entra.
-func TestConnectionsOfAnotherWayAreNotUsed(t *testing.T) {
+// TestConnectionsWithOtherTLSSettingsAreNotUsed changes which certificates the agent accepts for
+// Entra.
+func TestConnectionsWithOtherTLSSettingsAreNotUsed(t *testing.T) {
 	for _, credential := range []acquire.Credential{
 		certificateEntry(acquire.BoundRequire), certificateEntry(acquire.BoundNever), managedEntry(acquire.BoundRequire), managedEntry(acquire.BoundNever),
 	} {
@@ -370,8 +376,8 @@ func TestWhatCannotBeInForceChangesNothing(t *testing.T) {
 	}
 }
 
-// TestRequestsWhileIdentitiesChange is for the race detector, and for the one thing that must hold at all times: a token is of what its
-// name means in the roster that was asked.
+// TestRequestsWhileIdentitiesChange is for the race detector, and for the one thing that must hold
+// at all times: a token is of what its name means in the roster that was asked.
 func TestRequestsWhileIdentitiesChange(t *testing.T) {
 	clientOf := func(n int) acquire.Identity {
 		id := application("app", certificateEntry(acquire.BoundNever))

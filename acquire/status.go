@@ -1,23 +1,20 @@
 package acquire
 
 import (
-	"errors"
-	"slices"
 	"strings"
 	"sync"
 
 	"github.com/keyagent/keyagent/acquire/binding"
-	"github.com/keyagent/keyagent/acquire/entra"
-	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
-// identityState is an identity, its ways to a token, and how its last flight ended.
+// identityState is a configured identity with its list of credentials, and how its last flight
+// ended.
 type identityState struct {
 	Identity
-	meaning uint64 // no other identity has had it, under this name or another
-	chain   *chain
-	leansOn []*identityState // whose tokens are credentials of this one
+	meaning   uint64 // unique: tells it from other identities of the same name
+	chain     *chain
+	dependsOn []*identityState // their tokens are credentials of this one
 
 	// Guarded by the acquirer's mutex:
 	flights int  // under way
@@ -25,12 +22,12 @@ type identityState struct {
 
 	mu       sync.Mutex
 	lastErr  error
-	unable   error  // lastErr, unless that is about one request only
-	clientID string // that the last token was issued to; "" before the first
+	unable   error  // like lastErr, but without errors that are about one request only
+	clientID string // of the last token; "" before the first
 }
 
-// note keeps how a flight ended. What is the fault of one request says nothing about the identity: who asks for a resource that does not
-// exist must not make the identity look broken.
+// note keeps how a flight ended. An error of one request says nothing about the identity: a caller
+// that asks for a resource that does not exist must not make the identity look broken.
 func (s *identityState) note(err error, ofRequest bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -40,31 +37,12 @@ func (s *identityState) note(err error, ofRequest bool) {
 	}
 }
 
-// ofRequest reports whether another resource or token type may well be given where this one was not: a caller chooses what they ask for,
-// and must not make the identity look broken to everybody by it. A refusal is the identity's own only if it blames its credential, its
-// application or its tenant; so is whatever was not reached, or kept a credential from being shown.
-func (s *identityState) ofRequest(failure *Error) bool {
-	return failure.Claims != "" || s.refusesRequest(failure.Err)
-}
-
-func (s *identityState) refusesRequest(err error) bool {
-	if notPresented(err) {
-		e, ok := errors.AsType[*imds.Error](err)
-		return ok && s.ManagedIdentity != nil && e.RefusesRequest() // of an application, IMDS is asked for its assertion, whoever asks for what
-	}
-	if chain, ok := errors.AsType[*ChainError](err); ok { // one credential that was accepted is enough for another request
-		return slices.ContainsFunc(chain.Attempts, func(a Attempt) bool { return s.refusesRequest(a.Err) })
-	}
-	if e, ok := errors.AsType[*entra.Error](err); ok {
-		return e.RefusesRequest()
-	}
-	return errors.Is(err, errNoPoP)
-}
-
-// hintsAtRequest reports whether whoever asked can do something about a failure, by asking for something else.
-func hintsAtRequest(failure *Error) bool {
-	return failure.Kind == KindInvalidResource || failure.Claims != "" || errors.Is(failure, errNoPoP) ||
-		entra.ReactionTo(failure) == entra.ReactionUnboundResource
+// ofRequest reports whether another resource or token type may be given where this one was not. A
+// refusal is the identity's own only if it blames its credential, its application or its tenant; so
+// is a failure to reach a service, or to present a credential at all.
+func (s *identityState) ofRequest(v verdict) bool {
+	// For an application, IMDS gives an assertion, which does not depend on what the caller asks for.
+	return v.claims != "" || v.refusesRequest || s.ManagedIdentity != nil && v.imdsRefusesRequest
 }
 
 // becomes notes the client id of a token, and reports whether it is another one than before.
@@ -81,8 +59,8 @@ func (s *identityState) becomes(clientID string) (before string, changed bool) {
 // IdentityStatus describes an identity for an operator.
 type IdentityStatus struct {
 	Identity
-	LastError   error // of the last flight; nil if it got its token
-	Unable      error // why the identity gives no tokens: of the last flight that failed or succeeded for more than its own request
+	LastError   error // of the last flight; nil if it obtained a token
+	Unable      error // why the identity gives no tokens; errors that are about one request only do not count
 	Credentials []CredentialStatus
 
 	// Of a managed identity:

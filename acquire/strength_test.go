@@ -9,7 +9,8 @@ import (
 	"github.com/keyagent/keyagent/acquire"
 )
 
-// What a token is said to be comes from the key and from how the certificate was issued, and a floor holds against both.
+// What a token is said to be comes from the key and from how the certificate was issued, and a
+// floor holds against both.
 func TestStrengthIsAFactAndTheFloorHolds(t *testing.T) {
 	t.Parallel()
 	const none = acquire.Strength("")

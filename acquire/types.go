@@ -20,50 +20,53 @@ const (
 // Request asks for one access token.
 type Request struct {
 	Identity string    // name of a configured identity
-	Resource string    // resource URI without "/.default", such as https://vault.azure.net; asked for as it is written
+	Resource string    // resource URI without "/.default", such as https://vault.azure.net; sent as it is
 	Type     TokenType // "" is TypeBearer
 
 	// ForceRefresh skips the token cache. The result replaces the cached token.
 	ForceRefresh bool
-	// Claims is a claims challenge of the resource, a JSON object. It is passed on to Entra, and means ForceRefresh.
+	// Claims is a claims challenge of the resource, a JSON object. It is passed on to Entra, and
+	// implies ForceRefresh.
 	Claims string
-	// Capabilities are what the program that uses the token can do, such as "cp1": handle claims challenges. Tokens for
-	// different capabilities are different tokens.
+	// Capabilities are what the program that uses the token can do, such as "cp1": handle claims
+	// challenges. Each set of capabilities has its own token.
 	Capabilities []string
 
-	// Account is whose requests are counted together; nil: they are not counted.
+	// Account is charged for the flight that the request causes; nil: it is not counted.
 	Account Account
 }
 
-// Account bounds what is asked for on somebody's behalf beyond this process, so that one caller does not use up what IMDS and Entra
-// allow an identity that others use, too. Accounts are told apart by ==, so an implementation is a pointer.
+// Account limits the flights that one caller may cause, so that it does not use up what IMDS and
+// Entra allow an identity that others use, too. Accounts are compared with ==, so an implementation
+// is a pointer.
 type Account interface {
-	// Charge is called once before a token is fetched: not for one that is in memory or is being fetched already, but for each
-	// that is fetched ahead of need, too. An error is what the caller of Token gets; nobody is asked then, and other accounts
-	// do not notice. An [*Error] needs no Identity. It must not block, and be safe for concurrent use.
+	// Charge is called once before a flight starts, one ahead of need included; it is not called
+	// for a token in the cache or in a flight under way. If it fails, no request is made, and the
+	// caller of Token gets its error; an [*Error] needs no Identity. It must not block, and must be
+	// safe for concurrent use.
 	Charge() error
 }
 
-// Strength says how well the credential that obtained a token is protected.
-// It is a report of facts, never of configuration.
+// Strength says how well the credential that obtained a token is protected. It reports facts, never
+// configuration.
 type Strength string
 
-// The strengths. attested is stronger than tpm, and none is weaker than all; tpm-signed and
-// software lie between tpm and none, and neither is stronger than the other: one is safe from a
-// thief on this machine, the other from a listener on the way.
+// The strengths. attested is stronger than tpm, and none is weaker than all. tpm-signed and
+// software lie between tpm and none, and neither is stronger than the other: the first cannot be
+// stolen from this machine, the second cannot be used by a machine in between that intercepts the
+// request.
 const (
 	StrengthAttested Strength = "attested" // key in a TPM, certificate issued on attestation evidence
-	StrengthTPM      Strength = "tpm"      // key in a TPM, nobody verified evidence of it
-	// StrengthTPMSigned: an assertion that a key in a TPM signed, sent over a connection that the
-	// key takes no part in. Nothing on disk or in memory is worth stealing; whoever intercepts an
-	// assertion can use it for its ten minutes.
+	StrengthTPM      Strength = "tpm"      // key in a TPM, without attestation evidence
+	// StrengthTPMSigned: an assertion that a key in a TPM signed, sent over a connection without a
+	// client certificate. There is nothing to steal on disk or in memory; a machine in between that
+	// intercepts an assertion can use it for ten minutes.
 	StrengthTPMSigned Strength = "tpm-signed"
 	StrengthSoftware  Strength = "software" // key in process memory, and the connection proves it
-	StrengthNone      Strength = "none"     // whoever copies what is kept or sent can use it
+	StrengthNone      Strength = "none"     // a copy of what is kept or sent can be used
 )
 
-// reaches reports whether s is at least floor. What is not known reaches nothing but the empty
-// floor.
+// reaches reports whether s is at least floor. An unknown strength satisfies the empty floor only.
 func (s Strength) reaches(floor Strength) bool {
 	switch floor {
 	case "":
@@ -153,11 +156,12 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ForOperator reports whether Hint is of use to whoever runs the agent, and not to who asked for the token.
+// ForOperator reports whether Hint is for the operator of the agent rather than for the program
+// that asked for the token.
 func (e *Error) ForOperator() bool {
 	switch e.Kind {
 	case KindInvalidResource, KindThrottled:
 		return false
 	}
-	return e.Hint != "" && e.Hint != hintLater && !hintsAtRequest(e)
+	return e.Hint != "" && e.Hint != hintLater && e.Claims == "" && !verdictOf(e.Err).hintsAtRequest()
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// A local user with a rule chooses what is asked for, and must not make the agent look broken to everybody by it.
+// A local user with a rule chooses what is asked for, and must not be able to make the agent look
+// broken to all others by that.
 func TestWhatOneRequestAskedForIsNoFaultOfTheIdentity(t *testing.T) {
 	coded := func(status int, code string, codes ...int) error {
 		return &entra.Error{Status: status, Code: code, Codes: codes}
@@ -40,8 +41,8 @@ func TestWhatOneRequestAskedForIsNoFaultOfTheIdentity(t *testing.T) {
 		{"claims", app, &entra.Error{Status: 400, Code: "interaction_required", Claims: `{"access_token":{}}`}, false},
 		{"a type of token", app, acquire.ErrNoPoP, false},
 		{"the same, of a managed identity", vm, coded(400, "invalid_grant", 501051), false},
-		{"a resource, says IMDS", vm, loaded(&imds.Error{Leg: "token", Status: 400, Code: "invalid_resource"}), false},
-		{"anything else of the request, says IMDS", vm, loaded(&imds.Error{Leg: "token", Status: 400, Code: "invalid_request"}), false},
+		{"a resource, says IMDS", vm, loaded(&imds.Error{Operation: "token", Status: 400, Code: "invalid_resource"}), false},
+		{"anything else of the request, says IMDS", vm, loaded(&imds.Error{Operation: "token", Status: 400, Code: "invalid_request"}), false},
 		{"the second credential was accepted", app, attempts(said(401, 700027), coded(400, "invalid_grant", 501051)), false},
 		{"the first was accepted", app, attempts(said(400, 392196), loaded(errors.New("no key"))), false},
 
@@ -66,10 +67,10 @@ func TestWhatOneRequestAskedForIsNoFaultOfTheIdentity(t *testing.T) {
 		{"the floor", app, loaded(acquire.TooWeak("none", "tpm")), true},
 		{"no key", app, loaded(errors.New("no key")), true},
 		{"the app of the assertion has no role", app, loaded(coded(400, "invalid_grant", 501051)), true},
-		{"IMDS gives no assertion", app, loaded(&imds.Error{Leg: "token", Status: 400, Code: "invalid_resource"}), true},
-		{"IMDS does not have the identity", vm, loaded(&imds.Error{Leg: "token", Status: 400, Code: imds.CodeIdentityNotFound}), true},
-		{"IMDS lets nobody ask", vm, loaded(&imds.Error{Leg: "token", Status: 403}), true},
-		{"IMDS issues no certificate", vm, loaded(&imds.Error{Leg: "issuecredential", Status: 400}), true},
+		{"IMDS gives no assertion", app, loaded(&imds.Error{Operation: "token", Status: 400, Code: "invalid_resource"}), true},
+		{"IMDS does not have the identity", vm, loaded(&imds.Error{Operation: "token", Status: 400, Code: imds.CodeIdentityNotFound}), true},
+		{"IMDS lets nobody ask", vm, loaded(&imds.Error{Operation: "token", Status: 403}), true},
+		{"IMDS issues no certificate", vm, loaded(&imds.Error{Operation: "issuecredential", Status: 400}), true},
 		{"IMDS issues none at all", vm, loaded(imds.ErrNotSupported), true},
 		{"all credentials are wrong", app, attempts(said(401, 700027), loaded(errors.New("no key"))), true},
 
@@ -80,7 +81,7 @@ func TestWhatOneRequestAskedForIsNoFaultOfTheIdentity(t *testing.T) {
 		{"something else is there", app, entra.ErrBadAnswer, true},
 		{"a server that nobody vouches for", app, &tlsbridge.UntrustedError{}, true},
 		{"IMDS is not there", vm, loaded(imds.ErrUnreachable), true},
-		{"IMDS is down", vm, loaded(&imds.Error{Leg: "token", Status: 500}), true},
+		{"IMDS is down", vm, loaded(&imds.Error{Operation: "token", Status: 500}), true},
 		{"the TPM is not there", app, tpm.ErrUnavailable, true},
 		{"time is up", app, context.DeadlineExceeded, true},
 		{"a fault in the agent", app, acquire.ErrPanic, true},

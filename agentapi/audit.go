@@ -18,9 +18,12 @@ const maxAuditedBytes = 256
 
 // record is what the audit keeps of one answer. It has no place for a token.
 type record struct {
-	rules        *Rules // by which the request is answered
+	rules        *Rules      // by which the request is answered
+	conn         *connection // that the request came on; nil: it is not known
 	caller       peer.Caller
+	route        *route
 	method, path string
+	approval     *approval // of the same request before, or of this one; nil: there is none
 
 	identity, resource, tokenType string        // as asked
 	forceRefresh, claims          bool          // whether it was asked with them
@@ -49,8 +52,8 @@ func (r *record) asksFor(req tokenRequest) {
 	r.forceRefresh, r.claims = req.Fresh, req.claims != ""
 }
 
-// notes keeps what a caller asked for that was refused before its parameters were
-// understood. They are as it sent them.
+// notes keeps the parameters, as they were sent, of a request that was refused before they were
+// looked at.
 func (r *record) notes(query string) {
 	asked, err := url.ParseQuery(query)
 	if err != nil {
@@ -69,6 +72,9 @@ func (r *record) notes(query string) {
 
 func (r *record) issues(token acquire.Token) {
 	r.issued = true
+	if r.approval != nil {
+		r.approval.token = token.AccessToken
+	}
 	r.token = facts{
 		credential: token.Credential,
 		strength:   string(token.Strength),
@@ -79,8 +85,8 @@ func (r *record) issues(token acquire.Token) {
 	}
 }
 
-// decision sums the answer up: "issued" a token, "answered" something else,
-// "refused" the request, or "failed" at something allowed.
+// decision is the outcome of a request: "issued" a token, "answered" something else, "refused" the
+// request, or "failed" at something allowed.
 func (r *record) decision(p *problem) string {
 	switch {
 	case p == nil && r.issued:
@@ -95,25 +101,24 @@ func (r *record) decision(p *problem) string {
 	return "refused"
 }
 
-// recorded puts an answer on record and returns what may be sent then: where the audit
-// is required, no token leaves without its record.
-func (s *Server) recorded(r *record, said reply, p *problem) (reply, *problem) {
+// recorded puts an answer on record and returns why it must not be sent, or p: where the audit is
+// required, no token leaves without its record.
+func (s *Server) recorded(r *record, p *problem) *problem {
 	err := s.audit(r, p)
 	if err == nil || !r.issued || !s.cfg.AuditRequired {
-		return said, p
+		return p
 	}
 	r.issued = false
 	p = newProblem(wire.CodeAuditUnavailable, "the record of this token cannot be written: %v", err).retryable(time.Second).
 		withHint("see what reads the agent's standard output; keyagent status says when records are written again")
 	_ = s.audit(r, p) // which is noted and told by the trail itself
-	return reply{}, p
+	return p
 }
 
-// audit writes the record of an answer. It is called before the answer is sent, so that
-// no token leaves before its record is written, or is known not to be. It takes as
-// long as a caller may have to wait for it, at most. Answers that cost their callers
-// nothing have a record up to a bound; what is beyond it is counted, and not logged
-// either.
+// audit writes the record of an answer. It is called before the answer is sent, so that no token
+// leaves before its record is written, or is known not to be. It returns after auditPatience at
+// most. Answers that cost the caller nothing are recorded up to a bound; those beyond it are
+// counted, and are not in the log either.
 func (s *Server) audit(r *record, p *problem) error {
 	if !s.trail.kept() {
 		return nil
@@ -122,12 +127,10 @@ func (s *Server) audit(r *record, p *problem) error {
 		r.beyondQuota = true
 		return nil
 	}
-	entry := slog.NewRecord(s.cfg.Now(), slog.LevelInfo, "answer", 0)
-	r.addTo(&entry, p)
-	return s.trail.write(entry, r.issued)
+	return s.trail.write(r.auditHandler(s.trail.handler, p), r.issued)
 }
 
-// kind is what answers without a record of their own are told apart by.
+// kind is what answers without a record of their own are counted by.
 func (r *record) kind(p *problem) string {
 	if p == nil {
 		return r.decision(p)
@@ -135,7 +138,7 @@ func (r *record) kind(p *problem) string {
 	return string(p.Code)
 }
 
-func (r *record) addTo(entry *slog.Record, p *problem) {
+func (r *record) attrs(p *problem) []slog.Attr {
 	status, code := http.StatusOK, wire.Code("")
 	if p != nil {
 		status, code = p.Status, p.Code
@@ -169,7 +172,7 @@ func (r *record) addTo(entry *slog.Record, p *problem) {
 			slog.Bool("from_cache", r.token.fromCache),
 		)
 	}
-	entry.AddAttrs(attrs...)
+	return attrs
 }
 
 func appendUnlessEmpty(attrs []slog.Attr, key, value string) []slog.Attr {

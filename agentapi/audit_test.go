@@ -36,7 +36,7 @@ func TestAuditRecord(t *testing.T) {
 		want         []map[string]any
 	}{
 		{"a token", nativeTarget, []map[string]any{caller, token, {"route": wire.PathToken}}},
-		{"a token in the IMDS shape", imdsTarget, []map[string]any{caller, token, {"route": wire.PathIMDSToken}}},
+		{"a token in the IMDS protocol", imdsTarget, []map[string]any{caller, token, {"route": wire.PathIMDSToken}}},
 		{"the IMDS path with slashes is the same route", "/" + imdsTarget, []map[string]any{caller, token, {"route": wire.PathIMDSToken}}},
 		{"a refusal", wire.PathToken + "?identity=backup&resource=" + vault + "/.default", []map[string]any{caller, {
 			"decision": "refused", "status": 403.0, "code": "not_allowed", "reason": "no rule gives the caller this identity",
@@ -83,8 +83,8 @@ func TestAuditRecord(t *testing.T) {
 	})
 }
 
-// Whatever text a caller chooses is limited on record, also where the request is
-// right in every other way.
+// Whatever text a caller chooses is limited on record, also where the request is right in every
+// other way.
 func TestAuditClipsWhatCallersChoose(t *testing.T) {
 	rules := rulesFor(os.Geteuid())
 	rules.Rules[0].Resources = []string{"*"}
@@ -96,7 +96,7 @@ func TestAuditClipsWhatCallersChoose(t *testing.T) {
 		{"a resource that is issued", "GET", wire.PathToken + "?identity=vm&resource=" + long, "resource"},
 		{"a resource that is refused", "GET", wire.PathToken + "?identity=backup&resource=" + long, "resource"},
 		{"an identity", "GET", wire.PathToken + "?resource=" + vault + "&identity=" + strings.Repeat("i", 15000), "identity"},
-		{"an identity in the IMDS shape", "GET", wire.PathIMDSToken + "?api-version=2018-02-01&resource=" + vault + "&client_id=" + strings.Repeat("i", 14000), "identity"},
+		{"an identity in the IMDS protocol", "GET", wire.PathIMDSToken + "?api-version=2018-02-01&resource=" + vault + "&client_id=" + strings.Repeat("i", 14000), "identity"},
 		{"a type", "GET", wire.PathToken + "?resource=" + vault + "&type=" + strings.Repeat("t", 15000), "type"},
 	}
 	for _, tt := range tests {
@@ -140,11 +140,17 @@ type auditFunc func(slog.Record) error
 
 func (auditFunc) Enabled(context.Context, slog.Level) bool        { return true }
 func (f auditFunc) Handle(_ context.Context, r slog.Record) error { return f(r) }
-func (f auditFunc) WithAttrs([]slog.Attr) slog.Handler            { return f }
 func (f auditFunc) WithGroup(string) slog.Handler                 { return f }
+func (f auditFunc) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return auditFunc(func(r slog.Record) error {
+		r = r.Clone()
+		r.AddAttrs(attrs...)
+		return f(r)
+	})
+}
 
-// No token, in whole or in part, is in anything that a server writes beside the
-// replies that are tokens.
+// No token, in whole or in part, is in anything that a server writes beside the replies that are
+// tokens.
 func TestNoTokenIsLogged(t *testing.T) {
 	var turn atomic.Int32
 	sources := []tokenFunc{

@@ -35,9 +35,9 @@ func TestCallers(t *testing.T) {
 		body       string // part of it
 	}{
 		{"a user whom a rule names gets a token", rulesFor(65534), nobody, nativeTarget, 200, tokenText},
-		{"and in the IMDS shape", rulesFor(65534), nobody, imdsTarget, 200, tokenText},
+		{"and in the IMDS protocol", rulesFor(65534), nobody, imdsTarget, 200, tokenText},
 		{"a user whom no rule names is refused", rulesFor(1000), nobody, nativeTarget, 403, "caller_not_allowed"},
-		{"and in the IMDS shape", rulesFor(1000), nobody, imdsTarget, 403, "access_denied"},
+		{"and in the IMDS protocol", rulesFor(1000), nobody, imdsTarget, 403, "access_denied"},
 		{"a supplementary group counts", byGroup, member, nativeTarget, 200, tokenText},
 		{"the same user without the group is refused", byGroup, nobody, nativeTarget, 403, "caller_not_allowed"},
 		{"a user who may have tokens does not see the status", rulesFor(65534), nobody, wire.PathStatus, 403, "admin_only"},
@@ -64,9 +64,8 @@ func TestCallers(t *testing.T) {
 	}
 }
 
-// A connection speaks for whoever made it. That a process can lend out its
-// connection is a known limit; what must not happen is that the borrower's own
-// rights are mixed in.
+// A connection speaks for whoever made it. That a process can lend out its connection is a known
+// limit; what must not happen is that the borrower's own rights are mixed in.
 func TestCallerOfInheritedConnection(t *testing.T) {
 	needRoot(t)
 	tests := []struct {
@@ -159,8 +158,8 @@ func TestConnectionsOfOneUser(t *testing.T) {
 	}
 }
 
-// tryOnce makes a request on a connection of its own and returns status 0 if
-// the server turned it away before it was sent.
+// tryOnce makes a request on a connection of its own and returns status 0 if the server turned it
+// away before it was sent.
 func (a *agent) tryOnce(t *testing.T) (int, string) {
 	t.Helper()
 	conn, err := a.dial(t.Context(), "", "")

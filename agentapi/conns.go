@@ -14,13 +14,13 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// maxStrangers is how many connections there are, together, of users whom neither
-// a rule nor the administration names. One bound for all of them: a user can have
-// thousands of uids (subuid(5)), and the answer to each is the same refusal.
+// maxStrangers is how many connections all strangers together may hold: users that neither a rule
+// nor the administration names. They share one bound because a user can have thousands of uids
+// (subuid(5)), and each gets the same refusal.
 const maxStrangers = 32
 
-// account is whose connections are counted together: those of one uid, or of all
-// callers of a standing that does not depend on the uid.
+// account is whose connections are counted together: those of one uid, or of all callers of a
+// standing that does not depend on the uid.
 type account struct {
 	together policy.Standing // Stranger or ByGroupOnly; else the account is that of uid
 	uid      uint32
@@ -32,9 +32,9 @@ type share struct {
 	bound int
 }
 
-// sharesOf returns the accounts that a connection counts for. Whoever can be many
-// uids, being a stranger or known by a group that all of them keep, shares one
-// account with everybody of whom that is true, and never has more than half.
+// sharesOf returns the accounts that a connection counts for. A user can have many uids, all of
+// which are strangers or keep the user's groups. So all strangers share one account, and all
+// callers who are known by a group only share another, with half of all connections at most.
 func (a *admission) sharesOf(caller peer.Caller) []share {
 	own := share{account{policy.ByUID, caller.UID}, a.server.cfg.MaxConnectionsPerUser}
 	half := a.server.cfg.MaxConnections / 2
@@ -48,14 +48,14 @@ func (a *admission) sharesOf(caller peer.Caller) []share {
 	}
 }
 
-// admission is a listener that knows who connects and bounds how many
-// connections there are. Beyond its bound one user is turned away, so that it
-// cannot keep others out, and so are strangers and members of groups beyond
-// theirs; beyond the total, callers wait in the kernel's queue.
+// admission is a listener that knows who connects and bounds how many connections there are.
+// Callers beyond the bound of their account are turned away, so that they cannot keep others out;
+// callers beyond the total wait in the kernel's queue.
 type admission struct {
 	net.Listener
 	ctx    context.Context // for log records only
 	server *Server
+	face   *face
 	slots  chan struct{} // one element for each open connection
 	closed chan struct{}
 	once   sync.Once
@@ -64,20 +64,20 @@ type admission struct {
 	open map[account]int // connections; guarded by mu
 }
 
-func (s *Server) admit(ctx context.Context, ln net.Listener) *admission {
+func (s *Server) admit(ctx context.Context, f *face) *admission {
 	return &admission{
-		Listener: ln,
+		Listener: f.listener,
 		ctx:      ctx,
 		server:   s,
+		face:     f,
 		slots:    make(chan struct{}, s.cfg.MaxConnections),
 		closed:   make(chan struct{}),
 		open:     make(map[account]int),
 	}
 }
 
-// Accept returns the next connection whose caller is known and within bounds,
-// as an *admittedConn. A caller that cannot be known costs its own connection
-// only.
+// Accept returns the next connection whose caller is known and within bounds, as an *admittedConn.
+// A caller that cannot be known costs its own connection only.
 func (a *admission) Accept() (net.Conn, error) {
 	for {
 		select {
@@ -105,14 +105,14 @@ func (a *admission) Close() error {
 }
 
 func (a *admission) identify(conn net.Conn) *admittedConn {
-	caller, err := peer.Of(conn)
+	caller, err := a.face.identify(conn)
 	if err != nil {
 		a.server.cfg.Logger.WarnContext(a.ctx, "closing a connection", "error", err)
 		return nil
 	}
 	shares := a.sharesOf(caller)
 	if full, ok := a.take(shares); !ok {
-		a.server.turnAway(conn, caller, full)
+		a.turnAway(conn, caller, full)
 		return nil
 	}
 	known := &admittedConn{Conn: conn, caller: caller, release: func() { a.give(shares) }}
@@ -122,8 +122,7 @@ func (a *admission) identify(conn net.Conn) *admittedConn {
 	return known
 }
 
-// take counts a connection for all its accounts, or for none and returns which
-// of them is full.
+// take counts a connection for all its accounts, or for none and returns which of them is full.
 func (a *admission) take(shares []share) (full share, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -178,14 +177,15 @@ func (c *admittedConn) Close() error {
 	return err
 }
 
-// turnAway answers a request that was not read, since waiting for it would give
-// the caller what the bound denies. The reply fits into the empty buffer of a
-// new connection, so that writing it does not wait for the caller either.
-func (s *Server) turnAway(conn net.Conn, caller peer.Caller, full share) {
-	rules := s.rules.Load()
+// turnAway answers without reading a request: waiting for it would take the place of a connection
+// that the bound denies. The reply fits into the empty buffer of a new connection, so that writing
+// it does not wait for the caller either.
+func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
+	rules := a.server.rules.Load()
 	p := rules.noRoom(caller, full)
-	_ = s.audit(&record{rules: rules, caller: caller}, p) // which is noted and told by the trail itself
-	body, err := json.Marshal(p.Problem)
+	_ = a.server.audit(&record{rules: rules, caller: caller}, p) // which is noted and told by the trail itself
+	status, contentType, problem := a.face.errors(p)
+	body, err := json.Marshal(problem)
 	if err != nil {
 		return
 	}
@@ -196,17 +196,17 @@ func (s *Server) turnAway(conn net.Conn, caller peer.Caller, full share) {
 	}
 	_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"+
 		"%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
-		p.Status, http.StatusText(p.Status), wire.ContentTypeProblem, retry, len(body), body)
+		status, http.StatusText(status), contentType, retry, len(body), body)
 }
 
-// noRoom says which bound was reached. A stranger hears what it would hear anyway.
+// noRoom says which bound was reached. A stranger gets the refusal that it would get to a request.
 func (r *Rules) noRoom(caller peer.Caller, full share) *problem {
 	var p *problem
 	switch full.together {
 	case policy.Stranger:
 		return r.permit(forCallersOfRules, caller)
 	case policy.ByGroupOnly:
-		p = newProblem(wire.CodeTooManyConnections, "users whom only a group makes known hold %d connections to the agent", full.bound).
+		p = newProblem(wire.CodeTooManyConnections, "users who are known by a group only hold %d connections to the agent", full.bound).
 			withHint("close connections that are not in use, or ask whoever administers the agent for a rule that names the user")
 	default:
 		p = newProblem(wire.CodeTooManyConnections, "uid %d holds %d connections to the agent", caller.UID, full.bound).

@@ -1,10 +1,15 @@
 package agentapi
 
 import (
+	"context"
+	"maps"
+	"net"
 	"net/http"
+	"net/http/httptest"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/secret"
 )
 
 // Route is what tests may know of a route.
@@ -13,7 +18,7 @@ type Route struct{ Method, Path string }
 // Routes returns the table of routes.
 func Routes() []Route {
 	var all []Route
-	for _, r := range routes {
+	for _, r := range socketRoutes {
 		all = append(all, Route{r.method, r.path})
 	}
 	return all
@@ -22,12 +27,14 @@ func Routes() []Route {
 // HandlerFor answers requests as if they came from the caller.
 func (s *Server) HandlerFor(caller peer.Caller) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.serve(w, r.WithContext(peer.NewContext(r.Context(), caller)))
+		s.HandlerForUnknown().ServeHTTP(w, r.WithContext(withConnection(r.Context(), &connection{caller: caller})))
 	})
 }
 
 // HandlerForUnknown answers requests of a connection without a caller.
-func (s *Server) HandlerForUnknown() http.Handler { return http.HandlerFunc(s.serve) }
+func (s *Server) HandlerForUnknown() http.Handler {
+	return s.handler(&face{routes: socketRoutes, errors: problemJSON})
+}
 
 // The bounds of what one caller, and members of groups together, may have fetched.
 const (
@@ -37,12 +44,12 @@ const (
 	MaxMissAccounts = maxMissAccounts
 )
 
-// MissAccounts returns how many accounts are kept of callers whom only a group makes known.
+// MissAccounts returns how many accounts are kept of callers who are known by a group only.
 func (s *Server) MissAccounts() int { return len(s.misses.members) }
 
 // CheckRouteWithoutPermission returns what New would say of such a route.
 func CheckRouteWithoutPermission() error {
-	forgotten := routes[0]
+	forgotten := socketRoutes[0]
 	forgotten.permission = 0
 	return checkRoutes([]route{forgotten})
 }
@@ -50,17 +57,26 @@ func CheckRouteWithoutPermission() error {
 // PermitsZero reports whether the zero permission lets the caller in.
 func (s *Server) PermitsZero(caller peer.Caller) bool { return s.rules.Load().permit(0, caller) == nil }
 
-// HasIMDSError reports whether the IMDS shape has words for a code.
+// HasIMDSError reports whether the IMDS protocol has an error for a code.
 func HasIMDSError(code wire.Code) bool {
 	_, ok := imdsErrors[code]
 	return ok
 }
 
-// NativeJSON and IMDSJSON return the JSON of a reply with a token.
-func NativeJSON(token string, r wire.TokenResponse) string {
-	return head + token + string(nativeTail(r))
+// NativeJSON and IMDSJSON return the answer that has a token.
+func NativeJSON(token string, r wire.TokenResponse) string { return sent(nativeForm, token, r) }
+func IMDSJSON(token string, r wire.TokenResponse) string   { return sent(imdsForm, token, r) }
+
+func sent(form tokenForm, token string, r wire.TokenResponse) string {
+	r.AccessToken = wire.Secret{}
+	text, p := encode(reply{form.body(r), secret.New(token)}, nil)
+	if p != nil {
+		return p.Detail
+	}
+	w := httptest.NewRecorder()
+	write(w, http.StatusOK, wire.ContentTypeJSON, token, text)
+	return w.Body.String()
 }
-func IMDSJSON(token string, r wire.TokenResponse) string { return head + token + string(imdsTail(r)) }
 
 // AccountsCounted returns for how many accounts the audit counts at the moment.
 func (s *Server) AccountsCounted() int {
@@ -74,3 +90,37 @@ func (s *Server) CloseTrail() { s.trail.close() }
 
 // RecordsOfAccount is how many records an account may have of answers that cost nothing.
 const RecordsOfAccount = recordsOfAccount
+
+// WithCaller returns the context of requests on a connection of the caller.
+func WithCaller(ctx context.Context, caller peer.Caller) context.Context {
+	return withConnection(ctx, &connection{caller: caller})
+}
+
+// CallerOf returns the caller of a connection whose requests have the context.
+func CallerOf(ctx context.Context) (caller peer.Caller, ok bool) {
+	if c := connectionOf(ctx); c != nil {
+		return c.caller, true
+	}
+	return caller, false
+}
+
+// ServeLoopback serves a face that is none of the agent's: on any listener, with callers that the
+// test knows, one route with a secret of its own, and errors of which none is a 404.
+func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secret string, identify func(net.Conn) (peer.Caller, error)) error {
+	never404 := maps.Clone(imdsErrors)
+	never404[wire.CodeNotFound] = sdkError{http.StatusBadRequest, "invalid_request"}
+	proof := func(r *http.Request) *problem {
+		if r.Header.Get("X-Identity-Header") == secret {
+			return nil
+		}
+		return newProblem(wire.CodeCallerNotAllowed, "the secret is another one")
+	}
+	defer s.keepTrail(ctx)()
+	return s.serveFace(ctx, &face{
+		listener: ln, identify: identify, errors: never404.format,
+		routes: []route{{http.MethodGet, path, withoutExtraSlashes, never404.format, forCallersOfRules, proof, imdsForm.issue}},
+	})
+}
+
+// WithPatience is the context of requests for tokens.
+var WithPatience = withPatience

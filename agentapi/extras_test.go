@@ -81,7 +81,7 @@ func TestWhatARequestSaysBesidesReachesTheSource(t *testing.T) {
 			}
 		})
 	}
-	t.Run("the IMDS shape has none of it", func(t *testing.T) {
+	t.Run("the IMDS protocol has none of it", func(t *testing.T) {
 		got := a.get(t, imdsTarget+"&bypass_cache=true&force_refresh=true&type=mtls_pop&claims=%7B%7D&capabilities=cp1", "Metadata", "true")
 		want := acquire.Request{Identity: "shop", Resource: vault, Type: acquire.TypeBearer}
 		if diff := cmp.Diff(want, asked); diff != "" || got.status != http.StatusOK {
@@ -106,8 +106,7 @@ func TestSkippingTheCacheTakesARule(t *testing.T) {
 	}
 }
 
-// Neither type is ever handed out for the other, and no bound token whose certificate
-// is not known.
+// Neither type is ever handed out for the other, and no bound token whose certificate is not known.
 func TestWrongTypes(t *testing.T) {
 	for _, tt := range []struct {
 		name, query string
@@ -142,7 +141,7 @@ func TestAClaimsChallengeOfEntraIsPassedOn(t *testing.T) {
 	}
 	got := a.get(t, imdsTarget, "Metadata", "true")
 	if said := decode[wire.IMDSError](t, got.body); got.status != http.StatusBadRequest || said.Error != "interaction_required" {
-		t.Errorf("IMDS shape: %d %+v", got.status, said)
+		t.Errorf("IMDS protocol: %d %+v", got.status, said)
 	}
 	for name, claims := range map[string]string{"no JSON": "<html>", "too much": "{" + strings.Repeat(" ", wire.MaxClaimsBytes) + "}"} {
 		t.Run(name+" is not passed on", func(t *testing.T) {

@@ -50,8 +50,8 @@ func (w *watchedWriter) Write(p []byte) (int, error) {
 	return w.body.Write(p)
 }
 
-// Whatever request line arrives, a token is given only for the one path, and
-// only for what the rules say; everything else is a well-formed refusal.
+// Whatever request line arrives, a token is given only for the one path, and only for what the
+// rules say; everything else is a well-formed refusal.
 func FuzzRequestTarget(f *testing.F) {
 	query := "?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net&client_id=" + shopClient
 	for _, path := range []string{

@@ -127,8 +127,8 @@ func config(tokens tokenFunc, rules *policy.Policy) agentapi.Config {
 	}
 }
 
-// newServer returns a server that writes its audit, unless the configuration has one, and
-// its log to the outputs.
+// newServer returns a server that writes its audit, unless the configuration has one, and its log
+// to the outputs.
 func newServer(t testing.TB, cfg agentapi.Config) (server *agentapi.Server, audit, log *output) {
 	t.Helper()
 	audit, log = new(output), new(output)
@@ -143,8 +143,7 @@ func newServer(t testing.TB, cfg agentapi.Config) (server *agentapi.Server, audi
 	return server, audit, log
 }
 
-// start runs a server on a socket that every local user can reach, until the
-// test ends.
+// start runs a server on a socket that every local user can reach, until the test ends.
 func start(t testing.TB, cfg agentapi.Config) *agent {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "agent")
@@ -304,8 +303,8 @@ var readAPI = sync.OnceValues(func() (doc documentedAPI, err error) {
 	return doc, yaml.Unmarshal(text, &doc)
 })
 
-// checkDocumented compares an answer's status and content type with what
-// openapi.yaml says about its path.
+// checkDocumented compares an answer's status and content type with what openapi.yaml says about
+// its path.
 func checkDocumented(t testing.TB, method, path string, got answer) {
 	t.Helper()
 	doc, err := readAPI()

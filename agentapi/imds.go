@@ -2,46 +2,28 @@ package agentapi
 
 import (
 	"context"
-	"net/http"
-	"strings"
+	"strconv"
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// imdsParams are the parameters of the IMDS shape that mean something here. One to
-// skip the cache (bypass_cache) does not: whoever sends it here did not ask a rule.
+// imdsParams are the parameters of the IMDS protocol that mean something here. bypass_cache, which
+// skips the cache there, does not: here that takes a rule.
 var imdsParams = []string{
 	wire.ParamAPIVersion, wire.ParamResource,
 	wire.ParamClientID, wire.ParamObjectID, wire.ParamResourceID, wire.ParamResourceIDAlias,
 }
 
-// imdsToken answers GET /metadata/identity/oauth2/token.
-func (s *Server) imdsToken(r *http.Request, rec *record) (reply, *problem) {
-	if given := r.Header.Values(wire.HeaderMetadata); len(given) != 1 || !strings.EqualFold(given[0], "true") {
-		return reply{}, newProblem(wire.CodeMissingParameter, "Required metadata header not specified").withField(wire.HeaderMetadata)
-	}
-	params, p := parseQuery(r.URL.RawQuery, imdsParams, ignoreUnknown)
-	if p != nil {
-		return reply{}, p
-	}
-	// To find the identity may take a token, too; the caller waits for both no longer than for one.
-	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.RequestTimeout)
-	defer cancel()
-	req, p := s.imdsRequest(ctx, rec, params)
-	rec.asksFor(req)
-	if p != nil {
-		return reply{}, p
-	}
-	token, p := s.obtain(ctx, rec, req)
-	if p != nil {
-		return reply{}, p
-	}
-	return reply{token: token.AccessToken, tail: imdsTail(s.tokenResponse(token, req.Resource))}, nil
-}
+// imdsForm is GET /metadata/identity/oauth2/token.
+var imdsForm = tokenForm{understand: (*Server).imdsRequest, body: imdsToken}
 
-func (s *Server) imdsRequest(ctx context.Context, rec *record, params params) (tokenRequest, *problem) {
+func (s *Server) imdsRequest(ctx context.Context, rec *record, query string) (tokenRequest, *problem) {
+	params, p := parseQuery(query, imdsParams, ignoreUnknown)
+	if p != nil {
+		return tokenRequest{}, p
+	}
 	req := tokenRequest{Request: policy.Request{TokenType: wire.TypeBearer}}
 	if !isIMDSVersion(params.get(wire.ParamAPIVersion)) {
 		return req, newProblem(wire.CodeInvalidParameter, "api-version must be a date, %s or later", wire.IMDSAPIVersion).withField(wire.ParamAPIVersion)
@@ -50,7 +32,6 @@ func (s *Server) imdsRequest(ctx context.Context, rec *record, params params) (t
 	if value == "" {
 		return req, newProblem(wire.CodeMissingParameter, "resource is required").withField(wire.ParamResource)
 	}
-	var p *problem
 	if req.Resource, p = parseResource(wire.ParamResource, value); p != nil {
 		return req, p
 	}
@@ -62,6 +43,15 @@ func (s *Server) imdsRequest(ctx context.Context, rec *record, params params) (t
 	}
 	req.Identity, p = s.selected(ctx, rec, req)
 	return req, p
+}
+
+// imdsToken says what is known about a token as IMDS does: every value is a string.
+func imdsToken(r wire.TokenResponse) any {
+	expiresIn := strconv.FormatInt(r.ExpiresIn, 10)
+	return &wire.IMDSToken{
+		ClientID: r.ClientID, ExpiresIn: expiresIn, ExpiresOn: strconv.FormatInt(r.ExpiresOn, 10),
+		ExtExpiresIn: expiresIn, NotBefore: strconv.FormatInt(r.NotBefore, 10), Resource: r.Resource, TokenType: r.TokenType,
+	}
 }
 
 // isIMDSVersion reports whether a version is one of those that have this request and answer.

@@ -9,8 +9,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// What is written by hand is byte for byte what encoding/json makes of the types
-// that clients decode into.
+// An answer, into which the token is put while it is sent, is byte for byte what encoding/json
+// makes of the types that clients decode into.
 func FuzzTokenJSON(f *testing.F) {
 	f.Add("Bearer", vault, "vm", "dGh1bWI", int64(3600), int64(1795438800), true, true)
 	f.Add("", "", "", "", int64(-1), int64(0), false, false)

@@ -8,10 +8,9 @@ import (
 	"github.com/keyagent/keyagent/acquire"
 )
 
-// learnt keeps what tokens have said about whose they are, by the name of the identity:
-// the ids of which the configuration has one at most, or none. It holds what the newest
-// token said, so that an id goes with the identity that had it. It is safe for concurrent
-// use.
+// learnt keeps the ids of each identity that its newest token told, by the name of the identity.
+// The configuration has one of them at most. An id is forgotten when a newer token tells another.
+// It is safe for concurrent use.
 //
 // An id that was learnt gives nothing: rules go by name, and decide before and after.
 type learnt struct {
@@ -26,8 +25,8 @@ func (l *learnt) of(name string) Identity {
 	return l.ids[name]
 }
 
-// note takes what a token says, and returns what is known of its owner then. Ids are kept
-// from before only if the client id is the same, as not every token has all of them.
+// note takes what a token says, and returns what is known of its owner then. Ids are kept from
+// before only if the client id is the same, as not every token has all of them.
 func (l *learnt) note(told Identity) Identity {
 	if told.ClientID == "" {
 		return Identity{}
@@ -45,8 +44,8 @@ func (l *learnt) note(told Identity) Identity {
 	return told
 }
 
-// learn notes whose a token is, and returns what is known of its owner then: nothing, if
-// that is not whom the configuration means.
+// learn notes the ids that a token tells of its owner, and returns what is known of the owner then:
+// nothing if an id differs from that in the configuration.
 func (s *Server) learn(rec *record, token acquire.Token) Identity {
 	told := Identity{Name: token.Identity, ClientID: token.ClientID, ObjectID: token.ObjectID, ResourceID: token.ResourceID}
 	configured := rec.identityNamed(token.Identity)

@@ -15,8 +15,7 @@ import (
 	"github.com/keyagent/keyagent/internal/owned"
 )
 
-// ErrInUse is wrapped by errors of [Listen] when another process answers at the
-// socket.
+// ErrInUse is wrapped by errors of [Listen] when another process answers at the socket.
 var ErrInUse = errors.New("another agent is listening there")
 
 const (
@@ -27,16 +26,14 @@ const (
 	probeTimeout       = time.Second
 )
 
-// Listen opens the agent's socket at an absolute path, with mode as its
-// permissions. They decide who can connect; who may have what, the policy
-// decides. The directory is made if only it is missing. It must be root's or the
-// agent's own and nobody else may write to it, or put another directory in its place:
-// not /tmp, but one below it will do.
+// Listen opens the agent's socket at an absolute path, with mode as its permissions. They decide
+// who can connect; who may have what, the policy decides. The directory is made if only it is
+// missing. It must be root's or the agent's own and nobody else may write to it, or put another
+// directory in its place: not /tmp, but one below it will do.
 //
-// A socket that an agent left behind when it was killed is replaced; one that
-// somebody answers at is not, and gives [ErrInUse]. A lock at path + ".lock" is
-// held until the listener is closed, so that of two agents that start together
-// one fails. Closing the listener removes the socket.
+// A socket that an agent left behind when it was killed is replaced; one that somebody answers at
+// is not, and gives [ErrInUse]. A lock at path + ".lock" is held until the listener is closed, so
+// that of two agents that start together one fails. Closing the listener removes the socket.
 func Listen(path string, mode fs.FileMode) (net.Listener, error) {
 	ln, err := listen(path, mode)
 	if err != nil {
@@ -64,8 +61,8 @@ func listen(path string, mode fs.FileMode) (*listener, error) {
 	return &listener{UnixListener: ln, lock: lock}, nil
 }
 
-// CheckDir reports why [Listen] would not take the directory of a socket at path, without making it: errors.Is(err, [fs.ErrNotExist])
-// holds for one that is not there.
+// CheckDir reports why [Listen] would not take the directory of a socket at path, without making
+// it. errors.Is(err, [fs.ErrNotExist]) holds for a directory that is not there.
 func CheckDir(path string) error {
 	if err := checkSocketPath(path); err != nil {
 		return err
@@ -88,8 +85,8 @@ func checkSocketPath(path string) error {
 	return nil
 }
 
-// prepareDir refuses a directory in which another local user could put its own
-// socket in place of ours, or before ours, and answer applications in our name.
+// prepareDir refuses a directory in which another local user could put its own socket in place of
+// ours, or before ours, and answer applications in our name.
 func prepareDir(dir string) error {
 	switch err := os.Mkdir(dir, dirMode); {
 	case err == nil:
@@ -121,8 +118,8 @@ func checkDir(dir string, info fs.FileInfo) error {
 	return nil
 }
 
-// lockFile takes the lock or fails at once. The kernel gives it back when the
-// process ends, however it ends.
+// lockFile takes the lock or fails at once. The kernel gives it back when the process ends, however
+// it ends.
 func lockFile(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, lockMode)
 	if err != nil {
@@ -139,8 +136,8 @@ func lockFile(path string) (*os.File, error) {
 	return file, nil
 }
 
-// bind opens the socket. Between bind and chmod its mode is that of the umask;
-// whoever gets in early is asked who it is, like everybody.
+// bind opens the socket. Between bind and chmod its mode is that of the umask; whoever gets in
+// early is asked who it is, like everybody.
 func bind(path string, mode fs.FileMode) (*net.UnixListener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
@@ -156,8 +153,7 @@ func bind(path string, mode fs.FileMode) (*net.UnixListener, error) {
 	return ln, nil
 }
 
-// removeStale removes a socket at which nobody answers. Anything else there is
-// not ours to remove.
+// removeStale removes a socket at which nobody answers. Anything else there is not ours to remove.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -174,8 +170,7 @@ func removeStale(path string) error {
 		_ = conn.Close()
 		return ErrInUse
 	}
-	// Only this error says that no process has the socket open; a full backlog,
-	// for one, does not.
+	// Only this error says that no process has the socket open; a full backlog, for one, does not.
 	if !errors.Is(err, unix.ECONNREFUSED) {
 		return fmt.Errorf("finding out whether the socket is in use: %w", err)
 	}

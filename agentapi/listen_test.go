@@ -274,8 +274,8 @@ func writeFile(t *testing.T, path string) {
 	}
 }
 
-// Of agents that start together at a stale socket exactly one gets it, and the
-// others do not take it away again.
+// Of agents that start together at a stale socket exactly one gets it, and the others do not take
+// it away again.
 func TestListenTogether(t *testing.T) {
 	path := filepath.Join(socketDir(t), "s")
 	stale(t, path)

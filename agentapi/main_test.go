@@ -19,8 +19,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi"
 )
 
-// The test binary plays other processes, too: started with roleEnv set it does
-// what the variable says with the socket and request, and exits.
+// The test binary plays other processes, too: started with roleEnv set it does what the variable
+// says with the socket and request, and exits.
 const (
 	roleEnv    = "KEYAGENT_AGENTAPI_TEST_ROLE"
 	socketEnv  = "KEYAGENT_AGENTAPI_TEST_SOCKET"
@@ -53,6 +53,8 @@ func play(role string) error {
 			return err
 		}
 		return ask(conn)
+	case "serve many":
+		return serveMany(os.Getenv(socketEnv))
 	case "listen":
 		if _, err := agentapi.Listen(os.Getenv(socketEnv), 0o600); err != nil {
 			return err
@@ -80,9 +82,8 @@ func ask(conn net.Conn) error {
 	return err
 }
 
-// process returns a re-execution of this test in a role, as another user if
-// credential is not nil. The path /proc/self/exe works for a user who cannot
-// reach the binary's directory.
+// process returns a re-execution of this test in a role, as another user if credential is not nil.
+// The path /proc/self/exe works for a user who cannot reach the binary's directory.
 func process(role, socket, request string, credential *syscall.Credential) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
 	// The race detector would wait a second before each exit.

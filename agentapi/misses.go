@@ -13,30 +13,30 @@ import (
 	"github.com/keyagent/keyagent/agentapi/policy"
 )
 
-// What is not in memory is fetched from IMDS and Entra, which answer 429 to an identity
-// that asks too often: then it serves nobody for as long as they say. A caller who may
-// have any resource could ask for one after the other that nobody has asked for, or for
-// one with ever other claims, so fetches are bounded by caller. The bound has room for a
-// start at which a program wants a hundred tokens at once, and to keep some hundreds fresh.
+// What is not in memory is fetched from IMDS and Entra, which answer 429 to an identity that asks
+// too often: then it serves nobody for as long as they say. A caller who may have any resource
+// could ask for one after the other that nobody has asked for, or for one with ever other claims,
+// so fetches are bounded by caller. The bound has room for a start at which a program wants a
+// hundred tokens at once, and to keep some hundreds fresh.
 const (
 	// missBurst is how many fetches one uid may cause at once.
 	missBurst = 128
-	// groupMissBurst is the same for all callers together whom only a group makes known:
-	// a user can have thousands of uids that keep its groups (subuid(5)). It is more than
-	// one of them may have, so that one leaves room for the others, and less than may be
-	// under way for one identity, so that all of them leave room for named users.
+	// groupMissBurst is the same for all callers together who are known by a group only: a user can
+	// have thousands of uids that keep its groups (subuid(5)). It is more than one of them may
+	// have, so that one leaves room for the others, and less than may be under way for one
+	// identity, so that all of them leave room for users who are named by uid.
 	groupMissBurst = 192
 	// missEvery is how long one fetch takes to be forgotten.
 	missEvery = 3 * time.Second
-	// maxMissAccounts bounds the memory. Of callers whom only a group makes known, fewer
-	// have something on their account at a time, because they share groupMissBurst.
+	// maxMissAccounts bounds the memory. Fewer callers who are known by a group only have something
+	// on their account at a time, because they share groupMissBurst.
 	maxMissAccounts = 1024
 )
 
-// reasonMisses is why the audit has a request refused that a rule allows.
+// reasonMisses is the reason in the audit for the refusal of a request that a rule allows.
 const reasonMisses policy.Reason = "the caller asks for too many tokens that are not in memory"
 
-// errMisses is wrapped by what a caller is told who has asked for too much.
+// errMisses is wrapped by the error for a caller that has asked for too much.
 var errMisses = errors.New("too many tokens that are not in memory")
 
 // misses keeps the accounts of callers.
@@ -45,7 +45,7 @@ type misses struct {
 
 	mu      sync.Mutex // guards the limiters, too
 	named   map[uint32]*missAccount
-	members map[uint32]*missAccount // whom only a group makes known
+	members map[uint32]*missAccount // known by a group only
 	group   *rate.Limiter           // of all members together
 }
 
@@ -64,7 +64,7 @@ type missAccount struct {
 	group  *rate.Limiter // nil for a uid that a rule names
 }
 
-// account returns the account of a caller whom the policy knows.
+// account returns the account of a caller that the policy knows.
 func (m *misses) account(caller peer.Caller, standing policy.Standing) *missAccount {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -103,7 +103,7 @@ func (a *missAccount) Charge() error {
 	}
 	if a.group != nil {
 		if wait := untilOne(a.group, now); wait > 0 {
-			return a.refusal(fmt.Errorf("users whom only a group makes known ask for %w", errMisses), wait, "name this user in a rule, which gives it a bound of its own")
+			return a.refusal(fmt.Errorf("users who are known by a group only ask for %w", errMisses), wait, "name this user in a rule, which gives it a bound of its own")
 		}
 		a.group.AllowN(now, 1)
 	}

@@ -17,7 +17,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// memory is a source that fetches what it was not asked for before, and charges that to whoever asks.
+// memory is a source that fetches what it was not asked for before, and charges that to whoever
+// asks.
 type memory struct {
 	mu      sync.Mutex
 	kept    map[string]bool
@@ -98,7 +99,8 @@ func member(uid uint32) peer.Caller {
 	return peer.Caller{UID: uid, GID: uid, Groups: []uint32{webGroup}}
 }
 
-// A caller that asks for ever new resources is told to wait, before IMDS and Entra are asked and say so to the identity.
+// A caller that asks for ever new resources is told to wait, before IMDS and Entra are asked and
+// say so to the identity.
 func TestEverNewResourcesOfOneCallerAreBounded(t *testing.T) {
 	d := newDesk(t)
 	if given := d.fresh(user(webUID), 1000); given != agentapi.MissBurst || d.memory.fetched != agentapi.MissBurst {
@@ -160,7 +162,8 @@ func TestEverNewResourcesOfOneCallerAreBounded(t *testing.T) {
 	})
 }
 
-// One user can be many uids of a group. Each is bounded, and so are all together; a user whom a rule names does not notice.
+// One user can be many uids of a group. Each is bounded, and so are all together; a user whom a
+// rule names does not notice.
 func TestEverNewResourcesOfAGroupAreBounded(t *testing.T) {
 	d := newDesk(t)
 	if given := d.fresh(member(wideUIDs), 1000); given != agentapi.MissBurst {
@@ -190,7 +193,8 @@ func TestEverNewResourcesOfAGroupAreBounded(t *testing.T) {
 	}
 }
 
-// Other callers of the same uid share its bound: it is the user that is counted, not the connection or process.
+// Other callers of the same uid share its bound: it is the user that is counted, not the connection
+// or process.
 func TestAllProcessesOfAUserShareItsBound(t *testing.T) {
 	d := newDesk(t)
 	given := 0

@@ -34,9 +34,9 @@ func (p params) get(name string) string {
 	return ""
 }
 
-// parseQuery decodes a query (WHATWG URL, application/x-www-form-urlencoded). A
-// known parameter that is given twice is refused: the rules might judge the one
-// and the token source use the other.
+// parseQuery decodes a query (WHATWG URL, application/x-www-form-urlencoded). A known parameter
+// that is given twice is refused: the rules might decide on one value and the token source use the
+// other.
 func parseQuery(raw string, known []string, unknown unknownParams) (params, *problem) {
 	var found params
 	for raw != "" {
@@ -61,8 +61,8 @@ func parseQuery(raw string, known []string, unknown unknownParams) (params, *pro
 	return found, nil
 }
 
-// unescapePair decodes one pair. A semicolon is an error, as in net/url: others
-// take it for a separator.
+// unescapePair decodes one pair. A semicolon is an error, as in net/url: others take it for a
+// separator.
 func unescapePair(pair string) (name, value string, err error) {
 	if strings.Contains(pair, ";") {
 		return "", "", errors.New("it has a semicolon")

@@ -18,7 +18,7 @@ const (
 	maxRetryAfter     = time.Hour // what another side asks for beyond that is a mistake
 )
 
-// problem is why a request is not answered with what it asked for.
+// problem is why a request does not get what it asks for.
 type problem struct {
 	wire.Problem
 	allow string // methods, for 405
@@ -55,8 +55,8 @@ func (p *problem) retryable(after time.Duration) *problem {
 	return p
 }
 
-// tokenProblem says in the API's terms why the source gave no token. The
-// caller may have the identity, so it may know what is wrong with it.
+// tokenProblem says in the API's terms why the source gave no token. The caller may have the
+// identity, so it may know what is wrong with it.
 func (s *Server) tokenProblem(ctx context.Context, rec *record, err error) *problem {
 	var failed *acquire.Error
 	switch {
@@ -101,8 +101,8 @@ func acquireProblem(failed *acquire.Error) *problem {
 	return p.withHint(failed.Hint)
 }
 
-// clip makes foreign text fit for a reply or a record: one line, valid UTF-8,
-// no control characters, at most limit bytes.
+// clip makes foreign text fit for a reply or a record: one line, valid UTF-8, no control
+// characters, at most limit bytes.
 func clip(s string, limit int) string {
 	s = strings.ToValidUTF8(s, "?")
 	s = strings.Map(func(r rune) rune {

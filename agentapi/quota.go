@@ -15,26 +15,26 @@ import (
 const (
 	// quotaWindow is how long what is counted for an account is kept.
 	quotaWindow = time.Minute
-	// recordsOfAccount is how many such records an account may have in a window: one
-	// that asks in vain each second is on record each time.
+	// recordsOfAccount is how many such records an account may have in a window: one that asks in
+	// vain each second is on record each time.
 	recordsOfAccount = 60
-	// A user may have a block of subordinate uids besides its own (subuid(5)): blockBits
-	// is the usual size of one. accountsOfBlock uids of a block are counted one by one,
-	// the others of it together, so that who owns a block can neither fill the log nor
-	// have the refusals of users outside of it go unrecorded.
+	// A user may have a block of subordinate uids besides its own (subuid(5)): blockBits is the
+	// usual size of one. accountsOfBlock uids of a block are counted one by one, the others of it
+	// together, so that the owner of a block can neither fill the log nor keep refusals of users
+	// outside of the block from being recorded.
 	blockBits       = 16
 	accountsOfBlock = 64
 	// maxBlocks is how many blocks are told apart.
 	maxBlocks = 64
 )
 
-// uidRange is whose records are counted together: one uid's, or those of all uids from
-// first to last that are not counted on their own.
+// uidRange names the uids whose records are counted together: one uid, or all from first to last
+// that are not counted on their own.
 type uidRange struct{ first, last uint32 }
 
-// quota bounds the records of answers that cost their callers nothing, which are all
-// but tokens, so that nobody can push out the records of others. What is beyond the
-// bound is counted. It is safe for concurrent use.
+// quota bounds the records of answers that cost the caller nothing, which are all but tokens, so
+// that nobody can push the records of others out of the log. Answers beyond the bound are counted.
+// It is safe for concurrent use.
 type quota struct {
 	mu      sync.Mutex
 	tallies map[uidRange]*tally
@@ -47,7 +47,7 @@ type tally struct {
 	unwritten
 }
 
-// unwritten is what is told of the answers that have no record of their own.
+// unwritten counts the answers that have no record of their own.
 type unwritten struct {
 	count int64
 	since time.Time        // when the first was given
@@ -79,8 +79,8 @@ func (q *quota) admits(caller peer.Caller, standing policy.Standing, kind string
 	return false
 }
 
-// tallyOf returns what is counted for a uid. One that the policy names is always counted
-// on its own: their number is bounded by the configuration.
+// tallyOf returns what is counted for a uid. One that the policy names is always counted on its
+// own: their number is bounded by the configuration.
 func (q *quota) tallyOf(uid uint32, named bool) *tally {
 	account := uidRange{uid, uid}
 	if q.tallies[account] == nil && !named {
@@ -121,8 +121,8 @@ func (u *unwritten) add(more unwritten) {
 	}
 }
 
-// lift ends the window. It returns the accounts of which answers are not on record, by
-// uid, with what is to be told of them.
+// lift ends the window. It returns the accounts that have answers without a record, ordered by uid,
+// with the counts.
 func (q *quota) lift() ([]uidRange, map[uidRange]unwritten) {
 	q.mu.Lock()
 	ended := q.tallies
@@ -139,7 +139,7 @@ func (q *quota) lift() ([]uidRange, map[uidRange]unwritten) {
 	}), missing
 }
 
-// putBack counts again what could not be told.
+// putBack counts again what could not be written down.
 func (q *quota) putBack(account uidRange, missing unwritten) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -117,7 +117,7 @@ func TestOnlyTokensAreAlwaysOnRecord(t *testing.T) {
 		bounded bool
 	}{
 		{"a token", working, nativeTarget, "", false},
-		{"a token in the IMDS shape", working, imdsTarget, "", false},
+		{"a token in the IMDS protocol", working, imdsTarget, "", false},
 		{"a refusal", working, wire.PathToken + "?identity=backup&resource=" + vault, "not_allowed", true},
 		{"a mistake", working, wire.PathToken + "?identity=shop", "missing_parameter", true},
 		{"a path that does not exist", working, "/%0A/" + strings.Repeat("x", 5000), "not_found", true},

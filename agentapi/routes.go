@@ -11,42 +11,58 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
-// routes is every request that the agent answers, and who may make it.
-var routes = []route{
-	{http.MethodGet, wire.PathToken, native, forCallersOfRules, (*Server).token},
-	{http.MethodGet, wire.PathIMDSToken, imds, forCallersOfRules, (*Server).imdsToken},
-	{http.MethodGet, wire.PathIdentities, native, forCallersOfRules, (*Server).identities},
-	{http.MethodGet, wire.PathCapabilities, native, forCallersOfRules, (*Server).capabilities},
-	{http.MethodGet, wire.PathStatus, native, forAdministrators, (*Server).status},
+// socketRoutes is every request that the agent answers on its Unix socket, and who may make it.
+var socketRoutes = []route{
+	{http.MethodGet, wire.PathToken, asItIs, problemJSON, forCallersOfRules, nothingMore, nativeForm.issue},
+	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, imdsForm.issue},
+	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
+	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).capabilities},
+	{http.MethodGet, wire.PathStatus, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).status},
 }
 
+// A route is one request, and all in which it differs from others before its parameters are read.
 type route struct {
 	method, path string
-	shape        shape
-	permission   permission
-	handle       handler
+	// spelling returns the path that a caller means by the one that it sends.
+	spelling   func(path string) string
+	errors     errorFormat
+	permission permission
+	// proof says what each request must have besides the permission of its caller, or nil.
+	proof  func(*http.Request) *problem
+	handle handler
 }
 
-// handler answers a request whose caller has the route's permission. It returns
-// what a 200 says, or a problem, and notes for the audit what it learns.
+// handler answers a request whose caller has the route's permission. It returns what a 200 says, or
+// a problem, and notes for the audit what it learns.
 type handler func(*Server, *http.Request, *record) (reply, *problem)
 
-// reply is what a 200 says: a body to be encoded as JSON, or a token and the
-// JSON that follows it. The two are put together when they are sent.
+// reply is what a 200 says: a body to be encoded as JSON. If it is that of a token, it begins with
+// the member of an empty one, and the token is put there when it is sent.
 type reply struct {
 	body  any
 	token secret.String
-	tail  tail
 }
 
-// permission says who may use a route. Its zero value is no permission, so that
-// it cannot be forgotten.
+// nothingMore is the proof of routes for which it is enough who the caller is.
+func nothingMore(*http.Request) *problem { return nil }
+
+// metadataHeader is the proof that a request to IMDS was not made by a program that was tricked
+// into fetching a URL.
+func metadataHeader(r *http.Request) *problem {
+	if given := r.Header.Values(wire.HeaderMetadata); len(given) == 1 && strings.EqualFold(given[0], "true") {
+		return nil
+	}
+	return newProblem(wire.CodeMissingParameter, "Required metadata header not specified").withField(wire.HeaderMetadata)
+}
+
+// permission says who may use a route. Its zero value is no permission, so that it cannot be
+// forgotten.
 type permission int
 
 const (
 	_                 permission = iota
-	forCallersOfRules            // whom at least one rule names; what they may have is decided on the request
-	forAdministrators            // root, the agent's own user, and whom the policy says
+	forCallersOfRules            // callers named by a rule; what they may have is decided on the request
+	forAdministrators            // root, the agent's own user, and administrators of the policy
 )
 
 // permit returns why the caller may not use a route, or nil.
@@ -72,7 +88,7 @@ func (r *Rules) permit(needed permission, caller peer.Caller) *problem {
 func checkRoutes(routes []route) error {
 	seen := make(map[string]bool)
 	for _, r := range routes {
-		if r.permission == 0 || r.method == "" || r.path == "" || r.shape == 0 || r.handle == nil {
+		if r.permission == 0 || r.method == "" || r.path == "" || r.spelling == nil || r.errors == nil || r.proof == nil || r.handle == nil {
 			return fmt.Errorf("agentapi: route %q %q is not complete", r.method, r.path)
 		}
 		if seen[r.path] {
@@ -83,20 +99,23 @@ func checkRoutes(routes []route) error {
 	return nil
 }
 
-// routeOf finds the route of a request target (RFC 9112, 3.2) as it came,
-// undecoded: whatever is encoded, dotted or absolute matches nothing.
-func routeOf(target string) (route, bool) {
+// routeOf finds the route of a request target (RFC 9112, 3.2) as it came, undecoded: whatever is
+// encoded, dotted or absolute matches nothing, and gives a route without a handler.
+func (f *face) routeOf(target string) *route {
 	path, _, _ := strings.Cut(target, "?")
-	for _, r := range routes {
-		if path == r.path || r.shape == imds && withoutExtraSlashes(path) == r.path {
-			return r, true
+	for i := range f.routes {
+		if r := &f.routes[i]; r.spelling(path) == r.path {
+			return r
 		}
 	}
-	return route{}, false
+	return &route{path: clip(path, maxAuditedBytes), errors: f.errors}
 }
 
-// withoutExtraSlashes undoes what SDKs do to the path when they join it to a
-// base URL that ends in a slash.
+// asItIs is the spelling of paths that are compared byte for byte.
+func asItIs(path string) string { return path }
+
+// withoutExtraSlashes undoes what SDKs do to the path when they join it to a base URL that ends in
+// a slash.
 func withoutExtraSlashes(path string) string {
 	for strings.Contains(path, "//") {
 		path = strings.ReplaceAll(path, "//", "/")

@@ -108,7 +108,7 @@ func TestOpenAPIPaths(t *testing.T) {
 	}
 }
 
-func TestIMDSShapeHasWordsForEveryCode(t *testing.T) {
+func TestIMDSHasAnErrorForEveryCode(t *testing.T) {
 	for _, code := range wire.Codes() {
 		if !agentapi.HasIMDSError(code) {
 			t.Errorf("%s has none", code)
@@ -233,7 +233,7 @@ func TestRequestsOfOthersAreRefused(t *testing.T) {
 				t.Errorf("got %+v", p)
 			}
 			if got := a.get(t, imds, "Metadata", "true", name, ""); got.status != 400 || decode[wire.IMDSError](t, got.body).Error != "invalid_request" {
-				t.Errorf("IMDS shape, empty value: %d %s", got.status, got.body)
+				t.Errorf("IMDS protocol, empty value: %d %s", got.status, got.body)
 			}
 		})
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// selectors are the ways to name an identity in the IMDS shape.
+// selectors are the ways to name an identity in the IMDS protocol.
 var selectors = []struct {
 	param string
 	of    func(Identity) string
@@ -19,7 +19,7 @@ var selectors = []struct {
 	{wire.ParamResourceIDAlias, func(id Identity) string { return id.ResourceID }},
 }
 
-// selection is how a request in the IMDS shape names an identity. The zero value names none.
+// selection is how a request of the IMDS protocol names an identity. The zero value names none.
 type selection struct {
 	param, value string
 	of           func(Identity) string // the id that is compared
@@ -47,10 +47,10 @@ func selectionOf(params params) (selection, *problem) {
 	return found, nil
 }
 
-// selected returns the name of the identity that a request means, out of those that
-// rules give the caller. One that exists but is not given, and one that does not exist,
-// are the same answer. What the configuration says of an identity goes before what was
-// learnt of it, so that nothing learnt changes what worked.
+// selected returns the name of the identity that a request means, out of those that rules give the
+// caller. The answer is the same for an identity that the rules do not give and for one that does
+// not exist. An id of the configuration goes before one that was learnt, so that what is learnt
+// changes nothing that worked before.
 func (s *Server) selected(ctx context.Context, rec *record, req tokenRequest) (string, *problem) {
 	if req.selection.of == nil {
 		return rec.unnamed()
@@ -65,8 +65,8 @@ func (s *Server) selected(ctx context.Context, rec *record, req tokenRequest) (s
 	return "", ambiguous(names).withHint("ask for one of them with GET " + wire.PathToken)
 }
 
-// granted returns the configured identities that rules give the caller and that suit, in
-// the order of the configuration.
+// granted returns the configured identities that rules give the caller and that suit, in the order
+// of the configuration.
 func (r *record) granted(suits func(Identity) bool) []string {
 	given := r.rules.Policy.Identities(r.caller)
 	var names []string
@@ -78,7 +78,7 @@ func (r *record) granted(suits func(Identity) bool) []string {
 	return names
 }
 
-// unnamed is whom a request without selector means: the VM's own identity if rules give
+// unnamed returns the identity that a request without a selector means: the VM's own if rules give
 // it to the caller, as for IMDS, else the only one that they give.
 func (r *record) unnamed() (string, *problem) {
 	own := r.granted(Identity.isSystemAssigned)
@@ -95,15 +95,14 @@ func (r *record) unnamed() (string, *problem) {
 	return "", ambiguous(own).withHint("ask for one of them with GET " + wire.PathToken)
 }
 
-// isSystemAssigned reports whether the configuration means the identity of the VM itself,
-// which is the managed identity that it gives no id of.
+// isSystemAssigned reports whether this is the VM's own identity: the managed identity without an
+// id in the configuration.
 func (id Identity) isSystemAssigned() bool {
 	return id.Kind == wire.KindManagedIdentity && id.ClientID == "" && id.ObjectID == "" && id.ResourceID == ""
 }
 
-// learntMatch returns the first identity, in the order of the configuration, that has the
-// asked id by what was learnt of it. Of managed identities that nothing is known of yet,
-// it is learnt now.
+// learntMatch returns the first identity, in the order of the configuration, whose learnt id is the
+// one that is asked for. The id of a managed identity of which nothing is known is learnt now.
 func (s *Server) learntMatch(ctx context.Context, rec *record, req tokenRequest) (string, *problem) {
 	var failed *problem
 	unset := func(id Identity) bool { return req.selection.of(id) == "" } // else the configuration has decided
@@ -127,8 +126,8 @@ func (s *Server) learntMatch(ctx context.Context, rec *record, req tokenRequest)
 
 func notFound() *problem { return newProblem(wire.CodeIdentityNotFound, "Identity not found") }
 
-// enquire learns the ids of a managed identity from a token for what the caller asks, if
-// rules give the caller that token. A problem is why there is none.
+// enquire learns the ids of a managed identity from a token for what the caller asks, if rules give
+// the caller that token. A problem is why there is none.
 func (s *Server) enquire(ctx context.Context, rec *record, req tokenRequest, name string) (Identity, *problem) {
 	req.Identity, req.selection = name, selection{}
 	if rec.identityNamed(name).Kind != wire.KindManagedIdentity || !rec.rules.Policy.Decide(rec.caller, req.Request).Allowed {

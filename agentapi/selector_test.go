@@ -54,7 +54,7 @@ func (s *tenantOfTest) become(name string, ids agentapi.Identity) {
 	s.ids[name] = ids
 }
 
-// requests returns for whom the source was asked since the last call.
+// requests returns the identities that the source was asked for since the last call.
 func (s *tenantOfTest) requests() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,7 +187,7 @@ func TestAnUnknownIDIsLookedForOnce(t *testing.T) {
 	}
 }
 
-// What was learnt for one caller is of no use to another one whom rules do not give the identity.
+// What was learnt for one caller is of no use to another, to whom rules do not give the identity.
 func TestNoSelectorReachesBeyondTheRules(t *testing.T) {
 	s := newTenant()
 	rules := giving("own", "byarm")
@@ -223,7 +223,8 @@ func TestNoSelectorReachesBeyondTheRules(t *testing.T) {
 	}
 }
 
-// An identity of which nothing is known is not asked about for a resource that its rules do not give.
+// An identity of which nothing is known is not asked about for a resource that its rules do not
+// give.
 func TestNothingIsLearntByATokenThatNoRuleGives(t *testing.T) {
 	s := newTenant()
 	a := startTenant(t, s, giving("own", "byarm"))
@@ -281,7 +282,7 @@ func TestALearntIDGoesWithTheIdentityThatHadIt(t *testing.T) {
 	})
 }
 
-// A token that is not of whom the configuration means tells nothing about it.
+// A token of another identity than the configuration means tells nothing about that identity.
 func TestWhatContradictsTheConfigurationIsNotLearnt(t *testing.T) {
 	for name, ids := range map[string]agentapi.Identity{
 		"byarm": idsOf("9", "Microsoft.ManagedIdentity/userAssignedIdentities/other"),
@@ -318,7 +319,8 @@ func TestWhatIsLearntChangesNoChoice(t *testing.T) {
 	}
 }
 
-// An identity that cannot be looked at may be the one that is meant, so what keeps it away is the answer.
+// An identity that cannot be looked at may be the one that is meant, so what keeps it away is the
+// answer.
 func TestAnIdentityThatCannotBeLookedAt(t *testing.T) {
 	for _, tt := range []struct {
 		name, param, value string

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/acquire"
-	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/waiting"
@@ -22,8 +21,8 @@ import (
 
 // Limits that no configuration needs to change.
 const (
-	// maxHeaderBytes has room for claims of wire.MaxClaimsBytes, which take up to
-	// three times that in a query.
+	// maxHeaderBytes has room for claims of wire.MaxClaimsBytes, which take up to three times that
+	// in a query.
 	maxHeaderBytes    = 32 << 10
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
@@ -33,26 +32,24 @@ const (
 	lastGrace = 2 * time.Second
 )
 
-// errStopping is why the context of a request ends when the server gives up
-// waiting for it.
+// errStopping is why the context of a request ends when the server gives up waiting for it.
 var errStopping = errors.New("the agent is stopping")
 
-// TokenSource gets tokens; [acquire.Acquirer] is one. It must be safe for
-// concurrent use, return when the context ends, and fail with [*acquire.Error].
+// TokenSource gets tokens; [acquire.Acquirer] is one. It must be safe for concurrent use, return
+// when the context ends, and fail with [*acquire.Error].
 type TokenSource interface {
 	Token(context.Context, acquire.Request) (acquire.Token, error)
 }
 
-// Identity is a configured identity as callers may name it. Name is what rules
-// and the native API use, the ids (empty if unknown) select it in the IMDS shape. Of a
-// managed identity one is given at most, and none if it is that of the VM itself.
-// Kind is wire.KindManagedIdentity or wire.KindApplication.
+// Identity is a configured identity as callers may name it. Name is what rules and the native API
+// use, the ids (empty if unknown) select it in the IMDS protocol. A managed identity has one id at
+// most, and the VM's own identity has none. Kind is wire.KindManagedIdentity or
+// wire.KindApplication.
 type Identity struct {
 	Name, Kind, ClientID, ObjectID, ResourceID string
 }
 
-// Config is what a [Server] is made of. Fields without a comment on their zero
-// value are required.
+// Config is what a [Server] is made of. Fields without a comment on their zero value are required.
 type Config struct {
 	Tokens     TokenSource
 	Status     func(context.Context) wire.Status // safe for concurrent use
@@ -61,31 +58,30 @@ type Config struct {
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
 
-	// Audit takes one record for each answer. Its handler is called by one goroutine at a
-	// time, and may block: answers wait for half a second at most.
+	// Audit takes one record for each answer. Its handler is called by one goroutine at a time, and
+	// may block: answers wait for half a second at most.
 	Audit *slog.Logger
 	// AuditRequired refuses tokens whose record is not written.
 	AuditRequired bool
 	Logger        *slog.Logger     // nil: nothing is logged; its handler must not block
 	Now           func() time.Time // nil: time.Now
-	// Wait waits for the next time that the bound on records is lifted, or until ctx is
-	// done; nil: a timer.
+	// Wait waits for the next time that the bound on records is lifted, or until ctx is done; nil:
+	// a timer.
 	Wait func(ctx context.Context, d time.Duration) error
 
-	// RequestTimeout is how long a caller waits for a token before it is told
-	// to come back; 0: 60 s, as long as SDKs wait.
+	// RequestTimeout is how long a caller waits for a token before it is told to come back; 0: 60
+	// s, as long as SDKs wait.
 	RequestTimeout time.Duration
-	// ShutdownGrace is how long requests in flight may go on after the server
-	// is told to stop; 0: 10 s.
+	// ShutdownGrace is how long requests in flight may go on after the server is told to stop; 0:
+	// 10 s.
 	ShutdownGrace time.Duration
-	// MaxConnections is how many connections are open at a time, 0: 1024. More
-	// wait in the kernel. MaxConnectionsPerUser is how many one uid may hold,
-	// 0: 256. More are answered 503 and closed, and so are those beyond half of
-	// MaxConnections of all users together whom only a group makes known. Users
-	// whom nothing makes known have few together, and get 403 beyond them.
+	// MaxConnections is how many connections are open at a time, 0: 1024. More wait in the kernel.
+	// MaxConnectionsPerUser is how many one uid may hold, 0: 256. More are answered 503 and closed.
+	// All callers together who are known by a group only may hold half of MaxConnections; more are
+	// answered 503, too. All strangers together may hold few; more are answered 403.
 	MaxConnections, MaxConnectionsPerUser int
-	// StrangerTimeout is how long a caller whom neither a rule nor the
-	// administration names may take to send its request; 0: 2 s.
+	// StrangerTimeout is how long a stranger, named by neither a rule nor the administration, may
+	// take to send a request; 0: 2 s.
 	StrangerTimeout time.Duration
 }
 
@@ -100,21 +96,21 @@ type Server struct {
 	changing sync.Mutex            // of rules
 }
 
-// Rules is who may have what, and of whom. It is one value because a name of an identity
-// in a policy means what it means in the configuration that both are of.
+// Rules are a policy with the identities that it names and the source of their tokens. They are one
+// value because a name in a policy means the identity of the same configuration.
 type Rules struct {
 	Policy     *policy.Policy // must not be changed any more
 	Identities []Identity     // every configured identity
 	Tokens     TokenSource    // of these identities
 }
 
-// New checks the configuration. The user that the agent runs as may administer
-// it, besides whom the policy names.
+// New checks the configuration. The agent's own user may administer it, as well as those that the
+// policy names as administrators.
 func New(cfg Config) (*Server, error) {
 	if cfg.Tokens == nil || cfg.Status == nil || cfg.Capabilities == nil || cfg.Policy == nil || cfg.Audit == nil {
 		return nil, errors.New("agentapi: Tokens, Status, Capabilities, Policy and Audit are required")
 	}
-	if err := checkRoutes(routes); err != nil {
+	if err := checkRoutes(socketRoutes); err != nil {
 		return nil, err
 	}
 	cfg = withDefaults(cfg)
@@ -128,11 +124,10 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// SetRules puts rules in force in the place of those that were, as a whole and for
-// every request that begins from then on; others end as they have begun. Rules that are
-// not valid, or name an identity that does not exist, are refused, and the others stay
-// in force. What callers have used up of their bounds stays used up. It is safe for
-// concurrent use.
+// SetRules puts rules in force in the place of those that were, as a whole and for every request
+// that begins from then on; others end as they have begun. Rules that are not valid, or name an
+// identity that does not exist, are refused, and the others stay in force. What callers have used
+// up of their bounds stays used up. It is safe for concurrent use.
 func (s *Server) SetRules(r Rules) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
@@ -151,8 +146,8 @@ func (s *Server) set(r Rules) error {
 	return nil
 }
 
-// Note puts a record into the audit that is of no answer: of what has changed for the
-// answers that follow. It does not wait for it to be written.
+// Note puts a record into the audit that does not belong to an answer, such as one of a reload. It
+// does not wait until the record is written.
 func (s *Server) Note(message string, attrs ...slog.Attr) { s.trail.note(message, attrs) }
 
 // SetPolicy is [Server.SetRules] with the identities that are in force.
@@ -192,9 +187,9 @@ func withDefaults(cfg Config) Config {
 	return cfg
 }
 
-// Check reports why [Server.SetRules] would refuse the rules, or nil. It finds the rule
-// that will never work because its identity does not exist: a typing error that would
-// show as a refusal much later.
+// Check reports why [Server.SetRules] would refuse the rules, or nil. It finds the rule that will
+// never work because its identity does not exist: a typing error that would show as a refusal much
+// later.
 func (r Rules) Check() error {
 	if err := r.Policy.Validate(); err != nil {
 		return err
@@ -209,24 +204,30 @@ func (r Rules) Check() error {
 	return nil
 }
 
-// Serve answers connections of ln until ctx is done, then stops gracefully and
-// returns nil. It closes ln. It returns an error if ln fails before that, or is
-// not a Unix socket, on which alone callers can be known.
+// Serve answers connections of ln until ctx is done, then stops gracefully and returns nil. It
+// closes ln. It returns an error if ln fails before that, or is not a Unix socket, on which alone
+// callers can be known.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	if network := ln.Addr().Network(); network != "unix" {
+	f, err := socketFace(ln)
+	if err != nil {
 		_ = ln.Close()
-		return fmt.Errorf("serving %s: callers cannot be identified on a %s socket", ln.Addr(), network)
+		return err
 	}
 	defer s.keepTrail(ctx)()
+	return s.serveFace(ctx, f)
+}
+
+// serveFace is [Server.Serve] for one face. The audit must be kept meanwhile.
+func (s *Server) serveFace(ctx context.Context, f *face) error {
 	requests, cutShort := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cutShort(nil)
-	srv := s.httpServer(requests)
+	srv := s.httpServer(requests, f)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(s.admit(requests, ln)) }()
+	go func() { served <- srv.Serve(s.admit(requests, f)) }()
 	select {
 	case err := <-served:
 		_ = srv.Close()
-		return fmt.Errorf("serving %s: %w", ln.Addr(), err)
+		return fmt.Errorf("serving %s: %w", f.listener.Addr(), err)
 	case <-ctx.Done():
 		s.stop(context.WithoutCancel(ctx), srv, cutShort)
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
@@ -236,8 +237,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// keepTrail has the bounds of the audit lifted until the function that it returns is
-// called, which also writes down what is left.
+// keepTrail has the bounds of the audit lifted until the function that it returns is called, which
+// also writes down what is left.
 func (s *Server) keepTrail(ctx context.Context) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	watched := make(chan struct{})
@@ -252,28 +253,8 @@ func (s *Server) keepTrail(ctx context.Context) (end func()) {
 	}
 }
 
-func (s *Server) httpServer(requests context.Context) *http.Server {
-	return &http.Server{
-		Handler:           http.HandlerFunc(s.serve),
-		ReadHeaderTimeout: readHeaderTimeout,
-		WriteTimeout:      s.cfg.RequestTimeout + writeSlack,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		// "OPTIONS *" would be answered past the table of routes.
-		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
-		BaseContext:                  func(net.Listener) context.Context { return requests },
-		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			if known, ok := conn.(*admittedConn); ok {
-				return peer.NewContext(ctx, known.caller)
-			}
-			return ctx // and no caller, so that nothing will be granted
-		},
-	}
-}
-
-// stop waits for requests in flight, then cuts them short so that their callers
-// still get an answer, then closes what is left.
+// stop waits for requests in flight, then cuts them short so that their callers still get an
+// answer, then closes what is left.
 func (s *Server) stop(ctx context.Context, srv *http.Server, cutShort context.CancelCauseFunc) {
 	if shutDown(ctx, srv, s.cfg.ShutdownGrace) {
 		return

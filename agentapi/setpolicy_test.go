@@ -57,7 +57,8 @@ func TestSetPolicy(t *testing.T) {
 	}
 }
 
-// A request ends by the rules that were in force when it came: policy, identities and the source of their tokens.
+// A request ends by the rules that were in force when it came: policy, identities and the source of
+// their tokens.
 func TestARequestEndsByTheRulesThatItCameBy(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	old := tokenFunc(func(_ context.Context, r acquire.Request) (acquire.Token, error) {

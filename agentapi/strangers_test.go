@@ -20,8 +20,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// dialAs connects as another uid with supplementary groups: the kernel notes the
-// credentials of the thread that connects, and this one is thrown away afterwards.
+// dialAs connects as another uid with supplementary groups: the kernel notes the credentials of the
+// thread that connects, and this one is thrown away afterwards.
 func dialAs(t *testing.T, path string, uid uint32, groups ...int) net.Conn {
 	t.Helper()
 	type result struct {
@@ -74,8 +74,8 @@ func connect(path string) (net.Conn, error) {
 	return net.FileConn(file)
 }
 
-// One user with many uids is still one attacker. What is asserted is the bound
-// itself: without it the places come free again when net/http loses patience.
+// One user with many uids is still one attacker. What is asserted is the bound itself: without it
+// the places come free again when net/http loses patience.
 func TestStrangersCannotKeepOthersOut(t *testing.T) {
 	needRoot(t)
 	for _, tt := range []struct {
@@ -108,8 +108,7 @@ func TestStrangersCannotKeepOthersOut(t *testing.T) {
 	}
 }
 
-// The subordinate uids of a user whom a rule names by a group are named, too: they
-// keep its groups.
+// The subordinate uids of a user whom a rule names by a group are named, too: they keep its groups.
 func TestMembersOfGroupsCannotKeepOthersOut(t *testing.T) {
 	needRoot(t)
 	rules := rulesFor(65534)
@@ -138,8 +137,8 @@ func TestMembersOfGroupsCannotKeepOthersOut(t *testing.T) {
 	}
 }
 
-// A stranger that connects and says nothing, or not enough, is gone while a known
-// caller that connected before it may still think.
+// A stranger that connects and says nothing, or not enough, is gone while a known caller that
+// connected before it may still think.
 func TestStrangersMustAskSoon(t *testing.T) {
 	needRoot(t)
 	cfg := config(working, rulesFor(65534))
@@ -161,8 +160,8 @@ func TestStrangersMustAskSoon(t *testing.T) {
 	}
 }
 
-// Who is not named hears so in the shape that it asked in, is disconnected, and
-// what it asked for is on record.
+// A caller that nothing names is told so by the protocol that it uses, and is disconnected; the
+// audit has what it asked for.
 func TestStrangersAreSentAway(t *testing.T) {
 	needRoot(t)
 	long := strings.Repeat("x", 2000)
@@ -172,8 +171,8 @@ func TestStrangersAreSentAway(t *testing.T) {
 	}{
 		{"native", "/v1/token?identity=vm&resource=" + vault + "&type=bearer", "caller_not_allowed", "vm", vault, "bearer"},
 		{"native, with a scope", "/v1/token?scope=" + vault + "/.default", "caller_not_allowed", nil, vault + "/.default", nil},
-		{"IMDS shape", imdsTarget, "access_denied", "client_id=" + shopClient, vault, nil},
-		{"IMDS shape, by resource id", wire.PathIMDSToken + "?resource=" + vault + "&mi_res_id=/x", "access_denied", "mi_res_id=/x", vault, nil},
+		{"IMDS protocol", imdsTarget, "access_denied", "client_id=" + shopClient, vault, nil},
+		{"IMDS protocol, by resource id", wire.PathIMDSToken + "?resource=" + vault + "&mi_res_id=/x", "access_denied", "mi_res_id=/x", vault, nil},
 		{"a query that does not parse", "/v1/token?identity=vm&resource=%zz", "caller_not_allowed", nil, nil, nil},
 		{"long texts", "/v1/token?identity=" + long + "&resource=" + long + "&type=" + long, "caller_not_allowed", clipped("x"), clipped("x"), clipped("x")},
 	}

@@ -25,7 +25,7 @@ var nativeParams = []string{
 	wire.ParamClaims, wire.ParamCapabilities, wire.ParamForceRefresh,
 }
 
-// tokenRequest is what the rules decide on, and what they do not look at.
+// tokenRequest is what the rules decide on, with what only the token source looks at.
 type tokenRequest struct {
 	policy.Request
 	claims       string
@@ -33,27 +33,56 @@ type tokenRequest struct {
 	selection    selection // that led to the identity; zero: its name
 }
 
-// token answers GET /v1/token.
-func (s *Server) token(r *http.Request, rec *record) (reply, *problem) {
-	params, p := parseQuery(r.URL.RawQuery, nativeParams, refuseUnknown)
-	if p != nil {
-		return reply{}, p
-	}
-	req, p := rec.nativeRequest(params)
-	rec.asksFor(req)
-	if p != nil {
-		return reply{}, p
-	}
-	token, p := s.obtain(r.Context(), rec, req)
-	if p != nil {
-		return reply{}, p
-	}
-	return reply{token: token.AccessToken, tail: nativeTail(s.tokenResponse(token, req.Resource))}, nil
+// tokenForm is how a protocol asks for a token, and how it says what it got.
+type tokenForm struct {
+	// understand returns as much of the request as it understood, for the audit, also with a
+	// problem.
+	understand func(*Server, context.Context, *record, string) (tokenRequest, *problem)
+	// body returns what there is to say of a token, with an empty one as its first member.
+	body func(wire.TokenResponse) any
 }
 
-// nativeRequest returns as much of the request as it understood, for the audit,
-// also with a problem.
-func (r *record) nativeRequest(params params) (tokenRequest, *problem) {
+// nativeForm is GET /v1/token.
+var nativeForm = tokenForm{understand: (*Server).nativeRequest, body: func(r wire.TokenResponse) any { return &r }}
+
+// issue answers a request for a token.
+func (f tokenForm) issue(s *Server, r *http.Request, rec *record) (reply, *problem) {
+	// To find the identity may take a token, too; the caller waits for both no longer than for one.
+	ctx, end := withPatience(r.Context(), s.cfg.RequestTimeout)
+	defer end()
+	req, p := f.allowed(ctx, s, r, rec)
+	if p != nil {
+		return reply{}, p
+	}
+	token, p := s.fetch(ctx, rec, req)
+	if p != nil {
+		return reply{}, p
+	}
+	rec.issues(token)
+	return reply{f.body(s.tokenResponse(token, req.Resource)), token.AccessToken}, nil
+}
+
+// allowed returns what a request asks for, if the rules allow it.
+func (f tokenForm) allowed(ctx context.Context, s *Server, r *http.Request, rec *record) (tokenRequest, *problem) {
+	if rec.approval != nil {
+		return rec.approval.request, nil
+	}
+	req, p := f.understand(s, ctx, rec, r.URL.RawQuery)
+	rec.asksFor(req)
+	if p == nil {
+		p = rec.authorise(req.Request)
+	}
+	if p == nil {
+		rec.approve(r.RequestURI, req)
+	}
+	return req, p
+}
+
+func (s *Server) nativeRequest(_ context.Context, rec *record, query string) (tokenRequest, *problem) {
+	params, p := parseQuery(query, nativeParams, refuseUnknown)
+	if p != nil {
+		return tokenRequest{}, p
+	}
 	req := tokenRequest{Request: policy.Request{Identity: params.get(wire.ParamIdentity), TokenType: params.get(wire.ParamType)}}
 	if len(req.Identity) > maxIdentityBytes {
 		return req, newProblem(wire.CodeInvalidParameter, "the name is longer than %d bytes", maxIdentityBytes).withField(wire.ParamIdentity)
@@ -74,7 +103,7 @@ func (r *record) nativeRequest(params params) (tokenRequest, *problem) {
 	}
 	req.Resource = resource
 	if req.Identity == "" {
-		req.Identity, p = r.onlyIdentity()
+		req.Identity, p = rec.onlyIdentity()
 	}
 	return req, p
 }
@@ -111,8 +140,7 @@ func (r *tokenRequest) takeExtras(params params) *problem {
 	return nil
 }
 
-// isClaims reports whether a text is a claims challenge: one JSON object. What it says
-// is between the resource and Entra.
+// isClaims reports whether a text is a claims challenge: one JSON object. Its content is for Entra.
 func isClaims(s string) bool {
 	return len(s) <= wire.MaxClaimsBytes && utf8.ValidString(s) && strings.HasPrefix(strings.TrimLeft(s, " \t\r\n"), "{") &&
 		json.Valid([]byte(s))
@@ -142,7 +170,8 @@ func parseResource(field, value string) (policy.Resource, *problem) {
 	return resource, nil
 }
 
-// onlyIdentity is what a caller means that names no identity.
+// onlyIdentity returns the identity of a request that names none: the only one that rules give the
+// caller.
 func (r *record) onlyIdentity() (string, *problem) {
 	granted := r.rules.Policy.Identities(r.caller)
 	if len(granted) == 1 {
@@ -156,17 +185,15 @@ func ambiguous(names []string) *problem {
 		withHint("name one of them")
 }
 
-// authorise asks the rules. What it answers to a known caller does not tell
-// whether an identity exists.
-func (s *Server) authorise(rec *record, req policy.Request) *problem {
-	decision := rec.rules.Policy.Decide(rec.caller, req)
-	rec.rule = decision.Rule
-	rec.reason = decision.Reason
+// authorise asks the rules. Its answer does not tell a caller whether an identity exists.
+func (r *record) authorise(req policy.Request) *problem {
+	decision := r.rules.Policy.Decide(r.caller, req)
+	r.rule, r.reason = decision.Rule, decision.Reason
 	if decision.Allowed {
 		return nil
 	}
 	p := newProblem(wire.CodeNotAllowed, "uid %d asks for a %s token for %s as %q: %s",
-		rec.caller.UID, req.TokenType, req.Resource, req.Identity, decision.Reason)
+		r.caller.UID, req.TokenType, req.Resource, req.Identity, decision.Reason)
 	if decision.Reason == policy.ReasonFresh {
 		return p.withField(wire.ParamForceRefresh).withHint("leave force_refresh out, or ask whoever administers the agent for fresh: true at the rule")
 	}
@@ -176,23 +203,8 @@ func (s *Server) authorise(rec *record, req policy.Request) *problem {
 	return p.withHint("GET " + wire.PathIdentities + " says what the rules give this user; ask whoever administers the agent for more")
 }
 
-// obtain gets a token if it is allowed, and makes sure that it is that token.
-func (s *Server) obtain(ctx context.Context, rec *record, req tokenRequest) (acquire.Token, *problem) {
-	if p := s.authorise(rec, req.Request); p != nil {
-		return acquire.Token{}, p
-	}
-	token, p := s.fetch(ctx, rec, req)
-	if p != nil {
-		return acquire.Token{}, p
-	}
-	rec.issues(token)
-	return token, nil
-}
-
-// fetch gets a token that the rules allow, and learns from it whose it is.
+// fetch gets a token that the rules allow, and learns the ids of its owner.
 func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acquire.Token, *problem) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
-	defer cancel()
 	token, err := rec.rules.Tokens.Token(ctx, acquire.Request{
 		Identity: req.Identity,
 		Resource: req.Resource.Asked(),
@@ -207,7 +219,7 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 	if errors.Is(err, errMisses) {
 		rec.reason = reasonMisses
 	}
-	if p := s.judge(ctx, rec, token, err, req.Request); p != nil {
+	if p := s.unusable(ctx, rec, token, err, req.Request); p != nil {
 		p.Identity = req.Identity
 		return acquire.Token{}, p
 	}
@@ -219,12 +231,12 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 	return token, nil
 }
 
-// judge says why what the source gave is not to be handed out.
-func (s *Server) judge(ctx context.Context, rec *record, token acquire.Token, err error, req policy.Request) *problem {
+// unusable returns why what the source gave must not be handed out, or nil.
+func (s *Server) unusable(ctx context.Context, rec *record, token acquire.Token, err error, req policy.Request) *problem {
 	if err != nil {
 		return s.tokenProblem(ctx, rec, err)
 	}
-	if err := checkToken(token, req); err != nil {
+	if err := rec.checkToken(token, req); err != nil {
 		return newProblem(wire.CodeInternal, "the agent got a token that it must not hand out").causedBy(err)
 	}
 	if !token.ExpiresOn.After(s.cfg.Now()) {
@@ -233,11 +245,10 @@ func (s *Server) judge(ctx context.Context, rec *record, token acquire.Token, er
 	return nil
 }
 
-// checkToken is the last line of defence against a token source that mixes up
-// its tokens.
-func checkToken(token acquire.Token, req policy.Request) error {
+// checkToken is the last line of defence against a token source that mixes up its tokens.
+func (r *record) checkToken(token acquire.Token, req policy.Request) error {
 	switch {
-	case !isBearerToken(token.AccessToken.Reveal()):
+	case !r.answeredBefore(token.AccessToken) && !isBearerToken(token.AccessToken.Reveal()):
 		return errors.New("the token is empty, or has a character that no token has")
 	case token.Identity != req.Identity:
 		return fmt.Errorf("the token is of identity %q, not %q", token.Identity, req.Identity)
@@ -249,8 +260,8 @@ func checkToken(token acquire.Token, req policy.Request) error {
 	return nil
 }
 
-// isBearerToken reports whether s has the syntax b64token (RFC 6750, 2.1). What
-// has not cannot be put into a header, nor into JSON without escapes.
+// isBearerToken reports whether s has the syntax b64token (RFC 6750, 2.1). What has not cannot be
+// put into a header, nor into JSON without escapes.
 func isBearerToken(s string) bool {
 	for i := range len(s) {
 		if !inToken[s[i]] {

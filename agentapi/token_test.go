@@ -120,7 +120,7 @@ func TestTokenParameters(t *testing.T) {
 		{"a refresh that is neither", "identity=vm&force_refresh=1&resource=" + vault, wire.CodeInvalidParameter, "force_refresh"},
 		{"the IMDS way to skip the cache", "identity=vm&bypass_cache=true&resource=" + vault, wire.CodeInvalidParameter, "bypass_cache"},
 		{"a misspelt parameter", "identity=vm&resourse=" + vault, wire.CodeInvalidParameter, "resourse"},
-		{"a parameter of the IMDS shape", "client_id=" + shopClient + "&resource=" + vault, wire.CodeInvalidParameter, "client_id"},
+		{"a parameter of the IMDS protocol", "client_id=" + shopClient + "&resource=" + vault, wire.CodeInvalidParameter, "client_id"},
 		{"a bad escape", "identity=vm&resource=%zz", wire.CodeInvalidParameter, "query"},
 		{"a semicolon", "identity=vm;resource=" + vault, wire.CodeInvalidParameter, "query"},
 		{"no identity where there are several", "resource=" + vault, wire.CodeAmbiguousIdentity, "identity"},
@@ -223,7 +223,7 @@ func TestSourceErrors(t *testing.T) {
 
 			got = a.get(t, wire.PathIMDSToken+"?api-version=2018-02-01&resource="+vault+"&client_id="+shopClient, "Metadata", "true")
 			if said := decode[wire.IMDSError](t, got.body); got.status != tt.imdsStatus || said.Error != tt.imdsError || said.Description == "" {
-				t.Errorf("IMDS shape: %d %+v", got.status, said)
+				t.Errorf("IMDS protocol: %d %+v", got.status, said)
 			}
 		})
 	}

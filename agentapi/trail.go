@@ -13,11 +13,10 @@ import (
 )
 
 const (
-	// auditPatience is how long an answer waits for its record. It is well below the
-	// second or so that a caller notices, and far above what a pipe takes.
+	// auditPatience is how long an answer waits for its record. It is well below the second or so
+	// that a caller notices, and far above what a pipe takes.
 	auditPatience = 500 * time.Millisecond
-	// maxWaitingRecords is how many records wait for a reader that stalls: about two
-	// megabytes.
+	// maxWaitingRecords is how many records wait for a reader that stalls: about two megabytes.
 	maxWaitingRecords = 2048
 )
 
@@ -57,7 +56,7 @@ func newTrail(cfg Config) *trail {
 	return t
 }
 
-// kept reports whether anybody wants records.
+// kept reports whether the handler takes records.
 func (t *trail) kept() bool { return t.handler.Enabled(t.ctx, slog.LevelInfo) }
 
 func (t *trail) handle(level slog.Level, message string, attrs ...slog.Attr) error {
@@ -66,17 +65,18 @@ func (t *trail) handle(level slog.Level, message string, attrs ...slog.Attr) err
 	return t.handler.Handle(t.ctx, entry)
 }
 
-// write puts the record of an answer into the trail. It returns nil when it is there,
-// and otherwise within auditPatience why that is not known.
-func (t *trail) write(entry slog.Record, issued bool) error {
+// write puts the record of an answer into the trail, through a handler that has its attributes. It
+// returns nil when it is there, and otherwise within auditPatience why that is not known.
+func (t *trail) write(to slog.Handler, issued bool) error {
+	at := t.now()
 	return t.queue.Do(writequeue.Job{
-		Write:    func() error { return t.handler.Handle(t.ctx, entry) },
+		Write:    func() error { return to.Handle(t.ctx, slog.NewRecord(at, slog.LevelInfo, "answer", 0)) },
 		Minor:    !issued,
 		Withdraw: issued && t.required,
 	})
 }
 
-// note writes a record that is of no answer, and waits for nothing. One that is lost is counted.
+// note writes a record that does not belong to an answer, and does not wait. A lost one is counted.
 func (t *trail) note(message string, attrs []slog.Attr) {
 	if !t.kept() {
 		return
@@ -91,7 +91,7 @@ func (t *trail) watch(ctx context.Context, wait func(context.Context, time.Durat
 	}
 }
 
-// lift ends the window of the quota and writes down of which answers there is no record.
+// lift ends the window of the quota, and writes down how many answers of it have no record.
 func (t *trail) lift() {
 	accounts, missing := t.quota.lift()
 	for _, account := range accounts {
@@ -121,14 +121,13 @@ func (u unwritten) attrs(account uidRange) []slog.Attr {
 	return []slog.Attr{whose, slog.Int64("count", u.count), slog.Time("since", u.since), slog.Group("kinds", kinds...)}
 }
 
-// close writes down what there is to be written, as far as that takes no longer than a
-// caller would wait.
+// close writes what is left to be written, and waits for auditPatience at most.
 func (t *trail) close() {
 	t.lift()
 	t.queue.Drain(auditPatience)
 }
 
-// status says how the audit fares.
+// status returns the state of the audit.
 func (t *trail) status() wire.AuditStatus {
 	state := t.queue.State()
 	status := wire.AuditStatus{Required: t.required, Lost: state.Lost}

@@ -88,29 +88,29 @@ func (o *output) issued(t *testing.T) (n int) {
 	return n
 }
 
-// doors are the ways to ask for a token.
-var doors = []struct{ name, target, refused string }{
+// tokenRequests are the forms of a request for a token.
+var tokenRequests = []struct{ name, target, refused string }{
 	{"native", nativeTarget, `"code":"audit_unavailable"`},
 	{"native, with a scope", wire.PathToken + "?identity=vm&scope=" + vault + "/.default", `"code":"audit_unavailable"`},
 	{"native, with claims", nativeTarget + "&claims=%7B%22access_token%22:%7B%22acrs%22:%7B%22essential%22:true,%22value%22:%22c1%22%7D%7D%7D", `"code":"audit_unavailable"`},
-	{"IMDS shape", imdsTarget, `"error":"temporarily_unavailable"`},
-	{"IMDS shape, with slashes", "/" + imdsTarget, `"error":"temporarily_unavailable"`},
+	{"IMDS protocol", imdsTarget, `"error":"temporarily_unavailable"`},
+	{"IMDS protocol, with slashes", "/" + imdsTarget, `"error":"temporarily_unavailable"`},
 }
 
-// While records are required and cannot be written, there is no token at any door, and
-// as soon as they can be there is.
+// While records are required and cannot be written, no request gets a token, and as soon as they
+// can be written each does.
 func TestNoTokenWithoutARequiredRecord(t *testing.T) {
-	for _, door := range doors {
-		t.Run(door.name, func(t *testing.T) {
+	for _, tt := range tokenRequests {
+		t.Run(tt.name, func(t *testing.T) {
 			server, audit, log := troubled(t, true)
-			if reply := askSelf(server, door.target); reply.Code != http.StatusOK {
+			if reply := askSelf(server, tt.target); reply.Code != http.StatusOK {
 				t.Fatalf("%d %s", reply.Code, reply.Body)
 			}
 			audit.fail(errors.New("no space left on device"))
 			for range 3 {
-				reply := askSelf(server, door.target)
+				reply := askSelf(server, tt.target)
 				if text := reply.Body.String(); reply.Code != http.StatusServiceUnavailable || reply.Header().Get("Retry-After") != "1" ||
-					!strings.Contains(text, door.refused) || strings.Contains(text, tokenText) {
+					!strings.Contains(text, tt.refused) || strings.Contains(text, tokenText) {
 					t.Errorf("%d %v %s", reply.Code, reply.Header(), text)
 				}
 			}
@@ -119,7 +119,7 @@ func TestNoTokenWithoutARequiredRecord(t *testing.T) {
 				t.Errorf("the status has ready %v and audit %+v", status.Ready, got)
 			}
 			audit.fail(nil)
-			if reply := askSelf(server, door.target); reply.Code != http.StatusOK {
+			if reply := askSelf(server, tt.target); reply.Code != http.StatusOK {
 				t.Errorf("afterwards: %d %s", reply.Code, reply.Body)
 			}
 			server.CloseTrail()
@@ -144,12 +144,12 @@ func TestNoTokenWithoutARequiredRecord(t *testing.T) {
 
 // Without that, tokens are handed out, and it shows that records were lost.
 func TestTokensWithoutRecordsAreCounted(t *testing.T) {
-	for _, door := range doors {
-		t.Run(door.name, func(t *testing.T) {
+	for _, tt := range tokenRequests {
+		t.Run(tt.name, func(t *testing.T) {
 			server, audit, log := troubled(t, false)
 			audit.fail(errors.New("broken pipe"))
 			for range 3 {
-				if reply := askSelf(server, door.target); reply.Code != http.StatusOK || !strings.Contains(reply.Body.String(), tokenText) {
+				if reply := askSelf(server, tt.target); reply.Code != http.StatusOK || !strings.Contains(reply.Body.String(), tokenText) {
 					t.Errorf("%d %s", reply.Code, reply.Body)
 				}
 			}
@@ -157,7 +157,7 @@ func TestTokensWithoutRecordsAreCounted(t *testing.T) {
 				t.Errorf("the status has ready %v and audit %+v", status.Ready, status.Audit)
 			}
 			audit.fail(nil)
-			askSelf(server, door.target)
+			askSelf(server, tt.target)
 			server.CloseTrail()
 			if told := audit.written.withMessage(t, failed); len(told) != 1 || told[0]["count"] != 4.0 || told[0]["level"] != "ERROR" {
 				t.Errorf("told of lost records: %v", told)
@@ -169,8 +169,8 @@ func TestTokensWithoutRecordsAreCounted(t *testing.T) {
 	}
 }
 
-// What is no token is answered whether it is on record or not: the status has to say why
-// there are none.
+// What is no token is answered whether it is on record or not: the status has to say why there are
+// none.
 func TestARequiredAuditRefusesNothingButTokens(t *testing.T) {
 	server, audit, _ := troubled(t, true)
 	audit.fail(errors.New("no space left on device"))
@@ -223,8 +223,8 @@ func TestATokenWaitsForItsRecord(t *testing.T) {
 	}
 }
 
-// With an audit that nobody reads, no caller waits longer than half a second, and once
-// that was so nobody waits at all.
+// With an audit that nobody reads, no caller waits longer than half a second, and once that was so
+// nobody waits at all.
 func TestAnAuditThatStallsHoldsUpNobody(t *testing.T) {
 	const callers, each = 50, 20
 	tests := []struct {
@@ -234,9 +234,9 @@ func TestAnAuditThatStallsHoldsUpNobody(t *testing.T) {
 		status   int
 	}{
 		{"tokens", false, nativeTarget, 200},
-		{"tokens in the IMDS shape", false, imdsTarget, 200},
+		{"tokens in the IMDS protocol", false, imdsTarget, 200},
 		{"tokens with required records", true, nativeTarget, 503},
-		{"tokens in the IMDS shape with required records", true, imdsTarget, 503},
+		{"tokens in the IMDS protocol with required records", true, imdsTarget, 503},
 		{"refusals", true, wire.PathToken + "?identity=backup&resource=" + vault, 403},
 		{"what is answered without a token", true, wire.PathStatus, 200},
 	}

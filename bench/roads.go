@@ -35,6 +35,7 @@ func callers() []comparison {
 	herd := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkHerd", time: "1x", runs: 3}
 	outage := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkOutage", time: "1x", runs: 1}
 	theft := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkTheft", time: "1x", runs: 1}
+	memory := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkAgentMemory", time: "1x", runs: 1} // a minute and more
 	notFewer := func(name string, of benchmark, sub, pair string) comparison { return atLeast(1, name, of, sub, pair) }
 	return []comparison{
 		ahead("herd of 60 processes: requests to Entra, beside 1", herd, "", "entra-requests"),
@@ -48,6 +49,8 @@ func callers() []comparison {
 		notFewer("ten minutes' outage at half-life: requests answered, beside azidentity", outage, "half-life", "requests"),
 		notFewer("outage in the last ten minutes of a token: requests answered, beside all", outage, "last-minutes", "all-requests"),
 		notFewer("outage in the last ten minutes of a token: requests answered, beside azidentity", outage, "last-minutes", "requests"),
+		ahead("resident memory of the agent that nobody asks, beside 18 MiB", memory, "", "idle-kB"),
+		atMost(1.3, "resident memory of the agent after a minute of 64 clients, beside that before", memory, "", "steady-kB"),
 		none("theft of all files and memory: kinds of replay that give a new token, beside a PEM key", theft, "kinds"),
 		none("theft of all files and memory: kinds of replay that give a new token after the stolen one has expired, beside a PEM key", theft, "expired-kinds"),
 	}

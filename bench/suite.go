@@ -82,11 +82,16 @@ func load() []comparison {
 // tokens compares with a server that knows the answer and asks nothing.
 func tokens() []comparison {
 	get := benchmark{pkg: "./agentapi", name: "BenchmarkTokenOverSocket"}
+	many := benchmark{pkg: "./agentapi", name: "BenchmarkConnectionsMemory", time: "1x", runs: 1}
 	return []comparison{
 		atLeast(0.8, "cached token, 1 connection, beside bare net/http: rate", get, "connections=1", "req/s"),
 		atMost(1.25, "cached token, 1 connection, beside bare net/http: p99", get, "connections=1", "p99-ns"),
-		atLeast(0.8, "cached token, 16 connections, beside bare net/http: rate", get, "connections=16", "req/s"),
+		atLeast(0.85, "cached token, 16 connections, beside bare net/http: rate", get, "connections=16", "req/s"),
 		atMost(1.25, "cached token, 16 connections, beside bare net/http: p99", get, "connections=16", "p99-ns"),
+		atLeast(0.8, "cached token, 1 connection, beside bare net/http: requests in the same processor time", get, "connections=1", "req/cpu-s"),
+		atLeast(0.85, "cached token, 16 connections, beside bare net/http: requests in the same processor time", get, "connections=16", "req/cpu-s"),
+		ahead("resident memory with 10,000 idle connections, beside 150 MiB", many, "", "kB"),
+		ahead("resident memory with 10,000 idle connections that have got a token, beside 150 MiB", many, "", "asked-kB"),
 	}
 }
 

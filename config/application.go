@@ -2,18 +2,19 @@ package config
 
 import (
 	"fmt"
-	"maps"
 	"slices"
+
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
 // The clouds of Microsoft Entra.
 const (
-	CloudPublic    = "public"
-	CloudUSGov     = "us-gov"
-	CloudChina     = "china"
-	CloudFrance    = "france"
-	CloudGermany   = "germany"
-	CloudSingapore = "singapore"
+	CloudPublic    = cloud.Public
+	CloudUSGov     = cloud.USGov
+	CloudChina     = cloud.China
+	CloudFrance    = cloud.France
+	CloudGermany   = cloud.Germany
+	CloudSingapore = cloud.Singapore
 )
 
 // RegionAuto as [Application.Region] asks IMDS for the VM's region.
@@ -96,22 +97,17 @@ type Credential struct {
 	Path string `yaml:"path,omitempty"`
 }
 
-// exchangeAudiences are the audiences of assertions, by cloud. That of singapore is
-// not known.
-var exchangeAudiences = map[string]string{
-	CloudPublic:  "api://AzureADTokenExchange",
-	CloudUSGov:   "api://AzureADTokenExchangeUSGov",
-	CloudChina:   "api://AzureADTokenExchangeChina",
-	CloudFrance:  "api://AzureADTokenExchangeFrance",
-	CloudGermany: "api://AzureADTokenExchangeGermany",
-}
-
 // AssertionAudiences returns the audiences of assertions for federated credentials:
 // those of the clouds, and those that credentials of this configuration have, in
 // alphabetical order. With a token for one, anyone can act as each application that
 // trusts its identity.
 func (c *Config) AssertionAudiences() []string {
-	all := slices.Collect(maps.Values(exchangeAudiences))
+	var all []string
+	for _, in := range cloud.All() {
+		if in.ExchangeAudience != "" {
+			all = append(all, in.ExchangeAudience)
+		}
+	}
 	for _, id := range c.Identities {
 		if id.Application == nil {
 			continue
@@ -160,7 +156,7 @@ func numbered(name string, n int) string {
 	return fmt.Sprintf("%s-%d", name, n)
 }
 
-func (c *Credential) complete(cloud string) {
+func (c *Credential) complete(cloudName string) {
 	switch {
 	case c.Bound != "":
 	case bindable(c.Source):
@@ -175,7 +171,8 @@ func (c *Credential) complete(cloud string) {
 		}
 	case SourceManagedIdentity, SourceOIDC:
 		if c.Audience == "" {
-			c.Audience = exchangeAudiences[cloud]
+			in, _ := cloud.Named(cloudName) // an unknown one is refused elsewhere
+			c.Audience = in.ExchangeAudience
 		}
 	}
 }

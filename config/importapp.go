@@ -8,22 +8,9 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
-)
 
-// loginHosts are the hosts of Entra, with the names that they had before, by cloud.
-var loginHosts = map[string]string{
-	"login.microsoftonline.com":        CloudPublic,
-	"login.microsoft.com":              CloudPublic,
-	"login.windows.net":                CloudPublic,
-	"sts.windows.net":                  CloudPublic,
-	"login.microsoftonline.us":         CloudUSGov,
-	"login.usgovcloudapi.net":          CloudUSGov,
-	"login.partner.microsoftonline.cn": CloudChina,
-	"login.chinacloudapi.cn":           CloudChina,
-	"login.sovcloud-identity.fr":       CloudFrance,
-	"login.sovcloud-identity.de":       CloudGermany,
-	"login.sovcloud-identity.sg":       CloudSingapore,
-}
+	"github.com/keyagent/keyagent/internal/cloud"
+)
 
 // takeApplication imports an app registration.
 func (im *Imported) takeApplication(root *settings) error {
@@ -128,7 +115,7 @@ func parseEndpoint(text string) (endpoint, error) {
 	if err != nil || u.Scheme != "https" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return endpoint{}, errors.New("not the https URL of an endpoint, as in https://login.microsoftonline.com/")
 	}
-	cloud, known := loginHosts[strings.ToLower(u.Host)]
+	in, known := cloud.OfLoginHost(u.Host)
 	if !known {
 		return endpoint{}, errors.New("not the endpoint of a cloud that keyagent knows, as in https://login.microsoftonline.com/")
 	}
@@ -143,7 +130,7 @@ func parseEndpoint(text string) (endpoint, error) {
 	if tenant != "" && !isMany(tenant) && tenantProblem(tenant) != "" {
 		return endpoint{}, errors.New("what is behind the host is not one tenant")
 	}
-	return endpoint{cloud, tenant}, nil
+	return endpoint{in.Name, tenant}, nil
 }
 
 // plainGUID returns a GUID in its usual form, of whatever .NET reads as one (Guid.Parse: N, D, B, P), and other texts as they are.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
 const noSecrets = "left out: a secret can be copied, and keyagent takes none; register a certificate or a federated credential instead"
@@ -135,22 +137,22 @@ func (im *Imported) takeKind(kind, at string, entry *settings) {
 }
 
 // publicAudience is what Microsoft.Identity.Web asks for in every cloud.
-const publicAudience = "api://AzureADTokenExchange"
+const publicAudience = cloud.PublicExchangeAudience
 
 func (im *Imported) takeManagedIdentity(at string, entry *settings) {
-	cloud := im.Identity.Application.Cloud
+	inCloud := im.Identity.Application.Cloud
 	c := Credential{
 		Source:          SourceManagedIdentity,
 		ManagedIdentity: &ManagedIdentitySelector{ClientID: plainGUID(entry.text("ManagedIdentityClientId"))},
 		Audience:        strings.TrimSuffix(entry.text("TokenExchangeUrl"), "/.default"),
 	}
 	var notices []string
-	if c.Audience == "" && cloud != "" {
+	if c.Audience == "" && inCloud != "" {
 		c.Audience = publicAudience
 		notices = append(notices, at+": no TokenExchangeUrl: the audience is that of the public cloud, as Microsoft.Identity.Web takes it; "+
 			"see whether the federated credential in this cloud names another")
 	}
-	if c.Audience == publicAudience && cloud == "" {
+	if c.Audience == publicAudience && inCloud == "" {
 		c.Audience = ""
 	}
 	if entry.has("TokenExchangeAuthority") {

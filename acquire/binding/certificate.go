@@ -95,7 +95,7 @@ func parseCertificate(der []byte, key crypto.PublicKey, clientID string, now tim
 	return c, nil
 }
 
-// ValidityError says that a certificate is not to be used now, by this machine's clock.
+// ValidityError says that, by this machine's clock, a certificate must not be used now.
 type ValidityError struct{ From, To, Now time.Time }
 
 func (e *ValidityError) Error() string {

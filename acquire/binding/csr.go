@@ -26,7 +26,7 @@ var (
 	oidRSASSAPSS       = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 10}
 )
 
-// tagIA5String is what the issuer demands for the domain component.
+// tagIA5String is the type that the issuer demands for the domain component.
 const tagIA5String = cbasn1.Tag(asn1.TagIA5String)
 
 const saltLengthBytes = sha256.Size

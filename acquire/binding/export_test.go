@@ -6,7 +6,8 @@ import (
 	"github.com/keyagent/keyagent/acquire/imds"
 )
 
-// The certificate request is an inside that must match the issuer byte for byte; the schedule is one that only time shows.
+// The certificate request is an inside that must match the issuer byte for byte; the schedule is
+// one that only time shows.
 var (
 	NewCertificateRequest = newCertificateRequest
 	RequestInfo           = requestInfo

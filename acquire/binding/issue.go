@@ -10,7 +10,7 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
-// issue obtains a new certificate and brings it into use. The slot's work is held.
+// issue obtains a new certificate and brings it into use. The slot's lock is held.
 func (m *Manager) issue(ctx context.Context, s *slot, meta *imds.PlatformMetadata, bypassCache bool) (*Certificate, error) {
 	request := imds.CredentialRequest{BypassCache: bypassCache}
 	cred, err := m.request(ctx, s, meta, &request)
@@ -30,8 +30,9 @@ func (m *Manager) issue(ctx context.Context, s *slot, meta *imds.PlatformMetadat
 	return c, nil
 }
 
-// request has the key attested and asks for a certificate. A refusal that a kept attestation token may be the cause of, since it is this
-// machine's clock that says how long it is good, is not believed before a new one was refused, too.
+// request has the key attested and requests a certificate. An attestation token that was used
+// before may have expired by the issuer's clock, so a refusal counts only once a new token was
+// refused, too.
 func (m *Manager) request(ctx context.Context, s *slot, meta *imds.PlatformMetadata, r *imds.CredentialRequest) (*imds.Credential, error) {
 	for again := false; ; again = true {
 		attestation, _, err := m.cfg.Attestor.Attest(ctx, meta.AttestationEndpoint)
@@ -50,12 +51,12 @@ func (m *Manager) request(ctx context.Context, s *slot, meta *imds.PlatformMetad
 		if refusal == nil || !refusal.RefusesIssuance() || !kept || again {
 			return cred, err
 		}
-		m.cfg.Logger.Info("IMDS refuses what was attested before; the key is attested anew", "selector", s.name.String(), "cause", err)
+		m.cfg.Logger.Info("IMDS refuses an attestation token that was used before; the key is attested again", "selector", s.name.String(), "cause", err)
 		m.cfg.Attestor.Discard(meta.AttestationEndpoint)
 	}
 }
 
-// usedBefore notes an attestation token, and reports whether the last request had it already.
+// usedBefore notes an attestation token, and reports whether the last request had the same one.
 func (m *Manager) usedBefore(attestation secret.String) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -85,7 +86,7 @@ func (m *Manager) accept(cred *imds.Credential, meta *imds.PlatformMetadata, att
 	return c, nil
 }
 
-// certificate checks what IMDS or the disk says to be a certificate of ours.
+// certificate checks what IMDS or the disk gives as a certificate of ours.
 func (m *Manager) certificate(r *record) (*Certificate, error) {
 	if err := m.trusts(r.MTLSEndpoint); err != nil {
 		return nil, err
@@ -100,7 +101,7 @@ func (m *Manager) certificate(r *record) (*Certificate, error) {
 	return c, nil
 }
 
-// record is what the disk keeps of a certificate.
+// record is what is kept of a certificate on disk.
 func (m *Manager) record(s *slot, c *Certificate) record {
 	m.mu.Lock()
 	defer m.mu.Unlock()

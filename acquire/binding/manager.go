@@ -26,14 +26,14 @@ type Key interface {
 	WithContext(ctx context.Context) crypto.Signer
 }
 
-// Attestor turns evidence about the binding key into an attestation token for
-// the instance of Azure Attestation at endpoint. The zero token means that no
-// attestation is configured. An error with a method RefusesEvidence that says true is the
-// service's own answer that it does not accept this VM's evidence; one with a method
-// Refuses that says true will not go away by itself, whoever says it.
+// Attestor turns evidence about the binding key into an attestation token for the instance of Azure
+// Attestation at endpoint. The zero token means that no attestation is configured. An error with a
+// method RefusesEvidence that returns true is the service's own refusal of this VM's evidence; one
+// with a method Refuses that returns true will not go away by itself (see package
+// internal/errinfo).
 type Attestor interface {
 	Attest(ctx context.Context, endpoint string) (token secret.String, expires time.Time, err error)
-	// Discard lets go of a token that was not accepted: the next Attest gets a new one.
+	// Discard drops a token that was not accepted: the next Attest gets a new one.
 	Discard(endpoint string)
 }
 
@@ -66,9 +66,9 @@ type Manager struct {
 
 	mu     sync.Mutex
 	slots  map[name]*slot
-	wanted map[name]bool // whose certificates are renewed; nil: all
+	wanted map[name]bool // identities whose certificates are renewed; nil: all
 	hosts  imds.HostList
-	// attestation is the token of the last request for a certificate.
+	// attestation is the attestation token of the last request for a certificate.
 	attestation secret.String
 	wake        func() // ends the wait of Run, which a new certificate may have made too long
 }
@@ -97,8 +97,8 @@ func New(cfg Config) *Manager {
 	}
 }
 
-// SetMTLSHosts changes which token endpoints are trusted. A certificate with another one is not used from then on, and one that is
-// being obtained must have one of these.
+// SetMTLSHosts changes which token endpoints are trusted. A certificate with another one is not
+// used from then on, nor is one that is being obtained.
 func (m *Manager) SetMTLSHosts(hosts imds.HostList) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -113,8 +113,9 @@ func (m *Manager) trusts(endpoint string) error {
 	return err
 }
 
-// Want says whose certificates are renewed; others serve on for whoever still asks for them. What is known of those (that Entra
-// rejected one, and when it may be asked for another) stays known: they may be wanted again.
+// Want says which identities' certificates are renewed; others are used until they expire. What is
+// known of those (a rejection by Entra, and the pause before the next replacement) is kept: they
+// may be wanted again.
 func (m *Manager) Want(selectors []imds.Selector) {
 	wanted := map[name]bool{}
 	for _, sel := range selectors {
@@ -128,13 +129,12 @@ func (m *Manager) Want(selectors []imds.Selector) {
 	m.wake()
 }
 
-// Certificate returns a usable certificate for the identity: the one in memory or
-// on disk if it still belongs to the identity, else a new one. It asks IMDS in any
-// case. If there is none it blocks for as long as attestation and issuance take,
-// whoever began them; a renewal under way is not waited for.
+// Certificate returns a usable certificate for the identity: the one in memory or on disk if it
+// still belongs to the identity, else a new one. It asks IMDS in any case. Without a usable
+// certificate it blocks for as long as attestation and issuance take, even if another caller began
+// them; it does not wait for a renewal under way.
 //
-// While the certificate that Entra rejected has not been replaced, the error may be
-// [*PausedError].
+// While the certificate that Entra rejected has not been replaced, the error may be [*PausedError].
 func (m *Manager) Certificate(ctx context.Context, sel imds.Selector) (*Certificate, error) {
 	s, err := m.slot(sel)
 	if err != nil {
@@ -158,8 +158,8 @@ func (m *Manager) Certificate(ctx context.Context, sel imds.Selector) (*Certific
 	return m.obtain(ctx, s, meta)
 }
 
-// Current returns the certificate that is in use for the identity, or nil if none
-// is. It does no I/O: what nobody has asked for since the start is not known here.
+// Current returns the certificate that is in use for the identity, or nil. It does no I/O: a
+// certificate on disk that was not used since the start is not known here.
 func (m *Manager) Current(sel imds.Selector) *Certificate {
 	n, err := newName(sel)
 	if err != nil {

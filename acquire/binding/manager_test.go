@@ -184,10 +184,11 @@ func TestErrorsPassThrough(t *testing.T) {
 	}
 }
 
-// How long an attestation token is good is compared with this machine's clock. If that is behind, IMDS refuses a token that is over: that
-// is no word about this machine until a new token was refused, too.
+// How long an attestation token is good is compared with this machine's clock. If that is behind,
+// IMDS refuses a token that is over: that is no word about this machine until a new token was
+// refused, too.
 func TestARefusalOfAKeptAttestationIsNotBelievedYet(t *testing.T) {
-	refusal := &imds.Error{Leg: "issuecredential", Status: 400, Code: "invalid_request"}
+	refusal := &imds.Error{Operation: "issuecredential", Status: 400, Code: "invalid_request"}
 	user := imds.Selector{ClientID: metadata.ClientID}
 	for _, tt := range []struct {
 		name     string
@@ -200,9 +201,9 @@ func TestARefusalOfAKeptAttestationIsNotBelievedYet(t *testing.T) {
 		{"the kept one is over", map[string]bool{"attestation-token-0": true}, refusal, true, []string{"attestation-token-0", "attestation-token-1"}, 1},
 		{"a new one is refused, too", map[string]bool{"attestation-token-0": true, "attestation-token-1": true}, refusal, false,
 			[]string{"attestation-token-0", "attestation-token-1"}, 1},
-		{"IMDS is throttling", map[string]bool{"attestation-token-0": true}, &imds.Error{Leg: "issuecredential", Status: 429}, false,
+		{"IMDS is throttling", map[string]bool{"attestation-token-0": true}, &imds.Error{Operation: "issuecredential", Status: 429}, false,
 			[]string{"attestation-token-0"}, 0},
-		{"the identity is not there", map[string]bool{"attestation-token-0": true}, &imds.Error{Leg: "issuecredential", Status: 400, Code: imds.CodeIdentityNotFound}, false,
+		{"the identity is not there", map[string]bool{"attestation-token-0": true}, &imds.Error{Operation: "issuecredential", Status: 400, Code: imds.CodeIdentityNotFound}, false,
 			[]string{"attestation-token-0"}, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -11,14 +11,14 @@ import (
 	"github.com/keyagent/keyagent/acquire/imds"
 )
 
-// name is a managed identity as a manager knows it. Selectors that mean the same
-// identity by the same id have the same name, however they spell it.
+// name is a managed identity as a manager knows it. Selectors with the same id have the same name,
+// however they spell it.
 type name struct {
 	kind string // "system", "client", "object" or "resource"
 	id   string // lower case; empty for "system"
 }
 
-// newName names what sel means. An id that is no GUID has no name: it would become
+// newName names the identity that sel selects. An id that is no GUID has no name: it would become
 // part of a file's name.
 func newName(sel imds.Selector) (name, error) {
 	n := name{kind: "system"}
@@ -39,7 +39,7 @@ func newName(sel imds.Selector) (name, error) {
 	return n, nil
 }
 
-// String is how state files and logs say it: "system", or kind:id.
+// String is the form in state files and logs: "system", or kind:id.
 func (n name) String() string {
 	if n.id == "" {
 		return n.kind

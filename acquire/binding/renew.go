@@ -15,10 +15,10 @@ const renewalTimeout = 3 * time.Minute
 var errPanic = errors.New("a fault in the agent; its log says where")
 
 // Run renews the certificates that have been used since the start, each at its
-// [Certificate.RenewAt]. A renewal that fails is tried again after 1, 2, 4 … 60
-// minutes, moved by the jitter, while the old certificate serves on; so is one that
-// brings a certificate which is due at once. Run blocks until ctx ends, starts no
-// goroutine, and then returns nil. It is to be called once.
+// [Certificate.RenewAt]. A renewal that fails is tried again after 1, 2, 4 … 60 minutes, moved by
+// the jitter, while the old certificate is used; so is one that brings a certificate which is due
+// at once. Run blocks until ctx ends, starts no goroutine, and then returns nil. It must be called
+// once.
 func (m *Manager) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		s, err := m.rest(ctx)
@@ -83,8 +83,8 @@ func (m *Manager) renew(ctx context.Context, s *slot) {
 		"selector", s.name.String(), "expires", current.EffectiveExpiry(), "retry_at", retryAt, "error", err)
 }
 
-// tryRenewal obtains a new certificate, unless somebody else has meanwhile. A panic
-// on its way is its error: what is parsed there comes from others.
+// tryRenewal obtains a new certificate, unless another caller has meanwhile. A panic becomes the
+// error of this renewal: it parses bytes from the network.
 func (m *Manager) tryRenewal(ctx context.Context, s *slot) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, renewalTimeout)
 	defer cancel()
@@ -116,8 +116,8 @@ func (m *Manager) isDue(s *slot) bool {
 	return s.current != nil && s.due(m.cfg.Now()) <= 0
 }
 
-// rate judges a renewal by what it left: if the slot is still due, the next attempt
-// has to wait until retryAt, and the certificate that serves on is returned.
+// rate evaluates a renewal by its result: if the slot is still due, the next attempt has to wait
+// until retryAt, and the certificate that stays in use is returned.
 func (m *Manager) rate(s *slot) (current *Certificate, retryAt time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -8,20 +8,20 @@ import (
 	"github.com/keyagent/keyagent/acquire/imds"
 )
 
-// Reason is what Entra's rejection of a certificate blames.
+// Reason is what Entra's rejection of a certificate is about.
 type Reason string
 
 // Reasons of [Manager.Replace].
 const (
 	ReasonCertificate Reason = "certificate" // the certificate itself: expired, revoked, or nothing more exact
 	ReasonAttestation Reason = "attestation" // the attestation token that it was issued on: the key is attested anew
-	// ReasonDoubt: the certificate may be meant, and nobody can tell whether it was Entra who said so. It serves on until there is
-	// another one.
+	// ReasonDoubt: the certificate may have been rejected, but a machine in between could have sent
+	// the alert. It stays in use until there is another one.
 	ReasonDoubt Reason = "doubt"
 )
 
-// PausedError says that a rejected certificate is not replaced yet, because the
-// last replacement is not long ago. The identity has no certificate until then.
+// PausedError says that a rejected certificate is not replaced yet, because the last replacement is
+// not long ago. The identity has no certificate until then.
 type PausedError struct {
 	Until      time.Time
 	RetryAfter time.Duration
@@ -59,7 +59,8 @@ func (m *Manager) Replace(ctx context.Context, sel imds.Selector, rejected *Cert
 	return m.Certificate(ctx, sel)
 }
 
-// doubt obtains another certificate than one that stays in use meanwhile, and afterwards if there is none to be had.
+// doubt obtains another certificate than one that stays in use meanwhile, and after that if no
+// other can be obtained.
 func (m *Manager) doubt(ctx context.Context, s *slot, doubted *Certificate) (*Certificate, error) {
 	if err := s.lock(ctx); err != nil {
 		return nil, err
@@ -103,7 +104,7 @@ func (m *Manager) reject(s *slot, c *Certificate, why Reason) bool {
 	return true
 }
 
-// note writes a rejection down before anything else is tried.
+// note writes a rejection to disk before anything else is tried.
 func (m *Manager) note(ctx context.Context, s *slot) error {
 	if err := s.lock(ctx); err != nil {
 		return err
@@ -151,7 +152,7 @@ func (m *Manager) replacing(s *slot) bool {
 	return s.pending != nil
 }
 
-// blamesAttestation reports, once, that the attestation token is to be dropped.
+// blamesAttestation reports, once, that the attestation token must be dropped.
 func (m *Manager) blamesAttestation(s *slot) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

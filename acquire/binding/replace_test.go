@@ -323,7 +323,8 @@ func TestARejectionOnAFullDiskRemovesTheFile(t *testing.T) {
 	}
 }
 
-// inAProcessOfItsOwn has a test run by a child process, and reports true in that: go test's own files may grow meanwhile.
+// inAProcessOfItsOwn has a test run by a child process, and reports true in that: go test's own
+// files may grow meanwhile.
 func inAProcessOfItsOwn(t *testing.T) bool {
 	t.Helper()
 	const variable = "KEYAGENT_TEST_OWN_PROCESS"
@@ -356,7 +357,8 @@ func fillDisk(t *testing.T, do func()) {
 	}
 }
 
-// A doubt that anybody on the way could have sown does not take a certificate out of use, nor leave a mark on disk.
+// A doubt, which a machine in between can cause, does not take a certificate out of use, nor leave
+// a mark on disk.
 func TestADoubtedCertificateServesOnUntilThereIsAnother(t *testing.T) {
 	w := newWorld(t)
 	m := w.start()
@@ -387,7 +389,8 @@ func isPaused(err error) bool {
 	return ok
 }
 
-// Anybody on the way can sow doubt, and must not use up the replacements that a genuine rejection needs.
+// A machine in between can cause doubts, which must not use up the replacements that a genuine
+// rejection needs.
 func TestDoubtsDoNotHoldUpTheReplacementOfARejectedCertificate(t *testing.T) {
 	w := newWorld(t)
 	m := w.start()

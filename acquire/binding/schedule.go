@@ -17,13 +17,13 @@ const (
 	minPause = 30 * time.Second
 	maxPause = 30 * time.Minute
 
-	// pollInterval is how long a wait goes on before the clock is read again: a
-	// timer does not notice that somebody sets the clock or that the VM slept.
+	// pollInterval is how long a wait goes on before the clock is read again: a timer does not
+	// notice that the clock was set or that the VM was suspended.
 	pollInterval = time.Minute
 )
 
-// renewalTime is when a certificate is renewed: at half of its effective life,
-// moved by jitter so that machines that were made together do not come together.
+// renewalTime is when a certificate is renewed: at half of its effective life, moved by jitter so
+// that machines that were created together do not renew together.
 func renewalTime(notBefore, expiry time.Time, jitter func(time.Duration) time.Duration) time.Time {
 	at := notBefore.Add(jitter(expiry.Sub(notBefore) / 2))
 	if last := expiry.Add(-hardStop); at.After(last) {

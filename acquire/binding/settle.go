@@ -11,8 +11,9 @@ import (
 // errUnread says why a certificate is not stored.
 var errUnread = errors.New("the state file that is there could not be read, and may hold what must not be lost")
 
-// settle makes memory and state file agree, with work held: the file is read until that has worked once, and then what it does
-// not say is written into it. A file that cannot be read is not written either.
+// settle makes memory and state file agree; the slot's lock is held. The file is read until that
+// has worked once, and then what is missing in it is written. A file that cannot be read is not
+// written either.
 func (m *Manager) settle(s *slot) {
 	known := s.loaded || m.restore(s)
 	m.announce(s)
@@ -31,7 +32,8 @@ func (m *Manager) settle(s *slot) {
 	}
 }
 
-// settleLate settles the slots whose files could not be read or written before, if nobody is at work on them.
+// settleLate settles the slots whose files could not be read or written before, and whose locks are
+// free.
 func (m *Manager) settleLate() {
 	m.mu.Lock()
 	var slots []*slot
@@ -56,7 +58,8 @@ func (m *Manager) inUse(s *slot) *Certificate {
 	return s.current
 }
 
-// restore fills the slot from disk. It reports false if the file could not be read: then the file stays as it is.
+// restore fills the slot from disk. It reports false if the file could not be read: then the file
+// stays as it is.
 func (m *Manager) restore(s *slot) bool {
 	r, err := m.store.load(s.name)
 	torn, isTorn := errors.AsType[*statefile.TornError](err)
@@ -79,8 +82,8 @@ func (m *Manager) restore(s *slot) bool {
 	return true
 }
 
-// adopt takes over what the state file says. What memory knows is newer: a certificate that was issued, or a rejection, while the
-// file could not be read.
+// adopt takes over what the state file says. Memory is newer: a certificate that was issued, or a
+// rejection, while the file could not be read.
 func (m *Manager) adopt(s *slot, r *record) {
 	if r.KeyName != m.cfg.KeyName {
 		m.cfg.Logger.Info("stored binding certificate is for another key; it is discarded", "selector", s.name.String())
@@ -110,8 +113,8 @@ func (m *Manager) adopt(s *slot, r *record) {
 	}
 }
 
-// mark writes into the state file that its certificate is rejected. If that does not work, a file that holds this certificate is
-// removed: a disk that takes nothing lets go of something.
+// mark writes into the state file that its certificate is rejected. If that fails, a file with this
+// certificate is removed: a full disk allows that.
 func (m *Manager) mark(s *slot) {
 	c := m.unmarked(s)
 	if c == nil {
@@ -128,8 +131,8 @@ func (m *Manager) mark(s *slot) {
 	}
 }
 
-// forget removes the state file of a rejected certificate, into which the rejection could not be written. Another certificate's is
-// left alone.
+// forget removes the state file of a rejected certificate, into which the rejection could not be
+// written. The file of another certificate is left alone.
 func (m *Manager) forget(s *slot, rejected *Certificate, cause error) {
 	if s.stored != rejected.Thumbprint() {
 		return
@@ -156,7 +159,7 @@ func (m *Manager) announce(s *slot) {
 	}
 }
 
-// unmarked returns the rejected certificate that the state file does not know to be rejected.
+// unmarked returns the rejected certificate whose rejection is not in the state file yet.
 func (m *Manager) unmarked(s *slot) *Certificate {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -166,8 +169,8 @@ func (m *Manager) unmarked(s *slot) *Certificate {
 	return s.pending.certificate
 }
 
-// save keeps the certificate for the next start. Failing to (a full disk, say) costs an issuance then, and nothing now; it is
-// tried again.
+// save writes the certificate for the next start. A failure (a full disk, say) costs an issuance
+// then, and nothing now; the write is tried again.
 func (m *Manager) save(s *slot, c *Certificate) {
 	if err := m.write(s, c); err != nil {
 		m.cfg.Logger.Warn("binding certificate could not be stored, which is tried again; a start before that will have to obtain a new one",

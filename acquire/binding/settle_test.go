@@ -14,7 +14,8 @@ import (
 	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
-// unreadable are ways in which a good state file cannot be read for a while. Each returns what ends it.
+// unreadable are ways in which a good state file cannot be read for a while. Each returns what ends
+// it.
 var unreadable = map[string]func(t *testing.T, path string) (end func()){
 	"no descriptor is left": func(t *testing.T, _ string) func() { return tooltest.WithoutDescriptors(t) },
 	"it is open to others": func(t *testing.T, path string) func() {
@@ -115,7 +116,8 @@ func TestAStateFileThatCouldNotBeReadIsTriedAgain(t *testing.T) {
 	}
 }
 
-// IMDS may have kept the certificate that Entra rejected, and the note of that is in the file alone.
+// IMDS may have kept the certificate that Entra rejected, and the note of that is in the file
+// alone.
 func TestARejectionThatCouldNotBeReadHoldsAsSoonAsItCan(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, w *world) {
 		m := w.start()
@@ -200,7 +202,8 @@ func TestAStateFileThatIsTooLongIsPutAside(t *testing.T) {
 	}
 }
 
-// What the rejected certificate replaced may be the one in the file, because nothing could be written before.
+// What the rejected certificate replaced may be the one in the file, because nothing could be
+// written before.
 func TestARejectionThatCannotBeWrittenDoesNotCostAnotherCertificate(t *testing.T) {
 	w := newWorld(t)
 	m := w.start()

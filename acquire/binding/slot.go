@@ -16,13 +16,13 @@ type slot struct {
 	sel  imds.Selector // as it was spelled first
 
 	work   waiting.Lock // serialises issuance and the state file
-	loaded bool         // it is known what the state file says: only then is it written; guarded by work
-	behind bool         // the state file could not be read or written, which is to be tried again; guarded by work
+	loaded bool         // the state file was read, and so may be written; guarded by work
+	behind bool         // reading or writing the state file failed, and is tried again; guarded by work
 	stored string       // x5t#S256 of the certificate in the state file, if known; guarded by work
 	pauses breaker      // between replacements; guarded by work
-	doubts breaker      // between replacements of certificates in doubt, which anybody on the way can cause; guarded by work
+	doubts breaker      // between replacements of doubted certificates, which a machine in between can cause; guarded by work
 
-	asking inflight.Group[*imds.PlatformMetadata] // of IMDS
+	asking inflight.Group[*imds.PlatformMetadata] // requests to IMDS
 
 	// Guarded by the manager's mutex, which is never held for longer than a look.
 	current  *Certificate // nil if there is none, or it was rejected
@@ -42,7 +42,7 @@ type rejection struct {
 	attestation bool         // the attestation token is the suspect
 }
 
-// lock waits for the work of others. Who gets it must unlock.
+// lock waits for the work of others. The caller must unlock.
 func (s *slot) lock(ctx context.Context) error {
 	if err := s.work.Lock(ctx); err != nil {
 		return fmt.Errorf("waiting for the binding certificate that is being obtained: %w", err)
@@ -52,8 +52,7 @@ func (s *slot) lock(ctx context.Context) error {
 
 func (s *slot) unlock() { s.work.Unlock() }
 
-// due is how long it is until the current certificate is to be renewed; 0 or less
-// means now.
+// due is the time until the current certificate must be renewed; 0 or less means now.
 func (s *slot) due(now time.Time) time.Duration {
 	return max(s.current.renewAt.Sub(now), remaining(s.retryAt, now, s.retryIn))
 }
@@ -74,8 +73,8 @@ func (m *Manager) slot(sel imds.Selector) (*slot, error) {
 	return s, nil
 }
 
-// usable returns the slot's certificate if it may be used for meta, or nil. One
-// that belongs to another identity, VM or tenant is let go.
+// usable returns the slot's certificate if it may be used for meta, or nil. One that belongs to
+// another identity, VM or tenant is discarded.
 func (m *Manager) usable(s *slot, meta *imds.PlatformMetadata) *Certificate {
 	c := m.held(s)
 	if c == nil || c.belongs(meta) {
@@ -111,7 +110,7 @@ func (m *Manager) put(s *slot, c *Certificate) error {
 		return fmt.Errorf("%w: issuecredential gave the certificate again that Entra rejected", imds.ErrBadAnswer)
 	}
 	s.current, s.pending = c, nil
-	if m.cfg.Now().Before(c.renewAt) { // else it is due at once, and renewals have not got anywhere yet
+	if m.cfg.Now().Before(c.renewAt) { // else it is due at once, and the renewal counts as failed
 		s.failures, s.retryAt = 0, time.Time{}
 	}
 	m.wake()

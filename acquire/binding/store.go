@@ -62,8 +62,9 @@ func (s *store) save(n name, r record) error {
 
 func (s *store) remove(n name) error { return s.files.Remove(n.file()) }
 
-// load returns the stored record of an identity. The errors are those of [statefile.Load]: after all but the two that say that
-// the path is free, the file may hold a good record, and nothing may be written in its place.
+// load returns the stored record of an identity. The errors are those of [statefile.Load]: after
+// all but the two that say that the path is free, the file may hold a good record, and nothing may
+// be written in its place.
 func (s *store) load(n name) (*record, error) {
 	var r *record
 	err := s.files.Load(n.file(), maxRecordBytes, func(data []byte) (err error) {

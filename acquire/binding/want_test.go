@@ -40,7 +40,8 @@ func TestOnlyWantedCertificatesAreRenewed(t *testing.T) {
 	}
 }
 
-// Whoever is not wanted for a while keeps what protects the issuer: the certificate that was rejected stays so, and so does the pause.
+// An identity that is not wanted for a while keeps what protects the issuer: the rejection of its
+// certificate, and the pause before the next replacement.
 func TestPausesOutliveBeingUnwanted(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, w *world) {
 		m := w.start()

@@ -109,7 +109,7 @@ func answerDemands() []demand {
 			_, err := a.bearer()
 			told := fmt.Sprintf("%v %+v %s %v", err, err, a.log.String(), token)
 			secrets := append(attestationTokens(t, a), token.AccessToken.Reveal())
-			for _, m := range a.mtls.leg("token") {
+			for _, m := range a.mtls.requestsTo("token") {
 				secrets = append(secrets, m.form.Get("client_assertion"), m.member("access_token"))
 			}
 			for _, text := range secrets {
@@ -212,20 +212,20 @@ func replacementDemands() []demand {
 				}
 				a.advance(e.RetryAfter)
 			}
-			if n := len(a.metadata.leg("issuecredential")); n != 9 {
+			if n := len(a.metadata.requestsTo("issuecredential")); n != 9 {
 				t.Errorf("%d issuances", n)
 			}
 		}},
 		{"5.6", "a certificate that IMDS gives again is not used again", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
-			first := a.metadata.leg("issuecredential")[0].answer
+			first := a.metadata.requestsTo("issuecredential")[0].answer
 			a.mtls.answers("token", refuses(400, "invalid_request", 1000901))
 			a.metadata.answers("issuecredential", says(200, first))
 			if _, err := a.get(management, acquire.TypeBearer); err == nil {
 				t.Error("got a token with a rejected certificate")
 			}
-			if n := len(a.mtls.leg("token")); n != 2 {
+			if n := len(a.mtls.requestsTo("token")); n != 2 {
 				t.Errorf("%d token requests", n)
 			}
 		}},
@@ -253,12 +253,12 @@ func replacementDemands() []demand {
 			wantKind(t, err, acquire.KindUnavailable)
 			a.wantTraffic("metadata 1, attest 1, credential 1")
 		}},
-		{"5.6", "500181: the leg 1 assertion is dropped and both legs are made again over one certificate", func(t *testing.T) {
+		{"5.6", "500181: the assertion is dropped and both requests are made again over one certificate", func(t *testing.T) {
 			a := newAzure(t, application(t, ficApp, userEntry(t, acquire.BoundRequire)))
 			a.mtls.answers("token", forward(a), refuses(400, "invalid_request", 500181))
 			a.mustGet(vault, acquire.TypeBearer)
 			a.wantTraffic("metadata 2, attest 1, credential 1, mtls 4")
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			if m[1].form.Get("client_assertion") == m[3].form.Get("client_assertion") || !sameCertificate(m) {
 				t.Error("the second pair is not one of its own")
 			}
@@ -293,7 +293,8 @@ func sameCertificate(list []message) bool {
 	})
 }
 
-// applicationReactions are the rows of 5.6 for certificates of applications: one entry over mutual TLS, one by assertion after it.
+// applicationReactions are the rows of 5.6 for certificates of applications: one entry over mutual
+// TLS, one by assertion after it.
 func applicationReactions() []demand {
 	var list []demand
 	for _, row := range []struct {
@@ -340,7 +341,7 @@ func applicationReactions() []demand {
 	}})
 }
 
-// federatedReactions are the rows of 5.6 for the second leg of a federated application.
+// federatedReactions are the rows of 5.6 for the exchange of a federated application.
 func federatedReactions() []demand {
 	var list []demand
 	for _, row := range []struct {
@@ -349,11 +350,11 @@ func federatedReactions() []demand {
 		want  string
 		ok    bool
 	}{
-		{[]int{500181}, "both legs again, over the same certificate", "metadata 2, attest 1, credential 1, mtls 4", true},
-		{[]int{700024}, "both legs again, over the same certificate", "metadata 2, attest 1, credential 1, mtls 4", true},
-		{[]int{1000612}, "the first leg says so, too: attested and issued anew, and both legs again", "metadata 3, attest 2, credential 2, mtls 5", true},
-		{[]int{1000901}, "the first leg says so, too: issued anew, and both legs again", "metadata 3, attest 1, credential 2, mtls 5", true},
-		{[]int{7000214}, "the first leg says so, too: issued anew, and both legs again", "metadata 3, attest 1, credential 2, mtls 5", true},
+		{[]int{500181}, "both requests again, over the same certificate", "metadata 2, attest 1, credential 1, mtls 4", true},
+		{[]int{700024}, "both requests again, over the same certificate", "metadata 2, attest 1, credential 1, mtls 4", true},
+		{[]int{1000612}, "the assertion request says so, too: attested and issued anew, and both requests again", "metadata 3, attest 2, credential 2, mtls 5", true},
+		{[]int{1000901}, "the assertion request says so, too: issued anew, and both requests again", "metadata 3, attest 1, credential 2, mtls 5", true},
+		{[]int{7000214}, "the assertion request says so, too: issued anew, and both requests again", "metadata 3, attest 1, credential 2, mtls 5", true},
 		{[]int{70022204}, "told", "metadata 1, attest 1, credential 1, mtls 2", false},
 		{[]int{700016}, "told", "metadata 1, attest 1, credential 1, mtls 2", false},
 		{[]int{50013}, "told", "metadata 1, attest 1, credential 1, mtls 2", false},
@@ -361,10 +362,10 @@ func federatedReactions() []demand {
 		{[]int{392196}, "told", "metadata 1, attest 1, credential 1, mtls 2", false},
 		{[]int{700027}, "told, there being no next entry", "metadata 1, attest 1, credential 1, mtls 2", false},
 	} {
-		list = append(list, demand{"5.6", fmt.Sprintf("federated, leg 2, %v: %s", row.codes, row.does), func(t *testing.T) {
+		list = append(list, demand{"5.6", fmt.Sprintf("federated, the exchange, %v: %s", row.codes, row.does), func(t *testing.T) {
 			a := newAzure(t, application(t, ficApp, userEntry(t, acquire.BoundRequire)))
 			a.mtls.answers("token", forward(a), refuses(400, "invalid_client", row.codes...))
-			if strings.HasPrefix(row.does, "the first leg says so") {
+			if strings.HasPrefix(row.does, "the assertion request says so") {
 				a.mtls.answers("token", refuses(400, "invalid_client", row.codes...))
 			}
 			if _, err := a.bearer(); (err == nil) != row.ok {
@@ -373,7 +374,7 @@ func federatedReactions() []demand {
 			a.wantTraffic(row.want)
 		}})
 	}
-	return append(list, demand{"5.6", "federated, leg 2, 7000214 for this application alone: the certificate that others share stays", func(t *testing.T) {
+	return append(list, demand{"5.6", "federated, the exchange, 7000214 for this application alone: the certificate that others share stays", func(t *testing.T) {
 		a := newAzure(t, application(t, ficApp, userEntry(t, acquire.BoundRequire)))
 		a.mtls.answers("token", forward(a), refuses(401, "invalid_client", 7000214), forward(a), refuses(401, "invalid_client", 7000214))
 		if _, err := a.bearer(); err == nil {
@@ -484,14 +485,14 @@ func tlsDemands() []demand {
 		{"5.8", "the leaf alone is sent", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
-			if m := a.mtls.leg("token")[0]; len(m.certificates) != 1 {
+			if m := a.mtls.requestsTo("token")[0]; len(m.certificates) != 1 {
 				t.Errorf("%d certificates", len(m.certificates))
 			}
 		}},
 		{"5.8", "the certificate is sent, whichever authorities the server names", func(t *testing.T) {
 			a := newAzureWith(t, tuned(func(c *tls.Config) { c.ClientCAs = mustServices(t).roots }), vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
-			if m := a.mtls.leg("token")[0]; len(m.certificates) != 1 {
+			if m := a.mtls.requestsTo("token")[0]; len(m.certificates) != 1 {
 				t.Error("no certificate")
 			}
 		}},
@@ -536,7 +537,7 @@ func tlsDemands() []demand {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
 			a.mustGet(management, acquire.TypeBearer)
-			if m := a.mtls.leg("token"); m[0].connection != m[1].connection {
+			if m := a.mtls.requestsTo("token"); m[0].connection != m[1].connection {
 				t.Error("two connections")
 			}
 		}},
@@ -545,7 +546,7 @@ func tlsDemands() []demand {
 			a.mtls.answers("token", forward(a), refuses(400, "invalid_request", 1000901))
 			a.mustGet(vault, acquire.TypeBearer)
 			a.mustGet(management, acquire.TypeBearer)
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			if len(m) != 3 || m[1].connection == m[2].connection || slices.Equal(m[1].certificates[0], m[2].certificates[0]) {
 				t.Errorf("%d requests; the old connection is used on", len(m))
 			}
@@ -553,7 +554,7 @@ func tlsDemands() []demand {
 		{"5.8", "an application that asks by assertion presents no certificate", func(t *testing.T) {
 			a := newAzureWith(t, tuned(func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }), application(t, certApp, certificateEntry(acquire.BoundNever)))
 			a.mustGet(vault, acquire.TypeBearer)
-			if m := a.login.leg("token")[0]; len(m.certificates) != 0 {
+			if m := a.login.requestsTo("token")[0]; len(m.certificates) != 0 {
 				t.Error("a certificate was presented")
 			}
 		}},

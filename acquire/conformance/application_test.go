@@ -68,7 +68,7 @@ func applicationDemands() []demand {
 			a := newAzure(t, application(t, certApp, sending(acquire.AssertionAuto)))
 			a.mustGet(vault, acquire.TypeBearer)
 			a.mustGet(management, acquire.TypeBearer)
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			if len(m) != 3 || m[0].form.Has("client_assertion") || !m[1].form.Has("client_assertion") || !m[2].form.Has("client_assertion") {
 				t.Errorf("%d requests", len(m))
 			}
@@ -140,7 +140,7 @@ func (a *azure) lets(policy simentra.ApplicationPolicy) {
 // wantVariant looks at the only request, and at the token that came of it.
 func wantVariant(t *testing.T, r *recorder, host, variant string, token acquire.Token) {
 	t.Helper()
-	m := r.leg("token")[0]
+	m := r.requestsTo("token")[0]
 	onTLS, pop := variant != "A", variant == "C"
 	if m.host != host || (len(m.certificates) > 0) != onTLS {
 		t.Errorf("asked %s with %d certificates", m.host, len(m.certificates))
@@ -251,7 +251,7 @@ func assertionDemands() []demand {
 			a := newAzure(t, application(t, certApp, certificateEntry(acquire.BoundNever)))
 			a.mustGet(vault, acquire.TypeBearer)
 			a.mustGet(management, acquire.TypeBearer)
-			m := a.login.leg("token")
+			m := a.login.requestsTo("token")
 			if claimsOf(t, m[0].form.Get("client_assertion"))["jti"] == claimsOf(t, m[1].form.Get("client_assertion"))["jti"] {
 				t.Error("one assertion twice")
 			}

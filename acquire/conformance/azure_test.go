@@ -31,6 +31,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/internal/cloud"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/simulator"
@@ -53,7 +54,8 @@ const (
 	attestation  = "https://sharedweu.weu.attest.azure.net"
 )
 
-// services are simulated, and the same for all cases: making their keys takes longer than most of these.
+// services are simulated, and the same for all cases: making their keys takes longer than most of
+// these.
 type services struct {
 	clock      *simulator.Clock
 	tenant, vm string // GUIDs
@@ -161,7 +163,8 @@ func (s *services) newIMDS(attestationKey *rsa.PrivateKey) error {
 	return err
 }
 
-// attestor vouches for the key as the attestation service would, and keeps its token until it is to be discarded.
+// attestor vouches for the key as the attestation service would, and keeps its token until it is to
+// be discarded.
 type attestor struct {
 	*services
 	mu    sync.Mutex
@@ -406,12 +409,12 @@ func mustServices(t *testing.T) *services {
 func application(t *testing.T, clientID func(*services) string, credentials ...acquire.Credential) acquire.Identity {
 	t.Helper()
 	s := mustServices(t)
-	cloud, ok := entra.CloudNamed("public")
+	public, ok := cloud.Named(cloud.Public)
 	if !ok {
 		t.Fatal("no public cloud")
 	}
 	return acquire.Identity{Name: "id", Application: &acquire.Application{
-		Authority: entra.Authority{Cloud: cloud, Tenant: s.tenant}, ClientID: clientID(s), Credentials: credentials,
+		Authority: entra.Authority{Cloud: public, Tenant: s.tenant}, ClientID: clientID(s), Credentials: credentials,
 	}}
 }
 
@@ -439,26 +442,27 @@ func (a *azure) mustGet(resource string, kind acquire.TokenType) acquire.Token {
 	return token
 }
 
-// traffic counts the requests of each leg so far, as in "metadata 1, attest 1, credential 1, mtls 1".
+// traffic counts the requests to each endpoint so far, as in "metadata 1, attest 1, credential 1,
+// mtls 1".
 func (a *azure) traffic() string {
 	a.attestor.mu.Lock()
 	attested := a.attestor.made
 	a.attestor.mu.Unlock()
 	var parts []string
-	for _, leg := range []struct {
+	for _, endpoint := range []struct {
 		name  string
 		count int
 	}{
-		{"metadata", len(a.metadata.leg("getplatformmetadata"))},
+		{"metadata", len(a.metadata.requestsTo("getplatformmetadata"))},
 		{"attest", attested},
-		{"credential", len(a.metadata.leg("issuecredential"))},
-		{"v1", len(a.metadata.leg("token"))},
-		{"compute", len(a.metadata.leg("compute"))},
-		{"mtls", len(a.mtls.leg("token"))},
-		{"login", len(a.login.leg("token"))},
+		{"credential", len(a.metadata.requestsTo("issuecredential"))},
+		{"v1", len(a.metadata.requestsTo("token"))},
+		{"compute", len(a.metadata.requestsTo("compute"))},
+		{"mtls", len(a.mtls.requestsTo("token"))},
+		{"login", len(a.login.requestsTo("token"))},
 	} {
-		if leg.count > 0 {
-			parts = append(parts, fmt.Sprintf("%s %d", leg.name, leg.count))
+		if endpoint.count > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", endpoint.name, endpoint.count))
 		}
 	}
 	return strings.Join(parts, ", ")
@@ -501,7 +505,8 @@ func x5t(der []byte) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// grants answers a token request with a token of the type that was asked for, bound to the certificate that was presented.
+// grants answers a token request with a token of the type that was asked for, bound to the
+// certificate that was presented.
 func grants(w http.ResponseWriter, r *http.Request) {
 	thumbprint := ""
 	if len(r.TLS.PeerCertificates) > 0 {
@@ -517,7 +522,7 @@ func tokenAnswer(kind, thumbprint string) string {
 	return fmt.Sprintf(`{"token_type":%q,"expires_in":3600,"access_token":%q}`, kind, unsigned(fmt.Sprintf(`{"cnf":{"x5t#S256":%q}}`, thumbprint)))
 }
 
-// unsigned is a JWT that nobody has signed.
+// unsigned is a JWT without signature.
 func unsigned(claims string) string {
 	part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	return part(`{"alg":"none"}`) + "." + part(claims) + ".c2ln"

@@ -29,14 +29,14 @@ func claimsDemands() []demand {
 		{"10", "without capabilities and challenge there is no field claims: cp1 is declared for those who opt in", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
-			if a.mtls.leg("token")[0].form.Has("claims") {
+			if a.mtls.requestsTo("token")[0].form.Has("claims") {
 				t.Error("claims are sent")
 			}
 		}},
 		{"10", "version 1 carries neither capabilities nor claims; a challenge goes past the cache of IMDS", func(t *testing.T) {
 			a := newAzure(t, v1Identity())
 			ask(a, acquire.Request{Capabilities: cp1, Claims: challenge})
-			m := a.metadata.leg("token")[0]
+			m := a.metadata.requestsTo("token")[0]
 			if m.query.Has("xms_cc") || m.query.Has("claims") || m.query.Has("token_sha256_to_refresh") || m.query.Get("bypass_cache") != "true" {
 				t.Errorf("asked %s", m.target)
 			}
@@ -55,7 +55,7 @@ func claimsDemands() []demand {
 			a := newAzure(t, vmIdentity())
 			ask(a, acquire.Request{Claims: challenge})
 			ask(a, acquire.Request{Claims: challenge})
-			if !sameCertificate(a.mtls.leg("token")) {
+			if !sameCertificate(a.mtls.requestsTo("token")) {
 				t.Error("another certificate was obtained")
 			}
 		}},
@@ -83,7 +83,7 @@ func claimsDemands() []demand {
 			if err := a.acquirer.Close(); err != nil {
 				t.Error(err)
 			}
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			if len(m) != 2 || m[1].form.Get("claims") != m[0].form.Get("claims") {
 				t.Errorf("%d requests", len(m))
 			}
@@ -145,7 +145,7 @@ func claimsDemands() []demand {
 		list = append(list, demand{"10", fmt.Sprintf("capabilities %v with challenge %s are merged under access_token", row.capabilities, row.challenge), func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			ask(a, acquire.Request{Capabilities: row.capabilities, Claims: row.challenge})
-			if got := a.mtls.leg("token")[0].form["claims"]; !slices.Equal(got, []string{row.want}) {
+			if got := a.mtls.requestsTo("token")[0].form["claims"]; !slices.Equal(got, []string{row.want}) {
 				t.Errorf("sent %s, want %s", got, row.want)
 			}
 		}})
@@ -213,7 +213,7 @@ func selectionDemands() []demand {
 			a := newAzure(t, application(t, certApp, certificateEntry(acquire.BoundRequire)))
 			wantVariant(t, a.mtls, globalMTLS, "C", a.mustGet(vault, acquire.TypePoP))
 		}},
-		{"11.4", "mtls_pop with a managed identity is two legs, the second jwt-pop, and a bound result", func(t *testing.T) {
+		{"11.4", "mtls_pop with a managed identity is two requests, the second with jwt-pop, and a bound result", func(t *testing.T) {
 			a := newAzure(t, application(t, ficApp, userEntry(t, acquire.BoundRequire)))
 			if token := a.mustGet(vault, acquire.TypePoP); token.TokenType != "mtls_pop" || !token.Bound {
 				t.Errorf("got %+v", token)
@@ -233,7 +233,7 @@ func selectionDemands() []demand {
 			a := newAzure(t, application(t, certApp, certificateEntry(acquire.BoundRequire)))
 			wantVariant(t, a.mtls, globalMTLS, "B", a.mustGet(vault, acquire.TypeBearer))
 		}},
-		{"11.4", "Bearer with a bound managed identity is two legs, the second jwt-pop, and a Bearer result", func(t *testing.T) {
+		{"11.4", "Bearer with a bound managed identity is two requests, the second with jwt-pop, and a Bearer result", func(t *testing.T) {
 			a := newAzure(t, application(t, ficApp, userEntry(t, acquire.BoundRequire)))
 			if token := a.mustGet(vault, acquire.TypeBearer); token.TokenType != "Bearer" || !token.Bound {
 				t.Errorf("got %+v", token)

@@ -10,7 +10,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// demand is one row of the reference: where it stands, what it demands as a sentence, and the case that checks it.
+// demand is one row of the reference: where it stands, what it demands as a sentence, and the case
+// that checks it.
 type demand struct {
 	section  string
 	sentence string

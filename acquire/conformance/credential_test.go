@@ -69,7 +69,7 @@ func attestationDemands() []demand {
 	return list
 }
 
-// credentialBody is the body of leg 2.
+// credentialBody is the body of issuecredential.
 func credentialBody(t *testing.T, m message) map[string]any {
 	t.Helper()
 	var body map[string]any
@@ -82,7 +82,7 @@ func credentialBody(t *testing.T, m message) map[string]any {
 func attestationTokens(t *testing.T, a *azure) []string {
 	t.Helper()
 	var tokens []string
-	for _, m := range a.metadata.leg("issuecredential") {
+	for _, m := range a.metadata.requestsTo("issuecredential") {
 		text, _ := credentialBody(t, m)["attestation_token"].(string)
 		tokens = append(tokens, text)
 	}
@@ -95,7 +95,7 @@ func credentialDemands() []demand {
 		{"4.1", "POST with Metadata: true, a GUID as request id and JSON in UTF-8", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.metadata.leg("issuecredential")[0]
+			m := a.metadata.requestsTo("issuecredential")[0]
 			if m.method != http.MethodPost || m.target != "/metadata/identity/issuecredential?cred-api-version=2.0" {
 				t.Errorf("got %s %s", m.method, m.target)
 			}
@@ -107,7 +107,7 @@ func credentialDemands() []demand {
 		{"4.1", "the body is csr and attestation_token and nothing else", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
-			body := credentialBody(t, a.metadata.leg("issuecredential")[0])
+			body := credentialBody(t, a.metadata.requestsTo("issuecredential")[0])
 			if names := slices.Sorted(maps.Keys(body)); !slices.Equal(names, []string{"attestation_token", "csr"}) || body["attestation_token"] != a.attestor.token {
 				t.Errorf("got members %v", names)
 			}
@@ -117,7 +117,7 @@ func credentialDemands() []demand {
 			if _, err := a.bearer(); err == nil {
 				t.Error("the issuer wants attestation")
 			}
-			if body := credentialBody(t, a.metadata.leg("issuecredential")[0]); len(body) != 1 || body["csr"] == nil {
+			if body := credentialBody(t, a.metadata.requestsTo("issuecredential")[0]); len(body) != 1 || body["csr"] == nil {
 				t.Errorf("got %v", body)
 			}
 		}},
@@ -125,7 +125,7 @@ func credentialDemands() []demand {
 			a := newAzure(t, vmIdentity())
 			a.mtls.answers("token", refuses(400, "invalid_request", 1000901))
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.metadata.leg("issuecredential")
+			m := a.metadata.requestsTo("issuecredential")
 			if len(m) != 2 || m[0].query.Has("bypass_cache") || m[1].query.Get("bypass_cache") != "true" {
 				t.Errorf("asked %+v", m)
 			}
@@ -136,7 +136,7 @@ func credentialDemands() []demand {
 			a.mtls.answers("token", refuses(400, "invalid_request", 1000901))
 			a.metadata.answers("issuecredential", says(400, `{"error":"invalid_request"}`))
 			a.mustGet(management, acquire.TypeBearer)
-			m := a.metadata.leg("issuecredential")
+			m := a.metadata.requestsTo("issuecredential")
 			if len(m) != 3 || m[1].query.Get("bypass_cache") != "true" || m[2].query.Has("bypass_cache") {
 				t.Errorf("asked %+v", m)
 			}
@@ -163,7 +163,7 @@ func credentialDemands() []demand {
 			user := mustServices(t).user
 			a := newAzure(t, managedIdentity(acquire.BoundRequire, imds.Selector{ObjectID: user.ObjectID}))
 			a.mustGet(vault, acquire.TypeBearer)
-			if m := a.mtls.leg("token")[0]; m.form.Get("client_id") != user.ClientID {
+			if m := a.mtls.requestsTo("token")[0]; m.form.Get("client_id") != user.ClientID {
 				t.Errorf("asked as %s", m.form.Get("client_id"))
 			}
 		}},
@@ -173,7 +173,7 @@ func credentialDemands() []demand {
 				m["mtls_authentication_endpoint"] = "https://centralus.mtlsauth.microsoft.com/"
 			})
 			a.mustGet(vault, acquire.TypeBearer)
-			if m := a.mtls.leg("token")[0]; m.host != "centralus.mtlsauth.microsoft.com" || m.target != "/"+a.tenant+"/oauth2/v2.0/token" {
+			if m := a.mtls.requestsTo("token")[0]; m.host != "centralus.mtlsauth.microsoft.com" || m.target != "/"+a.tenant+"/oauth2/v2.0/token" {
 				t.Errorf("asked %s%s", m.host, m.target)
 			}
 		}},
@@ -181,7 +181,7 @@ func credentialDemands() []demand {
 			a := newAzure(t, vmIdentity())
 			a.mtls.answers("token", refuses(401, "invalid_client", 7000214))
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			first, second := certificateOf(t, m[0]), certificateOf(t, m[1])
 			if first.Equal(second) || !a.key.PublicKey.Equal(first.PublicKey) || !a.key.PublicKey.Equal(second.PublicKey) {
 				t.Error("not two certificates of one key")
@@ -217,7 +217,7 @@ func credentialDemands() []demand {
 			}
 			a.restart(vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			if certificateOf(t, m[0]).Equal(certificateOf(t, m[1])) {
 				t.Error("the rejected certificate was presented again")
 			}
@@ -237,7 +237,7 @@ func certificateOf(t *testing.T, m message) *x509.Certificate {
 	return leaf
 }
 
-// credentialAnswers are answers to leg 2 that must not be believed.
+// credentialAnswers are answers to issuecredential that must not be believed.
 func credentialAnswers() []demand {
 	var list []demand
 	refused := func(section, sentence string, edit func(map[string]any)) {
@@ -262,8 +262,8 @@ func credentialAnswers() []demand {
 		der, _ := base64.StdEncoding.DecodeString(m["certificate"].(string))
 		m["certificate"] = base64.StdEncoding.EncodeToString(append(der, 0))
 	})
-	refused("1.7", "a client_id other than in leg 1", func(m map[string]any) { m["client_id"] = uuid.NewString() })
-	refused("1.7", "a tenant_id other than in leg 1", func(m map[string]any) { m["tenant_id"] = uuid.NewString() })
+	refused("1.7", "a client_id other than getplatformmetadata gave", func(m map[string]any) { m["client_id"] = uuid.NewString() })
+	refused("1.7", "a tenant_id other than getplatformmetadata gave", func(m map[string]any) { m["tenant_id"] = uuid.NewString() })
 	for sentence, endpoint := range map[string]string{
 		"a token endpoint over http":                "http://" + regionalMTLS,
 		"a token endpoint with user information":    "https://u:p@" + regionalMTLS,
@@ -278,7 +278,8 @@ func credentialAnswers() []demand {
 	return list
 }
 
-// issues answers leg 2 with a certificate that the managed identity issuer made otherwise than usual.
+// issues answers issuecredential with a certificate that the managed identity issuer made otherwise
+// than usual.
 func (a *azure) issues(change func(*pki.BindingCertificate)) {
 	order := pki.BindingCertificate{ClientID: a.system.ClientID, Key: a.key.Public(), Now: a.clock.Now()}
 	change(&order)
@@ -289,7 +290,7 @@ func (a *azure) issues(change func(*pki.BindingCertificate)) {
 	a.metadata.edits("issuecredential", func(m map[string]any) { m["certificate"] = base64.StdEncoding.EncodeToString(leaf.Raw) })
 }
 
-// makes answers leg 2 with a certificate of any form; nobody checks who signed it.
+// makes answers issuecredential with a certificate of any form; its signer is not checked.
 func (a *azure) makes(change func(*x509.Certificate)) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: a.system.ClientID},
@@ -305,7 +306,8 @@ func (a *azure) makes(change func(*x509.Certificate)) {
 	a.mtls.alwaysAnswers("token", grants)
 }
 
-// tokenNotAfter is the extension with a value as one finds it described: GeneralizedTime or UTCTime, alone or in a SEQUENCE.
+// tokenNotAfter is the extension with a value as one finds it described: GeneralizedTime or
+// UTCTime, alone or in a SEQUENCE.
 func tokenNotAfter(t *testing.T, end time.Time, form string, wrapped bool) pkix.Extension {
 	t.Helper()
 	value, err := asn1.MarshalWithParams(end.UTC().Truncate(time.Second), form)
@@ -402,7 +404,7 @@ func certificateDemands() []demand {
 // cachingDemands are those of 4.4.
 func cachingDemands() []demand {
 	return []demand{
-		{"4.4", "after a restart leg 1 is asked again, leg 2 is not", func(t *testing.T) {
+		{"4.4", "after a restart getplatformmetadata is asked again, issuecredential is not", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
 			a.restart(vmIdentity())
@@ -440,7 +442,7 @@ func cachingDemands() []demand {
 					t.Error(err)
 				}
 			}
-			if n := len(a.metadata.leg("issuecredential")); n != 1 {
+			if n := len(a.metadata.requestsTo("issuecredential")); n != 1 {
 				t.Errorf("%d issuances", n)
 			}
 		}},
@@ -463,7 +465,7 @@ func cachingDemands() []demand {
 			if after := a.clock.Now().Sub(began); after < half*9/10-time.Hour || after > half*11/10+time.Hour {
 				t.Errorf("renewed after %v", after)
 			}
-			if m := a.metadata.leg("issuecredential"); m[1].query.Has("bypass_cache") {
+			if m := a.metadata.requestsTo("issuecredential"); m[1].query.Has("bypass_cache") {
 				t.Error("a renewal goes past the cache of IMDS")
 			}
 		}},
@@ -491,7 +493,7 @@ func cachingDemands() []demand {
 			a.mustGet(vault, acquire.TypeBearer)
 			a.advance(time.Second)
 			a.mustGet(management, acquire.TypeBearer)
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			if len(m) != 3 || !certificateOf(t, m[0]).Equal(certificateOf(t, m[1])) || certificateOf(t, m[1]).Equal(certificateOf(t, m[2])) {
 				t.Errorf("%d token requests, and not the certificates that were due", len(m))
 			}
@@ -499,7 +501,8 @@ func cachingDemands() []demand {
 	}
 }
 
-// renews runs the renewals until leg 2 was asked so often, and returns when it was. The clock runs minute by minute, or faster.
+// renews runs the renewals until issuecredential was asked so often, and returns when it was. The
+// clock runs minute by minute, or faster.
 func (a *azure) renews(t *testing.T, issuances int) []time.Time {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -507,7 +510,7 @@ func (a *azure) renews(t *testing.T, issuances int) []time.Time {
 	times := []time.Time{a.clock.Now()}
 	cfg := a.cfg
 	cfg.Wait = func(ctx context.Context, d time.Duration) error {
-		for len(times) < len(a.metadata.leg("issuecredential")) {
+		for len(times) < len(a.metadata.requestsTo("issuecredential")) {
 			times = append(times, a.clock.Now())
 		}
 		if len(times) >= issuances || a.clock.Now().Sub(times[0]) > 14*24*time.Hour {

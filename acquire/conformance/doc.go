@@ -1,9 +1,11 @@
-// Package conformance holds the wire protocols between the agent, IMDS and Microsoft Entra as a table of cases, and nothing but tests.
+// Package conformance holds the wire protocols between the agent, IMDS and Microsoft Entra as a
+// table of cases, and nothing but tests.
 //
-// Each case is one demand, such as "410 first: seven more attempts, 10 s apart", under the number of the section that makes it. It runs
-// the agent's own stack (imds, binding, tlsbridge, entra, acquire) against the simulated services under their real host names, and
-// looks at what went over the wire. Cases about evidence run the whole agent on the complete simulated platform, TPM included. Time is
-// virtual: pauses are counted, not waited for.
+// Each case is one demand, such as "410 first: seven more attempts, 10 s apart", under the number
+// of the section that makes it. It runs the agent's own stack (imds, binding, tlsbridge, entra,
+// acquire) against the simulated services under their real host names, and looks at what went over
+// the wire. Cases about evidence run the whole agent on the complete simulated platform, TPM
+// included. Time is virtual: pauses are counted, not waited for.
 //
 // # Sections
 //
@@ -25,5 +27,6 @@
 //
 // # Sources
 //
-// MSI v2 as MSAL.NET speaks it, the clients of Microsoft for Entra (MSAL), RFC 2986, RFC 4055, RFC 6749, RFC 7523, RFC 8705.
+// MSI v2 as MSAL.NET speaks it, the clients of Microsoft for Entra (MSAL), RFC 2986, RFC 4055, RFC
+// 6749, RFC 7523, RFC 8705.
 package conformance

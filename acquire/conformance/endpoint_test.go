@@ -11,6 +11,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
 // cloudRow is a row of the table of hosts in 5.2.
@@ -53,7 +54,7 @@ func endpointDemands() []demand {
 		{"5.1", "a managed identity asks at the endpoint that IMDS named, under its tenant, without any region logic", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.mtls.leg("token")[0]
+			m := a.mtls.requestsTo("token")[0]
 			if m.method != "POST" || m.host != regionalMTLS || m.target != "/"+a.tenant+"/oauth2/v2.0/token" {
 				t.Errorf("asked %s %s%s", m.method, m.host, m.target)
 			}
@@ -64,7 +65,7 @@ func endpointDemands() []demand {
 				a := newAzure(t, application(t, certApp, certificateEntry(bound)))
 				a.mustGet(vault, acquire.TypeBearer)
 				for _, m := range slices.Concat(a.mtls.all(), a.login.all()) {
-					if m.leg != "token" {
+					if m.endpoint != "token" {
 						t.Errorf("asked %s%s", m.host, m.target)
 					}
 				}
@@ -91,8 +92,8 @@ func endpointDemands() []demand {
 		}},
 		{"5.2", "an unknown login host is no cloud", func(t *testing.T) {
 			for _, host := range []string{"login.example", "", "evil.login.microsoftonline.com", "login.microsoftonline.com.example", "microsoftonline.com"} {
-				if cloud, ok := entra.CloudOfHost(host); ok {
-					t.Errorf("%q is taken for %s", host, cloud.Name)
+				if in, ok := cloud.OfLoginHost(host); ok {
+					t.Errorf("%q is taken for %s", host, in.Name)
 				}
 			}
 		}},
@@ -123,12 +124,12 @@ func endpointDemands() []demand {
 // askedAt is the request of an application with a certificate in the cloud of a login host.
 func askedAt(t *testing.T, authority, region string, bound acquire.Bound) message {
 	t.Helper()
-	cloud, ok := entra.CloudOfHost(authority)
+	in, ok := cloud.OfLoginHost(authority)
 	if !ok {
 		t.Fatalf("%s is in no cloud", authority)
 	}
 	id := application(t, certApp, certificateEntry(bound))
-	id.Application.Authority.Cloud, id.Application.Region = cloud, region
+	id.Application.Authority.Cloud, id.Application.Region = in, region
 	a := newAzure(t, id)
 	a.mtls.alwaysAnswers("token", grants)
 	a.login.alwaysAnswers("token", grants)
@@ -166,9 +167,9 @@ func formDemands() []demand {
 		{"application certificate, mtls_pop", cert, pop, certApp, "client_id=ID&grant_type=client_credentials&scope=S&token_type=mtls_pop"},
 		{"application certificate, Bearer over mutual TLS", cert, bearer, certApp, asserted},
 		{"application certificate, classic", classic, bearer, certApp, asserted},
-		{"federated without certificate, leg 2", unbound, bearer, ficApp, asserted},
-		{"federated, leg 2, Bearer", fic, bearer, ficApp, "client_assertion=A&client_assertion_type=" + popType + "&client_id=ID&grant_type=client_credentials&scope=S"},
-		{"federated, leg 2, mtls_pop", fic, pop, ficApp, "client_assertion=A&client_assertion_type=" + popType + "&client_id=ID&grant_type=client_credentials&scope=S&token_type=mtls_pop"},
+		{"federated without certificate, the exchange", unbound, bearer, ficApp, asserted},
+		{"federated, the exchange, Bearer", fic, bearer, ficApp, "client_assertion=A&client_assertion_type=" + popType + "&client_id=ID&grant_type=client_credentials&scope=S"},
+		{"federated, the exchange, mtls_pop", fic, pop, ficApp, "client_assertion=A&client_assertion_type=" + popType + "&client_id=ID&grant_type=client_credentials&scope=S&token_type=mtls_pop"},
 	} {
 		send := func(t *testing.T, request acquire.Request) (*azure, message) {
 			a := newAzure(t, column.identity(t))
@@ -176,7 +177,7 @@ func formDemands() []demand {
 			if _, err := a.acquirer.Token(t.Context(), request); err != nil {
 				t.Fatal(err)
 			}
-			seen := slices.Concat(a.mtls.leg("token"), a.login.leg("token"))
+			seen := slices.Concat(a.mtls.requestsTo("token"), a.login.requestsTo("token"))
 			return a, seen[len(seen)-1]
 		}
 		list = append(list,

@@ -9,9 +9,8 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/acquire"
-	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/internal/cloud"
 	simentra "github.com/keyagent/keyagent/simulator/entra"
-	"github.com/keyagent/keyagent/tlsbridge"
 )
 
 // federationDemands are those of section 7.
@@ -21,29 +20,29 @@ func federationDemands() []demand {
 		return application(t, ficApp, userEntry(t, bound))
 	}
 	list := []demand{
-		{"7.1", "bound: leg 1 is a bound token of the managed identity for the exchange", func(t *testing.T) {
+		{"7.1", "bound: the assertion request is a bound token of the managed identity for the exchange", func(t *testing.T) {
 			a := newAzure(t, fic(t, acquire.BoundRequire))
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.mtls.leg("token")[0]
+			m := a.mtls.requestsTo("token")[0]
 			if m.host != regionalMTLS || m.form.Get("scope") != exchange+"/.default" || m.form.Get("token_type") != "mtls_pop" || m.form.Get("client_id") != a.user.ClientID {
-				t.Errorf("leg 1 is %s to %s", m.body, m.host)
+				t.Errorf("the assertion request is %s to %s", m.body, m.host)
 			}
 		}},
-		{"7.1", "bound, by the certificate of another application: leg 1 is variant C for the exchange", func(t *testing.T) {
+		{"7.1", "bound, by the certificate of another application: the assertion request is variant C for the exchange", func(t *testing.T) {
 			a := newAzure(t,
 				application(t, ficApp, acquire.Credential{Name: "via", Source: acquire.SourceOIDC, Bound: acquire.BoundRequire, Identity: "middle"}),
 				named("middle", application(t, certApp, certificateEntry(acquire.BoundRequire))))
 			a.mtls.answers("token", forward(a), grants)
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			if m[0].form.Get("scope") != exchange+"/.default" || m[0].form.Get("token_type") != "mtls_pop" || m[0].form.Has("client_assertion") || !sameCertificate(m) {
-				t.Errorf("leg 1 is %s", m[0].body)
+				t.Errorf("the assertion request is %s", m[0].body)
 			}
 		}},
-		{"7.1", "unbound: leg 1 is by version 1, for the exchange without /.default", func(t *testing.T) {
+		{"7.1", "unbound: the assertion request is by version 1, for the exchange without /.default", func(t *testing.T) {
 			a := newAzure(t, fic(t, acquire.BoundNever))
 			a.mustGet(vault, acquire.TypeBearer)
-			if m := a.metadata.leg("token")[0]; m.query.Get("resource") != exchange {
+			if m := a.metadata.requestsTo("token")[0]; m.query.Get("resource") != exchange {
 				t.Errorf("asked for %s", m.query.Get("resource"))
 			}
 			a.wantTraffic("v1 1, login 1")
@@ -54,27 +53,27 @@ func federationDemands() []demand {
 			a := newAzure(t, id)
 			a.mtls.alwaysAnswers("token", grants)
 			a.mustGet(vault, acquire.TypeBearer)
-			if m := a.mtls.leg("token")[0]; m.form.Get("scope") != "api://Other/.default" {
-				t.Errorf("leg 1 asks for %s", m.form.Get("scope"))
+			if m := a.mtls.requestsTo("token")[0]; m.form.Get("scope") != "api://Other/.default" {
+				t.Errorf("the assertion request asks for %s", m.form.Get("scope"))
 			}
 		}},
-		{"7.2", "the mtlsauth host of the application's tenant, over the certificate of leg 1", func(t *testing.T) {
+		{"7.2", "the mtlsauth host of the application's tenant, over the certificate of the assertion request", func(t *testing.T) {
 			a := newAzure(t, fic(t, acquire.BoundRequire))
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			if len(m) != 2 || m[1].host != globalMTLS || m[1].target != "/"+a.tenant+"/oauth2/v2.0/token" || !sameCertificate(m) {
-				t.Errorf("leg 2 went to %s%s", m[1].host, m[1].target)
+				t.Errorf("the exchange went to %s%s", m[1].host, m[1].target)
 			}
 		}},
-		{"7.2", "client_assertion is the token of leg 1, of type jwt-pop", func(t *testing.T) {
+		{"7.2", "client_assertion is the token of the assertion request, of type jwt-pop", func(t *testing.T) {
 			a := newAzure(t, fic(t, acquire.BoundRequire))
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			if m[1].form.Get("client_assertion") != m[0].member("access_token") || m[1].form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-pop" {
-				t.Errorf("leg 2 asserts %s", m[1].form.Get("client_assertion_type"))
+				t.Errorf("the exchange asserts %s", m[1].form.Get("client_assertion_type"))
 			}
 		}},
-		{"7.2", "leg 1's token serves other resources until five minutes before its end, in a pair with its certificate", func(t *testing.T) {
+		{"7.2", "the assertion request's token serves other resources until five minutes before its end, in a pair with its certificate", func(t *testing.T) {
 			a := newAzure(t, fic(t, acquire.BoundRequire))
 			began := a.clock.Now()
 			a.mustGet(vault, acquire.TypeBearer)
@@ -90,10 +89,10 @@ func federationDemands() []demand {
 		{"7.2", "without certificate: jwt-bearer to the login host", func(t *testing.T) {
 			a := newAzure(t, fic(t, acquire.BoundNever))
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.login.leg("token")[0]
-			if m.host != globalLogin || m.form.Get("client_assertion") != a.metadata.leg("token")[0].member("access_token") ||
+			m := a.login.requestsTo("token")[0]
+			if m.host != globalLogin || m.form.Get("client_assertion") != a.metadata.requestsTo("token")[0].member("access_token") ||
 				m.form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" || len(m.certificates) != 0 {
-				t.Errorf("leg 2 went to %s with %s", m.host, m.form.Get("client_assertion_type"))
+				t.Errorf("the exchange went to %s with %s", m.host, m.form.Get("client_assertion_type"))
 			}
 		}},
 		{"7.2", "a bound token without a certificate is refused, and nothing is sent", func(t *testing.T) {
@@ -107,7 +106,7 @@ func federationDemands() []demand {
 			id.Application.Region = "westus3"
 			a := newAzure(t, id)
 			a.mustGet(vault, acquire.TypeBearer)
-			if m := a.mtls.leg("token"); m[0].host != regionalMTLS || m[1].host != "westus3.mtlsauth.microsoft.com" {
+			if m := a.mtls.requestsTo("token"); m[0].host != regionalMTLS || m[1].host != "westus3.mtlsauth.microsoft.com" {
 				t.Errorf("went to %s and %s", m[0].host, m[1].host)
 			}
 		}},
@@ -115,7 +114,7 @@ func federationDemands() []demand {
 			a := newAzure(t, fic(t, acquire.BoundRequire))
 			a.mtls.answers("token", forward(a), refuses(401, "invalid_client", 7000214), refuses(401, "invalid_client", 7000214))
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			if len(m) != 5 || !sameCertificate(m[:3]) || !sameCertificate(m[3:]) || sameCertificate(m) || m[4].form.Get("client_assertion") != m[3].member("access_token") {
 				t.Errorf("%d requests, or a pair of two generations", len(m))
 			}
@@ -148,24 +147,22 @@ func federationDemands() []demand {
 			a := newAzure(t, fic(t, acquire.BoundRequire))
 			token := a.mustGet(vault, acquire.TypePoP)
 			cnf, _ := claimsOf(t, token.AccessToken.Reveal())["cnf"].(map[string]any)
-			if cnf["x5t#S256"] != x5t(a.mtls.leg("token")[0].certificates[0]) || token.Binding.Thumbprint != cnf["x5t#S256"] {
+			if cnf["x5t#S256"] != x5t(a.mtls.requestsTo("token")[0].certificates[0]) || token.Binding.Thumbprint != cnf["x5t#S256"] {
 				t.Errorf("cnf is %v", cnf)
 			}
 		}},
-		{"7.4", "fmi_path is passed through, and is absent when there is none", func(t *testing.T) {
-			a := newAzure(t)
-			client := entra.New(entra.Config{Now: a.clock.Now, Sleep: a.sleep})
-			hc := tlsbridge.NewClient(tlsbridge.Config{RootCAs: a.roots, Now: a.clock.Now, Dial: a.dial})
-			t.Cleanup(hc.CloseIdleConnections)
-			a.login.alwaysAnswers("token", grants)
-			for _, path := range []string{"SomeFmiPath/sub", ""} {
-				_, err := client.Token(t.Context(), hc, entra.Request{Endpoint: "https://" + globalLogin + "/t/oauth2/v2.0/token", ClientID: a.certApp, Scope: "api://AzureFMITokenExchange/.default", FMIPath: path})
-				if err != nil {
-					t.Fatal(err)
-				}
+		{"7.4", "fmi_path, which asks for a sub-identity, is sent by no step of an exchange", func(t *testing.T) {
+			a := newAzure(t, fic(t, acquire.BoundRequire))
+			a.mtls.alwaysAnswers("token", grants)
+			a.mustGet(vault, acquire.TypeBearer)
+			requests := a.mtls.requestsTo("token")
+			if len(requests) != 2 {
+				t.Fatalf("%d token requests, want 2", len(requests))
 			}
-			if m := a.login.leg("token"); m[0].form.Get("fmi_path") != "SomeFmiPath/sub" || m[1].form.Has("fmi_path") {
-				t.Errorf("sent %s and %s", m[0].body, m[1].body)
+			for _, m := range requests {
+				if m.form.Has("fmi_path") {
+					t.Errorf("sent %s", m.body)
+				}
 			}
 		}},
 	}
@@ -174,17 +171,17 @@ func federationDemands() []demand {
 		"france": "api://AzureADTokenExchangeFrance", "germany": "api://AzureADTokenExchangeGermany",
 	} {
 		list = append(list, demand{"7.1", fmt.Sprintf("%s: the audience is %s", name, audience), func(t *testing.T) {
-			cloud, ok := entra.CloudNamed(name)
+			in, ok := cloud.Named(name)
 			if !ok {
 				t.Fatal("no such cloud")
 			}
 			id := fic(t, acquire.BoundRequire)
-			id.Application.Authority.Cloud = cloud
+			id.Application.Authority.Cloud = in
 			a := newAzure(t, id)
 			a.mtls.alwaysAnswers("token", grants)
 			a.mustGet(vault, acquire.TypeBearer)
-			if m := a.mtls.leg("token")[0]; m.form.Get("scope") != audience+"/.default" {
-				t.Errorf("leg 1 asks for %s", m.form.Get("scope"))
+			if m := a.mtls.requestsTo("token")[0]; m.form.Get("scope") != audience+"/.default" {
+				t.Errorf("the assertion request asks for %s", m.form.Get("scope"))
 			}
 		}})
 	}
@@ -206,7 +203,7 @@ func regionDemands() []demand {
 	}
 	hosts := func(a *azure) string {
 		var list []string
-		for _, m := range a.mtls.leg("token") {
+		for _, m := range a.mtls.requestsTo("token") {
 			list = append(list, m.host)
 		}
 		return strings.Join(list, " ")
@@ -223,7 +220,7 @@ func regionDemands() []demand {
 		{"8", "auto: GET /metadata/instance/compute?api-version=2021-02-01 with Metadata: true, member location", func(t *testing.T) {
 			a := newAzure(t, inRegion(t, acquire.RegionAuto))
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.metadata.leg("compute")[0]
+			m := a.metadata.requestsTo("compute")[0]
 			if m.method != http.MethodGet || m.target != "/metadata/instance/compute?api-version=2021-02-01" || m.header.Get("Metadata") != "true" {
 				t.Errorf("asked %s %s", m.method, m.target)
 			}
@@ -271,7 +268,7 @@ func regionDemands() []demand {
 			a := newAzure(t, inRegion(t, acquire.RegionAuto))
 			a.metadata.answers("compute", says(400, ""), says(400, `{"error":"Bad request","newest-versions":["2031-01-01","2021-02-01"]}`), says(200, `{"location":"westus3"}`))
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.metadata.leg("compute")
+			m := a.metadata.requestsTo("compute")
 			if len(m) != 3 || m[1].query.Has("api-version") || m[2].query.Get("api-version") != "2031-01-01" || hosts(a) != "westus3.mtlsauth.microsoft.com" {
 				t.Errorf("asked %d times, and then %s", len(m), hosts(a))
 			}

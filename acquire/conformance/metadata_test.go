@@ -47,7 +47,7 @@ func metadataDemands() []demand {
 				t.Errorf("got %+v, %v", got, err)
 			}
 			seen := a.metadata.all()
-			if len(seen) != 2 || seen[0].target != "/metadata/identity/getplatformmetadata?cred-api-version=2.0" || seen[1].leg != "token" {
+			if len(seen) != 2 || seen[0].target != "/metadata/identity/getplatformmetadata?cred-api-version=2.0" || seen[1].endpoint != "token" {
 				t.Fatalf("probed %+v", seen)
 			}
 			if _, has := seen[0].header["Metadata"]; has {
@@ -73,7 +73,7 @@ func metadataDemands() []demand {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypePoP)
 			for _, m := range a.metadata.all() {
-				if m.header.Get("Metadata") != "true" || m.leg == "token" {
+				if m.header.Get("Metadata") != "true" || m.endpoint == "token" {
 					t.Errorf("probed: %+v", m)
 				}
 			}
@@ -90,7 +90,7 @@ func metadataDemands() []demand {
 				}
 			}
 		}},
-		{"1.6", "with the kill switch no leg of version 2 is asked, nor probed", func(t *testing.T) {
+		{"1.6", "with the kill switch no endpoint of version 2 is asked, nor probed", func(t *testing.T) {
 			a := newAzureWith(t, func(a *azure) { a.disableV2 = true }, vmIdentity())
 			_, err := a.bearer()
 			wantKind(t, err, acquire.KindRefused) // and not "try again": the operator has decided
@@ -112,8 +112,9 @@ func metadataDemands() []demand {
 	})
 }
 
-// discards changes what the metadata say of an identity, and wants the certificate not to be used any more. The issuer knows nothing of the change, so what is
-// issued then does not fit: what matters is that Entra does not see the old certificate again.
+// discards changes what the metadata say of an identity, and wants the certificate not to be used
+// any more. The issuer knows nothing of the change, so what is issued then does not fit: what
+// matters is that Entra does not see the old certificate again.
 func discards(t *testing.T, member string, value any) {
 	a := newAzure(t, vmIdentity())
 	a.mustGet(vault, acquire.TypeBearer)
@@ -129,7 +130,7 @@ func metadataRequests() []demand {
 		{"1.1", "GET with Metadata: true, a GUID as request id and no body", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.metadata.leg("getplatformmetadata")[0]
+			m := a.metadata.requestsTo("getplatformmetadata")[0]
 			if m.method != http.MethodGet || m.target != "/metadata/identity/getplatformmetadata?cred-api-version=2.0" || m.body != "" {
 				t.Errorf("got %s %s with %q", m.method, m.target, m.body)
 			}
@@ -144,7 +145,7 @@ func metadataRequests() []demand {
 			a := newAzure(t, vmIdentity())
 			a.metadata.answers("getplatformmetadata", says(500, ""))
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.metadata.leg("getplatformmetadata")
+			m := a.metadata.requestsTo("getplatformmetadata")
 			if len(m) != 2 || m[0].header.Get("x-ms-client-request-id") == m[1].header.Get("x-ms-client-request-id") {
 				t.Errorf("got %d attempts, or one id", len(m))
 			}
@@ -178,14 +179,14 @@ func metadataRequests() []demand {
 			},
 		},
 	} {
-		list = append(list, demand{"1.1", "selected by " + name + ", on both legs", func(t *testing.T) {
+		list = append(list, demand{"1.1", "selected by " + name + ", on both requests", func(t *testing.T) {
 			user := mustServices(t).user
 			a := newAzure(t, managedIdentity(acquire.BoundRequire, row.selector(user)))
 			if token := a.mustGet(vault, acquire.TypeBearer); token.ClientID != user.ClientID {
 				t.Errorf("got a token of %s", token.ClientID)
 			}
-			for _, leg := range []string{"getplatformmetadata", "issuecredential"} {
-				if got := a.metadata.leg(leg)[0].target; got != "/metadata/identity/"+leg+"?"+row.query(user) {
+			for _, endpoint := range []string{"getplatformmetadata", "issuecredential"} {
+				if got := a.metadata.requestsTo(endpoint)[0].target; got != "/metadata/identity/"+endpoint+"?"+row.query(user) {
 					t.Errorf("asked %s", got)
 				}
 			}
@@ -194,7 +195,7 @@ func metadataRequests() []demand {
 	return list
 }
 
-// metadataAnswers are answers to leg 1 that must not be believed.
+// metadataAnswers are answers to endpoint 1 that must not be believed.
 func metadataAnswers() []demand {
 	var list []demand
 	refused := func(section, sentence string, edit func(map[string]any)) {
@@ -231,10 +232,10 @@ func metadataAnswers() []demand {
 	}
 	refused("1.7", "an answer of JSON null", func(m map[string]any) { clear(m) })
 	for sentence, server := range map[string]string{"no Server header": "", "a Server header of another program": "nginx/1.27"} {
-		for _, leg := range []string{"getplatformmetadata", "issuecredential"} {
-			list = append(list, demand{"1.3", sentence + " on " + leg + " is refused", func(t *testing.T) {
+		for _, endpoint := range []string{"getplatformmetadata", "issuecredential"} {
+			list = append(list, demand{"1.3", sentence + " on " + endpoint + " is refused", func(t *testing.T) {
 				a := newAzure(t, vmIdentity())
-				a.metadata.answers(leg, says(200, `{"clientId":"x"}`, "Server", server))
+				a.metadata.answers(endpoint, says(200, `{"clientId":"x"}`, "Server", server))
 				_, err := a.bearer()
 				wantError(t, err, "Server header")
 				if !errors.Is(err, imds.ErrBadAnswer) {
@@ -260,81 +261,81 @@ const identityNotFound = `{"error":"identity_not_found","error_description":"Ide
 func metadataRetries() []demand {
 	var list []demand
 	exponential := []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}
-	for _, leg := range []string{"getplatformmetadata", "issuecredential"} {
+	for _, endpoint := range []string{"getplatformmetadata", "issuecredential"} {
 		for _, status := range []int{404, 408, 429, 500, 502, 503, 504, 599} {
-			list = append(list, demand{"1.4", strconv.Itoa(status) + " on " + leg + ": three more attempts after 1, 2 and 4 s", func(t *testing.T) {
+			list = append(list, demand{"1.4", strconv.Itoa(status) + " on " + endpoint + ": three more attempts after 1, 2 and 4 s", func(t *testing.T) {
 				a := newAzure(t, vmIdentity())
-				a.metadata.alwaysAnswers(leg, says(status, ""))
+				a.metadata.alwaysAnswers(endpoint, says(status, ""))
 				if _, err := a.bearer(); err == nil {
 					t.Error("no error")
 				}
-				if got := len(a.metadata.leg(leg)); got != 4 {
+				if got := len(a.metadata.requestsTo(endpoint)); got != 4 {
 					t.Errorf("%d attempts", got)
 				}
 				a.wantSlept(exponential...)
 			}})
 		}
 		for _, status := range []int{300, 400, 401, 403, 405, 409} {
-			list = append(list, demand{"1.4", strconv.Itoa(status) + " on " + leg + ": no other attempt", func(t *testing.T) {
+			list = append(list, demand{"1.4", strconv.Itoa(status) + " on " + endpoint + ": no other attempt", func(t *testing.T) {
 				a := newAzure(t, vmIdentity())
-				a.metadata.alwaysAnswers(leg, says(status, ""))
+				a.metadata.alwaysAnswers(endpoint, says(status, ""))
 				if _, err := a.bearer(); err == nil {
 					t.Error("no error")
 				}
-				if got := len(a.metadata.leg(leg)); got != 1 {
+				if got := len(a.metadata.requestsTo(endpoint)); got != 1 {
 					t.Errorf("%d attempts", got)
 				}
 				a.wantSlept()
 			}})
 		}
 		list = append(list,
-			demand{"1.4", "410 first on " + leg + ": seven more attempts, 10 s apart, then success after 70 s", func(t *testing.T) {
+			demand{"1.4", "410 first on " + endpoint + ": seven more attempts, 10 s apart, then success after 70 s", func(t *testing.T) {
 				a := newAzure(t, vmIdentity())
-				a.metadata.answers(leg, slices.Repeat([]http.HandlerFunc{says(410, "")}, 7)...)
+				a.metadata.answers(endpoint, slices.Repeat([]http.HandlerFunc{says(410, "")}, 7)...)
 				a.mustGet(vault, acquire.TypeBearer)
 				a.wantSlept(slices.Repeat([]time.Duration{10 * time.Second}, 7)...)
 			}},
-			demand{"1.4", "410 first on " + leg + ": eight are too many", func(t *testing.T) {
+			demand{"1.4", "410 first on " + endpoint + ": eight are too many", func(t *testing.T) {
 				a := newAzure(t, vmIdentity())
-				a.metadata.alwaysAnswers(leg, says(410, ""))
+				a.metadata.alwaysAnswers(endpoint, says(410, ""))
 				_, err := a.bearer()
 				wantKind(t, err, acquire.KindUnavailable)
-				if got := len(a.metadata.leg(leg)); got != 8 {
+				if got := len(a.metadata.requestsTo(endpoint)); got != 8 {
 					t.Errorf("%d attempts", got)
 				}
 			}},
-			demand{"1.4", "410 after 500 on " + leg + ": the count of the first failure holds", func(t *testing.T) {
+			demand{"1.4", "410 after 500 on " + endpoint + ": the count of the first failure holds", func(t *testing.T) {
 				a := newAzure(t, vmIdentity())
-				a.metadata.answers(leg, says(500, ""))
-				a.metadata.alwaysAnswers(leg, says(410, ""))
+				a.metadata.answers(endpoint, says(500, ""))
+				a.metadata.alwaysAnswers(endpoint, says(410, ""))
 				if _, err := a.bearer(); err == nil {
 					t.Error("no error")
 				}
 				a.wantSlept(exponential...)
 			}},
-			demand{"1.4", "500 after 410 on " + leg + ": the count of the first failure holds", func(t *testing.T) {
+			demand{"1.4", "500 after 410 on " + endpoint + ": the count of the first failure holds", func(t *testing.T) {
 				a := newAzure(t, vmIdentity())
-				a.metadata.answers(leg, says(410, ""), says(500, ""), says(429, ""), says(404, ""))
+				a.metadata.answers(endpoint, says(410, ""), says(500, ""), says(429, ""), says(404, ""))
 				a.mustGet(vault, acquire.TypeBearer)
 				a.wantSlept(slices.Repeat([]time.Duration{10 * time.Second}, 4)...)
 			}},
-			demand{"1.4", "Retry-After on " + leg + " is ignored", func(t *testing.T) {
+			demand{"1.4", "Retry-After on " + endpoint + " is ignored", func(t *testing.T) {
 				a := newAzure(t, vmIdentity())
-				a.metadata.answers(leg, says(429, "", "Retry-After", "77"))
+				a.metadata.answers(endpoint, says(429, "", "Retry-After", "77"))
 				a.mustGet(vault, acquire.TypeBearer)
 				a.wantSlept(time.Second)
 			}},
-			demand{"1.4", "a redirect on " + leg + " is not followed", func(t *testing.T) {
+			demand{"1.4", "a redirect on " + endpoint + " is not followed", func(t *testing.T) {
 				rogue := newRecorder(t, http.NotFoundHandler(), nil)
 				a := newAzure(t, vmIdentity())
-				a.metadata.alwaysAnswers(leg, says(307, "", "Location", rogue.url+"/x"))
+				a.metadata.alwaysAnswers(endpoint, says(307, "", "Location", rogue.url+"/x"))
 				if _, err := a.bearer(); err == nil || len(rogue.all()) != 0 {
 					t.Errorf("got %v, and %d requests were led elsewhere", err, len(rogue.all()))
 				}
 			}},
-			demand{"1.4", "an answer of more than 1 MiB on " + leg + " is refused", func(t *testing.T) {
+			demand{"1.4", "an answer of more than 1 MiB on " + endpoint + " is refused", func(t *testing.T) {
 				a := newAzure(t, vmIdentity())
-				a.metadata.answers(leg, says(200, `{"clientId":"`+strings.Repeat("x", 1<<20)+`"}`))
+				a.metadata.answers(endpoint, says(200, `{"clientId":"`+strings.Repeat("x", 1<<20)+`"}`))
 				_, err := a.bearer()
 				wantError(t, err, "too large")
 			}},

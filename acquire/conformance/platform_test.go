@@ -21,7 +21,8 @@ import (
 	"github.com/keyagent/keyagent/simulator"
 )
 
-// wholePlatform is the complete simulated platform: one for all cases, since the TPM simulator exists once per process. The case that needs it first starts it.
+// wholePlatform is the complete simulated platform: one for all cases, since the TPM simulator
+// exists once per process. The case that needs it first starts it.
 var wholePlatform = sync.OnceValues(func() (*simulator.Platform, error) {
 	dir, err := os.MkdirTemp("", "conformance")
 	if err != nil {
@@ -141,21 +142,21 @@ func (v *vm) mustToken(identity, kind string) client.Token {
 	return token
 }
 
-// legs are the requests of this case that the platform answered, in their order.
-func (v *vm) legs() []string {
-	var legs []string
+// requests are the requests of this case that the platform answered, in their order.
+func (v *vm) requests() []string {
+	var requests []string
 	for _, e := range v.platform.Journal().Entries() {
 		if e.Seq > v.first {
-			legs = append(legs, e.Leg)
+			requests = append(requests, e.Leg)
 		}
 	}
-	return legs
+	return requests
 }
 
 func (v *vm) wantLegs(want string) {
 	v.t.Helper()
-	legs := slices.DeleteFunc(v.legs(), func(leg string) bool { return leg == "imds.thim" })
-	if got := strings.Join(legs, " "); got != want {
+	requests := slices.DeleteFunc(v.requests(), func(name string) bool { return name == "imds.thim" })
+	if got := strings.Join(requests, " "); got != want {
 		v.t.Errorf("the platform saw\n%s\nwant\n%s", got, want)
 	}
 }
@@ -175,12 +176,12 @@ func platformDemands() []demand {
 				t.Errorf("got %+v", token)
 			}
 			v.wantLegs(firstLegs)
-			body := credentialBody(t, v.metadata.leg("issuecredential")[0])
+			body := credentialBody(t, v.metadata.requestsTo("issuecredential")[0])
 			if text, _ := body["attestation_token"].(string); strings.Count(text, ".") != 2 {
 				t.Error("no attestation token in the request")
 			}
 		}},
-		{"0.4", "a federated application: both legs over one certificate of the TPM's key", func(t *testing.T) {
+		{"0.4", "a federated application: both requests over one certificate of the TPM's key", func(t *testing.T) {
 			v := newVM(t, nil)
 			v.mustToken("app-fic", "bearer")
 			v.wantLegs(firstLegs + " entra.mtls.token")
@@ -199,7 +200,7 @@ func platformDemands() []demand {
 			v.mustToken("vm", "bearer")
 			v.mustToken("vm-user", "bearer")
 			v.wantLegs(firstLegs + " imds.getplatformmetadata imds.issuecredential entra.mtls.token")
-			tokens := v.metadata.leg("issuecredential")
+			tokens := v.metadata.requestsTo("issuecredential")
 			if credentialBody(t, tokens[0])["attestation_token"] != credentialBody(t, tokens[1])["attestation_token"] {
 				t.Error("two attestation tokens")
 			}
@@ -207,7 +208,7 @@ func platformDemands() []demand {
 		{"3.2", "an attestation token near its end is replaced", func(t *testing.T) {
 			v := newVM(t, nil)
 			v.mustToken("vm", "bearer")
-			claims := claimsOf(t, credentialBody(t, v.metadata.leg("issuecredential")[0])["attestation_token"].(string))
+			claims := claimsOf(t, credentialBody(t, v.metadata.requestsTo("issuecredential")[0])["attestation_token"].(string))
 			end := time.Unix(int64(claims["exp"].(float64)), 0)
 			if err := v.platform.Clock().Advance(end.Add(-5 * time.Minute).Sub(v.platform.Clock().Now())); err != nil {
 				t.Fatal(err)
@@ -231,7 +232,7 @@ func platformDemands() []demand {
 			}
 			v.wantLegs("imds.getplatformmetadata imds.issuecredential")
 		}},
-		{"4.4", "a restart of the agent needs leg 1 and no issuance", func(t *testing.T) {
+		{"4.4", "a restart of the agent needs getplatformmetadata and no issuance", func(t *testing.T) {
 			v := newVM(t, nil)
 			first := v.mustToken("vm", "bearer")
 			v.stop()

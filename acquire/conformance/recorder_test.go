@@ -17,7 +17,7 @@ import (
 
 // message is a request as it came over the wire, and its answer.
 type message struct {
-	leg          string // last element of the path
+	endpoint     string // last element of the path
 	method       string
 	host         string // as the client wrote it
 	target       string // path and query, as sent
@@ -42,15 +42,16 @@ func (m message) member(name string) string {
 	return text
 }
 
-// recorder stands in front of a service, keeps what comes and goes, and answers in its place where a case says so.
+// recorder stands in front of a service, keeps what comes and goes, and answers in its place where
+// a case says so.
 type recorder struct {
 	url  string
 	next http.Handler
 
 	mu     sync.Mutex
 	seen   []message
-	script map[string][]http.HandlerFunc // by leg; each answers one request
-	always map[string]http.HandlerFunc   // by leg; after the script
+	script map[string][]http.HandlerFunc // by endpoint; each answers one request
+	always map[string]http.HandlerFunc   // by endpoint; after the script
 }
 
 func newRecorder(t *testing.T, next http.Handler, config *tls.Config) *recorder {
@@ -73,7 +74,7 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, _ := io.ReadAll(req.Body)
 	req.Body = io.NopCloser(bytes.NewReader(body))
 	m := message{
-		leg: path.Base(req.URL.Path), method: req.Method, host: req.Host, target: req.RequestURI, query: req.URL.Query(),
+		endpoint: path.Base(req.URL.Path), method: req.Method, host: req.Host, target: req.RequestURI, query: req.URL.Query(),
 		header: req.Header.Clone(), body: string(body), connection: req.RemoteAddr,
 	}
 	if req.TLS != nil {
@@ -84,7 +85,7 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		}
 	}
 	answer := httptest.NewRecorder()
-	r.handler(m.leg)(answer, req)
+	r.handler(m.endpoint)(answer, req)
 	m.status, m.answer = answer.Code, answer.Body.String()
 	r.mu.Lock()
 	r.seen = append(r.seen, m)
@@ -96,36 +97,36 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	_, _ = w.Write(answer.Body.Bytes()) // a client that hangs up is its own affair
 }
 
-func (r *recorder) handler(leg string) http.HandlerFunc {
+func (r *recorder) handler(endpoint string) http.HandlerFunc {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if queue := r.script[leg]; len(queue) > 0 {
-		r.script[leg] = queue[1:]
+	if queue := r.script[endpoint]; len(queue) > 0 {
+		r.script[endpoint] = queue[1:]
 		return queue[0]
 	}
-	if h := r.always[leg]; h != nil {
+	if h := r.always[endpoint]; h != nil {
 		return h
 	}
 	return r.next.ServeHTTP
 }
 
-// answers has the next requests of a leg answered by these handlers, one each.
-func (r *recorder) answers(leg string, handlers ...http.HandlerFunc) {
+// answers has the next requests to an endpoint answered by these handlers, one each.
+func (r *recorder) answers(endpoint string, handlers ...http.HandlerFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.script[leg] = append(r.script[leg], handlers...)
+	r.script[endpoint] = append(r.script[endpoint], handlers...)
 }
 
-// alwaysAnswers has all further requests of a leg answered by a handler.
-func (r *recorder) alwaysAnswers(leg string, handler http.HandlerFunc) {
+// alwaysAnswers has all further requests to an endpoint answered by a handler.
+func (r *recorder) alwaysAnswers(endpoint string, handler http.HandlerFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.always[leg] = handler
+	r.always[endpoint] = handler
 }
 
-// edits has the next answer to a leg changed on its way.
-func (r *recorder) edits(leg string, edit func(fields map[string]any)) {
-	r.answers(leg, func(w http.ResponseWriter, req *http.Request) {
+// edits has the next answer to a endpoint changed on its way.
+func (r *recorder) edits(endpoint string, edit func(fields map[string]any)) {
+	r.answers(endpoint, func(w http.ResponseWriter, req *http.Request) {
 		genuine := httptest.NewRecorder()
 		r.next.ServeHTTP(genuine, req)
 		var fields map[string]any
@@ -147,9 +148,9 @@ func (r *recorder) all() []message {
 	return slices.Clone(r.seen)
 }
 
-// leg returns the requests of a leg, oldest first.
-func (r *recorder) leg(name string) []message {
-	return slices.DeleteFunc(r.all(), func(m message) bool { return m.leg != name })
+// requestsTo returns the requests to an endpoint, oldest first.
+func (r *recorder) requestsTo(name string) []message {
+	return slices.DeleteFunc(r.all(), func(m message) bool { return m.endpoint != name })
 }
 
 // says answers with a status and a body. Headers come in pairs.

@@ -21,13 +21,15 @@ import (
 	"github.com/keyagent/keyagent/acquire"
 )
 
-// pssAlgorithm is the AlgorithmIdentifier that the issuer takes, in hexadecimal: the hashes without NULL, salt 32, no trailer field.
+// pssAlgorithm is the AlgorithmIdentifier that the issuer takes, in hexadecimal: the hashes without
+// NULL, salt 32, no trailer field.
 const pssAlgorithm = "303d" + "06092a864886f70d01010a" + "3030" +
 	"a00d300b0609608648016503040201" +
 	"a11a301806092a864886f70d010108300b0609608648016503040201" +
 	"a203020120"
 
-// certificateRequest is a PKCS#10 request in its parts. It is read here with no help from the agent or the simulator.
+// certificateRequest is a PKCS#10 request in its parts. It is read here with no help from the agent
+// or the simulator.
 type certificateRequest struct {
 	text      string // as it was sent
 	info      []byte // CertificationRequestInfo, what is signed
@@ -54,7 +56,7 @@ func sentRequest(t *testing.T) (*azure, certificateRequest) {
 	var body struct {
 		CSR string `json:"csr"`
 	}
-	if err := json.Unmarshal([]byte(a.metadata.leg("issuecredential")[0].body), &body); err != nil {
+	if err := json.Unmarshal([]byte(a.metadata.requestsTo("issuecredential")[0].body), &body); err != nil {
 		t.Fatal(err)
 	}
 	der, err := base64.StdEncoding.Strict().DecodeString(body.CSR)
@@ -172,7 +174,8 @@ func requestDemands() []demand {
 	}
 }
 
-// repeatsComputeUnit answers with a cuId that is written otherwise, and looks at what the request repeats of it.
+// repeatsComputeUnit answers with a cuId that is written otherwise, and looks at what the request
+// repeats of it.
 func repeatsComputeUnit(t *testing.T) {
 	a := newAzure(t, vmIdentity())
 	unit := `{ "vmssId" : "a&<b>", "vmId" : "` + a.vm + `", "other": null, "empty": "" }`
@@ -184,7 +187,7 @@ func repeatsComputeUnit(t *testing.T) {
 	var body struct {
 		CSR []byte `json:"csr"`
 	}
-	if err := json.Unmarshal([]byte(a.metadata.leg("issuecredential")[0].body), &body); err != nil {
+	if err := json.Unmarshal([]byte(a.metadata.requestsTo("issuecredential")[0].body), &body); err != nil {
 		t.Fatal(err)
 	}
 	r, ok := parseRequest(body.CSR)

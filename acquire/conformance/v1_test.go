@@ -18,7 +18,7 @@ import (
 	simentra "github.com/keyagent/keyagent/simulator/entra"
 )
 
-// refusedConnection is what a host says where nobody listens.
+// refusedConnection is what a host answers where no process listens.
 func refusedConnection() error {
 	return &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
 }
@@ -90,7 +90,7 @@ func v1Requests() []demand {
 			user := mustServices(t).user
 			a := newAzure(t, managedIdentity(acquire.BoundNever, row.selector(user)))
 			a.mustGet(vault, acquire.TypeBearer)
-			m := a.metadata.leg("token")[0]
+			m := a.metadata.requestsTo("token")[0]
 			if m.method != http.MethodGet || !strings.HasPrefix(m.target, "/metadata/identity/oauth2/token?") {
 				t.Errorf("asked %s %s", m.method, m.target)
 			}
@@ -109,7 +109,7 @@ func v1Requests() []demand {
 			if token := a.mustGet(resource, acquire.TypeBearer); token.Resource != resource || claimsOf(t, token.AccessToken.Reveal())["aud"] != resource {
 				t.Errorf("got a token for %s", token.Resource)
 			}
-			if got := a.metadata.leg("token")[0].query["resource"]; !slices.Equal(got, []string{resource}) {
+			if got := a.metadata.requestsTo("token")[0].query["resource"]; !slices.Equal(got, []string{resource}) {
 				t.Errorf("asked for %q", got)
 			}
 		}})
@@ -120,7 +120,7 @@ func v1Requests() []demand {
 		if _, err := a.acquirer.Token(t.Context(), acquire.Request{Identity: "id", Resource: vault, ForceRefresh: true}); err != nil {
 			t.Fatal(err)
 		}
-		if m := a.metadata.leg("token"); len(m) != 2 || m[0].query.Has("bypass_cache") || m[1].query.Get("bypass_cache") != "true" {
+		if m := a.metadata.requestsTo("token"); len(m) != 2 || m[0].query.Has("bypass_cache") || m[1].query.Get("bypass_cache") != "true" {
 			t.Errorf("%d requests", len(m))
 		}
 	}})

@@ -146,7 +146,7 @@ func tokenVectors() []demand {
 			_, err := a.get(vault, acquire.TypePoP)
 			wantKind(t, err, acquire.KindRefused)
 		}},
-		{"16.12", "leg 2 with a rotated certificate: the pair is obtained again, never mixed", func(t *testing.T) {
+		{"16.12", "an exchange with a rotated certificate: the pair is obtained again, never mixed", func(t *testing.T) {
 			a := newAzure(t, application(t, ficApp, userEntry(t, acquire.BoundRequire)))
 			a.mustGet(vault, acquire.TypeBearer)
 			sel := imds.Selector{ClientID: a.user.ClientID}
@@ -154,7 +154,7 @@ func tokenVectors() []demand {
 				t.Fatal(err)
 			}
 			a.mustGet(management, acquire.TypeBearer)
-			m := a.mtls.leg("token")
+			m := a.mtls.requestsTo("token")
 			if len(m) != 4 || !sameCertificate(m[2:]) || sameCertificate(m[1:3]) || m[3].form.Get("client_assertion") != m[2].member("access_token") {
 				t.Errorf("%d requests, or a pair of two generations", len(m))
 			}
@@ -172,7 +172,8 @@ func tokenVectors() []demand {
 	return list
 }
 
-// v1Vectors are about the service that stands in for IMDS: the agent and others are tried against it, so it must be as strict as IMDS.
+// v1Vectors are about the service that stands in for IMDS: the agent and others are tried against
+// it, so it must be as strict as IMDS.
 func v1Vectors() []demand {
 	const target = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net"
 	call := func(t *testing.T, target string, headers ...string) *httptest.ResponseRecorder {

@@ -23,14 +23,14 @@ type TokenResponse struct {
 
 	// Confirmation is the thumbprint x5t#S256 of the certificate that the token says
 	// it is bound to (RFC 8705, 3.1); empty if it says nothing. Of a Bearer token it
-	// is a hint for caches and logs: nobody checked the token's signature.
+	// is a hint for caches and logs: the token's signature was not checked.
 	Confirmation string
 }
 
 // maxLifetime is far above what Entra issues and far below what overflows.
 const maxLifetime = 7 * 24 * time.Hour
 
-// parseToken takes the token, its type and its expiry. Nothing else is needed.
+// parseToken reads the token, its type and its life. Nothing else is needed.
 func parseToken(body []byte, r Request) (*TokenResponse, error) {
 	answer, err := readToken(body, r)
 	if err != nil {
@@ -109,7 +109,8 @@ func confirmation(token string) (string, error) {
 	return thumbprint, nil
 }
 
-// checkBinding takes err as what became of reading thumbprint.
+// checkBinding compares a token's thumbprint with that of the connection. err is the error of
+// reading it.
 func checkBinding(thumbprint string, err error, want string) error {
 	if err != nil {
 		return fmt.Errorf("mtls_pop token: %w", err)

@@ -20,10 +20,10 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
-// assertionLife is what Entra recommends at most.
+// assertionLife is the longest life that Entra recommends.
 const assertionLife = 10 * time.Minute
 
-// AssertionSpec says what a client assertion is to state.
+// AssertionSpec says what a client assertion states.
 type AssertionSpec struct {
 	ClientID string              // GUID of the app registration: iss and sub
 	Audience string              // URL of the token endpoint that will get it, exactly as it is called
@@ -32,9 +32,9 @@ type AssertionSpec struct {
 	Now      time.Time           // start of its ten minutes
 }
 
-// NewClientAssertion signs a private_key_jwt (RFC 7523; OpenID Connect Core, 9) with
-// key, which must be RSA: Entra takes no other. It costs one signature; each request
-// needs its own assertion. A deadline is the key's business.
+// NewClientAssertion signs a private_key_jwt (RFC 7523; OpenID Connect Core, 9) with key, which
+// must be RSA: Entra accepts no other. It makes one signature; each request needs an assertion of
+// its own. A deadline has to be part of key.
 func NewClientAssertion(key crypto.Signer, spec AssertionSpec) (secret.String, error) {
 	if err := spec.check(key); err != nil {
 		return secret.String{}, fmt.Errorf("client assertion: %w", err)
@@ -80,8 +80,8 @@ func (s AssertionSpec) signingKey(key crypto.Signer) jose.SigningKey {
 	return jose.SigningKey{Algorithm: algorithm, Key: cryptosigner.Opaque(hashLongSalt{key})}
 }
 
-// header always has x5c: apps that trust certificates by subject and issuer need it,
-// to the others it does no harm.
+// header always has x5c: applications that trust certificates by subject and issuer need it, and
+// others ignore it.
 func (s AssertionSpec) header() *jose.SignerOptions {
 	chain := make([]string, 0, len(s.Chain))
 	for _, c := range s.Chain {
@@ -96,9 +96,8 @@ func (s AssertionSpec) header() *jose.SignerOptions {
 	return options.WithHeader("x5t", base64.RawURLEncoding.EncodeToString(sum[:]))
 }
 
-// hashLongSalt is a key whose PSS salt is as long as the hash, as PS256 demands (RFC
-// 7518, 3.5). The library leaves the length to the key, and crypto/rsa then takes the
-// longest that fits.
+// hashLongSalt is a key whose PSS salt is as long as the hash, as PS256 demands (RFC 7518, 3.5).
+// go-jose leaves the length to the key, and crypto/rsa then takes the longest that fits.
 type hashLongSalt struct{ crypto.Signer }
 
 // Sign signs the digest.

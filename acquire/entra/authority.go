@@ -7,13 +7,14 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
-// Authority is where an app registration gets its tokens: a tenant in a cloud. It
-// must have passed [CheckTenant]. A managed identity needs none, because the metadata
-// service names its endpoint.
+// Authority is where an app registration gets its tokens: a tenant in a cloud. Tenant must have
+// passed [CheckTenant]. A managed identity needs none: the metadata service names its endpoint.
 type Authority struct {
-	Cloud  Cloud
+	Cloud  cloud.Cloud
 	Tenant string // GUID or verified domain
 
 	// LoginURL and MTLSURL, if set, stand in place of the cloud's hosts: base URLs
@@ -53,8 +54,8 @@ func tokenURL(base, tenant string) string {
 	return strings.TrimRight(base, "/") + "/" + url.PathEscape(tenant) + "/oauth2/v2.0/token"
 }
 
-// regionForm is what all of Microsoft's clients accept. A region becomes a label of a
-// host name, so a dot in it would lead to somebody else's host.
+// regionForm is what all of Microsoft's clients accept. A region becomes a label of a host name, so
+// a dot in it would lead to a host outside the cloud.
 var regionForm = regexp.MustCompile(`^[a-z][a-z0-9]{0,62}$`)
 
 // ValidRegion reports whether s can be an Azure region such as "westeurope".
@@ -68,7 +69,7 @@ var (
 	sharedTenants = map[string]bool{"common": true, "organizations": true, "consumers": true}
 )
 
-// CheckTenant wants a tenant's GUID or one of its verified domains.
+// CheckTenant accepts a tenant's GUID or one of its verified domains.
 func CheckTenant(s string) error {
 	lower := strings.ToLower(s)
 	switch {

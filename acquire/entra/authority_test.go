@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/keyagent/keyagent/acquire/entra"
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
 func TestEachCloudHasItsEndpoints(t *testing.T) {
@@ -17,11 +18,11 @@ func TestEachCloudHasItsEndpoints(t *testing.T) {
 		{"germany", "login.sovcloud-identity.de", "mtlsauth.sovcloud-identity.de", "westeurope.login.sovcloud-identity.de", "westeurope.mtlsauth.sovcloud-identity.de", "api://AzureADTokenExchangeGermany"},
 		{"singapore", "login.sovcloud-identity.sg", "mtlsauth.sovcloud-identity.sg", "westeurope.login.sovcloud-identity.sg", "westeurope.mtlsauth.sovcloud-identity.sg", ""},
 	} {
-		cloud, ok := entra.CloudNamed(tc.cloud)
-		if !ok || cloud.ExchangeAudience != tc.audience {
-			t.Errorf("%s: got %+v, %v", tc.cloud, cloud, ok)
+		in, ok := cloud.Named(tc.cloud)
+		if !ok || in.ExchangeAudience != tc.audience {
+			t.Errorf("%s: got %+v, %v", tc.cloud, in, ok)
 		}
-		a := entra.Authority{Cloud: cloud, Tenant: "contoso.example"}
+		a := entra.Authority{Cloud: in, Tenant: "contoso.example"}
 		for _, e := range []struct{ got, want string }{
 			{a.TokenEndpoint(""), tc.login},
 			{a.MTLSTokenEndpoint(""), tc.mtls},
@@ -34,33 +35,6 @@ func TestEachCloudHasItsEndpoints(t *testing.T) {
 				t.Errorf("%s: got %q, want host %q", tc.cloud, e.got, e.want)
 			}
 		}
-	}
-}
-
-func TestAliasesLeadToTheirCloud(t *testing.T) {
-	for host, want := range map[string]string{
-		"login.microsoftonline.com":        "public",
-		"LOGIN.Microsoft.com":              "public",
-		"login.windows.net":                "public",
-		"sts.windows.net":                  "public",
-		"login.microsoftonline.us":         "us-gov",
-		"login.usgovcloudapi.net":          "us-gov",
-		"login.partner.microsoftonline.cn": "china",
-		"login.chinacloudapi.cn":           "china",
-		"login.sovcloud-identity.fr":       "france",
-		"login.sovcloud-identity.de":       "germany",
-		"login.sovcloud-identity.sg":       "singapore",
-		"login.microsoftonline.de":         "",
-		"login.microsoftonline.com.evil":   "",
-		"mtlsauth.microsoft.com":           "",
-		"":                                 "",
-	} {
-		if got, ok := entra.CloudOfHost(host); got.Name != want || ok != (want != "") {
-			t.Errorf("CloudOfHost(%q) = %q, %v; want %q", host, got.Name, ok, want)
-		}
-	}
-	if _, ok := entra.CloudNamed(""); ok {
-		t.Error("there is a cloud without a name")
 	}
 }
 

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	// Unlike the standard library's, this decoder refuses a name that comes twice: two
-	// readers could take a different one of them.
+	// Unlike the standard library's, this decoder refuses duplicate names, of which two readers
+	// could take different ones.
 	"github.com/go-jose/go-jose/v4/json"
 )
 
@@ -17,12 +17,11 @@ const (
 	maxClaimsDepth = 16      // of its objects and arrays; Entra's have four
 )
 
-// MergeClaims makes the value of the form field claims: the client's capabilities
-// (such as "cp1", which says that it understands claims challenges) and the decoded
-// JSON of a claims challenge, or either alone. It is "" if there is neither.
-// Challenges come from resources by way of callers: they are limited to 8 KiB, 16
-// levels and one JSON object that asks for something; capabilities are the client's to
-// declare, and not in it. The result has its members sorted.
+// MergeClaims makes the value of the form field claims of the client's capabilities (such as "cp1":
+// it handles claims challenges) and of a claims challenge in JSON. It is "" without either. A
+// challenge comes from a resource by way of a caller, and is limited to 8 KiB, 16 levels and one
+// JSON object that asks for something; it must not contain capabilities, which only the client may
+// declare. The members of the result are sorted.
 func MergeClaims(capabilities []string, claims string) (string, error) {
 	if len(capabilities) == 0 && claims == "" {
 		return "", nil
@@ -84,7 +83,7 @@ func parseClaims(claims string) (map[string]any, error) {
 	case !asks(object):
 		return nil, errors.New("nothing is asked for")
 	case declaresCapabilities(object):
-		return nil, errors.New("a challenge does not speak of capabilities (xms_cc): the program declares them")
+		return nil, errors.New("a challenge must not contain capabilities (xms_cc): the program declares them")
 	}
 	return object, nil
 }
@@ -99,8 +98,8 @@ func asks(object map[string]any) bool {
 	return false
 }
 
-// declaresCapabilities reports whether a challenge says what its caller can do. The token that came of it would be
-// another than those of callers who cannot.
+// declaresCapabilities reports whether a challenge contains client capabilities. The token would
+// then be another one than callers without them get.
 func declaresCapabilities(challenge map[string]any) bool {
 	for _, token := range challenge {
 		if claims, ok := token.(map[string]any); ok {

@@ -1,6 +1,6 @@
 package entra
 
-// AADSTS codes that somebody decides on or that have a hint for the operator.
+// AADSTS codes that the agent decides on, or that have a hint for the operator.
 const (
 	CodeInvalidResourceURI = 50001  // the resource is not known at all
 	CodeInvalidResource    = 500011 // the resource principal is not in the tenant

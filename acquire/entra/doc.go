@@ -8,12 +8,12 @@
 //
 // # Invariants
 //
-//   - A 200 answer without token, with another token type than the one asked
-//     for, or without a lifetime is an error, never a token.
+//   - A 200 answer without token, with another token type than the one requested, or without a
+//     lifetime is an error, never a token.
 //   - A mtls_pop token is a JWT that confirms the certificate of the connection
-//     (cnf, x5t#S256), or an error. The token's signature is the resource's to check.
-//   - No redirect is followed, no answer over 1 MiB is read, no host is asked for
-//     others: hosts come from the table of clouds or from the configuration.
+//     (cnf, x5t#S256), or an error. The resource checks the token's signature.
+//   - No redirect is followed, no answer over 1 MiB is read, and no host is
+//     discovered: hosts come from the table of clouds or from the configuration.
 //   - Errors carry Entra's codes and correlation id and never a token or an
 //     assertion.
 //

@@ -34,7 +34,7 @@ type Error struct {
 	TraceID       string
 	RetryAfter    time.Duration // header Retry-After; 0 if absent
 	Claims        string        // claims challenge to pass on, JSON as it came, 8 KiB at most
-	// Unread: Entra says more of the reason than could be read, so that Code and Codes are not the whole of it.
+	// Unread: a part of the answer could not be read, so that Code and Codes may be incomplete.
 	Unread bool
 }
 
@@ -60,8 +60,9 @@ func (e *Error) Temporary() bool {
 	return e.Status == http.StatusTooManyRequests || e.Status == http.StatusRequestTimeout || e.Status >= 500
 }
 
-// BlamesTime reports whether what decides in the refusal is a time that Entra compared with its own clock: that of an assertion, a
-// certificate or an attestation. A client whose clock is wrong is refused so, too.
+// BlamesTime reports whether the refusal is about a time that Entra compared with its own clock:
+// that of an assertion, a certificate or an attestation. A client with a wrong clock is refused
+// like that, too.
 func (e *Error) BlamesTime() bool {
 	for _, code := range e.Codes {
 		switch code {
@@ -72,7 +73,8 @@ func (e *Error) BlamesTime() bool {
 	return false
 }
 
-// BlamesCertificate reports whether the refusal is about the certificate that the application has shown or signed with.
+// BlamesCertificate reports whether the refusal is about the certificate that the application
+// presented or signed with.
 func (e *Error) BlamesCertificate() bool {
 	for _, code := range e.Codes {
 		switch code {
@@ -83,8 +85,9 @@ func (e *Error) BlamesCertificate() bool {
 	return false
 }
 
-// RefusesRequest reports whether Entra has refused for good what was asked for, so that it may give the client a token for something else.
-// It has not where it blames the client: its credential, its application or its tenant.
+// RefusesRequest reports whether Entra has refused for good what was asked for, so that it may give
+// the client a token for something else. Where it blames the client's credential, application or
+// tenant, it has not.
 func (e *Error) RefusesRequest() bool {
 	if e.Temporary() {
 		return false
@@ -138,8 +141,8 @@ func newError(resp *http.Response, body []byte, now time.Time) *Error {
 	return e
 }
 
-// errorCodes returns the AADSTS codes, and whether there are others that cannot be read, or are too many. That a refusal names no code
-// is a statement; that we do not understand its codes is none.
+// errorCodes returns the AADSTS codes, and whether some could not be read, or are too many. A
+// refusal without codes means something; one whose codes are not understood does not.
 func errorCodes(members upstream.Members) (codes []int, unread bool) {
 	list, err := members.List("error_codes")
 	if err != nil {

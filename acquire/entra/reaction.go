@@ -8,29 +8,31 @@ type Reaction int
 
 // Reactions to a failed token request.
 const (
-	// ReactionFinal: the same request fails for ever; somebody must change something.
+	// ReactionFinal: the same request fails until the configuration, here or in Entra, is changed.
 	ReactionFinal Reaction = iota
 	// ReactionWait: nothing is wrong with the request; try later.
 	ReactionWait
-	// ReactionReattest: drop the attestation token, attest the key and issue a certificate anew.
+	// ReactionReattest: drop the attestation token, attest the key again and have a new certificate
+	// issued.
 	ReactionReattest
-	// ReactionReissue: issue a binding certificate anew.
+	// ReactionReissue: have a new binding certificate issued.
 	ReactionReissue
-	// ReactionCertificate: the certificate is bad. A managed identity has it issued
-	// anew, an app registration goes on to its next credential.
+	// ReactionCertificate: the certificate is bad. A managed identity has a new one issued, an
+	// application goes on to its next credential.
 	ReactionCertificate
-	// ReactionPair: certificate and assertion do not belong together; obtain both anew.
+	// ReactionPair: certificate and assertion do not belong together; obtain both again.
 	ReactionPair
 	// ReactionNextCredential: the credential is not registered; try the next one.
 	ReactionNextCredential
-	// ReactionRebuildAssertion: sign an assertion with fresh times, once.
+	// ReactionRebuildAssertion: sign another assertion, with the time of now, once.
 	ReactionRebuildAssertion
 	// ReactionUnboundResource: this resource takes no bound tokens. A Bearer token in
 	// place of one is weaker, so only the operator's policy can allow it.
 	ReactionUnboundResource
 	// ReactionUnboundTenant: the same for all resources of the tenant.
 	ReactionUnboundTenant
-	// ReactionFeature: mutual-TLS client authentication is not enabled for the app, or not with this kind of certificate.
+	// ReactionFeature: mutual-TLS client authentication is not enabled for the app, or not with
+	// this kind of certificate.
 	ReactionFeature
 	// ReactionNeedsAssertion: the flow needs a client assertion, too.
 	ReactionNeedsAssertion
@@ -65,9 +67,10 @@ var reactions = map[int]Reaction{
 	CodeAssertionInvalid:   ReactionFinal,
 }
 
-// ReactionTo goes by status, error and error_codes, never by text: the first code that
-// it knows decides, and what it does not know, or could not read, is final. Alerts of a TLS handshake are not judged here: an error of Entra's
-// that never arrived is [ErrUnreachable], which means to wait.
+// ReactionTo decides by status, error and error_codes, never by text. The first code that is known
+// decides; a code that is unknown, or could not be read, is final. Alerts of a TLS handshake are
+// [ErrUnreachable] here, which means to wait: whether they reject a certificate is decided by
+// package tlsbridge.
 func ReactionTo(err error) Reaction {
 	e, ok := errors.AsType[*Error](err)
 	switch {

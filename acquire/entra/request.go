@@ -9,12 +9,12 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
-// AssertionType says how a client assertion is to be understood.
+// AssertionType is the form field client_assertion_type.
 type AssertionType string
 
 // Types of client assertions.
 const (
-	// AssertionBearer: whoever has it may use it (RFC 7523, 2.2).
+	// AssertionBearer: it can be used by any sender (RFC 7523, 2.2).
 	AssertionBearer AssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 	// AssertionPoP: it is bound to the client certificate of the connection.
 	AssertionPoP AssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-pop"
@@ -26,21 +26,22 @@ const (
 	TokenTypePoP    = "mtls_pop" // bound to the client certificate (RFC 8705, 3)
 )
 
-// Request is a token request of the client credentials grant. The flows differ in
-// what they fill in beside Endpoint, ClientID and Scope:
+// Request is a token request of the client credentials grant. The flows differ in what they fill in
+// besides Endpoint, ClientID and Scope:
 //
-//	flow                                        TokenType  Assertion        AssertionType    on TLS
-//	managed identity (MSI v2, leg 3)            bearer     -                -                certificate
-//	managed identity, bound token               mtls_pop   -                -                certificate
-//	app certificate, classic                    -          private_key_jwt  AssertionBearer  -
-//	app certificate, Bearer over mutual TLS     -          private_key_jwt  AssertionBearer  certificate
-//	the same without assertion                  -          -                -                certificate
-//	app certificate, bound token                mtls_pop   -                -                certificate
-//	federated credential, leg 2                 -          leg 1's token    AssertionPoP     leg 1's certificate
-//	federated credential, leg 2, bound token    mtls_pop   leg 1's token    AssertionPoP     leg 1's certificate
-//	federated credential without certificate    -          leg 1's token    AssertionBearer  -
+//	flow                                     TokenType  Assertion        AssertionType    on TLS
+//	managed identity (MSI v2)                bearer     -                -                certificate
+//	managed identity, bound token            mtls_pop   -                -                certificate
+//	app certificate, classic                 -          private_key_jwt  AssertionBearer  -
+//	app certificate, Bearer over mutual TLS  -          private_key_jwt  AssertionBearer  certificate
+//	the same without assertion               -          -                -                certificate
+//	app certificate, bound token             mtls_pop   -                -                certificate
+//	exchange                                 -          bound token      AssertionPoP     that token's certificate
+//	exchange, bound token                    mtls_pop   bound token      AssertionPoP     that token's certificate
+//	exchange without certificate             -          token            AssertionBearer  -
 //
-// client_info and req_cnf are never sent.
+// The exchange is the second request of a federated credential: its assertion is the token that the
+// assertion request obtained. client_info and req_cnf are never sent.
 type Request struct {
 	Endpoint  string // URL of the token endpoint, see [Authority] and [ManagedIdentityEndpoint]
 	ClientID  string // GUID
@@ -50,25 +51,23 @@ type Request struct {
 	// Assertion authenticates the client. AssertionType belongs to it.
 	Assertion     secret.String
 	AssertionType AssertionType
-	// Sign makes the assertion, in place of Assertion, anew for each attempt: an
-	// assertion that the client signs itself is good once.
+	// Sign, if set, makes the assertion for each attempt: Entra accepts an assertion that the
+	// client signs itself only once.
 	Sign func() (secret.String, error)
 
-	Claims  string // JSON for the form field claims, see [MergeClaims]; optional
-	FMIPath string // form field fmi_path; optional
+	Claims string // JSON for the form field claims, see [MergeClaims]; optional
 
-	// Thumbprint is x5t#S256 of the connection's client certificate (RFC 8705, 3.1).
-	// It is not sent: a mtls_pop token must be bound to it.
+	// Thumbprint is x5t#S256 of the connection's client certificate (RFC 8705, 3.1). It is not
+	// sent; a mtls_pop token in the answer must be bound to it.
 	Thumbprint string
 }
 
-// defaultScope makes the scope of a resource: all permissions that were granted.
+// defaultScope is the suffix of a scope that asks for all permissions that were granted.
 const defaultScope = "/.default"
 
-// Scope turns a resource URI into the scope that asks for it. The resource stays as it is:
-// "https://r/" has the scope "https://r//.default", and Entra writes "https://r/" into the
-// token, which some resources insist on (Microsoft identity platform, "Scopes and permissions",
-// trailing slash and /.default).
+// Scope makes the scope of a resource URI. A trailing slash stays: "https://r/" has the scope
+// "https://r//.default", and Entra writes "https://r/" into the token, which some resources require
+// (Microsoft identity platform, "Scopes and permissions", trailing slash and /.default).
 func Scope(resource string) string {
 	if strings.HasSuffix(resource, defaultScope) {
 		return resource
@@ -76,15 +75,15 @@ func Scope(resource string) string {
 	return resource + defaultScope
 }
 
-// ManagedIdentityScope is [Scope] for a managed identity, MSI v2. Microsoft's clients leave a
-// trailing slash of the resource out there (MSAL.NET, ManagedIdentity/V2), and nobody is known
-// to have asked Entra with it.
+// ManagedIdentityScope is [Scope] for a managed identity (MSI v2). Microsoft's clients leave out a
+// trailing slash of the resource there (MSAL.NET, ManagedIdentity/V2); no client is known that
+// sends it.
 func ManagedIdentityScope(resource string) string {
 	return Scope(strings.TrimSuffix(resource, "/"))
 }
 
-// check refuses what no token endpoint would understand, and a bound token whose
-// binding could not be checked.
+// check refuses requests that no token endpoint accepts, and one for a bound token whose binding
+// could not be checked.
 func (r Request) check() error {
 	switch {
 	case r.Endpoint == "" || r.ClientID == "" || r.Scope == "":
@@ -110,7 +109,6 @@ func (r Request) form() url.Values {
 		"client_assertion":      r.Assertion.Reveal(),
 		"client_assertion_type": string(r.AssertionType),
 		"claims":                r.Claims,
-		"fmi_path":              r.FMIPath,
 	} {
 		if value != "" {
 			form.Set(name, value)

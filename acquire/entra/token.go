@@ -24,9 +24,10 @@ const (
 type Config struct {
 	Version string           // of this program, sent as x-client-Ver
 	Now     func() time.Time // nil means time.Now
-	// Sleep waits before the one retry; nil means a timer.
+	// Sleep waits before the only retry; nil means a timer.
 	Sleep func(ctx context.Context, d time.Duration) error
-	// Waiting is told what is waited for, and its result is called when that is over; nil: nobody is told.
+	// Waiting is called before a request with a description of it, and its result after the answer.
+	// Nil: not called.
 	Waiting func(what string) (over func())
 }
 
@@ -56,16 +57,15 @@ func New(cfg Config) *Client {
 func host(endpoint string) string {
 	u, err := url.Parse(endpoint)
 	if err != nil {
-		return "an address that is none"
+		return "an invalid address"
 	}
 	return u.Host
 }
 
-// Token requests a token over hc, whose connections present the client certificate
-// that the flow needs, if any. A 5xx answer without Retry-After, a time-out and a
-// connection that is reset are tried once more after a second: to ask for a token twice
-// changes nothing at Entra, and an assertion of the client's own is made anew. It blocks
-// for a minute at most, or until ctx ends.
+// Token requests a token over hc, whose connections present the client certificate that the flow
+// needs, if any. A 5xx answer without Retry-After, a time-out and a connection that is reset are
+// tried once more after a second: requesting a token twice changes nothing at Entra, and Sign makes
+// another assertion. It blocks for a minute at most, or until ctx ends.
 func (c *Client) Token(ctx context.Context, hc *http.Client, req Request) (*TokenResponse, error) {
 	if err := req.check(); err != nil {
 		return nil, err

@@ -13,12 +13,13 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/keyagent/keyagent/internal/cloud"
 	"github.com/keyagent/keyagent/internal/upstream"
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 // DefaultEndpoint is where every Azure VM finds IMDS.
-const DefaultEndpoint = "http://169.254.169.254"
+const DefaultEndpoint = cloud.MetadataEndpoint
 
 const (
 	getTimeout      = 10 * time.Second // of one attempt
@@ -34,7 +35,7 @@ type Config struct {
 	// MTLSHosts and AttestationHosts are the hosts that IMDS may name as token
 	// endpoint and as attestation service.
 	MTLSHosts, AttestationHosts HostList
-	// DisableV2 makes the legs of MSI v2 fail at once with [ErrNotSupported]; see
+	// DisableV2 makes the requests of MSI v2 fail at once with [ErrNotSupported]; see
 	// [DisabledByEnvironment].
 	DisableV2 bool
 	Version   string           // of this program, sent as x-client-Ver
@@ -42,7 +43,8 @@ type Config struct {
 	// Sleep waits between retries; nil means a timer. It returns early with the
 	// context's error.
 	Sleep func(ctx context.Context, d time.Duration) error
-	// Waiting is told what is waited for, and its result is called when that is over; nil: nobody is told.
+	// Waiting is called before a request with a description of it, and its result after the answer.
+	// Nil: not called.
 	Waiting func(what string) (over func())
 }
 
@@ -92,12 +94,11 @@ func New(cfg Config) (*Client, error) {
 // hosts are those that IMDS may name.
 type hosts struct{ mtls, attestation HostList }
 
-// SetHosts changes which hosts IMDS may name, for answers that come from then on.
+// SetHosts changes which hosts IMDS may name, for answers that arrive from then on.
 func (c *Client) SetHosts(mtls, attestation HostList) { c.hosts.Store(&hosts{mtls, attestation}) }
 
-// NewHTTPClient returns a client fit for link-local services: no proxy, because
-// a proxy is somebody else's machine, and no redirects, because they could lead
-// anywhere.
+// NewHTTPClient returns a client fit for link-local services: no proxy, because a proxy would ask
+// the services of its own machine, and no redirects, because they could lead to any host.
 func NewHTTPClient() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -136,13 +137,13 @@ func (s Selector) query(resourceID string) url.Values {
 	return q
 }
 
-// request is one leg's request, which each attempt sends anew.
+// request is what is sent to IMDS, again with each attempt.
 type request struct {
-	leg     string // as errors call it
-	path    string
-	query   url.Values
-	payload []byte // JSON of a POST; nil makes it a GET
-	bare    bool   // without the header that IMDS demands
+	operation string // as errors call it
+	path      string
+	query     url.Values
+	payload   []byte // JSON of a POST; nil makes it a GET
+	bare      bool   // without the header that IMDS demands
 }
 
 func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
@@ -156,7 +157,7 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	}
 	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(r.payload))
 	if err != nil {
-		return nil, fmt.Errorf("IMDS %s: %w", r.leg, err)
+		return nil, fmt.Errorf("IMDS %s: %w", r.operation, err)
 	}
 	if !r.bare {
 		req.Header.Set("Metadata", "true")
@@ -169,9 +170,9 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	return req, nil
 }
 
-// call makes a leg's request, retries included, and returns the members of the 200 answer.
+// call makes a request, retries included, and returns the members of the 200 answer.
 func (c *Client) call(ctx context.Context, r request, plan schedule) (upstream.Members, error) {
-	defer c.waiting("IMDS: " + r.leg)()
+	defer c.waiting("IMDS: " + r.operation)()
 	var members upstream.Members
 	err := c.withRetries(ctx, plan, func() error {
 		answer, err := c.attempt(ctx, r)
@@ -179,7 +180,7 @@ func (c *Client) call(ctx context.Context, r request, plan schedule) (upstream.M
 			return err
 		}
 		if members, err = upstream.ParseMembers(answer); err != nil {
-			return badAnswer(r.leg, err)
+			return badAnswer(r.operation, err)
 		}
 		return nil
 	})
@@ -187,8 +188,8 @@ func (c *Client) call(ctx context.Context, r request, plan schedule) (upstream.M
 }
 
 // badAnswer says what is wrong with an answer of IMDS.
-func badAnswer(leg string, err error) error {
-	return fmt.Errorf("IMDS %s: %w: %w", leg, ErrBadAnswer, err)
+func badAnswer(operation string, err error) error {
+	return fmt.Errorf("IMDS %s: %w: %w", operation, ErrBadAnswer, err)
 }
 
 // attempt makes one request and returns the body of its 200 answer.
@@ -198,25 +199,25 @@ func (c *Client) attempt(ctx context.Context, r request) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case answer.status != http.StatusOK:
-		return nil, newError(r.leg, answer)
+		return nil, newError(r.operation, answer)
 	case !answer.ofIMDS():
-		// Anybody can listen on a link-local address of a broken network.
-		return nil, fmt.Errorf("IMDS %s: %w: Server header %q is not that of IMDS", r.leg, ErrBadAnswer, upstream.Text(answer.server))
+		// In a broken network, another machine can listen on the link-local address.
+		return nil, fmt.Errorf("IMDS %s: %w: Server header %q is not that of IMDS", r.operation, ErrBadAnswer, upstream.Text(answer.server))
 	}
 	return answer.body, nil
 }
 
-// An answer is nobody's word yet.
+// answer is an HTTP answer that has not been checked.
 type answer struct {
 	status int
 	server string // header Server
 	body   []byte
 }
 
-// ofIMDS reports whether the answer says that IMDS gave it.
+// ofIMDS reports whether the answer's Server header is that of IMDS.
 func (a answer) ofIMDS() bool { return strings.Contains(strings.ToUpper(a.server), "IMDS") }
 
-// exchange makes one request and returns its answer whatever it says.
+// exchange makes one request and returns its answer, whatever its status.
 func (c *Client) exchange(ctx context.Context, r request) (answer, error) {
 	timeout := getTimeout
 	if r.payload != nil {
@@ -230,19 +231,19 @@ func (c *Client) exchange(ctx context.Context, r request) (answer, error) {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return answer{}, unreachable(r.leg, err)
+		return answer{}, unreachable(r.operation, err)
 	}
 	defer resp.Body.Close()
 	body, err := upstream.ReadBody(resp.Body)
 	switch {
 	case errors.Is(err, upstream.ErrTooLarge):
-		return answer{}, fmt.Errorf("IMDS %s: %w: %w", r.leg, ErrBadAnswer, err)
+		return answer{}, fmt.Errorf("IMDS %s: %w: %w", r.operation, ErrBadAnswer, err)
 	case err != nil:
-		return answer{}, unreachable(r.leg, err)
+		return answer{}, unreachable(r.operation, err)
 	}
 	return answer{resp.StatusCode, resp.Header.Get("Server"), body}, nil
 }
 
-func unreachable(leg string, err error) error {
-	return fmt.Errorf("IMDS %s: %w: %w", leg, ErrUnreachable, upstream.Cause(err))
+func unreachable(operation string, err error) error {
+	return fmt.Errorf("IMDS %s: %w: %w", operation, ErrUnreachable, upstream.Cause(err))
 }

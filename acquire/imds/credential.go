@@ -13,7 +13,7 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-// CredentialRequest is the body of leg 2.
+// CredentialRequest is the body of issuecredential.
 type CredentialRequest struct {
 	CSR              []byte        // PKCS#10, DER
 	AttestationToken secret.String // JWT; the zero value leaves the member out
@@ -32,7 +32,7 @@ type Credential struct {
 	MTLSEndpoint string
 }
 
-// IssueCredential asks for leg 2. It blocks for as long as the retry schedule
+// IssueCredential requests a binding certificate. It blocks for as long as the retry schedule
 // takes; see the package comment.
 func (c *Client) IssueCredential(ctx context.Context, sel Selector, req CredentialRequest) (*Credential, error) {
 	payload, err := json.Marshal(struct {
@@ -40,9 +40,9 @@ func (c *Client) IssueCredential(ctx context.Context, sel Selector, req Credenti
 		AttestationToken string `json:"attestation_token,omitempty"`
 	}{base64.StdEncoding.EncodeToString(req.CSR), req.AttestationToken.Reveal()})
 	if err != nil {
-		return nil, fmt.Errorf("encoding request for IMDS %s: %w", legCredential, err)
+		return nil, fmt.Errorf("encoding request for IMDS %s: %w", opCredential, err)
 	}
-	r := v2Request(legCredential, sel, payload)
+	r := v2Request(opCredential, sel, payload)
 	call := c.callV2
 	if req.BypassCache {
 		call = c.callBypassing
@@ -53,13 +53,13 @@ func (c *Client) IssueCredential(ctx context.Context, sel Selector, req Credenti
 	}
 	cred, err := c.credential(answer)
 	if err != nil {
-		return nil, badAnswer(legCredential, err)
+		return nil, badAnswer(opCredential, err)
 	}
 	return cred, nil
 }
 
-// callBypassing asks past IMDS' own cache. Whether every host knows the parameter is
-// not documented, so a host that refuses the request gets it once more without.
+// callBypassing asks IMDS not to use its own cache. Whether every host knows the parameter is not
+// documented, so a request that a host refuses is made once more without it.
 func (c *Client) callBypassing(ctx context.Context, r request) (upstream.Members, error) {
 	bypassing := r
 	bypassing.query = maps.Clone(r.query)

@@ -12,9 +12,9 @@ import (
 
 // Sentinels that callers of this package decide on.
 var (
-	// ErrUnreachable: no answer came from IMDS, or none but that it cannot give one now.
+	// ErrUnreachable: there was no answer of IMDS, or only one that says to try again later.
 	ErrUnreachable = errors.New("instance metadata service not reachable")
-	// ErrBadAnswer: something answered that does not speak the protocol.
+	// ErrBadAnswer: the answer breaks the protocol.
 	ErrBadAnswer = errors.New("unusable answer from the instance metadata service")
 	// ErrNotSupported: the host's IMDS has no MSI v2 endpoints.
 	ErrNotSupported = errors.New("this VM's instance metadata service does not offer binding certificates (MSI v2)")
@@ -22,7 +22,7 @@ var (
 
 // Error is a refusal by IMDS itself: its header Server says so.
 type Error struct {
-	Leg           string // "getplatformmetadata", "issuecredential", "token" or "compute"
+	Operation     string // "getplatformmetadata", "issuecredential", "token" or "compute"
 	Status        int    // HTTP status
 	Code          string // member "error", such as "invalid_request" or "identity_not_found"; may be empty
 	Description   string // member "error_description" or "message", shortened; may be empty
@@ -31,7 +31,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	text := fmt.Sprintf("IMDS %s: status %d", e.Leg, e.Status)
+	text := fmt.Sprintf("IMDS %s: status %d", e.Operation, e.Status)
 	for _, part := range []string{e.Code, e.Description} {
 		if part != "" {
 			text += ": " + part
@@ -45,52 +45,56 @@ func (e *Error) Temporary() bool {
 	return retryable(e.Status)
 }
 
-// Refuses reports whether IMDS has said no to this request, for good. A redirect or a status that IMDS never gives is neither that nor
-// temporary.
+// Refuses reports whether IMDS has refused this request for good. A redirect, or a status that IMDS
+// never gives, is neither that nor temporary.
 func (e *Error) Refuses() bool {
 	return e.Status >= http.StatusBadRequest && e.Status < http.StatusInternalServerError && !e.Temporary()
 }
 
-// RefusesIssuance reports whether IMDS gives this VM's identity no binding certificate: its 400 to issuecredential. Any other refusal
-// may be about one request, or about the identity.
+// RefusesIssuance reports whether IMDS refuses to issue a binding certificate to this VM's
+// identity: its 400 to issuecredential. Any other refusal may be about one request, or about the
+// identity.
 func (e *Error) RefusesIssuance() bool {
-	return e.Leg == legCredential && e.Status == http.StatusBadRequest && e.Code != CodeIdentityNotFound && !e.Unread
+	return e.Operation == opCredential && e.Status == http.StatusBadRequest && e.Code != CodeIdentityNotFound && !e.Unread
 }
 
-// RefusesRequest reports whether IMDS has refused what was asked for, so that it may give the identity a token for something else. It
-// has not where it does not have the identity, or lets this process ask for nothing.
+// RefusesRequest reports whether IMDS has refused what was asked for, so that it may give the
+// identity a token for something else. Where it does not have the identity, or does not serve this
+// process at all, it has not.
 func (e *Error) RefusesRequest() bool {
 	switch e.Status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
 		return false
 	}
-	return e.Leg == legToken && e.Refuses() && e.Code != CodeIdentityNotFound
+	return e.Operation == opToken && e.Refuses() && e.Code != CodeIdentityNotFound
 }
 
-// CodeIdentityNotFound is IMDS' word for an identity that the VM does not have.
+// CodeIdentityNotFound is the error code for an identity that the VM does not have.
 const CodeIdentityNotFound = "identity_not_found"
 
-// Is makes a 404 to getplatformmetadata, which only hosts without MSI v2 answer for good, match [ErrNotSupported]. One to
-// issuecredential is an ordinary failure, as in Microsoft's clients.
+// Is makes a 404 to getplatformmetadata match [ErrNotSupported]: only hosts without MSI v2 give it
+// for good. A 404 to issuecredential is an ordinary failure, as in Microsoft's clients.
 func (e *Error) Is(target error) bool {
-	return target == ErrNotSupported && e.Status == http.StatusNotFound && e.Leg == legMetadata
+	return target == ErrNotSupported && e.Status == http.StatusNotFound && e.Operation == opMetadata
 }
 
-// strangerError is an answer, not 200, of something that is not IMDS and so can neither refuse nor say what the host has. It may
-// be a proxy's word on IMDS behind it, which is why the retries go by its status.
+// strangerError is an answer, not 200, of a server that is not IMDS and so can neither refuse nor
+// say what the host has. It may be a proxy's answer about IMDS behind it, which is why its status
+// decides on retries.
 type strangerError struct {
-	leg    string
-	status int
-	server string // header Server, shortened
-	asks   bool   // it asks for the header that IMDS demands
+	operation string
+	status    int
+	server    string // header Server, shortened
+	asks      bool   // it asks for the header that IMDS demands
 }
 
 func (e *strangerError) Error() string {
 	return fmt.Sprintf("IMDS %s: %v: status %d, and the Server header %q is not that of IMDS: something else answers in its place",
-		e.leg, e.Unwrap(), e.status, e.server)
+		e.operation, e.Unwrap(), e.status, e.server)
 }
 
-// Unwrap tells trouble on the way to IMDS from an answer that makes no sense. A 404 is no trouble: nothing says that IMDS is behind it.
+// Unwrap tells a failure to get to IMDS from an answer that makes no sense. A 404 is the latter: it
+// does not say that IMDS is behind this server.
 func (e *strangerError) Unwrap() error {
 	if retryable(e.status) && e.status != http.StatusNotFound {
 		return ErrUnreachable
@@ -99,14 +103,14 @@ func (e *strangerError) Unwrap() error {
 }
 
 // newError makes an error of an answer that is not 200.
-func newError(leg string, a answer) error {
+func newError(operation string, a answer) error {
 	if a.status == http.StatusForbidden && bytes.Contains(a.body, []byte("unreachable")) {
-		return fmt.Errorf("IMDS %s: %w: the container engine's proxy answered in its place", leg, ErrUnreachable)
+		return fmt.Errorf("IMDS %s: %w: the container engine's proxy answered in its place", operation, ErrUnreachable)
 	}
 	if !a.ofIMDS() {
-		return &strangerError{leg: leg, status: a.status, server: upstream.Text(a.server), asks: asksForHeader(a.body)}
+		return &strangerError{operation: operation, status: a.status, server: upstream.Text(a.server), asks: asksForHeader(a.body)}
 	}
-	e := &Error{Leg: leg, Status: a.status}
+	e := &Error{Operation: operation, Status: a.status}
 	members, err := upstream.ParseMembers(a.body)
 	if err != nil {
 		return e // a body that is not JSON says nothing that we would repeat
@@ -124,7 +128,8 @@ func newError(leg string, a answer) error {
 	return e
 }
 
-// asksForHeader reports whether a refusal is IMDS' own of a request without its header: "Required metadata header not specified".
+// asksForHeader reports whether a refusal has IMDS' own text for a request without its header:
+// "Required metadata header not specified".
 func asksForHeader(body []byte) bool {
 	return bytes.Contains(bytes.ToLower(body), []byte("metadata header"))
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/imds"
 )
 
-// Microsoft's own clients say who they are, and so does this one, whatever it asks for.
+// Like Microsoft's own clients, this one names itself in each request.
 func TestEveryRequestNamesTheClient(t *testing.T) {
 	refusal := []answer{{status: 400, body: "{}"}}
 	for name, ask := range map[string]func(*imds.Client) error{

@@ -236,8 +236,9 @@ func FuzzRegion(f *testing.F) {
 	})
 }
 
-// Whatever answers at IMDS' address and is not IMDS can neither refuse nor say that the host has no binding certificates. Its statuses
-// are retried like IMDS' own: a proxy before IMDS gives them, too.
+// Whatever answers at IMDS' address and is not IMDS can neither refuse nor say that the host has no
+// binding certificates. Its statuses are retried like IMDS' own: a proxy before IMDS gives them,
+// too.
 func TestAStrangersStatusIsNoRefusal(t *testing.T) {
 	const s = time.Second
 	often := []time.Duration{s, 2 * s, 4 * s}

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
 // HostList names the hosts that IMDS may send the agent to. An entry is matched
@@ -17,30 +19,25 @@ import (
 // The nil list allows nothing.
 type HostList []string
 
-// MicrosoftMTLSHosts returns the mutual-TLS token endpoints of Microsoft Entra,
-// global and regional, in all its clouds.
+// MicrosoftMTLSHosts returns the mutual-TLS token endpoints of Microsoft Entra, global and
+// regional, in all its clouds.
 func MicrosoftMTLSHosts() HostList {
-	return withSubdomains(
-		"mtlsauth.microsoft.com",
-		"mtlsauth.microsoftonline.us",
-		"mtlsauth.partner.microsoftonline.cn",
-		"mtlsauth.sovcloud-identity.fr",
-		"mtlsauth.sovcloud-identity.de",
-		"mtlsauth.sovcloud-identity.sg",
-	)
-}
-
-// MicrosoftAttestationHosts returns the domains of Microsoft Azure Attestation.
-// Any Azure tenant can have an instance there, so the list keeps evidence
-// inside Microsoft's service; it does not say whose instance that is.
-func MicrosoftAttestationHosts() HostList {
-	return HostList{".attest.azure.net", ".attest.azure.us"}
-}
-
-func withSubdomains(hosts ...string) HostList {
 	var list HostList
-	for _, h := range hosts {
-		list = append(list, h, "."+h)
+	for _, c := range cloud.All() {
+		list = append(list, c.MTLSHost, "."+c.MTLSHost)
+	}
+	return list
+}
+
+// MicrosoftAttestationHosts returns the domains of Microsoft Azure Attestation. Any Azure tenant
+// can have an instance there, so the list keeps evidence inside Microsoft's service; it does not
+// say whose instance that is.
+func MicrosoftAttestationHosts() HostList {
+	var list HostList
+	for _, c := range cloud.All() {
+		if c.AttestationDomain != "" {
+			list = append(list, "."+c.AttestationDomain)
+		}
 	}
 	return list
 }

@@ -265,7 +265,7 @@ func TestErrorsTellWhatIMDSSaid(t *testing.T) {
 	if !ok {
 		t.Fatalf("got %v, want an *imds.Error", err)
 	}
-	want := imds.Error{Leg: "getplatformmetadata", Status: 400, Code: "identity_not_found", Description: "Identity not found", CorrelationID: "c-1"}
+	want := imds.Error{Operation: "getplatformmetadata", Status: 400, Code: "identity_not_found", Description: "Identity not found", CorrelationID: "c-1"}
 	if *e != want || e.Temporary() {
 		t.Errorf("got %+v, want %+v, not temporary", *e, want)
 	}

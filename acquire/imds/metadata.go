@@ -27,16 +27,16 @@ type PlatformMetadata struct {
 	AttestationEndpoint string
 }
 
-// PlatformMetadata asks for leg 1. It blocks for as long as the retry schedule
+// PlatformMetadata requests the platform's metadata. It blocks for as long as the retry schedule
 // takes; see the package comment.
 func (c *Client) PlatformMetadata(ctx context.Context, sel Selector) (*PlatformMetadata, error) {
-	answer, err := c.callV2(ctx, v2Request(legMetadata, sel, nil))
+	answer, err := c.callV2(ctx, v2Request(opMetadata, sel, nil))
 	if err != nil {
 		return nil, err
 	}
 	meta, err := c.metadata(answer, sel)
 	if err != nil {
-		return nil, badAnswer(legMetadata, err)
+		return nil, badAnswer(opMetadata, err)
 	}
 	return meta, nil
 }
@@ -75,13 +75,12 @@ func endpoint(answer upstream.Members, name string, trusted HostList) (string, e
 	return checked, nil
 }
 
-// checkAsked refuses an answer about another identity than the one that was asked
-// for: somebody in IMDS' place could swap the VM's identities, and a caller would
-// get tokens of one that no rule gives it. Only a client id can be compared; the
-// other selectors do not appear in any answer.
+// checkAsked refuses an answer about another identity than the requested one: a server in IMDS'
+// place could swap the VM's identities, and a caller would get tokens of an identity that no rule
+// gives it. Only a client id can be compared; the other selectors do not appear in any answer.
 func checkAsked(sel Selector, clientID string) error {
 	if sel.ClientID != "" && !strings.EqualFold(sel.ClientID, clientID) {
-		return fmt.Errorf("the answer is about client id %q, asked was %q", clientID, sel.ClientID)
+		return fmt.Errorf("the answer is about client id %q, and %q was requested", clientID, sel.ClientID)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ type Presence int8
 
 // The three answers of a probe.
 const (
-	Unknown Presence = iota // nobody has said so whose word it is
+	Unknown Presence = iota // IMDS itself has not said so
 	Absent
 	Present
 )
@@ -24,22 +24,21 @@ type Support struct {
 	V1 Presence // tokens that IMDS obtains itself
 }
 
-// Probe asks what the host supports, without asking for anything that a managed
-// identity is needed for: a request without IMDS' own header is answered 400 by an
-// endpoint that exists, and 404 by an IMDS that does not have it. Any other answer, and one
-// of something that is not IMDS, leaves it [Unknown]; the error says why, and is nil if
-// nothing is unknown. Whether IMDS marks its bare 400 is not documented, so that its words
-// count, too.
+// Probe asks what the host supports, without a request that a managed identity is needed for: a
+// request without IMDS' own header is answered 400 by an endpoint that exists, and 404 by an IMDS
+// that does not have it. Any other answer, and one of another server, is [Unknown]; the error says
+// why, and is nil if nothing is unknown. Whether IMDS marks its bare 400 is not documented, so its
+// text counts, too.
 func (c *Client) Probe(ctx context.Context) (Support, error) {
 	found := Support{V2: Absent}
 	var errV2, errV1 error
 	if !c.disableV2 {
-		found.V2, errV2 = c.presence(ctx, v2Request(legMetadata, Selector{}, nil))
+		found.V2, errV2 = c.presence(ctx, v2Request(opMetadata, Selector{}, nil))
 	}
 	if errors.Is(errV2, ErrUnreachable) {
-		return found, errV2 // nobody is there for the other question either
+		return found, errV2 // the other request would fail, too
 	}
-	found.V1, errV1 = c.presence(ctx, request{leg: legToken, path: "/metadata/identity/oauth2/token"})
+	found.V1, errV1 = c.presence(ctx, request{operation: opToken, path: "/metadata/identity/oauth2/token"})
 	return found, errors.Join(errV2, errV1)
 }
 
@@ -57,12 +56,12 @@ func (c *Client) presence(ctx context.Context, r request) (Presence, error) {
 	case byIMDS && said.Status == http.StatusNotFound:
 		return Absent, nil
 	case err == nil:
-		err = fmt.Errorf("IMDS %s: %w: 200 to a request without its header Metadata", r.leg, ErrBadAnswer)
+		err = fmt.Errorf("IMDS %s: %w: 200 to a request without its header Metadata", r.operation, ErrBadAnswer)
 	}
 	return Unknown, err
 }
 
-// probePauses takes 404 as an answer: that is what a probe is for.
+// probePauses does not retry 404, which is an answer to a probe.
 func probePauses(status int) []time.Duration {
 	if status == http.StatusNotFound {
 		return nil

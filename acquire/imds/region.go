@@ -16,18 +16,16 @@ import (
 )
 
 const (
-	legCompute     = "compute"
+	opCompute      = "compute"
 	computeVersion = "2021-02-01"
 
-	// regionBudget bounds the whole search: a region is a convenience, and the global
-	// endpoint serves without.
+	// regionBudget bounds the whole search: the global endpoint is used without a region.
 	regionBudget = 2 * time.Second
 	regionPause  = 250 * time.Millisecond
 )
 
-// Region asks which Azure region the VM is in, such as "westeurope". It takes two
-// seconds at most. The answer becomes a label of a host name, so it is checked to be
-// one.
+// Region asks which Azure region the VM is in, such as "westeurope". It takes two seconds at most.
+// The answer becomes a label of a host name, so its form is checked.
 func (c *Client) Region(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, regionBudget)
 	defer cancel()
@@ -51,25 +49,25 @@ func (c *Client) location(ctx context.Context, version string) (string, error) {
 	}
 	location, err := answer.Text("location")
 	if err != nil {
-		return "", badAnswer(legCompute, err)
+		return "", badAnswer(opCompute, err)
 	}
 	region := strings.ToLower(location)
 	if !regionForm.MatchString(region) {
-		return "", badAnswer(legCompute, fmt.Errorf("location %q is not a region's name", upstream.Text(location)))
+		return "", badAnswer(opCompute, fmt.Errorf("location %q is not a region's name", upstream.Text(location)))
 	}
 	return region, nil
 }
 
 var versionForm = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}$`)
 
-// newestVersion asks without a version, which IMDS answers by a refusal that lists the
-// versions it has.
+// newestVersion makes a request without a version, which IMDS refuses with a list of the versions
+// it has.
 func (c *Client) newestVersion(ctx context.Context) (string, error) {
 	answer, err := c.exchange(ctx, computeRequest(nil))
 	if err != nil {
 		return "", err
 	}
-	errNone := badAnswer(legCompute, errors.New("no version of its own (newest-versions) in answer to an unknown one"))
+	errNone := badAnswer(opCompute, errors.New("no version of its own (newest-versions) in answer to an unknown one"))
 	members, err := upstream.ParseMembers(answer.body)
 	if err != nil {
 		return "", errNone
@@ -86,11 +84,11 @@ func (c *Client) newestVersion(ctx context.Context) (string, error) {
 }
 
 func computeRequest(query url.Values) request {
-	return request{leg: legCompute, path: "/metadata/instance/compute", query: query}
+	return request{operation: opCompute, path: "/metadata/instance/compute", query: query}
 }
 
-// regionPauses fits three retries into the budget. A missing endpoint and a time-out
-// are not worth one.
+// regionPauses fits three retries into the budget. A missing endpoint and a time-out are not
+// retried.
 func regionPauses(status int) []time.Duration {
 	if status == http.StatusGone || status == http.StatusTooManyRequests || status >= 500 {
 		return slices.Repeat([]time.Duration{regionPause}, 3)

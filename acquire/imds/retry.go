@@ -12,8 +12,8 @@ import (
 
 const goneDelay = 10 * time.Second
 
-// A schedule gives the pauses between attempts that the first failure's status
-// buys, none for a final one; status 0 stands for a time-out on our side.
+// A schedule gives the pauses between attempts after a first failure with this status: none if it
+// is final. Status 0 stands for a time-out on our side.
 type schedule func(status int) []time.Duration
 
 // pauses is the schedule of Microsoft's own clients.
@@ -52,13 +52,13 @@ func (c *Client) withRetries(ctx context.Context, plan schedule, attempt func() 
 			return err
 		}
 		if c.sleep(ctx, planned[n]) != nil {
-			return err // the server's last word says more than "deadline exceeded"
+			return err // the last answer says more than "deadline exceeded"
 		}
 	}
 }
 
-// statusOf returns the status of an answer that is not 200, whoever gave it, 0 for a
-// time-out, and whether err is either.
+// statusOf returns the status of an answer that is not 200, whether IMDS or another server gave it,
+// or 0 for a time-out. told is false if err is neither.
 func statusOf(err error) (status int, told bool) {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Status, true

@@ -12,7 +12,7 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-const legToken = "token"
+const opToken = "token"
 
 // TokenRequest asks for a Bearer token (MSI v1).
 type TokenRequest struct {
@@ -20,20 +20,19 @@ type TokenRequest struct {
 	BypassCache bool   // ask for a new token, not one that IMDS has kept
 }
 
-// Token is a Bearer token that IMDS obtained from Entra. No key of this machine had a
-// part in it.
+// Token is a Bearer token that IMDS obtained from Entra. No key of this machine was used for it.
 type Token struct {
 	AccessToken secret.String
 	ExpiresIn   time.Duration // from the moment of the answer
 	RefreshIn   time.Duration // 0 if IMDS gave none, which is usual
-	ClientID    string        // GUID of the identity; empty if nothing told it
+	ClientID    string        // GUID of the identity; empty if neither answer nor token says it
 }
 
-// Token asks for a token by MSI v1. It blocks for as long as the retry schedule takes;
-// see the package comment.
+// Token requests a token by MSI v1. It blocks for as long as the retry schedule takes; see the
+// package comment.
 func (c *Client) Token(ctx context.Context, sel Selector, req TokenRequest) (*Token, error) {
 	if req.Resource == "" {
-		return nil, fmt.Errorf("IMDS %s: no resource to ask for", legToken)
+		return nil, fmt.Errorf("IMDS %s: no resource to ask for", opToken)
 	}
 	query := sel.query("msi_res_id")
 	query.Set("api-version", "2018-02-01")
@@ -41,19 +40,19 @@ func (c *Client) Token(ctx context.Context, sel Selector, req TokenRequest) (*To
 	if req.BypassCache {
 		query.Set("bypass_cache", "true")
 	}
-	r := request{leg: legToken, path: "/metadata/identity/oauth2/token", query: query}
+	r := request{operation: opToken, path: "/metadata/identity/oauth2/token", query: query}
 	answer, err := c.call(ctx, r, pauses)
 	if err != nil {
 		return nil, err
 	}
 	token, err := readToken(answer, sel, c.now())
 	if err != nil {
-		return nil, badAnswer(legToken, err)
+		return nil, badAnswer(opToken, err)
 	}
 	return token, nil
 }
 
-// readToken takes the token, its type, its expiry and whose it is. Nothing else is needed.
+// readToken reads the token, its type, its life and its identity. Nothing else is needed.
 func readToken(answer upstream.Members, sel Selector, now time.Time) (*Token, error) {
 	token, err := answer.Text("access_token")
 	if err != nil {
@@ -84,8 +83,9 @@ func readToken(answer upstream.Members, sel Selector, now time.Time) (*Token, er
 // maxLifetime is far above what Entra issues and far below what overflows.
 const maxLifetime = 7 * 24 * time.Hour
 
-// lifeOf prefers the relative expiry, which needs no agreement of clocks. Each client of IMDS reads another one of the two; it gives
-// both, and hosts other than Azure's VMs have given the other one in forms of their own.
+// lifeOf prefers the relative expiry, which does not depend on two clocks. Microsoft's clients
+// differ in which of the two they read; IMDS gives both, and hosts other than Azure's VMs have
+// given the absolute one in forms of their own.
 func lifeOf(answer upstream.Members, now time.Time) (time.Duration, error) {
 	seconds, errIn := answer.Number("expires_in")
 	if errIn != nil {
@@ -101,9 +101,9 @@ func lifeOf(answer upstream.Members, now time.Time) (time.Duration, error) {
 	return time.Duration(seconds) * time.Second, nil
 }
 
-// identity returns whose token it is. What the answer says and what Entra wrote into
-// the token must be the client id that was asked for: whoever stands in IMDS' place can
-// write the one, not the other.
+// identity returns the client id of the token. What the answer says and what Entra wrote into the
+// token must be the requested client id: a server in IMDS' place can write the first, but not the
+// second.
 func identity(answer upstream.Members, token string, sel Selector) (string, error) {
 	said, _ := answer.Text("client_id") // the token may say it, too
 	inside := written(token)
@@ -128,7 +128,7 @@ func identity(answer upstream.Members, token string, sel Selector) (string, erro
 	return id, nil
 }
 
-// written returns the client id inside the token, "" if the token is opaque to us.
+// written returns the client id inside the token, "" if the token cannot be read.
 func written(token string) string {
 	var claims struct {
 		AppID string `json:"appid"` // token version 1.0

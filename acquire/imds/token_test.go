@@ -23,7 +23,7 @@ const (
 
 var now = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// jwtOf makes a token with these claims; nobody here looks at its signature.
+// jwtOf makes a token with these claims; its signature is not checked.
 func jwtOf(claims string) string {
 	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
 }
@@ -220,7 +220,7 @@ func TestTokenRefusals(t *testing.T) {
 			t.Errorf("%s: got %v, want an *imds.Error", tc.name, err)
 			continue
 		}
-		tc.want.Leg, tc.want.Status = "token", tc.status
+		tc.want.Operation, tc.want.Status = "token", tc.status
 		if *e != tc.want || e.Temporary() != (tc.pauses != nil) || errors.Is(err, imds.ErrNotSupported) {
 			t.Errorf("%s: got %+v, temporary %v; want %+v", tc.name, *e, e.Temporary(), tc.want)
 		}

@@ -8,10 +8,10 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-// Legs of MSI v2.
+// Requests of MSI v2, by the last element of their path.
 const (
-	legMetadata   = "getplatformmetadata"
-	legCredential = "issuecredential"
+	opMetadata   = "getplatformmetadata"
+	opCredential = "issuecredential"
 )
 
 // DisabledByEnvironment reads a value of the environment variable
@@ -21,16 +21,16 @@ func DisabledByEnvironment(value string) bool {
 	return value == "1" || strings.EqualFold(value, "true")
 }
 
-func v2Request(leg string, sel Selector, payload []byte) request {
+func v2Request(operation string, sel Selector, payload []byte) request {
 	query := sel.query("mi_res_id")
 	query.Set("cred-api-version", "2.0")
-	return request{leg: leg, path: "/metadata/identity/" + leg, query: query, payload: payload}
+	return request{operation: operation, path: "/metadata/identity/" + operation, query: query, payload: payload}
 }
 
-// callV2 is call for a leg of MSI v2.
+// callV2 is call for a request of MSI v2.
 func (c *Client) callV2(ctx context.Context, r request) (upstream.Members, error) {
 	if c.disableV2 {
-		return nil, fmt.Errorf("IMDS %s: %w: it is switched off here by MSAL_MI_DISABLE_IMDS_V2", r.leg, ErrNotSupported)
+		return nil, fmt.Errorf("IMDS %s: %w: it is switched off here by MSAL_MI_DISABLE_IMDS_V2", r.operation, ErrNotSupported)
 	}
 	return c.call(ctx, r, pauses)
 }

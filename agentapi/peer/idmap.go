@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// allIDs is the only id map under which every id that the kernel reports is the
-// id that it means: first id inside, first id outside, count.
+// allIDs is the only id map under which every id that the kernel reports is the id that it means:
+// first id inside, first id outside, count.
 const allIDs = "0 0 4294967295"
 
-// CheckUIDMap returns an error if the agent runs in a user namespace in which
-// callers' ids are changed or hidden. Callers of other users would then all
-// look like uid 65534, and a rule for one of them would hold for all.
+// CheckUIDMap returns an error if the agent runs in a user namespace in which callers' ids are
+// changed or hidden. Callers of other users would then all look like uid 65534, and a rule for one
+// of them would hold for all.
 func CheckUIDMap() error {
 	for _, name := range []string{"uid_map", "gid_map"} {
 		text, err := os.ReadFile("/proc/self/" + name)

@@ -1,34 +1,16 @@
 package peer
 
-import (
-	"context"
-	"slices"
-)
+import "slices"
 
-// Caller is the process that made a connection, as it was at that time. It is
-// a value; its Groups must not be changed.
+// Caller is the process that made a connection, as it was at that time. It is a value; its Groups
+// must not be changed.
 type Caller struct {
 	UID, GID uint32   // effective ids
 	Groups   []uint32 // supplementary groups; may or may not contain GID
 	PID      int32    // 0 if the process is not visible from the agent's pid namespace
 }
 
-// InGroup reports whether gid is the caller's group or one of its
-// supplementary groups.
+// InGroup reports whether gid is the caller's group or one of its supplementary groups.
 func (c Caller) InGroup(gid uint32) bool {
 	return c.GID == gid || slices.Contains(c.Groups, gid)
-}
-
-type contextKey struct{}
-
-// NewContext returns a context that carries the caller of a connection.
-func NewContext(ctx context.Context, c Caller) context.Context {
-	return context.WithValue(ctx, contextKey{}, c)
-}
-
-// FromContext returns the caller that [NewContext] put into ctx. Without one
-// it returns false, and nothing may be granted.
-func FromContext(ctx context.Context) (Caller, bool) {
-	c, ok := ctx.Value(contextKey{}).(Caller)
-	return c, ok
 }

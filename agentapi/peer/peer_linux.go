@@ -13,13 +13,11 @@ import (
 // maxGroups is the kernel's limit on supplementary groups (NGROUPS_MAX).
 const maxGroups = 65536
 
-// usualGroups is how many groups are asked for at first; nearly every process
-// has fewer.
+// usualGroups is how many groups are asked for at first; nearly every process has fewer.
 const usualGroups = 64
 
-// Of returns the process that connected to conn, the accepted end of a Unix
-// stream socket. It does not block. On a connection of any other kind it fails,
-// because there is no one to name.
+// Of returns the process that connected to conn, the accepted end of a Unix stream socket. It does
+// not block. On a connection of any other kind it fails, because there is no one to name.
 func Of(conn net.Conn) (Caller, error) {
 	unixConn, ok := conn.(*net.UnixConn)
 	if !ok {
@@ -50,8 +48,8 @@ func lookup(fd int) (Caller, error) {
 	return Caller{UID: cred.Uid, GID: cred.Gid, Groups: groups, PID: cred.Pid}, nil
 }
 
-// peerGroups asks for the supplementary groups with room for n of them. When
-// that is too little the kernel says how many there are.
+// peerGroups asks for the supplementary groups with room for n of them. When that is too little the
+// kernel says how many there are.
 func peerGroups(fd, n int) ([]uint32, error) {
 	groups := make([]uint32, n)
 	size, errno := getPeerGroups(fd, groups)
@@ -65,8 +63,8 @@ func peerGroups(fd, n int) ([]uint32, error) {
 	return groups[:size:size], nil
 }
 
-// getPeerGroups fills groups, which must not be empty, and returns how many
-// groups the caller has. x/sys/unix has no call for an option of this shape.
+// getPeerGroups fills groups, which must not be empty, and returns how many groups the caller has.
+// x/sys/unix has no call for an option of this shape.
 func getPeerGroups(fd int, groups []uint32) (int, syscall.Errno) {
 	const gidSize = uint32(unsafe.Sizeof(groups[0]))
 	size := uint32(len(groups)) * gidSize //nolint:gosec // at most maxGroups * 4

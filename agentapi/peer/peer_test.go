@@ -16,8 +16,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/peer"
 )
 
-// The test binary plays the callers, too: started with childEnv set it does
-// what the variable says and exits.
+// The test binary plays the callers, too: started with childEnv set it does what the variable says
+// and exits.
 const (
 	childEnv  = "KEYAGENT_PEER_TEST_CHILD"
 	socketEnv = "KEYAGENT_PEER_TEST_SOCKET"
@@ -59,8 +59,8 @@ func connectAndWait() error {
 	return conn.Close()
 }
 
-// connectAndPassOn connects and sends the connection over the socket pair at
-// descriptor 3, then exits.
+// connectAndPassOn connects and sends the connection over the socket pair at descriptor 3, then
+// exits.
 func connectAndPassOn() error {
 	conn, err := net.Dial("unix", os.Getenv(socketEnv))
 	if err != nil {
@@ -73,8 +73,8 @@ func connectAndPassOn() error {
 	return unix.Sendmsg(3, []byte("x"), unix.UnixRights(int(file.Fd())), nil, 0)
 }
 
-// command returns a re-execution of this test as the given role and user. The
-// path /proc/self/exe works for a user who cannot reach the binary's directory.
+// command returns a re-execution of this test as the given role and user. The path /proc/self/exe
+// works for a user who cannot reach the binary's directory.
 func command(role, socket string, credential *syscall.Credential) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
 	// The race detector would wait a second before each exit.
@@ -143,7 +143,7 @@ func TestOf(t *testing.T) {
 		}
 	})
 
-	t.Run("another user is named by his uid, gid and pid", func(t *testing.T) {
+	t.Run("another user is named by its uid, gid and pid", func(t *testing.T) {
 		needRoot(t)
 		got, pid := callAs(t, &syscall.Credential{Uid: 65534, Gid: 65533})
 		if got.UID != 65534 || got.GID != 65533 || int(got.PID) != pid || len(got.Groups) != 0 {
@@ -209,8 +209,8 @@ func TestOf(t *testing.T) {
 	})
 }
 
-// callAs has a process with the credential connect, and returns who the kernel
-// says it was, and its pid.
+// callAs has a process with the credential connect, and returns who the kernel says it was, and its
+// pid.
 func callAs(t *testing.T, credential *syscall.Credential) (peer.Caller, int) {
 	t.Helper()
 	ln := listen(t)
@@ -275,8 +275,8 @@ func TestOfPassedDescriptor(t *testing.T) {
 	})
 }
 
-// receiveFile runs cmd with one end of a socket pair as its descriptor 3 and
-// returns the descriptor that comes out of the other.
+// receiveFile runs cmd with one end of a socket pair as its descriptor 3 and returns the descriptor
+// that comes out of the other.
 func receiveFile(t *testing.T, cmd *exec.Cmd) *os.File {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -307,17 +307,6 @@ func receiveFile(t *testing.T, cmd *exec.Cmd) *os.File {
 	file := os.NewFile(uintptr(fds[0]), "passed")
 	t.Cleanup(func() { _ = file.Close() })
 	return file
-}
-
-func TestContext(t *testing.T) {
-	if _, ok := peer.FromContext(t.Context()); ok {
-		t.Error("a context that nobody put a caller into has one")
-	}
-	want := peer.Caller{UID: 7, GID: 8, PID: 9}
-	got, ok := peer.FromContext(peer.NewContext(t.Context(), want))
-	if !ok || got.UID != 7 || got.GID != 8 || got.PID != 9 {
-		t.Errorf("got %+v, %v, want %+v", got, ok, want)
-	}
 }
 
 func TestCheckIDMap(t *testing.T) {

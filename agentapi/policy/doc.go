@@ -1,5 +1,5 @@
-// Package policy decides which caller may have which token. It is pure: no
-// kernel, no file, no clock; the same question always gets the same answer.
+// Package policy decides which caller may have which token. It is pure: no kernel, no file, no
+// clock; the same question always gets the same answer.
 //
 // # Invariants
 //
@@ -10,7 +10,7 @@
 //     add up.
 //   - Everything is compared exactly, in the form that [ParseResource] gives.
 //     There are no prefixes, patterns or case folding, because each of them has
-//     been somebody's hole. "*" is understood in one place only: as the single
+//     been a vulnerability somewhere. "*" is understood in one place only: as the single
 //     entry of a rule's resources, which then means any resource.
 //   - A resource that is compared is the resource that is asked for upstream, but for
 //     one trailing slash, which the caller's form keeps and the comparison leaves out:
@@ -21,7 +21,7 @@
 //
 // # Sources
 //
-// Microsoft identity platform, "Scopes and permissions", trailing slash and
-// "/.default" (which forms of a resource mean the same); Microsoft Graph, resource
-// type federatedIdentityCredential (the audiences by cloud).
+// Microsoft identity platform, "Scopes and permissions", trailing slash and "/.default" (which
+// forms of a resource mean the same); Microsoft Graph, resource type federatedIdentityCredential
+// (the audiences by cloud).
 package policy

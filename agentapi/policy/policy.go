@@ -6,12 +6,12 @@ import (
 	"github.com/keyagent/keyagent/agentapi/peer"
 )
 
-// AnyResource as the only entry of [Rule.Resources] stands for every resource but
-// those that [Policy.Reserves].
+// AnyResource as the only entry of [Rule.Resources] stands for every resource but those that
+// [Policy.Reserves].
 const AnyResource = "*"
 
-// Rule allows some callers some tokens. A caller is named if its uid is among
-// UIDs or one of its groups among GIDs.
+// Rule allows some callers some tokens. A caller is named if its uid is among UIDs or one of its
+// groups among GIDs.
 type Rule struct {
 	Name       string // unique; appears in the audit record
 	UIDs, GIDs []uint32
@@ -22,15 +22,14 @@ type Rule struct {
 	Fresh      bool     // the caller may skip the cache
 }
 
-// Policy is the set of rules of one configuration. It must not be changed once
-// it is in use; then it is safe for concurrent use.
+// Policy is the set of rules of one configuration. It must not be changed once it is in use; then
+// it is safe for concurrent use.
 type Policy struct {
 	Rules []Rule
 
-	// Audiences are those of the assertions that applications of this configuration
-	// prove themselves with, in any form that ParseResource accepts. AnyResource does
-	// not cover them, nor what Microsoft's clouds have for this purpose, which need
-	// not be among them.
+	// Audiences are those of the assertions that applications of this configuration prove
+	// themselves with, in any form that ParseResource accepts. AnyResource does not cover them, nor
+	// what Microsoft's clouds have for this purpose, which need not be among them.
 	Audiences []string
 
 	// AdminUIDs and AdminGIDs may read the agent's status, besides root.
@@ -68,8 +67,8 @@ const (
 // progress orders the reasons.
 var progress = []Reason{ReasonCaller, ReasonIdentity, ReasonResource, ReasonReserved, ReasonTokenType, ReasonFresh}
 
-// Decide answers whether the caller may have what it asks for. The first rule
-// that allows it is reported.
+// Decide answers whether the caller may have what it asks for. The first rule that allows it is
+// reported.
 func (p *Policy) Decide(c peer.Caller, req Request) Decision {
 	nearest := 0
 	for i := range p.Rules {
@@ -121,15 +120,14 @@ func (r *Rule) covers(asked Resource) bool {
 
 func (r *Rule) coversAny() bool { return len(r.Resources) == 1 && r.Resources[0] == AnyResource }
 
-// Named reports whether any rule names the caller. Whoever is not named learns
-// nothing.
+// Named reports whether any rule names the caller. Whoever is not named learns nothing.
 func (p *Policy) Named(c peer.Caller) bool {
 	return slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.names(c) })
 }
 
-// Standing says what makes a caller known to a policy, as far as it matters for
-// how many callers one person can be: a user has one uid of its own, yet may have
-// thousands of others (subuid(5)), and each keeps the user's groups.
+// Standing says what makes a caller known to a policy, as far as it matters for how many callers
+// one person can be: a user has one uid of its own, yet may have thousands of others (subuid(5)),
+// and each keeps the user's groups.
 type Standing int
 
 const (
@@ -150,8 +148,8 @@ func (p *Policy) Standing(c peer.Caller) Standing {
 	return Stranger
 }
 
-// Identities returns the identities that rules give the caller for some
-// resource, in the order of the rules, each once.
+// Identities returns the identities that rules give the caller for some resource, in the order of
+// the rules, each once.
 func (p *Policy) Identities(c peer.Caller) []string {
 	var names []string
 	for i := range p.Rules {
@@ -167,15 +165,14 @@ func (p *Policy) Identities(c peer.Caller) []string {
 	return names
 }
 
-// Grant is what rules give a caller with one identity: the sum of them, of which one
-// rule must allow a request as a whole.
+// Grant is what rules give a caller with one identity: the sum of them, of which one rule must
+// allow a request as a whole.
 type Grant struct {
 	Identity              string
 	Resources, TokenTypes []string
 }
 
-// Grants returns what rules give the caller, by identity, in the order of
-// [Policy.Identities].
+// Grants returns what rules give the caller, by identity, in the order of [Policy.Identities].
 func (p *Policy) Grants(c peer.Caller) []Grant {
 	var grants []Grant
 	for _, identity := range p.Identities(c) {

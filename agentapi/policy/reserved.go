@@ -6,24 +6,22 @@ import (
 	"strings"
 )
 
-// exchangeAudiences begin the App ID URIs of the resources whose tokens Entra takes
-// as client assertions, in lower case. Each cloud has one, as in
-// api://AzureADTokenExchangeUSGov, and not all of them are published, so what
-// begins like this is one.
+// exchangeAudiences begin the App ID URIs of the resources whose tokens Entra takes as client
+// assertions, in lower case. Each cloud has one, as in api://AzureADTokenExchangeUSGov, and not all
+// of them are published, so what begins like this is one.
 var exchangeAudiences = []spelling{
 	{"api", "azureadtokenexchange"},
 	{"api", "azurefmitokenexchange"},
 }
 
-// exchangeApplication is the application id behind api://AzureADTokenExchange: a
-// token of version 2.0 for it has this as its aud.
+// exchangeApplication is the application id behind api://AzureADTokenExchange: a token of version
+// 2.0 for it has this as its aud.
 const exchangeApplication = "fb60f99c-7a34-4190-8149-302f77469936"
 
-// Reserves reports whether a token for the resource is a credential of
-// applications: whoever has one can be each application that trusts the identity,
-// from anywhere and without a key. [AnyResource] does not cover such a resource; a
-// rule gives it by name. Other spellings that Entra might take for the same, and
-// what is below it, are reserved, too.
+// Reserves reports whether a token for the resource is a credential of applications: whoever has
+// one can be each application that trusts the identity, from anywhere and without a key.
+// [AnyResource] does not cover such a resource; a rule gives it by name. Other spellings that Entra
+// might take for the same, and what is below it, are reserved, too.
 func (p *Policy) Reserves(r Resource) bool {
 	asked := spellingOf(r.compared)
 	for _, audience := range exchangeAudiences {
@@ -48,10 +46,9 @@ var encodedByte = regexp.MustCompile("%[0-9A-Fa-f]{2}")
 // applicationID is a GUID in lower case.
 var applicationID = regexp.MustCompile("^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
-// spelling is a resource without what may make no difference to Entra: case,
-// percent-encoding, the number of slashes, query and fragment. It only ever takes a
-// resource away from [AnyResource]; what a rule names is compared exactly. An
-// application id has no scheme.
+// spelling is a resource without what may make no difference to Entra: case, percent-encoding, the
+// number of slashes, query and fragment. It only ever takes a resource away from [AnyResource];
+// what a rule names is compared exactly. An application id has no scheme.
 type spelling struct{ scheme, rest string }
 
 func spellingOf(resource string) spelling {
@@ -75,8 +72,7 @@ func spellingOf(resource string) spelling {
 	return spelling{scheme, rest}
 }
 
-// decoded undoes percent-encoding, however often it was done. What is not an
-// encoded byte stays.
+// decoded undoes percent-encoding, however often it was done. What is not an encoded byte stays.
 func decoded(s string) string {
 	for strings.Contains(s, "%") {
 		once := encodedByte.ReplaceAllStringFunc(s, func(encoded string) string {
@@ -94,8 +90,8 @@ func decoded(s string) string {
 	return s
 }
 
-// names reports whether an application id is anywhere in the resource, however it is written: with hyphens or
-// without, in braces or parentheses, behind a scheme or a tenant.
+// names reports whether an application id is anywhere in the resource, however it is written: with
+// hyphens or without, in braces or parentheses, behind a scheme or a tenant.
 func (s spelling) names(id string) bool {
 	bare := strings.NewReplacer("-", "", "{", "", "}", "", "(", "", ")", "")
 	return strings.Contains(bare.Replace(s.rest), bare.Replace(id))

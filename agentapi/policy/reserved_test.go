@@ -3,9 +3,9 @@ package policy_test
 import (
 	"testing"
 
-	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
 const (
@@ -14,8 +14,8 @@ const (
 	ownID      = "0f1e2d3c-0000-4000-8000-000000000001"
 )
 
-// anyFor is a rule of every resource and token type, in a configuration with applications
-// that take assertions of two other audiences.
+// anyFor is a rule of every resource and token type, in a configuration with applications that take
+// assertions of two other audiences.
 func anyFor(uid uint32) *policy.Policy {
 	return &policy.Policy{
 		Rules: []policy.Rule{{
@@ -96,21 +96,21 @@ func TestAnyResourceCoversTheRest(t *testing.T) {
 	}
 }
 
-// The package knows the audiences of all clouds by itself: a policy that is made without a
-// list must not be wider.
+// The package knows the audiences of all clouds by itself: a policy that is made without a list
+// must not be wider.
 func TestTheAudiencesOfTheCloudsAreReserved(t *testing.T) {
 	found := 0
 	for _, name := range []string{"public", "us-gov", "china", "france", "germany", "singapore"} {
-		cloud, ok := entra.CloudNamed(name)
+		in, ok := cloud.Named(name)
 		if !ok {
 			t.Fatalf("there is no cloud %q", name)
 		}
-		if cloud.ExchangeAudience == "" {
+		if in.ExchangeAudience == "" {
 			continue
 		}
 		found++
-		if !new(policy.Policy).Reserves(resource(t, cloud.ExchangeAudience)) {
-			t.Errorf("%s is not reserved", cloud.ExchangeAudience)
+		if !new(policy.Policy).Reserves(resource(t, in.ExchangeAudience)) {
+			t.Errorf("%s is not reserved", in.ExchangeAudience)
 		}
 	}
 	if found < 5 {

@@ -17,9 +17,9 @@ type Resource struct {
 	asked, compared string
 }
 
-// ParseResource accepts a resource as SDKs write it: with or without a trailing
-// slash, with or without "/.default" (resource "https://r/" has the scope
-// "https://r//.default"). It refuses what could mean two things.
+// ParseResource accepts a resource as SDKs write it: with or without a trailing slash, with or
+// without "/.default" (resource "https://r/" has the scope "https://r//.default"). It refuses what
+// could mean two things.
 func ParseResource(s string) (Resource, error) {
 	if len(s) > MaxResourceBytes {
 		return Resource{}, fmt.Errorf("resource is longer than %d bytes", MaxResourceBytes)
@@ -38,8 +38,8 @@ func ParseResource(s string) (Resource, error) {
 	return Resource{asked: asked, compared: compared}, nil
 }
 
-// unsafeInResource reports whether r is not a printable ASCII character, or is
-// one that separates scopes (RFC 6749, 3.3: space) or is excluded there.
+// unsafeInResource reports whether r is not a printable ASCII character, or is one that separates
+// scopes (RFC 6749, 3.3: space) or is excluded there.
 func unsafeInResource(r rune) bool {
 	return r <= ' ' || r >= 0x7f || r == '"' || r == '\\'
 }
@@ -47,8 +47,7 @@ func unsafeInResource(r rune) bool {
 // String returns the form in which rules are compared: without a trailing slash.
 func (r Resource) String() string { return r.compared }
 
-// Asked returns the form that the caller used, without "/.default" but with its
-// trailing slash. It is what is asked for upstream and repeated in the answer: there are
-// resources that take only tokens whose audience has the slash, and SDKs expect to read
-// what they asked for.
+// Asked returns the form that the caller used, without "/.default" but with its trailing slash. It
+// is what is asked for upstream and repeated in the answer: there are resources that take only
+// tokens whose audience has the slash, and SDKs expect to read what they asked for.
 func (r Resource) Asked() string { return r.asked }

@@ -53,8 +53,8 @@ func TestParseResource(t *testing.T) {
 	}
 }
 
-// Whatever is accepted must mean one resource, today and after the next
-// trimming, and must be allowed only by a rule of that resource.
+// Whatever is accepted must mean one resource, today and after the next trimming, and must be
+// allowed only by a rule of that resource.
 func FuzzParseResource(f *testing.F) {
 	for _, seed := range []string{
 		vault, vault + "/", vault + "/.default", vault + "//.default", vault + "//", "/", "/.default", "*", "",

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// Validate returns an error if a rule could never allow anything, or means
-// something else than it seems to.
+// Validate returns an error if a rule could never allow anything, or means something else than it
+// seems to.
 func (p *Policy) Validate() error {
 	seen := make(map[string]bool, len(p.Rules))
 	for i := range p.Rules {
@@ -39,8 +39,7 @@ func (r *Rule) validate() error {
 	return r.validateResources()
 }
 
-// validateNames refuses "*": it would be compared as a name, and whoever wrote
-// it meant more.
+// validateNames refuses "*": it would be compared as a name, and whoever wrote it meant more.
 func validateNames(what string, names []string) error {
 	if len(names) == 0 {
 		return fmt.Errorf("names no %s", what)

@@ -6,9 +6,9 @@ const (
 	KindApplication     = "application"
 )
 
-// Identity is an element of the body of GET [PathIdentities]: an identity that rules
-// give the caller, and what for. What is not together in one rule is refused all the
-// same: the lists are of all rules that give the identity.
+// Identity is an element of the body of GET [PathIdentities]: an identity that rules give the
+// caller, and what for. What is not together in one rule is refused all the same: the lists are of
+// all rules that give the identity.
 type Identity struct {
 	Name      string   `json:"name"`
 	Kind      string   `json:"kind"`
@@ -17,11 +17,11 @@ type Identity struct {
 	Types     []string `json:"types"`
 }
 
-// Capabilities is the body of GET [PathCapabilities]: how well tokens can be bound to
-// this VM, and why not better.
+// Capabilities is the body of GET [PathCapabilities]: how well tokens can be bound to this VM, and
+// why not better.
 type Capabilities struct {
-	// StrongestBinding is the best strength that a credential can have here, and
-	// Reason says why it is not a better one, or what it rests on.
+	// StrongestBinding is the best strength that a credential can have here, and Reason says why it
+	// is not a better one, or what it rests on.
 	StrongestBinding  string            `json:"strongest_binding"`
 	Reason            string            `json:"reason"`
 	ManagedIdentityV2 Capability        `json:"managed_identity_v2"` // with a binding certificate
@@ -57,11 +57,11 @@ func (f Form) Reached() string {
 	return "no"
 }
 
-// Capability is one road to a token.
+// Capability is one way to get a token.
 type Capability struct {
 	// Available is null as long as it is not known.
 	Available *bool `json:"available"`
-	// Strength is what a token that came by this road would have.
+	// Strength is what a token that was got this way would have.
 	Strength string `json:"strength,omitempty"`
 	Reason   string `json:"reason,omitempty"`
 }

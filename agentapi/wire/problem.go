@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// Problem is the body of every error of the native API (RFC 9457). Programs
-// decide on Code; Detail and Hint are for people.
+// Problem is the body of every error of the native API (RFC 9457). Programs decide on Code; Detail
+// and Hint are for people.
 type Problem struct {
 	Type   string `json:"type"`   // URI of the code's documentation
 	Title  string `json:"title"`  // the same for every problem of a code
@@ -19,16 +19,14 @@ type Problem struct {
 	Field  string `json:"field,omitempty"`  // parameter or header at fault
 	// Identity is the configured identity that the problem is about.
 	Identity string `json:"identity,omitempty"`
-	// Claims is a claims challenge of Entra, a JSON object, with CodeClaimsRequired: a
-	// program passes it on to where it can be met.
+	// Claims is a claims challenge of Entra, a JSON object, with CodeClaimsRequired: a program
+	// passes it on to where it can be met.
 	Claims string `json:"claims,omitempty"`
-	// RetryAfter repeats the Retry-After header: seconds to wait; 0 when
-	// waiting will not help.
+	// RetryAfter repeats the Retry-After header: seconds to wait; 0 when waiting will not help.
 	RetryAfter int64 `json:"retry_after,omitempty"`
 }
 
-// Code names a kind of problem for programs. The set may grow; a code never
-// changes its meaning.
+// Code names a kind of problem for programs. The set may grow; a code never changes its meaning.
 type Code string
 
 // The codes. Their HTTP statuses are those of [Code.Status].
@@ -37,11 +35,10 @@ const (
 	CodeMissingParameter Code = "missing_parameter"
 	// CodeInvalidParameter: Field is unknown, malformed, or given twice.
 	CodeInvalidParameter Code = "invalid_parameter"
-	// CodeAmbiguousIdentity: no identity was named and several are granted;
-	// Detail lists them.
+	// CodeAmbiguousIdentity: no identity was named and several are granted; Detail lists them.
 	CodeAmbiguousIdentity Code = "ambiguous_identity"
-	// CodeRefusedHeader: header Field marks a request of a browser or of a
-	// proxy, which has no business at this socket.
+	// CodeRefusedHeader: header Field marks a request of a browser or of a proxy, which has no
+	// business at this socket.
 	CodeRefusedHeader Code = "refused_header"
 	// CodeUnexpectedBody: no request of this API has a body.
 	CodeUnexpectedBody Code = "unexpected_body"
@@ -50,35 +47,33 @@ const (
 
 	// CodeCallerNotAllowed: no rule names the calling process.
 	CodeCallerNotAllowed Code = "caller_not_allowed"
-	// CodeNotAllowed: the caller is known, but no rule gives it this identity,
-	// resource and token type, or lets it skip the cache. Whether the identity exists is not told.
+	// CodeNotAllowed: the caller is known, but no rule gives it this identity, resource and token
+	// type, or lets it skip the cache. Whether the identity exists is not told.
 	CodeNotAllowed Code = "not_allowed"
 	// CodeAdminOnly: only an administrator of the agent may do this.
 	CodeAdminOnly Code = "admin_only"
-	// CodeIdentityNotFound: a rule gives the caller this identity, but the
-	// virtual machine does not have it.
+	// CodeIdentityNotFound: a rule gives the caller this identity, but the virtual machine does not
+	// have it.
 	CodeIdentityNotFound Code = "identity_not_found"
 
 	CodeNotFound         Code = "not_found"          // no such path
 	CodeMethodNotAllowed Code = "method_not_allowed" // the path exists; see the Allow header
 
-	// CodeThrottled: the platform asked for a pause, or the caller has asked for too
-	// many tokens that were not in memory; see RetryAfter.
+	// CodeThrottled: the platform asked for a pause, or the caller has asked for too many tokens
+	// that were not in memory; see RetryAfter.
 	CodeThrottled Code = "throttled"
-	// CodeUnavailable: TPM, IMDS, attestation or Entra is down or slow; retry
-	// after RetryAfter.
+	// CodeUnavailable: TPM, IMDS, attestation or Entra is down or slow; retry after RetryAfter.
 	CodeUnavailable Code = "unavailable"
-	// CodeAuditUnavailable: the configuration wants each token on record, and the record
-	// cannot be written; retry after RetryAfter.
+	// CodeAuditUnavailable: the configuration wants each token on record, and the record cannot be
+	// written; retry after RetryAfter.
 	CodeAuditUnavailable Code = "audit_unavailable"
-	// CodeTooManyConnections: the caller's user holds too many connections, or
-	// all users together do whom only a group makes known.
+	// CodeTooManyConnections: the caller's user holds too many connections, or all users together
+	// do who are known by a group only.
 	CodeTooManyConnections Code = "too_many_connections"
-	// CodeCredentialRefused: the platform refused the agent's credential for
-	// good. Only an operator can mend that.
+	// CodeCredentialRefused: the platform refused the agent's credential for good. Only an operator
+	// can change that.
 	CodeCredentialRefused Code = "credential_refused"
-	// CodeClaimsRequired: Entra's policies want more than the credential says; Claims
-	// is what.
+	// CodeClaimsRequired: Entra's policies want more than the credential says; Claims is what.
 	CodeClaimsRequired Code = "claims_required"
 	// CodeInternal: a fault of the agent; its log says more.
 	CodeInternal Code = "internal"
@@ -116,8 +111,8 @@ var problems = map[Code]struct {
 // problemTypes is the document that explains the codes.
 const problemTypes = "https://github.com/keyagent/keyagent/blob/main/agentapi/wire/openapi.yaml#"
 
-// NewProblem returns a problem of a code with the title and status that all
-// problems of that code share. An unknown code becomes [CodeInternal].
+// NewProblem returns a problem of a code with the title and status that all problems of that code
+// share. An unknown code becomes [CodeInternal].
 func NewProblem(code Code, detail string) Problem {
 	p, ok := problems[code]
 	if !ok {
@@ -135,8 +130,8 @@ func NewProblem(code Code, detail string) Problem {
 // Status returns the HTTP status of the code in the native API.
 func (c Code) Status() int { return NewProblem(c, "").Status }
 
-// RefusedByPolicy reports whether the agent's own rules said no, as opposed to
-// anything that went wrong.
+// RefusedByPolicy reports whether the agent's own rules said no, as opposed to anything that went
+// wrong.
 func (c Code) RefusedByPolicy() bool {
 	return c == CodeCallerNotAllowed || c == CodeNotAllowed || c == CodeAdminOnly
 }

@@ -9,14 +9,13 @@ import (
 
 const redacted = "[redacted]"
 
-// Secret is a text that goes over the socket as it is, and into no log, error
-// or debug print. Take it out with [Secret.Reveal] where it is used. The zero
-// value is the empty secret.
+// Secret is a text that goes over the socket as it is, and into no log, error or debug print. Take
+// it out with [Secret.Reveal] where it is used. The zero value is the empty secret.
 type Secret struct {
 	_ [0]func() // == would compare addresses
 
-	// A pointer, because fmt prints unexported fields by reflection, without
-	// asking their methods: of a string it would show the text.
+	// A pointer, because fmt prints unexported fields by reflection, without asking their methods:
+	// of a string it would show the text.
 	text *string
 }
 
@@ -39,8 +38,8 @@ func (s Secret) Reveal() string {
 // IsZero reports whether the secret is empty.
 func (s Secret) IsZero() bool { return s.text == nil }
 
-// MarshalText returns the secret in the clear: a reply is useless without it. It
-// makes the secret a JSON string.
+// MarshalText returns the secret in the clear: a reply is useless without it. It makes the secret a
+// JSON string.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.Reveal()), nil }
 
 // UnmarshalText takes the secret out of a reply.

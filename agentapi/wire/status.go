@@ -2,16 +2,15 @@ package wire
 
 import "time"
 
-// Status is the body of GET [PathStatus]: what the agent is and has, for its
-// administrator. It holds no secret.
+// Status is the body of GET [PathStatus]: what the agent is and has, for its administrator. It
+// holds no secret.
 type Status struct {
 	Version string    `json:"version"`
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
-	// Ready says that the TPM answers, that audit records can be written if they
-	// are required, and that no identity is known to be unable to give tokens. One
-	// that nobody has asked for yet is ready, unless what it needs on this machine
-	// is known to be missing, damaged or expired.
+	// Ready says that the TPM answers, that audit records can be written if they are required, and
+	// that no identity is known to be unable to give tokens. One that nobody has asked for yet is
+	// ready, unless what it needs on this machine is known to be missing, damaged or expired.
 	Ready bool `json:"ready"`
 	// NotReady says why Ready is false, a sentence each; empty when it is true.
 	NotReady []string    `json:"not_ready,omitempty"`
@@ -23,20 +22,19 @@ type Status struct {
 	Identities    []IdentityStatus    `json:"identities"`
 	// Waiting is what the agent has been waiting for for more than five seconds; empty as a rule.
 	Waiting []WaitStatus `json:"waiting,omitempty"`
-	// RulesOff are the rules that are not in force because they name a user or a
-	// group who was not found on this machine. Empty when all are in force.
+	// RulesOff are the rules that are not in force because they name a user or a group who was not
+	// found on this machine. Empty when all are in force.
 	RulesOff []RuleStatus `json:"rules_off,omitempty"`
-	// AdminsUnknown says which administrators of the configuration were not found;
-	// empty when all were.
+	// AdminsUnknown says which administrators of the configuration were not found; empty when all
+	// were.
 	AdminsUnknown string `json:"admins_unknown,omitempty"`
-	// Unconfirmed are users and groups that rules in force go on with since a reload,
-	// by the numbers that they had before: the directory has not told since. Empty as
-	// a rule.
+	// Unconfirmed are users and groups of rules in force whose numbers are from before
+	// a reload: the directory has not confirmed them since. Empty as a rule.
 	Unconfirmed []UnconfirmedAccount `json:"accounts_unconfirmed,omitempty"`
 }
 
 // UnconfirmedAccount describes a user or group whose number is from the configuration
-// before, because nobody could be asked for it since.
+// before, as the directory has not confirmed it since.
 type UnconfirmedAccount struct {
 	Kind   string `json:"kind"` // "user" or "group"
 	Name   string `json:"name"`
@@ -137,35 +135,32 @@ type CredentialStatus struct {
 	State     string `json:"state"`
 	LastError string `json:"last_error,omitempty"`
 	Strength  string `json:"strength,omitempty"` // of the last token that it obtained
-	// Certificate is that of a credential with Source "certificate", as far as it
-	// can be read.
+	// Certificate is that of a credential with Source "certificate", as far as it can be read.
 	Certificate *CertificateStatus `json:"certificate,omitempty"`
 }
 
-// CertificateStatus describes an identity's binding certificate, or the
-// certificate of an application's credential.
+// CertificateStatus describes an identity's binding certificate, or the certificate of an
+// application's credential.
 type CertificateStatus struct {
 	Subject    string `json:"subject"`
 	Issuer     string `json:"issuer"`
 	Thumbprint string `json:"thumbprint"` // x5t#S256, base64url
-	// ThumbprintSHA1 is how Entra's portal names an application's certificate,
-	// upper-case hex.
+	// ThumbprintSHA1 is how Entra's portal names an application's certificate, upper-case hex.
 	ThumbprintSHA1 string    `json:"thumbprint_sha1,omitempty"`
 	Serial         string    `json:"serial"` // hex
 	NotBefore      time.Time `json:"not_before"`
 	NotAfter       time.Time `json:"not_after"`
-	// EffectiveExpiry is when it stops being useful: the earlier of NotAfter
-	// and what the issuer said about tokens.
+	// EffectiveExpiry is when it stops being useful: the earlier of NotAfter and what the issuer
+	// said about tokens.
 	EffectiveExpiry time.Time `json:"effective_expiry"`
-	// DaysLeft counts the whole days until EffectiveExpiry: 0 in the last one,
-	// negative once it has expired.
+	// DaysLeft counts the whole days until EffectiveExpiry: 0 in the last one, negative once it has
+	// expired.
 	DaysLeft int `json:"days_left"`
-	// ExpiresSoon says that somebody should replace it: it has less than 30 days or
-	// a third of its life left. It is false for a binding certificate, which the
-	// agent renews.
+	// ExpiresSoon says that somebody should replace it: it has less than 30 days or a third of its
+	// life left. It is false for a binding certificate, which the agent renews.
 	ExpiresSoon bool `json:"expires_soon,omitempty"`
-	// RenewAt is when the agent renews a binding certificate; zero for others, which
-	// only their owner can renew.
+	// RenewAt is when the agent renews a binding certificate; zero for others, which only their
+	// owner can renew.
 	RenewAt time.Time `json:"renew_at,omitzero"`
 }
 
@@ -176,9 +171,10 @@ type TLSStatus struct {
 	Handshakes         int64  `json:"handshakes"`                    // full handshakes, that is, TPM signatures, since start
 }
 
-// AttestationStatus describes how the binding key is attested.
+// AttestationStatus describes the attestation behind binding certificates.
 type AttestationStatus struct {
-	Provider string `json:"provider"` // as in "azure-guest" or "none"
-	// Expires is when the attestation token that was obtained last expires; nil in capabilities, and while there is none.
+	Provider string `json:"provider"` // of attestation tokens, as in "azure-guest" or "none"
+	// Expires is when the attestation token that was obtained last expires; nil in capabilities, and
+	// while there is none.
 	Expires *time.Time `json:"expires,omitempty"`
 }

@@ -16,26 +16,25 @@ type TokenResponse struct {
 	Identity    string `json:"identity"`   // name in the agent's configuration
 	ClientID    string `json:"client_id"`  // that Entra knows the identity by
 
-	// Credential is the name of the credential that obtained the token:
-	// "managed_identity", or that of an application's entry. Bound says that it was
-	// shown over mutual TLS, and Strength how well it was protected at that time: one
-	// of [Strengths].
+	// Credential is the name of the credential that obtained the token: "managed_identity", or that
+	// of an application's entry. Bound says that it was shown over mutual TLS, and Strength how
+	// well it was protected at that time: one of [Strengths].
 	Credential string `json:"credential"`
 	Bound      bool   `json:"bound"`
 	Strength   string `json:"strength"`
-	// Fallback says that a credential earlier in the list, or the bound form of this
-	// one, was passed over.
+	// Fallback says that a credential earlier in the list, or the bound form of this one, was
+	// passed over.
 	Fallback bool `json:"fallback"`
-	// Binding is the certificate and TLS connection over which the token was
-	// obtained; nil if none was shown.
+	// Binding is the certificate and TLS connection over which the token was obtained; nil if none
+	// was shown.
 	Binding *Binding `json:"binding,omitempty"`
 }
 
 // Expiry returns the time from which the token must not be used.
 func (t TokenResponse) Expiry() time.Time { return time.Unix(t.ExpiresOn, 0) }
 
-// LogValue implements [slog.LogValuer]: a JSON log handler would encode the
-// struct, and with it the token.
+// LogValue implements [slog.LogValuer]: a JSON log handler would encode the struct, and with it the
+// token.
 func (t TokenResponse) LogValue() slog.Value {
 	return slog.GroupValue(
 		slog.String("identity", t.Identity),
@@ -53,9 +52,8 @@ type Binding struct {
 	SignatureAlgorithm string `json:"signature_algorithm,omitempty"` // TLS SignatureScheme as in "rsa_pss_rsae_sha256"
 }
 
-// IMDSToken is the body of a successful GET [PathIMDSToken]. SDKs differ in
-// which expiry they read, so both are always there; azure-identity for Python
-// needs Resource.
+// IMDSToken is the body of a successful GET [PathIMDSToken]. SDKs differ in which expiry they read,
+// so both are always there; azure-identity for Python needs Resource.
 type IMDSToken struct {
 	AccessToken  Secret `json:"access_token"`
 	ClientID     string `json:"client_id"`

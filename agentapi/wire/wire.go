@@ -3,12 +3,11 @@ package wire
 // DefaultSocket is where the agent listens unless configured otherwise.
 const DefaultSocket = "/run/keyagent/agent.sock"
 
-// EnvSocket is the environment variable that names another socket to programs
-// that call the agent.
+// EnvSocket is the environment variable that names another socket to programs that call the agent.
 const EnvSocket = "KEYAGENT_SOCKET"
 
-// The paths of the API. They are matched byte for byte, except that the IMDS
-// path may carry duplicate slashes and a trailing one, because SDKs send them.
+// The paths of the API. They are matched byte for byte, except that the IMDS path may carry
+// duplicate slashes and a trailing one, because SDKs send them.
 const (
 	PathToken        = "/v1/token"
 	PathIdentities   = "/v1/identities"
@@ -24,14 +23,14 @@ const (
 	ParamScope    = "scope"    // resource URI + "/.default"
 	ParamType     = "type"     // token type; default TypeBearer
 
-	// ParamClaims is a claims challenge of the resource: a JSON object, as it is
-	// after decoding the base64 of WWW-Authenticate, of at most [MaxClaimsBytes].
+	// ParamClaims is a claims challenge of the resource: a JSON object, as it is after decoding the
+	// base64 of WWW-Authenticate, of at most [MaxClaimsBytes].
 	ParamClaims = "claims"
-	// ParamCapabilities is what the program that uses the token can do, separated by
-	// commas: CapabilityCP1.
+	// ParamCapabilities is what the program that uses the token can do, separated by commas:
+	// CapabilityCP1.
 	ParamCapabilities = "capabilities"
-	// ParamForceRefresh, "true" or "false", skips the agent's cache. It takes a rule
-	// that allows it.
+	// ParamForceRefresh, "true" or "false", skips the agent's cache. It takes a rule that allows
+	// it.
 	ParamForceRefresh = "force_refresh"
 )
 
@@ -41,8 +40,8 @@ const (
 	TypePoP    = "mtls_pop" // bound to a certificate (RFC 8705, 3), and of use only to who can show that
 )
 
-// CapabilityCP1 in [ParamCapabilities] says that the program handles claims
-// challenges. Such tokens live longer, and can be revoked meanwhile.
+// CapabilityCP1 in [ParamCapabilities] says that the program handles claims challenges. Such tokens
+// live longer, and can be revoked meanwhile.
 const CapabilityCP1 = "cp1"
 
 // MaxClaimsBytes limits a claims challenge.
@@ -54,18 +53,17 @@ const (
 	ParamClientID   = "client_id"
 	ParamObjectID   = "object_id"
 	ParamResourceID = "msi_res_id"
-	// ParamResourceIDAlias is the App Service protocol's name of ParamResourceID.
-	// Callers mix the two up; ignoring the wrong one would silently hand out a
-	// token of another identity.
+	// ParamResourceIDAlias is the App Service protocol's name of ParamResourceID. Callers mix the
+	// two up; ignoring the wrong one would silently hand out a token of another identity.
 	ParamResourceIDAlias = "mi_res_id"
 )
 
-// IMDSAPIVersion is the oldest value of [ParamAPIVersion] that is taken. Later dates mean the
-// same here, as they do to Azure's service: programs send whichever they were written for.
+// IMDSAPIVersion is the oldest value of [ParamAPIVersion] that is taken. Later dates mean the same
+// here, as they do to Azure's service: programs send whichever they were written for.
 const IMDSAPIVersion = "2018-02-01"
 
-// HeaderMetadata must be "true" on requests to [PathIMDSToken]. A program that
-// is tricked into fetching a URL cannot set it.
+// HeaderMetadata must be "true" on requests to [PathIMDSToken]. A program that is tricked into
+// fetching a URL cannot set it.
 const HeaderMetadata = "Metadata"
 
 // Media types of the replies.

@@ -4,6 +4,7 @@
 //
 //	herd    60 processes start and want the same token at once
 //	outage  the token endpoint is down for ten minutes when tokens are half through their life
+//	memory  the agent as it is installed is idle, and then asked by 64 clients for a minute
 //	theft   somebody takes all files and the memory away and tries to get tokens with them on another VM
 //
 // For the herd, the platform answers as slowly as the real one, and its IMDS has the real one's limit of 20 requests a second and 5 at a time.

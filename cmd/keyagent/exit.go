@@ -14,6 +14,7 @@ import (
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/advice"
+	"github.com/keyagent/keyagent/internal/errinfo"
 	"github.com/keyagent/keyagent/internal/keyring"
 )
 
@@ -164,7 +165,7 @@ func (a *app) hintFor(err error, cmd *cobra.Command) string {
 	if todo, ok := advice.Of(err); ok {
 		return todo.Text(words{})
 	}
-	var hinted interface{ Hint() string }
+	var hinted errinfo.Hinter
 	_, badUsage := errors.AsType[usageError](err)
 	_, badRequest := errors.AsType[keyring.RequestError](err)
 	switch {

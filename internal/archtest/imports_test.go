@@ -25,7 +25,9 @@ var places = map[string]place{
 	"internal/secret":            {nil, leaf},
 	"internal/owned":             {nil, leaf},
 	"internal/statefile":         {[]string{"internal/owned"}, "files of the agent's own, held to the rule about owners"},
-	"internal/upstream":          {nil, leaf},
+	"internal/cloud":             {nil, leaf},
+	"internal/errinfo":           {nil, leaf},
+	"internal/upstream":          {[]string{"internal/cloud"}, "it must know the one address that no proxy is asked for"},
 	"internal/pemfile":           {nil, leaf},
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all who meet certificates"},
 	"internal/writequeue":        {nil, leaf},
@@ -35,14 +37,23 @@ var places = map[string]place{
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
-	"config":                     {[]string{"internal/owned"}, "the file format is no package's own; engine and daemon translate it into each Config"},
+	"config":                     {[]string{"internal/cloud", "internal/owned"}, "the file format is no package's own; engine and daemon translate it into each Config. A file names clouds, hosts and audiences as Microsoft does"},
 	"agentapi/wire":              {nil, "apps link it: what they would carry with it must be nothing"},
 	"agentapi/peer":              {nil, "who is calling is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm":            {[]string{"internal/secret", "internal/pemfile", "internal/tcg", "internal/waiting"}, "the device knows nothing of what its keys are for"},
+	"tpm/internal/rc": {nil, leaf},
+	"tpm/internal/device": {
+		[]string{"tpm/internal/rc", "internal/tcg", "internal/waiting"},
+		"the lower floor: who has the TPM now; it knows no keys, sessions or storage roots",
+	},
+
+	"tpm": {
+		[]string{"tpm/internal/...", "internal/secret", "internal/pemfile", "internal/tcg"},
+		"the device knows nothing of what its keys are for",
+	},
 	"signer":         {[]string{"tpm", "internal/statefile", "internal/waiting"}, "a key is a file and a TPM"},
 	"signer/certreq": {[]string{"internal/certs"}, "pure: what a certificate says is computed, and no TPM is needed to test it"},
 	"signer/keystore": {
@@ -55,7 +66,7 @@ var places = map[string]place{
 		"pure: a relying party that only verifies must not link device code",
 	},
 	"attest/collect": {
-		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/upstream"},
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream"},
 		"gathers on the VM what attest then judges",
 	},
 	"attest/maa": {
@@ -68,14 +79,14 @@ var places = map[string]place{
 	},
 
 	"tlsbridge":     {[]string{"internal/upstream"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
-	"acquire/imds":  {[]string{"internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
-	"acquire/entra": {[]string{"internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
+	"acquire/imds":  {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
+	"acquire/entra": {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/binding": {
 		[]string{"acquire/imds", "internal/certs", "internal/inflight", "internal/statefile", "internal/secret", "internal/waiting"},
 		"keys and attestation tokens come through small interfaces, so no TPM is needed to test a renewal",
 	},
 	"acquire": {
-		[]string{"acquire/...", "tlsbridge", "internal/inflight", "internal/secret", "internal/statefile", "internal/upstream", "internal/waiting"},
+		[]string{"acquire/...", "tlsbridge", "internal/cloud", "internal/errinfo", "internal/inflight", "internal/secret", "internal/statefile", "internal/upstream", "internal/waiting"},
 		"turns credentials into tokens; it must not know who asks (agentapi) nor what holds the key (tpm)",
 	},
 
@@ -95,7 +106,7 @@ var places = map[string]place{
 	"internal/engine": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "attest/...", "tlsbridge", "acquire/...",
-			"internal/advice", "internal/certs", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
+			"internal/advice", "internal/certs", "internal/cloud", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
 		},
 		"the one place where key, attestation and token services meet; it cannot see who asks (agentapi)",
 	},
@@ -130,7 +141,7 @@ var places = map[string]place{
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/keyring", "internal/rulebook", "internal/statedir",
+			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir",
 			"internal/pemfile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
@@ -140,7 +151,7 @@ var places = map[string]place{
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
-	"acquire/conformance":          {nil, "it looks at the whole road to a token from outside, and holds nothing but tests"},
+	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
 	"internal/agenttest": {

@@ -23,7 +23,7 @@ type directory struct {
 	mu    sync.Mutex
 	ids   map[string]uint32
 	asked []string
-	fails error            // for everybody
+	fails error            // for all names
 	fail  map[string]error // for some
 }
 
@@ -64,7 +64,7 @@ func (d *directory) remove(account string) {
 	delete(d.ids, account)
 }
 
-// failFor has the directory answer otherwise for somebody; nil: as before.
+// failFor has the directory answer with an error for one name; nil: as before.
 func (d *directory) failFor(account string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -185,7 +185,8 @@ func TestAnUnknownUserCostsTheirRuleAlone(t *testing.T) {
 	}
 }
 
-// A rule that was off while somebody was missing comes into force with what is known then, and not with what was known of the others before.
+// A rule that was off while a user was missing comes into force with what is known then, and not
+// with what was known of its other users before.
 func TestARuleComesIntoForceWithTheNumbersOfThatMoment(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -223,7 +224,8 @@ func TestARuleComesIntoForceWithTheNumbersOfThatMoment(t *testing.T) {
 	}
 }
 
-// A rule in force goes on with the numbers that it has, whatever becomes of a rule that names the same user; it follows a new answer.
+// A rule in force goes on with the numbers that it has, whatever becomes of another rule that names
+// the same user. If that one's look finds another number, it applies to both.
 func TestARuleInForceKeepsItsNumbers(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -268,7 +270,8 @@ func (s *stage) off() string {
 	return strings.Join(text, "\n")
 }
 
-// awaitLook waits until what a look has found is in force: the agent waits for the next one, or looks no more.
+// awaitLook waits until what a look has found is in force: the agent waits for the next one, or the
+// rule has come into force.
 func (s *stage) awaitLook(turn *turns) {
 	s.t.Helper()
 	s.await("the end of the look", func() bool {

@@ -9,6 +9,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
 // addIdentities translates the configured identities.
@@ -35,7 +36,7 @@ func selector(m config.ManagedIdentitySelector) imds.Selector {
 }
 
 func application(app *config.Application) (*acquire.Application, error) {
-	cloud, known := entra.CloudNamed(app.Cloud)
+	in, known := cloud.Named(app.Cloud)
 	if !known {
 		return nil, fmt.Errorf("cloud %q is not known", app.Cloud)
 	}
@@ -47,7 +48,7 @@ func application(app *config.Application) (*acquire.Application, error) {
 		return nil, fmt.Errorf("region %q is not the name of an Azure region, as in westeurope", app.Region)
 	}
 	made := &acquire.Application{
-		Authority: entra.Authority{Cloud: cloud, Tenant: app.Tenant, LoginURL: app.LoginEndpoint, MTLSURL: app.MTLSEndpoint},
+		Authority: entra.Authority{Cloud: in, Tenant: app.Tenant, LoginURL: app.LoginEndpoint, MTLSURL: app.MTLSEndpoint},
 		ClientID:  app.ClientID,
 		Region:    app.Region,
 	}

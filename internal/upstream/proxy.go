@@ -8,11 +8,9 @@ import (
 	"strings"
 
 	"golang.org/x/net/http/httpproxy"
-)
 
-// linkLocalServices is where every cloud's machines find their metadata. A proxy would
-// answer for its own machine, or read what is said.
-const linkLocalServices = "169.254.169.254"
+	"github.com/keyagent/keyagent/internal/cloud"
+)
 
 // Proxy makes the Proxy function of an http.Transport. rawURL is http or https, with
 // user information if the proxy wants it; it serves https targets, by CONNECT, and no
@@ -32,7 +30,8 @@ func Proxy(rawURL string, bypass []string) (func(*http.Request) (*url.URL, error
 	}
 	choose := (&httpproxy.Config{
 		HTTPSProxy: u.String(),
-		NoProxy:    strings.Join(slices.Concat(bypass, []string{linkLocalServices}), ","),
+		// A proxy would answer for its own machine's metadata, or read what is said.
+		NoProxy: strings.Join(slices.Concat(bypass, []string{cloud.MetadataAddress}), ","),
 	}).ProxyFunc()
 	return func(r *http.Request) (*url.URL, error) { return choose(r.URL) }, nil
 }

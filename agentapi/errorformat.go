@@ -6,22 +6,40 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// shape is how a route writes its errors. The zero value is no shape.
-type shape int
+// errorFormat says a problem in the terms of a protocol. The body is encoded as JSON.
+type errorFormat func(*problem) (status int, contentType string, body any)
 
-const (
-	_      shape = iota
-	native       // problem+json
-	imds         // as the Instance Metadata Service
-)
+// problemJSON is the format of the native API (RFC 9457).
+func problemJSON(p *problem) (status int, contentType string, body any) {
+	return p.Status, wire.ContentTypeProblem, p.Problem
+}
 
-// imdsErrors gives each code what SDKs understand. 400 is final for them and
-// lets a chain of credentials go on; 429 and 503 are retried. A refused
-// credential is final too, though the native API calls it 502.
-var imdsErrors = map[wire.Code]struct {
+// sdkErrors is what a protocol of Azure's SDKs has in place of each code of the native API.
+type sdkErrors map[wire.Code]sdkError
+
+type sdkError struct {
 	status int
 	name   string
-}{
+}
+
+// format is the [errorFormat] {"error", "error_description"} of such a protocol. A code that the
+// table does not have is told as an internal one.
+func (e sdkErrors) format(p *problem) (status int, contentType string, body any) {
+	said, ok := e[p.Code]
+	if !ok {
+		said = e[wire.CodeInternal]
+	}
+	description := p.Detail
+	if p.Hint != "" {
+		description += " (" + p.Hint + ")"
+	}
+	return said.status, wire.ContentTypeJSON, wire.IMDSError{Error: said.name, Description: description}
+}
+
+// imdsErrors is the table of the Instance Metadata Service. 400 is final for them and lets a chain
+// of credentials go on; 429 and 503 are retried. A refused credential is final too, though the
+// native API calls it 502.
+var imdsErrors = sdkErrors{
 	wire.CodeMissingParameter:  {http.StatusBadRequest, "invalid_request"},
 	wire.CodeInvalidParameter:  {http.StatusBadRequest, "invalid_request"},
 	wire.CodeAmbiguousIdentity: {http.StatusBadRequest, "invalid_request"},
@@ -45,20 +63,4 @@ var imdsErrors = map[wire.Code]struct {
 	wire.CodeUnavailable:        {http.StatusServiceUnavailable, "temporarily_unavailable"},
 	wire.CodeAuditUnavailable:   {http.StatusServiceUnavailable, "temporarily_unavailable"},
 	wire.CodeInternal:           {http.StatusInternalServerError, "unknown"},
-}
-
-// problem returns how this shape says p.
-func (s shape) problem(p *problem) (status int, contentType string, body any) {
-	if s != imds {
-		return p.Status, wire.ContentTypeProblem, p.Problem
-	}
-	said, ok := imdsErrors[p.Code]
-	if !ok {
-		said = imdsErrors[wire.CodeInternal]
-	}
-	description := p.Detail
-	if p.Hint != "" {
-		description += " (" + p.Hint + ")"
-	}
-	return said.status, wire.ContentTypeJSON, wire.IMDSError{Error: said.name, Description: description}
 }

@@ -1,0 +1,71 @@
+package agentapi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"github.com/keyagent/keyagent/agentapi/peer"
+)
+
+// A face is one way into the agent. Everything in which ways differ is a value here or in the table
+// of routes, so that the code that answers requests never asks which face it serves.
+type face struct {
+	listener net.Listener
+	// identify says who has made a connection. It is called once, when the connection is accepted,
+	// and must not block: others are accepted after it.
+	identify func(net.Conn) (peer.Caller, error)
+	routes   []route
+	errors   errorFormat // of refusals that are no route's: of a path that is not there, for one
+}
+
+// socketFace is the Unix socket, on which the kernel knows the caller.
+func socketFace(ln net.Listener) (*face, error) {
+	if network := ln.Addr().Network(); network != "unix" {
+		return nil, fmt.Errorf("serving %s: callers cannot be identified on a %s socket", ln.Addr(), network)
+	}
+	return &face{listener: ln, identify: peer.Of, routes: socketRoutes, errors: problemJSON}, nil
+}
+
+// httpServer returns a server for the connections that an [admission] to the face accepts.
+func (s *Server) httpServer(requests context.Context, f *face) *http.Server {
+	return &http.Server{
+		Handler:           s.handler(f),
+		ReadHeaderTimeout: readHeaderTimeout,
+		WriteTimeout:      s.cfg.RequestTimeout + writeSlack,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		// "OPTIONS *" would be answered past the table of routes.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
+		BaseContext:                  func(net.Listener) context.Context { return requests },
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			if admitted, ok := conn.(*admittedConn); ok {
+				return withConnection(ctx, &connection{caller: admitted.caller})
+			}
+			return ctx // and no caller, so that nothing will be granted
+		},
+	}
+}
+
+// connection is what the agent knows of one connection. net/http answers the requests of a
+// connection one after another, so that nothing here needs a lock.
+type connection struct {
+	caller peer.Caller
+	last   *approval // of the last request for a token that the rules allowed; nil: there was none
+}
+
+type connectionKey struct{}
+
+func withConnection(ctx context.Context, c *connection) context.Context {
+	return context.WithValue(ctx, connectionKey{}, c)
+}
+
+// connectionOf returns the connection of a request; nil if it is not known, so that nothing may be
+// granted.
+func connectionOf(ctx context.Context) *connection {
+	c, _ := ctx.Value(connectionKey{}).(*connection)
+	return c
+}

@@ -1,0 +1,49 @@
+package agentapi_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keyagent/keyagent/agentapi"
+)
+
+// The context of a request ends as one of context.WithTimeout does, whenever somebody begins to
+// wait for it.
+func TestPatienceEndsInTime(t *testing.T) {
+	tests := []struct {
+		name  string
+		idle  time.Duration // before somebody waits
+		stop  func(cancel, end context.CancelFunc)
+		after time.Duration // since the beginning
+		want  error
+	}{
+		{"waited for from the beginning", 0, nil, time.Minute, context.DeadlineExceeded},
+		{"waited for later", 50 * time.Second, nil, time.Minute, context.DeadlineExceeded},
+		{"waited for too late", 2 * time.Minute, nil, 2 * time.Minute, context.DeadlineExceeded},
+		{"the request is cancelled", 0, func(cancel, _ context.CancelFunc) { cancel() }, 0, context.Canceled},
+		{"the request is answered", 0, func(_, end context.CancelFunc) { end() }, 0, context.Canceled},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				parent, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				ctx, end := agentapi.WithPatience(parent, time.Minute)
+				defer end()
+				<-time.After(tt.idle) // of the bubble's clock
+				done := ctx.Done()
+				if tt.stop != nil {
+					tt.stop(cancel, end)
+				}
+				<-done
+				if took := time.Since(begin); took != tt.after || !errors.Is(ctx.Err(), tt.want) {
+					t.Errorf("ended after %v with %v, want %v and %v", took, ctx.Err(), tt.after, tt.want)
+				}
+			})
+		})
+	}
+}

@@ -40,7 +40,7 @@ type verdict struct {
 	composed     bool // the error is made of others, and so has no row of its own
 
 	// For the identity: another resource or token type may be given where this one was not.
-	refusesRequest     bool // the identity has no such tokens, or Entra, which has accepted the credential, refused what was asked for
+	refusesRequest     bool // Entra took the credential and refused the rest, or nothing is bound
 	imdsRefusesRequest bool // IMDS refused what was asked for
 }
 

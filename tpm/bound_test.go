@@ -45,7 +45,8 @@ func TestAttributeNamesKnowsEveryBit(t *testing.T) {
 	}
 }
 
-// duplicatePolicy is the digest of TPM2_PolicyCommandCode(TPM_CC_Duplicate): without a policy, no key can be duplicated.
+// duplicatePolicy is the digest of TPM2_PolicyCommandCode(TPM_CC_Duplicate): without a policy, no
+// key can be duplicated.
 func duplicatePolicy() []byte {
 	calc, err := tpm2.NewPolicyCalculator(tpm2.TPMAlgSHA256)
 	if err != nil {
@@ -57,7 +58,8 @@ func duplicatePolicy() []byte {
 	return calc.Hash().Digest
 }
 
-// duplicate tries to get a key out in the clear: new parent TPM_RH_NULL, no inner wrapper (TPM 2.0 Part 3, 13.1).
+// duplicate tries to get a key out in the clear: new parent TPM_RH_NULL, no inner wrapper (TPM 2.0
+// Part 3, 13.1).
 func duplicate(t *testing.T, on *tpm.TPM, file *tpm.KeyFile) (private []byte, err error) {
 	t.Helper()
 	do(t, on, func(c transport.TPM) error {
@@ -141,8 +143,9 @@ func TestKeyFileHoldsNothingInTheClear(t *testing.T) {
 	}
 }
 
-// factors returns the offsets at which blob holds a prime factor of an RSA-2048 modulus, in either byte order. This is
-// what to look for: d, dP, dQ and qInv give the factors away, but a TPM stores just one prime.
+// factors returns the offsets at which blob holds a prime factor of an RSA-2048 modulus, in either
+// byte order. This is what to look for: d, dP, dQ and qInv give the factors away, but a TPM stores
+// just one prime.
 func factors(n *big.Int, blob []byte) []int {
 	var offsets []int
 	for i := 0; i+128 <= len(blob); i++ {

@@ -73,12 +73,12 @@ func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
 	}
 	status := wire.TPMStatus{
 		Device:          d.cfg.TPM,
-		Manufacturer:    d.engine.Key.Properties.Manufacturer,
-		FirmwareVersion: d.engine.Key.Properties.FirmwareVersion,
+		Manufacturer:    d.engine.Key.Identity.Manufacturer,
+		FirmwareVersion: d.engine.Key.Identity.FirmwareVersion,
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTPMTimeout)
 	defer cancel()
-	if _, err := d.engine.Key.TPM.Properties(ctx); err != nil {
+	if err := d.engine.Key.TPM.Answers(ctx); err != nil {
 		status.LastError = err.Error()
 	}
 	return status

@@ -122,7 +122,7 @@ func (e *Engine) openAcquirer(plan *Plan) error {
 		Bindings:   e.bindings,
 		Key: acquire.BindingKey{
 			Signer:           e.Key.WithContext,
-			SignatureSchemes: e.Key.SignatureSchemes(),
+			SignatureSchemes: e.Key.ProvenSchemes(),
 			Strength:         acquire.Strength(e.Key.Info().Strength),
 		},
 		IMDS:    e.IMDS,

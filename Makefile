@@ -32,7 +32,7 @@ test: ## what CI runs: format, vet, static analysis, race tests, static build; 4
 	@scripts/test
 
 .PHONY: bench
-bench: ## us beside references and peers in the same run, a table and bench/results.json; 5 to 8 minutes
+bench: ## us beside references, peers and an older build of ours in the same run; rows, and bench/results.json; 7 to 10 minutes
 	@scripts/bootstrap bench
 	@cd bench && go run . -repo ..
 
@@ -61,5 +61,5 @@ fmt: ## gofmt; seconds
 	@find . -name '*.go' -not -path './.cache/*' -print0 | xargs -0 -r gofmt -l -w
 
 .PHONY: clean
-clean: ## remove what the targets above made (bin, .cache, bench/results.json)
-	rm -rf bin .cache bench/results.json
+clean: ## remove what the targets above made (bin, .cache, bench/results.json, bench/series.json)
+	rm -rf bin .cache bench/results.json bench/series.json

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"sort"
@@ -25,7 +26,18 @@ type comparison struct {
 	pair string // the metrics are ours-PAIR and reference-PAIR
 
 	better direction
-	bar    float64 // limit of ours / reference
+	bar    limit // of ours / reference
+}
+
+// A limit is what a ratio has to stay on the right side of. 0 is none, and null in results.json: the comparison is shown, and
+// nothing can be missed.
+type limit float64
+
+func (l limit) MarshalJSON() ([]byte, error) {
+	if l == 0 {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(l))
 }
 
 type direction string
@@ -37,22 +49,27 @@ const (
 
 // suite is everything that is compared.
 func suite() []comparison {
-	return slices.Concat(signatures(), load(), tokens(), roads(), callers(), besidePeers())
+	return slices.Concat(signatures(), load(), tokens(), roads(), starts(), callers(), besidePeers())
 }
 
 // atMost is met by a ratio up to the bar.
-func atMost(bar float64, name string, of benchmark, sub, pair string) comparison {
+func atMost(bar limit, name string, of benchmark, sub, pair string) comparison {
 	return comparison{name: name, of: of, sub: sub, pair: pair, better: lower, bar: bar}
 }
 
 // atLeast is met by a ratio from the bar on.
-func atLeast(bar float64, name string, of benchmark, sub, pair string) comparison {
+func atLeast(bar limit, name string, of benchmark, sub, pair string) comparison {
 	return comparison{name: name, of: of, sub: sub, pair: pair, better: higher, bar: bar}
 }
 
 // ahead is met by whoever takes no more than the reference.
 func ahead(name string, of benchmark, sub, pair string) comparison {
 	return atMost(1, name, of, sub, pair)
+}
+
+// shown is a comparison without a bar: there is a reason why ours cannot be ahead, and the number is worth knowing.
+func shown(name string, of benchmark, sub, pair string) comparison {
+	return atMost(0, name, of, sub, pair)
 }
 
 // signatures compares with what nobody can be faster than. A plain session protects nothing and so may cost next to nothing:
@@ -113,9 +130,10 @@ type result struct {
 	Reference float64   `json:"reference"`
 	Unit      string    `json:"unit"`
 	Ratio     float64   `json:"ratio"`
-	Bar       float64   `json:"bar"`
+	Bar       limit     `json:"bar"`
 	Better    direction `json:"better"`
 	Met       bool      `json:"met"`
+	Skipped   string    `json:"skipped,omitempty"` // why it could not be measured here; then there are no numbers
 }
 
 // judge takes the run with the median ratio. Ours and reference of one run were measured
@@ -141,6 +159,14 @@ func (c comparison) fullName() string {
 	return c.of.name + "/" + c.sub
 }
 
+// skippedBy tells whether the comparison's benchmark, or its sub-benchmark, is among those that were skipped, and why.
+func (c comparison) skippedBy(skipped map[string]string) (reason string, ok bool) {
+	if reason, ok = skipped[c.of.name]; !ok {
+		reason, ok = skipped[c.fullName()]
+	}
+	return reason, ok
+}
+
 // unit is what the pair's values count: a pair of p99-ns is in ns.
 func (c comparison) unit() string { return c.pair[strings.LastIndex(c.pair, "-")+1:] }
 
@@ -159,8 +185,12 @@ func (c comparison) reading(l line) (r result, ok bool) {
 }
 
 func (c comparison) met(ratio float64) bool {
-	if c.better == higher {
-		return ratio >= c.bar
+	switch {
+	case c.bar == 0:
+		return true
+	case c.better == higher:
+		return ratio >= float64(c.bar)
+	default:
+		return ratio <= float64(c.bar)
 	}
-	return ratio <= c.bar
 }

@@ -36,6 +36,10 @@ bench: ## us beside references, peers and an older build of ours in the same run
 	@scripts/bootstrap bench
 	@cd bench && go run . -repo ..
 
+.PHONY: plots
+plots: ## docs/performance.md and its plots, drawn from what make bench left; seconds
+	@cd bench && go run ./plots
+
 .PHONY: build
 build: ## the static production binary bin/keyagent; half a minute
 	$(STATIC) -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/keyagent

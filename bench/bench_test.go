@@ -77,7 +77,7 @@ func TestTheBarHoldsInItsDirection(t *testing.T) {
 }
 
 func TestAUnitIsWithoutTheWordBeforeIt(t *testing.T) {
-	for pair, want := range map[string]string{"ns": "ns", "p99-ns": "ns", "req/s": "req/s", "verified-ns": "ns"} {
+	for pair, want := range map[string]string{"ns": "ns", "p99-ns": "ns", "req/s": "req/s", "req/cpu-s": "req/cpu-s", "verified-ns": "ns"} {
 		if got := (comparison{pair: pair}).unit(); got != want {
 			t.Errorf("%s counts %q, want %q", pair, got, want)
 		}

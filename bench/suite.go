@@ -167,8 +167,13 @@ func (c comparison) skippedBy(skipped map[string]string) (reason string, ok bool
 	return reason, ok
 }
 
-// unit is what the pair's values count: a pair of p99-ns is in ns.
-func (c comparison) unit() string { return c.pair[strings.LastIndex(c.pair, "-")+1:] }
+// unit is what the pair's values count: a pair of p99-ns is in ns. A rate is written in one word.
+func (c comparison) unit() string {
+	if strings.Contains(c.pair, "/") {
+		return c.pair
+	}
+	return c.pair[strings.LastIndex(c.pair, "-")+1:]
+}
 
 // reading reads the comparison from one line; ok is false if the line is another's.
 func (c comparison) reading(l line) (r result, ok bool) {

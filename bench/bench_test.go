@@ -36,7 +36,7 @@ func TestParsePassesOverWhatIsNoResult(t *testing.T) {
 
 func TestTheRunWithTheMedianRatioIsTaken(t *testing.T) {
 	c := comparison{name: "x", of: benchmark{name: "BenchmarkSign"}, sub: "PSS", pair: "ns", better: lower, bar: 1.25}
-	got, err := c.judge(parse(output))
+	got, err := c.evaluate(parse(output))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,8 +48,8 @@ func TestTheRunWithTheMedianRatioIsTaken(t *testing.T) {
 
 func TestABenchmarkWithoutThePairIsAFailure(t *testing.T) {
 	c := comparison{of: benchmark{pkg: "./signer", name: "BenchmarkSign"}, sub: "PKCS1", pair: "ns", better: lower}
-	if _, err := c.judge(parse(output)); err == nil {
-		t.Error("a comparison without numbers was judged")
+	if _, err := c.evaluate(parse(output)); err == nil {
+		t.Error("a comparison without numbers was evaluated")
 	}
 }
 
@@ -91,7 +91,7 @@ func TestABenchmarkThatFailedTakesOnlyItsOwnComparisonsAlong(t *testing.T) {
 		{name: "b", of: good, sub: "PSS", pair: "ns"},
 		{name: "c", of: bad, sub: "PKCS1", pair: "ns"},
 	}
-	results, failed := judge(all, map[benchmark]measurement{good: {lines: parse(output)}, bad: {err: errNoNumbers}})
+	results, failed := evaluate(all, map[benchmark]measurement{good: {lines: parse(output)}, bad: {err: errNoNumbers}})
 	if len(results) != 1 || results[0].Name != "b" {
 		t.Errorf("results %v", results)
 	}
@@ -113,8 +113,8 @@ func TestTheSuiteComparesEachThingOnce(t *testing.T) {
 	}
 }
 
-// mayBeWithoutBar names what is only shown, for which there is a reason: no peer verifies what its TPM made, and the attestation key
-// signs as often in every build.
+// mayBeWithoutBar names what is only shown, for which there is a reason: no peer verifies what its
+// TPM made, and the attestation key signs as often in every build.
 func mayBeWithoutBar(name string) bool {
 	besidePeer := strings.HasPrefix(name, "signature, ") && !strings.HasSuffix(name, " + one verification")
 	return besidePeer || strings.HasPrefix(name, "the least for who verifies") || strings.Contains(name, "the attestation key as slow")
@@ -157,7 +157,7 @@ func TestWhatCannotBeMeasuredHereIsARowWithTheReason(t *testing.T) {
 		{name: "c", of: part, sub: "two", pair: "ns", better: lower, bar: 2},
 	}
 	m := measurement{lines: parse(skipping), skipped: parseSkips(skipping)}
-	results, failed := judge(all, map[benchmark]measurement{whole: m, part: m})
+	results, failed := evaluate(all, map[benchmark]measurement{whole: m, part: m})
 	if len(failed) != 0 || len(results) != 3 {
 		t.Fatalf("got %v, failures %v", results, failed)
 	}
@@ -196,7 +196,7 @@ func TestTheSummaryCountsRowsAndRepeatsThoseThatMissed(t *testing.T) {
 	}
 }
 
-// A benchmark that was renamed would be found missing only by the next who runs them all.
+// A benchmark that was renamed would be found missing only by whoever runs them all next.
 func TestEveryBenchmarkOfTheSuiteExists(t *testing.T) {
 	for _, b := range benchmarks(suite()) {
 		files, err := filepath.Glob(filepath.Join("..", b.module, b.pkg, "*_test.go"))

@@ -1,20 +1,20 @@
 // Command bench runs every committed comparison and says who won.
 //
-// A comparison is a benchmark that measures ours and a reference alternately in the same
-// process, so that a busy machine slows both, and reports the pair with b.ReportMetric as
-// "ours-UNIT" and "reference-UNIT", or, where there are several pairs, with a word before
-// the unit: "ours-p99-UNIT" and "reference-p99-UNIT". The benchmarks live beside what they
-// measure, or, where the reference is another project's code, in packages peers and callers
-// of this module; which of their pairs are comparisons, and what bar each has to reach, is the
-// table in suite.go, roads.go, starts.go and peers.go. The ratio is always ours / reference. Where there
-// is nobody to be compared with, the reference is what it may cost: a number of requests,
-// nanoseconds, kilobytes.
+// A comparison is a benchmark that measures ours and a reference alternately in the same process,
+// so that a busy machine slows both, and reports the pair with b.ReportMetric as "ours-UNIT" and
+// "reference-UNIT", or, where there are several pairs, with a word before the unit: "ours-p99-UNIT"
+// and "reference-p99-UNIT". The benchmarks live beside what they measure, or, where the reference
+// is another project's code, in packages peers and callers of this module; which of their pairs are
+// comparisons, and what bar each has to reach, is the table in suite.go, token.go, starts.go and
+// peers.go. The ratio is always ours / reference. Where there is nobody to be compared with, the
+// reference is what it may cost: a number of requests, nanoseconds, kilobytes.
 //
-// The program prints the rows of each benchmark when it is done, in the end those that missed their bar, and writes
-// bench/results.json, and for the plots (see package plots) bench/series.json. A bar that is missed is shown as missed and is no failure:
-// machines differ, and the number is the message. A comparison that did not run is one, and the program ends with status 1. One that
-// cannot be made here, for want of history in a shallow clone, is in the table and in the file with the reason. A row without a bar is
-// only shown; in results.json its bar is null, and it is met.
+// The program prints the rows of each benchmark when it is done, in the end those that missed their
+// bar, and writes bench/results.json, and for the plots (see package plots) bench/series.json. A
+// bar that is missed is shown as missed and is no failure: machines differ, and the number is the
+// message. A comparison that did not run is one, and the program ends with status 1. One that
+// cannot be made here, for want of history in a shallow clone, is in the table and in the file with
+// the reason. A row without a bar is only shown; in results.json its bar is null, and it is met.
 package main
 
 import (
@@ -75,10 +75,10 @@ func run(ctx context.Context, w io.Writer, o options) error {
 		m := measure(ctx, o.repo, b, runs)
 		measured[b] = m
 		points.Series = append(points.Series, m.series...)
-		results, failed := judge(of(b, all), measured)
+		results, failed := evaluate(of(b, all), measured)
 		printTable(w, results, failed)
 	}
-	results, failed := judge(all, measured)
+	results, failed := evaluate(all, measured)
 	printSummary(w, results, failed)
 	if results == nil {
 		results = []result{} // an array in any case
@@ -107,8 +107,8 @@ func machine() string {
 	return fmt.Sprintf("%d processors, %s/%s, %s, simulated TPM", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 }
 
-// judge finds each comparison's result in what was measured.
-func judge(all []comparison, measured map[benchmark]measurement) (results []result, failed []failure) {
+// evaluate finds each comparison's result in what was measured.
+func evaluate(all []comparison, measured map[benchmark]measurement) (results []result, failed []failure) {
 	for _, c := range all {
 		m := measured[c.of]
 		if m.err != nil {
@@ -119,7 +119,7 @@ func judge(all []comparison, measured map[benchmark]measurement) (results []resu
 			results = append(results, result{Name: c.name, Bar: c.bar, Better: c.better, Skipped: reason})
 			continue
 		}
-		r, err := c.judge(m.lines)
+		r, err := c.evaluate(m.lines)
 		if err != nil {
 			failed = append(failed, failure{c, err})
 			continue

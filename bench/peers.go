@@ -2,8 +2,8 @@ package main
 
 import "github.com/keyagent/keyagent/bench/peers"
 
-// besidePeers compares with other projects' signers, each in its own benchmark: one that no longer builds or runs must not
-// take the others along.
+// besidePeers compares with other projects' signers, each in its own benchmark: one that no longer
+// builds or runs must not take the others along.
 func besidePeers() []comparison {
 	var all []comparison
 	for _, p := range []struct {
@@ -28,8 +28,9 @@ func besidePeers() []comparison {
 	return all
 }
 
-// besidePeer compares a form of ours with a peer. We verify each signature, and no peer does: what ours is held against is the
-// peer and one verification by its caller. The peer alone is shown (docs/adr/0012).
+// besidePeer compares a form of ours with a peer. We verify each signature, and no peer does: what
+// ours is held against is the peer and one verification by its caller. The peer alone is shown
+// (docs/adr/0012).
 func besidePeer(peer string, of benchmark, f peers.Form) []comparison {
 	var all []comparison
 	ours := "signature, " + f.Name + " session, "
@@ -50,8 +51,9 @@ func barOf(f peers.Form) limit {
 	return 1.03
 }
 
-// least tells where a miss is nobody's fault: where a bare TPM2_Sign and one verification already take longer than the peer,
-// no signer who verifies what the TPM made can be ahead of it (docs/adr/0012).
+// least tells where a miss is nobody's fault: where a bare TPM2_Sign and one verification already
+// take longer than the peer, no signer that verifies what the TPM made can be ahead of it
+// (docs/adr/0012).
 func least(peer string, of benchmark) []comparison {
 	anyone := "the least for who verifies (bare TPM2_Sign + one verification), "
 	return []comparison{

@@ -1,7 +1,7 @@
 package main
 
-// starts asks how long a start takes until a program has its first token: in commands to the TPM, which are to stay few, and in
-// time on a slow TPM, beside the build of the commit that is named.
+// starts asks how long a start takes until a program has its first token: in commands to the TPM,
+// which are to stay few, and in time on a slow TPM, beside the build of the commit that is named.
 func starts() []comparison {
 	commands := benchmark{module: "bench", pkg: "./starts", name: "BenchmarkStartCommands", time: "1x", runs: 3}
 	beside := benchmark{module: "bench", pkg: "./starts", name: "BenchmarkStartBesideFormer", time: "5x", runs: 1}

@@ -29,8 +29,8 @@ type comparison struct {
 	bar    limit // of ours / reference
 }
 
-// A limit is what a ratio has to stay on the right side of. 0 is none, and null in results.json: the comparison is shown, and
-// nothing can be missed.
+// A limit is what a ratio has to stay on the right side of. 0 is none, and null in results.json:
+// the comparison is shown, and nothing can be missed.
 type limit float64
 
 func (l limit) MarshalJSON() ([]byte, error) {
@@ -49,7 +49,7 @@ const (
 
 // suite is everything that is compared.
 func suite() []comparison {
-	return slices.Concat(signatures(), load(), tokens(), roads(), starts(), callers(), besidePeers())
+	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), callers(), besidePeers())
 }
 
 // atMost is met by a ratio up to the bar.
@@ -67,13 +67,15 @@ func ahead(name string, of benchmark, sub, pair string) comparison {
 	return atMost(1, name, of, sub, pair)
 }
 
-// shown is a comparison without a bar: there is a reason why ours cannot be ahead, and the number is worth knowing.
+// shown is a comparison without a bar: there is a reason why ours cannot be ahead, and the number
+// is worth knowing.
 func shown(name string, of benchmark, sub, pair string) comparison {
 	return atMost(0, name, of, sub, pair)
 }
 
-// signatures compares with what nobody can be faster than. A plain session protects nothing and so may cost next to nothing:
-// 3 %, and the verification, which the benchmark has put into the reference. A protected one has HMACs to compute.
+// signatures compares with what nobody can be faster than. A plain session protects nothing and so
+// may cost next to nothing: 3 %, and the verification, which the benchmark has put into the
+// reference. A protected one has HMACs to compute.
 func signatures() []comparison {
 	sign := benchmark{pkg: "./signer", name: "BenchmarkSign"}
 	return []comparison{
@@ -136,9 +138,9 @@ type result struct {
 	Skipped   string    `json:"skipped,omitempty"` // why it could not be measured here; then there are no numbers
 }
 
-// judge takes the run with the median ratio. Ours and reference of one run were measured
+// evaluate takes the run with the median ratio. Ours and reference of one run were measured
 // together; medians taken apart would pair a calm moment with a busy one.
-func (c comparison) judge(lines []line) (result, error) {
+func (c comparison) evaluate(lines []line) (result, error) {
 	var runs []result
 	for _, l := range lines {
 		if r, ok := c.reading(l); ok {
@@ -159,7 +161,8 @@ func (c comparison) fullName() string {
 	return c.of.name + "/" + c.sub
 }
 
-// skippedBy tells whether the comparison's benchmark, or its sub-benchmark, is among those that were skipped, and why.
+// skippedBy tells whether the comparison's benchmark, or its sub-benchmark, is among those that
+// were skipped, and why.
 func (c comparison) skippedBy(skipped map[string]string) (reason string, ok bool) {
 	if reason, ok = skipped[c.of.name]; !ok {
 		reason, ok = skipped[c.fullName()]

@@ -57,7 +57,8 @@ func met(r result) string {
 	}
 }
 
-// printSummary ends the run: how many rows there were of each kind, and once more those that missed their bar.
+// printSummary ends the run: how many rows there were of each kind, and once more those that missed
+// their bar.
 func printSummary(w io.Writer, results []result, failed []failure) {
 	var yes, withoutBar, skipped int
 	var missed []result

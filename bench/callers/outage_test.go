@@ -162,8 +162,8 @@ func (i *imdsInBubble) Do(req *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// TestAzidentityInAnOutage asks azidentity throughout the same outages. It is the reference of BenchmarkOutage, which reads what it
-// prints.
+// TestAzidentityInAnOutage asks azidentity throughout the same outages. It is the reference of
+// BenchmarkOutage, which reads what it prints.
 func TestAzidentityInAnOutage(t *testing.T) {
 	for _, o := range outages {
 		synctest.Test(t, func(t *testing.T) { fmt.Printf("%s: %v\n", o.name, withAzidentity(t, o.age)) })
@@ -207,8 +207,8 @@ func withAzidentity(t *testing.T, age time.Duration) (got answers) {
 	return got
 }
 
-// BenchmarkOutage compares how many requests the agent answers in an outage of ten minutes, one every ten seconds, with all of
-// them, and with what azidentity answers.
+// BenchmarkOutage compares how many requests the agent answers in an outage of ten minutes, one
+// every ten seconds, with all of them, and with what azidentity answers.
 func BenchmarkOutage(b *testing.B) {
 	program, err := os.Executable()
 	if err != nil {

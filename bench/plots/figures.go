@@ -46,7 +46,8 @@ func drawStart(m measured, t theme, p *plot.Plot) error {
 	return t.lines(m, p, "start", func(ms, took float64) (x, y float64) { return ms, took / 1000 }, plotter.NoStep)
 }
 
-// drawHerd shows how many of the programs have their token after a time, which spans three orders of magnitude.
+// drawHerd shows how many of the programs have their token after a time, which spans three orders
+// of magnitude.
 func drawHerd(m measured, t theme, p *plot.Plot) error {
 	p.X.Label.Text = "time since all were let go (s)"
 	p.Y.Label.Text = "programs with their token"

@@ -1,6 +1,8 @@
-// Command plots draws docs/performance.md: the page with its numbers, and a plot for each of its parts, from what `make bench` left.
+// Command plots draws docs/performance.md: the page with its numbers, and a plot for each of its
+// parts, from what `make bench` left.
 //
-// Each plot is drawn twice, for light and for dark pages. Nobody edits the page: its text is performance.md.tmpl.
+// Each plot is drawn twice, for light and for dark pages. Nobody edits the page: its text is
+// performance.md.tmpl.
 package main
 
 import (

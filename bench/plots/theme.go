@@ -55,7 +55,8 @@ func (t theme) newPlot() *plot.Plot {
 	return p
 }
 
-// svg writes a plot. Who has not the typeface that it was laid out with has one of the same widths.
+// svg writes a plot. Where the typeface that it was laid out with is missing, one with the same
+// widths is used.
 func svg(p *plot.Plot) ([]byte, error) {
 	canvas := vgsvg.New(width, height)
 	const margin = 3 * vg.Millimeter

@@ -1,7 +1,8 @@
-// Package series carries what a benchmark measured point by point, which a ratio does not show, to the file series.json, from which
-// the plots in docs/performance.md are drawn.
+// Package series carries what a benchmark measured point by point, which a ratio does not show, to
+// the file series.json, from which the plots in docs/performance.md are drawn.
 //
-// The benchmark logs each line of a plot with [Log]; the program that runs the benchmarks finds it in their output with [Parse].
+// The benchmark logs each line of a plot with [Log]; the program that runs the benchmarks finds it
+// in their output with [Parse].
 package series
 
 import (

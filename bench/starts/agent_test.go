@@ -44,7 +44,8 @@ type installation struct {
 	dir     string
 }
 
-// install gives a build its folder and its configuration: that of the platform, with the TPM behind the proxy.
+// install gives a build its folder and its configuration: that of the platform, with the TPM behind
+// the proxy.
 func (s *stage) install(tb testing.TB, program string) *installation {
 	tb.Helper()
 	i := &installation{stage: s, program: program, dir: tb.TempDir()}
@@ -111,7 +112,8 @@ func (i *installation) start(tb testing.TB, d delays) start {
 	return s
 }
 
-// untilReady waits until the agent listens on its socket, which it does when it is ready for requests.
+// untilReady waits until the agent listens on its socket, which it does when it is ready for
+// requests.
 func (i *installation) untilReady(ctx context.Context) error {
 	for {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", i.socket())

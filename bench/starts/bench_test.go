@@ -35,7 +35,8 @@ func TestAStartSendsNoMoreCommandsThanItMay(t *testing.T) {
 	}
 }
 
-// A repository without the commit, as a shallow clone is, must be told apart from one where building it fails.
+// A repository without the commit, as a shallow clone is, must be told apart from one where
+// building it fails.
 func TestAFolderWithoutHistoryHasNoFormerCommit(t *testing.T) {
 	dir := t.TempDir()
 	if said, err := git(t, dir, "init", "--quiet"); err != nil {
@@ -69,7 +70,8 @@ func BenchmarkStartCommands(b *testing.B) {
 	}
 }
 
-// BenchmarkStartBesideFormer compares the time until the first token with that of the former build, on a slow TPM.
+// BenchmarkStartBesideFormer compares the time until the first token with that of the former build,
+// on a slow TPM.
 func BenchmarkStartBesideFormer(b *testing.B) {
 	p := newPair(b)
 	b.Run("warm", func(b *testing.B) { p.beside(b, slow, (*installation).warm) })
@@ -110,8 +112,8 @@ func (p pair) beside(b *testing.B, d delays, start func(*installation, testing.T
 	b.ReportMetric(ours.median()/theirs.median(), "ratio")
 }
 
-// byLatency takes warm starts of both builds on TPMs from fast to slow, for the plot. A signature takes five times as long as another
-// command, besides.
+// byLatency takes warm starts of both builds on TPMs from fast to slow, for the plot. A signature
+// takes five times as long as another command, besides.
 func (p pair) byLatency(b *testing.B) {
 	latencies := []time.Duration{0, 10 * time.Millisecond, 20 * time.Millisecond, 40 * time.Millisecond}
 	ours, theirs := make([]times, len(latencies)), make([]times, len(latencies))

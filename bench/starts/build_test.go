@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// former is the commit that we are compared with: the last before the commands that a start sends were counted.
+// former is the commit that we are compared with: the last before the commands that a start sends
+// were counted.
 const former = "2176621"
 
 const repository = "../.."
@@ -25,8 +26,8 @@ func build(tb testing.TB, dir string) (program string) {
 	return program
 }
 
-// buildFormer builds the former commit in a worktree of its own, which is gone afterwards. Where there is no such commit here, the
-// benchmark is skipped.
+// buildFormer builds the former commit in a worktree of its own, which is gone afterwards. Where
+// there is no such commit here, the benchmark is skipped.
 func buildFormer(tb testing.TB) (program string) {
 	tb.Helper()
 	if said, err := git(tb, repository, "cat-file", "-e", former+"^{commit}"); err != nil {

@@ -33,6 +33,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyagent/keyagent/bench/series"
@@ -73,6 +74,9 @@ func run(ctx context.Context, w io.Writer, o options) error {
 		runs := cmp.Or(b.runs, o.count)
 		fmt.Fprintf(w, "\nmeasuring %s in %s, %d runs\n", b.name, path.Join(b.module, b.pkg), runs)
 		m := measure(ctx, o.repo, b, runs)
+		if err := ctx.Err(); err != nil {
+			return err // somebody interrupted it: the results of an earlier run stay
+		}
 		measured[b] = m
 		points.Series = append(points.Series, m.series...)
 		results, failed := evaluate(of(b, all), measured)
@@ -102,9 +106,20 @@ func of(b benchmark, all []comparison) (some []comparison) {
 	return some
 }
 
-// machine says where this was measured.
+// machine says where this was measured, and how busy others had it at that time.
 func machine() string {
-	return fmt.Sprintf("%d processors, %s/%s, %s, simulated TPM", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+	return fmt.Sprintf("%d processors, %s/%s, %s, simulated TPM, load average %s before",
+		runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version(), loadAverage())
+}
+
+// loadAverage is the load average of the last minute, as proc_loadavg(5) has it.
+func loadAverage() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	minute, _, _ := strings.Cut(string(text), " ")
+	return minute
 }
 
 // evaluate finds each comparison's result in what was measured.

@@ -1,7 +1,8 @@
 package main
 
-// roads asks what a token costs on its way from Entra to whoever asked for it: requests, signatures, time and memory.
-func roads() []comparison {
+// tokenCosts asks what a token costs on its way from Entra to whoever asked for it: requests,
+// signatures, time and memory.
+func tokenCosts() []comparison {
 	first := benchmark{pkg: "./internal/daemon", name: "BenchmarkFirstToken", time: "1x", runs: 1}
 	many := benchmark{pkg: "./internal/daemon", name: "BenchmarkManyResources", time: "1x", runs: 1}
 	waiters := benchmark{pkg: "./acquire", name: "BenchmarkManyWaiters", time: "5x", runs: 1}
@@ -56,7 +57,8 @@ func callers() []comparison {
 	}
 }
 
-// none is a comparison in which ours has to be nothing at all: the bar is below one of as many as anybody counts.
+// none is a comparison in which ours has to be nothing at all: the bar is below one of as many as
+// anybody counts.
 func none(name string, of benchmark, pair string) comparison {
 	return atMost(0.01, name, of, "", pair)
 }

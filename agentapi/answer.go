@@ -49,7 +49,7 @@ func (s *Server) begin(f *face, r *http.Request) *record {
 		return &rec
 	}
 	found := f.routeOf(r.RequestURI)
-	rec := &record{rules: rules, conn: conn, route: found, method: clip(r.Method, maxAuditedBytes), path: found.path}
+	rec := &record{rules: rules, conn: conn, route: found, method: clip(r.Method, maxAuditedBytes), path: found.path, socket: f.address()}
 	if conn != nil {
 		rec.caller = conn.caller
 	}

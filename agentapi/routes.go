@@ -16,7 +16,7 @@ var socketRoutes = []route{
 	{http.MethodGet, wire.PathToken, asItIs, problemJSON, forCallersOfRules, nothingMore, nativeForm.issue},
 	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, imdsForm.issue},
 	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
-	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).capabilities},
+	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
 	{http.MethodGet, wire.PathStatus, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).status},
 }
 
@@ -60,16 +60,17 @@ func metadataHeader(r *http.Request) *problem {
 type permission int
 
 const (
-	_                 permission = iota
-	forCallersOfRules            // callers named by a rule; what they may have is decided on the request
-	forAdministrators            // root, the agent's own user, and administrators of the policy
+	_                           permission = iota
+	forCallersOfRules                      // callers named by a rule; what they may have is decided on the request
+	forAdministrators                      // root, the agent's own user, and administrators of the policy
+	forCallersAndAdministrators            // both
 )
 
 // permit returns why the caller may not use a route, or nil.
 func (r *Rules) permit(needed permission, caller peer.Caller) *problem {
 	switch needed {
-	case forCallersOfRules:
-		if r.Policy.Named(caller) {
+	case forCallersOfRules, forCallersAndAdministrators:
+		if r.Policy.Named(caller) || needed == forCallersAndAdministrators && r.Policy.Admin(caller) {
 			return nil
 		}
 		return newProblem(wire.CodeCallerNotAllowed, "no rule names uid %d or its groups", caller.UID).

@@ -259,7 +259,7 @@ func (s *Server) stop(ctx context.Context, srv *http.Server, cutShort context.Ca
 	if shutDown(ctx, srv, s.cfg.ShutdownGrace) {
 		return
 	}
-	s.cfg.Logger.WarnContext(ctx, "stopping with requests in flight", "waited", s.cfg.ShutdownGrace)
+	s.cfg.Logger.WarnContext(ctx, "stopping with requests in flight", "waited_seconds", s.cfg.ShutdownGrace.Seconds())
 	cutShort(errStopping)
 	if !shutDown(ctx, srv, lastGrace) {
 		_ = srv.Close()

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/internal/tcg"
 )
 
 // The pauses before a command is sent again that the TPM asked to repeat: firstPause, doubled each time up to maxPause.
@@ -104,7 +106,7 @@ func (t *turn) flushLocked(input []byte, name []byte) ([]byte, error) {
 	return nil, err
 }
 
-// command is a command that prints as its code.
+// command is a command that prints as its name.
 type command []byte
 
-func (c command) String() string { return fmt.Sprintf("TPM command 0x%03x", uint32(commandCode(c))) }
+func (c command) String() string { return "TPM command " + tcg.Command(uint32(commandCode(c))) }

@@ -161,7 +161,7 @@ func (c *Client) send(ctx context.Context, endpoint string, body []byte) ([]byte
 		if pause > longestPause {
 			return nil, err // the caller may wait that long; we hold a TPM slot and do not
 		}
-		c.cfg.Logger.WarnContext(ctx, "attestation is retried", "endpoint", endpoint, "status", err.Status, "pause", pause)
+		c.cfg.Logger.WarnContext(ctx, "attestation is retried", "endpoint", endpoint, "status", err.Status, "pause_seconds", pause.Seconds())
 		if c.cfg.Sleep(ctx, pause) != nil {
 			return nil, err
 		}

@@ -103,7 +103,14 @@ type IdentityStatus struct {
 	TenantID string `json:"tenant_id,omitempty"`
 	State    string `json:"state"`
 	// LastError is why the identity is not available; empty when it is.
-	LastError   string             `json:"last_error,omitempty"`
+	LastError string `json:"last_error,omitempty"`
+	// LastErrorAt is when the attempt ended that LastError is of; zero where LastError says what is
+	// missing now.
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
+	// LastErrorBeforeReload says that trusted hosts, certificate authorities, proxy or attestation
+	// were changed since then, so that the next attempt may end otherwise.
+	LastErrorBeforeReload bool `json:"last_error_before_reload,omitempty"`
+
 	Certificate *CertificateStatus `json:"certificate,omitempty"`
 	TLS         *TLSStatus         `json:"tls,omitempty"`
 	Attestation *AttestationStatus `json:"attestation,omitempty"`
@@ -118,7 +125,11 @@ type CredentialStatus struct {
 	Bound     bool   `json:"bound"`  // the bound form of the entry; one that prefers to be bound has both forms
 	State     string `json:"state"`
 	LastError string `json:"last_error,omitempty"`
-	Strength  string `json:"strength,omitempty"` // of the last token that it obtained
+	// LastErrorAt and LastErrorBeforeReload are as in [IdentityStatus].
+	LastErrorAt           time.Time `json:"last_error_at,omitzero"`
+	LastErrorBeforeReload bool      `json:"last_error_before_reload,omitempty"`
+
+	Strength string `json:"strength,omitempty"` // of the last token that it obtained
 	// Certificate is that of a credential with Source "certificate", as far as it can be read.
 	Certificate *CertificateStatus `json:"certificate,omitempty"`
 }

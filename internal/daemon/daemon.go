@@ -75,6 +75,8 @@ type Daemon struct {
 	reload   waiting.Lock // of Reload
 	reloads  reloads
 
+	trustSince atomic.Pointer[time.Time] // the last reload that changed trust, proxy or attestation; nil: none did
+
 	engine  *engine.Engine
 	host    hostProbe
 	server  *agentapi.Server

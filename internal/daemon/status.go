@@ -104,6 +104,7 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (sta
 	case credentials.repaired:
 	case id.LastError != nil:
 		status.State, status.LastError = stateUnavailable, id.LastError.Error()
+		status.LastErrorAt, status.LastErrorBeforeReload = id.LastAt, d.trustChangedSince(id.LastAt)
 		if id.Unable != nil {
 			unable = id.Unable.Error()
 		}
@@ -144,7 +145,7 @@ func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
 	var v credentialsView
 	failing := false
 	for _, c := range id.Credentials {
-		status, f := credentialStatus(c), found[c.Name]
+		status, f := d.credentialStatus(c), found[c.Name]
 		if len(f.chain) > 0 {
 			status.Certificate = applicationCertificateStatus(f.chain, d.opts.Now())
 		}
@@ -152,8 +153,10 @@ func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
 		switch {
 		case f.problem != "":
 			status.State, status.LastError = stateUnavailable, f.problem
+			status.LastErrorAt, status.LastErrorBeforeReload = time.Time{}, false
 		case lacked:
 			status.State, status.LastError, v.repaired = stateIdle, "", true
+			status.LastErrorAt, status.LastErrorBeforeReload = time.Time{}, false
 		}
 		failing = failing || status.State == stateUnavailable
 		v.list = append(v.list, status)
@@ -165,11 +168,12 @@ func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
 	return v
 }
 
-func credentialStatus(c acquire.CredentialStatus) wire.CredentialStatus {
+func (d *Daemon) credentialStatus(c acquire.CredentialStatus) wire.CredentialStatus {
 	status := wire.CredentialStatus{Name: c.Name, Source: string(c.Source), Bound: c.Bound, State: stateIdle, Strength: string(c.Strength)}
 	switch {
 	case c.LastError != nil:
 		status.State, status.LastError = stateUnavailable, c.LastError.Error()
+		status.LastErrorAt, status.LastErrorBeforeReload = c.LastAt, d.trustChangedSince(c.LastAt)
 	case c.Tried:
 		status.State = stateReady
 	}

@@ -24,6 +24,7 @@ func commandWords() map[advice.Verb]string {
 		advice.ShowCertificate:    "cert show",
 		advice.ShowStatus:         "status",
 		advice.Diagnose:           "doctor",
+		advice.Serve:              serveName,
 		advice.CheckConfiguration: "config check",
 	}
 }

@@ -29,6 +29,7 @@ const (
 	ShowCertificate    Verb = "show the certificate of key"
 	ShowStatus         Verb = "show the status"
 	Diagnose           Verb = "diagnose"
+	Serve              Verb = "run the agent"
 	CheckConfiguration Verb = "check the configuration"
 )
 

@@ -57,6 +57,9 @@ type Config struct {
 	Policy     *policy.Policy                    // must not be changed any more
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
+	// Waits is what has been waited for for long, in texts that any caller may read; nil: that is
+	// not known. Safe for concurrent use.
+	Waits func() []string
 
 	// Audit takes one record for each answer. Its handler is called by one goroutine at a time, and
 	// may block: answers wait for half a second at most.

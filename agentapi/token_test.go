@@ -299,6 +299,12 @@ func TestTokenThatNobodyWaitsFor(t *testing.T) {
 		if p.Code != wire.CodeUnavailable || p.RetryAfter == 0 {
 			t.Errorf("got %+v", p)
 		}
+		cfg.Waits = func() []string { return []string{"the TPM", "Entra's token endpoint at login.example"} }
+		a = start(t, cfg)
+		p = a.get(t, wire.PathToken+"?identity=vm&resource="+vault).problem(t)
+		if p.Code != wire.CodeUnavailable || !strings.HasSuffix(p.Detail, "waits for the TPM; Entra's token endpoint at login.example") || strings.Contains(p.Hint, "log") {
+			t.Errorf("with what is waited for: got %+v", p)
+		}
 	})
 	t.Run("a caller that goes away ends its own request, and is in the audit", func(t *testing.T) {
 		asked := make(chan struct{})

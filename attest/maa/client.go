@@ -122,7 +122,7 @@ func (c *Client) Attest(ctx context.Context, r Request) (secret.String, time.Tim
 	if err != nil {
 		return secret.String{}, time.Time{}, fmt.Errorf("attestation request: %w", err)
 	}
-	over := c.cfg.Waiting("the attestation service at " + strings.TrimPrefix(endpoint, "https://"))
+	over := c.cfg.Waiting("the attestation service at " + strings.TrimPrefix(endpoint, "https://") + upstream.Via(c.http, endpoint))
 	answer, err := c.send(ctx, endpoint, body)
 	over()
 	if err != nil {

@@ -121,6 +121,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		Tokens:       d.engine.Acquirer,
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
+		Waits:        d.waits,
 		Identities:   plan.callables,
 		Policy:       plan.policy,
 		Audit:        d.opts.Audit,

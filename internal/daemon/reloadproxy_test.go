@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -183,6 +184,9 @@ func TestAnErrorSaysWhetherItIsOfBeforeTheReload(t *testing.T) {
 	began := s.platform.Clock().Now()
 	if _, err := s.client.Token(t.Context(), asked); err == nil {
 		t.Fatal("a token came through a proxy that is not there")
+	}
+	if status := s.status(); !strings.Contains(fmt.Sprint(status.Identities), "not reachable, through proxy 127.0.0.1:1: ") {
+		t.Errorf("the proxy is not named: %+v", status.Identities)
 	}
 	want := func(before bool) {
 		t.Helper()

@@ -66,6 +66,19 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 	return status
 }
 
+// maxWaitsTold is how many waits a caller is told of who waited in vain.
+const maxWaitsTold = 3
+
+// waits is what has been waited for for long, the longest first.
+func (d *Daemon) waits() (told []string) {
+	for _, w := range d.opts.Waits.Long() {
+		if told = append(told, w.What); len(told) == maxWaitsTold {
+			break
+		}
+	}
+	return told
+}
+
 // tpmStatus names no device where the key is in software: nothing was opened.
 func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
 	if d.engine.Key.TPM == nil {

@@ -59,6 +59,9 @@ nothing failed.`,
 			if err != nil {
 				return err
 			}
+			if err := cmd.Context().Err(); err != nil {
+				return err // what was found since then is the interrupt
+			}
 			if err := a.printDiagnosis(diagnosis, asJSON); err != nil {
 				return err
 			}

@@ -8,6 +8,8 @@ type Status struct {
 	Version string    `json:"version"`
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
+	// StateDir is where the agent keeps its keys and certificates.
+	StateDir string `json:"state_dir,omitempty"`
 	// Ready says that the TPM answers, that audit records can be written if they are required, and
 	// that no identity is known to be unable to give tokens. One that nobody has asked for yet is
 	// ready, unless what it needs on this machine is known to be missing, damaged or expired.
@@ -73,6 +75,9 @@ type AuditStatus struct {
 	// LastError is why records cannot be written; empty when they can.
 	LastError string `json:"last_error,omitempty"`
 }
+
+// NoTPM is the device of an agent whose key is in software.
+const NoTPM = "none"
 
 // TPMStatus describes the TPM as it describes itself.
 type TPMStatus struct {

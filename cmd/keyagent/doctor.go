@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -48,11 +50,17 @@ nothing failed.`,
 			if err := place.override(cfg); err != nil {
 				return err
 			}
-			cfg.Socket = cmp.Or(a.socket, cfg.Socket)
+			if named := cmp.Or(a.socket, os.Getenv(wire.EnvSocket)); named != "" {
+				var err error
+				if cfg.Socket, err = filepath.Abs(named); err != nil {
+					return err
+				}
+			}
 			diagnosis, err := awaited(cmd.Context(), a, "looking at TPM, keys and services", func() (doctor.Diagnosis, error) {
 				return doctor.Diagnose(cmd.Context(), cfg, doctor.Options{
 					Options: statedir.Options{Logger: a.warnings(), Waits: a.waits, Words: words{}}, Version: version,
 					ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
+					TPMNamed: place.tpm != "", DirNamed: place.stateDir != "",
 					AskAgent: askStatus, Forms: formsOf(cmd.Context(), cfg.Socket),
 				}), nil
 			})

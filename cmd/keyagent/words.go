@@ -48,6 +48,7 @@ func flagWords() map[advice.Flag]flagWord {
 		advice.AuthCredential: {"--auth-credential", "NAME"},
 		advice.Parent:         {"--parent", "HANDLE"},
 		advice.Configuration:  {"--config", "FILE"},
+		advice.Socket:         {"--socket", "PATH"},
 		advice.Algorithm:      {"--algorithm", "KIND"},
 		advice.PCRBank:        {"--pcr-bank", "BANK"},
 		advice.Subject:        {"--subject", "CN=NAME"},

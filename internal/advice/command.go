@@ -53,6 +53,7 @@ const (
 	AuthCredential Flag = "authorization value from a credential"
 	Parent         Flag = "parent"
 	Configuration  Flag = "configuration"
+	Socket         Flag = "socket"
 	Connect        Flag = "connect"
 	Algorithm      Flag = "algorithm"
 	PCRBank        Flag = "bank of PCRs"

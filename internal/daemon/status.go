@@ -36,6 +36,7 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 		Version:       d.opts.Version,
 		PID:           os.Getpid(),
 		Started:       d.started,
+		StateDir:      d.cfg.StateDir,
 		Configuration: d.configurationStatus(),
 		TPM:           d.tpmStatus(ctx),
 		Key: wire.KeyStatus{
@@ -82,7 +83,7 @@ func (d *Daemon) waits() (told []string) {
 // tpmStatus names no device where the key is in software: nothing was opened.
 func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
 	if d.engine.Key.TPM == nil {
-		return wire.TPMStatus{Device: "none"}
+		return wire.TPMStatus{Device: wire.NoTPM}
 	}
 	status := wire.TPMStatus{
 		Device:          d.cfg.TPM,

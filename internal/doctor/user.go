@@ -54,6 +54,9 @@ func (d *doctor) agentUser(ctx context.Context) (uid uint32, why string, found b
 	if owner, ok := d.configOwner(); ok {
 		return owner, fmt.Sprintf("the configuration %s belongs to", d.opts.ConfigPath), true
 	}
+	if d.unread() && !d.opts.DirNamed {
+		return 0, "", false // the default may be another agent's
+	}
 	info, err := os.Stat(d.cfg.StateDir)
 	if err != nil || !info.IsDir() {
 		return 0, "", false

@@ -79,6 +79,7 @@ type Daemon struct {
 
 	engine  *engine.Engine
 	host    hostProbe
+	silence tpmProbe
 	server  *agentapi.Server
 	socket  *agentapi.Claim // that Run opens
 	closers []func() error  // in the order of opening

@@ -18,6 +18,7 @@ var socketRoutes = []route{
 	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
 	{http.MethodGet, wire.PathStatus, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).status},
+	{http.MethodGet, wire.PathMetrics, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).metrics},
 }
 
 // A route is one request, and all in which it differs from others before its parameters are read.
@@ -36,10 +37,11 @@ type route struct {
 // a problem, and notes for the audit what it learns.
 type handler func(*Server, *http.Request, *record) (reply, *problem)
 
-// reply is what a 200 says: a body to be encoded as JSON. If it is that of a token, it begins with
+// reply is what a 200 says: a body to be encoded as JSON, or a text for Prometheus. If it is that of a token, it begins with
 // the member of an empty one, and the token is put there when it is sent.
 type reply struct {
 	body  any
+	text  []byte // in the place of the body
 	token secret.String
 }
 

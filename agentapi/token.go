@@ -59,7 +59,7 @@ func (f tokenForm) issue(s *Server, r *http.Request, rec *record) (reply, *probl
 		return reply{}, p
 	}
 	rec.issues(token)
-	return reply{f.body(s.tokenResponse(token, req.Resource)), token.AccessToken}, nil
+	return reply{body: f.body(s.tokenResponse(token, req.Resource)), token: token.AccessToken}, nil
 }
 
 // allowed returns what a request asks for, if the rules allow it.

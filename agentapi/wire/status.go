@@ -107,6 +107,9 @@ type IdentityStatus struct {
 	ClientID string `json:"client_id,omitempty"`
 	TenantID string `json:"tenant_id,omitempty"`
 	State    string `json:"state"`
+	// Unable says that the identity is known to be unable to give tokens, so that the agent is not
+	// ready. An error of one request alone does not make it so.
+	Unable bool `json:"unable,omitempty"`
 	// LastError is why the identity is not available; empty when it is.
 	LastError string `json:"last_error,omitempty"`
 	// LastErrorAt is when the attempt ended that LastError is of; zero where LastError says what is

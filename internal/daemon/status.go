@@ -125,6 +125,7 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (sta
 	case slices.ContainsFunc(id.Credentials, func(c acquire.CredentialStatus) bool { return c.Tried && c.LastError == nil }):
 		status.State = stateReady
 	}
+	status.Unable = unable != ""
 	if c := id.Certificate; c != nil {
 		status.ClientID, status.TenantID = c.ClientID, c.TenantID
 		status.Certificate = certificateStatus(c, d.opts.Now())

@@ -30,7 +30,9 @@ room on the disk, the socket's directory, TPM, storage root, and each key with i
 certificate. Of the TPM it says whether it is in lockout or near to it, has an owner
 password, lacks a bank of PCRs that is needed, or has a storage root that nothing here
 uses. A running agent is asked whether it is ready, and compared with the disk: a key
-that was rotated or a configuration that was changed since it started is not in force.
+that was rotated since it started is not in force, nor is a configuration that was
+changed and not reloaded. While the configuration cannot be used, TPM and state
+directory are those of the running agent.
 At the end it says which forms of credentials work on this machine and in its tenants,
 as the running agent has found, or as far as that follows from the machine alone. Nothing is
 changed, and the network is not used.

@@ -59,11 +59,16 @@ nothing failed.`,
 				}
 			}
 			diagnosis, err := awaited(cmd.Context(), a, "looking at TPM, keys and services", func() (doctor.Diagnosis, error) {
+				forms, err := formsOf(cmd.Context(), cfg.Socket)
+				ask := askStatus
+				if errors.Is(err, context.DeadlineExceeded) { // it would not answer this either
+					ask = func(context.Context, string) (wire.Status, error) { return wire.Status{}, err }
+				}
 				return doctor.Diagnose(cmd.Context(), cfg, doctor.Options{
 					Options: statedir.Options{Logger: a.warnings(), Waits: a.waits, Words: words{}}, Version: version,
 					ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
 					TPMNamed: place.tpm != "", DirNamed: place.stateDir != "",
-					AskAgent: askStatus, Forms: formsOf(cmd.Context(), cfg.Socket),
+					AskAgent: ask, Forms: forms,
 				}), nil
 			})
 			if err != nil {
@@ -86,17 +91,14 @@ nothing failed.`,
 	return cmd
 }
 
-// formsOf asks the running agent which forms of credentials work; nil if it does not answer.
-func formsOf(ctx context.Context, socket string) []wire.Form {
+// formsOf asks the running agent which forms of credentials work; none if it does not answer.
+func formsOf(ctx context.Context, socket string) ([]wire.Form, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // it asks IMDS in its turn
 	defer cancel()
 	agent := client.New(client.Config{Socket: socket})
 	defer agent.Close()
 	known, err := agent.Capabilities(ctx)
-	if err != nil {
-		return nil
-	}
-	return known.Forms
+	return known.Forms, err
 }
 
 func askStatus(ctx context.Context, socket string) (wire.Status, error) {

@@ -20,7 +20,7 @@ import (
 )
 
 // askTimeout bounds what the diagnosis waits for the running agent.
-const askTimeout = 15 * time.Second
+const askTimeout = 10 * time.Second
 
 // askAgent asks the running agent for its status.
 func (d *doctor) askAgent(ctx context.Context) {

@@ -229,7 +229,7 @@ func (d *doctor) checkTPM(ctx context.Context) bool {
 	defer cancel()
 	d.noted, d.pinErr = statedir.Noted(d.cfg.StateDir)
 	d.pinFile = statedir.RootFile(d.cfg.StateDir)
-	t, err := tpm.Open(ctx, tpm.Config{Device: d.cfg.TPM, Logger: d.opts.Logger, StorageRoot: d.noted, OwnerAuth: statedir.OwnerAuth(d.cfg)})
+	t, err := tpm.Open(ctx, tpm.Config{Device: d.cfg.TPM, Logger: d.opts.Logger, StorageRoot: d.noted, OwnerAuth: statedir.OwnerAuth(d.cfg), Waiting: d.opts.Waits.Begin})
 	if err == nil {
 		d.tpm = t
 		var p tpm.Properties
@@ -243,7 +243,11 @@ func (d *doctor) checkTPM(ctx context.Context) bool {
 	if d.cfg.BindingKey.InsecureSoftware {
 		verdict, action = VerdictWarn, "nothing: with a software key, none is used"
 	}
-	d.add("tpm", verdict, action, "%v", err)
+	late := ""
+	if errors.Is(err, context.DeadlineExceeded) {
+		late = fmt.Sprintf("it has not answered within %v: ", lookTimeout)
+	}
+	d.add("tpm", verdict, action, "%s%v", late, err)
 	return false
 }
 

@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -90,8 +91,8 @@ func (m *metricsWriter) begin(name, kind, help string) {
 func (m *metricsWriter) sample(value float64, labels ...string) {
 	m.WriteString(m.name)
 	var pairs []string
-	for i := 0; i < len(labels); i += 2 {
-		pairs = append(pairs, labels[i]+`="`+labelValue(labels[i+1])+`"`)
+	for label := range slices.Chunk(labels, 2) {
+		pairs = append(pairs, label[0]+`="`+labelValue(label[1])+`"`)
 	}
 	if len(pairs) > 0 {
 		m.WriteString("{" + strings.Join(pairs, ",") + "}")

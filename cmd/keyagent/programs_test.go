@@ -50,7 +50,7 @@ func hang(path string) error {
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
-			return nil //nolint:nilerr // it is terminated
+			return nil // it is terminated
 		}
 		defer conn.Close() //nolint:gocritic // they stay open until then
 	}

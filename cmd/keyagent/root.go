@@ -51,6 +51,10 @@ func run(ctx context.Context, args []string, std streams) int {
 	code := make(chan int, 1)
 	go func() {
 		cmd, err := root.ExecuteContextC(ctx)
+		if interrupted(ctx, err) {
+			code <- a.exitInterrupted()
+			return
+		}
 		code <- a.exit(err, cmd)
 	}()
 	if serves {
@@ -76,13 +80,23 @@ func (a *app) await(ctx context.Context, code <-chan int) int {
 	case c := <-code:
 		return c
 	case <-time.After(interruptPatience):
-		if a.json {
-			a.writeError(errorReport{Code: codeInterrupted, Message: "interrupted", ExitCode: exitFailed})
-		} else {
-			fmt.Fprintln(a.err, "keyagent: error: interrupted")
-		}
-		return exitFailed
+		return a.exitInterrupted()
 	}
+}
+
+// interrupted reports whether a command ended because it was interrupted: what it could not do then
+// is no fault of the TPM, nor of the agent. Some errors have the cause as text only.
+func interrupted(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() != nil && (errors.Is(err, context.Canceled) || strings.Contains(err.Error(), context.Canceled.Error()))
+}
+
+func (a *app) exitInterrupted() int {
+	if a.json {
+		a.writeError(errorReport{Code: codeInterrupted, Message: "interrupted", ExitCode: exitFailed})
+	} else {
+		fmt.Fprintln(a.err, "keyagent: error: interrupted")
+	}
+	return exitFailed
 }
 
 func (a *app) rootCommand() *cobra.Command {

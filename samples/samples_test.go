@@ -1,4 +1,5 @@
-// Package samples_test follows the READMEs of the samples: with the real keyagent, on a simulated platform.
+// Package samples_test follows the READMEs of the samples: with the real keyagent, on a simulated
+// platform.
 package samples_test
 
 import (

@@ -15,7 +15,8 @@ import (
 // maxControlBytes limits a request to the control endpoint.
 const maxControlBytes = 64 << 10
 
-// control returns the endpoint through which other processes see and provoke the platform. It is not part of the VM: no guest has it.
+// control returns the endpoint through which other processes see and provoke the platform. It is
+// not part of the VM: no guest has it.
 func (p *Platform) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /journal", p.getJournal)

@@ -30,8 +30,9 @@ const (
 	stateDir   = "state" // of the agent; keyagent.yaml.tmpl names it
 )
 
-// putStateAside renames the state directory of an agent on an earlier platform in dir: its keys belong to a TPM that is no more, and an
-// agent would refuse to start on it. A directory in which no platform has been keeps what it has.
+// putStateAside renames the state directory of an agent on an earlier platform in dir: its keys
+// belong to a TPM that is no more, and an agent would refuse to start on it. A directory in which
+// no platform has been keeps what it has.
 func (p *Platform) putStateAside(dir string) error {
 	state := filepath.Join(dir, stateDir)
 	for _, path := range []string{filepath.Join(dir, configFile), state} {

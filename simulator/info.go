@@ -1,6 +1,7 @@
 package simulator
 
-// Info tells how to reach the platform and who is who on it. As JSON it is the content of azuresim.json.
+// Info tells how to reach the platform and who is who on it. As JSON it is the content of
+// azuresim.json.
 type Info struct {
 	IMDS     string `json:"imds"`     // base URLs, without trailing slash
 	MAA      string `json:"maa"`      //
@@ -27,7 +28,8 @@ type Info struct {
 	AssertionIssuer  string        `json:"assertion_issuer"`  // claim iss of the tokens that a federated credential takes
 }
 
-// Application is an app registration in the VM's tenant. app-fic trusts the identity vm-user; app-cert waits for a certificate.
+// Application is an app registration in the VM's tenant. app-fic trusts the identity vm-user;
+// app-cert waits for a certificate.
 type Application struct {
 	Name     string `json:"name"` // in the agent's configuration
 	ClientID string `json:"client_id"`

@@ -93,7 +93,8 @@ func newInfo(dir string) Info {
 	}
 }
 
-// startTPM powers the TPM on and does what paravisor and host do on Azure: certify the AK, and have the processor vouch for it.
+// startTPM powers the TPM on and does what paravisor and host do on Azure: certify the AK, and have
+// the processor vouch for it.
 func (p *Platform) startTPM(ctx context.Context, a *authorities) error {
 	socket := p.info.TPM[len("unix:"):]
 	if len(socket) > maxSocketPath {

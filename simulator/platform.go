@@ -60,8 +60,9 @@ type Platform struct {
 	once    sync.Once
 }
 
-// Start builds a platform, starts its services on free ports of 127.0.0.1 and its TPM on Dir/tpm.sock, and writes its files into Dir,
-// azuresim.json last. ctx ends the start, not the platform.
+// Start builds a platform, starts its services on free ports of 127.0.0.1 and its TPM on
+// Dir/tpm.sock, and writes its files into Dir, azuresim.json last. ctx ends the start, not the
+// platform.
 func Start(ctx context.Context, cfg Config) (*Platform, error) {
 	p := newPlatform(cfg)
 	if err := p.start(ctx, cfg); err != nil {
@@ -172,7 +173,8 @@ func (p *Platform) Clock() *Clock { return p.clock }
 // ResetTPM reboots the VM as its TPM sees it: seeds and NV stay, what was loaded is gone.
 func (p *Platform) ResetTPM(ctx context.Context) error { return p.tpm.Reset(ctx) }
 
-// Close stops everything and waits for it. The files stay, but for azuresim.json. Further calls do nothing.
+// Close stops everything and waits for it. The files stay, but for azuresim.json. Further calls do
+// nothing.
 func (p *Platform) Close() error {
 	var problems []error
 	p.once.Do(func() {

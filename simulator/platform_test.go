@@ -126,7 +126,8 @@ func checkConfiguration(t *testing.T, info simulator.Info) {
 	}
 }
 
-// The next machine in a directory is another one. Its agent would not start on the state of the last.
+// The next machine in a directory is another one. Its agent would not start on the state of the
+// last.
 func TestStateOfAnEarlierMachineIsMovedAway(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sim")
 	if err != nil {

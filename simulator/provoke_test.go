@@ -207,7 +207,8 @@ func TestLifeOfAnApplicationsCertificate(t *testing.T) {
 	}
 }
 
-// The way that works over mutual TLS: an authority issues the certificate, and the application trusts what it issues to a subject.
+// The way that works over mutual TLS: an authority issues the certificate, and the application
+// trusts what it issues to a subject.
 func TestACertificateThatIsTrustedBySubjectAndIssuer(t *testing.T) {
 	p := start(t)
 	o := newOperator(t, p)

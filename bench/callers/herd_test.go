@@ -32,7 +32,8 @@ const (
 	askAzidentity = "azidentity"
 )
 
-// oneOfTheHerd is one process: it says that it is there, waits for the end of its input, and gets one token.
+// oneOfTheHerd is one process: it says that it is there, waits for the end of its input, and gets
+// one token.
 func oneOfTheHerd(whom string) error {
 	get := fromAgent
 	if whom == askAzidentity {
@@ -159,8 +160,8 @@ func TestAHerdIsOneRequestToIMDSAndOneToEntra(t *testing.T) {
 	}
 }
 
-// BenchmarkHerd compares 60 processes that ask the agent with 60 that ask IMDS by azidentity. The agent has its certificate, and
-// nobody has the token.
+// BenchmarkHerd compares 60 processes that ask the agent with 60 that ask IMDS by azidentity. The
+// agent has its certificate, and nobody has the token.
 func BenchmarkHerd(b *testing.B) {
 	s := newStage(b)
 	var ours, theirs run

@@ -38,7 +38,8 @@ var outages = []struct {
 	{"last-minutes", tokenLife - outageLength},
 }
 
-// withAgent returns how many are answered who ask the agent throughout an outage. Time is the platform's.
+// withAgent returns how many are answered who ask the agent throughout an outage. Time is the
+// platform's.
 func withAgent(tb testing.TB, age time.Duration) (answered int) {
 	tb.Helper()
 	s := newStage(tb)
@@ -125,15 +126,16 @@ func (i *imdsInBubble) Do(req *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// TestAzidentityInAnOutage asks azidentity throughout the same outages. It is the reference of BenchmarkOutage, which reads what it
-// prints.
+// TestAzidentityInAnOutage asks azidentity throughout the same outages. It is the reference of
+// BenchmarkOutage, which reads what it prints.
 func TestAzidentityInAnOutage(t *testing.T) {
 	for _, o := range outages {
 		synctest.Test(t, func(t *testing.T) { fmt.Printf("%s: %d answered\n", o.name, withAzidentity(t, o.age)) })
 	}
 }
 
-// withAzidentity returns how many are answered who ask azidentity throughout an outage. Time is the bubble's.
+// withAzidentity returns how many are answered who ask azidentity throughout an outage. Time is the
+// bubble's.
 func withAzidentity(t *testing.T, age time.Duration) (answered int) {
 	t.Helper()
 	host := new(imdsInBubble)
@@ -172,8 +174,8 @@ func withAzidentity(t *testing.T, age time.Duration) (answered int) {
 	return answered
 }
 
-// BenchmarkOutage compares how many requests the agent answers in an outage of ten minutes, one every ten seconds, with all of
-// them, and with what azidentity answers.
+// BenchmarkOutage compares how many requests the agent answers in an outage of ten minutes, one
+// every ten seconds, with all of them, and with what azidentity answers.
 func BenchmarkOutage(b *testing.B) {
 	program, err := os.Executable()
 	if err != nil {

@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	// MSAL has no clock but the real one, and its assertions live ten minutes, and five more for clocks that differ. Within these the
-	// stolen token must have ended, for which the resource allows a minute and the token endpoint, whose assertion it is, five.
+	// MSAL has no clock but the real one, and its assertions live ten minutes, and five more for
+	// clocks that differ. Within these the stolen token must have ended, for which the resource
+	// allows a minute and the token endpoint, whose assertion it is, five.
 	stolenLife = 5 * time.Minute
 	afterwards = stolenLife + 5*time.Minute + 15*time.Second
 
@@ -29,13 +30,15 @@ const (
 	vault          = "https://vault.azure.net"
 )
 
-// The names of the token endpoints in the public cloud, under which the thief and a wiretap know those of the platform.
+// The names of the token endpoints in the public cloud, under which the thief and a wiretap know
+// those of the platform.
 const (
 	mtlsName  = "mtlsauth.microsoft.com"
 	loginName = "login.microsoftonline.com"
 )
 
-// loot is what the thief takes away: everything but what is in the TPM. As JSON it is his file loot.json.
+// loot is what the thief takes away: everything but what is in the TPM. As JSON it is his file
+// loot.json.
 type loot struct {
 	Victim simulator.Info
 	State  string // the agent's state directory
@@ -139,8 +142,8 @@ func TestAPEMKeyIsAsGoodForAThiefAsItsCertificate(t *testing.T) {
 	}
 }
 
-// What the thief is refused is refused for the want of the TPM, and not because it is no good: with the TPM, the same files and the
-// same assertions give tokens.
+// What the thief is refused is refused for the want of the TPM, and not because it is no good: with
+// the TPM, the same files and the same assertions give tokens.
 func TestTheLootIsGoodWhereTheTPMIs(t *testing.T) {
 	v := newVictim(t)
 	insider := &thief{loot: v.loot, dir: t.TempDir(), platform: v.platform}
@@ -209,9 +212,10 @@ func (v *victim) withKey(ctx context.Context, name string, der []byte, do func(*
 	return do(&tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key})
 }
 
-// BenchmarkTheft counts in how many ways somebody who took all files and the memory away, but for what is in the TPM, gets new
-// tokens on a VM of his own: right after, and when the stolen token has expired. The stolen token itself is good until then, the
-// agent's as well as the other's. This is what he tries, and what comes of it:
+// BenchmarkTheft counts in how many ways somebody who took all files and the memory away, but for
+// what is in the TPM, gets new tokens on a VM of his own: right after, and when the stolen token
+// has expired. The stolen token itself is good until then, the agent's as well as the other's. This
+// is what he tries, and what comes of it:
 //
 //	with what he took from the agent
 //	the agent, with its whole state                            does not start: not the storage root that it knows
@@ -230,8 +234,8 @@ func (v *victim) withKey(ctx context.Context, name string, der []byte, do func(*
 //	MSAL Go                                                    a token, as long as the certificate is valid
 //	azidentity, ClientCertificateCredential                    a token, as long as the certificate is valid
 //
-// The assertions were read by a wiretap that held them back from Entra, so that none has been used: with the key that is in the
-// TPM, they are good ([TestTheLootIsGoodWhereTheTPMIs]).
+// The assertions were read by a wiretap that held them back from Entra, so that none has been used:
+// with the key that is in the TPM, they are good ([TestTheLootIsGoodWhereTheTPMIs]).
 func BenchmarkTheft(b *testing.B) {
 	for b.Loop() {
 		v := newVictim(b)

@@ -98,7 +98,8 @@ func attempts() []attempt {
 	}
 }
 
-// oneThief is the thief's process: it boots his VM in dir, where loot.json is, and prints the report.
+// oneThief is the thief's process: it boots his VM in dir, where loot.json is, and prints the
+// report.
 func oneThief(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -165,7 +166,8 @@ func (t *thief) show(ctx context.Context, token string) string {
 	return resp.Status
 }
 
-// client knows the victim's Entra by its names in the public cloud, and shows the certificate, if there is one.
+// client knows the victim's Entra by its names in the public cloud, and shows the certificate, if
+// there is one.
 func (t *thief) client(certificate *tls.Certificate) *http.Client {
 	names := map[string]string{mtlsName + ":443": t.Victim.MTLSAuth, loginName + ":443": t.Victim.Login}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: t.roots}
@@ -258,7 +260,8 @@ func (t *thief) agentForFederation(ctx context.Context) (string, error) {
 	return t.byAgent(ctx, federatedApp, "storage-root", "keys/binding")
 }
 
-// byAgent runs the agent on his VM with the stolen state, of which he removed something, and asks it for a token.
+// byAgent runs the agent on his VM with the stolen state, of which he removed something, and asks
+// it for a token.
 func (t *thief) byAgent(ctx context.Context, identity string, removed ...string) (string, error) {
 	cfg, err := t.config()
 	if err != nil {
@@ -312,7 +315,8 @@ func (t *thief) config() (*config.Config, error) {
 	return cfg, copyState(cfg.StateDir, t.State)
 }
 
-// copyState copies the agent's files with the modes that it insists on, which a copy through fs.FS loses.
+// copyState copies the agent's files with the modes that it insists on, which a copy through fs.FS
+// loses.
 func copyState(to, from string) error {
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		return err

@@ -60,7 +60,8 @@ func newVictim(tb testing.TB) *victim {
 	return v
 }
 
-// makeKey makes the application's key in the TPM and gets it a certificate that the application trusts.
+// makeKey makes the application's key in the TPM and gets it a certificate that the application
+// trusts.
 func (v *victim) makeKey(ctx context.Context) error {
 	keys, err := keyring.Open(v.cfg, statedir.Options{Now: v.platform.Clock().Now})
 	if err != nil {
@@ -90,8 +91,8 @@ func (v *victim) certify(ctx context.Context, keys *keyring.Keyring) error {
 	return errors.Join(err, os.Remove(file))
 }
 
-// makePEM makes another key for the same application, in a file, and uploads its certificate: its owner sends assertions only, for
-// which a self-signed one will do.
+// makePEM makes another key for the same application, in a file, and uploads its certificate: its
+// owner sends assertions only, for which a self-signed one will do.
 func (v *victim) makePEM() error {
 	c, err := selfSigned("app", v.platform.Clock().Now())
 	if err != nil {
@@ -126,7 +127,8 @@ func certificateIn(file string) (*x509.Certificate, error) {
 	return x509.ParseCertificate(block.Bytes)
 }
 
-// selfSigned makes a key and a certificate that is good for a client, and for a server of this name.
+// selfSigned makes a key and a certificate that is good for a client, and for a server of this
+// name.
 func selfSigned(name string, now time.Time) (*tls.Certificate, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -163,8 +165,8 @@ func (v *victim) usePEM(ctx context.Context) error {
 	return err
 }
 
-// wiretap is a proxy between the agent and Entra whose certificate the agent trusts: it reads along, and nothing gets through.
-// Assertions that it has seen are as good as new.
+// wiretap is a proxy between the agent and Entra whose certificate the agent trusts: it reads
+// along, and nothing gets through. Assertions that it has seen are as good as new.
 type wiretap struct {
 	mu    sync.Mutex
 	forms []url.Values
@@ -191,7 +193,8 @@ func (w *wiretap) assertion(clientID string) (found string) {
 	return found
 }
 
-// serve starts the endpoint that impersonates Entra's with this certificate, and the proxy that leads to it.
+// serve starts the endpoint that impersonates Entra's with this certificate, and the proxy that
+// leads to it.
 func (w *wiretap) serve(certificate *tls.Certificate) (proxy string, stop func()) {
 	entra := httptest.NewUnstartedServer(w)
 	entra.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*certificate}, ClientAuth: tls.RequestClientCert}
@@ -256,7 +259,8 @@ func (v *victim) tap(ctx context.Context, dir string) error {
 	return errors.Join(err, a.stop())
 }
 
-// tapped is the agent's configuration with the wiretap on the way to Entra, and with caFile, which has its certificate.
+// tapped is the agent's configuration with the wiretap on the way to Entra, and with caFile, which
+// has its certificate.
 func (v *victim) tapped(proxy string, certificate *tls.Certificate, caFile string) (*config.Config, error) {
 	own := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]})
 	if err := bundle(caFile, own, v.loot.Victim.CAFile); err != nil {

@@ -19,7 +19,8 @@ type bare struct {
 	send    tpmtest.Forward
 }
 
-// openBare takes the bytes, and the connection that they are valid on, from a plain signature of ours.
+// openBare takes the bytes, and the connection that they are valid on, from a plain signature of
+// ours.
 func openBare(tb testing.TB, m machine, s scheme) *bare {
 	tb.Helper()
 	by := &bare{}

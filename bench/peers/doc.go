@@ -1,5 +1,6 @@
-// Package peers measures the TPM signers of other Go projects beside ours: the same TPM, the same digest, in turn within
-// one run. It holds the forms of ours that are compared, the benchmarks, and a test that they compare like with like.
+// Package peers measures the TPM signers of other Go projects beside ours: the same TPM, the same
+// digest, in turn within one run. It holds the forms of ours that are compared, the benchmarks, and
+// a test that they compare like with like.
 //
 //	peer                                                   commands per signature
 //	go-tpm-tools, client.Key.GetSigner                     1                        the key stays loaded
@@ -10,12 +11,14 @@
 //
 // All of them build. Where a choice had to be made it is the peer's advantage:
 //
-//   - Each peer has one connection that stays open, without a lock or a copy in between. Step's signer opens and closes the
-//     device for each signature; here that costs nothing.
-//   - None of them verifies what the TPM made. We do, and the time is ours. What nobody can undercut who verifies is measured
-//     beside them as well: a bare TPM2_Sign of prepared bytes, and one verification.
-//   - All but keyfile.NewTPMKeySigner authorize with an empty password, so that whoever is on the way to the TPM can change
-//     what is signed. Both forms of ours are compared: protected against that, as by default, and plain, as they are.
+//   - Each peer has one connection that stays open, without a lock or a copy in between. Step's
+//     signer opens and closes the device for each signature; here that costs nothing.
+//   - None of them verifies what the TPM made. We do, and the time is ours. What nobody can
+//     undercut who verifies is measured beside them as well: a bare TPM2_Sign of prepared bytes,
+//     and one verification.
+//   - All but keyfile.NewTPMKeySigner authorize with an empty password, so that whoever is on the
+//     way to the TPM can change what is signed. Both forms of ours are compared: protected against
+//     that, as by default, and plain, as they are.
 //
 // What is missing: tpm2-openssl, because a process for each signature is no comparison.
 package peers

@@ -18,7 +18,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// A scheme is a key and what it is asked for. PSS salts are left to the signer, because that is all that each of them takes.
+// A scheme is a key and what it is asked for. PSS salts are left to the signer, because that is all
+// that each of them takes.
 type scheme struct {
 	name string
 	key  tpm.Algorithm
@@ -65,7 +66,8 @@ func digest() []byte {
 	return d[:]
 }
 
-// A machine is a TPM with key files of ours. Peers that can read them sign with the same keys as we.
+// A machine is a TPM with key files of ours. Peers that can read them sign with the same keys as
+// we.
 type machine struct{ device, dir string }
 
 // start starts a TPM and makes the key files.

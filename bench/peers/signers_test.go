@@ -52,14 +52,15 @@ func goTPMToolsTemplate(s scheme) legacy.Public {
 	return t
 }
 
-// A channel is how go-attestation and step reach a TPM that is no device. Closing it does nothing: step does so after each
-// signature, and opening it again is not what is compared.
+// A channel is how go-attestation and step reach a TPM that is no device. Closing it does nothing:
+// step does so after each signature, and opening it again is not what is compared.
 type channel struct{ net.Conn }
 
 func (channel) MeasurementLog() ([]byte, error) { return nil, nil }
 func (channel) Close() error                    { return nil }
 
-// goAttestation needs an attestation key to make others with. It is flushed then, so that there is a slot for our key.
+// goAttestation needs an attestation key to make others with. It is flushed then, so that there is
+// a slot for our key.
 func goAttestation(tb testing.TB, m machine, s scheme) crypto.Signer {
 	tb.Helper()
 	on, err := attest.OpenTPM(&attest.OpenConfig{CommandChannel: channel{m.dial(tb)}})
@@ -148,8 +149,8 @@ func readKeyFile(tb testing.TB, path string) *keyfile.TPMKey {
 	return file
 }
 
-// What is compared must be the same thing: a signature that verifies, by each signer and with each scheme. How many commands it
-// takes decides on a TPM that is slower than this one.
+// What is compared must be the same thing: a signature that verifies, by each signer and with each
+// scheme. How many commands it takes decides on a TPM that is slower than this one.
 func TestEverySignerMakesSignaturesThatVerify(t *testing.T) {
 	for _, tt := range []struct {
 		name     string

@@ -7,9 +7,10 @@
 //
 // What always holds:
 //   - The files come first: a name that they have means the same as it does without a directory.
-//   - getent is run by its absolute path, with an environment and a working directory of its own, for a limited time, and
-//     what it prints is read up to a limit.
-//   - A name that getent would take for a number is not given to it: getent reads "4294967296" as 0, which is root.
+//   - getent is run by its absolute path, with an environment and a working directory of its own,
+//     for a limited time, and what it prints is read up to a limit.
+//   - A name that getent would take for a number is not given to it: getent reads "4294967296" as
+//     0, which is root.
 //   - What is not known ([ErrUnknown]) and what could not be found out are told apart.
 //
 // # Sources

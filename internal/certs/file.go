@@ -146,7 +146,8 @@ func convert(block pemfile.Block, openssl string) string {
 	case block.Form == pemfile.DER && !pkcs12:
 		return openssl + " -inform DER -in FILE" + to
 	case block.Form == pemfile.PEM && !(block.Plain && opensslKnows(block.Label)):
-		// What is left of the file is the base64, whatever is around it: UTF-16's zero bytes, labels, escaped line ends, spaces.
+		// What is left of the file is the base64, whatever is around it: UTF-16's zero bytes,
+		// labels, escaped line ends, spaces.
 		return `tr -d '\000' <FILE | sed 's/-----[^-]*-----//g; s/\\\\*[rn]//g' | base64 -di | ` + openssl + " -inform DER" + to
 	}
 	return openssl + " -in FILE" + to
@@ -172,8 +173,8 @@ func notAuthority(c *x509.Certificate) string {
 	return ""
 }
 
-// Parse reads one certificate in DER, of somebody else's making: one with a key that [CheckKey] refuses is an
-// error. The error says whose it is.
+// Parse reads one certificate in DER, of somebody else's making: one with a key that [CheckKey]
+// refuses is an error. The error says whose it is.
 func Parse(der []byte) (*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(der)
 	if err == nil {

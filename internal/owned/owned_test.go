@@ -161,7 +161,8 @@ func TestResolveAndCheck(t *testing.T) {
 	}
 }
 
-// What the agent's user or root owns is taken by the agent, and what the agent's user owns is not taken by another user.
+// What the agent's user or root owns is taken by the agent, and what the agent's user owns is not
+// taken by another user.
 func TestTheUserOfTheProcessIsTrustedBesideRoot(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

@@ -63,7 +63,8 @@ func TestWhatIsNoObjectHasNoMembers(t *testing.T) {
 	}
 }
 
-// FuzzMembers: what is accepted is JSON, and a text is what the standard library reads, if the member is there once.
+// FuzzMembers: what is accepted is JSON, and a text is what the standard library reads, if the
+// member is there once.
 func FuzzMembers(f *testing.F) {
 	f.Add([]byte(`{"a":"b","n":"12.5","o":{"a":1}}`))
 	f.Add([]byte(`{"a":"b","a":"c"}`))

@@ -86,8 +86,8 @@ func TimedOut(err error) bool {
 // What net/http says of HTTP/2 connections that ended, in errors without a name.
 var lostHTTP2 = []string{"http2: client conn could not be established", "http2: client connection lost", "http2: server sent GOAWAY"}
 
-// ConnectionLost reports whether err says that the connection was reset or closed, without a word from the other side, before there
-// was an answer. A TLS alert is a word.
+// ConnectionLost reports whether err says that the connection was reset or closed, without a word
+// from the other side, before there was an answer. A TLS alert is a word.
 func ConnectionLost(err error) bool {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
 		return false

@@ -16,11 +16,13 @@ type Config struct {
 	Logger *slog.Logger     // nil means no log
 	Now    func() time.Time // for what others read; nil means time.Now
 
-	// AfterFunc calls f in a goroutine of its own once d is over, unless stop is called before. Nil means time.AfterFunc.
+	// AfterFunc calls f in a goroutine of its own once d is over, unless stop is called before. Nil
+	// means time.AfterFunc.
 	AfterFunc func(d time.Duration, f func()) (stop func() bool)
 }
 
-// Board keeps what is waited for. It is safe for concurrent use. What it is told must come from a small number of texts without secrets.
+// Board keeps what is waited for. It is safe for concurrent use. What it is told must come from a
+// small number of texts without secrets.
 type Board struct {
 	cfg Config
 
@@ -62,7 +64,8 @@ func New(cfg Config) *Board {
 	return &Board{cfg: cfg, waits: map[string]*wait{}}
 }
 
-// Begin notes that somebody waits, until over is called. Neither blocks. A nil board takes no notes.
+// Begin notes that somebody waits, until over is called. Neither blocks. A nil board takes no
+// notes.
 func (b *Board) Begin(what string) (over func()) {
 	if b == nil {
 		return func() {}
@@ -90,7 +93,8 @@ func (b *Board) late(what string, me *waiter) {
 	}
 }
 
-// noteLate notes a long wait, unless it has ended in this moment. First says that it is the first for the same.
+// noteLate notes a long wait, unless it has ended in this moment. First says that it is the first
+// for the same.
 func (b *Board) noteLate(what string, me *waiter) (n int, first bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,6 +1,8 @@
-// Azuresim runs a simulated Azure Confidential VM for an agent, a demo or a test that is another process.
+// Azuresim runs a simulated Azure Confidential VM for an agent, a demo or a test that is another
+// process.
 //
-// See package simulator for what is simulated, and how strictly. Everything it makes dies with it: a second azuresim is another VM.
+// See package simulator for what is simulated, and how strictly. Everything it makes dies with it:
+// a second azuresim is another VM.
 package main
 
 import (

@@ -40,7 +40,8 @@ func (d *demo) federated(ctx context.Context) error {
 	return nil
 }
 
-// certificateApp is an application that knows this machine by a certificate, whose key is made here and now.
+// certificateApp is an application that knows this machine by a certificate, whose key is made here
+// and now.
 func (d *demo) certificateApp(ctx context.Context) error {
 	for _, args := range [][]string{{"key", "create", "app"}, {"key", "csr", "app", "--subject", "CN=app", "--out", "app.csr"}} {
 		if err := d.keyCommand(ctx, args...); err != nil {
@@ -59,7 +60,8 @@ func (d *demo) certificateApp(ctx context.Context) error {
 	return err
 }
 
-// keyCommand runs a command about keys, beside the agent. The files that it names are in the machine's directory.
+// keyCommand runs a command about keys, beside the agent. The files that it names are in the
+// machine's directory.
 func (d *demo) keyCommand(ctx context.Context, args ...string) error {
 	d.page.shell("keyagent " + strings.Join(args, " "))
 	if last := len(args) - 1; filepath.Ext(args[last]) != "" {
@@ -92,8 +94,8 @@ func (d *demo) appToken(ctx context.Context, identity, tokenType string) (appTok
 	return token, expect(token.Bound && !token.Fallback && strings.EqualFold(token.TokenType, tokenType), "got %s, bound %v, fallback %v", token.TokenType, token.Bound, token.Fallback)
 }
 
-// certify does what the company's authority and the tenant's administrator do: app.pem for app.csr, and an application that trusts
-// the authority's certificates of this subject.
+// certify does what the company's authority and the tenant's administrator do: app.pem for app.csr,
+// and an application that trusts the authority's certificates of this subject.
 func (m machine) certify(ctx context.Context, app, subject string) error {
 	chain, err := m.post(ctx, "/authority", filepath.Join(m.dir, "app.csr"))
 	if err != nil {

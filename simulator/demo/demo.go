@@ -124,7 +124,8 @@ func (d *demo) startAgent(ctx context.Context) error {
 	})
 }
 
-// status asks the agent what it is and has. It may well say that an identity is not set up yet, which is exit code 1.
+// status asks the agent what it is and has. It may well say that an identity is not set up yet,
+// which is exit code 1.
 func (d *demo) status(ctx context.Context) (agentStatus, error) {
 	var status agentStatus
 	r, err := d.keyagent(ctx, "status", "--json")

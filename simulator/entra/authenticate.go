@@ -80,7 +80,8 @@ func (s *Server) managedIdentity(r *request, p Principal) (*client, error) {
 	return &client{p.ClientID, p.ObjectID, p.ResourceID, r.certificate, flowManagedIdentity}, nil
 }
 
-// checkBindingCertificate checks that the managed identity issuer issued certificate for client authentication, and that it still counts.
+// checkBindingCertificate checks that the managed identity issuer issued certificate for client
+// authentication, and that it still counts.
 func (s *Server) checkBindingCertificate(certificate *x509.Certificate) error {
 	if err := certificate.CheckSignatureFrom(s.cfg.Issuer); err != nil || certificate.Issuer.String() != s.cfg.Issuer.Subject.String() {
 		return refuse(http.StatusUnauthorized, "invalid_client", 7000277, "The client certificate was not issued by %s.", pki.IdentityIssuerName)
@@ -91,7 +92,8 @@ func (s *Server) checkBindingCertificate(certificate *x509.Certificate) error {
 	return s.checkLife(certificate)
 }
 
-// applicationClient authenticates by what the request brings: an assertion, the connection's certificate, or both.
+// applicationClient authenticates by what the request brings: an assertion, the connection's
+// certificate, or both.
 func (s *Server) applicationClient(r *request, app *Application) (*client, error) {
 	switch tokenType := r.form["token_type"]; {
 	case tokenType != "" && tokenType != "bearer" && (!r.mtls || !r.bound()): // there is nothing here that it could be bound to
@@ -133,7 +135,8 @@ func (a *Application) client(r *request, flow string) *client {
 	return &client{id: a.ClientID, objectID: a.ObjectID, binding: r.certificate, flow: flow}
 }
 
-// checkConnection checks a registered certificate that authenticates a TLS connection. One that states purposes must state this one.
+// checkConnection checks a registered certificate that authenticates a TLS connection. One that
+// states purposes must state this one.
 func (s *Server) checkConnection(certificate *x509.Certificate) error {
 	usages := certificate.ExtKeyUsage
 	stated := len(usages)+len(certificate.UnknownExtKeyUsage) > 0

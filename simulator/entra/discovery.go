@@ -44,8 +44,9 @@ func (f *face) serveConfiguration(w http.ResponseWriter, r *http.Request, e *jou
 	})
 }
 
-// issuerOf is the issuer that the OpenID configuration names. A tenant has one, whichever of the cloud's names is asked,
-// regional ones included: MSAL Go 1.9 and azidentity 1.14 refuse a regional issuer.
+// issuerOf is the issuer that the OpenID configuration names. A tenant has one, whichever of the
+// cloud's names is asked, regional ones included: MSAL Go 1.9 and azidentity 1.14 refuse a regional
+// issuer.
 func (f *face) issuerOf(r *http.Request) string {
 	if base := f.baseOf(r); base == f.base {
 		return f.FederationIssuer()
@@ -76,7 +77,8 @@ type instanceCloud struct {
 	Aliases []string `json:"aliases"`
 }
 
-// serveInstance tells whether an authority is one of Entra's. Here it is one if this listener answers for it.
+// serveInstance tells whether an authority is one of Entra's. Here it is one if this listener
+// answers for it.
 func (f *face) serveInstance(w http.ResponseWriter, r *http.Request, e *journal.Entry) {
 	authority, err := f.authority(r)
 	if err == nil {
@@ -94,7 +96,8 @@ func (f *face) serveInstance(w http.ResponseWriter, r *http.Request, e *journal.
 	})
 }
 
-// cloudOf is the cloud that a host belongs to: the public one, or one that has no other name than the host.
+// cloudOf is the cloud that a host belongs to: the public one, or one that has no other name than
+// the host.
 func cloudOf(host string) instanceCloud {
 	names := LoginNames()
 	aliases := slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, "*.") })

@@ -57,7 +57,8 @@ type world struct {
 
 func (w *world) now() time.Time { return epoch().Add(time.Duration(w.clock.Load()) * time.Second) }
 
-// Making keys is most of the work in these tests. One client's key and one issuer serve all of them.
+// Making keys is most of the work in these tests. One client's key and one issuer serve all of
+// them.
 var (
 	clientKey      = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 	identityIssuer = sync.OnceValues(func() (*pki.IdentityIssuer, error) { return pki.NewIdentityIssuer(epoch()) })
@@ -125,7 +126,8 @@ func start(t *testing.T, issuer *x509.Certificate, change func(*entra.Config)) *
 	return w
 }
 
-// plain is the policy of an application whose uploaded certificates will do over mutual TLS, which is not the usual one.
+// plain is the policy of an application whose uploaded certificates will do over mutual TLS, which
+// is not the usual one.
 func plain() entra.ApplicationPolicy {
 	return entra.ApplicationPolicy{MTLSEnabled: true, PlainCertificates: true}
 }
@@ -392,7 +394,8 @@ func TestCertificateAgesOnThePlatformsClock(t *testing.T) {
 
 func TestSessionsAreNotResumed(t *testing.T) {
 	w := newWorld(t)
-	// TLS itself goes by the real time, and would not resume a session of an expired certificate anyway.
+	// TLS itself goes by the real time, and would not resume a session of an expired certificate
+	// anyway.
 	c := w.client(t, w.issue(t, func(b *pki.BindingCertificate) { b.Now, b.Life = time.Now(), time.Hour }), w.key)
 	for range 2 {
 		resp, err := c.Get(w.url + "/" + tenantID + "/discovery/v2.0/keys")

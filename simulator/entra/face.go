@@ -22,11 +22,12 @@ type face struct {
 // preferredLogin is the name by which the public cloud speaks of itself.
 const preferredLogin = "login.microsoftonline.com"
 
-// MTLSNames are the DNS names of the mutual-TLS face in the public cloud. A leading "*." stands for a region.
+// MTLSNames are the DNS names of the mutual-TLS face in the public cloud. A leading "*." stands for
+// a region.
 func MTLSNames() []string { return []string{"mtlsauth.microsoft.com", "*.mtlsauth.microsoft.com"} }
 
-// LoginNames are the DNS names of the login face in the public cloud: the preferred one, its aliases (instance discovery
-// lists them), and those of regions.
+// LoginNames are the DNS names of the login face in the public cloud: the preferred one, its
+// aliases (instance discovery lists them), and those of regions.
 func LoginNames() []string {
 	return []string{preferredLogin, "login.windows.net", "login.microsoft.com", "sts.windows.net", "*.login.microsoft.com"}
 }
@@ -36,7 +37,8 @@ func (s *Server) MTLS() http.Handler {
 	return &face{Server: s, base: s.cfg.MTLSURL, names: MTLSNames(), mtls: true}
 }
 
-// Login is the face for clients that authenticate with an assertion alone. It ignores TLS certificates.
+// Login is the face for clients that authenticate with an assertion alone. It ignores TLS
+// certificates.
 func (s *Server) Login() http.Handler {
 	return &face{Server: s, base: s.cfg.LoginURL, names: LoginNames()}
 }
@@ -79,10 +81,12 @@ func (f *face) route(path string) (string, leg.Handler) {
 	return LegUnknown, serveUnknown
 }
 
-// isTokenPath also takes a slash at the end, which MSAL for JavaScript writes to regional endpoints.
+// isTokenPath also takes a slash at the end, which MSAL for JavaScript writes to regional
+// endpoints.
 func isTokenPath(rest string) bool { return strings.TrimSuffix(rest, "/") == "oauth2/v2.0/token" }
 
-// baseOf is the base URL as the client of r wrote it: by address, or by one of the names of the public cloud.
+// baseOf is the base URL as the client of r wrote it: by address, or by one of the names of the
+// public cloud.
 func (f *face) baseOf(r *http.Request) string {
 	if isOneOf(r.Host, f.names) {
 		return "https://" + r.Host

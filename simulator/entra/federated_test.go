@@ -20,8 +20,8 @@ import (
 
 const cluster = "https://cluster.example/issuer"
 
-// newFederatedWorld is a world whose application trusts the managed identity with clientID, the other application, and a workload of another issuer;
-// the other application has a certificate.
+// newFederatedWorld is a world whose application trusts the managed identity with clientID, the
+// other application, and a workload of another issuer; the other application has a certificate.
 func newFederatedWorld(t *testing.T) *world {
 	t.Helper()
 	key, err := clientKey()

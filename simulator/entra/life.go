@@ -26,7 +26,8 @@ func (s *Server) checkLife(certificate *x509.Certificate) error {
 	return checkTokenNotAfter(certificate, now)
 }
 
-// checkTokenNotAfter checks the time until which the certificate gets tokens, which ends before TLS refuses it.
+// checkTokenNotAfter checks the time until which the certificate gets tokens, which ends before TLS
+// refuses it.
 func checkTokenNotAfter(certificate *x509.Certificate, now time.Time) error {
 	for _, extension := range certificate.Extensions {
 		if !extension.Id.Equal(pki.OIDTokenNotAfter()) {

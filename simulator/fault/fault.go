@@ -75,8 +75,8 @@ type Set struct {
 	faults []Fault
 }
 
-// NewSet returns an empty set that knows the names of the platform's legs: a fault for a leg that does not exist would
-// never act, and the test that relies on it would prove nothing.
+// NewSet returns an empty set that knows the names of the platform's legs: a fault for a leg that
+// does not exist would never act, and the test that relies on it would prove nothing.
 func NewSet(legs ...string) *Set { return &Set{legs: legs} }
 
 // Add puts f behind the faults already there.
@@ -123,7 +123,8 @@ func (s *Set) Take(leg string) (Fault, bool) {
 	return f, true
 }
 
-// Parse reads one fault from JSON. Unknown members are refused: a misspelt one would be a fault that does something else.
+// Parse reads one fault from JSON. Unknown members are refused: a misspelt one would be a fault
+// that does something else.
 func Parse(data []byte) (Fault, error) {
 	var f Fault
 	dec := json.NewDecoder(strings.NewReader(string(data)))

@@ -8,7 +8,8 @@ import (
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// Behaviour is what the service can be switched to, before and while it runs. The zero value is a host of today without haste.
+// Behaviour is what the service can be switched to, before and while it runs. The zero value is a
+// host of today without haste.
 type Behaviour struct {
 	NoV2        bool   `json:"no_v2"`        // a host of yesterday: managed identity v2 answers 404
 	BypassCache string `json:"bypass_cache"` // of issuecredential: BypassSupported, which is meant by "", or BypassRefused
@@ -57,7 +58,8 @@ func (s *Server) current() Behaviour {
 	return s.behaviour
 }
 
-// enter counts a request to path and reports whether the limit leaves room for it. leave is to be called when it is over.
+// enter counts a request to path and reports whether the limit leaves room for it. leave is to be
+// called when it is over.
 func (s *Server) enter(path string) (leave func(), ok bool) {
 	if !strings.HasPrefix(path, "/metadata/identity/") {
 		return func() {}, true

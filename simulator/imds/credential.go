@@ -16,7 +16,8 @@ import (
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// issueCredential is leg 2 of managed identity v2: a certificate request and an attestation token for a binding certificate.
+// issueCredential is leg 2 of managed identity v2: a certificate request and an attestation token
+// for a binding certificate.
 func (s *Server) issueCredential(r *http.Request, e *journal.Entry) (any, error) {
 	id, err := s.identity(r, "bypass_cache") // by the specification of revocation; whether the service has it is not known: [Behaviour]
 	if err != nil {

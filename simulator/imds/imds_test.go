@@ -179,7 +179,8 @@ type answer struct {
 
 func (a answer) text(name string) string { s, _ := a.fields[name].(string); return s }
 
-// do makes a request with the headers that every good one has; an empty value in headers removes one.
+// do makes a request with the headers that every good one has; an empty value in headers removes
+// one.
 func (w *world) do(t *testing.T, method, target string, headers map[string]string, body []byte) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), method, w.url+target, bytes.NewReader(body))

@@ -51,9 +51,11 @@ type Config struct {
 	Location   string // region, as in "westeurope"
 	Identities []Identity
 
-	// Token gets a Bearer token from Entra for the identity with this client id, and its life. An error means that there is no such resource.
+	// Token gets a Bearer token from Entra for the identity with this client id, and its life. An
+	// error means that there is no such resource.
 	Token func(clientID, resource string) (token string, life time.Duration, err error)
-	// Reject tells Entra to refuse the certificate with this thumbprint (x5t#S256), as the attestation token that it was issued on is a bad one.
+	// Reject tells Entra to refuse the certificate with this thumbprint (x5t#S256), as the
+	// attestation token that it was issued on is a bad one.
 	Reject func(thumbprint string)
 
 	AttestationEndpoint string             // base URL of the attestation service, which is also its tokens' issuer
@@ -95,7 +97,8 @@ type route struct {
 	do     operation
 }
 
-// tokenPath is the path of managed identity v1. Clients that join it to a base URL of their own write it with doubled slashes and with one at the end.
+// tokenPath is the path of managed identity v1. Clients that join it to a base URL of their own
+// write it with doubled slashes and with one at the end.
 const tokenPath = "/metadata/identity/oauth2/token"
 
 // New returns the service; serve it with net/http.
@@ -114,7 +117,8 @@ func New(cfg Config) (*Server, error) {
 	return s, s.Set(cfg.Behaviour)
 }
 
-// ServeHTTP implements http.Handler. But for that of managed identity v1, paths are compared byte for byte: nothing is cleaned up or redirected.
+// ServeHTTP implements http.Handler. But for that of managed identity v1, paths are compared byte
+// for byte: nothing is cleaned up or redirected.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", serverName)
 	path := canonical(r.URL.Path)
@@ -155,7 +159,8 @@ func (s *Server) handler(to route) http.Handler {
 	})
 }
 
-// answer checks the envelope, but on a host without managed identity v2 even a probe learns that there is none.
+// answer checks the envelope, but on a host without managed identity v2 even a probe learns that
+// there is none.
 func (s *Server) answer(to route, r *http.Request, e *journal.Entry) (any, error) {
 	if to.v2 && s.current().NoV2 {
 		return notFound(r, e)
@@ -213,8 +218,9 @@ func asRefusal(err error) *refusal {
 	return &refusal{status: http.StatusInternalServerError, code: "unknown", description: err.Error()}
 }
 
-// identity checks the query and the request id of a managed identity v2 request, and returns the identity that it selects. The
-// service refuses requests without the id (MSAL Go, pull request 662). more are query variables beside version and selectors.
+// identity checks the query and the request id of a managed identity v2 request, and returns the
+// identity that it selects. The service refuses requests without the id (MSAL Go, pull request
+// 662). more are query variables beside version and selectors.
 func (s *Server) identity(r *http.Request, more ...string) (*Identity, error) {
 	known := append([]string{"cred-api-version", "client_id", "object_id", "mi_res_id"}, more...)
 	if len(r.Header.Values("x-ms-client-request-id")) != 1 || uuid.Validate(r.Header.Get("x-ms-client-request-id")) != nil {
@@ -233,8 +239,9 @@ func (s *Server) identity(r *http.Request, more ...string) (*Identity, error) {
 	return s.selected(query, "mi_res_id")
 }
 
-// onlyKnown refuses query variables that a leg of managed identity v2 does not know, as the service does: msi_res_id, which is
-// version 1's, was answered with 400 "Unsupported query variables" (review of MSAL.NET's pull request 5501, 2025-10).
+// onlyKnown refuses query variables that a leg of managed identity v2 does not know, as the service
+// does: msi_res_id, which is version 1's, was answered with 400 "Unsupported query variables"
+// (review of MSAL.NET's pull request 5501, 2025-10).
 func onlyKnown(query url.Values, known []string) error {
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		if !slices.Contains(known, name) {
@@ -244,8 +251,9 @@ func onlyKnown(query url.Values, known []string) error {
 	return nil
 }
 
-// selectors are the query parameters that name an identity, and what they are compared with. Managed identity v1 documents
-// msi_res_id, and takes mi_res_id, which go-autorest and rclone send it; v2 refuses the former before it comes to this.
+// selectors are the query parameters that name an identity, and what they are compared with.
+// Managed identity v1 documents msi_res_id, and takes mi_res_id, which go-autorest and rclone send
+// it; v2 refuses the former before it comes to this.
 func selectors() map[string]func(*Identity) string {
 	resourceID := func(i *Identity) string { return i.ResourceID }
 	return map[string]func(*Identity) string{

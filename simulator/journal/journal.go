@@ -28,11 +28,13 @@ type Entry struct {
 	Outcome Outcome   `json:"outcome"`
 	Error   string    `json:"error,omitempty"` // why it was refused, or which fault was in the way
 
-	// ClientCertThumbprint is the SHA-256 of the client certificate's DER in base64url without padding (RFC 8705, 3.1, "x5t#S256").
+	// ClientCertThumbprint is the SHA-256 of the client certificate's DER in base64url without
+	// padding (RFC 8705, 3.1, "x5t#S256").
 	ClientCertThumbprint string `json:"client_cert_thumbprint,omitempty"`
 	TLSVersion           string `json:"tls_version,omitempty"`
 
-	// Detail is the service's own, such as every check of an attestation verdict. It is not changed after Add.
+	// Detail is the service's own, such as every check of an attestation verdict. It is not changed
+	// after Add.
 	Detail map[string]any `json:"detail,omitempty"`
 }
 

@@ -268,7 +268,8 @@ func (m *machine) testEvidenceRefused(t *testing.T) {
 	}
 }
 
-// An instance that knows another launch identity: to it, this VM runs firmware of an unknown party on a genuine processor.
+// An instance that knows another launch identity: to it, this VM runs firmware of an unknown party
+// on a genuine processor.
 func (m *machine) testLaunchRefused(t *testing.T) {
 	other := httptest.NewUnstartedServer(nil)
 	url := "https://" + other.Listener.Addr().String()
@@ -290,7 +291,8 @@ func (m *machine) testLaunchRefused(t *testing.T) {
 	}
 }
 
-// replaceReport puts in a well-formed report about the same claims, by a processor under a root that nobody trusts: an attacker's own machine.
+// replaceReport puts in a well-formed report about the same claims, by a processor under a root
+// that nobody trusts: an attacker's own machine.
 func replaceReport(t *testing.T, info object) {
 	t.Helper()
 	processor, err := pki.NewProcessor(pki.Milan(), time.Now())

@@ -134,7 +134,8 @@ func (s *Server) serveAttest(w http.ResponseWriter, r *http.Request, e *journal.
 	leg.WriteJSON(w, http.StatusOK, map[string]string{"token": answer})
 }
 
-// serveCertificates lists the signing certificate as the real service does: the key is in x5c, and nowhere else.
+// serveCertificates lists the signing certificate as the real service does: the key is in x5c, and
+// nowhere else.
 func (s *Server) serveCertificates(w http.ResponseWriter, _ *http.Request, _ *journal.Entry) {
 	type jwk struct {
 		KeyID string   `json:"kid"`

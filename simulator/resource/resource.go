@@ -45,7 +45,8 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg}
 }
 
-// TLSConfig returns the configuration to serve with, certificate being the server's. Clients may show a certificate; the token says whether they must.
+// TLSConfig returns the configuration to serve with, certificate being the server's. Clients may
+// show a certificate; the token says whether they must.
 func TLSConfig(certificate tls.Certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS12,
@@ -55,8 +56,9 @@ func TLSConfig(certificate tls.Certificate) *tls.Config {
 	}
 }
 
-// Challenge makes the resource refuse tokens that do not carry the claims: a JSON object as in the header WWW-Authenticate, with nbf, acrs or
-// xms_cc under access_token. An object without members ends it.
+// Challenge makes the resource refuse tokens that do not carry the claims: a JSON object as in the
+// header WWW-Authenticate, with nbf, acrs or xms_cc under access_token. An object without members
+// ends it.
 func (s *Server) Challenge(claims string) error { return s.challenge.set(claims) }
 
 // ServeHTTP implements http.Handler.
@@ -84,7 +86,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, e *journal.Entry)
 	})
 }
 
-// refuse answers as Key Vault and Graph do. Clients look for the code in the message, too, in brackets.
+// refuse answers as Key Vault and Graph do. Clients look for the code in the message, too, in
+// brackets.
 func refuse(w http.ResponseWriter, code, message, header string) {
 	w.Header().Set("WWW-Authenticate", header)
 	leg.WriteJSON(w, http.StatusUnauthorized, map[string]any{
@@ -118,7 +121,8 @@ type tokenClaims struct {
 	} `json:"cnf"`
 }
 
-// Schemes of the header Authorization, in lower case as they are compared without regard to case (RFC 9110, 11.1).
+// Schemes of the header Authorization, in lower case as they are compared without regard to case
+// (RFC 9110, 11.1).
 const (
 	schemeBearer = "bearer"
 	schemePoP    = "mtls_pop"
@@ -143,7 +147,8 @@ func (s *Server) token(r *http.Request, a api, e *journal.Entry) (tokenClaims, e
 	return claims, claims.checkBinding(scheme, r.TLS)
 }
 
-// checkBinding compares what the token is bound to with the client certificate of the connection (RFC 8705, 3).
+// checkBinding compares what the token is bound to with the client certificate of the connection
+// (RFC 8705, 3).
 func (t tokenClaims) checkBinding(scheme string, state *tls.ConnectionState) error {
 	switch {
 	case t.Confirmation == nil && scheme == schemePoP:

@@ -125,7 +125,8 @@ type refusal struct {
 	Error struct{ Code, Message string }
 }
 
-// call makes a request with this Authorization header over a connection by this certificate; nil means none.
+// call makes a request with this Authorization header over a connection by this certificate; nil
+// means none.
 func (w *world) call(t *testing.T, authorization string, certificate *tls.Certificate) answer {
 	t.Helper()
 	return w.callAt(t, "/secrets/x", authorization, certificate)

@@ -182,7 +182,8 @@ func TestASessionThatAnotherFlushedIsForgotten(t *testing.T) {
 	primary(t, one, 1)
 }
 
-// Who holds the slots past all that is between client and TPM is not put aside. The client is told, and loses nothing.
+// Who holds the slots past all that is between client and TPM is not put aside. The client is told,
+// and loses nothing.
 func TestWantOfASlotIsSaid(t *testing.T) {
 	t.Parallel()
 	v, one, other := two(t)

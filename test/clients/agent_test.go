@@ -18,8 +18,9 @@ import (
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// An app that has only ever known IMDS gets its token from the agent, obtained with a credential that is bound to the VM's TPM. Where it
-// asks for a managed identity, an app registration may answer: its client id selects it.
+// An app that has only ever known IMDS gets its token from the agent, obtained with a credential
+// that is bound to the VM's TPM. Where it asks for a managed identity, an app registration may
+// answer: its client id selects it.
 func TestTheAgentIsIMDSToALibrary(t *testing.T) {
 	w := newWorld(t)
 	way := w.agentAsIMDS(w.startAgent())

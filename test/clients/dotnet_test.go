@@ -26,8 +26,9 @@ import (
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// The Azure SDK for .NET comes as a program of Microsoft's that has it inside, the Azure MCP server, since there is no other way to
-// run .NET where nothing but packages can be had. It is asked to list the secrets of a vault, and for that it needs a token.
+// The Azure SDK for .NET comes as a program of Microsoft's that has it inside, the Azure MCP
+// server, since there is no other way to run .NET where nothing but packages can be had. It is
+// asked to list the secrets of a vault, and for that it needs a token.
 
 // vaultName is a vault that only this process knows.
 const (
@@ -42,7 +43,8 @@ type keyVault struct {
 	tokens      chan string
 }
 
-// newKeyVault serves the vault behind a proxy, which leads to it and to the login endpoint, and nowhere else.
+// newKeyVault serves the vault behind a proxy, which leads to it and to the login endpoint, and
+// nowhere else.
 func (w *world) newKeyVault(t *testing.T) *keyVault {
 	t.Helper()
 	v := &keyVault{tenant: w.info.TenantID, tokens: make(chan string, 16)}
@@ -127,8 +129,8 @@ func managedFrom(host, clientID string) []string {
 	return []string{"AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential", "AZURE_POD_IDENTITY_AUTHORITY_HOST=" + host, "AZURE_CLIENT_ID=" + clientID}
 }
 
-// listSecrets runs the program and returns the token that the vault was shown, if it was shown any. credential is the environment
-// that names the program's credential.
+// listSecrets runs the program and returns the token that the vault was shown, if it was shown any.
+// credential is the environment that names the program's credential.
 func (w *world) listSecrets(t *testing.T, credential []string) (outcome, string) {
 	t.Helper()
 	program := filepath.Join(packages(t, "dotnet"), "node_modules/@azure/mcp-linux-x64/dist/azmcp")
@@ -155,7 +157,8 @@ func (w *world) listSecrets(t *testing.T, credential []string) (outcome, string)
 	}
 }
 
-// What the library asks first is a question without the header that IMDS demands: it wants to know whether anybody is there.
+// What the library asks first is a question without the header that IMDS demands: it wants to know
+// whether anybody is there.
 const withProbe = 2
 
 func TestAProgramOnDotNETGetsATokenWhereItsLibraryLooksForIMDS(t *testing.T) {
@@ -217,7 +220,8 @@ func TestARefusalArrivesInTheErrorOfAProgramOnDotNET(t *testing.T) {
 	}
 }
 
-// environmentOf is the environment that makes a case of a program's credential. Its files are the test's.
+// environmentOf is the environment that makes a case of a program's credential. Its files are the
+// test's.
 func (q request) environmentOf(t *testing.T) []string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "credential.pem")
@@ -245,8 +249,8 @@ func (q request) environmentOf(t *testing.T) []string {
 	return env
 }
 
-// dotNETCases are those of the suite that the program can be told of by its environment, without those in which nothing but the
-// simulated service makes a difference: each takes seconds.
+// dotNETCases are those of the suite that the program can be told of by its environment, without
+// those in which nothing but the simulated service makes a difference: each takes seconds.
 func dotNETCases() []string {
 	return []string{
 		"certificate", "x5c of an uploaded certificate", "x5c of a certificate trusted by subject and issuer", "a trusted certificate without x5c",

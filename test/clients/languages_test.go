@@ -46,7 +46,8 @@ func node(t *testing.T) *exec.Cmd {
 	return cmd
 }
 
-// packages is where npm has installed what the lock file of a folder names. The test is skipped where it has not.
+// packages is where npm has installed what the lock file of a folder names. The test is skipped
+// where it has not.
 func packages(t *testing.T, folder string) string {
 	t.Helper()
 	want, err := os.ReadFile(filepath.Join(folder, "package-lock.json"))
@@ -79,7 +80,8 @@ type answer struct {
 	Error   string
 }
 
-// ask lets the library ask IMDS for the vault, where that is at another place than usual. An empty client id is the system-assigned identity.
+// ask lets the library ask IMDS for the vault, where that is at another place than usual. An empty
+// client id is the system-assigned identity.
 func (l language) ask(t *testing.T, host, clientID string) answer {
 	t.Helper()
 	program, err := os.Open(l.program)

@@ -54,7 +54,8 @@ func TestARefusalOfEntraArrivesInTheLibrarysError(t *testing.T) {
 	}
 }
 
-// The identity that the VM has, but the application does not trust, is the thief's: a program on the same VM.
+// The identity that the VM has, but the application does not trust, is the thief's: a program on
+// the same VM.
 func TestAnotherIdentitysTokenIsNoAssertion(t *testing.T) {
 	w := newWorld(t)
 	way := w.azure()

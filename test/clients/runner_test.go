@@ -16,7 +16,8 @@ import (
 	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
-// request is one case, as the runners of the libraries take it (msalgo, js/msal.mjs, js/identity.mjs).
+// request is one case, as the runners of the libraries take it (msalgo, js/msal.mjs,
+// js/identity.mjs).
 type request struct {
 	Kind         kind      `json:"kind"`
 	Authority    string    `json:"authority"`

@@ -73,7 +73,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// azure is an HTTP client for which the real names lead to the platform. Every other name is an error of the test: nothing goes out.
+// azure is an HTTP client for which the real names lead to the platform. Every other name is an
+// error of the test: nothing goes out.
 func (w *world) azure() *http.Client {
 	return w.client(func(ctx context.Context, address string) (net.Conn, error) {
 		at := map[string]string{imdsHost: w.info.IMDS, loginHost: w.info.Login, regionalHost: w.info.Login}[address]
@@ -155,7 +156,8 @@ func (w *world) startAgent() string {
 	return w.startAgentWith(io.Discard, func(*config.Config) {})
 }
 
-// startAgentWith runs the agent with another configuration, and hands out its audit: a JSON object with each write.
+// startAgentWith runs the agent with another configuration, and hands out its audit: a JSON object
+// with each write.
 func (w *world) startAgentWith(audit io.Writer, change func(*config.Config)) string {
 	w.t.Helper()
 	cfg, err := config.Load(w.info.ConfigFile)

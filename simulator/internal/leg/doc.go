@@ -1,2 +1,3 @@
-// Package leg wraps each operation of the simulated services in what they have in common: faults act on it, and the journal records it.
+// Package leg wraps each operation of the simulated services in what they have in common: faults
+// act on it, and the journal records it.
 package leg

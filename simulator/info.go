@@ -1,7 +1,7 @@
 package simulator
 
-// Info tells how to reach the platform and who is who on it. As JSON it is the content of
-// azuresim.json.
+// Info has the platform's addresses, and its tenant, VM, identities and applications. As JSON it is
+// the content of azuresim.json.
 type Info struct {
 	IMDS     string `json:"imds"`     // base URLs, without trailing slash
 	MAA      string `json:"maa"`      //

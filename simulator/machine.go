@@ -29,7 +29,7 @@ const managementURI = "https://management.azure.com"
 // maxSocketPath is the longest path of a Unix socket on Linux (sockaddr_un, without the final NUL).
 const maxSocketPath = 107
 
-// authorities are who signs what on the platform, and the VM's launch identity.
+// authorities are the platform's certificate authorities, and the VM's launch identity.
 type authorities struct {
 	processor *pki.Processor
 	vtpm      *pki.VTPMAuthority

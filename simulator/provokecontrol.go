@@ -16,7 +16,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/imds"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
@@ -26,7 +26,7 @@ func finish(w http.ResponseWriter, state any, err error) {
 		badRequest(w, err)
 		return
 	}
-	leg.WriteJSON(w, http.StatusOK, state)
+	endpoint.WriteJSON(w, http.StatusOK, state)
 }
 
 // postReject makes Entra refuse a certificate with a code:
@@ -57,7 +57,7 @@ func (p *Platform) knows(w http.ResponseWriter, thumbprint string) bool {
 	if p.entra.IsRegistered(thumbprint) || p.imds.HasIssued(thumbprint) {
 		return true
 	}
-	leg.WriteJSON(w, http.StatusNotFound, map[string]string{"error": fmt.Sprintf(
+	endpoint.WriteJSON(w, http.StatusNotFound, map[string]string{"error": fmt.Sprintf(
 		"no certificate with the thumbprint %.60q was issued by imds or registered for an application; a thumbprint is an x5t#S256", thumbprint)})
 	return false
 }

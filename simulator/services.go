@@ -14,7 +14,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/imds"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/maa"
 	"github.com/keyagent/keyagent/simulator/resource"
 )
@@ -95,10 +95,10 @@ func (p *Platform) serve(l net.Listener, h http.Handler, tlsConfig *tls.Config) 
 	server := &http.Server{
 		Handler:           h,
 		TLSConfig:         tlsConfig.Clone(), // net/http writes to it
-		ConnContext:       leg.ConnContext,
+		ConnContext:       endpoint.ConnContext,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
-		// Handshakes that clients give up are part of many a test, and nobody's problem.
+		// Many tests give up a handshake: that is not worth a line in the log.
 		ErrorLog: slog.NewLogLogger(p.logger.Handler(), slog.LevelDebug),
 	}
 	p.closers = append(p.closers, func() error { return ignoreClosed(server.Close()) })

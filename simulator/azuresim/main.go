@@ -73,7 +73,7 @@ answers what holds then. A host without managed identity v2, and one with it:
   curl -d '{"no_v2":true}' $CONTROL/imds
   curl -d '{}' $CONTROL/imds
 
-A fault acts on one of these legs:%s.
+A fault acts on one of these operations:%s.
 Its kind is status (with "status", "headers", "body"), body (200 with "headers",
 "body"), delay (with "delay": "5s") or reset (of the connection); "count" says
 for how many requests, 0 until it is cleared.

@@ -18,7 +18,7 @@ type appToken struct {
 	Fallback   bool   `json:"fallback"`
 }
 
-// federated is an application that trusts a managed identity: two legs over one certificate.
+// federated is an application that trusts a managed identity: two requests over one certificate.
 func (d *demo) federated(ctx context.Context) error {
 	token, err := d.appToken(ctx, "app-fic", "bearer")
 	if err != nil {
@@ -31,12 +31,12 @@ func (d *demo) federated(ctx context.Context) error {
 	if err := expect(len(entries) >= 2, "Entra saw %d requests", len(entries)); err != nil {
 		return err
 	}
-	legs := entries[len(entries)-2:]
-	if err := expect(legs[0].Thumbprint == token.Binding.Thumbprint && legs[1].Thumbprint == token.Binding.Thumbprint, "the legs had different certificates"); err != nil {
+	requests := entries[len(entries)-2:]
+	if err := expect(requests[0].Thumbprint == token.Binding.Thumbprint && requests[1].Thumbprint == token.Binding.Thumbprint, "the requests had different certificates"); err != nil {
 		return err
 	}
-	d.page.proven("leg 1: an assertion of the managed identity, bound to certificate %s", legs[0].Thumbprint)
-	d.page.proven("leg 2: exchanged for the application's token, over the same certificate")
+	d.page.proven("request 1: an assertion of the managed identity, bound to certificate %s", requests[0].Thumbprint)
+	d.page.proven("request 2: exchanged for the application's token, over the same certificate")
 	return nil
 }
 

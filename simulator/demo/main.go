@@ -1,4 +1,4 @@
-// Command demo walks the main job with the production binary against a simulated
+// Command demo shows the main job with the production binary against a simulated
 // Azure, and then shows what a thief of each file can do with it.
 //
 // Everything runs as processes of their own that talk over sockets: azuresim is

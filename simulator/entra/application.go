@@ -14,7 +14,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 )
 
 // Application is an app registration: a client that is no managed identity.
@@ -138,7 +138,7 @@ func (s *Server) Registration(clientID string) (Registration, error) {
 	r := Registration{Certificates: []string{}, Trusted: []TrustedSubject{}, Federated: []FederatedCredential{}} // [] and not null when empty
 	err := s.change(clientID, func(a *Application) {
 		for _, c := range a.Certificates {
-			r.Certificates = append(r.Certificates, leg.Thumbprint(c.Raw))
+			r.Certificates = append(r.Certificates, endpoint.Thumbprint(c.Raw))
 		}
 		for _, t := range a.Trusted {
 			r.Trusted = append(r.Trusted, TrustedSubject{t.Subject, t.Issuer.Subject.String()})
@@ -157,7 +157,7 @@ func (s *Server) IsRegistered(thumbprint string) bool {
 		return true
 	}
 	for _, app := range s.applications {
-		if slices.ContainsFunc(app.Certificates, func(c *x509.Certificate) bool { return leg.Thumbprint(c.Raw) == thumbprint }) {
+		if slices.ContainsFunc(app.Certificates, func(c *x509.Certificate) bool { return endpoint.Thumbprint(c.Raw) == thumbprint }) {
 			return true
 		}
 	}
@@ -224,7 +224,7 @@ func (a *Application) mtlsDisabled() error {
 func (s *Server) meet(certificate *x509.Certificate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.met[leg.Thumbprint(certificate.Raw)] = true
+	s.met[endpoint.Thumbprint(certificate.Raw)] = true
 }
 
 func (t SubjectIssuer) issued(certificate *x509.Certificate) bool {
@@ -251,7 +251,7 @@ func (a *assertion) names(c *x509.Certificate) bool {
 	switch a.Algorithm {
 	case algorithmPS256:
 		// MSAL Go 1.10 writes standard base64, with padding, and Entra takes it.
-		return a.SHA256 == leg.Thumbprint(c.Raw) || a.SHA256 == standardBase64(leg.Thumbprint(c.Raw))
+		return a.SHA256 == endpoint.Thumbprint(c.Raw) || a.SHA256 == standardBase64(endpoint.Thumbprint(c.Raw))
 	case algorithmRS256:
 		sum := sha1.Sum(c.Raw)
 		return a.SHA1 == base64.RawURLEncoding.EncodeToString(sum[:])

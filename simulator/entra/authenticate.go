@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
@@ -27,7 +27,7 @@ type request struct {
 	entry       *journal.Entry
 }
 
-// client is who asks, authenticated.
+// client is the authenticated client of a request.
 type client struct {
 	id         string
 	objectID   string
@@ -44,7 +44,7 @@ func (r *request) has(field string) bool { _, ok := r.form[field]; return ok }
 // flow notes which flow the request is taken for.
 func (r *request) flow(name string) { r.entry.Set("flow", name) }
 
-// authenticate finds out who asks. The directory decides which flow it may be.
+// authenticate finds the client of a request. What the directory knows of it decides on the flow.
 func (s *Server) authenticate(r *request) (*client, error) {
 	id := r.form["client_id"]
 	at := slices.IndexFunc(s.cfg.Principals, func(p Principal) bool { return strings.EqualFold(p.ClientID, id) })
@@ -57,7 +57,7 @@ func (s *Server) authenticate(r *request) (*client, error) {
 	return nil, refuse(http.StatusBadRequest, "unauthorized_client", 700016, "Application with identifier '%.40s' was not found in the directory '%s'.", id, s.cfg.TenantID)
 }
 
-// managedIdentity authenticates by the binding certificate of the connection, and by nothing else.
+// managedIdentity authenticates by the binding certificate of the connection alone.
 func (s *Server) managedIdentity(r *request, p Principal) (*client, error) {
 	r.flow(flowManagedIdentity)
 	if err := r.without("client_assertion", "client_assertion_type", "client_secret"); err != nil {
@@ -151,5 +151,5 @@ func (s *Server) checkConnection(certificate *x509.Certificate) error {
 
 // isBoundTo says whether the connection's certificate is the one with this thumbprint.
 func (r *request) isBoundTo(thumbprint string) bool {
-	return r.certificate != nil && leg.Thumbprint(r.certificate.Raw) == thumbprint
+	return r.certificate != nil && endpoint.Thumbprint(r.certificate.Raw) == thumbprint
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 )
 
 // assertionSkew is how far a client's clock may be off for its assertion. Microsoft does not
@@ -145,7 +145,7 @@ func (s *Server) checkTransport(r *request, app *Application, certificate *x509.
 		return certificateMismatch("An assertion of type jwt-pop must be bound to a certificate.")
 	case !r.mtls:
 		return nil
-	case !r.isBoundTo(leg.Thumbprint(certificate.Raw)):
+	case !r.isBoundTo(endpoint.Thumbprint(certificate.Raw)):
 		return certificateMismatch("The client assertion is by another certificate than that of the TLS connection.")
 	}
 	if err := app.checkTrust(certificate); err != nil {

@@ -4,22 +4,25 @@
 // # Faces
 //
 // One [Server] has two faces, which share clients, keys and journal. MTLS asks for a client
-// certificate in the handshake; it takes any, or none: whoever is refused is to learn why, as an
-// OAuth error with an AADSTS code, and not as an alert. Possession of the key is what the handshake
-// proves; sessions are not resumed, so that every connection proves it again. Login asks for none.
+// certificate in the handshake; it takes any, or none, so that a client which is refused learns why
+// from an OAuth error with an AADSTS code, and not from an alert. The handshake proves possession
+// of the key; sessions are not resumed, so that every connection proves it again. Login asks for
+// none.
 //
 // # Who gets a token, and for what
 //
-//	client            face   TLS certificate          client_assertion                   token_type  token
-//	managed identity  mtls   its binding certificate  -                                  bearer      Bearer
-//	managed identity  mtls   its binding certificate  -                                  mtls_pop    bound
-//	application       login  -                        jwt-bearer, by a registered key    -           Bearer
-//	application       mtls   a trusted one            jwt-bearer, by its key             -           Bearer
-//	application       mtls   a trusted one            -                                  -           Bearer, if its policy says so
-//	application       mtls   a trusted one            -                                  mtls_pop    bound
-//	application       login  -                        jwt-bearer, a trusted token        -           Bearer
-//	application       mtls   that of the token        jwt-pop, a trusted bound token     -           Bearer
-//	application       mtls   that of the token        jwt-pop, a trusted bound token     mtls_pop    bound
+//	client            face   TLS certificate      client_assertion              token_type  token
+//	managed identity  mtls   binding certificate  -                             bearer      Bearer
+//	managed identity  mtls   binding certificate  -                             mtls_pop    bound
+//	application       login  -                    jwt-bearer, registered key    -           Bearer
+//	application       mtls   a trusted one        jwt-bearer, its key           -           Bearer
+//	application       mtls   a trusted one        -                             -           Bearer*
+//	application       mtls   a trusted one        -                             mtls_pop    bound
+//	application       login  -                    jwt-bearer, trusted token     -           Bearer
+//	application       mtls   that of the token    jwt-pop, trusted bound token  -           Bearer
+//	application       mtls   that of the token    jwt-pop, trusted bound token  mtls_pop    bound
+//
+// * If the application's policy allows it.
 //
 // Everything else is refused. A bound token has the claim cnf of RFC 8705. A trusted token is one
 // for TokenExchange, or of an external issuer, that matches a federated credential of the
@@ -31,19 +34,19 @@
 // # As strict as Entra, and no more
 //
 // What Microsoft's own clients send is taken: a query and a slash at the end of the token
-// endpoint's URL, fields that nobody knows, times as strings, an assertion that is sent again until
+// endpoint's URL, unknown fields, times as strings, an assertion that is sent again until
 // it expires, and one whose audience is another name of the tenant's token endpoint. A clock may be
 // five minutes off. What is refused has its source where it is refused.
 //
 // # Assumptions
 //
 // Entra does not document which code it gives in every case. Where it does not, the simulator
-// answers with one whose documented reaction is right: 7000277 for a certificate of another issuer
-// or purpose, 500181 for every contradiction between assertion and connection, 50027 for an
-// assertion that is malformed. That 392189 comes with 400 and invalid_request is assumed, too, as
-// is that login refuses an assertion for mutual TLS (700023). Nor does it document the content of
-// xms_tb. Access tokens imitate version 1.0 tokens with the simulator's own issuer and keys, those
-// for TokenExchange version 2.0 tokens; /{tenant}/discovery/v2.0/keys has the keys.
+// answers with a code to which the documented reaction is the right one: 7000277 for a certificate
+// of another issuer or purpose, 500181 for every contradiction between assertion and connection,
+// 50027 for an assertion that is malformed. That 392189 comes with 400 and invalid_request is
+// assumed, too, as is that login refuses an assertion for mutual TLS (700023). Nor does it document
+// the content of xms_tb. Access tokens imitate version 1.0 tokens with the simulator's own issuer
+// and keys, those for TokenExchange version 2.0 tokens; /{tenant}/discovery/v2.0/keys has the keys.
 //
 // # Sources
 //

@@ -24,7 +24,7 @@ import (
 
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/fault"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
@@ -115,7 +115,7 @@ func start(t *testing.T, issuer *x509.Certificate, change func(*entra.Config)) *
 			{ClientID: otherAppID, ObjectID: otherAppObjectID, Name: "other", ApplicationPolicy: plain()},
 		},
 		Resources: []string{vault, management}, BearerOnly: []string{management}, Issuer: issuer, Now: w.now,
-		Recorder: leg.Recorder{Journal: w.journal, Faults: fault.NewSet()},
+		Recorder: endpoint.Recorder{Journal: w.journal, Faults: fault.NewSet()},
 	}
 	change(&cfg)
 	if w.server, err = entra.New(cfg); err != nil {
@@ -252,7 +252,7 @@ func TestTokenForTheRightCertificate(t *testing.T) {
 		}
 	}
 	e := w.journal.Leg(entra.LegToken)
-	if len(e) != 1 || e[0].ClientCertThumbprint != leg.Thumbprint(certificate.Raw) || e[0].TLSVersion != "TLS 1.3" || strings.Contains(fmt.Sprint(e), a.fields.AccessToken) {
+	if len(e) != 1 || e[0].ClientCertThumbprint != endpoint.Thumbprint(certificate.Raw) || e[0].TLSVersion != "TLS 1.3" || strings.Contains(fmt.Sprint(e), a.fields.AccessToken) {
 		t.Errorf("journal: %+v", e)
 	}
 }
@@ -282,11 +282,11 @@ func TestClientsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	revoked := w.issue(t, nil)
-	w.server.Revoke(leg.Thumbprint(revoked.Raw))
+	w.server.Revoke(endpoint.Thumbprint(revoked.Raw))
 	rejected := w.issue(t, nil)
-	w.server.Reject(leg.Thumbprint(rejected.Raw), 1000612)
+	w.server.Reject(endpoint.Thumbprint(rejected.Raw), 1000612)
 	mismatched := w.issue(t, nil)
-	w.server.Reject(leg.Thumbprint(mismatched.Raw), 500181)
+	w.server.Reject(endpoint.Thumbprint(mismatched.Raw), 500181)
 	for name, c := range map[string]struct {
 		certificate *x509.Certificate
 		form        func(url.Values)

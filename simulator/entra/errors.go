@@ -39,8 +39,7 @@ func refuseCode(code int, description string) error {
 	return refuse(http.StatusUnauthorized, "invalid_client", code, "%s", description)
 }
 
-// noCredential is the refusal of a client that brings nothing to authenticate with, or not all that
-// it needs.
+// noCredential is the refusal of a request without a credential, or with a part of one.
 func noCredential() error {
 	return refuse(http.StatusUnauthorized, "invalid_client", 7000218,
 		"The request body must contain the following parameter: 'client_assertion' or 'client_secret'. The client certificate, if there was one, was not enough.")

@@ -7,11 +7,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// face is what one listener shows of the service.
+// face is one listener of the service.
 type face struct {
 	*Server
 	base  string   // URL, without trailing slash
@@ -19,7 +19,7 @@ type face struct {
 	mtls  bool
 }
 
-// preferredLogin is the name by which the public cloud speaks of itself.
+// preferredLogin is the name that the public cloud uses for itself.
 const preferredLogin = "login.microsoftonline.com"
 
 // MTLSNames are the DNS names of the mutual-TLS face in the public cloud. A leading "*." stands for
@@ -48,7 +48,7 @@ func TLSConfig(certificate tls.Certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS12,
 		Certificates:           []tls.Certificate{certificate},
-		ClientAuth:             tls.RequestClientCert, // judged by the token endpoint, which can say why not
+		ClientAuth:             tls.RequestClientCert, // the token endpoint checks it, and can say what is wrong
 		SessionTicketsDisabled: true,                  // a resumed session would prove nothing
 	}
 }
@@ -64,7 +64,7 @@ func (f *face) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.cfg.Recorder.Handler(name, h).ServeHTTP(w, r)
 }
 
-func (f *face) route(path string) (string, leg.Handler) {
+func (f *face) route(path string) (string, endpoint.Handler) {
 	tenant, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch {
 	case isTokenPath(rest) && f.mtls:
@@ -118,9 +118,9 @@ func (f *face) clientCertificate(r *http.Request) *x509.Certificate {
 }
 
 func (f *face) serveKeys(w http.ResponseWriter, _ *http.Request, _ *journal.Entry) {
-	leg.WriteJSON(w, http.StatusOK, f.keys)
+	endpoint.WriteJSON(w, http.StatusOK, f.keys)
 }
 
 func serveUnknown(w http.ResponseWriter, _ *http.Request, _ *journal.Entry) {
-	leg.WriteJSON(w, http.StatusNotFound, map[string]string{"error": "not_found"})
+	endpoint.WriteJSON(w, http.StatusNotFound, map[string]string{"error": "not_found"})
 }

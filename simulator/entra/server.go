@@ -12,11 +12,11 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// Names of the legs in journal and faults.
+// Names of the operations in journal and faults.
 const (
 	LegToken     = "entra.mtls.token"
 	LegLogin     = "entra.login.token"
@@ -56,7 +56,7 @@ type Config struct {
 	ExternalIssuers map[string]jose.JSONWebKeySet // keys of other issuers that federated credentials may name
 	TokenLife       time.Duration                 // 0 means DefaultTokenLife
 	Now             func() time.Time              // nil means time.Now
-	Recorder        leg.Recorder
+	Recorder        endpoint.Recorder
 }
 
 // Server is the tenant's token service. Its two faces, MTLS and Login, share clients, keys and
@@ -142,7 +142,7 @@ func (s *Server) tenantPolicy() TenantPolicy {
 	return s.tenant
 }
 
-// Codes for certificates that once were good.
+// Codes for certificates that have been accepted before.
 const (
 	codeRevoked = 7000214
 

@@ -10,7 +10,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/uuid"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
@@ -32,7 +32,7 @@ func (f *face) serveToken(w http.ResponseWriter, r *http.Request, e *journal.Ent
 		return
 	}
 	setHeaders(w, r)
-	leg.WriteJSON(w, http.StatusOK, reply)
+	endpoint.WriteJSON(w, http.StatusOK, reply)
 }
 
 // setHeaders sets what every answer has, and returns the server's own id of the request.
@@ -51,7 +51,7 @@ func (f *face) writeRefusal(w http.ResponseWriter, r *http.Request, e *journal.E
 	e.Error = refused.Error()
 	e.Set("error_codes", []int{refused.code})
 	requestID := setHeaders(w, r)
-	leg.WriteJSON(w, refused.status, refused.body(f.cfg.Now(), requestID, r.Header.Get("client-request-id")))
+	endpoint.WriteJSON(w, refused.status, refused.body(f.cfg.Now(), requestID, r.Header.Get("client-request-id")))
 }
 
 // token answers a token request: the form, then the client, then the resource, as Entra's errors
@@ -91,7 +91,7 @@ func (s *Server) grant(r *request, c *client) (*tokenResponse, error) {
 		tokenType = "mtls_pop"
 	}
 	if r.bound() || (c.flow == flowFederated && r.mtls && s.tenantPolicy().BoundBearer) {
-		token.bind(leg.Thumbprint(c.binding.Raw))
+		token.bind(endpoint.Thumbprint(c.binding.Raw))
 	}
 	access, err := s.issue(token, resource)
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 )
 
 // Behaviour is what the service can be switched to, before and while it runs. The zero value is a
-// host of today without haste.
+// host with managed identity v2 and without limits.
 type Behaviour struct {
-	NoV2        bool   `json:"no_v2"`        // a host of yesterday: managed identity v2 answers 404
+	NoV2        bool   `json:"no_v2"`        // an older host: managed identity v2 answers 404
 	BypassCache string `json:"bypass_cache"` // of issuecredential: BypassSupported, which is meant by "", or BypassRefused
 	Limit       *Limit `json:"limit"`        // on the whole identity category; nil: none
 }
@@ -22,7 +22,7 @@ const (
 	BypassRefused   = "refused"
 )
 
-// Limit is what IMDS documents to take: beyond it, requests get 429, without Retry-After.
+// Limit is the rate that IMDS documents: requests beyond it get 429, without Retry-After.
 type Limit struct {
 	PerSecond  int `json:"per_second"` // 0 means 20
 	Concurrent int `json:"concurrent"` // 0 means 5

@@ -9,8 +9,8 @@ type issuance struct {
 }
 
 // noteIssuance remembers what a certificate was issued on. One on a token that is distrusted is
-// rejected at once: a client gets out of this by attesting anew, not by another certificate on the
-// same token.
+// rejected at once: a client must attest again; another certificate on the same token does not
+// help.
 func (s *Server) noteIssuance(attestationToken, thumbprint string) {
 	i := issuance{sha256.Sum256([]byte(attestationToken)), thumbprint}
 	s.mu.Lock()
@@ -31,8 +31,8 @@ func (s *Server) HasIssued(thumbprint string) bool {
 }
 
 // Distrust makes every attestation token that was used up to now a bad one: certificates issued on
-// them, before and after, are rejected. IMDS itself goes on taking the tokens. As on Azure, it is
-// the token endpoint that says no.
+// them, before and after, are rejected. IMDS itself still accepts the tokens; as on Azure, the
+// token endpoint refuses the certificates.
 func (s *Server) Distrust() {
 	s.mu.Lock()
 	issued := s.issued

@@ -3,8 +3,7 @@
 // is (instance/compute) and the processor's certificates (THIM).
 //
 // # What it refuses
-//
-// Strictness is the point: what passes here and is refused in production helps nobody. Where the
+// It is strict on purpose: a request that passes here must not be refused in production. Where the
 // real service's reaction is known it is imitated; where it is not, the strictest reading of what
 // clients are known to send is enforced:
 //

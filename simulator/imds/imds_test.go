@@ -24,7 +24,7 @@ import (
 
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/imds"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
@@ -123,7 +123,7 @@ func newWorldWith(t *testing.T, change func(*imds.Config)) *world {
 		AttestationKeys:     jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{KeyID: "maa", Key: w.maaKey.Public()}}},
 		MTLSEndpoint:        "https://127.0.0.1:10",
 		Issuer:              w.issuer, Processor: must(t, processor), Now: w.now,
-		Recorder: leg.Recorder{Journal: w.journal, Faults: fault.NewSet()},
+		Recorder: endpoint.Recorder{Journal: w.journal, Faults: fault.NewSet()},
 	}
 	change(&cfg)
 	w.server = must(t, func() (*imds.Server, error) { return imds.New(cfg) })

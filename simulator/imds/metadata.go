@@ -20,7 +20,7 @@ func (s *Server) computeUnit() (json.RawMessage, error) {
 	return json.Marshal(computeUnit{VMID: s.cfg.VMID})
 }
 
-// platformMetadata is leg 1 of managed identity v2.
+// platformMetadata is the first request of managed identity v2.
 func (s *Server) platformMetadata(r *http.Request, e *journal.Entry) (any, error) {
 	id, err := s.identity(r)
 	if err != nil {

@@ -15,12 +15,12 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/uuid"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// Names of the legs in journal and faults.
+// Names of the operations in journal and faults.
 const (
 	LegMetadata   = "imds.getplatformmetadata"
 	LegCredential = "imds.issuecredential"
@@ -44,7 +44,7 @@ type Identity struct {
 	SystemAssigned bool   // at most one; the one that is meant without selector
 }
 
-// Config says which VM this is and whom its IMDS works with.
+// Config describes the VM, and the services that its IMDS works with.
 type Config struct {
 	TenantID   string // GUID
 	VMID       string // GUID, in cuId and in attestation tokens
@@ -70,7 +70,7 @@ type Config struct {
 	Behaviour Behaviour      // at the start
 
 	Now      func() time.Time // nil means time.Now
-	Recorder leg.Recorder
+	Recorder endpoint.Recorder
 }
 
 // Server is the service. It is safe for concurrent use.
@@ -91,7 +91,7 @@ type Server struct {
 
 // route is an operation and where it stands in journal and faults.
 type route struct {
-	leg    string
+	name   string
 	method string // "" means any
 	v2     bool   // part of managed identity v2
 	do     operation
@@ -124,7 +124,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := canonical(r.URL.Path)
 	to, ok := s.routes[path]
 	if !ok {
-		to = route{leg: LegUnknown, do: notFound}
+		to = route{name: LegUnknown, do: notFound}
 	}
 	leave, ok := s.enter(path)
 	defer leave()
@@ -147,15 +147,15 @@ func canonical(path string) string {
 type operation func(r *http.Request, e *journal.Entry) (any, error)
 
 func (s *Server) handler(to route) http.Handler {
-	return s.cfg.Recorder.Handler(to.leg, func(w http.ResponseWriter, r *http.Request, e *journal.Entry) {
+	return s.cfg.Recorder.Handler(to.name, func(w http.ResponseWriter, r *http.Request, e *journal.Entry) {
 		reply, err := s.answer(to, r, e)
 		if err == nil {
-			leg.WriteJSON(w, http.StatusOK, reply)
+			endpoint.WriteJSON(w, http.StatusOK, reply)
 			return
 		}
 		refused := asRefusal(err)
 		e.Error = refused.description
-		leg.WriteJSON(w, refused.status, refused.body())
+		endpoint.WriteJSON(w, refused.status, refused.body())
 	})
 }
 
@@ -239,9 +239,9 @@ func (s *Server) identity(r *http.Request, more ...string) (*Identity, error) {
 	return s.selected(query, "mi_res_id")
 }
 
-// onlyKnown refuses query variables that a leg of managed identity v2 does not know, as the service
-// does: msi_res_id, which is version 1's, was answered with 400 "Unsupported query variables"
-// (review of MSAL.NET's pull request 5501, 2025-10).
+// onlyKnown refuses query variables that a request of managed identity v2 does not know, as the
+// service does: msi_res_id, which is version 1's, was answered with 400 "Unsupported query
+// variables" (review of MSAL.NET's pull request 5501, 2025-10).
 func onlyKnown(query url.Values, known []string) error {
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		if !slices.Contains(known, name) {
@@ -287,7 +287,8 @@ func (s *Server) selected(query url.Values, resourceID string) (*Identity, error
 	return &s.cfg.Identities[at], nil
 }
 
-// only is whom managed identity v1 means without a selector on a VM without an identity of its own.
+// only is the identity that managed identity v1 gives without a selector on a VM without an
+// identity of its own.
 func (s *Server) only() (*Identity, error) {
 	switch len(s.cfg.Identities) {
 	case 0:

@@ -1,5 +1,5 @@
 // Package maa is a simulated instance of Microsoft Azure Attestation that really verifies: POST
-// /attest/AzureGuest takes a Confidential VM's evidence, judges it with attest.Verify under the
+// /attest/AzureGuest takes a Confidential VM's evidence, verifies it with attest.Verify under the
 // simulated AMD and virtual-TPM roots, and answers with an attestation token that only the VM's TPM
 // can open.
 //

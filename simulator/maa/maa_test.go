@@ -19,7 +19,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/keyagent/keyagent/attest"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/maa"
 	"github.com/keyagent/keyagent/simulator/pki"
@@ -275,7 +275,7 @@ func (m *machine) testLaunchRefused(t *testing.T) {
 	url := "https://" + other.Listener.Addr().String()
 	service, err := maa.New(maa.Config{
 		BaseURL: url, Anchors: anchors(t, m.platform.Info()), IDKeyDigests: [][]byte{make([]byte, 48)},
-		Recorder: leg.Recorder{Journal: m.platform.Journal(), Faults: m.platform.Faults()},
+		Recorder: endpoint.Recorder{Journal: m.platform.Journal(), Faults: m.platform.Faults()},
 	})
 	if err != nil {
 		t.Fatal(err)

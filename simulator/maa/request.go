@@ -180,7 +180,7 @@ func (info *attestationInfo) check() error {
 	return nil
 }
 
-// evidence puts the parts into the form that package attest judges.
+// evidence puts the parts into the form that package attest verifies.
 func (info *attestationInfo) evidence() (*attest.Evidence, error) {
 	var proof snpProof
 	if err := json.Unmarshal(info.IsolationInfo.Evidence.Proof, &proof); err != nil {

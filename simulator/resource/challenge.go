@@ -48,7 +48,7 @@ func (c *challenge) set(claims string) error {
 	return nil
 }
 
-// checkWanted refuses what no token could be found to carry.
+// checkWanted refuses a challenge that no token can meet.
 func checkWanted(name string, values []string) error {
 	switch {
 	case len(values) == 0:

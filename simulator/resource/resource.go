@@ -11,24 +11,24 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// Leg is the name in journal and faults.
+// Leg is the operation's name in journal and faults.
 const Leg = "resource"
 
 // clockSkew is how far the token service's clock may be off.
 const clockSkew = time.Minute
 
-// Config says whose tokens the resource takes.
+// Config says which tokens the resource takes.
 type Config struct {
 	Audience string // URI of the API that is like Azure Key Vault
 	Graph    string // URI of the API that is like Microsoft Graph, under /v1.0/; "" means none
 	Issuer   string
 	Keys     jose.JSONWebKeySet
 	Now      func() time.Time // nil means time.Now
-	Recorder leg.Recorder
+	Recorder endpoint.Recorder
 }
 
 // Server is the resource. It answers every path, and is safe for concurrent use.
@@ -80,7 +80,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, e *journal.Entry)
 		return
 	}
 	e.Set("client_id", token.ClientID)
-	leg.WriteJSON(w, http.StatusOK, Caller{
+	endpoint.WriteJSON(w, http.StatusOK, Caller{
 		ClientID: token.ClientID, ObjectID: token.ObjectID, TenantID: token.TenantID, ResourceID: token.ResourceID,
 		Audience: a.audience, Expires: time.Unix(token.Expiry, 0).UTC(), Bound: token.Confirmation != nil,
 	})
@@ -90,12 +90,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, e *journal.Entry)
 // brackets.
 func refuse(w http.ResponseWriter, code, message, header string) {
 	w.Header().Set("WWW-Authenticate", header)
-	leg.WriteJSON(w, http.StatusUnauthorized, map[string]any{
+	endpoint.WriteJSON(w, http.StatusUnauthorized, map[string]any{
 		"error": map[string]string{"code": code, "message": "[" + code + "] " + message},
 	})
 }
 
-// Caller is who the resource saw calling.
+// Caller is what the token of a request says of the caller.
 type Caller struct {
 	ClientID   string    `json:"client_id"`
 	ObjectID   string    `json:"object_id"`
@@ -128,7 +128,7 @@ const (
 	schemePoP    = "mtls_pop"
 )
 
-// token verifies the request's token, and that it came from whom it is bound to.
+// token verifies the request's token and, if it is bound, that it came over its certificate.
 func (s *Server) token(r *http.Request, a api, e *journal.Entry) (tokenClaims, error) {
 	authorization := r.Header.Values("Authorization")
 	if len(authorization) != 1 {
@@ -157,7 +157,7 @@ func (t tokenClaims) checkBinding(scheme string, state *tls.ConnectionState) err
 		return nil
 	case state == nil || len(state.PeerCertificates) == 0:
 		return errNoCertificate
-	case leg.Thumbprint(state.PeerCertificates[0].Raw) != t.Confirmation.Thumbprint:
+	case endpoint.Thumbprint(state.PeerCertificates[0].Raw) != t.Confirmation.Thumbprint:
 		return errOtherCertificate
 	}
 	return nil

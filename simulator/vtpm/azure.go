@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// What the platform puts where.
+// The platform's persistent handles and NV indices.
 const (
 	handleSRK       tpm2.TPMHandle = 0x81000001
 	handleAK        tpm2.TPMHandle = 0x81000003

@@ -9,21 +9,22 @@
 //	                                           ├─ HCL report at NV 0x01400001
 //	                                           └─ objects and sessions of each connection apart
 //
-// As with the resource manager of a kernel, each connection has a TPM for itself as far as loaded
-// objects and sessions go: it sees its own only, has all of the TPM's slots for them, three of
-// each, and what it leaves is flushed when it closes, however it closes. When another connection
-// has its turn, they are put aside by TPM2_ContextSave, and come back before the connection's next
-// command. Handles of objects are therefore the connection's own; a session's is the TPM's. A
-// session that its client has saved outlives the connection. With [Config].Shared nothing is put
-// aside, and all connections together have the TPM's slots.
+// As with the resource manager of a kernel, each connection has the slots for loaded objects and
+// sessions to itself: it sees its own only, has all of the TPM's slots for them, three of each, and
+// what it leaves is flushed when it closes, however it closes. When another connection has its
+// turn, they are put aside by TPM2_ContextSave, and come back before the connection's next command.
+// Handles of objects are therefore the connection's own; a session's is the TPM's. A session that
+// its client has saved outlives the connection. With [Config].Shared nothing is put aside, and all
+// connections together have the TPM's slots.
 //
 // With [Config].Azure the TPM is laid out as the paravisor of a Confidential VM does it:
 //
 //	0x81000001  storage root key, RSA-2048, TCG template
-//	0x81000003  attestation key, RSA-2048, restricted, RSASSA with SHA-256, a primary of the endorsement hierarchy;
-//	            evicted and made again at each boot, so that nothing planted there survives one
-//	0x01400001  HCL report, 2600 bytes, owner read; a read at offset 0 makes a new one. The reference TPM cannot hold more
-//	            than 2048 bytes in an index, so this one is answered here
+//	0x81000003  attestation key, RSA-2048, restricted, RSASSA with SHA-256, a primary of the
+//	            endorsement hierarchy; evicted and made again at each boot, so that nothing planted
+//	            there survives one
+//	0x01400001  HCL report, 2600 bytes, owner read; a read at offset 0 makes a new one. It is
+//	            answered here: the reference TPM cannot hold more than 2048 bytes in an index
 //	0x01400002  user data for the report, 64 bytes, made by the guest
 //	0x01C101D0  certificate of the attestation key, in real NV
 //

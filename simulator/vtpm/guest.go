@@ -166,7 +166,7 @@ func transient(h tpm2.TPMHandle) bool { return byte(h>>24) == byte(tpm2.TPMHTTra
 
 // session reports whether a handle is a session's. One that its client has saved leaves the TPM,
 // and the kernel's resource manager, when it does not find it any more, forgets it: it outlives the
-// connection, and whoever has it loads it again.
+// connection, and any client that has the saved context can load it.
 func session(h tpm2.TPMHandle) bool {
 	kind := tpm2.TPMHT(h >> 24) // #nosec G115 -- the first byte
 	return kind == tpm2.TPMHTHMACSession || kind == tpm2.TPMHTPolicySession
@@ -174,7 +174,7 @@ func session(h tpm2.TPMHandle) bool {
 
 // leave flushes what the connection left behind.
 func (g *guest) leave() {
-	_ = g.conn.Close() // all is said
+	_ = g.conn.Close() // nothing more is sent
 	g.tpm.mu.Lock()
 	defer g.tpm.mu.Unlock()
 	delete(g.tpm.guests, g)

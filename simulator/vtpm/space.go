@@ -20,8 +20,8 @@ type entry struct {
 const firstObject tpm2.TPMHandle = 0x80000000
 
 // enter gives the TPM's slots to g: what the guest before it has loaded is put aside, and what g
-// had comes back. Its error is the TPM's where a slot is missing, because somebody went past this
-// ([TPM.Send]).
+// had comes back. Its error is the TPM's where a slot is missing, because a command was sent past
+// the slots' owner ([TPM.Send]).
 func (g *guest) enter() error {
 	if before := g.tpm.resident; before != g && !g.tpm.shared {
 		if before != nil {
@@ -53,8 +53,8 @@ func (g *guest) save() {
 	}
 }
 
-// load brings back what was put aside. What the TPM does not take any more is forgotten: somebody
-// has flushed it, or its hierarchy was cleared.
+// load brings back what was put aside. What the TPM does not take any more is forgotten: another
+// connection has flushed it, or its hierarchy was cleared.
 func (g *guest) load() error {
 	for h, e := range g.space {
 		if e.aside == nil {

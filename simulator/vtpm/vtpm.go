@@ -16,7 +16,7 @@ import (
 type Config struct {
 	Socket string // path of the Unix socket; a stale one is replaced
 	Azure  bool   // lay the TPM out as on an Azure Confidential VM
-	Shared bool   // all connections share the TPM's slots, as where no resource manager is
+	Shared bool   // all connections share the TPM's slots, as without a resource manager
 }
 
 // TPM is a running virtual TPM. It is safe for concurrent use. Close it.
@@ -167,7 +167,7 @@ func (t *TPM) Disconnect() {
 }
 
 // Send executes one command past all that is between a client and the TPM. It makes TPM a
-// transport.TPM, for tests that need the platform's rights or look behind the curtain.
+// transport.TPM, for tests that need the platform's rights or look at what clients cannot see.
 func (t *TPM) Send(command []byte) ([]byte, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -183,7 +183,7 @@ func (t *TPM) sendLocked(command []byte) ([]byte, error) {
 	return rsp[:n], err
 }
 
-// locked is a transport for who holds the lock.
+// locked is a transport for callers that hold the lock.
 type locked struct{ tpm *TPM }
 
 func (l locked) Send(command []byte) ([]byte, error) { return l.tpm.sendLocked(command) }

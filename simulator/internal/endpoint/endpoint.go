@@ -1,4 +1,4 @@
-package leg
+package endpoint
 
 import (
 	"bytes"
@@ -24,8 +24,8 @@ type Recorder struct {
 	Faults  *fault.Set
 }
 
-// Handler returns h as the leg called name. The entry is in the journal before the answer is on the
-// wire, so that who has the answer finds the entry.
+// Handler returns h as the operation called name. The entry is in the journal before the answer is
+// on the wire: a client that has the answer finds the entry.
 func (rec Recorder) Handler(name string, h Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e := journal.Entry{Leg: name, Method: r.Method, Path: r.URL.Path, Client: r.RemoteAddr}
@@ -152,7 +152,7 @@ func (a *answer) send() {
 	if a.status != 0 {
 		a.ResponseWriter.WriteHeader(a.status)
 	}
-	_, _ = a.ResponseWriter.Write(a.body.Bytes()) // a client that hangs up is its own affair
+	_, _ = a.ResponseWriter.Write(a.body.Bytes()) // fails if the client has hung up
 }
 
 // WriteJSON answers status with v as JSON.
@@ -160,5 +160,5 @@ func WriteJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // a client that hangs up is its own affair
+	_ = json.NewEncoder(w).Encode(v) // fails if the client has hung up
 }

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// What an agent and an API do that are not there to help. Each answers with the script's statuses
+// An agent and an API that refuse at first. Each answers with the script's statuses
 // in turn, and then with 200.
 type counterpart struct {
 	mu     sync.Mutex

@@ -92,7 +92,7 @@ func (s *stage) configure(edit func(string) string) {
 	}
 }
 
-// placeIdentity puts in whom the platform knows, and where.
+// placeIdentity puts in the platform's ids and addresses.
 func (s *stage) placeIdentity(id *config.Identity) {
 	info := s.platform.Info()
 	app := id.Application

@@ -11,14 +11,14 @@ import (
 	"unicode"
 )
 
-// ErrUnknown means that everybody who was asked answered, and nobody knows the name.
+// ErrUnknown means that the files and the name service answered, and none of them has the name.
 var ErrUnknown = errors.New("not known on this machine")
 
 // maxNameBytes bounds a name; the longest that Linux takes have 32, those of directories are
 // longer.
 const maxNameBytes = 256
 
-// noID is -1 as an unsigned number: the kernel gives it to nobody.
+// noID is -1 as an unsigned number: the kernel assigns it to no user or group.
 const noID = 1<<32 - 1
 
 // Finder finds users and groups. The zero value is ready for use, and safe for concurrent use.

@@ -2,8 +2,8 @@
 //
 // The agent is linked without the C library, so that the standard library's lookup sees /etc/passwd
 // and /etc/group alone. Users of a directory (SSSD, Entra login, systemd-homed) are known to the C
-// library's name service switch only. Its own program, getent, asks that for us: in a process that
-// gets nothing of ours but the name.
+// library's name service switch only. Its own program, getent, asks that switch, in a process that
+// gets nothing from the agent but the name.
 //
 // What always holds:
 //   - The files come first: a name that they have means the same as it does without a directory.

@@ -23,7 +23,7 @@ var fences = []fence{
 	{"log", nil, false, "log/slog, passed in, is the only logger"},
 	{"math/rand", nil, true, "predictable numbers have no place near keys and nonces; math/rand/v2 serves for jitter"},
 	{"github.com/google/go-tpm-tools/...", []string{"simulator/vtpm"}, true, "it brings cgo and a simulated TPM"},
-	{"github.com/google/go-attestation/...", nil, true, "an independent judge must not be part of what it judges"},
+	{"github.com/google/go-attestation/...", nil, true, "an independent verifier must not be part of what it verifies"},
 	{"github.com/google/go-tpm/...", []string{"tpm/...", "signer", "attest/...", "simulator/..."}, true, "TPM types end where keys become crypto.Signer"},
 	{"github.com/google/go-sev-guest/...", []string{"attest/...", "simulator/..."}, true, "SEV-SNP is attest's business"},
 	{"github.com/spf13/cobra/...", []string{"cmd/keyagent"}, false, "flags are the program's, not a library's"},

@@ -67,7 +67,7 @@ var places = map[string]place{
 	},
 	"attest/collect": {
 		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream"},
-		"gathers on the VM what attest then judges",
+		"gathers on the VM what attest then verifies",
 	},
 	"attest/maa": {
 		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream", "internal/waiting"},
@@ -162,8 +162,8 @@ var places = map[string]place{
 	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/tooltest", "internal/secret"}, "opens TPMs for tests"},
 }
 
-// Below simulator, one rule is the same for all: a double with the client's own types
-// would make the client's own mistakes, so nothing of what it doubles for may be used.
+// One rule holds for all packages below simulator: a double that used the client's own types would
+// make the client's own mistakes, so no package that it replaces in tests may be used.
 var simulatorPlace = place{
 	[]string{"simulator/...", "tpm", "attest/...", "config"},
 	"Entra, IMDS and MAA are written from the protocol, not from our client of it",

@@ -101,7 +101,7 @@ func parse(block pemfile.Block, before int) ([]placed, error) {
 	return all, nil
 }
 
-// checkBlock refuses what is no certificate by what it is.
+// checkBlock refuses a block that is no certificate; the error names what it is.
 func checkBlock(block pemfile.Block, bare bool) error {
 	kind := kindOf(block.Bytes)
 	refuse := func(problem, command string) error {
@@ -158,9 +158,9 @@ func opensslKnows(label string) bool {
 	return label == "PKCS7" || label == "PKCS #7 SIGNED DATA" || label == "CERTIFICATE"
 }
 
-// notAuthority says why a certificate is not to be trusted for others; empty if it may be. One that
-// names itself as issuer may always be trusted: as a root, of version 1 too, or as a server's own,
-// which is trusted alone.
+// notAuthority says why a certificate must not be trusted as an issuer; empty if it may be. One
+// that names itself as issuer may always be trusted: as a root, of version 1 too, or as a server's
+// own, which is trusted alone.
 func notAuthority(c *x509.Certificate) string {
 	switch {
 	case Equal(c.RawIssuer, c.RawSubject):
@@ -173,8 +173,8 @@ func notAuthority(c *x509.Certificate) string {
 	return ""
 }
 
-// Parse reads one certificate in DER, of somebody else's making: one with a key that [CheckKey]
-// refuses is an error. The error says whose it is.
+// Parse reads one certificate in DER from a foreign source: one with a key that [CheckKey] refuses
+// is an error. The error names the certificate's subject.
 func Parse(der []byte) (*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(der)
 	if err == nil {

@@ -11,9 +11,9 @@ import (
 const MaxRSABits = 8192
 
 // CheckKey refuses a key that is too large to verify with. A certificate may hold an RSA key of any
-// size, and the work of one verification grows with the square of it: evidence of 40 KB can so keep
-// a processor busy for seconds. Whoever verifies with a key that came from elsewhere, and is not
-// the operator's own choice of whom to trust, asks first, or reads the certificate with [Parse].
+// size, and the work of one verification grows with the square of it: evidence of 40 KB can keep a
+// processor busy for seconds. Call it before verifying with a key that the operator has not chosen
+// to trust, or read the certificate with [Parse].
 //
 // Not for the certificates of TLS servers, which crypto/tls bounds in the same way, nor for the
 // public areas of TPM keys, which package attest takes in a few sizes only.

@@ -2,8 +2,8 @@
 // assertions.
 //
 // A [String] prints as "[redacted]" whatever verb, encoder or logger it meets, compares in constant
-// time, and gives its value away only to who calls [String.Reveal]. A reader who wants to know
-// where a token can leave the process searches for that one name.
+// time, and gives its value away only by [String.Reveal]. To find where a token can leave the
+// process, search for that one name.
 //
 // What always holds:
 //   - No formatting verb, no slog handler and no encoder of the standard library shows the value,

@@ -31,7 +31,7 @@ var (
 	_ slog.LogValuer = String{}
 )
 
-// New wraps s. The caller should let go of s.
+// New wraps s. The caller should not keep s.
 func New(s string) String {
 	if s == "" {
 		return String{}
@@ -73,8 +73,8 @@ func (s String) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String(
 // LogValue gives slog the placeholder.
 func (s String) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// MarshalText encodes the placeholder. A secret cannot be written by an encoder by accident: who
-// means to send it writes Reveal into a field of type string.
+// MarshalText encodes the placeholder. A secret cannot be written by an encoder by accident: code
+// that means to send it puts Reveal's result into a field of type string.
 func (s String) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // MarshalJSON encodes the placeholder as a JSON string.

@@ -14,7 +14,7 @@ import (
 // EnsureDir makes the directory at path, with missing parents, and checks that it belongs to the
 // agent alone: a real directory, owned by the effective user, without any permission for group or
 // others, which no other user can put another one in the place of. It does not repair one that is
-// not: whoever could enter it may have left something behind, so an operator should look.
+// not: another user who could enter it may have left something behind, so an operator should look.
 func EnsureDir(path string) error {
 	if err := makeDirs(path, 0o700); err != nil {
 		return fmt.Errorf("creating state directory %q: %w", path, err)
@@ -55,7 +55,7 @@ func makeDirs(path string, mode fs.FileMode) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// checkPrivate refuses what another user owns or may read or write.
+// checkPrivate refuses a file or directory that another user owns or may read or write.
 func checkPrivate(what, path string, info fs.FileInfo, want string) error {
 	uid, err := owned.Owner(info)
 	if err != nil {

@@ -9,15 +9,15 @@
 //	renamed (Write), linked (WriteNew)  the new content; after a power cut perhaps still the old one, never a mixture
 //	directory synced                    the new content, for good
 //
-// [Export] is for the one kind of file that is not the agent's: what a command was told to write
-// for others to read.
+// [Export] writes the one kind of file that is not the agent's: a copy that a command makes for
+// others to read.
 //
 // [Lock] keeps a second agent out of the directory.
 //
 // What always holds of the agent's files:
 //   - Files are 0600 and directories 0700, owned by the agent's effective user. [Read] and
-//     [EnsureDir] refuse anything else, because what another local user could have written must not
-//     decide which key or certificate the agent uses.
+//     [EnsureDir] refuse anything else, because a file that another local user could have written
+//     must not decide which key or certificate the agent uses.
 //   - A symbolic link is refused as the last element of a path, never followed.
 //   - Reads are limited in size.
 //   - A file that could not be read is not taken for a missing or a damaged one: [Load] puts aside

@@ -164,8 +164,8 @@ func TestExportRefuses(t *testing.T) {
 	}
 }
 
-// Another user's link in a directory for all must not lead who runs a command anywhere. The kernel
-// sees to that, if its protection is on.
+// A command must not follow a link that another user put into a directory for all. The kernel sees
+// to that, if its protection is on.
 func TestExportFollowsNoLinkThatAnotherUserLeft(t *testing.T) {
 	t.Parallel()
 	on, err := os.ReadFile("/proc/sys/fs/protected_symlinks")

@@ -48,7 +48,7 @@ func Load(path string, maxBytes int64, decode func(data []byte) error) error {
 const maxTorn = 100
 
 // Quarantine moves a file that cannot be used out of the way, to the first free name path.torn-1,
-// path.torn-2, …, and returns that name. Its content is kept for whoever wants to know what
+// path.torn-2, …, and returns that name. Its content is kept, so that an operator can find out what
 // happened; nothing is overwritten. A crash in between leaves both names, and the next call picks
 // the next number.
 func Quarantine(path string) (string, error) {

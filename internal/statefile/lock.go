@@ -57,8 +57,7 @@ func Lock(dir string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("locking the state directory %q: %w", dir, err), d.Close())
 	}
-	// Whoever meets the lock can do without the note; a full disk must not keep the agent from
-	// starting.
+	// The note is not needed; a full disk must not keep the agent from starting.
 	if err := Write(note, []byte(strconv.Itoa(os.Getpid())+"\n")); err != nil {
 		_ = os.Remove(note)
 	}
@@ -80,8 +79,8 @@ func flock(f *os.File) error {
 	}
 }
 
-// holder reads who has the lock; 0 if the note does not say, or names a process that is gone: the
-// holder has not written its own yet.
+// holder reads the PID of the lock's holder; 0 if the note does not have it, or names a process
+// that is gone: the holder has not written its own yet.
 func holder(note string) int {
 	text, err := Read(note, maxHolderBytes)
 	if err != nil {

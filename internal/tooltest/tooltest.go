@@ -1,4 +1,4 @@
-// Package tooltest finds the external programs that check our work in tests: openssl for
+// Package tooltest finds the external programs that tests check our work with: openssl for
 // certificates and requests, nginx for handshakes, swtpm and tpm2-tools for the TPM. They were
 // written by others from the same standards, so they do not share our mistakes.
 //
@@ -33,7 +33,7 @@ func Tool(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		// Servers are where an ordinary user's PATH on Debian does not lead.
+		// Debian installs servers in a directory that is not in an ordinary user's PATH.
 		path, err = exec.LookPath(filepath.Join("/usr/sbin", name))
 	}
 	if err != nil {

@@ -12,12 +12,11 @@ import (
 )
 
 // Members are the members of a JSON object that a service answered with, by their exact names. They
-// are looked at one by one, so that what nobody needs spoils nothing, whatever it is: of another
-// type, null, twice, unknown.
-//
-// What is asked for is wanted: each method gives an error that names the member, and never shows
-// its value, if it is not there, is null, occurs twice (two readers could take two different ones)
-// or is of another type. Who can do without ignores the error.
+// are looked at one by one, so that a member that is not asked for cannot make an answer invalid:
+// one of another type, null, duplicate or unknown. Each method gives an error that names the
+// member, and never shows its value, if it is not there, is null, occurs twice (two readers could
+// take two different ones) or is of another type. A caller for which the member is optional ignores
+// the error.
 type Members map[string]member
 
 type member struct {

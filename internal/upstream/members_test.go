@@ -55,7 +55,7 @@ func TestMembersAreLookedAtOneByOne(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoObjectHasNoMembers(t *testing.T) {
+func TestAnAnswerThatIsNoObjectIsRefused(t *testing.T) {
 	for _, text := range []string{"", "null", "[]", `"a"`, "{", `{"a"}`, `{"a":}`, `{"a":1,}`, `{"a":1} {}`, "<html>", `{"secret":eyJ}`} {
 		if m, err := upstream.ParseMembers([]byte(text)); err == nil || strings.Contains(err.Error(), "eyJ") {
 			t.Errorf("%q: got %v, %v", text, m, err)

@@ -36,9 +36,9 @@ const (
 	vaultHost = vaultName + ".vault.azure.net:443"
 )
 
-// keyVault is where the program's token arrives.
+// keyVault is the service that receives the program's token.
 type keyVault struct {
-	tenant      string   // whose tokens it wants
+	tenant      string   // of the tokens that it wants
 	environment []string // by which a program finds it
 	tokens      chan string
 }
@@ -77,7 +77,7 @@ func (w *world) newKeyVault(t *testing.T) *keyVault {
 	return v
 }
 
-// ServeHTTP says whose token it wants, as Key Vault does, and has no secrets.
+// ServeHTTP names the authority whose tokens it wants, as Key Vault does, and has no secrets.
 func (v *keyVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
@@ -87,10 +87,10 @@ func (v *keyVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	v.tokens <- token
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = io.WriteString(w, `{"value":[]}`) // who has hung up does not want it
+	_, _ = io.WriteString(w, `{"value":[]}`) // fails if the client has hung up
 }
 
-// onlyTo is a proxy that has no ways but these: addresses by host:port.
+// onlyTo is a proxy that connects to these targets only: addresses by host:port.
 func onlyTo(t *testing.T, ways map[string]string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		address := ways[r.Host]
@@ -157,8 +157,7 @@ func (w *world) listSecrets(t *testing.T, credential []string) (outcome, string)
 	}
 }
 
-// What the library asks first is a question without the header that IMDS demands: it wants to know
-// whether anybody is there.
+// The library first probes IMDS, with a request without the header that IMDS demands.
 const withProbe = 2
 
 func TestAProgramOnDotNETGetsATokenWhereItsLibraryLooksForIMDS(t *testing.T) {

@@ -180,7 +180,7 @@ func (w *world) forward(socket string) string {
 	return "http://" + listener.Addr().String()
 }
 
-// join ends when either side does.
+// join ends when either side closes.
 func join(in, out net.Conn) {
 	var back sync.WaitGroup
 	back.Go(func() {
@@ -262,7 +262,7 @@ func TestAnAppInAnotherLanguageGetsATokenWhereItsLibraryLooksForIMDS(t *testing.
 	}
 }
 
-// Who may have one identity only need not name it, as on a VM that has one only.
+// An app that may have one identity only need not name it, as on a VM that has one only.
 func TestAnAppInAnotherLanguageNeedNotNameItsOnlyIdentity(t *testing.T) {
 	w := newWorld(t)
 	vm := w.info.Identities[0]
@@ -272,7 +272,7 @@ func TestAnAppInAnotherLanguageNeedNotNameItsOnlyIdentity(t *testing.T) {
 	}
 }
 
-// Nor does it go on to ask for what it was refused.
+// A library does not repeat a request that was refused.
 func TestARefusalArrivesInTheErrorOfALibraryInAnotherLanguage(t *testing.T) {
 	w := newWorld(t)
 	for name, at := range map[string]place{"IMDS": w.imdsPlace(), "the agent": w.agentPlace(func(*config.Config) {})} {

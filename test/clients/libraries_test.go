@@ -56,7 +56,7 @@ func msalManagedIdentity(way *http.Client, id managedidentity.ID, resource strin
 	}
 }
 
-// options is what the Azure SDK wants to be told about the way.
+// options are the Azure SDK's options for the transport.
 func options(way *http.Client) azcore.ClientOptions { return azcore.ClientOptions{Transport: way} }
 
 // get gets a token from any of the Azure SDK's credentials.

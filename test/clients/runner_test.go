@@ -37,7 +37,7 @@ type request struct {
 	Identity     *selector `json:"identity,omitempty"`
 }
 
-// kind says what proves who the app is.
+// kind names the app's credential.
 type kind string
 
 const (

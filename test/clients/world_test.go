@@ -118,7 +118,7 @@ func (w *world) application(name string) simulator.Application {
 	return simulator.Application{}
 }
 
-// caller is whom the resource takes the holder of a token for.
+// caller is what the resource says of the caller with a token.
 func (w *world) caller(t *testing.T, token string) resource.Caller {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.info.Resource+"/secrets", nil)
@@ -140,12 +140,12 @@ func (w *world) caller(t *testing.T, token string) resource.Caller {
 	return caller
 }
 
-// last is the platform's note of the last request on a leg.
-func (w *world) last(t *testing.T, leg string) journal.Entry {
+// last is the platform's record of the last request of an operation.
+func (w *world) last(t *testing.T, operation string) journal.Entry {
 	t.Helper()
-	entries := w.Journal().Leg(leg)
+	entries := w.Journal().Leg(operation)
 	if len(entries) == 0 {
-		t.Fatalf("nobody asked %s", leg)
+		t.Fatalf("there was no request %s", operation)
 	}
 	return entries[len(entries)-1]
 }

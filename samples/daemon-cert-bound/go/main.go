@@ -33,7 +33,7 @@ import (
 
 const (
 	attempts    = 5
-	longestWait = time.Minute // who asks for more is left alone
+	longestWait = time.Minute // a longer Retry-After ends the program
 	timeout     = 90 * time.Second
 	maxAnswer   = 1 << 20 // bytes
 )

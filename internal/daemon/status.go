@@ -51,7 +51,7 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 		status.Waiting = append(status.Waiting, wire.WaitStatus{What: w.What, Since: w.Since, Count: w.Count})
 	}
 	now := d.inForce.Load()
-	addRulesOff(&status, now.plan.rules.NotInForce())
+	addRules(&status, now.plan.rules)
 	for _, id := range d.engine.Acquirer.Status() {
 		described, unable := d.identityStatus(id, now.plan.Provider)
 		status.Identities = append(status.Identities, described)

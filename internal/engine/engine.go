@@ -198,6 +198,9 @@ func (e *Engine) UseTrust(before, next *Plan) (changed bool) {
 		e.Acquirer.SetTLS(e.towardsEntra(next))
 		changed = true
 	}
+	if changed {
+		e.Acquirer.Reconsider() // what was refused may be given by a server that is trusted now
+	}
 	return changed
 }
 

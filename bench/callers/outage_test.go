@@ -38,7 +38,7 @@ var outages = []struct {
 	{"last-minutes", tokenLife - outageLength},
 }
 
-// withAgent returns how many are answered who ask the agent throughout an outage. Time is the
+// withAgent returns how many requests to the agent are answered throughout an outage. Time is the
 // platform's.
 func withAgent(tb testing.TB, age time.Duration) (answered int) {
 	tb.Helper()
@@ -53,7 +53,7 @@ func withAgent(tb testing.TB, age time.Duration) (answered int) {
 	if err := get(); err != nil {
 		tb.Fatal(err)
 	}
-	if age > tokenLife/2 { // in the meantime, somebody has used the token
+	if age > tokenLife/2 { // in the meantime, a program has used the token
 		s.advance(tb, tokenLife/2)
 		age -= tokenLife / 2
 		s.until(tb, journal.OK, s.requests(journal.OK)+1, get)
@@ -134,8 +134,8 @@ func TestAzidentityInAnOutage(t *testing.T) {
 	}
 }
 
-// withAzidentity returns how many are answered who ask azidentity throughout an outage. Time is the
-// bubble's.
+// withAzidentity returns how many requests to azidentity are answered throughout an outage. Time is
+// the bubble's.
 func withAzidentity(t *testing.T, age time.Duration) (answered int) {
 	t.Helper()
 	host := new(imdsInBubble)
@@ -155,7 +155,7 @@ func withAzidentity(t *testing.T, age time.Duration) (answered int) {
 	if err := get(); err != nil {
 		t.Fatal(err)
 	}
-	if age > tokenLife/2 { // in the meantime, somebody has used the token
+	if age > tokenLife/2 { // in the meantime, a program has used the token
 		time.Sleep(tokenLife / 2)
 		age -= tokenLife / 2
 		if err := get(); err != nil {

@@ -125,7 +125,8 @@ func TestWhatIsSkippedIsToldAsOneNumberWithReasons(t *testing.T) {
 	}
 }
 
-// TestBootstrapInstallsWhatTestsAskFor compares its list with the programs that tests ask for by name.
+// TestBootstrapInstallsWhatTestsAskFor compares its list with the programs that tests ask for by
+// name.
 func TestBootstrapInstallsWhatTestsAskFor(t *testing.T) {
 	bootstrap, err := os.ReadFile("bootstrap")
 	if err != nil {

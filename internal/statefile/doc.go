@@ -6,7 +6,7 @@
 //
 //	temporary file created or written   the old content, and a ".name.tmp-*" file that nobody reads
 //	temporary file synced               the same
-//	renamed (Write), linked (WriteNew)  the new content; after a power cut perhaps still the old one, never a mixture
+//	renamed (Write), linked (WriteNew)  the new content; after a power cut perhaps the old one
 //	directory synced                    the new content, for good
 //
 // [Export] writes the one kind of file that is not the agent's: a copy that a command makes for

@@ -132,7 +132,7 @@ func TestBootstrapInstallsWhatTestsAskFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Of the packages that every Debian has, or that whoever runs the tests has already.
+	// In packages that every Debian has, or that are needed to run tests at all.
 	always := []string{"sh", "bash", "go", "getent", "unshare", "setpriv", "ldconfig"}
 	asked := regexp.MustCompile(`tooltest\.Tool\(\w+, "([^"]+)"\)|range \[\]string\{([^}]*)\} \{\n\s*tooltest\.Tool`)
 	found := 0

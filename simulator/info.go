@@ -12,8 +12,8 @@ type Info struct {
 
 	TPM string `json:"tpm"` // transport, as the agent takes it
 
-	CAFile        string `json:"ca_file"`         // PEM: who certified the https servers
-	AppCAFile     string `json:"app_ca_file"`     // PEM: who issues certificates to applications, on the control endpoint
+	CAFile        string `json:"ca_file"`         // PEM: authority of the https servers
+	AppCAFile     string `json:"app_ca_file"`     // PEM: authority for applications, on the control endpoint
 	AMDRootsFile  string `json:"amd_roots_file"`  // PEM: ASK and ARK
 	VTPMRootsFile string `json:"vtpm_roots_file"` // PEM: root and issuer of the AK certificate
 	IDKeyDigest   string `json:"id_key_digest"`   // launch identity of this VM, hex

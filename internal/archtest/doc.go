@@ -1,4 +1,4 @@
-// Package archtest holds the rules of the house as tests: who may import whom, what the
+// Package archtest holds the rules of the house as tests: which package may import which, what the
 // production binary must not contain, and a few habits that no linter knows. It has no
 // code of its own.
 //

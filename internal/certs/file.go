@@ -29,7 +29,7 @@ func Read(data []byte, rules Rules) ([]*x509.Certificate, error) {
 	return plain(all), err
 }
 
-// Authorities returns the certificates of a file that says whom to trust, PEM of at most 1 MiB and
+// Authorities returns the certificates of a file of trusted authorities, PEM of at most 1 MiB and
 // 1,000 certificates, in its order. Each is that of an authority, or names itself as issuer. The
 // error is a [*pemfile.Error].
 func Authorities(data []byte) ([]*x509.Certificate, error) {

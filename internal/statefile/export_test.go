@@ -31,7 +31,7 @@ func TestAnExportedFileIsReplacedInOneStep(t *testing.T) {
 		t.Errorf("it holds %q", got)
 	}
 	if old, err := io.ReadAll(reader); err != nil || string(old) != "old content" {
-		t.Errorf("who had it open reads %q, %v", old, err)
+		t.Errorf("a reader that had it open reads %q, %v", old, err)
 	}
 	info, err := os.Stat(path)
 	if must(t, err); info.Mode().Perm() != 0o640 {

@@ -168,7 +168,7 @@ func post(ctx context.Context, client *http.Client, address string, form url.Val
 	return fmt.Sprintf("%s: %s: %s", resp.Status, said.Error, upstream.Text(said.Description)), nil
 }
 
-// asNobody is a user whom no rule names.
+// asNobody is a user that no rule names.
 func asNobody() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 }

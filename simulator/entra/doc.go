@@ -8,8 +8,7 @@
 // from an OAuth error with an AADSTS code, and not from an alert. The handshake proves possession
 // of the key; sessions are not resumed, so that every connection proves it again. Login asks for
 // none.
-//
-// # Who gets a token, and for what
+// # Which client gets which token
 //
 //	client            face   TLS certificate      client_assertion              token_type  token
 //	managed identity  mtls   binding certificate  -                             bearer      Bearer

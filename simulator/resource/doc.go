@@ -1,5 +1,5 @@
 // Package resource is a simulated web API that takes access tokens: it checks each one as an API
-// should, and says who called.
+// should, and answers with the caller.
 //
 // It is what a demo or a test calls with the token in hand, to see that the token is good for what
 // it was asked for and for nothing else. A token that is bound to a certificate (claim cnf) is good

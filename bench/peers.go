@@ -2,8 +2,8 @@ package main
 
 import "github.com/keyagent/keyagent/bench/peers"
 
-// besidePeers compares with other projects' signers, each in its own benchmark: one that no longer builds or runs must not
-// take the others along.
+// besidePeers compares with other projects' signers, each in its own benchmark: one that no longer
+// builds or runs must not take the others along.
 func besidePeers() []comparison {
 	var all []comparison
 	for _, p := range []struct {
@@ -25,7 +25,8 @@ func besidePeers() []comparison {
 				ahead(ours+"PSS, beside "+p.name, of, f.Name+"/PSS", "ns"),
 				ahead(ours+"ECDSA P-256, beside "+p.name, of, f.Name+"/ECDSA", "ns"))
 			if p.near && f.Config.PlainSessions {
-				// We verify, and these peers do not. Where nothing else sets us apart it can be seen.
+				// We verify, and these peers do not. Where nothing else sets us apart it can be
+				// seen.
 				all = append(all,
 					ahead(ours+"PKCS#1 v1.5, beside "+p.name+" + one verification", of, f.Name+"/PKCS1", "verified-ns"),
 					ahead(ours+"PSS, beside "+p.name+" + one verification", of, f.Name+"/PSS", "verified-ns"),
@@ -39,8 +40,9 @@ func besidePeers() []comparison {
 	return all
 }
 
-// least tells where a miss is nobody's fault: where a bare TPM2_Sign and one verification already take longer than the peer,
-// no signer who verifies what the TPM made can be ahead of it (docs/adr/0012).
+// least tells where a miss is nobody's fault: where a bare TPM2_Sign and one verification already
+// take longer than the peer, no signer who verifies what the TPM made can be ahead of it
+// (docs/adr/0012).
 func least(peer string, of benchmark) []comparison {
 	anyone := "the least for who verifies (bare TPM2_Sign + one verification), "
 	return []comparison{

@@ -1,6 +1,7 @@
 package main
 
-// roads asks what a token costs on its way from Entra to whoever asked for it: requests, signatures, time and memory.
+// roads asks what a token costs on its way from Entra to whoever asked for it: requests,
+// signatures, time and memory.
 func roads() []comparison {
 	first := benchmark{pkg: "./internal/daemon", name: "BenchmarkFirstToken", time: "1x", runs: 1}
 	many := benchmark{pkg: "./internal/daemon", name: "BenchmarkManyResources", time: "1x", runs: 1}
@@ -56,7 +57,8 @@ func callers() []comparison {
 	}
 }
 
-// none is a comparison in which ours has to be nothing at all: the bar is below one of as many as anybody counts.
+// none is a comparison in which ours has to be nothing at all: the bar is below one of as many as
+// anybody counts.
 func none(name string, of benchmark, pair string) comparison {
 	return atMost(0.01, name, of, "", pair)
 }

@@ -55,8 +55,9 @@ func ahead(name string, of benchmark, sub, pair string) comparison {
 	return atMost(1, name, of, sub, pair)
 }
 
-// signatures compares with what nobody can be faster than. A plain session protects nothing and so may cost next to nothing:
-// 3 %, and the verification, which the benchmark has put into the reference. A protected one has HMACs to compute.
+// signatures compares with what nobody can be faster than. A plain session protects nothing and so
+// may cost next to nothing: 3 %, and the verification, which the benchmark has put into the
+// reference. A protected one has HMACs to compute.
 func signatures() []comparison {
 	sign := benchmark{pkg: "./signer", name: "BenchmarkSign"}
 	return []comparison{

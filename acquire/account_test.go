@@ -141,7 +141,7 @@ func TestFetchesAheadOfNeedAreCharged(t *testing.T) {
 	w.mustGet(acquire.Request{Account: other})
 	acquire.WaitFlight(w.acquirer, "vm", resource)
 	if n := w.requests.Load(); n != 2 || other.charged.Load() != 1 {
-		t.Errorf("got %d requests, and %d charged to who asked next; want 2 and 1", n, other.charged.Load())
+		t.Errorf("got %d requests, and %d charged to the next caller; want 2 and 1", n, other.charged.Load())
 	}
 }
 

@@ -6,9 +6,9 @@
 //
 //	managed identity, bound     binding certificate (binding) → token over mTLS (tlsbridge, entra)
 //	managed identity, unbound   token of IMDS (imds)
-//	certificate, bound          certificate of a key in the TPM and signed assertion → token over mTLS
+//	certificate, bound          TPM key's certificate and signed assertion → token over mTLS
 //	certificate, unbound        signed assertion → token
-//	federated, bound            bound assertion of another identity → exchange over mTLS with the same certificate
+//	federated, bound            another identity's bound assertion → exchange over its mTLS
 //	federated, unbound          assertion of another identity, or of a file → exchange
 //
 // The result is an ordinary Bearer token, or one of type mtls_pop. To follow a request, read

@@ -18,7 +18,7 @@ type slowSource struct {
 }
 
 func (s *slowSource) assertion(context.Context, *ask) (*assertion, error) {
-	s.asked++ // under the lock of who asks
+	s.asked++ // under the caller's lock
 	if err := <-s.release; err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func TestAnAssertionRequestIsSharedByThoseWhoWaited(t *testing.T) {
 					}
 				}
 				if source.asked != 1 {
-					t.Errorf("the source was asked %d times for eight who waited, want once", source.asked)
+					t.Errorf("the source was asked %d times for eight callers that waited, want once", source.asked)
 				}
 				if end == nil {
 					return

@@ -106,7 +106,7 @@ func TestTheCacheIsNotSkippedWithoutEnd(t *testing.T) {
 		t.Errorf("got %d requests and %d refusals, want 5 and 15", n, refused)
 	}
 	if _, err := w.get(acquire.Request{}); err != nil {
-		t.Errorf("who does not skip the cache is refused, too: %v", err)
+		t.Errorf("a caller that does not skip the cache is refused, too: %v", err)
 	}
 	if _, err := w.get(acquire.Request{Identity: "other", ForceRefresh: true}); err != nil {
 		t.Errorf("another identity pays for it: %v", err)

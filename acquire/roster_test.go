@@ -342,7 +342,7 @@ func TestConnectionsWithOtherTLSSettingsAreNotUsed(t *testing.T) {
 				t.Error("the token is gone")
 			}
 			if _, err := w.get(acquire.Request{Identity: "app", Resource: "https://other.example"}); err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
-				t.Errorf("got %v: a connection to somebody who is not trusted any more was used", err)
+				t.Errorf("got %v: a connection to a host that is not trusted any more was used", err)
 			}
 			w.acquirer.SetTLS(w.tls)
 			w.mustGet(acquire.Request{Identity: "app", Resource: "https://other.example"})

@@ -194,7 +194,7 @@ type facts struct {
 	refuses     bool // it says of itself that asking again changes nothing
 
 	alert   bool // an alert of TLS about the certificate that was shown
-	proven  bool // ... by a server that had proven who it is
+	proven  bool // ... by a server that had proven its identity
 	expired bool // ... that calls the certificate expired
 }
 

@@ -9,7 +9,7 @@
 // native API, described by wire/openapi.yaml, and that of Azure's Instance Metadata Service (IMDS),
 // which unmodified SDKs speak.
 //
-//	accept → identify → route → permission → parameters → policy.Decide → TokenSource → audit → answer
+//	accept → identify → route → permission → parameters → policy.Decide → source → audit → answer
 //
 // Programs ask for the same token again and again. A connection remembers what its last request
 // came to up to policy.Decide, and uses that for the same request while the rules are the same

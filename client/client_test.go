@@ -169,7 +169,7 @@ func TestOptionalParametersReachTheAgent(t *testing.T) {
 	if token.TokenType != "mtls_pop" || !token.Bound || token.Binding == nil {
 		t.Errorf("got %+v", token)
 	}
-	asked.Account = nil // whom it is charged to is the agent's own matter
+	asked.Account = nil // the agent decides which account it is charged to
 	want := acquire.Request{
 		Identity: "vm", Resource: vault, Type: acquire.TypePoP, Claims: challenge, Capabilities: []string{"cp1"}, ForceRefresh: true,
 	}

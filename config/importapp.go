@@ -62,8 +62,8 @@ func (im *Imported) takeRegistration() error {
 	return errors.Join(problems...)
 }
 
-// tenant returns TenantId, or else what the endpoint names. An app for many tenants asks for its own tokens in its home
-// (TokenAcquisition.ResolveTenant).
+// tenant returns TenantId, or else what the endpoint names. An app for many tenants asks for its
+// own tokens in its home (TokenAcquisition.ResolveTenant).
 func (im *Imported) tenant(ofEndpoint string) string {
 	tenant, home := plainGUID(im.section.text("TenantId")), plainGUID(im.section.text("AppHomeTenantId"))
 	if tenant == "" {
@@ -90,8 +90,8 @@ type endpoint struct {
 	tenant string // "" if it names none
 }
 
-// endpoint returns what Instance says or, where there is none, Authority (MergedOptions.ParseAuthorityIfNecessary), and which of them
-// it was.
+// endpoint returns what Instance says or, where there is none, Authority
+// (MergedOptions.ParseAuthorityIfNecessary), and which of them it was.
 func (im *Imported) endpoint() (where endpoint, setting string, err error) {
 	instance, authority := im.section.text("Instance"), im.section.text("Authority")
 	switch {
@@ -108,8 +108,8 @@ func (im *Imported) endpoint() (where endpoint, setting string, err error) {
 	return endpoint{cloud: CloudPublic}, "Instance", nil
 }
 
-// parseEndpoint reads a base URL of Entra, as in https://login.microsoftonline.com/, with or without a tenant and the protocol's
-// version behind it. Errors do not repeat it.
+// parseEndpoint reads a base URL of Entra, as in https://login.microsoftonline.com/, with or
+// without a tenant and the protocol's version behind it. Errors do not repeat it.
 func parseEndpoint(text string) (endpoint, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "https" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
@@ -133,7 +133,8 @@ func parseEndpoint(text string) (endpoint, error) {
 	return endpoint{in.Name, tenant}, nil
 }
 
-// plainGUID returns a GUID in its usual form, of whatever .NET reads as one (Guid.Parse: N, D, B, P), and other texts as they are.
+// plainGUID returns a GUID in its usual form, of whatever .NET reads as one (Guid.Parse: N, D, B,
+// P), and other texts as they are.
 func plainGUID(text string) string {
 	plain := text
 	if n := len(text); n > 2 && (text[0] == '{' && text[n-1] == '}' || text[0] == '(' && text[n-1] == ')') {

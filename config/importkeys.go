@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// NoteKeysOf adds a notice for each key of the imported identity that another application of a configuration has, too: under one key,
-// whoever is the one can be the other. file is that configuration's, for the notice.
+// NoteKeysOf adds a notice for each key of the imported identity that another application of a
+// configuration has, too: applications that share a key can act as each other. file is that
+// configuration's, for the notice.
 func (im *Imported) NoteKeysOf(cfg *Config, file string) {
 	if im.Identity.Application == nil {
 		return
@@ -22,7 +23,8 @@ func (im *Imported) NoteKeysOf(cfg *Config, file string) {
 	}
 }
 
-// otherWithKey names an identity that uses a key and is not the application with this client id; "" if there is none.
+// otherWithKey names an identity that uses a key and is not the application with this client id; ""
+// if there is none.
 func (c *Config) otherWithKey(key, clientID string) string {
 	for _, id := range c.Identities {
 		if id.Application == nil || strings.EqualFold(id.Application.ClientID, clientID) {

@@ -7,7 +7,8 @@ import (
 	"github.com/keyagent/keyagent/config"
 )
 
-// Two applications that are imported one after the other both have a key "app" unless somebody says otherwise.
+// Two applications that are imported one after the other both have a key "app" unless the operator
+// names another.
 func TestAKeyOfAnotherApplicationIsNoted(t *testing.T) {
 	application := func(name, id, credential string) string {
 		return "  - name: " + name + "\n    application: {tenant: contoso.com, client_id: " + id + ", credentials: [" + credential + "]}\n"

@@ -18,7 +18,8 @@ type stumble struct {
 // endOfStream is what is said of a quotation that does not end, wherever that began.
 const endOfStream = "unexpected end of stream"
 
-// stumbles are the usual ones, the surest first. None repeats what is in the file, which may be a password.
+// stumbles are the usual ones, the surest first. None repeats what is in the file, which may be a
+// password.
 func stumbles() []stumble {
 	const (
 		before = `(?:^|[\s\[{,])` // a value
@@ -38,12 +39,14 @@ func stumbles() []stumble {
 	}
 }
 
-// saidLine is where the parser says that it was; of some faults it names no line, of others one that is too early.
+// saidLine is where the parser says that it was; of some faults it names no line, of others one
+// that is too early.
 var saidLine = regexp.MustCompile(`^line ([0-9]+): (.*)$`)
 
 var comment = regexp.MustCompile(`^\s*#`)
 
-// explainSyntax puts the likely cause, with its line, before what the parser says of a file that is not YAML.
+// explainSyntax puts the likely cause, with its line, before what the parser says of a file that is
+// not YAML.
 func explainSyntax(data []byte, text string) string {
 	at, says := 1, text
 	if parts := saidLine.FindStringSubmatch(text); parts != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/keyagent/keyagent/config"
 )
 
-// What YAML takes otherwise than whoever wrote it is said with its line and what to write, not in the parser's words alone.
+// An error in YAML is explained with its line and what to write, not in the parser's words alone.
 func TestASlipOfYAMLIsSaidWithItsCause(t *testing.T) {
 	const rule = "identities: [{name: vm, managed_identity: {}}]\nrules:\n  # [*] would be a slip\n  - name: r\n    users: [root]\n    identities: [vm]\n"
 	for _, tc := range []struct{ name, file, want string }{

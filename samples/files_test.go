@@ -11,7 +11,8 @@ import (
 	"github.com/keyagent/keyagent/config"
 )
 
-// The app does not know its credential. So two samples that differ in nothing but that have the same programs.
+// The app does not know its credential. So two samples that differ in nothing but that have the
+// same programs.
 func TestTheSamplesHaveTheSamePrograms(t *testing.T) {
 	for _, name := range []string{"go/main.go", "python/daemon.py", "node/daemon.mjs"} {
 		if read(t, certificateSample, name) != read(t, federatedSample, name) {
@@ -55,7 +56,8 @@ func parse(t *testing.T, name, text string) *config.Config {
 	return cfg
 }
 
-// secretLike finds private keys, tokens and what goes by the name of a secret, and every long run of base64 or hexadecimal.
+// secretLike finds private keys, tokens and what goes by the name of a secret, and every long run
+// of base64 or hexadecimal.
 var secretLike = regexp.MustCompile(`(?i)PRIVATE KEY|-----BEGIN|\beyJ|secret["']?\s*[:=]|password|passwd|[A-Za-z0-9+_=-]{40,}`)
 
 func TestNoSampleHoldsACredential(t *testing.T) {

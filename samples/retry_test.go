@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// What an agent and an API do that are not there to help. Each answers with the script's statuses in turn, and then with 200.
+// An agent and an API that refuse at first. Each answers with the script's statuses
+// in turn, and then with 200.
 type counterpart struct {
 	mu     sync.Mutex
 	script []int

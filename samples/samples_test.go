@@ -1,4 +1,5 @@
-// Package samples_test follows the READMEs of the samples: with the real keyagent, on a simulated platform.
+// Package samples_test follows the READMEs of the samples: with the real keyagent, on a simulated
+// platform.
 package samples_test
 
 import (
@@ -76,7 +77,7 @@ func TestADaemonsCertificateIsShownOverMutualTLSUntilBindingIsTurnedOff(t *testi
 	}
 }
 
-func TestADaemonsManagedIdentityIsBoundOnBothLegsUntilBindingIsTurnedOff(t *testing.T) {
+func TestADaemonsManagedIdentityIsBoundInBothRequestsUntilBindingIsTurnedOff(t *testing.T) {
 	s := newStage(t, federatedSample, "app-fic")
 	s.configure(asItIs)
 	s.follow()
@@ -127,17 +128,17 @@ func (s *stage) selfSign() {
 	s.t.Fatal("the README makes no certificate for what is not bound")
 }
 
-// wants checks how often the platform saw a leg, each time with success.
-func (s *stage) wants(leg string, count int) []journal.Entry {
+// wants checks how often the platform saw an operation, each time with success.
+func (s *stage) wants(operation string, count int) []journal.Entry {
 	s.t.Helper()
-	entries := s.platform.Journal().Leg(leg)
+	entries := s.platform.Journal().Leg(operation)
 	if len(entries) != count || slices.ContainsFunc(entries, func(e journal.Entry) bool { return e.Outcome != journal.OK }) {
-		s.t.Errorf("%s: want %d answered requests: %+v", leg, count, entries)
+		s.t.Errorf("%s: want %d answered requests: %+v", operation, count, entries)
 	}
 	return entries
 }
 
-// runDaemons runs the three programs. What each prints is whom the API saw.
+// runDaemons runs the three programs. Each prints the caller that the API saw.
 func (s *stage) runDaemons() {
 	s.t.Helper()
 	for _, d := range daemons(s.sample) {

@@ -14,7 +14,8 @@ import (
 	"github.com/keyagent/keyagent/simulator/resource"
 )
 
-// The lines that a newcomer pastes into a shell, in another directory and with the programs that are built already.
+// The lines that a newcomer pastes into a shell, in another directory and with the programs that
+// are built already.
 func TestTheProgramsRunAgainstTheSimulatorAsTheREADMEsSay(t *testing.T) {
 	for _, tool := range []string{"bash", "curl", "jq", "python3", "node"} {
 		tooltest.Tool(t, tool)
@@ -57,7 +58,8 @@ func shellLines(t *testing.T, sample, heading string) string {
 	return lines
 }
 
-// runShell runs commands in the root of the repository until one fails, and then ends what they left running.
+// runShell runs commands in the root of the repository until one fails, and then ends what they
+// left running.
 func runShell(t *testing.T, commands string) string {
 	t.Helper()
 	root, err := filepath.Abs("..")

@@ -68,8 +68,8 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// configure writes the sample's configuration, edited, where the agent looks for it. Besides what the comments ask to be put in, the
-// platform's addresses are.
+// configure writes the sample's configuration, edited, where the agent looks for it. Besides what
+// the comments ask to be put in, the platform's addresses are.
 func (s *stage) configure(edit func(string) string) {
 	s.t.Helper()
 	cfg, err := config.Parse("config.yaml", []byte(edit(read(s.t, s.sample, "config.yaml"))))
@@ -92,7 +92,7 @@ func (s *stage) configure(edit func(string) string) {
 	}
 }
 
-// placeIdentity puts in whom the platform knows, and where.
+// placeIdentity puts in the platform's ids and addresses.
 func (s *stage) placeIdentity(id *config.Identity) {
 	info := s.platform.Info()
 	app := id.Application
@@ -105,7 +105,8 @@ func (s *stage) placeIdentity(id *config.Identity) {
 
 func (s *stage) configFile() string { return filepath.Join(s.dir, "config.yaml") }
 
-// follow types the README's commands for keyagent, in their order, and has a request answered when there is one.
+// follow types the README's commands for keyagent, in their order, and has a request answered when
+// there is one.
 func (s *stage) follow() {
 	s.t.Helper()
 	for line := range strings.SplitSeq(read(s.t, s.sample, "README.md"), "\n") {

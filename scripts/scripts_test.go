@@ -181,13 +181,14 @@ func TestThePackagesThatStartFirstExist(t *testing.T) {
 	}
 }
 
-// TestBootstrapInstallsWhatTestsAskFor compares its list with the programs that tests ask for by name.
+// TestBootstrapInstallsWhatTestsAskFor compares its list with the programs that tests ask for by
+// name.
 func TestBootstrapInstallsWhatTestsAskFor(t *testing.T) {
 	bootstrap, err := os.ReadFile("bootstrap")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Of the packages that every Debian has, or that whoever runs the tests has already.
+	// In packages that every Debian has, or that are needed to run tests at all.
 	always := []string{"sh", "bash", "go", "getent", "unshare", "setpriv", "ldconfig"}
 	asked := regexp.MustCompile(`tooltest\.Tool\(\w+, "([^"]+)"\)|range \[\]string\{([^}]*)\} \{\n\s*tooltest\.Tool`)
 	found := 0

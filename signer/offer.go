@@ -34,8 +34,8 @@ func formsOf(public crypto.PublicKey) []form {
 	return nil
 }
 
-// hashesOf lists the hashes that a key may sign with, the one that it is used with first of all at the
-// head: TLS 1.3 ties each curve to one hash (RFC 8446, 4.2.3).
+// hashesOf lists the hashes that a key may sign with, the one that it is used with first of all at
+// the head: TLS 1.3 ties each curve to one hash (RFC 8446, 4.2.3).
 func hashesOf(public crypto.PublicKey) []crypto.Hash {
 	if key, ok := public.(*ecdsa.PublicKey); ok && key.Curve == elliptic.P384() {
 		return []crypto.Hash{crypto.SHA384, crypto.SHA256, crypto.SHA512}
@@ -117,8 +117,8 @@ func hashName(h crypto.Hash) string {
 
 // SignatureSchemes lists what the key can sign in TLS, in order of preference, for
 // tls.Certificate.SupportedSignatureAlgorithms. What was not tried out yet is tried now: up to four
-// signatures, for up to 45 seconds; what cannot be tried is left out. An RSA key without PSS cannot be
-// used in TLS 1.3.
+// signatures, for up to 45 seconds; what cannot be tried is left out. An RSA key without PSS cannot
+// be used in TLS 1.3.
 func (k *Key) SignatureSchemes() []tls.SignatureScheme {
 	for _, t := range trialsOf(k.public) {
 		if _, ok := tlsScheme(t.form, t.hash, k.public); ok {
@@ -128,8 +128,8 @@ func (k *Key) SignatureSchemes() []tls.SignatureScheme {
 	return k.ProvenSchemes()
 }
 
-// ProvenSchemes is SignatureSchemes without what was not tried out yet: after [Open], all with the hash
-// that the key is used with first. It does not wait.
+// ProvenSchemes is SignatureSchemes without what was not tried out yet: after [Open], all with the
+// hash that the key is used with first. It does not wait.
 func (k *Key) ProvenSchemes() []tls.SignatureScheme {
 	offered := k.offered()
 	var schemes []tls.SignatureScheme
@@ -141,8 +141,8 @@ func (k *Key) ProvenSchemes() []tls.SignatureScheme {
 	return schemes
 }
 
-// SchemesFor lists what the key can sign in TLS for a server that takes these schemes. Where the server
-// takes none that is proven, those that it takes are tried out.
+// SchemesFor lists what the key can sign in TLS for a server that takes these schemes. Where the
+// server takes none that is proven, those that it takes are tried out.
 func (k *Key) SchemesFor(ctx context.Context, server []tls.SignatureScheme) []tls.SignatureScheme {
 	taken := func(s tls.SignatureScheme) bool { return slices.Contains(server, s) }
 	if proven := k.ProvenSchemes(); slices.ContainsFunc(proven, taken) {

@@ -82,7 +82,8 @@ func TestAKeptOutcomeSparesSignatures(t *testing.T) {
 	}
 }
 
-// What is damaged, or of something else, is no outcome: the key is tested, and the outcome made anew.
+// What is damaged, or of something else, is no outcome: the key is tested, and the outcome made
+// anew.
 func TestAnOutcomeOfSomethingElseIsIgnored(t *testing.T) {
 	t.Parallel()
 	c, kept := newCounting(t), &memory{}
@@ -116,7 +117,8 @@ func TestAnOutcomeOfSomethingElseIsIgnored(t *testing.T) {
 	}
 }
 
-// A TPM that signs otherwise than it did is tested as a new one, and nothing is offered that it does not do now.
+// A TPM that signs otherwise than it did is tested as a new one, and nothing is offered that it
+// does not do now.
 func TestAnOutcomeThatIsNotSoAnyMoreIsMadeAnew(t *testing.T) {
 	t.Parallel()
 	c, kept := newCounting(t), &memory{}

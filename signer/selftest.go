@@ -16,8 +16,8 @@ import (
 // out each form, and other hashes only if none works with that. A wrong signature is a fault of the
 // TPM and ends the test with an error; so does a key that signs with none of them.
 //
-// Where an earlier outcome is known, one signature of the form that is used first is enough: if it comes
-// out as it did then, so would the rest, and each signature is verified anyway.
+// Where an earlier outcome is known, one signature of the form that is used first is enough: if it
+// comes out as it did then, so would the rest, and each signature is verified anyway.
 func (k *Key) selfTest(ctx context.Context, earlier offer) (offer, error) {
 	if t, known := preferred(k.public, earlier); known {
 		found, err := k.try(ctx, t)
@@ -56,7 +56,8 @@ func preferred(public crypto.PublicKey, o offer) (trial, bool) {
 	return trial{}, false
 }
 
-// try makes one signature. That the TPM does not know the form or the hash is a finding, not an error.
+// try makes one signature. That the TPM does not know the form or the hash is a finding, not an
+// error.
 func (k *Key) try(ctx context.Context, t trial) (finding, error) {
 	digest := testDigest(t.hash)
 	var err error

@@ -68,7 +68,8 @@ type Config struct {
 	PCRValues tpm.PCRValues
 	// Created says that the caller has just made the key; it is copied to [Info.Created].
 	Created bool
-	// Outcome keeps the outcome of the self-test from one start to the next. Nil: it is found out anew.
+	// Outcome keeps the outcome of the self-test from one start to the next. Nil: it is found out
+	// anew.
 	Outcome Outcome
 	// ParentName is the Name of the parent, the storage key that wraps this key, if it is known.
 	ParentName []byte

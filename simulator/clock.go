@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Clock is the platform's time: that of its base, and what it was advanced by. It is safe for concurrent use.
+// Clock is the platform's time: that of its base, and what it was advanced by. It is safe for
+// concurrent use.
 type Clock struct {
 	base func() time.Time
 
@@ -29,7 +30,8 @@ func (c *Clock) Now() time.Time {
 	return c.base().Add(c.offset)
 }
 
-// Advance puts the clock forward. It does not go back: certificates that were issued would not have been yet.
+// Advance puts the clock forward. It does not go back, because certificates that were issued would
+// then lie in the future.
 func (c *Clock) Advance(d time.Duration) error {
 	if d < 0 {
 		return fmt.Errorf("advancing the clock by %v: it only goes forward", d)

@@ -8,14 +8,15 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/simulator/fault"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
 // maxControlBytes limits a request to the control endpoint.
 const maxControlBytes = 64 << 10
 
-// control returns the endpoint through which other processes see and provoke the platform. It is not part of the VM: no guest has it.
+// control returns the endpoint through which other processes look at the platform and make it
+// misbehave. It is not part of the VM, and no real VM has it.
 func (p *Platform) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /journal", p.getJournal)
@@ -39,17 +40,17 @@ func (p *Platform) control() http.Handler {
 	return mux
 }
 
-// getJournal answers the kept entries, oldest first; ?leg= selects one leg's.
+// getJournal answers the kept entries, oldest first; ?leg= selects those of one operation.
 func (p *Platform) getJournal(w http.ResponseWriter, r *http.Request) {
 	entries := p.journal.Entries()
 	if name := r.URL.Query().Get("leg"); name != "" {
 		entries = p.journal.Leg(name)
 	}
-	leg.WriteJSON(w, http.StatusOK, append([]journal.Entry{}, entries...)) // [] and not null when empty
+	endpoint.WriteJSON(w, http.StatusOK, append([]journal.Entry{}, entries...)) // [] and not null when empty
 }
 
 func (p *Platform) getFaults(w http.ResponseWriter, _ *http.Request) {
-	leg.WriteJSON(w, http.StatusOK, append([]fault.Fault{}, p.faults.List()...))
+	endpoint.WriteJSON(w, http.StatusOK, append([]fault.Fault{}, p.faults.List()...))
 }
 
 func (p *Platform) postFault(w http.ResponseWriter, r *http.Request) {
@@ -75,7 +76,7 @@ func (p *Platform) deleteFaults(w http.ResponseWriter, r *http.Request) {
 
 func (p *Platform) postReset(w http.ResponseWriter, r *http.Request) {
 	if err := p.ResetTPM(r.Context()); err != nil {
-		leg.WriteJSON(w, http.StatusInternalServerError, map[string]string{"error": err.Error()})
+		endpoint.WriteJSON(w, http.StatusInternalServerError, map[string]string{"error": err.Error()})
 		return
 	}
 	count, err := p.resets()
@@ -83,7 +84,7 @@ func (p *Platform) postReset(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Platform) getClock(w http.ResponseWriter, _ *http.Request) {
-	leg.WriteJSON(w, http.StatusOK, map[string]time.Time{"now": p.clock.Now()})
+	endpoint.WriteJSON(w, http.StatusOK, map[string]time.Time{"now": p.clock.Now()})
 }
 
 // postClock advances the clock: {"advance":"1h"}.
@@ -129,5 +130,5 @@ func readControl(w http.ResponseWriter, r *http.Request, into any) error {
 }
 
 func badRequest(w http.ResponseWriter, err error) {
-	leg.WriteJSON(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
+	endpoint.WriteJSON(w, http.StatusBadRequest, map[string]string{"error": err.Error()})
 }

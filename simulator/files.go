@@ -30,8 +30,9 @@ const (
 	stateDir   = "state" // of the agent; keyagent.yaml.tmpl names it
 )
 
-// putStateAside renames the state directory of an agent on an earlier platform in dir: its keys belong to a TPM that is no more, and an
-// agent would refuse to start on it. A directory in which no platform has been keeps what it has.
+// putStateAside renames the state directory of an agent on an earlier platform in dir: its keys
+// belong to a TPM that no longer exists, and an agent would refuse to start on it. A directory that
+// has never had a platform is left alone.
 func (p *Platform) putStateAside(dir string) error {
 	state := filepath.Join(dir, stateDir)
 	for _, path := range []string{filepath.Join(dir, configFile), state} {
@@ -102,7 +103,8 @@ func (p *Platform) agentConfig(dir string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// invokingUser is who runs the simulator: by name, or by number where the system knows no name.
+// invokingUser is the user that runs the simulator: the name, or the number where the system knows
+// no name.
 func invokingUser() string {
 	uid := strconv.Itoa(os.Getuid())
 	if u, err := user.LookupId(uid); err == nil {

@@ -1,6 +1,7 @@
 package simulator
 
-// Info tells how to reach the platform and who is who on it. As JSON it is the content of azuresim.json.
+// Info has the platform's addresses, and its tenant, VM, identities and applications. As JSON it is
+// the content of azuresim.json.
 type Info struct {
 	IMDS     string `json:"imds"`     // base URLs, without trailing slash
 	MAA      string `json:"maa"`      //
@@ -11,8 +12,8 @@ type Info struct {
 
 	TPM string `json:"tpm"` // transport, as the agent takes it
 
-	CAFile        string `json:"ca_file"`         // PEM: who certified the https servers
-	AppCAFile     string `json:"app_ca_file"`     // PEM: who issues certificates to applications, on the control endpoint
+	CAFile        string `json:"ca_file"`         // PEM: authority of the https servers
+	AppCAFile     string `json:"app_ca_file"`     // PEM: authority for applications, on the control endpoint
 	AMDRootsFile  string `json:"amd_roots_file"`  // PEM: ASK and ARK
 	VTPMRootsFile string `json:"vtpm_roots_file"` // PEM: root and issuer of the AK certificate
 	IDKeyDigest   string `json:"id_key_digest"`   // launch identity of this VM, hex
@@ -27,7 +28,8 @@ type Info struct {
 	AssertionIssuer  string        `json:"assertion_issuer"`  // claim iss of the tokens that a federated credential takes
 }
 
-// Application is an app registration in the VM's tenant. app-fic trusts the identity vm-user; app-cert waits for a certificate.
+// Application is an app registration in the VM's tenant. app-fic trusts the identity vm-user;
+// app-cert waits for a certificate.
 type Application struct {
 	Name     string `json:"name"` // in the agent's configuration
 	ClientID string `json:"client_id"`

@@ -29,7 +29,7 @@ const managementURI = "https://management.azure.com"
 // maxSocketPath is the longest path of a Unix socket on Linux (sockaddr_un, without the final NUL).
 const maxSocketPath = 107
 
-// authorities are who signs what on the platform, and the VM's launch identity.
+// authorities are the platform's certificate authorities, and the VM's launch identity.
 type authorities struct {
 	processor *pki.Processor
 	vtpm      *pki.VTPMAuthority
@@ -93,7 +93,8 @@ func newInfo(dir string) Info {
 	}
 }
 
-// startTPM powers the TPM on and does what paravisor and host do on Azure: certify the AK, and have the processor vouch for it.
+// startTPM powers the TPM on and does what paravisor and host do on Azure: certify the AK, and have
+// the processor vouch for it.
 func (p *Platform) startTPM(ctx context.Context, a *authorities) error {
 	socket := p.info.TPM[len("unix:"):]
 	if len(socket) > maxSocketPath {

@@ -16,7 +16,7 @@ import (
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/imds"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/maa"
 	"github.com/keyagent/keyagent/simulator/pki"
@@ -28,7 +28,7 @@ import (
 type Config struct {
 	Dir    string           // for sockets and files; made if it does not exist
 	Now    func() time.Time // base of the platform's clock; nil means time.Now
-	Logger *slog.Logger     // nil: nobody hears
+	Logger *slog.Logger     // nil means no log
 
 	// How long binding certificates and tokens live; 0 means what the real services give.
 	BindingLife      time.Duration
@@ -60,8 +60,9 @@ type Platform struct {
 	once    sync.Once
 }
 
-// Start builds a platform, starts its services on free ports of 127.0.0.1 and its TPM on Dir/tpm.sock, and writes its files into Dir,
-// azuresim.json last. ctx ends the start, not the platform.
+// Start builds a platform, starts its services on free ports of 127.0.0.1 and its TPM on
+// Dir/tpm.sock, and writes its files into Dir, azuresim.json last. ctx ends the start, not the
+// platform.
 func Start(ctx context.Context, cfg Config) (*Platform, error) {
 	p := newPlatform(cfg)
 	if err := p.start(ctx, cfg); err != nil {
@@ -83,7 +84,7 @@ func newPlatform(cfg Config) *Platform {
 	}
 }
 
-// Legs names every leg on which faults can act.
+// Legs names every operation on which faults can act.
 func Legs() []string {
 	return []string{
 		imds.LegMetadata, imds.LegCredential, imds.LegToken, imds.LegCompute, imds.LegTHIM, imds.LegUnknown,
@@ -172,7 +173,8 @@ func (p *Platform) Clock() *Clock { return p.clock }
 // ResetTPM reboots the VM as its TPM sees it: seeds and NV stay, what was loaded is gone.
 func (p *Platform) ResetTPM(ctx context.Context) error { return p.tpm.Reset(ctx) }
 
-// Close stops everything and waits for it. The files stay, but for azuresim.json. Further calls do nothing.
+// Close stops everything and waits for it. The files stay, but for azuresim.json. Further calls do
+// nothing.
 func (p *Platform) Close() error {
 	var problems []error
 	p.once.Do(func() {
@@ -186,4 +188,6 @@ func (p *Platform) Close() error {
 	return errors.Join(problems...)
 }
 
-func (p *Platform) recorder() leg.Recorder { return leg.Recorder{Journal: p.journal, Faults: p.faults} }
+func (p *Platform) recorder() endpoint.Recorder {
+	return endpoint.Recorder{Journal: p.journal, Faults: p.faults}
+}

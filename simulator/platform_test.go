@@ -126,7 +126,8 @@ func checkConfiguration(t *testing.T, info simulator.Info) {
 	}
 }
 
-// The next machine in a directory is another one. Its agent would not start on the state of the last.
+// Each start in a directory is a new machine, whose agent would not start on the earlier one's
+// state.
 func TestStateOfAnEarlierMachineIsMovedAway(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sim")
 	if err != nil {
@@ -184,7 +185,7 @@ func TestControl(t *testing.T) {
 		t.Errorf("POST /faults: %d %s", status, body)
 	}
 	if status, body := call(t, http.MethodPost, control+"/faults", `{"leg":"imds","kind":"reset"}`); status != 400 || !strings.Contains(body, "imds.issuecredential") {
-		t.Errorf("a fault for a leg that does not exist: %d %s", status, body)
+		t.Errorf("a fault for an operation that does not exist: %d %s", status, body)
 	}
 	for i, want := range []int{503, 400} { // the fault, then the service, which misses its header
 		if status, _ := call(t, http.MethodGet, metadata, ""); status != want {
@@ -227,7 +228,7 @@ func TestControlOfTheClock(t *testing.T) {
 		t.Errorf("revoking nothing: %d, want 400", status)
 	}
 	if status, _ := call(t, http.MethodPost, control+"/certificates/revoke", `{"thumbprint":"x"}`); status != 404 {
-		t.Errorf("revoking what nobody has: %d, want 404", status)
+		t.Errorf("revoking an unknown certificate: %d, want 404", status)
 	}
 }
 

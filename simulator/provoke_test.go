@@ -24,7 +24,7 @@ import (
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/imds"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/resource"
 )
 
@@ -161,7 +161,7 @@ func (r reply) is(status, code int) bool {
 func TestLifeOfAnApplicationsCertificate(t *testing.T) {
 	p := start(t)
 	o := newOperator(t, p)
-	control, thumbprint := o.info.Control, leg.Thumbprint(o.certificate.Raw)
+	control, thumbprint := o.info.Control, endpoint.Thumbprint(o.certificate.Raw)
 	if r := o.token(t, "mtls_pop"); !r.is(401, 700027) || r.proto != 2 {
 		t.Errorf("before the upload: %+v", r)
 	}
@@ -207,7 +207,8 @@ func TestLifeOfAnApplicationsCertificate(t *testing.T) {
 	}
 }
 
-// The way that works over mutual TLS: an authority issues the certificate, and the application trusts what it issues to a subject.
+// The way that works over mutual TLS: an authority issues the certificate, and the application
+// trusts what it issues to a subject.
 func TestACertificateThatIsTrustedBySubjectAndIssuer(t *testing.T) {
 	p := start(t)
 	o := newOperator(t, p)
@@ -232,7 +233,7 @@ func TestACertificateThatIsTrustedBySubjectAndIssuer(t *testing.T) {
 			t.Errorf("subject %s is trusted: %+v", step.subject, r)
 		}
 	}
-	if status, body := call(t, http.MethodPost, control+"/certificates/revoke", `{"thumbprint":"`+leg.Thumbprint(issued[0].Raw)+`"}`); status != 200 {
+	if status, body := call(t, http.MethodPost, control+"/certificates/revoke", `{"thumbprint":"`+endpoint.Thumbprint(issued[0].Raw)+`"}`); status != 200 {
 		t.Errorf("revoking it: %d %s", status, body)
 	}
 	if r := o.token(t, "mtls_pop"); !r.is(401, 7000214) {
@@ -240,11 +241,11 @@ func TestACertificateThatIsTrustedBySubjectAndIssuer(t *testing.T) {
 	}
 }
 
-// Who changes something sees at once what holds.
+// A change is answered with the state after it.
 func TestControlAnswersWhatHolds(t *testing.T) {
 	p := start(t)
 	o := newOperator(t, p)
-	thumbprint := leg.Thumbprint(o.certificate.Raw)
+	thumbprint := endpoint.Thumbprint(o.certificate.Raw)
 	for _, step := range []struct{ path, body, want string }{
 		{"/applications/app-cert/certificates", o.pem(), `"certificates":["` + thumbprint + `"]`},
 		{"/applications/app-cert", `{"mtls_enabled":false}`, `"mtls_enabled":false`},
@@ -387,7 +388,7 @@ func TestFederationOfThePlatform(t *testing.T) {
 	}
 }
 
-func TestFaultsActOnEveryLeg(t *testing.T) {
+func TestFaultsActOnEveryOperation(t *testing.T) {
 	p := start(t)
 	for _, name := range []string{
 		imds.LegMetadata, imds.LegCredential, imds.LegToken, imds.LegCompute, imds.LegTHIM, imds.LegUnknown,

@@ -16,7 +16,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/imds"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
@@ -26,10 +26,11 @@ func finish(w http.ResponseWriter, state any, err error) {
 		badRequest(w, err)
 		return
 	}
-	leg.WriteJSON(w, http.StatusOK, state)
+	endpoint.WriteJSON(w, http.StatusOK, state)
 }
 
-// postReject makes Entra refuse a certificate with a code: {"thumbprint":"<x5t#S256>","code":1000612}.
+// postReject makes Entra refuse a certificate with a code:
+// {"thumbprint":"<x5t#S256>","code":1000612}.
 func (p *Platform) postReject(w http.ResponseWriter, r *http.Request) {
 	var request struct {
 		Thumbprint string `json:"thumbprint"`
@@ -50,12 +51,13 @@ func (p *Platform) postReject(w http.ResponseWriter, r *http.Request) {
 	finish(w, p.rejected(), nil)
 }
 
-// knows reports whether there is such a certificate, and answers 404 if not: a misspelt thumbprint would provoke nothing.
+// knows reports whether there is such a certificate, and answers 404 if not: a misspelt thumbprint
+// would provoke nothing.
 func (p *Platform) knows(w http.ResponseWriter, thumbprint string) bool {
 	if p.entra.IsRegistered(thumbprint) || p.imds.HasIssued(thumbprint) {
 		return true
 	}
-	leg.WriteJSON(w, http.StatusNotFound, map[string]string{"error": fmt.Sprintf(
+	endpoint.WriteJSON(w, http.StatusNotFound, map[string]string{"error": fmt.Sprintf(
 		"no certificate with the thumbprint %.60q was issued by imds or registered for an application; a thumbprint is an x5t#S256", thumbprint)})
 	return false
 }
@@ -119,7 +121,8 @@ func (p *Platform) postCertificate(w http.ResponseWriter, r *http.Request) {
 	p.finishApplication(w, r.PathValue("name"), err)
 }
 
-// postTrusted registers trust by subject and issuer: the issuer's certificate in PEM, and ?subject=, a common name.
+// postTrusted registers trust by subject and issuer: the issuer's certificate in PEM, and
+// ?subject=, a common name.
 func (p *Platform) postTrusted(w http.ResponseWriter, r *http.Request) {
 	issuer, err := readCertificate(w, r)
 	if err == nil {
@@ -128,7 +131,8 @@ func (p *Platform) postTrusted(w http.ResponseWriter, r *http.Request) {
 	p.finishApplication(w, r.PathValue("name"), err)
 }
 
-// postAuthority issues a certificate for a certificate request, both in PEM. The authority's own follows it.
+// postAuthority issues a certificate for a certificate request, both in PEM. The authority's own
+// follows it.
 func (p *Platform) postAuthority(w http.ResponseWriter, r *http.Request) {
 	chain, err := p.issue(http.MaxBytesReader(w, r.Body, maxControlBytes))
 	if err != nil {
@@ -175,7 +179,8 @@ func readCertificate(w http.ResponseWriter, r *http.Request) (*x509.Certificate,
 	return certificates[0], nil
 }
 
-// postFederated adds a federated credential: {"issuer":"https://…","subject":"…","audience":"…","keys":{"keys":[…]}}.
+// postFederated adds a federated credential:
+// {"issuer":"https://…","subject":"…","audience":"…","keys":{"keys":[…]}}.
 func (p *Platform) postFederated(w http.ResponseWriter, r *http.Request) {
 	var request struct {
 		entra.FederatedCredential
@@ -198,7 +203,8 @@ func (p *Platform) postTenant(w http.ResponseWriter, r *http.Request) {
 	finish(w, policy, err)
 }
 
-// postIMDS replaces the behaviour of IMDS: {"no_v2":true,"bypass_cache":"refused","limit":{"per_second":20,"concurrent":5}}.
+// postIMDS replaces the behaviour of IMDS:
+// {"no_v2":true,"bypass_cache":"refused","limit":{"per_second":20,"concurrent":5}}.
 func (p *Platform) postIMDS(w http.ResponseWriter, r *http.Request) {
 	var b imds.Behaviour
 	err := readControl(w, r, &b)
@@ -208,7 +214,8 @@ func (p *Platform) postIMDS(w http.ResponseWriter, r *http.Request) {
 	finish(w, b, err)
 }
 
-// postChallenge takes the claims that the resource asks for: {"access_token":{"nbf":{"essential":true,"value":"1700000000"}}}; {} ends it.
+// postChallenge takes the claims that the resource asks for:
+// {"access_token":{"nbf":{"essential":true,"value":"1700000000"}}}; {} ends it.
 func (p *Platform) postChallenge(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxControlBytes))
 	if err == nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/imds"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/maa"
 	"github.com/keyagent/keyagent/simulator/resource"
 )
@@ -25,8 +25,8 @@ const (
 	idleTimeout   = 5 * time.Minute
 )
 
-// startServices makes the services and serves them. All ports are taken before the first service is made, since the services name each
-// other's addresses.
+// startServices makes the services and serves them. All ports are taken before the first service is
+// made, since the services name each other's addresses.
 func (p *Platform) startServices(ctx context.Context, cfg Config, a *authorities) error {
 	listeners, err := p.listen(ctx)
 	if err != nil {
@@ -48,7 +48,8 @@ func (p *Platform) startServices(ctx context.Context, cfg Config, a *authorities
 	return p.serveAll(listeners, a, maaServer)
 }
 
-// serveAll serves the services. Entra's certificate is also good for its names in the public cloud, for clients that dial them to here.
+// serveAll serves the services. Entra's certificate is also good for its names in the public cloud,
+// for clients that dial them to here.
 func (p *Platform) serveAll(listeners map[string]net.Listener, a *authorities, maaServer *maa.Server) error {
 	certificate, errPlain := a.servers.Certificate(p.clock.Now())
 	entraCertificate, errEntra := a.servers.Certificate(p.clock.Now(), append(entra.LoginNames(), entra.MTLSNames()...)...)
@@ -94,10 +95,10 @@ func (p *Platform) serve(l net.Listener, h http.Handler, tlsConfig *tls.Config) 
 	server := &http.Server{
 		Handler:           h,
 		TLSConfig:         tlsConfig.Clone(), // net/http writes to it
-		ConnContext:       leg.ConnContext,
+		ConnContext:       endpoint.ConnContext,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
-		// Handshakes that clients give up are part of many a test, and nobody's problem.
+		// Many tests give up a handshake: that is not worth a line in the log.
 		ErrorLog: slog.NewLogLogger(p.logger.Handler(), slog.LevelDebug),
 	}
 	p.closers = append(p.closers, func() error { return ignoreClosed(server.Close()) })
@@ -183,7 +184,8 @@ func (p *Platform) newEntra(cfg Config, a *authorities) (*entra.Server, error) {
 	})
 }
 
-// newApplications registers the applications: the first trusts the VM's user-assigned identity, the others wait for a certificate.
+// newApplications registers the applications: the first trusts the VM's user-assigned identity, the
+// others wait for a certificate.
 func (p *Platform) newApplications() []entra.Application {
 	var applications []entra.Application
 	for _, a := range p.info.Applications {

@@ -100,7 +100,7 @@ func TestCertificateRefusedByRealServers(t *testing.T) {
 					if err == nil || tlsbridge.CertificateRefused(err) != tc.want {
 						t.Errorf("got %v, classified as a refusal: %v, want %v", err, tlsbridge.CertificateRefused(err), tc.want)
 					}
-					// In TLS 1.3 it comes when the server has proven who it is; before, anybody
+					// In TLS 1.3 it comes when the server has proven its identity; before, anybody
 					// could have sent it.
 					if proven := tc.want && version == tls.VersionTLS13; tlsbridge.RefusalProven(err) != proven {
 						t.Errorf("got %v, classified as proven: %v, want %v", err, !proven, proven)

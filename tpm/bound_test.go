@@ -184,9 +184,9 @@ func TestAChangedKeyFileIsRefused(t *testing.T) {
 	})
 }
 
-// refusesChanges flips a bit of each byte of a key's private part, which the TPM refuses to load, and
-// looks at what LoadKey says of some of them: after a refusal it looks for the root under which the
-// file would load, and that takes long.
+// refusesChanges flips a bit of each byte of a key's private part, which the TPM refuses to load,
+// and looks at what LoadKey says of some of them: after a refusal it looks for the root under which
+// the file would load, and that takes long.
 func refusesChanges(t *testing.T, on *tpm.TPM) {
 	const step = 23
 	file, err := on.CreateKey(t.Context(), tpm.KeyOptions{})

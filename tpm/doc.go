@@ -4,9 +4,9 @@
 // [Open] takes a device. Everything else is a turn: a caller queues, gets the TPM for itself, sends
 // its commands, and leaves.
 //
-//	Sign, Certify, Quote, ReadNV … ─┐
-//	Do(ctx, func(transport.TPM))   ─┼─ queue, first come first served ─▶ session ─▶ /dev/tpmrm0, Unix or TCP socket
-//	…                              ─┘
+//	Sign, Certify, Quote, … ───────┐
+//	Do(ctx, func(transport.TPM)) ──┼─ queue, first come first served ─▶ session ─▶ device or socket
+//	… ─────────────────────────────┘
 //
 // The package has two floors. The lower one, tpm/internal/device, has the connection, the queue and
 // the slots; this one has storage root, sessions, keys and statements, and stands on it.

@@ -35,7 +35,7 @@ func keyFileOID() encoding_asn1.ObjectIdentifier {
 //	TPMKey ::= SEQUENCE {
 //	    type        OBJECT IDENTIFIER,                  -- 2.23.133.10.1.3
 //	    emptyAuth   [0] EXPLICIT BOOLEAN OPTIONAL,
-//	    policy      [1] EXPLICIT SEQUENCE OF SEQUENCE { -- TPM2_PolicyPCR and TPM2_PolicyAuthValue only
+//	    policy      [1] EXPLICIT SEQUENCE OF SEQUENCE { -- PolicyPCR and PolicyAuthValue only
 //	        commandCode   [0] EXPLICIT INTEGER,
 //	        commandPolicy [1] EXPLICIT OCTET STRING } OPTIONAL,
 //	    secret      [2] EXPLICIT … OPTIONAL,            -- refused here

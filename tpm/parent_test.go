@@ -407,7 +407,7 @@ func TestAKeyWhoseRootIsBehindAPasswordIsNotSaidToHaveOne(t *testing.T) {
 	}
 }
 
-// Whoever put another storage root where the noted one was is not followed, and the noted one is
+// Another storage root at the handle of the noted one is not used, and the noted one is
 // not made anew behind the operator's back.
 func TestAReplacedRootIsNamedWithWhatBringsItBack(t *testing.T) {
 	t.Parallel()

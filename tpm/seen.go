@@ -21,8 +21,8 @@ type seen struct {
 // storage root in the meantime.
 func (t *turn) salted(root object) { t.forgetSeen(root.handle) }
 
-// look is [readPublic] of a persistent handle, or what it gave before. Passwords protect no Name: in
-// plain sessions, the TPM is asked each time.
+// look is [readPublic] of a persistent handle, or what it gave before. Passwords protect no Name:
+// in plain sessions, the TPM is asked each time.
 func (t *turn) look(h tpm2.TPMHandle) (object, error) {
 	if err := t.Connect(); err != nil {
 		return object{}, err

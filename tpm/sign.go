@@ -115,7 +115,7 @@ func hashAlg(h crypto.Hash) (tpm2.TPMAlgID, error) {
 //
 //	tag      TPM_ST_SESSIONS     size, code TPM_CC_Sign
 //	handle   keyHandle
-//	auth     size, session, nonceCaller, attributes, HMAC; or TPM_RS_PW, no nonce, no attributes, password
+//	auth     size, session, nonceCaller, attributes, HMAC; or TPM_RS_PW, no nonce, 0, password
 //	digest   TPM2B_DIGEST, encrypted in a session
 //	inScheme scheme, hash
 //	ticket   TPM_ST_HASHCHECK, TPM_RH_NULL, empty: the TPM did not make the digest

@@ -23,8 +23,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file shares a TPM with its other usual tenants: whoever comes first, the keys of each go on
-// working.
+// This file shares a TPM with its other usual tenants: whichever comes first, the keys of each go
+// on working.
 
 // The line that brings a storage key back is pasted as it is: it must make that very key. Other
 // local users can read the arguments of all processes, and see no password there. Nothing is left

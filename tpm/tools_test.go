@@ -24,7 +24,7 @@ import (
 
 // This file has tpm2-tools and OpenSSL's tpm2 provider read the key file.
 
-// A way is how a kind of key may sign, in the words of those who sign.
+// A way is how a kind of key may sign, in the words of the tools that sign.
 type way struct {
 	scheme string // tpm2_sign -s
 	hash   crypto.Hash

@@ -372,7 +372,7 @@ func TestWithoutAUsableCertificateTheIssuanceUnderWayIsWaitedFor(t *testing.T) {
 		var left sync.WaitGroup
 		left.Go(func() {
 			if _, err := m.Certificate(impatient, system); !errors.Is(err, context.Canceled) {
-				t.Errorf("who left got %v", err)
+				t.Errorf("the caller that left got %v", err)
 			}
 		})
 		synctest.Wait()

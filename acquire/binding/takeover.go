@@ -39,8 +39,8 @@ func Supersedes(path, keyName string) (bool, error) {
 	return !later, nil
 }
 
-// free reports whether there is no file at path yet, so that one which the agent does not read, such
-// as a torn one, can be moved there for the operator.
+// free reports whether there is no file at path yet, so that one which the agent does not read,
+// such as a torn one, can be moved there for the operator.
 func free(path string) (bool, error) {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("there is %s: look at both, and remove one", path)

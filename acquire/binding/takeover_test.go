@@ -17,7 +17,8 @@ type staging struct {
 	next  keystore.Entry
 }
 
-// staged makes a world with a certificate of an old key, and beside it one that a rotation obtained for the next key.
+// staged makes a world with a certificate of an old key, and beside it one that a rotation obtained
+// for the next key.
 func staged(t *testing.T) (s staging, from string, next *binding.Certificate) {
 	t.Helper()
 	w := newWorld(t)
@@ -54,7 +55,8 @@ func TestStagedCertificatesAreTakenOver(t *testing.T) {
 	}
 }
 
-// The first start could not read the directory, and obtained a certificate of its own; the second can.
+// The first start could not read the directory, and obtained a certificate of its own; the second
+// can.
 func TestAStagedCertificateReplacesNoLaterOne(t *testing.T) {
 	w, _, next := staged(t)
 	end := tooltest.WithoutDescriptors(t)

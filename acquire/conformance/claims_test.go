@@ -26,7 +26,7 @@ func claimsDemands() []demand {
 	}
 	cp1 := []string{"cp1"}
 	list := []demand{
-		{"10", "without capabilities and challenge there is no field claims: cp1 is declared for those who opt in", func(t *testing.T) {
+		{"10", "without capabilities and challenge there is no field claims: cp1 is declared for identities that opt in", func(t *testing.T) {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
 			if a.mtls.requestsTo("token")[0].form.Has("claims") {
@@ -63,7 +63,7 @@ func claimsDemands() []demand {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
 			if ask(a, acquire.Request{Capabilities: cp1}).FromCache {
-				t.Error("a token without cp1 was given to who has it")
+				t.Error("a token without cp1 was given to a caller that has it")
 			}
 			if !ask(a, acquire.Request{Capabilities: cp1}).FromCache {
 				t.Error("it was not kept")

@@ -156,7 +156,7 @@ func metadataRequests() []demand {
 			a := newAzure(t, vmIdentity())
 			a.mustGet(vault, acquire.TypeBearer)
 			if len(rogue.all()) != 0 {
-				t.Error("whoever controls the environment is asked")
+				t.Error("the host that the environment names is asked")
 			}
 		}},
 	}

@@ -29,16 +29,16 @@ const (
 // Request is a token request of the client credentials grant. The flows differ in what they fill in
 // besides Endpoint, ClientID and Scope:
 //
-//	flow                                     TokenType  Assertion        AssertionType    on TLS
-//	managed identity (MSI v2)                bearer     -                -                certificate
-//	managed identity, bound token            mtls_pop   -                -                certificate
-//	app certificate, classic                 -          private_key_jwt  AssertionBearer  -
-//	app certificate, Bearer over mutual TLS  -          private_key_jwt  AssertionBearer  certificate
-//	the same without assertion               -          -                -                certificate
-//	app certificate, bound token             mtls_pop   -                -                certificate
-//	exchange                                 -          bound token      AssertionPoP     that token's certificate
-//	exchange, bound token                    mtls_pop   bound token      AssertionPoP     that token's certificate
-//	exchange without certificate             -          token            AssertionBearer  -
+//	flow                               TokenType  Assertion        AssertionType    on TLS
+//	managed identity (MSI v2)          bearer     -                -                certificate
+//	managed identity, bound            mtls_pop   -                -                certificate
+//	app certificate, classic           -          private_key_jwt  AssertionBearer  -
+//	app certificate, Bearer over mTLS  -          private_key_jwt  AssertionBearer  certificate
+//	the same without assertion         -          -                -                certificate
+//	app certificate, bound token       mtls_pop   -                -                certificate
+//	exchange                           -          bound token      AssertionPoP     the token's
+//	exchange, bound token              mtls_pop   bound token      AssertionPoP     the token's
+//	exchange without certificate       -          token            AssertionBearer  -
 //
 // The exchange is the second request of a federated credential: its assertion is the token that the
 // assertion request obtained. client_info and req_cnf are never sent.

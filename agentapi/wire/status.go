@@ -193,7 +193,7 @@ type TLSStatus struct {
 // AttestationStatus describes the attestation behind binding certificates.
 type AttestationStatus struct {
 	Provider string `json:"provider"` // of attestation tokens, as in "azure-guest" or "none"
-	// Expires is when the attestation token that was obtained last expires; nil in capabilities, and
-	// while there is none.
+	// Expires is when the attestation token that was obtained last expires; nil in capabilities,
+	// and while there is none.
 	Expires *time.Time `json:"expires,omitempty"`
 }

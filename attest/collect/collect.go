@@ -40,7 +40,8 @@ type Config struct {
 	TPM *tpm.TPM
 	Key *tpm.Key // the binding key, loaded in TPM
 
-	// IMDSEndpoint is the base URL of the host's metadata service; empty means cloud.MetadataEndpoint.
+	// IMDSEndpoint is the base URL of the host's metadata service; empty means
+	// cloud.MetadataEndpoint.
 	IMDSEndpoint string
 	// HTTP reaches it. Nil: a client that uses no proxy and follows no redirect.
 	HTTP *http.Client

@@ -9,8 +9,8 @@ import (
 	"github.com/keyagent/keyagent/attest/maa"
 )
 
-// softKey is a transport key outside of a TPM, that behaves as the TPM's does: a bad ciphertext gives
-// random bytes.
+// softKey is a transport key outside of a TPM, that behaves as the TPM's does: a bad ciphertext
+// gives random bytes.
 type softKey struct {
 	key       *rsa.PrivateKey
 	certified attest.Certified

@@ -16,8 +16,8 @@
 // kds). Its verify and validate packages are not used: they merge the steps into one answer,
 // tolerate an all-zero chip id, and treat a missing root as a reason to use their own.
 //
-// BUG(tee): Turin chips are refused. Their VCEK has an 8-byte hardware id and further extensions that
-// the parser does not know.
+// BUG(tee): Turin chips are refused. Their VCEK has an 8-byte hardware id and further extensions
+// that the parser does not know.
 //
 // Sources: AMD 56860 (SEV Secure Nested Paging Firmware ABI), table "ATTESTATION_REPORT Structure";
 // AMD 57230 (VCEK Certificate and KDS Interface).

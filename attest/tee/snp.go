@@ -98,8 +98,8 @@ func snpReport(p *spb.Report, raw []byte) *SNPReport {
 }
 
 // VerifySignature checks the report's signature with the public key of vcek: ECDSA on P-384 with
-// SHA-384 over everything before the signature. It says nothing about who vcek is; see VerifyVCEK
-// and CheckIdentity.
+// SHA-384 over everything before the signature. It says nothing about the chip that vcek belongs
+// to; see VerifyVCEK and CheckIdentity.
 func (r *SNPReport) VerifySignature(vcek *x509.Certificate) error {
 	der, err := abi.ReportToSignatureDER(r.raw)
 	if err != nil {

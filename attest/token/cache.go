@@ -10,7 +10,8 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
-// margin is how long before its expiry a token is no longer handed out: whoever gets it has to use it.
+// margin is how long before its expiry a token is no longer handed out: its caller needs time to
+// use it.
 const margin = 5 * time.Minute
 
 // maxEndpoints bounds how many endpoints' tokens are kept. A machine has one.
@@ -64,7 +65,8 @@ func (c *cache) kept(endpoint string) (entry, bool) {
 	return e, ok && c.now().Before(e.expires.Add(-margin))
 }
 
-// fetchAndKeep gets a new token. It is not kept if a token was discarded meanwhile, since it may be older than that.
+// fetchAndKeep gets a new token. It is not kept if a token was discarded meanwhile, since it may be
+// older than that.
 func (c *cache) fetchAndKeep(ctx context.Context, endpoint string) (entry, error) {
 	c.mu.Lock()
 	before := c.discards
@@ -76,7 +78,8 @@ func (c *cache) fetchAndKeep(ctx context.Context, endpoint string) (entry, error
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.discards == before {
-		// The endpoint comes from the host: one that names a new one each time must not fill the memory.
+		// The endpoint comes from the host: one that names a new one each time must not fill the
+		// memory.
 		if len(c.entries) >= maxEndpoints {
 			clear(c.entries)
 		}
@@ -85,8 +88,8 @@ func (c *cache) fetchAndKeep(ctx context.Context, endpoint string) (entry, error
 	return entry{token, expires}, nil
 }
 
-// discard forgets what is kept for endpoint, and the flight that would fetch the next: those who wait for it get its result, and
-// nobody after them.
+// discard forgets the token of endpoint, and the call that is fetching the next: the callers that
+// wait for it get its result, later callers do not.
 func (c *cache) discard(endpoint string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -130,11 +130,11 @@ func TestWhenTheWorkingCallerGivesUpAnotherTakesOver(t *testing.T) {
 		g.open <- nil
 		restDone.Wait()
 		if !errors.Is(first[0], context.Canceled) {
-			t.Errorf("who gave up got %v", first[0])
+			t.Errorf("the caller that gave up got %v", first[0])
 		}
 		for _, err := range rest {
 			if err != nil {
-				t.Errorf("who waited got %v", err)
+				t.Errorf("a caller that waited got %v", err)
 			}
 		}
 		if n := g.calls.Load(); n != 2 {
@@ -231,7 +231,7 @@ func TestAFlightThatBeganBeforeADiscardIsNotKept(t *testing.T) {
 		c.Discard(endpoint)
 		after, afterDone := crowd(t.Context(), c, 3)
 		if n := g.calls.Load(); n != 2 {
-			t.Fatalf("%d calls, want 2: who comes after the discard must not wait for the old token", n)
+			t.Fatalf("%d calls, want 2: a caller after the discard must not wait for the old token", n)
 		}
 		g.open <- nil
 		g.open <- nil

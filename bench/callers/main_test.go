@@ -18,7 +18,8 @@ import (
 	"github.com/keyagent/keyagent/simulator/imds"
 )
 
-// This program is also each process of the herd, which is then told whom to ask, and the thief.
+// This program also runs as each process of the herd, which is then told where to ask, and as the
+// thief.
 func TestMain(m *testing.M) {
 	var err error
 	switch whom := os.Getenv(envAsk); whom {
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// What the platform's services take for an answer.
+// How long the platform's services take to answer.
 const (
 	imdsDelay  = 15 * time.Millisecond
 	entraDelay = 80 * time.Millisecond

@@ -41,7 +41,7 @@ func (s scheme) isPSS() bool {
 
 func (s scheme) isECDSA() bool { return s.key == tpm.ECDSAP256 }
 
-// verify judges a signature as the other end of TLS would: the salt must be as long as the hash.
+// verify checks a signature as a TLS peer does: the salt must be as long as the hash.
 func (s scheme) verify(public crypto.PublicKey, signature []byte) error {
 	switch key := public.(type) {
 	case *ecdsa.PublicKey:
@@ -99,7 +99,7 @@ func (m machine) dial(tb testing.TB) net.Conn {
 	return conn
 }
 
-// openOurs opens our signer. It comes after the peer, who may need all slots to make a key.
+// openOurs opens our signer. It comes after the peer, which may need all slots to make a key.
 func openOurs(tb testing.TB, m machine, f peers.Form, s scheme) crypto.Signer {
 	tb.Helper()
 	f.Config.Device = m.device

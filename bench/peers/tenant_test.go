@@ -18,8 +18,8 @@ import (
 )
 
 // step is a tenant of many TPMs, too: it makes the same storage key that Azure does, at the same
-// handle. Whoever comes first, the keys of both go on working, and ours also after that handle was
-// freed.
+// handle. Whichever of them makes it first, the keys of both go on working, and ours also after
+// that handle was freed.
 func TestStepAndTheAgentShareATPM(t *testing.T) {
 	s := scheme{"ECDSA", tpm.ECDSAP256, crypto.SHA256}
 	for name, first := range map[string]bool{"step comes first": true, "the agent comes first": false} {

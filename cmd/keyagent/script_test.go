@@ -116,10 +116,12 @@ func TestScriptsWithANameService(t *testing.T) {
 	}))
 }
 
-// platformKeys is the environment variable with the directory of the keys that the simulated platforms share.
+// platformKeys is the environment variable with the directory of the keys that the simulated
+// platforms share.
 const platformKeys = "AZURESIM_KEYS"
 
-// params is how the scripts of testdata/dir are run, each in an environment that setup, which may be nil, completes.
+// params is how the scripts of testdata/dir are run, each in an environment that setup, which may
+// be nil, completes.
 func params(t *testing.T, dir string, setup func(*testscript.Env)) testscript.Params {
 	keys := t.TempDir()
 	return testscript.Params{

@@ -19,7 +19,7 @@ var ErrUnknown = errors.New("not known on this machine")
 // longer.
 const maxNameBytes = 256
 
-// noID is -1 as an unsigned number: the kernel gives it to nobody.
+// noID is -1 as an unsigned number: the kernel assigns it to no user or group.
 const noID = 1<<32 - 1
 
 // Finder finds users and groups. The zero value is ready for use, and safe for concurrent use.

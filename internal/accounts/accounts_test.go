@@ -23,7 +23,7 @@ func nameService(t *testing.T, script string) accounts.Finder {
 	return accounts.Finder{Getent: path}
 }
 
-func TestWhoIsInTheFilesIsFoundWithoutANameService(t *testing.T) {
+func TestAUserInTheFilesIsFoundWithoutANameService(t *testing.T) {
 	f := nameService(t, "exit 9")
 	if uid, err := f.User(t.Context(), "root"); err != nil || uid != 0 {
 		t.Errorf("user root: %d, %v", uid, err)
@@ -33,7 +33,7 @@ func TestWhoIsInTheFilesIsFoundWithoutANameService(t *testing.T) {
 	}
 }
 
-func TestWhoOnlyTheNameServiceKnowsIsFound(t *testing.T) {
+func TestAUserThatOnlyTheNameServiceKnowsIsFound(t *testing.T) {
 	f := nameService(t, `case "$#/$1/$2" in
 2/passwd/websvc@corp.example) echo "websvc@corp.example:*:61123:61000:Web:/:/bin/false" ;;
 2/passwd/'CORP\web svc') echo 'web svc:*:61124:61000::/:/bin/false' ;;
@@ -55,7 +55,7 @@ esac`)
 	}
 }
 
-func TestWhoIsNotFoundIsSaidToHaveANumber(t *testing.T) {
+func TestTheErrorForAnUnknownUserAdvisesANumber(t *testing.T) {
 	for _, tc := range []struct {
 		name, script, want string
 		unknown            bool
@@ -87,7 +87,7 @@ func TestWhoIsNotFoundIsSaidToHaveANumber(t *testing.T) {
 }
 
 // getent takes what strtoul(3) takes for a number, and 4294967296 for 0: root.
-func TestWhatIsNoNameIsNotLookedUp(t *testing.T) {
+func TestAnInvalidNameIsNotLookedUp(t *testing.T) {
 	f := nameService(t, `echo "root:x:0:0:root:/root:/bin/sh"`)
 	for _, name := range []string{
 		"", "4294967296", "18446744073709551616", "+4294967296", " 4294967296", "-4294967296", " -4294967296", "-s", "--help", "a:b", "a\nb", "a\x00b", "\t0",
@@ -102,8 +102,8 @@ func TestWhatIsNoNameIsNotLookedUp(t *testing.T) {
 	}
 }
 
-// The child gets nothing of the agent's, and does not keep it.
-func TestTheNameServiceGetsNothingOfOurs(t *testing.T) {
+// The child process gets no environment and no descriptor of the agent, and cannot block it.
+func TestTheNameServiceGetsNothingOfTheAgent(t *testing.T) {
 	t.Setenv("KEYAGENT_SECRET", "hunter2")
 	t.Setenv("LD_PRELOAD_X", "hunter2")
 	out := filepath.Join(t.TempDir(), "seen")
@@ -120,7 +120,7 @@ func TestTheNameServiceGetsNothingOfOurs(t *testing.T) {
 	}
 }
 
-func TestANameServiceThatDoesNotAnswerDoesNotKeepUs(t *testing.T) {
+func TestTheLookupOfANameServiceThatDoesNotAnswerEnds(t *testing.T) {
 	f := nameService(t, "sleep 600 & sleep 600")
 	f.Timeout = 50 * time.Millisecond
 	if _, err := f.User(t.Context(), "stranger"); err == nil || !strings.Contains(err.Error(), "did not answer in time") || errors.Is(err, accounts.ErrUnknown) {

@@ -31,8 +31,8 @@ const (
 var errNoEntry = errors.New("no such entry")
 
 // numberIn returns the number that the first entry of a name has in a file; errNoEntry if there is
-// none, or no file. An entry that has the name and is damaged is another error: what comes after it,
-// in this file or in a directory, must not decide about the name.
+// none, or no file. An entry that has the name and is damaged is another error: what comes after
+// it, in this file or in a directory, must not decide about the name.
 func numberIn(path string, fields int, name string) (uint32, error) {
 	entry, err := readEntry(path, func(entry []string) bool { return entry[fieldName] == name })
 	if err != nil {

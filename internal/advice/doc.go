@@ -8,7 +8,7 @@
 //	advice.To(err, "%s begins one", advice.Run(advice.RotateKey, name))
 //
 // What always holds:
-//   - A cause keeps the first advice that it is given: whoever is nearest to it knows best.
+//   - A cause keeps the first advice that it is given: that of the code nearest to it.
 //   - Advice changes neither the text of an error nor what errors.Is and errors.As find in it.
 //   - An [Advice] is immutable and safe for concurrent use.
 package advice

@@ -26,7 +26,7 @@ var unwanted = map[string]string{
 	module + "/internal/archtest":          "a test",
 
 	"github.com/google/go-tpm-tools":   "it contains a simulated TPM",
-	"github.com/google/go-attestation": "an independent judge must not be part of what it judges",
+	"github.com/google/go-attestation": "an independent verifier must not be part of what it verifies",
 	"github.com/rogpeppe/go-internal":  "a test tool",
 	"github.com/google/go-cmp":         "a test tool",
 	"go.uber.org/goleak":               "a test tool",

@@ -29,7 +29,7 @@ var places = map[string]place{
 	"internal/errinfo":           {nil, leaf},
 	"internal/upstream":          {[]string{"internal/cloud"}, "it must know the one address that no proxy is asked for"},
 	"internal/pemfile":           {nil, leaf},
-	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all who meet certificates"},
+	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all packages that read certificates"},
 	"internal/writequeue":        {nil, leaf},
 	"internal/accounts":          {nil, leaf},
 	"internal/waiting":           {nil, leaf},
@@ -39,7 +39,7 @@ var places = map[string]place{
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
 	"config":                     {[]string{"internal/cloud", "internal/owned"}, "the file format is no package's own; engine and daemon translate it into each Config. A file names clouds, hosts and audiences as Microsoft does"},
 	"agentapi/wire":              {nil, "apps link it: what they would carry with it must be nothing"},
-	"agentapi/peer":              {nil, "who is calling is the kernel's answer, not ours"},
+	"agentapi/peer":              {nil, "the caller's identity is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
@@ -47,7 +47,7 @@ var places = map[string]place{
 	"tpm/internal/rc": {nil, leaf},
 	"tpm/internal/device": {
 		[]string{"tpm/internal/rc", "internal/tcg", "internal/waiting"},
-		"the lower floor: who has the TPM now; it knows no keys, sessions or storage roots",
+		"the lower floor: the exclusive use of the TPM; it knows no keys, sessions or storage roots",
 	},
 
 	"tpm": {
@@ -67,7 +67,7 @@ var places = map[string]place{
 	},
 	"attest/collect": {
 		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream"},
-		"gathers on the VM what attest then judges",
+		"gathers on the VM what attest then verifies",
 	},
 	"attest/maa": {
 		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream", "internal/waiting"},
@@ -87,7 +87,7 @@ var places = map[string]place{
 	},
 	"acquire": {
 		[]string{"acquire/...", "tlsbridge", "internal/cloud", "internal/errinfo", "internal/inflight", "internal/secret", "internal/statefile", "internal/upstream", "internal/waiting"},
-		"turns credentials into tokens; it must not know who asks (agentapi) nor what holds the key (tpm)",
+		"turns credentials into tokens; it must not know the caller (agentapi) nor what holds the key (tpm)",
 	},
 
 	"agentapi/policy": {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
@@ -108,7 +108,7 @@ var places = map[string]place{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "attest/...", "tlsbridge", "acquire/...",
 			"internal/advice", "internal/certs", "internal/cloud", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
 		},
-		"the one place where key, attestation and token services meet; it cannot see who asks (agentapi)",
+		"the one place where key, attestation and token services meet; it cannot see the caller (agentapi)",
 	},
 	"internal/forms": {
 		[]string{"config", "tlsbridge", "acquire/...", "agentapi/wire"},
@@ -162,8 +162,8 @@ var places = map[string]place{
 	"tpm/tpmtest":                {[]string{"tpm", "simulator/vtpm", "internal/tooltest", "internal/secret"}, "opens TPMs for tests"},
 }
 
-// Below simulator, one rule is the same for all: a double with the client's own types
-// would make the client's own mistakes, so nothing of what it doubles for may be used.
+// One rule holds for all packages below simulator: a double that used the client's own types would
+// make the client's own mistakes, so no package that it replaces in tests may be used.
 var simulatorPlace = place{
 	[]string{"simulator/...", "tpm", "attest/...", "config"},
 	"Entra, IMDS and MAA are written from the protocol, not from our client of it",

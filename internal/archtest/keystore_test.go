@@ -12,15 +12,17 @@ import (
 // keyOwner is the one package that writes, moves and deletes in the directories of named keys.
 const keyOwner = "signer/keystore"
 
-// keyNames are the names of which the paths in these directories are built. They stand in the owner's source only.
+// keyNames are the names of which the paths in these directories are built. They stand in the
+// owner's source only.
 var keyNames = []string{"keys", ".key.pem", ".cert.pem", ".accepted.json", ".tested.json", ".certificates", ".replaced-", "current"}
 
-// keyPaths are the fields that hold a path of such a file. Others may show it, and have a file read.
+// keyPaths are the fields that hold a path of such a file. Others may show it, and have a file
+// read.
 var keyPaths = []string{"KeyFile", "CertFile"}
 
 // A package that can build no path of a key's files, and that hands those that it is shown to no
-// function that works on files, changes none of them. The demonstration below simulator plays a thief
-// of these files, and is left out.
+// function that works on files, changes none of them. The demonstration below simulator plays a
+// thief of these files, and is left out.
 func TestAKeysLifeHasOneOwner(t *testing.T) {
 	for _, s := range sources(t) {
 		if s.servesTests() || s.dir() == keyOwner || within(s.dir(), "simulator") {
@@ -52,7 +54,8 @@ func TestAKeysLifeHasOneOwner(t *testing.T) {
 	}
 }
 
-// checkNoCopyOfAKeysPath refuses a local variable for such a path: it would hide what becomes of it.
+// checkNoCopyOfAKeysPath refuses a local variable for such a path: it would hide what becomes of
+// it.
 func checkNoCopyOfAKeysPath(t *testing.T, s source, given *ast.AssignStmt) {
 	t.Helper()
 	for i, to := range given.Lhs {
@@ -65,7 +68,8 @@ func checkNoCopyOfAKeysPath(t *testing.T, s source, given *ast.AssignStmt) {
 	}
 }
 
-// fileFunction names the function that is called, if it is one of a package that works on files or paths.
+// fileFunction names the function that is called, if it is one of a package that works on files or
+// paths.
 func fileFunction(call *ast.CallExpr) (name string, ok bool) {
 	f, isSelector := call.Fun.(*ast.SelectorExpr)
 	if !isSelector {
@@ -78,7 +82,8 @@ func fileFunction(call *ast.CallExpr) (name string, ok bool) {
 	return pkg.Name + "." + f.Sel.Name, true
 }
 
-// namesAKeysFile returns the first literal in an expression that names something in a key's directory.
+// namesAKeysFile returns the first literal in an expression that names something in a key's
+// directory.
 func namesAKeysFile(e ast.Expr) (found string) {
 	ast.Inspect(e, func(n ast.Node) bool {
 		literal, ok := n.(*ast.BasicLit)

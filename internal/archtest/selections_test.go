@@ -13,8 +13,8 @@ type selection struct {
 	line     int
 }
 
-// selections finds each pkg.Name of a file. A local variable that shadows an import
-// could deceive it; no file of ours has one, and govet would mind.
+// selections finds each pkg.Name of a file. A local variable that shadows an import would give a
+// wrong result; no file of ours has one, and govet reports them.
 func selections(s source) []selection {
 	names := importNames(s)
 	var all []selection

@@ -55,12 +55,23 @@ func (s source) servesTests() bool {
 // data and whatever the make targets produce are left out.
 func sources(t *testing.T) []source {
 	t.Helper()
+	return sourcesWithout(t, skipFolder)
+}
+
+// sourcesOfAllModules also reads the modules of their own below the root.
+func sourcesOfAllModules(t *testing.T) []source {
+	t.Helper()
+	return sourcesWithout(t, func(_, base string) bool { return isNoSource(base) })
+}
+
+func sourcesWithout(t *testing.T, skip func(name, base string) bool) []source {
+	t.Helper()
 	var all []source
 	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && name != root && skipFolder(name, d.Name()):
+		case d.IsDir() && name != root && skip(name, d.Name()):
 			return filepath.SkipDir
 		case d.IsDir() || !strings.HasSuffix(name, ".go"):
 			return nil
@@ -74,8 +85,12 @@ func sources(t *testing.T) []source {
 	return all
 }
 
+func isNoSource(base string) bool {
+	return base == "testdata" || base == "bin" || base == "node_modules" || strings.HasPrefix(base, ".")
+}
+
 func skipFolder(name, base string) bool {
-	if base == "testdata" || base == "bin" || strings.HasPrefix(base, ".") {
+	if isNoSource(base) {
 		return true
 	}
 	_, err := os.Stat(filepath.Join(name, "go.mod"))

@@ -96,7 +96,7 @@ func tbs(der []byte) (cryptobyte.String, bool) {
 	return inside, ok
 }
 
-// unreadable says whose certificate crypto/x509 refuses, and why.
+// unreadable names the subject of a certificate that crypto/x509 refuses, and says why.
 func unreadable(der []byte, err error) string {
 	return whose(der) + " cannot be read: " + because(der, err)
 }
@@ -113,7 +113,7 @@ func whose(der []byte) string {
 	return ", " + quote(subject) + ","
 }
 
-// because puts an error of crypto/x509 into words where people meet it.
+// because words the errors of crypto/x509 that occur in practice.
 func because(der []byte, err error) string {
 	inside, ok := tbs(der)
 	var serial big.Int

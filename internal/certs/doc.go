@@ -1,12 +1,12 @@
-// Package certs does with certificates what crypto/x509 leaves to others: to read them out of the
-// files in which people get them, to compare names as RFC 5280, section 7.1, says, and to say in
-// words how a certificate is signed. And it bounds the keys that signatures are verified with.
+// Package certs does with certificates what crypto/x509 does not: it reads them from the files in
+// which people get them, compares names as RFC 5280, section 7.1, says, and names the algorithm
+// that a certificate is signed with. And it bounds the keys that signatures are verified with.
 //
 // What always holds:
 //   - A file is used as a whole or refused as a whole. The error says which block it is, in which
 //     line, and whose certificate.
 //   - A file of authorities to trust is read more strictly than a certificate to import: PEM only,
-//     no certificate of somebody who may not issue any, no trust settings that would be passed
+//     no certificate whose subject may not issue any, no trust settings that would be passed
 //     over, no private key beside it.
 //   - Two names that are not equal are never printed as the same text.
 //   - Nothing here verifies a signature.

@@ -29,7 +29,7 @@ func Read(data []byte, rules Rules) ([]*x509.Certificate, error) {
 	return plain(all), err
 }
 
-// Authorities returns the certificates of a file that says whom to trust, PEM of at most 1 MiB and
+// Authorities returns the certificates of a file of trusted authorities, PEM of at most 1 MiB and
 // 1,000 certificates, in its order. Each is that of an authority, or names itself as issuer. The
 // error is a [*pemfile.Error].
 func Authorities(data []byte) ([]*x509.Certificate, error) {
@@ -101,7 +101,7 @@ func parse(block pemfile.Block, before int) ([]placed, error) {
 	return all, nil
 }
 
-// checkBlock refuses what is no certificate by what it is.
+// checkBlock refuses a block that is no certificate; the error names what it is.
 func checkBlock(block pemfile.Block, bare bool) error {
 	kind := kindOf(block.Bytes)
 	refuse := func(problem, command string) error {
@@ -146,7 +146,8 @@ func convert(block pemfile.Block, openssl string) string {
 	case block.Form == pemfile.DER && !pkcs12:
 		return openssl + " -inform DER -in FILE" + to
 	case block.Form == pemfile.PEM && !(block.Plain && opensslKnows(block.Label)):
-		// What is left of the file is the base64, whatever is around it: UTF-16's zero bytes, labels, escaped line ends, spaces.
+		// What is left of the file is the base64, whatever is around it: UTF-16's zero bytes,
+		// labels, escaped line ends, spaces.
 		return `tr -d '\000' <FILE | sed 's/-----[^-]*-----//g; s/\\\\*[rn]//g' | base64 -di | ` + openssl + " -inform DER" + to
 	}
 	return openssl + " -in FILE" + to
@@ -157,9 +158,9 @@ func opensslKnows(label string) bool {
 	return label == "PKCS7" || label == "PKCS #7 SIGNED DATA" || label == "CERTIFICATE"
 }
 
-// notAuthority says why a certificate is not to be trusted for others; empty if it may be. One that
-// names itself as issuer may always be trusted: as a root, of version 1 too, or as a server's own,
-// which is trusted alone.
+// notAuthority says why a certificate must not be trusted as an issuer; empty if it may be. One
+// that names itself as issuer may always be trusted: as a root, of version 1 too, or as a server's
+// own, which is trusted alone.
 func notAuthority(c *x509.Certificate) string {
 	switch {
 	case Equal(c.RawIssuer, c.RawSubject):
@@ -172,8 +173,8 @@ func notAuthority(c *x509.Certificate) string {
 	return ""
 }
 
-// Parse reads one certificate in DER, of somebody else's making: one with a key that [CheckKey] refuses is an
-// error. The error says whose it is.
+// Parse reads one certificate in DER from a foreign source: one with a key that [CheckKey] refuses
+// is an error. The error names the certificate's subject.
 func Parse(der []byte) (*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(der)
 	if err == nil {

@@ -6,17 +6,17 @@ import (
 	"fmt"
 )
 
-// MaxRSABits is the largest RSA modulus that is verified with, as in crypto/tls. Certificate authorities have up to
-// 4096 bits.
+// MaxRSABits is the largest RSA modulus that is verified with, as in crypto/tls. Certificate
+// authorities have up to 4096 bits.
 const MaxRSABits = 8192
 
-// CheckKey refuses a key that is too large to verify with. A certificate may hold an RSA key of any size, and the
-// work of one verification grows with the square of it: evidence of 40 KB can so keep a processor busy for seconds.
-// Whoever verifies with a key that came from elsewhere, and is not the operator's own choice of whom to trust, asks
-// first, or reads the certificate with [Parse].
+// CheckKey refuses a key that is too large to verify with. A certificate may hold an RSA key of any
+// size, and the work of one verification grows with the square of it: evidence of 40 KB can keep a
+// processor busy for seconds. Call it before verifying with a key that the operator has not chosen
+// to trust, or read the certificate with [Parse].
 //
-// Not for the certificates of TLS servers, which crypto/tls bounds in the same way, nor for the public areas of TPM
-// keys, which package attest takes in a few sizes only.
+// Not for the certificates of TLS servers, which crypto/tls bounds in the same way, nor for the
+// public areas of TPM keys, which package attest takes in a few sizes only.
 func CheckKey(key crypto.PublicKey) error {
 	if k, ok := key.(*rsa.PublicKey); ok && k.N.BitLen() > MaxRSABits {
 		return fmt.Errorf("its RSA key has %d bits; signatures are verified with keys of at most %d bits", k.N.BitLen(), MaxRSABits)

@@ -113,7 +113,7 @@ func TestNamesAreComparedAsRFC5280Says(t *testing.T) {
 	}
 }
 
-// What prints alike is told apart by what it is made of.
+// Names that print alike are told apart by their string types and bytes.
 func TestNamesThatPrintAlikeAreToldApart(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

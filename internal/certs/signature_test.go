@@ -7,7 +7,7 @@ import (
 	"github.com/keyagent/keyagent/internal/certs"
 )
 
-// openssl signs with what crypto/x509 has no name for.
+// openssl signs with algorithms that crypto/x509 has no name for.
 func TestEveryAlgorithmOfASignatureHasAText(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

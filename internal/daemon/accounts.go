@@ -101,8 +101,8 @@ func reasonOff(e *rulebook.OffError, rule string) string {
 	return e.Rules[i].Err.Error()
 }
 
-// tellNumbers logs what is new of the numbers in force; before is nil for a configuration that comes
-// into force.
+// tellNumbers logs what is new of the numbers in force; before is nil for a configuration that
+// comes into force.
 func (d *Daemon) tellNumbers(before, after []rulebook.Number) {
 	for _, n := range after {
 		had, was := sameAccount(before, n)

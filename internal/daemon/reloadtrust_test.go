@@ -19,8 +19,8 @@ import (
 	"github.com/keyagent/keyagent/config"
 )
 
-// The tokens in memory may have come from the host or authority that is not trusted any more, so none
-// of them is given out any more.
+// The tokens in memory may have come from the host or authority that is not trusted any more, so
+// none of them is given out any more.
 func TestTokensGoWithTheTrustThatTheyCameBy(t *testing.T) {
 	s := newStage(t)
 	authority, err := os.ReadFile(s.cfg.CAFile)

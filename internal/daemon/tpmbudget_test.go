@@ -35,7 +35,8 @@ func (l *commandLog) take() []tpm2.TPMCC {
 	return sent
 }
 
-// withoutStatus leaves out the question that the status sends, by which the stage finds out that the agent is up.
+// withoutStatus leaves out the question that the status sends, by which the stage finds out that
+// the agent is up.
 func withoutStatus(sent []tpm2.TPMCC) []tpm2.TPMCC {
 	if n := len(sent); n > 0 && sent[n-1] == tpm2.TPMCCGetCapability {
 		return sent[:n-1]
@@ -84,7 +85,8 @@ func checkBudget(t *testing.T, what string, sent []tpm2.TPMCC, most, mostSignatu
 	}
 }
 
-// A command takes a TPM of silicon some 20 ms and a signature 200 ms: how many there are is how long a start takes.
+// A command takes a TPM of silicon some 20 ms and a signature 200 ms: how many there are is how
+// long a start takes.
 func TestTPMCommandBudget(t *testing.T) {
 	s := newStage(t)
 	proxy := tpmtest.NewProxy(t, s.cfg.TPM)

@@ -15,5 +15,5 @@
 //     order, the key and the TPM last. If New fails, it has closed them.
 //   - Neither IMDS nor Entra nor the attestation service has to answer for an engine to be built.
 //   - A key that lacks a protection that the configuration asks for is not used.
-//   - Whom the agent believes changes in one place, [Engine.UseTrust].
+//   - The hosts and authorities that the agent trusts change in one place, [Engine.UseTrust].
 package engine

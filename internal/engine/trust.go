@@ -45,7 +45,8 @@ func (p *Plan) sameAttestation(other *Plan) bool {
 		reflect.DeepEqual(p.anchors, other.anchors) && reflect.DeepEqual(p.evidence, other.evidence)
 }
 
-// Withdraws reports whether next trusts less than p: it lacks a host or a certificate authority of p.
+// Withdraws reports whether next trusts less than p: it lacks a host or a certificate authority of
+// p.
 func (p *Plan) Withdraws(next *Plan) bool {
 	return lacks(next.mtlsHosts, p.mtlsHosts, func(a, b string) bool { return a == b }) ||
 		lacks(next.attestHosts, p.attestHosts, func(a, b string) bool { return a == b }) ||

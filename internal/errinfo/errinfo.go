@@ -44,7 +44,8 @@ func Hint(err error) string {
 	return ""
 }
 
-// RefusesEvidence reports whether err is an attestation service's refusal of this machine's evidence.
+// RefusesEvidence reports whether err is an attestation service's refusal of this machine's
+// evidence.
 func RefusesEvidence(err error) bool {
 	e, ok := errors.AsType[EvidenceRefuser](err)
 	return ok && e.RefusesEvidence()

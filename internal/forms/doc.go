@@ -2,10 +2,10 @@
 // certificate over mutual TLS, an assertion signed in the TPM, a managed identity's binding
 // certificate and the others in the table of README.md, which [All] is.
 //
-// A [Survey] is filled by whoever knows something: the daemon with what its attempts have shown
-// ([Survey.Observe]) and what IMDS offers, the doctor with the configuration alone
-// ([Survey.Expect]). A token that was obtained proves that a form works. Only an answer that cannot
-// be expected to change proves that it does not; everything else is "not known yet".
+// A [Survey] is filled by the daemon, with the results of its attempts ([Survey.Observe]) and what
+// IMDS offers, or by the doctor with the configuration alone ([Survey.Expect]). A token that was
+// obtained proves that a form works. Only an answer that cannot be expected to change proves that
+// it does not; everything else is "not known yet".
 //
 // What always holds:
 //   - Reasons are fixed sentences: any local user may read them, so they name no identity and

@@ -1,8 +1,9 @@
-// Package inflight lets one call serve everybody who asks for the same thing while it is under way.
+// Package inflight lets one call serve all callers that ask for the same thing while it is under
+// way.
 //
 // It has two forms. With [Group.Do] a caller does the work itself, within its own context; if that
-// context ends before the work does, one of the callers that wait takes over. With [Group.Start] the
-// work belongs to nobody who waits for it: it goes on when they leave.
+// context ends before the work does, one of the callers that wait takes over. With [Group.Start]
+// the work does not depend on the callers that wait for it: it goes on when they leave.
 //
 // golang.org/x/sync/singleflight has neither: there a caller that leaves spoils the result of the
 // others, or leaves a goroutine behind for each call of DoChan.
@@ -35,8 +36,8 @@ type Call[V any] struct {
 }
 
 // Do returns what fn returns. If a call of that name is under way, it waits for that call's result
-// instead. The function runs in the goroutine and with the context of one of the callers; if it fails
-// after that context has ended, another caller that waits calls its own function.
+// instead. The function runs in the goroutine and with the context of one of the callers; if it
+// fails after that context has ended, another caller that waits calls its own function.
 func (g *Group[V]) Do(ctx context.Context, name string, fn func(context.Context) (V, error)) (V, error) {
 	for {
 		call, mine := g.join(name)
@@ -56,8 +57,8 @@ func (g *Group[V]) Do(ctx context.Context, name string, fn func(context.Context)
 }
 
 // Start returns the call of that name that is under way, or begins one. Before a new one begins,
-// admit is asked, while no other call can begin or end; its error is returned, and nothing begins. The
-// function runs in a goroutine of its own; whoever owns the group sees to it that it ends.
+// admit is asked, while no other call can begin or end; its error is returned, and nothing begins.
+// The function runs in a goroutine of its own; the owner of the group must see to it that it ends.
 func (g *Group[V]) Start(name string, admit func() error, fn func() (V, error)) (*Call[V], error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -83,8 +84,8 @@ func (c *Call[V]) Wait(ctx context.Context) (V, error) {
 	}
 }
 
-// Forget lets the next caller begin a call of its own. Those who wait for the one that is under way
-// get its result. It reports whether there was one.
+// Forget lets the next caller begin a call of its own. Callers that wait for the one under way get
+// its result. It reports whether there was one.
 func (g *Group[V]) Forget(name string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -111,7 +112,7 @@ func (g *Group[V]) addLocked(name string) *Call[V] {
 	return call
 }
 
-// run makes the call and wakes those who wait, even if fn panics.
+// run makes the call and wakes the callers that wait, even if fn panics.
 func (g *Group[V]) run(name string, call *Call[V], fn func() (V, error)) {
 	defer func() {
 		g.mu.Lock()

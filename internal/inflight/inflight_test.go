@@ -19,7 +19,7 @@ type result struct {
 	err   error
 }
 
-// crowd lets n callers ask for the same, and waits until all of them wait.
+// crowd lets n callers ask for the same thing, and returns once all of them wait.
 func crowd(ctx context.Context, g *inflight.Group[int], n int, fn func(context.Context) (int, error)) (got []result, done *sync.WaitGroup) {
 	got, done = make([]result, n), &sync.WaitGroup{}
 	for i := range n {
@@ -115,7 +115,7 @@ func TestAWaitingCallerMayLeave(t *testing.T) {
 	})
 }
 
-func TestAForgottenCallEndsForThoseWhoWaitAndNobodyElse(t *testing.T) {
+func TestAForgottenCallServesOnlyTheCallersThatAlreadyWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var g inflight.Group[int]
@@ -136,7 +136,7 @@ func TestAForgottenCallEndsForThoseWhoWaitAndNobodyElse(t *testing.T) {
 	})
 }
 
-func TestAStartedCallGoesOnWithoutThoseWhoWait(t *testing.T) {
+func TestAStartedCallGoesOnWithoutItsWaiters(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var g inflight.Group[int]
@@ -162,7 +162,7 @@ func TestAStartedCallGoesOnWithoutThoseWhoWait(t *testing.T) {
 	})
 }
 
-func TestWhatIsNotAdmittedDoesNotStart(t *testing.T) {
+func TestACallThatIsNotAdmittedDoesNotStart(t *testing.T) {
 	t.Parallel()
 	var g inflight.Group[int]
 	call, err := g.Start("name", func() error { return errRefused }, func() (int, error) { t.Error("started"); return 0, nil })
@@ -171,7 +171,7 @@ func TestWhatIsNotAdmittedDoesNotStart(t *testing.T) {
 	}
 }
 
-func TestAPanicWakesThoseWhoWait(t *testing.T) {
+func TestAPanicWakesTheWaiters(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var g inflight.Group[int]

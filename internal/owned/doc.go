@@ -1,8 +1,7 @@
 // Package owned says whether another local user could have written a file, or can put
-// another one in its place. Everything that decides whom the agent trusts or what it uses
+// another one in its place. Every file that decides what the agent trusts or uses
 // (the configuration, certificate authorities, the state directory, the socket's directory)
-// is held to the one rule that is here. Of files with secrets, which may be pipes, only the
-// open file is:
+// must meet the rule below. Of files with secrets, which may be pipes, only the open file must:
 //
 //   - A file, and each directory that leads to it, belongs to root or to the user of this
 //     process, because the owner of a file may change it whatever its mode is, and the owner

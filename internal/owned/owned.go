@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// maxLinks bounds the symbolic links on the way to a file, as the kernel does.
+// maxLinks bounds the symbolic links in the path to a file, as the kernel does.
 const maxLinks = 40
 
 // writableByOthers are the bits that let the group or everybody write.
@@ -71,52 +71,52 @@ func Resolve(path string) (string, error) {
 		}
 		path = dir + "/" + path // not cleaned: ".." after a link is not what is before the link
 	}
-	w := walk{at: "/", left: strings.Split(path, "/")}
-	if err := w.enter(w.at); err != nil {
+	r := resolution{at: "/", left: strings.Split(path, "/")}
+	if err := r.enter(r.at); err != nil {
 		return "", err
 	}
-	for len(w.left) > 0 {
-		if err := w.step(); err != nil {
+	for len(r.left) > 0 {
+		if err := r.step(); err != nil {
 			return "", err
 		}
 	}
-	return w.at, nil
+	return r.at, nil
 }
 
-// walk is a way through directories.
-type walk struct {
+// resolution is a path that is being resolved, name by name.
+type resolution struct {
 	at    string   // without symbolic links
 	left  []string // names still to go
 	links int      // that were followed
 }
 
-func (w *walk) step() error {
-	name := w.left[0]
-	w.left = w.left[1:]
+func (r *resolution) step() error {
+	name := r.left[0]
+	r.left = r.left[1:]
 	switch name {
 	case "", ".":
 		return nil
 	case "..":
-		w.at = filepath.Dir(w.at)
+		r.at = filepath.Dir(r.at)
 		return nil
 	}
-	next := filepath.Join(w.at, name)
+	next := filepath.Join(r.at, name)
 	info, err := os.Lstat(next)
 	switch {
 	case err != nil:
 		return err
 	case info.Mode()&fs.ModeSymlink != 0:
-		return w.follow(next, info)
-	case info.IsDir() && len(w.left) > 0:
-		err = w.enter(next)
+		return r.follow(next, info)
+	case info.IsDir() && len(r.left) > 0:
+		err = r.enter(next)
 	}
-	w.at = next
+	r.at = next
 	return err
 }
 
-// follow goes where a link leads.
-func (w *walk) follow(link string, info fs.FileInfo) error {
-	dir, err := os.Lstat(w.at)
+// follow continues at the target of a link.
+func (r *resolution) follow(link string, info fs.FileInfo) error {
+	dir, err := os.Lstat(r.at)
 	if err != nil {
 		return err
 	}
@@ -125,24 +125,24 @@ func (w *walk) follow(link string, info fs.FileInfo) error {
 			return err
 		}
 	}
-	w.links++
-	if w.links > maxLinks {
+	r.links++
+	if r.links > maxLinks {
 		return &fs.PathError{Op: "resolve", Path: link, Err: syscall.ELOOP}
 	}
 	target, err := os.Readlink(link)
 	if err != nil {
 		return err
 	}
-	w.left = append(strings.Split(target, "/"), w.left...)
+	r.left = append(strings.Split(target, "/"), r.left...)
 	if filepath.IsAbs(target) {
-		w.at = "/"
+		r.at = "/"
 	}
 	return nil
 }
 
 // enter refuses a directory in which another user could put another file in the place of
 // one that is looked for.
-func (w *walk) enter(dir string) error {
+func (r *resolution) enter(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 	"github.com/keyagent/keyagent/internal/owned"
 )
 
-// The test binary plays another user's process, too: started with pathEnv set, it looks at
+// The test binary also runs as another user's process: started with pathEnv set, it looks at
 // that path, and prints where it leads or what is wrong.
 const pathEnv = "KEYAGENT_OWNED_TEST_PATH"
 
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// look makes both checks, as those who read a file do.
+// look makes both checks, as readers of a file do.
 func look(path string) (string, error) {
 	real, err := owned.Resolve(path)
 	if err != nil {
@@ -161,7 +161,8 @@ func TestResolveAndCheck(t *testing.T) {
 	}
 }
 
-// What the agent's user or root owns is taken by the agent, and what the agent's user owns is not taken by another user.
+// What the agent's user or root owns is taken by the agent, and what the agent's user owns is not
+// taken by another user.
 func TestTheUserOfTheProcessIsTrustedBesideRoot(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

@@ -10,7 +10,7 @@
 //     alone.
 //   - A rule comes into force with numbers that one look has found for all its users and groups.
 //   - A rule in force keeps the numbers that it has. After a change of the configuration they are
-//     unconfirmed until a look finds them again ([Book.Numbers]): they count while the directory does
-//     not answer, and for ten minutes after it first said that it does not have the name.
+//     unconfirmed until a look finds them again ([Book.Numbers]): they count while the directory
+//     does not answer, and for ten minutes after it first said that it does not have the name.
 //   - Names for which there was no time are looked up first the next time.
 package rulebook

@@ -26,8 +26,8 @@ func (a account) kind() string {
 // running, as at a restart of SSSD.
 const keptFor = 10 * time.Minute
 
-// accountNumber is the uid or gid of an account. One that is not confirmed is from the configuration
-// before: no look has found it since.
+// accountNumber is the uid or gid of an account. One that is not confirmed is from the
+// configuration before: no look has found it since.
 type accountNumber struct {
 	id   uint32
 	look int // in which it was found; 0: not confirmed

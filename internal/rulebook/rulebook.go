@@ -53,9 +53,9 @@ func (e *OffError) Error() string {
 
 // Book makes the policy of the configured rules from the users and groups that are known. A rule is
 // in force as a whole or not at all, so that no operator has to guess which part of it is; an
-// administrator who is not known is left out alone. A user or group that a rule in force names keeps
-// its number as long as the book is used. Other numbers that are known only save look-ups: a rule
-// comes into force with what one look has found of all its users and groups.
+// administrator who is not known is left out alone. A user or group that a rule in force names
+// keeps its number as long as the book is used. Other numbers that are known only save look-ups: a
+// rule comes into force with what one look has found of all its users and groups.
 type Book struct {
 	rules     []config.Rule
 	admins    config.Principals

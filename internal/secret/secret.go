@@ -14,12 +14,13 @@ const (
 
 // String is a secret text. The zero value is the empty secret.
 //
-// It cannot be compared with ==, which would be neither constant in time nor right; use [String.Equal].
+// It cannot be compared with ==, which would be neither constant in time nor right; use
+// [String.Equal].
 type String struct {
 	_ [0]func() // not comparable
 
-	// A pointer, because fmt prints unexported fields by reflection without asking their methods: of a string it
-	// would show the text, of a pointer inside a struct it shows an address.
+	// A pointer, because fmt prints unexported fields by reflection without asking their methods:
+	// of a string it would show the text, of a pointer inside a struct it shows an address.
 	value *string
 }
 
@@ -30,7 +31,7 @@ var (
 	_ slog.LogValuer = String{}
 )
 
-// New wraps s. The caller should let go of s.
+// New wraps s. The caller should not keep s.
 func New(s string) String {
 	if s == "" {
 		return String{}
@@ -38,7 +39,8 @@ func New(s string) String {
 	return String{value: &s}
 }
 
-// Reveal returns the secret itself. What it returns must not be logged, put into an error or written to disk.
+// Reveal returns the secret itself. What it returns must not be logged, put into an error or
+// written to disk.
 func (s String) Reveal() string {
 	if s.value == nil {
 		return ""
@@ -71,8 +73,8 @@ func (s String) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String(
 // LogValue gives slog the placeholder.
 func (s String) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// MarshalText encodes the placeholder. A secret cannot be written by an encoder by accident: who means to send it writes
-// Reveal into a field of type string.
+// MarshalText encodes the placeholder. A secret cannot be written by an encoder by accident: code
+// that means to send it puts Reveal's result into a field of type string.
 func (s String) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // MarshalJSON encodes the placeholder as a JSON string.

@@ -11,10 +11,10 @@ import (
 	"github.com/keyagent/keyagent/internal/owned"
 )
 
-// EnsureDir makes the directory at path, with missing parents, and checks that it belongs to the agent alone: a real
-// directory, owned by the effective user, without any permission for group or others, which no other user can put another one
-// in the place of. It does not repair one that is not: whoever could enter it may have left something behind, so an operator
-// should look.
+// EnsureDir makes the directory at path, with missing parents, and checks that it belongs to the
+// agent alone: a real directory, owned by the effective user, without any permission for group or
+// others, which no other user can put another one in the place of. It does not repair one that is
+// not: another user who could enter it may have left something behind, so an operator should look.
 func EnsureDir(path string) error {
 	if err := makeDirs(path, 0o700); err != nil {
 		return fmt.Errorf("creating state directory %q: %w", path, err)
@@ -38,7 +38,8 @@ func EnsureDir(path string) error {
 	return nil
 }
 
-// makeDirs creates the directory at path with missing parents, and makes the entry of each durable. A directory that exists is fine.
+// makeDirs creates the directory at path with missing parents, and makes the entry of each durable.
+// A directory that exists is fine.
 func makeDirs(path string, mode fs.FileMode) error {
 	path = filepath.Clean(path)
 	_, err := os.Lstat(path)
@@ -54,7 +55,7 @@ func makeDirs(path string, mode fs.FileMode) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// checkPrivate refuses what another user owns or may read or write.
+// checkPrivate refuses a file or directory that another user owns or may read or write.
 func checkPrivate(what, path string, info fs.FileInfo, want string) error {
 	uid, err := owned.Owner(info)
 	if err != nil {

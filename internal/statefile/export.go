@@ -20,11 +20,13 @@ const (
 	maxLinks      = 40    // as path_resolution(7)
 )
 
-// Export puts data into the file at path, for others to read: a copy of what the agent has, which is no secret. A regular file is
-// replaced in one step, and keeps its mode and, where that is possible, its owner; a new one is made with missing parents. On any error the old
-// content stays. A symbolic link is followed, and stays a link.
+// Export puts data into the file at path, for others to read: a copy of what the agent has, which
+// is no secret. A regular file is replaced in one step, and keeps its mode and, where that is
+// possible, its owner; a new one is made with missing parents. On any error the old content stays.
+// A symbolic link is followed, and stays a link.
 //
-// What is no regular file (a pipe, a terminal, /dev/stdout wherever that leads) is written to and never replaced.
+// What is no regular file (a pipe, a terminal, /dev/stdout wherever that leads) is written to and
+// never replaced.
 func Export(path string, data []byte) error {
 	if err := export(path, data); err != nil {
 		return fmt.Errorf("writing %q: %w", path, err)
@@ -44,7 +46,8 @@ func export(path string, data []byte) error {
 		return writeTo(own, data)
 	}
 	target := hops[len(hops)-1]
-	// By its first name: the kernel does not follow a link that another user left in a sticky directory (proc(5), protected_symlinks).
+	// By its first name: the kernel does not follow a link that another user left in a sticky
+	// directory (proc(5), protected_symlinks).
 	there, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NOCTTY, 0) // #nosec G304 -- the operator's choice
 	if errors.Is(err, fs.ErrNotExist) {
 		return exportNew(target, data)
@@ -104,8 +107,8 @@ func createLike(dir, base string, old fs.FileInfo) (*os.File, error) {
 	return f, nil
 }
 
-// followLinks lists path and what the symbolic links from there on lead to; the last is no link, and need not be there. Directories
-// are left to the kernel.
+// followLinks lists path and what the symbolic links from there on lead to; the last is no link,
+// and need not be there. Directories are left to the kernel.
 func followLinks(path string) ([]string, error) {
 	hops := []string{path}
 	for len(hops) <= maxLinks {
@@ -125,14 +128,16 @@ func followLinks(path string) ([]string, error) {
 	return nil, syscall.ELOOP
 }
 
-// inProc reports whether a path is one of the kernel's, such as a link that stands for a file that is open (proc(5)).
+// inProc reports whether a path is one of the kernel's, such as a link that stands for a file that
+// is open (proc(5)).
 func inProc(path string) bool {
 	var at unix.Statfs_t
 	return unix.Statfs(filepath.Dir(path), &at) == nil && at.Type == unix.PROC_SUPER_MAGIC
 }
 
-// ownDescriptor returns a descriptor of this process that one of the paths stands for, as /dev/stdout and /dev/fd/1 do. It is written
-// to as it is: opened anew, a file would be written from its beginning.
+// ownDescriptor returns a descriptor of this process that one of the paths stands for, as
+// /dev/stdout and /dev/fd/1 do. It is written to as it is: opened anew, a file would be written
+// from its beginning.
 func ownDescriptor(hops []string) (*os.File, bool) {
 	for _, path := range hops {
 		dir, err := filepath.EvalSymlinks(filepath.Dir(path))

@@ -31,7 +31,7 @@ func TestAnExportedFileIsReplacedInOneStep(t *testing.T) {
 		t.Errorf("it holds %q", got)
 	}
 	if old, err := io.ReadAll(reader); err != nil || string(old) != "old content" {
-		t.Errorf("who had it open reads %q, %v", old, err)
+		t.Errorf("a reader that had it open reads %q, %v", old, err)
 	}
 	info, err := os.Stat(path)
 	if must(t, err); info.Mode().Perm() != 0o640 {
@@ -119,7 +119,8 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// exportTo, when set, makes the test binary a process that exports to standard output, by this name.
+// exportTo, when set, makes the test binary a process that exports to standard output, by this
+// name.
 const exportTo = "KEYAGENT_TEST_EXPORT_TO"
 
 func TestExportToStandardOutputContinuesIt(t *testing.T) {
@@ -163,7 +164,8 @@ func TestExportRefuses(t *testing.T) {
 	}
 }
 
-// Another user's link in a directory for all must not lead who runs a command anywhere. The kernel sees to that, if its protection is on.
+// A command must not follow a link that another user put into a directory for all. The kernel sees
+// to that, if its protection is on.
 func TestExportFollowsNoLinkThatAnotherUserLeft(t *testing.T) {
 	t.Parallel()
 	on, err := os.ReadFile("/proc/sys/fs/protected_symlinks")

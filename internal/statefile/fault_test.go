@@ -15,8 +15,8 @@ import (
 	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
-// fullDiskDir, when set, makes the test binary the process that TestFullDisk starts: one whose files may not grow past
-// a few kilobytes, so that write(2) fails half-way as on a full disk.
+// fullDiskDir, when set, makes the test binary the process that TestFullDisk starts: one whose
+// files may not grow past a few kilobytes, so that write(2) fails half-way as on a full disk.
 const fullDiskDir = "KEYAGENT_TEST_FULL_DISK_DIR"
 
 func TestFullDiskKeepsTheOldContent(t *testing.T) {
@@ -67,7 +67,8 @@ func TestWriteOverADirectoryCleansUp(t *testing.T) {
 	}
 }
 
-// A crash between writing and renaming leaves a temporary file. It must never be taken for the state.
+// A crash between writing and renaming leaves a temporary file. It must never be taken for the
+// state.
 func TestATornTemporaryFileIsNotRead(t *testing.T) {
 	t.Parallel()
 	dir := stateDir(t)

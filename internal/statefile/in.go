@@ -2,9 +2,9 @@ package statefile
 
 import "path/filepath"
 
-// Dir is a directory of the agent, whose files are written and read by their names in it. The caller
-// has checked the directory with [EnsureDir]. A Dir is safe for concurrent use; the zero value is the
-// working directory.
+// Dir is a directory of the agent, whose files are written and read by their names in it. The
+// caller has checked the directory with [EnsureDir]. A Dir is safe for concurrent use; the zero
+// value is the working directory.
 type Dir struct{ path string }
 
 // In returns the directory at path.

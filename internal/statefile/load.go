@@ -20,10 +20,11 @@ func (e *TornError) Error() string { return fmt.Sprintf("%v; it was put aside as
 // Unwrap returns what is wrong with the file.
 func (e *TornError) Unwrap() error { return e.Err }
 
-// Load reads the file at path and has decode take its content. A file that is larger than maxBytes, or that decode refuses, is
-// put aside by [Quarantine], and the error is a *[TornError]: the path is free. So it is if there is no file, which gives
-// an error that is [fs.ErrNotExist]. After every other error the file is where it was and may be good: it must not be replaced,
-// and the caller can try again.
+// Load reads the file at path and has decode take its content. A file that is larger than maxBytes,
+// or that decode refuses, is put aside by [Quarantine], and the error is a *[TornError]: the path
+// is free. So it is if there is no file, which gives an error that is [fs.ErrNotExist]. After every
+// other error the file is where it was and may be good: it must not be replaced, and the caller can
+// try again.
 func Load(path string, maxBytes int64, decode func(data []byte) error) error {
 	data, err := Read(path, maxBytes)
 	if err != nil && !errors.Is(err, ErrTooLarge) {
@@ -42,12 +43,14 @@ func Load(path string, maxBytes int64, decode func(data []byte) error) error {
 	return &TornError{Aside: aside, Err: err}
 }
 
-// maxTorn bounds the search for a free name in [Quarantine]: more torn files than that need an operator, not another name.
+// maxTorn bounds the search for a free name in [Quarantine]: more torn files than that need an
+// operator, not another name.
 const maxTorn = 100
 
-// Quarantine moves a file that cannot be used out of the way, to the first free name path.torn-1, path.torn-2, …, and
-// returns that name. Its content is kept for whoever wants to know what happened; nothing is overwritten. A crash in
-// between leaves both names, and the next call picks the next number.
+// Quarantine moves a file that cannot be used out of the way, to the first free name path.torn-1,
+// path.torn-2, …, and returns that name. Its content is kept, so that an operator can find out what
+// happened; nothing is overwritten. A crash in between leaves both names, and the next call picks
+// the next number.
 func Quarantine(path string) (string, error) {
 	for n := 1; n <= maxTorn; n++ {
 		torn := path + ".torn-" + strconv.Itoa(n)

@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// holderFile names the process that has the lock. It is a note: what it says is believed only while the lock is held.
+	// holderFile names the process that has the lock. It is a note: what it says is believed only
+	// while the lock is held.
 	holderFile     = "agent.pid"
 	maxHolderBytes = 32
 )
@@ -37,11 +38,12 @@ func (e *InUseError) Hint() string {
 	return "one agent serves all programs of the machine: use that one, or stop it first; an agent for something else needs a state_dir and a socket of its own"
 }
 
-// Lock takes the lock of a state directory that [EnsureDir] has accepted, or fails at once with an [*InUseError]. It is held until unlock,
-// or until the process ends, however it ends.
+// Lock takes the lock of a state directory that [EnsureDir] has accepted, or fails at once with an
+// [*InUseError]. It is held until unlock, or until the process ends, however it ends.
 //
-// The directory itself is locked (flock(2)), by whatever path it is reached: there is no file that could be left behind, or removed
-// while the lock is held. Processes that do not ask for the lock, such as commands beside the agent, are not kept out.
+// The directory itself is locked (flock(2)), by whatever path it is reached: there is no file that
+// could be left behind, or removed while the lock is held. Processes that do not ask for the lock,
+// such as commands beside the agent, are not kept out.
 func Lock(dir string) (unlock func() error, err error) {
 	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0) // #nosec G304 -- the operator's choice
 	if err != nil {
@@ -55,7 +57,7 @@ func Lock(dir string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("locking the state directory %q: %w", dir, err), d.Close())
 	}
-	// Whoever meets the lock can do without the note; a full disk must not keep the agent from starting.
+	// The note is not needed; a full disk must not keep the agent from starting.
 	if err := Write(note, []byte(strconv.Itoa(os.Getpid())+"\n")); err != nil {
 		_ = os.Remove(note)
 	}
@@ -96,7 +98,8 @@ func tryFlock(f *os.File, how int) error {
 	}
 }
 
-// holder reads who has the lock; 0 if the note does not say, or names a process that is gone: the holder has not written its own yet.
+// holder reads the PID of the lock's holder; 0 if the note does not have it, or names a process
+// that is gone: the holder has not written its own yet.
 func holder(note string) int {
 	text, err := Read(note, maxHolderBytes)
 	if err != nil {

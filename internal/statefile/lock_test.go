@@ -49,7 +49,8 @@ func inUse(t *testing.T, dir string) *statefile.InUseError {
 	return held
 }
 
-// TestLockOfAStateDirectory covers what operators and crashes do to a directory while it is locked, and after.
+// TestLockOfAStateDirectory covers what operators and crashes do to a directory while it is locked,
+// and after.
 func TestLockOfAStateDirectory(t *testing.T) {
 	t.Run("held once, named, and given back", func(t *testing.T) {
 		dir := privateDir(t)

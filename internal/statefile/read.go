@@ -11,10 +11,11 @@ import (
 // ErrTooLarge is in the error of [Read] for a file that is larger than it may be.
 var ErrTooLarge = errors.New("it is not what the agent wrote")
 
-// Read returns the content of the file at path, at most maxBytes of it; a larger one gives an error that is [ErrTooLarge].
-// The file must be a regular one, owned by the effective user and closed to group and others. A missing file gives an error
-// that is [fs.ErrNotExist]. Every other error says nothing about the content, which may be as good as it was: the process may
-// lack a descriptor for a moment.
+// Read returns the content of the file at path, at most maxBytes of it; a larger one gives an error
+// that is [ErrTooLarge]. The file must be a regular one, owned by the effective user and closed to
+// group and others. A missing file gives an error that is [fs.ErrNotExist]. Every other error says
+// nothing about the content, which may be as good as it was: the process may lack a descriptor for
+// a moment.
 //
 // The checks are made on the opened file, so that nobody can swap it between check and read.
 func Read(path string, maxBytes int64) ([]byte, error) {
@@ -48,7 +49,8 @@ func readLimited(f *os.File, maxBytes int64) ([]byte, error) {
 	return data, nil
 }
 
-// openHint explains the one open(2) error whose text misleads: with O_NOFOLLOW, ELOOP reads "too many levels of symbolic links".
+// openHint explains the one open(2) error whose text misleads: with O_NOFOLLOW, ELOOP reads "too
+// many levels of symbolic links".
 func openHint(err error) string {
 	if errors.Is(err, syscall.ELOOP) {
 		return " (it is a symbolic link: replace it by the file itself)"

@@ -8,8 +8,9 @@ import (
 	"path/filepath"
 )
 
-// Write puts data into the file at path, mode 0600, replacing an older one in one step. On any error the old content
-// stays; only if syncing the directory fails may the new content already be visible.
+// Write puts data into the file at path, mode 0600, replacing an older one in one step. On any
+// error the old content stays; only if syncing the directory fails may the new content already be
+// visible.
 func Write(path string, data []byte) error {
 	if err := write(path, data, createPrivate, os.Rename); err != nil {
 		return fmt.Errorf("writing state file %q: %w", path, err)
@@ -17,8 +18,9 @@ func Write(path string, data []byte) error {
 	return nil
 }
 
-// WriteNew puts data into a new file at path, mode 0600. If path exists, whatever it is, nothing changes and the error is
-// [fs.ErrExist]: of two processes that create the same file at once, one wins and the other learns it.
+// WriteNew puts data into a new file at path, mode 0600. If path exists, whatever it is, nothing
+// changes and the error is [fs.ErrExist]: of two processes that create the same file at once, one
+// wins and the other learns it.
 func WriteNew(path string, data []byte) error {
 	if err := write(path, data, createPrivate, linkNew); err != nil {
 		return fmt.Errorf("writing new state file %q: %w", path, err)
@@ -39,7 +41,8 @@ func createPrivate(dir, base string) (*os.File, error) {
 	return os.CreateTemp(dir, "."+base+".tmp-*") // mode 0600, O_EXCL
 }
 
-// write writes a durable temporary file, which create makes beside path, and lets install give it its name.
+// write writes a durable temporary file, which create makes beside path, and lets install give it
+// its name.
 func write(path string, data []byte, create func(dir, base string) (*os.File, error), install func(temp, path string) error) (err error) {
 	dir, base := filepath.Split(filepath.Clean(path))
 	if dir == "" {
@@ -72,8 +75,8 @@ func fill(f *os.File, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// Link gives the file at path a second name in the same file system, for good. Writing the file anew leaves what the second name has.
-// If there is such a name, the error is [fs.ErrExist].
+// Link gives the file at path a second name in the same file system, for good. Writing the file
+// anew leaves what the second name has. If there is such a name, the error is [fs.ErrExist].
 func Link(path, name string) error {
 	if err := os.Link(path, name); err != nil {
 		return fmt.Errorf("keeping state file: %w", err)
@@ -81,7 +84,8 @@ func Link(path, name string) error {
 	return syncDir(filepath.Dir(name))
 }
 
-// Remove removes the file at path, for good: a power cut does not bring it back. One that is not there is fine.
+// Remove removes the file at path, for good: a power cut does not bring it back. One that is not
+// there is fine.
 func Remove(path string) error {
 	err := os.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// WithoutDescriptors keeps this process from opening another file (EMFILE) until end is called. The limit is the whole process':
-// a test that uses it must not run in parallel with others.
+// WithoutDescriptors keeps this process from opening another file (EMFILE) until end is called. The
+// limit is the whole process': a test that uses it must not run in parallel with others.
 func WithoutDescriptors(t testing.TB) (end func()) {
 	t.Helper()
 	set := func(limit *syscall.Rlimit) {

@@ -1,15 +1,17 @@
-// Package tooltest finds the external programs that check our work in tests: openssl for certificates and
-// requests, nginx for handshakes, swtpm and tpm2-tools for the TPM. They were written by others from the same
-// standards, so they do not share our mistakes.
+// Package tooltest finds the external programs that tests check our work with: openssl for
+// certificates and requests, nginx for handshakes, swtpm and tpm2-tools for the TPM. They were
+// written by others from the same standards, so they do not share our mistakes.
 //
-// A program that is not installed makes a test skip, because a newcomer should be able to run `go test ./...`
-// with nothing but Go and a C compiler. With KEYAGENT_REQUIRE_TOOLS=1 in the environment, as in CI, its absence
-// is a failure: a test that CI promises must not be skipped unnoticed.
+// A program that is not installed makes a test skip, because a newcomer should be able to run `go
+// test ./...` with nothing but Go and a C compiler. With KEYAGENT_REQUIRE_TOOLS=1 in the
+// environment, as in CI, its absence is a failure: a test that CI promises must not be skipped
+// unnoticed.
 //
-// [Entry] marks the entry point of a child process that is a test only by its name. [WithoutDescriptors] takes
-// file descriptors away from the test's process.
+// [Entry] marks the entry point of a child process that is a test only by its name.
+// [WithoutDescriptors] takes file descriptors away from the test's process.
 //
-// The package is for tests only. It imports testing, and the import rules keep it out of the production binary.
+// The package is for tests only. It imports testing, and the import rules keep it out of the
+// production binary.
 package tooltest
 
 import (
@@ -31,7 +33,7 @@ func Tool(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		// Servers are where an ordinary user's PATH on Debian does not lead.
+		// Debian installs servers in a directory that is not in an ordinary user's PATH.
 		path, err = exec.LookPath(filepath.Join("/usr/sbin", name))
 	}
 	if err != nil {
@@ -74,8 +76,8 @@ func NameService(t testing.TB, service string) {
 	missing(t, "the C library's name service "+service)
 }
 
-// File makes sure that a package of the distribution has put a file where it always puts it, and returns its path. It skips or fails
-// as [Tool] does.
+// File makes sure that a package of the distribution has put a file where it always puts it, and
+// returns its path. It skips or fails as [Tool] does.
 func File(t testing.TB, path string) string {
 	t.Helper()
 	if _, err := os.Stat(path); err != nil {
@@ -84,8 +86,9 @@ func File(t testing.TB, path string) string {
 	return path
 }
 
-// Entry returns the value of an environment variable that another test sets when it starts this one in a process of its own. Where it is
-// not set, this one is skipped: it is no test, and scripts/gotest.awk does not count it as a skipped one.
+// Entry returns the value of an environment variable that another test sets when it starts this one
+// in a process of its own. Where it is not set, this one is skipped: it is no test, and
+// scripts/gotest.awk does not count it as a skipped one.
 func Entry(t testing.TB, variable string) string {
 	t.Helper()
 	value := os.Getenv(variable)

@@ -8,26 +8,26 @@ import (
 	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
-// witness stands in for a test that may be skipped or fail without this one doing so.
-type witness struct {
+// fakeTest stands in for a test that may be skipped or fail without this one doing so.
+type fakeTest struct {
 	testing.TB
 	failed, skipped bool
 }
 
 type stopped struct{}
 
-func (w *witness) Fatalf(string, ...any) { w.failed = true; panic(stopped{}) }
-func (w *witness) Skipf(string, ...any)  { w.skipped = true; panic(stopped{}) }
+func (w *fakeTest) Fatalf(string, ...any) { w.failed = true; panic(stopped{}) }
+func (w *fakeTest) Skipf(string, ...any)  { w.skipped = true; panic(stopped{}) }
 
-// ask asks for a program that nobody has, and says how the test that asked ended.
-func ask(t *testing.T) (w *witness) {
+// ask asks for a program that does not exist, and returns the test that asked, once it has ended.
+func ask(t *testing.T) (w *fakeTest) {
 	t.Helper()
-	return askFor(t, func(w *witness) { tooltest.Tool(w, "keyagent-no-such-program") })
+	return askFor(t, func(w *fakeTest) { tooltest.Tool(w, "keyagent-no-such-program") })
 }
 
-func askFor(t *testing.T, call func(*witness)) (w *witness) {
+func askFor(t *testing.T, call func(*fakeTest)) (w *fakeTest) {
 	t.Helper()
-	w = &witness{TB: t}
+	w = &fakeTest{TB: t}
 	defer func() {
 		if r := recover(); r != (any)(stopped{}) {
 			t.Errorf("the test went on without what it asked for: %v", r)
@@ -40,20 +40,20 @@ func askFor(t *testing.T, call func(*witness)) (w *witness) {
 func TestAMissingNameServiceIsAMissingTool(t *testing.T) {
 	for promise, skipped := range map[string]bool{"": true, "1": false} {
 		t.Setenv(tooltest.RequireEnv, promise)
-		if w := askFor(t, func(w *witness) { tooltest.NameService(w, "keyagent-no-such-service") }); w.skipped != skipped || w.failed == skipped {
+		if w := askFor(t, func(w *fakeTest) { tooltest.NameService(w, "keyagent-no-such-service") }); w.skipped != skipped || w.failed == skipped {
 			t.Errorf("promise %q: skipped = %v, failed = %v", promise, w.skipped, w.failed)
 		}
 	}
 }
 
-func TestAMissingToolSkipsWhereNothingWasPromised(t *testing.T) {
+func TestAMissingToolSkipsUnlessToolsAreRequired(t *testing.T) {
 	t.Setenv(tooltest.RequireEnv, "")
 	if w := ask(t); !w.skipped || w.failed {
 		t.Errorf("skipped = %v, failed = %v; want it skipped", w.skipped, w.failed)
 	}
 }
 
-func TestAMissingToolFailsWhereItWasPromised(t *testing.T) {
+func TestAMissingToolFailsIfToolsAreRequired(t *testing.T) {
 	t.Setenv(tooltest.RequireEnv, "1")
 	if w := ask(t); w.skipped || !w.failed {
 		t.Errorf("skipped = %v, failed = %v; want it failed", w.skipped, w.failed)

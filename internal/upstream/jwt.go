@@ -10,9 +10,9 @@ import (
 	"github.com/go-jose/go-jose/v4/json"
 )
 
-// UnverifiedClaims decodes the claims of a JWT (RFC 7519, compact form) into out, as
-// encoding/json would, but with exact names, each once. The signature is not checked:
-// what is read is a claim of whoever sent the token. Errors do not show the token.
+// UnverifiedClaims decodes the claims of a JWT (RFC 7519, compact form) into out, as encoding/json
+// would, but with exact names, each once. The signature is not checked: anybody may have written
+// the claims. Errors do not show the token.
 func UnverifiedClaims(jwt string, out any) error {
 	parts := strings.Split(jwt, ".")
 	if len(parts) != 3 {

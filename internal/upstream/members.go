@@ -11,11 +11,12 @@ import (
 	"strconv"
 )
 
-// Members are the members of a JSON object that a service answered with, by their exact names. They are looked at one by one, so
-// that what nobody needs spoils nothing, whatever it is: of another type, null, twice, unknown.
-//
-// What is asked for is wanted: each method gives an error that names the member, and never shows its value, if it is not there, is null, occurs
-// twice (two readers could take two different ones) or is of another type. Who can do without ignores the error.
+// Members are the members of a JSON object that a service answered with, by their exact names. They
+// are looked at one by one, so that a member that is not asked for cannot make an answer invalid:
+// one of another type, null, duplicate or unknown. Each method gives an error that names the
+// member, and never shows its value, if it is not there, is null, occurs twice (two readers could
+// take two different ones) or is of another type. A caller for which the member is optional ignores
+// the error.
 type Members map[string]member
 
 type member struct {
@@ -28,7 +29,8 @@ type MissingError struct{ Member string }
 
 func (e *MissingError) Error() string { return "no " + e.Member }
 
-// ParseMembers reads an answer that is one JSON object, and nothing after it. The error does not show the answer.
+// ParseMembers reads an answer that is one JSON object, and nothing after it. The error does not
+// show the answer.
 func ParseMembers(answer []byte) (Members, error) {
 	errNone := errors.New("not the JSON expected")
 	dec := json.NewDecoder(bytes.NewReader(answer))
@@ -120,7 +122,8 @@ const (
 	maxNumber      = 1 << 53 // float64 has all integers up to it
 )
 
-// Number returns a number, rounded down: a JSON number, or one in a string, as IMDS writes all its numbers. One with an exponent is none.
+// Number returns a number, rounded down: a JSON number, or one in a string, as IMDS writes all its
+// numbers. One with an exponent is none.
 func (m Members) Number(name string) (int64, error) {
 	raw, err := m.Raw(name)
 	if err != nil {

@@ -55,7 +55,7 @@ func TestMembersAreLookedAtOneByOne(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoObjectHasNoMembers(t *testing.T) {
+func TestAnAnswerThatIsNoObjectIsRefused(t *testing.T) {
 	for _, text := range []string{"", "null", "[]", `"a"`, "{", `{"a"}`, `{"a":}`, `{"a":1,}`, `{"a":1} {}`, "<html>", `{"secret":eyJ}`} {
 		if m, err := upstream.ParseMembers([]byte(text)); err == nil || strings.Contains(err.Error(), "eyJ") {
 			t.Errorf("%q: got %v, %v", text, m, err)
@@ -63,7 +63,8 @@ func TestWhatIsNoObjectHasNoMembers(t *testing.T) {
 	}
 }
 
-// FuzzMembers: what is accepted is JSON, and a text is what the standard library reads, if the member is there once.
+// FuzzMembers: what is accepted is JSON, and a text is what the standard library reads, if the
+// member is there once.
 func FuzzMembers(f *testing.F) {
 	f.Add([]byte(`{"a":"b","n":"12.5","o":{"a":1}}`))
 	f.Add([]byte(`{"a":"b","a":"c"}`))

@@ -30,7 +30,7 @@ func Proxy(rawURL string, bypass []string) (func(*http.Request) (*url.URL, error
 	}
 	choose := (&httpproxy.Config{
 		HTTPSProxy: u.String(),
-		// A proxy would answer for its own machine's metadata, or read what is said.
+		// A proxy would answer with its own machine's metadata, or read the traffic.
 		NoProxy: strings.Join(slices.Concat(bypass, []string{cloud.MetadataAddress}), ","),
 	}).ProxyFunc()
 	return func(r *http.Request) (*url.URL, error) { return choose(r.URL) }, nil

@@ -1,7 +1,6 @@
-// Package upstream holds the manners that the agent's HTTP clients share
-// towards services it does not control (IMDS, attestation, Entra): bodies are
-// limited, redirects are not followed, foreign text cannot forge a log line,
-// waiting ends with the context.
+// Package upstream has the rules that the agent's HTTP clients share for services it does not
+// control (IMDS, attestation, Entra): bodies are limited, redirects are not followed, foreign text
+// cannot forge a log line, waiting ends with the context.
 package upstream
 
 import (
@@ -24,7 +23,7 @@ const MaxBodyBytes = 1 << 20
 // maxTextBytes limits what a foreign body contributes to an error text.
 const maxTextBytes = 400
 
-// maxRetryAfter keeps a lying header from silencing the agent for good.
+// maxRetryAfter keeps a false header from stopping the agent's requests for good.
 const maxRetryAfter = time.Hour
 
 // ErrTooLarge is returned by [ReadBody].
@@ -43,7 +42,7 @@ func ReadBody(r io.Reader) ([]byte, error) {
 // to the caller, whose status check then refuses it.
 func RefuseRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// Product is what Microsoft's services are told that this client is.
+// Product is the name of this client in requests to Microsoft's services.
 const Product = "keyagent"
 
 // NameClient puts into a request's headers which client it is, in the form of Microsoft's own
@@ -86,8 +85,8 @@ func TimedOut(err error) bool {
 // What net/http says of HTTP/2 connections that ended, in errors without a name.
 var lostHTTP2 = []string{"http2: client conn could not be established", "http2: client connection lost", "http2: server sent GOAWAY"}
 
-// ConnectionLost reports whether err says that the connection was reset or closed, without a word from the other side, before there
-// was an answer. A TLS alert is a word.
+// ConnectionLost reports whether err says that the connection was reset or closed before there was
+// an answer. A TLS alert counts as an answer.
 func ConnectionLost(err error) bool {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
 		return false

@@ -1,7 +1,8 @@
-// Package waiting keeps what is waited for, so that a long silence has a name: in the log, in the status, beside a command's progress.
+// Package waiting records what the agent waits for, so that the log, the status and a command's
+// progress can explain a long pause.
 //
-// A [Board] is told when somebody begins to wait and when that is over. What has been waited for for longer than [Long] is logged
-// once, however many wait for it, and once more when nobody does any longer.
+// A [Board] records when a wait begins and when it is over. A wait of more than [Long] is logged
+// once, however many callers wait for the same thing, and once more when the last of them is done.
 //
-// [Sleep] and [Lock] are how to wait for a time and for others with a context.
+// [Sleep] waits for a time and [Lock] for exclusive use, both with a context.
 package waiting

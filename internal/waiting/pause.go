@@ -17,15 +17,15 @@ func Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Lock is a mutual exclusion that can be waited for with a context. It is made by [NewLock]; a copy is
-// the same lock.
+// Lock is a mutual exclusion that can be waited for with a context. It is made by [NewLock]; a copy
+// is the same lock.
 type Lock struct{ held chan struct{} }
 
 // NewLock returns a lock that nobody holds.
 func NewLock() Lock { return Lock{make(chan struct{}, 1)} }
 
-// Lock waits until the lock is free and takes it. If ctx ends first, it returns the error of ctx, and
-// the lock is not held.
+// Lock waits until the lock is free and takes it. If ctx ends first, it returns the error of ctx,
+// and the lock is not held.
 func (l Lock) Lock(ctx context.Context) error {
 	select {
 	case l.held <- struct{}{}:

@@ -8,19 +8,21 @@ import (
 	"time"
 )
 
-// Long is how long a wait may take without a word.
+// Long is how long a wait may take before it is logged.
 const Long = 5 * time.Second
 
 // Config configures a [Board].
 type Config struct {
 	Logger *slog.Logger     // nil means no log
-	Now    func() time.Time // for what others read; nil means time.Now
+	Now    func() time.Time // for times that are displayed; nil means time.Now
 
-	// AfterFunc calls f in a goroutine of its own once d is over, unless stop is called before. Nil means time.AfterFunc.
+	// AfterFunc calls f in a goroutine of its own once d is over, unless stop is called before. Nil
+	// means time.AfterFunc.
 	AfterFunc func(d time.Duration, f func()) (stop func() bool)
 }
 
-// Board keeps what is waited for. It is safe for concurrent use. What it is told must come from a small number of texts without secrets.
+// Board keeps what is waited for. It is safe for concurrent use. What callers wait for must be one
+// of a small number of texts without secrets.
 type Board struct {
 	cfg Config
 
@@ -28,13 +30,13 @@ type Board struct {
 	waits map[string]*wait // by what is waited for
 }
 
-// wait is all who wait for one thing.
+// wait has all waiters for one thing.
 type wait struct {
 	began map[*waiter]struct{}
 	told  bool // in the log
 }
 
-// waiter is one of them. It has two clocks: that of the Config is for others, and may be set.
+// waiter is one of them. It has two clocks: that of the Config is for display, and may be set.
 type waiter struct {
 	began time.Time // by the Config's clock
 	start time.Time // by the monotonic clock
@@ -62,7 +64,8 @@ func New(cfg Config) *Board {
 	return &Board{cfg: cfg, waits: map[string]*wait{}}
 }
 
-// Begin notes that somebody waits, until over is called. Neither blocks. A nil board takes no notes.
+// Begin records that a caller waits, until over is called. Neither blocks. A nil board records
+// nothing.
 func (b *Board) Begin(what string) (over func()) {
 	if b == nil {
 		return func() {}
@@ -83,14 +86,15 @@ func (b *Board) Begin(what string) (over func()) {
 	}
 }
 
-// late logs that a wait takes long, unless somebody else's for the same does already.
+// late logs that a wait takes long, unless another one for the same thing has been logged.
 func (b *Board) late(what string, me *waiter) {
 	if n, first := b.noteLate(what, me); first {
 		b.cfg.Logger.Warn("this takes long: it is still waited for", "for", what, "since", me.began, "waiting", n)
 	}
 }
 
-// noteLate notes a long wait, unless it has ended in this moment. First says that it is the first for the same.
+// noteLate notes a long wait, unless it has ended in this moment. First says that it is the first
+// for the same.
 func (b *Board) noteLate(what string, me *waiter) (n int, first bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -106,7 +110,7 @@ func (b *Board) noteLate(what string, me *waiter) (n int, first bool) {
 	return len(w.began), first
 }
 
-// end logs that nobody waits for long any more, if somebody did.
+// end logs that the last long wait for a thing is over.
 func (b *Board) end(what string, me *waiter) {
 	if b.noteEnd(what, me) {
 		b.cfg.Logger.Info("what took long is not waited for any more", "for", what, "waited_seconds", time.Since(me.start).Round(time.Second).Seconds())

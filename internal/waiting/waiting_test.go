@@ -36,7 +36,7 @@ const (
 	ends   = `level=INFO msg="what took long is not waited for any more"`
 )
 
-// onBoard runs a test whose clock runs when all wait.
+// onBoard runs a test whose clock advances when all goroutines wait.
 func onBoard(t *testing.T, test func(*waiting.Board, *log)) {
 	t.Helper()
 	synctest.Test(t, func(*testing.T) {
@@ -51,7 +51,7 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-func TestWhatTakesLongIsToldOnce(t *testing.T) {
+func TestALongWaitIsLoggedOnce(t *testing.T) {
 	onBoard(t, func(b *waiting.Board, said *log) {
 		began := time.Now()
 		first := b.Begin("the TPM")
@@ -88,9 +88,9 @@ func TestWhatTakesLongIsToldOnce(t *testing.T) {
 	})
 }
 
-func TestWhatIsShortIsNotTold(t *testing.T) {
+func TestAShortWaitIsNotLogged(t *testing.T) {
 	onBoard(t, func(b *waiting.Board, said *log) {
-		for range 100 { // there is always somebody, and nobody for long
+		for range 100 { // there is always a waiter, and none waits for long
 			over := b.Begin("IMDS: getplatformmetadata")
 			pass(3 * time.Second)
 			next := b.Begin("IMDS: getplatformmetadata")
@@ -121,7 +121,7 @@ func TestTheLongestComesFirst(t *testing.T) {
 	})
 }
 
-func TestABoardThatIsNotThereTakesNoNotes(*testing.T) {
+func TestANilBoardRecordsNothing(*testing.T) {
 	var none *waiting.Board
 	none.Begin("anything")()
 }

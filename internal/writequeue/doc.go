@@ -12,7 +12,7 @@
 //   - The queue is bounded. What finds no room and what fails is lost and counted; when the queue
 //     is empty again and writes work, Config.TellLost is given the number.
 //   - Writes are made in the order in which they were handed over, never two at a time.
-//   - A write that is of use only to a caller who learns of it ([Job.Withdraw]) is not begun after
+//   - A write that is of use only to a caller that learns of it ([Job.Withdraw]) is not begun after
 //     that caller has gone.
 //
 // # What is not promised

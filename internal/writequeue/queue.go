@@ -236,7 +236,7 @@ func (q *Queue) take(it *item) {
 	}
 }
 
-// do does a job and says what came of it to whoever waits for that. It returns how many
+// do does a job and gives its result to the caller that waits for it. It returns how many
 // lost writes are to be told of now.
 func (q *Queue) do(it *item) (tell uint64) {
 	q.mu.Lock()

@@ -1,6 +1,8 @@
-// Azuresim runs a simulated Azure Confidential VM for an agent, a demo or a test that is another process.
+// Azuresim runs a simulated Azure Confidential VM for an agent, a demo or a test that is another
+// process.
 //
-// See package simulator for what is simulated, and how strictly. Everything it makes dies with it: a second azuresim is another VM.
+// See package simulator for what is simulated, and how strictly. Everything it makes dies with it:
+// a second azuresim is another VM.
 package main
 
 import (
@@ -71,7 +73,7 @@ answers what holds then. A host without managed identity v2, and one with it:
   curl -d '{"no_v2":true}' $CONTROL/imds
   curl -d '{}' $CONTROL/imds
 
-A fault acts on one of these legs:%s.
+A fault acts on one of these operations:%s.
 Its kind is status (with "status", "headers", "body"), body (200 with "headers",
 "body"), delay (with "delay": "5s") or reset (of the connection); "count" says
 for how many requests, 0 until it is cleared.

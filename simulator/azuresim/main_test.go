@@ -35,8 +35,8 @@ func TestWrongUsage(t *testing.T) {
 	}
 }
 
-// What can be provoked is in the help, and who reads it needs to look nowhere else.
-func TestTheHelpHasAllLegsAndKindsOfFaults(t *testing.T) {
+// The help names all that the control endpoint can do.
+func TestTheHelpHasAllOperationsAndKindsOfFaults(t *testing.T) {
 	var help bytes.Buffer
 	run(t.Context(), []string{"--help"}, io.Discard, &help)
 	want := append(simulator.Legs(), `is status (`, `body (`, `delay (`, `reset (`, `CONTROL=$(jq -r .control D/azuresim.json)`, `'{"no_v2":true}' $CONTROL/imds`)

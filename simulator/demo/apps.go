@@ -18,7 +18,7 @@ type appToken struct {
 	Fallback   bool   `json:"fallback"`
 }
 
-// federated is an application that trusts a managed identity: two legs over one certificate.
+// federated is an application that trusts a managed identity: two requests over one certificate.
 func (d *demo) federated(ctx context.Context) error {
 	token, err := d.appToken(ctx, "app-fic", "bearer")
 	if err != nil {
@@ -31,16 +31,17 @@ func (d *demo) federated(ctx context.Context) error {
 	if err := expect(len(entries) >= 2, "Entra saw %d requests", len(entries)); err != nil {
 		return err
 	}
-	legs := entries[len(entries)-2:]
-	if err := expect(legs[0].Thumbprint == token.Binding.Thumbprint && legs[1].Thumbprint == token.Binding.Thumbprint, "the legs had different certificates"); err != nil {
+	requests := entries[len(entries)-2:]
+	if err := expect(requests[0].Thumbprint == token.Binding.Thumbprint && requests[1].Thumbprint == token.Binding.Thumbprint, "the requests had different certificates"); err != nil {
 		return err
 	}
-	d.page.proven("leg 1: an assertion of the managed identity, bound to certificate %s", legs[0].Thumbprint)
-	d.page.proven("leg 2: exchanged for the application's token, over the same certificate")
+	d.page.proven("request 1: an assertion of the managed identity, bound to certificate %s", requests[0].Thumbprint)
+	d.page.proven("request 2: exchanged for the application's token, over the same certificate")
 	return nil
 }
 
-// certificateApp is an application that knows this machine by a certificate, whose key is made here and now.
+// certificateApp is an application that knows this machine by a certificate, whose key is made here
+// and now.
 func (d *demo) certificateApp(ctx context.Context) error {
 	for _, args := range [][]string{{"key", "create", "app"}, {"key", "csr", "app", "--subject", "CN=app", "--out", "app.csr"}} {
 		if err := d.keyCommand(ctx, args...); err != nil {
@@ -59,7 +60,8 @@ func (d *demo) certificateApp(ctx context.Context) error {
 	return err
 }
 
-// keyCommand runs a command about keys, beside the agent. The files that it names are in the machine's directory.
+// keyCommand runs a command about keys, beside the agent. The files that it names are in the
+// machine's directory.
 func (d *demo) keyCommand(ctx context.Context, args ...string) error {
 	d.page.shell("keyagent " + strings.Join(args, " "))
 	if last := len(args) - 1; filepath.Ext(args[last]) != "" {
@@ -92,8 +94,8 @@ func (d *demo) appToken(ctx context.Context, identity, tokenType string) (appTok
 	return token, expect(token.Bound && !token.Fallback && strings.EqualFold(token.TokenType, tokenType), "got %s, bound %v, fallback %v", token.TokenType, token.Bound, token.Fallback)
 }
 
-// certify does what the company's authority and the tenant's administrator do: app.pem for app.csr, and an application that trusts
-// the authority's certificates of this subject.
+// certify does what the company's authority and the tenant's administrator do: app.pem for app.csr,
+// and an application that trusts the authority's certificates of this subject.
 func (m machine) certify(ctx context.Context, app, subject string) error {
 	chain, err := m.post(ctx, "/authority", filepath.Join(m.dir, "app.csr"))
 	if err != nil {

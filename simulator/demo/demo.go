@@ -87,8 +87,8 @@ type journalEntry struct {
 	} `json:"detail"`
 }
 
-// journal asks the platform what it has seen of a leg.
-func (m machine) journal(ctx context.Context, leg string) ([]journalEntry, error) {
+// journal asks the platform for its record of an operation.
+func (m machine) journal(ctx context.Context, operation string) ([]journalEntry, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.info.Control+"/journal", nil)
 	if err != nil {
 		return nil, err
@@ -104,7 +104,7 @@ func (m machine) journal(ctx context.Context, leg string) ([]journalEntry, error
 	}
 	var entries []journalEntry
 	for _, e := range all {
-		if e.Leg == leg {
+		if e.Leg == operation {
 			entries = append(entries, e)
 		}
 	}
@@ -124,7 +124,8 @@ func (d *demo) startAgent(ctx context.Context) error {
 	})
 }
 
-// status asks the agent what it is and has. It may well say that an identity is not set up yet, which is exit code 1.
+// status asks the agent what it is and has. It may well say that an identity is not set up yet,
+// which is exit code 1.
 func (d *demo) status(ctx context.Context) (agentStatus, error) {
 	var status agentStatus
 	r, err := d.keyagent(ctx, "status", "--json")

@@ -1,4 +1,4 @@
-// Command demo walks the main job with the production binary against a simulated
+// Command demo shows the main job with the production binary against a simulated
 // Azure, and then shows what a thief of each file can do with it.
 //
 // Everything runs as processes of their own that talk over sockets: azuresim is
@@ -71,7 +71,7 @@ func run(ctx context.Context, bin string) (err error) {
 		{"A restart reuses key and certificate", d.restart},
 		{"An application that trusts the managed identity", d.federated},
 		{"An application with a certificate of its own", d.certificateApp},
-		{"Who is not named by a rule gets nothing", d.refusal},
+		{"A program that no rule names gets nothing", d.refusal},
 		{"A thief copies the agent's files to another VM", d.stolenFiles},
 		{"A thief has the certificate, but not the key", d.stolenCertificate},
 		{"A thief has a token that is bound to the key", d.stolenBoundToken},

@@ -37,7 +37,7 @@ func (d *demo) stolenFiles(ctx context.Context) error {
 	if err := d.serveStolen(ctx, "storage root"); err != nil {
 		return err
 	}
-	d.page.say("He removes the note of the storage root. The key itself still knows its TPM:")
+	d.page.say("The thief removes the note of the storage root. The key itself loads in its own TPM only:")
 	d.page.shell("rm thief/state/storage-root")
 	if err := os.Remove(filepath.Join(d.other.state(), "storage-root")); err != nil {
 		return err
@@ -76,7 +76,7 @@ func (d *demo) stolenCertificate(ctx context.Context) error {
 		"scope": {resourceURI + "/.default"}, "token_type": {"bearer"}}
 	address := d.vm.info.MTLSAuth + "/" + stolen.TenantID + "/oauth2/v2.0/token"
 
-	d.page.say("Without any key he cannot show the certificate at all:")
+	d.page.say("Without a key, the thief cannot present the certificate at all:")
 	client, err := d.vm.client(nil)
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (d *demo) stolenCertificate(ctx context.Context) error {
 		return err
 	}
 
-	d.page.say("With a key of his own under it, the handshake gives him away:")
+	d.page.say("With another key under the certificate, the handshake fails:")
 	own, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return err
@@ -168,7 +168,7 @@ func post(ctx context.Context, client *http.Client, address string, form url.Val
 	return fmt.Sprintf("%s: %s: %s", resp.Status, said.Error, upstream.Text(said.Description)), nil
 }
 
-// asNobody is a user whom no rule names.
+// asNobody is a user that no rule names.
 func asNobody() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 }

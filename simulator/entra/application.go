@@ -14,7 +14,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 )
 
 // Application is an app registration: a client that is no managed identity.
@@ -57,7 +57,8 @@ type SubjectIssuer struct {
 	Issuer  *x509.Certificate // whose key signs the certificates
 }
 
-// FederatedCredential lets a token of another issuer stand for the application. All three are compared exactly.
+// FederatedCredential lets a token of another issuer stand for the application. All three are
+// compared exactly.
 type FederatedCredential struct {
 	Issuer   string `json:"issuer"`
 	Subject  string `json:"subject"`
@@ -92,7 +93,8 @@ func (s *Server) change(clientID string, change func(*Application)) error {
 	return nil
 }
 
-// RegisterCertificate adds a certificate to an application, as its owner's upload does. Its key must be an RSA key.
+// RegisterCertificate adds a certificate to an application, as its owner's upload does. Its key
+// must be an RSA key.
 func (s *Server) RegisterCertificate(clientID string, leaf *x509.Certificate) error {
 	if _, ok := leaf.PublicKey.(*rsa.PublicKey); !ok {
 		return errors.New("the certificate's key is not an RSA key")
@@ -136,7 +138,7 @@ func (s *Server) Registration(clientID string) (Registration, error) {
 	r := Registration{Certificates: []string{}, Trusted: []TrustedSubject{}, Federated: []FederatedCredential{}} // [] and not null when empty
 	err := s.change(clientID, func(a *Application) {
 		for _, c := range a.Certificates {
-			r.Certificates = append(r.Certificates, leg.Thumbprint(c.Raw))
+			r.Certificates = append(r.Certificates, endpoint.Thumbprint(c.Raw))
 		}
 		for _, t := range a.Trusted {
 			r.Trusted = append(r.Trusted, TrustedSubject{t.Subject, t.Issuer.Subject.String()})
@@ -146,8 +148,8 @@ func (s *Server) Registration(clientID string) (Registration, error) {
 	return r, err
 }
 
-// IsRegistered reports whether an application has the certificate with this thumbprint (x5t#S256): it was uploaded, or has
-// come with a request and is trusted.
+// IsRegistered reports whether an application has the certificate with this thumbprint (x5t#S256):
+// it was uploaded, or has come with a request and is trusted.
 func (s *Server) IsRegistered(thumbprint string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,7 +157,7 @@ func (s *Server) IsRegistered(thumbprint string) bool {
 		return true
 	}
 	for _, app := range s.applications {
-		if slices.ContainsFunc(app.Certificates, func(c *x509.Certificate) bool { return leg.Thumbprint(c.Raw) == thumbprint }) {
+		if slices.ContainsFunc(app.Certificates, func(c *x509.Certificate) bool { return endpoint.Thumbprint(c.Raw) == thumbprint }) {
 			return true
 		}
 	}
@@ -173,7 +175,8 @@ func (s *Server) SetPolicy(clientID string, policy ApplicationPolicy) error {
 	return s.change(clientID, func(a *Application) { a.ApplicationPolicy = policy })
 }
 
-// Federate adds a federated credential to an application. keys are those of its issuer; nil leaves them as they are.
+// Federate adds a federated credential to an application. keys are those of its issuer; nil leaves
+// them as they are.
 func (s *Server) Federate(clientID string, credential FederatedCredential, keys *jose.JSONWebKeySet) error {
 	return s.change(clientID, func(a *Application) {
 		a.Federated = append(a.Federated, credential)
@@ -194,9 +197,10 @@ func (a *Application) isTrusted(certificate *x509.Certificate) bool {
 	return slices.ContainsFunc(a.Trusted, func(t SubjectIssuer) bool { return t.issued(certificate) })
 }
 
-// checkTrust checks that a registered certificate may authenticate a TLS connection. The source is what the integration tests
-// of MSAL.NET (MtlsTransportUserFlowTests, 2026-07) and MSAL Go (bearer_mtls_integration_test, 2026-08) say of the service:
-// "mTLS endpoint only supports SNI/federated identity". Microsoft's documentation does not have it, nor the status.
+// checkTrust checks that a registered certificate may authenticate a TLS connection. The source is
+// what the integration tests of MSAL.NET (MtlsTransportUserFlowTests, 2026-07) and MSAL Go
+// (bearer_mtls_integration_test, 2026-08) say of the service: "mTLS endpoint only supports
+// SNI/federated identity". Microsoft's documentation does not have it, nor the status.
 func (a *Application) checkTrust(certificate *x509.Certificate) error {
 	if a.PlainCertificates || a.isTrusted(certificate) {
 		return nil
@@ -205,9 +209,9 @@ func (a *Application) checkTrust(certificate *x509.Certificate) error {
 		"The mTLS endpoint only supports SNI/federated identity: the client certificate is not trusted by subject name and issuer for application '%s'.", a.ClientID)
 }
 
-// mtlsDisabled is the refusal of an application that may not authenticate over mutual TLS: 51000 with the status 412 (MSAL.NET,
-// MtlsTransportUserFlowTests), or 700027, which is seen where an application is not on Entra's list (microsoft-identity-web,
-// pull request 3997).
+// mtlsDisabled is the refusal of an application that may not authenticate over mutual TLS: 51000
+// with the status 412 (MSAL.NET, MtlsTransportUserFlowTests), or 700027, which is seen where an
+// application is not on Entra's list (microsoft-identity-web, pull request 3997).
 func (a *Application) mtlsDisabled() error {
 	if a.MTLSRefusal == codeNotRegistered {
 		return refuse(http.StatusUnauthorized, "invalid_client", codeNotRegistered,
@@ -220,7 +224,7 @@ func (a *Application) mtlsDisabled() error {
 func (s *Server) meet(certificate *x509.Certificate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.met[leg.Thumbprint(certificate.Raw)] = true
+	s.met[endpoint.Thumbprint(certificate.Raw)] = true
 }
 
 func (t SubjectIssuer) issued(certificate *x509.Certificate) bool {
@@ -247,7 +251,7 @@ func (a *assertion) names(c *x509.Certificate) bool {
 	switch a.Algorithm {
 	case algorithmPS256:
 		// MSAL Go 1.10 writes standard base64, with padding, and Entra takes it.
-		return a.SHA256 == leg.Thumbprint(c.Raw) || a.SHA256 == standardBase64(leg.Thumbprint(c.Raw))
+		return a.SHA256 == endpoint.Thumbprint(c.Raw) || a.SHA256 == standardBase64(endpoint.Thumbprint(c.Raw))
 	case algorithmRS256:
 		sum := sha1.Sum(c.Raw)
 		return a.SHA1 == base64.RawURLEncoding.EncodeToString(sum[:])
@@ -255,7 +259,8 @@ func (a *assertion) names(c *x509.Certificate) bool {
 	return false
 }
 
-// standardBase64 rewrites base64url without padding (RFC 4648, 5) as standard base64 (4) of the same 32 bytes.
+// standardBase64 rewrites base64url without padding (RFC 4648, 5) as standard base64 (4) of the
+// same 32 bytes.
 func standardBase64(urlSafe string) string {
 	return strings.NewReplacer("-", "+", "_", "/").Replace(urlSafe) + "="
 }

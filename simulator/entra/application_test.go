@@ -22,7 +22,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyagent/keyagent/simulator/entra"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 )
 
 const (
@@ -46,7 +46,7 @@ type draft struct {
 func newDraft(audience string, certificate *x509.Certificate, key *rsa.PrivateKey) draft {
 	return draft{
 		header: map[string]any{
-			"alg": "PS256", "typ": "JWT", "x5t#S256": leg.Thumbprint(certificate.Raw),
+			"alg": "PS256", "typ": "JWT", "x5t#S256": endpoint.Thumbprint(certificate.Raw),
 			"x5c": []string{base64.StdEncoding.EncodeToString(certificate.Raw)},
 		},
 		claims: map[string]any{
@@ -200,9 +200,9 @@ func TestAssertionsOfAnApplicationAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w.server.Revoke(leg.Thumbprint(revoked.Raw))
+	w.server.Revoke(endpoint.Thumbprint(revoked.Raw))
 	use := func(d draft, c *x509.Certificate) {
-		d.header["x5t#S256"] = leg.Thumbprint(c.Raw)
+		d.header["x5t#S256"] = endpoint.Thumbprint(c.Raw)
 		d.header["x5c"] = []string{base64.StdEncoding.EncodeToString(c.Raw)}
 	}
 	c := w.client(t, nil, nil)
@@ -460,7 +460,7 @@ func TestAnApplicationOverMutualTLS(t *testing.T) {
 				t.Fatalf("answer %d %s", a.status, a.body)
 			}
 			cnf, _ := w.claims(t, a.fields.AccessToken)["cnf"].(map[string]any)
-			if x.bound != (cnf["x5t#S256"] == leg.Thumbprint(certificate.Raw)) {
+			if x.bound != (cnf["x5t#S256"] == endpoint.Thumbprint(certificate.Raw)) {
 				t.Errorf("cnf %v", cnf)
 			}
 		})
@@ -470,7 +470,7 @@ func TestAnApplicationOverMutualTLS(t *testing.T) {
 func TestRevocationOfAnApplicationsCertificate(t *testing.T) {
 	w := newWorld(t)
 	certificate := w.register(t)
-	w.server.Revoke(leg.Thumbprint(certificate.Raw))
+	w.server.Revoke(endpoint.Thumbprint(certificate.Raw))
 	form := appForm("")
 	form.Set("token_type", "mtls_pop")
 	a, err := w.post(t, w.client(t, certificate, w.key), tokenPath, form)
@@ -478,7 +478,7 @@ func TestRevocationOfAnApplicationsCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkRefusal(t, a, 401, "invalid_client", 7000214)
-	w.server.Reject(leg.Thumbprint(certificate.Raw), 0)
+	w.server.Reject(endpoint.Thumbprint(certificate.Raw), 0)
 	if a, err := w.post(t, w.client(t, certificate, w.key), tokenPath, form); err != nil || a.status != 200 {
 		t.Errorf("after the revocation was taken back: %d %s: %v", a.status, a.body, err)
 	}
@@ -524,7 +524,7 @@ func TestCertificatesRegisteredBySubjectAndIssuer(t *testing.T) {
 			without(d.header, "x5c")
 			d.claims["jti"] = uuid.NewString()
 			if a, err = send(t, w.client(t, nil, nil), w.login+tokenPath, appForm(d.sign(t))); err != nil || a.status == 200 {
-				t.Errorf("an assertion without x5c, of a certificate that nobody has uploaded: %d %s: %v", a.status, a.body, err)
+				t.Errorf("an assertion without x5c, of a certificate that is not uploaded: %d %s: %v", a.status, a.body, err)
 			}
 		})
 	}

@@ -56,8 +56,8 @@ type assertionClaims struct {
 	Confirmation *confirmation `json:"cnf"`
 }
 
-// numericDate is a time in seconds since 1970. RFC 7519, 2 makes it a JSON number; MSAL.NET writes a string, and Entra
-// takes it.
+// numericDate is a time in seconds since 1970. RFC 7519, 2 makes it a JSON number; MSAL.NET writes
+// a string, and Entra takes it.
 type numericDate float64
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -79,7 +79,8 @@ type confirmation struct {
 	Thumbprint string `json:"x5t#S256"`
 }
 
-// parseAssertion reads a JWS in compact serialization (RFC 7515, 7.1) whose payload is a claims set.
+// parseAssertion reads a JWS in compact serialization (RFC 7515, 7.1) whose payload is a claims
+// set.
 func parseAssertion(compact string) (*assertion, error) {
 	parts := strings.Split(compact, ".")
 	if len(parts) != 3 {
@@ -103,7 +104,8 @@ func parseAssertion(compact string) (*assertion, error) {
 	return a, err
 }
 
-// memberNames are the members that parseAssertion knows. Package json would take them in any letter case, and Entra does not.
+// memberNames are the members that parseAssertion knows. Package json would take them in any letter
+// case, and Entra does not.
 func memberNames() []string {
 	return []string{"alg", "typ", "x5t", "x5t#S256", "x5c", "crit", "iss", "sub", "aud", "nbf", "exp", "cnf"}
 }
@@ -125,7 +127,8 @@ func decodePart(part string, into any) ([]string, error) {
 	return slices.Sorted(maps.Keys(members)), nil
 }
 
-// parseChain reads x5c: an array of certificates in base64, leaf first (RFC 7515, 4.1.6), or the leaf alone as a string, as MSAL.NET writes it.
+// parseChain reads x5c: an array of certificates in base64, leaf first (RFC 7515, 4.1.6), or the
+// leaf alone as a string, as MSAL.NET writes it.
 func parseChain(x5c json.RawMessage) ([]*x509.Certificate, error) {
 	if x5c == nil {
 		return nil, nil

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
@@ -27,7 +27,7 @@ type request struct {
 	entry       *journal.Entry
 }
 
-// client is who asks, authenticated.
+// client is the authenticated client of a request.
 type client struct {
 	id         string
 	objectID   string
@@ -44,7 +44,7 @@ func (r *request) has(field string) bool { _, ok := r.form[field]; return ok }
 // flow notes which flow the request is taken for.
 func (r *request) flow(name string) { r.entry.Set("flow", name) }
 
-// authenticate finds out who asks. The directory decides which flow it may be.
+// authenticate finds the client of a request. What the directory knows of it decides on the flow.
 func (s *Server) authenticate(r *request) (*client, error) {
 	id := r.form["client_id"]
 	at := slices.IndexFunc(s.cfg.Principals, func(p Principal) bool { return strings.EqualFold(p.ClientID, id) })
@@ -57,7 +57,7 @@ func (s *Server) authenticate(r *request) (*client, error) {
 	return nil, refuse(http.StatusBadRequest, "unauthorized_client", 700016, "Application with identifier '%.40s' was not found in the directory '%s'.", id, s.cfg.TenantID)
 }
 
-// managedIdentity authenticates by the binding certificate of the connection, and by nothing else.
+// managedIdentity authenticates by the binding certificate of the connection alone.
 func (s *Server) managedIdentity(r *request, p Principal) (*client, error) {
 	r.flow(flowManagedIdentity)
 	if err := r.without("client_assertion", "client_assertion_type", "client_secret"); err != nil {
@@ -80,7 +80,8 @@ func (s *Server) managedIdentity(r *request, p Principal) (*client, error) {
 	return &client{p.ClientID, p.ObjectID, p.ResourceID, r.certificate, flowManagedIdentity}, nil
 }
 
-// checkBindingCertificate checks that the managed identity issuer issued certificate for client authentication, and that it still counts.
+// checkBindingCertificate checks that the managed identity issuer issued certificate for client
+// authentication, and that it still counts.
 func (s *Server) checkBindingCertificate(certificate *x509.Certificate) error {
 	if err := certificate.CheckSignatureFrom(s.cfg.Issuer); err != nil || certificate.Issuer.String() != s.cfg.Issuer.Subject.String() {
 		return refuse(http.StatusUnauthorized, "invalid_client", 7000277, "The client certificate was not issued by %s.", pki.IdentityIssuerName)
@@ -91,7 +92,8 @@ func (s *Server) checkBindingCertificate(certificate *x509.Certificate) error {
 	return s.checkLife(certificate)
 }
 
-// applicationClient authenticates by what the request brings: an assertion, the connection's certificate, or both.
+// applicationClient authenticates by what the request brings: an assertion, the connection's
+// certificate, or both.
 func (s *Server) applicationClient(r *request, app *Application) (*client, error) {
 	switch tokenType := r.form["token_type"]; {
 	case tokenType != "" && tokenType != "bearer" && (!r.mtls || !r.bound()): // there is nothing here that it could be bound to
@@ -133,7 +135,8 @@ func (a *Application) client(r *request, flow string) *client {
 	return &client{id: a.ClientID, objectID: a.ObjectID, binding: r.certificate, flow: flow}
 }
 
-// checkConnection checks a registered certificate that authenticates a TLS connection. One that states purposes must state this one.
+// checkConnection checks a registered certificate that authenticates a TLS connection. One that
+// states purposes must state this one.
 func (s *Server) checkConnection(certificate *x509.Certificate) error {
 	usages := certificate.ExtKeyUsage
 	stated := len(usages)+len(certificate.UnknownExtKeyUsage) > 0
@@ -148,5 +151,5 @@ func (s *Server) checkConnection(certificate *x509.Certificate) error {
 
 // isBoundTo says whether the connection's certificate is the one with this thumbprint.
 func (r *request) isBoundTo(thumbprint string) bool {
-	return r.certificate != nil && leg.Thumbprint(r.certificate.Raw) == thumbprint
+	return r.certificate != nil && endpoint.Thumbprint(r.certificate.Raw) == thumbprint
 }

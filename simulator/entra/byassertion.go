@@ -8,12 +8,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 )
 
-// assertionSkew is how far a client's clock may be off for its assertion. Microsoft does not publish Entra's; five minutes
-// is what Microsoft's own libraries allow that validate tokens (Microsoft.IdentityModel, ClockSkew). MSAL for JavaScript
-// rounds nbf up by as much as half a second, so that there must be some.
+// assertionSkew is how far a client's clock may be off for its assertion. Microsoft does not
+// publish Entra's; five minutes is what Microsoft's own libraries allow that validate tokens
+// (Microsoft.IdentityModel, ClockSkew). MSAL for JavaScript rounds nbf up by as much as half a
+// second, so that there must be some.
 const assertionSkew = 5 * time.Minute
 
 // assertionTypes is what all values of client_assertion_type begin with.
@@ -25,8 +26,8 @@ const (
 	jwtPoP    = "jwt-pop"    // bound to the connection's certificate
 )
 
-// byAssertion authenticates by a client assertion: one that the client has signed, or a token of an issuer that the application
-// trusts. The latter have a URL for their issuer.
+// byAssertion authenticates by a client assertion: one that the client has signed, or a token of an
+// issuer that the application trusts. The latter have a URL for their issuer.
 func (s *Server) byAssertion(r *request, app *Application) (*client, error) {
 	kind, ok := strings.CutPrefix(r.form["client_assertion_type"], assertionTypes)
 	if !ok || (kind != jwtBearer && kind != jwtPoP) {
@@ -43,8 +44,9 @@ func (s *Server) byAssertion(r *request, app *Application) (*client, error) {
 	return s.privateKeyJWT(r, app, a, kind)
 }
 
-// privateKeyJWT authenticates by an assertion that a registered key has signed (OpenID Connect Core 1.0, 9). Over mutual TLS
-// the connection must be by the same key. A certificate that is trusted by subject and issuer is known by x5c only.
+// privateKeyJWT authenticates by an assertion that a registered key has signed (OpenID Connect Core
+// 1.0, 9). Over mutual TLS the connection must be by the same key. A certificate that is trusted by
+// subject and issuer is known by x5c only.
 func (s *Server) privateKeyJWT(r *request, app *Application, a *assertion, kind string) (*client, error) {
 	r.flow(flowCertificate)
 	if r.bound() {
@@ -84,9 +86,10 @@ func (s *Server) checkSignature(app *Application, a *assertion) (*x509.Certifica
 	return certificate, s.checkLife(certificate)
 }
 
-// checkClaims checks what a private_key_jwt must say. RFC 7523, 3 demands iss, sub, aud and exp, and no more. There is no
-// limit on its life ("Microsoft Entra ID does not place restrictions on the exp time currently": Microsoft identity
-// platform, certificate credentials), and it may come again: MSAL for JavaScript and for Python use one until it expires.
+// checkClaims checks what a private_key_jwt must say. RFC 7523, 3 demands iss, sub, aud and exp,
+// and no more. There is no limit on its life ("Microsoft Entra ID does not place restrictions on
+// the exp time currently": Microsoft identity platform, certificate credentials), and it may come
+// again: MSAL for JavaScript and for Python use one until it expires.
 func (s *Server) checkClaims(r *request, app *Application, a *assertion) error {
 	c := a.claims
 	switch {
@@ -100,11 +103,12 @@ func (s *Server) checkClaims(r *request, app *Application, a *assertion) error {
 	return s.checkTime(c)
 }
 
-// isAudience says whether an assertion for audience is meant for the face that r came to. That is the tenant's token endpoint
-// under any name of the login face, since a client need not know under which name it asks (MSAL for JavaScript names the
-// global host to a regional one, and the login host to that for mutual TLS), or its issuer, which the description of
-// AADSTS700023 speaks of; over mutual TLS, under a name of that face, too. No client is known to show login an assertion that
-// it made for mutual TLS; that it is refused is assumed.
+// isAudience says whether an assertion for audience is meant for the face that r came to. That is
+// the tenant's token endpoint under any name of the login face, since a client need not know under
+// which name it asks (MSAL for JavaScript names the global host to a regional one, and the login
+// host to that for mutual TLS), or its issuer, which the description of AADSTS700023 speaks of;
+// over mutual TLS, under a name of that face, too. No client is known to show login an assertion
+// that it made for mutual TLS; that it is refused is assumed.
 func (s *Server) isAudience(r *request, audience string) bool {
 	u, err := url.Parse(audience)
 	if err != nil || u.Scheme != "https" || u.User != nil {
@@ -133,14 +137,15 @@ func outsideValidity() error {
 	return refuse(http.StatusUnauthorized, "invalid_client", 700024, "Client assertion is not within its valid time range.")
 }
 
-// checkTransport checks that an assertion over mutual TLS, signed by certificate's key, is by the connection's key.
+// checkTransport checks that an assertion over mutual TLS, signed by certificate's key, is by the
+// connection's key.
 func (s *Server) checkTransport(r *request, app *Application, certificate *x509.Certificate, kind string) error {
 	switch {
 	case kind != jwtBearer:
 		return certificateMismatch("An assertion of type jwt-pop must be bound to a certificate.")
 	case !r.mtls:
 		return nil
-	case !r.isBoundTo(leg.Thumbprint(certificate.Raw)):
+	case !r.isBoundTo(endpoint.Thumbprint(certificate.Raw)):
 		return certificateMismatch("The client assertion is by another certificate than that of the TLS connection.")
 	}
 	if err := app.checkTrust(certificate); err != nil {

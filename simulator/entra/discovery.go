@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
@@ -32,7 +32,7 @@ func (f *face) serveConfiguration(w http.ResponseWriter, r *http.Request, e *jou
 		return
 	}
 	base := f.baseOf(r) + "/" + f.cfg.TenantID
-	leg.WriteJSON(w, http.StatusOK, configuration{
+	endpoint.WriteJSON(w, http.StatusOK, configuration{
 		Issuer:                f.issuerOf(r),
 		AuthorizationEndpoint: base + "/oauth2/v2.0/authorize",
 		TokenEndpoint:         base + "/oauth2/v2.0/token",
@@ -44,8 +44,9 @@ func (f *face) serveConfiguration(w http.ResponseWriter, r *http.Request, e *jou
 	})
 }
 
-// issuerOf is the issuer that the OpenID configuration names. A tenant has one, whichever of the cloud's names is asked,
-// regional ones included: MSAL Go 1.9 and azidentity 1.14 refuse a regional issuer.
+// issuerOf is the issuer that the OpenID configuration names. A tenant has one, whichever of the
+// cloud's names is asked, regional ones included: MSAL Go 1.9 and azidentity 1.14 refuse a regional
+// issuer.
 func (f *face) issuerOf(r *http.Request) string {
 	if base := f.baseOf(r); base == f.base {
 		return f.FederationIssuer()
@@ -76,7 +77,8 @@ type instanceCloud struct {
 	Aliases []string `json:"aliases"`
 }
 
-// serveInstance tells whether an authority is one of Entra's. Here it is one if this listener answers for it.
+// serveInstance tells whether an authority is one of Entra's: here, whether this listener answers
+// for it.
 func (f *face) serveInstance(w http.ResponseWriter, r *http.Request, e *journal.Entry) {
 	authority, err := f.authority(r)
 	if err == nil {
@@ -87,14 +89,15 @@ func (f *face) serveInstance(w http.ResponseWriter, r *http.Request, e *journal.
 		f.writeRefusal(w, r, e, err)
 		return
 	}
-	leg.WriteJSON(w, http.StatusOK, instance{
+	endpoint.WriteJSON(w, http.StatusOK, instance{
 		ConfigurationEndpoint: "https://" + authority.Host + "/" + f.cfg.TenantID + configurationPath,
 		Version:               "1.1",
 		Metadata:              []instanceCloud{cloudOf(authority.Host)},
 	})
 }
 
-// cloudOf is the cloud that a host belongs to: the public one, or one that has no other name than the host.
+// cloudOf is the cloud that a host belongs to: the public one, or one that has no other name than
+// the host.
 func cloudOf(host string) instanceCloud {
 	names := LoginNames()
 	aliases := slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, "*.") })

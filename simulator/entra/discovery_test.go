@@ -82,7 +82,8 @@ func TestInstanceDiscovery(t *testing.T) {
 	}
 }
 
-// A client that dials the names of the public cloud to here gets a face that speaks of itself by that name.
+// A client that dials the names of the public cloud to here gets a face that speaks of itself by
+// that name.
 func TestFacesByName(t *testing.T) {
 	w := newWorld(t)
 	names := append(entra.LoginNames(), entra.MTLSNames()...)

@@ -24,7 +24,7 @@ import (
 
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/fault"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
@@ -57,7 +57,8 @@ type world struct {
 
 func (w *world) now() time.Time { return epoch().Add(time.Duration(w.clock.Load()) * time.Second) }
 
-// Making keys is most of the work in these tests. One client's key and one issuer serve all of them.
+// Making keys is most of the work in these tests. One client's key and one issuer serve all of
+// them.
 var (
 	clientKey      = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 	identityIssuer = sync.OnceValues(func() (*pki.IdentityIssuer, error) { return pki.NewIdentityIssuer(epoch()) })
@@ -114,7 +115,7 @@ func start(t *testing.T, issuer *x509.Certificate, change func(*entra.Config)) *
 			{ClientID: otherAppID, ObjectID: otherAppObjectID, Name: "other", ApplicationPolicy: plain()},
 		},
 		Resources: []string{vault, management}, BearerOnly: []string{management}, Issuer: issuer, Now: w.now,
-		Recorder: leg.Recorder{Journal: w.journal, Faults: fault.NewSet()},
+		Recorder: endpoint.Recorder{Journal: w.journal, Faults: fault.NewSet()},
 	}
 	change(&cfg)
 	if w.server, err = entra.New(cfg); err != nil {
@@ -125,7 +126,8 @@ func start(t *testing.T, issuer *x509.Certificate, change func(*entra.Config)) *
 	return w
 }
 
-// plain is the policy of an application whose uploaded certificates will do over mutual TLS, which is not the usual one.
+// plain is the policy of an application whose uploaded certificates will do over mutual TLS, which
+// is not the usual one.
 func plain() entra.ApplicationPolicy {
 	return entra.ApplicationPolicy{MTLSEnabled: true, PlainCertificates: true}
 }
@@ -250,7 +252,7 @@ func TestTokenForTheRightCertificate(t *testing.T) {
 		}
 	}
 	e := w.journal.Leg(entra.LegToken)
-	if len(e) != 1 || e[0].ClientCertThumbprint != leg.Thumbprint(certificate.Raw) || e[0].TLSVersion != "TLS 1.3" || strings.Contains(fmt.Sprint(e), a.fields.AccessToken) {
+	if len(e) != 1 || e[0].ClientCertThumbprint != endpoint.Thumbprint(certificate.Raw) || e[0].TLSVersion != "TLS 1.3" || strings.Contains(fmt.Sprint(e), a.fields.AccessToken) {
 		t.Errorf("journal: %+v", e)
 	}
 }
@@ -280,11 +282,11 @@ func TestClientsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	revoked := w.issue(t, nil)
-	w.server.Revoke(leg.Thumbprint(revoked.Raw))
+	w.server.Revoke(endpoint.Thumbprint(revoked.Raw))
 	rejected := w.issue(t, nil)
-	w.server.Reject(leg.Thumbprint(rejected.Raw), 1000612)
+	w.server.Reject(endpoint.Thumbprint(rejected.Raw), 1000612)
 	mismatched := w.issue(t, nil)
-	w.server.Reject(leg.Thumbprint(mismatched.Raw), 500181)
+	w.server.Reject(endpoint.Thumbprint(mismatched.Raw), 500181)
 	for name, c := range map[string]struct {
 		certificate *x509.Certificate
 		form        func(url.Values)
@@ -392,7 +394,8 @@ func TestCertificateAgesOnThePlatformsClock(t *testing.T) {
 
 func TestSessionsAreNotResumed(t *testing.T) {
 	w := newWorld(t)
-	// TLS itself goes by the real time, and would not resume a session of an expired certificate anyway.
+	// TLS itself goes by the real time, and would not resume a session of an expired certificate
+	// anyway.
 	c := w.client(t, w.issue(t, func(b *pki.BindingCertificate) { b.Now, b.Life = time.Now(), time.Hour }), w.key)
 	for range 2 {
 		resp, err := c.Get(w.url + "/" + tenantID + "/discovery/v2.0/keys")

@@ -25,7 +25,8 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("%s: AADSTS%d: %s", r.oauth, r.code, r.description)
 }
 
-// refuseCode is refuse for a code that the platform's user chose, with the error that Entra gives with it.
+// refuseCode is refuse for a code that the platform's user chose, with the error that Entra gives
+// with it.
 func refuseCode(code int, description string) error {
 	switch code {
 	case codeNotEnabled:
@@ -38,7 +39,7 @@ func refuseCode(code int, description string) error {
 	return refuse(http.StatusUnauthorized, "invalid_client", code, "%s", description)
 }
 
-// noCredential is the refusal of a client that brings nothing to authenticate with, or not all that it needs.
+// noCredential is the refusal of a request without a credential, or with a part of one.
 func noCredential() error {
 	return refuse(http.StatusUnauthorized, "invalid_client", 7000218,
 		"The request body must contain the following parameter: 'client_assertion' or 'client_secret'. The client certificate, if there was one, was not enough.")

@@ -7,11 +7,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// face is what one listener shows of the service.
+// face is one listener of the service.
 type face struct {
 	*Server
 	base  string   // URL, without trailing slash
@@ -19,14 +19,15 @@ type face struct {
 	mtls  bool
 }
 
-// preferredLogin is the name by which the public cloud speaks of itself.
+// preferredLogin is the name that the public cloud uses for itself.
 const preferredLogin = "login.microsoftonline.com"
 
-// MTLSNames are the DNS names of the mutual-TLS face in the public cloud. A leading "*." stands for a region.
+// MTLSNames are the DNS names of the mutual-TLS face in the public cloud. A leading "*." stands for
+// a region.
 func MTLSNames() []string { return []string{"mtlsauth.microsoft.com", "*.mtlsauth.microsoft.com"} }
 
-// LoginNames are the DNS names of the login face in the public cloud: the preferred one, its aliases (instance discovery
-// lists them), and those of regions.
+// LoginNames are the DNS names of the login face in the public cloud: the preferred one, its
+// aliases (instance discovery lists them), and those of regions.
 func LoginNames() []string {
 	return []string{preferredLogin, "login.windows.net", "login.microsoft.com", "sts.windows.net", "*.login.microsoft.com"}
 }
@@ -36,7 +37,8 @@ func (s *Server) MTLS() http.Handler {
 	return &face{Server: s, base: s.cfg.MTLSURL, names: MTLSNames(), mtls: true}
 }
 
-// Login is the face for clients that authenticate with an assertion alone. It ignores TLS certificates.
+// Login is the face for clients that authenticate with an assertion alone. It ignores TLS
+// certificates.
 func (s *Server) Login() http.Handler {
 	return &face{Server: s, base: s.cfg.LoginURL, names: LoginNames()}
 }
@@ -46,7 +48,7 @@ func TLSConfig(certificate tls.Certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS12,
 		Certificates:           []tls.Certificate{certificate},
-		ClientAuth:             tls.RequestClientCert, // judged by the token endpoint, which can say why not
+		ClientAuth:             tls.RequestClientCert, // the token endpoint checks it, and can say what is wrong
 		SessionTicketsDisabled: true,                  // a resumed session would prove nothing
 	}
 }
@@ -62,7 +64,7 @@ func (f *face) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.cfg.Recorder.Handler(name, h).ServeHTTP(w, r)
 }
 
-func (f *face) route(path string) (string, leg.Handler) {
+func (f *face) route(path string) (string, endpoint.Handler) {
 	tenant, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch {
 	case isTokenPath(rest) && f.mtls:
@@ -79,10 +81,12 @@ func (f *face) route(path string) (string, leg.Handler) {
 	return LegUnknown, serveUnknown
 }
 
-// isTokenPath also takes a slash at the end, which MSAL for JavaScript writes to regional endpoints.
+// isTokenPath also takes a slash at the end, which MSAL for JavaScript writes to regional
+// endpoints.
 func isTokenPath(rest string) bool { return strings.TrimSuffix(rest, "/") == "oauth2/v2.0/token" }
 
-// baseOf is the base URL as the client of r wrote it: by address, or by one of the names of the public cloud.
+// baseOf is the base URL as the client of r wrote it: by address, or by one of the names of the
+// public cloud.
 func (f *face) baseOf(r *http.Request) string {
 	if isOneOf(r.Host, f.names) {
 		return "https://" + r.Host
@@ -114,9 +118,9 @@ func (f *face) clientCertificate(r *http.Request) *x509.Certificate {
 }
 
 func (f *face) serveKeys(w http.ResponseWriter, _ *http.Request, _ *journal.Entry) {
-	leg.WriteJSON(w, http.StatusOK, f.keys)
+	endpoint.WriteJSON(w, http.StatusOK, f.keys)
 }
 
 func serveUnknown(w http.ResponseWriter, _ *http.Request, _ *journal.Entry) {
-	leg.WriteJSON(w, http.StatusNotFound, map[string]string{"error": "not_found"})
+	endpoint.WriteJSON(w, http.StatusNotFound, map[string]string{"error": "not_found"})
 }

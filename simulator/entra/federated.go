@@ -25,7 +25,8 @@ func (s *Server) federated(r *request, app *Application, a *assertion, kind stri
 	return app.client(r, flowFederated), nil
 }
 
-// checkIssuer verifies the signature with the keys of the issuer that the assertion names. The tenant's own keys stand for both forms of its name.
+// checkIssuer verifies the signature with the keys of the issuer that the assertion names. The
+// tenant's own keys stand for both forms of its name.
 func (s *Server) checkIssuer(a *assertion) error {
 	keys, ok := s.keys, true
 	if a.claims.Issuer != s.FederationIssuer() && a.claims.Issuer != s.Issuer() {
@@ -65,14 +66,15 @@ func (a *Application) checkFederated(c assertionClaims) error {
 	return nil
 }
 
-// unmatched names what was presented: 700211 is for an issuer that does not match, 700213 for a subject.
+// unmatched names what was presented: 700211 is for an issuer that does not match, 700213 for a
+// subject.
 func unmatched(code int, c assertionClaims) error {
 	return refuse(http.StatusUnauthorized, "invalid_client", code,
 		"No federated credential matches the assertion that was presented: subject '%.200s', issuer '%.200s'.", c.Subject, c.Issuer)
 }
 
-// checkBinding checks that a bound assertion came over mutual TLS with its certificate and as jwt-pop, and one that is not
-// bound in neither way.
+// checkBinding checks that a bound assertion came over mutual TLS with its certificate and as
+// jwt-pop, and one that is not bound in neither way.
 func (s *Server) checkBinding(r *request, a *assertion, kind string) error {
 	bound := a.claims.Confirmation != nil
 	switch {

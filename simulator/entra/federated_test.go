@@ -14,14 +14,14 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/keyagent/keyagent/simulator/entra"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
 const cluster = "https://cluster.example/issuer"
 
-// newFederatedWorld is a world whose application trusts the managed identity with clientID, the other application, and a workload of another issuer;
-// the other application has a certificate.
+// newFederatedWorld is a world whose application trusts the managed identity with clientID, the
+// other application, and a workload of another issuer; the other application has a certificate.
 func newFederatedWorld(t *testing.T) *world {
 	t.Helper()
 	key, err := clientKey()
@@ -49,7 +49,7 @@ func (w *world) assertion(t *testing.T, certificate *x509.Certificate, client, t
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {client}, "scope": {exchange + "/.default"}, "token_type": {tokenType}}
 	a, err := w.post(t, w.client(t, certificate, w.key), tokenPath, form)
 	if err != nil || a.status != 200 {
-		t.Fatalf("leg 1: %d %s: %v", a.status, a.body, err)
+		t.Fatalf("the assertion: %d %s: %v", a.status, a.body, err)
 	}
 	return a.fields.AccessToken
 }
@@ -69,7 +69,7 @@ func TestAnApplicationByAManagedIdentitysToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	thumbprint := leg.Thumbprint(certificate.Raw)
+	thumbprint := endpoint.Thumbprint(certificate.Raw)
 	for name, x := range map[string]struct {
 		face, assertion, kind, tokenType string
 		policy                           entra.TenantPolicy
@@ -116,7 +116,7 @@ func TestAssertionsOfAManagedIdentityAreRefused(t *testing.T) {
 	revoked := w.issue(t, nil)
 	bound, unbound := w.assertion(t, certificate, clientID, "mtls_pop"), w.assertion(t, certificate, clientID, "bearer")
 	ofRevoked := w.assertion(t, revoked, clientID, "mtls_pop")
-	w.server.Revoke(leg.Thumbprint(revoked.Raw))
+	w.server.Revoke(endpoint.Thumbprint(revoked.Raw))
 	forVault, err := w.post(t, w.client(t, certificate, w.key), tokenPath, goodForm())
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +182,8 @@ func TestAnApplicationByAnotherApplicationsToken(t *testing.T) {
 	if err != nil || a.status != 200 || w.claims(t, a.fields.AccessToken)["appid"] != appID {
 		t.Fatalf("answer %d %s: %v", a.status, a.body, err)
 	}
-	// Three legs: the application that was reached by an assertion asks for one itself.
+	// Three requests: the application that got its token for an assertion asks for an assertion
+	// itself.
 	form := exchangeForm(appID, assertion, popType)
 	form.Set("scope", exchange+"/.default")
 	form.Set("token_type", "mtls_pop")
@@ -247,7 +248,7 @@ func TestTokensOfOtherIssuers(t *testing.T) {
 				return
 			}
 			checkRefusal(t, a, 401, "invalid_client", x.code)
-			if x.code == 700211 || x.code == 700213 { // an operator compares it with what he registered
+			if x.code == 700211 || x.code == 700213 { // an operator compares it with the registered credential
 				subject, _ := claims["sub"].(string)
 				presented := fmt.Sprintf("subject '%s', issuer '%s'", subject, claims["iss"])
 				if !strings.Contains(a.fields.Description, presented) {

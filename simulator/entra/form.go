@@ -71,8 +71,9 @@ func noteHeaders(r *http.Request, e *journal.Entry) {
 	e.Set("headers", headers)
 }
 
-// checkForm wants the fields of every flow exactly once. As RFC 6749, 3.2 has it, no other field may be there twice, one
-// without a value counts as left out, and one that nobody knows is passed over: MSAL writes x-client-SKU and the like there.
+// checkForm wants the fields of every flow exactly once. As RFC 6749, 3.2 has it, no other field
+// may be there twice, one without a value counts as left out, and one that nobody knows is passed
+// over: MSAL writes x-client-SKU and the like there.
 func checkForm(form url.Values) (map[string]string, error) {
 	for _, name := range []string{"grant_type", "client_id", "scope"} {
 		if len(form[name]) != 1 || form.Get(name) == "" {
@@ -102,7 +103,8 @@ func misplaced(name string) error {
 	return refuse(http.StatusBadRequest, "invalid_request", 90023, "The parameter '%.40s' does not belong into this request.", name)
 }
 
-// without refuses fields that are another way to authenticate than the one in use: a client must not use two (RFC 6749, 2.3).
+// without refuses fields that are another way to authenticate than the one in use: a client must
+// not use two (RFC 6749, 2.3).
 func (r *request) without(others ...string) error {
 	for _, name := range others {
 		if r.has(name) {
@@ -112,7 +114,8 @@ func (r *request) without(others ...string) error {
 	return nil
 }
 
-// scopes splits the field scope. The scopes of OpenID Connect, which some clients always add, mean nothing for an application's token.
+// scopes splits the field scope. The scopes of OpenID Connect, which some clients always add, mean
+// nothing for an application's token.
 func (r *request) scopes(flow string) []string {
 	if flow == flowManagedIdentity {
 		return []string{r.form["scope"]}
@@ -122,7 +125,8 @@ func (r *request) scopes(flow string) []string {
 	})
 }
 
-// requestedClaims is what the field claims may ask of an access token (OpenID Connect Core 1.0, 5.5).
+// requestedClaims is what the field claims may ask of an access token (OpenID Connect Core 1.0,
+// 5.5).
 type requestedClaims struct {
 	capabilities []string // of the client, claim xms_cc
 	contexts     []string // authentication contexts, claim acrs

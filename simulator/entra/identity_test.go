@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/keyagent/keyagent/simulator/entra"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 )
 
 const exchange = "api://AzureADTokenExchange"
@@ -25,7 +25,7 @@ func TestABoundTokenOfAManagedIdentityNamesTheCertificate(t *testing.T) {
 	}
 	claims := w.claims(t, a.fields.AccessToken)
 	cnf, _ := claims["cnf"].(map[string]any)
-	if cnf["x5t#S256"] != leg.Thumbprint(certificate.Raw) || claims["xms_tb"] == nil {
+	if cnf["x5t#S256"] != endpoint.Thumbprint(certificate.Raw) || claims["xms_tb"] == nil {
 		t.Errorf("claims %v", claims)
 	}
 }

@@ -6,17 +6,17 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// checkLife checks that a certificate which somebody has vouched for still counts.
+// checkLife checks that a certificate of a known issuer or registration is still accepted.
 func (s *Server) checkLife(certificate *x509.Certificate) error {
 	now := s.cfg.Now()
 	if now.Before(certificate.NotBefore) || now.After(certificate.NotAfter) {
 		return refuse(http.StatusUnauthorized, "invalid_client", 1000502, "The provided certificate is not within its specified validity window.")
 	}
-	switch code := s.rejection(leg.Thumbprint(certificate.Raw)); code {
+	switch code := s.rejection(endpoint.Thumbprint(certificate.Raw)); code {
 	case 0:
 	case codeRevoked:
 		return refuseCode(code, "The client certificate has been revoked.")
@@ -26,7 +26,8 @@ func (s *Server) checkLife(certificate *x509.Certificate) error {
 	return checkTokenNotAfter(certificate, now)
 }
 
-// checkTokenNotAfter checks the time until which the certificate gets tokens, which ends before TLS refuses it.
+// checkTokenNotAfter checks the time until which the certificate gets tokens, which ends before TLS
+// refuses it.
 func checkTokenNotAfter(certificate *x509.Certificate, now time.Time) error {
 	for _, extension := range certificate.Extensions {
 		if !extension.Id.Equal(pki.OIDTokenNotAfter()) {

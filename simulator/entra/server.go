@@ -12,11 +12,11 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// Names of the legs in journal and faults.
+// Names of the operations in journal and faults.
 const (
 	LegToken     = "entra.mtls.token"
 	LegLogin     = "entra.login.token"
@@ -28,7 +28,8 @@ const (
 // DefaultTokenLife is how long an access token is good for. Half of it is refresh_in.
 const DefaultTokenLife = 24 * time.Hour
 
-// TokenExchange is the resource whose tokens are assertions for a federated credential. Every tenant has it.
+// TokenExchange is the resource whose tokens are assertions for a federated credential. Every
+// tenant has it.
 const TokenExchange = "api://AzureADTokenExchange"
 
 // Principal is the service principal of a managed identity.
@@ -55,10 +56,11 @@ type Config struct {
 	ExternalIssuers map[string]jose.JSONWebKeySet // keys of other issuers that federated credentials may name
 	TokenLife       time.Duration                 // 0 means DefaultTokenLife
 	Now             func() time.Time              // nil means time.Now
-	Recorder        leg.Recorder
+	Recorder        endpoint.Recorder
 }
 
-// Server is the tenant's token service. Its two faces, MTLS and Login, share clients, keys and journal. It is safe for concurrent use.
+// Server is the tenant's token service. Its two faces, MTLS and Login, share clients, keys and
+// journal. It is safe for concurrent use.
 type Server struct {
 	cfg    Config
 	signer jose.Signer
@@ -72,7 +74,8 @@ type Server struct {
 	met          map[string]bool // thumbprints of certificates that applications have shown
 }
 
-// New returns the service with a fresh signing key. Serve its faces with TLSConfig and LoginTLSConfig.
+// New returns the service with a fresh signing key. Serve its faces with TLSConfig and
+// LoginTLSConfig.
 func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -116,7 +119,8 @@ func (s *Server) Keys() jose.JSONWebKeySet { return s.keys }
 // Issuer is the iss claim of access tokens.
 func (s *Server) Issuer() string { return s.cfg.MTLSURL + "/" + s.cfg.TenantID + "/" }
 
-// FederationIssuer is the iss claim of tokens for TokenExchange, and what a federated credential names as its issuer.
+// FederationIssuer is the iss claim of tokens for TokenExchange, and what a federated credential
+// names as its issuer.
 func (s *Server) FederationIssuer() string { return s.cfg.LoginURL + "/" + s.cfg.TenantID + "/v2.0" }
 
 // TenantPolicy is what holds for every client of the tenant.
@@ -138,18 +142,20 @@ func (s *Server) tenantPolicy() TenantPolicy {
 	return s.tenant
 }
 
-// Codes for certificates that once were good.
+// Codes for certificates that have been accepted before.
 const (
 	codeRevoked = 7000214
 
-	// CodeAttestation is what Entra answers when a claim of the attestation token behind a certificate is no longer accepted.
+	// CodeAttestation is what Entra answers when a claim of the attestation token behind a
+	// certificate is no longer accepted.
 	CodeAttestation = 1000612
 )
 
 // Revoke makes both faces refuse the certificate with this thumbprint (x5t#S256) from now on.
 func (s *Server) Revoke(thumbprint string) { s.Reject(thumbprint, codeRevoked) }
 
-// Reject makes both faces answer this AADSTS code to the client with this certificate (x5t#S256); 0 takes it back.
+// Reject makes both faces answer this AADSTS code to the client with this certificate (x5t#S256); 0
+// takes it back.
 func (s *Server) Reject(thumbprint string, code int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -4,7 +4,8 @@ import (
 	"testing"
 )
 
-// Entra knows its own resources with and without a slash behind them, and writes into the token what it was asked for.
+// Entra knows its own resources with and without a slash behind them, and writes into the token
+// what it was asked for.
 func TestAnApplicationsTokenHasTheAudienceThatItAskedFor(t *testing.T) {
 	w := newWorld(t)
 	certificate := w.register(t)

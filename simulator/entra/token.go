@@ -10,11 +10,12 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/uuid"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// tokenResponse is a token endpoint's answer (RFC 6749, 5.1, with Entra's additions). The times are in seconds, as numbers.
+// tokenResponse is a token endpoint's answer (RFC 6749, 5.1, with Entra's additions). The times are
+// in seconds, as numbers.
 type tokenResponse struct {
 	TokenType    string `json:"token_type"`
 	ExpiresIn    int64  `json:"expires_in"`
@@ -31,7 +32,7 @@ func (f *face) serveToken(w http.ResponseWriter, r *http.Request, e *journal.Ent
 		return
 	}
 	setHeaders(w, r)
-	leg.WriteJSON(w, http.StatusOK, reply)
+	endpoint.WriteJSON(w, http.StatusOK, reply)
 }
 
 // setHeaders sets what every answer has, and returns the server's own id of the request.
@@ -50,10 +51,11 @@ func (f *face) writeRefusal(w http.ResponseWriter, r *http.Request, e *journal.E
 	e.Error = refused.Error()
 	e.Set("error_codes", []int{refused.code})
 	requestID := setHeaders(w, r)
-	leg.WriteJSON(w, refused.status, refused.body(f.cfg.Now(), requestID, r.Header.Get("client-request-id")))
+	endpoint.WriteJSON(w, refused.status, refused.body(f.cfg.Now(), requestID, r.Header.Get("client-request-id")))
 }
 
-// token answers a token request: the form, then the client, then the resource, as Entra's errors suggest it goes.
+// token answers a token request: the form, then the client, then the resource, as Entra's errors
+// suggest it goes.
 func (f *face) token(w http.ResponseWriter, r *http.Request, e *journal.Entry) (*tokenResponse, error) {
 	if tenant := strings.Split(r.URL.Path, "/")[1]; tenant != f.cfg.TenantID {
 		return nil, refuse(http.StatusBadRequest, "invalid_request", 90002, "Tenant '%.40s' not found.", tenant)
@@ -89,7 +91,7 @@ func (s *Server) grant(r *request, c *client) (*tokenResponse, error) {
 		tokenType = "mtls_pop"
 	}
 	if r.bound() || (c.flow == flowFederated && r.mtls && s.tenantPolicy().BoundBearer) {
-		token.bind(leg.Thumbprint(c.binding.Raw))
+		token.bind(endpoint.Thumbprint(c.binding.Raw))
 	}
 	access, err := s.issue(token, resource)
 	if err != nil {
@@ -112,9 +114,10 @@ func (s *Server) resource(scopes []string, flow string) (string, error) {
 	return resource, nil
 }
 
-// hasResource reports whether a flow may ask for a resource. Applications may write a slash behind it: Microsoft's own resources are known by both names,
-// and the token's aud is the one that was asked for (Microsoft identity platform, "Scopes and permissions", trailing slash and /.default). No client is
-// known to send one for a managed identity.
+// hasResource reports whether a flow may ask for a resource. Applications may write a slash behind
+// it: Microsoft's own resources are known by both names, and the token's aud is the one that was
+// asked for (Microsoft identity platform, "Scopes and permissions", trailing slash and /.default).
+// No client is known to send one for a managed identity.
 func (s *Server) hasResource(resource, flow string) bool {
 	if resource == TokenExchange || slices.Contains(s.cfg.Resources, resource) {
 		return true
@@ -138,7 +141,8 @@ func (s *Server) checkBoundAllowed(r *request, resource string) error {
 	return nil
 }
 
-// accessClaims are the claims of an access token beyond the registered ones (Entra, version 1.0, application token).
+// accessClaims are the claims of an access token beyond the registered ones (Entra, version 1.0,
+// application token).
 type accessClaims struct {
 	jwt.Claims
 	Audience         string         `json:"aud"` // Entra writes one string, not an array
@@ -164,8 +168,8 @@ func (c *accessClaims) bind(thumbprint string) {
 	c.TokenBinding = map[string]any{"method": "mtls"}
 }
 
-// issue fills in what tokens have in common and signs. Tokens for TokenExchange are of version 2.0, as only that one's issuer can be named by a
-// federated credential.
+// issue fills in what tokens have in common and signs. Tokens for TokenExchange are of version 2.0,
+// as only that one's issuer can be named by a federated credential.
 func (s *Server) issue(claims accessClaims, audience string) (string, error) {
 	now := s.cfg.Now()
 	issuer, version := s.Issuer(), "1.0"
@@ -189,8 +193,9 @@ func (s *Server) issue(claims accessClaims, audience string) (string, error) {
 	return token, nil
 }
 
-// ManagedIdentityToken is what the instance metadata service gets for a managed identity of the VM: a Bearer token, whose aud claim is resource as it is
-// written, with or without trailing slash, and its life.
+// ManagedIdentityToken is what the instance metadata service gets for a managed identity of the VM:
+// a Bearer token, whose aud claim is resource as it is written, with or without trailing slash, and
+// its life.
 func (s *Server) ManagedIdentityToken(clientID, resource string) (string, time.Duration, error) {
 	at := slices.IndexFunc(s.cfg.Principals, func(p Principal) bool { return p.ClientID == clientID })
 	if at < 0 {

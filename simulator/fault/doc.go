@@ -1,7 +1,9 @@
-// Package fault makes a service of the simulated platform misbehave, by the name of its leg.
+// Package fault makes a service of the simulated platform misbehave, by the name of an operation
+// ("leg" in JSON).
 //
-// A fault acts instead of the service (status, reset, body) or before it (delay); the service itself knows nothing of it. Faults of
-// one leg act in the order in which they were added, each for its count of requests, or until cleared if the count is 0.
+// A fault acts instead of the service (status, reset, body) or before it (delay); the service
+// itself knows nothing of it. Faults of one operation act in the order in which they were added,
+// each for its count of requests, or until cleared if the count is 0.
 //
 //	{"leg":"imds.issuecredential","kind":"status","status":500,"count":2}
 //	{"leg":"entra.mtls.token","kind":"status","status":429,"headers":{"Retry-After":"7"},"count":1}

@@ -44,13 +44,13 @@ type Fault struct {
 	Count   int               `json:"count,omitempty"` // how many requests; 0 means until cleared
 }
 
-// MaxDelay is the longest delay: beyond it no client of ours still waits.
+// MaxDelay is the longest delay: no client of ours waits longer.
 const MaxDelay = 10 * time.Minute
 
-func (f Fault) validate(legs []string) error {
+func (f Fault) validate(operations []string) error {
 	switch {
-	case !slices.Contains(legs, f.Leg):
-		return fmt.Errorf("fault: unknown leg %q, want one of %s", f.Leg, strings.Join(legs, ", "))
+	case !slices.Contains(operations, f.Leg):
+		return fmt.Errorf("fault: leg: unknown operation %q, want one of %s", f.Leg, strings.Join(operations, ", "))
 	case f.Count < 0:
 		return fmt.Errorf("fault: count %d is less than 0", f.Count)
 	case f.Kind == Status && (f.Status < 200 || f.Status > 599):
@@ -69,19 +69,19 @@ func (f Fault) validate(legs []string) error {
 
 // Set is the list of faults in force. It is safe for concurrent use.
 type Set struct {
-	legs []string
+	operations []string
 
 	mu     sync.Mutex // guards what follows
 	faults []Fault
 }
 
-// NewSet returns an empty set that knows the names of the platform's legs: a fault for a leg that does not exist would
-// never act, and the test that relies on it would prove nothing.
-func NewSet(legs ...string) *Set { return &Set{legs: legs} }
+// NewSet returns an empty set that knows the names of the platform's operations: a fault for one
+// that does not exist would never act, and the test that relies on it would prove nothing.
+func NewSet(operations ...string) *Set { return &Set{operations: operations} }
 
 // Add puts f behind the faults already there.
 func (s *Set) Add(f Fault) error {
-	if err := f.validate(s.legs); err != nil {
+	if err := f.validate(s.operations); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -104,11 +104,11 @@ func (s *Set) List() []Fault {
 	return slices.Clone(s.faults)
 }
 
-// Take returns the fault that acts on the next request of leg, and counts it.
-func (s *Set) Take(leg string) (Fault, bool) {
+// Take returns the fault that acts on the next request of an operation, and counts it.
+func (s *Set) Take(operation string) (Fault, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := slices.IndexFunc(s.faults, func(f Fault) bool { return f.Leg == leg })
+	at := slices.IndexFunc(s.faults, func(f Fault) bool { return f.Leg == operation })
 	if at < 0 {
 		return Fault{}, false
 	}
@@ -123,7 +123,8 @@ func (s *Set) Take(leg string) (Fault, bool) {
 	return f, true
 }
 
-// Parse reads one fault from JSON. Unknown members are refused: a misspelt one would be a fault that does something else.
+// Parse reads one fault from JSON. Unknown members are refused: a misspelt one would be a fault
+// that does something else.
 func Parse(data []byte) (Fault, error) {
 	var f Fault
 	dec := json.NewDecoder(strings.NewReader(string(data)))

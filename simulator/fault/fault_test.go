@@ -27,7 +27,7 @@ func TestTakeCountsDownAndKeepsTheOrder(t *testing.T) {
 		kinds = append(kinds, f.Kind)
 	}
 	if diff := cmp.Diff([]fault.Kind{fault.Status, fault.Status, fault.Body, ""}, kinds); diff != "" {
-		t.Errorf("faults of leg a (-want +got):\n%s", diff)
+		t.Errorf("faults of operation a (-want +got):\n%s", diff)
 	}
 	for range 3 {
 		if _, ok := s.Take("b"); !ok {
@@ -42,13 +42,13 @@ func TestTakeCountsDownAndKeepsTheOrder(t *testing.T) {
 
 func TestAddRefuses(t *testing.T) {
 	for name, f := range map[string]fault.Fault{
-		"a leg that does not exist":     {Leg: "imds", Kind: fault.Reset},
-		"a kind that does not exist":    {Leg: "a", Kind: "explode"},
-		"a status that is none":         {Leg: "a", Kind: fault.Status, Status: 99},
-		"a delay of nothing":            {Leg: "a", Kind: fault.Delay},
-		"a delay longer than the limit": {Leg: "a", Kind: fault.Delay, Delay: fault.Duration(time.Hour)},
-		"a negative count":              {Leg: "a", Kind: fault.Reset, Count: -1},
-		"a status on a reset":           {Leg: "a", Kind: fault.Reset, Status: 500},
+		"an operation that does not exist": {Leg: "imds", Kind: fault.Reset},
+		"a kind that does not exist":       {Leg: "a", Kind: "explode"},
+		"a status that is none":            {Leg: "a", Kind: fault.Status, Status: 99},
+		"a delay of nothing":               {Leg: "a", Kind: fault.Delay},
+		"a delay longer than the limit":    {Leg: "a", Kind: fault.Delay, Delay: fault.Duration(time.Hour)},
+		"a negative count":                 {Leg: "a", Kind: fault.Reset, Count: -1},
+		"a status on a reset":              {Leg: "a", Kind: fault.Reset, Status: 500},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := fault.NewSet("a").Add(f); err == nil {

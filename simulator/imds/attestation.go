@@ -66,7 +66,8 @@ func (s *Server) checkAttestation(token string, key *rsa.PublicKey) error {
 	return nil
 }
 
-// verifyAttestationToken checks signature, issuer and time. The keys are configured; the header's jku is compared, never followed.
+// verifyAttestationToken checks signature, issuer and time. The keys are configured; the header's
+// jku is compared, never followed.
 func (s *Server) verifyAttestationToken(token string) (*attestationClaims, error) {
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {

@@ -8,9 +8,10 @@ import (
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// Behaviour is what the service can be switched to, before and while it runs. The zero value is a host of today without haste.
+// Behaviour is what the service can be switched to, before and while it runs. The zero value is a
+// host with managed identity v2 and without limits.
 type Behaviour struct {
-	NoV2        bool   `json:"no_v2"`        // a host of yesterday: managed identity v2 answers 404
+	NoV2        bool   `json:"no_v2"`        // an older host: managed identity v2 answers 404
 	BypassCache string `json:"bypass_cache"` // of issuecredential: BypassSupported, which is meant by "", or BypassRefused
 	Limit       *Limit `json:"limit"`        // on the whole identity category; nil: none
 }
@@ -21,7 +22,7 @@ const (
 	BypassRefused   = "refused"
 )
 
-// Limit is what IMDS documents to take: beyond it, requests get 429, without Retry-After.
+// Limit is the rate that IMDS documents: requests beyond it get 429, without Retry-After.
 type Limit struct {
 	PerSecond  int `json:"per_second"` // 0 means 20
 	Concurrent int `json:"concurrent"` // 0 means 5
@@ -57,7 +58,8 @@ func (s *Server) current() Behaviour {
 	return s.behaviour
 }
 
-// enter counts a request to path and reports whether the limit leaves room for it. leave is to be called when it is over.
+// enter counts a request to path and reports whether the limit leaves room for it. leave is to be
+// called when it is over.
 func (s *Server) enter(path string) (leave func(), ok bool) {
 	if !strings.HasPrefix(path, "/metadata/identity/") {
 		return func() {}, true

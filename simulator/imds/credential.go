@@ -11,12 +11,13 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// issueCredential is leg 2 of managed identity v2: a certificate request and an attestation token for a binding certificate.
+// issueCredential is the second request of managed identity v2: a certificate request and an
+// attestation token for a binding certificate.
 func (s *Server) issueCredential(r *http.Request, e *journal.Entry) (any, error) {
 	id, err := s.identity(r, "bypass_cache") // by the specification of revocation; whether the service has it is not known: [Behaviour]
 	if err != nil {
@@ -42,7 +43,7 @@ func (s *Server) issueCredential(r *http.Request, e *journal.Entry) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	s.noteIssuance(body.AttestationToken, leg.Thumbprint(cert.Raw))
+	s.noteIssuance(body.AttestationToken, endpoint.Thumbprint(cert.Raw))
 	noteCertificate(e, cert)
 	return s.credential(id, cert), nil
 }
@@ -122,7 +123,7 @@ func (s *Server) credential(id *Identity, cert *x509.Certificate) any {
 }
 
 func noteCertificate(e *journal.Entry, cert *x509.Certificate) {
-	e.Set("certificate_thumbprint", leg.Thumbprint(cert.Raw))
+	e.Set("certificate_thumbprint", endpoint.Thumbprint(cert.Raw))
 	e.Set("certificate_serial", cert.SerialNumber.Text(16))
 	e.Set("certificate_not_after", cert.NotAfter.Format(time.RFC3339))
 }

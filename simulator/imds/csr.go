@@ -39,7 +39,8 @@ type certificateRequest struct {
 	key         *rsa.PublicKey
 }
 
-// parseCertificateRequest reads exactly one request (RFC 2986) and refuses every form but the one that the issuer takes.
+// parseCertificateRequest reads exactly one request (RFC 2986) and refuses every form but the one
+// that the issuer takes.
 func parseCertificateRequest(der []byte) (*certificateRequest, error) {
 	if len(der) > maxCSRBytes {
 		return nil, fmt.Errorf("%d bytes, want at most %d", len(der), maxCSRBytes)
@@ -91,7 +92,8 @@ func parseRequestInfo(element cryptobyte.String) (*certificateRequest, error) {
 	return request, err
 }
 
-// parseSubject wants two relative distinguished names: DC as IA5String, then CN as UTF8String or PrintableString.
+// parseSubject wants two relative distinguished names: DC as IA5String, then CN as UTF8String or
+// PrintableString.
 func parseSubject(subject cryptobyte.String) (tenantID, clientID string, err error) {
 	if tenantID, err = readName(&subject, oidDomainComponent, "DC", tagIA5String); err != nil {
 		return "", "", err
@@ -123,7 +125,8 @@ func readName(s *cryptobyte.String, want asn1.ObjectIdentifier, name string, tag
 	return string(value), nil
 }
 
-// parsePublicKey wants an RSA-2048 key with exponent 65537 as plain rsaEncryption with NULL parameters (RFC 8017, A.1).
+// parsePublicKey wants an RSA-2048 key with exponent 65537 as plain rsaEncryption with NULL
+// parameters (RFC 8017, A.1).
 func parsePublicKey(spki []byte) (*rsa.PublicKey, error) {
 	parsed, err := x509.ParsePKIXPublicKey(spki)
 	if err != nil {
@@ -160,8 +163,8 @@ func parseAttributes(attributes cryptobyte.String) (string, error) {
 	return string(value), nil
 }
 
-// pssAlgorithm is the AlgorithmIdentifier that the issuer takes (RFC 4055, 3.1, but without the NULL behind the hash
-// identifiers; the trailer field is left out, being the default).
+// pssAlgorithm is the AlgorithmIdentifier that the issuer takes (RFC 4055, 3.1, but without the
+// NULL behind the hash identifiers; the trailer field is left out, being the default).
 func pssAlgorithm() []byte {
 	oid := func(arcs ...int) func(*cryptobyte.Builder) {
 		return func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(arcs) }

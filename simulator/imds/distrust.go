@@ -8,8 +8,9 @@ type issuance struct {
 	thumbprint  string
 }
 
-// noteIssuance remembers what a certificate was issued on. One on a token that is distrusted is rejected at once: a client gets
-// out of this by attesting anew, not by another certificate on the same token.
+// noteIssuance remembers what a certificate was issued on. One on a token that is distrusted is
+// rejected at once: a client must attest again; another certificate on the same token does not
+// help.
 func (s *Server) noteIssuance(attestationToken, thumbprint string) {
 	i := issuance{sha256.Sum256([]byte(attestationToken)), thumbprint}
 	s.mu.Lock()
@@ -29,8 +30,9 @@ func (s *Server) HasIssued(thumbprint string) bool {
 	return s.known[thumbprint]
 }
 
-// Distrust makes every attestation token that was used up to now a bad one: certificates issued on them, before and after, are rejected.
-// IMDS itself goes on taking the tokens. As on Azure, it is the token endpoint that says no.
+// Distrust makes every attestation token that was used up to now a bad one: certificates issued on
+// them, before and after, are rejected. IMDS itself still accepts the tokens; as on Azure, the
+// token endpoint refuses the certificates.
 func (s *Server) Distrust() {
 	s.mu.Lock()
 	issued := s.issued

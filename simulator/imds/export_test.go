@@ -1,6 +1,7 @@
 package imds
 
-// ParseCertificateRequest lets tests and fuzzing reach the parser. It returns what the request says about itself.
+// ParseCertificateRequest lets tests and fuzzing reach the parser. It returns what the request says
+// about itself.
 func ParseCertificateRequest(der []byte) (string, error) {
 	r, err := parseCertificateRequest(der)
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/imds"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
@@ -123,7 +123,7 @@ func newWorldWith(t *testing.T, change func(*imds.Config)) *world {
 		AttestationKeys:     jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{KeyID: "maa", Key: w.maaKey.Public()}}},
 		MTLSEndpoint:        "https://127.0.0.1:10",
 		Issuer:              w.issuer, Processor: must(t, processor), Now: w.now,
-		Recorder: leg.Recorder{Journal: w.journal, Faults: fault.NewSet()},
+		Recorder: endpoint.Recorder{Journal: w.journal, Faults: fault.NewSet()},
 	}
 	change(&cfg)
 	w.server = must(t, func() (*imds.Server, error) { return imds.New(cfg) })
@@ -179,7 +179,8 @@ type answer struct {
 
 func (a answer) text(name string) string { s, _ := a.fields[name].(string); return s }
 
-// do makes a request with the headers that every good one has; an empty value in headers removes one.
+// do makes a request with the headers that every good one has; an empty value in headers removes
+// one.
 func (w *world) do(t *testing.T, method, target string, headers map[string]string, body []byte) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), method, w.url+target, bytes.NewReader(body))

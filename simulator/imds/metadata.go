@@ -14,12 +14,13 @@ type computeUnit struct {
 	VMID string `json:"vmId"`
 }
 
-// computeUnit returns cuId as compact JSON, the one form that a certificate request may repeat it in.
+// computeUnit returns cuId as compact JSON, the one form that a certificate request may repeat it
+// in.
 func (s *Server) computeUnit() (json.RawMessage, error) {
 	return json.Marshal(computeUnit{VMID: s.cfg.VMID})
 }
 
-// platformMetadata is leg 1 of managed identity v2.
+// platformMetadata is the first request of managed identity v2.
 func (s *Server) platformMetadata(r *http.Request, e *journal.Entry) (any, error) {
 	id, err := s.identity(r)
 	if err != nil {
@@ -38,7 +39,8 @@ func (s *Server) platformMetadata(r *http.Request, e *journal.Entry) (any, error
 	}{id.ClientID, s.cfg.TenantID, unit, s.cfg.AttestationEndpoint}, nil
 }
 
-// certification serves the processor's certificates (trusted hardware identity management). The chain is ASK, then ARK.
+// certification serves the processor's certificates (trusted hardware identity management). The
+// chain is ASK, then ARK.
 func (s *Server) certification(*http.Request, *journal.Entry) (any, error) {
 	return struct {
 		VCEK         string `json:"vcekCert"`

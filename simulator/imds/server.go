@@ -15,12 +15,12 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/uuid"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// Names of the legs in journal and faults.
+// Names of the operations in journal and faults.
 const (
 	LegMetadata   = "imds.getplatformmetadata"
 	LegCredential = "imds.issuecredential"
@@ -44,16 +44,18 @@ type Identity struct {
 	SystemAssigned bool   // at most one; the one that is meant without selector
 }
 
-// Config says which VM this is and whom its IMDS works with.
+// Config describes the VM, and the services that its IMDS works with.
 type Config struct {
 	TenantID   string // GUID
 	VMID       string // GUID, in cuId and in attestation tokens
 	Location   string // region, as in "westeurope"
 	Identities []Identity
 
-	// Token gets a Bearer token from Entra for the identity with this client id, and its life. An error means that there is no such resource.
+	// Token gets a Bearer token from Entra for the identity with this client id, and its life. An
+	// error means that there is no such resource.
 	Token func(clientID, resource string) (token string, life time.Duration, err error)
-	// Reject tells Entra to refuse the certificate with this thumbprint (x5t#S256), as the attestation token that it was issued on is a bad one.
+	// Reject tells Entra to refuse the certificate with this thumbprint (x5t#S256), as the
+	// attestation token that it was issued on is a bad one.
 	Reject func(thumbprint string)
 
 	AttestationEndpoint string             // base URL of the attestation service, which is also its tokens' issuer
@@ -68,7 +70,7 @@ type Config struct {
 	Behaviour Behaviour      // at the start
 
 	Now      func() time.Time // nil means time.Now
-	Recorder leg.Recorder
+	Recorder endpoint.Recorder
 }
 
 // Server is the service. It is safe for concurrent use.
@@ -89,13 +91,14 @@ type Server struct {
 
 // route is an operation and where it stands in journal and faults.
 type route struct {
-	leg    string
+	name   string
 	method string // "" means any
 	v2     bool   // part of managed identity v2
 	do     operation
 }
 
-// tokenPath is the path of managed identity v1. Clients that join it to a base URL of their own write it with doubled slashes and with one at the end.
+// tokenPath is the path of managed identity v1. Clients that join it to a base URL of their own
+// write it with doubled slashes and with one at the end.
 const tokenPath = "/metadata/identity/oauth2/token"
 
 // New returns the service; serve it with net/http.
@@ -114,13 +117,14 @@ func New(cfg Config) (*Server, error) {
 	return s, s.Set(cfg.Behaviour)
 }
 
-// ServeHTTP implements http.Handler. But for that of managed identity v1, paths are compared byte for byte: nothing is cleaned up or redirected.
+// ServeHTTP implements http.Handler. But for that of managed identity v1, paths are compared byte
+// for byte: nothing is cleaned up or redirected.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", serverName)
 	path := canonical(r.URL.Path)
 	to, ok := s.routes[path]
 	if !ok {
-		to = route{leg: LegUnknown, do: notFound}
+		to = route{name: LegUnknown, do: notFound}
 	}
 	leave, ok := s.enter(path)
 	defer leave()
@@ -143,19 +147,20 @@ func canonical(path string) string {
 type operation func(r *http.Request, e *journal.Entry) (any, error)
 
 func (s *Server) handler(to route) http.Handler {
-	return s.cfg.Recorder.Handler(to.leg, func(w http.ResponseWriter, r *http.Request, e *journal.Entry) {
+	return s.cfg.Recorder.Handler(to.name, func(w http.ResponseWriter, r *http.Request, e *journal.Entry) {
 		reply, err := s.answer(to, r, e)
 		if err == nil {
-			leg.WriteJSON(w, http.StatusOK, reply)
+			endpoint.WriteJSON(w, http.StatusOK, reply)
 			return
 		}
 		refused := asRefusal(err)
 		e.Error = refused.description
-		leg.WriteJSON(w, refused.status, refused.body())
+		endpoint.WriteJSON(w, refused.status, refused.body())
 	})
 }
 
-// answer checks the envelope, but on a host without managed identity v2 even a probe learns that there is none.
+// answer checks the envelope, but on a host without managed identity v2 even a probe learns that
+// there is none.
 func (s *Server) answer(to route, r *http.Request, e *journal.Entry) (any, error) {
 	if to.v2 && s.current().NoV2 {
 		return notFound(r, e)
@@ -213,8 +218,9 @@ func asRefusal(err error) *refusal {
 	return &refusal{status: http.StatusInternalServerError, code: "unknown", description: err.Error()}
 }
 
-// identity checks the query and the request id of a managed identity v2 request, and returns the identity that it selects. The
-// service refuses requests without the id (MSAL Go, pull request 662). more are query variables beside version and selectors.
+// identity checks the query and the request id of a managed identity v2 request, and returns the
+// identity that it selects. The service refuses requests without the id (MSAL Go, pull request
+// 662). more are query variables beside version and selectors.
 func (s *Server) identity(r *http.Request, more ...string) (*Identity, error) {
 	known := append([]string{"cred-api-version", "client_id", "object_id", "mi_res_id"}, more...)
 	if len(r.Header.Values("x-ms-client-request-id")) != 1 || uuid.Validate(r.Header.Get("x-ms-client-request-id")) != nil {
@@ -233,8 +239,9 @@ func (s *Server) identity(r *http.Request, more ...string) (*Identity, error) {
 	return s.selected(query, "mi_res_id")
 }
 
-// onlyKnown refuses query variables that a leg of managed identity v2 does not know, as the service does: msi_res_id, which is
-// version 1's, was answered with 400 "Unsupported query variables" (review of MSAL.NET's pull request 5501, 2025-10).
+// onlyKnown refuses query variables that a request of managed identity v2 does not know, as the
+// service does: msi_res_id, which is version 1's, was answered with 400 "Unsupported query
+// variables" (review of MSAL.NET's pull request 5501, 2025-10).
 func onlyKnown(query url.Values, known []string) error {
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		if !slices.Contains(known, name) {
@@ -244,8 +251,9 @@ func onlyKnown(query url.Values, known []string) error {
 	return nil
 }
 
-// selectors are the query parameters that name an identity, and what they are compared with. Managed identity v1 documents
-// msi_res_id, and takes mi_res_id, which go-autorest and rclone send it; v2 refuses the former before it comes to this.
+// selectors are the query parameters that name an identity, and what they are compared with.
+// Managed identity v1 documents msi_res_id, and takes mi_res_id, which go-autorest and rclone send
+// it; v2 refuses the former before it comes to this.
 func selectors() map[string]func(*Identity) string {
 	resourceID := func(i *Identity) string { return i.ResourceID }
 	return map[string]func(*Identity) string{
@@ -279,7 +287,8 @@ func (s *Server) selected(query url.Values, resourceID string) (*Identity, error
 	return &s.cfg.Identities[at], nil
 }
 
-// only is whom managed identity v1 means without a selector on a VM without an identity of its own.
+// only is the identity that managed identity v1 gives without a selector on a VM without an
+// identity of its own.
 func (s *Server) only() (*Identity, error) {
 	switch len(s.cfg.Identities) {
 	case 0:

@@ -9,8 +9,9 @@ import (
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// tokenVersion is the first version of the managed identity v1 interface, and the one that is documented. Programs send others, such as the newest one of
-// the instance metadata (HashiCorp Vault: 2021-05-01), and get the same answer.
+// tokenVersion is the first version of the managed identity v1 interface, and the one that is
+// documented. Programs send others, such as the newest one of the instance metadata (HashiCorp
+// Vault: 2021-05-01), and get the same answer.
 const tokenVersion = "2018-02-01"
 
 // isTokenVersion takes every date from tokenVersion on.

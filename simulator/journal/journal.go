@@ -20,7 +20,7 @@ const (
 type Entry struct {
 	Seq     uint64    `json:"seq"` // 1 for the first request since the start
 	Time    time.Time `json:"time"`
-	Leg     string    `json:"leg"` // "service.operation", as in "imds.issuecredential"
+	Leg     string    `json:"leg"` // the operation, with its service: "imds.issuecredential"
 	Method  string    `json:"method"`
 	Path    string    `json:"path"`   // without query
 	Client  string    `json:"client"` // address and port: one for each connection
@@ -28,11 +28,13 @@ type Entry struct {
 	Outcome Outcome   `json:"outcome"`
 	Error   string    `json:"error,omitempty"` // why it was refused, or which fault was in the way
 
-	// ClientCertThumbprint is the SHA-256 of the client certificate's DER in base64url without padding (RFC 8705, 3.1, "x5t#S256").
+	// ClientCertThumbprint is the SHA-256 of the client certificate's DER in base64url without
+	// padding (RFC 8705, 3.1, "x5t#S256").
 	ClientCertThumbprint string `json:"client_cert_thumbprint,omitempty"`
 	TLSVersion           string `json:"tls_version,omitempty"`
 
-	// Detail is the service's own, such as every check of an attestation verdict. It is not changed after Add.
+	// Detail is the service's own, such as every check of an attestation verdict. It is not changed
+	// after Add.
 	Detail map[string]any `json:"detail,omitempty"`
 }
 
@@ -82,7 +84,7 @@ func (j *Journal) Entries() []Entry {
 	return slices.Clone(j.entries)
 }
 
-// Leg returns the kept entries of one leg, oldest first.
-func (j *Journal) Leg(leg string) []Entry {
-	return slices.DeleteFunc(j.Entries(), func(e Entry) bool { return e.Leg != leg })
+// Leg returns the kept entries of one operation, oldest first.
+func (j *Journal) Leg(operation string) []Entry {
+	return slices.DeleteFunc(j.Entries(), func(e Entry) bool { return e.Leg != operation })
 }

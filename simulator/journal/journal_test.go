@@ -18,6 +18,6 @@ func TestJournalKeepsTheLastEntriesAndTheirNumbers(t *testing.T) {
 		t.Errorf("entries: %+v", entries)
 	}
 	if a := j.Leg("a"); len(a) != 1 || a[0].Seq != 3 {
-		t.Errorf("leg a: %+v", a)
+		t.Errorf("operation a: %+v", a)
 	}
 }

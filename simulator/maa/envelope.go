@@ -37,8 +37,8 @@ type encryptionParams struct {
 	Iv            []byte
 }
 
-// seal encrypts token so that only the TPM which holds the transport key can read it: AES-256-GCM under a fresh key, that key with
-// RSAES-PKCS1-v1_5 under the transport key (TPMT_PUBLIC).
+// seal encrypts token so that only the TPM which holds the transport key can read it: AES-256-GCM
+// under a fresh key, that key with RSAES-PKCS1-v1_5 under the transport key (TPMT_PUBLIC).
 func seal(token string, transport []byte) (string, error) {
 	public, err := publicKey(transport)
 	if err != nil {

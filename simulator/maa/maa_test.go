@@ -19,7 +19,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/keyagent/keyagent/attest"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/maa"
 	"github.com/keyagent/keyagent/simulator/pki"
@@ -268,13 +268,14 @@ func (m *machine) testEvidenceRefused(t *testing.T) {
 	}
 }
 
-// An instance that knows another launch identity: to it, this VM runs firmware of an unknown party on a genuine processor.
+// An instance that knows another launch identity: to it, this VM runs firmware of an unknown party
+// on a genuine processor.
 func (m *machine) testLaunchRefused(t *testing.T) {
 	other := httptest.NewUnstartedServer(nil)
 	url := "https://" + other.Listener.Addr().String()
 	service, err := maa.New(maa.Config{
 		BaseURL: url, Anchors: anchors(t, m.platform.Info()), IDKeyDigests: [][]byte{make([]byte, 48)},
-		Recorder: leg.Recorder{Journal: m.platform.Journal(), Faults: m.platform.Faults()},
+		Recorder: endpoint.Recorder{Journal: m.platform.Journal(), Faults: m.platform.Faults()},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -290,7 +291,8 @@ func (m *machine) testLaunchRefused(t *testing.T) {
 	}
 }
 
-// replaceReport puts in a well-formed report about the same claims, by a processor under a root that nobody trusts: an attacker's own machine.
+// replaceReport puts in a well-formed report about the same claims, by a processor under a root
+// that nobody trusts: an attacker's own machine.
 func replaceReport(t *testing.T, info object) {
 	t.Helper()
 	processor, err := pki.NewProcessor(pki.Milan(), time.Now())

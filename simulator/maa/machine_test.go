@@ -29,7 +29,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// machine is the VM as the agent on it sees it: a TPM with a binding key, a collector, and the attestation service.
+// machine is the VM as the agent on it sees it: a TPM with a binding key, a collector, and the
+// attestation service.
 type machine struct {
 	platform  *simulator.Platform
 	tpm       *tpm.TPM
@@ -39,8 +40,9 @@ type machine struct {
 	http      *http.Client
 	url       string // of the attestation service
 
-	// Another key of this TPM, with the AK's statement about it for the same challenge as that of the evidence under attack. It is gone
-	// from the TPM again: with binding and transport key loaded there is no room for it.
+	// Another key of this TPM, with the AK's statement about it for the same challenge as that of
+	// the evidence under attack. It is gone from the TPM again: with binding and transport key
+	// loaded there is no room for it.
 	contested    attest.Challenge
 	otherKey     []byte // TPMT_PUBLIC
 	otherCertify tpm.Attestation
@@ -153,7 +155,8 @@ func (m *machine) certifyOther(t *testing.T) {
 	}
 }
 
-// quoteByOtherAK quotes with a key of the AK's template that is not the platform's, in the same TPM.
+// quoteByOtherAK quotes with a key of the AK's template that is not the platform's, in the same
+// TPM.
 func (m *machine) quoteByOtherAK(t *testing.T, qualifyingData []byte) tpm.Quote {
 	t.Helper()
 	var handle tpm2.TPMHandle

@@ -21,7 +21,8 @@ const maxBodyBytes = 2 << 20
 // binary64 is a byte string that travels in standard base64 with padding.
 type binary64 []byte
 
-// UnmarshalJSON implements json.Unmarshaler. Unlike encoding/json's own decoding of byte slices it takes neither line breaks nor stray bits.
+// UnmarshalJSON implements json.Unmarshaler. Unlike encoding/json's own decoding of byte slices it
+// takes neither line breaks nor stray bits.
 func (b *binary64) UnmarshalJSON(data []byte) error {
 	var text string
 	if err := json.Unmarshal(data, &text); err != nil {
@@ -116,7 +117,8 @@ func (s *bareSignature) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// eitherBase64 takes both alphabets, with or without padding: Microsoft's own clients differ here, and the service takes them all.
+// eitherBase64 takes both alphabets, with or without padding: Microsoft's own clients differ here,
+// and the service takes them all.
 type eitherBase64 []byte
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -178,7 +180,7 @@ func (info *attestationInfo) check() error {
 	return nil
 }
 
-// evidence puts the parts into the form that package attest judges.
+// evidence puts the parts into the form that package attest verifies.
 func (info *attestationInfo) evidence() (*attest.Evidence, error) {
 	var proof snpProof
 	if err := json.Unmarshal(info.IsolationInfo.Evidence.Proof, &proof); err != nil {

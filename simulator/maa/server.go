@@ -14,12 +14,12 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/keyagent/keyagent/attest"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// Names of the legs in journal and faults.
+// Names of the operations in journal and faults.
 const (
 	LegAttest   = "maa.attest"
 	LegMetadata = "maa.metadata" // signing certificates and OpenID configuration
@@ -36,7 +36,7 @@ type Config struct {
 	IDKeyDigests [][]byte         // launch identities that count as Azure's paravisor; 48 bytes each
 	Keys         pki.Keys         // for the signing key; nil generates one
 	Now          func() time.Time // nil means time.Now
-	Recorder     leg.Recorder
+	Recorder     endpoint.Recorder
 }
 
 // Server is the instance. It is safe for concurrent use.
@@ -92,7 +92,7 @@ func (s *Server) makeKey() error {
 	if s.certificate, err = x509.ParseCertificate(der); err != nil {
 		return err
 	}
-	s.keyID = leg.Thumbprint(der)
+	s.keyID = endpoint.Thumbprint(der)
 	options := (&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", s.keyID).WithHeader("jku", s.cfg.BaseURL+"/certs")
 	s.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: key}, options)
 	return err
@@ -128,24 +128,25 @@ func (s *Server) serveAttest(w http.ResponseWriter, r *http.Request, e *journal.
 	if err != nil {
 		refused := asRefusal(err)
 		e.Error = refused.message
-		leg.WriteJSON(w, refused.status, refused.body())
+		endpoint.WriteJSON(w, refused.status, refused.body())
 		return
 	}
-	leg.WriteJSON(w, http.StatusOK, map[string]string{"token": answer})
+	endpoint.WriteJSON(w, http.StatusOK, map[string]string{"token": answer})
 }
 
-// serveCertificates lists the signing certificate as the real service does: the key is in x5c, and nowhere else.
+// serveCertificates lists the signing certificate as the real service does: the key is in x5c, and
+// nowhere else.
 func (s *Server) serveCertificates(w http.ResponseWriter, _ *http.Request, _ *journal.Entry) {
 	type jwk struct {
 		KeyID string   `json:"kid"`
 		Type  string   `json:"kty"`
 		Chain [][]byte `json:"x5c"` // standard base64 (RFC 7517, 4.7)
 	}
-	leg.WriteJSON(w, http.StatusOK, map[string][]jwk{"keys": {{s.keyID, "RSA", [][]byte{s.certificate.Raw}}}})
+	endpoint.WriteJSON(w, http.StatusOK, map[string][]jwk{"keys": {{s.keyID, "RSA", [][]byte{s.certificate.Raw}}}})
 }
 
 func (s *Server) serveConfiguration(w http.ResponseWriter, _ *http.Request, _ *journal.Entry) {
-	leg.WriteJSON(w, http.StatusOK, map[string]any{
+	endpoint.WriteJSON(w, http.StatusOK, map[string]any{
 		"issuer":                                s.cfg.BaseURL,
 		"jwks_uri":                              s.cfg.BaseURL + "/certs",
 		"response_types_supported":              []string{"token", "none"},
@@ -156,7 +157,7 @@ func (s *Server) serveConfiguration(w http.ResponseWriter, _ *http.Request, _ *j
 func serveUnknown(w http.ResponseWriter, _ *http.Request, e *journal.Entry) {
 	refused := &refusal{status: http.StatusNotFound, code: "NotFound", message: "no such operation"}
 	e.Error = refused.message
-	leg.WriteJSON(w, refused.status, refused.body())
+	endpoint.WriteJSON(w, refused.status, refused.body())
 }
 
 // refusal is an error answer.

@@ -98,7 +98,8 @@ func jwk(id, operation string, key *rsa.PublicKey) any {
 	}
 }
 
-// isolationClaims are what the processor vouches for. The service repeats the runtime claims with their members sorted, as any map is encoded.
+// isolationClaims are what the processor vouches for. The service repeats the runtime claims with
+// their members sorted, as any map is encoded.
 func isolationClaims(evidence *attest.Evidence, r *tee.SNPReport) (any, error) {
 	var runtime map[string]any
 	if err := json.Unmarshal(evidence.RuntimeClaims, &runtime); err != nil {

@@ -34,7 +34,8 @@ func Genoa() Product {
 	return Product{Line: "Genoa", Name: "Genoa-B1", family: 0x19, model: 0x11, stepping: 0x01}
 }
 
-// TCB returns the firmware levels of every report and VCEK made here: boot loader 4, SNP firmware 0x18, microcode 0xdb, which Azure ran in 2025.
+// TCB returns the firmware levels of every report and VCEK made here: boot loader 4, SNP firmware
+// 0x18, microcode 0xdb, which Azure ran in 2025.
 func TCB() uint64 { return 0xdb18000000000004 }
 
 // Processor is one AMD chip with the chain that vouches for it. It is immutable.
@@ -84,7 +85,8 @@ func (k Keys) NewProcessor(p Product, now time.Time) (*Processor, error) {
 	return c, nil
 }
 
-// amdAuthorities makes the root and the intermediate of a product line (AMD 57230, "ARK and ASK certificates").
+// amdAuthorities makes the root and the intermediate of a product line (AMD 57230, "ARK and ASK
+// certificates").
 func amdAuthorities(p Product, now time.Time, keys Keys) (ark, ask *authority, err error) {
 	authority := func(name string, pathLen int, parent *authority) (*authority, error) {
 		key, err := keys.Next()
@@ -124,8 +126,8 @@ func amdName(commonName string) pkix.Name {
 	}
 }
 
-// vcekExtensions are AMD's own (AMD 57230, "VCEK certificate definition"). The hardware id goes in bare, without an OCTET STRING
-// of its own, as the real service writes it.
+// vcekExtensions are AMD's own (AMD 57230, "VCEK certificate definition"). The hardware id goes in
+// bare, without an OCTET STRING of its own, as the real service writes it.
 func vcekExtensions(p Product, tcb kds.TCBParts, chipID []byte) ([]pkix.Extension, error) {
 	productName, err := asn1.MarshalWithParams(p.Name, "ia5")
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 // ApplicationAuthorityName is the name under which applications' certificates are issued.
 const ApplicationAuthorityName = "Simulated Application CA"
 
-// ApplicationAuthority issues certificates to applications, as a company's own authority does, so that an app registration
-// can trust them by subject and issuer.
+// ApplicationAuthority issues certificates to applications, as a company's own authority does, so
+// that an app registration can trust them by subject and issuer.
 type ApplicationAuthority struct {
 	Certificate *x509.Certificate
 
@@ -31,8 +31,8 @@ func NewApplicationAuthority(now time.Time) (*ApplicationAuthority, error) {
 	return &ApplicationAuthority{Certificate: issuer.certificate, issuer: issuer}, nil
 }
 
-// Issue makes a client certificate, valid for a year, of the subject, the public key and the DNS names that are asked for. Whether
-// the request is signed by that key is not checked.
+// Issue makes a client certificate, valid for a year, of the subject, the public key and the DNS
+// names that are asked for. Whether the request is signed by that key is not checked.
 func (a *ApplicationAuthority) Issue(request *x509.CertificateRequest, now time.Time) (*x509.Certificate, error) {
 	return a.issuer.issue(&x509.Certificate{
 		RawSubject:            request.RawSubject,

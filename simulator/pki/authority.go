@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// backdated is how far in the past certificates begin to be valid, so that the clocks of simulator and agent need not agree to the second.
+// backdated is how far in the past certificates begin to be valid, so that the clocks of simulator
+// and agent need not agree to the second.
 const backdated = 10 * time.Minute
 
 // serialBits is the size of a random serial number, as CAs use them (RFC 5280, 4.1.2.2).

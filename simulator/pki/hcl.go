@@ -29,7 +29,8 @@ type RuntimeClaims struct {
 	UserData []byte         // the guest's 64 bytes; shorter input is padded with zeros
 }
 
-// Encode writes the claims as the paravisor does: these members, in this order, without white space.
+// Encode writes the claims as the paravisor does: these members, in this order, without white
+// space.
 func (c RuntimeClaims) Encode() ([]byte, error) {
 	if len(c.UserData) > userDataSize {
 		return nil, fmt.Errorf("user data of %d bytes, want at most %d", len(c.UserData), userDataSize)

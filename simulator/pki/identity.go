@@ -18,7 +18,8 @@ const (
 	DefaultTokenLife   = 7 * 24 * time.Hour
 )
 
-// OIDTokenNotAfter identifies the extension that says until when a binding certificate gets tokens, a GeneralizedTime.
+// OIDTokenNotAfter identifies the extension that says until when a binding certificate gets tokens,
+// a GeneralizedTime.
 func OIDTokenNotAfter() asn1.ObjectIdentifier {
 	return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 90, 2, 1}
 }
@@ -55,7 +56,8 @@ type BindingCertificate struct {
 	Now      time.Time
 	Life     time.Duration // until notAfter; 0 means DefaultBindingLife
 
-	// TokenLife is the time until token_not_after; 0 means DefaultTokenLife, less than 0 leaves the extension out.
+	// TokenLife is the time until token_not_after; 0 means DefaultTokenLife, less than 0 leaves the
+	// extension out.
 	TokenLife time.Duration
 }
 

@@ -12,9 +12,9 @@ import (
 	"path/filepath"
 )
 
-// Keys gives the RSA keys of authorities, a different one at each call; nil generates them. Generating
-// one takes most of the time in which a platform starts: tests that start many take them from a pool,
-// or from files.
+// Keys gives the RSA keys of authorities, a different one at each call; nil generates them.
+// Generating one takes most of the time in which a platform starts: tests that start many take them
+// from a pool, or from files.
 type Keys func() (*rsa.PrivateKey, error)
 
 // Next returns the next key.
@@ -25,8 +25,8 @@ func (k Keys) Next() (*rsa.PrivateKey, error) {
 	return k()
 }
 
-// KeysIn returns the keys of one platform that are kept in files of dir, which is made if it does not
-// exist: PKCS #8 in PEM, 1.pem, 2.pem and so on. What is not there yet is generated. Several
+// KeysIn returns the keys of one platform that are kept in files of dir, which is made if it does
+// not exist: PKCS #8 in PEM, 1.pem, 2.pem and so on. What is not there yet is generated. Several
 // processes may use one directory at the same time, and then have the same keys.
 func KeysIn(dir string) Keys {
 	var given int

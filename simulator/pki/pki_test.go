@@ -237,7 +237,8 @@ func TestServerCertificateIsGoodForLoopback(t *testing.T) {
 	}
 }
 
-// openssl, which shares no code with us, must be able to read what was signed with PSS and the chain above it.
+// openssl, which shares no code with us, must be able to read what was signed with PSS and the
+// chain above it.
 func TestOpenSSLVerifiesTheAMDChain(t *testing.T) {
 	openssl := tooltest.Tool(t, "openssl")
 	c := processor(t, pki.Milan())

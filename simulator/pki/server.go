@@ -30,7 +30,8 @@ func NewServerAuthority(now time.Time) (*ServerAuthority, error) {
 	return &ServerAuthority{Root: issuer.certificate, issuer: issuer}, nil
 }
 
-// Certificate issues a server certificate for 127.0.0.1, ::1, localhost and the further DNS names, valid for a year.
+// Certificate issues a server certificate for 127.0.0.1, ::1, localhost and the further DNS names,
+// valid for a year.
 func (a *ServerAuthority) Certificate(now time.Time, names ...string) (tls.Certificate, error) {
 	key, err := newECKey(elliptic.P256())
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// VTPMAuthority certifies attestation keys of virtual TPMs, as Azure's does: a root, and one intermediate that hosts do not send along.
+// VTPMAuthority certifies attestation keys of virtual TPMs, as Azure's does: a root, and one
+// intermediate that hosts do not send along.
 type VTPMAuthority struct {
 	Root         *x509.Certificate
 	Intermediate *x509.Certificate

@@ -48,7 +48,7 @@ func (c *challenge) set(claims string) error {
 	return nil
 }
 
-// checkWanted refuses what no token could be found to carry.
+// checkWanted refuses a challenge that no token can meet.
 func checkWanted(name string, values []string) error {
 	switch {
 	case len(values) == 0:
@@ -63,7 +63,8 @@ func checkWanted(name string, values []string) error {
 	return nil
 }
 
-// unmet returns the header's claims value, in base64, if the token does not carry what is asked for.
+// unmet returns the header's claims value, in base64, if the token does not carry what is asked
+// for.
 func (c *challenge) unmet(token tokenClaims) (string, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

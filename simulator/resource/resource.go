@@ -11,24 +11,24 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// Leg is the name in journal and faults.
+// Leg is the operation's name in journal and faults.
 const Leg = "resource"
 
 // clockSkew is how far the token service's clock may be off.
 const clockSkew = time.Minute
 
-// Config says whose tokens the resource takes.
+// Config says which tokens the resource takes.
 type Config struct {
 	Audience string // URI of the API that is like Azure Key Vault
 	Graph    string // URI of the API that is like Microsoft Graph, under /v1.0/; "" means none
 	Issuer   string
 	Keys     jose.JSONWebKeySet
 	Now      func() time.Time // nil means time.Now
-	Recorder leg.Recorder
+	Recorder endpoint.Recorder
 }
 
 // Server is the resource. It answers every path, and is safe for concurrent use.
@@ -45,7 +45,8 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg}
 }
 
-// TLSConfig returns the configuration to serve with, certificate being the server's. Clients may show a certificate; the token says whether they must.
+// TLSConfig returns the configuration to serve with, certificate being the server's. Clients may
+// show a certificate; the token says whether they must.
 func TLSConfig(certificate tls.Certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS12,
@@ -55,8 +56,9 @@ func TLSConfig(certificate tls.Certificate) *tls.Config {
 	}
 }
 
-// Challenge makes the resource refuse tokens that do not carry the claims: a JSON object as in the header WWW-Authenticate, with nbf, acrs or
-// xms_cc under access_token. An object without members ends it.
+// Challenge makes the resource refuse tokens that do not carry the claims: a JSON object as in the
+// header WWW-Authenticate, with nbf, acrs or xms_cc under access_token. An object without members
+// ends it.
 func (s *Server) Challenge(claims string) error { return s.challenge.set(claims) }
 
 // ServeHTTP implements http.Handler.
@@ -78,21 +80,22 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, e *journal.Entry)
 		return
 	}
 	e.Set("client_id", token.ClientID)
-	leg.WriteJSON(w, http.StatusOK, Caller{
+	endpoint.WriteJSON(w, http.StatusOK, Caller{
 		ClientID: token.ClientID, ObjectID: token.ObjectID, TenantID: token.TenantID, ResourceID: token.ResourceID,
 		Audience: a.audience, Expires: time.Unix(token.Expiry, 0).UTC(), Bound: token.Confirmation != nil,
 	})
 }
 
-// refuse answers as Key Vault and Graph do. Clients look for the code in the message, too, in brackets.
+// refuse answers as Key Vault and Graph do. Clients look for the code in the message, too, in
+// brackets.
 func refuse(w http.ResponseWriter, code, message, header string) {
 	w.Header().Set("WWW-Authenticate", header)
-	leg.WriteJSON(w, http.StatusUnauthorized, map[string]any{
+	endpoint.WriteJSON(w, http.StatusUnauthorized, map[string]any{
 		"error": map[string]string{"code": code, "message": "[" + code + "] " + message},
 	})
 }
 
-// Caller is who the resource saw calling.
+// Caller is what the token of a request says of the caller.
 type Caller struct {
 	ClientID   string    `json:"client_id"`
 	ObjectID   string    `json:"object_id"`
@@ -118,13 +121,14 @@ type tokenClaims struct {
 	} `json:"cnf"`
 }
 
-// Schemes of the header Authorization, in lower case as they are compared without regard to case (RFC 9110, 11.1).
+// Schemes of the header Authorization, in lower case as they are compared without regard to case
+// (RFC 9110, 11.1).
 const (
 	schemeBearer = "bearer"
 	schemePoP    = "mtls_pop"
 )
 
-// token verifies the request's token, and that it came from whom it is bound to.
+// token verifies the request's token and, if it is bound, that it came over its certificate.
 func (s *Server) token(r *http.Request, a api, e *journal.Entry) (tokenClaims, error) {
 	authorization := r.Header.Values("Authorization")
 	if len(authorization) != 1 {
@@ -143,7 +147,8 @@ func (s *Server) token(r *http.Request, a api, e *journal.Entry) (tokenClaims, e
 	return claims, claims.checkBinding(scheme, r.TLS)
 }
 
-// checkBinding compares what the token is bound to with the client certificate of the connection (RFC 8705, 3).
+// checkBinding compares what the token is bound to with the client certificate of the connection
+// (RFC 8705, 3).
 func (t tokenClaims) checkBinding(scheme string, state *tls.ConnectionState) error {
 	switch {
 	case t.Confirmation == nil && scheme == schemePoP:
@@ -152,7 +157,7 @@ func (t tokenClaims) checkBinding(scheme string, state *tls.ConnectionState) err
 		return nil
 	case state == nil || len(state.PeerCertificates) == 0:
 		return errNoCertificate
-	case leg.Thumbprint(state.PeerCertificates[0].Raw) != t.Confirmation.Thumbprint:
+	case endpoint.Thumbprint(state.PeerCertificates[0].Raw) != t.Confirmation.Thumbprint:
 		return errOtherCertificate
 	}
 	return nil

@@ -21,7 +21,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/keyagent/keyagent/simulator/fault"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 	"github.com/keyagent/keyagent/simulator/pki"
 	"github.com/keyagent/keyagent/simulator/resource"
@@ -71,7 +71,7 @@ func newWorld(t *testing.T) *world {
 	w.server = resource.New(resource.Config{
 		Audience: "https://vault.azure.net", Graph: "https://graph.microsoft.com", Issuer: "https://sts/", Now: epoch,
 		Keys:     jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{KeyID: "1", Key: w.key.Public()}}},
-		Recorder: leg.Recorder{Journal: w.journal, Faults: fault.NewSet()},
+		Recorder: endpoint.Recorder{Journal: w.journal, Faults: fault.NewSet()},
 	})
 	authority, err := pki.NewServerAuthority(epoch())
 	if err != nil {
@@ -125,7 +125,8 @@ type refusal struct {
 	Error struct{ Code, Message string }
 }
 
-// call makes a request with this Authorization header over a connection by this certificate; nil means none.
+// call makes a request with this Authorization header over a connection by this certificate; nil
+// means none.
 func (w *world) call(t *testing.T, authorization string, certificate *tls.Certificate) answer {
 	t.Helper()
 	return w.callAt(t, "/secrets/x", authorization, certificate)
@@ -196,7 +197,7 @@ func TestBearerTokens(t *testing.T) {
 func TestBoundTokens(t *testing.T) {
 	w := newWorld(t)
 	own, other := clientCertificate(t), clientCertificate(t)
-	cnf := map[string]any{"x5t#S256": leg.Thumbprint(own.Certificate[0])}
+	cnf := map[string]any{"x5t#S256": endpoint.Thumbprint(own.Certificate[0])}
 	bound := sign(t, w.key, jose.RS256, claims("cnf", cnf))
 	unbound := sign(t, w.key, jose.RS256, claims("", nil))
 	for name, c := range map[string]struct {
@@ -235,7 +236,7 @@ func TestTheCodesOfRefusals(t *testing.T) {
 	w := newWorld(t)
 	own, other := clientCertificate(t), clientCertificate(t)
 	token := func(audience string) string {
-		c := claims("cnf", map[string]any{"x5t#S256": leg.Thumbprint(own.Certificate[0])})
+		c := claims("cnf", map[string]any{"x5t#S256": endpoint.Thumbprint(own.Certificate[0])})
 		c["aud"] = audience
 		return "mtls_pop " + sign(t, w.key, jose.RS256, c)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// What the platform puts where.
+// The platform's persistent handles and NV indices.
 const (
 	handleSRK       tpm2.TPMHandle = 0x81000001
 	handleAK        tpm2.TPMHandle = 0x81000003
@@ -123,9 +123,9 @@ func (t *TPM) AKPublic() []byte {
 	return bytes.Clone(t.ak)
 }
 
-// SetAKCertificate puts the attestation key's certificate into NV index 0x01C101D0, in its exact length, at most 2048 bytes. An
-// older one is replaced. Like all of the platform's indices it has an authorization value that nobody knows, and is readable
-// with owner authorization.
+// SetAKCertificate puts the attestation key's certificate into NV index 0x01C101D0, in its exact
+// length, at most 2048 bytes. An older one is replaced. Like all of the platform's indices it has
+// an authorization value that nobody knows, and is readable with owner authorization.
 func (t *TPM) SetAKCertificate(ctx context.Context, der []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -13,7 +13,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// FuzzReadReport: whatever a client writes after the handles of an NV_Read of the report, it gets a well-formed response.
+// FuzzReadReport: whatever a client writes after the handles of an NV_Read of the report, it gets a
+// well-formed response.
 func FuzzReadReport(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0, 4, 0, 0, 0}, true)
 	f.Add([]byte{0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0, 4, 1, 10, 0x28}, true)
@@ -31,8 +32,8 @@ func FuzzReadReport(f *testing.F) {
 	})
 }
 
-// FuzzHandles: whatever handles and parameters a client writes in commands that name objects, load or list them, it gets a well-formed
-// response, and what another connection has stays what it is.
+// FuzzHandles: whatever handles and parameters a client writes in commands that name objects, load
+// or list them, it gets a well-formed response, and what another connection has stays what it is.
 func FuzzHandles(f *testing.F) {
 	f.Add(uint32(tpm2.TPMCCReadPublic), []byte{0x80, 0, 0, 0}, false)
 	f.Add(uint32(tpm2.TPMCCFlushContext), []byte{0x80, 0, 0, 0}, false)

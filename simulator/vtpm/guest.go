@@ -11,13 +11,15 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// attributes says of a command how many handles it begins with, and whether its response begins with one.
+// attributes says of a command how many handles it begins with, and whether its response begins
+// with one.
 type attributes struct {
 	handles  int
 	response bool
 }
 
-// readAttributes asks the TPM about all its commands, as the kernel's resource manager does (TPM 2.0 Part 2, 8.9).
+// readAttributes asks the TPM about all its commands, as the kernel's resource manager does (TPM
+// 2.0 Part 2, 8.9).
 func readAttributes(t transport.TPM) (map[tpm2.TPMCC]attributes, error) {
 	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapCommands, Property: uint32(tpm2.TPMCCNVUndefineSpaceSpecial), PropertyCount: 254}.Execute(t)
 	if err != nil {
@@ -68,7 +70,8 @@ func refusal(err error) ([]byte, error) {
 	return nil, err
 }
 
-// namedHandle returns the first word after the header, which in the commands that end something is its handle.
+// namedHandle returns the first word after the header, which in the commands that end something is
+// its handle.
 func namedHandle(command []byte) tpm2.TPMHandle {
 	if len(command) < headerBytes+4 {
 		return tpm2.TPMRHNull
@@ -76,9 +79,10 @@ func namedHandle(command []byte) tpm2.TPMHandle {
 	return handleAt(command, 0)
 }
 
-// translate puts the TPM's handles of transient objects in the place of the guest's. It returns the code for a command that names
-// what this guest may not use: the platform hierarchy, which the platform closes before the guest starts, and objects that it has
-// not loaded, be they another's or nobody's.
+// translate puts the TPM's handles of transient objects in the place of the guest's. It returns the
+// code for a command that names what this guest may not use: the platform hierarchy, which the
+// platform closes before the guest starts, and objects that it has not loaded, be they another's or
+// nobody's.
 func (g *guest) translate(command []byte) tpm2.TPMRC {
 	code := commandCode(command)
 	if code == tpm2.TPMCCFlushContext && len(command) >= headerBytes+4 && !g.translateAt(command, 0) {
@@ -99,7 +103,8 @@ func (g *guest) translate(command []byte) tpm2.TPMRC {
 	return tpm2.TPMRCSuccess
 }
 
-// translateAt translates the i-th handle of a command. Other handles than those of transient objects mean the same to all.
+// translateAt translates the i-th handle of a command. Other handles than those of transient
+// objects mean the same to all.
 func (g *guest) translateAt(command []byte, i int) bool {
 	h := handleAt(command, i)
 	if !transient(h) {
@@ -112,7 +117,8 @@ func (g *guest) translateAt(command []byte, i int) bool {
 	return found
 }
 
-// track notes what the guest has loaded or ended by a command, and returns the response as the guest is to see it.
+// track notes what the guest has loaded or ended by a command, and returns the response as the
+// guest is to see it.
 func (g *guest) track(code tpm2.TPMCC, named tpm2.TPMHandle, rsp []byte) []byte {
 	if len(rsp) < headerBytes || binary.BigEndian.Uint32(rsp[6:]) != 0 {
 		return rsp
@@ -128,7 +134,8 @@ func (g *guest) track(code tpm2.TPMCC, named tpm2.TPMHandle, rsp []byte) []byte 
 	return rsp
 }
 
-// ownHandles leaves in a list of transient objects (TPM 2.0 Part 3, 30.2) those of this guest, by the names that it knows.
+// ownHandles leaves in a list of transient objects (TPM 2.0 Part 3, 30.2) those of this guest, by
+// the names that it knows.
 func (g *guest) ownHandles(rsp []byte) []byte {
 	s := cryptobyte.String(rsp)
 	var tag uint16
@@ -157,8 +164,9 @@ func (g *guest) ownHandles(rsp []byte) []byte {
 
 func transient(h tpm2.TPMHandle) bool { return byte(h>>24) == byte(tpm2.TPMHTTransient) }
 
-// session reports whether a handle is a session's. One that its client has saved leaves the TPM, and the kernel's resource
-// manager, when it does not find it any more, forgets it: it outlives the connection, and whoever has it loads it again.
+// session reports whether a handle is a session's. One that its client has saved leaves the TPM,
+// and the kernel's resource manager, when it does not find it any more, forgets it: it outlives the
+// connection, and any client that has the saved context can load it.
 func session(h tpm2.TPMHandle) bool {
 	kind := tpm2.TPMHT(h >> 24) // #nosec G115 -- the first byte
 	return kind == tpm2.TPMHTHMACSession || kind == tpm2.TPMHTPolicySession
@@ -166,7 +174,7 @@ func session(h tpm2.TPMHandle) bool {
 
 // leave flushes what the connection left behind.
 func (g *guest) leave() {
-	_ = g.conn.Close() // all is said
+	_ = g.conn.Close() // nothing more is sent
 	g.tpm.mu.Lock()
 	defer g.tpm.mu.Unlock()
 	delete(g.tpm.guests, g)

@@ -25,24 +25,26 @@ const (
 	rcValueParameter1  = tpm2.TPMRCValue | 0x1c0   // the first parameter is out of range
 )
 
-// hclReport stands for NV index 0x01400001. It has a lock of its own, because a report is made while the TPM is free: its maker
-// may use it.
+// hclReport stands for NV index 0x01400001. It has a lock of its own, because a report is made
+// while the TPM is free: its maker may use it.
 type hclReport struct {
 	mu      sync.Mutex
 	maker   func(userData []byte) ([]byte, error)
 	current []byte // reportBytes, zero padded
 }
 
-// SetHCLReport says how a report is made. f is called when offset 0 of the index is read, with the 64 bytes of NV index
-// 0x01400002, or zeros if the guest never wrote them; it returns at most 2600 bytes. Until SetHCLReport was called, and with a
-// nil f, the index is not defined. f may use the TPM, but not read the report.
+// SetHCLReport says how a report is made. f is called when offset 0 of the index is read, with the
+// 64 bytes of NV index 0x01400002, or zeros if the guest never wrote them; it returns at most 2600
+// bytes. Until SetHCLReport was called, and with a nil f, the index is not defined. f may use the
+// TPM, but not read the report.
 func (t *TPM) SetHCLReport(f func(userData []byte) ([]byte, error)) {
 	t.report.mu.Lock()
 	defer t.report.mu.Unlock()
 	t.report.maker, t.report.current = f, nil
 }
 
-// answerReport answers TPM2_NV_ReadPublic and TPM2_NV_Read of the report's index. Other commands are not its business.
+// answerReport answers TPM2_NV_ReadPublic and TPM2_NV_Read of the report's index. Other commands
+// are not its business.
 func (t *TPM) answerReport(command []byte) (rsp []byte, done bool) {
 	s := cryptobyte.String(command)
 	var tag uint16

@@ -6,8 +6,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// space is what a guest has loaded, by the handles that it knows: those of sessions are the TPM's, which stay the same when a
-// session is put aside; those of objects are its own.
+// space is what a guest has loaded, by the handles that it knows: those of sessions are the TPM's,
+// which stay the same when a session is put aside; those of objects are its own.
 type space map[tpm2.TPMHandle]*entry
 
 // entry is a transient object or session, in the TPM or put aside.
@@ -19,8 +19,9 @@ type entry struct {
 // firstObject is the handle that a guest gets for its first object, as from a TPM of its own.
 const firstObject tpm2.TPMHandle = 0x80000000
 
-// enter gives the TPM's slots to g: what the guest before it has loaded is put aside, and what g had comes back. Its error is the
-// TPM's where a slot is missing, because somebody went past this ([TPM.Send]).
+// enter gives the TPM's slots to g: what the guest before it has loaded is put aside, and what g
+// had comes back. Its error is the TPM's where a slot is missing, because a command was sent past
+// the slots' owner ([TPM.Send]).
 func (g *guest) enter() error {
 	if before := g.tpm.resident; before != g && !g.tpm.shared {
 		if before != nil {
@@ -31,8 +32,9 @@ func (g *guest) enter() error {
 	return g.load()
 }
 
-// save puts aside what is in the TPM. What the TPM does not save has ended by itself, as sessions and sequences do, or is a session for
-// which the TPM wants an older one back first (TPM_RC_CONTEXT_GAP): this one is lost then, as with the kernel.
+// save puts aside what is in the TPM. What the TPM does not save has ended by itself, as sessions
+// and sequences do, or is a session for which the TPM wants an older one back first
+// (TPM_RC_CONTEXT_GAP): this one is lost then, as with the kernel.
 func (g *guest) save() {
 	tpm := locked{g.tpm}
 	for h, e := range g.space {
@@ -51,8 +53,8 @@ func (g *guest) save() {
 	}
 }
 
-// load brings back what was put aside. What the TPM does not take any more is forgotten: somebody has flushed it, or its hierarchy
-// was cleared.
+// load brings back what was put aside. What the TPM does not take any more is forgotten: another
+// connection has flushed it, or its hierarchy was cleared.
 func (g *guest) load() error {
 	for h, e := range g.space {
 		if e.aside == nil {
@@ -82,8 +84,8 @@ func (g *guest) flush() {
 	}
 }
 
-// adopt enters what the guest has loaded and returns the handle that it knows it by. A handle that comes again was free before: what
-// had it has ended by itself.
+// adopt enters what the guest has loaded and returns the handle that it knows it by. A handle that
+// comes again was free before: what had it has ended by itself.
 func (g *guest) adopt(real tpm2.TPMHandle) tpm2.TPMHandle {
 	h := real
 	if session(real) {
@@ -101,7 +103,8 @@ func (g *guest) adopt(real tpm2.TPMHandle) tpm2.TPMHandle {
 	return h
 }
 
-// seenAs returns the guest's handle of an object in the TPM. The guest is the one that has the slots.
+// seenAs returns the guest's handle of an object in the TPM. The guest is the one that has the
+// slots.
 func (g *guest) seenAs(real tpm2.TPMHandle) (tpm2.TPMHandle, bool) {
 	for h, e := range g.space {
 		if e.real == real {

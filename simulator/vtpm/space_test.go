@@ -161,7 +161,7 @@ func TestWhatHasEndedDoesNotComeBack(t *testing.T) {
 	checkNames(t, one, b)
 }
 
-// Somebody can flush a session that is not his, as on a real machine, and its owner is told so.
+// A connection can flush another one's session, as on a real machine; its owner then gets an error.
 func TestASessionThatAnotherFlushedIsForgotten(t *testing.T) {
 	t.Parallel()
 	_, one, other := two(t)
@@ -182,8 +182,9 @@ func TestASessionThatAnotherFlushedIsForgotten(t *testing.T) {
 	primary(t, one, 1)
 }
 
-// Who holds the slots past all that is between client and TPM is not put aside. The client is told, and loses nothing.
-func TestWantOfASlotIsSaid(t *testing.T) {
+// What was loaded directly in the TPM, past the connections, keeps its slots. A client that finds
+// none free gets an error, and loses nothing.
+func TestAClientIsToldThatNoSlotIsFree(t *testing.T) {
 	t.Parallel()
 	v, one, other := two(t)
 	a := primary(t, one, 1)

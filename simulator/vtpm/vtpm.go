@@ -16,7 +16,7 @@ import (
 type Config struct {
 	Socket string // path of the Unix socket; a stale one is replaced
 	Azure  bool   // lay the TPM out as on an Azure Confidential VM
-	Shared bool   // all connections share the TPM's slots, as where no resource manager is
+	Shared bool   // all connections share the TPM's slots, as without a resource manager
 }
 
 // TPM is a running virtual TPM. It is safe for concurrent use. Close it.
@@ -33,14 +33,14 @@ type TPM struct {
 	mu       sync.Mutex // around every command
 	sim      *simulator.Simulator
 	guests   map[*guest]struct{}
-	resident *guest                    // whose objects and sessions are in the TPM; nil: nobody's
+	resident *guest                    // the guest whose objects and sessions are in the TPM, or nil
 	commands map[tpm2.TPMCC]attributes // constant
 	ak       []byte                    // TPMT_PUBLIC
 	closed   bool
 }
 
-// Start powers the TPM on and listens. It waits for another TPM of this process to be closed, no longer than ctx allows; apart
-// from that ctx is not kept.
+// Start powers the TPM on and listens. It waits for another TPM of this process to be closed, no
+// longer than ctx allows; apart from that ctx is not kept.
 func Start(ctx context.Context, cfg Config) (*TPM, error) {
 	sim, err := powerOn(ctx)
 	if err != nil {
@@ -63,7 +63,8 @@ func Start(ctx context.Context, cfg Config) (*TPM, error) {
 	return t, nil
 }
 
-// powerOn gets the process' one simulator. Where the caller does not want to wait any longer, it is given back when it comes.
+// powerOn gets the process' one simulator. Where the caller does not want to wait any longer, it is
+// given back when it comes.
 func powerOn(ctx context.Context) (*simulator.Simulator, error) {
 	type result struct {
 		sim *simulator.Simulator
@@ -109,8 +110,9 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 // Device returns the TPM's address, as the agent takes it: "unix:" and the path.
 func (t *TPM) Device() string { return "unix:" + t.socket }
 
-// Reset reboots the machine: an orderly shutdown, power off, power on. Seeds, NV and persistent keys stay; loaded objects,
-// sessions and PCR values are gone. Connections stay open, so that a client can be tested that survives it.
+// Reset reboots the machine: an orderly shutdown, power off, power on. Seeds, NV and persistent
+// keys stay; loaded objects, sessions and PCR values are gone. Connections stay open, so that a
+// client can be tested that survives it.
 func (t *TPM) Reset(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -129,7 +131,8 @@ func (t *TPM) Reset(ctx context.Context) error {
 	return t.bootLocked()
 }
 
-// Close disconnects all clients and powers the TPM off. What it held is lost. Further calls do nothing.
+// Close disconnects all clients and powers the TPM off. What it held is lost. Further calls do
+// nothing.
 func (t *TPM) Close() error {
 	var err error
 	t.shut.Do(func() {
@@ -153,7 +156,8 @@ func (t *TPM) disconnect() {
 	}
 }
 
-// Disconnect closes the connections that clients have now, as a restart of the TPM's service would. They may come back.
+// Disconnect closes the connections that clients have now, as a restart of the TPM's service would.
+// They may come back.
 func (t *TPM) Disconnect() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -162,8 +166,8 @@ func (t *TPM) Disconnect() {
 	}
 }
 
-// Send executes one command past all that is between a client and the TPM. It makes TPM a transport.TPM, for tests that need
-// the platform's rights or look behind the curtain.
+// Send executes one command past all that is between a client and the TPM. It makes TPM a
+// transport.TPM, for tests that need the platform's rights or look at what clients cannot see.
 func (t *TPM) Send(command []byte) ([]byte, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -179,7 +183,7 @@ func (t *TPM) sendLocked(command []byte) ([]byte, error) {
 	return rsp[:n], err
 }
 
-// locked is a transport for who holds the lock.
+// locked is a transport for callers that hold the lock.
 type locked struct{ tpm *TPM }
 
 func (l locked) Send(command []byte) ([]byte, error) { return l.tpm.sendLocked(command) }

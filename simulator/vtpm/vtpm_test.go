@@ -69,7 +69,8 @@ func handles(t *testing.T, c transport.TPM, from uint32) []tpm2.TPMHandle {
 	return list.Handle
 }
 
-// tpm2-tools hand a policy session from program to program like this, on the kernel's resource manager, too.
+// tpm2-tools hand a policy session from program to program like this, on the kernel's resource
+// manager, too.
 func TestASavedSessionOutlivesItsConnection(t *testing.T) {
 	t.Parallel()
 	v := tpmtest.Bare(t)
@@ -164,7 +165,8 @@ func TestAzureLayout(t *testing.T) {
 	}
 }
 
-// qualifiedSigner of a statement is made of the hierarchy's handle: this is how a verifier knows an endorsement primary.
+// qualifiedSigner of a statement is made of the hierarchy's handle: this is how a verifier knows an
+// endorsement primary.
 func TestTheAttestationKeyIsAnEndorsementPrimary(t *testing.T) {
 	t.Parallel()
 	v := tpmtest.Simulator(t)

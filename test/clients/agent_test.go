@@ -18,8 +18,9 @@ import (
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// An app that has only ever known IMDS gets its token from the agent, obtained with a credential that is bound to the VM's TPM. Where it
-// asks for a managed identity, an app registration may answer: its client id selects it.
+// An app that is written for IMDS gets its token from the agent, obtained with a credential
+// that is bound to the VM's TPM. Where it asks for a managed identity, an app registration may
+// answer: its client id selects it.
 func TestTheAgentIsIMDSToALibrary(t *testing.T) {
 	w := newWorld(t)
 	way := w.agentAsIMDS(w.startAgent())
@@ -58,7 +59,7 @@ func TestTheAgentIsIMDSToALibrary(t *testing.T) {
 	}
 }
 
-// Nor does a library go on to ask for what the agent has refused.
+// A library does not repeat a request that the agent has refused.
 func TestTheAgentsRefusalArrivesInTheLibrarysError(t *testing.T) {
 	w := newWorld(t)
 	socket := w.startAgentWith(io.Discard, func(cfg *config.Config) {

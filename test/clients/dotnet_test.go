@@ -26,8 +26,9 @@ import (
 	"github.com/keyagent/keyagent/simulator/pki"
 )
 
-// The Azure SDK for .NET comes as a program of Microsoft's that has it inside, the Azure MCP server, since there is no other way to
-// run .NET where nothing but packages can be had. It is asked to list the secrets of a vault, and for that it needs a token.
+// The Azure SDK for .NET comes as a program of Microsoft's that has it inside, the Azure MCP
+// server, since there is no other way to run .NET where nothing but packages can be had. It is
+// asked to list the secrets of a vault, and for that it needs a token.
 
 // vaultName is a vault that only this process knows.
 const (
@@ -35,14 +36,15 @@ const (
 	vaultHost = vaultName + ".vault.azure.net:443"
 )
 
-// keyVault is where the program's token arrives.
+// keyVault is the service that receives the program's token.
 type keyVault struct {
-	tenant      string   // whose tokens it wants
+	tenant      string   // of the tokens that it wants
 	environment []string // by which a program finds it
 	tokens      chan string
 }
 
-// newKeyVault serves the vault behind a proxy, which leads to it and to the login endpoint, and nowhere else.
+// newKeyVault serves the vault behind a proxy, which leads to it and to the login endpoint, and
+// nowhere else.
 func (w *world) newKeyVault(t *testing.T) *keyVault {
 	t.Helper()
 	v := &keyVault{tenant: w.info.TenantID, tokens: make(chan string, 16)}
@@ -75,7 +77,7 @@ func (w *world) newKeyVault(t *testing.T) *keyVault {
 	return v
 }
 
-// ServeHTTP says whose token it wants, as Key Vault does, and has no secrets.
+// ServeHTTP names the authority whose tokens it wants, as Key Vault does, and has no secrets.
 func (v *keyVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
@@ -85,10 +87,10 @@ func (v *keyVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	v.tokens <- token
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = io.WriteString(w, `{"value":[]}`) // who has hung up does not want it
+	_, _ = io.WriteString(w, `{"value":[]}`) // fails if the client has hung up
 }
 
-// onlyTo is a proxy that has no ways but these: addresses by host:port.
+// onlyTo is a proxy that connects to these targets only: addresses by host:port.
 func onlyTo(t *testing.T, ways map[string]string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		address := ways[r.Host]
@@ -127,8 +129,8 @@ func managedFrom(host, clientID string) []string {
 	return []string{"AZURE_TOKEN_CREDENTIALS=ManagedIdentityCredential", "AZURE_POD_IDENTITY_AUTHORITY_HOST=" + host, "AZURE_CLIENT_ID=" + clientID}
 }
 
-// listSecrets runs the program and returns the token that the vault was shown, if it was shown any. credential is the environment
-// that names the program's credential.
+// listSecrets runs the program and returns the token that the vault was shown, if it was shown any.
+// credential is the environment that names the program's credential.
 func (w *world) listSecrets(t *testing.T, credential []string) (outcome, string) {
 	t.Helper()
 	program := filepath.Join(packages(t, "dotnet"), "node_modules/@azure/mcp-linux-x64/dist/azmcp")
@@ -155,7 +157,7 @@ func (w *world) listSecrets(t *testing.T, credential []string) (outcome, string)
 	}
 }
 
-// What the library asks first is a question without the header that IMDS demands: it wants to know whether anybody is there.
+// The library first probes IMDS, with a request without the header that IMDS demands.
 const withProbe = 2
 
 func TestAProgramOnDotNETGetsATokenWhereItsLibraryLooksForIMDS(t *testing.T) {
@@ -217,7 +219,8 @@ func TestARefusalArrivesInTheErrorOfAProgramOnDotNET(t *testing.T) {
 	}
 }
 
-// environmentOf is the environment that makes a case of a program's credential. Its files are the test's.
+// environmentOf is the environment that makes a case of a program's credential. Its files are the
+// test's.
 func (q request) environmentOf(t *testing.T) []string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "credential.pem")
@@ -245,8 +248,8 @@ func (q request) environmentOf(t *testing.T) []string {
 	return env
 }
 
-// dotNETCases are those of the suite that the program can be told of by its environment, without those in which nothing but the
-// simulated service makes a difference: each takes seconds.
+// dotNETCases are those of the suite that the program can be told of by its environment, without
+// those in which nothing but the simulated service makes a difference: each takes seconds.
 func dotNETCases() []string {
 	return []string{
 		"certificate", "x5c of an uploaded certificate", "x5c of a certificate trusted by subject and issuer", "a trusted certificate without x5c",

@@ -77,7 +77,8 @@ func (w *world) trusted(t *testing.T, app, subject string) pair {
 // signer hides what kind of key it has, as one in a TPM is hidden.
 type signer struct{ crypto.Signer }
 
-// assertion signs a client assertion (RFC 7523, 3) as an app does that has a signer and the library's callback.
+// assertion signs a client assertion (RFC 7523, 3) as an app does that has a signer and the
+// library's callback.
 func assertion(key crypto.Signer, certificate *x509.Certificate, clientID, audience string) (string, error) {
 	thumbprint := sha256.Sum256(certificate.Raw)
 	now := time.Now().Unix()

@@ -46,7 +46,8 @@ func node(t *testing.T) *exec.Cmd {
 	return cmd
 }
 
-// packages is where npm has installed what the lock file of a folder names. The test is skipped where it has not.
+// packages is where npm has installed what the lock file of a folder names. The test is skipped
+// where it has not.
 func packages(t *testing.T, folder string) string {
 	t.Helper()
 	want, err := os.ReadFile(filepath.Join(folder, "package-lock.json"))
@@ -79,7 +80,8 @@ type answer struct {
 	Error   string
 }
 
-// ask lets the library ask IMDS for the vault, where that is at another place than usual. An empty client id is the system-assigned identity.
+// ask lets the library ask IMDS for the vault, where that is at another place than usual. An empty
+// client id is the system-assigned identity.
 func (l language) ask(t *testing.T, host, clientID string) answer {
 	t.Helper()
 	program, err := os.Open(l.program)
@@ -178,7 +180,7 @@ func (w *world) forward(socket string) string {
 	return "http://" + listener.Addr().String()
 }
 
-// join ends when either side does.
+// join ends when either side closes.
 func join(in, out net.Conn) {
 	var back sync.WaitGroup
 	back.Go(func() {
@@ -260,7 +262,7 @@ func TestAnAppInAnotherLanguageGetsATokenWhereItsLibraryLooksForIMDS(t *testing.
 	}
 }
 
-// Who may have one identity only need not name it, as on a VM that has one only.
+// An app that may have one identity only need not name it, as on a VM that has one only.
 func TestAnAppInAnotherLanguageNeedNotNameItsOnlyIdentity(t *testing.T) {
 	w := newWorld(t)
 	vm := w.info.Identities[0]
@@ -270,7 +272,7 @@ func TestAnAppInAnotherLanguageNeedNotNameItsOnlyIdentity(t *testing.T) {
 	}
 }
 
-// Nor does it go on to ask for what it was refused.
+// A library does not repeat a request that was refused.
 func TestARefusalArrivesInTheErrorOfALibraryInAnotherLanguage(t *testing.T) {
 	w := newWorld(t)
 	for name, at := range map[string]place{"IMDS": w.imdsPlace(), "the agent": w.agentPlace(func(*config.Config) {})} {

@@ -11,8 +11,8 @@ import (
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/managedidentity"
 )
 
-// anew is a claims challenge that asks for nothing. The libraries keep a managed identity's tokens for the whole process, one for both
-// of them, and a challenge makes them ask again.
+// anew is a claims challenge that asks for nothing. The libraries keep a managed identity's tokens
+// for the whole process, one for both of them, and a challenge makes them ask again.
 const anew = `{"access_token":{}}`
 
 // msal is an app's client of MSAL.
@@ -56,7 +56,7 @@ func msalManagedIdentity(way *http.Client, id managedidentity.ID, resource strin
 	}
 }
 
-// options is what the Azure SDK wants to be told about the way.
+// options are the Azure SDK's options for the transport.
 func options(way *http.Client) azcore.ClientOptions { return azcore.ClientOptions{Transport: way} }
 
 // get gets a token from any of the Azure SDK's credentials.
@@ -84,7 +84,8 @@ func (w *world) azidentityFromAssertion(clientID string, assertion func(context.
 	}
 }
 
-// azidentityManagedIdentity asks IMDS, which is where a client leads. A nil id is the system-assigned one.
+// azidentityManagedIdentity asks IMDS, which is where a client leads. A nil id is the
+// system-assigned one.
 func azidentityManagedIdentity(way *http.Client, id azidentity.ManagedIDKind, scope string) func(context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
 		credential, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ClientOptions: options(way), ID: id})

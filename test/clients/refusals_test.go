@@ -54,7 +54,8 @@ func TestARefusalOfEntraArrivesInTheLibrarysError(t *testing.T) {
 	}
 }
 
-// The identity that the VM has, but the application does not trust, is the thief's: a program on the same VM.
+// The VM has another identity, which the application does not trust: the attacker is a program on
+// the same VM that may use it.
 func TestAnotherIdentitysTokenIsNoAssertion(t *testing.T) {
 	w := newWorld(t)
 	way := w.azure()

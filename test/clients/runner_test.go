@@ -16,7 +16,8 @@ import (
 	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
-// request is one case, as the runners of the libraries take it (msalgo, js/msal.mjs, js/identity.mjs).
+// request is one case, as the runners of the libraries take it (msalgo, js/msal.mjs,
+// js/identity.mjs).
 type request struct {
 	Kind         kind      `json:"kind"`
 	Authority    string    `json:"authority"`
@@ -36,7 +37,7 @@ type request struct {
 	Identity     *selector `json:"identity,omitempty"`
 }
 
-// kind says what proves who the app is.
+// kind names the app's credential.
 type kind string
 
 const (

@@ -78,7 +78,7 @@ func (s *suiteMaker) with(p pair, change ...func(*request)) request {
 	return r
 }
 
-// asserting is federatedApp with somebody's token.
+// asserting is federatedApp with this token as its assertion.
 func (s *suiteMaker) asserting(assertion string, change ...func(*request)) request {
 	r := s.app(federatedApp)
 	r.Kind, r.Assertion = byAssertion, assertion

@@ -86,7 +86,8 @@ func TestAnAppGetsATokenForATokenThatItTrusts(t *testing.T) {
 	}
 }
 
-// trustedIssuer is a cluster whose service account the application trusts, and signs an assertion for it each time.
+// trustedIssuer is a cluster whose service account the application trusts, and signs an assertion
+// for it each time.
 func (w *world) trustedIssuer(t *testing.T) func(context.Context) (string, error) {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

@@ -73,7 +73,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// azure is an HTTP client for which the real names lead to the platform. Every other name is an error of the test: nothing goes out.
+// azure is an HTTP client for which the real names lead to the platform. Every other name is an
+// error of the test: nothing goes out.
 func (w *world) azure() *http.Client {
 	return w.client(func(ctx context.Context, address string) (net.Conn, error) {
 		at := map[string]string{imdsHost: w.info.IMDS, loginHost: w.info.Login, regionalHost: w.info.Login}[address]
@@ -117,7 +118,7 @@ func (w *world) application(name string) simulator.Application {
 	return simulator.Application{}
 }
 
-// caller is whom the resource takes the holder of a token for.
+// caller is what the resource says of the caller with a token.
 func (w *world) caller(t *testing.T, token string) resource.Caller {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.info.Resource+"/secrets", nil)
@@ -139,12 +140,12 @@ func (w *world) caller(t *testing.T, token string) resource.Caller {
 	return caller
 }
 
-// last is the platform's note of the last request on a leg.
-func (w *world) last(t *testing.T, leg string) journal.Entry {
+// last is the platform's record of the last request of an operation.
+func (w *world) last(t *testing.T, operation string) journal.Entry {
 	t.Helper()
-	entries := w.Journal().Leg(leg)
+	entries := w.Journal().Leg(operation)
 	if len(entries) == 0 {
-		t.Fatalf("nobody asked %s", leg)
+		t.Fatalf("there was no request %s", operation)
 	}
 	return entries[len(entries)-1]
 }
@@ -155,7 +156,8 @@ func (w *world) startAgent() string {
 	return w.startAgentWith(io.Discard, func(*config.Config) {})
 }
 
-// startAgentWith runs the agent with another configuration, and hands out its audit: a JSON object with each write.
+// startAgentWith runs the agent with another configuration, and hands out its audit: a JSON object
+// with each write.
 func (w *world) startAgentWith(audit io.Writer, change func(*config.Config)) string {
 	w.t.Helper()
 	cfg, err := config.Load(w.info.ConfigFile)

@@ -140,7 +140,7 @@ func (m *Manager) send(command []byte) ([]byte, error) {
 	return readMessage(m.tpm)
 }
 
-// upstream is the TPM for who holds the lock.
+// upstream is the TPM for a caller that holds the lock.
 type upstream struct{ manager *Manager }
 
 var _ transport.TPM = upstream{}

@@ -29,8 +29,8 @@ func Swtpm(t testing.TB) *SoftTPM {
 	return swtpm(t, shortDir(t))
 }
 
-// SwtpmOf starts a swtpm that goes on from a copy of the given state, the file tpm2-00.permall of another one. It ends with the test.
-// The test is skipped where swtpm is not installed.
+// SwtpmOf starts a swtpm that goes on from a copy of the given state, the file tpm2-00.permall of
+// another one. It ends with the test. The test is skipped where swtpm is not installed.
 func SwtpmOf(t testing.TB, state []byte) *SoftTPM {
 	t.Helper()
 	dir := shortDir(t)

@@ -92,7 +92,7 @@ func (w *Tools) Fail(t testing.TB, name string, args ...string) string {
 
 func (w *Tools) run(t testing.TB, name string, args []string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...) // #nosec G204 -- the judge
+	cmd := exec.CommandContext(t.Context(), name, args...) // #nosec G204 -- the tool that checks
 	cmd.Dir = w.Dir
 	tcti := w.TCTI(t)
 	cmd.Env = append(append(os.Environ(), w.Env...), relayTo+"="+w.device, "TPM2TOOLS_TCTI="+tcti, "TPM2OPENSSL_TCTI="+tcti, "TSS2_LOG=all+none",

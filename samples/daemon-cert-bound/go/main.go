@@ -1,7 +1,9 @@
-// Daemon is an app without a user, a daemon app as Entra calls it: it gets a token of its own and calls an API with it.
+// Daemon is an app without a user, a daemon app as Entra calls it: it gets a token of its own and
+// calls an API with it.
 //
-// It holds no credential. The agent on this machine knows which one the identity has, and whether that is bound to the TPM, so this file
-// is the same whatever the agent's configuration says. It keeps no token either: the agent does, and renews it in time.
+// It holds no credential. The agent on this machine knows which one the identity has, and whether
+// that is bound to the TPM, so this file is the same whatever the agent's configuration says. It
+// keeps no token either: the agent does, and renews it in time.
 //
 //	IDENTITY         name in the agent's configuration
 //	RESOURCE         what the token is for, as in https://vault.azure.net
@@ -31,7 +33,7 @@ import (
 
 const (
 	attempts    = 5
-	longestWait = time.Minute // who asks for more is left alone
+	longestWait = time.Minute // a longer Retry-After ends the program
 	timeout     = 90 * time.Second
 	maxAnswer   = 1 << 20 // bytes
 )
@@ -164,7 +166,8 @@ func newAPIError(resp *http.Response, body []byte) *apiError {
 
 func (e *apiError) Error() string { return fmt.Sprintf("the API answered %d: %s", e.status, e.text) }
 
-// explain returns what a problem (RFC 9457) says went wrong and, if it says that, what to do; any other body as it is.
+// explain returns what a problem (RFC 9457) says went wrong and, if it says that, what to do; any
+// other body as it is.
 func explain(contentType string, body []byte) string {
 	var problem struct{ Detail, Hint string }
 	if contentType != "application/problem+json" || json.Unmarshal(body, &problem) != nil || problem.Detail == "" {

@@ -1,6 +1,8 @@
-// Program msalgo lets MSAL for Go get a token for each case that arrives, a JSON object on standard input, and prints what an app
-// sees as another one. HOSTS leads its connections: {"login.microsoftonline.com:443":"127.0.0.1:8443"}; to a name that is not listed
-// there is no way. It is a module of its own, with a go.mod for each release that it is built with: go build -modfile go-1.9.mod.
+// Program msalgo lets MSAL for Go get a token for each case that arrives, a JSON object on standard
+// input, and prints what an app sees as another one. HOSTS leads its connections:
+// {"login.microsoftonline.com:443":"127.0.0.1:8443"}; to a name that is not listed there is no way.
+// It is a module of its own, with a go.mod for each release that it is built with: go
+// build -modfile go-1.9.mod.
 package main
 
 import (

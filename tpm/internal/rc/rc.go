@@ -10,8 +10,9 @@ import (
 // Is reports whether code is one of the codes listed, whatever parameter, handle or session it
 // blames.
 func Is(code tpm2.TPMRC, list ...tpm2.TPMRC) bool {
-	// A format-one code is its six lower bits and bit 7; the rest says whom it blames (TPM 2.0 Part
-	// 2, 6.6.2). errors.Is knows that, too, but would allocate on the way of every signature.
+	// A format-one code is its six lower bits and bit 7; the rest says which handle, session or
+	// parameter it blames (TPM 2.0 Part 2, 6.6.2). errors.Is knows that, too, but would allocate on
+	// the way of every signature.
 	const formatOne, number = 0x080, 0x0bf
 	if code&formatOne != 0 {
 		code &= number

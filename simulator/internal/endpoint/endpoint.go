@@ -1,4 +1,4 @@
-package leg
+package endpoint
 
 import (
 	"bytes"
@@ -24,8 +24,8 @@ type Recorder struct {
 	Faults  *fault.Set
 }
 
-// Handler returns h as the leg called name. The entry is in the journal before the answer is on the wire, so that who has the answer
-// finds the entry.
+// Handler returns h as the operation called name. The entry is in the journal before the answer is
+// on the wire: a client that has the answer finds the entry.
 func (rec Recorder) Handler(name string, h Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e := journal.Entry{Leg: name, Method: r.Method, Path: r.URL.Path, Client: r.RemoteAddr}
@@ -72,7 +72,8 @@ func Thumbprint(der []byte) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// wait does what a delay does, and reports whether the service may then answer. A client that has gone is not answered.
+// wait does what a delay does, and reports whether the service may then answer. A client that has
+// gone is not answered.
 func wait(ctx context.Context, f fault.Fault) bool {
 	if f.Kind != fault.Delay {
 		return false
@@ -130,7 +131,8 @@ func (a *answer) Write(b []byte) (int, error) {
 	return a.body.Write(b)
 }
 
-// fault fills in what a fault answers instead of the service. A reset answers nothing, a delay whose client has gone neither.
+// fault fills in what a fault answers instead of the service. A reset answers nothing, a delay
+// whose client has gone neither.
 func (a *answer) fault(f fault.Fault) {
 	switch f.Kind {
 	case fault.Delay, fault.Reset:
@@ -150,7 +152,7 @@ func (a *answer) send() {
 	if a.status != 0 {
 		a.ResponseWriter.WriteHeader(a.status)
 	}
-	_, _ = a.ResponseWriter.Write(a.body.Bytes()) // a client that hangs up is its own affair
+	_, _ = a.ResponseWriter.Write(a.body.Bytes()) // fails if the client has hung up
 }
 
 // WriteJSON answers status with v as JSON.
@@ -158,5 +160,5 @@ func WriteJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // a client that hangs up is its own affair
+	_ = json.NewEncoder(w).Encode(v) // fails if the client has hung up
 }

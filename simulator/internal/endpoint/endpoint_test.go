@@ -1,4 +1,4 @@
-package leg_test
+package endpoint_test
 
 import (
 	"errors"
@@ -10,14 +10,14 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/simulator/fault"
-	"github.com/keyagent/keyagent/simulator/internal/leg"
+	"github.com/keyagent/keyagent/simulator/internal/endpoint"
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// serve starts a server with one leg, which answers 200 or, for /refuse, 403.
+// serve starts a server with one operation, which answers 200 or, for /refuse, 403.
 func serve(t *testing.T, faults ...fault.Fault) (*httptest.Server, *journal.Journal) {
 	t.Helper()
-	rec := leg.Recorder{Journal: journal.New(10, time.Now), Faults: fault.NewSet("x")}
+	rec := endpoint.Recorder{Journal: journal.New(10, time.Now), Faults: fault.NewSet("x")}
 	for _, f := range faults {
 		if err := rec.Faults.Add(f); err != nil {
 			t.Fatal(err)
@@ -27,12 +27,12 @@ func serve(t *testing.T, faults ...fault.Fault) (*httptest.Server, *journal.Jour
 		e.Set("who", "me")
 		if r.URL.Path == "/refuse" {
 			e.Error = "no"
-			leg.WriteJSON(w, http.StatusForbidden, map[string]string{"error": "no"})
+			endpoint.WriteJSON(w, http.StatusForbidden, map[string]string{"error": "no"})
 			return
 		}
-		leg.WriteJSON(w, http.StatusOK, "yes")
+		endpoint.WriteJSON(w, http.StatusOK, "yes")
 	}))
-	s.Config.ConnContext = leg.ConnContext
+	s.Config.ConnContext = endpoint.ConnContext
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s, rec.Journal

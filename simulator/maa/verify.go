@@ -25,7 +25,7 @@ func (s *Server) attest(w http.ResponseWriter, r *http.Request, e *journal.Entry
 	if err != nil {
 		return "", err
 	}
-	result, err := s.judge(info, evidence, e)
+	result, err := s.verify(info, evidence, e)
 	if err != nil {
 		return "", err
 	}
@@ -36,9 +36,9 @@ func (s *Server) attest(w http.ResponseWriter, r *http.Request, e *journal.Entry
 	return seal(token, info.TpmInfo.EncKeyPub)
 }
 
-// judge verifies the evidence and notes every check in the journal. The service's own checks come after the evidence: only who has shown good
-// evidence uses a nonce up.
-func (s *Server) judge(info *attestationInfo, evidence *attest.Evidence, e *journal.Entry) (*attest.Result, error) {
+// verify verifies the evidence and notes every check in the journal. The service's own checks come
+// after the evidence: only good evidence uses up a nonce.
+func (s *Server) verify(info *attestationInfo, evidence *attest.Evidence, e *journal.Entry) (*attest.Result, error) {
 	challenge := attest.Challenge{Nonce: info.ClientPayload["nonce"], Audience: s.cfg.BaseURL}
 	if err := challenge.Validate(); err != nil {
 		return nil, malformed("ClientPayload: %v", err)
@@ -67,8 +67,9 @@ func (s *Server) ownChecks(ak *attest.AK, info *attestationInfo) []attest.Check 
 	return []attest.Check{transport, s.nonce(info.ClientPayload["nonce"])}
 }
 
-// transportKey checks that the key to which the answer will be encrypted lives in the same TPM. Clients of this service certify it with
-// empty qualifying data: its freshness is that no other key opens the answer.
+// transportKey checks that the key to which the answer will be encrypted lives in the same TPM.
+// Clients of this service certify it with empty qualifying data. It needs no nonce: no other key
+// opens the answer.
 func transportKey(ak *attest.AK, info *attestationInfo) attest.Check {
 	err := attest.VerifyTransportKey(ak, attest.Certified{
 		Public:    info.TpmInfo.EncKeyPub,
@@ -102,7 +103,8 @@ func failure(checks []attest.Check) error {
 	return errors.Join(errs...)
 }
 
-// refused makes the answer to evidence that does not hold. It names every check that failed, or that was required and did not apply.
+// refused makes the answer to evidence that does not hold. It names every check that failed, or
+// that was required and did not apply.
 func refused(err error) error {
 	return &refusal{
 		status:  http.StatusBadRequest,
@@ -114,7 +116,7 @@ func refused(err error) error {
 
 // failedChecks collects the check errors in the tree of err.
 func failedChecks(err error) []attest.Check {
-	switch e := err.(type) { //nolint:errorlint // this walks the tree itself
+	switch e := err.(type) { //nolint:errorlint // it descends the tree itself
 	case *attest.CheckError:
 		return []attest.Check{{Name: e.Check, Status: attest.Fail, Reason: e.Reason}}
 	case interface{ Unwrap() error }:

@@ -46,7 +46,8 @@ Exit code 2 means that nothing was imported, and why.`,
   keyagent config import --section AzureAd:Staff /srv/shop/appsettings.json
   az webapp config appsettings list -g shop -n shop | keyagent config import -
   systemctl show -P Environment shop | tr ' ' '\n' | keyagent config import -`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault), // files
 		RunE: func(_ *cobra.Command, args []string) error {
 			settings, err := a.readSettings(args[0])
 			if err != nil {

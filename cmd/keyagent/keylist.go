@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyagent/keyagent/internal/keyring"
+	"github.com/keyagent/keyagent/internal/statedir"
 )
 
 func (a *app) keyListCommand(place *placeFlags) *cobra.Command {
@@ -68,6 +69,8 @@ func certificateText(r keyring.KeyReport) string {
 	switch {
 	case r.Problem != "":
 		return "the key does not work: see keyagent key show " + r.Name
+	case c == nil && r.Name == statedir.BindingKeyName:
+		return "obtained from the platform; see keyagent status"
 	case c == nil:
 		return "none"
 	case c.Problem != "":

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/internal/advice"
+	"github.com/keyagent/keyagent/internal/inputfile"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer"
@@ -131,7 +132,7 @@ func (k *Keyring) Inspect(ctx context.Context, from ForeignFile, source AuthSour
 		return KeyReport{}, err
 	}
 	file.EmptyAuth = file.EmptyAuth && !untried // what may have a value is described, and not used without
-	k.examine(ctx, &r, file, signer.Config{KeyFile: from.Path, Options: tpm.KeyOptions{AuthValue: auth}})
+	k.examine(ctx, &r, file, signer.Config{KeyFile: inputfile.Shown(from.Path), Options: tpm.KeyOptions{AuthValue: auth}})
 	if untried {
 		r.AuthValue = said
 	}

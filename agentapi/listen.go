@@ -46,8 +46,9 @@ func Listen(path string, mode fs.FileMode) (net.Listener, error) {
 	return ln, nil
 }
 
-// A Claim is a socket that is this process' own and is not there yet: no other agent gets it, and no
-// caller finds an agent that cannot answer. It is made by [ClaimSocket]. Not safe for concurrent use.
+// A Claim is a socket that is this process' own and is not there yet: no other agent gets it, and
+// no caller finds an agent that cannot answer. It is made by [ClaimSocket]. Not safe for concurrent
+// use.
 type Claim struct {
 	path string
 	lock *os.File // nil: it was given to a listener, or let go of

@@ -37,8 +37,9 @@ type route struct {
 // a problem, and notes for the audit what it learns.
 type handler func(*Server, *http.Request, *record) (reply, *problem)
 
-// reply is what a 200 says: a body to be encoded as JSON, or a text for Prometheus. If it is that of a token, it begins with
-// the member of an empty one, and the token is put there when it is sent.
+// reply is what a 200 says: a body to be encoded as JSON, or a text for Prometheus. If it is that
+// of a token, it begins with the member of an empty one, and the token is put there when it is
+// sent.
 type reply struct {
 	body  any
 	text  []byte // in the place of the body

@@ -138,8 +138,8 @@ func (a *app) rotate(cmd *cobra.Command, keys *keyring.Keyring, name string, r r
 	return a.printKey(report, r.asJSON, fmt.Sprintf(afterBegin(keys.NeedsIssuer(name)), name))
 }
 
-// afterBegin says what to do with the next generation; %[1]s is the key. For mutual TLS, Entra takes
-// certificates of an authority.
+// afterBegin says what to do with the next generation; %[1]s is the key. For mutual TLS, Entra
+// takes certificates of an authority.
 func afterBegin(needsIssuer bool) string {
 	if needsIssuer {
 		return `key %[1]q stays in use until this one has proved to work:

@@ -172,8 +172,8 @@ func (p *connectProxy) mustBeLeft(t *testing.T) {
 	}
 }
 
-// TestAnErrorSaysWhetherItIsOfBeforeTheReload: an operator who has corrected the proxy sees that the
-// last error is older.
+// TestAnErrorSaysWhetherItIsOfBeforeTheReload: an operator who has corrected the proxy sees that
+// the last error is older.
 func TestAnErrorSaysWhetherItIsOfBeforeTheReload(t *testing.T) {
 	s := newStage(t)
 	proxy, url := s.newConnectProxy()

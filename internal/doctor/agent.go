@@ -68,8 +68,8 @@ func (d *doctor) agentElsewhere(check string) {
 	d.add(check, VerdictOK, "", "none: nobody answers at %s", d.cfg.Socket)
 }
 
-// checkDrift adds a warning for each thing in which the running agent differs from the disk. What is
-// on the disk and cannot be used is no configuration that it could be compared with.
+// checkDrift adds a warning for each thing in which the running agent differs from the disk. What
+// is on the disk and cannot be used is no configuration that it could be compared with.
 func (d *doctor) checkDrift(check string, running wire.Status) {
 	differs := func(what, action, format string, args ...any) {
 		d.add(check+": "+what, VerdictWarn, action, format, args...)

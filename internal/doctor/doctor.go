@@ -148,8 +148,8 @@ func (d *doctor) addRulesOff(off *rulebook.OffError) {
 	}
 }
 
-// unread reports whether there is a configuration that cannot be used: what it says is not known, and
-// the defaults are nobody's choice.
+// unread reports whether there is a configuration that cannot be used: what it says is not known,
+// and the defaults are nobody's choice.
 func (d *doctor) unread() bool {
 	err := d.opts.ConfigError
 	_, rulesOff := errors.AsType[*rulebook.OffError](err)

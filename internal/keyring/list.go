@@ -13,9 +13,9 @@ import (
 // listTimeout bounds what a list waits for a TPM that may not answer at all.
 const listTimeout = 10 * time.Second
 
-// List is [Keyring.Show] of all keys, which needs no TPM: what the files say of the keys is told also
-// where the TPM cannot be reached, or does not answer within ten seconds. Untested is why the keys
-// were not tried then; nil if they were.
+// List is [Keyring.Show] of all keys, which needs no TPM: what the files say of the keys is told
+// also where the TPM cannot be reached, or does not answer within ten seconds. Untested is why the
+// keys were not tried then; nil if they were.
 func (k *Keyring) List(ctx context.Context) (reports []KeyReport, untested, err error) {
 	looking, cancel := context.WithTimeout(ctx, listTimeout)
 	_, untested = k.on(looking)

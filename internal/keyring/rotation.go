@@ -111,7 +111,8 @@ func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOpt
 // self-signed one.
 func (k *Keyring) NeedsIssuer(name string) bool { return k.mutualTLSUser(name) != "" }
 
-// mutualTLSUser names an identity that logs in with a key over mutual TLS only; "" if there is none.
+// mutualTLSUser names an identity that logs in with a key over mutual TLS only; "" if there is
+// none.
 func (k *Keyring) mutualTLSUser(name string) string {
 	for _, id := range k.cfg.Identities {
 		if id.Application != nil && slices.ContainsFunc(id.Application.Credentials, func(c config.Credential) bool {
@@ -139,8 +140,8 @@ func (k *Keyring) proveTrusted(name string) keystore.Prove {
 	}
 }
 
-// GoBack switches to the generation that was in use before the last rotation, after it has proved to
-// work in TLS handshakes. The one that was in use becomes the next one.
+// GoBack switches to the generation that was in use before the last rotation, after it has proved
+// to work in TLS handshakes. The one that was in use becomes the next one.
 func (k *Keyring) GoBack(ctx context.Context, name string, source AuthSource) (KeyReport, error) {
 	if _, err := k.generation(name, false); err != nil {
 		return KeyReport{}, err

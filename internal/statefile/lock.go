@@ -69,7 +69,8 @@ func Lock(dir string) (unlock func() error, err error) {
 	}, nil
 }
 
-// Holder returns who has the lock of a state directory; nil if nobody has it, or that cannot be found out. It changes nothing.
+// Holder returns who has the lock of a state directory; nil if nobody has it, or that cannot be
+// found out. It changes nothing.
 func Holder(dir string) *InUseError {
 	note := filepath.Join(dir, holderFile)
 	if holder(note) == 0 {

@@ -38,7 +38,8 @@ func structures() map[uint16]string {
 	}
 }
 
-// commands are without "TPM2_": those that policies consist of, and those that a user of a TPM sends.
+// commands are without "TPM2_": those that policies consist of, and those that a user of a TPM
+// sends.
 func commands() map[uint32]string {
 	return map[uint32]string{
 		0x120: "EvictControl", 0x122: "NV_UndefineSpace", 0x126: "Clear",

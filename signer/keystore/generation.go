@@ -110,8 +110,8 @@ func (s *Store) Next(name string) (Entry, error) {
 	return next, nil
 }
 
-// Previous returns the generation that was in use before the current one. The error is [ErrNoKey] if
-// it is not kept any more, or there was none.
+// Previous returns the generation that was in use before the current one. The error is [ErrNoKey]
+// if it is not kept any more, or there was none.
 func (s *Store) Previous(name string) (Entry, error) {
 	e, err := s.Current(name)
 	if err != nil {

@@ -131,7 +131,8 @@ type transport struct {
 func newTransport(cfg tlsbridge.Config) *transport { return &transport{cfg, tlsbridge.NewClient(cfg)} }
 
 // SetTLS changes how Entra is reached. Connections that were made with other settings close once
-// the requests on them are done; cached tokens stay.
+// the requests on them are done; cached tokens stay ([Acquirer.PrepareAnew] is for those that may
+// not).
 func (a *Acquirer) SetTLS(cfg tlsbridge.Config) {
 	current := newTransport(cfg)
 	before := a.cfg.transport.Swap(current)
@@ -140,3 +141,7 @@ func (a *Acquirer) SetTLS(cfg tlsbridge.Config) {
 		h.leave(current)
 	}
 }
+
+// Reconsider forgets refusals for which no pause was asked, so that the next request is made: call
+// it after a change that may be what was missing.
+func (a *Acquirer) Reconsider() { a.failures.reconsider() }

@@ -3,6 +3,7 @@ package acquire
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/internal/secret"
@@ -53,8 +54,8 @@ func LicenceOf(err error) Licence {
 // Verdict is everything that an error means, in one line.
 func Verdict(err error) string {
 	v := verdictOf(err)
-	return fmt.Sprintf("row=%q next=%v weaker=%v once=%v kind=%s after=%v claims=%q request=%v local=%v passing=%v rest=%v replace=%q/%v pair=%v hint=%q",
-		v.row, v.next, v.weaker, v.once, v.kind, v.retryAfter, v.claims, v.ofRequest(), v.costsNothing, v.temporary, v.rest(), v.replace, v.replace != "", v.repair, v.hint)
+	return fmt.Sprintf("row=%q next=%v weaker=%v once=%v kind=%s after=%v claims=%q request=%v asked=%v/%v local=%v passing=%v rest=%v replace=%q/%v pair=%v hint=%q",
+		v.row, v.next, v.weaker, v.once, v.kind, v.retryAfter, v.claims, v.hintsAtRequest(), v.refusesRequest, v.imdsRefusesRequest, v.costsNothing, v.temporary, v.rest(), v.replace, v.replace != "", v.repair, v.hint)
 }
 
 // NotLoaded, TooWeak, NotReplaced and Remembered are errors that only an attempt makes.
@@ -72,6 +73,13 @@ var (
 	ErrRetired      = errRetired
 	ErrForceRefresh = errForceRefresh
 )
+
+// Unable reports whether a flight that ended with err says that the identity cannot give tokens.
+func Unable(of Identity, err error) bool {
+	s := identityState{Identity: of}
+	s.note(err, s.ofRequest(verdictOf(err)), time.Time{})
+	return s.unable != nil
+}
 
 // Build makes the list of an identity's credentials without checking the identity.
 func Build(id Identity) error {

@@ -107,6 +107,17 @@ func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forceRefr
 	return nil
 }
 
+// reconsider forgets the failures for which the other side asked for no pause.
+func (m *failureMemory) reconsider() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, f := range m.entries {
+		if f.err.RetryAfter == 0 {
+			delete(m.entries, key)
+		}
+	}
+}
+
 // forgetLocked makes room: failures whose time is over are dropped, and if there are none, all are.
 // At worst, that causes a few requests more.
 func (m *failureMemory) forgetLocked(now time.Time) {

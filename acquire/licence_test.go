@@ -187,7 +187,7 @@ func codeRows() map[string]string {
 		"CodeBoundUnsupportedByResource": "bound-form", "CodeBoundUnsupportedByTenant": "bound-form", "CodeFeatureDisabled": "bound-form", "CodeCertificateTrust": "bound-form",
 		"CodeNoCredential": nothing, "CodeNoFederation": nothing, "CodeFederationSubject": nothing, "CodeFederationIssuer": nothing,
 		"CodeAssertionSignature": "rejected", "CodeCertificateUnknown": "rejected", "CodeAssertionTime": "time",
-		"CodeWrongSecret": nothing, "CodeAppNotFound": nothing, "CodeTenantNotFound": nothing, "CodeAssertionInvalid": nothing,
+		"CodeWrongSecret": nothing, "CodeAppNotFound": nothing, "CodeAppDisabled": nothing, "CodeTenantNotFound": nothing, "CodeAssertionInvalid": nothing,
 	}
 }
 

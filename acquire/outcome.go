@@ -76,7 +76,7 @@ func (a *Acquirer) fail(f flight, err error) *Error {
 	if f.challenged && failure.Kind != KindThrottled {
 		return failure
 	}
-	f.id.note(err, verdict.ofRequest(), now)
+	f.id.note(err, f.id.ofRequest(verdict), now)
 	a.cache.postpone(f.key, now, failure.RetryAfter)
 	a.failures.remember(f.key, f.id.client(), failure, now)
 	return failure

@@ -28,6 +28,18 @@ type Roster struct {
 // pauses that Entra asked its client for. Prepare and [Acquirer.Use] must be called by one
 // goroutine at a time.
 func (a *Acquirer) Prepare(identities []Identity) (*Roster, error) {
+	return a.prepare(identities, a.roster.Load())
+}
+
+// PrepareAnew is [Acquirer.Prepare] where nothing that was obtained before may be used any more, as
+// when a host that it may have come from is not trusted any more: no identity is taken over. The
+// pauses that Entra asked its client for stay.
+func (a *Acquirer) PrepareAnew(identities []Identity) (*Roster, error) {
+	return a.prepare(identities, &Roster{acquirer: a})
+}
+
+// prepare makes a roster that takes over identities of the one before.
+func (a *Acquirer) prepare(identities []Identity, before *Roster) (*Roster, error) {
 	r := &Roster{acquirer: a, byName: map[string]*identityState{}, bound: map[imds.Selector]*boundIdentity{}}
 	wanted := map[string]Identity{}
 	for _, id := range identities {
@@ -46,7 +58,7 @@ func (a *Acquirer) Prepare(identities []Identity) (*Roster, error) {
 		return nil, err
 	}
 	b := &builder{
-		cfg: &a.cfg, regions: a.regions, before: a.roster.Load(), roster: r, wanted: wanted,
+		cfg: &a.cfg, regions: a.regions, before: before, roster: r, wanted: wanted,
 		next: func() uint64 { return a.meanings.Add(1) },
 	}
 	for _, id := range identities {

@@ -145,6 +145,67 @@ func TestAFlightOfAnIdentityThatChanges(t *testing.T) {
 	}
 }
 
+// useAnew is use where nothing that was obtained before may be used any more.
+func (w *world) useAnew(identities ...acquire.Identity) []string {
+	w.t.Helper()
+	roster, err := w.acquirer.PrepareAnew(identities)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.acquirer.Use(roster)
+}
+
+// What the agent has may have come from a host that is not trusted any more. It is not used, and
+// neither is what a flight under way obtains; pauses stay.
+func TestNothingThatWasObtainedStaysWhereIdentitiesAreMadeAnew(t *testing.T) {
+	app := application("app", acquire.Credential{Name: "oidc", Source: acquire.SourceOIDC, Bound: acquire.BoundNever, Identity: "vm"})
+	w := newWorldWith(t, acquire.StrengthTPM, managed("vm"), app)
+	for _, name := range []string{"vm", "app"} {
+		w.mustGet(acquire.Request{Identity: name})
+	}
+	if got := w.useAnew(app, managed("vm")); !sameSet(got, []string{"vm", "app"}) {
+		t.Errorf("dropped are %v", got)
+	}
+	for _, name := range []string{"vm", "app"} {
+		if got := w.mustGet(acquire.Request{Identity: name}); got.FromCache {
+			t.Errorf("%s: a token of before is given", name)
+		}
+	}
+
+	release := make(chan struct{})
+	var answers atomic.Int64
+	w.answerWith(func(rw http.ResponseWriter, _ *http.Request) {
+		n := answers.Add(1)
+		<-release
+		answer(rw, int(n), "", "")
+	})
+	const other = "https://other.example"
+	under := make(chan error, 2)
+	ask := func() {
+		_, err := w.acquirer.Token(t.Context(), acquire.Request{Identity: "vm", Resource: other})
+		under <- err
+	}
+	go ask()
+	<-w.arrived
+	w.useAnew(app, managed("vm"))
+	go ask()
+	<-w.arrived // it has not joined the one before
+	close(release)
+	if err := errors.Join(<-under, <-under); err != nil {
+		t.Error(err)
+	}
+
+	w.answerWith(refuse(429, "{}", "Retry-After", "60"))
+	if _, err := w.get(acquire.Request{Resource: "https://third.example"}); !isKind(err, acquire.KindThrottled) {
+		t.Errorf("got %v", err)
+	}
+	asked := w.requests.Load()
+	w.useAnew(app, managed("vm"))
+	if _, err := w.get(acquire.Request{}); !isKind(err, acquire.KindThrottled) || w.requests.Load() != asked {
+		t.Errorf("the pause is forgotten: %v", err)
+	}
+}
+
 // A caller that was allowed a token of what a name meant before must not get one of what it means
 // now, and no flight starts.
 func TestARosterThatIsNotInForceBeginsNothing(t *testing.T) {
@@ -209,6 +270,34 @@ func TestPausesOutliveTheConfiguration(t *testing.T) {
 				t.Errorf("Entra is asked again: %v", again)
 			}
 		})
+	}
+}
+
+func TestWhatIsReconsideredIsAskedForAnew(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		answer    http.HandlerFunc
+		asksAgain bool
+	}{
+		{"a refusal", refuse(400, `{"error":"invalid_request"}`), true},
+		{"throttling", refuse(429, "{}", "Retry-After", "60"), false},
+		{"a refusal with a pause", refuse(400, `{"error":"invalid_request"}`, "Retry-After", "60"), false},
+	} {
+		w := newWorldWith(t, acquire.StrengthTPM, managed("vm"))
+		w.answerWith(tt.answer)
+		for range 2 {
+			if _, err := w.get(acquire.Request{}); err == nil {
+				t.Fatal("got a token")
+			}
+		}
+		asked := w.requests.Load()
+		w.acquirer.Reconsider()
+		if _, err := w.get(acquire.Request{}); err == nil {
+			t.Fatal("got a token")
+		}
+		if again := w.requests.Load() > asked; again != tt.asksAgain {
+			t.Errorf("%s: Entra is asked again: %v", tt.name, again)
+		}
 	}
 }
 

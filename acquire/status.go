@@ -39,6 +39,14 @@ func (s *identityState) note(err error, ofRequest bool, at time.Time) {
 	}
 }
 
+// ofRequest reports whether another resource or token type may be given where this one was not. A
+// refusal is the identity's own only if it blames its credential, its application or its tenant; so
+// is a failure to reach a service, or to present a credential at all.
+func (s *identityState) ofRequest(v verdict) bool {
+	// For an application, IMDS gives an assertion, which does not depend on what the caller asks for.
+	return v.claims != "" || v.refusesRequest || s.ManagedIdentity != nil && v.imdsRefusesRequest
+}
+
 // becomes notes the client id of a token, and reports whether it is another one than before.
 func (s *identityState) becomes(clientID string) (before string, changed bool) {
 	if clientID == "" {

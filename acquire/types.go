@@ -163,5 +163,5 @@ func (e *Error) ForOperator() bool {
 	case KindInvalidResource, KindThrottled:
 		return false
 	}
-	return e.Hint != "" && e.Hint != hintLater && e.Claims == "" && !verdictOf(e.Err).ofRequest()
+	return e.Hint != "" && e.Hint != hintLater && e.Claims == "" && !verdictOf(e.Err).hintsAtRequest()
 }

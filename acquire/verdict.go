@@ -38,6 +38,10 @@ type verdict struct {
 	byEntra      bool // Entra answered
 	certificate  bool // the refusal is about the certificate that was shown or signed with
 	composed     bool // the error is made of others, and so has no row of its own
+
+	// For the identity: another resource or token type may be given where this one was not.
+	refusesRequest     bool // Entra took the credential and refused the rest, or nothing is bound
+	imdsRefusesRequest bool // IMDS refused what was asked for
 }
 
 // rest is how long an entry is passed over that failed so while another one works.
@@ -51,8 +55,9 @@ func (v verdict) rest() time.Duration {
 	return missingRest
 }
 
-// ofRequest reports whether another resource or token type may be given where this one was not.
-func (v verdict) ofRequest() bool {
+// hintsAtRequest reports whether the caller, not the operator, can do something about the error:
+// ask for something else.
+func (v verdict) hintsAtRequest() bool {
 	return v.kind == KindInvalidResource || v.claims != "" || v.noPoP || v.ofResource
 }
 
@@ -63,6 +68,7 @@ func (v verdict) unpresented() verdict {
 		v.row = rowNotLoaded
 	}
 	v.next, v.once, v.notPresented = true, false, true
+	v.refusesRequest = false
 	v.costsNothing = v.costsNothing || v.local
 	return v
 }
@@ -155,6 +161,9 @@ func verdictOfList(list *ChainError) verdict {
 			all.explanation = one.explanation
 		}
 		all.noPoP = all.noPoP || one.noPoP
+		// One credential that was accepted is enough for another request.
+		all.refusesRequest = all.refusesRequest || one.refusesRequest
+		all.imdsRefusesRequest = all.imdsRefusesRequest || one.imdsRefusesRequest
 	}
 	return all
 }
@@ -220,6 +229,11 @@ func (f facts) verdict() verdict {
 		certificate: f.alert || f.fromEntra != nil && f.fromEntra.BlamesCertificate(),
 		local:       f.refuses && !f.tooWeak && !f.attestation && f.fromEntra == nil && f.fromIMDS == nil,
 	}
+	v.refusesRequest = v.noPoP
+	if f.fromEntra != nil {
+		v.refusesRequest = f.fromEntra.RefusesRequest()
+	}
+	v.imdsRefusesRequest = f.fromIMDS != nil && f.fromIMDS.RefusesRequest()
 	v.repair = v.replace != "" || f.hasReaction(entra.ReactionPair, entra.ReactionRebuildAssertion)
 	v.temporary = f.fromEntra != nil && f.fromEntra.Temporary() ||
 		errors.Is(f.err, entra.ErrUnreachable) || errors.Is(f.err, entra.ErrBadAnswer)

@@ -57,7 +57,9 @@ type Config struct {
 	// Rules say who may have which token. A caller that no rule names gets none. A rule
 	// that names a user or a group unknown on this machine is not in force, and the log,
 	// status and doctor say so; the agent checks again every half minute. The other
-	// rules are in force meanwhile.
+	// rules are in force meanwhile. If a directory does not answer at a reload, rules
+	// that were in force go on with the numbers that they had; if it says that it does
+	// not have a name, for ten minutes at most (ADR 0014).
 	Rules []Rule `yaml:"rules,omitempty"`
 
 	// Admins may read the agent's status, besides root and the agent's own user. Users

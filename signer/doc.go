@@ -2,10 +2,11 @@
 // TLS handshakes, certificate requests and assertions.
 //
 // [Open] loads the key file at a path, or makes a key and writes the file before the key is used
-// for anything. Then it tests the key: with each hash, and for RSA with both paddings, it signs,
+// for anything. Then it tests the key: with SHA-256, and for RSA with both paddings, it signs,
 // verifies, and reads from the PSS signatures which salt the TPM took. TLS and JWT demand a salt as
-// long as the hash; older TPMs take the longest that fits. What passed the test is what the key
-// offers: [Key.SignatureSchemes].
+// long as the hash; older TPMs take the longest that fits. Other hashes are tested when they are first
+// wanted. What passed the test is what the key offers: [Key.ProvenSchemes]. Where the outcome is kept
+// ([Config.Outcome]), later starts make one signature to see that it still holds.
 //
 // Named keys with their generations and certificates are in package keystore, requests and
 // certificates in package certreq.

@@ -65,6 +65,7 @@ func loadKeyFile(ctx context.Context, cfg Config, file *tpm.KeyFile) (*tpm.Key, 
 		SignOnly:   !cfg.AnyAttributes,
 		PCRValues:  cfg.PCRValues,
 		Parent:     cfg.ParentName,
+		UsedAtOnce: true, // by the self-test
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%q: %w", cfg.KeyFile, err)

@@ -1,12 +1,14 @@
 package signer
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
@@ -32,29 +34,67 @@ func formsOf(public crypto.PublicKey) []form {
 	return nil
 }
 
-// offer is what a key can sign, as the self-test found it.
-type offer struct {
-	hashes map[form][]crypto.Hash
-	salts  map[crypto.Hash]int // of PSS, measured, in bytes; missing: the TPM does not sign PSS with this hash
+// hashesOf lists the hashes that a key may sign with, the one that it is used with first of all at the
+// head: TLS 1.3 ties each curve to one hash (RFC 8446, 4.2.3).
+func hashesOf(public crypto.PublicKey) []crypto.Hash {
+	if key, ok := public.(*ecdsa.PublicKey); ok && key.Curve == elliptic.P384() {
+		return []crypto.Hash{crypto.SHA384, crypto.SHA256, crypto.SHA512}
+	}
+	return []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512}
+}
+
+// trial is a form with a hash, which was tried out or was not.
+type trial struct {
+	form form
+	hash crypto.Hash
+}
+
+// offer is what trials have shown. It does not change: another trial makes another offer.
+type offer map[trial]finding
+
+// finding is what a trial has shown.
+type finding struct {
+	works bool
+	salt  int // of PSS, measured, in bytes; -1: there is no signature to measure
+}
+
+// with returns the offer with one more finding.
+func (o offer) with(t trial, f finding) offer {
+	more := maps.Clone(o)
+	if more == nil {
+		more = make(offer)
+	}
+	more[t] = f
+	return more
+}
+
+// works reports whether anything does.
+func (o offer) works() bool {
+	for _, f := range o {
+		if f.works {
+			return true
+		}
+	}
+	return false
 }
 
 // salt returns the measured salt length with a hash, -1 if there is none.
 func (o offer) salt(h crypto.Hash) int {
-	if n, ok := o.salts[h]; ok {
-		return n
+	if f, ok := o[trial{pss, h}]; ok {
+		return f.salt
 	}
 	return -1
 }
 
-// check refuses what the self-test did not find to work.
-func (o offer) check(h crypto.Hash, f form) error {
-	if slices.Contains(o.hashes[f], h) {
+// check refuses what no trial found to work.
+func (o offer) check(t trial) error {
+	if o[t].works {
 		return nil
 	}
-	if n := o.salt(h); f == pss && n >= 0 {
-		return fmt.Errorf("%w: PSS with %v: this TPM salts it with %d bytes, not %d", ErrUnsupported, h, n, h.Size())
+	if n := o.salt(t.hash); t.form == pss && n >= 0 {
+		return fmt.Errorf("%w: PSS with %v: this TPM salts it with %d bytes, not %d", ErrUnsupported, t.hash, n, t.hash.Size())
 	}
-	return fmt.Errorf("%w: %s with %s", ErrUnsupported, formName(f), hashName(h))
+	return fmt.Errorf("%w: %s with %s", ErrUnsupported, formName(t.form), hashName(t.hash))
 }
 
 func formName(f form) string {
@@ -75,24 +115,61 @@ func hashName(h crypto.Hash) string {
 	return h.String()
 }
 
-// SignatureSchemes lists what the key can sign in TLS, in order of preference, as the self-test
-// found it, for tls.Certificate.SupportedSignatureAlgorithms. An RSA key without PSS cannot be used
-// in TLS 1.3.
+// SignatureSchemes lists what the key can sign in TLS, in order of preference, for
+// tls.Certificate.SupportedSignatureAlgorithms. What was not tried out yet is tried now: up to four
+// signatures, for up to 45 seconds; what cannot be tried is left out. An RSA key without PSS cannot be
+// used in TLS 1.3.
 func (k *Key) SignatureSchemes() []tls.SignatureScheme {
+	for _, t := range trialsOf(k.public) {
+		if _, ok := tlsScheme(t.form, t.hash, k.public); ok {
+			_ = k.want(k.limited(), t) // it is left out
+		}
+	}
+	return k.ProvenSchemes()
+}
+
+// ProvenSchemes is SignatureSchemes without what was not tried out yet: after [Open], all with the hash
+// that the key is used with first. It does not wait.
+func (k *Key) ProvenSchemes() []tls.SignatureScheme {
+	offered := k.offered()
 	var schemes []tls.SignatureScheme
-	for _, f := range formsOf(k.public) {
-		for _, h := range k.offered.hashes[f] {
-			if s, ok := tlsScheme(f, h, k.public); ok {
-				schemes = append(schemes, s)
-			}
+	for _, t := range trialsOf(k.public) {
+		if s, ok := tlsScheme(t.form, t.hash, k.public); ok && offered[t].works {
+			schemes = append(schemes, s)
 		}
 	}
 	return schemes
 }
 
+// SchemesFor lists what the key can sign in TLS for a server that takes these schemes. Where the server
+// takes none that is proven, those that it takes are tried out.
+func (k *Key) SchemesFor(ctx context.Context, server []tls.SignatureScheme) []tls.SignatureScheme {
+	taken := func(s tls.SignatureScheme) bool { return slices.Contains(server, s) }
+	if proven := k.ProvenSchemes(); slices.ContainsFunc(proven, taken) {
+		return proven
+	}
+	for _, t := range trialsOf(k.public) {
+		if s, ok := tlsScheme(t.form, t.hash, k.public); ok && taken(s) {
+			_ = k.want(ctx, t) // it is left out
+		}
+	}
+	return k.ProvenSchemes()
+}
+
+// trialsOf lists all trials with a kind of key, in order of preference.
+func trialsOf(public crypto.PublicKey) []trial {
+	var list []trial
+	for _, f := range formsOf(public) {
+		for _, h := range hashesOf(public) {
+			list = append(list, trial{f, h})
+		}
+	}
+	return list
+}
+
 // TLSVersions lists the versions of TLS in which the key can be used, the latest first.
 func (k *Key) TLSVersions() []uint16 {
-	schemes := k.SignatureSchemes()
+	schemes := k.ProvenSchemes()
 	if len(schemes) == 0 {
 		return nil
 	}

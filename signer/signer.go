@@ -5,16 +5,21 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -63,6 +68,8 @@ type Config struct {
 	PCRValues tpm.PCRValues
 	// Created says that the caller has just made the key; it is copied to [Info.Created].
 	Created bool
+	// Outcome keeps the outcome of the self-test from one start to the next. Nil: it is found out anew.
+	Outcome Outcome
 	// ParentName is the Name of the parent, the storage key that wraps this key, if it is known.
 	ParentName []byte
 }
@@ -82,11 +89,13 @@ type Info struct {
 // Key is a key in a TPM. It is a [crypto.Signer], safe for concurrent use; the TPM makes one
 // signature at a time.
 type Key struct {
-	key     *tpm.Key
-	on      *tpm.TPM // holds the key
-	public  crypto.PublicKey
-	info    Info
-	offered offer
+	key    *tpm.Key
+	on     *tpm.TPM // holds the key
+	public crypto.PublicKey
+	info   Info
+	offer  atomic.Pointer[offer]
+	trying waiting.Lock // a form or hash that is wanted first
+	kept   keeper
 
 	lifetime context.Context // of signatures without a context; ends with Close
 	end      context.CancelFunc
@@ -141,13 +150,19 @@ func start(ctx context.Context, cfg Config, loaded *tpm.Key) (*Key, error) {
 
 // test finds out what a loaded key can do.
 func test(ctx context.Context, cfg Config, loaded *tpm.Key) (*Key, error) {
-	properties, err := cfg.TPM.Properties(ctx)
+	identity, err := cfg.TPM.Identity(ctx)
 	if err != nil {
 		return nil, err
 	}
-	k := &Key{key: loaded, on: cfg.TPM, public: loaded.PublicKey()}
-	if k.offered, err = k.selfTest(ctx, properties.Hashes); err != nil {
+	k := &Key{key: loaded, on: cfg.TPM, public: loaded.PublicKey(), trying: waiting.NewLock(), kept: newKeeper(cfg, loaded, identity)}
+	earlier := k.kept.load()
+	offered, err := k.selfTest(ctx, earlier)
+	if err != nil {
 		return nil, fmt.Errorf("self-test: %w", err)
+	}
+	k.offer.Store(&offered)
+	if !maps.Equal(offered, earlier) {
+		k.kept.save(offered)
 	}
 	k.info = Info{
 		Algorithm:     algorithmName(k.public),
@@ -155,10 +170,10 @@ func test(ctx context.Context, cfg Config, loaded *tpm.Key) (*Key, error) {
 		Attributes:    tpm.AttributeNames(loaded.Public().ObjectAttributes),
 		Deviations:    loaded.Deviations(),
 		Name:          hex.EncodeToString(loaded.Name()),
-		PSSSaltLength: k.offered.salt(crypto.SHA256),
+		PSSSaltLength: offered.salt(crypto.SHA256),
 		KeyFile:       cfg.KeyFile,
 	}
-	if _, rsaKey := k.public.(*rsa.PublicKey); rsaKey && len(k.offered.hashes[pss]) == 0 {
+	if _, rsaKey := k.public.(*rsa.PublicKey); rsaKey && !slices.Contains(k.TLSVersions(), tls.VersionTLS13) {
 		cfg.Logger.Warn("TPM key cannot be used for PSS: TLS 1.3 is not possible, TLS 1.2 uses PKCS #1 v1.5",
 			"key_file", cfg.KeyFile, "pss_salt_length", k.info.PSSSaltLength, "needed", crypto.SHA256.Size())
 	}
@@ -240,7 +255,10 @@ func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.Signer
 	hash := opts.HashFunc()
 	f, err := k.formFor(opts)
 	if err == nil {
-		err = k.offered.check(hash, f)
+		err = k.want(ctx, trial{f, hash})
+	}
+	if err == nil {
+		err = k.offered().check(trial{f, hash})
 	}
 	if err != nil {
 		return nil, err
@@ -314,6 +332,11 @@ type contextSigner struct {
 }
 
 func (s contextSigner) Public() crypto.PublicKey { return s.key.Public() }
+
+// SchemesFor is [Key.SchemesFor].
+func (s contextSigner) SchemesFor(server []tls.SignatureScheme) []tls.SignatureScheme {
+	return s.key.SchemesFor(s.ctx, server)
+}
 
 func (s contextSigner) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	return s.key.SignContext(s.ctx, digest, opts)

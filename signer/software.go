@@ -90,6 +90,9 @@ func (k *SoftwareKey) SignatureSchemes() []tls.SignatureScheme {
 	}
 }
 
+// ProvenSchemes is SignatureSchemes.
+func (k *SoftwareKey) ProvenSchemes() []tls.SignatureScheme { return k.SignatureSchemes() }
+
 // WithContext returns the key itself: software does not wait.
 func (k *SoftwareKey) WithContext(context.Context) crypto.Signer { return k.PrivateKey }
 

@@ -17,11 +17,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/collect"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/imds"
 	"github.com/keyagent/keyagent/simulator/journal"
-	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
@@ -234,11 +234,11 @@ func TestControlOfTheClock(t *testing.T) {
 func TestTPMOfThePlatform(t *testing.T) {
 	p := start(t)
 	on := tpmtest.Connect(t, p.Info().TPM)
-	certificate, err := on.ReadNV(t.Context(), tpm.NVAKCertificate)
+	certificate, err := on.ReadNV(t.Context(), collect.NVAKCertificate)
 	if err != nil || len(certificate) < 500 || certificate[0] != 0x30 {
 		t.Errorf("AK certificate of %d bytes: %v", len(certificate), err)
 	}
-	report, err := on.ReadNV(t.Context(), tpm.NVHCLReport)
+	report, err := on.ReadNV(t.Context(), collect.NVHCLReport)
 	if err != nil || len(report) != 2600 || string(report[:4]) != "HCLA" {
 		t.Errorf("HCL report of %d bytes: %v", len(report), err)
 	}
@@ -246,7 +246,7 @@ func TestTPMOfThePlatform(t *testing.T) {
 	if status, body := call(t, http.MethodPost, p.Info().Control+"/tpm/reset", ""); status != 200 || !strings.Contains(body, `"reset_count":`) {
 		t.Fatalf("POST /tpm/reset: %d %s", status, body)
 	}
-	if _, err := on.Certify(t.Context(), key, tpm.HandleAK, []byte("after a reboot")); err != nil {
+	if _, err := on.Certify(t.Context(), key, collect.HandleAK, []byte("after a reboot")); err != nil {
 		t.Errorf("the AK after a reset: %v", err)
 	}
 }

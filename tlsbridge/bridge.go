@@ -115,10 +115,25 @@ func (b *Bridge) closeIdle() {
 	}
 }
 
+// schemeChooser is a key that finds out what it can sign with when a server wants it.
+type schemeChooser interface {
+	SchemesFor(server []tls.SignatureScheme) []tls.SignatureScheme
+}
+
+// schemes returns what the key can do for the server of a handshake, within its time.
+func (b *Bridge) schemes(info *tls.CertificateRequestInfo) []tls.SignatureScheme {
+	ctx, cancel := context.WithTimeout(info.Context(), handshakeTimeout)
+	defer cancel()
+	if key, ok := b.pair.Signer(ctx).(schemeChooser); ok {
+		return key.SchemesFor(info.SignatureSchemes)
+	}
+	return b.pair.SignatureSchemes
+}
+
 func (b *Bridge) clientCertificate(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	return &tls.Certificate{
 		Certificate:                  b.pair.Chain,
-		SupportedSignatureAlgorithms: b.pair.SignatureSchemes,
+		SupportedSignatureAlgorithms: b.schemes(info),
 		PrivateKey:                   &handshakeSigner{ctx: info.Context(), bridge: b, version: info.Version},
 	}, nil
 }

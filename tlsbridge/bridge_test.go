@@ -183,6 +183,36 @@ func TestImpossibleSignatureIsALocalError(t *testing.T) {
 	}
 }
 
+// choosingKey finds out that it can sign what the server takes.
+type choosingKey struct {
+	deadlineSigner
+	asked *atomic.Int64
+}
+
+func (k choosingKey) SchemesFor(server []tls.SignatureScheme) []tls.SignatureScheme {
+	k.asked.Add(1)
+	if _, ok := k.ctx.Deadline(); !ok || len(server) == 0 {
+		k.t.Errorf("asked without a deadline, or for the server's %v", server)
+	}
+	return []tls.SignatureScheme{tls.PSSWithSHA256}
+}
+
+func TestAKeyThatFindsOutWhatItCanDoIsAskedForTheServer(t *testing.T) {
+	url, roots, _ := serve(t, nil)
+	pair, key := newPair(t, "bound")
+	var asked atomic.Int64
+	pair.SignatureSchemes = []tls.SignatureScheme{tls.PKCS1WithSHA256} // TLS 1.3 has none of those
+	pair.Signer = func(ctx context.Context) crypto.Signer { return choosingKey{deadlineSigner{key, ctx, t}, &asked} }
+	b, err := tlsbridge.New(tlsbridge.Config{RootCAs: roots}, pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if _, err := get(t, b, url); err != nil || asked.Load() != 1 {
+		t.Errorf("asked %d times, %v", asked.Load(), err)
+	}
+}
+
 func TestSignatureHasADeadline(t *testing.T) {
 	url, roots, _ := serve(t, nil)
 	pair, key := newPair(t, "bound")

@@ -112,7 +112,8 @@ func asScheme(p *tpm2.TPMTPublic) {
 	p.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &fixed)
 }
 
-// Another program's keys are used and reported, or refused where only signing keys of our kind are wanted.
+// Another program's keys are used and reported, or refused where only signing keys of our kind are
+// wanted.
 func TestAnotherProgramsKeysAreReported(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Connect(t, tpmtest.Bare(t).Device())
@@ -164,7 +165,8 @@ func TestAnotherProgramsKeysAreReported(t *testing.T) {
 	}
 }
 
-// However lax the caller: a key that may leave, that came from outside, or that is no free signing key is none of ours.
+// However lax the caller: a key that may leave, that came from outside, or that is no free signing
+// key is none of ours.
 func TestKeysThatAreNotTheTPMsOwnAreAlwaysRefused(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Connect(t, tpmtest.Bare(t).Device())

@@ -8,14 +8,15 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // loadUnder loads a key file under the storage key that it was made under, wherever that is, in one
 // pass: first where the parent was last, then where the file says, then in all other places. Parent
 // is the Name of the parent, or nil if it is not known. It says where to begin and not where to
 // end: a note may be wrong, and TPM2_Load under another key fails without having done anything. At
-// is the parent that it was.
-func (f *KeyFile) loadUnder(t *turn, parent []byte) (loaded object, at []byte, err error) {
+// is the parent that it was. UsedAtOnce is of [LoadOptions].
+func (f *KeyFile) loadUnder(t *turn, parent []byte, usedAtOnce bool) (loaded object, at []byte, err error) {
 	own, err := f.ownPlace()
 	if err != nil {
 		return object{}, nil, err
@@ -24,7 +25,7 @@ func (f *KeyFile) loadUnder(t *turn, parent []byte) (loaded object, at []byte, e
 	if err := t.missed(sought); err != nil {
 		return object{}, nil, err
 	}
-	a := &attempts{file: f, parent: parent, own: own, search: &search{turn: t}, tried: make(map[string]bool), passedOver: make(map[string]error)}
+	a := &attempts{file: f, usedAtOnce: usedAtOnce, parent: parent, own: own, search: &search{turn: t}, tried: make(map[string]bool), passedOver: make(map[string]error)}
 	a.search.first = a.begin()
 	o, p, found, err := a.search.find(a.load)
 	if err != nil {
@@ -43,7 +44,7 @@ func (f *KeyFile) loadUnder(t *turn, parent []byte) (loaded object, at []byte, e
 // explainLoadUnder is explainLoad where the parent is known.
 func explainLoadUnder(parent object, err error) error {
 	explained := explainLoad(err)
-	if codeOf(err, tpm2.TPMRCIntegrity) && primaryHierarchy(parent) == tpm2.TPMRHEndorsement {
+	if rc.Of(err, tpm2.TPMRCIntegrity) && primaryHierarchy(parent) == tpm2.TPMRHEndorsement {
 		return fmt.Errorf("%w (its parent is a primary of the endorsement hierarchy: that one's Name outlives TPM2_Clear, and the keys under it do not)", explained)
 	}
 	return explained
@@ -62,11 +63,13 @@ func (f *KeyFile) ownPlace() (place, error) {
 
 // attempts are the storage keys under which a key file was tried.
 type attempts struct {
-	file   *KeyFile
-	parent []byte // Name of the parent, as it was noted; nil: it was not
-	own    place  // that the file names
-	search *search
-	loaded object
+	file *KeyFile
+	// usedAtOnce is of [LoadOptions].
+	usedAtOnce bool
+	parent     []byte // Name of the parent, as it was noted; nil: it was not
+	own        place  // that the file names
+	search     *search
+	loaded     object
 
 	noted      bool             // the noted parent was found
 	ownFound   bool             // something is where the file says
@@ -80,12 +83,12 @@ type attempts struct {
 // begin lists where to look first.
 func (a *attempts) begin() []place {
 	var first []place
-	known := a.search.turn.scheduler.parents
+	known := a.search.turn.tpm.known.parents
 	if last, ok := known[string(a.parent)]; ok {
 		first = append(first, last)
 	}
 	first = append(first, a.own)
-	if root, ok := known[string(a.search.turn.scheduler.sessions.rootName)]; ok {
+	if root, ok := known[string(a.search.turn.tpm.known.root)]; ok {
 		first = append(first, root)
 	}
 	return first
@@ -93,13 +96,16 @@ func (a *attempts) begin() []place {
 
 // load tries one. It is what [search.find] asks.
 func (a *attempts) load(p place, o object) (bool, error) {
+	if o.recalled {
+		return a.loadUnasked(p, o)
+	}
 	name := string(o.name)
 	a.noted = a.noted || a.isNoted(o)
 	a.ownFound = a.ownFound || p == a.own
 	if !storageKey(&o.public) || a.tried[name] {
 		return false, nil
 	}
-	if !o.mayCount() || a.search.turn.scheduler.counted[at(o)] {
+	if !o.mayCount() || a.search.turn.tpm.known.counted[at(o)] {
 		return a.loadUnder(p, o)
 	}
 	if !a.likely(p, o) {
@@ -120,6 +126,25 @@ func (a *attempts) load(p place, o object) (bool, error) {
 	return a.loadUnder(p, o)
 }
 
+// loadUnasked tries to load the key under an object that was seen there earlier. What the TPM says
+// against it says nothing of the key: something else may be there now. No failure is risked that
+// the TPM would count.
+func (a *attempts) loadUnasked(p place, o object) (bool, error) {
+	if o.mayCount() || !storageKey(&o.public) || !a.likely(p, o) {
+		return false, nil
+	}
+	loaded, err := a.file.loadAt(a.search.turn, o, a.usedAtOnce)
+	_, root := errors.AsType[*ParentError](err)
+	var code tpm2.TPMRC
+	switch {
+	case err == nil:
+		a.loaded = loaded
+	case root, !errors.As(err, &code), endsSearch(code):
+		return false, err
+	}
+	return err == nil, nil
+}
+
 func (a *attempts) isNoted(o object) bool { return a.parent != nil && bytes.Equal(o.name, a.parent) }
 
 // likely reports whether an object is a parent that the key's owner, or a note, names.
@@ -127,7 +152,7 @@ func (a *attempts) likely(p place, o object) bool { return p == a.own || a.isNot
 
 // pass notes why a storage key was not tried, or not to an end.
 func (a *attempts) pass(o object, err error) {
-	if codeOf(err, tpm2.TPMRCLockout) && a.lockout == nil {
+	if rc.Of(err, tpm2.TPMRCLockout) && a.lockout == nil {
 		a.lockout = err
 	}
 	a.passedOver[string(o.name)] = err
@@ -138,36 +163,36 @@ func (a *attempts) pass(o object, err error) {
 func (a *attempts) loadUnder(p place, o object) (bool, error) {
 	name, t := string(o.name), a.search.turn
 	a.tried[name] = true
-	loaded, err := a.file.loadAt(t, o)
+	loaded, err := a.file.loadAt(t, o, a.usedAtOnce)
 	_, root := errors.AsType[*ParentError](err) // of the storage root, which the session is salted to
 	var code tpm2.TPMRC
 	switch {
 	case err == nil:
 		a.loaded = loaded
 		if o.mayCount() {
-			t.scheduler.counted[at(o)] = true
+			t.tpm.known.counted[at(o)] = true
 		}
 		return true, nil
 	case root, !errors.As(err, &code), endsSearch(code):
 		return false, err
-	case o.transient() && codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail), !codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) && sessionFault(code):
+	case o.transient() && rc.Is(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail), !rc.Is(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) && sessionFault(code):
 		return false, err // what was made here has no password, so that it is the session that is refused
-	case codeIs(code, tpm2.TPMRCIntegrity):
+	case rc.Is(code, tpm2.TPMRCIntegrity):
 		if a.refused == nil || a.isNoted(o) {
 			a.refused = explainLoadUnder(o, err)
 		}
-	case codeIs(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail):
-		t.scheduler.refuses(o)
+	case rc.Is(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail):
+		t.tpm.known.refuses(o)
 		a.pass(o, explainParent(o, err))
 		delete(a.tried, name) // it may be made anew, without the password
-	case codeIs(code, tpm2.TPMRCLockout):
+	case rc.Is(code, tpm2.TPMRCLockout):
 		a.pass(o, fmt.Errorf("%v: %w", p, err))
 		delete(a.tried, name)
 	case a.likely(p, o), o.transient():
 		if a.fault == nil {
 			a.fault = explainLoad(err)
 		}
-	case !codeIs(code, notUnderThis...):
+	case !rc.Is(code, notUnderThis...):
 		a.pass(o, fmt.Errorf("%v: %w", p, err))
 		delete(a.tried, name)
 	}
@@ -182,8 +207,8 @@ var notUnderThis = []tpm2.TPMRC{tpm2.TPMRCType, tpm2.TPMRCAttributes, tpm2.TPMRC
 // endsSearch reports whether a code is about the state of the TPM, so that it would say the same of
 // any parent, and nothing follows from it for the key.
 func endsSearch(code tpm2.TPMRC) bool {
-	return codeIs(code, tpm2.TPMRCMemory, tpm2.TPMRCFailure, tpm2.TPMRCNVUnavailable, tpm2.TPMRCNVRate, tpm2.TPMRCInitialize) ||
-		slotsFull(code) || sessionsFull(code) || retryable(code)
+	return rc.Is(code, tpm2.TPMRCMemory, tpm2.TPMRCFailure, tpm2.TPMRCNVUnavailable, tpm2.TPMRCNVRate, tpm2.TPMRCInitialize) ||
+		rc.SlotsFull(code) || rc.SessionsFull(code) || rc.Retryable(code)
 }
 
 // verdict says why the key was not loaded, after all places were looked into.
@@ -223,10 +248,10 @@ func (a *attempts) parentIsGone() bool {
 	return a.own.handle != 0 && !a.ownFound
 }
 
-// rootIsThere reports whether the TPM has the storage root that was noted: it was not cleared since,
-// and what was made under another storage key is not lost either.
+// rootIsThere reports whether the TPM has the storage root that was noted: it was not cleared
+// since, and what was made under another storage key is not lost either.
 func (t *turn) rootIsThere() bool {
-	if !t.scheduler.sessions.rootNoted {
+	if !t.tpm.known.rootNoted {
 		return false
 	}
 	o, err := storageRoot(t)

@@ -11,12 +11,8 @@ import (
 	"github.com/keyagent/keyagent/internal/tcg"
 )
 
-// HandleAK is where Azure keeps the attestation key of a Confidential VM: RSA-2048, restricted, RSASSA with SHA-256, a primary
-// of the endorsement hierarchy, empty password.
-const HandleAK tpm2.TPMHandle = 0x81000003
-
-// maxQualifyingData is the size of a TPM2B_DATA on a TPM whose largest digest is SHA-384 (2 + 48), as Azure's is. Some TPMs
-// would take more.
+// maxQualifyingData is the size of a TPM2B_DATA on a TPM whose largest digest is SHA-384 (2 + 48),
+// as Azure's is. Some TPMs would take more.
 const maxQualifyingData = 50
 
 // Attestation is a statement of the TPM, signed by an attestation key.
@@ -25,8 +21,9 @@ type Attestation struct {
 	Signature []byte // TPMT_SIGNATURE over Attest (TPM 2.0 Part 2, 11.3.4)
 }
 
-// Certify lets the attestation key ak vouch that key k is loaded in the same TPM (TPM 2.0 Part 3, 18.2). The statement carries
-// k's Name and the qualifyingData, at most 50 bytes; both are compared here, the signature is the verifier's to check.
+// Certify lets the attestation key ak vouch that key k is loaded in the same TPM (TPM 2.0 Part 3,
+// 18.2). The statement carries k's Name and the qualifyingData, at most 50 bytes; both are compared
+// here, the signature is the verifier's to check.
 func (t *TPM) Certify(ctx context.Context, k *Key, ak tpm2.TPMHandle, qualifyingData []byte) (Attestation, error) {
 	var a Attestation
 	if err := checkQualifyingData(qualifyingData); err != nil {
@@ -44,15 +41,20 @@ func (t *TPM) Certify(ctx context.Context, k *Key, ak tpm2.TPMHandle, qualifying
 
 // certify lets an attestation key vouch for an object with this authorization value.
 func certify(t *turn, o object, auth []byte, ak tpm2.TPMHandle, qualifyingData []byte) (Attestation, error) {
-	signer, err := attestationKey(t, ak)
-	if err != nil {
-		return Attestation{}, err
-	}
+	var a Attestation
+	err := t.withAttestationKey(ak, func(signer object) (err error) {
+		a, err = certifyWith(t, o, auth, signer, qualifyingData)
+		return err
+	})
+	return a, err
+}
+
+func certifyWith(t *turn, o object, auth []byte, signer object, qualifyingData []byte) (Attestation, error) {
 	var rsp *tpm2.CertifyResponse
 	// The object's session protects the whole command; a second one for the attestation key would
 	// add nothing. The role is ADMIN: without adminWithPolicy, a key with a policy takes its
 	// authorization value for it, too.
-	err = t.protected(auth, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
+	err := t.protected(auth, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
 		rsp, err = tpm2.Certify{
 			ObjectHandle:   o.auth(session),
 			SignHandle:     signer.auth(emptyPassword()),
@@ -68,9 +70,26 @@ func certify(t *turn, o object, auth []byte, ak tpm2.TPMHandle, qualifyingData [
 	return a, checkCertified(a.Attest, o.name, qualifyingData)
 }
 
-// attestationKey reads which key is at ak, and refuses one that would sign anything: its statements could be made up.
+// withAttestationKey runs f with the key at ak.
+func (t *turn) withAttestationKey(ak tpm2.TPMHandle, f func(signer object) error) error {
+	signer, err := attestationKey(t, ak)
+	if err != nil {
+		return err
+	}
+	err = f(signer)
+	if !t.mayBeStale(signer, err) {
+		return err
+	}
+	if signer, err = attestationKey(t, ak); err != nil {
+		return err
+	}
+	return f(signer)
+}
+
+// attestationKey reads which key is at ak, and refuses one that would sign anything: its statements
+// could be made up.
 func attestationKey(t *turn, ak tpm2.TPMHandle) (object, error) {
-	o, err := readPublic(t, ak)
+	o, err := t.look(ak)
 	if errors.Is(err, tpm2.TPMRCHandle) {
 		// Not wrapped: to the caller, the code would mean that its own key is gone.
 		return object{}, errors.New("there is no key at this handle; on a Confidential VM the platform puts one there at boot")
@@ -84,7 +103,8 @@ func attestationKey(t *turn, ak tpm2.TPMHandle) (object, error) {
 	return o, nil
 }
 
-// checkCertified compares a statement with what was asked. Another name means that the handle is not k's any more.
+// checkCertified compares a statement with what was asked. Another name means that the handle is
+// not k's any more.
 func checkCertified(attest, name, qualifyingData []byte) error {
 	a, err := parseAttest(attest, tpm2.TPMSTAttestCertify, qualifyingData)
 	if err != nil {

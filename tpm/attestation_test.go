@@ -27,7 +27,7 @@ import (
 // akKey is the public key of the attestation key.
 func akKey(t *testing.T, on *tpm.TPM) crypto.PublicKey {
 	t.Helper()
-	area, _, err := on.ReadPublic(t.Context(), tpm.HandleAK)
+	area, _, err := on.ReadPublic(t.Context(), handleAK)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,12 +42,12 @@ func akKey(t *testing.T, on *tpm.TPM) crypto.PublicKey {
 	return key
 }
 
-// go-attestation is the judge.
+// go-attestation verifies it.
 func TestCertifyIsAcceptedByGoAttestation(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Open(t)
 	key, other := tpmtest.CreateKey(t, on), tpmtest.CreateKey(t, on)
-	a, err := on.Certify(t.Context(), key, tpm.HandleAK, []byte("nonce"))
+	a, err := on.Certify(t.Context(), key, handleAK, []byte("nonce"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestCertifyIsAcceptedByGoAttestation(t *testing.T) {
 	}
 }
 
-// tpm2_checkquote and tpm2_print are the judges.
+// tpm2_checkquote and tpm2_print verify it.
 func TestQuoteIsAcceptedByTPM2Tools(t *testing.T) {
 	t.Parallel()
 	checkquote, print := tooltest.Tool(t, "tpm2_checkquote"), tooltest.Tool(t, "tpm2_print")
@@ -91,7 +91,7 @@ func TestQuoteIsAcceptedByTPM2Tools(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%v, plain sessions %v", tt.pcrs, tt.plain), func(t *testing.T) {
 			on := tpmtest.ConnectWith(t, tpm.Config{Device: v.Device(), PlainSessions: tt.plain})
-			q, err := on.Quote(t.Context(), tpm.HandleAK, tt.pcrs, []byte{0xca, 0xfe})
+			q, err := on.Quote(t.Context(), handleAK, tt.pcrs, []byte{0xca, 0xfe})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -170,7 +170,7 @@ func TestQuoteIsTakenAgainWhenAPCRMoves(t *testing.T) {
 				}
 				return rsp, err
 			})
-			q, err := on.Quote(t.Context(), tpm.HandleAK, []int{4}, nil)
+			q, err := on.Quote(t.Context(), handleAK, []int{4}, nil)
 			if (err == nil) != tt.ok {
 				t.Fatal(err)
 			}
@@ -228,23 +228,23 @@ func TestAttestationRefuses(t *testing.T) {
 		err  error
 		want string
 	}{
-		{"qualifying data over 50 bytes for certify", certify(tpm.HandleAK, 51), "give a digest"},
-		{"qualifying data over 50 bytes for quote", quote(tpm.HandleAK, 51, 0), "give a digest"},
+		{"qualifying data over 50 bytes for certify", certify(handleAK, 51), "give a digest"},
+		{"qualifying data over 50 bytes for quote", quote(handleAK, 51, 0), "give a digest"},
 		{"no key at the handle, certify", certify(0x81000009, 8), "there is no key"},
 		{"no key at the handle, quote", quote(0x81000009, 8, 0), "there is no key"},
 		{"a key that is no attestation key, certify", certify(tpm.HandleSRK, 8), "not an attestation key"},
 		{"a key that is no attestation key, quote", quote(tpm.HandleSRK, 8, 0), "not an attestation key"},
 		{"a key that signs anything, certify", certify(unrestricted, 8), "not an attestation key"},
 		{"a key that signs anything, quote", quote(unrestricted, 8, 0), "not an attestation key"},
-		{"no PCR", quote(tpm.HandleAK, 8), "no PCR"},
-		{"PCR 24", quote(tpm.HandleAK, 8, 24), "0 to 23"},
-		{"PCR -1", quote(tpm.HandleAK, 8, -1), "0 to 23"},
+		{"no PCR", quote(handleAK, 8), "no PCR"},
+		{"PCR 24", quote(handleAK, 8, 24), "0 to 23"},
+		{"PCR -1", quote(handleAK, 8, -1), "0 to 23"},
 	} {
 		if tt.err == nil || !strings.Contains(tt.err.Error(), tt.want) {
 			t.Errorf("%s: %v", tt.name, tt.err)
 		}
 	}
-	if err := certify(tpm.HandleAK, 50); err != nil {
+	if err := certify(handleAK, 50); err != nil {
 		t.Error(err)
 	}
 	if n := len(transients(t, on)); n != 1 {
@@ -261,7 +261,7 @@ func TestCertifyAfterAReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, k := range []*tpm.Key{b, a} { // b gets a's old handle
-		if _, err := on.Certify(t.Context(), k, tpm.HandleAK, nil); err != nil {
+		if _, err := on.Certify(t.Context(), k, handleAK, nil); err != nil {
 			t.Error(err)
 		}
 	}

@@ -46,7 +46,7 @@ func TestAuthorizationValues(t *testing.T) {
 				}
 				key := load(t, on, file, tpm.LoadOptions{AuthValue: value})
 				checkSigns(t, key)
-				if _, err := on.Certify(t.Context(), key, tpm.HandleAK, nil); err != nil {
+				if _, err := on.Certify(t.Context(), key, handleAK, nil); err != nil {
 					t.Error(err)
 				}
 			})
@@ -97,7 +97,7 @@ func TestAWrongAuthorizationValue(t *testing.T) {
 				}()
 				for range 5 {
 					_, signErr := sign(t, key)
-					_, certifyErr := on.Certify(t.Context(), key, tpm.HandleAK, nil)
+					_, certifyErr := on.Certify(t.Context(), key, handleAK, nil)
 					for _, err := range []error{signErr, certifyErr} {
 						fails(t, err, tpm.ErrAuthValue)
 						fails(t, err, tpm2.TPMRCBadAuth)

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
 // PCRBank is a bank of PCRs that the TPM implements.
@@ -79,7 +80,7 @@ func missingPCRs(t transport.TPM, bank tpm2.TPMAlgID, pcrs []int, cause error) e
 // pcrBanks reads which PCRs each bank has (TPM_CAP_PCRS, TPM 2.0 Part 3, 30.2). Some TPMs do not
 // list a bank that is switched off.
 func pcrBanks(t transport.TPM) ([]PCRBank, error) {
-	data, err := capability(t, tpm2.TPMCapPCRs, 0, 1)
+	data, err := device.Capability(t, tpm2.TPMCapPCRs, 0, 1)
 	if err != nil {
 		return nil, err
 	}

@@ -113,7 +113,7 @@ func TestAQuoteOfABankThatIsSwitchedOffNamesTheBank(t *testing.T) {
 	w.Run(t, tooltest.Tool(t, "tpm2_evictcontrol"), "-Q", "-C", "o", "-c", "ak.ctx", "0x81000003")
 	allocate(t, m, "sha256:none")
 	onceOpen(t, m, func(on *tpm.TPM) {
-		_, err := on.Quote(t.Context(), tpm.HandleAK, []int{0, 7}, nil)
+		_, err := on.Quote(t.Context(), handleAK, []int{0, 7}, nil)
 		fails(t, err, tpm.ErrPCRBank)
 		if err != nil && !strings.Contains(err.Error(), "PCR bank sha256 is switched off") {
 			t.Errorf("got %v", err)

@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // DecryptionKeyBytes is the size of the modulus of a [DecryptionKey], and so of what it decrypts.
@@ -27,32 +29,70 @@ var (
 // usable only while PCRs are what they were when it was made, and never outside the TPM. It holds
 // one of the TPM's few slots until Close. It is safe for concurrent use.
 //
-// Its policy is TPM2_PolicyPCR alone, as attestation services expect it: whoever can give commands
-// over the connection of this process can have it decrypt, too. What is decrypted for this process
-// is read and changed by nobody on the way.
+// Its policy is TPM2_PolicyPCR alone, as attestation services expect it: an interposer on this
+// process's connection can have the key decrypt, too. What is decrypted for this process can be
+// neither read nor changed on its way.
 type DecryptionKey struct {
-	resident
-	tpm    *TPM
-	object object // as reported when it was made; its handle is not used
-	policy policy
+	resident resident
+	tpm      *TPM
+	object   object // as reported when it was made; its handle is not used
+	policy   policy
 }
 
 // NewDecryptionKey makes a key that is bound to the present values of these PCRs of the SHA-256
 // bank, at least one. It takes as long as the TPM needs for making an RSA key: a tenth of a second
 // to several seconds. The caller closes the key.
 func (t *TPM) NewDecryptionKey(ctx context.Context, pcrs []int) (*DecryptionKey, error) {
-	if _, err := selectPCRs(pcrs); err != nil {
-		return nil, fmt.Errorf("making a decryption key: %w", err)
-	}
 	k := &DecryptionKey{resident: resident{pinned: true}, tpm: t}
-	err := t.again(ctx, func(turn *turn) error { return k.create(turn, pcrs) })
+	_, err := selectPCRs(pcrs)
+	if err == nil {
+		err = t.again(ctx, func(turn *turn) error { return k.create(turn, pcrs, false) })
+	}
 	if err != nil {
 		return nil, fmt.Errorf("making a decryption key: %w", err)
 	}
 	return k, nil
 }
 
-func (k *DecryptionKey) create(t *turn, pcrs []int) error {
+// NewCertifiedDecryptionKey is [TPM.NewDecryptionKey] and [DecryptionKey.Certify] in one, which
+// takes a command less: that the TPM certifies the key shows that it is where the TPM said.
+func (t *TPM) NewCertifiedDecryptionKey(ctx context.Context, pcrs []int, ak tpm2.TPMHandle, qualifyingData []byte) (*DecryptionKey, Attestation, error) {
+	k := &DecryptionKey{resident: resident{pinned: true}, tpm: t}
+	var a Attestation
+	_, err := selectPCRs(pcrs)
+	if err == nil {
+		err = checkQualifyingData(qualifyingData)
+	}
+	if err == nil {
+		err = t.again(ctx, func(turn *turn) (err error) {
+			a, err = k.createCertified(turn, pcrs, ak, qualifyingData)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, Attestation{}, fmt.Errorf("making a decryption key that is certified with the attestation key at 0x%08x: %w", uint32(ak), err)
+	}
+	return k, a, nil
+}
+
+func (k *DecryptionKey) createCertified(t *turn, pcrs []int, ak tpm2.TPMHandle, qualifyingData []byte) (Attestation, error) {
+	if err := k.create(t, pcrs, true); err != nil {
+		return Attestation{}, err
+	}
+	h, found := t.Use(&k.resident)
+	if !found {
+		return Attestation{}, ErrKeyGone
+	}
+	o := k.object
+	o.handle = h
+	a, err := certify(t, o, nil, ak, qualifyingData)
+	if err != nil {
+		t.Release(&k.resident)
+	}
+	return a, err
+}
+
+func (k *DecryptionKey) create(t *turn, pcrs []int, usedAtOnce bool) error {
 	bound, _, err := bindPCRs(t, PCRSelection{PCRs: pcrs}, false)
 	if err != nil {
 		return err
@@ -61,7 +101,7 @@ func (k *DecryptionKey) create(t *turn, pcrs []int) error {
 	if err != nil {
 		return err
 	}
-	o, err := createProtected(t, tpm2.TPMRHNull, template)
+	o, err := createProtected(t, tpm2.TPMRHNull, template, usedAtOnce)
 	if err != nil {
 		return err
 	}
@@ -71,8 +111,8 @@ func (k *DecryptionKey) create(t *turn, pcrs []int) error {
 		t.release(o)
 		return errors.New("the TPM made another kind of key than it was asked for")
 	}
-	k.policy, k.object, k.name = bound, o, o.name
-	t.scheduler.loaded.put(&k.resident, o.handle, t)
+	k.policy, k.object = bound, o
+	t.Keep(&k.resident, o.handle, k.object.name)
 	return nil
 }
 
@@ -104,10 +144,10 @@ func decryptionKeyTemplate(bound policy) (tpm2.TPMTPublic, error) {
 	}, nil
 }
 
-// createProtected makes a primary of a hierarchy without authorization value, in a protected session
-// (TPM 2.0 Part 3, 24.1). The handle in the answer is all that the session does not protect, so the
-// object there is looked at.
-func createProtected(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (object, error) {
+// createProtected makes a primary of a hierarchy without authorization value, in a protected
+// session (TPM 2.0 Part 3, 24.1). The handle in the answer is all that the session does not
+// protect: the object there is looked at, unless it is used at once in a session, with its Name.
+func createProtected(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic, usedAtOnce bool) (object, error) {
 	var rsp *tpm2.CreatePrimaryResponse
 	err := t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
 		rsp, err = tpm2.CreatePrimary{
@@ -116,19 +156,19 @@ func createProtected(t *turn, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic
 			InPublic:      tpm2.New2B(template),
 		}.Execute(t)
 		if err != nil {
-			t.discard()
+			t.Discard()
 		}
 		return err
 	})
 	if err != nil {
 		return object{}, err
 	}
-	o, err := readPublic(t, rsp.ObjectHandle)
-	if err == nil && !bytes.Equal(o.area, rsp.OutPublic.Bytes()) {
-		err = errors.New("the TPM shows another key than it made")
+	o, err := parseObject(rsp.ObjectHandle, rsp.OutPublic.Bytes(), rsp.Name.Buffer)
+	if err == nil && (!usedAtOnce || t.tpm.sessions.plain) {
+		err = o.lookAt(t)
 	}
 	if err != nil {
-		t.flushHandle(rsp.ObjectHandle, nil)
+		t.Flush(rsp.ObjectHandle, nil)
 		return object{}, err
 	}
 	return o, nil
@@ -191,7 +231,7 @@ func (k *DecryptionKey) decrypt(t *turn, o object, s *session, ciphertext []byte
 	}.Execute(t)
 	var code tpm2.TPMRC
 	// Bad padding, or a number not below the modulus.
-	if errors.As(err, &code) && codeIs(code, tpm2.TPMRCValue, tpm2.TPMRCSize) && !sessionFault(code) {
+	if errors.As(err, &code) && rc.Is(code, tpm2.TPMRCValue, tpm2.TPMRCSize) && !sessionFault(code) {
 		return nil, fmt.Errorf("%w: %v", ErrCiphertext, err)
 	}
 	if err != nil {
@@ -203,21 +243,21 @@ func (k *DecryptionKey) decrypt(t *turn, o object, s *session, ciphertext []byte
 // use runs f with the key where it is loaded now.
 func (k *DecryptionKey) use(ctx context.Context, f func(*turn, object) error) error {
 	return k.tpm.again(ctx, func(t *turn) error {
-		if k.closed.Load() {
+		if k.resident.Retired() {
 			return ErrClosed
 		}
-		if err := t.connect(); err != nil {
+		if err := t.Connect(); err != nil {
 			return err
 		}
-		h, found := t.scheduler.loaded.use(&k.resident, t)
+		h, found := t.Use(&k.resident)
 		if !found {
 			return ErrKeyGone
 		}
 		o := k.object
 		o.handle = h
 		err := f(t, o)
-		if t.gone(h, k.name, err) {
-			t.scheduler.loaded.forget(&k.resident)
+		if t.gone(h, k.object.name, err) {
+			t.Forget(&k.resident)
 			return fmt.Errorf("%w: %v", ErrKeyGone, err)
 		}
 		return err
@@ -226,6 +266,6 @@ func (k *DecryptionKey) use(ctx context.Context, f func(*turn, object) error) er
 
 // Close gives the key up, as [Key.Close] does. The error is always nil.
 func (k *DecryptionKey) Close() error {
-	k.tpm.scheduler.retire(&k.resident)
+	k.resident.retire(k.tpm)
 	return nil
 }

@@ -16,9 +16,11 @@ type Description struct {
 	PublicKey crypto.PublicKey
 	PCRs      PCRSelection // that it is bound to; none as a rule
 	PCRBank   string       // name of their bank, also where it is none that PCRs.Bank can say: "sha256", "sm3_256"
-	// AuthValue is what the file says of an authorization value, which is a hint: see [KeyFile.EmptyAuth].
+	// AuthValue is what the file says of an authorization value, which is a hint: see
+	// [KeyFile.EmptyAuth].
 	AuthValue bool
-	// CountsGuesses says that the TPM counts wrong authorization values of this key, and after a few locks all keys for which it counts.
+	// CountsGuesses says that the TPM counts wrong authorization values of this key, and after a
+	// few locks all keys for which it counts.
 	CountsGuesses bool
 }
 

@@ -160,8 +160,8 @@ func pipe(client io.ReadWriteCloser, device string) {
 	<-done
 }
 
-// A pseudo-terminal is a character device that the test can play the TPM behind. It has no deadlines when it blocks, as a
-// TPM device has not.
+// A pseudo-terminal is a character device that the test can play the TPM behind. It has no
+// deadlines when it blocks, as a TPM device has not.
 func TestCharacterDevice(t *testing.T) {
 	t.Parallel()
 	master, path := terminal(t)

@@ -2,85 +2,62 @@ package tpm
 
 import (
 	"errors"
-	"fmt"
-	"os"
-	"slices"
-	"syscall"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/device"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 var (
-	// ErrUnavailable is in every error that says: the TPM cannot be reached at this moment. The next call tries again.
-	ErrUnavailable = errors.New("TPM not available")
+	// ErrUnavailable is in every error that says: the TPM cannot be reached at this moment. The
+	// next call tries again.
+	ErrUnavailable = device.ErrUnavailable
 
-	// ErrForeignTPM is in the error for a key file that does not belong to this TPM as it is now: another TPM made it, this
-	// TPM was cleared since, its parent is gone or is another key of this TPM than the file says, or the file is damaged. The TPM
-	// cannot tell these apart.
+	// ErrForeignTPM is in the error for a key file that does not belong to this TPM as it is now:
+	// another TPM made it, this TPM was cleared since, its parent is gone or is another key of this
+	// TPM than the file says, or the file is damaged. The TPM cannot tell these apart.
 	ErrForeignTPM = errors.New("key file does not belong to this TPM")
 
-	// ErrExportable is in the error for a key that the TPM would let out, or that it did not make itself.
+	// ErrExportable is in the error for a key that the TPM would let out, or that it did not make
+	// itself.
 	ErrExportable = errors.New("key is not bound to the TPM")
 
-	// ErrAttributes is in the error for a key that is bound to the TPM and is more than a signing key; see [LoadOptions.SignOnly].
+	// ErrAttributes is in the error for a key that is bound to the TPM and is more than a signing
+	// key; see [LoadOptions.SignOnly].
 	ErrAttributes = errors.New("key may do more than sign")
 
-	// ErrStorageRoot is in the error for a TPM whose storage root is not the known one. The TPM was cleared or exchanged, or
-	// somebody between agent and TPM shows a key of his own.
+	// ErrStorageRoot is in the error for a TPM whose storage root is not the known one. The TPM was
+	// cleared or exchanged, or an interposer between agent and TPM shows a key of their own.
 	ErrStorageRoot = errors.New("the TPM's storage root is not the one that is known")
 
-	// ErrAuthValue is in the error for a key whose authorization value is not the one given, or not given.
+	// ErrAuthValue is in the error for a key whose authorization value is not the one given, or not
+	// given.
 	ErrAuthValue = errors.New("wrong authorization value")
 
-	// ErrPCRsChanged is in the error for a key that is bound to PCR values which are others now. See [PCRError].
+	// ErrPCRsChanged is in the error for a key that is bound to PCR values which are others now.
+	// See [PCRError].
 	ErrPCRsChanged = errors.New("PCRs that the key is bound to have changed")
 
-	// ErrPCRBank is in the error for PCRs that the TPM does not have: their bank is switched off or not implemented. See [BankError].
+	// ErrPCRBank is in the error for PCRs that the TPM does not have: their bank is switched off or
+	// not implemented. See [BankError].
 	ErrPCRBank = errors.New("PCRs are not there")
 
-	// ErrPolicy is in the error for a key whose policy the TPM does not take to be satisfied now; [ErrPCRsChanged] and [ErrPCRBank]
-	// beside it say why, where that is known.
+	// ErrPolicy is in the error for a key whose policy the TPM does not take to be satisfied now;
+	// [ErrPCRsChanged] and [ErrPCRBank] beside it say why, where that is known.
 	ErrPolicy = errors.New("the key's policy is not satisfied")
 
 	// ErrNoNVIndex is in the error for an NV index that is not defined on this TPM.
 	ErrNoNVIndex = errors.New("NV index is not defined on this TPM")
 
-	// ErrState is in the error for a command that failed for the state that the TPM is in, and not for what was asked: its slots are full, it
-	// is in lockout, in failure mode or switched off. The text says what to do. Nothing follows from it for a key.
-	ErrState = errors.New("the TPM's state does not allow it")
+	// ErrState is in the error for a command that failed for the state that the TPM is in, and not
+	// for what was asked: it is out of slots, in lockout or in failure mode, or switched off. The
+	// text says what to do. Nothing follows from it for a key.
+	ErrState = rc.ErrState
 
 	// ErrClosed is returned by calls on a TPM or Key that was closed.
-	ErrClosed = errors.New("TPM is closed")
+	ErrClosed = device.ErrClosed
 )
-
-// lostError says that the transport died with a command under way: the TPM may have executed it or not.
-type lostError struct {
-	device string
-	cause  error
-}
-
-func (e *lostError) Error() string {
-	if errors.Is(e.cause, os.ErrDeadlineExceeded) {
-		return fmt.Sprintf("TPM %s did not answer in time; the connection was dropped and is opened anew on next use", e.device)
-	}
-	return fmt.Sprintf("TPM %s: connection lost: %v", e.device, e.cause)
-}
-
-func (e *lostError) Unwrap() []error { return []error{ErrUnavailable, e.cause} }
-
-// repeatable reports whether an idempotent sequence of commands should be tried a second time: the transport died under it,
-// and not by being slow, which a second try would only double.
-func repeatable(err error) bool {
-	if err == nil {
-		return false
-	}
-	var lost *lostError
-	return errors.As(err, &lost) && !errors.Is(lost.cause, os.ErrDeadlineExceeded)
-}
-
-// layerBits are bits 16 to 23 of a response code: which layer of the software stack made it. The kernel's resource manager
-// sets 0x0B. TPM 2.0 Part 2, 6.6.2 leaves them to the TSS (TCG TSS 2.0 Overview, 5.3.2).
-const layerBits = 0x00ff0000
 
 // The session that a format-one code blames (TPM 2.0 Part 2, 6.6.2).
 const (
@@ -88,102 +65,6 @@ const (
 	secondSession tpm2.TPMRC = 0xa00
 )
 
-// codeIs reports whether code is one of the codes listed, whatever parameter, handle or session it blames.
-func codeIs(code tpm2.TPMRC, list ...tpm2.TPMRC) bool {
-	// A format-one code is its six lower bits and bit 7; the rest says whom it blames (TPM 2.0 Part 2, 6.6.2). errors.Is
-	// knows that, too, but would allocate on the way of every signature.
-	const formatOne, number = 0x080, 0x0bf
-	if code&formatOne != 0 {
-		code &= number
-	}
-	return slices.Contains(list, code)
-}
-
-// codeOf reports whether err has one of the codes listed.
-func codeOf(err error, list ...tpm2.TPMRC) bool {
-	var code tpm2.TPMRC
-	return errors.As(err, &code) && codeIs(code, list...)
-}
-
-// retryable reports whether the TPM asks for the same command again, later (TPM 2.0 Part 2, 6.6.3, RC_WARN).
-func retryable(code tpm2.TPMRC) bool {
-	return codeIs(code, tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting, tpm2.TPMRCNVRate)
-}
-
-// slotsFull reports whether a command failed for want of a transient slot.
-func slotsFull(code tpm2.TPMRC) bool { return codeIs(code, tpm2.TPMRCObjectMemory) }
-
-// sessionsFull reports whether a command failed for want of a session slot, or because a session that was put aside is too old.
-func sessionsFull(code tpm2.TPMRC) bool {
-	return codeIs(code, tpm2.TPMRCSessionMemory, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap)
-}
-
-// fullOfSessions is sessionsFull of an error.
-func fullOfSessions(err error) bool {
-	var code tpm2.TPMRC
-	return errors.As(err, &code) && sessionsFull(code)
-}
-
-// advise adds what an operator can do to codes that say more about the TPM's state than about the command.
-func advise(err error) error {
-	if err == nil {
-		return nil
-	}
-	var code tpm2.TPMRC
-	if !errors.As(err, &code) {
-		return err
-	}
-	for _, a := range advice {
-		if errors.Is(code, a.code) {
-			return &stateError{cause: err, advice: a.text}
-		}
-	}
-	return err
-}
-
-// stateError is an error with what an operator can do about it.
-type stateError struct {
-	cause  error
-	advice string
-}
-
-func (e *stateError) Error() string { return fmt.Sprintf("%v: %s", e.cause, e.advice) }
-
-func (e *stateError) Unwrap() []error { return []error{ErrState, e.cause} }
-
-var advice = []struct {
-	code tpm2.TPMRC
-	text string
-}{
-	{tpm2.TPMRCLockout, "the TPM is in dictionary-attack lockout: some program gave wrong passwords, or the TPM lost its power without an orderly shutdown (a VM that was killed or switched off hard) after a key without noDA had been used, which it counts as a wrong password, too; wait until the recovery time is over (keyagent doctor says how long that is), or end the lockout now: tpm2_dictionarylockout --clear-lockout, with --auth if the lockout hierarchy has a password; keys that keyagent makes are exempt"},
-	{tpm2.TPMRCObjectMemory, "other programs hold all of the TPM's object slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --transient-object; through unix: or tcp:, a running agent may be one of them"},
-	{tpm2.TPMRCSessionMemory, "other programs hold all of the TPM's session slots: use the resource manager's device, /dev/tpmrm0, or flush them with tpm2_flushcontext --loaded-session; through unix: or tcp:, a running agent may be one of them"},
-	{tpm2.TPMRCSessionHandles, "other programs hold all of the TPM's sessions: find the one that leaks them, or flush them with tpm2_flushcontext --saved-session"},
-	{tpm2.TPMRCContextGap, "another program keeps a session that is too old: find it, or flush it with tpm2_flushcontext --saved-session"},
-	{tpm2.TPMRCFailure, "the TPM is in failure mode: it needs a power cycle (stop and start the VM)"},
-	{tpm2.TPMRCNVUnavailable, "the TPM cannot write its memory at this moment: try again later"},
-	{tpm2.TPMRCDisabled, "the TPM's owner has disabled this"},
-	{tpm2.TPMRCHierarchy, "the owner hierarchy is switched off: it comes back at the next boot"},
-	{tpm2.TPMRCNVSpace, "the TPM's memory is full: remove a persistent key or an NV index (tpm2_getcap handles-persistent)"},
-}
-
-// staleHandle reports whether err says that a handle names nothing any more: after a TPM reset, or in the fresh space that a
-// reopened resource manager gives.
-func staleHandle(err error) bool {
-	return codeOf(err, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceH1, tpm2.TPMRCHandle) || errors.Is(err, errWrongObject)
-}
-
-// openHint tells an operator what to do about an error of opening the device.
-func openHint(d device, err error) string {
-	switch {
-	case d.network != "":
-		return fmt.Sprintf("check that the TPM emulator behind %s runs and that this user may connect", d)
-	case errors.Is(err, os.ErrNotExist):
-		return "this machine shows no TPM: check that the VM has a vTPM and that the kernel's tpm driver is loaded (ls -l /dev/tpm*)"
-	case errors.Is(err, os.ErrPermission):
-		return "this user may not open it: add it to the group of the device, usually tss (SupplementaryGroups=tss)"
-	case errors.Is(err, syscall.EBUSY):
-		return "another program holds it: use the resource manager's device, /dev/tpmrm0"
-	}
-	return "check the tpm setting and the kernel log"
-}
+// staleHandle is [rc.StaleHandle], also for a handle that names another object than the one that
+// was there.
+func staleHandle(err error) bool { return rc.StaleHandle(err) || errors.Is(err, errWrongObject) }

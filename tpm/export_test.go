@@ -7,16 +7,13 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
 // Unopened returns a TPM whose queue works and that has no device.
 func Unopened(ctx context.Context) *TPM {
-	return &TPM{scheduler: newScheduler(ctx, device{address: "/nonexistent"}, Config{}.withDefaults())}
-}
-
-// Patiently is how a command is repeated for which nobody waits.
-func (t *TPM) Patiently(ctx context.Context, send func() ([]byte, error)) ([]byte, error) {
-	return t.scheduler.patiently(ctx, flushPatience, send)
+	return unopened(ctx, device.Address{Path: "/nonexistent"}, Config{})
 }
 
 // ParseSignature is parseSignature, for fuzzing.
@@ -51,27 +48,22 @@ func (t *TPM) PrimaryName(ctx context.Context, index int) (name []byte, err erro
 }
 
 // SetClock lets the TPM read another clock.
-func (t *TPM) SetClock(now func() time.Time) { t.scheduler.now = now }
-
-// Stream is what a TPM's connection needs.
-type Stream = stream
+func (t *TPM) SetClock(now func() time.Time) { t.known.now = now }
 
 // OpenStream returns a TPM behind a stream that is open. Once that is lost, there is no other.
-func OpenStream(ctx context.Context, s Stream, cfg Config) (*TPM, error) {
-	conn, err := newConn(s, cfg.withDefaults().CommandTimeout)
-	if err != nil {
-		return nil, err
-	}
-	t := &TPM{scheduler: newScheduler(ctx, device{network: "unix", address: "/nonexistent"}, cfg.withDefaults())}
-	t.scheduler.conn = conn
-	return t, nil
+func OpenStream(ctx context.Context, s device.Stream, cfg Config) (*TPM, error) {
+	t := unopened(ctx, device.Address{Network: "unix", Path: "/nonexistent"}, cfg)
+	return t, t.device.Attach(s)
 }
 
 // On returns the key as if it were loaded in another TPM.
 func (k *Key) On(t *TPM, h tpm2.TPMHandle) *Key {
 	moved := &Key{tpm: t, file: k.file, auth: k.auth, policy: k.policy, pcrs: k.pcrs, object: k.object, key: k.key}
-	moved.name = k.name
-	t.scheduler.loaded.put(&moved.resident, h, nil)
+	begun, err := t.device.Begin(context.Background())
+	if err == nil {
+		begun.Keep(&moved.resident, h, k.object.name)
+		begun.End()
+	}
 	return moved
 }
 
@@ -89,7 +81,7 @@ func NewTestSession() TestSession {
 func (s TestSession) Seal(parameters []byte) []byte {
 	nonce := make([]byte, nonceBytes)
 	b := binary.BigEndian.AppendUint16(nil, uint16(tpm2.TPMSTSessions))
-	b = binary.BigEndian.AppendUint32(b, uint32(headerBytes+4+len(parameters)+2+nonceBytes+1+2+macBytes))
+	b = binary.BigEndian.AppendUint32(b, uint32(device.HeaderBytes+4+len(parameters)+2+nonceBytes+1+2+macBytes))
 	b = binary.BigEndian.AppendUint32(b, 0)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(parameters)))
 	b = append(b, parameters...)
@@ -106,7 +98,7 @@ func (s TestSession) ParseSignature(rsp []byte, scheme, hash tpm2.TPMAlgID) ([]b
 
 // OpenDescribed opens a character device that sysfs, a directory in place of /sys, describes.
 func OpenDescribed(ctx context.Context, path, sysfs string, cfg Config) (*TPM, error) {
-	t := &TPM{scheduler: newScheduler(ctx, device{address: path, sysfs: sysfs}, cfg.withDefaults())}
+	t := unopened(ctx, device.Address{Path: path, Sysfs: sysfs}, cfg)
 	_, err := t.Properties(ctx)
 	return t, err
 }

@@ -120,7 +120,8 @@ func TestOtherCodesAreHandedUpAtOnceWithoutLayerBits(t *testing.T) {
 	}
 }
 
-// A command that hangs is left by its caller, and its answer, when it comes at last, is not taken for another's.
+// A command that hangs is left by its caller, and its answer, when it comes at last, is not taken
+// for another's.
 func TestALateAnswerIsDrained(t *testing.T) {
 	t.Parallel()
 	on, proxy := throughProxy(t)
@@ -183,8 +184,8 @@ func TestAHangingTurnLeavesNothingLoaded(t *testing.T) {
 	}
 }
 
-// Each way in which the conversation can break: the command that was under way fails or is repeated, and the next one finds
-// a new connection.
+// Each way in which the conversation can break: the command that was under way fails or is
+// repeated, and the next one finds a new connection.
 func TestABrokenTransportIsReplaced(t *testing.T) {
 	t.Parallel()
 	on, proxy := throughProxy(t)

@@ -17,8 +17,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// FuzzParseSignature: no response makes a signature out of nothing. In a session, none is taken that the TPM did not make, and
-// what the TPM made means the same as without.
+// FuzzParseSignature: no response makes a signature out of nothing. In a session, none is taken
+// that the TPM did not make, and what the TPM made means the same as without.
 func FuzzParseSignature(f *testing.F) {
 	whole := func(parameters []byte) []byte {
 		b := binary.BigEndian.AppendUint32([]byte{0x80, 2, 0, 0, 0, 0, 0, 0, 0, 0}, uint32(len(parameters)))
@@ -80,8 +80,8 @@ func parametersOf(rsp []byte) ([]byte, bool) {
 	return rsp[14 : 14+size], true
 }
 
-// hostile is a TPM that answers with what it has, in its order: for each command a byte that says how to frame it, two of length,
-// and the content.
+// hostile is a TPM that answers with what it has, in its order: for each command a byte that says
+// how to frame it, two of length, and the content.
 type hostile struct {
 	script []byte
 	answer []byte
@@ -131,10 +131,10 @@ func operations(t testing.TB, on *tpm.TPM, key *tpm.Key, file *tpm.KeyFile) (ope
 	ctx, digest := t.Context(), make([]byte, 32)
 	open = []func() error{
 		func() error { _, err := on.Properties(ctx); return err },
-		func() error { _, _, err := on.ReadPublic(ctx, tpm.HandleAK); return err },
+		func() error { _, _, err := on.ReadPublic(ctx, handleAK); return err },
 		func() error { _, err := on.StorageRoot(ctx); return err },
 		func() error { _, err := on.ReadPCRs(ctx, selection(7)); return err },
-		func() error { _, err := on.ReadNV(ctx, tpm.NVAKCertificate); return err },
+		func() error { _, err := on.ReadNV(ctx, nvAKCertificate); return err },
 	}
 	protected = []func() error{
 		func() error { _, err := key.Sign(ctx, tpm2.TPMAlgECDSA, crypto.SHA256, digest); return err },
@@ -146,14 +146,15 @@ func operations(t testing.TB, on *tpm.TPM, key *tpm.Key, file *tpm.KeyFile) (ope
 			return err
 		},
 		func() error { _, err := on.CreateKey(ctx, tpm.KeyOptions{Algorithm: tpm.ECDSAP256}); return err },
-		func() error { _, err := on.Certify(ctx, key, tpm.HandleAK, nil); return err },
-		func() error { _, err := on.Quote(ctx, tpm.HandleAK, []int{7}, nil); return err },
+		func() error { _, err := on.Certify(ctx, key, handleAK, nil); return err },
+		func() error { _, err := on.Quote(ctx, handleAK, []int{7}, nil); return err },
 		func() error { return key.Persist(ctx, place) },
 	}
 	return open, protected
 }
 
-// FuzzHostileTPM: whatever answers, nothing panics, and what is protected by a session does not succeed without the TPM's HMAC.
+// FuzzHostileTPM: whatever answers, nothing panics, and what is protected by a session does not
+// succeed without the TPM's HMAC.
 func FuzzHostileTPM(f *testing.F) {
 	proxy := tpmtest.NewProxy(f, tpmtest.Simulator(f).Device())
 	on := tpmtest.Connect(f, proxy.Device())

@@ -65,7 +65,7 @@ func TestAnInterposerCannotChangeWhatIsSigned(t *testing.T) {
 		change func(command []byte)
 	}{
 		{"another program's key", func(c []byte) { binary.BigEndian.PutUint32(c[signHandle:], uint32(foreign)) }},
-		{"the attestation key", func(c []byte) { binary.BigEndian.PutUint32(c[signHandle:], uint32(tpm.HandleAK)) }},
+		{"the attestation key", func(c []byte) { binary.BigEndian.PutUint32(c[signHandle:], uint32(handleAK)) }},
 		{"the storage root", func(c []byte) { binary.BigEndian.PutUint32(c[signHandle:], uint32(tpm.HandleSRK)) }},
 		{"the digest", func(c []byte) { c[signDigest] ^= 1 }},
 		{"the scheme", func(c []byte) { binary.BigEndian.PutUint16(c[signScheme:], uint16(tpm2.TPMAlgECSchnorr)) }},
@@ -152,9 +152,10 @@ func TestAnInterposerCannotExchangeOurKeys(t *testing.T) {
 	}
 }
 
-// Each byte of each answer that something hangs on, one bit of it changed, wherever it is: header, handle, sizes, parameters,
-// session areas. A bit is changed in all answers of one attempt, so that repeating does not help. Of the inside of long answers,
-// over which one HMAC goes, it is each eighth byte, and fewer where an attempt makes an RSA key.
+// Each byte of each answer that something hangs on, one bit of it changed, wherever it is: header,
+// handle, sizes, parameters, session areas. A bit is changed in all answers of one attempt, so that
+// repeating does not help. Of the inside of long answers, over which one HMAC goes, it is each
+// eighth byte, and fewer where an attempt makes an RSA key.
 func TestNoBitOfAnAnswerCanBeChanged(t *testing.T) {
 	t.Parallel()
 	on, proxy := azureThroughProxy(t, tpm.Config{})
@@ -196,7 +197,7 @@ func TestNoBitOfAnAnswerCanBeChanged(t *testing.T) {
 			return err
 		}},
 		{"TPM2_Certify", tpm2.TPMCCCertify, 5, func() error {
-			_, err := on.Certify(t.Context(), key, tpm.HandleAK, []byte("nonce"))
+			_, err := on.Certify(t.Context(), key, handleAK, []byte("nonce"))
 			return err
 		}},
 	} {
@@ -291,8 +292,8 @@ func TestASuccessThatTheTPMDidNotAnswerIsRefused(t *testing.T) {
 		"signing":    func() error { _, err := sign(t, key); return err },
 		"loading":    func() error { _, err := on.LoadKey(ctx, file, tpm.LoadOptions{}); return err },
 		"creating":   func() error { _, err := on.CreateKey(ctx, tpm.KeyOptions{Algorithm: tpm.ECDSAP256}); return err },
-		"certifying": func() error { _, err := on.Certify(ctx, key, tpm.HandleAK, nil); return err },
-		"quoting":    func() error { _, err := on.Quote(ctx, tpm.HandleAK, []int{7}, nil); return err },
+		"certifying": func() error { _, err := on.Certify(ctx, key, handleAK, nil); return err },
+		"quoting":    func() error { _, err := on.Quote(ctx, handleAK, []int{7}, nil); return err },
 		"persisting": func() error { return key.Persist(ctx, 0x81010000) },
 		"starting a session": func() error {
 			proxy.Disconnect()
@@ -336,7 +337,8 @@ func success(command, body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(b, 0), body...)
 }
 
-// All that goes over the wire is searched for what should be nobody else's. With plain sessions the same search finds it.
+// All that goes over the wire is searched for what should be nobody else's. With plain sessions the
+// same search finds it.
 func TestNothingSecretIsOnTheWire(t *testing.T) {
 	t.Parallel()
 	const password = "correct horse battery staple"
@@ -359,7 +361,7 @@ func TestNothingSecretIsOnTheWire(t *testing.T) {
 				t.Fatal(err)
 			}
 			nonce := []byte("a challenge that only we know")
-			if _, err := on.Certify(t.Context(), key, tpm.HandleAK, nonce); err != nil {
+			if _, err := on.Certify(t.Context(), key, handleAK, nonce); err != nil {
 				t.Fatal(err)
 			}
 			public := file.Public[len(file.Public)-32:] // y of the point
@@ -378,8 +380,8 @@ func TestNothingSecretIsOnTheWire(t *testing.T) {
 	}
 }
 
-// An interposer may refuse what he likes, for as long as he likes. Each call comes to its end, after a bounded number of
-// commands, with an error that has his code or says why.
+// An interposer may refuse what they like, for as long as they like. Each call comes to its end,
+// after a bounded number of commands, with an error that has their code or says why.
 func TestRefusalsWithoutEndAreNotRepeatedWithoutEnd(t *testing.T) {
 	t.Parallel()
 	on, proxy := azureThroughProxy(t, tpm.Config{})
@@ -407,8 +409,8 @@ func TestRefusalsWithoutEndAreNotRepeatedWithoutEnd(t *testing.T) {
 			_, err := on.CreateKey(t.Context(), tpm.KeyOptions{Algorithm: tpm.ECDSAP256})
 			return err
 		}},
-		{"TPM2_Certify", []tpm2.TPMCC{tpm2.TPMCCCertify}, func() error { _, err := on.Certify(t.Context(), key, tpm.HandleAK, nil); return err }},
-		{"TPM2_Quote", []tpm2.TPMCC{tpm2.TPMCCQuote}, func() error { _, err := on.Quote(t.Context(), tpm.HandleAK, []int{7}, nil); return err }},
+		{"TPM2_Certify", []tpm2.TPMCC{tpm2.TPMCCCertify}, func() error { _, err := on.Certify(t.Context(), key, handleAK, nil); return err }},
+		{"TPM2_Quote", []tpm2.TPMCC{tpm2.TPMCCQuote}, func() error { _, err := on.Quote(t.Context(), handleAK, []int{7}, nil); return err }},
 		{"TPM2_EvictControl", []tpm2.TPMCC{tpm2.TPMCCEvictControl}, func() error { return key.Persist(t.Context(), 0x81010000) }},
 		{"signing and starting sessions", []tpm2.TPMCC{tpm2.TPMCCSign, tpm2.TPMCCStartAuthSession}, func() error { _, err := sign(t, key); return err }},
 		{"all but reading what the TPM is", []tpm2.TPMCC{
@@ -429,7 +431,8 @@ func TestRefusalsWithoutEndAreNotRepeatedWithoutEnd(t *testing.T) {
 				if err == nil {
 					t.Errorf("%v: it was taken for a success", code)
 				}
-				// Looking for a parent goes through all places once, and a session is started anew once for each.
+				// Looking for a parent goes through all places once, and a session is started anew
+				// once for each.
 				if n := wire.all(); n > 120 {
 					t.Errorf("%v: %d commands", code, n)
 				}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
 const (
@@ -27,9 +28,9 @@ func keyFileOID() encoding_asn1.ObjectIdentifier {
 	return encoding_asn1.ObjectIdentifier{2, 23, 133, 10, 1, 3}
 }
 
-// KeyFile is the content of a TPM 2.0 key file, PEM type "TSS2 PRIVATE KEY", which tpm2-tools and OpenSSL's tpm2 provider
-// read, too. Its private area is encrypted and authenticated by the TPM under the parent's seed: a copy of the file is of
-// no use anywhere else.
+// KeyFile is the content of a TPM 2.0 key file, PEM type "TSS2 PRIVATE KEY", which tpm2-tools and
+// OpenSSL's tpm2 provider read, too. Its private area is encrypted and authenticated by the TPM
+// under the parent's seed: a copy of the file is of no use anywhere else.
 //
 //	TPMKey ::= SEQUENCE {
 //	    type        OBJECT IDENTIFIER,                  -- 2.23.133.10.1.3
@@ -45,20 +46,22 @@ func keyFileOID() encoding_asn1.ObjectIdentifier {
 //	    pubkey      OCTET STRING,                       -- TPM2B_PUBLIC
 //	    privkey     OCTET STRING }                      -- TPM2B_PRIVATE
 type KeyFile struct {
-	// Parent is 0x40000001 (TPM_RH_OWNER) for the H-2 primary, or a persistent handle. It is where the parent was when the file was
-	// written.
+	// Parent is 0x40000001 (TPM_RH_OWNER) for the H-2 primary, or a persistent handle. It is where
+	// the parent was when the file was written.
 	Parent tpm2.TPMHandle
-	// EmptyAuth says that the key has no password. It is only a hint: tpm2_encodeobject up to 5.7 says the opposite of what is
-	// so. The TPM knows.
+	// EmptyAuth says that the key has no password. It is only a hint: tpm2_encodeobject up to 5.7
+	// says the opposite of what is so. The TPM knows.
 	EmptyAuth bool
 	// Policy is what a policy session must have executed before the key signs.
 	Policy []PolicyCommand
 	// Public and Private are TPM2B_PUBLIC and TPM2B_PRIVATE, each with its size.
 	Public, Private []byte
 
-	// PCRValues are those that [TPM.CreateKey] bound the key to. They are not in the file, which has a digest of them.
+	// PCRValues are those that [TPM.CreateKey] bound the key to. They are not in the file, which
+	// has a digest of them.
 	PCRValues PCRValues
-	// ParentName is the Name of the storage key that [TPM.CreateKey] made the key under. It is not in the file, which has only a handle.
+	// ParentName is the Name of the storage key that [TPM.CreateKey] made the key under. It is not
+	// in the file, which has only a handle.
 	ParentName []byte
 }
 
@@ -67,7 +70,8 @@ func (f *KeyFile) Encode() []byte {
 	var b cryptobyte.Builder
 	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1ObjectIdentifier(keyFileOID())
-		// Written also if it is false: OpenSSL's provider takes a missing one for true, and never asks for the password.
+		// Written also if it is false: OpenSSL's provider takes a missing one for true, and never
+		// asks for the password.
 		b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Boolean(f.EmptyAuth) })
 		f.addPolicy(b)
 		b.AddASN1Uint64(uint64(f.Parent))
@@ -303,9 +307,5 @@ func (f *KeyFile) Name() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	contents, err := public.Contents()
-	if err != nil {
-		return nil, err
-	}
-	return objectName(contents.NameAlg, public.Bytes())
+	return device.ObjectName(public.Bytes())
 }

@@ -33,7 +33,8 @@ func marshal(t testing.TB, v any) []byte {
 	return b
 }
 
-// keyFileParts makes a key file's DER by hand, with encoding/asn1, so that our encoder is not its own judge.
+// keyFileParts makes a key file's DER by hand, with encoding/asn1, so that our encoder is not
+// compared with itself.
 func keyFileParts(t testing.TB, members ...any) []byte {
 	t.Helper()
 	var content []byte

@@ -15,7 +15,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file counts what is loaded in the TPM. A slot that is lost is lost until the connection ends, and there are three.
+// This file counts what is loaded in the TPM. A slot that is lost is lost until the connection
+// ends, and there are three.
 
 // checkLoaded compares what is loaded with what may be.
 func checkLoaded(t testing.TB, on *tpm.TPM, objects, sessions int) {
@@ -118,7 +119,8 @@ func operateOften(t *testing.T, on *tpm.TPM, count int) {
 	checkLoaded(t, on, 2, 2)
 }
 
-// Each operation is cancelled at each of its commands: while the TPM works on it, and just when it answers.
+// Each operation is cancelled at each of its commands: while the TPM works on it, and just when it
+// answers.
 func TestCancelledOperationsLeaveNothing(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -192,8 +194,8 @@ func TestCancelledOperationsLeaveNothing(t *testing.T) {
 	}
 }
 
-// cancelAt runs an operation and ends its context when the nth command is under way. If late, the TPM gets the command after the
-// caller has gone. It reports whether there was such a command.
+// cancelAt runs an operation and ends its context when the nth command is under way. If late, the
+// TPM gets the command after the caller has gone. It reports whether there was such a command.
 func cancelAt(t *testing.T, proxy *tpmtest.Proxy, nth int, late bool, run func(context.Context) error) bool {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -24,6 +24,13 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// Where the simulated Azure machine of tpmtest keeps what its platform gives it.
+const (
+	handleAK        tpm2.TPMHandle = 0x81000003
+	nvHCLReport     tpm2.TPMHandle = 0x01400001
+	nvAKCertificate tpm2.TPMHandle = 0x01C101D0
+)
+
 // checkSigns lets a key sign and verifies it.
 func checkSigns(t testing.TB, k *tpm.Key) {
 	t.Helper()
@@ -32,7 +39,8 @@ func checkSigns(t testing.TB, k *tpm.Key) {
 	}
 }
 
-// sign signs a digest with the usual scheme of the key. A signature that does not verify is an error of the test.
+// sign signs a digest with the usual scheme of the key. A signature that does not verify is an
+// error of the test.
 func sign(t testing.TB, k *tpm.Key) ([]byte, error) {
 	t.Helper()
 	digest := sha256.Sum256([]byte("message"))
@@ -189,7 +197,8 @@ func flush(t testing.TB, c transport.TPM, h tpm2.TPMHandle) {
 	}
 }
 
-// createForeign makes a key with any template with go-tpm alone, as another program might, and returns its file.
+// createForeign makes a key with any template with go-tpm alone, as another program might, and
+// returns its file.
 func createForeign(t testing.TB, on *tpm.TPM, template tpm2.TPMTPublic) *tpm.KeyFile {
 	t.Helper()
 	return createForeignWith(t, on, template, tpm2.TPMSSensitiveCreate{})

@@ -8,10 +8,13 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
-// missPause is for how long a search is not repeated that found nothing, unless something changes: it
-// makes all primaries that are known, many seconds' work for some TPMs, while nobody else can use it.
+// missPause is for how long a search is not repeated that found nothing, unless something changes:
+// it makes all primaries that are known, many seconds' work for some TPMs, while nobody else can
+// use it.
 const missPause = 30 * time.Second
 
 // maxVainSearches bounds how many searches are remembered.
@@ -21,8 +24,7 @@ const maxVainSearches = 256
 type miss struct {
 	err     error // what it ended with
 	until   time.Time
-	conn    *conn
-	boots   boots
+	epoch   device.Epoch
 	handles []tpm2.TPMHandle // the persistent handles that were in use
 }
 
@@ -43,32 +45,32 @@ func (f *KeyFile) soughtParent(parent []byte) [sha256.Size]byte {
 
 // missed returns how a search ended a short while ago, if it would end like that again; else nil.
 func (t *turn) missed(sought [sha256.Size]byte) error {
-	s := t.scheduler
-	m, ok := s.misses[sought]
+	known := &t.tpm.known
+	m, ok := known.misses[sought]
 	if !ok {
 		return nil
 	}
-	if s.now().Before(m.until) && m.conn == s.conn && m.boots == s.boots {
+	if known.now().Before(m.until) && m.epoch == t.Epoch() {
 		handles, err := storageHandles(t)
-		if err == nil && m.conn == s.conn && slices.Equal(handles, m.handles) {
+		if err == nil && m.epoch == t.Epoch() && slices.Equal(handles, m.handles) {
 			return m.err
 		}
 	}
-	delete(s.misses, sought)
+	delete(known.misses, sought)
 	return nil
 }
 
-// miss remembers how a search ended, if all places were looked into, or will not be at the next call
-// either.
+// miss remembers how a search ended, if all places were looked into, or will not be at the next
+// call either.
 func (t *turn) miss(sought [sha256.Size]byte, s *search, err error) {
 	parent, ok := errors.AsType[*ParentError](err)
 	if ok && parent.Found || !ok && !errors.Is(err, ErrForeignTPM) || s.blind {
 		return
 	}
-	if len(t.scheduler.misses) >= maxVainSearches {
-		clear(t.scheduler.misses)
+	if len(t.tpm.known.misses) >= maxVainSearches {
+		clear(t.tpm.known.misses)
 	}
-	t.scheduler.misses[sought] = miss{
-		err: err, until: t.scheduler.now().Add(missPause), conn: t.scheduler.conn, boots: t.scheduler.boots, handles: slices.Clone(s.listed),
+	t.tpm.known.misses[sought] = miss{
+		err: err, until: t.tpm.known.now().Add(missPause), epoch: t.Epoch(), handles: slices.Clone(s.listed),
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// Numbers of the TPM have their names in errors: who reads "0x0016" has to look it up.
+// Errors give the names of the TPM's constants: a reader of "0x0016" would have to look it up.
 func TestErrorsNameWhatTheTPMCallsByNumber(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Connect(t, tpmtest.Bare(t).Device())
@@ -78,7 +78,7 @@ func TestAnAnswerOfAnotherProtocolSaysWhatItBeginsWith(t *testing.T) {
 	on, proxy := throughProxy(t)
 	for answer, want := range map[string]string{"HTTP/1.1 400 Bad Request\r\n": "0x4854 (unknown)", "\x80\x18\x00\x00\x00\x0a\x00\x00\x00\x00": "TPM_ST_ATTEST_QUOTE (0x8018)"} {
 		proxy.Handle(func([]byte, tpmtest.Forward) ([]byte, error) { return bytes.Clone([]byte(answer)), nil })
-		_, err := on.Properties(t.Context())
+		_, err := on.State(t.Context())
 		proxy.Handle(nil)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)

@@ -6,21 +6,17 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
-)
 
-// NV indices of an Azure Confidential VM.
-const (
-	NVHCLReport     tpm2.TPMHandle = 0x01400001 // report of the paravisor, 2600 bytes as a rule, zero padded
-	NVUserData      tpm2.TPMHandle = 0x01400002 // 64 bytes that the next report will carry; the guest makes it
-	NVAKCertificate tpm2.TPMHandle = 0x01C101D0 // DER certificate of the key at HandleAK, perhaps zero padded
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
 // defaultNVChunk is read at a time from a TPM that does not say how much it can give.
 const defaultNVChunk = 512
 
-// ReadNV reads all of an NV index with owner authorization and an empty password (TPM 2.0 Part 3, 31.13). It reads in chunks,
-// once, upward from offset 0: on Azure only a read at offset 0 makes a new report, and a second one would mix two. An index that
-// is not defined gives [ErrNoNVIndex]. The answers are not authenticated: what Azure keeps there is public and signed.
+// ReadNV reads all of an NV index with owner authorization and an empty password (TPM 2.0 Part 3,
+// 31.13). It reads in chunks, once, upward from offset 0: on Azure only a read at offset 0 makes a
+// new report, and a second one would mix two. An index that is not defined gives [ErrNoNVIndex].
+// The answers are not authenticated: what Azure keeps there is public and signed.
 func (t *TPM) ReadNV(ctx context.Context, index tpm2.TPMHandle) ([]byte, error) {
 	var data []byte
 	err := t.again(ctx, func(turn *turn) (err error) {
@@ -84,14 +80,14 @@ func readNVPublic(t *turn, index tpm2.TPMHandle) (*tpm2.TPMSNVPublic, tpm2.TPM2B
 
 // nvChunk returns how much one TPM2_NV_Read may ask for.
 func nvChunk(t *turn) (int, error) {
-	p, err := properties(t, tpm2.TPMPTNVBufferMax, 1)
+	p, err := t.Fixed()
 	if err != nil {
 		return 0, err
 	}
 	// The response, with its 10 bytes of header and some more, must fit into what we take.
 	const roomForRest = 64
 	if v := p[tpm2.TPMPTNVBufferMax]; v > 0 {
-		return int(min(v, maxResponseBytes-roomForRest)), nil
+		return int(min(v, device.MaxResponseBytes-roomForRest)), nil
 	}
 	return defaultNVChunk, nil
 }

@@ -82,7 +82,7 @@ func TestReadNVMakesOneReport(t *testing.T) {
 	t.Parallel()
 	v := tpmtest.Simulator(t)
 	on := tpmtest.Connect(t, v.Device())
-	if _, err := on.ReadNV(t.Context(), tpm.NVHCLReport); err == nil {
+	if _, err := on.ReadNV(t.Context(), nvHCLReport); err == nil {
 		t.Error("a report before there is one")
 	}
 	var made int
@@ -90,7 +90,7 @@ func TestReadNVMakesOneReport(t *testing.T) {
 	_, _ = rand.Read(report)
 	v.SetHCLReport(func([]byte) ([]byte, error) { made++; report[0] = byte(made); return report, nil })
 	for range 3 {
-		got, err := on.ReadNV(t.Context(), tpm.NVHCLReport)
+		got, err := on.ReadNV(t.Context(), nvHCLReport)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func TestReadNVOfTheAKCertificate(t *testing.T) {
 	if err := v.SetAKCertificate(t.Context(), want); err != nil {
 		t.Fatal(err)
 	}
-	got, err := on.ReadNV(t.Context(), tpm.NVAKCertificate)
+	got, err := on.ReadNV(t.Context(), nvAKCertificate)
 	if err != nil || !bytes.Equal(got, want) {
 		t.Errorf("read %d bytes, %v", len(got), err)
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // asOwner runs a command with the owner's rights where the kept session cannot be had, because it
@@ -13,14 +15,14 @@ import (
 // owner's.
 func (t *turn) asOwner(f func(tpm2.Session) error) error {
 	return t.withOwnerPassword(f(emptyPassword()), func(value []byte) error {
-		if t.scheduler.sessions.plain {
+		if t.tpm.sessions.plain {
 			return f(tpm2.PasswordAuth(value))
 		}
 		s, err := startUnsalted(t)
 		if err != nil {
 			return err
 		}
-		defer t.flushHandle(s.handle, nil)
+		defer t.Flush(s.handle, nil)
 		return f(s.authorize(value, 0))
 	})
 }
@@ -28,10 +30,10 @@ func (t *turn) asOwner(f func(tpm2.Session) error) error {
 // withOwnerPassword runs f with the owner's password, if there is one and a command was refused for
 // want of it.
 func (t *turn) withOwnerPassword(refused error, f func(value []byte) error) error {
-	if t.scheduler.ownerAuth == nil || !codeOf(refused, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if t.tpm.ownerAuth == nil || !rc.Of(refused, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return refused
 	}
-	value, err := t.scheduler.ownerAuth()
+	value, err := t.tpm.ownerAuth()
 	if err != nil {
 		return fmt.Errorf("%w, and the owner's password could not be had: %w", refused, err)
 	}
@@ -39,15 +41,16 @@ func (t *turn) withOwnerPassword(refused error, f func(value []byte) error) erro
 		return refused
 	}
 	err = f(bytes.TrimRight([]byte(value.Reveal()), "\x00"))
-	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return fmt.Errorf("%w: the owner's password is another one than was given", err)
 	}
-	t.scheduler.ownerHasPassword = t.scheduler.ownerHasPassword || err == nil
+	t.tpm.ownerHasPassword = t.tpm.ownerHasPassword || err == nil
 	return err
 }
 
-// startUnsalted starts an HMAC session for one command. It keeps a password off the wire and proves
-// the answer; who reads along can guess at the password, though, as often as they like.
+// startUnsalted starts an HMAC session for one command. It keeps the password off the wire and
+// authenticates the answer. An eavesdropper can still test guesses of the password against the
+// HMAC.
 func startUnsalted(t *turn) (*session, error) {
 	s := &session{nonceCaller: make([]byte, nonceBytes)}
 	if err := s.newNonce(); err != nil {
@@ -62,7 +65,7 @@ func startUnsalted(t *turn) (*session, error) {
 		AuthHash:    tpm2.TPMAlgSHA256,
 	}.Execute(t)
 	if err != nil {
-		t.discard()
+		t.Discard()
 		return nil, fmt.Errorf("starting a session: %w", err)
 	}
 	s.handle, s.nonceTPM = rsp.SessionHandle, rsp.NonceTPM.Buffer

@@ -12,6 +12,9 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/tpm/internal/device"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // This file finds the parents of keys. A parent is known by its Name, the digest of all that it is,
@@ -33,8 +36,9 @@ type ParentError struct {
 	// brings back the very key.
 	Commands []string
 	Found    bool
-	// Gone says that all places were looked into, and that the TPM is the one that was noted and was
-	// not cleared: the storage key was freed, and only who knows how it was made can make it again.
+	// Gone says that all places were looked into, and that the TPM is the one that was noted and
+	// was not cleared: the storage key was freed, and cannot be made again without knowing how it
+	// was made.
 	Gone bool
 	// Password says that the commands need the owner's password, in the variable OWNER_PASSWORD.
 	Password bool
@@ -143,7 +147,7 @@ func (s *search) listHandles() []tpm2.TPMHandle {
 // storageHandles lists the persistent handles in use that the registry has for storage keys (TCG
 // Registry of Reserved TPM 2.0 Handles, 2.3.1).
 func storageHandles(t transport.TPM) ([]tpm2.TPMHandle, error) {
-	data, err := capability(t, tpm2.TPMCapHandles, uint32(firstStorageHandle), maxHandles)
+	data, err := device.Capability(t, tpm2.TPMCapHandles, uint32(firstStorageHandle), maxHandles)
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +184,9 @@ func (s *search) find(fits func(place, object) (bool, error)) (o object, at plac
 			s.look(p, o)
 		}
 		ok, err := fits(p, o)
+		if !ok && err == nil && o.recalled {
+			o, ok, err = s.fitsNow(p, o, fits)
+		}
 		if ok && err == nil {
 			return o, p, true, nil
 		}
@@ -191,17 +198,31 @@ func (s *search) find(fits func(place, object) (bool, error)) (o object, at plac
 	return object{}, place{}, false, nil
 }
 
+// fitsNow asks whether what is at a place now fits, where what was seen there earlier did not, or
+// is not there any more.
+func (s *search) fitsNow(p place, earlier object, fits func(place, object) (bool, error)) (object, bool, error) {
+	o, err := s.turn.lookAgain(p.handle)
+	if over := s.note(p, err); over != nil || err != nil {
+		return earlier, false, over
+	}
+	if s.look != nil {
+		s.look(p, o)
+	}
+	ok, err := fits(p, o)
+	return o, ok, err
+}
+
 // note decides what follows from an error of opening a place: that nothing is there, that it is not
 // known what is there, or, with an error of its own, that there is no use in looking further.
 func (s *search) note(p place, err error) (over error) {
 	var code tpm2.TPMRC
 	switch {
 	case err == nil:
-	case s.turn.ctx.Err() != nil, errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed):
+	case s.turn.Context().Err() != nil, errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed):
 		return err
 	case errors.As(err, &code) && endsSearch(code):
 		return err
-	case p.handle != 0 && codeOf(err, tpm2.TPMRCHandle):
+	case p.handle != 0 && rc.Of(err, tpm2.TPMRCHandle):
 	case p.handle == 0 && cannotMake(code):
 	case p.handle == 0:
 		s.noteHierarchy(knownPrimaries()[p.primary].hierarchy, err)
@@ -216,7 +237,7 @@ func (s *search) note(p place, err error) (over error) {
 func (s *search) noteHierarchy(h tpm2.TPMHandle, err error) {
 	name := map[tpm2.TPMHandle]string{tpm2.TPMRHOwner: "owner", tpm2.TPMRHEndorsement: "endorsement"}[h]
 	text := "the primaries of the " + name + " hierarchy"
-	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		text = "the primaries of the " + name + " hierarchy, which has a password"
 		s.password = s.password || h == tpm2.TPMRHOwner
 	}
@@ -226,20 +247,20 @@ func (s *search) noteHierarchy(h tpm2.TPMHandle, err error) {
 		}
 	}
 	s.blind = true
-	s.unseen = append(s.unseen, fmt.Errorf("%s (%w)", text, advise(err)))
+	s.unseen = append(s.unseen, fmt.Errorf("%s (%w)", text, rc.Advise(err)))
 }
 
 // cannotMake reports whether a TPM says that it does not make keys of a template, so that none of
 // its keys is of it.
 func cannotMake(code tpm2.TPMRC) bool {
-	return codeIs(code, tpm2.TPMRCValue, tpm2.TPMRCKeySize, tpm2.TPMRCCurve, tpm2.TPMRCAsymmetric, tpm2.TPMRCSymmetric,
+	return rc.Is(code, tpm2.TPMRCValue, tpm2.TPMRCKeySize, tpm2.TPMRCCurve, tpm2.TPMRCAsymmetric, tpm2.TPMRCSymmetric,
 		tpm2.TPMRCHash, tpm2.TPMRCType, tpm2.TPMRCAttributes, tpm2.TPMRCSize)
 }
 
 // openPlace reads what is at a persistent handle, or makes a primary.
 func openPlace(t *turn, p place) (object, error) {
 	if p.handle != 0 {
-		return readPublic(t, p.handle)
+		return t.look(p.handle)
 	}
 	return createPrimary(t, p.primary)
 }
@@ -247,14 +268,14 @@ func openPlace(t *turn, p place) (object, error) {
 // findNamed looks for the storage key with this Name. It is looked for first where it was last,
 // then in the places given.
 func findNamed(t *turn, s *search, name []byte) (o object, where place, found bool, err error) {
-	if last, known := t.scheduler.parents[string(name)]; known {
+	if last, known := t.tpm.known.parents[string(name)]; known {
 		s.first = append([]place{last}, s.first...)
 	}
 	o, where, found, err = s.find(func(p place, o object) (bool, error) {
 		if !bytes.Equal(o.name, name) {
 			return false, nil
 		}
-		if t.scheduler.locked[at(o)] {
+		if t.tpm.known.locked[at(o)] {
 			s.blind = true
 			s.unseen = append(s.unseen, fmt.Errorf("%v: the storage key there is the right one, and has a password of its own", p))
 			return false, nil
@@ -267,7 +288,7 @@ func findNamed(t *turn, s *search, name []byte) (o object, where place, found bo
 		return true, nil
 	})
 	if err == nil && !found {
-		clear(t.scheduler.locked) // to be tried again next time
+		clear(t.tpm.known.locked) // to be tried again next time
 	}
 	if found {
 		t.remember(o, where)
@@ -275,11 +296,11 @@ func findNamed(t *turn, s *search, name []byte) (o object, where place, found bo
 	return o, where, found, err
 }
 
-// remember notes where a storage key is. Those that are made anew cost more than to look again for a
-// cheaper place; the derived one does not.
+// remember notes where a storage key is. Those that are made anew cost more than to look again for
+// a cheaper place; the derived one does not.
 func (t *turn) remember(o object, p place) {
 	if p.handle != 0 || p.primary == derivedRoot {
-		t.scheduler.parents[string(o.name)] = p
+		t.tpm.known.parents[string(o.name)] = p
 	}
 }
 
@@ -294,16 +315,19 @@ func (t *turn) under(find func(*turn) (object, error), f func(object) error) err
 		}
 		err = f(o)
 		t.release(o)
-		if !codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || o.transient() || t.scheduler.locked[at(o)] {
+		if t.mayBeStale(o, err) {
+			continue
+		}
+		if !rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || o.transient() || t.tpm.known.locked[at(o)] {
 			return err
 		}
-		t.scheduler.refuses(o)
+		t.tpm.known.refuses(o)
 	}
 }
 
 // restore is the command that puts a primary back to a persistent handle.
 func (s *search) restore(primary int) string {
-	return knownPrimaries()[primary].persistAt(s.free(HandleSRK), s.turn.scheduler.ownerHasPassword)
+	return knownPrimaries()[primary].persistAt(s.free(HandleSRK), s.turn.tpm.ownerHasPassword)
 }
 
 // guesses are the commands for the two storage keys that are by far the most frequent. They are for

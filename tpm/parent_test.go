@@ -67,7 +67,7 @@ func password(h tpm2.TPMHandle, value string) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: h, Auth: tpm2.PasswordAuth([]byte(value))}
 }
 
-// putPrimary makes a primary persistent, as whoever has the owner's password.
+// putPrimary makes a primary persistent, as an owner with the password.
 func putPrimary(t *testing.T, c transport.TPM, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic, at tpm2.TPMHandle, ownerAuth string) {
 	t.Helper()
 	auth := password(hierarchy, "")
@@ -728,8 +728,8 @@ func TestAKeyIsNotLostWhileTheTPMDoesNotServe(t *testing.T) {
 	}
 }
 
-// A search makes all primaries that are known, which takes some TPMs long. One that finds nothing is
-// not repeated at each call, unless something changes.
+// A search makes all primaries that are known, which takes some TPMs long. One that finds nothing
+// is not repeated at each call, unless something changes.
 func TestASearchInVainIsNotRepeatedAtOnce(t *testing.T) {
 	t.Parallel()
 	all := len(tpm.KnownPrimaries())

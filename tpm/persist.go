@@ -7,10 +7,12 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// The persistent handles that the owner may give to keys: TCG Registry of Reserved TPM 2.0 Handles, 2.3.1, less the block of
-// 0x81000000 that is set aside for storage roots and attestation keys.
+// The persistent handles that the owner may give to keys: TCG Registry of Reserved TPM 2.0 Handles,
+// 2.3.1, less the block of 0x81000000 that is set aside for storage roots and attestation keys.
 const (
 	firstPersistent tpm2.TPMHandle = 0x81010000
 	lastPersistent  tpm2.TPMHandle = 0x817fffff
@@ -27,9 +29,10 @@ func CheckPersistentHandle(h tpm2.TPMHandle) error {
 // Handle names an object in the TPM.
 type Handle = tpm2.TPMHandle
 
-// Persist keeps the key at a persistent handle, 0x81010000 to 0x817fffff (TPM2_EvictControl, TPM 2.0 Part 3, 28.5): through a
-// resource manager a transient key costs three commands more around each one. It takes one of the few places in the TPM's NV
-// memory. A key that is there already is fine; another object there is an error.
+// Persist keeps the key at a persistent handle, 0x81010000 to 0x817fffff (TPM2_EvictControl, TPM
+// 2.0 Part 3, 28.5): through a resource manager a transient key costs three commands more around
+// each one. It takes one of the few places in the TPM's NV memory. A key that is there already is
+// fine; another object there is an error.
 func (k *Key) Persist(ctx context.Context, h tpm2.TPMHandle) error {
 	if err := CheckPersistentHandle(h); err != nil {
 		return err
@@ -42,7 +45,7 @@ func (k *Key) Persist(ctx context.Context, h tpm2.TPMHandle) error {
 			return nil
 		case err == nil:
 			return errors.New("another object is there: choose another handle")
-		case !codeOf(err, tpm2.TPMRCHandle):
+		case !rc.Of(err, tpm2.TPMRCHandle):
 			return err
 		}
 		if at == tpm2.TPMHandle(k.permanent.Load()) {
@@ -63,18 +66,16 @@ func (k *Key) Persist(ctx context.Context, h tpm2.TPMHandle) error {
 // settle notes that the key is at a persistent handle, and gives up its slot.
 func (k *Key) settle(t *turn, h tpm2.TPMHandle) {
 	k.permanent.Store(uint32(h))
-	if at, found := t.scheduler.loaded.forget(&k.resident); found {
-		t.flushHandle(at, k.name)
-	}
+	t.Release(&k.resident)
 }
 
-// Unpersist removes the key with this Name from a persistent handle. It is no error if nothing is there; another object is left
-// alone, with an error.
+// Unpersist removes the key with this Name from a persistent handle. It is no error if nothing is
+// there; another object is left alone, with an error.
 func (t *TPM) Unpersist(ctx context.Context, h tpm2.TPMHandle, name []byte) error {
 	err := t.again(ctx, func(turn *turn) error {
 		o, err := readPublic(turn, h)
 		switch {
-		case codeOf(err, tpm2.TPMRCHandle):
+		case rc.Of(err, tpm2.TPMRCHandle):
 			return nil
 		case err != nil:
 			return err
@@ -97,11 +98,12 @@ func evictControl(t *turn, o object, h tpm2.TPMHandle) error {
 				ObjectHandle:     tpm2.NamedHandle{Handle: o.handle, Name: tpm2.TPM2BName{Buffer: o.name}},
 				PersistentHandle: h,
 			}.Execute(t)
+			t.forgetSeen(h)
 			return err
 		})
 	}
 	err := t.withOwnerPassword(evict(nil), evict)
-	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return fmt.Errorf("the owner hierarchy has a password: %w", err)
 	}
 	return err

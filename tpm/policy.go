@@ -12,9 +12,11 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// PCRSelection names the PCRs whose present values a key is to be bound to. The zero value binds it to none.
+// PCRSelection names the PCRs whose present values a key is to be bound to. The zero value binds it
+// to none.
 type PCRSelection struct {
 	Bank crypto.Hash // SHA-256 or SHA-384; 0 means SHA-256
 	PCRs []int       // 0 to 23
@@ -26,14 +28,15 @@ type PCRValues struct {
 	Values map[int][]byte
 }
 
-// PolicyCommand is a command that a policy session must have executed before a key can be used, as a key file has it: the
-// code, and the parameters without handles in their wire form.
+// PolicyCommand is a command that a policy session must have executed before a key can be used, as
+// a key file has it: the code, and the parameters without handles in their wire form.
 type PolicyCommand struct {
 	Code       tpm2.TPMCC
 	Parameters []byte
 }
 
-// policy is what a key demands of a policy session before it signs: PCR values, and perhaps its authorization value.
+// policy is what a key demands of a policy session before it signs: PCR values, and perhaps its
+// authorization value.
 type policy struct {
 	bank      tpm2.TPMAlgID // 0: no PCRs
 	pcrs      []int
@@ -75,7 +78,8 @@ func pcrBankAlg(bank crypto.Hash) (tpm2.TPMAlgID, error) {
 	return 0, fmt.Errorf("PCR bank %v is neither SHA-256 nor SHA-384", bank)
 }
 
-// digestPCRs is what TPM2_PolicyPCR compares: the values in rising order, digested with the session's hash, whatever the bank's.
+// digestPCRs is what TPM2_PolicyPCR compares: the values in rising order, digested with the
+// session's hash, whatever the bank's.
 func digestPCRs(pcrs []int, values map[int][]byte) []byte {
 	h := sha256.New()
 	for _, pcr := range pcrs {
@@ -128,9 +132,10 @@ func (p policy) satisfy(t *turn, session tpm2.TPMHandle) error {
 	return nil
 }
 
-// explainSatisfy tells that a session is gone from that a key is: the code, which is not wrapped, is the same.
+// explainSatisfy tells that a session is gone from that a key is: the code, which is not wrapped,
+// is the same.
 func explainSatisfy(err error) error {
-	if codeOf(err, tpm2.TPMRCReferenceH0, tpm2.TPMRCHandle) {
+	if rc.Of(err, tpm2.TPMRCReferenceH0, tpm2.TPMRCHandle) {
 		return fmt.Errorf("%w: %v", errSessionGone, err)
 	}
 	return err
@@ -149,8 +154,8 @@ func (p policy) commands() []PolicyCommand {
 	return list
 }
 
-// parsePolicy reads a key file's policy. It takes what commands writes, and nothing else: a policy that is not wholly
-// understood cannot be satisfied.
+// parsePolicy reads a key file's policy. It takes what commands writes, and nothing else: a policy
+// that is not wholly understood cannot be satisfied.
 func parsePolicy(list []PolicyCommand) (policy, error) {
 	var p policy
 	for _, c := range list {
@@ -194,7 +199,8 @@ func (p *policy) parsePCR(parameters []byte) error {
 	return nil
 }
 
-// PCRError says that PCRs which a key is bound to have other values than when it was made. It is an [ErrPCRsChanged].
+// PCRError says that PCRs which a key is bound to have other values than when it was made. It is an
+// [ErrPCRsChanged].
 type PCRError struct {
 	Bank     string // "sha256"
 	Selected []int  // what the key is bound to
@@ -222,7 +228,7 @@ func (e *PCRError) Unwrap() []error { return []error{ErrPCRsChanged, ErrPolicy, 
 
 // explain finds out which PCRs made a policy fail.
 func (p policy) explain(t *turn, err error, old PCRValues) error {
-	if p.bank == 0 || !codeOf(err, tpm2.TPMRCValue, tpm2.TPMRCHash, tpm2.TPMRCPolicyFail, tpm2.TPMRCPCRChanged) {
+	if p.bank == 0 || !rc.Of(err, tpm2.TPMRCValue, tpm2.TPMRCHash, tpm2.TPMRCPolicyFail, tpm2.TPMRCPCRChanged) {
 		return err
 	}
 	now, readErr := readPCRs(t, p.bank, p.pcrs)

@@ -29,7 +29,8 @@ func (f forwarder) Send(command []byte) ([]byte, error) { return f(command) }
 
 func selection(pcrs ...int) tpm.PCRSelection { return tpm.PCRSelection{PCRs: pcrs} }
 
-// throughFile encodes and decodes a key file, as the next start of the agent will find it. The PCR values are not in it.
+// throughFile encodes and decodes a key file, as the next start of the agent will find it. The PCR
+// values are not in it.
 func throughFile(t *testing.T, file *tpm.KeyFile) *tpm.KeyFile {
 	t.Helper()
 	decoded, err := tpm.DecodeKeyFile(file.Encode())
@@ -137,7 +138,8 @@ func TestAKeyThatIsBoundToPCRsAndHasAnAuthorizationValue(t *testing.T) {
 	}
 }
 
-// The policy is for signing. What certifies a key is its authorization value, also while its PCRs are others.
+// The policy is for signing. What certifies a key is its authorization value, also while its PCRs
+// are others.
 func TestAKeyThatIsBoundToPCRsIsCertified(t *testing.T) {
 	t.Parallel()
 	bothWays(t, func(t *testing.T, plain bool) {
@@ -147,11 +149,11 @@ func TestAKeyThatIsBoundToPCRsIsCertified(t *testing.T) {
 				file := create(t, on, tpm.KeyOptions{PCRs: selection(11), AuthValue: value})
 				key := load(t, on, file, tpm.LoadOptions{AuthValue: value})
 				checkSigns(t, key)
-				if _, err := on.Certify(t.Context(), key, tpm.HandleAK, nil); err != nil {
+				if _, err := on.Certify(t.Context(), key, handleAK, nil); err != nil {
 					t.Error(err)
 				}
 				extend(t, on, 11)
-				if _, err := on.Certify(t.Context(), key, tpm.HandleAK, nil); err != nil {
+				if _, err := on.Certify(t.Context(), key, handleAK, nil); err != nil {
 					t.Error(err)
 				}
 				_, err := sign(t, key)
@@ -180,8 +182,8 @@ func TestAPolicyCannotBePassedBy(t *testing.T) {
 	})
 }
 
-// An extension between the policy and the signature makes the TPM refuse, whichever PCR it is: one that the key is not bound to
-// must not be noticed.
+// An extension between the policy and the signature makes the TPM refuse, whichever PCR it is: one
+// that the key is not bound to must not be noticed.
 func TestAPCRIsExtendedBetweenPolicyAndSignature(t *testing.T) {
 	t.Parallel()
 	on, proxy := throughProxy(t)
@@ -371,7 +373,8 @@ func changed(b []byte, i int) []byte {
 	return b
 }
 
-// A key that signs with its password as well as with its policy is used as its file says, and reported.
+// A key that signs with its password as well as with its policy is used as its file says, and
+// reported.
 func TestAPolicyBesideAPasswordIsReported(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Connect(t, tpmtest.Bare(t).Device())

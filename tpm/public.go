@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
 // errWrongObject says that a handle names another object than the one that was loaded there.
@@ -27,6 +27,7 @@ type object struct {
 
 	qualified []byte // TPM2B_NAME of the object with its ancestors, as TPM2_ReadPublic has it; not checked
 	primary   int    // which of the known primaries it is, if it was made here
+	recalled  bool   // the TPM was not asked about it just now: see seen
 }
 
 // auth authorizes a command with the object, whatever its authorization value is in the session.
@@ -39,16 +40,16 @@ func owner(session tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: handleOwner, Name: tpm2.HandleName(handleOwner), Auth: session}
 }
 
-// emptyPassword is the authorization with an empty password, where there can be no session: while one is made, or beside
-// the one that a command has.
+// emptyPassword is the authorization with an empty password, where there can be no session: while
+// one is made, or beside the one that a command has.
 func emptyPassword() tpm2.Session { return tpm2.PasswordAuth(nil) }
 
-// ReadPublic reads the public area of a loaded or persistent object: the TPMT_PUBLIC as the TPM sent it, and the Name, which
-// was checked to be that area's.
+// ReadPublic reads the public area of a loaded or persistent object: the TPMT_PUBLIC as the TPM
+// sent it, and the Name, which was checked to be that area's.
 func (t *TPM) ReadPublic(ctx context.Context, h tpm2.TPMHandle) (area, name []byte, err error) {
 	var o object
 	err = t.again(ctx, func(turn *turn) error {
-		o, err = readPublic(turn, h)
+		o, err = turn.lookAgain(h)
 		return err
 	})
 	if err != nil {
@@ -68,13 +69,22 @@ func readPublic(t transport.TPM, h tpm2.TPMHandle) (object, error) {
 	return o, err
 }
 
+// lookAt makes sure that an object is where it is said to be.
+func (o object) lookAt(t transport.TPM) error {
+	there, err := readPublic(t, o.handle)
+	if err == nil && !bytes.Equal(there.area, o.area) {
+		err = errors.New("another object is at its handle")
+	}
+	return err
+}
+
 // parseObject takes what the TPM says of an object: the Name must be the digest of the public area.
 func parseObject(h tpm2.TPMHandle, area, claimed []byte) (object, error) {
 	public, err := parsePublic(area)
 	if err != nil {
 		return object{}, fmt.Errorf("public area of 0x%08x: %w", uint32(h), err)
 	}
-	name, err := objectName(public.NameAlg, area)
+	name, err := device.ObjectName(area)
 	if err != nil {
 		return object{}, err
 	}
@@ -84,8 +94,8 @@ func parseObject(h tpm2.TPMHandle, area, claimed []byte) (object, error) {
 	return object{handle: h, public: *public, area: area, name: name}, nil
 }
 
-// parsePublic decodes a TPMT_PUBLIC. Only one that encodes to the same bytes again is taken, so that nothing can hide
-// behind it.
+// parsePublic decodes a TPMT_PUBLIC. Only one that encodes to the same bytes again is taken, so
+// that nothing can hide behind it.
 func parsePublic(area []byte) (*tpm2.TPMTPublic, error) {
 	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](area)
 	if err != nil {
@@ -95,17 +105,6 @@ func parsePublic(area []byte) (*tpm2.TPMTPublic, error) {
 		return nil, errors.New("not a TPMT_PUBLIC in its only encoding")
 	}
 	return public, nil
-}
-
-// objectName computes the Name of an object: nameAlg ‖ H(TPMT_PUBLIC) (TPM 2.0 Part 1, 16).
-func objectName(alg tpm2.TPMAlgID, area []byte) ([]byte, error) {
-	hash, err := alg.Hash()
-	if err != nil {
-		return nil, fmt.Errorf("name algorithm %s is not one that is known here", tcg.Algorithm(uint16(alg))) // err has the number alone
-	}
-	h := hash.New()
-	h.Write(area)
-	return h.Sum(binary.BigEndian.AppendUint16(nil, uint16(alg))), nil
 }
 
 // publicKey turns an RSA or ECC public area into a crypto.PublicKey.

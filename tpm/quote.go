@@ -11,11 +11,13 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 const (
 	pcrCount = 24 // of a PC Client TPM: PCR 0 to 23
-	// quoteAttempts bounds how often quote and PCR values are taken again because a PCR was extended in between.
+	// quoteAttempts bounds how often quote and PCR values are taken again because a PCR was
+	// extended in between.
 	quoteAttempts = 3
 )
 
@@ -25,9 +27,10 @@ type Quote struct {
 	PCRs map[int][]byte // SHA-256 bank: index to value; their digest is in the statement
 }
 
-// Quote lets the attestation key ak sign the SHA-256 bank's values of the given PCRs, with the qualifyingData, at most 50
-// bytes (TPM 2.0 Part 3, 18.4). The values returned are those that the statement is about: a PCR that is extended between
-// quote and reading makes it start over, at most 3 times in all. The signature is the verifier's to check.
+// Quote lets the attestation key ak sign the SHA-256 bank's values of the given PCRs, with the
+// qualifyingData, at most 50 bytes (TPM 2.0 Part 3, 18.4). The values returned are those that the
+// statement is about: a PCR that is extended between quote and reading makes it start over, at most
+// 3 times in all. The signature is the verifier's to check.
 func (t *TPM) Quote(ctx context.Context, ak tpm2.TPMHandle, pcrs []int, qualifyingData []byte) (Quote, error) {
 	selection, err := selectPCRs(pcrs)
 	if err == nil {
@@ -51,18 +54,17 @@ func (t *TPM) Quote(ctx context.Context, ak tpm2.TPMHandle, pcrs []int, qualifyi
 var errPCRsMoved = errors.New("PCRs were extended while they were quoted")
 
 func quoteSettled(t *turn, ak tpm2.TPMHandle, selection []int, qualifyingData []byte) (Quote, error) {
-	signer, err := attestationKey(t, ak)
-	if err != nil {
-		return Quote{}, err
-	}
-	for range quoteAttempts {
-		var q Quote
-		q, err = quoteOnce(t, signer, selection, qualifyingData)
-		if !errors.Is(err, errPCRsMoved) {
-			return q, err
+	var q Quote
+	err := t.withAttestationKey(ak, func(signer object) (err error) {
+		for range quoteAttempts {
+			q, err = quoteOnce(t, signer, selection, qualifyingData)
+			if !errors.Is(err, errPCRsMoved) {
+				return err
+			}
 		}
-	}
-	return Quote{}, err
+		return err
+	})
+	return q, err
 }
 
 func quoteOnce(t *turn, signer object, selection []int, qualifyingData []byte) (Quote, error) {
@@ -134,12 +136,13 @@ func pcrBank(bank tpm2.TPMAlgID, pcrs []int) tpm2.TPMLPCRSelection {
 	}}}
 }
 
-// readPCRs reads values of one bank. A TPM answers with as many as fit, eight as a rule (TPM 2.0 Part 3, 22.4).
+// readPCRs reads values of one bank. A TPM answers with as many as fit, eight as a rule (TPM 2.0
+// Part 3, 22.4).
 func readPCRs(t *turn, bank tpm2.TPMAlgID, selection []int) (map[int][]byte, error) {
 	values := make(map[int][]byte, len(selection))
 	for rest := selection; len(rest) > 0; {
 		rsp, err := tpm2.PCRRead{PCRSelectionIn: pcrBank(bank, rest)}.Execute(t)
-		if codeOf(err, tpm2.TPMRCHash) {
+		if rc.Of(err, tpm2.TPMRCHash) {
 			return nil, missingPCRs(t, bank, rest, err)
 		}
 		if err != nil {

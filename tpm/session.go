@@ -15,10 +15,12 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
-	"github.com/keyagent/keyagent/internal/waiting"
+	"github.com/keyagent/keyagent/tpm/internal/device"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// nonceBytes is the size of the nonces of a session; the specification's minimum (TPM 2.0 Part 3, 11.1).
+// nonceBytes is the size of the nonces of a session; the specification's minimum (TPM 2.0 Part 3,
+// 11.1).
 const nonceBytes = 16
 
 // macBytes is the size of a session's HMACs.
@@ -31,36 +33,51 @@ const (
 	attrEncrypt         = 1 << 6 // the first parameter of the response is encrypted
 )
 
-// ErrTampered is in the error for an answer that the TPM did not give: its HMAC, under a key that only the TPM and this process
-// know, is wrong. The answer was not used.
+// ErrTampered is in the error for an answer that the TPM did not give: its HMAC, under a key that
+// only the TPM and this process know, is wrong. The answer was not used.
 var ErrTampered = errors.New("the TPM's answer was changed on its way")
 
-// session is an HMAC or policy session that was salted to the storage root: who does not have the storage root's private part,
-// which never leaves the TPM, does not have its key (TPM 2.0 Part 1, 19.6.8). SHA-256 and AES-128-CFB. Of whoever has the turn.
+// session is an HMAC or policy session that was salted to the storage root: its key can be computed
+// only with the storage root's private part, which never leaves the TPM (TPM 2.0 Part 1, 19.6.8).
+// It uses SHA-256 and AES-128-CFB, and belongs to the turn.
 type session struct {
 	handle      tpm2.TPMHandle
-	boots       boots  // in one of which it was started
 	key         []byte // sessionKey
 	nonceTPM    []byte // the newest
 	nonceCaller []byte // the newest
+	root        object // that it was salted to; of no session that is not salted
 
 	uses    int
 	pending bool // it is in use, or was and what became of the nonces is not known
 }
 
-// startSession makes a session. The salt is encrypted to the storage root, whose Name was checked: a key that somebody on the
-// way has put in its place would let him have the salt.
+// startSession makes a session. The salt is encrypted to the storage root, whose Name was checked:
+// with a key of their own in its place, an interposer could decrypt the salt.
 func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	// A session does not outlive its boot: while it works, what is made beside it is known to be of
 	// the same one.
-	if err := t.scheduler.findBoot(t); err != nil {
-		t.scheduler.log.Debug("TPM does not tell whether it was reset", "cause", err)
+	if err := t.FindBoot(); err != nil {
+		t.tpm.log.Debug("TPM does not tell whether it was reset", "cause", err)
 	}
 	root, err := storageRoot(t)
 	if err != nil {
 		return nil, err
 	}
+	s, err := startSalted(t, kind, root)
+	t.release(root)
+	defer t.salted(root)
+	if !t.mayBeStale(root, err) {
+		return s, err
+	}
+	if root, err = storageRoot(t); err != nil {
+		return nil, err
+	}
 	defer t.release(root)
+	return startSalted(t, kind, root)
+}
+
+// startSalted makes a session that is salted to a storage key.
+func startSalted(t *turn, kind tpm2.TPMSE, root object) (*session, error) {
 	recipient, err := tpm2.ImportEncapsulationKey(&root.public)
 	if err != nil {
 		return nil, fmt.Errorf("salting a session to the storage root: %w", err)
@@ -69,7 +86,7 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("salting a session to the storage root: %w", err)
 	}
-	s := &session{boots: t.scheduler.boots, nonceCaller: make([]byte, nonceBytes)}
+	s := &session{root: root, nonceCaller: make([]byte, nonceBytes)}
 	if err := s.newNonce(); err != nil {
 		return nil, err
 	}
@@ -87,29 +104,43 @@ func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
 		AuthHash: tpm2.TPMAlgSHA256,
 	}
 	rsp, err := start.Execute(t)
-	for pause := firstPause; fullOfSessions(err) && pause < maxPause; pause *= 2 {
+	for pause := device.FirstPause; fullOfSessions(err) && pause < device.MaxPause; pause *= 2 {
 		// Other programs' sessions come and go.
-		if err := waiting.Sleep(t.ctx, pause); err != nil {
+		if err := t.Pause(pause); err != nil {
 			return nil, err
 		}
 		rsp, err = start.Execute(t)
 	}
 	if err != nil {
-		t.discard()
+		t.Discard()
 		return nil, fmt.Errorf("starting a session: %w", err)
 	}
 	s.handle, s.nonceTPM = rsp.SessionHandle, rsp.NonceTPM.Buffer
+	t.Keep(s, s.handle, nil)
 	s.key = tpm2.KDFa(crypto.SHA256, salt, "ATH", s.nonceTPM, s.nonceCaller, 8*sha256.Size)
 	return s, nil
 }
+
+// fullOfSessions is sessionsFull of an error.
+func fullOfSessions(err error) bool {
+	var code tpm2.TPMRC
+	return errors.As(err, &code) && rc.SessionsFull(code)
+}
+
+// GivesWay is true between two commands: another session can be started then.
+func (s *session) GivesWay() bool { return !s.pending }
+
+// Retired is false: a session is given up when nobody has used it for some time.
+func (s *session) Retired() bool { return false }
 
 func (s *session) newNonce() error {
 	_, err := rand.Read(s.nonceCaller)
 	return err
 }
 
-// authorization is one use of a session: the authorization of one entity for one command. It is a [tpm2.Session], so that
-// commands which go-tpm writes and the one that we write are protected by the same arithmetic.
+// authorization is one use of a session: the authorization of one entity for one command. It is a
+// [tpm2.Session], so that commands which go-tpm writes and the one that we write are protected by
+// the same arithmetic.
 type authorization struct {
 	*session
 	value      []byte // authValue of the entity, without trailing zeros
@@ -119,13 +150,14 @@ type authorization struct {
 
 var _ tpm2.Session = (*authorization)(nil)
 
-// authorize begins a use. Encrypt tells which first parameters are sized buffers, which alone can be encrypted.
+// authorize begins a use. Encrypt tells which first parameters are sized buffers, which alone can
+// be encrypted.
 func (s *session) authorize(value []byte, encrypt byte) *authorization {
 	return &authorization{session: s, value: value, valueInMAC: true, attributes: attrContinueSession | encrypt}
 }
 
-// commandMAC authenticates a command (TPM 2.0 Part 1, 16.7 and 19.6.5): cpHash = H(code ‖ Names ‖ parameters). The Names are
-// what keeps a handle from being exchanged.
+// commandMAC authenticates a command (TPM 2.0 Part 1, 16.7 and 19.6.5): cpHash = H(code ‖ Names ‖
+// parameters). The Names are what keeps a handle from being exchanged.
 func (a *authorization) commandMAC(code tpm2.TPMCC, parameters []byte, names ...[]byte) []byte {
 	h := sha256.New()
 	var word [4]byte
@@ -138,7 +170,8 @@ func (a *authorization) commandMAC(code tpm2.TPMCC, parameters []byte, names ...
 	return a.mac(h.Sum(nil), a.nonceCaller, a.nonceTPM, a.attributes)
 }
 
-// responseMAC authenticates the response to a command that succeeded: rpHash = H(code of the response ‖ code ‖ parameters).
+// responseMAC authenticates the response to a command that succeeded: rpHash = H(code of the
+// response ‖ code ‖ parameters).
 func (a *authorization) responseMAC(code tpm2.TPMCC, parameters []byte, attributes byte) []byte {
 	h := sha256.New()
 	var words [8]byte // the response code is TPM_RC_SUCCESS, 0
@@ -174,7 +207,8 @@ func (a *authorization) accept(code tpm2.TPMCC, parameters, nonce []byte, attrib
 	return nil
 }
 
-// cfb en- or decrypts the first parameter in place (TPM 2.0 Part 1, 21.3). The nonce of who sends it is the newer one.
+// cfb en- or decrypts the first parameter in place (TPM 2.0 Part 1, 21.3). The sender's nonce is
+// the newer one.
 func (a *authorization) cfb(parameter, newer, older []byte, encrypt bool) error {
 	secret := append(append(make([]byte, 0, len(a.key)+len(a.value)), a.key...), a.value...)
 	k := tpm2.KDFa(crypto.SHA256, secret, "CFB", newer, older, 8*2*aes.BlockSize)
@@ -186,8 +220,8 @@ func (a *authorization) cfb(parameter, newer, older []byte, encrypt bool) error 
 	return nil
 }
 
-// xorCFB is cipher feedback mode with whole blocks (NIST SP 800-38A, 6.3). The standard library's is deprecated, because it
-// does not authenticate; here the session's HMAC does.
+// xorCFB is cipher feedback mode with whole blocks (NIST SP 800-38A, 6.3). The standard library's
+// is deprecated, because it does not authenticate; here the session's HMAC does.
 func xorCFB(block cipher.Block, iv, data []byte, encrypt bool) {
 	feedback := append(make([]byte, 0, aes.BlockSize), iv...)
 	var pad [aes.BlockSize]byte

@@ -5,33 +5,31 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 const (
-	// defaultSessionUses bounds how long one session key is used. A new one costs an asymmetric operation of the TPM, which
-	// is then spread over as many commands.
+	// defaultSessionUses bounds how long one session key is used. A new one costs an asymmetric
+	// operation of the TPM, which is then spread over as many commands.
 	defaultSessionUses = 4096
 
-	// defaultSessionIdle is after how long a session that nobody uses is flushed. A session that a resource manager has put
-	// aside holds back the TPM's context counter: once the other users of the TPM have put sessions aside 65,000 times, or
-	// 250 times on some TPMs, they all get TPM_RC_CONTEXT_GAP until ours is gone (TPM 2.0 Part 1, 30.5).
+	// defaultSessionIdle is after how long a session that nobody uses is flushed. A session that a
+	// resource manager has put aside holds back the TPM's context counter: once the other users of
+	// the TPM have put sessions aside 65,000 times, or 250 times on some TPMs, they all get
+	// TPM_RC_CONTEXT_GAP until ours is gone (TPM 2.0 Part 1, 30.5).
 	defaultSessionIdle = time.Minute
 )
 
-// sessions are the sessions that are kept: one for all commands with an authorization value, and one for keys with a policy.
-// That is enough, because turns are exclusive and a session that is not bound serves any entity; more would take slots, of
-// which a TPM has three, from other programs. Of whoever has the turn.
+// sessions are the sessions that are kept: one for all commands with an authorization value, and
+// one for keys with a policy. That is enough, because turns are exclusive and a session that is not
+// bound serves any entity; more would take slots, of which a TPM has three, from other programs.
+// They belong to the turn.
 type sessions struct {
-	plain    bool   // passwords in place of HMACs
-	rootName []byte // Name of the storage root, once it is known
-	// rootNoted says that it was known before this process began.
-	rootNoted bool
-	maxUses   int
-	maxIdle   time.Duration
+	plain   bool // passwords in place of HMACs
+	maxUses int
 
-	hmac, policy *session
-	used         time.Time   // when one of them was last used
-	timer        *time.Timer // runs while there is a session, or a flush is owed
+	hmac, policy *session // nil: none; one that is not resident any more is gone
 }
 
 // slot returns where a kind of session is kept.
@@ -42,67 +40,18 @@ func (s *sessions) slot(kind tpm2.TPMSE) **session {
 	return &s.hmac
 }
 
-func (s *sessions) none() bool { return s.hmac == nil && s.policy == nil }
-
-// clear forgets sessions that are gone.
-func (s *sessions) clear() { s.hmac, s.policy = nil, nil }
-
-// taken says that the TPM just gave out h. A session that was thought to have this number is gone: the TPM was reset meanwhile, or
-// somebody flushed it.
-func (s *sessions) taken(h tpm2.TPMHandle) {
-	for _, kept := range []**session{&s.hmac, &s.policy} {
-		if *kept != nil && sameSlot((*kept).handle, h) {
-			*kept = nil
-		}
-	}
-}
-
-// oweSession notes that a session is to be flushed.
-func (s *scheduler) oweSession(gone *session) {
-	s.oweFlush(owedFlush{handle: gone.handle, boots: gone.boots})
-}
-
-// giveUp moves all sessions to what is owed.
-func (s *sessions) giveUp(of *scheduler) {
-	for _, kept := range []*session{s.hmac, s.policy} {
-		if kept != nil {
-			of.oweSession(kept)
-		}
-	}
-	s.clear()
-}
-
-// giveUpOthers moves the sessions of another boot than the present to what is owed. Another program
-// may have their numbers now.
-func (s *sessions) giveUpOthers(of *scheduler) {
-	for _, kept := range []**session{&s.hmac, &s.policy} {
-		if *kept != nil && !(*kept).boots.include(of.boots) {
-			of.oweSession(*kept)
-			*kept = nil
-		}
-	}
-}
-
-// giveWay flushes a session that the turn does not need at this moment. It reports false if there is none.
-func (s *sessions) giveWay(t *turn) bool {
-	for _, kept := range []**session{&s.hmac, &s.policy} {
-		if *kept != nil && !(*kept).pending {
-			t.scheduler.oweSession(*kept)
-			*kept = nil
-			t.scheduler.flushPatiently(t.ctx, flushPatience, false)
-			return true
-		}
-	}
-	return false
-}
-
 // session returns the kept session of a kind, or makes one.
 func (t *turn) session(kind tpm2.TPMSE) (*session, error) {
-	table := &t.scheduler.sessions
-	if err := t.connect(); err != nil {
+	table := &t.tpm.sessions
+	if err := t.Connect(); err != nil {
 		return nil, err
 	}
 	kept := table.slot(kind)
+	if *kept != nil {
+		if _, found := t.Use(*kept); !found {
+			*kept = nil
+		}
+	}
 	if *kept != nil && ((*kept).pending || (*kept).uses >= table.maxUses) {
 		t.endSession(*kept)
 	}
@@ -112,32 +61,31 @@ func (t *turn) session(kind tpm2.TPMSE) (*session, error) {
 			return nil, err
 		}
 		*kept = fresh
-		t.scheduler.watch(table.maxIdle)
 	}
-	table.used = time.Now()
 	(*kept).uses++
 	return *kept, nil
 }
 
 // endSession flushes a session.
 func (t *turn) endSession(gone *session) {
-	for _, kept := range []**session{&t.scheduler.sessions.hmac, &t.scheduler.sessions.policy} {
+	for _, kept := range []**session{&t.tpm.sessions.hmac, &t.tpm.sessions.policy} {
 		if *kept == gone {
 			*kept = nil
 		}
 	}
-	t.scheduler.oweSession(gone)
-	t.scheduler.flushOwed(t.ctx)
+	t.Release(gone)
 }
 
 // sessionAttempts bounds how often a command is tried, each time with another session.
 const sessionAttempts = 3
 
-// errSessionGone says that the TPM does not know a session, in the words of a command that has the session as its handle.
+// errSessionGone says that the TPM does not know a session, in the words of a command that has the
+// session as its handle.
 var errSessionGone = errors.New("the session is gone")
 
-// withSession runs f, which sends one command with a kept session. If it fails for the session's sake, f is run again with a new
-// one. A policy session does not outlive a failure: what of the policy was executed would stay.
+// withSession runs f, which sends one command with a kept session. If it fails for the session's
+// sake, f is run again with a new one. A policy session does not outlive a failure: what of the
+// policy was executed would stay.
 func (t *turn) withSession(kind tpm2.TPMSE, f func(*session) error) error {
 	for attempt := 1; ; attempt++ {
 		s, err := t.session(kind)
@@ -148,7 +96,7 @@ func (t *turn) withSession(kind tpm2.TPMSE, f func(*session) error) error {
 		s.pending = true
 		err = f(s)
 		if err == nil {
-			s.boots = t.scheduler.boots // it is still there, so it is of the present boot
+			t.Works(s)
 			return nil
 		}
 		var code tpm2.TPMRC
@@ -158,21 +106,24 @@ func (t *turn) withSession(kind tpm2.TPMSE, f func(*session) error) error {
 			return err
 		}
 		t.endSession(s)
-		if attempt == sessionAttempts || !errors.Is(err, errSessionGone) && !(refused && mend(code, fresh)) {
+		if fresh && t.mayBeStale(s.root, err) && attempt < sessionAttempts {
+			continue
+		}
+		if attempt == sessionAttempts || !errors.Is(err, errSessionGone) && !(refused && newSessionHelps(code, fresh)) {
 			return err
 		}
-		t.scheduler.log.Debug("TPM session is not good any more, starting another", "cause", err)
+		t.tpm.log.Debug("TPM session is not good any more, starting another", "cause", err)
 	}
 }
 
-// mend reports whether a command that failed with code may succeed with a new session.
-func mend(code tpm2.TPMRC, fresh bool) bool {
+// newSessionHelps reports whether a command that failed with code may succeed with a new session.
+func newSessionHelps(code tpm2.TPMRC, fresh bool) bool {
 	switch {
-	case codeIs(code, tpm2.TPMRCAuthFail): // it may have been counted
+	case rc.Is(code, tpm2.TPMRCAuthFail): // it may have been counted
 		return false
-	case codeIs(code, tpm2.TPMRCBadAuth): // of a fresh session, the nonces are right
+	case rc.Is(code, tpm2.TPMRCBadAuth): // of a fresh session, the nonces are right
 		return !fresh
-	case codeIs(code, tpm2.TPMRCPCRChanged): // of any PCR, since the policy was executed
+	case rc.Is(code, tpm2.TPMRCPCRChanged): // of any PCR, since the policy was executed
 		return true
 	}
 	return sessionFault(code)
@@ -182,56 +133,17 @@ func mend(code tpm2.TPMRC, fresh bool) bool {
 // nonces have come apart, or from another program's session that has its number now.
 func sessionFault(code tpm2.TPMRC) bool {
 	const sessionRelated = 0x800 // of a format-one code: N is 8 and more (TPM 2.0 Part 2, 6.6.2)
-	if codeIs(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCSymmetric, tpm2.TPMRCAuthType) {
+	if rc.Is(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCSymmetric, tpm2.TPMRCAuthType) {
 		return code&0x40 == 0 && code&sessionRelated != 0
 	}
-	return codeIs(code, tpm2.TPMRCReferenceS0, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || sessionsFull(code)
+	return rc.Is(code, tpm2.TPMRCReferenceS0, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || rc.SessionsFull(code)
 }
 
-// protected runs a command that needs an authorization value: with an HMAC session, or with the value itself if sessions are
-// plain. Encrypt is the choice of attrDecrypt and attrEncrypt.
+// protected runs a command that needs an authorization value: with an HMAC session, or with the
+// value itself if sessions are plain. Encrypt is the choice of attrDecrypt and attrEncrypt.
 func (t *turn) protected(value []byte, encrypt byte, f func(tpm2.Session) error) error {
-	if t.scheduler.sessions.plain {
+	if t.tpm.sessions.plain {
 		return f(tpm2.PasswordAuth(value))
 	}
 	return t.withSession(tpm2.TPMSEHMAC, func(s *session) error { return f(s.authorize(value, encrypt)) })
-}
-
-// watch sees to it that a session which nobody uses does not stay, and that a flush which is owed
-// is tried again also if no caller comes.
-func (s *scheduler) watch(after time.Duration) {
-	if s.sessions.timer != nil {
-		return
-	}
-	s.background.Add(1)
-	s.sessions.timer = time.AfterFunc(after, func() {
-		defer s.background.Done()
-		s.tidy()
-	})
-}
-
-func (s *scheduler) tidy() {
-	t, err := s.begin(s.lifetime)
-	if err != nil {
-		return // closed: all sessions are flushed then
-	}
-	defer s.finish(t)
-	s.sessions.timer = nil
-	s.owed.fresh = !s.owed.empty() // it is tried again at the end of this turn
-	if s.sessions.none() {
-		return
-	}
-	if rest := s.sessions.maxIdle - time.Since(s.sessions.used); rest > 0 {
-		s.watch(rest)
-		return
-	}
-	s.sessions.giveUp(s)
-}
-
-// stop ends the watch over idle sessions.
-func (s *sessions) stop(of *scheduler) {
-	if s.timer != nil && s.timer.Stop() {
-		of.background.Done()
-	}
-	s.timer = nil
 }

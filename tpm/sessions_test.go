@@ -32,10 +32,10 @@ func TestCommandsShareASession(t *testing.T) {
 		checkSigns(t, a)
 		checkSigns(t, b)
 		checkSigns(t, bound)
-		if _, err := on.Certify(t.Context(), a, tpm.HandleAK, nil); err != nil {
+		if _, err := on.Certify(t.Context(), a, handleAK, nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := on.Quote(t.Context(), tpm.HandleAK, []int{7}, nil); err != nil {
+		if _, err := on.Quote(t.Context(), handleAK, []int{7}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -98,7 +98,8 @@ func TestASessionThatNobodyUsesIsFlushed(t *testing.T) {
 	}
 }
 
-// A bare TPM keeps the sessions of a connection that was lost. They are flushed once there is a connection again.
+// A bare TPM keeps the sessions of a connection that was lost. They are flushed once there is a
+// connection again.
 func TestAnIdleSessionOfALostConnectionIsFlushedLater(t *testing.T) {
 	t.Parallel()
 	machine := tpmtest.Swtpm(t)
@@ -269,8 +270,9 @@ func startSession(c transport.TPM) (tpm2.TPMHandle, error) {
 	return rsp.SessionHandle, nil
 }
 
-// The TPM says once that it has no room for sessions, or that one is too old: somebody else's, as a rule.
-func TestWantOfSessionsIsMended(t *testing.T) {
+// The TPM says once that it has no room for sessions, or that one is too old: somebody else's, as a
+// rule.
+func TestATPMOutOfSessionsIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	on, proxy := throughProxy(t)
 	key, bound := newKey(t, on), boundKey(t, on)
@@ -324,8 +326,8 @@ func TestAllSessionsAreTaken(t *testing.T) {
 	}
 }
 
-// rude is another program that uses sessions, 260 of them, each for a moment. The reference TPM has room for 252 between the
-// newest session that is put aside and the oldest.
+// rude is another program that uses sessions, 260 of them, each for a moment. The reference TPM has
+// room for 252 between the newest session that is put aside and the oldest.
 func rude(t *testing.T, manager *tpmtest.Manager) error {
 	t.Helper()
 	other, err := tpm.Open(t.Context(), tpm.Config{Device: manager.Device()})

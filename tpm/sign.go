@@ -15,11 +15,13 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/device"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// Sign signs a digest: an RSA key with scheme RSASSA (PKCS #1 v1.5) or RSAPSS, an elliptic curve key with ECDSA, whose signature
-// is an ECDSA-Sig-Value (RFC 3279, 2.2.3). The salt of PSS is the TPM's choice; go by what a self-test found. The signature was
-// not verified.
+// Sign signs a digest: an RSA key with scheme RSASSA (PKCS #1 v1.5) or RSAPSS, an elliptic curve
+// key with ECDSA, whose signature is an ECDSA-Sig-Value (RFC 3279, 2.2.3). The salt of PSS is the
+// TPM's choice; go by what a self-test found. The signature was not verified.
 //
 // A context that ends returns at once; the TPM finishes nevertheless.
 func (k *Key) Sign(ctx context.Context, scheme tpm2.TPMAlgID, hash crypto.Hash, digest []byte) ([]byte, error) {
@@ -70,16 +72,17 @@ func (k *Key) checkScheme(scheme tpm2.TPMAlgID) error {
 	return fmt.Errorf("a %T does not sign", k.key)
 }
 
-// explainAuth tells a caller that the authorization value was refused which the first session of a command carried.
+// explainAuth tells a caller that the authorization value was refused which the first session of a
+// command carried.
 func (k *Key) explainAuth(err error) error {
 	var code tpm2.TPMRC
-	if !errors.As(err, &code) || !codeIs(code, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth) {
+	if !errors.As(err, &code) || !rc.Is(code, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth) {
 		return err
 	}
 	if code&sessionMask == secondSession {
 		return fmt.Errorf("the attestation key has a password: %w", err)
 	}
-	if codeIs(code, tpm2.TPMRCAuthFail) {
+	if rc.Is(code, tpm2.TPMRCAuthFail) {
 		err = fmt.Errorf("the TPM counts such tries, and locks after a few: %w", err)
 	}
 	switch {
@@ -107,8 +110,8 @@ func hashAlg(h crypto.Hash) (tpm2.TPMAlgID, error) {
 	return 0, fmt.Errorf("hash %v is not SHA-256, SHA-384 or SHA-512", h)
 }
 
-// signCommand is TPM2_Sign (TPM 2.0 Part 3, 20.2), written by hand: it is the one command on the hot path, and go-tpm's
-// reflection makes 650 allocations of it.
+// signCommand is TPM2_Sign (TPM 2.0 Part 3, 20.2), written by hand: it is the one command on the
+// hot path, and go-tpm's reflection makes 650 allocations of it.
 //
 //	tag      TPM_ST_SESSIONS     size, code TPM_CC_Sign
 //	handle   keyHandle
@@ -121,7 +124,7 @@ func (k *Key) signCommand(h tpm2.TPMHandle, scheme, hash tpm2.TPMAlgID, digest [
 	if a != nil {
 		area = 4 + 2 + nonceBytes + 1 + 2 + macBytes
 	}
-	parameters := headerBytes + 4 + 4 + area
+	parameters := device.HeaderBytes + 4 + 4 + area
 	size := parameters + 2 + len(digest) + 4 + 8
 	be := binary.BigEndian
 	b := make([]byte, parameters, size)
@@ -138,16 +141,17 @@ func (k *Key) signCommand(h tpm2.TPMHandle, scheme, hash tpm2.TPMAlgID, digest [
 	b = be.AppendUint32(b, uint32(tpm2.TPMRHNull))
 	b = append(b, 0, 0)
 	if a == nil {
-		password := b[headerBytes+8 : parameters] // no nonce, no attributes
+		password := b[device.HeaderBytes+8 : parameters] // no nonce, no attributes
 		be.PutUint32(password, uint32(tpm2.TPMRSPW))
 		be.PutUint16(password[7:], uint16(len(k.auth))) // #nosec G115 -- at most 32
 		copy(password[9:], k.auth)
 		return b, nil
 	}
-	return b, a.protect(tpm2.TPMCCSign, b[headerBytes+8:parameters], b[parameters:], k.object.name)
+	return b, a.protect(tpm2.TPMCCSign, b[device.HeaderBytes+8:parameters], b[parameters:], k.object.name)
 }
 
-// protect encrypts the first of the parameters and fills in the session area of a command with one handle.
+// protect encrypts the first of the parameters and fills in the session area of a command with one
+// handle.
 func (a *authorization) protect(code tpm2.TPMCC, area, parameters, name []byte) error {
 	if err := a.NewNonceCaller(); err != nil {
 		return err
@@ -170,14 +174,14 @@ func (a *authorization) protect(code tpm2.TPMCC, area, parameters, name []byte) 
 //
 // In a session, nothing of it is believed before the HMAC was found right.
 func parseSignature(rsp []byte, scheme, hash tpm2.TPMAlgID, a *authorization) ([]byte, error) {
-	if code := responseCode(rsp); code != tpm2.TPMRCSuccess {
+	if code := device.ResponseCode(rsp); code != tpm2.TPMRCSuccess {
 		return nil, code
 	}
-	s := cryptobyte.String(rsp[headerBytes:])
+	s := cryptobyte.String(rsp[device.HeaderBytes:])
 	var parameters, nonce, mac cryptobyte.String
 	var size uint32
 	var attributes uint8
-	if !s.ReadUint32(&size) || size > maxResponseBytes || !s.ReadBytes((*[]byte)(&parameters), int(size)) || !s.ReadUint16LengthPrefixed(&nonce) || !s.ReadUint8(&attributes) ||
+	if !s.ReadUint32(&size) || size > device.MaxResponseBytes || !s.ReadBytes((*[]byte)(&parameters), int(size)) || !s.ReadUint16LengthPrefixed(&nonce) || !s.ReadUint8(&attributes) ||
 		!s.ReadUint16LengthPrefixed(&mac) || !s.Empty() {
 		return nil, fmt.Errorf("response of %d bytes does not hold parameters and one session", len(rsp))
 	}

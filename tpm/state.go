@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
 // State is what others have set or caused in a TPM, and on which it depends whether keys work. None
@@ -40,8 +42,8 @@ type Lockout struct {
 	Forgets time.Duration
 }
 
-// Spare reports whether a program may spend a failed try: none is counted yet, and one does not lock
-// the TPM.
+// Spare reports whether a program may spend a failed try: none is counted yet, and one does not
+// lock the TPM.
 func (l Lockout) Spare() bool { return !l.Active && l.Tries == 0 && l.Most > 1 }
 
 // lockout reads it out of the properties from TPM_PT_PERMANENT on.
@@ -74,7 +76,7 @@ func (t *TPM) State(ctx context.Context) (State, error) {
 }
 
 func readState(t transport.TPM) (State, error) {
-	p, err := properties(t, tpm2.TPMPTPermanent, uint32(tpm2.TPMPTLockoutRecovery-tpm2.TPMPTPermanent)+1)
+	p, err := device.Properties(t, tpm2.TPMPTPermanent, uint32(tpm2.TPMPTLockoutRecovery-tpm2.TPMPTPermanent)+1)
 	if err != nil {
 		return State{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keyagent/keyagent/internal/tcg"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 // HandleSRK is where the platform keeps its storage root key, if it keeps one (TCG Registry of
@@ -49,6 +50,7 @@ func (t *TPM) TryStorageRoot(ctx context.Context) (StorageRoot, error) {
 func (t *TPM) storageRoot(ctx context.Context, try func(*turn, object) error) (StorageRoot, error) {
 	var root StorageRoot
 	err := t.again(ctx, func(turn *turn) error {
+		turn.tpm.seen = seen{} // where it is now is what the caller wants to know
 		return turn.under(storageRoot, func(o object) error {
 			root = StorageRoot{Handle: parentHandle(o), Algorithm: algorithmName(&o.public), Name: o.name}
 			if o.transient() && o.primary != derivedRoot {
@@ -69,15 +71,15 @@ func (t *TPM) storageRoot(ctx context.Context, try func(*turn, object) error) (S
 // answers about it are not authenticated: its Name, which is a digest of all that it is, must be
 // the known one.
 func storageRoot(t *turn) (object, error) {
-	if t.scheduler.sessions.rootName == nil {
+	if t.tpm.known.root == nil {
 		return chooseRoot(t)
 	}
-	return knownRoot(t, t.scheduler.sessions.rootName)
+	return knownRoot(t, t.tpm.known.root)
 }
 
 // knownRoot finds the storage root with the known Name. Where another storage root stands in the
-// place of it, somebody has put that there: the known one is then not made anew behind the back of
-// the operator, who is told how to bring it back.
+// place of it, another program has put it there: the known one is then not made anew silently, and
+// the error says how to bring it back.
 func knownRoot(t *turn, name []byte) (object, error) {
 	if err := t.missed(soughtRoot(name)); err != nil {
 		return object{}, err
@@ -97,7 +99,7 @@ func knownRoot(t *turn, name []byte) (object, error) {
 		return o, nil
 	case found:
 		t.release(o)
-		return object{}, &ParentError{Name: name, Found: true, Commands: []string{s.restore(at.primary)}, Password: t.scheduler.ownerHasPassword,
+		return object{}, &ParentError{Name: name, Found: true, Commands: []string{s.restore(at.primary)}, Password: t.tpm.ownerHasPassword,
 			cause: ErrStorageRoot, what: fmt.Sprintf("another storage root, with Name %x, stands at 0x%08x; the known one can be made again: it is %s",
 				instead.name, uint32(HandleSRK), at)}
 	case len(s.unseen) > 0:
@@ -119,9 +121,9 @@ func chooseRoot(t *turn) (object, error) {
 	o, at, found, err := s.find(func(p place, o object) (bool, error) {
 		err := checkRoot(t, p, o)
 		if err != nil {
-			t.scheduler.log.Debug("not taken for the storage root", "place", p.String(), "reason", err)
+			t.tpm.log.Debug("not taken for the storage root", "place", p.String(), "reason", err)
 		}
-		if t.ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
+		if t.Context().Err() != nil || errors.Is(err, ErrUnavailable) {
 			return false, err
 		}
 		return err == nil, nil
@@ -133,8 +135,8 @@ func chooseRoot(t *turn) (object, error) {
 		return object{}, &ParentError{Unseen: s.unseen, Commands: s.guesses(), Password: s.password,
 			cause: ErrParentUnknown, what: "no storage root that can be used is at a persistent handle, and none can be derived"}
 	}
-	t.scheduler.sessions.rootName = bytes.Clone(o.name)
-	t.scheduler.parents[string(o.name)] = at
+	t.tpm.known.root = bytes.Clone(o.name)
+	t.tpm.known.parents[string(o.name)] = at
 	return o, nil
 }
 
@@ -174,7 +176,7 @@ func tryParent(t *turn, o object) error {
 // explainParent tells that it is the storage key that has a password, and not what is made under
 // it.
 func explainParent(o object, err error) error {
-	if codeOf(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
+	if rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return fmt.Errorf("the storage key at 0x%08x has a password of its own, so that no key can be made or loaded under it: %w", uint32(parentHandle(o)), err)
 	}
 	return err
@@ -199,12 +201,12 @@ func createPrimary(t *turn, index int) (object, error) {
 		err = create(emptyPassword())
 	}
 	if err != nil {
-		t.discard()
+		t.Discard()
 		return object{}, err
 	}
 	o, err := parseObject(rsp.ObjectHandle, rsp.OutPublic.Bytes(), rsp.Name.Buffer)
 	if err != nil {
-		t.flushHandle(rsp.ObjectHandle, nil)
+		t.Flush(rsp.ObjectHandle, nil)
 		return object{}, fmt.Errorf("primary key: %w", err)
 	}
 	o.primary = index
@@ -275,16 +277,11 @@ func parentHandle(o object) tpm2.TPMHandle {
 
 func (o object) transient() bool { return isTransient(o.handle) }
 
+func isTransient(h tpm2.TPMHandle) bool { return tpm2.TPMHT(h>>24) == tpm2.TPMHTTransient }
+
 // release flushes an object that was loaded for this turn. A persistent one is left alone.
 func (t *turn) release(o object) {
 	if o.transient() {
-		t.flushHandle(o.handle, o.name)
-	}
-}
-
-// discard flushes what the last command made, where its answer is not to be used.
-func (t *turn) discard() {
-	if t.made != 0 {
-		t.flushHandle(t.made, nil)
+		t.Flush(o.handle, o.name)
 	}
 }

@@ -21,23 +21,24 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file puts somebody between agent and TPM who shows a storage root of his own, whose private part he has. Salts are
-// encrypted to it then, so that he knows the keys of sessions.
+// This file puts an interposer between agent and TPM that shows a storage root of its own, whose
+// private part it has. Salts are encrypted to it then, so that it knows the keys of sessions.
 
-// impostor answers for the TPM whatever concerns the storage root, and the rest he lets pass until a session is his.
+// impostor answers for the TPM whatever concerns the storage root, and passes on the rest until a
+// session is salted to its root.
 type impostor struct {
 	persistent bool // the root is at the persistent handle, RSA; else it is derived, ECC
 	rsa        *rsa.PrivateKey
 	ecc        *ecdh.PrivateKey
 
 	mu         sync.Mutex
-	salted     int // sessions that were salted to his root
+	salted     int // sessions that were salted to its root
 	sessionKey []byte
 	nonceTPM   []byte
-	authValue  []byte // what he read out of TPM2_Create
+	authValue  []byte // what it read out of TPM2_Create
 }
 
-const hisRoot tpm2.TPMHandle = 0x80ffff00 // what he calls a derived root
+const impostorRoot tpm2.TPMHandle = 0x80ffff00 // the handle of its derived root
 
 func newImpostor(t *testing.T, persistent bool) *impostor {
 	t.Helper()
@@ -54,7 +55,7 @@ func newImpostor(t *testing.T, persistent bool) *impostor {
 	return m
 }
 
-// public is his root's public area, in the TCG's template.
+// public is its root's public area, in the TCG's template.
 func (m *impostor) public() tpm2.TPMTPublic {
 	if m.persistent {
 		p := tpm2.RSASRKTemplate
@@ -69,7 +70,7 @@ func (m *impostor) public() tpm2.TPMTPublic {
 	return p
 }
 
-// handle is his [tpmtest.Handler].
+// handle is its [tpmtest.Handler].
 func (m *impostor) handle(command []byte, forward tpmtest.Forward) ([]byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -86,7 +87,7 @@ func (m *impostor) handle(command []byte, forward tpmtest.Forward) ([]byte, erro
 	case code == tpm2.TPMCCCreate && m.sessionKey != nil:
 		m.authValue = m.readCreate(command)
 		return tpmtest.Response(uint32(tpm2.TPMRCFailure)), nil
-	case code == tpm2.TPMCCFlushContext && (handleOf(command) == hisRoot || m.salted > 0):
+	case code == tpm2.TPMCCFlushContext && (handleOf(command) == impostorRoot || m.salted > 0):
 		return success(command, nil), nil
 	}
 	return forward(command)
@@ -114,7 +115,7 @@ func (m *impostor) createPrimary() []byte {
 	parameters = append(parameters, tpm2.Marshal(tpm2.TPM2BDigest{})...)
 	parameters = append(parameters, tpm2.Marshal(tpm2.TPMTTKCreation{Tag: tpm2.TPMSTCreation, Hierarchy: tpm2.TPMRHNull})...)
 	parameters = append(parameters, tpm2.Marshal(tpm2.TPM2BName{Buffer: m.name()})...)
-	b := binary.BigEndian.AppendUint32(nil, uint32(hisRoot))
+	b := binary.BigEndian.AppendUint32(nil, uint32(impostorRoot))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(parameters)))
 	return append(append(b, parameters...), 0, 0, 1, 0, 0) // a password's session area
 }
@@ -153,7 +154,8 @@ func (m *impostor) open(encrypted []byte) []byte {
 	return tpm2.KDFe(crypto.SHA256, z, "SECRET", point.X.Buffer, m.ecc.PublicKey().Bytes()[1:33], 256)
 }
 
-// readCreate decrypts the sensitive area of TPM2_Create, TPM2B_SENSITIVE_CREATE, and returns the authorization value in it.
+// readCreate decrypts the sensitive area of TPM2_Create, TPM2B_SENSITIVE_CREATE, and returns the
+// authorization value in it.
 func (m *impostor) readCreate(command []byte) []byte {
 	const nonce, parameters = 10 + 4 + 4 + 4 + 2, 10 + 4 + 4 + 57
 	size := int(binary.BigEndian.Uint16(command[parameters:]))
@@ -177,7 +179,8 @@ func (m *impostor) readCreate(command []byte) []byte {
 	return nil
 }
 
-// eachImpostor runs a test with an impostor for each kind of root, before a machine that has one of this kind.
+// eachImpostor runs a test with an impostor for each kind of root, before a machine that has one of
+// this kind.
 func eachImpostor(t *testing.T, run func(t *testing.T, m *impostor, device string)) {
 	t.Helper()
 	t.Run("at the persistent handle", func(t *testing.T) {
@@ -231,12 +234,12 @@ func TestWithoutAKnownStorageRootAnImpostorIsBelievedOnFirstUse(t *testing.T) {
 		if err != nil || !bytes.Equal(root.Name, m.name()) {
 			t.Fatalf("%+v, %v", root, err)
 		}
-		fails(t, createWithPassword(t, on), tpm2.TPMRCFailure) // he has what he wants
+		fails(t, createWithPassword(t, on), tpm2.TPMRCFailure) // it has what it wants
 		if string(m.authValue) != rootedPassword {
-			t.Errorf("he read %q", m.authValue)
+			t.Errorf("the impostor read %q", m.authValue)
 		}
 		proxy.Handle(nil)
-		fails(t, createWithPassword(t, on), tpm.ErrStorageRoot) // he cannot leave unnoticed either
+		fails(t, createWithPassword(t, on), tpm.ErrStorageRoot) // it cannot leave unnoticed either
 	})
 }
 

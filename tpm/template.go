@@ -21,12 +21,14 @@ const (
 // Algorithms lists all of them, the default first.
 func Algorithms() []Algorithm { return []Algorithm{RSA2048, RSA3072, ECDSAP256, ECDSAP384} }
 
-// BindingKeyTemplate is the public area to create a binding key with: RSA-2048 that only signs, may choose its scheme per
-// signature, was made by the TPM and can never leave it. Attributes 0x00040472.
+// BindingKeyTemplate is the public area to create a binding key with: RSA-2048 that only signs, may
+// choose its scheme per signature, was made by the TPM and can never leave it. Attributes
+// 0x00040472.
 //
-// Scheme NULL, because TLS 1.2 peers may want PKCS #1 v1.5 where TLS 1.3 wants PSS. No decrypt: a key that could decrypt
-// would be a raw RSA oracle, and its attested attributes could no longer say "signs only". noDA: a stranger's wrong passwords
-// on other objects cannot lock it out. See TPM 2.0 Part 2, 8.3 for the attributes.
+// Scheme NULL, because TLS 1.2 peers may want PKCS #1 v1.5 where TLS 1.3 wants PSS. No decrypt: a
+// key that could decrypt would be a raw RSA oracle, and its attested attributes could no longer say
+// "signs only". noDA: a stranger's wrong passwords on other objects cannot lock it out. See TPM 2.0
+// Part 2, 8.3 for the attributes.
 func BindingKeyTemplate() tpm2.TPMTPublic {
 	t, _ := keyTemplate(RSA2048) // it is one of them
 	return t
@@ -70,8 +72,9 @@ func eccParameters(t *tpm2.TPMTPublic, curve tpm2.TPMECCCurve) {
 	t.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: curve})
 }
 
-// checkBound refuses a key that could leave the TPM, that was made elsewhere, or that does not sign. It looks at the public
-// area as the TPM reports it for the loaded key. The TPM vouches for fixedTPM through all ancestors (TPM 2.0 Part 1, 25.2).
+// checkBound refuses a key that could leave the TPM, that was made elsewhere, or that does not
+// sign. It looks at the public area as the TPM reports it for the loaded key. The TPM vouches for
+// fixedTPM through all ancestors (TPM 2.0 Part 1, 25.2).
 func checkBound(pub *tpm2.TPMTPublic) error {
 	a := pub.ObjectAttributes
 	faults := claims{
@@ -87,7 +90,8 @@ func checkBound(pub *tpm2.TPMTPublic) error {
 	return nil
 }
 
-// deviations lists in what a key differs from one that this package makes, for the worse. They are no danger of losing it.
+// deviations lists in what a key differs from one that this package makes, for the worse. They are
+// no danger of losing it.
 func deviations(pub *tpm2.TPMTPublic) []string {
 	a := pub.ObjectAttributes
 	return claims{
@@ -126,7 +130,8 @@ func (c claims) holding() []string {
 	return list
 }
 
-// AttributeNames lists the attributes that are set, in the TCG's spelling and the order of their bits (TPM 2.0 Part 2, 8.3).
+// AttributeNames lists the attributes that are set, in the TCG's spelling and the order of their
+// bits (TPM 2.0 Part 2, 8.3).
 func AttributeNames(a tpm2.TPMAObject) []string {
 	return claims{
 		{a.FixedTPM, "fixedTPM"},

@@ -22,7 +22,7 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file lets tpm2-tools and OpenSSL's tpm2 provider judge the key file.
+// This file has tpm2-tools and OpenSSL's tpm2 provider read the key file.
 
 // A way is how a kind of key may sign, in the words of those who sign.
 type way struct {
@@ -77,7 +77,8 @@ func tpm2Tools(t testing.TB) {
 	}
 }
 
-// ourKey makes a key and writes its file, whole and in the parts that tpm2_load takes, and the message.
+// ourKey makes a key and writes its file, whole and in the parts that tpm2_load takes, and the
+// message.
 func ourKey(t testing.TB, w *tpmtest.Tools, device string, options tpm.KeyOptions) *tpm.KeyFile {
 	t.Helper()
 	on, err := tpm.Open(t.Context(), tpm.Config{Device: device})
@@ -160,7 +161,7 @@ func signWithOpenSSL(t *testing.T, w *tpmtest.Tools, file *tpm.KeyFile, ways []w
 	}
 }
 
-// checkRequest lets Go judge a certificate request.
+// checkRequest has Go check a certificate request.
 func checkRequest(t *testing.T, text []byte, public crypto.PublicKey) {
 	t.Helper()
 	block, _ := pem.Decode(text)
@@ -256,8 +257,8 @@ func TestTPM2ToolsUseAKeyThatIsBoundToPCRs(t *testing.T) {
 	}
 }
 
-// satisfyPCRs makes a policy session in which the present values of PCRs were found, and notes the policy's digest. What it
-// returns authorizes with it.
+// satisfyPCRs makes a policy session in which the present values of PCRs were found, and notes the
+// policy's digest. What it returns authorizes with it.
 func satisfyPCRs(t *testing.T, w *tpmtest.Tools, list, password string) string {
 	t.Helper()
 	w.Run(t, "tpm2_startauthsession", "-Q", "--policy-session", "-S", "session.ctx")
@@ -324,7 +325,8 @@ func TestAKeyMadeByOpenSSLIsRefusedForItsAttributes(t *testing.T) {
 	checkSigns(t, key)
 }
 
-// OpenSSL's provider does not know the optional member of a key file that holds a policy, and takes the whole file for something else.
+// OpenSSL's provider does not know the optional member of a key file that holds a policy, and takes
+// the whole file for something else.
 func TestOpenSSLDoesNotReadAKeyFileWithAPolicy(t *testing.T) {
 	t.Parallel()
 	openssl := tooltest.OpenSSLProvider(t, "tpm2")

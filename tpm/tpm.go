@@ -9,40 +9,51 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/tpm/internal/device"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
-// defaultCommandTimeout is longer than a TPM takes for anything: the slowest, making an RSA key, may need a minute on old
-// hardware, and the kernel gives it about as long.
+// defaultCommandTimeout is longer than a TPM takes for anything: the slowest, making an RSA key,
+// may need a minute on old hardware, and the kernel gives it about as long.
 const defaultCommandTimeout = 90 * time.Second
+
+// DefaultDevice is the kernel's resource manager: each open of it is a space of its own, and what
+// was loaded there is flushed when it closes. The device without rm in its name, /dev/tpm0, is the
+// bare TPM.
+const DefaultDevice = device.DefaultDevice
 
 // Config says which TPM to open, and how.
 type Config struct {
-	// Device is "/dev/tpmrm0" or "device:/dev/tpmrm0", "unix:/path/to/socket" or "tcp:host:port" (sockets carry raw TPM
-	// commands, as swtpm --server speaks). Empty means [DefaultDevice].
+	// Device is "/dev/tpmrm0" or "device:/dev/tpmrm0", "unix:/path/to/socket" or "tcp:host:port"
+	// (sockets carry raw TPM commands, as swtpm --server speaks). Empty means [DefaultDevice].
 	Device string
 
-	// Logger hears of connections opened and lost. Nil: nobody does.
+	// Logger gets a record of each connection that is opened or lost. Nil: no log.
 	Logger *slog.Logger
 
-	// CommandTimeout is the longest that one command may take before the transport is given up. 0 means 90 s.
+	// CommandTimeout is the longest that one command may take before the transport is given up. 0
+	// means 90 s.
 	CommandTimeout time.Duration
 
-	// StorageRoot is the Name that the storage root must have, as [TPM.StorageRoot] once gave it. All protection of commands
-	// hangs on it: with another key in its place, whoever put it there could read and change what goes over the wire. Nil
-	// means that it is not known yet, and the first one found is believed.
+	// StorageRoot is the Name that the storage root must have, as [TPM.StorageRoot] once gave it.
+	// All protection of commands hangs on it: with another key in its place, whoever put it there
+	// could read and change what goes over the wire. Nil means that it is not known yet, and the
+	// first one found is taken.
 	StorageRoot []byte
 
-	// OwnerAuth gives the password of the owner hierarchy, for a TPM that has one. It is asked each time that the TPM demands the password:
-	// to make the storage root anew, to put a key to a persistent handle, to read the platform's NV indices. It must not use the TPM. Nil:
-	// none is known.
+	// OwnerAuth gives the password of the owner hierarchy, for a TPM that has one. It is asked each
+	// time that the TPM demands the password: to make the storage root anew, to put a key to a
+	// persistent handle, to read the platform's NV indices. It must not use the TPM. Nil: none is
+	// known.
 	OwnerAuth func() (secret.String, error)
 
-	// Waiting is told what a caller waits for, its turn and then the TPM, and its result is called when that is over. Neither may block.
-	// Nil: nobody is told.
+	// Waiting is called with what a caller waits for, its turn and then the TPM, and its result
+	// when that is over. Neither may block. Nil: not called.
 	Waiting func(what string) (over func())
 
-	// PlainSessions sends authorization values as passwords, in place of salted HMAC sessions with encryption. It saves some
-	// time per command, and anybody on the way to the TPM can then see and change commands and answers.
+	// PlainSessions sends authorization values as passwords, in place of salted HMAC sessions with
+	// encryption. It saves some time per command, and anybody between this process and the TPM can
+	// then see and change commands and answers.
 	PlainSessions bool
 
 	// SessionUses is after how many commands a session is replaced. 0 means 4096.
@@ -67,23 +78,51 @@ func (c Config) withDefaults() Config {
 
 // TPM is an open TPM 2.0. It is safe for concurrent use. Close it.
 type TPM struct {
-	scheduler *scheduler
+	device    *device.Device
+	log       *slog.Logger
+	ownerAuth func() (secret.String, error)
+
+	// The rest belongs to the turn:
+
+	sessions         sessions
+	known            known
+	seen             seen
+	implemented      implemented
+	ownerHasPassword bool // and it was the one given
 }
 
-// Open connects to the TPM and checks that it is one. The context bounds the opening only. If the TPM cannot be reached
-// the error is [ErrUnavailable], names the device and says what to do.
+// turn is a caller's exclusive use of a TPM, and what is known of that TPM.
+type turn struct {
+	*device.Turn
+	tpm *TPM
+}
+
+// Open connects to the TPM and checks that it is one. The context bounds the opening only. If the
+// TPM cannot be reached the error is [ErrUnavailable], names the device and says what to do.
 func Open(ctx context.Context, cfg Config) (*TPM, error) {
-	d, err := parseDevice(cfg.Device)
+	at, err := device.ParseAddress(cfg.Device)
 	if err != nil {
 		return nil, err
 	}
-	t := &TPM{scheduler: newScheduler(ctx, d, cfg.withDefaults())}
-	// Any command opens the connection.
-	if _, err := t.Properties(ctx); err != nil {
+	t := unopened(ctx, at, cfg)
+	if _, err := t.Identity(ctx); err != nil {
 		_ = t.Close()
 		return nil, err
 	}
 	return t, nil
+}
+
+func unopened(ctx context.Context, at device.Address, cfg Config) *TPM {
+	cfg = cfg.withDefaults()
+	return &TPM{
+		device: device.New(ctx, at, device.Config{
+			Logger: cfg.Logger, CommandTimeout: cfg.CommandTimeout, SessionIdle: cfg.SessionIdle, Waiting: cfg.Waiting,
+		}),
+		log:       cfg.Logger,
+		ownerAuth: cfg.OwnerAuth,
+		sessions:  sessions{plain: cfg.PlainSessions, maxUses: cfg.SessionUses},
+		known:     newKnown(cfg.StorageRoot),
+	}
 }
 
 // Close waits for the turn that is running, flushes the keys and sessions that are loaded and all
@@ -91,36 +130,37 @@ func Open(ctx context.Context, cfg Config) (*TPM, error) {
 // for the TPM get [ErrClosed]. Further calls do nothing. The error is always nil; it is there for
 // io.Closer.
 func (t *TPM) Close() error {
-	t.scheduler.close()
+	t.device.Close()
 	return nil
 }
 
-// Do gives f the TPM for itself: a sequence of commands that nobody else's come between. It waits for its turn, no longer than
-// ctx allows, and returns f's error.
+// Do gives f the TPM for itself: a sequence of commands that nobody else's come between. It waits
+// for its turn, no longer than ctx allows, and returns f's error.
 //
-// What f loads it should flush, also when ctx has ended: a flush is then still accepted, as one is that the TPM puts off. An object meant to stay loaded past Do
-// takes one of the few slots for as long. f must not call any method of this TPM or its keys: Do is not re-entrant.
+// What f loads it should flush, also when ctx has ended: a flush is then still accepted, as one is
+// that the TPM puts off. An object meant to stay loaded past Do takes one of the few slots for as
+// long. f must not call any method of this TPM or its keys: Do is not re-entrant.
 //
-// f is run once. If the transport dies under it, f gets an [ErrUnavailable] from the command that was under way, and the next
-// command finds a new connection, where handles of the old one mean nothing. Its commands are sent as they are: f sees to
-// their protection.
+// f is run once. If the transport dies under it, f gets an [ErrUnavailable] from the command that
+// was under way, and the next command finds a new connection, where handles of the old one mean
+// nothing. Its commands are sent as they are: f sees to their protection.
 func (t *TPM) Do(ctx context.Context, f func(transport.TPM) error) error {
 	return t.do(ctx, func(turn *turn) error { return f(turn) })
 }
 
 func (t *TPM) do(ctx context.Context, f func(*turn) error) error {
-	turn, err := t.scheduler.begin(ctx)
+	begun, err := t.device.Begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.scheduler.finish(turn)
-	return advise(f(turn))
+	defer begun.End()
+	return rc.Advise(f(&turn{begun, t}))
 }
 
 // again is do for a sequence that may be repeated: it is, once, if the transport died under it.
 func (t *TPM) again(ctx context.Context, f func(*turn) error) error {
 	err := t.do(ctx, f)
-	if !repeatable(err) || ctx.Err() != nil {
+	if !device.Repeatable(err) || ctx.Err() != nil {
 		return err
 	}
 	return t.do(ctx, f)

@@ -10,7 +10,8 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// traffic is all that goes over a proxy. It listens at where a handler is, and hears what the client hears.
+// traffic is all that goes over a proxy. It records what the client sends and gets, at the place of
+// a handler.
 type traffic struct {
 	mu    sync.Mutex
 	bytes []byte
@@ -18,12 +19,12 @@ type traffic struct {
 	total int
 }
 
-// under puts the listener between the client and a handler; nil only passes on.
+// under puts the recorder between the client and a handler; nil only passes on.
 func (r *traffic) under(next tpmtest.Handler) tpmtest.Handler {
 	return func(command []byte, forward tpmtest.Forward) ([]byte, error) {
-		r.hear(command, true)
+		r.record(command, true)
 		rsp, err := pass(next, command, forward)
-		r.hear(rsp, false)
+		r.record(rsp, false)
 		return rsp, err
 	}
 }
@@ -35,7 +36,7 @@ func pass(next tpmtest.Handler, command []byte, forward tpmtest.Forward) ([]byte
 	return next(command, forward)
 }
 
-func (r *traffic) hear(message []byte, command bool) {
+func (r *traffic) record(message []byte, command bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bytes = append(r.bytes, message...)
@@ -75,8 +76,8 @@ func codeOf(command []byte) tpm2.TPMCC { return tpm2.TPMCC(tpmtest.CommandCode(c
 // answered returns the code of a response.
 func answered(rsp []byte) tpm2.TPMRC { return tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:])) }
 
-// refusing answers all commands with one of these codes, as many times as given, and passes on the rest. Less than 0 is
-// without end.
+// refusing answers all commands with one of these codes, as many times as given, and passes on the
+// rest. Less than 0 is without end.
 func refusing(times int, with tpm2.TPMRC, commands ...tpm2.TPMCC) tpmtest.Handler {
 	var mu sync.Mutex
 	return func(command []byte, forward tpmtest.Forward) ([]byte, error) {

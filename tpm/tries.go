@@ -6,12 +6,14 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/tpm/internal/device"
 )
 
-// This file keeps the search for parents from spending the failed tries that a TPM counts, and after
-// a few of which it locks the keys of all programs (dictionary attacks: TPM 2.0 Part 1, 19.8). Only a
-// try shows whether a storage key at a persistent handle has a password, and each one with another
-// than the right one counts, unless the storage key has noDA.
+// This file keeps the search for parents from spending the failed tries that a TPM counts, and
+// after a few of which it locks the keys of all programs (dictionary attacks: TPM 2.0 Part 1,
+// 19.8). Only a try shows whether a storage key at a persistent handle has a password, and each one
+// with another than the right one counts, unless the storage key has noDA.
 
 // objectAt is an object at a persistent handle: the same one elsewhere may have another password.
 type objectAt struct {
@@ -26,10 +28,10 @@ func at(o object) objectAt { return objectAt{o.handle, string(o.name)} }
 func (o object) mayCount() bool { return !o.transient() && !o.public.ObjectAttributes.NoDA }
 
 // refuses notes that a storage key has a password.
-func (s *scheduler) refuses(o object) {
-	s.locked[at(o)] = true
+func (k *known) refuses(o object) {
+	k.locked[at(o)] = true
 	if o.mayCount() {
-		s.counted[at(o)] = false
+		k.counted[at(o)] = false
 	}
 }
 
@@ -37,14 +39,14 @@ func (s *scheduler) refuses(o object) {
 // It may be where it was found to have none; else where no failed try is counted yet, and where one
 // would not lock the TPM. That it has one is not forgotten while this process runs.
 func (t *turn) maySpendTry(o object) error {
-	usable, tried := t.scheduler.counted[at(o)]
+	usable, tried := t.tpm.known.counted[at(o)]
 	switch {
 	case usable || !o.mayCount():
 		return nil
 	case tried:
 		return errors.New("it has a password of its own, and the TPM would count another try")
 	}
-	p, err := properties(t, tpm2.TPMPTPermanent, uint32(tpm2.TPMPTLockoutRecovery-tpm2.TPMPTPermanent)+1)
+	p, err := device.Properties(t, tpm2.TPMPTPermanent, uint32(tpm2.TPMPTLockoutRecovery-tpm2.TPMPTPermanent)+1)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ const (
 	CodeAssertionTime      = 700024   // the assertion is outside its validity
 	CodeWrongSecret        = 7000215  // wrong client secret
 	CodeAppNotFound        = 700016   // no such app in the tenant
+	CodeAppDisabled        = 7000112  // the app is disabled in the tenant
 	CodeTenantNotFound     = 90002    // no such tenant
 	CodeAssertionInvalid   = 50013    // the assertion is not valid
 )
@@ -78,6 +79,7 @@ var hints = map[int]string{
 	CodeAssertionTime:      hintClock,
 	CodeWrongSecret:        "the client secret is wrong or has expired",
 	CodeAppNotFound:        "check client id and tenant id of the app registration",
+	CodeAppDisabled:        "the app is disabled in the tenant: enable it there",
 	CodeTenantNotFound:     "check the tenant of the application, and that its cloud is the right one",
 	CodeAssertionInvalid:   "Entra does not accept the assertion: check that it is made for this app and cloud",
 }

@@ -85,6 +85,30 @@ func (e *Error) BlamesCertificate() bool {
 	return false
 }
 
+// RefusesRequest reports whether Entra has refused for good what was asked for, so that it may give
+// the client a token for something else. Where it blames the client's credential, application or
+// tenant, it has not.
+func (e *Error) RefusesRequest() bool {
+	if e.Temporary() {
+		return false
+	}
+	for _, code := range e.Codes {
+		switch code {
+		case CodeInvalidResource, CodeInvalidResourceURI:
+			return true
+		case CodeAppNotFound, CodeAppDisabled, CodeTenantNotFound, CodeNoFederation, CodeFederationSubject, CodeFederationIssuer, CodeWrongSecret, CodeAssertionInvalid:
+			return false
+		}
+	}
+	switch ReactionTo(e) {
+	case ReactionUnboundResource:
+		return true
+	case ReactionFinal:
+		return e.Code != "invalid_client" && (e.Code != "unauthorized_client" || len(e.Codes) > 0)
+	}
+	return false
+}
+
 // Hint says what an operator can do about the error, or nothing.
 func (e *Error) Hint() string {
 	for _, code := range e.Codes {

@@ -58,6 +58,17 @@ func (e *Error) RefusesIssuance() bool {
 	return e.Operation == opCredential && e.Status == http.StatusBadRequest && e.Code != CodeIdentityNotFound && !e.Unread
 }
 
+// RefusesRequest reports whether IMDS has refused what was asked for, so that it may give the
+// identity a token for something else. Where it does not have the identity, or does not serve this
+// process at all, it has not.
+func (e *Error) RefusesRequest() bool {
+	switch e.Status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
+		return false
+	}
+	return e.Operation == opToken && e.Refuses() && e.Code != CodeIdentityNotFound
+}
+
 // CodeIdentityNotFound is the error code for an identity that the VM does not have.
 const CodeIdentityNotFound = "identity_not_found"
 

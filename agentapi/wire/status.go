@@ -30,6 +30,22 @@ type Status struct {
 	// AdminsUnknown says which administrators of the configuration were not found; empty when all
 	// were.
 	AdminsUnknown string `json:"admins_unknown,omitempty"`
+	// Unconfirmed are users and groups of rules in force whose numbers are from before
+	// a reload: the directory has not confirmed them since. Empty as a rule.
+	Unconfirmed []UnconfirmedAccount `json:"accounts_unconfirmed,omitempty"`
+}
+
+// UnconfirmedAccount describes a user or group whose number is from the configuration
+// before, as the directory has not confirmed it since.
+type UnconfirmedAccount struct {
+	Kind   string `json:"kind"` // "user" or "group"
+	Name   string `json:"name"`
+	Number uint32 `json:"number"`
+	Reason string `json:"reason"` // what the agent was told when it asked last
+	// Until is when the number counts no more if it is not confirmed: the directory
+	// says that it does not have the name, or is not running. Absent while it does
+	// not answer at all.
+	Until *time.Time `json:"until,omitempty"`
 }
 
 // ConfigurationStatus describes the configuration that is in force.

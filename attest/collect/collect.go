@@ -110,24 +110,24 @@ func (c *Collector) collect(ctx context.Context, ch attest.Challenge) (*attest.E
 }
 
 func (c *Collector) addAttestationKey(ctx context.Context, e *attest.Evidence) error {
-	area, _, err := c.cfg.TPM.ReadPublic(ctx, tpm.HandleAK)
+	area, _, err := c.cfg.TPM.ReadPublic(ctx, HandleAK)
 	if err != nil {
 		return fmt.Errorf("attestation key: %w", err)
 	}
 	if _, err := attest.ParseAK(area); err != nil {
-		return fmt.Errorf("attestation key at %#x: %w", uint32(tpm.HandleAK), err)
+		return fmt.Errorf("attestation key at %#x: %w", uint32(HandleAK), err)
 	}
 	e.AKPublic = area
 	return nil
 }
 
 func (c *Collector) addStatements(ctx context.Context, e *attest.Evidence, ch attest.Challenge) error {
-	certify, err := c.cfg.TPM.Certify(ctx, c.cfg.Key, tpm.HandleAK, ch.CertifyData())
+	certify, err := c.cfg.TPM.Certify(ctx, c.cfg.Key, HandleAK, ch.CertifyData())
 	if err != nil {
 		return err
 	}
 	e.Certify, e.CertifySignature = certify.Attest, certify.Signature
-	quote, err := c.cfg.TPM.Quote(ctx, tpm.HandleAK, c.cfg.Policy.PCRs, ch.QuoteData(c.cfg.Key.Name()))
+	quote, err := c.cfg.TPM.Quote(ctx, HandleAK, c.cfg.Policy.PCRs, ch.QuoteData(c.cfg.Key.Name()))
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (c *Collector) addStatements(ctx context.Context, e *attest.Evidence, ch at
 // addReport reads the report and compares its attestation key with the one that has just signed, so
 // that a replaced key is reported here and by its cause, not by a remote verifier.
 func (c *Collector) addReport(ctx context.Context, e *attest.Evidence) error {
-	raw, err := c.cfg.TPM.ReadNV(ctx, tpm.NVHCLReport)
+	raw, err := c.cfg.TPM.ReadNV(ctx, NVHCLReport)
 	if errors.Is(err, tpm.ErrNoNVIndex) {
 		return ErrNoReport
 	}
@@ -155,7 +155,7 @@ func (c *Collector) addReport(ctx context.Context, e *attest.Evidence) error {
 	}
 	if !bytes.Equal(e.AKPublic, attest.AKPublicArea(claims.AK.N.Bytes())) {
 		return fmt.Errorf("the key at %#x is not the attestation key in the HCL report: it was replaced after boot; restart the VM",
-			uint32(tpm.HandleAK))
+			uint32(HandleAK))
 	}
 	e.HCLReport = raw
 	return nil
@@ -164,7 +164,7 @@ func (c *Collector) addReport(ctx context.Context, e *attest.Evidence) error {
 // addAKCertificate adds the certificate if Azure has provisioned one. Evidence without it proves
 // less, and is accepted.
 func (c *Collector) addAKCertificate(ctx context.Context, e *attest.Evidence) error {
-	nv, err := c.cfg.TPM.ReadNV(ctx, tpm.NVAKCertificate)
+	nv, err := c.cfg.TPM.ReadNV(ctx, NVAKCertificate)
 	if errors.Is(err, tpm.ErrNoNVIndex) {
 		return nil
 	}

@@ -226,7 +226,7 @@ func TestAReplacedAttestationKeyIsNoticed(t *testing.T) {
 func replaceAK(t *testing.T, on *tpm.TPM) {
 	t.Helper()
 	err := on.Do(t.Context(), func(dev transport.TPM) error {
-		old, err := tpm2.ReadPublic{ObjectHandle: tpm.HandleAK}.Execute(dev)
+		old, err := tpm2.ReadPublic{ObjectHandle: collect.HandleAK}.Execute(dev)
 		if err != nil {
 			return err
 		}
@@ -243,11 +243,11 @@ func replaceAK(t *testing.T, on *tpm.TPM) {
 		}
 		defer func() { _, _ = tpm2.FlushContext{FlushHandle: made.ObjectHandle}.Execute(dev) }()
 		for _, evict := range []tpm2.EvictControl{
-			{ObjectHandle: tpm2.NamedHandle{Handle: tpm.HandleAK, Name: old.Name}},
+			{ObjectHandle: tpm2.NamedHandle{Handle: collect.HandleAK, Name: old.Name}},
 			{ObjectHandle: tpm2.NamedHandle{Handle: made.ObjectHandle, Name: made.Name}},
 		} {
 			evict.Auth = tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}
-			evict.PersistentHandle = tpm.HandleAK
+			evict.PersistentHandle = collect.HandleAK
 			if _, err := evict.Execute(dev); err != nil {
 				return err
 			}

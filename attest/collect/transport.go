@@ -27,13 +27,9 @@ type TransportKey struct {
 // NewTransportKey makes a transport key. It takes as long as the TPM needs for making an RSA key: a
 // tenth of a second to several seconds. The caller closes the key.
 func (c *Collector) NewTransportKey(ctx context.Context) (*TransportKey, error) {
-	key, err := c.cfg.TPM.NewDecryptionKey(ctx, c.cfg.Policy.PCRs)
+	key, statement, err := c.cfg.TPM.NewCertifiedDecryptionKey(ctx, c.cfg.Policy.PCRs, HandleAK, nil)
 	if err != nil {
 		return nil, fmt.Errorf("making a transport key: %w", err)
-	}
-	statement, err := key.Certify(ctx, tpm.HandleAK, nil)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("making a transport key: %w", err), key.Close())
 	}
 	certified := attest.Certified{Public: key.PublicArea(), Attest: statement.Attest, Signature: statement.Signature}
 	return &TransportKey{key: key, certified: certified}, nil

@@ -221,6 +221,7 @@ func terminal(t *testing.T) *os.File {
 }
 
 func TestStatusSaysWhichRuleIsOff(t *testing.T) {
+	until := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	for _, tc := range []struct {
 		name, want string
 		status     wire.Status
@@ -228,6 +229,9 @@ func TestStatusSaysWhichRuleIsOff(t *testing.T) {
 		{"nothing is off", "", wire.Status{}},
 		{"a rule", "rule web is not in force: user \"a\" is not known; group \"b\" is not known", wire.Status{RulesOff: []wire.RuleStatus{{Name: "web", Reason: "user \"a\" is not known\ngroup \"b\" is not known"}}}},
 		{"a rule with a name that would feign another line", `rule w\x1b[2J is not in force: x`, wire.Status{RulesOff: []wire.RuleStatus{{Name: "w\x1b[2J", Reason: "x"}}}},
+		{"a number that nobody confirms", "user bob has the number 1000 of the configuration before: it sleeps", wire.Status{Unconfirmed: []wire.UnconfirmedAccount{{Kind: "user", Name: "bob", Number: 1000, Reason: "it sleeps"}}}},
+		{"one with an end", "group web has the number 1000 of the configuration before, until 2026-11-30T12:00:00Z unless it is confirmed: gone or down",
+			wire.Status{Unconfirmed: []wire.UnconfirmedAccount{{Kind: "group", Name: "web", Number: 1000, Reason: "gone\nor down", Until: &until}}}},
 		{"an administrator", "admins not all were found: user \"a\"", wire.Status{AdminsUnknown: "user \"a\""}},
 	} {
 		var out bytes.Buffer

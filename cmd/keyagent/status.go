@@ -88,6 +88,9 @@ func printStatus(out io.Writer, s wire.Status) error {
 	if s.AdminsUnknown != "" {
 		row("admins", "not all were found: %s", strings.ReplaceAll(s.AdminsUnknown, "\n", "; "))
 	}
+	for _, a := range s.Unconfirmed {
+		row(a.Kind, "%s has the number %d of the configuration before%s: %s", a.Name, a.Number, untilText(a.Until), strings.ReplaceAll(a.Reason, "\n", " "))
+	}
 	for _, id := range s.Identities {
 		row("identity "+id.Name, "%s, %s", id.Kind, id.State)
 		printIdentity(row, id, s)
@@ -189,6 +192,14 @@ func expiryNote(c wire.CertificateStatus) string {
 		return ": replace it (docs/keys.md says how)"
 	}
 	return ""
+}
+
+// untilText says when a number counts no more.
+func untilText(until *time.Time) string {
+	if until == nil {
+		return ""
+	}
+	return ", until " + stamp(*until) + " unless it is confirmed"
 }
 
 // generationText is empty for a key that cannot be rotated.

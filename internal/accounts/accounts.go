@@ -1,17 +1,18 @@
 package accounts
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"os/user"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 )
 
-// ErrUnknown means that everybody who was asked answered, and nobody knows the name.
+// ErrUnknown means that neither the files nor the name service know the name. A directory whose
+// service is not running may know it: the C library's getent does not tell that from an answer.
 var ErrUnknown = errors.New("not known on this machine")
 
 // maxNameBytes bounds a name; the longest that Linux takes have 32, those of directories are
@@ -25,53 +26,50 @@ const noID = 1<<32 - 1
 type Finder struct {
 	// Getent is the absolute path of getent; empty means where the C library's packages put it.
 	Getent string
+	// PasswdFile and GroupFile are the files of local users and groups; empty means those in /etc.
+	PasswdFile, GroupFile string
 	// Timeout is how long one answer of getent may take; 0 means 5 seconds.
 	Timeout time.Duration
 }
 
 // User returns the uid of a user. Errors are worded for an operator and say that a number would do.
 func (f Finder) User(ctx context.Context, name string) (uint32, error) {
-	return f.find(ctx, database{kind: "user", name: "passwd", number: "uid", file: func(name string) (string, error) {
-		u, err := user.Lookup(name)
-		if err != nil {
-			return "", err
-		}
-		return u.Uid, nil
-	}}, name)
+	return f.find(ctx, database{kind: "user", name: "passwd", number: "uid", file: f.passwd(), fields: passwdFields}, name)
 }
 
 // Group returns the gid of a group, with errors as [Finder.User] has them.
 func (f Finder) Group(ctx context.Context, name string) (uint32, error) {
-	return f.find(ctx, database{kind: "group", name: "group", number: "gid", file: func(name string) (string, error) {
-		g, err := user.LookupGroup(name)
-		if err != nil {
-			return "", err
-		}
-		return g.Gid, nil
-	}}, name)
+	return f.find(ctx, database{kind: "group", name: "group", number: "gid", file: cmp.Or(f.GroupFile, groupFile), fields: groupFields}, name)
 }
+
+func (f Finder) passwd() string { return cmp.Or(f.PasswdFile, passwdFile) }
 
 // database is passwd or group.
 type database struct {
 	kind, name, number string
-	file               func(name string) (id string, err error) // looks it up without the name service
+	file               string
+	fields             int // that an entry of the file has
 }
 
 func (f Finder) find(ctx context.Context, db database, name string) (uint32, error) {
 	if err := checkName(name); err != nil {
 		return 0, fmt.Errorf("%s %q: %w", db.kind, name, err)
 	}
-	if text, err := db.file(name); err == nil {
-		return parseID(text)
+	id, err := numberIn(db.file, db.fields, name)
+	if err == nil {
+		return id, nil
 	}
-	id, err := f.ask(ctx, db.name, name)
+	if !errors.Is(err, errNoEntry) {
+		return 0, fmt.Errorf("%s %q: %w; name it by number (%s)", db.kind, name, err, db.number)
+	}
+	id, err = f.ask(ctx, db.name, name)
 	switch {
 	case errors.Is(err, ErrUnknown):
-		return 0, fmt.Errorf("%s %q is %w: neither /etc/%s nor the name service (getent %s) has it; if it is right, name it by number (%s)",
-			db.kind, name, err, db.name, db.name, db.number)
+		return 0, fmt.Errorf("%s %q is %w: neither %s nor the name service (getent %s) has it, or the directory behind it is not running; if it is right, name it by number (%s)",
+			db.kind, name, err, db.file, db.name, db.number)
 	case err != nil:
-		return 0, fmt.Errorf("%s %q is not in /etc/%s, and the name service did not tell (%w); name it by number (%s)",
-			db.kind, name, db.name, err, db.number)
+		return 0, fmt.Errorf("%s %q is not in %s, and the name service did not tell (%w); name it by number (%s)",
+			db.kind, name, db.file, err, db.number)
 	}
 	return id, nil
 }

@@ -17,7 +17,9 @@ const (
 	getentTimeout = 5 * time.Second
 	// maxEntryBytes has room for a group of thousands of members, whose names are not used.
 	maxEntryBytes = 1 << 20
-	// exitNoSuchKey is getent's exit code for a name that the database does not have.
+	// exitNoSuchKey is getent's exit code for a name that the database does not have. With the GNU C
+	// library it is also that for a name of a directory whose service is not running: getpwnam(3)
+	// returns no user then, and getent does not look at the reason.
 	exitNoSuchKey = 2
 )
 

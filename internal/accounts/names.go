@@ -2,22 +2,20 @@ package accounts
 
 import (
 	"fmt"
-	"os/user"
 	"strconv"
 )
 
-// NameOf is the name of a user, or the number if no name is known.
+// NameOf is the name that /etc/passwd has for a user, or the number if it has none.
 func NameOf(uid uint32) string {
-	number := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(number); err == nil {
-		return u.Username
+	if name, known := (Finder{}).NameOf(uid); known {
+		return name
 	}
-	return number
+	return strconv.FormatUint(uint64(uid), 10)
 }
 
 // SudoName is a user as an argument of sudo -u: "#" and the number if no name is known (sudo(8)).
 func SudoName(uid uint32) string {
-	if name := NameOf(uid); name != strconv.FormatUint(uint64(uid), 10) {
+	if name, known := (Finder{}).NameOf(uid); known {
 		return name
 	}
 	return fmt.Sprintf("'#%d'", uid)

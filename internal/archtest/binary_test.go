@@ -16,6 +16,7 @@ var unwanted = map[string]string{
 	"net/http/pprof": "it opens the process's inside on the default mux",
 	"expvar":         "it opens the process's inside on the default mux",
 	"plugin":         "code comes with the binary or not at all",
+	"os/user":        "it believes $USER of its own user; internal/accounts finds users and groups",
 	"net/http/cgi":   "no child processes out of requests",
 
 	module + "/simulator":                  "no simulated part may ever answer for a real one",

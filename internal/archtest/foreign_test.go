@@ -21,6 +21,7 @@ var fences = []fence{
 	{"net/http/pprof", nil, false, "it serves on the default mux whoever reaches that"},
 	{"expvar", nil, false, "it serves on the default mux whoever reaches that"},
 	{"log", nil, false, "log/slog, passed in, is the only logger"},
+	{"os/user", []string{"simulator/..."}, true, "it believes $USER of its own user, or runs a directory's modules inside the agent; internal/accounts finds users and groups"},
 	{"math/rand", nil, true, "predictable numbers have no place near keys and nonces; math/rand/v2 serves for jitter"},
 	{"github.com/google/go-tpm-tools/...", []string{"simulator/vtpm"}, true, "it brings cgo and a simulated TPM"},
 	{"github.com/google/go-attestation/...", nil, true, "an independent judge must not be part of what it judges"},

@@ -44,7 +44,16 @@ var places = map[string]place{
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
 
-	"tpm":            {[]string{"internal/secret", "internal/pemfile", "internal/tcg", "internal/waiting"}, "the device knows nothing of what its keys are for"},
+	"tpm/internal/rc": {nil, leaf},
+	"tpm/internal/device": {
+		[]string{"tpm/internal/rc", "internal/tcg", "internal/waiting"},
+		"the lower floor: who has the TPM now; it knows no keys, sessions or storage roots",
+	},
+
+	"tpm": {
+		[]string{"tpm/internal/...", "internal/secret", "internal/pemfile", "internal/tcg"},
+		"the device knows nothing of what its keys are for",
+	},
 	"signer":         {[]string{"tpm", "internal/statefile", "internal/waiting"}, "a key is a file and a TPM"},
 	"signer/certreq": {[]string{"internal/certs"}, "pure: what a certificate says is computed, and no TPM is needed to test it"},
 	"signer/keystore": {

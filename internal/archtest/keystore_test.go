@@ -13,7 +13,7 @@ import (
 const keyOwner = "signer/keystore"
 
 // keyNames are the names of which the paths in these directories are built. They stand in the owner's source only.
-var keyNames = []string{"keys", ".key.pem", ".cert.pem", ".accepted.json", ".certificates", ".replaced-", "current"}
+var keyNames = []string{"keys", ".key.pem", ".cert.pem", ".accepted.json", ".tested.json", ".certificates", ".replaced-", "current"}
 
 // keyPaths are the fields that hold a path of such a file. Others may show it, and have a file read.
 var keyPaths = []string{"KeyFile", "CertFile"}

@@ -19,9 +19,9 @@ const (
 	lastPause  = 30 * time.Second
 )
 
-// awaitAccounts looks again and again for users and groups that were not found, and puts each rule
-// in force when all of its are found. For a configuration that is not in force any more it stops.
-// It returns nil when ctx ends.
+// awaitAccounts looks again and again for users and groups that were not found or whose numbers are
+// not confirmed, and puts each rule in force when all of its are found. For a configuration that is
+// not in force any more it stops. It returns nil when ctx ends.
 func (d *Daemon) awaitAccounts(ctx context.Context) error {
 	for ctx.Err() == nil {
 		now := d.inForce.Load()
@@ -35,18 +35,19 @@ func (d *Daemon) awaitAccounts(ctx context.Context) error {
 	return nil
 }
 
-// awaitAccountsOf returns when all rules of a configuration are in force, or ctx ends.
+// awaitAccountsOf returns when all rules of a configuration are in force with numbers that are
+// confirmed, or ctx ends.
 func (d *Daemon) awaitAccountsOf(ctx context.Context, of *inForce) {
 	wait := d.opts.WaitForAccounts
 	if wait == nil {
 		wait = waiting.Sleep
 	}
 	book := of.plan.rules
-	for pause := firstPause; book.NotInForce() != nil; pause = min(2*pause, lastPause) {
-		if err := wait(ctx, pause); err != nil {
+	for pause := firstPause; !book.Settled(); pause = min(2*pause, lastPause) {
+		if err := wait(ctx, book.UntilNextLook(pause)); err != nil {
 			return
 		}
-		before := book.NotInForce()
+		before, numbers := book.NotInForce(), book.Numbers()
 		found := book.Look(ctx)
 		if err := d.setPolicy(of, found); err != nil {
 			d.opts.Logger.Error("the rules stay as they were", "cause", err)
@@ -54,6 +55,7 @@ func (d *Daemon) awaitAccountsOf(ctx context.Context, of *inForce) {
 		}
 		if ctx.Err() == nil {
 			d.tellRules(before, book.NotInForce())
+			d.tellNumbers(numbers, book.Numbers())
 		}
 	}
 }
@@ -99,8 +101,45 @@ func reasonOff(e *rulebook.OffError, rule string) string {
 	return e.Rules[i].Err.Error()
 }
 
-// addRulesOff adds what is not in force.
-func addRulesOff(status *wire.Status, off *rulebook.OffError) {
+// tellNumbers logs what is new of the numbers in force; before is nil for a configuration that comes
+// into force.
+func (d *Daemon) tellNumbers(before, after []rulebook.Number) {
+	for _, n := range after {
+		had, was := sameAccount(before, n)
+		log := d.opts.Logger.With(n.Kind, n.Name, "number", n.ID)
+		switch {
+		case !n.Confirmed && n.Until.IsZero() && !was:
+			log.Warn("a number is from the configuration before: the directory did not answer. It is asked until it confirms the number", "cause", n.Reason)
+		case !n.Confirmed && !n.Until.IsZero() && (!was || had.Until.IsZero()):
+			log.Warn("a number is from the configuration before: the directory does not have the name, or is not running. It is asked until it confirms the number, "+
+				"which counts no more at the time that is said here", "until", n.Until, "cause", n.Reason)
+		case was && had.ID != n.ID:
+			log.Warn("a user or group has another number than before; what names it goes by that", "before", had.ID)
+		case was && !had.Confirmed && n.Confirmed:
+			log.Info("a number of the configuration before was confirmed")
+		}
+	}
+	for _, had := range before {
+		if _, still := sameAccount(after, had); !still && !had.Confirmed {
+			d.opts.Logger.Error("a number of the configuration before was not confirmed, and counts no more", had.Kind, had.Name, "number", had.ID)
+		}
+	}
+}
+
+// sameAccount finds the number of the same user or group in a list.
+func sameAccount(list []rulebook.Number, as rulebook.Number) (rulebook.Number, bool) {
+	for _, n := range list {
+		if n.Kind == as.Kind && n.Name == as.Name {
+			return n, true
+		}
+	}
+	return rulebook.Number{}, false
+}
+
+// addRules adds what is not in force, and what is in force with numbers that are not confirmed.
+func addRules(status *wire.Status, book *rulebook.Book) {
+	status.Unconfirmed = unconfirmed(book.Numbers())
+	off := book.NotInForce()
 	if off == nil {
 		return
 	}
@@ -110,4 +149,20 @@ func addRulesOff(status *wire.Status, off *rulebook.OffError) {
 	if off.Admins != nil {
 		status.AdminsUnknown = off.Admins.Error()
 	}
+}
+
+// unconfirmed describes the numbers that are not confirmed.
+func unconfirmed(numbers []rulebook.Number) []wire.UnconfirmedAccount {
+	var list []wire.UnconfirmedAccount
+	for _, n := range numbers {
+		if n.Confirmed {
+			continue
+		}
+		described := wire.UnconfirmedAccount{Kind: n.Kind, Name: n.Name, Number: n.ID, Reason: text(n.Reason)}
+		if !n.Until.IsZero() {
+			described.Until = &n.Until
+		}
+		list = append(list, described)
+	}
+	return list
 }

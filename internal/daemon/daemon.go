@@ -100,7 +100,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := peer.CheckUIDMap(); err != nil {
 		return err
 	}
-	plan, err := resolve(ctx, d.cfg, d.opts.Accounts, nil)
+	plan, err := resolve(ctx, d.cfg, d.opts.Accounts, d.opts.Now, nil)
 	if err != nil {
 		return err
 	}

@@ -13,10 +13,10 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/keyagent/keyagent/attest/collect"
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/simulator/fault"
-	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
@@ -61,7 +61,7 @@ func advanceTPMClock(t transport.TPM) error {
 
 // hclReportRead reports whether a command reads the hardware report.
 func hclReportRead(command []byte) bool {
-	return tpm2.TPMCC(tpmtest.CommandCode(command)) == tpm2.TPMCCNVRead && binary.BigEndian.Uint32(command[14:]) == uint32(tpm.NVHCLReport)
+	return tpm2.TPMCC(tpmtest.CommandCode(command)) == tpm2.TPMCCNVRead && binary.BigEndian.Uint32(command[14:]) == uint32(collect.NVHCLReport)
 }
 
 // An attacker who can use the TPM, or is between it and the agent, can spoil the evidence. No
@@ -104,7 +104,7 @@ func TestNobodyAtTheTPMChoosesTheWeakerForm(t *testing.T) {
 		}},
 		{"the hardware report is gone", func(*testing.T, transport.TPM) tpmtest.Handler {
 			return func(command []byte, forward tpmtest.Forward) ([]byte, error) {
-				if tpm2.TPMCC(tpmtest.CommandCode(command)) == tpm2.TPMCCNVReadPublic && binary.BigEndian.Uint32(command[10:]) == uint32(tpm.NVHCLReport) {
+				if tpm2.TPMCC(tpmtest.CommandCode(command)) == tpm2.TPMCCNVReadPublic && binary.BigEndian.Uint32(command[10:]) == uint32(collect.NVHCLReport) {
 					return tpmtest.Response(0x18b), nil // TPM_RC_HANDLE, of the first handle
 				}
 				return forward(command)

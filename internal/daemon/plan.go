@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/policy"
@@ -25,7 +26,7 @@ type plan struct {
 // network: users and groups exist, the files it names can be read. If nothing else is
 // wrong but that users or groups were not found, the error is a [*rulebook.OffError].
 func Check(ctx context.Context, cfg *config.Config) error {
-	p, err := resolve(ctx, cfg, nil, nil)
+	p, err := resolve(ctx, cfg, nil, nil, nil)
 	off := p.rules.NotInForce()
 	switch {
 	case off == nil:
@@ -36,11 +37,12 @@ func Check(ctx context.Context, cfg *config.Config) error {
 	return fmt.Errorf("%w\n%v", err, off) // not wrapped: it is not all that is wrong
 }
 
-// resolve reads what a configuration names and looks its users and groups up. With an error, the
-// plan has what could be resolved.
-func resolve(ctx context.Context, cfg *config.Config, finder rulebook.Accounts, before *rulebook.Book) (*plan, error) {
+// resolve reads what a configuration names and looks its users and groups up. What the book before,
+// nil if there is none, has in force stays in force while they cannot be looked up. Now nil means
+// time.Now. With an error, the plan has what could be resolved.
+func resolve(ctx context.Context, cfg *config.Config, finder rulebook.Accounts, now func() time.Time, before *rulebook.Book) (*plan, error) {
 	resolved, err := engine.Resolve(cfg)
-	rules := rulebook.New(cfg, finder, before)
+	rules := rulebook.New(cfg, finder, now, before)
 	p := &plan{Plan: resolved, rules: rules, policy: rules.Look(ctx), callables: callables(cfg.Identities)}
 	return p, errors.Join(err, rules.Check())
 }

@@ -42,7 +42,8 @@ type ReadConfig func(ctx context.Context) (*config.Config, config.Origin, error)
 //
 // A request is answered wholly by the configuration that was in force when it came. What is still
 // meant as before stays: tokens, certificates, connections, what callers have used up of their
-// bounds and the pauses that Entra and IMDS have asked for.
+// bounds and the pauses that Entra and IMDS have asked for. Where a certificate authority or a host
+// is not trusted any more, no token and no connection stays.
 func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) error {
 	if err := d.reload.Lock(ctx); err != nil {
 		return err
@@ -60,18 +61,21 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 		slog.String("cause", cause), slog.String("file", now.origin.File), slog.String("sha256", now.origin.SHA256),
 		slog.Int("identities", len(now.plan.Identities)), slog.Int("rules", len(now.plan.policy.Rules)),
 		slog.String("tokens_dropped_of", strings.Join(changes.dropped, ", ")), slog.Bool("trust_or_proxy_changed", changes.trust),
+		slog.Bool("trust_withdrawn", changes.withdrawn),
 	}
 	d.opts.Logger.LogAttrs(ctx, slog.LevelInfo, "configuration reloaded", attrs...)
 	d.server.Note("configuration reloaded", attrs...)
 	d.tellRules(changes.rulesOff, now.plan.rules.NotInForce())
+	d.tellNumbers(nil, now.plan.rules.Numbers())
 	return nil
 }
 
 // changes is what a reload has changed, for the log.
 type changes struct {
-	dropped  []string // identities whose tokens were dropped
-	trust    bool     // trusted hosts, certificate authorities, proxy or attestation changed
-	rulesOff *rulebook.OffError
+	dropped   []string // identities whose tokens were dropped
+	trust     bool     // trusted hosts, certificate authorities, proxy or attestation changed
+	withdrawn bool     // a host or a certificate authority is not trusted any more
+	rulesOff  *rulebook.OffError
 }
 
 func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error) {
@@ -83,14 +87,18 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 		return changes{}, err
 	}
 	before := d.inForce.Load()
-	next, err := resolve(ctx, cfg, d.opts.Accounts, before.plan.rules)
+	next, err := resolve(ctx, cfg, d.opts.Accounts, d.opts.Now, before.plan.rules)
 	if err != nil {
 		return changes{}, err
 	}
 	if err := next.ReadProxyCredential(cfg.Proxy); err != nil {
 		return changes{}, err
 	}
-	roster, err := d.engine.Acquirer.Prepare(next.Identities)
+	prepare := d.engine.Acquirer.Prepare
+	if before.plan.Withdraws(next.Plan) {
+		prepare = d.engine.Acquirer.PrepareAnew
+	}
+	roster, err := prepare(next.Identities)
 	if err != nil {
 		return changes{}, err
 	}
@@ -110,7 +118,7 @@ func (d *Daemon) swap(next *inForce, roster *acquire.Roster, rules agentapi.Rule
 	d.swapping.Lock()
 	defer d.swapping.Unlock()
 	before := d.inForce.Load()
-	made := changes{rulesOff: before.plan.rules.NotInForce()}
+	made := changes{rulesOff: before.plan.rules.NotInForce(), withdrawn: before.plan.Withdraws(next.plan.Plan)}
 	if made.trust = d.engine.UseTrust(before.plan.Plan, next.plan.Plan); made.trust {
 		d.trustSince.Store(&next.since)
 	}

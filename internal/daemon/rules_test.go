@@ -23,7 +23,8 @@ type directory struct {
 	mu    sync.Mutex
 	ids   map[string]uint32
 	asked []string
-	fails error // for everybody
+	fails error            // for all names
+	fail  map[string]error // for some
 }
 
 func (d *directory) find(kind, name string) (uint32, error) {
@@ -32,6 +33,9 @@ func (d *directory) find(kind, name string) (uint32, error) {
 	d.asked = append(d.asked, kind+" "+name)
 	if d.fails != nil {
 		return 0, d.fails
+	}
+	if err := d.fail[kind+" "+name]; err != nil {
+		return 0, err
 	}
 	if id, ok := d.ids[kind+" "+name]; ok {
 		return id, nil
@@ -52,6 +56,22 @@ func (d *directory) add(account string, id uint32) {
 		d.ids = map[string]uint32{}
 	}
 	d.ids[account] = id
+}
+
+func (d *directory) remove(account string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.ids, account)
+}
+
+// failFor has the directory answer with an error for one name; nil: as before.
+func (d *directory) failFor(account string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fail == nil {
+		d.fail = map[string]error{}
+	}
+	d.fail[account] = err
 }
 
 // turns lets an agent's pauses between looks for accounts end when the test says so.
@@ -160,8 +180,117 @@ func TestAnUnknownUserCostsTheirRuleAlone(t *testing.T) {
 	}
 	people.mu.Lock()
 	defer people.mu.Unlock()
-	if n := len(slices.DeleteFunc(slices.Clone(people.asked), func(s string) bool { return s != "user websvc" })); n != 2 {
-		t.Errorf("a user who was found is looked for again: asked %d times", n)
+	if n := len(slices.DeleteFunc(slices.Clone(people.asked), func(s string) bool { return s != "user websvc" })); n != 3 {
+		t.Errorf("a user who was found is asked for %d times, want 3: until they are found, and when the rule comes into force", n)
+	}
+}
+
+// A rule that was off while a user was missing comes into force with what is known then, and not
+// with what was known of its other users before.
+func TestARuleComesIntoForceWithTheNumbersOfThatMoment(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*directory) // meanwhile
+		off    string           // what is said of the rule then; "" if it is in force
+		gives  bool             // this user, whose number bob had, a token
+	}{
+		{"nothing has changed", func(*directory) {}, "", true},
+		{"bob has another number", func(d *directory) { d.add("user bob", myID()+1000) }, "", false},
+		{"bob is gone", func(d *directory) { d.remove("user bob") }, `web: user "bob" is not known`, false},
+		{"the directory does not answer for bob", func(d *directory) { d.failFor("user bob", errors.New("it sleeps")) }, "web: it sleeps", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, people, turn := newStage(t), &directory{}, newTurns()
+			s.accounts, s.waitForAccounts = people, turn.wait
+			people.add("user bob", myID())
+			s.cfg.Rules = []config.Rule{myRule("web", []string{"bob", "newhire"}, nil)}
+			s.start()
+			if _, err := s.token(); !errors.Is(err, client.ErrRefused) {
+				t.Fatalf("half of a rule is in force: %v", err)
+			}
+			<-turn.waits
+			tt.change(people)
+			people.add("user newhire", myID()+2000)
+			turn.next <- struct{}{}
+			s.awaitLook(turn)
+			if got := s.off(); got != tt.off {
+				t.Errorf("status says %q", got)
+			}
+			s.client.Close()
+			if _, err := s.token(); (err == nil) != tt.gives {
+				t.Errorf("for the number that bob had: %v", err)
+			}
+		})
+	}
+}
+
+// A rule in force goes on with the numbers that it has, whatever becomes of another rule that names
+// the same user. If that one's look finds another number, it applies to both.
+func TestARuleInForceKeepsItsNumbers(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*directory)
+		gives  bool
+	}{
+		{"bob is gone", func(d *directory) { d.remove("user bob") }, true},
+		{"the directory does not answer for bob", func(d *directory) { d.failFor("user bob", errors.New("it sleeps")) }, true},
+		{"bob has another number", func(d *directory) { d.add("user bob", myID()+1000) }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, people, turn := newStage(t), &directory{}, newTurns()
+			s.accounts, s.waitForAccounts = people, turn.wait
+			people.add("user bob", myID())
+			other := myRule("other", []string{"bob", "newhire"}, nil)
+			other.Resources = []string{otherResource}
+			s.cfg.Rules = []config.Rule{myRule("web", []string{"bob"}, nil), other}
+			s.start()
+			s.mustToken()
+			<-turn.waits
+			tt.change(people)
+			people.add("user newhire", myID()+2000)
+			turn.next <- struct{}{}
+			s.awaitLook(turn)
+			s.client.Close()
+			if _, err := s.token(); (err == nil) != tt.gives {
+				t.Errorf("by the rule in force: %v", err)
+			}
+			if _, err := s.client.Token(t.Context(), client.TokenRequest{Identity: "vm", Resource: otherResource}); !errors.Is(err, client.ErrRefused) {
+				t.Errorf("by the other rule, for the number that bob had: %v", err)
+			}
+		})
+	}
+}
+
+// off is what the status says of rules that are not in force.
+func (s *stage) off() string {
+	var text []string
+	for _, r := range s.status().RulesOff {
+		text = append(text, r.Name+": "+r.Reason)
+	}
+	return strings.Join(text, "\n")
+}
+
+// awaitLook waits until what a look has found is in force: the agent waits for the next one, or the
+// rule has come into force.
+func (s *stage) awaitLook(turn *turns) {
+	s.t.Helper()
+	s.await("the end of the look", func() bool {
+		select {
+		case <-turn.waits:
+			return true
+		default:
+			return strings.Contains(s.log.String(), "a rule has come into force")
+		}
+	})
+}
+
+// await waits until something that is under way has happened.
+func (s *stage) await(what string, happened func() bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(time.Minute); !happened(); s.status() { // which gives the agent its time
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s: it does not happen:\n%s", what, s.log.String())
+		}
 	}
 }
 

@@ -52,7 +52,7 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 		status.Waiting = append(status.Waiting, wire.WaitStatus{What: w.What, Since: w.Since, Count: w.Count})
 	}
 	now := d.inForce.Load()
-	addRulesOff(&status, now.plan.rules.NotInForce())
+	addRules(&status, now.plan.rules)
 	for _, id := range d.engine.Acquirer.Status() {
 		described, unable := d.identityStatus(id, now.plan.Provider)
 		status.Identities = append(status.Identities, described)
@@ -87,12 +87,12 @@ func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
 	}
 	status := wire.TPMStatus{
 		Device:          d.cfg.TPM,
-		Manufacturer:    d.engine.Key.Properties.Manufacturer,
-		FirmwareVersion: d.engine.Key.Properties.FirmwareVersion,
+		Manufacturer:    d.engine.Key.Identity.Manufacturer,
+		FirmwareVersion: d.engine.Key.Identity.FirmwareVersion,
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTPMTimeout)
 	defer cancel()
-	if _, err := d.engine.Key.TPM.Properties(ctx); err != nil {
+	if err := d.engine.Key.TPM.Answers(ctx); err != nil {
 		status.LastError = err.Error()
 	}
 	return status

@@ -22,14 +22,14 @@ import (
 func (d *doctor) checkUser(ctx context.Context) bool {
 	const check = "user"
 	me := uint32(os.Geteuid()) //nolint:gosec // a uid
-	uid, why, found := d.agentUser(ctx)
+	owner, found := d.agentUser(ctx)
 	switch {
-	case found && uid == me:
+	case found && owner.uid == me:
 		return true
 	case found:
 		d.add(check, VerdictFail, d.opts.Say("run it as that user: sudo -u %s %s. Nothing else was checked: what this user sees is not what the agent sees. "+
-			"Do not change owners or modes for this%s", accounts.SudoName(uid), advice.Run(advice.Diagnose, ""), d.unlessMadeByRoot(uid, me)),
-			"this is %s, and %s %s", userText(me), why, userText(uid))
+			"Do not change owners or modes for this%s", accounts.SudoName(owner.uid), advice.Run(advice.Diagnose, ""), d.unlessMadeByRoot(owner, me)),
+			"this is %s, and %s %s", userText(me), owner.why, userText(owner.uid))
 		return false
 	}
 	if path := d.unreadable(); path != "" {
@@ -45,24 +45,31 @@ func (d *doctor) checkUser(ctx context.Context) bool {
 	return true
 }
 
+// agentOwner is the user that the agent runs as, and how that was found out.
+type agentOwner struct {
+	uid          uint32
+	why          string
+	ofFilesAlone bool // no agent answers and no configuration says so: the state directory belongs to this user
+}
+
 // agentUser finds out which user the agent runs as: the one whose process listens at its socket,
 // else the owner of what only the agent may own.
-func (d *doctor) agentUser(ctx context.Context) (uid uint32, why string, found bool) {
+func (d *doctor) agentUser(ctx context.Context) (owner agentOwner, found bool) {
 	if uid, ok := listenerUID(ctx, d.cfg.Socket); ok {
-		return uid, fmt.Sprintf("the agent that answers at %s runs as", d.cfg.Socket), true
+		return agentOwner{uid: uid, why: fmt.Sprintf("the agent that answers at %s runs as", d.cfg.Socket)}, true
 	}
-	if owner, ok := d.configOwner(); ok {
-		return owner, fmt.Sprintf("the configuration %s belongs to", d.opts.ConfigPath), true
+	if uid, ok := d.configOwner(); ok {
+		return agentOwner{uid: uid, why: fmt.Sprintf("the configuration %s belongs to", d.opts.ConfigPath)}, true
 	}
 	if d.unread() && !d.opts.DirNamed {
-		return 0, "", false // the default may be another agent's
+		return agentOwner{}, false // the default may be another agent's
 	}
 	info, err := os.Stat(d.cfg.StateDir)
 	if err != nil || !info.IsDir() {
-		return 0, "", false
+		return agentOwner{}, false
 	}
-	uid, err = owned.Owner(info)
-	return uid, fmt.Sprintf("the state directory %s belongs to", d.cfg.StateDir), err == nil
+	uid, err := owned.Owner(info)
+	return agentOwner{uid, fmt.Sprintf("the state directory %s belongs to", d.cfg.StateDir), true}, err == nil
 }
 
 // configOwner returns the owner of a configuration, or of a directory on the way to it, that was
@@ -92,9 +99,9 @@ func (d *doctor) unreadable() string {
 }
 
 // unlessMadeByRoot adds what else may be the case if another user looks at a directory that belongs
-// to root.
-func (d *doctor) unlessMadeByRoot(owner, me uint32) string {
-	if owner != 0 || me == 0 {
+// to root. It does not if an agent runs as root: a change of owner would break that.
+func (d *doctor) unlessMadeByRoot(owner agentOwner, me uint32) string {
+	if !owner.ofFilesAlone || owner.uid != 0 || me == 0 {
 		return ""
 	}
 	return d.opts.Say(", unless %[1]s is the agent's user and root has made the directory by mistake, as with sudo %[2]s: then look what is in it, and chown -R %[1]s it",

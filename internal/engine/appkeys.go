@@ -113,7 +113,7 @@ func (k *applicationKeys) opened(ctx context.Context, entry keystore.Entry) (*ap
 			return have, nil
 		}
 	}
-	key, err := k.store.Open(ctx, entry, signer.Config{TPM: k.tpm, Logger: k.log})
+	key, err := k.store.Open(ctx, entry, signer.Config{TPM: k.tpm, Logger: k.log, Outcome: k.store.Outcome(entry)})
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func (k *applicationKeys) isOf(key *signer.Key, entry keystore.Entry) (bool, err
 }
 
 func giveOut(key *signer.Key, chain []*x509.Certificate) *acquire.ApplicationKey {
-	schemes := key.SignatureSchemes()
+	schemes := key.ProvenSchemes()
 	return &acquire.ApplicationKey{
 		Chain:            chain,
 		Signer:           key.WithContext,

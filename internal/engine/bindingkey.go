@@ -26,7 +26,7 @@ const softwareKeyFile = "software-key.pem" // of the state directory
 type bindingKey interface {
 	Public() crypto.PublicKey
 	WithContext(ctx context.Context) crypto.Signer
-	SignatureSchemes() []tls.SignatureScheme
+	ProvenSchemes() []tls.SignatureScheme
 	Info() signer.Info
 	Close() error
 }
@@ -34,10 +34,10 @@ type bindingKey interface {
 // Key is the binding key, and the TPM that it is in.
 type Key struct {
 	bindingKey
-	TPM        *tpm.TPM       // nil with a software key
-	Properties tpm.Properties // of the TPM
-	OnTPM      *tpm.Key       // nil with a software key
-	Generation int            // 0 with a software key
+	TPM        *tpm.TPM     // nil with a software key
+	Identity   tpm.Identity // of the TPM
+	OnTPM      *tpm.Key     // nil with a software key
+	Generation int          // 0 with a software key
 }
 
 // Close closes the key and its TPM.
@@ -72,7 +72,7 @@ func OpenKey(ctx context.Context, cfg *config.Config, opts Options) (*Key, error
 }
 
 func openKey(ctx context.Context, cfg *config.Config, opts Options, t *tpm.TPM, store *keystore.Store) (*Key, error) {
-	properties, err := t.Properties(ctx)
+	identity, err := t.Identity(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func openKey(ctx context.Context, cfg *config.Config, opts Options, t *tpm.TPM, 
 	opts.Logger.Info("binding key ready", "algorithm", info.Algorithm, "name", info.Name,
 		"created", info.Created, "attributes", info.Attributes, "file", info.KeyFile)
 	made := KeyIn(t, key, entry)
-	made.Properties = properties
+	made.Identity = identity
 	return made, nil
 }
 

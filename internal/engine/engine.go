@@ -122,7 +122,7 @@ func (e *Engine) openAcquirer(plan *Plan) error {
 		Bindings:   e.bindings,
 		Key: acquire.BindingKey{
 			Signer:           e.Key.WithContext,
-			SignatureSchemes: e.Key.SignatureSchemes(),
+			SignatureSchemes: e.Key.ProvenSchemes(),
 			Strength:         acquire.Strength(e.Key.Info().Strength),
 		},
 		IMDS:    e.IMDS,
@@ -197,6 +197,9 @@ func (e *Engine) UseTrust(before, next *Plan) (changed bool) {
 	if !before.sameWayOut(next) {
 		e.Acquirer.SetTLS(e.towardsEntra(next))
 		changed = true
+	}
+	if changed {
+		e.Acquirer.Reconsider() // what was refused may be given by a server that is trusted now
 	}
 	return changed
 }

@@ -23,7 +23,8 @@ type Plan struct {
 	Identities []acquire.Identity
 	Provider   string // of attestation
 
-	rootCAs     *x509.CertPool // for Entra and attestation; nil means the system's
+	authorities []*x509.Certificate // of ca_file
+	rootCAs     *x509.CertPool      // for Entra and attestation: the system's and authorities; nil means the system's
 	proxy       proxy
 	mtlsHosts   imds.HostList
 	attestHosts imds.HostList
@@ -39,18 +40,28 @@ func Resolve(cfg *config.Config) (*Plan, error) {
 	return p, errors.Join(p.addIdentities(cfg.Identities), p.addRoots(cfg.CAFile), p.addProxy(cfg.Proxy), p.addAttestation(cfg.Attestation))
 }
 
-func (p *Plan) addRoots(file string) error {
-	roots, err := RootsWith(file)
+func (p *Plan) addRoots(file string) (err error) {
+	if p.authorities, err = authoritiesIn(file); err == nil {
+		p.rootCAs, err = systemRootsAnd(p.authorities)
+	}
 	if err != nil {
 		return fmt.Errorf("ca_file: %w", err)
 	}
-	p.rootCAs = roots
 	return nil
 }
 
 // RootsWith returns the system's certificate authorities and those of a file; nil, which means the
 // system's, if there is none.
 func RootsWith(file string) (*x509.CertPool, error) {
+	authorities, err := authoritiesIn(file)
+	if err != nil {
+		return nil, err
+	}
+	return systemRootsAnd(authorities)
+}
+
+// authoritiesIn reads a file of certificate authorities; no file, no authorities.
+func authoritiesIn(file string) ([]*x509.Certificate, error) {
 	if file == "" {
 		return nil, nil
 	}
@@ -58,13 +69,20 @@ func RootsWith(file string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, err
 	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("the system's certificate authorities: %w", err)
-	}
 	authorities, err := certs.Authorities(pem)
 	if err != nil {
 		return nil, pemfile.Named(file, err)
+	}
+	return authorities, nil
+}
+
+func systemRootsAnd(authorities []*x509.Certificate) (*x509.CertPool, error) {
+	if len(authorities) == 0 {
+		return nil, nil
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("the system's certificate authorities: %w", err)
 	}
 	for _, c := range authorities {
 		roots.AddCert(c)

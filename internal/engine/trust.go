@@ -2,9 +2,11 @@ package engine
 
 import (
 	"context"
+	"crypto/x509"
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -41,6 +43,20 @@ func (p *Plan) sameWayOut(other *Plan) bool {
 func (p *Plan) sameAttestation(other *Plan) bool {
 	return p.sameWayOut(other) && p.Provider == other.Provider && reflect.DeepEqual(p.attestHosts, other.attestHosts) &&
 		reflect.DeepEqual(p.anchors, other.anchors) && reflect.DeepEqual(p.evidence, other.evidence)
+}
+
+// Withdraws reports whether next trusts less than p: it lacks a host or a certificate authority of p.
+func (p *Plan) Withdraws(next *Plan) bool {
+	return lacks(next.mtlsHosts, p.mtlsHosts, func(a, b string) bool { return a == b }) ||
+		lacks(next.attestHosts, p.attestHosts, func(a, b string) bool { return a == b }) ||
+		lacks(next.authorities, p.authorities, (*x509.Certificate).Equal)
+}
+
+// lacks reports whether an element of another list is not in a list.
+func lacks[E any](list, of []E, equal func(a, b E) bool) bool {
+	return slices.ContainsFunc(of, func(a E) bool {
+		return !slices.ContainsFunc(list, func(b E) bool { return equal(a, b) })
+	})
 }
 
 // attestation is the source of attestation tokens that is in force. It is safe for concurrent use.

@@ -8,7 +8,9 @@
 // What always holds:
 //   - A rule is in force as a whole or not at all. An administrator who is not found is left out
 //     alone.
-//   - A user or group that was found keeps its number until the configuration changes, and beyond
-//     that while the directory does not answer.
+//   - A rule comes into force with numbers that one look has found for all its users and groups.
+//   - A rule in force keeps the numbers that it has. After a change of the configuration they are
+//     unconfirmed until a look finds them again ([Book.Numbers]): they count while the directory does
+//     not answer, and for ten minutes after it first said that it does not have the name.
 //   - Names for which there was no time are looked up first the next time.
 package rulebook

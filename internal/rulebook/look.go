@@ -1,28 +1,33 @@
 package rulebook
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/config"
-	"github.com/keyagent/keyagent/internal/accounts"
 )
 
-// look is one call of [Book.Look]. It asks for no name twice.
+// look is one call of [Book.Look].
 type look struct {
-	ctx      context.Context // of the one call that this lives for
+	n        int // of this look
 	accounts Accounts
-	earlier  map[account]uint32 // what an earlier configuration's look has found
+	now      func() time.Time
+	before   map[account]accountNumber // of the first look: what the configuration before has in force
+	on       map[unit]bool             // in force since the look before, or by the configuration before
+	stays    map[unit]bool             // in force since this look
 
-	mu      sync.Mutex // guards what follows
-	known   map[account]uint32
-	missing map[account]error
+	mu      sync.Mutex // guards what follows during look-ups
+	known   map[account]accountNumber
+	missing map[account]error // why this look has no answer that it could use
 }
 
 // asksAtOnce is how many names are looked up at a time: names that a directory does not answer for
@@ -32,68 +37,135 @@ const asksAtOnce = 8
 // errNotAsked stands for the answer where there was no time for the question.
 var errNotAsked = errors.New("not asked for yet: other names took the time; they are asked for first the next time")
 
-// askForAll looks up all names that are not known.
-func (l *look) askForAll(all []account) {
-	asked := maps.Clone(l.known)
+// unknown returns the names that a look asks for first.
+func (l *look) unknown(all []account) (ask []account) {
+	for _, a := range all {
+		if !l.known[a].confirmed() {
+			ask = append(ask, a)
+		}
+	}
+	return ask
+}
+
+// stale returns the names to ask for again: their numbers are from a look before, and a rule or
+// administrator would come into force with them.
+func (l *look) stale(units map[unit][]account) (ask []account) {
+	for u, named := range units {
+		if l.on[u] || slices.ContainsFunc(named, l.lacks) {
+			continue
+		}
+		for _, a := range named {
+			if l.known[a].look != l.n {
+				ask = append(ask, a)
+			}
+		}
+	}
+	return ask
+}
+
+func (l *look) lacks(a account) bool {
+	_, known := l.known[a]
+	return !known || l.missing[a] != nil
+}
+
+// askForAll looks up all names, each once.
+func (l *look) askForAll(ctx context.Context, all []account) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	asked := map[account]bool{}
 	var g errgroup.Group
 	g.SetLimit(asksAtOnce)
 	for _, a := range all {
-		if _, before := asked[a]; !before {
-			asked[a] = 0
-			g.Go(func() error { l.ask(a); return nil })
+		if !asked[a] {
+			asked[a] = true
+			g.Go(func() error { l.ask(ctx, a); return nil })
 		}
 	}
 	_ = g.Wait() // each error is kept with its name
 }
 
-func (l *look) ask(a account) {
+func (l *look) ask(ctx context.Context, a account) {
 	var id uint32
 	err := fmt.Errorf("%q: %w", a.name, errNotAsked)
-	if l.ctx.Err() == nil {
-		id, err = l.find(a)
-	}
-	if had, found := l.earlier[a]; err != nil && found && !errors.Is(err, accounts.ErrUnknown) {
-		id, err = had, nil // the name may still be there: a directory that is down must not put rules out of force
+	if ctx.Err() == nil {
+		id, err = l.find(ctx, a)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
 		l.missing[a] = err
+		l.goOn(a, err)
 		return
 	}
-	l.known[a] = id
+	l.known[a] = accountNumber{id: id, look: l.n}
 }
 
-// all returns the numbers that were found, and an error for the names that were not.
-func (l *look) all(p config.Principals) (uids, gids []uint32, err error) {
+// goOn keeps a number of the configuration before that could not be confirmed, for as long as it
+// counts: a directory that is down at a reload must not put rules out of force.
+func (l *look) goOn(a account, why error) {
+	n, known := l.known[a]
+	if !known {
+		n, known = l.before[a]
+	}
+	if !known || n.confirmed() {
+		return
+	}
+	now := l.now()
+	if n = n.refused(why, now); n.over(now) {
+		delete(l.known, a)
+		return
+	}
+	l.known[a] = n
+}
+
+// all returns the numbers of all users and groups of a rule, or of one administrator, or an error
+// for those that were not found.
+func (l *look) all(of unit, p config.Principals) (uids, gids []uint32, err error) {
 	var problems []error
+	complete := true
 	find := func(group bool, names []string) (ids []uint32) {
 		for _, name := range names {
-			id, err := l.one(account{group, name})
-			if err != nil {
-				problems = append(problems, err)
-				continue
+			a := account{group, name}
+			id, found := l.one(of, a)
+			if !found {
+				complete = false
+				problems = append(problems, l.missing[a]) // nil if it was not worth asking, as another name is missing
 			}
 			ids = append(ids, id)
 		}
 		return ids
 	}
 	uids, gids = find(false, p.Users), find(true, p.Groups)
-	return uids, gids, errors.Join(problems...)
+	if complete {
+		l.stays[of] = true
+		return uids, gids, nil
+	}
+	return nil, nil, cmp.Or(errors.Join(problems...), errNotAsked)
 }
 
-// one returns the number of a user or group, or why it was not found.
-func (l *look) one(a account) (uint32, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if id, found := l.known[a]; found {
-		return id, nil
+// findAdmins adds each administrator that was found, and returns an error for the others.
+func (l *look) findAdmins(p *policy.Policy, admins config.Principals) error {
+	var problems []error
+	for _, one := range eachOf(admins) {
+		uids, gids, err := l.all(adminUnit(one), one)
+		problems = append(problems, err)
+		p.AdminUIDs, p.AdminGIDs = append(p.AdminUIDs, uids...), append(p.AdminGIDs, gids...)
 	}
-	return 0, l.missing[a]
+	return errors.Join(problems...)
+}
+
+// one returns the number of a user or group. Only what is in force already may go on with a number
+// that this look has not found itself.
+func (l *look) one(of unit, a account) (id uint32, found bool) {
+	n, known := l.known[a]
+	if !known || n.look != l.n && !l.on[of] {
+		return 0, false
+	}
+	return n.id, true
 }
 
 // find takes a number as it is and looks a name up.
-func (l *look) find(a account) (uint32, error) {
+func (l *look) find(ctx context.Context, a account) (uint32, error) {
 	if id, err := strconv.ParseUint(a.name, 10, 32); err == nil {
 		if id == 1<<32-1 { // (uid_t)-1 is no user
 			return 0, fmt.Errorf("%q is not the number of a user or group", a.name)
@@ -101,7 +173,7 @@ func (l *look) find(a account) (uint32, error) {
 		return uint32(id), nil
 	}
 	if a.group {
-		return l.accounts.Group(l.ctx, a.name)
+		return l.accounts.Group(ctx, a.name)
 	}
-	return l.accounts.User(l.ctx, a.name)
+	return l.accounts.User(ctx, a.name)
 }

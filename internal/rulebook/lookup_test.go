@@ -48,7 +48,7 @@ func TestNamesThatHangKeepNobodyOut(t *testing.T) {
 					cfg.Rules = append(cfg.Rules, config.Rule{Name: fmt.Sprint("dead-", i), Principals: config.Principals{Users: []string{fmt.Sprint("user-", i)}}})
 				}
 				cfg.Rules = append(cfg.Rules, config.Rule{Name: "web", Principals: config.Principals{Users: []string{"alive"}}})
-				book := rulebook.New(cfg, slowDirectory{}, nil)
+				book := rulebook.New(cfg, slowDirectory{}, nil, nil)
 				for n := 1; ; n++ {
 					began := time.Now()
 					inForce := book.Look(t.Context()).Rules

@@ -15,8 +15,8 @@ import (
 	"github.com/keyagent/keyagent/internal/accounts"
 )
 
-// lookTimeout bounds one look at all users and groups together: a directory that does not answer
-// must not keep the agent from starting.
+// lookTimeout bounds each of the two rounds of questions of one look. At the start of the agent
+// there is one round: a directory that does not answer must not keep the agent from starting.
 const lookTimeout = 20 * time.Second
 
 // Accounts finds users and groups of this machine by name. It must be safe for concurrent use.
@@ -53,37 +53,41 @@ func (e *OffError) Error() string {
 
 // Book makes the policy of the configured rules from the users and groups that are known. A rule is
 // in force as a whole or not at all, so that no operator has to guess which part of it is; an
-// administrator who is not known is left out alone. A user or group that was found keeps its number
-// as long as the book is used.
+// administrator who is not known is left out alone. A user or group that a rule in force names keeps
+// its number as long as the book is used. Other numbers that are known only save look-ups: a rule
+// comes into force with what one look has found of all its users and groups.
 type Book struct {
 	rules     []config.Rule
 	admins    config.Principals
 	audiences []string // that only a rule gives that names them
 	accounts  Accounts
-	earlier   map[account]uint32 // as the rules before these knew them
+	now       func() time.Time
+	before    held // by the configuration before
 
 	mu    sync.Mutex // guards what follows; not held during look-ups
-	known map[account]uint32
+	known map[account]accountNumber
+	on    map[unit]bool // in force since the last look; replaced, not changed
 	looks int
 	asked map[account]int // the look in which a name was asked for last; the name that waited longest comes first
 	off   *OffError       // nil: all rules are in force, and all administrators known
 }
 
-// account is a user or a group, by the name that the configuration has for it.
-type account struct {
-	group bool
-	name  string
-}
-
 // New returns the book of a configuration's rules. What the book before it, nil if there is none,
-// knows of users and groups counts where they cannot be looked up now.
-func New(cfg *config.Config, finder Accounts, before *Book) *Book {
+// has in force stays in force while its users and groups cannot be looked up. Finder nil means the
+// users and groups of this machine, now nil means time.Now.
+func New(cfg *config.Config, finder Accounts, now func() time.Time, before *Book) *Book {
 	if finder == nil {
 		finder = accounts.Finder{}
 	}
-	b := &Book{rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, known: map[account]uint32{}, asked: map[account]int{}}
+	if now == nil {
+		now = time.Now
+	}
+	b := &Book{
+		rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, now: now,
+		known: map[account]accountNumber{}, asked: map[account]int{},
+	}
 	if before != nil {
-		b.earlier = before.knownNow()
+		b.before = before.held()
 	}
 	return b
 }
@@ -104,64 +108,72 @@ func policyRule(r config.Rule, uids, gids []uint32) policy.Rule {
 	}
 }
 
-// Look looks up the users and groups that are not known yet, and returns the policy of the rules
-// that are then in force. It blocks for at most 20 seconds. One call at a time.
+// Look looks up the users and groups that are not known yet, and those by which a rule would come
+// into force, and returns the policy of the rules that are then in force. It blocks for at most 40
+// seconds, the first time for 20. One call at a time.
 func (b *Book) Look(ctx context.Context) *policy.Policy {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	l := &look{ctx: ctx, accounts: b.accounts, earlier: b.earlier, known: b.knownNow(), missing: map[account]error{}}
-	l.askForAll(b.names())
+	l := b.newLook()
+	l.askForAll(ctx, l.unknown(b.names()))
+	l.askForAll(ctx, l.stale(b.units())) // none at the first look, which asks for all names anyway
 	p, off := &policy.Policy{Audiences: b.audiences}, &OffError{}
 	for _, r := range b.rules {
-		uids, gids, err := l.all(r.Principals)
+		uids, gids, err := l.all(unit{rule: r.Name}, r.Principals)
 		if err != nil {
 			off.Rules = append(off.Rules, Off{r.Name, err})
 			continue
 		}
 		p.Rules = append(p.Rules, policyRule(r, uids, gids))
 	}
-	p.AdminUIDs, p.AdminGIDs, off.Admins = l.all(b.admins)
+	off.Admins = l.findAdmins(p, b.admins)
 	if len(off.Rules) == 0 && off.Admins == nil {
 		off = nil
 	}
+	b.keep(l, off)
+	return p
+}
+
+func (b *Book) newLook() *look {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.known, b.off = l.known, off
-	b.looks++
+	l := &look{
+		n: b.looks + 1, accounts: b.accounts, now: b.now, on: b.on, stays: map[unit]bool{},
+		known: maps.Clone(b.known), missing: map[account]error{},
+	}
+	if l.n == 1 {
+		l.on, l.before = b.before.on, b.before.numbers
+	}
+	return l
+}
+
+// keep remembers what a look has found.
+func (b *Book) keep(l *look, off *OffError) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	inForce := b.numbersOf(l.stays, l.known)
+	maps.DeleteFunc(l.known, func(a account, n accountNumber) bool {
+		_, used := inForce[a]
+		return !used && !n.confirmed() // nothing goes on with it any more
+	})
+	b.known, b.on, b.off, b.looks = l.known, l.stays, off, l.n
 	for a, err := range l.missing {
 		if !errors.Is(err, errNotAsked) {
-			b.asked[a] = b.looks
+			b.asked[a] = l.n
 		}
 	}
-	return p
 }
 
 // names lists the users and groups that the configuration names, the one that was not asked for for
 // longest first.
 func (b *Book) names() []account {
 	var all []account
-	add := func(p config.Principals) {
-		for _, name := range p.Users {
-			all = append(all, account{false, name})
-		}
-		for _, name := range p.Groups {
-			all = append(all, account{true, name})
-		}
-	}
 	for _, r := range b.rules {
-		add(r.Principals)
+		all = append(all, accountsOf(r.Principals)...)
 	}
-	add(b.admins)
+	all = append(all, accountsOf(b.admins)...)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	slices.SortStableFunc(all, func(x, y account) int { return cmp.Compare(b.asked[x], b.asked[y]) })
 	return all
-}
-
-func (b *Book) knownNow() map[account]uint32 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return maps.Clone(b.known)
 }
 
 // NotInForce returns the rules that are off since the last look; nil if it found all users and

@@ -54,6 +54,7 @@ const (
 	certSuffix     = ".cert.pem"
 	notesSuffix    = ".json"
 	acceptedSuffix = ".accepted.json"
+	testedSuffix   = ".tested.json"
 	currentFile    = "current"
 )
 
@@ -62,6 +63,8 @@ func (e Entry) notesFile() string { return strings.TrimSuffix(e.KeyFile, keySuff
 func (e Entry) acceptedFile() string {
 	return strings.TrimSuffix(e.KeyFile, keySuffix) + acceptedSuffix
 }
+
+func (e Entry) testedFile() string { return strings.TrimSuffix(e.KeyFile, keySuffix) + testedSuffix }
 
 // Current returns the generation in use. The error is [ErrNoKey] if there is no such key.
 func (s *Store) Current(name string) (Entry, error) {

@@ -111,7 +111,7 @@ func clientTLS(ctx context.Context, key *signer.Key, chain []*x509.Certificate) 
 			w.asked = true
 			// The authorities that the server names are not compared: the server is to decide.
 			return &tls.Certificate{
-				Certificate: raw, PrivateKey: w, SupportedSignatureAlgorithms: key.SignatureSchemes(),
+				Certificate: raw, PrivateKey: w, SupportedSignatureAlgorithms: key.SchemesFor(ctx, info.SignatureSchemes),
 			}, nil
 		},
 	}, w

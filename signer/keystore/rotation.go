@@ -208,7 +208,7 @@ func (s *Store) removeGeneration(ctx context.Context, open OpenTPM, e Entry) err
 	if err := s.removeCertificates(e); err != nil {
 		return err
 	}
-	for _, path := range []string{e.notesFile(), e.KeyFile} {
+	for _, path := range []string{e.notesFile(), e.testedFile(), e.KeyFile} {
 		if err := statefile.Remove(path); err != nil {
 			return err
 		}

@@ -30,6 +30,8 @@ import (
 //	                  what was replaced, the last 16
 //	NAME/1.accepted.json
 //	                  for which of these certificates Entra has given a token, and since when
+//	NAME/1.tested.json
+//	                  outcome of the key's self-test, for one TPM and firmware; see Outcome
 //	NAME/2.…          the next generation, beside the first
 //	NAME/2.certificates/
 //	                  certificates obtained with it before it is in use; see Stage
@@ -255,7 +257,7 @@ func (s *Store) OpenOrCreate(ctx context.Context, on *tpm.TPM, name string, opti
 	if err != nil {
 		return nil, Entry{}, err
 	}
-	cfg.TPM, cfg.Options = on, options.KeyOptions
+	cfg.TPM, cfg.Options, cfg.Outcome = on, options.KeyOptions, s.Outcome(e)
 	k, err := s.Open(ctx, e, cfg)
 	if err != nil {
 		return nil, Entry{}, err

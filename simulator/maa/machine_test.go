@@ -145,7 +145,7 @@ func (m *machine) certifyOther(t *testing.T) {
 	other := tpmtest.CreateKey(t, m.tpm)
 	m.otherKey = other.PublicArea()
 	var err error
-	if m.otherCertify, err = m.tpm.Certify(t.Context(), other, tpm.HandleAK, m.contested.CertifyData()); err != nil {
+	if m.otherCertify, err = m.tpm.Certify(t.Context(), other, collect.HandleAK, m.contested.CertifyData()); err != nil {
 		t.Fatal(err)
 	}
 	if err := other.Close(); err != nil {
@@ -158,7 +158,7 @@ func (m *machine) quoteByOtherAK(t *testing.T, qualifyingData []byte) tpm.Quote 
 	t.Helper()
 	var handle tpm2.TPMHandle
 	err := m.tpm.Do(t.Context(), func(tr transport.TPM) error {
-		area, err := tpm2.ReadPublic{ObjectHandle: tpm.HandleAK}.Execute(tr)
+		area, err := tpm2.ReadPublic{ObjectHandle: collect.HandleAK}.Execute(tr)
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/keyagent/keyagent/attest/collect"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -25,7 +26,7 @@ func FuzzReadReport(f *testing.F) {
 			return
 		}
 		handles := binary.BigEndian.AppendUint32(nil, uint32(tpm2.TPMRHOwner))
-		handles = binary.BigEndian.AppendUint32(handles, uint32(tpm.NVHCLReport))
+		handles = binary.BigEndian.AppendUint32(handles, uint32(collect.NVHCLReport))
 		exchange(t, v.Device(), tpm2.TPMCCNVRead, append(handles, rest...), sessions)
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/keyagent/keyagent/attest/collect"
 	"github.com/keyagent/keyagent/simulator/vtpm"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
@@ -30,13 +31,13 @@ func reporting(t *testing.T) (*vtpm.TPM, *tpm.TPM) {
 
 // read reads a part of the report, as owner with an empty password unless changed.
 func read(c transport.TPM, size, offset uint16, change func(*tpm2.NVRead)) ([]byte, error) {
-	public, err := tpm2.NVReadPublic{NVIndex: tpm.NVHCLReport}.Execute(c)
+	public, err := tpm2.NVReadPublic{NVIndex: collect.NVHCLReport}.Execute(c)
 	if err != nil {
 		return nil, err
 	}
 	cmd := tpm2.NVRead{
 		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
-		NVIndex:    tpm2.NamedHandle{Handle: tpm.NVHCLReport, Name: public.NVName},
+		NVIndex:    tpm2.NamedHandle{Handle: collect.NVHCLReport, Name: public.NVName},
 		Size:       size, Offset: offset,
 	}
 	if change != nil {
@@ -53,7 +54,7 @@ func TestHCLReportIndex(t *testing.T) {
 	t.Parallel()
 	_, on := reporting(t)
 	do(t, on, func(c transport.TPM) error {
-		rsp, err := tpm2.NVReadPublic{NVIndex: tpm.NVHCLReport}.Execute(c)
+		rsp, err := tpm2.NVReadPublic{NVIndex: collect.NVHCLReport}.Execute(c)
 		if err != nil {
 			return err
 		}
@@ -99,7 +100,7 @@ func TestHCLReportCarriesTheUserData(t *testing.T) {
 	want := bytes.Repeat([]byte{0xab}, 64)
 	do(t, on, func(c transport.TPM) error {
 		_, err := tpm2.NVDefineSpace{AuthHandle: tpm2.TPMRHOwner, PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
-			NVIndex: tpm.NVUserData, NameAlg: tpm2.TPMAlgSHA256, DataSize: 64,
+			NVIndex: collect.NVUserData, NameAlg: tpm2.TPMAlgSHA256, DataSize: 64,
 			Attributes: tpm2.TPMANV{NT: tpm2.TPMNTOrdinary, OwnerRead: true, OwnerWrite: true, NoDA: true},
 		})}.Execute(c)
 		if err != nil {
@@ -108,13 +109,13 @@ func TestHCLReportCarriesTheUserData(t *testing.T) {
 		if b, err := read(c, 64, 0, nil); err != nil || !bytes.Equal(b, make([]byte, 64)) {
 			t.Errorf("user data defined, not written: % x, %v", b, err)
 		}
-		public, err := tpm2.NVReadPublic{NVIndex: tpm.NVUserData}.Execute(c)
+		public, err := tpm2.NVReadPublic{NVIndex: collect.NVUserData}.Execute(c)
 		if err != nil {
 			return err
 		}
 		_, err = tpm2.NVWrite{
 			AuthHandle: tpm2.TPMRHOwner,
-			NVIndex:    tpm2.NamedHandle{Handle: tpm.NVUserData, Name: public.NVName},
+			NVIndex:    tpm2.NamedHandle{Handle: collect.NVUserData, Name: public.NVName},
 			Data:       tpm2.TPM2BMaxNVBuffer{Buffer: want},
 		}.Execute(c)
 		return err
@@ -122,7 +123,7 @@ func TestHCLReportCarriesTheUserData(t *testing.T) {
 	if err := v.Reset(t.Context()); err != nil { // the index is in NV
 		t.Fatal(err)
 	}
-	report, err := on.ReadNV(t.Context(), tpm.NVHCLReport)
+	report, err := on.ReadNV(t.Context(), collect.NVHCLReport)
 	if err != nil || len(report) != 2600 || !bytes.HasPrefix(report, want) {
 		t.Errorf("%d bytes, %v", len(report), err)
 	}
@@ -158,20 +159,20 @@ func TestHCLReportRefuses(t *testing.T) {
 	}
 	t.Run("a maker that fails", func(t *testing.T) {
 		v.SetHCLReport(func([]byte) ([]byte, error) { return nil, errors.New("no") })
-		_, err := on.ReadNV(t.Context(), tpm.NVHCLReport)
+		_, err := on.ReadNV(t.Context(), collect.NVHCLReport)
 		if !errors.Is(err, tpm2.TPMRCFailure) {
 			t.Error(err)
 		}
 	})
 	t.Run("a report that is too long", func(t *testing.T) {
 		v.SetHCLReport(func([]byte) ([]byte, error) { return make([]byte, 2601), nil })
-		if _, err := on.ReadNV(t.Context(), tpm.NVHCLReport); err == nil {
+		if _, err := on.ReadNV(t.Context(), collect.NVHCLReport); err == nil {
 			t.Error("it was given out")
 		}
 	})
 	t.Run("an index that is not there", func(t *testing.T) {
 		v.SetHCLReport(nil)
-		if _, err := on.ReadNV(t.Context(), tpm.NVHCLReport); !errors.Is(err, tpm.ErrNoNVIndex) {
+		if _, err := on.ReadNV(t.Context(), collect.NVHCLReport); !errors.Is(err, tpm.ErrNoNVIndex) {
 			t.Error(err)
 		}
 	})
@@ -187,7 +188,7 @@ func TestTheReportsMakerMayAskTheTPM(t *testing.T) {
 		}
 		return v.AKPublic(), nil
 	})
-	report, err := tpmtest.Connect(t, v.Device()).ReadNV(t.Context(), tpm.NVHCLReport)
+	report, err := tpmtest.Connect(t, v.Device()).ReadNV(t.Context(), collect.NVHCLReport)
 	if err != nil || !bytes.HasPrefix(report, v.AKPublic()) {
 		t.Error(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 	"go.uber.org/goleak"
 
+	"github.com/keyagent/keyagent/attest/collect"
 	"github.com/keyagent/keyagent/simulator/vtpm"
 	"github.com/keyagent/keyagent/tpm"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
@@ -146,7 +147,7 @@ func TestAzureLayout(t *testing.T) {
 	t.Parallel()
 	v := tpmtest.Simulator(t)
 	on := tpmtest.Connect(t, v.Device())
-	area, _, err := on.ReadPublic(t.Context(), tpm.HandleAK)
+	area, _, err := on.ReadPublic(t.Context(), collect.HandleAK)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +159,7 @@ func TestAzureLayout(t *testing.T) {
 	if err != nil || root.Handle != 0x81000001 || root.Algorithm != "RSA-2048" {
 		t.Errorf("storage root %+v, %v", root, err)
 	}
-	if _, err := on.ReadNV(t.Context(), tpm.NVAKCertificate); !errors.Is(err, tpm.ErrNoNVIndex) {
+	if _, err := on.ReadNV(t.Context(), collect.NVAKCertificate); !errors.Is(err, tpm.ErrNoNVIndex) {
 		t.Errorf("AK certificate before there is one: %v", err)
 	}
 }
@@ -167,7 +168,7 @@ func TestAzureLayout(t *testing.T) {
 func TestTheAttestationKeyIsAnEndorsementPrimary(t *testing.T) {
 	t.Parallel()
 	v := tpmtest.Simulator(t)
-	rsp, err := tpm2.ReadPublic{ObjectHandle: tpm.HandleAK}.Execute(v)
+	rsp, err := tpm2.ReadPublic{ObjectHandle: collect.HandleAK}.Execute(v)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +189,7 @@ func TestResetKeepsWhatARebootKeeps(t *testing.T) {
 	}
 	key := tpmtest.CreateKey(t, on)
 	extend(t, on)
-	before, err := on.Quote(t.Context(), tpm.HandleAK, []int{7}, nil)
+	before, err := on.Quote(t.Context(), collect.HandleAK, []int{7}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,17 +203,17 @@ func TestResetKeepsWhatARebootKeeps(t *testing.T) {
 	if n := len(handles(t, v, 0x80000000)); n != 0 {
 		t.Errorf("%d objects survived", n)
 	}
-	if _, err := on.Certify(t.Context(), key, tpm.HandleAK, nil); err != nil {
+	if _, err := on.Certify(t.Context(), key, collect.HandleAK, nil); err != nil {
 		t.Errorf("after the reset, with something else planted at the attestation key's handle before it: %v", err)
 	}
-	after, err := on.Quote(t.Context(), tpm.HandleAK, []int{7}, nil)
+	after, err := on.Quote(t.Context(), collect.HandleAK, []int{7}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if bytes.Equal(before.PCRs[7], after.PCRs[7]) || !bytes.Equal(after.PCRs[7], make([]byte, 32)) {
 		t.Errorf("PCR 7 was %x and is %x", before.PCRs[7], after.PCRs[7])
 	}
-	if der, err := on.ReadNV(t.Context(), tpm.NVAKCertificate); err != nil || string(der) != "certificate" {
+	if der, err := on.ReadNV(t.Context(), collect.NVAKCertificate); err != nil || string(der) != "certificate" {
 		t.Errorf("AK certificate %q, %v", der, err)
 	}
 }
@@ -231,13 +232,13 @@ func extend(t *testing.T, on *tpm.TPM) {
 // plant evicts the attestation key and puts another key in its place, as root in the guest can.
 func plant(t *testing.T, on *tpm.TPM) {
 	t.Helper()
-	_, name, err := on.ReadPublic(t.Context(), tpm.HandleAK)
+	_, name, err := on.ReadPublic(t.Context(), collect.HandleAK)
 	if err != nil {
 		t.Fatal(err)
 	}
 	do(t, on, func(c transport.TPM) error {
-		_, err := tpm2.EvictControl{Auth: tpm2.TPMRHOwner, PersistentHandle: tpm.HandleAK,
-			ObjectHandle: tpm2.NamedHandle{Handle: tpm.HandleAK, Name: tpm2.TPM2BName{Buffer: name}}}.Execute(c)
+		_, err := tpm2.EvictControl{Auth: tpm2.TPMRHOwner, PersistentHandle: collect.HandleAK,
+			ObjectHandle: tpm2.NamedHandle{Handle: collect.HandleAK, Name: tpm2.TPM2BName{Buffer: name}}}.Execute(c)
 		if err != nil {
 			return err
 		}
@@ -245,7 +246,7 @@ func plant(t *testing.T, on *tpm.TPM) {
 		if err != nil {
 			return err
 		}
-		_, err = tpm2.EvictControl{Auth: tpm2.TPMRHOwner, PersistentHandle: tpm.HandleAK,
+		_, err = tpm2.EvictControl{Auth: tpm2.TPMRHOwner, PersistentHandle: collect.HandleAK,
 			ObjectHandle: tpm2.NamedHandle{Handle: rsp.ObjectHandle, Name: rsp.Name}}.Execute(c)
 		return err
 	})
@@ -272,7 +273,7 @@ func TestSetAKCertificate(t *testing.T) {
 		if err := v.SetAKCertificate(t.Context(), want); err != nil {
 			t.Fatal(err)
 		}
-		got, err := on.ReadNV(t.Context(), tpm.NVAKCertificate)
+		got, err := on.ReadNV(t.Context(), collect.NVAKCertificate)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%d bytes: read %d, %v", size, len(got), err)
 		}
@@ -284,12 +285,12 @@ func TestSetAKCertificate(t *testing.T) {
 	}
 	// The guest may read it, and nothing else: the index' authorization value is not empty.
 	do(t, on, func(c transport.TPM) error {
-		public, err := tpm2.NVReadPublic{NVIndex: tpm.NVAKCertificate}.Execute(c)
+		public, err := tpm2.NVReadPublic{NVIndex: collect.NVAKCertificate}.Execute(c)
 		if err != nil {
 			return err
 		}
-		index := tpm2.AuthHandle{Handle: tpm.NVAKCertificate, Name: public.NVName, Auth: tpm2.PasswordAuth(nil)}
-		named := tpm2.NamedHandle{Handle: tpm.NVAKCertificate, Name: public.NVName}
+		index := tpm2.AuthHandle{Handle: collect.NVAKCertificate, Name: public.NVName, Auth: tpm2.PasswordAuth(nil)}
+		named := tpm2.NamedHandle{Handle: collect.NVAKCertificate, Name: public.NVName}
 		if _, err := (tpm2.NVWrite{AuthHandle: index, NVIndex: named, Data: tpm2.TPM2BMaxNVBuffer{Buffer: []byte{1}}}).Execute(c); err == nil {
 			t.Error("the guest wrote the AK certificate")
 		}

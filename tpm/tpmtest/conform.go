@@ -25,7 +25,8 @@ func BareMachine(t testing.TB) Machine { return simulatedMachine{Bare(t)} }
 // SwtpmMachine is [Swtpm] for [Conform].
 func SwtpmMachine(t testing.TB) Machine { return Swtpm(t) }
 
-// Conform checks that package tpm works with a TPM as production will use it. Each subtest gets a fresh one.
+// Conform checks that package tpm works with a TPM as production will use it. Each subtest gets a
+// fresh one.
 func Conform(t *testing.T, start func(testing.TB) Machine) {
 	for _, tt := range []struct {
 		name  string
@@ -171,7 +172,8 @@ func tidies(t *testing.T, _ Machine, on *tpm.TPM) {
 	}
 }
 
-// shares keeps one of the three slots occupied: making a key takes the other two, so the loaded keys must give way.
+// shares keeps one of the three slots occupied: making a key takes the other two, so the loaded
+// keys must give way.
 func shares(t *testing.T, _ Machine, on *tpm.TPM) {
 	err := on.Do(t.Context(), func(c transport.TPM) error {
 		_, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(c)
@@ -205,7 +207,8 @@ func ecdsaKey(t *testing.T, on *tpm.TPM, options tpm.KeyOptions, load tpm.LoadOp
 	return k
 }
 
-// signECDSA signs, and returns the TPM's error. A signature that does not verify is one of the test.
+// signECDSA signs, and returns the TPM's error. A signature that does not verify is one of the
+// test.
 func signECDSA(t *testing.T, k *tpm.Key) error {
 	t.Helper()
 	digest := crypto.SHA256.New().Sum(nil)

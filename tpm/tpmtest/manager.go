@@ -11,10 +11,11 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// Manager does with sessions what the kernel's resource manager does (Linux drivers/char/tpm/tpm2-space.c): all clients share
-// one connection to the TPM, and a client's sessions are loaded before each of its commands and put aside after it. So the age
-// of a session that is put aside and not used holds back the TPM's context counter, as on a real machine. Objects are left
-// where they are.
+// Manager does with sessions what the kernel's resource manager does (Linux
+// drivers/char/tpm/tpm2-space.c): all clients share one connection to the TPM, and a client's
+// sessions are loaded before each of its commands and put aside after it. So the age of a session
+// that is put aside and not used holds back the TPM's context counter, as on a real machine.
+// Objects are left where they are.
 type Manager struct {
 	server
 
@@ -22,7 +23,8 @@ type Manager struct {
 	tpm net.Conn
 }
 
-// NewManager starts a resource manager before the TPM at device, "unix:/path". It ends with the test.
+// NewManager starts a resource manager before the TPM at device, "unix:/path". It ends with the
+// test.
 func NewManager(t testing.TB, device string) *Manager {
 	t.Helper()
 	upstream, err := net.Dial("unix", strings.TrimPrefix(device, "unix:"))
@@ -75,8 +77,8 @@ func (m *Manager) execute(s space, command []byte) ([]byte, error) {
 	return m.refuse(rsp, s, m.save(s))
 }
 
-// refuse answers with the code for which the TPM did not put a session aside, after all of the client's were flushed. The kernel
-// flushes them, too, and makes an errno of it.
+// refuse answers with the code for which the TPM did not put a session aside, after all of the
+// client's were flushed. The kernel flushes them, too, and makes an errno of it.
 func (m *Manager) refuse(rsp []byte, s space, err error) ([]byte, error) {
 	var code tpm2.TPMRC
 	if !errors.As(err, &code) {

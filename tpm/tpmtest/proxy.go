@@ -20,23 +20,25 @@ const (
 // Forward sends a command on to the TPM and returns its response.
 type Forward func(command []byte) ([]byte, error)
 
-// Handler decides what becomes of a command. What it returns goes to the client, as many bytes as there are; an error
-// closes the client's connection, after them. It is called for one command of a connection at a time.
+// Handler decides what becomes of a command. What it returns goes to the client, as many bytes as
+// there are; an error closes the client's connection, after them. It is called for one command of a
+// connection at a time.
 type Handler func(command []byte, forward Forward) ([]byte, error)
 
 // ErrHangUp is for handlers that want to close the connection.
 var ErrHangUp = errors.New("hang up")
 
-// Proxy stands between a client and a TPM and does to the conversation what a test wants. Without a handler it only passes on.
-// Each client has its own connection to the TPM, which ends with the client's.
+// Proxy stands between a client and a TPM and does to the conversation what a test wants. Without a
+// handler it only passes on. Each client has its own connection to the TPM, which ends with the
+// client's.
 type Proxy struct {
 	server
 	upstream string
 	handler  Handler // under mu: what a handler does is seen by the one of the next connection
 }
 
-// NewProxy starts a proxy before the TPM at device, "unix:/path". It ends with the test; what a handler blocks on must be
-// released before.
+// NewProxy starts a proxy before the TPM at device, "unix:/path". It ends with the test; what a
+// handler blocks on must be released before.
 func NewProxy(t testing.TB, device string) *Proxy {
 	t.Helper()
 	p := &Proxy{upstream: strings.TrimPrefix(device, "unix:")}
@@ -111,7 +113,8 @@ func Response(code uint32) []byte {
 // CommandCode returns the code of a command.
 func CommandCode(command []byte) uint32 { return binary.BigEndian.Uint32(command[6:]) }
 
-// handleAt returns what follows the header of a command or response: a handle, if it is one that has any.
+// handleAt returns what follows the header of a command or response: a handle, if it is one that
+// has any.
 func handleAt(message []byte) tpm2.TPMHandle {
 	return tpm2.TPMHandle(binary.BigEndian.Uint32(message[headerBytes:]))
 }

@@ -17,7 +17,8 @@ type server struct {
 	closed  bool
 }
 
-// start listens until the test ends. Serve is called for each client, whose connection is closed when it returns.
+// start listens until the test ends. Serve is called for each client, whose connection is closed
+// when it returns.
 func (s *server) start(t testing.TB, serve func(net.Conn)) {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(shortDir(t), "tpm.sock"))

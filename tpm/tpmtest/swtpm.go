@@ -22,7 +22,8 @@ type SoftTPM struct {
 	output               bytes.Buffer
 }
 
-// Swtpm starts a fresh swtpm. It ends with the test. The test is skipped where swtpm is not installed.
+// Swtpm starts a fresh swtpm. It ends with the test. The test is skipped where swtpm is not
+// installed.
 func Swtpm(t testing.TB) *SoftTPM {
 	t.Helper()
 	return swtpm(t, shortDir(t))
@@ -71,8 +72,8 @@ func (s *SoftTPM) start(t testing.TB) {
 	s.awaitSocket(t)
 }
 
-// awaitSocket waits until the program takes connections. The one made here ends before the next begins, so that the program's
-// only place is free.
+// awaitSocket waits until the program takes connections. The one made here ends before the next
+// begins, so that the program's only place is free.
 func (s *SoftTPM) awaitSocket(t testing.TB) {
 	t.Helper()
 	poll := time.NewTicker(time.Millisecond)

@@ -14,11 +14,12 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 )
 
-// relayTo, when set, makes a test binary a relay between its standard input and output and a TPM's Unix socket: what the "cmd"
-// transport of tpm2-tools and of OpenSSL's tpm2 provider starts.
+// relayTo, when set, makes a test binary a relay between its standard input and output and a TPM's
+// Unix socket: what the "cmd" transport of tpm2-tools and of OpenSSL's tpm2 provider starts.
 const relayTo = "KEYAGENT_TEST_RELAY_TO"
 
-// Relay makes [Tools] work. TestMain calls it first; where the process was started as a relay, it does not return.
+// Relay makes [Tools] work. TestMain calls it first; where the process was started as a relay, it
+// does not return.
 func Relay() {
 	if device := os.Getenv(relayTo); device != "" {
 		os.Exit(relay(strings.TrimPrefix(device, "unix:")))
@@ -40,8 +41,8 @@ func relay(socket string) int {
 	return 0
 }
 
-// Tools lets other people's programs, tpm2-tools and OpenSSL with its tpm2 provider, work on a TPM and in a folder of their own.
-// If that is a swtpm, nothing else may be connected to it meanwhile.
+// Tools lets other people's programs, tpm2-tools and OpenSSL with its tpm2 provider, work on a TPM
+// and in a folder of their own. If that is a swtpm, nothing else may be connected to it meanwhile.
 type Tools struct {
 	Dir string
 	// Env is added to the environment of the programs: "NAME=value".
@@ -50,15 +51,16 @@ type Tools struct {
 	untidy bool // nobody flushes what a client leaves behind
 }
 
-// NewTools prepares a folder for programs that work on a TPM: [Simulator], [Bare], [Swtpm] or a [Machine]. The test's TestMain
-// must call [Relay].
+// NewTools prepares a folder for programs that work on a TPM: [Simulator], [Bare], [Swtpm] or a
+// [Machine]. The test's TestMain must call [Relay].
 func NewTools(t testing.TB, on interface{ Device() string }) *Tools {
 	t.Helper()
 	_, soft := on.(*SoftTPM)
 	return &Tools{Dir: t.TempDir(), device: on.Device(), untidy: soft}
 }
 
-// TCTI is how a program of tpm2-tss that [Tools] runs reaches the TPM, for those that read it from a file.
+// TCTI is how a program of tpm2-tss that [Tools] runs reaches the TPM, for those that read it from
+// a file.
 func (w *Tools) TCTI(t testing.TB) string {
 	t.Helper()
 	self, err := os.Executable()
@@ -102,8 +104,8 @@ func (w *Tools) run(t testing.TB, name string, args []string) (string, error) {
 	return string(out), err
 }
 
-// tidy flushes what a program left in the TPM, as the kernel's resource manager does when its client goes. Sessions that were
-// saved to a file stay.
+// tidy flushes what a program left in the TPM, as the kernel's resource manager does when its
+// client goes. Sessions that were saved to a file stay.
 func (w *Tools) tidy(t testing.TB) {
 	t.Helper()
 	conn, err := linuxudstpm.Open(strings.TrimPrefix(w.device, "unix:"))
@@ -156,8 +158,8 @@ func (w *Tools) Read(t testing.TB, name string) []byte {
 // Path is where a file of the folder is.
 func (w *Tools) Path(name string) string { return filepath.Join(w.Dir, name) }
 
-// CreateRoot makes root.ctx, the primary that parent 0x40000001 of a key file stands for. Without attributes, the one of
-// tpm2-tools would be another: it lacks noDA.
+// CreateRoot makes root.ctx, the primary that parent 0x40000001 of a key file stands for. Without
+// attributes, the one of tpm2-tools would be another: it lacks noDA.
 func (w *Tools) CreateRoot(t testing.TB) {
 	t.Helper()
 	w.Run(t, "tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", "root.ctx",

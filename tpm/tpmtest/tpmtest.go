@@ -17,12 +17,12 @@ type Machine interface {
 	Reboot(t testing.TB)
 }
 
-// Simulator starts the TPM of an Azure Confidential VM. It ends with the test. There is one per process: where tests are
-// parallel, the next one waits.
+// Simulator starts the TPM of an Azure Confidential VM. It ends with the test. There is one per
+// process: where tests are parallel, the next one waits.
 func Simulator(t testing.TB) *vtpm.TPM { return start(t, vtpm.Config{Azure: true}) }
 
-// Shared is [Simulator] without a resource manager: nothing is put aside between the commands of two connections, which would cost
-// more than what a benchmark measures.
+// Shared is [Simulator] without a resource manager: nothing is put aside between the commands of
+// two connections, which would cost more than what a benchmark measures.
 func Shared(t testing.TB) *vtpm.TPM { return start(t, vtpm.Config{Azure: true, Shared: true}) }
 
 // Bare starts a TPM as a manufacturer delivers it: nothing persistent, NV empty.
@@ -104,8 +104,8 @@ func (m simulatedMachine) Reboot(t testing.TB) {
 	}
 }
 
-// shortDir is a directory whose path leaves room for a socket's name: a Unix socket's path has at most 107 bytes, and
-// t.TempDir contains the name of the test.
+// shortDir is a directory whose path leaves room for a socket's name: a Unix socket's path has at
+// most 107 bytes, and t.TempDir contains the name of the test.
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tpm")

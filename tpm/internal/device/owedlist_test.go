@@ -1,4 +1,4 @@
-package tpm
+package device
 
 import (
 	"testing"
@@ -45,7 +45,7 @@ func TestAHandleThatIsGivenOutIsNotOwed(t *testing.T) {
 	}
 }
 
-// Who says that the TPM was reset is not authenticated: a moment of it forgets nothing, and nothing
+// That the TPM was reset is not authenticated: one such answer forgets nothing, and nothing
 // is flushed meanwhile.
 func TestWhatIsOwedFromBeforeAResetIsForgottenAfterAWhile(t *testing.T) {
 	t.Parallel()

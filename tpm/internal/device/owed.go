@@ -1,4 +1,4 @@
-package tpm
+package device
 
 import (
 	"bytes"
@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/keyagent/keyagent/internal/waiting"
+	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
 
 const (
@@ -70,7 +71,8 @@ func (o *owed) remove(h tpm2.TPMHandle) {
 }
 
 // skipOthers returns the flushes of the present boot. Those of another are void if the TPM was
-// reset. They are struck off after a while only: who says so is not authenticated.
+// reset. They are struck off after a while only: the TPM's answer about its boot is not
+// authenticated.
 func (o *owed) skipOthers(now boots) []owedFlush {
 	var of []owedFlush
 	for i := range o.list {
@@ -113,38 +115,47 @@ func isSession(h tpm2.TPMHandle) bool {
 	return kind == tpm2.TPMHTHMACSession || kind == tpm2.TPMHTPolicySession
 }
 
-func isTransient(h tpm2.TPMHandle) bool { return tpm2.TPMHT(h>>24) == tpm2.TPMHTTransient }
-
 func hexHandle(h tpm2.TPMHandle) string { return fmt.Sprintf("0x%08x", uint32(h)) }
 
 // owe notes that an object or session, which was made in the present boot as far as is known, is to
 // be flushed.
-func (s *scheduler) owe(h tpm2.TPMHandle, name []byte) {
-	s.oweFlush(owedFlush{handle: h, name: name, boots: s.boots})
+func (d *Device) owe(h tpm2.TPMHandle, name []byte) {
+	d.oweFlush(owedFlush{handle: h, name: name, boots: d.boots})
 }
 
-func (s *scheduler) oweFlush(f owedFlush) {
-	if dropped := s.owed.add(f); dropped != 0 {
-		s.log.Warn("too many TPM handles wait to be flushed, one is given up", "handle", hexHandle(dropped))
+// oweSlots notes that what was resident is to be flushed.
+func (d *Device) oweSlots(list []slot) {
+	for _, s := range list {
+		if isSession(s.handle) {
+			d.oweFlush(owedFlush{handle: s.handle, boots: s.boots})
+		} else {
+			d.owe(s.handle, s.name)
+		}
+	}
+}
+
+func (d *Device) oweFlush(f owedFlush) {
+	if dropped := d.owed.add(f); dropped != 0 {
+		d.log.Warn("too many TPM handles wait to be flushed, one is given up", "handle", hexHandle(dropped))
 	}
 }
 
 // flushOwed tries each flush that is owed once. Freed reports whether a handle is free now, again
 // whether the TPM has asked for a repetition.
-func (s *scheduler) flushOwed(ctx context.Context) (freed, again bool) {
-	if s.owed.empty() || !s.ready() {
+func (d *Device) flushOwed(ctx context.Context) (freed, again bool) {
+	if d.owed.empty() || !d.ready() {
 		return false, false
 	}
-	if err := s.findBoot(&once{ctx: ctx, scheduler: s}); err != nil {
+	if err := d.findBoot(&once{ctx: ctx, device: d}); err != nil {
 		return false, asksAgain(err)
 	}
-	for _, f := range s.owed.skipOthers(s.boots) {
-		gone, busy := s.flushOne(ctx, f)
+	for _, f := range d.owed.skipOthers(d.boots) {
+		gone, busy := d.flushOne(ctx, f)
 		if gone {
-			s.owed.remove(f.handle)
+			d.owed.remove(f.handle)
 		}
 		freed, again = freed || gone, again || busy
-		if !s.ready() {
+		if !d.ready() {
 			break
 		}
 	}
@@ -152,47 +163,47 @@ func (s *scheduler) flushOwed(ctx context.Context) (freed, again bool) {
 }
 
 // flushOne tries one flush. Done reports that the handle is none of ours any more.
-func (s *scheduler) flushOne(ctx context.Context, f owedFlush) (done, busy bool) {
-	if ours, busy := s.stillOurs(ctx, f); !ours {
+func (d *Device) flushOne(ctx context.Context, f owedFlush) (done, busy bool) {
+	if ours, busy := d.stillOurs(ctx, f); !ours {
 		return !busy, busy
 	}
-	rsp, err := s.roundTrip(ctx, flushCommand(f.handle))
+	rsp, err := d.roundTrip(ctx, flushCommand(f.handle))
 	if err != nil {
 		return false, false
 	}
-	code := responseCode(rsp)
+	code := ResponseCode(rsp)
 	if code != tpm2.TPMRCSuccess {
-		s.log.Debug("TPM handle was not flushed", "handle", hexHandle(f.handle), "code", code)
+		d.log.Debug("TPM handle was not flushed", "handle", hexHandle(f.handle), "code", code)
 	}
-	return freedBy(code), retryable(code)
+	return freedBy(code), rc.Retryable(code)
 }
 
 // freedBy reports whether the answer to TPM2_FlushContext says that the handle is free: flushed
 // now, or long ago.
 func freedBy(code tpm2.TPMRC) bool {
-	return code == tpm2.TPMRCSuccess || codeIs(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceS0)
+	return code == tpm2.TPMRCSuccess || rc.Is(code, tpm2.TPMRCHandle, tpm2.TPMRCValue, tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceS0)
 }
 
 // stillOurs makes sure that an object has the Name that it had. Another one is another program's.
-func (s *scheduler) stillOurs(ctx context.Context, f owedFlush) (ours, busy bool) {
-	if s.managed || f.name == nil {
+func (d *Device) stillOurs(ctx context.Context, f owedFlush) (ours, busy bool) {
+	if d.managed || f.name == nil {
 		return true, false
 	}
-	o, err := readPublic(&once{ctx: ctx, scheduler: s}, f.handle)
+	name, err := readName(&once{ctx: ctx, device: d}, f.handle)
 	if err == nil {
-		return bytes.Equal(o.name, f.name), false
+		return bytes.Equal(name, f.name), false
 	}
-	return false, !staleHandle(err) // what cannot be told now is asked again
+	return false, !rc.StaleHandle(err) // what cannot be told now is asked again
 }
 
 // flushPatiently works off what is owed for as long as the TPM asks for repetitions and patience
 // lasts. If it yields, it ends after flushGrace when another caller waits for the TPM.
-func (s *scheduler) flushPatiently(ctx context.Context, patience time.Duration, yields bool) {
+func (d *Device) flushPatiently(ctx context.Context, patience time.Duration, yields bool) {
 	start := time.Now()
-	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		_, again := s.flushOwed(ctx)
+	for pause := FirstPause; ; pause = min(2*pause, MaxPause) {
+		_, again := d.flushOwed(ctx)
 		took := time.Since(start)
-		if !again || took >= patience || yields && took >= flushGrace && s.waiting.Load() > 0 {
+		if !again || took >= patience || yields && took >= flushGrace && d.waiting.Load() > 0 {
 			return
 		}
 		if err := waiting.Sleep(ctx, pause); err != nil {
@@ -220,49 +231,50 @@ func (b boots) include(present boots) bool {
 
 // findBoot finds out in which boot the TPM is. Behind a resource manager it is all the same: nobody
 // else can get at our handles.
-func (s *scheduler) findBoot(t transport.TPM) error {
-	if s.managed {
+func (d *Device) findBoot(t transport.TPM) error {
+	if d.managed {
 		return nil
 	}
 	rsp, err := tpm2.ReadClock{}.Execute(t)
 	if err != nil {
 		return err
 	}
+	d.bootAsked = true
 	clock := rsp.CurrentTime.ClockInfo
 	now := boot{known: true, resets: clock.ResetCount, restarts: clock.RestartCount}
-	if now == s.boots[0] {
+	if now == d.boots[0] {
 		return nil
 	}
-	if s.boots[0].known {
-		s.log.Info("TPM was reset: what was loaded in it is gone")
+	if d.boots[0].known {
+		d.log.Info("TPM was reset: what was loaded in it is gone")
 	}
-	s.boots = boots{now, s.boots[0]}
+	d.boots = boots{now, d.boots[0]}
 	return nil
 }
 
 // asksAgain is retryable of an error.
 func asksAgain(err error) bool {
 	var code tpm2.TPMRC
-	return errors.As(err, &code) && retryable(code)
+	return errors.As(err, &code) && rc.Retryable(code)
 }
 
 // once is a transport that sends each command once, whatever the TPM answers.
 type once struct {
-	ctx       context.Context
-	scheduler *scheduler
+	ctx    context.Context
+	device *Device
 }
 
-func (o *once) Send(input []byte) ([]byte, error) { return o.scheduler.roundTrip(o.ctx, input) }
+func (o *once) Send(input []byte) ([]byte, error) { return o.device.roundTrip(o.ctx, input) }
 
 // findLost looks for keys of ours whose TPM2_Load was under way when a connection broke: the TPM
 // may have executed it, and the handle was never read. An object that has the Name of such a key,
 // and is not where we know that key to be, is flushed. What other commands have left behind cannot
 // be told from what other programs have loaded, and is left alone.
-func (s *scheduler) findLost(ctx context.Context) error {
-	if len(s.lost) == 0 {
+func (d *Device) findLost(ctx context.Context) error {
+	if len(d.lost) == 0 {
 		return nil
 	}
-	data, err := capability(&once{ctx: ctx, scheduler: s}, tpm2.TPMCapHandles, uint32(tpm2.TPMHTTransient)<<24, maxOwed)
+	data, err := Capability(&once{ctx: ctx, device: d}, tpm2.TPMCapHandles, uint32(tpm2.TPMHTTransient)<<24, maxOwed)
 	if err != nil {
 		return err
 	}
@@ -271,15 +283,15 @@ func (s *scheduler) findLost(ctx context.Context) error {
 		return err
 	}
 	for _, h := range list.Handle {
-		o, err := readPublic(&once{ctx: ctx, scheduler: s}, h)
-		if !s.ready() {
+		name, err := readName(&once{ctx: ctx, device: d}, h)
+		if !d.ready() {
 			return err
 		}
-		isIt := func(lost owedFlush) bool { return err == nil && bytes.Equal(lost.name, o.name) }
-		if i := slices.IndexFunc(s.lost, isIt); i >= 0 && !s.loaded.has(h) {
-			s.oweFlush(owedFlush{handle: h, name: o.name, boots: s.lost[i].boots})
+		isIt := func(lost owedFlush) bool { return err == nil && bytes.Equal(lost.name, name) }
+		if i := slices.IndexFunc(d.lost, isIt); i >= 0 && !d.residents.has(h) {
+			d.oweFlush(owedFlush{handle: h, name: name, boots: d.lost[i].boots})
 		}
 	}
-	s.lost = nil
+	d.lost = nil
 	return nil
 }

@@ -1,4 +1,4 @@
-package tpm
+package device
 
 import (
 	"bytes"
@@ -19,21 +19,22 @@ import (
 )
 
 const (
-	headerBytes = 10 // tag, size, code: TPM 2.0 Part 1, 18.2
-	// maxResponseBytes is the largest response taken. It is MAX_RESPONSE_SIZE of the reference implementation, and the kernel
-	// driver's TPM_BUFSIZE.
-	maxResponseBytes = 4096
+	HeaderBytes = 10 // tag, size, code: TPM 2.0 Part 1, 18.2
+	// MaxResponseBytes is the largest response taken. It is MAX_RESPONSE_SIZE of the reference
+	// implementation, and the kernel driver's TPM_BUFSIZE.
+	MaxResponseBytes = 4096
 )
 
 // errAbandoned says that a command was sent and its caller has gone before the answer came.
 var errAbandoned = errors.New("the TPM still works on it")
 
-// conn speaks the TPM's framing over a stream: one command, one response. After any error but errAbandoned it is unusable:
-// what comes from the stream next could be the late rest of an old answer. Not safe for concurrent use.
+// conn speaks the TPM's framing over a stream: one command, one response. After any error but
+// errAbandoned it is unusable: what comes from the stream next could be the late rest of an old
+// answer. Not safe for concurrent use.
 type conn struct {
-	stream  stream
+	stream  Stream
 	timeout time.Duration // for one exchange
-	buf     [maxResponseBytes]byte
+	buf     [MaxResponseBytes]byte
 	have    int       // bytes of the response under way that are in buf
 	until   time.Time // when the exchange under way is given up; the stream's deadline
 	watched bool      // the stream knows no deadlines
@@ -53,7 +54,7 @@ type conn struct {
 	woken  bool   // under waking: the stream's deadline is past for it
 }
 
-func newConn(s stream, timeout time.Duration) (*conn, error) {
+func newConn(s Stream, timeout time.Duration) (*conn, error) {
 	c := &conn{stream: s, timeout: timeout}
 	c.poll = func(fd uintptr) { c.events = readable(fd) }
 	socket, ok := s.(syscall.Conn)
@@ -68,8 +69,9 @@ func newConn(s stream, timeout time.Duration) (*conn, error) {
 	return c, nil
 }
 
-// exchange sends a command and returns its response, which is valid until the next exchange. If ctx ends first the error is
-// errAbandoned, and late is set: the conn is of no other use until late has returned.
+// exchange sends a command and returns its response, which is valid until the next exchange. If ctx
+// ends first the error is errAbandoned, and late is set: the conn is of no other use until late has
+// returned.
 func (c *conn) exchange(ctx context.Context, command []byte) ([]byte, error) {
 	if err := c.checkIdle(); err != nil {
 		return nil, err
@@ -94,8 +96,9 @@ func (c *conn) exchange(ctx context.Context, command []byte) ([]byte, error) {
 	return rsp, err
 }
 
-// extendDeadline gives an exchange its time, and up to a quarter more: a deadline that is moved with every exchange would cost
-// more than all the rest that is ours, because the runtime wakes a thread for it.
+// extendDeadline gives an exchange its time, and up to a quarter more: a deadline that is moved
+// with every exchange would cost more than all the rest that is ours, because the runtime wakes a
+// thread for it.
 func (c *conn) extendDeadline() error {
 	now := time.Now()
 	if c.until.Sub(now) >= c.timeout {
@@ -110,7 +113,8 @@ func (c *conn) extendDeadline() error {
 	return err
 }
 
-// wakeAtEnd lets the read under way return when ctx ends. After stop it has no effect any more, even if it comes late.
+// wakeAtEnd lets the read under way return when ctx ends. After stop it has no effect any more,
+// even if it comes late.
 func (c *conn) wakeAtEnd(ctx context.Context) (stop func()) {
 	if ctx.Done() == nil {
 		return func() {}
@@ -148,10 +152,10 @@ func (c *conn) resume() ([]byte, error) {
 // read reads one response, from where the last read was interrupted.
 func (c *conn) read() ([]byte, error) {
 	// One read usually brings all of it. What is beyond the first response is nobody's answer.
-	if err := c.fill(headerBytes, len(c.buf)); err != nil {
+	if err := c.fill(HeaderBytes, len(c.buf)); err != nil {
 		return nil, fmt.Errorf("reading the response header: %w", err)
 	}
-	size, err := responseSize(c.buf[:headerBytes])
+	size, err := responseSize(c.buf[:HeaderBytes])
 	if err != nil {
 		return nil, err
 	}
@@ -179,8 +183,9 @@ func (c *conn) fill(atLeast, atMost int) error {
 	return nil
 }
 
-// exchangeWatched is exchange where the stream knows no deadlines: a character device. When the time is over, the goroutine
-// stays behind until the kernel ends the command, which it does, and takes conn with it.
+// exchangeWatched is exchange where the stream knows no deadlines: a character device. When the
+// time is over, the goroutine stays behind until the kernel ends the command, which it does, and
+// takes conn with it.
 func (c *conn) exchangeWatched(ctx context.Context, command []byte) ([]byte, error) {
 	type result struct {
 		rsp []byte
@@ -223,14 +228,14 @@ func responseSize(header []byte) (int, error) {
 	if tag != tpm2.TPMSTNoSessions && tag != tpm2.TPMSTSessions && tag != tpm2.TPMSTRspCommand {
 		return 0, fmt.Errorf("this is not a TPM: its response begins with tag %s", tcg.Structure(uint16(tag)))
 	}
-	if size < headerBytes || size > maxResponseBytes {
-		return 0, fmt.Errorf("response claims %d bytes, allowed are %d to %d", size, headerBytes, maxResponseBytes)
+	if size < HeaderBytes || size > MaxResponseBytes {
+		return 0, fmt.Errorf("response claims %d bytes, allowed are %d to %d", size, HeaderBytes, MaxResponseBytes)
 	}
 	return int(size), nil
 }
 
-// checkIdle finds out, before a command is spent on it, whether a socket's peer has gone or left bytes that nobody asked
-// for.
+// checkIdle finds out, before a command is spent on it, whether a socket's peer has gone or left
+// bytes that nobody asked for.
 func (c *conn) checkIdle() error {
 	if c.idle || c.socket == nil {
 		return nil

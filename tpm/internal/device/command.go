@@ -1,4 +1,4 @@
-package tpm
+package device
 
 import (
 	"encoding/binary"
@@ -6,31 +6,38 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// commandCode returns the command code of a command (TPM 2.0 Part 3, 5.2), or 0 if it is too short to have one.
+// layerBits are bits 16 to 23 of a response code: which layer of the software stack made it. The
+// kernel's resource manager sets 0x0B. TPM 2.0 Part 2, 6.6.2 leaves them to the TSS (TCG TSS 2.0
+// Overview, 5.3.2).
+const layerBits = 0x00ff0000
+
+// commandCode returns the command code of a command (TPM 2.0 Part 3, 5.2), or 0 if it is too short
+// to have one.
 func commandCode(input []byte) tpm2.TPMCC {
-	if len(input) < headerBytes {
+	if len(input) < HeaderBytes {
 		return 0
 	}
 	return tpm2.TPMCC(binary.BigEndian.Uint32(input[6:]))
 }
 
-// responseCode returns the response code of a whole response.
-func responseCode(rsp []byte) tpm2.TPMRC { return tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:])) }
+// ResponseCode returns the response code of a whole response.
+func ResponseCode(rsp []byte) tpm2.TPMRC { return tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:])) }
 
-// clearLayer removes a resource manager's layer bits from the code of an error, so that it compares equal to the TPM's. A
-// success has none: with them it is nobody's answer.
+// clearLayer removes a resource manager's layer bits from the code of an error, so that it compares
+// equal to the TPM's. A success has none: with them it is nobody's answer.
 func clearLayer(rsp []byte) {
-	if code := responseCode(rsp) &^ layerBits; code != tpm2.TPMRCSuccess {
+	if code := ResponseCode(rsp) &^ layerBits; code != tpm2.TPMRCSuccess {
 		binary.BigEndian.PutUint32(rsp[6:], uint32(code))
 	}
 }
 
-// newHandle returns the handle of the object or session that a successful command made, if it is one that makes any.
+// newHandle returns the handle of the object or session that a successful command made, if it is
+// one that makes any.
 func newHandle(input, rsp []byte) (tpm2.TPMHandle, bool) {
-	if !makesHandle(commandCode(input)) || len(rsp) < headerBytes+4 || responseCode(rsp) != tpm2.TPMRCSuccess {
+	if !makesHandle(commandCode(input)) || len(rsp) < HeaderBytes+4 || ResponseCode(rsp) != tpm2.TPMRCSuccess {
 		return 0, false
 	}
-	return handleAt(rsp, headerBytes), true
+	return handleAt(rsp, HeaderBytes), true
 }
 
 // makesHandle reports whether a command makes an object or session, whose handle is in its
@@ -52,19 +59,19 @@ func handleAt(b []byte, offset int) tpm2.TPMHandle {
 // flushCommand is TPM2_FlushContext of a handle (TPM 2.0 Part 3, 28.4).
 func flushCommand(h tpm2.TPMHandle) []byte {
 	b := binary.BigEndian.AppendUint16(nil, uint16(tpm2.TPMSTNoSessions))
-	b = binary.BigEndian.AppendUint32(b, headerBytes+4)
+	b = binary.BigEndian.AppendUint32(b, HeaderBytes+4)
 	b = binary.BigEndian.AppendUint32(b, uint32(tpm2.TPMCCFlushContext))
 	return binary.BigEndian.AppendUint32(b, uint32(h))
 }
 
 // isFlush reports whether a command is a TPM2_FlushContext.
 func isFlush(input []byte) bool {
-	return commandCode(input) == tpm2.TPMCCFlushContext && len(input) == headerBytes+4
+	return commandCode(input) == tpm2.TPMCCFlushContext && len(input) == HeaderBytes+4
 }
 
 // flushed is the response to a successful TPM2_FlushContext.
 func flushed() []byte {
 	b := binary.BigEndian.AppendUint16(nil, uint16(tpm2.TPMSTNoSessions))
-	b = binary.BigEndian.AppendUint32(b, headerBytes)
+	b = binary.BigEndian.AppendUint32(b, HeaderBytes)
 	return binary.BigEndian.AppendUint32(b, uint32(tpm2.TPMRCSuccess))
 }

@@ -32,9 +32,13 @@ test: ## what CI runs: format, vet, static analysis, race tests, static build; 4
 	@scripts/test
 
 .PHONY: bench
-bench: ## us beside references and peers in the same run, a table and bench/results.json; 5 to 8 minutes
+bench: ## us beside references, peers and an older build of ours in the same run; rows, and bench/results.json; 7 to 10 minutes
 	@scripts/bootstrap bench
 	@cd bench && go run . -repo ..
+
+.PHONY: plots
+plots: ## docs/performance.md and its plots, drawn from what make bench left; seconds
+	@cd bench && go run ./plots
 
 .PHONY: build
 build: ## the static production binary bin/keyagent; half a minute
@@ -61,5 +65,5 @@ fmt: ## gofmt; seconds
 	@find . -name '*.go' -not -path './.cache/*' -print0 | xargs -0 -r gofmt -l -w
 
 .PHONY: clean
-clean: ## remove what the targets above made (bin, .cache, bench/results.json)
-	rm -rf bin .cache bench/results.json
+clean: ## remove what the targets above made (bin, .cache, bench/results.json, bench/series.json)
+	rm -rf bin .cache bench/results.json bench/series.json

@@ -2,8 +2,11 @@ package main
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/keyagent/keyagent/bench/series"
 )
 
 // A line is one result of `go test -bench`: a name without the -N of GOMAXPROCS, and
@@ -41,4 +44,36 @@ func parseLine(text string) (line, bool) {
 		metrics[fields[i+1]] = value
 	}
 	return line{procs.ReplaceAllString(fields[0], ""), metrics}, true
+}
+
+// logged is a line that a benchmark logged, told with the place in the source.
+var logged = regexp.MustCompile(`^\s+\S+\.go:\d+: (.*)`)
+
+// parseSkips finds the benchmarks that were skipped, and why: the last line that they logged.
+func parseSkips(out string) map[string]string {
+	skipped, reason := map[string]string{}, ""
+	for text := range strings.Lines(out) {
+		if match := logged.FindStringSubmatch(text); match != nil {
+			reason = match[1]
+		}
+		if name, ok := strings.CutPrefix(strings.TrimSpace(text), "--- SKIP: "); ok {
+			name, _, _ = strings.Cut(name, " ")
+			skipped[procs.ReplaceAllString(name, "")] = reason
+		}
+	}
+	return skipped
+}
+
+// parseSeries finds the series for plots. Of several runs' it takes the last.
+func parseSeries(out string) []series.Series {
+	var all []series.Series
+	for text := range strings.Lines(out) {
+		s, ok := series.Parse(text)
+		if !ok {
+			continue
+		}
+		same := func(other series.Series) bool { return other.Plot == s.Plot && other.Name == s.Name }
+		all = append(slices.DeleteFunc(all, same), s)
+	}
+	return all
 }

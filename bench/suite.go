@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"sort"
@@ -25,7 +26,18 @@ type comparison struct {
 	pair string // the metrics are ours-PAIR and reference-PAIR
 
 	better direction
-	bar    float64 // limit of ours / reference
+	bar    limit // of ours / reference
+}
+
+// A limit is what a ratio has to stay on the right side of. 0 is none, and null in results.json:
+// the comparison is shown, and nothing can be missed.
+type limit float64
+
+func (l limit) MarshalJSON() ([]byte, error) {
+	if l == 0 {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(l))
 }
 
 type direction string
@@ -37,22 +49,28 @@ const (
 
 // suite is everything that is compared.
 func suite() []comparison {
-	return slices.Concat(signatures(), load(), tokens(), roads(), callers(), besidePeers())
+	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), callers(), besidePeers())
 }
 
 // atMost is met by a ratio up to the bar.
-func atMost(bar float64, name string, of benchmark, sub, pair string) comparison {
+func atMost(bar limit, name string, of benchmark, sub, pair string) comparison {
 	return comparison{name: name, of: of, sub: sub, pair: pair, better: lower, bar: bar}
 }
 
 // atLeast is met by a ratio from the bar on.
-func atLeast(bar float64, name string, of benchmark, sub, pair string) comparison {
+func atLeast(bar limit, name string, of benchmark, sub, pair string) comparison {
 	return comparison{name: name, of: of, sub: sub, pair: pair, better: higher, bar: bar}
 }
 
 // ahead is met by whoever takes no more than the reference.
 func ahead(name string, of benchmark, sub, pair string) comparison {
 	return atMost(1, name, of, sub, pair)
+}
+
+// shown is a comparison without a bar: there is a reason why ours cannot be ahead, and the number
+// is worth knowing.
+func shown(name string, of benchmark, sub, pair string) comparison {
+	return atMost(0, name, of, sub, pair)
 }
 
 // signatures compares with what nobody can be faster than. A plain session protects nothing and so
@@ -114,14 +132,15 @@ type result struct {
 	Reference float64   `json:"reference"`
 	Unit      string    `json:"unit"`
 	Ratio     float64   `json:"ratio"`
-	Bar       float64   `json:"bar"`
+	Bar       limit     `json:"bar"`
 	Better    direction `json:"better"`
 	Met       bool      `json:"met"`
+	Skipped   string    `json:"skipped,omitempty"` // why it could not be measured here; then there are no numbers
 }
 
-// judge takes the run with the median ratio. Ours and reference of one run were measured
+// evaluate takes the run with the median ratio. Ours and reference of one run were measured
 // together; medians taken apart would pair a calm moment with a busy one.
-func (c comparison) judge(lines []line) (result, error) {
+func (c comparison) evaluate(lines []line) (result, error) {
 	var runs []result
 	for _, l := range lines {
 		if r, ok := c.reading(l); ok {
@@ -142,8 +161,22 @@ func (c comparison) fullName() string {
 	return c.of.name + "/" + c.sub
 }
 
-// unit is what the pair's values count: a pair of p99-ns is in ns.
-func (c comparison) unit() string { return c.pair[strings.LastIndex(c.pair, "-")+1:] }
+// skippedBy tells whether the comparison's benchmark, or its sub-benchmark, is among those that
+// were skipped, and why.
+func (c comparison) skippedBy(skipped map[string]string) (reason string, ok bool) {
+	if reason, ok = skipped[c.of.name]; !ok {
+		reason, ok = skipped[c.fullName()]
+	}
+	return reason, ok
+}
+
+// unit is what the pair's values count: a pair of p99-ns is in ns. A rate is written in one word.
+func (c comparison) unit() string {
+	if strings.Contains(c.pair, "/") {
+		return c.pair
+	}
+	return c.pair[strings.LastIndex(c.pair, "-")+1:]
+}
 
 // reading reads the comparison from one line; ok is false if the line is another's.
 func (c comparison) reading(l line) (r result, ok bool) {
@@ -160,8 +193,12 @@ func (c comparison) reading(l line) (r result, ok bool) {
 }
 
 func (c comparison) met(ratio float64) bool {
-	if c.better == higher {
-		return ratio >= c.bar
+	switch {
+	case c.bar == 0:
+		return true
+	case c.better == higher:
+		return ratio >= float64(c.bar)
+	default:
+		return ratio <= float64(c.bar)
 	}
-	return ratio <= c.bar
 }

@@ -125,6 +125,62 @@ func TestWhatIsSkippedIsToldAsOneNumberWithReasons(t *testing.T) {
 	}
 }
 
+const timed = `--- PASS: TestQuick (0.10s)
+PASS
+ok  	example.com/quick	0.2s
+--- PASS: TestOne (1.00s)
+    --- PASS: TestOne/sub (0.90s)
+--- PASS: TestTwo (11.50s)
+PASS
+ok  	example.com/slow	12.6s
+--- FAIL: TestThree (3.00s)
+FAIL
+FAIL	example.com/failing	3.1s
+ok  	example.com/earlier	(cached)
+?   	example.com/none	[no test files]
+`
+
+func TestWhatTookLongestIsToldFirst(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "output"), timed, 0o600)
+	write(t, filepath.Join(dir, "bin", "go"), "#!/bin/sh\ncat '"+dir+"/output'\n", 0o700)
+	run := exec.CommandContext(t.Context(), tooltest.Tool(t, "bash"), "./test", "go-test")
+	run.Env = append(os.Environ(), "PATH="+filepath.Join(dir, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"),
+		"KEYAGENT_TEST_LOGS="+filepath.Join(dir, "logs"), tooltest.RequireEnv+"=")
+	said, err := run.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	_, table, _ := strings.Cut(string(said), "what took longest (seconds):\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	got := strings.Fields(table)
+	want := []string{
+		"12.6", "example.com/slow", "TestTwo", "(11.5)",
+		"3.1", "example.com/failing", "TestThree", "(3.0)",
+		"0.2", "example.com/quick", "TestQuick", "(0.1)",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Packages that are named so that they start first must be there, or go test runs none.
+func TestThePackagesThatStartFirstExist(t *testing.T) {
+	text, err := os.ReadFile("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	match := regexp.MustCompile(`(?m)^longest_first=\((.*)\)$`).FindStringSubmatch(string(text))
+	if match == nil {
+		t.Fatal("./test does not say which packages start first")
+	}
+	for pattern := range strings.FieldsSeq(match[1]) {
+		if _, err := os.Stat(filepath.Join("..", strings.TrimSuffix(pattern, "/..."))); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestBootstrapInstallsWhatTestsAskFor compares its list with the programs that tests ask for by
 // name.
 func TestBootstrapInstallsWhatTestsAskFor(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
+	"github.com/keyagent/keyagent/bench/series"
 	"github.com/keyagent/keyagent/client"
 )
 
@@ -72,11 +74,12 @@ func fromAzidentity(ctx context.Context, address, resource string) error {
 
 // run is what became of a herd.
 type run struct {
-	served    int           // processes that got their token
-	took      time.Duration // until the last process was done
-	requests  int           // that the platform saw
-	imds      int           // of those, to IMDS
-	throttled int           // of those, answered with 429
+	served    int             // processes that got their token
+	took      time.Duration   // until the last process was done
+	at        []time.Duration // when each had its token, of the last herd, in this order
+	requests  int             // that the platform saw
+	imds      int             // of those, to IMDS
+	throttled int             // of those, answered with 429
 }
 
 // herd starts the processes, lets them go all at once and waits for the last.
@@ -104,17 +107,7 @@ func (s *stage) herd(tb testing.TB, whom string) run {
 	if err := start.Close(); err != nil {
 		tb.Fatal(err)
 	}
-	var r run
-	for _, p := range processes {
-		if err := p.Wait(); err == nil {
-			r.served++
-		} else if _, failed := errors.AsType[*exec.ExitError](err); failed {
-			tb.Logf("%s: %s", whom, p.Stderr)
-		} else {
-			tb.Fatal(err)
-		}
-	}
-	r.took = time.Since(begin)
+	r := waitFor(tb, whom, processes, begin)
 	for _, e := range s.platform.Journal().Entries() {
 		if e.Seq <= seen {
 			continue
@@ -127,6 +120,33 @@ func (s *stage) herd(tb testing.TB, whom string) run {
 			r.throttled++
 		}
 	}
+	return r
+}
+
+// waitFor waits for all processes of a herd that was let go.
+func waitFor(tb testing.TB, whom string, processes []*exec.Cmd, begin time.Time) run {
+	tb.Helper()
+	var r run
+	var mu sync.Mutex
+	var waiting sync.WaitGroup
+	for _, p := range processes {
+		waiting.Go(func() {
+			err := p.Wait()
+			took := time.Since(begin)
+			mu.Lock()
+			defer mu.Unlock()
+			if _, failed := errors.AsType[*exec.ExitError](err); failed {
+				tb.Logf("%s: %s", whom, p.Stderr)
+			} else if err != nil {
+				tb.Error(err)
+			} else {
+				r.served++
+				r.at = append(r.at, took)
+			}
+		})
+	}
+	waiting.Wait()
+	r.took = time.Since(begin)
 	return r
 }
 
@@ -186,8 +206,21 @@ func BenchmarkHerd(b *testing.B) {
 	b.ReportMetric(1, "reference-imds-requests")
 	b.ReportMetric(float64(ours.served)/float64(n), "ours-all-processes")
 	b.ReportMetric(herdSize, "reference-all-processes")
+	logServed(b, "the agent", ours)
+	logServed(b, "azidentity asking IMDS", theirs)
 }
 
 func (r run) plus(other run) run {
-	return run{r.served + other.served, r.took + other.took, r.requests + other.requests, r.imds + other.imds, r.throttled + other.throttled}
+	return run{r.served + other.served, r.took + other.took, other.at, r.requests + other.requests, r.imds + other.imds, r.throttled + other.throttled}
+}
+
+// logServed logs how many processes had their token after so many milliseconds.
+func logServed(b *testing.B, name string, r run) {
+	b.Helper()
+	s := series.Series{Plot: "herd", Name: name}
+	s.Add(0, 0)
+	for n, at := range r.at {
+		s.Add(float64(at.Milliseconds()), float64(n+1))
+	}
+	series.Log(b, s)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
+	"github.com/keyagent/keyagent/bench/series"
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/journal"
@@ -38,9 +39,46 @@ var outages = []struct {
 	{"last-minutes", tokenLife - outageLength},
 }
 
-// withAgent returns how many requests to the agent are answered throughout an outage. Time is the
-// platform's.
-func withAgent(tb testing.TB, age time.Duration) (answered int) {
+// answers says of each request in an outage whether it was answered.
+type answers []bool
+
+func (a answers) count() (n int) {
+	for _, answered := range a {
+		if answered {
+			n++
+		}
+	}
+	return n
+}
+
+// String has a digit for each request: 1 if it was answered, else 0.
+func (a answers) String() string {
+	var s strings.Builder
+	for _, answered := range a {
+		s.WriteString(map[bool]string{false: "0", true: "1"}[answered])
+	}
+	return s.String()
+}
+
+func parseAnswers(s string) (a answers) {
+	for _, digit := range s {
+		a = append(a, digit == '1')
+	}
+	return a
+}
+
+// series is how many were answered until then, by the minute of the outage.
+func (a answers) series(outage, name string) series.Series {
+	s := series.Series{Plot: "outage, " + outage, Name: name}
+	s.Add(0, 0)
+	for n := range a {
+		s.Add((time.Duration(n+1) * askedEvery).Minutes(), float64(a[:n+1].count()))
+	}
+	return s
+}
+
+// withAgent asks the agent throughout an outage. Time is the platform's.
+func withAgent(tb testing.TB, age time.Duration) (got answers) {
 	tb.Helper()
 	s := newStage(tb)
 	s.platform.Faults().Clear()
@@ -63,15 +101,13 @@ func withAgent(tb testing.TB, age time.Duration) (answered int) {
 		tb.Fatal(err)
 	}
 	for range asked {
-		if get() == nil {
-			answered++
-		}
+		got = append(got, get() == nil)
 		s.advance(tb, askedEvery)
 	}
 	if age == tokenLife/2 { // else nobody tried to get the next token in the outage, and nothing is shown
 		s.until(tb, journal.Faulted, 1, func() error { return nil })
 	}
-	return answered
+	return got
 }
 
 // until repeats do until the token endpoint has answered n requests so.
@@ -103,7 +139,7 @@ func (s *stage) advance(tb testing.TB, d time.Duration) {
 func TestNobodyNoticesAnOutageOfTenMinutes(t *testing.T) {
 	for _, o := range outages {
 		t.Run(o.name, func(t *testing.T) {
-			if n := withAgent(t, o.age); n != asked {
+			if n := withAgent(t, o.age).count(); n != asked {
 				t.Errorf("%d of %d requests were answered", n, asked)
 			}
 		})
@@ -130,13 +166,12 @@ func (i *imdsInBubble) Do(req *http.Request) (*http.Response, error) {
 // BenchmarkOutage, which reads what it prints.
 func TestAzidentityInAnOutage(t *testing.T) {
 	for _, o := range outages {
-		synctest.Test(t, func(t *testing.T) { fmt.Printf("%s: %d answered\n", o.name, withAzidentity(t, o.age)) })
+		synctest.Test(t, func(t *testing.T) { fmt.Printf("%s: %v\n", o.name, withAzidentity(t, o.age)) })
 	}
 }
 
-// withAzidentity returns how many requests to azidentity are answered throughout an outage. Time is
-// the bubble's.
-func withAzidentity(t *testing.T, age time.Duration) (answered int) {
+// withAzidentity asks azidentity throughout an outage. Time is the bubble's.
+func withAzidentity(t *testing.T, age time.Duration) (got answers) {
 	t.Helper()
 	host := new(imdsInBubble)
 	credential, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{
@@ -167,11 +202,9 @@ func withAzidentity(t *testing.T, age time.Duration) (answered int) {
 	start := time.Now()
 	for n := range asked {
 		time.Sleep(time.Until(start.Add(time.Duration(n) * askedEvery)))
-		if get() == nil {
-			answered++
-		}
+		got = append(got, get() == nil)
 	}
-	return answered
+	return got
 }
 
 // BenchmarkOutage compares how many requests the agent answers in an outage of ten minutes, one
@@ -187,17 +220,25 @@ func BenchmarkOutage(b *testing.B) {
 	}
 	for _, o := range outages {
 		b.Run(o.name, func(b *testing.B) {
-			var theirs int
+			var theirs answers
 			for line := range strings.Lines(string(said)) {
-				_, _ = fmt.Sscanf(line, o.name+": %d answered", &theirs)
+				if text, ok := strings.CutPrefix(line, o.name+": "); ok {
+					theirs = parseAnswers(strings.TrimSpace(text))
+				}
 			}
-			ours := asked
+			if len(theirs) != asked {
+				b.Fatalf("azidentity was asked %d times, not %d:\n%s", len(theirs), asked, said)
+			}
+			ours, fewest := answers(nil), asked
 			for b.Loop() {
-				ours = min(ours, withAgent(b, o.age))
+				ours = withAgent(b, o.age)
+				fewest = min(fewest, ours.count())
 			}
-			b.ReportMetric(float64(ours), "ours-requests")
-			b.ReportMetric(float64(theirs), "reference-requests")
-			b.ReportMetric(float64(ours), "ours-all-requests")
+			series.Log(b, ours.series(o.name, "the agent"))
+			series.Log(b, theirs.series(o.name, "azidentity"))
+			b.ReportMetric(float64(fewest), "ours-requests")
+			b.ReportMetric(float64(theirs.count()), "reference-requests")
+			b.ReportMetric(float64(fewest), "ours-all-requests")
 			b.ReportMetric(float64(asked), "reference-all-requests")
 		})
 	}

@@ -1,8 +1,8 @@
 package main
 
-// roads asks what a token costs on its way from Entra to whoever asked for it: requests,
+// tokenCosts asks what a token costs on its way from Entra to whoever asked for it: requests,
 // signatures, time and memory.
-func roads() []comparison {
+func tokenCosts() []comparison {
 	first := benchmark{pkg: "./internal/daemon", name: "BenchmarkFirstToken", time: "1x", runs: 1}
 	many := benchmark{pkg: "./internal/daemon", name: "BenchmarkManyResources", time: "1x", runs: 1}
 	waiters := benchmark{pkg: "./acquire", name: "BenchmarkManyWaiters", time: "5x", runs: 1}

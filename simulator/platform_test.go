@@ -228,7 +228,7 @@ func TestControlOfTheClock(t *testing.T) {
 		t.Errorf("revoking nothing: %d, want 400", status)
 	}
 	if status, _ := call(t, http.MethodPost, control+"/certificates/revoke", `{"thumbprint":"x"}`); status != 404 {
-		t.Errorf("revoking what nobody has: %d, want 404", status)
+		t.Errorf("revoking an unknown certificate: %d, want 404", status)
 	}
 }
 

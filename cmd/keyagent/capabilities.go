@@ -17,7 +17,7 @@ func (a *app) capabilitiesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "capabilities",
 		Short: "Show how well tokens can be bound to this VM",
-		Long: `Show how well tokens can be bound to this VM, by which road, and why not better. The
+		Long: `Show how well tokens can be bound to this VM, in which way, and why not better. The
 agent says what it has obtained since its start, and asks the VM's metadata service for
 the rest. What cannot be found out is "unknown" (in JSON: null). The lines "form" are the
 rows of the table What works today in docs/credentials.md: yes, no, or not known yet, since
@@ -55,7 +55,7 @@ func printCapabilities(out io.Writer, c wire.Capabilities) error {
 		fmt.Fprintf(w, "%s\t%s\n", name, strings.Join(said, ", "))
 	}
 	row("strongest binding", c.StrongestBinding, c.Reason)
-	for _, road := range []struct {
+	for _, way := range []struct {
 		name string
 		wire.Capability
 	}{
@@ -63,7 +63,7 @@ func printCapabilities(out io.Writer, c wire.Capabilities) error {
 		{"managed identity, v1", c.ManagedIdentityV1},
 		{"certificate", c.Certificate},
 	} {
-		row(road.name, available(road.Available), strength(road.Strength, road.Reason))
+		row(way.name, available(way.Available), strength(way.Strength, way.Reason))
 	}
 	for _, f := range c.Forms {
 		row("form "+f.Name, f.Reached(), strength(f.Strength, f.Reason))

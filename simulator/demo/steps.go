@@ -70,7 +70,7 @@ var meanings = []struct{ attribute, meaning string }{
 	{"fixedParent", "cannot be given another parent"},
 	{"sensitiveDataOrigin", "was made inside the TPM, nobody ever knew it"},
 	{"sign", "signs, and does nothing else"},
-	{"noDA", "nobody can lock it by wrong guesses"},
+	{"noDA", "wrong guesses cannot lock it"},
 }
 
 func (d *demo) key(ctx context.Context) error {

@@ -524,7 +524,7 @@ func TestCertificatesRegisteredBySubjectAndIssuer(t *testing.T) {
 			without(d.header, "x5c")
 			d.claims["jti"] = uuid.NewString()
 			if a, err = send(t, w.client(t, nil, nil), w.login+tokenPath, appForm(d.sign(t))); err != nil || a.status == 200 {
-				t.Errorf("an assertion without x5c, of a certificate that nobody has uploaded: %d %s: %v", a.status, a.body, err)
+				t.Errorf("an assertion without x5c, of a certificate that is not uploaded: %d %s: %v", a.status, a.body, err)
 			}
 		})
 	}

@@ -61,7 +61,7 @@ func TestFormsAreRefused(t *testing.T) {
 		form := goodForm()
 		form.Set(name, "2")
 		if a, err := w.post(t, c, tokenPath, form); err != nil || a.status != 200 {
-			t.Errorf("%s, which clients send or nobody knows: %d: %v", name, a.status, err)
+			t.Errorf("%s, which clients send or is unknown: %d: %v", name, a.status, err)
 		}
 	}
 	form := goodForm()

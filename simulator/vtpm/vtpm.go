@@ -33,7 +33,7 @@ type TPM struct {
 	mu       sync.Mutex // around every command
 	sim      *simulator.Simulator
 	guests   map[*guest]struct{}
-	resident *guest                    // whose objects and sessions are in the TPM; nil: nobody's
+	resident *guest                    // the guest whose objects and sessions are in the TPM, or nil
 	commands map[tpm2.TPMCC]attributes // constant
 	ak       []byte                    // TPMT_PUBLIC
 	closed   bool

@@ -30,6 +30,7 @@ type step struct {
 	restUntil time.Time // skipped until then
 	restErr   error     // why
 	lastErr   error     // of the last attempt
+	lastAt    time.Time // it ended
 	strength  Strength  // of the last success
 	tried     bool
 }
@@ -44,10 +45,10 @@ func (s *step) rests(now time.Time) error {
 	return nil
 }
 
-func (s *step) note(g *grant, err error) {
+func (s *step) note(g *grant, err error, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tried, s.lastErr = true, err
+	s.tried, s.lastErr, s.lastAt = true, err, at
 	if err == nil {
 		s.strength = g.strength
 	}
@@ -117,7 +118,7 @@ func (c *chain) obtain(ctx context.Context, a *ask) (*grant, *step, error) {
 		}
 		g, err := s.obtain(ctx, a)
 		err = withVerdict(err)
-		s.note(g, err)
+		s.note(g, err, c.cfg.Now())
 		if err == nil {
 			g.passed = g.passed || len(pass.attempts) > 0
 			pass.restFailed(ctx, s)

@@ -3,6 +3,7 @@ package acquire
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/internal/secret"
@@ -76,7 +77,7 @@ var (
 // Unable reports whether a flight that ended with err says that the identity cannot give tokens.
 func Unable(of Identity, err error) bool {
 	s := identityState{Identity: of}
-	s.note(err, s.ofRequest(verdictOf(err)))
+	s.note(err, s.ofRequest(verdictOf(err)), time.Now())
 	return s.unable != nil
 }
 

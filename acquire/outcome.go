@@ -44,7 +44,7 @@ func (a *Acquirer) entryOf(f flight, g *grant, by *step, asked time.Time) cacheE
 // for it.
 func (a *Acquirer) keep(f flight, kept cacheEntry) {
 	now := a.cfg.Now()
-	f.id.note(nil, false)
+	f.id.note(nil, false, now)
 	a.notice(f.id, kept.token.ClientID)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -76,7 +76,7 @@ func (a *Acquirer) fail(f flight, err error) *Error {
 	if f.challenged && failure.Kind != KindThrottled {
 		return failure
 	}
-	f.id.note(err, f.id.ofRequest(verdict))
+	f.id.note(err, f.id.ofRequest(verdict), now)
 	a.cache.postpone(f.key, now, failure.RetryAfter)
 	a.failures.remember(f.key, f.id.client(), failure, now)
 	return failure

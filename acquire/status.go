@@ -3,6 +3,7 @@ package acquire
 import (
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/tlsbridge"
@@ -22,16 +23,17 @@ type identityState struct {
 
 	mu       sync.Mutex
 	lastErr  error
-	unable   error  // like lastErr, but without errors that are about one request only
-	clientID string // of the last token; "" before the first
+	lastAt   time.Time // the last flight ended
+	unable   error     // like lastErr, but without errors that are about one request only
+	clientID string    // of the last token; "" before the first
 }
 
 // note keeps how a flight ended. An error of one request says nothing about the identity: a caller
 // that asks for a resource that does not exist must not make the identity look broken.
-func (s *identityState) note(err error, ofRequest bool) {
+func (s *identityState) note(err error, ofRequest bool, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lastErr = err
+	s.lastErr, s.lastAt = err, at
 	if !ofRequest {
 		s.unable = err
 	}
@@ -60,8 +62,9 @@ func (s *identityState) becomes(clientID string) (before string, changed bool) {
 // IdentityStatus describes an identity for an operator.
 type IdentityStatus struct {
 	Identity
-	LastError   error // of the last flight; nil if it obtained a token
-	Unable      error // why the identity gives no tokens; errors that are about one request only do not count
+	LastError   error     // of the last flight; nil if it obtained a token
+	LastAt      time.Time // that flight ended; zero before the first
+	Unable      error     // why the identity gives no tokens; errors that are about one request only do not count
 	Credentials []CredentialStatus
 
 	// Of a managed identity:
@@ -75,9 +78,10 @@ type CredentialStatus struct {
 	Name      string
 	Source    Source
 	Bound     bool
-	Tried     bool     // since the start
-	LastError error    // of the last attempt; nil if it obtained a token
-	Strength  Strength // of the last success
+	Tried     bool      // since the start
+	LastError error     // of the last attempt; nil if it obtained a token
+	LastAt    time.Time // that attempt ended
+	Strength  Strength  // of the last success
 }
 
 // Status describes all identities in the order of the configuration. It does no I/O.
@@ -93,7 +97,7 @@ func (a *Acquirer) Status() []IdentityStatus {
 func (r *Roster) status(id *identityState) IdentityStatus {
 	status := IdentityStatus{Identity: id.Identity}
 	id.mu.Lock()
-	status.LastError, status.Unable = id.lastErr, id.unable
+	status.LastError, status.LastAt, status.Unable = id.lastErr, id.lastAt, id.unable
 	id.mu.Unlock()
 	for _, s := range id.chain.steps {
 		status.Credentials = append(status.Credentials, s.status())
@@ -114,5 +118,5 @@ func (r *Roster) status(id *identityState) IdentityStatus {
 func (s *step) status() CredentialStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return CredentialStatus{Name: s.entry, Source: s.source, Bound: s.bound, Tried: s.tried, LastError: s.lastErr, Strength: s.strength}
+	return CredentialStatus{Name: s.entry, Source: s.source, Bound: s.bound, Tried: s.tried, LastError: s.lastErr, LastAt: s.lastAt, Strength: s.strength}
 }

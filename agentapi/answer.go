@@ -37,7 +37,11 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 		s.writeProblem(w, r, rec.route.errors, p)
 		return
 	}
-	write(w, http.StatusOK, wire.ContentTypeJSON, said.token.Reveal(), text)
+	contentType := wire.ContentTypeJSON
+	if said.text != nil {
+		contentType = wire.ContentTypeMetrics
+	}
+	write(w, http.StatusOK, contentType, said.token.Reveal(), text)
 }
 
 // begin finds the route of a request and begins its record.
@@ -49,7 +53,7 @@ func (s *Server) begin(f *face, r *http.Request) *record {
 		return &rec
 	}
 	found := f.routeOf(r.RequestURI)
-	rec := &record{rules: rules, conn: conn, route: found, method: clip(r.Method, maxAuditedBytes), path: found.path}
+	rec := &record{rules: rules, conn: conn, route: found, method: clip(r.Method, maxAuditedBytes), path: found.path, socket: f.address()}
 	if conn != nil {
 		rec.caller = conn.caller
 	}
@@ -137,6 +141,9 @@ const tokenFirst = `{"access_token":"`
 func encode(said reply, p *problem) ([]byte, *problem) {
 	if p != nil {
 		return nil, p
+	}
+	if said.text != nil {
+		return said.text, nil
 	}
 	text, err := json.Marshal(said.body)
 	if err == nil && !said.token.IsZero() && !bytes.HasPrefix(text, []byte(tokenFirst)) {

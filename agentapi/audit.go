@@ -23,6 +23,7 @@ type record struct {
 	caller       peer.Caller
 	route        *route
 	method, path string
+	socket       string    // that the request came by
 	approval     *approval // of the same request before, or of this one; nil: there is none
 
 	identity, resource, tokenType string        // as asked

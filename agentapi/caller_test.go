@@ -42,6 +42,10 @@ func TestCallers(t *testing.T) {
 		{"the same user without the group is refused", byGroup, nobody, nativeTarget, 403, "caller_not_allowed"},
 		{"a user who may have tokens does not see the status", rulesFor(65534), nobody, wire.PathStatus, 403, "admin_only"},
 		{"root sees the status", rulesFor(65534), nil, wire.PathStatus, 200, "1.2.3"},
+		{"root, who has no rule, may ask how well tokens can be bound", rulesFor(65534), nil, wire.PathCapabilities, 200, "strongest_binding"},
+		{"so may an administrator", &policy.Policy{AdminUIDs: []uint32{65534}}, nobody, wire.PathCapabilities, 200, "strongest_binding"},
+		{"a stranger may not", rulesFor(1000), nobody, wire.PathCapabilities, 403, "caller_not_allowed"},
+		{"and root still has no identities", rulesFor(65534), nil, wire.PathIdentities, 403, "caller_not_allowed"},
 		{"root gets no token without a rule", rulesFor(65534), nil, nativeTarget, 403, "caller_not_allowed"},
 	}
 	for _, tt := range tests {

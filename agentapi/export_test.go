@@ -69,7 +69,7 @@ func IMDSJSON(token string, r wire.TokenResponse) string   { return sent(imdsFor
 
 func sent(form tokenForm, token string, r wire.TokenResponse) string {
 	r.AccessToken = wire.Secret{}
-	text, p := encode(reply{form.body(r), secret.New(token)}, nil)
+	text, p := encode(reply{body: form.body(r), token: secret.New(token)}, nil)
 	if p != nil {
 		return p.Detail
 	}

@@ -29,6 +29,14 @@ func socketFace(ln net.Listener) (*face, error) {
 	return &face{listener: ln, identify: peer.Of, routes: socketRoutes, errors: problemJSON}, nil
 }
 
+// address is where callers find the face; "" if it does not listen.
+func (f *face) address() string {
+	if f.listener == nil {
+		return ""
+	}
+	return f.listener.Addr().String()
+}
+
 // httpServer returns a server for the connections that an [admission] to the face accepts.
 func (s *Server) httpServer(requests context.Context, f *face) *http.Server {
 	return &http.Server{

@@ -35,14 +35,35 @@ const (
 // is not, and gives [ErrInUse]. A lock at path + ".lock" is held until the listener is closed, so
 // that of two agents that start together one fails. Closing the listener removes the socket.
 func Listen(path string, mode fs.FileMode) (net.Listener, error) {
-	ln, err := listen(path, mode)
+	claim, err := ClaimSocket(path)
 	if err != nil {
-		return nil, fmt.Errorf("opening the agent's socket %s: %w", path, err)
+		return nil, err
+	}
+	ln, err := claim.Listen(mode)
+	if err != nil {
+		return nil, errors.Join(err, claim.Close())
 	}
 	return ln, nil
 }
 
-func listen(path string, mode fs.FileMode) (*listener, error) {
+// A Claim is a socket that is this process' own and is not there yet: no other agent gets it, and
+// no caller finds an agent that cannot answer. It is made by [ClaimSocket]. Not safe for concurrent
+// use.
+type Claim struct {
+	path string
+	lock *os.File // nil: it was given to a listener, or let go of
+}
+
+// ClaimSocket does of [Listen] what can fail because of others, and opens no socket.
+func ClaimSocket(path string) (*Claim, error) {
+	lock, err := claim(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the agent's socket %s: %w", path, err)
+	}
+	return &Claim{path, lock}, nil
+}
+
+func claim(path string) (*os.File, error) {
 	if err := checkSocketPath(path); err != nil {
 		return nil, err
 	}
@@ -53,12 +74,34 @@ func listen(path string, mode fs.FileMode) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln, err := bind(path, mode)
-	if err != nil {
-		_ = lock.Close()
-		return nil, err
+	if err := removeStale(path); err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
+	return lock, nil
+}
+
+// Listen opens the socket, as the function [Listen] does. The claim is the listener's from then on.
+func (c *Claim) Listen(mode fs.FileMode) (net.Listener, error) {
+	if c.lock == nil {
+		return nil, fmt.Errorf("opening the agent's socket %s: it is not claimed any more", c.path)
+	}
+	ln, err := bind(c.path, mode)
+	if err != nil {
+		return nil, fmt.Errorf("opening the agent's socket %s: %w", c.path, err)
+	}
+	lock := c.lock
+	c.lock = nil
 	return &listener{UnixListener: ln, lock: lock}, nil
+}
+
+// Close lets go of a socket that was not opened. It may be called again.
+func (c *Claim) Close() error {
+	if c.lock == nil {
+		return nil
+	}
+	lock := c.lock
+	c.lock = nil
+	return lock.Close()
 }
 
 // CheckDir reports why [Listen] would not take the directory of a socket at path, without making

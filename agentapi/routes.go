@@ -16,8 +16,9 @@ var socketRoutes = []route{
 	{http.MethodGet, wire.PathToken, asItIs, problemJSON, forCallersOfRules, nothingMore, nativeForm.issue},
 	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, imdsForm.issue},
 	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
-	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).capabilities},
+	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
 	{http.MethodGet, wire.PathStatus, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).status},
+	{http.MethodGet, wire.PathMetrics, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).metrics},
 }
 
 // A route is one request, and all in which it differs from others before its parameters are read.
@@ -36,10 +37,12 @@ type route struct {
 // a problem, and notes for the audit what it learns.
 type handler func(*Server, *http.Request, *record) (reply, *problem)
 
-// reply is what a 200 says: a body to be encoded as JSON. If it is that of a token, it begins with
-// the member of an empty one, and the token is put there when it is sent.
+// reply is what a 200 says: a body to be encoded as JSON, or a text for Prometheus. If it is that
+// of a token, it begins with the member of an empty one, and the token is put there when it is
+// sent.
 type reply struct {
 	body  any
+	text  []byte // in the place of the body
 	token secret.String
 }
 
@@ -60,16 +63,17 @@ func metadataHeader(r *http.Request) *problem {
 type permission int
 
 const (
-	_                 permission = iota
-	forCallersOfRules            // callers named by a rule; what they may have is decided on the request
-	forAdministrators            // root, the agent's own user, and administrators of the policy
+	_                           permission = iota
+	forCallersOfRules                      // callers named by a rule; what they may have is decided on the request
+	forAdministrators                      // root, the agent's own user, and administrators of the policy
+	forCallersAndAdministrators            // both
 )
 
 // permit returns why the caller may not use a route, or nil.
 func (r *Rules) permit(needed permission, caller peer.Caller) *problem {
 	switch needed {
-	case forCallersOfRules:
-		if r.Policy.Named(caller) {
+	case forCallersOfRules, forCallersAndAdministrators:
+		if r.Policy.Named(caller) || needed == forCallersAndAdministrators && r.Policy.Admin(caller) {
 			return nil
 		}
 		return newProblem(wire.CodeCallerNotAllowed, "no rule names uid %d or its groups", caller.UID).

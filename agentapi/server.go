@@ -57,6 +57,9 @@ type Config struct {
 	Policy     *policy.Policy                    // must not be changed any more
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
+	// Waits is what has been waited for for long, in texts that any caller may read; nil: that is
+	// not known. Safe for concurrent use.
+	Waits func() []string
 
 	// Audit takes one record for each answer. Its handler is called by one goroutine at a time, and
 	// may block: answers wait for half a second at most.
@@ -259,7 +262,7 @@ func (s *Server) stop(ctx context.Context, srv *http.Server, cutShort context.Ca
 	if shutDown(ctx, srv, s.cfg.ShutdownGrace) {
 		return
 	}
-	s.cfg.Logger.WarnContext(ctx, "stopping with requests in flight", "waited", s.cfg.ShutdownGrace)
+	s.cfg.Logger.WarnContext(ctx, "stopping with requests in flight", "waited_seconds", s.cfg.ShutdownGrace.Seconds())
 	cutShort(errStopping)
 	if !shutDown(ctx, srv, lastGrace) {
 		_ = srv.Close()

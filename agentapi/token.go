@@ -59,7 +59,7 @@ func (f tokenForm) issue(s *Server, r *http.Request, rec *record) (reply, *probl
 		return reply{}, p
 	}
 	rec.issues(token)
-	return reply{f.body(s.tokenResponse(token, req.Resource)), token.AccessToken}, nil
+	return reply{body: f.body(s.tokenResponse(token, req.Resource)), token: token.AccessToken}, nil
 }
 
 // allowed returns what a request asks for, if the rules allow it.
@@ -200,7 +200,30 @@ func (r *record) authorise(req policy.Request) *problem {
 	if decision.Reason == policy.ReasonReserved {
 		return p.withHint("ask whoever administers the agent: only a rule that names this resource gives it, since its tokens are credentials of applications")
 	}
-	return p.withHint("GET " + wire.PathIdentities + " says what the rules give this user; ask whoever administers the agent for more")
+	if https := withScheme(req.Resource); decision.Reason == policy.ReasonResource && https != "" {
+		return p.withHint("resources are named with their scheme: " + https)
+	}
+	return p.withHint("curl --unix-socket " + shellWord(r.socket) + " http://localhost" + wire.PathIdentities +
+		" says what the rules give this user; ask whoever administers the agent for more")
+}
+
+// withScheme is what was probably meant by a resource that is a bare host name; "" for others.
+func withScheme(r policy.Resource) string {
+	host, _, _ := strings.Cut(r.String(), "/")
+	if strings.Contains(host, ":") || !strings.Contains(host, ".") {
+		return ""
+	}
+	return "https://" + r.String()
+}
+
+// shellWord makes one word of a path in a command that is to be pasted into a shell.
+func shellWord(path string) string {
+	if !strings.ContainsFunc(path, func(r rune) bool {
+		return !strings.ContainsRune("/._-", r) && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	}) {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // fetch gets a token that the rules allow, and learns the ids of its owner.
@@ -221,6 +244,9 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 	}
 	if p := s.unusable(ctx, rec, token, err, req.Request); p != nil {
 		p.Identity = req.Identity
+		if https := withScheme(req.Resource); p.Code == wire.CodeInvalidResource && https != "" {
+			p.withHint("resources are named with their scheme: " + https)
+		}
 		return acquire.Token{}, p
 	}
 	// What was selected by an id that was learnt may have become another identity meanwhile.

@@ -154,6 +154,12 @@ func TestTokenRefused(t *testing.T) {
 		{"another resource", "identity=vm&resource=" + storage},
 		{"a longer resource", "identity=vm&resource=" + vault + ".evil.example"},
 	}
+	t.Run("a resource without its scheme", func(t *testing.T) {
+		p := a.get(t, wire.PathToken+"?identity=vm&resource="+strings.TrimPrefix(vault, "https://")).problem(t)
+		if p.Code != wire.CodeNotAllowed || !strings.HasSuffix(p.Hint, ": "+vault) {
+			t.Errorf("got %+v", p)
+		}
+	})
 	details := make(map[string]string)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -161,7 +167,7 @@ func TestTokenRefused(t *testing.T) {
 			if p.Status != 403 || p.Code != wire.CodeNotAllowed {
 				t.Errorf("got %+v", p)
 			}
-			if !strings.Contains(p.Hint, "GET "+wire.PathIdentities) {
+			if !strings.Contains(p.Hint, "curl --unix-socket "+a.socket+" http://localhost"+wire.PathIdentities) {
 				t.Errorf("the hint does not say where to ask what is allowed: %q", p.Hint)
 			}
 			details[tt.name] = strings.NewReplacer("backup", "ID", "no-such", "ID").Replace(p.Detail + p.Hint + p.Field + p.Identity)
@@ -292,6 +298,12 @@ func TestTokenThatNobodyWaitsFor(t *testing.T) {
 		p := a.get(t, wire.PathToken+"?identity=vm&resource="+vault).problem(t)
 		if p.Code != wire.CodeUnavailable || p.RetryAfter == 0 {
 			t.Errorf("got %+v", p)
+		}
+		cfg.Waits = func() []string { return []string{"the TPM", "Entra's token endpoint at login.example"} }
+		a = start(t, cfg)
+		p = a.get(t, wire.PathToken+"?identity=vm&resource="+vault).problem(t)
+		if p.Code != wire.CodeUnavailable || !strings.HasSuffix(p.Detail, "waits for the TPM; Entra's token endpoint at login.example") || strings.Contains(p.Hint, "log") {
+			t.Errorf("with what is waited for: got %+v", p)
 		}
 	})
 	t.Run("a caller that goes away ends its own request, and is in the audit", func(t *testing.T) {

@@ -25,12 +25,15 @@ type ImportOptions struct {
 	// FederatedTokenFile is the app's AZURE_FEDERATED_TOKEN_FILE: the path of an assertion's
 	// file if the settings do not have it. "" means none.
 	FederatedTokenFile string
+	// Name is that of the identity, and of its key if it has one. "" means app, or vm for a
+	// managed identity. One that no identity can have is an error of [Imported.YAML].
+	Name string
 }
 
 // Imported is what [ImportAppSettings] made of an app's settings.
 type Imported struct {
 	// Identity is an application, with the name "app", or a managed identity, with the
-	// name "vm". The name may be changed.
+	// name "vm", unless [ImportOptions] name it. The name may be changed.
 	Identity Identity
 	// Notices are for the operator, a line each: what was left out, and what remains to be
 	// done. They contain no secret.
@@ -39,6 +42,7 @@ type Imported struct {
 	opts    ImportOptions
 	section *settings
 	apis    []api      // that the identity is for
+	needs   []string   // resources that its rule needs
 	above   []string   // what YAML says above the identity
 	entries [][]string // and above each credential
 }
@@ -78,6 +82,9 @@ func ImportAppSettings(data []byte, opts ImportOptions) (*Imported, error) {
 		return nil, err
 	}
 	im.noteOthers(app.root)
+	if namePattern.MatchString(opts.Name) {
+		im.Identity.Name = opts.Name
+	}
 	if _, err := im.YAML(); err != nil {
 		return nil, err
 	}
@@ -192,7 +199,8 @@ func (im *Imported) noteOthers(root *settings) {
 }
 
 // YAML returns a block identities that [Parse] accepts as part of a file, with the
-// notices as comments. It fails if the identity's name was changed to one that an
+// notices as comments, and a rule for it that is commented out: who may have the tokens is
+// not in an app's settings. It fails if the identity's name was changed to one that an
 // identity cannot have.
 func (im *Imported) YAML() ([]byte, error) {
 	var file yaml.Node
@@ -215,7 +223,7 @@ func (im *Imported) YAML() ([]byte, error) {
 	if _, err := Parse("the result", text); err != nil {
 		return nil, err
 	}
-	return text, nil
+	return append(text, im.ruleComment()...), nil
 }
 
 // note keeps a notice that is about no credential that is there.

@@ -73,7 +73,7 @@ func TestImportAppSettings(t *testing.T) {
 			[]string{"AzureAd.useBoundCredential: belongs in each entry of ClientCredentials; ignored here", "UseBoundCredential is not true",
 				"ClientCredentials[0] (SignedAssertionFromManagedIdentity).Instance: belongs in the section itself; ignored here"}},
 		{"what nobody knows is said by its name alone", appSettings(strings.TrimSuffix(boundMI, "}")+`, "Slip": "hunter2"}`, `"SendX5C": true, "Domain": "hunter2", "a\nb": 1, "Empty": "", "Scopes": [], `),
-			[]config.Credential{mi}, []string{`AzureAd."a\nb": keyagent has no such setting; ignored here`, "AzureAd.Domain: keyagent", "AzureAd.SendX5C: keyagent",
+			[]config.Credential{mi}, []string{`AzureAd."a\nb": keyagent has no such setting; ignored here`, "AzureAd.Domain: keyagent",
 				"(SignedAssertionFromManagedIdentity).Slip: keyagent has no such setting; ignored here"}},
 		{"the older list beside the newer", appSettings(boundMI, `"ClientCertificates": [{"SourceType": "Path"}], `), []config.Credential{mi}, []string{"AzureAd.ClientCertificates: "}},
 		{"the older list", strings.Replace(appSettings(boundPath), "ClientCredentials", "ClientCertificates", 1), []config.Credential{certificate}, []string{"ClientCertificates[0]"}},

@@ -93,7 +93,7 @@ func (im *Imported) takeManagedIdentityAlone(root *settings) error {
 	for _, notice := range chosen.managedIdentity().unused(chosen.managedIdentity().label()+".", []string{"userassignedclientid"}) {
 		im.note(notice)
 	}
-	im.noteAPIs()
+	im.noteAPIs(im.apis)
 	return nil
 }
 
@@ -116,20 +116,35 @@ func (im *Imported) boundByAPIs() string {
 }
 
 // noteAPIs notes what the app's rule needs.
-func (im *Imported) noteAPIs() {
-	for _, a := range im.apis {
-		resource := strings.TrimSuffix(a.firstScope(), "/.default")
+func (im *Imported) noteAPIs(called []api) {
+	for _, a := range called {
+		resource := strings.TrimSuffix(a.firstScope(), defaultScope)
 		needs := ""
 		if isResource(resource) {
 			needs = fmt.Sprintf(" resources: [%q],", resource)
+			im.need(resource)
 		}
 		if a.bound() {
 			im.note(a.label() + ": asks for tokens that are bound to a certificate (MTLS_POP): its rule needs" + needs + " types: [" + TypePoP + "]")
-		} else if im.Identity.ManagedIdentity != nil && needs != "" {
+		} else if needs != "" {
 			im.note(a.label() + ": its rule needs" + strings.TrimSuffix(needs, ","))
 		}
 	}
 }
+
+// calledBy returns the APIs that a rule of an app registration is about: those of apisOf, and those
+// whose scope is of an app's own tokens, also if the settings do not say so: then the code does.
+func (im *Imported) calledBy(root *settings) []api {
+	return slices.DeleteFunc(findAPIs(root), func(a api) bool {
+		own := slices.ContainsFunc(im.apis, func(own api) bool { return own.settings == a.settings })
+		name := a.text("AcquireTokenOptions:AuthenticationOptionsName")
+		elsewhere := a.managedIdentity() != nil || name != "" && !strings.EqualFold(name, im.section.name)
+		return !own && (elsewhere || !strings.HasSuffix(a.firstScope(), defaultScope))
+	})
+}
+
+// defaultScope ends the scope of an app's own tokens for a resource.
+const defaultScope = "/.default"
 
 // firstScope is that of a list, or of a text.
 func (a api) firstScope() string {

@@ -23,7 +23,7 @@ func (im *Imported) takeApplication(root *settings) error {
 	if err := im.takeCredentials(); err != nil {
 		return err
 	}
-	im.noteAPIs()
+	im.noteAPIs(im.calledBy(root))
 	return nil
 }
 

@@ -24,6 +24,9 @@ func (im *Imported) credentialList() (name string, list *settings) {
 
 func (im *Imported) takeCredentials() error {
 	name, list := im.credentialList()
+	if _, err := im.section.flag("SendX5C"); err != nil {
+		return err
+	}
 	if err := im.takeOldManagedIdentity(); err != nil {
 		return err
 	}
@@ -168,12 +171,38 @@ func (im *Imported) takeCertificate(at string, entry *settings) {
 			certificates++
 		}
 	}
-	key := numbered("app", certificates)
+	key := numbered(im.keyBase(), certificates)
 	im.keep(at, entry, Credential{Source: SourceCertificate, Key: key}, []string{
 		at + ": its private key stays where it is: make another in the TPM (keyagent key create " + key +
-			"; if that is another application's, take another name for it, and at key), a certificate for it (keyagent key self-sign " + key + " --subject CN=" + key + "), and register that with the application",
+			"; if that is another application's, take another name for it, and at key), " + im.certificateFor(key, entry),
 	})
 }
+
+// certificateFor says how the key gets a certificate. Over mutual TLS, Entra takes those of an
+// authority, and so does an app that sends the chain have one (SendX5C).
+func (im *Imported) certificateFor(key string, entry *settings) string {
+	bound, _ := entry.flag("UseBoundCredential") // takeCredential has seen to errors
+	chain, _ := im.section.flag("SendX5C")       // and takeCredentials to this one's
+	if bound || chain || im.boundByAPIs() != BoundNever {
+		return "have an authority issue a certificate for it, which the application trusts by subject name and issuer (keyagent key csr " + key + " --subject CN=" + key + " --out " + key +
+			".csr), and put that beside the key (keyagent cert import " + key + " --file FILE)"
+	}
+	return "a certificate for it (keyagent key self-sign " + key + " --subject CN=" + key + "), and register that with the application"
+}
+
+// keyBase is the name of the first key: that of the identity, if a key can have it.
+func (im *Imported) keyBase() string {
+	if keyName(im.opts.Name) {
+		return im.opts.Name
+	}
+	return im.Identity.Name
+}
+
+// ownKey is the name of the agent's own key, which no application has.
+const ownKey = "binding"
+
+// keyName reports whether a key of an application can have a name.
+func keyName(name string) bool { return namePattern.MatchString(name) && name != ownKey }
 
 // fileVariable is where .NET finds the path of an assertion that is not in the entry, as with
 // workload identities (AzureIdentityForKubernetesClientAssertion).

@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf16"
@@ -251,10 +252,11 @@ func TestImportTakesWhatAPIsAskFor(t *testing.T) {
 		notices                       []string
 	}{
 		{"none", unbound, ``, "never", []string{"hence bound: never"}},
-		{"unbound ones", unbound, `"Graph": ` + bearer, "never", []string{"hence bound: never"}},
+		{"unbound ones", unbound, `"Graph": ` + bearer, "never", []string{"hence bound: never", `Graph: its rule needs resources: ["https://graph.microsoft.com"]`}},
+		{"one whose code asks for the app's own token", unbound, `"DownstreamApi": ` + strings.Replace(bearer, `"RequestAppToken": true, `, "", 1), "never", []string{"hence bound: never", `DownstreamApi: its rule needs resources: ["https://graph.microsoft.com"]`}},
 		{"bound ones alone", unbound, `"DownstreamApis": {"Vault": ` + pop + `, "Me": ` + ofUsers + `}`, "require", []string{"MTLS_POP), hence bound: require", `DownstreamApis:Vault: asks for tokens that are bound to a certificate (MTLS_POP): its rule needs resources: ["https://vault.azure.net"], types: [mtls_pop]`}},
-		{"both", unbound, `"Vault": ` + strings.Replace(pop, "MTLS_POP", "mtls_pop", 1) + `, "Graph": ` + bearer, "prefer", []string{"hence bound: prefer", "Vault: asks for"}},
-		{"what is bound anyway stays required", boundMI, `"Vault": ` + pop + `, "Graph": ` + bearer, "require", []string{"Vault: asks for"}},
+		{"both", unbound, `"Vault": ` + strings.Replace(pop, "MTLS_POP", "mtls_pop", 1) + `, "Graph": ` + bearer, "prefer", []string{"hence bound: prefer", `Graph: its rule needs resources: ["https://graph.microsoft.com"]`, "Vault: asks for"}},
+		{"what is bound anyway stays required", boundMI, `"Vault": ` + pop + `, "Graph": ` + bearer, "require", []string{`Graph: its rule needs resources: ["https://graph.microsoft.com"]`, "Vault: asks for"}},
 		{"those of another section do not count", unbound, `"Vault": ` + strings.Replace(pop, "}", `, "AcquireTokenOptions": {"AuthenticationOptionsName": "Other"}}`, 1), "never", []string{"hence bound: never"}},
 		{"a file", `{"SourceType": 8, "SignedAssertionFileDiskPath": "/run/a"}`, `"Vault": ` + pop, "never", []string{"gives no token that is bound to a certificate (MTLS_POP), here as in Microsoft.Identity.Web (IDW10115)", "Vault: asks for"}},
 		{"decryption is no API", unbound, `"X": {"DecryptKeysAuthenticationOptions": {"ProtocolScheme": "MTLS_POP"}}`, "never", []string{"hence bound: never"}},
@@ -274,6 +276,76 @@ func TestImportTakesWhatAPIsAskFor(t *testing.T) {
 			checkNotices(t, im.Notices, tc.notices)
 			checkImportedYAML(t, im)
 		})
+	}
+}
+
+// The rule that comes with the result is one, once its comment signs are taken away.
+func TestImportHasARuleToTakeOver(t *testing.T) {
+	const api = `"Graph": {"BaseUrl": "https://g", "RequestAppToken": true, %s "Scopes": ["https://graph.microsoft.com/.default"]}`
+	for name, tc := range map[string]struct {
+		apis            string
+		resource, types string
+	}{
+		"no API is known":  {"", "https://vault.azure.net", ""},
+		"an API":           {fmt.Sprintf(api, ""), "https://graph.microsoft.com", ""},
+		"one of the bound": {fmt.Sprintf(api, `"ProtocolScheme": "MTLS_POP",`), "https://graph.microsoft.com", config.TypePoP},
+	} {
+		t.Run(name, func(t *testing.T) {
+			settings := strings.TrimSuffix(appSettings(boundMI), "}")
+			if tc.apis != "" {
+				settings += ", " + tc.apis
+			}
+			im, err := config.ImportAppSettings([]byte(settings+"}"), config.ImportOptions{Name: "shop"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := im.YAML()
+			if err != nil {
+				t.Fatal(err)
+			}
+			head, rule, found := strings.Cut(string(text), "# rules:\n")
+			if !found {
+				t.Fatalf("no rule in\n%s", text)
+			}
+			cfg, err := config.Parse("taken.yaml", []byte(head+"rules:\n"+strings.ReplaceAll("\n"+rule, "\n# ", "\n")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := cfg.Rules[0]
+			if !slices.Equal(got.Identities, []string{"shop"}) || !slices.Equal(got.Resources, []string{tc.resource}) || (tc.types != "" && !slices.Equal(got.Types, []string{tc.types})) {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
+// The key is called as the identity is, and gets its certificate from where Entra takes it.
+func TestImportSaysHowAKeyIsCertified(t *testing.T) {
+	for name, tc := range map[string]struct{ settings, identity, key, want string }{
+		"signed assertions":     {appSettings(`{"SourceType": "Path"}`), "shop", "shop", "keyagent key self-sign shop"},
+		"mutual TLS":            {appSettings(boundPath), "shop", "shop", "keyagent key csr shop --subject CN=shop --out shop.csr), and put that beside the key (keyagent cert import shop --file"},
+		"with the chain":        {appSettings(`{"SourceType": "Path"}`, `"SendX5C": true,`), "", "app", "keyagent key csr app"},
+		"without the chain":     {appSettings(`{"SourceType": "Path"}`, `"SendX5C": false,`), "", "app", "keyagent key self-sign app"},
+		"the agent's own name":  {appSettings(boundPath), "binding", "app", "keyagent key csr app"},
+		"a name that cannot be": {appSettings(boundPath), "a b", "app", "keyagent key csr app"},
+		"the key of its number": {appSettings(boundMI + "," + boundPath), "shop", "shop", "keyagent key create shop;"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			im, err := config.ImportAppSettings([]byte(tc.settings), config.ImportOptions{Name: tc.identity})
+			if err != nil {
+				t.Fatal(err)
+			}
+			credentials := im.Identity.Application.Credentials
+			if got := credentials[len(credentials)-1].Key; got != tc.key {
+				t.Errorf("key %q, want %q", got, tc.key)
+			}
+			if notices := strings.Join(im.Notices, "\n"); !strings.Contains(notices, tc.want) || strings.Contains(notices, "SendX5C") {
+				t.Errorf("notices\n%s", notices)
+			}
+		})
+	}
+	if _, err := config.ImportAppSettings([]byte(appSettings(boundPath, `"SendX5C": "perhaps",`)), config.ImportOptions{}); err == nil || !strings.Contains(err.Error(), "SendX5C: neither true nor false") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 // their own. Names are in lower case.
 var sectionSettings = []string{
 	"instance", "tenantid", "authority", "apphometenantid", "clientid", "azureregion", "clientcapabilities", "clientsecret", "clientcredentials",
+	"sendx5c", // the agent always sends the chain
 }
 
 // entrySettings are the same for an entry of ClientCredentials. Those of certificates are listed

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"sync/atomic"
 
 	"github.com/keyagent/keyagent/internal/upstream"
@@ -82,7 +83,7 @@ func New(cfg Config, pair Pair) (*Bridge, error) {
 	config.GetClientCertificate = b.clientCertificate
 	b.transport = newTransport(cfg, config)
 	b.client = &http.Client{
-		Transport:     &tidy{next: newGate(&cause{naming{b.transport}}), after: b.closeIdle},
+		Transport:     &tidy{newGate(&cause{naming{b.transport}}), b.transport.Proxy, b.closeIdle},
 		CheckRedirect: upstream.RefuseRedirects,
 	}
 	return b, nil
@@ -139,9 +140,13 @@ func (b *Bridge) clientCertificate(info *tls.CertificateRequestInfo) (*tls.Certi
 
 // tidy calls after when a request is over: when it failed, or its answer was read.
 type tidy struct {
-	next  http.RoundTripper
-	after func()
+	next    http.RoundTripper
+	proxyOf func(*http.Request) (*url.URL, error)
+	after   func()
 }
+
+// ProxyOf says which proxy a request goes through; nil: none.
+func (t *tidy) ProxyOf(req *http.Request) (*url.URL, error) { return t.proxyOf(req) }
 
 func (t *tidy) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(req)

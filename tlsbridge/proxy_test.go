@@ -185,3 +185,26 @@ func TestProxyThatWantsACertificateDoesNotSpeakForTheServer(t *testing.T) {
 		}
 	}
 }
+
+// What is waited for is called by its name: the proxy, if there is one, without its password.
+func TestAClientSaysWhichProxyItUses(t *testing.T) {
+	choose, err := upstream.Proxy("http://user:swordfish@proxy.example:3128", []string{"direct.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := tlsbridge.Config{Proxy: choose}
+	for name, client := range map[string]*http.Client{"with a certificate": newBridge(t, cfg).Client(), "without": tlsbridge.NewClient(cfg)} {
+		for target, want := range map[string]string{
+			"https://login.example/token": ", through proxy proxy.example:3128", "https://direct.example/": "", "::": "",
+		} {
+			if got := upstream.Via(client, target); got != want {
+				t.Errorf("%s: %s: got %q, want %q", name, target, got, want)
+			}
+		}
+	}
+	for _, client := range []*http.Client{tlsbridge.NewClient(tlsbridge.Config{}), {}} {
+		if got := upstream.Via(client, "https://login.example/"); got != "" {
+			t.Errorf("without a proxy: %q", got)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/keyagent/keyagent/internal/upstream"
@@ -73,6 +74,9 @@ func (e *UntrustedError) Unwrap() error { return e.cause }
 // naming turns the error about a server's certificate into an [*UntrustedError] with the names in
 // it.
 type naming struct{ *http.Transport }
+
+// ProxyOf says which proxy a request goes through; nil: none.
+func (n naming) ProxyOf(req *http.Request) (*url.URL, error) { return n.Proxy(req) }
 
 func (n naming) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := n.Transport.RoundTrip(req)

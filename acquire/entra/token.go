@@ -70,7 +70,7 @@ func (c *Client) Token(ctx context.Context, hc *http.Client, req Request) (*Toke
 	if err := req.check(); err != nil {
 		return nil, err
 	}
-	defer c.waiting("Entra's token endpoint at " + host(req.Endpoint))()
+	defer c.waiting("Entra's token endpoint at " + host(req.Endpoint) + upstream.Via(hc, req.Endpoint))()
 	answer, err := c.attempt(ctx, hc, req)
 	if err == nil || !worthARetry(err) || c.sleep(ctx, retryPause) != nil {
 		return answer, err
@@ -101,7 +101,7 @@ func (c *Client) attempt(ctx context.Context, hc *http.Client, r Request) (*Toke
 	c.setHeaders(req.Header)
 	resp, err := hc.Do(req)
 	if err != nil {
-		return nil, unreachable(err)
+		return nil, unreachable(err, upstream.Via(hc, r.Endpoint))
 	}
 	defer resp.Body.Close()
 	body, err := upstream.ReadBody(resp.Body)
@@ -109,7 +109,7 @@ func (c *Client) attempt(ctx context.Context, hc *http.Client, r Request) (*Toke
 	case errors.Is(err, upstream.ErrTooLarge):
 		return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
 	case err != nil:
-		return nil, unreachable(err)
+		return nil, unreachable(err, upstream.Via(hc, r.Endpoint))
 	case resp.StatusCode != http.StatusOK:
 		return nil, newError(resp, body, c.now())
 	}
@@ -128,6 +128,7 @@ func (c *Client) setHeaders(h http.Header) {
 	h.Set("x-ms-lib-capability", "retry-after, h429")
 }
 
-func unreachable(err error) error {
-	return fmt.Errorf("%w: %w", ErrUnreachable, upstream.Cause(err))
+// unreachable says through which proxy it was tried, as [upstream.Via] has it.
+func unreachable(err error, via string) error {
+	return fmt.Errorf("%w%s: %w", ErrUnreachable, via, upstream.Cause(err))
 }

@@ -8,6 +8,8 @@ type Status struct {
 	Version string    `json:"version"`
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
+	// StateDir is where the agent keeps its keys and certificates.
+	StateDir string `json:"state_dir,omitempty"`
 	// Ready says that the TPM answers, that audit records can be written if they are required, and
 	// that no identity is known to be unable to give tokens. One that nobody has asked for yet is
 	// ready, unless what it needs on this machine is known to be missing, damaged or expired.
@@ -90,6 +92,9 @@ type AuditStatus struct {
 	LastError string `json:"last_error,omitempty"`
 }
 
+// NoTPM is the device of an agent whose key is in software.
+const NoTPM = "none"
+
 // TPMStatus describes the TPM as it describes itself.
 type TPMStatus struct {
 	Device          string `json:"device"`
@@ -118,8 +123,18 @@ type IdentityStatus struct {
 	ClientID string `json:"client_id,omitempty"`
 	TenantID string `json:"tenant_id,omitempty"`
 	State    string `json:"state"`
+	// Unable says that the identity is known to be unable to give tokens, so that the agent is not
+	// ready. An error of one request alone does not make it so.
+	Unable bool `json:"unable,omitempty"`
 	// LastError is why the identity is not available; empty when it is.
-	LastError   string             `json:"last_error,omitempty"`
+	LastError string `json:"last_error,omitempty"`
+	// LastErrorAt is when the attempt ended that LastError is of; zero where LastError says what is
+	// missing now.
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
+	// LastErrorBeforeReload says that trusted hosts, certificate authorities, proxy or attestation
+	// were changed since then, so that the next attempt may end otherwise.
+	LastErrorBeforeReload bool `json:"last_error_before_reload,omitempty"`
+
 	Certificate *CertificateStatus `json:"certificate,omitempty"`
 	TLS         *TLSStatus         `json:"tls,omitempty"`
 	Attestation *AttestationStatus `json:"attestation,omitempty"`
@@ -134,7 +149,11 @@ type CredentialStatus struct {
 	Bound     bool   `json:"bound"`  // the bound form of the entry; one that prefers to be bound has both forms
 	State     string `json:"state"`
 	LastError string `json:"last_error,omitempty"`
-	Strength  string `json:"strength,omitempty"` // of the last token that it obtained
+	// LastErrorAt and LastErrorBeforeReload are as in [IdentityStatus].
+	LastErrorAt           time.Time `json:"last_error_at,omitzero"`
+	LastErrorBeforeReload bool      `json:"last_error_before_reload,omitempty"`
+
+	Strength string `json:"strength,omitempty"` // of the last token that it obtained
 	// Certificate is that of a credential with Source "certificate", as far as it can be read.
 	Certificate *CertificateStatus `json:"certificate,omitempty"`
 }

@@ -13,6 +13,7 @@ const (
 	PathIdentities   = "/v1/identities"
 	PathCapabilities = "/v1/capabilities"
 	PathStatus       = "/v1/status"
+	PathMetrics      = "/metrics"
 	PathIMDSToken    = "/metadata/identity/oauth2/token"
 )
 
@@ -69,5 +70,6 @@ const HeaderMetadata = "Metadata"
 // Media types of the replies.
 const (
 	ContentTypeJSON    = "application/json"
+	ContentTypeMetrics = "text/plain; version=0.0.4; charset=utf-8" // of [PathMetrics]
 	ContentTypeProblem = "application/problem+json"
 )

@@ -122,7 +122,7 @@ func (c *Client) Attest(ctx context.Context, r Request) (secret.String, time.Tim
 	if err != nil {
 		return secret.String{}, time.Time{}, fmt.Errorf("attestation request: %w", err)
 	}
-	over := c.cfg.Waiting("the attestation service at " + strings.TrimPrefix(endpoint, "https://"))
+	over := c.cfg.Waiting("the attestation service at " + strings.TrimPrefix(endpoint, "https://") + upstream.Via(c.http, endpoint))
 	answer, err := c.send(ctx, endpoint, body)
 	over()
 	if err != nil {
@@ -161,7 +161,7 @@ func (c *Client) send(ctx context.Context, endpoint string, body []byte) ([]byte
 		if pause > longestPause {
 			return nil, err // the caller may wait that long; we hold a TPM slot and do not
 		}
-		c.cfg.Logger.WarnContext(ctx, "attestation is retried", "endpoint", endpoint, "status", err.Status, "pause", pause)
+		c.cfg.Logger.WarnContext(ctx, "attestation is retried", "endpoint", endpoint, "status", err.Status, "pause_seconds", pause.Seconds())
 		if c.cfg.Sleep(ctx, pause) != nil {
 			return nil, err
 		}

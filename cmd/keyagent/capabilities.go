@@ -23,7 +23,8 @@ the rest. What cannot be found out is "unknown" (in JSON: null). The lines "form
 rows of the table What works today in docs/credentials.md: yes, no, or not known yet, since
 Entra is not asked for this.
 
-Whoever is named by a rule of the agent's configuration may ask.`,
+Whoever is named by a rule of the agent's configuration may ask, and root, the agent's own
+user and the admins of its configuration.`,
 		Example: "  keyagent capabilities\n  keyagent capabilities --json | jq -r .strongest_binding",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -20,7 +20,9 @@ state directory of the configuration, or of --tpm and --state-dir.`,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	place.add(cmd)
-	cmd.AddCommand(a.certShowCommand(&place), a.certImportCommand(&place))
+	existing := []*cobra.Command{a.certShowCommand(&place), a.certImportCommand(&place)}
+	a.completeKeys(&place, existing...)
+	cmd.AddCommand(existing...)
 	return cmd
 }
 

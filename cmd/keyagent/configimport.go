@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/inputfile"
 )
 
 // maxSettingsBytes is more than what config takes, so that it can say that it is too
@@ -45,23 +46,25 @@ Exit code 2 means that nothing was imported, and why.`,
   keyagent config import --section AzureAd:Staff /srv/shop/appsettings.json
   az webapp config appsettings list -g shop -n shop | keyagent config import -
   systemctl show -P Environment shop | tr ' ' '\n' | keyagent config import -`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault), // files
 		RunE: func(_ *cobra.Command, args []string) error {
 			settings, err := a.readSettings(args[0])
 			if err != nil {
 				return usageError{err}
 			}
 			imported, err := config.ImportAppSettings(settings, config.ImportOptions{
-				Section: section, FederatedTokenFile: os.Getenv("AZURE_FEDERATED_TOKEN_FILE"),
+				Section: section, FederatedTokenFile: os.Getenv("AZURE_FEDERATED_TOKEN_FILE"), Name: name,
 			})
 			if err != nil {
-				return usageError{errors.New(args[0] + ": " + strings.ReplaceAll(err.Error(), "\n", "\n"+args[0]+": "))}
+				file := inputfile.Shown(args[0]) + ": "
+				return usageError{errors.New(file + strings.ReplaceAll(err.Error(), "\n", "\n"+file))}
 			}
 			a.noteSharedKeys(imported)
 			return a.printImported(imported, name)
 		},
 	}
-	cmd.Flags().StringVar(&name, "name", "", "name of the identity (default: app, or vm for a managed identity)")
+	cmd.Flags().StringVar(&name, "name", "", "name of the identity, and of its key if it has one (default: app, or vm for a managed identity)")
 	cmd.Flags().StringVar(&section, "section", "", "path of the section with the settings, its names separated by colons (default: AzureAd)")
 	return cmd
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -28,7 +30,9 @@ room on the disk, the socket's directory, TPM, storage root, and each key with i
 certificate. Of the TPM it says whether it is in lockout or near to it, has an owner
 password, lacks a bank of PCRs that is needed, or has a storage root that nothing here
 uses. A running agent is asked whether it is ready, and compared with the disk: a key
-that was rotated or a configuration that was changed since it started is not in force.
+that was rotated since it started is not in force, nor is a configuration that was
+changed and not reloaded. While the configuration cannot be used, TPM and state
+directory are those of the running agent.
 At the end it says which forms of credentials work on this machine and in its tenants,
 as the running agent has found, or as far as that follows from the machine alone. Nothing is
 changed, and the network is not used.
@@ -48,16 +52,30 @@ nothing failed.`,
 			if err := place.override(cfg); err != nil {
 				return err
 			}
-			cfg.Socket = cmp.Or(a.socket, cfg.Socket)
+			if named := cmp.Or(a.socket, os.Getenv(wire.EnvSocket)); named != "" {
+				var err error
+				if cfg.Socket, err = filepath.Abs(named); err != nil {
+					return err
+				}
+			}
 			diagnosis, err := awaited(cmd.Context(), a, "looking at TPM, keys and services", func() (doctor.Diagnosis, error) {
+				forms, err := formsOf(cmd.Context(), cfg.Socket)
+				ask := askStatus
+				if errors.Is(err, context.DeadlineExceeded) { // it would not answer this either
+					ask = func(context.Context, string) (wire.Status, error) { return wire.Status{}, err }
+				}
 				return doctor.Diagnose(cmd.Context(), cfg, doctor.Options{
 					Options: statedir.Options{Logger: a.warnings(), Waits: a.waits, Words: words{}}, Version: version,
 					ConfigPath: a.configPath, ConfigError: configErr, ConfigNamed: configNamed(cmd),
-					AskAgent: askStatus, Forms: formsOf(cmd.Context(), cfg.Socket),
+					TPMNamed: place.tpm != "", DirNamed: place.stateDir != "",
+					AskAgent: ask, Forms: forms,
 				}), nil
 			})
 			if err != nil {
 				return err
+			}
+			if err := cmd.Context().Err(); err != nil {
+				return err // what was found since then is the interrupt
 			}
 			if err := a.printDiagnosis(diagnosis, asJSON); err != nil {
 				return err
@@ -73,17 +91,14 @@ nothing failed.`,
 	return cmd
 }
 
-// formsOf asks the running agent which forms of credentials work; nil if it does not answer.
-func formsOf(ctx context.Context, socket string) []wire.Form {
+// formsOf asks the running agent which forms of credentials work; none if it does not answer.
+func formsOf(ctx context.Context, socket string) ([]wire.Form, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // it asks IMDS in its turn
 	defer cancel()
 	agent := client.New(client.Config{Socket: socket})
 	defer agent.Close()
 	known, err := agent.Capabilities(ctx)
-	if err != nil {
-		return nil
-	}
-	return known.Forms
+	return known.Forms, err
 }
 
 func askStatus(ctx context.Context, socket string) (wire.Status, error) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/advice"
@@ -53,13 +54,23 @@ func (a *app) exit(err error, cmd *cobra.Command) int {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintf(a.err, "keyagent: error: %s\n", printable(line))
 	}
-	if e, ok := errors.AsType[*client.Error](err); ok && e.Problem.Claims != "" {
-		fmt.Fprintf(a.err, "keyagent: claims: %s\n", printable(e.Problem.Claims))
+	if e, ok := errors.AsType[*client.Error](err); ok {
+		a.printProblem(e.Problem)
 	}
 	if hint := a.hintFor(err, cmd); hint != "" {
 		fmt.Fprintf(a.err, "keyagent: hint: %s\n", printableLines(hint))
 	}
 	return exitCode(err)
+}
+
+// printProblem prints what the agent says besides its message.
+func (a *app) printProblem(p wire.Problem) {
+	if p.Claims != "" {
+		fmt.Fprintf(a.err, "keyagent: claims: %s\n", printable(p.Claims))
+	}
+	if p.RetryAfter > 0 {
+		fmt.Fprintf(a.err, "keyagent: retry after: %d s\n", p.RetryAfter)
+	}
 }
 
 // errorReport is what a command that was asked for JSON writes to standard error when it fails, on

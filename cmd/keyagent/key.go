@@ -33,8 +33,12 @@ defaults hold. Run them as the user that the agent runs as.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	place.add(cmd)
-	cmd.AddCommand(a.keyCreateCommand(&place), a.keyListCommand(&place), a.keyShowCommand(&place), a.keyCSRCommand(&place), a.keySelfSignCommand(&place),
-		a.keyRotateCommand(&place), a.keyDeleteCommand(&place))
+	existing := []*cobra.Command{
+		a.keyShowCommand(&place), a.keyCSRCommand(&place), a.keySelfSignCommand(&place), a.keyRotateCommand(&place), a.keyDeleteCommand(&place),
+	}
+	a.completeKeys(&place, existing...)
+	cmd.AddCommand(a.keyCreateCommand(&place), a.keyListCommand(&place))
+	cmd.AddCommand(existing...)
 	return cmd
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyagent/keyagent/internal/keyring"
+	"github.com/keyagent/keyagent/internal/statedir"
 )
 
 func (a *app) keyCreateCommand(place *placeFlags) *cobra.Command {
@@ -59,7 +60,7 @@ that are not persistent, --parent says which persistent key is its parent.`,
 				if err != nil {
 					return err
 				}
-				return a.printKey(report, asJSON, fmt.Sprintf("next: keyagent key csr %[1]s --subject CN=%[1]s for an authority, or, where signed assertions are enough, keyagent key self-sign %[1]s --subject CN=%[1]s", report.Name))
+				return a.printKey(report, asJSON, afterCreate(report.Name))
 			})
 		},
 	}
@@ -68,4 +69,12 @@ that are not persistent, --parent says which persistent key is its parent.`,
 	foreign.add(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// afterCreate says what to do with a key that was made.
+func afterCreate(name string) string {
+	if name == statedir.BindingKeyName {
+		return "the agent uses it from its next start on, and obtains the certificates for it from the platform"
+	}
+	return fmt.Sprintf("next: keyagent key csr %[1]s --subject CN=%[1]s for an authority, or, where signed assertions are enough, keyagent key self-sign %[1]s --subject CN=%[1]s", name)
 }

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"unicode"
 
+	"github.com/keyagent/keyagent/internal/inputfile"
 	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/pemfile"
 )
@@ -126,7 +127,7 @@ func (a *app) printKeys(reports []keyring.KeyReport, asJSON, public bool) error 
 func printKeyRows(row rowFunc, r keyring.KeyReport) {
 	switch {
 	case r.Name == "":
-		row("key", "%s", r.KeyFile)
+		row("key", "%s", inputfile.Shown(r.KeyFile))
 	case r.State == "":
 		row("key "+r.Name, "")
 	default:

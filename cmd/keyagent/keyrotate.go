@@ -21,18 +21,26 @@ func (a *app) keyRotateCommand(place *placeFlags) *cobra.Command {
 
   keyagent key rotate NAME            makes the next generation beside the one in use,
                                       like it but for the options given
-  keyagent key self-sign NAME --next  or csr and cert import: gets it a certificate
+  keyagent key csr NAME --next        and cert import NAME --next: gets it a certificate of
+                                      an authority; or key self-sign NAME --next
   keyagent key rotate NAME --finish   tries key and certificate, and switches to them
+  keyagent key rotate NAME --back     switches to the generation before
 
 --finish makes TLS handshakes with a server in this process, and with --connect one
 with the server that the certificate is for, which must demand client certificates.
-What does not prove to work is not switched to. The old generation stays in the state
-directory until the next rotation begins.
+What does not prove to work is not switched to. A self-signed certificate is not, either,
+where the configuration uses the key for mutual TLS (bound: require): by all that is
+known, Entra refuses it there. --connect or --force says that it is taken.
+
+The old generation stays in the state directory until the next rotation begins. Until
+then --back tries it in this process and switches to it. The one that was in use is the
+next one then: --finish switches to it again, --cancel removes it.
 
 The agent's own key, "binding", is rotated in one go: its certificate comes from the
 platform. A running agent goes on with the old one until it is restarted.`,
 		Example: `  keyagent key rotate app
   keyagent key rotate app --finish --connect mtls.example.com:443
+  keyagent key rotate app --back
   keyagent key rotate app --pcrs none
   keyagent key rotate binding`,
 		Args: cobra.ExactArgs(1),
@@ -50,6 +58,8 @@ platform. A running agent goes on with the old one until it is restarted.`,
 	flags := cmd.Flags()
 	flags.BoolVar(&r.begin.noAuth, "no-auth", false, "the new key needs no authorization value, though the old one does")
 	flags.BoolVar(&r.finish, "finish", false, "try the next generation and switch to it")
+	flags.BoolVar(&r.force, "force", false, "switch to a self-signed certificate though the key is for mutual TLS, for --finish")
+	flags.BoolVar(&r.back, "back", false, "try the generation before and switch to it")
 	flags.BoolVar(&r.cancel, "cancel", false, "remove the next generation")
 	flags.StringVar(&r.connect, "connect", "", "HOST:PORT of a server to try it with, for --finish")
 	flags.StringVar(&r.caFile, "ca-file", "", "PEM file of authorities for that server, besides the system's")
@@ -59,10 +69,22 @@ platform. A running agent goes on with the old one until it is restarted.`,
 
 // rotation is what was asked for.
 type rotation struct {
-	begin           keyFlags
-	connect, caFile string
-	finish, cancel  bool
-	asJSON          bool
+	begin                keyFlags
+	connect, caFile      string
+	finish, cancel, back bool
+	force                bool
+	asJSON               bool
+}
+
+// steps counts the flags that name a step after the first.
+func (r rotation) steps() int {
+	n := 0
+	for _, given := range []bool{r.finish, r.cancel, r.back} {
+		if given {
+			n++
+		}
+	}
+	return n
 }
 
 // check refuses flags that belong to another step.
@@ -71,15 +93,17 @@ func (r rotation) check(name string) error {
 	changes.auth = keyring.AuthSource{} // of use when finishing, too
 	connects := r.connect != "" || r.caFile != ""
 	switch {
-	case r.finish && r.cancel:
-		return usageError{errors.New("--finish and --cancel exclude each other")}
+	case r.steps() > 1:
+		return usagef("--finish, --cancel and --back exclude each other")
 	case r.caFile != "" && r.connect == "" && r.finish:
 		return usagef("--ca-file is of no use without --connect")
 	case connects && !r.finish:
 		return usageError{errors.New("--connect and --ca-file go with --finish")}
-	case (r.finish || r.cancel) && changes != keyFlags{}:
-		return usageError{errors.New("the flags that say what the key is like go with the command that begins the rotation, not with --finish or --cancel")}
-	case name == statedir.BindingKeyName && (r.finish || r.begin != keyFlags{}):
+	case r.force && !r.finish:
+		return usagef("--force goes with --finish")
+	case r.steps() > 0 && changes != keyFlags{}:
+		return usageError{errors.New("the flags that say what the key is like go with the command that begins the rotation, not with --finish, --cancel or --back")}
+	case name == statedir.BindingKeyName && (r.finish || r.back || r.begin != keyFlags{}):
 		return usageError{fmt.Errorf("key %q is rotated in one go, as the configuration says: give no option", name)}
 	}
 	return nil
@@ -93,8 +117,11 @@ func (a *app) rotate(cmd *cobra.Command, keys *keyring.Keyring, name string, r r
 		}
 		return a.printDone(r.asJSON, "cancelled", name, "the rotation of key %q is cancelled, and its next generation is gone\n")
 	}
-	if r.finish {
+	switch {
+	case r.finish:
 		return a.finishRotation(ctx, keys, name, r)
+	case r.back:
+		return a.goBack(ctx, keys, name, r)
 	}
 	req, err := r.begin.request()
 	if err != nil {
@@ -108,10 +135,35 @@ func (a *app) rotate(cmd *cobra.Command, keys *keyring.Keyring, name string, r r
 	if err != nil {
 		return err
 	}
-	return a.printKey(report, r.asJSON, fmt.Sprintf(`key %[1]q stays in use until this one has proved to work:
+	return a.printKey(report, r.asJSON, fmt.Sprintf(afterBegin(keys.NeedsIssuer(name)), name))
+}
+
+// afterBegin says what to do with the next generation; %[1]s is the key. For mutual TLS, Entra
+// takes certificates of an authority.
+func afterBegin(needsIssuer bool) string {
+	if needsIssuer {
+		return `key %[1]q stays in use until this one has proved to work:
+  keyagent key csr %[1]s --next --subject CN=%[1]s --out request.pem
+  have the authority issue the certificate that the app registration trusts (bound: require)
+  keyagent cert import %[1]s --next --file chain.pem
+  keyagent key rotate %[1]s --finish                 (or --cancel)`
+	}
+	return `key %[1]q stays in use until this one has proved to work:
   keyagent key self-sign %[1]s --next --subject CN=%[1]s    (or csr --next, then cert import --next)
   upload the certificate to the app registration
-  keyagent key rotate %[1]s --finish                 (or --cancel)`, name))
+  keyagent key rotate %[1]s --finish                 (or --cancel)`
+}
+
+func (a *app) goBack(ctx context.Context, keys *keyring.Keyring, name string, r rotation) error {
+	report, err := awaited(ctx, a, "trying the generation before", func() (keyring.KeyReport, error) {
+		return keys.GoBack(ctx, name, r.begin.auth)
+	})
+	if err != nil {
+		return err
+	}
+	return a.printKey(report, r.asJSON, fmt.Sprintf(`went back to this generation; the one that was in use is the next one now:
+  keyagent key rotate %[1]s --finish                 (switches to it again)
+  keyagent key rotate %[1]s --cancel                 (removes it)`, name))
 }
 
 func (a *app) finishRotation(ctx context.Context, keys *keyring.Keyring, name string, r rotation) error {
@@ -120,12 +172,12 @@ func (a *app) finishRotation(ctx context.Context, keys *keyring.Keyring, name st
 		return usagef("--ca-file: %w", err)
 	}
 	report, err := awaited(ctx, a, "trying the next generation", func() (keyring.KeyReport, error) {
-		return keys.FinishRotation(ctx, name, keyring.FinishOptions{Connect: r.connect, RootCAs: roots, Auth: r.begin.auth})
+		return keys.FinishRotation(ctx, name, keyring.FinishOptions{Connect: r.connect, RootCAs: roots, Force: r.force, Auth: r.begin.auth})
 	})
 	if err != nil {
 		return err
 	}
-	return a.printKey(report, r.asJSON, "switched to this generation; the old one stays until the next rotation")
+	return a.printKey(report, r.asJSON, "switched to this generation; the old one stays until the next rotation, and keyagent key rotate "+name+" --back switches back to it")
 }
 
 func (a *app) rotateBindingKey(cmd *cobra.Command, place *placeFlags, asJSON bool) error {

@@ -123,6 +123,20 @@ func TestClaimsThatEntraDemandsArePrinted(t *testing.T) {
 	}
 }
 
+func TestWhenToTryAgainIsPrinted(t *testing.T) {
+	const line = "keyagent: retry after: 30 s\n"
+	for seconds, want := range map[int64]bool{30: true, 0: false} {
+		var out bytes.Buffer
+		a := &app{streams: streams{err: &out}}
+		problem := wire.NewProblem(wire.CodeClaimsRequired, "slow down")
+		problem.RetryAfter = seconds
+		a.exit(&client.Error{Problem: problem, Status: problem.Status}, &cobra.Command{Use: "token"})
+		if strings.Contains(out.String(), line) != want {
+			t.Errorf("%d s: %q", seconds, out.String())
+		}
+	}
+}
+
 func TestACapabilitySaysWhatItsWordsMean(t *testing.T) {
 	yes := true
 	var out bytes.Buffer

@@ -38,6 +38,24 @@ func complain(err error) int {
 	return 0
 }
 
+// hang listens on a Unix socket and answers nobody, until it is terminated.
+func hang(path string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	listener, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { _ = listener.Close() })
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return nil // it is terminated
+		}
+		defer conn.Close() //nolint:gocritic // they stay open until then
+	}
+}
+
 // mtlsServer serves TLS for localhost until it is terminated. Its port is in dir/name.port, its
 // certificate in dir/name.pem. The one with the name "ask" demands client certificates.
 func mtlsServer(dir, name string) error {

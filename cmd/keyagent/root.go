@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +50,10 @@ func run(ctx context.Context, args []string, std streams) int {
 	code := make(chan int, 1)
 	go func() {
 		cmd, err := root.ExecuteContextC(ctx)
+		if interrupted(ctx, err) {
+			code <- a.exitInterrupted()
+			return
+		}
 		code <- a.exit(err, cmd)
 	}()
 	if serves {
@@ -76,13 +79,23 @@ func (a *app) await(ctx context.Context, code <-chan int) int {
 	case c := <-code:
 		return c
 	case <-time.After(interruptPatience):
-		if a.json {
-			a.writeError(errorReport{Code: codeInterrupted, Message: "interrupted", ExitCode: exitFailed})
-		} else {
-			fmt.Fprintln(a.err, "keyagent: error: interrupted")
-		}
-		return exitFailed
+		return a.exitInterrupted()
 	}
+}
+
+// interrupted reports whether a command ended because it was interrupted: what it could not do then
+// is no fault of the TPM, nor of the agent. Some errors have the cause as text only.
+func interrupted(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() != nil && (errors.Is(err, context.Canceled) || strings.Contains(err.Error(), context.Canceled.Error()))
+}
+
+func (a *app) exitInterrupted() int {
+	if a.json {
+		a.writeError(errorReport{Code: codeInterrupted, Message: "interrupted", ExitCode: exitFailed})
+	} else {
+		fmt.Fprintln(a.err, "keyagent: error: interrupted")
+	}
+	return exitFailed
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -111,80 +124,20 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{cmp.Or(a.mistyped(cmd), err)} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{cmp.Or(a.mistyped(cmd), suggestFlag(cmd, err))}
+	})
 	root.PersistentFlags().StringVar(&a.configPath, "config", cmp.Or(os.Getenv("KEYAGENT_CONFIG"), config.DefaultPath),
 		"configuration file (env KEYAGENT_CONFIG)")
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
 		"the agent's socket (env KEYAGENT_SOCKET; default: from --config or KEYAGENT_CONFIG if readable, else /run/keyagent/agent.sock)")
 	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
 		a.doctorCommand(), a.configCommand(), a.versionCommand())
-	addCompletion(root)
+	addHelp(root)
+	a.addCompletion(root)
 	wrapArgs(root)
 	return root
 }
-
-// addCompletion adds cobra's own command, which would answer an unknown shell with its help and
-// exit code 0.
-func addCompletion(root *cobra.Command) {
-	root.InitDefaultCompletionCmd()
-	for _, cmd := range root.Commands() {
-		if cmd.Name() == "completion" {
-			cmd.Args = subcommands
-			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-		}
-	}
-}
-
-// nearby is how many letters a mistyped command may be away from the one that is suggested.
-const nearby = 2
-
-// subcommands takes no arguments: what is there instead of a subcommand is none, and one that is
-// like it is suggested.
-func subcommands(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
-	cmd.SuggestionsMinimumDistance = nearby
-	var meant []string
-	for _, name := range cmd.SuggestionsFor(args[0]) {
-		meant = append(meant, cmd.CommandPath()+" "+name)
-	}
-	if len(meant) == 0 {
-		return err
-	}
-	return suggestion{err, "did you mean " + strings.Join(meant, " or ") + "?"}
-}
-
-// mistyped returns the error about a command that there is not, where cobra complains of its flags;
-// nil if that is not why.
-func (a *app) mistyped(group *cobra.Command) error {
-	if !group.HasSubCommands() {
-		return nil
-	}
-	_, rest, _ := group.Root().Find(a.args) // what it cannot find is what this is about
-	for _, arg := range rest {
-		if strings.HasPrefix(arg, "-") {
-			continue
-		}
-		if slices.ContainsFunc(group.Commands(), func(c *cobra.Command) bool { return c.Name() == arg }) {
-			return nil
-		}
-		return subcommands(group, []string{arg})
-	}
-	return nil
-}
-
-// suggestion is an error with the command that was probably meant.
-type suggestion struct {
-	error
-	hint string
-}
-
-func (s suggestion) Unwrap() error { return s.error }
-
-// Hint says what was probably meant.
-func (s suggestion) Hint() string { return s.hint }
 
 // agentSocket is where a command looks for the agent; empty leaves that to package client. A
 // configuration counts only if it was named, and only for its socket; if this user may not

@@ -34,6 +34,7 @@ func TestMain(m *testing.M) {
 		"azuresim":   func() { os.Exit(azuresim()) },
 		"mtlsserver": func() { os.Exit(complain(mtlsServer(os.Args[1], os.Args[2]))) },
 		"extendpcr":  func() { os.Exit(complain(extendPCR(os.Args[1], os.Args[2]))) },
+		"hung":       func() { os.Exit(complain(hang(os.Args[1]))) },
 		"tpmrelay":   func() { os.Exit(complain(relayTPM(os.Args[1]))) },
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -86,7 +87,16 @@ func (a *app) configToServe(ctx context.Context) (*config.Config, config.Origin,
 		return nil, origin, err
 	}
 	a.overrideSocket(cfg)
-	return cfg, origin, checkAudit(cfg, a.out)
+	return cfg, fromAnywhere(origin), checkAudit(cfg, a.out)
+}
+
+// fromAnywhere names the file so that it can be found from any directory: status says where it is
+// to others.
+func fromAnywhere(o config.Origin) config.Origin {
+	if path, err := filepath.Abs(o.File); err == nil {
+		o.File = path
+	}
+	return o
 }
 
 // configAgain reads the configuration for a reload, which checks it.
@@ -95,7 +105,7 @@ func (a *app) configAgain(context.Context) (*config.Config, config.Origin, error
 	if err == nil {
 		a.overrideSocket(cfg)
 	}
-	return cfg, origin, err
+	return cfg, fromAnywhere(origin), err
 }
 
 func (a *app) overrideSocket(cfg *config.Config) {

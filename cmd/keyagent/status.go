@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -92,14 +93,18 @@ func printStatus(out io.Writer, s wire.Status) error {
 	}
 	for _, id := range s.Identities {
 		row("identity "+id.Name, "%s, %s", id.Kind, id.State)
-		printIdentity(row, id)
+		printIdentity(row, id, s)
 	}
 	return w.Flush()
 }
 
-func printIdentity(row rowFunc, id wire.IdentityStatus) {
+func printIdentity(row rowFunc, id wire.IdentityStatus, s wire.Status) {
 	if id.LastError != "" {
-		row("  last error", "%s", strings.ReplaceAll(id.LastError, "\n", " "))
+		said := strings.ReplaceAll(id.LastError, "\n", " ")
+		if slices.ContainsFunc(s.NotReady, func(why string) bool { return strings.HasSuffix(why, id.LastError) }) {
+			said = "see ready, above"
+		}
+		row("  last error", "%s%s", errorTime(id.LastErrorAt, id.LastErrorBeforeReload, s.Configuration), said)
 	}
 	if id.ClientID != "" {
 		row("  client id", "%s", id.ClientID)
@@ -115,7 +120,7 @@ func printIdentity(row rowFunc, id wire.IdentityStatus) {
 			row("    strength", "%s", c.Strength)
 		}
 		if c.LastError != "" && !strings.Contains(id.LastError+"\n", c.LastError+"\n") { // else it was said
-			row("    last error", "%s", strings.ReplaceAll(c.LastError, "\n", " "))
+			row("    last error", "%s%s", errorTime(c.LastErrorAt, c.LastErrorBeforeReload, s.Configuration), strings.ReplaceAll(c.LastError, "\n", " "))
 		}
 		if leaf := c.Certificate; leaf != nil {
 			row("    certificate", "%s, thumbprint %s", leaf.Subject, leaf.ThumbprintSHA1)
@@ -125,6 +130,17 @@ func printIdentity(row rowFunc, id wire.IdentityStatus) {
 	if t := id.TLS; t != nil {
 		row("  tls", "%s, client signature %s, handshakes: %d", t.Version, t.SignatureAlgorithm, t.Handshakes)
 	}
+}
+
+// errorTime says when an error was; nothing if it is of now.
+func errorTime(at time.Time, beforeReload bool, c wire.ConfigurationStatus) string {
+	switch {
+	case at.IsZero():
+		return ""
+	case beforeReload:
+		return fmt.Sprintf("at %s, before a reload changed trust, proxy or attestation (configuration in force since %s): ", stamp(at), stamp(c.Since))
+	}
+	return "at " + stamp(at) + ": "
 }
 
 func printConfiguration(row rowFunc, c wire.ConfigurationStatus) {

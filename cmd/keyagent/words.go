@@ -24,6 +24,7 @@ func commandWords() map[advice.Verb]string {
 		advice.ShowCertificate:    "cert show",
 		advice.ShowStatus:         "status",
 		advice.Diagnose:           "doctor",
+		advice.Serve:              serveName,
 		advice.CheckConfiguration: "config check",
 	}
 }
@@ -47,6 +48,7 @@ func flagWords() map[advice.Flag]flagWord {
 		advice.AuthCredential: {"--auth-credential", "NAME"},
 		advice.Parent:         {"--parent", "HANDLE"},
 		advice.Configuration:  {"--config", "FILE"},
+		advice.Socket:         {"--socket", "PATH"},
 		advice.Algorithm:      {"--algorithm", "KIND"},
 		advice.PCRBank:        {"--pcr-bank", "BANK"},
 		advice.Subject:        {"--subject", "CN=NAME"},

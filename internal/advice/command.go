@@ -29,6 +29,7 @@ const (
 	ShowCertificate    Verb = "show the certificate of key"
 	ShowStatus         Verb = "show the status"
 	Diagnose           Verb = "diagnose"
+	Serve              Verb = "run the agent"
 	CheckConfiguration Verb = "check the configuration"
 )
 
@@ -52,6 +53,7 @@ const (
 	AuthCredential Flag = "authorization value from a credential"
 	Parent         Flag = "parent"
 	Configuration  Flag = "configuration"
+	Socket         Flag = "socket"
 	Connect        Flag = "connect"
 	Algorithm      Flag = "algorithm"
 	PCRBank        Flag = "bank of PCRs"

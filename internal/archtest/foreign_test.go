@@ -28,6 +28,7 @@ var fences = []fence{
 	{"github.com/google/go-tpm/...", []string{"tpm/...", "signer", "attest/...", "simulator/..."}, true, "TPM types end where keys become crypto.Signer"},
 	{"github.com/google/go-sev-guest/...", []string{"attest/...", "simulator/..."}, true, "SEV-SNP is attest's business"},
 	{"github.com/spf13/cobra/...", []string{"cmd/keyagent"}, false, "flags are the program's, not a library's"},
+	{"github.com/spf13/pflag/...", []string{"cmd/keyagent"}, false, "flags are the program's, not a library's"},
 	{"go.yaml.in/yaml/v3/...", []string{"config", "simulator/..."}, true, "one file format, one package that parses it"},
 	{"github.com/rogpeppe/go-internal/...", nil, true, "a test tool"},
 	{"github.com/google/go-cmp/...", nil, true, "a test tool"},

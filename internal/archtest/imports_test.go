@@ -142,7 +142,7 @@ var places = map[string]place{
 	"cmd/keyagent": {
 		[]string{
 			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir",
-			"internal/pemfile", "internal/waiting", "internal/writequeue",
+			"internal/inputfile", "internal/pemfile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},

@@ -45,12 +45,45 @@ func (p *hostProbe) ask(ctx context.Context, client *imds.Client, now func() tim
 	return p.found, p.err
 }
 
+// tpmProbe remembers whether the TPM answers. It is safe for concurrent use.
+type tpmProbe struct {
+	mu     sync.Mutex // held during a probe, whose answer all who wait for it take
+	silent bool
+	until  time.Time
+}
+
+// ask asks the TPM, unless it was asked within seconds: any caller of the socket may cause it.
+func (p *tpmProbe) ask(ctx context.Context, now func() time.Time, answers func(context.Context) error) (silent bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now().Before(p.until) {
+		return p.silent
+	}
+	probing, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
+	defer cancel()
+	p.silent = answers(probing) != nil
+	p.until = now().Add(unknownLife)
+	return p.silent
+}
+
+// tpmSilent says whether there is a TPM and it does not answer.
+func (d *Daemon) tpmSilent(ctx context.Context) bool {
+	if d.engine.Key.TPM == nil {
+		return false
+	}
+	return d.silence.ask(ctx, d.opts.Now, func(ctx context.Context) error {
+		_, err := d.engine.Key.TPM.Properties(ctx)
+		return err
+	})
+}
+
 // Capabilities says how well credentials can be bound here. What was obtained since the start is
-// the proof; for the rest, IMDS is asked which protocols it has. Any caller may read the answer, so
-// it names no identity and repeats no error.
+// the proof, for as long as the TPM answers; for the rest, IMDS is asked which protocols it has.
+// Any caller may read the answer, so it names no identity and repeats no error.
 func (d *Daemon) Capabilities(ctx context.Context) wire.Capabilities {
 	host, err := d.host.ask(ctx, d.engine.IMDS, d.opts.Now)
 	known := d.survey(host, err)
+	known.Silent = d.tpmSilent(ctx)
 	c := wire.Capabilities{
 		ManagedIdentityV2: known.V2(),
 		ManagedIdentityV1: known.V1(),
@@ -59,12 +92,12 @@ func (d *Daemon) Capabilities(ctx context.Context) wire.Capabilities {
 		Attestation:       wire.AttestationStatus{Provider: d.inForce.Load().plan.Provider},
 		TokenTypes:        []string{wire.TypeBearer, wire.TypePoP},
 	}
-	c.StrongestBinding, c.Reason = strongest(c)
+	c.StrongestBinding, c.Reason = strongest(c, known.Silent)
 	return c
 }
 
 // strongest sums up.
-func strongest(c wire.Capabilities) (strength, reason string) {
+func strongest(c wire.Capabilities, silent bool) (strength, reason string) {
 	for _, way := range []struct {
 		name string
 		wire.Capability
@@ -73,7 +106,11 @@ func strongest(c wire.Capabilities) (strength, reason string) {
 			return way.Strength, way.name + ": " + way.Reason
 		}
 	}
-	return string(acquire.StrengthNone), "nothing can be bound on this host"
+	reason = "nothing can be bound on this host"
+	if silent {
+		reason = "nothing can be bound on this host while the TPM does not answer"
+	}
+	return string(acquire.StrengthNone), reason
 }
 
 // survey collects what the running agent knows.

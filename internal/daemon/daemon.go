@@ -75,10 +75,14 @@ type Daemon struct {
 	reload   waiting.Lock // of Reload
 	reloads  reloads
 
+	trustSince atomic.Pointer[time.Time] // the last reload that changed trust, proxy or attestation; nil: none did
+
 	engine  *engine.Engine
 	host    hostProbe
+	silence tpmProbe
 	server  *agentapi.Server
-	closers []func() error // in the order of opening
+	socket  *agentapi.Claim // that Run opens
+	closers []func() error  // in the order of opening
 }
 
 // Open starts everything but the socket. It blocks while the TPM makes a key,
@@ -103,14 +107,9 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := plan.ReadProxyCredential(d.cfg.Proxy); err != nil {
 		return err
 	}
-	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
+	if err := d.claim(); err != nil {
 		return err
 	}
-	unlock, err := statefile.Lock(d.cfg.StateDir)
-	if err != nil {
-		return err
-	}
-	d.closers = append(d.closers, unlock)
 	key, err := engine.OpenKey(ctx, d.cfg, d.opts.engine())
 	if err != nil {
 		return err
@@ -123,6 +122,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		Tokens:       d.engine.Acquirer,
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
+		Waits:        d.waits,
 		Identities:   plan.callables,
 		Policy:       plan.policy,
 		Audit:        d.opts.Audit,
@@ -135,10 +135,36 @@ func (d *Daemon) open(ctx context.Context) error {
 	return err
 }
 
+// claim takes what only one agent may have, before anything is made: the socket first, since the
+// state directory may be one that is made here.
+func (d *Daemon) claim() error {
+	if err := statedir.CheckServer(d.cfg.StateDir); err != nil {
+		return err
+	}
+	if held := statefile.Holder(d.cfg.StateDir); held != nil {
+		return held // it names the other agent, which a taken socket does not
+	}
+	socket, err := agentapi.ClaimSocket(d.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	d.socket = socket
+	d.closers = append(d.closers, socket.Close)
+	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
+		return err
+	}
+	unlock, err := statefile.Lock(d.cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, unlock)
+	return nil
+}
+
 // Run listens on the socket, answers and renews certificates until ctx ends. Then requests under
 // way finish, and it returns nil.
 func (d *Daemon) Run(ctx context.Context) error {
-	listener, err := agentapi.Listen(d.cfg.Socket, socketMode)
+	listener, err := d.socket.Listen(socketMode)
 	if err != nil {
 		return err
 	}

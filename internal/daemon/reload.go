@@ -119,7 +119,9 @@ func (d *Daemon) swap(next *inForce, roster *acquire.Roster, rules agentapi.Rule
 	defer d.swapping.Unlock()
 	before := d.inForce.Load()
 	made := changes{rulesOff: before.plan.rules.NotInForce(), withdrawn: before.plan.Withdraws(next.plan.Plan)}
-	made.trust = d.engine.UseTrust(before.plan.Plan, next.plan.Plan)
+	if made.trust = d.engine.UseTrust(before.plan.Plan, next.plan.Plan); made.trust {
+		d.trustSince.Store(&next.since)
+	}
 	if err := d.server.SetRules(rules); err != nil {
 		return made, fmt.Errorf("a fault in the agent: rules were refused that had been found good: %w", err) // not reached
 	}
@@ -199,6 +201,12 @@ func (d *Daemon) configurationStatus() wire.ConfigurationStatus {
 		File: now.origin.File, SHA256: now.origin.SHA256, Since: now.since,
 		Reloads: r.done, Refused: r.refused, LastReload: r.last,
 	}
+}
+
+// trustChangedSince reports whether a reload has changed trust, proxy or attestation after a time.
+func (d *Daemon) trustChangedSince(at time.Time) bool {
+	changed := d.trustSince.Load()
+	return changed != nil && at.Before(*changed)
 }
 
 // text is the text of an error; "" for none.

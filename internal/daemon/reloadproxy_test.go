@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -167,6 +168,55 @@ func (p *connectProxy) mustBeLeft(t *testing.T) {
 		case <-tick.C:
 		case <-ctx.Done():
 			t.Fatal("a tunnel through the proxy that is not configured any more stays open")
+		}
+	}
+}
+
+// TestAnErrorSaysWhetherItIsOfBeforeTheReload: an operator who has corrected the proxy sees that
+// the last error is older.
+func TestAnErrorSaysWhetherItIsOfBeforeTheReload(t *testing.T) {
+	s := newStage(t)
+	proxy, url := s.newConnectProxy()
+	s.cfg.Proxy.URL = "http://127.0.0.1:1"
+	s.throughProxy(config.BoundNever)
+	s.start()
+	asked := client.TokenRequest{Identity: "app-cert", Resource: resource}
+	began := s.platform.Clock().Now()
+	if _, err := s.client.Token(t.Context(), asked); err == nil {
+		t.Fatal("a token came through a proxy that is not there")
+	}
+	if status := s.status(); !strings.Contains(fmt.Sprint(status.Identities), "not reachable, through proxy 127.0.0.1:1: ") {
+		t.Errorf("the proxy is not named: %+v", status.Identities)
+	}
+	want := func(before bool) {
+		t.Helper()
+		for _, id := range s.status().Identities {
+			if id.Name != "app-cert" {
+				continue
+			}
+			one := id.Credentials[0]
+			if id.LastErrorAt.Before(began) || id.LastErrorBeforeReload != before || one.LastErrorAt.Before(began) || one.LastErrorBeforeReload != before {
+				t.Errorf("got %+v", id)
+			}
+		}
+	}
+	want(false)
+	if err := s.platform.Clock().Advance(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	s.mustReload(nothing)
+	want(false)
+	s.mustReload(func(c *config.Config) { c.Proxy.URL = url })
+	want(true)
+	if _, err := s.client.Token(t.Context(), asked); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := proxy.tunnels("login.microsoftonline.com:443"); n != 1 {
+		t.Errorf("%d tunnels", n)
+	}
+	for _, id := range s.status().Identities {
+		if id.Name == "app-cert" && (id.LastError != "" || !id.LastErrorAt.IsZero() || id.LastErrorBeforeReload) {
+			t.Errorf("got %+v", id)
 		}
 	}
 }

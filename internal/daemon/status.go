@@ -36,6 +36,7 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 		Version:       d.opts.Version,
 		PID:           os.Getpid(),
 		Started:       d.started,
+		StateDir:      d.cfg.StateDir,
 		Configuration: d.configurationStatus(),
 		TPM:           d.tpmStatus(ctx),
 		Key: wire.KeyStatus{
@@ -66,10 +67,23 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 	return status
 }
 
+// maxWaitsTold is how many waits a caller is told of who waited in vain.
+const maxWaitsTold = 3
+
+// waits is what has been waited for for long, the longest first.
+func (d *Daemon) waits() (told []string) {
+	for _, w := range d.opts.Waits.Long() {
+		if told = append(told, w.What); len(told) == maxWaitsTold {
+			break
+		}
+	}
+	return told
+}
+
 // tpmStatus names no device where the key is in software: nothing was opened.
 func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
 	if d.engine.Key.TPM == nil {
-		return wire.TPMStatus{Device: "none"}
+		return wire.TPMStatus{Device: wire.NoTPM}
 	}
 	status := wire.TPMStatus{
 		Device:          d.cfg.TPM,
@@ -104,12 +118,14 @@ func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (sta
 	case credentials.repaired:
 	case id.LastError != nil:
 		status.State, status.LastError = stateUnavailable, id.LastError.Error()
+		status.LastErrorAt, status.LastErrorBeforeReload = id.LastAt, d.trustChangedSince(id.LastAt)
 		if id.Unable != nil {
 			unable = id.Unable.Error()
 		}
 	case slices.ContainsFunc(id.Credentials, func(c acquire.CredentialStatus) bool { return c.Tried && c.LastError == nil }):
 		status.State = stateReady
 	}
+	status.Unable = unable != ""
 	if c := id.Certificate; c != nil {
 		status.ClientID, status.TenantID = c.ClientID, c.TenantID
 		status.Certificate = certificateStatus(c, d.opts.Now())
@@ -144,7 +160,7 @@ func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
 	var v credentialsView
 	failing := false
 	for _, c := range id.Credentials {
-		status, f := credentialStatus(c), found[c.Name]
+		status, f := d.credentialStatus(c), found[c.Name]
 		if len(f.chain) > 0 {
 			status.Certificate = applicationCertificateStatus(f.chain, d.opts.Now())
 		}
@@ -152,8 +168,10 @@ func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
 		switch {
 		case f.problem != "":
 			status.State, status.LastError = stateUnavailable, f.problem
+			status.LastErrorAt, status.LastErrorBeforeReload = time.Time{}, false
 		case lacked:
 			status.State, status.LastError, v.repaired = stateIdle, "", true
+			status.LastErrorAt, status.LastErrorBeforeReload = time.Time{}, false
 		}
 		failing = failing || status.State == stateUnavailable
 		v.list = append(v.list, status)
@@ -165,11 +183,12 @@ func (d *Daemon) credentialsView(id acquire.IdentityStatus) credentialsView {
 	return v
 }
 
-func credentialStatus(c acquire.CredentialStatus) wire.CredentialStatus {
+func (d *Daemon) credentialStatus(c acquire.CredentialStatus) wire.CredentialStatus {
 	status := wire.CredentialStatus{Name: c.Name, Source: string(c.Source), Bound: c.Bound, State: stateIdle, Strength: string(c.Strength)}
 	switch {
 	case c.LastError != nil:
 		status.State, status.LastError = stateUnavailable, c.LastError.Error()
+		status.LastErrorAt, status.LastErrorBeforeReload = c.LastAt, d.trustChangedSince(c.LastAt)
 	case c.Tried:
 		status.State = stateReady
 	}

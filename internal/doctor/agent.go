@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -13,55 +16,100 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/statedir"
+	"github.com/keyagent/keyagent/internal/statefile"
 )
 
 // askTimeout bounds what the diagnosis waits for the running agent.
-const askTimeout = 15 * time.Second
+const askTimeout = 10 * time.Second
 
-// checkAgent compares the agent that runs with what is on the disk: what was changed there since
-// may not be in force.
-func (d *doctor) checkAgent(ctx context.Context) {
-	const check = "running agent"
+// askAgent asks the running agent for its status.
+func (d *doctor) askAgent(ctx context.Context) {
 	if d.opts.AskAgent == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	status, err := d.opts.AskAgent(ctx, d.cfg.Socket)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		d.add(check, VerdictOK, "", "none: nobody answers at %s", d.cfg.Socket)
+	if err != nil {
+		d.askErr = err
 		return
-	case err != nil:
-		d.addError(check, err, "see the agent's log; restart it if it hangs")
-		return
-	case !status.Ready:
-		d.add(check, VerdictWarn, d.opts.Say("%s says more", advice.Run(advice.ShowStatus, "")), "pid %d is not ready: %s", status.PID, strings.Join(status.NotReady, "; "))
-	default:
-		d.add(check, VerdictOK, "", "pid %d is ready", status.PID)
 	}
-	d.checkDrift(check, status)
+	d.running = &status
 }
 
-// checkDrift adds a warning for each thing in which the running agent differs from the disk.
+// checkAgent compares the agent that runs with what is on the disk: what was changed there since
+// may not be in force.
+func (d *doctor) checkAgent() {
+	const check = "running agent"
+	switch err := d.askErr; {
+	case d.opts.AskAgent == nil:
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		d.agentElsewhere(check)
+	case err != nil:
+		d.addError(check, err, "see the agent's log; restart it if it hangs")
+	case !d.running.Ready:
+		d.add(check, VerdictWarn, d.opts.Say("%s says more", advice.Run(advice.ShowStatus, "")), "pid %d is not ready: %s", d.running.PID, strings.Join(d.running.NotReady, "; "))
+		d.checkDrift(check, *d.running)
+	default:
+		d.add(check, VerdictOK, "", "pid %d is ready", d.running.PID)
+		d.checkDrift(check, *d.running)
+	}
+}
+
+// agentElsewhere tells no agent from one that has the state directory and another socket.
+func (d *doctor) agentElsewhere(check string) {
+	if !d.noDir {
+		if held := statefile.Holder(d.cfg.StateDir); held != nil {
+			d.add(check, VerdictWarn, d.opts.Say("name the agent's socket, as its command line or its configuration has it: %s", advice.Run(advice.Diagnose, "", advice.Socket)),
+				"agent %d runs with the state directory %s, but not at this socket: nobody answers at %s", held.PID, d.cfg.StateDir, d.cfg.Socket)
+			return
+		}
+	}
+	d.add(check, VerdictOK, "", "none: nobody answers at %s", d.cfg.Socket)
+}
+
+// checkDrift adds a warning for each thing in which the running agent differs from the disk. What
+// is on the disk and cannot be used is no configuration that it could be compared with.
 func (d *doctor) checkDrift(check string, running wire.Status) {
 	differs := func(what, action, format string, args ...any) {
 		d.add(check+": "+what, VerdictWarn, action, format, args...)
 	}
 	const restart = "restart the agent; until then it goes on as it was started"
-	if changed := d.configChanged(); changed.After(inForceSince(running)) {
-		differs("configuration", restart, "%s was changed at %s, and the agent took it at %s", d.opts.ConfigPath,
-			changed.UTC().Format(time.RFC3339), inForceSince(running).UTC().Format(time.RFC3339))
-	}
+	d.checkReload(check+": configuration", running)
 	if running.Version != d.opts.Version {
 		differs("version", restart, "it is %s, and this program is %s", onALine(running.Version), d.opts.Version)
+	}
+	if d.unread() {
+		return
 	}
 	if device := running.TPM.Device; device != d.cfg.TPM && !d.cfg.BindingKey.InsecureSoftware {
 		differs("tpm", restart, "it uses %s, and the configuration says %s", onALine(device), d.cfg.TPM)
 	}
+	if dir := running.StateDir; dir != "" && filepath.Clean(dir) != filepath.Clean(d.cfg.StateDir) {
+		differs("state directory", restart, "it uses %s, and the configuration says %s", onALine(dir), d.cfg.StateDir)
+		return // other keys are compared with its own
+	}
 	if generation, name := d.bindingKeyOnDisk(); name != "" && name != running.Key.Name {
 		differs("key", "restart the agent: it goes on with the old key until then, and the certificates of the new one are not used",
 			"it uses generation %d of its key, and the one in use on the disk is generation %d", running.Key.Generation, generation)
+	}
+}
+
+// checkReload says what keeps a changed configuration from being in force: nobody has asked for it,
+// or it was refused.
+func (d *doctor) checkReload(check string, running wire.Status) {
+	changed, last := d.configChanged(), running.Configuration.LastReload
+	switch {
+	case last != nil && last.Error != "" && !changed.After(last.At):
+		action := fmt.Sprintf("correct the file, then kill -HUP %d", running.PID)
+		if strings.Contains(last.Error, "restart the agent") {
+			action = "restart the agent, or take the change back and kill -HUP " + strconv.Itoa(running.PID)
+		}
+		d.add(check, VerdictWarn, action+"; until then the configuration before stays in force", "the last reload (%s, at %s) was refused: %s",
+			last.Cause, last.At.UTC().Format(time.RFC3339), strings.ReplaceAll(last.Error, "\n", "; "))
+	case changed.After(inForceSince(running)):
+		d.add(check, VerdictWarn, fmt.Sprintf("kill -HUP %d; until then the configuration before stays in force. For what a reload refuses, restart the agent", running.PID),
+			"%s was changed at %s, and the agent took it at %s", d.opts.ConfigPath, changed.UTC().Format(time.RFC3339), inForceSince(running).UTC().Format(time.RFC3339))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
@@ -46,6 +47,8 @@ type Options struct {
 	ConfigPath  string
 	ConfigError error // of the configuration; what could not be read of it is then the defaults
 	ConfigNamed bool  // the operator named it: then it should be there
+	TPMNamed    bool  // the operator named the TPM beside the configuration
+	DirNamed    bool  // ... and the state directory
 	// Forms is what the running agent says of the forms of credentials; nil if none answers.
 	Forms []wire.Form
 
@@ -58,7 +61,8 @@ type Options struct {
 // returns one finding, which says so. It blocks for as long as TPM and agent take to answer.
 func Diagnose(ctx context.Context, cfg *config.Config, opts Options) Diagnosis {
 	opts.Options = opts.WithDefaults()
-	d := &doctor{cfg: cfg, opts: opts}
+	own := *cfg // what the running agent says may change it
+	d := &doctor{cfg: &own, opts: opts}
 	if d.checkUser(ctx) {
 		d.checkAll(ctx)
 	}
@@ -70,12 +74,13 @@ func Diagnose(ctx context.Context, cfg *config.Config, opts Options) Diagnosis {
 }
 
 func (d *doctor) checkAll(ctx context.Context) {
+	d.askAgent(ctx)
+	d.goByAgent()
 	d.checkConfig()
 	d.checkBindingSettings()
 	present := d.checkStateDir()
-	d.checkRoom("state directory", d.cfg.StateDir)
 	d.checkSocket()
-	d.checkAgent(ctx)
+	d.checkAgent()
 	if d.checkTPM(ctx) {
 		defer d.tpm.Close()
 		state := d.checkTPMState(ctx)
@@ -90,6 +95,10 @@ func (d *doctor) checkAll(ctx context.Context) {
 type doctor struct {
 	cfg      *config.Config
 	opts     Options
+	running  *wire.Status // of the agent that answers; nil: none does
+	askErr   error        // why it does not
+	noTPM    bool         // which TPM is meant is not known
+	noDir    bool         // ... which state directory
 	tpm      *tpm.TPM
 	pinFile  string
 	noted    []byte
@@ -116,8 +125,12 @@ func (d *doctor) checkConfig() {
 		return
 	} else if off, ok := errors.AsType[*rulebook.OffError](err); ok {
 		d.addRulesOff(off)
+	} else if err != nil && d.running != nil {
+		d.add("configuration", VerdictFail, d.opts.Say("the agent runs on with the configuration before: correct the file (%s says what is wrong), then kill -HUP %d",
+			advice.Run(advice.CheckConfiguration, ""), d.running.PID), "%v", err)
+		return
 	} else if err != nil {
-		d.addError("configuration", err, d.opts.Say("write one, or correct it: %s says what is wrong; without it the agent does not start, and what follows looks at the defaults",
+		d.addError("configuration", err, d.opts.Say("write one, or correct it: %s says what is wrong; without it the agent does not start",
 			advice.Run(advice.CheckConfiguration, "")))
 		return
 	}
@@ -135,6 +148,39 @@ func (d *doctor) addRulesOff(off *rulebook.OffError) {
 	}
 }
 
+// unread reports whether there is a configuration that cannot be used: what it says is not known,
+// and the defaults are nobody's choice.
+func (d *doctor) unread() bool {
+	err := d.opts.ConfigError
+	_, rulesOff := errors.AsType[*rulebook.OffError](err)
+	return err != nil && !rulesOff && (d.opts.ConfigNamed || !errors.Is(err, fs.ErrNotExist))
+}
+
+// goByAgent takes from the running agent what a configuration that cannot be used would have said.
+func (d *doctor) goByAgent() {
+	if !d.unread() {
+		return
+	}
+	d.noTPM, d.noDir = !d.opts.TPMNamed, !d.opts.DirNamed
+	if d.running == nil {
+		return
+	}
+	if d.noTPM && d.running.TPM.Device != "" {
+		d.noTPM = false
+		if d.cfg.TPM = d.running.TPM.Device; d.cfg.TPM == wire.NoTPM {
+			d.cfg.BindingKey.InsecureSoftware, d.noTPM = true, true
+		}
+	}
+	if d.noDir && d.running.StateDir != "" {
+		d.cfg.StateDir, d.noDir = d.running.StateDir, false
+	}
+}
+
+// notChecked says that nothing is known of what is to be checked.
+func (d *doctor) notChecked(check string) {
+	d.add(check, VerdictWarn, "correct the configuration first", "not checked: the configuration that names it cannot be used")
+}
+
 func (d *doctor) checkBindingSettings() {
 	if d.cfg.BindingKey.InsecureSoftware {
 		d.add("software key", VerdictWarn, "remove binding_key.insecure_software from the configuration wherever it matters",
@@ -144,7 +190,12 @@ func (d *doctor) checkBindingSettings() {
 
 // checkStateDir reports whether the directory is there and ours.
 func (d *doctor) checkStateDir() bool {
+	if d.noDir {
+		d.notChecked("state directory")
+		return false
+	}
 	dir := d.cfg.StateDir
+	defer d.checkRoom("state directory", dir)
 	info, err := os.Lstat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		d.add("state directory", VerdictWarn, "nothing, if the agent was never started here; else look at state_dir in the configuration",
@@ -165,11 +216,20 @@ func (d *doctor) checkStateDir() bool {
 	return true
 }
 
+// lookTimeout bounds what the diagnosis waits for a TPM that may not answer at all.
+const lookTimeout = 10 * time.Second
+
 // checkTPM opens the TPM and leaves it open.
 func (d *doctor) checkTPM(ctx context.Context) bool {
+	if d.noTPM || d.noDir { // a storage root is the one that was noted, or any
+		d.notChecked("tpm")
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
 	d.noted, d.pinErr = statedir.Noted(d.cfg.StateDir)
 	d.pinFile = statedir.RootFile(d.cfg.StateDir)
-	t, err := tpm.Open(ctx, tpm.Config{Device: d.cfg.TPM, Logger: d.opts.Logger, StorageRoot: d.noted, OwnerAuth: statedir.OwnerAuth(d.cfg)})
+	t, err := tpm.Open(ctx, tpm.Config{Device: d.cfg.TPM, Logger: d.opts.Logger, StorageRoot: d.noted, OwnerAuth: statedir.OwnerAuth(d.cfg), Waiting: d.opts.Waits.Begin})
 	if err == nil {
 		d.tpm = t
 		var p tpm.Properties
@@ -183,7 +243,11 @@ func (d *doctor) checkTPM(ctx context.Context) bool {
 	if d.cfg.BindingKey.InsecureSoftware {
 		verdict, action = VerdictWarn, "nothing: with a software key, none is used"
 	}
-	d.add("tpm", verdict, action, "%v", err)
+	late := ""
+	if errors.Is(err, context.DeadlineExceeded) {
+		late = fmt.Sprintf("it has not answered within %v: ", lookTimeout)
+	}
+	d.add("tpm", verdict, action, "%s%v", late, err)
 	return false
 }
 

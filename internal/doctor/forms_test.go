@@ -44,7 +44,10 @@ func TestDoctorSaysWhichFormsWork(t *testing.T) {
 			"certificate-mtls", doctor.Finding{Verdict: doctor.VerdictWarn, Detail: "no: keys of applications live in a TPM"}},
 		{"an agent: a form that is used and not within reach", nil, reached(), "certificate-mtls", doctor.Finding{Verdict: doctor.VerdictWarn, Detail: "no: as the agent says"}},
 		{"an agent: one that nobody uses", nil, reached(), "assertion-file", doctor.Finding{Verdict: doctor.VerdictOK, Detail: "no: as the agent says"}},
-		{"an agent: both forms of a binding certificate", nil, reached(), "managed-identity-v2", doctor.Finding{Verdict: doctor.VerdictWarn, Detail: "no: as the agent says"}},
+		{"an agent: both forms of a binding certificate", nil, reached(), "managed-identity-v2-attested", doctor.Finding{Verdict: doctor.VerdictWarn, Detail: "no: as the agent says"}},
+		{"an agent: the other form is not what is configured", nil, reached(), "managed-identity-v2", doctor.Finding{Verdict: doctor.VerdictOK, Detail: "no: as the agent says"}},
+		{"an agent: the other form is what is configured", func(s *agenttest.Stage) { s.Config.Attestation.Provider = config.ProviderNone }, reached(),
+			"managed-identity-v2", doctor.Finding{Verdict: doctor.VerdictWarn, Detail: "no: as the agent says"}},
 		{"an agent: one of them", nil, reached("managed-identity-v2"), "managed-identity-v2-attested", doctor.Finding{Verdict: doctor.VerdictOK, Detail: "no: as the agent says"}},
 		{"an agent: what is not known", nil, reached("certificate-mtls"), "certificate-mtls", doctor.Finding{Verdict: doctor.VerdictOK, Detail: "not known yet: as the agent says"}},
 	} {
@@ -57,6 +60,9 @@ func TestDoctorSaysWhichFormsWork(t *testing.T) {
 			at := slices.IndexFunc(found, func(f doctor.Finding) bool { return f.Check == "form "+tt.form })
 			if at < 0 {
 				t.Fatalf("nothing is said of it: %+v", found)
+			}
+			if tt.agent == nil && strings.Contains(found[at].Action, "choose a form") {
+				t.Errorf("nobody has tried it, and the advice is %q", found[at].Action)
 			}
 			if got := found[at]; got.Verdict != tt.want.Verdict || !strings.HasPrefix(got.Detail, tt.want.Detail) || (got.Action != "") != (got.Verdict == doctor.VerdictWarn) {
 				t.Errorf("got %+v, want %+v", got, tt.want)

@@ -73,6 +73,9 @@ func roomAction(verdict string) string {
 // checkSocket looks at the directory of the agent's socket.
 func (d *doctor) checkSocket() {
 	const check = "socket directory"
+	if d.unread() && d.running == nil {
+		return // which socket is meant is not known
+	}
 	dir := filepath.Dir(d.cfg.Socket)
 	err := agentapi.CheckDir(d.cfg.Socket)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -61,6 +61,9 @@ func (d *doctor) agentUser(ctx context.Context) (owner agentOwner, found bool) {
 	if uid, ok := d.configOwner(); ok {
 		return agentOwner{uid: uid, why: fmt.Sprintf("the configuration %s belongs to", d.opts.ConfigPath)}, true
 	}
+	if d.unread() && !d.opts.DirNamed {
+		return agentOwner{}, false // the default may be another agent's
+	}
 	info, err := os.Stat(d.cfg.StateDir)
 	if err != nil || !info.IsDir() {
 		return agentOwner{}, false

@@ -16,6 +16,8 @@ import (
 // V2 is about binding certificates of managed identities.
 func (s *Survey) V2() wire.Capability {
 	switch {
+	case s.Silent:
+		return capable(false, string(acquire.StrengthNone), silent)
 	case slices.Contains(s.issued, acquire.StrengthAttested):
 		return capable(true, string(acquire.StrengthAttested), "a binding certificate was issued on attestation")
 	case s.Key == "":
@@ -98,8 +100,8 @@ func WhyUnknown(err error) string {
 // Certificate is about keys of applications.
 func (s *Survey) Certificate() wire.Capability {
 	const inTPM = "keys live in the TPM; they are not attested to Entra"
-	if !s.Keys {
-		return capable(false, string(acquire.StrengthNone), noKeys)
+	if known, so := s.withoutTPM(); so {
+		return known
 	}
 	if bound, ok := s.seen(usedBy(true, acquire.SourceCertificate, true)); ok && !*bound.Available {
 		return capable(true, string(acquire.StrengthTPMSigned), inTPM+", which takes their assertions alone: "+bound.Reason)

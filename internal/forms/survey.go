@@ -24,6 +24,7 @@ type way struct {
 type Survey struct {
 	Keys    bool             // a TPM is used, in which applications can have keys
 	Key     acquire.Strength // of the binding key; "" if there can be none
+	Silent  bool             // the TPM does not answer now
 	Attests bool             // binding certificates are asked for with attestation
 	Host    imds.Support
 	WhyHost string // why something of Host is not known
@@ -132,9 +133,23 @@ func refusedForm(err error) string {
 
 const noKeys = "keys of applications live in a TPM, and none is used here"
 
+// silent is what holds for all that the TPM signs while it does not answer.
+const silent = "the TPM does not answer now"
+
+// withoutTPM is why nothing that the TPM signs works now, if so.
+func (s *Survey) withoutTPM() (known wire.Capability, so bool) {
+	switch {
+	case s.Silent:
+		return capable(false, string(acquire.StrengthNone), silent), true
+	case !s.Keys:
+		return capable(false, string(acquire.StrengthNone), noKeys), true
+	}
+	return wire.Capability{}, false
+}
+
 func (s *Survey) certificateSigned(form *Form) wire.Capability {
-	if !s.Keys {
-		return capable(false, string(acquire.StrengthNone), noKeys)
+	if known, so := s.withoutTPM(); so {
+		return known
 	}
 	if known, ok := s.seen(form.uses); ok {
 		return known
@@ -143,8 +158,8 @@ func (s *Survey) certificateSigned(form *Form) wire.Capability {
 }
 
 func (s *Survey) certificateMTLS(form *Form) wire.Capability {
-	if !s.Keys {
-		return capable(false, string(acquire.StrengthNone), noKeys)
+	if known, so := s.withoutTPM(); so {
+		return known
 	}
 	if known, ok := s.seen(form.uses); ok {
 		return known
@@ -189,6 +204,8 @@ func (s *Survey) managedIdentityAttested(*Form) wire.Capability {
 func (s *Survey) managedIdentityV2(*Form) wire.Capability {
 	issued := slices.IndexFunc(s.issued, func(have acquire.Strength) bool { return have != acquire.StrengthAttested })
 	switch {
+	case s.Silent:
+		return s.V2()
 	case issued >= 0:
 		return capable(true, string(s.issued[issued]), "a binding certificate was issued without attestation")
 	case s.Key == "", s.Host.V2 == imds.Absent:
@@ -204,6 +221,9 @@ func (s *Survey) managedIdentityV2(*Form) wire.Capability {
 }
 
 func (s *Survey) federatedV2(form *Form) wire.Capability {
+	if s.Silent {
+		return s.V2()
+	}
 	if known, ok := s.seen(form.uses); ok {
 		return known
 	}

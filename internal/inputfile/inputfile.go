@@ -56,6 +56,14 @@ func Secret(path string) (secret.String, error) {
 // stdinName is how a command line names standard input in the place of a file.
 const stdinName = "-"
 
+// Shown is how messages name a file: its path, or "standard input".
+func Shown(path string) string {
+	if path == stdinName {
+		return "standard input"
+	}
+	return path
+}
+
 // openNamed opens a file that the operator has named. Standard input is read as it was handed over:
 // opened by a path of its own, a file that another user has redirected there would be refused.
 func openNamed(path string) (*os.File, error) {
@@ -66,7 +74,7 @@ func openNamed(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("standard input: %w", err)
 	}
-	return os.NewFile(uintptr(fd), "standard input"), nil
+	return os.NewFile(uintptr(fd), Shown(path)), nil
 }
 
 // readChecked checks the open file if it is a regular one. A pipe or a terminal was handed over by
@@ -82,11 +90,11 @@ func readChecked(path string, check func(path string, info fs.FileInfo) error) (
 		return secret.String{}, err
 	}
 	if info.Mode().IsRegular() {
-		if err := check(path, info); err != nil {
+		if err := check(Shown(path), info); err != nil {
 			return secret.String{}, err
 		}
 	}
-	return readSecret(f, path)
+	return readSecret(f, Shown(path))
 }
 
 func readSecret(f io.Reader, path string) (secret.String, error) {
@@ -114,12 +122,12 @@ func Read(path string, most int64) ([]byte, error) {
 	defer f.Close()
 	info, err := f.Stat()
 	if err == nil && info.IsDir() {
-		err = &fs.PathError{Op: "read", Path: path, Err: syscall.EISDIR}
+		err = &fs.PathError{Op: "read", Path: Shown(path), Err: syscall.EISDIR}
 	}
 	if err != nil {
 		return nil, err
 	}
-	return readAllBounded(f, path, most)
+	return readAllBounded(f, Shown(path), most)
 }
 
 func readAllBounded(r io.Reader, path string, most int64) ([]byte, error) {

@@ -16,6 +16,7 @@ import (
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/certs"
+	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer/certreq"
 	"github.com/keyagent/keyagent/signer/keystore"
 )
@@ -111,6 +112,9 @@ func (k *Keyring) Certificate(name string, next bool) (CertificateReport, error)
 		return CertificateReport{}, err
 	}
 	chain, err := k.store.Certificates(e)
+	if errors.Is(err, fs.ErrNotExist) && name == statedir.BindingKeyName {
+		return CertificateReport{}, advice.To(fmt.Errorf("the certificates of key %q are obtained from the platform, one for each identity", name), "see %s", advice.Run(advice.ShowStatus, ""))
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return CertificateReport{}, noCertificate(fmt.Errorf("key %q has no certificate", name), name, next)
 	}

@@ -55,6 +55,9 @@ func (k *Keyring) Request(ctx context.Context, name string, req RequestOptions) 
 	if names.Subject.Empty() && len(names.AltNames) == 0 {
 		return nil, requestf("a subject or an alternative name is needed")
 	}
+	if err := checkOwnCertificate(name); err != nil {
+		return nil, err
+	}
 	e, err := k.generation(name, req.Next)
 	if err != nil {
 		return nil, err

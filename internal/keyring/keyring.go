@@ -62,6 +62,9 @@ func (k *Keyring) Close() error {
 // Dir is the state directory, which need not be there.
 func (k *Keyring) Dir() string { return k.cfg.StateDir }
 
+// Names lists the keys in alphabetical order. No TPM is needed.
+func (k *Keyring) Names() ([]string, error) { return k.store.Names() }
+
 // on opens the TPM on first use.
 func (k *Keyring) on(ctx context.Context) (*tpm.TPM, error) {
 	if k.tpm != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/internal/advice"
+	"github.com/keyagent/keyagent/internal/inputfile"
 	"github.com/keyagent/keyagent/internal/secret"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/signer"
@@ -131,7 +132,7 @@ func (k *Keyring) Inspect(ctx context.Context, from ForeignFile, source AuthSour
 		return KeyReport{}, err
 	}
 	file.EmptyAuth = file.EmptyAuth && !untried // what may have a value is described, and not used without
-	k.examine(ctx, &r, file, signer.Config{KeyFile: from.Path, Options: tpm.KeyOptions{AuthValue: auth}})
+	k.examine(ctx, &r, file, signer.Config{KeyFile: inputfile.Shown(from.Path), Options: tpm.KeyOptions{AuthValue: auth}})
 	if untried {
 		r.AuthValue = said
 	}
@@ -140,10 +141,7 @@ func (k *Keyring) Inspect(ctx context.Context, from ForeignFile, source AuthSour
 
 // report describes a generation. The TPM is open.
 func (k *Keyring) report(ctx context.Context, e keystore.Entry, auth secret.String) KeyReport {
-	r := KeyReport{Name: e.Name, KeyFile: e.KeyFile, Generation: e.Generation, State: k.state(e), PersistentHandle: handleText(e.Persistent)}
-	if !e.Created.IsZero() {
-		r.Created = &e.Created
-	}
+	r := k.begin(e)
 	file, err := k.store.ReadKeyFile(e)
 	if err != nil {
 		k.fail(&r, err)
@@ -155,6 +153,28 @@ func (k *Keyring) report(ctx context.Context, e keystore.Entry, auth secret.Stri
 	k.checkHandle(ctx, &r, e)
 	k.addCertificate(&r, e, file)
 	return r
+}
+
+// begin is a report of what the store knows of a generation.
+func (k *Keyring) begin(e keystore.Entry) KeyReport {
+	r := KeyReport{Name: e.Name, KeyFile: e.KeyFile, Generation: e.Generation, State: k.state(e), PersistentHandle: handleText(e.Persistent)}
+	if !e.Created.IsZero() {
+		r.Created = &e.Created
+	}
+	return r
+}
+
+// describe adds what the key's file says.
+func (r *KeyReport) describe(file *tpm.KeyFile) error {
+	d, err := file.Describe()
+	if err != nil {
+		return err
+	}
+	r.Algorithm, r.AuthValue = string(d.Algorithm), d.AuthValue
+	if len(d.PCRs.PCRs) > 0 {
+		r.PCRs, r.PCRBank = d.PCRs.PCRs, d.PCRBank
+	}
+	return r.addPublicKey(d.PublicKey)
 }
 
 func (k *Keyring) state(e keystore.Entry) string {
@@ -170,16 +190,7 @@ func (k *Keyring) state(e keystore.Entry) string {
 
 // examine has the TPM load the key, which describes it, and then sign with it.
 func (k *Keyring) examine(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg signer.Config) {
-	d, err := file.Describe()
-	if err != nil {
-		k.fail(r, err)
-		return
-	}
-	r.Algorithm, r.AuthValue = string(d.Algorithm), d.AuthValue
-	if len(d.PCRs.PCRs) > 0 {
-		r.PCRs, r.PCRBank = d.PCRs.PCRs, d.PCRBank
-	}
-	if err := r.addPublicKey(d.PublicKey); err != nil {
+	if err := r.describe(file); err != nil {
 		k.fail(r, err)
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/statedir"
+	"github.com/keyagent/keyagent/signer"
 	"github.com/keyagent/keyagent/signer/keystore"
 	"github.com/keyagent/keyagent/tpm"
 )
@@ -70,6 +71,7 @@ func (k *Keyring) rotationOptions(current keystore.Entry, req KeyRequest) (keyst
 type FinishOptions struct {
 	Connect string         // HOST:PORT of a server besides; empty: none
 	RootCAs *x509.CertPool // authorities for it; nil: the system's
+	Force   bool           // also if Entra is known to refuse the certificate
 	Auth    AuthSource
 }
 
@@ -92,13 +94,82 @@ func (k *Keyring) FinishRotation(ctx context.Context, name string, req FinishOpt
 	}
 	defer key.Close()
 	prove := keystore.ProveHere(k.opts.Now)
-	if req.Connect != "" {
+	switch {
+	case req.Connect != "":
 		prove = prove.Then(keystore.ProveAt(req.Connect, keystore.ProveConfig{RootCAs: req.RootCAs, Now: k.opts.Now}))
+	case !req.Force:
+		prove = prove.Then(k.proveTrusted(name))
 	}
 	if err := k.store.FinishRotation(ctx, next, key, prove); err != nil {
 		return KeyReport{}, explainProof(err, name)
 	}
 	return k.report(ctx, next, auth), nil
+}
+
+// NeedsIssuer reports whether the configuration uses a key for mutual TLS and nothing less. Then
+// Entra takes certificates of an authority, which it trusts by subject name and issuer, and no
+// self-signed one.
+func (k *Keyring) NeedsIssuer(name string) bool { return k.mutualTLSUser(name) != "" }
+
+// mutualTLSUser names an identity that logs in with a key over mutual TLS only; "" if there is
+// none.
+func (k *Keyring) mutualTLSUser(name string) string {
+	for _, id := range k.cfg.Identities {
+		if id.Application != nil && slices.ContainsFunc(id.Application.Credentials, func(c config.Credential) bool {
+			return c.Source == config.SourceCertificate && c.Key == name && c.Bound == config.BoundRequire
+		}) {
+			return id.Name
+		}
+	}
+	return ""
+}
+
+// proveTrusted refuses a self-signed certificate for a key that the configuration uses for mutual
+// TLS. A handshake in this process cannot find that out.
+func (k *Keyring) proveTrusted(name string) keystore.Prove {
+	return func(_ context.Context, _ *signer.Key, chain []*x509.Certificate) error {
+		user := k.mutualTLSUser(name)
+		if user == "" || len(chain) == 0 || !isSelfIssued(chain[0]) {
+			return nil
+		}
+		err := fmt.Errorf("its certificate is self-signed, identity %q logs in with it over mutual TLS (bound: require), and Entra takes certificates there "+
+			"that the app registration trusts by subject name and issuer (AADSTS392189)", user)
+		return advice.To(err, "get it one from an authority: %s, then %s; or, if the app is enabled for self-signed ones, prove it at a server with %s, or say %s",
+			advice.Run(advice.RequestCertificate, name, advice.Next, advice.Subject.Is("CN="+name), advice.Out.Is("request.pem")),
+			advice.Run(advice.ImportCertificate, name, advice.Next, advice.File.Is("chain.pem")), advice.Connect, advice.Force)
+	}
+}
+
+// GoBack switches to the generation that was in use before the last rotation, after it has proved
+// to work in TLS handshakes. The one that was in use becomes the next one.
+func (k *Keyring) GoBack(ctx context.Context, name string, source AuthSource) (KeyReport, error) {
+	if _, err := k.generation(name, false); err != nil {
+		return KeyReport{}, err
+	}
+	previous, err := k.store.Previous(name)
+	if errors.Is(err, keystore.ErrNoKey) {
+		return KeyReport{}, advice.To(fmt.Errorf("key %q has no generation to go back to: the old one is kept until the next rotation begins", name),
+			"%s shows the generations that there are", advice.Run(advice.ShowKey, name))
+	}
+	if err != nil {
+		return KeyReport{}, err
+	}
+	if err := k.checkDescribed(previous); err != nil {
+		return KeyReport{}, err
+	}
+	auth, err := k.authValue(name, source) // once: it may come through a pipe
+	if err != nil {
+		return KeyReport{}, err
+	}
+	key, err := k.openWith(ctx, previous, auth)
+	if err != nil {
+		return KeyReport{}, err
+	}
+	defer key.Close()
+	if err := k.store.GoBack(ctx, previous, key, keystore.ProveHere(k.opts.Now)); err != nil {
+		return KeyReport{}, advice.To(statedir.Explain(err, name), "%s shows the generations and their certificates", advice.Run(advice.ShowKey, name))
+	}
+	return k.report(ctx, previous, auth), nil
 }
 
 // checkUse refuses a key that the agent could not use for the application that the configuration
@@ -124,7 +195,12 @@ func ForEntra(a tpm.Algorithm) bool { return strings.HasPrefix(string(a), "rsa-"
 // checkNextUse is checkUse for a generation that was begun, perhaps before the configuration named
 // the key.
 func (k *Keyring) checkNextUse(next keystore.Entry) error {
-	file, err := k.store.ReadKeyFile(next)
+	return advice.To(k.checkDescribed(next), "undo it and begin with another: %s", advice.Run(advice.RotateKey, next.Name, advice.Cancel))
+}
+
+// checkDescribed is checkUse for a generation that is there.
+func (k *Keyring) checkDescribed(e keystore.Entry) error {
+	file, err := k.store.ReadKeyFile(e)
 	if err != nil {
 		return err
 	}
@@ -132,7 +208,7 @@ func (k *Keyring) checkNextUse(next keystore.Entry) error {
 	if err != nil {
 		return err
 	}
-	return advice.To(k.checkUse(next.Name, d.Algorithm, d.AuthValue), "undo it and begin with another: %s", advice.Run(advice.RotateKey, next.Name, advice.Cancel))
+	return k.checkUse(e.Name, d.Algorithm, d.AuthValue)
 }
 
 func explainProof(err error, name string) error {

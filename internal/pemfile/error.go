@@ -31,7 +31,7 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) command() string {
-	if e.File == "" {
+	if e.File == "" || e.File == standardInput {
 		return e.Command
 	}
 	return strings.ReplaceAll(e.Command, "FILE", ShellWord(e.File))
@@ -52,11 +52,17 @@ func ShellWord(path string) string {
 	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
+// standardInput is what messages call the file "-".
+const standardInput = "standard input"
+
 // Named gives an error of this package the path of the file, so that the command in it can be
-// pasted. Other errors get it in front.
+// pasted. Other errors get it in front. The path "-" is standard input.
 func Named(path string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if path == "-" {
+		path = standardInput
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
 		named := *e

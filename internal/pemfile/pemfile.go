@@ -236,6 +236,9 @@ func withoutPEM(data, text []byte) ([]Block, error) {
 	if isDER(data) {
 		return []Block{{Form: DER, Bytes: slices.Clone(data)}}, nil
 	}
+	if mark := []byte("\ufeff"); bytes.HasPrefix(data, mark) && isDER(data[len(mark):]) {
+		return nil, &Error{Problem: "a byte order mark is in front of the DER: an editor has saved the file as text", Command: "tail -c +4 FILE > unwrapped.pem"}
+	}
 	encoded := bytes.Join(bytes.Fields(text), nil)
 	decoded, err := base64.StdEncoding.AppendDecode(nil, encoded)
 	switch {

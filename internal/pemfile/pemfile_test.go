@@ -176,12 +176,13 @@ func TestFilesWithoutPEM(t *testing.T) {
 		})
 	}
 	for name, tt := range map[string]struct{ text, want string }{
-		"nothing":                  {"", "empty"},
-		"white space":              {" \r\n\ufeff", "empty"},
-		"text":                     {"0 is no SEQUENCE", "neither PEM nor DER"},
-		"base64 of something else": {"aGVsbG8gd29ybGQ=", "neither PEM nor DER"},
-		"base64 of PEM":            {base64.StdEncoding.EncodeToString([]byte(two())), "Kubernetes"},
-		"PEM in a URL":             {strings.ReplaceAll(strings.ReplaceAll(two(), " ", "%20"), "\n", "%0A"), "URL-encoded"},
+		"nothing":                      {"", "empty"},
+		"white space":                  {" \r\n\ufeff", "empty"},
+		"text":                         {"0 is no SEQUENCE", "neither PEM nor DER"},
+		"a byte order mark before DER": {"\ufeff\x30\x03\x02\x01\x05", "a byte order mark is in front"},
+		"base64 of something else":     {"aGVsbG8gd29ybGQ=", "neither PEM nor DER"},
+		"base64 of PEM":                {base64.StdEncoding.EncodeToString([]byte(two())), "Kubernetes"},
+		"PEM in a URL":                 {strings.ReplaceAll(strings.ReplaceAll(two(), " ", "%20"), "\n", "%0A"), "URL-encoded"},
 	} {
 		if got, err := pemfile.Read([]byte(tt.text), limit); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %d blocks, %v; want %q", name, len(got), err, tt.want)

@@ -62,7 +62,7 @@ func checkPrivate(what, path string, info fs.FileInfo, want string) error {
 		return fmt.Errorf("%s %q: %w", what, path, err)
 	}
 	if !owned.Ours(uid) {
-		return fmt.Errorf("%s %q belongs to uid %d, not to this process' uid %d: check its content, then chown it", what, path, uid, os.Geteuid())
+		return fmt.Errorf("%s %q belongs to uid %d, not to this process' uid %d: run this as that user, or check its content, then chown it", what, path, uid, os.Geteuid())
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return fmt.Errorf("%s %q is open to group or others (mode %04o): check its content, then chmod %s", what, path, mode, want)

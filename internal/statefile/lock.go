@@ -69,10 +69,30 @@ func Lock(dir string) (unlock func() error, err error) {
 	}, nil
 }
 
+// Holder returns who has the lock of a state directory; nil if nobody has it, or that cannot be
+// found out. It changes nothing.
+func Holder(dir string) *InUseError {
+	note := filepath.Join(dir, holderFile)
+	if holder(note) == 0 {
+		return nil // without a process to name, an agent that starts now is not to be disturbed
+	}
+	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0) // #nosec G304 -- the operator's choice
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	if !errors.Is(tryFlock(d, unix.LOCK_SH), unix.EWOULDBLOCK) {
+		return nil
+	}
+	return &InUseError{Dir: dir, PID: holder(note)}
+}
+
 // flock takes the lock of an open file, or fails at once.
-func flock(f *os.File) error {
+func flock(f *os.File) error { return tryFlock(f, unix.LOCK_EX) }
+
+func tryFlock(f *os.File, how int) error {
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // #nosec G115 -- a descriptor fits
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB) // #nosec G115 -- a descriptor fits
 		if !errors.Is(err, unix.EINTR) {
 			return err
 		}

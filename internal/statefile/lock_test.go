@@ -59,7 +59,13 @@ func TestLockOfAStateDirectory(t *testing.T) {
 		if held.PID != os.Getpid() || !strings.Contains(held.Error(), dir) || held.Hint() == "" {
 			t.Errorf("got %+v: %v", held, held)
 		}
+		if seen := statefile.Holder(dir); seen == nil || *seen != *held {
+			t.Errorf("the holder is %+v, want %+v", seen, held)
+		}
 		unlock()
+		if seen := statefile.Holder(dir); seen != nil {
+			t.Errorf("the holder of a lock that was given back is %+v", seen)
+		}
 		mustLock(t, dir)()
 	})
 	t.Run("by another path", func(t *testing.T) {

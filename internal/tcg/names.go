@@ -25,9 +25,8 @@ func Curve(id uint16) string { return named(curves()[id], "TPM_ECC_", "0x%04x", 
 // Structure names a TPM_ST, such as "TPM_ST_ATTEST_QUOTE (0x8018)".
 func Structure(tag uint16) string { return named(structures()[tag], "TPM_ST_", "0x%04x", tag) }
 
-// Command names the TPM_CC of a command that a policy consists of, such as "TPM2_PolicyPCR
-// (0x17f)".
-func Command(code uint32) string { return named(policyCommands()[code], "TPM2_Policy", "0x%03x", code) }
+// Command names the TPM_CC of a command, such as "TPM2_PolicyPCR (0x17f)".
+func Command(code uint32) string { return named(commands()[code], "TPM2_", "0x%03x", code) }
 
 // Capability names a TPM_CAP, such as "TPM_CAP_PCRS (0x5)".
 func Capability(id uint32) string { return named(capabilities()[id], "TPM_CAP_", "0x%x", id) }

@@ -38,15 +38,29 @@ func structures() map[uint16]string {
 	}
 }
 
-// policyCommands are without "TPM2_Policy".
-func policyCommands() map[uint32]string {
+// commands are without "TPM2_": those that policies consist of, and those that a user of a TPM
+// sends.
+func commands() map[uint32]string {
 	return map[uint32]string{
-		0x149: "NV", 0x151: "Secret", 0x160: "Signed", 0x16a: "Authorize", 0x16b: "AuthValue",
-		0x16c: "CommandCode", 0x16d: "CounterTimer", 0x16e: "CpHash",
-		0x16f: "Locality", 0x170: "NameHash", 0x171: "OR", 0x172: "Ticket", 0x17f: "PCR",
-		0x187: "PhysicalPresence", 0x188: "DuplicationSelect", 0x189: "GetDigest",
-		0x18c: "Password", 0x18f: "NvWritten", 0x190: "Template", 0x192: "AuthorizeNV",
-		0x19b: "Capability", 0x19c: "Parameters",
+		0x120: "EvictControl", 0x122: "NV_UndefineSpace", 0x126: "Clear",
+		0x129: "HierarchyChangeAuth", 0x12a: "NV_DefineSpace", 0x131: "CreatePrimary",
+		0x137: "NV_Write", 0x139: "DictionaryAttackLockReset", 0x142: "IncrementalSelfTest",
+		0x143: "SelfTest", 0x144: "Startup", 0x145: "Shutdown", 0x146: "StirRandom",
+		0x147: "ActivateCredential", 0x148: "Certify", 0x149: "PolicyNV", 0x14e: "NV_Read",
+		0x150: "ObjectChangeAuth", 0x151: "PolicySecret", 0x153: "Create", 0x154: "ECDH_ZGen",
+		0x156: "Import", 0x157: "Load", 0x158: "Quote", 0x159: "RSA_Decrypt", 0x15d: "Sign",
+		0x15e: "Unseal", 0x160: "PolicySigned", 0x161: "ContextLoad", 0x162: "ContextSave",
+		0x165: "FlushContext", 0x167: "LoadExternal", 0x168: "MakeCredential",
+		0x169: "NV_ReadPublic", 0x16a: "PolicyAuthorize", 0x16b: "PolicyAuthValue",
+		0x16c: "PolicyCommandCode", 0x16d: "PolicyCounterTimer", 0x16e: "PolicyCpHash",
+		0x16f: "PolicyLocality", 0x170: "PolicyNameHash", 0x171: "PolicyOR", 0x172: "PolicyTicket",
+		0x173: "ReadPublic", 0x174: "RSA_Encrypt", 0x176: "StartAuthSession",
+		0x177: "VerifySignature", 0x17a: "GetCapability", 0x17b: "GetRandom", 0x17c: "GetTestResult",
+		0x17d: "Hash", 0x17e: "PCR_Read", 0x17f: "PolicyPCR", 0x180: "PolicyRestart",
+		0x182: "PCR_Extend", 0x187: "PolicyPhysicalPresence", 0x188: "PolicyDuplicationSelect",
+		0x189: "PolicyGetDigest", 0x18a: "TestParms", 0x18c: "PolicyPassword",
+		0x18f: "PolicyNvWritten", 0x190: "PolicyTemplate", 0x192: "PolicyAuthorizeNV",
+		0x19b: "PolicyCapability", 0x19c: "PolicyParameters",
 	}
 }
 

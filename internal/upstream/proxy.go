@@ -35,3 +35,23 @@ func Proxy(rawURL string, bypass []string) (func(*http.Request) (*url.URL, error
 	}).ProxyFunc()
 	return func(r *http.Request) (*url.URL, error) { return choose(r.URL) }, nil
 }
+
+// proxied is a transport that says which proxy it uses.
+type proxied interface {
+	ProxyOf(r *http.Request) (*url.URL, error)
+}
+
+// Via is ", through proxy HOST:PORT" if a client's requests to a URL go through one, for texts that
+// name what is waited for or what failed; "" if they do not, or its transport does not say.
+func Via(client *http.Client, target string) string {
+	transport, says := client.Transport.(proxied)
+	u, err := url.Parse(target)
+	if !says || err != nil {
+		return ""
+	}
+	proxy, err := transport.ProxyOf(&http.Request{URL: u})
+	if err != nil || proxy == nil {
+		return ""
+	}
+	return ", through proxy " + proxy.Host // the URL may have a password in it
+}

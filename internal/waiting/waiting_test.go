@@ -76,7 +76,7 @@ func TestALongWaitIsLoggedOnce(t *testing.T) {
 			t.Error("it is said to be over while another waits for long")
 		}
 		second()
-		if len(b.Now()) != 0 || said.count(ends) != 1 || said.count("waited=11s") != 1 {
+		if len(b.Now()) != 0 || said.count(ends) != 1 || said.count("waited_seconds=11") != 1 {
 			t.Errorf("over: %+v, told %d times", b.Now(), said.count(ends))
 		}
 		again := b.Begin("the TPM")

@@ -112,6 +112,15 @@ func steps() map[string]step {
 			defer k.Close()
 			return s.FinishRotation(ctx, next, k, keystore.ProveHere(nil))
 		}, keystore.ErrNoKey},
+		"back": {oneOldOneCurrent, func(ctx context.Context, s *shelf) error {
+			previous, err := s.Previous("app")
+			if err != nil {
+				return err
+			}
+			k := s.open(previous)
+			defer k.Close()
+			return s.GoBack(ctx, previous, k, keystore.ProveHere(nil))
+		}, keystore.ErrNoKey},
 		"cancel": {rotationBegun, func(ctx context.Context, s *shelf) error { return s.CancelRotation(ctx, s.reach, "app") }, keystore.ErrNoKey},
 		"delete": {rotationBegun, func(ctx context.Context, s *shelf) error { return s.Delete(ctx, s.reach, "app") }, keystore.ErrNoKey},
 	}
@@ -186,7 +195,7 @@ func TestAFullDiskLosesNoKey(t *testing.T) {
 	t.Parallel()
 	v := tpmtest.Simulator(t)
 	on := tpmtest.ConnectWith(t, tpm.Config{Device: v.Device(), PlainSessions: true}) // so that it keeps no session
-	for name, limits := range map[string][]int{"create": {0, 100}, "begin": {0, 100}, "finish": {0}, "import": {0, 100}} {
+	for name, limits := range map[string][]int{"create": {0, 100}, "begin": {0, 100}, "finish": {0}, "back": {0}, "import": {0, 100}} {
 		for _, limit := range limits {
 			t.Run(name+" "+strconv.Itoa(limit), func(t *testing.T) {
 				s := newShelf(t, on)

@@ -4,8 +4,9 @@
 //
 // A [Store] keeps each key in generations, numbered from 1. A rotation makes the next generation
 // beside the current one ([Store.BeginRotation]), and switches to it when a [Prove] has shown that
-// key and certificate work together ([Store.FinishRotation]). [ProveHere] and [ProveAt] do that by
-// TLS handshakes.
+// key and certificate work together ([Store.FinishRotation]). [Store.GoBack] switches to the
+// generation before, which is kept until the next rotation begins. [ProveHere] and [ProveAt] prove
+// by TLS handshakes.
 //
 // [Store.Import] puts a certificate beside a key. It keeps what it replaces, and replaces a
 // certificate that works and is in use only if that is meant; [Store.Replaced] is the way back.

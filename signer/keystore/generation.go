@@ -110,6 +110,20 @@ func (s *Store) Next(name string) (Entry, error) {
 	return next, nil
 }
 
+// Previous returns the generation that was in use before the current one. The error is [ErrNoKey]
+// if it is not kept any more, or there was none.
+func (s *Store) Previous(name string) (Entry, error) {
+	e, err := s.Current(name)
+	if err != nil {
+		return Entry{}, err
+	}
+	previous := s.entry(name, e.Generation-1)
+	if !previous.exists() {
+		return Entry{}, fmt.Errorf("previous generation of key %q: %w: it is kept until the next rotation begins", name, ErrNoKey)
+	}
+	return previous, nil
+}
+
 // Generations lists all generations that have a key file, the oldest first.
 func (s *Store) Generations(name string) ([]Entry, error) {
 	current, err := s.Current(name)

@@ -60,6 +60,15 @@ func TestAPersistentHandleGoesWithTheKey(t *testing.T) {
 	}
 	is("rotation finished", place, next)
 	s.open(first).Close()
+	k := s.open(first)
+	if err := errors.Join(s.GoBack(t.Context(), first, k, believe), k.Close()); err != nil {
+		t.Fatal(err)
+	}
+	is("gone back", place, first)
+	if err := s.finish(next, believe); err != nil {
+		t.Fatal(err)
+	}
+	is("forward again", place, next)
 	options.Persistent = other
 	third := s.begin("app", options)
 	is("rotation to another handle begun", other, third)

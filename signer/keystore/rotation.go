@@ -100,34 +100,54 @@ func (s *Store) addNext(ctx context.Context, on *tpm.TPM, name string, file *tpm
 // works. If prove fails, or the generation or its certificate is another one afterwards, the
 // current generation stays in use.
 func (s *Store) FinishRotation(ctx context.Context, next Entry, key *signer.Key, prove Prove) error {
-	chain, err := s.chainOrNone(next)
+	return s.switchTo(ctx, next, 1, key, prove)
+}
+
+// GoBack switches to the generation before the current one, whose key is key, after prove has shown
+// that it works. The one that was in use becomes the next one: a rotation that is finished, or
+// cancelled, as any other. If prove fails, the current generation stays in use.
+func (s *Store) GoBack(ctx context.Context, previous Entry, key *signer.Key, prove Prove) error {
+	return s.switchTo(ctx, previous, -1, key, prove)
+}
+
+// switchTo makes a generation the current one, from which it is that many steps away.
+func (s *Store) switchTo(ctx context.Context, to Entry, steps int, key *signer.Key, prove Prove) error {
+	chain, err := s.chainOrNone(to)
 	if err != nil {
 		return err
 	}
 	if err := prove(ctx, key, chain); err != nil { // without the lock: it may talk to a server
-		return fmt.Errorf("key %q stays as it is, because its next generation was not proven to work: %w", next.Name, err)
+		return fmt.Errorf("key %q stays as it is, because its %s generation was not proven to work: %w", to.Name, neighbour(steps), err)
 	}
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	old, err := s.Current(next.Name)
+	from, err := s.Current(to.Name)
 	if err == nil {
-		err = errors.Join(old.CheckNotes(), next.CheckNotes())
+		err = errors.Join(from.CheckNotes(), to.CheckNotes())
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.checkStillNext(old, next, key, chain); err != nil {
-		return fmt.Errorf("key %q stays as it is: %w", next.Name, err)
+	if err := s.checkStill(from, to, steps, key, chain); err != nil {
+		return fmt.Errorf("key %q stays as it is: %w", to.Name, err)
 	}
-	err = statefile.Write(filepath.Join(s.path(next.Name), currentFile), []byte(strconv.Itoa(next.Generation)+"\n"))
+	err = statefile.Write(filepath.Join(s.path(to.Name), currentFile), []byte(strconv.Itoa(to.Generation)+"\n"))
 	if err != nil {
 		return err
 	}
-	s.takeOver(ctx, key, old, next)
+	s.takeOver(ctx, key, from, to)
 	return nil
+}
+
+// neighbour names the generation that is that many steps away.
+func neighbour(steps int) string {
+	if steps < 0 {
+		return "previous"
+	}
+	return "next"
 }
 
 // chainOrNone reads the certificates of a generation, nil if there are none.
@@ -139,12 +159,12 @@ func (s *Store) chainOrNone(e Entry) ([]*x509.Certificate, error) {
 	return chain, err
 }
 
-// checkStillNext returns an error if what is switched to is not what was proven.
-func (s *Store) checkStillNext(current, next Entry, key *signer.Key, proven []*x509.Certificate) error {
-	if current.Generation+1 != next.Generation || !next.exists() {
-		return errors.New("another process has finished or cancelled this rotation meanwhile")
+// checkStill returns an error if what is switched to is not what was proven.
+func (s *Store) checkStill(from, to Entry, steps int, key *signer.Key, proven []*x509.Certificate) error {
+	if from.Generation+steps != to.Generation || !to.exists() {
+		return errors.New("another process has finished or cancelled a rotation meanwhile")
 	}
-	file, err := s.ReadKeyFile(next)
+	file, err := s.ReadKeyFile(to)
 	if err != nil {
 		return err
 	}
@@ -153,9 +173,9 @@ func (s *Store) checkStillNext(current, next Entry, key *signer.Key, proven []*x
 		return err
 	}
 	if !bytes.Equal(name, key.TPMKey().Name()) {
-		return errors.New("the key that was tried is not that of the next generation")
+		return fmt.Errorf("the key that was tried is not that of the %s generation", neighbour(steps))
 	}
-	chain, err := s.chainOrNone(next)
+	chain, err := s.chainOrNone(to)
 	if err != nil {
 		return err
 	}
@@ -165,8 +185,8 @@ func (s *Store) checkStillNext(current, next Entry, key *signer.Key, proven []*x
 	return nil
 }
 
-// takeOver gives the persistent handle of the old generation to the new one. The handle is for
-// speed only: if this fails, the key is loaded from its file.
+// takeOver gives the persistent handle of the generation that was in use to the one that is. The
+// handle is for speed only: if this fails, the key is loaded from its file.
 func (s *Store) takeOver(ctx context.Context, key *signer.Key, old, next Entry) {
 	if next.Persistent == 0 || next.Persistent != old.Persistent {
 		return
@@ -176,7 +196,7 @@ func (s *Store) takeOver(ctx context.Context, key *signer.Key, old, next Entry) 
 		err = key.TPMKey().Persist(ctx, next.Persistent)
 	}
 	if err != nil {
-		s.log.Warn("the new generation did not get the persistent handle of the old one; it is loaded from its file", "key", next.Name, "cause", err)
+		s.log.Warn("the generation now in use did not get the persistent handle of the one before; it is loaded from its file", "key", next.Name, "cause", err)
 	}
 }
 

@@ -115,6 +115,52 @@ func TestWhatIsNotProvenIsNotSwitchedTo(t *testing.T) {
 	}
 }
 
+// The generation before is kept until the next rotation begins, and so long it is a way back.
+func TestAKeyGoesBackToTheGenerationBefore(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, tpmtest.Open(t))
+	first := s.create("app", ecOptions())
+	if _, err := s.Previous("app"); !errors.Is(err, keystore.ErrNoKey) {
+		t.Errorf("before any rotation: %v", err)
+	}
+	second := s.begin("app", ecOptions())
+	if err := s.finish(second, believe); err != nil {
+		t.Fatal(err)
+	}
+	back := func(key keystore.Entry, prove keystore.Prove) error {
+		k := s.open(key)
+		defer k.Close()
+		return s.GoBack(t.Context(), first, k, prove)
+	}
+	no := errors.New("no")
+	if err := back(first, func(context.Context, *signer.Key, []*x509.Certificate) error { return no }); !errors.Is(err, no) || !strings.Contains(err.Error(), "previous generation") {
+		t.Errorf("unproven: %v", err)
+	}
+	if err := back(second, believe); err == nil || !strings.Contains(err.Error(), "not that of the previous generation") {
+		t.Errorf("with another key: %v", err)
+	}
+	if got := s.current("app"); got.Generation != 2 {
+		t.Errorf("generation %d is in use", got.Generation)
+	}
+	if err := back(first, believe); err != nil {
+		t.Fatal(err)
+	}
+	next, err := s.Next("app")
+	if got := s.current("app"); got.Generation != 1 || err != nil || next.Generation != 2 {
+		t.Errorf("generation %d is in use, and the next one is %d, %v", got.Generation, next.Generation, err)
+	}
+	if err := back(first, believe); err == nil || !strings.Contains(err.Error(), "meanwhile") {
+		t.Errorf("twice: %v", err)
+	}
+	if err := s.finish(next, believe); err != nil { // forward again
+		t.Fatal(err)
+	}
+	s.begin("app", ecOptions())
+	if _, err := s.Previous("app"); !errors.Is(err, keystore.ErrNoKey) {
+		t.Errorf("after the next rotation began: %v", err)
+	}
+}
+
 func TestACertificateOfAnotherKeyIsNotImported(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))

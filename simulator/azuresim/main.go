@@ -37,6 +37,9 @@ Example:
   until test -S /tmp/sim/agent.sock; do sleep 0.1; done
   keyagent token --socket /tmp/sim/agent.sock --identity vm --resource https://vault.azure.net
 
+keyagent key and cert, as below, use this VM's TPM after
+  export KEYAGENT_CONFIG=/tmp/sim/keyagent.yaml
+
 The tenant has two applications: app-fic trusts the VM's user-assigned identity,
 app-cert waits for a certificate. The control endpoint, whose address is
 "control" in D/azuresim.json, has an authority that issues one, and lets the

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/keyagent/keyagent/internal/tcg"
 	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tpm/internal/rc"
 )
@@ -132,7 +133,7 @@ func (t *Turn) flushLocked(input []byte, name []byte) ([]byte, error) {
 	return nil, err
 }
 
-// command is a command that prints as its code.
+// command is a command that prints as its name.
 type command []byte
 
-func (c command) String() string { return fmt.Sprintf("TPM command 0x%03x", uint32(commandCode(c))) }
+func (c command) String() string { return "TPM command " + tcg.Command(uint32(commandCode(c))) }

@@ -71,10 +71,7 @@ func (d *Daemon) tpmSilent(ctx context.Context) bool {
 	if d.engine.Key.TPM == nil {
 		return false
 	}
-	return d.silence.ask(ctx, d.opts.Now, func(ctx context.Context) error {
-		_, err := d.engine.Key.TPM.Properties(ctx)
-		return err
-	})
+	return d.silence.ask(ctx, d.opts.Now, d.engine.Key.TPM.Answers)
 }
 
 // Capabilities says how well credentials can be bound here. What was obtained since the start is

@@ -116,11 +116,11 @@ func ExampleVerifyExpected() {
 		fmt.Printf("not proven: %s (%s)\n", c.Claim, c.Reason)
 	}
 	// Output:
-	// proven: hardware is a genuine AMD SEV-SNP processor (AMD root ARK-Milan) proven: the host
-	// cannot read or migrate the guest's memory (AMD root ARK-Milan) proven: the firmware is
-	// Azure's paravisor (launch identity in the verifier's policy) proven: the evidence was made
-	// for this challenge (attestation key in the hardware-signed claims) proven: the boot
-	// measurements are those listed (attestation key in the hardware-signed claims) not proven: the
-	// attestation key belongs to an Azure virtual TPM (ak.certificate) not proven: the binding key
-	// lives in this TPM and cannot leave it (key.public)
+	// proven: hardware is a genuine AMD SEV-SNP processor (AMD root ARK-Milan)
+	// proven: the host cannot read or migrate the guest's memory (AMD root ARK-Milan)
+	// proven: the firmware is Azure's paravisor (launch identity in the verifier's policy)
+	// proven: the evidence was made for this challenge (attestation key in the hardware-signed claims)
+	// proven: the boot measurements are those listed (attestation key in the hardware-signed claims)
+	// not proven: the attestation key belongs to an Azure virtual TPM (ak.certificate)
+	// not proven: the binding key lives in this TPM and cannot leave it (key.public)
 }

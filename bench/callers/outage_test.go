@@ -91,7 +91,7 @@ func withAgent(tb testing.TB, age time.Duration) (got answers) {
 	if err := get(); err != nil {
 		tb.Fatal(err)
 	}
-	if age > tokenLife/2 { // in the meantime, somebody has used the token
+	if age > tokenLife/2 { // in the meantime, a program has used the token
 		s.advance(tb, tokenLife/2)
 		age -= tokenLife / 2
 		s.until(tb, journal.OK, s.requests(journal.OK)+1, get)
@@ -190,7 +190,7 @@ func withAzidentity(t *testing.T, age time.Duration) (got answers) {
 	if err := get(); err != nil {
 		t.Fatal(err)
 	}
-	if age > tokenLife/2 { // in the meantime, somebody has used the token
+	if age > tokenLife/2 { // in the meantime, a program has used the token
 		time.Sleep(tokenLife / 2)
 		age -= tokenLife / 2
 		if err := get(); err != nil {

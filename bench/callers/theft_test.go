@@ -53,7 +53,7 @@ type loot struct {
 	After time.Duration // how much later it is on the victim's platform
 }
 
-// robbed has the thief try everything on another VM, which is another process, so much later.
+// robbed has the thief try everything on another VM, which is another process, after this time.
 func (v *victim) robbed(tb testing.TB, after time.Duration) report {
 	tb.Helper()
 	if err := v.platform.Clock().Advance(after - v.loot.After); err != nil {
@@ -142,8 +142,8 @@ func TestAPEMKeyIsAsGoodForAThiefAsItsCertificate(t *testing.T) {
 	}
 }
 
-// What the thief is refused is refused for the want of the TPM, and not because it is no good: with
-// the TPM, the same files and the same assertions give tokens.
+// The thief is refused only because the TPM is missing: with the TPM, the same files and the same
+// assertions give tokens.
 func TestTheLootIsGoodWhereTheTPMIs(t *testing.T) {
 	v := newVictim(t)
 	insider := &thief{loot: v.loot, dir: t.TempDir(), platform: v.platform}
@@ -212,27 +212,27 @@ func (v *victim) withKey(ctx context.Context, name string, der []byte, do func(*
 	return do(&tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key})
 }
 
-// BenchmarkTheft counts in how many ways somebody who took all files and the memory away, but for
-// what is in the TPM, gets new tokens on a VM of their own: right after, and when the stolen token
-// has expired. The stolen token itself is good until then, the agent's as well as the other's. This
-// is what they try, and what comes of it:
+// BenchmarkTheft counts in how many ways a thief who took all files and the memory, but not what is
+// in the TPM, gets new tokens on another VM: right after, and when the stolen token has expired.
+// The stolen token itself is good until then, the agent's as well as the other program's. This is
+// what the thief tries, and the result:
 //
 //	with what was taken from the agent
-//	the agent, with its whole state                            does not start: not the storage root that it knows
-//	the agent, without its note of the storage root            does not start: TPM_RC_INTEGRITY of the binding key
-//	the agent, with a binding key of its own, for app-cert     TPM_RC_INTEGRITY of the application's key
-//	the agent, with the thief's VM's identity, for app-fic     AADSTS700211, which trusts another issuer's
-//	the VM's identity, without a certificate                   AADSTS7000218
-//	the VM's or the application's certificate, the thief's key TLS alert decrypt_error
-//	the VM's identity, a certificate that the thief made       AADSTS7000277
-//	the application, a certificate that the thief made         AADSTS700027
-//	its signed assertion, over the thief's mutual TLS or none  AADSTS500181
-//	its signed assertion, at login                             AADSTS700023, made for another endpoint: an assumption about Entra
-//	a bound assertion, as jwt-pop or jwt-bearer, or at login   AADSTS500181, later AADSTS700024
+//	the agent, with its whole state                         does not start: another storage root
+//	the agent, without its note of the storage root         does not start: TPM_RC_INTEGRITY
+//	the agent, a new binding key, for app-cert              TPM_RC_INTEGRITY
+//	the agent, another VM's identity, for app-fic           AADSTS700211
+//	the VM's identity, without a certificate                AADSTS7000218
+//	the VM's or the application's certificate, another key  TLS alert decrypt_error
+//	the VM's identity, another certificate                  AADSTS7000277
+//	the application, another certificate                    AADSTS700027
+//	its signed assertion, over other mutual TLS or none     AADSTS500181
+//	its signed assertion, at login                          AADSTS700023 (assumed of Entra)
+//	a bound assertion, jwt-pop or jwt-bearer, or at login   AADSTS500181, later AADSTS700024
 //
 //	with what was taken from a program that has its key in a PEM file
-//	MSAL Go                                                    a token, as long as the certificate is valid
-//	azidentity, ClientCertificateCredential                    a token, as long as the certificate is valid
+//	MSAL Go                                                 a token, while the certificate is valid
+//	azidentity, ClientCertificateCredential                 a token, while the certificate is valid
 //
 // The assertions were read by a wiretap that held them back from Entra, so that none has been used:
 // with the key that is in the TPM, they are good ([TestTheLootIsGoodWhereTheTPMIs]).

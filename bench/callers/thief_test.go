@@ -31,24 +31,24 @@ import (
 
 const askThief = "thief"
 
-// thief is on a VM of their own, with a TPM of their own, and can connect to the victim's Entra.
+// thief has another VM with another TPM, and can connect to the victim's Entra.
 type thief struct {
 	loot
 
 	dir      string
 	platform *simulator.Platform
 	roots    *x509.CertPool
-	own      *tls.Certificate // made by himself, with the application's name
+	own      *tls.Certificate // made by the thief, with the application's name
 }
 
-// report is what the thief brings back.
+// report is the thief's result.
 type report struct {
 	Attempts             []outcome // as attempts has them
 	AgentToken, PEMToken string    // status line of the resource, asked with the stolen token
 }
 
 type outcome struct {
-	Token bool // they got a new one, and the resource takes it
+	Token bool // there is a new one, and the resource takes it
 	Said  string
 }
 
@@ -82,15 +82,15 @@ func attempts() []attempt {
 		{"agent with an identity of its own, for the application that trusts the victim's", false, (*thief).agentForFederation, "AADSTS700211", ""},
 		// What the thief sends without the agent.
 		{"VM's identity, without a certificate", false, (*thief).noCertificate, noCredential, ""},
-		{"VM's certificate over a key of their own", false, (*thief).bindingCertificate, tlsRefusal, ""},
-		{"application's certificate over a key of their own", false, (*thief).appCertificate, tlsRefusal, ""},
-		{"VM's identity, a certificate of their own", false, (*thief).ownBindingCertificate, otherIssuer, ""},
-		{"application, a certificate of their own", false, (*thief).ownAppCertificate, notRegistered, ""},
-		{"signed assertion from the wire, a certificate of their own", false, (*thief).signedOverOwn, otherBinding, ""},
+		{"VM's certificate over another key", false, (*thief).bindingCertificate, tlsRefusal, ""},
+		{"application's certificate over another key", false, (*thief).appCertificate, tlsRefusal, ""},
+		{"VM's identity, another certificate", false, (*thief).ownBindingCertificate, otherIssuer, ""},
+		{"application, another certificate", false, (*thief).ownAppCertificate, notRegistered, ""},
+		{"signed assertion from the wire, another certificate", false, (*thief).signedOverOwn, otherBinding, ""},
 		{"signed assertion from the wire, no certificate", false, (*thief).signedOverNone, otherBinding, ""},
 		{"signed assertion from the wire, at login", false, (*thief).signedAtLogin, otherAudience, ""},
-		{"bound assertion from the wire as jwt-pop, a certificate of their own", false, (*thief).federatedOverOwn, otherBinding, outOfTime},
-		{"bound assertion from the wire as jwt-bearer, a certificate of their own", false, (*thief).federatedAsBearer, otherBinding, outOfTime},
+		{"bound assertion from the wire as jwt-pop, another certificate", false, (*thief).federatedOverOwn, otherBinding, outOfTime},
+		{"bound assertion from the wire as jwt-bearer, another certificate", false, (*thief).federatedAsBearer, otherBinding, outOfTime},
 		{"bound assertion from the wire as jwt-bearer, at login", false, (*thief).federatedAtLogin, otherBinding, outOfTime},
 		// What the other program would do.
 		{"MSAL Go with the PEM file", true, (*thief).byMSAL, aToken, ""},
@@ -98,8 +98,7 @@ func attempts() []attempt {
 	}
 }
 
-// oneThief is the thief's process: it boots their VM in dir, where loot.json is, and prints the
-// report.
+// oneThief is the thief's process: it boots a VM in dir, where loot.json is, and prints the report.
 func oneThief(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -166,8 +165,8 @@ func (t *thief) show(ctx context.Context, token string) string {
 	return resp.Status
 }
 
-// client knows the victim's Entra by its names in the public cloud, and shows the certificate, if
-// there is one.
+// client connects to the victim's Entra by its names in the public cloud, and presents the
+// certificate, if there is one.
 func (t *thief) client(certificate *tls.Certificate) *http.Client {
 	names := map[string]string{mtlsName + ":443": t.Victim.MTLSAuth, loginName + ":443": t.Victim.Login}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: t.roots}
@@ -260,8 +259,8 @@ func (t *thief) agentForFederation(ctx context.Context) (string, error) {
 	return t.byAgent(ctx, federatedApp, "storage-root", "keys/binding")
 }
 
-// byAgent runs the agent on the thief's VM with the stolen state, of which they removed something,
-// and asks it for a token.
+// byAgent runs the agent on the thief's VM with the stolen state, a part of which is removed, and
+// asks it for a token.
 func (t *thief) byAgent(ctx context.Context, identity string, removed ...string) (string, error) {
 	cfg, err := t.config()
 	if err != nil {
@@ -284,7 +283,7 @@ func (t *thief) byAgent(ctx context.Context, identity string, removed ...string)
 	return token.AccessToken.Reveal(), nil
 }
 
-// config is that of their own VM with the victim's applications and a copy of the stolen state.
+// config is that of the thief's VM with the victim's applications and a copy of the stolen state.
 func (t *thief) config() (*config.Config, error) {
 	cfg, err := config.Load(t.platform.Info().ConfigFile)
 	if err != nil {
@@ -379,7 +378,7 @@ func (t *thief) appCertificate(ctx context.Context) (string, error) {
 
 func (t *thief) ownAppCertificate(ctx context.Context) (string, error) { return t.asApp(ctx, t.own) }
 
-// over is a certificate that belongs to another key than the thief's.
+// over is a certificate with a key that does not belong to it.
 func (t *thief) over(der []byte) *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: t.own.PrivateKey}
 }
@@ -418,7 +417,7 @@ func (t *thief) federatedAtLogin(ctx context.Context) (string, error) {
 	return t.replay(ctx, nil, loginName, federatedApp, t.Federated, "jwt-bearer")
 }
 
-// replay sends an assertion that the thief has seen.
+// replay sends an assertion that was seen on the wire.
 func (t *thief) replay(ctx context.Context, certificate *tls.Certificate, host, app, assertion, kind string) (string, error) {
 	return t.post(ctx, certificate, host, url.Values{
 		"client_id": {t.application(app)}, "client_assertion": {assertion},

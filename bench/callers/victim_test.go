@@ -165,8 +165,8 @@ func (v *victim) usePEM(ctx context.Context) error {
 	return err
 }
 
-// wiretap is a proxy between the agent and Entra whose certificate the agent trusts: it reads
-// along, and nothing gets through. Assertions that it has seen are as good as new.
+// wiretap is a proxy between the agent and Entra whose certificate the agent trusts: it reads the
+// requests and forwards none, so that the assertions that it has seen are unused.
 type wiretap struct {
 	mu    sync.Mutex
 	forms []url.Values

@@ -35,10 +35,10 @@ func beside(b *testing.B, open peer) {
 }
 
 // pair measures both in turn; the order changes each time. What it reports are medians: the two
-// share a garbage collector, and whom it interrupts is chance.
+// share a garbage collector, which may interrupt either.
 //
-// We verify each signature before we give it out, and that is in our time. "verified" is the
-// reference with one verification by its caller, who would have to make it for the same promise.
+// We verify each signature before we return it, and our time includes that. "verified" is the
+// reference with one verification by its caller, which gives the same promise.
 func pair(b *testing.B, ours, reference crypto.Signer, s scheme) {
 	b.Helper()
 	check(b, ours, s)
@@ -61,9 +61,8 @@ func pair(b *testing.B, ours, reference crypto.Signer, s scheme) {
 	report(b, "verified-", mine.median(), theirs.median()+verified.median())
 }
 
-// least measures a peer beside the least that a signer needs that verifies what the TPM made: the
-// bare exchange and one verification. Where the peer takes less, no signer that verifies is ahead
-// of it.
+// least measures a peer beside the least that a signer which verifies can take: the bare exchange
+// and one verification. Where the peer takes less, no signer that verifies can be faster.
 func least(b *testing.B, by *bare, reference crypto.Signer, s scheme) {
 	b.Helper()
 	signature, err := reference.Sign(nil, digest(), s.opts)

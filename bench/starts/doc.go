@@ -2,8 +2,8 @@
 // gets, and how many commands it sends to the TPM until then: on a TPM that takes its time, the
 // second is the first.
 //
-//	BenchmarkStartCommands             how many commands and signatures there are, beside what there may be
-//	BenchmarkStartBesideFormer         the time, beside that of a former build, on a TPM that a proxy makes slow
+//	BenchmarkStartCommands             commands and signatures, beside how many are allowed
+//	BenchmarkStartBesideFormer         the time beside a former build's, on a TPM made slow
 //	BenchmarkStartBesideFormer/latency the same for TPMs from fast to slow, as a series for a plot
 //
 // Two starts are told apart. The first ever makes the key, has it attested and gets it a

@@ -321,8 +321,22 @@ func (t *turn) under(find func(*turn) (object, error), f func(object) error) err
 		if !rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) || o.transient() || t.tpm.known.locked[at(o)] {
 			return err
 		}
-		t.tpm.known.refuses(o)
+		if !t.exchanged(o) {
+			t.tpm.known.refuses(o)
+		}
 	}
+}
+
+// exchanged reports whether another object is at the handle now than was seen there before: that
+// one wants a password, and nothing is known of the one that was seen. It is asked anew by whoever
+// looks next.
+func (t *turn) exchanged(o object) bool {
+	if !o.recalled {
+		return false
+	}
+	now, err := t.lookAgain(o.handle)
+	t.forgetSeen(o.handle)
+	return err != nil || !bytes.Equal(now.name, o.name)
 }
 
 // restore is the command that puts a primary back to a persistent handle.

@@ -73,3 +73,38 @@ func exchangeAK(t *testing.T, on *tpm.TPM) {
 		return nil
 	})
 }
+
+// Another owner puts a storage key that wants a password to the root's handle, and puts the root
+// back. What the other one refused is not held against the root.
+func TestARootThatWasExchangedForAWhileIsUsedAgain(t *testing.T) {
+	t.Parallel()
+	v := tpmtest.Simulator(t)
+	wire := new(traffic)
+	proxy := tpmtest.NewProxy(t, v.Device())
+	proxy.Handle(wire.under(nil))
+	on, other := tpmtest.Connect(t, proxy.Device()), tpmtest.Connect(t, v.Device())
+	create := func() (primaries int) {
+		t.Helper()
+		before := wire.count(tpm2.TPMCCCreatePrimary)
+		if _, err := on.CreateKey(t.Context(), tpm.KeyOptions{Algorithm: tpm.ECDSAP256}); err != nil {
+			t.Error(err)
+		}
+		return wire.count(tpm2.TPMCCCreatePrimary) - before
+	}
+	create()
+	create()
+	counted := tpm2.RSASRKTemplate
+	counted.ObjectAttributes.NoDA = false // a wrong password is counted
+	evict(t, other)
+	persist(t, other, counted)
+	create()
+	evict(t, other)
+	persist(t, other, tpm2.RSASRKTemplate)
+	create() // finds out that it is back
+	if n := create(); n != 0 {
+		t.Errorf("%d primaries were made while the root is at its handle", n)
+	}
+	if state, err := other.State(t.Context()); err != nil || state.Lockout.Tries > 1 {
+		t.Errorf("the TPM counts %d failed tries, %v", state.Lockout.Tries, err)
+	}
+}

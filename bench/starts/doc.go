@@ -16,6 +16,7 @@
 //
 // Both builds have the same platform, the same proxy and the same client, and take turns; what is
 // reported is the median. What is counted and delayed as a signature is TPM2_Sign, which is what
-// the agent decides on. The first start ever also has the attestation key sign twice (TPM2_Certify,
-// TPM2_Quote), in either build; how the two compare when that is as slow is measured as well.
+// the agent decides on. The first start ever also has the attestation key sign (TPM2_Certify,
+// TPM2_Quote), as often in either build; how the two compare when that is as slow is measured as
+// well.
 package starts

@@ -52,13 +52,12 @@ func proseOf(group *ast.CommentGroup) []*ast.Comment {
 }
 
 // tooWide returns the width of a line that is a comment and wider than allowed, else 0. A line of
-// one word, such as a URL, and a line of a table cannot be broken.
+// one word, such as a URL, cannot be broken.
 func tooWide(line string) int {
 	text := strings.TrimSpace(line)
 	words := strings.Fields(strings.TrimPrefix(text, "//"))
 	columns := columnsOf(strings.TrimRight(line, " \t\r"))
-	table := strings.HasPrefix(text, "//\t") // preformatted, as in a doc comment's code block
-	if !strings.HasPrefix(text, "//") || table || len(words) < 2 || columns <= maxCommentColumns {
+	if !strings.HasPrefix(text, "//") || len(words) < 2 || columns <= maxCommentColumns {
 		return 0
 	}
 	return columns
@@ -88,7 +87,7 @@ func TestWidthOfComments(t *testing.T) {
 		{"with a tab, of 102 columns", "\t// " + long[:94] + "!", 102},
 		{"of letters outside ASCII", "// " + long + "äö", 0},
 		{"of one word", "// https://example.com/" + strings.Repeat("x", 100), 0},
-		{"of a table", "//\t" + long + "all", 0},
+		{"of a table", "//\t" + long + "all", 102},
 		{"behind code", "x := 1 // " + long, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

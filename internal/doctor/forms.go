@@ -26,7 +26,7 @@ func (d *doctor) checkForms() {
 		verdict, action := VerdictOK, ""
 		switch {
 		case !slices.Contains(stuck, f.Name):
-		case d.tpm == nil && !d.cfg.BindingKey.InsecureSoftware, d.opts.Forms == nil: // it may work, once that is mended
+		case d.tpm == nil && !d.cfg.BindingKey.InsecureSoftware, d.opts.Forms == nil: // it may work, once that is repaired
 			verdict, action = VerdictWarn, "a credential of the configuration is written so ("+f.Configuration+"): see what is said above of the TPM and the agent"
 		default:
 			verdict, action = VerdictWarn, "a credential of the configuration is written so ("+f.Configuration+"): choose a form that works here, see What works today in docs/credentials.md"

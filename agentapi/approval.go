@@ -55,7 +55,7 @@ func (r *record) approve(target string, req tokenRequest) {
 // auditHandler returns a handler that adds what there is to say of the answer to a record. For the
 // same answer again it is that of the last one, in which the attributes are formatted already.
 func (r *record) auditHandler(trail slog.Handler, p *problem) slog.Handler {
-	if !r.issued || r.approval == nil {
+	if p != nil || !r.issued || r.approval == nil { // what failed is never like what was answered before
 		return trail.WithAttrs(r.attrs(p))
 	}
 	a := r.approval

@@ -65,7 +65,7 @@ func (k *keyFlags) request() (keyring.KeyRequest, error) {
 		r.NotPersistent = true
 	default:
 		handle, err := strconv.ParseUint(k.persistent, 0, 32)
-		if err != nil {
+		if err != nil || handle == 0 { // zero stands for no wish in a request
 			return r, usagef("--persistent %q is not a handle, as in 0x81010001", k.persistent)
 		}
 		r.Persistent = uint32(handle)

@@ -116,13 +116,13 @@ func hashName(h crypto.Hash) string {
 }
 
 // SignatureSchemes lists what the key can sign in TLS, in order of preference, for
-// tls.Certificate.SupportedSignatureAlgorithms. What was not tried out yet is tried now: up to four
-// signatures, for up to 45 seconds; what cannot be tried is left out. An RSA key without PSS cannot
-// be used in TLS 1.3.
-func (k *Key) SignatureSchemes() []tls.SignatureScheme {
+// tls.Certificate.SupportedSignatureAlgorithms. What was not tried out yet is tried now, with up to
+// six signatures, as long as the context lasts; what cannot be tried is left out. An RSA key
+// without PSS cannot be used in TLS 1.3.
+func (k *Key) SignatureSchemes(ctx context.Context) []tls.SignatureScheme {
 	for _, t := range trialsOf(k.public) {
 		if _, ok := tlsScheme(t.form, t.hash, k.public); ok {
-			_ = k.want(k.limited(), t) // it is left out
+			_ = k.want(ctx, t) // it is left out
 		}
 	}
 	return k.ProvenSchemes()

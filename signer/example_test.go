@@ -45,7 +45,7 @@ func ExampleOpen() {
 	public := key.Public().(*ecdsa.PublicKey)
 	fmt.Println(key.Info().Algorithm, "in a", key.Info().Strength)
 	fmt.Println("verified:", ecdsa.VerifyASN1(public, digest[:], signature))
-	fmt.Println("TLS:", key.SignatureSchemes())
+	fmt.Println("TLS:", key.SignatureSchemes(ctx))
 	// Output:
 	// ECDSA-P256 in a tpm
 	// verified: true

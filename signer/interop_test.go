@@ -61,7 +61,7 @@ func TestOtherProgramsAcceptKeysOfEachKind(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer key.Close()
-			if got := key.SignatureSchemes(); !slices.Equal(got, k.schemes) {
+			if got := key.SignatureSchemes(t.Context()); !slices.Equal(got, k.schemes) {
 				t.Errorf("it offers %v", got)
 			}
 			for _, use := range []struct {

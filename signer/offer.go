@@ -49,7 +49,7 @@ type trial struct {
 	hash crypto.Hash
 }
 
-// offer is what trials have shown. It does not change: another trial makes another offer.
+// offer is what signatures have shown. It does not change: another trial makes another offer.
 type offer map[trial]finding
 
 // finding is what a trial has shown.
@@ -57,6 +57,10 @@ type finding struct {
 	works bool
 	salt  int // of PSS, measured, in bytes; -1: there is no signature to measure
 }
+
+// shown reports whether a signature has shown it. Otherwise it is a refusal, which anyone between
+// the TPM and the agent can forge.
+func (f finding) shown() bool { return f.works || f.salt >= 0 }
 
 // with returns the offer with one more finding.
 func (o offer) with(t trial, f finding) offer {
@@ -116,13 +120,13 @@ func hashName(h crypto.Hash) string {
 }
 
 // SignatureSchemes lists what the key can sign in TLS, in order of preference, for
-// tls.Certificate.SupportedSignatureAlgorithms. What was not tried out yet is tried now: up to four
-// signatures, for up to 45 seconds; what cannot be tried is left out. An RSA key without PSS cannot
-// be used in TLS 1.3.
-func (k *Key) SignatureSchemes() []tls.SignatureScheme {
+// tls.Certificate.SupportedSignatureAlgorithms. What was not tried out yet is tried now, with up to
+// six signatures, as long as the context lasts; what cannot be tried is left out. An RSA key
+// without PSS cannot be used in TLS 1.3.
+func (k *Key) SignatureSchemes(ctx context.Context) []tls.SignatureScheme {
 	for _, t := range trialsOf(k.public) {
 		if _, ok := tlsScheme(t.form, t.hash, k.public); ok {
-			_ = k.want(k.limited(), t) // it is left out
+			_ = k.want(ctx, t) // it is left out
 		}
 	}
 	return k.ProvenSchemes()
@@ -142,18 +146,30 @@ func (k *Key) ProvenSchemes() []tls.SignatureScheme {
 }
 
 // SchemesFor lists what the key can sign in TLS for a server that takes these schemes. Where the
-// server takes none that is proven, those that it takes are tried out.
+// server takes none that is proven, those that it takes are tried out. PKCS #1 does not do for a
+// server that also lists PSS: TLS 1.3 lists PKCS #1 for certificates only (RFC 8446, 4.2.3).
 func (k *Key) SchemesFor(ctx context.Context, server []tls.SignatureScheme) []tls.SignatureScheme {
 	taken := func(s tls.SignatureScheme) bool { return slices.Contains(server, s) }
-	if proven := k.ProvenSchemes(); slices.ContainsFunc(proven, taken) {
-		return proven
+	proven := slices.DeleteFunc(k.ProvenSchemes(), func(s tls.SignatureScheme) bool { return !taken(s) })
+	onlyPKCS1 := len(proven) > 0 && !slices.ContainsFunc(proven, isNoPKCS1)
+	if len(proven) > 0 && !(onlyPKCS1 && slices.ContainsFunc(server, isPSS)) {
+		return k.ProvenSchemes()
 	}
 	for _, t := range trialsOf(k.public) {
-		if s, ok := tlsScheme(t.form, t.hash, k.public); ok && taken(s) {
+		s, ok := tlsScheme(t.form, t.hash, k.public)
+		if ok && taken(s) && (isNoPKCS1(s) || !onlyPKCS1) { // one hash with PKCS #1 is enough
 			_ = k.want(ctx, t) // it is left out
 		}
 	}
 	return k.ProvenSchemes()
+}
+
+func isPSS(s tls.SignatureScheme) bool {
+	return s == tls.PSSWithSHA256 || s == tls.PSSWithSHA384 || s == tls.PSSWithSHA512
+}
+
+func isNoPKCS1(s tls.SignatureScheme) bool {
+	return s != tls.PKCS1WithSHA256 && s != tls.PKCS1WithSHA384 && s != tls.PKCS1WithSHA512
 }
 
 // trialsOf lists all trials with a kind of key, in order of preference.
@@ -173,10 +189,8 @@ func (k *Key) TLSVersions() []uint16 {
 	if len(schemes) == 0 {
 		return nil
 	}
-	for _, s := range schemes {
-		if s != tls.PKCS1WithSHA256 && s != tls.PKCS1WithSHA384 && s != tls.PKCS1WithSHA512 { // RFC 8446, 4.2.3
-			return []uint16{tls.VersionTLS13, tls.VersionTLS12}
-		}
+	if slices.ContainsFunc(schemes, isNoPKCS1) { // RFC 8446, 4.2.3
+		return []uint16{tls.VersionTLS13, tls.VersionTLS12}
 	}
 	return []uint16{tls.VersionTLS12}
 }

@@ -26,7 +26,7 @@ type Outcome interface {
 
 // outcome is what is kept, as JSON. It is of one key in one TPM with one firmware; what is of
 // another, or not wholly understood, is ignored and made anew. It says only what a signature has
-// shown, and it lets nothing leave that does not verify.
+// shown, never that the TPM refused to make one, and it lets nothing leave that does not verify.
 type outcome struct {
 	Key    string  `json:"key_name"` // the TPM's Name of the key, hexadecimal
 	TPM    maker   `json:"tpm"`
@@ -114,7 +114,7 @@ func (k keeper) parse(text []byte) (offer, error) {
 		return nil, errNoOutcome
 	}
 	for t, f := range o {
-		if t.form == pss && f.works != (f.salt == t.hash.Size()) || t.form != pss && f.salt != -1 {
+		if !f.shown() || t.form == pss && f.works != (f.salt == t.hash.Size()) || t.form != pss && f.salt != -1 {
 			return nil, errNoOutcome
 		}
 	}

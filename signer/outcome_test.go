@@ -105,6 +105,8 @@ func TestAnOutcomeOfSomethingElseIsIgnored(t *testing.T) {
 		"with an unknown scheme":       replaced("rsassa-pss", "rsassa-pst"),
 		"with an unknown hash":         replaced("SHA-256", "SHA-1"),
 		"with a wrong salt that works": replaced(`"salt_length": 32`, `"salt_length": 222`),
+		"with a refusal of PSS":        replaced("true,\n      \"salt_length\": 32", "false"),
+		"with a refusal of PKCS #1":    replaced("-v1_5\",\n      \"hash\": \"SHA-256\",\n      \"works\": true", "-v1_5\",\n      \"hash\": \"SHA-256\",\n      \"works\": false"),
 		"with more behind it":          good + good,
 	} {
 		kept := &memory{[]byte(text)}

@@ -17,7 +17,9 @@ import (
 // TPM and ends the test with an error; so does a key that signs with none of them.
 //
 // Where an earlier outcome is known, one signature of the form that is used first is enough: if it
-// comes out as it did then, so would the rest, and each signature is verified anyway.
+// comes out as it did then, so would the rest, and each signature is verified anyway. Forms that
+// the outcome does not mention are tried again: the TPM refused them, or an interposer did in its
+// name.
 func (k *Key) selfTest(ctx context.Context, earlier offer) (offer, error) {
 	if t, known := preferred(k.public, earlier); known {
 		found, err := k.try(ctx, t)
@@ -25,23 +27,51 @@ func (k *Key) selfTest(ctx context.Context, earlier offer) (offer, error) {
 			return nil, err
 		}
 		if found == earlier[t] {
-			return earlier, nil
+			return k.complete(ctx, earlier, hashesOf(k.public)[0])
 		}
 	}
 	var o offer
 	for _, h := range hashesOf(k.public) {
-		for _, f := range formsOf(k.public) {
-			found, err := k.try(ctx, trial{f, h})
-			if err != nil {
-				return nil, err
-			}
-			o = o.with(trial{f, h}, found)
+		var err error
+		if o, err = k.complete(ctx, o, h); err != nil {
+			return nil, err
 		}
 		if o.works() {
 			return o, nil
 		}
 	}
 	return nil, fmt.Errorf("%w: the key signs with no scheme and hash that is known here", ErrUnsupported)
+}
+
+// complete tries out with a hash the forms of which the offer says nothing.
+func (k *Key) complete(ctx context.Context, o offer, h crypto.Hash) (offer, error) {
+	for _, f := range formsOf(k.public) {
+		t := trial{f, h}
+		if _, known := o[t]; known {
+			continue
+		}
+		var err error
+		if o, err = k.find(ctx, o, t); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+// find makes a trial and returns the offer with what a signature has shown. A refusal shows
+// nothing, for a TPM's error response has no session and so no HMAC (TPM 2.0 Part 2, 6.9), and
+// anyone between the TPM and the agent can forge it. It is only noted, so that the same trial is
+// not made again at once. It is for one goroutine at a time.
+func (k *Key) find(ctx context.Context, o offer, t trial) (offer, error) {
+	found, err := k.try(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	if !found.shown() {
+		k.refused[t] = k.now()
+		return o, nil
+	}
+	return o.with(t, found), nil
 }
 
 // preferred returns the trial that works and that the key is used with first.

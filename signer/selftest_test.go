@@ -111,7 +111,7 @@ func TestTheOfferFollowsTheSelfTest(t *testing.T) {
 			m, on, path := signertest.NewOtherMaker(t, signertest.SoftKey(t))
 			m.Sign = tt.sign
 			k := signertest.Open(t, on, path)
-			if got := k.SignatureSchemes(); !slices.Equal(got, tt.schemes) {
+			if got := k.SignatureSchemes(t.Context()); !slices.Equal(got, tt.schemes) {
 				t.Errorf("offers %v", got)
 			}
 			if got := k.Info().PSSSaltLength; got != tt.salt {

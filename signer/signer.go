@@ -34,7 +34,9 @@ var (
 	// ErrFault means that a signature of the TPM did not verify. The signature is not returned.
 	ErrFault = errors.New("the TPM made a wrong signature")
 
-	// ErrUnsupported means that the key cannot make such a signature. Trying again does not help.
+	// ErrUnsupported means that the key cannot make such a signature. Trying again at once does not
+	// help. That the TPM refused to make one is no proof that it cannot: after a minute it is asked
+	// again.
 	ErrUnsupported = errors.New("signature not supported by the TPM key")
 )
 
@@ -71,6 +73,9 @@ type Config struct {
 	// Outcome keeps the outcome of the self-test from one start to the next. Nil: it is found out
 	// anew.
 	Outcome Outcome
+	// Now is the clock by which a signature that the TPM refused to make is tried again. Nil:
+	// time.Now.
+	Now func() time.Time
 	// ParentName is the Name of the parent, the storage key that wraps this key, if it is known.
 	ParentName []byte
 }
@@ -95,8 +100,11 @@ type Key struct {
 	public crypto.PublicKey
 	info   Info
 	offer  atomic.Pointer[offer]
-	trying waiting.Lock // a form or hash that is wanted first
 	kept   keeper
+	now    func() time.Time
+
+	trying  waiting.Lock        // a form or hash that is wanted first
+	refused map[trial]time.Time // under trying: when the TPM last refused to sign
 
 	lifetime context.Context // of signatures without a context; ends with Close
 	end      context.CancelFunc
@@ -111,9 +119,7 @@ var _ crypto.Signer = (*Key)(nil)
 // Open loads the key of a key file, or creates both, and tests the key. The context bounds the
 // opening only. Close the key before the TPM.
 func Open(ctx context.Context, cfg Config) (*Key, error) {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg = cfg.withDefaults()
 	loaded, created, err := openKeyFile(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -129,14 +135,22 @@ func Open(ctx context.Context, cfg Config) (*Key, error) {
 // OpenFile is Open for the content of a key file, wherever it was read. cfg.KeyFile only names it
 // in messages.
 func OpenFile(ctx context.Context, cfg Config, file *tpm.KeyFile) (*Key, error) {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg = cfg.withDefaults()
 	loaded, err := loadKeyFile(ctx, cfg, file)
 	if err != nil {
 		return nil, err
 	}
 	return start(ctx, cfg, loaded)
+}
+
+func (c Config) withDefaults() Config {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
 }
 
 // start tests a loaded key and makes a Key of it.
@@ -155,7 +169,10 @@ func test(ctx context.Context, cfg Config, loaded *tpm.Key) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Key{key: loaded, on: cfg.TPM, public: loaded.PublicKey(), trying: waiting.NewLock(), kept: newKeeper(cfg, loaded, identity)}
+	k := &Key{
+		key: loaded, on: cfg.TPM, public: loaded.PublicKey(), kept: newKeeper(cfg, loaded, identity), now: cfg.Now,
+		trying: waiting.NewLock(), refused: make(map[trial]time.Time),
+	}
 	earlier := k.kept.load()
 	offered, err := k.selfTest(ctx, earlier)
 	if err != nil {
@@ -166,17 +183,16 @@ func test(ctx context.Context, cfg Config, loaded *tpm.Key) (*Key, error) {
 		k.kept.save(offered)
 	}
 	k.info = Info{
-		Algorithm:     algorithmName(k.public),
-		Strength:      StrengthTPM, // LoadKey takes no other
-		Attributes:    tpm.AttributeNames(loaded.Public().ObjectAttributes),
-		Deviations:    loaded.Deviations(),
-		Name:          hex.EncodeToString(loaded.Name()),
-		PSSSaltLength: offered.salt(crypto.SHA256),
-		KeyFile:       cfg.KeyFile,
+		Algorithm:  algorithmName(k.public),
+		Strength:   StrengthTPM, // LoadKey takes no other
+		Attributes: tpm.AttributeNames(loaded.Public().ObjectAttributes),
+		Deviations: loaded.Deviations(),
+		Name:       hex.EncodeToString(loaded.Name()),
+		KeyFile:    cfg.KeyFile,
 	}
 	if _, rsaKey := k.public.(*rsa.PublicKey); rsaKey && !slices.Contains(k.TLSVersions(), tls.VersionTLS13) {
 		cfg.Logger.Warn("TPM key cannot be used for PSS: TLS 1.3 is not possible, TLS 1.2 uses PKCS #1 v1.5",
-			"key_file", cfg.KeyFile, "pss_salt_length", k.info.PSSSaltLength, "needed", crypto.SHA256.Size())
+			"key_file", cfg.KeyFile, "pss_salt_length", offered.salt(crypto.SHA256), "needed", crypto.SHA256.Size())
 	}
 	return k, nil
 }
@@ -203,6 +219,7 @@ func (k *Key) TPM() *tpm.TPM { return k.on }
 // Info describes the key.
 func (k *Key) Info() Info {
 	info := k.info
+	info.PSSSaltLength = k.offered().salt(crypto.SHA256) // known later where the TPM refused at first
 	info.Attributes = append([]string(nil), info.Attributes...)
 	info.Deviations = append([]string(nil), info.Deviations...)
 	return info

@@ -96,7 +96,7 @@ func TestInfo(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	schemes := []tls.SignatureScheme{tls.PSSWithSHA256, tls.PSSWithSHA384, tls.PSSWithSHA512, tls.PKCS1WithSHA256, tls.PKCS1WithSHA384, tls.PKCS1WithSHA512}
-	if got := k.SignatureSchemes(); !slices.Equal(got, schemes) {
+	if got := k.SignatureSchemes(t.Context()); !slices.Equal(got, schemes) {
 		t.Errorf("%v", got)
 	}
 	if again := signertest.Open(t, on, path).Info(); again.Created || again.Name != got.Name {

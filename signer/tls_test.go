@@ -87,8 +87,8 @@ type handshake struct {
 }
 
 // handshakes lists what a key must manage, and what TLS forbids it.
-func handshakes(key *signer.Key) []handshake {
-	offered := key.SignatureSchemes()
+func handshakes(ctx context.Context, key *signer.Key) []handshake {
+	offered := key.SignatureSchemes(ctx)
 	list := []handshake{
 		{"TLS 1.3 with what the key offers", tls.VersionTLS13, offered, false},
 		{"TLS 1.2 with what the key offers", tls.VersionTLS12, offered, false},
@@ -112,7 +112,7 @@ func handshakes(key *signer.Key) []handshake {
 func clientOfGo(t *testing.T, key *signer.Key, _ kind) {
 	client := certificate(t, key)
 	server := newServer(t)
-	for _, tt := range handshakes(key) {
+	for _, tt := range handshakes(t.Context(), key) {
 		t.Run(tt.name, func(t *testing.T) {
 			address := echo(t, &tls.Config{
 				MinVersion: tt.version, MaxVersion: tt.version,

@@ -81,7 +81,7 @@ type connect func(t *testing.T, cfg *tls.Config, version uint16, certificate *x5
 // must not be.
 func tryConnections(t *testing.T, key *signer.Key, e site, try connect) {
 	own := e.root.Issue(t, key.Public(), signertest.Template("vm", signertest.Client, signertest.Current))
-	for _, tt := range handshakes(key) {
+	for _, tt := range handshakes(t.Context(), key) {
 		if tt.refused {
 			continue // it does not come that far
 		}
@@ -99,12 +99,12 @@ func tryConnections(t *testing.T, key *signer.Key, e site, try connect) {
 	} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			t.Run(tls.VersionName(version)+" with "+name, func(t *testing.T) {
-				err := try(t, e.config(key, certificate, key.SignatureSchemes()), version, certificate)
+				err := try(t, e.config(key, certificate, key.SignatureSchemes(t.Context())), version, certificate)
 				if err == nil {
 					t.Error("it was served")
 				}
 				t.Log(err)
-				if err := try(t, e.config(key, own, key.SignatureSchemes()), version, own); err != nil {
+				if err := try(t, e.config(key, own, key.SignatureSchemes(t.Context())), version, own); err != nil {
 					t.Errorf("and nobody is any more: %v", err)
 				}
 			})
@@ -316,7 +316,7 @@ func awaitSocket(path string, ended <-chan struct{}) error {
 func serverForOthers(t *testing.T, key *signer.Key, _ kind) {
 	root := signertest.NewIssuer(t, nil, "root", signertest.Current)
 	certificate := tls.Certificate{
-		Certificate: [][]byte{root.Issue(t, key.Public(), serverTemplate()).Raw}, PrivateKey: key, SupportedSignatureAlgorithms: key.SignatureSchemes(),
+		Certificate: [][]byte{root.Issue(t, key.Public(), serverTemplate()).Raw}, PrivateKey: key, SupportedSignatureAlgorithms: key.SignatureSchemes(t.Context()),
 	}
 	signatureType := map[bool]string{true: "RSA-PSS", false: "ECDSA"}[strings.HasPrefix(key.Info().Algorithm, "RSA")]
 	rootFile := signertest.WriteFile(t, "root.pem", signertest.EncodePEM(root.Certificate))

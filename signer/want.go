@@ -3,13 +3,19 @@ package signer
 import (
 	"context"
 	"slices"
+	"time"
 )
+
+// refusalPause is how long the TPM's refusal to sign with a form and a hash holds. It bounds what
+// signatures that the TPM does not know cost it: a command a minute each, six in all at most.
+const refusalPause = time.Minute
 
 // offered returns what is known now of what the key can sign with.
 func (k *Key) offered() offer { return *k.offer.Load() }
 
 // want tries out a form with a hash, if nobody did before, and keeps the outcome. What the key
-// cannot sign with is no error: the offer says so then.
+// cannot sign with is no error: the offer does not have it then. What the TPM refused is tried
+// again when it is wanted after a pause.
 func (k *Key) want(ctx context.Context, t trial) error {
 	if _, known := k.offered()[t]; known || !slices.Contains(trialsOf(k.public), t) {
 		return nil
@@ -18,15 +24,21 @@ func (k *Key) want(ctx context.Context, t trial) error {
 		return err
 	}
 	defer k.trying.Unlock()
-	if _, known := k.offered()[t]; known {
+	if _, known := k.offered()[t]; known || k.refusedLately(t) {
 		return nil
 	}
-	found, err := k.try(ctx, t)
+	o, err := k.find(ctx, k.offered(), t)
 	if err != nil {
 		return err
 	}
-	o := k.offered().with(t, found)
-	k.offer.Store(&o)
-	k.kept.save(o)
+	if _, shown := o[t]; shown {
+		k.offer.Store(&o)
+		k.kept.save(o)
+	}
 	return nil
+}
+
+func (k *Key) refusedLately(t trial) bool {
+	at, was := k.refused[t]
+	return was && k.now().Sub(at) < refusalPause
 }

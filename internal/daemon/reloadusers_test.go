@@ -100,7 +100,7 @@ func TestADirectoryAtAReload(t *testing.T) {
 				return
 			}
 			if len(list) != 1 || list[0].Kind != "user" || list[0].Name != "websvc" || list[0].Number != myID() || list[0].Reason != tt.fails.Error() ||
-				(list[0].Until != nil) != (tt.fails == gone) {
+				(list[0].Until != nil) != errors.Is(tt.fails, gone) {
 				t.Errorf("unconfirmed are %+v", list)
 			}
 			if log := s.log.String(); !strings.Contains(log, `level=WARN msg="a number is from the configuration before`) || !strings.Contains(log, fmt.Sprintf("user=websvc number=%d", myID())) {

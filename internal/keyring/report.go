@@ -274,7 +274,7 @@ func (k *Keyring) try(ctx context.Context, r *KeyReport, file *tpm.KeyFile, cfg 
 	for _, v := range key.TLSVersions() {
 		r.TLSVersions = append(r.TLSVersions, tls.VersionName(v))
 	}
-	for _, s := range key.SignatureSchemes() {
+	for _, s := range key.SignatureSchemes(ctx) {
 		r.SignatureSchemes = append(r.SignatureSchemes, s.String())
 	}
 	if !isElliptic(key.Public()) {

@@ -129,7 +129,8 @@ func params(t *testing.T, dir string, setup func(*testscript.Env)) testscript.Pa
 		Dir: filepath.Join("testdata", dir),
 		Setup: func(env *testscript.Env) error {
 			env.Setenv(platformKeys, keys)
-			// Under the race detector a process waits a second before it ends, and a script has dozens of them.
+			// Under the race detector a process waits a second before it ends, and a script has
+			// dozens of them.
 			env.Setenv("GORACE", cmp.Or(os.Getenv("GORACE"), "atexit_sleep_ms=20"))
 			if setup != nil {
 				setup(env)

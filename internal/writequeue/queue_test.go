@@ -307,7 +307,7 @@ func TestMinorWritesLeaveRoomForOthers(t *testing.T) {
 }
 
 func TestWritesAreMadeInOrderAndOneAtATime(t *testing.T) {
-	q := writequeue.New(writequeue.Config{Limit: 1000, Patience: time.Minute})
+	q := writequeue.New(writequeue.Config{Limit: 1050, Patience: time.Minute})
 	var got []int // without a lock, for the race detector
 	var callers sync.WaitGroup
 	for i := range 1000 {

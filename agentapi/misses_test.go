@@ -162,8 +162,8 @@ func TestEverNewResourcesOfOneCallerAreBounded(t *testing.T) {
 	})
 }
 
-// One user can be many uids of a group. Each is bounded, and so are all together; a user whom a
-// rule names does not notice.
+// One user can have many uids in a group. Each is bounded, and so are all together. A user with
+// a rule of their own is not affected.
 func TestEverNewResourcesOfAGroupAreBounded(t *testing.T) {
 	d := newDesk(t)
 	if given := d.fresh(member(wideUIDs), 1000); given != agentapi.MissBurst {

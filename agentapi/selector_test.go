@@ -187,7 +187,8 @@ func TestAnUnknownIDIsLookedForOnce(t *testing.T) {
 	}
 }
 
-// What was learnt for one caller is of no use to another, to whom rules do not give the identity.
+// An id that was learnt from one caller's request does not give the identity to another caller, who
+// has no rule for it.
 func TestNoSelectorReachesBeyondTheRules(t *testing.T) {
 	s := newTenant()
 	rules := giving("own", "byarm")

@@ -108,7 +108,7 @@ func TestStrangersCannotKeepOthersOut(t *testing.T) {
 	}
 }
 
-// The subordinate uids of a user whom a rule names by a group are named, too: they keep its groups.
+// A rule that names a group also names the subordinate uids of its members: they keep its groups.
 func TestMembersOfGroupsCannotKeepOthersOut(t *testing.T) {
 	needRoot(t)
 	rules := rulesFor(65534)

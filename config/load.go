@@ -121,7 +121,7 @@ func readFile(path string) ([]byte, error) {
 	return data, err
 }
 
-// ReadTrusted reads a file that decides whom the agent trusts: the configuration, or certificate
+// ReadTrusted reads a file on which trust depends: the configuration, or the certificate
 // authorities that it names. The file and all directories that lead to it must belong to root or to
 // the agent's user, and no other user may be able to write the file or to replace it (the rule is
 // in package owned); it must be a regular file of at most 1 MiB. A violation is an [*Error].

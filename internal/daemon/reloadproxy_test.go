@@ -14,6 +14,7 @@ import (
 
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/keyring"
 )
 
@@ -156,7 +157,7 @@ func TestAReloadedProxyIsUsed(t *testing.T) {
 // mustBeLeft waits until no tunnel is open any more.
 func (p *connectProxy) mustBeLeft(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), waitsLimit)
+	ctx, cancel := context.WithTimeout(t.Context(), agenttest.WaitsLimit)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

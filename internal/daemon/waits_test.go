@@ -2,34 +2,14 @@ package daemon_test
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/simulator/fault"
 )
-
-// waitsLimit is far above what anything takes to begin to wait.
-const waitsLimit = time.Minute
-
-// sawWait asks again and again until something is waited for.
-func sawWait(t *testing.T, what string, now func() []string) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(waitsLimit); ; <-tick.C {
-		got := now()
-		if slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, what) }) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%q is not waited for, but %q", what, got)
-		}
-	}
-}
 
 // TestALongSilenceHasAName stalls one part after the other.
 func TestALongSilenceHasAName(t *testing.T) {
@@ -53,7 +33,7 @@ func TestALongSilenceHasAName(t *testing.T) {
 				_, _ = s.client.Token(ctx, client.TokenRequest{Identity: "vm", Resource: resource})
 			}()
 			var last wire.WaitStatus
-			sawWait(t, tt.what, func() (list []string) {
+			agenttest.SawWait(t, tt.what, func() (list []string) {
 				for _, w := range s.status().Waiting {
 					last = w
 					list = append(list, w.What)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
@@ -108,7 +109,7 @@ func TestAWaitForTheTPMHasAName(t *testing.T) {
 	<-holds.held
 	told("the TPM")
 	ask("vm-user")
-	sawWait(t, "a turn at the TPM", func() []string { return names(s.waits.Now()) })
+	agenttest.SawWait(t, "a turn at the TPM", func() []string { return names(s.waits.Now()) })
 	told("a turn at the TPM")
 
 	release()

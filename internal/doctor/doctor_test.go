@@ -1,14 +1,9 @@
 package doctor_test
 
 import (
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -236,7 +231,7 @@ func TestANameInACertificateIsNoFinding(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "leaf.pem")
-	if err := os.WriteFile(path, issue(t, publicKey(t, report.PublicKey), "app\nok  all is well", x509.SHA256WithRSA), 0o600); err != nil {
+	if err := os.WriteFile(path, agenttest.Issue(t, agenttest.PublicKey(t, report.PublicKey), "app\nok  all is well", x509.SHA256WithRSA), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := k.Import(t.Context(), "app", keyring.ImportOptions{File: path}); err != nil {
@@ -290,32 +285,4 @@ func myRule(name string, users, groups []string) config.Rule {
 		Name: name, Principals: config.Principals{Users: users, Groups: groups}, Identities: []string{"vm"},
 		Resources: []string{"https://vault.azure.net"}, Types: []string{config.TypeBearer},
 	}
-}
-
-func publicKey(t *testing.T, text string) any {
-	t.Helper()
-	block, _ := pem.Decode([]byte(text))
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-// issue makes a certificate over a key, from an issuer that is not in the chain.
-func issue(t *testing.T, public any, name string, algorithm x509.SignatureAlgorithm) []byte {
-	t.Helper()
-	issuer, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, SignatureAlgorithm: algorithm,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, &x509.Certificate{Subject: pkix.Name{CommonName: "issuer"}}, public, issuer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }

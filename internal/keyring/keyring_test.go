@@ -1,21 +1,15 @@
 package keyring_test
 
 import (
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/keyring"
@@ -202,10 +196,10 @@ func TestACertificateThatIsSignedWithSHA1IsWarnedOf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := publicKey(t, report.PublicKey)
+	key := agenttest.PublicKey(t, report.PublicKey)
 	for algorithm, want := range map[x509.SignatureAlgorithm]bool{x509.SHA1WithRSA: true, x509.SHA256WithRSA: false} {
 		path := filepath.Join(t.TempDir(), "leaf.pem")
-		if err := os.WriteFile(path, issue(t, key, "app", algorithm), 0o600); err != nil {
+		if err := os.WriteFile(path, agenttest.Issue(t, key, "app", algorithm), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		imported, err := k.Import(t.Context(), "app", keyring.ImportOptions{File: path, Replace: true})
@@ -222,34 +216,6 @@ func TestACertificateThatIsSignedWithSHA1IsWarnedOf(t *testing.T) {
 			}
 		}
 	}
-}
-
-func publicKey(t *testing.T, text string) any {
-	t.Helper()
-	block, _ := pem.Decode([]byte(text))
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-// issue makes a certificate over a key, from an issuer that is not in the chain.
-func issue(t *testing.T, public any, name string, algorithm x509.SignatureAlgorithm) []byte {
-	t.Helper()
-	issuer, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, SignatureAlgorithm: algorithm,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, &x509.Certificate{Subject: pkix.Name{CommonName: "issuer"}}, public, issuer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
 // spoilKeyFile leaves a key file as another TPM would have made it: the public half is right, and

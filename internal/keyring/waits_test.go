@@ -3,36 +3,14 @@ package keyring_test
 import (
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/waiting"
 )
-
-// waitsLimit is far above what anything takes to begin to wait.
-const waitsLimit = time.Minute
-
-// sawWait asks again and again until something is waited for.
-func sawWait(t *testing.T, what string, now func() []string) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(waitsLimit); ; <-tick.C {
-		got := now()
-		if slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, what) }) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%q is not waited for, but %q", what, got)
-		}
-	}
-}
 
 func names(waits []waiting.Wait) (list []string) {
 	for _, w := range waits {
@@ -69,7 +47,7 @@ func TestCommandsSayWhatTheyWaitFor(t *testing.T) {
 		_, err := keys.Create(t.Context(), "second", keyring.KeyRequest{Algorithm: "ecdsa-p256"})
 		made <- err
 	}()
-	sawWait(t, "the lock of the keys", func() []string { return names(board.Now()) })
+	agenttest.SawWait(t, "the lock of the keys", func() []string { return names(board.Now()) })
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}

@@ -57,7 +57,7 @@ func TestCertificatesAreImportedInAnyOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf, issuing, root := chainOver(t, publicKey(t, report.PublicKey))
+	leaf, issuing, root := chainOver(t, agenttest.PublicKey(t, report.PublicKey))
 	text := func(certificates ...[]byte) string {
 		var b strings.Builder
 		for _, der := range certificates {
@@ -106,7 +106,7 @@ func TestAKeyIsAdoptedOutOfItsSurroundings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf, issuing, _ := chainOver(t, publicKey(t, report.PublicKey))
+	leaf, issuing, _ := chainOver(t, agenttest.PublicKey(t, report.PublicKey))
 	var certificates string
 	for _, der := range [][]byte{leaf, issuing} {
 		certificates += string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))

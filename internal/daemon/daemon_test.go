@@ -102,7 +102,10 @@ func (s *stage) clock() func() time.Time {
 func (s *stage) start() {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
-	d, err := daemon.Open(ctx, s.cfg, daemon.Options{
+	// A copy, so that a test may set fields for the next start or reload while
+	// this agent reads its own.
+	cfg := *s.cfg
+	d, err := daemon.Open(ctx, &cfg, daemon.Options{
 		Version: "test",
 		Logger:  slog.New(slog.NewTextHandler(&s.log, nil)),
 		Audit:   slog.New(slog.NewJSONHandler(&s.audit, nil)),

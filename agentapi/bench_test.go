@@ -183,7 +183,7 @@ func serveAgent(b *testing.B) string {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(ctx, ln) }()
+	go func() { done <- server.Serve(ctx, agentapi.Socket(ln)) }()
 	b.Cleanup(func() {
 		cancel()
 		<-done

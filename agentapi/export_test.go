@@ -115,11 +115,10 @@ func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secre
 		}
 		return newProblem(wire.CodeCallerNotAllowed, "the secret is another one")
 	}
-	defer s.keepTrail(ctx)()
-	return s.serveFace(ctx, &face{
+	return s.Serve(ctx, Way{face: &face{
 		listener: ln, identify: identify, errors: never404.format,
 		routes: []route{{http.MethodGet, path, withoutExtraSlashes, never404.format, forCallersOfRules, proof, imdsForm.issue}},
-	})
+	}})
 }
 
 // WithPatience is the context of requests for tokens.

@@ -21,12 +21,19 @@ type face struct {
 	errors   errorFormat // of refusals that are no route's: of a path that is not there, for one
 }
 
-// socketFace is the Unix socket, on which the kernel knows the caller.
-func socketFace(ln net.Listener) (*face, error) {
+// Way is one way into the agent, for [Server.Serve].
+type Way struct {
+	face *face
+	err  error // why it cannot be served
+}
+
+// Socket is the native API, and that of IMDS, on a Unix socket.
+func Socket(ln net.Listener) Way {
+	f := &face{listener: ln, identify: peer.Of, routes: socketRoutes, errors: problemJSON}
 	if network := ln.Addr().Network(); network != "unix" {
-		return nil, fmt.Errorf("serving %s: callers cannot be identified on a %s socket", ln.Addr(), network)
+		return Way{f, fmt.Errorf("serving %s: callers cannot be identified on a %s socket", ln.Addr(), network)}
 	}
-	return &face{listener: ln, identify: peer.Of, routes: socketRoutes, errors: problemJSON}, nil
+	return Way{face: f}
 }
 
 // address is where callers find the face; "" if it does not listen.

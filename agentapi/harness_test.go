@@ -162,7 +162,7 @@ func start(t testing.TB, cfg agentapi.Config) *agent {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
-	go func() { a.done <- a.server.Serve(ctx, ln) }()
+	go func() { a.done <- a.server.Serve(ctx, agentapi.Socket(ln)) }()
 	a.http = &http.Client{Transport: &http.Transport{DialContext: a.dial}}
 	t.Cleanup(func() { a.stop(t) })
 	return a

@@ -115,7 +115,7 @@ func serveMany(socket string) error {
 		cancel()
 	}()
 	fmt.Println("listening")
-	return server.Serve(ctx, ln)
+	return server.Serve(ctx, agentapi.Socket(ln))
 }
 
 // residentMemory returns how much of a process is in memory, in kB of 1024 bytes.

@@ -25,7 +25,7 @@ func TestServeNeedsUnixSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := server.Serve(t.Context(), ln); err == nil || !strings.Contains(err.Error(), "cannot be identified") {
+	if err := server.Serve(t.Context(), agentapi.Socket(ln)); err == nil || !strings.Contains(err.Error(), "cannot be identified") {
 		t.Errorf("got %v", err)
 	}
 	if conn, err := net.Dial("tcp", ln.Addr().String()); err == nil {
@@ -41,7 +41,7 @@ func TestServeFailsWithItsListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = ln.Close()
-	if err := server.Serve(t.Context(), ln); !errors.Is(err, net.ErrClosed) {
+	if err := server.Serve(t.Context(), agentapi.Socket(ln)); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -177,5 +177,27 @@ func TestHerd(t *testing.T) {
 	group.Wait()
 	if got := len(a.audit.records(t)); got != 400 {
 		t.Errorf("%d audit records of 400 requests", got)
+	}
+}
+
+// One way that fails ends the others: an agent of which a part is deaf would look well to systemd.
+func TestServeEndsAllWaysWithOne(t *testing.T) {
+	server, _, _ := newServer(t, config(working, rulesFor(1000)))
+	dir := t.TempDir()
+	one, err := agentapi.Listen(dir+"/one", 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := agentapi.Listen(dir+"/other", 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = other.Close()
+	if err := server.Serve(t.Context(), agentapi.Socket(one), agentapi.Socket(other)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	if conn, err := net.Dial("unix", dir+"/one"); err == nil {
+		_ = conn.Close()
+		t.Error("the other way is left open")
 	}
 }

@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi/policy"
@@ -207,20 +208,29 @@ func (r Rules) Check() error {
 	return nil
 }
 
-// Serve answers connections of ln until ctx is done, then stops gracefully and returns nil. It
-// closes ln. It returns an error if ln fails before that, or is not a Unix socket, on which alone
-// callers can be known.
-func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	f, err := socketFace(ln)
-	if err != nil {
-		_ = ln.Close()
+// Serve answers what comes by the ways until ctx is done, then stops gracefully and returns nil. It
+// closes their listeners. If one fails before that, or callers cannot be known on it, all are
+// stopped and the error says which.
+func (s *Server) Serve(ctx context.Context, ways ...Way) error {
+	var refused []error
+	for _, way := range ways {
+		refused = append(refused, way.err)
+	}
+	if err := errors.Join(refused...); err != nil {
+		for _, way := range ways {
+			_ = way.face.listener.Close()
+		}
 		return err
 	}
 	defer s.keepTrail(ctx)()
-	return s.serveFace(ctx, f)
+	g, ctx := errgroup.WithContext(ctx)
+	for _, way := range ways {
+		g.Go(func() error { return s.serveFace(ctx, way.face) })
+	}
+	return g.Wait()
 }
 
-// serveFace is [Server.Serve] for one face. The audit must be kept meanwhile.
+// serveFace is [Server.Serve] for one way. The audit must be kept meanwhile.
 func (s *Server) serveFace(ctx context.Context, f *face) error {
 	requests, cutShort := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cutShort(nil)

@@ -180,7 +180,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return d.engine.Run(ctx) })
-	g.Go(func() error { return d.server.Serve(ctx, listener) })
+	g.Go(func() error { return d.server.Serve(ctx, agentapi.Socket(listener)) })
 	g.Go(func() error { return d.awaitAccounts(ctx) })
 	g.Go(func() error { return d.watchExpiry(ctx) })
 	return g.Wait()

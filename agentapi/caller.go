@@ -65,3 +65,22 @@ func (r *record) callerAttrs() []slog.Attr {
 	}
 	return attrs
 }
+
+// CallerIdentity describes what can be known of callers on a machine.
+func CallerIdentity(level peer.Level, strict bool) wire.CallerIdentity {
+	described := wire.CallerIdentity{
+		Required: "available", Process: string(level.Process), Reason: level.Why,
+		Units: proof(level.Units), Loopback: proof(level.TCP),
+	}
+	if strict {
+		described.Required = "strict"
+	}
+	return described
+}
+
+func proof(why error) wire.CallerProof {
+	if why != nil {
+		return wire.CallerProof{Reason: why.Error()}
+	}
+	return wire.CallerProof{Available: true}
+}

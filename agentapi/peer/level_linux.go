@@ -32,10 +32,9 @@ type Level struct {
 	Process Form
 	Why     string // Process is not FormPidfd; "" if it is
 
-	// Units, Executables and TCP are why callers are not known in these ways; nil: they are.
-	Units       error // by their unit, over TCP and over Unix sockets
-	Executables error
-	TCP         error // over loopback
+	// Units and TCP are why callers are not known in these ways; nil: they are.
+	Units error // by their unit, over TCP and over Unix sockets
+	TCP   error // over loopback
 }
 
 // Weak reports whether what is known of a caller's process may be another one's.
@@ -50,7 +49,17 @@ func (l Level) UnixUnits() error {
 }
 
 // Level tries what the kernel tells of callers. It takes less than a millisecond.
-func (h Host) Level() Level { return levelOf(hostProbes{hostKernel{h.root()}, h.root()}) }
+func (h Host) Level() Level { return levelOf(h.probes()) }
+
+// CheckUnits says why callers cannot be known by their unit on this machine, whoever asks.
+func (h Host) CheckUnits() error { return h.probes().CgroupsAreUnified() }
+
+// CheckExecutables says why the programs that callers run cannot be seen. It is tried only where a
+// rule names some, and never for a caller: each refusal by Landlock is a record in the system's
+// audit.
+func (h Host) CheckExecutables() error { return executablesOf(h.probes()) }
+
+func (h Host) probes() probes { return hostProbes{hostKernel{h.root()}, h.root()} }
 
 // probes is what [Level] is made from, so that tests can answer as other machines do.
 type probes interface {
@@ -64,12 +73,16 @@ type probes interface {
 }
 
 func levelOf(p probes) Level {
-	level := Level{Units: p.CgroupsAreUnified(), Executables: p.OtherExecutable(), TCP: p.OwnersOverTCP()}
+	level := Level{Units: p.CgroupsAreUnified(), TCP: p.OwnersOverTCP()}
 	level.Process, level.Why = processForm(p)
-	if level.Executables == nil && level.Process == FormNone {
-		level.Executables = errors.New(level.Why)
-	}
 	return level
+}
+
+func executablesOf(p probes) error {
+	if form, why := processForm(p); form == FormNone {
+		return errors.New(why)
+	}
+	return p.OtherExecutable()
 }
 
 // processForm asks for this process itself, over a pair of sockets.
@@ -165,8 +178,7 @@ func (p hostProbes) CgroupsAreUnified() error {
 	return nil
 }
 
-// OtherExecutable implements probes. The agent tries this once, and never for a caller: each
-// refusal by Landlock is a record in the system's audit, which callers could fill.
+// OtherExecutable implements probes.
 func (p hostProbes) OtherExecutable() error {
 	if _, err := p.Executable(1); err != nil {
 		return fmt.Errorf("the executable of another user's process cannot be seen: it needs CAP_SYS_PTRACE "+

@@ -115,7 +115,7 @@ var places = map[string]place{
 		"pure: what is known goes in, which forms of credentials work comes out",
 	},
 	"internal/rulebook": {
-		[]string{"config", "agentapi/policy", "internal/accounts"},
+		[]string{"config", "agentapi/peer", "agentapi/policy", "internal/accounts"},
 		"rules as somebody wrote them become rules as the agent applies them",
 	},
 	"internal/keyring": {
@@ -127,7 +127,7 @@ var places = map[string]place{
 	},
 	"internal/doctor": {
 		[]string{
-			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/wire",
+			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/peer", "agentapi/wire",
 			"internal/accounts", "internal/advice", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
 		},
 		"looks at what the daemon would open, and opens it as the daemon would; it must not run one",

@@ -48,6 +48,8 @@ func child(role string) error {
 		return connectAndPassOn()
 	case "connect by tcp":
 		return connectAndWait("tcp")
+	case "run in place of another":
+		return runInPlace()
 	case "listen by tcp":
 		_, err := peer.ListenTCP(context.Background(), os.Getenv(socketEnv))
 		return err

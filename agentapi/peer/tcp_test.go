@@ -329,7 +329,7 @@ func TestTCPNamesNobody(t *testing.T) {
 
 	t.Run("of a connection in whose place a listener of another user answers", func(t *testing.T) {
 		w := newTCPWorld(t, loopback)
-		c := newClient(t, other, netip.MustParseAddrPort(loopback), 0)
+		c := newClient(t, other, addrPort(loopback), 0)
 		c.connect(w.address())
 		conn, from := w.accept(), c.address()
 		c.reset()
@@ -340,7 +340,7 @@ func TestTCPNamesNobody(t *testing.T) {
 
 	t.Run("of a connection that was reset, when another user has connected from its port", func(t *testing.T) {
 		w := newTCPWorld(t, loopback)
-		thief := newClient(t, other, netip.MustParseAddrPort(loopback), 0)
+		thief := newClient(t, other, addrPort(loopback), 0)
 		thief.connect(w.address())
 		thief.send("GET /token HTTP/1.1\r\n\r\n")
 		from := thief.address()
@@ -357,7 +357,7 @@ func TestTCPNamesNobody(t *testing.T) {
 		thief := newClient(t, other, netip.AddrPort{}, 0)
 		thief.must(unix.BindToDevice(thief.fd, "lo"))
 		thief.must(unix.SetsockoptInt(thief.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
-		thief.must(unix.Bind(thief.fd, sockaddr(netip.MustParseAddrPort(loopback))))
+		thief.must(unix.Bind(thief.fd, sockaddr(addrPort(loopback))))
 		thief.connect(w.address())
 		conn := w.accept()
 		if caller, err := w.tcp.Of(conn); err != nil || caller.UID != other {
@@ -422,11 +422,11 @@ type elsewhere struct {
 }
 
 func (e elsewhere) LocalAddr() net.Addr {
-	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(e.local))
+	return net.TCPAddrFromAddrPort(addrPort(e.local))
 }
 
 func (e elsewhere) RemoteAddr() net.Addr {
-	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(e.remote))
+	return net.TCPAddrFromAddrPort(addrPort(e.remote))
 }
 
 // A client of MPTCP reads as established long after it has closed, and as root's on some kernels.
@@ -512,3 +512,5 @@ func TestPrivilegedPort(t *testing.T) {
 		t.Errorf("another user listens: %v, %s", err, out)
 	}
 }
+
+func addrPort(text string) netip.AddrPort { return netip.MustParseAddrPort(text) }

@@ -12,12 +12,8 @@ import (
 // maxUnitName is systemd's limit on the name of a unit.
 const maxUnitName = 255
 
-// serviceName and sliceName are the names of units that systemd takes (systemd.unit(5)), as far as
-// they can be a service, or the slice that one is in.
-var (
-	serviceName = regexp.MustCompile(`^([A-Za-z0-9:_.\\-]+)(@[A-Za-z0-9:_.\\-]+)?\.service$`)
-	sliceName   = regexp.MustCompile(`^(?:-|[A-Za-z0-9:_.\\]+(?:-[A-Za-z0-9:_.\\]+)*)\.slice$`)
-)
+// sliceName is the name of a slice (systemd.slice(5)).
+var sliceName = regexp.MustCompile(`^(?:-|[A-Za-z0-9:_.\\]+(?:-[A-Za-z0-9:_.\\]+)*)\.slice$`)
 
 // UnitPath returns where the cgroup of a system service is, below the root of cgroups. The service
 // is named as systemctl does, as in "web.service" or "worker@1.service"; one whose unit has Slice=
@@ -25,30 +21,48 @@ var (
 // on the way are slices, which only root's service manager makes: nobody can make a directory with
 // such a path in a part of the tree that is delegated to them.
 func UnitPath(unit string) (string, error) {
-	slice, name, within := strings.Cut(unit, "/")
-	if !within {
-		slice, name = "", unit
-	}
 	if len(unit) > maxUnitName {
 		return "", fmt.Errorf("unit %.20q… is longer than %d bytes", unit, maxUnitName)
 	}
-	parts := serviceName.FindStringSubmatch(name)
-	if parts == nil {
+	slice, name, within := strings.Cut(unit, "/")
+	if !within {
+		name = unit
+	}
+	prefix, template, ok := serviceName(name)
+	if !ok {
 		return "", fmt.Errorf("unit %q is not the name of a service, as in web.service, worker@1.service or apps.slice/web.service", unit)
 	}
-	prefix, template := parts[1], parts[2] != ""
+	dir, err := "/system.slice", error(nil)
 	switch {
 	case within:
+		dir, err = slicePath(slice)
 	case template:
-		slice = "system-" + escaped(prefix) + ".slice"
-	default:
-		slice = "system.slice"
+		dir += "/system-" + escaped(prefix) + ".slice"
 	}
-	dir, err := slicePath(slice)
 	if err != nil {
 		return "", fmt.Errorf("unit %q: %w", unit, err)
 	}
 	return path.Join(dir, cgroupName(name)), nil
+}
+
+// serviceName takes the name of a service apart (systemd.unit(5)): that of a template, of which
+// nothing runs, is none.
+func serviceName(name string) (prefix string, template, ok bool) {
+	base, ok := strings.CutSuffix(name, ".service")
+	prefix, instance, template := strings.Cut(base, "@")
+	return prefix, template, ok && inUnitName(prefix) && (!template || inUnitName(instance))
+}
+
+// inUnitName reports whether a text can stand in the name of a unit.
+func inUnitName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && !strings.ContainsRune(`:_.\-`, rune(c)) {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // slicePath returns where the cgroup of a slice is: "a-b.slice" is in "a.slice" (systemd.slice(5)).

@@ -252,6 +252,12 @@ type Rule struct {
 	// at the price of a request to Entra. A claims challenge is always passed on.
 	// Default: false.
 	Fresh bool `yaml:"fresh,omitempty"`
+	// Hosts are where callers may use tokens of type mtls_pop through the agent,
+	// which has the key that these need: https hosts by name, as in
+	// myvault.vault.azure.net, or by domain with a dot before it, as in
+	// .vault.azure.net for all names below it. In lower case; with a port if that is
+	// not 443. Default: none.
+	Hosts []string `yaml:"hosts,omitempty"`
 }
 
 // maxFileBytes limits a configuration file.

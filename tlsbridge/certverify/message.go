@@ -54,7 +54,7 @@ func (m *Message) Version() uint16 { return m.version }
 func (m *Message) NamesServer() bool { return m.transcript != nil }
 
 // ServerName is the name of the server that the client has asked for, in lower case; "" if the
-// message does not say it.
+// message does not say it, as that of a client that calls the server by its address.
 func (m *Message) ServerName() string {
 	if m.transcript == nil {
 		return ""

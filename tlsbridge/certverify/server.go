@@ -16,6 +16,9 @@ func (m *Message) VerifyServer(roots *x509.CertPool, now time.Time) error {
 	if t == nil {
 		return errNoTranscript
 	}
+	if t.serverName == "" {
+		return errors.New("the client does not say which server it calls: it calls it by its address")
+	}
 	leaf, err := t.verifyChain(roots, now)
 	if err != nil {
 		return fmt.Errorf("the certificate of server %s: %w", t.serverName, err)

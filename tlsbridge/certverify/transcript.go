@@ -16,7 +16,7 @@ const maxCertificates = 16
 // transcript is a handshake of TLS 1.2 up to ClientKeyExchange, as far as it matters here.
 type transcript struct {
 	clientRandom, serverRandom []byte
-	serverName                 string // in lower case
+	serverName                 string // in lower case; "" for a server that is called by its address
 	offered                    []uint16
 	suite                      uint16
 
@@ -98,7 +98,9 @@ func (t *transcript) readClientHello(b cryptobyte.String) bool {
 	if !ok || !slices.Contains(compressions, 0) {
 		return false
 	}
-	t.serverName, ok = readServerName(extensions[extensionServerName])
+	if name, there := extensions[extensionServerName]; there {
+		t.serverName, ok = readServerName(name)
+	}
 	return ok
 }
 

@@ -120,7 +120,7 @@ func TestForm12(t *testing.T) {
 		"compression":                        answer.with(suite+2, 1),
 		"ClientHello is cut off":             hello.replace(func(b []byte) []byte { return b[:40] }),
 		"ClientHello has a byte more":        hello.replace(func(b []byte) []byte { return append(b, 0) }),
-		"no server name":                     withoutExtensions(t, good),
+		"a server name that is not one":      hello.replace(func(b []byte) []byte { return bytes.Replace(b, []byte("vault."), []byte("vault/"), 1) }),
 		"TLS 1.3 was agreed on":              withExtension(t, good, 43, []byte{3, 4}),
 		"an extension twice":                 withExtension(t, withExtension(t, good, 4711, nil), 4711, nil),
 		"the server's certificates are none": part(t, good, kindCertificate).replace(func([]byte) []byte { return []byte{0, 0, 0} }),
@@ -219,6 +219,7 @@ func TestVerifyServer(t *testing.T) {
 		{"another name put in", hello.replace(func(b []byte) []byte { return bytes.Replace(b, []byte("vault"), []byte("fault"), 1) }), w.roots, time.Now(), false},
 		{"the certificates of client and server exchanged", swap(frames(t, good), part(t, good, kindCertificate).at, len(frames(t, good))-2), w.roots, time.Now(), false},
 		{"a certificate that cannot be read", part(t, good, kindCertificate).replace(func([]byte) []byte { return []byte{0, 0, 4, 0, 0, 1, 0x30} }), w.roots, time.Now(), false},
+		{"no name", withoutExtensions(t, good), w.roots, time.Now(), false},
 		{"signed with SHA-1", exchange.replace(func(b []byte) []byte { n := 4 + int(b[3]); b[n], b[n+1] = 2, 3; return b }), w.roots, time.Now(), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

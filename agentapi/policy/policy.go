@@ -10,6 +10,9 @@ import (
 // [Policy.Reserves].
 const AnyResource = "*"
 
+// boundType is the type of tokens that are of use only together with a key.
+const boundType = "mtls_pop"
+
 // Rule allows some callers some tokens. Whom it names is in names.go.
 type Rule struct {
 	Name       string // unique; appears in the audit record
@@ -22,6 +25,12 @@ type Rule struct {
 	Resources  []string // in any form that ParseResource accepts, or AnyResource alone
 	TokenTypes []string // "bearer", "mtls_pop"
 	Fresh      bool     // the caller may skip the cache
+	// Hosts are where bound tokens may be used for the caller: in the form of ParseHost, or a
+	// domain with a dot before it, for all names below it. None: nowhere.
+	Hosts []string
+	// Sign lets callers have TLS handshakes signed with the identities' keys: see
+	// [Policy.DecideSigning].
+	Sign bool
 }
 
 // Policy is the set of rules of one configuration. It must not be changed once it is in use; then
@@ -49,6 +58,7 @@ type Request struct {
 	Resource  Resource
 	TokenType string
 	Fresh     bool // past the cache
+	Host      Host // at which the agent is to use the token for the caller; zero: nowhere
 }
 
 // Decision is the answer to a [Request]. The zero value refuses.
@@ -79,11 +89,15 @@ const (
 	ReasonResource   Reason = "no rule gives the caller this resource with this identity"
 	ReasonReserved   Reason = `tokens for this resource are credentials of applications: "*" does not cover it, and no rule names it`
 	ReasonTokenType  Reason = "no rule gives the caller this token type for this resource"
+	ReasonHost       Reason = "no rule gives the caller this host for this resource"
 	ReasonFresh      Reason = "no rule that gives the caller this token lets it skip the cache"
 )
 
 // progress orders the reasons.
-var progress = []Reason{ReasonCaller, ReasonUnit, ReasonWeak, ReasonExecutable, ReasonIdentity, ReasonResource, ReasonReserved, ReasonTokenType, ReasonFresh}
+var progress = []Reason{
+	ReasonCaller, ReasonUnit, ReasonWeak, ReasonExecutable,
+	ReasonIdentity, ReasonResource, ReasonReserved, ReasonTokenType, ReasonHost, ReasonFresh,
+}
 
 // Decide answers whether the caller may have what it asks for. The first rule that allows it is
 // reported.
@@ -115,6 +129,8 @@ func (p *Policy) refuses(r *Rule, req Request) Reason {
 		return ReasonReserved
 	case !slices.Contains(r.TokenTypes, req.TokenType):
 		return ReasonTokenType
+	case req.Host != Host{} && (req.TokenType != boundType || !r.CoversHost(req.Host)):
+		return ReasonHost
 	case req.Fresh && !r.Fresh:
 		return ReasonFresh
 	}
@@ -156,8 +172,8 @@ func (p *Policy) Identities(c peer.Caller) []string {
 // Grant is what rules give a caller with one identity: the sum of them, of which one rule must
 // allow a request as a whole.
 type Grant struct {
-	Identity              string
-	Resources, TokenTypes []string
+	Identity                     string
+	Resources, TokenTypes, Hosts []string
 }
 
 // Grants returns what rules give the caller, by identity, in the order of [Policy.Identities].
@@ -169,6 +185,7 @@ func (p *Policy) Grants(c peer.Caller) []Grant {
 			if rule := &p.Rules[i]; p.names(rule, c) && slices.Contains(rule.Identities, identity) {
 				grant.Resources = union(grant.Resources, rule.Resources)
 				grant.TokenTypes = union(grant.TokenTypes, rule.TokenTypes)
+				grant.Hosts = union(grant.Hosts, rule.Hosts)
 			}
 		}
 		grants = append(grants, grant)

@@ -29,6 +29,10 @@ type plan struct {
 func Check(ctx context.Context, cfg *config.Config) error {
 	p, err := resolve(ctx, cfg, nil, nil, nil)
 	err = errors.Join(err, p.rules.CheckUnits(peer.Host{}))
+	if t := cfg.Endpoints.Takeover; t != nil {
+		_, unknown := TakeoverPlan(ctx, t, nil)
+		err = errors.Join(err, unknown)
+	}
 	off := p.rules.NotInForce()
 	switch {
 	case off == nil:

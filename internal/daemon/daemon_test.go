@@ -46,6 +46,7 @@ type stage struct {
 	accounts rulebook.Accounts // nil: this machine's
 	now      func() time.Time  // the agent's clock; nil: the platform's
 	waits    *waiting.Board    // nil: one of the agent's own
+	cgroups  string            // root of the tree; "": this machine's
 
 	waitForAccounts func(context.Context, time.Duration) error
 	client          *client.Client
@@ -113,6 +114,7 @@ func (s *stage) start() {
 		Sleep:   s.sleep,
 		Wait:    s.wait,
 		Waits:   s.waits,
+		Cgroups: s.cgroups,
 
 		Accounts: s.accounts, WaitForAccounts: s.waitForAccounts,
 	})

@@ -158,7 +158,7 @@ func fixedSettings() []fixed {
 
 // reloadedSettings are those that a reload puts in force.
 func reloadedSettings() []string {
-	return []string{"ca_file", "trusted_hosts", "proxy", "attestation", "identities", "rules", "admins"}
+	return []string{"ca_file", "trusted_hosts", "proxy", "attestation", "identities", "rules", "caller_identity", "admins"}
 }
 
 // checkUnchanged refuses a configuration that would need a restart.

@@ -45,7 +45,7 @@ func (r *Rules) unnamed(needed permission, caller peer.Caller) policy.Reason {
 // callerAttrs is what a record has of a caller besides its uid. Over TCP, group and process are not
 // known.
 func (r *record) callerAttrs() []slog.Attr {
-	c, attrs := r.caller, make([]slog.Attr, 0, 9)
+	c, attrs := r.caller, make([]slog.Attr, 0, 8)
 	if c.Via != peer.ViaTCP {
 		attrs = append(attrs, slog.Uint64("gid", uint64(c.GID)), slog.Int64("pid", int64(c.PID)))
 	}
@@ -59,6 +59,9 @@ func (r *record) callerAttrs() []slog.Attr {
 	attrs = appendUnlessEmpty(attrs, "executable", r.executable)
 	if c.Weak {
 		attrs = append(attrs, slog.String("peer_identity", "weak"))
+	}
+	if err := c.ProcessError(); err != nil && r.rules.Policy.ByMachine() {
+		attrs = append(attrs, slog.String("process_unknown", err.Error()))
 	}
 	if uid, known := c.ProcessUID(); known && uid != c.UID {
 		attrs = append(attrs, slog.Uint64("process_uid", uint64(uid)))

@@ -14,7 +14,15 @@ var (
 	CheckIDMap  = checkIDMap
 	StartTime   = startTime
 	UnifiedPath = unifiedPath
+
+	BootID = bootID
 )
+
+// SeesExecutable is nil if this process sees the program that another one runs.
+func SeesExecutable(pid int) error {
+	_, err := hostKernel{}.Executable(int32(pid))
+	return err
+}
 
 // DiagSocket is what an answer of the kernel says.
 type DiagSocket struct {

@@ -53,7 +53,8 @@ func lookup(fd int, k kernel) (Caller, error) {
 	held, weak, err := pin(k, fd, cred.Pid, cred.Uid)
 	if err != nil {
 		// User and groups are known all the same; rules that need more do not name this caller.
-		return caller, nil //nolint:nilerr // see above
+		caller.unknown = err
+		return caller, nil
 	}
 	caller.process, caller.Weak, caller.CgroupID = held, weak, held.cgroupID()
 	return caller, nil

@@ -44,6 +44,20 @@ rules:
     resources: ["https://vault.azure.net"]
 ` + "```" + `
 
+A service is named by its unit, where its user has other programs, too; unmodified SDKs, which come over loopback, are known by user and unit:
+
+` + "```yaml" + `
+identities:
+  - name: vm
+    managed_identity: {}
+rules:
+  - name: web
+    users: [www-data]
+    units: [web.service, worker@1.service, apps.slice/batch.service]
+    identities: [vm]
+    resources: ["https://vault.azure.net"]
+` + "```" + `
+
 An app registration is an identity, too. Its credentials are tried in their order; one that cannot be loaded, or that Entra
 rejects as a credential, gives way to the next. ` + "`keyagent config import`" + ` writes such an identity from the settings of an app that uses
 Microsoft.Identity.Web, and ` + "`keyagent config show`" + ` prints a configuration with its defaults.
@@ -89,7 +103,7 @@ func TestDocumentationIsCurrent(t *testing.T) {
 // What the page shows as a file is one.
 func TestTheExamplesOfThePageAreConfigurations(t *testing.T) {
 	parts := strings.Split(preface, "```")
-	if len(parts) != 5 {
+	if len(parts) != 7 {
 		t.Fatalf("the page has %d fences", len(parts)-1)
 	}
 	for i := 1; i < len(parts); i += 2 {

@@ -117,7 +117,7 @@ func fileID(path string) (file, error) {
 	if err != nil {
 		return file{}, err
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil {
 		return file{}, err

@@ -55,7 +55,7 @@ func Running(processID string) bool {
 	if err != nil {
 		return false
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	mark, err := markOf(fd, int32(pid))
 	if err != nil || mark != parts[2] {
 		return false

@@ -230,7 +230,7 @@ type ownEnd struct{ raw syscall.RawConn }
 
 func (e *ownEnd) with(f func(fd int) error) error {
 	var failed error
-	if err := e.raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil { //nolint:gosec // a descriptor
+	if err := e.raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil {
 		return err
 	}
 	return failed

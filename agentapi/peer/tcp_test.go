@@ -221,6 +221,22 @@ func TestTCP(t *testing.T) {
 		w.wantUID(other)
 	})
 
+	t.Run("a socket is that of the user who has made it, whoever connects it and goes on with it", func(t *testing.T) {
+		w := newTCPWorld(t, loopback)
+		c := newClient(t, victim, netip.AddrPort{}, 0)
+		as(t, other, func() { c.connect(w.address()) })
+		conn := w.wantUID(victim)
+		passed, err := unix.Dup(c.fd) // as another process has it that was handed it
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(passed)
+		c.close()
+		if caller, err := w.tcp.Of(conn); err != nil || caller.UID != victim {
+			t.Errorf("got %+v, %v, want uid %d", caller, err, victim)
+		}
+	})
+
 	t.Run("a client that is bound to the interface is found", func(t *testing.T) {
 		w := newTCPWorld(t, loopback)
 		c := newClient(t, victim, netip.AddrPort{}, 0)

@@ -270,7 +270,11 @@ func (f *fixed) set(unit string, id uint64) {
 // A request that was allowed to a unit is decided again each time: the unit may have stopped.
 func TestARequestOfAUnitIsNotRemembered(t *testing.T) {
 	machine := &fixed{units: map[string]uint64{}}
-	cfg := config(working, rule(policy.Rule{Units: []string{"web.service"}}))
+	rules := rule(policy.Rule{Units: []string{"web.service"}})
+	second := rules.Rules[0] // by which the caller may come in, whatever becomes of the unit
+	second.Name, second.Units, second.UIDs, second.Resources = "s", nil, []uint32{uint32(os.Geteuid())}, []string{storage}
+	rules.Rules = append(rules.Rules, second)
+	cfg := config(working, rules)
 	cfg.Machine = machine
 	a := start(t, cfg)
 	conn, err := a.dial(t.Context(), "", "")

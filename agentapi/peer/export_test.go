@@ -5,7 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,8 +60,7 @@ type Recorded struct {
 
 	UnitsError, ExecutableError, TCPError error
 
-	mu    sync.Mutex
-	asked int
+	asked atomic.Int64
 }
 
 func (r *Recorded) Of(conn net.Conn) (Caller, error) { return ofUnix(conn, recorded{r}) }
@@ -94,10 +93,7 @@ func (r recorded) PidfdInfo(int) (pidfdInfo, error) {
 }
 
 func (r recorded) Ended(int) (bool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.asked++
-	return r.EndsAfter > 0 && r.asked > r.EndsAfter-1, nil
+	return r.EndsAfter > 0 && r.asked.Add(1) >= int64(r.EndsAfter), nil
 }
 
 func (r recorded) ProcessOwner(int32) (uint32, error)  { return r.Owner, r.OwnerError }
@@ -110,7 +106,13 @@ func (r recorded) CgroupID(path string) (uint64, error) {
 	return 0, unix.ENOENT
 }
 
-func (r recorded) Executable(int32) (file, error) { return file{}, r.ExecutableError }
+// Executable is that of this process.
+func (r recorded) Executable(int32) (file, error) {
+	if r.ExecutableError != nil {
+		return file{}, r.ExecutableError
+	}
+	return fileID("/proc/self/exe")
+}
 
 func (r recorded) SocketPair() ([2]int, error) {
 	a, errA := pidfd(nil)

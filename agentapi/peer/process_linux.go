@@ -166,8 +166,8 @@ func unifiedPath(text string) (string, bool) {
 		if !found {
 			continue
 		}
-		// In a cgroup namespace, what is outside of it begins with "/..".
-		return dir, path.IsAbs(dir) && path.Clean(dir) == dir && dir != "/.." && !strings.HasPrefix(dir, "/../")
+		// In a cgroup namespace, what is outside of it begins with "/..", and is no clean path.
+		return dir, path.IsAbs(dir) && path.Clean(dir) == dir
 	}
 	return "", false
 }

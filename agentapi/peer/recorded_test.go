@@ -147,6 +147,32 @@ func TestProcessUID(t *testing.T) {
 	}
 }
 
+// What /proc says of a number counts only while the process that had it has not ended.
+func TestTheExecutableOfANumberThatWasReused(t *testing.T) {
+	for name, tt := range map[string]struct {
+		kernel *peer.Recorded
+		runs   bool
+	}{
+		"the process runs":     {&peer.Recorded{Info: saysAll(0)}, true},
+		"it has ended":         {&peer.Recorded{Info: saysAll(0), EndsAfter: 2}, false},
+		"it cannot be seen":    {&peer.Recorded{Info: saysAll(0), ExecutableError: unix.EACCES}, false},
+		"a kernel before 6.5":  {&peer.Recorded{PeerPidfdError: unix.ENOPROTOOPT, PidfdInfoError: unix.ENOTTY, Owner: uint32(os.Geteuid())}, true},
+		"and it has ended":     {&peer.Recorded{PeerPidfdError: unix.ENOPROTOOPT, PidfdInfoError: unix.ENOTTY, Owner: uint32(os.Geteuid()), EndsAfter: 2}, false},
+		"and it was not found": {&peer.Recorded{PeerPidfdError: unix.ENOPROTOOPT, OpenPidfdError: unix.ESRCH}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			caller, err := tt.kernel.Of(connected(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer caller.Close()
+			if (peer.Host{}).Runs(caller, "/proc/self/exe") != tt.runs {
+				t.Errorf("runs it: %v", !tt.runs)
+			}
+		})
+	}
+}
+
 // The form is found by what the kernel does, not by its version.
 func TestLevels(t *testing.T) {
 	tests := []struct {

@@ -110,6 +110,7 @@ func TestCallersOfARule(t *testing.T) {
 		{"the user with another program", program, runs(webUser, 12), policy.ReasonExecutable, policy.Stranger},
 		{"another user with the program", program, anybody, policy.ReasonCaller, policy.Stranger},
 		{"the user over TCP: nobody knows the program", program, overTCP(webUser), policy.ReasonExecutable, policy.Stranger},
+		{"the user over TCP with the process of another connection", program, peer.Caller{UID: user, PID: 11, CgroupID: 100, Via: peer.ViaTCP}, policy.ReasonExecutable, policy.Stranger},
 		{"programs alone", policy.Rule{Executables: []string{"/usr/bin/web"}}, webUser, policy.ReasonCaller, policy.Stranger},
 		{"nobody at all", policy.Rule{}, webUser, policy.ReasonCaller, policy.Stranger},
 

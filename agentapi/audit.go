@@ -23,8 +23,10 @@ type record struct {
 	caller       peer.Caller
 	route        *route
 	method, path string
-	socket       string    // that the request came by
+	face         *face     // that the request came by
 	approval     *approval // of the same request before, or of this one; nil: there is none
+
+	holder string // the identity that the program's secret names; "": it showed none
 
 	identity, resource, tokenType string        // as asked
 	forceRefresh, claims          bool          // whether it was asked with them
@@ -34,7 +36,8 @@ type record struct {
 	issued bool
 	token  facts
 
-	beyondQuota bool // it is counted and not written
+	patience    time.Duration // that the caller is credited with
+	beyondQuota bool          // it is counted and not written
 }
 
 // facts is what the audit keeps of a token.
@@ -144,7 +147,7 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	if p != nil {
 		status, code = p.Status, p.Code
 	}
-	attrs := make([]slog.Attr, 0, 21)
+	attrs := make([]slog.Attr, 0, 22)
 	attrs = append(attrs,
 		slog.String("decision", r.decision(p)),
 		slog.Int("status", status),
@@ -154,6 +157,9 @@ func (r *record) attrs(p *problem) []slog.Attr {
 		slog.String("method", r.method),
 		slog.String("route", r.path),
 	)
+	if r.face != nil {
+		attrs = appendUnlessEmpty(attrs, "endpoint", r.face.name)
+	}
 	attrs = appendUnlessEmpty(attrs, "code", string(code))
 	attrs = appendUnlessEmpty(attrs, "reason", string(r.reason))
 	attrs = appendUnlessEmpty(attrs, "identity", r.identity)

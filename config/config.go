@@ -27,6 +27,10 @@ type Config struct {
 	// /run/keyagent/agent.sock.
 	Socket string `yaml:"socket,omitempty"`
 
+	// Endpoints are ways into the agent besides its socket, for programs that speak a
+	// protocol of Azure's SDKs. Default: none.
+	Endpoints Endpoints `yaml:"endpoints,omitempty"`
+
 	// IMDSEndpoint is the base URL of the instance metadata service. Default:
 	// http://169.254.169.254. Only a test platform needs another one: the service at
 	// this address names the token endpoint that the agent talks to.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
 	"github.com/keyagent/keyagent/internal/waiting"
+	"github.com/keyagent/keyagent/systemd"
 )
 
 // socketMode lets every local user connect: the kernel identifies the caller, and the rules decide.
@@ -45,6 +47,10 @@ type Options struct {
 
 	// Words are the program's, for log and answers; nil: commands are named by what they do.
 	Words advice.Words
+
+	// Sockets are those that systemd has passed to the program; nil: none. The daemon takes and
+	// closes them.
+	Sockets *systemd.Sockets
 
 	// Origin is where the configuration was read, for the status.
 	Origin config.Origin
@@ -81,8 +87,10 @@ type Daemon struct {
 	host    hostProbe
 	silence tpmProbe
 	server  *agentapi.Server
-	socket  *agentapi.Claim // that Run opens
-	closers []func() error  // in the order of opening
+	ways    []agentapi.Way // besides the Unix socket
+	closers []func() error // in the order of opening
+
+	openSocket func() (net.Listener, error) // the Unix socket, when the daemon runs
 }
 
 // Open starts everything but the socket. It blocks while the TPM makes a key,
@@ -110,6 +118,13 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := d.claim(); err != nil {
 		return err
 	}
+	programs, err := d.openEndpoints(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.closeUnused(); err != nil {
+		return err
+	}
 	key, err := engine.OpenKey(ctx, d.cfg, d.opts.engine())
 	if err != nil {
 		return err
@@ -123,6 +138,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
 		Waits:        d.waits,
+		Programs:     programs,
 		Identities:   plan.callables,
 		Policy:       plan.policy,
 		Audit:        d.opts.Audit,
@@ -144,12 +160,9 @@ func (d *Daemon) claim() error {
 	if held := statefile.Holder(d.cfg.StateDir); held != nil {
 		return held // it names the other agent, which a taken socket does not
 	}
-	socket, err := agentapi.ClaimSocket(d.cfg.Socket)
-	if err != nil {
+	if err := d.claimSocket(); err != nil {
 		return err
 	}
-	d.socket = socket
-	d.closers = append(d.closers, socket.Close)
 	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
 		return err
 	}
@@ -164,12 +177,12 @@ func (d *Daemon) claim() error {
 // Run listens on the socket, answers and renews certificates until ctx ends. Then requests under
 // way finish, and it returns nil.
 func (d *Daemon) Run(ctx context.Context) error {
-	listener, err := d.socket.Listen(socketMode)
+	listener, err := d.openSocket()
 	if err != nil {
 		return err
 	}
 	plan := d.inForce.Load().plan
-	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", d.cfg.Socket,
+	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", listener.Addr().String(), "endpoints", len(d.ways),
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
 	d.tellRules(nil, plan.rules.NotInForce())
 	defer d.opts.Logger.Info("keyagent has ended: no request is under way any more")
@@ -180,7 +193,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return d.engine.Run(ctx) })
-	g.Go(func() error { return d.server.Serve(ctx, agentapi.Socket(listener)) })
+	g.Go(func() error { return d.server.Serve(ctx, append(d.ways, agentapi.Socket(listener))...) })
 	g.Go(func() error { return d.awaitAccounts(ctx) })
 	g.Go(func() error { return d.watchExpiry(ctx) })
 	return g.Wait()

@@ -29,7 +29,7 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
 	if p != nil {
-		if p.cause != nil && !rec.beyondQuota {
+		if rec.tellsReasonInLog(p) && !rec.beyondQuota {
 			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
 		}
 		// A stranger is disconnected after its refusal: an idle connection takes a place.
@@ -42,6 +42,13 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 		contentType = wire.ContentTypeMetrics
 	}
 	write(w, http.StatusOK, contentType, said.token.Reveal(), text)
+}
+
+// tellsReasonInLog reports whether the log says why an answer is what it is: a fault of the agent,
+// and what keeps a program of somebody else from its token, since there are programs that do not
+// show it.
+func (r *record) tellsReasonInLog(p *problem) bool {
+	return p.cause != nil || r.face.name != "" && p.Status >= 500
 }
 
 // begin finds the route of a request and begins its record.

@@ -48,6 +48,10 @@ type Options struct {
 	// Words are the program's, for log and answers; nil: commands are named by what they do.
 	Words advice.Words
 
+	// SDKTimeout is how long programs that speak a protocol of Azure's SDKs wait for a token before
+	// they are told to come back; 0: 8 s.
+	SDKTimeout time.Duration
+
 	// Sockets are those that systemd has passed to the program; nil: none. The daemon takes and
 	// closes them.
 	Sockets *systemd.Sockets
@@ -139,6 +143,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		Capabilities: d.Capabilities,
 		Waits:        d.waits,
 		Programs:     programs,
+		SDKTimeout:   d.opts.SDKTimeout,
 		Identities:   plan.callables,
 		Policy:       plan.policy,
 		Audit:        d.opts.Audit,

@@ -31,6 +31,9 @@ type Way struct {
 	err  error // why it cannot be served
 }
 
+// Err says why the way cannot be served, or nil. [Server.Serve] would say the same.
+func (w Way) Err() error { return w.err }
+
 // Socket is the native API, and that of IMDS, on a Unix socket.
 func Socket(ln net.Listener) Way {
 	f := &face{listener: ln, identify: peer.Of, routes: socketRoutes, errors: problemJSON}

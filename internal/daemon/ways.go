@@ -57,7 +57,11 @@ func (d *Daemon) openEndpoints(ctx context.Context) (agentapi.Programs, error) {
 			return programs, fmt.Errorf("endpoints (%s): %w", e.name, err)
 		}
 		d.closers = append(d.closers, closeOnce(ln))
-		d.ways = append(d.ways, e.way(ln, owners.Of))
+		way := e.way(ln, owners.Of)
+		if err := way.Err(); err != nil {
+			return programs, err
+		}
+		d.ways = append(d.ways, way)
 		e.served(&programs, "http://"+ln.Addr().String())
 	}
 	if d.cfg.Endpoints.AppService == nil {
@@ -101,6 +105,9 @@ func (d *Daemon) claimSocket() error {
 			d.opts.Logger.Warn("the socket that systemd passes is not at the path of the configuration", "passed", at, "configured", d.cfg.Socket)
 		}
 		d.closers = append(d.closers, closeOnce(passed))
+		if err := agentapi.Socket(passed).Err(); err != nil {
+			return err
+		}
 		d.openSocket = func() (net.Listener, error) { return passed, nil }
 		return nil
 	}

@@ -17,6 +17,10 @@ type Endpoints struct {
 	// calling is known by the owner of the socket alone. Prefer app_service where the
 	// program can use it. Name of a passed socket: imds.
 	IMDS *LoopbackEndpoint `yaml:"imds,omitempty"`
+	// Takeover gives the programs of chosen users the agent in the place of IMDS at
+	// 169.254.169.254, whatever they do (docs/takeover.md). Default: nobody's. Name of a
+	// passed socket: takeover.
+	Takeover *Takeover `yaml:"takeover,omitempty"`
 }
 
 // LoopbackEndpoint is a way in over loopback.
@@ -43,6 +47,9 @@ func (c *Config) checkEndpoints(f *findings) {
 	}
 	check("endpoints.app_service", c.Endpoints.AppService)
 	check("endpoints.imds", c.Endpoints.IMDS)
+	if t := c.Endpoints.Takeover; t != nil {
+		t.check(f, "endpoints.takeover")
+	}
 }
 
 // wantLoopback reports what is not a literal loopback address with a port, and returns it.

@@ -19,6 +19,7 @@ import (
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/internal/takeover"
 	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/systemd"
 )
@@ -40,6 +41,10 @@ type Options struct {
 
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
 	Accounts rulebook.Accounts
+
+	// IdentifyRedirected says who has opened a connection that the firewall has redirected; nil:
+	// that cannot be known, and nothing can be taken over.
+	IdentifyRedirected func(net.Conn) (peer.Caller, error)
 
 	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent
 	// or command have it.
@@ -91,7 +96,8 @@ type Daemon struct {
 	host    hostProbe
 	silence tpmProbe
 	server  *agentapi.Server
-	ways    []agentapi.Way // besides the Unix socket
+	ways    []agentapi.Way // on loopback, for programs
+	taken   takeover.Plan  // whose traffic to IMDS comes here
 	closers []func() error // in the order of opening
 
 	openSocket func() (net.Listener, error) // the Unix socket, when the daemon runs
@@ -101,7 +107,7 @@ type Daemon struct {
 // which can take seconds. Close the daemon whether or not it was run.
 func Open(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
 	opts = opts.withDefaults()
-	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: waiting.NewLock()}
+	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: waiting.NewLock(), closers: []func() error{opts.Sockets.Close}}
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -119,14 +125,14 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := plan.ReadProxyCredential(d.cfg.Proxy); err != nil {
 		return err
 	}
+	if err := d.resolveTakeover(ctx); err != nil {
+		return err
+	}
 	if err := d.claim(); err != nil {
 		return err
 	}
 	programs, err := d.openEndpoints(ctx)
 	if err != nil {
-		return err
-	}
-	if err := d.closeUnused(); err != nil {
 		return err
 	}
 	key, err := engine.OpenKey(ctx, d.cfg, d.opts.engine())
@@ -186,6 +192,15 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ways := append([]agentapi.Way{agentapi.Socket(listener)}, d.ways...)
+	taken, err := d.takeover(ctx)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	ways = append(ways, taken...)
+	if err := d.closeUnused(); err != nil {
+		return err
+	}
 	plan := d.inForce.Load().plan
 	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", listener.Addr().String(), "endpoints", len(d.ways),
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
@@ -198,7 +213,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return d.engine.Run(ctx) })
-	g.Go(func() error { return d.server.Serve(ctx, append(d.ways, agentapi.Socket(listener))...) })
+	g.Go(func() error { return d.server.Serve(ctx, ways...) })
 	g.Go(func() error { return d.awaitAccounts(ctx) })
 	g.Go(func() error { return d.watchExpiry(ctx) })
 	return g.Wait()

@@ -145,10 +145,10 @@ func fixedSettings() []fixed {
 		{"tpm_owner_credential", "it belongs to the TPM that is open", func(c *config.Config) any { return c.TPMOwnerCredential }},
 		{"state_dir", "the binding key and its certificates are from there", func(c *config.Config) any { return c.StateDir }},
 		{"socket", "programs are connected to it", func(c *config.Config) any { return c.Socket }},
-		{"endpoints", "programs are connected to them", func(c *config.Config) any { return c.Endpoints }},
 		{"imds_endpoint", "what is known of this VM was learnt there", func(c *config.Config) any { return c.IMDSEndpoint }},
 		{"binding_key", "the binding key is loaded, and was tested as it is configured", func(c *config.Config) any { return c.BindingKey }},
 		{"audit", "whether records can be written was found out at the start", func(c *config.Config) any { return c.Audit }},
+		{"endpoints", "the agent listens there", func(c *config.Config) any { return c.Endpoints }},
 	}
 }
 

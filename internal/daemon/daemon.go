@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,7 +18,6 @@ import (
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
-	"github.com/keyagent/keyagent/internal/takeover"
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
@@ -40,10 +38,6 @@ type Options struct {
 
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
 	Accounts rulebook.Accounts
-
-	// IdentifyRedirected says who has opened a connection that the firewall has redirected; nil:
-	// that cannot be known, and nothing can be taken over.
-	IdentifyRedirected func(net.Conn) (peer.Caller, error)
 
 	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent
 	// or command have it.
@@ -88,8 +82,8 @@ type Daemon struct {
 	silence tpmProbe
 	server  *agentapi.Server
 	socket  *agentapi.Claim // that Run opens
-	taken   takeover.Plan   // whose traffic to IMDS comes here
-	closers []func() error  // in the order of opening
+	taken   taken
+	closers []func() error // in the order of opening
 }
 
 // Open starts everything but the socket. It blocks while the TPM makes a key,
@@ -114,7 +108,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := plan.ReadProxyCredential(d.cfg.Proxy); err != nil {
 		return err
 	}
-	if err := d.resolveTakeover(ctx); err != nil {
+	if err := d.openTakeover(ctx); err != nil {
 		return err
 	}
 	if err := d.claim(); err != nil {

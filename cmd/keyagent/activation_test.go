@@ -161,8 +161,8 @@ func TestSocketsThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-// TestSystemdsOwnProgramPassesSockets: the agent under systemd-socket-activate, which starts it when
-// somebody connects.
+// TestSystemdsOwnProgramPassesSockets: the agent under systemd-socket-activate, which starts it
+// when somebody connects.
 func TestSystemdsOwnProgramPassesSockets(t *testing.T) {
 	activate := tooltest.Tool(t, "systemd-socket-activate")
 	v := newVictim(t, simulator.Config{})

@@ -128,8 +128,8 @@ func TestProgramsAreServedOnLoopback(t *testing.T) {
 	}
 }
 
-// TestASlowFetchIsNotWaitedFor: a program is told to come back, the fetch goes on, and who comes back
-// gets its token.
+// TestASlowFetchIsNotWaitedFor: a program is told to come back, the fetch goes on, and who comes
+// back gets its token.
 func TestASlowFetchIsNotWaitedFor(t *testing.T) {
 	s := newStage(t)
 	s.onLoopback()

@@ -3,7 +3,6 @@ package agentapi_test
 import (
 	"net"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,6 +12,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // otherSockets is how many sockets there are on loopback beside those that are measured.
@@ -64,12 +64,12 @@ func serveAppService(b *testing.B) (endpoint, text string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	rules := rulesFor(os.Geteuid())
+	rules := rulesFor(appUser)
 	cfg := benchConfig(b, rules)
 	cfg.Programs.Secrets = keeper
 	ln := listenLoopback(b)
 	serveWays(b, cfg, agentapi.AppService(ln, owners.Of))
-	made, err := keeper.Mint(appsecret.Holder{Lifetime: appsecret.Process, UID: uint32(os.Geteuid()), Identity: "shop", Process: ownProcess(b)})
+	made, err := keeper.Mint(appsecret.Holder{Lifetime: appsecret.Process, UID: uint32(appUser), Identity: "shop", Process: ownProcess(b)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func newLoopbackContender(b *testing.B, connections int, keep bool, endpoint, te
 		return bodyOf(client.Do(req))
 	}
 	for range connections {
-		transport := &http.Transport{DisableKeepAlives: !keep}
+		transport := &http.Transport{DisableKeepAlives: !keep, DialContext: tooltest.DialAs(appUser)}
 		b.Cleanup(transport.CloseIdleConnections)
 		c.clients = append(c.clients, &http.Client{Transport: transport})
 	}

@@ -159,6 +159,7 @@ func (r *Rules) stranger(caller peer.Caller) bool {
 type admittedConn struct {
 	net.Conn
 	caller  peer.Caller
+	program shownSecret
 	askBy   time.Time // when a stranger must have asked; zero: net/http's own deadlines
 	release func()
 	once    sync.Once
@@ -175,6 +176,7 @@ func (c *admittedConn) SetReadDeadline(t time.Time) error {
 func (c *admittedConn) Close() error {
 	err := c.Conn.Close()
 	c.once.Do(func() {
+		c.program.close()
 		_ = c.caller.Close()
 		c.release()
 	})

@@ -29,6 +29,14 @@ type programs struct {
 	appService, imds string // base URLs
 }
 
+// watch finds processes as the agent does.
+func watch(process string) (appsecret.Watched, bool) {
+	if watched, found := peer.Watch(process); found {
+		return watched, true
+	}
+	return nil, false
+}
+
 // startPrograms runs a server on a Unix socket and on two sockets on loopback.
 func startPrograms(t testing.TB, cfg agentapi.Config) *programs {
 	t.Helper()
@@ -37,12 +45,12 @@ func startPrograms(t testing.TB, cfg agentapi.Config) *programs {
 		t.Skipf("owners of sockets cannot be found here: %v", err)
 	}
 	t.Cleanup(func() { _ = owners.Close() })
-	return startProgramsOf(t, cfg, owners.Of, peer.Running)
+	return startProgramsOf(t, cfg, owners.Of, watch)
 }
 
-func startProgramsOf(t testing.TB, cfg agentapi.Config, identify agentapi.Identify, running func(string) bool) *programs {
+func startProgramsOf(t testing.TB, cfg agentapi.Config, identify agentapi.Identify, watch appsecret.Watch) *programs {
 	t.Helper()
-	keeper, err := appsecret.New(secret.New(strings.Repeat("k", 32)), "this boot", running)
+	keeper, err := appsecret.New(secret.New(strings.Repeat("k", 32)), "this boot", watch)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,10 +18,10 @@ import (
 // otherSockets is how many sockets there are on loopback beside those that are measured.
 const otherSockets = 10000
 
-// BenchmarkTokenOverLoopback is [BenchmarkTokenOverSocket] for the App Service protocol on loopback,
-// with all that a request takes there: the owner of the socket at the other end (once a connection),
-// the program's secret and that its process still runs. "each-new" makes a connection for each
-// request, so that each has its owner looked up. Many other sockets are open meanwhile.
+// BenchmarkTokenOverLoopback is [BenchmarkTokenOverSocket] for the App Service protocol on
+// loopback, with all that a request takes there: the owner of the socket at the other end (once a
+// connection), the program's secret and that its process still runs. "each-new" makes a connection
+// for each request, so that each has its owner looked up. Many other sockets are open meanwhile.
 func BenchmarkTokenOverLoopback(b *testing.B) {
 	for _, kind := range []struct {
 		name        string
@@ -53,14 +53,15 @@ func listenLoopback(b *testing.B) net.Listener {
 	return ln
 }
 
-// serveAppService starts the agent's server, and returns the endpoint and a secret for this process.
+// serveAppService starts the agent's server, and returns the endpoint and a secret for this
+// process.
 func serveAppService(b *testing.B) (endpoint, text string) {
 	owners, err := peer.OpenTCP()
 	if err != nil {
 		b.Skipf("owners of sockets cannot be found here: %v", err)
 	}
 	b.Cleanup(func() { _ = owners.Close() })
-	keeper, err := appsecret.New(secret.New(strings.Repeat("k", 32)), "this boot", peer.Running)
+	keeper, err := appsecret.New(secret.New(strings.Repeat("k", 32)), "this boot", watch)
 	if err != nil {
 		b.Fatal(err)
 	}

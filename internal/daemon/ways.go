@@ -69,8 +69,16 @@ func (d *Daemon) openEndpoints(ctx context.Context) (agentapi.Programs, error) {
 		return programs, nil
 	}
 	var err error
-	programs.Secrets, err = appsecret.Open(statefile.In(d.cfg.StateDir), d.opts.Logger, peer.Running)
+	programs.Secrets, err = appsecret.Open(statefile.In(d.cfg.StateDir), d.opts.Logger, watch)
 	return programs, err
+}
+
+// watch finds the process that a program's secret ends with.
+func watch(process string) (appsecret.Watched, bool) {
+	if watched, found := peer.Watch(process); found {
+		return watched, true
+	}
+	return nil, false
 }
 
 // listen takes the socket that was passed under a name, or opens one at a loopback address.

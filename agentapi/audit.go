@@ -24,8 +24,10 @@ type record struct {
 	caller       peer.Caller
 	route        *route
 	method, path string
-	socket       string    // that the request came by
+	face         *face     // that the request came by
 	approval     *approval // of the same request before, or of this one; nil: there is none
+
+	holder string // the identity that the program's secret names; "": it showed none
 
 	identity, resource, tokenType string        // as asked
 	forceRefresh, claims          bool          // whether it was asked with them
@@ -38,7 +40,8 @@ type record struct {
 
 	passed int // status of an answer of IMDS that is passed on; 0: none is
 
-	beyondQuota bool // it is counted and not written
+	patience    time.Duration // that the caller is credited with
+	beyondQuota bool          // it is counted and not written
 }
 
 // facts is what the audit keeps of a token.
@@ -164,6 +167,9 @@ func (r *record) attrs(p *problem) []slog.Attr {
 		slog.String("method", r.method),
 		slog.String("route", r.path),
 	)
+	if r.face != nil {
+		attrs = appendUnlessEmpty(attrs, "endpoint", r.face.name)
+	}
 	attrs = appendUnlessEmpty(attrs, "code", string(code))
 	attrs = appendUnlessEmpty(attrs, "reason", string(r.reason))
 	attrs = appendUnlessEmpty(attrs, "identity", r.identity)

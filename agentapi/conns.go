@@ -63,6 +63,7 @@ type admission struct {
 	slots  chan struct{} // one element for each open connection
 	closed chan struct{}
 	once   sync.Once
+	strays *strays
 
 	mu   sync.Mutex
 	open map[account]int // connections; guarded by mu
@@ -76,6 +77,7 @@ func (s *Server) admit(ctx context.Context, f *face) *admission {
 		face:     f,
 		slots:    make(chan struct{}, s.cfg.MaxConnections),
 		closed:   make(chan struct{}),
+		strays:   newStrays(),
 		open:     make(map[account]int),
 	}
 }
@@ -111,7 +113,7 @@ func (a *admission) Close() error {
 func (a *admission) identify(conn net.Conn) *admittedConn {
 	caller, err := a.face.identify(conn)
 	if err != nil {
-		a.server.cfg.Logger.WarnContext(a.ctx, "closing a connection", "error", err)
+		a.refuse(a.ctx, err)
 		return nil
 	}
 	caller = a.server.rules.Load().certain(caller)
@@ -164,6 +166,7 @@ func (r *Rules) stranger(caller peer.Caller) bool {
 type admittedConn struct {
 	net.Conn
 	caller  peer.Caller
+	program shownSecret
 	askBy   time.Time // when a stranger must have asked; zero: net/http's own deadlines
 	release func()
 	once    sync.Once
@@ -180,6 +183,7 @@ func (c *admittedConn) SetReadDeadline(t time.Time) error {
 func (c *admittedConn) Close() error {
 	err := c.Conn.Close()
 	c.once.Do(func() {
+		c.program.close()
 		_ = c.caller.Close()
 		c.release()
 	})
@@ -192,14 +196,14 @@ func (c *admittedConn) Close() error {
 func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
 	rules := a.server.rules.Load()
 	p := rules.noRoom(caller, full)
-	_ = a.server.audit(&record{rules: rules, caller: caller}, p) // which is noted and told by the trail itself
+	_ = a.server.audit(&record{rules: rules, face: a.face, caller: caller}, p) // which is noted and told by the trail itself
 	status, contentType, problem := a.face.errors(p)
 	body, err := json.Marshal(problem)
 	if err != nil {
 		return
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-	retry := ""
+	retry := "" // after the format, which may change it
 	if p.RetryAfter > 0 {
 		retry = fmt.Sprintf("Retry-After: %d\r\n", p.RetryAfter)
 	}

@@ -65,6 +65,8 @@ func play(role string) error {
 			return err
 		}
 		return lend(conn)
+	case "program":
+		return beProgram(os.Getenv(socketEnv), os.Getenv(requestEnv))
 	case "serve many":
 		return serveMany(os.Getenv(socketEnv))
 	case "listen":

@@ -286,7 +286,7 @@ func TestConnectionsOfNobodyAreCounted(t *testing.T) {
 		return errors.New("nobody owns the socket")
 	}
 	cfg := onlyShop()
-	a := startProgramsOf(t, cfg, func(conn net.Conn) (peer.Caller, error) { return peer.Caller{}, nobody(conn) }, watch)
+	a := startProgramsOf(t, cfg, func(conn net.Conn) (peer.Caller, error) { return peer.Caller{}, nobody(conn) }, watchProcesses(t))
 	for range 200 {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, a.imds+wire.PathIMDSToken, nil)
 		if err != nil {

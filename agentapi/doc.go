@@ -47,14 +47,19 @@
 //   - A failure that may pass is 503 or 429 with Retry-After, never 500: SDKs
 //     retry it at the right pace. The server stays up whatever the token source
 //     does.
+//   - Each request looks again at who is calling. When the caller's process has ended, rules by
+//     unit and executable do not name it any more. When a TCP connection has ended, nothing
+//     counts.
 //   - No user can take all connections, however many subordinate uids it has. There is a bound in
 //     total, one for each uid, one for all callers together who are known by a group only (a
-//     user's other uids keep its groups), and one for all strangers together. Strangers, named by
-//     neither a rule nor the administration, get the refusal and are disconnected; if they send
-//     no request, they are disconnected within seconds.
+//     user's other uids keep its groups), one for each unit's callers who are known by nothing
+//     else, and one for all strangers together. Strangers, named by neither a rule nor the
+//     administration, get the refusal and are disconnected; if they send no request, they are
+//     disconnected within seconds.
 //   - No caller can use up what IMDS and Entra allow an identity: fetches are bounded for each
-//     uid, and for all callers together who are known by a group only. Beyond the bound the caller
-//     is told when to come back, tokens in memory are given as before, and others do not notice.
+//     uid or unit, and for all callers together who are known by a group only. Beyond the bound
+//     the caller is told when to come back, tokens in memory are given as before, and others do
+//     not notice.
 //   - When told to stop, the server lets requests that it has begun finish,
 //     within a bound.
 //
@@ -62,7 +67,8 @@
 //
 // A process that connects and then hands the connection to another one (see package peer), a user's
 // own processes against each other, and the members of groups against each other's connections: the
-// boundary is the user and the group. Root can do everything.
+// boundary is the user and the group, and the unit as far as its user is its own. Root can do
+// everything.
 //
 // # Sources
 //

@@ -118,7 +118,7 @@ var places = map[string]place{
 		"pure: what is known goes in, which forms of credentials work comes out",
 	},
 	"internal/rulebook": {
-		[]string{"config", "agentapi/policy", "internal/accounts"},
+		[]string{"config", "agentapi/peer", "agentapi/policy", "internal/accounts"},
 		"rules as somebody wrote them become rules as the agent applies them",
 	},
 	"internal/takeover": {[]string{"config", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
@@ -131,7 +131,7 @@ var places = map[string]place{
 	},
 	"internal/doctor": {
 		[]string{
-			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/wire",
+			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/peer", "agentapi/wire",
 			"internal/accounts", "internal/advice", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
 		},
 		"looks at what the daemon would open, and opens it as the daemon would; it must not run one",

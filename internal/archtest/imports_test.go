@@ -98,6 +98,7 @@ var places = map[string]place{
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
 	"internal/advice":    {nil, leaf},
+	"internal/launch":    {[]string{"agentapi/wire"}, "pure: an endpoint and an environment go in, the environment of a program comes out"},
 	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret"}, "whose a file is that an operator hands over, and what is in it"},
 	"internal/statedir": {
 		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/secret", "internal/statefile", "internal/waiting"},
@@ -142,7 +143,7 @@ var places = map[string]place{
 	"cmd/keyagent": {
 		[]string{
 			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir",
-			"internal/inputfile", "internal/pemfile", "internal/waiting", "internal/writequeue",
+			"internal/inputfile", "internal/launch", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},

@@ -23,8 +23,10 @@ type record struct {
 	caller       peer.Caller
 	route        *route
 	method, path string
-	socket       string    // that the request came by
+	face         *face     // that the request came by
 	approval     *approval // of the same request before, or of this one; nil: there is none
+
+	holder string // the identity that the program's secret names; "": it showed none
 
 	identity, resource, tokenType string        // as asked
 	forceRefresh, claims          bool          // whether it was asked with them
@@ -34,7 +36,10 @@ type record struct {
 	issued bool
 	token  facts
 
-	beyondQuota bool // it is counted and not written
+	passed int // status of an answer of IMDS that is passed on; 0: none is
+
+	patience    time.Duration // that the caller is credited with
+	beyondQuota bool          // it is counted and not written
 }
 
 // facts is what the audit keeps of a token.
@@ -86,12 +91,14 @@ func (r *record) issues(token acquire.Token) {
 	}
 }
 
-// decision is the outcome of a request: "issued" a token, "answered" something else, "refused" the
-// request, or "failed" at something allowed.
+// decision is the outcome of a request: "issued" a token, "passed" an answer of IMDS on, "answered"
+// something else, "refused" the request, or "failed" at something allowed.
 func (r *record) decision(p *problem) string {
 	switch {
 	case p == nil && r.issued:
 		return "issued"
+	case p == nil && r.passed != 0:
+		return "passed"
 	case p == nil:
 		return "answered"
 	case r.reason != "":
@@ -141,10 +148,13 @@ func (r *record) kind(p *problem) string {
 
 func (r *record) attrs(p *problem) []slog.Attr {
 	status, code := http.StatusOK, wire.Code("")
-	if p != nil {
+	switch {
+	case p != nil:
 		status, code = p.Status, p.Code
+	case r.passed != 0:
+		status = r.passed
 	}
-	attrs := make([]slog.Attr, 0, 21)
+	attrs := make([]slog.Attr, 0, 22)
 	attrs = append(attrs,
 		slog.String("decision", r.decision(p)),
 		slog.Int("status", status),
@@ -154,6 +164,9 @@ func (r *record) attrs(p *problem) []slog.Attr {
 		slog.String("method", r.method),
 		slog.String("route", r.path),
 	)
+	if r.face != nil {
+		attrs = appendUnlessEmpty(attrs, "endpoint", r.face.name)
+	}
 	attrs = appendUnlessEmpty(attrs, "code", string(code))
 	attrs = appendUnlessEmpty(attrs, "reason", string(r.reason))
 	attrs = appendUnlessEmpty(attrs, "identity", r.identity)

@@ -16,6 +16,7 @@ var socketRoutes = []route{
 	{http.MethodGet, wire.PathToken, asItIs, problemJSON, forCallersOfRules, nothingMore, nativeForm.issue},
 	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, imdsForm.issue},
 	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
+	{http.MethodPost, wire.PathEndpoint, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).endpoint},
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
 	{http.MethodGet, wire.PathStatus, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).status},
 	{http.MethodGet, wire.PathMetrics, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).metrics},
@@ -29,7 +30,7 @@ type route struct {
 	errors     errorFormat
 	permission permission
 	// proof says what each request must have besides the permission of its caller, or nil.
-	proof  func(*http.Request) *problem
+	proof  func(*Server, *http.Request, *record) *problem
 	handle handler
 }
 
@@ -41,17 +42,19 @@ type handler func(*Server, *http.Request, *record) (reply, *problem)
 // of a token, it begins with the member of an empty one, and the token is put there when it is
 // sent.
 type reply struct {
-	body  any
-	text  []byte // in the place of the body
-	token secret.String
+	body any
+	text []byte // in the place of the body
+	// foreign is an answer of IMDS that is passed on in the place of one of the agent's; nil: none.
+	foreign *MetadataAnswer
+	token   secret.String
 }
 
 // nothingMore is the proof of routes for which it is enough who the caller is.
-func nothingMore(*http.Request) *problem { return nil }
+func nothingMore(*Server, *http.Request, *record) *problem { return nil }
 
 // metadataHeader is the proof that a request to IMDS was not made by a program that was tricked
 // into fetching a URL.
-func metadataHeader(r *http.Request) *problem {
+func metadataHeader(_ *Server, r *http.Request, _ *record) *problem {
 	if given := r.Header.Values(wire.HeaderMetadata); len(given) == 1 && strings.EqualFold(given[0], "true") {
 		return nil
 	}
@@ -67,11 +70,14 @@ const (
 	forCallersOfRules                      // callers named by a rule; what they may have is decided on the request
 	forAdministrators                      // root, the agent's own user, and administrators of the policy
 	forCallersAndAdministrators            // both
+	forCallersOfTheFace                    // whoever its way to identify callers lets in
 )
 
 // permit returns why the caller may not use a route, or nil.
 func (r *Rules) permit(needed permission, caller peer.Caller) *problem {
 	switch needed {
+	case forCallersOfTheFace:
+		return nil
 	case forCallersOfRules, forCallersAndAdministrators:
 		if r.Policy.Named(caller) || needed == forCallersAndAdministrators && r.Policy.Admin(caller) {
 			return nil
@@ -112,7 +118,7 @@ func (f *face) routeOf(target string) *route {
 			return r
 		}
 	}
-	return &route{path: clip(path, maxAuditedBytes), errors: f.errors}
+	return &route{path: clip(withoutSecrets(path), maxAuditedBytes), errors: f.errors}
 }
 
 // asItIs is the spelling of paths that are compared byte for byte.

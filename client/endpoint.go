@@ -10,30 +10,36 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// EndpointRequest says for what a program is to ask on loopback, and how long.
+// Endpoint is where a program that speaks a protocol of Azure's SDKs finds the agent, and the
+// secret that it must show there. Use its Secret.Reveal() where the secret is needed; printed, it
+// shows nothing.
+type Endpoint = wire.Endpoint
+
+// EndpointRequest says what a program is to be served with.
 type EndpointRequest struct {
 	Identity string // name in the agent's configuration; empty if the agent's rules grant only one
-	Lifetime string // empty: wire.LifetimeProcess; or wire.LifetimeUnit
+	// Lifetime is wire.LifetimeProcess (what empty means: the secret ends with this process, also
+	// after it has become another program) or wire.LifetimeUnit (with its systemd unit).
+	Lifetime string
 }
 
-// Endpoint asks where an unmodified program of this process' user finds the agent on loopback, and
-// for the secret that the program must show there. With wire.LifetimeProcess the secret ends with
-// this process, whatever program it executes meanwhile; with wire.LifetimeUnit it ends with the
-// systemd unit of this process.
-func (c *Client) Endpoint(ctx context.Context, req EndpointRequest) (wire.Endpoint, error) {
+// Endpoint asks for a secret for a program of this process' user, and in its systemd unit where
+// that is known. It is worth nothing to others, and outlives restarts of the agent.
+func (c *Client) Endpoint(ctx context.Context, req EndpointRequest) (Endpoint, error) {
 	query := make(url.Values)
 	for name, value := range map[string]string{wire.ParamIdentity: req.Identity, wire.ParamLifetime: req.Lifetime} {
 		if value != "" {
 			query.Set(name, value)
 		}
 	}
-	body, err := c.send(ctx, http.MethodPost, wire.PathEndpoint, query.Encode())
+	body, err := c.request(ctx, http.MethodPost, wire.PathEndpoint, query.Encode())
 	if err != nil {
-		return wire.Endpoint{}, err
+		return Endpoint{}, err
 	}
-	var endpoint wire.Endpoint
+	var endpoint Endpoint
+	// The cause could quote the secret.
 	if err := json.Unmarshal(body, &endpoint); err != nil || endpoint.Secret.IsZero() || endpoint.AppService == "" {
-		return wire.Endpoint{}, errors.New("reading the agent's reply: it is not an endpoint") // the cause could quote the secret
+		return Endpoint{}, errors.New("reading the agent's reply: it is not an endpoint with a secret")
 	}
 	return endpoint, nil
 }

@@ -43,11 +43,13 @@ func (f *findings) wantCredentialName(setting, name string) {
 func (c *Config) problems() []string {
 	var f findings
 	c.checkPlaces(&f)
+	c.checkEndpoints(&f)
 	c.checkProxy(&f)
 	c.checkAttestation(&f)
 	c.checkBindingKey(&f)
 	c.checkIdentities(&f)
 	c.checkRules(&f)
+	c.checkEndpoints(&f)
 	return f
 }
 
@@ -260,6 +262,9 @@ func (c *Config) checkGrant(f *findings, at string, r Rule) {
 	}
 	for _, t := range r.Types {
 		c.checkType(f, at+".types", t, r.Identities)
+	}
+	if len(r.Hosts) > 0 && !slices.Contains(r.Types, TypePoP) {
+		f.add("%s.hosts: they are for tokens of type %s, which is not among the rule's types", at, TypePoP)
 	}
 }
 

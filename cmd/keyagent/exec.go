@@ -112,18 +112,17 @@ The exit code is that of the program; 126 if it cannot be run, 127 if it is not 
 // plan asks the agent, and says what the user should know.
 func (a *app) plan(cmd *cobra.Command, flags launchFlags, families []launch.Family) (launch.Environment, error) {
 	socket := a.agentSocket(cmd)
-	if socket != "" {
-		var err error
-		if socket, err = filepath.Abs(socket); err != nil { // the program may go to another directory
-			return launch.Environment{}, err
-		}
-	}
 	agent := client.New(client.Config{Socket: socket})
 	defer agent.Close()
 	req := client.EndpointRequest{Identity: flags.identity, Lifetime: flags.lifetime}
 	endpoint, err := awaited(cmd.Context(), a, "waiting for the agent", func() (wire.Endpoint, error) { return agent.Endpoint(cmd.Context(), req) })
 	if err != nil {
 		return launch.Environment{}, err
+	}
+	if socket != "" {
+		if socket, err = filepath.Abs(socket); err != nil { // the program may go to another directory
+			return launch.Environment{}, err
+		}
 	}
 	env, err := launch.Plan(launch.Request{
 		Endpoint: endpoint, Families: families, Environ: os.Environ(), Socket: socket,

@@ -19,13 +19,6 @@ type Programs struct {
 	AppService, IMDS string
 }
 
-func (p *Programs) check(text string, by appsecret.Presenter) (string, error) {
-	if p.Secrets == nil {
-		return "", appsecret.ErrUnknown
-	}
-	return p.Secrets.Check(text, by)
-}
-
 // endpointParams are the parameters of POST /v1/endpoint.
 var endpointParams = []string{wire.ParamIdentity, wire.ParamLifetime}
 

@@ -19,7 +19,6 @@ import (
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
-	"github.com/keyagent/keyagent/internal/takeover"
 	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/systemd"
 )
@@ -41,10 +40,6 @@ type Options struct {
 
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
 	Accounts rulebook.Accounts
-
-	// IdentifyRedirected says who has opened a connection that the firewall has redirected; nil:
-	// that cannot be known, and nothing can be taken over.
-	IdentifyRedirected func(net.Conn) (peer.Caller, error)
 
 	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent
 	// or command have it.
@@ -97,7 +92,7 @@ type Daemon struct {
 	silence tpmProbe
 	server  *agentapi.Server
 	ways    []agentapi.Way // on loopback, for programs
-	taken   takeover.Plan  // whose traffic to IMDS comes here
+	taken   taken
 	closers []func() error // in the order of opening
 
 	openSocket func() (net.Listener, error) // the Unix socket, when the daemon runs
@@ -125,7 +120,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := plan.ReadProxyCredential(d.cfg.Proxy); err != nil {
 		return err
 	}
-	if err := d.resolveTakeover(ctx); err != nil {
+	if err := d.openTakeover(ctx); err != nil {
 		return err
 	}
 	if err := d.claim(); err != nil {

@@ -2,8 +2,12 @@ package samples_test
 
 import (
 	"encoding/json"
+	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/keyagent/keyagent/config"
@@ -18,8 +22,9 @@ func TestProgramsThatKnowNothingOfKeyagentRunAsTheREADMESays(t *testing.T) {
 		tooltest.Tool(t, tool)
 	}
 	dir := shortDir(t)
-	out := runShell(t, strings.NewReplacer(
-		"make build simulators", "true", "/tmp/sim", dir, "bin/keyagent", program["./cmd/keyagent"], "bin/azuresim", program["./simulator/azuresim"],
+	user := ordinaryUser(t, dir)
+	out := runShellAs(t, user, dir, strings.NewReplacer(
+		"make build simulators", "true", "/tmp/sim", filepath.Join(dir, "sim"), "bin/keyagent", program["./cmd/keyagent"], "bin/azuresim", program["./simulator/azuresim"],
 		"go run ./samples/exec/go", program["./samples/exec/go"], "127.0.0.1:8840", freeAddress(t),
 	).Replace(shellLines(t, execSample, "## Against the simulator")))
 	var callers []resource.Caller
@@ -52,6 +57,23 @@ func TestTheConfigurationOfExecServesPrograms(t *testing.T) {
 	if cfg.Endpoints.AppService == nil || cfg.Identities[0].Name != "vm" || cfg.Rules[0].Identities[0] != "vm" {
 		t.Errorf("got %+v", cfg)
 	}
+}
+
+// ordinaryUser has the sample's programs in dir, which is that of an ordinary user; nil: this process
+// is one. Root's programs are not served on loopback.
+func ordinaryUser(t *testing.T, dir string) *syscall.Credential {
+	t.Helper()
+	if err := os.CopyFS(filepath.Join(dir, "samples", execSample), os.DirFS(execSample)); err != nil {
+		t.Fatal(err)
+	}
+	uid := tooltest.User()
+	if uid == os.Getuid() {
+		return nil
+	}
+	if err := errors.Join(os.Chmod(filepath.Dir(program["./cmd/keyagent"]), 0o755), os.Chown(dir, uid, uid)); err != nil {
+		t.Fatal(err)
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}
 }
 
 func freeAddress(t *testing.T) string {

@@ -59,8 +59,8 @@ func TestTheConfigurationOfExecServesPrograms(t *testing.T) {
 	}
 }
 
-// ordinaryUser has the sample's programs in dir, which is that of an ordinary user; nil: this process
-// is one. Root's programs are not served on loopback.
+// ordinaryUser has the sample's programs in dir, which is that of an ordinary user; nil: this
+// process is one. Root's programs are not served on loopback.
 func ordinaryUser(t *testing.T, dir string) *syscall.Credential {
 	t.Helper()
 	if err := os.CopyFS(filepath.Join(dir, "samples", execSample), os.DirFS(execSample)); err != nil {

@@ -68,7 +68,7 @@ func (f *launchFlags) check() ([]launch.Family, error) {
 func (a *app) execCommand() *cobra.Command {
 	var flags launchFlags
 	cmd := &cobra.Command{
-		Use:   execName + " --identity NAME [--] PROGRAM [ARGUMENT...]",
+		Use:   execName + " --identity NAME [flags] [--] PROGRAM [ARGUMENT...]",
 		Short: "Run an unmodified program that gets its tokens from the agent",
 		Long: `Run an unmodified program that gets its tokens from the agent: Azure's SDKs find it by
 the variables that this command sets (IDENTITY_ENDPOINT, MSI_ENDPOINT and others).
@@ -102,6 +102,7 @@ The exit code is that of the program; 126 if it cannot be run, 127 if it is not 
 			return become(cmd.Context(), path, args, env.Apply(os.Environ()))
 		},
 	}
+	cmd.DisableFlagsInUseLine = true // what is behind the program is not ours
 	cmd.ValidArgsFunction = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)
 	cmd.Flags().SetInterspersed(false) // what follows the program's name is the program's
 	cmd.Flags().Bool("json", false, "errors and warnings of keyagent as JSON")

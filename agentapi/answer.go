@@ -124,7 +124,7 @@ func (s *Server) identities(r *http.Request, rec *record) (reply, *problem) {
 		}
 		id := rec.rules.Identities[i]
 		found = append(found, wire.Identity{
-			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes,
+			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts,
 		})
 	}
 	return reply{body: found}, nil

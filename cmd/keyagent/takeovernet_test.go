@@ -67,7 +67,7 @@ func newMachine(t *testing.T) *machine {
 	if os.Geteuid() != 0 {
 		t.Skip("only root makes network namespaces")
 	}
-	for _, tool := range []string{"ip", "nft", "nsenter", "setpriv", "unshare", "curl"} {
+	for _, tool := range []string{"ip", "nft", "setpriv", "unshare", "curl"} {
 		tooltest.Tool(t, tool)
 	}
 	tooltest.File(t, "/etc/subuid")

@@ -105,7 +105,7 @@ func listRules(ctx context.Context) (*takeover.Listing, error) {
 		}
 	}
 	var said bytes.Buffer
-	nft := exec.CommandContext(ctx, program, "-j", "list", "ruleset")
+	nft := exec.CommandContext(ctx, program, "-j", "list", "ruleset") //nolint:gosec // the nft of root
 	nft.Stderr = &said
 	out, err := nft.StdoutPipe()
 	if err != nil {

@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 		"mtlsserver": func() { os.Exit(complain(mtlsServer(os.Args[1], os.Args[2]))) },
 		"extendpcr":  func() { os.Exit(complain(extendPCR(os.Args[1], os.Args[2]))) },
 		"hung":       func() { os.Exit(complain(hang(os.Args[1]))) },
+		"askimds":    func() { os.Exit(complain(takeoverClient(os.Args[1]))) },
 		"tpmrelay":   func() { os.Exit(complain(relayTPM(os.Args[1]))) },
 		"fakeagent":  func() { os.Exit(complain(fakeAgent(os.Args[1]))) },
 		"sdk":        func() { os.Exit(complain(sdk(os.Args[1:]))) },

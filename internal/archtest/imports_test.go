@@ -122,7 +122,7 @@ var places = map[string]place{
 		[]string{"config", "agentapi/peer", "agentapi/policy", "internal/accounts"},
 		"rules as somebody wrote them become rules as the agent applies them",
 	},
-	"internal/takeover": {[]string{"config", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
+	"internal/takeover": {[]string{"config", "agentapi/wire", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
 	"internal/keyring": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",

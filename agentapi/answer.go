@@ -72,7 +72,7 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 		rec.reason = reasonUnknown
 		return reply{}, newProblem(wire.CodeCallerNotAllowed, "the caller is not known")
 	}
-	if p := rec.face.guards(r); p != nil {
+	if p := rec.face.guards(r, rec); p != nil {
 		return reply{}, p
 	}
 	if found.handle == nil {

@@ -2,12 +2,14 @@
 // caller may have, and answers.
 //
 // Callers come by a face (face.go): a listener with its way to identify callers, its routes and its
-// form of errors. The Unix socket is one. A connection is identified once, when it is accepted, by
-// what the kernel knows of its peer (package peer). Each request on it goes through the face's
-// table (routes.go), which says which permission a path takes, then through the rules (package
-// policy), and only then to the source of tokens. The same token is served by two protocols: the
-// native API, described by wire/openapi.yaml, and that of Azure's Instance Metadata Service (IMDS),
-// which unmodified SDKs speak.
+// form of errors. The Unix socket is one; App Service and IMDS on loopback are others
+// (loopback.go), for programs that speak nothing else, and a program has a secret for the first
+// (package appsecret). A connection is identified once, when it is accepted, by what the kernel
+// knows of its peer (package peer). Each request on it goes through the face's table (routes.go),
+// which says which permission a path takes, then through the rules (package policy), and only then
+// to the source of tokens. The same token is served by two protocols: the native API, described by
+// wire/openapi.yaml, and that of Azure's Instance Metadata Service (IMDS), which unmodified SDKs
+// speak.
 //
 //	accept → identify → route → permission → parameters → policy.Decide → source → audit → answer
 //
@@ -18,10 +20,13 @@
 // # Invariants
 //
 //   - A route without a permission does not exist; [New] fails on one. What is
-//     not in the table is 404.
-//   - Paths are compared byte for byte, undecoded. Only the IMDS path may carry
+//     not in the table is 404, and 400 on loopback, where programs go on asking after a 404.
+//   - Paths are compared byte for byte, undecoded. Only the paths of SDKs may carry
 //     duplicate slashes and a trailing one, because SDKs send them. Nothing is
 //     ever proxied.
+//   - On loopback, a request is meant for the literal address or refused; at App Service, it takes
+//     the owner of the socket and a secret that is for that owner. A URL with a secret is refused,
+//     and not put on record.
 //   - Every token leaves one audit record, written before the token is sent. Every
 //     other answer does, too, up to a bound for each account (quota.go), beyond
 //     which answers are counted and the count is recorded. (What is not HTTP at all

@@ -152,6 +152,14 @@ func TestRulesThatDoNotReachLoopback(t *testing.T) {
 	if !strings.HasPrefix(got, "403 ") || !strings.Contains(got, string(wire.CodeNotAllowed)) || !strings.Contains(got, "names the user or the systemd unit") {
 		t.Errorf("got %s", got)
 	}
+	t.Run("root alone is nobody", func(t *testing.T) {
+		cfg := onlyShop()
+		cfg.Policy.Rules[0].UIDs = []uint32{0}
+		a := startPrograms(t, cfg)
+		if got := a.startProgram(t, 0, "?identity=shop", nil).secret; !strings.HasPrefix(got, "403 ") || !strings.Contains(got, "root of any container") {
+			t.Errorf("got %s", got)
+		}
+	})
 	if said := askLoopback(t, "GET", a.imds+wire.PathIMDSToken+"?api-version=2018-02-01&resource="+vault, "Metadata", "true"); said.status != 403 {
 		t.Errorf("IMDS: %d %s", said.status, said.body)
 	}

@@ -111,7 +111,7 @@ func (s *Server) recorded(r *record, p *problem) *problem {
 	}
 	r.issued = false
 	p = newProblem(wire.CodeAuditUnavailable, "the record of this token cannot be written: %v", err).retryable(time.Second).
-		withHint("see what reads the agent's standard output; keyagent status says when records are written again")
+		withHint(s.cfg.AuditPlace.whatToSee() + "; keyagent status says when records are written again")
 	_ = s.audit(r, p) // which is noted and told by the trail itself
 	return p
 }

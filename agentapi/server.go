@@ -67,6 +67,7 @@ type Config struct {
 	Audit *slog.Logger
 	// AuditRequired refuses tokens whose record is not written.
 	AuditRequired bool
+	AuditPlace    AuditPlace
 	Logger        *slog.Logger     // nil: nothing is logged; its handler must not block
 	Now           func() time.Time // nil: time.Now
 	// Wait waits for the next time that the bound on records is lifted, or until ctx is done; nil:

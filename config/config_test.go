@@ -57,6 +57,7 @@ func TestParseAGoodFile(t *testing.T) {
 			Types:      []string{"bearer"},
 		}},
 		Admins: config.Principals{Groups: []string{"ops"}},
+		Audit:  config.Audit{To: config.AuditToStdout},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration differs (-want +got):\n%s", diff)

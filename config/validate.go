@@ -48,6 +48,8 @@ func (c *Config) problems() []string {
 	c.checkBindingKey(&f)
 	c.checkIdentities(&f)
 	c.checkRules(&f)
+	c.checkAudit(&f)
+	c.checkEndpoints(&f)
 	return f
 }
 

@@ -32,6 +32,7 @@ var places = map[string]place{
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all packages that read certificates"},
 	"internal/writequeue":        {nil, leaf},
 	"internal/accounts":          {nil, leaf},
+	"internal/auditsink":         {[]string{"internal/owned", "internal/writequeue"}, "where records go, whatever is in them"},
 	"internal/waiting":           {nil, leaf},
 	"internal/inflight":          {nil, leaf},
 	"internal/tooltest":          {nil, leaf},
@@ -141,7 +142,7 @@ var places = map[string]place{
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir",
+			"config", "client", "agentapi/wire", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir",
 			"internal/inputfile", "internal/pemfile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",

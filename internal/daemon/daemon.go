@@ -130,6 +130,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		Now:          d.opts.Now,
 
 		AuditRequired: d.cfg.Audit.Required,
+		AuditPlace:    agentapi.AuditPlace{To: d.cfg.Audit.To, File: d.cfg.Audit.Path()},
 	})
 	d.inForce.Store(newInForce(ctx, d.opts.Origin, plan, d.started))
 	return err

@@ -25,13 +25,16 @@ func (s *Server) handler(f *face) http.Handler {
 // serve answers one request: find its route, answer, audit, write.
 func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	rec := s.begin(f, r)
+	rec.ids = idsOf(r)
+	w.Header()[wire.HeaderRequestID] = []string{rec.ids.own}
 	said, p := s.answer(r, rec)
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
 	if p != nil {
 		if p.cause != nil && !rec.beyondQuota {
-			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
+			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "request_id", rec.ids.own, "code", p.Code, "detail", p.Detail, "error", p.cause)
 		}
+		p.RequestID = rec.ids.own
 		// A stranger is disconnected after its refusal: an idle connection takes a place.
 		p.close = r.ContentLength != 0 || rec.conn == nil || rec.rules.stranger(rec.caller)
 		s.writeProblem(w, r, rec.route.errors, p)
@@ -172,7 +175,7 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format err
 	status, contentType, body := format(p)
 	text, err := json.Marshal(body)
 	if err != nil {
-		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "error", err)
+		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "request_id", p.RequestID, "error", err)
 	}
 	write(w, status, contentType, "", text)
 }

@@ -23,7 +23,8 @@ type record struct {
 	caller       peer.Caller
 	route        *route
 	method, path string
-	socket       string    // that the request came by
+	socket       string // that the request came by
+	ids          requestIDs
 	approval     *approval // of the same request before, or of this one; nil: there is none
 
 	identity, resource, tokenType string        // as asked
@@ -128,7 +129,7 @@ func (s *Server) audit(r *record, p *problem) error {
 		r.beyondQuota = true
 		return nil
 	}
-	return s.trail.write(r.auditHandler(s.trail.handler, p), r.issued)
+	return s.trail.write(r.auditHandler(s.trail.handler, p), r.ids, r.issued)
 }
 
 // kind is what answers without a record of their own are counted by.

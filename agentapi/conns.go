@@ -183,7 +183,9 @@ func (c *admittedConn) Close() error {
 func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
 	rules := a.server.rules.Load()
 	p := rules.noRoom(caller, full)
-	_ = a.server.audit(&record{rules: rules, caller: caller}, p) // which is noted and told by the trail itself
+	ids := requestIDs{own: newRequestID()}
+	p.RequestID = ids.own
+	_ = a.server.audit(&record{rules: rules, caller: caller, ids: ids}, p) // which is noted and told by the trail itself
 	status, contentType, problem := a.face.errors(p)
 	body, err := json.Marshal(problem)
 	if err != nil {
@@ -195,8 +197,8 @@ func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
 		retry = fmt.Sprintf("Retry-After: %d\r\n", p.RetryAfter)
 	}
 	_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"+
-		"%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
-		status, http.StatusText(status), contentType, retry, len(body), body)
+		"x-ms-request-id: %s\r\n%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+		status, http.StatusText(status), contentType, ids.own, retry, len(body), body)
 }
 
 // noRoom says which bound was reached. A stranger gets the refusal that it would get to a request.

@@ -84,14 +84,17 @@ func (t *trail) hand(to slog.Handler, entry slog.Record) error {
 	return err
 }
 
-// write puts the record of an answer into the trail, through a handler that has its attributes but
-// its own: those that no other answer has. It returns nil when it is there, and otherwise within
-// auditPatience why that is not known.
-func (t *trail) write(to slog.Handler, issued bool, own ...slog.Attr) error {
-	entry := slog.NewRecord(t.now(), slog.LevelInfo, "answer", 0)
-	entry.AddAttrs(own...)
+// write puts the record of an answer into the trail, through a handler that has its attributes
+// besides its ids. It returns nil when it is there, and otherwise within auditPatience why that is
+// not known.
+func (t *trail) write(to slog.Handler, ids requestIDs, issued bool) error {
+	at := t.now()
 	return t.queue.Do(writequeue.Job{
-		Write:    func() error { return t.hand(to, entry) },
+		Write: func() error {
+			entry := slog.NewRecord(at, slog.LevelInfo, "answer", 0)
+			ids.addTo(&entry)
+			return t.hand(to, entry)
+		},
 		Minor:    !issued,
 		Withdraw: issued && t.required,
 	})

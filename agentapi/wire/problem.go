@@ -24,6 +24,9 @@ type Problem struct {
 	Claims string `json:"claims,omitempty"`
 	// RetryAfter repeats the Retry-After header: seconds to wait; 0 when waiting will not help.
 	RetryAfter int64 `json:"retry_after,omitempty"`
+	// RequestID repeats the [HeaderRequestID] header, for whoever looks for the request in the
+	// agent's audit.
+	RequestID string `json:"request_id,omitempty"`
 }
 
 // Code names a kind of problem for programs. The set may grow; a code never changes its meaning.

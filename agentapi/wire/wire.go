@@ -67,6 +67,15 @@ const IMDSAPIVersion = "2018-02-01"
 // fetching a URL cannot set it.
 const HeaderMetadata = "Metadata"
 
+// Headers that name a request, in the form in which net/http keeps them. Azure's SDKs log both.
+const (
+	// HeaderRequestID is in every answer: the name of the request in the agent's audit and log.
+	HeaderRequestID = "X-Ms-Request-Id"
+	// HeaderClientRequestID is what the caller calls its request. The audit has it, if it has up to
+	// 64 characters, which are letters, digits, "-", ".", "_", "{" and "}".
+	HeaderClientRequestID = "X-Ms-Client-Request-Id"
+)
+
 // Media types of the replies.
 const (
 	ContentTypeJSON    = "application/json"

@@ -135,6 +135,7 @@ func (a *admission) take(shares []share) (full share, ok bool) {
 	for _, s := range shares {
 		a.open[s.account]++
 	}
+	a.server.connections.Add(1)
 	return share{}, true
 }
 
@@ -147,6 +148,7 @@ func (a *admission) give(shares []share) {
 		}
 	}
 	a.mu.Unlock()
+	a.server.connections.Add(-1)
 	<-a.slots
 }
 
@@ -185,11 +187,14 @@ func (c *admittedConn) Close() error {
 // that the bound denies. The reply fits into the empty buffer of a new connection, so that writing
 // it does not wait for the caller either.
 func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
+	a.server.turnedAway.Add(1)
 	rules := a.server.rules.Load()
 	p := rules.noRoom(caller, full)
 	ids := requestIDs{own: newRequestID()}
 	p.RequestID = ids.own
-	_ = a.server.audit(&record{rules: rules, caller: caller, ids: ids}, p) // which is noted and told by the trail itself
+	rec := &record{rules: rules, caller: caller, ids: ids}
+	_ = a.server.audit(rec, p) // which is noted and told by the trail itself
+	a.server.count(rec, p, a.server.cfg.Now())
 	status, contentType, problem := a.face.errors(p)
 	body, err := json.Marshal(problem)
 	if err != nil {

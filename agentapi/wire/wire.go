@@ -14,6 +14,8 @@ const (
 	PathCapabilities = "/v1/capabilities"
 	PathStatus       = "/v1/status"
 	PathMetrics      = "/metrics"
+	PathHealth       = "/healthz"
+	PathReady        = "/readyz"
 	PathIMDSToken    = "/metadata/identity/oauth2/token"
 )
 

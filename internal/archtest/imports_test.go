@@ -135,9 +135,13 @@ var places = map[string]place{
 		},
 		"looks at what the daemon would open, and opens it as the daemon would; it must not run one",
 	},
+	"internal/metrics": {
+		[]string{"acquire", "agentapi", "agentapi/wire", "tpm"},
+		"the one registry: the parts have small interfaces that it implements, and know nothing of Prometheus",
+	},
 	"internal/daemon": {
 		[]string{
-			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
+			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/metrics", "internal/rulebook", "internal/statedir", "internal/statefile",
 			"internal/accounts", "internal/takeover", "internal/waiting",
 		},
 		wired,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/internal/metrics"
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
@@ -54,17 +56,24 @@ type Options struct {
 
 	// Origin is where the configuration was read, for the status.
 	Origin config.Origin
+
+	metrics *metrics.Metrics // of this agent
 }
 
 func (o Options) withDefaults() Options {
 	all := o.engine().WithDefaults()
 	o.Logger, o.Now, o.Waits = all.Logger, all.Now, all.Waits
+	o.metrics = metrics.New(o.Version)
 	return o
 }
 
 // engine are the options of the engine.
 func (o Options) engine() engine.Options {
-	return engine.Options{Version: o.Version, Logger: o.Logger, Now: o.Now, Sleep: o.Sleep, Wait: o.Wait, Waits: o.Waits, Words: o.Words}
+	opts := engine.Options{Version: o.Version, Logger: o.Logger, Now: o.Now, Sleep: o.Sleep, Wait: o.Wait, Waits: o.Waits, Words: o.Words}
+	if o.metrics != nil {
+		opts.Observer = o.metrics
+	}
+	return opts
 }
 
 // dir are the options of the state directory.
@@ -88,8 +97,10 @@ type Daemon struct {
 	silence tpmProbe
 	server  *agentapi.Server
 	socket  *agentapi.Claim // that Run opens
-	taken   takeover.Plan   // whose traffic to IMDS comes here
-	closers []func() error  // in the order of opening
+
+	adminSocket *agentapi.Claim // that Run opens; nil: none
+	taken       takeover.Plan   // whose traffic to IMDS comes here
+	closers     []func() error  // in the order of opening
 }
 
 // Open starts everything but the socket. It blocks while the TPM makes a key,
@@ -128,6 +139,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.closers = append(d.closers, d.engine.Close)
+	d.watch()
 	d.server, err = agentapi.New(agentapi.Config{
 		Tokens:       d.engine.Acquirer,
 		Status:       d.Status,
@@ -140,6 +152,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		Now:          d.opts.Now,
 
 		AuditRequired: d.cfg.Audit.Required,
+		Metrics:       d.opts.metrics,
 		AuditPlace:    agentapi.AuditPlace{To: d.cfg.Audit.To, File: d.cfg.Audit.Path()},
 	})
 	d.inForce.Store(newInForce(ctx, d.opts.Origin, plan, d.started))
@@ -161,6 +174,9 @@ func (d *Daemon) claim() error {
 	}
 	d.socket = socket
 	d.closers = append(d.closers, socket.Close)
+	if err := d.claimAdmin(); err != nil {
+		return err
+	}
 	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
 		return err
 	}
@@ -180,11 +196,15 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return err
 	}
 	ways := []agentapi.Way{agentapi.Socket(listener)}
+	admin, err := d.admin()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	taken, err := d.takeover(ctx)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	ways = append(ways, taken...)
+	ways = slices.Concat(ways, admin, taken)
 	plan := d.inForce.Load().plan
 	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", d.cfg.Socket,
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))

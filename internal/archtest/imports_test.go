@@ -131,7 +131,7 @@ var places = map[string]place{
 	"internal/doctor": {
 		[]string{
 			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/wire",
-			"internal/accounts", "internal/advice", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
+			"internal/accounts", "internal/advice", "internal/auditsink", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
 		},
 		"looks at what the daemon would open, and opens it as the daemon would; it must not run one",
 	},

@@ -16,13 +16,20 @@ import (
 const (
 	// fileMode is that of a file that is made here. One that is there may let a group read.
 	fileMode = 0o600
+	// openFlags have it read to see how it ends. Without O_NONBLOCK the open of a FIFO would wait
+	// for a reader.
+	openFlags = unix.O_RDWR | unix.O_APPEND | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY
 	// everybody are the bits of those who are neither the owner nor of the group.
 	everybody = 0o007
 )
 
+// errNoFile: the directory is as it must be, and the file is not there.
+var errNoFile = errors.New("there is no such file")
+
 // file is a writer of lines. It is safe for concurrent use.
 type file struct {
-	path string
+	path  string
+	flags int // to open it with
 
 	mu     sync.Mutex
 	open   *os.File // nil: it is opened for the next line
@@ -35,7 +42,7 @@ type file struct {
 type fileID struct{ dev, ino uint64 }
 
 func openFile(path string) (*file, error) {
-	f := &file{path: path}
+	f := &file{path: path, flags: openFlags}
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("%s: the path is not absolute", path)
 	}
@@ -87,11 +94,12 @@ func (f *file) openLocked() error {
 	if err != nil {
 		return err
 	}
-	// It is read to see how it ends. Without O_NONBLOCK the open of a FIFO would wait for a reader.
-	const flags = unix.O_RDWR | unix.O_APPEND | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY
-	opened, err := os.OpenFile(filepath.Join(resolved, name), flags, fileMode)
+	opened, err := os.OpenFile(filepath.Join(resolved, name), f.flags, fileMode)
 	if errors.Is(err, unix.ELOOP) {
 		return fmt.Errorf("%s is a symbolic link, which could lead elsewhere: name the file itself", f.path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errNoFile, err)
 	}
 	if err != nil {
 		return err

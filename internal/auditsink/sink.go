@@ -1,9 +1,12 @@
 package auditsink
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/keyagent/keyagent/internal/writequeue"
 )
@@ -58,6 +61,26 @@ func Open(cfg Config) (*Sink, error) {
 		return &Sink{newJournalHandler(j), j}, nil
 	}
 	return nil, fmt.Errorf("audit records cannot go to %q", cfg.To)
+}
+
+// Check reports why [Open] would fail, or nil. It makes nothing, and writes nothing.
+func Check(cfg Config) error {
+	switch cfg.To {
+	case ToFile:
+		f := &file{path: cfg.File, flags: openFlags &^ unix.O_CREAT}
+		err := f.openLocked()
+		if errors.Is(err, errNoFile) {
+			return nil // it is made
+		}
+		return errors.Join(err, f.Close())
+	case ToJournal:
+		j, err := openJournal(cfg.Journal)
+		if err != nil {
+			return err
+		}
+		return j.Close()
+	}
+	return nil
 }
 
 // Handler writes records. An error of its Handle is why the record was not written.

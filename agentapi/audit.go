@@ -23,9 +23,11 @@ type record struct {
 	caller       peer.Caller
 	route        *route
 	method, path string
-	socket       string // that the request came by
+	face         *face // that the request came by
 	ids          requestIDs
 	approval     *approval // of the same request before, or of this one; nil: there is none
+
+	holder string // the identity that the program's secret names; "": it showed none
 
 	identity, resource, tokenType string        // as asked
 	forceRefresh, claims          bool          // whether it was asked with them
@@ -37,7 +39,8 @@ type record struct {
 
 	passed int // status of an answer of IMDS that is passed on; 0: none is
 
-	beyondQuota bool // it is counted and not written
+	patience    time.Duration // that the caller is credited with
+	beyondQuota bool          // it is counted and not written
 }
 
 // facts is what the audit keeps of a token.
@@ -152,16 +155,18 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	case r.passed != 0:
 		status = r.passed
 	}
-	attrs := make([]slog.Attr, 0, 21)
+	attrs := make([]slog.Attr, 0, 22)
 	attrs = append(attrs,
 		slog.String("decision", r.decision(p)),
 		slog.Int("status", status),
-		slog.Uint64("uid", uint64(r.caller.UID)),
-		slog.Uint64("gid", uint64(r.caller.GID)),
-		slog.Int64("pid", int64(r.caller.PID)),
-		slog.String("method", r.method),
-		slog.String("route", r.path),
 	)
+	if r.caller.UID != noID {
+		attrs = append(attrs, slog.Uint64("uid", uint64(r.caller.UID)), slog.Uint64("gid", uint64(r.caller.GID)), slog.Int64("pid", int64(r.caller.PID)))
+	}
+	attrs = append(attrs, slog.String("method", r.method), slog.String("route", r.path))
+	if r.face != nil {
+		attrs = appendUnlessEmpty(attrs, "endpoint", r.face.name)
+	}
 	attrs = appendUnlessEmpty(attrs, "code", string(code))
 	attrs = appendUnlessEmpty(attrs, "reason", string(r.reason))
 	attrs = appendUnlessEmpty(attrs, "identity", r.identity)

@@ -59,6 +59,7 @@ type admission struct {
 	slots  chan struct{} // one element for each open connection
 	closed chan struct{}
 	once   sync.Once
+	strays *strays
 
 	mu   sync.Mutex
 	open map[account]int // connections; guarded by mu
@@ -72,6 +73,7 @@ func (s *Server) admit(ctx context.Context, f *face) *admission {
 		face:     f,
 		slots:    make(chan struct{}, s.cfg.MaxConnections),
 		closed:   make(chan struct{}),
+		strays:   newStrays(),
 		open:     make(map[account]int),
 	}
 }
@@ -107,7 +109,7 @@ func (a *admission) Close() error {
 func (a *admission) identify(conn net.Conn) *admittedConn {
 	caller, err := a.face.identify(conn)
 	if err != nil {
-		a.server.cfg.Logger.WarnContext(a.ctx, "closing a connection", "error", err)
+		a.refuse(a.ctx, err)
 		return nil
 	}
 	shares := a.sharesOf(caller)
@@ -161,6 +163,7 @@ func (r *Rules) stranger(caller peer.Caller) bool {
 type admittedConn struct {
 	net.Conn
 	caller  peer.Caller
+	program shownSecret
 	askBy   time.Time // when a stranger must have asked; zero: net/http's own deadlines
 	release func()
 	once    sync.Once
@@ -177,6 +180,7 @@ func (c *admittedConn) SetReadDeadline(t time.Time) error {
 func (c *admittedConn) Close() error {
 	err := c.Conn.Close()
 	c.once.Do(func() {
+		c.program.close()
 		_ = c.caller.Close()
 		c.release()
 	})
@@ -192,7 +196,7 @@ func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
 	p := rules.noRoom(caller, full)
 	ids := requestIDs{own: newRequestID()}
 	p.RequestID = ids.own
-	rec := &record{rules: rules, caller: caller, ids: ids}
+	rec := &record{rules: rules, face: a.face, caller: caller, ids: ids}
 	_ = a.server.audit(rec, p) // which is noted and told by the trail itself
 	a.server.count(rec, p, a.server.cfg.Now())
 	status, contentType, problem := a.face.errors(p)
@@ -201,7 +205,7 @@ func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
 		return
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-	retry := ""
+	retry := "" // after the format, which may change it
 	if p.RetryAfter > 0 {
 		retry = fmt.Sprintf("Retry-After: %d\r\n", p.RetryAfter)
 	}

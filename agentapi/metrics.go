@@ -1,6 +1,7 @@
 package agentapi
 
 import (
+	"cmp"
 	"net/http"
 	"time"
 
@@ -20,6 +21,7 @@ type Metrics interface {
 // Answer is what an answer is counted by. All its texts are the agent's own or of the
 // configuration, so that a caller cannot make ever more of them.
 type Answer struct {
+	Endpoint string    // by which it was given, as the audit names it; "socket" for the Unix socket
 	Decision string    // "issued", "answered", "refused" or "failed"
 	Code     wire.Code // "" without a problem
 	Identity string    // of the configuration; "" where none is asked for, or none that exists
@@ -70,10 +72,13 @@ func (s *Server) metrics(r *http.Request, rec *record) (reply, *problem) {
 // the agent is not ready.
 func (r *route) tellsNames() bool { return r.permission == forAdministrators }
 
+// socketEndpoint is what the agent's own socket is called where it must have a name.
+const socketEndpoint = "socket"
+
 // count counts an answer.
 func (s *Server) count(r *record, p *problem, begun time.Time) {
 	identity := r.identityNamed(r.identity)
-	a := Answer{Decision: r.decision(p), Identity: identity.Name, Took: s.cfg.Now().Sub(begun)}
+	a := Answer{Endpoint: cmp.Or(r.face.name, socketEndpoint), Decision: r.decision(p), Identity: identity.Name, Took: s.cfg.Now().Sub(begun)}
 	if p != nil {
 		a.Code = p.Code
 	}

@@ -3,7 +3,6 @@ package config
 import (
 	"cmp"
 	"io/fs"
-	"net/netip"
 	"path/filepath"
 	"strconv"
 )
@@ -80,14 +79,5 @@ func (e *AdminEndpoint) check(f *findings, at, agentSocket string) {
 	}
 	if e.Metrics != "" {
 		f.wantLoopback(at+".metrics", e.Metrics)
-	}
-}
-
-// wantLoopback reports what is not a literal loopback address with a port. A name could be
-// resolved to another machine's address, or to several.
-func (f *findings) wantLoopback(setting, address string) {
-	listen, err := netip.ParseAddrPort(address)
-	if err != nil || !listen.Addr().IsLoopback() || listen.Port() == 0 {
-		f.add("%s: %q is not a loopback address with a port, as in 127.0.0.1:9464", setting, address)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/writequeue"
+	"github.com/keyagent/keyagent/systemd"
 )
 
 // serveName is the one command that is there to be interrupted.
@@ -44,13 +45,19 @@ It loads its binding key from the state directory, or creates it in the TPM at t
 first start, and then answers on its Unix socket. Log records go to standard error,
 audit records, one JSON object a line, to standard output, or where audit.to in the
 configuration says: a file, which SIGHUP opens again, or the journal. If they cannot
-be written, the agent goes on: audit.required says whether tokens do.`,
+be written, the agent goes on: audit.required says whether tokens do. Sockets that
+systemd passes are taken by their names: keyagent, app-service, imds, takeover, admin,
+metrics.`,
 		Example: "  keyagent serve --config /etc/keyagent/config.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			hangups := make(chan os.Signal, 1) // from here on it does not end the process
 			signal.Notify(hangups, syscall.SIGHUP)
 			defer signal.Stop(hangups)
+			sockets, err := systemd.TakeSockets()
+			if err != nil {
+				return err
+			}
 			handler, err := a.queueMessages(cmd.Context(), logFormat)
 			if err != nil {
 				return err
@@ -73,6 +80,7 @@ be written, the agent goes on: audit.required says whether tokens do.`,
 				Audit:   slog.New(audit.Handler()),
 				Origin:  origin,
 				Words:   words{},
+				Sockets: sockets,
 			})
 			if err != nil {
 				return err

@@ -92,7 +92,9 @@ var places = map[string]place{
 		"turns credentials into tokens; it must not know the caller (agentapi) nor what holds the key (tpm)",
 	},
 
-	"agentapi/policy": {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
+	"agentapi/appsecret": {[]string{"internal/secret", "internal/statefile"}, "a key and a format: who is calling comes as values, so that no socket is needed to test it"},
+	"systemd":            {nil, leaf},
+	"agentapi/policy":    {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
 	"agentapi": {
 		[]string{"agentapi/...", "acquire", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
 		"the door: it sees tokens through one interface and cannot reach the key behind them",
@@ -141,14 +143,14 @@ var places = map[string]place{
 	},
 	"internal/daemon": {
 		[]string{
-			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/metrics", "internal/rulebook", "internal/statedir", "internal/statefile",
+			"config", "systemd", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/metrics", "internal/rulebook", "internal/statedir", "internal/statefile",
 			"internal/accounts", "internal/takeover", "internal/waiting",
 		},
 		wired,
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "client", "agentapi/wire", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
+			"config", "client", "agentapi/wire", "systemd", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
 			"internal/inputfile", "internal/pemfile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",

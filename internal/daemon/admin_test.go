@@ -59,7 +59,8 @@ func wantMetrics(t *testing.T, text string, want ...string) {
 func TestTheMetricsOfARunningAgent(t *testing.T) {
 	s := newStage(t)
 	admin := filepath.Join(filepath.Dir(s.cfg.Socket), "admin.sock")
-	s.cfg.Endpoints.Admin = &config.AdminEndpoint{Socket: admin, Mode: "0600"}
+	port := freeAddress(t)
+	s.cfg.Endpoints.Admin = &config.AdminEndpoint{Socket: admin, Mode: "0600", Metrics: port}
 	s.start()
 	token := s.mustToken()
 	s.mustToken()
@@ -83,6 +84,11 @@ func TestTheMetricsOfARunningAgent(t *testing.T) {
 		if status, body := askSocket(t, socket, wire.PathHealth); status != http.StatusOK || body != `{"status":"ok"}` {
 			t.Errorf("%d %s", status, body)
 		}
+	}
+	status, text := ask(t, &http.Transport{DisableKeepAlives: true}, "http://"+port+wire.PathMetrics)
+	wantMetrics(t, text, `keyagent_tokens_issued_total\{source="entra",strength="attested"\} 1`, `keyagent_identity_ready [01]`)
+	if status != http.StatusOK || strings.Contains(text, "identity=") {
+		t.Errorf("on loopback: %d %s", status, text)
 	}
 	if status, body := askSocket(t, admin, wire.PathToken+"?identity=vm&resource="+resource); status != http.StatusNotFound {
 		t.Errorf("a token at the administrators' socket: %d %s", status, body)

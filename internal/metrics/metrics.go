@@ -59,7 +59,7 @@ func New(version string) *Metrics {
 		issued: counters("keyagent_tokens_issued_total",
 			"Tokens that were given to callers, by the strength of the credential that obtained them.", "identity", "strength", "source"),
 		answers: counters("keyagent_answers_total",
-			"Answers to requests, and refusals of connections; the code is that of a problem, or empty.", "outcome", "code", "identity"),
+			"Answers to requests, and refusals of connections; the code is that of a problem, or empty.", "endpoint", "outcome", "code", "identity"),
 		took:    histograms("keyagent_answer_duration_seconds", "Time until a request was answered, by where its token came from.", answerBuckets(), "source"),
 		fetches: counters("keyagent_token_fetches_total", "Attempts to obtain a token that was not in memory, or is to be replaced.", "identity", "outcome"),
 		fetching: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -93,7 +93,7 @@ func (m *Metrics) Watch(now Now) { m.now = now }
 
 // Answered implements [agentapi.Metrics].
 func (m *Metrics) Answered(a agentapi.Answer) {
-	m.answers.WithLabelValues(a.Decision, string(a.Code), a.Identity).Inc()
+	m.answers.WithLabelValues(a.Endpoint, a.Decision, string(a.Code), a.Identity).Inc()
 	m.took.WithLabelValues(a.Source).Observe(a.Took.Seconds())
 	if a.Source != "" {
 		m.issued.WithLabelValues(a.Identity, a.Strength, a.Source).Inc()

@@ -32,11 +32,11 @@ func full() *metrics.Metrics {
 		},
 		Queued: func() int { return 4 },
 	})
-	m.Answered(agentapi.Answer{Decision: "issued", Identity: "vm", Strength: "attested", Source: agentapi.SourceCache, Took: 30 * time.Microsecond})
-	m.Answered(agentapi.Answer{Decision: "issued", Identity: "vm", Strength: "attested", Source: agentapi.SourceCache, Took: 30 * time.Microsecond})
-	m.Answered(agentapi.Answer{Decision: "issued", Identity: "shop", Strength: "attested", Source: agentapi.SourceCache})
-	m.Answered(agentapi.Answer{Decision: "refused", Code: wire.CodeNotAllowed, Identity: "vm"})
-	m.Answered(agentapi.Answer{Decision: "refused", Code: wire.CodeNotAllowed, Identity: "shop"})
+	m.Answered(agentapi.Answer{Endpoint: "socket", Decision: "issued", Identity: "vm", Strength: "attested", Source: agentapi.SourceCache, Took: 30 * time.Microsecond})
+	m.Answered(agentapi.Answer{Endpoint: "socket", Decision: "issued", Identity: "vm", Strength: "attested", Source: agentapi.SourceCache, Took: 30 * time.Microsecond})
+	m.Answered(agentapi.Answer{Endpoint: "socket", Decision: "issued", Identity: "shop", Strength: "attested", Source: agentapi.SourceCache})
+	m.Answered(agentapi.Answer{Endpoint: "socket", Decision: "refused", Code: wire.CodeNotAllowed, Identity: "vm"})
+	m.Answered(agentapi.Answer{Endpoint: "socket", Decision: "refused", Code: wire.CodeNotAllowed, Identity: "shop"})
 	m.TokenFetched("vm", time.Second, "")
 	m.TokenFetched("vm", time.Second, acquire.KindThrottled)
 	m.TPMTurn(time.Millisecond)
@@ -87,7 +87,7 @@ func TestTheMetricsOfAnAgent(t *testing.T) {
 		`keyagent_config_reloads_total{outcome="done"} 4`, `keyagent_config_reloads_total{outcome="refused"} 1`, "keyagent_config_last_reload_successful 0",
 		"keyagent_audit_records_written_total 5", "keyagent_audit_records_lost_total 1", "keyagent_audit_up 0",
 		`keyagent_tokens_issued_total{identity="vm",source="cache",strength="attested"} 2`,
-		`keyagent_answers_total{code="not_allowed",identity="vm",outcome="refused"} 1`, `keyagent_answers_total{code="",identity="vm",outcome="issued"} 2`,
+		`keyagent_answers_total{code="not_allowed",endpoint="socket",identity="vm",outcome="refused"} 1`, `keyagent_answers_total{code="",endpoint="socket",identity="vm",outcome="issued"} 2`,
 		`keyagent_answer_duration_seconds_count{source="cache"} 3`, `keyagent_answer_duration_seconds_bucket{source="cache",le="5e-05"} 3`,
 		"keyagent_token_cache_entries 7", `keyagent_token_cache_lookups_total{result="hit"} 100`, `keyagent_token_cache_lookups_total{result="miss"} 3`,
 		"keyagent_token_fetches_in_flight 2", `keyagent_token_fetches_total{identity="vm",outcome="obtained"} 1`,
@@ -128,7 +128,7 @@ func TestWithoutNamesNothingSaysAName(t *testing.T) {
 	}
 	for _, want := range []string{
 		`keyagent_tokens_issued_total{source="cache",strength="attested"} 3`, "keyagent_identity_ready 0", "keyagent_tls_handshakes_total 5",
-		"keyagent_certificate_expiry_timestamp_seconds 1.796090523e+09", `keyagent_answers_total{code="not_allowed",outcome="refused"} 2`,
+		"keyagent_certificate_expiry_timestamp_seconds 1.796090523e+09", `keyagent_answers_total{code="not_allowed",endpoint="socket",outcome="refused"} 2`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)
@@ -151,7 +151,7 @@ func isName(l *dto.LabelPair) bool { return l.GetName() == "identity" || l.GetNa
 
 // allowedLabels are those whose values the configuration and the agent bound.
 var allowedLabels = []string{
-	"identity", "credential", "strength", "source", "outcome", "code", "result", "command", "version", "goversion", "le", "quantile",
+	"identity", "credential", "strength", "source", "endpoint", "outcome", "code", "result", "command", "version", "goversion", "le", "quantile",
 }
 
 func TestLabelsAreBounded(t *testing.T) {
@@ -223,7 +223,7 @@ func TestCountingAndReadingAtOnce(t *testing.T) {
 	for range 4 {
 		group.Go(func() {
 			for range 100 {
-				m.Answered(agentapi.Answer{Decision: "issued", Identity: "vm", Strength: "tpm", Source: agentapi.SourceEntra})
+				m.Answered(agentapi.Answer{Endpoint: "socket", Decision: "issued", Identity: "vm", Strength: "tpm", Source: agentapi.SourceEntra})
 				m.TPMCommand("TPM2_Sign", time.Millisecond, "success")
 			}
 		})
@@ -245,6 +245,6 @@ func TestCountingAndReadingAtOnce(t *testing.T) {
 func BenchmarkAnswered(b *testing.B) {
 	m := metrics.New("1.2.3")
 	for b.Loop() {
-		m.Answered(agentapi.Answer{Decision: "issued", Identity: "vm", Strength: "attested", Source: agentapi.SourceCache, Took: 30 * time.Microsecond})
+		m.Answered(agentapi.Answer{Endpoint: "socket", Decision: "issued", Identity: "vm", Strength: "attested", Source: agentapi.SourceCache, Took: 30 * time.Microsecond})
 	}
 }

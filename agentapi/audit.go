@@ -24,7 +24,8 @@ type record struct {
 	caller       peer.Caller
 	route        *route
 	method, path string
-	face         *face     // that the request came by
+	face         *face // that the request came by
+	ids          requestIDs
 	approval     *approval // of the same request before, or of this one; nil: there is none
 
 	holder string // the identity that the program's secret names; "": it showed none
@@ -120,7 +121,7 @@ func (s *Server) recorded(r *record, p *problem) *problem {
 	}
 	r.issued = false
 	p = newProblem(wire.CodeAuditUnavailable, "the record of this token cannot be written: %v", err).retryable(time.Second).
-		withHint("see what reads the agent's standard output; keyagent status says when records are written again")
+		withHint(s.cfg.AuditPlace.whatToSee() + "; keyagent status says when records are written again")
 	_ = s.audit(r, p) // which is noted and told by the trail itself
 	return p
 }
@@ -137,7 +138,7 @@ func (s *Server) audit(r *record, p *problem) error {
 		r.beyondQuota = true
 		return nil
 	}
-	return s.trail.write(r.auditHandler(s.trail.handler, p), r.issued)
+	return s.trail.write(r.auditHandler(s.trail.handler, p), r.ids, r.issued)
 }
 
 // kind is what answers without a record of their own are counted by.
@@ -160,13 +161,11 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	attrs = append(attrs,
 		slog.String("decision", r.decision(p)),
 		slog.Int("status", status),
-		slog.Uint64("uid", uint64(r.caller.UID)),
 	)
-	attrs = append(attrs, r.callerAttrs()...)
-	attrs = append(attrs,
-		slog.String("method", r.method),
-		slog.String("route", r.path),
-	)
+	if r.caller.UID != noID {
+		attrs = append(append(attrs, slog.Uint64("uid", uint64(r.caller.UID))), r.callerAttrs()...)
+	}
+	attrs = append(attrs, slog.String("method", r.method), slog.String("route", r.path))
 	if r.face != nil {
 		attrs = appendUnlessEmpty(attrs, "endpoint", r.face.name)
 	}

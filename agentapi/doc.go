@@ -17,6 +17,10 @@
 // came to up to policy.Decide, and uses that for the same request while the rules are the same
 // (approval.go).
 //
+// Administrators have their own face (admin.go), and what watches the agent has a port on loopback
+// at which nobody is asked who they are. Each answer has an id, which its record and the log have
+// too (requestid.go), and is counted (metrics.go).
+//
 // # Invariants
 //
 //   - A route without a permission does not exist; [New] fails on one. What is
@@ -34,7 +38,10 @@
 //   - Nobody waits longer than half a second for a record, whatever reads it. If the
 //     record of a token is not written by then, [Config.AuditRequired] decides
 //     whether the token is refused, or sent and the lost record counted.
-//   - No record, log line or error holds a token.
+//   - No record, log line, metric or error holds a token. Of what a caller sends,
+//     nothing becomes a label of a metric.
+//   - Where callers are not asked who they are, no name of the configuration is told,
+//     and nothing is done for which the TPM is asked more than once in two seconds.
 //   - A token is answered only if it is of the identity and the type that the
 //     policy allowed, is not empty and has not expired, and one that is bound to a
 //     certificate only if it is known to which. There is no 200 without a token.

@@ -2,12 +2,14 @@ package agentapi
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
@@ -22,7 +24,7 @@ func Routes() []Route { return routesOf(socketRoutes) }
 
 // AllRoutes returns every route of every face, each path once.
 func AllRoutes() []Route {
-	all := routesOf(slices.Concat(socketRoutes, appServiceRoutes, imdsRoutes))
+	all := routesOf(slices.Concat(socketRoutes, adminRoutes, appServiceRoutes, imdsRoutes))
 	slices.SortFunc(all, func(a, b Route) int { return strings.Compare(a.Path, b.Path) })
 	return slices.Compact(all)
 }
@@ -134,3 +136,18 @@ func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secre
 
 // WithPatience is the context of requests for tokens.
 var WithPatience = withPatience
+
+// AuditAttributes returns the names of all attributes that a record of an answer may have.
+func AuditAttributes() (names []string) {
+	of := record{
+		face: &face{name: "x"}, identity: "x", resource: "x", tokenType: "x", rule: "x", reason: "x", issued: true,
+	}
+	entry := slog.NewRecord(time.Time{}, 0, "", 0)
+	requestIDs{"x", "x"}.addTo(&entry)
+	entry.AddAttrs(of.attrs(newProblem(wire.CodeInternal, "x"))...)
+	entry.Attrs(func(a slog.Attr) bool {
+		names = append(names, a.Key)
+		return true
+	})
+	return names
+}

@@ -74,6 +74,8 @@ type Config struct {
 	Audit *slog.Logger
 	// AuditRequired refuses tokens whose record is not written.
 	AuditRequired bool
+	AuditPlace    AuditPlace
+	Metrics       Metrics          // nil: nothing is counted
 	Logger        *slog.Logger     // nil: nothing is logged; its handler must not block
 	Now           func() time.Time // nil: time.Now
 	// Wait waits for the next time that the bound on records is lifted, or until ctx is done; nil:
@@ -105,6 +107,10 @@ type Server struct {
 	misses *misses
 	learnt learnt
 	trail  *trail
+	recent recentStatus
+
+	connections atomic.Int64  // open ones, by all ways
+	turnedAway  atomic.Uint64 // connections, because of a bound
 
 	rules    atomic.Pointer[Rules] // in force; a request is answered by one of them from its beginning to its end
 	changing sync.Mutex            // of rules
@@ -131,6 +137,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	cfg = withDefaults(cfg)
 	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}}
+	s.recent.lock = waiting.NewLock()
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")
 	}
@@ -185,6 +192,9 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.Machine == nil {
 		cfg.Machine = peer.Host{}
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = noMetrics{}
 	}
 	if cfg.Wait == nil {
 		cfg.Wait = waiting.Sleep

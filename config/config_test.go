@@ -58,6 +58,7 @@ func TestParseAGoodFile(t *testing.T) {
 		}},
 		CallerIdentity: config.CallerIdentityAvailable,
 		Admins:         config.Principals{Groups: []string{"ops"}},
+		Audit:          config.Audit{To: config.AuditToStdout},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration differs (-want +got):\n%s", diff)

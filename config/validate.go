@@ -50,6 +50,7 @@ func (c *Config) problems() []string {
 	c.checkIdentities(&f)
 	c.checkCallerIdentity(&f)
 	c.checkRules(&f)
+	c.checkAudit(&f)
 	c.checkEndpoints(&f)
 	return f
 }

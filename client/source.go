@@ -80,13 +80,13 @@ func (s *TokenSource) Token(ctx context.Context) (Token, error) {
 
 // Renew returns a token that meets a claims challenge, in place of the one that the resource has
 // rejected, and keeps it for those who ask next. If the rejected token has been replaced meanwhile,
-// that is the answer, and nothing is asked.
+// that is the answer, and nothing is asked. The zero Token stands for whichever is in memory.
 func (s *TokenSource) Renew(ctx context.Context, rejected Token, claims string) (Token, error) {
 	if err := s.takeTurn(ctx); err != nil {
 		return Token{}, err
 	}
 	defer s.endTurn()
-	if token, state := s.inMemory(); state != none && !sameToken(token, rejected) {
+	if token, state := s.inMemory(); state != none && !rejected.AccessToken.IsZero() && !sameToken(token, rejected) {
 		return token, nil
 	}
 	req := s.request
@@ -97,6 +97,17 @@ func (s *TokenSource) Renew(ctx context.Context, rejected Token, claims string) 
 	}
 	s.keep(token)
 	return token, nil
+}
+
+// RefreshOn returns when the source will ask for a newer token than the one in memory: the zero
+// time if there is none.
+func (s *TokenSource) RefreshOn() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.token.AccessToken.IsZero() {
+		return time.Time{}
+	}
+	return s.refresh
 }
 
 func sameToken(a, b Token) bool {

@@ -68,6 +68,9 @@ type Config struct {
 
 	// Audit says what happens when audit records cannot be written.
 	Audit Audit `yaml:"audit,omitempty"`
+
+	// Endpoints are ways into the agent besides its socket.
+	Endpoints Endpoints `yaml:"endpoints,omitempty"`
 }
 
 // Audit configures the audit records, which the agent writes to its standard output.
@@ -252,6 +255,19 @@ type Rule struct {
 	// at the price of a request to Entra. A claims challenge is always passed on.
 	// Default: false.
 	Fresh bool `yaml:"fresh,omitempty"`
+	// Hosts are where callers may use tokens of type mtls_pop through the agent,
+	// which has the key that these need: https hosts by name, as in
+	// myvault.vault.azure.net, or by domain with a dot before it, as in
+	// .vault.azure.net for all names below it. In lower case; with a port if that is
+	// not 443. Default: none.
+	Hosts []string `yaml:"hosts,omitempty"`
+	// Sign lets callers have TLS handshakes signed with the key of the identities'
+	// certificates, which tokens of type mtls_pop need, and nothing else. In TLS 1.2
+	// the agent sees the server, which must be one of hosts. TLS 1.3 hides the server
+	// from it: there a caller can show the certificate to any server, Entra's included,
+	// and so get any token of the identities. Where that is too much, let callers use
+	// hosts through the agent instead. Default: false.
+	Sign bool `yaml:"sign,omitempty"`
 }
 
 // maxFileBytes limits a configuration file.

@@ -48,6 +48,7 @@ func (c *Config) problems() []string {
 	c.checkBindingKey(&f)
 	c.checkIdentities(&f)
 	c.checkRules(&f)
+	c.checkEndpoints(&f)
 	return f
 }
 
@@ -260,6 +261,9 @@ func (c *Config) checkGrant(f *findings, at string, r Rule) {
 	}
 	for _, t := range r.Types {
 		c.checkType(f, at+".types", t, r.Identities)
+	}
+	if len(r.Hosts) > 0 && !slices.Contains(r.Types, TypePoP) {
+		f.add("%s.hosts: they are for tokens of type %s, which is not among the rule's types", at, TypePoP)
 	}
 }
 

@@ -6,12 +6,15 @@
 //   - Default deny. The zero [Policy] and the zero [Decision] refuse, root and
 //     the agent's own user included.
 //   - One rule must allow a request as a whole: caller, identity, resource and
-//     token type, and whether the cache may be skipped. Parts of two rules never
+//     token type, whether the cache may be skipped, and the host at which the
+//     agent uses the token. Parts of two rules never
 //     add up.
-//   - Everything is compared exactly, in the form that [ParseResource] gives.
-//     There are no prefixes, patterns or case folding, because each of them has
-//     been a vulnerability somewhere. "*" is understood in one place only: as the single
-//     entry of a rule's resources, which then means any resource.
+//   - Everything is compared exactly, in the form that [ParseResource] or
+//     [ParseHost] gives. There are no prefixes, patterns or case folding, because
+//     each of them has been a vulnerability somewhere. "*" is understood in one
+//     place only: as the single entry of a rule's resources, which then means any
+//     resource. A host may be given by its domain, which is written with a dot
+//     before it.
 //   - A resource that is compared is the resource that is asked for upstream, but for
 //     one trailing slash, which the caller's form keeps and the comparison leaves out:
 //     what comes out of [ParseResource] cannot hold a second scope, a control

@@ -10,6 +10,9 @@ import (
 // [Policy.Reserves].
 const AnyResource = "*"
 
+// boundType is the type of tokens that are of use only together with a key.
+const boundType = "mtls_pop"
+
 // Rule allows some callers some tokens. A caller is named if its uid is among UIDs or one of its
 // groups among GIDs.
 type Rule struct {
@@ -20,6 +23,12 @@ type Rule struct {
 	Resources  []string // in any form that ParseResource accepts, or AnyResource alone
 	TokenTypes []string // "bearer", "mtls_pop"
 	Fresh      bool     // the caller may skip the cache
+	// Hosts are where bound tokens may be used for the caller: in the form of ParseHost, or a
+	// domain with a dot before it, for all names below it. None: nowhere.
+	Hosts []string
+	// Sign lets callers have TLS handshakes signed with the identities' keys: see
+	// [Policy.DecideSigning].
+	Sign bool
 }
 
 // Policy is the set of rules of one configuration. It must not be changed once it is in use; then
@@ -42,6 +51,7 @@ type Request struct {
 	Resource  Resource
 	TokenType string
 	Fresh     bool // past the cache
+	Host      Host // at which the agent is to use the token for the caller; zero: nowhere
 }
 
 // Decision is the answer to a [Request]. The zero value refuses.
@@ -61,11 +71,12 @@ const (
 	ReasonResource  Reason = "no rule gives the caller this resource with this identity"
 	ReasonReserved  Reason = `tokens for this resource are credentials of applications: "*" does not cover it, and no rule names it`
 	ReasonTokenType Reason = "no rule gives the caller this token type for this resource"
+	ReasonHost      Reason = "no rule gives the caller this host for this resource"
 	ReasonFresh     Reason = "no rule that gives the caller this token lets it skip the cache"
 )
 
 // progress orders the reasons.
-var progress = []Reason{ReasonCaller, ReasonIdentity, ReasonResource, ReasonReserved, ReasonTokenType, ReasonFresh}
+var progress = []Reason{ReasonCaller, ReasonIdentity, ReasonResource, ReasonReserved, ReasonTokenType, ReasonHost, ReasonFresh}
 
 // Decide answers whether the caller may have what it asks for. The first rule that allows it is
 // reported.
@@ -95,6 +106,8 @@ func (p *Policy) refuses(r *Rule, c peer.Caller, req Request) Reason {
 		return ReasonReserved
 	case !slices.Contains(r.TokenTypes, req.TokenType):
 		return ReasonTokenType
+	case req.Host != Host{} && (req.TokenType != boundType || !r.CoversHost(req.Host)):
+		return ReasonHost
 	case req.Fresh && !r.Fresh:
 		return ReasonFresh
 	}
@@ -168,8 +181,8 @@ func (p *Policy) Identities(c peer.Caller) []string {
 // Grant is what rules give a caller with one identity: the sum of them, of which one rule must
 // allow a request as a whole.
 type Grant struct {
-	Identity              string
-	Resources, TokenTypes []string
+	Identity                     string
+	Resources, TokenTypes, Hosts []string
 }
 
 // Grants returns what rules give the caller, by identity, in the order of [Policy.Identities].
@@ -181,6 +194,7 @@ func (p *Policy) Grants(c peer.Caller) []Grant {
 			if rule := &p.Rules[i]; rule.names(c) && slices.Contains(rule.Identities, identity) {
 				grant.Resources = union(grant.Resources, rule.Resources)
 				grant.TokenTypes = union(grant.TokenTypes, rule.TokenTypes)
+				grant.Hosts = union(grant.Hosts, rule.Hosts)
 			}
 		}
 		grants = append(grants, grant)

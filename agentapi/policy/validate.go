@@ -36,6 +36,9 @@ func (r *Rule) validate() error {
 	if err := validateNames("token type", r.TokenTypes); err != nil {
 		return err
 	}
+	if err := r.validateHosts(); err != nil {
+		return err
+	}
 	return r.validateResources()
 }
 

@@ -29,7 +29,7 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
 	if p != nil {
-		if p.cause != nil && !rec.beyondQuota {
+		if rec.tellsReasonInLog(p) && !rec.beyondQuota {
 			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
 		}
 		// A stranger is disconnected after its refusal: an idle connection takes a place.
@@ -41,6 +41,13 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	write(w, status, contentType, said.token.Reveal(), text)
 }
 
+// tellsReasonInLog reports whether the log says why an answer is what it is: a fault of the agent,
+// and what keeps a program of somebody else from its token, since there are programs that do not
+// show it.
+func (r *record) tellsReasonInLog(p *problem) bool {
+	return p.cause != nil || r.face.name != "" && p.Status >= 500
+}
+
 // begin finds the route of a request and begins its record.
 func (s *Server) begin(f *face, r *http.Request) *record {
 	conn, rules := connectionOf(r.Context()), s.rules.Load()
@@ -50,7 +57,7 @@ func (s *Server) begin(f *face, r *http.Request) *record {
 		return &rec
 	}
 	found := f.routeOf(r.RequestURI)
-	rec := &record{rules: rules, conn: conn, route: found, method: clip(r.Method, maxAuditedBytes), path: found.path, socket: f.address()}
+	rec := &record{rules: rules, conn: conn, face: f, route: found, method: clip(withoutSecrets(r.Method), maxAuditedBytes), path: found.path}
 	if conn != nil {
 		rec.caller = conn.caller
 	}
@@ -63,8 +70,11 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 	if rec.conn == nil {
 		return reply{}, newProblem(wire.CodeCallerNotAllowed, "the caller is not known")
 	}
+	if p := rec.face.guards(r); p != nil {
+		return reply{}, p
+	}
 	if found.handle == nil {
-		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path)
+		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path).withHint(rec.face.about)
 	}
 	if r.Method != found.method {
 		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.method)
@@ -83,7 +93,7 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 		rec.notes(r.URL.RawQuery)
 		return reply{}, p
 	}
-	if p := found.proof(r); p != nil {
+	if p := found.proof(s, r, rec); p != nil {
 		return reply{}, p
 	}
 	return found.handle(s, r, rec)
@@ -168,6 +178,7 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 
 func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format errorFormat, p *problem) {
 	header := w.Header()
+	status, contentType, body := format(p)
 	if p.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.FormatInt(p.RetryAfter, 10))
 	}
@@ -180,7 +191,6 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format err
 		// one must not hold the connection.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second))
 	}
-	status, contentType, body := format(p)
 	text, err := json.Marshal(body)
 	if err != nil {
 		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "error", err)

@@ -23,8 +23,10 @@ type record struct {
 	caller       peer.Caller
 	route        *route
 	method, path string
-	socket       string    // that the request came by
+	face         *face     // that the request came by
 	approval     *approval // of the same request before, or of this one; nil: there is none
+
+	holder string // the identity that the program's secret names; "": it showed none
 
 	identity, resource, tokenType string        // as asked
 	forceRefresh, claims          bool          // whether it was asked with them
@@ -36,7 +38,8 @@ type record struct {
 
 	passed int // status of an answer of IMDS that is passed on; 0: none is
 
-	beyondQuota bool // it is counted and not written
+	patience    time.Duration // that the caller is credited with
+	beyondQuota bool          // it is counted and not written
 }
 
 // facts is what the audit keeps of a token.
@@ -151,7 +154,7 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	case r.passed != 0:
 		status = r.passed
 	}
-	attrs := make([]slog.Attr, 0, 21)
+	attrs := make([]slog.Attr, 0, 22)
 	attrs = append(attrs,
 		slog.String("decision", r.decision(p)),
 		slog.Int("status", status),
@@ -161,6 +164,9 @@ func (r *record) attrs(p *problem) []slog.Attr {
 		slog.String("method", r.method),
 		slog.String("route", r.path),
 	)
+	if r.face != nil {
+		attrs = appendUnlessEmpty(attrs, "endpoint", r.face.name)
+	}
 	attrs = appendUnlessEmpty(attrs, "code", string(code))
 	attrs = appendUnlessEmpty(attrs, "reason", string(r.reason))
 	attrs = appendUnlessEmpty(attrs, "identity", r.identity)

@@ -187,14 +187,14 @@ func (c *admittedConn) Close() error {
 func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
 	rules := a.server.rules.Load()
 	p := rules.noRoom(caller, full)
-	_ = a.server.audit(&record{rules: rules, caller: caller}, p) // which is noted and told by the trail itself
+	_ = a.server.audit(&record{rules: rules, face: a.face, caller: caller}, p) // which is noted and told by the trail itself
 	status, contentType, problem := a.face.errors(p)
 	body, err := json.Marshal(problem)
 	if err != nil {
 		return
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-	retry := ""
+	retry := "" // after the format, which may change it
 	if p.RetryAfter > 0 {
 		retry = fmt.Sprintf("Retry-After: %d\r\n", p.RetryAfter)
 	}

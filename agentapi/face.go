@@ -19,6 +19,10 @@ type face struct {
 	identify func(net.Conn) (peer.Caller, error)
 	routes   []route
 	errors   errorFormat // of refusals that are no route's: of a path that is not there, for one
+
+	name  string // in the audit; "" for the Unix socket
+	host  string // that requests must be sent to; "": any will do
+	about string // a hint for who asks for a path that is not there
 }
 
 // Way is one way into the agent, for [Server.Serve].
@@ -26,6 +30,9 @@ type Way struct {
 	face *face
 	err  error // why it cannot be served
 }
+
+// Err says why the way cannot be served, or nil. [Server.Serve] would say the same.
+func (w Way) Err() error { return w.err }
 
 // Socket is the native API, and that of IMDS, on a Unix socket.
 func Socket(ln net.Listener) Way {
@@ -36,9 +43,9 @@ func Socket(ln net.Listener) Way {
 	return Way{face: f}
 }
 
-// address is where callers find the face; "" if it does not listen.
-func (f *face) address() string {
-	if f.listener == nil {
+// socket is the path of the Unix socket at which callers find the face; "" if there is none.
+func (f *face) socket() string {
+	if f.listener == nil || f.listener.Addr().Network() != "unix" {
 		return ""
 	}
 	return f.listener.Addr().String()

@@ -143,8 +143,9 @@ func newServer(t testing.TB, cfg agentapi.Config) (server *agentapi.Server, audi
 	return server, audit, log
 }
 
-// start runs a server on a socket that every local user can reach, until the test ends.
-func start(t testing.TB, cfg agentapi.Config) *agent {
+// start runs a server on a socket that every local user can reach, and by other ways in, until the
+// test ends.
+func start(t testing.TB, cfg agentapi.Config, ways ...agentapi.Way) *agent {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "agent")
 	if err != nil {
@@ -162,7 +163,7 @@ func start(t testing.TB, cfg agentapi.Config) *agent {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
-	go func() { a.done <- a.server.Serve(ctx, agentapi.Socket(ln)) }()
+	go func() { a.done <- a.server.Serve(ctx, append(ways, agentapi.Socket(ln))...) }()
 	a.http = &http.Client{Transport: &http.Transport{DialContext: a.dial}}
 	t.Cleanup(func() { a.stop(t) })
 	return a
@@ -303,6 +304,14 @@ var readAPI = sync.OnceValues(func() (doc documentedAPI, err error) {
 	return doc, yaml.Unmarshal(text, &doc)
 })
 
+// documentedMethod is the method under which the answers to requests for a path are documented.
+func documentedMethod(path string) string {
+	if path == wire.PathEndpoint {
+		return "post"
+	}
+	return "get"
+}
+
 // checkDocumented compares an answer's status and content type with what openapi.yaml says about
 // its path.
 func checkDocumented(t testing.TB, method, path string, got answer) {
@@ -311,7 +320,7 @@ func checkDocumented(t testing.TB, method, path string, got answer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	operation, ok := doc.Paths[path]["get"]
+	operation, ok := doc.Paths[path][documentedMethod(path)]
 	if !ok || method == http.MethodHead {
 		return // a path that does not exist, or an answer without a body
 	}

@@ -16,6 +16,7 @@ var socketRoutes = []route{
 	{http.MethodGet, wire.PathToken, asItIs, problemJSON, forCallersOfRules, nothingMore, nativeForm.issue},
 	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, imdsForm.issue},
 	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
+	{http.MethodPost, wire.PathEndpoint, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).endpoint},
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
 	{http.MethodGet, wire.PathStatus, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).status},
 	{http.MethodGet, wire.PathMetrics, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).metrics},
@@ -29,7 +30,7 @@ type route struct {
 	errors     errorFormat
 	permission permission
 	// proof says what each request must have besides the permission of its caller, or nil.
-	proof  func(*http.Request) *problem
+	proof  func(*Server, *http.Request, *record) *problem
 	handle handler
 }
 
@@ -49,11 +50,11 @@ type reply struct {
 }
 
 // nothingMore is the proof of routes for which it is enough who the caller is.
-func nothingMore(*http.Request) *problem { return nil }
+func nothingMore(*Server, *http.Request, *record) *problem { return nil }
 
 // metadataHeader is the proof that a request to IMDS was not made by a program that was tricked
 // into fetching a URL.
-func metadataHeader(r *http.Request) *problem {
+func metadataHeader(_ *Server, r *http.Request, _ *record) *problem {
 	if given := r.Header.Values(wire.HeaderMetadata); len(given) == 1 && strings.EqualFold(given[0], "true") {
 		return nil
 	}
@@ -117,7 +118,7 @@ func (f *face) routeOf(target string) *route {
 			return r
 		}
 	}
-	return &route{path: clip(path, maxAuditedBytes), errors: f.errors}
+	return &route{path: clip(withoutSecrets(path), maxAuditedBytes), errors: f.errors}
 }
 
 // asItIs is the spelling of paths that are compared byte for byte.

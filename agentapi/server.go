@@ -62,6 +62,10 @@ type Config struct {
 	// not known. Safe for concurrent use.
 	Waits func() []string
 
+	// Programs is what programs of others are served with on loopback; the zero value: they are
+	// not.
+	Programs Programs
+
 	// Audit takes one record for each answer. Its handler is called by one goroutine at a time, and
 	// may block: answers wait for half a second at most.
 	Audit *slog.Logger
@@ -76,6 +80,9 @@ type Config struct {
 	// RequestTimeout is how long a caller waits for a token before it is told to come back; 0: 60
 	// s, as long as SDKs wait.
 	RequestTimeout time.Duration
+	// SDKTimeout is the same in the protocols of Azure's SDKs, some of which give up after 10 s and
+	// never show why; 0: 8 s. The token is fetched all the same, for whoever asks again.
+	SDKTimeout time.Duration
 	// ShutdownGrace is how long requests in flight may go on after the server is told to stop; 0:
 	// 10 s.
 	ShutdownGrace time.Duration
@@ -114,8 +121,10 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Tokens == nil || cfg.Status == nil || cfg.Capabilities == nil || cfg.Policy == nil || cfg.Audit == nil {
 		return nil, errors.New("agentapi: Tokens, Status, Capabilities, Policy and Audit are required")
 	}
-	if err := checkRoutes(socketRoutes); err != nil {
-		return nil, err
+	for _, routes := range [][]route{socketRoutes, appServiceRoutes, imdsRoutes} {
+		if err := checkRoutes(routes); err != nil {
+			return nil, err
+		}
 	}
 	cfg = withDefaults(cfg)
 	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}}
@@ -175,6 +184,9 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.RequestTimeout <= 0 {
 		cfg.RequestTimeout = time.Minute
+	}
+	if cfg.SDKTimeout <= 0 {
+		cfg.SDKTimeout = 8 * time.Second
 	}
 	if cfg.ShutdownGrace <= 0 {
 		cfg.ShutdownGrace = 10 * time.Second

@@ -69,7 +69,7 @@ type Config struct {
 	// Audit says what happens when audit records cannot be written.
 	Audit Audit `yaml:"audit,omitempty"`
 
-	// Endpoints are ways into the agent besides its socket.
+	// Endpoints are ways into the agent besides its socket. Default: none.
 	Endpoints Endpoints `yaml:"endpoints,omitempty"`
 }
 

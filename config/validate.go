@@ -43,6 +43,7 @@ func (f *findings) wantCredentialName(setting, name string) {
 func (c *Config) problems() []string {
 	var f findings
 	c.checkPlaces(&f)
+	c.checkEndpoints(&f)
 	c.checkProxy(&f)
 	c.checkAttestation(&f)
 	c.checkBindingKey(&f)

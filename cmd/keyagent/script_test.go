@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 		"extendpcr":  func() { os.Exit(complain(extendPCR(os.Args[1], os.Args[2]))) },
 		"hung":       func() { os.Exit(complain(hang(os.Args[1]))) },
 		"tpmrelay":   func() { os.Exit(complain(relayTPM(os.Args[1]))) },
+		"fakeagent":  func() { os.Exit(complain(fakeAgent(os.Args[1]))) },
 	})
 }
 

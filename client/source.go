@@ -24,9 +24,10 @@ const (
 	longestBackoff  = time.Second
 )
 
-// TokenSource keeps one token in memory and asks the agent for the next one ahead of time: when
-// half of what was left of the token's life has passed. It is safe for concurrent use; however many
-// goroutines want a token, one request is made at a time.
+// TokenSource keeps one token in memory and asks the agent for the next one ahead of time: when the
+// agent said that it will have another, else when half of what was left of the token's life has
+// passed. It is safe for concurrent use; however many goroutines want a token, one request is made
+// at a time.
 //
 // While the agent is not reachable, or cannot get a newer token at the moment, the old token is
 // returned until it expires. A refusal by the agent's rules is passed on at once, whatever is left
@@ -154,7 +155,15 @@ func (s *TokenSource) keep(token Token) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.token = token
-	s.refresh = later(max(time.Until(token.Expiry())/2, refreshPause))
+	s.refresh = later(max(refreshAfter(token), refreshPause))
+}
+
+func refreshAfter(token Token) time.Duration {
+	left := time.Until(token.Expiry())
+	if seconds := int64(left / time.Second); token.RefreshIn > 0 && token.RefreshIn < seconds {
+		return time.Duration(token.RefreshIn) * time.Second
+	}
+	return left / 2
 }
 
 // later is a time of the wall clock: the monotonic one stands still while a machine sleeps.

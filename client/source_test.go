@@ -24,6 +24,7 @@ type agentDouble struct {
 	asked  []time.Time
 	claims []string
 	lives  time.Duration
+	again  int64         // refresh_in
 	takes  time.Duration // of an answer
 	err    error
 }
@@ -39,7 +40,7 @@ func (a *agentDouble) Token(ctx context.Context, req client.TokenRequest) (clien
 		return client.Token{}, a.err
 	}
 	return client.Token{
-		AccessToken: wire.NewSecret(fmt.Sprintf("token-%d", len(a.asked))), TokenType: "Bearer", ExpiresOn: time.Now().Add(a.lives).Unix(),
+		AccessToken: wire.NewSecret(fmt.Sprintf("token-%d", len(a.asked))), TokenType: "Bearer", ExpiresOn: time.Now().Add(a.lives).Unix(), RefreshIn: a.again,
 	}, nil
 }
 
@@ -60,17 +61,29 @@ func wantToken(t *testing.T, source *client.TokenSource, number int) {
 	}
 }
 
-func TestASourceAsksAgainAtHalfOfTheTokensLife(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		agent := &agentDouble{lives: 24 * time.Hour}
-		source := client.NewTokenSource(agent.Token, client.TokenRequest{Resource: vault})
-		wantToken(t, source, 1)
-		elapse(12*time.Hour - time.Second)
-		wantToken(t, source, 1)
-		elapse(time.Second)
-		wantToken(t, source, 2)
-		wantToken(t, source, 2)
-	})
+func TestASourceAsksAgainWhenTheAgentHasAnotherToken(t *testing.T) {
+	for name, c := range map[string]struct {
+		refreshIn int64
+		after     time.Duration
+	}{
+		"as the agent says":     {3600, time.Hour},
+		"it says nothing":       {0, 12 * time.Hour},
+		"it says nonsense":      {-1, 12 * time.Hour},
+		"after the token's end": {1 << 62, 12 * time.Hour},
+		"at once":               {1, 10 * time.Second}, // nobody is asked all the time
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				agent := &agentDouble{lives: 24 * time.Hour, again: c.refreshIn}
+				source := client.NewTokenSource(agent.Token, client.TokenRequest{Resource: vault})
+				wantToken(t, source, 1)
+				elapse(c.after - time.Second)
+				wantToken(t, source, 1)
+				elapse(time.Second)
+				wantToken(t, source, 2)
+			})
+		})
+	}
 }
 
 // What an outage of the agent or of Entra looks like to a program with a token in hand.

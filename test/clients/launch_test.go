@@ -111,7 +111,7 @@ func (a *trail) Write(record []byte) (int, error) {
 func (a *trail) since(n int) []event {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	asked := slices.DeleteFunc(slices.Clone(a.events), func(e event) bool { return e.Route != wire.PathAppServiceToken })
+	asked := slices.DeleteFunc(slices.Clone(a.events), func(e event) bool { return e.Route != wire.PathAppServiceToken && e.Route != wire.PathIMDSToken })
 	return asked[n:]
 }
 

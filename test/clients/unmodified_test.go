@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/fault"
@@ -60,6 +61,47 @@ func (s *station) gets(t *testing.T, u unmodified, identity, want string, select
 	half := time.Now().Add(time.Until(time.Unix(claims.Expires, 0)) / 2)
 	if got.Refresh != 0 && time.Unix(got.Refresh, 0).Sub(half).Abs() > time.Hour {
 		t.Errorf("the library will ask again at %v, and half of the token's life is over at %v", time.Unix(got.Refresh, 0), half)
+	}
+}
+
+// Some programs can be led to IMDS at another address, and to nothing else. There is no secret
+// then: who is calling is known by the owner of the socket alone.
+func TestAnUnmodifiedAppFindsIMDSUnderExec(t *testing.T) {
+	s := newWorld(t).newStation(unchanged)
+	own, user := s.info.Identities[0], s.info.Identities[1]
+	const (
+		host      = `unset IDENTITY_ENDPOINT IDENTITY_HEADER MSI_ENDPOINT MSI_SECRET; exec "$@"`
+		terraform = `ARM_MSI_ENDPOINT=$AZURE_POD_IDENTITY_AUTHORITY_HOST/metadata/identity/oauth2/token exec "$@"`
+	)
+	scripts := map[string]string{"@azure/identity": host, "msal-node": host, "azure-identity of Python": host, "hashicorp/go-azure-sdk": terraform}
+	for _, u := range unmodifiedApps() {
+		script, ok := scripts[u.name]
+		if !ok {
+			continue
+		}
+		for name, c := range map[string]struct {
+			wants []string
+			want  string
+		}{
+			"the VM's own identity": {[]string{vault}, own.ClientID},
+			"a user-assigned one":   {[]string{vault, byClientID + "=" + user.ClientID}, user.ClientID},
+		} {
+			t.Run(u.name+", "+name, func(t *testing.T) {
+				before := len(s.record.since(0))
+				got := says(t, u.command(t, s, own.Name, []string{"sh", "-c", script, "sh"}, c.wants...))
+				if got.Error != "" {
+					t.Fatal(got.Error)
+				}
+				if caller := s.caller(t, got.Token); caller.ClientID != c.want || got.Again != got.Token {
+					t.Errorf("the resource saw %+v, want %s; the same token: %t", caller, c.want, got.Again == got.Token)
+				}
+				for _, e := range s.record.since(before) {
+					if e.Route != wire.PathIMDSToken {
+						t.Errorf("it asked elsewhere: %+v", e)
+					}
+				}
+			})
+		}
 	}
 }
 

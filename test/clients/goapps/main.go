@@ -156,17 +156,21 @@ func msal(a app) (acquire, error) {
 	}, err
 }
 
-// hashicorp is what Terraform's azurerm provider does. It reads no environment: the provider has
-// settings for endpoint, version and header.
+// hashicorp reads no environment, the programs that use it do. Terraform's azurerm provider has the
+// endpoint in ARM_MSI_ENDPOINT and speaks as to IMDS; with settings for version and header, the
+// library also speaks as to App Service.
 func hashicorp(a app) (acquire, error) {
-	authorizer, err := auth.NewManagedIdentityAuthorizer(context.Background(), auth.ManagedIdentityAuthorizerOptions{
-		Api:      environments.NewApiEndpoint("test", a.resource, nil).WithResourceIdentifier(a.resource),
-		ClientId: a.id("client_id"),
-
-		CustomManagedIdentityEndpoint:   os.Getenv("IDENTITY_ENDPOINT"),
-		CustomManagedIdentityAPIVersion: "2019-08-01",
-		CustomManagedIdentityHeaders:    map[string][]string{"X-IDENTITY-HEADER": {os.Getenv("IDENTITY_HEADER")}},
-	})
+	options := auth.ManagedIdentityAuthorizerOptions{
+		Api:                           environments.NewApiEndpoint("test", a.resource, nil).WithResourceIdentifier(a.resource),
+		ClientId:                      a.id("client_id"),
+		CustomManagedIdentityEndpoint: os.Getenv("ARM_MSI_ENDPOINT"),
+	}
+	if options.CustomManagedIdentityEndpoint == "" {
+		options.CustomManagedIdentityEndpoint = os.Getenv("IDENTITY_ENDPOINT")
+		options.CustomManagedIdentityAPIVersion = "2019-08-01"
+		options.CustomManagedIdentityHeaders = map[string][]string{"X-IDENTITY-HEADER": {os.Getenv("IDENTITY_HEADER")}}
+	}
+	authorizer, err := auth.NewManagedIdentityAuthorizer(context.Background(), options)
 	return func(ctx context.Context) (token, error) {
 		t, err := authorizer.Token(ctx, nil)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync"
 
 	"github.com/keyagent/keyagent/agentapi/appsecret"
 	"github.com/keyagent/keyagent/agentapi/policy"
@@ -62,7 +63,7 @@ func programSecret(s *Server, r *http.Request, rec *record) *problem {
 		return newProblem(wire.CodeSecretRefused, "one header %s (api-version %s) or %s (%s) must have the program's secret",
 			wire.HeaderIdentity, wire.AppServiceAPIVersion, wire.HeaderSecret, wire.AppServiceAPIVersionOld).withField(wire.HeaderIdentity)
 	}
-	identity, err := s.cfg.Programs.check(given[0], appsecret.Presenter{UID: rec.caller.UID, CgroupID: rec.caller.CgroupID})
+	identity, err := rec.conn.program.check(s.cfg.Programs.Secrets, given[0], appsecret.Presenter{UID: rec.caller.UID, CgroupID: rec.caller.CgroupID})
 	if err == nil {
 		rec.holder = identity
 		return nil
@@ -80,4 +81,51 @@ func programSecret(s *Server, r *http.Request, rec *record) *problem {
 	// Which of them it is, whoever has stolen a secret need not know.
 	return newProblem(wire.CodeSecretRefused, "the secret is not valid, or not for this program").withField(wire.HeaderIdentity).
 		withHint("each program gets its own from the agent, for as long as it runs and for its user and unit only; start it again to get another")
+}
+
+// shownSecret is the secret that was shown last on a connection, so that the next request with it
+// costs little. It is safe for concurrent use; nil keeps none.
+type shownSecret struct {
+	mu     sync.Mutex
+	shown  *appsecret.Shown // nil: none yet
+	closed bool             // the connection is
+}
+
+// check returns the identity that a secret names, or why it is not taken.
+func (k *shownSecret) check(secrets *appsecret.Keeper, text string, by appsecret.Presenter) (string, error) {
+	if secrets == nil {
+		return "", appsecret.ErrUnknown
+	}
+	if k == nil {
+		return secrets.Check(text, by)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.shown == nil || !k.shown.Is(text) {
+		shown, err := secrets.Open(text)
+		if err != nil {
+			return "", err
+		}
+		k.forgetLocked()
+		if k.shown = shown; k.closed {
+			k.forgetLocked()
+			return "", appsecret.ErrUnknown
+		}
+	}
+	return k.shown.Check(by)
+}
+
+// close is the end of the connection.
+func (k *shownSecret) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.closed = true
+	k.forgetLocked()
+}
+
+func (k *shownSecret) forgetLocked() {
+	if k.shown != nil {
+		_ = k.shown.Close()
+		k.shown = nil
+	}
 }

@@ -1,6 +1,7 @@
 package agentapi
 
 import (
+	"cmp"
 	"maps"
 	"net/http"
 
@@ -36,9 +37,8 @@ func (e sdkErrors) format(p *problem) (status int, contentType string, body any)
 	if !ok {
 		said = e[wire.CodeInternal]
 	}
-	switch said.status {
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		p.RetryAfter = min(max(1, p.RetryAfter), sdkRetryAfter)
+	if said.status == http.StatusTooManyRequests || said.status == http.StatusServiceUnavailable {
+		p.RetryAfter = min(cmp.Or(p.RetryAfter, sdkRetryAfter), sdkRetryAfter)
 	}
 	description := p.Detail
 	if p.Hint != "" {

@@ -65,7 +65,7 @@ func (s *Server) httpServer(requests context.Context, f *face) *http.Server {
 		BaseContext:                  func(net.Listener) context.Context { return requests },
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			if admitted, ok := conn.(*admittedConn); ok {
-				return withConnection(ctx, &connection{caller: admitted.caller})
+				return withConnection(ctx, &connection{caller: admitted.caller, program: &admitted.program})
 			}
 			return ctx // and no caller, so that nothing will be granted
 		},
@@ -75,8 +75,24 @@ func (s *Server) httpServer(requests context.Context, f *face) *http.Server {
 // connection is what the agent knows of one connection. net/http answers the requests of a
 // connection one after another, so that nothing here needs a lock.
 type connection struct {
-	caller peer.Caller
-	last   *approval // of the last request for a token that the rules allowed; nil: there was none
+	caller  peer.Caller
+	program *shownSecret
+	last    *approval // of the last request for a token that the rules allowed; nil: there was none
+}
+
+// check looks again at what is known of the caller, for each request. It reports whether the
+// connection is still the caller's. What was true of a process that has ended is forgotten.
+func (c *connection) check() bool {
+	now, err := c.caller.Now()
+	if err != nil {
+		c.last = nil
+		return false
+	}
+	if now.CgroupID != c.caller.CgroupID {
+		c.last = nil // its record has the cgroup
+	}
+	c.caller = now
+	return true
 }
 
 type connectionKey struct{}

@@ -15,13 +15,33 @@ import (
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
-// programs is an agent with its endpoints on loopback, at which callers are known by the kernel.
+// appUser is who has the programs.
+var appUser = tooltest.User()
+
+// programs is an agent with its endpoints on loopback, at which callers are known by the kernel. It
+// is asked by a user who is not root.
 type programs struct {
 	*agent
 	keeper           *appsecret.Keeper
 	appService, imds string // base URLs
+}
+
+// watchProcesses finds processes as the agent does.
+func watchProcesses(t testing.TB) appsecret.Watch {
+	t.Helper()
+	boot, err := peer.ThisBoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(process string) (appsecret.Watched, bool) {
+		if watched, found := boot.Watch(process); found {
+			return watched, true
+		}
+		return nil, false
+	}
 }
 
 // startPrograms runs a server on a Unix socket and on two sockets on loopback.
@@ -32,12 +52,12 @@ func startPrograms(t testing.TB, cfg agentapi.Config) *programs {
 		t.Skipf("owners of sockets cannot be found here: %v", err)
 	}
 	t.Cleanup(func() { _ = owners.Close() })
-	return startProgramsOf(t, cfg, owners.Of, peer.Running)
+	return startProgramsOf(t, cfg, owners.Of, watchProcesses(t))
 }
 
-func startProgramsOf(t testing.TB, cfg agentapi.Config, identify agentapi.Identify, running func(string) bool) *programs {
+func startProgramsOf(t testing.TB, cfg agentapi.Config, identify agentapi.Identify, watch appsecret.Watch) *programs {
 	t.Helper()
-	keeper, err := appsecret.New(secret.New(strings.Repeat("k", 32)), "this boot", running)
+	keeper, err := appsecret.New(secret.New(strings.Repeat("k", 32)), "this boot", watch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,10 +72,14 @@ func startProgramsOf(t testing.TB, cfg agentapi.Config, identify agentapi.Identi
 	p := &programs{keeper: keeper, appService: "http://" + appService.Addr().String(), imds: "http://" + imds.Addr().String()}
 	cfg.Programs = agentapi.Programs{Secrets: keeper, AppService: p.appService + wire.PathAppServiceToken, IMDS: p.imds}
 	p.agent = start(t, cfg, agentapi.AppService(appService, identify), agentapi.IMDS(imds, identify))
+	dial := tooltest.DialAs(appUser)
+	p.http = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dial(ctx, "unix", p.socket)
+	}}}
 	return p
 }
 
-// secret asks for one as this process would.
+// secret asks for one for the user.
 func (p *programs) secret(t testing.TB, query string) wire.Endpoint {
 	t.Helper()
 	got := p.do(t, http.MethodPost, wire.PathEndpoint+query)
@@ -79,7 +103,7 @@ func askLoopback(t testing.TB, method, target string, headers ...string) answer 
 		}
 		req.Header[headers[i]] = append(req.Header[headers[i]], headers[i+1]) // in the letters that were given
 	}
-	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	resp, err := (&http.Transport{DisableKeepAlives: true, DialContext: tooltest.DialAs(appUser)}).RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,15 +120,15 @@ func askLoopback(t testing.TB, method, target string, headers ...string) answer 
 	return got
 }
 
-// onlyShop gives this process' user one identity.
+// onlyShop gives the user one identity.
 func onlyShop() agentapi.Config {
-	rules := rulesFor(os.Geteuid())
+	rules := rulesFor(appUser)
 	rules.Rules[0].Identities = []string{"shop"}
 	return config(working, rules)
 }
 
 func TestASecretIsGivenToWhomTheRulesName(t *testing.T) {
-	a := startPrograms(t, config(working, rulesFor(os.Geteuid())))
+	a := startPrograms(t, config(working, rulesFor(appUser)))
 	got := a.secret(t, "?identity=vm")
 	if got.Identity != "vm" || !strings.HasPrefix(got.Secret.Reveal(), appsecret.Prefix) || got.AppService != a.appService+"/msi/token" || got.IMDS != a.imds || got.Lifetime != "process" {
 		t.Errorf("got %+v", got)
@@ -191,7 +215,7 @@ func TestAppServiceRefusals(t *testing.T) {
 	const version = "?api-version=2019-08-01"
 	good := token + version + "&resource=" + vault
 	others := func(change func(*appsecret.Holder)) string {
-		h := appsecret.Holder{Lifetime: appsecret.Process, UID: uint32(os.Geteuid()), Identity: "shop", Process: "this boot/1/s1"}
+		h := appsecret.Holder{Lifetime: appsecret.Process, UID: uint32(appUser), Identity: "shop", Process: "this boot/1/s1"}
 		change(&h)
 		made, err := a.keeper.Mint(h)
 		if err != nil {
@@ -335,9 +359,9 @@ func TestIMDSOnLoopback(t *testing.T) {
 
 // A connection remembers its last request. A secret is looked at with each one.
 func TestASecretCountsForItsOwnRequestOnly(t *testing.T) {
-	a := startPrograms(t, config(working, rulesFor(os.Geteuid())))
+	a := startPrograms(t, config(working, rulesFor(appUser)))
 	vm, shop := a.secret(t, "?identity=vm").Secret.Reveal(), a.secret(t, "?identity=shop").Secret.Reveal()
-	transport := &http.Transport{}
+	transport := &http.Transport{DialContext: tooltest.DialAs(appUser)}
 	t.Cleanup(transport.CloseIdleConnections)
 	for _, tt := range []struct {
 		text, identity string

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -41,5 +42,13 @@ func TestAnAnswerThatIsNoEndpointIsAnErrorWithoutTheSecret(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), "s3cret") || !got.Secret.IsZero() {
 			t.Errorf("%s: got %+v, %v", body, got, err)
 		}
+	}
+}
+
+func TestAnAgentThatServesNoProgramsSaysSo(t *testing.T) {
+	_, err := newClient(t, startAgent(t, working, false)).Endpoint(t.Context(), client.EndpointRequest{})
+	refused, ok := errors.AsType[*client.Error](err)
+	if !ok || refused.Problem.Code != wire.CodeNotConfigured {
+		t.Errorf("got %v", err)
 	}
 }

@@ -27,7 +27,7 @@ const (
 // Open returns a keeper with the key in the state directory, which is made if there is none. A
 // damaged one is put aside and replaced, which the log is told. The caller must hold the lock of
 // the directory.
-func Open(dir statefile.Dir, logger *slog.Logger, running func(process string) bool) (*Keeper, error) {
+func Open(dir statefile.Dir, logger *slog.Logger, watch Watch) (*Keeper, error) {
 	boot, err := os.ReadFile(bootIDFile)
 	if err != nil {
 		return nil, fmt.Errorf("finding out which boot of the machine this is: %w", err)
@@ -42,7 +42,7 @@ func Open(dir statefile.Dir, logger *slog.Logger, running func(process string) b
 	if err != nil {
 		return nil, err
 	}
-	return New(key, strings.TrimSpace(string(boot)), running)
+	return New(key, strings.TrimSpace(string(boot)), watch)
 }
 
 func loadKey(dir statefile.Dir) (key secret.String, err error) {

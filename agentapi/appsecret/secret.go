@@ -62,21 +62,29 @@ var ErrNoUnit = errors.New("it is not known in which cgroup the caller is, or it
 // processes are in it.
 const rootCgroup = 1
 
+// Watched is a process that is watched until it is closed; then, too, it does not count as running.
+type Watched interface {
+	Running() bool
+	Close() error
+}
+
+// Watch finds a process that [Holder.Process] names; false if it has ended, or that cannot be told.
+// It must be safe for concurrent use.
+type Watch func(process string) (Watched, bool)
+
 // Keeper makes and checks secrets with one key. It is safe for concurrent use.
 type Keeper struct {
-	key     secret.String
-	boot    string
-	running func(process string) bool
+	key   secret.String
+	boot  string
+	watch Watch
 }
 
 // New returns a keeper for a key of at least 32 bytes, on a machine whose present boot has the id.
-// Running reports whether a process is still there, of those that [Holder.Process] names; it must
-// be safe for concurrent use.
-func New(key secret.String, boot string, running func(process string) bool) (*Keeper, error) {
-	if len(key.Reveal()) < keyBytes || boot == "" || running == nil {
+func New(key secret.String, boot string, watch Watch) (*Keeper, error) {
+	if len(key.Reveal()) < keyBytes || boot == "" || watch == nil {
 		return nil, errors.New("appsecret: a key of 32 bytes, the id of the boot and a way to find processes are required")
 	}
-	return &Keeper{key, boot, running}, nil
+	return &Keeper{key, boot, watch}, nil
 }
 
 // Mint makes a secret for a holder.
@@ -95,21 +103,64 @@ func (k *Keeper) Mint(h Holder) (secret.String, error) {
 	return secret.New(Prefix + encoding.EncodeToString(append(said, k.code(said)...))), nil
 }
 
-// Check returns the identity that the secret names, or why whoever shows it may not use it.
+// Check returns the identity that the secret names, or why whoever shows it may not use it. Where
+// the same secret is shown again and again, [Keeper.Open] is the cheaper way.
 func (k *Keeper) Check(text string, by Presenter) (identity string, err error) {
-	h, err := k.open(text)
-	switch {
-	case err != nil:
+	shown, err := k.Open(text)
+	if err != nil {
 		return "", err
+	}
+	defer func() { _ = shown.Close() }()
+	return shown.Check(by)
+}
+
+// Shown is a secret that this agent has made, with the process that it ends with. It is safe for
+// concurrent use.
+type Shown struct {
+	text    secret.String
+	holder  Holder
+	process Watched // nil: it has ended, or the secret does not end with a process
+}
+
+// Open finds out whether a text is a secret of this agent. Close what it returns at the end.
+func (k *Keeper) Open(text string) (*Shown, error) {
+	h, err := k.open(text)
+	if err != nil {
+		return nil, err
+	}
+	shown := &Shown{text: secret.New(text), holder: h}
+	if h.Lifetime == Process {
+		if process, found := k.watch(h.Process); found {
+			shown.process = process
+		}
+	}
+	return shown, nil
+}
+
+// Is reports whether a text is this secret, in a time that does not depend on what differs.
+func (s *Shown) Is(text string) bool { return s.text.Equal(secret.New(text)) }
+
+// Check returns the identity that the secret names, or why whoever shows it may not use it now.
+func (s *Shown) Check(by Presenter) (identity string, err error) {
+	h := s.holder
+	switch {
 	case h.UID != by.UID:
 		return "", ErrUser
 	case h.Lifetime == Unit && h.CgroupID != by.CgroupID,
 		h.CgroupID > rootCgroup && by.CgroupID != 0 && h.CgroupID != by.CgroupID:
 		return "", ErrUnit
-	case h.Lifetime == Process && !k.running(h.Process):
+	case h.Lifetime == Process && (s.process == nil || !s.process.Running()):
 		return "", ErrEnded
 	}
 	return h.Identity, nil
+}
+
+// Close lets go of the process. After it, a secret that ends with a process is not taken any more.
+func (s *Shown) Close() error {
+	if s.process == nil {
+		return nil
+	}
+	return s.process.Close()
 }
 
 // open returns what an authentic secret says.

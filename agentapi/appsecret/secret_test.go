@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,16 +19,27 @@ import (
 
 const process = "4f3a/4711/1234"
 
+// watched is a process that runs until it is closed, or somebody ends it.
+type watched struct{ ended bool }
+
+func (w *watched) Running() bool { return !w.ended }
+
+func (w *watched) Close() error {
+	w.ended = true
+	return nil
+}
+
+// everything finds each process.
+func everything(string) (appsecret.Watched, bool) { return &watched{}, true }
+
 // keeper is one whose processes all run, unless they are among the ended.
 func keeper(t testing.TB, boot string, ended ...string) *appsecret.Keeper {
 	t.Helper()
-	k, err := appsecret.New(secret.New(strings.Repeat("k", 32)), boot, func(p string) bool {
-		for _, gone := range ended {
-			if p == gone {
-				return false
-			}
+	k, err := appsecret.New(secret.New(strings.Repeat("k", 32)), boot, func(p string) (appsecret.Watched, bool) {
+		if slices.Contains(ended, p) {
+			return nil, false
 		}
-		return true
+		return &watched{}, true
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -83,6 +95,42 @@ func TestASecretIsForItsHolderAlone(t *testing.T) {
 	}
 }
 
+// A secret that is kept ends with its process all the same.
+func TestAnOpenSecretIsLookedAtEachTime(t *testing.T) {
+	process := &watched{}
+	k, err := appsecret.New(secret.New(strings.Repeat("k", 32)), "boot", func(string) (appsecret.Watched, bool) { return process, true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := mint(t, k, appsecret.Holder{Lifetime: appsecret.Process, UID: 1000, Identity: "vm", Process: "p"})
+	shown, err := k.Open(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !shown.Is(text) || shown.Is(text+"A") || shown.Is("") {
+		t.Error("it takes another text for its own, or its own for another")
+	}
+	for range 2 {
+		if identity, err := shown.Check(appsecret.Presenter{UID: 1000}); identity != "vm" || err != nil {
+			t.Errorf("while its process runs: %q, %v", identity, err)
+		}
+		if _, err := shown.Check(appsecret.Presenter{UID: 1001}); !errors.Is(err, appsecret.ErrUser) {
+			t.Errorf("shown by another user: %v", err)
+		}
+	}
+	process.ended = true
+	if _, err := shown.Check(appsecret.Presenter{UID: 1000}); !errors.Is(err, appsecret.ErrEnded) {
+		t.Errorf("after its process: %v", err)
+	}
+	process.ended = false
+	if err := shown.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shown.Check(appsecret.Presenter{UID: 1000}); !errors.Is(err, appsecret.ErrEnded) {
+		t.Errorf("after it was closed: %v", err)
+	}
+}
+
 func TestWhatIsNotASecretOfThisAgentIsRefused(t *testing.T) {
 	k := keeper(t, "boot")
 	holder := appsecret.Holder{Lifetime: appsecret.Process, UID: 1000, Identity: "vm", Process: process}
@@ -91,7 +139,7 @@ func TestWhatIsNotASecretOfThisAgentIsRefused(t *testing.T) {
 	if _, err := k.Check(good, by); err != nil {
 		t.Fatal(err)
 	}
-	otherKey, err := appsecret.New(secret.New(strings.Repeat("K", 32)), "boot", func(string) bool { return true })
+	otherKey, err := appsecret.New(secret.New(strings.Repeat("K", 32)), "boot", everything)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +229,7 @@ func TestWhatNoSecretIsMadeFor(t *testing.T) {
 }
 
 func TestNewWantsAllItNeeds(t *testing.T) {
-	key, runs := secret.New(strings.Repeat("k", 32)), func(string) bool { return true }
+	key, runs := secret.New(strings.Repeat("k", 32)), everything
 	for name, fails := range map[string]func() (*appsecret.Keeper, error){
 		"a short key":      func() (*appsecret.Keeper, error) { return appsecret.New(secret.New("short"), "boot", runs) },
 		"no key":           func() (*appsecret.Keeper, error) { return appsecret.New(secret.String{}, "boot", runs) },
@@ -208,7 +256,7 @@ func stateDir(t *testing.T) string {
 func TestTheKeyOutlivesARestart(t *testing.T) {
 	dir := stateDir(t)
 	holder := appsecret.Holder{Lifetime: appsecret.Process, UID: 1000, Identity: "vm", Process: process}
-	by, runs := appsecret.Presenter{UID: 1000}, func(string) bool { return true }
+	by, runs := appsecret.Presenter{UID: 1000}, everything
 	open := func(log io.Writer) *appsecret.Keeper {
 		k, err := appsecret.Open(statefile.In(dir), slog.New(slog.NewTextHandler(log, nil)), runs)
 		if err != nil {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -15,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/tooltest"
 	"github.com/keyagent/keyagent/simulator"
 )
@@ -24,7 +26,7 @@ import (
 func (v *victim) startPassed(names, settings string, sockets ...*os.File) {
 	v.t.Helper()
 	v.imds = relayIMDS(v.t, v.platform.Info().IMDS)
-	v.agent = exec.Command("sh", "-c", `LISTEN_PID=$$ exec keyagent serve --config "$0"`, v.config(settings)) // kill ends it
+	v.agent = exec.Command("sh", "-c", `LISTEN_PID=$$ exec keyagent serve --config "$0"`, v.forUser(settings)) // kill ends it
 	v.agent.Env = append(os.Environ(), "LISTEN_FDS="+strconv.Itoa(len(sockets)), "LISTEN_FDNAMES="+names)
 	v.agent.ExtraFiles = sockets
 	v.agent.Stdout, v.agent.Stderr = &v.output, &v.output
@@ -69,10 +71,7 @@ func TestNoConnectionIsRefusedBetweenTwoAgents(t *testing.T) {
 	tcp, appService := socketUnit(t, "tcp", "127.0.0.1:0")
 	v.startPassed("keyagent:app-service", settings, agentSocket, appService)
 	v.ready()
-	endpoint, err := v.client.Endpoint(t.Context(), client.EndpointRequest{Identity: "vm"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	endpoint := v.endpoint()
 	if want := "http://" + tcp.Addr().String() + "/msi/token"; endpoint.AppService != want {
 		t.Errorf("programs are told %s, want %s", endpoint.AppService, want)
 	}
@@ -100,10 +99,57 @@ func TestNoConnectionIsRefusedBetweenTwoAgents(t *testing.T) {
 	}
 }
 
+// forUser writes the configuration with rules for an ordinary user, too: over loopback, root is
+// anybody's. That user can reach the socket.
+func (v *victim) forUser(settings string) (path string) {
+	v.t.Helper()
+	path = v.config(settings)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	text = bytes.Replace(text, []byte("users: ["), []byte("users: [\""+strconv.Itoa(tooltest.User())+"\", "), 1)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		v.t.Fatal(err)
+	}
+	for dir := v.dir; dir != filepath.Clean(os.TempDir()); dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			v.t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// endpoint is what a program of an ordinary user is served with.
+func (v *victim) endpoint() wire.Endpoint {
+	v.t.Helper()
+	path := filepath.Join(v.dir, "agent.sock")
+	if err := os.Chmod(path, 0o666); err != nil {
+		v.t.Fatal(err)
+	}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return tooltest.DialAs(tooltest.User())(ctx, "unix", path)
+	}}
+	req, err := http.NewRequestWithContext(v.t.Context(), http.MethodPost, "http://agent"+wire.PathEndpoint+"?identity=vm", nil)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var endpoint wire.Endpoint
+	if err := json.NewDecoder(resp.Body).Decode(&endpoint); err != nil || resp.StatusCode != http.StatusOK {
+		v.t.Fatalf("%s: %v", resp.Status, err)
+	}
+	return endpoint
+}
+
 // askWhenConnected asks for a token over one connection, and says when it has that.
-func askWhenConnected(ctx context.Context, endpoint client.Endpoint, connected chan<- struct{}) error {
+func askWhenConnected(ctx context.Context, endpoint wire.Endpoint, connected chan<- struct{}) error {
 	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		conn, err := tooltest.DialAs(tooltest.User())(ctx, network, address)
 		close(connected)
 		return conn, err
 	}}
@@ -161,8 +207,8 @@ func TestSocketsThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-// TestSystemdsOwnProgramPassesSockets: the agent under systemd-socket-activate, which starts it when
-// somebody connects.
+// TestSystemdsOwnProgramPassesSockets: the agent under systemd-socket-activate, which starts it
+// when somebody connects.
 func TestSystemdsOwnProgramPassesSockets(t *testing.T) {
 	activate := tooltest.Tool(t, "systemd-socket-activate")
 	v := newVictim(t, simulator.Config{})
@@ -176,7 +222,7 @@ func TestSystemdsOwnProgramPassesSockets(t *testing.T) {
 	}
 	path := filepath.Join(v.dir, "agent.sock")
 	v.agent = exec.Command(activate, "-l", path, "-l", address, "--fdname=keyagent:app-service", "-E", "PATH",
-		program, "serve", "--config", v.config("\nendpoints:\n  app_service: {listen: \""+address+"\"}\n"))
+		program, "serve", "--config", v.forUser("\nendpoints:\n  app_service: {listen: \""+address+"\"}\n"))
 	v.agent.Stdout, v.agent.Stderr = &v.output, &v.output
 	if err := v.agent.Start(); err != nil {
 		t.Fatal(err)
@@ -188,10 +234,7 @@ func TestSystemdsOwnProgramPassesSockets(t *testing.T) {
 		_ = agent.Wait()
 	}()
 	v.ready()
-	endpoint, err := v.client.Endpoint(t.Context(), client.EndpointRequest{Identity: "vm"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	endpoint := v.endpoint()
 	if err := askWhenConnected(t.Context(), endpoint, make(chan struct{})); err != nil || !strings.Contains(endpoint.AppService, address) {
 		t.Errorf("at %s: %v", endpoint.AppService, err)
 	}

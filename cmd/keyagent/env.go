@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ const envName = "env"
 func (a *app) envCommand() *cobra.Command {
 	var flags launchFlags
 	var form, out, dropIn string
+	var check bool
 	cmd := &cobra.Command{
 		Use:   envName + " --identity NAME",
 		Short: "Print the environment in which an unmodified program gets its tokens from the agent",
@@ -44,6 +46,9 @@ asks no agent, and has no secret in it.`,
 			if flags.lifetime == wire.LifetimeProcess {
 				return usageError{errors.New("--lifetime process: such a secret would end with this command; keyagent exec gets one for a program")}
 			}
+			if check {
+				return checkEnvironment(families)
+			}
 			if dropIn != "" {
 				return a.printDropIn(cmd, flags, families, dropIn)
 			}
@@ -66,8 +71,18 @@ asks no agent, and has no secret in it.`,
 	cmd.Flags().StringVar(&form, "format", string(launch.Export), "how it is written: "+strings.Join(launch.Forms(), ", "))
 	cmd.Flags().StringVar(&out, "out", "", "file to write (mode 0600) in place of standard output")
 	cmd.Flags().StringVar(&dropIn, "drop-in", "", "print the drop-in of this systemd unit instead")
+	cmd.Flags().BoolVar(&check, "check", false, "look whether this command has such an environment itself")
 	cmd.Flags().Bool("json", false, "errors and warnings as JSON")
 	return cmd
+}
+
+// checkEnvironment looks at this process' own environment.
+func checkEnvironment(families []launch.Family) error {
+	err := launch.Check(os.Environ(), families)
+	if err != nil {
+		return fmt.Errorf("the environment is not that which keyagent has written: %w; in a systemd unit: EnvironmentFile= was not read", err)
+	}
+	return nil
 }
 
 // printEnvironment writes to a file, or to standard output.
@@ -92,15 +107,16 @@ func (a *app) printDropIn(cmd *cobra.Command, flags launchFlags, families []laun
 	if err != nil {
 		return err
 	}
-	command := []string{program, envName}
+	write, look := []string{program, envName}, []string{program, envName, "--check"}
 	add := func(flag, value string) {
 		if value != "" {
-			command = append(command, flag, value)
+			write = append(write, flag, value)
 		}
 	}
 	add("--identity", flags.identity)
 	if cmd.Flags().Changed("for") {
 		add("--for", strings.Join(flags.families, ","))
+		look = append(look, "--for", strings.Join(flags.families, ","))
 	}
 	if a.socket != "" {
 		if a.socket, err = filepath.Abs(a.socket); err != nil {
@@ -111,7 +127,7 @@ func (a *app) printDropIn(cmd *cobra.Command, flags launchFlags, families []laun
 	add("--lifetime", wire.LifetimeUnit)
 	add("--format", string(launch.Systemd))
 	add("--out", unit.File())
-	_, err = a.out.Write([]byte(unit.DropIn(command, families)))
+	_, err = a.out.Write([]byte(unit.DropIn(write, look, families)))
 	return err
 }
 

@@ -68,7 +68,7 @@ func (f *launchFlags) check() ([]launch.Family, error) {
 func (a *app) execCommand() *cobra.Command {
 	var flags launchFlags
 	cmd := &cobra.Command{
-		Use:   execName + " --identity NAME [--] PROGRAM [ARGUMENT...]",
+		Use:   execName + " --identity NAME [flags] [--] PROGRAM [ARGUMENT...]",
 		Short: "Run an unmodified program that gets its tokens from the agent",
 		Long: `Run an unmodified program that gets its tokens from the agent: Azure's SDKs find it by
 the variables that this command sets (IDENTITY_ENDPOINT, MSI_ENDPOINT and others).
@@ -102,6 +102,7 @@ The exit code is that of the program; 126 if it cannot be run, 127 if it is not 
 			return become(cmd.Context(), path, args, env.Apply(os.Environ()))
 		},
 	}
+	cmd.DisableFlagsInUseLine = true // what is behind the program is not ours
 	cmd.ValidArgsFunction = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)
 	cmd.Flags().SetInterspersed(false) // what follows the program's name is the program's
 	cmd.Flags().Bool("json", false, "errors and warnings of keyagent as JSON")
@@ -112,18 +113,17 @@ The exit code is that of the program; 126 if it cannot be run, 127 if it is not 
 // plan asks the agent, and says what the user should know.
 func (a *app) plan(cmd *cobra.Command, flags launchFlags, families []launch.Family) (launch.Environment, error) {
 	socket := a.agentSocket(cmd)
-	if socket != "" {
-		var err error
-		if socket, err = filepath.Abs(socket); err != nil { // the program may go to another directory
-			return launch.Environment{}, err
-		}
-	}
 	agent := client.New(client.Config{Socket: socket})
 	defer agent.Close()
 	req := client.EndpointRequest{Identity: flags.identity, Lifetime: flags.lifetime}
 	endpoint, err := awaited(cmd.Context(), a, "waiting for the agent", func() (wire.Endpoint, error) { return agent.Endpoint(cmd.Context(), req) })
 	if err != nil {
-		return launch.Environment{}, err
+		return launch.Environment{}, withoutUnit(err, cmd)
+	}
+	if socket != "" {
+		if socket, err = filepath.Abs(socket); err != nil { // the program may go to another directory
+			return launch.Environment{}, err
+		}
 	}
 	env, err := launch.Plan(launch.Request{
 		Endpoint: endpoint, Families: families, Environ: os.Environ(), Socket: socket,
@@ -136,6 +136,19 @@ func (a *app) plan(cmd *cobra.Command, flags launchFlags, families []launch.Fami
 		a.warnOf(errors.New(string(note)))
 	}
 	return env, nil
+}
+
+// withoutUnit says what to do where a secret cannot end with a unit.
+func withoutUnit(err error, cmd *cobra.Command) error {
+	e, ok := errors.AsType[*client.Error](err)
+	if !ok || e.Problem.Field != wire.ParamLifetime {
+		return err
+	}
+	e.Problem.Hint = "start the program with keyagent exec, which needs no unit"
+	if cmd.Name() == execName {
+		e.Problem.Hint = "without --lifetime unit, the secret ends with the program"
+	}
+	return err
 }
 
 // clientIDOf asks for the client id of an identity where that matters. Empty: it is not known.
@@ -164,7 +177,7 @@ func become(ctx context.Context, path string, args, environ []string) error {
 	err := syscall.Exec(path, args, environ) // #nosec G204 -- this is what the command is for
 	switch {
 	case errors.Is(err, syscall.ENOEXEC):
-		err = errors.New("it is neither a program for this machine nor a script with #!")
+		err = errors.New("it is no program for this machine, and has no #! in its first line")
 	case errors.Is(err, fs.ErrNotExist):
 		err = errors.New("its interpreter is not there")
 	}
@@ -198,7 +211,7 @@ func findProgram(name string) (string, error) {
 // isInPath reports whether PATH has a file of this name, which is not executable then.
 func isInPath(name string) bool {
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		info, err := os.Stat(filepath.Join(dir, name))
+		info, err := os.Stat(filepath.Join(dir, name)) // #nosec G703 -- both are the user's own
 		if err == nil && info.Mode().IsRegular() {
 			return true
 		}

@@ -164,6 +164,10 @@ func fakeAgent(socket string) error {
 		case "vm", "app":
 		default:
 			problem := wire.NewProblem(wire.CodeNotAllowed, "no rule")
+			if endpoint.Identity == "unitless" {
+				problem = wire.NewProblem(wire.CodeInvalidParameter, "no unit")
+				problem.Field = wire.ParamLifetime
+			}
 			w.Header().Set("Content-Type", wire.ContentTypeProblem)
 			w.WriteHeader(problem.Status)
 			_ = json.NewEncoder(w).Encode(problem)

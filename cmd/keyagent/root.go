@@ -105,14 +105,15 @@ func (a *app) rootCommand() *cobra.Command {
 		Long: `keyagent hands out Microsoft Entra access tokens that were obtained with a key
 that cannot leave this Confidential VM's TPM.
 
-One daemon per VM ("keyagent serve") owns the key. token, capabilities and status talk
-to it over a local Unix socket; who may have which token is decided by the rules in
+One daemon per VM ("keyagent serve") owns the key. token, exec, env, capabilities and
+status talk to it over a local Unix socket; who may have which token is decided by the rules in
 its configuration. key, cert, config and doctor work beside it.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy,
 4 agent not reachable. With --json, errors are JSON, too, on standard error: see docs/cli.md.`,
 		Example: `  keyagent config check
   keyagent token --identity vm --resource https://vault.azure.net --output header
+  keyagent exec --identity vm -- ./app
   keyagent status`,
 		SilenceErrors: true, // exit() prints them, with a hint
 		SilenceUsage:  true,

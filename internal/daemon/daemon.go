@@ -19,7 +19,6 @@ import (
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
-	"github.com/keyagent/keyagent/internal/takeover"
 	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/systemd"
 )
@@ -42,9 +41,8 @@ type Options struct {
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
 	Accounts rulebook.Accounts
 
-	// IdentifyRedirected says who has opened a connection that the firewall has redirected; nil:
-	// that cannot be known, and nothing can be taken over.
-	IdentifyRedirected func(net.Conn) (peer.Caller, error)
+	// Cgroups is the directory of the tree of cgroups, version 2; "" means peer.CgroupRoot.
+	Cgroups string
 
 	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent
 	// or command have it.
@@ -93,11 +91,12 @@ type Daemon struct {
 	trustSince atomic.Pointer[time.Time] // the last reload that changed trust, proxy or attestation; nil: none did
 
 	engine  *engine.Engine
+	machine machine
 	host    hostProbe
 	silence tpmProbe
 	server  *agentapi.Server
 	ways    []agentapi.Way // on loopback, for programs
-	taken   takeover.Plan  // whose traffic to IMDS comes here
+	taken   taken
 	closers []func() error // in the order of opening
 
 	openSocket func() (net.Listener, error) // the Unix socket, when the daemon runs
@@ -118,14 +117,18 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := peer.CheckUIDMap(); err != nil {
 		return err
 	}
+	d.machine = machineAt(d.opts.Cgroups)
 	plan, err := resolve(ctx, d.cfg, d.opts.Accounts, d.opts.Now, nil)
 	if err != nil {
+		return err
+	}
+	if err := plan.rules.CheckCallers(d.machine); err != nil {
 		return err
 	}
 	if err := plan.ReadProxyCredential(d.cfg.Proxy); err != nil {
 		return err
 	}
-	if err := d.resolveTakeover(ctx); err != nil {
+	if err := d.openTakeover(ctx); err != nil {
 		return err
 	}
 	if err := d.claim(); err != nil {
@@ -152,6 +155,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		SDKTimeout:   d.opts.SDKTimeout,
 		Identities:   plan.callables,
 		Policy:       plan.policy,
+		Machine:      d.machine,
 		Audit:        d.opts.Audit,
 		Logger:       d.opts.Logger,
 		Now:          d.opts.Now,
@@ -205,6 +209,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", listener.Addr().String(), "endpoints", len(d.ways),
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
 	d.tellRules(nil, plan.rules.NotInForce())
+	d.tellCautions(plan.rules)
 	defer d.opts.Logger.Info("keyagent has ended: no request is under way any more")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

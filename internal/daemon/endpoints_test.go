@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net"
@@ -8,23 +9,32 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
-	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
-// onLoopback gives the stage's next agents both endpoints, at ports that are free.
+// onLoopback gives the stage's next agents both endpoints, at ports that are free, and lets an
+// ordinary user have what rules give root: over loopback, root is anybody's.
 func (s *stage) onLoopback() {
 	s.t.Helper()
 	s.cfg.Endpoints = config.Endpoints{
 		AppService: &config.LoopbackEndpoint{Listen: freeAddress(s.t)},
 		IMDS:       &config.LoopbackEndpoint{Listen: freeAddress(s.t)},
 	}
+	for dir := filepath.Dir(s.cfg.Socket); dir != filepath.Clean(os.TempDir()); dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.cfg.Rules[0].Users = []string{strconv.Itoa(tooltest.User()), strconv.Itoa(os.Geteuid())}
 }
 
 func freeAddress(t testing.TB) string {
@@ -37,12 +47,25 @@ func freeAddress(t testing.TB) string {
 	return ln.Addr().String()
 }
 
-// program is what a program of this process' user is served with.
+// program is what a program of an ordinary user is served with.
 func (s *stage) program(identity string) wire.Endpoint {
 	s.t.Helper()
-	endpoint, err := s.client.Endpoint(s.t.Context(), client.EndpointRequest{Identity: identity})
+	dial := tooltest.DialAs(tooltest.User())
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dial(ctx, "unix", s.cfg.Socket)
+	}}
+	var endpoint wire.Endpoint
+	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, "http://agent"+wire.PathEndpoint+"?identity="+identity, nil)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&endpoint); err != nil || resp.StatusCode != http.StatusOK {
+		s.t.Fatalf("%s: %v", resp.Status, err)
 	}
 	return endpoint
 }
@@ -63,7 +86,7 @@ func (s *stage) askOnLoopback(target, header, value string) said {
 		s.t.Fatal(err)
 	}
 	req.Header.Set(header, value)
-	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	resp, err := (&http.Transport{DisableKeepAlives: true, DialContext: tooltest.DialAs(tooltest.User())}).RoundTrip(req)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -128,8 +151,8 @@ func TestProgramsAreServedOnLoopback(t *testing.T) {
 	}
 }
 
-// TestASlowFetchIsNotWaitedFor: a program is told to come back, the fetch goes on, and who comes back
-// gets its token.
+// TestASlowFetchIsNotWaitedFor: a program is told to come back, the fetch goes on, and who comes
+// back gets its token.
 func TestASlowFetchIsNotWaitedFor(t *testing.T) {
 	s := newStage(t)
 	s.onLoopback()

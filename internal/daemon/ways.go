@@ -19,6 +19,7 @@ const (
 	socketName     = "keyagent"
 	appServiceName = "app-service"
 	imdsName       = "imds"
+	takeoverName   = "takeover"
 )
 
 // endpoint is a way in over loopback, as the configuration has it.
@@ -52,7 +53,7 @@ func (d *Daemon) openEndpoints(ctx context.Context) (agentapi.Programs, error) {
 			}
 			d.closers = append(d.closers, owners.Close)
 		}
-		ln, err := d.listen(ctx, e)
+		ln, err := d.listen(ctx, e.name, e.config.Listen)
 		if err != nil {
 			return programs, fmt.Errorf("endpoints (%s): %w", e.name, err)
 		}
@@ -67,22 +68,35 @@ func (d *Daemon) openEndpoints(ctx context.Context) (agentapi.Programs, error) {
 	if d.cfg.Endpoints.AppService == nil {
 		return programs, nil
 	}
-	var err error
-	programs.Secrets, err = appsecret.Open(statefile.In(d.cfg.StateDir), d.opts.Logger, peer.Running)
+	boot, err := peer.ThisBoot()
+	if err != nil {
+		return programs, err
+	}
+	programs.Secrets, err = appsecret.Open(statefile.In(d.cfg.StateDir), d.opts.Logger, watchIn(boot))
 	return programs, err
 }
 
-// listen takes the socket that was passed for an endpoint, or opens one.
-func (d *Daemon) listen(ctx context.Context, e endpoint) (net.Listener, error) {
-	ln, err := d.opts.Sockets.Take(e.name)
+// watchIn finds the process that a program's secret ends with.
+func watchIn(boot peer.Boot) appsecret.Watch {
+	return func(process string) (appsecret.Watched, bool) {
+		if watched, found := boot.Watch(process); found {
+			return watched, true
+		}
+		return nil, false
+	}
+}
+
+// listen takes the socket that was passed under a name, or opens one at a loopback address.
+func (d *Daemon) listen(ctx context.Context, name, address string) (net.Listener, error) {
+	ln, err := d.opts.Sockets.Take(name)
 	if ln != nil || err != nil {
 		return ln, err
 	}
-	if addr, err := netip.ParseAddrPort(e.config.Listen); err == nil && addr.Port() >= 1024 {
+	if addr, err := netip.ParseAddrPort(address); err == nil && addr.Port() >= 1024 {
 		d.opts.Logger.Warn("any user of this machine can listen on this port while the agent does not, and programs would hand them their secrets: "+
-			"use a port below 1024, which a .socket unit of systemd holds", "endpoint", e.name, "listen", e.config.Listen)
+			"use a port below 1024, which a .socket unit of systemd holds", "endpoint", name, "listen", address)
 	}
-	return agentapi.ListenLoopback(ctx, e.config.Listen)
+	return agentapi.ListenLoopback(ctx, address)
 }
 
 // closeOnce closes a listener that the server may have closed before.

@@ -95,6 +95,23 @@ func (e *Environment) sets(name string) bool {
 	return slices.ContainsFunc(e.Set, func(v Variable) bool { return v.Name == name })
 }
 
+// Check reports what the environment of a program that should have been started by [Plan] for some
+// families lacks.
+func Check(environ []string, families []Family) error {
+	inherited := parse(environ)
+	for _, g := range wanted(families) {
+		if g != appService && g != older {
+			continue
+		}
+		for _, name := range namesOf(g) {
+			if inherited[name] == "" {
+				return fmt.Errorf("%s is not set", name)
+			}
+		}
+	}
+	return nil
+}
+
 // Apply returns the environment of a process that would have inherited environ.
 func (e Environment) Apply(environ []string) []string {
 	var result []string

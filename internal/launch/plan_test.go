@@ -224,6 +224,25 @@ func TestAnEndpointThatWouldGiveTheSecretAwayIsRefused(t *testing.T) {
 	plan(t, launch.Request{Endpoint: with(func(e *wire.Endpoint) { e.AppService = "http://[::1]:840/msi/token" })})
 }
 
+func TestAProgramWithoutItsVariablesIsNoticed(t *testing.T) {
+	for _, name := range launch.FamilyNames() {
+		families, err := launch.ParseFamilies([]string{name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		environ := plan(t, launch.Request{Endpoint: endpoint(), Families: families}).Apply(nil)
+		if err := launch.Check(environ, families); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, variable := range matching(environ, "IDENTITY_", "MSI_") {
+			rest := slices.DeleteFunc(slices.Clone(environ), func(entry string) bool { return entry == variable })
+			if err := launch.Check(rest, families); err == nil || strings.Contains(err.Error(), secretText) {
+				t.Errorf("%s without %s: %v", name, variable, err)
+			}
+		}
+	}
+}
+
 func TestAnEnvironmentThatIsPrintedHasNoSecret(t *testing.T) {
 	env := plan(t, launch.Request{Endpoint: endpoint(), Environ: []string{"IMDS_ENDPOINT=x"}})
 	for _, text := range []string{fmt.Sprint(env), fmt.Sprintf("%+v %#v", env, env), fmt.Sprintf("%s", env.Set)} {

@@ -37,13 +37,14 @@ func ParseUnit(name string) (Unit, error) {
 // String returns the unit's name.
 func (u Unit) String() string { return u.name + ".service" }
 
-// directory is what the unit's own directory is called: %N is the name of each instance of a
-// template, and keeps escapes from being taken for such.
+// directory is what the directory for the file is called. A backslash must not be in it: systemd
+// looks for an EnvironmentFile= by glob(7). So each instance of a template has its own by its name
+// without escapes (%I).
 func (u Unit) directory() string {
-	if strings.HasSuffix(u.name, "@") || strings.Contains(u.name, `\`) {
-		return "%N"
+	if prefix, template := strings.CutSuffix(u.name, "@"); template {
+		return strings.ReplaceAll(prefix, `\`, "_") + "@/%I"
 	}
-	return u.name
+	return strings.ReplaceAll(u.name, `\`, "_")
 }
 
 // File is the unit's environment file. It is in a directory that systemd makes before the unit
@@ -53,18 +54,14 @@ func (u Unit) File() string { return "/run/" + u.directory() + "/keyagent.env" }
 // Path is where the drop-in belongs.
 func (u Unit) Path() string { return "/etc/systemd/system/" + u.String() + ".d/50-keyagent.conf" }
 
-// DropIn is what makes a unit have its environment written by a command before it starts. The
-// command's words are taken as they are, but for [Unit.File], which may be one of them.
+// DropIn is what makes a unit have its environment written by a command before it starts, and
+// looked at by another. The words of both are taken as they are, but for [Unit.File], which may be
+// one of them.
 //
-// The file is optional because systemd reads it for the command, too, when it is not there yet: the
-// unit does not start where the command fails.
-func (u Unit) DropIn(command []string, families []Family) string {
-	words := make([]string, len(command))
-	for i, word := range command {
-		if words[i] = word; word != u.File() {
-			words[i] = systemdWord(word)
-		}
-	}
+// The file is optional because systemd reads it for the first command, too, when it is not there
+// yet. It is also passed over then where systemd cannot read it, which the second command notices:
+// the unit does not start where either fails.
+func (u Unit) DropIn(write, look []string, families []Family) string {
 	return fmt.Sprintf(`# %s
 # Before each start the program's environment is written, with a secret for keyagent. The secret is of
 # use to this unit only and ends with it; it outlives a restart of the agent.
@@ -75,9 +72,20 @@ After=keyagent.socket keyagent.service
 [Service]
 RuntimeDirectory=%s
 ExecStartPre=%s
+ExecStartPre=%s
 EnvironmentFile=-%s
 UnsetEnvironment=%s
-`, u.Path(), u.directory(), strings.Join(words, " "), u.File(), strings.Join(Foreign(families), " "))
+`, u.Path(), u.directory(), u.commandLine(write), u.commandLine(look), u.File(), strings.Join(Foreign(families), " "))
+}
+
+func (u Unit) commandLine(command []string) string {
+	words := make([]string, len(command))
+	for i, word := range command {
+		if words[i] = word; word != u.File() {
+			words[i] = systemdWord(word)
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // systemdWord makes one word of a text in a command line of a unit (systemd.service(5)).

@@ -16,7 +16,8 @@ import (
 func TestNamesOfUnits(t *testing.T) {
 	for name, want := range map[string]string{
 		"web": "web.service /run/web/keyagent.env", "web.service": "web.service /run/web/keyagent.env", "web@one": "web@one.service /run/web@one/keyagent.env",
-		"web@.service": "web@.service /run/%N/keyagent.env", `a\x2db.service`: `a\x2db.service /run/%N/keyagent.env`, "org.example.web": "org.example.web.service /run/org.example.web/keyagent.env",
+		"web@.service": "web@.service /run/web@/%I/keyagent.env", `a\x2db.service`: `a\x2db.service /run/a_x2db/keyagent.env`,
+		`a\x2db@`: `a\x2db@.service /run/a_x2db@/%I/keyagent.env`, "org.example.web": "org.example.web.service /run/org.example.web/keyagent.env",
 		strings.Repeat("x", 247): strings.Repeat("x", 247) + ".service /run/" + strings.Repeat("x", 247) + "/keyagent.env",
 	} {
 		unit, err := launch.ParseUnit(name)
@@ -38,7 +39,8 @@ func TestADropIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := unit.DropIn([]string{"/usr/bin/keyagent", "env", "--identity", "vm", "--socket", `/run/a b/%n$x"\.sock`, "--out", unit.File()}, []launch.Family{launch.All})
+	got := unit.DropIn([]string{"/usr/bin/keyagent", "env", "--identity", "vm", "--socket", `/run/a b/%n$x"\.sock`, "--out", unit.File()},
+		[]string{"/usr/bin/keyagent", "env", "--check"}, []launch.Family{launch.All})
 	want := `# /etc/systemd/system/web.service.d/50-keyagent.conf
 # Before each start the program's environment is written, with a secret for keyagent. The secret is of
 # use to this unit only and ends with it; it outlives a restart of the agent.
@@ -49,6 +51,7 @@ After=keyagent.socket keyagent.service
 [Service]
 RuntimeDirectory=web
 ExecStartPre=/usr/bin/keyagent env --identity vm --socket "/run/a b/%%n$$x\"\\.sock" --out /run/web/keyagent.env
+ExecStartPre=/usr/bin/keyagent env --check
 EnvironmentFile=-/run/web/keyagent.env
 UnsetEnvironment=IDENTITY_SERVER_THUMBPRINT IMDS_ENDPOINT
 `
@@ -72,7 +75,7 @@ func TestSystemdTakesTheDropIn(t *testing.T) {
 		if err := os.Mkdir(filepath.Join(dir, unit.String()+".d"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		dropIn := unit.DropIn([]string{"/bin/true", "env", "--identity", "a b", "--out", unit.File()}, nil)
+		dropIn := unit.DropIn([]string{"/bin/true", "env", "--identity", "a b", "--out", unit.File()}, []string{"/bin/true"}, nil)
 		if err := os.WriteFile(filepath.Join(dir, unit.String()+".d", "50-keyagent.conf"), []byte(dropIn), 0o600); err != nil {
 			t.Fatal(err)
 		}

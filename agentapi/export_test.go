@@ -24,7 +24,7 @@ func Routes() []Route { return routesOf(socketRoutes) }
 
 // AllRoutes returns every route of every face, each path once.
 func AllRoutes() []Route {
-	all := routesOf(slices.Concat(socketRoutes, adminRoutes, appServiceRoutes, imdsRoutes))
+	all := routesOf(slices.Concat(socketRoutes, appServiceRoutes, imdsRoutes))
 	slices.SortFunc(all, func(a, b Route) int { return strings.Compare(a.Path, b.Path) })
 	return slices.Compact(all)
 }

@@ -25,6 +25,7 @@ func (s *Server) handler(f *face) http.Handler {
 // serve answers one request: find its route, answer, audit, write.
 func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	rec := s.begin(f, r)
+	rec.route.limitBody(w, r)
 	said, p := s.answer(r, rec)
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
@@ -79,8 +80,8 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 			return reply{}, newProblem(wire.CodeRefusedHeader, "header %s is not accepted", name).withField(name)
 		}
 	}
-	if r.ContentLength != 0 {
-		return reply{}, newProblem(wire.CodeUnexpectedBody, "requests have no body")
+	if p := found.unexpectedBody(r); p != nil {
+		return reply{}, p
 	}
 	if p := rec.rules.permit(found.permission, rec.caller); p != nil {
 		rec.notes(r.URL.RawQuery)

@@ -34,6 +34,8 @@ type record struct {
 	issued bool
 	token  facts
 
+	handshake handshake // that is signed, or was to be
+
 	beyondQuota bool // it is counted and not written
 }
 
@@ -86,10 +88,16 @@ func (r *record) issues(token acquire.Token) {
 	}
 }
 
-// decision is the outcome of a request: "issued" a token, "answered" something else, "refused" the
-// request, or "failed" at something allowed.
+// gives reports whether the answer gives the caller a token or a signature, so that it leaves a
+// record in any case.
+func (r *record) gives() bool { return r.issued || r.handshake.signed }
+
+// decision is the outcome of a request: "issued" a token, "signed" a TLS handshake, "answered"
+// something else, "refused" the request, or "failed" at something allowed.
 func (r *record) decision(p *problem) string {
 	switch {
+	case p == nil && r.handshake.signed:
+		return "signed"
 	case p == nil && r.issued:
 		return "issued"
 	case p == nil:
@@ -106,11 +114,11 @@ func (r *record) decision(p *problem) string {
 // required, no token leaves without its record.
 func (s *Server) recorded(r *record, p *problem) *problem {
 	err := s.audit(r, p)
-	if err == nil || !r.issued || !s.cfg.AuditRequired {
+	if err == nil || !r.gives() || !s.cfg.AuditRequired {
 		return p
 	}
-	r.issued = false
-	p = newProblem(wire.CodeAuditUnavailable, "the record of this token cannot be written: %v", err).retryable(time.Second).
+	r.issued, r.handshake.signed = false, false
+	p = newProblem(wire.CodeAuditUnavailable, "the record of this answer cannot be written: %v", err).retryable(time.Second).
 		withHint("see what reads the agent's standard output; keyagent status says when records are written again")
 	_ = s.audit(r, p) // which is noted and told by the trail itself
 	return p
@@ -124,11 +132,11 @@ func (s *Server) audit(r *record, p *problem) error {
 	if !s.trail.kept() {
 		return nil
 	}
-	if !r.issued && !s.trail.quota.admits(r.caller, r.rules.Policy.Standing(r.caller), r.kind(p), s.cfg.Now()) {
+	if !r.gives() && !s.trail.quota.admits(r.caller, r.rules.Policy.Standing(r.caller), r.kind(p), s.cfg.Now()) {
 		r.beyondQuota = true
 		return nil
 	}
-	return s.trail.write(r.auditHandler(s.trail.handler, p), r.issued)
+	return s.trail.write(r.auditHandler(s.trail.handler, p), r.gives())
 }
 
 // kind is what answers without a record of their own are counted by.
@@ -162,6 +170,7 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	if r.tokenType != "" {
 		attrs = append(attrs, slog.Bool("force_refresh", r.forceRefresh), slog.Bool("claims", r.claims))
 	}
+	attrs = append(attrs, r.handshake.attrs()...)
 	attrs = appendUnlessEmpty(attrs, "rule", r.rule)
 	if r.issued {
 		attrs = append(attrs,

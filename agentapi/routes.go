@@ -17,6 +17,8 @@ var socketRoutes = []route{
 	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, imdsForm.issue},
 	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
+	{http.MethodGet, wire.PathBinding, withIdentity(wire.PathBinding), problemJSON, forCallersOfRules, nothingMore, (*Server).binding},
+	{http.MethodPost, wire.PathBindingSign, withIdentity(wire.PathBindingSign), problemJSON, forCallersOfRules, nothingMore, (*Server).sign},
 	{http.MethodGet, wire.PathStatus, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).status},
 	{http.MethodGet, wire.PathMetrics, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).metrics},
 }

@@ -56,6 +56,7 @@ type Config struct {
 	Status     func(context.Context) wire.Status // safe for concurrent use
 	Identities []Identity                        // every configured identity
 	Policy     *policy.Policy                    // must not be changed any more
+	Pairs      Pairs
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
 	// Waits is what has been waited for for long, in texts that any caller may read; nil: that is
@@ -96,6 +97,8 @@ type Server struct {
 	learnt learnt
 	trail  *trail
 
+	signatures *signatures
+
 	rules    atomic.Pointer[Rules] // in force; a request is answered by one of them from its beginning to its end
 	changing sync.Mutex            // of rules
 }
@@ -106,6 +109,7 @@ type Rules struct {
 	Policy     *policy.Policy // must not be changed any more
 	Identities []Identity     // every configured identity
 	Tokens     TokenSource    // of these identities
+	Pairs      Pairs          // likewise
 }
 
 // New checks the configuration. The agent's own user may administer it, as well as those that the
@@ -118,11 +122,11 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg = withDefaults(cfg)
-	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}}
+	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}, signatures: newSignatures(cfg.Now)}
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")
 	}
-	if err := s.SetRules(Rules{cfg.Policy, cfg.Identities, cfg.Tokens}); err != nil {
+	if err := s.SetRules(Rules{cfg.Policy, cfg.Identities, cfg.Tokens, cfg.Pairs}); err != nil {
 		return nil, err
 	}
 	return s, nil

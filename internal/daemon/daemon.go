@@ -120,6 +120,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	d.closers = append(d.closers, d.engine.Close)
 	d.server, err = agentapi.New(agentapi.Config{
 		Tokens:       d.engine.Acquirer,
+		Pairs:        agentapi.Pairs{Source: d.engine.Acquirer, RootCAs: plan.RootCAs()},
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
 		Waits:        d.waits,

@@ -71,17 +71,18 @@ func bindingPath(identity string) string {
 
 // binding answers GET /v1/binding/{identity}.
 func (s *Server) binding(r *http.Request, rec *record) (reply, *problem) {
-	identity, p := identityOf(r, rec)
+	identity, thumbprint, p := identityOf(r, rec, wire.ParamThumbprint)
 	if p != nil {
 		return reply{}, p
 	}
+	rec.handshake.thumbprint = clip(thumbprint, maxAuditedBytes)
 	decision := rec.rules.Policy.DecideSigning(rec.caller, policy.Signing{Identity: identity})
 	if !decision.Allowed && decision.Reason != policy.ReasonSign { // what the certificate says, its tokens say, too
 		return reply{}, rec.refuses(decision, identity)
 	}
 	ctx, end := withPatience(r.Context(), s.cfg.RequestTimeout)
 	defer end()
-	found, p := s.pair(ctx, rec, identity, "")
+	found, p := s.pair(ctx, rec, identity, thumbprint)
 	if p != nil {
 		return reply{}, p
 	}
@@ -95,17 +96,19 @@ func (s *Server) binding(r *http.Request, rec *record) (reply, *problem) {
 	return reply{body: said}, nil
 }
 
-// identityOf returns the identity that the path of a request names.
-func identityOf(r *http.Request, rec *record) (string, *problem) {
-	identity := pathParam(rec.route.path, r.RequestURI)
+// identityOf returns the identity that the path of a request names, and the thumbprint of its query,
+// if that is among the known parameters.
+func identityOf(r *http.Request, rec *record, known ...string) (identity, thumbprint string, p *problem) {
+	identity = pathParam(rec.route.path, r.RequestURI)
 	rec.identity = clip(identity, maxAuditedBytes)
-	if _, p := parseQuery(r.URL.RawQuery, nil, refuseUnknown); p != nil {
-		return "", p
+	params, p := parseQuery(r.URL.RawQuery, known, refuseUnknown)
+	if p != nil {
+		return "", "", p
 	}
 	if len(identity) > maxIdentityBytes {
-		return "", newProblem(wire.CodeInvalidParameter, "the name is longer than %d bytes", maxIdentityBytes).withField(wire.ParamIdentity)
+		return "", "", newProblem(wire.CodeInvalidParameter, "the name is longer than %d bytes", maxIdentityBytes).withField(wire.ParamIdentity)
 	}
-	return identity, nil
+	return identity, params.get(wire.ParamThumbprint), nil
 }
 
 // refuses makes the problem of a decision about the key of an identity.
@@ -136,7 +139,7 @@ func (h *handshake) attrs() []slog.Attr {
 
 // sign answers POST /v1/binding/{identity}/sign.
 func (s *Server) sign(r *http.Request, rec *record) (reply, *problem) {
-	identity, p := identityOf(r, rec)
+	identity, _, p := identityOf(r, rec)
 	if p != nil {
 		return reply{}, p
 	}

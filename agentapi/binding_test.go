@@ -228,6 +228,7 @@ func TestBinding(t *testing.T) {
 	}
 	for target, want := range map[string]int{
 		"/v1/binding/backup": 403, "/v1/binding/nobody": 403, "/v1/binding/VM": 403, "/v1/binding/v%6d": 403, "/v1/binding/" + strings.Repeat("x", 200): 400,
+		"/v1/binding/vm?thumbprint=" + w.pair.Thumbprint: 200, "/v1/binding/vm?thumbprint=other": 409, "/v1/binding/vm?thumbprint=": 400,
 		"/v1/binding/vm?x=1": 400, "/v1/binding/": 404, "/v1/binding": 404, "/v1/binding/vm/": 404, "/v1/binding//vm": 404, "/v1/binding/vm/x": 404,
 		"/v1/binding/x/../vm": 404, "/v1//binding/vm": 404,
 	} {

@@ -35,6 +35,7 @@ type record struct {
 	token  facts
 
 	handshake handshake // that is signed, or was to be
+	passed    int       // status of an answer of IMDS that is passed on; 0: none is
 
 	beyondQuota bool // it is counted and not written
 }
@@ -92,14 +93,17 @@ func (r *record) issues(token acquire.Token) {
 // record in any case.
 func (r *record) gives() bool { return r.issued || r.handshake.signed }
 
-// decision is the outcome of a request: "issued" a token, "signed" a TLS handshake, "answered"
-// something else, "refused" the request, or "failed" at something allowed.
+// decision is the outcome of a request: "issued" a token, "signed" a TLS handshake, "passed" an
+// answer of IMDS on, "answered" something else, "refused" the request, or "failed" at something
+// allowed.
 func (r *record) decision(p *problem) string {
 	switch {
 	case p == nil && r.handshake.signed:
 		return "signed"
 	case p == nil && r.issued:
 		return "issued"
+	case p == nil && r.passed != 0:
+		return "passed"
 	case p == nil:
 		return "answered"
 	case r.reason != "":
@@ -149,8 +153,11 @@ func (r *record) kind(p *problem) string {
 
 func (r *record) attrs(p *problem) []slog.Attr {
 	status, code := http.StatusOK, wire.Code("")
-	if p != nil {
+	switch {
+	case p != nil:
 		status, code = p.Status, p.Code
+	case r.passed != 0:
+		status = r.passed
 	}
 	attrs := make([]slog.Attr, 0, 21)
 	attrs = append(attrs,

@@ -68,6 +68,9 @@ type Config struct {
 
 	// Audit says what happens when audit records cannot be written.
 	Audit Audit `yaml:"audit,omitempty"`
+
+	// Endpoints are ways into the agent besides its socket.
+	Endpoints Endpoints `yaml:"endpoints,omitempty"`
 }
 
 // Audit configures the audit records, which the agent writes to its standard output.

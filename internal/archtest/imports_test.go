@@ -119,6 +119,7 @@ var places = map[string]place{
 		[]string{"config", "agentapi/policy", "internal/accounts"},
 		"rules as somebody wrote them become rules as the agent applies them",
 	},
+	"internal/takeover": {[]string{"config", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
 	"internal/keyring": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",
@@ -136,13 +137,13 @@ var places = map[string]place{
 	"internal/daemon": {
 		[]string{
 			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
-			"internal/waiting",
+			"internal/accounts", "internal/takeover", "internal/waiting",
 		},
 		wired,
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir",
+			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
 			"internal/inputfile", "internal/pemfile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",

@@ -96,8 +96,8 @@ func (s *Server) binding(r *http.Request, rec *record) (reply, *problem) {
 	return reply{body: said}, nil
 }
 
-// identityOf returns the identity that the path of a request names, and the thumbprint of its query,
-// if that is among the known parameters.
+// identityOf returns the identity that the path of a request names, and the thumbprint of its
+// query, if that is among the known parameters.
 func identityOf(r *http.Request, rec *record, known ...string) (identity, thumbprint string, p *problem) {
 	identity = pathParam(rec.route.path, r.RequestURI)
 	rec.identity = clip(identity, maxAuditedBytes)

@@ -1,0 +1,130 @@
+package daemon_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/internal/keyring"
+)
+
+// direct is a client for direct calls of the simulated API as an identity.
+func (s *stage) direct(identity string, version uint16) *http.Client {
+	s.t.Helper()
+	text, err := os.ReadFile(s.platform.Info().CAFile)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(text)
+	made, err := s.client.HTTPClient(client.BoundConfig{
+		Identity: identity, Resource: resource, Hosts: []string{s.apiHost()}, Late: []string{},
+		TLS: &tls.Config{RootCAs: roots, MinVersion: version, MaxVersion: version, Time: s.clock()},
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(made.CloseIdleConnections)
+	return made
+}
+
+// apiHost is the simulated API by a name that its certificate has.
+func (s *stage) apiHost() string {
+	s.t.Helper()
+	u, err := url.Parse(s.platform.Info().Resource)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return "localhost:" + u.Port()
+}
+
+func (s *stage) callAPI(c *http.Client) (string, error) {
+	s.t.Helper()
+	resp, err := c.Get("https://" + s.apiHost() + "/secrets/x")
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if err := client.BoundRefusal(resp); err != nil {
+		return "", err
+	}
+	body, err := io.ReadAll(resp.Body)
+	return string(body), err
+}
+
+// An app calls an API with a bound token, and the TPM signs its handshake.
+func TestAppsUseBoundTokensThemselves(t *testing.T) {
+	s := newStage(t)
+	keys := s.keyring(s.clock())
+	if _, err := keys.Create(t.Context(), "app", keyring.KeyRequest{Algorithm: "ecdsa-p256"}); err != nil {
+		t.Fatal(err)
+	}
+	s.certify(keys)
+	if err := keys.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.cfg.Rules[0].Sign, s.cfg.Rules[0].Hosts = true, []string{"localhost"}
+	s.start()
+	for _, identity := range []string{"vm", "app-fic", "app-cert"} {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			t.Run(identity+" over "+tls.VersionName(version), func(t *testing.T) {
+				if got, err := s.callAPI(s.direct(identity, version)); err != nil || !strings.Contains(got, `"bound":true`) {
+					t.Errorf("got %s, %v", got, err)
+				}
+				audit := s.audit.String()
+				record := audit[strings.LastIndex(strings.TrimSpace(audit), "\n")+1:]
+				for _, want := range []string{`"decision":"signed"`, `"identity":"` + identity + `"`, `"tls_version":"` + tls.VersionName(version) + `"`, `"rule":"demo"`, `"thumbprint":"`} {
+					if !strings.Contains(record, want) {
+						t.Errorf("the record does not have %s: %s", want, record)
+					}
+				}
+				if strings.Contains(record, `"server":"localhost"`) != (version == tls.VersionTLS12) {
+					t.Errorf("the record of %s: %s", tls.VersionName(version), record)
+				}
+			})
+		}
+	}
+	t.Run("over a restart of the agent", func(t *testing.T) {
+		s.stop()
+		s.start()
+		if got, err := s.callAPI(s.direct("vm", tls.VersionTLS13)); err != nil || !strings.Contains(got, `"bound":true`) {
+			t.Errorf("got %s, %v", got, err)
+		}
+	})
+}
+
+func TestAppsThatMayNotSign(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		sign    bool
+		hosts   []string
+		version uint16
+		refused bool
+	}{
+		{"without sign", false, []string{"localhost"}, tls.VersionTLS13, true},
+		{"without sign, TLS 1.2", false, []string{"localhost"}, tls.VersionTLS12, true},
+		{"another host, TLS 1.2", true, []string{"vault.azure.net"}, tls.VersionTLS12, true},
+		{"no host, TLS 1.2", true, nil, tls.VersionTLS12, true},
+		{"another host, TLS 1.3, which does not show it", true, []string{"vault.azure.net"}, tls.VersionTLS13, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStage(t)
+			s.cfg.Rules[0].Sign, s.cfg.Rules[0].Hosts = tt.sign, tt.hosts
+			s.start()
+			got, err := s.callAPI(s.direct("vm", tt.version))
+			if tt.refused != errors.Is(err, client.ErrRefused) || !tt.refused && err != nil {
+				t.Errorf("got %s, %v", got, err)
+			}
+			if signed := strings.Contains(s.audit.String(), `"decision":"signed"`); signed == tt.refused {
+				t.Errorf("audit:\n%s", s.audit.String())
+			}
+		})
+	}
+}

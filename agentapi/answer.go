@@ -125,7 +125,7 @@ func (s *Server) identities(r *http.Request, rec *record) (reply, *problem) {
 		}
 		id := rec.rules.Identities[i]
 		found = append(found, wire.Identity{
-			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts,
+			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts, Sign: grant.Sign,
 		})
 	}
 	return reply{body: found}, nil

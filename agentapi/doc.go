@@ -22,8 +22,8 @@
 //   - Paths are compared byte for byte, undecoded. Only the IMDS path may carry
 //     duplicate slashes and a trailing one, because SDKs send them. Nothing is
 //     ever proxied.
-//   - Every token leaves one audit record, written before the token is sent. Every
-//     other answer does, too, up to a bound for each account (quota.go), beyond
+//   - Every token, and every signature for a caller's TLS handshake, leaves one audit record,
+//     written before it is sent. Every other answer does, too, up to a bound for each account (quota.go), beyond
 //     which answers are counted and the count is recorded. (What is not HTTP at all
 //     is answered 400 or 431 by net/http and leaves none.)
 //   - Nobody waits longer than half a second for a record, whatever reads it. If the
@@ -37,6 +37,8 @@
 //     says of its owner, is looked for among the identities that rules give the caller, and the
 //     token that is sent must have that id itself. To learn an id, nothing is fetched but a
 //     token that rules give the caller.
+//   - With the keys that tokens are bound to, nothing is signed for a caller but TLS handshakes, of
+//     which the agent sees the message and, in TLS 1.2, the server (binding.go).
 //   - A caller learns of no identity but those of its rules. To skip the cache
 //     takes a rule; a claims challenge, which a resource has made, does not.
 //   - A failure that may pass is 503 or 429 with Retry-After, never 500: SDKs

@@ -183,6 +183,7 @@ func (p *Policy) Identities(c peer.Caller) []string {
 type Grant struct {
 	Identity                     string
 	Resources, TokenTypes, Hosts []string
+	Sign                         bool
 }
 
 // Grants returns what rules give the caller, by identity, in the order of [Policy.Identities].
@@ -195,6 +196,7 @@ func (p *Policy) Grants(c peer.Caller) []Grant {
 				grant.Resources = union(grant.Resources, rule.Resources)
 				grant.TokenTypes = union(grant.TokenTypes, rule.TokenTypes)
 				grant.Hosts = union(grant.Hosts, rule.Hosts)
+				grant.Sign = grant.Sign || rule.Sign
 			}
 		}
 		grants = append(grants, grant)

@@ -23,9 +23,9 @@
 //     duplicate slashes and a trailing one, because SDKs send them. Nothing is
 //     ever proxied.
 //   - Every token, and every signature for a caller's TLS handshake, leaves one audit record,
-//     written before it is sent. Every other answer does, too, up to a bound for each account (quota.go), beyond
-//     which answers are counted and the count is recorded. (What is not HTTP at all
-//     is answered 400 or 431 by net/http and leaves none.)
+//     written before it is sent. Every other answer does, too, up to a bound for each account
+//     (quota.go), beyond which answers are counted and the count is recorded. (What is not HTTP at
+//     all is answered 400 or 431 by net/http and leaves none.)
 //   - Nobody waits longer than half a second for a record, whatever reads it. If the
 //     record of a token is not written by then, [Config.AuditRequired] decides
 //     whether the token is refused, or sent and the lost record counted.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -18,14 +17,22 @@ import (
 // direct is a client for direct calls of the simulated API as an identity.
 func (s *stage) direct(identity string, version uint16) *http.Client {
 	s.t.Helper()
+	return s.directTo(s.platform.Info().Resource, identity, version, false)
+}
+
+// directTo is direct for one of the ways to the API, which asks for the certificate late or in the
+// handshake.
+func (s *stage) directTo(api, identity string, version uint16, late bool) *http.Client {
+	s.t.Helper()
 	text, err := os.ReadFile(s.platform.Info().CAFile)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(text)
+	hosts := map[bool][]string{true: {onLocalhost(api)}, false: {}}
 	made, err := s.client.HTTPClient(client.BoundConfig{
-		Identity: identity, Resource: resource, Hosts: []string{s.apiHost()}, Late: []string{},
+		Identity: identity, Resource: resource, Hosts: []string{onLocalhost(api)}, Late: hosts[late],
 		TLS: &tls.Config{RootCAs: roots, MinVersion: version, MaxVersion: version, Time: s.clock()},
 	})
 	if err != nil {
@@ -35,19 +42,18 @@ func (s *stage) direct(identity string, version uint16) *http.Client {
 	return made
 }
 
-// apiHost is the simulated API by a name that its certificate has.
-func (s *stage) apiHost() string {
-	s.t.Helper()
-	u, err := url.Parse(s.platform.Info().Resource)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return "localhost:" + u.Port()
+// onLocalhost is a server of the platform by a name that its certificate has.
+func onLocalhost(address string) string {
+	return strings.Replace(address, "https://127.0.0.1", "localhost", 1)
 }
 
 func (s *stage) callAPI(c *http.Client) (string, error) {
 	s.t.Helper()
-	resp, err := c.Get("https://" + s.apiHost() + "/secrets/x")
+	return callSecret(c, s.platform.Info().Resource)
+}
+
+func callSecret(c *http.Client, api string) (string, error) {
+	resp, err := c.Get("https://" + onLocalhost(api) + "/secrets/x")
 	if err != nil {
 		return "", err
 	}
@@ -91,6 +97,12 @@ func TestAppsUseBoundTokensThemselves(t *testing.T) {
 			})
 		}
 	}
+	t.Run("of an API that asks for the certificate late", func(t *testing.T) {
+		vault := s.platform.Info().KeyVault
+		if got, err := callSecret(s.directTo(vault, "vm", tls.VersionTLS12, true), vault); err != nil || !strings.Contains(got, `"bound":true`) {
+			t.Errorf("got %s, %v", got, err)
+		}
+	})
 	t.Run("over a restart of the agent", func(t *testing.T) {
 		s.stop()
 		s.start()

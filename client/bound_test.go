@@ -35,12 +35,12 @@ func TestBoundCalls(t *testing.T) {
 			a := w.startAPI(version)
 			c := w.httpClient([]string{hostOf(t, a.URL)}, []string{})
 			for range 3 {
-				if got, err := fetch(c, a.URL); err != nil || got != "bound-to "+w.pair.Thumbprint+" " {
+				if got, err := fetch(c, a.URL); err != nil || got != "bound-to "+w.thumbprint()+" " {
 					t.Fatalf("got %q, %v", got, err)
 				}
 			}
-			if a.connections != 1 || w.signed != 1 || w.tokens != 1 || a.protocols["HTTP/2.0"] != 3 {
-				t.Errorf("%d connections, %d signatures, %d tokens, %v", a.connections, w.signed, w.tokens, a.protocols)
+			if a.connectionCount() != 1 || w.so().signed != 1 || w.so().tokens != 1 || a.protocols["HTTP/2.0"] != 3 {
+				t.Errorf("%d connections, %d signatures, %d tokens, %v", a.connectionCount(), w.so().signed, w.so().tokens, a.protocols)
 			}
 			log := w.audit.String()
 			if strings.Count(log, `"decision":"signed"`) != 1 || !strings.Contains(log, `"tls_version":"`+tls.VersionName(version)+`"`) {
@@ -52,14 +52,14 @@ func TestBoundCalls(t *testing.T) {
 
 			w.rotate()
 			t.Run("a connection outlives its certificate", func(t *testing.T) {
-				if got, err := fetch(c, a.URL); err != nil || strings.Contains(got, w.pair.Thumbprint) || w.signed != 1 {
-					t.Errorf("got %q, %v, %d signatures", got, err, w.signed)
+				if got, err := fetch(c, a.URL); err != nil || strings.Contains(got, w.thumbprint()) || w.so().signed != 1 {
+					t.Errorf("got %q, %v, %d signatures", got, err, w.so().signed)
 				}
 			})
 			t.Run("a new connection has the new one", func(t *testing.T) {
 				c.CloseIdleConnections()
-				if got, err := fetch(c, a.URL); err != nil || got != "bound-to "+w.pair.Thumbprint+" " || w.signed != 2 {
-					t.Errorf("got %q, %v, %d signatures", got, err, w.signed)
+				if got, err := fetch(c, a.URL); err != nil || got != "bound-to "+w.thumbprint()+" " || w.so().signed != 2 {
+					t.Errorf("got %q, %v, %d signatures", got, err, w.so().signed)
 				}
 			})
 		})
@@ -83,8 +83,8 @@ func TestTheCertificateIsReplacedBetweenTokenAndHandshake(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			got, err := io.ReadAll(resp.Body)
-			if err != nil || string(got) != "bound-to "+w.pair.Thumbprint+" "+body || w.tokens != 2 {
-				t.Errorf("got %q, %v, %d tokens", got, err, w.tokens)
+			if err != nil || string(got) != "bound-to "+w.thumbprint()+" "+body || w.so().tokens != 2 {
+				t.Errorf("got %q, %v, %d tokens", got, err, w.so().tokens)
 			}
 		})
 	}
@@ -110,7 +110,7 @@ func TestBoundClaims(t *testing.T) {
 	a := w.startAPI(tls.VersionTLS13)
 	a.challenge = base64.StdEncoding.EncodeToString([]byte(claims))
 	c := w.httpClient([]string{hostOf(t, a.URL)}, []string{})
-	if got, err := fetch(c, a.URL); err != nil || got != "with-claims "+w.pair.Thumbprint+" " || w.claims != claims {
+	if got, err := fetch(c, a.URL); err != nil || got != "with-claims "+w.thumbprint()+" " || w.claims != claims {
 		t.Errorf("got %q, %v; the agent was asked with %q", got, err, w.claims)
 	}
 }
@@ -147,8 +147,8 @@ func TestBoundCallsThatAreNotMade(t *testing.T) {
 			}
 		})
 	}
-	if w.tokens != 0 || w.signed != 0 || a.connections != 0 {
-		t.Errorf("%d tokens, %d signatures, %d connections", w.tokens, w.signed, a.connections)
+	if w.so().tokens != 0 || w.so().signed != 0 || a.connectionCount() != 0 {
+		t.Errorf("%d tokens, %d signatures, %d connections", w.so().tokens, w.so().signed, a.connectionCount())
 	}
 	t.Run("a redirect", func(t *testing.T) {
 		resp, err := c.Get(a.URL + "/redirect")
@@ -196,8 +196,8 @@ func TestBoundCallsThatTheAgentRefuses(t *testing.T) {
 			}
 		})
 	}
-	if w.signed != 0 {
-		t.Errorf("%d signatures", w.signed)
+	if w.so().signed != 0 {
+		t.Errorf("%d signatures", w.so().signed)
 	}
 }
 
@@ -215,7 +215,7 @@ func TestTLSConfig(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.Header.Set("Authorization", "mtls_pop bound-to."+w.pair.Thumbprint)
+		req.Header.Set("Authorization", "mtls_pop bound-to."+w.thumbprint())
 		req.Header.Set(client.HeaderTokenBound, "true")
 		resp, err := transport.RoundTrip(req)
 		if err != nil {
@@ -225,11 +225,11 @@ func TestTLSConfig(t *testing.T) {
 		body, _ := io.ReadAll(resp.Body)
 		return string(body)
 	}
-	if got := shown(); got != "bound-to "+w.pair.Thumbprint+" " {
+	if got := shown(); got != "bound-to "+w.thumbprint()+" " {
 		t.Errorf("got %q", got)
 	}
 	w.rotate()
-	if got := shown(); got != "bound-to "+w.pair.Thumbprint+" " {
+	if got := shown(); got != "bound-to "+w.thumbprint()+" " {
 		t.Errorf("after a rotation: %q", got)
 	}
 }
@@ -241,7 +241,7 @@ func TestBindingOfAnIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.Identity() != "vm" || b.Thumbprint() != w.pair.Thumbprint || b.Strength() != "tpm" || b.Leaf().Subject.CommonName != "vm" || !b.Expires().Equal(w.pair.Expires) {
+	if b.Identity() != "vm" || b.Thumbprint() != w.thumbprint() || b.Strength() != "tpm" || b.Leaf().Subject.CommonName != "vm" || !b.Expires().Equal(w.pair.Expires) {
 		t.Errorf("got %+v", b)
 	}
 	key := b.Signer(t.Context())
@@ -309,6 +309,7 @@ func TestBoundRefusal(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			resp := answer(tt.status, tt.body)
+			defer resp.Body.Close()
 			err := client.BoundRefusal(resp)
 			var refusal *client.RefusalError
 			if errors.As(err, &refusal) != (tt.code != "") || refusal != nil && (refusal.Code != tt.code || refusal.Hint == "" || refusal.Error() == "") {
@@ -322,6 +323,7 @@ func TestBoundRefusal(t *testing.T) {
 	t.Run("a long answer is still whole", func(t *testing.T) {
 		long := `{"error":{"code":"x","message":"` + strings.Repeat("y", 200<<10) + `"}}`
 		resp := answer(401, long)
+		defer resp.Body.Close()
 		if err := client.BoundRefusal(resp); err != nil {
 			t.Error(err)
 		}

@@ -326,3 +326,25 @@ func fetch(c *http.Client, url string) (string, error) {
 	body, err := io.ReadAll(resp.Body)
 	return string(body), errors.Join(refusal, err)
 }
+
+// counts are what has happened so far.
+type counts struct{ tokens, signed int }
+
+func (w *boundWorld) so() counts {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return counts{w.tokens, w.signed}
+}
+
+// thumbprint is that of the certificate now.
+func (w *boundWorld) thumbprint() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pair.Thumbprint
+}
+
+func (a *boundAPI) connectionCount() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.connections
+}

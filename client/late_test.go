@@ -72,8 +72,8 @@ func TestBoundCallsToOpenSSL(t *testing.T) {
 			}
 		})
 	}
-	if log := w.audit.String(); w.signed != 2 || strings.Count(log, `"decision":"signed"`) != 2 {
-		t.Errorf("%d signatures; audit:\n%s", w.signed, log)
+	if log := w.audit.String(); w.so().signed != 2 || strings.Count(log, `"decision":"signed"`) != 2 {
+		t.Errorf("%d signatures; audit:\n%s", w.so().signed, log)
 	}
 }
 
@@ -88,26 +88,26 @@ func TestRenegotiationAsOfKeyVault(t *testing.T) {
 	host := startServer(t, dir, node, script, dir)
 	c := w.httpClient([]string{host}, []string{host})
 	for range 3 { // over one connection
-		if body, err := fetch(c, "https://"+host); err != nil || body != "TLSv1.2 "+w.pair.Thumbprint+" 1" {
+		if body, err := fetch(c, "https://"+host); err != nil || body != "TLSv1.2 "+w.thumbprint()+" 1" {
 			t.Fatalf("got %q, %v", body, err)
 		}
 	}
-	if w.signed != 1 {
-		t.Errorf("%d signatures", w.signed)
+	if w.so().signed != 1 {
+		t.Errorf("%d signatures", w.so().signed)
 	}
 
 	t.Run("the certificate is replaced", func(t *testing.T) {
 		c.CloseIdleConnections()
 		w.rotate()
-		if body, err := fetch(c, "https://"+host); err != nil || body != "TLSv1.2 "+w.pair.Thumbprint+" 3" {
+		if body, err := fetch(c, "https://"+host); err != nil || body != "TLSv1.2 "+w.thumbprint()+" 3" {
 			t.Errorf("got %q, %v", body, err)
 		}
 	})
 	t.Run("a client that does not renegotiate is told what it lacks", func(t *testing.T) {
 		c := w.httpClient([]string{host}, []string{})
-		before := w.signed
-		if body, err := fetch(c, "https://"+host); err == nil || w.signed != before {
-			t.Errorf("got %q, %v, %d signatures", body, err, w.signed-before)
+		before := w.so().signed
+		if body, err := fetch(c, "https://"+host); err == nil || w.so().signed != before {
+			t.Errorf("got %q, %v, %d signatures", body, err, w.so().signed-before)
 		}
 	})
 	t.Run("a call without the header is told what it lacks", func(t *testing.T) {

@@ -52,23 +52,26 @@ func BoundRefusal(resp *http.Response) error {
 	if resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusForbidden || resp.Body == nil {
 		return nil
 	}
-	begin, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusalBytes))
-	resp.Body = &rereadBody{io.MultiReader(bytes.NewReader(begin), failAfter(err), resp.Body), resp.Body}
 	var body struct {
 		Error struct {
 			Code    string `json:"code"`
 			Message string `json:"message"`
 		} `json:"error"`
 	}
-	if json.Unmarshal(begin, &body) != nil {
-		return nil
-	}
+	_ = json.Unmarshal(beginOf(resp), &body) // what is not an error of an API has no code
 	for code, hint := range refusalHints {
 		if body.Error.Code == code || strings.Contains(body.Error.Message, "["+code+"]") {
 			return &RefusalError{Code: code, Message: oneLine(body.Error.Message), Hint: hint}
 		}
 	}
 	return nil
+}
+
+// beginOf returns the beginning of an answer's body, which can be read from there again.
+func beginOf(resp *http.Response) []byte {
+	begin, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusalBytes))
+	resp.Body = &rereadBody{io.MultiReader(bytes.NewReader(begin), failAfter(err), resp.Body), resp.Body}
+	return begin
 }
 
 // oneLine makes foreign text fit for an error.

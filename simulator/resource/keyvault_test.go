@@ -29,7 +29,7 @@ func (w *world) serveAsKeyVault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: w.server.KeyVault(), ConnContext: endpoint.ConnContext} //nolint:gosec // ends with the test
+	server := &http.Server{Handler: w.server.KeyVault(), ConnContext: endpoint.ConnContext}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(resource.KeyVaultListener(ln, certificate)) }()
 	t.Cleanup(func() { _ = server.Close(); <-done })

@@ -56,12 +56,11 @@ var signatureSchemes = []struct {
 // handshake is one handshake on a connection.
 type handshake struct {
 	*engine
-	transcript     []byte
-	clientRandom   []byte
-	serverRandom   []byte
-	certificates   []*x509.Certificate
-	master         []byte
-	clientFinished []byte
+	transcript   []byte
+	clientRandom []byte
+	serverRandom []byte
+	certificates []*x509.Certificate
+	master       []byte
 }
 
 // message builds a handshake message.

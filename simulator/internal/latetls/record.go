@@ -50,7 +50,7 @@ func newHalf(key, salt []byte) (half, error) {
 func (h *half) additional(kind byte, length int) []byte {
 	a := binary.BigEndian.AppendUint64(nil, h.seq)
 	a = append(a, kind, version12>>8, version12&0xff)
-	return binary.BigEndian.AppendUint16(a, uint16(length)) //nolint:gosec // below maxPlain
+	return binary.BigEndian.AppendUint16(a, uint16(length))
 }
 
 // seal returns the body of a record.

@@ -16,9 +16,9 @@ const (
 	// signBurst is how many signatures one uid may have at once; all callers together who are known
 	// by a group only share one such bound, since a user can have thousands of uids that keep its
 	// groups (subuid(5)).
-	signBurst = 32
+	signBurst = 128
 	// signEvery is how long one signature takes to be forgotten.
-	signEvery = 200 * time.Millisecond
+	signEvery = 50 * time.Millisecond
 )
 
 // reasonSignatures is the reason in the audit for the refusal of a signature that a rule allows.

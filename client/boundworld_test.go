@@ -73,7 +73,7 @@ func (a *auditLog) String() string {
 // appKey is made once: to make an RSA key takes long.
 var appKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 
-func newBoundWorld(t *testing.T) *boundWorld {
+func newBoundWorld(t testing.TB) *boundWorld {
 	t.Helper()
 	w := &boundWorld{t: t, roots: x509.NewCertPool(), audit: new(auditLog)}
 	var err error

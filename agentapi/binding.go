@@ -118,8 +118,11 @@ func (r *record) refuses(decision policy.Decision, identity string) *problem {
 	if server := r.handshake.server; server != "" {
 		with = fmt.Sprintf(" in a handshake with %q", server)
 	}
-	return newProblem(wire.CodeNotAllowed, "uid %d asks for the key of %q%s: %s", r.caller.UID, clip(identity, maxAuditedBytes), with, decision.Reason).
-		withHint("ask whoever administers the agent for a rule that gives this user the identity, with sign: true and, for TLS 1.2, the server among its hosts")
+	p := newProblem(wire.CodeNotAllowed, "uid %d asks for the key of %q%s: %s", r.caller.UID, clip(identity, maxAuditedBytes), with, decision.Reason)
+	if decision.Reason == policy.ReasonHidden {
+		return p.withHint("offer TLS 1.2 at most, in which the handshake shows the server")
+	}
+	return p.withHint("ask whoever administers the agent for a rule that gives this user the identity, with sign: true and, for TLS 1.2, the server among its hosts")
 }
 
 // handshake is what the audit keeps of a TLS handshake that a caller wants signed.
@@ -202,7 +205,8 @@ func (r *record) authoriseSigning(identity string, message *certverify.Message) 
 	r.handshake.version = map[bool]string{true: "TLS 1.2", false: "TLS 1.3"}[message.NamesServer()]
 	r.handshake.server = clip(message.ServerName(), maxAuditedBytes)
 	decision := r.rules.Policy.DecideSigning(r.caller, policy.Signing{
-		Identity: identity, Server: message.ServerName(), ServerKnown: message.NamesServer(),
+		Identity: identity, Server: message.ServerName(),
+		Seen: map[bool]policy.Seen{true: policy.ServerShown, false: policy.ServerHidden}[message.NamesServer()],
 	})
 	r.rule, r.reason = decision.Rule, decision.Reason
 	if decision.Allowed {

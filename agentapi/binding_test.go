@@ -302,6 +302,7 @@ func TestSignRefuses(t *testing.T) {
 	}{
 		{"what has no rule", tls.VersionTLS13, func(c *agentapi.Config) { c.Policy.Rules[0].Sign = false }, nil, 403, wire.CodeNotAllowed},
 		{"an identity of no rule", tls.VersionTLS13, nil, func(r *remote) { r.identity = "backup" }, 403, wire.CodeNotAllowed},
+		{"TLS 1.3 where the rule is for its hosts only", tls.VersionTLS13, func(c *agentapi.Config) { c.Policy.Rules[0].SignHostsOnly = true }, nil, 403, wire.CodeNotAllowed},
 		{"TLS 1.2 where no host is given", tls.VersionTLS12, func(c *agentapi.Config) { c.Policy.Rules[0].Hosts = nil }, nil, 403, wire.CodeNotAllowed},
 		{"a certificate that the identity had", tls.VersionTLS13, nil, func(r *remote) {
 			r.tampering = func(s *wire.SignRequest) { s.Thumbprint = other.pair.Thumbprint }

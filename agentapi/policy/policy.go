@@ -29,6 +29,8 @@ type Rule struct {
 	// Sign lets callers have TLS handshakes signed with the identities' keys: see
 	// [Policy.DecideSigning].
 	Sign bool
+	// SignHostsOnly leaves out handshakes that do not show the server.
+	SignHostsOnly bool
 }
 
 // Policy is the set of rules of one configuration. It must not be changed once it is in use; then

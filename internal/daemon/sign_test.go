@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/internal/keyring"
 )
 
@@ -117,18 +118,21 @@ func TestAppsThatMayNotSign(t *testing.T) {
 		name    string
 		sign    bool
 		hosts   []string
+		only    bool // hosts
 		version uint16
 		refused bool
 	}{
-		{"without sign", false, []string{"localhost"}, tls.VersionTLS13, true},
-		{"without sign, TLS 1.2", false, []string{"localhost"}, tls.VersionTLS12, true},
-		{"another host, TLS 1.2", true, []string{"vault.azure.net"}, tls.VersionTLS12, true},
-		{"no host, TLS 1.2", true, nil, tls.VersionTLS12, true},
-		{"another host, TLS 1.3, which does not show it", true, []string{"vault.azure.net"}, tls.VersionTLS13, false},
+		{"without sign", false, []string{"localhost"}, false, tls.VersionTLS13, true},
+		{"without sign, TLS 1.2", false, []string{"localhost"}, false, tls.VersionTLS12, true},
+		{"another host, TLS 1.2", true, []string{"vault.azure.net"}, false, tls.VersionTLS12, true},
+		{"no host, TLS 1.2", true, nil, false, tls.VersionTLS12, true},
+		{"another host, TLS 1.3, which does not show it", true, []string{"vault.azure.net"}, false, tls.VersionTLS13, false},
+		{"its hosts only, TLS 1.3", true, []string{"localhost"}, true, tls.VersionTLS13, true},
+		{"its hosts only, TLS 1.2", true, []string{"localhost"}, true, tls.VersionTLS12, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStage(t)
-			s.cfg.Rules[0].Sign, s.cfg.Rules[0].Hosts = tt.sign, tt.hosts
+			s.cfg.Rules[0].Sign, s.cfg.Rules[0].Hosts, s.cfg.Rules[0].SignHostsOnly = tt.sign, tt.hosts, tt.only
 			s.start()
 			got, err := s.callAPI(s.direct("vm", tt.version))
 			if tt.refused != errors.Is(err, client.ErrRefused) || !tt.refused && err != nil {
@@ -138,5 +142,33 @@ func TestAppsThatMayNotSign(t *testing.T) {
 				t.Errorf("audit:\n%s", s.audit.String())
 			}
 		})
+	}
+}
+
+func TestNoticesSayWhatSigningGives(t *testing.T) {
+	s := newStage(t)
+	s.cfg.Rules[0].Resources = []string{resource}
+	rule := &s.cfg.Rules[0]
+	for _, tt := range []struct {
+		sign, only bool
+		hosts      []string
+		want       []string
+	}{
+		{false, false, nil, nil},
+		{true, false, []string{"localhost"}, []string{"which hides the server"}},
+		{true, false, nil, []string{"which hides the server", "no hosts to sign for in TLS 1.2"}},
+		{true, true, []string{"localhost"}, nil},
+	} {
+		rule.Sign, rule.SignHostsOnly, rule.Hosts = tt.sign, tt.only, tt.hosts
+		notices := daemon.Notices(s.cfg)
+		if len(notices) != len(tt.want) {
+			t.Errorf("%+v: got %q", tt, notices)
+			continue
+		}
+		for i, want := range tt.want {
+			if !strings.Contains(notices[i], want) {
+				t.Errorf("%q does not have %q", notices[i], want)
+			}
+		}
 	}
 }

@@ -209,6 +209,7 @@ func (r *record) authoriseSigning(identity string, message *certverify.Message) 
 		Seen: map[bool]policy.Seen{true: policy.ServerShown, false: policy.ServerHidden}[message.NamesServer()],
 	})
 	r.rule, r.reason = decision.Rule, decision.Reason
+	r.unit, r.executable = decision.Unit, decision.Executable
 	if decision.Allowed {
 		return nil
 	}

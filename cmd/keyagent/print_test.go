@@ -110,6 +110,25 @@ func TestCapabilitiesThatAreNotKnownAreSaidSo(t *testing.T) {
 	}
 }
 
+func TestHowCallersAreKnownIsPrinted(t *testing.T) {
+	var out bytes.Buffer
+	err := printCapabilities(&out, wire.Capabilities{CallerIdentity: &wire.CallerIdentity{
+		Required: "available", Process: wire.ProcessByNumber, Reason: "an old\nkernel",
+		Units: wire.CallerProof{Reason: "cgroups of version 1"}, Loopback: wire.CallerProof{Available: true},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(strings.Fields(out.String()), " ")
+	for _, want := range []string{
+		`callers' processes known by number, an old\nkernel`, "callers' units unknown: cgroups of version 1", "callers over loopback known",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestClaimsThatEntraDemandsArePrinted(t *testing.T) {
 	var out bytes.Buffer
 	a := &app{streams: streams{err: &out}}

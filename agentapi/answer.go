@@ -28,6 +28,11 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	said, p := s.answer(r, rec)
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
+	if p == nil && said.stream != nil {
+		if p = said.stream(w, r); p == nil {
+			return
+		}
+	}
 	if p != nil {
 		if p.cause != nil && !rec.beyondQuota {
 			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
@@ -69,9 +74,9 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 	if found.handle == nil {
 		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path)
 	}
-	if r.Method != found.method {
-		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.method)
-		p.allow = found.method
+	if !found.takes(r.Method) {
+		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.allow())
+		p.allow = found.allow()
 		return reply{}, p
 	}
 	for _, name := range refusedHeaders {
@@ -79,7 +84,7 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 			return reply{}, newProblem(wire.CodeRefusedHeader, "header %s is not accepted", name).withField(name)
 		}
 	}
-	if r.ContentLength != 0 {
+	if r.ContentLength != 0 && !slices.Contains(pathsWithBody, found.path) {
 		return reply{}, newProblem(wire.CodeUnexpectedBody, "requests have no body")
 	}
 	if p := rec.rules.permit(found.permission, rec.caller); p != nil {
@@ -142,7 +147,7 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 	if p != nil {
 		return nil, p
 	}
-	if said.text != nil {
+	if said.text != nil || said.stream != nil {
 		return said.text, nil
 	}
 	text, err := json.Marshal(said.body)
@@ -157,6 +162,7 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 
 func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format errorFormat, p *problem) {
 	header := w.Header()
+	header.Set(wire.HeaderError, string(p.Code))
 	if p.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.FormatInt(p.RetryAfter, 10))
 	}

@@ -33,6 +33,8 @@ type record struct {
 
 	issued bool
 	token  facts
+	call   string // the id of a call that the agent makes with the token; "": the caller gets the token
+	host   string // that is called
 
 	beyondQuota bool // it is counted and not written
 }
@@ -86,10 +88,12 @@ func (r *record) issues(token acquire.Token) {
 	}
 }
 
-// decision is the outcome of a request: "issued" a token, "answered" something else, "refused" the
-// request, or "failed" at something allowed.
+// decision is the outcome of a request: "issued" a token, "used" one for the caller, "answered"
+// something else, "refused" the request, or "failed" at something allowed.
 func (r *record) decision(p *problem) string {
 	switch {
+	case p == nil && r.call != "":
+		return "used"
 	case p == nil && r.issued:
 		return "issued"
 	case p == nil:
@@ -144,10 +148,10 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	if p != nil {
 		status, code = p.Status, p.Code
 	}
-	attrs := make([]slog.Attr, 0, 21)
+	attrs := make([]slog.Attr, 0, 23)
 	attrs = append(attrs,
 		slog.String("decision", r.decision(p)),
-		slog.Int("status", status),
+		slog.Int("status", status), // a call has another when it has ended
 		slog.Uint64("uid", uint64(r.caller.UID)),
 		slog.Uint64("gid", uint64(r.caller.GID)),
 		slog.Int64("pid", int64(r.caller.PID)),
@@ -158,6 +162,8 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	attrs = appendUnlessEmpty(attrs, "reason", string(r.reason))
 	attrs = appendUnlessEmpty(attrs, "identity", r.identity)
 	attrs = appendUnlessEmpty(attrs, "resource", r.resource)
+	attrs = appendUnlessEmpty(attrs, "host", r.host)
+	attrs = appendUnlessEmpty(attrs, "call", r.call)
 	attrs = appendUnlessEmpty(attrs, "type", r.tokenType)
 	if r.tokenType != "" {
 		attrs = append(attrs, slog.Bool("force_refresh", r.forceRefresh), slog.Bool("claims", r.claims))

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
@@ -19,6 +20,33 @@ var socketRoutes = []route{
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
 	{http.MethodGet, wire.PathStatus, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).status},
 	{http.MethodGet, wire.PathMetrics, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).metrics},
+	{anyMethod, wire.PathBridge, below(wire.PathBridge), problemJSON, forCallersOfRules, noUpgrade, (*Server).bridge},
+}
+
+// pathsWithBody are the paths whose requests may have a body.
+var pathsWithBody = []string{wire.PathBridge}
+
+// anyMethod is the method of routes that take all but those of which the answer could show what the
+// agent has added to a request, or that make another connection.
+const anyMethod = "*"
+
+// allowOfAnyMethod names the usual ones of them.
+const allowOfAnyMethod = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+// takes reports whether a request may have the method.
+func (r *route) takes(method string) bool {
+	if r.method == anyMethod {
+		return !slices.Contains([]string{http.MethodTrace, "TRACK", http.MethodConnect}, method)
+	}
+	return r.method == method
+}
+
+// allow names the methods of a route for callers who have used another one (RFC 9110, 10.2.1).
+func (r *route) allow() string {
+	if r.method == anyMethod {
+		return allowOfAnyMethod
+	}
+	return r.method
 }
 
 // A route is one request, and all in which it differs from others before its parameters are read.
@@ -44,6 +72,8 @@ type reply struct {
 	body  any
 	text  []byte // in the place of the body
 	token secret.String
+	// stream writes the answer in the place of all this, or returns why there is none.
+	stream func(http.ResponseWriter, *http.Request) *problem
 }
 
 // nothingMore is the proof of routes for which it is enough who the caller is.
@@ -117,6 +147,16 @@ func (f *face) routeOf(target string) *route {
 
 // asItIs is the spelling of paths that are compared byte for byte.
 func asItIs(path string) string { return path }
+
+// below is the spelling of all paths that begin with a prefix: they mean the prefix.
+func below(prefix string) func(string) string {
+	return func(path string) string {
+		if strings.HasPrefix(path, prefix) {
+			return prefix
+		}
+		return path
+	}
+}
 
 // withoutExtraSlashes undoes what SDKs do to the path when they join it to a base URL that ends in
 // a slash.

@@ -17,6 +17,7 @@ import (
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/forward"
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
@@ -76,6 +77,9 @@ type Config struct {
 	// RequestTimeout is how long a caller waits for a token before it is told to come back; 0: 60
 	// s, as long as SDKs wait.
 	RequestTimeout time.Duration
+	// StreamIdle is how long nothing may be sent or received in a request that is passed on to a
+	// resource; 0: five minutes.
+	StreamIdle time.Duration
 	// ShutdownGrace is how long requests in flight may go on after the server is told to stop; 0:
 	// 10 s.
 	ShutdownGrace time.Duration
@@ -95,6 +99,8 @@ type Server struct {
 	misses *misses
 	learnt learnt
 	trail  *trail
+
+	forwarder *forward.Forwarder
 
 	rules    atomic.Pointer[Rules] // in force; a request is answered by one of them from its beginning to its end
 	changing sync.Mutex            // of rules
@@ -118,7 +124,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg = withDefaults(cfg)
-	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}}
+	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}, forwarder: &forward.Forwarder{Idle: cfg.StreamIdle}}
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")
 	}

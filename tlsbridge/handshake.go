@@ -27,6 +27,11 @@ func (s *handshakeSigner) Public() crypto.PublicKey { return s.bridge.pair.Signe
 func (s *handshakeSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
 	defer cancel()
+	end, err := s.bridge.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	signature, err := s.bridge.pair.Signer(ctx).Sign(rand, digest, opts)
 	if err != nil {
 		return nil, err

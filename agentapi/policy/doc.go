@@ -7,8 +7,7 @@
 //     the agent's own user included.
 //   - One rule must allow a request as a whole: caller, identity, resource and
 //     token type, whether the cache may be skipped, and the host at which the
-//     agent uses the token. Parts of two rules never
-//     add up.
+//     agent uses the token. Parts of two rules never add up.
 //   - Everything is compared exactly, in the form that [ParseResource] or
 //     [ParseHost] gives. There are no prefixes, patterns or case folding, because
 //     each of them has been a vulnerability somewhere. "*" is understood in one

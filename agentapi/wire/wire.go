@@ -15,6 +15,10 @@ const (
 	PathStatus       = "/v1/status"
 	PathMetrics      = "/metrics"
 	PathIMDSToken    = "/metadata/identity/oauth2/token"
+
+	// PathBridge is followed by an identity, a slash, a host with or without port, and path and
+	// query of a request that the agent makes there.
+	PathBridge = "/bridge/"
 )
 
 // Query parameters of [PathToken].
@@ -66,6 +70,17 @@ const IMDSAPIVersion = "2018-02-01"
 // HeaderMetadata must be "true" on requests to [PathIMDSToken]. A program that is tricked into
 // fetching a URL cannot set it.
 const HeaderMetadata = "Metadata"
+
+// HeaderResource of a request to [PathBridge] is the resource of the token that is used. It may be
+// left out if rules give the caller one resource only at the host.
+const HeaderResource = "Keyagent-Resource"
+
+// HeaderError of an answer says that the agent answers, and not the resource behind [PathBridge]:
+// it is the code of the problem.
+const HeaderError = "Keyagent-Error"
+
+// HeaderBound is set on requests to resources that take tokens bound to a certificate.
+const HeaderBound = "X-Ms-Tokenboundauth"
 
 // Media types of the replies.
 const (

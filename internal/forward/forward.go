@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -91,7 +93,7 @@ func (c Call) request(ctx context.Context, r *http.Request, p *passage) *http.Re
 		Header: passedOn(r.Header, notOfRequests), ContentLength: r.ContentLength,
 	}
 	if r.ContentLength != 0 {
-		out.Trailer = trailers(r.Trailer, notOfRequests)
+		out.Trailer = trailers(r.Trailer, slices.AppendSeq(slices.Clone(notOfRequests), maps.Keys(c.Set)))
 		out.Body = &body{ReadCloser: r.Body, p: p, ended: func() { fill(out.Trailer, r.Trailer) }}
 		if lists(r.Header, "Expect", "100-continue") {
 			out.Header["Expect"] = []string{"100-continue"}
@@ -144,15 +146,17 @@ func (p *passage) end() {
 // answer passes an answer back.
 func (p *passage) answer(resp *http.Response, without []string) error {
 	header := p.w.Header()
-	for name, values := range passedOn(resp.Header, append(notOfAnswers[:len(notOfAnswers):len(notOfAnswers)], without...)) {
+	without = slices.Concat(notOfAnswers, without)
+	for name, values := range passedOn(resp.Header, without) {
 		header[name] = values
 	}
 	if _, there := header["Content-Type"]; !there {
 		header["Content-Type"] = nil // else net/http guesses
 	}
-	announced := trailers(resp.Trailer, notOfAnswers)
+	announced := trailers(resp.Trailer, without)
 	for name := range announced {
 		header["Trailer"] = append(header["Trailer"], name)
+		delete(header, "Content-Length") // HTTP/1.1 has trailers only where the length is not known
 	}
 	p.w.WriteHeader(resp.StatusCode)
 	if resp.ContentLength != 0 {
@@ -164,7 +168,7 @@ func (p *passage) answer(resp *http.Response, without []string) error {
 		return err
 	}
 	// Those that were not announced come with a name that net/http understands.
-	for name, values := range passedOn(resp.Trailer, append(notOfAnswers[:len(notOfAnswers):len(notOfAnswers)], without...)) {
+	for name, values := range passedOn(resp.Trailer, without) {
 		if _, ok := announced[name]; !ok {
 			name = http.TrailerPrefix + name
 		}

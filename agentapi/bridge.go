@@ -18,8 +18,9 @@ import (
 )
 
 // Presenter makes connections that present the certificate that a token is bound to;
-// [acquire.Roster] and [acquire.Acquirer] are. A [TokenSource] that is a Presenter, too, lets callers use bound tokens
-// by [wire.PathBridge]. It must be safe for concurrent use, and must not block.
+// [acquire.Roster] and [acquire.Acquirer] are. A [TokenSource] that is a Presenter, too, lets
+// callers use bound tokens by [wire.PathBridge]. It must be safe for concurrent use, and must not
+// block.
 type Presenter interface {
 	Presenting(acquire.Token) (http.RoundTripper, error)
 }

@@ -101,6 +101,7 @@ var places = map[string]place{
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
 	"internal/advice":    {nil, leaf},
+	"internal/launch":    {[]string{"agentapi/wire"}, "pure: an endpoint and an environment go in, the environment of a program comes out"},
 	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret"}, "whose a file is that an operator hands over, and what is in it"},
 	"internal/statedir": {
 		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/secret", "internal/statefile", "internal/waiting"},
@@ -121,7 +122,7 @@ var places = map[string]place{
 		[]string{"config", "agentapi/peer", "agentapi/policy", "internal/accounts"},
 		"rules as somebody wrote them become rules as the agent applies them",
 	},
-	"internal/takeover": {[]string{"config", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
+	"internal/takeover": {[]string{"config", "agentapi/wire", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
 	"internal/keyring": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",
@@ -146,7 +147,7 @@ var places = map[string]place{
 	"cmd/keyagent": {
 		[]string{
 			"config", "client", "agentapi/wire", "systemd", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
-			"internal/inputfile", "internal/pemfile", "internal/waiting", "internal/writequeue",
+			"internal/inputfile", "internal/launch", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},
@@ -155,6 +156,7 @@ var places = map[string]place{
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
+	"samples/exec/go":              {nil, "an app that does not know of keyagent"},
 	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},

@@ -23,14 +23,20 @@ func (s *Server) handler(f *face) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(f, w, r) })
 }
 
-// serve answers one request: find its route, answer, audit, write.
+// serve answers one request: find its route, answer, audit, count, write.
 func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
+	begun := s.cfg.Now()
 	rec := s.begin(f, r)
+	rec.ids = idsOf(r)
+	w.Header()[wire.HeaderRequestID] = []string{rec.ids.own}
+	rec.route.limitBody(w, r)
 	said, p := s.answer(r, rec)
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
+	s.count(rec, p, begun)
 	if p != nil {
 		s.logReason(r.Context(), rec, p)
+		p.RequestID = rec.ids.own
 		// A stranger is disconnected after its refusal: an idle connection takes a place.
 		p.close = r.ContentLength != 0 || !rec.known || rec.rules.stranger(rec.caller)
 		s.writeProblem(w, r, rec.route.errors, p)
@@ -47,9 +53,9 @@ func (s *Server) logReason(ctx context.Context, rec *record, p *problem) {
 	switch {
 	case rec.beyondQuota:
 	case p.cause != nil:
-		s.cfg.Logger.ErrorContext(ctx, "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
+		s.cfg.Logger.ErrorContext(ctx, "answering a request", "request_id", rec.ids.own, "code", p.Code, "detail", p.Detail, "error", p.cause)
 	case rec.face.name != "" && p.Status >= http.StatusInternalServerError:
-		s.cfg.Logger.WarnContext(ctx, "a program gets no token", "endpoint", rec.face.name, "uid", rec.caller.UID, "code", p.Code, "detail", p.Detail)
+		s.cfg.Logger.WarnContext(ctx, "a program gets no token", "request_id", rec.ids.own, "endpoint", rec.face.name, "uid", rec.caller.UID, "code", p.Code, "detail", p.Detail)
 	}
 }
 
@@ -93,8 +99,8 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 			return reply{}, newProblem(wire.CodeRefusedHeader, "header %s is not accepted", name).withField(name)
 		}
 	}
-	if r.ContentLength != 0 {
-		return reply{}, newProblem(wire.CodeUnexpectedBody, "requests have no body")
+	if p := found.unexpectedBody(r); p != nil {
+		return reply{}, p
 	}
 	if p := rec.rules.permit(found.permission, rec.caller); p != nil {
 		rec.notes(r.URL.RawQuery)
@@ -108,17 +114,9 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 }
 
 // status answers GET /v1/status.
-func (s *Server) status(r *http.Request, _ *record) (reply, *problem) {
-	if _, p := parseQuery(r.URL.RawQuery, nil, refuseUnknown); p != nil {
-		return reply{}, p
-	}
-	status := s.cfg.Status(r.Context())
-	status.Audit = s.trail.status()
-	if status.Audit.Required && status.Audit.LastError != "" {
-		status.Ready = false
-		status.NotReady = append(status.NotReady, "audit records are required and cannot be written: "+status.Audit.LastError)
-	}
-	return reply{body: status}, nil
+func (s *Server) status(r *http.Request, rec *record) (reply, *problem) {
+	status, p := s.statusOf(r, rec)
+	return reply{body: status}, p
 }
 
 // capabilities answers GET /v1/capabilities.
@@ -142,7 +140,7 @@ func (s *Server) identities(r *http.Request, rec *record) (reply, *problem) {
 		}
 		id := rec.rules.Identities[i]
 		found = append(found, wire.Identity{
-			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts,
+			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts, Sign: grant.Sign,
 		})
 	}
 	return reply{body: found}, nil
@@ -201,7 +199,7 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format err
 	}
 	text, err := json.Marshal(body)
 	if err != nil {
-		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "error", err)
+		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "request_id", p.RequestID, "error", err)
 	}
 	write(w, status, contentType, "", text)
 }

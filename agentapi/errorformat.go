@@ -76,6 +76,7 @@ var imdsErrors = sdkErrors{
 	wire.CodeThrottled:          {http.StatusTooManyRequests, "too_many_requests"},
 	wire.CodeTooManyConnections: {http.StatusServiceUnavailable, "temporarily_unavailable"},
 	wire.CodeUnavailable:        {http.StatusServiceUnavailable, "temporarily_unavailable"},
+	wire.CodeNotReady:           {http.StatusServiceUnavailable, "temporarily_unavailable"},
 	wire.CodeAuditUnavailable:   {http.StatusServiceUnavailable, "temporarily_unavailable"},
 	wire.CodeInternal:           {http.StatusInternalServerError, "unknown"},
 }

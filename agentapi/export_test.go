@@ -2,12 +2,14 @@ package agentapi
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
@@ -54,6 +56,9 @@ const (
 	MissEvery       = missEvery
 	MaxMissAccounts = maxMissAccounts
 )
+
+// SignBurst is how many signatures one caller may have at once.
+const SignBurst = signBurst
 
 // MissAccounts returns how many accounts are kept of callers who are known by a group only.
 func (s *Server) MissAccounts() int { return len(s.misses.members) }
@@ -143,3 +148,18 @@ func (s *Server) AppServiceHandler(host string, caller peer.Caller) http.Handler
 
 // WithPatience is the context of requests for tokens.
 var WithPatience = withPatience
+
+// AuditAttributes returns the names of all attributes that a record of an answer may have.
+func AuditAttributes() (names []string) {
+	of := record{
+		face: &face{name: "x"}, identity: "x", resource: "x", tokenType: "x", rule: "x", reason: "x", issued: true,
+	}
+	entry := slog.NewRecord(time.Time{}, 0, "", 0)
+	requestIDs{"x", "x"}.addTo(&entry)
+	entry.AddAttrs(of.attrs(newProblem(wire.CodeInternal, "x"))...)
+	entry.Attrs(func(a slog.Attr) bool {
+		names = append(names, a.Key)
+		return true
+	})
+	return names
+}

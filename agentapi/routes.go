@@ -12,15 +12,15 @@ import (
 )
 
 // socketRoutes is every request that the agent answers on its Unix socket, and who may make it.
-var socketRoutes = []route{
+var socketRoutes = append([]route{
 	{http.MethodGet, wire.PathToken, asItIs, problemJSON, forCallersOfRules, nothingMore, nativeForm.issue},
 	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, imdsForm.issue},
 	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
 	{http.MethodPost, wire.PathEndpoint, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).endpoint},
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
-	{http.MethodGet, wire.PathStatus, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).status},
-	{http.MethodGet, wire.PathMetrics, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).metrics},
-}
+	{http.MethodGet, wire.PathBinding, withIdentity(wire.PathBinding), problemJSON, forCallersOfRules, nothingMore, (*Server).binding},
+	{http.MethodPost, wire.PathBindingSign, withIdentity(wire.PathBindingSign), problemJSON, forCallersOfRules, nothingMore, (*Server).sign},
+}, adminRoutes...)
 
 // A route is one request, and all in which it differs from others before its parameters are read.
 type route struct {

@@ -14,6 +14,8 @@ const (
 	PathCapabilities = "/v1/capabilities"
 	PathStatus       = "/v1/status"
 	PathMetrics      = "/metrics"
+	PathHealth       = "/healthz"
+	PathReady        = "/readyz"
 	PathEndpoint     = "/v1/endpoint"
 	PathIMDSToken    = "/metadata/identity/oauth2/token"
 	// PathAppServiceToken is on loopback only.
@@ -96,6 +98,15 @@ const (
 // HeaderMetadata must be "true" on requests to [PathIMDSToken]. A program that is tricked into
 // fetching a URL cannot set it.
 const HeaderMetadata = "Metadata"
+
+// Headers that name a request, in the form in which net/http keeps them. Azure's SDKs log both.
+const (
+	// HeaderRequestID is in every answer: the name of the request in the agent's audit and log.
+	HeaderRequestID = "X-Ms-Request-Id"
+	// HeaderClientRequestID is what the caller calls its request. The audit has it, if it has up to
+	// 64 characters, which are letters, digits, "-", ".", "_", "{" and "}".
+	HeaderClientRequestID = "X-Ms-Client-Request-Id"
+)
 
 // Media types of the replies.
 const (

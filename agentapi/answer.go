@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -39,9 +40,7 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if p != nil {
-		if rec.tellsReasonInLog(p) && !rec.beyondQuota {
-			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "request_id", rec.ids.own, "code", p.Code, "detail", p.Detail, "error", p.cause)
-		}
+		s.logReason(r.Context(), rec, p)
 		p.RequestID = rec.ids.own
 		// A stranger is disconnected after its refusal: an idle connection takes a place.
 		p.close = r.ContentLength != 0 || !rec.known || rec.rules.stranger(rec.caller)
@@ -52,11 +51,17 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	write(w, status, contentType, said.token.Reveal(), text)
 }
 
-// tellsReasonInLog reports whether the log says why an answer is what it is: a fault of the agent,
-// and what keeps a program of somebody else from its token, since there are programs that do not
+// logReason puts into the log what operators would not see otherwise: a fault of the
+// agent, and what keeps a program on loopback from its token, since there are programs that do not
 // show it.
-func (r *record) tellsReasonInLog(p *problem) bool {
-	return p.cause != nil || r.face.name != "" && p.Status >= 500
+func (s *Server) logReason(ctx context.Context, rec *record, p *problem) {
+	switch {
+	case rec.beyondQuota:
+	case p.cause != nil:
+		s.cfg.Logger.ErrorContext(ctx, "answering a request", "request_id", rec.ids.own, "code", p.Code, "detail", p.Detail, "error", p.cause)
+	case rec.face.name != "" && p.Status >= http.StatusInternalServerError:
+		s.cfg.Logger.WarnContext(ctx, "a program gets no token", "request_id", rec.ids.own, "endpoint", rec.face.name, "uid", rec.caller.UID, "code", p.Code, "detail", p.Detail)
+	}
 }
 
 // begin finds the route of a request and begins its record.

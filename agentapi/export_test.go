@@ -143,6 +143,15 @@ func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secre
 	}})
 }
 
+// AppServiceHandler answers requests as App Service does, at an address, as if they came from the
+// caller.
+func (s *Server) AppServiceHandler(host string, caller peer.Caller) http.Handler {
+	f := &face{routes: appServiceRoutes, errors: loopbackErrors.format, name: "app-service", host: host}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handler(f).ServeHTTP(w, r.WithContext(withConnection(r.Context(), &connection{caller: caller})))
+	})
+}
+
 // WithPatience is the context of requests for tokens.
 var WithPatience = withPatience
 

@@ -30,11 +30,11 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
 	if p != nil {
-		if p.cause != nil && !rec.beyondQuota {
+		if rec.tellsReasonInLog(p) && !rec.beyondQuota {
 			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
 		}
 		// A stranger is disconnected after its refusal: an idle connection takes a place.
-		p.close = r.ContentLength != 0 || rec.conn == nil || rec.rules.stranger(rec.caller)
+		p.close = r.ContentLength != 0 || !rec.known || rec.rules.stranger(rec.caller)
 		s.writeProblem(w, r, rec.route.errors, p)
 		return
 	}
@@ -42,16 +42,24 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	write(w, status, contentType, said.token.Reveal(), text)
 }
 
+// tellsReasonInLog reports whether the log says why an answer is what it is: a fault of the agent,
+// and what keeps a program of somebody else from its token, since there are programs that do not
+// show it.
+func (r *record) tellsReasonInLog(p *problem) bool {
+	return p.cause != nil || r.face.name != "" && p.Status >= 500
+}
+
 // begin finds the route of a request and begins its record.
 func (s *Server) begin(f *face, r *http.Request) *record {
 	conn, rules := connectionOf(r.Context()), s.rules.Load()
+	known := conn != nil && conn.check()
 	if again := conn.approved(r, rules); again != nil {
 		rec := again.record
 		rec.approval = again
 		return &rec
 	}
 	found := f.routeOf(r.RequestURI)
-	rec := &record{rules: rules, conn: conn, route: found, method: clip(r.Method, maxAuditedBytes), path: found.path, socket: f.address()}
+	rec := &record{rules: rules, conn: conn, face: f, route: found, known: known, method: clip(withoutSecrets(r.Method), maxAuditedBytes), path: found.path}
 	if conn != nil {
 		rec.caller = conn.caller
 	}
@@ -61,11 +69,15 @@ func (s *Server) begin(f *face, r *http.Request) *record {
 // answer makes every check that does not depend on the route's own parameters.
 func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 	found := rec.route
-	if rec.conn == nil {
+	if !rec.known {
+		rec.reason = reasonUnknown
 		return reply{}, newProblem(wire.CodeCallerNotAllowed, "the caller is not known")
 	}
+	if p := rec.face.guards(r, rec); p != nil {
+		return reply{}, p
+	}
 	if found.handle == nil {
-		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path)
+		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path).withHint(rec.face.about)
 	}
 	if r.Method != found.method {
 		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.method)
@@ -82,9 +94,10 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 	}
 	if p := rec.rules.permit(found.permission, rec.caller); p != nil {
 		rec.notes(r.URL.RawQuery)
+		rec.reason = rec.rules.unnamed(found.permission, rec.caller)
 		return reply{}, p
 	}
-	if p := found.proof(r); p != nil {
+	if p := found.proof(s, r, rec); p != nil {
 		return reply{}, p
 	}
 	return found.handle(s, r, rec)
@@ -169,6 +182,7 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 
 func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format errorFormat, p *problem) {
 	header := w.Header()
+	status, contentType, body := format(p)
 	if p.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.FormatInt(p.RetryAfter, 10))
 	}
@@ -181,7 +195,6 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format err
 		// one must not hold the connection.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second))
 	}
-	status, contentType, body := format(p)
 	text, err := json.Marshal(body)
 	if err != nil {
 		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "error", err)

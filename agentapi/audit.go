@@ -20,15 +20,19 @@ const maxAuditedBytes = 256
 type record struct {
 	rules        *Rules      // by which the request is answered
 	conn         *connection // that the request came on; nil: it is not known
+	known        bool        // the connection is the caller's
 	caller       peer.Caller
 	route        *route
 	method, path string
-	socket       string    // that the request came by
+	face         *face     // that the request came by
 	approval     *approval // of the same request before, or of this one; nil: there is none
+
+	holder string // the identity that the program's secret names; "": it showed none
 
 	identity, resource, tokenType string        // as asked
 	forceRefresh, claims          bool          // whether it was asked with them
 	rule                          string        // that allowed it
+	unit, executable              string        // of the rule that allowed it, if it has some
 	reason                        policy.Reason // why it was refused; "" otherwise
 
 	issued bool
@@ -37,7 +41,8 @@ type record struct {
 	handshake handshake // that is signed, or was to be
 	passed    int       // status of an answer of IMDS that is passed on; 0: none is
 
-	beyondQuota bool // it is counted and not written
+	patience    time.Duration // that the caller is credited with
+	beyondQuota bool          // it is counted and not written
 }
 
 // facts is what the audit keeps of a token.
@@ -159,16 +164,20 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	case r.passed != 0:
 		status = r.passed
 	}
-	attrs := make([]slog.Attr, 0, 21)
+	attrs := make([]slog.Attr, 0, 28)
 	attrs = append(attrs,
 		slog.String("decision", r.decision(p)),
 		slog.Int("status", status),
 		slog.Uint64("uid", uint64(r.caller.UID)),
-		slog.Uint64("gid", uint64(r.caller.GID)),
-		slog.Int64("pid", int64(r.caller.PID)),
+	)
+	attrs = append(attrs, r.callerAttrs()...)
+	attrs = append(attrs,
 		slog.String("method", r.method),
 		slog.String("route", r.path),
 	)
+	if r.face != nil {
+		attrs = appendUnlessEmpty(attrs, "endpoint", r.face.name)
+	}
 	attrs = appendUnlessEmpty(attrs, "code", string(code))
 	attrs = appendUnlessEmpty(attrs, "reason", string(r.reason))
 	attrs = appendUnlessEmpty(attrs, "identity", r.identity)

@@ -24,7 +24,7 @@ func TestAuditRecord(t *testing.T) {
 	a := start(t, config(working, rulesFor(os.Geteuid())))
 	caller := map[string]any{
 		"time": "2026-11-23T12:00:00Z", "level": "INFO", "msg": "answer", "method": "GET",
-		"uid": float64(os.Geteuid()), "gid": float64(os.Getegid()), "pid": float64(os.Getpid()),
+		"uid": float64(os.Geteuid()), "gid": float64(os.Getegid()), "pid": float64(os.Getpid()), "transport": "unix",
 	}
 	token := map[string]any{
 		"decision": "issued", "status": 200.0, "identity": "shop", "resource": vault, "type": "bearer", "rule": "shop",

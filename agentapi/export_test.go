@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
@@ -15,10 +17,19 @@ import (
 // Route is what tests may know of a route.
 type Route struct{ Method, Path string }
 
-// Routes returns the table of routes.
-func Routes() []Route {
+// Routes returns the table of routes of the Unix socket.
+func Routes() []Route { return routesOf(socketRoutes) }
+
+// AllRoutes returns every route of every face, each path once.
+func AllRoutes() []Route {
+	all := routesOf(slices.Concat(socketRoutes, appServiceRoutes, imdsRoutes))
+	slices.SortFunc(all, func(a, b Route) int { return strings.Compare(a.Path, b.Path) })
+	return slices.Compact(all)
+}
+
+func routesOf(routes []route) []Route {
 	var all []Route
-	for _, r := range socketRoutes {
+	for _, r := range routes {
 		all = append(all, Route{r.method, r.path})
 	}
 	return all
@@ -112,7 +123,7 @@ func CallerOf(ctx context.Context) (caller peer.Caller, ok bool) {
 func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secret string, identify func(net.Conn) (peer.Caller, error)) error {
 	never404 := maps.Clone(imdsErrors)
 	never404[wire.CodeNotFound] = sdkError{http.StatusBadRequest, "invalid_request"}
-	proof := func(r *http.Request) *problem {
+	proof := func(_ *Server, r *http.Request, _ *record) *problem {
 		if r.Header.Get("X-Identity-Header") == secret {
 			return nil
 		}

@@ -143,8 +143,9 @@ func newServer(t testing.TB, cfg agentapi.Config) (server *agentapi.Server, audi
 	return server, audit, log
 }
 
-// start runs a server on a socket that every local user can reach, until the test ends.
-func start(t testing.TB, cfg agentapi.Config) *agent {
+// start runs a server on a socket that every local user can reach, and by other ways in, until the
+// test ends.
+func start(t testing.TB, cfg agentapi.Config, ways ...agentapi.Way) *agent {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "agent")
 	if err != nil {
@@ -162,7 +163,7 @@ func start(t testing.TB, cfg agentapi.Config) *agent {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
-	go func() { a.done <- a.server.Serve(ctx, agentapi.Socket(ln)) }()
+	go func() { a.done <- a.server.Serve(ctx, append(ways, agentapi.Socket(ln))...) }()
 	a.http = &http.Client{Transport: &http.Transport{DialContext: a.dial}}
 	t.Cleanup(func() { a.stop(t) })
 	return a
@@ -305,7 +306,7 @@ var readAPI = sync.OnceValues(func() (doc documentedAPI, err error) {
 
 // documentedMethod is the method under which the answers to requests for a path are documented.
 func documentedMethod(path string) string {
-	if path == wire.PathBindingSign {
+	if path == wire.PathBindingSign || path == wire.PathEndpoint {
 		return "post"
 	}
 	return "get"

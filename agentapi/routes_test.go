@@ -97,14 +97,14 @@ func TestOpenAPIPaths(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, route := range agentapi.Routes() {
+	for _, route := range agentapi.AllRoutes() {
 		operations := doc.Paths[route.Path]
 		if _, ok := operations[strings.ToLower(route.Method)]; !ok || len(operations) != 1 {
 			t.Errorf("%s %s is not documented as the only method of its path", route.Method, route.Path)
 		}
 	}
-	if len(doc.Paths) != len(agentapi.Routes()) {
-		t.Errorf("%d paths are documented, %d exist", len(doc.Paths), len(agentapi.Routes()))
+	if len(doc.Paths) != len(agentapi.AllRoutes()) {
+		t.Errorf("%d paths are documented, %d exist", len(doc.Paths), len(agentapi.AllRoutes()))
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/waiting"
@@ -57,11 +58,17 @@ type Config struct {
 	Identities []Identity                        // every configured identity
 	Policy     *policy.Policy                    // must not be changed any more
 	Pairs      Pairs
+	// Machine compares callers with units and programs that rules name; nil: this machine does.
+	Machine policy.Machine
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
 	// Waits is what has been waited for for long, in texts that any caller may read; nil: that is
 	// not known. Safe for concurrent use.
 	Waits func() []string
+
+	// Programs is what programs of others are served with on loopback; the zero value: they are
+	// not.
+	Programs Programs
 
 	// Audit takes one record for each answer. Its handler is called by one goroutine at a time, and
 	// may block: answers wait for half a second at most.
@@ -77,6 +84,9 @@ type Config struct {
 	// RequestTimeout is how long a caller waits for a token before it is told to come back; 0: 60
 	// s, as long as SDKs wait.
 	RequestTimeout time.Duration
+	// SDKTimeout is the same in the protocols of Azure's SDKs, some of which give up after 10 s and
+	// never show why; 0: 8 s. The token is fetched all the same, for whoever asks again.
+	SDKTimeout time.Duration
 	// ShutdownGrace is how long requests in flight may go on after the server is told to stop; 0:
 	// 10 s.
 	ShutdownGrace time.Duration
@@ -118,8 +128,10 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Tokens == nil || cfg.Status == nil || cfg.Capabilities == nil || cfg.Policy == nil || cfg.Audit == nil {
 		return nil, errors.New("agentapi: Tokens, Status, Capabilities, Policy and Audit are required")
 	}
-	if err := checkRoutes(socketRoutes); err != nil {
-		return nil, err
+	for _, routes := range [][]route{socketRoutes, appServiceRoutes, imdsRoutes} {
+		if err := checkRoutes(routes); err != nil {
+			return nil, err
+		}
 	}
 	cfg = withDefaults(cfg)
 	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}, signatures: newSignatures(cfg.Now)}
@@ -149,6 +161,7 @@ func (s *Server) set(r Rules) error {
 	}
 	own := *r.Policy
 	own.AdminUIDs = append(slices.Clone(own.AdminUIDs), uint32(os.Geteuid())) //nolint:gosec // a uid
+	own.Machine = s.cfg.Machine
 	r.Policy = &own
 	s.rules.Store(&r)
 	return nil
@@ -174,11 +187,17 @@ func withDefaults(cfg Config) Config {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Machine == nil {
+		cfg.Machine = peer.Host{}
+	}
 	if cfg.Wait == nil {
 		cfg.Wait = waiting.Sleep
 	}
 	if cfg.RequestTimeout <= 0 {
 		cfg.RequestTimeout = time.Minute
+	}
+	if cfg.SDKTimeout <= 0 {
+		cfg.SDKTimeout = 8 * time.Second
 	}
 	if cfg.ShutdownGrace <= 0 {
 		cfg.ShutdownGrace = 10 * time.Second

@@ -177,7 +177,12 @@ func ask[T any](ctx context.Context, c *Client, path, what string) (T, error) {
 
 // get is do without a body.
 func (c *Client) get(ctx context.Context, path, query string) ([]byte, error) {
-	return c.do(ctx, http.MethodGet, path, query, nil)
+	return c.request(ctx, http.MethodGet, path, query)
+}
+
+// request is do without a body.
+func (c *Client) request(ctx context.Context, method, path, query string) ([]byte, error) {
+	return c.do(ctx, method, path, query, nil)
 }
 
 // do returns the body of a 200, and an [*Error] for every other answer.

@@ -43,10 +43,12 @@ func (f *findings) wantCredentialName(setting, name string) {
 func (c *Config) problems() []string {
 	var f findings
 	c.checkPlaces(&f)
+	c.checkEndpoints(&f)
 	c.checkProxy(&f)
 	c.checkAttestation(&f)
 	c.checkBindingKey(&f)
 	c.checkIdentities(&f)
+	c.checkCallerIdentity(&f)
 	c.checkRules(&f)
 	c.checkEndpoints(&f)
 	return f
@@ -232,9 +234,7 @@ func (c *Config) checkRules(f *findings) {
 			f.add("%s.name: %q is used twice", at, r.Name)
 		}
 		seen[r.Name] = true
-		if len(r.Users)+len(r.Groups) == 0 {
-			f.add("%s: names neither users nor groups", at)
-		}
+		r.checkCallers(f, at)
 		c.checkGrant(f, at, r)
 	}
 }

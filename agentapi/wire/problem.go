@@ -50,6 +50,8 @@ const (
 	// CodeNotAllowed: the caller is known, but no rule gives it this identity, resource and token
 	// type, or lets it skip the cache. Whether the identity exists is not told.
 	CodeNotAllowed Code = "not_allowed"
+	// CodeSecretRefused: the secret of a program is missing, or not for this caller.
+	CodeSecretRefused Code = "secret_refused"
 	// CodeAdminOnly: only an administrator of the agent may do this.
 	CodeAdminOnly Code = "admin_only"
 	// CodeIdentityNotFound: a rule gives the caller this identity, but the virtual machine does not
@@ -63,6 +65,7 @@ const (
 	CodeBindingChanged Code = "binding_changed"
 
 	CodeNotFound         Code = "not_found"          // no such path
+	CodeNotConfigured    Code = "not_configured"     // the path exists, and the configuration does not turn it on
 	CodeMethodNotAllowed Code = "method_not_allowed" // the path exists; see the Allow header
 
 	// CodeThrottled: the platform asked for a pause, or the caller has asked for too many tokens
@@ -101,12 +104,14 @@ var problems = map[Code]struct {
 
 	CodeCallerNotAllowed: {http.StatusForbidden, "The caller is not named by any rule"},
 	CodeNotAllowed:       {http.StatusForbidden, "No rule allows this"},
+	CodeSecretRefused:    {http.StatusForbidden, "The secret is not valid for the caller"},
 	CodeAdminOnly:        {http.StatusForbidden, "Only an administrator may do this"},
 	CodeIdentityNotFound: {http.StatusForbidden, "The virtual machine does not have the identity"},
 
 	CodeClaimsRequired: {http.StatusForbidden, "Entra demands more claims"},
 
 	CodeNotFound:         {http.StatusNotFound, "There is no such path"},
+	CodeNotConfigured:    {http.StatusNotFound, "The configuration does not turn this on"},
 	CodeMethodNotAllowed: {http.StatusMethodNotAllowed, "The path does not take this method"},
 
 	CodeThrottled:          {http.StatusTooManyRequests, "A pause is needed"},
@@ -142,7 +147,7 @@ func (c Code) Status() int { return NewProblem(c, "").Status }
 // RefusedByPolicy reports whether the agent's own rules said no, as opposed to anything that went
 // wrong.
 func (c Code) RefusedByPolicy() bool {
-	return c == CodeCallerNotAllowed || c == CodeNotAllowed || c == CodeAdminOnly
+	return c == CodeCallerNotAllowed || c == CodeNotAllowed || c == CodeSecretRefused || c == CodeAdminOnly
 }
 
 // Codes returns every code in alphabetical order.

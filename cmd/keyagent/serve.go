@@ -18,6 +18,7 @@ import (
 	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/writequeue"
+	"github.com/keyagent/keyagent/systemd"
 )
 
 // serveName is the one command that is there to be interrupted.
@@ -41,7 +42,8 @@ force, and log and status say why.
 
 It loads its binding key from the state directory, or creates it in the TPM at the
 first start, and then answers on its Unix socket. Log records go to standard error,
-audit records, one JSON object a line, to standard output. If nobody reads them, the
+audit records, one JSON object a line, to standard output. Sockets that systemd
+passes are taken by their names: keyagent, app-service, imds. If nobody reads them, the
 agent goes on: audit.required in the configuration says whether tokens do.`,
 		Example: "  keyagent serve --config /etc/keyagent/config.yaml",
 		Args:    cobra.NoArgs,
@@ -49,6 +51,10 @@ agent goes on: audit.required in the configuration says whether tokens do.`,
 			hangups := make(chan os.Signal, 1) // from here on it does not end the process
 			signal.Notify(hangups, syscall.SIGHUP)
 			defer signal.Stop(hangups)
+			sockets, err := systemd.TakeSockets()
+			if err != nil {
+				return err
+			}
 			handler, err := a.queueMessages(cmd.Context(), logFormat)
 			if err != nil {
 				return err
@@ -66,6 +72,7 @@ agent goes on: audit.required in the configuration says whether tokens do.`,
 				Audit:   slog.New(slog.NewJSONHandler(writequeue.NewLines(a.out), nil)),
 				Origin:  origin,
 				Words:   words{},
+				Sockets: sockets,
 			})
 			if err != nil {
 				return err

@@ -19,8 +19,8 @@ import (
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
-	"github.com/keyagent/keyagent/internal/takeover"
 	"github.com/keyagent/keyagent/internal/waiting"
+	"github.com/keyagent/keyagent/systemd"
 )
 
 // socketMode lets every local user connect: the kernel identifies the caller, and the rules decide.
@@ -41,9 +41,8 @@ type Options struct {
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
 	Accounts rulebook.Accounts
 
-	// IdentifyRedirected says who has opened a connection that the firewall has redirected; nil:
-	// that cannot be known, and nothing can be taken over.
-	IdentifyRedirected func(net.Conn) (peer.Caller, error)
+	// Cgroups is the directory of the tree of cgroups, version 2; "" means peer.CgroupRoot.
+	Cgroups string
 
 	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent
 	// or command have it.
@@ -51,6 +50,14 @@ type Options struct {
 
 	// Words are the program's, for log and answers; nil: commands are named by what they do.
 	Words advice.Words
+
+	// SDKTimeout is how long programs that speak a protocol of Azure's SDKs wait for a token before
+	// they are told to come back; 0: 8 s.
+	SDKTimeout time.Duration
+
+	// Sockets are those that systemd has passed to the program; nil: none. The daemon takes and
+	// closes them.
+	Sockets *systemd.Sockets
 
 	// Origin is where the configuration was read, for the status.
 	Origin config.Origin
@@ -84,19 +91,22 @@ type Daemon struct {
 	trustSince atomic.Pointer[time.Time] // the last reload that changed trust, proxy or attestation; nil: none did
 
 	engine  *engine.Engine
+	machine machine
 	host    hostProbe
 	silence tpmProbe
 	server  *agentapi.Server
-	socket  *agentapi.Claim // that Run opens
-	taken   takeover.Plan   // whose traffic to IMDS comes here
-	closers []func() error  // in the order of opening
+	ways    []agentapi.Way // on loopback, for programs
+	taken   taken
+	closers []func() error // in the order of opening
+
+	openSocket func() (net.Listener, error) // the Unix socket, when the daemon runs
 }
 
 // Open starts everything but the socket. It blocks while the TPM makes a key,
 // which can take seconds. Close the daemon whether or not it was run.
 func Open(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
 	opts = opts.withDefaults()
-	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: waiting.NewLock()}
+	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: waiting.NewLock(), closers: []func() error{opts.Sockets.Close}}
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -107,17 +117,25 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := peer.CheckUIDMap(); err != nil {
 		return err
 	}
+	d.machine = machineAt(d.opts.Cgroups)
 	plan, err := resolve(ctx, d.cfg, d.opts.Accounts, d.opts.Now, nil)
 	if err != nil {
+		return err
+	}
+	if err := plan.rules.CheckCallers(d.machine); err != nil {
 		return err
 	}
 	if err := plan.ReadProxyCredential(d.cfg.Proxy); err != nil {
 		return err
 	}
-	if err := d.resolveTakeover(ctx); err != nil {
+	if err := d.openTakeover(ctx); err != nil {
 		return err
 	}
 	if err := d.claim(); err != nil {
+		return err
+	}
+	programs, err := d.openEndpoints(ctx)
+	if err != nil {
 		return err
 	}
 	key, err := engine.OpenKey(ctx, d.cfg, d.opts.engine())
@@ -134,8 +152,11 @@ func (d *Daemon) open(ctx context.Context) error {
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
 		Waits:        d.waits,
+		Programs:     programs,
+		SDKTimeout:   d.opts.SDKTimeout,
 		Identities:   plan.callables,
 		Policy:       plan.policy,
+		Machine:      d.machine,
 		Audit:        d.opts.Audit,
 		Logger:       d.opts.Logger,
 		Now:          d.opts.Now,
@@ -155,12 +176,9 @@ func (d *Daemon) claim() error {
 	if held := statefile.Holder(d.cfg.StateDir); held != nil {
 		return held // it names the other agent, which a taken socket does not
 	}
-	socket, err := agentapi.ClaimSocket(d.cfg.Socket)
-	if err != nil {
+	if err := d.claimSocket(); err != nil {
 		return err
 	}
-	d.socket = socket
-	d.closers = append(d.closers, socket.Close)
 	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
 		return err
 	}
@@ -175,20 +193,24 @@ func (d *Daemon) claim() error {
 // Run listens on the socket, answers and renews certificates until ctx ends. Then requests under
 // way finish, and it returns nil.
 func (d *Daemon) Run(ctx context.Context) error {
-	listener, err := d.socket.Listen(socketMode)
+	listener, err := d.openSocket()
 	if err != nil {
 		return err
 	}
-	ways := []agentapi.Way{agentapi.Socket(listener)}
+	ways := append([]agentapi.Way{agentapi.Socket(listener)}, d.ways...)
 	taken, err := d.takeover(ctx)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	ways = append(ways, taken...)
+	if err := d.closeUnused(); err != nil {
+		return err
+	}
 	plan := d.inForce.Load().plan
-	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", d.cfg.Socket,
+	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", listener.Addr().String(), "endpoints", len(d.ways),
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
 	d.tellRules(nil, plan.rules.NotInForce())
+	d.tellCautions(plan.rules)
 	defer d.opts.Logger.Info("keyagent has ended: no request is under way any more")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

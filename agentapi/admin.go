@@ -50,5 +50,5 @@ const noID = math.MaxUint32
 // unknown identifies callers where it does not matter who they are. They are strangers to every
 // rule, and have the bounds of strangers.
 func unknown(net.Conn) (peer.Caller, error) {
-	return peer.Caller{UID: noID, GID: noID, Via: peer.ViaTCP}, nil
+	return peer.Caller{UID: noID, GID: noID}, nil
 }

@@ -38,7 +38,7 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 		}
 		p.RequestID = rec.ids.own
 		// A stranger is disconnected after its refusal: an idle connection takes a place.
-		p.close = r.ContentLength != 0 || rec.conn == nil || rec.rules.stranger(rec.caller)
+		p.close = r.ContentLength != 0 || !rec.known || rec.rules.stranger(rec.caller)
 		s.writeProblem(w, r, rec.route.errors, p)
 		return
 	}
@@ -56,13 +56,14 @@ func (r *record) tellsReasonInLog(p *problem) bool {
 // begin finds the route of a request and begins its record.
 func (s *Server) begin(f *face, r *http.Request) *record {
 	conn, rules := connectionOf(r.Context()), s.rules.Load()
+	known := conn != nil && conn.check()
 	if again := conn.approved(r, rules); again != nil {
 		rec := again.record
 		rec.approval = again
 		return &rec
 	}
 	found := f.routeOf(r.RequestURI)
-	rec := &record{rules: rules, conn: conn, face: f, route: found, method: clip(withoutSecrets(r.Method), maxAuditedBytes), path: found.path}
+	rec := &record{rules: rules, conn: conn, face: f, route: found, known: known, method: clip(withoutSecrets(r.Method), maxAuditedBytes), path: found.path}
 	if conn != nil {
 		rec.caller = conn.caller
 	}
@@ -72,10 +73,11 @@ func (s *Server) begin(f *face, r *http.Request) *record {
 // answer makes every check that does not depend on the route's own parameters.
 func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 	found := rec.route
-	if rec.conn == nil {
+	if !rec.known {
+		rec.reason = reasonUnknown
 		return reply{}, newProblem(wire.CodeCallerNotAllowed, "the caller is not known")
 	}
-	if p := rec.face.guards(r); p != nil {
+	if p := rec.face.guards(r, rec); p != nil {
 		return reply{}, p
 	}
 	if found.handle == nil {
@@ -96,6 +98,7 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 	}
 	if p := rec.rules.permit(found.permission, rec.caller); p != nil {
 		rec.notes(r.URL.RawQuery)
+		rec.reason = rec.rules.unnamed(found.permission, rec.caller)
 		return reply{}, p
 	}
 	if p := found.proof(s, r, rec); p != nil {

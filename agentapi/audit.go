@@ -20,6 +20,7 @@ const maxAuditedBytes = 256
 type record struct {
 	rules        *Rules      // by which the request is answered
 	conn         *connection // that the request came on; nil: it is not known
+	known        bool        // the connection is the caller's
 	caller       peer.Caller
 	route        *route
 	method, path string
@@ -32,6 +33,7 @@ type record struct {
 	identity, resource, tokenType string        // as asked
 	forceRefresh, claims          bool          // whether it was asked with them
 	rule                          string        // that allowed it
+	unit, executable              string        // of the rule that allowed it, if it has some
 	reason                        policy.Reason // why it was refused; "" otherwise
 
 	issued bool
@@ -155,13 +157,14 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	case r.passed != 0:
 		status = r.passed
 	}
-	attrs := make([]slog.Attr, 0, 22)
+	attrs := make([]slog.Attr, 0, 28)
 	attrs = append(attrs,
 		slog.String("decision", r.decision(p)),
 		slog.Int("status", status),
 	)
 	if r.caller.UID != noID {
-		attrs = append(attrs, slog.Uint64("uid", uint64(r.caller.UID)), slog.Uint64("gid", uint64(r.caller.GID)), slog.Int64("pid", int64(r.caller.PID)))
+		attrs = append(attrs, slog.Uint64("uid", uint64(r.caller.UID)))
+		attrs = append(attrs, r.callerAttrs()...)
 	}
 	attrs = append(attrs, slog.String("method", r.method), slog.String("route", r.path))
 	if r.face != nil {

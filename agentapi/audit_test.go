@@ -25,7 +25,7 @@ func TestAuditRecord(t *testing.T) {
 	a := start(t, config(working, rulesFor(os.Geteuid())))
 	caller := map[string]any{
 		"time": "2026-11-23T12:00:00Z", "level": "INFO", "msg": "answer", "method": "GET",
-		"uid": float64(os.Geteuid()), "gid": float64(os.Getegid()), "pid": float64(os.Getpid()),
+		"uid": float64(os.Geteuid()), "gid": float64(os.Getegid()), "pid": float64(os.Getpid()), "transport": "unix",
 	}
 	token := map[string]any{
 		"decision": "issued", "status": 200.0, "identity": "shop", "resource": vault, "type": "bearer", "rule": "shop",
@@ -221,7 +221,9 @@ func TestTheDocsListTheAttributesOfARecord(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range agentapi.AuditAttributes() {
+	// What is there in place of another one, or where the kernel's answers do not agree.
+	seldom := []string{"cgroup", "process_unknown", "process_uid"}
+	for _, name := range append(agentapi.AuditAttributes(), seldom...) {
 		if !documented[name] {
 			t.Errorf("docs/audit.md does not list %s", name)
 		}

@@ -22,8 +22,9 @@ const maxStrangers = 32
 // account is whose connections are counted together: those of one uid, or of all callers of a
 // standing that does not depend on the uid.
 type account struct {
-	together policy.Standing // Stranger or ByGroupOnly; else the account is that of uid
+	together policy.Standing // Stranger or ByGroupOnly; ByUnitOnly of unit; else the account is that of uid
 	uid      uint32
+	unit     uint64 // a cgroup id
 }
 
 // share is what an account may have of all connections.
@@ -34,15 +35,18 @@ type share struct {
 
 // sharesOf returns the accounts that a connection counts for. A user can have many uids, all of
 // which are strangers or keep the user's groups. So all strangers share one account, and all
-// callers who are known by a group only share another, with half of all connections at most.
+// callers who are known by a group only share another, with half of all connections at most. Those
+// of one unit, if nothing else makes them known, share what one user may have.
 func (a *admission) sharesOf(caller peer.Caller) []share {
-	own := share{account{policy.ByUID, caller.UID}, a.server.cfg.MaxConnectionsPerUser}
+	own := share{account{together: policy.ByUID, uid: caller.UID}, a.server.cfg.MaxConnectionsPerUser}
 	half := a.server.cfg.MaxConnections / 2
 	switch standing := a.server.rules.Load().Policy.Standing(caller); standing {
 	case policy.ByUID:
 		return []share{own}
 	case policy.ByGroupOnly:
 		return []share{own, {account{together: standing}, max(1, half)}}
+	case policy.ByUnitOnly:
+		return []share{own, {account{together: standing, unit: caller.CgroupID}, own.bound}}
 	default:
 		return []share{{account{together: policy.Stranger}, min(maxStrangers, half)}}
 	}
@@ -112,6 +116,7 @@ func (a *admission) identify(conn net.Conn) *admittedConn {
 		a.refuse(a.ctx, err)
 		return nil
 	}
+	caller = a.server.rules.Load().certain(caller)
 	shares := a.sharesOf(caller)
 	if full, ok := a.take(shares); !ok {
 		a.turnAway(conn, caller, full)
@@ -223,6 +228,9 @@ func (r *Rules) noRoom(caller peer.Caller, full share) *problem {
 	case policy.ByGroupOnly:
 		p = newProblem(wire.CodeTooManyConnections, "users who are known by a group only hold %d connections to the agent", full.bound).
 			withHint("close connections that are not in use, or ask whoever administers the agent for a rule that names the user")
+	case policy.ByUnitOnly:
+		p = newProblem(wire.CodeTooManyConnections, "the users of this unit hold %d connections to the agent", full.bound).
+			withHint("close connections that are not in use, or ask whoever administers the agent for a rule that names the user, too")
 	default:
 		p = newProblem(wire.CodeTooManyConnections, "uid %d holds %d connections to the agent", caller.UID, full.bound).
 			withHint("close connections that are not in use, or share one client among threads")

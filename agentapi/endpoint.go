@@ -83,12 +83,16 @@ func (r *record) holderOf(params params) (appsecret.Holder, *problem) {
 // loopback: nothing but user and unit is known there.
 func (r *record) servedOnLoopback(identity string) *problem {
 	policy := r.rules.Policy
+	why := "the rules give the identity %q to a group or an executable of this caller, and on loopback neither is known"
 	if !slices.Contains(policy.Identities(r.caller), identity) {
 		return newProblem(wire.CodeNotAllowed, "no rule gives uid %d the identity %q", r.caller.UID, clip(identity, maxAuditedBytes)).
 			withHint("ask whoever administers the agent for a rule that gives this user the identity")
 	}
+	if r.caller.UID == 0 {
+		why = "the rules give the identity %q to root, who on loopback may be root of any container"
+	}
 	if over := (peer.Caller{UID: r.caller.UID, GID: ^uint32(0), CgroupID: r.caller.CgroupID, Via: peer.ViaTCP}); !slices.Contains(policy.Identities(over), identity) {
-		return newProblem(wire.CodeNotAllowed, "the rules give the identity %q to a group or an executable of this caller, and on loopback neither is known", clip(identity, maxAuditedBytes)).
+		return newProblem(wire.CodeNotAllowed, why, clip(identity, maxAuditedBytes)).
 			withHint("ask whoever administers the agent for a rule that names the user or the systemd unit")
 	}
 	return nil

@@ -80,6 +80,21 @@ type connection struct {
 	last    *approval // of the last request for a token that the rules allowed; nil: there was none
 }
 
+// check looks again at what is known of the caller, for each request. It reports whether the
+// connection is still the caller's. What was true of a process that has ended is forgotten.
+func (c *connection) check() bool {
+	now, err := c.caller.Now()
+	if err != nil {
+		c.last = nil
+		return false
+	}
+	if now.CgroupID != c.caller.CgroupID {
+		c.last = nil // its record has the cgroup
+	}
+	c.caller = now
+	return true
+}
+
 type connectionKey struct{}
 
 func withConnection(ctx context.Context, c *connection) context.Context {

@@ -71,11 +71,11 @@ func hostOf(addr netip.AddrPort) string {
 
 // guards refuses what must not be looked at further: a request that was meant for another host, and
 // one with a program's secret where others log it.
-func (f *face) guards(r *http.Request) *problem {
+func (f *face) guards(r *http.Request, rec *record) *problem {
 	if f.host != "" && r.Host != f.host {
 		return newProblem(wire.CodeRefusedHeader, "header Host is not %s", f.host).withField("Host")
 	}
-	if hasSecret(r.RequestURI) {
+	if rec.approval == nil && hasSecret(r.RequestURI) { // else it is a target that was looked at before
 		return newProblem(wire.CodeInvalidParameter, "a program's secret is in the URL: it goes into the header %s", wire.HeaderIdentity).
 			withField("query").withHint("give the program another secret: start it again")
 	}

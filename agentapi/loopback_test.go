@@ -29,12 +29,19 @@ type programs struct {
 	appService, imds string // base URLs
 }
 
-// watch finds processes as the agent does.
-func watch(process string) (appsecret.Watched, bool) {
-	if watched, found := peer.Watch(process); found {
-		return watched, true
+// watchProcesses finds processes as the agent does.
+func watchProcesses(t testing.TB) appsecret.Watch {
+	t.Helper()
+	boot, err := peer.ThisBoot()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return nil, false
+	return func(process string) (appsecret.Watched, bool) {
+		if watched, found := boot.Watch(process); found {
+			return watched, true
+		}
+		return nil, false
+	}
 }
 
 // startPrograms runs a server on a Unix socket and on two sockets on loopback.
@@ -45,7 +52,7 @@ func startPrograms(t testing.TB, cfg agentapi.Config) *programs {
 		t.Skipf("owners of sockets cannot be found here: %v", err)
 	}
 	t.Cleanup(func() { _ = owners.Close() })
-	return startProgramsOf(t, cfg, owners.Of, watch)
+	return startProgramsOf(t, cfg, owners.Of, watchProcesses(t))
 }
 
 func startProgramsOf(t testing.TB, cfg agentapi.Config, identify agentapi.Identify, watch appsecret.Watch) *programs {

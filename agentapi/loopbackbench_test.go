@@ -61,7 +61,7 @@ func serveAppService(b *testing.B) (endpoint, text string) {
 		b.Skipf("owners of sockets cannot be found here: %v", err)
 	}
 	b.Cleanup(func() { _ = owners.Close() })
-	keeper, err := appsecret.New(secret.New(strings.Repeat("k", 32)), "this boot", watch)
+	keeper, err := appsecret.New(secret.New(strings.Repeat("k", 32)), "this boot", watchProcesses(b))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -80,6 +80,9 @@ func (r *Rules) permit(needed permission, caller peer.Caller) *problem {
 		if r.Policy.Named(caller) || needed == forCallersAndAdministrators && r.Policy.Admin(caller) {
 			return nil
 		}
+		if p := r.otherwiseNamed(caller); p != nil {
+			return p
+		}
 		return newProblem(wire.CodeCallerNotAllowed, "no rule names uid %d or its groups", caller.UID).
 			withHint("ask whoever administers the agent for a rule that names this user, with the identity and the resource that it needs")
 	case forAdministrators:

@@ -66,14 +66,12 @@ func (proto sdkProtocol) understand(s *Server, ctx context.Context, rec *record,
 	return req, p
 }
 
-// sdkToken says what is known about a token as IMDS does: every value is a string.
+// sdkToken says what is known about a token as IMDS does: every value is a string, except one that
+// IMDS does not have.
 func sdkToken(r wire.TokenResponse) any {
-	expiresIn, refreshIn := strconv.FormatInt(r.ExpiresIn, 10), ""
-	if r.RefreshIn > 0 {
-		refreshIn = strconv.FormatInt(r.RefreshIn, 10)
-	}
+	expiresIn := strconv.FormatInt(r.ExpiresIn, 10)
 	return &wire.IMDSToken{
 		ClientID: r.ClientID, ExpiresIn: expiresIn, ExpiresOn: strconv.FormatInt(r.ExpiresOn, 10), ExtExpiresIn: expiresIn,
-		NotBefore: strconv.FormatInt(r.NotBefore, 10), RefreshIn: refreshIn, Resource: r.Resource, TokenType: r.TokenType,
+		NotBefore: strconv.FormatInt(r.NotBefore, 10), RefreshIn: r.RefreshIn, Resource: r.Resource, TokenType: r.TokenType,
 	}
 }

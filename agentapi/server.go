@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/waiting"
@@ -56,6 +57,8 @@ type Config struct {
 	Status     func(context.Context) wire.Status // safe for concurrent use
 	Identities []Identity                        // every configured identity
 	Policy     *policy.Policy                    // must not be changed any more
+	// Machine compares callers with units and programs that rules name; nil: this machine does.
+	Machine policy.Machine
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
 	// Waits is what has been waited for for long, in texts that any caller may read; nil: that is
@@ -161,6 +164,7 @@ func (s *Server) set(r Rules) error {
 	}
 	own := *r.Policy
 	own.AdminUIDs = append(slices.Clone(own.AdminUIDs), uint32(os.Geteuid())) //nolint:gosec // a uid
+	own.Machine = s.cfg.Machine
 	r.Policy = &own
 	s.rules.Store(&r)
 	return nil
@@ -188,6 +192,9 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = noMetrics{}
+	}
+	if cfg.Machine == nil {
+		cfg.Machine = peer.Host{}
 	}
 	if cfg.Wait == nil {
 		cfg.Wait = waiting.Sleep

@@ -197,6 +197,7 @@ func ambiguous(names []string) *problem {
 func (r *record) authorise(req policy.Request) *problem {
 	decision := r.rules.Policy.Decide(r.caller, req)
 	r.rule, r.reason = decision.Rule, decision.Reason
+	r.unit, r.executable = decision.Unit, decision.Executable
 	if decision.Allowed {
 		return nil
 	}

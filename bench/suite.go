@@ -101,6 +101,7 @@ func load() []comparison {
 // tokens compares with a server that knows the answer and asks nothing.
 func tokens() []comparison {
 	get := benchmark{pkg: "./agentapi", name: "BenchmarkTokenOverSocket"}
+	loopback := benchmark{pkg: "./agentapi", name: "BenchmarkTokenOverLoopback"}
 	many := benchmark{pkg: "./agentapi", name: "BenchmarkConnectionsMemory", time: "1x", runs: 1}
 	return []comparison{
 		atLeast(0.8, "cached token, 1 connection, beside bare net/http: rate", get, "connections=1", "req/s"),
@@ -109,6 +110,9 @@ func tokens() []comparison {
 		atMost(1.25, "cached token, 16 connections, beside bare net/http: p99", get, "connections=16", "p99-ns"),
 		atLeast(0.8, "cached token, 1 connection, beside bare net/http: requests in the same processor time", get, "connections=1", "req/cpu-s"),
 		atLeast(0.85, "cached token, 16 connections, beside bare net/http: requests in the same processor time", get, "connections=16", "req/cpu-s"),
+		atLeast(0.8, "App Service token over loopback beside 10,000 other sockets, 1 connection, beside bare net/http: rate", loopback, "connections=1", "req/s"),
+		atLeast(0.8, "the same, 16 connections: rate", loopback, "connections=16", "req/s"),
+		atLeast(0.8, "the same, a new connection each time, whose owner is looked up: rate", loopback, "each-new", "req/s"),
 		ahead("resident memory with 10,000 idle connections, beside 150 MiB", many, "", "kB"),
 		ahead("resident memory with 10,000 idle connections that have got a token, beside 150 MiB", many, "", "asked-kB"),
 	}

@@ -97,7 +97,7 @@ func startAgent(t *testing.T, source tokens, adminOnly bool) string {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(ctx, ln) }()
+	go func() { done <- server.Serve(ctx, agentapi.Socket(ln)) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

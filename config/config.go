@@ -62,6 +62,14 @@ type Config struct {
 	// not have a name, for ten minutes at most (ADR 0014).
 	Rules []Rule `yaml:"rules,omitempty"`
 
+	// CallerIdentity says how certain the agent must be which unit and which program a
+	// caller is. With available, that is what the kernel can say: before Linux 6.5, it
+	// knows a process by its number only, so that rules with units or executables hold on
+	// the Unix socket only for users whom they name, too. strict does not take that: the
+	// agent does not start with such a rule on such a kernel. Users and groups are
+	// certain on every kernel. Default: available.
+	CallerIdentity string `yaml:"caller_identity,omitempty"`
+
 	// Admins may read the agent's status, besides root and the agent's own user. Users
 	// and groups unknown on this machine are left out until they exist.
 	Admins Principals `yaml:"admins,omitempty"`
@@ -248,14 +256,29 @@ const AnyResource = "*"
 // Principals names local users and groups, by name or number.
 type Principals struct {
 	Users  []string `yaml:"users,omitempty"`  // User names, those of a directory (getent passwd) included, or numeric uids.
-	Groups []string `yaml:"groups,omitempty"` // Group names, those of a directory (getent group) included, or numeric gids; supplementary groups count.
+	Groups []string `yaml:"groups,omitempty"` // Group names, those of a directory (getent group) included, or numeric gids; supplementary groups count. Over TCP, groups are not known.
 }
 
-// Rule lets users and the members of groups have tokens.
+// Rule lets users, the members of groups and system services have tokens. It names a
+// caller that matches each kind that it lists: users or groups, units, executables.
 type Rule struct {
 	// Name appears in audit records.
 	Name       string `yaml:"name,omitempty"`
 	Principals `yaml:",inline"`
+	// Units are system services: web.service, worker@1.service, or with the slice that
+	// the unit's Slice= says, apps.slice/web.service. A caller is in a unit if its process
+	// is in the unit's own cgroup, and only while that process runs; one that a
+	// service has put into a cgroup of its own (Delegate=) is not. Services of users'
+	// own managers cannot be named. It needs a host with cgroups of version 2 alone.
+	// Default: none, the unit does not matter.
+	Units []string `yaml:"units,omitempty"`
+	// Executables are absolute paths of programs, of which the caller must run one. They
+	// narrow a rule that names users, groups or units, and are no boundary between
+	// programs of the same user, who can start each other and attach to each other. It
+	// needs CAP_SYS_PTRACE and an agent without Landlock. Over TCP the caller's program
+	// is not known, and such a rule names nobody. Default: none, the program does not
+	// matter.
+	Executables []string `yaml:"executables,omitempty"`
 	// Identities are the names of identities that the rule is about.
 	Identities []string `yaml:"identities,omitempty"`
 	// Resources are resource URIs, as in https://vault.azure.net, or the single
@@ -300,5 +323,7 @@ func defaults() Config {
 		Attestation: Attestation{Provider: ProviderAzureGuest},
 		BindingKey:  BindingKey{PCRBank: BankSHA256},
 		Audit:       Audit{To: AuditToStdout},
+
+		CallerIdentity: CallerIdentityAvailable,
 	}
 }

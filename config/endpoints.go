@@ -37,16 +37,17 @@ type LoopbackEndpoint struct {
 
 // checkEndpoints looks at each endpoint, and at all together.
 func (c *Config) checkEndpoints(f *findings) {
-	taken := map[netip.AddrPort]string{}
-	check := func(setting string, e *LoopbackEndpoint) {
-		if e == nil {
-			return
-		}
-		addr := f.wantLoopback(setting+".listen", e.Listen)
-		if other, ok := taken[addr]; ok && addr.IsValid() {
+	taken := map[string]string{}
+	alone := func(setting, address string) {
+		if other, ok := taken[address]; ok {
 			f.add("%s.listen: %s has this address, too", setting, other)
 		}
-		taken[addr] = setting
+		taken[address] = setting
+	}
+	check := func(setting string, e *LoopbackEndpoint) {
+		if e != nil && f.wantLoopback(setting+".listen", e.Listen) {
+			alone(setting, e.Listen)
+		}
 	}
 	check("endpoints.app_service", c.Endpoints.AppService)
 	check("endpoints.imds", c.Endpoints.IMDS)
@@ -55,11 +56,12 @@ func (c *Config) checkEndpoints(f *findings) {
 	}
 	if t := c.Endpoints.Takeover; t != nil {
 		t.check(f, "endpoints.takeover")
+		alone("endpoints.takeover", t.Listen)
 	}
 }
 
-// wantLoopback reports what is not a literal loopback address with a port, and returns it.
-func (f *findings) wantLoopback(setting, address string) netip.AddrPort {
+// wantLoopback reports what is not a literal loopback address with a port.
+func (f *findings) wantLoopback(setting, address string) bool {
 	addr, err := netip.ParseAddrPort(address)
 	switch {
 	case address == "":
@@ -68,8 +70,10 @@ func (f *findings) wantLoopback(setting, address string) netip.AddrPort {
 		f.add("%s: %q is not an address and a port, as in 127.0.0.1:840 (a name such as localhost can mean several addresses)", setting, address)
 	case !addr.Addr().IsLoopback() || addr.Addr().Is4In6():
 		f.add("%s: %s is not a loopback address: callers can be known only on this machine", setting, fmt.Sprint(addr.Addr()))
+	case addr.String() != address:
+		f.add("%s: %q is written %s", setting, address, addr)
 	default:
-		return addr
+		return true
 	}
-	return netip.AddrPort{}
+	return false
 }

@@ -48,6 +48,7 @@ func (c *Config) problems() []string {
 	c.checkAttestation(&f)
 	c.checkBindingKey(&f)
 	c.checkIdentities(&f)
+	c.checkCallerIdentity(&f)
 	c.checkRules(&f)
 	c.checkAudit(&f)
 	c.checkEndpoints(&f)
@@ -234,9 +235,7 @@ func (c *Config) checkRules(f *findings) {
 			f.add("%s.name: %q is used twice", at, r.Name)
 		}
 		seen[r.Name] = true
-		if len(r.Users)+len(r.Groups) == 0 {
-			f.add("%s: names neither users nor groups", at)
-		}
+		r.checkCallers(f, at)
 		c.checkGrant(f, at, r)
 	}
 }

@@ -36,13 +36,23 @@ func (c Caller) ProcessID() (string, bool) {
 // maxProcessID limits the text that [Running] looks at.
 const maxProcessID = 128
 
+// Boot is the present boot of the machine, in which processes can be found by their names. It is a
+// value, safe for concurrent use.
+type Boot struct{ id string }
+
+// ThisBoot finds out which boot this is.
+func ThisBoot() (Boot, error) {
+	id, err := bootID()
+	return Boot{id}, err
+}
+
 // Watched is a process that has been found by its name, held so that its number cannot become
 // another process' unnoticed. It is safe for concurrent use.
 type Watched struct{ process *process }
 
 // Watch finds a process that [Caller.ProcessID] has named. It does not if the process has ended,
 // for a text of another boot, and whenever that cannot be told. Call [Watched.Close] at the end.
-func Watch(processID string) (watched *Watched, found bool) {
+func (b Boot) Watch(processID string) (watched *Watched, found bool) {
 	parts := strings.Split(processID, "/")
 	if len(processID) > maxProcessID || len(parts) != 3 {
 		return nil, false
@@ -51,7 +61,7 @@ func Watch(processID string) (watched *Watched, found bool) {
 	if err != nil || pid <= 0 {
 		return nil, false
 	}
-	if boot, err := bootID(); err != nil || boot != parts[0] {
+	if b.id == "" || parts[0] != b.id {
 		return nil, false
 	}
 	k := hostKernel{}
@@ -75,10 +85,14 @@ func (w *Watched) Running() bool { return w.process.running() }
 // Close lets go of the process. It may be called again.
 func (w *Watched) Close() error { return w.process.close() }
 
-// Running reports whether a process that [Caller.ProcessID] has named still runs, as [Watch] finds
-// it.
+// Running reports whether a process that [Caller.ProcessID] has named still runs, as [Boot.Watch]
+// finds it.
 func Running(processID string) bool {
-	w, found := Watch(processID)
+	boot, err := ThisBoot()
+	if err != nil {
+		return false
+	}
+	w, found := boot.Watch(processID)
 	return found && w.Close() == nil
 }
 

@@ -12,7 +12,7 @@ const (
 	ReasonServer Reason = "no rule that lets the caller sign with this identity's key names this server among its hosts"
 )
 
-var signingProgress = []Reason{ReasonCaller, ReasonIdentity, ReasonSign, ReasonServer}
+var signingProgress = []Reason{ReasonCaller, ReasonUnit, ReasonWeak, ReasonExecutable, ReasonIdentity, ReasonSign, ReasonServer}
 
 // Signing is a TLS handshake that a caller wants signed with the key of an identity.
 type Signing struct {
@@ -29,19 +29,21 @@ func (p *Policy) DecideSigning(c peer.Caller, req Signing) Decision {
 	nearest := 0
 	for i := range p.Rules {
 		rule := &p.Rules[i]
-		reason := rule.refusesSigning(c, req)
+		matched, reason := p.matches(rule, c)
 		if reason == "" {
-			return Decision{Allowed: true, Rule: rule.Name}
+			reason = rule.refusesSigning(req)
+		}
+		if reason == "" {
+			return Decision{Allowed: true, Rule: rule.Name, Unit: matched.unit, Executable: matched.executable}
 		}
 		nearest = max(nearest, slices.Index(signingProgress, reason))
 	}
 	return Decision{Reason: signingProgress[nearest]}
 }
 
-func (r *Rule) refusesSigning(c peer.Caller, req Signing) Reason {
+// refusesSigning returns why a rule that names the caller does not let it sign, or "" if it does.
+func (r *Rule) refusesSigning(req Signing) Reason {
 	switch {
-	case !r.names(c):
-		return ReasonCaller
 	case !slices.Contains(r.Identities, req.Identity):
 		return ReasonIdentity
 	case !r.Sign:

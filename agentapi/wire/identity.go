@@ -31,6 +31,9 @@ type Capabilities struct {
 	Forms             []Form            `json:"forms"`               // of credentials, all that there are
 	Attestation       AttestationStatus `json:"attestation"`
 	TokenTypes        []string          `json:"token_types"` // that can be asked for
+	// CallerIdentity is how certainly the agent knows callers on this machine; nil: it is too old
+	// to say.
+	CallerIdentity *CallerIdentity `json:"caller_identity,omitempty"`
 }
 
 // Form is one form of a credential, a row of the table "What works today" in docs/credentials.md,

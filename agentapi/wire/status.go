@@ -21,7 +21,10 @@ type Status struct {
 	Audit    AuditStatus `json:"audit"`
 	// Configuration is the one that is in force, and what became of reloads.
 	Configuration ConfigurationStatus `json:"configuration"`
-	Identities    []IdentityStatus    `json:"identities"`
+	// CallerIdentity is how certainly the agent knows callers on this machine; nil: it is too old
+	// to say.
+	CallerIdentity *CallerIdentity  `json:"caller_identity,omitempty"`
+	Identities     []IdentityStatus `json:"identities"`
 	// Waiting is what the agent has been waiting for for more than five seconds; empty as a rule.
 	Waiting []WaitStatus `json:"waiting,omitempty"`
 	// RulesOff are the rules that are not in force because they name a user or a group who was not

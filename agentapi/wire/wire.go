@@ -6,8 +6,8 @@ const DefaultSocket = "/run/keyagent/agent.sock"
 // EnvSocket is the environment variable that names another socket to programs that call the agent.
 const EnvSocket = "KEYAGENT_SOCKET"
 
-// The paths of the API. They are matched byte for byte, except that the IMDS path may carry
-// duplicate slashes and a trailing one, because SDKs send them.
+// The paths of the API. They are matched byte for byte, except that those of IMDS and App Service
+// may carry duplicate slashes and a trailing one, because SDKs send them.
 const (
 	PathToken        = "/v1/token"
 	PathIdentities   = "/v1/identities"

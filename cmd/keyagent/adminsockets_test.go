@@ -58,7 +58,7 @@ func TestSocketsForAdministratorsThatCannotBeUsed(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			v := newVictim(t, simulator.Config{})
 			settings := strings.Replace(adminSettings, "/run/no-such-directory", v.dir, 1)
-			v.startPassed(tt.as, strings.Replace(settings, "127.0.0.1:1", freePort(t), 1), tt.passed)
+			v.startPassed(tt.as, strings.Replace(settings, "127.0.0.1:1", closedPort(t), 1), tt.passed)
 			<-v.ended
 			code := v.agent.ProcessState.ExitCode()
 			v.kill()
@@ -69,8 +69,8 @@ func TestSocketsForAdministratorsThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-// freePort is an address at which nobody listens.
-func freePort(t *testing.T) string {
+// closedPort is an address at which nobody listens.
+func closedPort(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -132,7 +132,7 @@ func (a *app) writeError(report errorReport) {
 
 // wantsJSON reports whether a command line asks for JSON, also one that is wrong in another place.
 func wantsJSON(args []string) bool {
-	for i, arg := range args {
+	for i, arg := range ownArgs(args) {
 		switch arg {
 		case "--":
 			return false
@@ -151,7 +151,10 @@ func exitCode(err error) int {
 	_, badConfig := errors.AsType[configError](err)
 	_, badUsage := errors.AsType[usageError](err)
 	_, badRequest := errors.AsType[keyring.RequestError](err)
+	program, notStarted := errors.AsType[programError](err)
 	switch {
+	case notStarted:
+		return program.code
 	case badConfig, badUsage, badRequest, isBadRequest(err):
 		return exitUsage
 	case errors.Is(err, client.ErrRefused):

@@ -102,6 +102,7 @@ var places = map[string]place{
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
 	"internal/advice":    {nil, leaf},
+	"internal/launch":    {[]string{"agentapi/wire"}, "pure: an endpoint and an environment go in, the environment of a program comes out"},
 	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret"}, "whose a file is that an operator hands over, and what is in it"},
 	"internal/statedir": {
 		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/secret", "internal/statefile", "internal/waiting"},
@@ -119,10 +120,10 @@ var places = map[string]place{
 		"pure: what is known goes in, which forms of credentials work comes out",
 	},
 	"internal/rulebook": {
-		[]string{"config", "agentapi/policy", "internal/accounts"},
+		[]string{"config", "agentapi/peer", "agentapi/policy", "internal/accounts"},
 		"rules as somebody wrote them become rules as the agent applies them",
 	},
-	"internal/takeover": {[]string{"config", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
+	"internal/takeover": {[]string{"config", "agentapi/wire", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
 	"internal/keyring": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",
@@ -132,7 +133,7 @@ var places = map[string]place{
 	},
 	"internal/doctor": {
 		[]string{
-			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/wire",
+			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/peer", "agentapi/wire",
 			"internal/accounts", "internal/advice", "internal/auditsink", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
 		},
 		"looks at what the daemon would open, and opens it as the daemon would; it must not run one",
@@ -151,7 +152,7 @@ var places = map[string]place{
 	"cmd/keyagent": {
 		[]string{
 			"config", "client", "agentapi/wire", "systemd", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
-			"internal/inputfile", "internal/pemfile", "internal/waiting", "internal/writequeue",
+			"internal/inputfile", "internal/launch", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},
@@ -160,6 +161,7 @@ var places = map[string]place{
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
+	"samples/exec/go":              {nil, "an app that does not know of keyagent"},
 	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},

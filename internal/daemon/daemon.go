@@ -43,6 +43,9 @@ type Options struct {
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
 	Accounts rulebook.Accounts
 
+	// Cgroups is the directory of the tree of cgroups, version 2; "" means peer.CgroupRoot.
+	Cgroups string
+
 	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent
 	// or command have it.
 	Waits *waiting.Board
@@ -97,6 +100,7 @@ type Daemon struct {
 	trustSince atomic.Pointer[time.Time] // the last reload that changed trust, proxy or attestation; nil: none did
 
 	engine  *engine.Engine
+	machine machine
 	host    hostProbe
 	silence tpmProbe
 	server  *agentapi.Server
@@ -123,8 +127,12 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := peer.CheckUIDMap(); err != nil {
 		return err
 	}
+	d.machine = machineAt(d.opts.Cgroups)
 	plan, err := resolve(ctx, d.cfg, d.opts.Accounts, d.opts.Now, nil)
 	if err != nil {
+		return err
+	}
+	if err := plan.rules.CheckCallers(d.machine); err != nil {
 		return err
 	}
 	if err := plan.ReadProxyCredential(d.cfg.Proxy); err != nil {
@@ -161,6 +169,7 @@ func (d *Daemon) open(ctx context.Context) error {
 		SDKTimeout:   d.opts.SDKTimeout,
 		Identities:   plan.callables,
 		Policy:       plan.policy,
+		Machine:      d.machine,
 		Audit:        d.opts.Audit,
 		Logger:       d.opts.Logger,
 		Now:          d.opts.Now,
@@ -223,6 +232,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", listener.Addr().String(), "endpoints", len(d.ways),
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
 	d.tellRules(nil, plan.rules.NotInForce())
+	d.tellCautions(plan.rules)
 	defer d.opts.Logger.Info("keyagent has ended: no request is under way any more")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

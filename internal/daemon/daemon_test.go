@@ -47,6 +47,7 @@ type stage struct {
 	now        func() time.Time  // the agent's clock; nil: the platform's
 	sdkTimeout time.Duration     // 0: 8 s
 	waits      *waiting.Board    // nil: one of the agent's own
+	cgroups    string            // root of the tree; "": this machine's
 
 	waitForAccounts func(context.Context, time.Duration) error
 	client          *client.Client
@@ -115,6 +116,7 @@ func (s *stage) start() {
 		Wait:       s.wait,
 		Waits:      s.waits,
 		SDKTimeout: s.sdkTimeout,
+		Cgroups:    s.cgroups,
 
 		Accounts: s.accounts, WaitForAccounts: s.waitForAccounts,
 	})

@@ -68,17 +68,22 @@ func (d *Daemon) openEndpoints(ctx context.Context) (agentapi.Programs, error) {
 	if d.cfg.Endpoints.AppService == nil {
 		return programs, nil
 	}
-	var err error
-	programs.Secrets, err = appsecret.Open(statefile.In(d.cfg.StateDir), d.opts.Logger, watch)
+	boot, err := peer.ThisBoot()
+	if err != nil {
+		return programs, err
+	}
+	programs.Secrets, err = appsecret.Open(statefile.In(d.cfg.StateDir), d.opts.Logger, watchIn(boot))
 	return programs, err
 }
 
-// watch finds the process that a program's secret ends with.
-func watch(process string) (appsecret.Watched, bool) {
-	if watched, found := peer.Watch(process); found {
-		return watched, true
+// watchIn finds the process that a program's secret ends with.
+func watchIn(boot peer.Boot) appsecret.Watch {
+	return func(process string) (appsecret.Watched, bool) {
+		if watched, found := boot.Watch(process); found {
+			return watched, true
+		}
+		return nil, false
 	}
-	return nil, false
 }
 
 // listen takes the socket that was passed under a name, or opens one at a loopback address.

@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -22,16 +23,25 @@ func (s *Server) handler(f *face) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(f, w, r) })
 }
 
-// serve answers one request: find its route, answer, audit, write.
+// serve answers one request: find its route, answer, audit, count, write.
 func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
+	begun := s.cfg.Now()
 	rec := s.begin(f, r)
+	rec.ids = idsOf(r)
+	w.Header()[wire.HeaderRequestID] = []string{rec.ids.own}
+	rec.route.limitBody(w, r)
 	said, p := s.answer(r, rec)
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
-	if p != nil {
-		if rec.tellsReasonInLog(p) && !rec.beyondQuota {
-			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
+	s.count(rec, p, begun)
+	if p == nil && said.stream != nil {
+		if p = said.stream(w, r); p == nil {
+			return
 		}
+	}
+	if p != nil {
+		s.logReason(r.Context(), rec, p)
+		p.RequestID = rec.ids.own
 		// A stranger is disconnected after its refusal: an idle connection takes a place.
 		p.close = r.ContentLength != 0 || !rec.known || rec.rules.stranger(rec.caller)
 		s.writeProblem(w, r, rec.route.errors, p)
@@ -41,11 +51,17 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	write(w, status, contentType, said.token.Reveal(), text)
 }
 
-// tellsReasonInLog reports whether the log says why an answer is what it is: a fault of the agent,
-// and what keeps a program of somebody else from its token, since there are programs that do not
+// logReason puts into the log what operators would not see otherwise: a fault of the
+// agent, and what keeps a program on loopback from its token, since there are programs that do not
 // show it.
-func (r *record) tellsReasonInLog(p *problem) bool {
-	return p.cause != nil || r.face.name != "" && p.Status >= 500
+func (s *Server) logReason(ctx context.Context, rec *record, p *problem) {
+	switch {
+	case rec.beyondQuota:
+	case p.cause != nil:
+		s.cfg.Logger.ErrorContext(ctx, "answering a request", "request_id", rec.ids.own, "code", p.Code, "detail", p.Detail, "error", p.cause)
+	case rec.face.name != "" && p.Status >= http.StatusInternalServerError:
+		s.cfg.Logger.WarnContext(ctx, "a program gets no token", "request_id", rec.ids.own, "endpoint", rec.face.name, "uid", rec.caller.UID, "code", p.Code, "detail", p.Detail)
+	}
 }
 
 // begin finds the route of a request and begins its record.
@@ -78,9 +94,9 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 	if found.handle == nil {
 		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path).withHint(rec.face.about)
 	}
-	if r.Method != found.method {
-		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.method)
-		p.allow = found.method
+	if !found.takes(r.Method) {
+		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.allow())
+		p.allow = found.allow()
 		return reply{}, p
 	}
 	for _, name := range refusedHeaders {
@@ -88,8 +104,8 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 			return reply{}, newProblem(wire.CodeRefusedHeader, "header %s is not accepted", name).withField(name)
 		}
 	}
-	if r.ContentLength != 0 {
-		return reply{}, newProblem(wire.CodeUnexpectedBody, "requests have no body")
+	if p := found.unexpectedBody(r); p != nil {
+		return reply{}, p
 	}
 	if p := rec.rules.permit(found.permission, rec.caller); p != nil {
 		rec.notes(r.URL.RawQuery)
@@ -103,17 +119,9 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 }
 
 // status answers GET /v1/status.
-func (s *Server) status(r *http.Request, _ *record) (reply, *problem) {
-	if _, p := parseQuery(r.URL.RawQuery, nil, refuseUnknown); p != nil {
-		return reply{}, p
-	}
-	status := s.cfg.Status(r.Context())
-	status.Audit = s.trail.status()
-	if status.Audit.Required && status.Audit.LastError != "" {
-		status.Ready = false
-		status.NotReady = append(status.NotReady, "audit records are required and cannot be written: "+status.Audit.LastError)
-	}
-	return reply{body: status}, nil
+func (s *Server) status(r *http.Request, rec *record) (reply, *problem) {
+	status, p := s.statusOf(r, rec)
+	return reply{body: status}, p
 }
 
 // capabilities answers GET /v1/capabilities.
@@ -137,7 +145,7 @@ func (s *Server) identities(r *http.Request, rec *record) (reply, *problem) {
 		}
 		id := rec.rules.Identities[i]
 		found = append(found, wire.Identity{
-			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts,
+			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts, Sign: grant.Sign,
 		})
 	}
 	return reply{body: found}, nil
@@ -166,7 +174,7 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 	if said.foreign != nil {
 		return said.foreign.Body, nil
 	}
-	if said.text != nil {
+	if said.text != nil || said.stream != nil {
 		return said.text, nil
 	}
 	text, err := json.Marshal(said.body)
@@ -182,6 +190,7 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format errorFormat, p *problem) {
 	header := w.Header()
 	status, contentType, body := format(p)
+	header.Set(wire.HeaderError, string(p.Code))
 	if p.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.FormatInt(p.RetryAfter, 10))
 	}
@@ -196,7 +205,7 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format err
 	}
 	text, err := json.Marshal(body)
 	if err != nil {
-		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "error", err)
+		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "request_id", p.RequestID, "error", err)
 	}
 	write(w, status, contentType, "", text)
 }

@@ -142,6 +142,7 @@ func (a *admission) take(shares []share) (full share, ok bool) {
 	for _, s := range shares {
 		a.open[s.account]++
 	}
+	a.server.connections.Add(1)
 	return share{}, true
 }
 
@@ -154,6 +155,7 @@ func (a *admission) give(shares []share) {
 		}
 	}
 	a.mu.Unlock()
+	a.server.connections.Add(-1)
 	<-a.slots
 }
 
@@ -194,9 +196,14 @@ func (c *admittedConn) Close() error {
 // that the bound denies. The reply fits into the empty buffer of a new connection, so that writing
 // it does not wait for the caller either.
 func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
+	a.server.turnedAway.Add(1)
 	rules := a.server.rules.Load()
 	p := rules.noRoom(caller, full)
-	_ = a.server.audit(&record{rules: rules, face: a.face, caller: caller}, p) // which is noted and told by the trail itself
+	ids := requestIDs{own: newRequestID()}
+	p.RequestID = ids.own
+	rec := &record{rules: rules, face: a.face, caller: caller, ids: ids}
+	_ = a.server.audit(rec, p) // which is noted and told by the trail itself
+	a.server.count(rec, p, a.server.cfg.Now())
 	status, contentType, problem := a.face.errors(p)
 	body, err := json.Marshal(problem)
 	if err != nil {
@@ -208,8 +215,8 @@ func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
 		retry = fmt.Sprintf("Retry-After: %d\r\n", p.RetryAfter)
 	}
 	_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"+
-		"%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
-		status, http.StatusText(status), contentType, retry, len(body), body)
+		"x-ms-request-id: %s\r\n%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+		status, http.StatusText(status), contentType, ids.own, retry, len(body), body)
 }
 
 // noRoom says which bound was reached. A stranger gets the refusal that it would get to a request.

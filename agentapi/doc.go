@@ -17,6 +17,10 @@
 // came to up to policy.Decide, and uses that for the same request while the rules are the same
 // (approval.go).
 //
+// Administrators have their own face (admin.go), and what watches the agent has a port on loopback
+// at which nobody is asked who they are. Each answer has an id, which its record and the log have
+// too (requestid.go), and is counted (metrics.go).
+//
 // # Invariants
 //
 //   - A route without a permission does not exist; [New] fails on one. What is
@@ -27,14 +31,17 @@
 //   - On loopback, a request is meant for the literal address or refused; at App Service, it takes
 //     the owner of the socket and a secret that is for that owner. A URL with a secret is refused,
 //     and not put on record.
-//   - Every token leaves one audit record, written before the token is sent. Every
-//     other answer does, too, up to a bound for each account (quota.go), beyond
-//     which answers are counted and the count is recorded. (What is not HTTP at all
-//     is answered 400 or 431 by net/http and leaves none.)
+//   - Every token, and every signature for a caller's TLS handshake, leaves one audit record,
+//     written before it is sent. Every other answer does, too, up to a bound for each account
+//     (quota.go), beyond which answers are counted and the count is recorded. (What is not HTTP at
+//     all is answered 400 or 431 by net/http and leaves none.)
 //   - Nobody waits longer than half a second for a record, whatever reads it. If the
 //     record of a token is not written by then, [Config.AuditRequired] decides
 //     whether the token is refused, or sent and the lost record counted.
-//   - No record, log line or error holds a token.
+//   - No record, log line, metric or error holds a token. Of what a caller sends,
+//     nothing becomes a label of a metric.
+//   - Where callers are not asked who they are, no name of the configuration is told,
+//     and nothing is done for which the TPM is asked more than once in two seconds.
 //   - A token is answered only if it is of the identity and the type that the
 //     policy allowed, is not empty and has not expired, and one that is bound to a
 //     certificate only if it is known to which. There is no 200 without a token.
@@ -42,6 +49,8 @@
 //     says of its owner, is looked for among the identities that rules give the caller, and the
 //     token that is sent must have that id itself. To learn an id, nothing is fetched but a
 //     token that rules give the caller.
+//   - With the keys that tokens are bound to, nothing is signed for a caller but TLS handshakes, of
+//     which the agent sees the message and, in TLS 1.2, the server (binding.go).
 //   - A caller learns of no identity but those of its rules. To skip the cache
 //     takes a rule; a claims challenge, which a resource has made, does not.
 //   - A failure that may pass is 503 or 429 with Retry-After, never 500: SDKs

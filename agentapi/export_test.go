@@ -2,12 +2,14 @@ package agentapi
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
@@ -35,6 +37,12 @@ func routesOf(routes []route) []Route {
 	return all
 }
 
+// Of routes that take any method.
+const (
+	AnyMethod        = anyMethod
+	AllowOfAnyMethod = allowOfAnyMethod
+)
+
 // HandlerFor answers requests as if they came from the caller.
 func (s *Server) HandlerFor(caller peer.Caller) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -54,6 +62,9 @@ const (
 	MissEvery       = missEvery
 	MaxMissAccounts = maxMissAccounts
 )
+
+// SignBurst is how many signatures one caller may have at once.
+const SignBurst = signBurst
 
 // MissAccounts returns how many accounts are kept of callers who are known by a group only.
 func (s *Server) MissAccounts() int { return len(s.misses.members) }
@@ -132,5 +143,29 @@ func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secre
 	}})
 }
 
+// AppServiceHandler answers requests as App Service does, at an address, as if they came from the
+// caller.
+func (s *Server) AppServiceHandler(host string, caller peer.Caller) http.Handler {
+	f := &face{routes: appServiceRoutes, errors: loopbackErrors.format, name: "app-service", host: host}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handler(f).ServeHTTP(w, r.WithContext(withConnection(r.Context(), &connection{caller: caller})))
+	})
+}
+
 // WithPatience is the context of requests for tokens.
 var WithPatience = withPatience
+
+// AuditAttributes returns the names of all attributes that a record of an answer may have.
+func AuditAttributes() (names []string) {
+	of := record{
+		face: &face{name: "x"}, identity: "x", resource: "x", tokenType: "x", rule: "x", reason: "x", issued: true,
+	}
+	entry := slog.NewRecord(time.Time{}, 0, "", 0)
+	requestIDs{"x", "x"}.addTo(&entry)
+	entry.AddAttrs(of.attrs(newProblem(wire.CodeInternal, "x"))...)
+	entry.Attrs(func(a slog.Attr) bool {
+		names = append(names, a.Key)
+		return true
+	})
+	return names
+}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -225,12 +226,18 @@ func (a *agent) do(t testing.TB, method, target string, headers ...string) answe
 	return got
 }
 
+// requestID is a random UUID.
+var requestID = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+
 func (a answer) checkHeaders(t testing.TB) {
 	t.Helper()
 	for name, want := range map[string]string{"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"} {
 		if got := a.header.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
+	}
+	if id := a.header.Get("x-ms-request-id"); !requestID.MatchString(id) {
+		t.Errorf("the request's id is %q", id)
 	}
 	seconds, err := strconv.Atoi(a.header.Get("Retry-After"))
 	if retryable := a.status == 429 || a.status == 503; retryable != (err == nil && seconds > 0) {
@@ -306,7 +313,7 @@ var readAPI = sync.OnceValues(func() (doc documentedAPI, err error) {
 
 // documentedMethod is the method under which the answers to requests for a path are documented.
 func documentedMethod(path string) string {
-	if path == wire.PathEndpoint {
+	if path == wire.PathEndpoint || path == wire.PathBindingSign {
 		return "post"
 	}
 	return "get"

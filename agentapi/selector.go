@@ -138,7 +138,7 @@ func (s *Server) enquire(ctx context.Context, rec *record, req tokenRequest, nam
 		return s.learnt.of(name), nil
 	}
 	if p.cause != nil { // a fault of the agent, which says nothing of the identity
-		s.cfg.Logger.ErrorContext(ctx, "learning the ids of an identity", "identity", name, "error", p.cause)
+		s.cfg.Logger.ErrorContext(ctx, "learning the ids of an identity", "request_id", rec.ids.own, "identity", name, "error", p.cause)
 		return Identity{}, nil
 	}
 	return Identity{}, p

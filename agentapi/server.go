@@ -18,6 +18,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/forward"
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
@@ -59,6 +60,7 @@ type Config struct {
 	Policy     *policy.Policy                    // must not be changed any more
 	// Machine compares callers with units and programs that rules name; nil: this machine does.
 	Machine policy.Machine
+	Pairs   Pairs
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
 	// Waits is what has been waited for for long, in texts that any caller may read; nil: that is
@@ -74,6 +76,8 @@ type Config struct {
 	Audit *slog.Logger
 	// AuditRequired refuses tokens whose record is not written.
 	AuditRequired bool
+	AuditPlace    AuditPlace
+	Metrics       Metrics          // nil: nothing is counted
 	Logger        *slog.Logger     // nil: nothing is logged; its handler must not block
 	Now           func() time.Time // nil: time.Now
 	// Wait waits for the next time that the bound on records is lifted, or until ctx is done; nil:
@@ -86,6 +90,9 @@ type Config struct {
 	// SDKTimeout is the same in the protocols of Azure's SDKs, some of which give up after 10 s and
 	// never show why; 0: 8 s. The token is fetched all the same, for whoever asks again.
 	SDKTimeout time.Duration
+	// StreamIdle is how long nothing may be sent or received in a request that is passed on to a
+	// resource; 0: five minutes.
+	StreamIdle time.Duration
 	// ShutdownGrace is how long requests in flight may go on after the server is told to stop; 0:
 	// 10 s.
 	ShutdownGrace time.Duration
@@ -105,6 +112,14 @@ type Server struct {
 	misses *misses
 	learnt learnt
 	trail  *trail
+	recent recentStatus
+
+	connections atomic.Int64  // open ones, by all ways
+	turnedAway  atomic.Uint64 // connections, because of a bound
+
+	signatures *signatures
+
+	forwarder *forward.Forwarder
 
 	rules    atomic.Pointer[Rules] // in force; a request is answered by one of them from its beginning to its end
 	changing sync.Mutex            // of rules
@@ -116,6 +131,7 @@ type Rules struct {
 	Policy     *policy.Policy // must not be changed any more
 	Identities []Identity     // every configured identity
 	Tokens     TokenSource    // of these identities
+	Pairs      Pairs          // likewise
 }
 
 // New checks the configuration. The agent's own user may administer it, as well as those that the
@@ -130,11 +146,12 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	cfg = withDefaults(cfg)
-	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}}
+	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}, signatures: newSignatures(cfg.Now), forwarder: &forward.Forwarder{Idle: cfg.StreamIdle}}
+	s.recent.lock = waiting.NewLock()
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")
 	}
-	if err := s.SetRules(Rules{cfg.Policy, cfg.Identities, cfg.Tokens}); err != nil {
+	if err := s.SetRules(Rules{cfg.Policy, cfg.Identities, cfg.Tokens, cfg.Pairs}); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -185,6 +202,9 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.Machine == nil {
 		cfg.Machine = peer.Host{}
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = noMetrics{}
 	}
 	if cfg.Wait == nil {
 		cfg.Wait = waiting.Sleep

@@ -56,7 +56,7 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-func newClient(t *testing.T, socket string) *client.Client {
+func newClient(t testing.TB, socket string) *client.Client {
 	t.Helper()
 	c := client.New(client.Config{Socket: socket})
 	t.Cleanup(func() { _ = c.Close() })

@@ -23,10 +23,16 @@
 // the agent or an outage of Entra is not noticed before the token expires. A [Transport] puts
 // tokens into requests to listed hosts, and meets a claims challenge once.
 //
+// # Bound tokens
+//
+// A token of type mtls_pop is taken only over a connection that presents the certificate that it is
+// bound to. [Client.HTTPClient] makes such connections: the agent signs their handshakes with a key
+// that stays in the TPM. [Client.TLSConfig] and [Client.Binding] are for other uses of mutual TLS.
+//
 // # Invariants
 //
-//   - Only the agent's socket is ever contacted. Proxy settings and redirects
-//     are not followed.
+//   - Only the agent's socket is ever contacted, but by a Transport and by the client of
+//     HTTPClient. Proxy settings (save by those) and redirects are not followed.
 //   - A reply is used only if it is whole and of bounded size.
 //   - [Client] retries nothing; [Error.RetryAfter] says when a retry makes sense. A [TokenSource]
 //     without a token waits some seconds for an agent that is being restarted.

@@ -74,18 +74,37 @@ type Config struct {
 	// and groups unknown on this machine are left out until they exist.
 	Admins Principals `yaml:"admins,omitempty"`
 
-	// Audit says what happens when audit records cannot be written.
+	// Audit says where audit records go, and what happens when they cannot be written.
 	Audit Audit `yaml:"audit,omitempty"`
 
 	// Endpoints are ways into the agent besides its socket. Default: none.
 	Endpoints Endpoints `yaml:"endpoints,omitempty"`
 }
 
-// Audit configures the audit records, which the agent writes to its standard output.
+// Places of audit records.
+const (
+	AuditToStdout   = "stdout"
+	AuditToFile     = "file"
+	AuditToJournald = "journald"
+)
+
+// DefaultAuditFile is where audit records go with to: file, unless the file says otherwise.
+const DefaultAuditFile = "/var/log/keyagent/audit.jsonl"
+
+// Audit configures the audit records: one for each answer of the agent.
 type Audit struct {
+	// To is stdout (the agent's standard output), file, or journald (the journal, with a field
+	// for each attribute, as in KEYAGENT_UID and KEYAGENT_DECISION; the message is the same JSON
+	// as in a file). The agent does not start if records cannot go there. Default: stdout.
+	To string `yaml:"to,omitempty"`
+	// File is where records go with to: file, one JSON object a line. It must not be a symbolic
+	// link, nor readable for everybody, and its directory must be writable for nobody but root
+	// or the agent's user. A file that is not there is made, with mode 0600. It is opened again
+	// at SIGHUP, and when it was renamed or removed. Default: /var/log/keyagent/audit.jsonl.
+	File string `yaml:"file,omitempty"`
 	// Required is true to refuse tokens, also those that are in memory, while their
-	// records cannot be written: the disk is full, or the reader of the agent's standard
-	// output has ended or stopped reading. False hands them out all the same, and lost
+	// records cannot be written: the disk is full, or what reads the agent's standard output,
+	// or the journal, has ended or stopped reading. False hands them out all the same, and lost
 	// records are counted. Default: false.
 	Required bool `yaml:"required,omitempty"`
 }
@@ -288,9 +307,12 @@ type Rule struct {
 	// certificates, which tokens of type mtls_pop need, and nothing else. In TLS 1.2
 	// the agent sees the server, which must be one of hosts. TLS 1.3 hides the server
 	// from it: there a caller can show the certificate to any server, Entra's included,
-	// and so get any token of the identities. Where that is too much, let callers use
-	// hosts through the agent instead. Default: false.
+	// and so get any token of the identities: see sign_hosts_only. Default: false.
 	Sign bool `yaml:"sign,omitempty"`
+	// SignHostsOnly refuses to sign where the server is not shown, so that the
+	// certificate is of use at hosts only: callers then have to offer TLS 1.2 at most,
+	// which Key Vault needs anyway. Default: false.
+	SignHostsOnly bool `yaml:"sign_hosts_only,omitempty"`
 }
 
 // maxFileBytes limits a configuration file.
@@ -303,6 +325,7 @@ func defaults() Config {
 		Socket:      "/run/keyagent/agent.sock",
 		Attestation: Attestation{Provider: ProviderAzureGuest},
 		BindingKey:  BindingKey{PCRBank: BankSHA256},
+		Audit:       Audit{To: AuditToStdout},
 
 		CallerIdentity: CallerIdentityAvailable,
 	}

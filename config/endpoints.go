@@ -17,6 +17,9 @@ type Endpoints struct {
 	// calling is known by the owner of the socket alone. Prefer app_service where the
 	// program can use it. Name of a passed socket: imds.
 	IMDS *LoopbackEndpoint `yaml:"imds,omitempty"`
+	// Admin is for whoever administers the agent, and for what watches it. Default: none.
+	// Names of passed sockets: admin, metrics.
+	Admin *AdminEndpoint `yaml:"admin,omitempty"`
 	// Takeover gives the programs of chosen users the agent in the place of IMDS at
 	// 169.254.169.254, whatever they do (docs/takeover.md). Default: nobody's. Name of a
 	// passed socket: takeover.
@@ -48,6 +51,9 @@ func (c *Config) checkEndpoints(f *findings) {
 	}
 	check("endpoints.app_service", c.Endpoints.AppService)
 	check("endpoints.imds", c.Endpoints.IMDS)
+	if a := c.Endpoints.Admin; a != nil {
+		a.check(f, "endpoints.admin", c.Socket)
+	}
 	if t := c.Endpoints.Takeover; t != nil {
 		t.check(f, "endpoints.takeover")
 		alone("endpoints.takeover", t.Listen)

@@ -31,6 +31,8 @@ type Rule struct {
 	// Sign lets callers have TLS handshakes signed with the identities' keys: see
 	// [Policy.DecideSigning].
 	Sign bool
+	// SignHostsOnly leaves out handshakes that do not show the server.
+	SignHostsOnly bool
 }
 
 // Policy is the set of rules of one configuration. It must not be changed once it is in use; then
@@ -174,6 +176,7 @@ func (p *Policy) Identities(c peer.Caller) []string {
 type Grant struct {
 	Identity                     string
 	Resources, TokenTypes, Hosts []string
+	Sign                         bool
 }
 
 // Grants returns what rules give the caller, by identity, in the order of [Policy.Identities].
@@ -186,11 +189,25 @@ func (p *Policy) Grants(c peer.Caller) []Grant {
 				grant.Resources = union(grant.Resources, rule.Resources)
 				grant.TokenTypes = union(grant.TokenTypes, rule.TokenTypes)
 				grant.Hosts = union(grant.Hosts, rule.Hosts)
+				grant.Sign = grant.Sign || rule.Sign
 			}
 		}
 		grants = append(grants, grant)
 	}
 	return grants
+}
+
+// BoundResources returns the resources that rules give the caller at a host with an identity: the
+// sum of them, of which one rule must allow a request as a whole.
+func (p *Policy) BoundResources(c peer.Caller, identity string, h Host) []string {
+	var resources []string
+	for i := range p.Rules {
+		rule := &p.Rules[i]
+		if p.names(rule, c) && slices.Contains(rule.Identities, identity) && slices.Contains(rule.TokenTypes, boundType) && rule.CoversHost(h) {
+			resources = union(resources, rule.Resources)
+		}
+	}
+	return resources
 }
 
 // union appends what is not there yet.

@@ -22,8 +22,13 @@ type Problem struct {
 	// Claims is a claims challenge of Entra, a JSON object, with CodeClaimsRequired: a program
 	// passes it on to where it can be met.
 	Claims string `json:"claims,omitempty"`
+	// Reasons, with CodeNotReady, is why the agent is not ready, a sentence each.
+	Reasons []string `json:"reasons,omitempty"`
 	// RetryAfter repeats the Retry-After header: seconds to wait; 0 when waiting will not help.
 	RetryAfter int64 `json:"retry_after,omitempty"`
+	// RequestID repeats the [HeaderRequestID] header, for whoever looks for the request in the
+	// agent's audit.
+	RequestID string `json:"request_id,omitempty"`
 }
 
 // Code names a kind of problem for programs. The set may grow; a code never changes its meaning.
@@ -76,6 +81,8 @@ const (
 	// CodeAuditUnavailable: the configuration wants each token on record, and the record cannot be
 	// written; retry after RetryAfter.
 	CodeAuditUnavailable Code = "audit_unavailable"
+	// CodeNotReady: the agent is not ready, as its status has it; Reasons says why.
+	CodeNotReady Code = "not_ready"
 	// CodeTooManyConnections: the caller's user holds too many connections, or all users together
 	// do who are known by a group only.
 	CodeTooManyConnections Code = "too_many_connections"
@@ -84,6 +91,14 @@ const (
 	CodeCredentialRefused Code = "credential_refused"
 	// CodeClaimsRequired: Entra's policies want more than the credential says; Claims is what.
 	CodeClaimsRequired Code = "claims_required"
+	// CodeUpgradeRefused: the request wants its connection to speak another protocol, such as
+	// WebSocket, which is not passed on.
+	CodeUpgradeRefused Code = "upgrade_refused"
+	// CodeResourceUnreachable: the agent could not make the request to the resource, or got no
+	// answer that it could pass on.
+	CodeResourceUnreachable Code = "resource_unreachable"
+	// CodeResourceTimeout: nothing was sent or received for too long.
+	CodeResourceTimeout Code = "resource_timeout"
 	// CodeInternal: a fault of the agent; its log says more.
 	CodeInternal Code = "internal"
 )
@@ -114,12 +129,16 @@ var problems = map[Code]struct {
 	CodeNotConfigured:    {http.StatusNotFound, "The configuration does not turn this on"},
 	CodeMethodNotAllowed: {http.StatusMethodNotAllowed, "The path does not take this method"},
 
-	CodeThrottled:          {http.StatusTooManyRequests, "A pause is needed"},
-	CodeUnavailable:        {http.StatusServiceUnavailable, "The identity is not available at the moment"},
-	CodeAuditUnavailable:   {http.StatusServiceUnavailable, "The audit record cannot be written"},
-	CodeTooManyConnections: {http.StatusServiceUnavailable, "Too many connections"},
-	CodeCredentialRefused:  {http.StatusBadGateway, "The platform refused the agent's credential"},
-	CodeInternal:           {http.StatusInternalServerError, "The agent failed"},
+	CodeThrottled:           {http.StatusTooManyRequests, "A pause is needed"},
+	CodeUnavailable:         {http.StatusServiceUnavailable, "The identity is not available at the moment"},
+	CodeAuditUnavailable:    {http.StatusServiceUnavailable, "The audit record cannot be written"},
+	CodeNotReady:            {http.StatusServiceUnavailable, "The agent is not ready"},
+	CodeTooManyConnections:  {http.StatusServiceUnavailable, "Too many connections"},
+	CodeCredentialRefused:   {http.StatusBadGateway, "The platform refused the agent's credential"},
+	CodeUpgradeRefused:      {http.StatusBadRequest, "Connections cannot be upgraded"},
+	CodeResourceUnreachable: {http.StatusBadGateway, "The resource could not be called"},
+	CodeResourceTimeout:     {http.StatusGatewayTimeout, "The resource was silent for too long"},
+	CodeInternal:            {http.StatusInternalServerError, "The agent failed"},
 }
 
 // problemTypes is the document that explains the codes.

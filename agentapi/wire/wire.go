@@ -14,10 +14,16 @@ const (
 	PathCapabilities = "/v1/capabilities"
 	PathStatus       = "/v1/status"
 	PathMetrics      = "/metrics"
+	PathHealth       = "/healthz"
+	PathReady        = "/readyz"
 	PathEndpoint     = "/v1/endpoint"
 	PathIMDSToken    = "/metadata/identity/oauth2/token"
 	// PathAppServiceToken is on loopback only.
 	PathAppServiceToken = "/msi/token"
+
+	// PathBridge is followed by an identity, a slash, a host with or without port, and path and
+	// query of a request that the agent makes there.
+	PathBridge = "/bridge/"
 )
 
 // Query parameters of [PathToken].
@@ -96,6 +102,26 @@ const (
 // HeaderMetadata must be "true" on requests to [PathIMDSToken]. A program that is tricked into
 // fetching a URL cannot set it.
 const HeaderMetadata = "Metadata"
+
+// Headers that name a request, in the form in which net/http keeps them. Azure's SDKs log both.
+const (
+	// HeaderRequestID is in every answer: the name of the request in the agent's audit and log.
+	HeaderRequestID = "X-Ms-Request-Id"
+	// HeaderClientRequestID is what the caller calls its request. The audit has it, if it has up to
+	// 64 characters, which are letters, digits, "-", ".", "_", "{" and "}".
+	HeaderClientRequestID = "X-Ms-Client-Request-Id"
+)
+
+// HeaderResource of a request to [PathBridge] is the resource of the token that is used. It may be
+// left out if rules give the caller one resource only at the host.
+const HeaderResource = "Keyagent-Resource"
+
+// HeaderError of an answer says that the agent answers, and not the resource behind [PathBridge]:
+// it is the code of the problem.
+const HeaderError = "Keyagent-Error"
+
+// HeaderBound is set on requests to resources that take tokens bound to a certificate.
+const HeaderBound = "X-Ms-Tokenboundauth"
 
 // Media types of the replies.
 const (

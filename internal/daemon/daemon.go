@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/internal/metrics"
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
@@ -61,17 +63,24 @@ type Options struct {
 
 	// Origin is where the configuration was read, for the status.
 	Origin config.Origin
+
+	metrics *metrics.Metrics // of this agent
 }
 
 func (o Options) withDefaults() Options {
 	all := o.engine().WithDefaults()
 	o.Logger, o.Now, o.Waits = all.Logger, all.Now, all.Waits
+	o.metrics = metrics.New(o.Version)
 	return o
 }
 
 // engine are the options of the engine.
 func (o Options) engine() engine.Options {
-	return engine.Options{Version: o.Version, Logger: o.Logger, Now: o.Now, Sleep: o.Sleep, Wait: o.Wait, Waits: o.Waits, Words: o.Words}
+	opts := engine.Options{Version: o.Version, Logger: o.Logger, Now: o.Now, Sleep: o.Sleep, Wait: o.Wait, Waits: o.Waits, Words: o.Words}
+	if o.metrics != nil {
+		opts.Observer = o.metrics
+	}
+	return opts
 }
 
 // dir are the options of the state directory.
@@ -95,11 +104,12 @@ type Daemon struct {
 	host    hostProbe
 	silence tpmProbe
 	server  *agentapi.Server
-	ways    []agentapi.Way // on loopback, for programs
+	ways    []agentapi.Way // on loopback
 	taken   taken
 	closers []func() error // in the order of opening
 
 	openSocket func() (net.Listener, error) // the Unix socket, when the daemon runs
+	openAdmin  func() (net.Listener, error) // the administrators' socket; nil: none
 }
 
 // Open starts everything but the socket. It blocks while the TPM makes a key,
@@ -138,6 +148,9 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := d.openMetricsPort(ctx); err != nil {
+		return err
+	}
 	key, err := engine.OpenKey(ctx, d.cfg, d.opts.engine())
 	if err != nil {
 		return err
@@ -146,8 +159,10 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.closers = append(d.closers, d.engine.Close)
+	d.watch()
 	d.server, err = agentapi.New(agentapi.Config{
 		Tokens:       d.engine.Acquirer,
+		Pairs:        agentapi.Pairs{Source: d.engine.Acquirer, RootCAs: plan.RootCAs()},
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
 		Waits:        d.waits,
@@ -161,6 +176,8 @@ func (d *Daemon) open(ctx context.Context) error {
 		Now:          d.opts.Now,
 
 		AuditRequired: d.cfg.Audit.Required,
+		Metrics:       d.opts.metrics,
+		AuditPlace:    agentapi.AuditPlace{To: d.cfg.Audit.To, File: d.cfg.Audit.Path()},
 	})
 	d.inForce.Store(newInForce(ctx, d.opts.Origin, plan, d.started))
 	return err
@@ -176,6 +193,9 @@ func (d *Daemon) claim() error {
 		return held // it names the other agent, which a taken socket does not
 	}
 	if err := d.claimSocket(); err != nil {
+		return err
+	}
+	if err := d.claimAdmin(); err != nil {
 		return err
 	}
 	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
@@ -197,11 +217,15 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return err
 	}
 	ways := append([]agentapi.Way{agentapi.Socket(listener)}, d.ways...)
+	admin, err := d.admin()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	taken, err := d.takeover(ctx)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	ways = append(ways, taken...)
+	ways = slices.Concat(ways, admin, taken)
 	if err := d.closeUnused(); err != nil {
 		return err
 	}

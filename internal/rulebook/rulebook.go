@@ -61,6 +61,7 @@ type Book struct {
 	admins    config.Principals
 	audiences []string // that only a rule gives that names them
 	strict    bool     // caller_identity
+	overTCP   bool     // programs come over TCP, too
 	accounts  Accounts
 	now       func() time.Time
 	before    held // by the configuration before
@@ -85,8 +86,8 @@ func New(cfg *config.Config, finder Accounts, now func() time.Time, before *Book
 	}
 	b := &Book{
 		rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, now: now,
-		strict: cfg.CallerIdentity == config.CallerIdentityStrict,
-		known:  map[account]accountNumber{}, asked: map[account]int{},
+		strict: cfg.CallerIdentity == config.CallerIdentityStrict, overTCP: cfg.Endpoints.OverTCP(),
+		known: map[account]accountNumber{}, asked: map[account]int{},
 	}
 	if before != nil {
 		b.before = before.held()
@@ -110,7 +111,7 @@ func (b *Book) Check() error {
 func policyRule(r config.Rule, uids, gids []uint32) policy.Rule {
 	return policy.Rule{
 		Name: r.Name, UIDs: uids, GIDs: gids, Units: r.Units, Executables: r.Executables,
-		Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types, Fresh: r.Fresh, Hosts: r.Hosts, Sign: r.Sign,
+		Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types, Fresh: r.Fresh, Hosts: r.Hosts, Sign: r.Sign, SignHostsOnly: r.SignHostsOnly,
 	}
 }
 

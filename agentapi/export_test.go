@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/secret"
 )
@@ -36,6 +37,12 @@ func routesOf(routes []route) []Route {
 	}
 	return all
 }
+
+// Of routes that take any method.
+const (
+	AnyMethod        = anyMethod
+	AllowOfAnyMethod = allowOfAnyMethod
+)
 
 // HandlerFor answers requests as if they came from the caller.
 func (s *Server) HandlerFor(caller peer.Caller) http.Handler {
@@ -137,12 +144,22 @@ func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secre
 	}})
 }
 
+// AppServiceHandler answers requests as App Service does, at an address, as if they came from the
+// caller.
+func (s *Server) AppServiceHandler(host string, caller peer.Caller) http.Handler {
+	f := &face{routes: appServiceRoutes, errors: loopbackErrors.format, name: "app-service", host: host}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handler(f).ServeHTTP(w, r.WithContext(withConnection(r.Context(), &connection{caller: caller})))
+	})
+}
+
 // WithPatience is the context of requests for tokens.
 var WithPatience = withPatience
 
 // AuditAttributes returns the names of all attributes that a record of an answer may have.
 func AuditAttributes() (names []string) {
 	of := record{
+		rules: &Rules{Policy: &policy.Policy{}}, caller: peer.Caller{Via: peer.ViaUnix, Weak: true}, unit: "x", executable: "x",
 		face: &face{name: "x"}, identity: "x", resource: "x", tokenType: "x", rule: "x", reason: "x", issued: true,
 	}
 	entry := slog.NewRecord(time.Time{}, 0, "", 0)

@@ -38,7 +38,7 @@ func (s *stage) identity(name string) *config.Identity {
 }
 
 // platformAsk asks in the protocol of the metadata service.
-func (s *stage) platformAsk(query url.Values) (status int, answer map[string]string) {
+func (s *stage) platformAsk(query url.Values) (status int, answer map[string]any) {
 	s.t.Helper()
 	if !query.Has(wire.ParamAPIVersion) {
 		query.Set(wire.ParamAPIVersion, "2018-02-01")

@@ -28,6 +28,7 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	rec := s.begin(f, r)
 	rec.ids = idsOf(r)
 	w.Header()[wire.HeaderRequestID] = []string{rec.ids.own}
+	rec.route.limitBody(w, r)
 	said, p := s.answer(r, rec)
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
@@ -93,8 +94,8 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 			return reply{}, newProblem(wire.CodeRefusedHeader, "header %s is not accepted", name).withField(name)
 		}
 	}
-	if r.ContentLength != 0 {
-		return reply{}, newProblem(wire.CodeUnexpectedBody, "requests have no body")
+	if p := found.unexpectedBody(r); p != nil {
+		return reply{}, p
 	}
 	if p := rec.rules.permit(found.permission, rec.caller); p != nil {
 		rec.notes(r.URL.RawQuery)
@@ -134,7 +135,7 @@ func (s *Server) identities(r *http.Request, rec *record) (reply, *problem) {
 		}
 		id := rec.rules.Identities[i]
 		found = append(found, wire.Identity{
-			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts,
+			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts, Sign: grant.Sign,
 		})
 	}
 	return reply{body: found}, nil

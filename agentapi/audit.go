@@ -39,7 +39,8 @@ type record struct {
 	issued bool
 	token  facts
 
-	passed int // status of an answer of IMDS that is passed on; 0: none is
+	handshake handshake // that is signed, or was to be
+	passed    int       // status of an answer of IMDS that is passed on; 0: none is
 
 	patience    time.Duration // that the caller is credited with
 	beyondQuota bool          // it is counted and not written
@@ -94,10 +95,17 @@ func (r *record) issues(token acquire.Token) {
 	}
 }
 
-// decision is the outcome of a request: "issued" a token, "passed" an answer of IMDS on, "answered"
-// something else, "refused" the request, or "failed" at something allowed.
+// gives reports whether the answer gives the caller a token or a signature, so that it leaves a
+// record in any case.
+func (r *record) gives() bool { return r.issued || r.handshake.signed }
+
+// decision is the outcome of a request: "issued" a token, "signed" a TLS handshake, "passed" an
+// answer of IMDS on, "answered" something else, "refused" the request, or "failed" at something
+// allowed.
 func (r *record) decision(p *problem) string {
 	switch {
+	case p == nil && r.handshake.signed:
+		return "signed"
 	case p == nil && r.issued:
 		return "issued"
 	case p == nil && r.passed != 0:
@@ -116,11 +124,11 @@ func (r *record) decision(p *problem) string {
 // required, no token leaves without its record.
 func (s *Server) recorded(r *record, p *problem) *problem {
 	err := s.audit(r, p)
-	if err == nil || !r.issued || !s.cfg.AuditRequired {
+	if err == nil || !r.gives() || !s.cfg.AuditRequired {
 		return p
 	}
-	r.issued = false
-	p = newProblem(wire.CodeAuditUnavailable, "the record of this token cannot be written: %v", err).retryable(time.Second).
+	r.issued, r.handshake.signed = false, false
+	p = newProblem(wire.CodeAuditUnavailable, "the record of this answer cannot be written: %v", err).retryable(time.Second).
 		withHint(s.cfg.AuditPlace.whatToSee() + "; keyagent status says when records are written again")
 	_ = s.audit(r, p) // which is noted and told by the trail itself
 	return p
@@ -134,11 +142,11 @@ func (s *Server) audit(r *record, p *problem) error {
 	if !s.trail.kept() {
 		return nil
 	}
-	if !r.issued && !s.trail.quota.admits(r.caller, r.rules.Policy.Standing(r.caller), r.kind(p), s.cfg.Now()) {
+	if !r.gives() && !s.trail.quota.admits(r.caller, r.rules.Policy.Standing(r.caller), r.kind(p), s.cfg.Now()) {
 		r.beyondQuota = true
 		return nil
 	}
-	return s.trail.write(r.auditHandler(s.trail.handler, p), r.ids, r.issued)
+	return s.trail.write(r.auditHandler(s.trail.handler, p), r.ids, r.gives())
 }
 
 // kind is what answers without a record of their own are counted by.
@@ -163,8 +171,7 @@ func (r *record) attrs(p *problem) []slog.Attr {
 		slog.Int("status", status),
 	)
 	if r.caller.UID != noID {
-		attrs = append(attrs, slog.Uint64("uid", uint64(r.caller.UID)))
-		attrs = append(attrs, r.callerAttrs()...)
+		attrs = append(append(attrs, slog.Uint64("uid", uint64(r.caller.UID))), r.callerAttrs()...)
 	}
 	attrs = append(attrs, slog.String("method", r.method), slog.String("route", r.path))
 	if r.face != nil {
@@ -178,6 +185,7 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	if r.tokenType != "" {
 		attrs = append(attrs, slog.Bool("force_refresh", r.forceRefresh), slog.Bool("claims", r.claims))
 	}
+	attrs = append(attrs, r.handshake.attrs()...)
 	attrs = appendUnlessEmpty(attrs, "rule", r.rule)
 	if r.issued {
 		attrs = append(attrs,

@@ -31,10 +31,10 @@
 //   - On loopback, a request is meant for the literal address or refused; at App Service, it takes
 //     the owner of the socket and a secret that is for that owner. A URL with a secret is refused,
 //     and not put on record.
-//   - Every token leaves one audit record, written before the token is sent. Every
-//     other answer does, too, up to a bound for each account (quota.go), beyond
-//     which answers are counted and the count is recorded. (What is not HTTP at all
-//     is answered 400 or 431 by net/http and leaves none.)
+//   - Every token, and every signature for a caller's TLS handshake, leaves one audit record,
+//     written before it is sent. Every other answer does, too, up to a bound for each account
+//     (quota.go), beyond which answers are counted and the count is recorded. (What is not HTTP at
+//     all is answered 400 or 431 by net/http and leaves none.)
 //   - Nobody waits longer than half a second for a record, whatever reads it. If the
 //     record of a token is not written by then, [Config.AuditRequired] decides
 //     whether the token is refused, or sent and the lost record counted.
@@ -49,6 +49,8 @@
 //     says of its owner, is looked for among the identities that rules give the caller, and the
 //     token that is sent must have that id itself. To learn an id, nothing is fetched but a
 //     token that rules give the caller.
+//   - With the keys that tokens are bound to, nothing is signed for a caller but TLS handshakes, of
+//     which the agent sees the message and, in TLS 1.2, the server (binding.go).
 //   - A caller learns of no identity but those of its rules. To skip the cache
 //     takes a rule; a claims challenge, which a resource has made, does not.
 //   - A failure that may pass is 503 or 429 with Retry-After, never 500: SDKs

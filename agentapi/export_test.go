@@ -58,6 +58,9 @@ const (
 	MaxMissAccounts = maxMissAccounts
 )
 
+// SignBurst is how many signatures one caller may have at once.
+const SignBurst = signBurst
+
 // MissAccounts returns how many accounts are kept of callers who are known by a group only.
 func (s *Server) MissAccounts() int { return len(s.misses.members) }
 

@@ -18,6 +18,8 @@ var socketRoutes = append([]route{
 	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
 	{http.MethodPost, wire.PathEndpoint, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).endpoint},
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
+	{http.MethodGet, wire.PathBinding, withIdentity(wire.PathBinding), problemJSON, forCallersOfRules, nothingMore, (*Server).binding},
+	{http.MethodPost, wire.PathBindingSign, withIdentity(wire.PathBindingSign), problemJSON, forCallersOfRules, nothingMore, (*Server).sign},
 }, adminRoutes...)
 
 // A route is one request, and all in which it differs from others before its parameters are read.

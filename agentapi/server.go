@@ -59,6 +59,7 @@ type Config struct {
 	Policy     *policy.Policy                    // must not be changed any more
 	// Machine compares callers with units and programs that rules name; nil: this machine does.
 	Machine policy.Machine
+	Pairs   Pairs
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
 	// Waits is what has been waited for for long, in texts that any caller may read; nil: that is
@@ -112,6 +113,8 @@ type Server struct {
 	connections atomic.Int64  // open ones, by all ways
 	turnedAway  atomic.Uint64 // connections, because of a bound
 
+	signatures *signatures
+
 	rules    atomic.Pointer[Rules] // in force; a request is answered by one of them from its beginning to its end
 	changing sync.Mutex            // of rules
 }
@@ -122,6 +125,7 @@ type Rules struct {
 	Policy     *policy.Policy // must not be changed any more
 	Identities []Identity     // every configured identity
 	Tokens     TokenSource    // of these identities
+	Pairs      Pairs          // likewise
 }
 
 // New checks the configuration. The agent's own user may administer it, as well as those that the
@@ -136,12 +140,12 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	cfg = withDefaults(cfg)
-	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}}
+	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}, signatures: newSignatures(cfg.Now)}
 	s.recent.lock = waiting.NewLock()
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")
 	}
-	if err := s.SetRules(Rules{cfg.Policy, cfg.Identities, cfg.Tokens}); err != nil {
+	if err := s.SetRules(Rules{cfg.Policy, cfg.Identities, cfg.Tokens, cfg.Pairs}); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -190,11 +194,11 @@ func withDefaults(cfg Config) Config {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Metrics == nil {
-		cfg.Metrics = noMetrics{}
-	}
 	if cfg.Machine == nil {
 		cfg.Machine = peer.Host{}
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = noMetrics{}
 	}
 	if cfg.Wait == nil {
 		cfg.Wait = waiting.Sleep

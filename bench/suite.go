@@ -49,7 +49,7 @@ const (
 
 // suite is everything that is compared.
 func suite() []comparison {
-	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), callers(), besidePeers())
+	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), remoteSignatures(), callers(), besidePeers())
 }
 
 // atMost is met by a ratio up to the bar.
@@ -84,6 +84,14 @@ func signatures() []comparison {
 		atMost(1.15, "signature, protected session, PKCS#1 v1.5, beside a bare TPM2_Sign", sign, "protected/PKCS1", "ns"),
 		atMost(1.15, "signature, protected session, PSS, beside a bare TPM2_Sign", sign, "protected/PSS", "ns"),
 		ahead("allocations of a plain signature, beside 30", sign, "plain/PKCS1", "allocs"),
+	}
+}
+
+// remoteSignatures asks what it costs a program that the key is the agent's.
+func remoteSignatures() []comparison {
+	remote := benchmark{pkg: "./client", name: "BenchmarkRemoteSignature", time: "40x"}
+	return []comparison{
+		atMost(1.15, "signature for a program's TLS handshake over the socket, beside one in the agent, TPM behind 20 ms", remote, "", "ns"),
 	}
 }
 

@@ -32,7 +32,7 @@ func (c *Client) Endpoint(ctx context.Context, req EndpointRequest) (Endpoint, e
 			query.Set(name, value)
 		}
 	}
-	body, err := c.request(ctx, http.MethodPost, wire.PathEndpoint, query.Encode())
+	body, err := c.do(ctx, http.MethodPost, wire.PathEndpoint, query.Encode(), nil)
 	if err != nil {
 		return Endpoint{}, err
 	}

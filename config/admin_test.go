@@ -8,9 +8,6 @@ import (
 	"github.com/keyagent/keyagent/config"
 )
 
-// anIdentity is what every configuration needs.
-const anIdentity = "identities: [{name: vm, managed_identity: {}}]\n"
-
 func TestAuditAndAdministrators(t *testing.T) {
 	long := "/" + strings.Repeat("x", 107)
 	for _, tt := range []struct{ name, text, want string }{
@@ -36,7 +33,7 @@ func TestAuditAndAdministrators(t *testing.T) {
 		{"a mode of nothing", `endpoints: {admin: {metrics: "127.0.0.1:9464", mode: "0600"}}`, "endpoints.admin.mode: of use only with endpoints.admin.socket"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := config.Parse("test.yaml", []byte(anIdentity+tt.text))
+			_, err := config.Parse("test.yaml", []byte(oneIdentity+tt.text))
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("got %v, want …%s…", err, tt.want)
 			}
@@ -45,7 +42,7 @@ func TestAuditAndAdministrators(t *testing.T) {
 }
 
 func TestDefaultsOfAuditAndAdministrators(t *testing.T) {
-	cfg, err := config.Parse("test.yaml", []byte(anIdentity+"audit: {to: file}\nendpoints: {admin: {socket: /run/a.sock}}"))
+	cfg, err := config.Parse("test.yaml", []byte(oneIdentity+"audit: {to: file}\nendpoints: {admin: {socket: /run/a.sock}}"))
 	if err != nil {
 		t.Fatal(err)
 	}

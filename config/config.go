@@ -307,9 +307,12 @@ type Rule struct {
 	// certificates, which tokens of type mtls_pop need, and nothing else. In TLS 1.2
 	// the agent sees the server, which must be one of hosts. TLS 1.3 hides the server
 	// from it: there a caller can show the certificate to any server, Entra's included,
-	// and so get any token of the identities. Where that is too much, let callers use
-	// hosts through the agent instead. Default: false.
+	// and so get any token of the identities: see sign_hosts_only. Default: false.
 	Sign bool `yaml:"sign,omitempty"`
+	// SignHostsOnly refuses to sign where the server is not shown, so that the
+	// certificate is of use at hosts only: callers then have to offer TLS 1.2 at most,
+	// which Key Vault needs anyway. Default: false.
+	SignHostsOnly bool `yaml:"sign_hosts_only,omitempty"`
 }
 
 // maxFileBytes limits a configuration file.

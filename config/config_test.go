@@ -137,6 +137,8 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 			"identities[0].min_strength: nothing of this identity is ever bound"},
 		{"bound tokens of what is never bound", strings.Replace(replace("managed_identity: {}", "managed_identity: {bound: never}"), "    users:", "    types: [mtls_pop]\n    users:", 1),
 			"rules[0].types: mtls_pop: nothing of identity \"vm\" is ever bound"},
+		{"hosts alone to sign for, and none are there", replace(`["https://vault.azure.net"]`, "[\"https://vault.azure.net\"]\n    sign: true\n    sign_hosts_only: true"),
+			"rules[0].sign_hosts_only: it narrows"},
 		{"hosts without tokens for them", replace(`["https://vault.azure.net"]`, "[\"https://vault.azure.net\"]\n    hosts: [vault.azure.net]"),
 			"rules[0].hosts: they are for tokens of type mtls_pop"},
 		{"an unknown token type", replace("    identities: [vm]", "    types: [cookie]\n    identities: [vm]"), `"cookie" is not a token type`},

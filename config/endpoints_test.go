@@ -8,6 +8,7 @@ import (
 	"github.com/keyagent/keyagent/config"
 )
 
+// oneIdentity is what every configuration needs.
 const oneIdentity = "identities:\n  - name: vm\n    managed_identity: {}\n"
 
 func TestEndpoints(t *testing.T) {

@@ -263,6 +263,9 @@ func (c *Config) checkGrant(f *findings, at string, r Rule) {
 	for _, t := range r.Types {
 		c.checkType(f, at+".types", t, r.Identities)
 	}
+	if r.SignHostsOnly && (!r.Sign || len(r.Hosts) == 0) {
+		f.add("%s.sign_hosts_only: it narrows sign: true to hosts, and one of these is not there", at)
+	}
 	if len(r.Hosts) > 0 && !slices.Contains(r.Types, TypePoP) {
 		f.add("%s.hosts: they are for tokens of type %s, which is not among the rule's types", at, TypePoP)
 	}

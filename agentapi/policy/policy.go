@@ -31,6 +31,8 @@ type Rule struct {
 	// Sign lets callers have TLS handshakes signed with the identities' keys: see
 	// [Policy.DecideSigning].
 	Sign bool
+	// SignHostsOnly leaves out handshakes that do not show the server.
+	SignHostsOnly bool
 }
 
 // Policy is the set of rules of one configuration. It must not be changed once it is in use; then
@@ -174,6 +176,7 @@ func (p *Policy) Identities(c peer.Caller) []string {
 type Grant struct {
 	Identity                     string
 	Resources, TokenTypes, Hosts []string
+	Sign                         bool
 }
 
 // Grants returns what rules give the caller, by identity, in the order of [Policy.Identities].
@@ -186,6 +189,7 @@ func (p *Policy) Grants(c peer.Caller) []Grant {
 				grant.Resources = union(grant.Resources, rule.Resources)
 				grant.TokenTypes = union(grant.TokenTypes, rule.TokenTypes)
 				grant.Hosts = union(grant.Hosts, rule.Hosts)
+				grant.Sign = grant.Sign || rule.Sign
 			}
 		}
 		grants = append(grants, grant)

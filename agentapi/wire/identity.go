@@ -16,6 +16,7 @@ type Identity struct {
 	Resources []string `json:"resources"`           // "*" stands for any but the audiences of assertions
 	Types     []string `json:"types"`
 	Hosts     []string `json:"hosts,omitempty"` // where the caller may use tokens of type mtls_pop through the agent
+	Sign      bool     `json:"sign,omitempty"`  // the caller may have TLS handshakes signed: see PathBindingSign
 }
 
 // Capabilities is the body of GET [PathCapabilities]: how well tokens can be bound to this VM, and

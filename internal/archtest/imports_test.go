@@ -96,7 +96,7 @@ var places = map[string]place{
 	"systemd":            {nil, leaf},
 	"agentapi/policy":    {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
 	"agentapi": {
-		[]string{"agentapi/...", "acquire", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
+		[]string{"agentapi/...", "acquire", "tlsbridge/certverify", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
 		"the door: it sees tokens through one interface and cannot reach the key behind them",
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},

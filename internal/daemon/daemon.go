@@ -162,6 +162,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	d.watch()
 	d.server, err = agentapi.New(agentapi.Config{
 		Tokens:       d.engine.Acquirer,
+		Pairs:        agentapi.Pairs{Source: d.engine.Acquirer, RootCAs: plan.RootCAs()},
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
 		Waits:        d.waits,

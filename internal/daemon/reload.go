@@ -106,7 +106,8 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 	if err != nil {
 		return changes{}, err
 	}
-	rules := agentapi.Rules{Policy: next.policy, Identities: next.callables, Tokens: roster}
+	rules := agentapi.Rules{Policy: next.policy, Identities: next.callables, Tokens: roster,
+		Pairs: agentapi.Pairs{Source: roster, RootCAs: next.RootCAs()}}
 	if err := rules.Check(); err != nil {
 		return changes{}, err
 	}

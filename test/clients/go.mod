@@ -7,7 +7,10 @@ go 1.26.0
 toolchain go1.26.8
 
 // What is tested is the tree around this folder, not a release.
-replace github.com/keyagent/keyagent => ../../
+replace (
+	github.com/keyagent/keyagent => ../../
+	github.com/keyagent/keyagent/client/azcred => ../../client/azcred
+)
 
 // Only tests of go-tpm-tools use the commit that it asks for, and module proxies do not
 // have it.
@@ -20,6 +23,7 @@ require (
 	github.com/go-jose/go-jose/v4 v4.1.9
 	github.com/google/uuid v1.6.0
 	github.com/keyagent/keyagent v0.0.0-00010101000000-000000000000
+	github.com/keyagent/keyagent/client/azcred v0.0.0-00010101000000-000000000000
 )
 
 require (

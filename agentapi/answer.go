@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -33,10 +34,13 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
 	s.count(rec, p, begun)
-	if p != nil {
-		if rec.tellsReasonInLog(p) && !rec.beyondQuota {
-			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "request_id", rec.ids.own, "code", p.Code, "detail", p.Detail, "error", p.cause)
+	if p == nil && said.stream != nil {
+		if p = said.stream(w, r); p == nil {
+			return
 		}
+	}
+	if p != nil {
+		s.logReason(r.Context(), rec, p)
 		p.RequestID = rec.ids.own
 		// A stranger is disconnected after its refusal: an idle connection takes a place.
 		p.close = r.ContentLength != 0 || !rec.known || rec.rules.stranger(rec.caller)
@@ -47,11 +51,17 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	write(w, status, contentType, said.token.Reveal(), text)
 }
 
-// tellsReasonInLog reports whether the log says why an answer is what it is: a fault of the agent,
-// and what keeps a program of somebody else from its token, since there are programs that do not
+// logReason puts into the log what operators would not see otherwise: a fault of the
+// agent, and what keeps a program on loopback from its token, since there are programs that do not
 // show it.
-func (r *record) tellsReasonInLog(p *problem) bool {
-	return p.cause != nil || r.face.name != "" && p.Status >= 500
+func (s *Server) logReason(ctx context.Context, rec *record, p *problem) {
+	switch {
+	case rec.beyondQuota:
+	case p.cause != nil:
+		s.cfg.Logger.ErrorContext(ctx, "answering a request", "request_id", rec.ids.own, "code", p.Code, "detail", p.Detail, "error", p.cause)
+	case rec.face.name != "" && p.Status >= http.StatusInternalServerError:
+		s.cfg.Logger.WarnContext(ctx, "a program gets no token", "request_id", rec.ids.own, "endpoint", rec.face.name, "uid", rec.caller.UID, "code", p.Code, "detail", p.Detail)
+	}
 }
 
 // begin finds the route of a request and begins its record.
@@ -84,9 +94,9 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 	if found.handle == nil {
 		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path).withHint(rec.face.about)
 	}
-	if r.Method != found.method {
-		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.method)
-		p.allow = found.method
+	if !found.takes(r.Method) {
+		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.allow())
+		p.allow = found.allow()
 		return reply{}, p
 	}
 	for _, name := range refusedHeaders {
@@ -164,7 +174,7 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 	if said.foreign != nil {
 		return said.foreign.Body, nil
 	}
-	if said.text != nil {
+	if said.text != nil || said.stream != nil {
 		return said.text, nil
 	}
 	text, err := json.Marshal(said.body)
@@ -180,6 +190,7 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format errorFormat, p *problem) {
 	header := w.Header()
 	status, contentType, body := format(p)
+	header.Set(wire.HeaderError, string(p.Code))
 	if p.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.FormatInt(p.RetryAfter, 10))
 	}

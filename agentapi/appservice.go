@@ -59,7 +59,7 @@ const (
 func programSecret(s *Server, r *http.Request, rec *record) *problem {
 	given := append(r.Header.Values(wire.HeaderIdentity), r.Header.Values(wire.HeaderSecret)...)
 	if len(given) != 1 || given[0] == "" {
-		rec.reason = reasonNoSecret
+		rec.reason, rec.rule = reasonNoSecret, ""
 		return newProblem(wire.CodeSecretRefused, "one header %s (api-version %s) or %s (%s) must have the program's secret",
 			wire.HeaderIdentity, wire.AppServiceAPIVersion, wire.HeaderSecret, wire.AppServiceAPIVersionOld).withField(wire.HeaderIdentity)
 	}
@@ -68,6 +68,7 @@ func programSecret(s *Server, r *http.Request, rec *record) *problem {
 		rec.holder = identity
 		return nil
 	}
+	rec.rule = "" // of a request like this one that was allowed
 	switch {
 	case errors.Is(err, appsecret.ErrUser):
 		rec.reason = reasonOthersSecret

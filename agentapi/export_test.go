@@ -38,6 +38,12 @@ func routesOf(routes []route) []Route {
 	return all
 }
 
+// Of routes that take any method.
+const (
+	AnyMethod        = anyMethod
+	AllowOfAnyMethod = allowOfAnyMethod
+)
+
 // HandlerFor answers requests as if they came from the caller.
 func (s *Server) HandlerFor(caller peer.Caller) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -136,6 +142,15 @@ func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secre
 		listener: ln, identify: identify, errors: never404.format,
 		routes: []route{{http.MethodGet, path, withoutExtraSlashes, never404.format, forCallersOfRules, proof, imdsForm.issue}},
 	}})
+}
+
+// AppServiceHandler answers requests as App Service does, at an address, as if they came from the
+// caller.
+func (s *Server) AppServiceHandler(host string, caller peer.Caller) http.Handler {
+	f := &face{routes: appServiceRoutes, errors: loopbackErrors.format, name: "app-service", host: host}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handler(f).ServeHTTP(w, r.WithContext(withConnection(r.Context(), &connection{caller: caller})))
+	})
 }
 
 // WithPatience is the context of requests for tokens.

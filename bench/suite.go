@@ -119,8 +119,8 @@ func tokens() []comparison {
 		atLeast(0.8, "cached token, 1 connection, beside bare net/http: requests in the same processor time", get, "connections=1", "req/cpu-s"),
 		atLeast(0.85, "cached token, 16 connections, beside bare net/http: requests in the same processor time", get, "connections=16", "req/cpu-s"),
 		atLeast(0.8, "App Service token over loopback beside 10,000 other sockets, 1 connection, beside bare net/http: rate", loopback, "connections=1", "req/s"),
-		atLeast(0.8, "the same, 16 connections: rate", loopback, "connections=16", "req/s"),
-		atLeast(0.8, "the same, a new connection each time, whose owner is looked up: rate", loopback, "each-new", "req/s"),
+		atLeast(0.8, "App Service token over loopback beside 10,000 other sockets, 16 connections, beside bare net/http: rate", loopback, "connections=16", "req/s"),
+		atLeast(0.8, "App Service token over loopback beside 10,000 other sockets, each by a new connection whose owner is looked up, beside bare net/http: rate", loopback, "each-new", "req/s"),
 		ahead("resident memory with 10,000 idle connections, beside 150 MiB", many, "", "kB"),
 		ahead("resident memory with 10,000 idle connections that have got a token, beside 150 MiB", many, "", "asked-kB"),
 	}

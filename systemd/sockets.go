@@ -56,7 +56,7 @@ func socketsFrom(first, n int, names string) (*Sockets, error) {
 		if len(called) == n {
 			name = called[i]
 		}
-		s.byName[name] = append(s.byName[name], os.NewFile(uintptr(first+i), "systemd:"+name)) //nolint:gosec // a descriptor
+		s.byName[name] = append(s.byName[name], os.NewFile(uintptr(first+i), "systemd:"+name))
 	}
 	if n > 0 && len(called) != n {
 		return nil, errors.Join(fmt.Errorf("taking the sockets that systemd passes: %d sockets with the names %q", n, names), s.Close())
@@ -87,7 +87,7 @@ func (s *Sockets) Take(name string) (net.Listener, error) {
 	if len(files) == 0 {
 		return nil, nil
 	}
-	defer closeAll(files)
+	defer func() { _ = closeAll(files) }()
 	if len(files) > 1 {
 		return nil, fmt.Errorf("systemd passes %d sockets with the name %s: the agent takes one", len(files), name)
 	}
@@ -128,7 +128,7 @@ func listener(file *os.File) (net.Listener, error) {
 		return nil, err
 	}
 	var refused error
-	if err := raw.Control(func(fd uintptr) { refused = check(int(fd)) }); err != nil { //nolint:gosec // a descriptor
+	if err := raw.Control(func(fd uintptr) { refused = check(int(fd)) }); err != nil {
 		return nil, err
 	}
 	if refused != nil {

@@ -8,5 +8,8 @@ func EncodeWith(h Holder, said []byte) []byte {
 	return h.encode([randomBytes]byte(said[fixedBytes-randomBytes : fixedBytes]))
 }
 
+// Text is the secret that says so.
+func (k *Keeper) Text(said []byte) string { return k.text(said) }
+
 // Decode is the opposite of Encode.
 func Decode(said []byte) (Holder, error) { return decode(said) }

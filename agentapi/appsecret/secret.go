@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/keyagent/keyagent/internal/secret"
@@ -99,8 +100,12 @@ func (k *Keeper) Mint(h Holder) (secret.String, error) {
 	}
 	var random [randomBytes]byte
 	_, _ = rand.Read(random[:]) // it never fails
-	said := h.encode(random)
-	return secret.New(Prefix + encoding.EncodeToString(append(said, k.code(said)...))), nil
+	return secret.New(k.text(h.encode(random))), nil
+}
+
+// text is the secret that says so.
+func (k *Keeper) text(said []byte) string {
+	return Prefix + encoding.EncodeToString(slices.Concat(said, k.code(said)))
 }
 
 // Check returns the identity that the secret names, or why whoever shows it may not use it. Where

@@ -69,7 +69,7 @@ func (b Boot) Watch(processID string) (watched *Watched, found bool) {
 	if err != nil {
 		return nil, false
 	}
-	w := &Watched{&process{kernel: k, pid: int32(pid), pidfd: os.NewFile(uintptr(fd), "pidfd")}} //nolint:gosec // a descriptor
+	w := &Watched{&process{kernel: k, pid: int32(pid), pidfd: os.NewFile(uintptr(fd), "pidfd")}}
 	mark, err := markOf(fd, int32(pid))
 	if err != nil || mark != parts[2] || !w.Running() { // what was read may be another process'
 		_ = w.Close()

@@ -46,7 +46,7 @@ func DialAs(uid int) func(ctx context.Context, network, address string) (net.Con
 
 func setThread(uid int) error {
 	const unchanged = ^uintptr(0)
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, unchanged, uintptr(uid), unchanged); errno != 0 { //nolint:gosec // a uid
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, unchanged, uintptr(uid), unchanged); errno != 0 {
 		return errno
 	}
 	return nil

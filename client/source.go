@@ -76,7 +76,7 @@ func (s *TokenSource) Token(ctx context.Context) (Token, error) {
 	if token, state := s.inMemory(); state != none {
 		return token, nil // whoever had the turn before got it
 	}
-	return s.first(ctx)
+	return s.obtain(ctx, s.request)
 }
 
 // Renew returns a token that meets a claims challenge, in place of the one that the resource has
@@ -92,12 +92,11 @@ func (s *TokenSource) Renew(ctx context.Context, rejected Token, claims string) 
 	}
 	req := s.request
 	req.Claims = claims
-	token, err := s.ask(ctx, req)
-	if err != nil {
-		return Token{}, err
+	token, err := s.obtain(ctx, req)
+	if errors.Is(err, ErrRefused) {
+		s.drop()
 	}
-	s.keep(token)
-	return token, nil
+	return token, err
 }
 
 // RefreshOn returns when the source will ask for a newer token than the one in memory: the zero
@@ -202,11 +201,12 @@ func (s *TokenSource) refreshed(ctx context.Context, old Token) (Token, error) {
 	return Token{}, err
 }
 
-// first asks for a token where there is none.
-func (s *TokenSource) first(ctx context.Context) (Token, error) {
+// obtain asks for a token where there is none that will do, and waits for an agent that is being
+// restarted.
+func (s *TokenSource) obtain(ctx context.Context, req TokenRequest) (Token, error) {
 	giveUp := time.Now().Add(restartPatience)
 	for backoff := firstBackoff; ; backoff = min(2*backoff, longestBackoff) {
-		token, err := s.ask(ctx, s.request)
+		token, err := s.ask(ctx, req)
 		if err == nil {
 			s.keep(token)
 			return token, nil

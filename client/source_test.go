@@ -27,6 +27,7 @@ type agentDouble struct {
 	again  int64         // refresh_in
 	takes  time.Duration // of an answer
 	err    error
+	until  time.Time // of err; zero: for good
 }
 
 func (a *agentDouble) Token(ctx context.Context, req client.TokenRequest) (client.Token, error) {
@@ -36,7 +37,7 @@ func (a *agentDouble) Token(ctx context.Context, req client.TokenRequest) (clien
 	case <-ctx.Done():
 		return client.Token{}, fmt.Errorf("asking the agent: %w", ctx.Err())
 	}
-	if a.err != nil {
+	if a.err != nil && (a.until.IsZero() || time.Now().Before(a.until)) {
 		return client.Token{}, a.err
 	}
 	return client.Token{
@@ -250,6 +251,43 @@ func TestOneOfManyChallengedRequestsRenewsTheToken(t *testing.T) {
 			t.Errorf("the agent was asked with claims %q, want %q", agent.claims, want)
 		}
 	})
+}
+
+func TestAChallengeIsMetByAnAgentThatIsRestarted(t *testing.T) {
+	for name, c := range map[string]struct {
+		err   error
+		meets bool
+		next  int // token after that; 0: the one before
+	}{
+		"the agent comes back":     {client.ErrNotReachable, true, 0},
+		"the rules have changed":   {answered(wire.CodeNotAllowed, 0), false, 3},
+		"Entra wants more than we": {answered(wire.CodeClaimsRequired, 0), false, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				agent := &agentDouble{lives: time.Hour}
+				source := client.NewTokenSource(agent.Token, client.TokenRequest{Resource: vault})
+				rejected, err := source.Token(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				agent.err = c.err
+				if c.meets {
+					agent.until = time.Now().Add(time.Second)
+				}
+				token, err := source.Renew(t.Context(), rejected, `{}`)
+				if (err == nil) != c.meets {
+					t.Errorf("got %v", err)
+				}
+				agent.err = nil
+				if c.next > 0 {
+					wantToken(t, source, c.next)
+				} else if again, err := source.Token(t.Context()); err != nil || again.AccessToken.Reveal() != token.AccessToken.Reveal() {
+					t.Errorf("got %q, %v", again.AccessToken.Reveal(), err)
+				}
+			})
+		})
+	}
 }
 
 // The agent's own server goes away and comes back at the same path.

@@ -1,6 +1,7 @@
 // Package clients holds tests with programs' own token libraries: MSAL for Go and the Azure SDK's
 // azidentity, MSAL for JavaScript, and the Azure SDK for JavaScript, Python and .NET, as they are
-// released. Run counts their cases.
+// released; and with whole programs that nobody here wrote, unmodified under keyagent exec. Run
+// counts their cases.
 //
 // They are written by Microsoft for the services that package simulator doubles and for the
 // endpoint that the agent doubles. Where they work, the doubles agree with the originals in all

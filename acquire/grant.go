@@ -105,6 +105,7 @@ type holder struct {
 	shows     any        // identifies the pair of certificate and key that inUse presents
 	transport *transport // that inUse was made with
 	ended     bool       // only requests that are under way still come
+	resources resourceBridges
 }
 
 // bridge returns the connections that present pair; id identifies the pair.
@@ -120,6 +121,7 @@ func (h *holder) bridge(transport *transport, id any, pair tlsbridge.Pair) (*tls
 	}
 	if h.inUse != nil {
 		h.inUse.Close()
+		h.closeResources()
 	}
 	if h.ended {
 		made.Close()
@@ -145,6 +147,7 @@ func (h *holder) leave(current *transport) {
 	defer h.mu.Unlock()
 	if h.inUse != nil && h.transport != current {
 		h.inUse.Close()
+		h.closeResources()
 	}
 }
 
@@ -156,5 +159,6 @@ func (h *holder) close() {
 	h.ended = true
 	if h.inUse != nil {
 		h.inUse.Close()
+		h.closeResources()
 	}
 }

@@ -34,6 +34,11 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
 	s.count(rec, p, begun)
+	if p == nil && said.stream != nil {
+		if p = said.stream(w, r); p == nil {
+			return
+		}
+	}
 	if p != nil {
 		s.logReason(r.Context(), rec, p)
 		p.RequestID = rec.ids.own
@@ -89,9 +94,9 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 	if found.handle == nil {
 		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path).withHint(rec.face.about)
 	}
-	if r.Method != found.method {
-		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.method)
-		p.allow = found.method
+	if !found.takes(r.Method) {
+		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.allow())
+		p.allow = found.allow()
 		return reply{}, p
 	}
 	for _, name := range refusedHeaders {
@@ -169,7 +174,7 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 	if said.foreign != nil {
 		return said.foreign.Body, nil
 	}
-	if said.text != nil {
+	if said.text != nil || said.stream != nil {
 		return said.text, nil
 	}
 	text, err := json.Marshal(said.body)
@@ -185,6 +190,7 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format errorFormat, p *problem) {
 	header := w.Header()
 	status, contentType, body := format(p)
+	header.Set(wire.HeaderError, string(p.Code))
 	if p.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.FormatInt(p.RetryAfter, 10))
 	}

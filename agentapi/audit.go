@@ -38,6 +38,8 @@ type record struct {
 
 	issued bool
 	token  facts
+	calls  bool   // the agent uses the token in a call, and the caller does not get it
+	host   string // that is called
 
 	handshake handshake // that is signed, or was to be
 	passed    int       // status of an answer of IMDS that is passed on; 0: none is
@@ -99,13 +101,15 @@ func (r *record) issues(token acquire.Token) {
 // record in any case.
 func (r *record) gives() bool { return r.issued || r.handshake.signed }
 
-// decision is the outcome of a request: "issued" a token, "signed" a TLS handshake, "passed" an
-// answer of IMDS on, "answered" something else, "refused" the request, or "failed" at something
-// allowed.
+// decision is the outcome of a request: "issued" a token, "used" one for the caller, "signed" a TLS
+// handshake, "passed" an answer of IMDS on, "answered" something else, "refused" the request, or
+// "failed" at something allowed.
 func (r *record) decision(p *problem) string {
 	switch {
 	case p == nil && r.handshake.signed:
 		return "signed"
+	case p == nil && r.calls:
+		return "used"
 	case p == nil && r.issued:
 		return "issued"
 	case p == nil && r.passed != 0:
@@ -165,10 +169,10 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	case r.passed != 0:
 		status = r.passed
 	}
-	attrs := make([]slog.Attr, 0, 28)
+	attrs := make([]slog.Attr, 0, 30)
 	attrs = append(attrs,
 		slog.String("decision", r.decision(p)),
-		slog.Int("status", status),
+		slog.Int("status", status), // a call has another when it has ended
 	)
 	if r.caller.UID != noID {
 		attrs = append(append(attrs, slog.Uint64("uid", uint64(r.caller.UID))), r.callerAttrs()...)
@@ -181,6 +185,7 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	attrs = appendUnlessEmpty(attrs, "reason", string(r.reason))
 	attrs = appendUnlessEmpty(attrs, "identity", r.identity)
 	attrs = appendUnlessEmpty(attrs, "resource", r.resource)
+	attrs = appendUnlessEmpty(attrs, "host", r.host)
 	attrs = appendUnlessEmpty(attrs, "type", r.tokenType)
 	if r.tokenType != "" {
 		attrs = append(attrs, slog.Bool("force_refresh", r.forceRefresh), slog.Bool("claims", r.claims))

@@ -113,7 +113,7 @@ func identityOf(r *http.Request, rec *record, known ...string) (identity, thumbp
 
 // refuses makes the problem of a decision about the key of an identity.
 func (r *record) refuses(decision policy.Decision, identity string) *problem {
-	r.rule, r.reason = decision.Rule, decision.Reason
+	r.decided(decision)
 	with := ""
 	if server := r.handshake.server; server != "" {
 		with = fmt.Sprintf(" in a handshake with %q", server)
@@ -208,8 +208,8 @@ func (r *record) authoriseSigning(identity string, message *certverify.Message) 
 		Identity: identity, Server: message.ServerName(),
 		Seen: map[bool]policy.Seen{true: policy.ServerShown, false: policy.ServerHidden}[message.NamesServer()],
 	})
-	r.rule, r.reason = decision.Rule, decision.Reason
 	if decision.Allowed {
+		r.decided(decision)
 		return nil
 	}
 	return r.refuses(decision, identity)

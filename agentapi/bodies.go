@@ -12,7 +12,11 @@ import (
 // routes have none.
 var bodies = map[string]int64{
 	wire.PathBindingSign: wire.MaxSignBytes,
+	wire.PathBridge:      anyLength,
 }
+
+// anyLength is the bound of bodies that are passed on as they come.
+const anyLength = -1
 
 // bodyTimeout is how long a caller may take to send a body.
 const bodyTimeout = 10 * time.Second
@@ -20,7 +24,7 @@ const bodyTimeout = 10 * time.Second
 // limitBody keeps the body of a request within the bounds of its route.
 func (rt *route) limitBody(w http.ResponseWriter, r *http.Request) {
 	limit, takes := bodies[rt.path]
-	if !takes || r.ContentLength == 0 {
+	if !takes || limit == anyLength || r.ContentLength == 0 {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, limit)

@@ -73,6 +73,10 @@ var imdsErrors = sdkErrors{
 	wire.CodeNotConfigured:    {http.StatusNotFound, "not_found"},
 	wire.CodeMethodNotAllowed: {http.StatusMethodNotAllowed, "invalid_request"},
 
+	wire.CodeUpgradeRefused:      {http.StatusBadRequest, "invalid_request"},
+	wire.CodeResourceUnreachable: {http.StatusServiceUnavailable, "temporarily_unavailable"},
+	wire.CodeResourceTimeout:     {http.StatusServiceUnavailable, "temporarily_unavailable"},
+
 	wire.CodeThrottled:          {http.StatusTooManyRequests, "too_many_requests"},
 	wire.CodeTooManyConnections: {http.StatusServiceUnavailable, "temporarily_unavailable"},
 	wire.CodeUnavailable:        {http.StatusServiceUnavailable, "temporarily_unavailable"},

@@ -37,6 +37,12 @@ func routesOf(routes []route) []Route {
 	return all
 }
 
+// Of routes that take any method.
+const (
+	AnyMethod        = anyMethod
+	AllowOfAnyMethod = allowOfAnyMethod
+)
+
 // HandlerFor answers requests as if they came from the caller.
 func (s *Server) HandlerFor(caller peer.Caller) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

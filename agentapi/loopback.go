@@ -25,9 +25,7 @@ func ListenLoopback(ctx context.Context, address string) (net.Listener, error) {
 	if _, err := loopbackAddress(address); err != nil {
 		return nil, err
 	}
-	var cfg net.ListenConfig
-	cfg.SetMultipathTCP(false)
-	ln, err := cfg.Listen(ctx, "tcp", address)
+	ln, err := peer.ListenTCP(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("listening for programs: %w", err)
 	}

@@ -53,8 +53,6 @@ func play(role string) error {
 			return err
 		}
 		return ask(conn)
-	case "program":
-		return beProgram(os.Getenv(socketEnv), os.Getenv(requestEnv))
 	case "ask by tcp":
 		conn, err := net.Dial("tcp", os.Getenv(socketEnv))
 		if err != nil {
@@ -67,6 +65,8 @@ func play(role string) error {
 			return err
 		}
 		return lend(conn)
+	case "program":
+		return beProgram(os.Getenv(socketEnv), os.Getenv(requestEnv))
 	case "serve many":
 		return serveMany(os.Getenv(socketEnv))
 	case "listen":

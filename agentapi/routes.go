@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
@@ -20,7 +21,31 @@ var socketRoutes = append([]route{
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
 	{http.MethodGet, wire.PathBinding, withIdentity(wire.PathBinding), problemJSON, forCallersOfRules, nothingMore, (*Server).binding},
 	{http.MethodPost, wire.PathBindingSign, withIdentity(wire.PathBindingSign), problemJSON, forCallersOfRules, nothingMore, (*Server).sign},
+	{anyMethod, wire.PathBridge, below(wire.PathBridge), problemJSON, forCallersOfRules, noUpgrade, (*Server).bridge},
 }, adminRoutes...)
+
+// anyMethod is the method of routes that take all but those of which the answer could show what the
+// agent has added to a request, or that make another connection.
+const anyMethod = "*"
+
+// allowOfAnyMethod names the usual ones of them.
+const allowOfAnyMethod = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+// takes reports whether a request may have the method.
+func (r *route) takes(method string) bool {
+	if r.method == anyMethod {
+		return !slices.Contains([]string{http.MethodTrace, "TRACK", http.MethodConnect}, method)
+	}
+	return r.method == method
+}
+
+// allow names the methods of a route for callers who have used another one (RFC 9110, 10.2.1).
+func (r *route) allow() string {
+	if r.method == anyMethod {
+		return allowOfAnyMethod
+	}
+	return r.method
+}
 
 // A route is one request, and all in which it differs from others before its parameters are read.
 type route struct {
@@ -47,6 +72,8 @@ type reply struct {
 	// foreign is an answer of IMDS that is passed on in the place of one of the agent's; nil: none.
 	foreign *MetadataAnswer
 	token   secret.String
+	// stream writes the answer in the place of all this, or returns why there is none.
+	stream func(http.ResponseWriter, *http.Request) *problem
 }
 
 // nothingMore is the proof of routes for which it is enough who the caller is.
@@ -126,6 +153,16 @@ func (f *face) routeOf(target string) *route {
 
 // asItIs is the spelling of paths that are compared byte for byte.
 func asItIs(path string) string { return path }
+
+// below is the spelling of all paths that begin with a prefix: they mean the prefix.
+func below(prefix string) func(string) string {
+	return func(path string) string {
+		if strings.HasPrefix(path, prefix) {
+			return prefix
+		}
+		return path
+	}
+}
 
 // withoutExtraSlashes undoes what SDKs do to the path when they join it to a base URL that ends in
 // a slash.

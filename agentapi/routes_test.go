@@ -98,6 +98,14 @@ func TestOpenAPIPaths(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, route := range agentapi.AllRoutes() {
+		if route.Method == agentapi.AnyMethod {
+			for _, method := range strings.Split(agentapi.AllowOfAnyMethod, ", ") {
+				if _, ok := doc.Paths[route.Path+"{identity}/{host}/{path}"][strings.ToLower(method)]; !ok {
+					t.Errorf("%s %s is not documented", method, route.Path)
+				}
+			}
+			continue
+		}
 		operations := doc.Paths[route.Path]
 		if _, ok := operations[strings.ToLower(route.Method)]; !ok || len(operations) != 1 {
 			t.Errorf("%s %s is not documented as the only method of its path", route.Method, route.Path)

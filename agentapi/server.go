@@ -18,6 +18,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/forward"
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
@@ -89,6 +90,9 @@ type Config struct {
 	// SDKTimeout is the same in the protocols of Azure's SDKs, some of which give up after 10 s and
 	// never show why; 0: 8 s. The token is fetched all the same, for whoever asks again.
 	SDKTimeout time.Duration
+	// StreamIdle is how long nothing may be sent or received in a request that is passed on to a
+	// resource; 0: five minutes.
+	StreamIdle time.Duration
 	// ShutdownGrace is how long requests in flight may go on after the server is told to stop; 0:
 	// 10 s.
 	ShutdownGrace time.Duration
@@ -115,6 +119,8 @@ type Server struct {
 
 	signatures *signatures
 
+	forwarder *forward.Forwarder
+
 	rules    atomic.Pointer[Rules] // in force; a request is answered by one of them from its beginning to its end
 	changing sync.Mutex            // of rules
 }
@@ -140,7 +146,7 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	cfg = withDefaults(cfg)
-	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}, signatures: newSignatures(cfg.Now)}
+	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}, signatures: newSignatures(cfg.Now), forwarder: &forward.Forwarder{Idle: cfg.StreamIdle}}
 	s.recent.lock = waiting.NewLock()
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")

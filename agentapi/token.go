@@ -193,11 +193,15 @@ func ambiguous(names []string) *problem {
 		withHint("name one of them")
 }
 
+// decided notes what the rules say.
+func (r *record) decided(d policy.Decision) {
+	r.rule, r.reason, r.unit, r.executable = d.Rule, d.Reason, d.Unit, d.Executable
+}
+
 // authorise asks the rules. Its answer does not tell a caller whether an identity exists.
 func (r *record) authorise(req policy.Request) *problem {
 	decision := r.rules.Policy.Decide(r.caller, req)
-	r.rule, r.reason = decision.Rule, decision.Reason
-	r.unit, r.executable = decision.Unit, decision.Executable
+	r.decided(decision)
 	if decision.Allowed {
 		return nil
 	}

@@ -31,6 +31,15 @@ func (r *Rule) checkCallers(f *findings, at string) {
 	}
 }
 
+// OverTCP reports whether programs reach the agent over loopback TCP.
+func (e *Endpoints) OverTCP() bool { return e.AppService != nil || e.IMDS != nil || e.Takeover != nil }
+
+// NeedsUnixSocket reports whether a rule names nobody over TCP, where neither groups nor programs
+// are known.
+func (r *Rule) NeedsUnixSocket() bool {
+	return len(r.Executables) > 0 || len(r.Groups) > 0 && len(r.Users) == 0
+}
+
 // NamesRootAlone reports whether a rule names root without a unit. That is the root of every
 // container without a user namespace, too.
 func (r *Rule) NamesRootAlone() bool {

@@ -3,7 +3,9 @@ package tlsbridge
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"io"
 	"net/http"
@@ -54,6 +56,7 @@ type Bridge struct {
 	closed    atomic.Bool
 	handshake atomic.Pointer[Handshake]
 	signed    atomic.Uint64
+	turns     chan struct{} // one element for each signature under way; nil: they are not counted
 }
 
 // New returns a bridge for pair. It does not connect.
@@ -70,6 +73,15 @@ func New(cfg Config, pair Pair) (*Bridge, error) {
 		CheckRedirect: upstream.RefuseRedirects,
 	}
 	return b, nil
+}
+
+// Pair is what the bridge's connections present.
+func (b *Bridge) Pair() Pair { return b.pair }
+
+// Thumbprint is the x5t#S256 of the pair's certificate (RFC 8705, 3.1).
+func (b *Bridge) Thumbprint() string {
+	sum := sha256.Sum256(b.pair.Chain[0])
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // Client returns the client whose connections present the pair's certificate.

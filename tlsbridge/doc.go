@@ -18,6 +18,10 @@
 //   - A burst of requests on a new Bridge costs one handshake: until the first connection to a host
 //     is established, one request is sent alone. With HTTP/2 all others share its connection;
 //     without it there are at most four connections.
+//   - Resources are called by bridges of their own ([NewForResource]): programs choose when
+//     and how often, so few handshakes wait for the key at a time, and requests and answers
+//     may be streams. One that asks for the certificate late is offered TLS 1.2 and HTTP/1.1
+//     only, and may renegotiate once in a connection, with the same certificate.
 //   - A proxy forwards the connection (CONNECT) and cannot read it: TLS ends at the
 //     server behind it. The key never signs for a proxy.
 //

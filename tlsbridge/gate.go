@@ -13,8 +13,11 @@ type gate struct {
 	next http.RoundTripper
 
 	mu    sync.Mutex
-	doors map[string]*door // by host and port; only a configuration adds hosts
+	doors map[string]*door // by host and port; at most maxDoors
 }
+
+// maxDoors bounds the memory where programs choose hosts.
+const maxDoors = 1024
 
 type door struct {
 	turn chan struct{} // full while a request is sent alone
@@ -50,20 +53,20 @@ func (g *gate) door(host string) *door {
 	defer g.mu.Unlock()
 	d := g.doors[host]
 	if d == nil {
+		if len(g.doors) >= maxDoors {
+			clear(g.doors) // at the price of a handshake more
+		}
 		d = &door{turn: make(chan struct{}, 1), open: make(chan struct{})}
 		g.doors[host] = d
 	}
 	return d
 }
 
-// watch opens the door once the request is written. The connection is established a moment earlier,
-// but only then is it in the pool for other requests.
+// watch opens the door once the head of the request is written. The connection is established a
+// moment earlier, but only then is it in the pool for other requests. A body may be a stream that
+// takes its time.
 func (d *door) watch(req *http.Request) *http.Request {
 	return req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		WroteRequest: func(info httptrace.WroteRequestInfo) {
-			if info.Err == nil {
-				d.once.Do(func() { close(d.open) })
-			}
-		},
+		WroteHeaders: func() { d.once.Do(func() { close(d.open) }) },
 	}))
 }

@@ -55,6 +55,11 @@ func (s *handshakeSigner) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, er
 func (s *handshakeSigner) sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
 	defer cancel()
+	end, err := s.bridge.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	signature, err := s.bridge.pair.Signer(ctx).Sign(rand, digest, opts)
 	if err != nil {
 		return nil, err

@@ -8,8 +8,7 @@
 //     the agent's own user included.
 //   - One rule must allow a request as a whole: caller, identity, resource and
 //     token type, whether the cache may be skipped, and the host at which the
-//     agent uses the token. Parts of two rules never
-//     add up.
+//     agent uses the token. Parts of two rules never add up.
 //   - A rule with several kinds of callers (users or groups, units, executables) names those who
 //     match each kind. Executables only narrow a rule.
 //   - A unit is compared by the id of its cgroup, which it has from the unit's start to its

@@ -197,6 +197,19 @@ func (p *Policy) Grants(c peer.Caller) []Grant {
 	return grants
 }
 
+// BoundResources returns the resources that rules give the caller at a host with an identity: the
+// sum of them, of which one rule must allow a request as a whole.
+func (p *Policy) BoundResources(c peer.Caller, identity string, h Host) []string {
+	var resources []string
+	for i := range p.Rules {
+		rule := &p.Rules[i]
+		if p.names(rule, c) && slices.Contains(rule.Identities, identity) && slices.Contains(rule.TokenTypes, boundType) && rule.CoversHost(h) {
+			resources = union(resources, rule.Resources)
+		}
+	}
+	return resources
+}
+
 // union appends what is not there yet.
 func union(all, more []string) []string {
 	for _, s := range more {

@@ -91,6 +91,14 @@ const (
 	CodeCredentialRefused Code = "credential_refused"
 	// CodeClaimsRequired: Entra's policies want more than the credential says; Claims is what.
 	CodeClaimsRequired Code = "claims_required"
+	// CodeUpgradeRefused: the request wants its connection to speak another protocol, such as
+	// WebSocket, which is not passed on.
+	CodeUpgradeRefused Code = "upgrade_refused"
+	// CodeResourceUnreachable: the agent could not make the request to the resource, or got no
+	// answer that it could pass on.
+	CodeResourceUnreachable Code = "resource_unreachable"
+	// CodeResourceTimeout: nothing was sent or received for too long.
+	CodeResourceTimeout Code = "resource_timeout"
 	// CodeInternal: a fault of the agent; its log says more.
 	CodeInternal Code = "internal"
 )
@@ -121,13 +129,16 @@ var problems = map[Code]struct {
 	CodeNotConfigured:    {http.StatusNotFound, "The configuration does not turn this on"},
 	CodeMethodNotAllowed: {http.StatusMethodNotAllowed, "The path does not take this method"},
 
-	CodeThrottled:          {http.StatusTooManyRequests, "A pause is needed"},
-	CodeUnavailable:        {http.StatusServiceUnavailable, "The identity is not available at the moment"},
-	CodeAuditUnavailable:   {http.StatusServiceUnavailable, "The audit record cannot be written"},
-	CodeNotReady:           {http.StatusServiceUnavailable, "The agent is not ready"},
-	CodeTooManyConnections: {http.StatusServiceUnavailable, "Too many connections"},
-	CodeCredentialRefused:  {http.StatusBadGateway, "The platform refused the agent's credential"},
-	CodeInternal:           {http.StatusInternalServerError, "The agent failed"},
+	CodeThrottled:           {http.StatusTooManyRequests, "A pause is needed"},
+	CodeUnavailable:         {http.StatusServiceUnavailable, "The identity is not available at the moment"},
+	CodeAuditUnavailable:    {http.StatusServiceUnavailable, "The audit record cannot be written"},
+	CodeNotReady:            {http.StatusServiceUnavailable, "The agent is not ready"},
+	CodeTooManyConnections:  {http.StatusServiceUnavailable, "Too many connections"},
+	CodeCredentialRefused:   {http.StatusBadGateway, "The platform refused the agent's credential"},
+	CodeUpgradeRefused:      {http.StatusBadRequest, "Connections cannot be upgraded"},
+	CodeResourceUnreachable: {http.StatusBadGateway, "The resource could not be called"},
+	CodeResourceTimeout:     {http.StatusGatewayTimeout, "The resource was silent for too long"},
+	CodeInternal:            {http.StatusInternalServerError, "The agent failed"},
 }
 
 // problemTypes is the document that explains the codes.

@@ -20,6 +20,10 @@ const (
 	PathIMDSToken    = "/metadata/identity/oauth2/token"
 	// PathAppServiceToken is on loopback only.
 	PathAppServiceToken = "/msi/token"
+
+	// PathBridge is followed by an identity, a slash, a host with or without port, and path and
+	// query of a request that the agent makes there.
+	PathBridge = "/bridge/"
 )
 
 // Query parameters of [PathToken].
@@ -107,6 +111,17 @@ const (
 	// 64 characters, which are letters, digits, "-", ".", "_", "{" and "}".
 	HeaderClientRequestID = "X-Ms-Client-Request-Id"
 )
+
+// HeaderResource of a request to [PathBridge] is the resource of the token that is used. It may be
+// left out if rules give the caller one resource only at the host.
+const HeaderResource = "Keyagent-Resource"
+
+// HeaderError of an answer says that the agent answers, and not the resource behind [PathBridge]:
+// it is the code of the problem.
+const HeaderError = "Keyagent-Error"
+
+// HeaderBound is set on requests to resources that take tokens bound to a certificate.
+const HeaderBound = "X-Ms-Tokenboundauth"
 
 // Media types of the replies.
 const (

@@ -35,6 +35,7 @@ var places = map[string]place{
 	"internal/auditsink":         {[]string{"internal/owned", "internal/writequeue"}, "where records go, whatever is in them"},
 	"internal/waiting":           {nil, leaf},
 	"internal/inflight":          {nil, leaf},
+	"internal/forward":           {nil, "it passes requests on; who may make them is decided elsewhere"},
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
@@ -96,7 +97,7 @@ var places = map[string]place{
 	"systemd":            {nil, leaf},
 	"agentapi/policy":    {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
 	"agentapi": {
-		[]string{"agentapi/...", "acquire", "tlsbridge/certverify", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
+		[]string{"agentapi/...", "acquire", "tlsbridge/certverify", "internal/forward", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
 		"the door: it sees tokens through one interface and cannot reach the key behind them",
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},

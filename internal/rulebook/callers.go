@@ -61,6 +61,9 @@ func (b *Book) Cautions(m Machine) []string {
 			said = append(said, fmt.Sprintf("rule %q names root without a unit: the root of every container without a user namespace is root here. "+
 				"Over TCP it names nobody", r.Name))
 		}
+		if b.overTCP && r.NeedsUnixSocket() {
+			said = append(said, fmt.Sprintf("rule %q names nobody at the endpoints of the configuration: over TCP, neither groups nor programs are known", r.Name))
+		}
 		if len(r.Units)+len(r.Executables) == 0 {
 			continue
 		}

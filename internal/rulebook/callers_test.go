@@ -120,3 +120,32 @@ func TestRulesOfUnits(t *testing.T) {
 		}
 	}
 }
+
+// Groups and programs are known on the Unix socket only. That matters where programs come over TCP.
+func TestRulesThatNameNobodyOverTCP(t *testing.T) {
+	users, groups := config.Principals{Users: []string{"1000"}}, config.Principals{Groups: []string{"50"}}
+	both := config.Principals{Users: users.Users, Groups: groups.Groups}
+	endpoint := &config.LoopbackEndpoint{Listen: "127.0.0.1:840"}
+	for name, tt := range map[string]struct {
+		endpoints config.Endpoints
+		rule      config.Rule
+		said      bool
+	}{
+		"a user":                    {config.Endpoints{AppService: endpoint}, config.Rule{Principals: users}, false},
+		"a user or a group":         {config.Endpoints{AppService: endpoint}, config.Rule{Principals: both}, false},
+		"a group":                   {config.Endpoints{IMDS: endpoint}, config.Rule{Principals: groups}, true},
+		"a program":                 {config.Endpoints{Takeover: &config.Takeover{}}, config.Rule{Principals: users, Executables: []string{"/a"}}, true},
+		"a unit":                    {config.Endpoints{AppService: endpoint}, config.Rule{Units: []string{"web.service"}}, false},
+		"a group, without TCP":      {config.Endpoints{}, config.Rule{Principals: groups}, false},
+		"a program, without TCP":    {config.Endpoints{}, config.Rule{Principals: users, Executables: []string{"/a"}}, false},
+		"a group that is in a unit": {config.Endpoints{AppService: endpoint}, config.Rule{Principals: groups, Units: []string{"web.service"}}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt.rule.Name = "r"
+			book := rulebook.New(&config.Config{Rules: []config.Rule{tt.rule}, Endpoints: tt.endpoints}, everybodyIsRoot{}, nil, nil)
+			if said := strings.Join(book.Cautions(machine{form: peer.FormPidfd}), "; "); strings.Contains(said, "over TCP, neither") != tt.said {
+				t.Errorf("it says %q", said)
+			}
+		})
+	}
+}

@@ -61,6 +61,7 @@ type Book struct {
 	admins    config.Principals
 	audiences []string // that only a rule gives that names them
 	strict    bool     // caller_identity
+	overTCP   bool     // programs come over TCP, too
 	accounts  Accounts
 	now       func() time.Time
 	before    held // by the configuration before
@@ -85,8 +86,8 @@ func New(cfg *config.Config, finder Accounts, now func() time.Time, before *Book
 	}
 	b := &Book{
 		rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, now: now,
-		strict: cfg.CallerIdentity == config.CallerIdentityStrict,
-		known:  map[account]accountNumber{}, asked: map[account]int{},
+		strict: cfg.CallerIdentity == config.CallerIdentityStrict, overTCP: cfg.Endpoints.OverTCP(),
+		known: map[account]accountNumber{}, asked: map[account]int{},
 	}
 	if before != nil {
 		b.before = before.held()

@@ -227,6 +227,7 @@ func serveBareAt(b *testing.B, ln net.Listener, reply []byte) {
 		w.Header().Set("Content-Length", length)
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set(wire.HeaderRequestID, "6c8a8a8e-0000-4000-8000-000000000000")
 		w.Header().Set(wire.HeaderRequestID, "8b0c3d0e-0000-4000-8000-00000000c1d1")
 		_, _ = w.Write(reply)
 	})}

@@ -37,7 +37,9 @@ func Open(dir statefile.Dir, logger *slog.Logger, watch Watch) (*Keeper, error) 
 		if ok {
 			logger.Error("the key of the programs' secrets is damaged: another one is made, and programs that have a secret must be started again", "error", torn)
 		}
-		key, err = makeKey(dir)
+		if key, err = makeKey(dir); err == nil {
+			logger.Info("a key for the secrets of programs was made", "file", dir.Path(KeyFile))
+		}
 	}
 	if err != nil {
 		return nil, err

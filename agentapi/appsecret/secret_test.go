@@ -266,6 +266,10 @@ func TestTheKeyOutlivesARestart(t *testing.T) {
 	}
 	var log strings.Builder
 	made := mint(t, open(&log), holder)
+	if !strings.Contains(log.String(), "was made") {
+		t.Errorf("log %q", log.String())
+	}
+	log.Reset()
 	if _, err := open(&log).Check(made, by); err != nil || log.Len() > 0 {
 		t.Errorf("after a restart: %v, log %q", err, log.String())
 	}

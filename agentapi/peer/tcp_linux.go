@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -238,7 +239,7 @@ func (e *ownEnd) with(f func(fd int) error) error {
 
 // established reports whether the connection is still the one that the caller made. While it is,
 // the owner of the other end cannot change.
-func (e *ownEnd) established() bool { return e.with(checkOwnEnd) == nil }
+func (e *ownEnd) established() bool { return e.with(checkState) == nil }
 
 // checkOwnEnd refuses a connection that is not established any more. One of MPTCP is refused, too:
 // it reads as established long after its client has closed it.
@@ -250,12 +251,20 @@ func checkOwnEnd(fd int) error {
 	if protocol != unix.IPPROTO_TCP {
 		return fmt.Errorf("a connection of protocol %d is not one of plain TCP", protocol)
 	}
-	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return checkState(fd)
+}
+
+// checkState is checkOwnEnd without what cannot change.
+func checkState(fd int) error {
+	// The first bytes of struct tcp_info are all that is asked for; the state is the first of them.
+	first, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
 		return fmt.Errorf("TCP_INFO: %w", err)
 	}
-	if info.State != tcpEstablished {
-		return fmt.Errorf("the connection is in state %d: it has been closed or reset", info.State)
+	var bytes [4]byte
+	binary.NativeEndian.PutUint32(bytes[:], uint32(first)) //nolint:gosec // its bytes
+	if state := bytes[0]; state != tcpEstablished {
+		return fmt.Errorf("the connection is in state %d: it has been closed or reset", state)
 	}
 	return nil
 }

@@ -221,7 +221,9 @@ func TestTheDocsListTheAttributesOfARecord(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range agentapi.AuditAttributes() {
+	// What is there in place of another one, or where the kernel's answers do not agree.
+	seldom := []string{"cgroup", "process_unknown", "process_uid"}
+	for _, name := range append(agentapi.AuditAttributes(), seldom...) {
 		if !documented[name] {
 			t.Errorf("docs/audit.md does not list %s", name)
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/secret"
 )
@@ -158,6 +159,7 @@ var WithPatience = withPatience
 // AuditAttributes returns the names of all attributes that a record of an answer may have.
 func AuditAttributes() (names []string) {
 	of := record{
+		rules: &Rules{Policy: &policy.Policy{}}, caller: peer.Caller{Via: peer.ViaUnix, Weak: true}, unit: "x", executable: "x",
 		face: &face{name: "x"}, identity: "x", resource: "x", tokenType: "x", rule: "x", reason: "x", issued: true,
 	}
 	entry := slog.NewRecord(time.Time{}, 0, "", 0)

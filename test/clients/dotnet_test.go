@@ -80,12 +80,12 @@ func (w *world) newService(t *testing.T, host, mediaType, empty string, inVain .
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots := filepath.Join(t.TempDir(), "roots.pem")
-	if err := os.WriteFile(roots, append(pki.EncodePEM(authority.Root), platform...), 0o600); err != nil {
+	roots := filepath.Join(folder(t), "roots.pem")
+	if err := os.WriteFile(roots, append(pki.EncodePEM(authority.Root), platform...), 0o644); err != nil { // #nosec G306 -- certificates
 		t.Fatal(err)
 	}
 	v.roots = roots
-	v.environment = []string{"HTTPS_PROXY=" + proxy.URL, "SSL_CERT_FILE=" + roots, "SSL_CERT_DIR=" + t.TempDir()}
+	v.environment = []string{"HTTPS_PROXY=" + proxy.URL, "SSL_CERT_FILE=" + roots, "SSL_CERT_DIR=" + folder(t)}
 	return v
 }
 
@@ -168,15 +168,12 @@ func (w *world) listSecrets(t *testing.T, credential []string) (outcome, string)
 // listSecretsAs does so with a command that starts the program.
 func (w *world) listSecretsAs(t *testing.T, credential []string, start func(context.Context, ...string) *exec.Cmd) (outcome, string) {
 	t.Helper()
-	program, err := filepath.Abs(filepath.Join(packages(t, "dotnet"), "node_modules/@azure/mcp-linux-x64/dist/azmcp"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := reached(t, filepath.Join(packages(t, "dotnet"), "node_modules/@azure/mcp-linux-x64/dist/azmcp"))
 	v := w.newKeyVault(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := start(ctx, program, "keyvault", "secret", "get", "--vault", vaultName, "--subscription", uuid.NewString())
-	cmd.Env = append(v.environment, "HOME="+t.TempDir(), "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1", // there may be no ICU
+	cmd.Env = append(v.environment, "HOME="+folder(t), "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1", // there may be no ICU
 		"AZURE_MCP_COLLECT_TELEMETRY=false")
 	cmd.Env = append(cmd.Env, credential...)
 	var stderr bytes.Buffer

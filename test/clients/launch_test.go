@@ -5,26 +5,26 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
-// built returns a function that builds a program once for all tests.
+// built returns a function that builds a program once for all tests, where every user can run it.
 func built(dir, pkg, name string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
-		into, err := filepath.Abs("../../.cache/clients/programs")
-		if err != nil {
-			return "", err
-		}
-		program := filepath.Join(into, name)
+		program := filepath.Join(programs, name)
 		build := exec.Command("go", "build", "-buildvcs=false", "-o", program, pkg)
 		build.Dir = dir
 		if text, err := build.CombinedOutput(); err != nil {
@@ -35,9 +35,73 @@ func built(dir, pkg, name string) func() (string, error) {
 }
 
 var (
+	programs      string // a folder
 	keyagentBuilt = built("../..", "./cmd/keyagent", "keyagent")
 	goappsBuilt   = built("goapps", ".", "goapps")
 )
+
+func TestMain(m *testing.M) {
+	// The libraries look there for hosts that are no VMs.
+	for _, name := range []string{"IDENTITY_ENDPOINT", "IDENTITY_HEADER", "IMDS_ENDPOINT", "MSI_ENDPOINT", "MSI_SECRET", "AZURE_REGIONAL_AUTHORITY_NAME", "MSAL_FORCE_REGION"} {
+		_ = os.Unsetenv(name) // fails for no name without "="
+	}
+	dir, err := os.MkdirTemp("", "programs")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	code := 1
+	if programs = dir; err == nil {
+		code = m.Run()
+	}
+	if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+// appUser is who runs the programs. Root's are not served on loopback.
+var appUser = tooltest.User()
+
+// asAppUser starts a process as that user.
+func asAppUser() *syscall.SysProcAttr {
+	if appUser == os.Getuid() {
+		return &syscall.SysProcAttr{}
+	}
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(appUser), Gid: uint32(appUser)}}
+}
+
+// folder is one of that user.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "app")
+	if err == nil && appUser != os.Getuid() {
+		err = errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, appUser, appUser))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// reached is a path, if that user can get there; else the test is skipped.
+func reached(t *testing.T, path string) string {
+	t.Helper()
+	path, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := exec.CommandContext(t.Context(), "test", "-x", path)
+	look.Dir, look.SysProcAttr = "/", asAppUser()
+	if err := look.Run(); err != nil {
+		t.Skipf("uid %d, as whom programs run here, cannot get to %s: a tree in another user's home cannot be used for that", appUser, path)
+	}
+	return path
+}
 
 func must(t *testing.T, build func() (string, error)) string {
 	t.Helper()
@@ -60,9 +124,13 @@ type station struct {
 func (w *world) newStation(change func(*config.Config)) *station {
 	w.t.Helper()
 	s := &station{world: w}
+	if err := os.Chmod(w.dir, 0o755); err != nil { // #nosec G302 -- the agent's socket is in it
+		w.t.Fatal(err)
+	}
 	_, s.stop = w.runAgent(&s.record, func(c *config.Config) {
 		c.Endpoints.AppService = &config.LoopbackEndpoint{Listen: freeAddress(w.t)}
 		c.Endpoints.IMDS = &config.LoopbackEndpoint{Listen: freeAddress(w.t)}
+		c.Rules[0].Users = append(c.Rules[0].Users, strconv.Itoa(appUser))
 		change(c)
 		s.cfg = c
 	})
@@ -131,7 +199,8 @@ func (s *station) exec(ctx context.Context, t *testing.T, identity string, args 
 		own = append(own, "--identity", identity)
 	}
 	cmd := exec.CommandContext(ctx, must(t, keyagentBuilt), append(append(own, "--"), args...)...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + folder(t)}
+	cmd.Dir, cmd.SysProcAttr = "/", asAppUser()
 	return cmd
 }
 
@@ -165,7 +234,7 @@ func unmodifiedApps() []unmodified {
 	pythonapp := func(library string) func(*testing.T) []string {
 		return func(t *testing.T) []string { return append(python(t).Args, library) }
 	}
-	js := func(t *testing.T) string { return packages(t, "js") }
+	js := func(t *testing.T) string { return reached(t, packages(t, "js")) }
 	all := []string{byClientID, byObjectID, byResourceID}
 	return []unmodified{
 		{name: "azidentity", args: goapp("azidentity"), takes: all, expiry: true, refreshes: true},

@@ -36,7 +36,7 @@ func (p large) built(t *testing.T) string {
 	}
 	program := filepath.Join(dir, p.name+"@"+p.version)
 	if _, err := os.Stat(program); err == nil {
-		return program
+		return reached(t, program)
 	}
 	if os.Getenv(allPrograms) != "1" {
 		t.Skipf("%s %s is not built; with %s=1 it is, in minutes, and then kept", p.name, p.version, allPrograms)
@@ -53,7 +53,7 @@ func (p large) built(t *testing.T) string {
 	if err := exec.CommandContext(t.Context(), "mv", filepath.Join(into, p.name), program).Run(); err != nil { // it may be another file system
 		t.Fatal(err)
 	}
-	return program
+	return reached(t, program)
 }
 
 const (
@@ -86,6 +86,7 @@ func tokenIs(t *testing.T, token, clientID, audience string) {
 }
 
 func TestKubeloginUnderExec(t *testing.T) {
+	t.Parallel()
 	program := kubelogin.built(t)
 	s := forPrograms(t)
 	own, user := s.info.Identities[0], s.info.Identities[1]
@@ -117,6 +118,7 @@ func TestKubeloginUnderExec(t *testing.T) {
 
 // A backup, and a copy, that begin with a look into an account that has nothing.
 func TestProgramsThatUseStorageUnderExec(t *testing.T) {
+	t.Parallel()
 	const nothing = `<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="https://` + accountName +
 		`.blob.core.windows.net/" ContainerName="backup"><Blobs/><NextMarker/></EnumerationResults>`
 	for name, c := range map[string]struct {
@@ -152,6 +154,7 @@ func TestProgramsThatUseStorageUnderExec(t *testing.T) {
 
 // The Azure MCP server has the Azure SDK for .NET inside.
 func TestAProgramOnDotNETUnderExec(t *testing.T) {
+	t.Parallel()
 	s := newWorld(t).newStation(unchanged)
 	own, user := s.info.Identities[0], s.info.Identities[1]
 	for name, c := range map[string]struct {
@@ -178,6 +181,7 @@ func TestAProgramOnDotNETUnderExec(t *testing.T) {
 // Azure CLI logs in with the variables of the older protocol, which is the one of App Service that
 // it knows.
 func TestAzureCLIUnderExec(t *testing.T) {
+	t.Parallel()
 	az, err := exec.LookPath("az")
 	if err != nil {
 		t.Skip("the Azure CLI is not installed; `apt-get install azure-cli` installs it, but is never promised: it takes minutes and two thirds of a gigabyte")
@@ -186,7 +190,7 @@ func TestAzureCLIUnderExec(t *testing.T) {
 	s := w.newStation(func(c *config.Config) { c.Rules[0].Resources = append(c.Rules[0].Resources, classic) })
 	const news = "azure.microsoft.com:443"
 	manager := w.newService(t, "management.azure.com:443", "application/json", `{"value":[]}`, news)
-	home := t.TempDir()
+	home := folder(t)
 	run := func(script string) []byte {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)

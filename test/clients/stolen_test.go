@@ -14,18 +14,19 @@ import (
 )
 
 // thief is a user whom the rules allow just what they allow the user of the tests.
-const thief = 65534
+const thief = 65533
 
 // What exec gives one program is worth nothing to the same program that somebody else starts, be it
 // with all of its environment: it is refused, and that is on record.
 func TestWhatExecGivesAProgramIsWorthNothingToOthers(t *testing.T) {
-	s := newWorld(t).newStation(func(c *config.Config) { c.Rules[0].Users = append(c.Rules[0].Users, "65534") })
+	t.Parallel()
+	s := newWorld(t).newStation(func(c *config.Config) { c.Rules[0].Users = append(c.Rules[0].Users, "65533") })
 	app := append(unmodifiedApps()[0].args(t), vault) // azidentity
 	steal := func(env []string, attributes *syscall.SysProcAttr) (answer, []event) {
 		t.Helper()
 		before := len(s.record.since(0))
 		cmd := exec.CommandContext(t.Context(), app[0], app[1:]...)
-		cmd.Env, cmd.SysProcAttr = env, attributes
+		cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", env, attributes
 		return says(t, cmd), s.record.since(before)
 	}
 	refused := func(t *testing.T, got answer, asked []event, uid int, reason string) {
@@ -36,8 +37,8 @@ func TestWhatExecGivesAProgramIsWorthNothingToOthers(t *testing.T) {
 		}
 	}
 	t.Run("the program itself, and its children", func(t *testing.T) {
-		env := s.startHolder(t, nil)
-		if got, _ := steal(env, nil); got.Error != "" {
+		env := s.startHolder(t, asAppUser())
+		if got, _ := steal(env, asAppUser()); got.Error != "" {
 			t.Errorf("got %q", got.Error)
 		}
 	})
@@ -46,24 +47,24 @@ func TestWhatExecGivesAProgramIsWorthNothingToOthers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, asked := steal(lines(string(out)), nil)
-		refused(t, got, asked, os.Getuid(), "has ended")
+		got, asked := steal(lines(string(out)), asAppUser())
+		refused(t, got, asked, appUser, "has ended")
 	})
 	t.Run("another user", func(t *testing.T) {
 		if os.Getuid() != 0 {
 			t.Skip("becoming another user takes root")
 		}
-		got, asked := steal(s.startHolder(t, nil), &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: thief, Gid: thief}})
+		got, asked := steal(s.startHolder(t, asAppUser()), &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: thief, Gid: thief}})
 		refused(t, got, asked, thief, "another user")
 	})
 	t.Run("the same user in another cgroup", func(t *testing.T) {
 		got, asked := steal(s.startHolder(t, inCgroup(t)), inCgroup(t))
-		refused(t, got, asked, os.Getuid(), "another systemd unit or cgroup")
+		refused(t, got, asked, appUser, "another systemd unit or cgroup")
 	})
 	t.Run("a secret of nobody's", func(t *testing.T) {
-		env := append(s.startHolder(t, nil), "IDENTITY_HEADER=keyagent1_AAAA")
-		got, asked := steal(env, nil)
-		refused(t, got, asked, os.Getuid(), "not one that this agent has made")
+		env := append(s.startHolder(t, asAppUser()), "IDENTITY_HEADER=keyagent1_AAAA")
+		got, asked := steal(env, asAppUser())
+		refused(t, got, asked, appUser, "not one that this agent has made")
 	})
 	if strings.Contains(s.record.whole(), "keyagent1_") {
 		t.Error("the audit has a secret")
@@ -115,7 +116,9 @@ func inCgroup(t *testing.T) *syscall.SysProcAttr {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = file.Close() })
-		return &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(file.Fd())}
+		attributes := asAppUser()
+		attributes.UseCgroupFD, attributes.CgroupFD = true, int(file.Fd())
+		return attributes
 	}
 	t.Skip("there is no cgroup v2 here")
 	return nil

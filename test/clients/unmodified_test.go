@@ -2,7 +2,6 @@ package clients_test
 
 import (
 	"net/http"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -21,6 +20,7 @@ import (
 // An app as somebody else wrote it gets its token with a credential that is bound to the VM's TPM:
 // started by keyagent exec, without a change of its code. It asks once for two calls.
 func TestAnUnmodifiedAppGetsATokenUnderExec(t *testing.T) {
+	t.Parallel()
 	s := newWorld(t).newStation(unchanged)
 	own, user, app := s.info.Identities[0], s.info.Identities[1], s.application(federatedApp)
 	selectors := map[string]string{byClientID: user.ClientID, byObjectID: user.ObjectID, byResourceID: user.ResourceID}
@@ -67,6 +67,7 @@ func (s *station) gets(t *testing.T, u unmodified, identity, want string, select
 // Some programs can be led to IMDS at another address, and to nothing else. There is no secret
 // then: who is calling is known by the owner of the socket alone.
 func TestAnUnmodifiedAppFindsIMDSUnderExec(t *testing.T) {
+	t.Parallel()
 	s := newWorld(t).newStation(unchanged)
 	own, user := s.info.Identities[0], s.info.Identities[1]
 	const (
@@ -107,6 +108,7 @@ func TestAnUnmodifiedAppFindsIMDSUnderExec(t *testing.T) {
 
 // A library does not repeat a request that was refused, and its user reads why.
 func TestARefusalReachesTheUserOfAnUnmodifiedApp(t *testing.T) {
+	t.Parallel()
 	w, nobody := newWorld(t), uuid.NewString()
 	wrong := []string{"sh", "-c", `IDENTITY_HEADER=wrong MSI_SECRET=wrong exec "$@"`, "sh"}
 	for _, u := range unmodifiedApps() {
@@ -142,7 +144,7 @@ func (s *station) refuses(t *testing.T, cmd *exec.Cmd, code, words string) {
 		t.Errorf("the library asked %d times: it took a refusal for a temporary failure", len(asked))
 	}
 	for _, e := range asked {
-		if e.Code != code || e.UID == nil || *e.UID != uint32(os.Getuid()) {
+		if e.Code != code || e.UID == nil || *e.UID != uint32(appUser) {
 			t.Errorf("the audit has %+v, want %s", e, code)
 		}
 	}
@@ -154,6 +156,7 @@ func (s *station) refuses(t *testing.T, cmd *exec.Cmd, code, words string) {
 // A token that has minutes left is asked for anew, as libraries do before it expires; and it is the
 // agent that has the next one.
 func TestAnUnmodifiedAppRefreshesItsToken(t *testing.T) {
+	t.Parallel()
 	s := newWorldWith(t, simulator.Config{AccessTokenLife: 4 * time.Minute}).newStation(unchanged)
 	for _, u := range unmodifiedApps() {
 		if !u.refreshes {
@@ -171,6 +174,7 @@ func TestAnUnmodifiedAppRefreshesItsToken(t *testing.T) {
 
 // Entra throttles one request and is away for the next: the app waits for its token and gets it.
 func TestAnUnmodifiedAppOutlivesFailuresOfEntra(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	statuses := []int{http.StatusTooManyRequests, http.StatusServiceUnavailable}
 	for _, u := range unmodifiedApps() {

@@ -43,6 +43,7 @@ const (
 type world struct {
 	*simulator.Platform
 	t     *testing.T
+	dir   string // of the platform's sockets and files
 	info  simulator.Info
 	roots *x509.CertPool
 }
@@ -55,10 +56,6 @@ func newWorld(t *testing.T) *world {
 // newWorldWith is a platform that differs from the real one as a configuration says.
 func newWorldWith(t *testing.T, cfg simulator.Config) *world {
 	t.Helper()
-	// The libraries look there for hosts that are no VMs.
-	for _, name := range []string{"IDENTITY_ENDPOINT", "IDENTITY_HEADER", "IMDS_ENDPOINT", "MSI_ENDPOINT", "MSI_SECRET", "AZURE_REGIONAL_AUTHORITY_NAME", "MSAL_FORCE_REGION"} {
-		t.Setenv(name, "")
-	}
 	dir, err := os.MkdirTemp("", "clients") // short: it holds Unix sockets
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +70,7 @@ func newWorldWith(t *testing.T, cfg simulator.Config) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{Platform: platform, t: t, info: platform.Info(), roots: x509.NewCertPool()}
+	w := &world{Platform: platform, t: t, dir: dir, info: platform.Info(), roots: x509.NewCertPool()}
 	authorities, err := os.ReadFile(w.info.CAFile)
 	if err != nil || !w.roots.AppendCertsFromPEM(authorities) {
 		t.Fatalf("the platform's authorities: %v", err)

@@ -25,7 +25,11 @@ func Routes() []Route { return routesOf(socketRoutes) }
 
 // AllRoutes returns every route of every face, each path once.
 func AllRoutes() []Route {
-	all := routesOf(slices.Concat(socketRoutes, appServiceRoutes, imdsRoutes))
+	taken, err := takeoverRoutes([]string{wire.PassInstance, wire.PassAttested, wire.PassScheduledEvents}, nil)
+	if err != nil {
+		panic(err)
+	}
+	all := routesOf(slices.Concat(socketRoutes, appServiceRoutes, imdsRoutes, taken))
 	slices.SortFunc(all, func(a, b Route) int { return strings.Compare(a.Path, b.Path) })
 	return slices.Compact(all)
 }

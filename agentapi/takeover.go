@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -44,7 +43,8 @@ type TakeoverConfig struct {
 // Takeover is IMDS for connections to 169.254.169.254 that the firewall has redirected to the
 // listener. It gives tokens by the rules, passes on what it is told to, and refuses all else.
 func Takeover(ln net.Listener, cfg TakeoverConfig) Way {
-	f := &face{listener: ln, errors: takeoverErrors.format, name: "takeover"}
+	f := &face{listener: ln, errors: takeoverErrors.format, name: "takeover",
+		about: "keyagent is in the place of IMDS here; tokens are at GET " + wire.PathIMDSToken}
 	if cfg.Identify == nil || cfg.Takes == nil || cfg.Metadata == nil {
 		return Way{f, errors.New("agentapi: Identify, Takes and Metadata of a takeover are required")}
 	}
@@ -63,14 +63,11 @@ func Takeover(ln net.Listener, cfg TakeoverConfig) Way {
 	return Way{f, err}
 }
 
-// takeoverErrors are those of IMDS, but for what a program that asks IMDS must not be answered:
-// some ask again for two minutes after a 404.
-var takeoverErrors = func() sdkErrors {
-	e := maps.Clone(imdsErrors)
-	e[wire.CodeNotFound] = sdkError{http.StatusForbidden, "access_denied"}
-	e[wire.CodeMethodNotAllowed] = sdkError{http.StatusBadRequest, "invalid_request"}
-	return e
-}()
+// takeoverErrors are those of the listeners on loopback. A path that is not passed on is refused
+// for what it asks for.
+var takeoverErrors = loopbackErrors.with(sdkErrors{
+	wire.CodeNotFound: {http.StatusForbidden, "access_denied"},
+})
 
 // takeoverRoutes are what can be asked for at 169.254.169.254.
 func takeoverRoutes(pass []string, metadata Metadata) ([]route, error) {

@@ -75,6 +75,11 @@ func (d *Daemon) takeover(ctx context.Context) ([]agentapi.Way, error) {
 	if err != nil {
 		return nil, fmt.Errorf("endpoints.takeover.listen: %w", err)
 	}
+	// The firewall redirects to the configured address, and keeps direct connections from it alone.
+	if at := ln.Addr().String(); at != t.Listen {
+		_ = ln.Close()
+		return nil, fmt.Errorf("endpoints.takeover.listen is %s, and the socket %q that systemd passes is at %s: make them the same", t.Listen, takeoverName, at)
+	}
 	return []agentapi.Way{agentapi.Takeover(ln, agentapi.TakeoverConfig{
 		Identify: d.taken.callers.OfRedirected,
 		Takes:    d.taken.plan.Takes,

@@ -99,22 +99,22 @@ func (b *builder) credential(app *application, entry Credential, bound bool) (cr
 		return b.certificate(app, entry, bound), nil
 	case SourceManagedIdentity:
 		source := b.managedIdentity(entry.Selector, bound)
-		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: source.obtain}, bound), nil
+		from := &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: source.obtain}
+		from.presents, _ = source.(presenter)
+		return newFederated(app, from, bound), nil
 	case SourceOIDC:
-		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: b.other(entry.Identity)}, bound), nil
+		other := b.roster.byName[entry.Identity].chain
+		return newFederated(app, &granted{cfg: b.cfg, audience: audience(app, entry), bound: bound, obtain: other.token, presents: other}, bound), nil
 	case SourceAssertionFile:
 		return &assertionFile{app: app, path: entry.Path}, nil
 	}
 	return nil, errNoSuchSource(entry.Source)
 }
 
-// other obtains a token of another identity, by whichever of its credentials works first.
-func (b *builder) other(identity string) func(ctx context.Context, a *ask) (*grant, error) {
-	other := b.roster.byName[identity].chain
-	return func(ctx context.Context, a *ask) (*grant, error) {
-		g, _, err := other.obtain(ctx, a)
-		return g, err
-	}
+// token is obtain without the step: a token by whichever of the credentials works first.
+func (c *chain) token(ctx context.Context, a *ask) (*grant, error) {
+	g, _, err := c.obtain(ctx, a)
+	return g, err
 }
 
 // audience is the audience of an entry's assertions.

@@ -137,7 +137,8 @@ type granted struct {
 	audience string
 	bound    bool
 	// obtain is the method of a credential, or of the whole list of another identity.
-	obtain func(ctx context.Context, a *ask) (*grant, error)
+	obtain   func(ctx context.Context, a *ask) (*grant, error)
+	presents presenter // whose method obtain is, if bound
 }
 
 func (s *granted) assertion(ctx context.Context, a *ask) (*assertion, error) {

@@ -21,9 +21,13 @@ func (a *Acquirer) Token(ctx context.Context, req Request) (Token, error) {
 func (r *Roster) Token(ctx context.Context, req Request) (Token, error) {
 	id, ok := r.byName[req.Identity]
 	if !ok {
-		return Token{}, &Error{Kind: KindUnknownIdentity, Identity: req.Identity, Err: errors.New("no such identity is configured")}
+		return Token{}, noSuchIdentity(req.Identity)
 	}
 	return r.acquirer.token(ctx, id, req)
+}
+
+func noSuchIdentity(name string) *Error {
+	return &Error{Kind: KindUnknownIdentity, Identity: name, Err: errors.New("no such identity is configured")}
 }
 
 // token answers a request from the cache, or else joins or starts the flight that obtains the

@@ -42,11 +42,8 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 		s.writeProblem(w, r, rec.route.errors, p)
 		return
 	}
-	contentType := wire.ContentTypeJSON
-	if said.text != nil {
-		contentType = wire.ContentTypeMetrics
-	}
-	write(w, http.StatusOK, contentType, said.token.Reveal(), text)
+	status, contentType := said.head()
+	write(w, status, contentType, said.token.Reveal(), text)
 }
 
 // begin finds the route of a request and begins its record.
@@ -138,6 +135,17 @@ func (s *Server) identities(r *http.Request, rec *record) (reply, *problem) {
 	return reply{body: found}, nil
 }
 
+// head is the status and the media type of an answer.
+func (r reply) head() (status int, contentType string) {
+	switch {
+	case r.foreign != nil:
+		return r.foreign.Status, r.foreign.Kind
+	case r.text != nil:
+		return http.StatusOK, wire.ContentTypeMetrics
+	}
+	return http.StatusOK, wire.ContentTypeJSON
+}
+
 // tokenFirst is how the JSON of every answer with a token begins, before the token.
 const tokenFirst = `{"access_token":"`
 
@@ -146,6 +154,9 @@ const tokenFirst = `{"access_token":"`
 func encode(said reply, p *problem) ([]byte, *problem) {
 	if p != nil {
 		return nil, p
+	}
+	if said.foreign != nil {
+		return said.foreign.Body, nil
 	}
 	if said.text != nil || said.stream != nil {
 		return said.text, nil

@@ -36,6 +36,8 @@ type record struct {
 	call   string // the id of a call that the agent makes with the token; "": the caller gets the token
 	host   string // that is called
 
+	passed int // status of an answer of IMDS that is passed on; 0: none is
+
 	beyondQuota bool // it is counted and not written
 }
 
@@ -88,14 +90,17 @@ func (r *record) issues(token acquire.Token) {
 	}
 }
 
-// decision is the outcome of a request: "issued" a token, "used" one for the caller, "answered"
-// something else, "refused" the request, or "failed" at something allowed.
+// decision is the outcome of a request: "issued" a token, "used" one for the caller, "passed" an
+// answer of IMDS on, "answered" something else, "refused" the request, or "failed" at
+// something allowed.
 func (r *record) decision(p *problem) string {
 	switch {
 	case p == nil && r.call != "":
 		return "used"
 	case p == nil && r.issued:
 		return "issued"
+	case p == nil && r.passed != 0:
+		return "passed"
 	case p == nil:
 		return "answered"
 	case r.reason != "":
@@ -145,8 +150,11 @@ func (r *record) kind(p *problem) string {
 
 func (r *record) attrs(p *problem) []slog.Attr {
 	status, code := http.StatusOK, wire.Code("")
-	if p != nil {
+	switch {
+	case p != nil:
 		status, code = p.Status, p.Code
+	case r.passed != 0:
+		status = r.passed
 	}
 	attrs := make([]slog.Attr, 0, 23)
 	attrs = append(attrs,

@@ -113,6 +113,7 @@ func (a *admission) identify(conn net.Conn) *admittedConn {
 	shares := a.sharesOf(caller)
 	if full, ok := a.take(shares); !ok {
 		a.turnAway(conn, caller, full)
+		_ = caller.Close()
 		return nil
 	}
 	known := &admittedConn{Conn: conn, caller: caller, release: func() { a.give(shares) }}
@@ -173,7 +174,10 @@ func (c *admittedConn) SetReadDeadline(t time.Time) error {
 
 func (c *admittedConn) Close() error {
 	err := c.Conn.Close()
-	c.once.Do(c.release)
+	c.once.Do(func() {
+		_ = c.caller.Close()
+		c.release()
+	})
 	return err
 }
 

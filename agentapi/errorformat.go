@@ -45,6 +45,8 @@ var imdsErrors = sdkErrors{
 	wire.CodeAmbiguousIdentity: {http.StatusBadRequest, "invalid_request"},
 	wire.CodeRefusedHeader:     {http.StatusBadRequest, "invalid_request"},
 	wire.CodeUnexpectedBody:    {http.StatusBadRequest, "invalid_request"},
+	wire.CodeNotHandshake:      {http.StatusBadRequest, "invalid_request"},
+	wire.CodeBindingChanged:    {http.StatusBadRequest, "invalid_request"},
 	wire.CodeInvalidResource:   {http.StatusBadRequest, "invalid_resource"},
 	wire.CodeIdentityNotFound:  {http.StatusBadRequest, "identity_not_found"},
 	wire.CodeCredentialRefused: {http.StatusBadRequest, "unauthorized_client"},

@@ -69,9 +69,11 @@ type handler func(*Server, *http.Request, *record) (reply, *problem)
 // of a token, it begins with the member of an empty one, and the token is put there when it is
 // sent.
 type reply struct {
-	body  any
-	text  []byte // in the place of the body
-	token secret.String
+	body any
+	text []byte // in the place of the body
+	// foreign is an answer of IMDS that is passed on in the place of one of the agent's; nil: none.
+	foreign *MetadataAnswer
+	token   secret.String
 	// stream writes the answer in the place of all this, or returns why there is none.
 	stream func(http.ResponseWriter, *http.Request) *problem
 }
@@ -97,11 +99,14 @@ const (
 	forCallersOfRules                      // callers named by a rule; what they may have is decided on the request
 	forAdministrators                      // root, the agent's own user, and administrators of the policy
 	forCallersAndAdministrators            // both
+	forCallersOfTheFace                    // whoever its way to identify callers lets in
 )
 
 // permit returns why the caller may not use a route, or nil.
 func (r *Rules) permit(needed permission, caller peer.Caller) *problem {
 	switch needed {
+	case forCallersOfTheFace:
+		return nil
 	case forCallersOfRules, forCallersAndAdministrators:
 		if r.Policy.Named(caller) || needed == forCallersAndAdministrators && r.Policy.Admin(caller) {
 			return nil

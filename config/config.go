@@ -68,6 +68,9 @@ type Config struct {
 
 	// Audit says what happens when audit records cannot be written.
 	Audit Audit `yaml:"audit,omitempty"`
+
+	// Endpoints are ways into the agent besides its socket.
+	Endpoints Endpoints `yaml:"endpoints,omitempty"`
 }
 
 // Audit configures the audit records, which the agent writes to its standard output.
@@ -258,6 +261,13 @@ type Rule struct {
 	// .vault.azure.net for all names below it. In lower case; with a port if that is
 	// not 443. Default: none.
 	Hosts []string `yaml:"hosts,omitempty"`
+	// Sign lets callers have TLS handshakes signed with the key of the identities'
+	// certificates, which tokens of type mtls_pop need, and nothing else. In TLS 1.2
+	// the agent sees the server, which must be one of hosts. TLS 1.3 hides the server
+	// from it: there a caller can show the certificate to any server, Entra's included,
+	// and so get any token of the identities. Where that is too much, let callers use
+	// hosts through the agent instead. Default: false.
+	Sign bool `yaml:"sign,omitempty"`
 }
 
 // maxFileBytes limits a configuration file.

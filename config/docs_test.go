@@ -63,7 +63,7 @@ identities:
           key: app
 ` + "```" + `
 
-This page is made from the comments in config/config.go and config/application.go: ` + "`go test ./config -update`" + `.
+This page is made from the comments in config/config.go and the files beside it: ` + "`go test ./config -update`" + `.
 
 `
 
@@ -149,7 +149,7 @@ func typeBelow(expr ast.Expr) (name string, list bool) {
 func fieldsOf(t *testing.T, typeName string) []*ast.Field {
 	t.Helper()
 	var fields []*ast.Field
-	for _, name := range []string{"config.go", "application.go"} {
+	for _, name := range []string{"config.go", "application.go", "endpoints.go", "takeover.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)

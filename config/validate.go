@@ -48,6 +48,7 @@ func (c *Config) problems() []string {
 	c.checkBindingKey(&f)
 	c.checkIdentities(&f)
 	c.checkRules(&f)
+	c.checkEndpoints(&f)
 	return f
 }
 

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/keyagent/keyagent/internal/upstream"
+	"github.com/keyagent/keyagent/tlsbridge/certverify"
 )
 
 // Pair is a certificate and the key that it certifies. It is immutable.
@@ -36,12 +37,7 @@ type Handshake struct {
 
 // SignatureName returns the scheme under its TLS name (RFC 8446, 4.2.3), as in
 // "rsa_pss_rsae_sha256".
-func (h Handshake) SignatureName() string {
-	if name, ok := schemeNames[h.Signature]; ok {
-		return name
-	}
-	return h.Signature.String()
-}
+func (h Handshake) SignatureName() string { return certverify.SchemeName(h.Signature) }
 
 // VersionName returns the version as in "TLS 1.3", or "" before any handshake.
 func (h Handshake) VersionName() string {
@@ -49,19 +45,6 @@ func (h Handshake) VersionName() string {
 		return ""
 	}
 	return tls.VersionName(h.Version)
-}
-
-var schemeNames = map[tls.SignatureScheme]string{
-	tls.PSSWithSHA256:   "rsa_pss_rsae_sha256",
-	tls.PSSWithSHA384:   "rsa_pss_rsae_sha384",
-	tls.PSSWithSHA512:   "rsa_pss_rsae_sha512",
-	tls.PKCS1WithSHA256: "rsa_pkcs1_sha256",
-	tls.PKCS1WithSHA384: "rsa_pkcs1_sha384",
-	tls.PKCS1WithSHA512: "rsa_pkcs1_sha512",
-
-	tls.ECDSAWithP256AndSHA256: "ecdsa_secp256r1_sha256",
-	tls.ECDSAWithP384AndSHA384: "ecdsa_secp384r1_sha384",
-	tls.ECDSAWithP521AndSHA512: "ecdsa_secp521r1_sha512",
 }
 
 // Bridge makes HTTP requests over mutual TLS with one pair. It is safe for

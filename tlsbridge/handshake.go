@@ -6,8 +6,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/tls"
+	"errors"
 	"io"
+
+	"github.com/keyagent/keyagent/tlsbridge/certverify"
 )
+
+var _ crypto.MessageSigner = (*handshakeSigner)(nil)
 
 // handshakeSigner signs for one handshake, within its time limit, and records the
 // signature scheme: the standard library does not expose it afterwards.
@@ -23,8 +28,31 @@ type handshakeSigner struct {
 // Public returns the public key.
 func (s *handshakeSigner) Public() crypto.PublicKey { return s.bridge.pair.Signer(s.ctx).Public() }
 
-// Sign signs the handshake's digest.
-func (s *handshakeSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+// SignMessage signs what is a handshake of this connection, and nothing else. TLS hands the message
+// to a key that has this method.
+func (s *handshakeSigner) SignMessage(rand io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
+	m, err := certverify.Parse(message)
+	if err != nil {
+		return nil, err
+	}
+	if m.NamesServer() {
+		if err := m.CheckClient(s.bridge.pair.Chain[0]); err != nil {
+			return nil, err
+		}
+	}
+	digest, opts, err := m.Digest(scheme(s.Public(), opts), s.Public())
+	if err != nil {
+		return nil, err
+	}
+	return s.sign(rand, digest, opts)
+}
+
+// Sign refuses: a digest does not show what it is of.
+func (s *handshakeSigner) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("tlsbridge: the key signs handshakes, not digests")
+}
+
+func (s *handshakeSigner) sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
 	defer cancel()
 	end, err := s.bridge.turn(ctx)

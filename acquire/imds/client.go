@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"mime"
 	"net/http"
 	"net/url"
 	"strings"
@@ -211,7 +212,17 @@ func (c *Client) attempt(ctx context.Context, r request) ([]byte, error) {
 type answer struct {
 	status int
 	server string // header Server
+	media  string // header Content-Type
 	body   []byte
+}
+
+// kind is the media type of the answer without parameters, of the two that IMDS has.
+func (a answer) kind() string {
+	const json = "application/json"
+	if media, _, err := mime.ParseMediaType(a.media); err == nil && media == json {
+		return json
+	}
+	return "text/plain"
 }
 
 // ofIMDS reports whether the answer's Server header is that of IMDS.
@@ -241,7 +252,7 @@ func (c *Client) exchange(ctx context.Context, r request) (answer, error) {
 	case err != nil:
 		return answer{}, unreachable(r.operation, err)
 	}
-	return answer{resp.StatusCode, resp.Header.Get("Server"), body}, nil
+	return answer{resp.StatusCode, resp.Header.Get("Server"), resp.Header.Get("Content-Type"), body}, nil
 }
 
 func unreachable(operation string, err error) error {

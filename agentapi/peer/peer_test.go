@@ -1,6 +1,7 @@
 package peer_test
 
 import (
+	"context"
 	"net"
 	"os"
 	"os/exec"
@@ -39,19 +40,24 @@ func child(role string) error {
 	case "check uid map":
 		return peer.CheckUIDMap()
 	case "connect":
-		return connectAndWait()
+		return connectAndWait("unix")
 	case "write to fd 3":
 		_, err := os.NewFile(3, "inherited").WriteString("x")
 		return err
 	case "connect and pass on":
 		return connectAndPassOn()
+	case "connect by tcp":
+		return connectAndWait("tcp")
+	case "listen by tcp":
+		_, err := peer.ListenTCP(context.Background(), os.Getenv(socketEnv))
+		return err
 	}
 	return os.ErrInvalid
 }
 
 // connectAndWait keeps the connection open until the server closes it.
-func connectAndWait() error {
-	conn, err := net.Dial("unix", os.Getenv(socketEnv))
+func connectAndWait(network string) error {
+	conn, err := net.Dial(network, os.Getenv(socketEnv))
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,9 @@ type Rule struct {
 	// Hosts are where bound tokens may be used for the caller: in the form of ParseHost, or a
 	// domain with a dot before it, for all names below it. None: nowhere.
 	Hosts []string
+	// Sign lets callers have TLS handshakes signed with the identities' keys: see
+	// [Policy.DecideSigning].
+	Sign bool
 }
 
 // Policy is the set of rules of one configuration. It must not be changed once it is in use; then

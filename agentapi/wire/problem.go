@@ -40,7 +40,7 @@ const (
 	// CodeRefusedHeader: header Field marks a request of a browser or of a proxy, which has no
 	// business at this socket.
 	CodeRefusedHeader Code = "refused_header"
-	// CodeUnexpectedBody: no request of this API has a body.
+	// CodeUnexpectedBody: the request must not have a body.
 	CodeUnexpectedBody Code = "unexpected_body"
 	// CodeInvalidResource: Entra does not know the resource.
 	CodeInvalidResource Code = "invalid_resource"
@@ -55,6 +55,12 @@ const (
 	// CodeIdentityNotFound: a rule gives the caller this identity, but the virtual machine does not
 	// have it.
 	CodeIdentityNotFound Code = "identity_not_found"
+
+	// CodeNotHandshake: what is to be signed is not what a TLS client signs.
+	CodeNotHandshake Code = "not_a_handshake"
+	// CodeBindingChanged: the identity has another certificate by now; ask for it, and make the
+	// handshake with that one.
+	CodeBindingChanged Code = "binding_changed"
 
 	CodeNotFound         Code = "not_found"          // no such path
 	CodeMethodNotAllowed Code = "method_not_allowed" // the path exists; see the Allow header
@@ -97,6 +103,9 @@ var problems = map[Code]struct {
 	CodeRefusedHeader:     {http.StatusBadRequest, "Requests of browsers and proxies are refused"},
 	CodeUnexpectedBody:    {http.StatusBadRequest, "The request must not have a body"},
 	CodeInvalidResource:   {http.StatusBadRequest, "The resource is not known"},
+
+	CodeNotHandshake:   {http.StatusBadRequest, "This is not what a TLS client signs"},
+	CodeBindingChanged: {http.StatusConflict, "The identity has another certificate"},
 
 	CodeCallerNotAllowed: {http.StatusForbidden, "The caller is not named by any rule"},
 	CodeNotAllowed:       {http.StatusForbidden, "No rule allows this"},

@@ -179,6 +179,7 @@ func TestOpenAPISchemas(t *testing.T) {
 		wire.TokenResponse{}, wire.Binding{}, wire.IMDSToken{}, wire.IMDSError{}, wire.Problem{}, wire.Status{}, wire.TPMStatus{},
 		wire.KeyStatus{}, wire.IdentityStatus{}, wire.CertificateStatus{}, wire.TLSStatus{}, wire.AttestationStatus{},
 		wire.CredentialStatus{}, wire.Identity{}, wire.Capabilities{}, wire.Capability{}, wire.Form{},
+		wire.BoundCertificate{}, wire.SignRequest{}, wire.SignResponse{},
 	}
 	for _, s := range structs {
 		typ := reflect.TypeOf(s)

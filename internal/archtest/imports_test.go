@@ -79,9 +79,10 @@ var places = map[string]place{
 		"turns evidence into a token: the only place where the collector and a service meet",
 	},
 
-	"tlsbridge":     {[]string{"internal/upstream"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
-	"acquire/imds":  {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
-	"acquire/entra": {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
+	"tlsbridge/certverify": {nil, "a parser: bytes in, values out; signers on both sides of the agent's socket are held to it"},
+	"tlsbridge":            {[]string{"internal/upstream", "tlsbridge/certverify"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
+	"acquire/imds":         {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
+	"acquire/entra":        {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/binding": {
 		[]string{"acquire/imds", "internal/certs", "internal/inflight", "internal/statefile", "internal/secret", "internal/waiting"},
 		"keys and attestation tokens come through small interfaces, so no TPM is needed to test a renewal",
@@ -119,6 +120,7 @@ var places = map[string]place{
 		[]string{"config", "agentapi/policy", "internal/accounts"},
 		"rules as somebody wrote them become rules as the agent applies them",
 	},
+	"internal/takeover": {[]string{"config", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
 	"internal/keyring": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",
@@ -136,13 +138,13 @@ var places = map[string]place{
 	"internal/daemon": {
 		[]string{
 			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
-			"internal/waiting",
+			"internal/accounts", "internal/takeover", "internal/waiting",
 		},
 		wired,
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir",
+			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
 			"internal/inputfile", "internal/pemfile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",

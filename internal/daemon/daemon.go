@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
+	"github.com/keyagent/keyagent/internal/takeover"
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
@@ -38,6 +40,10 @@ type Options struct {
 
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
 	Accounts rulebook.Accounts
+
+	// IdentifyRedirected says who has opened a connection that the firewall has redirected; nil:
+	// that cannot be known, and nothing can be taken over.
+	IdentifyRedirected func(net.Conn) (peer.Caller, error)
 
 	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent
 	// or command have it.
@@ -82,6 +88,7 @@ type Daemon struct {
 	silence tpmProbe
 	server  *agentapi.Server
 	socket  *agentapi.Claim // that Run opens
+	taken   takeover.Plan   // whose traffic to IMDS comes here
 	closers []func() error  // in the order of opening
 }
 
@@ -105,6 +112,9 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	if err := plan.ReadProxyCredential(d.cfg.Proxy); err != nil {
+		return err
+	}
+	if err := d.resolveTakeover(ctx); err != nil {
 		return err
 	}
 	if err := d.claim(); err != nil {
@@ -168,6 +178,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ways := []agentapi.Way{agentapi.Socket(listener)}
+	taken, err := d.takeover(ctx)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	ways = append(ways, taken...)
 	plan := d.inForce.Load().plan
 	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", d.cfg.Socket,
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
@@ -180,7 +196,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { return d.engine.Run(ctx) })
-	g.Go(func() error { return d.server.Serve(ctx, agentapi.Socket(listener)) })
+	g.Go(func() error { return d.server.Serve(ctx, ways...) })
 	g.Go(func() error { return d.awaitAccounts(ctx) })
 	g.Go(func() error { return d.watchExpiry(ctx) })
 	return g.Wait()

@@ -27,6 +27,10 @@ type plan struct {
 // wrong but that users or groups were not found, the error is a [*rulebook.OffError].
 func Check(ctx context.Context, cfg *config.Config) error {
 	p, err := resolve(ctx, cfg, nil, nil, nil)
+	if t := cfg.Endpoints.Takeover; t != nil {
+		_, unknown := TakeoverPlan(ctx, t, nil)
+		err = errors.Join(err, unknown)
+	}
 	off := p.rules.NotInForce()
 	switch {
 	case off == nil:

@@ -148,6 +148,7 @@ func fixedSettings() []fixed {
 		{"imds_endpoint", "what is known of this VM was learnt there", func(c *config.Config) any { return c.IMDSEndpoint }},
 		{"binding_key", "the binding key is loaded, and was tested as it is configured", func(c *config.Config) any { return c.BindingKey }},
 		{"audit", "whether records can be written was found out at the start", func(c *config.Config) any { return c.Audit }},
+		{"endpoints", "the agent listens there", func(c *config.Config) any { return c.Endpoints }},
 	}
 }
 

@@ -104,7 +104,7 @@ func (b *Book) Check() error {
 func policyRule(r config.Rule, uids, gids []uint32) policy.Rule {
 	return policy.Rule{
 		Name: r.Name, UIDs: uids, GIDs: gids,
-		Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types, Fresh: r.Fresh, Hosts: r.Hosts,
+		Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types, Fresh: r.Fresh, Hosts: r.Hosts, Sign: r.Sign,
 	}
 }
 

@@ -17,8 +17,12 @@ const maxGroups = 65536
 const usualGroups = 64
 
 // Of returns the process that connected to conn, the accepted end of a Unix stream socket. It does
-// not block. On a connection of any other kind it fails, because there is no one to name.
-func Of(conn net.Conn) (Caller, error) {
+// not block. On a connection of any other kind it fails, because there is no one to name. A process
+// that has ended, or that the kernel does not tell, leaves the caller without CgroupID. Call
+// [Caller.Close] when the connection ends.
+func Of(conn net.Conn) (Caller, error) { return ofUnix(conn, hostKernel{cgroups: CgroupRoot}) }
+
+func ofUnix(conn net.Conn, k kernel) (Caller, error) {
 	unixConn, ok := conn.(*net.UnixConn)
 	if !ok {
 		return Caller{}, fmt.Errorf("identifying the caller: a %T has no peer credentials", conn)
@@ -29,13 +33,13 @@ func Of(conn net.Conn) (Caller, error) {
 	}
 	var caller Caller
 	var lookupErr error
-	if err := raw.Control(func(fd uintptr) { caller, lookupErr = lookup(int(fd)) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { caller, lookupErr = lookup(int(fd), k) }); err != nil { //nolint:gosec // a descriptor
 		return Caller{}, fmt.Errorf("identifying the caller: %w", err)
 	}
 	return caller, lookupErr
 }
 
-func lookup(fd int) (Caller, error) {
+func lookup(fd int, k kernel) (Caller, error) {
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
 		return Caller{}, fmt.Errorf("identifying the caller: SO_PEERCRED: %w", err)
@@ -45,7 +49,14 @@ func lookup(fd int) (Caller, error) {
 	if err != nil {
 		return Caller{}, fmt.Errorf("identifying the caller: SO_PEERGROUPS: %w", err)
 	}
-	return Caller{UID: cred.Uid, GID: cred.Gid, Groups: groups, PID: cred.Pid}, nil
+	caller := Caller{UID: cred.Uid, GID: cred.Gid, Groups: groups, PID: cred.Pid, Via: ViaUnix}
+	held, weak, err := pin(k, fd, cred.Pid, cred.Uid)
+	if err != nil {
+		// User and groups are known all the same; rules that need more do not name this caller.
+		return caller, nil //nolint:nilerr // see above
+	}
+	caller.process, caller.Weak, caller.CgroupID = held, weak, held.cgroupID()
+	return caller, nil
 }
 
 // peerGroups asks for the supplementary groups with room for n of them. When that is too little the

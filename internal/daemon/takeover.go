@@ -1,0 +1,83 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+
+	"github.com/keyagent/keyagent/acquire/imds"
+	"github.com/keyagent/keyagent/agentapi"
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/accounts"
+	"github.com/keyagent/keyagent/internal/rulebook"
+	"github.com/keyagent/keyagent/internal/takeover"
+)
+
+// subuidFile has the subordinate uids of users (subuid(5)).
+const subuidFile = "/etc/subuid"
+
+// TakeoverPlan is what the firewall must do for a configuration that takes 169.254.169.254 over.
+// Finder nil means the users of this machine. Those in exempt must not be among the users.
+func TakeoverPlan(ctx context.Context, t *config.Takeover, finder rulebook.Accounts, exempt ...uint32) (takeover.Plan, error) {
+	if finder == nil {
+		finder = accounts.Finder{}
+	}
+	var subuid io.Reader
+	switch file, err := os.Open(subuidFile); {
+	case err == nil:
+		defer file.Close()
+		subuid = file
+	case !errors.Is(err, fs.ErrNotExist):
+		return takeover.Plan{}, err
+	}
+	return takeover.Resolve(ctx, t, finder, subuid, exempt...)
+}
+
+// resolveTakeover looks the users up whose traffic is taken over.
+func (d *Daemon) resolveTakeover(ctx context.Context) error {
+	t := d.cfg.Endpoints.Takeover
+	if t == nil {
+		return nil
+	}
+	var err error
+	d.taken, err = TakeoverPlan(ctx, t, d.opts.Accounts, uint32(os.Geteuid())) //nolint:gosec // a uid
+	return err
+}
+
+// takeover is the way for programs whose requests to 169.254.169.254 are redirected here; none if
+// that is not configured.
+func (d *Daemon) takeover(ctx context.Context) ([]agentapi.Way, error) {
+	t := d.cfg.Endpoints.Takeover
+	if t == nil {
+		return nil, nil
+	}
+	if d.opts.IdentifyRedirected == nil {
+		return nil, errors.New("endpoints.takeover: callers cannot be identified")
+	}
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // the kernel does not tell the truth about who has closed such a connection
+	ln, err := lc.Listen(ctx, "tcp4", t.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("endpoints.takeover.listen: %w", err)
+	}
+	return []agentapi.Way{agentapi.Takeover(ln, agentapi.TakeoverConfig{
+		Identify: d.opts.IdentifyRedirected,
+		Takes:    d.taken.Takes,
+		Pass:     t.Passes(),
+		Metadata: metadata{d.engine.IMDS},
+	})}, nil
+}
+
+// metadata is the agent's own IMDS client, which its takeover of that address leaves alone.
+type metadata struct{ client *imds.Client }
+
+// Read implements [agentapi.Metadata].
+func (m metadata) Read(ctx context.Context, path string, query url.Values) (agentapi.MetadataAnswer, error) {
+	got, err := m.client.Read(ctx, path, query)
+	return agentapi.MetadataAnswer{Status: got.Status, Kind: got.Kind, Body: got.Body}, err
+}

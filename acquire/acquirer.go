@@ -35,6 +35,8 @@ type Config struct {
 	Jitter func(max time.Duration) time.Duration            // between 0 and max; nil means at random
 	Logger *slog.Logger                                     // nil means no log
 
+	Observer Observer // is told how tokens are obtained; nil: nobody is
+
 	transport *atomic.Pointer[transport] // to Entra, made of TLS
 }
 
@@ -50,6 +52,8 @@ type Acquirer struct {
 	failures      *failureMemory
 	refreshLimits *refreshLimits
 	flights       inflight.Group[Token]
+	flying        atomic.Int64  // flights under way
+	hits, misses  atomic.Uint64 // of the cache, for callers
 
 	ctx    context.Context // ends with Close; parent of all flights
 	cancel context.CancelFunc
@@ -102,6 +106,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = nobody{}
 	}
 	return cfg
 }

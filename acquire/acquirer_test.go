@@ -54,6 +54,7 @@ type world struct {
 	ticks      chan struct{}
 	answer     http.HandlerFunc
 	seen       []string // subject of the client certificate of each request
+	fetched    []string // identity and outcome of each flight
 }
 
 func newWorld(t testing.TB) *world {
@@ -122,6 +123,7 @@ func newWorldWith(t testing.TB, strength acquire.Strength, identities ...acquire
 		Wait:       w.wait,
 		Jitter:     func(time.Duration) time.Duration { return 0 },
 		Logger:     slog.New(slog.NewTextHandler(&w.log, nil)),
+		Observer:   w,
 	})
 	if err != nil {
 		t.Fatal(err)

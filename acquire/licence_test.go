@@ -84,6 +84,7 @@ func outcomes() map[string][]outcome {
 		"acquire.remembered":      {{acquire.Remembered(said(400, 51000)), "bound-form", false, true}, raw(acquire.Remembered(said(503)))},
 		"acquire.Error":           {raw(&acquire.Error{Err: errors.New("final")})},
 		"acquire.errNoPoP":        {raw(acquire.ErrNoPoP), loaded(acquire.ErrNoPoP)},
+		"acquire.ErrOtherPair":    {raw(acquire.ErrOtherPair), loaded(acquire.ErrOtherPair)},
 		"acquire.errClosed":       {raw(acquire.ErrClosed)},
 		"acquire.errPanic":        {raw(acquire.ErrPanic)},
 		"acquire.errCrowded":      {raw(acquire.ErrCrowded)},

@@ -15,10 +15,16 @@ const flightTimeout = 3 * time.Minute
 // obtain makes one pass over the list of credentials, and keeps the result: the token, or the
 // reason why there is none.
 func (a *Acquirer) obtain(f flight) (Token, error) {
+	begun := time.Now()
+	a.flying.Add(1)
+	defer a.flying.Add(-1)
 	kept, err := a.try(f)
 	if err != nil {
-		return Token{}, a.fail(f, err)
+		failure := a.fail(f, err)
+		a.observe(f, begun, failure)
+		return Token{}, failure
 	}
+	a.observe(f, begun, nil)
 	a.keep(f, kept)
 	return kept.token, nil
 }

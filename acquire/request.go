@@ -36,7 +36,7 @@ func (a *Acquirer) token(ctx context.Context, id *identityState, req Request) (T
 	f := flightFor(id, req)
 	now := a.cfg.Now()
 	if !f.forceRefresh {
-		token, state := a.cache.lookup(f.key, now)
+		token, state := a.look(f.key, now)
 		if state == cacheDue {
 			a.refresh(id, f.key, f.account) //nolint:contextcheck // no caller waits for a refresh ahead of need
 		}

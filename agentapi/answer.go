@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -22,23 +23,27 @@ func (s *Server) handler(f *face) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(f, w, r) })
 }
 
-// serve answers one request: find its route, answer, audit, write.
+// serve answers one request: find its route, answer, audit, count, write.
 func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
+	begun := s.cfg.Now()
 	rec := s.begin(f, r)
+	rec.ids = idsOf(r)
+	w.Header()[wire.HeaderRequestID] = []string{rec.ids.own}
+	rec.route.limitBody(w, r)
 	said, p := s.answer(r, rec)
 	text, p := encode(said, p)
 	p = s.recorded(rec, p)
+	s.count(rec, p, begun)
 	if p == nil && said.stream != nil {
 		if p = said.stream(w, r); p == nil {
 			return
 		}
 	}
 	if p != nil {
-		if p.cause != nil && !rec.beyondQuota {
-			s.cfg.Logger.ErrorContext(r.Context(), "answering a request", "code", p.Code, "detail", p.Detail, "error", p.cause)
-		}
+		s.logReason(r.Context(), rec, p)
+		p.RequestID = rec.ids.own
 		// A stranger is disconnected after its refusal: an idle connection takes a place.
-		p.close = r.ContentLength != 0 || rec.conn == nil || rec.rules.stranger(rec.caller)
+		p.close = r.ContentLength != 0 || !rec.known || rec.rules.stranger(rec.caller)
 		s.writeProblem(w, r, rec.route.errors, p)
 		return
 	}
@@ -46,16 +51,30 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	write(w, status, contentType, said.token.Reveal(), text)
 }
 
+// logReason puts into the log what operators would not see otherwise: a fault of the
+// agent, and what keeps a program on loopback from its token, since there are programs that do not
+// show it.
+func (s *Server) logReason(ctx context.Context, rec *record, p *problem) {
+	switch {
+	case rec.beyondQuota:
+	case p.cause != nil:
+		s.cfg.Logger.ErrorContext(ctx, "answering a request", "request_id", rec.ids.own, "code", p.Code, "detail", p.Detail, "error", p.cause)
+	case rec.face.name != "" && p.Status >= http.StatusInternalServerError:
+		s.cfg.Logger.WarnContext(ctx, "a program gets no token", "request_id", rec.ids.own, "endpoint", rec.face.name, "uid", rec.caller.UID, "code", p.Code, "detail", p.Detail)
+	}
+}
+
 // begin finds the route of a request and begins its record.
 func (s *Server) begin(f *face, r *http.Request) *record {
 	conn, rules := connectionOf(r.Context()), s.rules.Load()
+	known := conn != nil && conn.check()
 	if again := conn.approved(r, rules); again != nil {
 		rec := again.record
 		rec.approval = again
 		return &rec
 	}
 	found := f.routeOf(r.RequestURI)
-	rec := &record{rules: rules, conn: conn, route: found, method: clip(r.Method, maxAuditedBytes), path: found.path, socket: f.address()}
+	rec := &record{rules: rules, conn: conn, face: f, route: found, known: known, method: clip(withoutSecrets(r.Method), maxAuditedBytes), path: found.path}
 	if conn != nil {
 		rec.caller = conn.caller
 	}
@@ -65,11 +84,15 @@ func (s *Server) begin(f *face, r *http.Request) *record {
 // answer makes every check that does not depend on the route's own parameters.
 func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 	found := rec.route
-	if rec.conn == nil {
+	if !rec.known {
+		rec.reason = reasonUnknown
 		return reply{}, newProblem(wire.CodeCallerNotAllowed, "the caller is not known")
 	}
+	if p := rec.face.guards(r, rec); p != nil {
+		return reply{}, p
+	}
 	if found.handle == nil {
-		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path)
+		return reply{}, newProblem(wire.CodeNotFound, "there is no path %q", rec.path).withHint(rec.face.about)
 	}
 	if !found.takes(r.Method) {
 		p := newProblem(wire.CodeMethodNotAllowed, "%s takes %s only", found.path, found.allow())
@@ -81,31 +104,24 @@ func (s *Server) answer(r *http.Request, rec *record) (reply, *problem) {
 			return reply{}, newProblem(wire.CodeRefusedHeader, "header %s is not accepted", name).withField(name)
 		}
 	}
-	if r.ContentLength != 0 && !slices.Contains(pathsWithBody, found.path) {
-		return reply{}, newProblem(wire.CodeUnexpectedBody, "requests have no body")
+	if p := found.unexpectedBody(r); p != nil {
+		return reply{}, p
 	}
 	if p := rec.rules.permit(found.permission, rec.caller); p != nil {
 		rec.notes(r.URL.RawQuery)
+		rec.reason = rec.rules.unnamed(found.permission, rec.caller)
 		return reply{}, p
 	}
-	if p := found.proof(r); p != nil {
+	if p := found.proof(s, r, rec); p != nil {
 		return reply{}, p
 	}
 	return found.handle(s, r, rec)
 }
 
 // status answers GET /v1/status.
-func (s *Server) status(r *http.Request, _ *record) (reply, *problem) {
-	if _, p := parseQuery(r.URL.RawQuery, nil, refuseUnknown); p != nil {
-		return reply{}, p
-	}
-	status := s.cfg.Status(r.Context())
-	status.Audit = s.trail.status()
-	if status.Audit.Required && status.Audit.LastError != "" {
-		status.Ready = false
-		status.NotReady = append(status.NotReady, "audit records are required and cannot be written: "+status.Audit.LastError)
-	}
-	return reply{body: status}, nil
+func (s *Server) status(r *http.Request, rec *record) (reply, *problem) {
+	status, p := s.statusOf(r, rec)
+	return reply{body: status}, p
 }
 
 // capabilities answers GET /v1/capabilities.
@@ -129,7 +145,7 @@ func (s *Server) identities(r *http.Request, rec *record) (reply, *problem) {
 		}
 		id := rec.rules.Identities[i]
 		found = append(found, wire.Identity{
-			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts,
+			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts, Sign: grant.Sign,
 		})
 	}
 	return reply{body: found}, nil
@@ -173,6 +189,7 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 
 func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format errorFormat, p *problem) {
 	header := w.Header()
+	status, contentType, body := format(p)
 	header.Set(wire.HeaderError, string(p.Code))
 	if p.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.FormatInt(p.RetryAfter, 10))
@@ -186,10 +203,9 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, format err
 		// one must not hold the connection.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second))
 	}
-	status, contentType, body := format(p)
 	text, err := json.Marshal(body)
 	if err != nil {
-		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "error", err)
+		s.cfg.Logger.ErrorContext(r.Context(), "encoding a problem", "request_id", p.RequestID, "error", err)
 	}
 	write(w, status, contentType, "", text)
 }

@@ -42,10 +42,12 @@ func (c *connection) approved(r *http.Request, rules *Rules) *approval {
 }
 
 // approve has the connection remember a request that the rules allow. One whose identity was found
-// by what was learnt of it is not remembered: that changes while the rules stay.
+// by what was learnt of it is not remembered, nor one that is allowed to a unit or a program: that
+// changes while the rules stay.
 func (r *record) approve(target string, req tokenRequest) {
 	learnt := req.selection.of != nil && !req.selection.matches(r.identityNamed(req.Identity))
-	if r.conn == nil || learnt || len(target) > maxRememberedBytes {
+	byMachine := r.unit != "" || r.executable != ""
+	if r.conn == nil || learnt || byMachine || len(target) > maxRememberedBytes {
 		return
 	}
 	r.approval = &approval{target: target, request: req, record: *r}

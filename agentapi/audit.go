@@ -20,25 +20,32 @@ const maxAuditedBytes = 256
 type record struct {
 	rules        *Rules      // by which the request is answered
 	conn         *connection // that the request came on; nil: it is not known
+	known        bool        // the connection is the caller's
 	caller       peer.Caller
 	route        *route
 	method, path string
-	socket       string    // that the request came by
+	face         *face // that the request came by
+	ids          requestIDs
 	approval     *approval // of the same request before, or of this one; nil: there is none
+
+	holder string // the identity that the program's secret names; "": it showed none
 
 	identity, resource, tokenType string        // as asked
 	forceRefresh, claims          bool          // whether it was asked with them
 	rule                          string        // that allowed it
+	unit, executable              string        // of the rule that allowed it, if it has some
 	reason                        policy.Reason // why it was refused; "" otherwise
 
 	issued bool
 	token  facts
-	call   string // the id of a call that the agent makes with the token; "": the caller gets the token
+	calls  bool   // the agent uses the token in a call, and the caller does not get it
 	host   string // that is called
 
-	passed int // status of an answer of IMDS that is passed on; 0: none is
+	handshake handshake // that is signed, or was to be
+	passed    int       // status of an answer of IMDS that is passed on; 0: none is
 
-	beyondQuota bool // it is counted and not written
+	patience    time.Duration // that the caller is credited with
+	beyondQuota bool          // it is counted and not written
 }
 
 // facts is what the audit keeps of a token.
@@ -90,12 +97,18 @@ func (r *record) issues(token acquire.Token) {
 	}
 }
 
-// decision is the outcome of a request: "issued" a token, "used" one for the caller, "passed" an
-// answer of IMDS on, "answered" something else, "refused" the request, or "failed" at
-// something allowed.
+// gives reports whether the answer gives the caller a token or a signature, so that it leaves a
+// record in any case.
+func (r *record) gives() bool { return r.issued || r.handshake.signed }
+
+// decision is the outcome of a request: "issued" a token, "used" one for the caller, "signed" a TLS
+// handshake, "passed" an answer of IMDS on, "answered" something else, "refused" the request, or
+// "failed" at something allowed.
 func (r *record) decision(p *problem) string {
 	switch {
-	case p == nil && r.call != "":
+	case p == nil && r.handshake.signed:
+		return "signed"
+	case p == nil && r.calls:
 		return "used"
 	case p == nil && r.issued:
 		return "issued"
@@ -115,12 +128,12 @@ func (r *record) decision(p *problem) string {
 // required, no token leaves without its record.
 func (s *Server) recorded(r *record, p *problem) *problem {
 	err := s.audit(r, p)
-	if err == nil || !r.issued || !s.cfg.AuditRequired {
+	if err == nil || !r.gives() || !s.cfg.AuditRequired {
 		return p
 	}
-	r.issued = false
-	p = newProblem(wire.CodeAuditUnavailable, "the record of this token cannot be written: %v", err).retryable(time.Second).
-		withHint("see what reads the agent's standard output; keyagent status says when records are written again")
+	r.issued, r.handshake.signed = false, false
+	p = newProblem(wire.CodeAuditUnavailable, "the record of this answer cannot be written: %v", err).retryable(time.Second).
+		withHint(s.cfg.AuditPlace.whatToSee() + "; keyagent status says when records are written again")
 	_ = s.audit(r, p) // which is noted and told by the trail itself
 	return p
 }
@@ -133,11 +146,11 @@ func (s *Server) audit(r *record, p *problem) error {
 	if !s.trail.kept() {
 		return nil
 	}
-	if !r.issued && !s.trail.quota.admits(r.caller, r.rules.Policy.Standing(r.caller), r.kind(p), s.cfg.Now()) {
+	if !r.gives() && !s.trail.quota.admits(r.caller, r.rules.Policy.Standing(r.caller), r.kind(p), s.cfg.Now()) {
 		r.beyondQuota = true
 		return nil
 	}
-	return s.trail.write(r.auditHandler(s.trail.handler, p), r.issued)
+	return s.trail.write(r.auditHandler(s.trail.handler, p), r.ids, r.gives())
 }
 
 // kind is what answers without a record of their own are counted by.
@@ -156,26 +169,28 @@ func (r *record) attrs(p *problem) []slog.Attr {
 	case r.passed != 0:
 		status = r.passed
 	}
-	attrs := make([]slog.Attr, 0, 23)
+	attrs := make([]slog.Attr, 0, 30)
 	attrs = append(attrs,
 		slog.String("decision", r.decision(p)),
 		slog.Int("status", status), // a call has another when it has ended
-		slog.Uint64("uid", uint64(r.caller.UID)),
-		slog.Uint64("gid", uint64(r.caller.GID)),
-		slog.Int64("pid", int64(r.caller.PID)),
-		slog.String("method", r.method),
-		slog.String("route", r.path),
 	)
+	if r.caller.UID != noID {
+		attrs = append(append(attrs, slog.Uint64("uid", uint64(r.caller.UID))), r.callerAttrs()...)
+	}
+	attrs = append(attrs, slog.String("method", r.method), slog.String("route", r.path))
+	if r.face != nil {
+		attrs = appendUnlessEmpty(attrs, "endpoint", r.face.name)
+	}
 	attrs = appendUnlessEmpty(attrs, "code", string(code))
 	attrs = appendUnlessEmpty(attrs, "reason", string(r.reason))
 	attrs = appendUnlessEmpty(attrs, "identity", r.identity)
 	attrs = appendUnlessEmpty(attrs, "resource", r.resource)
 	attrs = appendUnlessEmpty(attrs, "host", r.host)
-	attrs = appendUnlessEmpty(attrs, "call", r.call)
 	attrs = appendUnlessEmpty(attrs, "type", r.tokenType)
 	if r.tokenType != "" {
 		attrs = append(attrs, slog.Bool("force_refresh", r.forceRefresh), slog.Bool("claims", r.claims))
 	}
+	attrs = append(attrs, r.handshake.attrs()...)
 	attrs = appendUnlessEmpty(attrs, "rule", r.rule)
 	if r.issued {
 		attrs = append(attrs,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,7 +25,7 @@ func TestAuditRecord(t *testing.T) {
 	a := start(t, config(working, rulesFor(os.Geteuid())))
 	caller := map[string]any{
 		"time": "2026-11-23T12:00:00Z", "level": "INFO", "msg": "answer", "method": "GET",
-		"uid": float64(os.Geteuid()), "gid": float64(os.Getegid()), "pid": float64(os.Getpid()),
+		"uid": float64(os.Geteuid()), "gid": float64(os.Getegid()), "pid": float64(os.Getpid()), "transport": "unix",
 	}
 	token := map[string]any{
 		"decision": "issued", "status": 200.0, "identity": "shop", "resource": vault, "type": "bearer", "rule": "shop",
@@ -56,8 +57,8 @@ func TestAuditRecord(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			a.get(t, tt.target, "Metadata", "true")
-			want := make(map[string]any)
+			got := a.get(t, tt.target, "Metadata", "true")
+			want := map[string]any{"request_id": got.header.Get("x-ms-request-id")}
 			for _, part := range tt.want {
 				for k, v := range part {
 					if v != "" {
@@ -203,4 +204,32 @@ func TestNoTokenIsLogged(t *testing.T) {
 
 func errorAbout(token secret.String) error {
 	return errors.New("Entra said " + token.String())
+}
+
+func TestTheDocsListTheAttributesOfARecord(t *testing.T) {
+	page, err := os.ReadFile("../docs/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "## A record of an answer")
+	documented := map[string]bool{"time": false}
+	for line := range strings.Lines(table) {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " | ")
+		for _, name := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(cell, -1) {
+			if strings.HasPrefix(line, "| `") {
+				documented[name[1]] = true
+			}
+		}
+	}
+	// What is there in place of another one, or where the kernel's answers do not agree.
+	seldom := []string{"cgroup", "process_unknown", "process_uid"}
+	for _, name := range append(agentapi.AuditAttributes(), seldom...) {
+		if !documented[name] {
+			t.Errorf("docs/audit.md does not list %s", name)
+		}
+		delete(documented, name)
+	}
+	if delete(documented, "time"); len(documented) > 0 {
+		t.Errorf("docs/audit.md lists %v, which no record has", documented)
+	}
 }

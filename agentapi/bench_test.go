@@ -19,6 +19,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi"
+	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/secret"
 )
@@ -79,13 +80,14 @@ func median(values []float64) float64 {
 // contender is a server with clients that keep their connections.
 type contender struct {
 	clients []*http.Client
+	ask     func(*http.Client) ([]byte, error)
 	rates   []float64 // requests per second, of each round
 	p99s    []float64 // nanoseconds, of each round
 	cpu     []float64 // nanoseconds of processor time for a request, of each round
 }
 
 func newContender(b *testing.B, connections int, socket string) *contender {
-	c := new(contender)
+	c := &contender{ask: fetch}
 	for range connections {
 		transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
@@ -98,7 +100,7 @@ func newContender(b *testing.B, connections int, socket string) *contender {
 
 func (c *contender) fetch(b *testing.B) []byte {
 	b.Helper()
-	body, err := fetch(c.clients[0])
+	body, err := c.ask(c.clients[0])
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -106,7 +108,11 @@ func (c *contender) fetch(b *testing.B) []byte {
 }
 
 func fetch(client *http.Client) ([]byte, error) {
-	resp, err := client.Get("http://agent" + nativeTarget)
+	return bodyOf(client.Get("http://agent" + nativeTarget))
+}
+
+// bodyOf reads a successful answer to its end.
+func bodyOf(resp *http.Response, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +137,7 @@ func (c *contender) run(b *testing.B, n int) {
 		group.Go(func() {
 			for range share {
 				start := time.Now()
-				if _, err := fetch(client); err != nil {
+				if _, err := c.ask(client); err != nil {
 					b.Error(err)
 					return
 				}
@@ -158,9 +164,20 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// serveAgent starts the agent's server with a source that has the token, and an audit that encodes
-// each record and writes it, though nobody keeps it.
+// serveAgent starts the agent's server on a Unix socket and returns its path.
 func serveAgent(b *testing.B) string {
+	socket := filepath.Join(benchDir(b), "agent.sock")
+	ln, err := agentapi.Listen(socket, 0o600)
+	if err != nil {
+		b.Fatal(err)
+	}
+	serveWays(b, benchConfig(b, rulesFor(os.Geteuid())), agentapi.Socket(ln))
+	return socket
+}
+
+// benchConfig is that of a server with a source that has the token, and an audit that encodes each
+// record and writes it, though nobody keeps it.
+func benchConfig(b *testing.B, rules *policy.Policy) agentapi.Config {
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		b.Fatal(err)
@@ -170,26 +187,25 @@ func serveAgent(b *testing.B) string {
 		token := goodToken(r)
 		token.AccessToken = text
 		return token, nil
-	}, rulesFor(os.Geteuid()))
+	}, rules)
 	cfg.Audit = slog.New(slog.NewJSONHandler(null, nil))
+	b.Cleanup(func() { _ = null.Close() })
+	return cfg
+}
+
+// serveWays runs a server until the benchmark ends.
+func serveWays(b *testing.B, cfg agentapi.Config, ways ...agentapi.Way) {
 	server, err := agentapi.New(cfg)
-	if err != nil {
-		b.Fatal(err)
-	}
-	socket := filepath.Join(benchDir(b), "agent.sock")
-	ln, err := agentapi.Listen(socket, 0o600)
 	if err != nil {
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(ctx, agentapi.Socket(ln)) }()
+	go func() { done <- server.Serve(ctx, ways...) }()
 	b.Cleanup(func() {
 		cancel()
 		<-done
-		_ = null.Close()
 	})
-	return socket
 }
 
 // serveBare starts a server that has one answer, with the same header and body as the agent's.
@@ -199,12 +215,19 @@ func serveBare(b *testing.B, reply []byte) string {
 	if err != nil {
 		b.Fatal(err)
 	}
+	serveBareAt(b, ln, reply)
+	return socket
+}
+
+// serveBareAt is serveBare on a listener.
+func serveBareAt(b *testing.B, ln net.Listener, reply []byte) {
 	length := strconv.Itoa(len(reply))
 	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", wire.ContentTypeJSON)
 		w.Header().Set("Content-Length", length)
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set(wire.HeaderRequestID, "8b0c3d0e-0000-4000-8000-00000000c1d1")
 		_, _ = w.Write(reply)
 	})}
 	done := make(chan error, 1)
@@ -213,7 +236,6 @@ func serveBare(b *testing.B, reply []byte) string {
 		_ = server.Close()
 		<-done
 	})
-	return socket
 }
 
 func benchDir(b *testing.B) string {

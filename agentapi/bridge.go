@@ -2,8 +2,6 @@ package agentapi
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -31,7 +29,7 @@ var (
 )
 
 // noUpgrade is the proof that a request does not want its connection to speak another protocol.
-func noUpgrade(r *http.Request) *problem {
+func noUpgrade(_ *Server, r *http.Request, _ *record) *problem {
 	if protocol := forward.WantsUpgrade(r); protocol != "" {
 		return newProblem(wire.CodeUpgradeRefused, "the request wants an upgrade to %q", clip(protocol, maxAuditedBytes)).withField("Upgrade").
 			withHint("plain requests and answers are passed on, however long they last")
@@ -170,10 +168,8 @@ func (s *Server) fetchToUse(ctx context.Context, rec *record, req tokenRequest) 
 
 // uses notes that a token is used for the caller.
 func (r *record) uses(token acquire.Token) {
-	id := make([]byte, 8)
-	_, _ = rand.Read(id) // which never fails
 	r.issues(token)
-	r.call = hex.EncodeToString(id)
+	r.calls = true
 }
 
 // pass makes the call and notes its end.
@@ -182,7 +178,7 @@ func (s *Server) pass(w http.ResponseWriter, r *http.Request, call forward.Call,
 	result, err := s.forwarder.Do(w, r, call)
 	p := s.callProblem(r, rec, err)
 	s.Note("call ended",
-		slog.String("call", rec.call),
+		slog.String("request_id", rec.ids.own),
 		slog.Uint64("uid", uint64(rec.caller.UID)),
 		slog.String("identity", rec.identity),
 		slog.String("method", rec.method),

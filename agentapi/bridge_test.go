@@ -155,7 +155,7 @@ func TestACallThroughTheBridge(t *testing.T) {
 	if len(records) != 2 {
 		t.Fatalf("records %v", records)
 	}
-	call := records[0]["call"]
+	call := records[0]["request_id"]
 	for _, r := range records {
 		delete(r, "time")
 		delete(r, "duration_ms")
@@ -164,11 +164,11 @@ func TestACallThroughTheBridge(t *testing.T) {
 	}
 	uid := float64(os.Geteuid())
 	want := []map[string]any{{
-		"level": "INFO", "msg": "answer", "decision": "used", "status": 200.0, "uid": uid, "method": "POST", "route": "/bridge/",
-		"identity": "vm", "resource": vault, "host": "my.vault.example", "call": call, "type": "mtls_pop", "force_refresh": false, "claims": false,
+		"level": "INFO", "msg": "answer", "transport": "unix", "decision": "used", "status": 200.0, "uid": uid, "method": "POST", "route": "/bridge/",
+		"identity": "vm", "resource": vault, "host": "my.vault.example", "request_id": call, "type": "mtls_pop", "force_refresh": false, "claims": false,
 		"rule": "vault", "credential": "managed_identity", "bound": true, "strength": "attested", "fallback": false, "thumbprint": "dGh1bWI", "from_cache": true,
 	}, {
-		"level": "INFO", "msg": "call ended", "call": call, "uid": uid, "identity": "vm", "method": "POST", "host": "my.vault.example",
+		"level": "INFO", "msg": "call ended", "request_id": call, "uid": uid, "identity": "vm", "method": "POST", "host": "my.vault.example",
 		"status": 201.0, "sent_bytes": 4.0, "received_bytes": 5.0, "end": "complete",
 	}}
 	if diff := cmp.Diff(want, records); diff != "" || call == "" || call == nil {

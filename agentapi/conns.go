@@ -22,8 +22,9 @@ const maxStrangers = 32
 // account is whose connections are counted together: those of one uid, or of all callers of a
 // standing that does not depend on the uid.
 type account struct {
-	together policy.Standing // Stranger or ByGroupOnly; else the account is that of uid
+	together policy.Standing // Stranger or ByGroupOnly; ByUnitOnly of unit; else the account is that of uid
 	uid      uint32
+	unit     uint64 // a cgroup id
 }
 
 // share is what an account may have of all connections.
@@ -34,15 +35,18 @@ type share struct {
 
 // sharesOf returns the accounts that a connection counts for. A user can have many uids, all of
 // which are strangers or keep the user's groups. So all strangers share one account, and all
-// callers who are known by a group only share another, with half of all connections at most.
+// callers who are known by a group only share another, with half of all connections at most. Those
+// of one unit, if nothing else makes them known, share what one user may have.
 func (a *admission) sharesOf(caller peer.Caller) []share {
-	own := share{account{policy.ByUID, caller.UID}, a.server.cfg.MaxConnectionsPerUser}
+	own := share{account{together: policy.ByUID, uid: caller.UID}, a.server.cfg.MaxConnectionsPerUser}
 	half := a.server.cfg.MaxConnections / 2
 	switch standing := a.server.rules.Load().Policy.Standing(caller); standing {
 	case policy.ByUID:
 		return []share{own}
 	case policy.ByGroupOnly:
 		return []share{own, {account{together: standing}, max(1, half)}}
+	case policy.ByUnitOnly:
+		return []share{own, {account{together: standing, unit: caller.CgroupID}, own.bound}}
 	default:
 		return []share{{account{together: policy.Stranger}, min(maxStrangers, half)}}
 	}
@@ -59,6 +63,7 @@ type admission struct {
 	slots  chan struct{} // one element for each open connection
 	closed chan struct{}
 	once   sync.Once
+	strays *strays
 
 	mu   sync.Mutex
 	open map[account]int // connections; guarded by mu
@@ -72,6 +77,7 @@ func (s *Server) admit(ctx context.Context, f *face) *admission {
 		face:     f,
 		slots:    make(chan struct{}, s.cfg.MaxConnections),
 		closed:   make(chan struct{}),
+		strays:   newStrays(),
 		open:     make(map[account]int),
 	}
 }
@@ -107,9 +113,10 @@ func (a *admission) Close() error {
 func (a *admission) identify(conn net.Conn) *admittedConn {
 	caller, err := a.face.identify(conn)
 	if err != nil {
-		a.server.cfg.Logger.WarnContext(a.ctx, "closing a connection", "error", err)
+		a.refuse(a.ctx, err)
 		return nil
 	}
+	caller = a.server.rules.Load().certain(caller)
 	shares := a.sharesOf(caller)
 	if full, ok := a.take(shares); !ok {
 		a.turnAway(conn, caller, full)
@@ -135,6 +142,7 @@ func (a *admission) take(shares []share) (full share, ok bool) {
 	for _, s := range shares {
 		a.open[s.account]++
 	}
+	a.server.connections.Add(1)
 	return share{}, true
 }
 
@@ -147,6 +155,7 @@ func (a *admission) give(shares []share) {
 		}
 	}
 	a.mu.Unlock()
+	a.server.connections.Add(-1)
 	<-a.slots
 }
 
@@ -159,6 +168,7 @@ func (r *Rules) stranger(caller peer.Caller) bool {
 type admittedConn struct {
 	net.Conn
 	caller  peer.Caller
+	program shownSecret
 	askBy   time.Time // when a stranger must have asked; zero: net/http's own deadlines
 	release func()
 	once    sync.Once
@@ -175,6 +185,7 @@ func (c *admittedConn) SetReadDeadline(t time.Time) error {
 func (c *admittedConn) Close() error {
 	err := c.Conn.Close()
 	c.once.Do(func() {
+		c.program.close()
 		_ = c.caller.Close()
 		c.release()
 	})
@@ -185,22 +196,27 @@ func (c *admittedConn) Close() error {
 // that the bound denies. The reply fits into the empty buffer of a new connection, so that writing
 // it does not wait for the caller either.
 func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
+	a.server.turnedAway.Add(1)
 	rules := a.server.rules.Load()
 	p := rules.noRoom(caller, full)
-	_ = a.server.audit(&record{rules: rules, caller: caller}, p) // which is noted and told by the trail itself
+	ids := requestIDs{own: newRequestID()}
+	p.RequestID = ids.own
+	rec := &record{rules: rules, face: a.face, caller: caller, ids: ids}
+	_ = a.server.audit(rec, p) // which is noted and told by the trail itself
+	a.server.count(rec, p, a.server.cfg.Now())
 	status, contentType, problem := a.face.errors(p)
 	body, err := json.Marshal(problem)
 	if err != nil {
 		return
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-	retry := ""
+	retry := "" // after the format, which may change it
 	if p.RetryAfter > 0 {
 		retry = fmt.Sprintf("Retry-After: %d\r\n", p.RetryAfter)
 	}
 	_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"+
-		"%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
-		status, http.StatusText(status), contentType, retry, len(body), body)
+		"x-ms-request-id: %s\r\n%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+		status, http.StatusText(status), contentType, ids.own, retry, len(body), body)
 }
 
 // noRoom says which bound was reached. A stranger gets the refusal that it would get to a request.
@@ -212,6 +228,9 @@ func (r *Rules) noRoom(caller peer.Caller, full share) *problem {
 	case policy.ByGroupOnly:
 		p = newProblem(wire.CodeTooManyConnections, "users who are known by a group only hold %d connections to the agent", full.bound).
 			withHint("close connections that are not in use, or ask whoever administers the agent for a rule that names the user")
+	case policy.ByUnitOnly:
+		p = newProblem(wire.CodeTooManyConnections, "the users of this unit hold %d connections to the agent", full.bound).
+			withHint("close connections that are not in use, or ask whoever administers the agent for a rule that names the user, too")
 	default:
 		p = newProblem(wire.CodeTooManyConnections, "uid %d holds %d connections to the agent", caller.UID, full.bound).
 			withHint("close connections that are not in use, or share one client among threads")

@@ -1,12 +1,15 @@
 package agentapi
 
 import (
+	"cmp"
+	"maps"
 	"net/http"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// errorFormat says a problem in the terms of a protocol. The body is encoded as JSON.
+// errorFormat says a problem in the terms of a protocol. The body is encoded as JSON. It may change
+// how long the caller is told to wait.
 type errorFormat func(*problem) (status int, contentType string, body any)
 
 // problemJSON is the format of the native API (RFC 9457).
@@ -22,12 +25,20 @@ type sdkError struct {
 	name   string
 }
 
+// sdkRetryAfter is the most, in seconds, that programs are told to wait: some of them wait for as
+// long as they are told, without a bound, and say nothing meanwhile. What they ask again within a
+// longer pause is answered from what is known.
+const sdkRetryAfter = 5
+
 // format is the [errorFormat] {"error", "error_description"} of such a protocol. A code that the
-// table does not have is told as an internal one.
+// table does not have is told as an internal one. What may pass says when to come back.
 func (e sdkErrors) format(p *problem) (status int, contentType string, body any) {
 	said, ok := e[p.Code]
 	if !ok {
 		said = e[wire.CodeInternal]
+	}
+	if said.status == http.StatusTooManyRequests || said.status == http.StatusServiceUnavailable {
+		p.RetryAfter = min(cmp.Or(p.RetryAfter, sdkRetryAfter), sdkRetryAfter)
 	}
 	description := p.Detail
 	if p.Hint != "" {
@@ -53,11 +64,13 @@ var imdsErrors = sdkErrors{
 
 	wire.CodeCallerNotAllowed: {http.StatusForbidden, "access_denied"},
 	wire.CodeNotAllowed:       {http.StatusForbidden, "access_denied"},
+	wire.CodeSecretRefused:    {http.StatusForbidden, "access_denied"},
 	wire.CodeAdminOnly:        {http.StatusForbidden, "access_denied"},
 
 	wire.CodeClaimsRequired: {http.StatusBadRequest, "interaction_required"},
 
 	wire.CodeNotFound:         {http.StatusNotFound, "not_found"},
+	wire.CodeNotConfigured:    {http.StatusNotFound, "not_found"},
 	wire.CodeMethodNotAllowed: {http.StatusMethodNotAllowed, "invalid_request"},
 
 	wire.CodeUpgradeRefused:      {http.StatusBadRequest, "invalid_request"},
@@ -67,6 +80,30 @@ var imdsErrors = sdkErrors{
 	wire.CodeThrottled:          {http.StatusTooManyRequests, "too_many_requests"},
 	wire.CodeTooManyConnections: {http.StatusServiceUnavailable, "temporarily_unavailable"},
 	wire.CodeUnavailable:        {http.StatusServiceUnavailable, "temporarily_unavailable"},
+	wire.CodeNotReady:           {http.StatusServiceUnavailable, "temporarily_unavailable"},
 	wire.CodeAuditUnavailable:   {http.StatusServiceUnavailable, "temporarily_unavailable"},
 	wire.CodeInternal:           {http.StatusInternalServerError, "unknown"},
+}
+
+// loopbackErrors is the table of the token listeners on loopback. There are programs that ask for
+// two minutes after a 404 and for one after a 500, so neither is there. And 400 lets a chain of
+// credentials go on, to a developer's own login for one, so a request that is refused for what it
+// asks for, and not for its form, is 403.
+var loopbackErrors = imdsErrors.with(sdkErrors{
+	wire.CodeNotFound:         {http.StatusBadRequest, "invalid_request"},
+	wire.CodeNotConfigured:    {http.StatusBadRequest, "invalid_request"},
+	wire.CodeMethodNotAllowed: {http.StatusBadRequest, "invalid_request"},
+
+	wire.CodeIdentityNotFound:  {http.StatusForbidden, "identity_not_found"},
+	wire.CodeCredentialRefused: {http.StatusForbidden, "unauthorized_client"},
+	wire.CodeClaimsRequired:    {http.StatusForbidden, "interaction_required"},
+
+	wire.CodeInternal: {http.StatusServiceUnavailable, "temporarily_unavailable"},
+})
+
+// with returns the table with other entries in the place of some.
+func (e sdkErrors) with(others sdkErrors) sdkErrors {
+	all := maps.Clone(e)
+	maps.Copy(all, others)
+	return all
 }

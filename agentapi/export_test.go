@@ -2,12 +2,17 @@ package agentapi
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/secret"
 )
@@ -15,10 +20,19 @@ import (
 // Route is what tests may know of a route.
 type Route struct{ Method, Path string }
 
-// Routes returns the table of routes.
-func Routes() []Route {
+// Routes returns the table of routes of the Unix socket.
+func Routes() []Route { return routesOf(socketRoutes) }
+
+// AllRoutes returns every route of every face, each path once.
+func AllRoutes() []Route {
+	all := routesOf(slices.Concat(socketRoutes, appServiceRoutes, imdsRoutes))
+	slices.SortFunc(all, func(a, b Route) int { return strings.Compare(a.Path, b.Path) })
+	return slices.Compact(all)
+}
+
+func routesOf(routes []route) []Route {
 	var all []Route
-	for _, r := range socketRoutes {
+	for _, r := range routes {
 		all = append(all, Route{r.method, r.path})
 	}
 	return all
@@ -49,6 +63,9 @@ const (
 	MissEvery       = missEvery
 	MaxMissAccounts = maxMissAccounts
 )
+
+// SignBurst is how many signatures one caller may have at once.
+const SignBurst = signBurst
 
 // MissAccounts returns how many accounts are kept of callers who are known by a group only.
 func (s *Server) MissAccounts() int { return len(s.misses.members) }
@@ -115,7 +132,7 @@ func CallerOf(ctx context.Context) (caller peer.Caller, ok bool) {
 func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secret string, identify func(net.Conn) (peer.Caller, error)) error {
 	never404 := maps.Clone(imdsErrors)
 	never404[wire.CodeNotFound] = sdkError{http.StatusBadRequest, "invalid_request"}
-	proof := func(r *http.Request) *problem {
+	proof := func(_ *Server, r *http.Request, _ *record) *problem {
 		if r.Header.Get("X-Identity-Header") == secret {
 			return nil
 		}
@@ -127,5 +144,30 @@ func (s *Server) ServeLoopback(ctx context.Context, ln net.Listener, path, secre
 	}})
 }
 
+// AppServiceHandler answers requests as App Service does, at an address, as if they came from the
+// caller.
+func (s *Server) AppServiceHandler(host string, caller peer.Caller) http.Handler {
+	f := &face{routes: appServiceRoutes, errors: loopbackErrors.format, name: "app-service", host: host}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handler(f).ServeHTTP(w, r.WithContext(withConnection(r.Context(), &connection{caller: caller})))
+	})
+}
+
 // WithPatience is the context of requests for tokens.
 var WithPatience = withPatience
+
+// AuditAttributes returns the names of all attributes that a record of an answer may have.
+func AuditAttributes() (names []string) {
+	of := record{
+		rules: &Rules{Policy: &policy.Policy{}}, caller: peer.Caller{Via: peer.ViaUnix, Weak: true}, unit: "x", executable: "x",
+		face: &face{name: "x"}, identity: "x", resource: "x", tokenType: "x", rule: "x", reason: "x", issued: true,
+	}
+	entry := slog.NewRecord(time.Time{}, 0, "", 0)
+	requestIDs{"x", "x"}.addTo(&entry)
+	entry.AddAttrs(of.attrs(newProblem(wire.CodeInternal, "x"))...)
+	entry.Attrs(func(a slog.Attr) bool {
+		names = append(names, a.Key)
+		return true
+	})
+	return names
+}

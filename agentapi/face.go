@@ -19,6 +19,10 @@ type face struct {
 	identify func(net.Conn) (peer.Caller, error)
 	routes   []route
 	errors   errorFormat // of refusals that are no route's: of a path that is not there, for one
+
+	name  string // in the audit; "" for the Unix socket
+	host  string // that requests must be sent to; "": any will do
+	about string // a hint for who asks for a path that is not there
 }
 
 // Way is one way into the agent, for [Server.Serve].
@@ -26,6 +30,9 @@ type Way struct {
 	face *face
 	err  error // why it cannot be served
 }
+
+// Err says why the way cannot be served, or nil. [Server.Serve] would say the same.
+func (w Way) Err() error { return w.err }
 
 // Socket is the native API, and that of IMDS, on a Unix socket.
 func Socket(ln net.Listener) Way {
@@ -36,9 +43,9 @@ func Socket(ln net.Listener) Way {
 	return Way{face: f}
 }
 
-// address is where callers find the face; "" if it does not listen.
-func (f *face) address() string {
-	if f.listener == nil {
+// socket is the path of the Unix socket at which callers find the face; "" if there is none.
+func (f *face) socket() string {
+	if f.listener == nil || f.listener.Addr().Network() != "unix" {
 		return ""
 	}
 	return f.listener.Addr().String()
@@ -58,7 +65,7 @@ func (s *Server) httpServer(requests context.Context, f *face) *http.Server {
 		BaseContext:                  func(net.Listener) context.Context { return requests },
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			if admitted, ok := conn.(*admittedConn); ok {
-				return withConnection(ctx, &connection{caller: admitted.caller})
+				return withConnection(ctx, &connection{caller: admitted.caller, program: &admitted.program})
 			}
 			return ctx // and no caller, so that nothing will be granted
 		},
@@ -68,8 +75,24 @@ func (s *Server) httpServer(requests context.Context, f *face) *http.Server {
 // connection is what the agent knows of one connection. net/http answers the requests of a
 // connection one after another, so that nothing here needs a lock.
 type connection struct {
-	caller peer.Caller
-	last   *approval // of the last request for a token that the rules allowed; nil: there was none
+	caller  peer.Caller
+	program *shownSecret
+	last    *approval // of the last request for a token that the rules allowed; nil: there was none
+}
+
+// check looks again at what is known of the caller, for each request. It reports whether the
+// connection is still the caller's. What was true of a process that has ended is forgotten.
+func (c *connection) check() bool {
+	now, err := c.caller.Now()
+	if err != nil {
+		c.last = nil
+		return false
+	}
+	if now.CgroupID != c.caller.CgroupID {
+		c.last = nil // its record has the cgroup
+	}
+	c.caller = now
+	return true
 }
 
 type connectionKey struct{}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -143,8 +144,9 @@ func newServer(t testing.TB, cfg agentapi.Config) (server *agentapi.Server, audi
 	return server, audit, log
 }
 
-// start runs a server on a socket that every local user can reach, until the test ends.
-func start(t testing.TB, cfg agentapi.Config) *agent {
+// start runs a server on a socket that every local user can reach, and by other ways in, until the
+// test ends.
+func start(t testing.TB, cfg agentapi.Config, ways ...agentapi.Way) *agent {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "agent")
 	if err != nil {
@@ -162,7 +164,7 @@ func start(t testing.TB, cfg agentapi.Config) *agent {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
-	go func() { a.done <- a.server.Serve(ctx, agentapi.Socket(ln)) }()
+	go func() { a.done <- a.server.Serve(ctx, append(ways, agentapi.Socket(ln))...) }()
 	a.http = &http.Client{Transport: &http.Transport{DialContext: a.dial}}
 	t.Cleanup(func() { a.stop(t) })
 	return a
@@ -224,12 +226,18 @@ func (a *agent) do(t testing.TB, method, target string, headers ...string) answe
 	return got
 }
 
+// requestID is a random UUID.
+var requestID = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+
 func (a answer) checkHeaders(t testing.TB) {
 	t.Helper()
 	for name, want := range map[string]string{"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"} {
 		if got := a.header.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
+	}
+	if id := a.header.Get("x-ms-request-id"); !requestID.MatchString(id) {
+		t.Errorf("the request's id is %q", id)
 	}
 	seconds, err := strconv.Atoi(a.header.Get("Retry-After"))
 	if retryable := a.status == 429 || a.status == 503; retryable != (err == nil && seconds > 0) {
@@ -303,6 +311,14 @@ var readAPI = sync.OnceValues(func() (doc documentedAPI, err error) {
 	return doc, yaml.Unmarshal(text, &doc)
 })
 
+// documentedMethod is the method under which the answers to requests for a path are documented.
+func documentedMethod(path string) string {
+	if path == wire.PathEndpoint || path == wire.PathBindingSign {
+		return "post"
+	}
+	return "get"
+}
+
 // checkDocumented compares an answer's status and content type with what openapi.yaml says about
 // its path.
 func checkDocumented(t testing.TB, method, path string, got answer) {
@@ -311,7 +327,7 @@ func checkDocumented(t testing.TB, method, path string, got answer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	operation, ok := doc.Paths[path]["get"]
+	operation, ok := doc.Paths[path][documentedMethod(path)]
 	if !ok || method == http.MethodHead {
 		return // a path that does not exist, or an answer without a body
 	}

@@ -53,6 +53,20 @@ func play(role string) error {
 			return err
 		}
 		return ask(conn)
+	case "ask by tcp":
+		conn, err := net.Dial("tcp", os.Getenv(socketEnv))
+		if err != nil {
+			return err
+		}
+		return ask(conn)
+	case "connect and lend":
+		conn, err := net.Dial("unix", os.Getenv(socketEnv))
+		if err != nil {
+			return err
+		}
+		return lend(conn)
+	case "program":
+		return beProgram(os.Getenv(socketEnv), os.Getenv(requestEnv))
 	case "serve many":
 		return serveMany(os.Getenv(socketEnv))
 	case "listen":

@@ -1,115 +1,100 @@
 package agentapi
 
 import (
+	"cmp"
 	"net/http"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// metrics answers GET /metrics: of the status, what is a number, for programs that watch many
-// machines (Prometheus, text-based exposition format 0.0.4).
+// Metrics counts what is answered, and says the numbers in a format for machines. It must be safe
+// for concurrent use.
+type Metrics interface {
+	// Answered counts an answer, before it is sent. It must not block.
+	Answered(Answer)
+	// Text is all numbers in Prometheus' text format (0.0.4). Without names it says no name of the
+	// configuration.
+	Text(now Snapshot, names bool) ([]byte, error)
+}
+
+// Answer is what an answer is counted by. All its texts are the agent's own or of the
+// configuration, so that a caller cannot make ever more of them.
+type Answer struct {
+	Endpoint string    // by which it was given, as the audit names it; "socket" for the Unix socket
+	Decision string    // "issued", "answered", "refused" or "failed"
+	Code     wire.Code // "" without a problem
+	Identity string    // of the configuration; "" where none is asked for, or none that exists
+	Strength string    // of the credential that obtained the token; "" without one
+	Source   string    // of the token: one of [Sources]; "" without one
+	Took     time.Duration
+}
+
+// Sources of tokens.
+const (
+	SourceCache = "cache"
+	SourceEntra = "entra"
+	SourceIMDS  = "imds"
+)
+
+// Sources returns all of them.
+func Sources() []string { return []string{SourceCache, SourceEntra, SourceIMDS} }
+
+// Snapshot is what is a number at the moment.
+type Snapshot struct {
+	Status      wire.Status
+	Connections int64  // open ones
+	TurnedAway  uint64 // since the start, because a bound was reached
+}
+
+// noMetrics are those of a server without any.
+type noMetrics struct{}
+
+func (noMetrics) Answered(Answer)                     {}
+func (noMetrics) Text(Snapshot, bool) ([]byte, error) { return []byte{}, nil }
+
+// metrics answers GET /metrics, for programs that watch many machines. Only an administrator is
+// told names.
 func (s *Server) metrics(r *http.Request, rec *record) (reply, *problem) {
-	said, p := s.status(r, rec)
+	status, p := s.statusOf(r, rec)
 	if p != nil {
 		return reply{}, p
 	}
-	return reply{text: metricsText(said.body.(wire.Status))}, nil
+	now := Snapshot{status, s.connections.Load(), s.turnedAway.Load()}
+	text, err := s.cfg.Metrics.Text(now, rec.route.tellsNames())
+	if err != nil {
+		return reply{}, newProblem(wire.CodeInternal, "the metrics cannot be collected; the agent's log says why").causedBy(err)
+	}
+	return reply{text: text}, nil
 }
 
-func metricsText(s wire.Status) []byte {
-	var m metricsWriter
-	m.gauge("keyagent_info", "Always 1; the label is the agent's version.")
-	m.sample(1, "version", s.Version)
-	m.gauge("keyagent_start_time_seconds", "When the agent was started, in seconds since 1970.")
-	m.sample(seconds(s.Started))
-	m.gauge("keyagent_ready", "Whether the agent is ready, as its status has it.")
-	m.sample(oneIf(s.Ready))
-	m.gauge("keyagent_tpm_answers", "Whether the TPM answers; 1, too, where the key is in software.")
-	m.sample(oneIf(s.TPM.LastError == ""))
-	m.gauge("keyagent_rule_off", "1 for each rule that is not in force because it names an unknown user or group.")
-	for _, rule := range s.RulesOff {
-		m.sample(1, "rule", rule.Name)
+// tellsNames reports whether those who may use a route may know names of the configuration, and why
+// the agent is not ready.
+func (r *route) tellsNames() bool { return r.permission == forAdministrators }
+
+// socketEndpoint is what the agent's own socket is called where it must have a name.
+const socketEndpoint = "socket"
+
+// count counts an answer.
+func (s *Server) count(r *record, p *problem, begun time.Time) {
+	identity := r.identityNamed(r.identity)
+	a := Answer{Endpoint: cmp.Or(r.face.name, socketEndpoint), Decision: r.decision(p), Identity: identity.Name, Took: s.cfg.Now().Sub(begun)}
+	if p != nil {
+		a.Code = p.Code
 	}
-	m.gauge("keyagent_waits", "How many requests have waited for something for more than five seconds.")
-	for _, wait := range s.Waiting {
-		m.sample(float64(wait.Count), "for", wait.What)
+	if r.issued {
+		a.Strength, a.Source = r.token.strength, r.token.source(identity)
 	}
-	m.counter("keyagent_reloads_total", "Reloads of the configuration since the start.")
-	m.sample(float64(s.Configuration.Reloads), "outcome", "done")
-	m.sample(float64(s.Configuration.Refused), "outcome", "refused")
-	m.counter("keyagent_audit_records_lost_total", "Answers since the start whose audit record could not be written.")
-	m.sample(float64(s.Audit.Lost))
-	m.identities(s.Identities)
-	return []byte(m.String())
+	s.cfg.Metrics.Answered(a)
 }
 
-func (m *metricsWriter) identities(list []wire.IdentityStatus) {
-	m.gauge("keyagent_identity_ready", "0 if the identity is known to be unable to give tokens, else 1.")
-	for _, id := range list {
-		m.sample(oneIf(!id.Unable), "identity", id.Name)
+// source is where a token of an identity has come from.
+func (t facts) source(of Identity) string {
+	switch {
+	case t.fromCache:
+		return SourceCache
+	case !t.bound && of.Kind == wire.KindManagedIdentity:
+		return SourceIMDS
 	}
-	m.gauge("keyagent_certificate_expiry_timestamp_seconds", "When a certificate stops being useful, in seconds since 1970; the credential is empty for a binding certificate.")
-	for _, id := range list {
-		if c := id.Certificate; c != nil {
-			m.sample(seconds(c.EffectiveExpiry), "identity", id.Name, "credential", "")
-		}
-		seen := map[string]bool{} // an entry with two forms has one certificate
-		for _, one := range id.Credentials {
-			if c := one.Certificate; c != nil && !seen[one.Name] {
-				m.sample(seconds(c.EffectiveExpiry), "identity", id.Name, "credential", one.Name)
-				seen[one.Name] = true
-			}
-		}
-	}
-	m.counter("keyagent_tls_handshakes_total", "Handshakes with the identity's certificate since the start, each a signature of the TPM.")
-	for _, id := range list {
-		if id.TLS != nil {
-			m.sample(float64(id.TLS.Handshakes), "identity", id.Name)
-		}
-	}
-}
-
-// metricsWriter writes one metric after the other.
-type metricsWriter struct {
-	strings.Builder
-	name string
-}
-
-func (m *metricsWriter) gauge(name, help string)   { m.begin(name, "gauge", help) }
-func (m *metricsWriter) counter(name, help string) { m.begin(name, "counter", help) }
-
-func (m *metricsWriter) begin(name, kind, help string) {
-	m.name = name
-	m.WriteString("# HELP " + name + " " + help + "\n# TYPE " + name + " " + kind + "\n")
-}
-
-// sample writes a value of the metric with labels, each a name and a value.
-func (m *metricsWriter) sample(value float64, labels ...string) {
-	m.WriteString(m.name)
-	var pairs []string
-	for label := range slices.Chunk(labels, 2) {
-		pairs = append(pairs, label[0]+`="`+labelValue(label[1])+`"`)
-	}
-	if len(pairs) > 0 {
-		m.WriteString("{" + strings.Join(pairs, ",") + "}")
-	}
-	m.WriteString(" " + strconv.FormatFloat(value, 'f', -1, 64) + "\n")
-}
-
-// labelValue escapes what would end a label's value, or the line.
-func labelValue(text string) string {
-	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(strings.ToValidUTF8(text, "?"))
-}
-
-func seconds(t time.Time) float64 { return float64(t.Unix()) }
-
-func oneIf(so bool) float64 {
-	if so {
-		return 1
-	}
-	return 0
+	return SourceEntra
 }

@@ -2,60 +2,61 @@ package agentapi_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"os"
-	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// metricLine is a line of the text-based exposition format.
-var metricLine = regexp.MustCompile(`^(# (HELP|TYPE) keyagent_[a-z_]+ .+|keyagent_[a-z_]+(\{([a-z]+="([^"\\\n]|\\.)*",?)+\})? -?[0-9.]+)$`)
+// counted are metrics that keep what they are told.
+type counted struct {
+	mu      sync.Mutex
+	answers []agentapi.Answer
+	fails   error
+}
+
+func (c *counted) Answered(a agentapi.Answer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answers = append(c.answers, a)
+}
+
+func (c *counted) Text(now agentapi.Snapshot, names bool) ([]byte, error) {
+	return fmt.Appendf(nil, "version %s names %v connections %d turned away %d\n", now.Status.Version, names, now.Connections, now.TurnedAway), c.fails
+}
+
+func (c *counted) last() agentapi.Answer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answers[len(c.answers)-1]
+}
 
 func TestMetrics(t *testing.T) {
+	m := new(counted)
 	cfg := config(working, &policy.Policy{})
-	cfg.Status = func(context.Context) wire.Status {
-		expires := &wire.CertificateStatus{EffectiveExpiry: now.Add(time.Hour)}
-		return wire.Status{
-			Version: "1.2.3", Started: now, Ready: true,
-			RulesOff: []wire.RuleStatus{{Name: "a \"rule\"\nof \\ others", Reason: "no user"}},
-			Waiting:  []wire.WaitStatus{{What: "the TPM", Count: 3}},
-			Identities: []wire.IdentityStatus{
-				{Name: "vm", Certificate: expires, TLS: &wire.TLSStatus{Handshakes: 2}},
-				{Name: "shop", Unable: true, Credentials: []wire.CredentialStatus{{Name: "c", Bound: true, Certificate: expires}, {Name: "c", Certificate: expires}}},
-			},
-			Configuration: wire.ConfigurationStatus{Reloads: 4, Refused: 1},
-		}
-	}
+	cfg.Metrics = m
 	a := start(t, cfg)
 	got := a.get(t, wire.PathMetrics)
-	text := string(got.body)
 	if got.status != http.StatusOK || got.header.Get("Content-Type") != "text/plain; version=0.0.4; charset=utf-8" {
-		t.Fatalf("%d %v %s", got.status, got.header, text)
+		t.Fatalf("%d %v", got.status, got.header)
 	}
-	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
-		if !metricLine.MatchString(line) {
-			t.Errorf("no line of a metric: %q", line)
-		}
+	if text := string(got.body); text != "version 1.2.3 names true connections 1 turned away 0\n" {
+		t.Errorf("got %q", text)
 	}
-	for _, want := range []string{
-		`keyagent_info{version="1.2.3"} 1`, "keyagent_ready 1", "keyagent_tpm_answers 1", `keyagent_waits{for="the TPM"} 3`,
-		`keyagent_rule_off{rule="a \"rule\"\nof \\ others"} 1`,
-		`keyagent_identity_ready{identity="vm"} 1`, `keyagent_identity_ready{identity="shop"} 0`,
-		`keyagent_certificate_expiry_timestamp_seconds{identity="vm",credential=""} `, `keyagent_tls_handshakes_total{identity="vm"} 2`,
-		`keyagent_reloads_total{outcome="done"} 4`, `keyagent_reloads_total{outcome="refused"} 1`,
-	} {
-		if !strings.Contains(text, want) {
-			t.Errorf("no %s in\n%s", want, text)
-		}
-	}
-	if n := strings.Count(text, `credential="c"`); n != 1 {
-		t.Errorf("%d certificates of one entry", n)
+	m.fails = errors.New("two of one name")
+	if p := a.get(t, wire.PathMetrics).problem(t); p.Code != wire.CodeInternal || !strings.Contains(a.log.String(), "two of one name") {
+		t.Errorf("got %+v, log %s", p, a.log)
 	}
 }
 
@@ -69,5 +70,58 @@ func TestMetricsAreForAdministrators(t *testing.T) {
 		if status, body := reply(t, process("ask", a.socket, wire.PathMetrics, &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)})); status != want {
 			t.Errorf("uid %d: %d %s", uid, status, body)
 		}
+	}
+}
+
+// What answers are counted by comes from the configuration and the agent, whatever a caller sends.
+func TestAnswersAreCounted(t *testing.T) {
+	m := new(counted)
+	given := goodToken(acquire.Request{})
+	cfg := config(func(_ context.Context, r acquire.Request) (acquire.Token, error) {
+		token := given
+		token.Identity, token.Resource = r.Identity, r.Resource
+		return token, nil
+	}, rulesFor(os.Geteuid()))
+	clock := now
+	cfg.Now = func() time.Time { clock = clock.Add(time.Millisecond); return clock }
+	cfg.Metrics = m
+	a := start(t, cfg)
+	vm := wire.PathToken + "?identity=vm&resource=" + vault
+	for _, tt := range []struct {
+		name, target string
+		change       func(*acquire.Token)
+		want         agentapi.Answer
+	}{
+		{"from memory", vm, func(*acquire.Token) {}, agentapi.Answer{Decision: "issued", Identity: "vm", Strength: "attested", Source: "cache"}},
+		{"from Entra", vm, func(t *acquire.Token) { t.FromCache = false }, agentapi.Answer{Decision: "issued", Identity: "vm", Strength: "attested", Source: "entra"}},
+		{"from IMDS", vm, func(t *acquire.Token) { t.FromCache, t.Bound, t.Strength = false, false, acquire.StrengthNone },
+			agentapi.Answer{Decision: "issued", Identity: "vm", Strength: "none", Source: "imds"}},
+		{"of an application without mutual TLS", nativeTarget, func(t *acquire.Token) { t.FromCache, t.Bound, t.Strength = false, false, acquire.StrengthTPMSigned },
+			agentapi.Answer{Decision: "issued", Identity: "shop", Strength: "tpm-signed", Source: "entra"}},
+		{"refused by the rules", wire.PathToken + "?identity=vm&resource=" + storage, nil, agentapi.Answer{Decision: "refused", Code: wire.CodeNotAllowed, Identity: "vm"}},
+		{"of an identity that nobody has", wire.PathToken + "?identity=chosen-by-the-caller&resource=" + vault, nil, agentapi.Answer{Decision: "refused", Code: wire.CodeNotAllowed}},
+		{"of no path", "/chosen-by-the-caller", nil, agentapi.Answer{Decision: "refused", Code: wire.CodeNotFound}},
+		{"of something else", wire.PathIdentities, nil, agentapi.Answer{Decision: "answered"}},
+		{"of health", wire.PathHealth, nil, agentapi.Answer{Decision: "answered"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			given = goodToken(acquire.Request{})
+			if tt.change != nil {
+				tt.change(&given)
+			}
+			a.get(t, tt.target)
+			got := m.last()
+			if got.Took <= 0 {
+				t.Errorf("it took %v", got.Took)
+			}
+			got.Took = 0
+			tt.want.Endpoint = "socket"
+			if got != tt.want {
+				t.Errorf("got %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+	if got := agentapi.Sources(); !slices.Equal(got, []string{"cache", "entra", "imds"}) {
+		t.Errorf("sources %q", got)
 	}
 }

@@ -44,19 +44,26 @@ type misses struct {
 	now func() time.Time
 
 	mu      sync.Mutex // guards the limiters, too
-	named   map[uint32]*missAccount
-	members map[uint32]*missAccount // known by a group only
-	group   *rate.Limiter           // of all members together
+	named   map[missKey]*missAccount
+	members map[missKey]*missAccount // known by a group only
+	group   *rate.Limiter            // of all members together
 }
 
 func newMisses(now func() time.Time) *misses {
 	return &misses{
-		now: now, named: map[uint32]*missAccount{}, members: map[uint32]*missAccount{},
+		now: now, named: map[missKey]*missAccount{}, members: map[missKey]*missAccount{},
 		group: rate.NewLimiter(rate.Every(missEvery), groupMissBurst),
 	}
 }
 
-// missAccount is the [acquire.Account] of one uid.
+// missKey is whose account it is: that of a uid, or of a unit by its cgroup id, which is 0
+// otherwise.
+type missKey struct {
+	uid  uint32
+	unit uint64
+}
+
+// missAccount is the [acquire.Account] of one uid, or of one unit.
 type missAccount struct {
 	misses *misses
 	uid    uint32
@@ -68,27 +75,31 @@ type missAccount struct {
 func (m *misses) account(caller peer.Caller, standing policy.Standing) *missAccount {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	accounts, group := m.named, (*rate.Limiter)(nil)
-	if standing != policy.ByUID {
+	accounts, group, key := m.named, (*rate.Limiter)(nil), missKey{uid: caller.UID}
+	switch standing {
+	case policy.ByUID:
+	case policy.ByUnitOnly: // its processes may have any number of uids
+		key = missKey{unit: caller.CgroupID}
+	default:
 		accounts, group = m.members, m.group
 	}
-	if known := accounts[caller.UID]; known != nil {
+	if known := accounts[key]; known != nil {
 		return known
 	}
 	if len(accounts) >= maxMissAccounts {
 		m.forgetLocked(accounts)
 	}
 	made := &missAccount{misses: m, uid: caller.UID, own: rate.NewLimiter(rate.Every(missEvery), missBurst), group: group}
-	accounts[caller.UID] = made
+	accounts[key] = made
 	return made
 }
 
 // forgetLocked drops the accounts that have nothing on them: a new one is the same.
-func (m *misses) forgetLocked(accounts map[uint32]*missAccount) {
+func (m *misses) forgetLocked(accounts map[missKey]*missAccount) {
 	now := m.now()
-	for uid, a := range accounts {
+	for key, a := range accounts {
 		if a.own.TokensAt(now) >= missBurst {
-			delete(accounts, uid)
+			delete(accounts, key)
 		}
 	}
 }

@@ -205,3 +205,24 @@ func TestAllProcessesOfAUserShareItsBound(t *testing.T) {
 		t.Errorf("%d tokens, want %d", given, agentapi.MissBurst)
 	}
 }
+
+// The users of a unit share one account: its processes may have any number of uids.
+func TestTheUsersOfAUnitShareOneBound(t *testing.T) {
+	d := newDesk(t)
+	rules := rule(policy.Rule{Units: []string{"web.service", "other.service"}})
+	rules.Rules[0].Identities, rules.Rules[0].Resources = []string{"vm"}, []string{policy.AnyResource}
+	cfg := config(d.memory.token, rules)
+	cfg.Now = func() time.Time { return d.clock }
+	cfg.Machine = &fixed{units: map[string]uint64{"web.service": 100, "other.service": 200}}
+	d.server, d.audit, _ = newServer(t, cfg)
+	in := func(uid uint32, cgroup uint64) peer.Caller { return peer.Caller{UID: uid, GID: uid, CgroupID: cgroup} }
+	if given := d.fresh(in(wideUIDs, 100), 1000); given != agentapi.MissBurst {
+		t.Fatalf("%d tokens were given, want %d", given, agentapi.MissBurst)
+	}
+	if given := d.fresh(in(wideUIDs+1, 100), 10); given != 0 {
+		t.Errorf("another user of the unit got %d tokens more", given)
+	}
+	if given := d.fresh(in(wideUIDs, 200), 10); given != 10 {
+		t.Errorf("the same user in another unit got %d of 10 tokens", given)
+	}
+}

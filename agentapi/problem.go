@@ -71,22 +71,22 @@ func (s *Server) tokenProblem(ctx context.Context, rec *record, err error) *prob
 	case errors.Is(err, context.Canceled):
 		return newProblem(wire.CodeUnavailable, "the caller did not wait for the answer").retryable(0)
 	case errors.Is(err, context.DeadlineExceeded):
-		return s.tooLate().retryable(0)
+		return s.tooLate(rec.patience).retryable(0)
 	}
 	return newProblem(wire.CodeInternal, "the agent failed to get a token; its log says why").causedBy(err)
 }
 
 // tooLate says what keeps the agent: the caller cannot read its log.
-func (s *Server) tooLate() *problem {
+func (s *Server) tooLate(waited time.Duration) *problem {
 	var waits []string
 	if s.cfg.Waits != nil {
 		waits = s.cfg.Waits()
 	}
 	if len(waits) == 0 {
-		return newProblem(wire.CodeUnavailable, "no token within %v", s.cfg.RequestTimeout).
+		return newProblem(wire.CodeUnavailable, "no token within %v", waited).
 			withHint("the agent goes on trying; its log says what it waits for")
 	}
-	return newProblem(wire.CodeUnavailable, "no token within %v: the agent waits for %s", s.cfg.RequestTimeout, strings.Join(waits, "; ")).
+	return newProblem(wire.CodeUnavailable, "no token within %v: the agent waits for %s", waited, strings.Join(waits, "; ")).
 		withHint("the agent goes on trying; if that lasts, tell whoever administers it what it waits for")
 }
 

@@ -13,18 +13,16 @@ import (
 )
 
 // socketRoutes is every request that the agent answers on its Unix socket, and who may make it.
-var socketRoutes = []route{
+var socketRoutes = append([]route{
 	{http.MethodGet, wire.PathToken, asItIs, problemJSON, forCallersOfRules, nothingMore, nativeForm.issue},
 	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, imdsForm.issue},
 	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
+	{http.MethodPost, wire.PathEndpoint, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).endpoint},
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
-	{http.MethodGet, wire.PathStatus, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).status},
-	{http.MethodGet, wire.PathMetrics, asItIs, problemJSON, forAdministrators, nothingMore, (*Server).metrics},
+	{http.MethodGet, wire.PathBinding, withIdentity(wire.PathBinding), problemJSON, forCallersOfRules, nothingMore, (*Server).binding},
+	{http.MethodPost, wire.PathBindingSign, withIdentity(wire.PathBindingSign), problemJSON, forCallersOfRules, nothingMore, (*Server).sign},
 	{anyMethod, wire.PathBridge, below(wire.PathBridge), problemJSON, forCallersOfRules, noUpgrade, (*Server).bridge},
-}
-
-// pathsWithBody are the paths whose requests may have a body.
-var pathsWithBody = []string{wire.PathBridge}
+}, adminRoutes...)
 
 // anyMethod is the method of routes that take all but those of which the answer could show what the
 // agent has added to a request, or that make another connection.
@@ -57,7 +55,7 @@ type route struct {
 	errors     errorFormat
 	permission permission
 	// proof says what each request must have besides the permission of its caller, or nil.
-	proof  func(*http.Request) *problem
+	proof  func(*Server, *http.Request, *record) *problem
 	handle handler
 }
 
@@ -79,11 +77,11 @@ type reply struct {
 }
 
 // nothingMore is the proof of routes for which it is enough who the caller is.
-func nothingMore(*http.Request) *problem { return nil }
+func nothingMore(*Server, *http.Request, *record) *problem { return nil }
 
 // metadataHeader is the proof that a request to IMDS was not made by a program that was tricked
 // into fetching a URL.
-func metadataHeader(r *http.Request) *problem {
+func metadataHeader(_ *Server, r *http.Request, _ *record) *problem {
 	if given := r.Header.Values(wire.HeaderMetadata); len(given) == 1 && strings.EqualFold(given[0], "true") {
 		return nil
 	}
@@ -110,6 +108,9 @@ func (r *Rules) permit(needed permission, caller peer.Caller) *problem {
 	case forCallersOfRules, forCallersAndAdministrators:
 		if r.Policy.Named(caller) || needed == forCallersAndAdministrators && r.Policy.Admin(caller) {
 			return nil
+		}
+		if p := r.otherwiseNamed(caller); p != nil {
+			return p
 		}
 		return newProblem(wire.CodeCallerNotAllowed, "no rule names uid %d or its groups", caller.UID).
 			withHint("ask whoever administers the agent for a rule that names this user, with the identity and the resource that it needs")
@@ -147,7 +148,7 @@ func (f *face) routeOf(target string) *route {
 			return r
 		}
 	}
-	return &route{path: clip(path, maxAuditedBytes), errors: f.errors}
+	return &route{path: clip(withoutSecrets(path), maxAuditedBytes), errors: f.errors}
 }
 
 // asItIs is the spelling of paths that are compared byte for byte.

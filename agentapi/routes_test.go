@@ -97,7 +97,7 @@ func TestOpenAPIPaths(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, route := range agentapi.Routes() {
+	for _, route := range agentapi.AllRoutes() {
 		if route.Method == agentapi.AnyMethod {
 			for _, method := range strings.Split(agentapi.AllowOfAnyMethod, ", ") {
 				if _, ok := doc.Paths[route.Path+"{identity}/{host}/{path}"][strings.ToLower(method)]; !ok {
@@ -111,8 +111,8 @@ func TestOpenAPIPaths(t *testing.T) {
 			t.Errorf("%s %s is not documented as the only method of its path", route.Method, route.Path)
 		}
 	}
-	if len(doc.Paths) != len(agentapi.Routes()) {
-		t.Errorf("%d paths are documented, %d exist", len(doc.Paths), len(agentapi.Routes()))
+	if len(doc.Paths) != len(agentapi.AllRoutes()) {
+		t.Errorf("%d paths are documented, %d exist", len(doc.Paths), len(agentapi.AllRoutes()))
 	}
 }
 

@@ -8,7 +8,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// selectors are the ways to name an identity in the IMDS protocol.
+// selectors are the ways to name an identity in the protocols of SDKs. All are known to each of
+// them: to ignore one would silently mean another identity.
 var selectors = []struct {
 	param string
 	of    func(Identity) string
@@ -17,9 +18,11 @@ var selectors = []struct {
 	{wire.ParamObjectID, func(id Identity) string { return id.ObjectID }},
 	{wire.ParamResourceID, func(id Identity) string { return id.ResourceID }},
 	{wire.ParamResourceIDAlias, func(id Identity) string { return id.ResourceID }},
+	{wire.ParamPrincipalID, func(id Identity) string { return id.ObjectID }},
+	{wire.ParamClientIDOld, func(id Identity) string { return id.ClientID }},
 }
 
-// selection is how a request of the IMDS protocol names an identity. The zero value names none.
+// selection is how a request of an SDK names an identity. The zero value names none.
 type selection struct {
 	param, value string
 	of           func(Identity) string // the id that is compared
@@ -52,9 +55,6 @@ func selectionOf(params params) (selection, *problem) {
 // not exist. An id of the configuration goes before one that was learnt, so that what is learnt
 // changes nothing that worked before.
 func (s *Server) selected(ctx context.Context, rec *record, req tokenRequest) (string, *problem) {
-	if req.selection.of == nil {
-		return rec.unnamed()
-	}
 	names := rec.granted(req.selection.matches)
 	switch len(names) {
 	case 0:
@@ -138,7 +138,7 @@ func (s *Server) enquire(ctx context.Context, rec *record, req tokenRequest, nam
 		return s.learnt.of(name), nil
 	}
 	if p.cause != nil { // a fault of the agent, which says nothing of the identity
-		s.cfg.Logger.ErrorContext(ctx, "learning the ids of an identity", "identity", name, "error", p.cause)
+		s.cfg.Logger.ErrorContext(ctx, "learning the ids of an identity", "request_id", rec.ids.own, "identity", name, "error", p.cause)
 		return Identity{}, nil
 	}
 	return Identity{}, p

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keyagent/keyagent/acquire"
+	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/forward"
@@ -57,17 +58,26 @@ type Config struct {
 	Status     func(context.Context) wire.Status // safe for concurrent use
 	Identities []Identity                        // every configured identity
 	Policy     *policy.Policy                    // must not be changed any more
+	// Machine compares callers with units and programs that rules name; nil: this machine does.
+	Machine policy.Machine
+	Pairs   Pairs
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
 	// Waits is what has been waited for for long, in texts that any caller may read; nil: that is
 	// not known. Safe for concurrent use.
 	Waits func() []string
 
+	// Programs is what programs of others are served with on loopback; the zero value: they are
+	// not.
+	Programs Programs
+
 	// Audit takes one record for each answer. Its handler is called by one goroutine at a time, and
 	// may block: answers wait for half a second at most.
 	Audit *slog.Logger
 	// AuditRequired refuses tokens whose record is not written.
 	AuditRequired bool
+	AuditPlace    AuditPlace
+	Metrics       Metrics          // nil: nothing is counted
 	Logger        *slog.Logger     // nil: nothing is logged; its handler must not block
 	Now           func() time.Time // nil: time.Now
 	// Wait waits for the next time that the bound on records is lifted, or until ctx is done; nil:
@@ -77,6 +87,9 @@ type Config struct {
 	// RequestTimeout is how long a caller waits for a token before it is told to come back; 0: 60
 	// s, as long as SDKs wait.
 	RequestTimeout time.Duration
+	// SDKTimeout is the same in the protocols of Azure's SDKs, some of which give up after 10 s and
+	// never show why; 0: 8 s. The token is fetched all the same, for whoever asks again.
+	SDKTimeout time.Duration
 	// StreamIdle is how long nothing may be sent or received in a request that is passed on to a
 	// resource; 0: five minutes.
 	StreamIdle time.Duration
@@ -99,6 +112,12 @@ type Server struct {
 	misses *misses
 	learnt learnt
 	trail  *trail
+	recent recentStatus
+
+	connections atomic.Int64  // open ones, by all ways
+	turnedAway  atomic.Uint64 // connections, because of a bound
+
+	signatures *signatures
 
 	forwarder *forward.Forwarder
 
@@ -112,6 +131,7 @@ type Rules struct {
 	Policy     *policy.Policy // must not be changed any more
 	Identities []Identity     // every configured identity
 	Tokens     TokenSource    // of these identities
+	Pairs      Pairs          // likewise
 }
 
 // New checks the configuration. The agent's own user may administer it, as well as those that the
@@ -120,15 +140,18 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Tokens == nil || cfg.Status == nil || cfg.Capabilities == nil || cfg.Policy == nil || cfg.Audit == nil {
 		return nil, errors.New("agentapi: Tokens, Status, Capabilities, Policy and Audit are required")
 	}
-	if err := checkRoutes(socketRoutes); err != nil {
-		return nil, err
+	for _, routes := range [][]route{socketRoutes, appServiceRoutes, imdsRoutes} {
+		if err := checkRoutes(routes); err != nil {
+			return nil, err
+		}
 	}
 	cfg = withDefaults(cfg)
-	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}, forwarder: &forward.Forwarder{Idle: cfg.StreamIdle}}
+	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}, signatures: newSignatures(cfg.Now), forwarder: &forward.Forwarder{Idle: cfg.StreamIdle}}
+	s.recent.lock = waiting.NewLock()
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")
 	}
-	if err := s.SetRules(Rules{cfg.Policy, cfg.Identities, cfg.Tokens}); err != nil {
+	if err := s.SetRules(Rules{cfg.Policy, cfg.Identities, cfg.Tokens, cfg.Pairs}); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -151,6 +174,7 @@ func (s *Server) set(r Rules) error {
 	}
 	own := *r.Policy
 	own.AdminUIDs = append(slices.Clone(own.AdminUIDs), uint32(os.Geteuid())) //nolint:gosec // a uid
+	own.Machine = s.cfg.Machine
 	r.Policy = &own
 	s.rules.Store(&r)
 	return nil
@@ -176,11 +200,20 @@ func withDefaults(cfg Config) Config {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Machine == nil {
+		cfg.Machine = peer.Host{}
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = noMetrics{}
+	}
 	if cfg.Wait == nil {
 		cfg.Wait = waiting.Sleep
 	}
 	if cfg.RequestTimeout <= 0 {
 		cfg.RequestTimeout = time.Minute
+	}
+	if cfg.SDKTimeout <= 0 {
+		cfg.SDKTimeout = 8 * time.Second
 	}
 	if cfg.ShutdownGrace <= 0 {
 		cfg.ShutdownGrace = 10 * time.Second

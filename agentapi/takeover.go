@@ -44,7 +44,7 @@ type TakeoverConfig struct {
 // Takeover is IMDS for connections to 169.254.169.254 that the firewall has redirected to the
 // listener. It gives tokens by the rules, passes on what it is told to, and refuses all else.
 func Takeover(ln net.Listener, cfg TakeoverConfig) Way {
-	f := &face{listener: ln, errors: takeoverErrors.format}
+	f := &face{listener: ln, errors: takeoverErrors.format, name: "takeover"}
 	if cfg.Identify == nil || cfg.Takes == nil || cfg.Metadata == nil {
 		return Way{f, errors.New("agentapi: Identify, Takes and Metadata of a takeover are required")}
 	}
@@ -100,7 +100,7 @@ const imdsAddress = "169.254.169.254"
 
 // forIMDS is the proof that a request was meant for IMDS: a browser that was led to this address by
 // a name of its own sends that name.
-func forIMDS(r *http.Request) *problem {
+func forIMDS(_ *Server, r *http.Request, _ *record) *problem {
 	if r.Host == imdsAddress || r.Host == imdsAddress+":80" {
 		return nil
 	}
@@ -108,9 +108,9 @@ func forIMDS(r *http.Request) *problem {
 }
 
 // asIMDSIsAsked is the proof of requests that IMDS itself would answer.
-func asIMDSIsAsked(r *http.Request) *problem {
-	if p := forIMDS(r); p != nil {
+func asIMDSIsAsked(s *Server, r *http.Request, rec *record) *problem {
+	if p := forIMDS(s, r, rec); p != nil {
 		return p
 	}
-	return metadataHeader(r)
+	return metadataHeader(s, r, rec)
 }

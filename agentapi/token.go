@@ -40,15 +40,22 @@ type tokenForm struct {
 	understand func(*Server, context.Context, *record, string) (tokenRequest, *problem)
 	// body returns what there is to say of a token, with an empty one as its first member.
 	body func(wire.TokenResponse) any
+	// patience is how long a caller waits at most.
+	patience func(Config) time.Duration
 }
 
 // nativeForm is GET /v1/token.
-var nativeForm = tokenForm{understand: (*Server).nativeRequest, body: func(r wire.TokenResponse) any { return &r }}
+var nativeForm = tokenForm{
+	understand: (*Server).nativeRequest,
+	body:       func(r wire.TokenResponse) any { return &r },
+	patience:   func(cfg Config) time.Duration { return cfg.RequestTimeout },
+}
 
 // issue answers a request for a token.
 func (f tokenForm) issue(s *Server, r *http.Request, rec *record) (reply, *problem) {
 	// To find the identity may take a token, too; the caller waits for both no longer than for one.
-	ctx, end := withPatience(r.Context(), s.cfg.RequestTimeout)
+	rec.patience = f.patience(s.cfg)
+	ctx, end := withPatience(r.Context(), rec.patience)
 	defer end()
 	req, p := f.allowed(ctx, s, r, rec)
 	if p != nil {
@@ -64,9 +71,10 @@ func (f tokenForm) issue(s *Server, r *http.Request, rec *record) (reply, *probl
 
 // allowed returns what a request asks for, if the rules allow it.
 func (f tokenForm) allowed(ctx context.Context, s *Server, r *http.Request, rec *record) (tokenRequest, *problem) {
-	if rec.approval != nil {
+	if rec.approval != nil && rec.approval.record.holder == rec.holder {
 		return rec.approval.request, nil
 	}
+	rec.approval = nil
 	req, p := f.understand(s, ctx, rec, r.URL.RawQuery)
 	rec.asksFor(req)
 	if p == nil {
@@ -185,10 +193,15 @@ func ambiguous(names []string) *problem {
 		withHint("name one of them")
 }
 
+// decided notes what the rules say.
+func (r *record) decided(d policy.Decision) {
+	r.rule, r.reason, r.unit, r.executable = d.Rule, d.Reason, d.Unit, d.Executable
+}
+
 // authorise asks the rules. Its answer does not tell a caller whether an identity exists.
 func (r *record) authorise(req policy.Request) *problem {
 	decision := r.rules.Policy.Decide(r.caller, req)
-	r.rule, r.reason = decision.Rule, decision.Reason
+	r.decided(decision)
 	if decision.Allowed {
 		return nil
 	}
@@ -203,7 +216,11 @@ func (r *record) authorise(req policy.Request) *problem {
 	if https := withScheme(req.Resource); decision.Reason == policy.ReasonResource && https != "" {
 		return p.withHint("resources are named with their scheme: " + https)
 	}
-	return p.withHint("curl --unix-socket " + shellWord(r.socket) + " http://localhost" + wire.PathIdentities +
+	socket := r.face.socket()
+	if socket == "" {
+		return p.withHint("ask whoever administers the agent for a rule that gives this user the identity and the resource")
+	}
+	return p.withHint("curl --unix-socket " + shellWord(socket) + " http://localhost" + wire.PathIdentities +
 		" says what the rules give this user; ask whoever administers the agent for more")
 }
 
@@ -322,9 +339,26 @@ func (s *Server) tokenResponse(token acquire.Token, asked policy.Resource) wire.
 	if !token.NotBefore.IsZero() {
 		response.NotBefore = token.NotBefore.Unix()
 	}
+	response.RefreshIn = s.refreshIn(token)
 	if token.Binding != (acquire.Binding{}) {
 		binding := wire.Binding(token.Binding)
 		response.Binding = &binding
 	}
 	return response
+}
+
+// Bounds of what programs are told about when to ask anew.
+const (
+	worthRefreshing = 2 * time.Hour   // what is left of a token's life, else they need not be told
+	refreshNotUnder = 5 * time.Minute // that a program is told to ask again after
+)
+
+// refreshIn is in how many seconds a program should ask anew, which is when the agent fetches the
+// next token itself; 0: it need not be told.
+func (s *Server) refreshIn(token acquire.Token) int64 {
+	now := s.cfg.Now()
+	if token.RefreshOn.IsZero() || token.ExpiresOn.Sub(now) < worthRefreshing {
+		return 0
+	}
+	return int64(max(token.RefreshOn.Sub(now), refreshNotUnder) / time.Second)
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
@@ -28,12 +29,21 @@ type trail struct {
 	quota    *quota
 	now      func() time.Time
 	required bool
+	place    AuditPlace
+	last     atomic.Int64 // when a record was written, in nanoseconds since 1970; 0: none was
+}
+
+// AuditPlace is where audit records go, for status and hints.
+type AuditPlace struct {
+	To   string // "stdout", "file" or "journald"; "": that is not known
+	File string // path, of a file
 }
 
 // newTrail returns the trail of a server.
 func newTrail(cfg Config) *trail {
 	t := &trail{
 		ctx: context.Background(), handler: cfg.Audit.Handler(), quota: newQuota(), now: cfg.Now, required: cfg.AuditRequired,
+		place: cfg.AuditPlace,
 	}
 	t.queue = writequeue.New(writequeue.Config{
 		Limit:    maxWaitingRecords,
@@ -62,15 +72,29 @@ func (t *trail) kept() bool { return t.handler.Enabled(t.ctx, slog.LevelInfo) }
 func (t *trail) handle(level slog.Level, message string, attrs ...slog.Attr) error {
 	entry := slog.NewRecord(t.now(), level, message, 0)
 	entry.AddAttrs(attrs...)
-	return t.handler.Handle(t.ctx, entry)
+	return t.hand(t.handler, entry)
 }
 
-// write puts the record of an answer into the trail, through a handler that has its attributes. It
-// returns nil when it is there, and otherwise within auditPatience why that is not known.
-func (t *trail) write(to slog.Handler, issued bool) error {
+// hand gives a record to a handler, and notes that one was written.
+func (t *trail) hand(to slog.Handler, entry slog.Record) error {
+	err := to.Handle(t.ctx, entry)
+	if err == nil {
+		t.last.Store(entry.Time.UnixNano())
+	}
+	return err
+}
+
+// write puts the record of an answer into the trail, through a handler that has its attributes
+// besides its ids. It returns nil when it is there, and otherwise within auditPatience why that is
+// not known.
+func (t *trail) write(to slog.Handler, ids requestIDs, issued bool) error {
 	at := t.now()
 	return t.queue.Do(writequeue.Job{
-		Write:    func() error { return to.Handle(t.ctx, slog.NewRecord(at, slog.LevelInfo, "answer", 0)) },
+		Write: func() error {
+			entry := slog.NewRecord(at, slog.LevelInfo, "answer", 0)
+			ids.addTo(&entry)
+			return t.hand(to, entry)
+		},
 		Minor:    !issued,
 		Withdraw: issued && t.required,
 	})
@@ -130,9 +154,24 @@ func (t *trail) close() {
 // status returns the state of the audit.
 func (t *trail) status() wire.AuditStatus {
 	state := t.queue.State()
-	status := wire.AuditStatus{Required: t.required, Lost: state.Lost}
+	status := wire.AuditStatus{To: t.place.To, File: t.place.File, Required: t.required, Written: state.Written, Lost: state.Lost}
+	if last := t.last.Load(); last != 0 {
+		at := time.Unix(0, last).UTC()
+		status.LastWritten = &at
+	}
 	if state.Fault != nil {
 		status.LastError = state.Fault.Error()
 	}
 	return status
+}
+
+// whatToSee is what somebody looks at first when records cannot be written.
+func (p AuditPlace) whatToSee() string {
+	switch {
+	case p.File != "":
+		return "see " + p.File + " and the room on its disk"
+	case p.To == "journald":
+		return "see systemd-journald.service"
+	}
+	return "see what reads the agent's standard output"
 }

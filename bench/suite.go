@@ -49,7 +49,7 @@ const (
 
 // suite is everything that is compared.
 func suite() []comparison {
-	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), callers(), besidePeers())
+	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), remoteSignatures(), callers(), besidePeers())
 }
 
 // atMost is met by a ratio up to the bar.
@@ -87,6 +87,14 @@ func signatures() []comparison {
 	}
 }
 
+// remoteSignatures asks what it costs a program that the key is the agent's.
+func remoteSignatures() []comparison {
+	remote := benchmark{pkg: "./client", name: "BenchmarkRemoteSignature", time: "40x"}
+	return []comparison{
+		atMost(1.15, "signature for a program's TLS handshake over the socket, beside one in the agent, TPM behind 20 ms", remote, "", "ns"),
+	}
+}
+
 // load asks what many callers, and many signatures, do to us.
 func load() []comparison {
 	concurrently := benchmark{pkg: "./signer", name: "BenchmarkSignConcurrently", time: "20x"}
@@ -101,6 +109,7 @@ func load() []comparison {
 // tokens compares with a server that knows the answer and asks nothing.
 func tokens() []comparison {
 	get := benchmark{pkg: "./agentapi", name: "BenchmarkTokenOverSocket"}
+	loopback := benchmark{pkg: "./agentapi", name: "BenchmarkTokenOverLoopback"}
 	many := benchmark{pkg: "./agentapi", name: "BenchmarkConnectionsMemory", time: "1x", runs: 1}
 	return []comparison{
 		atLeast(0.8, "cached token, 1 connection, beside bare net/http: rate", get, "connections=1", "req/s"),
@@ -109,6 +118,9 @@ func tokens() []comparison {
 		atMost(1.25, "cached token, 16 connections, beside bare net/http: p99", get, "connections=16", "p99-ns"),
 		atLeast(0.8, "cached token, 1 connection, beside bare net/http: requests in the same processor time", get, "connections=1", "req/cpu-s"),
 		atLeast(0.85, "cached token, 16 connections, beside bare net/http: requests in the same processor time", get, "connections=16", "req/cpu-s"),
+		atLeast(0.8, "App Service token over loopback beside 10,000 other sockets, 1 connection, beside bare net/http: rate", loopback, "connections=1", "req/s"),
+		atLeast(0.8, "App Service token over loopback beside 10,000 other sockets, 16 connections, beside bare net/http: rate", loopback, "connections=16", "req/s"),
+		atLeast(0.8, "App Service token over loopback beside 10,000 other sockets, each by a new connection whose owner is looked up, beside bare net/http: rate", loopback, "each-new", "req/s"),
 		ahead("resident memory with 10,000 idle connections, beside 150 MiB", many, "", "kB"),
 		ahead("resident memory with 10,000 idle connections that have got a token, beside 150 MiB", many, "", "asked-kB"),
 	}

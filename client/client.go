@@ -175,11 +175,16 @@ func ask[T any](ctx context.Context, c *Client, path, what string) (T, error) {
 	return answer, nil
 }
 
-// get returns the body of a 200, and an [*Error] for every other answer.
+// get is do without a body.
 func (c *Client) get(ctx context.Context, path, query string) ([]byte, error) {
+	return c.do(ctx, http.MethodGet, path, query, nil)
+}
+
+// do returns the body of a 200, and an [*Error] for every other answer.
+func (c *Client) do(ctx context.Context, method, path, query string, sent io.Reader) ([]byte, error) {
 	// The host is not used to connect; it names the agent in traces.
 	target := url.URL{Scheme: "http", Host: "keyagent", Path: path, RawQuery: query}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), sent)
 	if err != nil {
 		return nil, fmt.Errorf("asking the agent: %w", err)
 	}

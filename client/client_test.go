@@ -56,7 +56,7 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-func newClient(t *testing.T, socket string) *client.Client {
+func newClient(t testing.TB, socket string) *client.Client {
 	t.Helper()
 	c := client.New(client.Config{Socket: socket})
 	t.Cleanup(func() { _ = c.Close() })
@@ -75,6 +75,19 @@ func startAgent(t *testing.T, source tokens, adminOnly bool) string {
 	if adminOnly {
 		uid++ // a rule for another user
 	}
+	server := newServer(t, source, uid)
+	socket := filepath.Join(tempDir(t), "agent.sock")
+	ln, err := agentapi.Listen(socket, 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, server, ln)
+	return socket
+}
+
+// newServer is an agent with a rule for one user.
+func newServer(t *testing.T, source tokens, uid uint32) *agentapi.Server {
+	t.Helper()
 	server, err := agentapi.New(agentapi.Config{
 		Tokens: source,
 		Status: func(context.Context) wire.Status { return wire.Status{Version: "1.2.3", Ready: true} },
@@ -90,21 +103,23 @@ func startAgent(t *testing.T, source tokens, adminOnly bool) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket := filepath.Join(tempDir(t), "agent.sock")
-	ln, err := agentapi.Listen(socket, 0o666)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return server
+}
+
+// run serves until the test ends or it is stopped.
+func run(t *testing.T, server *agentapi.Server, ln net.Listener) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(ctx, ln) }()
-	t.Cleanup(func() {
+	go func() { done <- server.Serve(ctx, agentapi.Socket(ln)) }()
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	return socket
+	t.Cleanup(stop)
+	return stop
 }
 
 func working(r acquire.Request) (acquire.Token, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -76,6 +77,56 @@ func ExampleClient_Token() {
 	// expires: 2100
 	// printed, a token shows nothing: [redacted]
 	// Bearer header.payload.signature
+}
+
+// A program that calls an API through net/http: each request to a listed host gets a token.
+func ExampleNewTransport() {
+	socket, stop := fakeAgent()
+	defer stop()
+	vault := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "the vault saw ", r.Header.Get("Authorization"))
+	}))
+	defer vault.Close()
+
+	agent := client.New(client.Config{Socket: socket})
+	defer func() { _ = agent.Close() }()
+	transport, err := client.NewTransport(client.TransportConfig{
+		Source: agent.TokenSource(client.TokenRequest{Resource: "https://vault.azure.net"}),
+		Hosts:  []string{vault.Listener.Addr().String()}, // of Azure: ".vault.azure.net"
+		Base:   vault.Client().Transport,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	resp, err := (&http.Client{Transport: transport}).Get(vault.URL + "/secrets")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Println(string(body), err)
+	// Output: the vault saw Bearer header.payload.signature <nil>
+}
+
+// A source is asked before each use. It keeps the token, and the agent is asked from time to time.
+func ExampleClient_TokenSource() {
+	socket, stop := fakeAgent()
+	defer stop()
+
+	agent := client.New(client.Config{Socket: socket})
+	defer func() { _ = agent.Close() }()
+	source := agent.TokenSource(client.TokenRequest{Resource: "https://vault.azure.net"})
+
+	for range 2 {
+		token, err := source.Token(context.Background())
+		fmt.Println(token.TokenType, token.Expiry().UTC().Year(), err)
+	}
+	// Output:
+	// Bearer 2100 <nil>
+	// Bearer 2100 <nil>
 }
 
 // Decide on the kind of an error with errors.Is and errors.As, and show the agent's own hint.

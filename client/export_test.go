@@ -1,6 +1,7 @@
 package client
 
 var (
-	DecodeToken = decodeToken
-	DecodeError = decodeError
+	DecodeToken    = decodeToken
+	DecodeError    = decodeError
+	NewTokenSource = newTokenSource
 )

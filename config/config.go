@@ -62,22 +62,49 @@ type Config struct {
 	// not have a name, for ten minutes at most (ADR 0014).
 	Rules []Rule `yaml:"rules,omitempty"`
 
+	// CallerIdentity says how certain the agent must be which unit and which program a
+	// caller is. With available, that is what the kernel can say: before Linux 6.5, it
+	// knows a process by its number only, so that rules with units or executables hold on
+	// the Unix socket only for users whom they name, too. strict does not take that: the
+	// agent does not start with such a rule on such a kernel. Users and groups are
+	// certain on every kernel. Default: available.
+	CallerIdentity string `yaml:"caller_identity,omitempty"`
+
 	// Admins may read the agent's status, besides root and the agent's own user. Users
 	// and groups unknown on this machine are left out until they exist.
 	Admins Principals `yaml:"admins,omitempty"`
 
-	// Audit says what happens when audit records cannot be written.
+	// Audit says where audit records go, and what happens when they cannot be written.
 	Audit Audit `yaml:"audit,omitempty"`
 
-	// Endpoints are ways into the agent besides its socket.
+	// Endpoints are ways into the agent besides its socket. Default: none.
 	Endpoints Endpoints `yaml:"endpoints,omitempty"`
 }
 
-// Audit configures the audit records, which the agent writes to its standard output.
+// Places of audit records.
+const (
+	AuditToStdout   = "stdout"
+	AuditToFile     = "file"
+	AuditToJournald = "journald"
+)
+
+// DefaultAuditFile is where audit records go with to: file, unless the file says otherwise.
+const DefaultAuditFile = "/var/log/keyagent/audit.jsonl"
+
+// Audit configures the audit records: one for each answer of the agent.
 type Audit struct {
+	// To is stdout (the agent's standard output), file, or journald (the journal, with a field
+	// for each attribute, as in KEYAGENT_UID and KEYAGENT_DECISION; the message is the same JSON
+	// as in a file). The agent does not start if records cannot go there. Default: stdout.
+	To string `yaml:"to,omitempty"`
+	// File is where records go with to: file, one JSON object a line. It must not be a symbolic
+	// link, nor readable for everybody, and its directory must be writable for nobody but root
+	// or the agent's user. A file that is not there is made, with mode 0600. It is opened again
+	// at SIGHUP, and when it was renamed or removed. Default: /var/log/keyagent/audit.jsonl.
+	File string `yaml:"file,omitempty"`
 	// Required is true to refuse tokens, also those that are in memory, while their
-	// records cannot be written: the disk is full, or the reader of the agent's standard
-	// output has ended or stopped reading. False hands them out all the same, and lost
+	// records cannot be written: the disk is full, or what reads the agent's standard output,
+	// or the journal, has ended or stopped reading. False hands them out all the same, and lost
 	// records are counted. Default: false.
 	Required bool `yaml:"required,omitempty"`
 }
@@ -229,14 +256,29 @@ const AnyResource = "*"
 // Principals names local users and groups, by name or number.
 type Principals struct {
 	Users  []string `yaml:"users,omitempty"`  // User names, those of a directory (getent passwd) included, or numeric uids.
-	Groups []string `yaml:"groups,omitempty"` // Group names, those of a directory (getent group) included, or numeric gids; supplementary groups count.
+	Groups []string `yaml:"groups,omitempty"` // Group names, those of a directory (getent group) included, or numeric gids; supplementary groups count. Over TCP, groups are not known.
 }
 
-// Rule lets users and the members of groups have tokens.
+// Rule lets users, the members of groups and system services have tokens. It names a
+// caller that matches each kind that it lists: users or groups, units, executables.
 type Rule struct {
 	// Name appears in audit records.
 	Name       string `yaml:"name,omitempty"`
 	Principals `yaml:",inline"`
+	// Units are system services: web.service, worker@1.service, or with the slice that
+	// the unit's Slice= says, apps.slice/web.service. A caller is in a unit if its process
+	// is in the unit's own cgroup, and only while that process runs; one that a
+	// service has put into a cgroup of its own (Delegate=) is not. Services of users'
+	// own managers cannot be named. It needs a host with cgroups of version 2 alone.
+	// Default: none, the unit does not matter.
+	Units []string `yaml:"units,omitempty"`
+	// Executables are absolute paths of programs, of which the caller must run one. They
+	// narrow a rule that names users, groups or units, and are no boundary between
+	// programs of the same user, who can start each other and attach to each other. It
+	// needs CAP_SYS_PTRACE and an agent without Landlock. Over TCP the caller's program
+	// is not known, and such a rule names nobody. Default: none, the program does not
+	// matter.
+	Executables []string `yaml:"executables,omitempty"`
 	// Identities are the names of identities that the rule is about.
 	Identities []string `yaml:"identities,omitempty"`
 	// Resources are resource URIs, as in https://vault.azure.net, or the single
@@ -265,9 +307,12 @@ type Rule struct {
 	// certificates, which tokens of type mtls_pop need, and nothing else. In TLS 1.2
 	// the agent sees the server, which must be one of hosts. TLS 1.3 hides the server
 	// from it: there a caller can show the certificate to any server, Entra's included,
-	// and so get any token of the identities. Where that is too much, let callers use
-	// hosts through the agent instead. Default: false.
+	// and so get any token of the identities: see sign_hosts_only. Default: false.
 	Sign bool `yaml:"sign,omitempty"`
+	// SignHostsOnly refuses to sign where the server is not shown, so that the
+	// certificate is of use at hosts only: callers then have to offer TLS 1.2 at most,
+	// which Key Vault needs anyway. Default: false.
+	SignHostsOnly bool `yaml:"sign_hosts_only,omitempty"`
 }
 
 // maxFileBytes limits a configuration file.
@@ -280,5 +325,8 @@ func defaults() Config {
 		Socket:      "/run/keyagent/agent.sock",
 		Attestation: Attestation{Provider: ProviderAzureGuest},
 		BindingKey:  BindingKey{PCRBank: BankSHA256},
+		Audit:       Audit{To: AuditToStdout},
+
+		CallerIdentity: CallerIdentityAvailable,
 	}
 }

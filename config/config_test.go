@@ -56,7 +56,9 @@ func TestParseAGoodFile(t *testing.T) {
 			Resources:  []string{"https://vault.azure.net"},
 			Types:      []string{"bearer"},
 		}},
-		Admins: config.Principals{Groups: []string{"ops"}},
+		CallerIdentity: config.CallerIdentityAvailable,
+		Admins:         config.Principals{Groups: []string{"ops"}},
+		Audit:          config.Audit{To: config.AuditToStdout},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration differs (-want +got):\n%s", diff)
@@ -114,6 +116,10 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		{"a client id that is no GUID", replace("8b0c3d0e-", "8b0c3d0e"), "client_id"},
 		{"two selectors", replace("{client_id:", "{object_id: 8b0c3d0e-0000-4000-8000-00000000c1d1, client_id:"), "more than one of"},
 		{"a rule without a name", replace("name: web", "name: ''"), "rules[0].name: missing"},
+		{"programs alone", replace("    users: [www-data, \"1000\"]\n    groups: [web]\n", "    executables: [/usr/bin/web]\n"), "they only narrow a rule"},
+		{"a program by its name alone", replace("    groups: [web]\n", "    executables: [web]\n"), `"web" is not an absolute path`},
+		{"a path of a program with a detour", replace("    groups: [web]\n", "    executables: [/usr/bin/../web]\n"), "without detours"},
+		{"a demand on callers that is not known", replace("admins:", "caller_identity: sure\nadmins:"), `caller_identity: "sure" is neither available nor strict`},
 		{"a rule for nobody", replace("    users: [www-data, \"1000\"]\n    groups: [web]\n", ""), "names neither users nor groups"},
 		{"a rule for an identity that is not there", replace("identities: [vm]", "identities: [other]"), `"other" is not a configured identity`},
 		{"a rule without resources", replace(`["https://vault.azure.net"]`, "[]"), "rules[0].resources: none"},
@@ -131,6 +137,8 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 			"identities[0].min_strength: nothing of this identity is ever bound"},
 		{"bound tokens of what is never bound", strings.Replace(replace("managed_identity: {}", "managed_identity: {bound: never}"), "    users:", "    types: [mtls_pop]\n    users:", 1),
 			"rules[0].types: mtls_pop: nothing of identity \"vm\" is ever bound"},
+		{"hosts alone to sign for, and none are there", replace(`["https://vault.azure.net"]`, "[\"https://vault.azure.net\"]\n    sign: true\n    sign_hosts_only: true"),
+			"rules[0].sign_hosts_only: it narrows"},
 		{"hosts without tokens for them", replace(`["https://vault.azure.net"]`, "[\"https://vault.azure.net\"]\n    hosts: [vault.azure.net]"),
 			"rules[0].hosts: they are for tokens of type mtls_pop"},
 		{"an unknown token type", replace("    identities: [vm]", "    types: [cookie]\n    identities: [vm]"), `"cookie" is not a token type`},

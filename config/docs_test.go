@@ -28,7 +28,7 @@ or what it uses: ` + "`ca_file`, `amd_roots`, `vtpm_roots`, `state_dir` and the 
 ` + "`keyagent config check`" + ` says what is wrong, stage by stage: syntax, values, then what they refer to. 
 The file is read at the start and at SIGHUP, as in ` + "`kill -HUP \"$(cat /var/lib/keyagent/agent.pid)\"`" + ` (the agent
 writes its process id into its state directory), ` + "`systemctl kill -s HUP keyagent`, or `systemctl reload` with `ExecReload=kill -HUP $MAINPID`" + ` in the unit.
-A reload changes ` + "`identities`, `rules`, `admins`, `proxy`, `ca_file`, `trusted_hosts` and `attestation`" + `, and reads the files anew that they name. Tokens, certificates and connections
+A reload changes ` + "`identities`, `rules`, `caller_identity`, `admins`, `proxy`, `ca_file`, `trusted_hosts` and `attestation`" + `, and reads the files anew that they name. Tokens, certificates and connections
 that are still wanted stay. If an authority of ` + "`ca_file` or an entry of `trusted_hosts`" + ` is gone, no token and no connection does: all tokens
 are fetched anew. All other settings need a restart: a file that changes one of them is refused as a whole, as is one that is wrong. Then the configuration before stays in force, and the log and ` + "`keyagent status`" + ` say why
 ([ADR 0014](adr/0014-reload-as-one-exchange.md)).
@@ -40,6 +40,20 @@ identities:
 rules:
   - name: web
     users: [www-data]
+    identities: [vm]
+    resources: ["https://vault.azure.net"]
+` + "```" + `
+
+A service is named by its unit, where its user has other programs, too; unmodified SDKs, which come over loopback, are known by user and unit:
+
+` + "```yaml" + `
+identities:
+  - name: vm
+    managed_identity: {}
+rules:
+  - name: web
+    users: [www-data]
+    units: [web.service, worker@1.service, apps.slice/batch.service]
     identities: [vm]
     resources: ["https://vault.azure.net"]
 ` + "```" + `
@@ -89,7 +103,7 @@ func TestDocumentationIsCurrent(t *testing.T) {
 // What the page shows as a file is one.
 func TestTheExamplesOfThePageAreConfigurations(t *testing.T) {
 	parts := strings.Split(preface, "```")
-	if len(parts) != 5 {
+	if len(parts) != 7 {
 		t.Fatalf("the page has %d fences", len(parts)-1)
 	}
 	for i := 1; i < len(parts); i += 2 {
@@ -149,7 +163,7 @@ func typeBelow(expr ast.Expr) (name string, list bool) {
 func fieldsOf(t *testing.T, typeName string) []*ast.Field {
 	t.Helper()
 	var fields []*ast.Field
-	for _, name := range []string{"config.go", "application.go", "endpoints.go", "takeover.go"} {
+	for _, name := range []string{"config.go", "application.go", "endpoints.go", "admin.go", "takeover.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)

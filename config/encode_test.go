@@ -23,7 +23,7 @@ proxy: {url: "http://proxy.example:3128", credential: proxy, bypass: [intranet.e
 attestation: {provider: none, amd_roots: /a, vtpm_roots: /b}
 binding_key: {pcrs: [0, 7], pcr_bank: sha384, auth_credential: key, persistent_handle: 0x81010000}
 admins: {users: [ops], groups: ["4"]}
-rules: [{name: r, users: ["1000"], groups: [g], identities: [vm, app], resources: ["*"], types: [bearer, mtls_pop], fresh: true, hosts: [vault.example, .vault.example, "h.example:8443"], sign: true}]
+rules: [{name: r, users: ["1000"], groups: [g], identities: [vm, app], resources: ["*"], types: [bearer, mtls_pop], fresh: true, hosts: [vault.example, .vault.example, "h.example:8443"], sign: true, sign_hosts_only: true}]
 identities:
   - {name: vm, managed_identity: {}, min_strength: tpm}
   - name: app

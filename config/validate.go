@@ -43,11 +43,14 @@ func (f *findings) wantCredentialName(setting, name string) {
 func (c *Config) problems() []string {
 	var f findings
 	c.checkPlaces(&f)
+	c.checkEndpoints(&f)
 	c.checkProxy(&f)
 	c.checkAttestation(&f)
 	c.checkBindingKey(&f)
 	c.checkIdentities(&f)
+	c.checkCallerIdentity(&f)
 	c.checkRules(&f)
+	c.checkAudit(&f)
 	c.checkEndpoints(&f)
 	return f
 }
@@ -232,9 +235,7 @@ func (c *Config) checkRules(f *findings) {
 			f.add("%s.name: %q is used twice", at, r.Name)
 		}
 		seen[r.Name] = true
-		if len(r.Users)+len(r.Groups) == 0 {
-			f.add("%s: names neither users nor groups", at)
-		}
+		r.checkCallers(f, at)
 		c.checkGrant(f, at, r)
 	}
 }
@@ -261,6 +262,9 @@ func (c *Config) checkGrant(f *findings, at string, r Rule) {
 	}
 	for _, t := range r.Types {
 		c.checkType(f, at+".types", t, r.Identities)
+	}
+	if r.SignHostsOnly && (!r.Sign || len(r.Hosts) == 0) {
+		f.add("%s.sign_hosts_only: it narrows sign: true to hosts, and one of these is not there", at)
 	}
 	if len(r.Hosts) > 0 && !slices.Contains(r.Types, TypePoP) {
 		f.add("%s.hosts: they are for tokens of type %s, which is not among the rule's types", at, TypePoP)

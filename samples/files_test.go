@@ -61,7 +61,7 @@ func parse(t *testing.T, name, text string) *config.Config {
 var secretLike = regexp.MustCompile(`(?i)PRIVATE KEY|-----BEGIN|\beyJ|secret["']?\s*[:=]|password|passwd|[A-Za-z0-9+_=-]{40,}`)
 
 func TestNoSampleHoldsACredential(t *testing.T) {
-	for _, sample := range samples() {
+	for _, sample := range append(samples(), execSample) {
 		err := filepath.WalkDir(sample, func(name string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return err

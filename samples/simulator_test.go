@@ -66,11 +66,17 @@ func runShell(t *testing.T, commands string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return runShellAs(t, nil, root, commands)
+}
+
+// runShellAs is runShell in another directory, and as another user if there is one.
+func runShellAs(t *testing.T, user *syscall.Credential, dir, commands string) string {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), readyLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-e", "-c", "trap 'kill $(jobs -p); wait' EXIT\n"+commands)
-	cmd.Dir = root
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that all of them can be ended
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: user} // so that all of them can be ended
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -3,12 +3,13 @@ package simulator
 // Info has the platform's addresses, and its tenant, VM, identities and applications. As JSON it is
 // the content of azuresim.json.
 type Info struct {
-	IMDS     string `json:"imds"`     // base URLs, without trailing slash
-	MAA      string `json:"maa"`      //
-	MTLSAuth string `json:"mtlsauth"` // token endpoint for clients with a TLS certificate
-	Login    string `json:"login"`    // token endpoint for clients with an assertion alone
-	Resource string `json:"resource"` //
-	Control  string `json:"control"`  //
+	IMDS     string `json:"imds"`      // base URLs, without trailing slash
+	MAA      string `json:"maa"`       //
+	MTLSAuth string `json:"mtlsauth"`  // token endpoint for clients with a TLS certificate
+	Login    string `json:"login"`     // token endpoint for clients with an assertion alone
+	Resource string `json:"resource"`  // asks for the client's certificate in the handshake, as Graph does
+	KeyVault string `json:"key_vault"` // the same, which asks late, as Key Vault does: see package resource
+	Control  string `json:"control"`   //
 
 	TPM string `json:"tpm"` // transport, as the agent takes it
 

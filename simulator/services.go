@@ -61,6 +61,7 @@ func (p *Platform) serveAll(listeners map[string]net.Listener, a *authorities, m
 	p.serve(listeners["mtlsauth"], p.entra.MTLS(), entra.TLSConfig(entraCertificate))
 	p.serve(listeners["login"], p.entra.Login(), entra.LoginTLSConfig(entraCertificate))
 	p.serve(listeners["resource"], p.resource, resource.TLSConfig(certificate))
+	p.serve(resource.KeyVaultListener(listeners["key_vault"], certificate), p.resource.KeyVault(), nil)
 	p.serve(listeners["control"], p.control(), nil)
 	return nil
 }
@@ -77,6 +78,7 @@ func (p *Platform) listen(ctx context.Context) (map[string]net.Listener, error) 
 		{"mtlsauth", "https", &p.info.MTLSAuth},
 		{"login", "https", &p.info.Login},
 		{"resource", "https", &p.info.Resource},
+		{"key_vault", "https", &p.info.KeyVault},
 		{"control", "http", &p.info.Control},
 	} {
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", "127.0.0.1:0")

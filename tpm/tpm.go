@@ -51,6 +51,9 @@ type Config struct {
 	// when that is over. Neither may block. Nil: not called.
 	Waiting func(what string) (over func())
 
+	// Observer is told of turns and commands, for statistics. Nil: nobody is.
+	Observer Observer
+
 	// PlainSessions sends authorization values as passwords, in place of salted HMAC sessions with
 	// encryption. It saves some time per command, and anybody between this process and the TPM can
 	// then see and change commands and answers.
@@ -75,6 +78,12 @@ func (c Config) withDefaults() Config {
 	c.SessionIdle = cmp.Or(c.SessionIdle, defaultSessionIdle)
 	return c
 }
+
+// Observer is told what the TPM is used for: how long callers wait for their turn, and each command
+// with its time and its outcome, which is "success", "error" (the TPM has answered with a code),
+// "abandoned" (the caller did not wait for the answer) or "lost" (the connection was). It must not
+// block, nor use the TPM.
+type Observer = device.Observer
 
 // TPM is an open TPM 2.0. It is safe for concurrent use. Close it.
 type TPM struct {
@@ -117,6 +126,7 @@ func unopened(ctx context.Context, at device.Address, cfg Config) *TPM {
 	return &TPM{
 		device: device.New(ctx, at, device.Config{
 			Logger: cfg.Logger, CommandTimeout: cfg.CommandTimeout, SessionIdle: cfg.SessionIdle, Waiting: cfg.Waiting,
+			Observer: cfg.Observer,
 		}),
 		log:       cfg.Logger,
 		ownerAuth: cfg.OwnerAuth,
@@ -133,6 +143,9 @@ func (t *TPM) Close() error {
 	t.device.Close()
 	return nil
 }
+
+// Queued returns how many callers wait for the TPM.
+func (t *TPM) Queued() int { return t.device.Queued() }
 
 // Do gives f the TPM for itself: a sequence of commands that nobody else's come between. It waits
 // for its turn, no longer than ctx allows, and returns f's error.

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"net/netip"
 	"slices"
 	"testing"
 
@@ -15,8 +14,8 @@ import (
 )
 
 var (
-	diagClient = netip.MustParseAddrPort("127.0.0.1:40000")
-	diagAgent  = netip.MustParseAddrPort("127.0.0.1:840")
+	diagClient = addrPort("127.0.0.1:40000")
+	diagAgent  = addrPort("127.0.0.1:840")
 )
 
 // established is what the kernel says of a connection: written by the headers of Linux, as
@@ -143,7 +142,7 @@ func TestDiagRequest(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Errorf("got  %x\nwant %x", got, want)
 	}
-	six := peer.DiagRequest(netip.MustParseAddrPort("[::1]:1"), netip.MustParseAddrPort("[::1]:2"), 5, 1)
+	six := peer.DiagRequest(addrPort("[::1]:1"), addrPort("[::1]:2"), 5, 1)
 	if six[16] != unix.AF_INET6 || six[16+12+15] != 1 {
 		t.Errorf("IPv6: %x", six)
 	}

@@ -27,6 +27,7 @@ type kernel interface {
 	ProcessOwner(pid int32) (uint32, error)
 	ProcessCgroup(pid int32) (text string, err error) // of /proc/PID/cgroup
 	CgroupID(path string) (uint64, error)             // by its path below the root of cgroups
+	Executable(pid int32) (file, error)               // of /proc/PID/exe
 }
 
 // pidfdInfo is what PIDFD_GET_INFO says. A field counts only if its bit is in the mask: those that
@@ -102,6 +103,29 @@ func (hostKernel) ProcessCgroup(pid int32) (string, error) {
 // CgroupID implements kernel.
 func (k hostKernel) CgroupID(path string) (uint64, error) {
 	return cgroupID(filepath.Join(k.cgroups, path))
+}
+
+// file is one file of this machine.
+type file struct{ device, inode uint64 }
+
+// Executable implements kernel. The file is opened, not read: where its path leads does not matter.
+func (hostKernel) Executable(pid int32) (file, error) { return fileID(processFile(pid, "exe")) }
+
+// fileID returns which file a path leads to.
+func fileID(path string) (file, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return file{}, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return file{}, err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		return file{}, unix.EINVAL
+	}
+	return file{stat.Dev, stat.Ino}, nil
 }
 
 // cgroupID returns the id of the cgroup with this directory: its inode (cgroups(7)).

@@ -31,6 +31,7 @@ type Caller struct {
 	Weak bool
 
 	process *process // that is held; nil: not known, or has ended
+	unknown error    // why the process was not known when the connection was accepted; nil: it was
 	own     *ownEnd  // of a TCP connection
 }
 
@@ -65,6 +66,10 @@ func (c Caller) WithoutProcess() Caller {
 	c.CgroupID, c.Weak, c.process = 0, false, nil
 	return c
 }
+
+// ProcessError returns why the process of a caller on a Unix socket was not known when the
+// connection was accepted; nil if it was. It is for records.
+func (c Caller) ProcessError() error { return c.unknown }
 
 // Close lets go of the process. It belongs to the end of the connection, and may be called again.
 func (c Caller) Close() error {

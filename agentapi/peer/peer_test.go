@@ -48,6 +48,14 @@ func child(role string) error {
 		return connectAndPassOn()
 	case "connect by tcp":
 		return connectAndWait("tcp")
+	case "check level":
+		return checkLevel()
+	case "see the parent's executable":
+		return peer.SeesExecutable(os.Getppid())
+	case "see it under Landlock":
+		return checkUnderLandlock()
+	case "run in place of another":
+		return runInPlace()
 	case "listen by tcp":
 		_, err := peer.ListenTCP(context.Background(), os.Getenv(socketEnv))
 		return err

@@ -43,7 +43,7 @@ func pin(k kernel, socket int, pid int32, uid uint32) (held *process, weak bool,
 	default:
 		return nil, false, fmt.Errorf("SO_PEERPIDFD: %w", err)
 	}
-	held = &process{kernel: k, pid: pid, pidfd: os.NewFile(uintptr(fd), "pidfd")} //nolint:gosec // a descriptor
+	held = &process{kernel: k, pid: pid, pidfd: os.NewFile(uintptr(fd), "pidfd")}
 	if err := held.check(weak, uid); err != nil {
 		_ = held.close()
 		return nil, weak, err
@@ -97,8 +97,6 @@ func (p *process) look() {
 	}
 }
 
-func (p *process) cgroupID() uint64 { return p.cgroup }
-
 func (p *process) pidfdInfo() (info pidfdInfo, err error) {
 	err = p.with(func(fd int) error {
 		info, err = p.kernel.PidfdInfo(fd)
@@ -124,7 +122,7 @@ func (p *process) with(f func(fd int) error) error {
 		return err
 	}
 	var failed error
-	if err := raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil { //nolint:gosec // a descriptor
+	if err := raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil {
 		return err
 	}
 	return failed
@@ -168,8 +166,8 @@ func unifiedPath(text string) (string, bool) {
 		if !found {
 			continue
 		}
-		// In a cgroup namespace, what is outside of it begins with "/..".
-		return dir, path.IsAbs(dir) && path.Clean(dir) == dir && dir != "/.." && !strings.HasPrefix(dir, "/../")
+		// In a cgroup namespace, what is outside of it begins with "/..", and is no clean path.
+		return dir, path.IsAbs(dir) && path.Clean(dir) == dir
 	}
 	return "", false
 }

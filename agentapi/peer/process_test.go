@@ -177,6 +177,9 @@ func TestOfAProcessThatHasEnded(t *testing.T) {
 	if found.UID != victim || found.CgroupID != 0 {
 		t.Errorf("got %+v, want the user alone", found)
 	}
+	if err := found.ProcessError(); err == nil || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("why the process is not known: %v", err)
+	}
 	if id, ok := found.ProcessID(); ok {
 		t.Errorf("process %q", id)
 	}

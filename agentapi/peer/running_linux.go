@@ -36,32 +36,64 @@ func (c Caller) ProcessID() (string, bool) {
 // maxProcessID limits the text that [Running] looks at.
 const maxProcessID = 128
 
-// Running reports whether a process that [Caller.ProcessID] has named still runs. It is false for a
-// text of another boot, and whenever that cannot be told.
-func Running(processID string) bool {
+// Boot is the present boot of the machine, in which processes can be found by their names. It is a
+// value, safe for concurrent use.
+type Boot struct{ id string }
+
+// ThisBoot finds out which boot this is.
+func ThisBoot() (Boot, error) {
+	id, err := bootID()
+	return Boot{id}, err
+}
+
+// Watched is a process that has been found by its name, held so that its number cannot become
+// another process' unnoticed. It is safe for concurrent use.
+type Watched struct{ process *process }
+
+// Watch finds a process that [Caller.ProcessID] has named. It does not if the process has ended,
+// for a text of another boot, and whenever that cannot be told. Call [Watched.Close] at the end.
+func (b Boot) Watch(processID string) (watched *Watched, found bool) {
 	parts := strings.Split(processID, "/")
 	if len(processID) > maxProcessID || len(parts) != 3 {
-		return false
+		return nil, false
 	}
 	pid, err := strconv.ParseInt(parts[1], 10, 32)
 	if err != nil || pid <= 0 {
-		return false
+		return nil, false
 	}
-	if boot, err := bootID(); err != nil || boot != parts[0] {
-		return false
+	if b.id == "" || parts[0] != b.id {
+		return nil, false
 	}
 	k := hostKernel{}
 	fd, err := k.OpenPidfd(int32(pid))
 	if err != nil {
-		return false
+		return nil, false
 	}
-	defer unix.Close(fd)
+	w := &Watched{&process{kernel: k, pid: int32(pid), pidfd: os.NewFile(uintptr(fd), "pidfd")}}
 	mark, err := markOf(fd, int32(pid))
-	if err != nil || mark != parts[2] {
+	if err != nil || mark != parts[2] || !w.Running() { // what was read may be another process'
+		_ = w.Close()
+		return nil, false
+	}
+	return w, true
+}
+
+// Running reports whether the process has not ended. It takes about a microsecond. After
+// [Watched.Close], or on a doubt, it has.
+func (w *Watched) Running() bool { return w.process.running() }
+
+// Close lets go of the process. It may be called again.
+func (w *Watched) Close() error { return w.process.close() }
+
+// Running reports whether a process that [Caller.ProcessID] has named still runs, as [Boot.Watch]
+// finds it.
+func Running(processID string) bool {
+	boot, err := ThisBoot()
+	if err != nil {
 		return false
 	}
-	ended, err := k.Ended(fd)
-	return err == nil && !ended
+	w, found := boot.Watch(processID)
+	return found && w.Close() == nil
 }
 
 // markOf returns what tells a process from others that have had its number: the inode of its pidfd,

@@ -157,28 +157,35 @@ func unmapped(addr *net.TCPAddr) netip.AddrPort {
 	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 }
 
-// owner returns whose the client's socket is. An owner counts only if all of these hold, each of
-// which fails in a way to be taken for another user: the client's socket is established, a process
-// still has it open (else the uid may read as 0), and has the addresses that were asked for (a
-// listener of another user may answer in its place). Last, our own end is established, too: else
-// the socket that was found is that of a later connection from the same port.
+// owner returns whose the client's socket is. After that, our own end must be established: else the
+// socket that was found is that of a later connection from the same port.
 func (t *TCP) owner(client endpoints, iface uint32, own int) (Caller, error) {
 	found, err := t.ask(client, iface)
 	if err != nil {
 		return Caller{}, err
 	}
-	switch {
-	case found.endpoints != client:
-		return Caller{}, fmt.Errorf("asked for %v, the kernel answers for %v", client, found.endpoints)
-	case found.state != tcpEstablished:
-		return Caller{}, fmt.Errorf("the client's end is in state %d: it has been closed", found.state)
-	case found.inode == 0:
-		return Caller{}, errors.New("no process has the client's end open any more")
+	if err := found.isOpenEnd(client); err != nil {
+		return Caller{}, err
 	}
 	if err := checkOwnEnd(own); err != nil {
 		return Caller{}, err
 	}
 	return Caller{UID: found.uid, GID: noGID, CgroupID: found.cgroup, Via: ViaTCP}, nil
+}
+
+// isOpenEnd reports why a socket that was found does not say who has the end that was asked for.
+// Each of these was seen to name another user than the one who has connected: a listener may answer
+// in its place, and a socket that no process has open any more reads as root's on some kernels.
+func (found diagSocket) isOpenEnd(asked endpoints) error {
+	switch {
+	case found.endpoints != asked:
+		return fmt.Errorf("asked for %v, the kernel answers for %v", asked, found.endpoints)
+	case found.state != tcpEstablished:
+		return fmt.Errorf("the client's end is in state %d: it has been closed", found.state)
+	case found.inode == 0:
+		return errors.New("no process has the client's end open any more")
+	}
+	return nil
 }
 
 // maxStaleAnswers bounds how many answers to earlier questions are passed over.
@@ -223,7 +230,7 @@ type ownEnd struct{ raw syscall.RawConn }
 
 func (e *ownEnd) with(f func(fd int) error) error {
 	var failed error
-	if err := e.raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil { //nolint:gosec // a descriptor
+	if err := e.raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil {
 		return err
 	}
 	return failed

@@ -221,6 +221,22 @@ func TestTCP(t *testing.T) {
 		w.wantUID(other)
 	})
 
+	t.Run("a socket is that of the user who has made it, whoever connects it and goes on with it", func(t *testing.T) {
+		w := newTCPWorld(t, loopback)
+		c := newClient(t, victim, netip.AddrPort{}, 0)
+		as(t, other, func() { c.connect(w.address()) })
+		conn := w.wantUID(victim)
+		passed, err := unix.Dup(c.fd) // as another process has it that was handed it
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(passed)
+		c.close()
+		if caller, err := w.tcp.Of(conn); err != nil || caller.UID != victim {
+			t.Errorf("got %+v, %v, want uid %d", caller, err, victim)
+		}
+	})
+
 	t.Run("a client that is bound to the interface is found", func(t *testing.T) {
 		w := newTCPWorld(t, loopback)
 		c := newClient(t, victim, netip.AddrPort{}, 0)
@@ -329,7 +345,7 @@ func TestTCPNamesNobody(t *testing.T) {
 
 	t.Run("of a connection in whose place a listener of another user answers", func(t *testing.T) {
 		w := newTCPWorld(t, loopback)
-		c := newClient(t, other, netip.MustParseAddrPort(loopback), 0)
+		c := newClient(t, other, addrPort(loopback), 0)
 		c.connect(w.address())
 		conn, from := w.accept(), c.address()
 		c.reset()
@@ -340,7 +356,7 @@ func TestTCPNamesNobody(t *testing.T) {
 
 	t.Run("of a connection that was reset, when another user has connected from its port", func(t *testing.T) {
 		w := newTCPWorld(t, loopback)
-		thief := newClient(t, other, netip.MustParseAddrPort(loopback), 0)
+		thief := newClient(t, other, addrPort(loopback), 0)
 		thief.connect(w.address())
 		thief.send("GET /token HTTP/1.1\r\n\r\n")
 		from := thief.address()
@@ -357,7 +373,7 @@ func TestTCPNamesNobody(t *testing.T) {
 		thief := newClient(t, other, netip.AddrPort{}, 0)
 		thief.must(unix.BindToDevice(thief.fd, "lo"))
 		thief.must(unix.SetsockoptInt(thief.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
-		thief.must(unix.Bind(thief.fd, sockaddr(netip.MustParseAddrPort(loopback))))
+		thief.must(unix.Bind(thief.fd, sockaddr(addrPort(loopback))))
 		thief.connect(w.address())
 		conn := w.accept()
 		if caller, err := w.tcp.Of(conn); err != nil || caller.UID != other {
@@ -422,11 +438,11 @@ type elsewhere struct {
 }
 
 func (e elsewhere) LocalAddr() net.Addr {
-	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(e.local))
+	return net.TCPAddrFromAddrPort(addrPort(e.local))
 }
 
 func (e elsewhere) RemoteAddr() net.Addr {
-	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(e.remote))
+	return net.TCPAddrFromAddrPort(addrPort(e.remote))
 }
 
 // A client of MPTCP reads as established long after it has closed, and as root's on some kernels.
@@ -512,3 +528,5 @@ func TestPrivilegedPort(t *testing.T) {
 		t.Errorf("another user listens: %v, %s", err, out)
 	}
 }
+
+func addrPort(text string) netip.AddrPort { return netip.MustParseAddrPort(text) }

@@ -33,7 +33,7 @@ func ofUnix(conn net.Conn, k kernel) (Caller, error) {
 	}
 	var caller Caller
 	var lookupErr error
-	if err := raw.Control(func(fd uintptr) { caller, lookupErr = lookup(int(fd), k) }); err != nil { //nolint:gosec // a descriptor
+	if err := raw.Control(func(fd uintptr) { caller, lookupErr = lookup(int(fd), k) }); err != nil {
 		return Caller{}, fmt.Errorf("identifying the caller: %w", err)
 	}
 	return caller, lookupErr
@@ -50,12 +50,12 @@ func lookup(fd int, k kernel) (Caller, error) {
 		return Caller{}, fmt.Errorf("identifying the caller: SO_PEERGROUPS: %w", err)
 	}
 	caller := Caller{UID: cred.Uid, GID: cred.Gid, Groups: groups, PID: cred.Pid, Via: ViaUnix}
-	held, weak, err := pin(k, fd, cred.Pid, cred.Uid)
-	if err != nil {
-		// User and groups are known all the same; rules that need more do not name this caller.
-		return caller, nil //nolint:nilerr // see above
+	// User and groups are known also without the process; rules that need it do not name the caller
+	// then.
+	held, weak, unknown := pin(k, fd, cred.Pid, cred.Uid)
+	if caller.unknown = unknown; unknown == nil {
+		caller.process, caller.Weak, caller.CgroupID = held, weak, held.cgroup
 	}
-	caller.process, caller.Weak, caller.CgroupID = held, weak, held.cgroupID()
 	return caller, nil
 }
 

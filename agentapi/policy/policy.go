@@ -13,11 +13,13 @@ const AnyResource = "*"
 // boundType is the type of tokens that are of use only together with a key.
 const boundType = "mtls_pop"
 
-// Rule allows some callers some tokens. A caller is named if its uid is among UIDs or one of its
-// groups among GIDs.
+// Rule allows some callers some tokens. Whom it names is in names.go.
 type Rule struct {
 	Name       string // unique; appears in the audit record
 	UIDs, GIDs []uint32
+	// Units are system services, as [peer.UnitPath] takes them; Executables are absolute paths of
+	// programs, which narrow a rule that names users, groups or units.
+	Units, Executables []string
 
 	Identities []string // names of configured identities
 	Resources  []string // in any form that ParseResource accepts, or AnyResource alone
@@ -29,6 +31,8 @@ type Rule struct {
 	// Sign lets callers have TLS handshakes signed with the identities' keys: see
 	// [Policy.DecideSigning].
 	Sign bool
+	// SignHostsOnly leaves out handshakes that do not show the server.
+	SignHostsOnly bool
 }
 
 // Policy is the set of rules of one configuration. It must not be changed once it is in use; then
@@ -43,6 +47,11 @@ type Policy struct {
 
 	// AdminUIDs and AdminGIDs may read the agent's status, besides root.
 	AdminUIDs, AdminGIDs []uint32
+
+	// Machine answers for units and executables; nil: rules that have some name nobody.
+	Machine Machine
+	// Strict has rules with units and executables name no caller that is [peer.Caller.Weak].
+	Strict bool
 }
 
 // Request is what a caller asks for.
@@ -59,24 +68,38 @@ type Decision struct {
 	Allowed bool
 	Rule    string // name of the rule that allowed it; empty if refused
 	Reason  Reason // why it was refused; empty if allowed
+
+	// Unit and Executable are what the rule that allowed it has of the caller. Such a decision
+	// holds at this moment only: the unit may stop, and its name may then be another unit's.
+	Unit, Executable string
 }
+
+// Passing reports whether the decision may be another one for the next request, though caller,
+// request and rules are the same.
+func (d Decision) Passing() bool { return d.Unit != "" || d.Executable != "" }
 
 // Reason says how far a refused request got with the rule that fitted it best.
 type Reason string
 
 // The reasons, from the farthest to the nearest.
 const (
-	ReasonCaller    Reason = "no rule names the caller"
-	ReasonIdentity  Reason = "no rule gives the caller this identity"
-	ReasonResource  Reason = "no rule gives the caller this resource with this identity"
-	ReasonReserved  Reason = `tokens for this resource are credentials of applications: "*" does not cover it, and no rule names it`
-	ReasonTokenType Reason = "no rule gives the caller this token type for this resource"
-	ReasonHost      Reason = "no rule gives the caller this host for this resource"
-	ReasonFresh     Reason = "no rule that gives the caller this token lets it skip the cache"
+	ReasonCaller     Reason = "no rule names the caller"
+	ReasonUnit       Reason = "the rules that name the caller's user or group are for units that it is not in"
+	ReasonWeak       Reason = "this kernel does not say for certain which unit or program the caller is, and the rule does not take that"
+	ReasonExecutable Reason = "the rules that name the caller are for programs that it does not run"
+	ReasonIdentity   Reason = "no rule gives the caller this identity"
+	ReasonResource   Reason = "no rule gives the caller this resource with this identity"
+	ReasonReserved   Reason = `tokens for this resource are credentials of applications: "*" does not cover it, and no rule names it`
+	ReasonTokenType  Reason = "no rule gives the caller this token type for this resource"
+	ReasonHost       Reason = "no rule gives the caller this host for this resource"
+	ReasonFresh      Reason = "no rule that gives the caller this token lets it skip the cache"
 )
 
 // progress orders the reasons.
-var progress = []Reason{ReasonCaller, ReasonIdentity, ReasonResource, ReasonReserved, ReasonTokenType, ReasonHost, ReasonFresh}
+var progress = []Reason{
+	ReasonCaller, ReasonUnit, ReasonWeak, ReasonExecutable,
+	ReasonIdentity, ReasonResource, ReasonReserved, ReasonTokenType, ReasonHost, ReasonFresh,
+}
 
 // Decide answers whether the caller may have what it asks for. The first rule that allows it is
 // reported.
@@ -84,20 +107,22 @@ func (p *Policy) Decide(c peer.Caller, req Request) Decision {
 	nearest := 0
 	for i := range p.Rules {
 		rule := &p.Rules[i]
-		reason := p.refuses(rule, c, req)
+		matched, reason := p.matches(rule, c)
 		if reason == "" {
-			return Decision{Allowed: true, Rule: rule.Name}
+			reason = p.refuses(rule, req)
+		}
+		if reason == "" {
+			return Decision{Allowed: true, Rule: rule.Name, Unit: matched.unit, Executable: matched.executable}
 		}
 		nearest = max(nearest, slices.Index(progress, reason))
 	}
 	return Decision{Reason: progress[nearest]}
 }
 
-// refuses returns why one rule alone does not allow the request, or "" if it does.
-func (p *Policy) refuses(r *Rule, c peer.Caller, req Request) Reason {
+// refuses returns why one rule alone does not allow the request of a caller that it names, or "" if
+// it does.
+func (p *Policy) refuses(r *Rule, req Request) Reason {
 	switch {
-	case !r.names(c):
-		return ReasonCaller
 	case !slices.Contains(r.Identities, req.Identity):
 		return ReasonIdentity
 	case !r.covers(req.Resource):
@@ -112,10 +137,6 @@ func (p *Policy) refuses(r *Rule, c peer.Caller, req Request) Reason {
 		return ReasonFresh
 	}
 	return ""
-}
-
-func (r *Rule) names(c peer.Caller) bool {
-	return slices.Contains(r.UIDs, c.UID) || slices.ContainsFunc(r.GIDs, c.InGroup)
 }
 
 func (r *Rule) covers(asked Resource) bool {
@@ -133,40 +154,12 @@ func (r *Rule) covers(asked Resource) bool {
 
 func (r *Rule) coversAny() bool { return len(r.Resources) == 1 && r.Resources[0] == AnyResource }
 
-// Named reports whether any rule names the caller. Whoever is not named learns nothing.
-func (p *Policy) Named(c peer.Caller) bool {
-	return slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.names(c) })
-}
-
-// Standing says what makes a caller known to a policy, as far as it matters for how many callers
-// one person can be: a user has one uid of its own, yet may have thousands of others (subuid(5)),
-// and each keeps the user's groups.
-type Standing int
-
-const (
-	Stranger    Standing = iota // neither named by a rule nor an administrator
-	ByGroupOnly                 // known by one of its groups, and by nothing else
-	ByUID                       // known by its uid, whatever its groups are
-)
-
-// Standing returns what makes the caller known.
-func (p *Policy) Standing(c peer.Caller) Standing {
-	if c.UID == 0 || slices.Contains(p.AdminUIDs, c.UID) ||
-		slices.ContainsFunc(p.Rules, func(r Rule) bool { return slices.Contains(r.UIDs, c.UID) }) {
-		return ByUID
-	}
-	if p.Named(c) || p.Admin(c) {
-		return ByGroupOnly
-	}
-	return Stranger
-}
-
 // Identities returns the identities that rules give the caller for some resource, in the order of
 // the rules, each once.
 func (p *Policy) Identities(c peer.Caller) []string {
 	var names []string
 	for i := range p.Rules {
-		if !p.Rules[i].names(c) {
+		if !p.names(&p.Rules[i], c) {
 			continue
 		}
 		for _, name := range p.Rules[i].Identities {
@@ -183,6 +176,7 @@ func (p *Policy) Identities(c peer.Caller) []string {
 type Grant struct {
 	Identity                     string
 	Resources, TokenTypes, Hosts []string
+	Sign                         bool
 }
 
 // Grants returns what rules give the caller, by identity, in the order of [Policy.Identities].
@@ -191,10 +185,11 @@ func (p *Policy) Grants(c peer.Caller) []Grant {
 	for _, identity := range p.Identities(c) {
 		grant := Grant{Identity: identity}
 		for i := range p.Rules {
-			if rule := &p.Rules[i]; rule.names(c) && slices.Contains(rule.Identities, identity) {
+			if rule := &p.Rules[i]; p.names(rule, c) && slices.Contains(rule.Identities, identity) {
 				grant.Resources = union(grant.Resources, rule.Resources)
 				grant.TokenTypes = union(grant.TokenTypes, rule.TokenTypes)
 				grant.Hosts = union(grant.Hosts, rule.Hosts)
+				grant.Sign = grant.Sign || rule.Sign
 			}
 		}
 		grants = append(grants, grant)
@@ -208,7 +203,7 @@ func (p *Policy) BoundResources(c peer.Caller, identity string, h Host) []string
 	var resources []string
 	for i := range p.Rules {
 		rule := &p.Rules[i]
-		if rule.names(c) && slices.Contains(rule.Identities, identity) && slices.Contains(rule.TokenTypes, boundType) && rule.CoversHost(h) {
+		if p.names(rule, c) && slices.Contains(rule.Identities, identity) && slices.Contains(rule.TokenTypes, boundType) && rule.CoversHost(h) {
 			resources = union(resources, rule.Resources)
 		}
 	}
@@ -223,9 +218,4 @@ func union(all, more []string) []string {
 		}
 	}
 	return all
-}
-
-// Admin reports whether the caller may administer the agent.
-func (p *Policy) Admin(c peer.Caller) bool {
-	return c.UID == 0 || slices.Contains(p.AdminUIDs, c.UID) || slices.ContainsFunc(p.AdminGIDs, c.InGroup)
 }

@@ -17,7 +17,7 @@ func TestDecideSigning(t *testing.T) {
 		Hosts: []string{"other.example"},
 	})
 	known := func(name string) policy.Signing {
-		return policy.Signing{Identity: "vm", Server: name, ServerKnown: true}
+		return policy.Signing{Identity: "vm", Server: name, Seen: policy.ServerShown}
 	}
 	for _, tt := range []struct {
 		name   string
@@ -25,7 +25,8 @@ func TestDecideSigning(t *testing.T) {
 		req    policy.Signing
 		want   policy.Reason // "": allowed by shop
 	}{
-		{"a server that is not known", shop, policy.Signing{Identity: "vm"}, ""},
+		{"any handshake at all", shop, policy.Signing{Identity: "vm"}, ""},
+		{"a server that is hidden", shop, policy.Signing{Identity: "vm", Seen: policy.ServerHidden}, ""},
 		{"a host", shop, known("myvault.vault.azure.net"), ""},
 		{"a name below a domain", shop, known("mtlstb.graph.microsoft.com"), ""},
 		{"a host whatever its port", shop, known("h.example"), ""},
@@ -55,6 +56,17 @@ func TestDecideSigning(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a rule for its hosts only", func(t *testing.T) {
+		p.Rules[0].SignHostsOnly = true
+		if got := p.DecideSigning(shop, policy.Signing{Identity: "vm", Seen: policy.ServerHidden}); got != (policy.Decision{Reason: policy.ReasonHidden}) {
+			t.Errorf("a server that is hidden: %+v", got)
+		}
+		for _, req := range []policy.Signing{{Identity: "vm"}, known("h.example")} {
+			if got := p.DecideSigning(shop, req); !got.Allowed {
+				t.Errorf("%+v: %+v", req, got)
+			}
+		}
+	})
 	if got := new(policy.Policy).DecideSigning(shop, policy.Signing{}); got.Allowed {
 		t.Error("the zero policy signs")
 	}

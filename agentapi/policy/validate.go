@@ -3,7 +3,10 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
+
+	"github.com/keyagent/keyagent/agentapi/peer"
 )
 
 // Validate returns an error if a rule could never allow anything, or means something else than it
@@ -27,8 +30,8 @@ func (p *Policy) Validate() error {
 }
 
 func (r *Rule) validate() error {
-	if len(r.UIDs) == 0 && len(r.GIDs) == 0 {
-		return errors.New("names no user and no group")
+	if err := r.validateCallers(); err != nil {
+		return err
 	}
 	if err := validateNames("identity", r.Identities); err != nil {
 		return err
@@ -40,6 +43,26 @@ func (r *Rule) validate() error {
 		return err
 	}
 	return r.validateResources()
+}
+
+func (r *Rule) validateCallers() error {
+	if len(r.UIDs)+len(r.GIDs)+len(r.Units) == 0 {
+		if len(r.Executables) > 0 {
+			return errors.New("names programs alone: anybody can start a program; name the users, groups or units who may run it, too")
+		}
+		return errors.New("names no user and no group, and no unit")
+	}
+	for _, unit := range r.Units {
+		if _, err := peer.UnitPath(unit); err != nil {
+			return err
+		}
+	}
+	for _, path := range r.Executables {
+		if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+			return fmt.Errorf("executable %q is not an absolute path without detours", path)
+		}
+	}
+	return nil
 }
 
 // validateNames refuses "*": it would be compared as a name, and whoever wrote it meant more.

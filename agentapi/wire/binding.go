@@ -9,6 +9,11 @@ const (
 	PathBinding     = "/v1/binding/{identity}"
 	PathBindingSign = "/v1/binding/{identity}/sign"
 
+	// ParamThumbprint, a query parameter of [PathBinding], asks for the certificate with this
+	// x5t#S256, such as that of a token, where an identity has several; else the answer is
+	// [CodeBindingChanged].
+	ParamThumbprint = "thumbprint"
+
 	// PathParamIdentity stands for the name of an identity in a path.
 	PathParamIdentity = "{identity}"
 )

@@ -16,6 +16,7 @@ type Identity struct {
 	Resources []string `json:"resources"`           // "*" stands for any but the audiences of assertions
 	Types     []string `json:"types"`
 	Hosts     []string `json:"hosts,omitempty"` // where the caller may use tokens of type mtls_pop through the agent
+	Sign      bool     `json:"sign,omitempty"`  // the caller may have TLS handshakes signed: see PathBindingSign
 }
 
 // Capabilities is the body of GET [PathCapabilities]: how well tokens can be bound to this VM, and
@@ -31,6 +32,9 @@ type Capabilities struct {
 	Forms             []Form            `json:"forms"`               // of credentials, all that there are
 	Attestation       AttestationStatus `json:"attestation"`
 	TokenTypes        []string          `json:"token_types"` // that can be asked for
+	// CallerIdentity is how certainly the agent knows callers on this machine; nil: it is too old
+	// to say.
+	CallerIdentity *CallerIdentity `json:"caller_identity,omitempty"`
 }
 
 // Form is one form of a credential, a row of the table "What works today" in docs/credentials.md,

@@ -22,8 +22,13 @@ type Problem struct {
 	// Claims is a claims challenge of Entra, a JSON object, with CodeClaimsRequired: a program
 	// passes it on to where it can be met.
 	Claims string `json:"claims,omitempty"`
+	// Reasons, with CodeNotReady, is why the agent is not ready, a sentence each.
+	Reasons []string `json:"reasons,omitempty"`
 	// RetryAfter repeats the Retry-After header: seconds to wait; 0 when waiting will not help.
 	RetryAfter int64 `json:"retry_after,omitempty"`
+	// RequestID repeats the [HeaderRequestID] header, for whoever looks for the request in the
+	// agent's audit.
+	RequestID string `json:"request_id,omitempty"`
 }
 
 // Code names a kind of problem for programs. The set may grow; a code never changes its meaning.
@@ -50,6 +55,8 @@ const (
 	// CodeNotAllowed: the caller is known, but no rule gives it this identity, resource and token
 	// type, or lets it skip the cache. Whether the identity exists is not told.
 	CodeNotAllowed Code = "not_allowed"
+	// CodeSecretRefused: the secret of a program is missing, or not for this caller.
+	CodeSecretRefused Code = "secret_refused"
 	// CodeAdminOnly: only an administrator of the agent may do this.
 	CodeAdminOnly Code = "admin_only"
 	// CodeIdentityNotFound: a rule gives the caller this identity, but the virtual machine does not
@@ -63,6 +70,7 @@ const (
 	CodeBindingChanged Code = "binding_changed"
 
 	CodeNotFound         Code = "not_found"          // no such path
+	CodeNotConfigured    Code = "not_configured"     // the path exists, and the configuration does not turn it on
 	CodeMethodNotAllowed Code = "method_not_allowed" // the path exists; see the Allow header
 
 	// CodeThrottled: the platform asked for a pause, or the caller has asked for too many tokens
@@ -73,6 +81,8 @@ const (
 	// CodeAuditUnavailable: the configuration wants each token on record, and the record cannot be
 	// written; retry after RetryAfter.
 	CodeAuditUnavailable Code = "audit_unavailable"
+	// CodeNotReady: the agent is not ready, as its status has it; Reasons says why.
+	CodeNotReady Code = "not_ready"
 	// CodeTooManyConnections: the caller's user holds too many connections, or all users together
 	// do who are known by a group only.
 	CodeTooManyConnections Code = "too_many_connections"
@@ -109,17 +119,20 @@ var problems = map[Code]struct {
 
 	CodeCallerNotAllowed: {http.StatusForbidden, "The caller is not named by any rule"},
 	CodeNotAllowed:       {http.StatusForbidden, "No rule allows this"},
+	CodeSecretRefused:    {http.StatusForbidden, "The secret is not valid for the caller"},
 	CodeAdminOnly:        {http.StatusForbidden, "Only an administrator may do this"},
 	CodeIdentityNotFound: {http.StatusForbidden, "The virtual machine does not have the identity"},
 
 	CodeClaimsRequired: {http.StatusForbidden, "Entra demands more claims"},
 
 	CodeNotFound:         {http.StatusNotFound, "There is no such path"},
+	CodeNotConfigured:    {http.StatusNotFound, "The configuration does not turn this on"},
 	CodeMethodNotAllowed: {http.StatusMethodNotAllowed, "The path does not take this method"},
 
 	CodeThrottled:           {http.StatusTooManyRequests, "A pause is needed"},
 	CodeUnavailable:         {http.StatusServiceUnavailable, "The identity is not available at the moment"},
 	CodeAuditUnavailable:    {http.StatusServiceUnavailable, "The audit record cannot be written"},
+	CodeNotReady:            {http.StatusServiceUnavailable, "The agent is not ready"},
 	CodeTooManyConnections:  {http.StatusServiceUnavailable, "Too many connections"},
 	CodeCredentialRefused:   {http.StatusBadGateway, "The platform refused the agent's credential"},
 	CodeUpgradeRefused:      {http.StatusBadRequest, "Connections cannot be upgraded"},
@@ -153,7 +166,7 @@ func (c Code) Status() int { return NewProblem(c, "").Status }
 // RefusedByPolicy reports whether the agent's own rules said no, as opposed to anything that went
 // wrong.
 func (c Code) RefusedByPolicy() bool {
-	return c == CodeCallerNotAllowed || c == CodeNotAllowed || c == CodeAdminOnly
+	return c == CodeCallerNotAllowed || c == CodeNotAllowed || c == CodeSecretRefused || c == CodeAdminOnly
 }
 
 // Codes returns every code in alphabetical order.

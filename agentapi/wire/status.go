@@ -21,7 +21,10 @@ type Status struct {
 	Audit    AuditStatus `json:"audit"`
 	// Configuration is the one that is in force, and what became of reloads.
 	Configuration ConfigurationStatus `json:"configuration"`
-	Identities    []IdentityStatus    `json:"identities"`
+	// CallerIdentity is how certainly the agent knows callers on this machine; nil: it is too old
+	// to say.
+	CallerIdentity *CallerIdentity  `json:"caller_identity,omitempty"`
+	Identities     []IdentityStatus `json:"identities"`
 	// Waiting is what the agent has been waiting for for more than five seconds; empty as a rule.
 	Waiting []WaitStatus `json:"waiting,omitempty"`
 	// RulesOff are the rules that are not in force because they name a user or a group who was not
@@ -84,8 +87,15 @@ type RuleStatus struct {
 
 // AuditStatus says whether what the agent answers is on record.
 type AuditStatus struct {
+	// To is where records go: "stdout", "file" or "journald". File is the path of the file.
+	To   string `json:"to,omitempty"`
+	File string `json:"file,omitempty"`
 	// Required says that tokens are refused while records cannot be written.
 	Required bool `json:"required"`
+	// Written counts the records that were written since the start. LastWritten is when the newest
+	// of them was; absent before the first.
+	Written     uint64     `json:"written"`
+	LastWritten *time.Time `json:"last_written,omitempty"`
 	// Lost counts the answers since the start whose record could not be written.
 	Lost uint64 `json:"lost"`
 	// LastError is why records cannot be written; empty when they can.

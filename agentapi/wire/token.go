@@ -12,9 +12,12 @@ type TokenResponse struct {
 	ExpiresIn   int64  `json:"expires_in"` // seconds from the time of the answer, rounded down
 	ExpiresOn   int64  `json:"expires_on"` // Unix seconds
 	NotBefore   int64  `json:"not_before"` // Unix seconds; 0: not known
-	Resource    string `json:"resource"`   // as asked for, without "/.default"
-	Identity    string `json:"identity"`   // name in the agent's configuration
-	ClientID    string `json:"client_id"`  // that Entra knows the identity by
+	// RefreshIn is when to ask anew: seconds from the time of the answer, after which the agent has
+	// another token as a rule; 0: when the token is about to expire.
+	RefreshIn int64  `json:"refresh_in,omitempty"`
+	Resource  string `json:"resource"`  // as asked for, without "/.default"
+	Identity  string `json:"identity"`  // name in the agent's configuration
+	ClientID  string `json:"client_id"` // that Entra knows the identity by
 
 	// Credential is the name of the credential that obtained the token: "managed_identity", or that
 	// of an application's entry. Bound says that it was shown over mutual TLS, and Strength how
@@ -52,8 +55,8 @@ type Binding struct {
 	SignatureAlgorithm string `json:"signature_algorithm,omitempty"` // TLS SignatureScheme as in "rsa_pss_rsae_sha256"
 }
 
-// IMDSToken is the body of a successful GET [PathIMDSToken]. SDKs differ in which expiry they read,
-// so both are always there; azure-identity for Python needs Resource.
+// IMDSToken is the body of a successful GET [PathIMDSToken] or [PathAppServiceToken]. SDKs differ
+// in which expiry they read, so both are always there; azure-identity for Python needs Resource.
 type IMDSToken struct {
 	AccessToken  Secret `json:"access_token"`
 	ClientID     string `json:"client_id"`
@@ -61,12 +64,16 @@ type IMDSToken struct {
 	ExpiresOn    string `json:"expires_on"`     // Unix seconds, decimal
 	ExtExpiresIn string `json:"ext_expires_in"` // same as ExpiresIn
 	NotBefore    string `json:"not_before"`     // Unix seconds, decimal
-	RefreshToken string `json:"refresh_token"`  // always empty
-	Resource     string `json:"resource"`       // as asked for
-	TokenType    string `json:"token_type"`     // "Bearer"
+	// RefreshIn is in how many seconds to ask anew. Without it, programs in Go keep a token until
+	// minutes before its end, whatever its life is. It alone is a number: MSAL for Python adds it
+	// to one, and fails with text.
+	RefreshIn    int64  `json:"refresh_in,omitempty"`
+	RefreshToken string `json:"refresh_token"` // always empty
+	Resource     string `json:"resource"`      // as asked for
+	TokenType    string `json:"token_type"`    // "Bearer"
 }
 
-// IMDSError is the body of an error of [PathIMDSToken].
+// IMDSError is the body of an error of [PathIMDSToken] and [PathAppServiceToken].
 type IMDSError struct {
 	Error       string `json:"error"`
 	Description string `json:"error_description"`

@@ -178,8 +178,8 @@ func TestOpenAPISchemas(t *testing.T) {
 	structs := []any{
 		wire.TokenResponse{}, wire.Binding{}, wire.IMDSToken{}, wire.IMDSError{}, wire.Problem{}, wire.Status{}, wire.TPMStatus{},
 		wire.KeyStatus{}, wire.IdentityStatus{}, wire.CertificateStatus{}, wire.TLSStatus{}, wire.AttestationStatus{},
-		wire.CredentialStatus{}, wire.Identity{}, wire.Capabilities{}, wire.Capability{}, wire.Form{},
-		wire.BoundCertificate{}, wire.SignRequest{}, wire.SignResponse{},
+		wire.CredentialStatus{}, wire.Identity{}, wire.Capabilities{}, wire.Capability{}, wire.Form{}, wire.Endpoint{},
+		wire.BoundCertificate{}, wire.SignRequest{}, wire.SignResponse{}, wire.Health{}, wire.AuditStatus{},
 	}
 	for _, s := range structs {
 		typ := reflect.TypeOf(s)

@@ -71,7 +71,20 @@ func printCapabilities(out io.Writer, c wire.Capabilities) error {
 	}
 	row("attestation", c.Attestation.Provider)
 	row("token types", c.TokenTypes...)
+	if callers := c.CallerIdentity; callers != nil {
+		row("callers' processes", "known by "+callers.Process, callers.Reason)
+		row("callers' units", known(callers.Units))
+		row("callers over loopback", known(callers.Loopback))
+	}
 	return w.Flush()
+}
+
+// known says whether something of callers is known, and why not.
+func known(p wire.CallerProof) string {
+	if p.Available {
+		return "known"
+	}
+	return "unknown: " + p.Reason
 }
 
 // strength says how strong the tokens of a capability are, and why.

@@ -10,6 +10,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/keyring"
+	"github.com/keyagent/keyagent/internal/launch"
 )
 
 // addCompletion adds cobra's own command, which would answer an unknown shell with its help and
@@ -38,6 +39,9 @@ func (a *app) completeFlags(cmd *cobra.Command) {
 		"type":       cobra.FixedCompletions([]string{wire.TypeBearer, wire.TypePoP}, cobra.ShellCompDirectiveNoFileComp),
 		"algorithm":  cobra.FixedCompletions(keyring.Algorithms(), cobra.ShellCompDirectiveNoFileComp),
 		"pcr-bank":   cobra.FixedCompletions([]string{"sha256", "sha384"}, cobra.ShellCompDirectiveNoFileComp),
+		"for":        cobra.FixedCompletions(launch.FamilyNames(), cobra.ShellCompDirectiveNoFileComp),
+		"format":     cobra.FixedCompletions(launch.Forms(), cobra.ShellCompDirectiveNoFileComp),
+		"lifetime":   cobra.FixedCompletions([]string{wire.LifetimeProcess, wire.LifetimeUnit}, cobra.ShellCompDirectiveNoFileComp),
 		"log-format": cobra.FixedCompletions([]string{"json", "text"}, cobra.ShellCompDirectiveNoFileComp),
 	}
 	register := func(f *pflag.Flag) {

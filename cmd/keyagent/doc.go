@@ -1,7 +1,7 @@
 // Command keyagent hands out Microsoft Entra tokens that were obtained with a
 // key that cannot leave this Confidential VM's TPM.
 //
-// One daemon per VM, "keyagent serve", owns the key. token and status talk to it
+// One daemon per VM, "keyagent serve", owns the key. token, exec and status talk to it
 // over a local Unix socket; key, cert and doctor use the TPM and the state
 // directory beside it. This package is flags and wiring: a file for each
 // subcommand, no logic. It alone names commands and flags: the packages below

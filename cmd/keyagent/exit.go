@@ -71,6 +71,9 @@ func (a *app) printProblem(p wire.Problem) {
 	if p.RetryAfter > 0 {
 		fmt.Fprintf(a.err, "keyagent: retry after: %d s\n", p.RetryAfter)
 	}
+	if p.RequestID != "" {
+		fmt.Fprintf(a.err, "keyagent: request: %s (in the agent's audit and log)\n", printable(p.RequestID))
+	}
 }
 
 // errorReport is what a command that was asked for JSON writes to standard error when it fails, on
@@ -90,6 +93,7 @@ type errorReport struct {
 	Identity   string `json:"identity,omitempty"`
 	Claims     string `json:"claims,omitempty"`
 	RetryAfter int64  `json:"retry_after,omitempty"` // seconds
+	RequestID  string `json:"request_id,omitempty"`  // in the agent's audit and log
 }
 
 // The codes of errors that the agent has not answered with.
@@ -110,6 +114,7 @@ func (a *app) exitJSON(err error, cmd *cobra.Command) int {
 		p := answer.Problem
 		report.Code, report.Status = cmp.Or(string(p.Code), codeFailed), answer.Status
 		report.Field, report.Identity, report.Claims, report.RetryAfter = p.Field, p.Identity, p.Claims, p.RetryAfter
+		report.RequestID = p.RequestID
 	case isConfigError(err):
 		report.Code = codeConfiguration
 	case report.ExitCode == exitUsage:
@@ -127,7 +132,7 @@ func (a *app) writeError(report errorReport) {
 
 // wantsJSON reports whether a command line asks for JSON, also one that is wrong in another place.
 func wantsJSON(args []string) bool {
-	for i, arg := range args {
+	for i, arg := range ownArgs(args) {
 		switch arg {
 		case "--":
 			return false
@@ -146,7 +151,10 @@ func exitCode(err error) int {
 	_, badConfig := errors.AsType[configError](err)
 	_, badUsage := errors.AsType[usageError](err)
 	_, badRequest := errors.AsType[keyring.RequestError](err)
+	program, notStarted := errors.AsType[programError](err)
 	switch {
+	case notStarted:
+		return program.code
 	case badConfig, badUsage, badRequest, isBadRequest(err):
 		return exitUsage
 	case errors.Is(err, client.ErrRefused):

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -138,4 +140,48 @@ func relayTPM(socket string) error {
 	}()
 	_, err = io.Copy(os.Stdout, conn)
 	return err
+}
+
+// fakeAgent answers as the agent does to who wants to start a program, until it is terminated. The
+// identity decides what: "vm" is given, and others are refused, or answered as they are named.
+func fakeAgent(socket string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	listener, err := new(net.ListenConfig).Listen(ctx, "unix", socket)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+wire.PathEndpoint, func(w http.ResponseWriter, r *http.Request) {
+		query := r.URL.Query()
+		endpoint := wire.Endpoint{
+			Identity: query.Get(wire.ParamIdentity), Lifetime: query.Get(wire.ParamLifetime),
+			Secret: wire.NewSecret("s3cret"), AppService: "http://127.0.0.1:840/msi/token", IMDS: "http://127.0.0.1:841",
+		}
+		switch endpoint.Identity {
+		case "elsewhere":
+			endpoint.AppService = "http://192.0.2.1/msi/token"
+		case "vm", "app":
+		default:
+			problem := wire.NewProblem(wire.CodeNotAllowed, "no rule")
+			if endpoint.Identity == "unitless" {
+				problem = wire.NewProblem(wire.CodeInvalidParameter, "no unit")
+				problem.Field = wire.ParamLifetime
+			}
+			w.Header().Set("Content-Type", wire.ContentTypeProblem)
+			w.WriteHeader(problem.Status)
+			_ = json.NewEncoder(w).Encode(problem)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(endpoint)
+	})
+	mux.HandleFunc("GET "+wire.PathIdentities, func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode([]wire.Identity{{Name: "app", ClientID: "c0ffee00-0000-4000-8000-0000000000aa"}})
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }

@@ -105,14 +105,15 @@ func (a *app) rootCommand() *cobra.Command {
 		Long: `keyagent hands out Microsoft Entra access tokens that were obtained with a key
 that cannot leave this Confidential VM's TPM.
 
-One daemon per VM ("keyagent serve") owns the key. token, capabilities and status talk
-to it over a local Unix socket; who may have which token is decided by the rules in
+One daemon per VM ("keyagent serve") owns the key. token, exec, env, capabilities and
+status talk to it over a local Unix socket; who may have which token is decided by the rules in
 its configuration. key, cert, config and doctor work beside it.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy,
 4 agent not reachable. With --json, errors are JSON, too, on standard error: see docs/cli.md.`,
 		Example: `  keyagent config check
   keyagent token --identity vm --resource https://vault.azure.net --output header
+  keyagent exec --identity vm -- ./app
   keyagent status`,
 		SilenceErrors: true, // exit() prints them, with a hint
 		SilenceUsage:  true,
@@ -132,7 +133,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
 		"the agent's socket (env KEYAGENT_SOCKET; default: from --config or KEYAGENT_CONFIG if readable, else /run/keyagent/agent.sock)")
 	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
-		a.doctorCommand(), a.configCommand(), a.takeoverCommand(), a.versionCommand())
+		a.doctorCommand(), a.configCommand(), a.takeoverCommand(), a.execCommand(), a.envCommand(), a.versionCommand())
 	addHelp(root)
 	a.addCompletion(root)
 	wrapArgs(root)
@@ -189,7 +190,7 @@ func wrapArgs(cmd *cobra.Command) {
 // --pcrs "$PCRS", a key would come that is bound to nothing.
 func checkValues(cmd *cobra.Command) error {
 	for _, name := range []string{
-		"type", "claims", "capabilities", "name", "section", "algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir",
+		"type", "claims", "capabilities", "name", "section", "algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir", "drop-in",
 	} {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
 			return usageError{fmt.Errorf("--%s has no value", name)}

@@ -36,7 +36,10 @@ func TestMain(m *testing.M) {
 		"mtlsserver": func() { os.Exit(complain(mtlsServer(os.Args[1], os.Args[2]))) },
 		"extendpcr":  func() { os.Exit(complain(extendPCR(os.Args[1], os.Args[2]))) },
 		"hung":       func() { os.Exit(complain(hang(os.Args[1]))) },
+		"askimds":    func() { os.Exit(complain(takeoverClient(os.Args[1]))) },
 		"tpmrelay":   func() { os.Exit(complain(relayTPM(os.Args[1]))) },
+		"fakeagent":  func() { os.Exit(complain(fakeAgent(os.Args[1]))) },
+		"sdk":        func() { os.Exit(complain(sdk(os.Args[1:]))) },
 	})
 }
 
@@ -70,6 +73,7 @@ func azuresim() int {
 //	issue DIR APP REQUEST DAYS FILE  the same, long ago, with so many days left
 //	policy DIR APP JSON
 //	journal DIR LEG COUNT       counts the requests that the platform saw
+//	freeport VARIABLE | secretonly PIDFILE
 //
 // The condition [root] is that the scripts may be other users, too, [mount] that they may
 // have a mount namespace, and [pty] that there are pseudo-terminals.
@@ -164,6 +168,9 @@ func params(t *testing.T, dir string, setup func(*testscript.Env)) testscript.Pa
 			"issue":     issueAged,
 			"policy":    setPolicy,
 			"journal":   countJournal,
+
+			"freeport":   freePort,
+			"secretonly": secretOnly,
 		},
 	}
 }

@@ -15,9 +15,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/auditsink"
 	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/writequeue"
+	"github.com/keyagent/keyagent/systemd"
 )
 
 // serveName is the one command that is there to be interrupted.
@@ -41,14 +43,21 @@ force, and log and status say why.
 
 It loads its binding key from the state directory, or creates it in the TPM at the
 first start, and then answers on its Unix socket. Log records go to standard error,
-audit records, one JSON object a line, to standard output. If nobody reads them, the
-agent goes on: audit.required in the configuration says whether tokens do.`,
+audit records, one JSON object a line, to standard output, or where audit.to in the
+configuration says: a file, which SIGHUP opens again, or the journal. If they cannot
+be written, the agent goes on: audit.required says whether tokens do. Sockets that
+systemd passes are taken by their names: keyagent, app-service, imds, takeover, admin,
+metrics.`,
 		Example: "  keyagent serve --config /etc/keyagent/config.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			hangups := make(chan os.Signal, 1) // from here on it does not end the process
 			signal.Notify(hangups, syscall.SIGHUP)
 			defer signal.Stop(hangups)
+			sockets, err := systemd.TakeSockets()
+			if err != nil {
+				return err
+			}
 			handler, err := a.queueMessages(cmd.Context(), logFormat)
 			if err != nil {
 				return err
@@ -60,18 +69,24 @@ agent goes on: audit.required in the configuration says whether tokens do.`,
 			if err := daemon.Harden(); err != nil {
 				return err
 			}
+			audit, err := auditsink.Open(auditsink.Config{To: cfg.Audit.To, File: cfg.Audit.Path(), Stdout: a.out})
+			if err != nil {
+				return err
+			}
+			defer audit.Close()
 			agent, err := daemon.Open(cmd.Context(), cfg, daemon.Options{
 				Version: version,
 				Logger:  slog.New(handler),
-				Audit:   slog.New(slog.NewJSONHandler(writequeue.NewLines(a.out), nil)),
+				Audit:   slog.New(audit.Handler()),
 				Origin:  origin,
 				Words:   words{},
+				Sockets: sockets,
 			})
 			if err != nil {
 				return err
 			}
 			defer agent.Close()
-			defer a.reloadAt(cmd.Context(), agent, hangups)()
+			defer a.reloadAt(cmd.Context(), agent, audit, hangups)()
 			return agent.Run(cmd.Context())
 		},
 	}
@@ -114,9 +129,9 @@ func (a *app) overrideSocket(cfg *config.Config) {
 	}
 }
 
-// reloadAt has the agent reload its configuration at each hang-up, until the function that it
-// returns is called. Hang-ups that come meanwhile are one.
-func (a *app) reloadAt(ctx context.Context, agent *daemon.Daemon, hangups <-chan os.Signal) (end func()) {
+// reloadAt has the agent reload its configuration at each hang-up, and the audit file opened again,
+// until the function that it returns is called. Hang-ups that come meanwhile are one.
+func (a *app) reloadAt(ctx context.Context, agent *daemon.Daemon, audit *auditsink.Sink, hangups <-chan os.Signal) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
@@ -124,6 +139,7 @@ func (a *app) reloadAt(ctx context.Context, agent *daemon.Daemon, hangups <-chan
 		for {
 			select {
 			case <-hangups:
+				audit.Reopen()
 				_ = agent.Reload(ctx, "SIGHUP", a.configAgain) // which logs why it did not
 			case <-ctx.Done():
 				return
@@ -172,7 +188,7 @@ func logHandler(format string, w io.Writer) slog.Handler {
 // checkAudit refuses audit.required where audit records cannot be kept.
 func checkAudit(cfg *config.Config, out io.Writer) error {
 	file, ok := out.(*os.File)
-	if !cfg.Audit.Required || !ok {
+	if !cfg.Audit.Required || cfg.Audit.To != config.AuditToStdout || !ok {
 		return nil
 	}
 	target, err := file.Stat()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -258,6 +259,71 @@ func TestAFullDiskUnderTheAudit(t *testing.T) {
 				t.Errorf("the log says it %d times: %s", n, log.String())
 			}
 		})
+	}
+}
+
+// A disk that becomes full under a file of records: tokens are refused, or not, and given again
+// when there is room. The record of which the disk took a part only is followed by whole ones.
+func TestADiskThatBecomesFullUnderTheAuditFile(t *testing.T) {
+	for required, want := range map[bool]int{false: 10, true: 0} {
+		t.Run(fmt.Sprintf("required=%v", required), func(t *testing.T) {
+			v := newVictim(t, simulator.Config{})
+			path := filepath.Join(v.dir, "audit.jsonl")
+			v.startWith(io.Discard, io.Discard, fmt.Sprintf("\naudit: {to: file, file: %q, required: %v}\n", path, required))
+			v.ready()
+			if given := v.tokens(t.Context(), 1); given != 1 {
+				t.Fatal("no token while there is room")
+			}
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v.limitFiles(uint64(info.Size()) + 20)
+			if given := v.tokens(t.Context(), 10); given != want {
+				t.Errorf("%d tokens, want %d", given, want)
+			}
+			status := v.auditStatus()
+			if got := status.Audit; got.File != path || !strings.Contains(got.LastError, "file too large") || status.Ready != (want > 0) {
+				t.Errorf("the status has ready %v and audit %+v", status.Ready, got)
+			}
+			v.limitFiles(unix.RLIM_INFINITY)
+			_ = v.auditStatus() // whose record is the first that is written again
+			if given := v.tokens(t.Context(), 10); given != 10 {
+				t.Errorf("with room again, %d tokens", given)
+			}
+			v.terminate()
+			wantOneTornLine(t, path)
+		})
+	}
+}
+
+// limitFiles bounds the size of the files that the agent writes.
+func (v *victim) limitFiles(size uint64) {
+	v.t.Helper()
+	var limit unix.Rlimit
+	if err := unix.Prlimit(v.agent.Process.Pid, unix.RLIMIT_FSIZE, nil, &limit); err != nil {
+		v.t.Fatal(err)
+	}
+	limit.Cur = size
+	if err := unix.Prlimit(v.agent.Process.Pid, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
+		v.t.Fatal(err)
+	}
+}
+
+func wantOneTornLine(t *testing.T, path string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	torn := 0
+	for line := range bytes.Lines(text) {
+		if !json.Valid(line) {
+			torn++
+		}
+	}
+	if torn != 1 || !bytes.HasSuffix(text, []byte("}\n")) {
+		t.Errorf("%d torn lines in %s", torn, text)
 	}
 }
 

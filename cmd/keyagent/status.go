@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -157,6 +158,12 @@ func auditText(s wire.AuditStatus) string {
 	text := "not required"
 	if s.Required {
 		text = "required"
+	}
+	if place := cmp.Or(s.File, s.To); place != "" {
+		text = "to " + place + ", " + text
+	}
+	if s.LastWritten != nil {
+		text += fmt.Sprintf(", records written: %d, last %s", s.Written, stamp(*s.LastWritten))
 	}
 	if s.LastError != "" {
 		text += ", records cannot be written: " + strings.ReplaceAll(s.LastError, "\n", " ")

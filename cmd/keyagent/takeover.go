@@ -32,7 +32,7 @@ The firewall does that, with rules that print makes. docs/takeover.md says how.`
 		Args: subcommands,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.takeoverPrintCommand())
+	cmd.AddCommand(a.takeoverPrintCommand(), a.takeoverCheckCommand())
 	return cmd
 }
 

@@ -30,6 +30,7 @@ var fences = []fence{
 	{"github.com/spf13/cobra/...", []string{"cmd/keyagent"}, false, "flags are the program's, not a library's"},
 	{"github.com/spf13/pflag/...", []string{"cmd/keyagent"}, false, "flags are the program's, not a library's"},
 	{"go.yaml.in/yaml/v3/...", []string{"config", "simulator/..."}, true, "one file format, one package that parses it"},
+	{"github.com/prometheus/...", []string{"internal/metrics"}, true, "parts tell small interfaces of their own what happened, and can be used without it"},
 	{"github.com/rogpeppe/go-internal/...", nil, true, "a test tool"},
 	{"github.com/google/go-cmp/...", nil, true, "a test tool"},
 	{"go.uber.org/goleak/...", nil, true, "a test tool"},

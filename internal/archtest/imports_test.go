@@ -32,6 +32,7 @@ var places = map[string]place{
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all packages that read certificates"},
 	"internal/writequeue":        {nil, leaf},
 	"internal/accounts":          {nil, leaf},
+	"internal/auditsink":         {[]string{"internal/owned", "internal/writequeue"}, "where records go, whatever is in them"},
 	"internal/waiting":           {nil, leaf},
 	"internal/inflight":          {nil, leaf},
 	"internal/forward":           {nil, "it passes requests on; who may make them is decided elsewhere"},
@@ -92,14 +93,17 @@ var places = map[string]place{
 		"turns credentials into tokens; it must not know the caller (agentapi) nor what holds the key (tpm)",
 	},
 
-	"agentapi/policy": {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
+	"agentapi/appsecret": {[]string{"internal/secret", "internal/statefile"}, "a key and a format: who is calling comes as values, so that no socket is needed to test it"},
+	"systemd":            {nil, leaf},
+	"agentapi/policy":    {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
 	"agentapi": {
-		[]string{"agentapi/...", "acquire", "internal/forward", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
+		[]string{"agentapi/...", "acquire", "tlsbridge/certverify", "internal/forward", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
 		"the door: it sees tokens through one interface and cannot reach the key behind them",
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
 	"internal/advice":    {nil, leaf},
+	"internal/launch":    {[]string{"agentapi/wire"}, "pure: an endpoint and an environment go in, the environment of a program comes out"},
 	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret"}, "whose a file is that an operator hands over, and what is in it"},
 	"internal/statedir": {
 		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/secret", "internal/statefile", "internal/waiting"},
@@ -117,10 +121,10 @@ var places = map[string]place{
 		"pure: what is known goes in, which forms of credentials work comes out",
 	},
 	"internal/rulebook": {
-		[]string{"config", "agentapi/policy", "internal/accounts"},
+		[]string{"config", "agentapi/peer", "agentapi/policy", "internal/accounts"},
 		"rules as somebody wrote them become rules as the agent applies them",
 	},
-	"internal/takeover": {[]string{"config", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
+	"internal/takeover": {[]string{"config", "agentapi/wire", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
 	"internal/keyring": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",
@@ -130,22 +134,26 @@ var places = map[string]place{
 	},
 	"internal/doctor": {
 		[]string{
-			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/wire",
-			"internal/accounts", "internal/advice", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
+			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/peer", "agentapi/wire",
+			"internal/accounts", "internal/advice", "internal/auditsink", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
 		},
 		"looks at what the daemon would open, and opens it as the daemon would; it must not run one",
 	},
+	"internal/metrics": {
+		[]string{"acquire", "agentapi", "agentapi/wire", "tpm"},
+		"the one registry: the parts have small interfaces that it implements, and know nothing of Prometheus",
+	},
 	"internal/daemon": {
 		[]string{
-			"config", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/rulebook", "internal/statedir", "internal/statefile",
+			"config", "systemd", "signer/certreq", "acquire/...", "agentapi/...", "internal/advice", "internal/engine", "internal/forms", "internal/metrics", "internal/rulebook", "internal/statedir", "internal/statefile",
 			"internal/accounts", "internal/takeover", "internal/waiting",
 		},
 		wired,
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "client", "agentapi/wire", "internal/advice", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
-			"internal/inputfile", "internal/pemfile", "internal/waiting", "internal/writequeue",
+			"config", "client", "agentapi/wire", "systemd", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
+			"internal/inputfile", "internal/launch", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},
@@ -154,6 +162,7 @@ var places = map[string]place{
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
+	"samples/exec/go":              {nil, "an app that does not know of keyagent"},
 	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},

@@ -88,6 +88,7 @@ func (d *Daemon) Capabilities(ctx context.Context) wire.Capabilities {
 		Forms:             known.Forms(),
 		Attestation:       wire.AttestationStatus{Provider: d.inForce.Load().plan.Provider},
 		TokenTypes:        []string{wire.TypeBearer, wire.TypePoP},
+		CallerIdentity:    d.callerIdentity(),
 	}
 	c.StrongestBinding, c.Reason = strongest(c, known.Silent)
 	return c

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,11 +17,12 @@ import (
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/engine"
+	"github.com/keyagent/keyagent/internal/metrics"
 	"github.com/keyagent/keyagent/internal/rulebook"
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/statefile"
-	"github.com/keyagent/keyagent/internal/takeover"
 	"github.com/keyagent/keyagent/internal/waiting"
+	"github.com/keyagent/keyagent/systemd"
 )
 
 // socketMode lets every local user connect: the kernel identifies the caller, and the rules decide.
@@ -41,9 +43,8 @@ type Options struct {
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
 	Accounts rulebook.Accounts
 
-	// IdentifyRedirected says who has opened a connection that the firewall has redirected; nil:
-	// that cannot be known, and nothing can be taken over.
-	IdentifyRedirected func(net.Conn) (peer.Caller, error)
+	// Cgroups is the directory of the tree of cgroups, version 2; "" means peer.CgroupRoot.
+	Cgroups string
 
 	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent
 	// or command have it.
@@ -52,19 +53,34 @@ type Options struct {
 	// Words are the program's, for log and answers; nil: commands are named by what they do.
 	Words advice.Words
 
+	// SDKTimeout is how long programs that speak a protocol of Azure's SDKs wait for a token before
+	// they are told to come back; 0: 8 s.
+	SDKTimeout time.Duration
+
+	// Sockets are those that systemd has passed to the program; nil: none. The daemon takes and
+	// closes them.
+	Sockets *systemd.Sockets
+
 	// Origin is where the configuration was read, for the status.
 	Origin config.Origin
+
+	metrics *metrics.Metrics // of this agent
 }
 
 func (o Options) withDefaults() Options {
 	all := o.engine().WithDefaults()
 	o.Logger, o.Now, o.Waits = all.Logger, all.Now, all.Waits
+	o.metrics = metrics.New(o.Version)
 	return o
 }
 
 // engine are the options of the engine.
 func (o Options) engine() engine.Options {
-	return engine.Options{Version: o.Version, Logger: o.Logger, Now: o.Now, Sleep: o.Sleep, Wait: o.Wait, Waits: o.Waits, Words: o.Words}
+	opts := engine.Options{Version: o.Version, Logger: o.Logger, Now: o.Now, Sleep: o.Sleep, Wait: o.Wait, Waits: o.Waits, Words: o.Words}
+	if o.metrics != nil {
+		opts.Observer = o.metrics
+	}
+	return opts
 }
 
 // dir are the options of the state directory.
@@ -84,19 +100,23 @@ type Daemon struct {
 	trustSince atomic.Pointer[time.Time] // the last reload that changed trust, proxy or attestation; nil: none did
 
 	engine  *engine.Engine
+	machine machine
 	host    hostProbe
 	silence tpmProbe
 	server  *agentapi.Server
-	socket  *agentapi.Claim // that Run opens
-	taken   takeover.Plan   // whose traffic to IMDS comes here
-	closers []func() error  // in the order of opening
+	ways    []agentapi.Way // on loopback
+	taken   taken
+	closers []func() error // in the order of opening
+
+	openSocket func() (net.Listener, error) // the Unix socket, when the daemon runs
+	openAdmin  func() (net.Listener, error) // the administrators' socket; nil: none
 }
 
 // Open starts everything but the socket. It blocks while the TPM makes a key,
 // which can take seconds. Close the daemon whether or not it was run.
 func Open(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
 	opts = opts.withDefaults()
-	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: waiting.NewLock()}
+	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: waiting.NewLock(), closers: []func() error{opts.Sockets.Close}}
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -107,17 +127,28 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err := peer.CheckUIDMap(); err != nil {
 		return err
 	}
+	d.machine = machineAt(d.opts.Cgroups)
 	plan, err := resolve(ctx, d.cfg, d.opts.Accounts, d.opts.Now, nil)
 	if err != nil {
+		return err
+	}
+	if err := plan.rules.CheckCallers(d.machine); err != nil {
 		return err
 	}
 	if err := plan.ReadProxyCredential(d.cfg.Proxy); err != nil {
 		return err
 	}
-	if err := d.resolveTakeover(ctx); err != nil {
+	if err := d.openTakeover(ctx); err != nil {
 		return err
 	}
 	if err := d.claim(); err != nil {
+		return err
+	}
+	programs, err := d.openEndpoints(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.openMetricsPort(ctx); err != nil {
 		return err
 	}
 	key, err := engine.OpenKey(ctx, d.cfg, d.opts.engine())
@@ -128,18 +159,25 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.closers = append(d.closers, d.engine.Close)
+	d.watch()
 	d.server, err = agentapi.New(agentapi.Config{
 		Tokens:       d.engine.Acquirer,
+		Pairs:        agentapi.Pairs{Source: d.engine.Acquirer, RootCAs: plan.RootCAs()},
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
 		Waits:        d.waits,
+		Programs:     programs,
+		SDKTimeout:   d.opts.SDKTimeout,
 		Identities:   plan.callables,
 		Policy:       plan.policy,
+		Machine:      d.machine,
 		Audit:        d.opts.Audit,
 		Logger:       d.opts.Logger,
 		Now:          d.opts.Now,
 
 		AuditRequired: d.cfg.Audit.Required,
+		Metrics:       d.opts.metrics,
+		AuditPlace:    agentapi.AuditPlace{To: d.cfg.Audit.To, File: d.cfg.Audit.Path()},
 	})
 	d.inForce.Store(newInForce(ctx, d.opts.Origin, plan, d.started))
 	return err
@@ -154,12 +192,12 @@ func (d *Daemon) claim() error {
 	if held := statefile.Holder(d.cfg.StateDir); held != nil {
 		return held // it names the other agent, which a taken socket does not
 	}
-	socket, err := agentapi.ClaimSocket(d.cfg.Socket)
-	if err != nil {
+	if err := d.claimSocket(); err != nil {
 		return err
 	}
-	d.socket = socket
-	d.closers = append(d.closers, socket.Close)
+	if err := d.claimAdmin(); err != nil {
+		return err
+	}
 	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
 		return err
 	}
@@ -174,20 +212,28 @@ func (d *Daemon) claim() error {
 // Run listens on the socket, answers and renews certificates until ctx ends. Then requests under
 // way finish, and it returns nil.
 func (d *Daemon) Run(ctx context.Context) error {
-	listener, err := d.socket.Listen(socketMode)
+	listener, err := d.openSocket()
 	if err != nil {
 		return err
 	}
-	ways := []agentapi.Way{agentapi.Socket(listener)}
+	ways := append([]agentapi.Way{agentapi.Socket(listener)}, d.ways...)
+	admin, err := d.admin()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	taken, err := d.takeover(ctx)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	ways = append(ways, taken...)
+	ways = slices.Concat(ways, admin, taken)
+	if err := d.closeUnused(); err != nil {
+		return err
+	}
 	plan := d.inForce.Load().plan
-	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", d.cfg.Socket,
+	d.opts.Logger.Info("keyagent is ready", "version", d.opts.Version, "socket", listener.Addr().String(), "endpoints", len(d.ways),
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
 	d.tellRules(nil, plan.rules.NotInForce())
+	d.tellCautions(plan.rules)
 	defer d.opts.Logger.Info("keyagent has ended: no request is under way any more")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

@@ -36,16 +36,18 @@ const resource = "https://vault.azure.net"
 
 // stage is a simulated platform and one agent on it, in this process.
 type stage struct {
-	t        testing.TB
-	platform *simulator.Platform
-	cfg      *config.Config
-	log      agenttest.Log
-	audit    agenttest.Log
-	sleep    func(context.Context, time.Duration) error // nil: real time
-	wait     func(context.Context, time.Duration) error
-	accounts rulebook.Accounts // nil: this machine's
-	now      func() time.Time  // the agent's clock; nil: the platform's
-	waits    *waiting.Board    // nil: one of the agent's own
+	t          testing.TB
+	platform   *simulator.Platform
+	cfg        *config.Config
+	log        agenttest.Log
+	audit      agenttest.Log
+	sleep      func(context.Context, time.Duration) error // nil: real time
+	wait       func(context.Context, time.Duration) error
+	accounts   rulebook.Accounts // nil: this machine's
+	now        func() time.Time  // the agent's clock; nil: the platform's
+	sdkTimeout time.Duration     // 0: 8 s
+	waits      *waiting.Board    // nil: one of the agent's own
+	cgroups    string            // root of the tree; "": this machine's
 
 	waitForAccounts func(context.Context, time.Duration) error
 	client          *client.Client
@@ -106,13 +108,15 @@ func (s *stage) start() {
 	// this agent reads its own.
 	cfg := *s.cfg
 	d, err := daemon.Open(ctx, &cfg, daemon.Options{
-		Version: "test",
-		Logger:  slog.New(slog.NewTextHandler(&s.log, nil)),
-		Audit:   slog.New(slog.NewJSONHandler(&s.audit, nil)),
-		Now:     s.clock(),
-		Sleep:   s.sleep,
-		Wait:    s.wait,
-		Waits:   s.waits,
+		Version:    "test",
+		Logger:     slog.New(slog.NewTextHandler(&s.log, nil)),
+		Audit:      slog.New(slog.NewJSONHandler(&s.audit, nil)),
+		Now:        s.clock(),
+		Sleep:      s.sleep,
+		Wait:       s.wait,
+		Waits:      s.waits,
+		SDKTimeout: s.sdkTimeout,
+		Cgroups:    s.cgroups,
 
 		Accounts: s.accounts, WaitForAccounts: s.waitForAccounts,
 	})

@@ -25,6 +25,20 @@ func Notices(cfg *config.Config) []string {
 			notices = append(notices, fmt.Sprintf("rule %q gives %s: whoever has such a token can be every application that trusts %s, from any machine",
 				rule.Name, strings.Join(named, ", "), strings.Join(rule.Identities, ", ")))
 		}
+		notices = append(notices, signing(cfg, rule)...)
+	}
+	return notices
+}
+
+// signing says what comes with the right to have handshakes signed.
+func signing(cfg *config.Config, rule config.Rule) []string {
+	if !rule.Sign || rule.SignHostsOnly {
+		return nil
+	}
+	notices := []string{fmt.Sprintf("rule %q signs in TLS 1.3, which hides the server: its callers can show the certificate of %s to Entra, too, and get any token, also for %s; "+
+		"sign_hosts_only: true keeps them to hosts", rule.Name, strings.Join(rule.Identities, ", "), strings.Join(cfg.AssertionAudiences(), ", "))}
+	if len(rule.Hosts) == 0 {
+		notices = append(notices, fmt.Sprintf("rule %q has no hosts to sign for in TLS 1.2, which Azure Key Vault needs", rule.Name))
 	}
 	return notices
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi"
+	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
@@ -27,6 +28,7 @@ type plan struct {
 // wrong but that users or groups were not found, the error is a [*rulebook.OffError].
 func Check(ctx context.Context, cfg *config.Config) error {
 	p, err := resolve(ctx, cfg, nil, nil, nil)
+	err = errors.Join(err, p.rules.CheckUnits(peer.Host{}))
 	if t := cfg.Endpoints.Takeover; t != nil {
 		_, unknown := TakeoverPlan(ctx, t, nil)
 		err = errors.Join(err, unknown)

@@ -67,6 +67,7 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 	d.server.Note("configuration reloaded", attrs...)
 	d.tellRules(changes.rulesOff, now.plan.rules.NotInForce())
 	d.tellNumbers(nil, now.plan.rules.Numbers())
+	d.tellCautions(now.plan.rules)
 	return nil
 }
 
@@ -91,6 +92,9 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 	if err != nil {
 		return changes{}, err
 	}
+	if err := next.rules.CheckCallers(d.machine); err != nil {
+		return changes{}, err
+	}
 	if err := next.ReadProxyCredential(cfg.Proxy); err != nil {
 		return changes{}, err
 	}
@@ -102,7 +106,8 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 	if err != nil {
 		return changes{}, err
 	}
-	rules := agentapi.Rules{Policy: next.policy, Identities: next.callables, Tokens: roster}
+	rules := agentapi.Rules{Policy: next.policy, Identities: next.callables, Tokens: roster,
+		Pairs: agentapi.Pairs{Source: roster, RootCAs: next.RootCAs()}}
 	if err := rules.Check(); err != nil {
 		return changes{}, err
 	}
@@ -154,7 +159,7 @@ func fixedSettings() []fixed {
 
 // reloadedSettings are those that a reload puts in force.
 func reloadedSettings() []string {
-	return []string{"ca_file", "trusted_hosts", "proxy", "attestation", "identities", "rules", "admins"}
+	return []string{"ca_file", "trusted_hosts", "proxy", "attestation", "identities", "rules", "caller_identity", "admins"}
 }
 
 // checkUnchanged refuses a configuration that would need a restart.

@@ -38,7 +38,10 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 		Started:       d.started,
 		StateDir:      d.cfg.StateDir,
 		Configuration: d.configurationStatus(),
-		TPM:           d.tpmStatus(ctx),
+
+		CallerIdentity: d.callerIdentity(),
+
+		TPM: d.tpmStatus(ctx),
 		Key: wire.KeyStatus{
 			Algorithm:     info.Algorithm,
 			Name:          info.Name,

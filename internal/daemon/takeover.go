@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/url"
 	"os"
 
 	"github.com/keyagent/keyagent/acquire/imds"
 	"github.com/keyagent/keyagent/agentapi"
+	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/accounts"
 	"github.com/keyagent/keyagent/internal/rulebook"
@@ -38,15 +38,30 @@ func TakeoverPlan(ctx context.Context, t *config.Takeover, finder rulebook.Accou
 	return takeover.Resolve(ctx, t, finder, subuid, exempt...)
 }
 
-// resolveTakeover looks the users up whose traffic is taken over.
-func (d *Daemon) resolveTakeover(ctx context.Context) error {
+// taken is what the takeover of 169.254.169.254 needs. Its zero value is that of no takeover.
+type taken struct {
+	plan    takeover.Plan // whose traffic comes here
+	callers *peer.TCP     // finds out whose a redirected connection is
+}
+
+// openTakeover looks the users up whose traffic is taken over, and makes sure that the kernel says
+// whose a connection is.
+func (d *Daemon) openTakeover(ctx context.Context) error {
 	t := d.cfg.Endpoints.Takeover
 	if t == nil {
 		return nil
 	}
-	var err error
-	d.taken, err = TakeoverPlan(ctx, t, d.opts.Accounts, uint32(os.Geteuid())) //nolint:gosec // a uid
-	return err
+	plan, err := TakeoverPlan(ctx, t, d.opts.Accounts, uint32(os.Geteuid())) //nolint:gosec // a uid
+	if err != nil {
+		return err
+	}
+	callers, err := peer.OpenTCP()
+	if err != nil {
+		return fmt.Errorf("endpoints.takeover: %w", err)
+	}
+	d.closers = append(d.closers, callers.Close)
+	d.taken = taken{plan, callers}
+	return nil
 }
 
 // takeover is the way for programs whose requests to 169.254.169.254 are redirected here; none if
@@ -56,18 +71,13 @@ func (d *Daemon) takeover(ctx context.Context) ([]agentapi.Way, error) {
 	if t == nil {
 		return nil, nil
 	}
-	if d.opts.IdentifyRedirected == nil {
-		return nil, errors.New("endpoints.takeover: callers cannot be identified")
-	}
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false) // the kernel does not tell the truth about who has closed such a connection
-	ln, err := lc.Listen(ctx, "tcp4", t.Listen)
+	ln, err := d.listen(ctx, takeoverName, t.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("endpoints.takeover.listen: %w", err)
 	}
 	return []agentapi.Way{agentapi.Takeover(ln, agentapi.TakeoverConfig{
-		Identify: d.opts.IdentifyRedirected,
-		Takes:    d.taken.Takes,
+		Identify: d.taken.callers.OfRedirected,
+		Takes:    d.taken.plan.Takes,
 		Pass:     t.Passes(),
 		Metadata: metadata{d.engine.IMDS},
 	})}, nil

@@ -81,6 +81,8 @@ func (d *doctor) checkAll(ctx context.Context) {
 	present := d.checkStateDir()
 	d.checkSocket()
 	d.checkAgent()
+	d.checkCallers()
+	d.checkAudit()
 	if d.checkTPM(ctx) {
 		defer d.tpm.Close()
 		state := d.checkTPMState(ctx)

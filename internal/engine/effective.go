@@ -17,5 +17,10 @@ func Effective(cfg config.Config) *config.Config {
 	if cfg.TrustedHosts.Attestation == nil {
 		cfg.TrustedHosts.Attestation = imds.MicrosoftAttestationHosts()
 	}
+	if t := cfg.Endpoints.Takeover; t != nil && len(t.Pass) == 0 {
+		full := *t
+		full.Pass = t.Passes()
+		cfg.Endpoints.Takeover = &full
+	}
 	return &cfg
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/keyagent/keyagent/internal/statedir"
 	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tlsbridge"
+	"github.com/keyagent/keyagent/tpm"
 )
 
 // Options are what the caller gives besides the configuration.
@@ -39,8 +40,18 @@ type Options struct {
 	// Waits keeps what is waited for, so that others see it; nil: only the log has it.
 	Waits *waiting.Board
 
+	// Observer is told what is obtained and what the TPM is used for; nil: nobody is.
+	Observer Observer
+
 	// Words are the program's, for log and answers; nil: commands are named by what they do.
 	Words advice.Words
+}
+
+// Observer is told, for statistics, of what the engine does. It must not block, and be safe for
+// concurrent use.
+type Observer interface {
+	acquire.Observer
+	tpm.Observer
 }
 
 // WithDefaults returns the options with what was left out.
@@ -52,7 +63,11 @@ func (o Options) WithDefaults() Options {
 
 // Dir are the options of the state directory.
 func (o Options) Dir() statedir.Options {
-	return statedir.Options{Logger: o.Logger, Now: o.Now, Waits: o.Waits, Words: o.Words}
+	opts := statedir.Options{Logger: o.Logger, Now: o.Now, Waits: o.Waits, Words: o.Words}
+	if o.Observer != nil {
+		opts.TPM = o.Observer
+	}
+	return opts
 }
 
 // Engine is the binding key and what obtains tokens with it. All its methods but Close are safe for
@@ -117,7 +132,12 @@ func (e *Engine) openAcquirer(plan *Plan) error {
 	if err != nil {
 		return err
 	}
+	var observer acquire.Observer
+	if e.opts.Observer != nil {
+		observer = e.opts.Observer
+	}
 	e.Acquirer, err = acquire.New(acquire.Config{
+		Observer:   observer,
 		Identities: plan.Identities,
 		Bindings:   e.bindings,
 		Key: acquire.BindingKey{

@@ -60,6 +60,8 @@ type Book struct {
 	rules     []config.Rule
 	admins    config.Principals
 	audiences []string // that only a rule gives that names them
+	strict    bool     // caller_identity
+	overTCP   bool     // programs come over TCP, too
 	accounts  Accounts
 	now       func() time.Time
 	before    held // by the configuration before
@@ -84,6 +86,7 @@ func New(cfg *config.Config, finder Accounts, now func() time.Time, before *Book
 	}
 	b := &Book{
 		rules: cfg.Rules, admins: cfg.Admins, audiences: cfg.AssertionAudiences(), accounts: finder, now: now,
+		strict: cfg.CallerIdentity == config.CallerIdentityStrict, overTCP: cfg.Endpoints.OverTCP(),
 		known: map[account]accountNumber{}, asked: map[account]int{},
 	}
 	if before != nil {
@@ -96,15 +99,19 @@ func New(cfg *config.Config, finder Accounts, now func() time.Time, before *Book
 func (b *Book) Check() error {
 	p := &policy.Policy{Audiences: b.audiences}
 	for _, r := range b.rules {
-		p.Rules = append(p.Rules, policyRule(r, []uint32{0}, nil)) // this policy decides nothing
+		var uids []uint32
+		if len(accountsOf(r.Principals)) > 0 {
+			uids = []uint32{0} // this policy decides nothing
+		}
+		p.Rules = append(p.Rules, policyRule(r, uids, nil))
 	}
 	return p.Validate()
 }
 
 func policyRule(r config.Rule, uids, gids []uint32) policy.Rule {
 	return policy.Rule{
-		Name: r.Name, UIDs: uids, GIDs: gids,
-		Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types, Fresh: r.Fresh, Hosts: r.Hosts, Sign: r.Sign,
+		Name: r.Name, UIDs: uids, GIDs: gids, Units: r.Units, Executables: r.Executables,
+		Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types, Fresh: r.Fresh, Hosts: r.Hosts, Sign: r.Sign, SignHostsOnly: r.SignHostsOnly,
 	}
 }
 
@@ -115,7 +122,7 @@ func (b *Book) Look(ctx context.Context) *policy.Policy {
 	l := b.newLook()
 	l.askForAll(ctx, l.unknown(b.names()))
 	l.askForAll(ctx, l.stale(b.units())) // none at the first look, which asks for all names anyway
-	p, off := &policy.Policy{Audiences: b.audiences}, &OffError{}
+	p, off := &policy.Policy{Audiences: b.audiences, Strict: b.strict}, &OffError{}
 	for _, r := range b.rules {
 		uids, gids, err := l.all(unit{rule: r.Name}, r.Principals)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/waiting"
+	"github.com/keyagent/keyagent/tpm"
 )
 
 // Options are what the caller gives besides the configuration.
@@ -15,6 +16,8 @@ type Options struct {
 
 	// Waits keeps what is waited for, so that others see it; nil: only the log has it.
 	Waits *waiting.Board
+	// TPM is told what the TPM is used for; nil: nobody is.
+	TPM tpm.Observer
 
 	// Words are the program's, for what it reports; nil: commands are named by what they do.
 	Words advice.Words

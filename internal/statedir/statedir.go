@@ -37,7 +37,7 @@ func OpenTPM(ctx context.Context, cfg *config.Config, opts Options) (*tpm.TPM, e
 	if err != nil {
 		return nil, err
 	}
-	t, err := tpm.Open(ctx, tpm.Config{Device: cfg.TPM, Logger: log, StorageRoot: pin, OwnerAuth: OwnerAuth(cfg), Waiting: opts.Waits.Begin})
+	t, err := tpm.Open(ctx, tpm.Config{Device: cfg.TPM, Logger: log, StorageRoot: pin, OwnerAuth: OwnerAuth(cfg), Waiting: opts.Waits.Begin, Observer: opts.TPM})
 	if err != nil {
 		return nil, err
 	}

@@ -150,7 +150,7 @@ func parseSubuid(text string) (Range, error) {
 	if err != nil || n == 0 || from+n > math.MaxUint32 {
 		return Range{}, errors.New("the count is no number of uids")
 	}
-	return Range{uint32(from), uint32(from + n - 1)}, nil //nolint:gosec // compared above
+	return Range{uint32(from), uint32(from + n - 1)}, nil
 }
 
 // merged puts ranges in order and joins those that meet: nft refuses ranges that overlap.

@@ -7,7 +7,8 @@
 // environment, as in CI, its absence is a failure: a test that CI promises must not be skipped
 // unnoticed.
 //
-// [Entry] marks the entry point of a child process that is a test only by its name.
+// [Entry] marks the entry point of a child process that is a test only by its name. [User] and
+// [DialAs] let a test be another user.
 // [WithoutDescriptors] takes file descriptors away from the test's process.
 //
 // The package is for tests only. It imports testing, and the import rules keep it out of the

@@ -57,6 +57,7 @@ type Queue struct {
 	failed  error         // of the last write
 	lost    uint64        // and not told yet
 	total   uint64        // lost since the start
+	written uint64        // since the start
 	ended   chan struct{} // closed when running becomes false; nil if nobody waits for that
 }
 
@@ -230,6 +231,7 @@ func (q *Queue) take(it *item) {
 		q.failed = err
 		if err == nil {
 			q.lost -= tell
+			q.written++
 		}
 		tell = q.settle()
 		q.unlock(before)
@@ -255,6 +257,8 @@ func (q *Queue) do(it *item) (tell uint64) {
 	q.failed = err
 	if err != nil {
 		q.lose(it)
+	} else {
+		q.written++
 	}
 	tell = q.settle()
 	q.unlock(before)
@@ -281,15 +285,16 @@ func (q *Queue) settle() (tell uint64) {
 
 // State is how a queue fares.
 type State struct {
-	Fault error  // why writes do not work; nil: they do
-	Lost  uint64 // writes that were lost since the start
+	Fault   error  // why writes do not work; nil: they do
+	Lost    uint64 // writes that were lost since the start
+	Written uint64 // writes that were made since the start
 }
 
 // State returns how the queue fares now.
 func (q *Queue) State() State {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return State{Fault: q.fault(), Lost: q.total}
+	return State{Fault: q.fault(), Lost: q.total, Written: q.written}
 }
 
 // Drain waits until nothing is left to write and the queue's goroutine has ended, but

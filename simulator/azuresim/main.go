@@ -54,6 +54,10 @@ A certificate that is merely uploaded (/applications/app-cert/certificates) is
 good for assertions; over mutual TLS it gets AADSTS392189, unless the
 application has plain_certificates.
 
+"resource" takes tokens, and asks for the client's certificate in the handshake, as
+Microsoft Graph does; "key_vault" asks as Azure Key Vault does: by TLS 1.2
+renegotiation, for a request with the header x-ms-tokenboundauth: true.
+
 The control endpoint serves GET /journal[?leg=L], GET, POST and
 DELETE /faults, POST /tpm/reset, GET and POST /clock, and POST to these:
   /applications/NAME               {"mtls_enabled":true,"mtls_refusal":51000,

@@ -7,6 +7,10 @@
 // is; the scheme mtls_pop takes no others. It refuses with the codes of Azure Key Vault, and under
 // /v1.0/ with those of Microsoft Graph.
 //
+// [Server.KeyVault] serves it as Key Vault does: in TLS 1.2, with a certificate that is asked for
+// by renegotiation where the request says that its token is bound. As [TLSConfig] has it, it is
+// asked for in the handshake, as Graph does.
+//
 // A claims challenge makes it refuse every token that does not carry what is asked for, as
 // continuous access evaluation does.
 //

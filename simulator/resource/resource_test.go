@@ -134,7 +134,13 @@ func (w *world) call(t *testing.T, authorization string, certificate *tls.Certif
 
 func (w *world) callAt(t *testing.T, path, authorization string, certificate *tls.Certificate) answer {
 	t.Helper()
-	cfg := &tls.Config{RootCAs: w.roots, Time: epoch, MinVersion: tls.VersionTLS12}
+	return w.callWith(t, path, authorization, certificate, "")
+}
+
+// callWith is callAt with the header that says that the token is bound; "" means without.
+func (w *world) callWith(t *testing.T, path, authorization string, certificate *tls.Certificate, bound string) answer {
+	t.Helper()
+	cfg := &tls.Config{RootCAs: w.roots, Time: epoch, MinVersion: tls.VersionTLS12, Renegotiation: tls.RenegotiateOnceAsClient}
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		if certificate == nil {
 			return &tls.Certificate{}, nil
@@ -149,6 +155,9 @@ func (w *world) callAt(t *testing.T, path, authorization string, certificate *tl
 	}
 	if authorization != "" {
 		req.Header.Set("Authorization", authorization)
+	}
+	if bound != "" {
+		req.Header.Set("x-ms-tokenboundauth", bound)
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {

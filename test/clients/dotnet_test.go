@@ -36,23 +36,32 @@ const (
 	vaultHost = vaultName + ".vault.azure.net:443"
 )
 
-// keyVault is the service that receives the program's token.
-type keyVault struct {
+// service is an API of Azure's that receives a program's token. It has nothing in it.
+type service struct {
 	tenant      string   // of the tokens that it wants
 	environment []string // by which a program finds it
+	roots       string   // a file of certificates that its own is trusted by
 	tokens      chan string
+	empty       string // what it answers with a token
+	mediaType   string // of that
 }
 
-// newKeyVault serves the vault behind a proxy, which leads to it and to the login endpoint, and
-// nowhere else.
-func (w *world) newKeyVault(t *testing.T) *keyVault {
+// newKeyVault is the vault, without secrets.
+func (w *world) newKeyVault(t *testing.T) *service {
 	t.Helper()
-	v := &keyVault{tenant: w.info.TenantID, tokens: make(chan string, 16)}
+	return w.newService(t, vaultHost, "application/json", `{"value":[]}`)
+}
+
+// newService serves an API behind a proxy, which leads to it and to the login endpoint, and nowhere
+// else. A program may try the hosts in vain, and no others.
+func (w *world) newService(t *testing.T, host, mediaType, empty string, inVain ...string) *service {
+	t.Helper()
+	v := &service{tenant: w.info.TenantID, tokens: make(chan string, 16), mediaType: mediaType, empty: empty}
 	authority, err := pki.NewServerAuthority(time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	certificate, err := authority.Certificate(time.Now(), strings.TrimSuffix(vaultHost, ":443"))
+	certificate, err := authority.Certificate(time.Now(), strings.TrimSuffix(host, ":443"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,41 +70,59 @@ func (w *world) newKeyVault(t *testing.T) *keyVault {
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	login := strings.TrimPrefix(w.info.Login, "https://")
-	proxy := httptest.NewServer(onlyTo(t, map[string]string{
-		vaultHost: server.Listener.Addr().String(), loginHost: login, regionalHost: login, "login.microsoft.com:443": login,
-	}))
+	ways := map[string]string{host: server.Listener.Addr().String(), loginHost: login, regionalHost: login, "login.microsoft.com:443": login}
+	for _, name := range inVain {
+		ways[name] = ""
+	}
+	proxy := httptest.NewServer(onlyTo(t, ways))
 	t.Cleanup(proxy.Close)
 	platform, err := os.ReadFile(w.info.CAFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots := filepath.Join(t.TempDir(), "roots.pem")
-	if err := os.WriteFile(roots, append(pki.EncodePEM(authority.Root), platform...), 0o600); err != nil {
+	roots := filepath.Join(folder(t), "roots.pem")
+	if err := os.WriteFile(roots, append(pki.EncodePEM(authority.Root), platform...), 0o644); err != nil { // #nosec G306 -- certificates
 		t.Fatal(err)
 	}
-	v.environment = []string{"HTTPS_PROXY=" + proxy.URL, "SSL_CERT_FILE=" + roots, "SSL_CERT_DIR=" + t.TempDir()}
+	v.roots = roots
+	v.environment = []string{"HTTPS_PROXY=" + proxy.URL, "SSL_CERT_FILE=" + roots, "SSL_CERT_DIR=" + folder(t)}
 	return v
 }
 
-// ServeHTTP names the authority whose tokens it wants, as Key Vault does, and has no secrets.
-func (v *keyVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// shown is the token of the first request that had one, if any had.
+func (v *service) shown() string {
+	select {
+	case token := <-v.tokens:
+		return token
+	default:
+		return ""
+	}
+}
+
+// ServeHTTP names the authority whose tokens it wants, as Key Vault does.
+func (v *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
 		w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/`+v.tenant+`", resource="`+vault+`"`)
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
-	v.tokens <- token
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = io.WriteString(w, `{"value":[]}`) // fails if the client has hung up
+	select {
+	case v.tokens <- token:
+	default: // it asks very often, and has been seen
+	}
+	w.Header().Set("Content-Type", v.mediaType)
+	_, _ = io.WriteString(w, v.empty) // fails if the client has hung up
 }
 
-// onlyTo is a proxy that connects to these targets only: addresses by host:port.
+// onlyTo is a proxy that connects to these targets only: addresses by host:port, "" for none.
 func onlyTo(t *testing.T, ways map[string]string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		address := ways[r.Host]
-		if r.Method != http.MethodConnect || address == "" {
+		address, known := ways[r.Host]
+		if r.Method != http.MethodConnect || !known {
 			t.Errorf("the program wanted to talk to %s", r.Host)
+		}
+		if r.Method != http.MethodConnect || address == "" {
 			http.Error(w, "no way from here", http.StatusForbidden)
 			return
 		}
@@ -133,12 +160,20 @@ func managedFrom(host, clientID string) []string {
 // credential is the environment that names the program's credential.
 func (w *world) listSecrets(t *testing.T, credential []string) (outcome, string) {
 	t.Helper()
-	program := filepath.Join(packages(t, "dotnet"), "node_modules/@azure/mcp-linux-x64/dist/azmcp")
+	return w.listSecretsAs(t, credential, func(ctx context.Context, args ...string) *exec.Cmd {
+		return exec.CommandContext(ctx, args[0], args[1:]...)
+	})
+}
+
+// listSecretsAs does so with a command that starts the program.
+func (w *world) listSecretsAs(t *testing.T, credential []string, start func(context.Context, ...string) *exec.Cmd) (outcome, string) {
+	t.Helper()
+	program := reached(t, filepath.Join(packages(t, "dotnet"), "node_modules/@azure/mcp-linux-x64/dist/azmcp"))
 	v := w.newKeyVault(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, "keyvault", "secret", "get", "--vault", vaultName, "--subscription", uuid.NewString())
-	cmd.Env = append(v.environment, "HOME="+t.TempDir(), "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1", // there may be no ICU
+	cmd := start(ctx, program, "keyvault", "secret", "get", "--vault", vaultName, "--subscription", uuid.NewString())
+	cmd.Env = append(v.environment, "HOME="+folder(t), "DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1", // there may be no ICU
 		"AZURE_MCP_COLLECT_TELEMETRY=false")
 	cmd.Env = append(cmd.Env, credential...)
 	var stderr bytes.Buffer
@@ -149,12 +184,7 @@ func (w *world) listSecrets(t *testing.T, credential []string) (outcome, string)
 	if parseErr := json.NewDecoder(strings.NewReader("{" + last)).Decode(&out); parseErr != nil { // and more of its log may follow
 		t.Fatalf("%v, %v: %s%s", err, parseErr, text, stderr.Bytes())
 	}
-	select {
-	case token := <-v.tokens:
-		return out, token
-	default:
-		return out, ""
-	}
+	return out, v.shown()
 }
 
 // The library first probes IMDS, with a request without the header that IMDS demands.

@@ -77,6 +77,7 @@ type answer struct {
 	Token   string
 	Again   string
 	Expires int64 // epoch
+	Refresh int64 // when the library will ask anew, likewise; 0: it does not say
 	Error   string
 }
 

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -42,21 +43,25 @@ const (
 type world struct {
 	*simulator.Platform
 	t     *testing.T
+	dir   string // of the platform's sockets and files
 	info  simulator.Info
 	roots *x509.CertPool
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	// The libraries look there for hosts that are no VMs.
-	for _, name := range []string{"IDENTITY_ENDPOINT", "IDENTITY_HEADER", "IMDS_ENDPOINT", "MSI_ENDPOINT", "MSI_SECRET", "AZURE_REGIONAL_AUTHORITY_NAME", "MSAL_FORCE_REGION"} {
-		t.Setenv(name, "")
-	}
+	return newWorldWith(t, simulator.Config{})
+}
+
+// newWorldWith is a platform that differs from the real one as a configuration says.
+func newWorldWith(t *testing.T, cfg simulator.Config) *world {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "clients") // short: it holds Unix sockets
 	if err != nil {
 		t.Fatal(err)
 	}
-	platform, err := simulator.Start(t.Context(), simulator.Config{Dir: dir})
+	cfg.Dir = dir
+	platform, err := simulator.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +70,7 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{Platform: platform, t: t, info: platform.Info(), roots: x509.NewCertPool()}
+	w := &world{Platform: platform, t: t, dir: dir, info: platform.Info(), roots: x509.NewCertPool()}
 	authorities, err := os.ReadFile(w.info.CAFile)
 	if err != nil || !w.roots.AppendCertsFromPEM(authorities) {
 		t.Fatalf("the platform's authorities: %v", err)
@@ -160,6 +165,13 @@ func (w *world) startAgent() string {
 // with each write.
 func (w *world) startAgentWith(audit io.Writer, change func(*config.Config)) string {
 	w.t.Helper()
+	socket, _ := w.runAgent(audit, change)
+	return socket
+}
+
+// runAgent runs it until it is stopped, or the test ends.
+func (w *world) runAgent(audit io.Writer, change func(*config.Config)) (socket string, stop func()) {
+	w.t.Helper()
 	cfg, err := config.Load(w.info.ConfigFile)
 	if err != nil {
 		w.t.Fatal(err)
@@ -175,14 +187,15 @@ func (w *world) startAgentWith(audit io.Writer, change func(*config.Config)) str
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- agent.Run(ctx) }()
-	w.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := errors.Join(<-ended, agent.Close()); err != nil {
 			w.t.Error(err)
 		}
 	})
+	w.t.Cleanup(stop)
 	w.awaitAgent(cfg.Socket)
-	return cfg.Socket
+	return cfg.Socket, stop
 }
 
 func (w *world) awaitAgent(socket string) {

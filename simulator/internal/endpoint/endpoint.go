@@ -96,6 +96,12 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
+// Conn returns the connection of a request with such a context, or nil.
+func Conn(ctx context.Context) net.Conn {
+	c, _ := ctx.Value(connKey{}).(net.Conn)
+	return c
+}
+
 // reset cuts the connection: with a zero linger time, close sends RST.
 func reset(ctx context.Context) {
 	c, ok := ctx.Value(connKey{}).(net.Conn)

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Config says how to use a TPM. All of it must be set.
+// Config says how to use a TPM. All of it but Observer must be set.
 type Config struct {
 	Logger *slog.Logger
 	// CommandTimeout is the longest that one command may take before the transport is given up.
@@ -22,6 +22,8 @@ type Config struct {
 	// Waiting is told what a caller waits for, and its result is called when that is over. Neither
 	// may block.
 	Waiting func(what string) (over func())
+	// Observer is told of turns and commands; nil: nobody is.
+	Observer Observer
 }
 
 // Device gives the TPM to one caller after the other, in the order in which they came, and keeps
@@ -35,11 +37,12 @@ type Config struct {
 // than all the rest. Only what a caller leaves behind that goes before the TPM has answered is
 // settled by a goroutine, which keeps the turn meanwhile.
 type Device struct {
-	address Address
-	timeout time.Duration
-	maxIdle time.Duration // of sessions
-	log     *slog.Logger
-	told    func(what string) (over func()) // of what is waited for
+	address  Address
+	timeout  time.Duration
+	maxIdle  time.Duration // of sessions
+	log      *slog.Logger
+	told     func(what string) (over func()) // of what is waited for
+	observer Observer                        // nil: none
 
 	lifetime   context.Context     // for what no caller waits for
 	queue      *semaphore.Weighted // the one turn; first come, first served
@@ -68,6 +71,7 @@ type Device struct {
 func New(ctx context.Context, at Address, cfg Config) *Device {
 	return &Device{
 		address: at, timeout: cfg.CommandTimeout, maxIdle: cfg.SessionIdle, log: cfg.Logger, told: cfg.Waiting,
+		observer: cfg.Observer,
 		lifetime: context.WithoutCancel(ctx),
 		queue:    semaphore.NewWeighted(1),
 	}
@@ -80,7 +84,7 @@ func (d *Device) Begin(ctx context.Context) (*Turn, error) {
 		return nil, ErrClosed
 	}
 	d.waiting.Add(1)
-	over := d.told("a turn at the TPM")
+	over, begun := d.told("a turn at the TPM"), time.Now()
 	err := d.queue.Acquire(ctx, 1)
 	over()
 	d.waiting.Add(-1)
@@ -90,6 +94,9 @@ func (d *Device) Begin(ctx context.Context) (*Turn, error) {
 	if d.closed.Load() {
 		d.queue.Release(1)
 		return nil, ErrClosed
+	}
+	if d.observer != nil {
+		d.observer.TPMTurn(time.Since(begun))
 	}
 	d.dropDead()
 	return &Turn{ctx: ctx, device: d, left: d.told("the TPM")}, nil

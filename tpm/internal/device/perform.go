@@ -82,7 +82,7 @@ func (d *Device) roundTrip(ctx context.Context, input []byte) ([]byte, error) {
 	if d.conn == nil || d.late() { // or it has lost the connection
 		return nil, &lostError{device: d.address.String(), cause: net.ErrClosed}
 	}
-	rsp, err := d.conn.exchange(ctx, input)
+	rsp, err := d.observed(ctx, input)
 	if errors.Is(err, errAbandoned) {
 		d.conn.lateCommand = bytes.Clone(input)
 		return nil, fmt.Errorf("waiting for the answer to %v: %w", command(input), ctx.Err())

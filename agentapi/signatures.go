@@ -1,0 +1,59 @@
+package agentapi
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/policy"
+)
+
+// A TPM makes some tens of signatures a second, one after the other, and the agent needs them for
+// its own handshakes, too. A program needs one for each connection that it makes.
+const (
+	// signBurst is how many signatures one uid may have at once; all callers together who are known
+	// by a group only share one such bound, since a user can have thousands of uids that keep its
+	// groups (subuid(5)).
+	signBurst = 128
+	// signEvery is how long one signature takes to be forgotten.
+	signEvery = 50 * time.Millisecond
+)
+
+// reasonSignatures is the reason in the audit for the refusal of a signature that a rule allows.
+const reasonSignatures policy.Reason = "too many signatures for TLS handshakes"
+
+// signatures bounds how many each caller may have.
+type signatures struct {
+	now func() time.Time
+
+	mu    sync.Mutex // guards the limiters, too
+	named map[uint32]*rate.Limiter
+	group *rate.Limiter
+}
+
+func newSignatures(now func() time.Time) *signatures {
+	return &signatures{now: now, named: map[uint32]*rate.Limiter{}, group: newSignLimiter()}
+}
+
+func newSignLimiter() *rate.Limiter { return rate.NewLimiter(rate.Every(signEvery), signBurst) }
+
+// charge counts a signature, and returns 0; or how long the caller has to wait. The policy knows
+// the caller, and it names a bounded number of uids.
+func (s *signatures) charge(caller peer.Caller, standing policy.Standing) (wait time.Duration) {
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	limiter := s.group
+	if standing == policy.ByUID {
+		if limiter = s.named[caller.UID]; limiter == nil {
+			limiter = newSignLimiter()
+			s.named[caller.UID] = limiter
+		}
+	}
+	if limiter.AllowN(now, 1) {
+		return 0
+	}
+	return max(time.Millisecond, time.Duration((1-limiter.TokensAt(now))*float64(signEvery)))
+}

@@ -1,0 +1,3 @@
+package azcred
+
+var TenantOf = tenantOf

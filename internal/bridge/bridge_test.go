@@ -58,8 +58,14 @@ func serve(t *testing.T, cfg bridge.Config, listen string) net.Addr {
 	return ln.Addr()
 }
 
+// reply is an answer without its body.
+type reply struct {
+	StatusCode int
+	Header     http.Header
+}
+
 // ask sends a request as it is written.
-func ask(t *testing.T, at net.Addr, request string) (*http.Response, string) {
+func ask(t *testing.T, at net.Addr, request string) (reply, string) {
 	t.Helper()
 	conn, err := net.Dial(at.Network(), at.String())
 	if err != nil {
@@ -73,11 +79,12 @@ func ask(t *testing.T, at net.Addr, request string) (*http.Response, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, string(body)
+	return reply{resp.StatusCode, resp.Header}, string(body)
 }
 
 func TestRequestsGoToTheAgent(t *testing.T) {

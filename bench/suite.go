@@ -49,7 +49,7 @@ const (
 
 // suite is everything that is compared.
 func suite() []comparison {
-	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), remoteSignatures(), callers(), besidePeers())
+	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), remoteSignatures(), callers(), besidePeers(), bridge())
 }
 
 // atMost is met by a ratio up to the bar.

@@ -35,6 +35,7 @@ var places = map[string]place{
 	"internal/auditsink":         {[]string{"internal/owned", "internal/writequeue"}, "where records go, whatever is in them"},
 	"internal/waiting":           {nil, leaf},
 	"internal/inflight":          {nil, leaf},
+	"internal/bridge":            {[]string{"agentapi/peer", "agentapi/wire", "internal/forward"}, "a user's own server before the agent: it decides nothing, and links nothing of the agent"},
 	"internal/forward":           {nil, "it passes requests on; who may make them is decided elsewhere"},
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
@@ -152,7 +153,7 @@ var places = map[string]place{
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "client", "agentapi/wire", "systemd", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
+			"config", "client", "agentapi/wire", "systemd", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
 			"internal/inputfile", "internal/launch", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",

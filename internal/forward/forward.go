@@ -78,9 +78,10 @@ func (f *Forwarder) Do(w http.ResponseWriter, r *http.Request, c Call) (Result, 
 	return p.result(resp.StatusCode), because(ctx, err)
 }
 
-// because returns why a context ended, if it did, in the place of what came of that.
+// because returns why a context ended, if it did, in the place of what came of that. That may look
+// like success: a resource that notices that we go may still end its answer.
 func because(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
+	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return err

@@ -93,7 +93,7 @@ func TestStatusesAndBodies(t *testing.T) {
 		body         string
 	}{
 		{"with a length", "GET", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }, 200, "5", "hello"},
-		{"an error of the resource", "GET", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 418) }, 418, "3", "no\n"},
+		{"an error of the resource", "GET", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusTeapot) }, 418, "3", "no\n"},
 		{"without a body", "DELETE", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, 204, "", ""},
 		{"not modified", "GET", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(304) }, 304, "", ""},
 		{"the head alone", "HEAD", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "5000") }, 200, "5000", ""},
@@ -267,6 +267,7 @@ func TestExpectContinue(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer resp.Body.Close()
 			if !wanted {
 				if resp.StatusCode != http.StatusUnauthorized {
 					t.Errorf("the resource refuses, and the caller is told %d", resp.StatusCode)
@@ -277,10 +278,12 @@ func TestExpectContinue(t *testing.T) {
 				t.Fatalf("the caller is told %d", resp.StatusCode)
 			}
 			_, _ = io.WriteString(conn, "body")
-			if resp, err = http.ReadResponse(answers, nil); err != nil {
+			last, err := http.ReadResponse(answers, nil)
+			if err != nil {
 				t.Fatal(err)
 			}
-			if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "body" {
+			defer last.Body.Close()
+			if body, err := io.ReadAll(last.Body); err != nil || string(body) != "body" {
 				t.Errorf("%q %v", body, err)
 			}
 		}

@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,7 +27,6 @@ type passage struct {
 	forwarder forward.Forwarder
 	set       http.Header
 
-	mu    sync.Mutex
 	ended chan outcome
 }
 
@@ -107,7 +105,7 @@ func (p *passage) dial() net.Conn {
 }
 
 // raw sends a request as it is written and returns the answer.
-func (p *passage) raw(request string) (*http.Response, string) {
+func (p *passage) raw(request string) (reply, string) {
 	p.t.Helper()
 	conn := p.dial()
 	if _, err := io.WriteString(conn, strings.ReplaceAll(request, "\n", "\r\n")); err != nil {
@@ -118,22 +116,30 @@ func (p *passage) raw(request string) (*http.Response, string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return resp, string(body)
+	return reply{resp.StatusCode, resp.Header, resp.Trailer, nil}, string(body)
+}
+
+// reply is an answer. Its body is closed when the test ends.
+type reply struct {
+	StatusCode      int
+	Header, Trailer http.Header
+	Body            io.Reader
 }
 
 // get gets a path.
-func (p *passage) get(path string) *http.Response {
+func (p *passage) get(path string) reply {
 	p.t.Helper()
 	resp, err := p.client().Get(p.front.URL + path)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() { _ = resp.Body.Close() })
-	return resp
+	return reply{resp.StatusCode, resp.Header, nil, resp.Body}
 }
 
 func (p *passage) client() *http.Client {

@@ -12,7 +12,7 @@ import (
 )
 
 // appServiceForm is GET /msi/token.
-var appServiceForm = sdkProtocol{checkAppServiceVersion, (*record).holders, asNumber}.form()
+var appServiceForm = sdkProtocol{checkAppServiceVersion, (*record).holders}.form()
 
 // appServiceRoutes is every request that the agent answers as Azure's App Service does.
 var appServiceRoutes = []route{

@@ -8,13 +8,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// imdsForm is GET /metadata/identity/oauth2/token where unmodified programs ask for it, and
-// imdsSocketForm on the Unix socket, where all values have always been strings and may be read as
-// such.
-var (
-	imdsForm       = sdkProtocol{checkIMDSVersion, (*record).unnamed, asNumber}.form()
-	imdsSocketForm = sdkProtocol{checkIMDSVersion, (*record).unnamed, asText}.form()
-)
+// imdsForm is GET /metadata/identity/oauth2/token.
+var imdsForm = sdkProtocol{checkIMDSVersion, (*record).unnamed}.form()
 
 // imdsRoutes is every request that the agent answers as IMDS does on loopback. It asks for no
 // secret, as IMDS does not: the caller is known by its socket alone.

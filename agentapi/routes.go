@@ -15,7 +15,7 @@ import (
 // socketRoutes is every request that the agent answers on its Unix socket, and who may make it.
 var socketRoutes = append([]route{
 	{http.MethodGet, wire.PathToken, asItIs, problemJSON, forCallersOfRules, nothingMore, nativeForm.issue},
-	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, imdsSocketForm.issue},
+	{http.MethodGet, wire.PathIMDSToken, withoutExtraSlashes, imdsErrors.format, forCallersOfRules, metadataHeader, imdsForm.issue},
 	{http.MethodGet, wire.PathIdentities, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).identities},
 	{http.MethodPost, wire.PathEndpoint, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).endpoint},
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},

@@ -24,17 +24,11 @@ type sdkProtocol struct {
 	version func(version string) *problem
 	// unnamed returns the identity that a request without a selector means.
 	unnamed func(*record) (string, *problem)
-	// seconds writes when to ask anew.
-	seconds func(int64) any
 }
-
-// Two ways to write a number of seconds.
-func asNumber(n int64) any { return n }
-func asText(n int64) any   { return strconv.FormatInt(n, 10) }
 
 func (proto sdkProtocol) form() tokenForm {
 	return tokenForm{
-		understand: proto.understand, body: proto.token,
+		understand: proto.understand, body: sdkToken,
 		patience: func(cfg Config) time.Duration { return min(cfg.SDKTimeout, cfg.RequestTimeout) },
 	}
 }
@@ -72,16 +66,13 @@ func (proto sdkProtocol) understand(s *Server, ctx context.Context, rec *record,
 	return req, p
 }
 
-// token says what is known about a token as IMDS does: every value is a string, except for when to
-// ask anew, which is no member of IMDS.
-func (proto sdkProtocol) token(r wire.TokenResponse) any {
+// sdkToken says what is known about a token as IMDS does: every value is a string, except for when
+// to ask anew, which is no member of IMDS.
+func sdkToken(r wire.TokenResponse) any {
 	expiresIn := strconv.FormatInt(r.ExpiresIn, 10)
-	token := &wire.IMDSToken{
+	return &wire.IMDSToken{
 		ClientID: r.ClientID, ExpiresIn: expiresIn, ExpiresOn: strconv.FormatInt(r.ExpiresOn, 10), ExtExpiresIn: expiresIn,
 		NotBefore: strconv.FormatInt(r.NotBefore, 10), Resource: r.Resource, TokenType: r.TokenType,
+		RefreshIn: r.RefreshIn,
 	}
-	if r.RefreshIn > 0 {
-		token.RefreshIn = proto.seconds(r.RefreshIn)
-	}
-	return token
 }

@@ -64,11 +64,10 @@ type IMDSToken struct {
 	ExpiresOn    string `json:"expires_on"`     // Unix seconds, decimal
 	ExtExpiresIn string `json:"ext_expires_in"` // same as ExpiresIn
 	NotBefore    string `json:"not_before"`     // Unix seconds, decimal
-	// RefreshIn is in how many seconds to ask anew; nil: when the token is about to expire. Without
+	// RefreshIn is in how many seconds to ask anew; 0: when the token is about to expire. Without
 	// it, programs in Go keep a token until minutes before its end, whatever its life is. It is a
-	// number, since MSAL for Python adds it to one and fails with text, but on the Unix socket a
-	// decimal string.
-	RefreshIn    any    `json:"refresh_in,omitempty"`
+	// number, since MSAL for Python adds it to one and fails with text.
+	RefreshIn    int64  `json:"refresh_in,omitempty"`
 	RefreshToken string `json:"refresh_token"` // always empty
 	Resource     string `json:"resource"`      // as asked for
 	TokenType    string `json:"token_type"`    // "Bearer"

@@ -93,7 +93,7 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	if srv.Shutdown(within) != nil {
 		_ = srv.Close()
 	}
-	_ = <-served // it was told to end
+	<-served // it was told to end
 	return nil
 }
 

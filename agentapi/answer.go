@@ -177,8 +177,20 @@ func encode(said reply, p *problem) ([]byte, *problem) {
 	if said.text != nil || said.stream != nil {
 		return said.text, nil
 	}
+	if said.json != nil {
+		return said.json, nil
+	}
 	text, err := json.Marshal(said.body)
-	if err == nil && !said.token.IsZero() && !bytes.HasPrefix(text, []byte(tokenFirst)) {
+	if err != nil {
+		return nil, newProblem(wire.CodeInternal, "encoding the answer").causedBy(err)
+	}
+	return text, nil
+}
+
+// encodeToken is encode for the answer with a token, which has an empty one as its first member.
+func encodeToken(body any) ([]byte, *problem) {
+	text, err := json.Marshal(body)
+	if err == nil && !bytes.HasPrefix(text, []byte(tokenFirst)) {
 		err = errors.New("the token is not its first member")
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
@@ -25,6 +26,28 @@ type approval struct {
 	facts facts
 
 	token secret.String // that was answered last: its characters need not be looked at again
+
+	// said is the answer with that token, but without it, and what in it may change.
+	said                 []byte
+	of                   facts
+	expiresIn, refreshIn int64 // seconds
+}
+
+// saidBefore returns the answer, without the token, that the same request got within the same
+// second; nil if there was none. It is to be used for the same token only.
+func (r *record) saidBefore(response wire.TokenResponse) []byte {
+	a := r.approval
+	if a == nil || a.of != r.token || a.expiresIn != response.ExpiresIn || a.refreshIn != response.RefreshIn {
+		return nil
+	}
+	return a.said
+}
+
+// says notes an answer for [record.saidBefore].
+func (r *record) says(response wire.TokenResponse, text []byte) {
+	if a := r.approval; a != nil {
+		a.said, a.of, a.expiresIn, a.refreshIn = text, r.token, response.ExpiresIn, response.RefreshIn
+	}
 }
 
 // answeredBefore reports whether a token is the one that the same request was answered with.

@@ -2,10 +2,14 @@ package agentapi_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -75,8 +79,11 @@ func TestTheRecordIsOfTheTokenThatIsSent(t *testing.T) {
 		return token, nil
 	}, rulesFor(os.Geteuid())))
 	of := func() map[string]any {
-		a.get(t, wire.PathToken+"?identity=vm&resource="+vault)
+		got := a.get(t, wire.PathToken+"?identity=vm&resource="+vault)
 		record := a.audit.lastRecord(t)
+		if said := decode[wire.TokenResponse](t, got.body); said.Strength != record["strength"] || said.Fallback != record["fallback"] {
+			t.Errorf("answered %+v, on record is %v", said, record)
+		}
 		delete(record, "request_id") // each has another
 		return record
 	}
@@ -91,5 +98,35 @@ func TestTheRecordIsOfTheTokenThatIsSent(t *testing.T) {
 	weaker.Store(false)
 	if diff := cmp.Diff(strong, of()); diff != "" {
 		t.Errorf("afterwards:\n%s", diff)
+	}
+}
+
+// An answer says how long the token lives at that time, also if the same was answered before.
+func TestTheSameAnswerAgainSaysTheTimeThatIsLeft(t *testing.T) {
+	for _, target := range []string{nativeTarget, imdsTarget} {
+		var passed atomic.Int64 // milliseconds
+		cfg := config(working, rulesFor(os.Geteuid()))
+		cfg.Now = func() time.Time { return now.Add(time.Duration(passed.Load()) * time.Millisecond) }
+		a := start(t, cfg)
+		left := func() int64 {
+			var said struct {
+				ExpiresIn any `json:"expires_in"`
+			}
+			if err := json.Unmarshal(a.get(t, target, "Metadata", "true").body, &said); err != nil {
+				t.Fatal(err)
+			}
+			n, err := strconv.ParseFloat(fmt.Sprint(said.ExpiresIn), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return int64(n)
+		}
+		first := left()
+		for _, tt := range []struct{ at, want int64 }{{0, first}, {900, first - 1}, {1000, first - 1}, {2000, first - 2}, {61_000, first - 61}} {
+			passed.Store(tt.at)
+			if got := left(); got != tt.want {
+				t.Errorf("%s: %d ms later there are %d s left, want %d", target, tt.at, got, tt.want)
+			}
+		}
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
-	"github.com/keyagent/keyagent/internal/secret"
 )
 
 // Route is what tests may know of a route.
@@ -96,7 +95,7 @@ func IMDSJSON(token string, r wire.TokenResponse) string   { return sent(imdsFor
 
 func sent(form tokenForm, token string, r wire.TokenResponse) string {
 	r.AccessToken = wire.Secret{}
-	text, p := encode(reply{body: form.body(r), token: secret.New(token)}, nil)
+	text, p := encodeToken(form.body(r))
 	if p != nil {
 		return p.Detail
 	}

@@ -64,10 +64,11 @@ type route struct {
 type handler func(*Server, *http.Request, *record) (reply, *problem)
 
 // reply is what a 200 says: a body to be encoded as JSON, or a text for Prometheus. If it is that
-// of a token, it begins with the member of an empty one, and the token is put there when it is
-// sent.
+// of a token, its JSON begins with the member of an empty one, and the token is put there when it
+// is sent.
 type reply struct {
 	body any
+	json []byte // the body, encoded already
 	text []byte // in the place of the body
 	// foreign is an answer of IMDS that is passed on in the place of one of the agent's; nil: none.
 	foreign *MetadataAnswer

@@ -65,8 +65,18 @@ func (f tokenForm) issue(s *Server, r *http.Request, rec *record) (reply, *probl
 	if p != nil {
 		return reply{}, p
 	}
+	same := rec.answeredBefore(token.AccessToken)
 	rec.issues(token)
-	return reply{body: f.body(s.tokenResponse(token, req.Resource)), token: token.AccessToken}, nil
+	response := s.tokenResponse(token, req.Resource)
+	if said := rec.saidBefore(response); same && said != nil {
+		return reply{json: said, token: token.AccessToken}, nil
+	}
+	text, p := encodeToken(f.body(response))
+	if p != nil {
+		return reply{}, p
+	}
+	rec.says(response, text)
+	return reply{json: text, token: token.AccessToken}, nil
 }
 
 // allowed returns what a request asks for, if the rules allow it.

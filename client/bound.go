@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -174,13 +175,20 @@ func (t *boundTransport) send(req *http.Request, token Token, body io.ReadCloser
 	return resp, nil
 }
 
-// explain adds why a signature was not made to the error of a request that may have needed it.
+// explain adds why a signature was not made to the error of a request that needed it. One failed
+// handshake may be that of several requests.
 func (b *boundConns) explain(err error) error {
-	if why := b.failed.Swap(nil); why != nil {
-		return fmt.Errorf("%w (%w)", err, *why)
+	if why := b.failed.Load(); why != nil && strings.Contains(err.Error(), (*why).Error()) {
+		return explainedError{err, *why}
 	}
 	return err
 }
+
+// explainedError is an error whose text has that of its cause already, but not the cause.
+type explainedError struct{ err, cause error }
+
+func (e explainedError) Error() string   { return e.err.Error() }
+func (e explainedError) Unwrap() []error { return []error{e.err, e.cause} }
 
 // connsFor returns the connections for a token. The first token for another certificate ends those
 // of the one before.

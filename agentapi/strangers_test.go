@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,32 +17,25 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
 // dialAs connects as another uid with supplementary groups: the kernel notes the credentials of the
 // thread that connects, and this one is thrown away afterwards.
 func dialAs(t *testing.T, path string, uid uint32, groups ...int) net.Conn {
 	t.Helper()
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked
-		if err := become(uid, groups); err != nil {
-			done <- result{err: err}
-			return
+	var conn net.Conn
+	var err error
+	tooltest.OnOwnThread(func() {
+		if err = become(uid, groups); err == nil {
+			conn, err = connect(path)
 		}
-		conn, err := connect(path)
-		done <- result{conn, err}
-	}()
-	r := <-done
-	if r.err != nil {
-		t.Fatal(r.err)
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = r.conn.Close() })
-	return r.conn
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
 
 // become changes this thread alone; package syscall would change them all.

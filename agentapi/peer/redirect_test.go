@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -130,8 +129,7 @@ func otherNamespace(t *testing.T, ip string, run func(input, name string, args .
 		err error
 	}
 	there, ready, result := make(chan int), make(chan struct{}), make(chan made)
-	go func() { // its thread ends with it, and the namespace with the socket
-		runtime.LockOSThread()
+	go tooltest.OnOwnThread(func() { // the namespace ends with the socket
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			there <- 0
 			result <- made{-1, err}
@@ -150,7 +148,7 @@ func otherNamespace(t *testing.T, ip string, run func(input, name string, args .
 			err = unix.Connect(fd, sockaddr(netip.AddrPortFrom(netip.MustParseAddr("10.8.8.1"), to)))
 		}
 		result <- made{fd, err}
-	}()
+	})
 	tid := <-there
 	if tid == 0 {
 		t.Fatal((<-result).err)

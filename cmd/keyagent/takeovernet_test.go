@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -168,20 +167,18 @@ func (m *machine) in(name string, do func() error) {
 
 // inNetwork runs a function on a thread that is in a network namespace, and ends that thread.
 func inNetwork(name string, do func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		file, err := os.Open(filepath.Join("/run/netns", name))
-		if err == nil {
+	var err error
+	tooltest.OnOwnThread(func() {
+		var file *os.File
+		if file, err = os.Open(filepath.Join("/run/netns", name)); err == nil {
 			defer file.Close()
 			err = unix.Setns(int(file.Fd()), unix.CLONE_NEWNET)
 		}
 		if err == nil {
 			err = do()
 		}
-		done <- err
-	}()
-	return <-done
+	})
+	return err
 }
 
 // configure writes the agent's configuration, and gives the agent's user what is its own.

@@ -51,3 +51,21 @@ func setThread(uid int) error {
 	}
 	return nil
 }
+
+// OnOwnThread runs f on a thread that ends with it, so that f may change what belongs to a thread:
+// its user, its namespaces. That is never the process' first thread, which cannot end, and which
+// others take for the process. F must not end its goroutine, as [testing.T.Fatal] does.
+func OnOwnThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked, so that the thread ends with the goroutine
+		if unix.Gettid() == os.Getpid() {
+			defer runtime.UnlockOSThread()
+			OnOwnThread(f) // this goroutine keeps the first thread meanwhile
+			return
+		}
+		f()
+	}()
+	<-done
+}

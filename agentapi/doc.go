@@ -26,8 +26,12 @@
 //   - A route without a permission does not exist; [New] fails on one. What is
 //     not in the table is 404, and 400 on loopback, where programs go on asking after a 404.
 //   - Paths are compared byte for byte, undecoded. Only the paths of SDKs may carry
-//     duplicate slashes and a trailing one, because SDKs send them. Nothing is
-//     ever proxied.
+//     duplicate slashes and a trailing one, because SDKs send them.
+//   - No request is passed on but those to [wire.PathBridge], on the Unix socket alone (bridge.go),
+//     and those for the machine's metadata that the takeover has in its own table, which never
+//     has a path of tokens. Where a call of the bridge goes, a rule says: by https, to a host that
+//     it gives the caller together with the identity and the resource, and with the agent's token
+//     in the place of the caller's Authorization.
 //   - On loopback, a request is meant for the literal address or refused; at App Service, it takes
 //     the owner of the socket and a secret that is for that owner. A URL with a secret is refused,
 //     and not put on record.

@@ -22,7 +22,7 @@ type Metrics interface {
 // configuration, so that a caller cannot make ever more of them.
 type Answer struct {
 	Endpoint string    // by which it was given, as the audit names it; "socket" for the Unix socket
-	Decision string    // "issued", "answered", "refused" or "failed"
+	Decision string    // the outcome, as the audit has it: "issued", "used", "signed", "passed" and so on
 	Code     wire.Code // "" without a problem
 	Identity string    // of the configuration; "" where none is asked for, or none that exists
 	Strength string    // of the credential that obtained the token; "" without one

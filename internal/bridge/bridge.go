@@ -93,7 +93,9 @@ func (b *Bridge) Serve(ctx context.Context, ln net.Listener) error {
 	if srv.Shutdown(within) != nil {
 		_ = srv.Close()
 	}
-	<-served // it was told to end
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
 	return nil
 }
 

@@ -34,7 +34,7 @@ func (s *Server) readiness(r *http.Request, rec *record) (reply, *problem) {
 	if status.Ready {
 		return reply{body: wire.Health{Status: wire.HealthReady}}, nil
 	}
-	p = newProblem(wire.CodeNotReady, "an administrator can read why").retryable(notReadyRetry)
+	p = newProblem(wire.CodeNotReady, "keyagent status, as an administrator, says why").retryable(notReadyRetry)
 	if rec.route.tellsNames() {
 		p = newProblem(wire.CodeNotReady, "%s", strings.Join(status.NotReady, "; ")).retryable(notReadyRetry)
 		p.Reasons = status.NotReady

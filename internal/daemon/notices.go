@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -15,7 +16,7 @@ func Notices(cfg *config.Config) []string {
 	if len(cfg.Rules) == 0 {
 		return []string{"no rules: nobody gets a token"}
 	}
-	var notices []string
+	notices := openPorts(cfg)
 	for _, rule := range cfg.Rules {
 		if slices.Contains(rule.Resources, config.AnyResource) {
 			notices = append(notices, fmt.Sprintf("rule %q: \"*\" does not cover %s: tokens for these are credentials of applications, and a rule gives them only by name",
@@ -28,6 +29,28 @@ func Notices(cfg *config.Config) []string {
 		notices = append(notices, signing(cfg, rule)...)
 	}
 	return notices
+}
+
+// openPorts says which endpoints are at ports that are not the agent's alone.
+func openPorts(cfg *config.Config) []string {
+	var notices []string
+	for name, e := range map[string]*config.LoopbackEndpoint{"app_service": cfg.Endpoints.AppService, "imds": cfg.Endpoints.IMDS} {
+		if e != nil && isOpenPort(e.Listen) {
+			notices = append(notices, fmt.Sprintf("endpoints.%s.listen: %s: any user of this machine can listen at this port while the agent does not, "+
+				"and programs would hand them their secrets: use a port below %d", name, e.Listen, firstOpenPort))
+		}
+	}
+	slices.Sort(notices)
+	return notices
+}
+
+// firstOpenPort is the first port at which any user may listen, unless the machine is set up
+// otherwise.
+const firstOpenPort = 1024
+
+func isOpenPort(listen string) bool {
+	addr, err := netip.ParseAddrPort(listen)
+	return err == nil && addr.Port() >= firstOpenPort
 }
 
 // signing says what comes with the right to have handshakes signed.

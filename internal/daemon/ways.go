@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/appsecret"
@@ -92,7 +91,7 @@ func (d *Daemon) listen(ctx context.Context, name, address string) (net.Listener
 	if ln != nil || err != nil {
 		return ln, err
 	}
-	if addr, err := netip.ParseAddrPort(address); err == nil && addr.Port() >= 1024 {
+	if isOpenPort(address) {
 		d.opts.Logger.Warn("any user of this machine can listen on this port while the agent does not, and programs would hand them their secrets: "+
 			"use a port below 1024, which a .socket unit of systemd holds", "endpoint", name, "listen", address)
 	}

@@ -26,9 +26,9 @@ const usage = `Usage: azuresim --dir D [--verbose]
 Serves a simulated Azure Confidential VM on loopback and its TPM on the Unix
 socket D/tpm.sock, until it is interrupted. It is ready once it has written
 D/azuresim.json (addresses and ids); D/keyagent.yaml is an agent's configuration
-for this VM. When it stops, the VM is lost with its TPM, and the files stay; the
-next start in D is another VM. An agent's state that it finds in D/state belongs
-to the lost one's TPM, and is moved to D/state.old-N.
+for this VM. When it stops, the VM is lost with its TPM. The files stay, but for
+azuresim.json; the next start in D is another VM. An agent's state that it finds
+in D/state belongs to the lost one's TPM, and is moved to D/state.old-N.
 
 Example:
   azuresim --dir /tmp/sim &

@@ -83,7 +83,7 @@ func TestTheAdministratorsSocketGivesNoTokens(t *testing.T) {
 			t.Errorf("%s: the record is %v", path, record)
 		}
 	}
-	for _, header := range []string{"Origin", "Referer", "X-Forwarded-For", "Forwarded"} {
+	for _, header := range []string{"Origin", "Referer", "Sec-Fetch-Site", "X-Forwarded-For", "Forwarded"} {
 		if p := a.get(t, wire.PathMetrics, header, "x").problem(t); p.Code != wire.CodeRefusedHeader {
 			t.Errorf("with %s: %+v", header, p)
 		}

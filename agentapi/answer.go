@@ -16,7 +16,7 @@ import (
 
 // refusedHeaders mark a request that a browser or a proxy makes for somebody else than the user
 // that the kernel names.
-var refusedHeaders = []string{"Origin", "Referer", "X-Forwarded-For", "Forwarded"}
+var refusedHeaders = []string{"Origin", "Referer", "Sec-Fetch-Site", "X-Forwarded-For", "Forwarded"}
 
 // handler returns what answers the requests that come by a face.
 func (s *Server) handler(f *face) http.Handler {

@@ -179,6 +179,10 @@ func (s *Server) signs(ctx context.Context, rec *record, identity string, asked 
 	if p != nil {
 		return nil, p
 	}
+	// Before the certificates of the message are verified, which costs, too.
+	if p := s.chargeSignature(rec); p != nil {
+		return nil, p
+	}
 	if p := s.checkParties(rec, message, pair); p != nil {
 		return nil, p
 	}
@@ -188,16 +192,27 @@ func (s *Server) signs(ctx context.Context, rec *record, identity string, asked 
 	if err != nil {
 		return nil, newProblem(wire.CodeInvalidParameter, "%v", err).withField("scheme")
 	}
-	if wait := s.signatures.charge(rec.caller, rec.rules.Policy.Standing(rec.caller)); wait > 0 {
-		rec.reason = reasonSignatures
-		return nil, newProblem(wire.CodeThrottled, "uid %d asks for %s", rec.caller.UID, reasonSignatures).retryable(wait).
-			withHint("keep connections open, and use each for many requests")
-	}
 	signature, err := key.Sign(rand.Reader, digest, opts)
 	if err != nil {
 		return nil, newProblem(wire.CodeUnavailable, "the key does not sign; the agent's log says why").retryable(0).causedBy(err)
 	}
 	return signature, nil
+}
+
+// chargeSignature counts a signature for the caller, or says that there were too many.
+func (s *Server) chargeSignature(rec *record) *problem {
+	wait := s.signatures.charge(rec.caller, rec.rules.Policy.Standing(rec.caller))
+	return rec.tooManySignatures(wait)
+}
+
+// tooManySignatures is the refusal of a caller who has to wait; nil for no time.
+func (r *record) tooManySignatures(wait time.Duration) *problem {
+	if wait <= 0 {
+		return nil
+	}
+	r.reason = reasonSignatures
+	return newProblem(wire.CodeThrottled, "uid %d asks for %s", r.caller.UID, reasonSignatures).retryable(wait).
+		withHint("keep connections open, and use each for many requests")
 }
 
 // authoriseSigning asks the rules again, now that it is known what the handshake shows.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"time"
@@ -48,6 +49,11 @@ func (s *Server) bridge(r *http.Request, rec *record) (reply, *problem) {
 	if p != nil {
 		return reply{}, p
 	}
+	// A connection to a resource costs a signature, also if its caller is gone before it is there.
+	standing := rec.rules.Policy.Standing(rec.caller)
+	if p := rec.tooManySignatures(s.signatures.due(rec.caller, standing)); p != nil {
+		return reply{}, p
+	}
 	ctx, end := withPatience(r.Context(), s.cfg.RequestTimeout)
 	defer end()
 	token, over, p := s.fetchToUse(ctx, rec, req)
@@ -63,7 +69,10 @@ func (s *Server) bridge(r *http.Request, rec *record) (reply, *problem) {
 		},
 	}
 	rec.uses(token)
-	return reply{stream: func(w http.ResponseWriter, r *http.Request) *problem { return s.pass(w, r, call, rec) }}, nil
+	opens := &httptrace.ClientTrace{ConnectStart: func(string, string) { s.signatures.charge(rec.caller, standing) }}
+	return reply{stream: func(w http.ResponseWriter, r *http.Request) *problem {
+		return s.pass(w, r.WithContext(httptrace.WithClientTrace(r.Context(), opens)), call, rec)
+	}}, nil
 }
 
 // bridgeRequest reads path and headers of a request to [wire.PathBridge].

@@ -516,3 +516,36 @@ func FuzzBridgePath(f *testing.F) {
 		}
 	})
 }
+
+// A connection to a resource costs a signature, also if its caller is gone before it is there.
+// Requests on connections that are open cost none.
+func TestConnectionsToResourcesAreBounded(t *testing.T) {
+	var keeps atomic.Bool
+	keeps.Store(true)
+	b := newBridge(t, func(w http.ResponseWriter, _ *http.Request) {
+		if !keeps.Load() {
+			w.Header().Set("Connection", "close")
+		}
+	}, nil)
+	ask := func() int {
+		return b.ask(t, http.MethodGet, wire.PathBridge+"vm/vault.example/", nil).status
+	}
+	for range agentapi.SignBurst + 10 {
+		if status := ask(); status != http.StatusOK {
+			t.Fatalf("on an open connection: %d", status)
+		}
+	}
+	keeps.Store(false)
+	var opened int
+	for ask() == http.StatusOK {
+		if opened++; opened > agentapi.SignBurst+1 {
+			t.Fatal("there is no end to new connections")
+		}
+	}
+	if status := ask(); status != http.StatusTooManyRequests || opened < agentapi.SignBurst/2 {
+		t.Errorf("status %d after %d connections", status, opened)
+	}
+	if record := b.audit.lastRecord(t); record["decision"] != "refused" || record["reason"] != "too many signatures for TLS handshakes" {
+		t.Errorf("audit %v", record)
+	}
+}

@@ -234,7 +234,7 @@ func TestRequestsOfOthersAreRefused(t *testing.T) {
 	a := start(t, config(working, rulesFor(os.Geteuid())))
 	native := wire.PathToken + "?identity=vm&resource=" + vault
 	imds := wire.PathIMDSToken + "?api-version=2018-02-01&client_id=" + shopClient + "&resource=" + vault
-	for _, name := range []string{"Origin", "Referer", "X-Forwarded-For", "x-forwarded-for", "Forwarded"} {
+	for _, name := range []string{"Origin", "Referer", "Sec-Fetch-Site", "X-Forwarded-For", "x-forwarded-for", "Forwarded"} {
 		t.Run(name, func(t *testing.T) {
 			p := a.get(t, native, name, "http://evil.example").problem(t)
 			if p.Code != wire.CodeRefusedHeader || p.Field != http.CanonicalHeaderKey(name) {

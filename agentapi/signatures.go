@@ -42,9 +42,29 @@ func newSignLimiter() *rate.Limiter { return rate.NewLimiter(rate.Every(signEver
 // charge counts a signature, and returns 0; or how long the caller has to wait. The policy knows
 // the caller, and it names a bounded number of uids.
 func (s *signatures) charge(caller peer.Caller, standing policy.Standing) (wait time.Duration) {
-	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now, limiter := s.now(), s.limiterOf(caller, standing)
+	if limiter.AllowN(now, 1) {
+		return 0
+	}
+	return waitFor(limiter, now)
+}
+
+// due returns how long the caller has to wait until a signature may be charged to it, without
+// charging one.
+func (s *signatures) due(caller peer.Caller, standing policy.Standing) (wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, limiter := s.now(), s.limiterOf(caller, standing)
+	if limiter.TokensAt(now) >= 1 {
+		return 0
+	}
+	return waitFor(limiter, now)
+}
+
+// limiterOf is called with the lock held.
+func (s *signatures) limiterOf(caller peer.Caller, standing policy.Standing) *rate.Limiter {
 	limiter := s.group
 	if standing == policy.ByUID {
 		if limiter = s.named[caller.UID]; limiter == nil {
@@ -52,8 +72,9 @@ func (s *signatures) charge(caller peer.Caller, standing policy.Standing) (wait 
 			s.named[caller.UID] = limiter
 		}
 	}
-	if limiter.AllowN(now, 1) {
-		return 0
-	}
+	return limiter
+}
+
+func waitFor(limiter *rate.Limiter, now time.Time) time.Duration {
 	return max(time.Millisecond, time.Duration((1-limiter.TokensAt(now))*float64(signEvery)))
 }

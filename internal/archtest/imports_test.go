@@ -81,7 +81,7 @@ var places = map[string]place{
 		"turns evidence into a token: the only place where the collector and a service meet",
 	},
 
-	"tlsbridge/certverify": {nil, "a parser: bytes in, values out; signers on both sides of the agent's socket are held to it"},
+	"tlsbridge/certverify": {[]string{"internal/certs"}, "a parser: bytes in, values out; signers on both sides of the agent's socket are held to it"},
 	"tlsbridge":            {[]string{"internal/upstream", "tlsbridge/certverify"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
 	"acquire/imds":         {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/entra":        {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},

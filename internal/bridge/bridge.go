@@ -26,7 +26,7 @@ const (
 )
 
 // refusedHeaders mark a request that a browser or a proxy makes for somebody else.
-var refusedHeaders = []string{"Origin", "Referer", "X-Forwarded-For", "Forwarded"}
+var refusedHeaders = []string{"Origin", "Referer", "Sec-Fetch-Site", "X-Forwarded-For", "Forwarded"}
 
 // Config says what requests are passed to.
 type Config struct {

@@ -102,7 +102,7 @@ func TestRequestsGoToTheAgent(t *testing.T) {
 			if want := "PUT /bridge/vm/v.example/a%2Fb//c?d%20&e " + vault + " body"; body != want {
 				t.Errorf("the agent is asked %q, want %q", body, want)
 			}
-			for _, header := range []string{"Origin: https://evil.example", "Referer: https://evil.example/", "X-Forwarded-For: 10.0.0.1", "Forwarded: for=10.0.0.1"} {
+			for _, header := range []string{"Origin: https://evil.example", "Referer: https://evil.example/", "Sec-Fetch-Site: cross-site", "X-Forwarded-For: 10.0.0.1", "Forwarded: for=10.0.0.1"} {
 				if resp, body := ask(t, at, "GET / HTTP/1.1\n"+host+header+"\n\n"); resp.Header.Get(wire.HeaderError) != string(wire.CodeRefusedHeader) {
 					t.Errorf("%s: %d %s", header, resp.StatusCode, body)
 				}

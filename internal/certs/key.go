@@ -15,8 +15,8 @@ const MaxRSABits = 8192
 // processor busy for seconds. Call it before verifying with a key that the operator has not chosen
 // to trust, or read the certificate with [Parse].
 //
-// Not for the certificates of TLS servers, which crypto/tls bounds in the same way, nor for the
-// public areas of TPM keys, which package attest takes in a few sizes only.
+// Not for the certificates of servers that crypto/tls connects to, which it bounds itself, nor for
+// the public areas of TPM keys, which package attest takes in a few sizes only.
 func CheckKey(key crypto.PublicKey) error {
 	if k, ok := key.(*rsa.PublicKey); ok && k.N.BitLen() > MaxRSABits {
 		return fmt.Errorf("its RSA key has %d bits; signatures are verified with keys of at most %d bits", k.N.BitLen(), MaxRSABits)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/keyagent/keyagent/internal/certs"
 )
 
 // VerifyServer refuses a message unless a certificate authority among roots (nil: those of the
@@ -42,6 +44,8 @@ func (t *transcript) verifyChain(roots *x509.CertPool, now time.Time) (*x509.Cer
 		case err != nil && i == 0:
 			return nil, errors.New("it cannot be read")
 		case err != nil:
+		case certs.CheckKey(certificate.PublicKey) != nil: // before anything is verified with it
+			return nil, fmt.Errorf("certificate %d: %w", i, certs.CheckKey(certificate.PublicKey))
 		case i == 0:
 			leaf = certificate
 		default:

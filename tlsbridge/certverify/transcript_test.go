@@ -3,11 +3,16 @@ package certverify_test
 import (
 	"bytes"
 	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/binary"
 	"errors"
+	"math/big"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -254,4 +259,42 @@ func TestVerifyServer(t *testing.T) {
 			t.Error("it is taken")
 		}
 	})
+}
+
+// A message brings its own certificates. One with a key of any size must not be verified with: that
+// takes seconds, for whoever sends it.
+func TestVerifyServerRefusesAKeyThatTakesLong(t *testing.T) {
+	w := newWorld(t)
+	good := w.handshake(t, tls.VersionTLS12, nil)
+	maker := ecKey(t, elliptic.P256())
+	now := time.Now()
+	parent := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "large"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, PublicKey: maker.Public(),
+	}
+	large := &rsa.PublicKey{N: new(big.Int).Add(new(big.Int).Lsh(big.NewInt(1), 8192), big.NewInt(1)), E: 65537}
+	der, err := x509.CreateCertificate(rand.Reader, parent, parent, large, maker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, chain := range map[string]func(leaf []byte) [][]byte{
+		"as an authority": func(leaf []byte) [][]byte { return [][]byte{leaf, der} },
+		"as the server's": func([]byte) [][]byte { return [][]byte{der} },
+	} {
+		message := part(t, good, kindCertificate).replace(func(b []byte) []byte {
+			length := int(b[3])<<16 | int(b[4])<<8 | int(b[5])
+			var list []byte
+			for _, c := range chain(b[6 : 6+length]) {
+				list = append(append(list, byte(len(c)>>16), byte(len(c)>>8), byte(len(c))), c...)
+			}
+			return append([]byte{byte(len(list) >> 16), byte(len(list) >> 8), byte(len(list))}, list...)
+		})
+		m, err := certverify.Parse(message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.VerifyServer(w.roots, now); err == nil || !strings.Contains(err.Error(), "8193 bits") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

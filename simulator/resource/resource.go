@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -61,6 +62,9 @@ func TLSConfig(certificate tls.Certificate) *tls.Config {
 // ends it.
 func (s *Server) Challenge(claims string) error { return s.challenge.set(claims) }
 
+// maxBodyBytes is how much of a request's body is read.
+const maxBodyBytes = 64 << 20
+
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.cfg.Recorder.Handler(Leg, s.serve).ServeHTTP(w, r)
@@ -80,6 +84,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, e *journal.Entry)
 		return
 	}
 	e.Set("client_id", token.ClientID)
+	// An API reads what it accepts. Who goes on sending after the answer is cut off by net/http.
+	_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, maxBodyBytes))
 	endpoint.WriteJSON(w, http.StatusOK, Caller{
 		ClientID: token.ClientID, ObjectID: token.ObjectID, TenantID: token.TenantID, ResourceID: token.ResourceID,
 		Audience: a.audience, Expires: time.Unix(token.Expiry, 0).UTC(), Bound: token.Confirmation != nil,

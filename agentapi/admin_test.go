@@ -193,6 +193,9 @@ func TestThePortOfMetricsTellsEverybodyNoNames(t *testing.T) {
 	if code != 503 || header.Get("Retry-After") == "" || strings.Contains(text, "vm") || !strings.Contains(text, string(wire.CodeNotReady)) {
 		t.Errorf("%d %v %s", code, header, text)
 	}
+	if strings.Contains(a.log.String(), "token") {
+		t.Errorf("who asks whether the agent is ready wants no token: %s", a.log)
+	}
 	if code, _, text := askPort(t, port, wire.PathHealth, nil); code != 200 {
 		t.Errorf("%d %s", code, text)
 	}

@@ -59,7 +59,7 @@ func (s *Server) logReason(ctx context.Context, rec *record, p *problem) {
 	case rec.beyondQuota:
 	case p.cause != nil:
 		s.cfg.Logger.ErrorContext(ctx, "answering a request", "request_id", rec.ids.own, "code", p.Code, "detail", p.Detail, "error", p.cause)
-	case rec.face.name != "" && p.Status >= http.StatusInternalServerError:
+	case rec.face.name != "" && rec.tokenType != "" && p.Status >= http.StatusInternalServerError:
 		s.cfg.Logger.WarnContext(ctx, "a program gets no token", "request_id", rec.ids.own, "endpoint", rec.face.name, "uid", rec.caller.UID, "code", p.Code, "detail", p.Detail)
 	}
 }

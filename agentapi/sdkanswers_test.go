@@ -311,3 +311,22 @@ func TestConnectionsOfNobodyAreCounted(t *testing.T) {
 		t.Errorf("audit %v", record)
 	}
 }
+
+// Some programs do not show why they get no token, so the log has it.
+func TestTheLogSaysWhyAProgramGetsNoToken(t *testing.T) {
+	cfg := onlyShop()
+	cfg.Tokens = tokenFunc(func(_ context.Context, r acquire.Request) (acquire.Token, error) {
+		return acquire.Token{}, &acquire.Error{Kind: acquire.KindUnavailable, Identity: r.Identity, Err: errors.New("Entra is down")}
+	})
+	a := startPrograms(t, cfg)
+	for shape, ask := range a.sdkTargets(t) {
+		if got := ask("resource=" + vault); got.status != 503 {
+			t.Errorf("%s: %d %s", shape, got.status, got.body)
+		}
+	}
+	for _, endpoint := range []string{"app-service", "imds"} {
+		if !strings.Contains(a.log.String(), `msg="a program gets no token"`) || !strings.Contains(a.log.String(), "endpoint="+endpoint) {
+			t.Errorf("nothing of %s in %s", endpoint, a.log)
+		}
+	}
+}

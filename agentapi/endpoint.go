@@ -52,8 +52,7 @@ func (s *Server) endpoint(r *http.Request, rec *record) (reply, *problem) {
 
 var lifetimes = map[appsecret.Lifetime]string{appsecret.Process: wire.LifetimeProcess, appsecret.Unit: wire.LifetimeUnit}
 
-// holderOf returns whom a secret would be for, if the rules give the caller the identity on
-// loopback, too.
+// holderOf describes the caller for a secret, if the rules give it the identity on loopback, too.
 func (r *record) holderOf(params params) (appsecret.Holder, *problem) {
 	h := appsecret.Holder{UID: r.caller.UID, CgroupID: r.caller.CgroupID, Identity: params.get(wire.ParamIdentity)}
 	switch asked := params.get(wire.ParamLifetime); asked {
@@ -79,8 +78,8 @@ func (r *record) holderOf(params params) (appsecret.Holder, *problem) {
 	return h, r.servedOnLoopback(h.Identity)
 }
 
-// servedOnLoopback refuses a caller whom the rules would not give the identity on a connection over
-// loopback: nothing but user and unit is known there.
+// servedOnLoopback refuses a caller that the rules would refuse the identity on loopback, where
+// nothing but its user and unit is known.
 func (r *record) servedOnLoopback(identity string) *problem {
 	policy := r.rules.Policy
 	why := "the rules give the identity %q to a group or an executable of this caller, and on loopback neither is known"

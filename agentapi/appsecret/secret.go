@@ -33,7 +33,7 @@ const (
 	Unit    Lifetime = 2 // the cgroup that it was given in, which is that of a systemd unit
 )
 
-// Holder is whom a secret is for.
+// Holder is the program that a secret is given to, as far as the secret says it.
 type Holder struct {
 	Lifetime Lifetime
 	UID      uint32

@@ -146,7 +146,7 @@ func (p *Policy) Standing(c peer.Caller) Standing {
 	return standing
 }
 
-// standing is that of a caller whom the rule names.
+// standing is the [Standing] that one rule gives a caller. The rule must name the caller.
 func (r *Rule) standing(c peer.Caller) Standing {
 	switch {
 	case slices.Contains(r.UIDs, c.UID):

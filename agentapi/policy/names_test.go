@@ -93,7 +93,7 @@ func TestCallersOfARule(t *testing.T) {
 		{"anybody in a unit", byUnit, anybody, "", policy.ByUnitOnly},
 		{"anybody in a unit, over TCP", byUnit, overTCP(anybody), "", policy.ByUnitOnly},
 		{"anybody in another unit", byUnit, elsewhere(anybody, 200), policy.ReasonCaller, policy.Stranger},
-		{"anybody of whom the cgroup is not known", byUnit, elsewhere(anybody, 0), policy.ReasonCaller, policy.Stranger},
+		{"a caller of any user, whose cgroup is not known", byUnit, elsewhere(anybody, 0), policy.ReasonCaller, policy.Stranger},
 		{"anybody in the unit as it ran before", byUnit, elsewhere(anybody, 99), policy.ReasonCaller, policy.Stranger},
 		{"root in a unit is a caller of it", byUnit, admin, "", policy.ByUID},
 

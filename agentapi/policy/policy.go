@@ -13,7 +13,7 @@ const AnyResource = "*"
 // boundType is the type of tokens that are of use only together with a key.
 const boundType = "mtls_pop"
 
-// Rule allows some callers some tokens. Whom it names is in names.go.
+// Rule allows some callers some tokens. Which callers, names.go decides.
 type Rule struct {
 	Name       string // unique; appears in the audit record
 	UIDs, GIDs []uint32

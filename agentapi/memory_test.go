@@ -3,6 +3,7 @@ package agentapi_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,7 +11,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/keyagent/keyagent/agentapi"
@@ -31,6 +34,10 @@ func BenchmarkConnectionsMemory(b *testing.B) {
 	connections := make([]net.Conn, manyConnections)
 	for i := range connections {
 		conn, err := net.Dial("unix", socket)
+		for errors.Is(err, syscall.EAGAIN) { // the queue of those who wait to be accepted is full
+			runtime.Gosched()
+			conn, err = net.Dial("unix", socket)
+		}
 		if err != nil {
 			b.Fatal(err)
 		}

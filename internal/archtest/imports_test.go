@@ -35,7 +35,8 @@ var places = map[string]place{
 	"internal/auditsink":         {[]string{"internal/owned", "internal/writequeue"}, "where records go, whatever is in them"},
 	"internal/waiting":           {nil, leaf},
 	"internal/inflight":          {nil, leaf},
-	"internal/bridge":            {[]string{"agentapi/peer", "agentapi/wire", "internal/forward"}, "a user's own server before the agent: it decides nothing, and links nothing of the agent"},
+	"internal/earlyanswer":       {nil, leaf},
+	"internal/bridge":            {[]string{"agentapi/peer", "agentapi/wire", "internal/earlyanswer", "internal/forward"}, "a user's own server before the agent: it decides nothing, and links nothing of the agent"},
 	"internal/forward":           {nil, "it passes requests on; who may make them is decided elsewhere"},
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
@@ -82,7 +83,7 @@ var places = map[string]place{
 	},
 
 	"tlsbridge/certverify": {[]string{"internal/certs"}, "a parser: bytes in, values out; signers on both sides of the agent's socket are held to it"},
-	"tlsbridge":            {[]string{"internal/upstream", "tlsbridge/certverify"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
+	"tlsbridge":            {[]string{"internal/earlyanswer", "internal/upstream", "tlsbridge/certverify"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
 	"acquire/imds":         {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/entra":        {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/binding": {

@@ -44,7 +44,7 @@ func TestEvidenceOfNoVerifiedPlatformIsHeldToTheChecksOfAll(t *testing.T) {
 	tdx := vectorNamed(t, "hcl-tdx-2023")
 	for name, r := range map[string]*attest.Result{
 		"no hardware report":         x.run(t),
-		"hardware not supported yet": tdx.verify(t, tdx.policy()),
+		"hardware not supported yet": tdx.verify(t, nil),
 	} {
 		err := r.Err()
 		if err == nil {

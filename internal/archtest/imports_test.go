@@ -69,6 +69,11 @@ var places = map[string]place{
 		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
 		"pure: a relying party that only verifies must not link device code",
 	},
+	"attest/judge/cases": {
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs"},
+		"it puts evidence together from files, and leaves every decision to attest",
+	},
+	"attest/judge": {[]string{"attest/judge/cases"}, "flags and lines of text only"},
 	"attest/collect": {
 		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream"},
 		"gathers on the VM what attest then verifies",

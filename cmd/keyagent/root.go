@@ -99,6 +99,7 @@ func (a *app) exitInterrupted() int {
 }
 
 func (a *app) rootCommand() *cobra.Command {
+	var showVersion bool
 	root := &cobra.Command{
 		Use:   "keyagent",
 		Short: "Entra tokens from a key that cannot leave this VM's TPM",
@@ -117,11 +118,17 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
   keyagent status`,
 		SilenceErrors: true, // exit() prints them, with a hint
 		SilenceUsage:  true,
-		Version:       versionText(),
 		Args:          subcommands,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if showVersion {
+				return a.printVersion()
+			}
+			return cmd.Help()
+		},
 	}
-	root.SetVersionTemplate("keyagent {{.Version}}\n")
+	// Cobra's own --version prints by a template. With package text/template in it, the program
+	// would keep every method that anything could call by name, and be a fifth larger.
+	root.Flags().BoolVarP(&showVersion, "version", "v", false, "version for keyagent")
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)

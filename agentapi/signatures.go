@@ -42,13 +42,18 @@ func newSignLimiter() *rate.Limiter { return rate.NewLimiter(rate.Every(signEver
 // charge counts a signature, and returns 0; or how long the caller has to wait. The policy knows
 // the caller, and it names a bounded number of uids.
 func (s *signatures) charge(caller peer.Caller, standing policy.Standing) (wait time.Duration) {
+	return s.chargeMany(caller, standing, 1)
+}
+
+// chargeMany is charge for what occupies the TPM as n signatures do; at most signBurst.
+func (s *signatures) chargeMany(caller peer.Caller, standing policy.Standing, n int) (wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now, limiter := s.now(), s.limiterOf(caller, standing)
-	if limiter.AllowN(now, 1) {
+	if limiter.AllowN(now, n) {
 		return 0
 	}
-	return waitFor(limiter, now)
+	return waitFor(limiter, now, n)
 }
 
 // due returns how long the caller has to wait until a signature may be charged to it, without
@@ -60,7 +65,7 @@ func (s *signatures) due(caller peer.Caller, standing policy.Standing) (wait tim
 	if limiter.TokensAt(now) >= 1 {
 		return 0
 	}
-	return waitFor(limiter, now)
+	return waitFor(limiter, now, 1)
 }
 
 // limiterOf is called with the lock held.
@@ -75,6 +80,6 @@ func (s *signatures) limiterOf(caller peer.Caller, standing policy.Standing) *ra
 	return limiter
 }
 
-func waitFor(limiter *rate.Limiter, now time.Time) time.Duration {
-	return max(time.Millisecond, time.Duration((1-limiter.TokensAt(now))*float64(signEvery)))
+func waitFor(limiter *rate.Limiter, now time.Time, n int) time.Duration {
+	return max(time.Millisecond, time.Duration((float64(n)-limiter.TokensAt(now))*float64(signEvery)))
 }

@@ -114,7 +114,7 @@ var places = map[string]place{
 	"internal/engine": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "attest/...", "tlsbridge", "acquire/...",
-			"internal/advice", "internal/certs", "internal/cloud", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
+			"internal/advice", "internal/certs", "internal/cloud", "internal/errinfo", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
 		},
 		"the one place where key, attestation and token services meet; it cannot see the caller (agentapi)",
 	},
@@ -154,7 +154,7 @@ var places = map[string]place{
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "client", "agentapi/wire", "systemd", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
+			"config", "attest", "client", "agentapi/wire", "systemd", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
 			"internal/inputfile", "internal/launch", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",

@@ -164,6 +164,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	d.server, err = agentapi.New(agentapi.Config{
 		Tokens:       d.engine.Acquirer,
 		Pairs:        agentapi.Pairs{Source: d.engine.Acquirer, RootCAs: plan.RootCAs()},
+		Evidence:     d.evidence(plan),
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
 		Waits:        d.waits,

@@ -112,7 +112,7 @@ its configuration. key, cert, config and doctor work beside it.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy,
 4 agent not reachable. With --json, errors are JSON, too, on standard error: see docs/cli.md.`,
-		Example: `  keyagent config check
+		Example: `  keyagent setup
   keyagent token --identity vm --resource https://vault.azure.net --output header
   keyagent exec --identity vm -- ./app
   keyagent status`,
@@ -140,7 +140,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
 		"the agent's socket (env KEYAGENT_SOCKET; default: from --config or KEYAGENT_CONFIG if readable, else /run/keyagent/agent.sock)")
 	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
-		a.doctorCommand(), a.configCommand(), a.takeoverCommand(), a.execCommand(), a.envCommand(), a.bridgeCommand(), a.versionCommand(),
+		a.doctorCommand(), a.configCommand(), a.setupCommand(), a.takeoverCommand(), a.execCommand(), a.envCommand(), a.bridgeCommand(), a.versionCommand(),
 		a.attestCommand())
 	addHelp(root)
 	a.addCompletion(root)

@@ -58,7 +58,10 @@
 //  30. quote.selection: the SHA-256 bank, and at least the policy's PCRs
 //  31. quote.digest: the PCR values listed are those quoted, no more and no fewer
 //  32. quote.coherence: quote and certify are from one boot, close together
-//  33. policy.secure-boot, 34. policy.vm-id: the VM's configuration is what the policy asks
+//  33. policy.tee: the hardware is of a kind that the policy lists
+//  34. policy.secure-boot, 35. policy.vm-id: the VM's configuration is what the policy asks
+//  36. policy.pcr: quoted PCRs have values of the policy's lists
+//  37. policy.age: the verifier gave out its nonce no longer ago than the policy says
 //
 // # Invariants
 //

@@ -3,6 +3,8 @@ package attest
 import (
 	"slices"
 	"time"
+
+	"github.com/keyagent/keyagent/attest/hcl"
 )
 
 // Policy is what a verifier requires beyond the checks of [Floor]. The zero Policy requires less
@@ -28,10 +30,18 @@ type Policy struct {
 
 	// UserData, if not nil, must equal the 64 bytes of guest input that the hardware report covers.
 	UserData []byte
+	// TEEs, if not empty, lists the kinds of hardware that are accepted.
+	TEEs []hcl.ReportType
 	// RequireSecureBoot asks for secure boot in the VM's configuration.
 	RequireSecureBoot bool
 	// VMID, if not empty, must equal vmUniqueId, letter case aside.
 	VMID string
+	// PCRValues lists for a PCR the values that it may have, in the SHA-256 bank. A PCR that has an
+	// entry must be quoted.
+	PCRValues map[int][][]byte
+	// MaxAge, if positive, is how long ago the verifier may have given out its nonce
+	// (Challenge.Issued) at the time of verification.
+	MaxAge time.Duration
 }
 
 // KeyPolicy is what a certified key's public area must say (TPM 2.0 Part 2, TPMA_OBJECT).
@@ -135,7 +145,7 @@ func floor(answering []platform) []string {
 
 // required lists the checks that must pass under p for evidence of the answering platforms.
 func (p Policy) required(answering []platform) []string {
-	all := floor(answering)
+	all := append(floor(answering), p.asked()...)
 	for _, name := range p.Required {
 		all = append(all, counterparts(name, answering)...)
 	}

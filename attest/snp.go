@@ -227,6 +227,7 @@ func (s *snpShare) chain() error {
 		return err
 	}
 	s.root, s.v.result.Product = root, root.Product
+	s.v.result.addChain(CheckSNPChain, vcek, root.ASK, root.ARK)
 	return nil
 }
 

@@ -40,8 +40,11 @@ const (
 	CheckQuoteDigest    = "quote.digest"
 	CheckQuoteCoherence = "quote.coherence"
 
+	CheckPolicyTEE        = "policy.tee"
 	CheckPolicySecureBoot = "policy.secure-boot"
 	CheckPolicyVMID       = "policy.vm-id"
+	CheckPolicyPCR        = "policy.pcr"
+	CheckPolicyAge        = "policy.age"
 )
 
 // step is one row of the procedure. Its function returns nil if the check passes, a *missing if it
@@ -87,8 +90,11 @@ func (v *verifier) procedure(shares []joined) []step {
 		{CheckQuoteDigest, v.quoteDigest},
 		{CheckQuoteCoherence, v.quoteCoherence},
 
+		{CheckPolicyTEE, v.policyTEE},
 		{CheckPolicySecureBoot, v.policySecureBoot},
 		{CheckPolicyVMID, v.policyVMID},
+		{CheckPolicyPCR, v.policyPCR},
+		{CheckPolicyAge, v.policyAge},
 	}...)
 }
 

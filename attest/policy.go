@@ -143,6 +143,10 @@ func floor(answering []platform) []string {
 		CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest)
 }
 
+// Requires lists the checks that p requires, in alphabetical order. For evidence of one platform,
+// those of the others do not count.
+func (p Policy) Requires() []string { return p.required(platforms()) }
+
 // required lists the checks that must pass under p for evidence of the answering platforms.
 func (p Policy) required(answering []platform) []string {
 	all := append(floor(answering), p.asked()...)

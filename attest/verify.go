@@ -41,8 +41,11 @@ const (
 	CheckQuoteDigest    = "quote.digest"
 	CheckQuoteCoherence = "quote.coherence"
 
+	CheckPolicyTEE        = "policy.tee"
 	CheckPolicySecureBoot = "policy.secure-boot"
 	CheckPolicyVMID       = "policy.vm-id"
+	CheckPolicyPCR        = "policy.pcr"
+	CheckPolicyAge        = "policy.age"
 )
 
 // step is one row of the procedure. Its function returns nil if the check passes, a *missing if it
@@ -91,6 +94,8 @@ func (v *verifier) procedure(shares []joined) []step {
 		{CheckPolicyTEE, v.policyTEE},
 		{CheckPolicySecureBoot, v.policySecureBoot},
 		{CheckPolicyVMID, v.policyVMID},
+		{CheckPolicyPCR, v.policyPCR},
+		{CheckPolicyAge, v.policyAge},
 	}...)
 }
 

@@ -131,6 +131,10 @@ var places = map[string]place{
 	},
 	"internal/takeover": {[]string{"config", "agentapi/wire", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
 	"internal/setup":    {[]string{"config", "internal/advice"}, "pure: what was found and chosen goes in, a configuration with its reasons comes out"},
+	"internal/imageprep": {
+		[]string{"config", "tpm", "signer/keystore", "internal/advice", "internal/statedir", "internal/statefile"},
+		"removes what the state directory has, and makes nothing",
+	},
 	"internal/inspect": {
 		[]string{"config", "tpm", "acquire/imds", "agentapi/peer", "attest/collect", "attest/hcl", "internal/accounts", "internal/engine", "internal/setup", "internal/statedir"},
 		"looks at a machine on which no agent runs yet; what follows from it is decided elsewhere",
@@ -162,7 +166,7 @@ var places = map[string]place{
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "attest", "client", "agentapi/wire", "systemd", "internal/accounts", "internal/inspect", "internal/setup", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
+			"config", "attest", "client", "agentapi/wire", "systemd", "internal/accounts", "internal/imageprep", "internal/inspect", "internal/setup", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
 			"attest/policyfile", "attest/report", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",

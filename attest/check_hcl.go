@@ -89,14 +89,20 @@ func (v *verifier) hclClaims() error {
 }
 
 func (v *verifier) hclUserData() error {
-	if v.policy.UserData == nil {
+	if v.policy.UserData == nil && !v.policy.HardwareFresh {
 		return absent("not asked for")
+	}
+	if v.policy.HardwareFresh && v.expected.userData == nil {
+		return errors.New("a report made for the nonce is asked for, and the evidence answers no challenge of this protocol")
 	}
 	if v.claims == nil {
 		return absent("the claims could not be read")
 	}
-	if !bytes.Equal(v.claims.UserData, v.policy.UserData) {
+	if v.policy.UserData != nil && !bytes.Equal(v.claims.UserData, v.policy.UserData) {
 		return errors.New("user-data of the hardware report is not the expected value")
+	}
+	if v.policy.HardwareFresh && !bytes.Equal(v.claims.UserData, v.expected.userData) {
+		return errors.New("the hardware report was not made for the verifier's nonce: its user-data is another one")
 	}
 	return nil
 }

@@ -95,6 +95,9 @@ func LimitersAfter(units int, each time.Duration) (most int) {
 	return most
 }
 
+// EvidenceWork is how many of them evidence counts as.
+const EvidenceWork = evidenceWork
+
 // MissAccounts returns how many accounts are kept of callers who are known by a group only.
 func (s *Server) MissAccounts() int { return len(s.misses.members) }
 
@@ -188,7 +191,7 @@ var WithPatience = withPatience
 func AuditAttributes() (names []string) {
 	of := record{
 		rules: &Rules{Policy: &policy.Policy{}}, caller: peer.Caller{Via: peer.ViaUnix, Weak: true}, unit: "x", executable: "x",
-		face: &face{name: "x"}, identity: "x", resource: "x", tokenType: "x", rule: "x", reason: "x", issued: true,
+		face: &face{name: "x"}, identity: "x", resource: "x", tokenType: "x", rule: "x", reason: "x", issued: true, attested: attested{key: "x", audience: "x", nonce: "x"},
 	}
 	entry := slog.NewRecord(time.Time{}, 0, "", 0)
 	requestIDs{"x", "x"}.addTo(&entry)

@@ -36,14 +36,19 @@ func newSignatures(now func() time.Time) *signatures {
 
 // charge counts a signature, and returns 0; or how long the caller has to wait.
 func (s *signatures) charge(caller peer.Caller, standing policy.Standing) (wait time.Duration) {
+	return s.chargeMany(caller, standing, 1)
+}
+
+// chargeMany is charge for what occupies the TPM as n signatures do; at most signBurst.
+func (s *signatures) chargeMany(caller peer.Caller, standing policy.Standing, n int) (wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
 	limiter := s.each.of(accountOf(caller, standing), now)
-	if limiter.AllowN(now, 1) {
+	if limiter.AllowN(now, n) {
 		return 0
 	}
-	return waitFor(limiter, now)
+	return waitFor(limiter, now, n)
 }
 
 // due returns how long the caller has to wait until a signature may be charged to it, without
@@ -56,9 +61,9 @@ func (s *signatures) due(caller peer.Caller, standing policy.Standing) (wait tim
 	if limiter.TokensAt(now) >= 1 {
 		return 0
 	}
-	return waitFor(limiter, now)
+	return waitFor(limiter, now, 1)
 }
 
-func waitFor(limiter *rate.Limiter, now time.Time) time.Duration {
-	return max(time.Millisecond, time.Duration((1-limiter.TokensAt(now))*float64(signEvery)))
+func waitFor(limiter *rate.Limiter, now time.Time, n int) time.Duration {
+	return max(time.Millisecond, time.Duration((float64(n)-limiter.TokensAt(now))*float64(signEvery)))
 }

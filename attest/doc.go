@@ -63,6 +63,8 @@
 //  33. policy.tee: the policy accepts what vouches for the machine; without a TEE only if it names
 //     that kind
 //  34. policy.secure-boot, 35. policy.vm-id: the VM's configuration is what the policy asks
+//  36. policy.pcr: quoted PCRs have values of the policy's lists
+//  37. policy.age: the verifier gave out its nonce no longer ago than the policy says
 //
 // # Invariants
 //

@@ -41,8 +41,11 @@ const (
 	CheckQuoteDigest    = "quote.digest"
 	CheckQuoteCoherence = "quote.coherence"
 
+	CheckPolicyTEE        = "policy.tee"
 	CheckPolicySecureBoot = "policy.secure-boot"
 	CheckPolicyVMID       = "policy.vm-id"
+	CheckPolicyPCR        = "policy.pcr"
+	CheckPolicyAge        = "policy.age"
 )
 
 // step is one row of the procedure. Its function returns nil if the check passes, a *missing if it
@@ -91,6 +94,8 @@ func (v *verifier) procedure(shares []joined) []step {
 		{CheckPolicyTEE, v.policyTEE},
 		{CheckPolicySecureBoot, v.policySecureBoot},
 		{CheckPolicyVMID, v.policyVMID},
+		{CheckPolicyPCR, v.policyPCR},
+		{CheckPolicyAge, v.policyAge},
 	}...)
 }
 
@@ -126,6 +131,8 @@ type Expected struct {
 	// that always expects a key must check that it is not nil: package x509 leaves the public key
 	// nil if it does not know its algorithm.
 	Key crypto.PublicKey
+
+	userData []byte // see [Policy.HardwareFresh]; nil without a challenge
 }
 
 // Verify verifies evidence that was requested with ch, at the time now, which must not be the zero
@@ -151,7 +158,7 @@ func expectedOf(e *Evidence, ch Challenge) Expected {
 	if e.KeyPublic != nil {
 		keyName = nameOf(e.KeyPublic)
 	}
-	return Expected{Certify: ch.CertifyData(), Quote: ch.QuoteData(keyName)}
+	return Expected{Certify: ch.CertifyData(), Quote: ch.QuoteData(keyName), userData: ch.UserData(keyName)}
 }
 
 // VerifyExpected is Verify for evidence that another protocol asked for, whose extraData the caller

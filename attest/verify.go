@@ -225,7 +225,7 @@ func (r *Result) conclude(v *verifier, answering []joined) {
 	if v.key != nil && r.firstNotPassed(KeyChecks()) == "" {
 		r.KeyName, r.PublicKey = v.key.name(), v.key.key
 	}
-	for _, c := range claims(answering) {
+	for _, c := range claims(answering, v.policy) {
 		if reason := r.firstNotPassed(c.checks); reason != "" {
 			r.NotProven = append(r.NotProven, Claim{Claim: c.what, Reason: reason})
 			continue
@@ -245,10 +245,10 @@ func (r *Result) firstNotPassed(checks []string) string {
 }
 
 // claims are those of the answering platforms, and what follows from them about the TPM.
-func claims(answering []joined) []claim {
+func claims(answering []joined, policy Policy) []claim {
 	azure := func() string { return "Azure virtual TPM root" }
 	ak := func() string { return "attestation key in the hardware-signed claims" }
-	vouched := vouching(platformsOf(answering))
+	vouched := vouching(platformsOf(answering), policy)
 	quoted := slices.Concat(vouched, []string{CheckQuoteStructure, CheckQuoteSignature, CheckQuoteSigner})
 	var all []claim
 	for _, j := range answering {

@@ -47,7 +47,7 @@ var places = map[string]place{
 	"agentapi/peer":              {nil, "the caller's identity is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
-	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
+	"attest/tee":                 {[]string{"attest/internal/strictjson", "internal/certs", "internal/pemfile"}, "verifiers of foreign formats"},
 
 	"tpm/internal/rc": {nil, leaf},
 	"tpm/internal/device": {
@@ -74,7 +74,7 @@ var places = map[string]place{
 		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs"},
 		"it puts evidence together from files, and leaves every decision to attest",
 	},
-	"attest/judge": {[]string{"attest/judge/cases"}, "flags and lines of text only"},
+	"attest/judge":      {[]string{"attest/judge/cases"}, "flags and lines of text only"},
 	"attest/policyfile": {[]string{"attest", "attest/hcl", "attest/tee", "internal/nearby"}, "a file becomes a policy; a relying party that writes its policy in Go does not link it"},
 	"attest/report":     {[]string{"attest", "attest/hcl"}, "what was found, for people and programs; it decides nothing"},
 	"attest/collect": {

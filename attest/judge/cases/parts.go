@@ -66,7 +66,7 @@ func (p *parts) read(name, path string) error {
 	case "vcek", "vcek-chain":
 		e.VCEKChain = certificates(data)
 	case "td-quote":
-		return p.setTDQuote(data)
+		e.TDQuote = data
 	case "ak-cert-nv":
 		e.AKCertificate = slices.Concat(certificates(data)...)
 	case "ak-intermediates":

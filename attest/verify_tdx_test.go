@@ -272,7 +272,10 @@ func tdxReportForgeries() []forgery {
 	flip := func(offset int) func([]byte) { return func(b []byte) { b[offset] ^= 1 } }
 	list := []forgery{
 		tdxForgery("a report of another type", hashed(func(b []byte) { b[2] = 2 })),
-		tdxForgery("reserved bytes used", hashed(flip(9))),
+		tdxForgery("reserved bytes of the type used", hashed(flip(9))),
+		tdxForgery("reserved bytes used", hashed(flip(200))),
+		tdxForgery("reserved bytes of TEE_TCB_INFO used", hashed(flip(500))),
+		tdxForgery("reserved bytes of TDINFO used", onReport(flip(1000))),
 		tdxForgery("a wrong hash of TEE_TCB_INFO", hashed(flip(40))),
 		tdxForgery("a wrong hash of TDINFO", hashed(flip(90))),
 	}

@@ -141,6 +141,9 @@ func parseCRL(name string, der []byte) (*revocation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	if len(list.Raw) != len(der) {
+		return nil, fmt.Errorf("%s: bytes after the list", name)
+	}
 	return &revocation{name, list}, nil
 }
 

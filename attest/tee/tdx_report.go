@@ -81,6 +81,11 @@ func ParseTDReport(b []byte) (*TDReport, error) {
 	if b[0] != quoteTEETDX || b[1] != 0 || b[2] > 1 || !allZero(b[3:16]) {
 		return nil, fmt.Errorf("TDREPORT: type %x is not supported", b[:16])
 	}
+	for _, reserved := range [][]byte{b[192:224], b[400:512], b[960:]} {
+		if !allZero(reserved) {
+			return nil, errors.New("TDREPORT: reserved bytes are not zero")
+		}
+	}
 	le := binary.LittleEndian
 	seam, guest := b[256:495], b[512:]
 	td := TD{

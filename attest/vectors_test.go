@@ -1,6 +1,7 @@
 package attest_test
 
 import (
+	"encoding/hex"
 	"os"
 	"path/filepath"
 	"testing"
@@ -57,6 +58,22 @@ func (v vector) verify(t testing.TB, policy *attest.Policy) *attest.Result {
 		t.Fatal(err)
 	}
 	return r
+}
+
+func (v vector) evidence(t testing.TB) *attest.Evidence {
+	t.Helper()
+	e, err := v.file.Evidence(v.Case)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// policy is the policy that the case asks for.
+func (v vector) policy() attest.Policy {
+	var policy attest.Policy
+	_, _ = v.file.Verify(v.Case, func(p *attest.Policy) { policy = *p })
+	return policy
 }
 
 func (v vector) under(t testing.TB, policy attest.Policy) *attest.Result {
@@ -119,6 +136,15 @@ func TestATDREPORTWithoutAQuoteProvesNothing(t *testing.T) {
 			t.Errorf("%s is %q", check, r.Status(check))
 		}
 	}
+}
+
+func unhex(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func equal[T comparable](t *testing.T, what string, got, want T) {

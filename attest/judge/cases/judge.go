@@ -115,6 +115,16 @@ func (f *File) Case(id string) (*Case, error) {
 	return nil, fmt.Errorf("%s: no case %q", f.name, id)
 }
 
+// Evidence puts the parts of a case together. An attestation key of which the case has nothing but
+// the key is not in it.
+func (f *File) Evidence(c *Case) (*attest.Evidence, error) {
+	p, err := f.readParts(c)
+	if err != nil {
+		return nil, err
+	}
+	return &p.evidence, nil
+}
+
 // Verify verifies the evidence of a case, whatever the case expects. change, if not nil, changes
 // the policy first.
 func (f *File) Verify(c *Case, change func(*attest.Policy)) (*attest.Result, error) {

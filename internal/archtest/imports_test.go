@@ -70,7 +70,7 @@ var places = map[string]place{
 		"pure: a relying party that only verifies must not link device code",
 	},
 	"attest/collect": {
-		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream"},
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream", "internal/waiting"},
 		"gathers on the VM what attest then verifies",
 	},
 	"attest/maa": {

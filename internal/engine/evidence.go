@@ -52,6 +52,7 @@ func newCollector(on *tpm.TPM, key *tpm.Key, cfg *config.Config, plan *Plan, opt
 		Policy:       plan.evidence,
 		Now:          opts.Now,
 		Logger:       opts.Logger,
+		Sleep:        opts.Sleep,
 	})
 }
 
@@ -122,7 +123,8 @@ func CollectAlone(ctx context.Context, cfg *config.Config, on *tpm.TPM, key *tpm
 
 func collectFor(ctx context.Context, c *collect.Collector, key *tpm.Key, req EvidenceRequest) ([]byte, error) {
 	made, err := c.CollectFor(ctx, collect.Request{
-		Challenge: attest.Challenge{Nonce: req.Nonce, Audience: req.Audience}, Key: key, PCRs: req.PCRs,
+		Challenge: attest.Challenge{Nonce: req.Nonce, Audience: req.Audience}, Key: key, PCRs: req.PCRs, HardwareFresh: req.HardwareFresh,
+		WithoutTEE: true,
 	})
 	if err != nil {
 		return nil, err

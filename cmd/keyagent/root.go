@@ -190,7 +190,7 @@ func wrapArgs(cmd *cobra.Command) {
 // --pcrs "$PCRS", a key would come that is bound to nothing.
 func checkValues(cmd *cobra.Command) error {
 	for _, name := range []string{
-		"type", "claims", "capabilities", "name", "section", "algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir", "drop-in", "evidence", "nonce", "nonce-file", "nonce-issued", "policy", "at",
+		"type", "claims", "capabilities", "name", "section", "algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir", "drop-in", "evidence", "nonce", "nonce-file", "nonce-issued", "nonces", "policy", "at",
 	} {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
 			return usageError{fmt.Errorf("--%s has no value", name)}

@@ -17,7 +17,6 @@ func (p Policy) asked() []string {
 	var names []string
 	for name, is := range map[string]bool{
 		CheckHCLUserData:      p.UserData != nil,
-		CheckPolicyTEE:        len(p.TEEs) > 0,
 		CheckPolicySecureBoot: p.RequireSecureBoot,
 		CheckPolicyVMID:       p.VMID != "",
 		CheckPolicyPCR:        len(p.PCRValues) > 0,
@@ -28,24 +27,6 @@ func (p Policy) asked() []string {
 		}
 	}
 	return names
-}
-
-func (v *verifier) policyTEE() error {
-	if len(v.policy.TEEs) == 0 {
-		return absent("not asked for")
-	}
-	var names []string
-	for _, t := range v.policy.TEEs {
-		if v.isOf(t) {
-			return nil
-		}
-		names = append(names, t.String())
-	}
-	want := strings.Join(names, " or ")
-	if v.report == nil {
-		return fmt.Errorf("no hardware report that could be read, want one of %s", want)
-	}
-	return fmt.Errorf("the hardware is %s, want %s", v.report.Type, want)
 }
 
 func (v *verifier) policySecureBoot() error {

@@ -3,8 +3,6 @@ package attest
 import (
 	"slices"
 	"time"
-
-	"github.com/keyagent/keyagent/attest/hcl"
 )
 
 // Policy is what a verifier requires beyond the checks of [Floor]. The zero Policy requires less
@@ -14,6 +12,13 @@ type Policy struct {
 	// check that is not applicable, say because its part is missing, has not passed. The check of
 	// one platform stands for the check of the same name on the platform that the evidence is of.
 	Required []string
+
+	// TEE names the kinds of evidence that are accepted. Empty: every platform of this package, and
+	// nothing without a TEE.
+	TEE []Kind
+	// AKNames, if not empty, lists the Names (see [KeyName]) of the attestation keys that are
+	// accepted. For evidence of KindTPM it is the only thing that says whose key it is.
+	AKNames [][]byte
 
 	// PCRs must all be covered by the quote, in the SHA-256 bank. With an empty list a quote
 	// is still required, of any PCRs.
@@ -30,8 +35,9 @@ type Policy struct {
 
 	// UserData, if not nil, must equal the 64 bytes of guest input that the hardware report covers.
 	UserData []byte
-	// TEEs, if not empty, lists the kinds of hardware that are accepted.
-	TEEs []hcl.ReportType
+	// HardwareFresh asks for a hardware report that was made for the verifier's nonce, and not only a
+	// quote: its guest input must be [Challenge.UserData].
+	HardwareFresh bool
 	// RequireSecureBoot asks for secure boot in the VM's configuration.
 	RequireSecureBoot bool
 	// VMID, if not empty, must equal vmUniqueId, letter case aside.
@@ -137,7 +143,7 @@ func KeyChecks() []string {
 func Floor() []string { return floor(platforms()) }
 
 func floor(answering []platform) []string {
-	names := append([]string{CheckBundleFormat}, vouching(answering)...)
+	names := append([]string{CheckBundleFormat, CheckPolicyTEE}, vouching(answering)...)
 	return append(names,
 		CheckQuoteSignature, CheckQuoteStructure, CheckQuoteSigner,
 		CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest)
@@ -152,6 +158,13 @@ func (p Policy) required(answering []platform) []string {
 	all := append(floor(answering), p.asked()...)
 	for _, name := range p.Required {
 		all = append(all, counterparts(name, answering)...)
+	}
+	for name, asked := range map[string]bool{
+		CheckHCLUserData: p.UserData != nil, CheckPolicySecureBoot: p.RequireSecureBoot, CheckPolicyVMID: p.VMID != "",
+	} {
+		if asked {
+			all = append(all, name)
+		}
 	}
 	slices.Sort(all)
 	return slices.Compact(all)

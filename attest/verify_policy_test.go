@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/attest"
-	"github.com/keyagent/keyagent/attest/hcl"
 )
 
 func policyForgeries() map[string][]forgery {
@@ -19,7 +18,7 @@ func policyForgeries() map[string][]forgery {
 	return map[string][]forgery{
 		attest.CheckPolicyTEE: {
 			{name: "another kind of hardware", forge: func(_ *testing.T, x *trial) {
-				x.policy.TEEs = []hcl.ReportType{hcl.TypeTDX}
+				x.policy.TEE = []attest.Kind{attest.KindTDX}
 			}},
 		},
 		attest.CheckPolicyPCR: {
@@ -44,7 +43,7 @@ func policyForgeries() map[string][]forgery {
 func TestRulesThatAreMetAreNoHindrance(t *testing.T) {
 	t.Parallel()
 	x := newTrial(t)
-	x.policy.TEEs = []hcl.ReportType{hcl.TypeTDX, hcl.TypeSNP}
+	x.policy.TEE = []attest.Kind{attest.KindTDX, attest.KindSNP}
 	x.policy.PCRValues = map[int][][]byte{7: {make([]byte, 32), x.PCRs[7]}}
 	x.policy.MaxAge = time.Minute
 	x.challenge.Issued = x.now.Add(-time.Minute)
@@ -64,7 +63,7 @@ func TestARuleThatCannotBeAppliedIsNotMet(t *testing.T) {
 	t.Parallel()
 	for check, state := range map[string]func(*attest.Policy){
 		attest.CheckHCLUserData:      func(p *attest.Policy) { p.UserData = make([]byte, 64) },
-		attest.CheckPolicyTEE:        func(p *attest.Policy) { p.TEEs = []hcl.ReportType{hcl.TypeSNP} },
+		attest.CheckPolicyTEE:        func(p *attest.Policy) { p.TEE = []attest.Kind{attest.KindSNP} },
 		attest.CheckPolicySecureBoot: func(p *attest.Policy) { p.RequireSecureBoot = true },
 		attest.CheckPolicyVMID:       func(p *attest.Policy) { p.VMID = "x" },
 		attest.CheckPolicyPCR:        func(p *attest.Policy) { p.PCRValues = map[int][][]byte{0: {make([]byte, 32)}} },

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/attest"
-	"github.com/keyagent/keyagent/attest/hcl"
 	"github.com/keyagent/keyagent/attest/policyfile"
 )
 
@@ -82,7 +81,7 @@ func TestTheCommentedRulesOfTheExampleAreRules(t *testing.T) {
 		t.Fatalf("%v\n%s", err, uncommented)
 	}
 	r := p.Rules
-	if len(r.TEEs) != 2 || r.MaxAge != 10*time.Minute || r.VMID == "" || len(r.PCRValues[7]) != 2 || r.MinTCB != 0xdb18000000000004 || r.MinABI != 1<<8|51 {
+	if len(r.TEE) != 2 || r.MaxAge != 10*time.Minute || r.VMID == "" || len(r.PCRValues[7]) != 2 || r.MinTCB != 0xdb18000000000004 || r.MinABI != 1<<8|51 {
 		t.Errorf("%+v", r)
 	}
 	if !strings.Contains(strings.Join(r.Required, " "), attest.CheckSNPRevocation) {
@@ -119,9 +118,11 @@ func TestRulesAreRead(t *testing.T) {
 		name, text string
 		holds      func(attest.Policy) bool
 	}{
-		{"JSON", `{"tee":["tdx"],"secure_boot":true}`, func(p attest.Policy) bool { return len(p.TEEs) == 1 && p.TEEs[0] == hcl.TypeTDX && p.RequireSecureBoot }},
+		{"JSON", `{"tee":["tdx"],"secure_boot":true}`, func(p attest.Policy) bool {
+			return len(p.TEE) == 1 && p.TEE[0] == attest.KindTDX && p.RequireSecureBoot
+		}},
 		{"JSON over several lines with tabs", "{\n\t\"secure_boot\": true,\n\t\"max_age\": \"5m\"\n}\n", func(p attest.Policy) bool { return p.RequireSecureBoot && p.MaxAge == 5*time.Minute }},
-		{"one word as a list", "tee: sev-snp", func(p attest.Policy) bool { return len(p.TEEs) == 1 }},
+		{"one word as a list", "tee: sev-snp", func(p attest.Policy) bool { return len(p.TEE) == 1 }},
 		{"a digest of digits", "pcrs: {values: {0: " + strings.Repeat("12", 32) + "}}", func(p attest.Policy) bool { return p.PCRValues[0][0][0] == 0x12 }},
 		{"a digest that looks like a number with an exponent", "sev_snp: {min_tcb: 73080000000000e3}", func(p attest.Policy) bool { return p.MinTCB == 0x73080000000000e3 }},
 		{"a level with its prefix", "sev_snp: {min_tcb: 0xdb18000000000004}", func(p attest.Policy) bool { return p.MinTCB == 0xdb18000000000004 }},

@@ -25,7 +25,7 @@ func (d *decoder) policy(root *yaml.Node, p *Policy, read func(string) ([]byte, 
 	r := &p.Rules
 	known := members{
 		"version":      func(n *yaml.Node) { d.version(n) },
-		"tee":          func(n *yaml.Node) { r.TEEs = d.atLeastOne(n, "tee", words(d, n, "tee", tees())) },
+		"tee":          func(n *yaml.Node) { r.TEE = d.atLeastOne(n, "tee", words(d, n, "tee", tees())) },
 		"require":      func(n *yaml.Node) { d.require(n, r) },
 		"vm_id":        func(n *yaml.Node) { r.VMID, _ = d.text(n, "vm_id", "write the vmUniqueId") },
 		"max_age":      func(n *yaml.Node) { r.MaxAge = d.duration(n, "max_age") },
@@ -46,12 +46,12 @@ func (d *decoder) version(n *yaml.Node) {
 	}
 }
 
-func tees() map[string]hcl.ReportType {
-	return map[string]hcl.ReportType{"sev-snp": hcl.TypeSNP, "tdx": hcl.TypeTDX}
+func tees() map[string]attest.Kind {
+	return map[string]attest.Kind{"sev-snp": attest.KindSNP, "tdx": attest.KindTDX, "vtpm": attest.KindVTPM}
 }
 
 // atLeastOne refuses an empty list: it would take a rule away that its author meant to state.
-func (d *decoder) atLeastOne(n *yaml.Node, name string, list []hcl.ReportType) []hcl.ReportType {
+func (d *decoder) atLeastOne(n *yaml.Node, name string, list []attest.Kind) []attest.Kind {
 	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 		d.empty(n, name)
 	}

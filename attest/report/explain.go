@@ -72,10 +72,10 @@ func ruleTexts(p attest.Policy) map[string]string {
 		attest.CheckQuoteCoherence: fmt.Sprintf("at most %v apart", p.ClockWindow),
 	}
 	maps.Copy(texts, snpTexts(p.SNPPolicy))
-	if len(p.TEEs) > 0 {
+	if len(p.TEE) > 0 {
 		var names []string
-		for _, t := range p.TEEs {
-			names = append(names, t.String())
+		for _, t := range p.TEE {
+			names = append(names, string(t))
 		}
 		texts[attest.CheckPolicyTEE] = strings.Join(names, " or ")
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Nonce and audience limits, in bytes.
@@ -33,6 +34,10 @@ const (
 type Challenge struct {
 	Nonce    []byte // 16 to 64 bytes, never used before
 	Audience string // the URL of the party that will verify the evidence
+
+	// Issued is when the verifier gave out the nonce. It is needed for [Policy.MaxAge] alone, and
+	// known to the verifier alone.
+	Issued time.Time
 }
 
 // Validate checks the limits of nonce and audience.

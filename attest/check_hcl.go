@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/keyagent/keyagent/attest/hcl"
 )
@@ -104,32 +103,6 @@ func (v *verifier) hclUserData() error {
 	}
 	if v.policy.HardwareFresh && !bytes.Equal(v.claims.UserData, v.expected.userData) {
 		return errors.New("the hardware report was not made for the verifier's nonce: its user-data is another one")
-	}
-	return nil
-}
-
-func (v *verifier) policySecureBoot() error {
-	if !v.policy.RequireSecureBoot {
-		return absent("not asked for")
-	}
-	if v.claims == nil {
-		return absent("the claims could not be read")
-	}
-	if on := v.claims.VMConfiguration.SecureBoot; on == nil || !*on {
-		return errors.New("secure boot is not on in the VM's configuration")
-	}
-	return nil
-}
-
-func (v *verifier) policyVMID() error {
-	if v.policy.VMID == "" {
-		return absent("not asked for")
-	}
-	if v.claims == nil {
-		return absent("the claims could not be read")
-	}
-	if got := v.claims.VMConfiguration.VMUniqueID; !strings.EqualFold(got, v.policy.VMID) {
-		return fmt.Errorf("VM %.50q is not %q", got, v.policy.VMID)
 	}
 	return nil
 }

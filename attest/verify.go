@@ -41,8 +41,11 @@ const (
 	CheckQuoteDigest    = "quote.digest"
 	CheckQuoteCoherence = "quote.coherence"
 
+	CheckPolicyTEE        = "policy.tee"
 	CheckPolicySecureBoot = "policy.secure-boot"
 	CheckPolicyVMID       = "policy.vm-id"
+	CheckPolicyPCR        = "policy.pcr"
+	CheckPolicyAge        = "policy.age"
 )
 
 // step is one row of the procedure. Its function returns nil if the check passes, a *missing if it
@@ -91,6 +94,8 @@ func (v *verifier) procedure(shares []joined) []step {
 		{CheckPolicyTEE, v.policyTEE},
 		{CheckPolicySecureBoot, v.policySecureBoot},
 		{CheckPolicyVMID, v.policyVMID},
+		{CheckPolicyPCR, v.policyPCR},
+		{CheckPolicyAge, v.policyAge},
 	}...)
 }
 
@@ -267,7 +272,7 @@ func (v *verifier) claimsOf(answering []joined) []claim {
 			ak, named = w.anchor, CheckAKPublic
 		}
 	}
-	vouched := vouching(platformsOf(answering))
+	vouched := vouching(platformsOf(answering), v.policy)
 	quoted := slices.Concat(vouched, []string{CheckQuoteStructure, CheckQuoteSignature, CheckQuoteSigner})
 	fresh := slices.Concat(quoted, []string{CheckQuoteNonce})
 	if len(v.expected.Quote) == 0 {

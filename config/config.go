@@ -27,6 +27,11 @@ type Config struct {
 	// /run/keyagent/agent.sock.
 	Socket string `yaml:"socket,omitempty"`
 
+	// Activated says that systemd holds all sockets, by .socket units: the agent opens none
+	// itself, does not start without that of socket, and says which others are missing. The
+	// packaged keyagent.service says so itself. Default: false, what is not passed is opened.
+	Activated bool `yaml:"activated,omitempty"`
+
 	// IMDSEndpoint is the base URL of the instance metadata service. Default:
 	// http://169.254.169.254. Only a test platform needs another one: the service at
 	// this address names the token endpoint that the agent talks to.

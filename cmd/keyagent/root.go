@@ -133,7 +133,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
 		"the agent's socket (env KEYAGENT_SOCKET; default: from --config or KEYAGENT_CONFIG if readable, else /run/keyagent/agent.sock)")
 	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
-		a.doctorCommand(), a.configCommand(), a.takeoverCommand(), a.execCommand(), a.envCommand(), a.bridgeCommand(), a.versionCommand())
+		a.doctorCommand(), a.configCommand(), a.takeoverCommand(), a.execCommand(), a.envCommand(), a.bridgeCommand(), a.versionCommand(), a.manualCommand())
 	addHelp(root)
 	a.addCompletion(root)
 	wrapArgs(root)

@@ -83,3 +83,9 @@ func (r versionReport) text() string {
 func versionText() string { return fmt.Sprintf("%s (%s, %s)", version, runtime.Version(), platform()) }
 
 func platform() string { return runtime.GOOS + "/" + runtime.GOARCH }
+
+// printVersion prints the line that --version prints.
+func (a *app) printVersion() error {
+	_, err := fmt.Fprintf(a.out, "keyagent %s\n", versionText())
+	return err
+}

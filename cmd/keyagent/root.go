@@ -142,6 +142,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	root.AddCommand(a.serveCommand(), a.reloadCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
 		a.doctorCommand(), a.configCommand(), a.setupCommand(), a.imagePrepareCommand(), a.takeoverCommand(), a.execCommand(), a.envCommand(), a.bridgeCommand(), a.versionCommand(),
 		a.attestCommand(), a.verifyCommand())
+	root.AddCommand(a.manualCommand())
 	addHelp(root)
 	a.addCompletion(root)
 	wrapArgs(root)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Nonce and audience limits, in bytes.
@@ -26,6 +27,9 @@ const (
 type Challenge struct {
 	Nonce    []byte // 16 to 64 bytes, never used before
 	Audience string // the URL of the party that will verify the evidence
+
+	// Issued is when the verifier made the nonce, for Policy.MaxAge. No statement covers it.
+	Issued time.Time
 }
 
 // Validate checks the limits of nonce and audience.

@@ -58,10 +58,16 @@
 //  30. quote.selection: the SHA-256 bank, and at least the policy's PCRs
 //  31. quote.digest: the PCR values listed are those quoted, no more and no fewer
 //  32. quote.coherence: quote and certify are from one boot, close together
-//  33. policy.secure-boot, 34. policy.vm-id: the VM's configuration is what the policy asks
+//  33. eventlog.replay: the log of the boot gives the quoted values of PCRs 0 to 7
+//  34. eventlog.policy: what the log shows is what the policy asks
+//  35. policy.secure-boot, 36. policy.vm-id: the VM's configuration is what the policy asks
+//  37. policy.pcr: the quoted PCRs have values that the policy lists
+//  38. policy.age: the challenge is no older than the policy allows
 //
 // # Invariants
 //
+//   - What an event log says counts for registers that it replays to, and only as far as their
+//     digests cover it; package eventlog says what that leaves out.
 //   - Pure: no network, no clock, no device. Time and trust anchors are arguments; certificates in
 //     evidence are never anchors.
 //   - The attestation key comes from hashed claims only. Fields of the evidence that name it are
@@ -79,5 +85,6 @@
 // Errors: [CheckError] names the check.
 //
 // Sources: TPM 2.0 Library, parts 1 to 3; AMD 56860 and 57230; the paravisor's formats as listed in
-// package hcl; Microsoft's virtual TPM certificate hierarchy as observed, see testdata/azure-cvm.
+// package hcl; the event log's as listed in package eventlog; Microsoft's virtual TPM certificate
+// hierarchy as observed, see testdata/azure-cvm.
 package attest

@@ -32,6 +32,15 @@ type Policy struct {
 	RequireSecureBoot bool
 	// VMID, if not empty, must equal vmUniqueId, letter case aside.
 	VMID string
+	// PCRValues lists for a register of the SHA-256 bank the values that it may have. Each that is
+	// named must be quoted.
+	PCRValues map[int][][]byte
+	// MaxAge, if not 0, is how old the challenge may be, at most: evidence itself says nothing
+	// about the time of day. The verifier must then say in the challenge when it was issued.
+	MaxAge time.Duration
+
+	// EventLog is what the log of the boot must show.
+	EventLog EventLogPolicy
 }
 
 // KeyPolicy is what a certified key's public area must say (TPM 2.0 Part 2, TPMA_OBJECT).
@@ -136,6 +145,7 @@ func floor(answering []platform) []string {
 // required lists the checks that must pass under p for evidence of the answering platforms.
 func (p Policy) required(answering []platform) []string {
 	all := floor(answering)
+	all = append(all, p.EventLog.required()...)
 	for _, name := range p.Required {
 		all = append(all, counterparts(name, answering)...)
 	}

@@ -5,6 +5,8 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+
+	"github.com/keyagent/keyagent/attest/eventlog"
 )
 
 // Status is the outcome of one check.
@@ -71,6 +73,7 @@ type Result struct {
 	VMID      string           // vmUniqueId
 	PCRs      map[int][]byte   // SHA-256 bank, as quoted
 	Clock     Clock            // of the quote
+	EventLog  *eventlog.Facts  // nil unless there is a log that can be read, and quoted PCRs
 
 	HardwareFacts
 

@@ -40,8 +40,13 @@ const (
 	CheckQuoteDigest    = "quote.digest"
 	CheckQuoteCoherence = "quote.coherence"
 
+	CheckEventLogReplay = "eventlog.replay"
+	CheckEventLogPolicy = "eventlog.policy"
+
 	CheckPolicySecureBoot = "policy.secure-boot"
 	CheckPolicyVMID       = "policy.vm-id"
+	CheckPolicyPCR        = "policy.pcr"
+	CheckPolicyAge        = "policy.age"
 )
 
 // step is one row of the procedure. Its function returns nil if the check passes, a *missing if it
@@ -87,8 +92,13 @@ func (v *verifier) procedure(shares []joined) []step {
 		{CheckQuoteDigest, v.quoteDigest},
 		{CheckQuoteCoherence, v.quoteCoherence},
 
+		{CheckEventLogReplay, v.eventLogReplay},
+		{CheckEventLogPolicy, v.eventLogPolicy},
+
 		{CheckPolicySecureBoot, v.policySecureBoot},
 		{CheckPolicyVMID, v.policyVMID},
+		{CheckPolicyPCR, v.policyPCR},
+		{CheckPolicyAge, v.policyAge},
 	}...)
 }
 
@@ -259,5 +269,6 @@ func claims(answering []joined) []claim {
 		{"the binding key lives in this TPM and cannot leave it", slices.Concat(vouched, KeyChecks()), ak},
 		{"the evidence was made for this challenge", slices.Concat(quoted, []string{CheckQuoteNonce}), ak},
 		{"the boot measurements are those listed", slices.Concat(quoted, []string{CheckQuoteSelection, CheckQuoteDigest}), ak},
+		{"the event log describes the boot", slices.Concat(quoted, []string{CheckQuoteSelection, CheckQuoteDigest, CheckEventLogReplay}), ak},
 	}...)
 }

@@ -74,6 +74,7 @@ var purities = []purity{
 	{"agentapi/policy", []string{"net", "os", "time", "context"}, true, "a decision depends on the rules and the request only"},
 	{"attest", []string{"net", "net/http", "os", "os/exec", "log/slog"}, false, "no device, no network, no clock of its own: bytes in, a verdict out"},
 	{"attest/hcl", []string{"net", "net/http", "os", "time"}, false, "a parser"},
+	{"attest/eventlog", []string{"net", "net/http", "os", "time"}, true, "a parser, without the TPM clients that other parsers of this format come with"},
 	{"attest/tee", []string{"net", "net/http", "os", "os/exec"}, false, "a verifier fetches nothing: what it trusts is given to it"},
 }
 

@@ -15,6 +15,11 @@ const (
 	MaxAudienceSize = 1024
 )
 
+// DefaultAudience is the audience of evidence that is asked for and verified by hand, without
+// naming one. All who use it share it: a verifier that is a service names itself, so that nobody
+// can pass its nonce on as one of their own.
+const DefaultAudience = "urn:keyagent:by-hand"
+
 // Labels that keep the two statements, and other protocols' nonces, apart. Any process in the guest
 // that can use the TPM may have the attestation key sign 50 bytes of its choice.
 const (

@@ -34,9 +34,7 @@ func (v *verifier) bundleNonce() error {
 
 func (v *verifier) hclStructure() error {
 	if v.e.HCLReport == nil {
-		if r := v.e.unwrapped(); r != nil && r.Claims != nil {
-			v.report = r
-		}
+		v.report = v.e.unwrapped()
 		return absent("no HCL report; the hardware report and the claims are given without it")
 	}
 	report, err := hcl.Parse(v.e.HCLReport)
@@ -47,7 +45,7 @@ func (v *verifier) hclStructure() error {
 	return nil
 }
 
-// needReport is the condition of checks that need the hardware report or its claims.
+// needReport is the condition of checks that need the hardware report.
 func (v *verifier) needReport() error {
 	switch {
 	case v.report != nil:
@@ -55,7 +53,7 @@ func (v *verifier) needReport() error {
 	case v.e.HCLReport != nil:
 		return absent("the HCL report could not be read")
 	default:
-		return absent("no hardware report with its claims")
+		return absent("no hardware report")
 	}
 }
 
@@ -66,14 +64,23 @@ func (v *verifier) hclBinding() error {
 	if err := v.needReport(); err != nil {
 		return err
 	}
+	if v.report.Claims == nil {
+		return absent("no runtime claims with the hardware report")
+	}
 	return v.report.CheckBinding()
 }
 
+// hclClaims reads the claims, also those that no hardware report came with: nothing then vouches
+// for them, but they must not contradict the rest.
 func (v *verifier) hclClaims() error {
-	if err := v.needReport(); err != nil {
-		return err
+	raw := v.e.RuntimeClaims
+	if v.report != nil {
+		raw = v.report.Claims
 	}
-	claims, err := hcl.ParseClaims(v.report.Claims)
+	if raw == nil {
+		return absent("no runtime claims that could be read")
+	}
+	claims, err := hcl.ParseClaims(raw)
 	if err != nil {
 		return err
 	}

@@ -33,12 +33,14 @@
 //  5. hcl.claims: strict JSON with exactly one usable attestation key
 //  6. hcl.user-data: the guest's own input is what the policy expects
 //  7. tdx.structure: Intel TDX is refused; this version does not verify it
-//  8. snp.structure: report version 2 to 5, reserved fields zero, ECDSA P-384, signed by a VCEK
+//  8. snp.structure: report version 2 to 5, reserved bits and bytes as they must be, ECDSA P-384,
+//     signed by a VCEK, or by a VLEK if the policy names its provider
 //  9. snp.chain: the VCEK ends in a root of the verifier, of its own product line, at the
 //     verifier's time
 //  10. snp.identity: the VCEK is that of the report's chip and reported TCB
 //  11. snp.signature: the report is signed by the VCEK
-//  12. snp.policy: no debugging, no migration agent, VMPL 0, and what else the policy asks
+//  12. snp.policy: no debugging, no migration agent, VMPL 0, nothing of unknown meaning, and what
+//     else the policy asks
 //  13. snp.tcb: reported ≤ committed ≤ current, and at least the policy's minimum
 //  14. snp.launch: id_key_digest or measurement on the policy's list
 //  15. snp.revocation: neither ASK nor VCEK on AMD's list, if one is supplied
@@ -60,9 +62,11 @@
 //  32. quote.coherence: quote and certify are from one boot, close together
 //  33. eventlog.replay: the log of the boot gives the quoted values of PCRs 0 to 7
 //  34. eventlog.policy: what the log shows is what the policy asks
-//  35. policy.secure-boot, 36. policy.vm-id: the VM's configuration is what the policy asks
-//  37. policy.pcr: the quoted PCRs have values that the policy lists
-//  38. policy.age: the challenge is no older than the policy allows
+//  35. policy.tee: the policy accepts what vouches for the machine; without a TEE only if it names
+//     that kind
+//  36. policy.secure-boot, 37. policy.vm-id: the VM's configuration is what the policy asks
+//  38. policy.pcr: the quoted PCRs have values that the policy lists
+//  39. policy.age: the challenge is no older than the policy allows
 //
 // # Invariants
 //
@@ -77,6 +81,8 @@
 //   - What was not understood as a whole is refused: trailing bytes, unknown members, unsupported
 //     algorithms.
 //   - Evidence of an unknown or unsupported platform is held to the checks of all supported ones.
+//     Evidence without a TEE is too, unless the policy names its [Kind]; the result then says that
+//     no TEE vouches for the machine.
 //
 // Verified evidence does not show which tenant owns the machine, what software runs in it now, or
 // that the processor was not attacked by someone with physical access to the host. That the

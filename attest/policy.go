@@ -13,6 +13,13 @@ type Policy struct {
 	// one platform stands for the check of the same name on the platform that the evidence is of.
 	Required []string
 
+	// TEE names the kinds of evidence that are accepted. Empty: every platform of this package, and
+	// nothing without a TEE.
+	TEE []Kind
+	// AKNames, if not empty, lists the Names (see [KeyName]) of the attestation keys that are
+	// accepted. For evidence of KindTPM it is the only thing that says whose key it is.
+	AKNames [][]byte
+
 	// PCRs must all be covered by the quote, in the SHA-256 bank. With an empty list a quote
 	// is still required, of any PCRs.
 	PCRs []int
@@ -136,7 +143,7 @@ func KeyChecks() []string {
 func Floor() []string { return floor(platforms()) }
 
 func floor(answering []platform) []string {
-	names := append([]string{CheckBundleFormat}, vouching(answering)...)
+	names := append([]string{CheckBundleFormat, CheckPolicyTEE}, vouching(answering)...)
 	return append(names,
 		CheckQuoteSignature, CheckQuoteStructure, CheckQuoteSigner,
 		CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest)
@@ -148,6 +155,13 @@ func (p Policy) required(answering []platform) []string {
 	all = append(all, p.EventLog.required()...)
 	for _, name := range p.Required {
 		all = append(all, counterparts(name, answering)...)
+	}
+	for name, asked := range map[string]bool{
+		CheckHCLUserData: p.UserData != nil, CheckPolicySecureBoot: p.RequireSecureBoot, CheckPolicyVMID: p.VMID != "",
+	} {
+		if asked {
+			all = append(all, name)
+		}
 	}
 	slices.Sort(all)
 	return slices.Compact(all)

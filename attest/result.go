@@ -51,8 +51,8 @@ const (
 // AK is the TPM's attestation key as a verifier came to know it.
 type AK struct {
 	Public        *rsa.PublicKey
-	Name          []byte // TPM 2.0 Part 1, 14 "Names"
-	QualifiedName []byte // under the endorsement hierarchy
+	Name          []byte // TPM 2.0 Part 1, 14 "Names"; nil if only the key itself is known
+	QualifiedName []byte // under the endorsement hierarchy; nil with Name
 }
 
 // Claim is something that a Result proves, or does not.
@@ -67,6 +67,7 @@ type Claim struct {
 type Result struct {
 	Checks []Check
 
+	Kind      Kind // what vouches for the machine; empty if that is not known
 	AK        *AK
 	KeyName   []byte           // of the binding key; nil unless all KeyChecks passed
 	PublicKey crypto.PublicKey // of the binding key; nil unless all KeyChecks passed

@@ -104,6 +104,8 @@ func (v vector) evidence(t testing.TB) *attest.Evidence {
 			e.VCEKChain = certificates(t, b)
 		case "ak-cert-nv":
 			e.AKCertificate = b
+		case "ak-intermediates":
+			e.AKIntermediates = certificates(t, b)
 		case "ak-public":
 			e.AKPublic = publicFromPEM(t, b)
 		case "ak-public-2b":
@@ -209,6 +211,9 @@ func TestRealEvidence(t *testing.T) {
 	for _, v := range loadVectors(t) {
 		t.Run(v.ID, func(t *testing.T) {
 			t.Parallel()
+			if _, ok := v.Parts["td-quote"]; ok {
+				t.Skip("TD quotes are not verified yet")
+			}
 			if v.Expect == "parsed" {
 				v.mustParseOnly(t)
 				return

@@ -313,6 +313,11 @@ type Rule struct {
 	// certificate is of use at hosts only: callers then have to offer TLS 1.2 at most,
 	// which Key Vault needs anyway. Default: false.
 	SignHostsOnly bool `yaml:"sign_hosts_only,omitempty"`
+	// Evidence lets callers have attestation evidence of the identities' keys, for a
+	// verifier's nonce (docs/evidence.md). A bundle is no secret, but it names the machine:
+	// its processor and its attestation key are the same in each. A rule that gives nothing
+	// else needs no resources. Default: false.
+	Evidence bool `yaml:"evidence,omitempty"`
 }
 
 // maxFileBytes limits a configuration file.

@@ -31,6 +31,8 @@ const (
 	Diagnose           Verb = "diagnose"
 	Serve              Verb = "run the agent"
 	CheckConfiguration Verb = "check the configuration"
+	Setup              Verb = "set the agent up"
+	GetToken           Verb = "get a token of"
 )
 
 // Flag modifies a command. [Flag.Is] gives it a value.
@@ -61,6 +63,10 @@ const (
 	Out            Flag = "write to"
 	File           Flag = "file"
 	FromKeyFile    Flag = "key file"
+	Identity       Flag = "identity"
+	Resource       Flag = "resource"
+	Bound          Flag = "bound"
+	AppService     Flag = "endpoint for programs that do not know the agent"
 )
 
 // Is is the flag with a value.

@@ -35,7 +35,8 @@ var places = map[string]place{
 	"internal/auditsink":         {[]string{"internal/owned", "internal/writequeue"}, "where records go, whatever is in them"},
 	"internal/waiting":           {nil, leaf},
 	"internal/inflight":          {nil, leaf},
-	"internal/bridge":            {[]string{"agentapi/peer", "agentapi/wire", "internal/forward"}, "a user's own server before the agent: it decides nothing, and links nothing of the agent"},
+	"internal/earlyanswer":       {nil, leaf},
+	"internal/bridge":            {[]string{"agentapi/peer", "agentapi/wire", "internal/earlyanswer", "internal/forward"}, "a user's own server before the agent: it decides nothing, and links nothing of the agent"},
 	"internal/forward":           {nil, "it passes requests on; who may make them is decided elsewhere"},
 	"internal/tooltest":          {nil, leaf},
 	"internal/tcg":               {nil, leaf},
@@ -83,7 +84,7 @@ var places = map[string]place{
 	},
 
 	"tlsbridge/certverify": {[]string{"internal/certs"}, "a parser: bytes in, values out; signers on both sides of the agent's socket are held to it"},
-	"tlsbridge":            {[]string{"internal/upstream", "tlsbridge/certverify"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
+	"tlsbridge":            {[]string{"internal/earlyanswer", "internal/upstream", "tlsbridge/certverify"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
 	"acquire/imds":         {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/entra":        {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/binding": {
@@ -114,7 +115,7 @@ var places = map[string]place{
 	"internal/engine": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "attest/...", "tlsbridge", "acquire/...",
-			"internal/advice", "internal/certs", "internal/cloud", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
+			"internal/advice", "internal/certs", "internal/cloud", "internal/errinfo", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
 		},
 		"the one place where key, attestation and token services meet; it cannot see the caller (agentapi)",
 	},
@@ -127,6 +128,11 @@ var places = map[string]place{
 		"rules as somebody wrote them become rules as the agent applies them",
 	},
 	"internal/takeover": {[]string{"config", "agentapi/wire", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
+	"internal/setup":    {[]string{"config", "internal/advice"}, "pure: what was found and chosen goes in, a configuration with its reasons comes out"},
+	"internal/inspect": {
+		[]string{"config", "tpm", "acquire/imds", "agentapi/peer", "attest/collect", "attest/hcl", "internal/accounts", "internal/engine", "internal/setup", "internal/statedir"},
+		"looks at a machine on which no agent runs yet; what follows from it is decided elsewhere",
+	},
 	"internal/keyring": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",
@@ -154,7 +160,7 @@ var places = map[string]place{
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "client", "agentapi/wire", "systemd", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
+			"config", "attest", "client", "agentapi/wire", "systemd", "internal/accounts", "internal/inspect", "internal/setup", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
 			"internal/inputfile", "internal/launch", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -163,6 +164,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	d.server, err = agentapi.New(agentapi.Config{
 		Tokens:       d.engine.Acquirer,
 		Pairs:        agentapi.Pairs{Source: d.engine.Acquirer, RootCAs: plan.RootCAs()},
+		Evidence:     d.evidence(plan),
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
 		Waits:        d.waits,
@@ -234,6 +236,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
 	d.tellRules(nil, plan.rules.NotInForce())
 	d.tellCautions(plan.rules)
+	debug.FreeOSMemory() // a third of the heap's memory was for the start alone
 	defer d.opts.Logger.Info("keyagent has ended: no request is under way any more")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

@@ -107,7 +107,7 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 		return changes{}, err
 	}
 	rules := agentapi.Rules{Policy: next.policy, Identities: next.callables, Tokens: roster,
-		Pairs: agentapi.Pairs{Source: roster, RootCAs: next.RootCAs()}}
+		Pairs: agentapi.Pairs{Source: roster, RootCAs: next.RootCAs()}, Evidence: d.evidence(next)}
 	if err := rules.Check(); err != nil {
 		return changes{}, err
 	}

@@ -9,9 +9,9 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
-	"slices"
 	"testing"
 
 	gattest "github.com/google/go-attestation/attest"

@@ -2,6 +2,7 @@ package attest
 
 import (
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ const DefaultAudience = "urn:keyagent:by-hand"
 const (
 	certifyLabel = "keyagent/attest/1 certify"
 	quoteLabel   = "keyagent/attest/1 quote"
+	reportLabel  = "keyagent/attest/1 hcl"
 )
 
 // Challenge is what a verifier asks evidence for. Evidence made for one audience is worthless to
@@ -33,7 +35,8 @@ type Challenge struct {
 	Nonce    []byte // 16 to 64 bytes, never used before
 	Audience string // the URL of the party that will verify the evidence
 
-	// Issued is when the verifier made the nonce, for Policy.MaxAge. No statement covers it.
+	// Issued is when the verifier gave out the nonce. It is needed for [Policy.MaxAge] alone, and
+	// known to the verifier alone.
 	Issued time.Time
 }
 
@@ -69,12 +72,25 @@ func (c Challenge) QuoteData(keyName []byte) []byte {
 	return derive(quoteLabel, []byte(c.Audience), c.Nonce, keyName)
 }
 
+// UserData is the guest's own input to the hardware report, where the verifier asks for one that
+// was made for its nonce ([Policy.HardwareFresh]): derived as QuoteData is, under the label
+// "keyagent/attest/1 hcl" and with SHA-512, since the input has 64 bytes.
+func (c Challenge) UserData(keyName []byte) []byte {
+	sum := sha512.Sum512(join(reportLabel, []byte(c.Audience), c.Nonce, keyName))
+	return sum[:]
+}
+
 func derive(label string, fields ...[]byte) []byte {
+	sum := sha256.Sum256(join(label, fields...))
+	return sum[:]
+}
+
+// join gives other bytes for each label and list of fields.
+func join(label string, fields ...[]byte) []byte {
 	buf := append([]byte(label), 0)
 	for _, f := range fields {
 		buf = binary.BigEndian.AppendUint16(buf, uint16(len(f))) //nolint:gosec // Validate keeps every field below 64 KiB
 		buf = append(buf, f...)
 	}
-	sum := sha256.Sum256(buf)
-	return sum[:]
+	return buf
 }

@@ -145,7 +145,7 @@ func (v *verifier) akCertificateChain(cert *x509.Certificate) error {
 	if v.now.IsZero() { // x509 would take the clock of this machine
 		return errors.New("the verifier gave no time to verify the certificate at")
 	}
-	_, err := cert.Verify(x509.VerifyOptions{
+	chains, err := cert.Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: intermediates,
 		CurrentTime:   v.now,
@@ -154,6 +154,7 @@ func (v *verifier) akCertificateChain(cert *x509.Certificate) error {
 	if err != nil {
 		return fmt.Errorf("AK certificate issued by %.60q: %w", cert.Issuer.CommonName, err)
 	}
+	v.result.addChain(CheckAKCertificate, chains[0]...)
 	return nil
 }
 

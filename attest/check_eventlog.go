@@ -3,7 +3,6 @@ package attest
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/keyagent/keyagent/attest/eventlog"
@@ -162,45 +161,6 @@ func (p EventLogPolicy) checkCommandLines(f *eventlog.Facts) error {
 		if !slices.Contains(p.CommandLines, line.Text) {
 			return fmt.Errorf("kernel command line %.200q is not on the policy's list", line.Text)
 		}
-	}
-	return nil
-}
-
-// policyPCR compares quoted registers with the policy's values.
-func (v *verifier) policyPCR() error {
-	if len(v.policy.PCRValues) == 0 {
-		return absent("not asked for")
-	}
-	if v.result.PCRs == nil {
-		return errors.New("no quoted PCR values")
-	}
-	for _, index := range slices.Sorted(maps.Keys(v.policy.PCRValues)) {
-		value, quoted := v.result.PCRs[index]
-		if !quoted {
-			return fmt.Errorf("PCR %d is not quoted", index)
-		}
-		if !contains(v.policy.PCRValues[index], value) {
-			return fmt.Errorf("PCR %d is %x, which is not on the policy's list", index, value)
-		}
-	}
-	return nil
-}
-
-// policyAge compares the time of the challenge with that of the verification.
-func (v *verifier) policyAge() error {
-	limit := v.policy.MaxAge
-	if limit == 0 {
-		return absent("not asked for")
-	}
-	if v.challenge == nil || v.challenge.Issued.IsZero() {
-		return errors.New("the verifier does not say when it issued the challenge")
-	}
-	age := v.now.Sub(v.challenge.Issued)
-	if age < 0 {
-		return fmt.Errorf("the challenge was issued %v after the time of the verification", -age)
-	}
-	if age > limit {
-		return fmt.Errorf("the challenge is %v old, want at most %v", age, limit)
 	}
 	return nil
 }

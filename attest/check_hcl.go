@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/keyagent/keyagent/attest/hcl"
 )
@@ -90,40 +89,20 @@ func (v *verifier) hclClaims() error {
 }
 
 func (v *verifier) hclUserData() error {
-	if v.policy.UserData == nil {
+	if v.policy.UserData == nil && !v.policy.HardwareFresh {
 		return absent("not asked for")
+	}
+	if v.policy.HardwareFresh && v.expected.userData == nil {
+		return errors.New("a report made for the nonce is asked for, and the evidence answers no challenge of this protocol")
 	}
 	if v.claims == nil {
 		return absent("the claims could not be read")
 	}
-	if !bytes.Equal(v.claims.UserData, v.policy.UserData) {
+	if v.policy.UserData != nil && !bytes.Equal(v.claims.UserData, v.policy.UserData) {
 		return errors.New("user-data of the hardware report is not the expected value")
 	}
-	return nil
-}
-
-func (v *verifier) policySecureBoot() error {
-	if !v.policy.RequireSecureBoot {
-		return absent("not asked for")
-	}
-	if v.claims == nil {
-		return absent("the claims could not be read")
-	}
-	if on := v.claims.VMConfiguration.SecureBoot; on == nil || !*on {
-		return errors.New("secure boot is not on in the VM's configuration")
-	}
-	return nil
-}
-
-func (v *verifier) policyVMID() error {
-	if v.policy.VMID == "" {
-		return absent("not asked for")
-	}
-	if v.claims == nil {
-		return absent("the claims could not be read")
-	}
-	if got := v.claims.VMConfiguration.VMUniqueID; !strings.EqualFold(got, v.policy.VMID) {
-		return fmt.Errorf("VM %.50q is not %q", got, v.policy.VMID)
+	if v.policy.HardwareFresh && !bytes.Equal(v.claims.UserData, v.expected.userData) {
+		return errors.New("the hardware report was not made for the verifier's nonce: its user-data is another one")
 	}
 	return nil
 }

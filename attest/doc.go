@@ -65,8 +65,8 @@
 //  35. policy.tee: the policy accepts what vouches for the machine; without a TEE only if it names
 //     that kind
 //  36. policy.secure-boot, 37. policy.vm-id: the VM's configuration is what the policy asks
-//  38. policy.pcr: the quoted PCRs have values that the policy lists
-//  39. policy.age: the challenge is no older than the policy allows
+//  38. policy.pcr: quoted PCRs have values of the policy's lists
+//  39. policy.age: the verifier gave out its nonce no longer ago than the policy says
 //
 // # Invariants
 //

@@ -6,9 +6,6 @@ import (
 	"slices"
 )
 
-// CheckPolicyTEE is the check that the policy accepts what vouches for the machine.
-const CheckPolicyTEE = "policy.tee"
-
 // Kind says what vouches for a machine and its attestation key.
 type Kind string
 

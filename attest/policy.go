@@ -35,15 +35,18 @@ type Policy struct {
 
 	// UserData, if not nil, must equal the 64 bytes of guest input that the hardware report covers.
 	UserData []byte
+	// HardwareFresh asks for a hardware report that was made for the verifier's nonce, and not only a
+	// quote: its guest input must be [Challenge.UserData].
+	HardwareFresh bool
 	// RequireSecureBoot asks for secure boot in the VM's configuration.
 	RequireSecureBoot bool
 	// VMID, if not empty, must equal vmUniqueId, letter case aside.
 	VMID string
-	// PCRValues lists for a register of the SHA-256 bank the values that it may have. Each that is
-	// named must be quoted.
+	// PCRValues lists for a PCR the values that it may have, in the SHA-256 bank. A PCR that has an
+	// entry must be quoted.
 	PCRValues map[int][][]byte
-	// MaxAge, if not 0, is how old the challenge may be, at most: evidence itself says nothing
-	// about the time of day. The verifier must then say in the challenge when it was issued.
+	// MaxAge, if positive, is how long ago the verifier may have given out its nonce
+	// (Challenge.Issued) at the time of verification.
 	MaxAge time.Duration
 
 	// EventLog is what the log of the boot must show.
@@ -149,10 +152,13 @@ func floor(answering []platform) []string {
 		CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest)
 }
 
+// Requires lists the checks that p requires, in alphabetical order. For evidence of one platform,
+// those of the others do not count.
+func (p Policy) Requires() []string { return p.required(platforms()) }
+
 // required lists the checks that must pass under p for evidence of the answering platforms.
 func (p Policy) required(answering []platform) []string {
-	all := floor(answering)
-	all = append(all, p.EventLog.required()...)
+	all := slices.Concat(floor(answering), p.asked(), p.EventLog.required())
 	for _, name := range p.Required {
 		all = append(all, counterparts(name, answering)...)
 	}

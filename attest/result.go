@@ -3,8 +3,10 @@ package attest
 import (
 	"crypto"
 	"crypto/rsa"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/keyagent/keyagent/attest/eventlog"
 )
@@ -78,10 +80,22 @@ type Result struct {
 
 	HardwareFacts
 
+	Chains []Chain // in the order of the checks that found them
+
 	Proven    []Claim
 	NotProven []Claim
 
 	required []string
+}
+
+// Chain leads from a certificate of the evidence to an anchor of the verifier.
+type Chain struct {
+	Check        string              // the check that found it, which may have failed for another reason
+	Certificates []*x509.Certificate // that of the evidence first, the anchor last
+}
+
+func (r *Result) addChain(check string, certificates ...*x509.Certificate) {
+	r.Chains = append(r.Chains, Chain{check, certificates})
 }
 
 // Clock is the TPM's own time information in a statement (TPM 2.0 Part 2, TPMS_CLOCK_INFO). Two
@@ -151,14 +165,11 @@ func (r *Result) Err() error {
 	return fmt.Errorf("evidence refused: %w", errors.Join(errs...))
 }
 
-func (r *Result) requires(name string) bool {
-	for _, n := range r.required {
-		if n == name {
-			return true
-		}
-	}
-	return false
-}
+// Required lists the checks that had to pass under the policy, in alphabetical order. One that is
+// not among Checks has not passed.
+func (r *Result) Required() []string { return slices.Clone(r.required) }
+
+func (r *Result) requires(name string) bool { return slices.Contains(r.required, name) }
 
 func (r *Result) has(name string) bool {
 	for _, c := range r.Checks {

@@ -255,6 +255,7 @@ func (s *snpShare) chain() error {
 		return err
 	}
 	s.v.result.Product = root.Product
+	s.v.result.addChain(CheckSNPChain, s.vcek, root.IssuerOf(s.vcek), root.ARK)
 	return nil
 }
 

@@ -44,6 +44,7 @@ const (
 	CheckEventLogReplay = "eventlog.replay"
 	CheckEventLogPolicy = "eventlog.policy"
 
+	CheckPolicyTEE        = "policy.tee"
 	CheckPolicySecureBoot = "policy.secure-boot"
 	CheckPolicyVMID       = "policy.vm-id"
 	CheckPolicyPCR        = "policy.pcr"
@@ -136,6 +137,8 @@ type Expected struct {
 	// that always expects a key must check that it is not nil: package x509 leaves the public key
 	// nil if it does not know its algorithm.
 	Key crypto.PublicKey
+
+	userData []byte // see [Policy.HardwareFresh]; nil without a challenge
 }
 
 // Verify verifies evidence that was requested with ch, at the time now, which must not be the zero
@@ -161,7 +164,7 @@ func expectedOf(e *Evidence, ch Challenge) Expected {
 	if e.KeyPublic != nil {
 		keyName = nameOf(e.KeyPublic)
 	}
-	return Expected{Certify: ch.CertifyData(), Quote: ch.QuoteData(keyName)}
+	return Expected{Certify: ch.CertifyData(), Quote: ch.QuoteData(keyName), userData: ch.UserData(keyName)}
 }
 
 // VerifyExpected is Verify for evidence that another protocol asked for, whose extraData the caller

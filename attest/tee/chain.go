@@ -131,6 +131,16 @@ func VerifySigner(signer *x509.Certificate, roots []AMDRoot, t time.Time) (*AMDR
 	return other, failure
 }
 
+// IssuerOf returns the certificate that issued a signer which [VerifySigner] accepted under this
+// root.
+func (root *AMDRoot) IssuerOf(signer *x509.Certificate) *x509.Certificate {
+	endorsement, err := endorsementOf(signer)
+	if err != nil {
+		return nil
+	}
+	return root.issuer(endorsement.SigningKey())
+}
+
 // issuer is the certificate of root that issues for keys of this kind.
 func (root *AMDRoot) issuer(kind SigningKey) *x509.Certificate {
 	if kind == SigningKeyVLEK {

@@ -27,6 +27,7 @@ func commandWords() map[advice.Verb]string {
 		advice.Serve:              serveName,
 		advice.CheckConfiguration: "config check",
 		advice.Setup:              setupName,
+		advice.PrepareImage:       imagePrepareName,
 		advice.GetToken:           "token",
 	}
 }

@@ -32,6 +32,7 @@ const (
 	Serve              Verb = "run the agent"
 	CheckConfiguration Verb = "check the configuration"
 	Setup              Verb = "set the agent up"
+	PrepareImage       Verb = "remove what is this machine's alone"
 	GetToken           Verb = "get a token of"
 )
 

@@ -39,6 +39,7 @@ var places = map[string]place{
 	"internal/bridge":            {[]string{"agentapi/peer", "agentapi/wire", "internal/earlyanswer", "internal/forward"}, "a user's own server before the agent: it decides nothing, and links nothing of the agent"},
 	"internal/forward":           {nil, "it passes requests on; who may make them is decided elsewhere"},
 	"internal/tooltest":          {nil, leaf},
+	"internal/nearby":            {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
 	"config":                     {[]string{"internal/cloud", "internal/owned"}, "the file format is no package's own; engine and daemon translate it into each Config. A file names clouds, hosts and audiences as Microsoft does"},
@@ -70,6 +71,8 @@ var places = map[string]place{
 		[]string{"attest/eventlog", "attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
 		"pure: a relying party that only verifies must not link device code",
 	},
+	"attest/policyfile": {[]string{"attest", "attest/hcl", "attest/tee", "internal/nearby"}, "a file becomes a policy; a relying party that writes its policy in Go does not link it"},
+	"attest/report":     {[]string{"attest", "attest/hcl"}, "what was found, for people and programs; it decides nothing"},
 	"attest/collect": {
 		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream"},
 		"gathers on the VM what attest then verifies",
@@ -129,6 +132,10 @@ var places = map[string]place{
 	},
 	"internal/takeover": {[]string{"config", "agentapi/wire", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
 	"internal/setup":    {[]string{"config", "internal/advice"}, "pure: what was found and chosen goes in, a configuration with its reasons comes out"},
+	"internal/imageprep": {
+		[]string{"config", "tpm", "signer/keystore", "internal/advice", "internal/statedir", "internal/statefile"},
+		"removes what the state directory has, and makes nothing",
+	},
 	"internal/inspect": {
 		[]string{"config", "tpm", "acquire/imds", "agentapi/peer", "attest/collect", "attest/hcl", "internal/accounts", "internal/engine", "internal/setup", "internal/statedir"},
 		"looks at a machine on which no agent runs yet; what follows from it is decided elsewhere",
@@ -160,8 +167,8 @@ var places = map[string]place{
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "attest", "client", "agentapi/wire", "systemd", "internal/accounts", "internal/inspect", "internal/setup", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
-			"internal/inputfile", "internal/launch", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
+			"config", "attest", "client", "agentapi/wire", "systemd", "internal/accounts", "internal/imageprep", "internal/inspect", "internal/setup", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
+			"attest/policyfile", "attest/report", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},

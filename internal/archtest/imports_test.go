@@ -47,7 +47,7 @@ var places = map[string]place{
 	"agentapi/peer":              {nil, "the caller's identity is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
-	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
+	"attest/tee":                 {[]string{"attest/internal/strictjson", "internal/certs", "internal/pemfile"}, "verifiers of foreign formats"},
 
 	"tpm/internal/rc": {nil, leaf},
 	"tpm/internal/device": {
@@ -74,7 +74,7 @@ var places = map[string]place{
 	"attest/fleet":      {[]string{"attest", "attest/report"}, "many files and their order; what holds is decided in attest"},
 	"attest/report":     {[]string{"attest", "attest/hcl"}, "what was found, for people and programs; it decides nothing"},
 	"attest/collect": {
-		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream"},
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream", "internal/waiting"},
 		"gathers on the VM what attest then verifies",
 	},
 	"attest/maa": {
@@ -174,6 +174,8 @@ var places = map[string]place{
 	},
 
 	"scripts":                      {nil, "it runs the scripts beside it"},
+	"packaging":                    {[]string{"config"}, "it runs the scripts beside it, and reads the example with the package that the agent reads its file with"},
+	"packaging/generate":           {nil, "a tool of the build: texts go in, texts come out"},
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},

@@ -32,11 +32,11 @@ const socketMode = 0o666
 // Options are what the caller of the daemon gives it besides the configuration.
 type Options struct {
 	Version string
-	Logger  *slog.Logger     // nil means no log
-	Audit   *slog.Logger     // required: one record per answer
+	Logger  *slog.Logger // nil means no log
+	Audit   *slog.Logger // required: one record per answer
 	// LogLevel is that of Logger, which a reload changes; nil: none does.
 	LogLevel *slog.LevelVar
-	Now     func() time.Time // nil means time.Now
+	Now      func() time.Time // nil means time.Now
 
 	// Sleep waits between the attempts of one request, Wait until the next look at what is to be
 	// renewed, and WaitForAccounts until the next look for users and groups who were not found; nil

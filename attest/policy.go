@@ -35,8 +35,8 @@ type Policy struct {
 
 	// UserData, if not nil, must equal the 64 bytes of guest input that the hardware report covers.
 	UserData []byte
-	// HardwareFresh asks for a hardware report that was made for the verifier's nonce, and not only a
-	// quote: its guest input must be [Challenge.UserData].
+	// HardwareFresh asks for a hardware report that was made for the verifier's nonce, and not only
+	// a quote: its guest input must be [Challenge.UserData].
 	HardwareFresh bool
 	// RequireSecureBoot asks for secure boot in the VM's configuration.
 	RequireSecureBoot bool

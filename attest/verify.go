@@ -278,7 +278,7 @@ func (v *verifier) claimsOf(answering []joined) []claim {
 			ak, named = w.anchor, CheckAKPublic
 		}
 	}
-	vouched := vouching(platformsOf(answering))
+	vouched := vouching(platformsOf(answering), v.policy)
 	quoted := slices.Concat(vouched, []string{CheckQuoteStructure, CheckQuoteSignature, CheckQuoteSigner})
 	fresh := slices.Concat(quoted, []string{CheckQuoteNonce})
 	if len(v.expected.Quote) == 0 {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
 	"maps"
 	"testing"
@@ -96,6 +97,7 @@ type Machine struct {
 	KeyPublic  []byte
 	ReportType uint32
 	Hardware   []byte // instead of a signed SNP report
+	TDX        *TDX   // the machine has Intel TDX instead of AMD SEV-SNP
 
 	ChangeReport   func(raw []byte)       // before signing
 	ChangeCertify  func(*Statement)       // before signing
@@ -159,6 +161,9 @@ func (m *Machine) SetBoot(log *bootlog.Log, registers int) {
 // Anchors are what a verifier must trust for the machine's evidence to verify.
 func (m *Machine) Anchors() attest.TrustAnchors {
 	a := attest.TrustAnchors{AMD: []attest.AMDRoot{m.AMD.Root()}}
+	if m.TDX != nil {
+		a.Intel = []*x509.Certificate{m.TDX.Intel.Root()}
+	}
 	a.VTPM = append(a.VTPM, m.CA.Root)
 	if m.ChangeAnchors != nil {
 		m.ChangeAnchors(&a)
@@ -187,23 +192,35 @@ func (m *Machine) Evidence(t testing.TB, ch attest.Challenge) *attest.Evidence {
 	if m.ChangeQuote != nil {
 		m.ChangeQuote(&quote)
 	}
-	hardware := m.Hardware
-	if hardware == nil {
-		hardware = m.AMD.Report(t, ReportData(m.Claims), m.IDKeyDigest, m.ChangeReport)
-	}
 	e := &attest.Evidence{
 		Nonce: ch.Nonce, Audience: ch.Audience,
-		HCLReport:     Wrap(m.ReportType, hardware, m.Claims),
 		AKCertificate: m.CA.Issue(t, &m.AK.PublicKey, nil), AKPublic: m.akArea(), KeyPublic: m.KeyPublic,
 		Certify: certify.Bytes(), CertifySignature: m.Sign(t, certify.Bytes()),
 		Quote: quote.Bytes(), QuoteSignature: m.Sign(t, quote.Bytes()), PCRs: m.PCRs,
 		EventLog: m.EventLog,
 	}
-	e.VCEKChain = m.AMD.VCEKChain()
+	m.addHardware(t, e)
 	if m.ChangeEvidence != nil {
 		m.ChangeEvidence(e)
 	}
 	return e
+}
+
+// addHardware adds the hardware report and what vouches for it.
+func (m *Machine) addHardware(t testing.TB, e *attest.Evidence) {
+	t.Helper()
+	if x := m.TDX; x != nil {
+		report := x.Report(ReportData(m.Claims))
+		e.HCLReport = Wrap(4, report, m.Claims)
+		e.TDQuote, e.TDXCollateral = x.Quote(t, report), x.Collateral(t)
+		return
+	}
+	hardware := m.Hardware
+	if hardware == nil {
+		hardware = m.AMD.Report(t, ReportData(m.Claims), m.IDKeyDigest, m.ChangeReport)
+	}
+	e.HCLReport = Wrap(m.ReportType, hardware, m.Claims)
+	e.VCEKChain = m.AMD.VCEKChain()
 }
 
 // Sign makes a TPMT_SIGNATURE by the AK.

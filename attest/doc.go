@@ -43,12 +43,14 @@
 //  13. tdx.tcb: the firmware is at a level that Intel calls up to date, or that the policy accepts
 //  14. tdx.policy: no debugging, no migration, and what else the policy asks
 //  15. tdx.launch: mrtd on the policy's list
-//  16. snp.structure: report version 2 to 5, reserved fields zero, ECDSA P-384, signed by a VCEK
+//  16. snp.structure: report version 2 to 5, reserved bits and bytes as they must be, ECDSA P-384,
+//     signed by a VCEK, or by a VLEK if the policy names its provider
 //  17. snp.chain: the VCEK ends in a root of the verifier, of its own product line, at the
 //     verifier's time
 //  18. snp.identity: the VCEK is that of the report's chip and reported TCB
 //  19. snp.signature: the report is signed by the VCEK
-//  20. snp.policy: no debugging, no migration agent, VMPL 0, and what else the policy asks
+//  20. snp.policy: no debugging, no migration agent, VMPL 0, nothing of unknown meaning, and what
+//     else the policy asks
 //  21. snp.tcb: reported ≤ committed ≤ current, and at least the policy's minimum
 //  22. snp.launch: id_key_digest or measurement on the policy's list
 //  23. snp.revocation: neither ASK nor VCEK on AMD's list, if one is supplied
@@ -68,7 +70,11 @@
 //  38. quote.selection: the SHA-256 bank, and at least the policy's PCRs
 //  39. quote.digest: the PCR values listed are those quoted, no more and no fewer
 //  40. quote.coherence: quote and certify are from one boot, close together
-//  41. policy.secure-boot, 42. policy.vm-id: the VM's configuration is what the policy asks
+//  41. policy.tee: the policy accepts what vouches for the machine; without a TEE only if it names
+//     that kind
+//  42. policy.secure-boot, 43. policy.vm-id: the VM's configuration is what the policy asks
+//  44. policy.pcr: quoted PCRs have values of the policy's lists
+//  45. policy.age: the verifier gave out its nonce no longer ago than the policy says
 //
 // # Invariants
 //
@@ -81,6 +87,8 @@
 //   - What was not understood as a whole is refused: trailing bytes, unknown members, unsupported
 //     algorithms.
 //   - Evidence of an unknown or unsupported platform is held to the checks of all supported ones.
+//     Evidence without a TEE is too, unless the policy names its [Kind]; the result then says that
+//     no TEE vouches for the machine.
 //
 // Verified evidence does not show which tenant owns the machine, what software runs in it now, or
 // that the processor was not attacked by someone with physical access to the host. That the

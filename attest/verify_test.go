@@ -146,7 +146,7 @@ func (f forgery) try(t *testing.T, check string) {
 
 func forgeries() map[string][]forgery {
 	all := map[string][]forgery{}
-	for _, part := range []map[string][]forgery{bundleForgeries(), hclForgeries(), snpForgeries(), tdxForgeries(), akForgeries(), keyForgeries(), quoteForgeries()} {
+	for _, part := range []map[string][]forgery{bundleForgeries(), hclForgeries(), snpForgeries(), tdxForgeries(), akForgeries(), keyForgeries(), quoteForgeries(), policyForgeries()} {
 		for check, list := range part {
 			all[check] = append(all[check], list...)
 		}
@@ -170,6 +170,13 @@ func bundleForgeries() map[string][]forgery {
 			}},
 			{name: "the verifier's own nonce is too short", also: []string{attest.CheckKeyCertifyNonce, attest.CheckQuoteNonce},
 				forge: func(_ *testing.T, x *trial) { x.challenge.Nonce = []byte("short") }},
+		},
+		attest.CheckPolicyTEE: {
+			{name: "another TEE than the policy names", forge: func(_ *testing.T, x *trial) { x.policy.TEE = []attest.Kind{attest.KindTDX} }},
+			{name: "no TEE where the policy names one", forge: func(_ *testing.T, x *trial) {
+				x.policy.TEE = []attest.Kind{attest.KindSNP}
+				x.ChangeEvidence = func(e *attest.Evidence) { e.HCLReport, e.VCEKChain = nil, nil }
+			}},
 		},
 		attest.CheckPolicySecureBoot: {
 			{name: "secure boot is off", forge: func(_ *testing.T, x *trial) {
@@ -272,7 +279,7 @@ func snpForgeries() map[string][]forgery {
 			{name: "version 6", forge: set(0x00, 6)},
 			{name: "reserved field used", forge: set(0x4C, 1)},
 			{name: "another signature algorithm", forge: set(0x34, 2)},
-			{name: "signed by a VLEK", forge: func(_ *testing.T, x *trial) {
+			{name: "signed by a VLEK", also: []string{attest.CheckSNPIdentity, attest.CheckSNPSignature}, forge: func(_ *testing.T, x *trial) {
 				x.ChangeEvidence = func(e *attest.Evidence) { e.HCLReport[32+0x48] = 1 << 2 }
 			}},
 		},
@@ -280,7 +287,7 @@ func snpForgeries() map[string][]forgery {
 			{name: "a root of the attacker's own", forge: func(_ *testing.T, x *trial) {
 				x.ChangeAnchors = func(a *attest.TrustAnchors) { a.AMD = attest.DefaultTrustAnchors().AMD }
 			}},
-			{name: "a root of another product line", forge: func(_ *testing.T, x *trial) {
+			{name: "a root of another product line", also: []string{attest.CheckSNPIdentity}, forge: func(_ *testing.T, x *trial) {
 				x.ChangeAnchors = func(a *attest.TrustAnchors) { a.AMD[0].Product = "Genoa" }
 			}},
 			{name: "no certificate at all", forge: func(_ *testing.T, x *trial) {

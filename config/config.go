@@ -27,6 +27,11 @@ type Config struct {
 	// /run/keyagent/agent.sock.
 	Socket string `yaml:"socket,omitempty"`
 
+	// Activated says that systemd holds all sockets, by .socket units: the agent opens none
+	// itself, does not start without that of socket, and says which others are missing. The
+	// packaged keyagent.service says so itself. Default: false, what is not passed is opened.
+	Activated bool `yaml:"activated,omitempty"`
+
 	// IMDSEndpoint is the base URL of the instance metadata service. Default:
 	// http://169.254.169.254. Only a test platform needs another one: the service at
 	// this address names the token endpoint that the agent talks to.
@@ -313,6 +318,11 @@ type Rule struct {
 	// certificate is of use at hosts only: callers then have to offer TLS 1.2 at most,
 	// which Key Vault needs anyway. Default: false.
 	SignHostsOnly bool `yaml:"sign_hosts_only,omitempty"`
+	// Evidence lets callers have attestation evidence of the identities' keys, for a
+	// verifier's nonce (docs/evidence.md). A bundle is no secret, but it names the machine:
+	// its processor and its attestation key are the same in each. A rule that gives nothing
+	// else needs no resources. Default: false.
+	Evidence bool `yaml:"evidence,omitempty"`
 }
 
 // maxFileBytes limits a configuration file.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -77,25 +78,43 @@ func New(cfg Config) *Collector {
 	return &Collector{cfg: cfg, thim: newTHIM(cfg)}
 }
 
-// Collect makes evidence for ch. It blocks for as long as the TPM needs for two signatures and an
-// NV read, and the host for one answer, but not longer than ctx.
+// Request says what evidence is wanted.
+type Request struct {
+	attest.Challenge
+	Key  *tpm.Key // that it is about, loaded in the TPM; nil: that of the Config
+	PCRs []int    // to be quoted; none: those of the Config's policy
+}
+
+// Collect makes evidence of the Config's key for ch, as [Collector.CollectFor] does.
 func (c *Collector) Collect(ctx context.Context, ch attest.Challenge) (*attest.Evidence, error) {
-	e, err := c.collect(ctx, ch)
+	return c.CollectFor(ctx, Request{Challenge: ch})
+}
+
+// CollectFor makes evidence. It blocks for as long as the TPM needs for two signatures and some NV
+// reads, and the host for one answer, but not longer than ctx.
+func (c *Collector) CollectFor(ctx context.Context, req Request) (*attest.Evidence, error) {
+	if req.Key == nil {
+		req.Key = c.cfg.Key
+	}
+	if len(req.PCRs) == 0 {
+		req.PCRs = c.cfg.Policy.PCRs
+	}
+	e, err := c.collect(ctx, req)
 	if err != nil {
 		return nil, fmt.Errorf("collecting attestation evidence: %w", err)
 	}
 	return e, nil
 }
 
-func (c *Collector) collect(ctx context.Context, ch attest.Challenge) (*attest.Evidence, error) {
-	if err := ch.Validate(); err != nil {
+func (c *Collector) collect(ctx context.Context, req Request) (*attest.Evidence, error) {
+	if err := req.Validate(); err != nil {
 		return nil, err
 	}
-	e := &attest.Evidence{Nonce: ch.Nonce, Audience: ch.Audience, KeyPublic: c.cfg.Key.PublicArea()}
+	e := &attest.Evidence{Nonce: req.Nonce, Audience: req.Audience, KeyPublic: req.Key.PublicArea()}
 	if err := c.addAttestationKey(ctx, e); err != nil {
 		return nil, err
 	}
-	if err := c.addStatements(ctx, e, ch); err != nil {
+	if err := c.addStatements(ctx, e, req); err != nil {
 		return nil, err
 	}
 	if err := c.addReport(ctx, e); err != nil {
@@ -107,7 +126,7 @@ func (c *Collector) collect(ctx context.Context, ch attest.Challenge) (*attest.E
 	if err := c.addAKCertificate(ctx, e); err != nil {
 		return nil, err
 	}
-	return e, c.selfVerify(e, ch)
+	return e, c.selfVerify(e, req)
 }
 
 func (c *Collector) addAttestationKey(ctx context.Context, e *attest.Evidence) error {
@@ -122,13 +141,13 @@ func (c *Collector) addAttestationKey(ctx context.Context, e *attest.Evidence) e
 	return nil
 }
 
-func (c *Collector) addStatements(ctx context.Context, e *attest.Evidence, ch attest.Challenge) error {
-	certify, err := c.cfg.TPM.Certify(ctx, c.cfg.Key, HandleAK, ch.CertifyData())
+func (c *Collector) addStatements(ctx context.Context, e *attest.Evidence, req Request) error {
+	certify, err := c.cfg.TPM.Certify(ctx, req.Key, HandleAK, req.CertifyData())
 	if err != nil {
 		return err
 	}
 	e.Certify, e.CertifySignature = certify.Attest, certify.Signature
-	quote, err := c.cfg.TPM.Quote(ctx, HandleAK, c.cfg.Policy.PCRs, ch.QuoteData(c.cfg.Key.Name()))
+	quote, err := c.cfg.TPM.Quote(ctx, HandleAK, req.PCRs, req.QuoteData(req.Key.Name()))
 	if err != nil {
 		return err
 	}
@@ -155,8 +174,8 @@ func (c *Collector) addReport(ctx context.Context, e *attest.Evidence) error {
 		return err
 	}
 	if !bytes.Equal(e.AKPublic, attest.AKPublicArea(claims.AK.N.Bytes())) {
-		return fmt.Errorf("the key at %#x is not the attestation key in the HCL report: it was replaced after boot; restart the VM",
-			uint32(HandleAK))
+		return finalError(fmt.Sprintf("the key at %#x is not the attestation key in the HCL report: it was replaced after boot; restart the VM",
+			uint32(HandleAK)))
 	}
 	e.HCLReport = raw
 	return nil
@@ -213,11 +232,22 @@ func issuer(cert *x509.Certificate, store []*x509.Certificate) *x509.Certificate
 	return nil
 }
 
-func (c *Collector) selfVerify(e *attest.Evidence, ch attest.Challenge) error {
-	result := attest.VerifyForKey(e, ch, c.cfg.Key.PublicKey(), c.cfg.Anchors, c.cfg.Policy, c.cfg.Now())
+func (c *Collector) selfVerify(e *attest.Evidence, req Request) error {
+	result := attest.VerifyForKey(e, req.Challenge, req.Key.PublicKey(), c.cfg.Anchors, c.policyFor(req), c.cfg.Now())
 	if err := result.Err(); err != nil {
 		c.keep(endorsements{})
 		return fmt.Errorf("not sent, since this machine itself would not accept it: %w", err)
 	}
 	return nil
+}
+
+// policyFor is what evidence must satisfy before it is sent. An authorization policy that the key
+// was made with is added: it only narrows the key's use.
+func (c *Collector) policyFor(req Request) attest.Policy {
+	p := c.cfg.Policy
+	p.PCRs = req.PCRs
+	if own := req.Key.Public().AuthPolicy.Buffer; len(own) > 0 {
+		p.Key.AuthPolicies = append(slices.Clone(p.Key.AuthPolicies), own)
+	}
+	return p
 }

@@ -2,11 +2,12 @@
 // the Intel TDX quote of a Confidential VM.
 //
 // A report is verified in steps that can be named, because an operator whose evidence is refused
-// needs to know which one failed: its structure ([ParseSNPReport]), the certificate chain of the
-// chip's key VCEK up to a root that the verifier brought ([VerifyVCEK]; certificates that came with
-// the evidence are candidates, never anchors), that this VCEK belongs to this report's chip and
-// firmware level ([CheckIdentity]), and at last the signature ([SNPReport.VerifySignature]). No
-// step proves anything alone: a genuine chain for another chip is worthless.
+// needs to know which one failed: its structure ([SNPReport.CheckStructure]), the certificate chain
+// of the key that signed it up to a root that the verifier brought ([VerifySigner]; certificates
+// that came with the evidence are candidates, never anchors), that this key belongs to this
+// report's chip and firmware level ([CheckIdentity]), and at last the signature
+// ([SNPReport.VerifySignature]). No step proves anything alone: a genuine chain for another chip is
+// worthless. The key is the chip's own VCEK or, if the verifier accepts its provider, a VLEK.
 //
 // A genuine report does not show whose software runs in the guest. Anyone may boot firmware of
 // their own on a genuine chip. The launch identity (id_key_digest, measurement) distinguishes
@@ -19,12 +20,9 @@
 // firmware ([TDXCollateral.Verify], [TCBInfo.Evaluate]). All of it is ours, on crypto/x509 and
 // crypto/ecdsa, with one time for everything; docs/adr/0028 says why.
 //
-// Parsing of the SNP report and of AMD's certificate extensions is go-sev-guest's (packages abi and
-// kds). Its verify and validate packages are not used: they merge the steps into one answer,
-// tolerate an all-zero chip id, and treat a missing root as a reason to use their own.
-//
-// BUG(tee): Turin chips are refused. Their VCEK has an 8-byte hardware id and further extensions
-// that the parser does not know.
+// The 1184 bytes and AMD's certificate extensions are read here. go-sev-guest, which tests compare
+// with, does not know Turin's VCEK, passes unknown versions and reserved fields, merges the steps
+// into one answer, and tolerates an all-zero chip id.
 //
 // Sources: AMD 56860 (SEV Secure Nested Paging Firmware ABI), table "ATTESTATION_REPORT Structure";
 // AMD 57230 (VCEK Certificate and KDS Interface); Intel TDX DCAP Quoting Library API (quote

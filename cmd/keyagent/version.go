@@ -21,12 +21,16 @@ func (a *app) versionCommand() *cobra.Command {
 					"version": version, "go": runtime.Version(), "platform": platform(),
 				})
 			}
-			_, err := fmt.Fprintf(a.out, "keyagent %s\n", versionText())
-			return err
+			return a.printVersion()
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+func (a *app) printVersion() error {
+	_, err := fmt.Fprintf(a.out, "keyagent %s\n", versionText())
+	return err
 }
 
 func versionText() string { return fmt.Sprintf("%s (%s, %s)", version, runtime.Version(), platform()) }

@@ -21,6 +21,7 @@ type plan struct {
 	rules     *rulebook.Book
 	policy    *policy.Policy      // of the rules that were in force when it was resolved
 	callables []agentapi.Identity // as callers may name them
+	keys      map[string][]string // of each identity
 }
 
 // Check reports whether cfg can be used on this machine, without touching TPM or
@@ -49,7 +50,7 @@ func Check(ctx context.Context, cfg *config.Config) error {
 func resolve(ctx context.Context, cfg *config.Config, finder rulebook.Accounts, now func() time.Time, before *rulebook.Book) (*plan, error) {
 	resolved, err := engine.Resolve(cfg)
 	rules := rulebook.New(cfg, finder, now, before)
-	p := &plan{Plan: resolved, rules: rules, policy: rules.Look(ctx), callables: callables(cfg.Identities)}
+	p := &plan{Plan: resolved, rules: rules, policy: rules.Look(ctx), callables: callables(cfg.Identities), keys: engine.KeysOf(cfg.Identities)}
 	return p, errors.Join(err, rules.Check())
 }
 

@@ -49,6 +49,8 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 		return err
 	}
 	defer d.reload.Unlock()
+	defer d.reloading(ctx)()
+	d.reloads.begin()
 	changes, err := d.tryReload(ctx, read)
 	d.reloads.note(wire.ReloadStatus{At: d.opts.Now(), Cause: cause, Error: text(err)})
 	now := d.inForce.Load()
@@ -107,7 +109,7 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 		return changes{}, err
 	}
 	rules := agentapi.Rules{Policy: next.policy, Identities: next.callables, Tokens: roster,
-		Pairs: agentapi.Pairs{Source: roster, RootCAs: next.RootCAs()}}
+		Pairs: agentapi.Pairs{Source: roster, RootCAs: next.RootCAs()}, Evidence: d.evidence(next)}
 	if err := rules.Check(); err != nil {
 		return changes{}, err
 	}
@@ -153,6 +155,7 @@ func fixedSettings() []fixed {
 		{"imds_endpoint", "what is known of this VM was learnt there", func(c *config.Config) any { return c.IMDSEndpoint }},
 		{"binding_key", "the binding key is loaded, and was tested as it is configured", func(c *config.Config) any { return c.BindingKey }},
 		{"audit", "whether records can be written was found out at the start", func(c *config.Config) any { return c.Audit }},
+		{"activated", "the agent has its sockets, or has opened its own", func(c *config.Config) any { return c.Activated }},
 		{"endpoints", "the agent listens there", func(c *config.Config) any { return c.Endpoints }},
 	}
 }
@@ -183,13 +186,27 @@ func checkUnchanged(now, next *config.Config) error {
 type reloads struct {
 	mu            sync.Mutex
 	done, refused uint64
+	underWay      bool
 	last          *wire.ReloadStatus
+}
+
+func (r *reloads) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.underWay = true
+}
+
+// lastRefused reports whether the last reload left the configuration before in force.
+func (r *reloads) lastRefused() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last != nil && r.last.Error != ""
 }
 
 func (r *reloads) note(last wire.ReloadStatus) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.last = &last
+	r.last, r.underWay = &last, false
 	if last.Error != "" {
 		r.refused++
 		return
@@ -205,7 +222,7 @@ func (d *Daemon) configurationStatus() wire.ConfigurationStatus {
 	defer r.mu.Unlock()
 	return wire.ConfigurationStatus{
 		File: now.origin.File, SHA256: now.origin.SHA256, Since: now.since,
-		Reloads: r.done, Refused: r.refused, LastReload: r.last,
+		Reloads: r.done, Refused: r.refused, Reloading: r.underWay, LastReload: r.last,
 	}
 }
 

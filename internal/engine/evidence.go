@@ -52,6 +52,8 @@ func newCollector(on *tpm.TPM, key *tpm.Key, cfg *config.Config, plan *Plan, opt
 		Policy:       plan.evidence,
 		Now:          opts.Now,
 		Logger:       opts.Logger,
+
+		HardwareConfig: plan.hardware(opts),
 	})
 }
 

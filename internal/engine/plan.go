@@ -30,6 +30,7 @@ type Plan struct {
 	attestHosts imds.HostList
 	anchors     attest.TrustAnchors
 	evidence    attest.Policy
+	collateral  string // of Intel, see collect.TDXConfig
 }
 
 // Resolve reads the files that a configuration names. With an error, the plan has what could be
@@ -140,7 +141,7 @@ func (p *Plan) addAttestation(cfg config.Attestation) error {
 		}
 		p.evidence.Launch.IDKeyDigests = append(p.evidence.Launch.IDKeyDigests, b)
 	}
-	return errors.Join(amdErr, vtpmErr)
+	return errors.Join(amdErr, vtpmErr, p.addTDX(cfg.TDX))
 }
 
 // fromPEM reads additional trust anchors; no file, no anchors.

@@ -11,11 +11,14 @@ const CollateralNone = "none"
 
 // TDX configures evidence of VMs with Intel TDX.
 type TDX struct {
-	// Collateral says where Intel's statements on the processor's firmware come from, which verifiers ask
-	// for: none, an https URL of a cache of Intel's service, or the absolute path of a
-	// directory that is kept current (docs/attestation.md). Default: Intel's service,
-	// https://api.trustedservices.intel.com, on VMs with TDX only. It learns the kind of processor,
-	// and the proxy is used.
+	// Collateral says where Intel's statements on the processor's firmware come from, for
+	// which verifiers ask: none, the https URL of a cache of Intel's service, or the absolute
+	// path of a directory that is kept current. Default: Intel's service,
+	// https://api.trustedservices.intel.com, which learns the kind of processor. It is asked
+	// on VMs with TDX only, through the proxy if there is one. A directory has tcb-info.json and
+	// qe-identity.json as they are signed, tcb-info.sig.hex, qe-identity.sig.hex,
+	// tcb-info-issuer-chain.pem, qe-identity-issuer-chain.pem, pck-crl-issuer-chain.pem,
+	// root-ca-crl.der and pck-crl.der.
 	Collateral string `yaml:"collateral,omitempty"`
 	// Roots is a PEM file with roots to trust besides Intel's own. Default: none. It is read as
 	// strictly as ca_file.

@@ -14,8 +14,8 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
-// vcekPath is where Trusted Hardware Identity Management (THIM) answers which certificates belong to
-// this processor.
+// vcekPath is where Trusted Hardware Identity Management (THIM) answers which certificates belong
+// to this processor.
 const (
 	vcekPath = "/metadata/THIM/amd/certification"
 	vcekWhat = "the processor's certificates"

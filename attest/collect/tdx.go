@@ -28,8 +28,8 @@ const aDay = 24 * time.Hour
 
 // TDXConfig says where Intel's collateral comes from.
 type TDXConfig struct {
-	// Collateral is the source: empty for Intel's own service, [NoCollateral], the https base URL of
-	// a cache of it, or the absolute path of a directory, see [ReadCollateral].
+	// Collateral is the source: empty for Intel's own service, [NoCollateral], the https base URL
+	// of a cache of it, or the absolute path of a directory, see [ReadCollateral].
 	Collateral string
 	// CollateralHTTP reaches the service. Nil: the default client, without redirects.
 	CollateralHTTP *http.Client

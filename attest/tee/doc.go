@@ -13,16 +13,16 @@
 // their own on a genuine chip. The launch identity (id_key_digest, measurement) distinguishes
 // Azure's paravisor from it; package attest checks it by policy.
 //
+// The 1184 bytes and AMD's certificate extensions are read here. go-sev-guest, which tests compare
+// with, does not know Turin's VCEK, passes unknown versions and reserved fields, merges the steps
+// into one answer, and tolerates an all-zero chip id.
+//
 // A TD quote is verified in such steps, too: structure ([ParseTDQuote]), agreement with the
 // TDREPORT that the paravisor keeps ([TDReport.Matches]), chain of the platform's PCK certificate
 // ([VerifyPCKChain]), the quoting enclave for whose key the PCK vouches ([TDQuote.VerifyQE],
 // [TDQuote.CheckQE]), the signature ([TDQuote.VerifySignature]), and Intel's word on the platform's
 // firmware ([TDXCollateral.Verify], [TCBInfo.Evaluate]). All of it is ours, on crypto/x509 and
 // crypto/ecdsa, with one time for everything; docs/adr/0028 says why.
-//
-// The 1184 bytes and AMD's certificate extensions are read here. go-sev-guest, which tests compare
-// with, does not know Turin's VCEK, passes unknown versions and reserved fields, merges the steps
-// into one answer, and tolerates an all-zero chip id.
 //
 // Sources: AMD 56860 (SEV Secure Nested Paging Firmware ABI), table "ATTESTATION_REPORT Structure";
 // AMD 57230 (VCEK Certificate and KDS Interface); Intel TDX DCAP Quoting Library API (quote

@@ -54,7 +54,8 @@ func (c *TDXCollateral) CheckSizes() error {
 	return nil
 }
 
-// Until returns when the first part of the collateral ends: a list or a statement. It proves nothing.
+// Until returns when the first part of the collateral ends, a list or a statement. It proves
+// nothing.
 func (c *TDXCollateral) Until() (time.Time, error) {
 	info, infoErr := ParseTCBInfo(c.TCBInfo)
 	qe, qeErr := ParseQEIdentity(c.QEIdentity)

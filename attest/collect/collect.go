@@ -48,6 +48,9 @@ type Config struct {
 	// HTTP reaches it. Nil: a client that uses no proxy and follows no redirect.
 	HTTP *http.Client
 
+	// HardwareConfig is for the platforms that need more than the host.
+	HardwareConfig
+
 	// Anchors and Policy are what the evidence is verified with before it leaves.
 	Anchors attest.TrustAnchors
 	Policy  attest.Policy
@@ -61,11 +64,13 @@ type Config struct {
 // Collector collects evidence. It is safe for concurrent use; the TPM does one thing at a time.
 type Collector struct {
 	cfg   Config
-	thim  thim
+	host  host
 	input waiting.Lock // of the guest's input to reports
 
 	mu       sync.Mutex
 	endorsed endorsements // guarded by mu
+
+	hardware hardwareState
 }
 
 // New makes a Collector. It does no I/O.
@@ -82,7 +87,7 @@ func New(cfg Config) *Collector {
 	if cfg.Sleep == nil {
 		cfg.Sleep = waiting.Sleep
 	}
-	return &Collector{cfg: cfg, thim: newTHIM(cfg), input: waiting.NewLock()}
+	return &Collector{cfg: cfg, host: newHost(cfg), input: waiting.NewLock()}
 }
 
 // Request says what evidence is wanted.
@@ -266,7 +271,7 @@ func issuer(cert *x509.Certificate, store []*x509.Certificate) *x509.Certificate
 func (c *Collector) selfVerify(e *attest.Evidence, req Request) error {
 	result := attest.VerifyForKey(e, req.Challenge, req.Key.PublicKey(), c.cfg.Anchors, c.policyFor(e, req), c.cfg.Now())
 	if err := result.Err(); err != nil {
-		c.keep(endorsements{})
+		c.forget()
 		return fmt.Errorf("not sent, since this machine itself would not accept it: %w", err)
 	}
 	return nil

@@ -200,7 +200,7 @@ func wrapArgs(cmd *cobra.Command) {
 func checkValues(cmd *cobra.Command) error {
 	for _, name := range []string{
 		"type", "claims", "capabilities", "name", "section", "algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir", "drop-in",
-		"nonce", "nonce-file", "audience", "evidence", "nonce-issued", "nonces", "policy", "at",
+		"nonce", "nonce-file", "audience", "evidence", "nonce-issued", "nonces", "html", "policy", "at",
 	} {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
 			return usageError{fmt.Errorf("--%s has no value", name)}

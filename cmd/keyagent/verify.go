@@ -25,6 +25,7 @@ type verifyFlags struct {
 	nonces    string
 	policy    string
 	at        string
+	html      string
 	asJSON    bool
 	explain   bool
 
@@ -61,6 +62,7 @@ Exit code 0 means that all of it holds, 1 that it does not or that something fai
 2 wrong usage or a policy that cannot be used.`,
 		Example: `  keyagent verify --evidence vm.json --nonce "$NONCE" --audience https://verifier.example
   keyagent verify --evidence vm.json --nonce-file vm.nonce --policy policy.yaml --json
+  keyagent verify --evidence vm.json --nonce-file vm.nonce --html vm.html
   keyagent verify --evidence fleet/ --nonces '{name}.nonce' --audience https://verifier.example
   keyagent verify --explain --policy policy.yaml
   keyagent verify --evidence old.json --nonce "$NONCE" --at 2026-06-01T12:00:00Z`,
@@ -73,6 +75,7 @@ Exit code 0 means that all of it holds, 1 that it does not or that something fai
 	flags.BoolVar(&f.sameMachine, "allow-same-machine", false, "for a directory: several files may be of one machine, as where it has several keys")
 	flags.StringVar(&f.policy, "policy", "", "file with the policy, YAML or JSON (default: the default policy)")
 	flags.StringVar(&f.at, "at", "", "time to verify at, as in 2026-06-01T12:00:00Z (default: now)")
+	flags.StringVar(&f.html, "html", "", "write a page to be filed (mode 0600): one file that needs nothing else; for a directory of evidence, a directory")
 	flags.BoolVar(&f.asJSON, "json", false, "print JSON (docs/attestation.md has its members)")
 	flags.BoolVar(&f.explain, "explain", false, "print what the policy asks, check by check")
 	f.challenge.add(cmd)
@@ -172,23 +175,9 @@ func (a *app) readEvidence(path string) ([]byte, error) {
 
 // tellVerification prints what was found. Evidence that is not verified is an error.
 func (a *app) tellVerification(f verifyFlags, q report.Question, found *report.Report) error {
-	var err error
-	switch {
-	case f.asJSON:
-		if f.explain {
-			explained := report.Explain(q.Rules, q.Policy)
-			found.Explanation = &explained
-		}
-		err = a.printJSON(found)
-	case f.explain:
-		if err = a.explain(f, q); err == nil {
-			_, err = fmt.Fprintln(a.out)
-		}
-		fallthrough
-	default:
-		if err == nil {
-			err = a.reportText().Write(a.out, found)
-		}
+	err := a.writePage(f, q, found)
+	if err == nil && f.html != standardOutput {
+		err = a.printReport(f, q, found)
 	}
 	if err != nil {
 		return err
@@ -197,6 +186,23 @@ func (a *app) tellVerification(f verifyFlags, q report.Question, found *report.R
 		return notVerified(found)
 	}
 	return nil
+}
+
+func (a *app) printReport(f verifyFlags, q report.Question, found *report.Report) error {
+	if f.asJSON {
+		if f.explain {
+			explained := report.Explain(q.Rules, q.Policy)
+			found.Explanation = &explained
+		}
+		return a.printJSON(found)
+	}
+	if f.explain {
+		if err := a.explain(f, q); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out)
+	}
+	return a.reportText().Write(a.out, found)
 }
 
 // notVerified is the error about evidence that does not hold.

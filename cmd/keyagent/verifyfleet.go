@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -34,11 +36,15 @@ func (a *app) verifyFleet(ctx context.Context, f verifyFlags, q report.Question)
 		}
 		fmt.Fprintln(a.out)
 	}
-	sum, err := fleet.Verify(ctx, cfg, func(row fleet.Row) error { return a.tellRow(f, row) })
+	pages, err := newFleetPages(f, q)
 	if err != nil {
 		return err
 	}
-	if err := a.tellSummary(f, sum); err != nil {
+	sum, err := fleet.Verify(ctx, cfg, func(row fleet.Row) error { return errors.Join(a.tellRow(f, row), pages.add(row)) })
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(a.tellSummary(f, sum), pages.end(sum)); err != nil {
 		return err
 	}
 	switch {
@@ -115,6 +121,11 @@ func (a *app) tellSummary(f verifyFlags, sum fleet.Summary) error {
 	if f.asJSON {
 		return json.NewEncoder(a.out).Encode(sum)
 	}
+	_, err := fmt.Fprintf(a.out, "\n%s\n", summaryText(sum))
+	return err
+}
+
+func summaryText(sum fleet.Summary) string {
 	var parts []string
 	for _, p := range []struct {
 		n    int
@@ -126,8 +137,7 @@ func (a *app) tellSummary(f verifyFlags, sum fleet.Summary) error {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
 		}
 	}
-	_, err := fmt.Fprintf(a.out, "\n%d files: %s\n", sum.Files, strings.Join(parts, ", "))
-	return err
+	return fmt.Sprintf("%d files: %s", sum.Files, cmp.Or(strings.Join(parts, ", "), "none"))
 }
 
 // isDirectory says whether evidence is a directory of files.

@@ -104,7 +104,7 @@ func (o outcomes) instance() int8 {
 		return untrustworthy
 	case o.any(attest.Fail, attest.CheckAKCertificate, attest.CheckPolicyVMID):
 		return unrecognized
-	case o.passed(attest.CheckQuoteStructure, attest.CheckQuoteSignature, attest.CheckQuoteSigner, attest.CheckAKPublic):
+	case o.passed(attest.CheckQuoteStructure, attest.CheckQuoteSignature, attest.CheckQuoteSigner):
 		return genuineInstance
 	}
 	return noClaim

@@ -83,6 +83,7 @@ var places = map[string]place{
 		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream", "internal/waiting"},
 		"gathers on the VM what attest then verifies",
 	},
+	"attest/formats": {[]string{"attest", "attest/tee"}, "other people's forms of what attest has found; it decides nothing"},
 	"attest/maa": {
 		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream", "internal/waiting"},
 		"one service's protocol over evidence that somebody else collected",

@@ -71,6 +71,11 @@ var places = map[string]place{
 		[]string{"attest/eventlog", "attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
 		"pure: a relying party that only verifies must not link device code",
 	},
+	"attest/judge/cases": {
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs"},
+		"it puts evidence together from files, and leaves every decision to attest",
+	},
+	"attest/judge":      {[]string{"attest/judge/cases"}, "flags and lines of text only"},
 	"attest/policyfile": {[]string{"attest", "attest/hcl", "attest/tee", "internal/nearby"}, "a file becomes a policy; a relying party that writes its policy in Go does not link it"},
 	"attest/fleet":      {[]string{"attest", "attest/report"}, "many files and their order; what holds is decided in attest"},
 	"attest/report":     {[]string{"attest", "attest/hcl"}, "what was found, for people and programs; it decides nothing"},

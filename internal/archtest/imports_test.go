@@ -80,7 +80,7 @@ var places = map[string]place{
 	"attest/fleet":      {[]string{"attest", "attest/report"}, "many files and their order; what holds is decided in attest"},
 	"attest/report":     {[]string{"attest", "attest/hcl"}, "what was found, for people and programs; it decides nothing"},
 	"attest/collect": {
-		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream", "internal/waiting"},
+		[]string{"attest", "attest/eventlog", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream", "internal/waiting"},
 		"gathers on the VM what attest then verifies",
 	},
 	"attest/formats": {[]string{"attest", "attest/tee"}, "other people's forms of what attest has found; it decides nothing"},

@@ -122,11 +122,7 @@ func (m *markup) about(r *Report) {
 			m.term("Nonce given out at", r.Challenge.Issued.Format(time.RFC3339))
 		}
 	}
-	platform := r.Platform
-	if platform == "" {
-		platform = "not known"
-	}
-	m.term("Hardware, as it says", platform)
+	m.term("Hardware, as it says", kindText(r.Kind))
 	m.term("Policy", r.Policy.text())
 	m.close("dl")
 }

@@ -50,7 +50,8 @@ type Report struct {
 	Evidence  Evidence   `json:"evidence"`
 	Challenge *Challenge `json:"challenge"` // null: there was none
 	Policy    Policy     `json:"policy"`
-	Platform  string     `json:"platform"` // as the evidence says; empty if unknown
+	// Kind is what vouches for the machine, as the evidence says; empty if that is not known.
+	Kind attest.Kind `json:"kind"`
 
 	Checks    []Check        `json:"checks"`
 	Proven    []attest.Claim `json:"proven"`
@@ -137,7 +138,7 @@ func Verify(bundle []byte, q Question) *Report {
 		r.unreadable(err)
 		return r
 	}
-	r.add(evidence, result(evidence, q))
+	r.add(result(evidence, q))
 	return r
 }
 
@@ -171,12 +172,10 @@ func (r *Report) unreadable(err error) {
 	r.Checks = append(r.Checks, Check{failed, true})
 }
 
-func (r *Report) add(e *attest.Evidence, found *attest.Result) {
+func (r *Report) add(found *attest.Result) {
 	r.Verdict = found.Verdict()
 	r.Verified = found.Verified() && r.Challenge != nil
-	if hardware, err := e.HardwareReport(); err == nil && hardware != nil {
-		r.Platform = hardware.Type.String()
-	}
+	r.Kind = found.Kind
 	required := map[string]bool{}
 	for _, name := range found.Required() {
 		required[name] = true

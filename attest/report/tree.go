@@ -93,12 +93,11 @@ func (r *Report) tree() *link {
 // ofPlatform leaves out what is about another platform than the evidence's, unless it failed or is
 // required.
 func (r *Report) ofPlatform(checks []Check) []Check {
-	if r.Platform == "" {
+	if r.Kind != attest.KindSNP && r.Kind != attest.KindTDX {
 		return checks
 	}
-	about := map[string]string{"SEV-SNP": "snp.", "TDX": "tdx."}[r.Platform]
 	return slices.DeleteFunc(checks, func(c Check) bool {
-		return about != "" && !strings.HasPrefix(c.Name, about) && c.Met() && c.Status == attest.NotApplicable
+		return !strings.HasPrefix(c.Name, string(r.Kind)+".") && c.Met() && c.Status == attest.NotApplicable
 	})
 }
 
@@ -144,10 +143,28 @@ func (r *Report) challengeText() string {
 }
 
 func (r *Report) reportTitle() string {
-	if r.Platform == "" {
-		return "hardware report"
+	switch r.Kind {
+	case attest.KindSNP:
+		return "AMD SEV-SNP report"
+	case attest.KindTDX:
+		return "Intel TDX quote"
 	}
-	return r.Platform + " report"
+	return "hardware report"
+}
+
+// kindText says what vouches for a machine.
+func kindText(k attest.Kind) string {
+	text, known := map[attest.Kind]string{
+		attest.KindSNP: "AMD SEV-SNP", attest.KindTDX: "Intel TDX",
+		attest.KindVTPM: "no TEE: a virtual TPM that Azure's CA certified", attest.KindTPM: "no TEE: a TPM that you know",
+	}[k]
+	switch {
+	case known:
+		return text
+	case k == "":
+		return "not known"
+	}
+	return string(k)
 }
 
 func (r *Report) keyText() string {

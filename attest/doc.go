@@ -70,14 +70,18 @@
 //  38. quote.selection: the SHA-256 bank, and at least the policy's PCRs
 //  39. quote.digest: the PCR values listed are those quoted, no more and no fewer
 //  40. quote.coherence: quote and certify are from one boot, close together
-//  41. policy.tee: the policy accepts what vouches for the machine; without a TEE only if it names
+//  41. eventlog.replay: the log of the boot gives the quoted values of PCRs 0 to 7
+//  42. eventlog.policy: what the log shows is what the policy asks
+//  43. policy.tee: the policy accepts what vouches for the machine; without a TEE only if it names
 //     that kind
-//  42. policy.secure-boot, 43. policy.vm-id: the VM's configuration is what the policy asks
-//  44. policy.pcr: quoted PCRs have values of the policy's lists
-//  45. policy.age: the verifier gave out its nonce no longer ago than the policy says
+//  44. policy.secure-boot, 45. policy.vm-id: the VM's configuration is what the policy asks
+//  46. policy.pcr: quoted PCRs have values of the policy's lists
+//  47. policy.age: the verifier gave out its nonce no longer ago than the policy says
 //
 // # Invariants
 //
+//   - What an event log says counts for registers that it replays to, and only as far as their
+//     digests cover it; package eventlog says what that leaves out.
 //   - Pure: no network, no clock, no device. Time and trust anchors are arguments; certificates in
 //     evidence are never anchors.
 //   - The attestation key comes from hashed claims only. Fields of the evidence that name it are
@@ -97,5 +101,6 @@
 // Errors: [CheckError] names the check.
 //
 // Sources: TPM 2.0 Library, parts 1 to 3; AMD 56860 and 57230; the paravisor's formats as listed in
-// package hcl; Microsoft's virtual TPM certificate hierarchy as observed, see testdata/azure-cvm.
+// package hcl; the event log's as listed in package eventlog; Microsoft's virtual TPM certificate
+// hierarchy as observed, see testdata/azure-cvm.
 package attest

@@ -48,6 +48,9 @@ type Policy struct {
 	// MaxAge, if positive, is how long ago the verifier may have given out its nonce
 	// (Challenge.Issued) at the time of verification.
 	MaxAge time.Duration
+
+	// EventLog is what the log of the boot must show.
+	EventLog EventLogPolicy
 }
 
 // KeyPolicy is what a certified key's public area must say (TPM 2.0 Part 2, TPMA_OBJECT).
@@ -157,7 +160,7 @@ func (p Policy) Requires() []string { return p.required(platforms()) }
 
 // required lists the checks that must pass under p for evidence of the answering platforms.
 func (p Policy) required(answering []platform) []string {
-	all := append(floor(answering, p), p.asked()...)
+	all := slices.Concat(floor(answering, p), p.asked(), p.EventLog.required())
 	for _, name := range p.Required {
 		all = append(all, counterparts(name, answering)...)
 	}

@@ -79,6 +79,10 @@ type Config struct {
 	// and groups unknown on this machine are left out until they exist.
 	Admins Principals `yaml:"admins,omitempty"`
 
+	// LogLevel is how much the log says: debug, info, warn or error. No level has tokens,
+	// assertions or secrets. A reload changes it while the agent runs. Default: info.
+	LogLevel string `yaml:"log_level,omitempty"`
+
 	// Audit says where audit records go, and what happens when they cannot be written.
 	Audit Audit `yaml:"audit,omitempty"`
 

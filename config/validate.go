@@ -51,6 +51,7 @@ func (c *Config) problems() []string {
 	c.checkCallerIdentity(&f)
 	c.checkRules(&f)
 	c.checkAudit(&f)
+	c.checkLogLevel(&f)
 	c.checkEndpoints(&f)
 	return f
 }

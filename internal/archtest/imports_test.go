@@ -47,6 +47,7 @@ var places = map[string]place{
 	"agentapi/peer":              {nil, "the caller's identity is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
+	"attest/eventlog":            {nil, "a parser: bytes in, values out"},
 	"attest/tee":                 {[]string{"attest/internal/strictjson", "internal/certs", "internal/pemfile"}, "verifiers of foreign formats"},
 
 	"tpm/internal/rc": {nil, leaf},
@@ -67,9 +68,14 @@ var places = map[string]place{
 	},
 
 	"attest": {
-		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
+		[]string{"attest/eventlog", "attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
 		"pure: a relying party that only verifies must not link device code",
 	},
+	"attest/judge/cases": {
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs"},
+		"it puts evidence together from files, and leaves every decision to attest",
+	},
+	"attest/judge":      {[]string{"attest/judge/cases"}, "flags and lines of text only"},
 	"attest/policyfile": {[]string{"attest", "attest/hcl", "attest/tee", "internal/nearby"}, "a file becomes a policy; a relying party that writes its policy in Go does not link it"},
 	"attest/fleet":      {[]string{"attest", "attest/report"}, "many files and their order; what holds is decided in attest"},
 	"attest/report":     {[]string{"attest", "attest/tee"}, "what was found, for people and programs; it decides nothing"},
@@ -82,7 +88,7 @@ var places = map[string]place{
 		"one service's protocol over evidence that somebody else collected",
 	},
 	"attest/token": {
-		[]string{"attest", "attest/collect", "attest/maa", "internal/inflight", "internal/secret"},
+		[]string{"attest", "attest/collect", "attest/internal/strictjson", "attest/maa", "internal/inflight", "internal/secret"},
 		"turns evidence into a token: the only place where the collector and a service meet",
 	},
 
@@ -182,7 +188,7 @@ var places = map[string]place{
 	"samples/exec/go":              {nil, "an app that does not know of keyagent"},
 	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 
-	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
+	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee", "simulator/bootlog"}, "makes evidence for tests"},
 	"internal/agenttest": {
 		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator", "simulator/pki"},
 		"puts a platform, the agent and its commands together for tests",

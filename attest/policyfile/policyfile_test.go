@@ -79,7 +79,7 @@ func TestTheCommentedRulesOfTheExampleAreRules(t *testing.T) {
 		t.Fatalf("%v\n%s", err, uncommented)
 	}
 	r := p.Rules
-	if len(r.TEE) != 2 || r.MaxAge != 10*time.Minute || r.VMID == "" || len(r.PCRValues[7]) != 2 || r.MinTCBOf["Milan"] != 0xdb18000000000004 || r.MinTCBOf["Turin"] != 0x4f00000004010101 || len(r.TCBExceptions) != 1 || len(r.AKNames) != 1 || r.MinABI != 1<<8|51 {
+	if len(r.TEE) != 2 || r.MaxAge != 10*time.Minute || r.VMID == "" || len(r.PCRValues[7]) != 2 || r.MinTCBOf["Milan"] != 0xdb18000000000004 || r.MinTCBOf["Turin"] != 0x4f00000004010101 || len(r.TCBExceptions) != 1 || len(r.AKNames) != 1 || len(r.EventLog.DBX) != 1 || len(r.EventLog.CommandLines) != 1 || r.MinABI != 1<<8|51 {
 		t.Errorf("%+v", r)
 	}
 	if !strings.Contains(strings.Join(r.Required, " "), attest.CheckSNPRevocation) {
@@ -208,6 +208,9 @@ func TestRefusals(t *testing.T) {
 		{"sev_snp: {accept_platform_info: 40}", 1, `sev_snp.accept_platform_info is "40"`, "such as 0x40"},
 		{"ak_names: [" + strings.Repeat("ab", 34) + "]", 1, "does not begin with 000b", "the Name"},
 		{"ak_names: []", 1, "ak_names is an empty list", ""},
+		{"event_log: {db: []}", 1, "event_log.db is an empty list", ""},
+		{"event_log: {command_lines: []}", 1, "event_log.command_lines is an empty list", ""},
+		{"event_log: {bootloaders: x}", 1, `unknown member "bootloaders" of event_log`, "did you mean boot_loaders?"},
 		{"tdx: {mrtd: []}", 1, "tdx.mrtd lists nobody's firmware", "[azure]"},
 		{"tdx: {accepted_statuses: [Revoked]}", 1, `unknown entry "Revoked" of tdx.accepted_statuses`, "OutOfDate"},
 		{"tdx: {accepted_statuses: [OutofDate]}", 1, `unknown entry "OutofDate"`, "did you mean OutOfDate?"},

@@ -38,6 +38,7 @@ func (d *decoder) policy(root *yaml.Node, p *Policy, read func(string) ([]byte, 
 		"hardware_fresh": func(n *yaml.Node) { r.HardwareFresh = d.flag(n, "hardware_fresh") },
 		"tdx":            func(n *yaml.Node) { d.tdx(n, &r.TDXPolicy) },
 		"sev_snp":        func(n *yaml.Node) { d.snp(n, &r.SNPPolicy) },
+		"event_log":      func(n *yaml.Node) { d.eventLog(n, &r.EventLog) },
 		"anchors":        func(n *yaml.Node) { d.anchors(n, p, read) },
 	}
 	d.mapping(root, "the policy", known)

@@ -34,6 +34,7 @@ func (d *decoder) snp(n *yaml.Node, s *attest.SNPPolicy) {
 // nobody wrote would narrow nothing.
 func (d *decoder) snpLaunch(n *yaml.Node, l *attest.Launch) {
 	*l = attest.Launch{}
+	faults := len(d.problems)
 	d.mapping(n, "sev_snp.launch", members{
 		"id_key_digests": func(n *yaml.Node) {
 			const name = "sev_snp.launch.id_key_digests"
@@ -48,7 +49,7 @@ func (d *decoder) snpLaunch(n *yaml.Node, l *attest.Launch) {
 		"measurements":  func(n *yaml.Node) { l.Measurements = d.digests(n, "sev_snp.launch.measurements", launchDigestSize) },
 		"min_guest_svn": func(n *yaml.Node) { l.MinGuestSVN = uint32(d.number(n, "sev_snp.launch.min_guest_svn", 0, 1<<32-1)) }, //nolint:gosec // number keeps to the range
 	})
-	if len(l.IDKeyDigests)+len(l.Measurements) == 0 {
+	if len(l.IDKeyDigests)+len(l.Measurements) == 0 && len(d.problems) == faults {
 		d.refuse(n, "write id_key_digests or measurements; [azure] is the built-in list of ID keys", "sev_snp.launch lists nobody's firmware")
 	}
 }

@@ -73,6 +73,7 @@ func ruleTexts(p attest.Policy) map[string]string {
 	}
 	maps.Copy(texts, snpTexts(p.SNPPolicy))
 	maps.Copy(texts, tdxTexts(p.TDXPolicy))
+	maps.Copy(texts, logTexts(p.EventLog))
 	texts[attest.CheckPolicyTEE] = kindsText(p.TEE)
 	if n := len(p.AKNames); n > 0 {
 		texts[attest.CheckAKPublic] = fmt.Sprintf("one of %d attestation keys", n)
@@ -103,6 +104,25 @@ func kindsText(kinds []attest.Kind) string {
 		names = append(names, kindText(k))
 	}
 	return strings.Join(names, ", or ")
+}
+
+func logTexts(e attest.EventLogPolicy) map[string]string {
+	var rules []string
+	if e.SecureBoot {
+		rules = append(rules, "secure boot is on")
+	}
+	for _, list := range []struct {
+		what string
+		n    int
+	}{
+		{"boot loaders of %d", len(e.BootLoaders)}, {"no boot loader of %d", len(e.ForbiddenBootLoaders)}, {"command lines of %d", len(e.CommandLines)},
+		{"PK of %d", len(e.PK)}, {"KEK of %d", len(e.KEK)}, {"db of %d", len(e.DB)}, {"dbx of %d", len(e.DBX)},
+	} {
+		if list.n > 0 {
+			rules = append(rules, fmt.Sprintf(list.what, list.n))
+		}
+	}
+	return map[string]string{attest.CheckEventLogPolicy: strings.Join(rules, ", ")}
 }
 
 func ageText(d time.Duration) string {

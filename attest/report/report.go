@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/eventlog"
 )
 
 // Format names the version of the JSON form.
@@ -121,6 +122,7 @@ type Facts struct {
 	Restart   uint32            `json:"restart_count"`
 	ClockMS   uint64            `json:"clock_ms"`
 	ClockSafe bool              `json:"clock_safe"`
+	EventLog  *eventlog.Facts   `json:"event_log"` // null: there is no log that explains the PCRs
 }
 
 // Key is the binding key.
@@ -215,6 +217,9 @@ func facts(found *attest.Result) *Facts {
 	f := &Facts{
 		VMID: found.VMID, PCRs: map[string]string{},
 		Reset: found.Clock.ResetCount, Restart: found.Clock.RestartCount, ClockMS: found.Clock.Milliseconds, ClockSafe: found.Clock.Safe,
+	}
+	if found.Status(attest.CheckEventLogReplay) == attest.Pass {
+		f.EventLog = found.EventLog
 	}
 	if found.AK != nil {
 		f.AKName = hex.EncodeToString(found.AK.Name)

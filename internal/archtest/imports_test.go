@@ -78,7 +78,7 @@ var places = map[string]place{
 	"attest/judge":      {[]string{"attest/judge/cases"}, "flags and lines of text only"},
 	"attest/policyfile": {[]string{"attest", "attest/hcl", "attest/tee", "internal/nearby"}, "a file becomes a policy; a relying party that writes its policy in Go does not link it"},
 	"attest/fleet":      {[]string{"attest", "attest/report"}, "many files and their order; what holds is decided in attest"},
-	"attest/report":     {[]string{"attest", "attest/hcl"}, "what was found, for people and programs; it decides nothing"},
+	"attest/report":     {[]string{"attest", "attest/eventlog", "attest/tee"}, "what was found, for people and programs; it decides nothing"},
 	"attest/collect": {
 		[]string{"attest", "attest/eventlog", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream", "internal/waiting"},
 		"gathers on the VM what attest then verifies",

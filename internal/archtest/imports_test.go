@@ -160,6 +160,7 @@ var places = map[string]place{
 	},
 
 	"scripts":                      {nil, "it runs the scripts beside it"},
+	"test/e2e/escapes":             {nil, "it stands in the place of the agent's program, and needs nothing of it"},
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},

@@ -146,6 +146,7 @@ func (s *Server) identities(r *http.Request, rec *record) (reply, *problem) {
 		id := rec.rules.Identities[i]
 		found = append(found, wire.Identity{
 			Name: id.Name, Kind: id.Kind, ClientID: id.ClientID, Resources: grant.Resources, Types: grant.TokenTypes, Hosts: grant.Hosts, Sign: grant.Sign,
+			Evidence: grant.Evidence,
 		})
 	}
 	return reply{body: found}, nil
@@ -158,6 +159,8 @@ func (r reply) head() (status int, contentType string) {
 		return r.foreign.Status, r.foreign.Kind
 	case r.text != nil:
 		return http.StatusOK, wire.ContentTypeMetrics
+	case r.kind != "":
+		return http.StatusOK, r.kind
 	}
 	return http.StatusOK, wire.ContentTypeJSON
 }

@@ -42,6 +42,7 @@ type record struct {
 	host   string // that is called
 
 	handshake handshake // that is signed, or was to be
+	attested  attested  // evidence that is given, or was to be
 	passed    int       // status of an answer of IMDS that is passed on; 0: none is
 
 	patience    time.Duration // that the caller is credited with
@@ -97,17 +98,19 @@ func (r *record) issues(token acquire.Token) {
 	}
 }
 
-// gives reports whether the answer gives the caller a token or a signature, so that it leaves a
-// record in any case.
-func (r *record) gives() bool { return r.issued || r.handshake.signed }
+// gives reports whether the answer gives the caller a token, a signature or evidence, so that it
+// leaves a record in any case.
+func (r *record) gives() bool { return r.issued || r.handshake.signed || r.attested.given }
 
 // decision is the outcome of a request: "issued" a token, "used" one for the caller, "signed" a TLS
-// handshake, "passed" an answer of IMDS on, "answered" something else, "refused" the request, or
-// "failed" at something allowed.
+// handshake, "attested" with evidence, "passed" an answer of IMDS on, "answered" something else,
+// "refused" the request, or "failed" at something allowed.
 func (r *record) decision(p *problem) string {
 	switch {
 	case p == nil && r.handshake.signed:
 		return "signed"
+	case p == nil && r.attested.given:
+		return "attested"
 	case p == nil && r.calls:
 		return "used"
 	case p == nil && r.issued:
@@ -131,7 +134,7 @@ func (s *Server) recorded(r *record, p *problem) *problem {
 	if err == nil || !r.gives() || !s.cfg.AuditRequired {
 		return p
 	}
-	r.issued, r.handshake.signed = false, false
+	r.issued, r.handshake.signed, r.attested.given = false, false, false
 	p = newProblem(wire.CodeAuditUnavailable, "the record of this answer cannot be written: %v", err).retryable(time.Second).
 		withHint(s.cfg.AuditPlace.whatToSee() + "; keyagent status says when records are written again")
 	_ = s.audit(r, p) // which is noted and told by the trail itself
@@ -191,6 +194,7 @@ func (r *record) attrs(p *problem) []slog.Attr {
 		attrs = append(attrs, slog.Bool("force_refresh", r.forceRefresh), slog.Bool("claims", r.claims))
 	}
 	attrs = append(attrs, r.handshake.attrs()...)
+	attrs = append(attrs, r.attested.attrs()...)
 	attrs = appendUnlessEmpty(attrs, "rule", r.rule)
 	if r.issued {
 		attrs = append(attrs,

@@ -174,7 +174,10 @@ func (a *agent) post(t testing.TB, path string, body any) answer {
 	}
 	got := answer{resp.StatusCode, resp.Header, read}
 	got.checkHeaders(t)
-	checkDocumented(t, "post", wire.PathBindingSign, got)
+	if path != wire.PathEvidence {
+		path = wire.PathBindingSign
+	}
+	checkDocumented(t, "post", path, got)
 	return got
 }
 

@@ -12,6 +12,7 @@ import (
 // routes have none.
 var bodies = map[string]int64{
 	wire.PathBindingSign: wire.MaxSignBytes,
+	wire.PathEvidence:    wire.MaxEvidenceRequestBytes,
 	wire.PathBridge:      anyLength,
 }
 

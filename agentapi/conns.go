@@ -19,14 +19,6 @@ import (
 // (subuid(5)), and each gets the same refusal.
 const maxStrangers = 32
 
-// account is whose connections are counted together: those of one uid, or of all callers of a
-// standing that does not depend on the uid.
-type account struct {
-	together policy.Standing // Stranger or ByGroupOnly; ByUnitOnly of unit; else the account is that of uid
-	uid      uint32
-	unit     uint64 // a cgroup id
-}
-
 // share is what an account may have of all connections.
 type share struct {
 	account
@@ -38,17 +30,19 @@ type share struct {
 // callers who are known by a group only share another, with half of all connections at most. Those
 // of one unit, if nothing else makes them known, share what one user may have.
 func (a *admission) sharesOf(caller peer.Caller) []share {
-	own := share{account{together: policy.ByUID, uid: caller.UID}, a.server.cfg.MaxConnectionsPerUser}
+	own := share{accountOf(caller, policy.ByUID), a.server.cfg.MaxConnectionsPerUser}
 	half := a.server.cfg.MaxConnections / 2
-	switch standing := a.server.rules.Load().Policy.Standing(caller); standing {
+	standing := a.server.rules.Load().Policy.Standing(caller)
+	together := accountOf(caller, standing)
+	switch standing {
 	case policy.ByUID:
 		return []share{own}
 	case policy.ByGroupOnly:
-		return []share{own, {account{together: standing}, max(1, half)}}
+		return []share{own, {together, max(1, half)}}
 	case policy.ByUnitOnly:
-		return []share{own, {account{together: standing, unit: caller.CgroupID}, own.bound}}
+		return []share{own, {together, own.bound}}
 	default:
-		return []share{{account{together: policy.Stranger}, min(maxStrangers, half)}}
+		return []share{{together, min(maxStrangers, half)}}
 	}
 }
 

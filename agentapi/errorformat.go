@@ -68,6 +68,7 @@ var imdsErrors = sdkErrors{
 	wire.CodeAdminOnly:        {http.StatusForbidden, "access_denied"},
 
 	wire.CodeClaimsRequired: {http.StatusBadRequest, "interaction_required"},
+	wire.CodeNoEvidence:     {http.StatusBadRequest, "unsupported"},
 
 	wire.CodeNotFound:         {http.StatusNotFound, "not_found"},
 	wire.CodeNotConfigured:    {http.StatusNotFound, "not_found"},

@@ -70,6 +70,34 @@ const (
 // SignBurst is how many signatures one caller may have at once.
 const SignBurst = signBurst
 
+// ChargesOf returns, by what is bounded, what charges one event to a caller and returns how long
+// it has to wait instead.
+func ChargesOf(now time.Time) map[string]func(peer.Caller, policy.Standing) time.Duration {
+	signatures := newSignatures(func() time.Time { return now })
+	passing := newPassing()
+	return map[string]func(peer.Caller, policy.Standing) time.Duration{
+		"signatures": signatures.charge,
+		"passing": func(caller peer.Caller, standing policy.Standing) time.Duration {
+			return passing.charge(accountOf(caller, standing), now)
+		},
+	}
+}
+
+// LimitersAfter returns how many limiters are kept at most while one unit after the other does one
+// thing, each that much later.
+func LimitersAfter(units int, each time.Duration) (most int) {
+	kept := newLimiters(time.Second, 2)
+	for i := range units {
+		now := time.Unix(0, 0).Add(time.Duration(i) * each)
+		kept.of(account{together: policy.ByUnitOnly, unit: uint64(i)}, now).AllowN(now, 1)
+		most = max(most, len(kept.each))
+	}
+	return most
+}
+
+// EvidenceWork is how many of them evidence counts as.
+const EvidenceWork = evidenceWork
+
 // MissAccounts returns how many accounts are kept of callers who are known by a group only.
 func (s *Server) MissAccounts() int { return len(s.misses.members) }
 
@@ -163,7 +191,7 @@ var WithPatience = withPatience
 func AuditAttributes() (names []string) {
 	of := record{
 		rules: &Rules{Policy: &policy.Policy{}}, caller: peer.Caller{Via: peer.ViaUnix, Weak: true}, unit: "x", executable: "x",
-		face: &face{name: "x"}, identity: "x", resource: "x", tokenType: "x", rule: "x", reason: "x", issued: true,
+		face: &face{name: "x"}, identity: "x", resource: "x", tokenType: "x", rule: "x", reason: "x", issued: true, attested: attested{key: "x", audience: "x", nonce: "x"},
 	}
 	entry := slog.NewRecord(time.Time{}, 0, "", 0)
 	requestIDs{"x", "x"}.addTo(&entry)

@@ -313,7 +313,7 @@ var readAPI = sync.OnceValues(func() (doc documentedAPI, err error) {
 
 // documentedMethod is the method under which the answers to requests for a path are documented.
 func documentedMethod(path string) string {
-	if path == wire.PathEndpoint || path == wire.PathBindingSign {
+	if path == wire.PathEndpoint || path == wire.PathBindingSign || path == wire.PathEvidence {
 		return "post"
 	}
 	return "get"

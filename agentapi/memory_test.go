@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/keyagent/keyagent/agentapi"
@@ -30,7 +31,7 @@ func BenchmarkConnectionsMemory(b *testing.B) {
 	pid := startMany(b, socket)
 	connections := make([]net.Conn, manyConnections)
 	for i := range connections {
-		conn, err := net.Dial("unix", socket)
+		conn, err := dialPatiently(socket)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -51,6 +52,21 @@ func BenchmarkConnectionsMemory(b *testing.B) {
 	b.ReportMetric(maxManyKB, "reference-kB")
 	b.ReportMetric(residentMemory(b, pid), "ours-asked-kB")
 	b.ReportMetric(maxManyKB, "reference-asked-kB")
+}
+
+// dialPatiently connects, and waits where the queue of those who are to be accepted is full. What
+// net.Dial connects does not block, and fails then.
+func dialPatiently(socket string) (net.Conn, error) {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), socket)
+	defer file.Close()
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket}); err != nil {
+		return nil, err
+	}
+	return net.FileConn(file)
 }
 
 // startMany starts the server of BenchmarkConnectionsMemory.

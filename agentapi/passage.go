@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/keyagent/keyagent/agentapi/policy"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
@@ -53,7 +52,8 @@ func (p passage) read(metadata Metadata, bound *passing) handler {
 		// The path is one of the table, since the route was found by it.
 		path, _, _ := strings.Cut(r.RequestURI, "?")
 		rec.path = path
-		if wait := bound.charge(rec, s.cfg.Now()); wait > 0 {
+		owner := accountOf(rec.caller, rec.rules.Policy.Standing(rec.caller))
+		if wait := bound.charge(owner, s.cfg.Now()); wait > 0 {
 			return reply{}, newProblem(wire.CodeThrottled, "uid %d asks for the machine's metadata too often", rec.caller.UID).retryable(wait)
 		}
 		answer, err := metadata.Read(r.Context(), path, query)
@@ -96,26 +96,18 @@ const (
 type passing struct {
 	mu   sync.Mutex
 	all  *rate.Limiter
-	each map[account]*rate.Limiter // few: users whom a rule names, and one for all others of a standing
+	each *limiters
 }
 
 func newPassing() *passing {
-	return &passing{all: rate.NewLimiter(rate.Every(passAllEach), passAllBurst), each: map[account]*rate.Limiter{}}
+	return &passing{all: rate.NewLimiter(rate.Every(passAllEach), passAllBurst), each: newLimiters(passEach, passBurst)}
 }
 
 // charge returns how long the caller must wait before it may ask; 0: it may now.
-func (p *passing) charge(rec *record, now time.Time) time.Duration {
-	owner := account{together: rec.rules.Policy.Standing(rec.caller)}
-	if owner.together == policy.ByUID {
-		owner.uid = rec.caller.UID
-	}
+func (p *passing) charge(owner account, now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	own := p.each[owner]
-	if own == nil {
-		own = rate.NewLimiter(rate.Every(passEach), passBurst)
-		p.each[owner] = own
-	}
+	own := p.each.of(owner, now)
 	if own.TokensAt(now) < 1 || p.all.TokensAt(now) < 1 {
 		return passEach
 	}

@@ -21,6 +21,7 @@ var socketRoutes = append([]route{
 	{http.MethodGet, wire.PathCapabilities, asItIs, problemJSON, forCallersAndAdministrators, nothingMore, (*Server).capabilities},
 	{http.MethodGet, wire.PathBinding, withIdentity(wire.PathBinding), problemJSON, forCallersOfRules, nothingMore, (*Server).binding},
 	{http.MethodPost, wire.PathBindingSign, withIdentity(wire.PathBindingSign), problemJSON, forCallersOfRules, nothingMore, (*Server).sign},
+	{http.MethodPost, wire.PathEvidence, asItIs, problemJSON, forCallersOfRules, nothingMore, (*Server).evidence},
 	{anyMethod, wire.PathBridge, below(wire.PathBridge), problemJSON, forCallersOfRules, noUpgrade, (*Server).bridge},
 }, adminRoutes...)
 
@@ -70,6 +71,7 @@ type reply struct {
 	body any
 	json []byte // the body, encoded already
 	text []byte // in the place of the body
+	kind string // media type; "": JSON, or that of a text
 	// foreign is an answer of IMDS that is passed on in the place of one of the agent's; nil: none.
 	foreign *MetadataAnswer
 	token   secret.String

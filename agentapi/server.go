@@ -59,8 +59,9 @@ type Config struct {
 	Identities []Identity                        // every configured identity
 	Policy     *policy.Policy                    // must not be changed any more
 	// Machine compares callers with units and programs that rules name; nil: this machine does.
-	Machine policy.Machine
-	Pairs   Pairs
+	Machine  policy.Machine
+	Pairs    Pairs
+	Evidence Evidence
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
 	// Waits is what has been waited for for long, in texts that any caller may read; nil: that is
@@ -135,6 +136,7 @@ type Rules struct {
 	Identities []Identity     // every configured identity
 	Tokens     TokenSource    // of these identities
 	Pairs      Pairs          // likewise
+	Evidence   Evidence       // likewise
 }
 
 // New checks the configuration. The agent's own user may administer it, as well as those that the
@@ -154,7 +156,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")
 	}
-	if err := s.SetRules(Rules{cfg.Policy, cfg.Identities, cfg.Tokens, cfg.Pairs}); err != nil {
+	if err := s.SetRules(Rules{cfg.Policy, cfg.Identities, cfg.Tokens, cfg.Pairs, cfg.Evidence}); err != nil {
 		return nil, err
 	}
 	return s, nil

@@ -39,6 +39,12 @@ func (v *verifier) akPublic() error {
 	}
 	v.ak = newAK(p)
 	v.result.AK = v.ak
+	if key := v.expected.AKKey; key != nil && !key.Equal(p.key) {
+		return errors.New("the attestation key is not the one in the claims: another key was put in its place")
+	}
+	if err := v.listedAK(); err != nil {
+		return err
+	}
 	if v.e.AKPublic == nil {
 		return absent("not sent; rebuilt from the claims")
 	}
@@ -48,19 +54,46 @@ func (v *verifier) akPublic() error {
 	return nil
 }
 
+// unvouchedAK takes the attestation key from where nothing of the hardware vouches for it.
 func (v *verifier) unvouchedAK() error {
 	if v.e.HCLReport != nil || v.e.RuntimeClaims != nil {
 		return absent("the claims, which name the attestation key, could not be read")
 	}
 	if v.e.AKPublic == nil {
-		return absent("no attestation key")
+		return v.bareAK()
 	}
 	ak, err := ParseAK(v.e.AKPublic)
 	if err != nil {
 		return err
 	}
-	v.ak = ak
-	v.result.AK = ak
+	if key := v.expected.AKKey; key != nil && !key.Equal(ak.Public) {
+		return errors.New("the public area is of another key than the one named as attestation key")
+	}
+	v.ak, v.result.AK = ak, ak
+	if v.kind() == KindTPM && v.policy.accepts(KindTPM) && len(v.policy.AKNames) == 0 {
+		return absent("the policy lists no attestation keys, so nothing vouches for this one")
+	}
+	return v.listedAK()
+}
+
+// bareAK takes a key of which nothing is known but its numbers.
+func (v *verifier) bareAK() error {
+	if v.expected.AKKey == nil {
+		return absent("no attestation key")
+	}
+	if key := v.expected.AKKey; key.N.BitLen() != 8*rsaSignatureLen || key.E != defaultExponent {
+		return errors.New("the attestation key is not an RSA key of 2048 bits with the exponent 65537")
+	}
+	v.ak = &AK{Public: v.expected.AKKey}
+	v.result.AK = v.ak
+	return absent("only the key itself is known, not its attributes")
+}
+
+// listedAK holds the attestation key to the policy's list, if there is one.
+func (v *verifier) listedAK() error {
+	if len(v.policy.AKNames) > 0 && !contains(v.policy.AKNames, v.ak.Name) {
+		return fmt.Errorf("attestation key with the Name %x is not on the policy's list", v.ak.Name)
+	}
 	return nil
 }
 
@@ -112,7 +145,7 @@ func (v *verifier) akCertificateChain(cert *x509.Certificate) error {
 	if v.now.IsZero() { // x509 would take the clock of this machine
 		return errors.New("the verifier gave no time to verify the certificate at")
 	}
-	_, err := cert.Verify(x509.VerifyOptions{
+	chains, err := cert.Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: intermediates,
 		CurrentTime:   v.now,
@@ -121,6 +154,7 @@ func (v *verifier) akCertificateChain(cert *x509.Certificate) error {
 	if err != nil {
 		return fmt.Errorf("AK certificate issued by %.60q: %w", cert.Issuer.CommonName, err)
 	}
+	v.result.addChain(CheckAKCertificate, chains[0]...)
 	return nil
 }
 

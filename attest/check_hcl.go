@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/keyagent/keyagent/attest/hcl"
 )
@@ -34,9 +33,7 @@ func (v *verifier) bundleNonce() error {
 
 func (v *verifier) hclStructure() error {
 	if v.e.HCLReport == nil {
-		if r := v.e.unwrapped(); r != nil && r.Claims != nil {
-			v.report = r
-		}
+		v.report = v.e.unwrapped()
 		return absent("no HCL report; the hardware report and the claims are given without it")
 	}
 	report, err := hcl.Parse(v.e.HCLReport)
@@ -47,7 +44,7 @@ func (v *verifier) hclStructure() error {
 	return nil
 }
 
-// needReport is the condition of checks that need the hardware report or its claims.
+// needReport is the condition of checks that need the hardware report.
 func (v *verifier) needReport() error {
 	switch {
 	case v.report != nil:
@@ -55,7 +52,7 @@ func (v *verifier) needReport() error {
 	case v.e.HCLReport != nil:
 		return absent("the HCL report could not be read")
 	default:
-		return absent("no hardware report with its claims")
+		return absent("no hardware report")
 	}
 }
 
@@ -66,14 +63,23 @@ func (v *verifier) hclBinding() error {
 	if err := v.needReport(); err != nil {
 		return err
 	}
+	if v.report.Claims == nil {
+		return absent("no runtime claims with the hardware report")
+	}
 	return v.report.CheckBinding()
 }
 
+// hclClaims reads the claims, also those that no hardware report came with: nothing then vouches
+// for them, but they must not contradict the rest.
 func (v *verifier) hclClaims() error {
-	if err := v.needReport(); err != nil {
-		return err
+	raw := v.e.RuntimeClaims
+	if v.report != nil {
+		raw = v.report.Claims
 	}
-	claims, err := hcl.ParseClaims(v.report.Claims)
+	if raw == nil {
+		return absent("no runtime claims that could be read")
+	}
+	claims, err := hcl.ParseClaims(raw)
 	if err != nil {
 		return err
 	}
@@ -83,40 +89,20 @@ func (v *verifier) hclClaims() error {
 }
 
 func (v *verifier) hclUserData() error {
-	if v.policy.UserData == nil {
+	if v.policy.UserData == nil && !v.policy.HardwareFresh {
 		return absent("not asked for")
+	}
+	if v.policy.HardwareFresh && v.expected.userData == nil {
+		return errors.New("a report made for the nonce is asked for, and the evidence answers no challenge of this protocol")
 	}
 	if v.claims == nil {
 		return absent("the claims could not be read")
 	}
-	if !bytes.Equal(v.claims.UserData, v.policy.UserData) {
+	if v.policy.UserData != nil && !bytes.Equal(v.claims.UserData, v.policy.UserData) {
 		return errors.New("user-data of the hardware report is not the expected value")
 	}
-	return nil
-}
-
-func (v *verifier) policySecureBoot() error {
-	if !v.policy.RequireSecureBoot {
-		return absent("not asked for")
-	}
-	if v.claims == nil {
-		return absent("the claims could not be read")
-	}
-	if on := v.claims.VMConfiguration.SecureBoot; on == nil || !*on {
-		return errors.New("secure boot is not on in the VM's configuration")
-	}
-	return nil
-}
-
-func (v *verifier) policyVMID() error {
-	if v.policy.VMID == "" {
-		return absent("not asked for")
-	}
-	if v.claims == nil {
-		return absent("the claims could not be read")
-	}
-	if got := v.claims.VMConfiguration.VMUniqueID; !strings.EqualFold(got, v.policy.VMID) {
-		return fmt.Errorf("VM %.50q is not %q", got, v.policy.VMID)
+	if v.policy.HardwareFresh && !bytes.Equal(v.claims.UserData, v.expected.userData) {
+		return errors.New("the hardware report was not made for the verifier's nonce: its user-data is another one")
 	}
 	return nil
 }

@@ -13,6 +13,13 @@ type Policy struct {
 	// one platform stands for the check of the same name on the platform that the evidence is of.
 	Required []string
 
+	// TEE names the kinds of evidence that are accepted. Empty: every platform of this package, and
+	// nothing without a TEE.
+	TEE []Kind
+	// AKNames, if not empty, lists the Names (see [KeyName]) of the attestation keys that are
+	// accepted. For evidence of KindTPM it is the only thing that says whose key it is.
+	AKNames [][]byte
+
 	// PCRs must all be covered by the quote, in the SHA-256 bank. With an empty list a quote
 	// is still required, of any PCRs.
 	PCRs []int
@@ -28,10 +35,22 @@ type Policy struct {
 
 	// UserData, if not nil, must equal the 64 bytes of guest input that the hardware report covers.
 	UserData []byte
+	// HardwareFresh asks for a hardware report that was made for the verifier's nonce, and not only
+	// for such a quote: its guest input must be [Challenge.UserData].
+	HardwareFresh bool
 	// RequireSecureBoot asks for secure boot in the VM's configuration.
 	RequireSecureBoot bool
 	// VMID, if not empty, must equal vmUniqueId, letter case aside.
 	VMID string
+	// PCRValues lists for a PCR the values that it may have, in the SHA-256 bank. A PCR that has an
+	// entry must be quoted.
+	PCRValues map[int][][]byte
+	// MaxAge, if positive, is how long ago the verifier may have given out its nonce
+	// (Challenge.Issued) at the time of verification.
+	MaxAge time.Duration
+
+	// EventLog is what the log of the boot must show.
+	EventLog EventLogPolicy
 }
 
 // KeyPolicy is what a certified key's public area must say (TPM 2.0 Part 2, TPMA_OBJECT).
@@ -84,7 +103,9 @@ func transportKeyPolicy() KeyPolicy {
 }
 
 // DefaultPolicy asks for the binding key certified and fresh, PCRs 0 to 7 quoted in the same boot,
-// and the report made under one of the ID keys that Azure is known to use.
+// and the report made by firmware that Azure is known to use: each platform lists what identifies
+// it there. Where a processor's maker publishes which firmware levels are in order, that statement
+// must come with the evidence, and must call the level up to date.
 //
 // It does not require an AK certificate, which some hosts do not provision, secure boot, or the
 // alias check against BadRAM (PlatformInfo), which hosts with older firmware do not report. Nor
@@ -123,21 +144,32 @@ func KeyChecks() []string {
 // Floor names the checks that are required under every policy: a genuine, non-debug processor
 // vouches for the claims, the claims for the attestation key, and the attestation key made a fresh
 // quote. It lists the checks of all platforms; for evidence of one of them, only its own are
-// required.
-func Floor() []string { return floor(platforms()) }
+// required. What a policy can waive of it is said where the policy's members are.
+func Floor() []string { return floor(platforms(), Policy{}) }
 
-func floor(answering []platform) []string {
-	names := append([]string{CheckBundleFormat}, vouching(answering)...)
+func floor(answering []platform, p Policy) []string {
+	names := append([]string{CheckBundleFormat, CheckPolicyTEE}, vouching(answering, p)...)
 	return append(names,
 		CheckQuoteSignature, CheckQuoteStructure, CheckQuoteSigner,
 		CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest)
 }
 
+// Requires lists the checks that p requires, in alphabetical order. For evidence of one platform,
+// those of the others do not count.
+func (p Policy) Requires() []string { return p.required(platforms()) }
+
 // required lists the checks that must pass under p for evidence of the answering platforms.
 func (p Policy) required(answering []platform) []string {
-	all := floor(answering)
+	all := slices.Concat(floor(answering, p), p.asked(), p.EventLog.required())
 	for _, name := range p.Required {
 		all = append(all, counterparts(name, answering)...)
+	}
+	for name, asked := range map[string]bool{
+		CheckHCLUserData: p.UserData != nil, CheckPolicySecureBoot: p.RequireSecureBoot, CheckPolicyVMID: p.VMID != "",
+	} {
+		if asked {
+			all = append(all, name)
+		}
 	}
 	slices.Sort(all)
 	return slices.Compact(all)

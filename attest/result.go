@@ -3,8 +3,12 @@ package attest
 import (
 	"crypto"
 	"crypto/rsa"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
+
+	"github.com/keyagent/keyagent/attest/eventlog"
 )
 
 // Status is the outcome of one check.
@@ -49,8 +53,8 @@ const (
 // AK is the TPM's attestation key as a verifier came to know it.
 type AK struct {
 	Public        *rsa.PublicKey
-	Name          []byte // TPM 2.0 Part 1, 14 "Names"
-	QualifiedName []byte // under the endorsement hierarchy
+	Name          []byte // TPM 2.0 Part 1, 14 "Names"; nil if only the key itself is known
+	QualifiedName []byte // under the endorsement hierarchy; nil with Name
 }
 
 // Claim is something that a Result proves, or does not.
@@ -65,19 +69,33 @@ type Claim struct {
 type Result struct {
 	Checks []Check
 
+	Kind      Kind // what vouches for the machine; empty if that is not known
 	AK        *AK
 	KeyName   []byte           // of the binding key; nil unless all KeyChecks passed
 	PublicKey crypto.PublicKey // of the binding key; nil unless all KeyChecks passed
 	VMID      string           // vmUniqueId
 	PCRs      map[int][]byte   // SHA-256 bank, as quoted
 	Clock     Clock            // of the quote
+	EventLog  *eventlog.Facts  // nil unless there is a log that can be read, and quoted PCRs
 
 	HardwareFacts
+
+	Chains []Chain // in the order of the checks that found them
 
 	Proven    []Claim
 	NotProven []Claim
 
 	required []string
+}
+
+// Chain leads from a certificate of the evidence to an anchor of the verifier.
+type Chain struct {
+	Check        string              // the check that found it, which may have failed for another reason
+	Certificates []*x509.Certificate // that of the evidence first, the anchor last
+}
+
+func (r *Result) addChain(check string, certificates ...*x509.Certificate) {
+	r.Chains = append(r.Chains, Chain{check, certificates})
 }
 
 // Clock is the TPM's own time information in a statement (TPM 2.0 Part 2, TPMS_CLOCK_INFO). Two
@@ -147,14 +165,11 @@ func (r *Result) Err() error {
 	return fmt.Errorf("evidence refused: %w", errors.Join(errs...))
 }
 
-func (r *Result) requires(name string) bool {
-	for _, n := range r.required {
-		if n == name {
-			return true
-		}
-	}
-	return false
-}
+// Required lists the checks that had to pass under the policy, in alphabetical order. One that is
+// not among Checks has not passed.
+func (r *Result) Required() []string { return slices.Clone(r.required) }
+
+func (r *Result) requires(name string) bool { return slices.Contains(r.required, name) }
 
 func (r *Result) has(name string) bool {
 	for _, c := range r.Checks {

@@ -263,7 +263,7 @@ func TestOnlyARestrictedSigningKeyIsAnAttestationKey(t *testing.T) {
 func TestDefaultsAreUsable(t *testing.T) {
 	t.Parallel()
 	a := attest.DefaultTrustAnchors()
-	if len(a.AMD) != 2 || len(a.VTPM) != 2 || len(a.VTPMIntermediates) != 1 {
+	if len(a.AMD) != 3 || len(a.VTPM) != 2 || len(a.VTPMIntermediates) != 1 {
 		t.Errorf("%d AMD roots, %d vTPM roots, %d intermediates", len(a.AMD), len(a.VTPM), len(a.VTPMIntermediates))
 	}
 	for _, d := range attest.AzureIDKeyDigests() {

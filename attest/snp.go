@@ -26,7 +26,7 @@ const (
 // SNPEvidence is what evidence has of AMD SEV-SNP.
 type SNPEvidence struct {
 	SNPReport []byte   // without the paravisor's wrapper; integers are little-endian
-	VCEKChain [][]byte // DER, the VCEK first; ASK and ARK, if sent, are ignored
+	VCEKChain [][]byte // DER, the VCEK (or VLEK) first; ASK and ARK, if sent, are ignored
 }
 
 type snpWireReport struct {
@@ -50,8 +50,15 @@ type SNPPolicy struct {
 	// PlatformInfo names bits of the report's PLATFORM_INFO that must be set; bit 5 is the alias
 	// check against BadRAM.
 	PlatformInfo uint64
+	// AllowPlatformInfo names bits of PLATFORM_INFO to accept although this version does not know
+	// what they say.
+	AllowPlatformInfo uint64
 	// ForbidSMT refuses guests whose policy lets their cores share hardware threads. Azure's do.
 	ForbidSMT bool
+	// VLEKProviders names the cloud providers whose VLEK may sign reports, as AMD's certificate
+	// spells them (cspID). A VLEK is one key on many chips: who has it can make reports of any of
+	// them, and nothing says which chip it was. Empty, the default: only the chip's own VCEK.
+	VLEKProviders []string
 }
 
 // Launch identifies Azure's paravisor in an SNP report.
@@ -63,8 +70,9 @@ type Launch struct {
 
 // SNPFacts are what was read from an SNP report and from its endorsements.
 type SNPFacts struct {
-	SNP     *tee.SNPReport
-	Product string // AMD product line of the root that the chain ended in
+	SNP         *tee.SNPReport
+	Endorsement *tee.Endorsement // what AMD's certificate says of the key that signed the report
+	Product     string           // AMD product line of the root that the chain ended in
 }
 
 // AMDRoot is AMD's certificate pair for one product line.
@@ -93,7 +101,8 @@ func AzureIDKeyDigests() [][]byte {
 	return digests
 }
 
-// snp is AMD SEV-SNP: a report that the chip's key VCEK signs, and AMD's certificates for that key.
+// snp is AMD SEV-SNP: a report that the chip's key VCEK signs, or a provider's VLEK, and AMD's
+// certificates for that key.
 type snp struct{}
 
 func (snp) unwrapped(e *Evidence) *hcl.Report {
@@ -173,11 +182,15 @@ func (snp) join(v *verifier) share {
 type snpShare struct {
 	v *verifier
 
-	report *tee.SNPReport
-	vcek   *x509.Certificate
-	root   *tee.AMDRoot
+	report  *tee.SNPReport
+	vcek    *x509.Certificate // or VLEK
+	vcekErr error
+	root    *tee.AMDRoot
 }
 
+// structure reads the report, and the certificate of the key that signed it: a report of version 2
+// has a layout that only the certificate names. What can be read is handed to the checks that
+// follow, whether or not it may be there: each of them stands for itself.
 func (s *snpShare) structure() error {
 	if err := s.v.needReport(); err != nil {
 		return err
@@ -185,12 +198,29 @@ func (s *snpShare) structure() error {
 	if s.v.report.Type != hcl.TypeSNP {
 		return absent("the hardware is not AMD SEV-SNP")
 	}
-	report, err := tee.ParseSNPReport(s.v.report.Hardware)
+	s.readSigner()
+	report, err := tee.ReadSNPReport(s.v.report.Hardware)
 	if err != nil {
 		return err
 	}
 	s.report, s.v.result.SNP = report, report
-	return nil
+	rules := tee.StructureRules{VLEK: len(s.v.policy.VLEKProviders) > 0, PlatformInfo: s.v.policy.AllowPlatformInfo}
+	if s.v.result.Endorsement != nil {
+		rules.Line = s.v.result.Endorsement.Line()
+	}
+	return report.CheckStructure(rules)
+}
+
+func (s *snpShare) readSigner() {
+	if len(s.v.e.VCEKChain) == 0 {
+		return
+	}
+	if s.vcek, s.vcekErr = certs.Parse(s.v.e.VCEKChain[0]); s.vcekErr != nil {
+		return
+	}
+	if e, err := tee.ParseEndorsement(s.vcek); err == nil {
+		s.v.result.Endorsement = e
+	}
 }
 
 // needSNP is the condition of checks that read the report.
@@ -211,22 +241,21 @@ func (s *snpShare) needVCEK() error {
 }
 
 func (s *snpShare) chain() error {
-	if err := s.needSNP(); err != nil {
-		return err
-	}
-	if len(s.v.e.VCEKChain) == 0 {
+	switch {
+	case !s.v.isOf(hcl.TypeSNP):
+		return s.needSNP()
+	case len(s.v.e.VCEKChain) == 0:
 		return absent("no VCEK certificate")
+	case s.vcekErr != nil:
+		return fmt.Errorf("VCEK: %w", s.vcekErr)
 	}
-	vcek, err := certs.Parse(s.v.e.VCEKChain[0])
-	if err != nil {
-		return fmt.Errorf("VCEK: %w", err)
-	}
-	s.vcek = vcek
-	root, err := tee.VerifyVCEK(vcek, s.v.anchors.AMD, s.v.now)
+	root, err := tee.VerifySigner(s.vcek, s.v.anchors.AMD, s.v.now)
+	s.root = root
 	if err != nil {
 		return err
 	}
-	s.root, s.v.result.Product = root, root.Product
+	s.v.result.Product = root.Product
+	s.v.result.addChain(CheckSNPChain, s.vcek, root.IssuerOf(s.vcek), root.ARK)
 	return nil
 }
 
@@ -234,7 +263,7 @@ func (s *snpShare) identity() error {
 	if err := s.needVCEK(); err != nil {
 		return err
 	}
-	return tee.CheckIdentity(s.report, s.vcek, s.root)
+	return tee.CheckIdentity(s.report, s.vcek, s.root, s.v.policy.VLEKProviders...)
 }
 
 func (s *snpShare) signature() error {
@@ -250,6 +279,8 @@ func (s *snpShare) guestPolicy() error {
 	}
 	r := s.report
 	switch {
+	case r.UnknownPolicyBits():
+		return fmt.Errorf("the guest policy %#x has bits of unknown meaning", r.Policy)
 	case r.DebugAllowed():
 		return errors.New("the guest policy lets the host debug the guest")
 	case r.MigrationAllowed():
@@ -260,6 +291,8 @@ func (s *snpShare) guestPolicy() error {
 		return fmt.Errorf("ABI version %s, want at least %s", abi(r.ABIVersion()), abi(s.v.policy.MinABI))
 	case s.v.policy.ForbidSMT && r.SMTAllowed():
 		return errors.New("the guest policy allows SMT")
+	case r.UnknownPlatformInfo()&^s.v.policy.AllowPlatformInfo != 0:
+		return fmt.Errorf("platform info %#x has bits of unknown meaning, which the policy does not accept", r.PlatformInfo)
 	case r.PlatformInfo&s.v.policy.PlatformInfo != s.v.policy.PlatformInfo:
 		return fmt.Errorf("platform info %#x lacks bits of %#x", r.PlatformInfo, s.v.policy.PlatformInfo)
 	}
@@ -307,7 +340,7 @@ func (s *snpShare) launch() error {
 }
 
 func (s *snpShare) revocation() error {
-	if s.root == nil || s.root.CRL == nil {
+	if s.root == nil || s.root.CRL == nil || s.vcek == nil {
 		return absent("no revocation list")
 	}
 	return tee.CheckRevocation(s.vcek, s.root, s.v.now)

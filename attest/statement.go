@@ -142,3 +142,44 @@ func verifySignature(ak *rsa.PublicKey, data, signature []byte) error {
 	}
 	return nil
 }
+
+// Statement is what a TPM's signed statement (TPMS_ATTEST) says. Nothing of it is verified.
+type Statement struct {
+	QualifiedSigner []byte // Qualified Name of the signing key
+	ExtraData       []byte
+	Clock           Clock
+
+	Name          []byte // of the certified key
+	QualifiedName []byte // of the certified key
+
+	Selections []PCRSelection // of a quote
+	PCRDigest  []byte         // of a quote
+}
+
+// PCRSelection is the part of one PCR bank that a quote covers.
+type PCRSelection struct {
+	Bank   uint16 // TPM_ALG_ID of the bank's hash
+	Bitmap []byte // PCR i is bit i mod 8 of byte i div 8
+}
+
+// ReadQuote reads a TPMS_ATTEST of type TPM_ST_ATTEST_QUOTE, for those who show evidence. It
+// verifies nothing.
+func ReadQuote(b []byte) (*Statement, error) { return readStatement(b, typeQuote) }
+
+// ReadCertify is ReadQuote for the type TPM_ST_ATTEST_CERTIFY.
+func ReadCertify(b []byte) (*Statement, error) { return readStatement(b, typeCertify) }
+
+func readStatement(b []byte, kind uint16) (*Statement, error) {
+	st, err := parseStatement(b, kind)
+	if err != nil {
+		return nil, err
+	}
+	out := &Statement{
+		QualifiedSigner: st.signer, ExtraData: st.extraData, Clock: st.clock,
+		Name: st.name, QualifiedName: st.qualifiedName, PCRDigest: st.pcrDigest,
+	}
+	for _, s := range st.selections {
+		out.Selections = append(out.Selections, PCRSelection{Bank: s.bank, Bitmap: s.bitmap})
+	}
+	return out, nil
+}

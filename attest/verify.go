@@ -2,6 +2,7 @@ package attest
 
 import (
 	"crypto"
+	"crypto/rsa"
 	"errors"
 	"slices"
 	"time"
@@ -40,8 +41,14 @@ const (
 	CheckQuoteDigest    = "quote.digest"
 	CheckQuoteCoherence = "quote.coherence"
 
+	CheckEventLogReplay = "eventlog.replay"
+	CheckEventLogPolicy = "eventlog.policy"
+
+	CheckPolicyTEE        = "policy.tee"
 	CheckPolicySecureBoot = "policy.secure-boot"
 	CheckPolicyVMID       = "policy.vm-id"
+	CheckPolicyPCR        = "policy.pcr"
+	CheckPolicyAge        = "policy.age"
 )
 
 // step is one row of the procedure. Its function returns nil if the check passes, a *missing if it
@@ -87,8 +94,14 @@ func (v *verifier) procedure(shares []joined) []step {
 		{CheckQuoteDigest, v.quoteDigest},
 		{CheckQuoteCoherence, v.quoteCoherence},
 
+		{CheckEventLogReplay, v.eventLogReplay},
+		{CheckEventLogPolicy, v.eventLogPolicy},
+
+		{CheckPolicyTEE, v.policyTEE},
 		{CheckPolicySecureBoot, v.policySecureBoot},
 		{CheckPolicyVMID, v.policyVMID},
+		{CheckPolicyPCR, v.policyPCR},
+		{CheckPolicyAge, v.policyAge},
 	}...)
 }
 
@@ -112,11 +125,20 @@ type Expected struct {
 	// The caller decides how much freshness such a value proves. An empty one proves none and is
 	// refused all the same.
 	AllowShort bool
+	// AllowEmpty accepts statements that were made without a nonce, if an empty one is expected.
+	// Nothing is then proven about when they were made, and the result does not say so.
+	AllowEmpty bool
+	// AKKey is the attestation key if the evidence names it by nothing but the key itself, without
+	// its public area. It is compared with the claims. If there are none, statements are checked
+	// with it, and nothing vouches for it.
+	AKKey *rsa.PublicKey
 	// Key, if not nil, is the public key of the request or certificate that comes with the
 	// evidence. All [KeyChecks] and key.match are then required, whatever the policy says. A caller
 	// that always expects a key must check that it is not nil: package x509 leaves the public key
 	// nil if it does not know its algorithm.
 	Key crypto.PublicKey
+
+	userData []byte // see [Policy.HardwareFresh]; nil without a challenge
 }
 
 // Verify verifies evidence that was requested with ch, at the time now, which must not be the zero
@@ -142,7 +164,7 @@ func expectedOf(e *Evidence, ch Challenge) Expected {
 	if e.KeyPublic != nil {
 		keyName = nameOf(e.KeyPublic)
 	}
-	return Expected{Certify: ch.CertifyData(), Quote: ch.QuoteData(keyName)}
+	return Expected{Certify: ch.CertifyData(), Quote: ch.QuoteData(keyName), userData: ch.UserData(keyName)}
 }
 
 // VerifyExpected is Verify for evidence that another protocol asked for, whose extraData the caller
@@ -225,7 +247,7 @@ func (r *Result) conclude(v *verifier, answering []joined) {
 	if v.key != nil && r.firstNotPassed(KeyChecks()) == "" {
 		r.KeyName, r.PublicKey = v.key.name(), v.key.key
 	}
-	for _, c := range claims(answering) {
+	for _, c := range v.claimsOf(answering) {
 		if reason := r.firstNotPassed(c.checks); reason != "" {
 			r.NotProven = append(r.NotProven, Claim{Claim: c.what, Reason: reason})
 			continue
@@ -244,20 +266,29 @@ func (r *Result) firstNotPassed(checks []string) string {
 	return ""
 }
 
-// claims are those of the answering platforms, and what follows from them about the TPM.
-func claims(answering []joined) []claim {
+// claimsOf are the claims of the answering platforms, and what follows from them about the TPM.
+func (v *verifier) claimsOf(answering []joined) []claim {
 	azure := func() string { return "Azure virtual TPM root" }
 	ak := func() string { return "attestation key in the hardware-signed claims" }
-	vouched := vouching(platformsOf(answering))
-	quoted := slices.Concat(vouched, []string{CheckQuoteStructure, CheckQuoteSignature, CheckQuoteSigner})
+	named := CheckHCLClaims // where the attestation key comes from
 	var all []claim
 	for _, j := range answering {
 		all = append(all, j.claims...)
+		if w, ok := j.platform.(withoutTEE); ok {
+			ak, named = w.anchor, CheckAKPublic
+		}
+	}
+	vouched := vouching(platformsOf(answering), v.policy)
+	quoted := slices.Concat(vouched, []string{CheckQuoteStructure, CheckQuoteSignature, CheckQuoteSigner})
+	fresh := slices.Concat(quoted, []string{CheckQuoteNonce})
+	if len(v.expected.Quote) == 0 {
+		fresh = append(fresh, CheckBundleNonce) // which does not apply: there is no nonce
 	}
 	return append(all, []claim{
-		{"the attestation key belongs to an Azure virtual TPM", []string{CheckHCLClaims, CheckAKCertificate}, azure},
+		{"the attestation key belongs to an Azure virtual TPM", []string{named, CheckAKCertificate}, azure},
 		{"the binding key lives in this TPM and cannot leave it", slices.Concat(vouched, KeyChecks()), ak},
-		{"the evidence was made for this challenge", slices.Concat(quoted, []string{CheckQuoteNonce}), ak},
+		{"the evidence was made for this challenge", fresh, ak},
 		{"the boot measurements are those listed", slices.Concat(quoted, []string{CheckQuoteSelection, CheckQuoteDigest}), ak},
+		{"the event log describes the boot", slices.Concat(quoted, []string{CheckQuoteSelection, CheckQuoteDigest, CheckEventLogReplay}), ak},
 	}...)
 }

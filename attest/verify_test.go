@@ -19,9 +19,10 @@ import (
 
 // world is what is slow to make; tests only read it.
 type world struct {
-	amd  *at.AMD
-	ca   *at.CA
-	keys at.Keys
+	amd   *at.AMD
+	intel *at.Intel
+	ca    *at.CA
+	keys  at.Keys
 }
 
 var (
@@ -31,7 +32,7 @@ var (
 
 func sharedWorld(t testing.TB) world {
 	t.Helper()
-	worldOnce.Do(func() { theWorld = world{at.NewAMD(t), at.NewCA(t), at.NewKeys(t)} })
+	worldOnce.Do(func() { theWorld = world{at.NewAMD(t), at.NewIntel(t), at.NewCA(t), at.NewKeys(t)} })
 	return theWorld
 }
 
@@ -145,7 +146,7 @@ func (f forgery) try(t *testing.T, check string) {
 
 func forgeries() map[string][]forgery {
 	all := map[string][]forgery{}
-	for _, part := range []map[string][]forgery{bundleForgeries(), hclForgeries(), snpForgeries(), akForgeries(), keyForgeries(), quoteForgeries()} {
+	for _, part := range []map[string][]forgery{bundleForgeries(), hclForgeries(), snpForgeries(), tdxForgeries(), akForgeries(), keyForgeries(), quoteForgeries(), policyForgeries(), bootForgeries()} {
 		for check, list := range part {
 			all[check] = append(all[check], list...)
 		}
@@ -169,6 +170,13 @@ func bundleForgeries() map[string][]forgery {
 			}},
 			{name: "the verifier's own nonce is too short", also: []string{attest.CheckKeyCertifyNonce, attest.CheckQuoteNonce},
 				forge: func(_ *testing.T, x *trial) { x.challenge.Nonce = []byte("short") }},
+		},
+		attest.CheckPolicyTEE: {
+			{name: "another TEE than the policy names", forge: func(_ *testing.T, x *trial) { x.policy.TEE = []attest.Kind{attest.KindTDX} }},
+			{name: "no TEE where the policy names one", forge: func(_ *testing.T, x *trial) {
+				x.policy.TEE = []attest.Kind{attest.KindSNP}
+				x.ChangeEvidence = func(e *attest.Evidence) { e.HCLReport, e.VCEKChain = nil, nil }
+			}},
 		},
 		attest.CheckPolicySecureBoot: {
 			{name: "secure boot is off", forge: func(_ *testing.T, x *trial) {
@@ -257,14 +265,6 @@ func hclForgeries() map[string][]forgery {
 				claims(`"user-data"`, `"other-data"`)(t, x)
 			}},
 		},
-		attest.CheckTDXStructure: {
-			{name: "a TDREPORT that vouches for the claims", forge: func(_ *testing.T, x *trial) {
-				x.ReportType = 4
-				x.Hardware = make([]byte, 1024)
-				x.Hardware[0] = 0x81
-				copy(x.Hardware[128:], at.ReportData(x.Claims))
-			}},
-		},
 	}
 }
 
@@ -279,7 +279,7 @@ func snpForgeries() map[string][]forgery {
 			{name: "version 6", forge: set(0x00, 6)},
 			{name: "reserved field used", forge: set(0x4C, 1)},
 			{name: "another signature algorithm", forge: set(0x34, 2)},
-			{name: "signed by a VLEK", forge: func(_ *testing.T, x *trial) {
+			{name: "signed by a VLEK", also: []string{attest.CheckSNPIdentity, attest.CheckSNPSignature}, forge: func(_ *testing.T, x *trial) {
 				x.ChangeEvidence = func(e *attest.Evidence) { e.HCLReport[32+0x48] = 1 << 2 }
 			}},
 		},
@@ -287,7 +287,7 @@ func snpForgeries() map[string][]forgery {
 			{name: "a root of the attacker's own", forge: func(_ *testing.T, x *trial) {
 				x.ChangeAnchors = func(a *attest.TrustAnchors) { a.AMD = attest.DefaultTrustAnchors().AMD }
 			}},
-			{name: "a root of another product line", forge: func(_ *testing.T, x *trial) {
+			{name: "a root of another product line", also: []string{attest.CheckSNPIdentity}, forge: func(_ *testing.T, x *trial) {
 				x.ChangeAnchors = func(a *attest.TrustAnchors) { a.AMD[0].Product = "Genoa" }
 			}},
 			{name: "no certificate at all", forge: func(_ *testing.T, x *trial) {

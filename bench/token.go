@@ -46,6 +46,8 @@ func callers() []comparison {
 		ahead("herd of 60 processes: requests upstream, beside azidentity asking IMDS", herd, "", "requests"),
 		notFewer("herd of 60 processes: requests that were not answered 429, beside azidentity asking IMDS", herd, "", "unthrottled-percent"),
 		ahead("herd of 60 processes: until all have their token, beside azidentity asking IMDS", herd, "", "ms"),
+		notFewer("herd of 60 unmodified programs (azidentity): served by the agent, beside by IMDS", herd, "", "unmodified-served-processes"),
+		atMost(0.05, "herd of 60 unmodified programs (azidentity): until all have their token, beside asking IMDS", herd, "", "unmodified-ms"),
 		notFewer("ten minutes' outage at half-life: requests answered, beside all", outage, "half-life", "all-requests"),
 		notFewer("ten minutes' outage at half-life: requests answered, beside azidentity", outage, "half-life", "requests"),
 		notFewer("outage in the last ten minutes of a token: requests answered, beside all", outage, "last-minutes", "all-requests"),

@@ -182,6 +182,11 @@ func (c *Client) get(ctx context.Context, path, query string) ([]byte, error) {
 
 // do returns the body of a 200, and an [*Error] for every other answer.
 func (c *Client) do(ctx context.Context, method, path, query string, sent io.Reader) ([]byte, error) {
+	return c.doUpTo(ctx, maxReplyBytes, method, path, query, sent)
+}
+
+// doUpTo is do for bodies that may have another size.
+func (c *Client) doUpTo(ctx context.Context, limit int, method, path, query string, sent io.Reader) ([]byte, error) {
 	// The host is not used to connect; it names the agent in traces.
 	target := url.URL{Scheme: "http", Host: "keyagent", Path: path, RawQuery: query}
 	req, err := http.NewRequestWithContext(ctx, method, target.String(), sent)
@@ -193,12 +198,12 @@ func (c *Client) do(ctx context.Context, method, path, query string, sent io.Rea
 		return nil, c.transportError(ctx, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReplyBytes+1))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit)+1))
 	if err != nil {
 		return nil, c.transportError(ctx, err)
 	}
-	if len(body) > maxReplyBytes {
-		return nil, fmt.Errorf("reading the agent's reply: it is larger than %d bytes", maxReplyBytes)
+	if len(body) > limit {
+		return nil, fmt.Errorf("reading the agent's reply: it is larger than %d bytes", limit)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, decodeError(resp, body)

@@ -79,6 +79,10 @@ type Config struct {
 	// and groups unknown on this machine are left out until they exist.
 	Admins Principals `yaml:"admins,omitempty"`
 
+	// LogLevel is how much the log says: debug, info, warn or error. No level has tokens,
+	// assertions or secrets. A reload changes it while the agent runs. Default: info.
+	LogLevel string `yaml:"log_level,omitempty"`
+
 	// Audit says where audit records go, and what happens when they cannot be written.
 	Audit Audit `yaml:"audit,omitempty"`
 
@@ -146,13 +150,29 @@ type Proxy struct {
 const (
 	ProviderNone       = "none"        // no attestation: the issuer decides whether it takes that
 	ProviderAzureGuest = "azure-guest" // Microsoft Azure Attestation, /attest/AzureGuest
+	ProviderExec       = "exec"        // a program of the operator's
 )
 
 // Attestation configures how the binding key is attested.
 type Attestation struct {
-	// Provider is azure-guest or none. With none, nothing reaches min_strength:
+	// Provider is azure-guest, exec or none. With none, nothing reaches min_strength:
 	// attested, and to ask for it is an error. Default: azure-guest.
 	Provider string `yaml:"provider,omitempty"`
+	// Command is the program of provider exec, by its absolute path, and its arguments,
+	// which are no place for secrets. It is started without a shell, as the agent's user
+	// and in its sandbox, with the evidence (docs/evidence.md) on its standard input and
+	// the address of the attestation service in KEYAGENT_ATTESTATION_ENDPOINT, which is
+	// the evidence's audience. Within 30 seconds it writes one signed JWT to its standard
+	// output, and ends with exit code 0. Its standard error goes into the log. The token
+	// is used until five minutes before it expires. Default: none.
+	Command []string `yaml:"command,omitempty"`
+	// PCRs are what evidence quotes for callers and for the program, 0 to 23. Microsoft's
+	// service gets 0 to 7 in any case. Default: 0 to 7.
+	PCRs []int `yaml:"pcrs,omitempty"`
+	// EventLog is the file with the log of what the firmware measured. Default: the
+	// systemd credential keyagent.event-log (LoadCredential= in the unit), else
+	// /sys/kernel/security/tpm0/binary_bios_measurements, which only root can read.
+	EventLog string `yaml:"event_log,omitempty"`
 	// AMDRoots is a PEM file with an ARK and its ASK to trust besides AMD's own.
 	// Default: none. It is read as strictly as ca_file.
 	AMDRoots string `yaml:"amd_roots,omitempty"`
@@ -318,6 +338,11 @@ type Rule struct {
 	// certificate is of use at hosts only: callers then have to offer TLS 1.2 at most,
 	// which Key Vault needs anyway. Default: false.
 	SignHostsOnly bool `yaml:"sign_hosts_only,omitempty"`
+	// Evidence lets callers have attestation evidence of the identities' keys, for a
+	// verifier's nonce (docs/evidence.md). A bundle is no secret, but it names the machine:
+	// its processor and its attestation key are the same in each. A rule that gives nothing
+	// else needs no resources. Default: false.
+	Evidence bool `yaml:"evidence,omitempty"`
 }
 
 // maxFileBytes limits a configuration file.

@@ -51,6 +51,7 @@ func (c *Config) problems() []string {
 	c.checkCallerIdentity(&f)
 	c.checkRules(&f)
 	c.checkAudit(&f)
+	c.checkLogLevel(&f)
 	c.checkEndpoints(&f)
 	return f
 }
@@ -129,9 +130,7 @@ func (c *Config) checkBindingKey(f *findings) {
 }
 
 func (c *Config) checkAttestation(f *findings) {
-	if !slices.Contains([]string{ProviderNone, ProviderAzureGuest}, c.Attestation.Provider) {
-		f.add("attestation.provider: %q is neither %s nor %s", c.Attestation.Provider, ProviderAzureGuest, ProviderNone)
-	}
+	c.Attestation.check(f)
 	for i, digest := range c.Attestation.IDKeyDigests {
 		if b, err := hex.DecodeString(digest); err != nil || len(b) != 48 {
 			f.add("attestation.id_key_digests[%d]: not the hex form of 48 bytes", i)
@@ -249,7 +248,7 @@ func (c *Config) checkGrant(f *findings, at string, r Rule) {
 			f.add("%s.identities: %q is not a configured identity", at, name)
 		}
 	}
-	if len(r.Resources) == 0 {
+	if len(r.Resources) == 0 && (!r.Evidence || r.Sign) {
 		f.add("%s.resources: none (\"*\" means any)", at)
 	}
 	for _, resource := range r.Resources {

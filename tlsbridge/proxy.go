@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"github.com/keyagent/keyagent/internal/earlyanswer"
 )
 
 // route dials servers, or the proxies before them.
@@ -53,6 +55,7 @@ func (r *route) dial(ctx context.Context, network, address string) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
+	conn = earlyanswer.Conn(conn)
 	if _, secure := r.secure.Load(address); !secure {
 		return conn, nil
 	}

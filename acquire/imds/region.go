@@ -27,26 +27,35 @@ const (
 // Region asks which Azure region the VM is in, such as "westeurope". It takes two seconds at most.
 // The answer becomes a label of a host name, so its form is checked.
 func (c *Client) Region(ctx context.Context) (string, error) {
+	members, err := c.compute(ctx)
+	if err != nil {
+		return "", err
+	}
+	return regionOf(members)
+}
+
+// compute asks for what IMDS says of the VM itself, in a version that this IMDS has.
+func (c *Client) compute(ctx context.Context) (upstream.Members, error) {
 	ctx, cancel := context.WithTimeout(ctx, regionBudget)
 	defer cancel()
-	region, err := c.location(ctx, computeVersion)
+	members, err := c.computeIn(ctx, computeVersion)
 	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusBadRequest {
 		version, err := c.newestVersion(ctx)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		return c.location(ctx, version)
+		return c.computeIn(ctx, version)
 	}
-	return region, err
+	return members, err
+}
+
+func (c *Client) computeIn(ctx context.Context, version string) (upstream.Members, error) {
+	return c.call(ctx, computeRequest(url.Values{"api-version": {version}}), regionPauses)
 }
 
 var regionForm = regexp.MustCompile(`^[a-z][a-z0-9]{0,62}$`)
 
-func (c *Client) location(ctx context.Context, version string) (string, error) {
-	answer, err := c.call(ctx, computeRequest(url.Values{"api-version": {version}}), regionPauses)
-	if err != nil {
-		return "", err
-	}
+func regionOf(answer upstream.Members) (string, error) {
 	location, err := answer.Text("location")
 	if err != nil {
 		return "", badAnswer(opCompute, err)

@@ -33,6 +33,9 @@ type Rule struct {
 	Sign bool
 	// SignHostsOnly leaves out handshakes that do not show the server.
 	SignHostsOnly bool
+	// Evidence lets callers have attestation evidence of the identities' keys. A rule with it may
+	// name no resource.
+	Evidence bool
 }
 
 // Policy is the set of rules of one configuration. It must not be changed once it is in use; then
@@ -157,9 +160,14 @@ func (r *Rule) coversAny() bool { return len(r.Resources) == 1 && r.Resources[0]
 // Identities returns the identities that rules give the caller for some resource, in the order of
 // the rules, each once.
 func (p *Policy) Identities(c peer.Caller) []string {
+	return p.identities(c, func(r *Rule) bool { return !r.evidenceOnly() })
+}
+
+// identities returns the identities of the rules that name the caller and are wanted.
+func (p *Policy) identities(c peer.Caller, wanted func(*Rule) bool) []string {
 	var names []string
 	for i := range p.Rules {
-		if !p.names(&p.Rules[i], c) {
+		if !wanted(&p.Rules[i]) || !p.names(&p.Rules[i], c) {
 			continue
 		}
 		for _, name := range p.Rules[i].Identities {
@@ -176,16 +184,20 @@ func (p *Policy) Identities(c peer.Caller) []string {
 type Grant struct {
 	Identity                     string
 	Resources, TokenTypes, Hosts []string
-	Sign                         bool
+	Sign, Evidence               bool
 }
 
-// Grants returns what rules give the caller, by identity, in the order of [Policy.Identities].
+// Grants returns what rules give the caller, by identity, in the order of the rules.
 func (p *Policy) Grants(c peer.Caller) []Grant {
 	var grants []Grant
-	for _, identity := range p.Identities(c) {
-		grant := Grant{Identity: identity}
+	for _, identity := range p.identities(c, func(*Rule) bool { return true }) {
+		grant := Grant{Identity: identity, Resources: []string{}, TokenTypes: []string{}}
 		for i := range p.Rules {
 			if rule := &p.Rules[i]; p.names(rule, c) && slices.Contains(rule.Identities, identity) {
+				grant.Evidence = grant.Evidence || rule.Evidence
+				if rule.evidenceOnly() {
+					continue
+				}
 				grant.Resources = union(grant.Resources, rule.Resources)
 				grant.TokenTypes = union(grant.TokenTypes, rule.TokenTypes)
 				grant.Hosts = union(grant.Hosts, rule.Hosts)

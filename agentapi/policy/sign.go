@@ -53,7 +53,7 @@ func (p *Policy) DecideSigning(c peer.Caller, req Signing) Decision {
 // refusesSigning returns why a rule that names the caller does not let it sign, or "" if it does.
 func (r *Rule) refusesSigning(req Signing) Reason {
 	switch {
-	case !slices.Contains(r.Identities, req.Identity):
+	case !slices.Contains(r.Identities, req.Identity), r.evidenceOnly():
 		return ReasonIdentity
 	case !r.Sign:
 		return ReasonSign

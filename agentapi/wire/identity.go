@@ -15,8 +15,9 @@ type Identity struct {
 	ClientID  string   `json:"client_id,omitempty"` // as far as the configuration says it
 	Resources []string `json:"resources"`           // "*" stands for any but the audiences of assertions
 	Types     []string `json:"types"`
-	Hosts     []string `json:"hosts,omitempty"` // where the caller may use tokens of type mtls_pop through the agent
-	Sign      bool     `json:"sign,omitempty"`  // the caller may have TLS handshakes signed: see PathBindingSign
+	Hosts     []string `json:"hosts,omitempty"`    // where the caller may use tokens of type mtls_pop through the agent
+	Sign      bool     `json:"sign,omitempty"`     // the caller may have TLS handshakes signed: see PathBindingSign
+	Evidence  bool     `json:"evidence,omitempty"` // the caller may have evidence of the identity's keys: see PathEvidence
 }
 
 // Capabilities is the body of GET [PathCapabilities]: how well tokens can be bound to this VM, and

@@ -69,6 +69,10 @@ const (
 	// handshake with that one.
 	CodeBindingChanged Code = "binding_changed"
 
+	// CodeNoEvidence: this machine cannot prove where the key is, or its proof would not be
+	// accepted by the machine itself. Only an operator can change that.
+	CodeNoEvidence Code = "no_evidence"
+
 	CodeNotFound         Code = "not_found"          // no such path
 	CodeNotConfigured    Code = "not_configured"     // the path exists, and the configuration does not turn it on
 	CodeMethodNotAllowed Code = "method_not_allowed" // the path exists; see the Allow header
@@ -124,6 +128,8 @@ var problems = map[Code]struct {
 	CodeIdentityNotFound: {http.StatusForbidden, "The virtual machine does not have the identity"},
 
 	CodeClaimsRequired: {http.StatusForbidden, "Entra demands more claims"},
+
+	CodeNoEvidence: {http.StatusNotImplemented, "There is no evidence of the key"},
 
 	CodeNotFound:         {http.StatusNotFound, "There is no such path"},
 	CodeNotConfigured:    {http.StatusNotFound, "The configuration does not turn this on"},

@@ -94,7 +94,7 @@ func TestForgedChains(t *testing.T) {
 	}
 	for _, tt := range tests {
 		vcek, root, _ := forged(t, tt.change)
-		if _, err := tee.VerifyVCEK(vcek, []tee.AMDRoot{root}, at(2026)); (err == nil) != tt.ok {
+		if _, err := tee.VerifySigner(vcek, []tee.AMDRoot{root}, at(2026)); (err == nil) != tt.ok {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}

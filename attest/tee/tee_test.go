@@ -72,7 +72,7 @@ func TestEachStepStandsForItself(t *testing.T) {
 			t.Fatal(err)
 		}
 		vcek := realVCEK(t, tt.dir)
-		root, err := tee.VerifyVCEK(vcek, tee.DefaultAMDRoots(), at(tt.year))
+		root, err := tee.VerifySigner(vcek, tee.DefaultAMDRoots(), at(tt.year))
 		if (err == nil) != tt.chain {
 			t.Errorf("%s in %d: chain: %v", tt.dir, tt.year, err)
 		}
@@ -185,11 +185,11 @@ func TestAVCEKOfNoTrustedProductIsRefused(t *testing.T) {
 		"Genoa's roots":           tee.DefaultAMDRoots()[1:],
 		"Genoa's, called Milan's": {{Product: "Milan", ARK: tee.DefaultAMDRoots()[1].ARK, ASK: tee.DefaultAMDRoots()[1].ASK}},
 	} {
-		if _, err := tee.VerifyVCEK(vcek, roots, at(2024)); err == nil {
+		if _, err := tee.VerifySigner(vcek, roots, at(2024)); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if _, err := tee.VerifyVCEK(tee.DefaultAMDRoots()[0].ASK, tee.DefaultAMDRoots(), at(2024)); err == nil {
+	if _, err := tee.VerifySigner(tee.DefaultAMDRoots()[0].ASK, tee.DefaultAMDRoots(), at(2024)); err == nil {
 		t.Error("an ASK is accepted as VCEK")
 	}
 }

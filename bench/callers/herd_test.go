@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,15 +32,22 @@ const (
 	envResource = "CALLERS_RESOURCE"
 
 	askAgent      = "agent"
-	askAzidentity = "azidentity"
+	askAzidentity = "azidentity"            // at IMDS
+	askUnmodified = "azidentity-with-agent" // at the agent, as keyagent exec has it
 )
+
+// nobody is who the processes are that ask over loopback, where root may be the root of any
+// container and is refused.
+const nobody = 65534
 
 // oneOfTheHerd is one process: it says that it is there, waits for the end of its input, and gets
 // one token.
 func oneOfTheHerd(whom string) error {
-	get := fromAgent
-	if whom == askAzidentity {
-		get = fromAzidentity
+	get, known := map[string]func(ctx context.Context, at, resource string) error{
+		askAgent: fromAgent, askAzidentity: fromIMDS, askUnmodified: fromAgentUnmodified,
+	}[whom]
+	if !known {
+		return fmt.Errorf("nobody asks as %q", whom)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -57,11 +65,30 @@ func fromAgent(ctx context.Context, socket, resource string) error {
 	return err
 }
 
-// fromAzidentity asks IMDS by its usual address, which leads to the simulated one.
-func fromAzidentity(ctx context.Context, address, resource string) error {
-	transport := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+// fromIMDS asks IMDS by its usual address, which leads to the simulated one.
+func fromIMDS(ctx context.Context, address, resource string) error {
+	return byAzidentity(ctx, resource, &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, address)
-	}}
+	}})
+}
+
+// fromAgentUnmodified does what keyagent exec does for a program before it starts it, and then what
+// the program does.
+func fromAgentUnmodified(ctx context.Context, socket, resource string) error {
+	c := client.New(client.Config{Socket: socket})
+	defer c.Close()
+	endpoint, err := c.Endpoint(ctx, client.EndpointRequest{Identity: "vm"})
+	if err != nil {
+		return err
+	}
+	err = errors.Join(os.Setenv("IDENTITY_ENDPOINT", endpoint.AppService), os.Setenv("IDENTITY_HEADER", endpoint.Secret.Reveal()))
+	if err != nil {
+		return err
+	}
+	return byAzidentity(ctx, resource, &http.Transport{})
+}
+
+func byAzidentity(ctx context.Context, resource string, transport *http.Transport) error {
 	credential, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{
 		ClientOptions: azcore.ClientOptions{Transport: &http.Client{Transport: transport}},
 	})
@@ -94,9 +121,14 @@ func (s *stage) herd(tb testing.TB, whom string) run {
 		tb.Fatal(err)
 	}
 	defer waiting.Close()
+	as := os.Geteuid()
+	if as == 0 && whom == askUnmodified {
+		as = nobody
+	}
 	var processes []*exec.Cmd
+	env := []string{envAsk + "=" + whom, envAt + "=" + at, envResource + "=" + resource(s.herds)}
 	for range herdSize {
-		processes = append(processes, s.process(tb, waiting, envAsk+"="+whom, envAt+"="+at, envResource+"="+resource(s.herds)))
+		processes = append(processes, s.process(tb, as, waiting, env...))
 	}
 	s.herds++
 	var seen uint64
@@ -151,13 +183,14 @@ func waitFor(tb testing.TB, whom string, processes []*exec.Cmd, begin time.Time)
 }
 
 // process starts this program once more and returns when it waits on its input.
-func (s *stage) process(tb testing.TB, input *os.File, env ...string) *exec.Cmd {
+func (s *stage) process(tb testing.TB, as int, input *os.File, env ...string) *exec.Cmd {
 	tb.Helper()
-	program, err := os.Executable()
-	if err != nil {
-		tb.Fatal(err)
+	// By this name another user finds the program, too, whose folder is root's alone.
+	p := exec.CommandContext(tb.Context(), "/proc/self/exe")
+	if as == nobody {
+		p.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		p.Dir = "/"
 	}
-	p := exec.CommandContext(tb.Context(), program)
 	p.Env = append(os.Environ(), env...)
 	p.Stdin, p.Stderr = input, new(strings.Builder)
 	out, err := p.StdoutPipe()
@@ -174,9 +207,12 @@ func (s *stage) process(tb testing.TB, input *os.File, env ...string) *exec.Cmd 
 }
 
 func TestAHerdIsOneRequestToIMDSAndOneToEntra(t *testing.T) {
-	r := newStage(t).herd(t, askAgent)
-	if r.served != herdSize || r.requests != 2 || r.imds != 1 || r.throttled != 0 {
-		t.Errorf("got %+v, want %d processes served by one request to IMDS and one to Entra", r, herdSize)
+	s := newStage(t)
+	for _, whom := range []string{askAgent, askUnmodified} {
+		r := s.herd(t, whom)
+		if r.served != herdSize || r.requests != 2 || r.imds != 1 || r.throttled != 0 {
+			t.Errorf("%s: got %+v, want %d processes served by one request to IMDS and one to Entra", whom, r, herdSize)
+		}
 	}
 }
 
@@ -184,9 +220,12 @@ func TestAHerdIsOneRequestToIMDSAndOneToEntra(t *testing.T) {
 // agent has its certificate, and nobody has the token.
 func BenchmarkHerd(b *testing.B) {
 	s := newStage(b)
-	var ours, theirs run
+	var ours, unmodified, theirs run
 	rounds := []func(){
-		func() { ours = ours.plus(s.herd(b, askAgent)) },
+		func() {
+			ours = ours.plus(s.herd(b, askAgent))
+			unmodified = unmodified.plus(s.herd(b, askUnmodified))
+		},
 		func() { theirs = theirs.plus(s.herd(b, askAzidentity)) },
 	}
 	n := 0
@@ -198,6 +237,10 @@ func BenchmarkHerd(b *testing.B) {
 		b.ReportMetric(float64(r.took.Milliseconds())/float64(n), name+"ms")
 		b.ReportMetric(float64(r.requests)/float64(n), name+"requests")
 		b.ReportMetric(100*float64(r.requests-r.throttled)/float64(r.requests), name+"unthrottled-percent")
+		b.ReportMetric(float64(r.served)/float64(n), name+"served-processes")
+	}
+	for name, r := range map[string]run{"ours-unmodified-": unmodified, "reference-unmodified-": theirs} {
+		b.ReportMetric(float64(r.took.Milliseconds())/float64(n), name+"ms")
 		b.ReportMetric(float64(r.served)/float64(n), name+"served-processes")
 	}
 	b.ReportMetric(float64(ours.requests-ours.imds)/float64(n), "ours-entra-requests")

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -93,6 +96,9 @@ func (s *stage) startAgent(tb testing.TB) {
 		tb.Fatal(err)
 	}
 	cfg.Rules[0].Resources = []string{policy.AnyResource}
+	cfg.Rules[0].Users = append(cfg.Rules[0].Users, strconv.Itoa(nobody))
+	cfg.Endpoints.AppService = &config.LoopbackEndpoint{Listen: freeAddress(tb)}
+	cfg.Socket = filepath.Join(openDir(tb), "agent.sock")
 	a, err := runAgent(tb.Context(), cfg, slog.DiscardHandler, s.platform.Clock().Now)
 	if err != nil {
 		tb.Fatal(err)
@@ -106,6 +112,31 @@ func (s *stage) startAgent(tb testing.TB) {
 	if _, err := a.client.Token(tb.Context(), client.TokenRequest{Identity: "vm", Resource: s.platform.Info().ResourceAudience}); err != nil {
 		tb.Fatal(err)
 	}
+}
+
+// openDir returns a folder that every user can enter.
+func openDir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "callers")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// freeAddress returns an address of loopback where nobody listens.
+func freeAddress(tb testing.TB) string {
+	tb.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
 }
 
 // agent is one that runs in this process. Stop it.

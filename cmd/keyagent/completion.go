@@ -29,7 +29,7 @@ func (a *app) addCompletion(root *cobra.Command) {
 }
 
 // fileFlags name files and directories.
-var fileFlags = []string{"config", "socket", "file", "out", "ca-file", "auth-file", "from-key-file", "state-dir"}
+var fileFlags = []string{"config", "socket", "file", "out", "ca-file", "auth-file", "from-key-file", "state-dir", "nonce-file"}
 
 // completeFlags registers what the flags of a command, and of those below it, are completed with.
 func (a *app) completeFlags(cmd *cobra.Command) {

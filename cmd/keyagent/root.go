@@ -99,6 +99,7 @@ func (a *app) exitInterrupted() int {
 }
 
 func (a *app) rootCommand() *cobra.Command {
+	var showVersion bool
 	root := &cobra.Command{
 		Use:   "keyagent",
 		Short: "Entra tokens from a key that cannot leave this VM's TPM",
@@ -111,17 +112,23 @@ its configuration. key, cert, config and doctor work beside it.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy,
 4 agent not reachable. With --json, errors are JSON, too, on standard error: see docs/cli.md.`,
-		Example: `  keyagent config check
+		Example: `  keyagent setup
   keyagent token --identity vm --resource https://vault.azure.net --output header
   keyagent exec --identity vm -- ./app
   keyagent status`,
 		SilenceErrors: true, // exit() prints them, with a hint
 		SilenceUsage:  true,
-		Version:       versionText(),
 		Args:          subcommands,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if showVersion {
+				return a.printVersion()
+			}
+			return cmd.Help()
+		},
 	}
-	root.SetVersionTemplate("keyagent {{.Version}}\n")
+	// Cobra's own --version prints by a template. With package text/template in it, the program
+	// would keep every method that anything could call by name, and be a fifth larger.
+	root.Flags().BoolVarP(&showVersion, "version", "v", false, "version for keyagent")
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
@@ -133,7 +140,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
 		"the agent's socket (env KEYAGENT_SOCKET; default: from --config or KEYAGENT_CONFIG if readable, else /run/keyagent/agent.sock)")
 	root.AddCommand(a.serveCommand(), a.reloadCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
-		a.doctorCommand(), a.configCommand(), a.takeoverCommand(), a.execCommand(), a.envCommand(), a.bridgeCommand(), a.versionCommand())
+		a.doctorCommand(), a.configCommand(), a.setupCommand(), a.imagePrepareCommand(), a.takeoverCommand(), a.execCommand(), a.envCommand(), a.bridgeCommand(), a.versionCommand(),
+		a.attestCommand(), a.verifyCommand())
+	root.AddCommand(a.manualCommand())
 	addHelp(root)
 	a.addCompletion(root)
 	wrapArgs(root)
@@ -191,6 +200,7 @@ func wrapArgs(cmd *cobra.Command) {
 func checkValues(cmd *cobra.Command) error {
 	for _, name := range []string{
 		"type", "claims", "capabilities", "name", "section", "algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir", "drop-in",
+		"nonce", "nonce-file", "audience", "evidence", "nonce-issued", "nonces", "html", "policy", "at",
 	} {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
 			return usageError{fmt.Errorf("--%s has no value", name)}

@@ -43,7 +43,8 @@ it read its configuration again; if that cannot be used, the one before stays in
 force, and log and status say why.
 
 It loads its binding key from the state directory, or creates it in the TPM at the
-first start, and then answers on its Unix socket. Log records go to standard error,
+first start, and then answers on its Unix socket. Log records go to standard error
+(log_level in the configuration says how many),
 audit records, one JSON object a line, to standard output, or where audit.to in the
 configuration says: a file, which SIGHUP opens again, or the journal. If they cannot
 be written, the agent goes on: audit.required says whether tokens do. Sockets that
@@ -65,7 +66,8 @@ minute. To be started again would not help, and take the sockets down in the end
 			if err != nil {
 				return err
 			}
-			handler, err := a.queueMessages(cmd.Context(), logFormat)
+			level := new(slog.LevelVar)
+			handler, err := a.queueMessages(cmd.Context(), logFormat, level)
 			if err != nil {
 				return err
 			}
@@ -75,6 +77,7 @@ minute. To be started again would not help, and take the sockets down in the end
 			s := &service{app: a, sockets: sockets, hangups: hangups, options: daemon.Options{
 				Version:   version,
 				Logger:    slog.New(handler),
+				LogLevel:  level,
 				Words:     words{},
 				Activated: activated,
 				Manager:   manager,
@@ -147,7 +150,7 @@ func (a *app) reloadAt(ctx context.Context, agent *daemon.Daemon, audit *auditsi
 
 // queueMessages puts a queue before standard error, so that nothing in the agent waits for its
 // reader. It returns the handler of the log.
-func (a *app) queueMessages(ctx context.Context, format string) (slog.Handler, error) {
+func (a *app) queueMessages(ctx context.Context, format string, level slog.Leveler) (slog.Handler, error) {
 	if format == "" {
 		format = "json"
 		if a.isTerminal() {
@@ -161,21 +164,22 @@ func (a *app) queueMessages(ctx context.Context, format string) (slog.Handler, e
 		TellLost: func(n uint64) error {
 			lost := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log were lost: they were not read, or writing them failed", 0)
 			lost.AddAttrs(slog.Uint64("count", n))
-			return logHandler(format, lines).Handle(ctx, lost)
+			return logHandler(format, lines, level).Handle(ctx, lost)
 		},
 	})
 	a.err = a.messages.Writer(lines)
 	if format != "text" && format != "json" {
 		return nil, usageError{fmt.Errorf("--log-format %q is not text or json", format)}
 	}
-	return logHandler(format, a.err), nil
+	return logHandler(format, a.err, level), nil
 }
 
-func logHandler(format string, w io.Writer) slog.Handler {
+func logHandler(format string, w io.Writer, level slog.Leveler) slog.Handler {
+	opts := &slog.HandlerOptions{Level: level}
 	if format == "text" {
-		return slog.NewTextHandler(w, nil)
+		return slog.NewTextHandler(w, opts)
 	}
-	return slog.NewJSONHandler(w, nil)
+	return slog.NewJSONHandler(w, opts)
 }
 
 // checkAudit refuses audit.required where audit records cannot be kept.

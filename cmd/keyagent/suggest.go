@@ -8,10 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-)
 
-// nearby is how many letters a mistyped command or flag may be away from the one that is suggested.
-const nearby = 2
+	"github.com/keyagent/keyagent/internal/nearby"
+)
 
 // subcommands takes no arguments: what is there instead of a subcommand is none, and one that is
 // like it is suggested.
@@ -20,7 +19,7 @@ func subcommands(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
-	cmd.SuggestionsMinimumDistance = nearby
+	cmd.SuggestionsMinimumDistance = nearby.Letters
 	return suggest(err, cmd.CommandPath()+" ", args[0], cmd.SuggestionsFor(args[0]))
 }
 
@@ -36,7 +35,7 @@ func suggestFlag(cmd *cobra.Command, err error) error {
 	given := unknown.GetSpecifiedName()
 	var like []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if !f.Hidden && distance(given, f.Name) <= nearby {
+		if !f.Hidden && nearby.Distance(given, f.Name) <= nearby.Letters {
 			like = append(like, f.Name)
 		}
 	})
@@ -50,7 +49,7 @@ func suggest(err error, prefix, given string, names []string) error {
 		if strings.HasPrefix(name, given) {
 			return 0
 		}
-		return distance(given, name)
+		return nearby.Distance(given, name)
 	}
 	var meant []string
 	for _, name := range names {
@@ -62,28 +61,6 @@ func suggest(err error, prefix, given string, names []string) error {
 		return err
 	}
 	return suggestion{err, "did you mean " + strings.Join(meant, " or ") + "?"}
-}
-
-// distance is how many letters have to be put in, taken out or replaced to make b of a
-// (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, diagonal+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // mistyped returns the error about a command that there is not, where cobra complains of its flags;

@@ -26,6 +26,9 @@ func commandWords() map[advice.Verb]string {
 		advice.Diagnose:           "doctor",
 		advice.Serve:              serveName,
 		advice.CheckConfiguration: "config check",
+		advice.Setup:              setupName,
+		advice.PrepareImage:       imagePrepareName,
+		advice.GetToken:           "token",
 	}
 }
 
@@ -55,6 +58,10 @@ func flagWords() map[advice.Flag]flagWord {
 		advice.Out:            {"--out", "FILE"},
 		advice.File:           {"--file", "FILE"},
 		advice.FromKeyFile:    {"--from-key-file", "FILE"},
+		advice.Identity:       {"--identity", "NAME"},
+		advice.Resource:       {"--resource", "URI"},
+		advice.Bound:          {"--bound", "prefer"},
+		advice.AppService:     {"--app-service", ""},
 	}
 }
 

@@ -31,6 +31,9 @@ const (
 	Diagnose           Verb = "diagnose"
 	Serve              Verb = "run the agent"
 	CheckConfiguration Verb = "check the configuration"
+	Setup              Verb = "set the agent up"
+	PrepareImage       Verb = "remove what is this machine's alone"
+	GetToken           Verb = "get a token of"
 )
 
 // Flag modifies a command. [Flag.Is] gives it a value.
@@ -61,6 +64,10 @@ const (
 	Out            Flag = "write to"
 	File           Flag = "file"
 	FromKeyFile    Flag = "key file"
+	Identity       Flag = "identity"
+	Resource       Flag = "resource"
+	Bound          Flag = "bound"
+	AppService     Flag = "endpoint for programs that do not know the agent"
 )
 
 // Is is the flag with a value.

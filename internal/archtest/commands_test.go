@@ -8,7 +8,7 @@ import (
 )
 
 // commandLine is a command of ours as it is typed.
-var commandLine = regexp.MustCompile(`\bkeyagent (key|cert|config|serve|token|status|doctor|capabilities|takeover|version|exec|env)\b`)
+var commandLine = regexp.MustCompile(`\bkeyagent (key|cert|config|serve|token|status|doctor|capabilities|takeover|version|exec|env|setup|image-prepare|attest|verify)\b`)
 
 // Commands and flags belong to the program: below it, advice names what is to be done (package
 // internal/advice), so that a command can be renamed in one place.

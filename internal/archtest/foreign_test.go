@@ -29,7 +29,7 @@ var fences = []fence{
 	{"github.com/google/go-sev-guest/...", []string{"attest/...", "simulator/..."}, true, "SEV-SNP is attest's business"},
 	{"github.com/spf13/cobra/...", []string{"cmd/keyagent"}, false, "flags are the program's, not a library's"},
 	{"github.com/spf13/pflag/...", []string{"cmd/keyagent"}, false, "flags are the program's, not a library's"},
-	{"go.yaml.in/yaml/v3/...", []string{"config", "simulator/..."}, true, "one file format, one package that parses it"},
+	{"go.yaml.in/yaml/v3/...", []string{"config", "attest/policyfile", "simulator/..."}, true, "one package for each file format"},
 	{"github.com/prometheus/...", []string{"internal/metrics"}, true, "parts tell small interfaces of their own what happened, and can be used without it"},
 	{"github.com/rogpeppe/go-internal/...", nil, true, "a test tool"},
 	{"github.com/google/go-cmp/...", nil, true, "a test tool"},
@@ -73,7 +73,9 @@ var purities = []purity{
 	{"signer/certreq", []string{"os", "net", "context", "log/slog"}, false, "names and certificates are computed; files and the TPM are others' business"},
 	{"agentapi/policy", []string{"net", "os", "time", "context"}, true, "a decision depends on the rules and the request only"},
 	{"attest", []string{"net", "net/http", "os", "os/exec", "log/slog"}, false, "no device, no network, no clock of its own: bytes in, a verdict out"},
+	{"attest/report", []string{"net", "net/http", "os", "os/exec", "log/slog"}, false, "a result in, a report out"},
 	{"attest/hcl", []string{"net", "net/http", "os", "time"}, false, "a parser"},
+	{"attest/eventlog", []string{"net", "net/http", "os", "time"}, true, "a parser, without the TPM clients that other parsers of this format come with"},
 	{"attest/tee", []string{"net", "net/http", "os", "os/exec"}, false, "a verifier fetches nothing: what it trusts is given to it"},
 }
 

@@ -35,9 +35,11 @@ var places = map[string]place{
 	"internal/auditsink":         {[]string{"internal/owned", "internal/writequeue"}, "where records go, whatever is in them"},
 	"internal/waiting":           {nil, leaf},
 	"internal/inflight":          {nil, leaf},
-	"internal/bridge":            {[]string{"agentapi/peer", "agentapi/wire", "internal/forward"}, "a user's own server before the agent: it decides nothing, and links nothing of the agent"},
+	"internal/earlyanswer":       {nil, leaf},
+	"internal/bridge":            {[]string{"agentapi/peer", "agentapi/wire", "internal/earlyanswer", "internal/forward"}, "a user's own server before the agent: it decides nothing, and links nothing of the agent"},
 	"internal/forward":           {nil, "it passes requests on; who may make them is decided elsewhere"},
 	"internal/tooltest":          {nil, leaf},
+	"internal/nearby":            {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
 	"config":                     {[]string{"internal/cloud", "internal/owned"}, "the file format is no package's own; engine and daemon translate it into each Config. A file names clouds, hosts and audiences as Microsoft does"},
@@ -45,7 +47,8 @@ var places = map[string]place{
 	"agentapi/peer":              {nil, "the caller's identity is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
-	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
+	"attest/eventlog":            {nil, "a parser: bytes in, values out"},
+	"attest/tee":                 {[]string{"attest/internal/strictjson", "internal/certs", "internal/pemfile"}, "verifiers of foreign formats"},
 
 	"tpm/internal/rc": {nil, leaf},
 	"tpm/internal/device": {
@@ -65,11 +68,19 @@ var places = map[string]place{
 	},
 
 	"attest": {
-		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
+		[]string{"attest/eventlog", "attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
 		"pure: a relying party that only verifies must not link device code",
 	},
+	"attest/judge/cases": {
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs"},
+		"it puts evidence together from files, and leaves every decision to attest",
+	},
+	"attest/judge":      {[]string{"attest/judge/cases"}, "flags and lines of text only"},
+	"attest/policyfile": {[]string{"attest", "attest/hcl", "attest/tee", "internal/nearby"}, "a file becomes a policy; a relying party that writes its policy in Go does not link it"},
+	"attest/fleet":      {[]string{"attest", "attest/report"}, "many files and their order; what holds is decided in attest"},
+	"attest/report":     {[]string{"attest", "attest/hcl"}, "what was found, for people and programs; it decides nothing"},
 	"attest/collect": {
-		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream"},
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream", "internal/waiting"},
 		"gathers on the VM what attest then verifies",
 	},
 	"attest/maa": {
@@ -77,12 +88,12 @@ var places = map[string]place{
 		"one service's protocol over evidence that somebody else collected",
 	},
 	"attest/token": {
-		[]string{"attest", "attest/collect", "attest/maa", "internal/inflight", "internal/secret"},
+		[]string{"attest", "attest/collect", "attest/internal/strictjson", "attest/maa", "internal/inflight", "internal/secret"},
 		"turns evidence into a token: the only place where the collector and a service meet",
 	},
 
 	"tlsbridge/certverify": {[]string{"internal/certs"}, "a parser: bytes in, values out; signers on both sides of the agent's socket are held to it"},
-	"tlsbridge":            {[]string{"internal/upstream", "tlsbridge/certverify"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
+	"tlsbridge":            {[]string{"internal/earlyanswer", "internal/upstream", "tlsbridge/certverify"}, "it is given a certificate with a crypto.Signer inside, and asks no more"},
 	"acquire/imds":         {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/entra":        {[]string{"internal/cloud", "internal/secret", "internal/upstream", "internal/waiting"}, "one service's protocol"},
 	"acquire/binding": {
@@ -113,7 +124,7 @@ var places = map[string]place{
 	"internal/engine": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "attest/...", "tlsbridge", "acquire/...",
-			"internal/advice", "internal/certs", "internal/cloud", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
+			"internal/advice", "internal/certs", "internal/cloud", "internal/errinfo", "internal/inputfile", "internal/pemfile", "internal/secret", "internal/statedir", "internal/upstream", "internal/waiting",
 		},
 		"the one place where key, attestation and token services meet; it cannot see the caller (agentapi)",
 	},
@@ -126,6 +137,15 @@ var places = map[string]place{
 		"rules as somebody wrote them become rules as the agent applies them",
 	},
 	"internal/takeover": {[]string{"config", "agentapi/wire", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
+	"internal/setup":    {[]string{"config", "internal/advice"}, "pure: what was found and chosen goes in, a configuration with its reasons comes out"},
+	"internal/imageprep": {
+		[]string{"config", "tpm", "signer/keystore", "internal/advice", "internal/statedir", "internal/statefile"},
+		"removes what the state directory has, and makes nothing",
+	},
+	"internal/inspect": {
+		[]string{"config", "tpm", "acquire/imds", "agentapi/peer", "attest/collect", "attest/hcl", "internal/accounts", "internal/engine", "internal/setup", "internal/statedir"},
+		"looks at a machine on which no agent runs yet; what follows from it is decided elsewhere",
+	},
 	"internal/keyring": {
 		[]string{
 			"config", "tpm", "signer", "signer/certreq", "signer/keystore", "acquire/...",
@@ -153,21 +173,23 @@ var places = map[string]place{
 	},
 	"cmd/keyagent": {
 		[]string{
-			"config", "client", "agentapi/wire", "systemd", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
-			"internal/inputfile", "internal/launch", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
+			"config", "attest", "client", "agentapi/wire", "systemd", "internal/accounts", "internal/imageprep", "internal/inspect", "internal/setup", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
+			"attest/policyfile", "attest/report", "attest/fleet", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},
 
 	"scripts":                      {nil, "it runs the scripts beside it"},
 	"test/e2e/escapes":             {nil, "it stands in the place of the agent's program, and needs nothing of it"},
+	"packaging":                    {[]string{"config"}, "it runs the scripts beside it, and reads the example with the package that the agent reads its file with"},
+	"packaging/generate":           {nil, "a tool of the build: texts go in, texts come out"},
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
 	"samples/exec/go":              {nil, "an app that does not know of keyagent"},
 	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 
-	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
+	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee", "simulator/bootlog"}, "makes evidence for tests"},
 	"internal/agenttest": {
 		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator", "simulator/pki"},
 		"puts a platform, the agent and its commands together for tests",

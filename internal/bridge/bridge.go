@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/earlyanswer"
 	"github.com/keyagent/keyagent/internal/forward"
 )
 
@@ -61,7 +62,11 @@ func New(cfg Config) (*Bridge, error) {
 	socket := cmp.Or(cfg.Socket, os.Getenv(wire.EnvSocket), wire.DefaultSocket)
 	b.agent = &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
+			conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+			if err != nil {
+				return nil, err
+			}
+			return earlyanswer.Conn(conn), nil
 		},
 		DisableCompression: true, ExpectContinueTimeout: time.Minute, // the agent says continue when the resource does
 		MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute, ReadBufferSize: 64 << 10, WriteBufferSize: 64 << 10,

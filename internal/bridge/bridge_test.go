@@ -189,3 +189,42 @@ func TestListenRefuses(t *testing.T) {
 		}
 	}
 }
+
+// An answer that comes before the whole request was read, after which the agent reads no more, is
+// the answer: here of a resource that takes no upload as large.
+func TestAnAnswerBeforeTheRequestIsRead(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "agent.sock")
+	ln, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for conn, err := ln.Accept(); err == nil; conn, err = ln.Accept() {
+			if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+				_, _ = io.WriteString(conn, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\nConnection: close\r\n\r\ntoo large")
+			}
+			_ = conn.Close()
+		}
+	}()
+	at := serve(t, bridge.Config{Socket: socket, Identity: "vm", Host: "v.example"}, "unix:"+filepath.Join(t.TempDir(), "own.sock"))
+	for range 20 {
+		conn, err := net.Dial(at.Network(), at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			const size = 4 << 20
+			_, _ = fmt.Fprintf(conn, "PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size))
+		}()
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		_ = conn.Close()
+		if resp.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Fatal(resp.Status)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,9 +32,11 @@ const socketMode = 0o666
 // Options are what the caller of the daemon gives it besides the configuration.
 type Options struct {
 	Version string
-	Logger  *slog.Logger     // nil means no log
-	Audit   *slog.Logger     // required: one record per answer
-	Now     func() time.Time // nil means time.Now
+	Logger  *slog.Logger // nil means no log
+	Audit   *slog.Logger // required: one record per answer
+	// LogLevel is that of Logger, which a reload changes; nil: none does.
+	LogLevel *slog.LevelVar
+	Now      func() time.Time // nil means time.Now
 
 	// Sleep waits between the attempts of one request, Wait until the next look at what is to be
 	// renewed, and WaitForAccounts until the next look for users and groups who were not found; nil
@@ -81,6 +84,9 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	all := o.engine().WithDefaults()
 	o.Logger, o.Now, o.Waits = all.Logger, all.Now, all.Waits
+	if o.LogLevel == nil {
+		o.LogLevel = new(slog.LevelVar)
+	}
 	o.metrics = metrics.New(o.Version)
 	return o
 }
@@ -147,6 +153,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	if err != nil {
 		return asConfigError(err)
 	}
+	d.opts.LogLevel.Set(plan.level)
 	if err := plan.rules.CheckCallers(d.machine); err != nil {
 		return asConfigError(err)
 	}
@@ -183,6 +190,7 @@ func (d *Daemon) open(ctx context.Context) error {
 	d.server, err = agentapi.New(agentapi.Config{
 		Tokens:       d.engine.Acquirer,
 		Pairs:        agentapi.Pairs{Source: d.engine.Acquirer, RootCAs: plan.RootCAs()},
+		Evidence:     d.evidence(plan),
 		Status:       d.Status,
 		Capabilities: d.Capabilities,
 		Waits:        d.waits,
@@ -255,6 +263,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
 	d.tellRules(nil, plan.rules.NotInForce())
 	d.tellCautions(plan.rules)
+	debug.FreeOSMemory() // a third of the heap's memory was for the start alone
 	defer d.opts.Logger.Info("keyagent has ended: no request is under way any more")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi"
@@ -21,6 +22,8 @@ type plan struct {
 	rules     *rulebook.Book
 	policy    *policy.Policy      // of the rules that were in force when it was resolved
 	callables []agentapi.Identity // as callers may name them
+	keys      map[string][]string // of each identity
+	level     slog.Level          // of the log
 }
 
 // Check reports whether cfg can be used on this machine, without touching TPM or
@@ -49,7 +52,7 @@ func Check(ctx context.Context, cfg *config.Config) error {
 func resolve(ctx context.Context, cfg *config.Config, finder rulebook.Accounts, now func() time.Time, before *rulebook.Book) (*plan, error) {
 	resolved, err := engine.Resolve(cfg)
 	rules := rulebook.New(cfg, finder, now, before)
-	p := &plan{Plan: resolved, rules: rules, policy: rules.Look(ctx), callables: callables(cfg.Identities)}
+	p := &plan{Plan: resolved, rules: rules, policy: rules.Look(ctx), callables: callables(cfg.Identities), keys: engine.KeysOf(cfg.Identities), level: cfg.Level()}
 	return p, errors.Join(err, rules.Check())
 }
 

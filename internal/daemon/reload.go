@@ -63,14 +63,22 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 		slog.String("cause", cause), slog.String("file", now.origin.File), slog.String("sha256", now.origin.SHA256),
 		slog.Int("identities", len(now.plan.Identities)), slog.Int("rules", len(now.plan.policy.Rules)),
 		slog.String("tokens_dropped_of", strings.Join(changes.dropped, ", ")), slog.Bool("trust_or_proxy_changed", changes.trust),
-		slog.Bool("trust_withdrawn", changes.withdrawn),
+		slog.Bool("trust_withdrawn", changes.withdrawn), slog.String("log_level", now.plan.level.String()),
 	}
-	d.opts.Logger.LogAttrs(ctx, slog.LevelInfo, "configuration reloaded", attrs...)
+	d.useLevel(now.plan.level, func() { d.opts.Logger.LogAttrs(ctx, slog.LevelInfo, "configuration reloaded", attrs...) })
 	d.server.Note("configuration reloaded", attrs...)
 	d.tellRules(changes.rulesOff, now.plan.rules.NotInForce())
 	d.tellNumbers(nil, now.plan.rules.Numbers())
 	d.tellCautions(now.plan.rules)
 	return nil
+}
+
+// useLevel puts a level of the log in force, and has tell say so while the lower one of both is.
+func (d *Daemon) useLevel(next slog.Level, tell func()) {
+	level := d.opts.LogLevel
+	level.Set(min(level.Level(), next))
+	tell()
+	level.Set(next)
 }
 
 // changes is what a reload has changed, for the log.
@@ -109,7 +117,7 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 		return changes{}, err
 	}
 	rules := agentapi.Rules{Policy: next.policy, Identities: next.callables, Tokens: roster,
-		Pairs: agentapi.Pairs{Source: roster, RootCAs: next.RootCAs()}}
+		Pairs: agentapi.Pairs{Source: roster, RootCAs: next.RootCAs()}, Evidence: d.evidence(next)}
 	if err := rules.Check(); err != nil {
 		return changes{}, err
 	}
@@ -162,7 +170,7 @@ func fixedSettings() []fixed {
 
 // reloadedSettings are those that a reload puts in force.
 func reloadedSettings() []string {
-	return []string{"ca_file", "trusted_hosts", "proxy", "attestation", "identities", "rules", "caller_identity", "admins"}
+	return []string{"ca_file", "trusted_hosts", "proxy", "attestation", "identities", "rules", "caller_identity", "admins", "log_level"}
 }
 
 // checkUnchanged refuses a configuration that would need a restart.

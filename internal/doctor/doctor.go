@@ -263,8 +263,7 @@ func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 		d.add(check, VerdictFail, statedir.Restoring(parent).Text(d.opts.Words), "%v", err)
 		return false
 	case errors.Is(err, tpm.ErrStorageRoot):
-		d.add(check, VerdictFail, "delete nothing before you know why: if the TPM was not cleared or exchanged, the root may have been removed from its handle, and only someone who knows how it was made can "+
-			"make it again and keep it at a persistent handle, or an interposer is between agent and TPM; if it was, on purpose, the keys are lost with it: remove "+d.pinFile+" and the keys",
+		d.add(check, VerdictFail, statedir.OtherTPM().Text(d.opts.Words),
 			"it is not the one that these keys were made under: %v", err)
 		return false
 	case err != nil && d.pinErr == nil && !statedir.HasKeys(d.cfg, d.opts.Options):

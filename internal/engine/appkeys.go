@@ -139,6 +139,26 @@ func (k *applicationKeys) isOf(key *signer.Key, entry keystore.Entry) (bool, err
 	return hex.EncodeToString(name) == key.Info().Name, nil
 }
 
+// onTPM returns the current generation of a key, loaded, whether or not it has a certificate.
+func (k *applicationKeys) onTPM(ctx context.Context, name string) (*tpm.Key, error) {
+	if err := k.lock.Lock(ctx); err != nil {
+		return nil, err
+	}
+	defer k.lock.Unlock()
+	entry, err := k.store.Current(name)
+	if errors.Is(err, keystore.ErrNoKey) {
+		err = MissingKey{err}
+	}
+	if err != nil {
+		return nil, advice.Worded(statedir.Explain(err, name), k.words)
+	}
+	open, err := k.opened(ctx, entry)
+	if err != nil {
+		return nil, advice.Worded(statedir.Explain(err, name), k.words)
+	}
+	return open.key.TPMKey(), nil
+}
+
 func giveOut(key *signer.Key, chain []*x509.Certificate) *acquire.ApplicationKey {
 	schemes := key.ProvenSchemes()
 	return &acquire.ApplicationKey{

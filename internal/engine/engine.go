@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,8 +14,6 @@ import (
 	"github.com/keyagent/keyagent/acquire/binding"
 	"github.com/keyagent/keyagent/acquire/entra"
 	"github.com/keyagent/keyagent/acquire/imds"
-	"github.com/keyagent/keyagent/attest"
-	"github.com/keyagent/keyagent/attest/collect"
 	"github.com/keyagent/keyagent/attest/maa"
 	"github.com/keyagent/keyagent/attest/token"
 	"github.com/keyagent/keyagent/config"
@@ -81,6 +78,7 @@ type Engine struct {
 	opts     Options
 	bindings *binding.Manager
 	attested attestation
+	evidence evidence
 	appKeys  *applicationKeys // nil: no identity can have one
 	closers  []func() error   // in the order of opening
 }
@@ -89,6 +87,7 @@ type Engine struct {
 // certificates. The engine owns the key: Close closes it, and so does New if it fails.
 func New(cfg *config.Config, plan *Plan, key *Key, certificates binding.Files, opts Options) (*Engine, error) {
 	e := &Engine{Key: key, cfg: cfg, opts: opts.WithDefaults(), closers: []func() error{key.Close}}
+	e.evidence.turn = waiting.NewLock()
 	if err := e.open(plan, certificates); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
@@ -111,7 +110,7 @@ func (e *Engine) open(plan *Plan, certificates binding.Files) error {
 		return err
 	}
 	e.closers = append(e.closers, func() error { e.IMDS.Close(); return nil })
-	e.attested.use(e.attestor(plan))
+	e.useAttestation(plan)
 	e.bindings = binding.New(binding.Config{
 		IMDS:      e.IMDS,
 		Key:       e.Key,
@@ -211,7 +210,7 @@ func (e *Engine) UseTrust(before, next *Plan) (changed bool) {
 		changed = true
 	}
 	if !before.sameAttestation(next) {
-		e.attested.use(e.attestor(next))
+		e.useAttestation(next)
 		changed = true
 	}
 	if !before.sameWayOut(next) {
@@ -249,10 +248,22 @@ func (e *Engine) applicationKeys(plan *Plan) (acquire.KeySource, error) {
 	return e.appKeys, nil
 }
 
+// useAttestation has evidence and attestation tokens made as a plan says.
+func (e *Engine) useAttestation(plan *Plan) {
+	e.evidence.use(plan, newCollector(e.Key.TPM, e.Key.OnTPM, e.cfg, plan, e.opts))
+	e.attested.use(e.attestor(plan))
+}
+
 // attestor returns the configured source of attestation tokens.
 func (e *Engine) attestor(plan *Plan) binding.Attestor {
-	if plan.Provider == config.ProviderNone {
+	switch plan.Provider {
+	case config.ProviderNone:
 		return token.None{}
+	case config.ProviderExec:
+		return token.NewProgram(token.ProgramConfig{
+			Collector: e.evidence.collector(), Evidence: plan.evidenceFor(EvidenceRequest{EventLog: true}), Command: plan.command,
+			Now: e.opts.Now, Logger: e.opts.Logger,
+		})
 	}
 	client := maa.New(maa.Config{
 		Hosts:  plan.attestHosts,
@@ -264,25 +275,5 @@ func (e *Engine) attestor(plan *Plan) binding.Attestor {
 
 		Waiting: e.opts.Waits.Begin,
 	})
-	collector := collect.New(collect.Config{
-		TPM:          e.Key.TPM,
-		Key:          e.Key.OnTPM,
-		IMDSEndpoint: e.cfg.IMDSEndpoint,
-		HTTP:         imds.NewHTTPClient(),
-		Anchors:      plan.anchors,
-		Policy:       e.evidencePolicy(plan),
-		Now:          e.opts.Now,
-		Logger:       e.opts.Logger,
-	})
-	return token.NewAzureGuest(token.Config{Collector: collector, MAA: client, Now: e.opts.Now, Logger: e.opts.Logger})
-}
-
-// evidencePolicy is what this agent's own evidence must satisfy before it is sent. An authorization
-// policy that the key was made with is added: it only narrows the key's use.
-func (e *Engine) evidencePolicy(plan *Plan) attest.Policy {
-	p := plan.evidence
-	if own := e.Key.OnTPM.Public().AuthPolicy.Buffer; len(own) > 0 {
-		p.Key.AuthPolicies = append(slices.Clone(p.Key.AuthPolicies), own)
-	}
-	return p
+	return token.NewAzureGuest(token.Config{Collector: e.evidence.collector(), MAA: client, Now: e.opts.Now, Logger: e.opts.Logger})
 }

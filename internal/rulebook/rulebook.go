@@ -112,6 +112,7 @@ func policyRule(r config.Rule, uids, gids []uint32) policy.Rule {
 	return policy.Rule{
 		Name: r.Name, UIDs: uids, GIDs: gids, Units: r.Units, Executables: r.Executables,
 		Identities: r.Identities, Resources: r.Resources, TokenTypes: r.Types, Fresh: r.Fresh, Hosts: r.Hosts, Sign: r.Sign, SignHostsOnly: r.SignHostsOnly,
+		Evidence: r.Evidence,
 	}
 }
 

@@ -26,6 +26,16 @@ func Restoring(e *tpm.ParentError) advice.Advice {
 	return advice.New("%s", first).Lines(e.Commands)
 }
 
+// OtherTPM says what to do where the TPM is not the one that the keys were made in, by all that can
+// be seen. Nothing is removed by itself: the same is seen where somebody stands between agent and
+// TPM.
+func OtherTPM() advice.Advice {
+	return advice.New("delete nothing before you know why. If this machine was made from another one's disk or image, or if this TPM was cleared or replaced on purpose, "+
+		"the keys there cannot come back: %s removes them, and the next start makes others; applications need new certificates. "+
+		"If neither is the case, the storage root was removed from its handle, and only someone who knows how it was made can make it again and keep it at a persistent handle, "+
+		"or an interposer is between agent and TPM", advice.Run(advice.PrepareImage, ""))
+}
+
 // makeParent says how to restore a storage key whose template only its owner knows.
 const makeParent = "make that storage key again, with the options that it was made with, and keep it at a persistent handle, as in: " +
 	"tpm2_createprimary -C o -G ecc384 -c parent.ctx && tpm2_evictcontrol -C o -c parent.ctx " + ExampleParent

@@ -78,8 +78,7 @@ func Noted(dir string) ([]byte, error) {
 func holdToRoot(ctx context.Context, t *tpm.TPM, pin []byte, path string, log *slog.Logger) error {
 	root, err := t.StorageRoot(ctx)
 	if parent, ok := errors.AsType[*tpm.ParentError](err); ok && parent.Lost() {
-		return fmt.Errorf("%w; if this TPM was cleared or replaced on purpose, keys under the old root are lost: remove %s and the keys; if not, the root was removed from its handle, "+
-			"or an interposer is between agent and TPM: nothing is to be deleted", err, path)
+		return advice.Add(fmt.Errorf("%w (noted in %s): the keys there belong to another TPM, or to this one before it was cleared", err, path), OtherTPM())
 	} else if ok {
 		return advice.Add(fmt.Errorf("%w (noted in %s); the keys are not lost", err, path), Restoring(parent))
 	}

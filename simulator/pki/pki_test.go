@@ -112,7 +112,7 @@ func TestReportIsAcceptedByOurVerifier(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := tee.VerifyVCEK(c.VCEK, roots, epoch())
+	root, err := tee.VerifySigner(c.VCEK, roots, epoch())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,162 @@
+package policyfile
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/hcl"
+)
+
+// Version is the version of the format, which a file may state.
+const Version = 1
+
+// pcrDigestSize is the size of a value of the SHA-256 bank, in bytes.
+const pcrDigestSize = 32
+
+// maxPCR is the last PCR of a TPM of the PC Client profile.
+const maxPCR = 23
+
+// policy reads the whole file into p, which has the defaults.
+func (d *decoder) policy(root *yaml.Node, p *Policy, read func(string) ([]byte, error)) {
+	r := &p.Rules
+	known := members{
+		"version":      func(n *yaml.Node) { d.version(n) },
+		"tee":          func(n *yaml.Node) { r.TEE = d.atLeastOne(n, "tee", words(d, n, "tee", tees())) },
+		"require":      func(n *yaml.Node) { d.require(n, r) },
+		"vm_id":        func(n *yaml.Node) { r.VMID, _ = d.text(n, "vm_id", "write the vmUniqueId") },
+		"max_age":      func(n *yaml.Node) { r.MaxAge = d.duration(n, "max_age") },
+		"clock_window": func(n *yaml.Node) { r.ClockWindow = d.duration(n, "clock_window") },
+		"user_data":    func(n *yaml.Node) { r.UserData = d.digest(n, "user_data", hcl.UserDataSize) },
+		"secure_boot":  func(n *yaml.Node) { r.RequireSecureBoot = d.flag(n, "secure_boot") },
+		"pcrs":         func(n *yaml.Node) { d.pcrs(n, r) },
+		"key":          func(n *yaml.Node) { d.key(n, &r.Key) },
+		"sev_snp":      func(n *yaml.Node) { d.snp(n, &r.SNPPolicy) },
+		"anchors":      func(n *yaml.Node) { d.anchors(n, p, read) },
+	}
+	d.mapping(root, "the policy", known)
+}
+
+func (d *decoder) version(n *yaml.Node) {
+	if text, ok := d.text(n, "version", "write 1"); ok && text != strconv.Itoa(Version) {
+		d.refuse(n, "write 1, or use a keyagent that knows this version", "version %.40q is not known", text)
+	}
+}
+
+func tees() map[string]attest.Kind {
+	return map[string]attest.Kind{"sev-snp": attest.KindSNP, "tdx": attest.KindTDX, "vtpm": attest.KindVTPM}
+}
+
+// atLeastOne refuses an empty list: it would take a rule away that its author meant to state.
+func (d *decoder) atLeastOne(n *yaml.Node, name string, list []attest.Kind) []attest.Kind {
+	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		d.empty(n, name)
+	}
+	return list
+}
+
+func (d *decoder) empty(n *yaml.Node, name string) {
+	d.refuse(n, "write an entry, or leave the member out", "%s is an empty list", name)
+}
+
+// require adds checks to those that the default policy requires.
+func (d *decoder) require(n *yaml.Node, r *attest.Policy) {
+	known := map[string]string{}
+	for _, name := range attest.CheckNames() {
+		known[name] = name
+	}
+	for _, name := range words(d, n, "require", known) {
+		if !slices.Contains(r.Required, name) {
+			r.Required = append(r.Required, name)
+		}
+	}
+}
+
+func (d *decoder) pcrs(n *yaml.Node, r *attest.Policy) {
+	d.mapping(n, "pcrs", members{
+		"quoted": func(n *yaml.Node) {
+			r.PCRs = nil
+			d.list(n, "pcrs.quoted", func(entry *yaml.Node) {
+				r.PCRs = append(r.PCRs, int(d.number(entry, "an entry of pcrs.quoted", 0, maxPCR)))
+			})
+			slices.Sort(r.PCRs)
+			r.PCRs = slices.Compact(r.PCRs)
+			if len(r.PCRs) == 0 {
+				d.empty(n, "pcrs.quoted")
+			}
+		},
+		"values": func(n *yaml.Node) {
+			r.PCRValues = map[int][][]byte{}
+			d.entries(n, "pcrs.values", func(key, value *yaml.Node) {
+				index := int(d.number(key, "a name in pcrs.values", 0, maxPCR))
+				name := "pcrs.values." + strconv.Itoa(index)
+				r.PCRValues[index] = d.digests(value, name, pcrDigestSize)
+				if len(r.PCRValues[index]) == 0 && value.Kind == yaml.SequenceNode {
+					d.empty(value, name)
+				}
+			})
+		},
+	})
+}
+
+// attributes are the bits of TPMA_OBJECT by name (TPM 2.0 Part 2, 8.3.2).
+func attributes() map[string]uint32 {
+	return map[string]uint32{
+		"fixedTPM": 1 << 1, "stClear": 1 << 2, "fixedParent": 1 << 4, "sensitiveDataOrigin": 1 << 5,
+		"userWithAuth": 1 << 6, "adminWithPolicy": 1 << 7, "noDA": 1 << 10, "encryptedDuplication": 1 << 11,
+		"restricted": 1 << 16, "decrypt": 1 << 17, "sign": 1 << 18, "x509sign": 1 << 19,
+	}
+}
+
+// permitted are the attributes that a policy may allow a binding key: none of them lets it leave
+// its TPM.
+func permitted() map[string]uint32 {
+	all := attributes()
+	return map[string]uint32{
+		"adminWithPolicy": all["adminWithPolicy"], "decrypt": all["decrypt"],
+		"stClear": all["stClear"], "x509sign": all["x509sign"],
+	}
+}
+
+func (d *decoder) key(n *yaml.Node, k *attest.KeyPolicy) {
+	d.mapping(n, "key", members{
+		"require": func(n *yaml.Node) {
+			for _, bit := range words(d, n, "key.require", attributes()) {
+				k.RequiredAttributes |= bit
+			}
+		},
+		"forbid": func(n *yaml.Node) {
+			for _, bit := range words(d, n, "key.forbid", attributes()) {
+				k.ForbiddenAttributes |= bit
+			}
+		},
+		"permit": func(n *yaml.Node) {
+			for _, bit := range words(d, n, "key.permit", permitted()) {
+				k.ForbiddenAttributes &^= bit
+			}
+		},
+		"auth_policies":  func(n *yaml.Node) { d.authPolicies(n, k) },
+		"null_hierarchy": func(n *yaml.Node) { k.AllowNullHierarchy = d.flag(n, "key.null_hierarchy") },
+	})
+	var both []string
+	for name, bit := range attributes() {
+		if k.RequiredAttributes&k.ForbiddenAttributes&bit != 0 {
+			both = append(both, name)
+		}
+	}
+	if len(both) > 0 {
+		slices.Sort(both)
+		d.refuse(n, "no key can meet that: take it out of one of them", "key both requires and forbids %s", strings.Join(both, ", "))
+	}
+}
+
+func (d *decoder) authPolicies(n *yaml.Node, k *attest.KeyPolicy) {
+	if n.Kind == yaml.ScalarNode && n.Value == "any" {
+		k.AnyAuthPolicy = true
+		return
+	}
+	k.AuthPolicies = d.digests(n, "key.auth_policies", pcrDigestSize)
+}

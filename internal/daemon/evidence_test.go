@@ -1,0 +1,118 @@
+package daemon_test
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/internal/keyring"
+)
+
+// verifier is a relying party that trusts the simulated platform and nothing of the agent.
+func (s *stage) verifier() (attest.TrustAnchors, attest.Policy) {
+	s.t.Helper()
+	read := func(file string) []byte {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return text
+	}
+	amd, err := attest.ParseAMDRoots(read(s.cfg.Attestation.AMDRoots))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	vtpm, err := attest.ParseVTPMRoots(read(s.cfg.Attestation.VTPMRoots))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	policy := attest.DefaultPolicy()
+	for _, digest := range s.cfg.Attestation.IDKeyDigests {
+		b, err := hex.DecodeString(digest)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		policy.Launch.IDKeyDigests = append(policy.Launch.IDKeyDigests, b)
+	}
+	return attest.TrustAnchors{AMD: amd, VTPM: vtpm[:1], VTPMIntermediates: vtpm[1:]}, policy
+}
+
+// A relying party believes what the agent's evidence says of its keys, and for its nonce only.
+func TestEvidenceConvincesAVerifier(t *testing.T) {
+	s := newStage(t)
+	keys := s.keyring(s.clock())
+	app, err := keys.Create(t.Context(), "app", keyring.KeyRequest{Algorithm: "rsa-2048", PCRs: []int{7}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := keys.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.cfg.Rules[0].Evidence = true
+	s.start()
+	anchors, policy := s.verifier()
+	challenge := attest.Challenge{Nonce: []byte("a nonce of thirty-two bytes here"), Audience: "https://verifier.example"}
+	ask := func(key string) (*attest.Evidence, error) {
+		bundle, err := s.client.Evidence(t.Context(), wire.EvidenceRequest{
+			Nonce: base64.RawURLEncoding.EncodeToString(challenge.Nonce), Audience: challenge.Audience, Key: key,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return attest.Parse(bundle)
+	}
+	for _, key := range []string{"binding", "app"} {
+		t.Run(key, func(t *testing.T) {
+			made, err := ask(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			asked := policy
+			if key == "app" { // it is bound to a PCR, which the verifier knows of
+				asked.Key.AnyAuthPolicy = true
+			}
+			result := attest.Verify(made, challenge, anchors, asked, s.clock()())
+			if err := result.Err(); err != nil {
+				t.Fatal(err)
+			}
+			der, err := x509.MarshalPKIXPublicKey(result.PublicKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sum := sha256.Sum256(der); (key == "app") != (hex.EncodeToString(sum[:]) == app.PublicKeySHA256) {
+				t.Error("it is about another key")
+			}
+			other := challenge
+			other.Audience = "https://other.example"
+			if attest.Verify(made, other, anchors, asked, s.clock()()).Verified() {
+				t.Error("verified for another audience")
+			}
+		})
+	}
+	if _, err := ask("nothing"); !errors.Is(err, client.ErrRefused) {
+		t.Errorf("a key of no identity: %v", err)
+	}
+}
+
+// What is not good enough for the machine itself is not given, and the reason is told.
+func TestEvidenceThatTheMachineWouldRefuse(t *testing.T) {
+	s := newStage(t)
+	s.cfg.Rules[0].Evidence = true
+	s.cfg.Attestation.Provider, s.cfg.Attestation.AMDRoots = "none", ""
+	s.start()
+	_, err := s.client.Evidence(t.Context(), wire.EvidenceRequest{
+		Nonce: base64.RawURLEncoding.EncodeToString(make([]byte, 32)), Audience: "a", Key: "binding",
+	})
+	var failed *client.Error
+	if !errors.As(err, &failed) || failed.Problem.Code != wire.CodeNoEvidence || !strings.Contains(failed.Problem.Detail, "snp.chain") {
+		t.Errorf("got %v", err)
+	}
+}

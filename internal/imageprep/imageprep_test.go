@@ -1,0 +1,146 @@
+package imageprep_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/imageprep"
+	"github.com/keyagent/keyagent/internal/statedir"
+	"github.com/keyagent/keyagent/internal/statefile"
+)
+
+// state is a configuration whose state directory has these files; a name that ends in a slash is a
+// directory.
+func state(t *testing.T, names ...string) *config.Config {
+	t.Helper()
+	cfg := config.Default()
+	cfg.StateDir = filepath.Join(t.TempDir(), "state")
+	cfg.TPM = "unix:" + filepath.Join(t.TempDir(), "none.sock")
+	if err := os.Mkdir(cfg.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		path := filepath.Join(cfg.StateDir, name)
+		err := os.MkdirAll(path, 0o700)
+		if !strings.HasSuffix(name, "/") {
+			err = errors.Join(os.Remove(path), os.WriteFile(path, []byte("content"), 0o600))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cfg
+}
+
+func left(t *testing.T, cfg *config.Config) string {
+	t.Helper()
+	entries, err := os.ReadDir(cfg.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return strings.Join(names, " ")
+}
+
+func TestWhatIsTheAgentsIsRemovedAndNothingElse(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		files   []string
+		refused bool
+	}{
+		{"what an agent leaves", []string{"storage-root", "keys/", "keys/app/", "binding-system.json", "appsecret.key", "agent.pid"}, false},
+		{"what a crash leaves", []string{"storage-root.torn-1", ".binding-system.json.tmp-123", "appsecret.key.torn-2"}, false},
+		{"a key that is in no TPM", []string{"software-key.pem"}, false},
+		{"nothing", nil, false},
+		{"a file of somebody's", []string{"storage-root", "README"}, true},
+		{"a directory of somebody's", []string{"storage-root", "binding-system.json/"}, true},
+		{"a name that only begins so", []string{"storage-roots"}, true},
+	} {
+		cfg := state(t, tt.files...)
+		before := left(t, cfg)
+		inv, err := imageprep.Look(cfg, statedir.Options{}, false)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		_, err = inv.Remove(t.Context())
+		want := ""
+		if tt.refused {
+			want = before
+		}
+		if after := left(t, cfg); (err != nil) != tt.refused || after != want {
+			t.Errorf("%s: got %v, and %q is left", tt.name, err, after)
+		}
+	}
+}
+
+// An interruption leaves the note of the TPM, so that the keys of another one are still refused.
+func TestTheNoteOfTheTPMGoesLast(t *testing.T) {
+	t.Parallel()
+	cfg := state(t, "storage-root", "keys/", "software-key.pem")
+	inv, err := imageprep.Look(cfg, statedir.Options{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := inv.Items[len(inv.Items)-1].Path; filepath.Base(last) != "storage-root" {
+		t.Errorf("the last is %s", last)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := inv.Remove(ended); !errors.Is(err, context.Canceled) || !strings.Contains(left(t, cfg), "storage-root") {
+		t.Errorf("got %v, and %q is left", err, left(t, cfg))
+	}
+}
+
+// An agent that starts between the look and the removal keeps its state.
+func TestNothingIsRemovedUnderAnAgent(t *testing.T) {
+	t.Parallel()
+	cfg := state(t, "storage-root")
+	inv, err := imageprep.Look(cfg, statedir.Options{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := statefile.Lock(cfg.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := inv.Remove(t.Context()); err == nil || !strings.Contains(left(t, cfg), "storage-root") {
+		t.Errorf("got %v, and %q is left", err, left(t, cfg))
+	}
+	if _, err := imageprep.Look(cfg, statedir.Options{}, false); err == nil {
+		t.Error("an agent runs, and that was not said")
+	}
+	if err := unlock(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAuditRecordsStayUnlessTheyAreNamed(t *testing.T) {
+	t.Parallel()
+	cfg := state(t)
+	cfg.Audit = config.Audit{To: config.AuditToFile, File: filepath.Join(t.TempDir(), "audit.jsonl")}
+	if err := os.WriteFile(cfg.Audit.File, []byte("{}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, named := range []bool{false, true} {
+		inv, err := imageprep.Look(cfg, statedir.Options{}, named)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := inv.Remove(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(cfg.Audit.File); errors.Is(err, os.ErrNotExist) != named {
+			t.Errorf("named %v: %v", named, err)
+		}
+	}
+}

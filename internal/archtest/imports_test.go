@@ -181,6 +181,7 @@ var places = map[string]place{
 	},
 
 	"scripts":                      {nil, "it runs the scripts beside it"},
+	"test/e2e/escapes":             {nil, "it stands in the place of the agent's program, and needs nothing of it"},
 	"packaging":                    {[]string{"config"}, "it runs the scripts beside it, and reads the example with the package that the agent reads its file with"},
 	"packaging/generate":           {nil, "a tool of the build: texts go in, texts come out"},
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},

@@ -9,16 +9,17 @@ endif
 FUZZTIME ?= 10s
 BIN      ?= bin/keyagent
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT   ?= $(shell git rev-parse --verify --quiet HEAD 2>/dev/null)
 
 # Nothing in the binary may depend on where, when or by whom it was built.
 STATIC  := CGO_ENABLED=0 go build -trimpath -buildvcs=false
-LDFLAGS := -s -w -buildid= -X main.version=$(VERSION)
+LDFLAGS := -s -w -buildid= -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 .PHONY: help
 help: ## this list
 	@echo 'usage: make TARGET        (times: two cores, first run without downloads; later runs are shorter)'
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-7s %s\n' "$$t" "$$d"; done
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-7s %s\n' "$$t" "$$d"; done
 
 .PHONY: demo
 demo: ## the main job against a simulated Azure, and what a thief gets; 1 to 3 minutes
@@ -50,6 +51,10 @@ simulators:
 	CGO_ENABLED=1 go build -buildvcs=false -o bin/azuresim ./simulator/azuresim
 	CGO_ENABLED=1 go build -buildvcs=false -o bin/demo ./simulator/demo
 
+.PHONY: package
+package: ## dist/: .deb and .rpm for amd64 and arm64, with man pages, completions, SBOM; 1 to 3 minutes
+	@packaging/build
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (10s) each; about 15 seconds per target
 	@scripts/bootstrap demo
@@ -65,5 +70,5 @@ fmt: ## gofmt; seconds
 	@find . -name '*.go' -not -path './.cache/*' -print0 | xargs -0 -r gofmt -l -w
 
 .PHONY: clean
-clean: ## remove what the targets above made (bin, .cache, bench/results.json, bench/series.json)
-	rm -rf bin .cache bench/results.json bench/series.json
+clean: ## remove what the targets above made (bin, dist, .cache, bench/results.json, bench/series.json)
+	rm -rf bin dist .cache bench/results.json bench/series.json

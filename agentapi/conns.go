@@ -58,6 +58,7 @@ type admission struct {
 	closed chan struct{}
 	once   sync.Once
 	strays *strays
+	probes probes
 
 	mu   sync.Mutex
 	open map[account]int // connections; guarded by mu
@@ -90,8 +91,10 @@ func (a *admission) Accept() (net.Conn, error) {
 			<-a.slots
 			return nil, err
 		}
-		if known := a.identify(conn); known != nil {
-			return known, nil
+		if !a.probes.took(conn) {
+			if known := a.identify(conn); known != nil {
+				return known, nil
+			}
 		}
 		_ = conn.Close()
 		<-a.slots

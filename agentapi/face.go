@@ -23,6 +23,8 @@ type face struct {
 	name  string // in the audit; "" for the Unix socket
 	host  string // that requests must be sent to; "": any will do
 	about string // a hint for who asks for a path that is not there
+
+	indirect bool // connections to its address do not get there, unless the firewall sends them
 }
 
 // Way is one way into the agent, for [Server.Serve].

@@ -120,6 +120,9 @@ type Server struct {
 
 	signatures *signatures
 
+	servingMu sync.Mutex
+	serving   []*admission // guarded by servingMu
+
 	forwarder *forward.Forwarder
 
 	rules    atomic.Pointer[Rules] // in force; a request is answered by one of them from its beginning to its end
@@ -277,7 +280,9 @@ func (s *Server) serveFace(ctx context.Context, f *face) error {
 	defer cutShort(nil)
 	srv := s.httpServer(requests, f)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(s.admit(requests, f)) }()
+	admission := s.admit(requests, f)
+	defer s.serves(admission)()
+	go func() { served <- srv.Serve(admission) }()
 	select {
 	case err := <-served:
 		_ = srv.Close()

@@ -43,7 +43,7 @@ type TakeoverConfig struct {
 // Takeover is IMDS for connections to 169.254.169.254 that the firewall has redirected to the
 // listener. It gives tokens by the rules, passes on what it is told to, and refuses all else.
 func Takeover(ln net.Listener, cfg TakeoverConfig) Way {
-	f := &face{listener: ln, errors: takeoverErrors.format, name: "takeover",
+	f := &face{listener: ln, errors: takeoverErrors.format, name: "takeover", indirect: true,
 		about: "keyagent is in the place of IMDS here; tokens are at GET " + wire.PathIMDSToken}
 	if cfg.Identify == nil || cfg.Takes == nil || cfg.Metadata == nil {
 		return Way{f, errors.New("agentapi: Identify, Takes and Metadata of a takeover are required")}

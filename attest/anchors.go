@@ -11,6 +11,7 @@ import (
 // anchors.
 type TrustAnchors struct {
 	AMD               []AMDRoot
+	Intel             []*x509.Certificate // roots of PCK certificates and of Intel's statements on firmware
 	VTPM              []*x509.Certificate // roots of AK certificates
 	VTPMIntermediates []*x509.Certificate // issuers of AK certificates, not sent by hosts
 }
@@ -25,8 +26,9 @@ var (
 )
 
 // DefaultTrustAnchors returns the roots that the makers of processors publish (AMD's for Milan and
-// Genoa), and Microsoft's roots of the CA that certifies Azure's virtual TPMs. The intermediate
-// "Global Virtual TPM CA - 03" is included because Microsoft publishes it only inside a web page.
+// Genoa, Intel's), and Microsoft's roots of the CA that certifies Azure's virtual TPMs. The
+// intermediate "Global Virtual TPM CA - 03" is included because Microsoft publishes it only inside
+// a web page.
 func DefaultTrustAnchors() TrustAnchors {
 	a := TrustAnchors{
 		VTPM:              append(builtIn(azureVTPMRoot2023), builtIn(microsoftDevicesRoot2021)...),
@@ -51,6 +53,10 @@ func builtIn(data []byte) []*x509.Certificate {
 func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
 	return certs.Read(data, certs.Rules{MaxBytes: 1 << 20, MaxCertificates: 1000})
 }
+
+// ParseIntelRoots reads roots that stand for Intel's from a PEM file, by the rules of
+// ParseVTPMRoots.
+func ParseIntelRoots(data []byte) ([]*x509.Certificate, error) { return certs.Authorities(data) }
 
 // ParseVTPMRoots reads roots and intermediates of AK certificates from a PEM file, as
 // ParseCertificates does. A certificate that may not issue others is refused, since as an anchor it

@@ -27,47 +27,61 @@
 //
 //  1. bundle.format: parts within their size limits, the hardware report given in one form only
 //  2. bundle.nonce: the challenge repeated in the bundle, if any, is the verifier's (for a clear
-//     message; checks 24 and 29 prove it)
+//     message; checks 32 and 37 prove it)
 //  3. hcl.structure: the wrapper's header and lengths are consistent, padding is zero
 //  4. hcl.binding: the hardware report's report_data is SHA-256 of the claims, and 32 zero bytes
 //  5. hcl.claims: strict JSON with exactly one usable attestation key
 //  6. hcl.user-data: the guest's own input is what the policy expects
-//  7. tdx.structure: Intel TDX is refused; this version does not verify it
-//  8. snp.structure: report version 2 to 5, reserved bits and bytes as they must be, ECDSA P-384,
+//  7. tdx.structure: quote version 4 or 5, ECDSA P-256, Intel's quoting enclave, right lengths
+//  8. tdx.report: the TDREPORT that the claims are held against is whole, and says what the quote
+//     says
+//  9. tdx.chain: the PCK certificate ends in a root of the verifier, at the verifier's time
+//  10. tdx.qe: a quoting enclave of Intel's on that platform vouches for the attestation key
+//  11. tdx.signature: the quote is signed with the attestation key
+//  12. tdx.collateral: Intel's statements on the platform's firmware and its revocation lists are
+//     genuine, about this platform and valid at the verifier's time; no certificate is revoked
+//  13. tdx.tcb: the firmware is at a level that Intel calls up to date, or that the policy accepts
+//  14. tdx.policy: no debugging, no migration, and what else the policy asks
+//  15. tdx.launch: mrtd on the policy's list
+//  16. snp.structure: report version 2 to 5, reserved bits and bytes as they must be, ECDSA P-384,
 //     signed by a VCEK, or by a VLEK if the policy names its provider
-//  9. snp.chain: the VCEK ends in a root of the verifier, of its own product line, at the
+//  17. snp.chain: the VCEK ends in a root of the verifier, of its own product line, at the
 //     verifier's time
-//  10. snp.identity: the VCEK is that of the report's chip and reported TCB
-//  11. snp.signature: the report is signed by the VCEK
-//  12. snp.policy: no debugging, no migration agent, VMPL 0, nothing of unknown meaning, and what
+//  18. snp.identity: the VCEK is that of the report's chip and reported TCB
+//  19. snp.signature: the report is signed by the VCEK
+//  20. snp.policy: no debugging, no migration agent, VMPL 0, nothing of unknown meaning, and what
 //     else the policy asks
-//  13. snp.tcb: reported ≤ committed ≤ current, and at least the policy's minimum
-//  14. snp.launch: id_key_digest or measurement on the policy's list
-//  15. snp.revocation: neither ASK nor VCEK on AMD's list, if one is supplied
-//  16. ak.public: the attestation key sent along is the one in the claims
-//  17. ak.certificate: issued for this key by Azure's virtual TPM CA, for a Confidential VM
-//  18. key.public: an RSA signing key that its TPM made and will not let go
-//  19. key.certify.structure: exactly one TPM-made certify statement
-//  20. key.certify.signature: signed by the attestation key of the claims
-//  21. key.certify.signer: the signer's qualified name is that of the attestation key
-//  22. key.certify.name: it is about the public area shown
-//  23. key.certify.location: not in the NULL hierarchy
-//  24. key.certify.nonce: made for this challenge, protocol and audience; fails if the verifier
+//  21. snp.tcb: reported ≤ committed ≤ current, and at least the policy's minimum
+//  22. snp.launch: id_key_digest or measurement on the policy's list
+//  23. snp.revocation: neither ASK nor VCEK on AMD's list, if one is supplied
+//  24. ak.public: the attestation key sent along is the one in the claims
+//  25. ak.certificate: issued for this key by Azure's virtual TPM CA, for a Confidential VM
+//  26. key.public: an RSA signing key that its TPM made and will not let go
+//  27. key.certify.structure: exactly one TPM-made certify statement
+//  28. key.certify.signature: signed by the attestation key of the claims
+//  29. key.certify.signer: the signer's qualified name is that of the attestation key
+//  30. key.certify.name: it is about the public area shown
+//  31. key.certify.location: not in the NULL hierarchy
+//  32. key.certify.nonce: made for this challenge, protocol and audience; fails if the verifier
 //     gave no nonce
-//  25. key.match: the public key that the caller asks about is this key; if the caller asks, checks
-//     18 to 25 and 32 are required, whatever the policy says
-//  26. quote.structure, 27. quote.signature, 28. quote.signer, 29. quote.nonce: as for the certify
-//  30. quote.selection: the SHA-256 bank, and at least the policy's PCRs
-//  31. quote.digest: the PCR values listed are those quoted, no more and no fewer
-//  32. quote.coherence: quote and certify are from one boot, close together
-//  33. policy.tee: the policy accepts what vouches for the machine; without a TEE only if it names
+//  33. key.match: the public key that the caller asks about is this key; if the caller asks, checks
+//     26 to 33 and 40 are required, whatever the policy says
+//  34. quote.structure, 35. quote.signature, 36. quote.signer, 37. quote.nonce: as for the certify
+//  38. quote.selection: the SHA-256 bank, and at least the policy's PCRs
+//  39. quote.digest: the PCR values listed are those quoted, no more and no fewer
+//  40. quote.coherence: quote and certify are from one boot, close together
+//  41. eventlog.replay: the log of the boot gives the quoted values of PCRs 0 to 7
+//  42. eventlog.policy: what the log shows is what the policy asks
+//  43. policy.tee: the policy accepts what vouches for the machine; without a TEE only if it names
 //     that kind
-//  34. policy.secure-boot, 35. policy.vm-id: the VM's configuration is what the policy asks
-//  36. policy.pcr: quoted PCRs have values of the policy's lists
-//  37. policy.age: the verifier gave out its nonce no longer ago than the policy says
+//  44. policy.secure-boot, 45. policy.vm-id: the VM's configuration is what the policy asks
+//  46. policy.pcr: quoted PCRs have values of the policy's lists
+//  47. policy.age: the verifier gave out its nonce no longer ago than the policy says
 //
 // # Invariants
 //
+//   - What an event log says counts for registers that it replays to, and only as far as their
+//     digests cover it; package eventlog says what that leaves out.
 //   - Pure: no network, no clock, no device. Time and trust anchors are arguments; certificates in
 //     evidence are never anchors.
 //   - The attestation key comes from hashed claims only. Fields of the evidence that name it are
@@ -87,5 +101,6 @@
 // Errors: [CheckError] names the check.
 //
 // Sources: TPM 2.0 Library, parts 1 to 3; AMD 56860 and 57230; the paravisor's formats as listed in
-// package hcl; Microsoft's virtual TPM certificate hierarchy as observed, see testdata/azure-cvm.
+// package hcl; the event log's as listed in package eventlog; Microsoft's virtual TPM certificate
+// hierarchy as observed, see testdata/azure-cvm.
 package attest

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/keyagent/keyagent/attest/eventlog"
 	"github.com/keyagent/keyagent/attest/hcl"
 	"github.com/keyagent/keyagent/attest/internal/strictjson"
 )
@@ -18,9 +19,15 @@ const MediaType = "application/vnd.keyagent.evidence+json"
 // Format names the version of the bundle's layout. Another value is another format, and is refused.
 const Format = "keyagent-evidence/1"
 
-// Limits of a bundle and its parts, in bytes unless said otherwise.
+// MaxEvidenceSize is the largest bundle that is read, in bytes. It leaves room for an event log;
+// all the rest of a bundle has at most MaxSizeWithoutLog bytes.
 const (
-	MaxEvidenceSize    = 64 << 10
+	MaxEvidenceSize   = 1 << 20
+	MaxSizeWithoutLog = 64 << 10
+)
+
+// Limits of a bundle's parts, in bytes unless said otherwise.
+const (
 	maxHCLReportSize   = 4096
 	maxCertificateSize = 8 << 10
 	maxCertificates    = 6 // in each list
@@ -61,6 +68,8 @@ type Evidence struct {
 	Quote            []byte // TPMS_ATTEST of type TPM_ST_ATTEST_QUOTE
 	QuoteSignature   []byte
 	PCRs             map[int][]byte // SHA-256 bank
+
+	EventLog []byte // as firmware and kernel keep it, in the crypto agile format; padding allowed
 }
 
 // wire is the JSON form. Any member may be left out of the JSON; which of them are needed is
@@ -82,6 +91,18 @@ type wire struct {
 	Quote            octets            `json:"quote,omitempty"`
 	QuoteSignature   octets            `json:"quote_signature,omitempty"`
 	PCRs             map[string]octets `json:"pcrs,omitempty"`
+	EventLog         octets            `json:"event_log,omitempty"`
+}
+
+// checkSize holds a bundle of size bytes to its limits.
+func (w *wire) checkSize(size int) error {
+	if log := base64.RawURLEncoding.EncodedLen(len(w.EventLog)); size-log > MaxSizeWithoutLog {
+		return fmt.Errorf("%d bytes without the event log, want at most %d", size-log, MaxSizeWithoutLog)
+	}
+	if size > MaxEvidenceSize {
+		return fmt.Errorf("%d bytes, want at most %d", size, MaxEvidenceSize)
+	}
+	return nil
 }
 
 // octets are encoded as base64url without padding (RFC 4648, 5), in the one canonical spelling.
@@ -121,6 +142,9 @@ func Parse(data []byte) (*Evidence, error) {
 	if w.Format != Format {
 		return nil, fmt.Errorf("evidence: format %.40q is not %q", w.Format, Format)
 	}
+	if err := w.checkSize(len(data)); err != nil {
+		return nil, fmt.Errorf("evidence: %w", err)
+	}
 	pcrs, err := parsePCRs(w.PCRs)
 	if err != nil {
 		return nil, fmt.Errorf("evidence: %w", err)
@@ -131,7 +155,7 @@ func Parse(data []byte) (*Evidence, error) {
 		AKCertificate: w.AKCertificate, AKIntermediates: fromOctets(w.AKIntermediates),
 		AKPublic: w.AKPublic, KeyPublic: w.KeyPublic,
 		Certify: w.Certify, CertifySignature: w.CertifySignature,
-		Quote: w.Quote, QuoteSignature: w.QuoteSignature, PCRs: pcrs,
+		Quote: w.Quote, QuoteSignature: w.QuoteSignature, PCRs: pcrs, EventLog: w.EventLog,
 	}
 	for _, p := range platforms() {
 		p.decode(&w, e)
@@ -153,7 +177,7 @@ func (e *Evidence) Encode() ([]byte, error) {
 		AKCertificate: e.AKCertificate, AKIntermediates: toOctets(e.AKIntermediates),
 		AKPublic: e.AKPublic, KeyPublic: e.KeyPublic,
 		Certify: e.Certify, CertifySignature: e.CertifySignature,
-		Quote: e.Quote, QuoteSignature: e.QuoteSignature,
+		Quote: e.Quote, QuoteSignature: e.QuoteSignature, EventLog: e.EventLog,
 	}
 	for _, p := range platforms() {
 		p.encode(e, &w)
@@ -168,8 +192,8 @@ func (e *Evidence) Encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding evidence: %w", err)
 	}
-	if len(data) > MaxEvidenceSize {
-		return nil, fmt.Errorf("encoding evidence: %d bytes, want at most %d", len(data), MaxEvidenceSize)
+	if err := w.checkSize(len(data)); err != nil {
+		return nil, fmt.Errorf("encoding evidence: %w", err)
 	}
 	return data, nil
 }
@@ -269,6 +293,7 @@ func (e *Evidence) parts() []part {
 		{"certify signature", e.CertifySignature, maxSignatureSize},
 		{"quote", e.Quote, maxStatementSize},
 		{"quote signature", e.QuoteSignature, maxSignatureSize},
+		{"event log", e.EventLog, eventlog.MaxSize},
 	}
 }
 

@@ -38,6 +38,25 @@ func TestEvidenceSurvivesItsEncoding(t *testing.T) {
 	}
 }
 
+func TestRealTDXEvidenceFitsAndSurvivesItsEncoding(t *testing.T) {
+	t.Parallel()
+	want := vectorNamed(t, "tdx-2026").evidence(t)
+	data, err := want.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := attest.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if len(data) > attest.MaxEvidenceSize*3/4 {
+		t.Errorf("ordinary evidence has %d bytes of at most %d", len(data), attest.MaxEvidenceSize)
+	}
+}
+
 func TestSpaceAndOrderMeanNothing(t *testing.T) {
 	t.Parallel()
 	const text = "{\n \"nonce\": \"AAAA\",\n \"format\": \"keyagent-evidence/1\"\n}\n"
@@ -75,6 +94,10 @@ func TestParseRefusesWhatCouldBeReadTwoWays(t *testing.T) {
 		{"an audience too long", head + `,"audience":"` + strings.Repeat("a", 1025) + `"}`},
 		{"an SNP report of another size", head + `,"snp_report":"AAAA"}`},
 		{"hardware in both forms", head + `,"hcl_report":"AAAA","runtime_claims":"AAAA"}`},
+		{"a TD quote too long", head + `,"td_quote":"` + strings.Repeat("A", 24<<10) + `"}`},
+		{"a signature of collateral too long", head + `,"tdx_collateral":{"tcb_info_signature":"` + strings.Repeat("A", 88) + `"}}`},
+		{"an unknown member of collateral", head + `,"tdx_collateral":{"tcbInfo":"AAAA"}}`},
+		{"no collateral", head + `,"tdx_collateral":null}`},
 		{"seven certificates", head + `,"vcek_chain":["AAAA","AAAA","AAAA","AAAA","AAAA","AAAA","AAAA"]}`},
 		{"a statement too long", head + `,"quote":"` + strings.Repeat("A", 1400) + `"}`},
 		{"a PCR that is not a number", head + `,"pcrs":{"x":"` + digest + `"}}`},
@@ -119,6 +142,12 @@ func TestEncodeRefusesWhatParseWould(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	data, _ := bundle(f)
 	f.Add(data)
+	tdx, err := newTDXTrial(f).Evidence(f, attest.Challenge{Nonce: bytes.Repeat([]byte{7}, 32), Audience: "a"}).Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(tdx)
+	f.Add([]byte(`{"format":"keyagent-evidence/1","tdx_collateral":{}}`))
 	f.Add([]byte(`{"format":"keyagent-evidence/1","nonce":"AAAA","pcrs":{"0":"` + strings.Repeat("A", 43) + `"}}`))
 	f.Add([]byte(`{"format":"keyagent-evidence/1","vcek_chain":[],"audience":"a"}`))
 	f.Add([]byte(`{"format":"keyagent-evidence/1","Nonce":"AAAA"}`))

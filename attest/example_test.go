@@ -123,4 +123,5 @@ func ExampleVerifyExpected() {
 	// proven: the boot measurements are those listed (attestation key in the hardware-signed claims)
 	// not proven: the attestation key belongs to an Azure virtual TPM (ak.certificate)
 	// not proven: the binding key lives in this TPM and cannot leave it (key.public)
+	// not proven: the event log describes the boot (eventlog.replay)
 }

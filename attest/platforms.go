@@ -23,19 +23,34 @@ type platform interface {
 func platforms() []platform { return []platform{tdx{}, snp{}} }
 
 // HardwareEvidence is what evidence has of each platform's own.
-type HardwareEvidence struct{ SNPEvidence }
+type HardwareEvidence struct {
+	SNPEvidence
+	TDXEvidence
+}
 
 // HardwarePolicy is what a verifier asks of each platform.
-type HardwarePolicy struct{ SNPPolicy }
+type HardwarePolicy struct {
+	SNPPolicy
+	TDXPolicy
+}
 
 // HardwareFacts are what was read from the hardware report, for the platform that it is of.
-type HardwareFacts struct{ SNPFacts }
+type HardwareFacts struct {
+	SNPFacts
+	TDXFacts
+}
 
 // wireReports are the members of a bundle for hardware reports without the paravisor's wrapper.
-type wireReports struct{ snpWireReport }
+type wireReports struct {
+	snpWireReport
+	tdxWireReport
+}
 
 // wireEndorsements are the members of a bundle that vouch for the keys of hardware reports.
-type wireEndorsements struct{ snpWireEndorsements }
+type wireEndorsements struct {
+	snpWireEndorsements
+	tdxWireEndorsements
+}
 
 // bundled is a platform's part of [Evidence] and of its encoding.
 type bundled interface {
@@ -117,13 +132,14 @@ func platformsOf(all []joined) []platform {
 	return out
 }
 
-// vouching names the checks by which the platforms vouch for the attestation key.
-func vouching(answering []platform) []string {
+// vouching names the checks by which the platforms vouch for the attestation key under this policy.
+func vouching(answering []platform, policy Policy) []string {
 	var names []string
 	for _, p := range answering {
 		names = append(names, p.vouches()...)
 	}
-	return names
+	waived := policy.waived()
+	return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(waived, name) })
 }
 
 // counterparts returns the checks of the answering platforms that a required check stands for. A

@@ -35,8 +35,8 @@ type Policy struct {
 
 	// UserData, if not nil, must equal the 64 bytes of guest input that the hardware report covers.
 	UserData []byte
-	// HardwareFresh asks for a hardware report that was made for the verifier's nonce, and not only a
-	// quote: its guest input must be [Challenge.UserData].
+	// HardwareFresh asks for a hardware report that was made for the verifier's nonce, and not only
+	// for such a quote: its guest input must be [Challenge.UserData].
 	HardwareFresh bool
 	// RequireSecureBoot asks for secure boot in the VM's configuration.
 	RequireSecureBoot bool
@@ -48,6 +48,9 @@ type Policy struct {
 	// MaxAge, if positive, is how long ago the verifier may have given out its nonce
 	// (Challenge.Issued) at the time of verification.
 	MaxAge time.Duration
+
+	// EventLog is what the log of the boot must show.
+	EventLog EventLogPolicy
 }
 
 // KeyPolicy is what a certified key's public area must say (TPM 2.0 Part 2, TPMA_OBJECT).
@@ -100,7 +103,9 @@ func transportKeyPolicy() KeyPolicy {
 }
 
 // DefaultPolicy asks for the binding key certified and fresh, PCRs 0 to 7 quoted in the same boot,
-// and the report made under one of the ID keys that Azure is known to use.
+// and the report made by firmware that Azure is known to use: each platform lists what identifies
+// it there. Where a processor's maker publishes which firmware levels are in order, that statement
+// must come with the evidence, and must call the level up to date.
 //
 // It does not require an AK certificate, which some hosts do not provision, secure boot, or the
 // alias check against BadRAM (PlatformInfo), which hosts with older firmware do not report. Nor
@@ -139,11 +144,11 @@ func KeyChecks() []string {
 // Floor names the checks that are required under every policy: a genuine, non-debug processor
 // vouches for the claims, the claims for the attestation key, and the attestation key made a fresh
 // quote. It lists the checks of all platforms; for evidence of one of them, only its own are
-// required.
-func Floor() []string { return floor(platforms()) }
+// required. What a policy can waive of it is said where the policy's members are.
+func Floor() []string { return floor(platforms(), Policy{}) }
 
-func floor(answering []platform) []string {
-	names := append([]string{CheckBundleFormat, CheckPolicyTEE}, vouching(answering)...)
+func floor(answering []platform, p Policy) []string {
+	names := append([]string{CheckBundleFormat, CheckPolicyTEE}, vouching(answering, p)...)
 	return append(names,
 		CheckQuoteSignature, CheckQuoteStructure, CheckQuoteSigner,
 		CheckQuoteNonce, CheckQuoteSelection, CheckQuoteDigest)
@@ -155,7 +160,7 @@ func (p Policy) Requires() []string { return p.required(platforms()) }
 
 // required lists the checks that must pass under p for evidence of the answering platforms.
 func (p Policy) required(answering []platform) []string {
-	all := append(floor(answering), p.asked()...)
+	all := slices.Concat(floor(answering, p), p.asked(), p.EventLog.required())
 	for _, name := range p.Required {
 		all = append(all, counterparts(name, answering)...)
 	}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/keyagent/keyagent/attest/eventlog"
 )
 
 // Status is the outcome of one check.
@@ -74,6 +76,7 @@ type Result struct {
 	VMID      string           // vmUniqueId
 	PCRs      map[int][]byte   // SHA-256 bank, as quoted
 	Clock     Clock            // of the quote
+	EventLog  *eventlog.Facts  // nil unless there is a log that can be read, and quoted PCRs
 
 	HardwareFacts
 

@@ -41,6 +41,9 @@ const (
 	CheckQuoteDigest    = "quote.digest"
 	CheckQuoteCoherence = "quote.coherence"
 
+	CheckEventLogReplay = "eventlog.replay"
+	CheckEventLogPolicy = "eventlog.policy"
+
 	CheckPolicyTEE        = "policy.tee"
 	CheckPolicySecureBoot = "policy.secure-boot"
 	CheckPolicyVMID       = "policy.vm-id"
@@ -90,6 +93,9 @@ func (v *verifier) procedure(shares []joined) []step {
 		{CheckQuoteSelection, v.quoteSelection},
 		{CheckQuoteDigest, v.quoteDigest},
 		{CheckQuoteCoherence, v.quoteCoherence},
+
+		{CheckEventLogReplay, v.eventLogReplay},
+		{CheckEventLogPolicy, v.eventLogPolicy},
 
 		{CheckPolicyTEE, v.policyTEE},
 		{CheckPolicySecureBoot, v.policySecureBoot},
@@ -272,7 +278,7 @@ func (v *verifier) claimsOf(answering []joined) []claim {
 			ak, named = w.anchor, CheckAKPublic
 		}
 	}
-	vouched := vouching(platformsOf(answering))
+	vouched := vouching(platformsOf(answering), v.policy)
 	quoted := slices.Concat(vouched, []string{CheckQuoteStructure, CheckQuoteSignature, CheckQuoteSigner})
 	fresh := slices.Concat(quoted, []string{CheckQuoteNonce})
 	if len(v.expected.Quote) == 0 {
@@ -283,5 +289,6 @@ func (v *verifier) claimsOf(answering []joined) []claim {
 		{"the binding key lives in this TPM and cannot leave it", slices.Concat(vouched, KeyChecks()), ak},
 		{"the evidence was made for this challenge", fresh, ak},
 		{"the boot measurements are those listed", slices.Concat(quoted, []string{CheckQuoteSelection, CheckQuoteDigest}), ak},
+		{"the event log describes the boot", slices.Concat(quoted, []string{CheckQuoteSelection, CheckQuoteDigest, CheckEventLogReplay}), ak},
 	}...)
 }

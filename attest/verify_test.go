@@ -19,9 +19,10 @@ import (
 
 // world is what is slow to make; tests only read it.
 type world struct {
-	amd  *at.AMD
-	ca   *at.CA
-	keys at.Keys
+	amd   *at.AMD
+	intel *at.Intel
+	ca    *at.CA
+	keys  at.Keys
 }
 
 var (
@@ -31,7 +32,7 @@ var (
 
 func sharedWorld(t testing.TB) world {
 	t.Helper()
-	worldOnce.Do(func() { theWorld = world{at.NewAMD(t), at.NewCA(t), at.NewKeys(t)} })
+	worldOnce.Do(func() { theWorld = world{at.NewAMD(t), at.NewIntel(t), at.NewCA(t), at.NewKeys(t)} })
 	return theWorld
 }
 
@@ -145,7 +146,7 @@ func (f forgery) try(t *testing.T, check string) {
 
 func forgeries() map[string][]forgery {
 	all := map[string][]forgery{}
-	for _, part := range []map[string][]forgery{bundleForgeries(), hclForgeries(), snpForgeries(), akForgeries(), keyForgeries(), quoteForgeries(), policyForgeries()} {
+	for _, part := range []map[string][]forgery{bundleForgeries(), hclForgeries(), snpForgeries(), tdxForgeries(), akForgeries(), keyForgeries(), quoteForgeries(), policyForgeries(), bootForgeries()} {
 		for check, list := range part {
 			all[check] = append(all[check], list...)
 		}
@@ -262,14 +263,6 @@ func hclForgeries() map[string][]forgery {
 			{name: "no user-data in the claims", forge: func(t *testing.T, x *trial) {
 				x.policy.UserData = make([]byte, 64)
 				claims(`"user-data"`, `"other-data"`)(t, x)
-			}},
-		},
-		attest.CheckTDXStructure: {
-			{name: "a TDREPORT that vouches for the claims", forge: func(_ *testing.T, x *trial) {
-				x.ReportType = 4
-				x.Hardware = make([]byte, 1024)
-				x.Hardware[0] = 0x81
-				copy(x.Hardware[128:], at.ReportData(x.Claims))
 			}},
 		},
 	}

@@ -27,6 +27,11 @@ type Config struct {
 	// /run/keyagent/agent.sock.
 	Socket string `yaml:"socket,omitempty"`
 
+	// Activated says that systemd holds all sockets, by .socket units: the agent opens none
+	// itself, does not start without that of socket, and says which others are missing. The
+	// packaged keyagent.service says so itself. Default: false, what is not passed is opened.
+	Activated bool `yaml:"activated,omitempty"`
+
 	// IMDSEndpoint is the base URL of the instance metadata service. Default:
 	// http://169.254.169.254. Only a test platform needs another one: the service at
 	// this address names the token endpoint that the agent talks to.
@@ -145,13 +150,29 @@ type Proxy struct {
 const (
 	ProviderNone       = "none"        // no attestation: the issuer decides whether it takes that
 	ProviderAzureGuest = "azure-guest" // Microsoft Azure Attestation, /attest/AzureGuest
+	ProviderExec       = "exec"        // a program of the operator's
 )
 
 // Attestation configures how the binding key is attested.
 type Attestation struct {
-	// Provider is azure-guest or none. With none, nothing reaches min_strength:
+	// Provider is azure-guest, exec or none. With none, nothing reaches min_strength:
 	// attested, and to ask for it is an error. Default: azure-guest.
 	Provider string `yaml:"provider,omitempty"`
+	// Command is the program of provider exec, by its absolute path, and its arguments,
+	// which are no place for secrets. It is started without a shell, as the agent's user
+	// and in its sandbox, with the evidence (docs/evidence.md) on its standard input and
+	// the address of the attestation service in KEYAGENT_ATTESTATION_ENDPOINT, which is
+	// the evidence's audience. Within 30 seconds it writes one signed JWT to its standard
+	// output, and ends with exit code 0. Its standard error goes into the log. The token
+	// is used until five minutes before it expires. Default: none.
+	Command []string `yaml:"command,omitempty"`
+	// PCRs are what evidence quotes for callers and for the program, 0 to 23. Microsoft's
+	// service gets 0 to 7 in any case. Default: 0 to 7.
+	PCRs []int `yaml:"pcrs,omitempty"`
+	// EventLog is the file with the log of what the firmware measured. Default: the
+	// systemd credential keyagent.event-log (LoadCredential= in the unit), else
+	// /sys/kernel/security/tpm0/binary_bios_measurements, which only root can read.
+	EventLog string `yaml:"event_log,omitempty"`
 	// AMDRoots is a PEM file with an ARK and its ASK to trust besides AMD's own.
 	// Default: none. It is read as strictly as ca_file.
 	AMDRoots string `yaml:"amd_roots,omitempty"`

@@ -26,8 +26,8 @@ and each directory that leads to it, must belong to root or to the agent's user 
 on the way may be if it is sticky, as /tmp is. The same holds for the other files and directories that decide whom the agent trusts
 or what it uses: ` + "`ca_file`, `amd_roots`, `vtpm_roots`, `state_dir` and the directory of `socket`" + `. A setting that is not known, or given twice, is an error:
 ` + "`keyagent config check`" + ` says what is wrong, stage by stage: syntax, values, then what they refer to. 
-The file is read at the start and at SIGHUP, as in ` + "`kill -HUP \"$(cat /var/lib/keyagent/agent.pid)\"`" + ` (the agent
-writes its process id into its state directory), ` + "`systemctl kill -s HUP keyagent`, or `systemctl reload` with `ExecReload=kill -HUP $MAINPID`" + ` in the unit.
+The file is read at the start and at SIGHUP. ` + "`keyagent reload`, which `systemctl reload keyagent`" + ` runs, sends that signal and waits for what comes of it;
+` + "`kill -HUP \"$(cat /var/lib/keyagent/agent.pid)\"`" + ` does not wait (the agent writes its process id into its state directory).
 A reload changes ` + "`identities`, `rules`, `caller_identity`, `admins`, `proxy`, `ca_file`, `trusted_hosts`, `attestation` and `log_level`" + `, and reads the files anew that they name. Tokens, certificates and connections
 that are still wanted stay. If an authority of ` + "`ca_file` or an entry of `trusted_hosts`" + ` is gone, no token and no connection does: all tokens
 are fetched anew. All other settings need a restart: a file that changes one of them is refused as a whole, as is one that is wrong. Then the configuration before stays in force, and the log and ` + "`keyagent status`" + ` say why

@@ -130,9 +130,7 @@ func (c *Config) checkBindingKey(f *findings) {
 }
 
 func (c *Config) checkAttestation(f *findings) {
-	if !slices.Contains([]string{ProviderNone, ProviderAzureGuest}, c.Attestation.Provider) {
-		f.add("attestation.provider: %q is neither %s nor %s", c.Attestation.Provider, ProviderAzureGuest, ProviderNone)
-	}
+	c.Attestation.check(f)
 	for i, digest := range c.Attestation.IDKeyDigests {
 		if b, err := hex.DecodeString(digest); err != nil || len(b) != 48 {
 			f.add("attestation.id_key_digests[%d]: not the hex form of 48 bytes", i)

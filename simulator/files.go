@@ -22,6 +22,10 @@ import (
 // readyFile is written last: when it is there, everything answers.
 const readyFile = "azuresim.json"
 
+// eventLogPadding is how many zeros follow the event log: its buffer is larger than the log, as on
+// real machines.
+const eventLogPadding = 256
+
 //go:embed keyagent.yaml.tmpl
 var agentConfigTemplate string
 
@@ -76,6 +80,7 @@ func (p *Platform) writeFiles(dir string, a *authorities) error {
 		{p.info.AMDRootsFile, a.processor.RootsPEM()},
 		{p.info.VTPMRootsFile, pki.EncodePEM(a.vtpm.Root, a.vtpm.Intermediate)},
 		{p.info.ConfigFile, agentConfig},
+		{p.info.EventLogFile, append(p.boot.Bytes(), make([]byte, eventLogPadding)...)},
 		{filepath.Join(dir, readyFile), append(ready, '\n')},
 	} {
 		if err := renameio.WriteFile(file.path, file.data, 0o600); err != nil {

@@ -19,6 +19,7 @@ type Info struct {
 	VTPMRootsFile string `json:"vtpm_roots_file"` // PEM: root and issuer of the AK certificate
 	IDKeyDigest   string `json:"id_key_digest"`   // launch identity of this VM, hex
 	ConfigFile    string `json:"config_file"`     // an agent's configuration for this platform
+	EventLogFile  string `json:"event_log_file"`  // TCG event log of this VM's boot, as securityfs has it
 
 	TenantID         string        `json:"tenant_id"`
 	VMID             string        `json:"vm_id"`

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/uuid"
 
+	"github.com/keyagent/keyagent/simulator/bootlog"
 	"github.com/keyagent/keyagent/simulator/pki"
 	"github.com/keyagent/keyagent/simulator/vtpm"
 )
@@ -75,6 +76,7 @@ func newInfo(dir string) Info {
 		AMDRootsFile:     filepath.Join(dir, "amd-roots.pem"),
 		VTPMRootsFile:    filepath.Join(dir, "vtpm-roots.pem"),
 		ConfigFile:       filepath.Join(dir, configFile),
+		EventLogFile:     filepath.Join(dir, "event_log"),
 		TPM:              "unix:" + filepath.Join(dir, "tpm.sock"),
 		Identities: []Identity{
 			{
@@ -100,8 +102,10 @@ func (p *Platform) startTPM(ctx context.Context, a *authorities) error {
 	if len(socket) > maxSocketPath {
 		return fmt.Errorf("the path of the TPM's socket has %d bytes, and Linux allows %d; use a shorter directory: %s", len(socket), maxSocketPath, socket)
 	}
+	// GRUB's command line, as an Azure image has it.
+	p.boot = bootlog.Boot(bootlog.Machine{SecureBoot: true, CommandLine: "/boot/vmlinuz-6.8.0-azure root=LABEL=cloudimg-rootfs ro console=ttyS0"})
 	var err error
-	if p.tpm, err = vtpm.Start(ctx, vtpm.Config{Socket: socket, Azure: true}); err != nil {
+	if p.tpm, err = vtpm.Start(ctx, vtpm.Config{Socket: socket, Azure: true, Boot: p.boot}); err != nil {
 		return err
 	}
 	p.closers = append(p.closers, p.tpm.Close)

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/sys/unix"
 
+	"github.com/keyagent/keyagent/simulator/bootlog"
 	"github.com/keyagent/keyagent/simulator/entra"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/imds"
@@ -50,6 +51,7 @@ type Platform struct {
 	info    Info
 
 	tpm      *vtpm.TPM
+	boot     *bootlog.Log
 	entra    *entra.Server
 	imds     *imds.Server
 	resource *resource.Server

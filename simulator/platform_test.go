@@ -18,6 +18,7 @@ import (
 
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/collect"
+	"github.com/keyagent/keyagent/attest/eventlog"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/fault"
 	"github.com/keyagent/keyagent/simulator/imds"
@@ -249,6 +250,32 @@ func TestTPMOfThePlatform(t *testing.T) {
 	}
 	if _, err := on.Certify(t.Context(), key, collect.HandleAK, []byte("after a reboot")); err != nil {
 		t.Errorf("the AK after a reset: %v", err)
+	}
+}
+
+// The registers of the TPM are what the log beside it says, and are so again after a reboot.
+func TestTheEventLogIsThatOfTheTPM(t *testing.T) {
+	p := start(t)
+	log, err := os.ReadFile(p.Info().EventLogFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		on := tpmtest.Connect(t, p.Info().TPM)
+		quote, err := on.Quote(t.Context(), collect.HandleAK, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12}, []byte("a nonce"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := eventlog.Read(log, quote.PCRs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(f.NotReplayed) != 0 || f.SecureBoot != eventlog.SecureBootEnabled || len(f.BootLoaders) != 3 || len(f.CommandLines) != 1 || f.Padding == 0 {
+			t.Errorf("facts: %+v", f)
+		}
+		if status, body := call(t, http.MethodPost, p.Info().Control+"/tpm/reset", ""); status != 200 {
+			t.Fatalf("POST /tpm/reset: %d %s", status, body)
+		}
 	}
 }
 

@@ -159,3 +159,24 @@ func check(fd int) error {
 	}
 	return nil
 }
+
+// Duplicate returns the same sockets once more, for who may have to give up what was made of the
+// first ones: to take or close these leaves the others open.
+func (s *Sockets) Duplicate() (*Sockets, error) {
+	if s == nil {
+		return nil, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	again := &Sockets{byName: map[string][]*os.File{}}
+	for name, files := range s.byName {
+		for _, file := range files {
+			fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				return nil, errors.Join(fmt.Errorf("the socket that systemd passes with the name %s: %w", name, err), again.Close())
+			}
+			again.byName[name] = append(again.byName[name], os.NewFile(uintptr(fd), file.Name())) //nolint:gosec // a descriptor
+		}
+	}
+	return again, nil
+}

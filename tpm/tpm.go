@@ -147,6 +147,11 @@ func (t *TPM) Close() error {
 // Queued returns how many callers wait for the TPM.
 func (t *TPM) Queued() int { return t.device.Queued() }
 
+// Stands returns since when the turn under way has not moved: no command was sent, and none
+// answered. The zero time: nobody has the TPM. Each command ends after [Config].CommandTimeout and
+// a quarter of it at the latest, so what stands for longer stands for ever.
+func (t *TPM) Stands() time.Time { return t.device.Stands() }
+
 // Do gives f the TPM for itself: a sequence of commands that nobody else's come between. It waits
 // for its turn, no longer than ctx allows, and returns f's error.
 //

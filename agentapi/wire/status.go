@@ -33,6 +33,10 @@ type Status struct {
 	// AdminsUnknown says which administrators of the configuration were not found; empty when all
 	// were.
 	AdminsUnknown string `json:"admins_unknown,omitempty"`
+	// SocketsMissing are the ways into the agent that are configured and off, as systemd has passed
+	// no socket for them, by the names that FileDescriptorName= in .socket units has. Empty as a
+	// rule.
+	SocketsMissing []string `json:"sockets_missing,omitempty"`
 	// Unconfirmed are users and groups of rules in force whose numbers are from before
 	// a reload: the directory has not confirmed them since. Empty as a rule.
 	Unconfirmed []UnconfirmedAccount `json:"accounts_unconfirmed,omitempty"`
@@ -60,6 +64,8 @@ type ConfigurationStatus struct {
 	// configuration was in force, and those that left the one before in force.
 	Reloads uint64 `json:"reloads"`
 	Refused uint64 `json:"reloads_refused"`
+	// Reloading says that a reload is under way, which is not counted yet.
+	Reloading bool `json:"reloading,omitempty"`
 	// LastReload is absent before the first reload.
 	LastReload *ReloadStatus `json:"last_reload,omitempty"`
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/keyagent/keyagent/attest/hcl"
 	"github.com/keyagent/keyagent/internal/certs"
 	"github.com/keyagent/keyagent/internal/cloud"
+	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/tpm"
 )
 
@@ -53,12 +54,15 @@ type Config struct {
 
 	Now    func() time.Time // nil: time.Now
 	Logger *slog.Logger     // nil: nothing is logged
+	// Sleep waits between two looks for a fresh report; nil: a timer.
+	Sleep func(ctx context.Context, d time.Duration) error
 }
 
 // Collector collects evidence. It is safe for concurrent use; the TPM does one thing at a time.
 type Collector struct {
-	cfg  Config
-	thim thim
+	cfg   Config
+	thim  thim
+	input waiting.Lock // of the guest's input to reports
 
 	mu       sync.Mutex
 	endorsed endorsements // guarded by mu
@@ -75,7 +79,10 @@ func New(cfg Config) *Collector {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Collector{cfg: cfg, thim: newTHIM(cfg)}
+	if cfg.Sleep == nil {
+		cfg.Sleep = waiting.Sleep
+	}
+	return &Collector{cfg: cfg, thim: newTHIM(cfg), input: waiting.NewLock()}
 }
 
 // Request says what evidence is wanted.
@@ -83,6 +90,12 @@ type Request struct {
 	attest.Challenge
 	Key  *tpm.Key // that it is about, loaded in the TPM; nil: that of the Config
 	PCRs []int    // to be quoted; none: those of the Config's policy
+	// HardwareFresh has the paravisor make a report that carries [attest.Challenge.UserData], which
+	// takes up to ten seconds.
+	HardwareFresh bool
+	// WithoutTEE makes evidence also on a machine without a hardware report, of the kinds that
+	// [attest.Policy.TEE] has to name. Else there is none: [ErrNoReport].
+	WithoutTEE bool
 }
 
 // Collect makes evidence of the Config's key for ch, as [Collector.CollectFor] does.
@@ -117,11 +130,16 @@ func (c *Collector) collect(ctx context.Context, req Request) (*attest.Evidence,
 	if err := c.addStatements(ctx, e, req); err != nil {
 		return nil, err
 	}
-	if err := c.addReport(ctx, e); err != nil {
+	err := c.addReport(ctx, e, req)
+	switch {
+	case errors.Is(err, ErrNoReport) && req.WithoutTEE && !req.HardwareFresh:
+		c.cfg.Logger.WarnContext(ctx, "evidence without a hardware report: no TEE vouches for this machine")
+	case err != nil:
 		return nil, err
-	}
-	if err := c.addEndorsements(ctx, e); err != nil {
-		return nil, err
+	default:
+		if err := c.addEndorsements(ctx, e); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.addAKCertificate(ctx, e); err != nil {
 		return nil, err
@@ -155,15 +173,28 @@ func (c *Collector) addStatements(ctx context.Context, e *attest.Evidence, req R
 	return nil
 }
 
-// addReport reads the report and compares its attestation key with the one that has just signed, so
-// that a replaced key is reported here and by its cause, not by a remote verifier.
-func (c *Collector) addReport(ctx context.Context, e *attest.Evidence) error {
+// report reads the report. That may make a new one.
+func (c *Collector) report(ctx context.Context) ([]byte, error) {
 	raw, err := c.cfg.TPM.ReadNV(ctx, NVHCLReport)
 	if errors.Is(err, tpm.ErrNoNVIndex) {
-		return ErrNoReport
+		return nil, ErrNoReport
 	}
 	if err != nil {
-		return fmt.Errorf("HCL report: %w", err)
+		return nil, fmt.Errorf("HCL report: %w", err)
+	}
+	return raw, nil
+}
+
+// addReport adds the report and compares its attestation key with the one that has just signed, so
+// that a replaced key is reported here and by its cause, not by a remote verifier.
+func (c *Collector) addReport(ctx context.Context, e *attest.Evidence, req Request) error {
+	read := c.report
+	if req.HardwareFresh {
+		read = func(ctx context.Context) ([]byte, error) { return c.freshReport(ctx, req.UserData(req.Key.Name())) }
+	}
+	raw, err := read(ctx)
+	if err != nil {
+		return err
 	}
 	report, err := hcl.Parse(raw)
 	if err != nil {
@@ -233,7 +264,7 @@ func issuer(cert *x509.Certificate, store []*x509.Certificate) *x509.Certificate
 }
 
 func (c *Collector) selfVerify(e *attest.Evidence, req Request) error {
-	result := attest.VerifyForKey(e, req.Challenge, req.Key.PublicKey(), c.cfg.Anchors, c.policyFor(req), c.cfg.Now())
+	result := attest.VerifyForKey(e, req.Challenge, req.Key.PublicKey(), c.cfg.Anchors, c.policyFor(e, req), c.cfg.Now())
 	if err := result.Err(); err != nil {
 		c.keep(endorsements{})
 		return fmt.Errorf("not sent, since this machine itself would not accept it: %w", err)
@@ -242,12 +273,28 @@ func (c *Collector) selfVerify(e *attest.Evidence, req Request) error {
 }
 
 // policyFor is what evidence must satisfy before it is sent. An authorization policy that the key
-// was made with is added: it only narrows the key's use.
-func (c *Collector) policyFor(req Request) attest.Policy {
+// was made with is added: it only narrows the key's use. Evidence without a hardware report is held
+// to the rest; whether it is enough is for its receiver to say.
+func (c *Collector) policyFor(e *attest.Evidence, req Request) attest.Policy {
 	p := c.cfg.Policy
-	p.PCRs = req.PCRs
+	p.PCRs, p.HardwareFresh = req.PCRs, req.HardwareFresh
+	if e.HCLReport == nil {
+		p.Required = attest.KeyChecks() // the others are about hardware
+		p.TEE, p.AKNames = withoutTEE(e)
+	}
 	if own := req.Key.Public().AuthPolicy.Buffer; len(own) > 0 {
 		p.Key.AuthPolicies = append(slices.Clone(p.Key.AuthPolicies), own)
 	}
 	return p
+}
+
+// withoutTEE is what a policy names that accepts evidence without a hardware report.
+func withoutTEE(e *attest.Evidence) (kinds []attest.Kind, akNames [][]byte) {
+	if e.AKCertificate != nil {
+		return []attest.Kind{attest.KindVTPM}, nil
+	}
+	if name, err := attest.KeyName(e.AKPublic); err == nil {
+		akNames = [][]byte{name}
+	}
+	return []attest.Kind{attest.KindTPM}, akNames
 }

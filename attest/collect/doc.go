@@ -13,7 +13,8 @@
 //     in the guest can put another key there until the next boot; that is reported as such, and no
 //     evidence is sent.
 //   - The report is read once, upward from offset 0, since each read at offset 0 may make a new
-//     one.
+//     one. One that is to carry a digest of the challenge is read again until it does, within ten
+//     seconds: what it says counts, and never the time that has passed.
 //
 // [Collector.NewTransportKey] makes the short-lived decryption key to which an attestation service
 // encrypts its answer.

@@ -56,6 +56,10 @@ type Report struct {
 	HashType uint32 // 1 SHA-256, 2 SHA-384, 3 SHA-512: what the header says, not what is used
 	Hardware []byte // the SNP report (1184 bytes) or TDREPORT (1024 bytes)
 	Claims   []byte // the runtime claims, exactly as hashed
+
+	// ReportData are the 64 bytes that the hardware vouches for, of a report that is not one of the
+	// wrapper's two. Nil: they are in Hardware, where its type has them.
+	ReportData []byte
 }
 
 // Parse parses a wrapper. b is the content of the NV index, padding included; it is not retained.
@@ -153,6 +157,9 @@ func hardwareOf(b []byte, t ReportType) ([]byte, error) {
 func (r *Report) CheckBinding() error {
 	if r.HashType != HashSHA256 {
 		return fmt.Errorf("hash type %d is not supported, want %d (SHA-256)", r.HashType, HashSHA256)
+	}
+	if r.ReportData != nil {
+		return CheckReportData(r.ReportData, r.Claims)
 	}
 	at := snpReportDataAt
 	if r.Type == TypeTDX {

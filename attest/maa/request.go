@@ -67,8 +67,8 @@ type isolated struct {
 	RunTimeData []byte `json:"RunTimeData"`
 }
 
-// encodeRequest puts evidence and transport key into the service's shape. There is no event log:
-// the service then makes no claims about the boot beyond the PCRs.
+// encodeRequest puts evidence and transport key into the service's shape. Without an event log,
+// which is then empty, the service makes no claims about the boot beyond the PCRs.
 func encodeRequest(os OS, r Request) ([]byte, error) {
 	tpm, err := encodeTPM(r)
 	if err != nil {
@@ -85,7 +85,7 @@ func encodeRequest(os OS, r Request) ([]byte, error) {
 		OSVersionMajor:  os.Major,
 		OSVersionMinor:  os.Minor,
 		OSBuild:         []byte("NotApplication"),
-		TCGLogs:         []byte{},
+		TCGLogs:         append([]byte{}, r.Evidence.EventLog...),
 		ClientPayload: map[string][]byte{
 			payloadNonce:            r.Challenge.Nonce,
 			payloadKeyPublic:        r.Evidence.KeyPublic,

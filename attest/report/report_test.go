@@ -14,28 +14,26 @@ import (
 	"github.com/keyagent/keyagent/attest/report"
 )
 
+var (
+	machineOnce sync.Once
+	theMachine  *at.Machine
+)
+
 // machine is slow to make; tests only read it.
-var machine = sync.OnceValues(func() (*at.Machine, at.Keys) {
-	t := setup{}
-	keys := at.NewKeys(t)
-	return at.NewMachine(t, at.NewAMD(t), at.NewCA(t), keys), keys
-})
-
-// setup stands for the test where there is none yet.
-type setup struct{ testing.TB }
-
-func (setup) Helper()           {}
-func (setup) Fatal(args ...any) { panic(args) }
+func machine(t testing.TB) *at.Machine {
+	t.Helper()
+	machineOnce.Do(func() { theMachine = at.NewMachine(t, at.NewAMD(t), at.NewCA(t), at.NewKeys(t)) })
+	return theMachine
+}
 
 func challenge() attest.Challenge {
 	return attest.Challenge{Nonce: bytes.Repeat([]byte{7}, 32), Audience: "https://verifier.example"}
 }
 
 // bundle is the evidence of a machine like the shared one; change alters it.
-func bundle(t *testing.T, change func(*at.Machine)) ([]byte, report.Question) {
+func bundle(t testing.TB, change func(*at.Machine)) ([]byte, report.Question) {
 	t.Helper()
-	shared, _ := machine()
-	m := *shared
+	m := *machine(t)
 	if change != nil {
 		change(&m)
 	}

@@ -41,6 +41,28 @@ func (p Policy) text() string {
 	return text
 }
 
+// Result is a verdict in a column of its own.
+func (t Text) Result(verified bool) string {
+	p := &printer{Text: t}
+	if verified {
+		return p.paint(green, "verified    ")
+	}
+	return p.paint(red, "NOT VERIFIED")
+}
+
+// Why says in a line what stands against the evidence.
+func (r *Report) Why() string {
+	list := r.Hindrances()
+	if len(list) == 0 {
+		return ""
+	}
+	text := list[0].Name + ": " + list[0].why()
+	if more := len(list) - 1; more > 0 {
+		text += fmt.Sprintf(" (and %d more)", more)
+	}
+	return text
+}
+
 type printer struct {
 	Text
 	b strings.Builder

@@ -13,6 +13,7 @@ import (
 type link struct {
 	id     string
 	title  string
+	brief  string // the title where there is little room
 	how    string // how the link above it in the tree depends on this one
 	detail string // from the evidence, or about it
 	checks []Check
@@ -34,7 +35,7 @@ func (l *link) state() string {
 	switch {
 	case !l.met():
 		return "fail"
-	case l.shown() || len(l.checks) == 0:
+	case l.shown() || l.id == "anchor":
 		return "pass"
 	}
 	return "absent"
@@ -64,15 +65,15 @@ func (r *Report) tree() *link {
 		rest = left
 		return taken
 	}
-	challenge := &link{id: "challenge", title: "your challenge", detail: r.challengeText(), checks: take("bundle.")}
-	key := &link{id: "key", title: "binding key, certified by the TPM", how: "answered in", detail: r.keyText(), checks: take("key.")}
-	quote := &link{id: "quote", title: "boot measurements, quoted by the TPM", how: "answered in", detail: r.pcrText(), checks: take("quote.")}
-	log := &link{id: "eventlog", title: "event log", how: "explained in", checks: take("eventlog.")}
-	ak := &link{id: "ak", title: "attestation key (AK) of the virtual TPM", how: "both signed by", detail: r.akText(), checks: take("ak.")}
-	claims := &link{id: "claims", title: "runtime claims of the paravisor", how: "named in", detail: r.vmText(), checks: take("hcl.")}
-	report := &link{id: "report", title: r.reportTitle(), how: "hashed into the report_data of", checks: r.ofPlatform(take("snp.", "tdx."))}
-	policy := &link{id: "policy", title: "rules of your policy", how: "and held to", checks: take("policy.")}
-	other := &link{id: "other", title: "further checks", how: "and held to", checks: rest}
+	challenge := &link{id: "challenge", title: "your challenge", brief: "your challenge", detail: r.challengeText(), checks: take("bundle.")}
+	key := &link{id: "key", title: "binding key, certified by the TPM", brief: "binding key (TPM2_Certify)", how: "answered in", detail: r.keyText(), checks: take("key.")}
+	quote := &link{id: "quote", title: "boot measurements, quoted by the TPM", brief: "boot, PCRs (TPM2_Quote)", how: "answered in", detail: r.pcrText(), checks: take("quote.")}
+	log := &link{id: "eventlog", title: "event log", brief: "event log", how: "explained in", checks: take("eventlog.")}
+	ak := &link{id: "ak", title: "attestation key (AK) of the virtual TPM", brief: "attestation key of the TPM", how: "both signed by", detail: r.akText(), checks: take("ak.")}
+	claims := &link{id: "claims", title: "runtime claims of the paravisor", brief: "claims of the paravisor", how: "named in", detail: r.vmText(), checks: take("hcl.")}
+	report := &link{id: "report", title: r.reportTitle(), brief: r.reportTitle(), how: "hashed into the report_data of", checks: r.ofPlatform(take("snp.", "tdx."))}
+	policy := &link{id: "policy", title: "rules of your policy", brief: "rules of your policy", how: "and held to", checks: take("policy.")}
+	other := &link{id: "other", title: "further checks", brief: "further checks", how: "and held to", checks: rest}
 
 	report.below = r.roots(report)
 	claims.below = []*link{report}
@@ -110,7 +111,7 @@ func (r *Report) roots(l *link) []*link {
 		}
 		a := c.Anchor()
 		roots = append(roots, &link{
-			id: "anchor", title: "trust anchor " + commonName(a.Subject), how: c.through(),
+			id: "anchor", title: "trust anchor " + commonName(a.Subject), brief: commonName(a.Subject), how: c.through(),
 			detail: fmt.Sprintf("SHA-256 %s, valid until %s", a.SHA256, a.NotAfter.Format(time.DateOnly)),
 		})
 	}

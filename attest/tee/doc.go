@@ -1,5 +1,5 @@
-// Package tee reads and verifies what the processor signed: today the AMD SEV-SNP attestation
-// report of a Confidential VM.
+// Package tee reads and verifies what the processor signed: the AMD SEV-SNP attestation report or
+// the Intel TDX quote of a Confidential VM.
 //
 // A report is verified in steps that can be named, because an operator whose evidence is refused
 // needs to know which one failed: its structure ([SNPReport.CheckStructure]), the certificate chain
@@ -17,6 +17,15 @@
 // with, does not know Turin's VCEK, passes unknown versions and reserved fields, merges the steps
 // into one answer, and tolerates an all-zero chip id.
 //
+// A TD quote is verified in such steps, too: structure ([ParseTDQuote]), agreement with the
+// TDREPORT that the paravisor keeps ([TDReport.Matches]), chain of the platform's PCK certificate
+// ([VerifyPCKChain]), the quoting enclave for whose key the PCK vouches ([TDQuote.VerifyQE],
+// [TDQuote.CheckQE]), the signature ([TDQuote.VerifySignature]), and Intel's word on the platform's
+// firmware ([TDXCollateral.Verify], [TCBInfo.Evaluate]). All of it is ours, on crypto/x509 and
+// crypto/ecdsa, with one time for everything; docs/adr/0028 says why.
+//
 // Sources: AMD 56860 (SEV Secure Nested Paging Firmware ABI), table "ATTESTATION_REPORT Structure";
-// AMD 57230 (VCEK Certificate and KDS Interface).
+// AMD 57230 (VCEK Certificate and KDS Interface); Intel TDX DCAP Quoting Library API (quote
+// versions 4 and 5), Intel TDX Module ABI (TDREPORT), Intel SGX PCK Certificate and CRL Profile,
+// Intel PCS API version 4 (TCB info, QE identity).
 package tee

@@ -32,3 +32,14 @@ func (c Cache) Entries() int {
 	defer c.mu.Unlock()
 	return len(c.entries)
 }
+
+// Ask runs the program for a bundle.
+func (p *Program) Ask(ctx context.Context, endpoint string, bundle []byte) (secret.String, time.Time, error) {
+	return p.ask(ctx, endpoint, bundle)
+}
+
+// ReadToken reads what a program has written.
+var ReadToken = readToken
+
+// MaxOutput is how much a program may write.
+const MaxOutput = maxOutput

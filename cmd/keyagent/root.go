@@ -139,9 +139,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 		"configuration file (env KEYAGENT_CONFIG)")
 	root.PersistentFlags().StringVar(&a.socket, "socket", "",
 		"the agent's socket (env KEYAGENT_SOCKET; default: from --config or KEYAGENT_CONFIG if readable, else /run/keyagent/agent.sock)")
-	root.AddCommand(a.serveCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
+	root.AddCommand(a.serveCommand(), a.reloadCommand(), a.tokenCommand(), a.statusCommand(), a.capabilitiesCommand(), a.keyCommand(), a.certCommand(),
 		a.doctorCommand(), a.configCommand(), a.setupCommand(), a.imagePrepareCommand(), a.takeoverCommand(), a.execCommand(), a.envCommand(), a.bridgeCommand(), a.versionCommand(),
 		a.attestCommand(), a.verifyCommand())
+	root.AddCommand(a.manualCommand())
 	addHelp(root)
 	a.addCompletion(root)
 	wrapArgs(root)
@@ -199,7 +200,7 @@ func wrapArgs(cmd *cobra.Command) {
 func checkValues(cmd *cobra.Command) error {
 	for _, name := range []string{
 		"type", "claims", "capabilities", "name", "section", "algorithm", "pcrs", "pcr-bank", "persistent", "auth-file", "auth-credential", "from-key-file", "connect", "ca-file", "file", "out", "tpm", "state-dir", "drop-in",
-		"nonce", "nonce-file", "audience", "evidence", "nonce-issued", "policy", "at",
+		"nonce", "nonce-file", "audience", "evidence", "nonce-issued", "nonces", "html", "policy", "at",
 	} {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
 			return usageError{fmt.Errorf("--%s has no value", name)}

@@ -34,6 +34,7 @@ const (
 
 func (a *app) serveCommand() *cobra.Command {
 	var logFormat string
+	var activated bool
 	cmd := &cobra.Command{
 		Use:   serveName,
 		Short: "Run the agent in the foreground",
@@ -48,7 +49,9 @@ audit records, one JSON object a line, to standard output, or where audit.to in 
 configuration says: a file, which SIGHUP opens again, or the journal. If they cannot
 be written, the agent goes on: audit.required says whether tokens do. Sockets that
 systemd passes are taken by their names: keyagent, app-service, imds, takeover, admin,
-metrics.`,
+metrics. If sockets are passed and the configuration cannot be used, the agent stays, and
+tells every caller to come back, until it can: it is read again at SIGHUP and every half
+minute. To be started again would not help, and take the sockets down in the end.`,
 		Example: "  keyagent serve --config /etc/keyagent/config.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -59,40 +62,31 @@ metrics.`,
 			if err != nil {
 				return err
 			}
-			level := new(slog.LevelVar)
-			handler, err := a.queueMessages(cmd.Context(), logFormat, level)
+			manager, err := systemd.OpenNotifier()
 			if err != nil {
 				return err
 			}
-			cfg, origin, err := a.configToServe(cmd.Context())
+			level := new(slog.LevelVar)
+			handler, err := a.queueMessages(cmd.Context(), logFormat, level)
 			if err != nil {
 				return err
 			}
 			if err := daemon.Harden(); err != nil {
 				return err
 			}
-			audit, err := auditsink.Open(auditsink.Config{To: cfg.Audit.To, File: cfg.Audit.Path(), Stdout: a.out})
-			if err != nil {
-				return err
-			}
-			defer audit.Close()
-			agent, err := daemon.Open(cmd.Context(), cfg, daemon.Options{
-				Version: version,
-				Logger:  slog.New(handler), LogLevel: level,
-				Audit:   slog.New(audit.Handler()),
-				Origin:  origin,
-				Words:   words{},
-				Sockets: sockets,
-			})
-			if err != nil {
-				return err
-			}
-			defer agent.Close()
-			defer a.reloadAt(cmd.Context(), agent, audit, hangups)()
-			return agent.Run(cmd.Context())
+			s := &service{app: a, sockets: sockets, hangups: hangups, options: daemon.Options{
+				Version:   version,
+				Logger:    slog.New(handler),
+				LogLevel:  level,
+				Words:     words{},
+				Activated: activated,
+				Manager:   manager,
+			}}
+			return s.run(cmd.Context())
 		},
 	}
 	cmd.Flags().StringVar(&logFormat, "log-format", "", "text or json (default: text on a terminal, else json)")
+	cmd.Flags().BoolVar(&activated, "activated", false, "open no sockets: systemd passes all of them (activated in the configuration)")
 	return cmd
 }
 
@@ -142,7 +136,7 @@ func (a *app) reloadAt(ctx context.Context, agent *daemon.Daemon, audit *auditsi
 			select {
 			case <-hangups:
 				audit.Reopen()
-				_ = agent.Reload(ctx, "SIGHUP", a.configAgain) // which logs why it did not
+				_ = agent.Reload(ctx, causeHangup, a.configAgain) // which logs why it did not
 			case <-ctx.Done():
 				return
 			}

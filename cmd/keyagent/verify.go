@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,16 +22,20 @@ const maxEvidenceFile = 4 << 20
 type verifyFlags struct {
 	evidence  string
 	challenge challengeFlags
+	nonces    string
 	policy    string
 	at        string
+	html      string
 	asJSON    bool
 	explain   bool
+
+	sameMachine bool
 }
 
 func (a *app) verifyCommand() *cobra.Command {
 	var f verifyFlags
 	cmd := &cobra.Command{
-		Use:   "verify --evidence FILE --nonce HEX",
+		Use:   "verify --evidence FILE|DIR (--nonce HEX | --nonce-file FILE | --nonces FILE|TEMPLATE)",
 		Short: "Verify a machine's evidence, offline",
 		Long: `Verify evidence that keyagent attest made on another machine: that a key lives in the
 TPM of a genuine Azure Confidential VM, cannot leave it, and was there when the machine
@@ -43,6 +48,12 @@ Evidence that is not held to a nonce may be old or somebody else's, so it is nev
 verified: --no-nonce shows all other checks and ends with exit code 1, whatever they say.
 --audience must be what keyagent attest was given.
 
+With a directory, each file in it that ends in .json is verified, on all processors: a
+line each, then a summary. --nonces is a file with a line "NAME NONCE" for each machine,
+or a path with {name} in it, as in {name}.nonce, for a file beside each. A machine that
+is in the list and has not answered, and a second file of one machine, count as not
+verified. With --json, each line is JSON, the last one is the summary.
+
 Without --policy the default policy holds (docs/attestation.md): genuine hardware, no
 debugging, Azure's paravisor, a key that cannot leave its TPM, PCRs 0 to 7 quoted. --explain
 prints the policy in force, also without evidence.
@@ -51,22 +62,27 @@ Exit code 0 means that all of it holds, 1 that it does not or that something fai
 2 wrong usage or a policy that cannot be used.`,
 		Example: `  keyagent verify --evidence vm.json --nonce "$NONCE" --audience https://verifier.example
   keyagent verify --evidence vm.json --nonce-file vm.nonce --policy policy.yaml --json
+  keyagent verify --evidence vm.json --nonce-file vm.nonce --html vm.html
+  keyagent verify --evidence fleet/ --nonces '{name}.nonce' --audience https://verifier.example
   keyagent verify --explain --policy policy.yaml
   keyagent verify --evidence old.json --nonce "$NONCE" --at 2026-06-01T12:00:00Z`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return a.verify(f) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.verify(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.evidence, "evidence", "", "file with the evidence (- is standard input)")
+	flags.StringVar(&f.evidence, "evidence", "", "file with the evidence (- is standard input), or directory with files")
+	flags.StringVar(&f.nonces, "nonces", "", "for a directory: file with names and nonces, or path of each nonce with {name} in it")
+	flags.BoolVar(&f.sameMachine, "allow-same-machine", false, "for a directory: several files may be of one machine, as where it has several keys")
 	flags.StringVar(&f.policy, "policy", "", "file with the policy, YAML or JSON (default: the default policy)")
 	flags.StringVar(&f.at, "at", "", "time to verify at, as in 2026-06-01T12:00:00Z (default: now)")
+	flags.StringVar(&f.html, "html", "", "write a page to be filed (mode 0600): one file that needs nothing else; for a directory of evidence, a directory")
 	flags.BoolVar(&f.asJSON, "json", false, "print JSON (docs/attestation.md has its members)")
 	flags.BoolVar(&f.explain, "explain", false, "print what the policy asks, check by check")
 	f.challenge.add(cmd)
 	return cmd
 }
 
-func (a *app) verify(f verifyFlags) error {
+func (a *app) verify(ctx context.Context, f verifyFlags) error {
 	q, err := f.question()
 	if err != nil {
 		return err
@@ -76,6 +92,15 @@ func (a *app) verify(f verifyFlags) error {
 			return usagef("--evidence is needed: the file that keyagent attest wrote")
 		}
 		return a.explain(f, q)
+	}
+	fleet, err := isDirectory(f.evidence)
+	switch {
+	case err != nil:
+		return err
+	case fleet:
+		return a.verifyFleet(ctx, f, q)
+	case f.nonces != "" || f.sameMachine:
+		return usagef("--nonces and --allow-same-machine are for a directory of evidence")
 	}
 	if q.Challenge, err = f.challenge.read(a.in); err != nil {
 		return err
@@ -150,23 +175,9 @@ func (a *app) readEvidence(path string) ([]byte, error) {
 
 // tellVerification prints what was found. Evidence that is not verified is an error.
 func (a *app) tellVerification(f verifyFlags, q report.Question, found *report.Report) error {
-	var err error
-	switch {
-	case f.asJSON:
-		if f.explain {
-			explained := report.Explain(q.Rules, q.Policy)
-			found.Explanation = &explained
-		}
-		err = a.printJSON(found)
-	case f.explain:
-		if err = a.explain(f, q); err == nil {
-			_, err = fmt.Fprintln(a.out)
-		}
-		fallthrough
-	default:
-		if err == nil {
-			err = a.reportText().Write(a.out, found)
-		}
+	err := a.writePage(f, q, found)
+	if err == nil && f.html != standardOutput {
+		err = a.printReport(f, q, found)
 	}
 	if err != nil {
 		return err
@@ -175,6 +186,23 @@ func (a *app) tellVerification(f verifyFlags, q report.Question, found *report.R
 		return notVerified(found)
 	}
 	return nil
+}
+
+func (a *app) printReport(f verifyFlags, q report.Question, found *report.Report) error {
+	if f.asJSON {
+		if f.explain {
+			explained := report.Explain(q.Rules, q.Policy)
+			found.Explanation = &explained
+		}
+		return a.printJSON(found)
+	}
+	if f.explain {
+		if err := a.explain(f, q); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out)
+	}
+	return a.reportText().Write(a.out, found)
 }
 
 // notVerified is the error about evidence that does not hold.

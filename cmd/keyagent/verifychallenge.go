@@ -55,20 +55,30 @@ func (f challengeFlags) read(in io.Reader) (*attest.Challenge, error) {
 
 // challenge makes a challenge of a nonce in hexadecimal.
 func (f challengeFlags) challenge(text []byte) (*attest.Challenge, error) {
-	ch := attest.Challenge{Audience: f.audience}
-	var err error
+	ch, err := f.base()
+	if err != nil {
+		return nil, err
+	}
 	if ch.Nonce, err = hex.DecodeString(string(bytes.TrimSpace(text))); err != nil {
 		return nil, usagef("the nonce is not hexadecimal, such as openssl rand -hex 32 prints")
-	}
-	if f.issued != "" {
-		if ch.Issued, err = time.Parse(time.RFC3339, f.issued); err != nil {
-			return nil, usagef("--nonce-issued %q is not a time such as 2026-06-01T12:00:00Z", f.issued)
-		}
 	}
 	if err := ch.Validate(); err != nil {
 		return nil, usageError{err}
 	}
 	return &ch, nil
+}
+
+// base is a challenge without its nonce.
+func (f challengeFlags) base() (attest.Challenge, error) {
+	ch := attest.Challenge{Audience: f.audience}
+	if f.issued == "" {
+		return ch, nil
+	}
+	var err error
+	if ch.Issued, err = time.Parse(time.RFC3339, f.issued); err != nil {
+		return ch, usagef("--nonce-issued %q is not a time such as 2026-06-01T12:00:00Z", f.issued)
+	}
+	return ch, nil
 }
 
 func readNonceFile(path string, in io.Reader) ([]byte, error) {

@@ -75,6 +75,7 @@ var purities = []purity{
 	{"attest", []string{"net", "net/http", "os", "os/exec", "log/slog"}, false, "no device, no network, no clock of its own: bytes in, a verdict out"},
 	{"attest/report", []string{"net", "net/http", "os", "os/exec", "log/slog"}, false, "a result in, a report out"},
 	{"attest/hcl", []string{"net", "net/http", "os", "time"}, false, "a parser"},
+	{"attest/eventlog", []string{"net", "net/http", "os", "time"}, true, "a parser, without the TPM clients that other parsers of this format come with"},
 	{"attest/tee", []string{"net", "net/http", "os", "os/exec"}, false, "a verifier fetches nothing: what it trusts is given to it"},
 }
 

@@ -47,7 +47,8 @@ var places = map[string]place{
 	"agentapi/peer":              {nil, "the caller's identity is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
 	"attest/hcl":                 {[]string{"attest/internal/strictjson"}, "a parser: bytes in, values out"},
-	"attest/tee":                 {[]string{"internal/certs", "internal/pemfile"}, "a verifier of one foreign format"},
+	"attest/eventlog":            {nil, "a parser: bytes in, values out"},
+	"attest/tee":                 {[]string{"attest/internal/strictjson", "internal/certs", "internal/pemfile"}, "verifiers of foreign formats"},
 
 	"tpm/internal/rc": {nil, leaf},
 	"tpm/internal/device": {
@@ -67,13 +68,19 @@ var places = map[string]place{
 	},
 
 	"attest": {
-		[]string{"attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
+		[]string{"attest/eventlog", "attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs", "internal/tcg"},
 		"pure: a relying party that only verifies must not link device code",
 	},
+	"attest/judge/cases": {
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "internal/certs"},
+		"it puts evidence together from files, and leaves every decision to attest",
+	},
+	"attest/judge":      {[]string{"attest/judge/cases"}, "flags and lines of text only"},
 	"attest/policyfile": {[]string{"attest", "attest/hcl", "attest/tee", "internal/nearby"}, "a file becomes a policy; a relying party that writes its policy in Go does not link it"},
+	"attest/fleet":      {[]string{"attest", "attest/report"}, "many files and their order; what holds is decided in attest"},
 	"attest/report":     {[]string{"attest", "attest/hcl"}, "what was found, for people and programs; it decides nothing"},
 	"attest/collect": {
-		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream"},
+		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream", "internal/waiting"},
 		"gathers on the VM what attest then verifies",
 	},
 	"attest/maa": {
@@ -81,7 +88,7 @@ var places = map[string]place{
 		"one service's protocol over evidence that somebody else collected",
 	},
 	"attest/token": {
-		[]string{"attest", "attest/collect", "attest/maa", "internal/inflight", "internal/secret"},
+		[]string{"attest", "attest/collect", "attest/internal/strictjson", "attest/maa", "internal/inflight", "internal/secret"},
 		"turns evidence into a token: the only place where the collector and a service meet",
 	},
 
@@ -167,19 +174,21 @@ var places = map[string]place{
 	"cmd/keyagent": {
 		[]string{
 			"config", "attest", "client", "agentapi/wire", "systemd", "internal/accounts", "internal/imageprep", "internal/inspect", "internal/setup", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
-			"attest/policyfile", "attest/report", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
+			"attest/policyfile", "attest/report", "attest/fleet", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},
 
 	"scripts":                      {nil, "it runs the scripts beside it"},
+	"packaging":                    {[]string{"config"}, "it runs the scripts beside it, and reads the example with the package that the agent reads its file with"},
+	"packaging/generate":           {nil, "a tool of the build: texts go in, texts come out"},
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
 	"samples/exec/go":              {nil, "an app that does not know of keyagent"},
 	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 
-	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee"}, "makes evidence for tests"},
+	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee", "simulator/bootlog"}, "makes evidence for tests"},
 	"internal/agenttest": {
 		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator", "simulator/pki"},
 		"puts a platform, the agent and its commands together for tests",

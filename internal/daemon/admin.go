@@ -17,7 +17,7 @@ const (
 
 // claimAdmin takes the administrators' socket that was passed, or claims the path of the one that
 // is opened when the daemon runs, if one is configured.
-func (d *Daemon) claimAdmin() error {
+func (d *Daemon) claimAdmin(ctx context.Context) error {
 	admin := d.cfg.Endpoints.Admin
 	if admin == nil || admin.Socket == "" {
 		return nil
@@ -30,6 +30,10 @@ func (d *Daemon) claimAdmin() error {
 		d.closers = append(d.closers, closeOnce(passed))
 		d.openAdmin = func() (net.Listener, error) { return passed, nil }
 		return agentapi.Admin(passed).Err()
+	}
+	if d.activated() {
+		d.miss(ctx, adminName)
+		return nil
 	}
 	claim, err := agentapi.ClaimSocket(admin.Socket)
 	if err != nil {
@@ -61,6 +65,10 @@ func (d *Daemon) openMetricsPort(ctx context.Context) error {
 	}
 	ln, err := d.opts.Sockets.Take(metricsName)
 	if ln == nil && err == nil {
+		if d.activated() {
+			d.miss(ctx, metricsName)
+			return nil
+		}
 		ln, err = agentapi.ListenLoopback(ctx, admin.Metrics)
 	}
 	if err != nil {

@@ -64,6 +64,17 @@ type Options struct {
 	// closes them.
 	Sockets *systemd.Sockets
 
+	// Activated says that systemd passes all sockets: the agent opens none itself. What is
+	// configured and not passed is off, but for the agent's own socket, without which it does not
+	// start.
+	Activated bool
+
+	// Manager is the service manager, which is told what the agent does; nil: there is none.
+	Manager *systemd.Notifier
+	// WaitForManager waits between two messages to the manager, or until the context ends; nil: a
+	// timer.
+	WaitForManager func(ctx context.Context, d time.Duration) error
+
 	// Origin is where the configuration was read, for the status.
 	Origin config.Origin
 
@@ -112,6 +123,8 @@ type Daemon struct {
 	server  *agentapi.Server
 	ways    []agentapi.Way // on loopback
 	taken   taken
+	ready   atomic.Bool    // the service manager was told so
+	missing []string       // what is configured and off, since its socket was not passed
 	closers []func() error // in the order of opening
 
 	openSocket func() (net.Listener, error) // the Unix socket, when the daemon runs
@@ -123,6 +136,7 @@ type Daemon struct {
 func Open(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
 	opts = opts.withDefaults()
 	d := &Daemon{cfg: cfg, opts: opts, started: opts.Now(), reload: waiting.NewLock(), closers: []func() error{opts.Sockets.Close}}
+	defer d.starting(ctx)()
 	if err := d.open(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -134,21 +148,22 @@ func (d *Daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.machine = machineAt(d.opts.Cgroups)
+	d.tellLimits(ctx)
 	plan, err := resolve(ctx, d.cfg, d.opts.Accounts, d.opts.Now, nil)
 	if err != nil {
-		return err
+		return asConfigError(err)
 	}
 	d.opts.LogLevel.Set(plan.level)
 	if err := plan.rules.CheckCallers(d.machine); err != nil {
-		return err
+		return asConfigError(err)
 	}
 	if err := plan.ReadProxyCredential(d.cfg.Proxy); err != nil {
-		return err
+		return asConfigError(err)
 	}
 	if err := d.openTakeover(ctx); err != nil {
 		return err
 	}
-	if err := d.claim(); err != nil {
+	if err := d.claim(ctx); err != nil {
 		return err
 	}
 	programs, err := d.openEndpoints(ctx)
@@ -157,6 +172,11 @@ func (d *Daemon) open(ctx context.Context) error {
 	}
 	if err := d.openMetricsPort(ctx); err != nil {
 		return err
+	}
+	if !d.cfg.BindingKey.InsecureSoftware {
+		if _, err := engine.BindingKeyOptions(d.cfg); err != nil {
+			return asConfigError(err)
+		}
 	}
 	key, err := engine.OpenKey(ctx, d.cfg, d.opts.engine())
 	if err != nil {
@@ -193,7 +213,7 @@ func (d *Daemon) open(ctx context.Context) error {
 
 // claim takes what only one agent may have, before anything is made: the socket first, since the
 // state directory may be one that is made here.
-func (d *Daemon) claim() error {
+func (d *Daemon) claim(ctx context.Context) error {
 	if err := statedir.CheckServer(d.cfg.StateDir); err != nil {
 		return err
 	}
@@ -203,7 +223,7 @@ func (d *Daemon) claim() error {
 	if err := d.claimSocket(); err != nil {
 		return err
 	}
-	if err := d.claimAdmin(); err != nil {
+	if err := d.claimAdmin(ctx); err != nil {
 		return err
 	}
 	if err := statefile.EnsureDir(d.cfg.StateDir); err != nil {
@@ -234,7 +254,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return errors.Join(err, listener.Close())
 	}
 	ways = slices.Concat(ways, admin, taken)
-	if err := d.closeUnused(); err != nil {
+	unused, err := d.unused()
+	if err != nil {
 		return err
 	}
 	plan := d.inForce.Load().plan
@@ -248,12 +269,17 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error {
 		<-ctx.Done()
 		d.opts.Logger.Info("keyagent ends: requests under way are finished first", "cause", context.Cause(ctx))
+		d.tellManager(ctx, d.opts.Manager.Stopping("ending: requests under way are finished first"))
 		return nil
 	})
 	g.Go(func() error { return d.engine.Run(ctx) })
 	g.Go(func() error { return d.server.Serve(ctx, ways...) })
 	g.Go(func() error { return d.awaitAccounts(ctx) })
 	g.Go(func() error { return d.watchExpiry(ctx) })
+	g.Go(func() error { return d.attend(ctx) })
+	for _, ln := range unused {
+		g.Go(func() error { return disconnect(ctx, ln) })
+	}
 	return g.Wait()
 }
 

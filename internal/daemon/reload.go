@@ -49,6 +49,8 @@ func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) erro
 		return err
 	}
 	defer d.reload.Unlock()
+	defer d.reloading(ctx)()
+	d.reloads.begin()
 	changes, err := d.tryReload(ctx, read)
 	d.reloads.note(wire.ReloadStatus{At: d.opts.Now(), Cause: cause, Error: text(err)})
 	now := d.inForce.Load()
@@ -161,6 +163,7 @@ func fixedSettings() []fixed {
 		{"imds_endpoint", "what is known of this VM was learnt there", func(c *config.Config) any { return c.IMDSEndpoint }},
 		{"binding_key", "the binding key is loaded, and was tested as it is configured", func(c *config.Config) any { return c.BindingKey }},
 		{"audit", "whether records can be written was found out at the start", func(c *config.Config) any { return c.Audit }},
+		{"activated", "the agent has its sockets, or has opened its own", func(c *config.Config) any { return c.Activated }},
 		{"endpoints", "the agent listens there", func(c *config.Config) any { return c.Endpoints }},
 	}
 }
@@ -191,13 +194,27 @@ func checkUnchanged(now, next *config.Config) error {
 type reloads struct {
 	mu            sync.Mutex
 	done, refused uint64
+	underWay      bool
 	last          *wire.ReloadStatus
+}
+
+func (r *reloads) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.underWay = true
+}
+
+// lastRefused reports whether the last reload left the configuration before in force.
+func (r *reloads) lastRefused() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last != nil && r.last.Error != ""
 }
 
 func (r *reloads) note(last wire.ReloadStatus) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.last = &last
+	r.last, r.underWay = &last, false
 	if last.Error != "" {
 		r.refused++
 		return
@@ -213,7 +230,7 @@ func (d *Daemon) configurationStatus() wire.ConfigurationStatus {
 	defer r.mu.Unlock()
 	return wire.ConfigurationStatus{
 		File: now.origin.File, SHA256: now.origin.SHA256, Since: now.since,
-		Reloads: r.done, Refused: r.refused, LastReload: r.last,
+		Reloads: r.done, Refused: r.refused, Reloading: r.underWay, LastReload: r.last,
 	}
 }
 

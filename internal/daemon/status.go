@@ -40,6 +40,7 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 		Configuration: d.configurationStatus(),
 
 		CallerIdentity: d.callerIdentity(),
+		SocketsMissing: d.missing,
 
 		TPM: d.tpmStatus(ctx),
 		Key: wire.KeyStatus{

@@ -75,6 +75,9 @@ func (d *Daemon) takeover(ctx context.Context) ([]agentapi.Way, error) {
 	if err != nil {
 		return nil, fmt.Errorf("endpoints.takeover.listen: %w", err)
 	}
+	if ln == nil {
+		return nil, nil
+	}
 	// The firewall redirects to the configured address, and keeps direct connections from it alone.
 	if at := ln.Addr().String(); at != t.Listen {
 		_ = ln.Close()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 
@@ -56,6 +57,9 @@ func (d *Daemon) openEndpoints(ctx context.Context) (agentapi.Programs, error) {
 		if err != nil {
 			return programs, fmt.Errorf("endpoints (%s): %w", e.name, err)
 		}
+		if ln == nil {
+			continue
+		}
 		d.closers = append(d.closers, closeOnce(ln))
 		way := e.way(ln, owners.Of)
 		if err := way.Err(); err != nil {
@@ -64,7 +68,7 @@ func (d *Daemon) openEndpoints(ctx context.Context) (agentapi.Programs, error) {
 		d.ways = append(d.ways, way)
 		e.served(&programs, "http://"+ln.Addr().String())
 	}
-	if d.cfg.Endpoints.AppService == nil {
+	if programs.AppService == "" {
 		return programs, nil
 	}
 	boot, err := peer.ThisBoot()
@@ -85,11 +89,16 @@ func watchIn(boot peer.Boot) appsecret.Watch {
 	}
 }
 
-// listen takes the socket that was passed under a name, or opens one at a loopback address.
+// listen takes the socket that was passed under a name, or opens one at a loopback address. Nil:
+// the way in is off, since systemd was to pass its socket and has not.
 func (d *Daemon) listen(ctx context.Context, name, address string) (net.Listener, error) {
 	ln, err := d.opts.Sockets.Take(name)
 	if ln != nil || err != nil {
 		return ln, err
+	}
+	if d.activated() {
+		d.miss(ctx, name)
+		return nil, nil
 	}
 	if isOpenPort(address) {
 		d.opts.Logger.Warn("any user of this machine can listen on this port while the agent does not, and programs would hand them their secrets: "+
@@ -124,6 +133,9 @@ func (d *Daemon) claimSocket() error {
 		d.openSocket = func() (net.Listener, error) { return passed, nil }
 		return nil
 	}
+	if d.activated() {
+		return errNotPassed
+	}
 	claim, err := agentapi.ClaimSocket(d.cfg.Socket)
 	if err != nil {
 		return err
@@ -133,11 +145,45 @@ func (d *Daemon) claimSocket() error {
 	return nil
 }
 
-// closeUnused closes sockets that were passed for what is not configured, so that whoever connects
-// to them is refused and does not wait.
-func (d *Daemon) closeUnused() error {
+// errNotPassed is why an agent whose sockets are systemd's does not start.
+var errNotPassed = errors.New("systemd has passed no socket named " + socketName + " to the agent, and it is set up to open none itself (activated): start it by its socket, " +
+	"systemctl start keyagent.socket, and not by hand")
+
+// activated reports whether all sockets are systemd's.
+func (d *Daemon) activated() bool { return d.opts.Activated || d.cfg.Activated }
+
+// miss notes a way in that is configured and off, since its socket was not passed.
+func (d *Daemon) miss(ctx context.Context, name string) {
+	d.missing = append(d.missing, name)
+	d.opts.Logger.WarnContext(ctx, "a way into the agent is configured and off: systemd has passed no socket for it. Enable its .socket unit, then restart the agent", "name", name)
+}
+
+// unused takes the sockets that were passed for what is not configured.
+func (d *Daemon) unused() (all []net.Listener, err error) {
 	for _, name := range d.opts.Sockets.Names() {
-		d.opts.Logger.Warn("systemd passes a socket that the configuration has no use for: it is closed", "name", name)
+		ln, err := d.opts.Sockets.Take(name)
+		if err != nil {
+			return all, err
+		}
+		d.opts.Logger.Warn("systemd passes a socket that the configuration has no use for: whoever connects to it is disconnected", "name", name)
+		d.closers = append(d.closers, closeOnce(ln))
+		all = append(all, ln)
 	}
-	return d.opts.Sockets.Close()
+	return all, nil
+}
+
+// disconnect closes connections as they come, until the context ends. Systemd holds the socket as
+// well: if it were merely closed here, callers would wait.
+func disconnect(ctx context.Context, ln net.Listener) error {
+	defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
+	for {
+		conn, err := ln.Accept()
+		if err != nil && ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("disconnecting callers at %s: %w", ln.Addr(), err)
+		}
+		_ = conn.Close()
+	}
 }

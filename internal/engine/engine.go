@@ -250,14 +250,20 @@ func (e *Engine) applicationKeys(plan *Plan) (acquire.KeySource, error) {
 
 // useAttestation has evidence and attestation tokens made as a plan says.
 func (e *Engine) useAttestation(plan *Plan) {
-	e.evidence.use(newCollector(e.Key.TPM, e.Key.OnTPM, e.cfg, plan, e.opts))
+	e.evidence.use(plan, newCollector(e.Key.TPM, e.Key.OnTPM, e.cfg, plan, e.opts))
 	e.attested.use(e.attestor(plan))
 }
 
 // attestor returns the configured source of attestation tokens.
 func (e *Engine) attestor(plan *Plan) binding.Attestor {
-	if plan.Provider == config.ProviderNone {
+	switch plan.Provider {
+	case config.ProviderNone:
 		return token.None{}
+	case config.ProviderExec:
+		return token.NewProgram(token.ProgramConfig{
+			Collector: e.evidence.collector(), Evidence: plan.evidenceFor(EvidenceRequest{EventLog: true}), Command: plan.command,
+			Now: e.opts.Now, Logger: e.opts.Logger,
+		})
 	}
 	client := maa.New(maa.Config{
 		Hosts:  plan.attestHosts,

@@ -27,16 +27,21 @@ type EvidenceRequest struct {
 	HardwareFresh bool
 }
 
-// evidence is the collector in force. One at a time has evidence made, so that the agent's own
-// signatures wait for one command of the TPM at most and not for those of a crowd. It is safe for
-// concurrent use.
+// evidence is the collector in force, with the plan that it was made for. One at a time has
+// evidence made, so that the agent's own signatures wait for one command of the TPM at most and not
+// for those of a crowd. It is safe for concurrent use.
 type evidence struct {
-	inForce atomic.Pointer[collect.Collector]
+	inForce atomic.Pointer[evidencePlan]
 	turn    waiting.Lock
 }
 
-func (e *evidence) use(c *collect.Collector)      { e.inForce.Store(c) }
-func (e *evidence) collector() *collect.Collector { return e.inForce.Load() }
+type evidencePlan struct {
+	plan      *Plan
+	collector *collect.Collector // nil: the keys are in software
+}
+
+func (e *evidence) use(p *Plan, c *collect.Collector) { e.inForce.Store(&evidencePlan{p, c}) }
+func (e *evidence) collector() *collect.Collector     { return e.inForce.Load().collector }
 
 // newCollector makes the collector of a plan; nil if the keys are in software.
 func newCollector(on *tpm.TPM, key *tpm.Key, cfg *config.Config, plan *Plan, opts Options) *collect.Collector {
@@ -52,14 +57,15 @@ func newCollector(on *tpm.TPM, key *tpm.Key, cfg *config.Config, plan *Plan, opt
 		Policy:       plan.evidence,
 		Now:          opts.Now,
 		Logger:       opts.Logger,
+		Sleep:        opts.Sleep,
 	})
 }
 
 // Evidence makes attestation evidence of a key, encoded as a bundle. It waits for its turn, for the
 // TPM and for the host, but not longer than ctx. Errors are [*acquire.Error].
 func (e *Engine) Evidence(ctx context.Context, req EvidenceRequest) ([]byte, error) {
-	collector := e.evidence.collector()
-	if collector == nil {
+	using := e.evidence.inForce.Load()
+	if using.collector == nil {
 		return nil, evidenceError(noEvidence("the agent's keys are in software, and nothing vouches for them"))
 	}
 	if err := e.evidence.turn.Lock(ctx); err != nil {
@@ -70,7 +76,7 @@ func (e *Engine) Evidence(ctx context.Context, req EvidenceRequest) ([]byte, err
 	if err != nil {
 		return nil, evidenceError(err)
 	}
-	bundle, err := collectFor(ctx, collector, key, req)
+	bundle, err := using.make(ctx, key, req)
 	if err != nil {
 		return nil, evidenceError(err)
 	}
@@ -117,17 +123,30 @@ func CollectAlone(ctx context.Context, cfg *config.Config, on *tpm.TPM, key *tpm
 	if err != nil {
 		return nil, err
 	}
-	return collectFor(ctx, newCollector(on, key, cfg, plan, opts.WithDefaults()), key, req)
+	alone := evidencePlan{plan, newCollector(on, key, cfg, plan, opts.WithDefaults())}
+	return alone.make(ctx, key, req)
 }
 
-func collectFor(ctx context.Context, c *collect.Collector, key *tpm.Key, req EvidenceRequest) ([]byte, error) {
-	made, err := c.CollectFor(ctx, collect.Request{
-		Challenge: attest.Challenge{Nonce: req.Nonce, Audience: req.Audience}, Key: key, PCRs: req.PCRs,
-	})
+func (p *evidencePlan) make(ctx context.Context, key *tpm.Key, req EvidenceRequest) ([]byte, error) {
+	wanted := p.plan.evidenceFor(req)
+	wanted.Key = key
+	made, err := p.collector.CollectFor(ctx, wanted)
 	if err != nil {
 		return nil, err
 	}
 	return made.Encode()
+}
+
+// evidenceFor lays a request over what the configuration says of evidence.
+func (p *Plan) evidenceFor(req EvidenceRequest) collect.Request {
+	wanted := collect.Request{
+		Challenge: attest.Challenge{Nonce: req.Nonce, Audience: req.Audience},
+		PCRs:      req.PCRs, HardwareFresh: req.HardwareFresh, WithoutTEE: true,
+	}
+	if len(wanted.PCRs) == 0 {
+		wanted.PCRs = p.pcrs
+	}
+	return wanted
 }
 
 // noEvidence is that a key cannot be attested on this machine.

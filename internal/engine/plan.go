@@ -30,6 +30,10 @@ type Plan struct {
 	attestHosts imds.HostList
 	anchors     attest.TrustAnchors
 	evidence    attest.Policy
+
+	command  []string // of the provider exec
+	pcrs     []int    // of evidence for callers and programs
+	eventLog string   // path
 }
 
 // Resolve reads the files that a configuration names. With an error, the plan has what could be
@@ -123,6 +127,7 @@ func (p *Plan) ReadProxyCredential(cfg config.Proxy) error {
 // addAttestation decides what the agent's own evidence must satisfy before it is sent.
 func (p *Plan) addAttestation(cfg config.Attestation) error {
 	p.Provider, p.anchors, p.evidence = cfg.Provider, attest.DefaultTrustAnchors(), attest.DefaultPolicy()
+	p.command, p.pcrs, p.eventLog = cfg.Command, cfg.PCRs, cfg.EventLog
 	amd, amdErr := fromPEM("attestation.amd_roots", cfg.AMDRoots, attest.ParseAMDRoots)
 	p.anchors.AMD = append(p.anchors.AMD, amd...)
 	vtpm, vtpmErr := fromPEM("attestation.vtpm_roots", cfg.VTPMRoots, attest.ParseVTPMRoots)
@@ -140,7 +145,13 @@ func (p *Plan) addAttestation(cfg config.Attestation) error {
 		}
 		p.evidence.Launch.IDKeyDigests = append(p.evidence.Launch.IDKeyDigests, b)
 	}
-	return errors.Join(amdErr, vtpmErr)
+	var programErr error
+	if len(cfg.Command) > 0 {
+		if programErr = config.CheckProgram(cfg.Command[0]); programErr != nil {
+			programErr = fmt.Errorf("attestation.command: %w", programErr)
+		}
+	}
+	return errors.Join(amdErr, vtpmErr, programErr)
 }
 
 // fromPEM reads additional trust anchors; no file, no anchors.

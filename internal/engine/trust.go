@@ -42,7 +42,8 @@ func (p *Plan) sameWayOut(other *Plan) bool {
 // sameAttestation reports whether another plan attests the binding key in the same way.
 func (p *Plan) sameAttestation(other *Plan) bool {
 	return p.sameWayOut(other) && p.Provider == other.Provider && reflect.DeepEqual(p.attestHosts, other.attestHosts) &&
-		reflect.DeepEqual(p.anchors, other.anchors) && reflect.DeepEqual(p.evidence, other.evidence)
+		reflect.DeepEqual(p.anchors, other.anchors) && reflect.DeepEqual(p.evidence, other.evidence) &&
+		slices.Equal(p.command, other.command) && slices.Equal(p.pcrs, other.pcrs) && p.eventLog == other.eventLog
 }
 
 // Withdraws reports whether next trusts less than p: it lacks a host or a certificate authority of

@@ -8,7 +8,9 @@ import "fmt"
 // It is loaded anew when the services are restarted or reloaded that are known to flush all tables.
 // Stopping it does not open the way to IMDS.
 func Unit(file, nft string) string {
-	return fmt.Sprintf(`# Loads the firewall's part of keyagent's takeover of 169.254.169.254.
+	return fmt.Sprintf(`# Loads the firewall's part of keyagent's takeover of 169.254.169.254, a file that is made from the
+# agent's configuration (docs/takeover.md). Where there is none it fails: who enables this unit
+# wants the takeover.
 [Unit]
 Description=Takeover of 169.254.169.254 by keyagent for chosen users
 Documentation=https://github.com/keyagent/keyagent/blob/main/docs/takeover.md
@@ -29,10 +31,26 @@ ExecReload=%[2]s -f %[1]s
 # The table stays when this unit stops: to end the takeover, disable the unit and run
 #   nft delete table inet %[3]s
 StandardInput=null
+# Root, with the one capability that the firewall takes.
+CapabilityBoundingSet=CAP_NET_ADMIN
+NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=yes
-NoNewPrivileges=yes
-CapabilityBoundingSet=CAP_NET_ADMIN
+ProtectClock=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+RestrictAddressFamilies=AF_UNIX AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+DevicePolicy=closed
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
 
 [Install]
 WantedBy=sysinit.target nftables.service

@@ -29,6 +29,7 @@ D/azuresim.json (addresses and ids); D/keyagent.yaml is an agent's configuration
 for this VM. When it stops, the VM is lost with its TPM. The files stay, but for
 azuresim.json; the next start in D is another VM. An agent's state that it finds
 in D/state belongs to the lost one's TPM, and is moved to D/state.old-N.
+D/event_log is the log of what the VM's firmware and boot loaders have measured.
 
 Example:
   azuresim --dir /tmp/sim &

@@ -200,6 +200,7 @@ func (info *attestationInfo) evidence() (*attest.Evidence, error) {
 		Quote:            info.TpmInfo.PcrQuote,
 		QuoteSignature:   info.TpmInfo.PcrSignature,
 		PCRs:             pcrs,
+		EventLog:         *info.TcgLogs,
 	}
 	e.SNPReport, e.VCEKChain = proof.SnpReport, certificates(proof.VcekCertChain)
 	return e, nil

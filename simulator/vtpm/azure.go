@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keyagent/keyagent/simulator/bootlog"
 )
 
 // The platform's persistent handles and NV indices.
@@ -32,10 +34,13 @@ func (t *TPM) boot() error {
 }
 
 func (t *TPM) bootLocked() error {
+	tpm := locked{t}
+	if err := measure(tpm, t.measured); err != nil {
+		return fmt.Errorf("measuring the boot: %w", err)
+	}
 	if !t.azure {
 		return nil
 	}
-	tpm := locked{t}
 	_, err := tpm2.ReadPublic{ObjectHandle: handleSRK}.Execute(tpm)
 	if errors.Is(err, tpm2.TPMRCHandle) {
 		_, err = persist(tpm, tpm2.TPMRHOwner, tpm2.RSASRKTemplate, handleSRK)
@@ -48,6 +53,27 @@ func (t *TPM) bootLocked() error {
 	}
 	if t.ak, err = persist(tpm, tpm2.TPMRHEndorsement, akTemplate(), handleAK); err != nil {
 		return fmt.Errorf("attestation key: %w", err)
+	}
+	return nil
+}
+
+// measure extends the registers of all banks, as the log has it.
+func measure(tpm transport.TPM, log *bootlog.Log) error {
+	if log == nil {
+		return nil
+	}
+	for _, e := range log.Events {
+		if e.Type == bootlog.NoAction {
+			continue
+		}
+		var digests tpm2.TPMLDigestValues
+		for alg, digest := range e.Digests() {
+			digests.Digests = append(digests.Digests, tpm2.TPMTHA{HashAlg: tpm2.TPMIAlgHash(alg), Digest: digest})
+		}
+		_, err := tpm2.PCRExtend{PCRHandle: emptyAuth(tpm2.TPMHandle(e.PCR)), Digests: digests}.Execute(tpm) // #nosec G115 -- a register's number
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

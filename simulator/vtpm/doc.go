@@ -28,6 +28,8 @@
 //	0x01400002  user data for the report, 64 bytes, made by the guest
 //	0x01C101D0  certificate of the attestation key, in real NV
 //
+// With [Config].Boot the registers of all banks are extended at each start as the log has it.
+//
 // The platform hierarchy is closed to clients. [TPM.Reset] is a reboot: seeds and NV stay,
 // everything else goes.
 //

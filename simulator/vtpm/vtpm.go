@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-tpm-tools/simulator"
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keyagent/keyagent/simulator/bootlog"
 )
 
 // Config says where the TPM is to be found and what it holds.
@@ -17,6 +19,8 @@ type Config struct {
 	Socket string // path of the Unix socket; a stale one is replaced
 	Azure  bool   // lay the TPM out as on an Azure Confidential VM
 	Shared bool   // all connections share the TPM's slots, as without a resource manager
+
+	Boot *bootlog.Log // what firmware measures at each start, before the guest; nil: nothing
 }
 
 // TPM is a running virtual TPM. It is safe for concurrent use. Close it.
@@ -24,6 +28,7 @@ type TPM struct {
 	socket   string
 	azure    bool
 	shared   bool
+	measured *bootlog.Log
 	listener net.Listener
 	serving  sync.WaitGroup
 	shut     sync.Once
@@ -47,7 +52,7 @@ func Start(ctx context.Context, cfg Config) (*TPM, error) {
 		return nil, fmt.Errorf("starting the TPM simulator: %w", err)
 	}
 	t := &TPM{
-		socket: cfg.Socket, azure: cfg.Azure, shared: cfg.Shared, sim: sim,
+		socket: cfg.Socket, azure: cfg.Azure, shared: cfg.Shared, measured: cfg.Boot, sim: sim,
 		guests: make(map[*guest]struct{}),
 	}
 	if t.commands, err = readAttributes(locked{t}); err == nil {

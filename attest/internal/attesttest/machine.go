@@ -5,10 +5,13 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
+	"maps"
 	"testing"
 
 	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/simulator/bootlog"
 )
 
 // Hierarchies of a TPM (TPM 2.0 Part 2, TPM_RH).
@@ -87,12 +90,14 @@ type Machine struct {
 	AK          *rsa.PrivateKey
 	Key         *rsa.PublicKey
 	IDKeyDigest []byte
-	PCRs        map[int][]byte
+	PCRs        map[int][]byte // quoted; SetBoot fills them
+	EventLog    []byte
 
 	Claims     []byte
 	KeyPublic  []byte
 	ReportType uint32
 	Hardware   []byte // instead of a signed SNP report
+	TDX        *TDX   // the machine has Intel TDX instead of AMD SEV-SNP
 
 	ChangeReport   func(raw []byte)       // before signing
 	ChangeCertify  func(*Statement)       // before signing
@@ -126,21 +131,39 @@ func NewMachine(t testing.TB, amd *AMD, ca *CA, keys Keys) *Machine {
 	m := &Machine{
 		AMD: amd, CA: ca, AK: keys.AK, Key: &keys.Key.PublicKey,
 		IDKeyDigest: attest.AzureIDKeyDigests()[1],
-		PCRs:        map[int][]byte{},
 		Claims:      Claims(&keys.AK.PublicKey),
 		KeyPublic:   Public(&keys.Key.PublicKey, BindingKeyAttributes, nil),
 		ReportType:  2,
 	}
-	for i := range 8 {
-		sum := sha256.Sum256([]byte{byte(i)})
-		m.PCRs[i] = sum[:]
-	}
+	m.SetBoot(bootlog.Boot(Booted()), FirmwarePCRs)
 	return m
+}
+
+// How many registers, from 0, are quoted: those of firmware, or those of boot loaders and system as
+// well.
+const (
+	FirmwarePCRs = 8
+	AllPCRs      = 16
+)
+
+// Booted is how the machine was started.
+func Booted() bootlog.Machine {
+	return bootlog.Machine{SecureBoot: true, CommandLine: "/boot/vmlinuz-6.1 root=/dev/sda1 ro", DBX: bootlog.SignatureList("revoked")}
+}
+
+// SetBoot has the machine show a log, and quote the first registers as the log leaves them.
+func (m *Machine) SetBoot(log *bootlog.Log, registers int) {
+	m.EventLog = log.Bytes()
+	m.PCRs = log.PCRs()
+	maps.DeleteFunc(m.PCRs, func(index int, _ []byte) bool { return index >= registers })
 }
 
 // Anchors are what a verifier must trust for the machine's evidence to verify.
 func (m *Machine) Anchors() attest.TrustAnchors {
 	a := attest.TrustAnchors{AMD: []attest.AMDRoot{m.AMD.Root()}}
+	if m.TDX != nil {
+		a.Intel = []*x509.Certificate{m.TDX.Intel.Root()}
+	}
 	a.VTPM = append(a.VTPM, m.CA.Root)
 	if m.ChangeAnchors != nil {
 		m.ChangeAnchors(&a)
@@ -169,22 +192,35 @@ func (m *Machine) Evidence(t testing.TB, ch attest.Challenge) *attest.Evidence {
 	if m.ChangeQuote != nil {
 		m.ChangeQuote(&quote)
 	}
-	hardware := m.Hardware
-	if hardware == nil {
-		hardware = m.AMD.Report(t, ReportData(m.Claims), m.IDKeyDigest, m.ChangeReport)
-	}
 	e := &attest.Evidence{
 		Nonce: ch.Nonce, Audience: ch.Audience,
-		HCLReport:     Wrap(m.ReportType, hardware, m.Claims),
 		AKCertificate: m.CA.Issue(t, &m.AK.PublicKey, nil), AKPublic: m.akArea(), KeyPublic: m.KeyPublic,
 		Certify: certify.Bytes(), CertifySignature: m.Sign(t, certify.Bytes()),
 		Quote: quote.Bytes(), QuoteSignature: m.Sign(t, quote.Bytes()), PCRs: m.PCRs,
+		EventLog: m.EventLog,
 	}
-	e.VCEKChain = m.AMD.VCEKChain()
+	m.addHardware(t, e)
 	if m.ChangeEvidence != nil {
 		m.ChangeEvidence(e)
 	}
 	return e
+}
+
+// addHardware adds the hardware report and what vouches for it.
+func (m *Machine) addHardware(t testing.TB, e *attest.Evidence) {
+	t.Helper()
+	if x := m.TDX; x != nil {
+		report := x.Report(ReportData(m.Claims))
+		e.HCLReport = Wrap(4, report, m.Claims)
+		e.TDQuote, e.TDXCollateral = x.Quote(t, report), x.Collateral(t)
+		return
+	}
+	hardware := m.Hardware
+	if hardware == nil {
+		hardware = m.AMD.Report(t, ReportData(m.Claims), m.IDKeyDigest, m.ChangeReport)
+	}
+	e.HCLReport = Wrap(m.ReportType, hardware, m.Claims)
+	e.VCEKChain = m.AMD.VCEKChain()
 }
 
 // Sign makes a TPMT_SIGNATURE by the AK.
@@ -198,9 +234,13 @@ func (m *Machine) Sign(t testing.TB, data []byte) []byte {
 	return append([]byte{0x00, 0x14, 0x00, 0x0B, 0x01, 0x00}, sig...)
 }
 
-// selection encodes the quoted PCRs, 0 to 7 of the SHA-256 bank, and their digest.
+// selection encodes the quoted PCRs of the SHA-256 bank, and their digest.
 func (m *Machine) selection() []byte {
-	return Quoted(0x000B, []byte{0xff, 0, 0}, m.PCRs)
+	bitmap := make([]byte, 3)
+	for i := range m.PCRs {
+		bitmap[i/8] |= 1 << (i % 8)
+	}
+	return Quoted(0x000B, bitmap, m.PCRs)
 }
 
 // Quoted encodes the attested part of a quote: one selection and the digest over the selected

@@ -174,6 +174,9 @@ func (info *snpRequest) evidence() (*attest.Evidence, error) {
 		CertifySignature: std(info.ClientPayload["key-certify-signature"]),
 		Quote:            std(info.TpmInfo.PcrQuote), QuoteSignature: std(info.TpmInfo.PcrSignature), PCRs: map[int][]byte{},
 	}
+	if log := std(*info.TcgLogs); len(log) > 0 {
+		e.EventLog = log
+	}
 	e.SNPReport = report
 	for block, rest := pem.Decode(std(proof.VcekCertChain)); block != nil; block, rest = pem.Decode(rest) {
 		e.VCEKChain = append(e.VCEKChain, block.Bytes)

@@ -49,6 +49,8 @@ type Device struct {
 	closed     atomic.Bool
 	waiting    atomic.Int32   // callers in the queue
 	retired    atomic.Int32   // residents that were given up since the table of them was last swept
+	moved      atomic.Int64   // how long after the epoch the turn under way began, or a command of it was sent or answered last; 0: there is none
+	epoch      time.Time      // when the device was made
 	background sync.WaitGroup // settling turns, and the timer of idle sessions
 
 	// The rest belongs to the turn:
@@ -74,6 +76,7 @@ func New(ctx context.Context, at Address, cfg Config) *Device {
 		observer: cfg.Observer,
 		lifetime: context.WithoutCancel(ctx),
 		queue:    semaphore.NewWeighted(1),
+		epoch:    time.Now(),
 	}
 }
 
@@ -95,6 +98,7 @@ func (d *Device) Begin(ctx context.Context) (*Turn, error) {
 		d.queue.Release(1)
 		return nil, ErrClosed
 	}
+	d.moves()
 	if d.observer != nil {
 		d.observer.TPMTurn(time.Since(begun))
 	}
@@ -135,6 +139,7 @@ func (d *Device) settleInBackground() {
 // release gives the turn to the next caller. What was closed in this moment, when there was none
 // yet, is flushed.
 func (d *Device) release() {
+	d.moved.Store(0)
 	d.queue.Release(1)
 	d.sweepIfFree()
 }
@@ -155,6 +160,7 @@ func (d *Device) sweepIfFree() {
 		d.queue.Release(1)
 		return
 	}
+	d.moves()
 	d.settleInBackground()
 }
 
@@ -224,6 +230,7 @@ func (d *Device) Close() {
 	_ = d.queue.Acquire(d.lifetime, 1) // it never ends, so neither can this fail
 	d.waiting.Add(-1)
 	d.shutDown(d.lifetime)
+	d.moved.Store(0)
 	d.queue.Release(1)
 	d.background.Wait()
 }

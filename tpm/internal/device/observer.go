@@ -31,6 +31,8 @@ const (
 
 // observed exchanges one command over the open connection, and tells the observer.
 func (d *Device) observed(ctx context.Context, input []byte) ([]byte, error) {
+	d.moves()
+	defer d.moves()
 	if d.observer == nil {
 		return d.conn.exchange(ctx, input)
 	}
@@ -55,3 +57,15 @@ func outcomeOf(rsp []byte, err error) string {
 
 // Queued returns how many callers wait for their turn.
 func (d *Device) Queued() int { return int(d.waiting.Load()) }
+
+// moves says that the turn goes on.
+func (d *Device) moves() { d.moved.Store(int64(time.Since(d.epoch)) + 1) }
+
+// Stands returns since when the turn under way has not moved: nothing was sent, and nothing
+// answered. The zero time: there is no turn.
+func (d *Device) Stands() time.Time {
+	if after := d.moved.Load(); after != 0 {
+		return d.epoch.Add(time.Duration(after)) // which keeps the monotonic clock: a jump of the other is no standstill
+	}
+	return time.Time{}
+}

@@ -1,0 +1,182 @@
+package agentapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/wire"
+)
+
+const (
+	// standbyRetry is when callers are told to come back to an agent that cannot serve yet.
+	standbyRetry = 5 * time.Second
+	// maxStandbyConnections bounds the connections to one way of such an agent. More wait.
+	maxStandbyConnections = 64
+	// standbyTimeout is how long a caller may take to send a request to it.
+	standbyTimeout = 2 * time.Second
+)
+
+// Standby answers in the place of a [Server] that cannot be made, since the configuration cannot be
+// used: it grants nothing, and tells every caller to come back. Root and the agent's own user are
+// told why, by the status; nobody else is.
+type Standby struct {
+	// Status is what the agent says of itself. Safe for concurrent use.
+	Status func() wire.Status
+	Logger *slog.Logger
+}
+
+// Serve answers what comes by the ways until ctx is done, and closes their listeners. A way that
+// has an error (see [Way.Err]) is closed at once.
+func (s Standby) Serve(ctx context.Context, ways ...Way) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, way := range ways {
+		if way.err != nil {
+			_ = way.face.listener.Close()
+			continue
+		}
+		g.Go(func() error { return s.serveFace(ctx, way.face) })
+	}
+	return g.Wait()
+}
+
+func (s Standby) serveFace(ctx context.Context, f *face) error {
+	srv := &http.Server{
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.answer(f, w, r) }),
+		ReadHeaderTimeout: standbyTimeout,
+		ReadTimeout:       standbyTimeout,
+		WriteTimeout:      standbyTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelWarn),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, standbyKey{}, mayAdminister(f, conn))
+		},
+		DisableGeneralOptionsHandler: true,
+	}
+	srv.SetKeepAlivesEnabled(false) // so that nobody is still connected when the agent serves
+	served := make(chan error, 1)
+	go func() {
+		served <- srv.Serve(&bounded{Listener: f.listener, slots: make(chan struct{}, maxStandbyConnections), closed: make(chan struct{})})
+	}()
+	select {
+	case err := <-served:
+		_ = srv.Close()
+		return err
+	case <-ctx.Done():
+		if !shutDown(context.WithoutCancel(ctx), srv, lastGrace) {
+			_ = srv.Close()
+		}
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+type standbyKey struct{}
+
+// mayAdminister reports whether a connection is of root or of the agent's own user. Administrators
+// whom a configuration names are not known.
+func mayAdminister(f *face, conn net.Conn) bool {
+	if wrapped, ok := conn.(*boundedConn); ok {
+		conn = wrapped.Conn
+	}
+	if f.socket() == "" {
+		return false
+	}
+	caller, err := peer.Of(conn)
+	if err != nil {
+		return false
+	}
+	defer caller.Close()
+	return caller.UID == 0 || int64(caller.UID) == int64(os.Geteuid())
+}
+
+func (s Standby) answer(f *face, w http.ResponseWriter, r *http.Request) {
+	admin, _ := r.Context().Value(standbyKey{}).(bool)
+	if admin && r.Method == http.MethodGet {
+		switch r.RequestURI {
+		case wire.PathStatus:
+			answerStandby(w, http.StatusOK, wire.ContentTypeJSON, s.Status())
+			return
+		case wire.PathHealth:
+			answerStandby(w, http.StatusOK, wire.ContentTypeJSON, wire.Health{Status: wire.HealthOK})
+			return
+		}
+	}
+	p := newProblem(wire.CodeUnavailable, "the agent cannot use its configuration, and serves nothing until that is corrected").
+		withHint("whoever administers the agent finds the reason in its status and its log").retryable(standbyRetry)
+	w.Header().Set(wire.HeaderError, string(p.Code))
+	status, contentType, body := f.errors(p)
+	w.Header().Set("Retry-After", "5")
+	answerStandby(w, status, contentType, body)
+}
+
+func answerStandby(w http.ResponseWriter, status int, contentType string, body any) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		status, text = http.StatusServiceUnavailable, nil // not reached: all of it can be encoded
+	}
+	write(w, status, contentType, "", text)
+}
+
+// bounded is a listener with a bound on the connections that are open at a time.
+type bounded struct {
+	net.Listener
+	slots  chan struct{}
+	closed chan struct{}
+	once   sync.Once
+}
+
+// Accept implements [net.Listener].
+func (b *bounded) Accept() (net.Conn, error) {
+	select {
+	case b.slots <- struct{}{}:
+	case <-b.closed:
+		return nil, net.ErrClosed
+	}
+	conn, err := b.Listener.Accept()
+	if err != nil {
+		<-b.slots
+		return nil, err
+	}
+	return &boundedConn{Conn: conn, release: sync.OnceFunc(func() { <-b.slots })}, nil
+}
+
+// Close implements [net.Listener]. It also wakes an Accept that waits for a free slot.
+func (b *bounded) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return b.Listener.Close()
+}
+
+type boundedConn struct {
+	net.Conn
+	release func()
+}
+
+// Close implements [net.Conn].
+func (c *boundedConn) Close() error {
+	err := c.Conn.Close()
+	c.release()
+	return err
+}
+
+// StandbyTakeover is the way for what the firewall sends here, of an agent that serves nothing.
+func StandbyTakeover(ln net.Listener) Way {
+	return loopback(&face{listener: ln, identify: unknown, errors: takeoverErrors.format, name: "takeover", indirect: true})
+}
+
+// StandbyLoopback is the way for programs that speak a protocol of Azure's SDKs, of an agent that
+// serves nothing.
+func StandbyLoopback(ln net.Listener) Way {
+	return loopback(&face{listener: ln, identify: unknown, errors: loopbackErrors.format, name: "standby"})
+}

@@ -1,0 +1,18 @@
+// Package cases reads and judges files of evidence with what must be concluded from it, of the
+// format "azure-cvm-vectors/1" that testdata/azure-cvm/README.md describes.
+//
+// The verifier is package attest's and no other: this package puts the parts of a case together as
+// [attest.Evidence], its policy as [attest.Policy], and compares what comes out. Nothing in a part
+// is repaired or left out on the way. What cannot be put into Evidence at all makes its case fail,
+// with a reason, whatever the case expects: only the verifier may refuse.
+//
+// What always holds:
+//   - What a case says and this package does not know (a member, a part, a policy, a fact) makes
+//     the case fail: it asks for something that was not checked.
+//   - A case that cannot be read is one failed case, and the others are judged all the same.
+//   - An outcome is as expected only if the verdict, every check named and every fact agree.
+//
+// A case is "verified" if [attest.Result.Verdict] says so under the format's default policy, which
+// names no kind of evidence without a TEE: evidence of a TPM alone is "partial" at best. "parsed"
+// is for evidence of which no signature can be checked.
+package cases

@@ -87,7 +87,7 @@ func panels(t *testing.T) []expression {
 	return all
 }
 
-// What rules and dashboard ask for is what an agent has: names, and the labels that are selected and
+// What rules and dashboard ask for is what an agent has: names, and labels that are selected and
 // grouped by.
 func TestRulesAndDashboardAskForMetricsThatThereAre(t *testing.T) {
 	families := parse(t, text(t, full(), true))

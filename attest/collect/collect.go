@@ -47,6 +47,9 @@ type Config struct {
 	// HTTP reaches it. Nil: a client that uses no proxy and follows no redirect.
 	HTTP *http.Client
 
+	// HardwareConfig is for the platforms that need more than the host.
+	HardwareConfig
+
 	// EventLogFile has the log of what the firmware measured; empty means SecurityFSLog.
 	EventLogFile string
 
@@ -63,11 +66,13 @@ type Config struct {
 // Collector collects evidence. It is safe for concurrent use; the TPM does one thing at a time.
 type Collector struct {
 	cfg   Config
-	thim  thim
+	host  host
 	input waiting.Lock // of the guest's input to reports
 
 	mu       sync.Mutex
 	endorsed endorsements // guarded by mu
+
+	hardware hardwareState
 }
 
 // New makes a Collector. It does no I/O.
@@ -87,7 +92,7 @@ func New(cfg Config) *Collector {
 	if cfg.Sleep == nil {
 		cfg.Sleep = waiting.Sleep
 	}
-	return &Collector{cfg: cfg, thim: newTHIM(cfg), input: waiting.NewLock()}
+	return &Collector{cfg: cfg, host: newHost(cfg), input: waiting.NewLock()}
 }
 
 // Request says what evidence is wanted.

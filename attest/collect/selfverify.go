@@ -15,7 +15,7 @@ func (c *Collector) selfVerify(ctx context.Context, e *attest.Evidence, req Requ
 		return attest.VerifyForKey(e, req.Challenge, req.Key.PublicKey(), c.cfg.Anchors, policy, c.cfg.Now())
 	})
 	if err := result.Err(); err != nil {
-		c.keep(endorsements{})
+		c.forget()
 		return fmt.Errorf("not sent, since this machine itself would not accept it: %w", err)
 	}
 	return nil

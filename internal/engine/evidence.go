@@ -75,6 +75,8 @@ func newCollector(on *tpm.TPM, key *tpm.Key, cfg *config.Config, plan *Plan, opt
 		Now:          opts.Now,
 		Logger:       opts.Logger,
 		Sleep:        opts.Sleep,
+
+		HardwareConfig: plan.hardware(opts),
 	})
 }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// What obtains a token is told the id that the answer has, so that one search finds both in the log.
+// What obtains a token is told the id that the answer has: one search finds both in the log.
 func TestTheSourceIsToldTheIDOfTheRequest(t *testing.T) {
 	var told string
 	a := start(t, config(func(_ context.Context, r acquire.Request) (acquire.Token, error) {

@@ -74,8 +74,10 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 	}
 	for _, tc := range []struct{ name, file, want string }{
 		{"an empty file configures no identity", "", "identities: none is configured"},
-		{"an unknown setting names its line", replace("tpm:", "tmp:"), "line 2: unknown setting tmp"},
-		{"an unknown setting inside a rule", replace("    groups: [web]", "    groop: [web]"), "unknown setting groop"},
+		{"an unknown setting names its line", replace("tpm:", "tmp:"), "line 2: unknown setting tmp: did you mean tpm?"},
+		{"an unknown setting inside a rule", replace("    groups: [web]", "    groop: [web]"), "unknown setting groop: did you mean groups?"},
+		{"an unknown setting that is like none", replace("tpm:", "colour:"), "line 2: unknown setting colour"},
+		{"a setting of a part that is repeated", replace("    managed_identity: {}", "    managed_identity: {client: x}"), "unknown setting client: there are client_id, object_id, resource_id, bound here"},
 		{"a setting given twice", good + "tpm: unix:/other\n", `"tpm" already defined`},
 		{"a second document", good + "---\ntpm: x\n", "more than one YAML document"},
 		{"broken YAML", "identities: [", "line 1"},

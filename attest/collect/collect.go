@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -51,6 +50,9 @@ type Config struct {
 	// HardwareConfig is for the platforms that need more than the host.
 	HardwareConfig
 
+	// EventLogFile has the log of what the firmware measured; empty means SecurityFSLog.
+	EventLogFile string
+
 	// Anchors and Policy are what the evidence is verified with before it leaves.
 	Anchors attest.TrustAnchors
 	Policy  attest.Policy
@@ -78,6 +80,9 @@ func New(cfg Config) *Collector {
 	if cfg.IMDSEndpoint == "" {
 		cfg.IMDSEndpoint = cloud.MetadataEndpoint
 	}
+	if cfg.EventLogFile == "" {
+		cfg.EventLogFile = SecurityFSLog
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -95,6 +100,9 @@ type Request struct {
 	attest.Challenge
 	Key  *tpm.Key // that it is about, loaded in the TPM; nil: that of the Config
 	PCRs []int    // to be quoted; none: those of the Config's policy
+	// EventLog adds the log of what the firmware measured, if it can be read and explains the
+	// quoted PCRs.
+	EventLog bool
 	// HardwareFresh has the paravisor make a report that carries [attest.Challenge.UserData], which
 	// takes up to ten seconds.
 	HardwareFresh bool
@@ -149,7 +157,10 @@ func (c *Collector) collect(ctx context.Context, req Request) (*attest.Evidence,
 	if err := c.addAKCertificate(ctx, e); err != nil {
 		return nil, err
 	}
-	return e, c.selfVerify(e, req)
+	if req.EventLog {
+		c.addEventLog(ctx, e)
+	}
+	return e, c.selfVerify(ctx, e, req)
 }
 
 func (c *Collector) addAttestationKey(ctx context.Context, e *attest.Evidence) error {
@@ -266,40 +277,4 @@ func issuer(cert *x509.Certificate, store []*x509.Certificate) *x509.Certificate
 		}
 	}
 	return nil
-}
-
-func (c *Collector) selfVerify(e *attest.Evidence, req Request) error {
-	result := attest.VerifyForKey(e, req.Challenge, req.Key.PublicKey(), c.cfg.Anchors, c.policyFor(e, req), c.cfg.Now())
-	if err := result.Err(); err != nil {
-		c.forget()
-		return fmt.Errorf("not sent, since this machine itself would not accept it: %w", err)
-	}
-	return nil
-}
-
-// policyFor is what evidence must satisfy before it is sent. An authorization policy that the key
-// was made with is added: it only narrows the key's use. Evidence without a hardware report is held
-// to the rest; whether it is enough is for its receiver to say.
-func (c *Collector) policyFor(e *attest.Evidence, req Request) attest.Policy {
-	p := c.cfg.Policy
-	p.PCRs, p.HardwareFresh = req.PCRs, req.HardwareFresh
-	if e.HCLReport == nil {
-		p.Required = attest.KeyChecks() // the others are about hardware
-		p.TEE, p.AKNames = withoutTEE(e)
-	}
-	if own := req.Key.Public().AuthPolicy.Buffer; len(own) > 0 {
-		p.Key.AuthPolicies = append(slices.Clone(p.Key.AuthPolicies), own)
-	}
-	return p
-}
-
-// withoutTEE is what a policy names that accepts evidence without a hardware report.
-func withoutTEE(e *attest.Evidence) (kinds []attest.Kind, akNames [][]byte) {
-	if e.AKCertificate != nil {
-		return []attest.Kind{attest.KindVTPM}, nil
-	}
-	if name, err := attest.KeyName(e.AKPublic); err == nil {
-		akNames = [][]byte{name}
-	}
-	return []attest.Kind{attest.KindTPM}, akNames
 }

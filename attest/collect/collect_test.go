@@ -269,18 +269,6 @@ func TestWithoutAReportThereIsNoEvidence(t *testing.T) {
 	}
 }
 
-func TestATDXReportIsRefusedByName(t *testing.T) {
-	m := newVM(t)
-	claims := at.Claims(m.ak(t))
-	report := make([]byte, 1024)
-	report[0] = 0x81
-	copy(report[128:], at.ReportData(claims))
-	m.sim.SetHCLReport(func([]byte) ([]byte, error) { return at.Wrap(4, report, claims), nil })
-	if _, err := collect.New(m.config).Collect(t.Context(), challenge()); err == nil || !strings.Contains(err.Error(), "TDX") {
-		t.Errorf("error %v, want one that names TDX", err)
-	}
-}
-
 func TestAnUnprovisionedAKCertificateIsLeftOut(t *testing.T) {
 	m := newVM(t)
 	m.certifyAK(t, nil)

@@ -73,8 +73,8 @@ attestation key name this machine to whoever reads it.`,
 			if err != nil {
 				return err
 			}
-			if f.nonce == "" && f.nonceFile == "" {
-				a.warnOf(fmt.Errorf("no nonce was given; this one was made here, so the evidence proves to nobody else that it is fresh: %x", req.Nonce))
+			for _, note := range f.notes(req, bundle) {
+				a.warnOf(errors.New(note))
 			}
 			switch f.format {
 			case formatCSR:
@@ -213,6 +213,24 @@ func (a *app) attestAlone(cmd *cobra.Command, f attestFlags, req engine.Evidence
 		return err
 	})
 	return bundle, err
+}
+
+// notes says what a verifier may miss in the evidence.
+func (f *attestFlags) notes(req engine.EvidenceRequest, bundle []byte) (notes []string) {
+	if f.nonce == "" && f.nonceFile == "" {
+		notes = append(notes, fmt.Sprintf("no nonce was given; this one was made here, so the evidence proves to nobody else that it is fresh: %x", req.Nonce))
+	}
+	made, err := attest.Parse(bundle)
+	if err != nil {
+		return append(notes, fmt.Sprintf("this program cannot read the evidence, since the agent is of another version: %v", err))
+	}
+	if report, err := made.HardwareReport(); err == nil && report == nil {
+		notes = append(notes, "no TEE vouches for this machine: the evidence convinces only a verifier whose policy accepts that")
+	}
+	if req.EventLog && made.EventLog == nil {
+		notes = append(notes, "the evidence has no event log: there is none, or it could not be read (only root can), or it is not that of this boot; the agent's log says which")
+	}
+	return notes
 }
 
 // writeBundle writes the result, and says what to do with it.

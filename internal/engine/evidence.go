@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 
 	"github.com/keyagent/keyagent/acquire"
@@ -53,12 +55,32 @@ func newCollector(on *tpm.TPM, key *tpm.Key, cfg *config.Config, plan *Plan, opt
 		Key:          key,
 		IMDSEndpoint: cfg.IMDSEndpoint,
 		HTTP:         imds.NewHTTPClient(),
+		EventLogFile: eventLogFile(plan.eventLog),
 		Anchors:      plan.anchors,
 		Policy:       plan.evidence,
 		Now:          opts.Now,
 		Logger:       opts.Logger,
 		Sleep:        opts.Sleep,
+
+		HardwareConfig: plan.hardware(opts),
 	})
+}
+
+// eventLogCredential is the systemd credential with the event log, for agents that are not root.
+const eventLogCredential = "keyagent.event-log"
+
+// eventLogFile is where the event log is read: where the configuration says, or in the credential
+// if there is one; else "".
+func eventLogFile(configured string) string {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if configured != "" || dir == "" {
+		return configured
+	}
+	file := filepath.Join(dir, eventLogCredential)
+	if _, err := os.Stat(file); err != nil {
+		return ""
+	}
+	return file
 }
 
 // Evidence makes attestation evidence of a key, encoded as a bundle. It waits for its turn, for the
@@ -141,7 +163,7 @@ func (p *evidencePlan) make(ctx context.Context, key *tpm.Key, req EvidenceReque
 func (p *Plan) evidenceFor(req EvidenceRequest) collect.Request {
 	wanted := collect.Request{
 		Challenge: attest.Challenge{Nonce: req.Nonce, Audience: req.Audience},
-		PCRs:      req.PCRs, HardwareFresh: req.HardwareFresh, WithoutTEE: true,
+		PCRs:      req.PCRs, EventLog: req.EventLog, HardwareFresh: req.HardwareFresh, WithoutTEE: true,
 	}
 	if len(wanted.PCRs) == 0 {
 		wanted.PCRs = p.pcrs

@@ -64,8 +64,12 @@ const (
 	expectParsed   = "parsed"
 )
 
-// parseOnly is the platform of cases that ask for structure and claims hash only.
-const parseOnly = "parse-only"
+// The platforms of cases that ask for less than evidence of a Confidential VM.
+const (
+	parseOnly   = "parse-only"    // structure and claims hash
+	tdQuoteOnly = "td-quote-only" // the processor's word, about nothing that the case has
+	tpmOnly     = "tpm-only"      // a TPM without a TEE
+)
 
 // Open reads a file of cases, but no part of any of them.
 func Open(name string) (*File, error) {
@@ -191,7 +195,7 @@ func memberNames() []string {
 
 func (c *Case) check() error {
 	switch c.Platform {
-	case "azure-sev-snp", "azure-tdx", "tpm-only", "td-quote-only", parseOnly:
+	case "azure-sev-snp", "azure-tdx", tpmOnly, tdQuoteOnly, parseOnly:
 	default:
 		c.note("platform %.40q is not known: the parts decide", c.Platform)
 	}

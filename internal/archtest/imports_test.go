@@ -182,6 +182,8 @@ var places = map[string]place{
 
 	"scripts":                      {nil, "it runs the scripts beside it"},
 	"test/e2e/escapes":             {nil, "it stands in the place of the agent's program, and needs nothing of it"},
+	"test/e2e/load":                {nil, "a program of somebody's, which knows the socket and HTTP"},
+	"test/e2e/tpmbridge":           {nil, "it passes bytes on between QEMU and a TPM, and knows neither's meaning"},
 	"packaging":                    {[]string{"config"}, "it runs the scripts beside it, and reads the example with the package that the agent reads its file with"},
 	"packaging/generate":           {nil, "a tool of the build: texts go in, texts come out"},
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},

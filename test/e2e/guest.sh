@@ -12,7 +12,14 @@ memo=/var/lib/e2e/memo # what the next boot is to know
 mkdir -p "$memo"
 sock=/run/keyagent/agent.sock
 state() { systemctl show -P "$1" "${2:-keyagent.service}"; }
-until_() { for _ in $(seq 300); do "$@" >/dev/null 2>&1 && return; sleep 0.2; done; "$@"; }
+until_() {
+	local end=$((SECONDS + 120))
+	while [ $SECONDS -lt $end ]; do
+		"$@" >/dev/null 2>&1 && return
+		sleep 0.3
+	done
+	"$@"
+}
 serving() { [ "$(state ActiveState)" = active ] && keyagent status; }
 status() { keyagent status --json | jq -r "$1"; }
 thumbprint() { as_web token --identity vm --resource "$RESOURCE" | jq -r .binding.thumbprint; }

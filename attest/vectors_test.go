@@ -87,7 +87,7 @@ func TestRealEvidence(t *testing.T) {
 	t.Parallel()
 	for _, o := range vectors(t).Judge().Cases {
 		t.Run(o.ID, func(t *testing.T) {
-			for _, problem := range o.Problems {
+			for _, problem := range append(o.Problems, o.Notes...) {
 				t.Error(problem)
 			}
 		})

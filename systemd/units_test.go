@@ -156,7 +156,7 @@ func TestWhatTheServicePromises(t *testing.T) {
 		{"Service", "StateDirectoryMode", "0700", "keys and certificates are the agent's alone"},
 		{"Service", "RuntimeDirectoryPreserve", "yes", "the sockets in it are systemd's"},
 		{"Service", "CapabilityBoundingSet", "", "the agent needs none"},
-		{"Service", "NoExecPaths", "/", "what it may run is listed"},
+		{"Service", "NoExecPaths", "/ /var/lib/keyagent /var/log/keyagent /run/keyagent /tmp /var/tmp", "what it may run is listed; its own directories are mounts of their own"},
 	} {
 		if got, there := u[tt.section][tt.name]; !there || strings.Join(got, "|") != tt.want {
 			t.Errorf("%s= is %q, want %q: %s", tt.name, got, tt.want, tt.why)

@@ -105,6 +105,7 @@ func TestWhatCannotChangeWhileTheAgentRuns(t *testing.T) {
 		"imds_endpoint":        func(c *config.Config) { c.IMDSEndpoint = "http://127.0.0.1:1" },
 		"binding_key":          func(c *config.Config) { c.BindingKey.PCRs = []int{7} },
 		"audit":                func(c *config.Config) { c.Audit.Required = true },
+		"activated":            func(c *config.Config) { c.Activated = true },
 		"endpoints": func(c *config.Config) {
 			c.Endpoints.Takeover = &config.Takeover{Listen: "127.0.0.1:842", Users: []string{"4101"}}
 		},
@@ -120,11 +121,11 @@ func TestWhatCannotChangeWhileTheAgentRuns(t *testing.T) {
 			t.Errorf("%s: the token is another one", name)
 		}
 	}
-	if n := len(daemon.Fixed()); n != 8 {
-		t.Errorf("this test tries 8 settings, there are %d", n)
+	if n := len(daemon.Fixed()); n != 9 {
+		t.Errorf("this test tries 9 settings, there are %d", n)
 	}
 	status := s.status().Configuration
-	if status.Reloads != 0 || status.Refused != 8 || status.File != "" {
+	if status.Reloads != 0 || status.Refused != 9 || status.File != "" {
 		t.Errorf("status has %+v", status)
 	}
 }

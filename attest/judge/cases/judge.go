@@ -27,9 +27,11 @@ type Outcome struct {
 	Got        string `json:"got"` // verified, rejected, partial, parsed or unreadable
 	AsExpected bool   `json:"as_expected"`
 	// Problems are all ways in which the case did not come out as expected.
-	Problems []string       `json:"problems,omitempty"`
-	Checks   []attest.Check `json:"checks,omitempty"` // those that passed, failed or did not apply
-	Proven   []attest.Claim `json:"proven,omitempty"`
+	Problems []string `json:"problems,omitempty"`
+	// Notes are what the case says that this program does not know. They do not count.
+	Notes  []string       `json:"notes,omitempty"`
+	Checks []attest.Check `json:"checks,omitempty"` // those that passed, failed or did not apply
+	Proven []attest.Claim `json:"proven,omitempty"`
 }
 
 const unreadable = "unreadable"
@@ -73,6 +75,10 @@ func (f *File) Judge() *Report {
 	return r
 }
 
+func (o *Outcome) note(format string, args ...any) {
+	o.Notes = append(o.Notes, fmt.Sprintf(format, args...))
+}
+
 func (o *Outcome) problem(format string, args ...any) {
 	o.Problems = append(o.Problems, fmt.Sprintf(format, args...))
 }
@@ -81,7 +87,7 @@ func (o *Outcome) problem(format string, args ...any) {
 // people who try to break this program, and a mistake in it must not hide the other cases.
 func (f *File) judge(raw []byte) (o *Outcome) {
 	c, err := readCase(raw)
-	o = &Outcome{ID: c.ID, Expected: c.Expect, Got: unreadable}
+	o = &Outcome{ID: c.ID, Expected: c.Expect, Got: unreadable, Notes: c.notes}
 	defer func() {
 		if p := recover(); p != nil {
 			o.problem("a mistake in this program: %v", p)
@@ -99,9 +105,7 @@ func (f *File) judge(raw []byte) (o *Outcome) {
 	o.Checks, o.Proven = result.Checks, result.Proven
 	o.Got = c.verdict(result)
 	o.compare(c, result)
-	for _, problem := range checkFacts(c.Facts, p, result) {
-		o.problem("%s", problem)
-	}
+	o.compareFacts(c.Facts, p, result)
 	return o
 }
 

@@ -350,7 +350,7 @@ func TestCommandLinesAreTextsThatTheDigestCovers(t *testing.T) {
 		l := &bootlog.Log{}
 		tt.measure(l)
 		f := read(t, l)
-		if diff := cmp.Diff([]eventlog.CommandLine(tt.want), f.CommandLines); diff != "" {
+		if diff := cmp.Diff(tt.want, f.CommandLines); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 		for _, reason := range tt.reasons {

@@ -145,6 +145,7 @@ func vouching(answering []platform, policy Policy) []string {
 // counterparts returns the checks of the answering platforms that a required check stands for. A
 // check of all platforms stands for itself. That of one platform stands for the check of the same
 // name on the evidence's platform, which does not meet the requirement if it has no such check.
+// Where the policy accepts evidence without a TEE, it falls away.
 func counterparts(name string, answering []platform) []string {
 	prefix, row, _ := strings.Cut(name, ".")
 	if !slices.ContainsFunc(platforms(), func(p platform) bool { return p.prefix() == prefix }) {
@@ -152,7 +153,9 @@ func counterparts(name string, answering []platform) []string {
 	}
 	var names []string
 	for _, p := range answering {
-		names = append(names, p.prefix()+"."+row)
+		if _, none := p.(withoutTEE); !none {
+			names = append(names, p.prefix()+"."+row)
+		}
 	}
 	return names
 }

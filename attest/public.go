@@ -155,3 +155,13 @@ func KeyName(public []byte) ([]byte, error) {
 	}
 	return p.name(), nil
 }
+
+// ParseKey returns the public key of a TPMT_PUBLIC with RSA. That a TPM has the private half is for
+// [Verify] to say.
+func ParseKey(public []byte) (*rsa.PublicKey, error) {
+	p, err := parsePublic(public)
+	if err != nil {
+		return nil, err
+	}
+	return p.key, nil
+}

@@ -45,6 +45,10 @@ type SNPPolicy struct {
 
 	// MinTCB is the lowest acceptable reported TCB, compared by component; 0 asks for nothing.
 	MinTCB tee.TCB
+	// MinTCBOf, if not empty, has the lowest acceptable reported TCB of each product line
+	// ("Milan"), on top of MinTCB: which component is which differs between them. A line that it
+	// does not have is refused.
+	MinTCBOf map[string]tee.TCB
 	// MinABI is the lowest acceptable ABI version of the guest policy, as major<<8 | minor.
 	MinABI uint16
 	// PlatformInfo names bits of the report's PLATFORM_INFO that must be set; bit 5 is the alias
@@ -314,6 +318,24 @@ func (s *snpShare) tcb() error {
 	}
 	if !r.ReportedTCB.AtLeast(s.v.policy.MinTCB) {
 		return fmt.Errorf("reported TCB %v is below the minimum %v", r.ReportedTCB, s.v.policy.MinTCB)
+	}
+	return s.tcbOfLine(r.ReportedTCB)
+}
+
+// tcbOfLine holds the level to the minimum of its product line, which the chip's certificate names.
+func (s *snpShare) tcbOfLine(reported tee.TCB) error {
+	if len(s.v.policy.MinTCBOf) == 0 {
+		return nil
+	}
+	if s.root == nil {
+		return absent("the product line is not known: no trusted certificate names it")
+	}
+	low, listed := s.v.policy.MinTCBOf[s.root.Product]
+	if !listed {
+		return fmt.Errorf("the policy has no minimum TCB for %s", s.root.Product)
+	}
+	if !reported.AtLeast(low) {
+		return fmt.Errorf("reported TCB %v is below the minimum %v for %s", reported, low, s.root.Product)
 	}
 	return nil
 }

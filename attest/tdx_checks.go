@@ -102,7 +102,11 @@ func (s *tdxShare) chain() error {
 		return err
 	}
 	s.certs, s.pck, s.v.result.PCK = chain, pck, pck
-	return tee.VerifyPCKChain(chain, s.v.anchors.Intel, s.v.now)
+	if err := tee.VerifyPCKChain(chain, s.v.anchors.Intel, s.v.now); err != nil {
+		return err
+	}
+	s.v.result.addChain(CheckTDXChain, chain...)
+	return nil
 }
 
 // qe checks that Intel's quoting enclave holds the attestation key. Which enclave is Intel's, the

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/hcl"
 	"github.com/keyagent/keyagent/attest/judge/cases"
 )
 
@@ -86,7 +87,7 @@ func TestRealEvidence(t *testing.T) {
 	t.Parallel()
 	for _, o := range vectors(t).Judge().Cases {
 		t.Run(o.ID, func(t *testing.T) {
-			for _, problem := range o.Problems {
+			for _, problem := range append(o.Problems, o.Notes...) {
 				t.Error(problem)
 			}
 		})
@@ -204,5 +205,22 @@ func TestPartsOfTwoMachinesAreRefused(t *testing.T) {
 		},
 	} {
 		t.Run(name, m.mustFail)
+	}
+}
+
+func TestHCLParserReadsEveryRealReport(t *testing.T) {
+	t.Parallel()
+	names, err := filepath.Glob(filepath.Join(vectorDir, "*", "hcl-report.bin"))
+	if err != nil || len(names) < 7 {
+		t.Fatalf("%d reports: %v", len(names), err)
+	}
+	for _, name := range names {
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := hcl.Parse(raw); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

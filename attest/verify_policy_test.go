@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/tee"
 )
 
 func policyForgeries() map[string][]forgery {
@@ -19,6 +20,14 @@ func policyForgeries() map[string][]forgery {
 		attest.CheckPolicyTEE: {
 			{name: "another kind of hardware", forge: func(_ *testing.T, x *trial) {
 				x.policy.TEE = []attest.Kind{attest.KindTDX}
+			}},
+		},
+		attest.CheckSNPTCB: {
+			{name: "below the minimum of its product line", forge: func(_ *testing.T, x *trial) {
+				x.policy.MinTCBOf = map[string]tee.TCB{"Milan": 0xdb18000000000005}
+			}},
+			{name: "a product line without a minimum", forge: func(_ *testing.T, x *trial) {
+				x.policy.MinTCBOf = map[string]tee.TCB{"Genoa": 0}
 			}},
 		},
 		attest.CheckPolicyPCR: {
@@ -46,6 +55,7 @@ func TestRulesThatAreMetAreNoHindrance(t *testing.T) {
 	x.policy.TEE = []attest.Kind{attest.KindTDX, attest.KindSNP}
 	x.policy.PCRValues = map[int][][]byte{7: {make([]byte, 32), x.PCRs[7]}}
 	x.policy.MaxAge = time.Minute
+	x.policy.MinTCBOf = map[string]tee.TCB{"Milan": 0xdb18000000000004}
 	x.challenge.Issued = x.now.Add(-time.Minute)
 	r := x.run(t)
 	if err := r.Err(); err != nil {
@@ -85,9 +95,17 @@ func TestARuleThatCannotBeAppliedIsNotMet(t *testing.T) {
 func TestAResultShowsItsChains(t *testing.T) {
 	t.Parallel()
 	x := newTrial(t)
-	r := x.run(t)
 	anchors := x.Anchors()
-	want := map[string][]byte{attest.CheckSNPChain: anchors.AMD[0].ARK.Raw, attest.CheckAKCertificate: anchors.VTPM[0].Raw}
+	checkChains(t, x.run(t), map[string][]byte{attest.CheckSNPChain: anchors.AMD[0].ARK.Raw, attest.CheckAKCertificate: anchors.VTPM[0].Raw})
+	x = newTDXTrial(t)
+	anchors = x.Anchors()
+	checkChains(t, x.run(t), map[string][]byte{attest.CheckTDXChain: anchors.Intel[0].Raw, attest.CheckAKCertificate: anchors.VTPM[0].Raw})
+	x.now = x.now.AddDate(90, 0, 0)
+	checkChains(t, x.run(t), nil)
+}
+
+func checkChains(t *testing.T, r *attest.Result, want map[string][]byte) {
+	t.Helper()
 	for _, c := range r.Chains {
 		if !bytes.Equal(c.Certificates[len(c.Certificates)-1].Raw, want[c.Check]) {
 			t.Errorf("%s ends in %v", c.Check, c.Certificates[len(c.Certificates)-1].Subject)

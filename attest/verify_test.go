@@ -146,7 +146,7 @@ func (f forgery) try(t *testing.T, check string) {
 
 func forgeries() map[string][]forgery {
 	all := map[string][]forgery{}
-	for _, part := range []map[string][]forgery{bundleForgeries(), hclForgeries(), snpForgeries(), tdxForgeries(), akForgeries(), keyForgeries(), quoteForgeries(), policyForgeries(), bootForgeries()} {
+	for _, part := range []map[string][]forgery{bundleForgeries(), hclForgeries(), snpForgeries(), productForgeries(), tdxForgeries(), akForgeries(), keyForgeries(), quoteForgeries(), policyForgeries(), bootForgeries()} {
 		for check, list := range part {
 			all[check] = append(all[check], list...)
 		}

@@ -183,6 +183,8 @@ type Attestation struct {
 	// IDKeyDigests are launch identities to trust besides the known ones of
 	// Azure's paravisor: hex of the 48 bytes of id_key_digest. Default: none.
 	IDKeyDigests []string `yaml:"id_key_digests,omitempty"`
+	// TDX is for VMs with Intel TDX.
+	TDX TDX `yaml:"tdx,omitempty"`
 }
 
 // Banks of PCRs.

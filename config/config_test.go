@@ -74,8 +74,10 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 	}
 	for _, tc := range []struct{ name, file, want string }{
 		{"an empty file configures no identity", "", "identities: none is configured"},
-		{"an unknown setting names its line", replace("tpm:", "tmp:"), "line 2: unknown setting tmp"},
-		{"an unknown setting inside a rule", replace("    groups: [web]", "    groop: [web]"), "unknown setting groop"},
+		{"an unknown setting names its line", replace("tpm:", "tmp:"), "line 2: unknown setting tmp: did you mean tpm?"},
+		{"an unknown setting inside a rule", replace("    groups: [web]", "    groop: [web]"), "unknown setting groop: did you mean groups?"},
+		{"an unknown setting that is like none", replace("tpm:", "colour:"), "line 2: unknown setting colour"},
+		{"a setting of a part that is repeated", replace("    managed_identity: {}", "    managed_identity: {client: x}"), "unknown setting client: there are client_id, object_id, resource_id, bound here"},
 		{"a setting given twice", good + "tpm: unix:/other\n", `"tpm" already defined`},
 		{"a second document", good + "---\ntpm: x\n", "more than one YAML document"},
 		{"broken YAML", "identities: [", "line 1"},
@@ -97,6 +99,10 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		{"an IMDS endpoint without scheme", good + "imds_endpoint: 169.254.169.254\n", "imds_endpoint"},
 		{"an unknown attestation provider", good + "attestation: {provider: trust-me}\n", "attestation.provider"},
 		{"a launch identity that is too short", good + "attestation: {id_key_digests: [aabb]}\n", "id_key_digests[0]"},
+		{"an MRTD that is too short", good + "attestation: {tdx: {mrtds: [aabb]}}\n", "tdx.mrtds[0]"},
+		{"collateral over plain HTTP", good + "attestation: {tdx: {collateral: 'http://cache.example'}}\n", "tdx.collateral"},
+		{"collateral with a password", good + "attestation: {tdx: {collateral: 'https://a:b@cache.example'}}\n", "tdx.collateral"},
+		{"a relative path of Intel roots", good + "attestation: {tdx: {roots: intel.pem}}\n", "tdx.roots"},
 		{"a PCR that no TPM has", good + "binding_key: {pcrs: [24]}\n", "binding_key.pcrs: 24"},
 		{"a bank of PCRs that is not used", good + "binding_key: {pcr_bank: sha1}\n", "binding_key.pcr_bank"},
 		{"a persistent handle that is the platform's", good + "binding_key: {persistent_handle: 0x81000003}\n", "0x81000003"},

@@ -163,7 +163,7 @@ func typeBelow(expr ast.Expr) (name string, list bool) {
 func fieldsOf(t *testing.T, typeName string) []*ast.Field {
 	t.Helper()
 	var fields []*ast.Field
-	for _, name := range []string{"config.go", "application.go", "endpoints.go", "admin.go", "takeover.go"} {
+	for _, name := range []string{"config.go", "tdx.go", "application.go", "endpoints.go", "admin.go", "takeover.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)

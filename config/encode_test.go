@@ -20,7 +20,7 @@ imds_endpoint: http://127.0.0.1:80
 ca_file: /etc/ca.pem
 trusted_hosts: {mtls: [], attestation: [".attest.azure.net"]}
 proxy: {url: "http://proxy.example:3128", credential: proxy, bypass: [intranet.example, .corp.example, 10.0.0.1]}
-attestation: {provider: none, amd_roots: /a, vtpm_roots: /b}
+attestation: {provider: none, amd_roots: /a, vtpm_roots: /b, tdx: {collateral: /c, roots: /d}}
 binding_key: {pcrs: [0, 7], pcr_bank: sha384, auth_credential: key, persistent_handle: 0x81010000}
 admins: {users: [ops], groups: ["4"]}
 rules: [{name: r, users: ["1000"], groups: [g], identities: [vm, app], resources: ["*"], types: [bearer, mtls_pop], fresh: true, hosts: [vault.example, .vault.example, "h.example:8443"], sign: true, sign_hosts_only: true}]

@@ -42,7 +42,9 @@ func TestEndpoints(t *testing.T) {
 		{"one address for two", "  app_service: {listen: \"127.0.0.1:840\"}\n  imds: {listen: \"127.0.0.1:840\"}\n", "endpoints.imds.listen: endpoints.app_service has this address, too"},
 		{"one address for two, the other being redirected to", "  app_service: {listen: \"127.0.0.1:840\"}\n  takeover: {listen: \"127.0.0.1:840\", users: [www-data]}\n", "endpoints.takeover.listen: endpoints.app_service has this address, too"},
 		{"an address that is written otherwise", "  app_service: {listen: \"[0:0::1]:840\"}\n", "is written [::1]:840"},
-		{"an endpoint that does not exist", "  arc: {listen: \"127.0.0.1:840\"}\n", "unknown setting arc"},
+		{"an endpoint that does not exist", "  arc: {listen: \"127.0.0.1:840\"}\n", "unknown setting arc: there are app_service, imds, admin, takeover here"},
+		{"one that is nearly there", "  app-service: {listen: \"127.0.0.1:840\"}\n", "unknown setting app-service: did you mean app_service?"},
+		{"a setting of one that is nearly there", "  app_service: {lisen: \"127.0.0.1:840\"}\n", "unknown setting lisen: did you mean listen?"},
 		{"a secret", "  app_service: {listen: \"127.0.0.1:840\", secret: x}\n", "unknown setting secret"},
 	}
 	for _, tt := range tests {

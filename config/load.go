@@ -85,15 +85,16 @@ func yamlProblems(data []byte, err error) []string {
 }
 
 func yamlProblem(data []byte, text string) string {
-	field, _, ok := strings.Cut(text, " not found in type ")
+	field, goType, ok := strings.Cut(text, " not found in type ")
 	if !ok {
 		return misshapen(data, text)
 	}
-	text = strings.Replace(field, "field ", "unknown setting ", 1)
-	if isSecret(text) {
-		text += ": " + takesNoSecrets()
+	line, given, _ := strings.Cut(field, "field ")
+	text = line + "unknown setting " + given
+	if isSecret(given) {
+		return text + ": " + takesNoSecrets()
 	}
-	return text
+	return text + meantIn(goType, given)
 }
 
 // complete fills in defaults that depend on the shape of the file.

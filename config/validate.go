@@ -136,6 +136,7 @@ func (c *Config) checkAttestation(f *findings) {
 			f.add("attestation.id_key_digests[%d]: not the hex form of 48 bytes", i)
 		}
 	}
+	c.Attestation.TDX.check(f)
 	for _, file := range []struct{ setting, path string }{
 		{"ca_file", c.CAFile},
 		{"attestation.amd_roots", c.Attestation.AMDRoots},

@@ -11,7 +11,7 @@ const ContentTypeEvidence = "application/vnd.keyagent.evidence+json"
 const MaxEvidenceRequestBytes = 16 << 10
 
 // MaxEvidenceBytes limits a bundle, with its event log.
-const MaxEvidenceBytes = 2 << 20
+const MaxEvidenceBytes = 1 << 20
 
 // EvidenceRequest is the body of POST [PathEvidence], a JSON object of at most
 // [MaxEvidenceRequestBytes].

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -48,6 +47,12 @@ type Config struct {
 	// HTTP reaches it. Nil: a client that uses no proxy and follows no redirect.
 	HTTP *http.Client
 
+	// HardwareConfig is for the platforms that need more than the host.
+	HardwareConfig
+
+	// EventLogFile has the log of what the firmware measured; empty means SecurityFSLog.
+	EventLogFile string
+
 	// Anchors and Policy are what the evidence is verified with before it leaves.
 	Anchors attest.TrustAnchors
 	Policy  attest.Policy
@@ -61,17 +66,22 @@ type Config struct {
 // Collector collects evidence. It is safe for concurrent use; the TPM does one thing at a time.
 type Collector struct {
 	cfg   Config
-	thim  thim
+	host  host
 	input waiting.Lock // of the guest's input to reports
 
 	mu       sync.Mutex
 	endorsed endorsements // guarded by mu
+
+	hardware hardwareState
 }
 
 // New makes a Collector. It does no I/O.
 func New(cfg Config) *Collector {
 	if cfg.IMDSEndpoint == "" {
 		cfg.IMDSEndpoint = cloud.MetadataEndpoint
+	}
+	if cfg.EventLogFile == "" {
+		cfg.EventLogFile = SecurityFSLog
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -82,7 +92,7 @@ func New(cfg Config) *Collector {
 	if cfg.Sleep == nil {
 		cfg.Sleep = waiting.Sleep
 	}
-	return &Collector{cfg: cfg, thim: newTHIM(cfg), input: waiting.NewLock()}
+	return &Collector{cfg: cfg, host: newHost(cfg), input: waiting.NewLock()}
 }
 
 // Request says what evidence is wanted.
@@ -90,6 +100,9 @@ type Request struct {
 	attest.Challenge
 	Key  *tpm.Key // that it is about, loaded in the TPM; nil: that of the Config
 	PCRs []int    // to be quoted; none: those of the Config's policy
+	// EventLog adds the log of what the firmware measured, if it can be read and explains the
+	// quoted PCRs.
+	EventLog bool
 	// HardwareFresh has the paravisor make a report that carries [attest.Challenge.UserData], which
 	// takes up to ten seconds.
 	HardwareFresh bool
@@ -144,7 +157,10 @@ func (c *Collector) collect(ctx context.Context, req Request) (*attest.Evidence,
 	if err := c.addAKCertificate(ctx, e); err != nil {
 		return nil, err
 	}
-	return e, c.selfVerify(e, req)
+	if req.EventLog {
+		c.addEventLog(ctx, e)
+	}
+	return e, c.selfVerify(ctx, e, req)
 }
 
 func (c *Collector) addAttestationKey(ctx context.Context, e *attest.Evidence) error {
@@ -261,40 +277,4 @@ func issuer(cert *x509.Certificate, store []*x509.Certificate) *x509.Certificate
 		}
 	}
 	return nil
-}
-
-func (c *Collector) selfVerify(e *attest.Evidence, req Request) error {
-	result := attest.VerifyForKey(e, req.Challenge, req.Key.PublicKey(), c.cfg.Anchors, c.policyFor(e, req), c.cfg.Now())
-	if err := result.Err(); err != nil {
-		c.keep(endorsements{})
-		return fmt.Errorf("not sent, since this machine itself would not accept it: %w", err)
-	}
-	return nil
-}
-
-// policyFor is what evidence must satisfy before it is sent. An authorization policy that the key
-// was made with is added: it only narrows the key's use. Evidence without a hardware report is held
-// to the rest; whether it is enough is for its receiver to say.
-func (c *Collector) policyFor(e *attest.Evidence, req Request) attest.Policy {
-	p := c.cfg.Policy
-	p.PCRs, p.HardwareFresh = req.PCRs, req.HardwareFresh
-	if e.HCLReport == nil {
-		p.Required = attest.KeyChecks() // the others are about hardware
-		p.TEE, p.AKNames = withoutTEE(e)
-	}
-	if own := req.Key.Public().AuthPolicy.Buffer; len(own) > 0 {
-		p.Key.AuthPolicies = append(slices.Clone(p.Key.AuthPolicies), own)
-	}
-	return p
-}
-
-// withoutTEE is what a policy names that accepts evidence without a hardware report.
-func withoutTEE(e *attest.Evidence) (kinds []attest.Kind, akNames [][]byte) {
-	if e.AKCertificate != nil {
-		return []attest.Kind{attest.KindVTPM}, nil
-	}
-	if name, err := attest.KeyName(e.AKPublic); err == nil {
-		akNames = [][]byte{name}
-	}
-	return []attest.Kind{attest.KindTPM}, akNames
 }

@@ -2,8 +2,10 @@
 // Confidential VM with a virtual TPM.
 //
 // [Collector.Collect] asks the TPM to certify the binding key and to quote the PCRs for a
-// verifier's challenge, reads the paravisor's report from NV, fetches the certificate of the
-// processor's key from the host, and puts them together. What always holds:
+// verifier's challenge, reads the paravisor's report from NV, fetches what vouches for that report,
+// and puts them together. On AMD SEV-SNP that is the certificate of the processor's key, from the
+// host. On Intel TDX it is a quote, for which the host exchanges the TDREPORT, and Intel's
+// collateral, from Intel's service, a cache of it, or a directory. What always holds:
 //
 //   - Nothing that comes from outside the TPM is trusted because of its origin: the host's metadata
 //     service is plain HTTP. The evidence is verified here with the procedure that its receiver
@@ -24,5 +26,6 @@
 // others are the TPM's.
 //
 // Sources: the layout of Azure's virtual TPM as OpenHCL makes it (microsoft/openvmm, crate tpm);
-// THIM as Microsoft's attestation clients call it (Azure/azure-guest-attestation-sdk).
+// THIM and the exchange of TDREPORTs as Microsoft's attestation clients call them
+// (Azure/azure-guest-attestation-sdk); Intel PCS API version 4.
 package collect

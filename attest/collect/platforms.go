@@ -3,6 +3,7 @@ package collect
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/hcl"
@@ -13,15 +14,19 @@ import (
 // package asks the platform of the report and names none.
 type platform struct {
 	kind hcl.ReportType
-	path string // below thimPath
 	// subject names what the endorsements are about: two reports of one subject have the same.
 	subject func(hardware []byte) (string, error)
-	// parse reads the host's answer.
-	parse func(body []byte) ([][]byte, error)
-	add   func(e *attest.Evidence, endorsements [][]byte)
+	// endorse gets them.
+	endorse func(ctx context.Context, c *Collector, hardware []byte) (endorsements, error)
 }
 
-func platforms() []platform { return []platform{snp()} }
+func platforms() []platform { return []platform{snp(), tdx()} }
+
+// HardwareConfig is what each platform needs to be told.
+type HardwareConfig struct{ TDXConfig }
+
+// hardwareState is what is kept for each platform, beside the endorsements.
+type hardwareState struct{ tdxState }
 
 func platformOf(kind hcl.ReportType) (platform, error) {
 	for _, p := range platforms() {
@@ -32,11 +37,12 @@ func platformOf(kind hcl.ReportType) (platform, error) {
 	return platform{}, fmt.Errorf("the hardware is %v, which is not supported yet", kind)
 }
 
-// endorsements is the host's last answer, with the subject that it is about.
+// endorsements are what vouches for reports of one subject.
 type endorsements struct {
 	kind    hcl.ReportType
 	subject string
-	der     [][]byte
+	until   time.Time // when to ask again; zero: never
+	add     func(e *attest.Evidence)
 }
 
 // addEndorsements adds what vouches for the report's signer, from the cache if the subject is the
@@ -54,30 +60,34 @@ func (c *Collector) addEndorsements(ctx context.Context, e *attest.Evidence) err
 	if err != nil {
 		return err
 	}
-	der := c.cached(p.kind, subject)
-	if der == nil {
-		if der, err = c.thim.certificates(ctx, p); err != nil {
+	known, ok := c.cached(p.kind, subject)
+	if !ok {
+		if known, err = p.endorse(ctx, c, report.Hardware); err != nil {
 			return err
 		}
-		c.keep(endorsements{p.kind, subject, der})
+		known.kind, known.subject = p.kind, subject
+		c.keep(known)
 	}
-	p.add(e, der)
+	known.add(e)
 	return nil
 }
 
-func (c *Collector) cached(kind hcl.ReportType, subject string) [][]byte {
+func (c *Collector) cached(kind hcl.ReportType, subject string) (endorsements, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.endorsed.kind != kind || c.endorsed.subject != subject {
-		return nil
-	}
-	return c.endorsed.der
+	e := c.endorsed
+	current := e.until.IsZero() || c.cfg.Now().Before(e.until)
+	return e, e.add != nil && e.kind == kind && e.subject == subject && current
 }
 
-// keep replaces the cached answer. With none it is forgotten: in evidence that does not verify, the
-// answer may be what is wrong.
 func (c *Collector) keep(e endorsements) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.endorsed = e
+}
+
+// forget drops all that was fetched: in evidence that does not verify, it may be what is wrong.
+func (c *Collector) forget() {
+	c.keep(endorsements{})
+	c.hardware.forget()
 }

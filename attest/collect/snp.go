@@ -1,9 +1,11 @@
 package collect
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/hcl"
@@ -12,9 +14,16 @@ import (
 	"github.com/keyagent/keyagent/internal/upstream"
 )
 
+// vcekPath is where Trusted Hardware Identity Management (THIM) answers which certificates belong
+// to this processor.
+const (
+	vcekPath = "/metadata/THIM/amd/certification"
+	vcekWhat = "the processor's certificates"
+)
+
 // snp is AMD SEV-SNP, whose reports are endorsed by the certificate of the chip's key VCEK.
 func snp() platform {
-	return platform{kind: hcl.TypeSNP, path: "amd/certification", subject: vcekSubject, parse: parseVCEK, add: addVCEK}
+	return platform{kind: hcl.TypeSNP, subject: vcekSubject, endorse: endorseVCEK}
 }
 
 // vcekSubject is the chip and its firmware level: a VCEK is derived from both.
@@ -26,7 +35,19 @@ func vcekSubject(hardware []byte) (string, error) {
 	return hex.EncodeToString(report.ChipID) + "/" + report.ReportedTCB.String(), nil
 }
 
-func addVCEK(e *attest.Evidence, chain [][]byte) { e.VCEKChain = chain }
+// endorseVCEK fetches the certificates, as DER, the signer's first. They are candidates: only
+// verification shows what they prove.
+func endorseVCEK(ctx context.Context, c *Collector, _ []byte) (endorsements, error) {
+	body, err := c.host.ask(ctx, question{method: http.MethodGet, path: vcekPath, what: vcekWhat})
+	if err != nil {
+		return endorsements{}, err
+	}
+	chain, err := parseVCEK(body)
+	if err != nil {
+		return endorsements{}, &HostError{What: vcekWhat, Status: http.StatusOK, Err: err}
+	}
+	return endorsements{add: func(e *attest.Evidence) { e.VCEKChain = chain }}, nil
+}
 
 // parseVCEK reads the host's answer, two PEM texts in JSON: the VCEK, and ASK and ARK.
 func parseVCEK(body []byte) ([][]byte, error) {

@@ -79,6 +79,9 @@ func printLines(w io.Writer, report *cases.Report) error {
 		for _, p := range o.Problems {
 			_, _ = fmt.Fprintf(w, "%s: %s\n", printable(o.ID), printable(p))
 		}
+		for _, n := range o.Notes {
+			_, _ = fmt.Fprintf(w, "%s: note: %s\n", printable(o.ID), printable(n))
+		}
 	}
 	_, err := fmt.Fprintf(w, "%d of %d cases came out as expected\n", len(report.Cases)-report.Failed, len(report.Cases))
 	return err

@@ -17,7 +17,7 @@ type platform struct {
 	proof func(hardware []byte, e *attest.Evidence) ([]byte, error)
 }
 
-func platforms() []platform { return []platform{snp()} }
+func platforms() []platform { return []platform{snp(), tdx()} }
 
 func platformOf(kind hcl.ReportType) (platform, error) {
 	for _, p := range platforms() {

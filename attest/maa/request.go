@@ -63,7 +63,7 @@ type isolationInfo struct {
 }
 
 type isolated struct {
-	Proof       []byte `json:"Proof"` // the platform's, as JSON
+	Proof       []byte `json:"Proof"` // as the platform has it
 	RunTimeData []byte `json:"RunTimeData"`
 }
 

@@ -31,6 +31,7 @@ func (d *decoder) anchors(n *yaml.Node, p *Policy, read func(string) ([]byte, er
 				return err
 			})
 		},
+		"intel": func(n *yaml.Node) { a.Intel = f.certificates(n, "anchors.intel", attest.ParseIntelRoots) },
 		"vtpm_roots": func(n *yaml.Node) {
 			a.VTPM = f.certificates(n, "anchors.vtpm_roots", attest.ParseVTPMRoots)
 		},

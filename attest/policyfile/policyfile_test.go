@@ -72,22 +72,20 @@ func TestTheCommentedRulesOfTheExampleAreRules(t *testing.T) {
 		}
 		return m[1] + m[2] + m[3] + m[4] + m[5]
 	})
-	// Of two forms of one member, the second goes, and so does the file that we cannot have.
-	for _, line := range []string{"  min_tcb: db18000000000004\n", "  amd_revocation_lists: [milan.crl]\n"} {
-		uncommented = strings.Replace(uncommented, line, "", 1)
-	}
+	// There is no revocation list that AMD signed among our test data.
+	uncommented = strings.Replace(uncommented, "  amd_revocation_lists: [milan.crl]\n", "", 1)
 	p, err := policyfile.Parse(example, []byte(uncommented), exampleFiles(t))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, uncommented)
 	}
 	r := p.Rules
-	if len(r.TEE) != 2 || r.MaxAge != 10*time.Minute || r.VMID == "" || len(r.PCRValues[7]) != 2 || r.MinTCB != 0xdb18000000000004 || r.MinABI != 1<<8|51 {
+	if len(r.TEE) != 2 || r.MaxAge != 10*time.Minute || r.VMID == "" || len(r.PCRValues[7]) != 2 || r.MinTCBOf["Milan"] != 0xdb18000000000004 || r.MinTCBOf["Turin"] != 0x4f00000004010101 || len(r.TCBExceptions) != 1 || len(r.AKNames) != 1 || len(r.EventLog.DBX) != 1 || len(r.EventLog.CommandLines) != 1 || r.MinABI != 1<<8|51 {
 		t.Errorf("%+v", r)
 	}
 	if !strings.Contains(strings.Join(r.Required, " "), attest.CheckSNPRevocation) {
 		t.Errorf("required: %v", r.Required)
 	}
-	if a := p.Anchors; len(a.AMD) != 2 || len(a.VTPM) != 1 || len(a.VTPMIntermediates) != 1 || len(p.Origin.Named) != 4 {
+	if a := p.Anchors; len(a.AMD) != 2 || len(a.Intel) != 1 || len(a.VTPM) != 1 || len(a.VTPMIntermediates) != 1 || len(p.Origin.Named) != 5 {
 		t.Errorf("%d, %d and %d anchors of %d files", len(a.AMD), len(a.VTPM), len(a.VTPMIntermediates), len(p.Origin.Named))
 	}
 }
@@ -102,6 +100,8 @@ func exampleFiles(t *testing.T) func(string) ([]byte, error) {
 			return os.ReadFile(roots + name)
 		case "amd-ask-ark-genoa.pem":
 			return genoa(t), nil
+		case "intel-sgx-root.pem":
+			return certificate("CERTIFICATE", attest.DefaultTrustAnchors().Intel[0].Raw), nil
 		case "azure-virtual-tpm-root.pem":
 			return os.ReadFile("../roots/azure-virtual-tpm-root-2023.pem")
 		case "azure-virtual-tpm-ca.pem":
@@ -140,6 +140,12 @@ func TestRulesAreRead(t *testing.T) {
 		}},
 		{"fewer PCRs", "pcrs: {quoted: [7, 4, 7]}", func(p attest.Policy) bool { return reflect.DeepEqual(p.PCRs, []int{4, 7}) }},
 		{"the check against BadRAM", "sev_snp: {alias_check: true, forbid_smt: true}", func(p attest.Policy) bool { return p.PlatformInfo == 1<<5 && p.ForbidSMT }},
+		{"TDX", "tdx: {collateral: false, accepted_statuses: [OutOfDate, SWHardeningNeeded, OutOfDate], mrtd: [azure, " + hash + "], accept_xfam: 0x100000}", func(p attest.Policy) bool {
+			return p.CollateralNotRequired && len(p.AcceptedStatuses) == 2 && len(p.MRTDs) == 1+len(attest.AzureMRTDs()) && p.XFAM == 1<<20
+		}},
+		{"a TPM that nobody vouches for", "tee: tpm\nak_names: 000b" + strings.Repeat("ab", 32), func(p attest.Policy) bool {
+			return p.TEE[0] == attest.KindTPM && len(p.AKNames) == 1
+		}},
 		{"required by name", "require: ak.certificate", func(p attest.Policy) bool {
 			return len(p.Required) == len(attest.DefaultPolicy().Required)+1
 		}},
@@ -165,7 +171,7 @@ func TestRefusals(t *testing.T) {
 		do   string
 	}{
 		{"secure_boot: true\nsecure_bot: true", 2, `unknown member "secure_bot" of the policy`, "did you mean secure_boot?"},
-		{"min_tcb: 1", 1, `unknown member "min_tcb" of the policy`, "there are anchors, "},
+		{"min_tcb: 1", 1, `unknown member "min_tcb" of the policy`, "there are ak_names, anchors, "},
 		{"debug: true", 1, `unknown member "debug" of the policy`, "there are "},
 		{"sev_snp:\n  min_tbc: x", 2, `unknown member "min_tbc" of sev_snp`, "did you mean min_tcb?"},
 		{"tee: tdx\ntee: sev-snp", 2, `"tee" occurs twice in the policy, first in line 1`, "take one of them out"},
@@ -195,7 +201,23 @@ func TestRefusals(t *testing.T) {
 		{"sev_snp: {launch: {id_key_digests: []}}", 1, "lists nobody's firmware", "[azure]"},
 		{"sev_snp: {launch: {min_guest_svn: 3}}", 1, "lists nobody's firmware", ""},
 		{"sev_snp: {min_tcb: db18}", 1, `sev_snp.min_tcb is "db18"`, "16 hexadecimal digits"},
-		{"sev_snp: {min_tcb: {boot_loader: 256}}", 1, `boot_loader is "256"`, "from 0 to 255"},
+		{"sev_snp: {min_tcb: {milan: {boot_loader: 256}}}", 1, `sev_snp.min_tcb.milan.boot_loader is "256"`, "from 0 to 255"},
+		{"sev_snp: {min_tcb: {milan: {fmc: 1}}}", 1, `unknown member "fmc" of sev_snp.min_tcb.milan`, "there are boot_loader, microcode, snp, tee"},
+		{"sev_snp: {min_tcb: {}}", 1, "sev_snp.min_tcb has no product line", "leave it out"},
+		{"sev_snp: {min_tcb: {rome: x}}", 1, `unknown member "rome"`, "there are genoa, milan, turin"},
+		{"sev_snp: {accept_platform_info: 40}", 1, `sev_snp.accept_platform_info is "40"`, "such as 0x40"},
+		{"ak_names: [" + strings.Repeat("ab", 34) + "]", 1, "does not begin with 000b", "the Name"},
+		{"ak_names: []", 1, "ak_names is an empty list", ""},
+		{"event_log: {db: []}", 1, "event_log.db is an empty list", ""},
+		{"event_log: {command_lines: []}", 1, "event_log.command_lines is an empty list", ""},
+		{"event_log: {bootloaders: x}", 1, `unknown member "bootloaders" of event_log`, "did you mean boot_loaders?"},
+		{"tdx: {mrtd: []}", 1, "tdx.mrtd lists nobody's firmware", "[azure]"},
+		{"tdx: {accepted_statuses: [Revoked]}", 1, `unknown entry "Revoked" of tdx.accepted_statuses`, "OutOfDate"},
+		{"tdx: {accepted_statuses: [OutofDate]}", 1, `unknown entry "OutofDate"`, "did you mean OutOfDate?"},
+		{"tdx: {accept_attributes: 0x1}", 1, "let the host debug the guest", "lowest eight bits"},
+		{"tdx: {tcb_exceptions: [{fmspc: 00806f050000, component: 8}]}", 1, "lacks a member", "min_svn"},
+		{"tdx: {tcb_exceptions: [{fmspc: 00806f050000, component: 17, min_svn: 1}]}", 1, `component is "17"`, "from 1 to 16"},
+		{"tdx: {tcb_exceptions: {fmspc: x}}", 1, "tdx.tcb_exceptions is not a list", ""},
 		{"sev_snp: {min_abi: 1}", 1, `sev_snp.min_abi is "1"`, "MAJOR.MINOR"},
 		{"anchors: {amd: gone.pem}", 1, `anchors.amd: "gone.pem": file does not exist`, "PEM file"},
 		{"a: &x 1\nb: *x", 1, `unknown member "a"`, ""},
@@ -270,6 +292,9 @@ func FuzzParse(f *testing.F) {
 		}
 		required := strings.Join(p.Rules.Requires(), " ")
 		for _, name := range append(attest.Floor(), always.Required...) {
+			if p.Rules.CollateralNotRequired && (name == attest.CheckTDXCollateral || name == attest.CheckTDXTCB) {
+				continue
+			}
 			if !strings.Contains(required, name) {
 				t.Errorf("%q does not require %s", data, name)
 			}

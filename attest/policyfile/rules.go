@@ -24,18 +24,22 @@ const maxPCR = 23
 func (d *decoder) policy(root *yaml.Node, p *Policy, read func(string) ([]byte, error)) {
 	r := &p.Rules
 	known := members{
-		"version":      func(n *yaml.Node) { d.version(n) },
-		"tee":          func(n *yaml.Node) { r.TEE = d.atLeastOne(n, "tee", words(d, n, "tee", tees())) },
-		"require":      func(n *yaml.Node) { d.require(n, r) },
-		"vm_id":        func(n *yaml.Node) { r.VMID, _ = d.text(n, "vm_id", "write the vmUniqueId") },
-		"max_age":      func(n *yaml.Node) { r.MaxAge = d.duration(n, "max_age") },
-		"clock_window": func(n *yaml.Node) { r.ClockWindow = d.duration(n, "clock_window") },
-		"user_data":    func(n *yaml.Node) { r.UserData = d.digest(n, "user_data", hcl.UserDataSize) },
-		"secure_boot":  func(n *yaml.Node) { r.RequireSecureBoot = d.flag(n, "secure_boot") },
-		"pcrs":         func(n *yaml.Node) { d.pcrs(n, r) },
-		"key":          func(n *yaml.Node) { d.key(n, &r.Key) },
-		"sev_snp":      func(n *yaml.Node) { d.snp(n, &r.SNPPolicy) },
-		"anchors":      func(n *yaml.Node) { d.anchors(n, p, read) },
+		"version":        func(n *yaml.Node) { d.version(n) },
+		"tee":            func(n *yaml.Node) { r.TEE = d.atLeastOne(n, "tee", words(d, n, "tee", tees())) },
+		"require":        func(n *yaml.Node) { d.require(n, r) },
+		"vm_id":          func(n *yaml.Node) { r.VMID, _ = d.text(n, "vm_id", "write the vmUniqueId") },
+		"max_age":        func(n *yaml.Node) { r.MaxAge = d.duration(n, "max_age") },
+		"clock_window":   func(n *yaml.Node) { r.ClockWindow = d.duration(n, "clock_window") },
+		"user_data":      func(n *yaml.Node) { r.UserData = d.digest(n, "user_data", hcl.UserDataSize) },
+		"secure_boot":    func(n *yaml.Node) { r.RequireSecureBoot = d.flag(n, "secure_boot") },
+		"pcrs":           func(n *yaml.Node) { d.pcrs(n, r) },
+		"key":            func(n *yaml.Node) { d.key(n, &r.Key) },
+		"ak_names":       func(n *yaml.Node) { r.AKNames = d.names(n) },
+		"hardware_fresh": func(n *yaml.Node) { r.HardwareFresh = d.flag(n, "hardware_fresh") },
+		"tdx":            func(n *yaml.Node) { d.tdx(n, &r.TDXPolicy) },
+		"sev_snp":        func(n *yaml.Node) { d.snp(n, &r.SNPPolicy) },
+		"event_log":      func(n *yaml.Node) { d.eventLog(n, &r.EventLog) },
+		"anchors":        func(n *yaml.Node) { d.anchors(n, p, read) },
 	}
 	d.mapping(root, "the policy", known)
 }
@@ -47,7 +51,7 @@ func (d *decoder) version(n *yaml.Node) {
 }
 
 func tees() map[string]attest.Kind {
-	return map[string]attest.Kind{"sev-snp": attest.KindSNP, "tdx": attest.KindTDX, "vtpm": attest.KindVTPM}
+	return map[string]attest.Kind{"sev-snp": attest.KindSNP, "tdx": attest.KindTDX, "vtpm": attest.KindVTPM, "tpm": attest.KindTPM}
 }
 
 // atLeastOne refuses an empty list: it would take a rule away that its author meant to state.
@@ -56,6 +60,21 @@ func (d *decoder) atLeastOne(n *yaml.Node, name string, list []attest.Kind) []at
 		d.empty(n, name)
 	}
 	return list
+}
+
+// names reads Names of attestation keys: a hash algorithm, SHA-256, and a digest.
+func (d *decoder) names(n *yaml.Node) [][]byte {
+	const size = 2 + 32
+	all := d.digests(n, "ak_names", size)
+	for _, name := range all {
+		if name[0] != 0 || name[1] != 0x0b {
+			d.refuse(n, "write the Name that keyagent verify prints for the attestation key", "ak_names has %x, which does not begin with 000b", name)
+		}
+	}
+	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		d.empty(n, "ak_names")
+	}
+	return all
 }
 
 func (d *decoder) empty(n *yaml.Node, name string) {

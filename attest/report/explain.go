@@ -72,12 +72,14 @@ func ruleTexts(p attest.Policy) map[string]string {
 		attest.CheckQuoteCoherence: fmt.Sprintf("at most %v apart", p.ClockWindow),
 	}
 	maps.Copy(texts, snpTexts(p.SNPPolicy))
-	if len(p.TEE) > 0 {
-		var names []string
-		for _, t := range p.TEE {
-			names = append(names, string(t))
-		}
-		texts[attest.CheckPolicyTEE] = strings.Join(names, " or ")
+	maps.Copy(texts, tdxTexts(p.TDXPolicy))
+	maps.Copy(texts, logTexts(p.EventLog))
+	texts[attest.CheckPolicyTEE] = kindsText(p.TEE)
+	if n := len(p.AKNames); n > 0 {
+		texts[attest.CheckAKPublic] = fmt.Sprintf("one of %d attestation keys", n)
+	}
+	if p.HardwareFresh {
+		texts[attest.CheckHCLUserData] = "the hardware report was made for your nonce"
 	}
 	if len(p.PCRValues) > 0 {
 		texts[attest.CheckPolicyPCR] = pcrText(p.PCRValues)
@@ -91,6 +93,36 @@ func ruleTexts(p attest.Policy) map[string]string {
 		}
 	}
 	return texts
+}
+
+func kindsText(kinds []attest.Kind) string {
+	if len(kinds) == 0 {
+		kinds = []attest.Kind{attest.KindSNP, attest.KindTDX}
+	}
+	var names []string
+	for _, k := range kinds {
+		names = append(names, kindText(k))
+	}
+	return strings.Join(names, ", or ")
+}
+
+func logTexts(e attest.EventLogPolicy) map[string]string {
+	var rules []string
+	if e.SecureBoot {
+		rules = append(rules, "secure boot is on")
+	}
+	for _, list := range []struct {
+		what string
+		n    int
+	}{
+		{"boot loaders of %d", len(e.BootLoaders)}, {"no boot loader of %d", len(e.ForbiddenBootLoaders)}, {"command lines of %d", len(e.CommandLines)},
+		{"PK of %d", len(e.PK)}, {"KEK of %d", len(e.KEK)}, {"db of %d", len(e.DB)}, {"dbx of %d", len(e.DBX)},
+	} {
+		if list.n > 0 {
+			rules = append(rules, fmt.Sprintf(list.what, list.n))
+		}
+	}
+	return map[string]string{attest.CheckEventLogPolicy: strings.Join(rules, ", ")}
 }
 
 func ageText(d time.Duration) string {
@@ -158,31 +190,4 @@ func attributeNames(set uint32) string {
 		return "none"
 	}
 	return strings.Join(names, ", ")
-}
-
-func snpTexts(s attest.SNPPolicy) map[string]string {
-	texts := map[string]string{attest.CheckSNPTCB: "reported ≤ committed ≤ current, no minimum of the policy's own"}
-	if s.MinTCB != 0 {
-		texts[attest.CheckSNPTCB] = fmt.Sprintf("reported ≤ committed ≤ current, each component at least that of %v", s.MinTCB)
-	}
-	rules := []string{"no debugging", "no migration agent", "VMPL 0"}
-	if s.MinABI != 0 {
-		rules = append(rules, fmt.Sprintf("ABI at least %d.%d", s.MinABI>>8, s.MinABI&0xff))
-	}
-	if s.ForbidSMT {
-		rules = append(rules, "no SMT")
-	}
-	if s.PlatformInfo != 0 {
-		rules = append(rules, fmt.Sprintf("platform info has all bits of %#x", s.PlatformInfo))
-	}
-	texts[attest.CheckSNPPolicy] = strings.Join(rules, ", ")
-	launch := fmt.Sprintf("one of %d ID keys", len(s.Launch.IDKeyDigests))
-	if s.Launch.MinGuestSVN > 0 {
-		launch += fmt.Sprintf(" with guest SVN at least %d", s.Launch.MinGuestSVN)
-	}
-	if n := len(s.Launch.Measurements); n > 0 {
-		launch += fmt.Sprintf(", or one of %d measurements", n)
-	}
-	texts[attest.CheckSNPLaunch] = launch
-	return texts
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	_ "embed" // the style sheet
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"maps"
@@ -122,11 +123,7 @@ func (m *markup) about(r *Report) {
 			m.term("Nonce given out at", r.Challenge.Issued.Format(time.RFC3339))
 		}
 	}
-	platform := r.Platform
-	if platform == "" {
-		platform = "not known"
-	}
-	m.term("Hardware, as it says", platform)
+	m.term("Hardware, as it says", kindText(r.Kind))
 	m.term("Policy", r.Policy.text())
 	m.close("dl")
 }
@@ -266,6 +263,7 @@ func (m *markup) facts(f *Facts) {
 		m.lines(f.Key.PublicKey)
 		m.close("pre")
 	}
+	m.eventLog(f)
 	m.element("h3", "PCRs, SHA-256 bank")
 	m.open("table")
 	m.header("PCR", "Value")
@@ -277,6 +275,24 @@ func (m *markup) facts(f *Facts) {
 	}
 	m.close("tbody")
 	m.close("table")
+}
+
+func (m *markup) eventLog(f *Facts) {
+	l := f.EventLog
+	if l == nil {
+		return
+	}
+	m.element("h3", "Event log")
+	m.open("dl")
+	m.term("Events", strconv.Itoa(l.Events))
+	m.term("Secure boot, as measured", string(l.SecureBoot)+" "+l.SecureBootReason)
+	for _, digest := range l.BootLoaders {
+		m.term("Boot loader, SHA-256", hex.EncodeToString(digest))
+	}
+	for _, line := range l.CommandLines {
+		m.term("Kernel command line", line.Text)
+	}
+	m.close("dl")
 }
 
 func byNumber(a, b string) int {

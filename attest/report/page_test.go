@@ -207,7 +207,7 @@ func TestHostileCertificatesAreTextOnThePage(t *testing.T) {
 	r := report.Verify(data, q)
 	before, _ := elements(t, page(t, r, q))
 	const hostile = `<script src="//x">`
-	r.Facts.VMID, r.Platform = hostile, hostile
+	r.Facts.VMID, r.Kind = hostile, hostile
 	for i := range r.Chains {
 		for k := range r.Chains[i].Certificates {
 			r.Chains[i].Certificates[k].Subject = "CN=" + hostile

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/eventlog"
 )
 
 // Format names the version of the JSON form.
@@ -50,7 +51,8 @@ type Report struct {
 	Evidence  Evidence   `json:"evidence"`
 	Challenge *Challenge `json:"challenge"` // null: there was none
 	Policy    Policy     `json:"policy"`
-	Platform  string     `json:"platform"` // as the evidence says; empty if unknown
+	// Kind is what vouches for the machine, as the evidence says; empty if that is not known.
+	Kind attest.Kind `json:"kind"`
 
 	Checks    []Check        `json:"checks"`
 	Proven    []attest.Claim `json:"proven"`
@@ -60,7 +62,13 @@ type Report struct {
 	Facts *Facts `json:"facts"` // null unless verified
 
 	Explanation *Explanation `json:"explanation,omitempty"` // if it was asked for
+
+	result *attest.Result
 }
+
+// Result is what the verification gave, for other forms of telling it; nil if the bundle cannot be
+// parsed.
+func (r *Report) Result() *attest.Result { return r.result }
 
 // Evidence says which bundle it was.
 type Evidence struct {
@@ -120,6 +128,7 @@ type Facts struct {
 	Restart   uint32            `json:"restart_count"`
 	ClockMS   uint64            `json:"clock_ms"`
 	ClockSafe bool              `json:"clock_safe"`
+	EventLog  *eventlog.Facts   `json:"event_log"` // null: there is no log that explains the PCRs
 }
 
 // Key is the binding key.
@@ -137,7 +146,8 @@ func Verify(bundle []byte, q Question) *Report {
 		r.unreadable(err)
 		return r
 	}
-	r.add(evidence, result(evidence, q))
+	r.result = result(evidence, q)
+	r.add(r.result)
 	return r
 }
 
@@ -171,12 +181,10 @@ func (r *Report) unreadable(err error) {
 	r.Checks = append(r.Checks, Check{failed, true})
 }
 
-func (r *Report) add(e *attest.Evidence, found *attest.Result) {
+func (r *Report) add(found *attest.Result) {
 	r.Verdict = found.Verdict()
 	r.Verified = found.Verified() && r.Challenge != nil
-	if hardware, err := e.HardwareReport(); err == nil && hardware != nil {
-		r.Platform = hardware.Type.String()
-	}
+	r.Kind = found.Kind
 	required := map[string]bool{}
 	for _, name := range found.Required() {
 		required[name] = true
@@ -216,6 +224,9 @@ func facts(found *attest.Result) *Facts {
 	f := &Facts{
 		VMID: found.VMID, PCRs: map[string]string{},
 		Reset: found.Clock.ResetCount, Restart: found.Clock.RestartCount, ClockMS: found.Clock.Milliseconds, ClockSafe: found.Clock.Safe,
+	}
+	if found.Status(attest.CheckEventLogReplay) == attest.Pass {
+		f.EventLog = found.EventLog
 	}
 	if found.AK != nil {
 		f.AKName = hex.EncodeToString(found.AK.Name)

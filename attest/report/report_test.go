@@ -12,6 +12,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	at "github.com/keyagent/keyagent/attest/internal/attesttest"
 	"github.com/keyagent/keyagent/attest/report"
+	"github.com/keyagent/keyagent/attest/tee"
 )
 
 var (
@@ -58,7 +59,7 @@ func TestAReportOfGoodEvidence(t *testing.T) {
 	t.Parallel()
 	data, q := bundle(t, nil)
 	r := report.Verify(data, q)
-	if !r.Verified || r.Verdict != attest.Verified || len(r.Hindrances()) != 0 || r.Platform != "SEV-SNP" {
+	if !r.Verified || r.Verdict != attest.Verified || len(r.Hindrances()) != 0 || r.Kind != attest.KindSNP {
 		t.Errorf("%+v", r)
 	}
 	if f := r.Facts; f == nil || f.VMID != at.VMID || len(f.PCRs) != 8 || f.Key == nil || len(f.Key.SPKISHA256) != 64 {
@@ -96,7 +97,7 @@ func TestTheJSONFormHasTheseMembers(t *testing.T) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	want := []string{"chains", "challenge", "checks", "evidence", "facts", "format", "not_proven", "platform", "policy", "proven", "time", "verdict", "verified"}
+	want := []string{"chains", "challenge", "checks", "evidence", "facts", "format", "kind", "not_proven", "policy", "proven", "time", "verdict", "verified"}
 	if !slices.Equal(names, want) {
 		t.Errorf("members %q, want %q", names, want)
 	}
@@ -157,7 +158,7 @@ func TestEveryCheckIsInTheTreeAndExplained(t *testing.T) {
 	t.Parallel()
 	data, q := bundle(t, nil)
 	r := report.Verify(data, q)
-	r.Platform = "" // of a known platform, the checks of others are left out
+	r.Kind = "" // of a known platform, the checks of others are left out
 	shown := text(t, r)
 	explained := report.Explain(q.Rules, q.Policy)
 	for i, name := range attest.CheckNames() {
@@ -175,6 +176,8 @@ func TestTheExplanationSaysWhatIsRequired(t *testing.T) {
 	rules := attest.DefaultPolicy()
 	rules.MinTCB, rules.VMID = 0xdb18000000000004, "the-vm"
 	rules.PCRValues = map[int][][]byte{7: {{0xab}, {0xcd}}}
+	rules.AcceptedStatuses, rules.CollateralNotRequired = []tee.TCBStatus{tee.OutOfDate}, true
+	rules.MinTCBOf = map[string]tee.TCB{"Genoa": 0x54}
 	var b bytes.Buffer
 	if err := (report.Text{}).Explain(&b, report.Explain(rules, report.Policy{File: "p.yaml", SHA256: "00"})); err != nil {
 		t.Fatal(err)
@@ -182,6 +185,7 @@ func TestTheExplanationSaysWhatIsRequired(t *testing.T) {
 	for _, want := range []string{
 		"Policy: p.yaml", "snp.launch  required", "ak.certificate  checked if its part is there", "policy.vm-id  required", "the-vm",
 		"PCR 7 is ab or cd", "at least that of db18000000000004", "with fixedTPM, fixedParent, sensitiveDataOrigin, sign", "0, 1, 2, 3, 4, 5, 6, 7",
+		"AMD SEV-SNP, or Intel TDX", "UpToDate, OutOfDate", "tdx.collateral  checked if its part is there", "revoked platforms then pass", "on Genoa at least 0000000000000054",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())

@@ -68,7 +68,7 @@ func (r *Report) tree() *link {
 	challenge := &link{id: "challenge", title: "your challenge", brief: "your challenge", detail: r.challengeText(), checks: take("bundle.")}
 	key := &link{id: "key", title: "binding key, certified by the TPM", brief: "binding key (TPM2_Certify)", how: "answered in", detail: r.keyText(), checks: take("key.")}
 	quote := &link{id: "quote", title: "boot measurements, quoted by the TPM", brief: "boot, PCRs (TPM2_Quote)", how: "answered in", detail: r.pcrText(), checks: take("quote.")}
-	log := &link{id: "eventlog", title: "event log", brief: "event log", how: "explained in", checks: take("eventlog.")}
+	log := &link{id: "eventlog", title: "event log", brief: "event log", how: "explained in", detail: r.logText(), checks: take("eventlog.")}
 	ak := &link{id: "ak", title: "attestation key (AK) of the virtual TPM", brief: "attestation key of the TPM", how: "both signed by", detail: r.akText(), checks: take("ak.")}
 	claims := &link{id: "claims", title: "runtime claims of the paravisor", brief: "claims of the paravisor", how: "named in", detail: r.vmText(), checks: take("hcl.")}
 	report := &link{id: "report", title: r.reportTitle(), brief: r.reportTitle(), how: "hashed into the report_data of", checks: r.ofPlatform(take("snp.", "tdx."))}
@@ -93,12 +93,11 @@ func (r *Report) tree() *link {
 // ofPlatform leaves out what is about another platform than the evidence's, unless it failed or is
 // required.
 func (r *Report) ofPlatform(checks []Check) []Check {
-	if r.Platform == "" {
+	if r.Kind != attest.KindSNP && r.Kind != attest.KindTDX {
 		return checks
 	}
-	about := map[string]string{"SEV-SNP": "snp.", "TDX": "tdx."}[r.Platform]
 	return slices.DeleteFunc(checks, func(c Check) bool {
-		return about != "" && !strings.HasPrefix(c.Name, about) && c.Met() && c.Status == attest.NotApplicable
+		return !strings.HasPrefix(c.Name, string(r.Kind)+".") && c.Met() && c.Status == attest.NotApplicable
 	})
 }
 
@@ -144,10 +143,28 @@ func (r *Report) challengeText() string {
 }
 
 func (r *Report) reportTitle() string {
-	if r.Platform == "" {
-		return "hardware report"
+	switch r.Kind {
+	case attest.KindSNP:
+		return "AMD SEV-SNP report"
+	case attest.KindTDX:
+		return "Intel TDX quote"
 	}
-	return r.Platform + " report"
+	return "hardware report"
+}
+
+// kindText says what vouches for a machine.
+func kindText(k attest.Kind) string {
+	text, known := map[attest.Kind]string{
+		attest.KindSNP: "AMD SEV-SNP", attest.KindTDX: "Intel TDX",
+		attest.KindVTPM: "no TEE: a virtual TPM that Azure's CA certified", attest.KindTPM: "no TEE: a TPM that you know",
+	}[k]
+	switch {
+	case known:
+		return text
+	case k == "":
+		return "not known"
+	}
+	return string(k)
 }
 
 func (r *Report) keyText() string {
@@ -169,6 +186,14 @@ func (r *Report) vmText() string {
 		return ""
 	}
 	return "VM " + r.Facts.VMID
+}
+
+func (r *Report) logText() string {
+	if r.Facts == nil || r.Facts.EventLog == nil {
+		return ""
+	}
+	l := r.Facts.EventLog
+	return fmt.Sprintf("%d events, secure boot %s, %d boot loaders", l.Events, l.SecureBoot, len(l.BootLoaders))
 }
 
 func (r *Report) pcrText() string {

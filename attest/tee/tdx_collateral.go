@@ -54,6 +54,25 @@ func (c *TDXCollateral) CheckSizes() error {
 	return nil
 }
 
+// Until returns when the first part of the collateral ends, a list or a statement. It proves
+// nothing.
+func (c *TDXCollateral) Until() (time.Time, error) {
+	info, infoErr := ParseTCBInfo(c.TCBInfo)
+	qe, qeErr := ParseQEIdentity(c.QEIdentity)
+	root, rootErr := parseCRL("root CA's revocation list", c.RootCACRL)
+	pck, pckErr := parseCRL("revocation list of PCK certificates", c.PCKCRL)
+	if err := errors.Join(infoErr, qeErr, rootErr, pckErr); err != nil {
+		return time.Time{}, err
+	}
+	first := info.statement.Until
+	for _, end := range []time.Time{qe.statement.Until, root.list.NextUpdate, pck.list.NextUpdate} {
+		if end.Before(first) {
+			first = end
+		}
+	}
+	return first, nil
+}
+
 // CollateralUse is what collateral is used for.
 type CollateralUse struct {
 	Roots []*x509.Certificate

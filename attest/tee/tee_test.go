@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/google/go-sev-guest/abi"
+	"github.com/google/go-sev-guest/kds"
 	"github.com/google/go-sev-guest/verify"
+	"github.com/google/go-sev-guest/verify/trust"
 
 	"github.com/keyagent/keyagent/attest/tee"
 )
@@ -217,4 +219,43 @@ func FuzzParseSNPReport(f *testing.F) {
 		_ = report.VerifySignature(vcek)
 		_ = tee.CheckIdentity(report, vcek, nil)
 	})
+}
+
+// FuzzParseEndorsement: what is accepted of a VCEK of Milan or Genoa, go-sev-guest reads to the
+// same values, if it knows the certificate's other extensions.
+func FuzzParseEndorsement(f *testing.F) {
+	for _, dir := range []string{"snp-milan-2023", "snp-milan-2026"} {
+		f.Add(realVCEK(f, dir).Raw)
+	}
+	f.Add(tee.DefaultAMDRoots()[0].ASK.Raw)
+	f.Fuzz(func(t *testing.T, der []byte) {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return
+		}
+		e, err := tee.ParseEndorsement(cert)
+		if err != nil || e.StructVersion != 0 || e.HWID == nil {
+			return
+		}
+		theirs, err := kds.VcekCertificateExtensions(cert)
+		if err == nil && (tee.TCB(theirs.TCBVersion) != e.TCB || !bytes.Equal(theirs.HWID, e.HWID) || theirs.ProductName != e.ProductName) {
+			t.Errorf("%+v, go-sev-guest reads %+v", e, theirs)
+		}
+	})
+}
+
+func TestTheRootsAreThoseOfGoSEVGuest(t *testing.T) {
+	t.Parallel()
+	for _, root := range tee.DefaultAMDRoots() {
+		theirs, err := trust.GetDefaultRootCerts(root.Product)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !root.ARK.Equal(theirs.ProductCerts.Ark) || !root.ASK.Equal(theirs.ProductCerts.Ask) {
+			t.Errorf("%s: other roots", root.Product)
+		}
+		if err := root.ASVK.CheckSignatureFrom(root.ARK); err != nil {
+			t.Errorf("%s: ASVK: %v", root.Product, err)
+		}
+	}
 }

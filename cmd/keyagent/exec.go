@@ -17,6 +17,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/client"
+	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/launch"
 )
 
@@ -205,7 +206,24 @@ func findProgram(name string) (string, error) {
 	if errors.Is(cause, fs.ErrPermission) || errors.Is(cause, syscall.EISDIR) {
 		code = exitNotExecutable
 	}
-	return "", programError{fmt.Errorf("running %s: %w", name, cause), code}
+	return "", advice.Add(programError{fmt.Errorf("running %s: %w", name, cause), code}, findAdvice(name, cause))
+}
+
+// findAdvice says what to do about a program that was not found, or cannot be run.
+func findAdvice(name string, cause error) advice.Advice {
+	switch {
+	case errors.Is(cause, syscall.EISDIR):
+		return advice.New("name the program in it")
+	case errors.Is(cause, fs.ErrPermission):
+		return advice.New("see that this user may execute it (ls -l), and enter the directories that lead to it")
+	case strings.HasPrefix(name, "-"):
+		return advice.New("flags of this command stand before the program")
+	case strings.Contains(name, "/"):
+		return advice.New("see that the path is right, and where a script is meant, that the interpreter in its first line is there")
+	case errors.Is(cause, exec.ErrNotFound):
+		return advice.New("it is in no directory of PATH; name it by its path, or see which PATH this command has: a systemd unit and sudo have short ones")
+	}
+	return advice.Advice{}
 }
 
 // isInPath reports whether PATH has a file of this name, which is not executable then.

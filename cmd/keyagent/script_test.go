@@ -76,7 +76,8 @@ func azuresim() int {
 //	freeport VARIABLE | secretonly PIDFILE
 //
 // The condition [root] is that the scripts may be other users, too, [mount] that they may
-// have a mount namespace, and [pty] that there are pseudo-terminals.
+// have a mount namespace, and [pty] that there are pseudo-terminals; [httpx] and [mono] that
+// Python's library and .NET's compiler are installed, which is promised where tools are.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, params(t, "script", nil))
 }
@@ -125,6 +126,15 @@ func TestScriptsWithANameService(t *testing.T) {
 // platforms share.
 const platformKeys = "AZURESIM_KEYS"
 
+// promised reports whether a program runs. Where tools are promised it is an error if it does not.
+func promised(program *exec.Cmd) (bool, error) {
+	err := program.Run()
+	if err != nil && os.Getenv(tooltest.RequireEnv) == "1" {
+		return false, fmt.Errorf("%v: %w", program.Args, err)
+	}
+	return err == nil, nil
+}
+
 // params is how the scripts of testdata/dir are run, each in an environment that setup, which may
 // be nil, completes.
 func params(t *testing.T, dir string, setup func(*testscript.Env)) testscript.Params {
@@ -154,6 +164,10 @@ func params(t *testing.T, dir string, setup func(*testscript.Env)) testscript.Pa
 					err = f.Close()
 				}
 				return err == nil, nil
+			case "httpx":
+				return promised(exec.CommandContext(context.Background(), "/usr/bin/python3", "-c", "import httpx"))
+			case "mono":
+				return promised(exec.CommandContext(context.Background(), "mcs", "--version"))
 			}
 			return false, fmt.Errorf("there is no condition %q", name)
 		},

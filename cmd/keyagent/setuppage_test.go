@@ -78,7 +78,7 @@ func TestCloudInitTakesThePage(t *testing.T) {
 func TestTheCommandsOfTheOperatorsPagesExist(t *testing.T) {
 	command := regexp.MustCompile("(?m)(?:^ *|[`\"]|sudo -u [a-z]+ |sudo )keyagent ([a-z][^`\"\n|>]*)")
 	count := 0
-	for _, page := range []string{"setup.md"} {
+	for _, page := range []string{"setup.md", "operations.md", "troubleshooting.md"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", "docs", page))
 		if err != nil {
 			t.Fatal(err)

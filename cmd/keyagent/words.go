@@ -26,6 +26,7 @@ func commandWords() map[advice.Verb]string {
 		advice.Diagnose:           "doctor",
 		advice.Serve:              serveName,
 		advice.CheckConfiguration: "config check",
+		advice.CheckTakeover:      "takeover check",
 		advice.Setup:              setupName,
 		advice.PrepareImage:       imagePrepareName,
 		advice.GetToken:           "token",

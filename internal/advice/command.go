@@ -31,6 +31,7 @@ const (
 	Diagnose           Verb = "diagnose"
 	Serve              Verb = "run the agent"
 	CheckConfiguration Verb = "check the configuration"
+	CheckTakeover      Verb = "check the takeover"
 	Setup              Verb = "set the agent up"
 	PrepareImage       Verb = "remove what is this machine's alone"
 	GetToken           Verb = "get a token of"

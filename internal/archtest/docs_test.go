@@ -48,6 +48,7 @@ func TestTheDocsExplainExactlyTheDependencies(t *testing.T) {
 		"bench":         "\n## For the comparisons only\n",
 		"client/azcred": "\n## For apps with the Azure SDK only\n",
 		"test/clients":  "\n## For the tests with other clients only\n",
+		"test/formats":  "\n## For the test with another reader of results only\n",
 	} {
 		_, section, found := strings.Cut(page, heading)
 		if !found {

@@ -42,7 +42,7 @@ var places = map[string]place{
 	"internal/nearby":            {nil, leaf},
 	"internal/tcg":               {nil, leaf},
 	"internal/archtest":          {nil, "it looks at the tree from outside"},
-	"config":                     {[]string{"internal/cloud", "internal/owned"}, "the file format is no package's own; engine and daemon translate it into each Config. A file names clouds, hosts and audiences as Microsoft does"},
+	"config":                     {[]string{"internal/cloud", "internal/nearby", "internal/owned"}, "the file format is no package's own; engine and daemon translate it into each Config. A file names clouds, hosts and audiences as Microsoft does"},
 	"agentapi/wire":              {nil, "apps link it: what they would carry with it must be nothing"},
 	"agentapi/peer":              {nil, "the caller's identity is the kernel's answer, not ours"},
 	"attest/internal/strictjson": {nil, leaf},
@@ -78,11 +78,12 @@ var places = map[string]place{
 	"attest/judge":      {[]string{"attest/judge/cases"}, "flags and lines of text only"},
 	"attest/policyfile": {[]string{"attest", "attest/hcl", "attest/tee", "internal/nearby"}, "a file becomes a policy; a relying party that writes its policy in Go does not link it"},
 	"attest/fleet":      {[]string{"attest", "attest/report"}, "many files and their order; what holds is decided in attest"},
-	"attest/report":     {[]string{"attest", "attest/hcl"}, "what was found, for people and programs; it decides nothing"},
+	"attest/report":     {[]string{"attest", "attest/eventlog", "attest/tee"}, "what was found, for people and programs; it decides nothing"},
 	"attest/collect": {
-		[]string{"attest", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream", "internal/waiting"},
+		[]string{"attest", "attest/eventlog", "attest/hcl", "attest/tee", "attest/internal/strictjson", "tpm", "internal/certs", "internal/cloud", "internal/upstream", "internal/waiting"},
 		"gathers on the VM what attest then verifies",
 	},
+	"attest/formats": {[]string{"attest", "attest/tee"}, "other people's forms of what attest has found; it decides nothing"},
 	"attest/maa": {
 		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream", "internal/waiting"},
 		"one service's protocol over evidence that somebody else collected",
@@ -174,21 +175,25 @@ var places = map[string]place{
 	"cmd/keyagent": {
 		[]string{
 			"config", "attest", "client", "agentapi/wire", "systemd", "internal/accounts", "internal/imageprep", "internal/inspect", "internal/setup", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
-			"attest/policyfile", "attest/report", "attest/fleet", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
+			"attest/formats", "attest/policyfile", "attest/report", "attest/fleet", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},
 
 	"scripts":                      {nil, "it runs the scripts beside it"},
 	"test/e2e/escapes":             {nil, "it stands in the place of the agent's program, and needs nothing of it"},
+	"test/e2e/load":                {nil, "a program of somebody's, which knows the socket and HTTP"},
+	"test/e2e/tpmbridge":           {nil, "it passes bytes on between QEMU and a TPM, and knows neither's meaning"},
 	"packaging":                    {[]string{"config"}, "it runs the scripts beside it, and reads the example with the package that the agent reads its file with"},
 	"packaging/generate":           {nil, "a tool of the build: texts go in, texts come out"},
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
+	"samples/verifier":             {[]string{"attest"}, "a relying party as anybody would write it: it has the verifier and no more"},
 	"samples/exec/go":              {nil, "an app that does not know of keyagent"},
 	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 
+	"attest/internal/mutate":     {nil, "it runs the tests of other packages from outside"},
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee", "simulator/bootlog"}, "makes evidence for tests"},
 	"internal/agenttest": {
 		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator", "simulator/pki"},

@@ -82,6 +82,7 @@ func (d *doctor) checkAll(ctx context.Context) {
 	d.checkSocket()
 	d.checkAgent()
 	d.checkCallers()
+	d.checkTakeover(ctx)
 	d.checkAudit()
 	if d.checkTPM(ctx) {
 		defer d.tpm.Close()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 
 	"github.com/keyagent/keyagent/acquire"
@@ -33,6 +35,7 @@ type EvidenceRequest struct {
 type evidence struct {
 	inForce atomic.Pointer[evidencePlan]
 	turn    waiting.Lock
+	made    atomic.Pointer[bool] // whether the last attempt that says something made a bundle; nil: there was none
 }
 
 type evidencePlan struct {
@@ -40,8 +43,21 @@ type evidencePlan struct {
 	collector *collect.Collector // nil: the keys are in software
 }
 
-func (e *evidence) use(p *Plan, c *collect.Collector) { e.inForce.Store(&evidencePlan{p, c}) }
-func (e *evidence) collector() *collect.Collector     { return e.inForce.Load().collector }
+func (e *evidence) use(p *Plan, c *collect.Collector) {
+	e.inForce.Store(&evidencePlan{p, c})
+	e.made.Store(nil)
+}
+
+// note keeps what came of an attempt. What the host or the TPM could not do at a moment says
+// nothing of the next.
+func (e *evidence) note(err error) {
+	_, unverified := errors.AsType[*attest.CheckError](err)
+	if made := err == nil; made || unverified || errors.Is(err, collect.ErrNoReport) {
+		e.made.Store(&made)
+	}
+}
+
+func (e *evidence) collector() *collect.Collector { return e.inForce.Load().collector }
 
 // newCollector makes the collector of a plan; nil if the keys are in software.
 func newCollector(on *tpm.TPM, key *tpm.Key, cfg *config.Config, plan *Plan, opts Options) *collect.Collector {
@@ -53,17 +69,50 @@ func newCollector(on *tpm.TPM, key *tpm.Key, cfg *config.Config, plan *Plan, opt
 		Key:          key,
 		IMDSEndpoint: cfg.IMDSEndpoint,
 		HTTP:         imds.NewHTTPClient(),
+		EventLogFile: eventLogFile(plan.eventLog),
 		Anchors:      plan.anchors,
 		Policy:       plan.evidence,
 		Now:          opts.Now,
 		Logger:       opts.Logger,
 		Sleep:        opts.Sleep,
+
+		HardwareConfig: plan.hardware(opts),
 	})
+}
+
+// eventLogCredential is the systemd credential with the event log, for agents that are not root.
+const eventLogCredential = "keyagent.event-log"
+
+// eventLogFile is where the event log is read: where the configuration says, or in the credential
+// if there is one; else "".
+func eventLogFile(configured string) string {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if configured != "" || dir == "" {
+		return configured
+	}
+	file := filepath.Join(dir, eventLogCredential)
+	if _, err := os.Stat(file); err != nil {
+		return ""
+	}
+	return file
 }
 
 // Evidence makes attestation evidence of a key, encoded as a bundle. It waits for its turn, for the
 // TPM and for the host, but not longer than ctx. Errors are [*acquire.Error].
 func (e *Engine) Evidence(ctx context.Context, req EvidenceRequest) ([]byte, error) {
+	bundle, err := e.makeEvidence(ctx, req)
+	e.evidence.note(err)
+	if err != nil && ctx.Err() == nil {
+		e.opts.Logger.WarnContext(ctx, "evidence was not made", "key", req.Key, "cause", err)
+	}
+	return bundle, err
+}
+
+// EvidenceMade reports whether the last attempt to make evidence did; nil: there was none that says
+// something of the next.
+func (e *Engine) EvidenceMade() *bool { return e.evidence.made.Load() }
+
+func (e *Engine) makeEvidence(ctx context.Context, req EvidenceRequest) ([]byte, error) {
 	using := e.evidence.inForce.Load()
 	if using.collector == nil {
 		return nil, evidenceError(noEvidence("the agent's keys are in software, and nothing vouches for them"))
@@ -141,7 +190,7 @@ func (p *evidencePlan) make(ctx context.Context, key *tpm.Key, req EvidenceReque
 func (p *Plan) evidenceFor(req EvidenceRequest) collect.Request {
 	wanted := collect.Request{
 		Challenge: attest.Challenge{Nonce: req.Nonce, Audience: req.Audience},
-		PCRs:      req.PCRs, HardwareFresh: req.HardwareFresh, WithoutTEE: true,
+		PCRs:      req.PCRs, EventLog: req.EventLog, HardwareFresh: req.HardwareFresh, WithoutTEE: true,
 	}
 	if len(wanted.PCRs) == 0 {
 		wanted.PCRs = p.pcrs

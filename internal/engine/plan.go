@@ -30,6 +30,7 @@ type Plan struct {
 	attestHosts imds.HostList
 	anchors     attest.TrustAnchors
 	evidence    attest.Policy
+	collateral  string // of Intel, see collect.TDXConfig
 
 	command  []string // of the provider exec
 	pcrs     []int    // of evidence for callers and programs
@@ -151,7 +152,7 @@ func (p *Plan) addAttestation(cfg config.Attestation) error {
 			programErr = fmt.Errorf("attestation.command: %w", programErr)
 		}
 	}
-	return errors.Join(amdErr, vtpmErr, programErr)
+	return errors.Join(amdErr, vtpmErr, programErr, p.addTDX(cfg.TDX))
 }
 
 // fromPEM reads additional trust anchors; no file, no anchors.

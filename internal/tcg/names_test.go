@@ -31,6 +31,7 @@ func TestNumbersHaveTheNamesOfTheRegistry(t *testing.T) {
 		{tcg.Command(uint32(tpm2.TPMCCPolicySecret)), "TPM2_PolicySecret (0x151)"},
 		{tcg.Command(uint32(tpm2.TPMCCPolicyNV)), "TPM2_PolicyNV (0x149)"},
 		{tcg.Command(uint32(tpm2.TPMCCGetCapability)), "TPM2_GetCapability (0x17a)"},
+		{tcg.Command(uint32(tpm2.TPMCCReadClock)), "TPM2_ReadClock (0x181)"},
 		{tcg.Command(0x1), "0x001 (unknown)"},
 		{tcg.Capability(uint32(tpm2.TPMCapPCRs)), "TPM_CAP_PCRS (0x5)"},
 		{tcg.Handle(uint32(tpm2.TPMRHOwner)), "TPM_RH_OWNER (0x40000001)"},

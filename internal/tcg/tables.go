@@ -57,7 +57,7 @@ func commands() map[uint32]string {
 		0x173: "ReadPublic", 0x174: "RSA_Encrypt", 0x176: "StartAuthSession",
 		0x177: "VerifySignature", 0x17a: "GetCapability", 0x17b: "GetRandom", 0x17c: "GetTestResult",
 		0x17d: "Hash", 0x17e: "PCR_Read", 0x17f: "PolicyPCR", 0x180: "PolicyRestart",
-		0x182: "PCR_Extend", 0x187: "PolicyPhysicalPresence", 0x188: "PolicyDuplicationSelect",
+		0x181: "ReadClock", 0x182: "PCR_Extend", 0x187: "PolicyPhysicalPresence", 0x188: "PolicyDuplicationSelect",
 		0x189: "PolicyGetDigest", 0x18a: "TestParms", 0x18c: "PolicyPassword",
 		0x18f: "PolicyNvWritten", 0x190: "PolicyTemplate", 0x192: "PolicyAuthorizeNV",
 		0x19b: "PolicyCapability", 0x19c: "PolicyParameters",

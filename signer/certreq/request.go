@@ -32,6 +32,10 @@ type RequestOptions struct {
 	// means SHA256-RSA for RSA, and the curve's hash for ECDSA. PSS, with a salt as long as the
 	// hash, is used only if it is named here: some issuers cannot verify it.
 	SignatureAlgorithm x509.SignatureAlgorithm
+
+	// Attributes are further ones, besides the extensions: each an Attribute (RFC 2986, 4.1) in
+	// DER.
+	Attributes [][]byte
 }
 
 // The extensions that a request asks for, and their values.
@@ -57,6 +61,9 @@ func NewCertificateRequest(key crypto.Signer, opts RequestOptions) ([]byte, erro
 	extensions, err := requestedExtensions(opts.Names)
 	if err != nil {
 		return nil, fmt.Errorf("certificate request: %w", err)
+	}
+	if len(opts.Attributes) > 0 {
+		return withAttributes(key, algorithm, opts, extensions)
 	}
 	// x509 verifies the signature before it returns.
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{

@@ -31,6 +31,9 @@ type Service struct {
 	requests int      // guarded by mu
 	problems []string // guarded by mu
 
+	// Collateral is what the service has from Intel; nil for SEV-SNP.
+	Collateral *attest.TDXCollateral
+
 	// What to do otherwise than the real one does. Set before the first request.
 	Answer   func(w http.ResponseWriter, r *http.Request, n int) bool // true: done
 	Claims   func(map[string]any)
@@ -40,7 +43,7 @@ type Service struct {
 	Compact  func(string) string
 }
 
-type snpRequest struct {
+type guestRequest struct {
 	Version       string `json:"AttestationProtocolVersion"`
 	OSType        string
 	OSDistro      string
@@ -116,7 +119,7 @@ func (s *Service) attest(r *http.Request) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var info snpRequest
+	var info guestRequest
 	if err := json.Unmarshal(raw, &info); err != nil {
 		return "", err
 	}
@@ -132,14 +135,15 @@ func std(s string) []byte {
 	return b
 }
 
-func (s *Service) verify(info *snpRequest) (string, error) {
-	if info.Version != "2.0" || string(std(info.OSType)) != "Linux" || info.IsolationInfo.Type != "SevSnp" || info.TcgLogs == nil {
+func (s *Service) verify(info *guestRequest) (string, error) {
+	if info.Version != "2.0" || string(std(info.OSType)) != "Linux" || (info.IsolationInfo.Type == "Tdx") != (s.Collateral != nil) || info.TcgLogs == nil {
 		return "", fmt.Errorf("version %q, OS %q, isolation %q", info.Version, info.OSType, info.IsolationInfo.Type)
 	}
 	e, err := info.evidence()
 	if err != nil {
 		return "", err
 	}
+	e.TDXCollateral = s.Collateral
 	ch := attest.Challenge{Nonce: std(info.ClientPayload["nonce"]), Audience: s.URL}
 	result := attest.Verify(e, ch, s.anchors, attest.DefaultPolicy(), Epoch())
 	if err := result.Err(); err != nil {
@@ -155,15 +159,7 @@ func (s *Service) verify(info *snpRequest) (string, error) {
 	return s.seal(s.jwt(info, result.AK), encKey[len(encKey)-256:])
 }
 
-func (info *snpRequest) evidence() (*attest.Evidence, error) {
-	var proof struct{ SnpReport, VcekCertChain string }
-	if err := json.Unmarshal(std(info.IsolationInfo.Evidence.Proof), &proof); err != nil {
-		return nil, err
-	}
-	report, err := base64.RawURLEncoding.DecodeString(proof.SnpReport)
-	if err != nil {
-		return nil, err
-	}
+func (info *guestRequest) evidence() (*attest.Evidence, error) {
 	if len(std(info.TpmInfo.PcrSignature)) != 256 || len(std(info.TpmInfo.AikPub)) < 2 {
 		return nil, errors.New("PcrSignature is not bare, or AikPub is empty")
 	}
@@ -177,9 +173,8 @@ func (info *snpRequest) evidence() (*attest.Evidence, error) {
 	if log := std(*info.TcgLogs); len(log) > 0 {
 		e.EventLog = log
 	}
-	e.SNPReport = report
-	for block, rest := pem.Decode(std(proof.VcekCertChain)); block != nil; block, rest = pem.Decode(rest) {
-		e.VCEKChain = append(e.VCEKChain, block.Bytes)
+	if err := info.addProof(e); err != nil {
+		return nil, err
 	}
 	for i, p := range info.TpmInfo.PCRs {
 		if i >= len(info.TpmInfo.PcrSet) || info.TpmInfo.PcrSet[i] != p.Index {
@@ -190,8 +185,30 @@ func (info *snpRequest) evidence() (*attest.Evidence, error) {
 	return e, nil
 }
 
+// addProof reads what the hardware says.
+func (info *guestRequest) addProof(e *attest.Evidence) error {
+	raw := std(info.IsolationInfo.Evidence.Proof)
+	switch info.IsolationInfo.Type {
+	case "Tdx":
+		e.TDQuote = raw
+		return nil
+	case "SevSnp":
+		var proof struct{ SnpReport, VcekCertChain string }
+		if err := json.Unmarshal(raw, &proof); err != nil {
+			return err
+		}
+		for block, rest := pem.Decode(std(proof.VcekCertChain)); block != nil; block, rest = pem.Decode(rest) {
+			e.VCEKChain = append(e.VCEKChain, block.Bytes)
+		}
+		var err error
+		e.SNPReport, err = base64.RawURLEncoding.DecodeString(proof.SnpReport)
+		return err
+	}
+	return fmt.Errorf("isolation %q", info.IsolationInfo.Type)
+}
+
 // jwt makes a token; its signature is random, since the client does not check it.
-func (s *Service) jwt(info *snpRequest, ak *attest.AK) string {
+func (s *Service) jwt(info *guestRequest, ak *attest.AK) string {
 	claims := map[string]any{
 		"iss": s.URL, "exp": Epoch().Add(8 * time.Hour).Unix(), "x-ms-attestation-type": "azurevm",
 		"x-ms-runtime": map[string]any{"client-payload": info.ClientPayload},

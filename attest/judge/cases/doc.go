@@ -7,12 +7,13 @@
 // with a reason, whatever the case expects: only the verifier may refuse.
 //
 // What always holds:
-//   - What a case says and this package does not know (a member, a part, a policy, a fact) makes
-//     the case fail: it asks for something that was not checked.
+//   - A part, a policy or an expectation that this package does not know makes its case fail: it
+//     asks for something that was not checked. A member or a fact that it does not know is noted.
 //   - A case that cannot be read is one failed case, and the others are judged all the same.
 //   - An outcome is as expected only if the verdict, every check named and every fact agree.
 //
-// A case is "verified" if [attest.Result.Verdict] says so under the format's default policy, which
-// names no kind of evidence without a TEE: evidence of a TPM alone is "partial" at best. "parsed"
-// is for evidence of which no signature can be checked.
+// A case is "verified" if [attest.Result.Verdict] says so under the format's default policy. That
+// policy names no kind of evidence without a TEE, except for cases that are called "tpm-only". Of a
+// case that is called "td-quote-only" it is said if the quote shows all that it can by itself.
+// "parsed" is for evidence of which no signature can be checked.
 package cases

@@ -30,37 +30,34 @@ func readers() map[string]reader {
 	}
 }
 
-// checkFacts returns every fact that was not read as the case says.
-func checkFacts(want map[string]map[string]any, p *parts, r *attest.Result) []string {
-	var problems []string
+// compareFacts holds what was read against what the case says must be read. Of a fact that this
+// program does not know, it says so.
+func (o *Outcome) compareFacts(want map[string]map[string]any, p *parts, r *attest.Result) {
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		read, known := readers()[name]
 		if !known {
-			problems = append(problems, fmt.Sprintf("facts about %.40q are not known", name))
+			o.note("facts about %.40q are not known, and were not compared", name)
 			continue
 		}
 		got, err := read(p, r)
 		if err != nil {
-			problems = append(problems, fmt.Sprintf("facts about %s cannot be read: %v", name, err))
+			o.problem("facts about %s cannot be read: %v", name, err)
 			continue
 		}
-		problems = append(problems, got.compare(name, want[name])...)
+		o.compareGroup(name, want[name], got)
 	}
-	return problems
 }
 
-func (g group) compare(name string, want map[string]any) []string {
-	var problems []string
+func (o *Outcome) compareGroup(name string, want map[string]any, got group) {
 	for _, fact := range slices.Sorted(maps.Keys(want)) {
-		got, known := g[fact]
+		value, known := got[fact]
 		switch {
 		case !known:
-			problems = append(problems, fmt.Sprintf("fact %s.%.60s is not known here, or is not in the evidence", name, fact))
-		case !agrees(got, want[fact]):
-			problems = append(problems, fmt.Sprintf("fact %s.%s is %s, expected %v", name, fact, shown(got), want[fact]))
+			o.note("fact %s.%.60s is not known or not in the evidence, and was not compared", name, fact)
+		case !agrees(value, want[fact]):
+			o.problem("fact %s.%s is %s, expected %v", name, fact, shown(value), want[fact])
 		}
 	}
-	return problems
 }
 
 // agrees compares a value as it was read with one from a file of cases. Bytes are written in

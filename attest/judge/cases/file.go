@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/keyagent/keyagent/attest/internal/strictjson"
@@ -47,6 +50,10 @@ type Case struct {
 	PassingChecks []string                  `json:"passing_checks"`
 	Facts         map[string]map[string]any `json:"facts"`
 	Policy        Policy                    `json:"policy"`
+
+	// notes are what the case says that this program does not know, and that cannot change what
+	// must come out.
+	notes []string
 }
 
 // The values of Case.Expect.
@@ -57,8 +64,12 @@ const (
 	expectParsed   = "parsed"
 )
 
-// parseOnly is the platform of cases that ask for structure and claims hash only.
-const parseOnly = "parse-only"
+// The platforms of cases that ask for less than evidence of a Confidential VM.
+const (
+	parseOnly   = "parse-only"    // structure and claims hash
+	tdQuoteOnly = "td-quote-only" // the processor's word, about nothing that the case has
+	tpmOnly     = "tpm-only"      // a TPM without a TEE
+)
 
 // Open reads a file of cases, but no part of any of them.
 func Open(name string) (*File, error) {
@@ -131,7 +142,8 @@ func outerMembers(data []byte) (map[string]json.RawMessage, error) {
 	return members, nil
 }
 
-// readCase reads one case, strictly. The case is returned with what could be read of it.
+// readCase reads one case. What is not known in its policy is an error: it could make the outcome
+// another one. An unknown member is noted. The case is returned with what could be read of it.
 func readCase(raw []byte) (*Case, error) {
 	c := &Case{}
 	var named struct {
@@ -140,9 +152,17 @@ func readCase(raw []byte) (*Case, error) {
 	if json.Unmarshal(raw, &named) == nil {
 		c.ID = named.ID
 	}
-	var strict Case
-	if err := strictjson.Unmarshal(raw, &strict); err != nil {
+	if err := strictjson.UnmarshalOpen(raw, &Case{}); err != nil {
 		return c, err
+	}
+	members := map[string]json.RawMessage{}
+	if err := json.Unmarshal(raw, &members); err != nil {
+		return c, err
+	}
+	if policy, there := members["policy"]; there {
+		if err := strictjson.Unmarshal(policy, &Policy{}); err != nil {
+			return c, fmt.Errorf("policy: %w", err)
+		}
 	}
 	// Numbers of facts keep their digits.
 	dec := json.NewDecoder(bytes.NewReader(raw))
@@ -150,14 +170,34 @@ func readCase(raw []byte) (*Case, error) {
 	if err := dec.Decode(c); err != nil {
 		return c, err
 	}
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		if !slices.Contains(memberNames(), name) {
+			c.note("member %.40q is not known", name)
+		}
+	}
 	return c, c.check()
+}
+
+func (c *Case) note(format string, args ...any) {
+	c.notes = append(c.notes, fmt.Sprintf(format, args...))
+}
+
+// memberNames are the members of a case.
+func memberNames() []string {
+	var names []string
+	for field := range reflect.TypeFor[Case]().Fields() {
+		if field.IsExported() {
+			names = append(names, field.Tag.Get("json"))
+		}
+	}
+	return names
 }
 
 func (c *Case) check() error {
 	switch c.Platform {
-	case "azure-sev-snp", "azure-tdx", "tpm-only", "td-quote-only", parseOnly:
+	case "azure-sev-snp", "azure-tdx", tpmOnly, tdQuoteOnly, parseOnly:
 	default:
-		return fmt.Errorf("unknown platform %.40q", c.Platform)
+		c.note("platform %.40q is not known: the parts decide", c.Platform)
 	}
 	switch c.Expect {
 	case expectVerified, expectRejected, expectPartial, expectParsed:
@@ -179,11 +219,11 @@ func (c *Case) check() error {
 
 // readFile reads a file of at most limit bytes.
 func readFile(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name) //nolint:gosec // whoever runs the command names the file, and it the parts
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err

@@ -33,6 +33,9 @@ func (c *Case) policy(e *attest.Evidence) (attest.Policy, error) {
 	if c.Policy.RequiredPCRs != nil {
 		p.PCRs = c.Policy.RequiredPCRs
 	}
+	if c.Platform == tpmOnly { // which names the kind, as policies must
+		p.TEE = []attest.Kind{attest.KindSNP, attest.KindTDX, attest.KindVTPM, attest.KindTPM}
+	}
 	p.RequireSecureBoot = c.Policy.RequireSecureBoot
 	if s := c.Policy.UserDataHex; s != nil {
 		userData, err := hex.DecodeString(*s)

@@ -1,0 +1,100 @@
+package policyfile
+
+import (
+	"encoding/hex"
+	"slices"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/tee"
+)
+
+// sgxComponents is how many components the TCB of a platform has.
+const sgxComponents = 16
+
+func (d *decoder) tdx(n *yaml.Node, t *attest.TDXPolicy) {
+	digests := func(name string, to *[][]byte) func(*yaml.Node) {
+		return func(n *yaml.Node) { *to = d.digests(n, "tdx."+name, launchDigestSize) }
+	}
+	d.mapping(n, "tdx", members{
+		"mrtd":       func(n *yaml.Node) { t.MRTDs = d.mrtds(n) },
+		"collateral": func(n *yaml.Node) { t.CollateralNotRequired = !d.flag(n, "tdx.collateral") },
+		"accepted_statuses": func(n *yaml.Node) {
+			t.AcceptedStatuses = words(d, n, "tdx.accepted_statuses", acceptable())
+			slices.Sort(t.AcceptedStatuses)
+			t.AcceptedStatuses = slices.Compact(t.AcceptedStatuses)
+		},
+		"min_tcb_evaluation_number": func(n *yaml.Node) {
+			t.MinTCBEvaluationNumber = uint32(d.number(n, "tdx.min_tcb_evaluation_number", 0, 1<<32-1)) //nolint:gosec // number keeps to the range
+		},
+		"tcb_exceptions":    func(n *yaml.Node) { d.tcbExceptions(n, t) },
+		"accept_attributes": func(n *yaml.Node) { t.TDAttributes = d.attributes(n) },
+		"accept_xfam":       func(n *yaml.Node) { t.XFAM = d.bits(n, "tdx.accept_xfam") },
+		"mr_config_id":      digests("mr_config_id", &t.MRConfigIDs),
+		"mr_owner":          digests("mr_owner", &t.MROwners),
+		"mr_owner_config":   digests("mr_owner_config", &t.MROwnerConfigs),
+	})
+}
+
+// acceptable are the statuses that a policy may accept. Revoked is none of them: the keys of such a
+// platform may be known to others.
+func acceptable() map[string]tee.TCBStatus {
+	all := map[string]tee.TCBStatus{}
+	for _, s := range []tee.TCBStatus{
+		tee.SWHardeningNeeded, tee.ConfigurationNeeded, tee.ConfigurationAndSWHardeningNeeded,
+		tee.OutOfDate, tee.OutOfDateConfigurationNeeded,
+	} {
+		all[string(s)] = s
+	}
+	return all
+}
+
+// mrtds reads the list of firmware images; azure stands for those that are built in.
+func (d *decoder) mrtds(n *yaml.Node) [][]byte {
+	const name = "tdx.mrtd"
+	var all [][]byte
+	d.list(n, name, func(entry *yaml.Node) {
+		if entry.Kind == yaml.ScalarNode && entry.Value == "azure" {
+			all = append(all, attest.AzureMRTDs()...)
+		} else if b := d.digest(entry, "an entry of "+name, launchDigestSize); b != nil {
+			all = append(all, b)
+		}
+	})
+	if len(all) == 0 {
+		d.refuse(n, "write digests; [azure] is the built-in list", "%s lists nobody's firmware", name)
+	}
+	return all
+}
+
+// attributes reads bits of TD_ATTRIBUTES. The debug bits, the lowest eight, are never accepted.
+func (d *decoder) attributes(n *yaml.Node) uint64 {
+	bits := d.bits(n, "tdx.accept_attributes")
+	if bits&0xff != 0 {
+		d.refuse(n, "take the lowest eight bits out", "tdx.accept_attributes has bits that let the host debug the guest, which is never accepted")
+	}
+	return bits
+}
+
+func (d *decoder) tcbExceptions(n *yaml.Node, t *attest.TDXPolicy) {
+	const name = "tdx.tcb_exceptions"
+	if !d.is(n, yaml.SequenceNode, name, "write entries with fmspc, component and min_svn, each after '- '") {
+		return
+	}
+	for _, entry := range n.Content {
+		var e tee.TCBException
+		seen := 0
+		d.mapping(entry, "an entry of "+name, members{
+			"fmspc": func(n *yaml.Node) {
+				seen++
+				copy(e.FMSPC[:], d.digest(n, "fmspc", len(e.FMSPC)))
+			},
+			"component": func(n *yaml.Node) { seen++; e.Component = int(d.number(n, "component", 1, sgxComponents)) }, //nolint:gosec // a small number
+			"min_svn":   func(n *yaml.Node) { seen++; e.MinSVN = uint8(d.number(n, "min_svn", 0, 255)) },              //nolint:gosec // number keeps to the range
+		})
+		if seen != 3 {
+			d.refuse(entry, "write fmspc, component and min_svn", "an entry of %s lacks a member (FMSPC %s)", name, hex.EncodeToString(e.FMSPC[:]))
+		}
+		t.TCBExceptions = append(t.TCBExceptions, e)
+	}
+}

@@ -66,6 +66,10 @@ fuzz: ## every fuzz target for FUZZTIME (10s) each; about 15 seconds per target
 	@scripts/bootstrap demo
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz
 
+.PHONY: mutate
+mutate: ## each check of the evidence verifier taken out in turn: its tests must notice; 5 to 10 minutes
+	@go run ./attest/internal/mutate -out attest/testdata/mutants.txt
+
 .PHONY: lint
 lint: ## vet, staticcheck, golangci-lint, shellcheck and nothing else; 1 to 4 minutes
 	@scripts/bootstrap lint

@@ -12,6 +12,7 @@ type flight struct {
 	challenged   bool     // by claims that a caller brought
 
 	account Account // the flight is charged to it; nil: to none
+	request string  // that caused it, of those that share it the first; "" if none did
 }
 
 // name is the same for flights that can be shared: a request that skips the cache does not join one

@@ -72,7 +72,11 @@ func (a *Acquirer) fail(f flight, err error) *Error {
 	now := a.cfg.Now()
 	verdict := verdictOf(err)
 	failure := verdict.asError(f.key.identity, err)
-	a.cfg.Logger.Warn("token not obtained", "identity", f.key.identity, "resource", f.key.resource, "kind", failure.Kind, "error", err)
+	log := a.cfg.Logger
+	if f.request != "" {
+		log = log.With("request_id", f.request)
+	}
+	log.Warn("token not obtained", "identity", f.key.identity, "resource", f.key.resource, "kind", failure.Kind, "error", err)
 	if f.challenged && failure.Kind != KindThrottled {
 		return failure
 	}

@@ -33,7 +33,7 @@ func (a *Acquirer) Run(ctx context.Context) error {
 	for a.cfg.Wait(ctx, refreshTick) == nil {
 		for _, key := range a.cache.due(a.cfg.Now(), refreshesPerTick) {
 			if id := a.roster.Load().byName[key.identity]; id != nil && id.meaning == key.meaning {
-				a.refresh(id, key, a.cache.account(key)) //nolint:contextcheck // a flight outlives its callers
+				a.refresh(id, key, a.cache.account(key), "") //nolint:contextcheck // a flight outlives its callers
 			}
 		}
 	}
@@ -42,8 +42,9 @@ func (a *Acquirer) Run(ctx context.Context) error {
 
 // refresh fetches the next token while the current one is still served, unless there is a reason
 // not to ask now. If the flight may not begin because its account is over its limit, the next
-// caller who asks for the token starts it.
-func (a *Acquirer) refresh(id *identityState, key cacheKey, account Account) {
+// caller who asks for the token starts it. Request is the id of the one that made it look; "" if
+// none did.
+func (a *Acquirer) refresh(id *identityState, key cacheKey, account Account, request string) {
 	if a.failures.recall(key, id.client(), a.cfg.Now(), false) != nil {
 		return
 	}
@@ -51,7 +52,7 @@ func (a *Acquirer) refresh(id *identityState, key cacheKey, account Account) {
 	if err != nil {
 		return // cannot happen: the current token was obtained with these capabilities
 	}
-	if _, err := a.fly(flight{id: id, key: key, claims: claims, ahead: true, account: account}); err != nil {
+	if _, err := a.fly(flight{id: id, key: key, claims: claims, ahead: true, account: account, request: request}); err != nil {
 		a.cache.remind(key, a.cfg.Now())
 	}
 }

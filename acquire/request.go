@@ -38,7 +38,7 @@ func (a *Acquirer) token(ctx context.Context, id *identityState, req Request) (T
 	if !f.forceRefresh {
 		token, state := a.look(f.key, now)
 		if state == cacheDue {
-			a.refresh(id, f.key, f.account) //nolint:contextcheck // no caller waits for a refresh ahead of need
+			a.refresh(id, f.key, f.account, f.request) //nolint:contextcheck // no caller waits for a refresh ahead of need
 		}
 		if state != cacheMiss {
 			return token, nil
@@ -68,7 +68,7 @@ func CheckClaims(claims string) error {
 // where a flight is needed.
 func flightFor(id *identityState, req Request) flight {
 	return flight{
-		id: id, key: keyOf(id, req), account: req.Account,
+		id: id, key: keyOf(id, req), account: req.Account, request: req.ID,
 		forceRefresh: req.ForceRefresh || req.Claims != "", challenged: req.Claims != "",
 	}
 }

@@ -34,6 +34,10 @@ type Request struct {
 
 	// Account is charged for the flight that the request causes; nil: it is not counted.
 	Account Account
+
+	// ID is what the caller calls the request, for the log of the flight that it causes; empty:
+	// nothing.
+	ID string
 }
 
 // Account limits the flights that one caller may cause, so that it does not use up what IMDS and

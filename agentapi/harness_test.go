@@ -61,9 +61,9 @@ func goodToken(r acquire.Request) acquire.Token {
 	}
 }
 
-// asksFor is a request without the account that it is charged to.
+// asksFor is a request without the account that it is charged to, and without its id.
 func asksFor(r acquire.Request) acquire.Request {
-	r.Account = nil
+	r.Account, r.ID = nil, ""
 	return r
 }
 

@@ -265,6 +265,7 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 		Capabilities: req.capabilities,
 
 		Account: s.misses.account(rec.caller, rec.rules.Policy.Standing(rec.caller)),
+		ID:      rec.ids.own,
 	})
 	if errors.Is(err, errMisses) {
 		rec.reason = reasonMisses

@@ -71,6 +71,9 @@ func (p *Platform) writeFiles(dir string, a *authorities) error {
 	if err != nil {
 		return err
 	}
+	if err := a.writeCollateral(p.info); err != nil {
+		return err
+	}
 	for _, file := range []struct {
 		path string
 		data []byte

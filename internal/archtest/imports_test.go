@@ -175,7 +175,7 @@ var places = map[string]place{
 	"cmd/keyagent": {
 		[]string{
 			"config", "attest", "client", "agentapi/wire", "systemd", "internal/accounts", "internal/imageprep", "internal/inspect", "internal/setup", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
-			"attest/policyfile", "attest/report", "attest/fleet", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
+			"attest/formats", "attest/policyfile", "attest/report", "attest/fleet", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},
@@ -189,9 +189,11 @@ var places = map[string]place{
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
+	"samples/verifier":             {[]string{"attest"}, "a relying party as anybody would write it: it has the verifier and no more"},
 	"samples/exec/go":              {nil, "an app that does not know of keyagent"},
 	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 
+	"attest/internal/mutate":     {nil, "it runs the tests of other packages from outside"},
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee", "simulator/bootlog"}, "makes evidence for tests"},
 	"internal/agenttest": {
 		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator", "simulator/pki"},

@@ -55,6 +55,12 @@ simulators:
 package: ## dist/: .deb and .rpm for amd64 and arm64, with man pages, completions, SBOM; 1 to 3 minutes
 	@packaging/build
 
+.PHONY: e2e
+e2e: ## packages in fresh systems, then an operator's day on a machine that boots, in QEMU (SUITE=trixie: Debian 13); root, 15 to 40 minutes
+	@scripts/bootstrap demo
+	@test/e2e/install.sh || [ $$? = 77 ]
+	@test/e2e/run || [ $$? = 77 ]
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (10s) each; about 15 seconds per target
 	@scripts/bootstrap demo

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/tee"
 )
 
 // captured reads evidence of a real machine, about its platform alone: an SEV-SNP report, its VCEK,
@@ -124,4 +126,21 @@ func ExampleVerifyExpected() {
 	// not proven: the attestation key belongs to an Azure virtual TPM (ak.certificate)
 	// not proven: the binding key lives in this TPM and cannot leave it (key.public)
 	// not proven: the event log describes the boot (eventlog.replay)
+}
+
+// A relying party writes its policy in Go, or has package policyfile read it. Requires says which
+// checks must pass, so that a test can hold a policy to what was meant.
+func ExamplePolicy() {
+	p := attest.DefaultPolicy()
+	p.TEE = []attest.Kind{attest.KindSNP}
+	p.Required = append(p.Required, attest.CheckAKCertificate)
+	p.MinTCBOf = map[string]tee.TCB{"Milan": 0xdb18000000000004} // and no other product line
+	p.PCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 11}
+	for _, check := range []string{attest.CheckAKCertificate, attest.CheckQuoteNonce, attest.CheckSNPRevocation} {
+		fmt.Println(check, slices.Contains(p.Requires(), check))
+	}
+	// Output:
+	// ak.certificate true
+	// quote.nonce true
+	// snp.revocation false
 }

@@ -57,16 +57,18 @@ func processors(t testing.TB) map[string]at.Processor {
 	integer := func(n byte) []byte { return []byte{asn1.TagInteger, 1, n} }
 	vlek := func(p *at.Processor) { p.VLEK = true }
 	return map[string]at.Processor{
-		"Milan, version 2": with(at.Milan(), func(p *at.Processor) { p.ReportVersion = 2 }),
-		"Milan, version 5": with(at.Milan(), func(p *at.Processor) { p.ReportVersion = 5 }),
-		"Genoa":            at.Genoa(),
-		"Bergamo":          with(at.Genoa(), func(p *at.Processor) { p.CPUID[1] = 0xA0 }),
-		"Turin":            at.Turin(),
-		"Turin, version 2": with(at.Turin(), func(p *at.Processor) { p.ReportVersion = 2 }),
-		"Turin, dense":     with(at.Turin(), func(p *at.Processor) { p.CPUID[1] = 0x11 }),
-		"Turin, tagged id": certified(at.Turin(), set(append([]byte{asn1.TagOctetString, 8}, at.Turin().ChipID[:8]...), 4)),
-		"Milan, VLEK":      with(at.Milan(), vlek),
-		"Turin, VLEK":      with(at.Turin(), vlek),
+		"Milan, version 2":    with(at.Milan(), func(p *at.Processor) { p.ReportVersion = 2 }),
+		"Milan, version 5":    with(at.Milan(), func(p *at.Processor) { p.ReportVersion = 5 }),
+		"Genoa":               at.Genoa(),
+		"Bergamo":             with(at.Genoa(), func(p *at.Processor) { p.CPUID[1] = 0xA0 }),
+		"Turin":               at.Turin(),
+		"Turin, version 2":    with(at.Turin(), func(p *at.Processor) { p.ReportVersion = 2 }),
+		"Turin, dense":        with(at.Turin(), func(p *at.Processor) { p.CPUID[1] = 0x11 }),
+		"Turin, tagged id":    certified(at.Turin(), set(append([]byte{asn1.TagOctetString, 8}, at.Turin().ChipID[:8]...), 4)),
+		"Milan, another chip": with(at.Milan(), func(p *at.Processor) { p.ChipID = slices.Repeat([]byte{9}, 64) }),
+		"Milan, older":        with(at.Milan(), func(p *at.Processor) { p.TCB = 0xdb17000000000004 }),
+		"Milan, VLEK":         with(at.Milan(), vlek),
+		"Turin, VLEK":         with(at.Turin(), vlek),
 
 		"a chip id of 64 bytes on Turin":    certified(at.Turin(), set(at.Milan().ChipID, 4)),
 		"a chip id of 8 bytes on Milan":     certified(at.Milan(), set(at.Turin().ChipID[:8], 4)),

@@ -48,6 +48,12 @@ func TestScriptsStartNothingAndNeverTouchASocketThatListens(t *testing.T) {
 			"",
 		},
 		{
+			"dpkg installs what was removed and not purged",
+			[]step{{"preinst", []string{"install", "1-1", "2-1"}}, {"postinst", []string{"configure", "1-1"}}},
+			[]string{"daemon-reload"},
+			"keyagent setup",
+		},
+		{
 			"dpkg purges what is removed already",
 			[]step{{"postrm", []string{"purge"}}},
 			[]string{"daemon-reload"},

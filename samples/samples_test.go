@@ -30,7 +30,7 @@ const (
 )
 
 // program is where TestMain has built each of ours.
-var program = map[string]string{"./cmd/keyagent": "", "./simulator/azuresim": "", "./samples/" + certificateSample + "/go": "", "./samples/" + federatedSample + "/go": "", "./samples/" + execSample + "/go": ""}
+var program = map[string]string{"./cmd/keyagent": "", "./simulator/azuresim": "", "./samples/" + certificateSample + "/go": "", "./samples/" + federatedSample + "/go": "", "./samples/" + execSample + "/go": "", "./samples/" + verifierSample: ""}
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "samples")

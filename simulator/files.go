@@ -72,6 +72,9 @@ func (p *Platform) writeFiles(dir string, a *authorities, endpoints bool) error 
 	if err != nil {
 		return err
 	}
+	if err := a.writeCollateral(p.info); err != nil {
+		return err
+	}
 	for _, file := range []struct {
 		path string
 		data []byte

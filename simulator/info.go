@@ -13,13 +13,17 @@ type Info struct {
 
 	TPM string `json:"tpm"` // transport, as the agent takes it
 
-	CAFile        string `json:"ca_file"`         // PEM: authority of the https servers
-	AppCAFile     string `json:"app_ca_file"`     // PEM: authority for applications, on the control endpoint
-	AMDRootsFile  string `json:"amd_roots_file"`  // PEM: ASK and ARK
-	VTPMRootsFile string `json:"vtpm_roots_file"` // PEM: root and issuer of the AK certificate
-	IDKeyDigest   string `json:"id_key_digest"`   // launch identity of this VM, hex
-	ConfigFile    string `json:"config_file"`     // an agent's configuration for this platform
-	EventLogFile  string `json:"event_log_file"`  // TCG event log of this VM's boot, as securityfs has it
+	CAFile         string `json:"ca_file"`                    // PEM: authority of the https servers
+	AppCAFile      string `json:"app_ca_file"`                // PEM: authority for applications, on the control endpoint
+	AMDRootsFile   string `json:"amd_roots_file"`             // PEM: ASK and ARK
+	VTPMRootsFile  string `json:"vtpm_roots_file"`            // PEM: root and issuer of the AK certificate
+	IDKeyDigest    string `json:"id_key_digest"`              // launch identity of this VM, hex
+	TEE            string `json:"tee"`                        // sev-snp or tdx
+	IntelRootsFile string `json:"intel_roots_file,omitempty"` // PEM, on a VM with TDX
+	MRTD           string `json:"mrtd,omitempty"`             // launch identity of a VM with TDX, hex
+	CollateralDir  string `json:"collateral_dir,omitempty"`   // Intel's collateral for the VM's platform
+	ConfigFile     string `json:"config_file"`                // an agent's configuration for this platform
+	EventLogFile   string `json:"event_log_file"`             // TCG event log of this VM's boot, as securityfs has it
 
 	TenantID         string        `json:"tenant_id"`
 	VMID             string        `json:"vm_id"`

@@ -38,10 +38,17 @@ type authorities struct {
 	servers   *pki.ServerAuthority
 	apps      *pki.ApplicationAuthority
 	launch    pki.Launch
+	tdx       *pki.TDXPlatform // nil on a VM with SEV-SNP
+	mrtd      [48]byte
 }
 
-func newAuthorities(now time.Time, keys pki.Keys) (*authorities, error) {
+func newAuthorities(now time.Time, keys pki.Keys, tee string) (*authorities, error) {
 	a := &authorities{launch: pki.Launch{GuestSVN: 12}}
+	if tee == TDX {
+		if err := a.addTDX(now); err != nil {
+			return nil, err
+		}
+	}
 	var err error
 	if a.processor, err = keys.NewProcessor(pki.Milan(), now); err != nil {
 		return nil, err
@@ -131,7 +138,7 @@ func (a *authorities) hclReport(ak *rsa.PublicKey, vmID string, userData []byte)
 	if err != nil {
 		return nil, err
 	}
-	report, err := a.processor.Report(a.launch, pki.ReportData(claims))
+	report, err := a.hardwareReport(pki.ReportData(claims))
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,8 @@ type Config struct {
 	BindingTokenLife time.Duration
 	AccessTokenLife  time.Duration
 
+	TEE string // SNP or TDX; empty means SNP
+
 	// Keys gives the RSA keys of the platform's authorities and services; nil generates them.
 	Keys pki.Keys
 
@@ -93,7 +95,7 @@ func newPlatform(cfg Config) *Platform {
 // Legs names every operation on which faults can act.
 func Legs() []string {
 	return []string{
-		imds.LegMetadata, imds.LegCredential, imds.LegToken, imds.LegCompute, imds.LegTHIM, imds.LegUnknown,
+		imds.LegMetadata, imds.LegCredential, imds.LegToken, imds.LegCompute, imds.LegTHIM, imds.LegTDQuote, imds.LegUnknown,
 		maa.LegAttest, maa.LegMetadata, maa.LegUnknown,
 		entra.LegToken, entra.LegLogin, entra.LegKeys, entra.LegDiscovery, entra.LegUnknown,
 		resource.Leg,
@@ -101,6 +103,9 @@ func Legs() []string {
 }
 
 func (p *Platform) start(ctx context.Context, cfg Config) error {
+	if cfg.TEE != "" && cfg.TEE != SNP && cfg.TEE != TDX {
+		return fmt.Errorf("a TEE %q is not simulated; there are %s and %s", cfg.TEE, SNP, TDX)
+	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
 		return err
@@ -118,11 +123,12 @@ func (p *Platform) start(ctx context.Context, cfg Config) error {
 	if err := p.putStateAside(dir); err != nil {
 		return err
 	}
-	authorities, err := newAuthorities(p.clock.Now(), cfg.Keys)
+	authorities, err := newAuthorities(p.clock.Now(), cfg.Keys, cfg.TEE)
 	if err != nil {
 		return err
 	}
 	p.info, p.apps = newInfo(dir), authorities.apps
+	authorities.describe(&p.info, dir)
 	if err := p.startTPM(ctx, authorities); err != nil {
 		return err
 	}

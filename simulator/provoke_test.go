@@ -391,7 +391,7 @@ func TestFederationOfThePlatform(t *testing.T) {
 func TestFaultsActOnEveryOperation(t *testing.T) {
 	p := start(t)
 	for _, name := range []string{
-		imds.LegMetadata, imds.LegCredential, imds.LegToken, imds.LegCompute, imds.LegTHIM, imds.LegUnknown,
+		imds.LegMetadata, imds.LegCredential, imds.LegToken, imds.LegCompute, imds.LegTHIM, imds.LegTDQuote, imds.LegUnknown,
 		entra.LegToken, entra.LegLogin, entra.LegKeys, entra.LegDiscovery, entra.LegUnknown, resource.Leg,
 	} {
 		if err := p.Faults().Add(fault.Fault{Leg: name, Kind: fault.Reset, Count: 1}); err != nil {

@@ -125,14 +125,21 @@ func ignoreClosed(err error) error {
 }
 
 func (p *Platform) newMAA(cfg Config, a *authorities) (*maa.Server, error) {
+	collateral, err := a.collateral()
+	if err != nil {
+		return nil, err
+	}
 	return maa.New(maa.Config{
 		BaseURL: p.info.MAA,
 		Anchors: attest.TrustAnchors{
+			Intel:             a.intelRoots(),
 			AMD:               []attest.AMDRoot{{Product: a.processor.Product.Line, ARK: a.processor.ARK, ASK: a.processor.ASK}},
 			VTPM:              []*x509.Certificate{a.vtpm.Root},
 			VTPMIntermediates: []*x509.Certificate{a.vtpm.Intermediate},
 		},
 		IDKeyDigests: [][]byte{a.launch.IDKeyDigest[:]},
+		MRTDs:        [][]byte{a.mrtd[:]},
+		Collateral:   collateral,
 		Keys:         cfg.Keys,
 		Now:          p.clock.Now,
 		Recorder:     p.recorder(),
@@ -160,6 +167,7 @@ func (p *Platform) newIMDS(cfg Config, a *authorities, m *maa.Server) (*imds.Ser
 		BindingLife:         cfg.BindingLife,
 		TokenLife:           cfg.BindingTokenLife,
 		Processor:           a.processor,
+		TDX:                 a.tdx,
 		Now:                 p.clock.Now,
 		Recorder:            p.recorder(),
 	})

@@ -36,6 +36,9 @@ type Capabilities struct {
 	// CallerIdentity is how certainly the agent knows callers on this machine; nil: it is too old
 	// to say.
 	CallerIdentity *CallerIdentity `json:"caller_identity,omitempty"`
+	// Evidence is whether the agent can prove where its keys are: see [PathEvidence]; nil: it is
+	// too old to say.
+	Evidence *Capability `json:"evidence,omitempty"`
 }
 
 // Form is one form of a credential, a row of the table "What works today" in docs/credentials.md,

@@ -46,7 +46,7 @@ type host struct {
 	url      string
 }
 
-func startHost(t *testing.T, amd *at.AMD) *host {
+func startHost(t testing.TB, amd *at.AMD) *host {
 	t.Helper()
 	h := &host{}
 	h.status.Store(http.StatusOK)
@@ -78,7 +78,7 @@ func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-func newVM(t *testing.T) *vm {
+func newVM(t testing.TB) *vm {
 	t.Helper()
 	m := &vm{sim: tpmtest.Simulator(t), amd: at.NewAMD(t), ca: at.NewCA(t)}
 	m.host = startHost(t, m.amd)
@@ -94,7 +94,7 @@ func newVM(t *testing.T) *vm {
 	return m
 }
 
-func (m *vm) ak(t *testing.T) *rsa.PublicKey {
+func (m *vm) ak(t testing.TB) *rsa.PublicKey {
 	t.Helper()
 	ak, err := attest.ParseAK(m.sim.AKPublic())
 	if err != nil {
@@ -104,14 +104,14 @@ func (m *vm) ak(t *testing.T) *rsa.PublicKey {
 }
 
 // reportClaims has the processor vouch for the given attestation key.
-func (m *vm) reportClaims(t *testing.T, ak *rsa.PublicKey) {
+func (m *vm) reportClaims(t testing.TB, ak *rsa.PublicKey) {
 	t.Helper()
 	claims := at.Claims(ak)
 	report := m.amd.Report(t, at.ReportData(claims), attest.AzureIDKeyDigests()[1], nil)
 	m.sim.SetHCLReport(func([]byte) ([]byte, error) { return at.Wrap(2, report, claims), nil })
 }
 
-func (m *vm) certifyAK(t *testing.T, change func(*x509.Certificate)) {
+func (m *vm) certifyAK(t testing.TB, change func(*x509.Certificate)) {
 	t.Helper()
 	if err := m.sim.SetAKCertificate(t.Context(), m.ca.Issue(t, m.ak(t), change)); err != nil {
 		t.Fatal(err)

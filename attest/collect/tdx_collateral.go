@@ -182,7 +182,7 @@ func ReadCollateral(dir string) (*tee.TDXCollateral, error) {
 		RootCACRL: file("root-ca-crl.der"), PCKCRL: file("pck-crl.der"), PCKCRLChain: file("pck-crl-issuer-chain.pem"),
 	}
 	if err := errors.Join(failed...); err != nil {
-		return nil, fmt.Errorf("Intel's collateral: %w", err) //nolint:staticcheck // a name
+		return nil, fmt.Errorf("collateral of Intel's: %w", err)
 	}
 	return c, nil
 }
@@ -195,5 +195,5 @@ func readCollateralFile(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() || info.Size() > maxCollateralFile {
 		return nil, fmt.Errorf("%s: it is no file, or has more than %d KiB", path, maxCollateralFile>>10)
 	}
-	return os.ReadFile(path) //nolint:gosec // the operator's directory
+	return os.ReadFile(path)
 }

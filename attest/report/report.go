@@ -62,7 +62,13 @@ type Report struct {
 	Facts *Facts `json:"facts"` // null unless verified
 
 	Explanation *Explanation `json:"explanation,omitempty"` // if it was asked for
+
+	result *attest.Result
 }
+
+// Result is what the verification gave, for other forms of telling it; nil if the bundle cannot be
+// parsed.
+func (r *Report) Result() *attest.Result { return r.result }
 
 // Evidence says which bundle it was.
 type Evidence struct {
@@ -140,7 +146,8 @@ func Verify(bundle []byte, q Question) *Report {
 		r.unreadable(err)
 		return r
 	}
-	r.add(result(evidence, q))
+	r.result = result(evidence, q)
+	r.add(r.result)
 	return r
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/formats"
 	"github.com/keyagent/keyagent/client"
 	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/inputfile"
@@ -26,6 +27,8 @@ type attestFlags struct {
 	nonce, nonceFile, audience string
 	identity, key, pcrs, out   string
 	eventLog, fresh, noAgent   bool
+	format                     string
+	names                      keyring.NameRequest
 	auth                       keyring.AuthSource
 	place                      placeFlags
 }
@@ -55,11 +58,15 @@ attestation key name this machine to whoever reads it.`,
 		Example: `  keyagent attest --nonce "$NONCE" --audience https://verifier.example --out evidence.json
   keyagent attest --identity app --nonce-file nonce.hex >evidence.json
   keyagent attest --key app --pcrs 0,1,2,3,4,5,6,7,11 --event-log --out evidence.json
+  keyagent attest --key app --nonce "$NONCE" --format csr --subject CN=app --out app.csr
   sudo -u keyagent keyagent attest --no-agent --out evidence.json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req, err := f.request()
 			if err != nil {
+				return err
+			}
+			if err := f.checkFormat(); err != nil {
 				return err
 			}
 			bundle, err := a.attest(cmd, f, req)
@@ -68,6 +75,12 @@ attestation key name this machine to whoever reads it.`,
 			}
 			for _, note := range f.notes(req, bundle) {
 				a.warnOf(errors.New(note))
+			}
+			switch f.format {
+			case formatCSR:
+				return a.writeRequest(cmd, f, bundle)
+			case string(formats.EAT):
+				return a.writeClaims(f, bundle)
 			}
 			return a.writeBundle(f, req, bundle)
 		},
@@ -87,6 +100,8 @@ func (f *attestFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.eventLog, "event-log", false, "with the log of what the firmware measured")
 	flags.BoolVar(&f.fresh, "hardware-fresh", false, "have the processor's report made anew, which takes up to ten seconds")
 	flags.StringVar(&f.out, "out", "", "file to write (mode 0600) in place of standard output")
+	flags.StringVar(&f.format, "format", string(formats.Bundle), "bundle; eat: readable claims, no evidence; csr: a certificate request with the evidence in it (docs/formats.md)")
+	addNameFlags(cmd, &f.names)
 	flags.BoolVar(&f.noAgent, "no-agent", false, "use the TPM without the agent")
 	flags.StringVar(&f.place.tpm, "tpm", "", "with --no-agent: the TPM, in place of the configuration's: device:/dev/tpmrm0, unix:/path or tcp:host:port")
 	flags.StringVar(&f.place.stateDir, "state-dir", "", "with --no-agent: the state directory, in place of the configuration's")

@@ -70,6 +70,9 @@ func printCapabilities(out io.Writer, c wire.Capabilities) error {
 		row("form "+f.Name, f.Reached(), strength(f.Strength, f.Reason))
 	}
 	row("attestation", c.Attestation.Provider)
+	if e := c.Evidence; e != nil {
+		row("evidence", available(e.Available), e.Reason)
+	}
 	row("token types", c.TokenTypes...)
 	if callers := c.CallerIdentity; callers != nil {
 		row("callers' processes", "known by "+callers.Process, callers.Reason)

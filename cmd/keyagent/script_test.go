@@ -76,8 +76,8 @@ func azuresim() int {
 //	freeport VARIABLE | secretonly PIDFILE
 //
 // The condition [root] is that the scripts may be other users, too, [mount] that they may
-// have a mount namespace, and [pty] that there are pseudo-terminals; [httpx] and [mono] that Python's
-// library and .NET's compiler are installed, which is promised where tools are.
+// have a mount namespace, and [pty] that there are pseudo-terminals; [httpx] and [mono] that
+// Python's library and .NET's compiler are installed, which is promised where tools are.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, params(t, "script", nil))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/formats"
 	"github.com/keyagent/keyagent/attest/policyfile"
 	"github.com/keyagent/keyagent/attest/report"
 )
@@ -26,6 +27,7 @@ type verifyFlags struct {
 	policy    string
 	at        string
 	html      string
+	format    string
 	asJSON    bool
 	explain   bool
 
@@ -63,6 +65,7 @@ Exit code 0 means that all of it holds, 1 that it does not or that something fai
 		Example: `  keyagent verify --evidence vm.json --nonce "$NONCE" --audience https://verifier.example
   keyagent verify --evidence vm.json --nonce-file vm.nonce --policy policy.yaml --json
   keyagent verify --evidence vm.json --nonce-file vm.nonce --html vm.html
+  keyagent verify --evidence vm.json --nonce-file vm.nonce --format ear >vm.ear.json
   keyagent verify --evidence fleet/ --nonces '{name}.nonce' --audience https://verifier.example
   keyagent verify --explain --policy policy.yaml
   keyagent verify --evidence old.json --nonce "$NONCE" --at 2026-06-01T12:00:00Z`,
@@ -77,12 +80,16 @@ Exit code 0 means that all of it holds, 1 that it does not or that something fai
 	flags.StringVar(&f.at, "at", "", "time to verify at, as in 2026-06-01T12:00:00Z (default: now)")
 	flags.StringVar(&f.html, "html", "", "write a page to be filed (mode 0600): one file that needs nothing else; for a directory of evidence, a directory")
 	flags.BoolVar(&f.asJSON, "json", false, "print JSON (docs/attestation.md has its members)")
+	flags.StringVar(&f.format, "format", "", "form of the result: text, json, or for one file a form of others (docs/formats.md): ear, ear-veraison")
 	flags.BoolVar(&f.explain, "explain", false, "print what the policy asks, check by check")
 	f.challenge.add(cmd)
 	return cmd
 }
 
 func (a *app) verify(ctx context.Context, f verifyFlags) error {
+	if err := f.checkFormat(); err != nil {
+		return err
+	}
 	q, err := f.question()
 	if err != nil {
 		return err
@@ -97,6 +104,8 @@ func (a *app) verify(ctx context.Context, f verifyFlags) error {
 	switch {
 	case err != nil:
 		return err
+	case fleet && f.format != "":
+		return usagef("--format %s is for one file of evidence", f.format)
 	case fleet:
 		return a.verifyFleet(ctx, f, q)
 	case f.nonces != "" || f.sameMachine:
@@ -189,6 +198,9 @@ func (a *app) tellVerification(f verifyFlags, q report.Question, found *report.R
 }
 
 func (a *app) printReport(f verifyFlags, q report.Question, found *report.Report) error {
+	if f.format != "" {
+		return a.printResult(formats.Format(f.format), q, found)
+	}
 	if f.asJSON {
 		if f.explain {
 			explained := report.Explain(q.Rules, q.Policy)

@@ -69,6 +69,7 @@ var purities = []purity{
 	{"client", nil, true, "apps link it: no dependency of ours becomes theirs"},
 	{"samples/daemon-cert-bound/go", nil, true, "a program that copies it needs no more than the client"},
 	{"samples/daemon-fic-bound/go", nil, true, "a program that copies it needs no more than the client"},
+	{"samples/verifier", nil, true, "a program that copies it needs no more than package attest"},
 	{"internal/secret", []string{"log", "os", "net"}, true, "a secret that can write somewhere is none"},
 	{"signer/certreq", []string{"os", "net", "context", "log/slog"}, false, "names and certificates are computed; files and the TPM are others' business"},
 	{"agentapi/policy", []string{"net", "os", "time", "context"}, true, "a decision depends on the rules and the request only"},

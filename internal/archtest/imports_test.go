@@ -175,18 +175,21 @@ var places = map[string]place{
 	"cmd/keyagent": {
 		[]string{
 			"config", "attest", "client", "agentapi/wire", "systemd", "internal/accounts", "internal/imageprep", "internal/inspect", "internal/setup", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
-			"attest/policyfile", "attest/report", "attest/fleet", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
+			"attest/formats", "attest/policyfile", "attest/report", "attest/fleet", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},
 
 	"scripts":                      {nil, "it runs the scripts beside it"},
 	"test/e2e/escapes":             {nil, "it stands in the place of the agent's program, and needs nothing of it"},
+	"test/e2e/load":                {nil, "a program of somebody's, which knows the socket and HTTP"},
+	"test/e2e/tpmbridge":           {nil, "it passes bytes on between QEMU and a TPM, and knows neither's meaning"},
 	"packaging":                    {[]string{"config"}, "it runs the scripts beside it, and reads the example with the package that the agent reads its file with"},
 	"packaging/generate":           {nil, "a tool of the build: texts go in, texts come out"},
 	"samples":                      {nil, "it follows the samples' READMEs from outside"},
 	"samples/daemon-cert-bound/go": {[]string{"client"}, app},
 	"samples/daemon-fic-bound/go":  {[]string{"client"}, app},
+	"samples/verifier":             {[]string{"attest"}, "a relying party as anybody would write it: it has the verifier and no more"},
 	"samples/exec/go":              {nil, "an app that does not know of keyagent"},
 	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 

@@ -89,6 +89,7 @@ func (d *Daemon) Capabilities(ctx context.Context) wire.Capabilities {
 		Attestation:       wire.AttestationStatus{Provider: d.inForce.Load().plan.Provider},
 		TokenTypes:        []string{wire.TypeBearer, wire.TypePoP},
 		CallerIdentity:    d.callerIdentity(),
+		Evidence:          d.evidenceCapability(),
 	}
 	c.StrongestBinding, c.Reason = strongest(c, known.Silent)
 	return c

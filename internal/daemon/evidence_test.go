@@ -58,6 +58,9 @@ func TestEvidenceConvincesAVerifier(t *testing.T) {
 	}
 	s.cfg.Rules[0].Evidence = true
 	s.start()
+	if c, err := s.client.Capabilities(t.Context()); err != nil || c.Evidence.Available != nil {
+		t.Errorf("%+v, %v", c.Evidence, err)
+	}
 	anchors, policy := s.verifier()
 	challenge := attest.Challenge{Nonce: []byte("a nonce of thirty-two bytes here"), Audience: "https://verifier.example"}
 	ask := func(key string) (*attest.Evidence, error) {
@@ -97,6 +100,9 @@ func TestEvidenceConvincesAVerifier(t *testing.T) {
 			}
 		})
 	}
+	if c, err := s.client.Capabilities(t.Context()); err != nil || c.Evidence.Available == nil || !*c.Evidence.Available {
+		t.Errorf("%+v, %v", c.Evidence, err)
+	}
 	if _, err := ask("nothing"); !errors.Is(err, client.ErrRefused) {
 		t.Errorf("a key of no identity: %v", err)
 	}
@@ -114,5 +120,8 @@ func TestEvidenceThatTheMachineWouldRefuse(t *testing.T) {
 	var failed *client.Error
 	if !errors.As(err, &failed) || failed.Problem.Code != wire.CodeNoEvidence || !strings.Contains(failed.Problem.Detail, "snp.chain") {
 		t.Errorf("got %v", err)
+	}
+	if c, err := s.client.Capabilities(t.Context()); err != nil || c.Evidence.Available == nil || *c.Evidence.Available {
+		t.Errorf("%+v, %v", c.Evidence, err)
 	}
 }

@@ -35,6 +35,7 @@ type EvidenceRequest struct {
 type evidence struct {
 	inForce atomic.Pointer[evidencePlan]
 	turn    waiting.Lock
+	made    atomic.Pointer[bool] // whether the last attempt that says something made a bundle; nil: there was none
 }
 
 type evidencePlan struct {
@@ -42,8 +43,21 @@ type evidencePlan struct {
 	collector *collect.Collector // nil: the keys are in software
 }
 
-func (e *evidence) use(p *Plan, c *collect.Collector) { e.inForce.Store(&evidencePlan{p, c}) }
-func (e *evidence) collector() *collect.Collector     { return e.inForce.Load().collector }
+func (e *evidence) use(p *Plan, c *collect.Collector) {
+	e.inForce.Store(&evidencePlan{p, c})
+	e.made.Store(nil)
+}
+
+// note keeps what came of an attempt. What the host or the TPM could not do at a moment says
+// nothing of the next.
+func (e *evidence) note(err error) {
+	_, unverified := errors.AsType[*attest.CheckError](err)
+	if made := err == nil; made || unverified || errors.Is(err, collect.ErrNoReport) {
+		e.made.Store(&made)
+	}
+}
+
+func (e *evidence) collector() *collect.Collector { return e.inForce.Load().collector }
 
 // newCollector makes the collector of a plan; nil if the keys are in software.
 func newCollector(on *tpm.TPM, key *tpm.Key, cfg *config.Config, plan *Plan, opts Options) *collect.Collector {
@@ -86,6 +100,19 @@ func eventLogFile(configured string) string {
 // Evidence makes attestation evidence of a key, encoded as a bundle. It waits for its turn, for the
 // TPM and for the host, but not longer than ctx. Errors are [*acquire.Error].
 func (e *Engine) Evidence(ctx context.Context, req EvidenceRequest) ([]byte, error) {
+	bundle, err := e.makeEvidence(ctx, req)
+	e.evidence.note(err)
+	if err != nil && ctx.Err() == nil {
+		e.opts.Logger.WarnContext(ctx, "evidence was not made", "key", req.Key, "cause", err)
+	}
+	return bundle, err
+}
+
+// EvidenceMade reports whether the last attempt to make evidence did; nil: there was none that says
+// something of the next.
+func (e *Engine) EvidenceMade() *bool { return e.evidence.made.Load() }
+
+func (e *Engine) makeEvidence(ctx context.Context, req EvidenceRequest) ([]byte, error) {
 	using := e.evidence.inForce.Load()
 	if using.collector == nil {
 		return nil, evidenceError(noEvidence("the agent's keys are in software, and nothing vouches for them"))

@@ -44,6 +44,9 @@ type RequestOptions struct {
 	Next bool // for the next generation
 	PSS  bool // sign it with PSS
 	Auth AuthSource
+
+	// Attributes are further ones: each an Attribute (RFC 2986, 4.1) in DER.
+	Attributes [][]byte
 }
 
 // Request makes a certificate request, PEM.
@@ -67,7 +70,7 @@ func (k *Keyring) Request(ctx context.Context, name string, req RequestOptions) 
 		return nil, err
 	}
 	defer key.Close()
-	options := certreq.RequestOptions{Names: names}
+	options := certreq.RequestOptions{Names: names, Attributes: req.Attributes}
 	if req.PSS {
 		if isElliptic(key.Public()) {
 			return nil, requestf("PSS is for RSA keys; key %q is %s", name, key.Info().Algorithm)

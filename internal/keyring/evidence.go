@@ -38,6 +38,12 @@ func (k *Keyring) Evidence(ctx context.Context, identity string, req engine.Evid
 	return bundle, statedir.Explain(err, req.Key)
 }
 
+// EvidenceKey names the key that evidence is about, if [Keyring.Evidence] is asked the same.
+func (k *Keyring) EvidenceKey(identity, key string) (string, error) {
+	err := k.nameKey(identity, &key)
+	return key, err
+}
+
 // nameKey puts in the key that is meant.
 func (k *Keyring) nameKey(identity string, key *string) error {
 	switch keys := engine.KeysOf(k.cfg.Identities)[identity]; {

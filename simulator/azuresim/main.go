@@ -21,7 +21,7 @@ import (
 	"github.com/keyagent/keyagent/simulator"
 )
 
-const usage = `Usage: azuresim --dir D [--verbose]
+const usage = `Usage: azuresim --dir D [--tee sev-snp|tdx] [--verbose]
 
 Serves a simulated Azure Confidential VM on loopback and its TPM on the Unix
 socket D/tpm.sock, until it is interrupted. It is ready once it has written
@@ -30,6 +30,8 @@ for this VM, with endpoints on loopback for keyagent exec, and a rule for the us
 who started azuresim. When it stops, the VM is lost with its TPM. The files stay, but for
 azuresim.json; the next start in D is another VM. An agent's state that it finds
 in D/state belongs to the lost one's TPM, and is moved to D/state.old-N.
+With --tee tdx the VM has Intel TDX, and D/collateral is what Intel says about
+its platform for 30 days.
 D/event_log is the log of what the VM's firmware and boot loaders have measured.
 
 Example:
@@ -109,6 +111,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("azuresim", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	dir := flags.String("dir", "", "`directory` for sockets and files; made if it does not exist")
+	tee := flags.String("tee", simulator.SNP, "`hardware` of the VM: sev-snp or tdx")
 	verbose := flags.Bool("verbose", false, "log what the services notice, failed handshakes included")
 	flags.Usage = func() {
 		fmt.Fprintf(flags.Output(), usage, wrap(simulator.Legs()))
@@ -123,7 +126,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "azuresim: error: --dir is needed, and nothing else; see azuresim --help")
 		return exitUsage
 	}
-	if err := serve(ctx, *dir, newLogger(stderr, *verbose), stdout); err != nil {
+	if err := serve(ctx, *dir, *tee, newLogger(stderr, *verbose), stdout); err != nil {
 		fmt.Fprintln(stderr, "azuresim: error:", err)
 		return exitFailed
 	}
@@ -148,8 +151,8 @@ func newLogger(w io.Writer, verbose bool) *slog.Logger {
 }
 
 // serve runs a platform until ctx ends.
-func serve(ctx context.Context, dir string, logger *slog.Logger, stdout io.Writer) error {
-	p, err := simulator.Start(ctx, simulator.Config{Dir: dir, Logger: logger, Endpoints: true})
+func serve(ctx context.Context, dir, tee string, logger *slog.Logger, stdout io.Writer) error {
+	p, err := simulator.Start(ctx, simulator.Config{Dir: dir, TEE: tee, Logger: logger, Endpoints: true})
 	if err != nil {
 		return err
 	}

@@ -49,8 +49,8 @@ func (s *Server) checkAttestation(token string, key *rsa.PublicKey) error {
 	switch {
 	case claims.Type != "azurevm":
 		return fmt.Errorf("attestation type %q, want azurevm", claims.Type)
-	case claims.Isolation.Type != "sevsnpvm":
-		return fmt.Errorf("isolation type %q, want sevsnpvm", claims.Isolation.Type)
+	case claims.Isolation.Type != s.isolation():
+		return fmt.Errorf("isolation type %q, want %s", claims.Isolation.Type, s.isolation())
 	case claims.Isolation.Compliance != compliant:
 		return fmt.Errorf("compliance status %q, want %s", claims.Isolation.Compliance, compliant)
 	case !strings.EqualFold(claims.VMID, s.cfg.VMID):

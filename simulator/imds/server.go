@@ -27,6 +27,7 @@ const (
 	LegToken      = "imds.token"   // managed identity v1
 	LegCompute    = "imds.compute" // instance metadata
 	LegTHIM       = "imds.thim"
+	LegTDQuote    = "imds.tdquote" // a quote for a TDREPORT
 	LegUnknown    = "imds.unknown" // every other path
 )
 
@@ -66,8 +67,9 @@ type Config struct {
 	BindingLife time.Duration // 0 means pki.DefaultBindingLife
 	TokenLife   time.Duration // 0 means pki.DefaultTokenLife
 
-	Processor *pki.Processor // whose certificates THIM serves
-	Behaviour Behaviour      // at the start
+	Processor *pki.Processor   // whose certificates THIM serves
+	TDX       *pki.TDXPlatform // which makes quotes; nil on a host with SEV-SNP
+	Behaviour Behaviour        // at the start
 
 	Now      func() time.Time // nil means time.Now
 	Recorder endpoint.Recorder
@@ -113,6 +115,7 @@ func New(cfg Config) (*Server, error) {
 		tokenPath:                                {LegToken, http.MethodGet, false, s.accessToken},
 		"/metadata/instance/compute":             {LegCompute, http.MethodGet, false, s.computeMetadata},
 		"/metadata/THIM/amd/certification":       {LegTHIM, http.MethodGet, false, s.certification},
+		"/acc/tdquote":                           {LegTDQuote, http.MethodPost, false, s.tdQuote},
 	}
 	return s, s.Set(cfg.Behaviour)
 }

@@ -44,6 +44,12 @@ func (b *binary64) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// Kinds of isolation.
+const (
+	isolationSNP = "SevSnp"
+	isolationTDX = "Tdx"
+)
+
 // attestationInfo is protocol version 2.0.
 type attestationInfo struct {
 	ProtocolVersion string `json:"AttestationProtocolVersion"`
@@ -68,7 +74,7 @@ type attestationInfo struct {
 	IsolationInfo struct {
 		Type     string
 		Evidence struct {
-			Proof       binary64 // JSON, see snpProof
+			Proof       binary64 // JSON, see snpProof; a TD quote as it is
 			RunTimeData binary64 // runtime claims, byte for byte
 		}
 	}
@@ -174,18 +180,14 @@ func (info *attestationInfo) check() error {
 		return malformed("OSType must be Linux, OSDistro and OSBuild must be given")
 	case info.TcgLogs == nil:
 		return malformed("TcgLogs is missing; it may be empty")
-	case info.IsolationInfo.Type != "SevSnp":
-		return malformed("IsolationInfo.Type %.20q is not supported, want SevSnp", info.IsolationInfo.Type)
+	case info.IsolationInfo.Type != isolationSNP && info.IsolationInfo.Type != isolationTDX:
+		return malformed("IsolationInfo.Type %.20q is not supported, want %s or %s", info.IsolationInfo.Type, isolationSNP, isolationTDX)
 	}
 	return nil
 }
 
 // evidence puts the parts into the form that package attest verifies.
 func (info *attestationInfo) evidence() (*attest.Evidence, error) {
-	var proof snpProof
-	if err := json.Unmarshal(info.IsolationInfo.Evidence.Proof, &proof); err != nil {
-		return nil, malformed("IsolationInfo.Evidence.Proof: %v", err)
-	}
 	pcrs, err := info.pcrs()
 	if err != nil {
 		return nil, err
@@ -202,8 +204,22 @@ func (info *attestationInfo) evidence() (*attest.Evidence, error) {
 		PCRs:             pcrs,
 		EventLog:         *info.TcgLogs,
 	}
+	return e, info.addProof(e)
+}
+
+// addProof puts what the hardware says into the evidence.
+func (info *attestationInfo) addProof(e *attest.Evidence) error {
+	raw := info.IsolationInfo.Evidence.Proof
+	if info.IsolationInfo.Type == isolationTDX {
+		e.TDQuote = raw
+		return nil
+	}
+	var proof snpProof
+	if err := json.Unmarshal(raw, &proof); err != nil {
+		return malformed("IsolationInfo.Evidence.Proof: %v", err)
+	}
 	e.SNPReport, e.VCEKChain = proof.SnpReport, certificates(proof.VcekCertChain)
-	return e, nil
+	return nil
 }
 
 func (info *attestationInfo) pcrs() (map[int][]byte, error) {

@@ -33,9 +33,11 @@ const TokenLife = 8 * time.Hour
 type Config struct {
 	BaseURL      string // of this instance, https, without trailing slash: issuer of its tokens and audience of evidence
 	Anchors      attest.TrustAnchors
-	IDKeyDigests [][]byte         // launch identities that count as Azure's paravisor; 48 bytes each
-	Keys         pki.Keys         // for the signing key; nil generates one
-	Now          func() time.Time // nil means time.Now
+	IDKeyDigests [][]byte              // launch identities that count as Azure's paravisor; 48 bytes each
+	MRTDs        [][]byte              // the same on Intel TDX
+	Collateral   *attest.TDXCollateral // what the service has from Intel; nil if it knows no TDX
+	Keys         pki.Keys              // for the signing key; nil generates one
+	Now          func() time.Time      // nil means time.Now
 	Recorder     endpoint.Recorder
 }
 
@@ -59,6 +61,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, policy: attest.DefaultPolicy(), nonces: map[string]bool{}}
 	s.policy.Launch = attest.Launch{IDKeyDigests: cfg.IDKeyDigests}
+	s.policy.MRTDs = cfg.MRTDs
 	s.policy.Required = append(s.policy.Required, attest.CheckAKCertificate)
 	if err := s.makeKey(); err != nil {
 		return nil, fmt.Errorf("signing key of the attestation service: %w", err)

@@ -4,6 +4,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -28,7 +29,7 @@ func (s *Server) token(info *attestationInfo, evidence *attest.Evidence, result 
 	if err != nil {
 		return "", err
 	}
-	isolation, err := isolationClaims(evidence, result.SNP)
+	isolation, err := isolationClaims(evidence, result)
 	if err != nil {
 		return "", err
 	}
@@ -100,16 +101,36 @@ func jwk(id, operation string, key *rsa.PublicKey) any {
 
 // isolationClaims are what the processor vouches for. The service repeats the runtime claims with
 // their members sorted, as any map is encoded.
-func isolationClaims(evidence *attest.Evidence, r *tee.SNPReport) (any, error) {
+func isolationClaims(evidence *attest.Evidence, result *attest.Result) (any, error) {
 	var runtime map[string]any
 	if err := json.Unmarshal(evidence.RuntimeClaims, &runtime); err != nil {
 		return nil, fmt.Errorf("attestation token: runtime claims: %w", err)
 	}
+	claims := map[string]any{"x-ms-compliance-status": "azure-compliant-cvm", "x-ms-runtime": runtime}
+	if result.TDX != nil {
+		maps.Copy(claims, tdxClaims(result.TDX, result.TCB))
+	} else {
+		maps.Copy(claims, snpClaims(result.SNP))
+	}
+	return claims, nil
+}
+
+func tdxClaims(q *tee.TDQuote, level *tee.TCBResult) map[string]any {
+	return map[string]any{
+		"x-ms-attestation-type": "tdxvm",
+		"attester_tcb_status":   string(level.Status),
+		"tdx_mrtd":              hex.EncodeToString(q.MRTD),
+		"tdx_mrseam":            hex.EncodeToString(q.MRSEAM),
+		"tdx_report_data":       hex.EncodeToString(q.ReportData),
+		"tdx_tee_tcb_svn":       hex.EncodeToString(q.TEETCBSVN),
+		"tdx_td_attributes":     hex.EncodeToString(binary.LittleEndian.AppendUint64(nil, q.Attributes)),
+	}
+}
+
+func snpClaims(r *tee.SNPReport) map[string]any {
 	tcb := uint64(r.ReportedTCB) // Milan and Genoa: boot loader, TEE, four reserved, SNP firmware, microcode
 	return map[string]any{
 		"x-ms-attestation-type":           "sevsnpvm",
-		"x-ms-compliance-status":          "azure-compliant-cvm",
-		"x-ms-runtime":                    runtime,
 		"x-ms-sevsnpvm-authorkeydigest":   hex.EncodeToString(r.AuthorKeyDigest),
 		"x-ms-sevsnpvm-bootloader-svn":    byte(tcb),
 		"x-ms-sevsnpvm-tee-svn":           byte(tcb >> 8),
@@ -123,5 +144,5 @@ func isolationClaims(evidence *attest.Evidence, r *tee.SNPReport) (any, error) {
 		"x-ms-sevsnpvm-migration-allowed": r.MigrationAllowed(),
 		"x-ms-sevsnpvm-smt-allowed":       r.SMTAllowed(),
 		"x-ms-sevsnpvm-vmpl":              r.VMPL,
-	}, nil
+	}
 }

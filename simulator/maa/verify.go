@@ -25,6 +25,9 @@ func (s *Server) attest(w http.ResponseWriter, r *http.Request, e *journal.Entry
 	if err != nil {
 		return "", err
 	}
+	if evidence.TDQuote != nil {
+		evidence.TDXCollateral = s.cfg.Collateral
+	}
 	result, err := s.verify(info, evidence, e)
 	if err != nil {
 		return "", err

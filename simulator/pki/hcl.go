@@ -83,9 +83,9 @@ func ReportData(claims []byte) (out [64]byte) {
 }
 
 // HCLReport wraps an SNP report and runtime claims as NV index 0x01400001 holds them.
-func HCLReport(snpReport, claims []byte) ([]byte, error) {
-	if len(snpReport) != snpReportSize || hclClaimsOffset+len(claims) > hclReportSize {
-		return nil, fmt.Errorf("an SNP report of %d bytes and claims of %d do not fit an HCL report of %d", len(snpReport), len(claims), hclReportSize)
+func HCLReport(report, claims []byte) ([]byte, error) {
+	if len(report) != snpReportSize && len(report) != tdReportSize || hclClaimsOffset+len(claims) > hclReportSize {
+		return nil, fmt.Errorf("a hardware report of %d bytes and claims of %d do not fit an HCL report of %d", len(report), len(claims), hclReportSize)
 	}
 	b := make([]byte, hclReportSize)
 	le := binary.LittleEndian
@@ -93,12 +93,20 @@ func HCLReport(snpReport, claims []byte) ([]byte, error) {
 	le.PutUint32(b[4:], 2) // header version
 	le.PutUint32(b[8:], uint32(hclClaimsOffset+len(claims)))
 	le.PutUint32(b[12:], 2) // request type
-	copy(b[32:], snpReport)
+	copy(b[32:], report)
 	le.PutUint32(b[hclDataOffset:], uint32(hclDataHeaderSize+len(claims)))
-	le.PutUint32(b[hclDataOffset+4:], 1)  // request data version
-	le.PutUint32(b[hclDataOffset+8:], 2)  // report type: SNP
+	le.PutUint32(b[hclDataOffset+4:], 1) // request data version
+	le.PutUint32(b[hclDataOffset+8:], reportType(report))
 	le.PutUint32(b[hclDataOffset+12:], 1) // hash type: SHA-256
 	le.PutUint32(b[hclDataOffset+16:], uint32(len(claims)))
 	copy(b[hclClaimsOffset:], claims)
 	return b, nil
+}
+
+// reportType is 2 for an SNP report and 4 for a TDREPORT.
+func reportType(report []byte) uint32 {
+	if len(report) == tdReportSize {
+		return 4
+	}
+	return 2
 }

@@ -3,9 +3,10 @@
 // encoding/json is generous: it accepts a member twice (the last wins), matches names without
 // regard to case, replaces invalid UTF-8, ignores null and members that it does not know. Two
 // components that read one document can so be made to see two different documents, which in
-// attestation means: two different keys. This package reads the document once as tokens against the
-// Go type that it is meant for, refuses all of the above at any depth, and only then lets
-// encoding/json fill the value.
+// attestation means: two different keys. This package goes through the document against the Go type
+// that it is meant for, refuses all of the above at any depth, and only then lets encoding/json fill
+// the value. Before that, encoding/json says whether the document is JSON at all, so that going
+// through it is simple: it meets nothing but valid JSON.
 package strictjson
 
 import (
@@ -14,8 +15,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -49,21 +50,34 @@ func unmarshal(data []byte, v any, unknown rules) error {
 	if !utf8.Valid(data) {
 		return errors.New("not valid UTF-8")
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	s := scanner{dec: dec, unknown: unknown}
+	if !json.Valid(data) {
+		return json.Unmarshal(data, new(json.RawMessage)) // which says where it is not
+	}
+	s := scanner{data: data, unknown: unknown}
 	if err := s.value(reflect.TypeOf(v).Elem(), 0); err != nil {
 		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("bytes after the document")
 	}
 	return json.Unmarshal(data, v)
 }
 
+// scanner goes through a valid document.
 type scanner struct {
-	dec     *json.Decoder
+	data    []byte
+	at      int
 	unknown rules
+}
+
+// peek skips white space and returns the next byte.
+func (s *scanner) peek() byte {
+	for s.at < len(s.data) {
+		switch c := s.data[s.at]; c {
+		case ' ', '\t', '\r', '\n':
+			s.at++
+		default:
+			return c
+		}
+	}
+	return 0
 }
 
 // value reads one value that is meant for type t; a nil t means that nothing is known about it.
@@ -71,77 +85,152 @@ func (s *scanner) value(t reflect.Type, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("nested deeper than %d", maxDepth)
 	}
-	tok, err := s.dec.Token()
-	if err != nil {
-		return syntax(err)
-	}
-	switch tok := tok.(type) {
-	case json.Delim:
-		return s.composite(tok, t, depth)
-	case string:
-		return text(tok)
-	case nil:
+	switch s.peek() {
+	case '{':
+		return s.object(shape(t), depth)
+	case '[':
+		return s.array(shape(t), depth)
+	case '"':
+		literal, escaped := s.literal()
+		if !escaped && !bytes.ContainsRune(literal, utf8.RuneError) { // as most are, and some are long
+			return nil
+		}
+		_, err := text(literal, escaped)
+		return err
+	case 'n':
 		if t != nil && t.Kind() != reflect.Interface {
 			return errors.New("null where a value is expected")
+		}
+	}
+	s.word()
+	return nil
+}
+
+// word skips a number, true, false or null.
+func (s *scanner) word() {
+	for s.at < len(s.data) && !strings.ContainsRune(" \t\r\n,]}", rune(s.data[s.at])) {
+		s.at++
+	}
+}
+
+// literal reads a string as it stands there, without its quotation marks.
+func (s *scanner) literal() (literal []byte, escaped bool) {
+	s.at++
+	start := s.at
+	for s.at < len(s.data) {
+		switch s.data[s.at] {
+		case '"':
+			s.at++
+			return s.data[start : s.at-1], escaped
+		case '\\':
+			escaped = true
+			s.at++
+		}
+		s.at++
+	}
+	return s.data[start:], escaped
+}
+
+func (s *scanner) array(t reflect.Type, depth int) error {
+	var elem reflect.Type
+	if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
+		elem = t.Elem()
+	}
+	for s.more(']') {
+		if err := s.value(elem, depth+1); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// composite reads what follows an opening brace or bracket.
-func (s *scanner) composite(open json.Delim, t reflect.Type, depth int) error {
-	t = shape(t)
-	if open == '{' {
-		return s.object(t, depth)
-	}
-	var elem reflect.Type
-	if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
-		elem = t.Elem()
-	}
-	for s.dec.More() {
-		if err := s.value(elem, depth+1); err != nil {
-			return err
+// more skips an opening bracket or a comma, and reports whether something follows; if not, it skips
+// the closing one, too.
+func (s *scanner) more(closing byte) bool {
+	if s.peek() != closing {
+		s.at++
+		if s.peek() != closing {
+			return s.at < len(s.data)
 		}
 	}
-	_, err := s.dec.Token()
-	return syntax(err)
+	s.at++
+	return false
 }
 
 func (s *scanner) object(t reflect.Type, depth int) error {
-	seen := map[string]bool{}
-	for s.dec.More() {
-		tok, err := s.dec.Token()
-		if err != nil {
-			return syntax(err)
-		}
-		name, ok := tok.(string)
-		if !ok {
-			return errors.New("member name is not a string")
-		}
+	var seen names
+	for s.more('}') {
+		s.peek()
+		literal, escaped := s.literal()
+		name, broken := text(literal, escaped)
+		s.peek()
+		s.at++ // the colon
 		member, known, err := s.member(t, name)
 		if err != nil {
 			return err
 		}
 		if !known && s.unknown == answer {
-			var passed json.RawMessage
-			if err := s.dec.Decode(&passed); err != nil {
-				return syntax(err)
-			}
+			s.skip()
 			continue
 		}
-		if err := text(name); err != nil {
-			return err
+		if broken != nil {
+			return broken
 		}
-		if seen[name] {
+		if seen.add(name) {
 			return fmt.Errorf("member %.40q occurs twice", name)
 		}
-		seen[name] = true
 		if err := s.value(member, depth+1); err != nil {
 			return fmt.Errorf("member %.40q: %w", name, err)
 		}
 	}
-	_, err := s.dec.Token()
-	return syntax(err)
+	return nil
+}
+
+// skip passes over a value, whatever is in it.
+func (s *scanner) skip() {
+	for open := 0; s.at < len(s.data); {
+		switch s.peek() {
+		case '{', '[':
+			open++
+			s.at++
+		case '}', ']':
+			open--
+			s.at++
+		case ',', ':':
+			s.at++
+			continue
+		case '"':
+			s.literal()
+		default:
+			s.word()
+		}
+		if open == 0 {
+			return
+		}
+	}
+}
+
+// names are the members of one object. Most objects have a few, for which a list is faster.
+type names struct {
+	few  []string
+	many map[string]bool
+}
+
+// add notes a name and reports whether it was there.
+func (n *names) add(name string) bool {
+	const few = 16
+	if n.many[name] || slices.Contains(n.few, name) {
+		return true
+	}
+	if len(n.few) < few {
+		n.few = append(n.few, name)
+		return false
+	}
+	if n.many == nil {
+		n.many = map[string]bool{}
+	}
+	n.many[name] = true
+	return false
 }
 
 // member finds the type of the member called name, exactly. Known says that there is one.
@@ -193,18 +282,17 @@ func shape(t reflect.Type) reflect.Type {
 	return t
 }
 
-// text refuses the replacement character: encoding/json puts it where an escape names half a
-// surrogate pair.
-func text(s string) error {
-	if strings.ContainsRune(s, utf8.RuneError) {
-		return errors.New("string with a broken character")
+// text returns what a string means. It refuses the replacement character: encoding/json puts it
+// where an escape names half a surrogate pair.
+func text(literal []byte, escaped bool) (string, error) {
+	meaning := string(literal)
+	if escaped {
+		if err := json.Unmarshal(slices.Concat([]byte{'"'}, literal, []byte{'"'}), &meaning); err != nil {
+			return "", err
+		}
 	}
-	return nil
-}
-
-func syntax(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
+	if strings.ContainsRune(meaning, utf8.RuneError) {
+		return meaning, errors.New("string with a broken character")
 	}
-	return err
+	return meaning, nil
 }

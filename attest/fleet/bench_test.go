@@ -60,7 +60,8 @@ func BenchmarkFleet(b *testing.B) {
 		bare[i] = prepare(b, m, e)
 	}
 	more(b, dir, benchDistinct, roundFiles)
-	cfg := benchConfig(dir, m.Anchors())
+	trust := trusted(b, m)
+	cfg := benchConfig(dir, anchorsIn(b, trust))
 	var ours, reference pace
 	b.ResetTimer()
 	for range b.N {
@@ -77,7 +78,7 @@ func BenchmarkFleet(b *testing.B) {
 	b.ReportMetric(middle(reference.perCPU), "reference-files/cpu-s")
 	b.ReportMetric(middle(ours.perCPU)/middle(reference.perCPU), "cpu-ratio")
 	more(b, dir, roundFiles, benchFiles)
-	b.ReportMetric(peak(b, dir, m), "ours-kB")
+	b.ReportMetric(peak(b, dir, trust), "ours-kB")
 	b.ReportMetric(maxFleetKB, "reference-kB")
 }
 
@@ -233,19 +234,44 @@ func checkBare(tb testing.TB, bare []bareChecks, workers int) {
 	wg.Wait()
 }
 
-// peak is the most memory that a process has which does nothing but verify the directory, in kB.
-func peak(b *testing.B, dir string, m *at.Machine) float64 {
+// trusted writes what must be trusted into a directory: as files, which an operator has, too.
+func trusted(b *testing.B, m *at.Machine) string {
 	b.Helper()
 	root := m.AMD.Root()
 	encoded := func(cert *x509.Certificate) []byte {
 		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 	}
-	trust := b.TempDir()
+	dir := b.TempDir()
 	for name, data := range map[string][]byte{"amd.pem": append(encoded(root.ASK), encoded(root.ARK)...), "vtpm.pem": encoded(m.CA.Root)} {
-		if err := os.WriteFile(filepath.Join(trust, name), data, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			b.Fatal(err)
 		}
 	}
+	return dir
+}
+
+func anchorsIn(tb testing.TB, dir string) attest.TrustAnchors {
+	tb.Helper()
+	read := func(name string) []byte {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return text
+	}
+	var anchors attest.TrustAnchors
+	var err, errVTPM error
+	anchors.AMD, err = attest.ParseAMDRoots(read("amd.pem"))
+	anchors.VTPM, errVTPM = attest.ParseVTPMRoots(read("vtpm.pem"))
+	if err != nil || errVTPM != nil {
+		tb.Fatal(err, errVTPM)
+	}
+	return anchors
+}
+
+// peak is the most memory that a process has which does nothing but verify the directory, in kB.
+func peak(b *testing.B, dir, trust string) float64 {
+	b.Helper()
 	cmd := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^TestFleetProcess$", "-test.v") //nolint:gosec // this program
 	cmd.Env = append(os.Environ(), fleetProcess+"="+dir+":"+trust)
 	out, err := cmd.CombinedOutput()
@@ -263,21 +289,7 @@ func peak(b *testing.B, dir string, m *at.Machine) float64 {
 // TestFleetProcess is the process of which the benchmark measures the memory.
 func TestFleetProcess(t *testing.T) {
 	dir, trust, _ := strings.Cut(tooltest.Entry(t, fleetProcess), ":")
-	read := func(name string) []byte {
-		text, err := os.ReadFile(filepath.Join(trust, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return text
-	}
-	var anchors attest.TrustAnchors
-	var err, errVTPM error
-	anchors.AMD, err = attest.ParseAMDRoots(read("amd.pem"))
-	anchors.VTPM, errVTPM = attest.ParseVTPMRoots(read("vtpm.pem"))
-	if err != nil || errVTPM != nil {
-		t.Fatal(err, errVTPM)
-	}
-	verifyAll(t, benchConfig(dir, anchors), benchFiles)
+	verifyAll(t, benchConfig(dir, anchorsIn(t, trust)), benchFiles)
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)

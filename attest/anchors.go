@@ -25,10 +25,10 @@ var (
 	globalVTPMCA03 []byte
 )
 
-// DefaultTrustAnchors returns the roots that the makers of processors publish (AMD's for Milan and
-// Genoa, Intel's), and Microsoft's roots of the CA that certifies Azure's virtual TPMs. The
-// intermediate "Global Virtual TPM CA - 03" is included because Microsoft publishes it only inside
-// a web page.
+// DefaultTrustAnchors returns the roots that the makers of processors publish (AMD's for Milan,
+// Genoa and Turin, Intel's), and Microsoft's roots of the CA that certifies Azure's virtual TPMs.
+// The intermediate "Global Virtual TPM CA - 03" is included because Microsoft publishes it only
+// inside a web page.
 func DefaultTrustAnchors() TrustAnchors {
 	a := TrustAnchors{
 		VTPM:              append(builtIn(azureVTPMRoot2023), builtIn(microsoftDevicesRoot2021)...),

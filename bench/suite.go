@@ -49,7 +49,7 @@ const (
 
 // suite is everything that is compared.
 func suite() []comparison {
-	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), remoteSignatures(), callers(), besidePeers(), bridge())
+	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), remoteSignatures(), callers(), besidePeers(), bridge(), evidence())
 }
 
 // atMost is met by a ratio up to the bar.

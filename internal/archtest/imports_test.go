@@ -193,6 +193,7 @@ var places = map[string]place{
 	"samples/exec/go":              {nil, "an app that does not know of keyagent"},
 	"acquire/conformance":          {nil, "it looks at all requests for a token from outside, and holds nothing but tests"},
 
+	"attest/internal/mutate":     {nil, "it runs the tests of other packages from outside"},
 	"attest/internal/attesttest": {[]string{"attest", "attest/hcl", "attest/tee", "simulator/bootlog"}, "makes evidence for tests"},
 	"internal/agenttest": {
 		[]string{"config", "internal/advice", "internal/daemon", "internal/doctor", "internal/keyring", "internal/statedir", "simulator", "simulator/pki"},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha512"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -46,6 +47,9 @@ type Processor struct {
 	Extensions func([]pkix.Extension) []pkix.Extension
 	// Issuer is the line in whose name the chain is made, if not Line.
 	Issuer string
+	// FullSize gives ARK and ASK keys of 4096 bits, as AMD has them, and not of 2048, which takes
+	// seconds.
+	FullSize bool
 }
 
 // Milan, Genoa and Turin are processors of AMD's product lines.
@@ -86,7 +90,7 @@ func NewProcessor(t testing.TB, p Processor) *AMD {
 		issuer = p.Line
 	}
 	b := &sevtest.AmdSignerBuilder{
-		Keys:             sevtest.DefaultAmdKeys(),
+		Keys:             p.keys(t),
 		ProductName:      issuer + "-B0",
 		ArkCreationTime:  created,
 		AskCreationTime:  created,
@@ -104,6 +108,22 @@ func NewProcessor(t testing.TB, p Processor) *AMD {
 		t.Fatal(err)
 	}
 	return &AMD{Processor: p, signer: signer}
+}
+
+func (p Processor) keys(t testing.TB) *sevtest.AmdKeys {
+	t.Helper()
+	keys := sevtest.DefaultAmdKeys()
+	for _, key := range []**rsa.PrivateKey{&keys.Ark, &keys.Ask} {
+		if !p.FullSize {
+			break
+		}
+		made, err := rsa.GenerateKey(rand.Reader, 4096)
+		if err != nil {
+			t.Fatal(err)
+		}
+		*key = made
+	}
+	return keys
 }
 
 // extensions writes what AMD certifies about the key (AMD 57230), by hand: the library knows no

@@ -49,20 +49,32 @@ func unmarshal(data []byte, v any, unknown rules) error {
 	if !utf8.Valid(data) {
 		return errors.New("not valid UTF-8")
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	s := scanner{dec: dec, unknown: unknown}
-	if err := s.value(reflect.TypeOf(v).Elem(), 0); err != nil {
+	if err := valid(data); err != nil {
 		return err
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("bytes after the document")
+	s := scanner{rest: data, unknown: unknown}
+	if err := s.value(reflect.TypeOf(v).Elem(), 0); err != nil {
+		return err
 	}
 	return json.Unmarshal(data, v)
 }
 
+// valid refuses what is not one JSON text.
+func valid(data []byte) error {
+	if json.Valid(data) {
+		return nil
+	}
+	var document json.RawMessage
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode(&document); err != nil {
+		return syntax(err)
+	}
+	return errors.New("bytes after the document")
+}
+
+// scanner reads a text that is known to be valid JSON.
 type scanner struct {
-	dec     *json.Decoder
+	rest    []byte
 	unknown rules
 }
 
@@ -71,63 +83,48 @@ func (s *scanner) value(t reflect.Type, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("nested deeper than %d", maxDepth)
 	}
-	tok, err := s.dec.Token()
-	if err != nil {
-		return syntax(err)
-	}
-	switch tok := tok.(type) {
-	case json.Delim:
-		return s.composite(tok, t, depth)
-	case string:
-		return text(tok)
-	case nil:
+	switch s.next() {
+	case '{', '[':
+		return s.composite(t, depth)
+	case '"':
+		return text(s.text())
+	case 'n':
+		s.literal()
 		if t != nil && t.Kind() != reflect.Interface {
 			return errors.New("null where a value is expected")
 		}
+	default:
+		s.literal()
 	}
 	return nil
 }
 
-// composite reads what follows an opening brace or bracket.
-func (s *scanner) composite(open json.Delim, t reflect.Type, depth int) error {
+// composite reads an object or an array.
+func (s *scanner) composite(t reflect.Type, depth int) error {
 	t = shape(t)
-	if open == '{' {
+	if s.next() == '{' {
 		return s.object(t, depth)
 	}
 	var elem reflect.Type
 	if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
 		elem = t.Elem()
 	}
-	for s.dec.More() {
-		if err := s.value(elem, depth+1); err != nil {
-			return err
-		}
-	}
-	_, err := s.dec.Token()
-	return syntax(err)
+	return s.each(func() error { return s.value(elem, depth+1) })
 }
 
 func (s *scanner) object(t reflect.Type, depth int) error {
 	seen := map[string]bool{}
-	for s.dec.More() {
-		tok, err := s.dec.Token()
-		if err != nil {
-			return syntax(err)
-		}
-		name, ok := tok.(string)
-		if !ok {
-			return errors.New("member name is not a string")
-		}
+	return s.each(func() error {
+		name := s.text()
+		s.next()
+		s.skip(1) // the colon
 		member, known, err := s.member(t, name)
 		if err != nil {
 			return err
 		}
 		if !known && s.unknown == answer {
-			var passed json.RawMessage
-			if err := s.dec.Decode(&passed); err != nil {
-				return syntax(err)
-			}
-			continue
+			s.pass()
+			return nil
 		}
 		if err := text(name); err != nil {
 			return err
@@ -139,9 +136,84 @@ func (s *scanner) object(t reflect.Type, depth int) error {
 		if err := s.value(member, depth+1); err != nil {
 			return fmt.Errorf("member %.40q: %w", name, err)
 		}
+		return nil
+	})
+}
+
+// each calls f at each element of an object or an array, and reads what is around them.
+func (s *scanner) each(f func() error) error {
+	for s.skip(1); ; s.skip(1) { // the opening bracket, or a comma
+		if c := s.next(); c == '}' || c == ']' { // there is none
+			break
+		}
+		if err := f(); err != nil {
+			return err
+		}
+		if s.next() != ',' {
+			break
+		}
 	}
-	_, err := s.dec.Token()
-	return syntax(err)
+	s.skip(1)
+	return nil
+}
+
+// next returns the first byte of what comes next.
+func (s *scanner) next() byte {
+	s.rest = bytes.TrimLeft(s.rest, " \t\r\n")
+	return s.rest[0]
+}
+
+func (s *scanner) skip(n int) { s.rest = s.rest[n:] }
+
+// literal reads a number, true, false or null.
+func (s *scanner) literal() {
+	end := bytes.IndexAny(s.rest, ",]} \t\r\n")
+	if end < 0 {
+		end = len(s.rest)
+	}
+	s.skip(end)
+}
+
+// text reads a string.
+func (s *scanner) text() string {
+	end, escaped := 1, false
+	for s.rest[end] != '"' {
+		if s.rest[end] == '\\' {
+			end, escaped = end+1, true
+		}
+		end++
+	}
+	quoted := s.rest[:end+1]
+	s.skip(len(quoted))
+	if !escaped {
+		return string(quoted[1:end])
+	}
+	var unquoted string
+	_ = json.Unmarshal(quoted, &unquoted) // impossible: it is valid
+	return unquoted
+}
+
+// pass reads a value and looks at nothing in it.
+func (s *scanner) pass() {
+	switch s.next() {
+	case '"':
+		s.text()
+	case '{':
+		_ = s.each(func() error { // there is no error
+			s.text()
+			s.next()
+			s.skip(1)
+			s.pass()
+			return nil
+		})
+	case '[':
+		_ = s.each(func() error {
+			s.pass()
+			return nil
+		})
+	default:
+		s.literal()
+	}
 }
 
 // member finds the type of the member called name, exactly. Known says that there is one.

@@ -7,8 +7,8 @@
 // with a reason, whatever the case expects: only the verifier may refuse.
 //
 // What always holds:
-//   - What a case says and this package does not know (a member, a part, a policy, a fact) makes
-//     the case fail: it asks for something that was not checked.
+//   - A part, a policy or an expectation that this package does not know makes its case fail: it
+//     asks for something that was not checked. A member or a fact that it does not know is noted.
 //   - A case that cannot be read is one failed case, and the others are judged all the same.
 //   - An outcome is as expected only if the verdict, every check named and every fact agree.
 //

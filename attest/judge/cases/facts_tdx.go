@@ -80,8 +80,8 @@ func signatureDataEnd(raw []byte) (int, bool) {
 	if len(raw) < at+4 {
 		return 0, false
 	}
-	end := uint64(at) + 4 + uint64(binary.LittleEndian.Uint32(raw[at:])) //nolint:gosec // at is small
-	return int(min(end, uint64(len(raw)))), true                         //nolint:gosec // not more than len
+	end := uint64(at) + 4 + uint64(binary.LittleEndian.Uint32(raw[at:]))
+	return int(min(end, uint64(len(raw)))), true //nolint:gosec // not more than len
 }
 
 func rtmrsZero(q *tee.TDQuote) bool {

@@ -26,6 +26,9 @@ func (s *Server) handler(f *face) http.Handler {
 // serve answers one request: find its route, answer, audit, count, write.
 func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	begun := s.cfg.Now()
+	if conn := connectionOf(r.Context()); conn != nil && conn.asked != nil {
+		conn.asked()
+	}
 	rec := s.begin(f, r)
 	rec.ids = idsOf(r)
 	w.Header()[wire.HeaderRequestID] = []string{rec.ids.own}

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	_ "embed" // the roots
 
+	"github.com/keyagent/keyagent/attest/tee"
 	"github.com/keyagent/keyagent/internal/certs"
 )
 
@@ -37,6 +38,14 @@ func DefaultTrustAnchors() TrustAnchors {
 	for _, p := range platforms() {
 		p.addAnchors(&a)
 	}
+	return a
+}
+
+// Remembering returns anchors for a verifier of many machines: the chain of a chip, of which many
+// machines show the same, is verified once, and after that only the times of its certificates are
+// looked at. What is remembered is bounded. The anchors may be used concurrently.
+func (a TrustAnchors) Remembering() TrustAnchors {
+	a.AMD = tee.Remembering(a.AMD)
 	return a
 }
 

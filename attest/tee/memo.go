@@ -22,8 +22,8 @@ type memo struct {
 	chains map[[sha256.Size]byte]struct{}
 }
 
-// Remembering returns roots under which each chain is verified once: when the same certificates come
-// again, only their times are looked at. It is for a verifier of many machines. At most 8,192
+// Remembering returns roots under which each chain is verified once: when the same certificates
+// come again, only their times are looked at. It is for a verifier of many machines. At most 8,192
 // chains are remembered; the roots may be used concurrently.
 func Remembering(roots []AMDRoot) []AMDRoot {
 	out := slices.Clone(roots)

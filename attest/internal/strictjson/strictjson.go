@@ -4,8 +4,8 @@
 // regard to case, replaces invalid UTF-8, ignores null and members that it does not know. Two
 // components that read one document can so be made to see two different documents, which in
 // attestation means: two different keys. This package has encoding/json read the document, goes
-// through it once more against the Go type that it is meant for, and refuses all of the above at any
-// depth. The value of a document that is refused is empty.
+// through it once more against the Go type that it is meant for, and refuses all of the above at
+// any depth. The value of a document that is refused is empty.
 package strictjson
 
 import (

@@ -19,8 +19,8 @@ import (
 // (subuid(5)), and each gets the same refusal.
 const maxStrangers = 32
 
-// silencePatience is how long the end of the agent waits for a connection on which nothing was asked
-// yet: it may have been made just now.
+// silencePatience is how long the end of the agent waits for a connection on which nothing was
+// asked yet: it may have been made just now.
 const silencePatience = time.Second
 
 // share is what an account may have of all connections.
@@ -188,8 +188,8 @@ func (a *admission) tell() {
 	}
 }
 
-// drain waits until all connections are closed, but for those that send nothing for silencePatience.
-// It reports whether that was within grace.
+// drain waits until all connections are closed, but for those that send nothing for
+// silencePatience. It reports whether that was within grace.
 func (a *admission) drain(grace time.Duration) bool {
 	over, patience := time.NewTimer(grace), time.NewTimer(min(grace, silencePatience))
 	defer over.Stop()

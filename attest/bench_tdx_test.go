@@ -14,9 +14,9 @@ import (
 	"github.com/keyagent/keyagent/attest/tee"
 )
 
-// BenchmarkVerifyTDX is [BenchmarkVerifySNP] for real evidence of 2026, complete with collateral and
-// AK certificate: nine signatures on P-256 for TD quote, quoting enclave, PCK chain, statements and
-// lists, and four with RSA for AK certificate, its chain and the TPM quote.
+// BenchmarkVerifyTDX is [BenchmarkVerifySNP] for real evidence of 2026, complete with collateral
+// and AK certificate: nine signatures on P-256 for TD quote, quoting enclave, PCK chain, statements
+// and lists, and four with RSA for AK certificate, its chain and the TPM quote.
 func BenchmarkVerifyTDX(b *testing.B) {
 	v := vectorNamed(b, "tdx-2026")
 	p, anchors := v.policy(), attest.DefaultTrustAnchors()

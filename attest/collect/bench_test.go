@@ -31,7 +31,7 @@ func benchmarkCollect(b *testing.B, delay time.Duration) {
 	m := newVM(b)
 	proxy := tpmtest.NewProxy(b, m.sim.Device())
 	proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
-		time.Sleep(delay)
+		<-time.After(delay)
 		return forward(command)
 	})
 	m.tpm = tpmtest.Connect(b, proxy.Device())

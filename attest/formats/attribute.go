@@ -118,7 +118,7 @@ func uuidOID() []byte {
 	for at := (number.BitLen() - 1) / bits * bits; at >= 0; at -= bits {
 		var digit byte
 		for i := bits - 1; i >= 0; i-- {
-			digit = digit<<1 | byte(number.Bit(at+i))
+			digit = digit<<1 | byte(number.Bit(at+i)) //nolint:gosec // one bit
 		}
 		if at > 0 {
 			digit |= 0x80

@@ -233,6 +233,18 @@ limits() {
 	check "tokens are served" within 10 answers
 }
 
+second_wall() {
+	echo "-- Landlock, the second wall"
+	systemctl restart keyagent.service
+	has "the agent confines itself" "$(log)" "the agent writes in its own directories only from now on (Landlock)"
+	check "tokens are served, a reload works" systemctl reload keyagent.service
+	dropin landlock CapabilityBoundingSet=CAP_SYS_PTRACE AmbientCapabilities=CAP_SYS_PTRACE
+	systemctl restart keyagent.service
+	has "but for an agent that must see programs" "$(log)" "Landlock is not used"
+	dropin landlock
+	systemctl restart keyagent.service
+}
+
 newer() {
 	echo "-- drop-ins"
 	local name
@@ -262,7 +274,7 @@ ends() {
 }
 
 scenarios=("$@")
-[ $# -gt 0 ] || scenarios=(reloads credentials restarts crashes watchdog faces callers limits newer sandbox ends)
+[ $# -gt 0 ] || scenarios=(reloads credentials restarts crashes watchdog faces callers limits second_wall newer sandbox ends)
 platform
 unconfigured
 for scenario in "${scenarios[@]}"; do "$scenario"; done

@@ -19,7 +19,7 @@ for tool in systemd-nspawn mmdebstrap nsenter; do
 	command -v "$tool" >/dev/null || cannot "$tool is not installed (apt-get install systemd-container mmdebstrap)"
 done
 
-packages=systemd,systemd-sysv,dbus,curl,procps,iproute2,python3-minimal,libssl3
+packages=systemd,systemd-sysv,dbus,passwd,curl,procps,iproute2,python3-minimal,libssl3
 
 tree() { # SUITE: makes the tree of a suite, once
 	local suite=$1 with=$packages

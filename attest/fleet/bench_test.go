@@ -272,7 +272,7 @@ func anchorsIn(tb testing.TB, dir string) attest.TrustAnchors {
 // peak is the most memory that a process has which does nothing but verify the directory, in kB.
 func peak(b *testing.B, dir, trust string) float64 {
 	b.Helper()
-	cmd := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^TestFleetProcess$", "-test.v") //nolint:gosec // this program
+	cmd := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^TestFleetProcess$", "-test.v")
 	cmd.Env = append(os.Environ(), fleetProcess+"="+dir+":"+trust)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

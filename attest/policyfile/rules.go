@@ -99,7 +99,7 @@ func (d *decoder) pcrs(n *yaml.Node, r *attest.Policy) {
 		"quoted": func(n *yaml.Node) {
 			r.PCRs = nil
 			d.list(n, "pcrs.quoted", func(entry *yaml.Node) {
-				r.PCRs = append(r.PCRs, int(d.number(entry, "an entry of pcrs.quoted", 0, maxPCR)))
+				r.PCRs = append(r.PCRs, d.pcr(entry, "an entry of pcrs.quoted"))
 			})
 			slices.Sort(r.PCRs)
 			r.PCRs = slices.Compact(r.PCRs)
@@ -110,7 +110,7 @@ func (d *decoder) pcrs(n *yaml.Node, r *attest.Policy) {
 		"values": func(n *yaml.Node) {
 			r.PCRValues = map[int][][]byte{}
 			d.entries(n, "pcrs.values", func(key, value *yaml.Node) {
-				index := int(d.number(key, "a name in pcrs.values", 0, maxPCR))
+				index := d.pcr(key, "a name in pcrs.values")
 				name := "pcrs.values." + strconv.Itoa(index)
 				r.PCRValues[index] = d.digests(value, name, pcrDigestSize)
 				if len(r.PCRValues[index]) == 0 && value.Kind == yaml.SequenceNode {
@@ -119,6 +119,10 @@ func (d *decoder) pcrs(n *yaml.Node, r *attest.Policy) {
 			})
 		},
 	})
+}
+
+func (d *decoder) pcr(n *yaml.Node, name string) int {
+	return int(d.number(n, name, 0, maxPCR)) //nolint:gosec // number keeps to the range
 }
 
 // attributes are the bits of TPMA_OBJECT by name (TPM 2.0 Part 2, 8.3.2).

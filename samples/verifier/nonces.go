@@ -56,7 +56,7 @@ func newNonces(life time.Duration, most int, now func() time.Time) (*nonces, err
 
 // issue makes a nonce.
 func (n *nonces) issue() ([]byte, error) {
-	nonce := binary.BigEndian.AppendUint64(nil, uint64(n.now().UnixMilli())) //nolint:gosec // after 1970
+	nonce := binary.BigEndian.AppendUint64(nil, uint64(n.now().UnixMilli()))
 	nonce = append(nonce, make([]byte, randomSize)...)
 	if _, err := rand.Read(nonce[timeSize:]); err != nil {
 		return nil, err

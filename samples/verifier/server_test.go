@@ -28,7 +28,7 @@ func testServer(t *testing.T) (*server, *httptest.Server) {
 
 func post(t *testing.T, url string, body []byte) (int, string) {
 	t.Helper()
-	resp, err := http.Post(url, attest.MediaType, bytes.NewReader(body)) //nolint:noctx // a server of this test
+	resp, err := http.Post(url, attest.MediaType, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -86,7 +86,7 @@ var places = map[string]place{
 	},
 	"attest/formats": {[]string{"attest", "attest/tee"}, "other people's forms of what attest has found; it decides nothing"},
 	"attest/maa": {
-		[]string{"attest", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream", "internal/waiting"},
+		[]string{"attest", "attest/eventlog", "attest/hcl", "attest/internal/strictjson", "internal/secret", "internal/upstream", "internal/waiting"},
 		"one service's protocol over evidence that somebody else collected",
 	},
 	"attest/token": {

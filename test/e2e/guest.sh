@@ -69,7 +69,7 @@ install_package() {
 first_token() {
 	local start=$SECONDS
 	check "setup looks at the machine and writes a configuration" \
-		keyagent setup --base /payload/base.yaml --unit web.service --unit load.service --resource "$RESOURCE" --app-service --yes
+		keyagent setup --base /payload/base.yaml --user www --unit web.service --unit load.service --resource "$RESOURCE" --app-service --yes
 	check "the service starts" systemctl enable --now keyagent.socket keyagent-app-service.socket keyagent.service
 	until_ serving
 	check "it is ready, and says so" says ready systemctl status keyagent.service
@@ -86,7 +86,7 @@ first_token() {
 	issued >"$memo/issued"
 }
 
-attested() { as_web token --identity vm --resource "$RESOURCE" | jq -e '.strength == "attested" and .bound'; }
+attested() { [ "$(as_web token --identity vm --resource "$RESOURCE" | jq -r '"\(.strength) \(.bound)"')" = "attested true" ]; }
 
 exits() {
 	local want=$1 got=0
@@ -105,7 +105,7 @@ reload() {
 	check "and tells why" says no_such_setting journalctl -u keyagent.service --no-pager
 	check "and the configuration before stays in force" says access_token as_web token --identity vm --resource "$RESOURCE"
 	cat /root/config.good >$config
-	printf '  - name: other\n    units: ["other.service"]\n    identities: ["vm"]\n    resources: ["%s"]\n' "$RESOURCE" >>$config
+	sed -i "/^rules:/a\\  - {name: other, users: [www], units: [other.service], identities: [vm], resources: [\"$RESOURCE\"]}" $config
 	check "a reload of a good one takes" systemctl reload keyagent.service
 	check "a rule that it brings is in force" says access_token in_unit other.service keyagent token --identity vm --resource "$RESOURCE"
 }
@@ -150,7 +150,12 @@ under_load() {
 	check "the key is the same, and nothing was issued anew" same_key
 }
 
-same_key() { [ "$(thumbprint)" = "$(cat "$memo/thumbprint")" ] && [ "$(issued)" = "$(cat "$memo/issued")" ]; }
+same_key() {
+	local now
+	now="$(thumbprint) $(issued)"
+	echo "now $now"
+	[ -s "$memo/thumbprint" ] && [ "$now" = "$(cat "$memo/thumbprint") $(cat "$memo/issued")" ]
+}
 
 crashes() {
 	local pid i

@@ -27,9 +27,16 @@ not() { ! "$@"; }
 
 # says TEXT COMMAND... holds if the command prints the text.
 says() {
-	local text=$1
+	local text=$1 said
 	shift
-	"$@" 2>&1 | grep -qF -- "$text"
+	said=$("$@" 2>&1)
+	case $said in
+	*"$text"*) ;;
+	*)
+		printf '%s\n' "$said"
+		return 1
+		;;
+	esac
 }
 
 # table prints all of it once more, and ends the script.

@@ -175,7 +175,7 @@ func (s *Sockets) Duplicate() (*Sockets, error) {
 			if err != nil {
 				return nil, errors.Join(fmt.Errorf("the socket that systemd passes with the name %s: %w", name, err), again.Close())
 			}
-			again.byName[name] = append(again.byName[name], os.NewFile(uintptr(fd), file.Name())) //nolint:gosec // a descriptor
+			again.byName[name] = append(again.byName[name], os.NewFile(uintptr(fd), file.Name()))
 		}
 	}
 	return again, nil

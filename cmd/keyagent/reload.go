@@ -86,7 +86,7 @@ func reload(ctx context.Context, agent *client.Client) error {
 	if err != nil {
 		return err
 	}
-	defer process.Release()
+	defer func() { _ = process.Release() }()
 	if err := process.Signal(syscall.SIGHUP); err != nil {
 		err = fmt.Errorf("asking the agent, process %d, to reload: %w", before.PID, err)
 		if errors.Is(err, fs.ErrPermission) {

@@ -175,25 +175,25 @@ func TestAConfigurationThatCannotBeUsedKeepsTheSockets(t *testing.T) {
 	if problem.Code != wire.CodeUnavailable || problem.RetryAfter != 5 || strings.Contains(problem.Detail+problem.Hint, "nonsense") {
 		t.Errorf("a program is told %+v", problem)
 	}
-	resp, body := get(t, "http://"+tcp.Addr().String()+wire.PathAppServiceToken+"?api-version=2019-08-01&resource="+vault)
-	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "5" || !strings.Contains(body, `"error"`) || strings.Contains(body, "nonsense") {
-		t.Errorf("over App Service: %s %v %s", resp.Status, resp.Header, body)
+	status, header, body := get(t, "http://"+tcp.Addr().String()+wire.PathAppServiceToken+"?api-version=2019-08-01&resource="+vault)
+	if status != http.StatusServiceUnavailable || header.Get("Retry-After") != "5" || !strings.Contains(body, `"error"`) || strings.Contains(body, "nonsense") {
+		t.Errorf("over App Service: %d %v %s", status, header, body)
 	}
-	status, err := v.client.Status(t.Context())
-	if err != nil || status.Ready || !strings.Contains(strings.Join(status.NotReady, ""), "nonsense") {
-		t.Errorf("an administrator is told %+v, %v", status, err)
+	said, err := v.client.Status(t.Context())
+	if err != nil || said.Ready || !strings.Contains(strings.Join(said.NotReady, ""), "nonsense") {
+		t.Errorf("an administrator is told %+v, %v", said, err)
 	}
 	if _, err := client.New(client.Config{Socket: v.client.Socket()}).Capabilities(t.Context()); err == nil {
 		t.Error("capabilities were told")
 	}
 
-	code, said := v.reloadNow("--socket", v.client.Socket())
-	if code != exitFailed || !strings.Contains(said, "nothing is served, as before: ") || !strings.Contains(said, "nonsense") {
-		t.Errorf("reload: exit code %d: %s", code, said)
+	code, printed := v.reloadNow("--socket", v.client.Socket())
+	if code != exitFailed || !strings.Contains(printed, "nothing is served, as before: ") || !strings.Contains(printed, "nonsense") {
+		t.Errorf("reload: exit code %d: %s", code, printed)
 	}
 	v.forUser(settings)
-	if code, said = v.reloadNow("--socket", v.client.Socket()); code != exitDone {
-		t.Errorf("reload of a good one: exit code %d: %s", code, said)
+	if code, printed = v.reloadNow("--socket", v.client.Socket()); code != exitDone {
+		t.Errorf("reload of a good one: exit code %d: %s", code, printed)
 	}
 	v.ready()
 	if err := askWhenConnected(t.Context(), v.endpoint(), make(chan struct{})); err != nil {
@@ -232,7 +232,7 @@ func (v *victim) refused() wire.Problem {
 	return answer.Problem
 }
 
-func get(t *testing.T, url string) (*http.Response, string) {
+func get(t *testing.T, url string) (status int, header http.Header, body string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
@@ -243,11 +243,11 @@ func get(t *testing.T, url string) (*http.Response, string) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, string(body)
+	return resp.StatusCode, resp.Header, string(text)
 }
 
 func TestAnAgentWhoseSocketsAreSystemdsOpensNone(t *testing.T) {

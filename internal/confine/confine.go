@@ -46,11 +46,7 @@ func Writing(below, open []string) error {
 	if abi < abiTruncate {
 		handled &^= ll.AccessFSTruncate
 	}
-	cfg, err := landlock.NewConfig(handled)
-	if err != nil {
-		return err
-	}
-	err = cfg.RestrictPaths(landlock.PathAccess(handled, below...), landlock.PathAccess(handled&changeFiles, open...))
+	err := landlock.Config{HandledAccessFS: handled}.RestrictPaths(landlock.PathAccess(handled, below...), landlock.PathAccess(handled&changeFiles, open...))
 	if err != nil {
 		return fmt.Errorf("confining the process by Landlock: %w", err)
 	}

@@ -130,7 +130,7 @@ load() { # WHAT COMMAND: the command runs under load, and no connection is refus
 	python3 /opt/e2e/units-load.py /run/keyagent/agent.sock /run/load.stop 8 >/run/load.txt &
 	local loader=$!
 	sleep 0.5
-	"$2" || no "$1: the command"
+	"$2" >/run/load.err 2>&1 || no "$1: the command" "$(cat /run/load.err)" "$(journalctl -q -o short-precise -u keyagent.service -n 400 | grep -v '"msg":"answer"' | tail -n 25 | cut -c1-220)"
 	touch /run/load.stop
 	wait "$loader"
 	status=$?
@@ -202,7 +202,7 @@ faces() {
 	check "a reload goes by it" systemctl reload keyagent.service
 	systemctl enable -q keyagent-imds.socket
 	systemctl restart keyagent.service
-	is "a socket that nothing is configured for disconnects" "$(curl -s -o /dev/null --max-time 5 http://127.0.0.1:841/; echo $?)" 52
+	has "a socket that nothing is configured for disconnects" "52 56" "$(curl -s -o /dev/null --max-time 5 http://127.0.0.1:841/; echo $?)"
 	systemctl disable -q --now keyagent-imds.socket 2>/dev/null
 }
 

@@ -114,6 +114,7 @@ where a key is, and verify judges the evidence of another machine, anywhere.
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy,
 4 agent not reachable. With --json, errors are JSON, too, on standard error: see docs/cli.md.`,
 		Example: `  keyagent setup
+  keyagent config check
   keyagent token --identity vm --resource https://vault.azure.net --output header
   keyagent exec --identity vm -- ./app
   keyagent status`,

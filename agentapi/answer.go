@@ -20,7 +20,12 @@ var refusedHeaders = []string{"Origin", "Referer", "Sec-Fetch-Site", "X-Forwarde
 
 // handler returns what answers the requests that come by a face.
 func (s *Server) handler(f *face) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(f, w, r) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c := connectionOf(r.Context()); c != nil && c.asked != nil {
+			c.asked()
+		}
+		s.serve(f, w, r)
+	})
 }
 
 // serve answers one request: find its route, answer, audit, count, write.

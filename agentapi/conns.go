@@ -59,6 +59,7 @@ type admission struct {
 	once   sync.Once
 	strays *strays
 	probes probes
+	silent newcomers
 
 	mu   sync.Mutex
 	open map[account]int // connections; guarded by mu
@@ -107,6 +108,13 @@ func (a *admission) Close() error {
 	return a.Listener.Close()
 }
 
+// letAsk waits for the requests of newcomers, when nobody is accepted any more.
+func (a *admission) letAsk(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, askGrace)
+	defer cancel()
+	a.silent.wait(ctx)
+}
+
 func (a *admission) identify(conn net.Conn) *admittedConn {
 	caller, err := a.face.identify(conn)
 	if err != nil {
@@ -120,7 +128,7 @@ func (a *admission) identify(conn net.Conn) *admittedConn {
 		_ = caller.Close()
 		return nil
 	}
-	known := &admittedConn{Conn: conn, caller: caller, release: func() { a.give(shares) }}
+	known := &admittedConn{Conn: conn, caller: caller, asked: a.silent.come(), release: func() { a.give(shares) }}
 	if a.server.rules.Load().stranger(caller) {
 		known.askBy = time.Now().Add(a.server.cfg.StrangerTimeout)
 	}
@@ -167,6 +175,7 @@ type admittedConn struct {
 	caller  peer.Caller
 	program shownSecret
 	askBy   time.Time // when a stranger must have asked; zero: net/http's own deadlines
+	asked   func()    // it is no newcomer any more; may be called again
 	release func()
 	once    sync.Once
 }
@@ -182,6 +191,7 @@ func (c *admittedConn) SetReadDeadline(t time.Time) error {
 func (c *admittedConn) Close() error {
 	err := c.Conn.Close()
 	c.once.Do(func() {
+		c.asked()
 		c.program.close()
 		_ = c.caller.Close()
 		c.release()

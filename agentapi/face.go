@@ -67,7 +67,7 @@ func (s *Server) httpServer(requests context.Context, f *face) *http.Server {
 		BaseContext:                  func(net.Listener) context.Context { return requests },
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			if admitted, ok := conn.(*admittedConn); ok {
-				return withConnection(ctx, &connection{caller: admitted.caller, program: &admitted.program})
+				return withConnection(ctx, &connection{caller: admitted.caller, program: &admitted.program, asked: admitted.asked})
 			}
 			return ctx // and no caller, so that nothing will be granted
 		},
@@ -79,6 +79,7 @@ func (s *Server) httpServer(requests context.Context, f *face) *http.Server {
 type connection struct {
 	caller  peer.Caller
 	program *shownSecret
+	asked   func()    // see newcomers
 	last    *approval // of the last request for a token that the rules allowed; nil: there was none
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -33,6 +34,8 @@ const (
 	writeSlack = 15 * time.Second
 	// lastGrace is how long requests have to say that they were cut short.
 	lastGrace = 2 * time.Second
+	// askGrace is how long connections that were just accepted have to ask, when the server stops.
+	askGrace = time.Second
 )
 
 // errStopping is why the context of a request ends when the server gives up waiting for it.
@@ -288,10 +291,15 @@ func (s *Server) serveFace(ctx context.Context, f *face) error {
 		_ = srv.Close()
 		return fmt.Errorf("serving %s: %w", f.listener.Addr(), err)
 	case <-ctx.Done():
-		s.stop(context.WithoutCancel(ctx), srv, cutShort)
-		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		// The listener alone first: whoever was accepted last is known to the server when Serve is
+		// done, and is let ask before the server would drop what they ask.
+		_ = admission.Close() // Serve says what of it
+		if err := <-served; !errors.Is(err, net.ErrClosed) {
 			s.cfg.Logger.WarnContext(ctx, "closing the listener", "error", err)
 		}
+		srv.SetKeepAlivesEnabled(false)
+		admission.letAsk(context.WithoutCancel(ctx))
+		s.stop(context.WithoutCancel(ctx), srv, cutShort)
 		return nil
 	}
 }

@@ -20,17 +20,15 @@ var refusedHeaders = []string{"Origin", "Referer", "Sec-Fetch-Site", "X-Forwarde
 
 // handler returns what answers the requests that come by a face.
 func (s *Server) handler(f *face) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c := connectionOf(r.Context()); c != nil && c.asked != nil {
-			c.asked()
-		}
-		s.serve(f, w, r)
-	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(f, w, r) })
 }
 
 // serve answers one request: find its route, answer, audit, count, write.
 func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	begun := s.cfg.Now()
+	if conn := connectionOf(r.Context()); conn != nil && conn.asked != nil {
+		conn.asked()
+	}
 	rec := s.begin(f, r)
 	rec.ids = idsOf(r)
 	w.Header()[wire.HeaderRequestID] = []string{rec.ids.own}

@@ -19,6 +19,10 @@ import (
 // (subuid(5)), and each gets the same refusal.
 const maxStrangers = 32
 
+// silencePatience is how long the end of the agent waits for a connection on which nothing was
+// asked yet: it may have been made just now.
+const silencePatience = time.Second
+
 // share is what an account may have of all connections.
 type share struct {
 	account
@@ -59,10 +63,13 @@ type admission struct {
 	once   sync.Once
 	strays *strays
 	probes probes
-	silent newcomers
 
-	mu   sync.Mutex
-	open map[account]int // connections; guarded by mu
+	changed chan struct{} // has an element when what drain looks at has changed
+
+	mu     sync.Mutex
+	open   map[account]int // connections; guarded by mu
+	total  int             // of them; guarded by mu
+	silent int             // those that have not asked for anything yet; guarded by mu
 }
 
 func (s *Server) admit(ctx context.Context, f *face) *admission {
@@ -75,6 +82,7 @@ func (s *Server) admit(ctx context.Context, f *face) *admission {
 		closed:   make(chan struct{}),
 		strays:   newStrays(),
 		open:     make(map[account]int),
+		changed:  make(chan struct{}, 1),
 	}
 }
 
@@ -102,17 +110,13 @@ func (a *admission) Accept() (net.Conn, error) {
 	}
 }
 
-// Close also wakes an Accept that waits for a free slot.
-func (a *admission) Close() error {
-	a.once.Do(func() { close(a.closed) })
-	return a.Listener.Close()
-}
-
-// letAsk waits for the requests of newcomers, when nobody is accepted any more.
-func (a *admission) letAsk(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, askGrace)
-	defer cancel()
-	a.silent.wait(ctx)
+// Close also wakes an Accept that waits for a free slot. Further calls do nothing.
+func (a *admission) Close() (err error) {
+	a.once.Do(func() {
+		close(a.closed)
+		err = a.Listener.Close()
+	})
+	return err
 }
 
 func (a *admission) identify(conn net.Conn) *admittedConn {
@@ -128,7 +132,8 @@ func (a *admission) identify(conn net.Conn) *admittedConn {
 		_ = caller.Close()
 		return nil
 	}
-	known := &admittedConn{Conn: conn, caller: caller, asked: a.silent.come(), release: func() { a.give(shares) }}
+	known := &admittedConn{Conn: conn, caller: caller, release: func() { a.give(shares) }}
+	known.asked = sync.OnceFunc(a.asked)
 	if a.server.rules.Load().stranger(caller) {
 		known.askBy = time.Now().Add(a.server.cfg.StrangerTimeout)
 	}
@@ -147,6 +152,8 @@ func (a *admission) take(shares []share) (full share, ok bool) {
 	for _, s := range shares {
 		a.open[s.account]++
 	}
+	a.total++
+	a.silent++
 	a.server.connections.Add(1)
 	return share{}, true
 }
@@ -159,9 +166,49 @@ func (a *admission) give(shares []share) {
 			delete(a.open, s.account)
 		}
 	}
+	a.total--
 	a.mu.Unlock()
+	a.tell()
 	a.server.connections.Add(-1)
 	<-a.slots
+}
+
+// asked notes that a connection is not silent any more.
+func (a *admission) asked() {
+	a.mu.Lock()
+	a.silent--
+	a.mu.Unlock()
+	a.tell()
+}
+
+func (a *admission) tell() {
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// drain waits until all connections are closed, but for those that send nothing for
+// silencePatience. It reports whether that was within grace.
+func (a *admission) drain(grace time.Duration) bool {
+	over, patience := time.NewTimer(grace), time.NewTimer(min(grace, silencePatience))
+	defer over.Stop()
+	defer patience.Stop()
+	for patient := true; ; {
+		a.mu.Lock()
+		total, silent := a.total, a.silent
+		a.mu.Unlock()
+		if total == 0 || !patient && total == silent {
+			return true
+		}
+		select {
+		case <-a.changed:
+		case <-patience.C:
+			patient = false
+		case <-over.C:
+			return false
+		}
+	}
 }
 
 // stranger reports whether there is nothing at this socket for the caller.
@@ -174,8 +221,8 @@ type admittedConn struct {
 	net.Conn
 	caller  peer.Caller
 	program shownSecret
+	asked   func()    // is called when a request has come, and when it is closed
 	askBy   time.Time // when a stranger must have asked; zero: net/http's own deadlines
-	asked   func()    // it is no newcomer any more; may be called again
 	release func()
 	once    sync.Once
 }
@@ -191,9 +238,9 @@ func (c *admittedConn) SetReadDeadline(t time.Time) error {
 func (c *admittedConn) Close() error {
 	err := c.Conn.Close()
 	c.once.Do(func() {
-		c.asked()
 		c.program.close()
 		_ = c.caller.Close()
+		c.asked()
 		c.release()
 	})
 	return err

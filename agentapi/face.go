@@ -79,7 +79,7 @@ func (s *Server) httpServer(requests context.Context, f *face) *http.Server {
 type connection struct {
 	caller  peer.Caller
 	program *shownSecret
-	asked   func()    // see newcomers
+	asked   func()    // says that a request has come
 	last    *approval // of the last request for a token that the rules allowed; nil: there was none
 }
 

@@ -3,7 +3,6 @@ package agentapi_test
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -146,38 +145,6 @@ func TestStopping(t *testing.T) {
 		close(g.open)
 	})
 
-	t.Run("a connection that was accepted last is answered, too", func(t *testing.T) {
-		g := newGate()
-		cfg := config(g.token, rulesFor(os.Geteuid()))
-		cfg.ShutdownGrace = time.Millisecond
-		server, _, _ := newServer(t, cfg)
-		ln, err := agentapi.Listen(t.TempDir()+"/s", 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		late := &lateListener{Listener: ln, accepted: make(chan struct{}), closed: make(chan struct{})}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- server.Serve(ctx, agentapi.Socket(late)) }()
-		conn, err := net.Dial("unix", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		if _, err := io.WriteString(conn, nativeRequest); err != nil {
-			t.Fatal(err)
-		}
-		<-late.accepted
-		cancel()
-		status, body := readReply(t, conn)
-		if p := decode[wire.Problem](t, []byte(body)); status != 503 || !strings.Contains(p.Detail, "stopping") {
-			t.Errorf("%d %s", status, body)
-		}
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-
 	t.Run("a connection without a request does not hold the server", func(t *testing.T) {
 		a := start(t, config(working, rulesFor(os.Geteuid())))
 		for range 3 {
@@ -188,28 +155,6 @@ func TestStopping(t *testing.T) {
 		}
 		a.stop(t)
 	})
-}
-
-// lateListener hands out what it accepted only when it is closed, as one does whose goroutine is
-// just not running.
-type lateListener struct {
-	net.Listener
-	accepted, closed chan struct{}
-	once             sync.Once
-}
-
-func (l *lateListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err == nil {
-		close(l.accepted)
-		<-l.closed
-	}
-	return conn, err
-}
-
-func (l *lateListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
 }
 
 // Many at once, for the race detector.

@@ -34,8 +34,6 @@ const (
 	writeSlack = 15 * time.Second
 	// lastGrace is how long requests have to say that they were cut short.
 	lastGrace = 2 * time.Second
-	// askGrace is how long connections that were just accepted have to ask, when the server stops.
-	askGrace = time.Second
 )
 
 // errStopping is why the context of a request ends when the server gives up waiting for it.
@@ -291,15 +289,10 @@ func (s *Server) serveFace(ctx context.Context, f *face) error {
 		_ = srv.Close()
 		return fmt.Errorf("serving %s: %w", f.listener.Addr(), err)
 	case <-ctx.Done():
-		// The listener alone first: whoever was accepted last is known to the server when Serve is
-		// done, and is let ask before the server would drop what they ask.
-		_ = admission.Close() // Serve says what of it
-		if err := <-served; !errors.Is(err, net.ErrClosed) {
+		if err := errors.Join(admission.Close(), <-served); !errors.Is(err, net.ErrClosed) {
 			s.cfg.Logger.WarnContext(ctx, "closing the listener", "error", err)
 		}
-		srv.SetKeepAlivesEnabled(false)
-		admission.letAsk(context.WithoutCancel(ctx))
-		s.stop(context.WithoutCancel(ctx), srv, cutShort)
+		s.stop(context.WithoutCancel(ctx), srv, admission, cutShort)
 		return nil
 	}
 }
@@ -321,9 +314,14 @@ func (s *Server) keepTrail(ctx context.Context) (end func()) {
 }
 
 // stop waits for requests in flight, then cuts them short so that their callers still get an
-// answer, then closes what is left.
-func (s *Server) stop(ctx context.Context, srv *http.Server, cutShort context.CancelCauseFunc) {
-	if shutDown(ctx, srv, s.cfg.ShutdownGrace) {
+// answer, then closes what is left. Nothing is accepted any more.
+//
+// What was accepted is answered first: [http.Server.Shutdown] drops, without an answer, a request
+// that it reads after it was called, and who was accepted cannot be given back to a socket that
+// the next agent has.
+func (s *Server) stop(ctx context.Context, srv *http.Server, a *admission, cutShort context.CancelCauseFunc) {
+	srv.SetKeepAlivesEnabled(false)
+	if a.drain(s.cfg.ShutdownGrace) && shutDown(ctx, srv, lastGrace) {
 		return
 	}
 	s.cfg.Logger.WarnContext(ctx, "stopping with requests in flight", "waited_seconds", s.cfg.ShutdownGrace.Seconds())

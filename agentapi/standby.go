@@ -63,23 +63,20 @@ func (s Standby) serveFace(ctx context.Context, f *face) error {
 		DisableGeneralOptionsHandler: true,
 	}
 	srv.SetKeepAlivesEnabled(false) // so that nobody is still connected when the agent serves
+	defer srv.Close()
+	ln := &bounded{Listener: f.listener, slots: make(chan struct{}, maxStandbyConnections), closed: make(chan struct{})}
 	served := make(chan error, 1)
-	go func() {
-		served <- srv.Serve(&bounded{Listener: f.listener, slots: make(chan struct{}, maxStandbyConnections), closed: make(chan struct{})})
-	}()
+	go func() { served <- srv.Serve(ln) }()
 	select {
 	case err := <-served:
-		_ = srv.Close()
 		return err
 	case <-ctx.Done():
-		if !shutDown(context.WithoutCancel(ctx), srv, lastGrace) {
-			_ = srv.Close()
-		}
-		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
 	}
+	if err := errors.Join(ln.Close(), <-served); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	ln.drain(standbyTimeout) // who was accepted is answered
+	return nil
 }
 
 type standbyKey struct{}
@@ -156,6 +153,20 @@ func (b *bounded) Accept() (net.Conn, error) {
 func (b *bounded) Close() error {
 	b.once.Do(func() { close(b.closed) })
 	return b.Listener.Close()
+}
+
+// drain waits until all connections are closed, or a time is over. Nothing may be accepted any
+// more.
+func (b *bounded) drain(grace time.Duration) {
+	over := time.NewTimer(grace)
+	defer over.Stop()
+	for range cap(b.slots) {
+		select {
+		case b.slots <- struct{}{}: // and so on, until all are taken
+		case <-over.C:
+			return
+		}
+	}
 }
 
 type boundedConn struct {

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	_ "embed" // the roots
 
+	"github.com/keyagent/keyagent/attest/tee"
 	"github.com/keyagent/keyagent/internal/certs"
 )
 
@@ -25,10 +26,10 @@ var (
 	globalVTPMCA03 []byte
 )
 
-// DefaultTrustAnchors returns the roots that the makers of processors publish (AMD's for Milan and
-// Genoa, Intel's), and Microsoft's roots of the CA that certifies Azure's virtual TPMs. The
-// intermediate "Global Virtual TPM CA - 03" is included because Microsoft publishes it only inside
-// a web page.
+// DefaultTrustAnchors returns the roots that the makers of processors publish (AMD's for Milan,
+// Genoa and Turin, Intel's), and Microsoft's roots of the CA that certifies Azure's virtual TPMs.
+// The intermediate "Global Virtual TPM CA - 03" is included because Microsoft publishes it only
+// inside a web page.
 func DefaultTrustAnchors() TrustAnchors {
 	a := TrustAnchors{
 		VTPM:              append(builtIn(azureVTPMRoot2023), builtIn(microsoftDevicesRoot2021)...),
@@ -37,6 +38,14 @@ func DefaultTrustAnchors() TrustAnchors {
 	for _, p := range platforms() {
 		p.addAnchors(&a)
 	}
+	return a
+}
+
+// Remembering returns anchors for a verifier of many machines: the chain of a chip, of which many
+// machines show the same, is verified once, and after that only the times of its certificates are
+// looked at. What is remembered is bounded. The anchors may be used concurrently.
+func (a TrustAnchors) Remembering() TrustAnchors {
+	a.AMD = tee.Remembering(a.AMD)
 	return a
 }
 

@@ -2,12 +2,14 @@ package attest_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/eventlog"
 )
 
 // bundle is the encoded evidence of a good machine.
@@ -54,6 +56,37 @@ func TestRealTDXEvidenceFitsAndSurvivesItsEncoding(t *testing.T) {
 	}
 	if len(data) > attest.MaxEvidenceSize*3/4 {
 		t.Errorf("ordinary evidence has %d bytes of at most %d", len(data), attest.MaxEvidenceSize)
+	}
+}
+
+// The event log has room of its own. All the rest is held to the limit of a bundle without one.
+func TestAnEventLogHasRoomOfItsOwn(t *testing.T) {
+	t.Parallel()
+	_, e := bundle(t)
+	e.EventLog = bytes.Repeat([]byte{1}, eventlog.MaxSize)
+	data, err := e.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := attest.Parse(data)
+	if err != nil || !bytes.Equal(again.EventLog, e.EventLog) {
+		t.Errorf("a log of the largest size: %v", err)
+	}
+	e.EventLog = e.EventLog[:eventlog.MaxSize/2]
+	if data, err = e.Encode(); err != nil {
+		t.Fatal(err)
+	}
+	spaces := func(n int) []byte { return append(bytes.Repeat([]byte(" "), n), data...) }
+	room := attest.MaxSizeWithoutLog - (len(data) - base64.RawURLEncoding.EncodedLen(len(e.EventLog)))
+	if _, err := attest.Parse(spaces(room)); err != nil {
+		t.Errorf("as large as a bundle may be: %v", err)
+	}
+	if _, err := attest.Parse(spaces(room + 1)); err == nil || !strings.Contains(err.Error(), "without the event log") {
+		t.Errorf("a byte more: %v", err)
+	}
+	e.EventLog = make([]byte, eventlog.MaxSize+1)
+	if _, err := e.Encode(); err == nil || !strings.Contains(err.Error(), "event log of") {
+		t.Errorf("a log beyond the largest size: %v", err)
 	}
 }
 
@@ -107,6 +140,7 @@ func TestParseRefusesWhatCouldBeReadTwoWays(t *testing.T) {
 		{"a PCR digest of another size", head + `,"pcrs":{"7":"AAAA"}}`},
 		{"an empty list of PCRs", head + `,"pcrs":{}}`},
 		{"spaces beyond the limit", head + strings.Repeat(" ", attest.MaxEvidenceSize) + `}`},
+		{"spaces beyond the limit without a log", head + strings.Repeat(" ", attest.MaxSizeWithoutLog) + `}`},
 		{"more than the limit", head + `,"audience":"` + strings.Repeat("a", attest.MaxEvidenceSize) + `"}`},
 	}
 	for _, tt := range tests {

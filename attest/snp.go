@@ -199,7 +199,10 @@ func (s *snpShare) structure() error {
 	if err := s.v.needReport(); err != nil {
 		return err
 	}
-	if s.v.report.Type != hcl.TypeSNP {
+	switch other := s.v.report.Type != hcl.TypeSNP; {
+	case other && len(s.v.e.VCEKChain) > 0:
+		return errors.New("there is a VCEK beside the report of other hardware")
+	case other:
 		return absent("the hardware is not AMD SEV-SNP")
 	}
 	s.readSigner()

@@ -2,6 +2,7 @@ package attest
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -23,7 +24,8 @@ const (
 )
 
 // TDXEvidence is what evidence has of Intel TDX. The TDREPORT is in the HCL report; evidence whose
-// wrapper is lost has the quote and RuntimeClaims alone.
+// wrapper is lost has the quote and RuntimeClaims alone. A verifier with collateral of its own for
+// the platform may put it into evidence that has none: it is verified all the same.
 type TDXEvidence struct {
 	TDQuote       []byte // as the host returned it; integers are little-endian
 	TDXCollateral *TDXCollateral
@@ -146,6 +148,9 @@ func (tdx) unwrapped(e *Evidence) *hcl.Report {
 func (tdx) validate(e *Evidence) error {
 	if len(e.TDQuote) > tee.MaxTDQuoteSize {
 		return fmt.Errorf("TD quote of %d bytes, want at most %d", len(e.TDQuote), tee.MaxTDQuoteSize)
+	}
+	if e.TDQuote != nil && e.SNPReport != nil {
+		return errors.New("hardware reports of two platforms")
 	}
 	if e.TDXCollateral == nil {
 		return nil

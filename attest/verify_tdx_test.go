@@ -220,6 +220,11 @@ func tdxForgeries() map[string][]forgery {
 		attest.CheckTDXCollateral: tdxCollateralForgeries(),
 		attest.CheckTDXTCB:        tdxTCBForgeries(),
 		attest.CheckTDXPolicy:     tdxPolicyForgeries(),
+		attest.CheckSNPStructure: {
+			tdxForgery("a VCEK beside the HCL report of TDX", func(_ *testing.T, x *trial) {
+				x.ChangeEvidence = func(e *attest.Evidence) { e.VCEKChain = x.AMD.VCEKChain() }
+			}),
+		},
 		attest.CheckTDXLaunch: {
 			tdxForgery("firmware of another party on a genuine processor", onReport(func(b []byte) { b[at.ReportGuest+16] ^= 1 })),
 			tdxForgery("firmware that is no longer on the list", func(_ *testing.T, x *trial) { x.policy.MRTDs = x.policy.MRTDs[:3] }),
@@ -258,7 +263,7 @@ func tdxStructureForgeries() []forgery {
 		tdxForgery("half a quote", onQuote(func(q []byte) []byte { return q[:len(q)/2] })),
 		tdxForgery("only a header", onQuote(func(q []byte) []byte { return q[:48] })),
 		tdxForgery("an empty one", onQuote(func([]byte) []byte { return []byte{} })),
-		{name: "a TD quote beside an SNP report", forge: func(t *testing.T, x *trial) {
+		{name: "a TD quote beside the HCL report of SEV-SNP", forge: func(t *testing.T, x *trial) {
 			quote := at.NewTDX(x.w.intel).Quote(t, make([]byte, 1024))
 			x.ChangeEvidence = func(e *attest.Evidence) { e.TDQuote = quote }
 		}},

@@ -157,6 +157,11 @@ func forgeries() map[string][]forgery {
 func bundleForgeries() map[string][]forgery {
 	return map[string][]forgery{
 		attest.CheckBundleFormat: {
+			{name: "unwrapped reports of two platforms", also: []string{attest.CheckHCLBinding, attest.CheckTDXStructure, attest.CheckSNPStructure}, forge: func(_ *testing.T, x *trial) {
+				x.ChangeEvidence = func(e *attest.Evidence) {
+					e.SNPReport, e.RuntimeClaims, e.HCLReport, e.TDQuote = e.HCLReport[32:1216], x.Claims, nil, []byte{4, 0}
+				}
+			}},
 			{name: "claims given twice", forge: func(_ *testing.T, x *trial) {
 				x.ChangeEvidence = func(e *attest.Evidence) { e.RuntimeClaims = x.Claims }
 			}},

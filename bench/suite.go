@@ -49,7 +49,7 @@ const (
 
 // suite is everything that is compared.
 func suite() []comparison {
-	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), remoteSignatures(), callers(), besidePeers(), bridge())
+	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), remoteSignatures(), callers(), besidePeers(), bridge(), evidence(), fleets())
 }
 
 // atMost is met by a ratio up to the bar.
@@ -123,6 +123,16 @@ func tokens() []comparison {
 		atLeast(0.8, "App Service token over loopback beside 10,000 other sockets, each by a new connection whose owner is looked up, beside bare net/http: rate", loopback, "each-new", "req/s"),
 		ahead("resident memory with 10,000 idle connections, beside 150 MiB", many, "", "kB"),
 		ahead("resident memory with 10,000 idle connections that have got a token, beside 150 MiB", many, "", "asked-kB"),
+	}
+}
+
+// fleets compares the verification of many machines with what cannot be left out of it.
+func fleets() []comparison {
+	fleet := benchmark{pkg: "./attest/fleet", name: "BenchmarkFleet", time: "1x", runs: 1}
+	return []comparison{
+		atLeast(0.9, "evidence of 1,000 VMs on few chips, on all processors, beside its bare signatures and hashes: rate", fleet, "", "files/s"),
+		atLeast(0.9, "evidence of 1,000 VMs on few chips, beside its bare signatures and hashes: files in the same processor time", fleet, "", "files/cpu-s"),
+		ahead("resident memory of 10,000 files of evidence, beside 64 MiB", fleet, "", "kB"),
 	}
 }
 

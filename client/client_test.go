@@ -184,7 +184,7 @@ func TestOptionalParametersReachTheAgent(t *testing.T) {
 	if token.TokenType != "mtls_pop" || !token.Bound || token.Binding == nil {
 		t.Errorf("got %+v", token)
 	}
-	asked.Account = nil // the agent decides which account it is charged to
+	asked.Account, asked.ID = nil, "" // the agent decides which account it is charged to, and under which id
 	want := acquire.Request{
 		Identity: "vm", Resource: vault, Type: acquire.TypePoP, Claims: challenge, Capabilities: []string{"cp1"}, ForceRefresh: true,
 	}

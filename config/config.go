@@ -180,6 +180,11 @@ type Attestation struct {
 	// besides Azure's, and of their intermediates. Default: none. It is read as
 	// strictly as ca_file.
 	VTPMRoots string `yaml:"vtpm_roots,omitempty"`
+	// AKIntermediates is a directory with issuers of attestation-key certificates below
+	// the roots, in *.pem and *.crt files: what a verifier who does not know them is sent
+	// along. They are trusted for nothing by themselves. Default: none. Its files are read
+	// as strictly as ca_file.
+	AKIntermediates string `yaml:"ak_intermediates,omitempty"`
 	// IDKeyDigests are launch identities to trust besides the known ones of
 	// Azure's paravisor: hex of the 48 bytes of id_key_digest. Default: none.
 	IDKeyDigests []string `yaml:"id_key_digests,omitempty"`

@@ -141,6 +141,7 @@ func (c *Config) checkAttestation(f *findings) {
 		{"ca_file", c.CAFile},
 		{"attestation.amd_roots", c.Attestation.AMDRoots},
 		{"attestation.vtpm_roots", c.Attestation.VTPMRoots},
+		{"attestation.ak_intermediates", c.Attestation.AKIntermediates},
 	} {
 		if file.path != "" {
 			f.wantAbsolute(file.setting, file.path)

@@ -3,7 +3,6 @@ package samples_test
 import (
 	"encoding/json"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,7 +24,7 @@ func TestProgramsThatKnowNothingOfKeyagentRunAsTheREADMESays(t *testing.T) {
 	user := ordinaryUser(t, dir)
 	out := runShellAs(t, user, dir, strings.NewReplacer(
 		"make build simulators", "true", "/tmp/sim", filepath.Join(dir, "sim"), "bin/keyagent", program["./cmd/keyagent"], "bin/azuresim", program["./simulator/azuresim"],
-		"go run ./samples/exec/go", program["./samples/exec/go"], "127.0.0.1:8840", freeAddress(t),
+		"go run ./samples/exec/go", program["./samples/exec/go"],
 	).Replace(shellLines(t, execSample, "## Against the simulator")))
 	var callers []resource.Caller
 	for line := range strings.SplitSeq(out, "\n") {
@@ -74,14 +73,4 @@ func ordinaryUser(t *testing.T, dir string) *syscall.Credential {
 		t.Fatal(err)
 	}
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -62,8 +63,8 @@ func (p *Platform) putStateAside(dir string) error {
 }
 
 // writeFiles writes what an agent on this VM needs to know. None of it is secret.
-func (p *Platform) writeFiles(dir string, a *authorities) error {
-	agentConfig, err := p.agentConfig(dir)
+func (p *Platform) writeFiles(dir string, a *authorities, endpoints bool) error {
+	agentConfig, err := p.agentConfig(dir, endpoints)
 	if err != nil {
 		return err
 	}
@@ -93,8 +94,15 @@ func (p *Platform) writeFiles(dir string, a *authorities) error {
 	return nil
 }
 
-// agentConfig is a configuration for an agent on this VM, whose invoking user may have tokens.
-func (p *Platform) agentConfig(dir string) ([]byte, error) {
+// agentConfig is a configuration for an agent on this VM, whose invoking users may have tokens.
+func (p *Platform) agentConfig(dir string, endpoints bool) ([]byte, error) {
+	var ports loopback
+	if endpoints {
+		var err error
+		if ports, err = freePorts(); err != nil {
+			return nil, fmt.Errorf("the agent's endpoints: %w", err)
+		}
+	}
 	t, err := template.New("keyagent.yaml").Funcs(template.FuncMap{"host": host, "quote": strconv.Quote}).Parse(agentConfigTemplate)
 	if err != nil {
 		return nil, fmt.Errorf("the agent's configuration: %w", err)
@@ -102,23 +110,49 @@ func (p *Platform) agentConfig(dir string) ([]byte, error) {
 	var out bytes.Buffer
 	err = t.Execute(&out, struct {
 		Info
-		Dir  string
-		User string
-	}{p.info, dir, invokingUser()})
+		loopback
+		Dir   string
+		Users []string
+	}{p.info, ports, dir, invokingUsers(os.Getuid(), os.Getenv)})
 	if err != nil {
 		return nil, fmt.Errorf("the agent's configuration: %w", err)
 	}
 	return out.Bytes(), nil
 }
 
-// invokingUser is the user that runs the simulator: the name, or the number where the system knows
-// no name.
-func invokingUser() string {
-	uid := strconv.Itoa(os.Getuid())
+// invokingUsers are who runs the simulator, and where that is root by sudo(8), who has called that.
+func invokingUsers(uid int, getenv func(string) string) []string {
+	users := []string{userNamed(strconv.Itoa(uid))}
+	if caller := getenv("SUDO_UID"); uid == 0 && caller != "" && caller != "0" {
+		users = append(users, userNamed(caller))
+	}
+	return users
+}
+
+// userNamed is a user's name, or the number where the system knows no name.
+func userNamed(uid string) string {
 	if u, err := user.LookupId(uid); err == nil {
 		return u.Username
 	}
 	return uid
+}
+
+// loopback are addresses of an agent's endpoints; empty: it has none.
+type loopback struct{ AppServiceAt, IMDSAt string }
+
+// freePorts finds ports that are free now. An agent that starts soon will most likely get them.
+func freePorts() (loopback, error) {
+	first, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
+	if err != nil {
+		return loopback{}, err
+	}
+	defer first.Close()
+	second, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // the same
+	if err != nil {
+		return loopback{}, err
+	}
+	defer second.Close()
+	return loopback{first.Addr().String(), second.Addr().String()}, nil
 }
 
 // host is the host and port of a base URL.

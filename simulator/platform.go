@@ -42,6 +42,10 @@ type Config struct {
 	Keys pki.Keys
 
 	Resources []string // URIs, without trailing slash, that the tenant knows besides the usual ones
+
+	// Endpoints gives the agent of the configuration its endpoints on loopback, at ports that are
+	// free now.
+	Endpoints bool
 }
 
 // Platform is a running VM with its Azure. It is safe for concurrent use. Close it.
@@ -132,7 +136,7 @@ func (p *Platform) start(ctx context.Context, cfg Config) error {
 		return err
 	}
 	p.closers = append(p.closers, func() error { return removeIfThere(filepath.Join(dir, readyFile)) })
-	return p.writeFiles(dir, authorities)
+	return p.writeFiles(dir, authorities, cfg.Endpoints)
 }
 
 // lockFile keeps a second platform out of the directory: it would take the first one's socket away.

@@ -14,10 +14,10 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// BenchmarkCollect compares evidence, made, verified and encoded, with the commands that the TPM has
-// to do for it, sent bare and one after the other: each with a password, and nothing of what they
-// return verified. The simulated TPM answers sooner than any real one, so that what is computed here
-// shows most; with 20 ms a command it is as slow as a discrete TPM.
+// BenchmarkCollect compares evidence, made, verified and encoded, with the commands that the TPM
+// has to do for it, sent bare and one after the other: each with a password, and nothing of what
+// they return verified. The simulated TPM answers sooner than any real one, so that what is
+// computed here shows most; with 20 ms a command it is as slow as a discrete TPM.
 func BenchmarkCollect(b *testing.B) {
 	for _, tt := range []struct {
 		name  string
@@ -31,7 +31,7 @@ func benchmarkCollect(b *testing.B, delay time.Duration) {
 	m := newVM(b)
 	proxy := tpmtest.NewProxy(b, m.sim.Device())
 	proxy.Handle(func(command []byte, forward tpmtest.Forward) ([]byte, error) {
-		time.Sleep(delay)
+		<-time.After(delay)
 		return forward(command)
 	})
 	m.tpm = tpmtest.Connect(b, proxy.Device())

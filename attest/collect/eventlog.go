@@ -25,6 +25,8 @@ const maxLogFile = 1 << 20
 func (c *Collector) addEventLog(ctx context.Context, e *attest.Evidence) {
 	log, err := readEventLog(c.cfg.EventLogFile)
 	switch {
+	case errors.Is(err, fs.ErrPermission): // as for any agent that nobody has given the log
+		c.cfg.Logger.InfoContext(ctx, "the evidence has no event log: this user may not read it", "file", c.cfg.EventLogFile)
 	case err != nil:
 		c.cfg.Logger.WarnContext(ctx, "the evidence has no event log", "file", c.cfg.EventLogFile, "cause", err)
 	case log == nil:

@@ -87,14 +87,20 @@ type Log struct {
 // An empty log, or one that is all padding, becomes nil without an error: the machine has no log.
 // Any other log must be readable to its end.
 func Trim(log []byte) (kept []byte, cut int, err error) {
-	if endOfContent(log) == 0 {
+	end := endOfContent(log)
+	if end == 0 {
 		return nil, len(log), nil
 	}
-	l, err := Parse(log)
+	kept = log
+	if len(log) > MaxSize && end <= MaxSize {
+		kept = log[:MaxSize] // the rest is padding
+	}
+	l, err := Parse(kept)
 	if err != nil {
 		return nil, 0, err
 	}
-	return log[:len(log)-l.Padding], l.Padding, nil
+	kept = kept[:len(kept)-l.Padding]
+	return kept, len(log) - len(kept), nil
 }
 
 // endOfContent is the length of b without the zeros and 0xFF at its end.

@@ -76,6 +76,7 @@ func Verify(ctx context.Context, cfg Config, each func(Row) error) (Summary, err
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
+	cfg.Question.Anchors = cfg.Question.Anchors.Remembering()
 	seen := machines{}
 	sum := Summary{Format: SummaryFormat}
 	err = inOrder(ctx, cfg.Workers, names, cfg.verify, func(row Row) error {

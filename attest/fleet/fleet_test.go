@@ -32,7 +32,7 @@ var (
 )
 
 // machines are slow to make; tests only read them.
-func machines(t *testing.T) [2]*at.Machine {
+func machines(t testing.TB) [2]*at.Machine {
 	t.Helper()
 	machinesOnce.Do(func() {
 		amd, ca, keys := at.NewAMD(t), at.NewCA(t), at.NewKeys(t)

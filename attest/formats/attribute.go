@@ -112,15 +112,20 @@ func trimmed(certificate []byte) []byte {
 // uuidOID is BundleStatement in DER: encoding/asn1 knows no arcs of more than 31 bits.
 func uuidOID() []byte {
 	const uuidArcs = 2*40 + 25
+	const bits = 7 // in a byte; the top one says that another follows
 	number, _ := new(big.Int).SetString(BundleStatement[len("2.25."):], 10)
-	var digits []byte
-	for seven := big.NewInt(0x7f); number.Sign() > 0; number.Rsh(number, 7) {
-		digit := byte(new(big.Int).And(number, seven).Uint64())
-		if len(digits) > 0 {
+	content := []byte{uuidArcs}
+	for at := (number.BitLen() - 1) / bits * bits; at >= 0; at -= bits {
+		var digit byte
+		for i := bits - 1; i >= 0; i-- {
+			digit = digit<<1 | byte(number.Bit(at+i)) //nolint:gosec // one bit
+		}
+		if at > 0 {
 			digit |= 0x80
 		}
-		digits = append([]byte{digit}, digits...)
+		content = append(content, digit)
 	}
-	content := append([]byte{uuidArcs}, digits...)
-	return append([]byte{byte(cbasn1.OBJECT_IDENTIFIER), byte(len(content))}, content...)
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes(content) })
+	return b.BytesOrPanic() // two dozen bytes
 }

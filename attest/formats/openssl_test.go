@@ -14,7 +14,7 @@ import (
 )
 
 // An authority that knows nothing of the attribute issues a certificate for the key, and the
-// structure is DER that it can walk through.
+// structure is DER that openssl reads.
 func TestAnAuthorityThatDoesNotKnowTheAttributeIssues(t *testing.T) {
 	t.Parallel()
 	program := tooltest.Tool(t, "openssl")
@@ -46,9 +46,9 @@ func TestAnAuthorityThatDoesNotKnowTheAttributeIssues(t *testing.T) {
 	if err != nil || !cert.PublicKey.(*rsa.PublicKey).Equal(&keys.Key.PublicKey) || cert.Subject.CommonName != "app" {
 		t.Errorf("%v, %v", cert.Subject, err)
 	}
-	walked := openssl("asn1parse", "-in", "app.csr")
+	read := openssl("asn1parse", "-in", "app.csr")
 	for _, oid := range []string{"2.23.133.20.1", "2.23.133.20.2", "2.25.166227096281657177712362453679514078807"} {
-		if !strings.Contains(walked, oid) {
+		if !strings.Contains(read, oid) {
 			t.Errorf("openssl does not see statement %s", oid)
 		}
 	}

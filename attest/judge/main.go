@@ -83,6 +83,9 @@ func printLines(w io.Writer, report *cases.Report) error {
 			_, _ = fmt.Fprintf(w, "%s: note: %s\n", printable(o.ID), printable(n))
 		}
 	}
+	for _, n := range report.Notes {
+		_, _ = fmt.Fprintf(w, "note: %s\n", printable(n))
+	}
 	_, err := fmt.Fprintf(w, "%d of %d cases came out as expected\n", len(report.Cases)-report.Failed, len(report.Cases))
 	return err
 }

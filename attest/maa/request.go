@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/keyagent/keyagent/attest"
+	"github.com/keyagent/keyagent/attest/eventlog"
 )
 
 // The names under which the binding key travels in ClientPayload.
@@ -67,6 +68,15 @@ type isolated struct {
 	RunTimeData []byte `json:"RunTimeData"`
 }
 
+// firmwareLog is what the service is given of an event log, empty for none: it gets logs wrong that
+// have other digests than SHA-256, or events of other registers than it is shown.
+func firmwareLog(log []byte) []byte {
+	if short, err := eventlog.Firmware(log); err == nil {
+		return short
+	}
+	return []byte{}
+}
+
 // encodeRequest puts evidence and transport key into the service's shape. Without an event log,
 // which is then empty, the service makes no claims about the boot beyond the PCRs.
 func encodeRequest(os OS, r Request) ([]byte, error) {
@@ -85,7 +95,7 @@ func encodeRequest(os OS, r Request) ([]byte, error) {
 		OSVersionMajor:  os.Major,
 		OSVersionMinor:  os.Minor,
 		OSBuild:         []byte("NotApplication"),
-		TCGLogs:         append([]byte{}, r.Evidence.EventLog...),
+		TCGLogs:         firmwareLog(r.Evidence.EventLog),
 		ClientPayload: map[string][]byte{
 			payloadNonce:            r.Challenge.Nonce,
 			payloadKeyPublic:        r.Evidence.KeyPublic,

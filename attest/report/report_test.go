@@ -225,3 +225,23 @@ func TestColoursAreForThoseWhoAsk(t *testing.T) {
 		t.Errorf("%v\n%q", err, b.String())
 	}
 }
+
+func TestAReportShowsWhatIsOfTheEvidencesKind(t *testing.T) {
+	t.Parallel()
+	data, q := bundle(t, func(m *at.Machine) { m.TDX = at.NewTDX(at.NewIntel(t)) })
+	r := report.Verify(data, q)
+	shown := text(t, r)
+	if !r.Verified || r.Kind != attest.KindTDX || !strings.Contains(shown, "Intel TDX quote") || !strings.Contains(shown, "trust anchor Intel SGX Root CA") || strings.Contains(shown, "snp.") {
+		t.Errorf("kind %q:\n%s", r.Kind, shown)
+	}
+
+	data, q = bundle(t, func(m *at.Machine) {
+		m.ChangeEvidence = func(e *attest.Evidence) { e.HCLReport, e.VCEKChain = nil, nil }
+	})
+	q.Rules.TEE = []attest.Kind{attest.KindVTPM}
+	r = report.Verify(data, q)
+	shown = text(t, r)
+	if r.Kind != attest.KindVTPM || !strings.Contains(shown, "hardware report (not there)") || !strings.Contains(shown, "a TEE keeps the host out of the machine's memory") {
+		t.Errorf("kind %q:\n%s", r.Kind, shown)
+	}
+}

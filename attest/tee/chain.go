@@ -23,6 +23,8 @@ type AMDRoot struct {
 	ASK     *x509.Certificate    // issues VCEKs
 	ASVK    *x509.Certificate    // issues VLEKs; nil: no VLEK is accepted
 	CRL     *x509.RevocationList // signed by the ARK; nil: revocation is not checked
+
+	verified *memo // see Remembering
 }
 
 //go:embed roots/amd-milan.pem roots/amd-genoa.pem roots/amd-turin.pem
@@ -162,6 +164,9 @@ func issuedBy(signer *x509.Certificate, kind SigningKey, root *AMDRoot, t time.T
 	if t.IsZero() { // x509 would take the clock of this machine
 		return errors.New("the verifier gave no time to verify the certificates at")
 	}
+	if root.verified.holds(t, signer, issuer, root.ARK) {
+		return nil
+	}
 	anchor, intermediate := x509.NewCertPool(), x509.NewCertPool()
 	anchor.AddCert(root.ARK)
 	intermediate.AddCert(issuer)
@@ -171,6 +176,9 @@ func issuedBy(signer *x509.Certificate, kind SigningKey, root *AMDRoot, t time.T
 		CurrentTime:   t,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
+	if err == nil {
+		root.verified.add(signer, issuer, root.ARK)
+	}
 	return err
 }
 

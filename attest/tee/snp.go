@@ -2,6 +2,7 @@ package tee
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha512"
@@ -201,7 +202,7 @@ func (r *SNPReport) CheckStructure(rules StructureRules) error {
 			return fmt.Errorf("SNP report: reserved bytes from %#x to %#x are not zero", f.from, f.to)
 		}
 	}
-	return r.checkTCBs(cmpLine(r.ProductLine, rules.Line))
+	return r.checkTCBs(cmp.Or(r.ProductLine, rules.Line)) // what the report itself says comes first
 }
 
 // reserved is a range of bytes that reports of some versions must leave zero (AMD 56860, table
@@ -222,20 +223,13 @@ var reservedBytes = [...]reserved{
 	{signatureEnd, SNPReportSize, minReportVersion, maxReportVersion},
 }
 
-// cmpLine prefers what the report itself says.
-func cmpLine(ofReport, ofCertificate string) string {
-	if ofReport != "" {
-		return ofReport
-	}
-	return ofCertificate
-}
-
 func (r *SNPReport) checkTCBs(line string) error {
-	for name, tcb := range map[string]TCB{
-		"current": r.CurrentTCB, "reported": r.ReportedTCB, "committed": r.CommittedTCB, "launch": r.LaunchTCB,
-	} {
-		if tcb.reserved(line) {
-			return fmt.Errorf("SNP report: reserved bytes of the %s TCB %v are not zero", name, tcb)
+	for _, level := range []struct {
+		name string
+		tcb  TCB
+	}{{"current", r.CurrentTCB}, {"reported", r.ReportedTCB}, {"committed", r.CommittedTCB}, {"launch", r.LaunchTCB}} {
+		if level.tcb.reserved(line) {
+			return fmt.Errorf("SNP report: reserved bytes of the %s TCB %v are not zero", level.name, level.tcb)
 		}
 	}
 	return nil

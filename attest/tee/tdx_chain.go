@@ -48,7 +48,7 @@ func ParseChain(text []byte) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("certificate chain of %d bytes, want at most %d", len(text), maxChainPEM)
 	}
 	var chain []*x509.Certificate
-	for rest := bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")); len(rest) > 0; {
+	for rest := unixLines(text); len(rest) > 0; {
 		block, after := pem.Decode(rest)
 		if block == nil || block.Type != "CERTIFICATE" || len(block.Headers) > 0 {
 			return nil, errors.New("certificate chain is not certificates in PEM")
@@ -68,6 +68,17 @@ func ParseChain(text []byte) ([]*x509.Certificate, error) {
 		return nil, errors.New("no certificate in the chain")
 	}
 	return chain, nil
+}
+
+func unixLines(text []byte) []byte { return bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")) }
+
+// isChainOf says whether text is these certificates, and nothing else.
+func isChainOf(text []byte, chain []*x509.Certificate) bool {
+	var want []byte
+	for _, c := range chain {
+		want = append(want, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return bytes.Equal(bytes.TrimSuffix(unixLines(text), []byte("\n")), bytes.TrimSuffix(want, []byte("\n")))
 }
 
 // isPEMOf says whether text is the block and nothing else.

@@ -1,6 +1,7 @@
 package tee
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
@@ -86,12 +87,13 @@ type CollateralUse struct {
 
 // Verify checks that Intel made all of the collateral, that it is valid at the time, that it is
 // about this platform, and that none of the certificates is revoked. info and qe are what
-// [ParseTCBInfo] and [ParseQEIdentity] read from it.
+// [ParseTCBInfo] and [ParseQEIdentity] read from it. The chain in use must have been verified.
 func (c *TDXCollateral) Verify(info *TCBInfo, qe *QEIdentity, use CollateralUse) error {
-	if err := c.verifyStatements(info, qe, use); err != nil {
+	signers, err := c.verifyStatements(info, qe, use)
+	if err != nil {
 		return err
 	}
-	if err := c.verifyRevocation(use); err != nil {
+	if err := c.verifyRevocation(signers, use); err != nil {
 		return err
 	}
 	if info.FMSPC != use.PCK.FMSPC || info.PCEID != use.PCK.PCEID {
@@ -101,7 +103,11 @@ func (c *TDXCollateral) Verify(info *TCBInfo, qe *QEIdentity, use CollateralUse)
 	return nil
 }
 
-func (c *TDXCollateral) verifyStatements(info *TCBInfo, qe *QEIdentity, use CollateralUse) error {
+// verifyStatements checks both documents and returns the certificates of their signers. As a rule
+// that is one certificate, whose chain is then looked at once.
+func (c *TDXCollateral) verifyStatements(info *TCBInfo, qe *QEIdentity, use CollateralUse) ([]*x509.Certificate, error) {
+	var signers []*x509.Certificate
+	var last []byte // the chain in PEM that the last signer came from
 	for _, s := range []struct {
 		what                    string
 		signed, signature, text []byte
@@ -110,34 +116,41 @@ func (c *TDXCollateral) verifyStatements(info *TCBInfo, qe *QEIdentity, use Coll
 		{"TCB info", c.TCBInfo, c.TCBInfoSignature, c.TCBInfoChain, info.statement},
 		{"QE identity", c.QEIdentity, c.QEIdentitySignature, c.QEIdentityChain, qe.statement},
 	} {
-		chain, err := ParseChain(s.text)
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.what, err)
+		if len(signers) == 0 || !bytes.Equal(s.text, last) {
+			signer, err := signingCertificate(s.text, use)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", s.what, err)
+			}
+			signers, last = append(signers, signer), s.text
 		}
-		if err := verifyChain(chain, []string{nameTCBSigning}, use.Roots, use.Time); err != nil {
-			return fmt.Errorf("%s: %w", s.what, err)
-		}
-		if !verifyP256(chain[0].PublicKey.(*ecdsa.PublicKey), s.signed, s.signature) {
-			return fmt.Errorf("%s: its signature does not verify with Intel's key", s.what)
+		signer := signers[len(signers)-1]
+		if !verifyP256(signer.PublicKey.(*ecdsa.PublicKey), s.signed, s.signature) {
+			return nil, fmt.Errorf("%s: its signature does not verify with Intel's key", s.what)
 		}
 		if err := s.statement.valid(use); err != nil {
-			return fmt.Errorf("%s: %w", s.what, err)
+			return nil, fmt.Errorf("%s: %w", s.what, err)
 		}
 	}
-	return nil
+	return signers, nil
 }
 
-// verifyRevocation checks both lists, and against them the certificates of the quote and of the
-// collateral itself.
-func (c *TDXCollateral) verifyRevocation(use CollateralUse) error {
-	chain, err := ParseChain(c.PCKCRLChain)
+// signingCertificate reads and verifies a chain of a TCB signing certificate and the root.
+func signingCertificate(text []byte, use CollateralUse) (*x509.Certificate, error) {
+	chain, err := ParseChain(text)
 	if err != nil {
-		return fmt.Errorf("revocation list of PCK certificates: %w", err)
+		return nil, err
 	}
-	if len(use.PCKChain) != maxChain || len(chain) != maxChain-1 || !chain[0].Equal(use.PCKChain[1]) || !chain[1].Equal(use.PCKChain[2]) {
+	return chain[0], verifyChain(chain, []string{nameTCBSigning}, use.Roots, use.Time)
+}
+
+// verifyRevocation checks both lists, and against them the certificates of the quote and the
+// signers of the collateral.
+func (c *TDXCollateral) verifyRevocation(signers []*x509.Certificate, use CollateralUse) error {
+	if len(use.PCKChain) != maxChain || !isChainOf(c.PCKCRLChain, use.PCKChain[1:]) {
 		return errors.New("revocation list of PCK certificates: its chain is not that above the PCK certificate")
 	}
-	if pinned(chain[1], use.Roots) == nil {
+	pck, ca, root := use.PCKChain[0], use.PCKChain[1], use.PCKChain[2]
+	if pinned(root, use.Roots) == nil {
 		return errors.New("revocation list of PCK certificates: its chain ends in no root that the verifier trusts")
 	}
 	pckCRL, err := parseCRL("revocation list of PCK certificates", c.PCKCRL)
@@ -148,31 +161,17 @@ func (c *TDXCollateral) verifyRevocation(use CollateralUse) error {
 	if err != nil {
 		return err
 	}
-	if err := pckCRL.verify(chain[0], use.Time); err != nil {
+	if err := pckCRL.verify(ca, use.Time); err != nil {
 		return err
 	}
-	if err := rootCRL.verify(chain[1], use.Time); err != nil {
+	if err := rootCRL.verify(root, use.Time); err != nil {
 		return err
 	}
-	if err := pckCRL.covers(use.PCKChain[0]); err != nil {
+	if err := pckCRL.covers(pck); err != nil {
 		return err
 	}
-	return c.notRevoked(rootCRL, chain[0])
-}
-
-// notRevoked checks what the root has issued: the CA of PCK certificates and the signing
-// certificates of the two statements.
-func (c *TDXCollateral) notRevoked(list *revocation, ca *x509.Certificate) error {
-	issued := []*x509.Certificate{ca}
-	for _, text := range [][]byte{c.TCBInfoChain, c.QEIdentityChain} {
-		chain, err := ParseChain(text)
-		if err != nil {
-			return err
-		}
-		issued = append(issued, chain[0])
-	}
-	for _, cert := range issued {
-		if err := list.covers(cert); err != nil {
+	for _, issued := range append(signers, ca) {
+		if err := rootCRL.covers(issued); err != nil {
 			return err
 		}
 	}

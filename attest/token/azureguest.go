@@ -75,7 +75,7 @@ func (a *AzureGuest) ask(ctx context.Context, audience string) (secret.String, t
 	if _, err := rand.Read(challenge.Nonce); err != nil {
 		return secret.String{}, time.Time{}, err
 	}
-	evidence, err := a.cfg.Collector.Collect(ctx, challenge)
+	evidence, err := a.cfg.Collector.CollectFor(ctx, collect.Request{Challenge: challenge, EventLog: true})
 	if err != nil {
 		return secret.String{}, time.Time{}, err
 	}

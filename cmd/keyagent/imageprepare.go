@@ -36,7 +36,7 @@ its agent does not start, because its TPM is not the one of the keys, and says s
 The configuration stays, and so do audit records, unless --audit removes them.
 It refuses while an agent runs. On a terminal it asks; elsewhere --yes is needed.
 Keys cannot be brought back: applications need new certificates.`,
-		Example: `  systemctl disable --now keyagent.socket keyagent.service
+		Example: `  systemctl disable --now 'keyagent*.socket' keyagent.service
   sudo -u keyagent keyagent image-prepare
   sudo -u keyagent keyagent image-prepare --yes --audit`,
 		Args: cobra.NoArgs,
@@ -101,7 +101,7 @@ func (a *app) removeInventory(ctx context.Context, f prepareFlags, r *prepareRep
 		return advice.To(err, "nothing is half done that matters: run it again")
 	}
 	r.Removed = true
-	a.prepareSays(f, "removed. Before the image is made, nothing may start the agent: systemctl is-enabled keyagent.socket keyagent.service\n")
+	a.prepareSays(f, "removed. Before the image is made, nothing may start the agent: systemctl is-enabled 'keyagent*.socket' keyagent.service\n")
 	return nil
 }
 

@@ -108,7 +108,8 @@ that cannot leave this Confidential VM's TPM.
 
 One daemon per VM ("keyagent serve") owns the key. token, exec, env, capabilities and
 status talk to it over a local Unix socket; who may have which token is decided by the rules in
-its configuration. key, cert, config and doctor work beside it.
+its configuration. key, cert, config and doctor work beside it. attest makes evidence of
+where a key is, and verify judges the evidence of another machine, anywhere.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by policy,
 4 agent not reachable. With --json, errors are JSON, too, on standard error: see docs/cli.md.`,

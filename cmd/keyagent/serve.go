@@ -34,7 +34,7 @@ const (
 
 func (a *app) serveCommand() *cobra.Command {
 	var logFormat string
-	var activated bool
+	var activated, confined bool
 	cmd := &cobra.Command{
 		Use:   serveName,
 		Short: "Run the agent in the foreground",
@@ -74,7 +74,7 @@ minute. To be started again would not help, and take the sockets down in the end
 			if err := daemon.Harden(); err != nil {
 				return err
 			}
-			s := &service{app: a, sockets: sockets, hangups: hangups, options: daemon.Options{
+			s := &service{app: a, sockets: sockets, hangups: hangups, confined: confined, options: daemon.Options{
 				Version:   version,
 				Logger:    slog.New(handler),
 				LogLevel:  level,
@@ -87,6 +87,7 @@ minute. To be started again would not help, and take the sockets down in the end
 	}
 	cmd.Flags().StringVar(&logFormat, "log-format", "", "text or json (default: text on a terminal, else json)")
 	cmd.Flags().BoolVar(&activated, "activated", false, "open no sockets: systemd passes all of them (activated in the configuration)")
+	cmd.Flags().BoolVar(&confined, "confine", false, "write in the agent's own directories only, by Landlock, where the kernel has it")
 	return cmd
 }
 

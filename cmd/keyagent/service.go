@@ -26,6 +26,8 @@ type service struct {
 	sockets *systemd.Sockets // that were passed; nil: none
 	hangups <-chan os.Signal
 	options daemon.Options // but for audit, origin and sockets
+
+	confined bool // it writes in its own directories only
 }
 
 // started is an agent that is open, with the place of its audit records.
@@ -80,6 +82,9 @@ func (s *service) open(ctx context.Context) (*started, config.Origin, error) {
 	agent, err := daemon.Open(ctx, cfg, options)
 	if err != nil {
 		return nil, origin, errors.Join(err, audit.Close())
+	}
+	if err := s.confine(cfg, options.Activated || cfg.Activated); err != nil {
+		return nil, origin, errors.Join(err, agent.Close(), audit.Close())
 	}
 	return &started{agent, audit}, origin, nil
 }

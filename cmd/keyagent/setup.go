@@ -183,7 +183,7 @@ func (a *app) settle(ctx context.Context, f setupFlags, r *setupReport, ask *que
 	}
 	if there == r.Text {
 		a.setupSays(f, "%s is there already as it would be written: nothing is changed\n", r.File)
-		a.showNext(f, r.Proposal)
+		a.showNext(f, r)
 		return nil
 	}
 	if there != "" {
@@ -222,7 +222,7 @@ func (a *app) install(ctx context.Context, f setupFlags, r *setupReport) error {
 	if r.Kept != "" {
 		a.setupSays(f, "the one before is kept as %s\n", r.Kept)
 	}
-	a.showNext(f, r.Proposal)
+	a.showNext(f, r)
 	return nil
 }
 
@@ -340,9 +340,12 @@ func (a *app) showText(f setupFlags, r *setupReport) {
 	a.setupSays(f, "\n")
 }
 
-func (a *app) showNext(f setupFlags, p *setup.Proposal) {
+func (a *app) showNext(f setupFlags, r *setupReport) {
+	if r.Kept != "" { // an agent may run
+		r.Next[0] = "keyagent reload, or where none runs yet: " + r.Next[0]
+	}
 	a.setupSays(f, "next:\n")
-	for _, line := range slices.Concat(p.Before, p.Next) {
+	for _, line := range slices.Concat(r.Before, r.Next) {
 		a.setupSays(f, "  %s\n", printable(line))
 	}
 }

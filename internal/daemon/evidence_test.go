@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -123,5 +124,45 @@ func TestEvidenceThatTheMachineWouldRefuse(t *testing.T) {
 	}
 	if c, err := s.client.Capabilities(t.Context()); err != nil || c.Evidence.Available == nil || *c.Evidence.Available {
 		t.Errorf("%+v, %v", c.Evidence, err)
+	}
+}
+
+// An operator's program gets evidence that convinces the service that it asks, and the agent shows
+// the token that it makes to the issuer of certificates.
+func TestAnOperatorsProgramAttests(t *testing.T) {
+	s := newStage(t)
+	dir := t.TempDir()
+	program := filepath.Join(dir, "attest")
+	token := "eyJhbGciOiJSUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":4102444800}`)) + ".c2lnbmF0dXJl"
+	script := "#!/bin/sh\nD=${0%/*}\ncat >$D/bundle\nprintf %s \"$KEYAGENT_ATTESTATION_ENDPOINT\" >$D/endpoint\necho run >>$D/runs\necho " + token + "\n"
+	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.cfg.Attestation.Provider, s.cfg.Attestation.Command = "exec", []string{program}
+	s.cfg.Attestation.PCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 11}
+	s.start()
+	// The simulated issuer believes its own service alone.
+	if _, err := s.client.Token(t.Context(), client.TokenRequest{Identity: "vm", Resource: resource}); err == nil {
+		t.Error("the issuer has believed a token of nobody's")
+	}
+	read := func(name string) []byte {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	made, err := attest.Parse(read("bundle"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	anchors, policy := s.verifier()
+	policy.PCRs, policy.EventLog.Require = s.cfg.Attestation.PCRs, true
+	challenge := attest.Challenge{Nonce: made.Nonce, Audience: string(read("endpoint"))}
+	if err := attest.Verify(made, challenge, anchors, policy, s.clock()()).Err(); err != nil {
+		t.Error(err)
+	}
+	if log := s.log.String(); strings.Contains(log, token) || !strings.Contains(log, "attestation token obtained") {
+		t.Errorf("log: %s", log)
 	}
 }

@@ -49,10 +49,24 @@ func (d *doctor) checkAgent() {
 		d.addError(check, err, "see the agent's log; restart it if it hangs")
 	case !d.running.Ready:
 		d.add(check, VerdictWarn, d.opts.Say("%s says more", advice.Run(advice.ShowStatus, "")), "pid %d is not ready: %s", d.running.PID, strings.Join(d.running.NotReady, "; "))
-		d.checkDrift(check, *d.running)
+		if !d.running.Configuration.Since.IsZero() { // else it has none, and serves nothing
+			d.checkDrift(check, *d.running)
+		}
 	default:
 		d.add(check, VerdictOK, "", "pid %d is ready", d.running.PID)
 		d.checkDrift(check, *d.running)
+	}
+	d.checkSockets()
+}
+
+// checkSockets adds what is configured, and off for want of a socket of systemd's.
+func (d *doctor) checkSockets() {
+	if d.running == nil {
+		return
+	}
+	for _, name := range d.running.SocketsMissing {
+		d.add("socket "+onALine(name), VerdictWarn, fmt.Sprintf("systemctl enable keyagent-%s.socket, then restart the agent, which opens it; or take it out of endpoints", onALine(name)),
+			"it is configured and off: systemd passes no socket for it to the agent, which opens none itself")
 	}
 }
 

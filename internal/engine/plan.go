@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/keyagent/keyagent/acquire"
@@ -146,13 +148,15 @@ func (p *Plan) addAttestation(cfg config.Attestation) error {
 		}
 		p.evidence.Launch.IDKeyDigests = append(p.evidence.Launch.IDKeyDigests, b)
 	}
+	intermediates, intermediatesErr := intermediatesIn(cfg.AKIntermediates)
+	p.anchors.VTPMIntermediates = append(p.anchors.VTPMIntermediates, intermediates...)
 	var programErr error
 	if len(cfg.Command) > 0 {
 		if programErr = config.CheckProgram(cfg.Command[0]); programErr != nil {
 			programErr = fmt.Errorf("attestation.command: %w", programErr)
 		}
 	}
-	return errors.Join(amdErr, vtpmErr, programErr, p.addTDX(cfg.TDX))
+	return errors.Join(amdErr, vtpmErr, intermediatesErr, programErr, p.addTDX(cfg.TDX))
 }
 
 // fromPEM reads additional trust anchors; no file, no anchors.
@@ -169,4 +173,40 @@ func fromPEM[T any](setting, file string, parse func([]byte) ([]T, error)) ([]T,
 		return nil, fmt.Errorf("%s: %w", setting, pemfile.Named(file, err))
 	}
 	return anchors, nil
+}
+
+// maxIntermediateFiles bounds a directory of certificates.
+const maxIntermediateFiles = 64
+
+// intermediatesIn reads the issuers in a directory; no directory, no issuers. A root among them is
+// refused: whoever put it there meant it to be trusted.
+func intermediatesIn(dir string) (all []*x509.Certificate, err error) {
+	if dir == "" {
+		return nil, nil
+	}
+	const setting = "attestation.ak_intermediates"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", setting, err)
+	}
+	files := 0
+	for _, entry := range entries {
+		if ext := filepath.Ext(entry.Name()); ext != ".pem" && ext != ".crt" {
+			continue
+		}
+		if files++; files > maxIntermediateFiles {
+			return nil, fmt.Errorf("%s: more than %d files in %s", setting, maxIntermediateFiles, dir)
+		}
+		found, err := fromPEM(setting, filepath.Join(dir, entry.Name()), attest.ParseVTPMRoots)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range found {
+			if certs.Equal(c.RawIssuer, c.RawSubject) {
+				return nil, fmt.Errorf("%s: %s has a root, which belongs into attestation.vtpm_roots", setting, entry.Name())
+			}
+		}
+		all = append(all, found...)
+	}
+	return all, nil
 }

@@ -52,6 +52,9 @@ func Look(cfg *config.Config, opts statedir.Options, audit bool) (*Inventory, er
 	if held := statefile.Holder(cfg.StateDir); held != nil {
 		return nil, runs(held)
 	}
+	if listens(cfg.Socket) {
+		return nil, startsAgain(fmt.Errorf("somebody listens at %s for an agent that does not run: the next program that asks for a token starts it", cfg.Socket))
+	}
 	present, err := statedir.Existing(cfg.StateDir)
 	if err != nil {
 		return nil, err
@@ -66,8 +69,11 @@ func Look(cfg *config.Config, opts statedir.Options, audit bool) (*Inventory, er
 
 // runs says that there is an agent, and that another would start if its sockets stayed.
 func runs(held *statefile.InUseError) error {
-	return advice.To(fmt.Errorf("%w: it would make anew what is removed", held),
-		"stop it, and what starts it, first: systemctl disable --now keyagent.socket keyagent.service")
+	return startsAgain(fmt.Errorf("%w: it would make anew what is removed", held))
+}
+
+func startsAgain(err error) error {
+	return advice.To(err, "stop it, and what starts it, first: systemctl disable --now 'keyagent*.socket' keyagent.service")
 }
 
 func (inv *Inventory) listState() error {

@@ -3,10 +3,12 @@ package imageprep_test
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/imageprep"
@@ -98,6 +100,42 @@ func TestTheNoteOfTheTPMGoesLast(t *testing.T) {
 	end()
 	if _, err := inv.Remove(ended); !errors.Is(err, context.Canceled) || !strings.Contains(left(t, cfg), "storage-root") {
 		t.Errorf("got %v, and %q is left", err, left(t, cfg))
+	}
+}
+
+// A service manager that listens for the agent would start it again, and is not woken by the look.
+func TestNothingIsRemovedWhileTheAgentWouldBeStartedAgain(t *testing.T) {
+	t.Parallel()
+	cfg := state(t, "storage-root")
+	dir, err := os.MkdirTemp("", "prep") // short: it holds a Unix socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	cfg.Socket = filepath.Join(dir, "agent.sock")
+	listener, err := net.Listen("unix", cfg.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = imageprep.Look(cfg, statedir.Options{}, false)
+	if err == nil || !strings.Contains(err.Error(), "the next program that asks for a token starts it") {
+		t.Errorf("got %v", err)
+	}
+	if err := listener.(*net.UnixListener).SetDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := listener.Accept(); err == nil {
+		t.Error("it was connected to")
+		_ = conn.Close()
+	}
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg.Socket, nil, 0o600); err != nil { // what is left of one
+		t.Fatal(err)
+	}
+	if _, err := imageprep.Look(cfg, statedir.Options{}, false); err != nil {
+		t.Errorf("nobody listens: %v", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/inspect"
 	"github.com/keyagent/keyagent/internal/setup"
+	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/simulator/imds"
 )
 
@@ -69,6 +70,13 @@ func TestAConfidentialVMIsSeenAsSuch(t *testing.T) {
 		if entry.Leg == imds.LegCredential || entry.Leg == imds.LegToken && entry.Status == 200 {
 			t.Errorf("it asked for %+v", entry)
 		}
+	}
+}
+
+func TestATDXMachineIsSeenAsSuch(t *testing.T) {
+	s := agenttest.NewOn(t, simulator.Config{Dir: t.TempDir(), TEE: simulator.TDX})
+	if facts := machine(s, keyagentUser, "", nil); facts.Kind != setup.KindTDX {
+		t.Errorf("got %+v", facts)
 	}
 }
 

@@ -26,7 +26,8 @@ const usage = `Usage: azuresim --dir D [--tee sev-snp|tdx] [--verbose]
 Serves a simulated Azure Confidential VM on loopback and its TPM on the Unix
 socket D/tpm.sock, until it is interrupted. It is ready once it has written
 D/azuresim.json (addresses and ids); D/keyagent.yaml is an agent's configuration
-for this VM. When it stops, the VM is lost with its TPM. The files stay, but for
+for this VM, with endpoints on loopback for keyagent exec, and a rule for the user
+who started azuresim. When it stops, the VM is lost with its TPM. The files stay, but for
 azuresim.json; the next start in D is another VM. An agent's state that it finds
 in D/state belongs to the lost one's TPM, and is moved to D/state.old-N.
 With --tee tdx the VM has Intel TDX, and D/collateral is what Intel says about
@@ -151,7 +152,7 @@ func newLogger(w io.Writer, verbose bool) *slog.Logger {
 
 // serve runs a platform until ctx ends.
 func serve(ctx context.Context, dir, tee string, logger *slog.Logger, stdout io.Writer) error {
-	p, err := simulator.Start(ctx, simulator.Config{Dir: dir, TEE: tee, Logger: logger})
+	p, err := simulator.Start(ctx, simulator.Config{Dir: dir, TEE: tee, Logger: logger, Endpoints: true})
 	if err != nil {
 		return err
 	}

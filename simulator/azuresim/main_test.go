@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/simulator"
 )
 
@@ -82,6 +83,14 @@ func TestItSaysWhenItIsReadyAndStopsOnASignal(t *testing.T) {
 	var info simulator.Info
 	if err != nil || json.Unmarshal(ready, &info) != nil || info.Control == "" {
 		t.Errorf("azuresim.json: %v %s", err, ready)
+	}
+	cfg, err := config.Load(info.ConfigFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	apps, imds := cfg.Endpoints.AppService, cfg.Endpoints.IMDS
+	if apps == nil || imds == nil || apps.Listen == imds.Listen || len(cfg.Rules[0].Users) == 0 {
+		t.Errorf("programs that know nothing of the agent are not served: %+v", cfg)
 	}
 	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)

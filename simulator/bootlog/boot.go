@@ -107,7 +107,7 @@ func SignatureList(name string) []byte {
 func loadedImage(name string) []byte {
 	path := utf16le(`\EFI\` + name + ".efi\x00")
 	node := []byte{4, 4}
-	node = binary.LittleEndian.AppendUint16(node, uint16(4+len(path))) //nolint:gosec // a short path
+	node = binary.LittleEndian.AppendUint16(node, uint16(4+len(path)))
 	node = append(append(node, path...), 0x7f, 0xff, 4, 0)
 	b := make([]byte, 24)
 	b = binary.LittleEndian.AppendUint64(b, uint64(len(node)))

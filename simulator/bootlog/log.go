@@ -1,7 +1,7 @@
 package bootlog
 
 import (
-	"crypto/sha1" //nolint:gosec // a bank that firmware still fills; nothing here relies on it
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
@@ -39,7 +39,7 @@ type Event struct {
 
 // Digests are those of the event, by algorithm.
 func (e Event) Digests() map[uint16][]byte {
-	s1 := sha1.Sum(e.Measured) //nolint:gosec // see above
+	s1 := sha1.Sum(e.Measured)
 	s256, s384 := sha256.Sum256(e.Measured), sha512.Sum384(e.Measured)
 	return map[uint16][]byte{AlgSHA1: s1[:], AlgSHA256: s256[:], AlgSHA384: s384[:]}
 }
@@ -81,7 +81,7 @@ func (l *Log) Bytes() []byte {
 	le := binary.LittleEndian
 	var b []byte
 	for _, e := range l.Events {
-		b = le.AppendUint32(b, uint32(e.PCR)) //nolint:gosec // a register's number
+		b = le.AppendUint32(b, uint32(e.PCR))
 		b = le.AppendUint32(b, e.Type)
 		b = le.AppendUint32(b, uint32(len(algorithms())))
 		digests := e.Digests()
@@ -92,7 +92,7 @@ func (l *Log) Bytes() []byte {
 			}
 			b = append(le.AppendUint16(b, a), digest...)
 		}
-		b = le.AppendUint32(b, uint32(len(e.Data))) //nolint:gosec // a few hundred bytes
+		b = le.AppendUint32(b, uint32(len(e.Data)))
 		b = append(b, e.Data...)
 	}
 	return append(header(), b...)
@@ -108,12 +108,12 @@ func header() []byte {
 	spec = le.AppendUint32(spec, uint32(len(algorithms())))
 	for _, a := range algorithms() {
 		spec = le.AppendUint16(spec, a)
-		spec = le.AppendUint16(spec, uint16(len(Event{}.Digests()[a]))) //nolint:gosec // a digest's size
+		spec = le.AppendUint16(spec, uint16(len(Event{}.Digests()[a])))
 	}
 	spec = append(spec, 0) // no vendor's data
 	b := le.AppendUint32(nil, 0)
 	b = le.AppendUint32(b, NoAction)
 	b = append(b, make([]byte, sha1.Size)...)
-	b = le.AppendUint32(b, uint32(len(spec))) //nolint:gosec // a few dozen bytes
+	b = le.AppendUint32(b, uint32(len(spec)))
 	return append(b, spec...)
 }

@@ -123,20 +123,25 @@ func build(ctx context.Context, dir string) (suites, error) {
 
 // kill runs the tests as the mutant and returns the package whose tests notice, or "".
 func (s suites) kill(ctx context.Context, mutant string) (string, error) {
-	const patience = 10 * time.Minute // a mutant may hang
 	for _, one := range s {
-		limited, cancel := context.WithTimeout(ctx, patience)
-		cmd := exec.CommandContext(limited, one.binary, append([]string{"-test.failfast"}, one.args...)...) //nolint:gosec // built above
-		cmd.Dir = one.dir
-		cmd.Env = append(os.Environ(), variable+"="+mutant)
-		failed := cmd.Run() != nil
-		cancel()
+		noticed := one.fails(ctx, mutant)
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
-		if failed {
+		if noticed {
 			return one.dir, nil
 		}
 	}
 	return "", nil
+}
+
+// fails runs the suite's tests as the mutant, and reports whether they fail.
+func (s suite) fails(ctx context.Context, mutant string) bool {
+	const patience = 10 * time.Minute // a mutant may hang
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, s.binary, append([]string{"-test.failfast"}, s.args...)...) //nolint:gosec // built above
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), variable+"="+mutant)
+	return cmd.Run() != nil
 }

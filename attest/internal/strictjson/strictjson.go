@@ -3,9 +3,9 @@
 // encoding/json is generous: it accepts a member twice (the last wins), matches names without
 // regard to case, replaces invalid UTF-8, ignores null and members that it does not know. Two
 // components that read one document can so be made to see two different documents, which in
-// attestation means: two different keys. This package reads the document once as tokens against the
-// Go type that it is meant for, refuses all of the above at any depth, and only then lets
-// encoding/json fill the value.
+// attestation means: two different keys. This package has encoding/json read the document, goes
+// through it once more against the Go type that it is meant for, and refuses all of the above at any
+// depth. The value of a document that is refused is empty.
 package strictjson
 
 import (
@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -49,14 +50,18 @@ func unmarshal(data []byte, v any, unknown rules) error {
 	if !utf8.Valid(data) {
 		return errors.New("not valid UTF-8")
 	}
-	if err := valid(data); err != nil {
+	if err := json.Unmarshal(data, v); err != nil {
+		if bad := valid(data); bad != nil {
+			return bad
+		}
 		return err
 	}
 	s := scanner{rest: data, unknown: unknown}
 	if err := s.value(reflect.TypeOf(v).Elem(), 0); err != nil {
+		reflect.ValueOf(v).Elem().SetZero() // what was filled in is not to be believed
 		return err
 	}
-	return json.Unmarshal(data, v)
+	return nil
 }
 
 // valid refuses what is not one JSON text.
@@ -113,7 +118,7 @@ func (s *scanner) composite(t reflect.Type, depth int) error {
 }
 
 func (s *scanner) object(t reflect.Type, depth int) error {
-	seen := map[string]bool{}
+	var seen names
 	return s.each(func() error {
 		name := s.text()
 		s.next()
@@ -129,15 +134,37 @@ func (s *scanner) object(t reflect.Type, depth int) error {
 		if err := text(name); err != nil {
 			return err
 		}
-		if seen[name] {
+		if seen.add(name) {
 			return fmt.Errorf("member %.40q occurs twice", name)
 		}
-		seen[name] = true
 		if err := s.value(member, depth+1); err != nil {
 			return fmt.Errorf("member %.40q: %w", name, err)
 		}
 		return nil
 	})
+}
+
+// names are the members of one object. Most objects have a few, for which a list is faster.
+type names struct {
+	few  []string
+	many map[string]bool
+}
+
+// add notes a name and reports whether it was there.
+func (n *names) add(name string) bool {
+	const few = 16
+	if n.many[name] || slices.Contains(n.few, name) {
+		return true
+	}
+	if len(n.few) < few {
+		n.few = append(n.few, name)
+		return false
+	}
+	if n.many == nil {
+		n.many = map[string]bool{}
+	}
+	n.many[name] = true
+	return false
 }
 
 // each calls f at each element of an object or an array, and reads what is around them.
@@ -177,11 +204,14 @@ func (s *scanner) literal() {
 // text reads a string.
 func (s *scanner) text() string {
 	end, escaped := 1, false
-	for s.rest[end] != '"' {
-		if s.rest[end] == '\\' {
-			end, escaped = end+1, true
+	for {
+		length := bytes.IndexByte(s.rest[end:], '"')
+		escape := bytes.IndexByte(s.rest[end:end+length], '\\')
+		if escape < 0 {
+			end += length
+			break
 		}
-		end++
+		end, escaped = end+escape+2, true
 	}
 	quoted := s.rest[:end+1]
 	s.skip(len(quoted))

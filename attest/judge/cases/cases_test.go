@@ -223,6 +223,10 @@ func TestWhatTheFileSaysBesideItsCasesIsNotPassedOver(t *testing.T) {
 			t.Errorf("%s: %+v", name, r.Cases)
 		}
 	}
+	r := judge(t, strings.TrimSuffix(one, "}")+`,"origin":"here"}`)
+	if r.Failed != 0 || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "origin") {
+		t.Errorf("a member that is not known: %d failed, notes %q", r.Failed, r.Notes)
+	}
 	for name, text := range map[string]string{
 		"nothing":            "",
 		"another format":     `{"format":"azure-cvm-vectors/2","cases":[{}]}`,

@@ -34,6 +34,8 @@ type File struct {
 	trust trust
 	// problems are what is wrong with the file beside its cases.
 	problems []string
+	// notes are what the file says that this program does not know.
+	notes []string
 }
 
 // Case is one piece of evidence with what must come out. See testdata/azure-cvm/README.md.
@@ -106,7 +108,7 @@ func (f *File) read(data []byte) error {
 				f.problems = append(f.problems, "trust: "+err.Error())
 			}
 		default:
-			f.problems = append(f.problems, fmt.Sprintf("unknown member %.40q of the file", name))
+			f.notes = append(f.notes, fmt.Sprintf("member %.40q is not known", name))
 		}
 	}
 	return nil

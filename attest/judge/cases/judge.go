@@ -15,6 +15,7 @@ type Report struct {
 	File   string     `json:"file"`
 	Failed int        `json:"failed"` // cases that did not come out as expected
 	Cases  []*Outcome `json:"cases"`
+	Notes  []string   `json:"notes,omitempty"` // what the file says that this program does not know
 }
 
 // ReportFormat names the layout of a Report in JSON.
@@ -50,7 +51,7 @@ func (o *Outcome) FailedChecks() []string {
 // Judge judges every case of the file, in its order. What is wrong with the file itself is one more
 // failed case.
 func (f *File) Judge() *Report {
-	r := &Report{Format: ReportFormat, File: f.name}
+	r := &Report{Format: ReportFormat, File: f.name, Notes: f.notes}
 	if len(f.problems) > 0 {
 		r.Cases = append(r.Cases, &Outcome{ID: "(file)", Got: unreadable, Problems: f.problems})
 	}

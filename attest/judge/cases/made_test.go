@@ -152,9 +152,9 @@ func TestMadeMachinesUnderAddedTrust(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, trust := range []map[string]string{
+	for _, trust := range []map[string]any{
 		{"amd_ark": "ark.pem", "amd_ask": "ask.der", "vtpm_root": "vtpm.pem"},
-		{"amd_ark": "both.pem", "amd_ask": "both.pem", "vtpm_root": string(encodePEM(s.ca.Root.Raw))},
+		{"amd_ark": []string{"both.pem"}, "amd_ask": []string{"ask.der", "both.pem"}, "vtpm_root": string(encodePEM(s.ca.Root.Raw))},
 	} {
 		data, err := json.Marshal(map[string]any{"format": cases.Format, "cases": list, "trust": trust})
 		if err != nil {

@@ -183,25 +183,25 @@ type trust struct {
 func (f *File) readTrust(raw json.RawMessage) (trust, error) {
 	var t trust
 	var paths struct {
-		ARK  string `json:"amd_ark"`
-		ASK  string `json:"amd_ask"`
-		VTPM string `json:"vtpm_root"`
-		Note string `json:"note"`
+		ARK  anchorFiles `json:"amd_ark"`
+		ASK  anchorFiles `json:"amd_ask"`
+		VTPM anchorFiles `json:"vtpm_root"`
+		Note string      `json:"note"`
 	}
 	if err := strictjson.Unmarshal(raw, &paths); err != nil {
 		return t, err
 	}
-	if (paths.ARK == "") != (paths.ASK == "") {
+	if (paths.ARK == nil) != (paths.ASK == nil) {
 		return t, errors.New("amd_ark and amd_ask go together")
 	}
-	if paths.VTPM != "" {
+	if paths.VTPM != nil {
 		list, err := f.anchors(paths.VTPM)
 		if err != nil {
 			return t, fmt.Errorf("vtpm_root: %w", err)
 		}
 		t.vtpm = list
 	}
-	if paths.ARK == "" {
+	if paths.ARK == nil {
 		return t, nil
 	}
 	arks, err := f.anchors(paths.ARK)
@@ -212,41 +212,49 @@ func (f *File) readTrust(raw json.RawMessage) (trust, error) {
 	if err != nil {
 		return t, fmt.Errorf("amd_ask: %w", err)
 	}
-	ark, ask := pick(arks, true), pick(asks, false)
-	if ark == nil || ask == nil {
-		return t, errors.New("amd_ark is not self-signed, or amd_ask is")
+	for _, ark := range arks {
+		for _, ask := range asks {
+			// A file may have a whole chain in it: pairs are what belongs together.
+			if bytes.Equal(ark.RawSubject, ark.RawIssuer) && !ask.Equal(ark) && ask.CheckSignatureFrom(ark) == nil {
+				t.amd = append(t.amd, amdRoots(ark, ask)...)
+			}
+		}
 	}
-	t.amd = amdRoots(ark, ask)
+	if len(t.amd) == 0 {
+		return t, errors.New("no amd_ask that an amd_ark has issued")
+	}
 	return t, nil
 }
 
-// pick takes from a file, which may have a whole chain in it, the first root or the first
-// certificate that is none.
-func pick(list []*x509.Certificate, root bool) *x509.Certificate {
-	for _, c := range list {
-		if bytes.Equal(c.RawSubject, c.RawIssuer) == root {
-			return c
-		}
+// anchorFiles is a certificate to trust, or a list of them: each a path, or PEM itself.
+type anchorFiles []string
+
+func (a *anchorFiles) UnmarshalJSON(data []byte) error {
+	var one string
+	if err := json.Unmarshal(data, &one); err == nil {
+		*a = anchorFiles{one}
+		return nil
 	}
-	return nil
+	return json.Unmarshal(data, (*[]string)(a))
 }
 
-// anchors reads certificates to trust: a path, or PEM itself.
-func (f *File) anchors(value string) ([]*x509.Certificate, error) {
-	data := []byte(value)
-	if !strings.Contains(value, "-----BEGIN") {
-		var err error
-		if data, err = readFile(filepath.Join(f.dir, filepath.FromSlash(value)), maxPartSize); err != nil {
-			return nil, err
-		}
-	}
+func (f *File) anchors(values anchorFiles) ([]*x509.Certificate, error) {
 	var list []*x509.Certificate
-	for _, der := range certificates(data) {
-		cert, err := certs.Parse(der)
-		if err != nil {
-			return nil, err
+	for _, value := range values {
+		data := []byte(value)
+		if !strings.Contains(value, "-----BEGIN") {
+			var err error
+			if data, err = readFile(filepath.Join(f.dir, filepath.FromSlash(value)), maxPartSize); err != nil {
+				return nil, err
+			}
 		}
-		list = append(list, cert)
+		for _, der := range certificates(data) {
+			cert, err := certs.Parse(der)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, cert)
+		}
 	}
 	return list, nil
 }

@@ -1,6 +1,7 @@
 package samples_test
 
 import (
+	"net"
 	"strings"
 	"testing"
 
@@ -23,4 +24,15 @@ func TestTheVerifierVerifiesAMachineAsItsREADMESays(t *testing.T) {
 	if verified < 0 || again < verified {
 		t.Errorf("want a verdict, and then a refusal:\n%s", out)
 	}
+}
+
+// freeAddress returns an address of loopback where nobody listens.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
 }

@@ -134,7 +134,7 @@ func (b *bridge) answer(ctx context.Context, cmd uint32, body []byte) []byte {
 	case cmdInit:
 		return result(b.reset(ctx))
 	case cmdSetDataFD:
-		go b.passOn()
+		go b.passOn(ctx)
 		return result(nil)
 	case cmdGetTPMEstablished:
 		return append(result(nil), 0, 0, 0, 0)
@@ -184,7 +184,7 @@ func (b *bridge) reset(ctx context.Context) error {
 }
 
 // passOn passes the TPM's commands on, until QEMU has no more.
-func (b *bridge) passOn() {
+func (b *bridge) passOn(ctx context.Context) {
 	commands := make(chan []byte)
 	go func() {
 		defer close(commands)
@@ -209,7 +209,7 @@ func (b *bridge) passOn() {
 				return
 			}
 			var answer []byte
-			if tpm, answer = b.exchange(tpm, command); answer == nil {
+			if tpm, answer = b.exchange(ctx, tpm, command); answer == nil {
 				return
 			}
 			if _, err := b.data.Write(answer); err != nil {
@@ -220,10 +220,10 @@ func (b *bridge) passOn() {
 }
 
 // exchange sends a command over the connection, or over a new one.
-func (b *bridge) exchange(tpm net.Conn, command []byte) (net.Conn, []byte) {
+func (b *bridge) exchange(ctx context.Context, tpm net.Conn, command []byte) (net.Conn, []byte) {
 	if tpm == nil {
 		var err error
-		if tpm, err = (&net.Dialer{}).DialContext(context.Background(), "unix", b.tpmSocket); err != nil {
+		if tpm, err = (&net.Dialer{}).DialContext(ctx, "unix", b.tpmSocket); err != nil {
 			fmt.Fprintf(os.Stderr, "tpmbridge: %v\n", err)
 			return nil, nil
 		}

@@ -16,7 +16,7 @@ import (
 func (p Policy) asked() []string {
 	var names []string
 	for name, is := range map[string]bool{
-		CheckHCLUserData:      p.UserData != nil,
+		CheckHCLUserData:      p.UserData != nil || p.HardwareFresh,
 		CheckPolicySecureBoot: p.RequireSecureBoot,
 		CheckPolicyVMID:       p.VMID != "",
 		CheckPolicyPCR:        len(p.PCRValues) > 0,

@@ -164,13 +164,6 @@ func (p Policy) required(answering []platform) []string {
 	for _, name := range p.Required {
 		all = append(all, counterparts(name, answering)...)
 	}
-	for name, asked := range map[string]bool{
-		CheckHCLUserData: p.UserData != nil, CheckPolicySecureBoot: p.RequireSecureBoot, CheckPolicyVMID: p.VMID != "",
-	} {
-		if asked {
-			all = append(all, name)
-		}
-	}
 	slices.Sort(all)
 	return slices.Compact(all)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/keyagent/keyagent/attest/hcl"
 	"github.com/keyagent/keyagent/attest/tee"
@@ -354,6 +355,10 @@ func (s *snpShare) launch() error {
 	}
 	if contains(want.Measurements, s.report.Measurement) {
 		return nil
+	}
+	if !slices.ContainsFunc(s.report.IDKeyDigest, func(b byte) bool { return b != 0 }) {
+		// Every guest that was launched without an ID block has this digest, whatever a list says.
+		return fmt.Errorf("firmware of an unknown party: no ID key signed it, measurement %x", s.report.Measurement)
 	}
 	if !contains(want.IDKeyDigests, s.report.IDKeyDigest) {
 		return fmt.Errorf("firmware of an unknown party: id_key_digest %x, measurement %x", s.report.IDKeyDigest, s.report.Measurement)

@@ -71,16 +71,20 @@ func TestRulesThatAreMetAreNoHindrance(t *testing.T) {
 // A rule about a part that is not there is not met, also where nothing else requires the part.
 func TestARuleThatCannotBeAppliedIsNotMet(t *testing.T) {
 	t.Parallel()
-	for check, state := range map[string]func(*attest.Policy){
-		attest.CheckHCLUserData:      func(p *attest.Policy) { p.UserData = make([]byte, 64) },
-		attest.CheckPolicyTEE:        func(p *attest.Policy) { p.TEE = []attest.Kind{attest.KindSNP} },
-		attest.CheckPolicySecureBoot: func(p *attest.Policy) { p.RequireSecureBoot = true },
-		attest.CheckPolicyVMID:       func(p *attest.Policy) { p.VMID = "x" },
-		attest.CheckPolicyPCR:        func(p *attest.Policy) { p.PCRValues = map[int][][]byte{0: {make([]byte, 32)}} },
-		attest.CheckPolicyAge:        func(p *attest.Policy) { p.MaxAge = time.Hour },
+	for _, rule := range []struct {
+		check string
+		state func(*attest.Policy)
+	}{
+		{attest.CheckHCLUserData, func(p *attest.Policy) { p.UserData = make([]byte, 64) }},
+		{attest.CheckHCLUserData, func(p *attest.Policy) { p.HardwareFresh = true }},
+		{attest.CheckPolicyTEE, func(p *attest.Policy) { p.TEE = []attest.Kind{attest.KindSNP} }},
+		{attest.CheckPolicySecureBoot, func(p *attest.Policy) { p.RequireSecureBoot = true }},
+		{attest.CheckPolicyVMID, func(p *attest.Policy) { p.VMID = "x" }},
+		{attest.CheckPolicyPCR, func(p *attest.Policy) { p.PCRValues = map[int][][]byte{0: {make([]byte, 32)}} }},
+		{attest.CheckPolicyAge, func(p *attest.Policy) { p.MaxAge = time.Hour }},
 	} {
-		x := newTrial(t)
-		state(&x.policy)
+		check, x := rule.check, newTrial(t)
+		rule.state(&x.policy)
 		r := attest.Verify(&attest.Evidence{}, x.challenge, x.Anchors(), x.policy, x.now)
 		required := false
 		for _, name := range r.Required() {

@@ -346,6 +346,17 @@ func TestCommandLinesAreTextsThatTheDigestCovers(t *testing.T) {
 		}, nil, []string{"PCR 8", "PCR 12"}},
 		"text that is not UTF-16": {func(l *bootlog.Log) { l.Measure(12, bootlog.IPL, []byte("\x00\xd8\x00\x00")) }, nil, []string{"PCR 12"}},
 		"text that is not UTF-8":  {func(l *bootlog.Log) { l.Measure(8, bootlog.IPL, []byte("/\xff")) }, nil, []string{"PCR 8"}},
+		"a kernel in an archive, whose path needs no slash": {func(l *bootlog.Log) {
+			l.MeasureAs(8, bootlog.IPL, []byte("linux xvmlinuz init=/bin/evil"), []byte("grub_cmd: linux xvmlinuz init=/bin/evil\x00"))
+			l.MeasureAs(8, bootlog.IPL, []byte("xvmlinuz init=/bin/evil"), []byte("kernel_cmdline: xvmlinuz init=/bin/evil\x00"))
+			l.MeasureAs(8, bootlog.IPL, []byte("/vmlinuz ro"), []byte("kernel_cmdline: /vmlinuz ro\x00"))
+		}, nil, []string{"PCR 8", `"xvmlinuz"`}},
+		"another loader there": {func(l *bootlog.Log) { l.Measure(8, bootlog.IPL, []byte("chainloader --force x.efi")) }, nil, []string{`"x.efi"`}},
+		"commands that load by whole paths": {func(l *bootlog.Log) {
+			l.Measure(8, bootlog.IPL, []byte("linux /vmlinuz ro"))
+			l.Measure(8, bootlog.IPL, []byte("chainloader (hd0,gpt1)/efi/x.efi"))
+			l.Measure(8, bootlog.IPL, []byte("/vmlinuz ro"))
+		}, texts{{8, "/vmlinuz ro"}}, none},
 		"separators": {func(l *bootlog.Log) {
 			l.Measure(8, bootlog.Separator, make([]byte, 4))
 			l.Measure(12, bootlog.Separator, []byte{0xFF, 0xFF, 0xFF, 0xFF})

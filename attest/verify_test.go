@@ -338,6 +338,10 @@ func snpForgeries() map[string][]forgery {
 		},
 		attest.CheckSNPLaunch: {
 			{name: "firmware of another party on a genuine chip", forge: func(_ *testing.T, x *trial) { x.IDKeyDigest = make([]byte, 48) }},
+			{name: "firmware that no ID key signed, and a list with the digest of none", forge: func(_ *testing.T, x *trial) {
+				x.IDKeyDigest = make([]byte, 48)
+				x.policy.Launch = attest.Launch{IDKeyDigests: [][]byte{make([]byte, 48)}}
+			}},
 			{name: "an old guest SVN", forge: func(_ *testing.T, x *trial) { x.policy.Launch.MinGuestSVN = 13 }},
 			{name: "a measurement that is not on the list", forge: func(_ *testing.T, x *trial) {
 				x.policy.Launch = attest.Launch{Measurements: [][]byte{make([]byte, 48)}}

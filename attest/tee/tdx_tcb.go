@@ -35,28 +35,59 @@ func statuses() []TCBStatus {
 
 func (s TCBStatus) known() bool { return slices.Contains(statuses(), s) }
 
-// worse returns the worse of two.
-func worse(a, b TCBStatus) TCBStatus {
-	return statuses()[max(slices.Index(statuses(), a), slices.Index(statuses(), b))]
+// What a status says of a platform. Every status of Intel's is a set of these.
+const (
+	needsHardening = 1 << iota
+	needsConfiguration
+	outdated
+	revoked
+)
+
+// needs is what the status says. A status that is not known is as bad as the worst.
+func (s TCBStatus) needs() int {
+	switch s {
+	case UpToDate:
+		return 0
+	case SWHardeningNeeded:
+		return needsHardening
+	case ConfigurationNeeded:
+		return needsConfiguration
+	case ConfigurationAndSWHardeningNeeded:
+		return needsConfiguration | needsHardening
+	case OutOfDate:
+		return outdated
+	case OutOfDateConfigurationNeeded:
+		return outdated | needsConfiguration
+	}
+	return revoked
 }
 
-// converge is the status of a platform of which one part, the TDX module or the quoting enclave,
-// has a status of its own (Intel TDX DCAP Quote Verification Library): an outdated part makes the
-// whole outdated, and what else the platform needs is still needed.
-func converge(platform, part TCBStatus) TCBStatus {
-	if part != OutOfDate {
-		return worse(platform, part)
-	}
-	switch platform {
-	case ConfigurationNeeded, ConfigurationAndSWHardeningNeeded:
+// merge is the status of a platform of two parts, or seen twice: what one of them needs the whole
+// needs. It agrees with Intel's TDX DCAP Quote Verification Library, which has an outdated module
+// or quoting enclave make the platform outdated. Intel has no name for outdated firmware that needs
+// hardening of software, too: OutOfDate includes it.
+func merge(a, b TCBStatus) TCBStatus {
+	switch needs := a.needs() | b.needs(); {
+	case needs&revoked != 0:
+		return Revoked
+	case needs&outdated != 0 && needs&needsConfiguration != 0:
 		return OutOfDateConfigurationNeeded
+	case needs&outdated != 0:
+		return OutOfDate
+	case needs == needsConfiguration|needsHardening:
+		return ConfigurationAndSWHardeningNeeded
+	case needs == needsConfiguration:
+		return ConfigurationNeeded
+	case needs == needsHardening:
+		return SWHardeningNeeded
 	}
-	return worse(platform, OutOfDate)
+	return UpToDate
 }
 
 // TCBResult is the firmware level of a platform.
 type TCBResult struct {
-	Status   TCBStatus // of the whole
+	Status TCBStatus // of the whole
+	// Platform and Module are those of both sets of module versions, if the quote has two.
 	Platform TCBStatus
 	Module   TCBStatus
 	QE       TCBStatus
@@ -94,9 +125,9 @@ type Platform struct {
 // the level of the TDX module by its major version, and that of the quoting enclave.
 //
 // A quote with body "TD 1.5" has two sets of module versions, that of the guest's launch and that
-// of now. Both must have a level, and the worse one counts.
+// of now. Both must have a level, and what either of them needs the platform needs.
 func (i *TCBInfo) Evaluate(p Platform) (*TCBResult, error) {
-	r := &TCBResult{Status: UpToDate, EvaluationNumber: i.EvaluationNumber}
+	r := &TCBResult{Status: UpToDate, Platform: UpToDate, Module: UpToDate, EvaluationNumber: i.EvaluationNumber}
 	for _, versions := range [][]byte{p.Quote.TEETCBSVN, p.Quote.TEETCBSVN2} {
 		if versions == nil {
 			continue
@@ -111,7 +142,7 @@ func (i *TCBInfo) Evaluate(p Platform) (*TCBResult, error) {
 	}
 	r.add(qe)
 	r.QE = qe.Status
-	r.Status = converge(r.Status, r.QE)
+	r.Status = merge(r.Status, r.QE)
 	return r, nil
 }
 
@@ -127,9 +158,13 @@ func (i *TCBInfo) evaluate(p Platform, versions []byte, r *TCBResult) error {
 	}
 	r.add(level.judgement)
 	r.add(module)
-	r.Exceptions = exceptions
-	r.Platform, r.Module = level.Status, module.Status
-	r.Status = worse(r.Status, converge(level.Status, module.Status))
+	for _, e := range exceptions {
+		if !slices.Contains(r.Exceptions, e) {
+			r.Exceptions = append(r.Exceptions, e)
+		}
+	}
+	r.Platform, r.Module = merge(r.Platform, level.Status), merge(r.Module, module.Status)
+	r.Status = merge(r.Status, merge(r.Platform, r.Module))
 	return nil
 }
 

@@ -64,7 +64,8 @@ type admission struct {
 	strays *strays
 	probes probes
 
-	changed chan struct{} // has an element when what drain looks at has changed
+	progress progress      // of Accept
+	changed  chan struct{} // has an element when what drain looks at has changed
 
 	mu     sync.Mutex
 	open   map[account]int // connections; guarded by mu
@@ -83,6 +84,7 @@ func (s *Server) admit(ctx context.Context, f *face) *admission {
 		strays:   newStrays(),
 		open:     make(map[account]int),
 		changed:  make(chan struct{}, 1),
+		progress: newProgress(),
 	}
 }
 
@@ -96,6 +98,7 @@ func (a *admission) Accept() (net.Conn, error) {
 			return nil, net.ErrClosed
 		}
 		conn, err := a.Listener.Accept()
+		a.progress.note() // also of an error: what is for a time only, net/http goes on after
 		if err != nil {
 			<-a.slots
 			return nil, err

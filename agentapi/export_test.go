@@ -202,3 +202,6 @@ func AuditAttributes() (names []string) {
 	})
 	return names
 }
+
+// CallersCanCause is which failures of a look at a listener callers can bring about.
+var CallersCanCause = callersCanCause

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 
@@ -13,10 +14,12 @@ import (
 )
 
 // Answers reports why connections to a way into the agent are not taken any more, or nil. It makes
-// one to each, of which nobody is told: it is closed when it is accepted, and leaves no record. Of
-// a way whose bound of connections is reached, nothing is asked: that is the callers' doing, and
-// must not look as if the agent had stopped. It is safe for concurrent use, and blocks no longer
-// than ctx allows.
+// one to each, of which nobody is told: it is closed when it is accepted, and leaves no record.
+//
+// What callers can bring about must not look as if the agent had stopped. So nothing is asked of a
+// way whose bound of connections is reached; and where callers leave no room for one more in the
+// kernel's queue, or no descriptor for it, a way works if it has taken a connection since the last
+// look. It is safe for concurrent use, and blocks no longer than ctx allows.
 func (s *Server) Answers(ctx context.Context) error {
 	s.servingMu.Lock()
 	serving := append([]*admission(nil), s.serving...)
@@ -58,21 +61,67 @@ func (a *admission) answers(ctx context.Context) error {
 	accepted := make(chan struct{})
 	conn, name, err := a.probes.dial(ctx, a.face.listener.Addr(), accepted)
 	defer a.probes.forget(name)
-	if err != nil {
-		if a.full() {
+	if err == nil {
+		defer conn.Close()
+		select {
+		case <-accepted:
+			a.progress.forget()
 			return nil
+		case <-ctx.Done():
+			err = ctx.Err()
 		}
-		return err
 	}
-	defer conn.Close()
-	select {
-	case <-accepted:
+	if a.full() || callersCanCause(err) && a.progress.await(ctx) {
 		return nil
-	case <-ctx.Done():
-		if a.full() {
-			return nil
+	}
+	return err
+}
+
+// callersCanCause reports whether a connection may fail so because of others that callers make:
+// the kernel's queue is full, or there are no descriptors, ports or memory left for one more.
+func callersCanCause(err error) bool {
+	for _, cause := range []error{context.DeadlineExceeded, context.Canceled, os.ErrDeadlineExceeded, unix.EAGAIN, unix.ETIMEDOUT,
+		unix.EMFILE, unix.ENFILE, unix.EADDRINUSE, unix.EADDRNOTAVAIL, unix.ENOBUFS, unix.ENOMEM} {
+		if errors.Is(err, cause) {
+			return true
 		}
-		return ctx.Err()
+	}
+	return false
+}
+
+// progress notes whether connections are taken. It is safe for concurrent use.
+type progress struct{ made chan struct{} }
+
+func newProgress() progress { return progress{make(chan struct{}, 1)} }
+
+func (p progress) note() {
+	select {
+	case p.made <- struct{}{}:
+	default: // it is noted
+	}
+}
+
+// forget begins anew.
+func (p progress) forget() {
+	select {
+	case <-p.made:
+	default:
+	}
+}
+
+// await reports whether there was any since it was last asked for or forgotten, or is before the
+// context ends.
+func (p progress) await(ctx context.Context) bool {
+	select {
+	case <-p.made:
+		return true
+	default:
+	}
+	select {
+	case <-p.made:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

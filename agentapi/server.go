@@ -53,6 +53,9 @@ type Identity struct {
 	Name, Kind, ClientID, ObjectID, ResourceID string
 }
 
+// DefaultMaxConnections is how many connections to one way are open at a time.
+const DefaultMaxConnections = 1024
+
 // Config is what a [Server] is made of. Fields without a comment on their zero value are required.
 type Config struct {
 	Tokens     TokenSource
@@ -98,7 +101,8 @@ type Config struct {
 	// ShutdownGrace is how long requests in flight may go on after the server is told to stop; 0:
 	// 10 s.
 	ShutdownGrace time.Duration
-	// MaxConnections is how many connections are open at a time, 0: 1024. More wait in the kernel.
+	// MaxConnections is how many connections to one way are open at a time, 0:
+	// [DefaultMaxConnections]. More wait in the kernel.
 	// MaxConnectionsPerUser is how many one uid may hold, 0: 256. More are answered 503 and closed.
 	// All callers together who are known by a group only may hold half of MaxConnections; more are
 	// answered 503, too. All strangers together may hold few; more are answered 403.
@@ -228,7 +232,7 @@ func withDefaults(cfg Config) Config {
 		cfg.StrangerTimeout = 2 * time.Second
 	}
 	if cfg.MaxConnections <= 0 {
-		cfg.MaxConnections = 1024
+		cfg.MaxConnections = DefaultMaxConnections
 	}
 	if cfg.MaxConnectionsPerUser <= 0 {
 		cfg.MaxConnectionsPerUser = 256

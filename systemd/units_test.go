@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/internal/tooltest"
 )
 
@@ -189,6 +190,21 @@ func TestWhatTheServicePromises(t *testing.T) {
 		if cgroups != "yes" {
 			t.Errorf("ProtectControlGroups=%s: the units that rules name must be in sight", cgroups)
 		}
+	}
+}
+
+// Connections at their bound must leave descriptors for everything else. Each holds its own and its
+// caller's process, and one of those to the agent's socket may have one to a resource.
+func TestTheServiceHasDescriptorsForAllConnections(t *testing.T) {
+	service := readUnit(t, "units/keyagent.service")["Service"]
+	limit, err := strconv.Atoi(strings.Join(service["LimitNOFILE"], "|"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const others = 1024
+	ways := len(strings.Fields(strings.Join(service["Sockets"], " ")))
+	if need := (2*ways+1)*agentapi.DefaultMaxConnections + others; limit < need {
+		t.Errorf("LimitNOFILE=%d, and %d ways into the agent need %d", limit, ways, need)
 	}
 }
 

@@ -278,7 +278,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return d.watchExpiry(ctx) })
 	g.Go(func() error { return d.attend(ctx) })
 	for _, ln := range unused {
-		g.Go(func() error { return disconnect(ctx, ln) })
+		g.Go(func() error { return d.disconnect(ctx, ln) })
 	}
 	return g.Wait()
 }

@@ -1,5 +1,12 @@
 package daemon
 
+import (
+	"context"
+	"log/slog"
+	"net"
+	"time"
+)
+
 // ExpiryTick is how often the certificates of applications are looked at.
 const ExpiryTick = expiryTick
 
@@ -13,3 +20,9 @@ func Fixed() (names []string) {
 }
 
 var Reloaded = reloadedSettings
+
+// Disconnect does with a listener what an agent does with a socket that it has no use for.
+func Disconnect(ctx context.Context, ln net.Listener, pause func(context.Context, time.Duration) error) error {
+	d := Daemon{opts: Options{Logger: slog.New(slog.DiscardHandler), WaitForManager: pause}}
+	return d.disconnect(ctx, ln)
+}

@@ -53,7 +53,7 @@ func (d *Daemon) openTakeover(ctx context.Context) error {
 	}
 	plan, err := TakeoverPlan(ctx, t, d.opts.Accounts, uint32(os.Geteuid())) //nolint:gosec // a uid
 	if err != nil {
-		return err
+		return asConfigError(err)
 	}
 	callers, err := peer.OpenTCP()
 	if err != nil {

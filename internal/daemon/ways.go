@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/appsecret"
@@ -172,18 +173,26 @@ func (d *Daemon) unused() (all []net.Listener, err error) {
 	return all, nil
 }
 
+// disconnectPause is how long nobody is disconnected after a failure.
+const disconnectPause = time.Second
+
 // disconnect closes connections as they come, until the context ends. Systemd holds the socket as
-// well: if it were merely closed here, callers would wait.
-func disconnect(ctx context.Context, ln net.Listener) error {
+// well: if it were merely closed here, callers would wait. What fails for a time, such as for want
+// of descriptors, must not end an agent that has no use for the socket: it is tried again.
+func (d *Daemon) disconnect(ctx context.Context, ln net.Listener) error {
 	defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
 	for {
 		conn, err := ln.Accept()
-		if err != nil && ctx.Err() != nil {
+		switch {
+		case err == nil:
+			_ = conn.Close()
+		case ctx.Err() != nil:
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("disconnecting callers at %s: %w", ln.Addr(), err)
+		default:
+			d.opts.Logger.WarnContext(ctx, "a caller was not disconnected: it is tried again", "socket", ln.Addr().String(), "error", err)
+			_ = d.opts.pause(ctx, disconnectPause) // the end of the context ends the loop
 		}
-		_ = conn.Close()
 	}
 }

@@ -8,7 +8,8 @@ import (
 )
 
 // Makes reports whether a [Store] makes something of that name and type. The name is relative to
-// [Dir]; "." is that directory itself. Of what is staged it knows the directory alone; see [Staged].
+// [Dir], and "." is that directory itself. Of what is staged it knows the directory alone: see
+// [Staged].
 func Makes(name string, kind fs.FileMode) bool {
 	if name == "." {
 		return kind.IsDir()

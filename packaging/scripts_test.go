@@ -1,11 +1,14 @@
 package packaging_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // A step is one call of a script by dpkg or rpm. Both are told in the order in which they call, see
@@ -156,6 +159,35 @@ func TestKeysAreForgottenOnlyAfterTheOperatorSaidSo(t *testing.T) {
 				t.Errorf("the operator was told %q, and not %q", said, tt.says)
 			}
 		})
+	}
+}
+
+// The agent's user made these files, and root reads them.
+func TestAPurgeNeitherWaitsForAPipeNorFollowsALink(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.write(t, "etc/keyagent/purge-keys", "")
+	m.write(t, "elsewhere.json", `{"persistent_handle": "0x81010001"}`)
+	keys := filepath.Join(m.root, "var/lib/keyagent/keys/app")
+	err := errors.Join(
+		syscall.Mkfifo(filepath.Join(keys, "1.json"), 0o600),
+		os.Symlink(filepath.Join(m.root, "elsewhere.json"), filepath.Join(keys, "2.json")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan string, 1)
+	go func() { ended <- m.run(t, []step{{"postrm", []string{"purge"}}}) }()
+	select {
+	case said := <-ended:
+		if strings.Contains(said, "0x81010001") || m.has("var/lib/keyagent") || !m.has("elsewhere.json") {
+			t.Errorf("the link was followed: %s", said)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it waits for the pipe")
+		if pipe, err := os.OpenFile(filepath.Join(keys, "1.json"), os.O_WRONLY, 0); err == nil {
+			_ = pipe.Close()
+		}
+		<-ended
 	}
 }
 

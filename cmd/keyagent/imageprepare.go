@@ -33,7 +33,8 @@ that is made from the image makes its own at its first start.
 The same command is for a machine that was made from an image which was not prepared:
 its agent does not start, because its TPM is not the one of the keys, and says so.
 
-The configuration stays, and so do audit records, unless --audit removes them.
+The configuration stays, and so do audit records, unless --audit removes them. Audit
+records that were put aside, and credentials in /etc/credstore, are told of and stay.
 It refuses while an agent runs. On a terminal it asks; elsewhere --yes is needed.
 Keys cannot be brought back: applications need new certificates.`,
 		Example: `  systemctl disable --now 'keyagent*.socket' keyagent.service
@@ -83,7 +84,7 @@ func (a *app) removeInventory(ctx context.Context, f prepareFlags, r *prepareRep
 	case err != nil:
 		return err
 	case r.Empty():
-		a.prepareSays(f, "nothing here is this machine's alone\n")
+		a.prepareSays(f, "nothing in the state directory is this machine's alone\n")
 		return nil
 	case f.dryRun:
 		a.prepareSays(f, "nothing was removed (--dry-run)\n")
@@ -108,6 +109,9 @@ func (a *app) removeInventory(ctx context.Context, f prepareFlags, r *prepareRep
 func (a *app) showInventory(f prepareFlags, inv *imageprep.Inventory) {
 	for _, item := range inv.Items {
 		a.prepareSays(f, "%s: %s\n", printable(item.Path), item.What)
+	}
+	for _, item := range inv.Stays {
+		a.prepareSays(f, "stays, look at it yourself: %s: %s\n", printable(item.Path), item.What)
 	}
 	for _, p := range inv.Places {
 		a.prepareSays(f, "TPM handle %s: key %s\n", p.Handle, printable(p.Key))

@@ -36,6 +36,7 @@ type Inventory struct {
 	Items   []Item  `json:"items"`
 	Places  []Place `json:"persistent_keys,omitempty"`
 	Unknown []Item  `json:"unknown,omitempty"` // in the state directory, and not known to be the agent's
+	Stays   []Item  `json:"stays,omitempty"`   // outside of it, and not removed: see Beside
 
 	cfg  *config.Config
 	opts statedir.Options
@@ -64,8 +65,11 @@ func Look(cfg *config.Config, opts statedir.Options, audit bool) (*Inventory, er
 			return nil, err
 		}
 	}
+	inv.Stays = Beside(cfg, "/")
 	return inv, inv.listAudit(audit)
 }
+
+const notKnown = "not known to be the agent's"
 
 // runs says that there is an agent, and that another would start if its sockets stayed.
 func runs(held *statefile.InUseError) error {
@@ -84,11 +88,19 @@ func (inv *Inventory) listState() error {
 	for _, e := range entries {
 		item := Item{filepath.Join(inv.cfg.StateDir, e.Name()), whatIs(e)}
 		if item.What == "" {
-			item.What = "not known to be the agent's"
+			item.What = notKnown
 			inv.Unknown = append(inv.Unknown, item)
 			continue
 		}
 		inv.Items = append(inv.Items, item)
+		if !e.IsDir() {
+			continue
+		}
+		_, unknown, err := listKeys(inv.cfg)
+		if err != nil {
+			return err
+		}
+		inv.Unknown = append(inv.Unknown, unknown...)
 	}
 	slices.SortStableFunc(inv.Items, func(a, b Item) int { return cmp.Compare(inv.order(a), inv.order(b)) })
 	return inv.listPlaces()
@@ -106,7 +118,7 @@ func (inv *Inventory) order(i Item) int {
 func whatIs(e fs.DirEntry) string {
 	name := e.Name()
 	if e.IsDir() {
-		if name == "keys" {
+		if name == keystore.Dir {
 			return "keys of this machine's TPM, with their certificates"
 		}
 		return ""
@@ -223,7 +235,11 @@ func (inv *Inventory) removeLocked(ctx context.Context) (left []error, err error
 		if err := ctx.Err(); err != nil {
 			return left, err
 		}
-		if err := os.RemoveAll(item.Path); err != nil {
+		remove := func() error { return os.Remove(item.Path) }
+		if item.Path == filepath.Join(inv.cfg.StateDir, keystore.Dir) {
+			remove = inv.removeKeys
+		}
+		if err := remove(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return left, err
 		}
 	}

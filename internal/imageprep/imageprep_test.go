@@ -3,6 +3,7 @@ package imageprep_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -39,17 +40,59 @@ func state(t *testing.T, names ...string) *config.Config {
 	return cfg
 }
 
+// left is all that is in the state directory.
 func left(t *testing.T, cfg *config.Config) string {
 	t.Helper()
-	entries, err := os.ReadDir(cfg.StateDir)
+	var names []string
+	err := fs.WalkDir(os.DirFS(cfg.StateDir), ".", func(path string, _ fs.DirEntry, err error) error {
+		if path != "." {
+			names = append(names, path)
+		}
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
 	return strings.Join(names, " ")
+}
+
+// What came between the look and the removal was not shown to anybody.
+func TestWhatCameSinceTheLookIsNotRemoved(t *testing.T) {
+	t.Parallel()
+	cfg := state(t, "keys/app/1.json")
+	inv, err := imageprep.Look(cfg, statedir.Options{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(cfg.StateDir, "keys/app/ca.pem"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := inv.Remove(t.Context()); err == nil || left(t, cfg) != "keys keys/app keys/app/1.json keys/app/ca.pem" {
+		t.Errorf("got %v, and %q is left", err, left(t, cfg))
+	}
+}
+
+func TestWhatIsNotRemovedIsTold(t *testing.T) {
+	t.Parallel()
+	root, cfg := t.TempDir(), config.Default()
+	cfg.Audit = config.Audit{To: config.AuditToFile, File: filepath.Join(root, "log/audit.jsonl")}
+	for _, name := range []string{
+		"etc/credstore/keyagent.auth", "etc/credstore/other.auth", "etc/credstore.encrypted/keyagent.proxy",
+		"log/audit.jsonl", "log/audit.jsonl.1", "log/audit.jsonl.2.gz", "log/audit-20260101.jsonl", "log/auditor.txt",
+	} {
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var told []string
+	for _, item := range imageprep.Beside(cfg, root) {
+		told = append(told, strings.TrimPrefix(item.Path, root+"/"))
+	}
+	want := "etc/credstore/keyagent.auth etc/credstore.encrypted/keyagent.proxy log/audit-20260101.jsonl log/audit.jsonl.1 log/audit.jsonl.2.gz"
+	if got := strings.Join(told, " "); got != want {
+		t.Errorf("told of %s\nwant %s", got, want)
+	}
 }
 
 func TestWhatIsTheAgentsIsRemovedAndNothingElse(t *testing.T) {
@@ -60,6 +103,16 @@ func TestWhatIsTheAgentsIsRemovedAndNothingElse(t *testing.T) {
 		refused bool
 	}{
 		{"what an agent leaves", []string{"storage-root", "keys/", "keys/app/", "binding-system.json", "appsecret.key", "agent.pid"}, false},
+		{"a key with all that it may have", []string{"keys/.lock", "keys/app/current", "keys/app/1.key.pem", "keys/app/1.json", "keys/app/1.cert.pem",
+			"keys/app/1.cert.pem.replaced-2", "keys/app/1.accepted.json", "keys/app/1.tested.json", "keys/app/1.json.torn-1", "keys/app/.2.key.pem.tmp-123",
+			"keys/app/2.certificates/binding-system.json", "keys/.deleted-app-x1/1.key.pem"}, false},
+		{"a file of somebody's beside keys", []string{"keys/app/1.key.pem", "keys/notes.txt"}, true},
+		{"a directory of somebody's with the name of a key", []string{"keys/my-other-ca/ca.pem"}, true},
+		{"a directory that no key can be", []string{"keys/Other/"}, true},
+		{"a file of somebody's beside a certificate", []string{"keys/app/1.cert.pem.old"}, true},
+		{"a directory of somebody's in a key's", []string{"keys/app/backup/1.key.pem"}, true},
+		{"a directory with the name of a key file", []string{"keys/app/1.key.pem/"}, true},
+		{"a file of somebody's among certificates", []string{"keys/app/2.certificates/ca.pem"}, true},
 		{"what a crash leaves", []string{"storage-root.torn-1", ".binding-system.json.tmp-123", "appsecret.key.torn-2"}, false},
 		{"a key that is in no TPM", []string{"software-key.pem"}, false},
 		{"nothing", nil, false},

@@ -17,6 +17,8 @@ import (
 // TPM command.
 const lockPause = 20 * time.Millisecond
 
+const lockFile = ".lock"
+
 // lock keeps other processes, and other goroutines of this one, from changing keys until unlock.
 // The kernel releases the lock of a process that dies. The file is never removed: else two
 // processes could hold locks on two files of that name.
@@ -24,7 +26,7 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	if err := statefile.EnsureDir(s.dir); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(s.dir, ".lock")
+	path := filepath.Join(s.dir, lockFile)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600) // #nosec G304 -- ours
 	if err != nil {
 		return nil, fmt.Errorf("locking the keys: %w", err)

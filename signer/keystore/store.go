@@ -67,8 +67,8 @@ type Config struct {
 	BeforeKey func(ctx context.Context, on *tpm.TPM) error
 }
 
-// keysDir is the directory of a state directory that has the keys.
-const keysDir = "keys"
+// Dir is the directory of a state directory that has the keys.
+const Dir = "keys"
 
 // ErrNoKey means that there is no key of that name.
 var ErrNoKey = errors.New("there is no such key")
@@ -83,7 +83,7 @@ var ErrKeyExists = errors.New("there is such a key already")
 // Open opens the keys of a state directory. If there is none yet, it holds no keys, and is made
 // with the first one.
 func Open(cfg Config) (*Store, error) {
-	s := &Store{dir: filepath.Join(cfg.StateDir, keysDir), now: cfg.Now, log: cfg.Logger, before: cfg.BeforeKey, waiting: cfg.Waiting}
+	s := &Store{dir: filepath.Join(cfg.StateDir, Dir), now: cfg.Now, log: cfg.Logger, before: cfg.BeforeKey, waiting: cfg.Waiting}
 	if s.waiting == nil {
 		s.waiting = func(string) func() { return func() {} }
 	}

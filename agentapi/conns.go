@@ -266,14 +266,19 @@ func (a *admission) turnAway(conn net.Conn, caller peer.Caller, full share) {
 	if err != nil {
 		return
 	}
-	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-	retry := "" // after the format, which may change it
-	if p.RetryAfter > 0 {
-		retry = fmt.Sprintf("Retry-After: %d\r\n", p.RetryAfter)
+	headers := "x-ms-request-id: " + ids.own + "\r\n"
+	if p.RetryAfter > 0 { // after the format, which may change it
+		headers += fmt.Sprintf("Retry-After: %d\r\n", p.RetryAfter)
 	}
+	writeUnread(conn, status, contentType, headers, body)
+}
+
+// writeUnread writes the reply to a request that was not read. Each of the headers ends with CRLF.
+func writeUnread(conn net.Conn, status int, contentType, headers string, body []byte) {
+	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 	_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"+
-		"x-ms-request-id: %s\r\n%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
-		status, http.StatusText(status), contentType, ids.own, retry, len(body), body)
+		"%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+		status, http.StatusText(status), contentType, headers, len(body), body)
 }
 
 // noRoom says which bound was reached. A stranger gets the refusal that it would get to a request.

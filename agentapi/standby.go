@@ -20,7 +20,8 @@ import (
 const (
 	// standbyRetry is when callers are told to come back to an agent that cannot serve yet.
 	standbyRetry = 5 * time.Second
-	// maxStandbyConnections bounds the connections to one way of such an agent. More wait.
+	// maxStandbyConnections bounds the connections that root, the agent's own user and all others
+	// together each hold to one way of such an agent. More are answered at once, without reading.
 	maxStandbyConnections = 64
 	// standbyTimeout is how long a caller may take to send a request to it.
 	standbyTimeout = 2 * time.Second
@@ -58,13 +59,13 @@ func (s Standby) serveFace(ctx context.Context, f *face) error {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelWarn),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, standbyKey{}, mayAdminister(f, conn))
+			return context.WithValue(ctx, standbyKey{}, groupOf(conn) != standbyOthers)
 		},
 		DisableGeneralOptionsHandler: true,
 	}
 	srv.SetKeepAlivesEnabled(false) // so that nobody is still connected when the agent serves
 	defer srv.Close()
-	ln := &bounded{Listener: f.listener, slots: make(chan struct{}, maxStandbyConnections), closed: make(chan struct{})}
+	ln := &bounded{Listener: f.listener, face: f, changed: make(chan struct{}, 1)}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	select {
@@ -81,21 +82,42 @@ func (s Standby) serveFace(ctx context.Context, f *face) error {
 
 type standbyKey struct{}
 
-// mayAdminister reports whether a connection is of root or of the agent's own user. Administrators
-// whom a configuration names are not known.
-func mayAdminister(f *face, conn net.Conn) bool {
-	if wrapped, ok := conn.(*boundedConn); ok {
-		conn = wrapped.Conn
-	}
+// standbyGroup is who shares a bound of connections. Nobody can take the places of another group.
+type standbyGroup int
+
+const (
+	standbyOthers standbyGroup = iota // and all whom nothing is known of
+	standbyRoot
+	standbyOwn // the agent's own user
+	standbyGroups
+)
+
+// standbyGroupOf says whose a new connection is. Administrators whom a configuration names are not
+// known.
+func standbyGroupOf(f *face, conn net.Conn) standbyGroup {
 	if f.socket() == "" {
-		return false
+		return standbyOthers
 	}
 	caller, err := peer.Of(conn)
 	if err != nil {
-		return false
+		return standbyOthers
 	}
 	defer caller.Close()
-	return caller.UID == 0 || int64(caller.UID) == int64(os.Geteuid())
+	switch {
+	case caller.UID == 0:
+		return standbyRoot
+	case int64(caller.UID) == int64(os.Geteuid()):
+		return standbyOwn
+	default:
+		return standbyOthers
+	}
+}
+
+func groupOf(conn net.Conn) standbyGroup {
+	if counted, ok := conn.(*boundedConn); ok {
+		return counted.group
+	}
+	return standbyOthers
 }
 
 func (s Standby) answer(f *face, w http.ResponseWriter, r *http.Request) {
@@ -110,12 +132,16 @@ func (s Standby) answer(f *face, w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	p := newProblem(wire.CodeUnavailable, "the agent cannot use its configuration, and serves nothing until that is corrected").
-		withHint("whoever administers the agent finds the reason in its status and its log").retryable(standbyRetry)
+	p := standbyProblem()
 	w.Header().Set(wire.HeaderError, string(p.Code))
 	status, contentType, body := f.errors(p)
 	w.Header().Set("Retry-After", "5")
 	answerStandby(w, status, contentType, body)
+}
+
+func standbyProblem() *problem {
+	return newProblem(wire.CodeUnavailable, "the agent cannot use its configuration, and serves nothing until that is corrected").
+		withHint("whoever administers the agent finds the reason in its status and its log").retryable(standbyRetry)
 }
 
 func answerStandby(w http.ResponseWriter, status int, contentType string, body any) {
@@ -126,33 +152,67 @@ func answerStandby(w http.ResponseWriter, status int, contentType string, body a
 	write(w, status, contentType, "", text)
 }
 
-// bounded is a listener with a bound on the connections that are open at a time.
+// bounded is a listener with a bound on the connections that each group has open at a time. It
+// answers those beyond itself: whoever waited would keep others out of the kernel's queue.
 type bounded struct {
 	net.Listener
-	slots  chan struct{}
-	closed chan struct{}
-	once   sync.Once
+	face    *face
+	changed chan struct{} // has an element when a connection was closed
+
+	mu   sync.Mutex
+	open [standbyGroups]int // guarded by mu
 }
 
 // Accept implements [net.Listener].
 func (b *bounded) Accept() (net.Conn, error) {
-	select {
-	case b.slots <- struct{}{}:
-	case <-b.closed:
-		return nil, net.ErrClosed
+	for {
+		conn, err := b.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		group := standbyGroupOf(b.face, conn)
+		if b.take(group) {
+			return &boundedConn{Conn: conn, group: group, release: sync.OnceFunc(func() { b.give(group) })}, nil
+		}
+		b.turnAway(conn)
+		_ = conn.Close()
 	}
-	conn, err := b.Listener.Accept()
-	if err != nil {
-		<-b.slots
-		return nil, err
-	}
-	return &boundedConn{Conn: conn, release: sync.OnceFunc(func() { <-b.slots })}, nil
 }
 
-// Close implements [net.Listener]. It also wakes an Accept that waits for a free slot.
-func (b *bounded) Close() error {
-	b.once.Do(func() { close(b.closed) })
-	return b.Listener.Close()
+// turnAway answers without reading.
+func (b *bounded) turnAway(conn net.Conn) {
+	status, contentType, problem := b.face.errors(standbyProblem())
+	body, err := json.Marshal(problem)
+	if err != nil {
+		return // not reached: all of it can be encoded
+	}
+	writeUnread(conn, status, contentType, "Retry-After: 5\r\n", body)
+}
+
+func (b *bounded) take(group standbyGroup) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.open[group] >= maxStandbyConnections {
+		return false
+	}
+	b.open[group]++
+	return true
+}
+
+func (b *bounded) give(group standbyGroup) {
+	b.mu.Lock()
+	b.open[group]--
+	b.mu.Unlock()
+	select {
+	case b.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (b *bounded) idle() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.open == [standbyGroups]int{}
 }
 
 // drain waits until all connections are closed, or a time is over. Nothing may be accepted any
@@ -160,9 +220,9 @@ func (b *bounded) Close() error {
 func (b *bounded) drain(grace time.Duration) {
 	over := time.NewTimer(grace)
 	defer over.Stop()
-	for range cap(b.slots) {
+	for !b.idle() {
 		select {
-		case b.slots <- struct{}{}: // and so on, until all are taken
+		case <-b.changed:
 		case <-over.C:
 			return
 		}
@@ -171,6 +231,7 @@ func (b *bounded) drain(grace time.Duration) {
 
 type boundedConn struct {
 	net.Conn
+	group   standbyGroup
 	release func()
 }
 

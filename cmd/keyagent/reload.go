@@ -122,6 +122,9 @@ func agentProcess(ctx context.Context, agent *client.Client) (*os.Process, wire.
 	if err != nil {
 		return nil, first, fmt.Errorf("the agent's process %d: %w", first.PID, err)
 	}
+	if err := isAgent(first.PID); err != nil {
+		return nil, first, errors.Join(err, process.Release())
+	}
 	again, err := agent.Status(ctx)
 	if err == nil && again.PID != first.PID {
 		err = errors.New("the agent has been restarted meanwhile, and has read its configuration then")
@@ -130,6 +133,32 @@ func agentProcess(ctx context.Context, agent *client.Client) (*os.Process, wire.
 		return nil, again, errors.Join(err, process.Release())
 	}
 	return process, again, nil
+}
+
+// isAgent refuses to signal a process that is not known to be an agent: whoever answers at the socket
+// says what number it has, and root's signal ends any program. It is one if the service manager says
+// so, or if it runs this program. A user's signal goes to their own processes only, whose program
+// the kernel does not always tell them. The process must be held meanwhile.
+func isAgent(pid int) error {
+	if os.Getenv(mainPID) == strconv.Itoa(pid) {
+		return nil
+	}
+	this, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("finding out which program this is: %w", err)
+	}
+	its, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
+	switch {
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		return nil
+	case err != nil:
+		err = fmt.Errorf("process %d, which the socket names as the agent, is not signalled: which program it runs is not known: %w", pid, err)
+	case !os.SameFile(this, its):
+		err = fmt.Errorf("process %d, which the socket names as the agent, is not signalled: it does not run this program", pid)
+	default:
+		return nil
+	}
+	return advice.To(err, "after an update, or if the agent runs in a container, have the service manager name the process: systemctl reload keyagent.service")
 }
 
 // outcome says whether a reload is over that was begun after a status, and what came of it.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -291,4 +292,42 @@ func TestASocketThatNothingIsConfiguredForIsNotWaitedAt(t *testing.T) {
 		t.Errorf("read %d bytes, %v", n, err)
 	}
 	v.terminate()
+}
+
+// TestReloadSignalsAgentsOnly: whoever holds the socket may name any process as the agent.
+func TestReloadSignalsAgentsOnly(t *testing.T) {
+	other := exec.Command("sleep", "infinity")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- other.Wait() }()
+	t.Cleanup(func() { _ = other.Process.Kill() })
+
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", wire.ContentTypeJSON)
+		_ = json.NewEncoder(w).Encode(wire.Status{PID: other.Process.Pid})
+	})}
+	go func() { _ = srv.Serve(ln) }()
+	t.Cleanup(func() { _ = srv.Close() })
+
+	reload := func() (int, string) {
+		cmd := exec.Command("keyagent", "reload", "--socket", path, "--timeout", "100ms")
+		out, _ := cmd.CombinedOutput()
+		return cmd.ProcessState.ExitCode(), string(out)
+	}
+	if code, said := reload(); code != exitFailed || !strings.Contains(said, "is not signalled: it does not run this program") {
+		t.Errorf("exit code %d: %s", code, said)
+	}
+	if err := other.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err == nil || err.Error() != "signal: terminated" {
+		t.Errorf("the other process ended by %v", err)
+	}
 }

@@ -58,6 +58,8 @@ type SNPPolicy struct {
 	// AllowPlatformInfo names bits of PLATFORM_INFO to accept although this version does not know
 	// what they say.
 	AllowPlatformInfo uint64
+	// RequireRevocationList refuses a chip of a product line for which there is no revocation list.
+	RequireRevocationList bool
 	// ForbidSMT refuses guests whose policy lets their cores share hardware threads. Azure's do.
 	ForbidSMT bool
 	// VLEKProviders names the cloud providers whose VLEK may sign reports, as AMD's certificate
@@ -370,7 +372,13 @@ func (s *snpShare) launch() error {
 }
 
 func (s *snpShare) revocation() error {
-	if s.root == nil || s.root.CRL == nil || s.vcek == nil {
+	if s.root == nil || s.vcek == nil {
+		return absent("no chain of certificates")
+	}
+	if s.root.CRL == nil && s.v.policy.RequireRevocationList {
+		return fmt.Errorf("the verifier has no revocation list for %s", s.root.Product)
+	}
+	if s.root.CRL == nil {
 		return absent("no revocation list")
 	}
 	return tee.CheckRevocation(s.vcek, s.root, s.v.now)

@@ -351,6 +351,7 @@ func snpForgeries() map[string][]forgery {
 			{name: "the ASK is revoked", forge: func(t *testing.T, x *trial) {
 				x.ChangeAnchors = func(a *attest.TrustAnchors) { a.AMD[0].CRL = x.AMD.CRL(t, a.AMD[0].ASK.SerialNumber, at.Epoch()) }
 			}},
+			{name: "the list is of another product line", forge: func(_ *testing.T, x *trial) { x.policy.RequireRevocationList = true }},
 			{name: "the list is out of date", forge: func(t *testing.T, x *trial) {
 				x.ChangeAnchors = func(a *attest.TrustAnchors) {
 					a.AMD[0].CRL = x.AMD.CRL(t, big.NewInt(99), at.Epoch().AddDate(0, -6, 0))

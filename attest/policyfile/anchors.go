@@ -41,6 +41,7 @@ func (d *decoder) anchors(n *yaml.Node, p *Policy, read func(string) ([]byte, er
 		"amd_revocation_lists": func(n *yaml.Node) { lists = n },
 	})
 	if lists != nil {
+		p.Rules.RequireRevocationList = true // a line without a list would not be checked, unnoticed
 		f.each(lists, "anchors.amd_revocation_lists", func(data []byte) error { return addRevocationList(a.AMD, data) })
 	}
 }
@@ -96,6 +97,12 @@ func addRevocationList(roots []attest.AMDRoot, data []byte) error {
 	if err != nil {
 		return err
 	}
+	for _, e := range list.Extensions {
+		if e.Critical { // a list of some certificates only (RFC 5280, 5.2.4 and 5.2.5)
+			return errors.New("the list does not say that it is about all certificates: it has a critical extension")
+		}
+	}
+	found := false
 	for i := range roots {
 		if list.CheckSignatureFrom(roots[i].ARK) != nil {
 			continue
@@ -103,8 +110,10 @@ func addRevocationList(roots []attest.AMDRoot, data []byte) error {
 		if roots[i].CRL != nil {
 			return errors.New("a second list of one root")
 		}
-		roots[i].CRL = list
-		return nil
+		roots[i].CRL, found = list, true
 	}
-	return errors.New("the list is signed by no AMD root that is in force here")
+	if !found {
+		return errors.New("the list is signed by no AMD root that is in force here")
+	}
+	return nil
 }

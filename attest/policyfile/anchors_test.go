@@ -59,7 +59,7 @@ func TestAnchorsReplaceThoseOfTheirKind(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, builtIn := p.Anchors, attest.DefaultTrustAnchors()
-	if len(a.AMD) != 1 || !a.AMD[0].ARK.Equal(amd.Root().ARK) || a.AMD[0].CRL == nil {
+	if len(a.AMD) != 1 || !a.AMD[0].ARK.Equal(amd.Root().ARK) || a.AMD[0].CRL == nil || !p.Rules.RequireRevocationList {
 		t.Errorf("AMD: %+v", a.AMD)
 	}
 	if len(a.VTPM) != 1 || !a.VTPM[0].Equal(ca.Root) || len(a.VTPMIntermediates) != len(builtIn.VTPMIntermediates) {

@@ -41,22 +41,28 @@ type nonces struct {
 	life time.Duration
 	most int
 	now  func() time.Time
+	// start is what all ages are counted from. With time.Now that is the monotonic clock: a clock
+	// that is set back must not make a nonce count again that is no longer remembered as used.
+	start time.Time
 
 	mu       sync.Mutex
 	used     map[[nonceSize]byte]bool // since turned
 	before   map[[nonceSize]byte]bool // in the life before
-	turnedAt time.Time
+	turnedAt time.Duration // since start
 }
 
 func newNonces(life time.Duration, most int, now func() time.Time) (*nonces, error) {
-	n := &nonces{key: make([]byte, sha256.Size), life: life, most: most, now: now, used: map[[nonceSize]byte]bool{}, turnedAt: now()}
+	n := &nonces{key: make([]byte, sha256.Size), life: life, most: most, now: now, start: now(), used: map[[nonceSize]byte]bool{}}
 	_, err := rand.Read(n.key)
 	return n, err
 }
 
+// elapsed is the time since start.
+func (n *nonces) elapsed() time.Duration { return n.now().Sub(n.start) }
+
 // issue makes a nonce.
 func (n *nonces) issue() ([]byte, error) {
-	nonce := binary.BigEndian.AppendUint64(nil, uint64(n.now().UnixMilli()))
+	nonce := binary.BigEndian.AppendUint64(nil, uint64(n.elapsed().Milliseconds())) //nolint:gosec // not negative
 	nonce = append(nonce, make([]byte, randomSize)...)
 	if _, err := rand.Read(nonce[timeSize:]); err != nil {
 		return nil, err
@@ -75,21 +81,22 @@ func (n *nonces) issued(nonce []byte) (time.Time, error) {
 	if len(nonce) != nonceSize || !hmac.Equal(n.mac(nonce[:nonceSize-macSize]), nonce[nonceSize-macSize:]) {
 		return time.Time{}, errNonce
 	}
-	at := time.UnixMilli(int64(binary.BigEndian.Uint64(nonce))) //nolint:gosec // made by issue
-	if age := n.now().Sub(at); age < 0 || age > n.life {
+	at := time.Duration(binary.BigEndian.Uint64(nonce)) * time.Millisecond //nolint:gosec // made by issue
+	age := n.elapsed() - at
+	if age < 0 || age > n.life {
 		return time.Time{}, errNonce
 	}
-	return at, nil
+	return n.now().Add(-age), nil
 }
 
 // use makes a nonce count no more. Of two who use it at once, one gets the error.
 func (n *nonces) use(nonce []byte) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if _, err := n.issued(nonce); err != nil {
 		return err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if now := n.now(); now.Sub(n.turnedAt) > n.life { // none of those before can count any more
+	if now := n.elapsed(); now-n.turnedAt > n.life { // none of those before can count any more
 		n.used, n.before, n.turnedAt = map[[nonceSize]byte]bool{}, n.used, now
 	}
 	id := [nonceSize]byte(nonce)

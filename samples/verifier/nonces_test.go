@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"sync"
 	"testing"
@@ -145,5 +146,16 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 	}
 	if kept := len(n.used) + len(n.before); kept > 3 {
 		t.Errorf("%d are remembered", kept)
+	}
+}
+
+// TestAgesAreCountedFromTheStart: a wall-clock time in a nonce would have its age follow a clock
+// that is set back, while used nonces are forgotten by the monotonic clock.
+func TestAgesAreCountedFromTheStart(t *testing.T) {
+	t.Parallel()
+	n, c := testNonces(t, 10)
+	c.pass(1500 * time.Millisecond)
+	if at := binary.BigEndian.Uint64(issue(t, n)); at != 1500 {
+		t.Errorf("made at %d ms", at)
 	}
 }

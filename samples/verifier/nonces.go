@@ -48,7 +48,7 @@ type nonces struct {
 	mu       sync.Mutex
 	used     map[[nonceSize]byte]bool // since turned
 	before   map[[nonceSize]byte]bool // in the life before
-	turnedAt time.Duration // since start
+	turnedAt time.Duration            // since start
 }
 
 func newNonces(life time.Duration, most int, now func() time.Time) (*nonces, error) {

@@ -223,3 +223,31 @@ func FuzzReadList(f *testing.F) {
 		}
 	})
 }
+
+// A machine that got a nonce and does not answer must not go unnoticed, and two machines with one
+// nonce can answer for each other.
+func TestNoncesSayWhoIsAwaited(t *testing.T) {
+	t.Parallel()
+	write := func(dir string, files map[string]string) {
+		for name, text := range files {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	dir := t.TempDir()
+	write(dir, map[string]string{"a.nonce": "01\n", "b.nonce": "02", "b.json": "{}", "other": "01", ".nonce": "03"})
+	names, err := fleet.Awaited(dir, "{name}.nonce")
+	if err != nil || strings.Join(names, " ") != "a.json b.json" {
+		t.Errorf("%q %v", names, err)
+	}
+	for _, template := range []string{"{name}/nonce", "{name}{name}", "none/{name}", "nonce"} {
+		if names, err := fleet.Awaited(dir, template); err == nil {
+			t.Errorf("%s: %q", template, names)
+		}
+	}
+	write(dir, map[string]string{"c.nonce": "01"})
+	if names, err := fleet.Awaited(dir, "{name}.nonce"); err == nil {
+		t.Errorf("a nonce that is there twice: %q", names)
+	}
+}

@@ -3,10 +3,12 @@ package fleet
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -43,6 +45,44 @@ func Beside(dir, template string, base attest.Challenge) func(string) (*attest.C
 		}
 		return ch, nil
 	}
+}
+
+// Awaited returns the names of the files that there must be: one for each nonce that the template
+// of [Beside] leads to. It refuses a nonce that is there twice, as [ReadList] does. The placeholder
+// must be in the last part of the path, and only there.
+func Awaited(dir, template string) ([]string, error) {
+	if !filepath.IsAbs(template) {
+		template = filepath.Join(dir, template)
+	}
+	folder, file := filepath.Split(template)
+	before, after, _ := strings.Cut(file, Placeholder)
+	if strings.Contains(folder, Placeholder) || strings.Count(file, Placeholder) != 1 {
+		return nil, fmt.Errorf("%s must be once in the last part of the path of nonces, and nowhere else", Placeholder)
+	}
+	entries, err := os.ReadDir(cmp.Or(folder, "."))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	taken := map[string]string{}
+	for _, entry := range entries {
+		name, isNonce := strings.CutPrefix(entry.Name(), before)
+		name, ends := strings.CutSuffix(name, after)
+		if !isNonce || !ends || name == "" || strings.HasPrefix(name, ".") {
+			continue
+		}
+		text, err := readFile(filepath.Join(folder, entry.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", entry.Name(), err)
+		}
+		nonce := strings.ToLower(string(bytes.TrimSpace(text)))
+		if other, twice := taken[nonce]; twice {
+			return nil, fmt.Errorf("%s has the nonce of %s: give each machine its own", entry.Name(), other)
+		}
+		taken[nonce] = entry.Name()
+		names = append(names, name+Suffix)
+	}
+	return names, nil
 }
 
 // List is which machine got which nonce.

@@ -72,6 +72,9 @@ func (f verifyFlags) fleetChallenges(a *app, cfg *fleet.Config) error {
 	}
 	if strings.Contains(f.nonces, fleet.Placeholder) {
 		cfg.Challenge = fleet.Beside(cfg.Dir, f.nonces, base)
+		if cfg.Expected, err = fleet.Awaited(cfg.Dir, f.nonces); err != nil {
+			return usageError{fmt.Errorf("--nonces: %w", err)}
+		}
 		return nil
 	}
 	file, err := os.Open(f.nonces)

@@ -45,6 +45,9 @@ func Machine(ctx context.Context, opts Options) setup.Facts {
 	if err := (peer.Host{}).CheckUnits(); err != nil {
 		facts.NoUnits = err.Error()
 	}
+	if level := (peer.Host{}).Level(); level.Weak() {
+		facts.WeakUnits = level.Why
+	}
 	if opts.Choices.AppService {
 		facts.InUse = inUse(ctx, setup.AppServiceAddress)
 	}

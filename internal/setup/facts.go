@@ -9,6 +9,9 @@ type Facts struct {
 	Systemd bool // it is the machine's service manager
 	// NoUnits says why callers cannot be known by their unit here; empty: they can.
 	NoUnits string
+	// WeakUnits says why a unit names callers only together with their user here; empty: it names
+	// them alone, too.
+	WeakUnits string
 	// Unknown are users and groups that were chosen and that this machine does not know (yet),
 	// each with why.
 	Unknown []string

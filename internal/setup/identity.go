@@ -100,8 +100,11 @@ func (p *proposer) decideBound() error {
 }
 
 // decideRule writes down who was chosen, and what is unusual about that.
-func (p *proposer) decideRule() {
+func (p *proposer) decideRule() error {
 	c := p.choices
+	if len(c.Units) > 0 && len(c.Users) == 0 && p.facts.WeakUnits != "" {
+		return fmt.Errorf("a rule with a unit alone names nobody here (%s): choose the unit's user, too", p.facts.WeakUnits)
+	}
 	p.add(OK, "rule "+c.ruleName(), whoText(c), "you chose them; nobody else gets a token")
 	p.add(OK, "resources", strings.Join(c.Resources, ", "), "you chose them; tokens for others are refused")
 	if slices.Contains(c.Resources, config.AnyResource) {
@@ -116,6 +119,7 @@ func (p *proposer) decideRule() {
 	for _, who := range p.facts.Unknown {
 		p.add(Warn, "not known here", "to be created", "%s; the rule is in force once it is there", who)
 	}
+	return nil
 }
 
 // whoText is whom the rule names: a caller must be one of the users or groups, and in one of the

@@ -96,7 +96,9 @@ func (p *proposer) decide() error {
 	if err := p.decideIdentity(); err != nil {
 		return err
 	}
-	p.decideRule()
+	if err := p.decideRule(); err != nil {
+		return err
+	}
 	return p.decideEndpoint()
 }
 

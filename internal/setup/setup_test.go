@@ -147,6 +147,9 @@ func TestWhatIsNotProposed(t *testing.T) {
 		change func(*setup.Facts, *setup.Choices)
 		want   string
 	}{
+		{"a unit alone, on a kernel that does not say for certain which one a caller is in", func(f *setup.Facts, c *setup.Choices) {
+			f.WeakUnits, c.Units, c.Users = "before Linux 6.5", []string{"web.service"}, nil
+		}, "choose the unit's user, too"},
 		{"no binding certificates, and nobody chose to go without", func(f *setup.Facts, _ *setup.Choices) { f.Host.V2 = setup.Absent }, "no binding certificates (MSI v2)"},
 		{"the same, chosen", func(f *setup.Facts, c *setup.Choices) { f.Host.V2, c.Bound = setup.Absent, "require" }, "no binding certificates (MSI v2)"},
 		{"no TPM", func(f *setup.Facts, _ *setup.Choices) { f.TPM.Fault = "no such file" }, "no TPM that the agent could use: no such file"},

@@ -61,7 +61,7 @@ func (p *fleetPages) add(row fleet.Row) error {
 		if err := row.Report.WritePage(&page, p.about); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(p.dir, entry.Page), page.Bytes(), 0o600); err != nil {
+		if err := statefile.Write(filepath.Join(p.dir, entry.Page), page.Bytes()); err != nil {
 			return fmt.Errorf("writing a page: %w", err)
 		}
 	}

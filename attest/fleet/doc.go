@@ -8,7 +8,7 @@
 // machines on that chip.
 //
 // A fleet is verified only if there is at least one file, each file is verified, each machine that
-// was to answer has answered, and no machine has answered for another: two files whose evidence is
-// of one TPM are one machine, whatever their names are. The latter can be allowed where a machine
-// has several keys.
+// was to answer has answered, and no machine has answered for another: two files with the same
+// attestation key, VM id or binding key are of one machine, whatever their names are. The latter
+// can be allowed where a machine has several keys.
 package fleet

@@ -215,21 +215,38 @@ func readFile(path string) ([]byte, error) {
 	}
 }
 
-// machines has the first verified file of each machine, by the Name of its attestation key: that is
-// one per virtual TPM, and a machine cannot choose it.
+// machines has the first verified file of each machine, by each of what tells machines apart.
 type machines map[string]string
 
-// twin returns the earlier file of the row's machine.
+// twin returns the earlier file of the row's machine. One machine may have had several attestation
+// keys, as state of a virtual TPM may not outlive a deallocation: its ID and its binding key, too,
+// say that it is the same.
 func (m machines) twin(row Row) string {
 	if row.Report == nil || row.Report.Facts == nil {
 		return ""
 	}
-	name := row.Report.Facts.AKName
-	if earlier, known := m[name]; known {
-		return earlier
+	marks := marks(row.Report.Facts)
+	for _, mark := range marks {
+		if earlier, known := m[mark]; known {
+			return earlier
+		}
 	}
-	m[name] = row.Name
+	for _, mark := range marks {
+		m[mark] = row.Name
+	}
 	return ""
+}
+
+// marks are what no two machines have in common.
+func marks(facts *report.Facts) []string {
+	marks := []string{"ak " + facts.AKName}
+	if strings.Trim(facts.VMID, "0-{} ") != "" {
+		marks = append(marks, "vm "+strings.ToLower(facts.VMID))
+	}
+	if facts.Key != nil {
+		marks = append(marks, "key "+facts.Key.SPKISHA256)
+	}
+	return marks
 }
 
 func (s *Summary) count(row Row) {

@@ -19,25 +19,35 @@ import (
 	"github.com/keyagent/keyagent/attest/report"
 )
 
-// yard is a directory with the evidence of two machines.
+// yard is a directory with the evidence of machines: two, and then what only one of them can be: the
+// first one with another attestation key, and another one with the first one's binding key.
 type yard struct {
 	dir      string
-	machines [2]*at.Machine
+	machines [4]*at.Machine
 	cfg      fleet.Config
 }
 
 var (
 	machinesOnce sync.Once
-	theMachines  [2]*at.Machine
+	theMachines  [4]*at.Machine
 )
 
 // machines are slow to make; tests only read them.
-func machines(t testing.TB) [2]*at.Machine {
+func machines(t testing.TB) [4]*at.Machine {
 	t.Helper()
 	machinesOnce.Do(func() {
 		amd, ca, keys := at.NewAMD(t), at.NewCA(t), at.NewKeys(t)
-		theMachines[0] = at.NewMachine(t, amd, ca, keys)
-		theMachines[1] = at.NewMachine(t, amd, ca, at.Keys{AK: keys.Other, Key: keys.Key, Other: keys.AK})
+		more := at.NewKeys(t)
+		theMachines = [4]*at.Machine{
+			at.NewMachine(t, amd, ca, keys),
+			at.NewMachine(t, amd, ca, at.Keys{AK: keys.Other, Key: more.Key, Other: keys.AK}),
+			at.NewMachine(t, amd, ca, at.Keys{AK: more.AK, Key: more.Other, Other: keys.AK}),
+			at.NewMachine(t, amd, ca, at.Keys{AK: more.AK, Key: keys.Key, Other: keys.AK}),
+		}
+		for i, id := range map[int]string{1: "11f8bc30-774e-4290-8e7a-535f3b672aee", 3: "33f8bc30-774e-4290-8e7a-535f3b672aee"} {
+			m := theMachines[i]
+			m.Claims = bytes.ReplaceAll(m.Claims, []byte(at.VMID), []byte(id))
+		}
 	})
 	return theMachines
 }
@@ -121,6 +131,8 @@ func TestAFleetIsVerifiedIfEachMachineIs(t *testing.T) {
 		{"a pipe", func(t *testing.T, y *yard) { _ = syscall.Mkfifo(filepath.Join(y.dir, "c.json"), 0o600) }, "a verified, b verified, c unread", false},
 		{"a directory", func(t *testing.T, y *yard) { _ = os.Mkdir(filepath.Join(y.dir, "c.json"), 0o700) }, "a verified, b verified, c unread", false},
 		{"one machine under two names", func(t *testing.T, y *yard) { y.answers(t, "c", 0, 3) }, "a verified, b verified, c twin of a.json", false},
+		{"one machine whose attestation key is another one now", func(t *testing.T, y *yard) { y.answers(t, "c", 2, 3) }, "a verified, b verified, c twin of a.json", false},
+		{"one binding key on two machines", func(t *testing.T, y *yard) { y.answers(t, "c", 3, 3) }, "a verified, b verified, c twin of a.json", false},
 		{"two keys of one machine, where that is allowed", func(t *testing.T, y *yard) {
 			y.answers(t, "c", 0, 3)
 			y.cfg.SameMachine = true

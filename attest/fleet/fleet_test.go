@@ -19,8 +19,8 @@ import (
 	"github.com/keyagent/keyagent/attest/report"
 )
 
-// yard is a directory with the evidence of machines: two, and then what only one of them can be: the
-// first one with another attestation key, and another one with the first one's binding key.
+// yard is a directory with the evidence of machines: two, then the first one with another
+// attestation key, and another one with the first one's binding key.
 type yard struct {
 	dir      string
 	machines [4]*at.Machine

@@ -137,8 +137,8 @@ func agentProcess(ctx context.Context, agent *client.Client) (*os.Process, wire.
 
 // isAgent refuses to signal a process that is not known to be an agent: whoever answers at the
 // socket says what number it has, and root's signal ends any program. It is one if the service
-// manager says so, or if it runs this program. A user's signal goes to their own processes only, whose program
-// the kernel does not always tell them. The process must be held meanwhile.
+// manager says so, or if it runs this program. A user's signal goes to their own processes only,
+// whose program the kernel does not always tell them. The process must be held meanwhile.
 func isAgent(pid int) error {
 	if os.Getenv(mainPID) == strconv.Itoa(pid) {
 		return nil

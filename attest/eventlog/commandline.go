@@ -33,9 +33,10 @@ func labels() []string {
 // be the one which matters.
 //
 // A label is covered by no digest. What counts as a command line is therefore told by the text: a
-// kernel's begins with the path of its file, and none of GRUB's commands does. GRUB reads some file
-// systems, archives among them, by paths that begin with any character: then a command line cannot
-// be told from a command. So it fails as well if the command that loads a kernel has such a path.
+// kernel's begins with the path of its file, in quotes if there is a space in it, and none of
+// GRUB's commands does. GRUB reads some file systems, archives among them, by paths that begin with
+// any character: then a command line cannot be told from a command. So it fails as well if a
+// command that loads something has such a path.
 func commandLines(pcr int, events []Event) ([]CommandLine, error) {
 	var out []CommandLine
 	for _, e := range events {
@@ -49,7 +50,7 @@ func commandLines(pcr int, events []Event) ([]CommandLine, error) {
 		if file, loads := loaded(text); loads && !isPath(file) {
 			return nil, fmt.Errorf("PCR %d has a command that loads %.100q, whose command line cannot be told from a command", pcr, file)
 		}
-		if wide || pcr == stubPCR || isPath(text) {
+		if wide || pcr == stubPCR || isPath(strings.TrimPrefix(text, `"`)) {
 			out = append(out, CommandLine{PCR: pcr, Text: text})
 		}
 	}
@@ -59,22 +60,22 @@ func commandLines(pcr int, events []Event) ([]CommandLine, error) {
 // isPath reports whether a text begins as GRUB's paths do: on the root device, or on a named one.
 func isPath(text string) bool { return strings.HasPrefix(text, "/") || strings.HasPrefix(text, "(") }
 
-// loaded returns the file that one of GRUB's commands loads: a kernel, another loader, or a module
-// that has a command line of its own.
+// loaded returns the file that one of GRUB's commands loads: a kernel, what goes with it, or
+// another loader. What looks like an option is taken for the file: most of these commands have
+// none, and open a file of that name.
 func loaded(command string) (file string, loads bool) {
 	words := strings.Fields(command)
 	if len(words) == 0 {
 		return "", false
 	}
-	for _, name := range []string{"linux", "multiboot", "module", "xen_", "chainloader", "kernel"} {
-		loads = loads || strings.HasPrefix(words[0], name)
+	command = strings.TrimPrefix(words[0], "legacy_")
+	for _, name := range []string{"linux", "initrd", "multiboot", "module", "xen_", "chainloader", "kernel"} {
+		loads = loads || strings.HasPrefix(command, name)
 	}
-	for _, word := range words[1:] {
-		if !strings.HasPrefix(word, "-") {
-			return word, loads
-		}
+	if len(words) == 1 { // Ubuntu's configuration has an initrd without a file
+		return "", loads && !strings.HasPrefix(command, "initrd")
 	}
-	return "", loads
+	return words[1], loads
 }
 
 // readText returns the text that the digest covers, and whether it is of 16-bit characters.

@@ -37,8 +37,9 @@
 // take away what was measured before. That is why Secure Boot is read from what comes before the
 // separator of PCR 7 only; why the images of a boot are held to a list of all that are allowed, and
 // not searched for one that must be there; and why the command lines count only if each text in
-// PCRs 8 and 12 is readable. A loader that measures nothing leaves PCRs 8 and 12 to root
-// altogether: what they show is worth as much as the loaders in PCR 4.
+// PCRs 8 and 12 is readable, and each file that GRUB's commands loaded has a path that begins with
+// "/" or "(": only then is a command line known from a command. A loader that measures nothing
+// leaves PCRs 8 and 12 to root altogether: what they show is worth as much as the loaders in PCR 4.
 //
 // # Invariants
 //

@@ -351,7 +351,28 @@ func TestCommandLinesAreTextsThatTheDigestCovers(t *testing.T) {
 			l.MeasureAs(8, bootlog.IPL, []byte("xvmlinuz init=/bin/evil"), []byte("kernel_cmdline: xvmlinuz init=/bin/evil\x00"))
 			l.MeasureAs(8, bootlog.IPL, []byte("/vmlinuz ro"), []byte("kernel_cmdline: /vmlinuz ro\x00"))
 		}, nil, []string{"PCR 8", `"xvmlinuz"`}},
-		"another loader there": {func(l *bootlog.Log) { l.Measure(8, bootlog.IPL, []byte("chainloader --force x.efi")) }, nil, []string{`"x.efi"`}},
+		"another loader there": {func(l *bootlog.Log) { l.Measure(8, bootlog.IPL, []byte("chainloader x.efi")) }, nil, []string{`"x.efi"`}},
+		"a kernel whose name looks like an option": {func(l *bootlog.Log) {
+			l.Measure(8, bootlog.IPL, []byte("linux -xvmlinuz /x init=/bin/evil"))
+			l.Measure(8, bootlog.IPL, []byte("-xvmlinuz /x init=/bin/evil"))
+			l.Measure(8, bootlog.IPL, []byte("/vmlinuz ro"))
+		}, nil, []string{`"-xvmlinuz"`}},
+		"a kernel by the command of an older configuration": {func(l *bootlog.Log) {
+			l.Measure(8, bootlog.IPL, []byte("legacy_kernel --type=linux xvmlinuz init=/bin/evil"))
+			l.Measure(8, bootlog.IPL, []byte("/vmlinuz ro"))
+		}, nil, []string{`"--type=linux"`}},
+		"an initial file system in an archive": {func(l *bootlog.Log) {
+			l.Measure(8, bootlog.IPL, []byte("initrdefi xinitrd"))
+		}, nil, []string{`"xinitrd"`}},
+		"a command that loads nothing": {func(l *bootlog.Log) {
+			l.Measure(8, bootlog.IPL, []byte("linux"))
+			l.Measure(8, bootlog.IPL, []byte("/vmlinuz ro"))
+		}, nil, []string{`""`}},
+		"a kernel with a space in its path, which GRUB quotes": {func(l *bootlog.Log) {
+			l.Measure(8, bootlog.IPL, []byte("linux /vm linuz init=/bin/evil"))
+			l.Measure(8, bootlog.IPL, []byte("\"/vm linuz\" init=/bin/evil"))
+			l.Measure(8, bootlog.IPL, []byte("/vmlinuz ro"))
+		}, texts{{8, "\"/vm linuz\" init=/bin/evil"}, {8, "/vmlinuz ro"}}, none},
 		"commands that load by whole paths": {func(l *bootlog.Log) {
 			l.Measure(8, bootlog.IPL, []byte("linux /vmlinuz ro"))
 			l.Measure(8, bootlog.IPL, []byte("chainloader (hd0,gpt1)/efi/x.efi"))

@@ -73,7 +73,7 @@
 //  41. eventlog.replay: the log of the boot gives the quoted values of PCRs 0 to 7
 //  42. eventlog.policy: what the log shows is what the policy asks
 //  43. policy.tee: the policy accepts what vouches for the machine; without a TEE only if it names
-//     that kind
+//     that kind, and beside a TEE not with the AK certificate of a Confidential VM
 //  44. policy.secure-boot, 45. policy.vm-id: the VM's configuration is what the policy asks
 //  46. policy.pcr: quoted PCRs have values of the policy's lists
 //  47. policy.age: the verifier gave out its nonce no longer ago than the policy says

@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -55,12 +56,26 @@ func (v *verifier) policyTEE() error {
 	switch {
 	case k == "":
 		return absent("it is not known what vouches for the machine")
+	case k == KindVTPM && v.policy.accepts(k) && v.policy.acceptsTEE() && v.certifiedForTEE():
+		return errors.New("the AK certificate is of a Confidential VM, and its hardware report was left out")
 	case v.policy.accepts(k):
 		return nil
 	case len(v.policy.TEE) == 0:
 		return absent("no TEE vouches for the machine")
 	}
 	return fmt.Errorf("evidence is of the kind %q, the policy accepts %q", k, v.policy.TEE)
+}
+
+// acceptsTEE reports whether the policy accepts a kind of evidence with a TEE.
+func (p *Policy) acceptsTEE() bool {
+	return slices.ContainsFunc(platforms(), func(pl platform) bool { return p.accepts(Kind(pl.prefix())) })
+}
+
+// certifiedForTEE reports whether the AK certificate says that the machine has a TEE. Without its
+// report, none of the policy's rules about the TEE would be applied to the machine.
+func (v *verifier) certifiedForTEE() bool {
+	cert, err := ParseAKCertificate(v.e.AKCertificate)
+	return err == nil && hasOID(cert.PolicyIdentifiers, oidConfidentialVM())
 }
 
 // withoutTEE stands in for a platform if there is no TEE and the policy accepts that.

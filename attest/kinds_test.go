@@ -45,9 +45,12 @@ func TestEvidenceWithoutATEENeedsAPolicyThatNamesIt(t *testing.T) {
 		"Trusted Launch where TEEs are named":           {launch, tees, nil, attest.Rejected, attest.CheckPolicyTEE},
 		"Trusted Launch where a bare TPM is named":      {launch, tpm, nil, attest.Incomplete, attest.CheckAKPublic},
 		"Trusted Launch where it is named":              {launch, vtpm, nil, attest.Verified, ""},
-		"Trusted Launch beside TEEs":                    {launch, append(tees, vtpm...), nil, attest.Verified, ""},
+		"Trusted Launch beside TEEs":                    {launch, append(slices.Clone(tees), vtpm...), nil, attest.Verified, ""},
 		"a Confidential VM's key without its report":    {without, nil, nil, attest.Incomplete, attest.CheckPolicyTEE},
 		"the same where that is named":                  {without, vtpm, nil, attest.Verified, ""},
+		"the same where that is named beside TEEs":      {without, append(slices.Clone(tees), vtpm...), nil, attest.Rejected, attest.CheckPolicyTEE},
+		"the same beside one TEE, and the key is known": {without, []attest.Kind{attest.KindVTPM, attest.KindTDX}, [][]byte{name}, attest.Rejected, attest.CheckPolicyTEE},
+		"the same beside a bare TPM":                    {without, append(slices.Clone(vtpm), tpm...), nil, attest.Verified, ""},
 		"no certificate where one is what vouches":      {bare, vtpm, nil, attest.Rejected, attest.CheckPolicyTEE},
 		"a list of keys, and this one is on it":         {launch, vtpm, [][]byte{{1}, name}, attest.Verified, ""},
 		"a list of keys, and this one is not on it":     {launch, vtpm, [][]byte{{1}}, attest.Rejected, attest.CheckAKPublic},
@@ -116,6 +119,22 @@ func TestWithoutATEEAPolicyAboutTheClaimsIsNotMet(t *testing.T) {
 		ask(&x.policy)
 		if err := x.run(t).Err(); err == nil || !strings.Contains(err.Error(), check) {
 			t.Errorf("%s: %v", check, err)
+		}
+	}
+}
+
+// A report that must be fresh cannot be left out where evidence without a TEE is accepted, too.
+func TestLeavingTheHardwareOutIsNoWayAroundItsFreshness(t *testing.T) {
+	t.Parallel()
+	for _, change := range []func(*testing.T, *trial) func(*attest.Evidence){
+		func(*testing.T, *trial) func(*attest.Evidence) { return without },
+		func(t *testing.T, x *trial) func(*attest.Evidence) { return trustedLaunch(t, x) },
+	} {
+		x := newTrial(t)
+		x.policy.TEE, x.policy.HardwareFresh = []attest.Kind{attest.KindSNP, attest.KindVTPM}, true
+		x.ChangeEvidence = change(t, x)
+		if err := x.run(t).Err(); err == nil || !strings.Contains(err.Error(), attest.CheckHCLUserData) {
+			t.Errorf("%v", err)
 		}
 	}
 }

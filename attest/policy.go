@@ -14,7 +14,9 @@ type Policy struct {
 	Required []string
 
 	// TEE names the kinds of evidence that are accepted. Empty: every platform of this package, and
-	// nothing without a TEE.
+	// nothing without a TEE. With KindVTPM or KindTPM beside a platform, the sender chooses by
+	// which of them the evidence is measured; only the AK certificate of a Confidential VM is
+	// refused without its hardware report, as KindVTPM.
 	TEE []Kind
 	// AKNames, if not empty, lists the Names (see [KeyName]) of the attestation keys that are
 	// accepted. For evidence of KindTPM it is the only thing that says whose key it is.

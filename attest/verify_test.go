@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"math/big"
@@ -352,6 +355,20 @@ func snpForgeries() map[string][]forgery {
 				x.ChangeAnchors = func(a *attest.TrustAnchors) { a.AMD[0].CRL = x.AMD.CRL(t, a.AMD[0].ASK.SerialNumber, at.Epoch()) }
 			}},
 			{name: "the list is of another product line", forge: func(_ *testing.T, x *trial) { x.policy.RequireRevocationList = true }},
+			{name: "the list is of some certificates only", forge: func(t *testing.T, x *trial) {
+				x.ChangeAnchors = func(a *attest.TrustAnchors) {
+					a.AMD[0].CRL = x.AMD.ChangedCRL(t, big.NewInt(99), at.Epoch(), func(l *x509.RevocationList) {
+						l.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 1}}}
+					})
+				}
+			}},
+			{name: "an entry of the list is about another issuer's certificate", forge: func(t *testing.T, x *trial) {
+				x.ChangeAnchors = func(a *attest.TrustAnchors) {
+					a.AMD[0].CRL = x.AMD.ChangedCRL(t, big.NewInt(99), at.Epoch(), func(l *x509.RevocationList) {
+						l.RevokedCertificateEntries[0].ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 29}, Critical: true, Value: []byte{0x30, 0}}}
+					})
+				}
+			}},
 			{name: "the list is out of date", forge: func(t *testing.T, x *trial) {
 				x.ChangeAnchors = func(a *attest.TrustAnchors) {
 					a.AMD[0].CRL = x.AMD.CRL(t, big.NewInt(99), at.Epoch().AddDate(0, -6, 0))

@@ -1,6 +1,9 @@
 package policyfile_test
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"math/big"
@@ -74,22 +77,27 @@ func TestAnchorsThatCannotBeUsedAreRefused(t *testing.T) {
 	t.Parallel()
 	amd, ca := at.NewAMD(t), at.NewCA(t)
 	list := amd.CRL(t, big.NewInt(99), at.Epoch()).Raw
+	delta := amd.ChangedCRL(t, big.NewInt(99), at.Epoch(), func(l *x509.RevocationList) {
+		l.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 1}}}
+	}).Raw
 	files := map[string][]byte{
-		"amd.pem": pair(amd.Root()), "ca.pem": certificate("CERTIFICATE", ca.Root.Raw), "empty.pem": {},
+		"delta.crl": delta,
+		"amd.pem":   pair(amd.Root()), "ca.pem": certificate("CERTIFICATE", ca.Root.Raw), "empty.pem": {},
 		"amd.crl": list, "amd-crl.pem": certificate("X509 CRL", list),
 		"leaf.pem": certificate("CERTIFICATE", amd.VCEKChain()[0]),
 	}
 	for text, want := range map[string]string{
-		"amd: []":                             "empty list",
-		"amd: [empty.pem]":                    "empty.pem",
-		"amd: [ca.pem]":                       "neither an ARK nor an ASK",
-		"vtpm_roots: [leaf.pem]":              "leaf.pem",
-		"vtpm_roots: [gone.pem]":              "no such file",
-		"vtpm_roots: [.]":                     "directory",
-		"amd_revocation_lists: [amd.crl]":     "signed by no AMD root",
-		"amd_revocation_lists: [ca.pem]":      "not one revocation list",
-		"amd_revocation_lists: [leaf.pem]":    "not one revocation list",
-		"amd_revocation_lists: [policy.yaml]": "x509",
+		"amd: []":                                         "empty list",
+		"amd: [empty.pem]":                                "empty.pem",
+		"amd: [ca.pem]":                                   "neither an ARK nor an ASK",
+		"vtpm_roots: [leaf.pem]":                          "leaf.pem",
+		"vtpm_roots: [gone.pem]":                          "no such file",
+		"vtpm_roots: [.]":                                 "directory",
+		"amd_revocation_lists: [amd.crl]":                 "signed by no AMD root",
+		"amd_revocation_lists: [ca.pem]":                  "not one revocation list",
+		"amd_revocation_lists: [leaf.pem]":                "not one revocation list",
+		"amd_revocation_lists: [policy.yaml]":             "x509",
+		"amd: amd.pem\n  amd_revocation_lists: delta.crl": "critical extension",
 		"amd: amd.pem\n  amd_revocation_lists: [amd.crl, amd-crl.pem]": "a second list",
 	} {
 		path := directory(t, "anchors:\n  "+text, files)

@@ -235,6 +235,9 @@ func CheckRevocation(signer *x509.Certificate, root *AMDRoot, t time.Time) error
 	if t.Before(crl.ThisUpdate) || !t.Before(crl.NextUpdate) {
 		return fmt.Errorf("revocation list is valid from %v to %v, not at %v", crl.ThisUpdate, crl.NextUpdate, t)
 	}
+	if err := checkCritical(crl, "revocation list"); err != nil {
+		return err
+	}
 	e, err := endorsementOf(signer)
 	if err != nil {
 		return err

@@ -169,15 +169,21 @@ func (r *revocation) verify(issuer *x509.Certificate, t time.Time) error {
 	if t.Before(r.list.ThisUpdate) || !t.Before(r.list.NextUpdate) {
 		return fmt.Errorf("%s is valid from %v to %v, not at %v", r.name, r.list.ThisUpdate, r.list.NextUpdate, t)
 	}
-	for _, e := range r.list.Extensions {
-		if e.Critical { // a list of some certificates only, or of another issuer's (RFC 5280, 5.2.4 and 5.2.5)
-			return fmt.Errorf("%s: extension %v is not supported", r.name, e.Id)
+	return checkCritical(r.list, r.name)
+}
+
+// checkCritical refuses what this package does not understand and must: a list of some certificates
+// only, or of another issuer's (RFC 5280, 5.2.4 and 5.2.5).
+func checkCritical(list *x509.RevocationList, name string) error {
+	for _, e := range list.Extensions {
+		if e.Critical {
+			return fmt.Errorf("%s: extension %v is not supported", name, e.Id)
 		}
 	}
-	for _, entry := range r.list.RevokedCertificateEntries {
+	for _, entry := range list.RevokedCertificateEntries {
 		for _, e := range entry.Extensions {
 			if e.Critical {
-				return fmt.Errorf("%s: extension %v of an entry is not supported", r.name, e.Id)
+				return fmt.Errorf("%s: extension %v of an entry is not supported", name, e.Id)
 			}
 		}
 	}

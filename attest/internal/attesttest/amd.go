@@ -232,11 +232,19 @@ func (a *AMD) Report(t testing.TB, reportData, idKeyDigest []byte, change func(r
 // CRL makes a revocation list, valid for a month from the given time, that names one serial number.
 func (a *AMD) CRL(t testing.TB, revoked *big.Int, from time.Time) *x509.RevocationList {
 	t.Helper()
-	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+	return a.ChangedCRL(t, revoked, from, func(*x509.RevocationList) {})
+}
+
+// ChangedCRL is CRL with something else in the list.
+func (a *AMD) ChangedCRL(t testing.TB, revoked *big.Int, from time.Time, change func(*x509.RevocationList)) *x509.RevocationList {
+	t.Helper()
+	list := &x509.RevocationList{
 		Number: big.NewInt(1), ThisUpdate: from, NextUpdate: from.AddDate(0, 1, 0),
 		SignatureAlgorithm:        x509.SHA384WithRSAPSS,
 		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: revoked, RevocationTime: from}},
-	}, a.signer.Ark, a.signer.Keys.Ark)
+	}
+	change(list)
+	der, err := x509.CreateRevocationList(rand.Reader, list, a.signer.Ark, a.signer.Keys.Ark)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package policyfile
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -176,6 +177,17 @@ func (d *decoder) digest(n *yaml.Node, name string, size int) []byte {
 		return nil
 	case len(b) != size:
 		d.refuse(n, do, "%s has %d digits", name, len(text))
+		return nil
+	}
+	return b
+}
+
+// identity reads the digest of a party's key or firmware. Hardware reports zeros where there is
+// none, so that a list with zeros would name everybody.
+func (d *decoder) identity(n *yaml.Node, name string, size int) []byte {
+	b := d.digest(n, name, size)
+	if b != nil && bytes.Equal(b, make([]byte, size)) {
+		d.refuse(n, "take it out: a guest without an ID key or measurement has this value, whoever made it", "%s is zero", name)
 		return nil
 	}
 	return b

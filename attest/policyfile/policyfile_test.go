@@ -143,6 +143,7 @@ func TestRulesAreRead(t *testing.T) {
 		{"TDX", "tdx: {collateral: false, accepted_statuses: [OutOfDate, SWHardeningNeeded, OutOfDate], mrtd: [azure, " + hash + "], accept_xfam: 0x100000}", func(p attest.Policy) bool {
 			return p.CollateralNotRequired && len(p.AcceptedStatuses) == 2 && len(p.MRTDs) == 1+len(attest.AzureMRTDs()) && p.XFAM == 1<<20
 		}},
+		{"zeros where they are the usual value", "tdx: {mr_owner: " + strings.Repeat("00", 48) + "}", func(p attest.Policy) bool { return len(p.MROwners) == 1 }},
 		{"a TPM that nobody vouches for", "tee: tpm\nak_names: 000b" + strings.Repeat("ab", 32), func(p attest.Policy) bool {
 			return p.TEE[0] == attest.KindTPM && len(p.AKNames) == 1
 		}},
@@ -164,6 +165,7 @@ func TestRulesAreRead(t *testing.T) {
 // Each refusal says where, what and what to write instead.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
+	none := strings.Repeat("00", 48)
 	for _, tt := range []struct {
 		text string
 		line int
@@ -203,6 +205,10 @@ func TestRefusals(t *testing.T) {
 		{"sev_snp: {min_tcb: db18}", 1, `sev_snp.min_tcb is "db18"`, "16 hexadecimal digits"},
 		{"sev_snp: {min_tcb: {milan: {boot_loader: 256}}}", 1, `sev_snp.min_tcb.milan.boot_loader is "256"`, "from 0 to 255"},
 		{"sev_snp: {min_tcb: {milan: {fmc: 1}}}", 1, `unknown member "fmc" of sev_snp.min_tcb.milan`, "there are boot_loader, microcode, snp, tee"},
+		{"sev_snp: {launch: {id_key_digests: [azure, " + none + "]}}", 1, "an entry of sev_snp.launch.id_key_digests is zero", "without an ID key"},
+		{"sev_snp: {launch: {measurements: " + none + "}}", 1, "an entry of sev_snp.launch.measurements is zero", "take it out"},
+		{"sev_snp: {min_tcb: {milan: {}}}", 1, "sev_snp.min_tcb.milan has no component", "boot_loader, microcode, snp, tee"},
+		{"sev_snp: {min_tcb: {turin: {}, milan: {snp: 1}}}", 1, "sev_snp.min_tcb.turin has no component", "fmc"},
 		{"sev_snp: {min_tcb: {}}", 1, "sev_snp.min_tcb has no product line", "leave it out"},
 		{"sev_snp: {min_tcb: {rome: x}}", 1, `unknown member "rome"`, "there are genoa, milan, turin"},
 		{"sev_snp: {accept_platform_info: 40}", 1, `sev_snp.accept_platform_info is "40"`, "such as 0x40"},
@@ -211,6 +217,7 @@ func TestRefusals(t *testing.T) {
 		{"event_log: {db: []}", 1, "event_log.db is an empty list", ""},
 		{"event_log: {command_lines: []}", 1, "event_log.command_lines is an empty list", ""},
 		{"event_log: {bootloaders: x}", 1, `unknown member "bootloaders" of event_log`, "did you mean boot_loaders?"},
+		{"tdx: {mrtd: [azure, " + none + "]}", 1, "an entry of tdx.mrtd is zero", "take it out"},
 		{"tdx: {mrtd: []}", 1, "tdx.mrtd lists nobody's firmware", "[azure]"},
 		{"tdx: {accepted_statuses: [Revoked]}", 1, `unknown entry "Revoked" of tdx.accepted_statuses`, "OutOfDate"},
 		{"tdx: {accepted_statuses: [OutofDate]}", 1, `unknown entry "OutofDate"`, "did you mean OutOfDate?"},

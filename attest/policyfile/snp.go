@@ -1,6 +1,8 @@
 package policyfile
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -41,12 +43,19 @@ func (d *decoder) snpLaunch(n *yaml.Node, l *attest.Launch) {
 			d.list(n, name, func(entry *yaml.Node) {
 				if entry.Kind == yaml.ScalarNode && entry.Value == "azure" {
 					l.IDKeyDigests = append(l.IDKeyDigests, attest.AzureIDKeyDigests()...)
-				} else if b := d.digest(entry, "an entry of "+name, launchDigestSize); b != nil {
+				} else if b := d.identity(entry, "an entry of "+name, launchDigestSize); b != nil {
 					l.IDKeyDigests = append(l.IDKeyDigests, b)
 				}
 			})
 		},
-		"measurements":  func(n *yaml.Node) { l.Measurements = d.digests(n, "sev_snp.launch.measurements", launchDigestSize) },
+		"measurements": func(n *yaml.Node) {
+			const name = "sev_snp.launch.measurements"
+			d.list(n, name, func(entry *yaml.Node) {
+				if b := d.identity(entry, "an entry of "+name, launchDigestSize); b != nil {
+					l.Measurements = append(l.Measurements, b)
+				}
+			})
+		},
 		"min_guest_svn": func(n *yaml.Node) { l.MinGuestSVN = uint32(d.number(n, "sev_snp.launch.min_guest_svn", 0, 1<<32-1)) }, //nolint:gosec // number keeps to the range
 	})
 	if len(l.IDKeyDigests)+len(l.Measurements) == 0 && len(d.problems) == faults {
@@ -95,6 +104,10 @@ func (d *decoder) levels(n *yaml.Node, name string, components map[string]int) t
 		known[component] = func(n *yaml.Node) { value |= d.number(n, name+"."+component, 0, 255) << shift }
 	}
 	d.mapping(n, name, known)
+	if len(n.Content) == 0 {
+		do := "write " + strings.Join(slices.Sorted(maps.Keys(components)), ", ") + " below it with their lowest values, or leave the line out to refuse it"
+		d.refuse(n, do, "%s has no component", name)
+	}
 	return tee.TCB(value)
 }
 

@@ -57,7 +57,7 @@ func (d *decoder) mrtds(n *yaml.Node) [][]byte {
 	d.list(n, name, func(entry *yaml.Node) {
 		if entry.Kind == yaml.ScalarNode && entry.Value == "azure" {
 			all = append(all, attest.AzureMRTDs()...)
-		} else if b := d.digest(entry, "an entry of "+name, launchDigestSize); b != nil {
+		} else if b := d.identity(entry, "an entry of "+name, launchDigestSize); b != nil {
 			all = append(all, b)
 		}
 	})

@@ -123,7 +123,7 @@ func targetOf(rest string) (*url.URL, *problem) {
 }
 
 // hasDotSegment reports whether a part of a path means the path itself or one above (RFC 3986,
-// 5.2.4): who removes them could come to another path than who does not.
+// 5.2.4). A server that removes such parts could serve another path than the one that was checked.
 func hasDotSegment(path string) bool {
 	for segment := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
 		if segment == "." || segment == ".." {

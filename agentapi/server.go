@@ -321,8 +321,8 @@ func (s *Server) keepTrail(ctx context.Context) (end func()) {
 // answer, then closes what is left. Nothing is accepted any more.
 //
 // What was accepted is answered first: [http.Server.Shutdown] drops, without an answer, a request
-// that it reads after it was called, and who was accepted cannot be given back to a socket that
-// the next agent has.
+// that it reads after it was called, and a connection that was accepted cannot be given back to a
+// socket that the next agent has.
 func (s *Server) stop(ctx context.Context, srv *http.Server, a *admission, cutShort context.CancelCauseFunc) {
 	srv.SetKeepAlivesEnabled(false)
 	if a.drain(s.cfg.ShutdownGrace) && shutDown(ctx, srv, lastGrace) {

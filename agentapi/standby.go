@@ -76,7 +76,7 @@ func (s Standby) serveFace(ctx context.Context, f *face) error {
 	if err := errors.Join(ln.Close(), <-served); !errors.Is(err, net.ErrClosed) {
 		return err
 	}
-	ln.drain(standbyTimeout) // who was accepted is answered
+	ln.drain(standbyTimeout) // connections that were accepted are answered
 	return nil
 }
 

@@ -181,8 +181,8 @@ type Attestation struct {
 	// strictly as ca_file.
 	VTPMRoots string `yaml:"vtpm_roots,omitempty"`
 	// AKIntermediates is a directory with issuers of attestation-key certificates below
-	// the roots, in *.pem and *.crt files: what a verifier who does not know them is sent
-	// along. They are trusted for nothing by themselves. Default: none. Its files are read
+	// the roots, in *.pem and *.crt files. They are sent along for a verifier that does not
+	// know them. They are trusted for nothing by themselves. Default: none. Its files are read
 	// as strictly as ca_file.
 	AKIntermediates string `yaml:"ak_intermediates,omitempty"`
 	// IDKeyDigests are launch identities to trust besides the known ones of

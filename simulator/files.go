@@ -120,7 +120,8 @@ func (p *Platform) agentConfig(dir string, endpoints bool) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// invokingUsers are who runs the simulator, and where that is root by sudo(8), who has called that.
+// invokingUsers are the user that runs the simulator and, if that is root by sudo(8), also the user
+// that called sudo.
 func invokingUsers(uid int, getenv func(string) string) []string {
 	users := []string{userNamed(strconv.Itoa(uid))}
 	if caller := getenv("SUDO_UID"); uid == 0 && caller != "" && caller != "0" {

@@ -160,8 +160,8 @@ func check(fd int) error {
 	return nil
 }
 
-// Duplicate returns the same sockets once more, for who may have to give up what was made of the
-// first ones: to take or close these leaves the others open.
+// Duplicate returns the same sockets once more. A caller that may have to close the listeners made
+// from the first ones uses it: to take or close these leaves the others open.
 func (s *Sockets) Duplicate() (*Sockets, error) {
 	if s == nil {
 		return nil, nil

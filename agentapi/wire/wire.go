@@ -47,7 +47,7 @@ const (
 // Values of [ParamType].
 const (
 	TypeBearer = "bearer"   // what is asked for when it is left out
-	TypePoP    = "mtls_pop" // bound to a certificate (RFC 8705, 3), and of use only to who can show that
+	TypePoP    = "mtls_pop" // bound to a certificate (RFC 8705, 3), and of use only with that certificate's key
 )
 
 // CapabilityCP1 in [ParamCapabilities] says that the program handles claims challenges. Such tokens

@@ -148,7 +148,8 @@ func fileFinding(plan takeover.Plan, file string) takeover.Finding {
 	return takeover.Finding{Check: "file", Verdict: takeover.OK, Detail: file + " is what the configuration makes"}
 }
 
-// tryTakeover is the check of a user. One who may not read the configuration tries all the same.
+// tryTakeover checks the redirection for the calling user, also if they may not read the
+// configuration.
 func (a *app) tryTakeover(ctx context.Context) ([]takeover.Finding, error) {
 	var port uint16
 	switch plan, err := a.takeoverPlan(ctx); {

@@ -99,7 +99,7 @@ func (p *proposer) decideBound() error {
 	return nil
 }
 
-// decideRule writes down who was chosen, and what is unusual about that.
+// decideRule writes down the users and units that were chosen, and what is unusual about them.
 func (p *proposer) decideRule() error {
 	c := p.choices
 	if len(c.Units) > 0 && len(c.Users) == 0 && p.facts.WeakUnits != "" {

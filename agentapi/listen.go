@@ -27,8 +27,8 @@ const (
 )
 
 // Listen opens the agent's socket at an absolute path, with mode as its permissions. They decide
-// who can connect; the policy decides what each caller may have. The directory is made if only it is
-// missing. It must be root's or the agent's own and nobody else may write to it, or put another
+// who can connect; the policy decides what each caller may have. The directory is made if only it
+// is missing. It must be root's or the agent's own and nobody else may write to it, or put another
 // directory in its place: not /tmp, but one below it will do.
 //
 // A socket that an agent left behind when it was killed is replaced; one that somebody answers at

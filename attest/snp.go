@@ -64,7 +64,8 @@ type SNPPolicy struct {
 	ForbidSMT bool
 	// VLEKProviders names the cloud providers whose VLEK may sign reports, as AMD's certificate
 	// spells them (cspID). A VLEK is one key on many chips: whoever holds it can make reports of
-	// any of them, and nothing says which chip it was. Empty, the default: only the chip's own VCEK.
+	// any of them, and nothing says which chip it was. Empty, the default: only the chip's own
+	// VCEK.
 	VLEKProviders []string
 }
 

@@ -3,7 +3,8 @@
 //
 // [Open] finds out at the start whether the place can be used, and fails if not. What happens later
 // (a full disk, a journal that has gone) is an error of the record that could not be written, and
-// the next record tries again. What a lost record means is decided by package agentapi (ADR 0013). Nothing here buffers or drops a record.
+// the next record tries again. What a lost record means is decided by package agentapi
+// (ADR 0013). Nothing here buffers or drops a record.
 //
 // # The file
 //

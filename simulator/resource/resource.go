@@ -84,7 +84,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, e *journal.Entry)
 		return
 	}
 	e.Set("client_id", token.ClientID)
-	// An API reads what it accepts. net/http cuts off a client that goes on sending after the answer.
+	// An API reads what it accepts. net/http cuts off a client that sends more after the answer.
 	_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, maxBodyBytes))
 	endpoint.WriteJSON(w, http.StatusOK, Caller{
 		ClientID: token.ClientID, ObjectID: token.ObjectID, TenantID: token.TenantID, ResourceID: token.ResourceID,

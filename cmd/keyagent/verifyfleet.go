@@ -97,7 +97,7 @@ func (a *app) tellRow(f verifyFlags, row fleet.Row) error {
 		if row.Err != nil {
 			line.Error = row.Err.Error()
 		}
-		return json.NewEncoder(a.out).Encode(line)
+		return a.printJSONLine(line)
 	}
 	_, err := fmt.Fprintf(a.out, "%s  %s\n", a.reportText().Result(row.Verified()), report.Printable(row.Name+"  "+rowText(row)))
 	return err
@@ -122,7 +122,7 @@ func rowText(row fleet.Row) string {
 
 func (a *app) tellSummary(f verifyFlags, sum fleet.Summary) error {
 	if f.asJSON {
-		return json.NewEncoder(a.out).Encode(sum)
+		return a.printJSONLine(sum)
 	}
 	_, err := fmt.Fprintf(a.out, "\n%s\n", summaryText(sum))
 	return err

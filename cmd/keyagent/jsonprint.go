@@ -20,9 +20,9 @@ func (a *app) printJSON(v any) error {
 func (a *app) printJSONLine(v any) error { return json.NewEncoder(visible{a.out}).Encode(v) }
 
 // visible writes JSON with every control and format character as \u and its number (RFC 8259,
-// section 7), which is the same JSON. Package encoding/json does so with the characters below U+0020 only,
-// and others can change what a terminal or an editor shows: C1 controls, marks of direction.
-// Each call of Write must have whole characters.
+// section 7), which is the same JSON. Package encoding/json does so with the characters below
+// U+0020 only, and others can change what a terminal or an editor shows: C1 controls, marks of
+// direction. Each call of Write must have whole characters.
 type visible struct{ w io.Writer }
 
 func (v visible) Write(text []byte) (int, error) {

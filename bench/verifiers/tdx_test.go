@@ -47,8 +47,8 @@ func tdxCollateral(b *testing.B) *tee.TDXCollateral {
 	}
 }
 
-// BenchmarkTDX is [BenchmarkSNP] for a TD quote with Intel's collateral, beside go-tdx-guest: quote,
-// PCK chain, quoting enclave, both statements, both revocation lists, TCB level.
+// BenchmarkTDX is [BenchmarkSNP] for a TD quote with Intel's collateral, beside go-tdx-guest:
+// quote, PCK chain, quoting enclave, both statements, both revocation lists, TCB level.
 func BenchmarkTDX(b *testing.B) {
 	quote, collateral, roots := tdxCapture(b, "td-quote.bin"), tdxCollateral(b), tee.DefaultIntelRoots()
 	report := tdxCapture(b, "hcl-report.bin")

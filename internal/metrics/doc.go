@@ -16,8 +16,8 @@
 //   - Nothing is served here, and nothing is registered globally.
 //
 // docs/metrics.md lists all names; a test compares it with what is counted. Prometheus' own library
-// is the reference in tests: told the same, it writes the same lines, and its parser and linter read
-// each page. ADR 0037 says why it is not linked.
+// is the reference in tests: told the same, it writes the same lines, and its parser and linter
+// read each page. ADR 0037 says why it is not linked.
 //
 // # Sources
 //

@@ -150,5 +150,5 @@ func (a *Acquirer) SetTLS(cfg tlsbridge.Config) {
 }
 
 // Reconsider forgets refusals for which no pause was asked, so that the next request is made: call
-// it after a change that may be what was missing.
+// it after a change that may have removed the cause.
 func (a *Acquirer) Reconsider() { a.failures.reconsider() }

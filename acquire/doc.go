@@ -23,8 +23,8 @@
 //     second longer; a token that is bound to a certificate is dropped with that certificate.
 //   - The cancellation of one caller never cancels the flight that others wait for, and what one
 //     caller asks for in addition (claims, a forced refresh) never becomes what others get.
-//   - What is reported about a token ([Strength], [Binding], fallback) is what happened when it was
-//     obtained, never what was configured.
+//   - The report about a token ([Strength], [Binding], fallback) tells how it was obtained, never
+//     what was configured.
 //   - A weaker credential is used only where the configuration allows it and the other side has
 //     definitely refused the better one; never because a service could not be reached.
 //   - Each flight is charged to the [Account] of the request that caused it; a refresh ahead of

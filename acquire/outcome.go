@@ -53,9 +53,8 @@ func (a *Acquirer) keep(f flight, kept cacheEntry) {
 	}
 }
 
-// notice drops the tokens of an identity that has become another one, as the identity of a VM does
-// that was removed and assigned anew: callers of the new one must not get what was issued to the
-// one before.
+// notice drops the tokens of an identity whose client id has changed, as a VM's identity does when
+// it is removed and assigned anew: callers of the new identity must not get tokens of the old one.
 func (a *Acquirer) notice(id *identityState, clientID string) {
 	before, changed := id.becomes(clientID)
 	if !changed {

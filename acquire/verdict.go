@@ -112,8 +112,8 @@ func noAssertion(err error) error {
 	return notLoaded(err)
 }
 
-// carried returns the verdict that an error, or the one that it wraps, was given. What is inside of
-// an error that wraps several is about each of them, and not about the whole.
+// carried returns the verdict that an error, or the one that it wraps, was given. Verdicts inside
+// an error that wraps several are about each of those, not about the whole.
 func carried(err error) (verdict, bool) {
 	for ; err != nil; err = errors.Unwrap(err) {
 		if e, ok := err.(*attemptError); ok { //nolint:errorlint // errors.As would look into lists, too

@@ -249,5 +249,5 @@ func write(w http.ResponseWriter, status int, contentType, token string, body []
 		_, _ = io.WriteString(w, token)
 		body = body[len(tokenFirst):]
 	}
-	_, _ = w.Write(body) // the caller may be gone; the audit has what was decided
+	_, _ = w.Write(body) // the caller may be gone; the decision is in the audit
 }

@@ -55,7 +55,8 @@ type facts struct {
 	bound, fallback, fromCache       bool
 }
 
-// asksFor notes what was understood of a request. What is not known yet stays.
+// asksFor notes the identity and resource that a request names. Members that the request does not
+// set keep their value.
 func (r *record) asksFor(req tokenRequest) {
 	if req.Identity != "" {
 		r.identity = clip(req.Identity, maxAuditedBytes)

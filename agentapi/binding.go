@@ -205,7 +205,7 @@ func (s *Server) chargeSignature(rec *record) *problem {
 	return rec.tooManySignatures(wait)
 }
 
-// tooManySignatures is the refusal of a caller who has to wait; nil for no time.
+// tooManySignatures is the refusal of a caller who has to wait; nil if wait is zero.
 func (r *record) tooManySignatures(wait time.Duration) *problem {
 	if wait <= 0 {
 		return nil

@@ -23,8 +23,8 @@
 //
 // # Invariants
 //
-//   - A route without a permission does not exist; [New] fails on one. What is
-//     not in the table is 404, and 400 on loopback, where programs go on asking after a 404.
+//   - A route without a permission does not exist; [New] fails on one. A path that is not in the
+//     table is answered 404, or 400 on loopback, where programs go on asking after a 404.
 //   - Paths are compared byte for byte, undecoded. Only the paths of SDKs may carry
 //     duplicate slashes and a trailing one, because SDKs send them.
 //   - No request is passed on but those to [wire.PathBridge], on the Unix socket alone (bridge.go),
@@ -37,8 +37,8 @@
 //     and not put on record.
 //   - Every token, and every signature for a caller's TLS handshake, leaves one audit record,
 //     written before it is sent. Every other answer does, too, up to a bound for each account
-//     (quota.go), beyond which answers are counted and the count is recorded. (What is not HTTP at
-//     all is answered 400 or 431 by net/http and leaves none.)
+//     (quota.go), beyond which answers are counted and the count is recorded. (Bytes that are not
+//     HTTP are answered 400 or 431 by net/http and leave none.)
 //   - Nobody waits longer than half a second for a record, whatever reads it. If the
 //     record of a token is not written by then, [Config.AuditRequired] decides
 //     whether the token is refused, or sent and the lost record counted.
@@ -64,8 +64,8 @@
 //     unit and executable do not name it any more. When a TCP connection has ended, nothing
 //     counts.
 //   - No user can take all connections, however many subordinate uids it has. There is a bound in
-//     total, one for each uid, one for all callers together who are known by a group only (a
-//     user's other uids keep its groups), one for each unit's callers who are known by nothing
+//     total, one for each uid, one for all callers together that are known by a group only (a
+//     user's other uids keep its groups), one for each unit's callers that are known by nothing
 //     else, and one for all strangers together. Strangers, named by neither a rule nor the
 //     administration, get the refusal and are disconnected; if they send no request, they are
 //     disconnected within seconds.

@@ -42,8 +42,8 @@ func (s *Server) readiness(r *http.Request, rec *record) (reply, *problem) {
 	return reply{}, p
 }
 
-// statusOf returns the status for a route without parameters: that of now for administrators, one
-// that may be statusAge old for others, who must not be able to keep the TPM busy.
+// statusOf returns the status for a route without parameters: a new one for administrators, one up
+// to statusAge old for others, so that they cannot keep the TPM busy.
 func (s *Server) statusOf(r *http.Request, rec *record) (wire.Status, *problem) {
 	if _, p := parseQuery(r.URL.RawQuery, nil, refuseUnknown); p != nil {
 		return wire.Status{}, p

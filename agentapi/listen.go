@@ -54,7 +54,8 @@ type Claim struct {
 	lock *os.File // nil: it was given to a listener, or let go of
 }
 
-// ClaimSocket does of [Listen] what can fail because of others, and opens no socket.
+// ClaimSocket does the part of [Listen] that other processes and files can make fail, and opens no
+// socket.
 func ClaimSocket(path string) (*Claim, error) {
 	lock, err := claim(path)
 	if err != nil {

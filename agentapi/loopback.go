@@ -67,8 +67,8 @@ func hostOf(addr netip.AddrPort) string {
 	return addr.Addr().String()
 }
 
-// guards refuses what must not be looked at further: a request that was meant for another host, and
-// one with a program's secret where others log it.
+// guards refuses two kinds of requests before anything else is read of them: those meant for
+// another host, and those with a program's secret in a place that others log.
 func (f *face) guards(r *http.Request, rec *record) *problem {
 	if f.host != "" && r.Host != f.host {
 		return newProblem(wire.CodeRefusedHeader, "header Host is not %s", f.host).withField("Host")

@@ -8,8 +8,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// Metrics counts what is answered, and says the numbers in a format for machines. It must be safe
-// for concurrent use.
+// Metrics counts answers, and writes the numbers in a format for machines. It must be safe for
+// concurrent use.
 type Metrics interface {
 	// Answered counts an answer, before it is sent. It must not block.
 	Answered(Answer)
@@ -40,7 +40,7 @@ const (
 // Sources returns all of them.
 func Sources() []string { return []string{SourceCache, SourceEntra, SourceIMDS} }
 
-// Snapshot is what is a number at the moment.
+// Snapshot has the values of the gauges at this moment.
 type Snapshot struct {
 	Status      wire.Status
 	Connections int64  // open ones

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Bounds of what is told of connections whose caller cannot be known: anybody on the machine can
-// make some, by leaving again at once.
+// Bounds of the reports on connections whose caller cannot be known: anybody on the machine can
+// make such connections, by closing them at once.
 const (
 	straysAtOnce = 10
 	strayEvery   = 10 * time.Second // one more is told of

@@ -145,7 +145,7 @@ func (u unwritten) attrs(account uidRange) []slog.Attr {
 	return []slog.Attr{whose, slog.Int64("count", u.count), slog.Time("since", u.since), slog.Group("kinds", kinds...)}
 }
 
-// close writes what is left to be written, and waits for auditPatience at most.
+// close writes the records that are left, and waits for auditPatience at most.
 func (t *trail) close() {
 	t.lift()
 	t.queue.Drain(auditPatience)

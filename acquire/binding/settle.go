@@ -12,7 +12,7 @@ import (
 var errUnread = errors.New("the state file that is there could not be read, and may hold what must not be lost")
 
 // settle makes memory and state file agree; the slot's lock is held. The file is read until that
-// has worked once, and then what is missing in it is written. A file that cannot be read is not
+// has worked once; then the changes that it lacks are written. A file that cannot be read is not
 // written either.
 func (m *Manager) settle(s *slot) {
 	known := s.loaded || m.restore(s)

@@ -17,7 +17,7 @@ import (
 // or a repository.
 const Prefix = "keyagent1_"
 
-// Limits of what is part of a secret.
+// Limits of a secret's parts.
 const (
 	maxIdentityBytes = 128
 	maxProcessBytes  = 128

@@ -1,5 +1,5 @@
-// Package peer says who is at the other end of a connection within this machine, from what the
-// kernel knows of it. Nothing that the caller sends takes part in it.
+// Package peer says which user and process is at the other end of a connection within this machine,
+// as the kernel knows it. Nothing that the caller sends is taken into account.
 //
 // # Unix sockets
 //
@@ -35,7 +35,7 @@
 //     each other, and hand each other connections. A unit is a boundary only as far as its user is
 //     not that of others, and an executable is none at all: it can only narrow a rule.
 //   - Before 6.5, a process of the same user that got the number of the one that has connected.
-//   - Root, and whoever may change cgroups as root may.
+//   - Root, and processes that may change cgroups as root may.
 //
 // # Namespaces
 //

@@ -222,7 +222,7 @@ func (p *Policy) BoundResources(c peer.Caller, identity string, h Host) []string
 	return resources
 }
 
-// union appends what is not there yet.
+// union appends the elements of more that are not in all.
 func union(all, more []string) []string {
 	for _, s := range more {
 		if !slices.Contains(all, s) {

@@ -144,8 +144,8 @@ type IdentityStatus struct {
 	Unable bool `json:"unable,omitempty"`
 	// LastError is why the identity is not available; empty when it is.
 	LastError string `json:"last_error,omitempty"`
-	// LastErrorAt is when the attempt ended that LastError is of; zero where LastError says what is
-	// missing now.
+	// LastErrorAt is when the attempt that gave LastError ended; zero if LastError names something
+	// that is missing now.
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 	// LastErrorBeforeReload says that trusted hosts, certificate authorities, proxy or attestation
 	// were changed since then, so that the next attempt may end otherwise.

@@ -18,9 +18,9 @@ const (
 	KindTPM  Kind = "tpm"  // the verifier knows the attestation key itself, see Policy.AKNames
 )
 
-// kind returns what vouches for the evidence, or would. Evidence with anything in it about hardware
-// is of that platform or of none: taking parts away from it must not change by what it is measured
-// unless the policy accepts what is left.
+// kind returns the kind of evidence, which decides by what rules it is verified. Evidence with any
+// part of a hardware platform is of that platform's kind: removing parts must not bring it under
+// other rules, unless the policy accepts the kind that is left.
 func (v *verifier) kind() Kind {
 	for _, p := range platforms() {
 		if p.of(v) {

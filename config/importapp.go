@@ -51,7 +51,7 @@ func (im *Imported) takeRegistration() error {
 	tenant := im.tenant(where.tenant)
 	app.Tenant = tenant
 	switch problem := tenantProblem(tenant); {
-	case err != nil && tenant == "": // it may be in what cannot be read
+	case err != nil && tenant == "": // it may be in the part that cannot be read
 	case tenant == "":
 		add("TenantId", "missing, and neither Authority nor Instance names a tenant")
 	case problem != "":
@@ -149,7 +149,7 @@ func plainGUID(text string) string {
 	return text
 }
 
-// takeOptions takes what is about all credentials.
+// takeOptions takes the settings that are about all credentials.
 func (im *Imported) takeOptions() {
 	region := strings.ToLower(im.section.text("AzureRegion"))
 	switch {

@@ -117,7 +117,7 @@ func (c *Credential) check(f *findings, at string) {
 		return
 	default:
 		f.wantOneOf(at+".source", c.Source, sources)
-		return // what else it may have depends on that
+		return // the other checks depend on that
 	}
 	if !credentialNamePattern.MatchString(c.Name) {
 		f.add("%s.name: %q is not made of lower-case letters, digits and inner hyphens or underscores (at most 63)", at, c.Name)
@@ -211,8 +211,8 @@ func (c *Config) checkBehind(f *findings, at string, id Identity, credential Cre
 	}
 }
 
-// chainProblem says what is wrong with a chain of references that starts with these two identities,
-// or returns "" if it ends.
+// chainProblem returns why a chain of references that starts with these two identities does not
+// end, or "" if it does.
 func (c *Config) chainProblem(name string, behind Identity) string {
 	chain := c.endless(behind, []string{name})
 	path, last := strings.Join(chain, " -> "), len(chain)-1

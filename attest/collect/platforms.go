@@ -25,7 +25,7 @@ func platforms() []platform { return []platform{snp(), tdx()} }
 // HardwareConfig is what each platform needs to be told.
 type HardwareConfig struct{ TDXConfig }
 
-// hardwareState is what is kept for each platform, beside the endorsements.
+// hardwareState has what each platform keeps besides the endorsements.
 type hardwareState struct{ tdxState }
 
 func platformOf(kind hcl.ReportType) (platform, error) {
@@ -86,7 +86,7 @@ func (c *Collector) keep(e endorsements) {
 	c.endorsed = e
 }
 
-// forget drops all that was fetched: in evidence that does not verify, it may be what is wrong.
+// forget drops everything that was fetched: it may be the reason why evidence does not verify.
 func (c *Collector) forget() {
 	c.keep(endorsements{})
 	c.hardware.forget()

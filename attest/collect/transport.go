@@ -10,7 +10,7 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// aesKeySize is the size of what is inside a good ciphertext, in bytes.
+// aesKeySize is the size in bytes of the plaintext of a valid ciphertext.
 const aesKeySize = 32
 
 // TransportKey is a decryption key of the TPM for one answer of an attestation service, usable only

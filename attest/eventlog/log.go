@@ -74,7 +74,7 @@ func covers(digest, data []byte) bool {
 	return bytes.Equal(sum[:], digest)
 }
 
-// Log is a parsed log. Nothing in it is proven. Its slices are parts of what was parsed.
+// Log is a parsed log. Nothing in it is proven. Its slices are parts of the parsed bytes.
 type Log struct {
 	Events  []Event
 	Padding int // bytes of zeros and 0xFF after the last event

@@ -14,8 +14,8 @@ import (
 	"github.com/keyagent/keyagent/attest"
 )
 
-// maxRequestSize is the largest request that is read, in bytes: room for a bundle, and for what is
-// in it once more.
+// maxRequestSize is the largest request that is read, in bytes: room for a bundle and for its parts
+// once more.
 const maxRequestSize = 2 * attest.MaxEvidenceSize
 
 // ErrNoEvidence means that a request has no evidence of this project in it.

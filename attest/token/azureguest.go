@@ -99,9 +99,9 @@ func (a *AzureGuest) ask(ctx context.Context, audience string) (secret.String, t
 	return token, expires, nil
 }
 
-// checkTransportKey checks, as the service does, what is sent besides [attest.Evidence]. A refusal
-// by the service counts as its verdict about this machine, so nothing may be sent that was altered
-// between the TPM and this process.
+// checkTransportKey checks, as the service does, the transport key, which is sent besides
+// [attest.Evidence]. A refusal by the service counts as its verdict about this machine, so nothing
+// may be sent that was altered between the TPM and this process.
 func checkTransportKey(e *attest.Evidence, c attest.Certified) error {
 	ak, err := attest.ParseAK(e.AKPublic)
 	c.PCRs = e.PCRs

@@ -13,7 +13,8 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
-// maxKept bounds what is believed of a token's end: an issuer's keys and rules change.
+// maxKept is how long a token is used at most, whatever end it states: an issuer's keys and rules
+// change.
 const maxKept = 24 * time.Hour
 
 // compact is the form of a signed JWT (RFC 7515, 7.1): three parts, none of them empty.

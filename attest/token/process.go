@@ -124,7 +124,7 @@ func (g *group) end() {
 	g.pid = 0
 }
 
-// bounded keeps at most so many bytes of what is written: the first, or the last. It is safe for
+// bounded keeps a limited number of the bytes written to it: the first, or the last. It is safe for
 // concurrent use.
 type bounded struct {
 	most int

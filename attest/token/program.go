@@ -116,8 +116,8 @@ func (p *Program) tell(ctx context.Context, said string, failed error) {
 	p.cfg.Logger.Log(ctx, level, "the attestation program says", "program", p.cfg.Command[0], "stderr", said)
 }
 
-// tokenLike is what may be a token, a key or a part of the evidence. Paths that are not very long
-// are none.
+// tokenLike matches text that may be a token, a key or a part of the evidence. It does not match
+// paths of usual length.
 var tokenLike = regexp.MustCompile(`eyJ[A-Za-z0-9+/_=.-]*|[A-Za-z0-9+/_=.-]{40,}|[A-Za-z0-9+_=-]{20,}`)
 
 // withoutSecrets makes a program's own words fit for the log: one line, without control characters

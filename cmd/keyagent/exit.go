@@ -38,7 +38,8 @@ type configError struct{ error }
 
 func (e configError) Unwrap() error { return e.error }
 
-// referenceError marks a configuration that can be read, and names what cannot be used.
+// referenceError is for a configuration that can be read, and refers to something that cannot be
+// used.
 type referenceError struct{ error }
 
 func (e referenceError) Unwrap() error { return e.error }

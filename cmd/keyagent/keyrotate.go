@@ -67,7 +67,7 @@ platform. A running agent goes on with the old one until it is restarted.`,
 	return cmd
 }
 
-// rotation is what was asked for.
+// rotation has the flags of one rotation.
 type rotation struct {
 	begin                keyFlags
 	connect, caFile      string

@@ -55,7 +55,7 @@ func (a *app) tell(ctx context.Context, what string) {
 	}
 }
 
-// waitsFor is what has been waited for for the longest in this process; nothing if that is not
+// waitsFor names the operation that this process has waited for the longest; "" if that is not
 // known.
 func (a *app) waitsFor() string {
 	now := a.waits.Now()

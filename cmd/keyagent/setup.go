@@ -167,7 +167,7 @@ func (a *app) setup(ctx context.Context, f setupFlags) error {
 	return err
 }
 
-// settle shows the proposal, and writes it if that is what is wanted.
+// settle shows the proposal, and writes it if the user wants that.
 func (a *app) settle(ctx context.Context, f setupFlags, r *setupReport, ask *questions) error {
 	a.showProposal(f, r.Proposal)
 	if err := a.checkProposal(ctx, r.Config); err != nil {
@@ -232,7 +232,7 @@ func installation(f setupFlags) (statefile.Installation, error) {
 	how := statefile.Installation{Mode: 0o600, GID: -1, Replace: f.force}
 	account, err := accounts.Finder{}.Account(f.user)
 	switch {
-	case os.Geteuid() == 0 && (err != nil || account.UID == 0): // who will read it is not known yet; there is nothing secret in it
+	case os.Geteuid() == 0 && (err != nil || account.UID == 0): // its reader is not known yet; it has no secret
 		how.Mode = 0o644
 	case os.Geteuid() == 0:
 		how.Mode, how.GID = 0o640, int(account.GID)
@@ -270,7 +270,7 @@ func (f *setupFlags) readBase() (*config.Config, error) {
 // maxExisting is above what a configuration may have.
 const maxExisting = 2 << 20
 
-// readExisting returns what is at the configuration's place, "" if nothing is.
+// readExisting returns the text of the configuration's file, "" if there is none.
 func readExisting(path string) (string, error) {
 	file, err := os.Open(path) // #nosec G304 -- the operator's choice
 	if errors.Is(err, fs.ErrNotExist) {

@@ -66,7 +66,7 @@ nothing failed.`,
 	return cmd
 }
 
-// takeoverDiagnosis says what to do about what was found.
+// takeoverDiagnosis says what to do about the findings.
 func takeoverDiagnosis(found []takeover.Finding) doctor.Diagnosis {
 	d := doctor.Diagnosis{OK: true}
 	for _, f := range found {

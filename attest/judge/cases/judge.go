@@ -48,8 +48,8 @@ func (o *Outcome) FailedChecks() []string {
 	return names
 }
 
-// Judge judges every case of the file, in its order. What is wrong with the file itself is one more
-// failed case.
+// Judge judges every case of the file, in its order. A fault of the file itself is one more failed
+// case.
 func (f *File) Judge() *Report {
 	r := &Report{Format: ReportFormat, File: f.name, Notes: f.notes}
 	if len(f.problems) > 0 {

@@ -173,8 +173,7 @@ func tryParent(t *turn, o object) error {
 	return err
 }
 
-// explainParent tells that it is the storage key that has a password, and not what is made under
-// it.
+// explainParent says that the storage key has a password, not the key under it.
 func explainParent(o object, err error) error {
 	if rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return fmt.Errorf("the storage key at 0x%08x has a password of its own, so that no key can be made or loaded under it: %w", uint32(parentHandle(o)), err)

@@ -98,8 +98,8 @@ func (d *doctor) unreadable() string {
 	return ""
 }
 
-// unlessMadeByRoot adds what else may be the case if another user looks at a directory that belongs
-// to root. It does not if an agent runs as root: a change of owner would break that.
+// unlessMadeByRoot adds another possible cause if another user looks at a directory that belongs to
+// root. It does not if an agent runs as root: a change of owner would break that.
 func (d *doctor) unlessMadeByRoot(owner agentOwner, me uint32) string {
 	if !owner.ofFilesAlone || owner.uid != 0 || me == 0 {
 		return ""

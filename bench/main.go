@@ -122,7 +122,7 @@ func loadAverage() string {
 	return minute
 }
 
-// evaluate finds each comparison's result in what was measured.
+// evaluate finds each comparison's result in the measurements.
 func evaluate(all []comparison, measured map[benchmark]measurement) (results []result, failed []failure) {
 	for _, c := range all {
 		m := measured[c.of]

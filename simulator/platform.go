@@ -182,7 +182,8 @@ func (p *Platform) Faults() *fault.Set { return p.faults }
 // Clock is the platform's time.
 func (p *Platform) Clock() *Clock { return p.clock }
 
-// ResetTPM reboots the VM as its TPM sees it: seeds and NV stay, what was loaded is gone.
+// ResetTPM reboots the VM as its TPM sees it: seeds and NV stay, loaded objects and sessions are
+// gone.
 func (p *Platform) ResetTPM(ctx context.Context) error { return p.tpm.Reset(ctx) }
 
 // Close stops everything and waits for it. The files stay, but for azuresim.json. Further calls do

@@ -146,7 +146,7 @@ func convert(block pemfile.Block, openssl string) string {
 	case block.Form == pemfile.DER && !pkcs12:
 		return openssl + " -inform DER -in FILE" + to
 	case block.Form == pemfile.PEM && !(block.Plain && opensslKnows(block.Label)):
-		// What is left of the file is the base64, whatever is around it: UTF-16's zero bytes,
+		// The command keeps the file's base64 and drops anything around it: UTF-16's zero bytes,
 		// labels, escaped line ends, spaces.
 		return `tr -d '\000' <FILE | sed 's/-----[^-]*-----//g; s/\\\\*[rn]//g' | base64 -di | ` + openssl + " -inform DER" + to
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/peer"
 )
 
-// Machine says what can be known of callers on this machine; [peer.Host] is one.
+// Machine says which facts about callers this machine gives; [peer.Host] is one.
 type Machine interface {
 	Level() peer.Level
 	CheckUnits() error

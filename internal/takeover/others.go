@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// inTheWay finds rules of other tables that may send elsewhere what is meant for IMDS, before the
-// table of the takeover sees it. What cannot be understood is taken to match.
+// inTheWay finds rules of other tables that may send traffic for IMDS elsewhere before the table of
+// the takeover sees it. A rule that cannot be understood is taken to match.
 func (p Plan) inTheWay(l *Listing) []Finding {
 	var rules []string
 	for _, c := range l.chains {

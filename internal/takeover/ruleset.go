@@ -11,7 +11,7 @@ const Address = "169.254.169.254"
 // Table is the name of the table, of the family inet. Nothing else may be in it.
 const Table = "keyagent_takeover"
 
-// Names of what is in the table.
+// Names of the table's chains and sets.
 const (
 	usersSet       = "users"
 	twinsSet       = "twins"
@@ -89,7 +89,7 @@ func (p Plan) divert() chain {
 	}
 }
 
-// refuse is behind divert: what was redirected has the agent's address by then.
+// refuse comes after divert: redirected packets have the agent's address by then.
 func (p Plan) refuse() chain {
 	agent := fmt.Sprintf(toPort, p.Port)
 	return chain{

@@ -26,7 +26,7 @@ const tryTimeout = 3 * time.Second
 // elsewhere is a port of IMDS' address at which nothing is asked for.
 const elsewhere = 32526
 
-// maxTriedBytes bounds what is read of an answer.
+// maxTriedBytes limits how much of an answer is read.
 const maxTriedBytes = 64 << 10
 
 // Try does as a program of a taken user would that wants IMDS, or that wants to go around the

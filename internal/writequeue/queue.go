@@ -314,8 +314,8 @@ func (q *Queue) Drain(within time.Duration) bool {
 	}
 }
 
-// end has the queue's goroutine end as soon as there is nothing to write. It returns
-// what is closed then, nil if there is no goroutine.
+// end has the queue's goroutine end as soon as there is nothing to write. It returns a channel that
+// is closed then, nil if there is no goroutine.
 func (q *Queue) end() <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()

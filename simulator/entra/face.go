@@ -48,7 +48,7 @@ func TLSConfig(certificate tls.Certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS12,
 		Certificates:           []tls.Certificate{certificate},
-		ClientAuth:             tls.RequestClientCert, // the token endpoint checks it, and can say what is wrong
+		ClientAuth:             tls.RequestClientCert, // the token endpoint checks it
 		SessionTicketsDisabled: true,                  // a resumed session would prove nothing
 	}
 }

@@ -77,7 +77,7 @@ func (j *Journal) Add(e Entry) {
 	}
 }
 
-// Entries returns what is kept, oldest first.
+// Entries returns the kept entries, oldest first.
 func (j *Journal) Entries() []Entry {
 	j.mu.Lock()
 	defer j.mu.Unlock()

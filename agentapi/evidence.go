@@ -52,9 +52,23 @@ const (
 	maxPCR           = 23
 )
 
-// evidenceWork is how many signatures the evidence of one request counts as: the TPM makes two, and
-// its memory and PCRs are read in some fifteen commands besides.
-const evidenceWork = 10
+// How many signatures the evidence of one request counts as.
+const (
+	// evidenceWork: the TPM makes two, and its memory and PCRs are read in some fifteen commands
+	// besides.
+	evidenceWork = 10
+	// freshWork is for evidence with a hardware report of the moment. The paravisor may take ten
+	// seconds for it, and all others who ask for evidence wait: a caller gets two at once.
+	freshWork = 50
+)
+
+// work is how many signatures the request counts as.
+func (r EvidenceRequest) work() int {
+	if r.HardwareFresh {
+		return freshWork
+	}
+	return evidenceWork
+}
 
 // attested is what the audit keeps of evidence.
 type attested struct {
@@ -102,7 +116,7 @@ func (s *Server) attests(ctx context.Context, rec *record, req EvidenceRequest) 
 	if source == nil {
 		return reply{}, newProblem(wire.CodeNoEvidence, "this agent has no evidence to give")
 	}
-	wait := s.signatures.chargeMany(rec.caller, rec.rules.Policy.Standing(rec.caller), evidenceWork)
+	wait := s.signatures.chargeMany(rec.caller, rec.rules.Policy.Standing(rec.caller), req.work())
 	if wait > 0 {
 		rec.reason = reasonEvidence
 		return reply{}, newProblem(wire.CodeThrottled, "uid %d asks for %s", rec.caller.UID, reasonEvidence).retryable(wait)

@@ -78,8 +78,6 @@ func jsonBody(t *testing.T, v any) *bytes.Reader {
 }
 
 func TestEvidenceIsGiven(t *testing.T) {
-	source := &evidenceOfTest{}
-	a := start(t, attesting(source))
 	for _, tt := range []struct {
 		name          string
 		change        func(*wire.EvidenceRequest)
@@ -91,6 +89,8 @@ func TestEvidenceIsGiven(t *testing.T) {
 		{"of a key that several identities have", func(r *wire.EvidenceRequest) { r.Identity, r.Key = "", "binding" }, "binding", "vm"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			source := &evidenceOfTest{}
+			a := start(t, attesting(source))
 			req := asking()
 			req.PCRs, req.EventLog, req.HardwareFresh = []int{7, 11}, true, true
 			tt.change(&req)
@@ -110,10 +110,10 @@ func TestEvidenceIsGiven(t *testing.T) {
 					t.Errorf("audit: %s is %v, want %v", name, rec[name], value)
 				}
 			}
+			if strings.Contains(a.audit.String()+a.log.String(), "keyagent-evidence/1") {
+				t.Error("the bundle is in the audit or in the log")
+			}
 		})
-	}
-	if strings.Contains(a.audit.String()+a.log.String(), "keyagent-evidence/1") {
-		t.Error("the bundle is in the audit or in the log")
 	}
 }
 
@@ -279,6 +279,28 @@ func TestEvidenceIsBounded(t *testing.T) {
 		t.Errorf("audit %v", rec)
 	}
 	if n := len(source.asked); n != agentapi.SignBurst/agentapi.EvidenceWork {
+		t.Errorf("made %d times", n)
+	}
+}
+
+// A fresh hardware report keeps all others waiting for seconds: a caller has two at once.
+func TestFreshHardwareReportsAreFew(t *testing.T) {
+	source := &evidenceOfTest{}
+	a := start(t, attesting(source))
+	fresh := asking()
+	fresh.HardwareFresh = true
+	for range 2 {
+		if got := a.post(t, wire.PathEvidence, fresh); got.status != http.StatusOK {
+			t.Fatalf("status %d: %s", got.status, got.body)
+		}
+	}
+	if p := a.post(t, wire.PathEvidence, fresh).problem(t); p.Code != wire.CodeThrottled {
+		t.Errorf("got %+v", p)
+	}
+	if got := a.post(t, wire.PathEvidence, asking()); got.status != http.StatusOK {
+		t.Errorf("evidence without one: %d %s", got.status, got.body)
+	}
+	if n := len(source.asked); n != 3 {
 		t.Errorf("made %d times", n)
 	}
 }

@@ -114,15 +114,15 @@ func acquireProblem(failed *acquire.Error) *problem {
 	return p.withHint(failed.Hint)
 }
 
-// clip makes foreign text fit for a reply or a record: one line, valid UTF-8, no control
+// clip makes foreign text fit for a reply or a record: one line, valid UTF-8, no control or format
 // characters, at most limit bytes.
 func clip(s string, limit int) string {
 	s = strings.ToValidUTF8(s, "?")
 	s = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
+		if unicode.IsPrint(r) {
+			return r
 		}
-		return r
+		return ' '
 	}, s)
 	if len(s) <= limit {
 		return s

@@ -77,6 +77,10 @@ type TDXPolicy struct {
 	// debug bits (7 to 0) of the attributes are refused even if named.
 	TDAttributes uint64
 	XFAM         uint64
+	// RequiredAttributes are bits of TD_ATTRIBUTES (Intel TDX Module ABI, "ATTRIBUTES") that must
+	// be set, and so may be. Bit 28, SEPT_VE_DISABLE, keeps the host from causing exceptions in the
+	// guest; genuine Azure hosts of 2023 and 2024 do not set it.
+	RequiredAttributes uint64
 	// MRConfigIDs, MROwners and MROwnerConfigs list the values to take, 48 bytes each. Without an
 	// entry the value must be zero, as on Azure.
 	MRConfigIDs    [][]byte

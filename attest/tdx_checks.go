@@ -211,12 +211,14 @@ func (s *tdxShare) guestPolicy() error {
 		return err
 	}
 	q, p := s.quote, s.v.policy
-	allowed := uint64(tee.TDAttributeSEPTDisabled) | p.TDAttributes
+	allowed := uint64(tee.TDAttributeSEPTDisabled) | p.TDAttributes | p.RequiredAttributes
 	switch {
 	case q.Attributes&tee.TDAttributesUnderDebug != 0:
 		return fmt.Errorf("the host can debug or profile the guest: TD attributes %#x", q.Attributes)
 	case q.Attributes&^allowed != 0:
 		return fmt.Errorf("TD attributes %#x, want none beside %#x", q.Attributes, allowed)
+	case p.RequiredAttributes&^q.Attributes != 0:
+		return fmt.Errorf("TD attributes %#x, without %#x of those that the policy requires", q.Attributes, p.RequiredAttributes&^q.Attributes)
 	case q.XFAM&^(azureXFAM|p.XFAM) != 0:
 		return fmt.Errorf("XFAM %#x, want none beside %#x", q.XFAM, azureXFAM|p.XFAM)
 	case !listedOrZero(nil, q.MRSignerSEAM) || q.SEAMAttributes != 0:

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"math/big"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -116,6 +117,37 @@ func TestAcceptedStatuses(t *testing.T) {
 		x.TDX.ChangeTCB, x.policy.AcceptedStatuses = tt.change, tt.accepted
 		if r := x.run(t); r.Verified() != tt.ok {
 			t.Errorf("%s: %v", name, r.Err())
+		}
+	}
+}
+
+// TestRequiredAttributes must all be set, and need not be accepted besides. The debug bits are
+// refused even if required.
+func TestRequiredAttributes(t *testing.T) {
+	t.Parallel()
+	const migratable = 1 << 29
+	for name, tt := range map[string]struct {
+		set, required, accepted uint64
+		ok                      bool
+	}{
+		"none required, none set":       {0, 0, 0, true},
+		"not set":                       {0, tee.TDAttributeSEPTDisabled, 0, false},
+		"not set, accepted":             {0, tee.TDAttributeSEPTDisabled, tee.TDAttributeSEPTDisabled, false},
+		"set":                           {tee.TDAttributeSEPTDisabled, tee.TDAttributeSEPTDisabled, 0, true},
+		"one of two set":                {tee.TDAttributeSEPTDisabled, tee.TDAttributeSEPTDisabled | migratable, 0, false},
+		"both set":                      {tee.TDAttributeSEPTDisabled | migratable, tee.TDAttributeSEPTDisabled | migratable, 0, true},
+		"one more than is required":     {tee.TDAttributeSEPTDisabled | migratable, tee.TDAttributeSEPTDisabled, 0, false},
+		"debugging, though it is asked": {1, 1, 1, false},
+	} {
+		x := newTDXTrial(t)
+		x.policy.TDXPolicy.RequiredAttributes, x.policy.TDAttributes = tt.required, tt.accepted
+		onReport(func(b []byte) { binary.LittleEndian.PutUint64(b[at.ReportGuest:], tt.set) })(t, x)
+		r := x.run(t)
+		if r.Verified() != tt.ok {
+			t.Errorf("%s: %v", name, r.Err())
+		}
+		if err := r.Err(); !tt.ok && (err == nil || !strings.Contains(err.Error(), attest.CheckTDXPolicy)) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -56,6 +56,7 @@ type Summary struct {
 	Missing  int    `json:"missing"` // incomplete: nothing is wrong, but not all is there
 	Failed   int    `json:"failed"`  // could not be read, or are not there
 	Twins    int    `json:"same_machine"`
+	Others   int    `json:"not_looked_at"` // not counted above: their names do not end in Suffix
 	OK       bool   `json:"ok"`
 }
 
@@ -65,7 +66,7 @@ const SummaryFormat = "keyagent-fleet/1"
 // Verify verifies the files and calls each with one row after the other. It ends early if the
 // context ends, if the directory cannot be read, or with the error of each.
 func Verify(ctx context.Context, cfg Config, each func(Row) error) (Summary, error) {
-	names, err := list(cfg.Dir)
+	names, others, err := list(cfg.Dir)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -78,7 +79,7 @@ func Verify(ctx context.Context, cfg Config, each func(Row) error) (Summary, err
 	names = slices.Compact(names)
 	cfg.Question.Anchors = cfg.Question.Anchors.Remembering()
 	seen := machines{}
-	sum := Summary{Format: SummaryFormat}
+	sum := Summary{Format: SummaryFormat, Others: others}
 	err = inOrder(ctx, cfg.Workers, names, cfg.verify, func(row Row) error {
 		if !cfg.SameMachine {
 			row.Twin = seen.twin(row)
@@ -90,27 +91,28 @@ func Verify(ctx context.Context, cfg Config, each func(Row) error) (Summary, err
 	return sum, err
 }
 
-// list returns the names of the files with evidence, sorted.
-func list(dir string) ([]string, error) {
+// list returns the names of the files with evidence, sorted, and the number of the others.
+func list(dir string) (names []string, others int, err error) {
 	d, err := os.Open(dir)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer d.Close()
-	var names []string
 	for {
 		some, err := d.Readdirnames(1000)
 		for _, name := range some {
 			if strings.HasSuffix(name, Suffix) && !strings.HasPrefix(name, ".") {
 				names = append(names, name)
+			} else {
+				others++
 			}
 		}
 		if errors.Is(err, io.EOF) {
 			slices.Sort(names)
-			return names, nil
+			return names, others, nil
 		}
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 }

@@ -62,7 +62,7 @@ func newYard(t *testing.T) *yard {
 	y.cfg = fleet.Config{
 		Dir: y.dir, Workers: 2,
 		Question:  report.Question{Rules: attest.DefaultPolicy(), Anchors: y.machines[0].Anchors(), At: at.Epoch()},
-		Challenge: fleet.Beside(y.dir, "{name}.nonce", attest.Challenge{Audience: audience}),
+		Challenge: fleet.FromFiles(filepath.Join(y.dir, "{name}.nonce"), attest.Challenge{Audience: audience}),
 	}
 	return y
 }
@@ -249,17 +249,17 @@ func TestNoncesSayWhoIsAwaited(t *testing.T) {
 	}
 	dir := t.TempDir()
 	write(dir, map[string]string{"a.nonce": "01\n", "b.nonce": "02", "b.json": "{}", "other": "01", ".nonce": "03"})
-	names, err := fleet.Awaited(dir, "{name}.nonce")
+	names, err := fleet.Awaited(filepath.Join(dir, "{name}.nonce"))
 	if err != nil || strings.Join(names, " ") != "a.json b.json" {
 		t.Errorf("%q %v", names, err)
 	}
 	for _, template := range []string{"{name}/nonce", "{name}{name}", "none/{name}", "nonce"} {
-		if names, err := fleet.Awaited(dir, template); err == nil {
+		if names, err := fleet.Awaited(filepath.Join(dir, template)); err == nil {
 			t.Errorf("%s: %q", template, names)
 		}
 	}
 	write(dir, map[string]string{"c.nonce": "01"})
-	if names, err := fleet.Awaited(dir, "{name}.nonce"); err == nil {
+	if names, err := fleet.Awaited(filepath.Join(dir, "{name}.nonce")); err == nil {
 		t.Errorf("a nonce that is there twice: %q", names)
 	}
 }

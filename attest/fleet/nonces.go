@@ -24,14 +24,11 @@ const (
 	maxNonces     = 1 << 20
 )
 
-// Beside returns the challenges whose nonces are in a file each, in hexadecimal; its path is made
-// of the template and is relative to dir.
-func Beside(dir, template string, base attest.Challenge) func(string) (*attest.Challenge, error) {
+// FromFiles returns the challenges whose nonces are in a file each, in hexadecimal; its path is
+// made of the template.
+func FromFiles(template string, base attest.Challenge) func(string) (*attest.Challenge, error) {
 	return func(name string) (*attest.Challenge, error) {
 		path := strings.ReplaceAll(template, Placeholder, strings.TrimSuffix(name, Suffix))
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(dir, path)
-		}
 		text, err := readFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("its nonce: %w", err)
@@ -48,12 +45,9 @@ func Beside(dir, template string, base attest.Challenge) func(string) (*attest.C
 }
 
 // Awaited returns the names of the files that there must be: one for each nonce that the template
-// of [Beside] leads to. It refuses a nonce that is there twice, as [ReadList] does. The placeholder
-// must be in the last part of the path, and only there.
-func Awaited(dir, template string) ([]string, error) {
-	if !filepath.IsAbs(template) {
-		template = filepath.Join(dir, template)
-	}
+// of [FromFiles] leads to. It refuses a nonce that is there twice, as [ReadList] does. The
+// placeholder must be in the last part of the path, and only there.
+func Awaited(template string) ([]string, error) {
 	folder, file := filepath.Split(template)
 	before, after, _ := strings.Cut(file, Placeholder)
 	if strings.Contains(folder, Placeholder) || strings.Count(file, Placeholder) != 1 {

@@ -144,6 +144,9 @@ func TestRulesAreRead(t *testing.T) {
 			return p.CollateralNotRequired && len(p.AcceptedStatuses) == 2 && len(p.MRTDs) == 1+len(attest.AzureMRTDs()) && p.XFAM == 1<<20
 		}},
 		{"zeros where they are the usual value", "tdx: {mr_owner: " + strings.Repeat("00", 48) + "}", func(p attest.Policy) bool { return len(p.MROwners) == 1 }},
+		{"TD attributes", "tdx: {require_attributes: 0x10000000, accept_attributes: 0x20000000}", func(p attest.Policy) bool {
+			return p.TDXPolicy.RequiredAttributes == 1<<28 && p.TDAttributes == 1<<29
+		}},
 		{"a TPM that nobody vouches for", "tee: tpm\nak_names: 000b" + strings.Repeat("ab", 32), func(p attest.Policy) bool {
 			return p.TEE[0] == attest.KindTPM && len(p.AKNames) == 1
 		}},
@@ -222,6 +225,8 @@ func TestRefusals(t *testing.T) {
 		{"tdx: {accepted_statuses: [Revoked]}", 1, `unknown entry "Revoked" of tdx.accepted_statuses`, "OutOfDate"},
 		{"tdx: {accepted_statuses: [OutofDate]}", 1, `unknown entry "OutofDate"`, "did you mean OutOfDate?"},
 		{"tdx: {accept_attributes: 0x1}", 1, "let the host debug the guest", "lowest eight bits"},
+		{"tdx: {require_attributes: 0x10000001}", 1, "tdx.require_attributes has bits that let the host debug the guest", "lowest eight bits"},
+		{"tdx: {require_attributes: 28}", 1, `tdx.require_attributes is "28"`, "such as 0x40"},
 		{"tdx: {tcb_exceptions: [{fmspc: 00806f050000, component: 8}]}", 1, "lacks a member", "min_svn"},
 		{"tdx: {tcb_exceptions: [{fmspc: 00806f050000, component: 17, min_svn: 1}]}", 1, `component is "17"`, "from 1 to 16"},
 		{"tdx: {tcb_exceptions: {fmspc: x}}", 1, "tdx.tcb_exceptions is not a list", ""},

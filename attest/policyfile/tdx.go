@@ -28,12 +28,13 @@ func (d *decoder) tdx(n *yaml.Node, t *attest.TDXPolicy) {
 		"min_tcb_evaluation_number": func(n *yaml.Node) {
 			t.MinTCBEvaluationNumber = uint32(d.number(n, "tdx.min_tcb_evaluation_number", 0, 1<<32-1)) //nolint:gosec // number keeps to the range
 		},
-		"tcb_exceptions":    func(n *yaml.Node) { d.tcbExceptions(n, t) },
-		"accept_attributes": func(n *yaml.Node) { t.TDAttributes = d.attributes(n) },
-		"accept_xfam":       func(n *yaml.Node) { t.XFAM = d.bits(n, "tdx.accept_xfam") },
-		"mr_config_id":      digests("mr_config_id", &t.MRConfigIDs),
-		"mr_owner":          digests("mr_owner", &t.MROwners),
-		"mr_owner_config":   digests("mr_owner_config", &t.MROwnerConfigs),
+		"tcb_exceptions":     func(n *yaml.Node) { d.tcbExceptions(n, t) },
+		"accept_attributes":  func(n *yaml.Node) { t.TDAttributes = d.attributes(n, "tdx.accept_attributes") },
+		"require_attributes": func(n *yaml.Node) { t.RequiredAttributes = d.attributes(n, "tdx.require_attributes") },
+		"accept_xfam":        func(n *yaml.Node) { t.XFAM = d.bits(n, "tdx.accept_xfam") },
+		"mr_config_id":       digests("mr_config_id", &t.MRConfigIDs),
+		"mr_owner":           digests("mr_owner", &t.MROwners),
+		"mr_owner_config":    digests("mr_owner_config", &t.MROwnerConfigs),
 	})
 }
 
@@ -68,10 +69,10 @@ func (d *decoder) mrtds(n *yaml.Node) [][]byte {
 }
 
 // attributes reads bits of TD_ATTRIBUTES. The debug bits, the lowest eight, are never accepted.
-func (d *decoder) attributes(n *yaml.Node) uint64 {
-	bits := d.bits(n, "tdx.accept_attributes")
+func (d *decoder) attributes(n *yaml.Node, name string) uint64 {
+	bits := d.bits(n, name)
 	if bits&0xff != 0 {
-		d.refuse(n, "take the lowest eight bits out", "tdx.accept_attributes has bits that let the host debug the guest, which is never accepted")
+		d.refuse(n, "take the lowest eight bits out", "%s has bits that let the host debug the guest, which is never accepted", name)
 	}
 	return bits
 }

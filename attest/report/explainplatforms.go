@@ -66,6 +66,9 @@ func tdxTexts(t attest.TDXPolicy) map[string]string {
 	if t.TDAttributes != 0 || t.XFAM != 0 {
 		rules = append(rules, fmt.Sprintf("or attributes of %#x and features of %#x", t.TDAttributes, t.XFAM))
 	}
+	if t.RequiredAttributes != 0 {
+		rules = append(rules, fmt.Sprintf("attributes %#x set", t.RequiredAttributes))
+	}
 	for name, list := range map[string][][]byte{"MRCONFIGID": t.MRConfigIDs, "MROWNER": t.MROwners, "MROWNERCONFIG": t.MROwnerConfigs} {
 		if len(list) > 0 {
 			rules = append(rules, fmt.Sprintf("%s one of %d", name, len(list)))

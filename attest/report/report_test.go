@@ -177,6 +177,7 @@ func TestTheExplanationSaysWhatIsRequired(t *testing.T) {
 	rules.MinTCB, rules.VMID = 0xdb18000000000004, "the-vm"
 	rules.PCRValues = map[int][][]byte{7: {{0xab}, {0xcd}}}
 	rules.AcceptedStatuses, rules.CollateralNotRequired = []tee.TCBStatus{tee.OutOfDate}, true
+	rules.TDXPolicy.RequiredAttributes = 1 << 28
 	rules.MinTCBOf = map[string]tee.TCB{"Genoa": 0x54}
 	var b bytes.Buffer
 	if err := (report.Text{}).Explain(&b, report.Explain(rules, report.Policy{File: "p.yaml", SHA256: "00"})); err != nil {
@@ -185,7 +186,7 @@ func TestTheExplanationSaysWhatIsRequired(t *testing.T) {
 	for _, want := range []string{
 		"Policy: p.yaml", "snp.launch  required", "ak.certificate  checked if its part is there", "policy.vm-id  required", "the-vm",
 		"PCR 7 is ab or cd", "at least that of db18000000000004", "with fixedTPM, fixedParent, sensitiveDataOrigin, sign", "0, 1, 2, 3, 4, 5, 6, 7",
-		"AMD SEV-SNP, or Intel TDX", "UpToDate, OutOfDate", "tdx.collateral  checked if its part is there", "revoked platforms then pass", "on Genoa at least 0000000000000054",
+		"AMD SEV-SNP, or Intel TDX", "UpToDate, OutOfDate", "tdx.collateral  checked if its part is there", "revoked platforms then pass", "attributes 0x10000000 set", "on Genoa at least 0000000000000054",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())

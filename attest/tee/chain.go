@@ -24,6 +24,7 @@ type AMDRoot struct {
 	ASVK    *x509.Certificate    // issues VLEKs; nil: no VLEK is accepted
 	CRL     *x509.RevocationList // signed by the ARK; nil: revocation is not checked
 
+	issued   *memo // the ARK's own signatures, which are checked when the roots are read
 	verified *memo // see Remembering
 }
 
@@ -70,9 +71,29 @@ func ParseAMDRoots(data []byte) ([]AMDRoot, error) {
 		if root.ASK == nil {
 			return nil, fmt.Errorf("AMD root certificates: no ASK (SEV-%s) beside ARK-%s", product, product)
 		}
+		root.remember()
 		roots = append(roots, *root)
 	}
 	return roots, nil
+}
+
+// remember verifies, once for all reports, that the ARK issued the certificates below it. If it did
+// not, nothing is remembered, and each report fails by that.
+func (root *AMDRoot) remember() {
+	root.issued = &memo{}
+	anchor := x509.NewCertPool()
+	anchor.AddCert(root.ARK)
+	for _, issuer := range []*x509.Certificate{root.ASK, root.ASVK} {
+		if issuer == nil || root.ARK.MaxPathLenZero {
+			continue
+		}
+		_, err := issuer.Verify(x509.VerifyOptions{
+			Roots: anchor, CurrentTime: issuer.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		})
+		if err == nil {
+			root.issued.add(issuer, root.ARK)
+		}
+	}
 }
 
 // addAMDRoot puts a certificate where its name says it belongs.
@@ -168,8 +189,12 @@ func issuedBy(signer *x509.Certificate, kind SigningKey, root *AMDRoot, t time.T
 		return nil
 	}
 	anchor, intermediate := x509.NewCertPool(), x509.NewCertPool()
-	anchor.AddCert(root.ARK)
-	intermediate.AddCert(issuer)
+	if root.issued.holds(t, issuer, root.ARK) {
+		anchor.AddCert(issuer)
+	} else {
+		anchor.AddCert(root.ARK)
+		intermediate.AddCert(issuer)
+	}
 	_, err := signer.Verify(x509.VerifyOptions{
 		Roots:         anchor,
 		Intermediates: intermediate,

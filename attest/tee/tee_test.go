@@ -212,8 +212,13 @@ func FuzzParseSNPReport(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		const stepping = 0x18A
+		want := bytes.Clone(b)
+		if p.Version >= 3 {
+			want[stepping] &= 0x0f // go-sev-guest keeps the four bits that CPUID has
+		}
 		again, err := abi.ReportToAbiBytes(p)
-		if err != nil || !bytes.Equal(again, b) {
+		if err != nil || !bytes.Equal(again, want) {
 			t.Errorf("accepted\n%x\nwhich is also\n%x (%v)", b, again, err)
 		}
 		_ = report.VerifySignature(vcek)

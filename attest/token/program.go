@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/collect"
@@ -120,14 +121,14 @@ func (p *Program) tell(ctx context.Context, said string, failed error) {
 // paths of usual length.
 var tokenLike = regexp.MustCompile(`eyJ[A-Za-z0-9+/_=.-]*|[A-Za-z0-9+/_=.-]{40,}|[A-Za-z0-9+_=-]{20,}`)
 
-// withoutSecrets makes a program's own words fit for the log: one line, without control characters
-// and without anything that could be a token.
+// withoutSecrets makes a program's own words fit for the log: one line, without control and format
+// characters and without anything that could be a token.
 func withoutSecrets(said string) string {
 	said = strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f {
-			return ' '
+		if unicode.IsPrint(r) {
+			return r
 		}
-		return r
+		return ' '
 	}, strings.ToValidUTF8(said, "?"))
 	return tokenLike.ReplaceAllString(strings.TrimSpace(said), "…")
 }

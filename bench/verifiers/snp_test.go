@@ -6,8 +6,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -50,47 +48,21 @@ func chainOf(b *testing.B, text []byte) (der [][]byte) {
 func BenchmarkSNP(b *testing.B) {
 	report, claims, chain := capture(b, "snp-report.bin"), capture(b, "runtime-claims.json"), chainOf(b, capture(b, "vcek-chain.pem"))
 	roots := tee.DefaultAMDRoots()
-	hardware := func() {
-		if err := verifyHardware(report, chain[0], roots); err != nil {
-			b.Fatal(err)
-		}
-	}
 	anchors, policy := attest.DefaultTrustAnchors(), attest.DefaultPolicy()
-	whole := func() {
-		e := &attest.Evidence{RuntimeClaims: claims}
-		e.SNPReport, e.VCEKChain = report, chain
-		r := attest.VerifyExpected(e, attest.Expected{}, anchors, policy, captured())
-		for _, check := range r.Checks {
-			if strings.HasPrefix(check.Name, "snp.") && check.Status != attest.Pass && check.Name != attest.CheckSNPRevocation {
-				b.Fatalf("%+v", check)
+	compare(b, func() error { return verifyHardware(report, chain[0], roots) },
+		func() error {
+			parsed, err := abi.ReportToProto(report)
+			if err != nil {
+				return err
 			}
-		}
-	}
-	theirs := func() {
-		parsed, err := abi.ReportToProto(report)
-		if err != nil {
-			b.Fatal(err)
-		}
-		attestation := &spb.Attestation{Report: parsed, CertificateChain: &spb.CertificateChain{VcekCert: chain[0], AskCert: chain[1], ArkCert: chain[2]}}
-		if err := verify.SnpAttestation(attestation, &verify.Options{DisableCertFetching: true, Now: captured()}); err != nil {
-			b.Fatal(err)
-		}
-	}
-	var mine, all, reference []time.Duration
-	turns := []func(){
-		func() { mine = append(mine, timed(hardware)) },
-		func() { reference = append(reference, timed(theirs)) },
-		func() { all = append(all, timed(whole)) },
-	}
-	for i := 0; b.Loop(); i++ { // the order changes each time
-		for n := range turns {
-			turns[(i+n)%len(turns)]()
-		}
-	}
-	b.ReportMetric(float64(median(mine)), "ours-ns")
-	b.ReportMetric(float64(median(reference)), "reference-ns")
-	b.ReportMetric(float64(median(all)), "ours-whole-ns")
-	b.ReportMetric(float64(median(reference)), "reference-whole-ns")
+			attestation := &spb.Attestation{Report: parsed, CertificateChain: &spb.CertificateChain{VcekCert: chain[0], AskCert: chain[1], ArkCert: chain[2]}}
+			return verify.SnpAttestation(attestation, &verify.Options{DisableCertFetching: true, Now: captured()})
+		},
+		func() error {
+			e := &attest.Evidence{RuntimeClaims: claims}
+			e.SNPReport, e.VCEKChain = report, chain
+			return passed(attest.VerifyExpected(e, attest.Expected{}, anchors, policy, captured()), "snp.")
+		})
 }
 
 // verifyHardware is what attest's checks of an SNP report do, but for the policy.
@@ -113,15 +85,4 @@ func verifyHardware(raw, signer []byte, roots []tee.AMDRoot) error {
 	}
 	return errors.Join(report.CheckStructure(tee.StructureRules{Line: endorsement.Line()}),
 		tee.CheckIdentity(report, vcek, root), report.VerifySignature(vcek))
-}
-
-func timed(f func()) time.Duration {
-	began := time.Now()
-	f()
-	return time.Since(began)
-}
-
-func median(times []time.Duration) time.Duration {
-	slices.Sort(times)
-	return times[len(times)/2]
 }

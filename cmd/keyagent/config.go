@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -42,7 +41,7 @@ leave rules out whose users or groups are not known.`,
 			notices := daemon.Notices(cfg)
 			a.warn(notices)
 			if asJSON {
-				return json.NewEncoder(a.out).Encode(map[string]any{
+				return a.printJSONLine(map[string]any{
 					"file": a.configPath, "ok": true, "identities": len(cfg.Identities), "rules": len(cfg.Rules), "warnings": append([]string{}, notices...),
 				})
 			}

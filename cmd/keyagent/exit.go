@@ -128,7 +128,7 @@ func (a *app) exitJSON(err error, cmd *cobra.Command) int {
 }
 
 func (a *app) writeError(report errorReport) {
-	_ = json.NewEncoder(a.err).Encode(map[string]errorReport{"error": report}) // there is no other place for it
+	_ = json.NewEncoder(visible{a.err}).Encode(map[string]errorReport{"error": report}) // there is no other place for it
 }
 
 // wantsJSON reports whether a command line asks for JSON, also one that is wrong in another place.

@@ -67,7 +67,7 @@ Exit code 0 means that all of it holds, 1 that it does not or that something fai
   keyagent verify --evidence vm.json --nonce-file vm.nonce --policy policy.yaml --json
   keyagent verify --evidence vm.json --nonce-file vm.nonce --html vm.html
   keyagent verify --evidence vm.json --nonce-file vm.nonce --format ear >vm.ear.json
-  keyagent verify --evidence fleet/ --nonces '{name}.nonce' --audience https://verifier.example
+  keyagent verify --evidence fleet/ --nonces 'nonces/{name}' --audience https://verifier.example
   keyagent verify --explain --policy policy.yaml
   keyagent verify --evidence old.json --nonce "$NONCE" --at 2026-06-01T12:00:00Z`,
 		Args: cobra.NoArgs,

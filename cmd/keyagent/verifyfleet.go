@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -59,6 +58,9 @@ func (a *app) verifyFleet(ctx context.Context, f verifyFlags, q report.Question)
 // fleetChallenges finds out what each file must answer.
 func (f verifyFlags) fleetChallenges(a *app, cfg *fleet.Config) error {
 	if f.nonces == "" {
+		if !f.challenge.none {
+			return usagef("a directory of evidence needs --nonces: each machine must have been sent a nonce of its own. For one file, name that file")
+		}
 		one, err := f.challenge.read(a.in)
 		cfg.Challenge = func(string) (*attest.Challenge, error) { return one, nil }
 		return err
@@ -71,8 +73,8 @@ func (f verifyFlags) fleetChallenges(a *app, cfg *fleet.Config) error {
 		return err
 	}
 	if strings.Contains(f.nonces, fleet.Placeholder) {
-		cfg.Challenge = fleet.Beside(cfg.Dir, f.nonces, base)
-		if cfg.Expected, err = fleet.Awaited(cfg.Dir, f.nonces); err != nil {
+		cfg.Challenge = fleet.FromFiles(f.nonces, base)
+		if cfg.Expected, err = fleet.Awaited(f.nonces); err != nil {
 			return usageError{fmt.Errorf("--nonces: %w", err)}
 		}
 		return nil
@@ -97,7 +99,7 @@ func (a *app) tellRow(f verifyFlags, row fleet.Row) error {
 		if row.Err != nil {
 			line.Error = row.Err.Error()
 		}
-		return json.NewEncoder(a.out).Encode(line)
+		return a.printJSONLine(line)
 	}
 	_, err := fmt.Fprintf(a.out, "%s  %s\n", a.reportText().Result(row.Verified()), report.Printable(row.Name+"  "+rowText(row)))
 	return err
@@ -122,7 +124,7 @@ func rowText(row fleet.Row) string {
 
 func (a *app) tellSummary(f verifyFlags, sum fleet.Summary) error {
 	if f.asJSON {
-		return json.NewEncoder(a.out).Encode(sum)
+		return a.printJSONLine(sum)
 	}
 	_, err := fmt.Fprintf(a.out, "\n%s\n", summaryText(sum))
 	return err
@@ -140,7 +142,11 @@ func summaryText(sum fleet.Summary) string {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
 		}
 	}
-	return fmt.Sprintf("%d files: %s", sum.Files, cmp.Or(strings.Join(parts, ", "), "none"))
+	text := fmt.Sprintf("%d files: %s", sum.Files, cmp.Or(strings.Join(parts, ", "), "none"))
+	if sum.Others > 0 {
+		text += fmt.Sprintf("; %d more in the directory not looked at: their names do not end in %s", sum.Others, fleet.Suffix)
+	}
+	return text
 }
 
 // isDirectory says whether evidence is a directory of files.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"runtime"
@@ -35,7 +34,7 @@ with: whoever builds that commit with the same Go and the same flags gets the sa
 		RunE: func(*cobra.Command, []string) error {
 			report := describeBuild(debug.ReadBuildInfo())
 			if asJSON {
-				return json.NewEncoder(a.out).Encode(report)
+				return a.printJSONLine(report)
 			}
 			_, err := fmt.Fprint(a.out, report.text())
 			return err

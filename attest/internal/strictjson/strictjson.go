@@ -81,6 +81,13 @@ func valid(data []byte) error {
 type scanner struct {
 	rest    []byte
 	unknown rules
+	structs map[reflect.Type][]field // that were looked at before
+}
+
+// field is a member that a struct has.
+type field struct {
+	tag string
+	of  reflect.Type
 }
 
 // value reads one value that is meant for type t; a nil t means that nothing is known about it.
@@ -146,14 +153,14 @@ func (s *scanner) object(t reflect.Type, depth int) error {
 
 // names are the members of one object. Most objects have a few, for which a list is faster.
 type names struct {
-	few  []string
+	few  [][]byte
 	many map[string]bool
 }
 
 // add notes a name and reports whether it was there.
-func (n *names) add(name string) bool {
+func (n *names) add(name []byte) bool {
 	const few = 16
-	if n.many[name] || slices.Contains(n.few, name) {
+	if n.many[string(name)] || slices.ContainsFunc(n.few, func(other []byte) bool { return bytes.Equal(other, name) }) {
 		return true
 	}
 	if len(n.few) < few {
@@ -163,7 +170,7 @@ func (n *names) add(name string) bool {
 	if n.many == nil {
 		n.many = map[string]bool{}
 	}
-	n.many[name] = true
+	n.many[string(name)] = true
 	return false
 }
 
@@ -202,8 +209,8 @@ func (s *scanner) literal() {
 	s.skip(end)
 }
 
-// text reads a string.
-func (s *scanner) text() string {
+// text reads a string. If nothing in it is escaped, it is a part of the document.
+func (s *scanner) text() []byte {
 	end, escaped := 1, false
 	for {
 		length := bytes.IndexByte(s.rest[end:], '"')
@@ -217,11 +224,11 @@ func (s *scanner) text() string {
 	quoted := s.rest[:end+1]
 	s.skip(len(quoted))
 	if !escaped {
-		return string(quoted[1:end])
+		return quoted[1:end]
 	}
 	var unquoted string
 	_ = json.Unmarshal(quoted, &unquoted) // impossible: it is valid
-	return unquoted
+	return []byte(unquoted)
 }
 
 // pass reads a value and looks at nothing in it.
@@ -248,17 +255,23 @@ func (s *scanner) pass() {
 }
 
 // member finds the type of the member called name, exactly. Known says that there is one.
-func (s *scanner) member(t reflect.Type, name string) (member reflect.Type, known bool, err error) {
+func (s *scanner) member(t reflect.Type, name []byte) (member reflect.Type, known bool, err error) {
 	if t == nil || (t.Kind() != reflect.Struct && t.Kind() != reflect.Map) {
 		return nil, false, nil
 	}
 	if t.Kind() == reflect.Map {
 		return t.Elem(), true, nil
 	}
-	if field, tag, ok := find(t, name); ok && tag == name {
-		return field, true, nil
-	} else if ok {
-		return nil, false, fmt.Errorf("member %.40q is spelled otherwise than %q", name, tag)
+	fields := s.fields(t)
+	for _, f := range fields {
+		if f.tag == string(name) {
+			return f.of, true, nil
+		}
+	}
+	for _, f := range fields {
+		if strings.EqualFold(f.tag, string(name)) { // which encoding/json takes for the same
+			return nil, false, fmt.Errorf("member %.40q is spelled otherwise than %q", name, f.tag)
+		}
 	}
 	if s.unknown == closed {
 		return nil, false, fmt.Errorf("unknown member %.40q", name)
@@ -266,31 +279,39 @@ func (s *scanner) member(t reflect.Type, name string) (member reflect.Type, know
 	return nil, false, nil
 }
 
-// find looks for the field whose tag is the name, letter case aside, in a struct and in those
-// embedded in it, as encoding/json does.
-func find(t reflect.Type, name string) (field reflect.Type, tag string, ok bool) {
+// fields lists the members of a struct, and those of structs that are embedded in it, as
+// encoding/json sees them.
+func (s *scanner) fields(t reflect.Type) []field {
+	if known, ok := s.structs[t]; ok {
+		return known
+	}
+	var all []field
 	for i := range t.NumField() {
 		f := t.Field(i)
-		tag, _, _ = strings.Cut(f.Tag.Get("json"), ",")
+		tag, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if tag == "" && f.Anonymous && f.Type.Kind() == reflect.Struct {
-			if field, tag, ok = find(f.Type, name); ok {
-				return field, tag, true
-			}
+			all = append(all, s.fields(f.Type)...)
 			continue
 		}
-		if strings.EqualFold(tag, name) {
-			return f.Type, tag, true
-		}
+		all = append(all, field{tag, f.Type})
 	}
-	return nil, "", false
+	if s.structs == nil {
+		s.structs = map[reflect.Type][]field{}
+	}
+	s.structs[t] = all
+	return all
 }
 
-// shape resolves pointers, and answers nil for types that decode themselves from a string.
+// shape resolves pointers, and answers nil for types that decode themselves.
 func shape(t reflect.Type) reflect.Type {
 	for t != nil && t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if t == nil || reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+	if t == nil {
+		return nil
+	}
+	p := reflect.PointerTo(t)
+	if p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) || p.Implements(reflect.TypeFor[json.Unmarshaler]()) {
 		return nil
 	}
 	return t
@@ -298,8 +319,8 @@ func shape(t reflect.Type) reflect.Type {
 
 // text refuses the replacement character: encoding/json puts it where an escape names half a
 // surrogate pair.
-func text(s string) error {
-	if strings.ContainsRune(s, utf8.RuneError) {
+func text(s []byte) error {
+	if bytes.Contains(s, []byte(string(utf8.RuneError))) {
 		return errors.New("string with a broken character")
 	}
 	return nil

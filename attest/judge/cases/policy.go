@@ -34,7 +34,10 @@ func (c *Case) policy(e *attest.Evidence) (attest.Policy, error) {
 		p.PCRs = c.Policy.RequiredPCRs
 	}
 	if c.Platform == tpmOnly { // which names the kind, as policies must
-		p.TEE = []attest.Kind{attest.KindSNP, attest.KindTDX, attest.KindVTPM, attest.KindTPM}
+		p.TEE = []attest.Kind{attest.KindVTPM, attest.KindTPM}
+		if report, err := e.HardwareReport(); report != nil || err != nil || e.TDQuote != nil {
+			p.TEE = append(p.TEE, attest.KindSNP, attest.KindTDX)
+		}
 	}
 	p.RequireSecureBoot = c.Policy.RequireSecureBoot
 	if s := c.Policy.UserDataHex; s != nil {

@@ -54,7 +54,7 @@ func explain(f facts) explanation {
 		return unavailable(f.untrusted.Hint())
 	case f.paused != nil:
 		return explanation{
-			kind: KindUnavailable, retryAfter: f.paused.RetryAfter, hint: "Entra rejects what is issued: see the cause in the agent's log",
+			kind: KindUnavailable, retryAfter: f.paused.RetryAfter, hint: "Entra rejects the certificates that are issued: see the cause in the agent's log",
 		}
 	case f.fromEntra != nil:
 		return explainEntra(f.fromEntra)

@@ -288,7 +288,7 @@ func (r *Rules) noRoom(caller peer.Caller, full share) *problem {
 	case policy.Stranger:
 		return r.permit(forCallersOfRules, caller)
 	case policy.ByGroupOnly:
-		p = newProblem(wire.CodeTooManyConnections, "users who are known by a group only hold %d connections to the agent", full.bound).
+		p = newProblem(wire.CodeTooManyConnections, "users known by a group only hold %d connections to the agent", full.bound).
 			withHint("close connections that are not in use, or ask whoever administers the agent for a rule that names the user")
 	case policy.ByUnitOnly:
 		p = newProblem(wire.CodeTooManyConnections, "the users of this unit hold %d connections to the agent", full.bound).

@@ -114,7 +114,7 @@ func (a *missAccount) Charge() error {
 	}
 	if a.group != nil {
 		if wait := untilOne(a.group, now); wait > 0 {
-			return a.refusal(fmt.Errorf("users who are known by a group only ask for %w", errMisses), wait, "name this user in a rule, which gives it a bound of its own")
+			return a.refusal(fmt.Errorf("users known by a group only ask for %w", errMisses), wait, "name this user in a rule, which gives it a bound of its own")
 		}
 		a.group.AllowN(now, 1)
 	}

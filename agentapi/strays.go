@@ -46,5 +46,5 @@ func (a *admission) refuse(ctx context.Context, err error) {
 	}
 	a.server.cfg.Logger.WarnContext(ctx, "closing a connection", "error", err, "untold_before", untold)
 	a.server.Note("connection refused", slog.String("endpoint", a.face.name),
-		slog.String("reason", "who has made it is not known: "+clip(err.Error(), maxAuditedBytes)), slog.Int64("untold_before", untold))
+		slog.String("reason", "its user is not known: "+clip(err.Error(), maxAuditedBytes)), slog.Int64("untold_before", untold))
 }

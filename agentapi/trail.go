@@ -173,5 +173,5 @@ func (p AuditPlace) whatToSee() string {
 	case p.To == "journald":
 		return "see systemd-journald.service"
 	}
-	return "see what reads the agent's standard output"
+	return "look at the program that reads the agent's standard output"
 }

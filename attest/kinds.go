@@ -55,7 +55,7 @@ func (v *verifier) policyTEE() error {
 	v.result.Kind = k
 	switch {
 	case k == "":
-		return absent("it is not known what vouches for the machine")
+		return absent("nothing in the evidence vouches for the machine")
 	case k == KindVTPM && v.policy.accepts(k) && v.policy.acceptsTEE() && v.certifiedForTEE():
 		return errors.New("the AK certificate is of a Confidential VM, and its hardware report was left out")
 	case v.policy.accepts(k):

@@ -167,7 +167,7 @@ func (a appSettings) suggestions(below *settings) string {
 	if len(names) == 0 {
 		return ""
 	}
-	return "; these look like what is meant: " + strings.Join(names, ", ")
+	return "; did you mean: " + strings.Join(names, ", ")
 }
 
 func within(s, section *settings) bool {

@@ -128,7 +128,7 @@ func parseEndpoint(text string) (endpoint, error) {
 	}
 	tenant = plainGUID(tenant)
 	if tenant != "" && !isMany(tenant) && tenantProblem(tenant) != "" {
-		return endpoint{}, errors.New("what is behind the host is not one tenant")
+		return endpoint{}, errors.New("the path after the host is not one tenant")
 	}
 	return endpoint{in.Name, tenant}, nil
 }

@@ -68,7 +68,7 @@ func (c *Credential) checkFloor(f *findings, at, floor string) {
 	case c.Bound == BoundNever:
 		f.add("%s.bound: never: unbound, source %s does not reach min_strength %s: this entry can never be used", at, c.Source, floor)
 	case floor == StrengthAttested && c.Source == SourceCertificate:
-		f.add("%s.source: certificate: who issues an app's certificate sees no attestation, so it never reaches %s: this entry can never be used", at, floor)
+		f.add("%s.source: certificate: the issuer of an app's certificate sees no attestation, so the strength is never %s: this entry can never be used", at, floor)
 	}
 }
 

@@ -150,7 +150,7 @@ func checkRoot(t *turn, p place, o object) error {
 		return errors.New("it is no primary, so that nobody can make it again once it is removed")
 	}
 	if h != handleOwner {
-		return fmt.Errorf("it is of hierarchy %s, where a Name can outlive what was made under it, and not of the owner's", tcg.Handle(uint32(h)))
+		return fmt.Errorf("it is of hierarchy %s, where a Name can outlive the keys under it, and not of the owner's", tcg.Handle(uint32(h)))
 	}
 	return explainParent(o, tryParent(t, o))
 }
@@ -225,7 +225,7 @@ func checkStorageKey(p *tpm2.TPMTPublic) error {
 		return errors.New("it has a policy")
 	}
 	if !hasTemplatesCipher(p) {
-		return errors.New("it protects what is under it with another cipher than AES-128 in CFB mode")
+		return errors.New("it protects the keys under it with another cipher than AES-128 in CFB mode")
 	}
 	if algorithmName(p) == "" {
 		return fmt.Errorf("its type %s is neither RSA-2048 nor ECC P-256", tcg.Algorithm(uint16(p.Type)))

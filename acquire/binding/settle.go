@@ -9,7 +9,7 @@ import (
 )
 
 // errUnread says why a certificate is not stored.
-var errUnread = errors.New("the state file that is there could not be read, and may hold what must not be lost")
+var errUnread = errors.New("the existing state file could not be read; it may hold a certificate that must not be lost")
 
 // settle makes memory and state file agree; the slot's lock is held. The file is read until that
 // has worked once; then the changes that it lacks are written. A file that cannot be read is not

@@ -35,11 +35,11 @@ type TCP struct {
 func OpenTCP() (*TCP, error) {
 	t := &TCP{Redirected: netip.AddrPortFrom(netip.AddrFrom4([4]byte{169, 254, 169, 254}), 80), socket: -1}
 	if err := t.open(); err != nil {
-		return nil, fmt.Errorf("finding out who calls over loopback: %w", err)
+		return nil, fmt.Errorf("identifying callers over loopback: %w", err)
 	}
 	if err := t.try(); err != nil {
 		_ = t.Close()
-		return nil, fmt.Errorf("finding out who calls over loopback: %w", err)
+		return nil, fmt.Errorf("identifying callers over loopback: %w", err)
 	}
 	return t, nil
 }

@@ -73,7 +73,7 @@ func (p process) outcome(ctx context.Context, err error) error {
 	case errors.Is(err, exec.ErrWaitDelay):
 		return errHeld
 	case errors.As(err, &exit) && exit.Exited():
-		return fmt.Errorf("it ended with exit code %d; the agent's log has what it said", exit.ExitCode())
+		return fmt.Errorf("it ended with exit code %d; its messages are in the agent's log", exit.ExitCode())
 	}
 	return fmt.Errorf("it did not end by itself: %w", err)
 }

@@ -51,7 +51,7 @@ func (f *launchFlags) add(cmd *cobra.Command, lifetime string) {
 	flags.StringVar(&f.identity, "identity", "", "name of the identity in the agent's configuration (may be left out if only one is allowed)")
 	flags.StringSliceVar(&f.families, "for", []string{string(launch.All)}, "which programs it is for: "+strings.Join(launch.FamilyNames(), ", "))
 	flags.StringVar(&f.lifetime, "lifetime", lifetime, "when the secret ends: with the process or the unit (a systemd unit, or a login session)")
-	flags.BoolVar(&f.quiet, "quiet", false, "say nothing of what an SDK would do differently")
+	flags.BoolVar(&f.quiet, "quiet", false, "do not say what an SDK will do differently")
 }
 
 // check refuses wrong flags before the agent is asked.

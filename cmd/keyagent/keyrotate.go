@@ -102,7 +102,7 @@ func (r rotation) check(name string) error {
 	case r.force && !r.finish:
 		return usagef("--force goes with --finish")
 	case r.steps() > 0 && changes != keyFlags{}:
-		return usageError{errors.New("the flags that say what the key is like go with the command that begins the rotation, not with --finish, --cancel or --back")}
+		return usageError{errors.New("the flags that describe the key go with the command that begins the rotation, not with --finish, --cancel or --back")}
 	case name == statedir.BindingKeyName && (r.finish || r.back || r.begin != keyFlags{}):
 		return usageError{fmt.Errorf("key %q is rotated in one go, as the configuration says: give no option", name)}
 	}

@@ -195,8 +195,8 @@ func (a *app) settle(ctx context.Context, f setupFlags, r *setupReport, ask *que
 		a.setupSays(f, "nothing was written (--dry-run)\n")
 		return nil
 	case there != "" && !f.force:
-		return advice.To(fmt.Errorf("%s is there, and differs from what is proposed: nothing was written", r.File),
-			"take over by hand what is right of it, or replace the file and keep the old one beside it: %s", advice.Run(advice.Setup, "", advice.Force))
+		return advice.To(fmt.Errorf("%s is there, and differs from the proposal: nothing was written", r.File),
+			"take over the right parts by hand, or replace the file and keep the old one beside it: %s", advice.Run(advice.Setup, "", advice.Force))
 	case !ask.mayWrite(ctx, f, r.File):
 		return advice.To(errors.New("nothing was written"), "say yes, or where nobody can be asked, --yes")
 	}

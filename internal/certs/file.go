@@ -168,7 +168,7 @@ func notAuthority(c *x509.Certificate) string {
 	case !c.BasicConstraintsValid || !c.IsCA:
 		return "is not an authority's: it may not issue others"
 	case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
-		return "is an authority's whose key usage does not let it issue others"
+		return "is the certificate of an authority, and its key usage does not let it issue others"
 	}
 	return ""
 }

@@ -114,7 +114,7 @@ func (d *Daemon) tellNumbers(before, after []rulebook.Number) {
 			log.Warn("a number is from the configuration before: the directory does not have the name, or is not running. It is asked until it confirms the number, "+
 				"which counts no more at the time that is said here", "until", n.Until, "cause", n.Reason)
 		case was && had.ID != n.ID:
-			log.Warn("a user or group has another number than before; what names it goes by that", "before", had.ID)
+			log.Warn("a user or group has another number than before; rules that name it use the new number", "before", had.ID)
 		case was && !had.Confirmed && n.Confirmed:
 			log.Info("a number of the configuration before was confirmed")
 		}

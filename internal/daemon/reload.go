@@ -160,7 +160,7 @@ func fixedSettings() []fixed {
 		{"tpm_owner_credential", "it belongs to the TPM that is open", func(c *config.Config) any { return c.TPMOwnerCredential }},
 		{"state_dir", "the binding key and its certificates are from there", func(c *config.Config) any { return c.StateDir }},
 		{"socket", "programs are connected to it", func(c *config.Config) any { return c.Socket }},
-		{"imds_endpoint", "what is known of this VM was learnt there", func(c *config.Config) any { return c.IMDSEndpoint }},
+		{"imds_endpoint", "the facts about this VM were learnt there", func(c *config.Config) any { return c.IMDSEndpoint }},
 		{"binding_key", "the binding key is loaded, and was tested as it is configured", func(c *config.Config) any { return c.BindingKey }},
 		{"audit", "whether records can be written was found out at the start", func(c *config.Config) any { return c.Audit }},
 		{"activated", "the agent has its sockets, or has opened its own", func(c *config.Config) any { return c.Activated }},

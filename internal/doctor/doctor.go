@@ -281,7 +281,7 @@ func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 	case errors.Is(d.pinErr, statedir.ErrDamaged):
 		d.add(check, VerdictWarn, "find out who damaged it; the next use of a key puts it aside and accepts the root that the TPM shows then", "the note of it, %s, is damaged", d.pinFile)
 	case d.pinErr != nil:
-		d.addError(check, d.pinErr, "the note says which TPM the keys belong to: correct what keeps it from being read")
+		d.addError(check, d.pinErr, "the note says which TPM the keys belong to: make it readable")
 	default:
 		d.add(check, VerdictOK, "", "%s, the one that was noted", root.Algorithm)
 	}

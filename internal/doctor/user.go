@@ -40,7 +40,7 @@ func (d *doctor) checkUser(ctx context.Context) bool {
 	}
 	if me == 0 {
 		d.add(check, VerdictWarn, "nothing, if the agent is to run as root; else run it as the user that it is to run as: root may do what that user may not",
-			"this is root, and nothing says yet as whom the agent runs")
+			"this is root, and nothing says yet which user runs the agent")
 	}
 	return true
 }

@@ -73,7 +73,7 @@ const notKnown = "not known to be the agent's"
 
 // runs says that there is an agent, and that another would start if its sockets stayed.
 func runs(held *statefile.InUseError) error {
-	return startsAgain(fmt.Errorf("%w: it would make anew what is removed", held))
+	return startsAgain(fmt.Errorf("%w: it would make the removed keys anew", held))
 }
 
 func startsAgain(err error) error {
@@ -198,7 +198,7 @@ func (inv *Inventory) CheckUnknown() error {
 	for _, item := range inv.Unknown {
 		names = append(names, item.Path)
 	}
-	return advice.To(fmt.Errorf("in the state directory is what is not known to be the agent's: %s", strings.Join(names, ", ")),
+	return advice.To(fmt.Errorf("the state directory has files not known to be the agent's: %s", strings.Join(names, ", ")),
 		"look at it, and move or remove it yourself: it would be in every clone")
 }
 

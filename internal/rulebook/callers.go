@@ -46,7 +46,7 @@ func (b *Book) CheckCallers(m Machine) error {
 			continue
 		}
 		if level := m.Level(); level.Process == peer.FormNumber || level.Process == peer.FormNone {
-			problems = append(problems, fmt.Errorf("rule %q: caller_identity: strict does not take what this kernel knows of callers: %s", r.Name, level.Why))
+			problems = append(problems, fmt.Errorf("rule %q: caller_identity: strict does not accept the facts that this kernel gives about callers: %s", r.Name, level.Why))
 		}
 	}
 	return errors.Join(problems...)

@@ -40,7 +40,7 @@ func (p Plan) checkTable(l *Listing) Finding {
 		}
 	}
 	if len(l.others) > 0 {
-		return Finding{"table", Fail, fmt.Sprintf("the table inet %s has what does not belong there: %s", Table, strings.Join(l.others, ", ")), true}
+		return Finding{"table", Fail, fmt.Sprintf("the table inet %s has entries that do not belong there: %s", Table, strings.Join(l.others, ", ")), true}
 	}
 	return Finding{"table", OK, "the table inet " + Table + " is loaded", false}
 }

@@ -21,13 +21,13 @@ func (p Plan) inTheWay(l *Listing) []Finding {
 		rules = append(rules, w.found...)
 	}
 	if len(rules) == 0 {
-		return []Finding{{"other tables", OK, "no rule of another table is seen to redirect what is meant for IMDS", false}}
+		return []Finding{{"other tables", OK, "no rule of another table is seen to redirect traffic for IMDS", false}}
 	}
 	const most = 8
 	if len(rules) > most {
 		rules = append(rules[:most], fmt.Sprintf("and %d more", len(rules)-most))
 	}
-	return []Finding{{"other tables", Warn, "these rules may send elsewhere what is meant for IMDS:\n" + strings.Join(rules, "\n"), false}}
+	return []Finding{{"other tables", Warn, "these rules may send traffic for IMDS elsewhere:\n" + strings.Join(rules, "\n"), false}}
 }
 
 // walk follows the chains that a packet to IMDS can come to.

@@ -71,7 +71,7 @@ func (p Plan) chains() []chain {
 	if p.Forward {
 		all = append(all, chain{
 			forwardedChain, "filter", "forward", filterPriority,
-			"What containers and virtual machines send: whose it is cannot be seen here.",
+			"Traffic of containers and virtual machines: its user cannot be seen here.",
 			[]rule{{"ip daddr 169.254.169.254 reject", listed(toIMDS, unreachable)}},
 		})
 	}
@@ -94,7 +94,7 @@ func (p Plan) refuse() chain {
 	agent := fmt.Sprintf(toPort, p.Port)
 	return chain{
 		refuseChain, "filter", "output", filterPriority,
-		"What was not redirected, and does not belong there.",
+		"Traffic to the agent's port that was not redirected.",
 		[]rule{
 			{
 				fmt.Sprintf("oif lo tcp dport %d ct original ip daddr 169.254.169.254 ct original proto-dst 80 ct status dnat accept", p.Port),

@@ -110,7 +110,7 @@ func tryRefused(ctx context.Context, dial Dial, check, network string, addresses
 		case err == nil:
 			return Finding{check, Fail, "a connection to " + address + " is possible", true}
 		case isTimeout(err):
-			return Finding{check, Fail, "what is sent to " + address + " leaves the machine: nothing refuses it", true}
+			return Finding{check, Fail, "traffic to " + address + " leaves the machine: nothing refuses it", true}
 		}
 		refusals = append(refusals, fmt.Sprintf("%s: %v", address, cause(err)))
 	}

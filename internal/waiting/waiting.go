@@ -113,7 +113,7 @@ func (b *Board) noteLate(what string, me *waiter) (n int, first bool) {
 // end logs that the last long wait for a thing is over.
 func (b *Board) end(what string, me *waiter) {
 	if b.noteEnd(what, me) {
-		b.cfg.Logger.Info("what took long is not waited for any more", "for", what, "waited_seconds", time.Since(me.start).Round(time.Second).Seconds())
+		b.cfg.Logger.Info("a long wait is over", "for", what, "waited_seconds", time.Since(me.start).Round(time.Second).Seconds())
 	}
 }
 

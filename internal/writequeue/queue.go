@@ -9,7 +9,7 @@ import (
 // Why a write was not made, or is not known to have been made.
 var (
 	// ErrStalled: the write, or one before it, takes longer than Config.Patience.
-	ErrStalled = errors.New("what reads the records does not read on")
+	ErrStalled = errors.New("the reader of the records has stopped reading")
 	// ErrFull: there is no room for the write, which is lost.
 	ErrFull = errors.New("too many records wait to be written")
 )

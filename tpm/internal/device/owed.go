@@ -246,7 +246,7 @@ func (d *Device) findBoot(t transport.TPM) error {
 		return nil
 	}
 	if d.boots[0].known {
-		d.log.Info("TPM was reset: what was loaded in it is gone")
+		d.log.Info("TPM was reset: objects and sessions in it are gone")
 	}
 	d.boots = boots{now, d.boots[0]}
 	return nil

@@ -160,7 +160,7 @@ func TestCallersOfARule(t *testing.T) {
 	}
 }
 
-func TestWhatADecisionRestsOn(t *testing.T) {
+func TestADecisionHasItsRuleAndTheCallersFacts(t *testing.T) {
 	caller := peer.Caller{UID: 1000, PID: 11, CgroupID: 200, Via: peer.ViaUnix}
 	p := callersOf(policy.Rule{UIDs: []uint32{1000}, Units: []string{"web.service", "worker@1.service"}, Executables: []string{"/usr/bin/web"}})
 	want := policy.Decision{Allowed: true, Rule: "r", Unit: "worker@1.service", Executable: "/usr/bin/web"}

@@ -96,7 +96,7 @@ func known(c wire.Capability) string {
 }
 
 // What is not known is asked again within seconds, what is known within minutes.
-func TestWhatIsUnknownIsNotBelievedForLong(t *testing.T) {
+func TestAnUnknownAnswerIsNotKeptForLong(t *testing.T) {
 	s := newStage(t)
 	s.start()
 	available := func() string {
@@ -136,7 +136,7 @@ func TestWhatIsUnknownIsNotBelievedForLong(t *testing.T) {
 
 // A caller that is gone before the answer, and many that ask at once, cause one probe: two
 // requests.
-func TestManyWhoAskForCapabilitiesCauseOneProbe(t *testing.T) {
+func TestManyCallersOfCapabilitiesCauseOneProbe(t *testing.T) {
 	for name, ask := range map[string]func(*daemon.Daemon, context.Context){
 		"one after the other": func(d *daemon.Daemon, ctx context.Context) {
 			for range 5 {

@@ -80,7 +80,7 @@ func TestATDXMachineIsSeenAsSuch(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotThereIsSaid(t *testing.T) {
+func TestMissingPartsAreReported(t *testing.T) {
 	s := agenttest.New(t)
 	if err := s.Platform.SetIMDS(imds.Behaviour{NoV2: true}); err != nil {
 		t.Fatal(err)

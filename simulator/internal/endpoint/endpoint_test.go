@@ -49,7 +49,7 @@ func get(t *testing.T, s *httptest.Server, path string) (int, string, error) {
 	return resp.StatusCode, string(body), err
 }
 
-func TestHandlerJournalsWhatWasAnswered(t *testing.T) {
+func TestTheHandlerJournalsItsAnswers(t *testing.T) {
 	s, j := serve(t)
 	for _, path := range []string{"/", "/refuse"} {
 		if _, _, err := get(t, s, path); err != nil {

@@ -1,8 +1,8 @@
 // Azuresim runs a simulated Azure Confidential VM for an agent, a demo or a test that is another
 // process.
 //
-// Package simulator describes the simulation, and how strict it is. Everything it makes dies with
-// it: a second azuresim is another VM.
+// Its documentation in package simulator says what is simulated, and how strictly. Everything it
+// makes dies with it: a second azuresim is another VM.
 package main
 
 import (

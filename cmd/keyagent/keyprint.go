@@ -4,11 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"text/tabwriter"
-	"unicode"
 
+	"github.com/keyagent/keyagent/attest/report"
 	"github.com/keyagent/keyagent/internal/inputfile"
 	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/pemfile"
@@ -69,18 +68,7 @@ func rowsOn(w io.Writer) rowFunc {
 
 // printable escapes characters that would control a terminal or feign a line of their own. Names in
 // certificates, and a server's answers, may contain any character.
-func printable(text string) string {
-	var b strings.Builder
-	for _, r := range text {
-		if unicode.IsPrint(r) {
-			b.WriteRune(r)
-			continue
-		}
-		escaped := strconv.QuoteRune(r)
-		b.WriteString(escaped[1 : len(escaped)-1])
-	}
-	return b.String()
-}
+func printable(text string) string { return report.Printable(text) }
 
 // printableLines is printable for advice, in which commands to be pasted are on lines of their own.
 func printableLines(text string) string {

@@ -9,12 +9,12 @@ import (
 const program = "cmd/keyagent"
 
 // unwanted is what must not be linked into the production binary, not even by way of
-// somebody else's import. One that is not here comes with Prometheus' library: expvar, which opens
-// the process's inside on the default mux. Nothing serves that one (defaultmux_test.go).
+// somebody else's import.
 var unwanted = map[string]string{
 	"testing":        "nothing in the product exists for a test",
 	"runtime/cgo":    "the binary is static and runs on any distribution",
 	"net/http/pprof": "it opens the process's inside on the default mux",
+	"expvar":         "it opens the process's inside on the default mux",
 	"plugin":         "code comes with the binary or not at all",
 	"os/user":        "it believes $USER of its own user; internal/accounts finds users and groups",
 	"net/http/cgi":   "no child processes out of requests",
@@ -27,6 +27,8 @@ var unwanted = map[string]string{
 
 	"github.com/google/go-tpm-tools":   "it contains a simulated TPM",
 	"github.com/google/go-attestation": "an independent verifier must not be part of what it verifies",
+	"github.com/prometheus":            "the reference of our metrics, in tests: it is two megabytes of other modules",
+	"google.golang.org/protobuf":       "nothing of the agent's is in that format, and it is a tenth of the binary",
 	"github.com/rogpeppe/go-internal":  "a test tool",
 	"github.com/google/go-cmp":         "a test tool",
 	"go.uber.org/goleak":               "a test tool",

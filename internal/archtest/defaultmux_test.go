@@ -11,7 +11,7 @@ var onDefaultMux = []string{
 	"DefaultServeMux", "Handle", "HandleFunc", "ListenAndServe", "ListenAndServeTLS", "Serve", "ServeTLS",
 }
 
-// A library that is linked may open the process's inside on the default mux, as expvar does. That
+// A library that is linked may open the process's inside on the default mux, as expvar would. That
 // is of no use to anybody as long as no server has that mux: one by its name, or one without a
 // handler.
 func TestNothingServesTheDefaultMux(t *testing.T) {

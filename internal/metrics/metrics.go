@@ -4,9 +4,6 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/tpm"
@@ -14,17 +11,11 @@ import (
 
 // Metrics is all that the agent counts. It is safe for concurrent use.
 type Metrics struct {
-	registry *prometheus.Registry
-	now      Now
+	build *reading
+	now   Now
 
-	issued   *prometheus.CounterVec
-	answers  *prometheus.CounterVec
-	took     *prometheus.HistogramVec
-	fetches  *prometheus.CounterVec
-	fetching prometheus.Histogram
-	commands *prometheus.CounterVec
-	command  *prometheus.HistogramVec
-	turns    prometheus.Histogram
+	issued, answers, fetches, commands *counters
+	took, fetching, command, turns     *histograms
 }
 
 // Now is what is asked for its numbers when the metrics are read. Its functions must be safe for
@@ -54,38 +45,22 @@ func tpmBuckets() []float64 {
 
 // New returns metrics on which nothing is counted yet.
 func New(version string) *Metrics {
-	m := &Metrics{
-		registry: prometheus.NewPedanticRegistry(),
-		issued: counters("keyagent_tokens_issued_total",
+	return &Metrics{
+		build: one(gauge, "keyagent_build_info", "Always 1; the labels say which program runs.", 1,
+			label{"version", version}, label{"goversion", runtime.Version()}),
+		issued: newCounters("keyagent_tokens_issued_total",
 			"Tokens that were given to callers, by the strength of the credential that obtained them.", "identity", "strength", "source"),
-		answers: counters("keyagent_answers_total",
+		answers: newCounters("keyagent_answers_total",
 			"Answers to requests, and refusals of connections; the code is that of a problem, or empty.", "endpoint", "outcome", "code", "identity"),
-		took:    histograms("keyagent_answer_duration_seconds", "Time until a request was answered, by where its token came from.", answerBuckets(), "source"),
-		fetches: counters("keyagent_token_fetches_total", "Attempts to obtain a token that was not in memory, or is to be replaced.", "identity", "outcome"),
-		fetching: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "keyagent_token_fetch_duration_seconds", Help: "Time that an attempt to obtain a token took.", Buckets: fetchBuckets(),
-		}),
-		commands: counters("keyagent_tpm_commands_total", "Commands to the TPM, by how they ended.", "command", "outcome"),
-		command:  histograms("keyagent_tpm_command_duration_seconds", "Time until the TPM answered a command.", tpmBuckets(), "command"),
-		turns: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "keyagent_tpm_queue_duration_seconds", Help: "Time that a caller waited for its turn at the TPM.", Buckets: tpmBuckets(),
-		}),
+		took: newHistograms("keyagent_answer_duration_seconds",
+			"Time until a request was answered, by where its token came from.", answerBuckets(), "source"),
+		fetches: newCounters("keyagent_token_fetches_total",
+			"Attempts to obtain a token that was not in memory, or is to be replaced.", "identity", "outcome"),
+		fetching: newHistograms("keyagent_token_fetch_duration_seconds", "Time that an attempt to obtain a token took.", fetchBuckets()),
+		commands: newCounters("keyagent_tpm_commands_total", "Commands to the TPM, by how they ended.", "command", "outcome"),
+		command:  newHistograms("keyagent_tpm_command_duration_seconds", "Time until the TPM answered a command.", tpmBuckets(), "command"),
+		turns:    newHistograms("keyagent_tpm_queue_duration_seconds", "Time that a caller waited for its turn at the TPM.", tpmBuckets()),
 	}
-	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "keyagent_build_info", Help: "Always 1; the labels say which program runs.",
-	}, []string{"version", "goversion"})
-	build.WithLabelValues(version, runtime.Version()).Set(1)
-	m.registry.MustRegister(build, m.issued, m.answers, m.took, m.fetches, m.fetching, m.commands, m.command, m.turns,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return m
-}
-
-func counters(name, help string, labels ...string) *prometheus.CounterVec {
-	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
-}
-
-func histograms(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
-	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
 }
 
 // Watch says what is asked when the metrics are read. It must be called before they are, if at all.
@@ -93,10 +68,10 @@ func (m *Metrics) Watch(now Now) { m.now = now }
 
 // Answered implements [agentapi.Metrics].
 func (m *Metrics) Answered(a agentapi.Answer) {
-	m.answers.WithLabelValues(a.Endpoint, a.Decision, string(a.Code), a.Identity).Inc()
-	m.took.WithLabelValues(a.Source).Observe(a.Took.Seconds())
+	m.answers.with(values{a.Endpoint, a.Decision, string(a.Code), a.Identity}).Add(1)
+	m.took.with(values{a.Source}).observe(a.Took)
 	if a.Source != "" {
-		m.issued.WithLabelValues(a.Identity, a.Strength, a.Source).Inc()
+		m.issued.with(values{a.Identity, a.Strength, a.Source}).Add(1)
 	}
 }
 
@@ -109,15 +84,15 @@ func (m *Metrics) TokenFetched(identity string, took time.Duration, failure acqu
 	if failure != "" {
 		outcome = string(failure)
 	}
-	m.fetches.WithLabelValues(identity, outcome).Inc()
-	m.fetching.Observe(took.Seconds())
+	m.fetches.with(values{identity, outcome}).Add(1)
+	m.fetching.with(values{}).observe(took)
 }
 
 // TPMTurn implements [tpm.Observer].
-func (m *Metrics) TPMTurn(waited time.Duration) { m.turns.Observe(waited.Seconds()) }
+func (m *Metrics) TPMTurn(waited time.Duration) { m.turns.with(values{}).observe(waited) }
 
 // TPMCommand implements [tpm.Observer].
 func (m *Metrics) TPMCommand(name string, took time.Duration, outcome string) {
-	m.commands.WithLabelValues(name, outcome).Inc()
-	m.command.WithLabelValues(name).Observe(took.Seconds())
+	m.commands.with(values{name, outcome}).Add(1)
+	m.command.with(values{name}).observe(took)
 }

@@ -3,26 +3,18 @@ package metrics
 import (
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// snapshot makes metrics of what is a number at the moment. It is a collector for one reading.
+// snapshot makes readings of what is a number at the moment.
 type snapshot struct {
 	agentapi.Snapshot
-	now Now
-	out chan<- prometheus.Metric // while it is collected
+	now      Now
+	readings map[string]*reading
 }
 
-// Describe implements [prometheus.Collector]. It describes nothing: there is one reading only, so
-// that nothing can come to differ from it.
-func (s *snapshot) Describe(chan<- *prometheus.Desc) {}
-
-// Collect implements [prometheus.Collector].
-func (s *snapshot) Collect(out chan<- prometheus.Metric) {
-	s.out = out
+func (s *snapshot) collect() {
 	s.agent()
 	s.configuration()
 	s.audit()
@@ -102,25 +94,26 @@ func (s *snapshot) expiry(identity, credential string, at time.Time) {
 		seconds(at), "identity", identity, "credential", credential)
 }
 
-// gauge and counter add a metric with labels, each a name and a value.
+// gauge and counter add a sample with labels, each a name and a value.
 func (s *snapshot) gauge(name, help string, value float64, labels ...string) {
-	s.add(prometheus.GaugeValue, name, help, value, labels)
+	s.add(description{name: name, help: help, kind: gauge}, value, labels)
 }
 
 func (s *snapshot) counter(name, help string, value float64, labels ...string) {
-	s.add(prometheus.CounterValue, name, help, value, labels)
+	s.add(description{name: name, help: help, kind: counter}, value, labels)
 }
 
-func (s *snapshot) add(kind prometheus.ValueType, name, help string, value float64, labels []string) {
-	var names, values []string
+func (s *snapshot) add(of description, value float64, labels []string) {
+	r := s.readings[of.name]
+	if r == nil {
+		r = &reading{description: of}
+		s.readings[of.name] = r
+	}
+	next := sample{value: value}
 	for i := 0; i < len(labels); i += 2 {
-		names, values = append(names, labels[i]), append(values, labels[i+1])
+		next.labels = append(next.labels, label{labels[i], labels[i+1]})
 	}
-	metric, err := prometheus.NewConstMetric(prometheus.NewDesc(name, help, names, nil), kind, value, values...)
-	if err != nil { // a name that is not UTF-8 cannot be in a configuration
-		metric = prometheus.NewInvalidMetric(prometheus.NewInvalidDesc(err), err)
-	}
-	s.out <- metric
+	r.samples = append(r.samples, next)
 }
 
 func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }

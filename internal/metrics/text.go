@@ -1,88 +1,104 @@
 package metrics
 
 import (
-	"bytes"
-	"fmt"
-	"maps"
+	"cmp"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
-
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
 
 	"github.com/keyagent/keyagent/agentapi"
 )
 
 // Text implements [agentapi.Metrics].
 func (m *Metrics) Text(now agentapi.Snapshot, names bool) ([]byte, error) {
-	families, err := m.gather(now)
-	if err != nil {
-		return nil, fmt.Errorf("collecting metrics: %w", err)
-	}
-	var text bytes.Buffer
-	encoder := expfmt.NewEncoder(&text, expfmt.NewFormat(expfmt.TypeTextPlain))
-	for _, family := range families {
+	var out []byte
+	for _, r := range m.read(now) {
 		if !names {
-			family = withoutNames(family)
+			r = r.withoutNames()
 		}
-		if err := encoder.Encode(family); err != nil {
-			return nil, fmt.Errorf("encoding metric %s: %w", family.GetName(), err)
-		}
+		r.sort()
+		out = r.appendText(out)
 	}
-	return text.Bytes(), nil
+	return out, nil
 }
 
-// gather reads all metrics, in the order of their names.
-func (m *Metrics) gather(now agentapi.Snapshot) ([]*dto.MetricFamily, error) {
-	moment := prometheus.NewPedanticRegistry()
-	if err := moment.Register(&snapshot{Snapshot: now, now: m.now}); err != nil {
-		return nil, err
+// read reads all metrics, in the order of their names.
+func (m *Metrics) read(now agentapi.Snapshot) []*reading {
+	all := []*reading{m.build}
+	for _, c := range []*counters{m.issued, m.answers, m.fetches, m.commands} {
+		all = append(all, c.read(countOf))
 	}
-	return prometheus.Gatherers{m.registry, moment}.Gather()
+	for _, h := range []*histograms{m.took, m.fetching, m.command, m.turns} {
+		all = append(all, h.read(distributionOf))
+	}
+	s := &snapshot{Snapshot: now, now: m.now, readings: map[string]*reading{}}
+	s.collect()
+	for _, r := range s.readings {
+		all = append(all, r)
+	}
+	all = append(append(all, runtimeReadings()...), processReadings()...)
+	all = slices.DeleteFunc(all, func(r *reading) bool { return len(r.samples) == 0 })
+	slices.SortFunc(all, func(a, b *reading) int { return cmp.Compare(a.name, b.name) })
+	return all
 }
 
-// isName reports whether the values of a label are names of the configuration.
-func isName(label string) bool { return label == "identity" || label == "credential" }
-
-// withoutNames returns a family without the labels that hold names. Of metrics that are the same
-// then, counters are added up, and of gauges the lowest is told.
-func withoutNames(family *dto.MetricFamily) *dto.MetricFamily {
-	merged := map[string]*dto.Metric{}
-	for _, metric := range family.GetMetric() {
-		labels := slices.DeleteFunc(slices.Clone(metric.GetLabel()), func(l *dto.LabelPair) bool { return isName(l.GetName()) })
-		if len(labels) == len(metric.GetLabel()) {
-			return family // no metric of it has a name
-		}
-		key := keyOf(labels)
-		if merged[key] == nil {
-			merged[key] = &dto.Metric{Label: labels, Counter: metric.GetCounter(), Gauge: metric.GetGauge()}
+// appendText writes a reading in the text format: HELP, TYPE and a line for each sample, of a
+// histogram one for each bound, for the sum and for the number of observations.
+func (r *reading) appendText(out []byte) []byte {
+	out = append(out, "# HELP "+r.name+" "+escapedHelp(r.help)+"\n# TYPE "+r.name+" "+string(r.kind)+"\n"...)
+	for _, s := range r.samples {
+		if r.kind != distribution {
+			out = appendLine(out, r.name, s.labels, s.value)
 			continue
 		}
-		merge(merged[key], metric)
+		var below uint64
+		for i, count := range s.counts {
+			bound := math.Inf(1)
+			if i < len(s.bounds) {
+				bound = s.bounds[i]
+			}
+			below += count
+			out = appendLine(out, r.name+"_bucket", append(slices.Clone(s.labels), label{"le", number(bound)}), float64(below))
+		}
+		out = appendLine(out, r.name+"_sum", s.labels, s.value)
+		out = appendLine(out, r.name+"_count", s.labels, float64(below))
 	}
-	public := &dto.MetricFamily{Name: family.Name, Help: family.Help, Type: family.Type}
-	for _, key := range slices.Sorted(maps.Keys(merged)) {
-		public.Metric = append(public.Metric, merged[key])
-	}
-	return public
+	return out
 }
 
-func keyOf(labels []*dto.LabelPair) string {
-	var key strings.Builder
+func appendLine(out []byte, name string, labels []label, value float64) []byte {
+	return append(out, name+labelText(labels)+" "+number(value)+"\n"...)
+}
+
+// labelText writes labels with their braces; "" if there are none.
+func labelText(labels []label) string {
+	if len(labels) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	between := byte('{')
 	for _, l := range labels {
-		fmt.Fprintf(&key, "%q=%q,", l.GetName(), l.GetValue())
+		b.WriteByte(between)
+		b.WriteString(l.name + `="` + escapedValue(l.value) + `"`)
+		between = ','
 	}
-	return key.String()
+	b.WriteByte('}')
+	return b.String()
 }
 
-func merge(into, other *dto.Metric) {
-	switch {
-	case into.Counter != nil:
-		sum := into.Counter.GetValue() + other.GetCounter().GetValue()
-		into.Counter = &dto.Counter{Value: &sum}
-	case into.Gauge != nil:
-		lowest := min(into.Gauge.GetValue(), other.GetGauge().GetValue())
-		into.Gauge = &dto.Gauge{Value: &lowest}
+// escapedValue and escapedHelp write a text as the format wants it in these places. What is not
+// UTF-8 is replaced: the reader would refuse the whole page.
+func escapedValue(s string) string {
+	return strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`).Replace(strings.ToValidUTF8(s, "\uFFFD"))
+}
+
+func escapedHelp(s string) string { return strings.NewReplacer(`\`, `\\`, "\n", `\n`).Replace(s) }
+
+// number writes a value as Go does, the shortest that reads back as the same.
+func number(v float64) string {
+	if math.IsInf(v, 1) {
+		return "+Inf"
 	}
+	return strconv.FormatFloat(v, 'g', -1, 64)
 }

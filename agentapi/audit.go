@@ -63,7 +63,7 @@ func (r *record) asksFor(req tokenRequest) {
 	}
 	r.resource = clip(req.Resource.Asked(), maxAuditedBytes)
 	r.tokenType = clip(req.TokenType, maxAuditedBytes)
-	r.forceRefresh, r.claims = req.Fresh, req.claims != ""
+	r.forceRefresh, r.claims = req.ForceRefresh, req.claims != ""
 }
 
 // notes keeps the parameters, as they were sent, of a request that was refused before they were

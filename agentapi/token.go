@@ -131,7 +131,7 @@ func (r *tokenRequest) takeExtras(params params) *problem {
 	switch fresh := params.get(wire.ParamForceRefresh); fresh {
 	case "", "false":
 	case "true":
-		r.Fresh = true
+		r.ForceRefresh = true
 	default:
 		return newProblem(wire.CodeInvalidParameter, "force_refresh is neither true nor false").withField(wire.ParamForceRefresh)
 	}
@@ -260,7 +260,7 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 		Resource: req.Resource.Asked(),
 		Type:     acquire.TokenType(req.TokenType),
 
-		ForceRefresh: req.Fresh,
+		ForceRefresh: req.ForceRefresh,
 		Claims:       req.claims,
 		Capabilities: req.capabilities,
 

@@ -59,11 +59,11 @@ type Policy struct {
 
 // Request is what a caller asks for.
 type Request struct {
-	Identity  string
-	Resource  Resource
-	TokenType string
-	Fresh     bool // past the cache
-	Host      Host // at which the agent is to use the token for the caller; zero: nowhere
+	Identity     string
+	Resource     Resource
+	TokenType    string
+	ForceRefresh bool // past the cache
+	Host         Host // at which the agent is to use the token for the caller; zero: nowhere
 }
 
 // Decision is the answer to a [Request]. The zero value refuses.
@@ -136,7 +136,7 @@ func (p *Policy) refuses(r *Rule, req Request) Reason {
 		return ReasonTokenType
 	case req.Host != Host{} && (req.TokenType != boundType || !r.CoversHost(req.Host)):
 		return ReasonHost
-	case req.Fresh && !r.Fresh:
+	case req.ForceRefresh && !r.Fresh:
 		return ReasonFresh
 	}
 	return ""

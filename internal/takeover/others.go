@@ -139,7 +139,7 @@ func (p Plan) excludes(body json.RawMessage) bool {
 
 // hasAddress reports whether a value has the address of IMDS, if it can be read.
 func hasAddress(value json.RawMessage) (has, known bool) {
-	imds := netip.MustParseAddr(Address)
+	imds := netip.MustParseAddr(address)
 	var text string
 	if json.Unmarshal(value, &text) == nil {
 		one, err := netip.ParseAddr(text)

@@ -15,7 +15,7 @@ import (
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
-// credentialManagedIdentity is what the one credential of a managed identity is called.
+// credentialManagedIdentity is the name of a managed identity's one credential.
 const credentialManagedIdentity = "managed_identity"
 
 // Config configures an [Acquirer].

@@ -21,8 +21,8 @@
 //     encoding reveals.
 //   - A failed refresh leaves a good token alone. A token is served until it expires, and not one
 //     second longer; a token that is bound to a certificate is dropped with that certificate.
-//   - The cancellation of one caller never cancels the flight that others wait for, and what one
-//     caller asks for in addition (claims, a forced refresh) never becomes what others get.
+//   - The cancellation of one caller never cancels the flight that others wait for, and a token
+//     that one caller got by claims or a forced refresh is never given to others.
 //   - The report about a token ([Strength], [Binding], fallback) tells how it was obtained, never
 //     what was configured.
 //   - A weaker credential is used only where the configuration allows it and the other side has

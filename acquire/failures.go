@@ -21,8 +21,8 @@ type failureMemory struct {
 	entries map[failureKey]failure
 }
 
-// failureKey is what a failure is about: a token; or, with a client and meaning 0, what that client
-// asks for under this name.
+// failureKey identifies the subject of a failure: a token; or, with a client and meaning 0, what
+// that client asks for under this name.
 type failureKey struct {
 	cacheKey
 	client client

@@ -27,7 +27,7 @@ type approval struct {
 
 	token secret.String // that was answered last: its characters need not be looked at again
 
-	// said is the answer with that token, but without it, and what in it may change.
+	// said is the answer's body for that token, without the token and the members that may change.
 	said                 []byte
 	of                   facts
 	expiresIn, refreshIn int64 // seconds

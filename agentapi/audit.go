@@ -157,7 +157,7 @@ func (s *Server) audit(r *record, p *problem) error {
 	return s.trail.write(r.auditHandler(s.trail.handler, p), r.ids, r.gives())
 }
 
-// kind is what answers without a record of their own are counted by.
+// kind is the key by which answers without a record of their own are counted.
 func (r *record) kind(p *problem) string {
 	if p == nil {
 		return r.decision(p)

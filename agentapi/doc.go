@@ -13,13 +13,13 @@
 //
 //	accept → identify → route → permission → parameters → policy.Decide → source → audit → answer
 //
-// Programs ask for the same token again and again. A connection remembers what its last request
-// came to up to policy.Decide, and uses that for the same request while the rules are the same
+// Programs ask for the same token again and again. A connection remembers its last request that
+// policy.Decide allowed, and does not ask again for the same request while the rules are the same
 // (approval.go).
 //
-// Administrators have their own face (admin.go), and what watches the agent has a port on loopback
-// at which nobody is asked who they are. Each answer has an id, which its record and the log have
-// too (requestid.go), and is counted (metrics.go).
+// Administrators have their own face (admin.go), and monitoring has a port on loopback that serves
+// every local user. Each answer has an id, which its record and the log have too (requestid.go),
+// and is counted (metrics.go).
 //
 // # Invariants
 //
@@ -42,17 +42,17 @@
 //   - Nobody waits longer than half a second for a record, whatever reads it. If the
 //     record of a token is not written by then, [Config.AuditRequired] decides
 //     whether the token is refused, or sent and the lost record counted.
-//   - No record, log line, metric or error holds a token. Of what a caller sends,
-//     nothing becomes a label of a metric.
+//   - No record, log line, metric or error holds a token. Nothing that a caller sends becomes a
+//     label of a metric.
 //   - Where callers are not asked who they are, no name of the configuration is told,
 //     and nothing is done for which the TPM is asked more than once in two seconds.
 //   - A token is answered only if it is of the identity and the type that the
 //     policy allowed, is not empty and has not expired, and one that is bound to a
 //     certificate only if it is known to which. There is no 200 without a token.
-//   - Rules go by the name of an identity. An id that was learnt at run time, from what a token
-//     says of its owner, is looked for among the identities that rules give the caller, and the
-//     token that is sent must have that id itself. To learn an id, nothing is fetched but a
-//     token that rules give the caller.
+//   - Rules go by the name of an identity. An id that was learnt at run time, from a token's
+//     claims, is looked for among the identities that rules give the caller, and the token that is
+//     sent must have that id itself. To learn an id, nothing is fetched but a token that rules give
+//     the caller.
 //   - With the keys that tokens are bound to, nothing is signed for a caller but TLS handshakes, of
 //     which the agent sees the message and, in TLS 1.2, the server (binding.go).
 //   - A caller learns of no identity but those of its rules. To skip the cache

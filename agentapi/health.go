@@ -10,8 +10,8 @@ import (
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
-// statusAge is how old a status may be that whoever asks is told something of: to make one, the TPM
-// is asked.
+// statusAge is how old a status may be that callers other than administrators get a part of: to
+// make one, the TPM is asked.
 const statusAge = 2 * time.Second
 
 // notReadyRetry is when to ask again whether the agent is ready.
@@ -58,7 +58,7 @@ func (s *Server) statusOf(r *http.Request, rec *record) (wire.Status, *problem) 
 	return status, nil
 }
 
-// statusNow is the status with what the server itself knows.
+// statusNow is the status with the server's own part.
 func (s *Server) statusNow(ctx context.Context) wire.Status {
 	status := s.cfg.Status(ctx)
 	status.Audit = s.trail.status()

@@ -180,8 +180,8 @@ func lockFile(path string) (*os.File, error) {
 	return file, nil
 }
 
-// bind opens the socket. Between bind and chmod its mode is that of the umask; whoever gets in
-// early is asked who it is, like everybody.
+// bind opens the socket. Between bind and chmod its mode is that of the umask; a connection that
+// comes early is identified like every other.
 func bind(path string, mode fs.FileMode) (*net.UnixListener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err

@@ -41,8 +41,8 @@ func loopbackAddress(address string) (netip.AddrPort, error) {
 }
 
 // loopback completes a face that listens on loopback. Callers cannot be known on any other address,
-// and what reaches one by another name may be a page in a browser whose host's name was made to
-// lead here.
+// and a request with another name in Host may come from a page in a browser whose host's name was
+// made to lead here.
 func loopback(f *face) Way {
 	addr, err := loopbackAddress(f.listener.Addr().String())
 	if f.identify == nil {

@@ -18,7 +18,7 @@ type Metrics interface {
 	Text(now Snapshot, names bool) ([]byte, error)
 }
 
-// Answer is what an answer is counted by. All its texts are the agent's own or of the
+// Answer has the labels by which an answer is counted. All its texts are the agent's own or of the
 // configuration, so that a caller cannot make ever more of them.
 type Answer struct {
 	Endpoint string    // by which it was given, as the audit names it; "socket" for the Unix socket
@@ -72,7 +72,7 @@ func (s *Server) metrics(r *http.Request, rec *record) (reply, *problem) {
 // the agent is not ready.
 func (r *route) tellsNames() bool { return r.permission == forAdministrators }
 
-// socketEndpoint is what the agent's own socket is called where it must have a name.
+// socketEndpoint is the name of the agent's own socket where it needs one.
 const socketEndpoint = "socket"
 
 // count counts an answer.

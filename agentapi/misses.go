@@ -56,7 +56,7 @@ func newMisses(now func() time.Time) *misses {
 	}
 }
 
-// missKey is whose account it is: that of a uid, or of a unit by its cgroup id, which is 0
+// missKey identifies an account: that of a uid, or of a unit by its cgroup id, which is 0
 // otherwise.
 type missKey struct {
 	uid  uint32

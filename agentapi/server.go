@@ -72,8 +72,7 @@ type Config struct {
 	// nil: not known. Safe for concurrent use.
 	Waits func() []string
 
-	// Programs is what programs of others are served with on loopback; the zero value: they are
-	// not.
+	// Programs are the endpoints on loopback for unmodified programs; the zero value: they are not.
 	Programs Programs
 
 	// Audit takes one record for each answer. Its handler is called by one goroutine at a time, and

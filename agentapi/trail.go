@@ -165,7 +165,7 @@ func (t *trail) status() wire.AuditStatus {
 	return status
 }
 
-// whatToSee is what somebody looks at first when records cannot be written.
+// whatToSee is the first place to look at when records cannot be written.
 func (p AuditPlace) whatToSee() string {
 	switch {
 	case p.File != "":

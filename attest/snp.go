@@ -63,9 +63,8 @@ type SNPPolicy struct {
 	// ForbidSMT refuses guests whose policy lets their cores share hardware threads. Azure's do.
 	ForbidSMT bool
 	// VLEKProviders names the cloud providers whose VLEK may sign reports, as AMD's certificate
-	// spells them (cspID). A VLEK is one key on many chips: whoever holds it can make reports of
-	// any of them, and nothing says which chip it was. Empty, the default: only the chip's own
-	// VCEK.
+	// spells them (cspID). A VLEK is one key on many chips: its holder can make reports of any of
+	// them, and nothing says which chip it was. Empty, the default: only the chip's own VCEK.
 	VLEKProviders []string
 }
 

@@ -29,8 +29,8 @@ type comparison struct {
 	bar    limit // of ours / reference
 }
 
-// A limit is what a ratio has to stay on the right side of. 0 is none, and null in results.json:
-// the comparison is shown, and nothing can be missed.
+// A limit is the bar of a ratio. 0 is none, and null in results.json: the comparison is shown, and
+// nothing can be missed.
 type limit float64
 
 func (l limit) MarshalJSON() ([]byte, error) {
@@ -73,9 +73,9 @@ func shown(name string, of benchmark, sub, pair string) comparison {
 	return atMost(0, name, of, sub, pair)
 }
 
-// signatures compares with what nobody can be faster than. A plain session protects nothing and so
-// may cost next to nothing: 3 %, and the verification, which the benchmark has put into the
-// reference. A protected one has HMACs to compute.
+// signatures compares with the bare commands, which nothing can be faster than. A plain session
+// protects nothing and so may cost next to nothing: 3 %, and the verification, which the benchmark
+// has put into the reference. A protected one has HMACs to compute.
 func signatures() []comparison {
 	sign := benchmark{pkg: "./signer", name: "BenchmarkSign"}
 	return []comparison{

@@ -89,7 +89,7 @@ func oneLine(text string) string {
 	return text
 }
 
-// failAfter is what reading fails with where it has failed before.
+// failAfter is a reader that fails with an earlier reader's error.
 func failAfter(err error) io.Reader {
 	if err == nil {
 		return strings.NewReader("")

@@ -212,7 +212,7 @@ func (c *Config) checkBehind(f *findings, at string, id Identity, credential Cre
 }
 
 // chainProblem returns why a chain of references that starts with these two identities does not
-// end, or "" if it does.
+// end, "" if it does.
 func (c *Config) chainProblem(name string, behind Identity) string {
 	chain := c.endless(behind, []string{name})
 	path, last := strings.Join(chain, " -> "), len(chain)-1

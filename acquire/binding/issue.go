@@ -86,7 +86,7 @@ func (m *Manager) accept(cred *imds.Credential, meta *imds.PlatformMetadata, att
 	return c, nil
 }
 
-// certificate checks what IMDS or the disk gives as a certificate of ours.
+// certificate checks a certificate from IMDS or the disk, and returns it parsed.
 func (m *Manager) certificate(r *record) (*Certificate, error) {
 	if err := m.trusts(r.MTLSEndpoint); err != nil {
 		return nil, err

@@ -82,7 +82,7 @@ func (m *Manager) restore(s *slot) bool {
 	return true
 }
 
-// adopt takes over what the state file says. Memory is newer: a certificate that was issued, or a
+// adopt takes over the state file's content. Memory is newer: a certificate that was issued, or a
 // rejection, while the file could not be read.
 func (m *Manager) adopt(s *slot, r *record) {
 	if r.KeyName != m.cfg.KeyName {

@@ -15,7 +15,7 @@ type Machine interface {
 	Runs(c peer.Caller, path string) bool
 }
 
-// matched is what of a rule a caller was found to be.
+// matched has the unit and executable of a rule that a caller was found to be.
 type matched struct{ unit, executable string }
 
 // matches returns why a rule does not name a caller, or "" if it does. It names callers that match
@@ -54,7 +54,7 @@ func (p *Policy) matches(r *Rule, c peer.Caller) (found matched, reason Reason) 
 
 // doubts returns why the facts about the caller's process are not enough for a rule, or "".
 func (p *Policy) doubts(r *Rule, c peer.Caller) Reason {
-	// The process may be another one of the same user: that only helps processes of a user whom the
+	// The process may be another one of the same user: that only helps processes of a user that the
 	// rule names anyway.
 	if c.Weak && (p.Strict || !slices.Contains(r.UIDs, c.UID)) {
 		return ReasonWeak

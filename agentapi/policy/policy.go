@@ -72,7 +72,7 @@ type Decision struct {
 	Rule    string // name of the rule that allowed it; empty if refused
 	Reason  Reason // why it was refused; empty if allowed
 
-	// Unit and Executable are what the rule that allowed it has of the caller. Such a decision
+	// Unit and Executable are the caller's, if the rule that allowed it lists them. Such a decision
 	// holds at this moment only: the unit may stop, and its name may then be another unit's.
 	Unit, Executable string
 }

@@ -26,8 +26,7 @@ type Problem struct {
 	Reasons []string `json:"reasons,omitempty"`
 	// RetryAfter repeats the Retry-After header: seconds to wait; 0 when waiting will not help.
 	RetryAfter int64 `json:"retry_after,omitempty"`
-	// RequestID repeats the [HeaderRequestID] header, for whoever looks for the request in the
-	// agent's audit.
+	// RequestID repeats the [HeaderRequestID] header, to find the request in the agent's audit.
 	RequestID string `json:"request_id,omitempty"`
 }
 

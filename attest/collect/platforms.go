@@ -14,7 +14,8 @@ import (
 // package asks the platform of the report and names none.
 type platform struct {
 	kind hcl.ReportType
-	// subject names what the endorsements are about: two reports of one subject have the same.
+	// subject names the chip or platform that the endorsements are about: two reports of one
+	// subject have the same.
 	subject func(hardware []byte) (string, error)
 	// endorse gets them.
 	endorse func(ctx context.Context, c *Collector, hardware []byte) (endorsements, error)

@@ -17,8 +17,7 @@ const aesKeySize = 32
 // while the PCRs of the policy are what they were. It holds one of the TPM's few slots until Close.
 //
 // Its certify statement carries no qualifyingData, as that of Microsoft's own clients: the service
-// answers to whichever key it is shown, and what makes the answer fresh is that no other key can
-// open it.
+// answers to whichever key it is shown, and the answer is fresh because no other key can open it.
 type TransportKey struct {
 	key       *tpm.DecryptionKey
 	certified attest.Certified

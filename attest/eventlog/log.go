@@ -46,7 +46,7 @@ func digestSize(alg uint16) int {
 	return 0
 }
 
-// Type says what an event is about. No digest covers it: whoever writes the log can write another.
+// Type says what an event is about. No digest covers it: a forger of the log can write another.
 type Type uint32
 
 // Types that are read (PC Client Platform Firmware Profile 1.06, table 27).

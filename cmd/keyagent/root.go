@@ -36,8 +36,8 @@ type app struct {
 	messages   *writequeue.Queue // of what goes to standard error; nil: that is written at once
 }
 
-// interruptPatience is what an interrupted command has to put things in order, such as what it has
-// in the TPM.
+// interruptPatience is how long an interrupted command may clean up, such as flush its objects in
+// the TPM.
 const interruptPatience = 5 * time.Second
 
 // run executes one command line and returns the exit code.
@@ -169,7 +169,7 @@ func (a *app) agentSocket(cmd *cobra.Command) string {
 	return ""
 }
 
-// warnOf is for what a command can do without.
+// warnOf warns of a failure that the command can do without.
 func (a *app) warnOf(err error) {
 	if a.json {
 		a.warnings().Warn(err.Error())

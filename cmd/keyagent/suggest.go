@@ -69,7 +69,7 @@ func (a *app) mistyped(group *cobra.Command) error {
 	if !group.HasSubCommands() {
 		return nil
 	}
-	_, rest, _ := group.Root().Find(a.args) // what it cannot find is what this is about
+	_, rest, _ := group.Root().Find(a.args) // the file that it cannot find is the mistyped one
 	for _, arg := range rest {
 		if strings.HasPrefix(arg, "-") {
 			continue

@@ -107,7 +107,8 @@ func (s *Standby) serveFace(ctx context.Context, f *face) error {
 
 type standbyKey struct{}
 
-// standbyGroup is who shares a bound of connections. Nobody can take the places of another group.
+// standbyGroup identifies callers that share a bound of connections. Nobody can take the places of
+// another group.
 type standbyGroup int
 
 const (

@@ -37,8 +37,8 @@ type app struct {
 	messages   *writequeue.Queue // of what goes to standard error; nil: that is written at once
 }
 
-// interruptPatience is what an interrupted command has to put things in order, such as what it has
-// in the TPM.
+// interruptPatience is how long an interrupted command may clean up, such as flush its objects in
+// the TPM.
 const interruptPatience = 5 * time.Second
 
 // run executes one command line and returns the exit code.
@@ -155,10 +155,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	return root
 }
 
-// agentSocket is where a command looks for the agent; empty leaves that to package client. A
-// configuration counts only if it was named, and only for its socket; if this user may not
-// read it, it does not count: a user who may have tokens need not be able to read it. A warning
-// says if it is wrong or not there.
+// agentSocket is where a command looks for the agent; empty leaves that to package client. Of a
+// configuration only its socket is used, and only if the configuration was named. It is ignored
+// without a warning if this user may not read it, as a user who may have tokens need not be able
+// to; if it is wrong or missing, a warning says so.
 func (a *app) agentSocket(cmd *cobra.Command) string {
 	if a.socket != "" || os.Getenv(wire.EnvSocket) != "" || !configNamed(cmd) {
 		return a.socket
@@ -173,7 +173,7 @@ func (a *app) agentSocket(cmd *cobra.Command) string {
 	return ""
 }
 
-// warnOf is for what a command can do without.
+// warnOf warns of a failure that the command can do without.
 func (a *app) warnOf(err error) {
 	if a.json {
 		a.warnings().Warn(err.Error())

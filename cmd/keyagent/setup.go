@@ -167,7 +167,7 @@ func (a *app) setup(ctx context.Context, f setupFlags) error {
 	return err
 }
 
-// settle shows the proposal, and writes it if that is what is wanted.
+// settle shows the proposal, and writes it if the user wants that.
 func (a *app) settle(ctx context.Context, f setupFlags, r *setupReport, ask *questions) error {
 	a.showProposal(f, r.Proposal)
 	if err := errors.Join(a.checkProposal(ctx, r.Config), checkFilesFor(f.user, r.Config)); err != nil {
@@ -195,8 +195,8 @@ func (a *app) settle(ctx context.Context, f setupFlags, r *setupReport, ask *que
 		a.setupSays(f, "nothing was written (--dry-run)\n")
 		return nil
 	case there != "" && !f.force:
-		return advice.To(fmt.Errorf("%s is there, and differs from what is proposed: nothing was written", r.File),
-			"take over by hand what is right of it, or replace the file and keep the old one beside it: %s", advice.Run(advice.Setup, "", advice.Force))
+		return advice.To(fmt.Errorf("%s is there, and differs from the proposal: nothing was written", r.File),
+			"take over the right parts by hand, or replace the file and keep the old one beside it: %s", advice.Run(advice.Setup, "", advice.Force))
 	case !ask.mayWrite(ctx, f, r.File):
 		return advice.To(errors.New("nothing was written"), "say yes, or where nobody can be asked, --yes")
 	}
@@ -272,7 +272,7 @@ func (f *setupFlags) readBase() (*config.Config, error) {
 // maxExisting is above what a configuration may have.
 const maxExisting = 2 << 20
 
-// readExisting returns what is at the configuration's place, "" if nothing is.
+// readExisting returns the text of the configuration's file, "" if there is none.
 func readExisting(path string) (string, error) {
 	file, err := os.Open(path) // #nosec G304 -- the operator's choice
 	if errors.Is(err, fs.ErrNotExist) {

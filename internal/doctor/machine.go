@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// A rotation writes some 20 KB; what is below scarceBytes will be full soon, and below
-	// tooFewBytes it may fail half way.
+	// A rotation writes some 20 KB. A file system with less room than scarceBytes will be full
+	// soon; with less than tooFewBytes a rotation may fail half way.
 	scarceBytes  = 64 << 20
 	tooFewBytes  = 1 << 20
 	tooFewInodes = 16
@@ -44,7 +44,7 @@ func existingParent(dir string) string {
 	}
 }
 
-// roomIn tells what can still be written to a file system (statfs(2)).
+// roomIn tells how much room a file system has left (statfs(2)).
 func roomIn(fs unix.Statfs_t) (verdict, detail string) {
 	free := fs.Bavail * uint64(fs.Bsize) //nolint:gosec // the size of a block
 	detail = fmt.Sprintf("%d MB are free", free>>20)

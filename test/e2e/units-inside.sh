@@ -259,6 +259,28 @@ newer() {
 	systemctl restart keyagent.service
 }
 
+# What an agent costs that nobody asks. CPU time is what the kernel's scheduler counts, of all threads.
+idle() {
+	local seconds=${IDLE_SECONDS:-300} pid cpu switches rss
+	echo "-- $seconds seconds without requests"
+	systemctl restart keyagent.service
+	check "tokens are served" within 10 answers
+	sleep 15 # the start is over
+	pid=$(show MainPID)
+	cpu=$(cpu_of "$pid") switches=$(switches_of "$pid")
+	sleep "$seconds"
+	is "it is the same process" "$(show MainPID)" "$pid"
+	cpu=$(($(cpu_of "$pid") - cpu)) switches=$(($(switches_of "$pid") - switches))
+	rss=$(($(awk '/^VmRSS:/ { print $2 }' "/proc/$pid/status") * 1024))
+	printf '      %d us of CPU time (%d allowed), %d context switches, %d bytes resident, of which anonymous: %s\n' \
+		"$((cpu / 1000))" "$((seconds * 200))" "$switches" "$rss" "$(awk '/^RssAnon:/ { print $2, $3 }' "/proc/$pid/status")"
+	check "CPU time is at most 0.02 %" [ "$cpu" -le $((seconds * 200000)) ]
+	check "18 MB are resident at most" [ "$rss" -le 18000000 ]
+	check "nothing wakes it but its timers: a switch a second at most" [ "$switches" -le "$seconds" ]
+}
+cpu_of() { cat /proc/"$1"/task/*/schedstat | awk '{ n += $1 } END { print n }'; }
+switches_of() { cat /proc/"$1"/task/*/status | awk '/ctxt_switches:/ { n += $2 } END { print n }'; }
+
 sandbox() {
 	echo "-- attempts to leave the sandbox"
 	bash /opt/e2e/escapes.sh /opt/e2e/escapes
@@ -274,7 +296,7 @@ ends() {
 }
 
 scenarios=("$@")
-[ $# -gt 0 ] || scenarios=(reloads credentials restarts crashes watchdog faces callers limits second_wall newer sandbox ends)
+[ $# -gt 0 ] || scenarios=(reloads credentials restarts crashes watchdog faces callers limits second_wall newer sandbox idle ends)
 platform
 unconfigured
 for scenario in "${scenarios[@]}"; do "$scenario"; done

@@ -73,7 +73,7 @@ type ConfigurationStatus struct {
 // ReloadStatus describes an attempt to put another configuration in force.
 type ReloadStatus struct {
 	At    time.Time `json:"at"`
-	Cause string    `json:"cause"` // as in "SIGHUP"
+	Cause string    `json:"cause"` // "SIGHUP", or "retry" of a configuration that cannot be used
 	// Error is why the configuration was refused, a line for each fault; empty if it was not.
 	Error string `json:"error,omitempty"`
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/internal/writequeue"
 )
@@ -43,6 +44,9 @@ const interruptPatience = 5 * time.Second
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, std streams) int {
 	a := &app{streams: std, args: args, json: wantsJSON(args), waits: waiting.New(waiting.Config{})}
+	if err := daemon.Conceal(); err != nil {
+		return a.exit(err, nil)
+	}
 	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContextC
 	root.SetArgs(args)
 	target, _, err := root.Find(args)

@@ -170,7 +170,7 @@ func (a *app) setup(ctx context.Context, f setupFlags) error {
 // settle shows the proposal, and writes it if the user wants that.
 func (a *app) settle(ctx context.Context, f setupFlags, r *setupReport, ask *questions) error {
 	a.showProposal(f, r.Proposal)
-	if err := a.checkProposal(ctx, r.Config); err != nil {
+	if err := errors.Join(a.checkProposal(ctx, r.Config), checkFilesFor(f.user, r.Config)); err != nil {
 		return err
 	}
 	if f.print {
@@ -232,8 +232,10 @@ func installation(f setupFlags) (statefile.Installation, error) {
 	how := statefile.Installation{Mode: 0o600, GID: -1, Replace: f.force}
 	account, err := accounts.Finder{}.Account(f.user)
 	switch {
-	case os.Geteuid() == 0 && (err != nil || account.UID == 0): // its reader is not known yet; it has no secret
-		how.Mode = 0o644
+	case os.Geteuid() == 0 && (errors.Is(err, accounts.ErrUnknown) || err == nil && account.UID == 0):
+		how.Mode = 0o644 // the user is still to be made; there is nothing secret in it
+	case os.Geteuid() == 0 && err != nil:
+		return how, advice.To(fmt.Errorf("who may read the configuration cannot be found out: %w", err), "see that /etc/passwd and /etc/group can be read and are whole")
 	case os.Geteuid() == 0:
 		how.Mode, how.GID = 0o640, int(account.GID)
 	case err != nil || int64(account.UID) != int64(os.Geteuid()):

@@ -51,7 +51,7 @@ status_of() { curl -s -o /dev/null -w '%{http_code} %header{retry-after}' --max-
 config=/etc/keyagent/config.yaml
 good_config() { # what azuresim has written, for this machine, with more settings from standard input
 	{
-		sed -e '/^state_dir:/d; /^socket:/d; /- name: app-fic/,/^rules:/{/^rules:/!d}' \
+		sed -e '/^state_dir:/d; /^socket:/d; /^endpoints:/d; /^  app_service: {listen/d; /^  imds: {listen/d; /- name: app-fic/,/^rules:/{/^rules:/!d}' \
 			-e 's/, app-fic, app-cert//; s/users: \["root"\]/users: ["root", "keyagent"]/' /opt/sim/keyagent.yaml
 		cat <<-'E'
 			  - name: unit

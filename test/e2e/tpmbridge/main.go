@@ -71,8 +71,8 @@ type bridge struct {
 	signals              chan os.Signal
 }
 
-// gone is what QEMU answers in the place of a TPM whose connection broke: TPM_FAIL, in the format of
-// a TPM 1.2 (tpm_util_write_fatal_error_response).
+// gone is what QEMU answers in the place of a TPM whose connection broke: TPM_FAIL, in the format
+// of a TPM 1.2 (tpm_util_write_fatal_error_response).
 var gone = []byte{0x00, 0xc4, 0, 0, 0, 10, 0, 0, 0, 9}
 
 // serve takes the one connection of the control socket, and ends with it.

@@ -68,6 +68,7 @@ type attesterClaims struct {
 	KeyName   string            `json:"keyagent_key_name,omitempty"` // TPM 2.0 Name, hexadecimal
 	PublicKey string            `json:"keyagent_key,omitempty"`      // SubjectPublicKeyInfo, base64url
 	PCRs      map[string]string `json:"keyagent_pcrs_sha256,omitempty"`
+	PCRs384   map[string]string `json:"keyagent_pcrs_sha384,omitempty"` // in place of PCRs
 	EventLog  any               `json:"keyagent_event_log,omitempty"`
 }
 
@@ -102,7 +103,12 @@ func (a Appraisal) attesterClaims() *attesterClaims {
 	if !r.Verified() {
 		return nil
 	}
-	c := &attesterClaims{Kind: r.Kind, VMID: r.VMID, KeyName: hex.EncodeToString(r.KeyName), PublicKey: b64(a.publicKey()), PCRs: hexValues(r.PCRs)}
+	c := &attesterClaims{Kind: r.Kind, VMID: r.VMID, KeyName: hex.EncodeToString(r.KeyName), PublicKey: b64(a.publicKey())}
+	if values := hexValues(r.PCRs); r.PCRBank == attest.BankSHA384 {
+		c.PCRs384 = values
+	} else {
+		c.PCRs = values
+	}
 	if r.EventLog != nil {
 		c.EventLog = r.EventLog
 	}

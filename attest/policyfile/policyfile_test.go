@@ -85,7 +85,7 @@ func TestTheCommentedRulesOfTheExampleAreRules(t *testing.T) {
 	if !strings.Contains(strings.Join(r.Required, " "), attest.CheckSNPRevocation) {
 		t.Errorf("required: %v", r.Required)
 	}
-	if a := p.Anchors; len(a.AMD) != 2 || len(a.Intel) != 1 || len(a.VTPM) != 1 || len(a.VTPMIntermediates) != 1 || len(p.Origin.Named) != 5 {
+	if a := p.Anchors; len(a.AMD) != 2 || len(a.Intel) != 1 || len(a.VTPM) != 1 || len(a.VTPMIntermediates) != 1 || len(p.Origin.Named) != 5+9 || len(r.Collateral) != 1 {
 		t.Errorf("%d, %d and %d anchors of %d files", len(a.AMD), len(a.VTPM), len(a.VTPMIntermediates), len(p.Origin.Named))
 	}
 }
@@ -95,6 +95,9 @@ func TestTheCommentedRulesOfTheExampleAreRules(t *testing.T) {
 func exampleFiles(t *testing.T) func(string) ([]byte, error) {
 	const roots = "../../testdata/azure-cvm/roots/"
 	return func(name string) ([]byte, error) {
+		if file, found := strings.CutPrefix(name, "collateral/00806f050000/"); found {
+			return os.ReadFile("../../testdata/azure-cvm/tdx-2026/collateral/" + file)
+		}
 		switch name {
 		case "amd-ask-ark-milan.pem":
 			return os.ReadFile(roots + name)

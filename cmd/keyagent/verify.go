@@ -25,6 +25,7 @@ type verifyFlags struct {
 	challenge challengeFlags
 	nonces    string
 	policy    string
+	intel     []string // directories
 	at        string
 	html      string
 	format    string
@@ -52,7 +53,7 @@ verified: --no-nonce shows all other checks and ends with exit code 1, whatever 
 
 With a directory, each file in it that ends in .json is verified, on all processors: a
 line each, then a summary. --nonces is a file with a line "NAME NONCE" for each machine,
-or a path with {name} in it, as in {name}.nonce, for a file beside each. A machine that
+or a path with {name} in it, as in nonces/{name}, for a file for each. A machine that
 is in the list and has not answered, and a second file of one machine, count as not
 verified. With --json, each line is JSON, the last one is the summary.
 
@@ -77,6 +78,7 @@ Exit code 0 means that all of it holds, 1 that it does not or that something fai
 	flags.StringVar(&f.nonces, "nonces", "", "for a directory: file with names and nonces, or path of each nonce with {name} in it")
 	flags.BoolVar(&f.sameMachine, "allow-same-machine", false, "for a directory: several files may be of one machine, as where it has several keys")
 	flags.StringVar(&f.policy, "policy", "", "file with the policy, YAML or JSON (default: the default policy)")
+	flags.StringArrayVar(&f.intel, "tdx-collateral", nil, "directory with Intel's collateral, in place of that of policy and evidence; may be repeated")
 	flags.StringVar(&f.at, "at", "", "time to verify at, as in 2026-06-01T12:00:00Z (default: now)")
 	flags.StringVar(&f.html, "html", "", "write a page to be filed (mode 0600): one file that needs nothing else; for a directory of evidence, a directory")
 	flags.BoolVar(&f.asJSON, "json", false, "print JSON (docs/attestation.md has its members)")
@@ -139,6 +141,11 @@ func (f verifyFlags) question() (report.Question, error) {
 			return q, usageError{suggestion{err, "docs/attestation.md has all members of a policy, with an example"}}
 		}
 		policy = *loaded
+	}
+	if len(f.intel) > 0 {
+		if err := policy.ReadCollateral("--tdx-collateral", f.intel); err != nil {
+			return q, usageError{err}
+		}
 	}
 	q.Rules, q.Anchors = policy.Rules, policy.Anchors
 	q.Policy = report.Policy{File: policy.Origin.File, SHA256: policy.Origin.SHA256}

@@ -61,9 +61,9 @@ type TDXPolicy struct {
 	// platform's firmware is in order, or that its key was not revoked. Collateral that is there
 	// must be right all the same.
 	CollateralNotRequired bool
-	// Collateral is the verifier's own, one for each kind of platform (FMSPC). If there is any, that
-	// of the evidence is not looked at: whoever sends evidence could choose an older review of
-	// Intel's that is still valid. A platform of another kind then has none.
+	// Collateral is the verifier's own, one for each kind of platform (FMSPC). If there is any,
+	// that of the evidence is not looked at: whoever sends evidence could choose an older review
+	// of Intel's that is still valid. A platform of another kind then has none.
 	Collateral []*TDXCollateral
 	// AcceptedStatuses are TCB statuses to take beside UpToDate. Revoked is refused even if listed.
 	AcceptedStatuses []tee.TCBStatus

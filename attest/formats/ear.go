@@ -78,6 +78,7 @@ type verifierClaims struct {
 	Checks    []attest.Check `json:"keyagent_checks"`
 	Proven    []attest.Claim `json:"keyagent_proven,omitempty"`
 	NotProven []attest.Claim `json:"keyagent_not_proven,omitempty"`
+	Reason    string         `json:"keyagent_reason,omitempty"` // of a fleet: what stands against it beside its checks
 }
 
 func (a Appraisal) ear() ear {
@@ -94,7 +95,7 @@ func (a Appraisal) ear() ear {
 
 func (a Appraisal) verifierClaims() verifierClaims {
 	r := a.Result
-	return verifierClaims{r.Verdict(), r.Checks, r.Proven, r.NotProven}
+	return verifierClaims{Verdict: r.Verdict(), Checks: r.Checks, Proven: r.Proven, NotProven: r.NotProven}
 }
 
 // attesterClaims is nil for evidence that is not verified: nobody should read facts from it.

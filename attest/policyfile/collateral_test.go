@@ -11,8 +11,8 @@ import (
 
 const realCollateral = "../../testdata/azure-cvm/tdx-2026/collateral"
 
-// A directory with collateral lies where the policy says, seen from the policy's directory, and each
-// of its files is in the report.
+// A directory with collateral lies where the policy says, seen from the policy's directory, and
+// each of its files is in the report.
 func TestADirectoryWithCollateral(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -82,7 +82,7 @@ Exit code 0 means that all of it holds, 1 that it does not or that something fai
 	flags.StringVar(&f.at, "at", "", "time to verify at, as in 2026-06-01T12:00:00Z (default: now)")
 	flags.StringVar(&f.html, "html", "", "write a page to be filed (mode 0600): one file that needs nothing else; for a directory of evidence, a directory")
 	flags.BoolVar(&f.asJSON, "json", false, "print JSON (docs/attestation.md has its members)")
-	flags.StringVar(&f.format, "format", "", "form of the result: text, json, or for one file a form of others (docs/formats.md): ear, ear-veraison")
+	flags.StringVar(&f.format, "format", "", "form of the result: text, json, or a form of others (docs/formats.md): ear, and for one file ear-veraison")
 	flags.BoolVar(&f.explain, "explain", false, "print what the policy asks, check by check")
 	f.challenge.add(cmd)
 	return cmd
@@ -106,8 +106,8 @@ func (a *app) verify(ctx context.Context, f verifyFlags) error {
 	switch {
 	case err != nil:
 		return err
-	case fleet && f.format != "":
-		return usagef("--format %s is for one file of evidence", f.format)
+	case fleet && f.format != "" && f.format != string(formats.EAR):
+		return usagef("--format %s is for one file of evidence: it has room for one nonce", f.format)
 	case fleet:
 		return a.verifyFleet(ctx, f, q)
 	case f.nonces != "" || f.sameMachine:

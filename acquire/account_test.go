@@ -36,7 +36,7 @@ func (p *purse) Charge() error {
 
 // Sixty programs of one user that start at once and want the same token are one fetch, and so is
 // what was asked for before.
-func TestManyWhoWantOneTokenAreChargedOnce(t *testing.T) {
+func TestManyCallersOfOneTokenAreChargedOnce(t *testing.T) {
 	w := newWorld(t)
 	release := make(chan struct{})
 	issue := w.token(time.Hour)

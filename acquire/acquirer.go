@@ -15,7 +15,7 @@ import (
 	"github.com/keyagent/keyagent/tlsbridge"
 )
 
-// credentialManagedIdentity is what the one credential of a managed identity is called.
+// credentialManagedIdentity is the name of a managed identity's one credential.
 const credentialManagedIdentity = "managed_identity"
 
 // Config configures an [Acquirer].
@@ -150,5 +150,5 @@ func (a *Acquirer) SetTLS(cfg tlsbridge.Config) {
 }
 
 // Reconsider forgets refusals for which no pause was asked, so that the next request is made: call
-// it after a change that may be what was missing.
+// it after a change that may have removed the cause.
 func (a *Acquirer) Reconsider() { a.failures.reconsider() }

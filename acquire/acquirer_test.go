@@ -249,7 +249,7 @@ func (w *world) mustGet(req acquire.Request) acquire.Token {
 	return token
 }
 
-func TestTokenAndWhatIsSaidAboutIt(t *testing.T) {
+func TestATokenAndItsDescription(t *testing.T) {
 	w := newWorld(t)
 	got := w.mustGet(acquire.Request{})
 	if got.AccessToken.Reveal() != "secret-token-1" || got.TokenType != "Bearer" || got.Identity != "vm" || got.Resource != resource ||

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestCacheIsBoundedAndDropsWhatWasNotAskedForTheLongest(t *testing.T) {
+func TestTheCacheIsBoundedAndDropsTheLeastRecentlyUsed(t *testing.T) {
 	c := newTokenCache(3)
 	now := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	key := func(i int) cacheKey { return cacheKey{resource: fmt.Sprint(i)} }

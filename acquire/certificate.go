@@ -54,7 +54,7 @@ func PortalThumbprint(c *x509.Certificate) string {
 	return strings.ToUpper(hex.EncodeToString(sum[:]))
 }
 
-// application is what all credentials of an application share.
+// application has the parts that all credentials of an application share.
 type application struct {
 	cfg *Config
 	id  string // client id

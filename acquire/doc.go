@@ -21,10 +21,10 @@
 //     encoding reveals.
 //   - A failed refresh leaves a good token alone. A token is served until it expires, and not one
 //     second longer; a token that is bound to a certificate is dropped with that certificate.
-//   - The cancellation of one caller never cancels the flight that others wait for, and what one
-//     caller asks for in addition (claims, a forced refresh) never becomes what others get.
-//   - What is reported about a token ([Strength], [Binding], fallback) is what happened when it was
-//     obtained, never what was configured.
+//   - The cancellation of one caller never cancels the flight that others wait for, and a token
+//     that one caller got by claims or a forced refresh is never given to others.
+//   - The report about a token ([Strength], [Binding], fallback) tells how it was obtained, never
+//     what was configured.
 //   - A weaker credential is used only where the configuration allows it and the other side has
 //     definitely refused the better one; never because a service could not be reached.
 //   - Each flight is charged to the [Account] of the request that caused it; a refresh ahead of

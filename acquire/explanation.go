@@ -14,7 +14,7 @@ import (
 	"github.com/keyagent/keyagent/internal/errinfo"
 )
 
-// explanation is what a caller is told of an error besides its text: the members of [Error].
+// explanation is the part of an error that a caller gets besides its text: the members of [Error].
 type explanation struct {
 	kind       Kind
 	hint       string
@@ -54,7 +54,7 @@ func explain(f facts) explanation {
 		return unavailable(f.untrusted.Hint())
 	case f.paused != nil:
 		return explanation{
-			kind: KindUnavailable, retryAfter: f.paused.RetryAfter, hint: "Entra rejects what is issued: see the cause in the agent's log",
+			kind: KindUnavailable, retryAfter: f.paused.RetryAfter, hint: "Entra rejects the certificates that are issued: see the cause in the agent's log",
 		}
 	case f.fromEntra != nil:
 		return explainEntra(f.fromEntra)
@@ -80,8 +80,7 @@ func explain(f facts) explanation {
 	return explainOther(f)
 }
 
-// explainOther relies on what errors of this machine say of themselves: whether they last, and what
-// to do.
+// explainOther relies on the errors of this machine: each can say whether it lasts, and what to do.
 func explainOther(f facts) explanation {
 	e := unavailable(cmp.Or(errinfo.Hint(f.err), "see the cause; keyagent doctor checks the TPM and the keys"))
 	if f.refuses {
@@ -129,7 +128,7 @@ func explainIMDS(said *imds.Error) explanation {
 	return refused("see what IMDS says; where the configuration selects the identity by an id, check that it is the VM's")
 }
 
-// explainAttestation goes by what the provider's error says of itself.
+// explainAttestation goes by the properties of the provider's error.
 func explainAttestation(f facts) explanation {
 	switch {
 	case f.refusesEvidence():

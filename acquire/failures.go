@@ -21,8 +21,8 @@ type failureMemory struct {
 	entries map[failureKey]failure
 }
 
-// failureKey is what a failure is about: a token; or, with a client and meaning 0, what that client
-// asks for under this name.
+// failureKey identifies the subject of a failure: a token; or, with a client and meaning 0, what
+// that client asks for under this name.
 type failureKey struct {
 	cacheKey
 	client client
@@ -79,7 +79,7 @@ func (m *failureMemory) remember(key cacheKey, of client, err *Error, now time.T
 	m.entries[about] = failure{err: err, until: now.Add(rest)}
 }
 
-// recall returns the failure that stands against asking for key now, with what is left of its
+// recall returns the failure because of which key must not be requested now, with the rest of its
 // pause, or nil. A forced refresh is held up only by a pause that a service asked for: its caller
 // may know that something was changed.
 func (m *failureMemory) recall(key cacheKey, of client, now time.Time, forceRefresh bool) *Error {

@@ -180,7 +180,7 @@ func (f *assertionFile) obtain(ctx context.Context, a *ask) (*grant, error) {
 	return exchange.exchange(ctx, a, &assertion{token: text, strength: StrengthNone})
 }
 
-// readAssertion reads a JWT from a file. No error quotes what is in the file.
+// readAssertion reads a JWT from a file. No error quotes the file's content.
 func readAssertion(path string) (secret.String, error) {
 	// Without O_NONBLOCK, a FIFO in the file's place would hold the request.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // #nosec G304 -- the operator's choice

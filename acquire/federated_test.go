@@ -32,7 +32,7 @@ func newSlow(gives Strength) (*federated, *slowSource) {
 
 // Callers that waited for an assertion request share its result, good or bad. Later callers make
 // another attempt.
-func TestAnAssertionRequestIsSharedByThoseWhoWaited(t *testing.T) {
+func TestAnAssertionRequestIsSharedByItsWaitingCallers(t *testing.T) {
 	for name, end := range map[string]error{"it fails": errors.New("down"), "it succeeds": nil} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -18,7 +18,7 @@ type credential interface {
 	obtain(ctx context.Context, a *ask) (*grant, error)
 }
 
-// ask is what one flight asks a credential for.
+// ask is one flight's request to a credential.
 type ask struct {
 	resource     string
 	tokenType    TokenType
@@ -53,7 +53,7 @@ func (a *ask) wireType() string {
 	return ""
 }
 
-// grant is what a credential obtained.
+// grant is a credential's result.
 type grant struct {
 	answer   *entra.TokenResponse
 	clientID string

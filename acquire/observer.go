@@ -18,7 +18,7 @@ type nobody struct{}
 
 func (nobody) TokenFetched(string, time.Duration, Kind) {}
 
-// Stats is what an acquirer has and does at a moment.
+// Stats has an acquirer's gauges at a moment.
 type Stats struct {
 	CachedTokens int    // in memory, expired ones that were not dropped yet among them
 	CacheHits    uint64 // requests since the start that a token in memory has answered
@@ -26,7 +26,7 @@ type Stats struct {
 	Flights      int    // under way
 }
 
-// Stats returns what the acquirer has and does now.
+// Stats returns the acquirer's gauges now.
 func (a *Acquirer) Stats() Stats {
 	return Stats{
 		CachedTokens: a.cache.len(), CacheHits: a.hits.Load(), CacheMisses: a.misses.Load(), Flights: int(a.flying.Load()),

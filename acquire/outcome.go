@@ -2,8 +2,8 @@ package acquire
 
 import "time"
 
-// entryOf makes a cache entry of what a credential obtained: the token and what decides how long it
-// is kept.
+// entryOf makes a cache entry of a credential's result: the token, and the facts that decide how
+// long it is kept.
 func (a *Acquirer) entryOf(f flight, g *grant, by *step, asked time.Time) cacheEntry {
 	now := asked.Round(0) // an expiry is a time of the wall clock
 	token := Token{
@@ -53,9 +53,8 @@ func (a *Acquirer) keep(f flight, kept cacheEntry) {
 	}
 }
 
-// notice drops the tokens of an identity that has become another one, as the identity of a VM does
-// that was removed and assigned anew: callers of the new one must not get what was issued to the
-// one before.
+// notice drops the tokens of an identity whose client id has changed, as a VM's identity does when
+// it is removed and assigned anew: callers of the new identity must not get tokens of the old one.
 func (a *Acquirer) notice(id *identityState, clientID string) {
 	before, changed := id.becomes(clientID)
 	if !changed {
@@ -65,9 +64,9 @@ func (a *Acquirer) notice(id *identityState, clientID string) {
 	a.cfg.Logger.Warn("an identity has another client id than before; its tokens are fetched anew", "identity", id.Name, "client_id", clientID, "before", before)
 }
 
-// fail makes the caller's error of what stopped a flight, and remembers it for as long as asking
-// again is of no use. A failure of a request with a claims challenge is not remembered for other
-// callers, unless it is a pause that the service asked for.
+// fail makes the caller's error from the error that stopped a flight, and remembers it for as long
+// as asking again is of no use. A failure of a request with a claims challenge is not remembered
+// for other callers, unless it is a pause that the service asked for.
 func (a *Acquirer) fail(f flight, err error) *Error {
 	now := a.cfg.Now()
 	verdict := verdictOf(err)

@@ -16,7 +16,7 @@ type owner struct {
 	resourceID string // in Azure Resource Manager: of a managed identity, or of the VM for its own identity
 }
 
-// maxResourceIDBytes is above the longest resource id that Azure has, and bounds what is kept.
+// maxResourceIDBytes bounds the memory for a resource id. Azure has none that long.
 const maxResourceIDBytes = 1024
 
 // ownerOf reads the ids in a token of the identity with this client id (Microsoft identity

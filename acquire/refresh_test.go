@@ -190,7 +190,7 @@ func TestAThrottledIdentityIsNotAskedForTheTokensThatAreDue(t *testing.T) {
 	}
 }
 
-func TestCallersWhoGoAwayDoNotLeaveEverMoreBehind(t *testing.T) {
+func TestCallersThatGoAwayLeaveABoundedNumberOfRequests(t *testing.T) {
 	w := newWorld(t)
 	release := make(chan struct{})
 	w.answerWith(func(http.ResponseWriter, *http.Request) { <-release })

@@ -273,7 +273,7 @@ func TestPausesOutliveTheConfiguration(t *testing.T) {
 	}
 }
 
-func TestWhatIsReconsideredIsAskedForAnew(t *testing.T) {
+func TestReconsiderForgetsRefusalsWithoutAPause(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
 		answer    http.HandlerFunc
@@ -350,8 +350,8 @@ func TestConnectionsWithOtherTLSSettingsAreNotUsed(t *testing.T) {
 	}
 }
 
-// TestWhatCannotBeInForceChangesNothing: a roster is made of good identities or not at all.
-func TestWhatCannotBeInForceChangesNothing(t *testing.T) {
+// TestAnInvalidRosterChangesNothing: a roster is made of good identities or not at all.
+func TestAnInvalidRosterChangesNothing(t *testing.T) {
 	w := newWorldWith(t, acquire.StrengthTPM, managed("vm"))
 	w.mustGet(acquire.Request{})
 	circle := func(name, other string) acquire.Identity {

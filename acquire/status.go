@@ -43,8 +43,7 @@ func (s *identityState) note(err error, ofRequest bool, at time.Time) {
 // refusal is the identity's own only if it blames its credential, its application or its tenant; so
 // is a failure to reach a service, or to present a credential at all.
 func (s *identityState) ofRequest(v verdict) bool {
-	// For an application, IMDS gives an assertion, which does not depend on what the caller asks
-	// for.
+	// For an application, IMDS gives an assertion, which does not depend on the caller's request.
 	return v.claims != "" || v.refusesRequest || s.ManagedIdentity != nil && v.imdsRefusesRequest
 }
 

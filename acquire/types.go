@@ -67,7 +67,7 @@ const (
 	// intercepts an assertion can use it for ten minutes.
 	StrengthTPMSigned Strength = "tpm-signed"
 	StrengthSoftware  Strength = "software" // key in process memory, and the connection proves it
-	StrengthNone      Strength = "none"     // a copy of what is kept or sent can be used
+	StrengthNone      Strength = "none"     // a stolen copy of the credential can be used
 )
 
 // reaches reports whether s is at least floor. An unknown strength satisfies the empty floor only.

@@ -15,7 +15,7 @@ import (
 
 // A local user with a rule chooses what is asked for, and must not be able to make the agent look
 // broken to all others by that.
-func TestWhatOneRequestAskedForIsNoFaultOfTheIdentity(t *testing.T) {
+func TestARefusedRequestIsNoFaultOfTheIdentity(t *testing.T) {
 	coded := func(status int, code string, codes ...int) error {
 		return &entra.Error{Status: status, Code: code, Codes: codes}
 	}

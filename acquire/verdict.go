@@ -73,7 +73,7 @@ func (v verdict) unpresented() verdict {
 	return v
 }
 
-// attemptError is an error of an attempt together with what it means.
+// attemptError is an error of an attempt with its verdict.
 type attemptError struct {
 	err     error
 	verdict verdict
@@ -112,8 +112,8 @@ func noAssertion(err error) error {
 	return notLoaded(err)
 }
 
-// carried returns the verdict that an error, or the one that it wraps, was given. What is inside of
-// an error that wraps several is about each of them, and not about the whole.
+// carried returns the verdict that an error, or the one that it wraps, was given. Verdicts inside
+// an error that wraps several are about each of those, not about the whole.
 func carried(err error) (verdict, bool) {
 	for ; err != nil; err = errors.Unwrap(err) {
 		if e, ok := err.(*attemptError); ok { //nolint:errorlint // errors.As would look into lists, too
@@ -143,7 +143,7 @@ func verdictOf(err error) verdict {
 	return v
 }
 
-// verdictOfList is what the list of an identity means as a whole. It allows what each of its
+// verdictOfList is the verdict on the list of an identity as a whole. It allows what each of its
 // attempts does: one entry's refusal must not hide that another one was only disturbed. To the
 // caller it is the attempt that gives the most hope, since the next request tries them all again.
 func verdictOfList(list *ChainError) verdict {
@@ -168,7 +168,7 @@ func verdictOfList(list *ChainError) verdict {
 	return all
 }
 
-// verdict is what it means that a certificate was rejected and no other one was obtained: as a rule
+// verdict is the verdict when a certificate was rejected and no other one was obtained: as a rule
 // another one may do, and the caller is told what keeps it away.
 func (e *notReplaced) verdict(v verdict) verdict {
 	v.composed = true
@@ -179,8 +179,8 @@ func (e *notReplaced) verdict(v verdict) verdict {
 	return v
 }
 
-// facts are what an error and all that it wraps say. They are looked up once, and everything that
-// is decided is decided by them.
+// facts are the properties of an error and of all that it wraps. They are looked up once, and
+// everything that is decided is decided by them.
 type facts struct {
 	err       error
 	fromEntra *entra.Error // nil where Entra gave no answer that says no; so for the others
@@ -216,7 +216,7 @@ func factsOf(err error) facts {
 	return f
 }
 
-// verdict is what the facts mean, but for what the table in licence.go says.
+// verdict derives a verdict from the facts, except for the columns of the table in licence.go.
 func (f facts) verdict() verdict {
 	v := verdict{
 		explanation: explain(f),

@@ -9,8 +9,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/policy"
 )
 
-// account is what is counted together: what one uid does, or all callers of a standing that does
-// not depend on the uid.
+// account names requests that are counted together: those of one uid, or of all callers who are
+// known in the same way without regard to the uid.
 type account struct {
 	together policy.Standing // Stranger or ByGroupOnly; ByUnitOnly of unit; else the account is that of uid
 	uid      uint32

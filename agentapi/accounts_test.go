@@ -11,7 +11,7 @@ import (
 
 // Who may use up whose bound of signatures, and of what is passed on to IMDS: one user or unit
 // never another's.
-func TestWhoIsCountedTogether(t *testing.T) {
+func TestCallersOfOneAccount(t *testing.T) {
 	inUnit := func(uid uint32, cgroup uint64) peer.Caller { return peer.Caller{UID: uid, CgroupID: cgroup} }
 	for _, c := range []struct {
 		name     string

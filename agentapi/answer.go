@@ -54,9 +54,8 @@ func (s *Server) serve(f *face, w http.ResponseWriter, r *http.Request) {
 	write(w, status, contentType, said.token.Reveal(), text)
 }
 
-// logReason puts into the log what operators would not see otherwise: a fault of the
-// agent, and what keeps a program on loopback from its token, since there are programs that do not
-// show it.
+// logReason puts into the log what operators would not see otherwise: a fault of the agent, and
+// errors that keep a program on loopback from its token, since some programs do not show them.
 func (s *Server) logReason(ctx context.Context, rec *record, p *problem) {
 	switch {
 	case rec.beyondQuota:
@@ -249,5 +248,5 @@ func write(w http.ResponseWriter, status int, contentType, token string, body []
 		_, _ = io.WriteString(w, token)
 		body = body[len(tokenFirst):]
 	}
-	_, _ = w.Write(body) // the caller may be gone; the audit has what was decided
+	_, _ = w.Write(body) // the caller may be gone; the decision is in the audit
 }

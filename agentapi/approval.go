@@ -27,7 +27,7 @@ type approval struct {
 
 	token secret.String // that was answered last: its characters need not be looked at again
 
-	// said is the answer with that token, but without it, and what in it may change.
+	// said is the answer's body for that token, without the token and the members that may change.
 	said                 []byte
 	of                   facts
 	expiresIn, refreshIn int64 // seconds
@@ -64,9 +64,9 @@ func (c *connection) approved(r *http.Request, rules *Rules) *approval {
 	return c.last
 }
 
-// approve has the connection remember a request that the rules allow. One whose identity was found
-// by what was learnt of it is not remembered, nor one that is allowed to a unit or a program: that
-// changes while the rules stay.
+// approve has the connection remember a request that the rules allow. Not remembered are requests
+// whose identity was found by an id learnt from a token, and those allowed to a unit or a program:
+// these can change while the rules stay.
 func (r *record) approve(target string, req tokenRequest) {
 	learnt := req.selection.of != nil && !req.selection.matches(r.identityNamed(req.Identity))
 	byMachine := r.unit != "" || r.executable != ""
@@ -80,7 +80,7 @@ func (r *record) approve(target string, req tokenRequest) {
 // auditHandler returns a handler that adds what there is to say of the answer to a record. For the
 // same answer again it is that of the last one, in which the attributes are formatted already.
 func (r *record) auditHandler(trail slog.Handler, p *problem) slog.Handler {
-	if p != nil || !r.issued || r.approval == nil { // what failed is never like what was answered before
+	if p != nil || !r.issued || r.approval == nil { // a failed request is never remembered
 		return trail.WithAttrs(r.attrs(p))
 	}
 	a := r.approval

@@ -79,7 +79,7 @@ func programSecret(s *Server, r *http.Request, rec *record) *problem {
 	default:
 		rec.reason = reasonUnknownSecret
 	}
-	// Which of them it is, whoever has stolen a secret need not know.
+	// A thief of a secret must not learn which of these it is.
 	return newProblem(wire.CodeSecretRefused, "the secret is not valid, or not for this program").withField(wire.HeaderIdentity).
 		withHint("each program gets its own from the agent, for as long as it runs and for its user and unit only; start it again to get another")
 }

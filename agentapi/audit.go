@@ -55,14 +55,15 @@ type facts struct {
 	bound, fallback, fromCache       bool
 }
 
-// asksFor notes what was understood of a request. What is not known yet stays.
+// asksFor notes the identity and resource that a request names. Members that the request does not
+// set keep their value.
 func (r *record) asksFor(req tokenRequest) {
 	if req.Identity != "" {
 		r.identity = clip(req.Identity, maxAuditedBytes)
 	}
 	r.resource = clip(req.Resource.Asked(), maxAuditedBytes)
 	r.tokenType = clip(req.TokenType, maxAuditedBytes)
-	r.forceRefresh, r.claims = req.Fresh, req.claims != ""
+	r.forceRefresh, r.claims = req.ForceRefresh, req.claims != ""
 }
 
 // notes keeps the parameters, as they were sent, of a request that was refused before they were
@@ -156,7 +157,7 @@ func (s *Server) audit(r *record, p *problem) error {
 	return s.trail.write(r.auditHandler(s.trail.handler, p), r.ids, r.gives())
 }
 
-// kind is what answers without a record of their own are counted by.
+// kind is the key by which answers without a record of their own are counted.
 func (r *record) kind(p *problem) string {
 	if p == nil {
 		return r.decision(p)

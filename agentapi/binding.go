@@ -205,7 +205,7 @@ func (s *Server) chargeSignature(rec *record) *problem {
 	return rec.tooManySignatures(wait)
 }
 
-// tooManySignatures is the refusal of a caller who has to wait; nil for no time.
+// tooManySignatures is the refusal of a caller who has to wait; nil if wait is zero.
 func (r *record) tooManySignatures(wait time.Duration) *problem {
 	if wait <= 0 {
 		return nil
@@ -215,7 +215,7 @@ func (r *record) tooManySignatures(wait time.Duration) *problem {
 		withHint("keep connections open, and use each for many requests")
 }
 
-// authoriseSigning asks the rules again, now that it is known what the handshake shows.
+// authoriseSigning asks the rules again, now with the server that the handshake shows.
 func (r *record) authoriseSigning(identity string, message *certverify.Message) *problem {
 	r.handshake.version = map[bool]string{true: "TLS 1.2", false: "TLS 1.3"}[message.NamesServer()]
 	r.handshake.server = clip(message.ServerName(), maxAuditedBytes)

@@ -12,8 +12,8 @@ import (
 // known to be its caller's any more.
 const reasonUnknown policy.Reason = "the connection has ended, or its caller is not known"
 
-// certain returns a caller as far as the rules take what is known of it: strict ones do not take a
-// process that is known by its number only.
+// certain returns the caller without the facts that the rules do not accept: strict rules do not
+// accept a process that is known by its number only.
 func (r *Rules) certain(caller peer.Caller) peer.Caller {
 	if !r.Policy.Strict || !caller.Weak {
 		return caller

@@ -31,8 +31,8 @@ type share struct {
 
 // sharesOf returns the accounts that a connection counts for. A user can have many uids, all of
 // which are strangers or keep the user's groups. So all strangers share one account, and all
-// callers who are known by a group only share another, with half of all connections at most. Those
-// of one unit, if nothing else makes them known, share what one user may have.
+// callers who are known by a group only share another, with half of all connections at most.
+// Callers of one unit that are known by nothing else share the bound of one user.
 func (a *admission) sharesOf(caller peer.Caller) []share {
 	own := share{accountOf(caller, policy.ByUID), a.server.cfg.MaxConnectionsPerUser}
 	half := a.server.cfg.MaxConnections / 2
@@ -98,7 +98,7 @@ func (a *admission) Accept() (net.Conn, error) {
 			return nil, net.ErrClosed
 		}
 		conn, err := a.Listener.Accept()
-		a.progress.note() // also of an error: what is for a time only, net/http goes on after
+		a.progress.note() // after an error, too: net/http goes on after a temporary one
 		if err != nil {
 			<-a.slots
 			return nil, err
@@ -288,7 +288,7 @@ func (r *Rules) noRoom(caller peer.Caller, full share) *problem {
 	case policy.Stranger:
 		return r.permit(forCallersOfRules, caller)
 	case policy.ByGroupOnly:
-		p = newProblem(wire.CodeTooManyConnections, "users who are known by a group only hold %d connections to the agent", full.bound).
+		p = newProblem(wire.CodeTooManyConnections, "users known by a group only hold %d connections to the agent", full.bound).
 			withHint("close connections that are not in use, or ask whoever administers the agent for a rule that names the user")
 	case policy.ByUnitOnly:
 		p = newProblem(wire.CodeTooManyConnections, "the users of this unit hold %d connections to the agent", full.bound).

@@ -13,18 +13,18 @@
 //
 //	accept → identify → route → permission → parameters → policy.Decide → source → audit → answer
 //
-// Programs ask for the same token again and again. A connection remembers what its last request
-// came to up to policy.Decide, and uses that for the same request while the rules are the same
+// Programs ask for the same token again and again. A connection remembers its last request that
+// policy.Decide allowed, and does not ask again for the same request while the rules are the same
 // (approval.go).
 //
-// Administrators have their own face (admin.go), and what watches the agent has a port on loopback
-// at which nobody is asked who they are. Each answer has an id, which its record and the log have
-// too (requestid.go), and is counted (metrics.go).
+// Administrators have their own face (admin.go), and monitoring has a port on loopback that serves
+// every local user. Each answer has an id, which its record and the log have too (requestid.go),
+// and is counted (metrics.go).
 //
 // # Invariants
 //
-//   - A route without a permission does not exist; [New] fails on one. What is
-//     not in the table is 404, and 400 on loopback, where programs go on asking after a 404.
+//   - A route without a permission does not exist; [New] fails on one. A path that is not in the
+//     table is answered 404, or 400 on loopback, where programs go on asking after a 404.
 //   - Paths are compared byte for byte, undecoded. Only the paths of SDKs may carry
 //     duplicate slashes and a trailing one, because SDKs send them.
 //   - No request is passed on but those to [wire.PathBridge], on the Unix socket alone (bridge.go),
@@ -37,22 +37,22 @@
 //     and not put on record.
 //   - Every token, and every signature for a caller's TLS handshake, leaves one audit record,
 //     written before it is sent. Every other answer does, too, up to a bound for each account
-//     (quota.go), beyond which answers are counted and the count is recorded. (What is not HTTP at
-//     all is answered 400 or 431 by net/http and leaves none.)
+//     (quota.go), beyond which answers are counted and the count is recorded. (Bytes that are not
+//     HTTP are answered 400 or 431 by net/http and leave none.)
 //   - Nobody waits longer than half a second for a record, whatever reads it. If the
 //     record of a token is not written by then, [Config.AuditRequired] decides
 //     whether the token is refused, or sent and the lost record counted.
-//   - No record, log line, metric or error holds a token. Of what a caller sends,
-//     nothing becomes a label of a metric.
+//   - No record, log line, metric or error holds a token. Nothing that a caller sends becomes a
+//     label of a metric.
 //   - Where callers are not asked who they are, no name of the configuration is told,
 //     and nothing is done for which the TPM is asked more than once in two seconds.
 //   - A token is answered only if it is of the identity and the type that the
 //     policy allowed, is not empty and has not expired, and one that is bound to a
 //     certificate only if it is known to which. There is no 200 without a token.
-//   - Rules go by the name of an identity. An id that was learnt at run time, from what a token
-//     says of its owner, is looked for among the identities that rules give the caller, and the
-//     token that is sent must have that id itself. To learn an id, nothing is fetched but a
-//     token that rules give the caller.
+//   - Rules go by the name of an identity. An id that was learnt at run time, from a token's
+//     claims, is looked for among the identities that rules give the caller, and the token that is
+//     sent must have that id itself. To learn an id, nothing is fetched but a token that rules give
+//     the caller.
 //   - With the keys that tokens are bound to, nothing is signed for a caller but TLS handshakes, of
 //     which the agent sees the message and, in TLS 1.2, the server (binding.go).
 //   - A caller learns of no identity but those of its rules. To skip the cache
@@ -64,8 +64,8 @@
 //     unit and executable do not name it any more. When a TCP connection has ended, nothing
 //     counts.
 //   - No user can take all connections, however many subordinate uids it has. There is a bound in
-//     total, one for each uid, one for all callers together who are known by a group only (a
-//     user's other uids keep its groups), one for each unit's callers who are known by nothing
+//     total, one for each uid, one for all callers together that are known by a group only (a
+//     user's other uids keep its groups), one for each unit's callers that are known by nothing
 //     else, and one for all strangers together. Strangers, named by neither a rule nor the
 //     administration, get the refusal and are disconnected; if they send no request, they are
 //     disconnected within seconds.

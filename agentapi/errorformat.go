@@ -26,12 +26,12 @@ type sdkError struct {
 }
 
 // sdkRetryAfter is the most, in seconds, that programs are told to wait: some of them wait for as
-// long as they are told, without a bound, and say nothing meanwhile. What they ask again within a
-// longer pause is answered from what is known.
+// long as they are told, without a bound, and say nothing meanwhile. If they ask again within a
+// longer pause, they get the same error without a new attempt.
 const sdkRetryAfter = 5
 
-// format is the [errorFormat] {"error", "error_description"} of such a protocol. A code that the
-// table does not have is told as an internal one. What may pass says when to come back.
+// format is the [errorFormat] {"error", "error_description"} of such a protocol. A code that is not
+// in the table is answered as an internal error. Errors that may pass carry Retry-After.
 func (e sdkErrors) format(p *problem) (status int, contentType string, body any) {
 	said, ok := e[p.Code]
 	if !ok {

@@ -42,7 +42,7 @@ func boundAsAsked(asked *acquire.Request) tokenFunc {
 	}
 }
 
-func TestWhatARequestSaysBesidesReachesTheSource(t *testing.T) {
+func TestClaimsAndCapabilitiesReachTheSource(t *testing.T) {
 	var asked acquire.Request
 	a := start(t, config(boundAsAsked(&asked), freshRules(os.Geteuid())))
 	vm := acquire.Request{Identity: "vm", Resource: vault, Type: acquire.TypeBearer}

@@ -83,8 +83,8 @@ type connection struct {
 	last    *approval // of the last request for a token that the rules allowed; nil: there was none
 }
 
-// check looks again at what is known of the caller, for each request. It reports whether the
-// connection is still the caller's. What was true of a process that has ended is forgotten.
+// check updates the facts about the caller, for each request. It reports whether the connection is
+// still the caller's. Facts about a process that has ended are forgotten.
 func (c *connection) check() bool {
 	now, err := c.caller.Now()
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/keyagent/keyagent/internal/waiting"
 )
 
-// statusAge is how old a status may be that whoever asks is told something of: to make one, the TPM
-// is asked.
+// statusAge is how old a status may be that callers other than administrators get a part of: to
+// make one, the TPM is asked.
 const statusAge = 2 * time.Second
 
 // notReadyRetry is when to ask again whether the agent is ready.
@@ -42,8 +42,8 @@ func (s *Server) readiness(r *http.Request, rec *record) (reply, *problem) {
 	return reply{}, p
 }
 
-// statusOf returns the status for a route without parameters: that of now for administrators, one
-// that may be statusAge old for others, who must not be able to keep the TPM busy.
+// statusOf returns the status for a route without parameters: a new one for administrators, one up
+// to statusAge old for others, so that they cannot keep the TPM busy.
 func (s *Server) statusOf(r *http.Request, rec *record) (wire.Status, *problem) {
 	if _, p := parseQuery(r.URL.RawQuery, nil, refuseUnknown); p != nil {
 		return wire.Status{}, p
@@ -58,7 +58,7 @@ func (s *Server) statusOf(r *http.Request, rec *record) (wire.Status, *problem) 
 	return status, nil
 }
 
-// statusNow is the status with what the server itself knows.
+// statusNow is the status with the server's own part.
 func (s *Server) statusNow(ctx context.Context) wire.Status {
 	status := s.cfg.Status(ctx)
 	status.Audit = s.trail.status()

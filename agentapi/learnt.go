@@ -25,8 +25,8 @@ func (l *learnt) of(name string) Identity {
 	return l.ids[name]
 }
 
-// note takes what a token says, and returns what is known of its owner then. Ids are kept from
-// before only if the client id is the same, as not every token has all of them.
+// note adds the ids that a token names, and returns all that is known of its owner. Ids are kept
+// from before only if the client id is the same, as not every token has all of them.
 func (l *learnt) note(told Identity) Identity {
 	if told.ClientID == "" {
 		return Identity{}
@@ -44,7 +44,7 @@ func (l *learnt) note(told Identity) Identity {
 	return told
 }
 
-// learn notes the ids that a token tells of its owner, and returns what is known of the owner then:
+// learn notes the ids of its owner that a token names, and returns all that is known of the owner:
 // nothing if an id differs from that in the configuration.
 func (s *Server) learn(rec *record, token acquire.Token) Identity {
 	told := Identity{Name: token.Identity, ClientID: token.ClientID, ObjectID: token.ObjectID, ResourceID: token.ResourceID}

@@ -54,7 +54,8 @@ type Claim struct {
 	lock *os.File // nil: it was given to a listener, or let go of
 }
 
-// ClaimSocket does of [Listen] what can fail because of others, and opens no socket.
+// ClaimSocket does the part of [Listen] that other processes and files can make fail, and opens no
+// socket.
 func ClaimSocket(path string) (*Claim, error) {
 	lock, err := claim(path)
 	if err != nil {
@@ -179,8 +180,8 @@ func lockFile(path string) (*os.File, error) {
 	return file, nil
 }
 
-// bind opens the socket. Between bind and chmod its mode is that of the umask; whoever gets in
-// early is asked who it is, like everybody.
+// bind opens the socket. Between bind and chmod its mode is that of the umask; a connection that
+// comes early is identified like every other.
 func bind(path string, mode fs.FileMode) (*net.UnixListener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err

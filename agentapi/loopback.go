@@ -41,8 +41,8 @@ func loopbackAddress(address string) (netip.AddrPort, error) {
 }
 
 // loopback completes a face that listens on loopback. Callers cannot be known on any other address,
-// and what reaches one by another name may be a page in a browser whose host's name was made to
-// lead here.
+// and a request with another name in Host may come from a page in a browser whose host's name was
+// made to lead here.
 func loopback(f *face) Way {
 	addr, err := loopbackAddress(f.listener.Addr().String())
 	if f.identify == nil {
@@ -67,8 +67,8 @@ func hostOf(addr netip.AddrPort) string {
 	return addr.Addr().String()
 }
 
-// guards refuses what must not be looked at further: a request that was meant for another host, and
-// one with a program's secret where others log it.
+// guards refuses two kinds of requests before anything else is read of them: those meant for
+// another host, and those with a program's secret in a place that others log.
 func (f *face) guards(r *http.Request, rec *record) *problem {
 	if f.host != "" && r.Host != f.host {
 		return newProblem(wire.CodeRefusedHeader, "header Host is not %s", f.host).withField("Host")

@@ -127,7 +127,7 @@ func onlyShop() agentapi.Config {
 	return config(working, rules)
 }
 
-func TestASecretIsGivenToWhomTheRulesName(t *testing.T) {
+func TestASecretIsGivenToUsersThatTheRulesName(t *testing.T) {
 	a := startPrograms(t, config(working, rulesFor(appUser)))
 	got := a.secret(t, "?identity=vm")
 	if got.Identity != "vm" || !strings.HasPrefix(got.Secret.Reveal(), appsecret.Prefix) || got.AppService != a.appService+"/msi/token" || got.IMDS != a.imds || got.Lifetime != "process" {

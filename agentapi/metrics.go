@@ -8,8 +8,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// Metrics counts what is answered, and says the numbers in a format for machines. It must be safe
-// for concurrent use.
+// Metrics counts answers, and writes the numbers in a format for machines. It must be safe for
+// concurrent use.
 type Metrics interface {
 	// Answered counts an answer, before it is sent. It must not block.
 	Answered(Answer)
@@ -18,7 +18,7 @@ type Metrics interface {
 	Text(now Snapshot, names bool) ([]byte, error)
 }
 
-// Answer is what an answer is counted by. All its texts are the agent's own or of the
+// Answer has the labels by which an answer is counted. All its texts are the agent's own or of the
 // configuration, so that a caller cannot make ever more of them.
 type Answer struct {
 	Endpoint string    // by which it was given, as the audit names it; "socket" for the Unix socket
@@ -40,7 +40,7 @@ const (
 // Sources returns all of them.
 func Sources() []string { return []string{SourceCache, SourceEntra, SourceIMDS} }
 
-// Snapshot is what is a number at the moment.
+// Snapshot has the values of the gauges at this moment.
 type Snapshot struct {
 	Status      wire.Status
 	Connections int64  // open ones
@@ -72,7 +72,7 @@ func (s *Server) metrics(r *http.Request, rec *record) (reply, *problem) {
 // the agent is not ready.
 func (r *route) tellsNames() bool { return r.permission == forAdministrators }
 
-// socketEndpoint is what the agent's own socket is called where it must have a name.
+// socketEndpoint is the name of the agent's own socket where it needs one.
 const socketEndpoint = "socket"
 
 // count counts an answer.

@@ -13,23 +13,23 @@ import (
 	"github.com/keyagent/keyagent/agentapi/policy"
 )
 
-// What is not in memory is fetched from IMDS and Entra, which answer 429 to an identity that asks
-// too often: then it serves nobody for as long as they say. A caller who may have any resource
-// could ask for one after the other that nobody has asked for, or for one with ever other claims,
-// so fetches are bounded by caller. The bound has room for a start at which a program wants a
-// hundred tokens at once, and to keep some hundreds fresh.
+// Tokens that are not in memory are fetched from IMDS and Entra, which answer 429 to an identity
+// that asks too often: then no caller gets a token of it for as long as they say. A caller allowed
+// to have any resource could name ever new resources, or ever new claims, so the fetches of each
+// caller are bounded. The bound has room for a program that wants a hundred tokens at its start,
+// and for keeping some hundreds fresh.
 const (
 	// missBurst is how many fetches one uid may cause at once.
 	missBurst = 128
-	// groupMissBurst is the same for all callers together who are known by a group only: a user can
-	// have thousands of uids that keep its groups (subuid(5)). It is more than one of them may
-	// have, so that one leaves room for the others, and less than may be under way for one
-	// identity, so that all of them leave room for users who are named by uid.
+	// groupMissBurst is the same bound for all callers together that are known by a group only: a
+	// user can have thousands of uids that keep its groups (subuid(5)). It is more than one caller
+	// may have, so that one leaves room for the others, and less than may be under way for one
+	// identity, so that all of them leave room for users named by uid.
 	groupMissBurst = 192
 	// missEvery is how long one fetch takes to be forgotten.
 	missEvery = 3 * time.Second
-	// maxMissAccounts bounds the memory. Fewer callers who are known by a group only have something
-	// on their account at a time, because they share groupMissBurst.
+	// maxMissAccounts bounds the memory. Callers that are known by a group only cannot fill it,
+	// because they share groupMissBurst.
 	maxMissAccounts = 1024
 )
 
@@ -56,7 +56,7 @@ func newMisses(now func() time.Time) *misses {
 	}
 }
 
-// missKey is whose account it is: that of a uid, or of a unit by its cgroup id, which is 0
+// missKey identifies an account: that of a uid, or of a unit by its cgroup id, which is 0
 // otherwise.
 type missKey struct {
 	uid  uint32
@@ -114,7 +114,7 @@ func (a *missAccount) Charge() error {
 	}
 	if a.group != nil {
 		if wait := untilOne(a.group, now); wait > 0 {
-			return a.refusal(fmt.Errorf("users who are known by a group only ask for %w", errMisses), wait, "name this user in a rule, which gives it a bound of its own")
+			return a.refusal(fmt.Errorf("users known by a group only ask for %w", errMisses), wait, "name this user in a rule, which gives it a bound of its own")
 		}
 		a.group.AllowN(now, 1)
 	}

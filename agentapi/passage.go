@@ -13,8 +13,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// passage is a part of IMDS that may be passed on: paths by a table and parameters by another, so
-// that nothing reaches IMDS but what is written here.
+// passage is a part of IMDS that may be passed on: a table of paths and one of parameters. Nothing
+// that is not in these tables reaches IMDS.
 type passage struct {
 	path string // of the route
 	// spelling returns path for every path of the passage.
@@ -85,14 +85,14 @@ func (p passage) query(raw string) (url.Values, *problem) {
 	return query, nil
 }
 
-// Bounds of what is passed on. IMDS answers a virtual machine a few times in a second, and the
-// agent needs it for tokens.
+// Bounds of the requests that are passed on. IMDS answers a virtual machine a few times in a
+// second, and the agent needs it for tokens.
 const (
 	passEach, passBurst       = time.Second, 20     // of one account
 	passAllEach, passAllBurst = time.Second / 3, 40 // of all together
 )
 
-// passing bounds what is passed on, by account. It is safe for concurrent use.
+// passing bounds the requests that are passed on, by account. It is safe for concurrent use.
 type passing struct {
 	mu   sync.Mutex
 	all  *rate.Limiter

@@ -58,20 +58,29 @@ func (a *admission) answers(ctx context.Context) error {
 	if a.face.indirect || a.full() {
 		return nil
 	}
+	if err := a.probes.accepted(ctx, a.face.listener.Addr(), a.progress); err != nil && !a.full() {
+		return err
+	}
+	return nil
+}
+
+// accepted makes a connection and waits until it is accepted, or until others are where callers
+// leave no room for it.
+func (p *probes) accepted(ctx context.Context, at net.Addr, progress progress) error {
 	accepted := make(chan struct{})
-	conn, name, err := a.probes.dial(ctx, a.face.listener.Addr(), accepted)
-	defer a.probes.forget(name)
+	conn, name, err := p.dial(ctx, at, accepted)
+	defer p.forget(name)
 	if err == nil {
 		defer conn.Close()
 		select {
 		case <-accepted:
-			a.progress.forget()
+			progress.forget()
 			return nil
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
 	}
-	if a.full() || callersCanCause(err) && a.progress.await(ctx) {
+	if callersCanCause(err) && progress.await(ctx) {
 		return nil
 	}
 	return err
@@ -132,20 +141,20 @@ func (a *admission) full() bool { return len(a.slots) == cap(a.slots) }
 // can have at the same time. It is safe for concurrent use.
 type probes struct {
 	mu       sync.Mutex
-	accepted map[string]chan<- struct{}
+	expected map[string]chan<- struct{}
 }
 
 // took reports whether a connection that was accepted is one of these, and says so to who made it.
 func (p *probes) took(conn net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.accepted) == 0 {
+	if len(p.expected) == 0 {
 		return false
 	}
 	name := conn.RemoteAddr().String()
-	accepted, ours := p.accepted[name]
+	accepted, ours := p.expected[name]
 	if ours {
-		delete(p.accepted, name)
+		delete(p.expected, name)
 		close(accepted)
 	}
 	return ours
@@ -154,16 +163,16 @@ func (p *probes) took(conn net.Conn) bool {
 func (p *probes) expect(name string, accepted chan<- struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.accepted == nil {
-		p.accepted = map[string]chan<- struct{}{}
+	if p.expected == nil {
+		p.expected = map[string]chan<- struct{}{}
 	}
-	p.accepted[name] = accepted
+	p.expected[name] = accepted
 }
 
 func (p *probes) forget(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.accepted, name)
+	delete(p.expected, name)
 }
 
 // dial connects from an address that is expected before the other end can see it.

@@ -84,10 +84,10 @@ func (s *Server) tooLate(waited time.Duration) *problem {
 	}
 	if len(waits) == 0 {
 		return newProblem(wire.CodeUnavailable, "no token within %v", waited).
-			withHint("the agent goes on trying; its log says what it waits for")
+			withHint("the agent goes on trying; its log names the cause")
 	}
 	return newProblem(wire.CodeUnavailable, "no token within %v: the agent waits for %s", waited, strings.Join(waits, "; ")).
-		withHint("the agent goes on trying; if that lasts, tell whoever administers it what it waits for")
+		withHint("the agent goes on trying; if that lasts, tell whoever administers it")
 }
 
 func acquireProblem(failed *acquire.Error) *problem {

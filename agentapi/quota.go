@@ -13,7 +13,7 @@ import (
 
 // Bounds of the records of answers that cost their callers nothing.
 const (
-	// quotaWindow is how long what is counted for an account is kept.
+	// quotaWindow is how long an account's counts are kept.
 	quotaWindow = time.Minute
 	// recordsOfAccount is how many such records an account may have in a window: one that asks in
 	// vain each second is on record each time.
@@ -41,7 +41,7 @@ type quota struct {
 	blocks  map[uint32]int // how many uids of a block are counted on their own
 }
 
-// tally is what is counted for one account in one window.
+// tally has the counts of one account in one window.
 type tally struct {
 	written int
 	unwritten
@@ -79,8 +79,8 @@ func (q *quota) admits(caller peer.Caller, standing policy.Standing, kind string
 	return false
 }
 
-// tallyOf returns what is counted for a uid. One that the policy names is always counted on its
-// own: their number is bounded by the configuration.
+// tallyOf returns the counts of a uid. A uid that the policy names always has its own: the
+// configuration bounds their number.
 func (q *quota) tallyOf(uid uint32, named bool) *tally {
 	account := uidRange{uid, uid}
 	if q.tallies[account] == nil && !named {
@@ -139,7 +139,7 @@ func (q *quota) lift() ([]uidRange, map[uidRange]unwritten) {
 	}), missing
 }
 
-// putBack counts again what could not be written down.
+// putBack counts again the records that could not be written.
 func (q *quota) putBack(account uidRange, missing unwritten) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

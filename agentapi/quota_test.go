@@ -90,7 +90,7 @@ func TestAStrangerCannotFillTheAudit(t *testing.T) {
 }
 
 // Nor can who holds all connections that it may, and tries to have more.
-func TestWhoIsTurnedAwayCannotFillTheAudit(t *testing.T) {
+func TestCallersTurnedAwayCannotFillTheAudit(t *testing.T) {
 	cfg := config(working, rulesFor(os.Geteuid()))
 	cfg.MaxConnectionsPerUser = 1
 	a := start(t, cfg)
@@ -279,7 +279,7 @@ func TestTheBoundLifts(t *testing.T) {
 }
 
 // What cannot be told now is told later.
-func TestWhatCannotBeToldNowIsToldLater(t *testing.T) {
+func TestRecordsThatCannotBeWrittenAreCountedLater(t *testing.T) {
 	var full atomic.Bool
 	var text bytes.Buffer
 	handler := slog.NewJSONHandler(&text, nil)

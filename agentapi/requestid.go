@@ -43,8 +43,8 @@ func newRequestID() string {
 	return string(text[:])
 }
 
-// clientRequestID returns the id that an SDK gives its request, if it is one: what a caller chooses
-// freely does not get into records and logs by this way.
+// clientRequestID returns the id that an SDK gives its request, if it is one: no text of a caller's
+// free choice gets into records and logs by this way.
 func clientRequestID(r *http.Request) string {
 	given := r.Header[wire.HeaderClientRequestID]
 	if len(given) != 1 || len(given[0]) > maxClientRequestID {

@@ -66,8 +66,8 @@ func (proto sdkProtocol) understand(s *Server, ctx context.Context, rec *record,
 	return req, p
 }
 
-// sdkToken says what is known about a token as IMDS does: every value is a string, except for when
-// to ask anew, which is no member of IMDS.
+// sdkToken describes a token as IMDS does: every value is a string, except refresh_in, which IMDS
+// does not have.
 func sdkToken(r wire.TokenResponse) any {
 	expiresIn := strconv.FormatInt(r.ExpiresIn, 10)
 	return &wire.IMDSToken{

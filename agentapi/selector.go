@@ -52,7 +52,7 @@ func selectionOf(params params) (selection, *problem) {
 
 // selected returns the name of the identity that a request means, out of those that rules give the
 // caller. The answer is the same for an identity that the rules do not give and for one that does
-// not exist. An id of the configuration goes before one that was learnt, so that what is learnt
+// not exist. An id of the configuration goes before one that was learnt, so that a learnt id
 // changes nothing that worked before.
 func (s *Server) selected(ctx context.Context, rec *record, req tokenRequest) (string, *problem) {
 	names := rec.granted(req.selection.matches)

@@ -284,7 +284,7 @@ func TestALearntIDGoesWithTheIdentityThatHadIt(t *testing.T) {
 }
 
 // A token of another identity than the configuration means tells nothing about that identity.
-func TestWhatContradictsTheConfigurationIsNotLearnt(t *testing.T) {
+func TestAnIDThatContradictsTheConfigurationIsNotLearnt(t *testing.T) {
 	for name, ids := range map[string]agentapi.Identity{
 		"byarm": idsOf("9", "Microsoft.ManagedIdentity/userAssignedIdentities/other"),
 		"byoid": idsOf("9", ""),
@@ -300,7 +300,7 @@ func TestWhatContradictsTheConfigurationIsNotLearnt(t *testing.T) {
 }
 
 // Two names of one managed identity: what the configuration says decides, and else the order.
-func TestWhatIsLearntChangesNoChoice(t *testing.T) {
+func TestALearntIDChangesNoChoice(t *testing.T) {
 	s := newTenant()
 	s.become("byarm", agentapi.Identity{ClientID: idOf("c"), ObjectID: object("c"), ResourceID: s.ids["byarm"].ResourceID})
 	s.become("own", agentapi.Identity{ClientID: idOf("c"), ObjectID: object("c")})

@@ -68,12 +68,11 @@ type Config struct {
 	Evidence Evidence
 	// Capabilities must be safe for concurrent use, and answer soon.
 	Capabilities func(context.Context) wire.Capabilities
-	// Waits is what has been waited for for long, in texts that any caller may read; nil: that is
-	// not known. Safe for concurrent use.
+	// Waits lists operations that have been waiting for long, in texts that any caller may read;
+	// nil: not known. Safe for concurrent use.
 	Waits func() []string
 
-	// Programs is what programs of others are served with on loopback; the zero value: they are
-	// not.
+	// Programs are the endpoints on loopback for unmodified programs; the zero value: they are not.
 	Programs Programs
 
 	// Audit takes one record for each answer. Its handler is called by one goroutine at a time, and
@@ -102,10 +101,10 @@ type Config struct {
 	// 10 s.
 	ShutdownGrace time.Duration
 	// MaxConnections is how many connections to one way are open at a time, 0:
-	// [DefaultMaxConnections]. More wait in the kernel.
-	// MaxConnectionsPerUser is how many one uid may hold, 0: 256. More are answered 503 and closed.
-	// All callers together who are known by a group only may hold half of MaxConnections; more are
-	// answered 503, too. All strangers together may hold few; more are answered 403.
+	// [DefaultMaxConnections]. More wait in the kernel. MaxConnectionsPerUser is how many one uid
+	// may hold, 0: 256. More are answered 503 and closed. All callers together that are known by a
+	// group only may hold half of MaxConnections; more are answered 503, too. All strangers
+	// together may hold few; more are answered 403.
 	MaxConnections, MaxConnectionsPerUser int
 	// StrangerTimeout is how long a stranger, named by neither a rule nor the administration, may
 	// take to send a request; 0: 2 s.
@@ -302,7 +301,7 @@ func (s *Server) serveFace(ctx context.Context, f *face) error {
 }
 
 // keepTrail has the bounds of the audit lifted until the function that it returns is called, which
-// also writes down what is left.
+// also writes the records that are left.
 func (s *Server) keepTrail(ctx context.Context) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	watched := make(chan struct{})
@@ -318,11 +317,11 @@ func (s *Server) keepTrail(ctx context.Context) (end func()) {
 }
 
 // stop waits for requests in flight, then cuts them short so that their callers still get an
-// answer, then closes what is left. Nothing is accepted any more.
+// answer, then closes all other connections. No connection is accepted any more.
 //
-// What was accepted is answered first: [http.Server.Shutdown] drops, without an answer, a request
-// that it reads after it was called, and a connection that was accepted cannot be given back to a
-// socket that the next agent has.
+// Connections that were accepted are answered first: [http.Server.Shutdown] drops, without an
+// answer, a request that it reads after it was called, and an accepted connection cannot be given
+// back to the listening socket, from which the next agent would accept it.
 func (s *Server) stop(ctx context.Context, srv *http.Server, a *admission, cutShort context.CancelCauseFunc) {
 	srv.SetKeepAlivesEnabled(false)
 	if a.drain(s.cfg.ShutdownGrace) && shutDown(ctx, srv, lastGrace) {

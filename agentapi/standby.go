@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,16 +31,36 @@ const (
 
 // Standby answers in the place of a [Server] that cannot be made, since the configuration cannot be
 // used: it grants nothing, and tells every caller to come back. Root and the agent's own user are
-// told why, by the status; nobody else is.
+// told why, by the status; nobody else is. It is safe for concurrent use.
 type Standby struct {
 	// Status is what the agent says of itself. Safe for concurrent use.
 	Status func() wire.Status
 	Logger *slog.Logger
+
+	mu      sync.Mutex
+	serving []*bounded // guarded by mu
+}
+
+// Answers is [Server.Answers] for an agent that serves nothing.
+func (s *Standby) Answers(ctx context.Context) error {
+	s.mu.Lock()
+	serving := slices.Clone(s.serving)
+	s.mu.Unlock()
+	var problems []error
+	for _, b := range serving {
+		if b.face.indirect {
+			continue
+		}
+		if err := b.probes.accepted(ctx, b.Addr(), b.progress); err != nil {
+			problems = append(problems, fmt.Errorf("the socket at %s takes no connections: %w", b.Addr(), err))
+		}
+	}
+	return errors.Join(problems...)
 }
 
 // Serve answers what comes by the ways until ctx is done, and closes their listeners. A way that
 // has an error (see [Way.Err]) is closed at once.
-func (s Standby) Serve(ctx context.Context, ways ...Way) error {
+func (s *Standby) Serve(ctx context.Context, ways ...Way) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, way := range ways {
 		if way.err != nil {
@@ -50,7 +72,7 @@ func (s Standby) Serve(ctx context.Context, ways ...Way) error {
 	return g.Wait()
 }
 
-func (s Standby) serveFace(ctx context.Context, f *face) error {
+func (s *Standby) serveFace(ctx context.Context, f *face) error {
 	srv := &http.Server{
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.answer(f, w, r) }),
 		ReadHeaderTimeout: standbyTimeout,
@@ -65,7 +87,10 @@ func (s Standby) serveFace(ctx context.Context, f *face) error {
 	}
 	srv.SetKeepAlivesEnabled(false) // so that nobody is still connected when the agent serves
 	defer srv.Close()
-	ln := &bounded{Listener: f.listener, face: f, changed: make(chan struct{}, 1)}
+	ln := &bounded{Listener: f.listener, face: f, changed: make(chan struct{}, 1), progress: newProgress()}
+	s.mu.Lock()
+	s.serving = append(s.serving, ln)
+	s.mu.Unlock()
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	select {
@@ -82,7 +107,8 @@ func (s Standby) serveFace(ctx context.Context, f *face) error {
 
 type standbyKey struct{}
 
-// standbyGroup is who shares a bound of connections. Nobody can take the places of another group.
+// standbyGroup identifies callers that share a bound of connections. Nobody can take the places of
+// another group.
 type standbyGroup int
 
 const (
@@ -120,7 +146,7 @@ func groupOf(conn net.Conn) standbyGroup {
 	return standbyOthers
 }
 
-func (s Standby) answer(f *face, w http.ResponseWriter, r *http.Request) {
+func (s *Standby) answer(f *face, w http.ResponseWriter, r *http.Request) {
 	admin, _ := r.Context().Value(standbyKey{}).(bool)
 	if admin && r.Method == http.MethodGet {
 		switch r.RequestURI {
@@ -159,6 +185,9 @@ type bounded struct {
 	face    *face
 	changed chan struct{} // has an element when a connection was closed
 
+	probes   probes
+	progress progress
+
 	mu   sync.Mutex
 	open [standbyGroups]int // guarded by mu
 }
@@ -167,8 +196,13 @@ type bounded struct {
 func (b *bounded) Accept() (net.Conn, error) {
 	for {
 		conn, err := b.Listener.Accept()
+		b.progress.note()
 		if err != nil {
 			return nil, err
+		}
+		if b.probes.took(conn) {
+			_ = conn.Close()
+			continue
 		}
 		group := standbyGroupOf(b.face, conn)
 		if b.take(group) {

@@ -6,10 +6,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/agentapi/wire"
@@ -33,7 +35,7 @@ func TestSilentUsersDoNotKeepAdministratorsOutOfStandby(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	standby := agentapi.Standby{Status: func() wire.Status { return wire.Status{PID: 4711} }, Logger: slog.New(slog.DiscardHandler)}
+	standby := &agentapi.Standby{Status: func() wire.Status { return wire.Status{PID: 4711} }, Logger: slog.New(slog.DiscardHandler)}
 	go func() { served <- standby.Serve(ctx, agentapi.Socket(ln)) }()
 	defer func() {
 		stop()
@@ -69,5 +71,32 @@ func TestSilentUsersDoNotKeepAdministratorsOutOfStandby(t *testing.T) {
 	defer root.Close()
 	if status, err := root.Status(t.Context()); err != nil || status.PID != 4711 {
 		t.Errorf("root is told %+v, %v", status, err)
+	}
+}
+
+// An agent that serves nothing is found out, too, if it takes no connections any more.
+func TestAStandbyThatTakesNoConnectionsIsFoundOut(t *testing.T) {
+	ln := newGatedListener(t)
+	standby := &agentapi.Standby{Status: func() wire.Status { return wire.Status{} }, Logger: slog.New(slog.DiscardHandler)}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- standby.Serve(ctx, agentapi.Socket(ln)) }()
+	defer func() { stop(); <-served }()
+
+	conn := sendTo(t, ln.Addr(), nativeRequest)
+	ln.let <- struct{}{}
+	if status, _ := readToEnd(t, conn); status != http.StatusServiceUnavailable { // so it serves
+		t.Fatal(status)
+	}
+	asked := make(chan error, 1)
+	go func() { asked <- standby.Answers(t.Context()) }()
+	ln.let <- struct{}{}
+	if err := <-asked; err != nil {
+		t.Errorf("a listener that takes connections: %v", err)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := standby.Answers(soon); err == nil {
+		t.Error("a listener that takes none is not found out")
 	}
 }

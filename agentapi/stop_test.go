@@ -14,9 +14,9 @@ import (
 	"github.com/keyagent/keyagent/agentapi"
 )
 
-// TestWhoWasAcceptedBeforeTheStopIsAnswered: under socket activation, a restart must refuse nobody,
-// and who was accepted cannot be given back to the socket.
-func TestWhoWasAcceptedBeforeTheStopIsAnswered(t *testing.T) {
+// TestAConnectionAcceptedBeforeTheStopIsAnswered: under socket activation, a restart must refuse
+// nobody, and an accepted connection cannot be given back to the socket.
+func TestAConnectionAcceptedBeforeTheStopIsAnswered(t *testing.T) {
 	inner, err := agentapi.Listen(filepath.Join(t.TempDir(), "s"), 0o600)
 	if err != nil {
 		t.Fatal(err)

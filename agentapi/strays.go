@@ -9,8 +9,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Bounds of what is told of connections whose caller cannot be known: anybody on the machine can
-// make some, by leaving again at once.
+// Bounds of the reports on connections whose caller cannot be known: anybody on the machine can
+// make such connections, by closing them at once.
 const (
 	straysAtOnce = 10
 	strayEvery   = 10 * time.Second // one more is told of
@@ -46,5 +46,5 @@ func (a *admission) refuse(ctx context.Context, err error) {
 	}
 	a.server.cfg.Logger.WarnContext(ctx, "closing a connection", "error", err, "untold_before", untold)
 	a.server.Note("connection refused", slog.String("endpoint", a.face.name),
-		slog.String("reason", "who has made it is not known: "+clip(err.Error(), maxAuditedBytes)), slog.Int64("untold_before", untold))
+		slog.String("reason", "its user is not known: "+clip(err.Error(), maxAuditedBytes)), slog.Int64("untold_before", untold))
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/peer"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
 // Metadata reads what programs want to know of the machine from IMDS. The path and the query are
@@ -88,20 +89,17 @@ func takeoverRoutes(pass []string, metadata Metadata) ([]route, error) {
 
 // takeoverAnswer says that the agent is there in the place of IMDS, which has no such path.
 func takeoverAnswer(pass []string) handler {
-	said := &wire.Takeover{Address: imdsAddress, Passes: append([]string{}, pass...)}
+	said := &wire.Takeover{Address: cloud.MetadataAddress, Passes: append([]string{}, pass...)}
 	return func(*Server, *http.Request, *record) (reply, *problem) { return reply{body: said}, nil }
 }
-
-// imdsAddress is where programs find IMDS.
-const imdsAddress = "169.254.169.254"
 
 // forIMDS is the proof that a request was meant for IMDS: a browser that was led to this address by
 // a name of its own sends that name.
 func forIMDS(_ *Server, r *http.Request, _ *record) *problem {
-	if r.Host == imdsAddress || r.Host == imdsAddress+":80" {
+	if r.Host == cloud.MetadataAddress || r.Host == cloud.MetadataAddress+":80" {
 		return nil
 	}
-	return newProblem(wire.CodeRefusedHeader, "this is %s, and the request is for another host", imdsAddress).withField("Host")
+	return newProblem(wire.CodeRefusedHeader, "this is %s, and the request is for another host", cloud.MetadataAddress).withField("Host")
 }
 
 // asIMDSIsAsked is the proof of requests that IMDS itself would answer.

@@ -131,7 +131,7 @@ func TestATakenOverProgramGetsTheAgentsToken(t *testing.T) {
 }
 
 // A user without a rule gets no token, and what is passed on.
-func TestWhoeverIsTakenOverGetsWhatIsPassedOn(t *testing.T) {
+func TestUsersTakenOverGetThePartsThatArePassedOn(t *testing.T) {
 	x := startTakeover(t, ruleless, "instance")
 	if status, _, body := x.get(t, tokenTarget); status != 403 || !strings.Contains(body, `"access_denied"`) {
 		t.Errorf("a token: %d %s", status, body)
@@ -280,7 +280,7 @@ func TestOnlyTakenOverUsersAreAnswered(t *testing.T) {
 	}
 }
 
-func TestWhatIMDSAnswersIsPassedOnAsItIs(t *testing.T) {
+func TestAnswersOfIMDSArePassedOnUnchanged(t *testing.T) {
 	x := startTakeover(t, taken, "instance")
 	x.imds.answer = agentapi.MetadataAnswer{Status: 400, Kind: "application/json", Body: []byte(`{"error":"Bad request"}`)}
 	if status, _, body := x.get(t, "/metadata/instance"); status != 400 || body != `{"error":"Bad request"}` {

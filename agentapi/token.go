@@ -131,7 +131,7 @@ func (r *tokenRequest) takeExtras(params params) *problem {
 	switch fresh := params.get(wire.ParamForceRefresh); fresh {
 	case "", "false":
 	case "true":
-		r.Fresh = true
+		r.ForceRefresh = true
 	default:
 		return newProblem(wire.CodeInvalidParameter, "force_refresh is neither true nor false").withField(wire.ParamForceRefresh)
 	}
@@ -234,7 +234,7 @@ func (r *record) authorise(req policy.Request) *problem {
 		" says what the rules give this user; ask whoever administers the agent for more")
 }
 
-// withScheme is what was probably meant by a resource that is a bare host name; "" for others.
+// withScheme returns the resource that a bare host name was probably meant to be; "" for others.
 func withScheme(r policy.Resource) string {
 	host, _, _ := strings.Cut(r.String(), "/")
 	if strings.Contains(host, ":") || !strings.Contains(host, ".") {
@@ -260,7 +260,7 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 		Resource: req.Resource.Asked(),
 		Type:     acquire.TokenType(req.TokenType),
 
-		ForceRefresh: req.Fresh,
+		ForceRefresh: req.ForceRefresh,
 		Claims:       req.claims,
 		Capabilities: req.capabilities,
 
@@ -277,7 +277,7 @@ func (s *Server) fetch(ctx context.Context, rec *record, req tokenRequest) (acqu
 		}
 		return acquire.Token{}, p
 	}
-	// What was selected by an id that was learnt may have become another identity meanwhile.
+	// An identity that was selected by a learnt id may have become another one meanwhile.
 	owner, selection := s.learn(rec, token), req.selection
 	if selection.of != nil && !selection.matches(rec.identityNamed(req.Identity)) && !selection.matches(owner) {
 		return acquire.Token{}, notFound()
@@ -314,7 +314,7 @@ func (r *record) checkToken(token acquire.Token, req policy.Request) error {
 	return nil
 }
 
-// isBearerToken reports whether s has the syntax b64token (RFC 6750, 2.1). What has not cannot be
+// isBearerToken reports whether s has the syntax b64token (RFC 6750, 2.1). Any other text cannot be
 // put into a header, nor into JSON without escapes.
 func isBearerToken(s string) bool {
 	for i := range len(s) {
@@ -333,7 +333,7 @@ var inToken = func() (marked [256]bool) {
 	return marked
 }()
 
-// tokenResponse says what is known about a token, without the token.
+// tokenResponse describes a token, without the token itself.
 func (s *Server) tokenResponse(token acquire.Token, asked policy.Resource) wire.TokenResponse {
 	response := wire.TokenResponse{
 		TokenType:  token.TokenType,
@@ -358,14 +358,14 @@ func (s *Server) tokenResponse(token acquire.Token, asked policy.Resource) wire.
 	return response
 }
 
-// Bounds of what programs are told about when to ask anew.
+// Bounds of refresh_in.
 const (
-	worthRefreshing = 2 * time.Hour   // what is left of a token's life, else they need not be told
-	refreshNotUnder = 5 * time.Minute // that a program is told to ask again after
+	worthRefreshing = 2 * time.Hour   // a token's remaining life; below it, refresh_in is left out
+	refreshNotUnder = 5 * time.Minute // the shortest refresh_in
 )
 
-// refreshIn is in how many seconds a program should ask anew, which is when the agent fetches the
-// next token itself; 0: it need not be told.
+// refreshIn is in how many seconds a program should ask again: when the agent fetches the next
+// token itself; 0: leave it out.
 func (s *Server) refreshIn(token acquire.Token) int64 {
 	now := s.cfg.Now()
 	if token.RefreshOn.IsZero() || token.ExpiresOn.Sub(now) < worthRefreshing {

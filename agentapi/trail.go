@@ -145,7 +145,7 @@ func (u unwritten) attrs(account uidRange) []slog.Attr {
 	return []slog.Attr{whose, slog.Int64("count", u.count), slog.Time("since", u.since), slog.Group("kinds", kinds...)}
 }
 
-// close writes what is left to be written, and waits for auditPatience at most.
+// close writes the records that are left, and waits for auditPatience at most.
 func (t *trail) close() {
 	t.lift()
 	t.queue.Drain(auditPatience)
@@ -165,7 +165,7 @@ func (t *trail) status() wire.AuditStatus {
 	return status
 }
 
-// whatToSee is what somebody looks at first when records cannot be written.
+// whatToSee is the first place to look at when records cannot be written.
 func (p AuditPlace) whatToSee() string {
 	switch {
 	case p.File != "":
@@ -173,5 +173,5 @@ func (p AuditPlace) whatToSee() string {
 	case p.To == "journald":
 		return "see systemd-journald.service"
 	}
-	return "see what reads the agent's standard output"
+	return "look at the program that reads the agent's standard output"
 }

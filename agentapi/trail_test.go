@@ -261,7 +261,7 @@ func TestAnAuditThatStallsHoldsUpNobody(t *testing.T) {
 					t.Errorf("%d requests took %v", callers*each, took)
 				}
 				status := statusOf(t, server)
-				if got := status.Audit.LastError; !strings.Contains(got, "does not read on") || status.Ready == tt.required {
+				if got := status.Audit.LastError; !strings.Contains(got, "stopped reading") || status.Ready == tt.required {
 					t.Errorf("the status has ready %v and audit %+v", status.Ready, status.Audit)
 				}
 				resume()

@@ -203,7 +203,7 @@ func (l *lent) ask() int {
 
 // Whoever goes on with the connection of a process that has ended is its user, and not its unit or
 // program.
-func TestWhatEndsWithTheProcess(t *testing.T) {
+func TestUnitAndProgramEndWithTheProcess(t *testing.T) {
 	const uid = 64101
 	service := "system.slice/web.service"
 	root := cgroupTree(t, service)

@@ -41,9 +41,9 @@ func DefaultTrustAnchors() TrustAnchors {
 	return a
 }
 
-// Remembering returns anchors for a verifier of many machines: the chain of a chip, of which many
-// machines show the same, is verified once, and after that only the times of its certificates are
-// looked at. What is remembered is bounded. The anchors may be used concurrently.
+// Remembering returns anchors for a verifier of many machines: the chain of a chip, which many
+// machines share, is verified once, and after that only the times of its certificates are checked.
+// The memory is bounded. The anchors may be used concurrently.
 func (a TrustAnchors) Remembering() TrustAnchors {
 	a.AMD = tee.Remembering(a.AMD)
 	return a

@@ -41,7 +41,7 @@
 //  12. tdx.collateral: Intel's statements on the platform's firmware and its revocation lists are
 //     genuine, about this platform and valid at the verifier's time; no certificate is revoked
 //  13. tdx.tcb: the firmware is at a level that Intel calls up to date, or that the policy accepts
-//  14. tdx.policy: no debugging, no migration, and what else the policy asks
+//  14. tdx.policy: no debugging, no migration, and the policy's further conditions
 //  15. tdx.launch: mrtd on the policy's list
 //  16. snp.structure: report version 2 to 5, reserved bits and bytes as they must be, ECDSA P-384,
 //     signed by a VCEK, or by a VLEK if the policy names its provider
@@ -88,8 +88,8 @@
 //     compared with it, not used.
 //   - Every check is made and reported. None makes up for an earlier failure, and none is skipped
 //     because an earlier one failed, except where its input could then not be read.
-//   - What was not understood as a whole is refused: trailing bytes, unknown members, unsupported
-//     algorithms.
+//   - Parts that are not wholly understood are refused: trailing bytes, unknown members,
+//     unsupported algorithms.
 //   - Evidence of an unknown or unsupported platform is held to the checks of all supported ones.
 //     Evidence without a TEE is too, unless the policy names its [Kind]; the result then says that
 //     no TEE vouches for the machine.

@@ -42,8 +42,8 @@ const (
 // A part that is not there is nil. Integers inside TPM structures are big-endian, those inside the
 // HCL report little-endian.
 type Evidence struct {
-	// Nonce and Audience repeat the verifier's challenge, so that a mix-up gets a clear
-	// message. What is verified is the extraData of the statements.
+	// Nonce and Audience repeat the verifier's challenge, so that a mix-up gets a clear message.
+	// The verifier checks the extraData of the statements.
 	Nonce    []byte
 	Audience string
 

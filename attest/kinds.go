@@ -18,9 +18,9 @@ const (
 	KindTPM  Kind = "tpm"  // the verifier knows the attestation key itself, see Policy.AKNames
 )
 
-// kind returns what vouches for the evidence, or would. Evidence with anything in it about hardware
-// is of that platform or of none: taking parts away from it must not change by what it is measured
-// unless the policy accepts what is left.
+// kind returns the kind of evidence, which decides by what rules it is verified. Evidence with any
+// part of a hardware platform is of that platform's kind: removing parts must not bring it under
+// other rules, unless the policy accepts the kind that is left.
 func (v *verifier) kind() Kind {
 	for _, p := range platforms() {
 		if p.of(v) {
@@ -55,7 +55,7 @@ func (v *verifier) policyTEE() error {
 	v.result.Kind = k
 	switch {
 	case k == "":
-		return absent("it is not known what vouches for the machine")
+		return absent("nothing in the evidence vouches for the machine")
 	case k == KindVTPM && v.policy.accepts(k) && v.policy.acceptsTEE() && v.certifiedForTEE():
 		return errors.New("the AK certificate is of a Confidential VM, and its hardware report was left out")
 	case v.policy.accepts(k):

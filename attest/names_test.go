@@ -10,7 +10,7 @@ import (
 )
 
 // What a public area has in place of what is wanted is named, and not only numbered.
-func TestWhatAPublicAreaHasIsNamed(t *testing.T) {
+func TestAttributesOfAPublicAreaAreNamed(t *testing.T) {
 	t.Parallel()
 	ak := func(change func(*tpm2.TPMTPublic)) []byte {
 		p := tpm2.TPMTPublic{

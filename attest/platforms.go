@@ -34,7 +34,7 @@ type HardwarePolicy struct {
 	TDXPolicy
 }
 
-// HardwareFacts are what was read from the hardware report, for the platform that it is of.
+// HardwareFacts are the facts in the hardware report; the member of its platform is set.
 type HardwareFacts struct {
 	SNPFacts
 	TDXFacts

@@ -63,9 +63,8 @@ type SNPPolicy struct {
 	// ForbidSMT refuses guests whose policy lets their cores share hardware threads. Azure's do.
 	ForbidSMT bool
 	// VLEKProviders names the cloud providers whose VLEK may sign reports, as AMD's certificate
-	// spells them (cspID). A VLEK is one key on many chips: whoever holds it can make reports of
-	// any of them, and nothing says which chip it was. Empty, the default: only the chip's own
-	// VCEK.
+	// spells them (cspID). A VLEK is one key on many chips: its holder can make reports of any of
+	// them, and nothing says which chip it was. Empty, the default: only the chip's own VCEK.
 	VLEKProviders []string
 }
 
@@ -76,7 +75,7 @@ type Launch struct {
 	Measurements [][]byte // launch digests, 48 bytes each; need no id_key_digest
 }
 
-// SNPFacts are what was read from an SNP report and from its endorsements.
+// SNPFacts are the facts in an SNP report and in its endorsements.
 type SNPFacts struct {
 	SNP         *tee.SNPReport
 	Endorsement *tee.Endorsement // what AMD's certificate says of the key that signed the report
@@ -197,8 +196,8 @@ type snpShare struct {
 }
 
 // structure reads the report, and the certificate of the key that signed it: a report of version 2
-// has a layout that only the certificate names. What can be read is handed to the checks that
-// follow, whether or not it may be there: each of them stands for itself.
+// has a layout that only the certificate names. Fields that can be read go to the checks that
+// follow even if this one fails: each check stands for itself.
 func (s *snpShare) structure() error {
 	if err := s.v.needReport(); err != nil {
 		return err

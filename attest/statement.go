@@ -23,8 +23,8 @@ const (
 	rsaSignatureLen = 256
 )
 
-// statement is a parsed TPMS_ATTEST (TPM 2.0 Part 2, 10.12.12). Parsing is exact: what was parsed
-// has no other encoding.
+// statement is a parsed TPMS_ATTEST (TPM 2.0 Part 2, 10.12.12). Parsing is exact: a parsed
+// statement has no other encoding.
 type statement struct {
 	kind      uint16
 	signer    []byte // Qualified Name of the signing key

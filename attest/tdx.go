@@ -62,7 +62,7 @@ type TDXPolicy struct {
 	// must be right all the same.
 	CollateralNotRequired bool
 	// Collateral is the verifier's own, one for each kind of platform (FMSPC). If there is any,
-	// that of the evidence is not looked at: whoever sends evidence could choose an older review
+	// that of the evidence is not looked at: a sender of evidence could choose an older review
 	// of Intel's that is still valid. A platform of another kind then has none.
 	Collateral []*TDXCollateral
 	// AcceptedStatuses are TCB statuses to take beside UpToDate. Revoked is refused even if listed.

@@ -241,8 +241,8 @@ type claim struct {
 	anchor func() string
 }
 
-// conclude fills in what was proven. A claim about the TPM rests on the attestation key, and so on
-// all checks that vouch for that key.
+// conclude fills in the proven claims. A claim about the TPM rests on the attestation key, and so
+// on all checks that vouch for that key.
 func (r *Result) conclude(v *verifier, answering []joined) {
 	if v.key != nil && r.firstNotPassed(KeyChecks()) == "" {
 		r.KeyName, r.PublicKey = v.key.name(), v.key.key

@@ -23,7 +23,7 @@ PASS
 ok  	github.com/keyagent/keyagent/signer	1.2s
 `
 
-func TestParsePassesOverWhatIsNoResult(t *testing.T) {
+func TestParseIgnoresLinesThatAreNoResults(t *testing.T) {
 	lines := parse(output)
 	if len(lines) != 4 {
 		t.Fatalf("%d lines, want 4: %v", len(lines), lines)
@@ -151,7 +151,7 @@ BenchmarkPart/two-2     1   900 ns/op   1100 ours-ns   1000 reference-ns
 PASS
 `
 
-func TestWhatCannotBeMeasuredHereIsARowWithTheReason(t *testing.T) {
+func TestABenchmarkThatCannotRunHereIsARowWithTheReason(t *testing.T) {
 	whole, part := benchmark{name: "BenchmarkBeside"}, benchmark{name: "BenchmarkPart"}
 	all := []comparison{
 		{name: "a", of: whole, sub: "warm", pair: "ms", better: lower, bar: 0.35},

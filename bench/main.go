@@ -4,9 +4,9 @@
 // so that a busy machine slows both, and reports the pair with b.ReportMetric as "ours-UNIT" and
 // "reference-UNIT", or, where there are several pairs, with a word before the unit: "ours-p99-UNIT"
 // and "reference-p99-UNIT". The benchmarks live beside what they measure, or, where the reference
-// is another project's code, in packages peers and callers of this module; which of their pairs are
-// comparisons, and what bar each has to reach, is the table in suite.go, token.go, starts.go and
-// peers.go. The ratio is always ours / reference. Where there is nobody to be compared with, the
+// is another project's code, in packages peers and callers of this module; the table in suite.go,
+// token.go, starts.go and peers.go lists which of their pairs are comparisons, with the bar of
+// each. The ratio is always ours / reference. Where there is nobody to be compared with, the
 // reference is what it may cost: a number of requests, nanoseconds, kilobytes.
 //
 // The program prints the rows of each benchmark when it is done, in the end those that missed their
@@ -122,7 +122,7 @@ func loadAverage() string {
 	return minute
 }
 
-// evaluate finds each comparison's result in what was measured.
+// evaluate finds each comparison's result in the measurements.
 func evaluate(all []comparison, measured map[benchmark]measurement) (results []result, failed []failure) {
 	for _, c := range all {
 		m := measured[c.of]
@@ -144,7 +144,7 @@ func evaluate(all []comparison, measured map[benchmark]measurement) (results []r
 	return results, failed
 }
 
-// A measurement is what came out of one benchmark function.
+// A measurement is the output of one benchmark function.
 type measurement struct {
 	lines   []line
 	skipped map[string]string // benchmarks and sub-benchmarks that could not be run here, and why

@@ -43,7 +43,8 @@ func besidePeer(peer string, of benchmark, f peers.Form) []comparison {
 	return all
 }
 
-// barOf is what a session costs: a plain one nothing, and a protected one has HMACs to compute.
+// barOf is the cost that a session may have: a plain one none, and a protected one has HMACs to
+// compute.
 func barOf(f peers.Form) limit {
 	if f.Config.PlainSessions {
 		return 1
@@ -51,8 +52,8 @@ func barOf(f peers.Form) limit {
 	return 1.03
 }
 
-// least tells where a miss is nobody's fault: where a bare TPM2_Sign and one verification already
-// take longer than the peer, no signer that verifies what the TPM made can be ahead of it
+// least shows where a bar cannot be met: where a bare TPM2_Sign and one verification already take
+// longer than the peer, no signer that verifies what the TPM made can be ahead of it
 // (docs/adr/0012).
 func least(peer string, of benchmark) []comparison {
 	anyone := "the least for who verifies (bare TPM2_Sign + one verification), "

@@ -18,9 +18,9 @@ type benchmark struct {
 	runs int    // 0: as many as the command line says
 }
 
-// A comparison is one pair of metrics of one benchmark, and what is asked of it.
+// A comparison is one pair of metrics of one benchmark, and the bar for their ratio.
 type comparison struct {
-	name string // what is compared, for people and for results.json
+	name string // for people and for results.json
 	of   benchmark
 	sub  string // sub-benchmark, "" for the function itself
 	pair string // the metrics are ours-PAIR and reference-PAIR
@@ -29,8 +29,8 @@ type comparison struct {
 	bar    limit // of ours / reference
 }
 
-// A limit is what a ratio has to stay on the right side of. 0 is none, and null in results.json:
-// the comparison is shown, and nothing can be missed.
+// A limit is the bar of a ratio. 0 is none, and null in results.json: the comparison is shown, and
+// nothing can be missed.
 type limit float64
 
 func (l limit) MarshalJSON() ([]byte, error) {
@@ -47,7 +47,7 @@ const (
 	higher direction = "higher"
 )
 
-// suite is everything that is compared.
+// suite lists all comparisons.
 func suite() []comparison {
 	return slices.Concat(signatures(), load(), tokens(), tokenCosts(), starts(), remoteSignatures(), callers(), besidePeers(), bridge(), evidence(), fleets())
 }
@@ -62,7 +62,7 @@ func atLeast(bar limit, name string, of benchmark, sub, pair string) comparison 
 	return comparison{name: name, of: of, sub: sub, pair: pair, better: higher, bar: bar}
 }
 
-// ahead is met by whoever takes no more than the reference.
+// ahead is met by a ratio up to 1.
 func ahead(name string, of benchmark, sub, pair string) comparison {
 	return atMost(1, name, of, sub, pair)
 }
@@ -73,9 +73,9 @@ func shown(name string, of benchmark, sub, pair string) comparison {
 	return atMost(0, name, of, sub, pair)
 }
 
-// signatures compares with what nobody can be faster than. A plain session protects nothing and so
-// may cost next to nothing: 3 %, and the verification, which the benchmark has put into the
-// reference. A protected one has HMACs to compute.
+// signatures compares with the bare commands, which nothing can be faster than. A plain session
+// protects nothing and so may cost next to nothing: 3 %, and the verification, which the benchmark
+// has put into the reference. A protected one has HMACs to compute.
 func signatures() []comparison {
 	sign := benchmark{pkg: "./signer", name: "BenchmarkSign"}
 	return []comparison{
@@ -87,7 +87,8 @@ func signatures() []comparison {
 	}
 }
 
-// remoteSignatures asks what it costs a program that the key is the agent's.
+// remoteSignatures measures how much longer a signature takes a program because the key is the
+// agent's.
 func remoteSignatures() []comparison {
 	remote := benchmark{pkg: "./client", name: "BenchmarkRemoteSignature", time: "40x"}
 	return []comparison{
@@ -95,7 +96,7 @@ func remoteSignatures() []comparison {
 	}
 }
 
-// load asks what many callers, and many signatures, do to us.
+// load measures many callers, and many signatures.
 func load() []comparison {
 	concurrently := benchmark{pkg: "./signer", name: "BenchmarkSignConcurrently", time: "20x"}
 	memory := benchmark{pkg: "./signer", name: "BenchmarkSignMemory", runs: 1} // a minute or more
@@ -126,7 +127,7 @@ func tokens() []comparison {
 	}
 }
 
-// fleets compares the verification of many machines with what cannot be left out of it.
+// fleets compares the verification of many machines with the part of it that cannot be left out.
 func fleets() []comparison {
 	fleet := benchmark{pkg: "./attest/fleet", name: "BenchmarkFleet", time: "1x", runs: 1}
 	return []comparison{

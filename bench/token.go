@@ -1,6 +1,6 @@
 package main
 
-// tokenCosts asks what a token costs on its way from Entra to whoever asked for it: requests,
+// tokenCosts measures the cost of a token on its way from Entra to its caller: requests,
 // signatures, time and memory.
 func tokenCosts() []comparison {
 	first := benchmark{pkg: "./internal/daemon", name: "BenchmarkFirstToken", time: "1x", runs: 1}
@@ -31,7 +31,7 @@ func tokenCosts() []comparison {
 	}
 }
 
-// callers asks what programs have of the agent, and what they have without it.
+// callers compares programs that use the agent with programs without it.
 func callers() []comparison {
 	herd := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkHerd", time: "1x", runs: 3}
 	outage := benchmark{module: "bench", pkg: "./callers", name: "BenchmarkOutage", time: "1x", runs: 1}

@@ -9,8 +9,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/wire"
 )
 
-// maxChallengeBytes limits what is read of WWW-Authenticate. Challenges of Azure's services are of
-// some hundred bytes.
+// maxChallengeBytes limits how much of WWW-Authenticate is read. Azure's services send some hundred
+// bytes.
 const maxChallengeBytes = 16 << 10
 
 // ClaimsChallenge returns the claims that a resource asks for with a 401: the JSON object that is

@@ -30,7 +30,7 @@ var refusalHints = map[string]string{
 		"Client.HTTPClient keeps them together, and a new request is made with the new certificate",
 }
 
-// maxRefusalBytes is what is read of an answer to find out why it refuses.
+// maxRefusalBytes limits how much of a refusal's body is read to find its code.
 const maxRefusalBytes = 64 << 10
 
 // RefusalError is that an API has refused a bound token because of the certificate of the
@@ -58,7 +58,7 @@ func BoundRefusal(resp *http.Response) error {
 			Message string `json:"message"`
 		} `json:"error"`
 	}
-	_ = json.Unmarshal(beginOf(resp), &body) // what is not an error of an API has no code
+	_ = json.Unmarshal(beginOf(resp), &body) // another body has no code
 	for code, hint := range refusalHints {
 		if body.Error.Code == code || strings.Contains(body.Error.Message, "["+code+"]") {
 			return &RefusalError{Code: code, Message: oneLine(body.Error.Message), Hint: hint}
@@ -89,7 +89,7 @@ func oneLine(text string) string {
 	return text
 }
 
-// failAfter is what reading fails with where it has failed before.
+// failAfter is a reader that fails with an earlier reader's error.
 func failAfter(err error) io.Reader {
 	if err == nil {
 		return strings.NewReader("")

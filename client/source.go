@@ -24,10 +24,9 @@ const (
 	longestBackoff  = time.Second
 )
 
-// TokenSource keeps one token in memory and asks the agent for the next one ahead of time: when the
-// agent said that it will have another, else when half of what was left of the token's life has
-// passed. It is safe for concurrent use; however many goroutines want a token, one request is made
-// at a time.
+// TokenSource keeps one token in memory and asks the agent for the next one ahead of time: at the
+// time that the agent said, else after half of the token's remaining life. It is safe for
+// concurrent use; however many goroutines want a token, one request is made at a time.
 //
 // While the agent is not reachable, or cannot get a newer token at the moment, the old token is
 // returned until it expires. A refusal by the agent's rules is passed on at once, whatever is left
@@ -74,7 +73,7 @@ func (s *TokenSource) Token(ctx context.Context) (Token, error) {
 	}
 	defer s.endTurn()
 	if token, state := s.inMemory(); state != none {
-		return token, nil // whoever had the turn before got it
+		return token, nil // the caller whose turn came before has fetched it
 	}
 	return s.obtain(ctx, s.request)
 }
@@ -126,7 +125,7 @@ func (s *TokenSource) takeTurn(ctx context.Context) error {
 
 func (s *TokenSource) endTurn() { <-s.turn }
 
-// freshness is what can be done with the token in memory.
+// freshness says how the token in memory can be used.
 type freshness int
 
 const (

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// maxDrainBytes is what is read of an answer that is given up, so that its connection can be used
+// maxDrainBytes limits how much is read of an abandoned answer, so that its connection can be used
 // again.
 const maxDrainBytes = 64 << 10
 
@@ -117,7 +117,7 @@ func bodyAgain(req *http.Request) (io.ReadCloser, bool) {
 }
 
 func drain(body io.ReadCloser) {
-	_, _ = io.CopyN(io.Discard, body, maxDrainBytes) // what is left costs the connection, no more
+	_, _ = io.CopyN(io.Discard, body, maxDrainBytes) // a longer body costs its connection, no more
 	_ = body.Close()
 }
 

@@ -153,7 +153,7 @@ func TestParseSaysWhatIsWrongWithAnApplication(t *testing.T) {
 		{"an unbound managed identity that does not, either", app("{source: managed_identity, managed_identity: {}, bound: never}", "    min_strength: tpm-signed\n"), "no token of it reaches tpm-signed"},
 		{"an assertion that another identity's token is", app("{source: oidc, identity: vm, bound: never}", "    min_strength: tpm-signed\n", vm), "source oidc does not reach min_strength tpm-signed"},
 		{"a floor that no entry reaches", app(file, "    min_strength: software\n"), "no token of it reaches software"},
-		{"a floor that no certificate of an app reaches", app(certificate+", "+mi, "    min_strength: attested\n"), entry + ".source: certificate: who issues"},
+		{"a floor that no certificate of an app reaches", app(certificate+", "+mi, "    min_strength: attested\n"), entry + ".source: certificate: the issuer"},
 		{"a certificate beside a software key", app(certificate, "attestation: {provider: none}\nbinding_key: {insecure_software: true}\n"), "keys of applications are in the TPM"},
 		{"a rule for bound tokens of what is never bound", app(file, "rules: [{name: r, users: [root], identities: [app], resources: [\"*\"], types: [mtls_pop]}]\n"), "rules[0].types: mtls_pop"},
 	} {

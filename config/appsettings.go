@@ -90,7 +90,7 @@ func fromUTF16(data []byte, order binary.ByteOrder) []byte {
 func fromUTF32(data []byte, order binary.ByteOrder) []byte {
 	runes := make([]rune, len(data)/4)
 	for i := range runes {
-		runes[i] = rune(order.Uint32(data[4*i:])) //nolint:gosec // what is no rune becomes U+FFFD
+		runes[i] = rune(order.Uint32(data[4*i:])) //nolint:gosec // others become U+FFFD
 	}
 	return []byte(string(runes))
 }

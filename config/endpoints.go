@@ -60,7 +60,7 @@ func (c *Config) checkEndpoints(f *findings) {
 	}
 }
 
-// wantLoopback reports what is not a literal loopback address with a port.
+// wantLoopback reports an address that is not a literal loopback address with a port.
 func (f *findings) wantLoopback(setting, address string) bool {
 	addr, err := netip.ParseAddrPort(address)
 	switch {

@@ -35,7 +35,7 @@ type Imported struct {
 	// Identity is an application, with the name "app", or a managed identity, with the
 	// name "vm", unless [ImportOptions] name it. The name may be changed.
 	Identity Identity
-	// Notices are for the operator, a line each: what was left out, and what remains to be
+	// Notices tell the operator, a line each, which settings were left out and what remains to be
 	// done. They contain no secret.
 	Notices []string
 
@@ -47,12 +47,12 @@ type Imported struct {
 	entries [][]string // and above each credential
 }
 
-// ImportAppSettings makes an identity of an app's settings for Microsoft.Identity.Web,
-// in the forms that .NET takes: appsettings.json, an environment (lines NAME=VALUE, an
-// object or a list of variables) and local.settings.json of Azure Functions. Names count
-// without regard to case. Secrets and passwords are not used. What is not taken over is
-// in the notices; where .NET itself would take nothing, or nothing can be used, there is
-// an error, which says why, a line each. At most 1 MiB and 64 levels are read.
+// ImportAppSettings makes an identity of an app's settings for Microsoft.Identity.Web, in the forms
+// that .NET takes: appsettings.json, an environment (lines NAME=VALUE, an object or a list of
+// variables) and local.settings.json of Azure Functions. Names count without regard to case.
+// Secrets and passwords are not used. Settings that are not taken over are in the notices; where
+// .NET itself would take nothing, or nothing can be used, there is an error, which says why, a line
+// each. At most 1 MiB and 64 levels are read.
 //
 // Sources: Microsoft.Extensions.Configuration (Json, EnvironmentVariables, Binder),
 // Microsoft.Identity.Web's MergedOptions and TokenAcquisition, CredentialDescription of
@@ -167,7 +167,7 @@ func (a appSettings) suggestions(below *settings) string {
 	if len(names) == 0 {
 		return ""
 	}
-	return "; these look like what is meant: " + strings.Join(names, ", ")
+	return "; did you mean: " + strings.Join(names, ", ")
 }
 
 func within(s, section *settings) bool {
@@ -186,7 +186,7 @@ func (a appSettings) checkComplete(section *settings) error {
 	return errors.Join(problems...)
 }
 
-// noteOthers notes what else could be imported.
+// noteOthers notes the other sections that could be imported.
 func (im *Imported) noteOthers(root *settings) {
 	a := appSettings{root: root}
 	others := append(a.sections(), a.managedIdentities()...)

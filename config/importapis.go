@@ -88,7 +88,7 @@ func (im *Imported) takeManagedIdentityAlone(root *settings) error {
 	im.Identity = Identity{Name: "vm", ManagedIdentity: m}
 	if m.Bound = im.boundByAPIs(); m.Bound == BoundNever {
 		im.note(chosen.label() + ": its ProtocolScheme is not MTLS_POP, hence bound: never, and the token comes from IMDS as it does without keyagent; " +
-			"require makes what is copied of the credential worthless, where the host offers that")
+			"with require a copy of the credential is worthless; the host must offer that")
 	}
 	for _, notice := range chosen.managedIdentity().unused(chosen.managedIdentity().label()+".", []string{"userassignedclientid"}) {
 		im.note(notice)

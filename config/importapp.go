@@ -51,7 +51,7 @@ func (im *Imported) takeRegistration() error {
 	tenant := im.tenant(where.tenant)
 	app.Tenant = tenant
 	switch problem := tenantProblem(tenant); {
-	case err != nil && tenant == "": // it may be in what cannot be read
+	case err != nil && tenant == "": // it may be in the part that cannot be read
 	case tenant == "":
 		add("TenantId", "missing, and neither Authority nor Instance names a tenant")
 	case problem != "":
@@ -128,7 +128,7 @@ func parseEndpoint(text string) (endpoint, error) {
 	}
 	tenant = plainGUID(tenant)
 	if tenant != "" && !isMany(tenant) && tenantProblem(tenant) != "" {
-		return endpoint{}, errors.New("what is behind the host is not one tenant")
+		return endpoint{}, errors.New("the path after the host is not one tenant")
 	}
 	return endpoint{in.Name, tenant}, nil
 }
@@ -149,7 +149,7 @@ func plainGUID(text string) string {
 	return text
 }
 
-// takeOptions takes what is about all credentials.
+// takeOptions takes the settings that are about all credentials.
 func (im *Imported) takeOptions() {
 	region := strings.ToLower(im.section.text("AzureRegion"))
 	switch {

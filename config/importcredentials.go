@@ -246,7 +246,7 @@ func (im *Imported) keep(at string, entry *settings, c Credential, notices []str
 		notices = append(notices, at+": UseBoundCredential is not true, yet APIs ask for tokens that are bound to a certificate (MTLS_POP), hence bound: "+byAPIs)
 	default:
 		c.Bound = BoundNever
-		notices = append(notices, at+": UseBoundCredential is not true, hence bound: never; require makes what is copied of it worthless")
+		notices = append(notices, at+": UseBoundCredential is not true, hence bound: never; with require a copy of it is worthless")
 	}
 	app := im.Identity.Application
 	whole, f := c, findings{}

@@ -120,7 +120,7 @@ func TestImportFindsTheTenant(t *testing.T) {
 		{"Authority beside Instance", `"Authority": "` + login + `common", "Instance": "` + login + `", "TenantId": "` + tenantID + `"`, tenantID, "", "Authority: left out", ""},
 		{"Authority of nobody that we know", `"Authority": "https://contoso.ciamlogin.com/"`, "", "", "", "AzureAd.Authority: not the endpoint of a cloud that keyagent knows"},
 		{"Authority without a tenant", `"Authority": "` + login + `v2.0"`, "", "", "", "AzureAd.TenantId: missing"},
-		{"Authority of a policy", `"Authority": "` + login + `tfp/contoso.com/b2c_1_a"`, "", "", "", "AzureAd.Authority: what is behind the host is not one tenant"},
+		{"Authority of a policy", `"Authority": "` + login + `tfp/contoso.com/b2c_1_a"`, "", "", "", "AzureAd.Authority: the path after the host is not one tenant"},
 		{"a tenant in Instance", `"Instance": "` + login + tenantID + `/"`, tenantID, "", "", ""},
 		{"a tenant and a version in Instance", `"Instance": "` + login + tenantID + `/v2.0/"`, tenantID, "", "", ""},
 		{"the same tenant in Instance", `"Instance": "` + login + strings.ToUpper(tenantID) + `", "TenantId": "` + tenantID + `"`, tenantID, "", "", ""},
@@ -169,9 +169,9 @@ func TestImportSaysTheTrueCause(t *testing.T) {
 	}
 	staff := `{"AzureAd": {"Staff": {` + appIDs + `}, "Partner": {` + appIDs + `}}}`
 	for _, tc := range []struct{ name, section, settings, want string }{
-		{"another section's name", "", `{"EntraId": {` + appIDs + `}}`, "no section AzureAd here; these look like what is meant: --section EntraId"},
-		{"sections in the section", "", staff, "AzureAd itself has neither ClientId nor credentials; these look like what is meant: --section AzureAd:Partner, --section AzureAd:Staff"},
-		{"a section that is not there", "AzureAd:Guest", staff, "no section AzureAd:Guest here; these look like what is meant: --section AzureAd:Partner, "},
+		{"another section's name", "", `{"EntraId": {` + appIDs + `}}`, "no section AzureAd here; did you mean: --section EntraId"},
+		{"sections in the section", "", staff, "AzureAd itself has neither ClientId nor credentials; did you mean: --section AzureAd:Partner, --section AzureAd:Staff"},
+		{"a section that is not there", "AzureAd:Guest", staff, "no section AzureAd:Guest here; did you mean: --section AzureAd:Partner, "},
 		{"a section that is a value", "AzureAd:Staff:TenantId", staff, "no section AzureAd:Staff:TenantId here"},
 		{"an odd name of a section", "", `{"a\nb\u001b": {` + appIDs + `}}`, `--section "a\nb\x1b"`},
 		{"an entry in place of the list", "", `{"AzureAd": {` + appIDs + `, "ClientCredentials": ` + boundMI + `}}`, "AzureAd.ClientCredentials: a single entry, where .NET takes a list of them"},

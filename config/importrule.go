@@ -18,7 +18,7 @@ func (im *Imported) ruleComment() string {
 	}
 	after := ""
 	if len(resources) == 0 {
-		resources, after = []string{fmt.Sprintf("%q", exampleResource)}, "  # in place of it, what the app asks for"
+		resources, after = []string{fmt.Sprintf("%q", exampleResource)}, "  # put the resource that the app asks for in place of it"
 	}
 	lines := []string{
 		"# Without a rule, nobody gets a token of it. Name the user that the app runs as, and take the signs # away:",

@@ -66,8 +66,7 @@ func (s *settings) has(name string) bool { return s.at(name).says() }
 // hasAny reports whether one of the settings has a value.
 func (s *settings) hasAny(names ...string) bool { return slices.ContainsFunc(names, s.has) }
 
-// flag returns a truth value as .NET reads it; what is neither true nor false is an error there,
-// too.
+// flag returns a truth value as .NET reads it; any text but true and false is an error there, too.
 func (s *settings) flag(name string) (bool, error) {
 	switch text := s.text(name); {
 	case text == "", strings.EqualFold(text, "false"):

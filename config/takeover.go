@@ -8,7 +8,7 @@ import (
 
 // What of IMDS the agent passes on to users whose traffic it takes over.
 const (
-	PassInstance        = "instance"        // /metadata/instance and what is below it
+	PassInstance        = "instance"        // /metadata/instance and the paths below it
 	PassAttested        = "attested"        // /metadata/attested/document
 	PassScheduledEvents = "scheduledevents" // /metadata/scheduledevents, to read
 	PassNothing         = "none"            // the single entry of a list
@@ -37,7 +37,7 @@ type Takeover struct {
 	RefuseForwarded bool `yaml:"refuse_forwarded,omitempty"`
 }
 
-// Passes returns what is passed on, with the default of a list that is not there.
+// Passes returns the names of the parts that are passed on, the default if there is no list.
 func (t *Takeover) Passes() []string {
 	switch {
 	case len(t.Pass) == 0:

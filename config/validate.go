@@ -21,7 +21,7 @@ var settingPattern = regexp.MustCompile(`^[A-Za-z0-9_:.-]{1,64}$`)
 
 var namePattern = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// findings collects what is wrong.
+// findings collects the faults.
 type findings []string
 
 func (f *findings) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(format, args...)) }
@@ -32,7 +32,7 @@ func (f *findings) wantAbsolute(setting, path string) {
 	}
 }
 
-// wantCredentialName reports what cannot be the name of a systemd credential.
+// wantCredentialName reports a text that cannot be the name of a systemd credential.
 func (f *findings) wantCredentialName(setting, name string) {
 	if name != "" && (name != filepath.Base(name) || name[0] == '.') {
 		f.add("%s: %q is not the name of a credential", setting, name)

@@ -68,7 +68,7 @@ func (c *Credential) checkFloor(f *findings, at, floor string) {
 	case c.Bound == BoundNever:
 		f.add("%s.bound: never: unbound, source %s does not reach min_strength %s: this entry can never be used", at, c.Source, floor)
 	case floor == StrengthAttested && c.Source == SourceCertificate:
-		f.add("%s.source: certificate: who issues an app's certificate sees no attestation, so it never reaches %s: this entry can never be used", at, floor)
+		f.add("%s.source: certificate: the issuer of an app's certificate sees no attestation, so the strength is never %s: this entry can never be used", at, floor)
 	}
 }
 
@@ -117,7 +117,7 @@ func (c *Credential) check(f *findings, at string) {
 		return
 	default:
 		f.wantOneOf(at+".source", c.Source, sources)
-		return // what else it may have depends on that
+		return // the other checks depend on that
 	}
 	if !credentialNamePattern.MatchString(c.Name) {
 		f.add("%s.name: %q is not made of lower-case letters, digits and inner hyphens or underscores (at most 63)", at, c.Name)
@@ -211,8 +211,8 @@ func (c *Config) checkBehind(f *findings, at string, id Identity, credential Cre
 	}
 }
 
-// chainProblem says what is wrong with a chain of references that starts with these two identities,
-// or returns "" if it ends.
+// chainProblem returns why a chain of references that starts with these two identities does not
+// end, "" if it does.
 func (c *Config) chainProblem(name string, behind Identity) string {
 	chain := c.endless(behind, []string{name})
 	path, last := strings.Join(chain, " -> "), len(chain)-1

@@ -15,10 +15,11 @@ type stumble struct {
 	cause string
 }
 
-// endOfStream is what is said of a quotation that does not end, wherever that began.
+// endOfStream is the library's message for a quotation that does not end, whichever line it began
+// in.
 const endOfStream = "unexpected end of stream"
 
-// stumbles are the usual ones, the surest first. None repeats what is in the file, which may be a
+// stumbles are the usual ones, the surest first. None repeats text of the file, which may be a
 // password.
 func stumbles() []stumble {
 	const (

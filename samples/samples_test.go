@@ -57,8 +57,8 @@ func TestADaemonsCertificateIsShownOverMutualTLSUntilBindingIsTurnedOff(t *testi
 	s.configure(asItIs)
 	s.follow()
 	s.runDaemons()
-	s.wants(entra.LegLogin, 0)
-	for _, e := range s.wants(entra.LegToken, 1) {
+	s.wants(entra.OpLogin, 0)
+	for _, e := range s.wants(entra.OpToken, 1) {
 		if want := s.thumbprint("app.cer"); e.ClientCertThumbprint != want || e.TLSVersion == "" {
 			t.Errorf("the token was asked for with certificate %q, want %q: %+v", e.ClientCertThumbprint, want, e)
 		}
@@ -69,8 +69,8 @@ func TestADaemonsCertificateIsShownOverMutualTLSUntilBindingIsTurnedOff(t *testi
 	s.selfSign()
 	s.startAgent()
 	s.runDaemons()
-	s.wants(entra.LegToken, 1) // that of before
-	for _, e := range s.wants(entra.LegLogin, 1) {
+	s.wants(entra.OpToken, 1) // that of before
+	for _, e := range s.wants(entra.OpLogin, 1) {
 		if e.ClientCertThumbprint != "" || e.Detail["assertion"] == nil {
 			t.Errorf("want an assertion and no client certificate: %+v", e)
 		}
@@ -82,11 +82,11 @@ func TestADaemonsManagedIdentityIsBoundInBothRequestsUntilBindingIsTurnedOff(t *
 	s.configure(asItIs)
 	s.follow()
 	s.runDaemons()
-	s.wants(entra.LegLogin, 0)
-	s.wants(imds.LegToken, 0)
-	s.wants(imds.LegCredential, 1)
+	s.wants(entra.OpLogin, 0)
+	s.wants(imds.OpToken, 0)
+	s.wants(imds.OpCredential, 1)
 	want := s.token().Binding
-	for _, e := range s.wants(entra.LegToken, 2) {
+	for _, e := range s.wants(entra.OpToken, 2) {
 		if want == nil || e.ClientCertThumbprint != want.Thumbprint {
 			t.Errorf("want the binding certificate %+v: %+v", want, e)
 		}
@@ -96,10 +96,10 @@ func TestADaemonsManagedIdentityIsBoundInBothRequestsUntilBindingIsTurnedOff(t *
 	s.configure(neverBound)
 	s.startAgent()
 	s.runDaemons()
-	s.wants(entra.LegToken, 2) // those of before
-	s.wants(imds.LegCredential, 1)
-	s.wants(imds.LegToken, 1)
-	for _, e := range s.wants(entra.LegLogin, 1) {
+	s.wants(entra.OpToken, 2) // those of before
+	s.wants(imds.OpCredential, 1)
+	s.wants(imds.OpToken, 1)
+	for _, e := range s.wants(entra.OpLogin, 1) {
 		if e.ClientCertThumbprint != "" || e.Detail["assertion_type"] != "jwt-bearer" {
 			t.Errorf("want a plain assertion and no client certificate: %+v", e)
 		}
@@ -131,7 +131,7 @@ func (s *stage) selfSign() {
 // wants checks how often the platform saw an operation, each time with success.
 func (s *stage) wants(operation string, count int) []journal.Entry {
 	s.t.Helper()
-	entries := s.platform.Journal().Leg(operation)
+	entries := s.platform.Journal().Operation(operation)
 	if len(entries) != count || slices.ContainsFunc(entries, func(e journal.Entry) bool { return e.Outcome != journal.OK }) {
 		s.t.Errorf("%s: want %d answered requests: %+v", operation, count, entries)
 	}

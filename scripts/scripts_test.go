@@ -94,7 +94,7 @@ PASS
 ok  	example.com/b	0.1s
 `
 
-func TestWhatIsSkippedIsToldAsOneNumberWithReasons(t *testing.T) {
+func TestSkippedTestsAreReportedAsOneNumberWithReasons(t *testing.T) {
 	for _, tt := range []struct {
 		name, output string
 		promised     string // KEYAGENT_REQUIRE_TOOLS
@@ -140,7 +140,7 @@ ok  	example.com/earlier	(cached)
 ?   	example.com/none	[no test files]
 `
 
-func TestWhatTookLongestIsToldFirst(t *testing.T) {
+func TestTheSlowestIsReportedFirst(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "output"), timed, 0o600)
 	write(t, filepath.Join(dir, "bin", "go"), "#!/bin/sh\ncat '"+dir+"/output'\n", 0o700)

@@ -120,9 +120,9 @@ func hashName(h crypto.Hash) string {
 }
 
 // SignatureSchemes lists what the key can sign in TLS, in order of preference, for
-// tls.Certificate.SupportedSignatureAlgorithms. What was not tried out yet is tried now, with up to
-// six signatures, as long as the context lasts; what cannot be tried is left out. An RSA key
-// without PSS cannot be used in TLS 1.3.
+// tls.Certificate.SupportedSignatureAlgorithms. Schemes that were not tried out yet are tried now,
+// with up to six signatures, as long as the context lasts; those that cannot be tried are left out.
+// An RSA key without PSS cannot be used in TLS 1.3.
 func (k *Key) SignatureSchemes(ctx context.Context) []tls.SignatureScheme {
 	for _, t := range trialsOf(k.public) {
 		if _, ok := tlsScheme(t.form, t.hash, k.public); ok {
@@ -132,8 +132,8 @@ func (k *Key) SignatureSchemes(ctx context.Context) []tls.SignatureScheme {
 	return k.ProvenSchemes()
 }
 
-// ProvenSchemes is SignatureSchemes without what was not tried out yet: after [Open], all with the
-// hash that the key is used with first. It does not wait.
+// ProvenSchemes is SignatureSchemes without those that were not tried out yet: after [Open], all
+// with the hash that the key is used with first. It does not wait.
 func (k *Key) ProvenSchemes() []tls.SignatureScheme {
 	offered := k.offered()
 	var schemes []tls.SignatureScheme

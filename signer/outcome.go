@@ -18,15 +18,16 @@ import (
 // Outcome keeps the outcome of a key's self-test beside its file, so that the next start need not
 // repeat all of it.
 type Outcome interface {
-	// Load returns what was saved last. The error is fs.ErrNotExist if nothing was.
+	// Load returns the bytes saved last. The error is fs.ErrNotExist if none were.
 	Load() ([]byte, error)
 	// Save replaces it in one step.
 	Save(outcome []byte) error
 }
 
-// outcome is what is kept, as JSON. It is of one key in one TPM with one firmware; what is of
-// another, or not wholly understood, is ignored and made anew. It says only what a signature has
-// shown, never that the TPM refused to make one, and it lets nothing leave that does not verify.
+// outcome is the kept form, as JSON. It is of one key in one TPM with one firmware; an outcome of
+// another, or one that is not wholly understood, is ignored and made anew. It says only what a
+// signature has shown, never that the TPM refused to make one, and it lets nothing leave that does
+// not verify.
 type outcome struct {
 	Key    string  `json:"key_name"` // the TPM's Name of the key, hexadecimal
 	TPM    maker   `json:"tpm"`
@@ -48,7 +49,7 @@ type tried struct {
 	Salt   *int   `json:"salt_length,omitempty"` // of PSS, in bytes
 }
 
-// schemeNames are what the forms are called in an outcome.
+// schemeNames are the names of the forms in an outcome.
 func schemeNames() map[form]string {
 	return map[form]string{pss: "rsassa-pss", pkcs1: "rsassa-pkcs1-v1_5", ec: "ecdsa"}
 }
@@ -66,7 +67,7 @@ func newKeeper(cfg Config, key *tpm.Key, in tpm.Identity) keeper {
 	return keeper{cfg.Outcome, cfg.Logger, key.PublicKey(), of}
 }
 
-// load returns what is kept for this key, this TPM and this firmware; nil if nothing is.
+// load returns the outcome kept for this key, this TPM and this firmware; nil if there is none.
 func (k keeper) load() offer {
 	if k.in == nil {
 		return nil

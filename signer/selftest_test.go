@@ -43,7 +43,7 @@ func TestSaltIsMeasuredFromThePublicKeyAlone(t *testing.T) {
 	}
 }
 
-func TestSaltOfWhatIsNoPSSSignature(t *testing.T) {
+func TestSaltOfASignatureThatIsNotPSS(t *testing.T) {
 	t.Parallel()
 	key := signertest.SoftKey(t)
 	pkcs1, err := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, make([]byte, 32))

@@ -85,7 +85,7 @@ type Info struct {
 	Algorithm     string   // "RSA-2048", "ECDSA-P256"
 	Strength      Strength // where the private key is
 	Attributes    []string // as the TPM reports them, in the TCG's spelling
-	Deviations    []string // sentences on what is worse than in a key made here; usually none
+	Deviations    []string // a sentence for each way in which it is weaker than a key made here
 	Name          string   // the TPM's Name of the key, hexadecimal; empty for a software key
 	Created       bool     // by this Open, not loaded from an older file
 	PSSSaltLength int      // bytes, measured with SHA-256; 32 is right; -1: no PSS with this key

@@ -10,7 +10,7 @@ import (
 // signatures that the TPM does not know cost it: a command a minute each, six in all at most.
 const refusalPause = time.Minute
 
-// offered returns what is known now of what the key can sign with.
+// offered returns the schemes that the key can sign with, as far as is known now.
 func (k *Key) offered() offer { return *k.offer.Load() }
 
 // want tries out a form with a hash, if nobody did before, and keeps the outcome. What the key

@@ -40,11 +40,11 @@ func (p *Platform) control() http.Handler {
 	return mux
 }
 
-// getJournal answers the kept entries, oldest first; ?leg= selects those of one operation.
+// getJournal answers the kept entries, oldest first; ?operation= selects those of one operation.
 func (p *Platform) getJournal(w http.ResponseWriter, r *http.Request) {
 	entries := p.journal.Entries()
-	if name := r.URL.Query().Get("leg"); name != "" {
-		entries = p.journal.Leg(name)
+	if name := r.URL.Query().Get("operation"); name != "" {
+		entries = p.journal.Operation(name)
 	}
 	endpoint.WriteJSON(w, http.StatusOK, append([]journal.Entry{}, entries...)) // [] and not null when empty
 }

@@ -28,6 +28,6 @@
 // # Time
 //
 // All services take the time from one [Clock], which can be advanced. Clients have clocks of their
-// own: after an advance, what is issued begins to be valid in a client's future, and a client that
-// checks this refuses it.
+// own: after an advance, new tokens and certificates begin to be valid in a client's future, and a
+// client that checks this refuses it.
 package simulator

@@ -87,18 +87,18 @@ func newPlatform(cfg Config) *Platform {
 	return &Platform{
 		clock:   clock,
 		journal: journal.New(journal.DefaultCapacity, clock.Now),
-		faults:  fault.NewSet(Legs()...),
+		faults:  fault.NewSet(Operations()...),
 		logger:  cfg.Logger,
 	}
 }
 
-// Legs names every operation on which faults can act.
-func Legs() []string {
+// Operations names every operation on which faults can act.
+func Operations() []string {
 	return []string{
-		imds.LegMetadata, imds.LegCredential, imds.LegToken, imds.LegCompute, imds.LegTHIM, imds.LegTDQuote, imds.LegUnknown,
-		maa.LegAttest, maa.LegMetadata, maa.LegUnknown,
-		entra.LegToken, entra.LegLogin, entra.LegKeys, entra.LegDiscovery, entra.LegUnknown,
-		resource.Leg,
+		imds.OpMetadata, imds.OpCredential, imds.OpToken, imds.OpCompute, imds.OpTHIM, imds.OpTDQuote, imds.OpUnknown,
+		maa.OpAttest, maa.OpMetadata, maa.OpUnknown,
+		entra.OpToken, entra.OpLogin, entra.OpKeys, entra.OpDiscovery, entra.OpUnknown,
+		resource.Operation,
 	}
 }
 
@@ -182,7 +182,8 @@ func (p *Platform) Faults() *fault.Set { return p.faults }
 // Clock is the platform's time.
 func (p *Platform) Clock() *Clock { return p.clock }
 
-// ResetTPM reboots the VM as its TPM sees it: seeds and NV stay, what was loaded is gone.
+// ResetTPM reboots the VM as its TPM sees it: seeds and NV stay, loaded objects and sessions are
+// gone.
 func (p *Platform) ResetTPM(ctx context.Context) error { return p.tpm.Reset(ctx) }
 
 // Close stops everything and waits for it. The files stay, but for azuresim.json. Further calls do

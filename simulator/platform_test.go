@@ -182,10 +182,10 @@ func TestControl(t *testing.T) {
 	p := start(t)
 	control, metadata := p.Info().Control, p.Info().IMDS+"/metadata/identity/getplatformmetadata"
 
-	if status, body := call(t, http.MethodPost, control+"/faults", `{"leg":"imds.getplatformmetadata","kind":"status","status":503,"count":1}`); status != 200 || !strings.Contains(body, "503") {
+	if status, body := call(t, http.MethodPost, control+"/faults", `{"operation":"imds.getplatformmetadata","kind":"status","status":503,"count":1}`); status != 200 || !strings.Contains(body, "503") {
 		t.Errorf("POST /faults: %d %s", status, body)
 	}
-	if status, body := call(t, http.MethodPost, control+"/faults", `{"leg":"imds","kind":"reset"}`); status != 400 || !strings.Contains(body, "imds.issuecredential") {
+	if status, body := call(t, http.MethodPost, control+"/faults", `{"operation":"imds","kind":"reset"}`); status != 400 || !strings.Contains(body, "imds.issuecredential") {
 		t.Errorf("a fault for an operation that does not exist: %d %s", status, body)
 	}
 	for i, want := range []int{503, 400} { // the fault, then the service, which misses its header
@@ -193,7 +193,7 @@ func TestControl(t *testing.T) {
 			t.Errorf("request %d: %d, want %d", i, status, want)
 		}
 	}
-	if err := p.Faults().Add(fault.Fault{Leg: imds.LegTHIM, Kind: fault.Reset}); err != nil {
+	if err := p.Faults().Add(fault.Fault{Operation: imds.OpTHIM, Kind: fault.Reset}); err != nil {
 		t.Fatal(err)
 	}
 	if status, body := call(t, http.MethodDelete, control+"/faults", ""); status != 200 || strings.TrimSpace(body) != "[]" {
@@ -201,11 +201,11 @@ func TestControl(t *testing.T) {
 	}
 
 	var entries []journal.Entry
-	_, body := call(t, http.MethodGet, control+"/journal?leg=imds.getplatformmetadata", "")
+	_, body := call(t, http.MethodGet, control+"/journal?operation=imds.getplatformmetadata", "")
 	if err := json.Unmarshal([]byte(body), &entries); err != nil || len(entries) != 2 || entries[0].Outcome != journal.Faulted || entries[1].Outcome != journal.Refused {
 		t.Errorf("journal: %v %s", err, body)
 	}
-	if _, body := call(t, http.MethodGet, control+"/journal?leg=none", ""); strings.TrimSpace(body) != "[]" {
+	if _, body := call(t, http.MethodGet, control+"/journal?operation=none", ""); strings.TrimSpace(body) != "[]" {
 		t.Errorf("empty journal: %s", body)
 	}
 }

@@ -391,10 +391,10 @@ func TestFederationOfThePlatform(t *testing.T) {
 func TestFaultsActOnEveryOperation(t *testing.T) {
 	p := start(t)
 	for _, name := range []string{
-		imds.LegMetadata, imds.LegCredential, imds.LegToken, imds.LegCompute, imds.LegTHIM, imds.LegTDQuote, imds.LegUnknown,
-		entra.LegToken, entra.LegLogin, entra.LegKeys, entra.LegDiscovery, entra.LegUnknown, resource.Leg,
+		imds.OpMetadata, imds.OpCredential, imds.OpToken, imds.OpCompute, imds.OpTHIM, imds.OpTDQuote, imds.OpUnknown,
+		entra.OpToken, entra.OpLogin, entra.OpKeys, entra.OpDiscovery, entra.OpUnknown, resource.Operation,
 	} {
-		if err := p.Faults().Add(fault.Fault{Leg: name, Kind: fault.Reset, Count: 1}); err != nil {
+		if err := p.Faults().Add(fault.Fault{Operation: name, Kind: fault.Reset, Count: 1}); err != nil {
 			t.Error(err)
 		}
 	}

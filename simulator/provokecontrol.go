@@ -100,7 +100,8 @@ func (p *Platform) application(name string) (applicationState, error) {
 }
 
 // postApplication changes an application's policy: {"mtls_enabled":true,"mtls_refusal":51000,
-// "plain_certificates":false,"assertion_over_mtls":"required"}. What is left out stays.
+// "plain_certificates":false,"assertion_over_mtls":"required"}. Members that are left out keep
+// their value.
 func (p *Platform) postApplication(w http.ResponseWriter, r *http.Request) {
 	policy, err := p.ApplicationPolicy(r.PathValue("name"))
 	if err == nil {

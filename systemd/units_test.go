@@ -155,9 +155,8 @@ func TestWhatTheServicePromises(t *testing.T) {
 		{"Service", "RestartSec", "1", "below 100 ms the sockets trip their own limit"},
 		{"Service", "User", "keyagent", "not root"},
 		{"Service", "StateDirectoryMode", "0700", "keys and certificates are the agent's alone"},
-		{"Service", "RuntimeDirectoryPreserve", "yes", "the sockets in it are systemd's"},
 		{"Service", "CapabilityBoundingSet", "", "the agent needs none"},
-		{"Service", "NoExecPaths", "/ /var/lib/keyagent /var/log/keyagent /run/keyagent /tmp /var/tmp", "what it may run is listed; its own directories are mounts of their own"},
+		{"Service", "NoExecPaths", "/ /var/lib/keyagent /var/log/keyagent -/run/keyagent /tmp /var/tmp", "what it may run is listed; its own directories are mounts of their own"},
 	} {
 		if got, there := u[tt.section][tt.name]; !there || strings.Join(got, "|") != tt.want {
 			t.Errorf("%s= is %q, want %q: %s", tt.name, got, tt.want, tt.why)
@@ -172,6 +171,7 @@ func TestWhatTheServicePromises(t *testing.T) {
 		"ExecCondition":            "a service that is not started takes its sockets down within seconds",
 		"RestartPreventExitStatus": "what ends it must start it again",
 		"SupplementaryGroups":      "User= takes the user's groups along",
+		"RuntimeDirectory":         "the agent could put other sockets in the place of systemd's",
 		"PrivateDevices":           "it hides the TPM",
 		"PrivateUsers":             "callers would all be one user",
 		"ProcSubset":               "it hides boot_id",
@@ -205,6 +205,51 @@ func TestTheServiceHasDescriptorsForAllConnections(t *testing.T) {
 	ways := len(strings.Fields(strings.Join(service["Sockets"], " ")))
 	if need := (2*ways+1)*agentapi.DefaultMaxConnections + others; limit < need {
 		t.Errorf("LimitNOFILE=%d, and %d ways into the agent need %d", limit, ways, need)
+	}
+}
+
+// A directory that has programs beside libraries would let a compromised agent run them.
+func TestTheServiceRunsItselfAndGetentAlone(t *testing.T) {
+	want := []string{
+		"/usr/bin/keyagent", "/usr/bin/getent",
+		"-/usr/lib/x86_64-linux-gnu", "-/usr/lib/aarch64-linux-gnu", "-/usr/lib64", "-/usr/lib32",
+		"-/lib64/ld-linux-x86-64.so.2", "-/lib/ld-linux-aarch64.so.1",
+	}
+	paths := strings.Fields(strings.Join(readUnit(t, "units/keyagent.service")["Service"]["ExecPaths"], " "))
+	if !slices.Equal(paths, want) {
+		t.Errorf("ExecPaths= is %q, want %q", paths, want)
+	}
+}
+
+// What getent loads on this machine, the modules of name services among it, is in those paths.
+func TestGetentFindsItsLibrariesAmongTheExecPaths(t *testing.T) {
+	out, err := exec.Command(tooltest.Tool(t, "ldd"), tooltest.Tool(t, "getent")).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := regexp.MustCompile(`/\S+`).FindAllString(string(out), -1)
+	for _, pattern := range []string{"/usr/lib/*-linux-gnu/libnss_*.so.2", "/usr/lib64/libnss_*.so.2"} {
+		modules, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, modules...)
+	}
+	if len(files) == 0 {
+		t.Fatal("it loads nothing")
+	}
+	paths := strings.Fields(strings.Join(readUnit(t, "units/keyagent.service")["Service"]["ExecPaths"], " "))
+	for _, file := range files {
+		real, err := filepath.EvalSymlinks(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(paths, func(path string) bool {
+			allowed, err := filepath.EvalSymlinks(strings.TrimPrefix(path, "-"))
+			return err == nil && (real == allowed || strings.HasPrefix(real, allowed+"/"))
+		}) {
+			t.Errorf("%s (%s) is in none of them", file, real)
+		}
 	}
 }
 

@@ -44,7 +44,7 @@ func ended(err error) bool {
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// connections is what was observed of the connections that one request opened or used.
+// connections has the observations of the connections that one request opened or used.
 type connections struct {
 	stands atomic.Pointer[tls.Conn] // of the last attempt, if its handshake was complete
 	failed atomic.Pointer[error]    // of the last handshake that was not completed

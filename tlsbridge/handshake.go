@@ -28,8 +28,8 @@ type handshakeSigner struct {
 // Public returns the public key.
 func (s *handshakeSigner) Public() crypto.PublicKey { return s.bridge.pair.Signer(s.ctx).Public() }
 
-// SignMessage signs what is a handshake of this connection, and nothing else. TLS hands the message
-// to a key that has this method.
+// SignMessage signs a message of this connection's handshake, and nothing else. TLS hands the
+// message to a key that has this method.
 func (s *handshakeSigner) SignMessage(rand io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
 	m, err := certverify.Parse(message)
 	if err != nil {

@@ -176,7 +176,7 @@ func (a *attempts) loadUnder(p place, o object) (bool, error) {
 	case root, !errors.As(err, &code), endsSearch(code):
 		return false, err
 	case o.transient() && rc.Is(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail), !rc.Is(code, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) && sessionFault(code):
-		return false, err // what was made here has no password, so that it is the session that is refused
+		return false, err // a primary made here has no password, so the TPM refuses the session
 	case rc.Is(code, tpm2.TPMRCIntegrity):
 		if a.refused == nil || a.isNoted(o) {
 			a.refused = explainLoadUnder(o, err)
@@ -248,8 +248,8 @@ func (a *attempts) parentIsGone() bool {
 	return a.own.handle != 0 && !a.ownFound
 }
 
-// rootIsThere reports whether the TPM has the storage root that was noted: it was not cleared
-// since, and what was made under another storage key is not lost either.
+// rootIsThere reports whether the TPM has the storage root that was noted. If so, it was not
+// cleared since, and keys under another storage key are not lost either.
 func (t *turn) rootIsThere() bool {
 	if !t.tpm.known.rootNoted {
 		return false

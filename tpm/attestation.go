@@ -103,8 +103,8 @@ func attestationKey(t *turn, ak tpm2.TPMHandle) (object, error) {
 	return o, nil
 }
 
-// checkCertified compares a statement with what was asked. Another name means that the handle is
-// not k's any more.
+// checkCertified compares a statement with the request. Another name means that the handle is not
+// k's any more.
 func checkCertified(attest, name, qualifyingData []byte) error {
 	a, err := parseAttest(attest, tpm2.TPMSTAttestCertify, qualifyingData)
 	if err != nil {
@@ -120,7 +120,7 @@ func checkCertified(attest, name, qualifyingData []byte) error {
 	return nil
 }
 
-// parseAttest decodes a statement that was just made and checks that it answers what was asked.
+// parseAttest decodes a statement that was just made and checks that it answers the request.
 func parseAttest(attest []byte, kind tpm2.TPMST, qualifyingData []byte) (*tpm2.TPMSAttest, error) {
 	a, err := tpm2.Unmarshal[tpm2.TPMSAttest](attest)
 	if err != nil {

@@ -30,8 +30,8 @@ var (
 // one of the TPM's few slots until Close. It is safe for concurrent use.
 //
 // Its policy is TPM2_PolicyPCR alone, as attestation services expect it: an interposer on this
-// process's connection can have the key decrypt, too. What is decrypted for this process can be
-// neither read nor changed on its way.
+// process's connection can have the key decrypt, too. The plaintext can be neither read nor changed
+// on its way to this process.
 type DecryptionKey struct {
 	resident resident
 	tpm      *TPM

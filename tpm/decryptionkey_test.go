@@ -156,7 +156,7 @@ func decryptPlainly(t *testing.T, on *tpm.TPM, at tpm2.TPMHandle, ciphertext []b
 	})
 }
 
-func TestAnInterposerCannotChangeWhatIsDecrypted(t *testing.T) {
+func TestAnInterposerCannotChangeThePlaintext(t *testing.T) {
 	t.Parallel()
 	on, proxy := azureThroughProxy(t, tpm.Config{})
 	k := newDecryptionKey(t, on)

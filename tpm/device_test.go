@@ -75,7 +75,7 @@ func socket(t *testing.T) string {
 	return path
 }
 
-func TestOpenRefusesWhatIsNoTPM2(t *testing.T) {
+func TestOpenRefusesDevicesThatAreNoTPM2(t *testing.T) {
 	t.Parallel()
 	family := func(v uint32) []byte { // TPM2_GetCapability, one property
 		b := []byte{0x80, 1, 0, 0, 0, 27, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 1, 0, 0, 1, 0}

@@ -22,9 +22,9 @@
 //     [TPM.Close]. Nobody waits for it, unless its slot is needed.
 //   - Only the kernel's resource manager, a device of class tpmrm, is taken to begin empty with
 //     each open. Any other device or socket keeps what is loaded, shares its slots with other
-//     programs, and may give them a number that was ours before the TPM was reset. There, what was
-//     loaded in an earlier turn is flushed only if the TPM was not reset since (TPM2_ReadClock),
-//     and an object only if it still has its Name.
+//     programs, and may give them a number that was ours before the TPM was reset. There, objects
+//     and sessions of an earlier turn are flushed only if the TPM was not reset since
+//     (TPM2_ReadClock), and objects only if they still have their Names.
 //   - Without a resource manager, a connection that breaks before the answer to a command was read
 //     leaves a handle that nobody knows. A key of ours is then found by its Name and flushed. A
 //     storage root or a session cannot be told from another program's, and stays until the TPM
@@ -35,10 +35,9 @@
 //     secret. An answer is used only after its HMAC was found right. The storage root is held to
 //     the Name that is known of it ([Config.StorageRoot]). Two sessions at most are kept, and none
 //     that nobody uses.
-//   - What the TPM says of itself is asked once for each connection, and so is what is at a
-//     persistent handle: commands that go by it have the object's Name under their HMAC, and fail
-//     if another object is there meanwhile. A session is started only after the storage root was
-//     looked at since the last one.
+//   - The TPM's properties are read once for each connection, and so are the public areas at
+//     persistent handles: commands that use them have the object's Name under their HMAC, and fail
+//     if another object is there meanwhile. Before each new session the storage root is read anew.
 //   - TPM_RC_RETRY, YIELDED, TESTING and NV_RATE are resent with growing pauses until the caller's
 //     context ends.
 //   - A connection that hangs, closes or carries no valid response is dropped and reopened on next
@@ -47,7 +46,7 @@
 //   - A loaded [Key] is loaded again by itself after a TPM reset, a reopened transport, or when its
 //     slot was needed.
 //   - A [Key] whose public area, as the TPM reports it, would permit export, or that was not made
-//     in the TPM, is not accepted. What else its maker allowed it to do is reported, and refused on
+//     in the TPM, is not accepted. Other attributes that weaken it are reported, and refused on
 //     demand.
 //   - No private byte of a key is ever in this process in the clear; there is no code that could
 //     handle one.

@@ -50,9 +50,9 @@ var (
 	// ErrNoNVIndex is in the error for an NV index that is not defined on this TPM.
 	ErrNoNVIndex = errors.New("NV index is not defined on this TPM")
 
-	// ErrState is in the error for a command that failed for the state that the TPM is in, and not
-	// for what was asked: it is out of slots, in lockout or in failure mode, or switched off. The
-	// text says what to do. Nothing follows from it for a key.
+	// ErrState is in the error for a command that failed because of the TPM's state, not because of
+	// the request: it is out of slots, in lockout or in failure mode, or switched off. The text
+	// says what to do. Nothing follows from it for a key.
 	ErrState = rc.ErrState
 
 	// ErrClosed is returned by calls on a TPM or Key that was closed.

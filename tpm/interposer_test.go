@@ -55,7 +55,7 @@ func ecdsaTemplate() tpm2.TPMTPublic {
 	return template
 }
 
-func TestAnInterposerCannotChangeWhatIsSigned(t *testing.T) {
+func TestAnInterposerCannotChangeTheDigest(t *testing.T) {
 	t.Parallel()
 	on, proxy := azureThroughProxy(t, tpm.Config{})
 	foreign := stay(t, on, ecdsaTemplate())

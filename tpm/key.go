@@ -30,7 +30,7 @@ type KeyOptions struct {
 	PCRs PCRSelection
 }
 
-// LoadOptions say what is known of a key besides its file. The zero value will do for most keys.
+// LoadOptions are facts about a key that are not in its file. The zero value will do for most keys.
 type LoadOptions struct {
 	AuthValue secret.String
 	// Persistent is a handle where the key may be; if it is, no slot is needed. 0: nowhere.

@@ -50,7 +50,7 @@ type KeyFile struct {
 	// the parent was when the file was written.
 	Parent tpm2.TPMHandle
 	// EmptyAuth says that the key has no password. It is only a hint: tpm2_encodeobject up to 5.7
-	// says the opposite of what is so. The TPM knows.
+	// writes the opposite. The TPM knows.
 	EmptyAuth bool
 	// Policy is what a policy session must have executed before the key signs.
 	Policy []PolicyCommand
@@ -142,8 +142,8 @@ func keyFileBlock(text []byte) (key pemfile.Block, err error) {
 	return key, nil
 }
 
-// isKeyFileBlock tells a key of a TPM from what may stand beside it. Anything else is refused by
-// what it is.
+// isKeyFileBlock reports whether a block is a TPM's key. Certificates and public keys may stand
+// beside it; any other block is refused with an error that names its kind.
 func isKeyFileBlock(block pemfile.Block) (bool, error) {
 	refuse := func(format string, args ...any) (bool, error) {
 		return false, &pemfile.Error{Line: block.Line, Problem: fmt.Sprintf(format, args...)}

@@ -4,7 +4,7 @@ import (
 	"time"
 )
 
-// known is what was found out about storage keys. It belongs to the turn.
+// known has the facts found about storage keys. It belongs to the turn.
 type known struct {
 	root      []byte // Name of the storage root, once it is known
 	rootNoted bool   // it was known before this process began

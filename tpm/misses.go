@@ -28,7 +28,7 @@ type miss struct {
 	handles []tpm2.TPMHandle // the persistent handles that were in use
 }
 
-// misses are searches that found nothing, by what was looked for.
+// misses are searches that found nothing, by soughtRoot or soughtParent.
 type misses map[[sha256.Size]byte]miss
 
 // soughtRoot identifies a search for a storage root by its Name.

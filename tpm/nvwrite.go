@@ -9,10 +9,10 @@ import (
 )
 
 // PutNV writes data, all of an NV index, with owner authorization (TPM 2.0 Part 3, 31.3 and 31.7).
-// An index that is not defined is, for the owner to read and to write, in the size of data; one
-// that has another size is defined anew, unless it is the platform's. Data has to fit into one
-// command, which on any TPM are 512 bytes. What is written is not secret, and an interposer can
-// change it: the caller looks for it where it takes effect.
+// An index that does not exist is defined, for the owner to read and to write, in the size of data;
+// one of another size is defined anew, unless it is the platform's. Data has to fit into one
+// command, which on any TPM are 512 bytes. The data is not secret, and an interposer can change it:
+// the caller must verify its effect.
 func (t *TPM) PutNV(ctx context.Context, index tpm2.TPMHandle, data []byte) error {
 	if len(data) == 0 || len(data) > defaultNVChunk {
 		return fmt.Errorf("writing NV index 0x%08x: %d bytes, want 1 to %d", uint32(index), len(data), defaultNVChunk)

@@ -163,7 +163,7 @@ func TestAFlushWhoseConnectionBreaksIsDoneOverTheNext(t *testing.T) {
 
 // A caller goes, and the connection breaks before the late answer: of the handles that are known,
 // none is forgotten.
-func TestWhatACallerLeftIsFlushedAlsoIfTheConnectionBreaksThen(t *testing.T) {
+func TestObjectsThatACallerLeftAreFlushedAfterABrokenConnection(t *testing.T) {
 	t.Parallel()
 	on, proxy, _ := swtpmThroughProxy(t, tpm.Config{})
 	for range 4 {

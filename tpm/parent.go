@@ -25,9 +25,9 @@ import (
 // be looked into: nothing says that it, or a key under it, is lost. See [ParentError].
 var ErrParentUnknown = errors.New("where the parent of the keys is could not be found out")
 
-// ParentError says what is known of a storage key that is not where it was.
+// ParentError has the facts about a storage key that is not where it was.
 type ParentError struct {
-	// Name is what was looked for; nil if only the keys under it could have told it.
+	// Name is the storage key's; nil if only the keys under it could have told it.
 	Name []byte
 	// Unseen are the reasons why not all places could be looked into. If there are none, all were.
 	Unseen []error
@@ -94,7 +94,7 @@ type search struct {
 	blind      bool             // some places could not be looked into, which may be over soon
 	password   bool             // the owner hierarchy has one that is not known
 
-	look func(place, object) // shown what is found on the way; may be nil
+	look func(place, object) // called with each object found on the way; may be nil
 }
 
 // places lists the places in the order in which they are looked into: those that cost least first.
@@ -198,8 +198,8 @@ func (s *search) find(fits func(place, object) (bool, error)) (o object, at plac
 	return object{}, place{}, false, nil
 }
 
-// fitsNow asks whether what is at a place now fits, where what was seen there earlier did not, or
-// is not there any more.
+// fitsNow asks whether the object that is at a place now fits, after the earlier one there did not
+// fit or has gone.
 func (s *search) fitsNow(p place, earlier object, fits func(place, object) (bool, error)) (object, bool, error) {
 	o, err := s.turn.lookAgain(p.handle)
 	if over := s.note(p, err); over != nil || err != nil {
@@ -212,8 +212,8 @@ func (s *search) fitsNow(p place, earlier object, fits func(place, object) (bool
 	return o, ok, err
 }
 
-// note decides what follows from an error of opening a place: that nothing is there, that it is not
-// known what is there, or, with an error of its own, that there is no use in looking further.
+// note decides what follows from an error of opening a place: that nothing is there, that its
+// content is unknown, or, by returning an error, that further search is useless.
 func (s *search) note(p place, err error) (over error) {
 	var code tpm2.TPMRC
 	switch {
@@ -257,7 +257,7 @@ func cannotMake(code tpm2.TPMRC) bool {
 		tpm2.TPMRCHash, tpm2.TPMRCType, tpm2.TPMRCAttributes, tpm2.TPMRCSize)
 }
 
-// openPlace reads what is at a persistent handle, or makes a primary.
+// openPlace reads the object at a persistent handle, or makes a primary.
 func openPlace(t *turn, p place) (object, error) {
 	if p.handle != 0 {
 		return t.look(p.handle)
@@ -345,8 +345,9 @@ func (s *search) restore(primary int) string {
 }
 
 // guesses are the commands for the two storage keys that are by far the most frequent. They are for
-// an operator who has the owner's password where the agent does not. None goes to the handle for
-// storage roots: a wrong one there would be taken for the platform's by this agent and by others.
+// an operator that has the owner's password, which the agent does not have. None goes to the handle
+// for storage roots: a wrong one there would be taken for the platform's by this agent and by
+// others.
 func (s *search) guesses() []string {
 	if !s.password {
 		return nil

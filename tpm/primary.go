@@ -9,8 +9,8 @@ import (
 
 // primary is a storage key that programs make out of a template. The same template gives the same
 // key, until TPM2_Clear: of the owner hierarchy, the seed changes then. The endorsement hierarchy's
-// does not, so that its primaries keep their Names, and only what was made under them is lost (TPM
-// 2.0 Part 3, 24.6).
+// does not, so that its primaries keep their Names, and only keys made under them are lost (TPM 2.0
+// Part 3, 24.6).
 type primary struct {
 	title     string
 	hierarchy tpm2.TPMHandle

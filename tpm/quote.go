@@ -102,7 +102,7 @@ func quoteOnce(t *turn, signer object, selection pcrSet, qualifyingData []byte) 
 	return q, checkQuoted(q, selection, qualifyingData)
 }
 
-// checkQuoted compares a statement with what was asked and with the values that were read after it.
+// checkQuoted compares a statement with the request and with the values that were read after it.
 func checkQuoted(q Quote, selection pcrSet, qualifyingData []byte) error {
 	a, err := parseAttest(q.Attest, tpm2.TPMSTAttestQuote, qualifyingData)
 	if err != nil {

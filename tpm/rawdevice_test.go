@@ -102,7 +102,7 @@ func sysfs(t *testing.T, path, class string) string {
 
 // After each broken connection the key is found where it was, the session is used on, and another
 // program's object is left alone.
-func TestABareDeviceKeepsWhatIsLoaded(t *testing.T) {
+func TestABareDeviceKeepsLoadedObjects(t *testing.T) {
 	t.Parallel()
 	d := newRawDevice(t)
 	for name, open := range map[string]func() (*tpm.TPM, error){

@@ -140,7 +140,7 @@ func TestTheTransportIsOfNoUseAfterDo(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoCommandIsNotSent(t *testing.T) {
+func TestBytesThatAreNoCommandAreNotSent(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Connect(t, tpmtest.Bare(t).Device())
 	do(t, on, func(c transport.TPM) error {

@@ -13,7 +13,7 @@ import (
 
 // Another program puts another attestation key to the handle while this process has the first one
 // in mind: the TPM refuses the Name of the first, and is asked again.
-func TestWhatWasSeenAtAHandleIsNotHeldAgainstWhatIsThereNow(t *testing.T) {
+func TestAFormerObjectAtAHandleDoesNotSpoilTheNextOne(t *testing.T) {
 	t.Parallel()
 	v := tpmtest.Simulator(t)
 	wire := new(traffic)

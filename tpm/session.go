@@ -54,8 +54,8 @@ type session struct {
 // startSession makes a session. The salt is encrypted to the storage root, whose Name was checked:
 // with a key of their own in its place, an interposer could decrypt the salt.
 func startSession(t *turn, kind tpm2.TPMSE) (*session, error) {
-	// A session does not outlive its boot: while it works, what is made beside it is known to be of
-	// the same one.
+	// A session does not outlive its boot: while it works, objects made meanwhile are of the same
+	// boot.
 	if err := t.FindBoot(); err != nil {
 		t.tpm.log.Debug("TPM does not tell whether it was reset", "cause", err)
 	}

@@ -33,7 +33,7 @@ type StorageKey struct {
 }
 
 // Lockout is the TPM's protection from guessed passwords (dictionary attacks: TPM 2.0 Part 1,
-// 19.8). What is said here holds for objects without the attribute noDA.
+// 19.8). The fields hold for objects without the attribute noDA.
 type Lockout struct {
 	Active bool   // no such object can be used now
 	Tries  uint32 // failed tries that are counted now
@@ -96,8 +96,8 @@ func readState(t transport.TPM) (State, error) {
 	}, nil
 }
 
-// storageKeys lists the storage keys at persistent handles. What cannot be read is passed over: it
-// is no root of ours.
+// storageKeys lists the storage keys at persistent handles. An object that cannot be read is passed
+// over: it is no root of ours.
 func storageKeys(t transport.TPM) ([]StorageKey, error) {
 	handles, err := storageHandles(t)
 	if err != nil {

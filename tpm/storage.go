@@ -150,7 +150,7 @@ func checkRoot(t *turn, p place, o object) error {
 		return errors.New("it is no primary, so that nobody can make it again once it is removed")
 	}
 	if h != handleOwner {
-		return fmt.Errorf("it is of hierarchy %s, where a Name can outlive what was made under it, and not of the owner's", tcg.Handle(uint32(h)))
+		return fmt.Errorf("it is of hierarchy %s, where a Name can outlive the keys under it, and not of the owner's", tcg.Handle(uint32(h)))
 	}
 	return explainParent(o, tryParent(t, o))
 }
@@ -173,8 +173,7 @@ func tryParent(t *turn, o object) error {
 	return err
 }
 
-// explainParent tells that it is the storage key that has a password, and not what is made under
-// it.
+// explainParent says that the storage key has a password, not the key under it.
 func explainParent(o object, err error) error {
 	if rc.Of(err, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail) {
 		return fmt.Errorf("the storage key at 0x%08x has a password of its own, so that no key can be made or loaded under it: %w", uint32(parentHandle(o)), err)
@@ -226,7 +225,7 @@ func checkStorageKey(p *tpm2.TPMTPublic) error {
 		return errors.New("it has a policy")
 	}
 	if !hasTemplatesCipher(p) {
-		return errors.New("it protects what is under it with another cipher than AES-128 in CFB mode")
+		return errors.New("it protects the keys under it with another cipher than AES-128 in CFB mode")
 	}
 	if algorithmName(p) == "" {
 		return fmt.Errorf("its type %s is neither RSA-2048 nor ECC P-256", tcg.Algorithm(uint16(p.Type)))

@@ -243,7 +243,7 @@ func TestWithoutAKnownStorageRootAnImpostorIsBelievedOnFirstUse(t *testing.T) {
 	})
 }
 
-func TestAnImpostorWhoComesAfterTheFirstUseIsNoticed(t *testing.T) {
+func TestAnImpostorAfterTheFirstUseIsNoticed(t *testing.T) {
 	t.Parallel()
 	eachImpostor(t, func(t *testing.T, m *impostor, device string) {
 		proxy := tpmtest.NewProxy(t, device)

@@ -29,7 +29,7 @@ import (
 // The line that brings a storage key back is pasted as it is: it must make that very key. Other
 // local users can read the arguments of all processes, and see no password there. Nothing is left
 // behind, also where the line fails.
-func TestWhatBringsAStorageKeyBackWorksWhenPasted(t *testing.T) {
+func TestCommandsThatRestoreAStorageKeyWorkWhenPasted(t *testing.T) {
 	t.Parallel()
 	tpm2Tools(t)
 	const awkward = `hex:6b "$HOME"'s`

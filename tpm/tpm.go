@@ -17,9 +17,9 @@ import (
 // may need a minute on old hardware, and the kernel gives it about as long.
 const defaultCommandTimeout = 90 * time.Second
 
-// DefaultDevice is the kernel's resource manager: each open of it is a space of its own, and what
-// was loaded there is flushed when it closes. The device without rm in its name, /dev/tpm0, is the
-// bare TPM.
+// DefaultDevice is the kernel's resource manager: each open of it is a space of its own, whose
+// objects and sessions are flushed when it closes. The device without rm in its name, /dev/tpm0, is
+// the bare TPM.
 const DefaultDevice = device.DefaultDevice
 
 // Config says which TPM to open, and how.
@@ -100,7 +100,7 @@ type TPM struct {
 	ownerHasPassword bool // and it was the one given
 }
 
-// turn is a caller's exclusive use of a TPM, and what is known of that TPM.
+// turn is a caller's exclusive use of a TPM, with the facts known of that TPM.
 type turn struct {
 	*device.Turn
 	tpm *TPM

@@ -23,8 +23,8 @@ type objectAt struct {
 
 func at(o object) objectAt { return objectAt{o.handle, string(o.name)} }
 
-// mayCount reports whether the TPM would count a try with an object, if it has a password. What was
-// made here has none.
+// mayCount reports whether the TPM would count a try with an object, if it has a password.
+// Primaries made here have none.
 func (o object) mayCount() bool { return !o.transient() && !o.public.ObjectAttributes.NoDA }
 
 // refuses notes that a storage key has a password.

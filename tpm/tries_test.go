@@ -177,7 +177,7 @@ func putOther(t *testing.T, c transport.TPM) tpm2.TPMHandle {
 
 // What the TPM says of the right parent, where it is not that the key is another's, is no reason to
 // call the key another's.
-func TestWhatTheRightParentSaysIsNotPassedOver(t *testing.T) {
+func TestTheErrorOfTheRightParentIsReported(t *testing.T) {
 	t.Parallel()
 	for _, code := range []tpm2.TPMRC{
 		tpm2.TPMRCMemory, tpm2.TPMRCObjectMemory, tpm2.TPMRCFailure, tpm2.TPMRCNVUnavailable, tpm2.TPMRCLockout, tpm2.TPMRCValue, tpm2.TPMRCCommandCode,

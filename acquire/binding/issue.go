@@ -65,7 +65,7 @@ func (m *Manager) usedBefore(attestation secret.String) bool {
 	return !attestation.IsZero() && attestation.Reveal() == before.Reveal()
 }
 
-// accept checks what IMDS issued against what was asked for.
+// accept checks the certificate that IMDS issued against the request.
 func (m *Manager) accept(cred *imds.Credential, meta *imds.PlatformMetadata, attested bool) (*Certificate, error) {
 	if !strings.EqualFold(cred.ClientID, meta.ClientID) || !strings.EqualFold(cred.TenantID, meta.TenantID) {
 		return nil, fmt.Errorf("issuecredential answered for client %q of tenant %q, getplatformmetadata for %q of %q",
@@ -86,7 +86,7 @@ func (m *Manager) accept(cred *imds.Credential, meta *imds.PlatformMetadata, att
 	return c, nil
 }
 
-// certificate checks what IMDS or the disk gives as a certificate of ours.
+// certificate checks a certificate from IMDS or the disk, and returns it parsed.
 func (m *Manager) certificate(r *record) (*Certificate, error) {
 	if err := m.trusts(r.MTLSEndpoint); err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (m *Manager) certificate(r *record) (*Certificate, error) {
 	return c, nil
 }
 
-// record is what is kept of a certificate on disk.
+// record returns the part of a certificate's state that is kept on disk.
 func (m *Manager) record(s *slot, c *Certificate) record {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -113,9 +113,9 @@ func (m *Manager) trusts(endpoint string) error {
 	return err
 }
 
-// Want says which identities' certificates are renewed; others are used until they expire. What is
-// known of those (a rejection by Entra, and the pause before the next replacement) is kept: they
-// may be wanted again.
+// Want says which identities' certificates are renewed; others are used until they expire. A
+// rejection of those by Entra, and the pause before the next replacement, are kept: they may be
+// wanted again.
 func (m *Manager) Want(selectors []imds.Selector) {
 	wanted := map[name]bool{}
 	for _, sel := range selectors {

@@ -25,7 +25,7 @@ const (
 type PausedError struct {
 	Until      time.Time
 	RetryAfter time.Duration
-	// Replacement says that what Entra rejected had itself been issued in place of a rejected one.
+	// Replacement says that the certificate that Entra rejected had itself replaced a rejected one.
 	Replacement bool
 }
 

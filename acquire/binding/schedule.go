@@ -48,9 +48,8 @@ func backoff(failures int) time.Duration {
 	return min(d, maxBackoff)
 }
 
-// remaining is what is left of a pause of length d that ends at until. One that
-// would last longer than it was made for began before the clock was set back, and
-// is over.
+// remaining returns how much of a pause of length d that ends at until is left. If more than d is
+// left, the clock was set back since the pause began: then it is over.
 func remaining(until, now time.Time, d time.Duration) time.Duration {
 	left := until.Sub(now)
 	if left < 0 || left > d {

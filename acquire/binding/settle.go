@@ -9,10 +9,10 @@ import (
 )
 
 // errUnread says why a certificate is not stored.
-var errUnread = errors.New("the state file that is there could not be read, and may hold what must not be lost")
+var errUnread = errors.New("the existing state file could not be read; it may hold a certificate that must not be lost")
 
 // settle makes memory and state file agree; the slot's lock is held. The file is read until that
-// has worked once, and then what is missing in it is written. A file that cannot be read is not
+// has worked once; then the changes that it lacks are written. A file that cannot be read is not
 // written either.
 func (m *Manager) settle(s *slot) {
 	known := s.loaded || m.restore(s)
@@ -82,7 +82,7 @@ func (m *Manager) restore(s *slot) bool {
 	return true
 }
 
-// adopt takes over what the state file says. Memory is newer: a certificate that was issued, or a
+// adopt takes over the state file's content. Memory is newer: a certificate that was issued, or a
 // rejection, while the file could not be read.
 func (m *Manager) adopt(s *slot, r *record) {
 	if r.KeyName != m.cfg.KeyName {

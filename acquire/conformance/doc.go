@@ -3,7 +3,7 @@
 //
 // Each case is one demand, such as "410 first: seven more attempts, 10 s apart", under the number
 // of the section that makes it. It runs the agent's own stack (imds, binding, tlsbridge, entra,
-// acquire) against the simulated services under their real host names, and looks at what went over
+// acquire) against the simulated services under their real host names, and looks at the bytes on
 // the wire. Cases about evidence run the whole agent on the complete simulated platform, TPM
 // included. Time is virtual: pauses are counted, not waited for.
 //

@@ -147,13 +147,13 @@ func (v *vm) requests() []string {
 	var requests []string
 	for _, e := range v.platform.Journal().Entries() {
 		if e.Seq > v.first {
-			requests = append(requests, e.Leg)
+			requests = append(requests, e.Operation)
 		}
 	}
 	return requests
 }
 
-func (v *vm) wantLegs(want string) {
+func (v *vm) wantOperations(want string) {
 	v.t.Helper()
 	requests := slices.DeleteFunc(v.requests(), func(name string) bool { return name == "imds.thim" })
 	if got := strings.Join(requests, " "); got != want {
@@ -162,8 +162,8 @@ func (v *vm) wantLegs(want string) {
 }
 
 const (
-	firstLegs = "imds.getplatformmetadata maa.attest imds.issuecredential entra.mtls.token"
-	laterLegs = "imds.getplatformmetadata entra.mtls.token"
+	firstOperations = "imds.getplatformmetadata maa.attest imds.issuecredential entra.mtls.token"
+	laterOperations = "imds.getplatformmetadata entra.mtls.token"
 )
 
 // platformDemands are those that need the whole VM, with its TPM and its evidence.
@@ -175,7 +175,7 @@ func platformDemands() []demand {
 			if token.Strength != "attested" || token.Binding.SignatureAlgorithm != "rsa_pss_rsae_sha256" || token.Binding.TLSVersion != "TLS 1.3" {
 				t.Errorf("got %+v", token)
 			}
-			v.wantLegs(firstLegs)
+			v.wantOperations(firstOperations)
 			body := credentialBody(t, v.metadata.requestsTo("issuecredential")[0])
 			if text, _ := body["attestation_token"].(string); strings.Count(text, ".") != 2 {
 				t.Error("no attestation token in the request")
@@ -184,8 +184,8 @@ func platformDemands() []demand {
 		{"0.4", "a federated application: both requests over one certificate of the TPM's key", func(t *testing.T) {
 			v := newVM(t, nil)
 			v.mustToken("app-fic", "bearer")
-			v.wantLegs(firstLegs + " entra.mtls.token")
-			entries := v.platform.Journal().Leg("entra.mtls.token")
+			v.wantOperations(firstOperations + " entra.mtls.token")
+			entries := v.platform.Journal().Operation("entra.mtls.token")
 			if leg1, leg2 := entries[len(entries)-2], entries[len(entries)-1]; leg1.ClientCertThumbprint == "" || leg1.ClientCertThumbprint != leg2.ClientCertThumbprint {
 				t.Error("two certificates")
 			}
@@ -193,13 +193,13 @@ func platformDemands() []demand {
 		{"2.5", "the TPM signs RSASSA-PSS with a salt of 32", func(t *testing.T) {
 			v := newVM(t, nil)
 			v.mustToken("vm", "bearer") // the issuer verifies the request's signature with exactly this
-			v.wantLegs(firstLegs)
+			v.wantOperations(firstOperations)
 		}},
 		{"3.2", "one attestation token serves all identities while more than five minutes of it are left", func(t *testing.T) {
 			v := newVM(t, nil)
 			v.mustToken("vm", "bearer")
 			v.mustToken("vm-user", "bearer")
-			v.wantLegs(firstLegs + " imds.getplatformmetadata imds.issuecredential entra.mtls.token")
+			v.wantOperations(firstOperations + " imds.getplatformmetadata imds.issuecredential entra.mtls.token")
 			tokens := v.metadata.requestsTo("issuecredential")
 			if credentialBody(t, tokens[0])["attestation_token"] != credentialBody(t, tokens[1])["attestation_token"] {
 				t.Error("two attestation tokens")
@@ -214,14 +214,14 @@ func platformDemands() []demand {
 				t.Fatal(err)
 			}
 			v.mustToken("vm-user", "bearer")
-			v.wantLegs(firstLegs + " " + firstLegs)
+			v.wantOperations(firstOperations + " " + firstOperations)
 		}},
 		{"3.3", "1000612 from Entra itself: attested anew, issued anew", func(t *testing.T) {
 			v := newVM(t, nil)
 			v.mustToken("vm", "bearer")
 			v.platform.DistrustAttestation()
 			v.mustToken("vm", "bearer")
-			v.wantLegs(firstLegs + " " + laterLegs + " " + firstLegs)
+			v.wantOperations(firstOperations + " " + laterOperations + " " + firstOperations)
 		}},
 		{"3.4", "without attestation the issuer's refusal is final", func(t *testing.T) {
 			v := newVM(t, func(c *config.Config) { c.Attestation.Provider = config.ProviderNone })
@@ -230,7 +230,7 @@ func platformDemands() []demand {
 			if e, ok := errors.AsType[*client.Error](err); !ok || e.Status == http.StatusServiceUnavailable {
 				t.Errorf("got %v, want an error that says that a retry is of no use", err)
 			}
-			v.wantLegs("imds.getplatformmetadata imds.issuecredential")
+			v.wantOperations("imds.getplatformmetadata imds.issuecredential")
 		}},
 		{"4.4", "a restart of the agent needs getplatformmetadata and no issuance", func(t *testing.T) {
 			v := newVM(t, nil)
@@ -240,14 +240,14 @@ func platformDemands() []demand {
 			if second := v.mustToken("vm", "bearer"); second.Binding.Thumbprint != first.Binding.Thumbprint || second.Strength != "attested" {
 				t.Errorf("got %+v", second)
 			}
-			v.wantLegs(firstLegs + " " + laterLegs)
+			v.wantOperations(firstOperations + " " + laterOperations)
 		}},
 		{"1.6", "the kill switch of the environment holds at the start", func(t *testing.T) {
 			t.Setenv("MSAL_MI_DISABLE_IMDS_V2", "TRUE")
 			v := newVM(t, nil)
 			_, err := v.token("vm", "bearer")
 			wantError(t, err, "MSAL_MI_DISABLE_IMDS_V2")
-			v.wantLegs("")
+			v.wantOperations("")
 		}},
 		{"1.6", "only the question for capabilities probes", func(t *testing.T) {
 			v := newVM(t, nil)
@@ -260,7 +260,7 @@ func platformDemands() []demand {
 					t.Errorf("asked %s, and not as a probe", m.target)
 				}
 			}
-			v.wantLegs("imds.getplatformmetadata imds.token")
+			v.wantOperations("imds.getplatformmetadata imds.token")
 		}},
 		{"9.1", "an identity that prefers to be bound gets an unbound token where version 2 is missing, whole agent", func(t *testing.T) {
 			v := newVM(t, func(c *config.Config) { c.Identities[0].ManagedIdentity.Bound = config.BoundPrefer })
@@ -268,7 +268,7 @@ func platformDemands() []demand {
 			if token := v.mustToken("vm", "bearer"); token.Strength != "none" || !token.Fallback {
 				t.Errorf("got %+v", token)
 			}
-			v.wantLegs("imds.token")
+			v.wantOperations("imds.token")
 		}},
 	}
 }

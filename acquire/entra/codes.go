@@ -37,7 +37,7 @@ const (
 )
 
 const (
-	hintAttestation = "Entra does not accept what the certificate was issued on. For a managed identity the agent attests anew (if it stays, see what the log says of attestation); the certificate of an application has to be made anew"
+	hintAttestation = "Entra does not accept the attestation that the certificate was issued on. For a managed identity the agent attests anew (if it stays, see what the log says of attestation); the certificate of an application has to be made anew"
 	hintRegistered  = "upload the certificate to the app registration, or name one that is registered there; over mutual TLS it can also mean " +
 		"that Entra does not take this app's certificates there (see AADSTS51000 and 392189 in docs/credentials.md)"
 	hintRejected   = "the certificate was revoked or replaced in Entra: a managed identity gets a new one by itself, an app registration needs a valid one uploaded"

@@ -20,7 +20,7 @@ var (
 	ErrBadAnswer = errors.New("unusable answer from the token endpoint")
 )
 
-// maxCodes bounds what is kept of an error's codes; Entra gives one or two.
+// maxCodes is how many of an error's codes are kept; Entra gives one or two.
 const maxCodes = 16
 
 // Error is a refusal by Entra (RFC 6749, 5.2, with Entra's additions).
@@ -85,9 +85,9 @@ func (e *Error) BlamesCertificate() bool {
 	return false
 }
 
-// RefusesRequest reports whether Entra has refused for good what was asked for, so that it may give
-// the client a token for something else. Where it blames the client's credential, application or
-// tenant, it has not.
+// RefusesRequest reports whether Entra has refused this request for good, so that it may still give
+// the client a token for another resource. It reports false if Entra blames the client's
+// credential, application or tenant.
 func (e *Error) RefusesRequest() bool {
 	if e.Temporary() {
 		return false

@@ -72,7 +72,7 @@ func TestAConnectionThatIsCutIsTriedAgainOnce(t *testing.T) {
 }
 
 // What is a word of the other side, or does not change by asking again, is not a cut.
-func TestWhatIsNoCutIsNotTriedAgain(t *testing.T) {
+func TestErrorsOtherThanACutConnectionAreNotRetried(t *testing.T) {
 	for name, err := range map[string]error{
 		"an alert":               &net.OpError{Op: "remote error", Err: tls.AlertError(42)},
 		"an alert after a reset": fmt.Errorf("%w: %w", syscall.ECONNRESET, &net.OpError{Op: "remote error", Err: tls.AlertError(42)}),

@@ -202,7 +202,7 @@ func TestTokenAnswer(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotNeededInATokenAnswerSpoilsNothing(t *testing.T) {
+func TestUnneededMembersOfATokenAnswerSpoilNothing(t *testing.T) {
 	alter := func(old, new string) string { return strings.Replace(good, old, new, 1) }
 	for name, body := range map[string]string{
 		"expires_in with a fraction":        alter(`"expires_in":86399`, `"expires_in":86399.5`),

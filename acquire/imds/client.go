@@ -138,7 +138,7 @@ func (s Selector) query(resourceID string) url.Values {
 	return q
 }
 
-// request is what is sent to IMDS, again with each attempt.
+// request is a request to IMDS; each attempt sends it anew.
 type request struct {
 	operation string // as errors call it
 	path      string

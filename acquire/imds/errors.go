@@ -58,9 +58,9 @@ func (e *Error) RefusesIssuance() bool {
 	return e.Operation == opCredential && e.Status == http.StatusBadRequest && e.Code != CodeIdentityNotFound && !e.Unread
 }
 
-// RefusesRequest reports whether IMDS has refused what was asked for, so that it may give the
-// identity a token for something else. Where it does not have the identity, or does not serve this
-// process at all, it has not.
+// RefusesRequest reports whether IMDS has refused this request only, so that it may still give the
+// identity a token for another resource. It reports false if IMDS does not have the identity, or
+// does not serve this process at all.
 func (e *Error) RefusesRequest() bool {
 	switch e.Status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:

@@ -123,7 +123,7 @@ func identity(answer upstream.Members, token string, sel Selector) (string, erro
 	}
 	id := cmp.Or(said, inside)
 	if id == "" && sel.ClientID != "" {
-		return "", errors.New("neither client_id nor the token tells whose token it is")
+		return "", errors.New("neither client_id nor the token names the identity that it is of")
 	}
 	return id, nil
 }

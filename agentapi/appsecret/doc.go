@@ -26,7 +26,8 @@
 //     and start time: another process with the same pid does not count). One with lifetime [Unit]
 //     ends with the cgroup: a unit that is started again has another one.
 //   - A cgroup that is not known is never taken for an equal one where the lifetime rests on it.
-//   - A secret says who may show it. What they may have is decided by the rules, on each request.
+//   - A secret says which user and cgroup may use it. The rules decide on each request what they
+//     may have.
 //
 // # Sources
 //

@@ -17,7 +17,7 @@ import (
 // or a repository.
 const Prefix = "keyagent1_"
 
-// Limits of what is part of a secret.
+// Limits of a secret's parts.
 const (
 	maxIdentityBytes = 128
 	maxProcessBytes  = 128
@@ -42,7 +42,7 @@ type Holder struct {
 	Process  string // as peer.Caller.ProcessID has it; required for [Process]
 }
 
-// Presenter is who shows a secret, as the kernel tells it.
+// Presenter is the caller that shows a secret, as the kernel tells it.
 type Presenter struct {
 	UID      uint32
 	CgroupID uint64 // 0: not known
@@ -108,8 +108,8 @@ func (k *Keeper) text(said []byte) string {
 	return Prefix + encoding.EncodeToString(slices.Concat(said, k.code(said)))
 }
 
-// Check returns the identity that the secret names, or why whoever shows it may not use it. Where
-// the same secret is shown again and again, [Keeper.Open] is the cheaper way.
+// Check returns the identity that the secret names, or why the presenter may not use it. Where the
+// same secret is shown again and again, [Keeper.Open] is the cheaper way.
 func (k *Keeper) Check(text string, by Presenter) (identity string, err error) {
 	shown, err := k.Open(text)
 	if err != nil {
@@ -142,10 +142,10 @@ func (k *Keeper) Open(text string) (*Shown, error) {
 	return shown, nil
 }
 
-// Is reports whether a text is this secret, in a time that does not depend on what differs.
+// Is reports whether a text is this secret, in constant time.
 func (s *Shown) Is(text string) bool { return s.text.Equal(secret.New(text)) }
 
-// Check returns the identity that the secret names, or why whoever shows it may not use it now.
+// Check returns the identity that the secret names, or why the presenter may not use it now.
 func (s *Shown) Check(by Presenter) (identity string, err error) {
 	h := s.holder
 	switch {
@@ -185,8 +185,8 @@ func (k *Keeper) open(text string) (Holder, error) {
 	return decode(said)
 }
 
-// code authenticates what a secret says, for this boot: a pid and a cgroup's id mean nothing in
-// another one.
+// code authenticates the content of a secret, for this boot: a pid and a cgroup's id mean nothing
+// in another one.
 func (k *Keeper) code(said []byte) []byte {
 	mac := hmac.New(sha256.New, []byte(k.key.Reveal()))
 	mac.Write([]byte("keyagent app secret\x00" + k.boot + "\x00"))

@@ -131,7 +131,7 @@ func TestAnOpenSecretIsLookedAtEachTime(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotASecretOfThisAgentIsRefused(t *testing.T) {
+func TestATextThatIsNoSecretOfThisAgentIsRefused(t *testing.T) {
 	k := keeper(t, "boot")
 	holder := appsecret.Holder{Lifetime: appsecret.Process, UID: 1000, Identity: "vm", Process: process}
 	by := appsecret.Presenter{UID: 1000}
@@ -199,7 +199,7 @@ func TestTwoSecretsOfOneHolderDiffer(t *testing.T) {
 	}
 }
 
-func TestWhatNoSecretIsMadeFor(t *testing.T) {
+func TestNoSecretIsMadeForAnIncompleteHolder(t *testing.T) {
 	k := keeper(t, "boot")
 	good := appsecret.Holder{Lifetime: appsecret.Process, UID: 1, CgroupID: 7, Identity: "vm", Process: process}
 	tests := map[string]func(*appsecret.Holder){

@@ -1,12 +1,12 @@
-// Package peer says who is at the other end of a connection within this machine, from what the
-// kernel knows of it. Nothing that the caller sends takes part in it.
+// Package peer says which user and process is at the other end of a connection within this machine,
+// as the kernel knows it. Nothing that the caller sends is taken into account.
 //
 // # Unix sockets
 //
 // SO_PEERCRED and SO_PEERGROUPS return the effective uid and gid, the supplementary groups and the
 // pid that the process had at the moment of connect(2). User and groups come from there and from
 // nowhere else. They belong to the connection, not to a process: a descriptor that is inherited by
-// a child, or passed with SCM_RIGHTS, goes on speaking for whoever connected.
+// a child, or passed with SCM_RIGHTS, goes on speaking for the process that connected.
 //
 // The process is held by a pidfd (SO_PEERPIDFD), so that another one cannot take its number
 // unnoticed. Its cgroup, which is that of its systemd unit, is what PIDFD_GET_INFO says, or on
@@ -17,8 +17,8 @@
 //
 // # Loopback TCP
 //
-// The owner of the client's socket is who created it, which one exact question over netlink
-// (sock_diag) tells, together with the cgroup in which that was done. It counts only if all of this
+// The owner of the client's socket is the user that created it. One exact question over netlink
+// (sock_diag) tells it, with the cgroup in which that was done. It counts only if all of this
 // holds, in this order: the client's socket is established, a process has it open, it has the
 // addresses that were asked for; and afterwards our own end is established. Whatever is not certain
 // is an error, and uid 0 is never a default. [Caller.Now] looks again whether our own end is
@@ -35,7 +35,7 @@
 //     each other, and hand each other connections. A unit is a boundary only as far as its user is
 //     not that of others, and an executable is none at all: it can only narrow a rule.
 //   - Before 6.5, a process of the same user that got the number of the one that has connected.
-//   - Root, and whoever may change cgroups as root may.
+//   - Root, and processes that may change cgroups as root may.
 //
 // # Namespaces
 //

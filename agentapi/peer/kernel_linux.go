@@ -15,8 +15,8 @@ import (
 // CgroupRoot is where the unified tree of cgroups is on hosts that have no other.
 const CgroupRoot = "/sys/fs/cgroup"
 
-// kernel is what is asked of the kernel about processes, so that tests can answer as other kernels
-// do. Errors are those of the system calls.
+// kernel has the questions about processes that the kernel answers, so that tests can answer as
+// other kernels do. Errors are those of the system calls.
 type kernel interface {
 	// PeerPidfd returns a pidfd of the process at the other end of a Unix socket (SO_PEERPIDFD).
 	PeerPidfd(socket int) (pidfd int, err error)

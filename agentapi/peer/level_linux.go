@@ -26,8 +26,8 @@ const (
 	FormNone Form = "none"
 )
 
-// Level is what can be known of callers on this machine. It is found by trying, not by the kernel's
-// version, since distributions carry features to older kernels.
+// Level says which facts about callers the kernel of this machine gives. It is found by trying, not
+// by the kernel's version, since distributions carry features to older kernels.
 type Level struct {
 	Process Form
 	Why     string // Process is not FormPidfd; "" if it is
@@ -37,7 +37,7 @@ type Level struct {
 	TCP   error // over loopback
 }
 
-// Weak reports whether what is known of a caller's process may be another one's.
+// Weak reports whether the facts about a caller's process may be those of another process.
 func (l Level) Weak() bool { return l.Process == FormNumber }
 
 // UnixUnits is why callers on Unix sockets are not known by their unit; nil: they are.

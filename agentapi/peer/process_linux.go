@@ -49,7 +49,7 @@ func pin(k kernel, socket int, pid int32, uid uint32) (held *process, weak bool,
 		return nil, weak, err
 	}
 	held.look()
-	if !held.running() { // what was read may be another process'
+	if !held.running() { // the text may be another process'
 		_ = held.close()
 		return nil, weak, errEnded
 	}
@@ -82,8 +82,8 @@ func (p *process) check(weak bool, uid uint32) error {
 	return nil
 }
 
-// look learns what is known of the process. The text of /proc takes the place of the pidfd's own
-// answer only where the kernel has no such answer.
+// look reads the facts about the process. The text of /proc is used only where the kernel does not
+// answer the same question for a pidfd.
 func (p *process) look() {
 	info, err := p.pidfdInfo()
 	switch {
@@ -135,8 +135,8 @@ func (p *process) close() error {
 	return nil
 }
 
-// maxCgroupText limits what is read of /proc/PID/cgroup: a path of 4096 bytes, and the hierarchies
-// of version 1 before it.
+// maxCgroupText limits the read of /proc/PID/cgroup: a path of 4096 bytes, and the hierarchies of
+// version 1 before it.
 const maxCgroupText = 64 << 10
 
 // cgroupByText returns the id of a process' cgroup by its path; 0 if it is not known. It is that of
@@ -166,7 +166,7 @@ func unifiedPath(text string) (string, bool) {
 		if !found {
 			continue
 		}
-		// In a cgroup namespace, what is outside of it begins with "/..", and is no clean path.
+		// In a cgroup namespace, paths outside of it begin with "/..", and are not clean.
 		return dir, path.IsAbs(dir) && path.Clean(dir) == dir
 	}
 	return "", false

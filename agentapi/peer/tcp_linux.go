@@ -35,11 +35,11 @@ type TCP struct {
 func OpenTCP() (*TCP, error) {
 	t := &TCP{Redirected: netip.AddrPortFrom(netip.AddrFrom4([4]byte{169, 254, 169, 254}), 80), socket: -1}
 	if err := t.open(); err != nil {
-		return nil, fmt.Errorf("finding out who calls over loopback: %w", err)
+		return nil, fmt.Errorf("identifying callers over loopback: %w", err)
 	}
 	if err := t.try(); err != nil {
 		_ = t.Close()
-		return nil, fmt.Errorf("finding out who calls over loopback: %w", err)
+		return nil, fmt.Errorf("identifying callers over loopback: %w", err)
 	}
 	return t, nil
 }
@@ -174,9 +174,9 @@ func (t *TCP) owner(client endpoints, iface uint32, own int) (Caller, error) {
 	return Caller{UID: found.uid, GID: noGID, CgroupID: found.cgroup, Via: ViaTCP}, nil
 }
 
-// isOpenEnd reports why a socket that was found does not say who has the end that was asked for.
-// Each of these was seen to name another user than the one who has connected: a listener may answer
-// in its place, and a socket that no process has open any more reads as root's on some kernels.
+// isOpenEnd returns why the owner of a socket that was found need not be the caller. Each of these
+// cases was seen to name another user than the one that has connected: a listener may answer in its
+// place, and a socket that no process has open any more reads as root's on some kernels.
 func (found diagSocket) isOpenEnd(asked endpoints) error {
 	switch {
 	case found.endpoints != asked:
@@ -254,7 +254,7 @@ func checkOwnEnd(fd int) error {
 	return checkState(fd)
 }
 
-// checkState is checkOwnEnd without what cannot change.
+// checkState is checkOwnEnd without the checks whose outcome cannot change.
 func checkState(fd int) error {
 	// The first bytes of struct tcp_info are all that is asked for; the state is the first of them.
 	first, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_INFO)

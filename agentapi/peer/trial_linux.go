@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// try makes a connection to itself and compares what the kernel says of it with what is known. This
-// finds whatever is missing: the family of sockets, the kernel's modules, the right to ask, and
-// user ids that are true.
+// try makes a connection to itself and compares the kernel's answer with the known one. It fails
+// whatever is missing: the family of sockets, the kernel's modules, the right to ask, or user ids
+// that are true.
 func (t *TCP) try() error {
 	trial, err := connectToItself()
 	defer trial.close()

@@ -76,7 +76,7 @@ func slicePath(slice string) (string, error) {
 	dir, name := "/", ""
 	for i, part := range strings.Split(strings.TrimSuffix(slice, ".slice"), "-") {
 		if name += part; i == 0 && name == "user" {
-			return "", errors.New("what is in user.slice belongs to users, who can give their units any name: only services of the system can be in a rule")
+			return "", errors.New("units in user.slice belong to users, and users can give them any name: only services of the system can be in a rule")
 		}
 		dir = path.Join(dir, cgroupName(name+".slice"))
 		name += "-"

@@ -61,8 +61,8 @@ func TestUnitPathRefuses(t *testing.T) {
 		"-a.slice/web.service":                "not the name of a slice",
 		"a-.slice/web.service":                "not the name of a slice",
 		"web.service/web.service":             "not the name of a slice",
-		"user.slice/web.service":              "belongs to users",
-		"user-1000.slice/a.service":           "belongs to users",
+		"user.slice/web.service":              "belong to users",
+		"user-1000.slice/a.service":           "belong to users",
 		strings.Repeat("a", 260) + ".service": "longer than",
 	} {
 		if got, err := peer.UnitPath(unit); err == nil || !strings.Contains(err.Error(), want) {

@@ -11,9 +11,9 @@
 //     agent uses the token. Parts of two rules never add up.
 //   - A rule with several kinds of callers (users or groups, units, executables) names those who
 //     match each kind. Executables only narrow a rule.
-//   - A unit is compared by the id of its cgroup, which it has from the unit's start to its
-//     end, and never by text. The id is asked for at each decision, for callers whom the rest
-//     of the rule names: one stat, about three microseconds for each unit.
+//   - A unit is compared by the id of its cgroup, which it has from the unit's start to its end,
+//     and never by text. The id is asked for at each decision, for callers that match the rest of
+//     the rule: one stat, about three microseconds for each unit.
 //   - Over TCP, nobody is root by a rule without a unit, in a group, or an administrator.
 //   - Everything is compared exactly, in the form that [ParseResource] or
 //     [ParseHost] gives. There are no prefixes, patterns or case folding, because

@@ -56,7 +56,7 @@ func (h Host) String() string {
 	return name + ":" + h.port
 }
 
-// splitPort separates a port, in its one usual form, from what is before it.
+// splitPort separates a port, in its one usual form, from the name before it.
 func splitPort(s string) (name, port string, err error) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 || strings.HasSuffix(s, "]") {

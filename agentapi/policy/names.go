@@ -15,12 +15,12 @@ type Machine interface {
 	Runs(c peer.Caller, path string) bool
 }
 
-// matched is what of a rule a caller was found to be.
+// matched has the unit and executable of a rule that a caller was found to be.
 type matched struct{ unit, executable string }
 
 // matches returns why a rule does not name a caller, or "" if it does. It names callers that match
-// each kind that it lists: users or groups, units, executables. The machine is asked last, and only
-// for callers who are named by the rest.
+// each kind that it lists: users or groups, units, executables. Units, which the machine must be
+// asked for, come last, and only for callers that match the rest.
 func (p *Policy) matches(r *Rule, c peer.Caller) (found matched, reason Reason) {
 	byAccount, byUnit := len(r.UIDs)+len(r.GIDs) > 0, len(r.Units) > 0
 	switch {
@@ -52,9 +52,9 @@ func (p *Policy) matches(r *Rule, c peer.Caller) (found matched, reason Reason) 
 	return found, ""
 }
 
-// doubts returns why what is known of the caller's process is not enough for a rule, or "".
+// doubts returns why the facts about the caller's process are not enough for a rule, or "".
 func (p *Policy) doubts(r *Rule, c peer.Caller) Reason {
-	// The process may be another one of the same user: that only helps processes of a user whom the
+	// The process may be another one of the same user: that only helps processes of a user that the
 	// rule names anyway.
 	if c.Weak && (p.Strict || !slices.Contains(r.UIDs, c.UID)) {
 		return ReasonWeak
@@ -93,7 +93,7 @@ func (p *Policy) names(r *Rule, c peer.Caller) bool {
 	return reason == ""
 }
 
-// Named reports whether any rule names the caller. Whoever is not named learns nothing.
+// Named reports whether any rule names the caller. Callers that no rule names learn nothing.
 func (p *Policy) Named(c peer.Caller) bool { return p.Unnamed(c) == "" }
 
 // Unnamed returns why no rule names the caller, by the rule that comes nearest; "" if one does.

@@ -160,7 +160,7 @@ func TestCallersOfARule(t *testing.T) {
 	}
 }
 
-func TestWhatADecisionRestsOn(t *testing.T) {
+func TestADecisionHasItsRuleAndTheCallersFacts(t *testing.T) {
 	caller := peer.Caller{UID: 1000, PID: 11, CgroupID: 200, Via: peer.ViaUnix}
 	p := callersOf(policy.Rule{UIDs: []uint32{1000}, Units: []string{"web.service", "worker@1.service"}, Executables: []string{"/usr/bin/web"}})
 	want := policy.Decision{Allowed: true, Rule: "r", Unit: "worker@1.service", Executable: "/usr/bin/web"}
@@ -265,7 +265,7 @@ func TestValidateCallers(t *testing.T) {
 		"a unit in a slice":    {policy.Rule{Units: []string{"apps.slice/web.service"}}, ""},
 		"a program of a unit":  {policy.Rule{Units: []string{"web.service"}, Executables: []string{"/usr/bin/web"}}, ""},
 		"programs alone":       {policy.Rule{Executables: []string{"/usr/bin/web"}}, "programs alone"},
-		"a unit of a user":     {policy.Rule{Units: []string{"user.slice/web.service"}}, "belongs to users"},
+		"a unit of a user":     {policy.Rule{Units: []string{"user.slice/web.service"}}, "belong to users"},
 		"a slice":              {policy.Rule{Units: []string{"apps.slice"}}, "not the name of a service"},
 		"a path of a cgroup":   {policy.Rule{Units: []string{"/system.slice/web.service"}}, "not the name of a service"},
 		"a program by name":    {policy.Rule{UIDs: []uint32{1}, Executables: []string{"web"}}, "not an absolute path"},

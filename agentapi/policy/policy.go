@@ -59,11 +59,11 @@ type Policy struct {
 
 // Request is what a caller asks for.
 type Request struct {
-	Identity  string
-	Resource  Resource
-	TokenType string
-	Fresh     bool // past the cache
-	Host      Host // at which the agent is to use the token for the caller; zero: nowhere
+	Identity     string
+	Resource     Resource
+	TokenType    string
+	ForceRefresh bool // past the cache
+	Host         Host // at which the agent is to use the token for the caller; zero: nowhere
 }
 
 // Decision is the answer to a [Request]. The zero value refuses.
@@ -72,7 +72,7 @@ type Decision struct {
 	Rule    string // name of the rule that allowed it; empty if refused
 	Reason  Reason // why it was refused; empty if allowed
 
-	// Unit and Executable are what the rule that allowed it has of the caller. Such a decision
+	// Unit and Executable are the caller's, if the rule that allowed it lists them. Such a decision
 	// holds at this moment only: the unit may stop, and its name may then be another unit's.
 	Unit, Executable string
 }
@@ -136,7 +136,7 @@ func (p *Policy) refuses(r *Rule, req Request) Reason {
 		return ReasonTokenType
 	case req.Host != Host{} && (req.TokenType != boundType || !r.CoversHost(req.Host)):
 		return ReasonHost
-	case req.Fresh && !r.Fresh:
+	case req.ForceRefresh && !r.Fresh:
 		return ReasonFresh
 	}
 	return ""
@@ -222,7 +222,7 @@ func (p *Policy) BoundResources(c peer.Caller, identity string, h Host) []string
 	return resources
 }
 
-// union appends what is not there yet.
+// union appends the elements of more that are not in all.
 func union(all, more []string) []string {
 	for _, s := range more {
 		if !slices.Contains(all, s) {

@@ -171,7 +171,7 @@ func TestFresh(t *testing.T) {
 		{"a resource of no rule", 2, "https://storage.azure.com", "bearer", true, policy.Decision{Reason: policy.ReasonResource}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := p.Decide(peer.Caller{UID: tt.uid}, policy.Request{Identity: "vm", Resource: resource(t, tt.res), TokenType: tt.kind, Fresh: tt.fresh})
+			got := p.Decide(peer.Caller{UID: tt.uid}, policy.Request{Identity: "vm", Resource: resource(t, tt.res), TokenType: tt.kind, ForceRefresh: tt.fresh})
 			if got != tt.want {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}

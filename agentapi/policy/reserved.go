@@ -18,10 +18,10 @@ var exchangeAudiences = []spelling{
 // 2.0 for it has this as its aud.
 const exchangeApplication = "fb60f99c-7a34-4190-8149-302f77469936"
 
-// Reserves reports whether a token for the resource is a credential of applications: whoever has
-// one can be each application that trusts the identity, from anywhere and without a key.
-// [AnyResource] does not cover such a resource; a rule gives it by name. Other spellings that Entra
-// might take for the same, and what is below it, are reserved, too.
+// Reserves reports whether a token for the resource is a credential of applications: its holder can
+// act as each application that trusts the identity, from anywhere and without a key. [AnyResource]
+// does not cover such a resource; a rule gives it by name. Spellings that Entra might take for the
+// same resource, and paths below it, are reserved, too.
 func (p *Policy) Reserves(r Resource) bool {
 	asked := spellingOf(r.compared)
 	for _, audience := range exchangeAudiences {
@@ -46,9 +46,10 @@ var encodedByte = regexp.MustCompile("%[0-9A-Fa-f]{2}")
 // applicationID is a GUID in lower case.
 var applicationID = regexp.MustCompile("^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
-// spelling is a resource without what may make no difference to Entra: case, percent-encoding, the
-// number of slashes, query and fragment. It only ever takes a resource away from [AnyResource];
-// what a rule names is compared exactly. An application id has no scheme.
+// spelling is a resource without the parts that may make no difference to Entra: case,
+// percent-encoding, the number of slashes, query and fragment. It only ever takes a resource away
+// from [AnyResource]; resources that a rule names are compared exactly. An application id has no
+// scheme.
 type spelling struct{ scheme, rest string }
 
 func spellingOf(resource string) spelling {
@@ -72,7 +73,8 @@ func spellingOf(resource string) spelling {
 	return spelling{scheme, rest}
 }
 
-// decoded undoes percent-encoding, however often it was done. What is not an encoded byte stays.
+// decoded undoes percent-encoding, however often it was done. A percent sign without two
+// hexadecimal digits stays.
 func decoded(s string) string {
 	for strings.Contains(s, "%") {
 		once := encodedByte.ReplaceAllStringFunc(s, func(encoded string) string {

@@ -18,8 +18,8 @@ type Resource struct {
 }
 
 // ParseResource accepts a resource as SDKs write it: with or without a trailing slash, with or
-// without "/.default" (resource "https://r/" has the scope "https://r//.default"). It refuses what
-// could mean two things.
+// without "/.default" (resource "https://r/" has the scope "https://r//.default"). It refuses texts
+// that could mean two things.
 func ParseResource(s string) (Resource, error) {
 	if len(s) > MaxResourceBytes {
 		return Resource{}, fmt.Errorf("resource is longer than %d bytes", MaxResourceBytes)
@@ -47,7 +47,7 @@ func unsafeInResource(r rune) bool {
 // String returns the form in which rules are compared: without a trailing slash.
 func (r Resource) String() string { return r.compared }
 
-// Asked returns the form that the caller used, without "/.default" but with its trailing slash. It
-// is what is asked for upstream and repeated in the answer: there are resources that take only
-// tokens whose audience has the slash, and SDKs expect to read what they asked for.
+// Asked returns the form that the caller used, without "/.default" but with its trailing slash.
+// This form is sent upstream and repeated in the answer: some resources take only tokens whose
+// audience has the slash, and SDKs expect to read the form that they sent.
 func (r Resource) Asked() string { return r.asked }

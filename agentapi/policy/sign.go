@@ -15,7 +15,7 @@ const (
 
 var signingProgress = []Reason{ReasonCaller, ReasonUnit, ReasonWeak, ReasonExecutable, ReasonIdentity, ReasonSign, ReasonHidden, ReasonServer}
 
-// Seen is what is known of the server of a handshake.
+// Seen says how much is known of the server of a handshake.
 type Seen int
 
 const (

@@ -23,7 +23,7 @@ type EvidenceRequest struct {
 	Audience string `json:"audience"`
 	// Identity asks about the key that an identity proves itself with; the first, if it has
 	// several. Key names a key of the agent. At most one of the two is needed, and none by a caller
-	// whom the rules give one key only.
+	// that the rules give one key only.
 	Identity string `json:"identity,omitempty"`
 	Key      string `json:"key,omitempty"`
 	// PCRs are those to be quoted, 0 to 23; none: those of the agent's configuration.

@@ -7,8 +7,8 @@ const (
 )
 
 // Identity is an element of the body of GET [PathIdentities]: an identity that rules give the
-// caller, and what for. What is not together in one rule is refused all the same: the lists are of
-// all rules that give the identity.
+// caller, and what for. The lists are the union over all rules that give the identity; a
+// combination that no single rule has is refused.
 type Identity struct {
 	Name      string   `json:"name"`
 	Kind      string   `json:"kind"`

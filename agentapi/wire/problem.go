@@ -26,8 +26,7 @@ type Problem struct {
 	Reasons []string `json:"reasons,omitempty"`
 	// RetryAfter repeats the Retry-After header: seconds to wait; 0 when waiting will not help.
 	RetryAfter int64 `json:"retry_after,omitempty"`
-	// RequestID repeats the [HeaderRequestID] header, for whoever looks for the request in the
-	// agent's audit.
+	// RequestID repeats the [HeaderRequestID] header, to find the request in the agent's audit.
 	RequestID string `json:"request_id,omitempty"`
 }
 
@@ -63,7 +62,7 @@ const (
 	// have it.
 	CodeIdentityNotFound Code = "identity_not_found"
 
-	// CodeNotHandshake: what is to be signed is not what a TLS client signs.
+	// CodeNotHandshake: the message to be signed is none that a TLS client signs.
 	CodeNotHandshake Code = "not_a_handshake"
 	// CodeBindingChanged: the identity has another certificate by now; ask for it, and make the
 	// handshake with that one.
@@ -88,7 +87,7 @@ const (
 	// CodeNotReady: the agent is not ready, as its status has it; Reasons says why.
 	CodeNotReady Code = "not_ready"
 	// CodeTooManyConnections: the caller's user holds too many connections, or all users together
-	// do who are known by a group only.
+	// that are known by a group only.
 	CodeTooManyConnections Code = "too_many_connections"
 	// CodeCredentialRefused: the platform refused the agent's credential for good. Only an operator
 	// can change that.

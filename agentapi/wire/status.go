@@ -48,7 +48,7 @@ type UnconfirmedAccount struct {
 	Kind   string `json:"kind"` // "user" or "group"
 	Name   string `json:"name"`
 	Number uint32 `json:"number"`
-	Reason string `json:"reason"` // what the agent was told when it asked last
+	Reason string `json:"reason"` // the directory's last answer
 	// Until is when the number counts no more if it is not confirmed: the directory
 	// says that it does not have the name, or is not running. Absent while it does
 	// not answer at all.
@@ -73,7 +73,7 @@ type ConfigurationStatus struct {
 // ReloadStatus describes an attempt to put another configuration in force.
 type ReloadStatus struct {
 	At    time.Time `json:"at"`
-	Cause string    `json:"cause"` // as in "SIGHUP"
+	Cause string    `json:"cause"` // "SIGHUP", or "retry" of a configuration that cannot be used
 	// Error is why the configuration was refused, a line for each fault; empty if it was not.
 	Error string `json:"error,omitempty"`
 }
@@ -125,7 +125,7 @@ type KeyStatus struct {
 	Algorithm  string   `json:"algorithm,omitempty"`  // as in "RSA-2048"
 	Name       string   `json:"name,omitempty"`       // TPM name, hex
 	Attributes []string `json:"attributes,omitempty"` // as the TPM reports them, TCG spelling
-	// PSSSaltLength is what the self-test measured, in bytes.
+	// PSSSaltLength is in bytes, as the self-test measured it.
 	PSSSaltLength int    `json:"pss_salt_length,omitempty"`
 	Strength      string `json:"strength,omitempty"`
 	// Generation counts the rotations of the key, from 1; 0 for a key in software.
@@ -144,8 +144,8 @@ type IdentityStatus struct {
 	Unable bool `json:"unable,omitempty"`
 	// LastError is why the identity is not available; empty when it is.
 	LastError string `json:"last_error,omitempty"`
-	// LastErrorAt is when the attempt ended that LastError is of; zero where LastError says what is
-	// missing now.
+	// LastErrorAt is when the attempt that gave LastError ended; zero if LastError names something
+	// that is missing now.
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 	// LastErrorBeforeReload says that trusted hosts, certificate authorities, proxy or attestation
 	// were changed since then, so that the next attempt may end otherwise.

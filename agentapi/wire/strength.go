@@ -7,7 +7,7 @@ const (
 	StrengthTPM       = "tpm"        // key in a TPM, and the connection to Entra proved it
 	StrengthTPMSigned = "tpm-signed" // assertion that a key in a TPM signed: of use for ten minutes to whoever intercepts it
 	StrengthSoftware  = "software"   // key in the agent's memory, and the connection to Entra proved it
-	StrengthNone      = "none"       // what is kept or sent can be copied and used
+	StrengthNone      = "none"       // a copy of the stored or sent credential can be used
 )
 
 // Strengths returns all of them. Each is stronger than those after it, except that neither of

@@ -9,7 +9,7 @@ const (
 	PathIMDSScheduledEvents = "/metadata/scheduledevents"
 )
 
-// Names of what is passed on.
+// Names of the parts of IMDS that are passed on.
 const (
 	PassInstance        = "instance"
 	PassAttested        = "attested"
@@ -22,5 +22,5 @@ const PathTakeover = "/v1/takeover"
 // Takeover is the body of [PathTakeover].
 type Takeover struct {
 	Address string   `json:"takeover"` // that is taken over
-	Passes  []string `json:"passes"`   // names of what is passed on
+	Passes  []string `json:"passes"`   // names of the parts of IMDS that are passed on
 }

@@ -46,7 +46,7 @@ const (
 
 // Values of [ParamType].
 const (
-	TypeBearer = "bearer"   // what is asked for when it is left out
+	TypeBearer = "bearer"   // the default
 	TypePoP    = "mtls_pop" // bound to a certificate (RFC 8705, 3), and of use only with that certificate's key
 )
 
@@ -60,7 +60,7 @@ const MaxClaimsBytes = 8 << 10
 // Query parameter of [PathEndpoint], besides ParamIdentity, and its values.
 const (
 	ParamLifetime   = "lifetime" // with what the secret ends
-	LifetimeProcess = "process"  // the process that asks for it; what is meant when it is left out
+	LifetimeProcess = "process"  // the process that asks for it; the default
 	LifetimeUnit    = "unit"     // the systemd unit of that process
 )
 

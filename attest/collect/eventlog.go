@@ -17,7 +17,8 @@ import (
 // it. It says that it is empty, and is to be read to its end.
 const SecurityFSLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
-// maxLogFile is what is read of a log: the buffer that it is kept in is larger than the log.
+// maxLogFile is how many bytes are read at most: the buffer that holds a log is larger than the
+// log.
 const maxLogFile = 1 << 20
 
 // addEventLog adds the log if there is one. Evidence without a log is evidence; a verifier who

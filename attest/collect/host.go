@@ -19,7 +19,7 @@ const hostTimeout = 30 * time.Second
 // HostError is a failure of the host's metadata service, or of another service, to hand out what
 // vouches for the hardware report.
 type HostError struct {
-	What       string        // what was asked for; empty: the processor's certificates
+	What       string        // the object of the request; empty: the processor's certificates
 	From       string        // whom; empty: the host
 	Status     int           // HTTP status; 0: no answer
 	RetryAfter time.Duration // 0: not said

@@ -14,7 +14,8 @@ import (
 // package asks the platform of the report and names none.
 type platform struct {
 	kind hcl.ReportType
-	// subject names what the endorsements are about: two reports of one subject have the same.
+	// subject names the chip or platform that the endorsements are about: two reports of one
+	// subject have the same.
 	subject func(hardware []byte) (string, error)
 	// endorse gets them.
 	endorse func(ctx context.Context, c *Collector, hardware []byte) (endorsements, error)
@@ -25,7 +26,7 @@ func platforms() []platform { return []platform{snp(), tdx()} }
 // HardwareConfig is what each platform needs to be told.
 type HardwareConfig struct{ TDXConfig }
 
-// hardwareState is what is kept for each platform, beside the endorsements.
+// hardwareState has what each platform keeps besides the endorsements.
 type hardwareState struct{ tdxState }
 
 func platformOf(kind hcl.ReportType) (platform, error) {
@@ -86,7 +87,7 @@ func (c *Collector) keep(e endorsements) {
 	c.endorsed = e
 }
 
-// forget drops all that was fetched: in evidence that does not verify, it may be what is wrong.
+// forget drops everything that was fetched: it may be the reason why evidence does not verify.
 func (c *Collector) forget() {
 	c.keep(endorsements{})
 	c.hardware.forget()

@@ -37,7 +37,7 @@ func (c *Collector) policyFor(e *attest.Evidence, req Request) attest.Policy {
 	return p
 }
 
-// withoutTEE is what a policy names that accepts evidence without a hardware report.
+// withoutTEE lists the kinds in a policy that accepts evidence without a hardware report.
 func withoutTEE(e *attest.Evidence) (kinds []attest.Kind, akNames [][]byte) {
 	if e.AKCertificate != nil {
 		return []attest.Kind{attest.KindVTPM}, nil

@@ -38,7 +38,7 @@ type TDXConfig struct {
 // NoCollateral has evidence made without collateral. Verifiers that ask for it refuse that.
 const NoCollateral = "none"
 
-// tdxState is what is kept of Intel's collateral.
+// tdxState keeps Intel's collateral.
 type tdxState struct {
 	mu   sync.Mutex
 	last keptCollateral // guarded by mu
@@ -63,7 +63,7 @@ func (s *tdxState) keep(k keptCollateral) {
 	s.last = k
 }
 
-// forget drops the collateral: in evidence that does not verify, it may be what is wrong.
+// forget drops the collateral: it may be the reason why evidence does not verify.
 func (s *tdxState) forget() { s.keep(keptCollateral{}) }
 
 // tdx is Intel TDX, whose reports only the processor can check: the host makes quotes of them, and
@@ -159,9 +159,9 @@ func parseQuoteAnswer(body []byte) ([]byte, error) {
 	return quote, nil
 }
 
-// collateral returns what Intel says about the quote's platform, and until when it is valid. What
-// was fetched in the last day is used again; what is older only if nothing newer can be had and it
-// is still valid.
+// collateral returns what Intel says about the quote's platform, and until when it is valid.
+// Collateral fetched in the last day is used again; older collateral only if it is still valid and
+// newer cannot be had.
 func (c *Collector) collateral(ctx context.Context, quote *tee.TDQuote, now time.Time) (*tee.TDXCollateral, time.Time, error) {
 	if c.cfg.Collateral == NoCollateral {
 		return nil, time.Time{}, nil

@@ -10,15 +10,14 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// aesKeySize is the size of what is inside a good ciphertext, in bytes.
+// aesKeySize is the size in bytes of the plaintext of a valid ciphertext.
 const aesKeySize = 32
 
 // TransportKey is a decryption key of the TPM for one answer of an attestation service, usable only
 // while the PCRs of the policy are what they were. It holds one of the TPM's few slots until Close.
 //
 // Its certify statement carries no qualifyingData, as that of Microsoft's own clients: the service
-// answers to whichever key it is shown, and what makes the answer fresh is that no other key can
-// open it.
+// answers to whichever key it is shown, and the answer is fresh because no other key can open it.
 type TransportKey struct {
 	key       *tpm.DecryptionKey
 	certified attest.Certified

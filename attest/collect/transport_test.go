@@ -72,7 +72,7 @@ func encryptTo(t *testing.T, k *collect.TransportKey, message []byte) []byte {
 
 // What the service sends is opened by the TPM, and nobody between the TPM and this process reads it
 // or puts their own in its place.
-func TestWhatTheServiceSendsIsNotOnTheWire(t *testing.T) {
+func TestThePlaintextIsNotOnTheWire(t *testing.T) {
 	m := newVM(t)
 	if err := m.tpm.Close(); err != nil {
 		t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// CommandLine is the command line of a kernel, or what may be one.
+// CommandLine is a text that is, or may be, the command line of a kernel.
 type CommandLine struct {
 	PCR  int    `json:"pcr"`
 	Text string `json:"text"`

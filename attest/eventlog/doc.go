@@ -33,19 +33,19 @@
 //
 // # What a program in the guest can do
 //
-// Root may extend any register after the boot, and add to the log what it extended. It cannot
-// take away what was measured before. That is why Secure Boot is read from what comes before the
-// separator of PCR 7 only; why the images of a boot are held to a list of all that are allowed, and
-// not searched for one that must be there; and why the command lines count only if each text in
-// PCRs 8 and 12 is readable, and each file that GRUB's commands loaded has a path that begins with
-// "/" or "(": only then is a command line known from a command. A loader that measures nothing
-// leaves PCRs 8 and 12 to root altogether: what they show is worth as much as the loaders in PCR 4.
+// Root may extend any register after the boot, and add to the log what it extended. It cannot take
+// away earlier measurements. That is why Secure Boot is read only from events before the separator
+// of PCR 7; why the images of a boot are held to a list of all allowed ones, and not searched for
+// one that must be there; and why the command lines count only if each text in PCRs 8 and 12 is
+// readable, and each file that GRUB's commands loaded has a path that begins with "/" or "(": only
+// then is a command line known from a command. A loader that measures nothing leaves PCRs 8 and 12
+// to root altogether: what they show is worth as much as the loaders in PCR 4.
 //
 // # Invariants
 //
 //   - Sizes and numbers are checked before anything is allocated or skipped; a log of the largest
 //     size costs a few milliseconds.
-//   - What cannot be read is "not stated" with a reason, never a default.
+//   - A fact that cannot be read is "not stated" with a reason, never a default.
 //   - Only the standard library is used: parsers of others come with the TPM clients of their
 //     modules. Tests hold this one to go-attestation's.
 //

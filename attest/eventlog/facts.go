@@ -20,8 +20,8 @@ func (h *HexBytes) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Facts are what a log shows about registers that it replays to. They are worth what the register
-// values are worth: nothing, unless the values were quoted by a TPM that is itself proven.
+// Facts are what a log shows about registers that it replays to. They are as trustworthy as the
+// register values: nothing, unless the values were quoted by a TPM that is itself proven.
 type Facts struct {
 	Events  int `json:"events"`
 	Padding int `json:"padding_bytes"` // zeros and 0xFF that were cut from the end

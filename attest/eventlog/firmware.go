@@ -5,9 +5,9 @@ import "encoding/binary"
 // lastFirmwarePCR is the last register of firmware and boot loader.
 const lastFirmwarePCR = 7
 
-// Firmware returns the log with nothing but what was measured into registers 0 to 7, with SHA-256
-// digests alone and without padding: for services that take no other log. It replays to the same
-// values of these registers.
+// Firmware returns the log with only the events of registers 0 to 7, with SHA-256 digests alone and
+// without padding: for services that take no other log. It replays to the same values of these
+// registers.
 func Firmware(log []byte) ([]byte, error) {
 	l, err := Parse(log)
 	if err != nil {

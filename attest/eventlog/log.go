@@ -45,7 +45,7 @@ func digestSize(alg uint16) int {
 	return 0
 }
 
-// Type says what an event is about. No digest covers it: whoever writes the log can write another.
+// Type says what an event is about. No digest covers it: a forger of the log can write another.
 type Type uint32
 
 // Types that are read (PC Client Platform Firmware Profile 1.06, table 27).
@@ -68,7 +68,7 @@ type Event struct {
 // covered reports whether the digest is that of the data.
 func (e Event) covered() bool { return covers(e.Digest, e.Data) }
 
-// Log is a parsed log. Nothing in it is proven. Its slices are parts of what was parsed.
+// Log is a parsed log. Nothing in it is proven. Its slices are parts of the parsed bytes.
 type Log struct {
 	Events  []Event
 	Padding int // bytes of zeros and 0xFF after the last event

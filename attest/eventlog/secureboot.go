@@ -27,7 +27,7 @@ type Authority struct {
 // secureBootPCR is the register of Secure Boot's state and its use.
 const secureBootPCR = 7
 
-// bootState is what is read from PCR 7.
+// bootState has the facts read from PCR 7.
 //
 // Everything before the separator was measured by firmware. It is read only if all of it can be:
 // the type of an event is covered by nothing, so that the measurement of SecureBoot = 0 could else

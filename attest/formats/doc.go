@@ -7,13 +7,14 @@
 //	                ──► ear-veraison the older spelling that github.com/veraison/ear reads
 //
 // Nothing here decides, and nothing here is signed but a request, by its own key: a claims set is
-// worth what the channel is worth that it came over. Whoever hands a result on to others signs it,
-// as a JWT for example. docs/formats.md says what of each form is standard and what is ours.
+// only as trustworthy as the channel that it came over. A program that hands a result on to others
+// signs it, as a JWT for example. docs/formats.md says which parts of each form are standard and
+// which are ours.
 //
 // # Invariants
 //
-//   - A result is "affirming" only if the evidence is verified. The trustworthiness vector has a
-//     value for what was checked only; no claim is made of the rest.
+//   - A result is "affirming" only if the evidence is verified. The trustworthiness vector has
+//     values only for categories that were checked; it makes no claim about the others.
 //   - What a reader finds in a request is compared: the statement for those who know no more must
 //     be the one in the bundle, and the request's key the one that it is about.
 //   - Evidence is read without trust: a claims set from it says what the machine says.

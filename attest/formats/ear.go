@@ -72,7 +72,7 @@ type attesterClaims struct {
 	EventLog  any               `json:"keyagent_event_log,omitempty"`
 }
 
-// verifierClaims are what was found, the inside of which is ours.
+// verifierClaims are the findings; their members are our own.
 type verifierClaims struct {
 	Verdict   attest.Verdict `json:"keyagent_verdict"`
 	Checks    []attest.Check `json:"keyagent_checks"`

@@ -47,7 +47,8 @@ type eatTEE struct {
 	Measurements []measurement `json:"measurements,omitempty"`
 }
 
-// measurement is a pair of a CoAP content format and what has it, in base64url (RFC 9711, 4.2.16).
+// measurement is a pair of a CoAP content format and content in that format, in base64url (RFC
+// 9711, 4.2.16).
 type measurement [2]any
 
 // jsonContent is application/json in the registry of CoAP content formats.
@@ -62,7 +63,7 @@ func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
 // eatClaims says what evidence says, verified or not.
 func eatClaims(e *attest.Evidence) (*eat, error) {
-	// Without anchors and challenge nothing is verified; what can be read is in the result.
+	// Without anchors and challenge nothing is verified; the result has the facts that can be read.
 	said := attest.VerifyExpected(e, attest.Expected{}, attest.TrustAnchors{}, attest.Policy{}, time.Unix(1, 0))
 	claims := &eat{
 		Profile: EATProfile, Nonce: b64(e.Nonce), Audience: e.Audience, UEID: ueid(said.VMID), Submods: map[string]any{},

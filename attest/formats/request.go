@@ -14,17 +14,17 @@ import (
 	"github.com/keyagent/keyagent/attest"
 )
 
-// maxRequestSize is the largest request that is read, in bytes: room for a bundle, and for what is
-// in it once more.
+// maxRequestSize is the largest request that is read, in bytes: room for a bundle and for its parts
+// once more.
 const maxRequestSize = 2 * attest.MaxEvidenceSize
 
 // ErrNoEvidence means that a request has no evidence of this project in it.
 var ErrNoEvidence = errors.New("the certificate request has no keyagent evidence in it")
 
 // ParseRequest reads a PKCS #10 request (DER) with the attribute that [Attribute] makes. The
-// request's signature is verified, and its key is the one that the evidence is about: so whoever
-// verifies the evidence, with [attest.VerifyForKey] and the request's key, knows where the key is
-// that the certificate will be for.
+// request's signature is verified, and its key is the one that the evidence is about: so a verifier
+// of the evidence, with [attest.VerifyForKey] and the request's key, knows where the certificate's
+// key is.
 //
 // The statements of the TCG in it must be those of the bundle: a reader who knows only them must
 // not be shown another key.

@@ -84,7 +84,7 @@ func checksOf(kind attest.Kind) (hardwareChecks, bool) {
 	return hardwareChecks{}, false
 }
 
-// newVector says of each category what was checked.
+// newVector gives a value to each category that was checked.
 func newVector(r *attest.Result) vector {
 	o := outcomes{r}
 	v := vector{

@@ -53,7 +53,7 @@ const HashSHA256 = 1
 type Report struct {
 	Version  uint32 // of the header, 1 or 2
 	Type     ReportType
-	HashType uint32 // 1 SHA-256, 2 SHA-384, 3 SHA-512: what the header says, not what is used
+	HashType uint32 // 1 SHA-256, 2 SHA-384, 3 SHA-512, by the header; the hash in use may differ
 	Hardware []byte // the SNP report (1184 bytes) or TDREPORT (1024 bytes)
 	Claims   []byte // the runtime claims, exactly as hashed
 

@@ -1,6 +1,6 @@
 // Command judge judges files of evidence with this module's own verifier, for people who do not
-// take our word for it: each case says what its evidence must be found to be, and judge prints what
-// it was found to be.
+// take our word for it: each case states the expected outcome for its evidence, and judge prints
+// the actual one.
 //
 //	go run ./attest/judge -cases testdata/azure-cvm/cases.json
 //

@@ -57,7 +57,8 @@ type Config struct {
 	Now    func() time.Time                           // nil: time.Now
 	Sleep  func(context.Context, time.Duration) error // nil: waits
 	Logger *slog.Logger                               // nil: nothing is logged
-	// Waiting is called with what is waited for, and its result when that is over. May be nil.
+	// Waiting is called when a wait begins, with a text that names it, and its result when the wait
+	// is over. May be nil.
 	Waiting func(what string) (over func())
 }
 

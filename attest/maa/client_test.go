@@ -232,7 +232,7 @@ func TestOnlyTheExactEnvelopeIsTaken(t *testing.T) {
 	}
 }
 
-func TestWhateverIsWrongInsideTheEnvelopeGivesOneError(t *testing.T) {
+func TestAllFaultsInsideTheEnvelopeGiveOneError(t *testing.T) {
 	t.Parallel()
 	tests := map[string]func(*rig){
 		"a tag that is wrong": func(r *rig) {

@@ -52,7 +52,7 @@ func addKey(key any) func(map[string]any) {
 	}
 }
 
-func TestWhatIsWrongInAnAnswerIsNamed(t *testing.T) {
+func TestFaultsOfAnAnswerAreNamed(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
 		`{"token":7}`:                     "token is not a string",

@@ -167,7 +167,7 @@ func ReadSNPReport(b []byte) (*SNPReport, error) {
 	return r, nil
 }
 
-// StructureRules are what CheckStructure allows beyond what is refused always.
+// StructureRules allow deviations that CheckStructure refuses otherwise.
 type StructureRules struct {
 	// VLEK accepts reports that a VLEK signed.
 	VLEK bool

@@ -182,7 +182,7 @@ func (c *TDXCollateral) verifyRevocation(signers []*x509.Certificate, use Collat
 type statement struct {
 	Issued           time.Time
 	Until            time.Time
-	EvaluationNumber uint32 // grows with each of Intel's reviews of what is in order
+	EvaluationNumber uint32 // grows with each of Intel's reviews of TCB levels
 }
 
 func (s statement) valid(use CollateralUse) error {

@@ -162,7 +162,7 @@ func certification(s *cryptobyte.String, want uint16, out *[]byte) error {
 		return fmt.Errorf("TD quote: certification data of type %d are not supported, want %d", kind, want)
 	}
 	if !sized32(s, out) {
-		return errors.New("TD quote: certification data are longer than what holds them")
+		return errors.New("TD quote: the certification data are longer than the field that holds them")
 	}
 	return nil
 }

@@ -25,10 +25,11 @@ type Config struct {
 	Logger    *slog.Logger     // nil: nothing is logged
 }
 
-// AzureGuest gets tokens from MAA's AzureGuest operation. It is safe for concurrent use.
+// AzureGuest gets tokens from MAA's AzureGuest operation; an endpoint is that of the service. It is
+// safe for concurrent use.
 type AzureGuest struct {
-	cfg   Config
-	cache *cache
+	cfg Config
+	*cache
 }
 
 // NewAzureGuest makes a provider. It does no I/O.
@@ -43,17 +44,6 @@ func NewAzureGuest(cfg Config) *AzureGuest {
 	a.cache = newCache(a.attest, cfg.Now)
 	return a
 }
-
-// Attest returns a token of the attestation service at endpoint, and when it expires. It may be a
-// kept one. The call blocks for at most as long as ctx allows.
-func (a *AzureGuest) Attest(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
-	return a.cache.token(ctx, endpoint)
-}
-
-// Discard drops the token of the attestation service at endpoint because its recipient did not
-// accept it: the next Attest gets a new one. A call to Attest that is in progress returns the token
-// that it gets, but that token is not kept.
-func (a *AzureGuest) Discard(endpoint string) { a.cache.discard(endpoint) }
 
 // attest gets a new token. If the answer was lost on the way, it asks once more, with a new nonce.
 func (a *AzureGuest) attest(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
@@ -99,9 +89,9 @@ func (a *AzureGuest) ask(ctx context.Context, audience string) (secret.String, t
 	return token, expires, nil
 }
 
-// checkTransportKey checks, as the service does, what is sent besides [attest.Evidence]. A refusal
-// by the service counts as its verdict about this machine, so nothing may be sent that was altered
-// between the TPM and this process.
+// checkTransportKey checks, as the service does, the transport key, which is sent besides
+// [attest.Evidence]. A refusal by the service counts as its verdict about this machine, so nothing
+// may be sent that was altered between the TPM and this process.
 func checkTransportKey(e *attest.Evidence, c attest.Certified) error {
 	ak, err := attest.ParseAK(e.AKPublic)
 	c.PCRs = e.PCRs

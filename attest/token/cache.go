@@ -41,8 +41,9 @@ func newCache(fetch fetcher, now func() time.Time) *cache {
 	return &cache{fetch: fetch, now: now, entries: map[string]entry{}}
 }
 
-// token returns a kept token for endpoint or fetches one.
-func (c *cache) token(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
+// Attest returns a token for endpoint, and when it expires. It may be a kept one. The call blocks
+// for at most as long as ctx allows.
+func (c *cache) Attest(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
 	if e, ok := c.kept(endpoint); ok {
 		return e.token, e.expires, nil
 	}
@@ -88,9 +89,10 @@ func (c *cache) fetchAndKeep(ctx context.Context, endpoint string) (entry, error
 	return entry{token, expires}, nil
 }
 
-// discard forgets the token of endpoint, and the call that is fetching the next: the callers that
-// wait for it get its result, later callers do not.
-func (c *cache) discard(endpoint string) {
+// Discard drops the token for endpoint because its recipient did not accept it: the next Attest
+// gets a new one. A call to Attest that is in progress returns the token that it gets, but that
+// token is not kept.
+func (c *cache) Discard(endpoint string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.entries, endpoint)

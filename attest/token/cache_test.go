@@ -46,7 +46,7 @@ func TestATokenIsKeptUntilFiveMinutesBeforeItExpires(t *testing.T) {
 		{time.Second, "token 2"},
 	} {
 		now = now.Add(step.pass)
-		got, _, err := c.Token(t.Context(), endpoint)
+		got, _, err := c.Attest(t.Context(), endpoint)
 		if err != nil || got.Reveal() != step.want {
 			t.Errorf("after another %v: %q, %v; want %q", step.pass, got.Reveal(), err, step.want)
 		}
@@ -73,7 +73,7 @@ func (g *gate) fetch(ctx context.Context, _ string) (secret.String, time.Time, e
 func crowd(ctx context.Context, c token.Cache, n int) (errs []error, done *sync.WaitGroup) {
 	errs, done = make([]error, n), &sync.WaitGroup{}
 	for i := range n {
-		done.Go(func() { _, _, errs[i] = c.Token(ctx, endpoint) })
+		done.Go(func() { _, _, errs[i] = c.Attest(ctx, endpoint) })
 	}
 	synctest.Wait()
 	return errs, done
@@ -173,7 +173,7 @@ func TestAPanicDoesNotStrandWaitingCallers(t *testing.T) {
 		var worker sync.WaitGroup
 		worker.Go(func() {
 			defer func() { panicked.Store(recover() != nil) }()
-			_, _, _ = c.Token(t.Context(), endpoint)
+			_, _, _ = c.Attest(t.Context(), endpoint)
 		})
 		synctest.Wait()
 		errs, waiter := crowd(t.Context(), c, 1)
@@ -191,7 +191,7 @@ func TestEndpointsThatChangeAllTheTimeDoNotFillTheMemory(t *testing.T) {
 	service := &counter{now: time.Now}
 	c := token.NewCache(service.fetch, time.Now)
 	for i := range 100 {
-		if _, _, err := c.Token(t.Context(), fmt.Sprint("https://attest.example/", i)); err != nil {
+		if _, _, err := c.Attest(t.Context(), fmt.Sprint("https://attest.example/", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -206,17 +206,17 @@ func TestADiscardedTokenIsNotHandedOutAgain(t *testing.T) {
 	c := token.NewCache(service.fetch, time.Now)
 	c.Discard(endpoint) // nothing is there yet
 	for _, want := range []string{"token 1", "token 1"} {
-		if got, _, err := c.Token(t.Context(), endpoint); err != nil || got.Reveal() != want {
+		if got, _, err := c.Attest(t.Context(), endpoint); err != nil || got.Reveal() != want {
 			t.Errorf("%q, %v; want %q", got.Reveal(), err, want)
 		}
 	}
 	c.Discard("https://other.example")
-	if got, _, _ := c.Token(t.Context(), endpoint); got.Reveal() != "token 1" {
+	if got, _, _ := c.Attest(t.Context(), endpoint); got.Reveal() != "token 1" {
 		t.Errorf("%q: another endpoint's token was discarded", got.Reveal())
 	}
 	c.Discard(endpoint)
 	for range 2 {
-		if got, _, err := c.Token(t.Context(), endpoint); err != nil || got.Reveal() != "token 2" {
+		if got, _, err := c.Attest(t.Context(), endpoint); err != nil || got.Reveal() != "token 2" {
 			t.Errorf("%q, %v; want a new token, once", got.Reveal(), err)
 		}
 	}
@@ -242,7 +242,7 @@ func TestAFlightThatBeganBeforeADiscardIsNotKept(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if _, _, err := c.Token(t.Context(), endpoint); err != nil || g.calls.Load() != 2 {
+		if _, _, err := c.Attest(t.Context(), endpoint); err != nil || g.calls.Load() != 2 {
 			t.Errorf("%v, %d calls: the new token was not kept", err, g.calls.Load())
 		}
 	})
@@ -268,7 +268,7 @@ func TestALateFlightDoesNotPutItsTokenBack(t *testing.T) {
 				close(first)
 				late.Wait()
 			}
-			if got, _, err := c.Token(t.Context(), endpoint); err != nil || got.Reveal() != "token 2" {
+			if got, _, err := c.Attest(t.Context(), endpoint); err != nil || got.Reveal() != "token 2" {
 				t.Errorf("the old flight landed: %v: %q, %v", landed, got.Reveal(), err)
 			}
 		}

@@ -18,14 +18,6 @@ func NewCache(fetch func(context.Context, string) (secret.String, time.Time, err
 	return Cache{newCache(fetch, now)}
 }
 
-// Token asks the cache.
-func (c Cache) Token(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
-	return c.cache.token(ctx, endpoint)
-}
-
-// Discard tells the cache to forget a token.
-func (c Cache) Discard(endpoint string) { c.discard(endpoint) }
-
 // Entries is how many endpoints are remembered.
 func (c Cache) Entries() int {
 	c.mu.Lock()

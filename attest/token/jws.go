@@ -13,7 +13,8 @@ import (
 	"github.com/keyagent/keyagent/internal/secret"
 )
 
-// maxKept bounds what is believed of a token's end: an issuer's keys and rules change.
+// maxKept is how long a token is used at most, whatever end it states: an issuer's keys and rules
+// change.
 const maxKept = 24 * time.Hour
 
 // compact is the form of a signed JWT (RFC 7515, 7.1): three parts, none of them empty.
@@ -25,7 +26,7 @@ func readToken(output []byte, now time.Time) (secret.String, time.Time, error) {
 	text := string(bytes.TrimSuffix(bytes.TrimSuffix(output, []byte("\n")), []byte("\r")))
 	parts := compact.FindStringSubmatch(text)
 	if parts == nil {
-		return secret.String{}, time.Time{}, errors.New("what it wrote is not one signed JWT in compact form, on one line")
+		return secret.String{}, time.Time{}, errors.New("its output is not one signed JWT in compact form, on one line")
 	}
 	var header struct {
 		Algorithm string `json:"alg"`
@@ -34,7 +35,7 @@ func readToken(output []byte, now time.Time) (secret.String, time.Time, error) {
 		Expires *float64 `json:"exp"`
 	}
 	if err := errors.Join(readPart(parts[1], &header), readPart(parts[2], &claims)); err != nil {
-		return secret.String{}, time.Time{}, errors.New("what it wrote is not a JWT: header or claims are not JSON that can be understood in one way only")
+		return secret.String{}, time.Time{}, errors.New("its output is not a JWT: header or claims are not JSON that can be understood in one way only")
 	}
 	if header.Algorithm == "" || strings.EqualFold(header.Algorithm, "none") {
 		return secret.String{}, time.Time{}, errors.New("the JWT is not signed")

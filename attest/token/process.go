@@ -73,7 +73,7 @@ func (p process) outcome(ctx context.Context, err error) error {
 	case errors.Is(err, exec.ErrWaitDelay):
 		return errHeld
 	case errors.As(err, &exit) && exit.Exited():
-		return fmt.Errorf("it ended with exit code %d; the agent's log has what it said", exit.ExitCode())
+		return fmt.Errorf("it ended with exit code %d; its messages are in the agent's log", exit.ExitCode())
 	}
 	return fmt.Errorf("it did not end by itself: %w", err)
 }
@@ -124,7 +124,7 @@ func (g *group) end() {
 	g.pid = 0
 }
 
-// bounded keeps at most so many bytes of what is written: the first, or the last. It is safe for
+// bounded keeps a limited number of the bytes written to it: the first, or the last. It is safe for
 // concurrent use.
 type bounded struct {
 	most int

@@ -37,8 +37,8 @@ type ProgramConfig struct {
 // standard input and writes the token, a JWT in compact form, to its standard output. No shell
 // takes part, and its environment has nothing of the agent's. It is safe for concurrent use.
 type Program struct {
-	cfg   ProgramConfig
-	cache *cache
+	cfg ProgramConfig
+	*cache
 }
 
 // NewProgram makes a provider. It starts nothing.
@@ -56,16 +56,6 @@ func NewProgram(cfg ProgramConfig) *Program {
 	p.cache = newCache(p.attest, cfg.Now)
 	return p
 }
-
-// Attest returns a token for endpoint, and when it expires. It may be a kept one. The call blocks
-// for at most as long as ctx allows.
-func (p *Program) Attest(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
-	return p.cache.token(ctx, endpoint)
-}
-
-// Discard drops the token for endpoint because its recipient did not accept it, as that of
-// [AzureGuest] does.
-func (p *Program) Discard(endpoint string) { p.cache.discard(endpoint) }
 
 // attest makes evidence and has the program make a token of it.
 func (p *Program) attest(ctx context.Context, endpoint string) (secret.String, time.Time, error) {
@@ -117,8 +107,8 @@ func (p *Program) tell(ctx context.Context, said string, failed error) {
 	p.cfg.Logger.Log(ctx, level, "the attestation program says", "program", p.cfg.Command[0], "stderr", said)
 }
 
-// tokenLike is what may be a token, a key or a part of the evidence. Paths that are not very long
-// are none.
+// tokenLike matches text that may be a token, a key or a part of the evidence. It does not match
+// paths of usual length.
 var tokenLike = regexp.MustCompile(`eyJ[A-Za-z0-9+/_=.-]*|[A-Za-z0-9+/_=.-]{40,}|[A-Za-z0-9+_=-]{20,}`)
 
 // withoutSecrets makes a program's own words fit for the log: one line, without control and format

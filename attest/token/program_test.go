@@ -162,7 +162,7 @@ func livingOf(t *testing.T, group int) (alive []string) {
 }
 
 // A program that has done its work is not held up by what it has left behind, which is killed.
-func TestWhatAProgramLeavesBehindIsKilled(t *testing.T) {
+func TestProcessesThatAProgramLeavesAreKilled(t *testing.T) {
 	t.Parallel()
 	p, dir, _ := program(t, "echo $$ >$D/pid\nsleep 600 &\necho "+goodJWT(), nil)
 	got, _, err := p.Ask(t.Context(), endpoint, []byte("{}"))

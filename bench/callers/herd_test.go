@@ -145,7 +145,7 @@ func (s *stage) herd(tb testing.TB, whom string) run {
 			continue
 		}
 		r.requests++
-		if strings.HasPrefix(e.Leg, "imds.") {
+		if strings.HasPrefix(e.Operation, "imds.") {
 			r.imds++
 		}
 		if e.Status == http.StatusTooManyRequests {

@@ -78,10 +78,10 @@ func newStage(tb testing.TB) *stage {
 func (s *stage) slowDown(tb testing.TB) {
 	tb.Helper()
 	err := s.platform.SetIMDS(imds.Behaviour{Limit: &imds.Limit{}})
-	for leg, delay := range map[string]time.Duration{
+	for operation, delay := range map[string]time.Duration{
 		"imds.token": imdsDelay, "imds.getplatformmetadata": imdsDelay, "imds.issuecredential": imdsDelay, "entra.mtls.token": entraDelay,
 	} {
-		err = errors.Join(err, s.platform.Faults().Add(fault.Fault{Leg: leg, Kind: fault.Delay, Delay: fault.Duration(delay)}))
+		err = errors.Join(err, s.platform.Faults().Add(fault.Fault{Operation: operation, Kind: fault.Delay, Delay: fault.Duration(delay)}))
 	}
 	if err != nil {
 		tb.Fatal(err)

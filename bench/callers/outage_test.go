@@ -97,7 +97,7 @@ func withAgent(tb testing.TB, age time.Duration) (got answers) {
 		s.until(tb, journal.OK, s.requests(journal.OK)+1, get)
 	}
 	s.advance(tb, age)
-	if err := s.platform.Faults().Add(fault.Fault{Leg: "entra.mtls.token", Kind: fault.Reset}); err != nil {
+	if err := s.platform.Faults().Add(fault.Fault{Operation: "entra.mtls.token", Kind: fault.Reset}); err != nil {
 		tb.Fatal(err)
 	}
 	for range asked {
@@ -121,7 +121,7 @@ func (s *stage) until(tb testing.TB, outcome journal.Outcome, n int, do func() e
 }
 
 func (s *stage) requests(outcome journal.Outcome) (n int) {
-	for _, e := range s.platform.Journal().Leg("entra.mtls.token") {
+	for _, e := range s.platform.Journal().Operation("entra.mtls.token") {
 		if e.Outcome == outcome {
 			n++
 		}

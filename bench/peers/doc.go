@@ -18,7 +18,7 @@
 //     bytes, and one verification.
 //   - All but keyfile.NewTPMKeySigner authorize with an empty password, so that an attacker on the
 //     bus to the TPM can change what is signed. Both forms of ours are compared: protected against
-//     that, as by default, and plain, as they are.
+//     that, as by default, and plain, like the peers.
 //
-// What is missing: tpm2-openssl, because a process for each signature is no comparison.
+// tpm2-openssl is left out, because a process for each signature is no comparison.
 package peers

@@ -15,7 +15,7 @@ func TestParseReadsWhatABenchmarkLogs(t *testing.T) {
 	}
 }
 
-func TestParsePassesOverWhatIsNoSeries(t *testing.T) {
+func TestParseIgnoresLinesThatAreNoSeries(t *testing.T) {
 	for name, line := range map[string]string{
 		"another line":        "BenchmarkSign-2  100  900 ns/op",
 		"no JSON":             "x.go:1: series: of errors",

@@ -160,8 +160,8 @@ func (c *Credential) source(w want) *client.TokenSource {
 	return source
 }
 
-// Error is why there is no token. azcore does not retry it: what can be retried, the credential has
-// retried.
+// Error is why there is no token. azcore does not retry it: the credential itself has retried where
+// that can help.
 type Error struct{ err error }
 
 // Error implements error.

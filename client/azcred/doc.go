@@ -6,10 +6,10 @@
 //	vault, err := azsecrets.NewClient("https://example.vault.azure.net", credential, nil)
 //
 // A program that uses azidentity needs no other code: under `keyagent exec`, or with the endpoints
-// of the agent in its environment, its own credentials get their tokens from the agent. What this
-// package has beyond that: the socket alone, and no secret, says who is calling; claims challenges
-// are met (azidentity passes none on for a managed identity); applications of the agent's
-// configuration can be named like managed identities; and a refusal says which rule is missing.
+// of the agent in its environment, its own credentials get their tokens from the agent. This
+// package has more: the socket alone, and no secret, identifies the caller; claims challenges are
+// met (azidentity passes none on for a managed identity); applications of the agent's configuration
+// can be named like managed identities; and a refusal says which rule is missing.
 //
 // # Invariants
 //

@@ -100,7 +100,7 @@ func (f *attestFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.key, "key", "", "about the key with this name; binding is the agent's own")
 	flags.StringVar(&f.pcrs, "pcrs", "", "PCRs to quote, as in 0,2,7 (default: those of the configuration, 0 to 7)")
 	flags.StringVar(&f.pcrBank, "pcr-bank", "", "bank of these PCRs: sha256 or sha384 (default: sha256)")
-	flags.BoolVar(&f.eventLog, "event-log", false, "with the log of what the firmware measured")
+	flags.BoolVar(&f.eventLog, "event-log", false, "with the firmware's log of the boot")
 	flags.BoolVar(&f.fresh, "hardware-fresh", false, "have the processor's report made anew, which takes up to ten seconds")
 	flags.StringVar(&f.out, "out", "", "file to write (mode 0600) in place of standard output")
 	flags.StringVar(&f.format, "format", string(formats.Bundle), "bundle; eat: readable claims, no evidence; csr: a certificate request with the evidence in it (docs/formats.md)")

@@ -53,8 +53,8 @@ leave rules out whose users or groups are not known.`,
 	return cmd
 }
 
-// loadConfig reads the configuration and checks what it refers to. One that refers to what cannot
-// be used comes with the error.
+// loadConfig reads the configuration and checks what it refers to. If it refers to something that
+// cannot be used, it is returned with the error.
 func (a *app) loadConfig(ctx context.Context) (*config.Config, error) {
 	cfg, _, err := a.loadConfigFrom(ctx)
 	return cfg, err

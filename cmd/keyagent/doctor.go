@@ -75,7 +75,7 @@ nothing failed.`,
 				return err
 			}
 			if err := cmd.Context().Err(); err != nil {
-				return err // what was found since then is the interrupt
+				return err // findings from then on are effects of the interrupt
 			}
 			if err := a.printDiagnosis(diagnosis, asJSON); err != nil {
 				return err

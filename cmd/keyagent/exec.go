@@ -51,10 +51,10 @@ func (f *launchFlags) add(cmd *cobra.Command, lifetime string) {
 	flags.StringVar(&f.identity, "identity", "", "name of the identity in the agent's configuration (may be left out if only one is allowed)")
 	flags.StringSliceVar(&f.families, "for", []string{string(launch.All)}, "which programs it is for: "+strings.Join(launch.FamilyNames(), ", "))
 	flags.StringVar(&f.lifetime, "lifetime", lifetime, "when the secret ends: with the process or the unit (a systemd unit, or a login session)")
-	flags.BoolVar(&f.quiet, "quiet", false, "say nothing of what an SDK would do differently")
+	flags.BoolVar(&f.quiet, "quiet", false, "do not say what an SDK will do differently")
 }
 
-// check finds what is wrong with the flags before anybody is asked.
+// check refuses wrong flags before the agent is asked.
 func (f *launchFlags) check() ([]launch.Family, error) {
 	if f.lifetime != wire.LifetimeProcess && f.lifetime != wire.LifetimeUnit {
 		return nil, usageError{fmt.Errorf("--lifetime %q is not %s or %s", f.lifetime, wire.LifetimeProcess, wire.LifetimeUnit)}
@@ -103,7 +103,7 @@ The exit code is that of the program; 126 if it cannot be run, 127 if it is not 
 			return become(cmd.Context(), path, args, env.Apply(os.Environ()))
 		},
 	}
-	cmd.DisableFlagsInUseLine = true // what is behind the program is not ours
+	cmd.DisableFlagsInUseLine = true // flags behind the program's name are the program's
 	cmd.ValidArgsFunction = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)
 	cmd.Flags().SetInterspersed(false) // what follows the program's name is the program's
 	cmd.Flags().Bool("json", false, "errors and warnings of keyagent as JSON")

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-func TestWhatFollowsTheProgramOfExecIsTheProgramsOwn(t *testing.T) {
+func TestArgumentsAfterTheProgramOfExecAreTheProgramsOwn(t *testing.T) {
 	for line, want := range map[string]bool{
 		"exec --json --identity vm app":            true,
 		"exec --identity vm --json app --output x": true,

@@ -38,12 +38,13 @@ type configError struct{ error }
 
 func (e configError) Unwrap() error { return e.error }
 
-// referenceError marks a configuration that can be read, and names what cannot be used.
+// referenceError is for a configuration that can be read, and refers to something that cannot be
+// used.
 type referenceError struct{ error }
 
 func (e referenceError) Unwrap() error { return e.error }
 
-// exit prints what came of a command and what to do about it, and returns the exit code.
+// exit prints a command's error and what to do about it, and returns the exit code.
 func (a *app) exit(err error, cmd *cobra.Command) int {
 	if err == nil {
 		return exitDone
@@ -200,8 +201,8 @@ func (a *app) hintFor(err error, cmd *cobra.Command) string {
 	return ""
 }
 
-// checkCommand is what checks the configuration that cmd has read. Of the environment, the next
-// command knows, too.
+// checkCommand is the command that checks the configuration that cmd has read. Of the environment,
+// the next command knows, too.
 func (a *app) checkCommand(cmd *cobra.Command) string {
 	if !cmd.Flags().Changed("config") {
 		return "keyagent config check"

@@ -24,8 +24,8 @@ func (a *app) imagePrepareCommand() *cobra.Command {
 	var place placeFlags
 	cmd := &cobra.Command{
 		Use:   imagePrepareName,
-		Short: "Remove what is this machine's alone, before its disk becomes an image",
-		Long: `Remove what is this machine's alone, before its disk becomes an image for others:
+		Short: "Remove this machine's keys and secrets, before its disk becomes an image",
+		Long: `Remove this machine's keys and secrets, before its disk becomes an image for others:
 keys, their certificates, the note of the TPM that they are in, and the key of the
 secrets that programs show to the agent. What it removes is shown first. Each machine
 that is made from the image makes its own at its first start.
@@ -124,7 +124,7 @@ func (a *app) confirmRemoval(ctx context.Context, f prepareFlags) error {
 		return nil
 	}
 	if !isTerminal(a.in) {
-		return usagef("what is removed cannot be brought back: say --yes, where nobody can be asked")
+		return usagef("removed keys cannot be brought back: say --yes, where nobody can be asked")
 	}
 	ask := questions{in: bufio.NewReader(a.in), out: a.err, echoes: true}
 	if !isYes(ask.ask(ctx, "Remove this? It cannot be brought back. [y/N]")) {

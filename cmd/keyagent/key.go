@@ -103,7 +103,7 @@ func (a *app) withKeysOr(cmd *cobra.Command, place *placeFlags, opts statedir.Op
 	return do(keys)
 }
 
-// warnings is a logger for what is not the command's result.
+// warnings is a logger for messages that are not part of the command's result.
 func (a *app) warnings() *slog.Logger {
 	options := &slog.HandlerOptions{
 		Level: slog.LevelWarn,

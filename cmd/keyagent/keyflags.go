@@ -13,11 +13,11 @@ import (
 	"github.com/keyagent/keyagent/internal/statedir"
 )
 
-// none is what takes away, in a rotation, what the old key has.
+// none is the value that, in a rotation, drops the old key's value.
 const none = "none"
 
-// keyFlags say what key to make. What is empty is the default, or in a rotation what the old key
-// has.
+// keyFlags say what key to make. An empty one stands for the default, or in a rotation for the old
+// key's value.
 type keyFlags struct {
 	algorithm  string
 	pcrs       string // "0,2,7" or "none"

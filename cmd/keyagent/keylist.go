@@ -62,8 +62,7 @@ func (a *app) printKeyList(reports []keyring.KeyReport, tested bool) error {
 	return w.Flush()
 }
 
-// certificateText says in a few words what is to be known of a key's certificate, or what is wrong
-// with the key.
+// certificateText says in a few words the state of a key's certificate, or the key's fault.
 func certificateText(r keyring.KeyReport) string {
 	c := r.Certificate
 	switch {

@@ -4,11 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"text/tabwriter"
-	"unicode"
 
+	"github.com/keyagent/keyagent/attest/report"
 	"github.com/keyagent/keyagent/internal/inputfile"
 	"github.com/keyagent/keyagent/internal/keyring"
 	"github.com/keyagent/keyagent/internal/pemfile"
@@ -49,7 +48,7 @@ func brokenKey(name, problem string) error {
 	return fmt.Errorf("key %q is there and does not work: %s", name, strings.ReplaceAll(problem, "\n", " "))
 }
 
-// warn is for what must not be overlooked in the result of a command that changed something.
+// warn prints the warnings about a change that was made, where they cannot be overlooked.
 func (a *app) warn(warnings []string) {
 	if a.json {
 		return // they are in the result
@@ -67,20 +66,9 @@ func rowsOn(w io.Writer) rowFunc {
 	}
 }
 
-// printable escapes what would steer a terminal or feign a line of its own. Names in certificates,
-// and what a server says of itself, may have anything in them.
-func printable(text string) string {
-	var b strings.Builder
-	for _, r := range text {
-		if unicode.IsPrint(r) {
-			b.WriteRune(r)
-			continue
-		}
-		escaped := strconv.QuoteRune(r)
-		b.WriteString(escaped[1 : len(escaped)-1])
-	}
-	return b.String()
-}
+// printable escapes characters that would control a terminal or feign a line of their own. Names in
+// certificates, and a server's answers, may contain any character.
+func printable(text string) string { return report.Printable(text) }
 
 // printableLines is printable for advice, in which commands to be pasted are on lines of their own.
 func printableLines(text string) string {
@@ -188,7 +176,7 @@ func (a *app) printCertificate(r keyring.CertificateReport, asJSON bool) error {
 	return w.Flush()
 }
 
-// printReplacedRows prints what was replaced, and how it comes back.
+// printReplacedRows prints the replaced key and certificate, and how to restore them.
 func printReplacedRows(row rowFunc, r keyring.ReplacedReport) {
 	row("replaced", "%s", r.Subject)
 	row("  valid", "%s to %s", stamp(r.NotBefore), stamp(r.NotAfter))

@@ -67,7 +67,7 @@ platform. A running agent goes on with the old one until it is restarted.`,
 	return cmd
 }
 
-// rotation is what was asked for.
+// rotation has the flags of one rotation.
 type rotation struct {
 	begin                keyFlags
 	connect, caFile      string
@@ -102,7 +102,7 @@ func (r rotation) check(name string) error {
 	case r.force && !r.finish:
 		return usagef("--force goes with --finish")
 	case r.steps() > 0 && changes != keyFlags{}:
-		return usageError{errors.New("the flags that say what the key is like go with the command that begins the rotation, not with --finish, --cancel or --back")}
+		return usageError{errors.New("the flags that describe the key go with the command that begins the rotation, not with --finish, --cancel or --back")}
 	case name == statedir.BindingKeyName && (r.finish || r.back || r.begin != keyFlags{}):
 		return usageError{fmt.Errorf("key %q is rotated in one go, as the configuration says: give no option", name)}
 	}

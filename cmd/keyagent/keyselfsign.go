@@ -102,7 +102,7 @@ func (a *app) handOut(name string, report keyring.CertificateReport, out string,
 	return a.printSteps(name, out, report, req)
 }
 
-// printSteps prints what is left to be done, once Entra knows the certificate if it is for Entra.
+// printSteps prints the steps that remain, for a certificate for Entra those after its upload.
 func (a *app) printSteps(name, file string, report keyring.CertificateReport, req keyring.SelfSignOptions) error {
 	var steps []string
 	next, replace := "", ""

@@ -186,7 +186,7 @@ func (v *victim) until(reached func() bool) bool {
 func (v *victim) issued(name string) int {
 	v.t.Helper()
 	n := 0
-	for _, e := range v.platform.Journal().Leg("imds.issuecredential") {
+	for _, e := range v.platform.Journal().Operation("imds.issuecredential") {
 		if e.Outcome == journal.OK && e.Detail["client_id"] == v.identity(name).ClientID {
 			n++
 		}
@@ -278,8 +278,8 @@ func (v *victim) round(most func(name string) int) {
 
 // disturb makes one endpoint slow, so that the kill hits a request to it.
 func (v *victim) disturb() {
-	legs := []string{"imds.getplatformmetadata", "maa.attest", "imds.issuecredential", "entra.mtls.token"}
-	f := fault.Fault{Leg: legs[v.random.IntN(len(legs))], Kind: fault.Delay, Delay: fault.Duration(50 * time.Millisecond)}
+	operations := []string{"imds.getplatformmetadata", "maa.attest", "imds.issuecredential", "entra.mtls.token"}
+	f := fault.Fault{Operation: operations[v.random.IntN(len(operations))], Kind: fault.Delay, Delay: fault.Duration(50 * time.Millisecond)}
 	if err := v.platform.Faults().Add(f); err != nil {
 		v.t.Error(err)
 	}

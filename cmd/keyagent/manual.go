@@ -20,7 +20,7 @@ func (a *app) manualCommand() *cobra.Command {
 		Use:    manualName + " DIRECTORY",
 		Short:  "Write the manual pages into a directory",
 		Long:   "Write a manual page for each command into a directory, as packages bring them.",
-		Hidden: true, // whoever has the program from a package has its pages
+		Hidden: true, // packages bring the pages with the program
 		Args:   cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := os.MkdirAll(args[0], 0o755); err != nil { //nolint:gosec // manual pages are for everybody

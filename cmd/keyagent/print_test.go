@@ -195,7 +195,7 @@ func TestFormsOfCredentialsSayWhetherTheyWork(t *testing.T) {
 	}
 }
 
-func TestWhatIsLeftToDoWithACertificate(t *testing.T) {
+func TestRemainingStepsForACertificate(t *testing.T) {
 	entra, inUse := keyring.CertificateReport{ForEntra: true}, keyring.CertificateReport{ForEntra: true, NeedsReplace: true}
 	for _, tc := range []struct {
 		name   string

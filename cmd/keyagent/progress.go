@@ -12,8 +12,8 @@ import (
 // progressStep is how often the line on the terminal is renewed.
 const progressStep = time.Second
 
-// during runs do, and on a terminal says meanwhile what it waits for, as the command calls it and
-// as the board of waits has it. What takes less than a step goes without a word.
+// during runs do, and on a terminal shows meanwhile what it waits for: the command's own words, and
+// the longest entry of the board of waits. What takes less than a step goes without a word.
 func (a *app) during(ctx context.Context, what string, do func() error) error {
 	if !a.isTerminal() {
 		return do()
@@ -30,7 +30,7 @@ func (a *app) during(ctx context.Context, what string, do func() error) error {
 	return err
 }
 
-// awaited is during for what returns something.
+// awaited is during for a function that returns a value.
 func awaited[T any](ctx context.Context, a *app, what string, do func() (T, error)) (result T, err error) {
 	err = a.during(ctx, what, func() (err error) {
 		result, err = do()
@@ -55,7 +55,7 @@ func (a *app) tell(ctx context.Context, what string) {
 	}
 }
 
-// waitsFor is what has been waited for for the longest in this process; nothing if that is not
+// waitsFor names the operation that this process has waited for the longest; "" if that is not
 // known.
 func (a *app) waitsFor() string {
 	now := a.waits.Now()

@@ -33,7 +33,7 @@ func newTerminal(t *testing.T) (screen, program *os.File) {
 }
 
 // On a terminal, a command says how long it takes and what it waits for, until that is over.
-func TestProgressSaysWhatIsWaitedFor(t *testing.T) {
+func TestProgressNamesTheWait(t *testing.T) {
 	screen, program := newTerminal(t)
 	a := &app{streams: streams{err: program}, waits: waiting.New(waiting.Config{})}
 	over := a.waits.Begin("IMDS: getplatformmetadata")

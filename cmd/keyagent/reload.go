@@ -164,11 +164,8 @@ func isAgent(pid int) error {
 // outcome says whether a reload is over that was begun after a status, and what came of it.
 func outcome(before, now wire.Status) (over bool, err error) {
 	was, is := before.Configuration, now.Configuration
-	switch {
-	case now.PID != before.PID:
+	if now.PID != before.PID {
 		return true, errors.New("the agent has ended and was started again: its log says what came of the configuration")
-	case was.Since.IsZero() && !is.Since.IsZero():
-		return true, nil // there was none that could be used
 	}
 	needed := was.Reloads + was.Refused + 1
 	if was.Reloading {

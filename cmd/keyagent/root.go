@@ -15,6 +15,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/config"
+	"github.com/keyagent/keyagent/internal/daemon"
 	"github.com/keyagent/keyagent/internal/waiting"
 	"github.com/keyagent/keyagent/internal/writequeue"
 )
@@ -36,13 +37,16 @@ type app struct {
 	messages   *writequeue.Queue // of what goes to standard error; nil: that is written at once
 }
 
-// interruptPatience is what an interrupted command has to put things in order, such as what it has
-// in the TPM.
+// interruptPatience is how long an interrupted command may clean up, such as flush its objects in
+// the TPM.
 const interruptPatience = 5 * time.Second
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, std streams) int {
 	a := &app{streams: std, args: args, json: wantsJSON(args), waits: waiting.New(waiting.Config{})}
+	if err := daemon.Conceal(); err != nil {
+		return a.exit(err, nil)
+	}
 	root := a.rootCommand() //nolint:contextcheck // commands get theirs from ExecuteContextC
 	root.SetArgs(args)
 	target, _, err := root.Find(args)
@@ -151,10 +155,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused by polic
 	return root
 }
 
-// agentSocket is where a command looks for the agent; empty leaves that to package client. A
-// configuration counts only if it was named, and only for its socket; if this user may not
-// read it, it does not count: a user who may have tokens need not be able to read it. A warning
-// says if it is wrong or not there.
+// agentSocket is where a command looks for the agent; empty leaves that to package client. Of a
+// configuration only its socket is used, and only if the configuration was named. It is ignored
+// without a warning if this user may not read it, as a user who may have tokens need not be able
+// to; if it is wrong or missing, a warning says so.
 func (a *app) agentSocket(cmd *cobra.Command) string {
 	if a.socket != "" || os.Getenv(wire.EnvSocket) != "" || !configNamed(cmd) {
 		return a.socket
@@ -169,7 +173,7 @@ func (a *app) agentSocket(cmd *cobra.Command) string {
 	return ""
 }
 
-// warnOf is for what a command can do without.
+// warnOf warns of a failure that the command can do without.
 func (a *app) warnOf(err error) {
 	if a.json {
 		a.warnings().Warn(err.Error())

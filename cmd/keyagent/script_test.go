@@ -309,7 +309,7 @@ func countJournal(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: journal DIR LEG COUNT")
 	}
-	body := control(ts, http.MethodGet, platformInfo(ts, args[0]).Control+"/journal?leg="+args[1], "")
+	body := control(ts, http.MethodGet, platformInfo(ts, args[0]).Control+"/journal?operation="+args[1], "")
 	var entries []json.RawMessage
 	ts.Check(json.Unmarshal(body, &entries))
 	if want := args[2]; strconv.Itoa(len(entries)) != want {

@@ -17,8 +17,11 @@ import (
 // asked.
 const retryEvery = 30 * time.Second
 
-// causeHangup is what log and status have for the cause of a reload.
-const causeHangup = "SIGHUP"
+// What log and status have for the cause of a reload.
+const (
+	causeHangup = "SIGHUP"
+	causeRetry  = "retry" // nobody has asked for it
+)
 
 // service is the agent from the start of its process to its end.
 type service struct {
@@ -114,7 +117,7 @@ func (s *service) retry(ctx context.Context, standby *daemon.Standby, ended chan
 	again := time.NewTicker(retryEvery)
 	defer again.Stop()
 	for {
-		cause := ""
+		cause := causeRetry
 		select {
 		case <-ctx.Done():
 			return nil, nil
@@ -123,12 +126,13 @@ func (s *service) retry(ctx context.Context, standby *daemon.Standby, ended chan
 			return nil, err
 		case <-s.hangups:
 			cause = causeHangup
-			standby.Try(ctx)
 		case <-again.C:
 		}
+		standby.Try(ctx, cause == causeHangup)
 		begun, origin, err := s.open(ctx)
 		switch {
 		case err == nil:
+			begun.agent.Follows(standby, cause)
 			return begun, nil
 		case ctx.Err() != nil:
 			return nil, nil

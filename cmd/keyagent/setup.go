@@ -167,10 +167,10 @@ func (a *app) setup(ctx context.Context, f setupFlags) error {
 	return err
 }
 
-// settle shows the proposal, and writes it if that is what is wanted.
+// settle shows the proposal, and writes it if the user wants that.
 func (a *app) settle(ctx context.Context, f setupFlags, r *setupReport, ask *questions) error {
 	a.showProposal(f, r.Proposal)
-	if err := a.checkProposal(ctx, r.Config); err != nil {
+	if err := errors.Join(a.checkProposal(ctx, r.Config), checkFilesFor(f.user, r.Config)); err != nil {
 		return err
 	}
 	if f.print {
@@ -195,8 +195,8 @@ func (a *app) settle(ctx context.Context, f setupFlags, r *setupReport, ask *que
 		a.setupSays(f, "nothing was written (--dry-run)\n")
 		return nil
 	case there != "" && !f.force:
-		return advice.To(fmt.Errorf("%s is there, and differs from what is proposed: nothing was written", r.File),
-			"take over by hand what is right of it, or replace the file and keep the old one beside it: %s", advice.Run(advice.Setup, "", advice.Force))
+		return advice.To(fmt.Errorf("%s is there, and differs from the proposal: nothing was written", r.File),
+			"take over the right parts by hand, or replace the file and keep the old one beside it: %s", advice.Run(advice.Setup, "", advice.Force))
 	case !ask.mayWrite(ctx, f, r.File):
 		return advice.To(errors.New("nothing was written"), "say yes, or where nobody can be asked, --yes")
 	}
@@ -232,8 +232,10 @@ func installation(f setupFlags) (statefile.Installation, error) {
 	how := statefile.Installation{Mode: 0o600, GID: -1, Replace: f.force}
 	account, err := accounts.Finder{}.Account(f.user)
 	switch {
-	case os.Geteuid() == 0 && (err != nil || account.UID == 0): // who will read it is not known yet; there is nothing secret in it
-		how.Mode = 0o644
+	case os.Geteuid() == 0 && (errors.Is(err, accounts.ErrUnknown) || err == nil && account.UID == 0):
+		how.Mode = 0o644 // the user is still to be made; there is nothing secret in it
+	case os.Geteuid() == 0 && err != nil:
+		return how, advice.To(fmt.Errorf("who may read the configuration cannot be found out: %w", err), "see that /etc/passwd and /etc/group can be read and are whole")
 	case os.Geteuid() == 0:
 		how.Mode, how.GID = 0o640, int(account.GID)
 	case err != nil || int64(account.UID) != int64(os.Geteuid()):
@@ -270,7 +272,7 @@ func (f *setupFlags) readBase() (*config.Config, error) {
 // maxExisting is above what a configuration may have.
 const maxExisting = 2 << 20
 
-// readExisting returns what is at the configuration's place, "" if nothing is.
+// readExisting returns the text of the configuration's file, "" if there is none.
 func readExisting(path string) (string, error) {
 	file, err := os.Open(path) // #nosec G304 -- the operator's choice
 	if errors.Is(err, fs.ErrNotExist) {

@@ -43,7 +43,7 @@ func (q *questions) ask(ctx context.Context, question string) string {
 // missing asks for the choices that were not made.
 func (q *questions) missing(ctx context.Context, c *setup.Choices) error {
 	if len(c.Missing()) == 0 || q.in == nil {
-		return nil // Propose says what is missing
+		return nil // Propose reports the missing choices
 	}
 	if c.Application == "" && c.Managed.ClientID == "" && c.Managed.ObjectID == "" && c.Managed.ResourceID == "" {
 		c.Managed.ClientID = q.ask(ctx, "Which managed identity? Nothing for the VM's own, or the client id of a user-assigned one:")

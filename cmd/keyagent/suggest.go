@@ -12,8 +12,8 @@ import (
 	"github.com/keyagent/keyagent/internal/nearby"
 )
 
-// subcommands takes no arguments: what is there instead of a subcommand is none, and one that is
-// like it is suggested.
+// subcommands is for a command that has subcommands and takes no arguments: an argument is an
+// unknown command, and similar ones are suggested.
 func subcommands(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -69,7 +69,7 @@ func (a *app) mistyped(group *cobra.Command) error {
 	if !group.HasSubCommands() {
 		return nil
 	}
-	_, rest, _ := group.Root().Find(a.args) // what it cannot find is what this is about
+	_, rest, _ := group.Root().Find(a.args) // the file that it cannot find is the mistyped one
 	for _, arg := range rest {
 		if strings.HasPrefix(arg, "-") {
 			continue
@@ -90,7 +90,7 @@ type suggestion struct {
 
 func (s suggestion) Unwrap() error { return s.error }
 
-// Hint says what was probably meant.
+// Hint names the command or flag that was probably meant.
 func (s suggestion) Hint() string { return s.hint }
 
 // addHelp adds cobra's own command, which would answer an unknown command with the general help and

@@ -66,7 +66,7 @@ nothing failed.`,
 	return cmd
 }
 
-// takeoverDiagnosis says what to do about what was found.
+// takeoverDiagnosis says what to do about the findings.
 func takeoverDiagnosis(found []takeover.Finding) doctor.Diagnosis {
 	d := doctor.Diagnosis{OK: true}
 	for _, f := range found {
@@ -143,9 +143,9 @@ func fileFinding(plan takeover.Plan, file string) takeover.Finding {
 	case err != nil:
 		return takeover.Finding{Check: "file", Verdict: takeover.Warn, Detail: err.Error()}
 	case string(text) != plan.Ruleset():
-		return takeover.Finding{Check: "file", Verdict: takeover.Warn, Detail: file + " is not what the configuration makes now: after a boot other rules are loaded", Load: true}
+		return takeover.Finding{Check: "file", Verdict: takeover.Warn, Detail: file + " differs from the file that the configuration makes now: after a boot other rules are loaded", Load: true}
 	}
-	return takeover.Finding{Check: "file", Verdict: takeover.OK, Detail: file + " is what the configuration makes"}
+	return takeover.Finding{Check: "file", Verdict: takeover.OK, Detail: file + " is the file that the configuration makes"}
 }
 
 // tryTakeover checks the redirection for the calling user, also if they may not read the

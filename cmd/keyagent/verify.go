@@ -16,10 +16,11 @@ import (
 	"github.com/keyagent/keyagent/attest/report"
 )
 
-// maxEvidenceFile bounds what is read; package attest has limits for each part.
+// maxEvidenceFile is the largest file that is read, in bytes; package attest has limits for each
+// part.
 const maxEvidenceFile = 4 << 20
 
-// verifyFlags say what is asked about which evidence.
+// verifyFlags name the evidence and the conditions that it must meet.
 type verifyFlags struct {
 	evidence  string
 	challenge challengeFlags
@@ -189,7 +190,7 @@ func (a *app) readEvidence(path string) ([]byte, error) {
 	return data, nil
 }
 
-// tellVerification prints what was found. Evidence that is not verified is an error.
+// tellVerification prints the findings. Evidence that is not verified is an error.
 func (a *app) tellVerification(f verifyFlags, q report.Question, found *report.Report) error {
 	err := a.writePage(f, q, found)
 	if err == nil && f.html != standardOutput {

@@ -7,8 +7,7 @@ import (
 	"github.com/keyagent/keyagent/internal/pemfile"
 )
 
-// words are the commands and flags by which advice names what is to be done. The zero value is
-// ready for use.
+// words gives the names of commands and flags for advice. The zero value is ready for use.
 type words struct{}
 
 // commandWords are the commands, without the program's name; a test finds each of them.

@@ -18,8 +18,8 @@ type Account struct {
 
 const fieldGroup = 3 // of passwd: the number of the user's group; of group: its members
 
-// Account returns what passwd and group have of a user. Directories are not asked. A user who is in
-// no file is [ErrUnknown].
+// Account returns a user's entries in passwd and group. Directories are not asked. For a user that
+// neither file has, the error is [ErrUnknown].
 func (f Finder) Account(name string) (Account, error) {
 	if err := checkName(name); err != nil {
 		return Account{}, fmt.Errorf("user %q: %w", name, err)

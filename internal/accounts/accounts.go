@@ -83,8 +83,8 @@ func (f Finder) ask(ctx context.Context, database, name string) (uint32, error) 
 	return parseEntry(line)
 }
 
-// checkName refuses what is no name, and what getent would read as an option or, with strtoul(3),
-// as a number.
+// checkName refuses texts that are no names, and those that getent would read as an option or, with
+// strtoul(3), as a number.
 func checkName(name string) error {
 	switch {
 	case name == "" || len(name) > maxNameBytes:

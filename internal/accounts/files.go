@@ -74,8 +74,8 @@ func readEntry(path string, fits func(entry []string) bool) ([]string, error) {
 }
 
 // findEntry returns the first entry that fits, split into its fields; errNoEntry if there is none.
-// It passes over what is no user or group: comments, empty lines, and entries that refer to NIS (+
-// and -). It reads up to maxFileBytes.
+// It passes over lines that are no user or group: comments, empty lines, and entries that refer to
+// NIS (+ and -). It reads up to maxFileBytes.
 func findEntry(file io.Reader, fits func(entry []string) bool) ([]string, error) {
 	bounded := &io.LimitedReader{R: file, N: maxFileBytes + 1}
 	lines := bufio.NewScanner(bounded)

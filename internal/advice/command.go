@@ -33,7 +33,7 @@ const (
 	CheckConfiguration Verb = "check the configuration"
 	CheckTakeover      Verb = "check the takeover"
 	Setup              Verb = "set the agent up"
-	PrepareImage       Verb = "remove what is this machine's alone"
+	PrepareImage       Verb = "remove this machine's keys and secrets"
 	GetToken           Verb = "get a token of"
 )
 

@@ -2,7 +2,7 @@
 // a warning, written where the cause is known.
 //
 // Such a sentence often names a command. The commands and flags of a program are the program's own,
-// so a sentence has a [Command] or a [Flag] in their place, which says what is to be done, and the
+// so a sentence has a [Command] or a [Flag] in their place, which names the purpose, and the
 // program's [Words] turn them into a command line when the sentence is shown:
 //
 //	advice.To(err, "%s begins one", advice.Run(advice.RotateKey, name))

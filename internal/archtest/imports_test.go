@@ -111,7 +111,7 @@ var places = map[string]place{
 	"systemd":            {nil, leaf},
 	"agentapi/policy":    {[]string{"agentapi/peer"}, "pure rules over the caller type, table-testable"},
 	"agentapi": {
-		[]string{"agentapi/...", "acquire", "tlsbridge/certverify", "internal/forward", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
+		[]string{"agentapi/...", "acquire", "tlsbridge/certverify", "internal/cloud", "internal/forward", "internal/owned", "internal/secret", "internal/waiting", "internal/writequeue"},
 		"the door: it sees tokens through one interface and cannot reach the key behind them",
 	},
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
@@ -138,7 +138,7 @@ var places = map[string]place{
 		[]string{"config", "agentapi/peer", "agentapi/policy", "internal/accounts"},
 		"rules as somebody wrote them become rules as the agent applies them",
 	},
-	"internal/takeover": {[]string{"config", "agentapi/wire", "internal/accounts"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
+	"internal/takeover": {[]string{"config", "agentapi/wire", "internal/accounts", "internal/cloud"}, "pure: a configuration goes in, the firewall's rules come out; what is loaded is compared with them"},
 	"internal/setup":    {[]string{"config", "internal/advice"}, "pure: what was found and chosen goes in, a configuration with its reasons comes out"},
 	"internal/imageprep": {
 		[]string{"config", "tpm", "signer/keystore", "internal/advice", "internal/statedir", "internal/statefile"},

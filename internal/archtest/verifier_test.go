@@ -8,7 +8,7 @@ import (
 
 // A relying party that imports package attest gets a verifier: no TPM client, no code that opens a
 // device or speaks HTTP, no logger, no protobuf.
-func TestWhoOnlyVerifiesLinksNothingElse(t *testing.T) {
+func TestAVerifierLinksNothingElse(t *testing.T) {
 	foreign := []string{"golang.org/x/crypto", "golang.org/x/text"}
 	without := []string{"net/http", "os/exec", "log", "log/slog", module + "/tpm", module + "/attest/collect"}
 	for _, dir := range []string{"attest", "attest/eventlog", "attest/formats"} {

@@ -124,7 +124,7 @@ func (f *file) useLocked(opened *os.File) error {
 		return err
 	}
 	if perm := info.Mode().Perm(); perm&everybody != 0 {
-		return fmt.Errorf("%s: mode %04o lets everybody read who asks for which token (chmod o= %s)", f.path, perm, f.path)
+		return fmt.Errorf("%s: mode %04o lets everybody read which user asks for which token (chmod o= %s)", f.path, perm, f.path)
 	}
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(opened.Fd()), &stat); err != nil {

@@ -14,5 +14,5 @@
 //
 // # Sources
 //
-// RFC 9112 (3.2 request targets); package forward for what is passed on.
+// RFC 9112 (3.2 request targets); package forward for the headers that are passed on.
 package bridge

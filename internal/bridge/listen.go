@@ -27,7 +27,7 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	}
 	owners, err := peer.OpenTCP()
 	if err != nil {
-		return nil, fmt.Errorf("whose connections come to a port cannot be found out here: %w (listen on unix:PATH)", err)
+		return nil, fmt.Errorf("the users of connections to a port cannot be found out on this machine: %w (listen on unix:PATH)", err)
 	}
 	ln, err := peer.ListenTCP(ctx, address)
 	if err != nil {

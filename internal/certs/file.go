@@ -146,7 +146,7 @@ func convert(block pemfile.Block, openssl string) string {
 	case block.Form == pemfile.DER && !pkcs12:
 		return openssl + " -inform DER -in FILE" + to
 	case block.Form == pemfile.PEM && !(block.Plain && opensslKnows(block.Label)):
-		// What is left of the file is the base64, whatever is around it: UTF-16's zero bytes,
+		// The command keeps the file's base64 and drops anything around it: UTF-16's zero bytes,
 		// labels, escaped line ends, spaces.
 		return `tr -d '\000' <FILE | sed 's/-----[^-]*-----//g; s/\\\\*[rn]//g' | base64 -di | ` + openssl + " -inform DER" + to
 	}
@@ -168,7 +168,7 @@ func notAuthority(c *x509.Certificate) string {
 	case !c.BasicConstraintsValid || !c.IsCA:
 		return "is not an authority's: it may not issue others"
 	case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
-		return "is an authority's whose key usage does not let it issue others"
+		return "is the certificate of an authority, and its key usage does not let it issue others"
 	}
 	return ""
 }

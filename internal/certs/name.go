@@ -15,7 +15,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// maxNameText bounds what is repeated of a name, in characters.
+// maxNameText is how much of a name is repeated, in characters.
 const maxNameText = 120
 
 // rawName is a Name (RFC 5280, 4.1.2.4) whose values keep their string types.
@@ -100,8 +100,8 @@ func text(v asn1.RawValue) (string, bool) {
 	return "", false
 }
 
-// prepare makes of a value what is compared (RFC 4518, 2): case folded, in normal form KC, white
-// space around it dropped and runs of it inside made one space, what is not seen left out.
+// prepare makes a value comparable (RFC 4518, 2): case folded, in normal form KC, white space
+// around it dropped and runs of it inside made one space, invisible characters left out.
 func prepare(value string) string {
 	seen := strings.Map(func(r rune) rune {
 		switch {

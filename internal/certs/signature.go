@@ -40,8 +40,7 @@ func SignatureText(c *x509.Certificate) string {
 	return fmt.Sprintf("%v", oid)
 }
 
-// pssText says what is in the parameters; those that are missing have SHA-1 and 20 bytes as
-// default.
+// pssText describes the parameters; the defaults of missing ones are SHA-1 and 20 bytes.
 func pssText(parameters cryptobyte.String) string {
 	var hash, mask, salt, generator cryptobyte.String
 	var oid encoding_asn1.ObjectIdentifier

@@ -101,8 +101,8 @@ func reasonOff(e *rulebook.OffError, rule string) string {
 	return e.Rules[i].Err.Error()
 }
 
-// tellNumbers logs what is new of the numbers in force; before is nil for a configuration that
-// comes into force.
+// tellNumbers logs changes of the numbers in force; before is nil for a configuration that comes
+// into force.
 func (d *Daemon) tellNumbers(before, after []rulebook.Number) {
 	for _, n := range after {
 		had, was := sameAccount(before, n)
@@ -114,7 +114,7 @@ func (d *Daemon) tellNumbers(before, after []rulebook.Number) {
 			log.Warn("a number is from the configuration before: the directory does not have the name, or is not running. It is asked until it confirms the number, "+
 				"which counts no more at the time that is said here", "until", n.Until, "cause", n.Reason)
 		case was && had.ID != n.ID:
-			log.Warn("a user or group has another number than before; what names it goes by that", "before", had.ID)
+			log.Warn("a user or group has another number than before; rules that name it use the new number", "before", had.ID)
 		case was && !had.Confirmed && n.Confirmed:
 			log.Info("a number of the configuration before was confirmed")
 		}
@@ -136,7 +136,7 @@ func sameAccount(list []rulebook.Number, as rulebook.Number) (rulebook.Number, b
 	return rulebook.Number{}, false
 }
 
-// addRules adds what is not in force, and what is in force with numbers that are not confirmed.
+// addRules adds the rules that are not in force, and the unconfirmed numbers of those that are.
 func addRules(status *wire.Status, book *rulebook.Book) {
 	status.Unconfirmed = unconfirmed(book.Numbers())
 	off := book.NotInForce()

@@ -56,7 +56,7 @@ func (d *Daemon) admin() ([]agentapi.Way, error) {
 	return []agentapi.Way{agentapi.Admin(listener)}, nil
 }
 
-// openMetricsPort opens the port on loopback for what watches the agent, or takes what was passed
+// openMetricsPort opens the port on loopback for monitoring, or takes the socket that was passed
 // for it.
 func (d *Daemon) openMetricsPort(ctx context.Context) error {
 	admin := d.cfg.Endpoints.Admin
@@ -80,7 +80,7 @@ func (d *Daemon) openMetricsPort(ctx context.Context) error {
 	return way.Err()
 }
 
-// watch has the metrics ask for what is a number at the moment.
+// watch has the metrics read the gauges from the daemon.
 func (d *Daemon) watch() {
 	now := metrics.Now{Tokens: d.engine.Acquirer.Stats}
 	if t := d.engine.Key.TPM; t != nil {

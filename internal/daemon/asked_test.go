@@ -58,8 +58,8 @@ func (s *stage) platformAsk(query url.Values) (status int, answer map[string]any
 func TestAResourceIsAskedForAsTheAppWroteIt(t *testing.T) {
 	s := askedStage(t, func(s *stage) { s.identity("vm-user").ManagedIdentity.Bound = config.BoundNever })
 	for _, tt := range []struct {
-		identity, leg, detail string
-		plain, slashed        string // as they arrive
+		identity, operation, detail string
+		plain, slashed              string // as they arrive
 	}{
 		{"app-fic", "entra.mtls.token", "scope", database + "/.default", database + "//.default"},
 		{"vm-user", "imds.token", "resource", database, database + "/"},
@@ -72,12 +72,12 @@ func TestAResourceIsAskedForAsTheAppWroteIt(t *testing.T) {
 			{wire.ParamScope, database + "//.default", database + "/", tt.slashed},
 		} {
 			t.Run(tt.identity+" "+form.param+" "+form.value, func(t *testing.T) {
-				before := len(s.platform.Journal().Leg(tt.leg))
+				before := len(s.platform.Journal().Operation(tt.operation))
 				status, body := s.ask(wire.PathToken, url.Values{wire.ParamIdentity: {tt.identity}, form.param: {form.value}})
 				if status != http.StatusOK || !strings.Contains(body, `"resource":"`+form.echo+`"`) {
 					t.Fatalf("status %d, not of %s", status, form.echo)
 				}
-				seen := s.platform.Journal().Leg(tt.leg)
+				seen := s.platform.Journal().Operation(tt.operation)
 				if form.param == wire.ParamScope {
 					if len(seen) != before {
 						t.Errorf("the same resource was asked for again")

@@ -7,8 +7,9 @@ import (
 	"github.com/keyagent/keyagent/internal/rulebook"
 )
 
-// machine is where callers are, with what was found at the start of what can be known of them: to
-// try it makes connections, which no caller is to cause again and again.
+// machine is the host of the callers, with the level of facts that its kernel gives about them. The
+// level is found once, at the start: finding it makes connections, which callers must not be able
+// to cause.
 type machine struct {
 	peer.Host
 	level peer.Level

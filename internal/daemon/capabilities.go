@@ -74,9 +74,9 @@ func (d *Daemon) tpmSilent(ctx context.Context) bool {
 	return d.silence.ask(ctx, d.opts.Now, d.engine.Key.TPM.Answers)
 }
 
-// Capabilities says how well credentials can be bound here. What was obtained since the start is
-// the proof, for as long as the TPM answers; for the rest, IMDS is asked which protocols it has.
-// Any caller may read the answer, so it names no identity and repeats no error.
+// Capabilities says how well credentials can be bound here. A form of which a token was obtained
+// since the start works, for as long as the TPM answers; for the others, IMDS is asked which
+// protocols it has. Any caller may read the answer, so it names no identity and repeats no error.
 func (d *Daemon) Capabilities(ctx context.Context) wire.Capabilities {
 	host, err := d.host.ask(ctx, d.engine.IMDS, d.opts.Now)
 	known := d.survey(host, err)

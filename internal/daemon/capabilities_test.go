@@ -31,7 +31,7 @@ func TestCapabilitiesTellNothingOfOthers(t *testing.T) {
 	yes, no := "true", "false"
 	for _, tt := range []struct {
 		name      string
-		leg       string
+		operation string
 		fault     fault.Fault
 		available string // "" is unknown
 		reason    string
@@ -57,14 +57,14 @@ func TestCapabilitiesTellNothingOfOthers(t *testing.T) {
 			s := newStage(t)
 			s.sleep = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
 			s.start()
-			if tt.leg != "" {
-				tt.fault.Leg = tt.leg
+			if tt.operation != "" {
+				tt.fault.Operation = tt.operation
 				if err := s.platform.Faults().Add(tt.fault); err != nil {
 					t.Fatal(err)
 				}
 			}
 			_, err := s.token()
-			if _, other := s.client.Token(t.Context(), client.TokenRequest{Identity: "vm-user", Resource: resource}); (err == nil) != (tt.leg == "") || (other == nil) != (err == nil) {
+			if _, other := s.client.Token(t.Context(), client.TokenRequest{Identity: "vm-user", Resource: resource}); (err == nil) != (tt.operation == "") || (other == nil) != (err == nil) {
 				t.Fatalf("got %v, %v", err, other)
 			}
 			c, err := s.client.Capabilities(t.Context())
@@ -96,7 +96,7 @@ func known(c wire.Capability) string {
 }
 
 // What is not known is asked again within seconds, what is known within minutes.
-func TestWhatIsUnknownIsNotBelievedForLong(t *testing.T) {
+func TestAnUnknownAnswerIsNotKeptForLong(t *testing.T) {
 	s := newStage(t)
 	s.start()
 	available := func() string {
@@ -108,7 +108,7 @@ func TestWhatIsUnknownIsNotBelievedForLong(t *testing.T) {
 	}
 	metadata := func(status int, server string) {
 		s.platform.Faults().Clear()
-		f := fault.Fault{Leg: "imds.getplatformmetadata", Kind: fault.Status, Status: status, Headers: map[string]string{"Server": server}}
+		f := fault.Fault{Operation: "imds.getplatformmetadata", Kind: fault.Status, Status: status, Headers: map[string]string{"Server": server}}
 		if err := s.platform.Faults().Add(f); err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +136,7 @@ func TestWhatIsUnknownIsNotBelievedForLong(t *testing.T) {
 
 // A caller that is gone before the answer, and many that ask at once, cause one probe: two
 // requests.
-func TestManyWhoAskForCapabilitiesCauseOneProbe(t *testing.T) {
+func TestManyCallersOfCapabilitiesCauseOneProbe(t *testing.T) {
 	for name, ask := range map[string]func(*daemon.Daemon, context.Context){
 		"one after the other": func(d *daemon.Daemon, ctx context.Context) {
 			for range 5 {

@@ -155,7 +155,7 @@ func (c *chaos) draw() disturbance {
 	switch n := c.random.IntN(20); {
 	case n < 8:
 		f := c.drawFault()
-		return disturbance{fmt.Sprintf("%s %s %d %v ×%d", f.Leg, f.Kind, f.Status, f.Headers, f.Count), func() { c.add(f) }}
+		return disturbance{fmt.Sprintf("%s %s %d %v ×%d", f.Operation, f.Kind, f.Status, f.Headers, f.Count), func() { c.add(f) }}
 	case n < 11:
 		d := time.Duration(1+c.random.IntN(120)) * time.Second
 		return disturbance{fmt.Sprintf("%v pass", d), func() { c.advance(d) }}
@@ -177,11 +177,11 @@ func (c *chaos) draw() disturbance {
 
 // drawFault draws what a service does wrong for the next few requests.
 func (c *chaos) drawFault() fault.Fault {
-	legs := []string{
+	operations := []string{
 		"imds.getplatformmetadata", "imds.issuecredential", "imds.token", "imds.thim", "maa.attest",
 		"entra.mtls.token", "entra.mtls.token", "entra.mtls.token", // the endpoint that gets most requests
 	}
-	f := fault.Fault{Leg: legs[c.random.IntN(len(legs))], Kind: fault.Status, Count: 1 + c.random.IntN(4)}
+	f := fault.Fault{Operation: operations[c.random.IntN(len(operations))], Kind: fault.Status, Count: 1 + c.random.IntN(4)}
 	switch c.random.IntN(7) {
 	case 0:
 		f.Kind = fault.Reset
@@ -216,7 +216,7 @@ func (c *chaos) revoke(name string) {
 
 // issued are the issuances for a client id, or, for "", all.
 func (c *chaos) issued(clientID string) []journal.Entry {
-	return slices.DeleteFunc(c.platform.Journal().Leg("imds.issuecredential"), func(e journal.Entry) bool {
+	return slices.DeleteFunc(c.platform.Journal().Operation("imds.issuecredential"), func(e journal.Entry) bool {
 		return e.Outcome != journal.OK || clientID != "" && e.Detail["client_id"] != clientID
 	})
 }

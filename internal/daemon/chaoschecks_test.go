@@ -75,16 +75,16 @@ func (c *chaos) checkBound(h handedOut, thumbprint string) {
 
 // obtained are the requests over mutual TLS that obtained a token.
 func (c *chaos) obtained() []journal.Entry {
-	return slices.DeleteFunc(c.platform.Journal().Leg("entra.mtls.token"), func(e journal.Entry) bool { return e.Outcome != journal.OK })
+	return slices.DeleteFunc(c.platform.Journal().Operation("entra.mtls.token"), func(e journal.Entry) bool { return e.Outcome != journal.OK })
 }
 
 // checkUnbound checks that no unbound token was obtained for an identity that must be bound.
 func (c *chaos) checkUnbound() {
 	c.t.Helper()
-	for _, e := range c.platform.Journal().Leg("entra.login.token") {
+	for _, e := range c.platform.Journal().Operation("entra.login.token") {
 		c.t.Errorf("a token was asked for without a certificate: %+v", e)
 	}
-	for _, e := range c.platform.Journal().Leg("imds.token") {
+	for _, e := range c.platform.Journal().Operation("imds.token") {
 		if id, known := e.Detail["client_id"]; known && id != c.clientID("vm-user") || strings.Contains(fmt.Sprint(e.Detail["resource"]), "TokenExchange") {
 			c.t.Errorf("an unbound token was asked for: %+v", e)
 		}

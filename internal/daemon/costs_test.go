@@ -60,14 +60,14 @@ func newCounted(t testing.TB) *counted {
 }
 
 func (s *counted) costs() costs {
-	legs := func(name string) int { return len(s.platform.Journal().Leg(name)) }
+	operations := func(name string) int { return len(s.platform.Journal().Operation(name)) }
 	connections := map[string]bool{}
-	for _, e := range s.platform.Journal().Leg("entra.mtls.token") {
+	for _, e := range s.platform.Journal().Operation("entra.mtls.token") {
 		connections[e.Client] = true
 	}
 	return costs{
-		legs("imds.getplatformmetadata"), legs("maa.attest"), legs("imds.issuecredential"),
-		legs("entra.mtls.token"), len(connections), int(s.signed.Load()),
+		operations("imds.getplatformmetadata"), operations("maa.attest"), operations("imds.issuecredential"),
+		operations("entra.mtls.token"), len(connections), int(s.signed.Load()),
 	}
 }
 

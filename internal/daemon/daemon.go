@@ -38,9 +38,9 @@ type Options struct {
 	LogLevel *slog.LevelVar
 	Now      func() time.Time // nil means time.Now
 
-	// Sleep waits between the attempts of one request, Wait until the next look at what is to be
-	// renewed, and WaitForAccounts until the next look for users and groups who were not found; nil
-	// means a timer.
+	// Sleep waits between the attempts of one request, Wait until the next look for certificates to
+	// be renewed, and WaitForAccounts until the next look for users and groups that were not found;
+	// nil means a timer.
 	Sleep, Wait, WaitForAccounts func(ctx context.Context, d time.Duration) error
 
 	// Accounts finds the users and groups that rules name; nil means those of this machine.
@@ -49,8 +49,8 @@ type Options struct {
 	// Cgroups is the directory of the tree of cgroups, version 2; "" means peer.CgroupRoot.
 	Cgroups string
 
-	// Waits keeps what is waited for, so that others see it; nil: only log and status of this agent
-	// or command have it.
+	// Waits lists the operations that are being waited for, so that other parts of the process can
+	// show them; nil: only log and status of this agent have them.
 	Waits *waiting.Board
 
 	// Words are the program's, for log and answers; nil: commands are named by what they do.
@@ -64,9 +64,9 @@ type Options struct {
 	// closes them.
 	Sockets *systemd.Sockets
 
-	// Activated says that systemd passes all sockets: the agent opens none itself. What is
-	// configured and not passed is off, but for the agent's own socket, without which it does not
-	// start.
+	// Activated says that systemd passes all sockets: the agent opens none itself. An endpoint that
+	// is configured and whose socket is not passed is off; without the agent's own socket it does
+	// not start.
 	Activated bool
 
 	// Manager is the service manager, which is told what the agent does; nil: there is none.
@@ -124,7 +124,7 @@ type Daemon struct {
 	ways    []agentapi.Way // on loopback
 	taken   taken
 	ready   atomic.Bool    // the service manager was told so
-	missing []string       // what is configured and off, since its socket was not passed
+	missing []string       // configured endpoints that are off: no socket was passed
 	closers []func() error // in the order of opening
 
 	openSocket func() (net.Listener, error) // the Unix socket, when the daemon runs

@@ -283,7 +283,7 @@ func TestRestartIssuesNothing(t *testing.T) {
 	s.stop()
 	s.start()
 	second := s.mustToken()
-	if n := len(s.platform.Journal().Leg("imds.issuecredential")); n != 1 || first.Binding.Thumbprint != second.Binding.Thumbprint {
+	if n := len(s.platform.Journal().Operation("imds.issuecredential")); n != 1 || first.Binding.Thumbprint != second.Binding.Thumbprint {
 		t.Errorf("got %d issuances and thumbprints %s, %s; want one certificate", n, first.Binding.Thumbprint, second.Binding.Thumbprint)
 	}
 }
@@ -321,7 +321,7 @@ func TestStatusSaysUntilWhenTheKeyIsAttested(t *testing.T) {
 func TestIMDSDownIsA503AndTheAgentRecovers(t *testing.T) {
 	s := newStage(t)
 	s.start()
-	if err := s.platform.Faults().Add(fault.Fault{Leg: "imds.getplatformmetadata", Kind: fault.Reset}); err != nil {
+	if err := s.platform.Faults().Add(fault.Fault{Operation: "imds.getplatformmetadata", Kind: fault.Reset}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := s.token()
@@ -355,7 +355,7 @@ func TestExpiredCertificateIsReplaced(t *testing.T) {
 	s.platform.Clock().Advance(8 * 24 * time.Hour) // past token_not_after, before notAfter
 	s.start()
 	s.mustToken()
-	if n := len(s.platform.Journal().Leg("imds.issuecredential")); n != 2 {
+	if n := len(s.platform.Journal().Operation("imds.issuecredential")); n != 2 {
 		t.Errorf("got %d issuances, want 2", n)
 	}
 }
@@ -384,7 +384,7 @@ func TestAgentRefusesToTrustStrangers(t *testing.T) {
 			if e, ok := errors.AsType[*client.Error](err); !ok || (e.Status == 503) == tc.final {
 				t.Errorf("got status of %v, want one that says whether a retry helps (final: %v)", err, tc.final)
 			}
-			if n := len(s.platform.Journal().Leg("entra.mtls.token")); n != 0 {
+			if n := len(s.platform.Journal().Operation("entra.mtls.token")); n != 0 {
 				t.Errorf("Entra saw %d requests", n)
 			}
 		})

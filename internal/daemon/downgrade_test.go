@@ -72,7 +72,7 @@ func codes(aadsts ...int) string {
 
 // A table is the attacks on one endpoint.
 type table struct {
-	leg             string
+	operation       string
 	require, prefer string // names of identities
 	attacks         []attack
 }
@@ -120,7 +120,7 @@ func TestNobodyOnTheWayChoosesTheWeakerForm(t *testing.T) {
 			attack{"the certificate is not registered (700027)", status(401, codes(700027)), refused, unbound},
 		)},
 	} {
-		t.Run(table.leg+", "+table.require, func(t *testing.T) { table.run(t) })
+		t.Run(table.operation+", "+table.require, func(t *testing.T) { table.run(t) })
 	}
 }
 
@@ -181,7 +181,7 @@ func (tb table) run(t *testing.T) {
 	c := newDuel(t, "")
 	for _, a := range tb.attacks {
 		c.advance(8 * 24 * time.Hour) // what was obtained before is over
-		a.fault.Leg = tb.leg
+		a.fault.Operation = tb.operation
 		c.add(a.fault)
 		c.checkDuel(a, tb.require, tb.prefer, "")
 		c.platform.Faults().Clear()
@@ -221,7 +221,7 @@ func (c *chaos) checkUnboundOf(name string) {
 	if strings.HasPrefix(name, "app") {
 		return // the one that prefers to be bound is the same application
 	}
-	for _, e := range c.platform.Journal().Leg("imds.token") {
+	for _, e := range c.platform.Journal().Operation("imds.token") {
 		if e.Detail["client_id"] == c.clientID(name) {
 			c.t.Errorf("an unbound token was asked for: %+v", e)
 		}
@@ -245,15 +245,15 @@ func TestABoundTokenIsThatOrNothing(t *testing.T) {
 	} {
 		for require, prefer := range map[string]string{"vm": "vm-user", "app-cert": "app-prefer"} {
 			c.advance(8 * 24 * time.Hour)
-			a.fault.Leg = "entra.mtls.token"
+			a.fault.Operation = "entra.mtls.token"
 			c.add(a.fault)
 			c.checkDuel(a, require, prefer, wire.TypePoP)
 			c.platform.Faults().Clear()
 		}
 	}
-	for _, leg := range []string{"imds.token", "entra.login.token"} {
-		if n := len(c.platform.Journal().Leg(leg)); n != 0 {
-			t.Errorf("%d requests on %s", n, leg)
+	for _, operation := range []string{"imds.token", "entra.login.token"} {
+		if n := len(c.platform.Journal().Operation(operation)); n != 0 {
+			t.Errorf("%d requests on %s", n, operation)
 		}
 	}
 }
@@ -355,7 +355,7 @@ func TestNobodyInTheNetworkMakesACredentialUnbound(t *testing.T) {
 		}
 		c.checkDuel(attack{name: tt.name, require: unavailable, prefer: unavailable}, "app-cert", "app-prefer", "")
 	}
-	if n := len(c.platform.Journal().Leg("entra.login.token")); n != 0 {
+	if n := len(c.platform.Journal().Operation("entra.login.token")); n != 0 {
 		t.Errorf("%d assertions were sent without a certificate", n)
 	}
 }

@@ -240,16 +240,16 @@ func TestADisturbedMetadataServiceDoesNotChooseAnUnboundEntry(t *testing.T) {
 		status(429, ""), status(503, ""), status(404, "", "Server", "nginx"), status(403, "", "Server", "-"), status(407, "", "Server", "-"),
 		{Kind: fault.Reset}, {Kind: fault.Body, Body: "<html>"},
 	} {
-		for _, leg := range []string{"imds.getplatformmetadata", "imds.issuecredential"} {
+		for _, operation := range []string{"imds.getplatformmetadata", "imds.issuecredential"} {
 			c.advance(8 * 24 * time.Hour)
-			f.Leg = leg
+			f.Operation = operation
 			c.add(f)
 			token, err := c.client.Token(t.Context(), client.TokenRequest{Identity: "app-list", Resource: resource})
 			c.platform.Faults().Clear()
 			if err == nil {
-				t.Errorf("%s, %s %d: got a token of %q, bound: %v", leg, f.Kind, f.Status, token.Credential, token.Bound)
+				t.Errorf("%s, %s %d: got a token of %q, bound: %v", operation, f.Kind, f.Status, token.Credential, token.Bound)
 			} else if want := "not tried, since unbound: unbound"; !strings.Contains(fmt.Sprint(err), want) {
-				t.Errorf("%s, %s %d: the error does not say what was not tried: %v", leg, f.Kind, f.Status, err)
+				t.Errorf("%s, %s %d: the error does not say what was not tried: %v", operation, f.Kind, f.Status, err)
 			}
 		}
 	}
@@ -265,7 +265,7 @@ func TestAWrongClockDoesNotChooseAnUnboundEntry(t *testing.T) {
 	c := newDuel(t, "")
 	for _, refusal := range []fault.Fault{status(401, codes(700024)), status(401, codes(1000502)), status(400, codes(1000901)), status(401, codes(1000610))} {
 		c.advance(8 * 24 * time.Hour)
-		refusal.Leg = "entra.mtls.token"
+		refusal.Operation = "entra.mtls.token"
 		c.add(refusal)
 		for _, identity := range []string{"app-prefer", "vm-user"} {
 			c.checkNotUnbound(identity)
@@ -278,14 +278,14 @@ func TestAWrongClockDoesNotChooseAnUnboundEntry(t *testing.T) {
 		t.Fatal(err)
 	}
 	over := status(400, `{"error":"invalid_request","error_description":"attestation token: token is expired"}`)
-	over.Leg, over.Count = "imds.issuecredential", 1
+	over.Operation, over.Count = "imds.issuecredential", 1
 	c.add(over)
 	if token, err := c.client.Token(t.Context(), client.TokenRequest{Identity: "vm-user", Resource: resource}); err != nil || !token.Bound {
 		t.Errorf("a kept attestation that is over: got bound %v, %v", token.Bound, err)
 	}
 	c.platform.Faults().Clear()
 	for _, e := range []string{"imds.token", "entra.login.token"} {
-		if n := len(c.platform.Journal().Leg(e)); n != 0 {
+		if n := len(c.platform.Journal().Operation(e)); n != 0 {
 			t.Errorf("%d requests on %s", n, e)
 		}
 	}
@@ -333,7 +333,7 @@ func TestCodesThatCannotBeReadLicenseNothing(t *testing.T) {
 	} {
 		c.advance(8 * 24 * time.Hour)
 		refusal := status(401, body)
-		refusal.Leg = "entra.mtls.token"
+		refusal.Operation = "entra.mtls.token"
 		c.add(refusal)
 		for _, identity := range []string{"app-prefer", "vm-user"} {
 			if token, err := c.client.Token(t.Context(), client.TokenRequest{Identity: identity, Resource: resource}); err == nil {
@@ -367,10 +367,10 @@ func TestAPCRThatIsExtendedMeanwhileIsNoticedHere(t *testing.T) {
 		}
 		return answer, err
 	})
-	before := len(c.platform.Journal().Leg("maa.attest"))
+	before := len(c.platform.Journal().Operation("maa.attest"))
 	c.checkNotUnbound("vm-user")
 	c.proxy.Handle(nil)
-	if sent := len(c.platform.Journal().Leg("maa.attest")) - before; !extended.Load() || sent != 0 {
+	if sent := len(c.platform.Journal().Operation("maa.attest")) - before; !extended.Load() || sent != 0 {
 		t.Errorf("extended: %v; the attestation service was asked %d times", extended.Load(), sent)
 	}
 }

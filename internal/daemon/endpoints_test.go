@@ -189,7 +189,7 @@ func TestASlowFetchIsNotWaitedFor(t *testing.T) {
 	if got.status != 200 || got.token == "" {
 		t.Errorf("afterwards: %+v", got)
 	}
-	if asked := len(s.platform.Journal().Leg("entra.mtls.token")); asked != 1 {
+	if asked := len(s.platform.Journal().Operation("entra.mtls.token")); asked != 1 {
 		t.Errorf("Entra was asked %d times", asked)
 	}
 	if log := s.log.String(); !strings.Contains(log, "no token within 50ms") {

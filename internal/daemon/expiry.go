@@ -110,8 +110,8 @@ func (d *Daemon) watchExpiry(ctx context.Context) error {
 	}
 }
 
-// tellExpiry logs what is new since the last look. An expired certificate is told of again every
-// day.
+// tellExpiry logs certificates whose expiry has become more urgent since the last look, and expired
+// ones again every day.
 func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 	users := map[string][]string{}
 	for _, id := range d.inForce.Load().plan.Identities {
@@ -122,7 +122,7 @@ func (d *Daemon) tellExpiry(ctx context.Context, told map[string]string) {
 	for key, identities := range users {
 		chain, _ := d.applicationCertificate(key)
 		if chain == nil {
-			delete(told, key) // status and the next token say what is wrong
+			delete(told, key) // status and the next token report the fault
 			continue
 		}
 		first, now := endsFirst(chain), d.opts.Now()

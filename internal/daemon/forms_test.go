@@ -56,7 +56,7 @@ func TestCapabilitiesFollowWhatIsObtained(t *testing.T) {
 		c.platform.Faults().Clear()
 		c.advance(8 * 24 * time.Hour) // what was obtained before is over
 		if step.fault.Kind != "" {
-			step.fault.Leg = "entra.mtls.token"
+			step.fault.Operation = "entra.mtls.token"
 			c.add(step.fault)
 		}
 		if step.asks != "" {
@@ -75,7 +75,7 @@ func TestTheCertificateOfAnApplicationSaysWhenItCannotBeBound(t *testing.T) {
 	for _, code := range []int{51000, 392189, 3921996} {
 		c.advance(8 * 24 * time.Hour)
 		c.platform.Faults().Clear()
-		c.add(fault.Fault{Leg: "entra.mtls.token", Kind: fault.Status, Status: 400, Body: codes(code)})
+		c.add(fault.Fault{Operation: "entra.mtls.token", Kind: fault.Status, Status: 400, Body: codes(code)})
 		if token, err := c.client.Token(t.Context(), client.TokenRequest{Identity: "app-cert", Resource: resource}); err == nil {
 			t.Fatalf("%d: got a token, bound: %v", code, token.Bound)
 		}

@@ -20,7 +20,7 @@ func (d *Daemon) tellLimits(ctx context.Context) {
 	if len(limits) == 0 {
 		return
 	}
-	d.opts.Logger.WarnContext(ctx, "what this agent cannot do here", slog.Any("limits", limits))
+	d.opts.Logger.WarnContext(ctx, "limits of this agent on this machine", slog.Any("limits", limits))
 }
 
 func (d *Daemon) limits() (limits []string) {

@@ -11,10 +11,10 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// TestWhatOnlyARestartCanCureIsFound: a command that the TPM never answers has the turn stand
+// TestFaultsThatNeedARestartAreFound: a command that the TPM never answers has the turn stand
 // still. While a command merely takes its time, or the TPM is gone, nothing is found: tokens that
 // are in memory are served.
-func TestWhatOnlyARestartCanCureIsFound(t *testing.T) {
+func TestFaultsThatNeedARestartAreFound(t *testing.T) {
 	s := newStage(t)
 	proxy := tpmtest.NewProxy(t, s.cfg.TPM)
 	s.cfg.TPM = proxy.Device()

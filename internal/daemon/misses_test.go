@@ -67,8 +67,8 @@ func TestEverNewResourcesDoNotSilenceTheIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range []fault.Fault{
-		{Leg: "entra.mtls.token", Kind: fault.Delay, Delay: 1, Count: bearable}, // so many are answered as they are
-		{Leg: "entra.mtls.token", Kind: fault.Status, Status: http.StatusTooManyRequests, Headers: map[string]string{"Retry-After": "3600"}},
+		{Operation: "entra.mtls.token", Kind: fault.Delay, Delay: 1, Count: bearable}, // so many are answered as they are
+		{Operation: "entra.mtls.token", Kind: fault.Status, Status: http.StatusTooManyRequests, Headers: map[string]string{"Retry-After": "3600"}},
 	} {
 		if err := s.platform.Faults().Add(f); err != nil {
 			t.Fatal(err)
@@ -93,7 +93,7 @@ func TestEverNewResourcesDoNotSilenceTheIdentity(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if asked := len(s.platform.Journal().Leg("entra.mtls.token")); asked >= bearable {
+	if asked := len(s.platform.Journal().Operation("entra.mtls.token")); asked >= bearable {
 		t.Errorf("Entra was asked %d times", asked)
 	}
 	if codes[wire.CodeInvalidResource] < 100 || codes[wire.CodeThrottled] < 500 {

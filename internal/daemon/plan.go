@@ -46,9 +46,9 @@ func Check(ctx context.Context, cfg *config.Config) error {
 	return fmt.Errorf("%w\n%v", err, off) // not wrapped: it is not all that is wrong
 }
 
-// resolve reads what a configuration names and looks its users and groups up. What the book before,
-// nil if there is none, has in force stays in force while they cannot be looked up. Now nil means
-// time.Now. With an error, the plan has what could be resolved.
+// resolve reads what a configuration names and looks its users and groups up. Rules that the book
+// before, nil if there is none, has in force stay in force while users and groups cannot be looked
+// up. Now nil means time.Now. With an error, the plan has what could be resolved.
 func resolve(ctx context.Context, cfg *config.Config, finder rulebook.Accounts, now func() time.Time, before *rulebook.Book) (*plan, error) {
 	resolved, err := engine.Resolve(cfg)
 	rules := rulebook.New(cfg, finder, now, before)
@@ -56,7 +56,7 @@ func resolve(ctx context.Context, cfg *config.Config, finder rulebook.Accounts, 
 	return p, errors.Join(err, rules.Check())
 }
 
-// callables translates what is configured into what can be asked for.
+// callables translates the configuration's identities into those of the API.
 func callables(identities []config.Identity) []agentapi.Identity {
 	var all []agentapi.Identity
 	for _, id := range identities {

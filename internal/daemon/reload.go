@@ -17,7 +17,7 @@ import (
 	"github.com/keyagent/keyagent/internal/rulebook"
 )
 
-// inForce is a configuration that is in force, and what was made of it. It is immutable.
+// inForce is a configuration that is in force, with the plan made from it. It is immutable.
 type inForce struct {
 	origin config.Origin
 	plan   *plan
@@ -36,14 +36,14 @@ func newInForce(ctx context.Context, origin config.Origin, plan *plan, since tim
 type ReadConfig func(ctx context.Context) (*config.Config, config.Origin, error)
 
 // Reload puts the configuration that read returns in the place of the one in force, or leaves that
-// one in force as it is and returns why. Cause is what made it reload, for log, audit and status.
-// It blocks while files are read and users are looked up; requests are answered meanwhile. It is
-// safe for concurrent use, and reloads one after the other.
+// one in force as it is and returns why. Cause names the signal or command that made it reload, for
+// log, audit and status. It blocks while files are read and users are looked up; requests are
+// answered meanwhile. It is safe for concurrent use, and reloads one after the other.
 //
-// A request is answered wholly by the configuration that was in force when it came. What is still
-// meant as before stays: tokens, certificates, connections, what callers have used up of their
-// bounds and the pauses that Entra and IMDS have asked for. Where a certificate authority or a host
-// is not trusted any more, no token and no connection stays.
+// A request is answered wholly by the configuration that was in force when it came. Tokens,
+// certificates and connections of unchanged settings stay, and so do the callers' counts towards
+// their bounds and the pauses that Entra and IMDS have asked for. Where a certificate authority or
+// a host is not trusted any more, no token and no connection stays.
 func (d *Daemon) Reload(ctx context.Context, cause string, read ReadConfig) error {
 	if err := d.reload.Lock(ctx); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (d *Daemon) tryReload(ctx context.Context, read ReadConfig) (changes, error
 		return changes{}, err
 	}
 	if err := ctx.Err(); err != nil {
-		return changes{}, err // what was looked up may not be all
+		return changes{}, err // the look-up may be incomplete
 	}
 	return d.swap(newInForce(ctx, origin, next, d.opts.Now()), roster, rules)
 }
@@ -160,7 +160,7 @@ func fixedSettings() []fixed {
 		{"tpm_owner_credential", "it belongs to the TPM that is open", func(c *config.Config) any { return c.TPMOwnerCredential }},
 		{"state_dir", "the binding key and its certificates are from there", func(c *config.Config) any { return c.StateDir }},
 		{"socket", "programs are connected to it", func(c *config.Config) any { return c.Socket }},
-		{"imds_endpoint", "what is known of this VM was learnt there", func(c *config.Config) any { return c.IMDSEndpoint }},
+		{"imds_endpoint", "the facts about this VM were learnt there", func(c *config.Config) any { return c.IMDSEndpoint }},
 		{"binding_key", "the binding key is loaded, and was tested as it is configured", func(c *config.Config) any { return c.BindingKey }},
 		{"audit", "whether records can be written was found out at the start", func(c *config.Config) any { return c.Audit }},
 		{"activated", "the agent has its sockets, or has opened its own", func(c *config.Config) any { return c.Activated }},

@@ -93,7 +93,7 @@ func TestEverySettingEitherReloadsOrIsRefused(t *testing.T) {
 	}
 }
 
-func TestWhatCannotChangeWhileTheAgentRuns(t *testing.T) {
+func TestSettingsThatNeedARestart(t *testing.T) {
 	s := newStage(t)
 	s.start()
 	first := s.mustToken()
@@ -188,9 +188,9 @@ func TestAWrongConfigurationLeavesTheOneBeforeInForce(t *testing.T) {
 	}
 }
 
-// TestAReloadKeepsWhatIsStillWanted: neither a certificate, nor a handshake, nor a token is
+// TestAReloadKeepsUnchangedIdentities: neither a certificate, nor a handshake, nor a token is
 // obtained again.
-func TestAReloadKeepsWhatIsStillWanted(t *testing.T) {
+func TestAReloadKeepsUnchangedIdentities(t *testing.T) {
 	s := newStage(t)
 	s.start()
 	first := s.mustToken()
@@ -226,9 +226,9 @@ func TestAReloadKeepsWhatIsStillWanted(t *testing.T) {
 	}
 }
 
-// TestWhatAReloadTakesAway: from the moment that the reload has returned, no caller gets it any
+// TestAReloadTakesTokensAway: from the moment that the reload has returned, no caller gets it any
 // more.
-func TestWhatAReloadTakesAway(t *testing.T) {
+func TestAReloadTakesTokensAway(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		change func(*config.Config)

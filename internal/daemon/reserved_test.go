@@ -93,7 +93,7 @@ func TestAnyResourceGivesNoOtherIdentity(t *testing.T) {
 	if _, err := s.client.Token(t.Context(), client.TokenRequest{Identity: "vm-user", Resource: resource}); err != nil {
 		t.Fatal(err)
 	}
-	before := len(s.platform.Journal().Leg("entra.mtls.token"))
+	before := len(s.platform.Journal().Operation("entra.mtls.token"))
 	native := func(name string, values ...string) url.Values {
 		query := url.Values{wire.ParamIdentity: {"vm-user"}, name: {values[0]}}
 		if len(values) > 1 {
@@ -132,7 +132,7 @@ func TestAnyResourceGivesNoOtherIdentity(t *testing.T) {
 			}
 		})
 	}
-	if after := len(s.platform.Journal().Leg("entra.mtls.token")); after != before {
+	if after := len(s.platform.Journal().Operation("entra.mtls.token")); after != before {
 		t.Errorf("Entra was asked %d times for what is refused", after-before)
 	}
 }

@@ -63,7 +63,7 @@ func TestRotatingTheBindingKeyBesideTheAgent(t *testing.T) {
 		t.Error(err) // and obtains certificates for the old key
 	}
 	s.stop()
-	issued := len(s.platform.Journal().Leg("imds.issuecredential"))
+	issued := len(s.platform.Journal().Operation("imds.issuecredential"))
 	s.start()
 	second := s.mustToken()
 	if _, err := s.client.Token(t.Context(), client.TokenRequest{Identity: "vm-user", Resource: resource}); err != nil {
@@ -72,7 +72,7 @@ func TestRotatingTheBindingKeyBesideTheAgent(t *testing.T) {
 	if second.Binding.Thumbprint == first.Binding.Thumbprint {
 		t.Error("after the new start, the certificate is the old one")
 	}
-	if n := len(s.platform.Journal().Leg("imds.issuecredential")); n != issued {
+	if n := len(s.platform.Journal().Operation("imds.issuecredential")); n != issued {
 		t.Errorf("the new start issued %d certificates, though the rotation had obtained them", n-issued)
 	}
 	status, err := s.client.Status(t.Context())
@@ -107,8 +107,8 @@ func TestAHandleThatIsConfiguredLater(t *testing.T) {
 // Whatever part of the way does not take the new key: the old one stays, and another attempt goes
 // on where this one ended.
 func TestARotationThatIsNotProvenChangesNothing(t *testing.T) {
-	bad := func(leg, body string) fault.Fault {
-		return fault.Fault{Leg: leg, Kind: fault.Status, Status: 400, Body: body}
+	bad := func(operation, body string) fault.Fault {
+		return fault.Fault{Operation: operation, Kind: fault.Status, Status: 400, Body: body}
 	}
 	for name, f := range map[string]fault.Fault{
 		"imds.getplatformmetadata": bad("imds.getplatformmetadata", ""),
@@ -160,7 +160,7 @@ func TestARotationIsProvenByARefusalOfTheResource(t *testing.T) {
 	s.mustToken()
 	old := s.keyName()
 	f := status(400, codes(500011))
-	f.Leg = "entra.mtls.token"
+	f.Operation = "entra.mtls.token"
 	if err := s.platform.Faults().Add(f); err != nil {
 		t.Fatal(err)
 	}

@@ -294,7 +294,7 @@ func (s *stage) await(what string, happened func() bool) {
 	}
 }
 
-func TestWhatIsNotFoundDoesNotKeepTheAgentFromStarting(t *testing.T) {
+func TestAnUnknownUserDoesNotKeepTheAgentFromStarting(t *testing.T) {
 	mine := myRule("me", []string{fmt.Sprint(myID())}, nil)
 	for _, tc := range []struct {
 		name   string

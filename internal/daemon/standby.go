@@ -44,6 +44,7 @@ type Standby struct {
 	reason  error
 	last    *wire.ReloadStatus
 	trying  bool
+	asked   bool // by somebody, for the attempt that was made last
 }
 
 // NewStandby makes one of the options of a daemon that could not be opened, and of why.
@@ -60,37 +61,50 @@ func (s *Standby) Run(ctx context.Context, sockets *systemd.Sockets) error {
 	}
 	s.tell(ctx)
 	g, ctx := errgroup.WithContext(ctx)
-	server := agentapi.Standby{Status: s.status, Logger: s.opts.Logger}
+	server := &agentapi.Standby{Status: s.status, Logger: s.opts.Logger}
 	g.Go(func() error { return server.Serve(ctx, ways...) })
 	g.Go(func() error {
-		systemd.Watchdog{Manager: s.opts.Manager, Check: func(context.Context) error { return nil }, Sleep: s.opts.pause, Logger: s.opts.Logger}.Run(ctx)
+		systemd.Watchdog{Manager: s.opts.Manager, Check: server.Answers, Sleep: s.opts.pause, Logger: s.opts.Logger}.Run(ctx)
 		return nil
 	})
 	return errors.Join(g.Wait(), sockets.Close())
 }
 
-// Try notes that the configuration is read again.
-func (s *Standby) Try(ctx context.Context) {
+// Try notes that the configuration is read again, and whether somebody has asked for that.
+func (s *Standby) Try(ctx context.Context, asked bool) {
 	s.mu.Lock()
-	s.trying = true
+	s.trying, s.asked = true, asked
 	s.mu.Unlock()
-	s.warn(ctx, s.opts.Manager.Reloading())
+	if asked {
+		s.warn(ctx, s.opts.Manager.Reloading())
+	}
 }
 
-// Refuse notes that it could not be used again. Cause is who asked, as in "SIGHUP"; "" for an
-// attempt that nobody has asked for: of that, nothing is told unless it failed for another reason.
+// Refuse notes that it could not be used again, for the given cause, as in "SIGHUP". Each refusal
+// counts, so that whoever waits for theirs can tell it from others. The log and the service manager
+// are told of one that nobody has asked for only if it has another reason than the one before.
 func (s *Standby) Refuse(ctx context.Context, origin config.Origin, cause string, why error) {
 	s.mu.Lock()
-	same := s.reason.Error() == why.Error()
+	told := s.asked || s.reason.Error() != why.Error()
 	s.origin, s.reason, s.trying = origin, why, false
-	if cause != "" {
-		s.refused++
-		s.last = &wire.ReloadStatus{At: s.opts.Now(), Cause: cause, Error: why.Error()}
-	}
+	s.refused++
+	s.last = &wire.ReloadStatus{At: s.opts.Now(), Cause: cause, Error: why.Error()}
 	s.mu.Unlock()
-	if cause != "" || !same {
+	if told {
 		s.tell(ctx)
 	}
+}
+
+// Follows has an agent that could be opened at last, for the given cause, count on from the
+// refusals before. Call it before the agent runs.
+func (d *Daemon) Follows(s *Standby, cause string) {
+	s.mu.Lock()
+	refused := s.refused
+	s.mu.Unlock()
+	d.reloads.note(wire.ReloadStatus{At: d.opts.Now(), Cause: cause})
+	d.reloads.mu.Lock()
+	defer d.reloads.mu.Unlock()
+	d.reloads.refused = refused
 }
 
 // tell says that the agent is there and serves nothing. Why is for the log: everybody may read what

@@ -74,7 +74,7 @@ func (d *Daemon) Status(ctx context.Context) wire.Status {
 // maxWaitsTold is how many waits a caller is told of who waited in vain.
 const maxWaitsTold = 3
 
-// waits is what has been waited for for long, the longest first.
+// waits lists the operations that have been waited for for long, the longest first.
 func (d *Daemon) waits() (told []string) {
 	for _, w := range d.opts.Waits.Long() {
 		if told = append(told, w.What); len(told) == maxWaitsTold {
@@ -102,8 +102,9 @@ func (d *Daemon) tpmStatus(ctx context.Context) wire.TPMStatus {
 	return status
 }
 
-// identityStatus describes an identity, and says what is known to keep it from giving tokens: how
-// its last attempt ended, or that each of its credentials lacks something. "" if nothing is known.
+// identityStatus describes an identity, and returns why it gives no tokens, as far as that is
+// known: the error of its last attempt, or that each of its credentials lacks something; ""
+// otherwise.
 func (d *Daemon) identityStatus(id acquire.IdentityStatus, provider string) (status wire.IdentityStatus, unable string) {
 	status = wire.IdentityStatus{Name: id.Name, State: stateIdle}
 	var credentials credentialsView

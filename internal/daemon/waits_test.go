@@ -13,17 +13,17 @@ import (
 
 // TestALongSilenceHasAName stalls one part after the other.
 func TestALongSilenceHasAName(t *testing.T) {
-	for _, tt := range []struct{ leg, what string }{
+	for _, tt := range []struct{ operation, what string }{
 		{"imds.getplatformmetadata", "IMDS: getplatformmetadata"},
 		{"imds.issuecredential", "IMDS: issuecredential"},
 		{"maa.attest", "the attestation service at 127.0.0.1:"},
 		{"entra.mtls.token", "Entra's token endpoint at 127.0.0.1:"},
 	} {
-		t.Run(tt.leg, func(t *testing.T) {
+		t.Run(tt.operation, func(t *testing.T) {
 			t.Parallel()
 			s := newStage(t)
 			s.start()
-			if err := s.platform.Faults().Add(fault.Fault{Leg: tt.leg, Kind: fault.Delay, Delay: fault.Duration(fault.MaxDelay)}); err != nil {
+			if err := s.platform.Faults().Add(fault.Fault{Operation: tt.operation, Kind: fault.Delay, Delay: fault.Duration(fault.MaxDelay)}); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())

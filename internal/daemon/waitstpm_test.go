@@ -118,7 +118,7 @@ func TestAWaitForTheTPMHasAName(t *testing.T) {
 		t.Errorf("everybody was served, and status would have %+v", long)
 	}
 	for _, what := range []string{"the TPM", "a turn at the TPM"} {
-		if log := s.log.String(); strings.Count(log, `level=INFO msg="what took long is not waited for any more" for="`+what+`"`) != 1 {
+		if log := s.log.String(); strings.Count(log, `level=INFO msg="a long wait is over" for="`+what+`"`) != 1 {
 			t.Errorf("the log does not say once that the wait for %q is over:\n%s", what, log)
 		}
 	}

@@ -38,8 +38,8 @@ func (d *Daemon) endpoints() []endpoint {
 	}
 }
 
-// openEndpoints opens what is configured on loopback, or takes what was passed for it. Connections
-// wait until the daemon runs. The state directory must be locked.
+// openEndpoints opens the endpoints that are configured on loopback, or takes the sockets that were
+// passed for them. Connections wait until the daemon runs. The state directory must be locked.
 func (d *Daemon) openEndpoints(ctx context.Context) (agentapi.Programs, error) {
 	var programs agentapi.Programs
 	var owners *peer.TCP
@@ -159,7 +159,7 @@ func (d *Daemon) miss(ctx context.Context, name string) {
 	d.opts.Logger.WarnContext(ctx, "a way into the agent is configured and off: systemd has passed no socket for it. Enable its .socket unit, then restart the agent", "name", name)
 }
 
-// unused takes the sockets that were passed for what is not configured.
+// unused takes the sockets that were passed for endpoints that are not configured.
 func (d *Daemon) unused() (all []net.Listener, err error) {
 	for _, name := range d.opts.Sockets.Names() {
 		ln, err := d.opts.Sockets.Take(name)

@@ -37,8 +37,8 @@ func (d *doctor) askAgent(ctx context.Context) {
 	d.running = &status
 }
 
-// checkAgent compares the agent that runs with what is on the disk: what was changed there since
-// may not be in force.
+// checkAgent compares the agent that runs with the files on disk: changes since its start or last
+// reload may not be in force.
 func (d *doctor) checkAgent() {
 	const check = "running agent"
 	switch err := d.askErr; {
@@ -59,7 +59,7 @@ func (d *doctor) checkAgent() {
 	d.checkSockets()
 }
 
-// checkSockets adds what is configured, and off for want of a socket of systemd's.
+// checkSockets adds the endpoints that are configured, and off because systemd passed no socket.
 func (d *doctor) checkSockets() {
 	if d.running == nil {
 		return
@@ -82,8 +82,8 @@ func (d *doctor) agentElsewhere(check string) {
 	d.add(check, VerdictOK, "", "none: nobody answers at %s", d.cfg.Socket)
 }
 
-// checkDrift adds a warning for each thing in which the running agent differs from the disk. What
-// is on the disk and cannot be used is no configuration that it could be compared with.
+// checkDrift adds a warning for each thing in which the running agent differs from the disk. It
+// cannot be compared with a configuration on disk that cannot be used.
 func (d *doctor) checkDrift(check string, running wire.Status) {
 	differs := func(what, action, format string, args ...any) {
 		d.add(check+": "+what, VerdictWarn, action, format, args...)

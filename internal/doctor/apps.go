@@ -11,8 +11,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// checkCredentials looks at what the applications of the configuration need on this machine. What
-// is wrong with a key that is there was said with the key.
+// checkCredentials looks at the keys and files that the configuration's applications need on this
+// machine. Faults of an existing key were reported with the key.
 func (d *doctor) checkCredentials(keys []keyring.KeyReport) {
 	for _, id := range d.cfg.Identities {
 		if id.Application == nil {

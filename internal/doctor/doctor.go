@@ -40,12 +40,12 @@ type Diagnosis struct {
 	Findings []Finding `json:"findings"`
 }
 
-// Options say what is to be looked at.
+// Options say what to diagnose.
 type Options struct {
 	statedir.Options
 	Version     string
 	ConfigPath  string
-	ConfigError error // of the configuration; what could not be read of it is then the defaults
+	ConfigError error // of the configuration; parts that could not be read have their defaults then
 	ConfigNamed bool  // the operator named it: then it should be there
 	TPMNamed    bool  // the operator named the TPM beside the configuration
 	DirNamed    bool  // ... and the state directory
@@ -179,7 +179,7 @@ func (d *doctor) goByAgent() {
 	}
 }
 
-// notChecked says that nothing is known of what is to be checked.
+// notChecked reports that a check was not made, because the configuration cannot be used.
 func (d *doctor) notChecked(check string) {
 	d.add(check, VerdictWarn, "correct the configuration first", "not checked: the configuration that names it cannot be used")
 }
@@ -281,7 +281,7 @@ func (d *doctor) checkStorageRoot(ctx context.Context) bool {
 	case errors.Is(d.pinErr, statedir.ErrDamaged):
 		d.add(check, VerdictWarn, "find out who damaged it; the next use of a key puts it aside and accepts the root that the TPM shows then", "the note of it, %s, is damaged", d.pinFile)
 	case d.pinErr != nil:
-		d.addError(check, d.pinErr, "the note says which TPM the keys belong to: correct what keeps it from being read")
+		d.addError(check, d.pinErr, "the note says which TPM the keys belong to: make it readable")
 	default:
 		d.add(check, VerdictOK, "", "%s, the one that was noted", root.Algorithm)
 	}

@@ -16,7 +16,7 @@ import (
 func (d *doctor) checkForms() {
 	known := d.opts.Forms
 	if known == nil && d.unread() {
-		return // what is configured is not known
+		return // the configured identities are not known
 	}
 	if known == nil {
 		known = d.survey().Forms()
@@ -45,7 +45,7 @@ func (d *doctor) configured(stuck []string) []string {
 	return slices.DeleteFunc(stuck, func(name string) bool { return name == other })
 }
 
-// survey is what is known of this machine where no agent has tried anything.
+// survey has the facts about this machine that are known before an agent has tried anything.
 func (d *doctor) survey() *forms.Survey {
 	s := &forms.Survey{
 		Attests: d.cfg.Attestation.Provider != config.ProviderNone,

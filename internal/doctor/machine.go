@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keyagent/keyagent/agentapi"
+	"github.com/keyagent/keyagent/internal/owned"
 )
 
 const (
-	// A rotation writes some 20 KB; what is below scarceBytes will be full soon, and below
-	// tooFewBytes it may fail half way.
+	// A rotation writes some 20 KB. A file system with less room than scarceBytes will be full
+	// soon; with less than tooFewBytes a rotation may fail half way.
 	scarceBytes  = 64 << 20
 	tooFewBytes  = 1 << 20
 	tooFewInodes = 16
@@ -43,7 +44,7 @@ func existingParent(dir string) string {
 	}
 }
 
-// roomIn tells what can still be written to a file system (statfs(2)).
+// roomIn tells how much room a file system has left (statfs(2)).
 func roomIn(fs unix.Statfs_t) (verdict, detail string) {
 	free := fs.Bavail * uint64(fs.Bsize) //nolint:gosec // the size of a block
 	detail = fmt.Sprintf("%d MB are free", free>>20)
@@ -91,14 +92,28 @@ func (d *doctor) checkSocket() {
 	switch {
 	case err != nil:
 		d.addError(check, err, "see that this user may look there")
+	case unix.Access(dir, unix.W_OK|unix.X_OK) != nil && rootsSocket(info, d.cfg.Socket):
+		d.add(check, VerdictOK, "", "%s is root's: the socket in it is systemd's, and callers can reach it", dir)
 	case unix.Access(dir, unix.W_OK|unix.X_OK) != nil:
-		d.add(check, VerdictFail, "let the agent's user own it; with systemd, RuntimeDirectory=keyagent makes a right one", "%s: this user may not make a socket there", dir)
+		d.add(check, VerdictFail,
+			"start the .socket unit of the agent, which makes the socket; without one, let the agent's user own the directory (with systemd, RuntimeDirectory=keyagent makes a right one)",
+			"%s: this user may not make a socket there", dir)
 	case info.Mode().Perm()&0o001 == 0:
 		d.add(check, VerdictWarn, "nothing, if only its owner and group are to reach the agent; else chmod 0755 "+dir,
 			"%s has mode %04o: other users cannot reach the socket in it, whatever the rules say", dir, info.Mode().Perm())
 	default:
 		d.add(check, VerdictOK, "", "%s: the agent can make its socket there, and callers can reach it", dir)
 	}
+}
+
+// rootsSocket reports whether there is a socket in a directory of root's, as systemd makes it.
+func rootsSocket(dir fs.FileInfo, path string) bool {
+	uid, err := owned.Owner(dir)
+	if err != nil || uid != 0 {
+		return false
+	}
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().Type() == fs.ModeSocket
 }
 
 // missingSocketDir tells whether the agent would make the directory.

@@ -111,7 +111,7 @@ type bankNeed struct {
 	verdict, otherwise string
 }
 
-// lackingBanks lists what is needed and is not there.
+// lackingBanks lists the needed PCR banks that the TPM does not have.
 func (d *doctor) lackingBanks(banks []tpm.PCRBank) []bankNeed {
 	var needs []bankNeed
 	if d.cfg.Attestation.Provider != config.ProviderNone && !d.cfg.BindingKey.InsecureSoftware {

@@ -40,7 +40,7 @@ func (d *doctor) checkUser(ctx context.Context) bool {
 	}
 	if me == 0 {
 		d.add(check, VerdictWarn, "nothing, if the agent is to run as root; else run it as the user that it is to run as: root may do what that user may not",
-			"this is root, and nothing says yet as whom the agent runs")
+			"this is root, and nothing says yet which user runs the agent")
 	}
 	return true
 }
@@ -98,8 +98,8 @@ func (d *doctor) unreadable() string {
 	return ""
 }
 
-// unlessMadeByRoot adds what else may be the case if another user looks at a directory that belongs
-// to root. It does not if an agent runs as root: a change of owner would break that.
+// unlessMadeByRoot adds another possible cause if another user looks at a directory that belongs to
+// root. It does not if an agent runs as root: a change of owner would break that.
 func (d *doctor) unlessMadeByRoot(owner agentOwner, me uint32) string {
 	if !owner.ofFilesAlone || owner.uid != 0 || me == 0 {
 		return ""

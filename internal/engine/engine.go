@@ -30,14 +30,15 @@ type Options struct {
 	Logger  *slog.Logger     // nil means no log
 	Now     func() time.Time // nil means time.Now
 
-	// Sleep waits between the attempts of one request, Wait until the next look at what is to be
-	// renewed; nil means a timer.
+	// Sleep waits between the attempts of one request, Wait until the next look for certificates to
+	// be renewed; nil means a timer.
 	Sleep, Wait func(ctx context.Context, d time.Duration) error
 
-	// Waits keeps what is waited for, so that others see it; nil: only the log has it.
+	// Waits lists the operations that are being waited for, so that other parts of the process can
+	// show them; nil: only the log has them.
 	Waits *waiting.Board
 
-	// Observer is told what is obtained and what the TPM is used for; nil: nobody is.
+	// Observer is told of tokens and certificates obtained and of the TPM's use; nil: none.
 	Observer Observer
 
 	// Words are the program's, for log and answers; nil: commands are named by what they do.
@@ -51,7 +52,7 @@ type Observer interface {
 	tpm.Observer
 }
 
-// WithDefaults returns the options with what was left out.
+// WithDefaults returns the options with defaults for those left out.
 func (o Options) WithDefaults() Options {
 	dir := o.Dir().WithDefaults()
 	o.Logger, o.Now, o.Waits = dir.Logger, dir.Now, dir.Waits
@@ -218,7 +219,7 @@ func (e *Engine) UseTrust(before, next *Plan) (changed bool) {
 		changed = true
 	}
 	if changed {
-		e.Acquirer.Reconsider() // what was refused may be given by a server that is trusted now
+		e.Acquirer.Reconsider() // a server that is trusted now may give what was refused
 	}
 	return changed
 }

@@ -75,7 +75,7 @@ func TestAnEngineOwnsItsKey(t *testing.T) {
 	}
 }
 
-func TestAPlanHasWhatCouldBeResolved(t *testing.T) {
+func TestAPlanHasThePartsThatCouldBeResolved(t *testing.T) {
 	cfg := config.Default()
 	cfg.CAFile = "/nonexistent"
 	cfg.Identities = []config.Identity{

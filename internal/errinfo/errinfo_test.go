@@ -15,7 +15,7 @@ func (e outspoken) Refuses() bool         { return e.refuses }
 func (e outspoken) RefusesEvidence() bool { return e.refuses }
 func (outspoken) Hint() string            { return "do this" }
 
-func TestWhatAnErrorSaysOfItselfIsFoundInAllThatItWraps(t *testing.T) {
+func TestPropertiesOfAnErrorAreFoundInAllThatItWraps(t *testing.T) {
 	plain := errors.New("plain")
 	for _, tc := range []struct {
 		name    string

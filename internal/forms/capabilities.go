@@ -112,7 +112,7 @@ func (s *Survey) Certificate() wire.Capability {
 	return capable(true, string(acquire.StrengthTPM), inTPM+onlyTrusted)
 }
 
-// onlyTrusted is what is known of applications' certificates over mutual TLS.
+// onlyTrusted is the remark on applications' certificates over mutual TLS.
 const onlyTrusted = "; over mutual TLS it takes certificates that the app registration trusts by subject name and issuer"
 
 func capable(available bool, strength, reason string) wire.Capability {

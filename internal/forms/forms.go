@@ -9,7 +9,7 @@ import (
 // README.md and docs/credentials.md, and of what capabilities and doctor say.
 type Form struct {
 	Name          string // of the row
-	What          string // what is shown to Entra
+	What          string // the credential shown to Entra
 	Configuration string // how it is written
 	Works         string // where it works
 	Strength      string // of its tokens

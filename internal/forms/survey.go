@@ -20,7 +20,7 @@ type way struct {
 	acquire.CredentialStatus
 }
 
-// Survey is what is known of this machine and its tenants without asking Entra.
+// Survey has the facts about this machine and its tenants that are known without asking Entra.
 type Survey struct {
 	Keys    bool             // a TPM is used, in which applications can have keys
 	Key     acquire.Strength // of the binding key; "" if there can be none

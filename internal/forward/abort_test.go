@@ -98,7 +98,7 @@ func TestSilenceEndsACall(t *testing.T) {
 }
 
 // A call that moves lasts as long as it likes, beyond the server's own limit for answers.
-func TestWhatMovesIsNotCutShort(t *testing.T) {
+func TestATransferThatMovesIsNotCutShort(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, protocol string) {
 		p := start(t, protocol, func(w http.ResponseWriter, r *http.Request) {
 			for range 20 { // of 20 ms: twice as long as idle, and four times the server's limit

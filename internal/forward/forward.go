@@ -87,7 +87,7 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// request is what is sent.
+// request returns the request to send.
 func (c Call) request(ctx context.Context, r *http.Request, p *passage) *http.Request {
 	out := &http.Request{
 		Method: r.Method, URL: c.To, Host: c.To.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,

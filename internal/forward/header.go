@@ -13,8 +13,8 @@ var ofOneConnection = []string{
 	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
 }
 
-// notOfRequests and notOfAnswers are what is not passed on besides. Expect is set anew where it
-// means something. Alt-Svc would send the caller to a server without us.
+// notOfRequests and notOfAnswers are further headers that are not passed on. Expect is set anew
+// where it means something. Alt-Svc would send the caller to a server without us.
 var (
 	notOfRequests = []string{"Cookie", "Cookie2", "Expect", "Host"}
 	notOfAnswers  = []string{"Set-Cookie", "Set-Cookie2", "Alt-Svc", "Clear-Site-Data"}

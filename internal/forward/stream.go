@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// bufferBytes is what is read at most before it is passed on: some records of TLS.
+// bufferBytes is how much is read at most before it is passed on: some records of TLS.
 const bufferBytes = 64 << 10
 
 // buffers are those of answers that are over, for others.
@@ -21,7 +21,7 @@ func (b *buffers) take() *[bufferBytes]byte {
 
 func (b *buffers) give(buffer *[bufferBytes]byte) { b.free.Put(buffer) }
 
-// stream passes a body back as it comes: what has arrived is never kept until more does.
+// stream passes a body back as it comes: bytes that have arrived do not wait for more.
 func (p *passage) stream(from io.Reader) error {
 	buffer := p.buffers.take()
 	defer p.buffers.give(buffer)

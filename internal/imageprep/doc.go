@@ -7,7 +7,7 @@
 // What always holds:
 //   - Nothing is removed while an agent runs, and none can start meanwhile: the state directory is
 //     locked.
-//   - What is not known to be the agent's is not removed, and keeps the machine from being called
+//   - Files not known to be the agent's are not removed, and keep the machine from being called
 //     prepared.
 //   - The note of the storage root goes last. An agent that starts after an interruption still
 //     refuses keys of another TPM.

@@ -42,9 +42,9 @@ type Inventory struct {
 	opts statedir.Options
 }
 
-// Look lists what is to be removed, by the configuration's places; with audit, the file of audit
-// records is among it. It changes nothing. It fails while an agent runs, and for another user than
-// the agent's.
+// Look lists the files and keys to be removed, by the configuration's places; with audit, the file
+// of audit records, too. It changes nothing. It fails while an agent runs, and for another user
+// than the agent's.
 func Look(cfg *config.Config, opts statedir.Options, audit bool) (*Inventory, error) {
 	inv := &Inventory{cfg: cfg, opts: opts.WithDefaults()}
 	if err := statedir.CheckOwner(cfg.StateDir); err != nil {
@@ -73,7 +73,7 @@ const notKnown = "not known to be the agent's"
 
 // runs says that there is an agent, and that another would start if its sockets stayed.
 func runs(held *statefile.InUseError) error {
-	return startsAgain(fmt.Errorf("%w: it would make anew what is removed", held))
+	return startsAgain(fmt.Errorf("%w: it would make the removed keys anew", held))
 }
 
 func startsAgain(err error) error {
@@ -147,8 +147,8 @@ func whatIs(e fs.DirEntry) string {
 	return what
 }
 
-// listPlaces looks which keys are kept in the TPM, too. What cannot be read has none that could be
-// freed.
+// listPlaces looks which keys are kept in the TPM, too. A key's record that cannot be read names
+// none that could be freed.
 func (inv *Inventory) listPlaces() error {
 	store, err := statedir.OpenStore(inv.cfg, inv.opts)
 	if err != nil {
@@ -198,12 +198,12 @@ func (inv *Inventory) CheckUnknown() error {
 	for _, item := range inv.Unknown {
 		names = append(names, item.Path)
 	}
-	return advice.To(fmt.Errorf("in the state directory is what is not known to be the agent's: %s", strings.Join(names, ", ")),
+	return advice.To(fmt.Errorf("the state directory has files not known to be the agent's: %s", strings.Join(names, ", ")),
 		"look at it, and move or remove it yourself: it would be in every clone")
 }
 
-// Remove removes what was listed. It returns what was left in a TPM, if anything was. It blocks
-// while the TPM works.
+// Remove removes the listed files and keys. It returns an error for each key that was left in a
+// TPM. It blocks while the TPM works.
 func (inv *Inventory) Remove(ctx context.Context) (left []error, err error) {
 	if err := inv.CheckUnknown(); err != nil {
 		return nil, err
@@ -247,8 +247,8 @@ func (inv *Inventory) removeLocked(ctx context.Context) (left []error, err error
 }
 
 // freePlaces takes keys out of the TPM's memory. Where the keys are another TPM's, or the TPM does
-// not answer, what is left there is told, and keeps nothing from being removed: another machine's
-// TPM does not go with the image either.
+// not answer, the keys left there are reported, and the files are removed all the same: another
+// machine's TPM does not go with the image either.
 func (inv *Inventory) freePlaces(ctx context.Context) (left []error, err error) {
 	t, store, err := statedir.OpenKeys(ctx, inv.cfg, inv.opts)
 	if ctx.Err() != nil {

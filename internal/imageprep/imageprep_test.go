@@ -57,7 +57,7 @@ func left(t *testing.T, cfg *config.Config) string {
 }
 
 // What came between the look and the removal was not shown to anybody.
-func TestWhatCameSinceTheLookIsNotRemoved(t *testing.T) {
+func TestAFileMadeSinceTheLookIsNotRemoved(t *testing.T) {
 	t.Parallel()
 	cfg := state(t, "keys/app/1.json")
 	inv, err := imageprep.Look(cfg, statedir.Options{}, false)
@@ -72,7 +72,7 @@ func TestWhatCameSinceTheLookIsNotRemoved(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotRemovedIsTold(t *testing.T) {
+func TestFilesThatAreNotRemovedAreReported(t *testing.T) {
 	t.Parallel()
 	root, cfg := t.TempDir(), config.Default()
 	cfg.Audit = config.Audit{To: config.AuditToFile, File: filepath.Join(root, "log/audit.jsonl")}
@@ -95,7 +95,7 @@ func TestWhatIsNotRemovedIsTold(t *testing.T) {
 	}
 }
 
-func TestWhatIsTheAgentsIsRemovedAndNothingElse(t *testing.T) {
+func TestTheAgentsFilesAreRemovedAndNoOthers(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name    string

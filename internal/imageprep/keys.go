@@ -12,8 +12,8 @@ import (
 	"github.com/keyagent/keyagent/signer/keystore"
 )
 
-// listKeys lists what is in the directory of keys: what the agent makes, a directory before its
-// content, and what it does not. Nothing is followed.
+// listKeys lists the directory of keys: the files that the agent makes, a directory before its
+// content, and the unknown ones. No link is followed.
 func listKeys(cfg *config.Config) (known []string, unknown []Item, err error) {
 	dir := filepath.Join(cfg.StateDir, keystore.Dir)
 	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
@@ -59,9 +59,9 @@ func (inv *Inventory) removeKeys() error {
 	return nil
 }
 
-// Beside lists what may be this machine's own outside the state directory, and is not removed:
-// credentials that systemd hands to the agent, below root (the file system's, but in tests), and
-// audit records that were put aside.
+// Beside lists things outside the state directory that may be this machine's own, and are not
+// removed: credentials that systemd hands to the agent, below root (the file system's, but in
+// tests), and audit records that were put aside.
 func Beside(cfg *config.Config, root string) []Item {
 	items := named(filepath.Join(root, "etc/credstore"), "a credential for the agent", isCredential)
 	items = append(items, named(filepath.Join(root, "etc/credstore.encrypted"), "a credential for the agent, which this machine alone may decrypt", isCredential)...)

@@ -16,7 +16,8 @@ const (
 )
 
 // listens reports whether somebody listens at the path of a Unix socket. Nobody is connected to: a
-// service manager that listens for the agent would start it. What cannot be found out is no.
+// service manager that listens for the agent would start it. If that cannot be found out, it
+// reports false.
 func listens(path string) bool {
 	file, err := os.Open("/proc/net/unix")
 	if err != nil {

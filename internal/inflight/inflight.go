@@ -17,7 +17,7 @@ import (
 
 // ErrAborted is the result of a call that ended without one: its function panicked or called
 // runtime.Goexit.
-var ErrAborted = errors.New("what was under way was aborted")
+var ErrAborted = errors.New("the operation was aborted")
 
 // Group keeps the calls that are under way, by name. The zero value is ready. It is safe for
 // concurrent use.

@@ -5,7 +5,7 @@
 //   - A secret is taken only from a file that root or this user owns and that no other user may
 //     write; a file that is kept ([Secret]) must not be readable for every user of the machine
 //     either.
-//   - What is checked is the open file, not its path.
+//   - The open file is checked, not its path.
 //   - Reads are limited in size.
 //
 // # Sources

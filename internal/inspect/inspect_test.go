@@ -67,7 +67,7 @@ func TestAConfidentialVMIsSeenAsSuch(t *testing.T) {
 		t.Errorf("the state directory: %v", err)
 	}
 	for _, entry := range s.Platform.Journal().Entries() {
-		if entry.Leg == imds.LegCredential || entry.Leg == imds.LegToken && entry.Status == 200 {
+		if entry.Operation == imds.OpCredential || entry.Operation == imds.OpToken && entry.Status == 200 {
 			t.Errorf("it asked for %+v", entry)
 		}
 	}
@@ -80,7 +80,7 @@ func TestATDXMachineIsSeenAsSuch(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotThereIsSaid(t *testing.T) {
+func TestMissingPartsAreReported(t *testing.T) {
 	s := agenttest.New(t)
 	if err := s.Platform.SetIMDS(imds.Behaviour{NoV2: true}); err != nil {
 		t.Fatal(err)

@@ -95,8 +95,7 @@ func barred(path string, who accounts.Account, known accounts.Finder) (why, grou
 // groupMay reports whether a file's group may read and write it.
 func groupMay(info fs.FileInfo) bool { return info.Mode().Perm()>>3&0o6 == 0o6 }
 
-// kindOf goes by what the TPM holds, and believes none of it: what is proven, the verifier of
-// evidence says.
+// kindOf goes by the TPM's content, which proves nothing: only the verification of evidence does.
 func kindOf(ctx context.Context, t *tpm.TPM) setup.Kind {
 	content, err := t.ReadNV(ctx, collect.NVHCLReport)
 	if errors.Is(err, tpm.ErrNoNVIndex) {

@@ -2,8 +2,8 @@
 // deletes the named keys of a state directory, beside a running agent or without one.
 //
 // A [Keyring] opens the TPM when something is first asked of it, so that a certificate can be shown
-// and a key deleted on a machine whose TPM is gone. What is written to a key's directory is written
-// by package keystore, under a lock that several commands and the agent share.
+// and a key deleted on a machine whose TPM is gone. Only package keystore writes to a key's
+// directory, under a lock that the commands and the agent share.
 //
 // [RotateBindingKey] is apart from the rest, because the agent's own key has certificates that only
 // the platform issues: it makes an engine on the next key and has it obtain a token for each

@@ -13,8 +13,8 @@ import (
 )
 
 // Evidence makes attestation evidence of the current generation of a key, or of the one that an
-// identity proves itself with; "" and "" for the binding key. No rule decides who may: whoever can
-// use the TPM and read the state directory can make it by other means, too.
+// identity proves itself with; "" and "" for the binding key. No rule decides who may do this: a
+// user that can use the TPM and read the state directory can make evidence by other means, too.
 func (k *Keyring) Evidence(ctx context.Context, identity string, req engine.EvidenceRequest, source AuthSource) ([]byte, error) {
 	if err := k.nameKey(identity, &req.Key); err != nil {
 		return nil, err

@@ -180,7 +180,7 @@ func (k *Keyring) Adopt(ctx context.Context, name string, from ForeignFile, req 
 }
 
 // readForeignKeyFile reads a key file that another program wrote. Its owner does not matter: the
-// TPM checks what is in it.
+// TPM checks its content.
 func readForeignKeyFile(path string) (*tpm.KeyFile, error) {
 	text, err := inputfile.Read(path, maxForeignBytes)
 	if err != nil {

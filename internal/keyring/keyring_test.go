@@ -39,7 +39,7 @@ func TestAValueIsTriedOnOneKeyOnly(t *testing.T) {
 	}
 }
 
-func TestAKeyFileIsNotOverwrittenByWhatACommandMakes(t *testing.T) {
+func TestAKeyFileIsNotOverwrittenByACommandsOutput(t *testing.T) {
 	s := agenttest.New(t)
 	k := s.Keyring(nil)
 	report, err := k.Create(t.Context(), "app", keyring.KeyRequest{Algorithm: "ecdsa-p256"})

@@ -14,8 +14,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// KeyRequest says what key to make. What is zero is the default, or in a rotation what the old key
-// has.
+// KeyRequest says what key to make. A zero field stands for the default, or in a rotation for the
+// old key's value.
 type KeyRequest struct {
 	Algorithm     string
 	PCRs          []int
@@ -32,7 +32,7 @@ func (r KeyRequest) isZero() bool { return reflect.ValueOf(r).IsZero() }
 // errAuthTwice is that an authorization value was named, and that there is none.
 var errAuthTwice = RequestError{errors.New("an authorization value was named, and also that there is none")}
 
-// options lays what was asked for over a base.
+// options lays the request over a base.
 func (r KeyRequest) options(base keystore.KeyOptions) (keystore.KeyOptions, error) {
 	if r.Algorithm != "" {
 		base.Algorithm = tpm.Algorithm(r.Algorithm)

@@ -14,7 +14,7 @@ import (
 // [statefile.Export]. A key file is no older one: there is no copy of it.
 func WriteFile(path string, text []byte) error {
 	if holdsKey(path) {
-		return requestf("%s holds a key, or what this command cannot have made, and is not overwritten: choose another file", path)
+		return requestf("%s holds a key, or something that this command cannot have made, and is not overwritten: choose another file", path)
 	}
 	return statefile.Export(path, text)
 }

@@ -86,7 +86,7 @@ func (k *Keyring) replaced(e keystore.Entry, chain []*x509.Certificate, public c
 	since, err := k.store.Accepted(e, chain[0])
 	switch {
 	case err != nil:
-		k.opts.Logger.Warn("what the agent noted of Entra and this certificate cannot be read", "key", e.Name, "cause", err)
+		k.opts.Logger.Warn("the agent's note on Entra and this certificate cannot be read", "key", e.Name, "cause", err)
 	case !since.IsZero():
 		r.EntraSince = &since
 	}

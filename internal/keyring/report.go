@@ -40,7 +40,7 @@ type KeyReport struct {
 	Algorithm       string   `json:"algorithm,omitempty"` // one of [Algorithms]; empty: another
 	Strength        string   `json:"strength,omitempty"`  // empty if the TPM did not load it
 	Attributes      []string `json:"attributes,omitempty"`
-	Deviations      []string `json:"deviations,omitempty"` // what is worse than in a key made here
+	Deviations      []string `json:"deviations,omitempty"` // weaknesses that a key made here has not
 	TPMName         string   `json:"tpm_name,omitempty"`
 	ParentName      string   `json:"parent_name,omitempty"`       // the TPM's Name of the storage key that it is under; empty: not known
 	PublicKeySHA256 string   `json:"public_key_sha256,omitempty"` // of SubjectPublicKeyInfo, hexadecimal
@@ -131,7 +131,7 @@ func (k *Keyring) Inspect(ctx context.Context, from ForeignFile, source AuthSour
 	if err != nil && !untried {
 		return KeyReport{}, err
 	}
-	file.EmptyAuth = file.EmptyAuth && !untried // what may have a value is described, and not used without
+	file.EmptyAuth = file.EmptyAuth && !untried // described, and not used without the value that it may have
 	k.examine(ctx, &r, file, signer.Config{KeyFile: inputfile.Shown(from.Path), Options: tpm.KeyOptions{AuthValue: auth}})
 	if untried {
 		r.AuthValue = said

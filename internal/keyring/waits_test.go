@@ -20,7 +20,7 @@ func names(waits []waiting.Wait) (list []string) {
 }
 
 // A command that waits for another one's lock, or for the TPM, can say so.
-func TestCommandsSayWhatTheyWaitFor(t *testing.T) {
+func TestCommandsNameTheirWaits(t *testing.T) {
 	s := agenttest.New(t)
 	board := waiting.New(waiting.Config{})
 	keys, err := keyring.Open(s.Config, statedir.Options{Waits: board})

@@ -104,7 +104,7 @@ func TestJSONSaysWhatToUnset(t *testing.T) {
 	}
 }
 
-func TestWhatALineCannotCarryIsAnError(t *testing.T) {
+func TestAValueThatALineCannotCarryIsAnError(t *testing.T) {
 	env := plan(t, launch.Request{Endpoint: endpoint(), Environ: []string{"NO_PROXY=a\nLD_PRELOAD=x"}})
 	for _, name := range launch.Forms() {
 		form, err := launch.ParseForm(name)

@@ -37,9 +37,9 @@ type Environment struct {
 // counts.
 const siteNameValue = "keyagent"
 
-// onlyDeployed takes the developer's tools out of DefaultAzureCredential: a refusal of the agent
-// must not turn into a token of whoever is logged in. Every SDK that knows the variable knows this
-// value.
+// onlyDeployed takes the developer's tools out of DefaultAzureCredential: after a refusal by the
+// agent, the SDK must not get a token of a developer who is logged in. Every SDK that knows the
+// variable knows this value.
 const onlyDeployed = "prod"
 
 // maxSecretBytes is far above what the agent makes, and below what a header may have.
@@ -140,7 +140,7 @@ func parse(environ []string) map[string]string {
 	return table
 }
 
-// check refuses what must not get into an environment, and returns the hosts of the endpoint.
+// check refuses endpoints that must not get into an environment, and returns their hosts.
 func check(e wire.Endpoint) (hosts []string, err error) {
 	secret := e.Secret.Reveal()
 	if secret == "" || len(secret) > maxSecretBytes || strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {

@@ -3,11 +3,11 @@
 // (the configuration, certificate authorities, the state directory, the socket's directory)
 // must meet the rule below. Of files with secrets, which may be pipes, only the open file must:
 //
-//   - A file, and each directory that leads to it, belongs to root or to the user of this
-//     process, because the owner of a file may change it whatever its mode is, and the owner
-//     of a directory may rename and remove what is in it, also in a sticky one (unlink(2)).
-//   - Nobody else may write it. Only a directory on the way may be writable if it is sticky,
-//     as /tmp is: what is ours in there, others can neither rename nor remove.
+//   - A file, and each directory that leads to it, belongs to root or to the user of this process,
+//     because the owner of a file may change it whatever its mode is, and the owner of a directory
+//     may rename and remove its entries, also in a sticky one (unlink(2)).
+//   - Nobody else may write it. Only a directory on the way may be writable if it is sticky, as
+//     /tmp is: others can neither rename nor remove our entries there.
 //   - Symbolic links are followed one by one, and the directories that each leads through are
 //     held to the same. In a sticky directory a link must be root's or ours, too.
 //

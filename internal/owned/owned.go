@@ -19,7 +19,7 @@ const writableByOthers = 0o022
 // Error is why a file or directory is not trusted.
 type Error struct {
 	Path    string // of the file or directory at fault, which may be one on the way
-	Problem string // what is wrong and what to do, without the path
+	Problem string // the fault and what to do, without the path
 }
 
 func (e *Error) Error() string { return e.Path + ": " + e.Problem }
@@ -69,7 +69,7 @@ func Resolve(path string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		path = dir + "/" + path // not cleaned: ".." after a link is not what is before the link
+		path = dir + "/" + path // not cleaned: ".." after a link is not the link's own directory
 	}
 	r := resolution{at: "/", left: strings.Split(path, "/")}
 	if err := r.enter(r.at); err != nil {

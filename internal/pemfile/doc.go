@@ -7,17 +7,17 @@
 // whole or not at all.
 //
 // What always holds:
-//   - Each block is returned, in the order of the file, or the file is refused with the line of
-//     what cannot be read.
-//   - What surrounds PEM and cannot change what is in it is passed over: a byte order mark, UTF-16,
+//   - Each block is returned, in the order of the file, or the file is refused with the number of
+//     the line that cannot be read.
+//   - Anything around PEM that cannot change its content is passed over: a byte order mark, UTF-16,
 //     carriage returns, indentation, line breaks that are missing or written as \n, text between
 //     blocks. RFC 7468, section 3, has the same in its lax grammar.
 //   - Text in front of a block on the same line is not passed over: a block that somebody commented
 //     out must not count.
 //   - A file without PEM is one block if it is DER or base64 of DER. Its [Form] says so, and the
 //     caller decides whether to take it.
-//   - A software private key is never decoded, and no error repeats what is in a file: it has
-//     labels, lines and single characters.
+//   - A software private key is never decoded, and no error repeats a file's content: errors have
+//     labels, line numbers and single characters.
 //   - Sizes and numbers are limited.
 //
 // A command that makes a readable file of an unreadable one stands in the error; [Named] puts the

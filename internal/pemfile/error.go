@@ -14,7 +14,7 @@ type Error struct {
 	Command string // a shell command that writes a readable file "unwrapped.pem", with FILE for the path; may be empty
 }
 
-// Error is one line: what is wrong where, and the command.
+// Error is one line: the fault, its place, and the command.
 func (e *Error) Error() string {
 	var b strings.Builder
 	if e.File != "" {

@@ -37,7 +37,7 @@ type Block struct {
 	Label string // "CERTIFICATE"; empty unless Form is PEM
 	Form  Form
 	Line  int    // where it begins, from 1; 0 unless Form is PEM
-	Bytes []byte // what is encoded, at least one byte; nil for a software private key, see [Block.SoftwareKey]
+	Bytes []byte // the content, not empty; nil for a software private key, see [Block.SoftwareKey]
 	Plain bool   // of Form PEM: other programs read the block where it stands, since nothing is wrapped around it
 }
 

@@ -45,7 +45,7 @@ func inUTF16(text string, order binary.AppendByteOrder, mark bool) string {
 	return string(b)
 }
 
-func TestWhatSurroundsPEMIsPassedOver(t *testing.T) {
+func TestTextAroundPEMIsIgnored(t *testing.T) {
 	t.Parallel()
 	indent := func(by string) string { return by + strings.ReplaceAll(two(), "\n", "\n"+by) }
 	oneLine := func(by string) string { return strings.ReplaceAll(two(), "\n", by) }

@@ -7,7 +7,7 @@ import (
 	"github.com/keyagent/keyagent/agentapi/peer"
 )
 
-// Machine says what can be known of callers on this machine; [peer.Host] is one.
+// Machine says which facts about callers this machine gives; [peer.Host] is one.
 type Machine interface {
 	Level() peer.Level
 	CheckUnits() error
@@ -46,7 +46,7 @@ func (b *Book) CheckCallers(m Machine) error {
 			continue
 		}
 		if level := m.Level(); level.Process == peer.FormNumber || level.Process == peer.FormNone {
-			problems = append(problems, fmt.Errorf("rule %q: caller_identity: strict does not take what this kernel knows of callers: %s", r.Name, level.Why))
+			problems = append(problems, fmt.Errorf("rule %q: caller_identity: strict does not accept the facts that this kernel gives about callers: %s", r.Name, level.Why))
 		}
 	}
 	return errors.Join(problems...)

@@ -154,8 +154,8 @@ func (l *look) findAdmins(p *policy.Policy, admins config.Principals) error {
 	return errors.Join(problems...)
 }
 
-// one returns the number of a user or group. Only what is in force already may go on with a number
-// that this look has not found itself.
+// one returns the number of a user or group. Only a rule that is in force already may go on with a
+// number that this look has not found itself.
 func (l *look) one(of unit, a account) (id uint32, found bool) {
 	n, known := l.known[a]
 	if !known || n.look != l.n && !l.on[of] {

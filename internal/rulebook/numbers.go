@@ -63,7 +63,7 @@ func (n accountNumber) over(now time.Time) bool {
 	return !n.gone.IsZero() && max(now.Sub(n.gone), now.Round(0).Sub(n.gone.Round(0))) >= keptFor
 }
 
-// unit is what is in force as a whole or not at all: a rule, or one administrator.
+// unit is a rule or one administrator: it is in force as a whole or not at all.
 type unit struct {
 	rule  string
 	admin account

@@ -25,14 +25,14 @@ type Accounts interface {
 	Group(ctx context.Context, name string) (gid uint32, err error)
 }
 
-// Off is a rule that is not in force. Err has an error for each of its users and groups who were
+// Off is a rule that is not in force. Err has an error for each of its users and groups that were
 // not found.
 type Off struct {
 	Name string
 	Err  error
 }
 
-// OffError says which rules are not in force because of users or groups who were not found. The
+// OffError says which rules are not in force because of users or groups that were not found. The
 // agent runs without these rules, and puts each in force when all its users and groups are found.
 // It stands for no other problem.
 type OffError struct {
@@ -54,8 +54,8 @@ func (e *OffError) Error() string {
 // Book makes the policy of the configured rules from the users and groups that are known. A rule is
 // in force as a whole or not at all, so that no operator has to guess which part of it is; an
 // administrator who is not known is left out alone. A user or group that a rule in force names
-// keeps its number as long as the book is used. Other numbers that are known only save look-ups: a
-// rule comes into force with what one look has found of all its users and groups.
+// keeps its number as long as the book is used. Other known numbers only save look-ups: a rule
+// comes into force with the numbers that one look has found for all its users and groups.
 type Book struct {
 	rules     []config.Rule
 	admins    config.Principals
@@ -95,7 +95,7 @@ func New(cfg *config.Config, finder Accounts, now func() time.Time, before *Book
 	return b
 }
 
-// Check finds what is wrong with the rules apart from their users and groups.
+// Check finds the faults of the rules that have nothing to do with users and groups.
 func (b *Book) Check() error {
 	p := &policy.Policy{Audiences: b.audiences}
 	for _, r := range b.rules {

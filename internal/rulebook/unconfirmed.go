@@ -13,8 +13,8 @@ type held struct {
 	numbers map[account]accountNumber
 }
 
-// held returns what the next configuration may go on with where a directory does not answer. What
-// was not in force is not in it, so that nothing comes into force by an old answer.
+// held returns the numbers that the next configuration may use while a directory does not answer.
+// It has only those of rules in force, so that no rule comes into force by an old answer.
 func (b *Book) held() held {
 	h := held{numbers: b.numbersInForce()}
 	for a, n := range h.numbers {

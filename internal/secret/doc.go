@@ -11,7 +11,7 @@
 //   - The zero value is an empty secret and is ready for use.
 //   - A String is immutable and safe for concurrent use.
 //
-// What is not promised: the bytes are ordinary garbage-collected memory. A process that may read
-// this one's memory, a core dump or a debugger sees them. Private keys are never held here: they
-// live in the TPM.
+// No promise about memory is made: the bytes are ordinary garbage-collected memory. A process that
+// may read this one's memory, a core dump or a debugger sees them. Private keys are never held
+// here: they live in the TPM.
 package secret

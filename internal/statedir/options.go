@@ -14,7 +14,8 @@ type Options struct {
 	Logger *slog.Logger     // nil means no log
 	Now    func() time.Time // nil means time.Now
 
-	// Waits keeps what is waited for, so that others see it; nil: only the log has it.
+	// Waits lists the operations that are being waited for, so that other parts of the process can
+	// show them; nil: only the log has them.
 	Waits *waiting.Board
 	// TPM is told what the TPM is used for; nil: nobody is.
 	TPM tpm.Observer
@@ -27,7 +28,7 @@ type Options struct {
 	LookOnly bool
 }
 
-// WithDefaults returns the options with what was left out.
+// WithDefaults returns the options with defaults for those left out.
 func (o Options) WithDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -72,8 +72,8 @@ func OwnerAuth(cfg *config.Config) func() (secret.String, error) {
 	}
 }
 
-// HasKeys reports whether there are keys; if so, their storage root is to be noted. What cannot be
-// read counts as a key.
+// HasKeys reports whether there are keys; if so, their storage root is to be noted. An entry that
+// cannot be read counts as a key.
 func HasKeys(cfg *config.Config, opts Options) bool {
 	store, err := keystore.Open(keystore.Config{StateDir: cfg.StateDir, Logger: opts.Logger})
 	if err != nil {

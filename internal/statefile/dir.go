@@ -13,8 +13,8 @@ import (
 
 // EnsureDir makes the directory at path, with missing parents, and checks that it belongs to the
 // agent alone: a real directory, owned by the effective user, without any permission for group or
-// others, which no other user can put another one in the place of. It does not repair one that is
-// not: another user who could enter it may have left something behind, so an operator should look.
+// others, which no other user can replace. It does not repair a directory that fails a check:
+// another user who could enter it may have left something behind, so an operator should look.
 func EnsureDir(path string) error {
 	if err := makeDirs(path, 0o700); err != nil {
 		return fmt.Errorf("creating state directory %q: %w", path, err)

@@ -21,7 +21,7 @@
 //   - A symbolic link is refused as the last element of a path, never followed.
 //   - Reads are limited in size.
 //   - A file that could not be read is not taken for a missing or a damaged one: [Load] puts aside
-//     only what is there and of no use.
+//     only a file that was read and is damaged.
 //   - A key file is never overwritten: [WriteNew] fails with an error that is [fs.ErrExist].
 //
 // The directory is trusted once [EnsureDir] has accepted it: no other user can create names in it,

@@ -25,8 +25,8 @@ const (
 // possible, its owner; a new one is made with missing parents. On any error the old content stays.
 // A symbolic link is followed, and stays a link.
 //
-// What is no regular file (a pipe, a terminal, /dev/stdout wherever that leads) is written to and
-// never replaced.
+// A path that is no regular file (a pipe, a terminal, /dev/stdout wherever that leads) is written
+// to and never replaced.
 func Export(path string, data []byte) error {
 	if err := export(path, data); err != nil {
 		return fmt.Errorf("writing %q: %w", path, err)
@@ -120,7 +120,8 @@ func followLinks(path string) ([]string, error) {
 			return nil, err
 		}
 		if !filepath.IsAbs(link) {
-			link = filepath.Dir(path) + string(filepath.Separator) + link // not cleaned: what is before ".." may be a link
+			// Not cleaned: the name before ".." may be a link.
+			link = filepath.Dir(path) + string(filepath.Separator) + link
 		}
 		path = link
 		hops = append(hops, path)

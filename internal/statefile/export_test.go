@@ -83,7 +83,7 @@ func TestExportFollowsLinksAndKeepsThem(t *testing.T) {
 	}
 }
 
-func TestExportWritesToWhatIsNoRegularFile(t *testing.T) {
+func TestExportWritesToPipesAndTerminals(t *testing.T) {
 	t.Parallel()
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	must(t, syscall.Mkfifo(fifo, 0o600))

@@ -20,10 +20,10 @@ type Installation struct {
 
 // Install puts a file that decides what the agent does, such as its configuration, at path, with
 // missing directories above it. The file is wholly there or not at all, and belongs to the user of
-// this process. Whoever could change what is at the path makes it fail (package owned).
+// this process. It fails if another user could change the file (package owned).
 //
-// What is there is not overwritten: without Replace the error is [fs.ErrExist], and with it the old
-// file is kept beside the new one, under the name that is returned.
+// An existing file is not overwritten: without Replace the error is [fs.ErrExist], and with it the
+// old file is kept beside the new one, under the name that is returned.
 func Install(path string, data []byte, how Installation) (kept string, err error) {
 	if kept, err = install(filepath.Clean(path), data, how); err != nil {
 		return "", fmt.Errorf("writing %q: %w", path, err)

@@ -12,12 +12,12 @@ import (
 // TornError is the error of [Load] for a file whose content is of no use, and which was put aside.
 type TornError struct {
 	Aside string // its name now
-	Err   error  // what is wrong with it
+	Err   error  // its fault
 }
 
 func (e *TornError) Error() string { return fmt.Sprintf("%v; it was put aside as %q", e.Err, e.Aside) }
 
-// Unwrap returns what is wrong with the file.
+// Unwrap returns the file's fault.
 func (e *TornError) Unwrap() error { return e.Err }
 
 // Load reads the file at path and has decode take its content. A file that is larger than maxBytes,

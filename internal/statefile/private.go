@@ -12,7 +12,7 @@ import (
 // another program reads. A regular file, or a symbolic link to one, is replaced in one step by a
 // new file of mode 0600 that belongs to this user; on any error the old content stays.
 //
-// What is no regular file (a pipe, a terminal) is written to and never replaced.
+// A path that is no regular file (a pipe, a terminal) is written to and never replaced.
 func ExportPrivate(path string, data []byte) error {
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() && !info.IsDir() {
@@ -27,7 +27,7 @@ func ExportPrivate(path string, data []byte) error {
 	return Write(path, data)
 }
 
-// writeInto writes to what is no regular file.
+// writeInto writes to a path that is no regular file.
 func writeInto(path string, data []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NOCTTY, 0) // #nosec G304 -- the operator's choice
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 // ErrTooLarge is in the error of [Read] for a file that is larger than it may be.
-var ErrTooLarge = errors.New("it is not what the agent wrote")
+var ErrTooLarge = errors.New("it is larger than any file that the agent writes")
 
 // Read returns the content of the file at path, at most maxBytes of it; a larger one gives an error
 // that is [ErrTooLarge]. The file must be a regular one, owned by the effective user and closed to

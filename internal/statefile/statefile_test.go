@@ -157,7 +157,7 @@ func TestWriteIntoAMissingDirectoryFails(t *testing.T) {
 	}
 }
 
-func TestReadRefusesWhatIsNotTheAgentsOwn(t *testing.T) {
+func TestReadRefusesFilesThatAreNotPrivate(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name  string

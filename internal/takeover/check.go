@@ -23,7 +23,7 @@ type Finding struct {
 	Load bool
 }
 
-// Check compares what is loaded with what must be.
+// Check compares the loaded rules with the plan's.
 func (p Plan) Check(l *Listing) []Finding {
 	if !slices.ContainsFunc(l.tables, func(t listedTable) bool { return t.Family == "inet" && t.Name == Table }) {
 		return append([]Finding{{"table", Fail, "the table inet " + Table + " is not loaded: programs reach IMDS itself", true}}, p.inTheWay(l)...)
@@ -32,7 +32,7 @@ func (p Plan) Check(l *Listing) []Finding {
 	return append(found, p.inTheWay(l)...)
 }
 
-// checkTable looks for what does not belong into the table, or switches it off.
+// checkTable looks for rules that do not belong into the table, or switch it off.
 func (p Plan) checkTable(l *Listing) Finding {
 	for _, t := range l.tables {
 		if t.Family == "inet" && t.Name == Table && bytes.Contains(t.Flags, []byte("dormant")) {
@@ -40,7 +40,7 @@ func (p Plan) checkTable(l *Listing) Finding {
 		}
 	}
 	if len(l.others) > 0 {
-		return Finding{"table", Fail, fmt.Sprintf("the table inet %s has what does not belong there: %s", Table, strings.Join(l.others, ", ")), true}
+		return Finding{"table", Fail, fmt.Sprintf("the table inet %s has entries that do not belong there: %s", Table, strings.Join(l.others, ", ")), true}
 	}
 	return Finding{"table", OK, "the table inet " + Table + " is loaded", false}
 }

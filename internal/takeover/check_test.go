@@ -40,13 +40,13 @@ func check(t testing.TB, p takeover.Plan, listing string) []takeover.Finding {
 	return bad
 }
 
-func TestWhatNftListsIsWhatWasLoaded(t *testing.T) {
+func TestNftListsTheRulesThatWereLoaded(t *testing.T) {
 	if bad := check(t, loaded, listing(t)); len(bad) > 0 {
 		t.Errorf("%+v", bad)
 	}
 }
 
-func TestWhatIsNotAsItShouldBeIsFound(t *testing.T) {
+func TestDeviationsFromThePlanAreFound(t *testing.T) {
 	text := listing(t)
 	for name, change := range map[string][2]string{
 		"another table":                  {`"keyagent_takeover"`, `"another"`},
@@ -168,7 +168,7 @@ func TestRulesOfOthersInTheWay(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoListingIsRefused(t *testing.T) {
+func TestTextThatIsNoListingIsRefused(t *testing.T) {
 	for _, text := range []string{
 		"", "[]", "{}", `{"nftables": {}}`, `{"nftables": [7]}`, `{"nftables": [{"rule": 7}]}`, `{"nftables": [{"set": {"elem": {}}}]}`, `{"nftables": [{"chain": {"prio": "x"}}]}`,
 		"Error: Operation not permitted",

@@ -7,7 +7,8 @@ import (
 	"io"
 )
 
-// maxListingBytes bounds what is read of nft: hosts of containers have thousands of rules.
+// maxListingBytes limits how much of nft's output is read: hosts of containers have thousands of
+// rules.
 const maxListingBytes = 32 << 20
 
 // Listing is a ruleset as nft(8) lists it in JSON (libnftables-json(5)).

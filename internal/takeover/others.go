@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// inTheWay finds rules of other tables that may send elsewhere what is meant for IMDS, before the
-// table of the takeover sees it. What cannot be understood is taken to match.
+// inTheWay finds rules of other tables that may send traffic for IMDS elsewhere before the table of
+// the takeover sees it. A rule that cannot be understood is taken to match.
 func (p Plan) inTheWay(l *Listing) []Finding {
 	var rules []string
 	for _, c := range l.chains {
@@ -21,13 +21,13 @@ func (p Plan) inTheWay(l *Listing) []Finding {
 		rules = append(rules, w.found...)
 	}
 	if len(rules) == 0 {
-		return []Finding{{"other tables", OK, "no rule of another table is seen to redirect what is meant for IMDS", false}}
+		return []Finding{{"other tables", OK, "no rule of another table is seen to redirect traffic for IMDS", false}}
 	}
 	const most = 8
 	if len(rules) > most {
 		rules = append(rules[:most], fmt.Sprintf("and %d more", len(rules)-most))
 	}
-	return []Finding{{"other tables", Warn, "these rules may send elsewhere what is meant for IMDS:\n" + strings.Join(rules, "\n"), false}}
+	return []Finding{{"other tables", Warn, "these rules may send traffic for IMDS elsewhere:\n" + strings.Join(rules, "\n"), false}}
 }
 
 // walk follows the chains that a packet to IMDS can come to.
@@ -139,7 +139,7 @@ func (p Plan) excludes(body json.RawMessage) bool {
 
 // hasAddress reports whether a value has the address of IMDS, if it can be read.
 func hasAddress(value json.RawMessage) (has, known bool) {
-	imds := netip.MustParseAddr(Address)
+	imds := netip.MustParseAddr(address)
 	var text string
 	if json.Unmarshal(value, &text) == nil {
 		one, err := netip.ParseAddr(text)

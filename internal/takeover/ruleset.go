@@ -3,15 +3,16 @@ package takeover
 import (
 	"fmt"
 	"strings"
+
+	"github.com/keyagent/keyagent/internal/cloud"
 )
 
-// Address is where Azure's virtual machines find their metadata service.
-const Address = "169.254.169.254"
+const address = cloud.MetadataAddress
 
 // Table is the name of the table, of the family inet. Nothing else may be in it.
 const Table = "keyagent_takeover"
 
-// Names of what is in the table.
+// Names of the table's chains and sets.
 const (
 	usersSet       = "users"
 	twinsSet       = "twins"
@@ -47,12 +48,12 @@ type rule struct{ text, listed string }
 const (
 	ofUsers      = `{"match":{"op":"==","left":{"meta":{"key":"skuid"}},"right":"@users"}}`
 	ofOthers     = `{"match":{"op":"!=","left":{"meta":{"key":"skuid"}},"right":"@users"}}`
-	toIMDS       = `{"match":{"op":"==","left":{"payload":{"protocol":"ip","field":"daddr"}},"right":"169.254.169.254"}}`
+	toIMDS       = `{"match":{"op":"==","left":{"payload":{"protocol":"ip","field":"daddr"}},"right":"` + address + `"}}`
 	toTwins      = `{"match":{"op":"==","left":{"payload":{"protocol":"ip6","field":"daddr"}},"right":"@twins"}}`
 	byTCP        = `{"match":{"op":"==","left":{"meta":{"key":"l4proto"}},"right":"tcp"}}`
 	toPort       = `{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":%d}}`
 	overLoopback = `{"match":{"op":"==","left":{"meta":{"key":"oif"}},"right":"lo"}}`
-	meantForIMDS = `{"match":{"op":"==","left":{"ct":{"key":"ip daddr","dir":"original"}},"right":"169.254.169.254"}}`
+	meantForIMDS = `{"match":{"op":"==","left":{"ct":{"key":"ip daddr","dir":"original"}},"right":"` + address + `"}}`
 	meantForPort = `{"match":{"op":"==","left":{"ct":{"key":"proto-dst","dir":"original"}},"right":80}}`
 	redirected   = `{"match":{"op":"in","left":{"ct":{"key":"status"}},"right":"dnat"}}`
 	established  = `{"match":{"op":"in","left":{"ct":{"key":"state"}},"right":"established"}}`
@@ -71,8 +72,8 @@ func (p Plan) chains() []chain {
 	if p.Forward {
 		all = append(all, chain{
 			forwardedChain, "filter", "forward", filterPriority,
-			"What containers and virtual machines send: whose it is cannot be seen here.",
-			[]rule{{"ip daddr 169.254.169.254 reject", listed(toIMDS, unreachable)}},
+			"Traffic of containers and virtual machines: its user cannot be seen here.",
+			[]rule{{"ip daddr " + address + " reject", listed(toIMDS, unreachable)}},
 		})
 	}
 	return all
@@ -83,21 +84,21 @@ func (p Plan) divert() chain {
 		divertChain, "nat", "output", dstnatPriority,
 		"The first packet of a connection decides where all of it goes.",
 		[]rule{{
-			fmt.Sprintf("meta skuid @users ip daddr 169.254.169.254 tcp dport 80 redirect to :%d", p.Port),
+			fmt.Sprintf("meta skuid @users ip daddr "+address+" tcp dport 80 redirect to :%d", p.Port),
 			listed(ofUsers, toIMDS, fmt.Sprintf(toPort, 80), fmt.Sprintf(`{"redirect":{"port":%d}}`, p.Port)),
 		}},
 	}
 }
 
-// refuse is behind divert: what was redirected has the agent's address by then.
+// refuse comes after divert: redirected packets have the agent's address by then.
 func (p Plan) refuse() chain {
 	agent := fmt.Sprintf(toPort, p.Port)
 	return chain{
 		refuseChain, "filter", "output", filterPriority,
-		"What was not redirected, and does not belong there.",
+		"Traffic to the agent's port that was not redirected.",
 		[]rule{
 			{
-				fmt.Sprintf("oif lo tcp dport %d ct original ip daddr 169.254.169.254 ct original proto-dst 80 ct status dnat accept", p.Port),
+				fmt.Sprintf("oif lo tcp dport %d ct original ip daddr "+address+" ct original proto-dst 80 ct status dnat accept", p.Port),
 				listed(overLoopback, agent, meantForIMDS, meantForPort, redirected, accepted),
 			},
 			{
@@ -106,11 +107,11 @@ func (p Plan) refuse() chain {
 			},
 			{"meta skuid @users ip option lsrr exists reject", listed(ofUsers, fmt.Sprintf(sourceRoute, "lsrr"), unreachable)},
 			{"meta skuid @users ip option ssrr exists reject", listed(ofUsers, fmt.Sprintf(sourceRoute, "ssrr"), unreachable)},
-			{"ip daddr 169.254.169.254 meta skuid @users meta l4proto tcp reject with tcp reset", listed(toIMDS, ofUsers, byTCP, reset)},
-			{"ip daddr 169.254.169.254 meta skuid != @users accept", listed(toIMDS, ofOthers, accepted)},
+			{"ip daddr " + address + " meta skuid @users meta l4proto tcp reject with tcp reset", listed(toIMDS, ofUsers, byTCP, reset)},
+			{"ip daddr " + address + " meta skuid != @users accept", listed(toIMDS, ofOthers, accepted)},
 			// What a closed socket of others still sends has no owner any more.
-			{"ip daddr 169.254.169.254 ct state established accept", listed(toIMDS, established, accepted)},
-			{"ip daddr 169.254.169.254 reject", listed(toIMDS, unreachable)},
+			{"ip daddr " + address + " ct state established accept", listed(toIMDS, established, accepted)},
+			{"ip daddr " + address + " reject", listed(toIMDS, unreachable)},
 			{"meta skuid @users ip6 daddr @twins meta l4proto tcp reject with tcp reset", listed(ofUsers, toTwins, byTCP, reset)},
 			{"meta skuid @users ip6 daddr @twins reject", listed(ofUsers, toTwins, unreachable6)},
 		},

@@ -26,7 +26,7 @@ const tryTimeout = 3 * time.Second
 // elsewhere is a port of IMDS' address at which nothing is asked for.
 const elsewhere = 32526
 
-// maxTriedBytes bounds what is read of an answer.
+// maxTriedBytes limits how much of an answer is read.
 const maxTriedBytes = 64 << 10
 
 // Try does as a program of a taken user would that wants IMDS, or that wants to go around the
@@ -37,7 +37,7 @@ func Try(ctx context.Context, dial Dial, port uint16) []Finding {
 	refused := func(check, network string, addresses ...string) {
 		found = append(found, tryRefused(ctx, dial, check, network, addresses))
 	}
-	refused("other ports", "tcp4", net.JoinHostPort(Address, strconv.Itoa(elsewhere)))
+	refused("other ports", "tcp4", net.JoinHostPort(address, strconv.Itoa(elsewhere)))
 	if port != 0 {
 		refused("the agent's own port", "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
 	}
@@ -56,12 +56,12 @@ func tryAgent(ctx context.Context, dial Dial) Finding {
 	const check = "the agent"
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
-	conn, err := dial(ctx, "tcp4", net.JoinHostPort(Address, "80"))
+	conn, err := dial(ctx, "tcp4", net.JoinHostPort(address, "80"))
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return Finding{check, Fail, "connections to " + Address + " are refused: the agent does not run, or does not listen where they are redirected to. They do not go to IMDS", false}
+		return Finding{check, Fail, "connections to " + address + " are refused: the agent does not run, or does not listen where they are redirected to. They do not go to IMDS", false}
 	case err != nil:
-		return Finding{check, Fail, fmt.Sprintf("%s is not reached: %v", Address, cause(err)), true}
+		return Finding{check, Fail, fmt.Sprintf("%s is not reached: %v", address, cause(err)), true}
 	}
 	defer conn.Close()
 	if deadline, ok := ctx.Deadline(); ok {
@@ -70,15 +70,15 @@ func tryAgent(ctx context.Context, dial Dial) Finding {
 	passes, err := askAgent(conn)
 	switch {
 	case errors.Is(err, errAnother):
-		return Finding{check, Fail, "it is not the agent that answers at " + Address + ": programs of this user reach IMDS itself. Or the user is not one of those who are taken over", true}
+		return Finding{check, Fail, "it is not the agent that answers at " + address + ": programs of this user reach IMDS itself. Or the user is not one of those who are taken over", true}
 	case err != nil:
-		return Finding{check, Fail, fmt.Sprintf("%s accepts a connection and does not answer (%v): the agent does not serve this user, or is stopping", Address, cause(err)), false}
+		return Finding{check, Fail, fmt.Sprintf("%s accepts a connection and does not answer (%v): the agent does not serve this user, or is stopping", address, cause(err)), false}
 	}
 	passed := "nothing"
 	if len(passes) > 0 {
 		passed = strings.Join(passes, ", ")
 	}
-	return Finding{check, OK, "the agent answers at " + Address + ", and passes on: " + passed, false}
+	return Finding{check, OK, "the agent answers at " + address + ", and passes on: " + passed, false}
 }
 
 // errAnother is of an answer that is not the agent's.
@@ -86,7 +86,7 @@ var errAnother = errors.New("another answer")
 
 // askAgent returns what the agent says that it passes on.
 func askAgent(conn net.Conn) (passes []string, err error) {
-	if _, err := io.WriteString(conn, "GET "+wire.PathTakeover+" HTTP/1.1\r\nHost: "+Address+"\r\nMetadata: true\r\nConnection: close\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET "+wire.PathTakeover+" HTTP/1.1\r\nHost: "+address+"\r\nMetadata: true\r\nConnection: close\r\n\r\n"); err != nil {
 		return nil, err
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxTriedBytes)), nil)
@@ -95,7 +95,7 @@ func askAgent(conn net.Conn) (passes []string, err error) {
 	}
 	defer resp.Body.Close()
 	var said wire.Takeover
-	if err := json.NewDecoder(resp.Body).Decode(&said); err != nil || resp.StatusCode != http.StatusOK || said.Address != Address {
+	if err := json.NewDecoder(resp.Body).Decode(&said); err != nil || resp.StatusCode != http.StatusOK || said.Address != address {
 		return nil, errAnother
 	}
 	return said.Passes, nil
@@ -110,7 +110,7 @@ func tryRefused(ctx context.Context, dial Dial, check, network string, addresses
 		case err == nil:
 			return Finding{check, Fail, "a connection to " + address + " is possible", true}
 		case isTimeout(err):
-			return Finding{check, Fail, "what is sent to " + address + " leaves the machine: nothing refuses it", true}
+			return Finding{check, Fail, "traffic to " + address + " leaves the machine: nothing refuses it", true}
 		}
 		refusals = append(refusals, fmt.Sprintf("%s: %v", address, cause(err)))
 	}

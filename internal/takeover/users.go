@@ -43,7 +43,7 @@ func (r Range) String() string {
 type Plan struct {
 	Port    uint16  // of the agent on 127.0.0.1, to which requests are redirected
 	Users   []Range // whose; in order, without gaps of nothing between two, never 0
-	Forward bool    // whether what is forwarded to IMDS is refused, too
+	Forward bool    // whether packets forwarded to IMDS are refused, too
 }
 
 // Takes reports whether a uid is one of those whose traffic is taken over.
@@ -138,8 +138,8 @@ func readSubuid(ctx context.Context, file io.Reader, accounts Accounts, p Plan) 
 	return found, nil
 }
 
-// parseSubuid reads FIRST:COUNT. What cannot be read is an error: uids that are left out would not
-// be taken over.
+// parseSubuid reads FIRST:COUNT. Text that cannot be read is an error: uids that are left out would
+// not be taken over.
 func parseSubuid(text string) (Range, error) {
 	first, count, _ := strings.Cut(text, ":")
 	from, err := strconv.ParseUint(first, 10, 32)

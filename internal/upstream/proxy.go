@@ -41,8 +41,8 @@ type proxied interface {
 	ProxyOf(r *http.Request) (*url.URL, error)
 }
 
-// Via is ", through proxy HOST:PORT" if a client's requests to a URL go through one, for texts that
-// name what is waited for or what failed; "" if they do not, or its transport does not say.
+// Via is ", through proxy HOST:PORT" if a client's requests to a URL go through one, for texts
+// about a wait or a failure; "" if they do not, or its transport does not say.
 func Via(client *http.Client, target string) string {
 	transport, says := client.Transport.(proxied)
 	u, err := url.Parse(target)

@@ -21,13 +21,13 @@ type Config struct {
 	AfterFunc func(d time.Duration, f func()) (stop func() bool)
 }
 
-// Board keeps what is waited for. It is safe for concurrent use. What callers wait for must be one
-// of a small number of texts without secrets.
+// Board lists the operations that are being waited for. It is safe for concurrent use. The texts
+// that name them must be few, and without secrets.
 type Board struct {
 	cfg Config
 
 	mu    sync.Mutex
-	waits map[string]*wait // by what is waited for
+	waits map[string]*wait // by the text that names the operation
 }
 
 // wait has all waiters for one thing.
@@ -43,7 +43,7 @@ type waiter struct {
 	long  bool
 }
 
-// Wait describes what is waited for.
+// Wait describes an operation that is being waited for.
 type Wait struct {
 	What  string
 	Since time.Time // the longest wait began
@@ -113,7 +113,7 @@ func (b *Board) noteLate(what string, me *waiter) (n int, first bool) {
 // end logs that the last long wait for a thing is over.
 func (b *Board) end(what string, me *waiter) {
 	if b.noteEnd(what, me) {
-		b.cfg.Logger.Info("what took long is not waited for any more", "for", what, "waited_seconds", time.Since(me.start).Round(time.Second).Seconds())
+		b.cfg.Logger.Info("a long wait is over", "for", what, "waited_seconds", time.Since(me.start).Round(time.Second).Seconds())
 	}
 }
 
@@ -142,7 +142,7 @@ func (w *wait) hasLong() bool {
 	return false
 }
 
-// Long returns what has been waited for for longer than [Long], the longest first.
+// Long returns the operations that have been waited for longer than [Long], the longest wait first.
 func (b *Board) Long() []Wait { return b.list(func(w *waiter) bool { return w.long }) }
 
 // Now returns all that is waited for, the longest first.

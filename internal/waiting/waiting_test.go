@@ -33,7 +33,7 @@ func (l *log) count(text string) int {
 
 const (
 	begins = `level=WARN msg="this takes long: it is still waited for"`
-	ends   = `level=INFO msg="what took long is not waited for any more"`
+	ends   = `level=INFO msg="a long wait is over"`
 )
 
 // onBoard runs a test whose clock advances when all goroutines wait.

@@ -39,7 +39,7 @@ type writer struct {
 
 func (w writer) Write(line []byte) (int, error) {
 	line = bytes.Clone(line)
-	_ = w.queue.Post(Job{Write: func() error { // what is lost is counted
+	_ = w.queue.Post(Job{Write: func() error { // a lost line is counted
 		_, err := w.to.Write(line)
 		return err
 	}})

@@ -9,7 +9,7 @@ import (
 // Why a write was not made, or is not known to have been made.
 var (
 	// ErrStalled: the write, or one before it, takes longer than Config.Patience.
-	ErrStalled = errors.New("what reads the records does not read on")
+	ErrStalled = errors.New("the reader of the records has stopped reading")
 	// ErrFull: there is no room for the write, which is lost.
 	ErrFull = errors.New("too many records wait to be written")
 )
@@ -314,8 +314,8 @@ func (q *Queue) Drain(within time.Duration) bool {
 	}
 }
 
-// end has the queue's goroutine end as soon as there is nothing to write. It returns
-// what is closed then, nil if there is no goroutine.
+// end has the queue's goroutine end as soon as there is nothing to write. It returns a channel that
+// is closed then, nil if there is no goroutine.
 func (q *Queue) end() <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -213,7 +213,7 @@ func TestAWithdrawnWriteIsNotMade(t *testing.T) {
 	})
 }
 
-func TestWhatIsLostIsTold(t *testing.T) {
+func TestLostRecordsAreReported(t *testing.T) {
 	t.Run("writes that fail", func(t *testing.T) {
 		s := new(sink)
 		q := s.queue()
@@ -361,7 +361,7 @@ func TestALineThatWasTornDoesNotSpoilTheNext(t *testing.T) {
 	}
 }
 
-func TestTheWriterNeitherWaitsNorKeepsWhatItIsGiven(t *testing.T) {
+func TestTheWriterNeitherWaitsNorKeepsItsInput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := new(sink)
 		q := s.queue()

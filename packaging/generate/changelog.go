@@ -24,13 +24,13 @@ type release struct {
 var changelogWriters = map[string]func(io.Writer, []release) error{"deb": writeDebian, "rpm": writeYAML}
 
 var (
-	// heading is of a release, as in "## 1.2.3 (2026-12-01)", or of what is not released yet.
+	// heading is of a release, as in "## 1.2.3 (2026-12-01)", or of unreleased changes.
 	heading = regexp.MustCompile(`^## (?:(Unreleased)|(\d+\.\d+\.\d+) \((\d{4}-\d{2}-\d{2})\))$`)
 	link    = regexp.MustCompile(`\[([^\]]+)\]\([^)]*\)`)
 )
 
-// readChangelog reads CHANGELOG.md. What is not released yet is in the version that is packaged, so
-// it stands under that; a version without such changes has an entry all the same.
+// readChangelog reads CHANGELOG.md. Unreleased changes are in the version that is packaged, so they
+// stand under that; a version without such changes has an entry all the same.
 func readChangelog(in io.Reader, version string, when time.Time) ([]release, error) {
 	packaged := release{version: version + "-1", date: when}
 	var all []release

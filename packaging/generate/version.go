@@ -11,8 +11,8 @@ import (
 // was, the commit, and whether something is not committed. Without a tag it is the commit alone.
 var described = regexp.MustCompile(`^(?:v(\d+\.\d+\.\d+)(?:-([0-9A-Za-z.]+))?(?:-(\d+)-g([0-9a-f]+))?|([0-9a-f]{7,40}))(-dirty)?$`)
 
-// packageVersion makes a version that dpkg and rpm sort as meant: before its release a candidate
-// (~), after it what was committed since (+), and before all releases what has no tag yet, by time.
+// packageVersion makes a version that dpkg and rpm sort as meant: a candidate before its release
+// (~), later commits after it (+), and commits without any tag before all releases, by time.
 func packageVersion(describe string, when time.Time) string {
 	m := described.FindStringSubmatch(describe)
 	if m == nil {

@@ -52,7 +52,7 @@ func run() error {
 	return serve(*listen, s.handler())
 }
 
-// trust replaces what is trusted by what the flags name.
+// trust replaces the trust anchors by those that the flags name.
 func (s *server) trust(amdRoots, vtpmRoots, idKey string) error {
 	if amdRoots != "" {
 		text, err := os.ReadFile(amdRoots)

@@ -31,8 +31,8 @@ var errNonce = errors.New("the nonce was not made here, has expired or was used 
 var errBusy = errors.New("too much evidence at a time: try again")
 
 // nonces makes nonces that count once and for a time. To hand one out takes no memory, so that
-// nobody can fill it by asking; what is remembered is which nonces were used, by evidence that was
-// verified. It is safe for concurrent use.
+// nobody can fill it by asking; only nonces used by verified evidence are remembered. It is safe
+// for concurrent use.
 //
 // A verifier of several processes needs one memory for all of them, or evidence could be used once
 // with each.

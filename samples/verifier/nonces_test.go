@@ -64,7 +64,7 @@ func TestANonceCountsOnce(t *testing.T) {
 	}
 }
 
-func TestOfManyWhoUseANonceAtOnceOneDoes(t *testing.T) {
+func TestOnlyOneOfManyConcurrentUsesOfANonceSucceeds(t *testing.T) {
 	t.Parallel()
 	n, _ := testNonces(t, 10)
 	nonce := issue(t, n)
@@ -126,7 +126,7 @@ func TestOnlyOurOwnNoncesCount(t *testing.T) {
 	}
 }
 
-func TestWhatIsRememberedIsBounded(t *testing.T) {
+func TestTheMemoryOfNoncesIsBounded(t *testing.T) {
 	t.Parallel()
 	n, c := testNonces(t, 3)
 	for range 3 {

@@ -33,7 +33,7 @@ type verdict struct {
 	Against []attest.Check `json:"against,omitempty"`
 
 	// Of verified evidence: the key that lives in the machine's TPM, and the machine. Rely on the
-	// key: whoever can use it is that machine. The VM's id is for people.
+	// key: only that machine can use it. The VM's id is for people.
 	PublicKey string         `json:"public_key,omitempty"` // PEM
 	VMID      string         `json:"vm_id,omitempty"`
 	Proven    []attest.Claim `json:"proven,omitempty"`
@@ -130,5 +130,5 @@ func answer(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // whoever is gone does not miss it
+	_ = json.NewEncoder(w).Encode(body) // a client that has gone does not miss it
 }

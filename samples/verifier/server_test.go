@@ -40,7 +40,7 @@ func post(t *testing.T, url string, body []byte) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
-func TestWhatIsNoEvidenceForUsIsRefused(t *testing.T) {
+func TestEvidenceForOthersIsRefused(t *testing.T) {
 	t.Parallel()
 	s, web := testServer(t)
 	ours := issue(t, s.nonces)

@@ -28,7 +28,7 @@ const (
 // The zero value is no name, and no request or certificate can be made with it.
 type SubjectAltName struct {
 	tag     uint8
-	content string // what is encoded: ASCII, or the 4 or 16 bytes of an address
+	content string // the bytes to encode: ASCII, or the 4 or 16 bytes of an address
 }
 
 // ParseSubjectAltName reads one name in OpenSSL's notation, up to 2 KiB: DNS:app.example,

@@ -120,13 +120,13 @@ func newAttribute(kind attributeType, value string) (attribute, error) {
 func newHexAttribute(kind attributeType, text string) (attribute, error) {
 	encoded, err := hex.DecodeString(text)
 	if err != nil {
-		return attribute{}, fmt.Errorf("%s: what follows # is not hexadecimal; put a backslash before a # that is meant", kind.names[0])
+		return attribute{}, fmt.Errorf("%s: the text after # is not hexadecimal; put a backslash before a # that is meant", kind.names[0])
 	}
 	var value cryptobyte.String
 	var tag cbasn1.Tag
 	in := cryptobyte.String(encoded)
 	if !in.ReadAnyASN1(&value, &tag) || !in.Empty() {
-		return attribute{}, fmt.Errorf("%s: what follows # is not one DER value", kind.names[0])
+		return attribute{}, fmt.Errorf("%s: the text after # is not one DER value", kind.names[0])
 	}
 	unknown := kind.names[0] == kind.oid.String()
 	directoryString := kind.tag == cbasn1.UTF8String && tag == cbasn1.PrintableString

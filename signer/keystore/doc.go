@@ -22,9 +22,9 @@
 //
 // # Errors
 //
-// [ErrNoKey], [ErrGenerationMissing] and [ErrKeyExists] say what is there; [InUseError] is an error
-// of Import, [ErrNoneReplaced] of Replaced, [ErrNoCertificate] and [ErrNotAsked] of proofs. Errors
-// of packages signer, certreq and tpm pass through.
+// [ErrNoKey], [ErrGenerationMissing] and [ErrKeyExists] say which files exist; [InUseError] is an
+// error of Import, [ErrNoneReplaced] of Replaced, [ErrNoCertificate] and [ErrNotAsked] of proofs.
+// Errors of packages signer, certreq and tpm pass through.
 //
 // # Sources
 //

@@ -8,7 +8,7 @@ import (
 )
 
 // Makes reports whether a [Store] makes something of that name and type. The name is relative to
-// [Dir], and "." is that directory itself. Of what is staged it knows the directory alone: see
+// [Dir], and "." is that directory itself. For staged files it knows their directory alone: see
 // [Staged].
 func Makes(name string, kind fs.FileMode) bool {
 	if name == "." {

@@ -17,8 +17,7 @@ import (
 // maxRecordBytes bounds the notes on a key: 24 PCR values of 64 bytes in hexadecimal and some more.
 const maxRecordBytes = 8 << 10
 
-// record has the notes on a key: what is worth knowing and not in its key file. A key works without
-// it.
+// record has notes on a key that its key file has no place for. A key works without it.
 type record struct {
 	Created    time.Time         `json:"created"`
 	Persistent string            `json:"persistent_handle,omitempty"` // "0x81010001"

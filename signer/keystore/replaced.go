@@ -69,7 +69,7 @@ func (s *Store) Import(ctx context.Context, e Entry, key interface{ Public() cry
 	}
 	there, err := s.inPlace(e)
 	if err != nil {
-		return nil, fmt.Errorf("nothing was imported, since it is not known what is in the place of the certificate: %w", err)
+		return nil, fmt.Errorf("nothing was imported, since the file in the place of the certificate cannot be read: %w", err)
 	}
 	switch {
 	case there != nil && begins(there, chain): // with more issuers, which the new file lacks

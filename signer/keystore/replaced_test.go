@@ -144,7 +144,7 @@ func TestTheLastSixteenReplacedCertificatesAreKept(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoCertificateIsPutAsideByAnImport(t *testing.T) {
+func TestADamagedCertificateIsPutAsideByAnImport(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))
 	e := s.create("app", ecOptions())
@@ -164,7 +164,7 @@ func TestWhatIsNoCertificateIsPutAsideByAnImport(t *testing.T) {
 }
 
 // Not in parallel with others: the process has no descriptors for a while.
-func TestWhatCannotBeReadIsNotReplaced(t *testing.T) {
+func TestAnUnreadableCertificateIsNotReplaced(t *testing.T) {
 	s := newShelf(t, tpmtest.Open(t))
 	e := s.create("app", ecOptions())
 	first := s.certify(e)
@@ -277,7 +277,7 @@ func TestWithoutFileDescriptorsNoKeyIsTakenForMissing(t *testing.T) {
 	}
 }
 
-func TestWhatEntraAcceptedIsNoted(t *testing.T) {
+func TestAcceptanceByEntraIsNoted(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))
 	e := s.create("app", ecOptions())

@@ -159,7 +159,7 @@ func (s *Store) chainOrNone(e Entry) ([]*x509.Certificate, error) {
 	return chain, err
 }
 
-// checkStill returns an error if what is switched to is not what was proven.
+// checkStill returns an error if the key or certificate to switch to is not the proven one.
 func (s *Store) checkStill(from, to Entry, steps int, key *signer.Key, proven []*x509.Certificate) error {
 	if from.Generation+steps != to.Generation || !to.exists() {
 		return errors.New("another process has finished or cancelled a rotation meanwhile")

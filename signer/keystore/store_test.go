@@ -73,7 +73,7 @@ func TestAKeyGoesThroughItsLife(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotProvenIsNotSwitchedTo(t *testing.T) {
+func TestOnlyAProvenGenerationIsSwitchedTo(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, tpmtest.Open(t))
 	s.certify(s.create("app", ecOptions()))

@@ -1,8 +1,8 @@
 // Azuresim runs a simulated Azure Confidential VM for an agent, a demo or a test that is another
 // process.
 //
-// See package simulator for what is simulated, and how strictly. Everything it makes dies with it:
-// a second azuresim is another VM.
+// Its documentation in package simulator says what is simulated, and how strictly. Everything it
+// makes dies with it: a second azuresim is another VM.
 package main
 
 import (
@@ -62,7 +62,7 @@ application has plain_certificates.
 Microsoft Graph does; "key_vault" asks as Azure Key Vault does: by TLS 1.2
 renegotiation, for a request with the header x-ms-tokenboundauth: true.
 
-The control endpoint serves GET /journal[?leg=L], GET, POST and
+The control endpoint serves GET /journal[?operation=OPERATION], GET, POST and
 DELETE /faults, POST /tpm/reset, GET and POST /clock, and POST to these:
   /applications/NAME               {"mtls_enabled":true,"mtls_refusal":51000,
                                     "plain_certificates":false,
@@ -88,7 +88,7 @@ A fault acts on one of these operations:%s.
 Its kind is status (with "status", "headers", "body"), body (200 with "headers",
 "body"), delay (with "delay": "5s") or reset (of the connection); "count" says
 for how many requests, 0 until it is cleared.
-  curl -d '{"leg":"imds.issuecredential","kind":"status","status":500,"count":1}' $CONTROL/faults
+  curl -d '{"operation":"imds.issuecredential","kind":"status","status":500,"count":1}' $CONTROL/faults
   curl -d '{"advance":"24h"}' $CONTROL/clock
 
 Options:
@@ -114,7 +114,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	tee := flags.String("tee", simulator.SNP, "`hardware` of the VM: sev-snp or tdx")
 	verbose := flags.Bool("verbose", false, "log what the services notice, failed handshakes included")
 	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), usage, wrap(simulator.Legs()))
+		fmt.Fprintf(flags.Output(), usage, wrap(simulator.Operations()))
 		flags.PrintDefaults()
 	}
 	switch err := flags.Parse(args); {

@@ -40,7 +40,7 @@ func TestWrongUsage(t *testing.T) {
 func TestTheHelpHasAllOperationsAndKindsOfFaults(t *testing.T) {
 	var help bytes.Buffer
 	run(t.Context(), []string{"--help"}, io.Discard, &help)
-	want := append(simulator.Legs(), `is status (`, `body (`, `delay (`, `reset (`, `CONTROL=$(jq -r .control D/azuresim.json)`, "\n  export KEYAGENT_CONFIG=/tmp/sim/keyagent.yaml\n", `'{"no_v2":true}' $CONTROL/imds`)
+	want := append(simulator.Operations(), `is status (`, `body (`, `delay (`, `reset (`, `CONTROL=$(jq -r .control D/azuresim.json)`, "\n  export KEYAGENT_CONFIG=/tmp/sim/keyagent.yaml\n", `'{"no_v2":true}' $CONTROL/imds`)
 	for _, text := range want {
 		if !strings.Contains(help.String(), text) {
 			t.Errorf("the help does not have %s", text)

@@ -6,7 +6,7 @@ import (
 	"unicode/utf16"
 )
 
-// Machine is what is peculiar to one boot.
+// Machine has the values that differ from boot to boot.
 type Machine struct {
 	SecureBoot bool
 	// CommandLine is the kernel's, beginning with its path as GRUB measures it.

@@ -75,7 +75,7 @@ func (m machine) state() string  { return filepath.Join(m.dir, "state") }
 
 // journalEntry is a request that the simulated platform saw.
 type journalEntry struct {
-	Leg        string `json:"leg"`
+	Operation  string `json:"operation"`
 	Status     int    `json:"status"`
 	Outcome    string `json:"outcome"`
 	Thumbprint string `json:"client_cert_thumbprint"`
@@ -104,7 +104,7 @@ func (m machine) journal(ctx context.Context, operation string) ([]journalEntry,
 	}
 	var entries []journalEntry
 	for _, e := range all {
-		if e.Leg == operation {
+		if e.Operation == operation {
 			entries = append(entries, e)
 		}
 	}

@@ -182,7 +182,7 @@ func TestAssertionsOfAnApplicationAreTaken(t *testing.T) {
 	if a, err := send(t, c, w.login+tokenPath, form); err != nil || a.status != 200 {
 		t.Fatalf("answer %d %s: %v", a.status, a.body, err)
 	}
-	seen := w.journal.Leg(entra.LegLogin)
+	seen := w.journal.Operation(entra.OpLogin)
 	e := seen[len(seen)-1]
 	assertion, _ := e.Detail["assertion"].(map[string]any)
 	if e.Detail["flow"] != "certificate" || e.Detail["assertion_type"] != "jwt-bearer" || e.ClientCertThumbprint != "" ||

@@ -49,7 +49,7 @@ func TestOpenIDConfiguration(t *testing.T) {
 	if status, _ := getJSON(t, c, w.url+"/"+tenantID+"/v2.0/.well-known/openid-configuration"); status != 404 {
 		t.Errorf("on the mutual-TLS face: %d", status)
 	}
-	if n := len(w.journal.Leg(entra.LegDiscovery)); n != 2 {
+	if n := len(w.journal.Operation(entra.OpDiscovery)); n != 2 {
 		t.Errorf("%d entries in the journal", n)
 	}
 }

@@ -32,10 +32,10 @@
 //
 // # As strict as Entra, and no more
 //
-// What Microsoft's own clients send is taken: a query and a slash at the end of the token
-// endpoint's URL, unknown fields, times as strings, an assertion that is sent again until
-// it expires, and one whose audience is another name of the tenant's token endpoint. A clock may be
-// five minutes off. What is refused has its source where it is refused.
+// Requests as Microsoft's own clients send them are accepted: a query and a slash at the end of the
+// token endpoint's URL, unknown fields, times as strings, an assertion that is sent again until it
+// expires, and one whose audience is another name of the tenant's token endpoint. A clock may be
+// five minutes off. Each refusal in the code names its source.
 //
 // # Assumptions
 //

@@ -251,7 +251,7 @@ func TestTokenForTheRightCertificate(t *testing.T) {
 			t.Errorf("claim %s is %v, want %v", name, claims[name], want)
 		}
 	}
-	e := w.journal.Leg(entra.LegToken)
+	e := w.journal.Operation(entra.OpToken)
 	if len(e) != 1 || e[0].ClientCertThumbprint != endpoint.Thumbprint(certificate.Raw) || e[0].TLSVersion != "TLS 1.3" || strings.Contains(fmt.Sprint(e), a.fields.AccessToken) {
 		t.Errorf("journal: %+v", e)
 	}

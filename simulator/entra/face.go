@@ -48,7 +48,7 @@ func TLSConfig(certificate tls.Certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS12,
 		Certificates:           []tls.Certificate{certificate},
-		ClientAuth:             tls.RequestClientCert, // the token endpoint checks it, and can say what is wrong
+		ClientAuth:             tls.RequestClientCert, // the token endpoint checks it
 		SessionTicketsDisabled: true,                  // a resumed session would prove nothing
 	}
 }
@@ -68,17 +68,17 @@ func (f *face) route(path string) (string, endpoint.Handler) {
 	tenant, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch {
 	case isTokenPath(rest) && f.mtls:
-		return LegToken, f.serveToken
+		return OpToken, f.serveToken
 	case isTokenPath(rest):
-		return LegLogin, f.serveToken
+		return OpLogin, f.serveToken
 	case rest == "discovery/v2.0/keys" && tenant == f.cfg.TenantID:
-		return LegKeys, f.serveKeys
+		return OpKeys, f.serveKeys
 	case rest == "v2.0/.well-known/openid-configuration" && !f.mtls:
-		return LegDiscovery, f.serveConfiguration
+		return OpDiscovery, f.serveConfiguration
 	case path == "/common/discovery/instance" && !f.mtls:
-		return LegDiscovery, f.serveInstance
+		return OpDiscovery, f.serveInstance
 	}
-	return LegUnknown, serveUnknown
+	return OpUnknown, serveUnknown
 }
 
 // isTokenPath also takes a slash at the end, which MSAL for JavaScript writes to regional

@@ -66,8 +66,8 @@ func (a *Application) checkFederated(c assertionClaims) error {
 	return nil
 }
 
-// unmatched names what was presented: 700211 is for an issuer that does not match, 700213 for a
-// subject.
+// unmatched is an error with the claims that were presented: 700211 is for an issuer that does not
+// match, 700213 for a subject.
 func unmatched(code int, c assertionClaims) error {
 	return refuse(http.StatusUnauthorized, "invalid_client", code,
 		"No federated credential matches the assertion that was presented: subject '%.200s', issuer '%.200s'.", c.Subject, c.Issuer)

@@ -102,7 +102,7 @@ func TestAnApplicationByAManagedIdentitysToken(t *testing.T) {
 			}
 		})
 	}
-	e := w.journal.Leg(entra.LegToken)
+	e := w.journal.Operation(entra.OpToken)
 	last := e[len(e)-1].Detail
 	if assertion, _ := last["assertion"].(map[string]any); last["flow"] != "federated" || last["assertion_type"] != "jwt-pop" || assertion["has_cnf"] != true {
 		t.Errorf("journal: %v", last)

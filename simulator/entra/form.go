@@ -37,7 +37,7 @@ func readForm(w http.ResponseWriter, r *http.Request, e *journal.Entry) (map[str
 	return checkForm(form)
 }
 
-// noteForm tells the journal what was asked for, but no credentials.
+// noteForm writes the request's parameters to the journal, but no credentials.
 func noteForm(form url.Values, e *journal.Entry) {
 	e.Set("form", slices.Sorted(maps.Keys(form)))
 	for _, name := range []string{"client_id", "scope", "token_type"} {
@@ -132,7 +132,7 @@ type requestedClaims struct {
 	contexts     []string // authentication contexts, claim acrs
 }
 
-// readClaims reads the field claims and tells the journal what is in it beyond capabilities.
+// readClaims reads the field claims and writes its members other than capabilities to the journal.
 func (r *request) readClaims() (requestedClaims, error) {
 	text, ok := r.form["claims"]
 	if !ok {

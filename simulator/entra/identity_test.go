@@ -103,7 +103,7 @@ func TestClaimsThatAreAskedFor(t *testing.T) {
 	if !reflect.DeepEqual(claims["xms_cc"], []any{"cp1"}) || !reflect.DeepEqual(claims["acrs"], []any{"c1"}) {
 		t.Errorf("claims %v", claims)
 	}
-	detail, err := json.Marshal(w.journal.Leg(entra.LegToken)[0].Detail["claims"])
+	detail, err := json.Marshal(w.journal.Operation(entra.OpToken)[0].Detail["claims"])
 	if err != nil || !strings.Contains(string(detail), `"nbf":{"essential":true,"value":"1700000000"}`) || strings.Contains(string(detail), "xms_cc") {
 		t.Errorf("journal: %s: %v", detail, err)
 	}
@@ -116,7 +116,7 @@ func TestJournalOfATokenRequest(t *testing.T) {
 	if _, err := w.post(t, w.client(t, w.issue(t, nil), w.key), tokenPath, form); err != nil {
 		t.Fatal(err)
 	}
-	d := w.journal.Leg(entra.LegToken)[0].Detail
+	d := w.journal.Operation(entra.OpToken)[0].Detail
 	headers, _ := d["headers"].(map[string]string)
 	if d["client_id"] != clientID || d["scope"] != vault+"/.default" || d["token_type"] != "mtls_pop" || d["flow"] != "managed_identity" ||
 		!slices.Equal(d["form"].([]string), []string{"client_id", "grant_type", "scope", "token_type"}) ||

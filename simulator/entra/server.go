@@ -18,11 +18,11 @@ import (
 
 // Names of the operations in journal and faults.
 const (
-	LegToken     = "entra.mtls.token"
-	LegLogin     = "entra.login.token"
-	LegKeys      = "entra.keys"
-	LegDiscovery = "entra.discovery" // openid configuration and instance discovery
-	LegUnknown   = "entra.unknown"   // every other path
+	OpToken     = "entra.mtls.token"
+	OpLogin     = "entra.login.token"
+	OpKeys      = "entra.keys"
+	OpDiscovery = "entra.discovery" // openid configuration and instance discovery
+	OpUnknown   = "entra.unknown"   // every other path
 )
 
 // DefaultTokenLife is how long an access token is good for. Half of it is refresh_in.

@@ -35,13 +35,13 @@ func (d *Duration) UnmarshalText(text []byte) error {
 
 // Fault is one misbehaviour.
 type Fault struct {
-	Leg     string            `json:"leg"`
-	Kind    Kind              `json:"kind"`
-	Status  int               `json:"status,omitempty"`
-	Headers map[string]string `json:"headers,omitempty"`
-	Body    string            `json:"body,omitempty"`
-	Delay   Duration          `json:"delay,omitempty"`
-	Count   int               `json:"count,omitempty"` // how many requests; 0 means until cleared
+	Operation string            `json:"operation"`
+	Kind      Kind              `json:"kind"`
+	Status    int               `json:"status,omitempty"`
+	Headers   map[string]string `json:"headers,omitempty"`
+	Body      string            `json:"body,omitempty"`
+	Delay     Duration          `json:"delay,omitempty"`
+	Count     int               `json:"count,omitempty"` // how many requests; 0 means until cleared
 }
 
 // MaxDelay is the longest delay: no client of ours waits longer.
@@ -49,8 +49,8 @@ const MaxDelay = 10 * time.Minute
 
 func (f Fault) validate(operations []string) error {
 	switch {
-	case !slices.Contains(operations, f.Leg):
-		return fmt.Errorf("fault: leg: unknown operation %q, want one of %s", f.Leg, strings.Join(operations, ", "))
+	case !slices.Contains(operations, f.Operation):
+		return fmt.Errorf("fault: operation: unknown operation %q, want one of %s", f.Operation, strings.Join(operations, ", "))
 	case f.Count < 0:
 		return fmt.Errorf("fault: count %d is less than 0", f.Count)
 	case f.Kind == Status && (f.Status < 200 || f.Status > 599):
@@ -108,7 +108,7 @@ func (s *Set) List() []Fault {
 func (s *Set) Take(operation string) (Fault, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := slices.IndexFunc(s.faults, func(f Fault) bool { return f.Leg == operation })
+	at := slices.IndexFunc(s.faults, func(f Fault) bool { return f.Operation == operation })
 	if at < 0 {
 		return Fault{}, false
 	}

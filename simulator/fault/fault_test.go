@@ -13,9 +13,9 @@ import (
 func TestTakeCountsDownAndKeepsTheOrder(t *testing.T) {
 	s := fault.NewSet("a", "b")
 	for _, f := range []fault.Fault{
-		{Leg: "a", Kind: fault.Status, Status: 500, Count: 2},
-		{Leg: "b", Kind: fault.Reset},
-		{Leg: "a", Kind: fault.Body, Body: "x", Count: 1},
+		{Operation: "a", Kind: fault.Status, Status: 500, Count: 2},
+		{Operation: "b", Kind: fault.Reset},
+		{Operation: "a", Kind: fault.Body, Body: "x", Count: 1},
 	} {
 		if err := s.Add(f); err != nil {
 			t.Fatal(err)
@@ -42,13 +42,13 @@ func TestTakeCountsDownAndKeepsTheOrder(t *testing.T) {
 
 func TestAddRefuses(t *testing.T) {
 	for name, f := range map[string]fault.Fault{
-		"an operation that does not exist": {Leg: "imds", Kind: fault.Reset},
-		"a kind that does not exist":       {Leg: "a", Kind: "explode"},
-		"a status that is none":            {Leg: "a", Kind: fault.Status, Status: 99},
-		"a delay of nothing":               {Leg: "a", Kind: fault.Delay},
-		"a delay longer than the limit":    {Leg: "a", Kind: fault.Delay, Delay: fault.Duration(time.Hour)},
-		"a negative count":                 {Leg: "a", Kind: fault.Reset, Count: -1},
-		"a status on a reset":              {Leg: "a", Kind: fault.Reset, Status: 500},
+		"an operation that does not exist": {Operation: "imds", Kind: fault.Reset},
+		"a kind that does not exist":       {Operation: "a", Kind: "explode"},
+		"a status that is none":            {Operation: "a", Kind: fault.Status, Status: 99},
+		"a delay of nothing":               {Operation: "a", Kind: fault.Delay},
+		"a delay longer than the limit":    {Operation: "a", Kind: fault.Delay, Delay: fault.Duration(time.Hour)},
+		"a negative count":                 {Operation: "a", Kind: fault.Reset, Count: -1},
+		"a status on a reset":              {Operation: "a", Kind: fault.Reset, Status: 500},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := fault.NewSet("a").Add(f); err == nil {
@@ -59,7 +59,7 @@ func TestAddRefuses(t *testing.T) {
 }
 
 func TestParseRoundTrip(t *testing.T) {
-	want := fault.Fault{Leg: "a", Kind: fault.Delay, Delay: fault.Duration(1500 * time.Millisecond), Count: 3}
+	want := fault.Fault{Operation: "a", Kind: fault.Delay, Delay: fault.Duration(1500 * time.Millisecond), Count: 3}
 	data, err := json.Marshal(want)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestParseRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("parsed %s: %v\n%s", data, err, diff)
 	}
-	for _, bad := range []string{`{"leg":"a","kynd":"reset"}`, `{"leg":"a"} {"leg":"b"}`, `{"delay":5}`, `[]`, ``} {
+	for _, bad := range []string{`{"operation":"a","kynd":"reset"}`, `{"operation":"a"} {"operation":"b"}`, `{"delay":5}`, `[]`, ``} {
 		if _, err := fault.Parse([]byte(bad)); err == nil {
 			t.Errorf("accepted %s", bad)
 		}

@@ -59,7 +59,7 @@ func TestBypassOfTheCacheOfCredentials(t *testing.T) {
 			if a := w.issue(t, credentialPath+c.query, csr, token); a.status != c.status {
 				t.Errorf("answer %d %v", a.status, a.fields)
 			}
-			e := w.journal.Leg(imds.LegCredential)
+			e := w.journal.Operation(imds.OpCredential)
 			if e[len(e)-1].Detail["bypass_cache"] != c.noted {
 				t.Errorf("journal: %v", e[len(e)-1].Detail)
 			}
@@ -100,12 +100,12 @@ func TestLimitOfTheIdentityCategory(t *testing.T) {
 }
 
 func TestTooManyAtATime(t *testing.T) {
-	faults := fault.NewSet(imds.LegToken)
+	faults := fault.NewSet(imds.OpToken)
 	w := newWorldWith(t, func(cfg *imds.Config) {
 		cfg.Recorder.Faults = faults
 		cfg.Behaviour.Limit = &imds.Limit{Concurrent: 1}
 	})
-	if err := faults.Add(fault.Fault{Leg: imds.LegToken, Kind: fault.Delay, Delay: fault.Duration(fault.MaxDelay), Count: 1}); err != nil {
+	if err := faults.Add(fault.Fault{Operation: imds.OpToken, Kind: fault.Delay, Delay: fault.Duration(fault.MaxDelay), Count: 1}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -141,7 +141,7 @@ func TestDistrustedAttestation(t *testing.T) {
 		if a := w.issue(t, credentialPath, csr, token); a.status != 200 {
 			t.Fatalf("answer %d %v", a.status, a.fields)
 		}
-		e := w.journal.Leg(imds.LegCredential)
+		e := w.journal.Operation(imds.OpCredential)
 		return e[len(e)-1].Detail["certificate_thumbprint"].(string)
 	}
 	claims := tokenClaims(&w.key.PublicKey)

@@ -317,7 +317,7 @@ func TestIssueCredential(t *testing.T) {
 			}
 		})
 	}
-	for _, e := range w.journal.Leg(imds.LegCredential) {
+	for _, e := range w.journal.Operation(imds.OpCredential) {
 		if e.Outcome != journal.OK || e.Detail["certificate_thumbprint"] == nil {
 			t.Errorf("journal: %+v", e)
 		}
@@ -337,7 +337,7 @@ func TestCertificateRequestsAreRefused(t *testing.T) {
 			}
 		})
 	}
-	if entries := w.journal.Leg(imds.LegCredential); entries[0].Outcome != journal.Refused || entries[0].Error == "" {
+	if entries := w.journal.Operation(imds.OpCredential); entries[0].Outcome != journal.Refused || entries[0].Error == "" {
 		t.Errorf("journal: %+v", entries[0])
 	}
 }

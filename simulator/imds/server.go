@@ -22,13 +22,13 @@ import (
 
 // Names of the operations in journal and faults.
 const (
-	LegMetadata   = "imds.getplatformmetadata"
-	LegCredential = "imds.issuecredential"
-	LegToken      = "imds.token"   // managed identity v1
-	LegCompute    = "imds.compute" // instance metadata
-	LegTHIM       = "imds.thim"
-	LegTDQuote    = "imds.tdquote" // a quote for a TDREPORT
-	LegUnknown    = "imds.unknown" // every other path
+	OpMetadata   = "imds.getplatformmetadata"
+	OpCredential = "imds.issuecredential"
+	OpToken      = "imds.token"   // managed identity v1
+	OpCompute    = "imds.compute" // instance metadata
+	OpTHIM       = "imds.thim"
+	OpTDQuote    = "imds.tdquote" // a quote for a TDREPORT
+	OpUnknown    = "imds.unknown" // every other path
 )
 
 // serverName is the Server header of every answer. Clients tell IMDS by it.
@@ -110,12 +110,12 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, tokens: map[string]cachedToken{}, known: map[string]bool{}, distrusted: map[[sha256.Size]byte]bool{}}
 	s.routes = map[string]route{
-		"/metadata/identity/getplatformmetadata": {LegMetadata, http.MethodGet, true, s.platformMetadata},
-		"/metadata/identity/issuecredential":     {LegCredential, http.MethodPost, true, s.issueCredential},
-		tokenPath:                                {LegToken, http.MethodGet, false, s.accessToken},
-		"/metadata/instance/compute":             {LegCompute, http.MethodGet, false, s.computeMetadata},
-		"/metadata/THIM/amd/certification":       {LegTHIM, http.MethodGet, false, s.certification},
-		"/acc/tdquote":                           {LegTDQuote, http.MethodPost, false, s.tdQuote},
+		"/metadata/identity/getplatformmetadata": {OpMetadata, http.MethodGet, true, s.platformMetadata},
+		"/metadata/identity/issuecredential":     {OpCredential, http.MethodPost, true, s.issueCredential},
+		tokenPath:                                {OpToken, http.MethodGet, false, s.accessToken},
+		"/metadata/instance/compute":             {OpCompute, http.MethodGet, false, s.computeMetadata},
+		"/metadata/THIM/amd/certification":       {OpTHIM, http.MethodGet, false, s.certification},
+		"/acc/tdquote":                           {OpTDQuote, http.MethodPost, false, s.tdQuote},
 	}
 	return s, s.Set(cfg.Behaviour)
 }
@@ -127,7 +127,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := canonical(r.URL.Path)
 	to, ok := s.routes[path]
 	if !ok {
-		to = route{name: LegUnknown, do: notFound}
+		to = route{name: OpUnknown, do: notFound}
 	}
 	leave, ok := s.enter(path)
 	defer leave()

@@ -37,7 +37,7 @@ func TestTokenOfEachSelector(t *testing.T) {
 			t.Errorf("selector %q: %d %v", selector, a.status, a.fields)
 		}
 	}
-	e := w.journal.Leg(imds.LegToken)
+	e := w.journal.Operation(imds.OpToken)
 	if len(e) != 6 || e[0].Outcome != journal.OK || e[0].Detail["resource"] != vault {
 		t.Errorf("journal: %+v", e)
 	}
@@ -191,7 +191,7 @@ func TestComputeMetadata(t *testing.T) {
 	if a := w.do(t, http.MethodGet, computePath+"?api-version=2021-02-01", map[string]string{"Metadata": ""}, nil); a.status != 400 {
 		t.Errorf("without Metadata: %d", a.status)
 	}
-	if len(w.journal.Leg(imds.LegCompute)) == 0 {
+	if len(w.journal.Operation(imds.OpCompute)) == 0 {
 		t.Error("nothing in the journal")
 	}
 }

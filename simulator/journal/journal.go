@@ -18,15 +18,15 @@ const (
 
 // Entry is one request and its answer.
 type Entry struct {
-	Seq     uint64    `json:"seq"` // 1 for the first request since the start
-	Time    time.Time `json:"time"`
-	Leg     string    `json:"leg"` // the operation, with its service: "imds.issuecredential"
-	Method  string    `json:"method"`
-	Path    string    `json:"path"`   // without query
-	Client  string    `json:"client"` // address and port: one for each connection
-	Status  int       `json:"status"` // HTTP; 0 if the connection was cut
-	Outcome Outcome   `json:"outcome"`
-	Error   string    `json:"error,omitempty"` // why it was refused, or which fault was in the way
+	Seq       uint64    `json:"seq"` // 1 for the first request since the start
+	Time      time.Time `json:"time"`
+	Operation string    `json:"operation"` // with its service: "imds.issuecredential"
+	Method    string    `json:"method"`
+	Path      string    `json:"path"`   // without query
+	Client    string    `json:"client"` // address and port: one for each connection
+	Status    int       `json:"status"` // HTTP; 0 if the connection was cut
+	Outcome   Outcome   `json:"outcome"`
+	Error     string    `json:"error,omitempty"` // why it was refused, or which fault was in the way
 
 	// ClientCertThumbprint is the SHA-256 of the client certificate's DER in base64url without
 	// padding (RFC 8705, 3.1, "x5t#S256").
@@ -77,14 +77,14 @@ func (j *Journal) Add(e Entry) {
 	}
 }
 
-// Entries returns what is kept, oldest first.
+// Entries returns the kept entries, oldest first.
 func (j *Journal) Entries() []Entry {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return slices.Clone(j.entries)
 }
 
-// Leg returns the kept entries of one operation, oldest first.
-func (j *Journal) Leg(operation string) []Entry {
-	return slices.DeleteFunc(j.Entries(), func(e Entry) bool { return e.Leg != operation })
+// Operation returns the kept entries of one operation, oldest first.
+func (j *Journal) Operation(operation string) []Entry {
+	return slices.DeleteFunc(j.Entries(), func(e Entry) bool { return e.Operation != operation })
 }

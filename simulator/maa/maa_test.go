@@ -380,7 +380,7 @@ func (m *machine) testJournal(t *testing.T) {
 	e.Quote = slices.Clone(e.Quote)
 	e.Quote[len(e.Quote)-1] ^= 1
 	m.attest(t, m.info(t, e))
-	entries := m.platform.Journal().Leg(maa.LegAttest)
+	entries := m.platform.Journal().Operation(maa.OpAttest)
 	last := entries[len(entries)-1]
 	checks, _ := last.Detail["checks"].([]attest.Check)
 	var names []string

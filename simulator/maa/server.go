@@ -21,9 +21,9 @@ import (
 
 // Names of the operations in journal and faults.
 const (
-	LegAttest   = "maa.attest"
-	LegMetadata = "maa.metadata" // signing certificates and OpenID configuration
-	LegUnknown  = "maa.unknown"  // every other path
+	OpAttest   = "maa.attest"
+	OpMetadata = "maa.metadata" // signing certificates and OpenID configuration
+	OpUnknown  = "maa.unknown"  // every other path
 )
 
 // TokenLife is how long a token is good for.
@@ -68,10 +68,10 @@ func New(cfg Config) (*Server, error) {
 	}
 	record := cfg.Recorder.Handler
 	s.routes = map[string]http.Handler{
-		"/attest/AzureGuest":                record(LegAttest, s.serveAttest),
-		"/certs":                            record(LegMetadata, s.serveCertificates),
-		"/.well-known/openid-configuration": record(LegMetadata, s.serveConfiguration),
-		"":                                  record(LegUnknown, serveUnknown),
+		"/attest/AzureGuest":                record(OpAttest, s.serveAttest),
+		"/certs":                            record(OpMetadata, s.serveCertificates),
+		"/.well-known/openid-configuration": record(OpMetadata, s.serveConfiguration),
+		"":                                  record(OpUnknown, serveUnknown),
 	}
 	return s, nil
 }

@@ -9,8 +9,8 @@
 //   - Every authority is made afresh by its New function and lives in memory only. Nothing here
 //     chains to a root that anyone trusts, and no launch identity is one of Microsoft's: evidence
 //     of the simulator must never pass as evidence of Azure.
-//   - What is written has the shape of the real thing, byte order and string types included; where
-//     it differs, the name that differs says so.
+//   - Reports and certificates have the form of the real ones, byte order and string types
+//     included; where it differs, the name that differs says so.
 //
 // The RSA keys of ARK and ASK have 2048 bits where AMD's have 4096, so that a platform starts in
 // about a second.

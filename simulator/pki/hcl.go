@@ -14,7 +14,7 @@ import (
 
 // Layout of the HCL report, in bytes; integers are little-endian.
 const (
-	hclReportSize     = 2600 // of the NV index: what is not used is zero
+	hclReportSize     = 2600 // of the NV index: unused bytes are zero
 	hclDataOffset     = 1216
 	hclClaimsOffset   = 1236
 	hclDataHeaderSize = 20

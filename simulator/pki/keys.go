@@ -26,8 +26,8 @@ func (k Keys) Next() (*rsa.PrivateKey, error) {
 }
 
 // KeysIn returns the keys of one platform that are kept in files of dir, which is made if it does
-// not exist: PKCS #8 in PEM, 1.pem, 2.pem and so on. What is not there yet is generated. Several
-// processes may use one directory at the same time, and then have the same keys.
+// not exist: PKCS #8 in PEM, 1.pem, 2.pem and so on. Missing keys are generated. Several processes
+// may use one directory at the same time, and then have the same keys.
 func KeysIn(dir string) Keys {
 	var given int
 	return func() (*rsa.PrivateKey, error) {

@@ -128,7 +128,7 @@ func TestReportIsAcceptedByOurVerifier(t *testing.T) {
 	}
 }
 
-func TestHCLReportRefusesWhatDoesNotFit(t *testing.T) {
+func TestHCLReportRefusesClaimsThatDoNotFit(t *testing.T) {
 	if _, err := pki.HCLReport(make([]byte, 1183), nil); err == nil {
 		t.Error("a short SNP report was wrapped")
 	}

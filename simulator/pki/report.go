@@ -54,8 +54,8 @@ func (c *Processor) Report(launch Launch, reportData [64]byte) ([]byte, error) {
 	return b, c.sign(b)
 }
 
-// putPlatform writes what is the same in every report of this chip: its firmware levels, model and
-// id.
+// putPlatform writes the fields that are the same in every report of this chip: its firmware
+// levels, model and id.
 func (c *Processor) putPlatform(b []byte) {
 	for _, at := range []int{0x038, 0x180, 0x1E0, 0x1F0} { // current, reported, committed and launch TCB
 		binary.LittleEndian.PutUint64(b[at:], TCB())

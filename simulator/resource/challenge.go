@@ -63,8 +63,8 @@ func checkWanted(name string, values []string) error {
 	return nil
 }
 
-// unmet returns the header's claims value, in base64, if the token does not carry what is asked
-// for.
+// unmet returns the header's claims value, in base64, if the token does not carry the claims that
+// are asked for.
 func (c *challenge) unmet(token tokenClaims) (string, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -11,8 +11,8 @@
 // by renegotiation where the request says that its token is bound. As [TLSConfig] has it, it is
 // asked for in the handshake, as Graph does.
 //
-// A claims challenge makes it refuse every token that does not carry what is asked for, as
-// continuous access evaluation does.
+// A claims challenge makes it refuse every token that does not carry the claims that are asked for,
+// as continuous access evaluation does.
 //
 // # Sources
 //

@@ -16,8 +16,8 @@ import (
 	"github.com/keyagent/keyagent/simulator/journal"
 )
 
-// Leg is the operation's name in journal and faults.
-const Leg = "resource"
+// Operation is the operation's name in journal and faults.
+const Operation = "resource"
 
 // clockSkew is how far the token service's clock may be off.
 const clockSkew = time.Minute
@@ -67,7 +67,7 @@ const maxBodyBytes = 64 << 20
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.cfg.Recorder.Handler(Leg, s.serve).ServeHTTP(w, r)
+	s.cfg.Recorder.Handler(Operation, s.serve).ServeHTTP(w, r)
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, e *journal.Entry) {

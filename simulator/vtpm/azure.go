@@ -121,7 +121,7 @@ func persist(t transport.TPM, hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic
 	return primary.OutPublic.Bytes(), errors.Join(err, flushErr)
 }
 
-// evict removes what is at a persistent handle, if anything.
+// evict removes the object at a persistent handle, if there is one.
 func evict(t transport.TPM, at tpm2.TPMHandle) error {
 	there, err := tpm2.ReadPublic{ObjectHandle: at}.Execute(t)
 	if errors.Is(err, tpm2.TPMRCHandle) {

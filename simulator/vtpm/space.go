@@ -32,9 +32,9 @@ func (g *guest) enter() error {
 	return g.load()
 }
 
-// save puts aside what is in the TPM. What the TPM does not save has ended by itself, as sessions
-// and sequences do, or is a session for which the TPM wants an older one back first
-// (TPM_RC_CONTEXT_GAP): this one is lost then, as with the kernel.
+// save puts the TPM's objects and sessions aside. One that the TPM does not save has ended by
+// itself, as sessions and sequences do, or is a session for which the TPM wants an older one back
+// first (TPM_RC_CONTEXT_GAP): this one is lost then, as with the kernel.
 func (g *guest) save() {
 	tpm := locked{g.tpm}
 	for h, e := range g.space {
@@ -53,8 +53,8 @@ func (g *guest) save() {
 	}
 }
 
-// load brings back what was put aside. What the TPM does not take any more is forgotten: another
-// connection has flushed it, or its hierarchy was cleared.
+// load brings back the objects and sessions put aside. One that the TPM does not take any more is
+// forgotten: another connection has flushed it, or its hierarchy was cleared.
 func (g *guest) load() error {
 	for h, e := range g.space {
 		if e.aside == nil {
@@ -85,7 +85,7 @@ func (g *guest) flush() {
 }
 
 // adopt enters what the guest has loaded and returns the handle that it knows it by. A handle that
-// comes again was free before: what had it has ended by itself.
+// comes again was free before: the object or session that had it has ended by itself.
 func (g *guest) adopt(real tpm2.TPMHandle) tpm2.TPMHandle {
 	h := real
 	if session(real) {

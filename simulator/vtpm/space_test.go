@@ -129,7 +129,7 @@ func TestASessionOutlivesTheTurnsOfOthers(t *testing.T) {
 }
 
 // What ends by itself frees its slot, and its handle may come again.
-func TestWhatHasEndedDoesNotComeBack(t *testing.T) {
+func TestEndedSessionsAndSequencesDoNotComeBack(t *testing.T) {
 	t.Parallel()
 	v, one, other := two(t)
 	var sequence tpm2.TPMHandle

@@ -38,7 +38,7 @@ func startSession(c transport.TPM) error {
 }
 
 // A client that dies, even by kill -9, must not take the TPM's slots with it.
-func TestWhatAConnectionLeavesBehindIsFlushed(t *testing.T) {
+func TestObjectsOfAClosedConnectionAreFlushed(t *testing.T) {
 	t.Parallel()
 	v := tpmtest.Bare(t)
 	for range 4 { // each client finds all slots free, at once

@@ -50,11 +50,11 @@ func TestTheAgentIsIMDSToALibrary(t *testing.T) {
 			}
 		})
 	}
-	if n := len(w.Journal().Leg(entra.LegLogin)) + len(w.Journal().Leg(imds.LegToken)); n > 0 {
+	if n := len(w.Journal().Operation(entra.OpLogin)) + len(w.Journal().Operation(imds.OpToken)); n > 0 {
 		t.Errorf("%d tokens were obtained without a bound credential", n)
 	}
 	unbound := func(e journal.Entry) bool { return e.Outcome != journal.OK || e.ClientCertThumbprint == "" }
-	if asked := w.Journal().Leg(entra.LegToken); len(asked) == 0 || slices.ContainsFunc(asked, unbound) {
+	if asked := w.Journal().Operation(entra.OpToken); len(asked) == 0 || slices.ContainsFunc(asked, unbound) {
 		t.Errorf("Entra saw %+v", asked)
 	}
 }
@@ -92,7 +92,7 @@ func TestTheAgentsRefusalArrivesInTheLibrarysError(t *testing.T) {
 		})
 	}
 	// One is to learn the object id of the one managed identity that the rules give.
-	if n := len(w.Journal().Leg(entra.LegToken)); n > 1 {
+	if n := len(w.Journal().Operation(entra.OpToken)); n > 1 {
 		t.Errorf("what was refused cost Entra %d requests", n)
 	}
 }

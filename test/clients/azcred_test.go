@@ -53,12 +53,12 @@ func TestAClientOfTheAzureSDKWithOurCredentialMeetsAChallenge(t *testing.T) {
 			send := w.pipeline(credential)
 			want := func(status, requests int) {
 				t.Helper()
-				before := len(w.Journal().Leg(entra.LegToken))
+				before := len(w.Journal().Operation(entra.OpToken))
 				got, err := send(t)
 				if err != nil || got != status {
 					t.Errorf("status %d, %v, want %d", got, err, status)
 				}
-				if n := len(w.Journal().Leg(entra.LegToken)) - before; requests >= 0 && n != requests {
+				if n := len(w.Journal().Operation(entra.OpToken)) - before; requests >= 0 && n != requests {
 					t.Errorf("Entra was asked %d times, want %d", n, requests)
 				}
 			}

@@ -302,7 +302,7 @@ func TestTheSuiteOnDotNET(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			out, token := w.listSecrets(t, c.environmentOf(t))
 			if c.want == "" { // the program does not repeat all that Entra says
-				if said := w.last(t, entra.LegLogin).Error; token != "" || out.Status != http.StatusUnauthorized || !strings.Contains(said, c.refusal) {
+				if said := w.last(t, entra.OpLogin).Error; token != "" || out.Status != http.StatusUnauthorized || !strings.Contains(said, c.refusal) {
 					t.Errorf("a token for the vault: %t; Entra says %s; the program says %+v, want %s", token != "", said, out, c.refusal)
 				}
 				return
@@ -311,7 +311,7 @@ func TestTheSuiteOnDotNET(t *testing.T) {
 				t.Fatalf("the program says %+v; a token for the vault: %t", out, token != "")
 			}
 			w.checkToken(t, c, token)
-			if e := w.last(t, entra.LegLogin); c.saw != nil && !c.saw(e) {
+			if e := w.last(t, entra.OpLogin); c.saw != nil && !c.saw(e) {
 				t.Errorf("Entra saw %+v", e)
 			}
 		})

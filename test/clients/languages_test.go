@@ -116,7 +116,7 @@ type place struct {
 }
 
 func (w *world) imdsPlace() place {
-	return place{w.info.IMDS, func() int { return len(w.Journal().Leg(imds.LegToken)) }}
+	return place{w.info.IMDS, func() int { return len(w.Journal().Operation(imds.OpToken)) }}
 }
 
 func (w *world) agentPlace(change func(*config.Config)) place {

@@ -109,12 +109,12 @@ func TestARefusalOfIMDSArrivesInTheLibrarysError(t *testing.T) {
 		"azidentity, an app that is no identity": {azidentityManagedIdentity(way, azidentity.ClientID(w.application(federatedApp).ClientID), vaultScope), "identity isn't assigned"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := len(w.Journal().Leg(imds.LegToken))
+			before := len(w.Journal().Operation(imds.OpToken))
 			token, err := c.ask(t.Context())
 			if err == nil || token != "" || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("token %t, error %v, want %s", token != "", err, c.want)
 			}
-			if n := len(w.Journal().Leg(imds.LegToken)) - before; n != 1 {
+			if n := len(w.Journal().Operation(imds.OpToken)) - before; n != 1 {
 				t.Errorf("the library asked %d times: it took a refusal for a temporary failure", n)
 			}
 		})

@@ -270,16 +270,16 @@ func TestTheSuite(t *testing.T) {
 // check is one case.
 func (w *world) check(t *testing.T, at *runner, c suiteCase) {
 	t.Helper()
-	asked := entra.LegLogin
+	asked := entra.OpLogin
 	if c.Kind == byIdentity {
-		asked = imds.LegToken
+		asked = imds.OpToken
 	}
-	before := len(w.Journal().Leg(asked))
+	before := len(w.Journal().Operation(asked))
 	got, err := at.ask(c.request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := w.Journal().Leg(asked)[before:]
+	seen := w.Journal().Operation(asked)[before:]
 	if c.requests > 0 && len(seen) != c.requests {
 		t.Errorf("%d requests for a token, want %d", len(seen), c.requests)
 	}

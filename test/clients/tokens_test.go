@@ -44,12 +44,12 @@ func TestAnAppGetsATokenWithWhatItsLibrarySigns(t *testing.T) {
 			if got := w.caller(t, token); got.ClientID != app.ClientID || got.TenantID != tenant || got.Bound {
 				t.Errorf("the resource saw %+v", got)
 			}
-			if e := w.last(t, entra.LegLogin); e.Outcome != journal.OK || e.Detail["flow"] != "certificate" || e.Detail["assertion_type"] != "jwt-bearer" {
+			if e := w.last(t, entra.OpLogin); e.Outcome != journal.OK || e.Detail["flow"] != "certificate" || e.Detail["assertion_type"] != "jwt-bearer" {
 				t.Errorf("Entra saw %+v", e)
 			}
 		})
 	}
-	if n := len(w.Journal().Leg(entra.LegToken)); n > 0 {
+	if n := len(w.Journal().Operation(entra.OpToken)); n > 0 {
 		t.Errorf("%d requests over mutual TLS", n)
 	}
 }
@@ -79,7 +79,7 @@ func TestAnAppGetsATokenForATokenThatItTrusts(t *testing.T) {
 			if got := w.caller(t, token); got.ClientID != app.ClientID || got.Bound {
 				t.Errorf("the resource saw %+v", got)
 			}
-			if e := w.last(t, entra.LegLogin); e.Outcome != journal.OK || e.Detail["flow"] != "federated" {
+			if e := w.last(t, entra.OpLogin); e.Outcome != journal.OK || e.Detail["flow"] != "federated" {
 				t.Errorf("Entra saw %+v", e)
 			}
 		})
@@ -127,7 +127,7 @@ func TestAManagedIdentityGetsATokenFromIMDS(t *testing.T) {
 		"azidentity, in capital letters": {azidentityManagedIdentity(way, azidentity.ClientID(strings.ToUpper(user.ClientID)), vaultScope), user.ClientID},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := len(w.Journal().Leg(imds.LegToken))
+			before := len(w.Journal().Operation(imds.OpToken))
 			token, err := c.ask(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -135,7 +135,7 @@ func TestAManagedIdentityGetsATokenFromIMDS(t *testing.T) {
 			if got := w.caller(t, token); got.ClientID != c.want || got.Bound {
 				t.Errorf("the resource saw %+v, want %s", got, c.want)
 			}
-			if n := len(w.Journal().Leg(imds.LegToken)) - before; n != 1 {
+			if n := len(w.Journal().Operation(imds.OpToken)) - before; n != 1 {
 				t.Errorf("IMDS was asked %d times", n)
 			}
 		})

@@ -35,7 +35,7 @@ func TestAnUnmodifiedAppGetsATokenUnderExec(t *testing.T) {
 			}
 		})
 	}
-	if n := len(s.Journal().Leg(entra.LegLogin)) + len(s.Journal().Leg(imds.LegToken)); n > 0 {
+	if n := len(s.Journal().Operation(entra.OpLogin)) + len(s.Journal().Operation(imds.OpToken)); n > 0 {
 		t.Errorf("%d tokens were obtained without a bound credential", n)
 	}
 }
@@ -191,7 +191,7 @@ func TestAnUnmodifiedAppOutlivesFailuresOfEntra(t *testing.T) {
 				statuses = statuses[:1]
 			}
 			for _, status := range statuses {
-				f := fault.Fault{Leg: entra.LegToken, Kind: fault.Status, Status: status, Headers: map[string]string{"Retry-After": "1"}, Count: 1}
+				f := fault.Fault{Operation: entra.OpToken, Kind: fault.Status, Status: status, Headers: map[string]string{"Retry-After": "1"}, Count: 1}
 				if err := w.Faults().Add(f); err != nil {
 					t.Fatal(err)
 				}

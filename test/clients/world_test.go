@@ -148,7 +148,7 @@ func (w *world) caller(t *testing.T, token string) resource.Caller {
 // last is the platform's record of the last request of an operation.
 func (w *world) last(t *testing.T, operation string) journal.Entry {
 	t.Helper()
-	entries := w.Journal().Leg(operation)
+	entries := w.Journal().Operation(operation)
 	if len(entries) == 0 {
 		t.Fatalf("there was no request %s", operation)
 	}

@@ -23,7 +23,7 @@ until_() {
 serving() { [ "$(state ActiveState)" = active ] && keyagent status; }
 status() { keyagent status --json | jq -r "$1"; }
 thumbprint() { as_web token --identity vm --resource "$RESOURCE" | jq -r .binding.thumbprint; }
-issued() { curl -sS "$CONTROL/journal?leg=imds.issuecredential" | jq length; }
+issued() { curl -sS "$CONTROL/journal?operation=imds.issuecredential" | jq length; }
 installed() { dpkg-query -W -f '${Version}' keyagent 2>/dev/null; }
 
 # as_web runs keyagent as the service that has a rule, in a unit of its name.

@@ -62,7 +62,7 @@ func (m *Message) ServerName() string {
 	return m.transcript.serverName
 }
 
-var errNoTranscript = errors.New("the message does not say who takes part in the handshake")
+var errNoTranscript = errors.New("the message does not name the parties of the handshake")
 
 // CheckClient refuses a message whose client does not show this certificate, in DER.
 func (m *Message) CheckClient(leaf []byte) error {

@@ -16,7 +16,8 @@ import (
 // checkPrefix begins the names of mutants that lack a whole check.
 const checkPrefix = "check "
 
-// outcomeCall is where the verifier makes a check; what is put around it makes the check removable.
+// outcomeCall is where the verifier makes a check. The code put around it makes the check
+// removable.
 const (
 	outcomeCall = "outcome(s.name, s.do())"
 	removable   = "outcome(s.name, mutantWithout(s.name, s.do()))"

@@ -58,13 +58,13 @@ func unmarshal(data []byte, v any, unknown rules) error {
 	}
 	s := scanner{rest: data, unknown: unknown}
 	if err := s.value(reflect.TypeOf(v).Elem(), 0); err != nil {
-		reflect.ValueOf(v).Elem().SetZero() // what was filled in is not to be believed
+		reflect.ValueOf(v).Elem().SetZero() // values filled in before the error must not be used
 		return err
 	}
 	return nil
 }
 
-// valid refuses what is not one JSON text.
+// valid refuses bytes that are not exactly one JSON text.
 func valid(data []byte) error {
 	if json.Valid(data) {
 		return nil
@@ -174,7 +174,8 @@ func (n *names) add(name []byte) bool {
 	return false
 }
 
-// each calls f at each element of an object or an array, and reads what is around them.
+// each calls f at each element of an object or an array, and itself reads the brackets, commas and
+// names.
 func (s *scanner) each(f func() error) error {
 	for s.skip(1); ; s.skip(1) { // the opening bracket, or a comma
 		if c := s.next(); c == '}' || c == ']' { // there is none

@@ -154,7 +154,7 @@ func TestACaseThatDoesNotComeOutIsSaidSo(t *testing.T) {
 
 // What a case says beyond what this program knows changes nothing, and is told. A policy is not
 // among it: see above.
-func TestWhatIsNotKnownIsNoted(t *testing.T) {
+func TestUnknownMembersAreNoted(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[string]func(map[string]any){
 		`member "severity" is not known`:   func(c map[string]any) { c["severity"] = "high" },
@@ -209,7 +209,7 @@ func TestOneBrokenCaseFailsAlone(t *testing.T) {
 	}
 }
 
-func TestWhatTheFileSaysBesideItsCasesIsNotPassedOver(t *testing.T) {
+func TestTheFilesOtherMembersAreNotIgnored(t *testing.T) {
 	t.Parallel()
 	one := document(t, good(t, "snp-milan-2023"))
 	for name, added := range map[string]string{

@@ -1,10 +1,10 @@
-// Package cases reads and judges files of evidence with what must be concluded from it, of the
-// format "azure-cvm-vectors/1" that testdata/azure-cvm/README.md describes.
+// Package cases reads and judges files of evidence, each with the conclusions that a verifier must
+// come to, of the format "azure-cvm-vectors/1" that testdata/azure-cvm/README.md describes.
 //
 // The verifier is package attest's and no other: this package puts the parts of a case together as
-// [attest.Evidence], its policy as [attest.Policy], and compares what comes out. Nothing in a part
-// is repaired or left out on the way. What cannot be put into Evidence at all makes its case fail,
-// with a reason, whatever the case expects: only the verifier may refuse.
+// [attest.Evidence], its policy as [attest.Policy], and compares the results. Nothing in a part is
+// repaired or left out on the way. A part that cannot be put into Evidence at all makes its case
+// fail, with a reason, whatever the case expects: only the verifier may refuse.
 //
 // What always holds:
 //   - A part, a policy or an expectation that this package does not know makes its case fail: it

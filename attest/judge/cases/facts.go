@@ -30,8 +30,8 @@ func readers() map[string]reader {
 	}
 }
 
-// compareFacts holds what was read against what the case says must be read. Of a fact that this
-// program does not know, it says so.
+// compareFacts compares the facts that the verifier has read with those that the case expects. It
+// reports facts that this program does not know.
 func (o *Outcome) compareFacts(want map[string]map[string]any, p *parts, r *attest.Result) {
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		read, known := readers()[name]

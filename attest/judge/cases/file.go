@@ -32,13 +32,13 @@ type File struct {
 	dir   string
 	cases []json.RawMessage
 	trust trust
-	// problems are what is wrong with the file beside its cases.
+	// problems are the faults of the file itself.
 	problems []string
 	// notes are what the file says that this program does not know.
 	notes []string
 }
 
-// Case is one piece of evidence with what must come out. See testdata/azure-cvm/README.md.
+// Case is one piece of evidence with its expected outcome. See testdata/azure-cvm/README.md.
 type Case struct {
 	ID            string                    `json:"id"`
 	Why           string                    `json:"why"`
@@ -53,8 +53,8 @@ type Case struct {
 	Facts         map[string]map[string]any `json:"facts"`
 	Policy        Policy                    `json:"policy"`
 
-	// notes are what the case says that this program does not know, and that cannot change what
-	// must come out.
+	// notes name the members of the case that this program does not know and that cannot change the
+	// outcome.
 	notes []string
 }
 
@@ -144,8 +144,8 @@ func outerMembers(data []byte) (map[string]json.RawMessage, error) {
 	return members, nil
 }
 
-// readCase reads one case. What is not known in its policy is an error: it could make the outcome
-// another one. An unknown member is noted. The case is returned with what could be read of it.
+// readCase reads one case. An unknown member of its policy is an error, because it could change the
+// outcome; other unknown members are noted. The case is returned with the parts that could be read.
 func readCase(raw []byte) (*Case, error) {
 	c := &Case{}
 	var named struct {

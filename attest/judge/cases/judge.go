@@ -9,7 +9,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 )
 
-// Report is what came out for a file.
+// Report is the result for a file.
 type Report struct {
 	Format string     `json:"format"` // ReportFormat
 	File   string     `json:"file"`
@@ -21,7 +21,7 @@ type Report struct {
 // ReportFormat names the layout of a Report in JSON.
 const ReportFormat = "azure-cvm-verdicts/1"
 
-// Outcome is what came out for one case.
+// Outcome is the result of one case.
 type Outcome struct {
 	ID         string `json:"id"`
 	Expected   string `json:"expected"`
@@ -48,8 +48,8 @@ func (o *Outcome) FailedChecks() []string {
 	return names
 }
 
-// Judge judges every case of the file, in its order. What is wrong with the file itself is one more
-// failed case.
+// Judge judges every case of the file, in its order. A fault of the file itself is one more failed
+// case.
 func (f *File) Judge() *Report {
 	r := &Report{Format: ReportFormat, File: f.name, Notes: f.notes}
 	if len(f.problems) > 0 {
@@ -158,7 +158,7 @@ func (f *File) verify(c *Case, change func(*attest.Policy)) (*parts, *attest.Res
 	return p, attest.VerifyExpected(&p.evidence, expected, c.anchors(f.trust), policy, c.Time), nil
 }
 
-// verdict is the format's word for what came out.
+// verdict is the format's word for the result.
 func (c *Case) verdict(r *attest.Result) string {
 	switch r.Verdict() {
 	case attest.Rejected:
@@ -187,7 +187,7 @@ func quoteHolds(r *attest.Result, withoutCollateral bool) bool {
 	return !slices.ContainsFunc(checks, func(name string) bool { return r.Status(name) != attest.Pass })
 }
 
-// compare holds the outcome against what the case says. Evidence of which only structure and hash
+// compare compares the outcome with the expected one. Evidence of which only structure and hash
 // could be checked, a TD quote alone and a TPM without a TEE are also incomplete evidence of a
 // Confidential VM: "partial" is right for them, too.
 func (o *Outcome) compare(c *Case, r *attest.Result) {

@@ -214,7 +214,7 @@ func (f *File) readTrust(raw json.RawMessage) (trust, error) {
 	}
 	for _, ark := range arks {
 		for _, ask := range asks {
-			// A file may have a whole chain in it: pairs are what belongs together.
+			// A file may have a whole chain in it: pairs are the parts that belong together.
 			if bytes.Equal(ark.RawSubject, ark.RawIssuer) && !ask.Equal(ark) && ask.CheckSignatureFrom(ark) == nil {
 				t.amd = append(t.amd, amdRoots(ark, ask)...)
 			}

@@ -22,8 +22,8 @@ type Policy struct {
 	TDXCollateral     string   `json:"tdx_collateral"`
 }
 
-// policy is the format's default with the case's changes: what is there must be right, no list of
-// launch identities, no lowest firmware level.
+// policy is the format's default with the case's changes. The default requires every part that is
+// there to be right, and has no list of launch identities and no lowest firmware level.
 func (c *Case) policy(e *attest.Evidence) (attest.Policy, error) {
 	p := attest.PlatformPolicy()
 	p.Required, p.HardwarePolicy = nil, attest.HardwarePolicy{}

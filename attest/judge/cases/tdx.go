@@ -13,7 +13,7 @@ import (
 func withoutCollateral(p *attest.Policy) { p.CollateralNotRequired = true }
 
 // readCollateral reads Intel's statements from a directory. A file that is not there is left out:
-// what is missing is the verifier's matter.
+// the verifier decides about missing statements.
 func (p *parts) readCollateral(dir string) error {
 	c := &attest.TDXCollateral{}
 	for _, file := range []struct {
@@ -41,7 +41,8 @@ func (p *parts) readCollateral(dir string) error {
 	return nil
 }
 
-// unhex reads a signature in hexadecimal. What is none stays as it is, and is no signature.
+// unhex reads a signature in hexadecimal. Text that is not hexadecimal stays as it is, and will not
+// verify.
 func unhex(text []byte) []byte {
 	if b, err := hex.DecodeString(string(bytes.TrimSpace(text))); err == nil {
 		return b

@@ -28,7 +28,7 @@ type Recorder struct {
 // on the wire: a client that has the answer finds the entry.
 func (rec Recorder) Handler(name string, h Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		e := journal.Entry{Leg: name, Method: r.Method, Path: r.URL.Path, Client: r.RemoteAddr}
+		e := journal.Entry{Operation: name, Method: r.Method, Path: r.URL.Path, Client: r.RemoteAddr}
 		describeTLS(&e, r.TLS)
 		a := &answer{ResponseWriter: w}
 		f, faulted := rec.Faults.Take(name)

@@ -49,7 +49,7 @@ func get(t *testing.T, s *httptest.Server, path string) (int, string, error) {
 	return resp.StatusCode, string(body), err
 }
 
-func TestHandlerJournalsWhatWasAnswered(t *testing.T) {
+func TestTheHandlerJournalsItsAnswers(t *testing.T) {
 	s, j := serve(t)
 	for _, path := range []string{"/", "/refuse"} {
 		if _, _, err := get(t, s, path); err != nil {
@@ -67,10 +67,10 @@ func TestHandlerJournalsWhatWasAnswered(t *testing.T) {
 
 func TestFaultsActInsteadOfTheService(t *testing.T) {
 	s, j := serve(t,
-		fault.Fault{Leg: "x", Kind: fault.Status, Status: 429, Headers: map[string]string{"Retry-After": "7"}, Count: 1},
-		fault.Fault{Leg: "x", Kind: fault.Body, Body: "<html>", Count: 1},
-		fault.Fault{Leg: "x", Kind: fault.Reset, Count: 1},
-		fault.Fault{Leg: "x", Kind: fault.Delay, Delay: fault.Duration(time.Nanosecond), Count: 1},
+		fault.Fault{Operation: "x", Kind: fault.Status, Status: 429, Headers: map[string]string{"Retry-After": "7"}, Count: 1},
+		fault.Fault{Operation: "x", Kind: fault.Body, Body: "<html>", Count: 1},
+		fault.Fault{Operation: "x", Kind: fault.Reset, Count: 1},
+		fault.Fault{Operation: "x", Kind: fault.Delay, Delay: fault.Duration(time.Nanosecond), Count: 1},
 	)
 	resp, err := s.Client().Get(s.URL)
 	if err != nil {

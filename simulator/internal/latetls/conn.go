@@ -35,7 +35,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// Conn is a connection as net/http sees it: what is read and written is not encrypted.
+// Conn is a connection as net/http sees it, with plaintext.
 type Conn struct {
 	net.Conn
 	engine  *engine

@@ -34,6 +34,9 @@ func attempts() []attempt {
 		{"write", "a directory that is everybody's", writes("/var/lib/everybodys/escaped")},
 		{"write", "/dev/shm", writes("/dev/shm/escaped")},
 		{"write", "/run", writes("/run/escaped")},
+		{"write", "the directory of its sockets", writes("/run/keyagent/escaped")},
+		{"write", "to take its socket away", func(env) error { return os.Remove("/run/keyagent/agent.sock") }},
+		{"write", "another socket in the place of its own", replacesSocket},
 		{"write", "a setting of the kernel", writes("/proc/sys/kernel/core_pattern")},
 		{"write", "the tree of cgroups", writes("/sys/fs/cgroup/cgroup.procs")},
 		{"write", "the machine's /tmp", sharesTmp},
@@ -75,6 +78,10 @@ func attempts() []attempt {
 
 		{"code", "a shell", runs("/bin/sh", "-c", "true")},
 		{"code", "a shell by the C library's loader", runs("/lib64/ld-linux-x86-64.so.2", "/bin/sh", "-c", "true")},
+		{"code", "a small shell beside libraries", runs("/usr/lib/klibc/bin/sh", "-c", "true")},
+		{"code", "busybox", runs("/bin/busybox", "true")},
+		{"code", "a program of apt's", runs("/usr/lib/apt/apt-helper", "--version")},
+		{"code", "any other program of the machine", runsAny},
 		{"code", "a program that it has written", runsOwn},
 		{"code", "a program in memory", runsMemory},
 		{"code", "a library that it has written", mapsOwn},
@@ -127,6 +134,15 @@ func writes(path string) func(env) error {
 		_, err = file.WriteString("x")
 		return errors.Join(err, file.Close())
 	}
+}
+
+// replacesSocket puts a socket of its own where programs look for the agent.
+func replacesSocket(env) error {
+	ln, err := net.Listen("unix", "/run/keyagent/other.sock")
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Rename("/run/keyagent/other.sock", "/run/keyagent/agent.sock"), ln.Close())
 }
 
 // sharesTmp looks for what escapes.sh has left in the machine's /tmp.

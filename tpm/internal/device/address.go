@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultDevice is the kernel's resource manager: each open of it is a space of its own, and what
-// was loaded there is flushed when it closes. The device without rm in its name, /dev/tpm0, is the
-// bare TPM.
+// DefaultDevice is the kernel's resource manager: each open of it is a space of its own, whose
+// objects and sessions are flushed when it closes. The device without rm in its name, /dev/tpm0, is
+// the bare TPM.
 const DefaultDevice = "/dev/tpmrm0"
 
 // dialTimeout bounds connecting to a socket. The TPM's own socket is on this machine.
@@ -126,9 +126,9 @@ func openRetrying(path string, flags int) (int, error) {
 }
 
 // managed reports whether an open Stream goes to the kernel's resource manager, which alone gives
-// each open an empty space. It goes by the class that the kernel has the device in: names can be
-// given by anybody, as containers do. If that is not known, there is taken to be none: then what is
-// loaded is looked for, and not found.
+// each open an empty space. It goes by the device's class in the kernel, because anybody can give a
+// device another name, as containers do. If the class is not known, it reports false: then loaded
+// objects are looked for, and not found.
 func (d Address) managed(s Stream) bool {
 	file, ok := s.(*os.File)
 	if !ok {

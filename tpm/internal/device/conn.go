@@ -151,7 +151,7 @@ func (c *conn) resume() ([]byte, error) {
 
 // read reads one response, from where the last read was interrupted.
 func (c *conn) read() ([]byte, error) {
-	// One read usually brings all of it. What is beyond the first response is nobody's answer.
+	// One read usually brings all of it. Bytes after the first response answer no command.
 	if err := c.fill(HeaderBytes, len(c.buf)); err != nil {
 		return nil, fmt.Errorf("reading the response header: %w", err)
 	}

@@ -27,7 +27,7 @@ type Config struct {
 }
 
 // Device gives the TPM to one caller after the other, in the order in which they came, and keeps
-// what outlives a turn: the connection, and what is resident in the TPM.
+// what outlives a turn: the connection, and the table of residents.
 //
 //	queue ─▶ turn: command, command, … ─▶ settle: late answer, flushes that are owed ─▶ next turn
 //	                  │
@@ -41,10 +41,10 @@ type Device struct {
 	timeout  time.Duration
 	maxIdle  time.Duration // of sessions
 	log      *slog.Logger
-	told     func(what string) (over func()) // of what is waited for
+	told     func(what string) (over func()) // Config.Waiting
 	observer Observer                        // nil: none
 
-	lifetime   context.Context     // for what no caller waits for
+	lifetime   context.Context     // for work that no caller waits for
 	queue      *semaphore.Weighted // the one turn; first come, first served
 	closed     atomic.Bool
 	waiting    atomic.Int32   // callers in the queue
@@ -136,8 +136,8 @@ func (d *Device) settleInBackground() {
 	})
 }
 
-// release gives the turn to the next caller. What was closed in this moment, when there was none
-// yet, is flushed.
+// release gives the turn to the next caller. Residents that were given up at this very moment,
+// before there was a next turn, are flushed.
 func (d *Device) release() {
 	d.moved.Store(0)
 	d.queue.Release(1)
@@ -151,7 +151,7 @@ func (d *Device) Retired() {
 	d.sweepIfFree()
 }
 
-// sweepIfFree flushes what was closed, if nobody has the TPM or waits for it.
+// sweepIfFree flushes residents that were given up, if nobody has the TPM or waits for it.
 func (d *Device) sweepIfFree() {
 	if d.retired.Load() == 0 || !d.queue.TryAcquire(1) {
 		return
@@ -164,8 +164,8 @@ func (d *Device) sweepIfFree() {
 	d.settleInBackground()
 }
 
-// sweep moves what was given up from the table of what is resident to what is owed. It reports
-// whether there was any.
+// sweep moves residents that were given up to the list of owed flushes. It reports whether there
+// were any.
 func (d *Device) sweep() bool {
 	if d.retired.Swap(0) == 0 {
 		return false
@@ -181,7 +181,7 @@ func (d *Device) late() bool { return d.conn != nil && d.conn.late != nil }
 // ready reports whether a command can be sent.
 func (d *Device) ready() bool { return d.conn != nil && d.conn.late == nil }
 
-// settle reads the answer that is due, and flushes what is owed.
+// settle reads the answer that is due, and makes the owed flushes.
 func (d *Device) settle() {
 	d.readLate()
 	d.dropDead()
@@ -193,7 +193,8 @@ func (d *Device) settle() {
 	}
 }
 
-// readLate reads the answer that is due. What it loaded is owed; what it flushed is not any more.
+// readLate reads the answer that is due. If its command loaded something, a flush is owed; if it
+// flushed something, that flush is owed no more.
 func (d *Device) readLate() {
 	if !d.late() {
 		return
@@ -216,14 +217,14 @@ func (d *Device) readLate() {
 	}
 }
 
-// taken says that the TPM just gave out h: whatever was thought to be there is gone.
+// taken says that the TPM just gave out h: an object or session noted there is gone.
 func (d *Device) taken(h tpm2.TPMHandle) {
 	d.residents.taken(h)
 	d.owed.remove(h)
 }
 
-// Close turns waiting callers away, waits for the turn that is running, flushes what is resident,
-// for ten seconds at most, and closes the connection.
+// Close turns waiting callers away, waits for the turn that is running, flushes all residents, for
+// ten seconds at most, and closes the connection.
 func (d *Device) Close() {
 	d.closed.Store(true)
 	d.waiting.Add(1)

@@ -19,7 +19,7 @@
 //   - Handles are numbers that other programs use, too. Without a resource manager, nothing from an
 //     earlier turn is flushed before it was made sure that the TPM was not reset since, and that an
 //     object still has its Name.
-//   - A handle that the TPM gives out takes the entry of what was thought to be there.
+//   - A handle that the TPM gives out replaces the entry of any object or session noted there.
 //
 // Sources: TPM 2.0 Library, Parts 1 to 3, revision 1.59; Linux drivers/char/tpm/tpm-dev-common.c
 // and tpm2-space.c.

@@ -32,7 +32,7 @@ func (t *Turn) Works(r Resident) { t.device.residents.refresh(r, t.device.boots)
 // Forget says that something is not where it was kept.
 func (t *Turn) Forget(r Resident) { t.device.residents.remove(r) }
 
-// Release flushes what was kept, if it is there.
+// Release flushes a resident, if it is there.
 func (t *Turn) Release(r Resident) {
 	if s, found := t.device.residents.remove(r); found {
 		t.device.oweSlots([]slot{s})
@@ -57,8 +57,8 @@ func (t *Turn) Loading(name []byte, f func() error) error {
 	return err
 }
 
-// FindBoot finds out whether the TPM was reset. Sessions do not outlive that: while one works that
-// was started after FindBoot, what is made beside it is known to be of the same boot.
+// FindBoot finds out whether the TPM was reset. Sessions do not outlive a reset: as long as a
+// session that was started after FindBoot works, objects made meanwhile are of the same boot.
 func (t *Turn) FindBoot() error { return t.device.findBoot(t) }
 
 // Connection tells one connection from another. It is comparable.
@@ -67,8 +67,7 @@ type Connection struct{ conn *conn }
 // Connection is the present one.
 func (t *Turn) Connection() Connection { return Connection{t.device.conn} }
 
-// Epoch tells a connection and a boot of the TPM from others: what was found out in one need not
-// hold in another.
+// Epoch identifies a connection and a boot of the TPM: facts found in one need not hold in another.
 type Epoch struct {
 	conn  *conn
 	boots boots

@@ -91,7 +91,7 @@ func (d *Device) askBoot(ctx context.Context) error {
 	}
 	if err != nil {
 		d.bootAsked, d.boots = true, boots{}
-		d.log.Warn("TPM does not tell whether it was reset: what of ours is still loaded in it will not be flushed", "cause", err)
+		d.log.Warn("TPM does not tell whether it was reset: objects of ours that are still loaded in it will not be flushed", "cause", err)
 	}
 	return nil
 }

@@ -123,7 +123,7 @@ func (d *Device) owe(h tpm2.TPMHandle, name []byte) {
 	d.oweFlush(owedFlush{handle: h, name: name, boots: d.boots})
 }
 
-// oweSlots notes that what was resident is to be flushed.
+// oweSlots notes that these residents are to be flushed.
 func (d *Device) oweSlots(list []slot) {
 	for _, s := range list {
 		if isSession(s.handle) {
@@ -193,10 +193,10 @@ func (d *Device) stillOurs(ctx context.Context, f owedFlush) (ours, busy bool) {
 	if err == nil {
 		return bytes.Equal(name, f.name), false
 	}
-	return false, !rc.StaleHandle(err) // what cannot be told now is asked again
+	return false, !rc.StaleHandle(err) // not known now: ask again later
 }
 
-// flushPatiently works off what is owed for as long as the TPM asks for repetitions and patience
+// flushPatiently makes the owed flushes for as long as the TPM asks for repetitions and patience
 // lasts. If it yields, it ends after flushGrace when another caller waits for the TPM.
 func (d *Device) flushPatiently(ctx context.Context, patience time.Duration, yields bool) {
 	start := time.Now()
@@ -219,9 +219,9 @@ type boot struct {
 	resets, restarts uint32
 }
 
-// boots are the last two boots that the TPM was found in, the newer first. What was made after both
-// were found is good in either: the counters rise, so if the TPM is in one of them now, it was not
-// reset in between. So a false answer in between costs nothing.
+// boots are the last two boots that the TPM was found in, the newer first. An object made after
+// both were found is still there if the TPM is in either of them now: the counters only rise, so it
+// was not reset in between. So one false answer in between costs nothing.
 type boots [2]boot
 
 // include reports whether the newest of the present boots is one of these.
@@ -246,7 +246,7 @@ func (d *Device) findBoot(t transport.TPM) error {
 		return nil
 	}
 	if d.boots[0].known {
-		d.log.Info("TPM was reset: what was loaded in it is gone")
+		d.log.Info("TPM was reset: objects and sessions in it are gone")
 	}
 	d.boots = boots{now, d.boots[0]}
 	return nil

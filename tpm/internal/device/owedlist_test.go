@@ -47,7 +47,7 @@ func TestAHandleThatIsGivenOutIsNotOwed(t *testing.T) {
 
 // That the TPM was reset is not authenticated: one such answer forgets nothing, and nothing
 // is flushed meanwhile.
-func TestWhatIsOwedFromBeforeAResetIsForgottenAfterAWhile(t *testing.T) {
+func TestFlushesOwedFromBeforeAResetAreForgottenAfterAWhile(t *testing.T) {
 	t.Parallel()
 	old, now := boot{known: true, resets: 1}, boot{known: true, resets: 2}
 	before, after := boots{old}, boots{now, old}

@@ -58,7 +58,7 @@ func (d *Device) makeRoom(t *Turn, code tpm2.TPMRC) bool {
 	}
 	s, found := d.evict(t, code)
 	if found {
-		d.log.Debug("TPM slots are full: flushing what was not used for longest, it is made again on next use", "handle", hexHandle(s.handle))
+		d.log.Debug("TPM slots are full: flushing the object or session that was not used for longest; it is made again on next use", "handle", hexHandle(s.handle))
 		d.oweSlots([]slot{s})
 		d.flushPatiently(t.ctx, flushPatience, false)
 	}
@@ -100,7 +100,7 @@ func (d *Device) roundTrip(ctx context.Context, input []byte) ([]byte, error) {
 // warnLost tells of a slot that may be lost with the answer to a command.
 func (d *Device) warnLost(input []byte) {
 	if !d.managed && makesHandle(commandCode(input)) && d.loading == nil {
-		d.log.Warn("TPM may keep what this command has made until it restarts: the answer with its handle was lost, and this TPM has no resource manager",
+		d.log.Warn("TPM may keep the object or session that this command made until it restarts: the answer with its handle was lost, and this TPM has no resource manager",
 			"command", command(input).String())
 	}
 }

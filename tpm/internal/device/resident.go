@@ -18,20 +18,20 @@ type Resident interface {
 	Retired() bool
 }
 
-// residents is the table of what is kept in the TPM's slots from turn to turn. A TPM has few of
-// them, three for objects and three for sessions as a rule: the one that was not used for longest
-// gives way when a slot is needed.
+// residents is the table of objects and sessions that stay in the TPM's slots from turn to turn. A
+// TPM has few of them, three for objects and three for sessions as a rule: the one that was not
+// used for longest gives way when a slot is needed.
 //
 // An entry can be wrong, after a TPM reset: then the TPM says so when the handle is used. It is
-// never wrong by naming another object of ours, because a handle that the TPM gives out takes the
-// entry of what had it before.
+// never wrong by naming another object of ours, because a handle that the TPM gives out replaces
+// the entry that had it before.
 //
 // It belongs to the turn.
 type residents struct {
 	slots []slot // least recently used first
 }
 
-// slot says: what is resident is at handle, as far as we know.
+// slot says that a resident is at handle, as far as we know.
 type slot struct {
 	resident Resident
 	handle   tpm2.TPMHandle

@@ -74,7 +74,7 @@ func (t *Turn) Context() context.Context { return t.ctx }
 // Pause waits for d, or for the end of the caller's context, whose error it returns.
 func (t *Turn) Pause(d time.Duration) error { return waiting.Sleep(t.ctx, d) }
 
-// Connect opens the connection if there is none, and so finds out what is still resident.
+// Connect opens the connection if there is none, and so finds out which residents are still there.
 func (t *Turn) Connect() error { return t.device.open(t.ctx) }
 
 // Fixed returns the properties that do not change while a connection lasts, as the TPM gave them

@@ -7,8 +7,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// ErrState is in the error for a command that failed for the state that the TPM is in, and not for
-// what was asked.
+// ErrState is in the error for a command that failed because of the TPM's state, not because of the
+// request.
 var ErrState = errors.New("the TPM's state does not allow it")
 
 // Advise adds what an operator can do to codes that say more about the TPM's state than about the

@@ -40,6 +40,7 @@ type EvidenceRequest struct {
 	Audience      string
 	Key           string // name of a key of the agent
 	PCRs          []int  // none: the source's choice
+	PCRBank       string // sha256, sha384; "": the source's choice
 	EventLog      bool
 	HardwareFresh bool
 }
@@ -160,7 +161,7 @@ func readEvidenceRequest(body io.Reader) (wire.EvidenceRequest, *problem) {
 
 // evidenceRequest checks all that does not depend on the caller.
 func evidenceRequest(asked wire.EvidenceRequest) (EvidenceRequest, *problem) {
-	req := EvidenceRequest{Audience: asked.Audience, PCRs: asked.PCRs, EventLog: asked.EventLog, HardwareFresh: asked.HardwareFresh}
+	req := EvidenceRequest{Audience: asked.Audience, PCRs: asked.PCRs, PCRBank: asked.PCRBank, EventLog: asked.EventLog, HardwareFresh: asked.HardwareFresh}
 	invalid := func(field, format string, args ...any) (EvidenceRequest, *problem) {
 		return req, newProblem(wire.CodeInvalidParameter, format, args...).withField(field)
 	}
@@ -177,6 +178,8 @@ func evidenceRequest(asked wire.EvidenceRequest) (EvidenceRequest, *problem) {
 		return invalid("key", "the name is longer than %d bytes", maxIdentityBytes)
 	case asked.Identity != "" && asked.Key != "":
 		return invalid("key", "identity and key exclude each other")
+	case !slices.Contains([]string{"", "sha256", "sha384"}, asked.PCRBank):
+		return invalid("pcr_bank", "pcr_bank %.20q is neither sha256 nor sha384", asked.PCRBank)
 	}
 	nonce, err := base64.RawURLEncoding.Strict().DecodeString(asked.Nonce)
 	if err != nil || strings.ContainsAny(asked.Nonce, "\r\n") {

@@ -92,13 +92,13 @@ func TestEvidenceIsGiven(t *testing.T) {
 			source := &evidenceOfTest{}
 			a := start(t, attesting(source))
 			req := asking()
-			req.PCRs, req.EventLog, req.HardwareFresh = []int{7, 11}, true, true
+			req.PCRs, req.PCRBank, req.EventLog, req.HardwareFresh = []int{7, 11}, "sha384", true, true
 			tt.change(&req)
 			got := a.post(t, wire.PathEvidence, req)
 			if got.status != http.StatusOK || string(got.body) != bundleText || got.header.Get("Content-Type") != wire.ContentTypeEvidence {
 				t.Fatalf("%d %v: %s", got.status, got.header, got.body)
 			}
-			want := agentapi.EvidenceRequest{Nonce: testNonce, Audience: req.Audience, Key: tt.key, PCRs: []int{7, 11}, EventLog: true, HardwareFresh: true}
+			want := agentapi.EvidenceRequest{Nonce: testNonce, Audience: req.Audience, Key: tt.key, PCRs: []int{7, 11}, PCRBank: "sha384", EventLog: true, HardwareFresh: true}
 			if diff := cmp.Diff(want, source.last()); diff != "" {
 				t.Error(diff)
 			}
@@ -200,6 +200,7 @@ func TestEvidenceRequestsThatAreWrong(t *testing.T) {
 		"a long key":           {`{"nonce":"` + long(16) + `","audience":"a","key":"` + strings.Repeat("a", 129) + `"}`, "key"},
 		"PCR 24":               {`{"nonce":"` + long(16) + `","audience":"a","pcrs":[24]}`, "pcrs"},
 		"PCR -1":               {`{"nonce":"` + long(16) + `","audience":"a","pcrs":[-1]}`, "pcrs"},
+		"a bank of SHA-1":      {`{"nonce":"` + long(16) + `","audience":"a","pcr_bank":"sha1"}`, "pcr_bank"},
 		"a PCR twice":          {`{"nonce":"` + long(16) + `","audience":"a","pcrs":[1,1]}`, "pcrs"},
 		"a PCR that is a text": {`{"nonce":"` + long(16) + `","audience":"a","pcrs":["1"]}`, "body"},
 	} {

@@ -22,7 +22,8 @@ type EventLogPolicy struct {
 	SecureBoot bool
 
 	// BootLoaders lists the images that firmware and boot loaders may have started: the
-	// Authenticode SHA-256 of each that was measured into PCR 4 must be on it.
+	// Authenticode hash of each that was measured into PCR 4 must be on it. The hash is that of the
+	// quoted bank (Policy.PCRBank); a list with one of another size is not met.
 	BootLoaders [][]byte
 	// ForbiddenBootLoaders lists images of which none may have been started.
 	ForbiddenBootLoaders [][]byte
@@ -135,6 +136,12 @@ func (p EventLogPolicy) checkBootLoaders(f *eventlog.Facts) error {
 	}
 	if len(f.BootLoaders) == 0 {
 		return errors.New("the event log has no boot loader")
+	}
+	size := len(f.BootLoaders[0])
+	for _, listed := range slices.Concat(p.BootLoaders, p.ForbiddenBootLoaders) {
+		if len(listed) != size { // it would forbid nothing
+			return fmt.Errorf("the policy lists a boot loader by %d bytes, and the quoted bank has digests of %d", len(listed), size)
+		}
 	}
 	for _, digest := range f.BootLoaders {
 		if contains(p.ForbiddenBootLoaders, digest) {

@@ -57,8 +57,8 @@ func (v *verifier) quoteNonce() error {
 	return v.checkNonce(v.quote, v.expected.Quote)
 }
 
-// quoteSelection requires one selection from the SHA-256 bank that covers the policy's registers. A
-// quote of no registers, or of those that the guest can reset (16, 23), is signed like any other
+// quoteSelection requires one selection from the policy's bank that covers its registers. A quote
+// of no registers, or of those that the guest can reset (16, 23), is signed like any other
 // and says nothing about the boot.
 func (v *verifier) quoteSelection() error {
 	if err := v.needQuote(); err != nil {
@@ -68,8 +68,8 @@ func (v *verifier) quoteSelection() error {
 		return fmt.Errorf("%d PCR selections, want 1", n)
 	}
 	sel := v.quote.selections[0]
-	if sel.bank != algSHA256 || len(sel.bitmap) != selectSize {
-		return fmt.Errorf("PCR bank %s with a bitmap of %d bytes, want sha256 and %d", tcg.Bank(sel.bank), len(sel.bitmap), selectSize)
+	if want := v.policy.PCRBank; sel.bank != want.alg() || len(sel.bitmap) != selectSize {
+		return fmt.Errorf("PCR bank %s with a bitmap of %d bytes, want %s and %d", tcg.Bank(sel.bank), len(sel.bitmap), want.Name(), selectSize)
 	}
 	quoted := sel.pcrs()
 	if len(quoted) == 0 {
@@ -105,7 +105,7 @@ func (v *verifier) quoteDigest() error {
 	if !bytes.Equal(h.Sum(nil), v.quote.pcrDigest) {
 		return errors.New("the listed PCR values do not give the quoted digest")
 	}
-	v.result.PCRs = maps.Clone(v.e.PCRs)
+	v.result.PCRs, v.result.PCRBank = maps.Clone(v.e.PCRs), PCRBank(tcg.Bank(v.quote.selections[0].bank))
 	return nil
 }
 

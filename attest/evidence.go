@@ -34,7 +34,6 @@ const (
 	maxPublicSize      = 1 << 10
 	maxSignatureSize   = 1 << 10
 	maxPCR             = 23
-	pcrDigestSize      = 32
 )
 
 // Evidence is what a machine sends: bytes as TPM and processor gave them, none of them verified
@@ -66,7 +65,7 @@ type Evidence struct {
 	CertifySignature []byte // TPMT_SIGNATURE, or the bare RSASSA signature
 	Quote            []byte // TPMS_ATTEST of type TPM_ST_ATTEST_QUOTE
 	QuoteSignature   []byte
-	PCRs             map[int][]byte // SHA-256 bank
+	PCRs             map[int][]byte // of the bank that the quote names, SHA-256 or SHA-384
 
 	EventLog []byte // as firmware and kernel keep it, in the crypto agile format; padding allowed
 }
@@ -267,10 +266,22 @@ func (e *Evidence) validate() error {
 			return fmt.Errorf("%s of %d bytes, want at most %d", part.name, len(part.value), part.max)
 		}
 	}
+	return e.checkPCRs()
+}
+
+// checkPCRs holds the values to the indices of a TPM and to the size of one bank.
+func (e *Evidence) checkPCRs() error {
+	size := 0
 	for index, digest := range e.PCRs {
-		if index < 0 || index > maxPCR || len(digest) != pcrDigestSize {
-			return fmt.Errorf("PCR %d with a digest of %d bytes, want index 0 to %d and %d bytes", index, len(digest), maxPCR, pcrDigestSize)
+		known := len(digest) == BankSHA256.Size() || len(digest) == BankSHA384.Size()
+		if index < 0 || index > maxPCR || !known {
+			return fmt.Errorf("PCR %d with a digest of %d bytes, want index 0 to %d and %d or %d bytes",
+				index, len(digest), maxPCR, BankSHA256.Size(), BankSHA384.Size())
 		}
+		if size != 0 && size != len(digest) {
+			return errors.New("values of PCRs of two banks")
+		}
+		size = len(digest)
 	}
 	return nil
 }

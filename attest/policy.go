@@ -22,9 +22,11 @@ type Policy struct {
 	// accepted. For evidence of KindTPM it is the only thing that says whose key it is.
 	AKNames [][]byte
 
-	// PCRs must all be covered by the quote, in the SHA-256 bank. With an empty list a quote
-	// is still required, of any PCRs.
+	// PCRs must all be covered by the quote. With an empty list a quote is still required, of any
+	// PCRs.
 	PCRs []int
+	// PCRBank is the one bank whose quote is accepted.
+	PCRBank PCRBank
 
 	// HardwarePolicy is what each platform must show.
 	HardwarePolicy
@@ -44,8 +46,8 @@ type Policy struct {
 	RequireSecureBoot bool
 	// VMID, if not empty, must equal vmUniqueId, letter case aside.
 	VMID string
-	// PCRValues lists for a PCR the values that it may have, in the SHA-256 bank. A PCR that has an
-	// entry must be quoted.
+	// PCRValues lists for a PCR the values that it may have, in PCRBank. A PCR that has an entry
+	// must be quoted.
 	PCRValues map[int][][]byte
 	// MaxAge, if positive, is how long ago the verifier may have given out its nonce
 	// (Challenge.Issued) at the time of verification.
@@ -125,6 +127,7 @@ func DefaultPolicy() Policy {
 func PlatformPolicy() Policy {
 	p := Policy{
 		PCRs:        []int{0, 1, 2, 3, 4, 5, 6, 7},
+		PCRBank:     BankSHA256,
 		Key:         bindingKeyPolicy(),
 		ClockWindow: time.Minute,
 	}

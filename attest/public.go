@@ -17,6 +17,7 @@ import (
 const (
 	algRSA    = 0x0001
 	algSHA256 = 0x000B
+	algSHA384 = 0x000C
 	algNull   = 0x0010
 	algRSASSA = 0x0014
 

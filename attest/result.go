@@ -74,7 +74,8 @@ type Result struct {
 	KeyName   []byte           // of the binding key; nil unless all KeyChecks passed
 	PublicKey crypto.PublicKey // of the binding key; nil unless all KeyChecks passed
 	VMID      string           // vmUniqueId
-	PCRs      map[int][]byte   // SHA-256 bank, as quoted
+	PCRs      map[int][]byte   // as quoted
+	PCRBank   PCRBank          // of PCRs; empty without them
 	Clock     Clock            // of the quote
 	EventLog  *eventlog.Facts  // nil unless there is a log that can be read, and quoted PCRs
 

@@ -2,6 +2,7 @@ package attest_test
 
 import (
 	"bytes"
+	"maps"
 	"testing"
 
 	"github.com/keyagent/keyagent/attest"
@@ -77,6 +78,36 @@ func TestEachPartOfTheCollateralMustBeThereAndWhole(t *testing.T) {
 			if failed := r.Status(attest.CheckTDXCollateral) == attest.Fail || r.Status(attest.CheckBundleFormat) == attest.Fail; r.Verified() || !failed {
 				t.Errorf("%s, %s: verdict %q, %s is %q", name, kind, r.Verdict(), attest.CheckTDXCollateral, r.Status(attest.CheckTDXCollateral))
 			}
+		}
+	}
+}
+
+// TestEachMemberOfATDXBundleCounts takes each member out of a good bundle, and the check of what is
+// missing does not pass. Those that may be missing are no more than on SEV-SNP.
+func TestEachMemberOfATDXBundleCounts(t *testing.T) {
+	t.Parallel()
+	x := newTDXTrial(t)
+	good := document(t, x)
+	checks := members()
+	delete(checks, "vcek_chain")
+	checks["hcl_report"] = [2]string{"", attest.CheckHCLClaims}
+	checks["td_quote"] = [2]string{"", attest.CheckTDXStructure}
+	checks["tdx_collateral"] = [2]string{"", attest.CheckTDXCollateral}
+	for name := range good {
+		if _, ok := checks[name]; !ok && name != "format" {
+			t.Errorf("member %s is in no row", name)
+		}
+	}
+	for name, check := range checks {
+		changed := maps.Clone(good)
+		delete(changed, name)
+		r := parsed(t, x, changed)
+		if missing := check[1]; missing == "" {
+			if err := r.Err(); err != nil {
+				t.Errorf("%s missing, which may be: %v", name, err)
+			}
+		} else if r.Verified() || r.Status(missing) == attest.Pass {
+			t.Errorf("%s missing: verdict %q, %s is %q", name, r.Verdict(), missing, r.Status(missing))
 		}
 	}
 }

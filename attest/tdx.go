@@ -24,8 +24,8 @@ const (
 )
 
 // TDXEvidence is what evidence has of Intel TDX. The TDREPORT is in the HCL report; evidence whose
-// wrapper is lost has the quote and RuntimeClaims alone. A verifier with collateral of its own for
-// the platform may put it into evidence that has none: it is verified all the same.
+// wrapper is lost has the quote and RuntimeClaims alone. A verifier may have collateral of its own,
+// see [TDXPolicy].
 type TDXEvidence struct {
 	TDQuote       []byte // as the host returned it; integers are little-endian
 	TDXCollateral *TDXCollateral
@@ -61,6 +61,10 @@ type TDXPolicy struct {
 	// platform's firmware is in order, or that its key was not revoked. Collateral that is there
 	// must be right all the same.
 	CollateralNotRequired bool
+	// Collateral is the verifier's own, one for each kind of platform (FMSPC). If there is any,
+	// that of the evidence is not looked at: a sender of evidence could choose an older review
+	// of Intel's that is still valid. A platform of another kind then has none.
+	Collateral []*TDXCollateral
 	// AcceptedStatuses are TCB statuses to take beside UpToDate. Revoked is refused even if listed.
 	AcceptedStatuses []tee.TCBStatus
 	// MinTCBEvaluationNumber is the lowest tcbEvaluationDataNumber of the collateral to take. With

@@ -135,9 +135,28 @@ func (s *tdxShare) signature() error {
 	return s.quote.VerifySignature()
 }
 
+// collateralInForce is the verifier's own for this kind of platform if the verifier has any, and
+// else that of the evidence; nil: there is none.
+func (s *tdxShare) collateralInForce() *TDXCollateral {
+	own := s.v.policy.Collateral
+	if len(own) == 0 {
+		return s.v.e.TDXCollateral
+	}
+	for _, c := range own {
+		info, err := tee.ParseTCBInfo(c.TCBInfo)
+		if err == nil && s.pck != nil && info.FMSPC == s.pck.FMSPC {
+			return c
+		}
+	}
+	return nil
+}
+
 // says returns the collateral, read once; nil if there is none.
 func (s *tdxShare) says() *intelSays {
-	c := s.v.e.TDXCollateral
+	if s.intel != nil {
+		return s.intel
+	}
+	c := s.collateralInForce()
 	if s.intel == nil && c != nil {
 		s.intel = &intelSays{}
 		s.intel.info, s.intel.infoErr = tee.ParseTCBInfo(c.TCBInfo)
@@ -147,10 +166,12 @@ func (s *tdxShare) says() *intelSays {
 }
 
 func (s *tdxShare) collateral() error {
-	c, intel := s.v.e.TDXCollateral, s.says()
+	c, intel := s.collateralInForce(), s.says()
 	switch {
-	case c != nil && s.elsewhere():
+	case s.v.e.TDXCollateral != nil && s.elsewhere():
 		return errors.New("there is collateral of Intel TDX beside the report of other hardware")
+	case c == nil && s.of() && len(s.v.policy.Collateral) > 0 && s.pck != nil:
+		return absent(fmt.Sprintf("the verifier's own collateral has none for platforms of FMSPC %x", s.pck.FMSPC))
 	case c == nil && s.of():
 		return absent("no collateral")
 	}

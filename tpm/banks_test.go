@@ -118,6 +118,15 @@ func TestAQuoteOfABankThatIsSwitchedOffNamesTheBank(t *testing.T) {
 		if err != nil && !strings.Contains(err.Error(), "PCR bank sha256 is switched off") {
 			t.Errorf("got %v", err)
 		}
+		// Whoever asks for the other bank gets that one.
+		q, err := on.QuoteBank(t.Context(), handleAK, tpm.PCRSelection{Bank: crypto.SHA384, PCRs: []int{0, 7}}, nil)
+		if err != nil || len(q.PCRs) != 2 || len(q.PCRs[7]) != 48 {
+			t.Errorf("SHA-384: %v, %v", q.PCRs, err)
+		}
+		_, err = on.QuoteBank(t.Context(), handleAK, tpm.PCRSelection{Bank: crypto.SHA1, PCRs: []int{0}}, nil)
+		if err == nil || !strings.Contains(err.Error(), "neither SHA-256 nor SHA-384") {
+			t.Errorf("SHA-1: %v", err)
+		}
 	})
 }
 

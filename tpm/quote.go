@@ -3,6 +3,7 @@ package tpm
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -24,15 +25,27 @@ const (
 // Quote is a signed statement about PCRs, and the values that it is about.
 type Quote struct {
 	Attestation
-	PCRs map[int][]byte // SHA-256 bank: index to value; their digest is in the statement
+	PCRs map[int][]byte // index to value, of the quoted bank; their digest is in the statement
 }
 
-// Quote lets the attestation key ak sign the SHA-256 bank's values of the given PCRs, with the
+// pcrSet are PCRs of one bank, in rising order.
+type pcrSet struct {
+	bank tpm2.TPMAlgID
+	pcrs []int
+}
+
+// Quote is [TPM.QuoteBank] for PCRs of the SHA-256 bank.
+func (t *TPM) Quote(ctx context.Context, ak tpm2.TPMHandle, pcrs []int, qualifyingData []byte) (Quote, error) {
+	return t.QuoteBank(ctx, ak, PCRSelection{PCRs: pcrs}, qualifyingData)
+}
+
+// QuoteBank lets the attestation key ak sign the values of the selected PCRs, with the
 // qualifyingData, at most 50 bytes (TPM 2.0 Part 3, 18.4). The values returned are those that the
 // statement is about: a PCR that is extended between quote and reading makes it start over, at most
 // 3 times in all. The signature is the verifier's to check.
-func (t *TPM) Quote(ctx context.Context, ak tpm2.TPMHandle, pcrs []int, qualifyingData []byte) (Quote, error) {
-	selection, err := selectPCRs(pcrs)
+func (t *TPM) QuoteBank(ctx context.Context, ak tpm2.TPMHandle, asked PCRSelection, qualifyingData []byte) (Quote, error) {
+	pcrs := asked.PCRs
+	selection, err := selectBank(asked)
 	if err == nil {
 		err = checkQualifyingData(qualifyingData)
 	}
@@ -53,7 +66,7 @@ func (t *TPM) Quote(ctx context.Context, ak tpm2.TPMHandle, pcrs []int, qualifyi
 // errPCRsMoved says that PCR values and quote are of different moments.
 var errPCRsMoved = errors.New("PCRs were extended while they were quoted")
 
-func quoteSettled(t *turn, ak tpm2.TPMHandle, selection []int, qualifyingData []byte) (Quote, error) {
+func quoteSettled(t *turn, ak tpm2.TPMHandle, selection pcrSet, qualifyingData []byte) (Quote, error) {
 	var q Quote
 	err := t.withAttestationKey(ak, func(signer object) (err error) {
 		for range quoteAttempts {
@@ -67,21 +80,21 @@ func quoteSettled(t *turn, ak tpm2.TPMHandle, selection []int, qualifyingData []
 	return q, err
 }
 
-func quoteOnce(t *turn, signer object, selection []int, qualifyingData []byte) (Quote, error) {
+func quoteOnce(t *turn, signer object, selection pcrSet, qualifyingData []byte) (Quote, error) {
 	var rsp *tpm2.QuoteResponse
 	err := t.protected(nil, attrDecrypt|attrEncrypt, func(session tpm2.Session) (err error) {
 		rsp, err = tpm2.Quote{
 			SignHandle:     signer.auth(session),
 			QualifyingData: tpm2.TPM2BData{Buffer: qualifyingData},
 			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
-			PCRSelect:      pcrBank(tpm2.TPMAlgSHA256, selection),
+			PCRSelect:      pcrBank(selection.bank, selection.pcrs),
 		}.Execute(t)
 		return err
 	})
 	if err != nil {
 		return Quote{}, err
 	}
-	values, err := readPCRs(t, tpm2.TPMAlgSHA256, selection)
+	values, err := readPCRs(t, selection.bank, selection.pcrs)
 	if err != nil {
 		return Quote{}, err
 	}
@@ -90,7 +103,7 @@ func quoteOnce(t *turn, signer object, selection []int, qualifyingData []byte) (
 }
 
 // checkQuoted compares a statement with the request and with the values that were read after it.
-func checkQuoted(q Quote, selection []int, qualifyingData []byte) error {
+func checkQuoted(q Quote, selection pcrSet, qualifyingData []byte) error {
 	a, err := parseAttest(q.Attest, tpm2.TPMSTAttestQuote, qualifyingData)
 	if err != nil {
 		return err
@@ -99,17 +112,28 @@ func checkQuoted(q Quote, selection []int, qualifyingData []byte) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(tpm2.Marshal(info.PCRSelect), tpm2.Marshal(pcrBank(tpm2.TPMAlgSHA256, selection))) {
+	if !bytes.Equal(tpm2.Marshal(info.PCRSelect), tpm2.Marshal(pcrBank(selection.bank, selection.pcrs))) {
 		return errors.New("the TPM quoted other PCRs than those that were asked for")
 	}
 	digest := sha256.New()
-	for _, i := range selection {
+	for _, i := range selection.pcrs {
 		digest.Write(q.PCRs[i])
 	}
 	if !bytes.Equal(digest.Sum(nil), info.PCRDigest.Buffer) {
 		return errPCRsMoved
 	}
 	return nil
+}
+
+func selectBank(asked PCRSelection) (set pcrSet, err error) {
+	if asked.Bank == 0 {
+		asked.Bank = crypto.SHA256
+	}
+	if set.bank, err = pcrBankAlg(asked.Bank); err != nil {
+		return set, err
+	}
+	set.pcrs, err = selectPCRs(asked.PCRs)
+	return set, err
 }
 
 // selectPCRs sorts indices, as the TPM digests them in that order.

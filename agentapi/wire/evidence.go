@@ -28,6 +28,8 @@ type EvidenceRequest struct {
 	Key      string `json:"key,omitempty"`
 	// PCRs are those to be quoted, 0 to 23; none: those of the agent's configuration.
 	PCRs []int `json:"pcrs,omitempty"`
+	// PCRBank is the bank that is quoted, sha256 or sha384; "": sha256.
+	PCRBank string `json:"pcr_bank,omitempty"`
 	// EventLog adds the log of what the firmware measured, if the agent can read it.
 	EventLog bool `json:"event_log,omitempty"`
 	// HardwareFresh has the processor's report made anew, with a digest of nonce and audience in

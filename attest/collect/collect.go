@@ -3,6 +3,7 @@ package collect
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -100,6 +101,8 @@ type Request struct {
 	attest.Challenge
 	Key  *tpm.Key // that it is about, loaded in the TPM; nil: that of the Config
 	PCRs []int    // to be quoted; none: those of the Config's policy
+	// PCRBank is the bank that is quoted; empty: that of the Config's policy.
+	PCRBank attest.PCRBank
 	// EventLog adds the log of what the firmware measured, if it can be read and explains the
 	// quoted PCRs.
 	EventLog bool
@@ -124,6 +127,9 @@ func (c *Collector) CollectFor(ctx context.Context, req Request) (*attest.Eviden
 	}
 	if len(req.PCRs) == 0 {
 		req.PCRs = c.cfg.Policy.PCRs
+	}
+	if req.PCRBank == "" {
+		req.PCRBank = c.cfg.Policy.PCRBank
 	}
 	e, err := c.collect(ctx, req)
 	if err != nil {
@@ -181,12 +187,27 @@ func (c *Collector) addStatements(ctx context.Context, e *attest.Evidence, req R
 		return err
 	}
 	e.Certify, e.CertifySignature = certify.Attest, certify.Signature
-	quote, err := c.cfg.TPM.Quote(ctx, HandleAK, req.PCRs, req.QuoteData(req.Key.Name()))
+	bank, err := bankHash(req.PCRBank)
+	if err != nil {
+		return err
+	}
+	quote, err := c.cfg.TPM.QuoteBank(ctx, HandleAK, tpm.PCRSelection{Bank: bank, PCRs: req.PCRs}, req.QuoteData(req.Key.Name()))
 	if err != nil {
 		return err
 	}
 	e.Quote, e.QuoteSignature, e.PCRs = quote.Attest, quote.Signature, quote.PCRs
 	return nil
+}
+
+// bankHash is the hash of a bank that can be quoted.
+func bankHash(bank attest.PCRBank) (crypto.Hash, error) {
+	switch bank {
+	case "", attest.BankSHA256:
+		return crypto.SHA256, nil
+	case attest.BankSHA384:
+		return crypto.SHA384, nil
+	}
+	return 0, finalError(fmt.Sprintf("PCR bank %.20q is not one of %v", string(bank), attest.PCRBanks()))
 }
 
 // report reads the report. That may make a new one.

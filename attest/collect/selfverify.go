@@ -26,7 +26,7 @@ func (c *Collector) selfVerify(ctx context.Context, e *attest.Evidence, req Requ
 // to the rest; whether it is enough is for its receiver to say.
 func (c *Collector) policyFor(e *attest.Evidence, req Request) attest.Policy {
 	p := c.cfg.Policy
-	p.PCRs, p.HardwareFresh = req.PCRs, req.HardwareFresh
+	p.PCRs, p.PCRBank, p.HardwareFresh = req.PCRs, req.PCRBank, req.HardwareFresh
 	if e.HCLReport == nil {
 		p.Required = attest.KeyChecks() // the others are about hardware
 		p.TEE, p.AKNames = withoutTEE(e)

@@ -158,33 +158,10 @@ func unhexed(body []byte) []byte {
 	return der
 }
 
-// ReadCollateral reads collateral from a directory that an operator fills and keeps current:
-// tcb-info.json and qe-identity.json, exactly as signed; tcb-info.sig.hex and qe-identity.sig.hex;
-// tcb-info-issuer-chain.pem, qe-identity-issuer-chain.pem and pck-crl-issuer-chain.pem;
-// root-ca-crl.der and pck-crl.der.
+// ReadCollateral reads collateral from a directory that an operator fills and keeps current. See
+// [tee.ReadTDXCollateral] for its files.
 func ReadCollateral(dir string) (*tee.TDXCollateral, error) {
-	var failed []error
-	file := func(name string) []byte {
-		b, err := readCollateralFile(filepath.Join(dir, name))
-		failed = append(failed, err)
-		return b
-	}
-	signature := func(name string) []byte {
-		b, err := hex.DecodeString(strings.TrimSpace(string(file(name))))
-		if err != nil {
-			failed = append(failed, fmt.Errorf("%s is not hexadecimal", name))
-		}
-		return b
-	}
-	c := &tee.TDXCollateral{
-		TCBInfo: file("tcb-info.json"), TCBInfoSignature: signature("tcb-info.sig.hex"), TCBInfoChain: file("tcb-info-issuer-chain.pem"),
-		QEIdentity: file("qe-identity.json"), QEIdentitySignature: signature("qe-identity.sig.hex"), QEIdentityChain: file("qe-identity-issuer-chain.pem"),
-		RootCACRL: file("root-ca-crl.der"), PCKCRL: file("pck-crl.der"), PCKCRLChain: file("pck-crl-issuer-chain.pem"),
-	}
-	if err := errors.Join(failed...); err != nil {
-		return nil, fmt.Errorf("collateral of Intel's: %w", err)
-	}
-	return c, nil
+	return tee.ReadTDXCollateral(func(name string) ([]byte, error) { return readCollateralFile(filepath.Join(dir, name)) })
 }
 
 func readCollateralFile(path string) ([]byte, error) {

@@ -325,6 +325,20 @@ func TestCommandLinesAreTextsThatTheDigestCovers(t *testing.T) {
 			l.MeasureAs(8, bootlog.IPL, []byte("/vmlinuz ro"), []byte("grub_kernel_cmdline /vmlinuz ro"))
 			l.MeasureAs(8, bootlog.IPL, []byte("menuentry 'a\n\tb'\x00"), []byte("grub_cmd menuentry 'a\n\tb'\x00"))
 		}, texts{{8, "/vmlinuz ro"}}, none},
+		"Debian's menu, as grub-mkconfig writes it": {func(l *bootlog.Log) {
+			for _, command := range []string{
+				"[ -s /boot/grub/grubenv ]", "set default=0", "[ xy = xy ]", "menuentry_id_option=--id", "export menuentry_id_option", "insmod part_gpt",
+				"search --no-floppy --fs-uuid --set=root 0a1b", "loadfont /usr/share/grub/unicode.pf2", "set gfxmode=auto", "load_video", "terminal_output gfxterm",
+				"set timeout=5", "set linux_gfx_mode=", "export linux_gfx_mode",
+				"menuentry Debian GNU/Linux --class debian --class gnu-linux --class gnu --class os --id gnulinux-simple-0a1b {\n\tload_video\n\tlinux\t/boot/vmlinuz-6.1.0-13-cloud-amd64 root=UUID=0a1b ro\n}",
+				"setparams Debian GNU/Linux", "[ xefi = xxen ]", "insmod gzio", "echo Loading Linux 6.1.0-13-cloud-amd64 ...",
+				"linux /boot/vmlinuz-6.1.0-13-cloud-amd64 root=UUID=0a1b ro console=ttyS0", "echo Loading initial ramdisk ...", "initrd /boot/initrd.img-6.1.0-13-cloud-amd64",
+			} {
+				l.MeasureAs(8, bootlog.IPL, []byte(command), []byte("grub_cmd: "+command+"\x00"))
+			}
+			const line = "/boot/vmlinuz-6.1.0-13-cloud-amd64 root=UUID=0a1b ro console=ttyS0"
+			l.MeasureAs(8, bootlog.IPL, []byte(line), []byte("kernel_cmdline: "+line+"\x00"))
+		}, texts{{8, "/boot/vmlinuz-6.1.0-13-cloud-amd64 root=UUID=0a1b ro console=ttyS0"}}, none},
 		"systemd-stub's": {func(l *bootlog.Log) { l.Measure(12, bootlog.IPL, []byte(stub)) }, texts{{12, "root=/dev/sda1 quiet"}}, none},
 		"an older systemd-stub's": {func(l *bootlog.Log) {
 			l.Measure(8, bootlog.IPL, []byte(stub))

@@ -43,8 +43,8 @@ type Facts struct {
 	Authorities []Authority `json:"authorities,omitempty"`
 
 	// BootLoaders are the digests of everything in PCR 4 that is not a constant of the
-	// specification: Authenticode hashes of the images that were started, in order. A program in
-	// the guest can add more at the end, and take none away.
+	// specification: Authenticode hashes of the images that were started, in order, by the hash of
+	// the quoted bank. A program in the guest can add more at the end, and take none away.
 	BootLoaders       []HexBytes `json:"boot_loaders,omitempty"`
 	BootLoadersReason string     `json:"boot_loaders_reason,omitempty"` // why they are not known
 
@@ -54,11 +54,12 @@ type Facts struct {
 	CommandLinesReason string        `json:"command_lines_reason,omitempty"` // why they may not be all
 }
 
-// Read parses a log, replays it to the quoted registers of the SHA-256 bank (32 bytes each), and
-// reads the facts from the registers that it replays to. It fails if the log cannot be parsed; a
-// log that replays to nothing gives no facts. It is pure and keeps no part of its arguments.
+// Read parses a log, replays it to the quoted registers of one bank, SHA-256 (32 bytes each) or
+// SHA-384 (48), and reads the facts from the registers that it replays to. It fails if the log
+// cannot be parsed or has no digests of the bank; a log that replays to nothing gives no facts. It
+// is pure and keeps no part of its arguments.
 func Read(log []byte, quoted map[int][]byte) (*Facts, error) {
-	l, err := Parse(log)
+	l, err := parse(log, bankOf(quoted))
 	if err != nil {
 		return nil, err
 	}

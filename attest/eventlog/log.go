@@ -2,7 +2,6 @@ package eventlog
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -62,24 +61,20 @@ const (
 type Event struct {
 	PCR    int
 	Type   Type
-	Digest []byte // SHA-256, as the register was extended with it
+	Digest []byte // as the register was extended with it: SHA-256, or that of the bank that is read
 	Data   []byte // covered by Digest for some types of events only
 }
 
 // covered reports whether the digest is that of the data.
 func (e Event) covered() bool { return covers(e.Digest, e.Data) }
 
-func covers(digest, data []byte) bool {
-	sum := sha256.Sum256(data)
-	return bytes.Equal(sum[:], digest)
-}
-
 // Log is a parsed log. Nothing in it is proven. Its slices are parts of the parsed bytes.
 type Log struct {
 	Events  []Event
 	Padding int // bytes of zeros and 0xFF after the last event
 
-	locality byte // from which the TPM was started: the first value of PCR 0
+	bank     uint16 // of the digests
+	locality byte   // from which the TPM was started: the first value of PCR 0
 }
 
 // Trim cuts what follows the last event, if it is nothing but zeros and 0xFF: the buffer that
@@ -95,7 +90,7 @@ func Trim(log []byte) (kept []byte, cut int, err error) {
 	if len(log) > MaxSize && end <= MaxSize {
 		kept = log[:MaxSize] // the rest is padding
 	}
-	l, err := Parse(kept)
+	l, err := parse(kept, algSHA256, algSHA384)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -114,7 +109,10 @@ func endOfContent(b []byte) int {
 
 // Parse reads a log in the crypto agile format (PC Client Platform Firmware Profile 1.06, 10.2.2),
 // with a SHA-256 digest in every event. The older format, which has SHA-1 alone, is refused.
-func Parse(log []byte) (*Log, error) {
+func Parse(log []byte) (*Log, error) { return parse(log, algSHA256) }
+
+// parse is Parse for the first of the banks that the log has digests of.
+func parse(log []byte, banks ...uint16) (*Log, error) {
 	if len(log) > MaxSize {
 		return nil, fmt.Errorf("event log of %d bytes, want at most %d", len(log), MaxSize)
 	}
@@ -123,14 +121,17 @@ func Parse(log []byte) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("event log: %w", err)
 	}
-	l := &Log{}
+	l := &Log{bank: choose(algorithms, banks)}
+	if l.bank == 0 {
+		return nil, fmt.Errorf("event log: no %s digests", names(banks))
+	}
 	// An event that lies in the padding would have no digest, or more than there are algorithms.
 	padding := len(log) - endOfContent(log)
 	for len(r.rest) > padding {
 		if len(l.Events) == maxEvents {
 			return nil, fmt.Errorf("event log: more than %d events", maxEvents)
 		}
-		e, err := readEvent(r, algorithms)
+		e, err := readEvent(r, algorithms, l.bank)
 		if err != nil {
 			return nil, fmt.Errorf("event log: event %d: %w", len(l.Events)+1, err)
 		}
@@ -223,14 +224,12 @@ func readSpecID(r *reader) ([]uint16, error) {
 	if r.short || len(r.rest) != int(vendor[0]) {
 		return nil, errors.New("the header event has another length than its parts")
 	}
-	if position(algorithms, algSHA256) < 0 {
-		return nil, errors.New("no SHA-256 digests")
-	}
 	return algorithms, nil
 }
 
-// readEvent reads a TCG_PCR_EVENT2: one digest for each of the algorithms.
-func readEvent(r *reader, algorithms []uint16) (Event, error) {
+// readEvent reads a TCG_PCR_EVENT2: one digest for each of the algorithms, of which that of the
+// bank is kept.
+func readEvent(r *reader, algorithms []uint16, bank uint16) (Event, error) {
 	pcr, typ, count := r.uint32(), Type(r.uint32()), r.uint32()
 	if r.short {
 		return Event{}, errShort
@@ -248,7 +247,7 @@ func readEvent(r *reader, algorithms []uint16) (Event, error) {
 		}
 		seen[i] = true
 		digest := r.bytes(digestSize(alg))
-		if alg == algSHA256 {
+		if alg == bank {
 			e.Digest = digest
 		}
 	}

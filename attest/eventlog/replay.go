@@ -2,7 +2,6 @@ package eventlog
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"maps"
 	"slices"
 )
@@ -13,7 +12,7 @@ type replay struct {
 	failed   []int           // registers that have another value
 }
 
-// replayTo extends registers of the SHA-256 bank as the log says, and compares them with quoted.
+// replayTo extends registers of the log's bank as the log says, and compares them with quoted.
 // A register without events must still have the value that it starts with.
 func (l *Log) replayTo(quoted map[int][]byte) replay {
 	events := map[int][]Event{}
@@ -40,7 +39,7 @@ func (l *Log) match(pcr int, events []Event, quoted []byte) ([]Event, bool) {
 	if pcr != exitPCR {
 		return nil, false
 	}
-	for _, missing := range exits() {
+	for _, missing := range exits(len(value)) {
 		if all := slices.Concat(events, missing); bytes.Equal(extend(value, missing), quoted) {
 			return all, true
 		}
@@ -53,10 +52,9 @@ func (l *Log) match(pcr int, events []Event, quoted []byte) ([]Event, bool) {
 // same, since they are constants.
 const exitPCR = 5
 
-func exits() [][]Event {
+func exits(size int) [][]Event {
 	event := func(text string) Event {
-		sum := sha256.Sum256([]byte(text))
-		return Event{PCR: exitPCR, Type: action, Digest: sum[:], Data: []byte(text)}
+		return Event{PCR: exitPCR, Type: action, Digest: sum(size, []byte(text)), Data: []byte(text)}
 	}
 	invoked := event("Exit Boot Services Invocation")
 	succeeded := event("Exit Boot Services Returned with Success")
@@ -66,22 +64,19 @@ func exits() [][]Event {
 
 func (l *Log) extend(pcr int, events []Event) []byte {
 	const firstDynamic, lastDynamic = 17, 22 // not reset at the start, and so not zero
-	value := make([]byte, sha256.Size)
+	value := make([]byte, digestSize(l.bank))
 	switch {
 	case pcr == 0:
-		value[sha256.Size-1] = l.locality
+		value[len(value)-1] = l.locality
 	case pcr >= firstDynamic && pcr <= lastDynamic:
-		value = bytes.Repeat([]byte{0xFF}, sha256.Size)
+		value = bytes.Repeat([]byte{0xFF}, len(value))
 	}
 	return extend(value, events)
 }
 
 func extend(value []byte, events []Event) []byte {
 	for _, e := range events {
-		h := sha256.New()
-		h.Write(value)
-		h.Write(e.Digest)
-		value = h.Sum(nil)
+		value = sum(len(value), value, e.Digest)
 	}
 	return value
 }

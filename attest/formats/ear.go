@@ -68,6 +68,7 @@ type attesterClaims struct {
 	KeyName   string            `json:"keyagent_key_name,omitempty"` // TPM 2.0 Name, hexadecimal
 	PublicKey string            `json:"keyagent_key,omitempty"`      // SubjectPublicKeyInfo, base64url
 	PCRs      map[string]string `json:"keyagent_pcrs_sha256,omitempty"`
+	PCRs384   map[string]string `json:"keyagent_pcrs_sha384,omitempty"` // in place of PCRs
 	EventLog  any               `json:"keyagent_event_log,omitempty"`
 }
 
@@ -77,6 +78,7 @@ type verifierClaims struct {
 	Checks    []attest.Check `json:"keyagent_checks"`
 	Proven    []attest.Claim `json:"keyagent_proven,omitempty"`
 	NotProven []attest.Claim `json:"keyagent_not_proven,omitempty"`
+	Reason    string         `json:"keyagent_reason,omitempty"` // of a fleet: what stands against it beside its checks
 }
 
 func (a Appraisal) ear() ear {
@@ -93,7 +95,7 @@ func (a Appraisal) ear() ear {
 
 func (a Appraisal) verifierClaims() verifierClaims {
 	r := a.Result
-	return verifierClaims{r.Verdict(), r.Checks, r.Proven, r.NotProven}
+	return verifierClaims{Verdict: r.Verdict(), Checks: r.Checks, Proven: r.Proven, NotProven: r.NotProven}
 }
 
 // attesterClaims is nil for evidence that is not verified: nobody should read facts from it.
@@ -102,7 +104,12 @@ func (a Appraisal) attesterClaims() *attesterClaims {
 	if !r.Verified() {
 		return nil
 	}
-	c := &attesterClaims{Kind: r.Kind, VMID: r.VMID, KeyName: hex.EncodeToString(r.KeyName), PublicKey: b64(a.publicKey()), PCRs: hexValues(r.PCRs)}
+	c := &attesterClaims{Kind: r.Kind, VMID: r.VMID, KeyName: hex.EncodeToString(r.KeyName), PublicKey: b64(a.publicKey())}
+	if values := hexValues(r.PCRs); r.PCRBank == attest.BankSHA384 {
+		c.PCRs384 = values
+	} else {
+		c.PCRs = values
+	}
 	if r.EventLog != nil {
 		c.EventLog = r.EventLog
 	}

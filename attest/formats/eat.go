@@ -98,7 +98,7 @@ func addTPM(claims *eat, said *attest.Result) error {
 	}
 	tpm := eatTPM{Boots: said.Clock.ResetCount}
 	if said.PCRs != nil {
-		m, err := newMeasurement(map[string]any{"pcrs": map[string]any{"sha256": hexValues(said.PCRs)}})
+		m, err := newMeasurement(map[string]any{"pcrs": map[string]any{said.PCRBank.Name(): hexValues(said.PCRs)}})
 		if err != nil {
 			return err
 		}

@@ -85,7 +85,7 @@ func TestTheCommentedRulesOfTheExampleAreRules(t *testing.T) {
 	if !strings.Contains(strings.Join(r.Required, " "), attest.CheckSNPRevocation) {
 		t.Errorf("required: %v", r.Required)
 	}
-	if a := p.Anchors; len(a.AMD) != 2 || len(a.Intel) != 1 || len(a.VTPM) != 1 || len(a.VTPMIntermediates) != 1 || len(p.Origin.Named) != 5 {
+	if a := p.Anchors; len(a.AMD) != 2 || len(a.Intel) != 1 || len(a.VTPM) != 1 || len(a.VTPMIntermediates) != 1 || len(p.Origin.Named) != 5+9 || len(r.Collateral) != 1 {
 		t.Errorf("%d, %d and %d anchors of %d files", len(a.AMD), len(a.VTPM), len(a.VTPMIntermediates), len(p.Origin.Named))
 	}
 }
@@ -95,6 +95,9 @@ func TestTheCommentedRulesOfTheExampleAreRules(t *testing.T) {
 func exampleFiles(t *testing.T) func(string) ([]byte, error) {
 	const roots = "../../testdata/azure-cvm/roots/"
 	return func(name string) ([]byte, error) {
+		if file, found := strings.CutPrefix(name, "collateral/00806f050000/"); found {
+			return os.ReadFile("../../testdata/azure-cvm/tdx-2026/collateral/" + file)
+		}
 		switch name {
 		case "amd-ask-ark-milan.pem":
 			return os.ReadFile(roots + name)
@@ -147,6 +150,9 @@ func TestRulesAreRead(t *testing.T) {
 		{"TD attributes", "tdx: {require_attributes: 0x10000000, accept_attributes: 0x20000000}", func(p attest.Policy) bool {
 			return p.TDXPolicy.RequiredAttributes == 1<<28 && p.TDAttributes == 1<<29
 		}},
+		{"another bank", "event_log: {boot_loaders: " + hash + ", db: " + strings.Repeat("cd", 32) + "}\npcrs: {values: {7: " + hash + "}, bank: sha384}", func(p attest.Policy) bool {
+			return p.PCRBank == attest.BankSHA384 && len(p.PCRValues[7][0]) == 48 && len(p.EventLog.BootLoaders[0]) == 48
+		}},
 		{"a TPM that nobody vouches for", "tee: tpm\nak_names: 000b" + strings.Repeat("ab", 32), func(p attest.Policy) bool {
 			return p.TEE[0] == attest.KindTPM && len(p.AKNames) == 1
 		}},
@@ -192,6 +198,12 @@ func TestRefusals(t *testing.T) {
 		{"max_age: -5m", 1, `max_age is "-5m"`, "such as 90s"},
 		{"version: 2", 1, `version "2" is not known`, "write 1"},
 		{"require: [snp.lunch]", 1, `unknown entry "snp.lunch" of require`, "did you mean snp.launch?"},
+		{"pcrs: {bank: sha1}", 1, `unknown entry "sha1" of pcrs.bank`, "sha256"},
+		{"pcrs: {bank: [sha256, sha384]}", 1, "pcrs.bank is a list", "write sha256 or sha384"},
+		{"pcrs: {bank: {}}", 1, "pcrs.bank", ""},
+		{"pcrs: {bank: sha384, bank: sha256}", 1, `"bank" occurs twice in pcrs`, ""},
+		{"pcrs: {bank: sha384, values: {7: " + strings.Repeat("ab", 32) + "}}", 1, "has 64 digits", "write 96 hexadecimal digits"},
+		{"pcrs: {bank: sha384}\nevent_log: {forbidden_boot_loaders: " + strings.Repeat("ab", 32) + "}", 2, "has 64 digits", "write 96 hexadecimal digits"},
 		{"pcrs: {quoted: [24]}", 1, `an entry of pcrs.quoted is "24"`, "from 0 to 23"},
 		{"pcrs: {quoted: [07]}", 1, `an entry of pcrs.quoted is "07"`, "from 0 to 23"},
 		{"pcrs: {quoted: []}", 1, "pcrs.quoted is an empty list", ""},

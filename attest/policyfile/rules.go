@@ -14,8 +14,8 @@ import (
 // Version is the version of the format, which a file may state.
 const Version = 1
 
-// pcrDigestSize is the size of a value of the SHA-256 bank, in bytes.
-const pcrDigestSize = 32
+// policyDigestSize is the size of an authPolicy, in bytes.
+const policyDigestSize = 32
 
 // maxPCR is the last PCR of a TPM of the PC Client profile.
 const maxPCR = 23
@@ -23,6 +23,7 @@ const maxPCR = 23
 // policy reads the whole file into p, which has the defaults.
 func (d *decoder) policy(root *yaml.Node, p *Policy, read func(string) ([]byte, error)) {
 	r := &p.Rules
+	d.bank(root, r)
 	known := members{
 		"version":        func(n *yaml.Node) { d.version(n) },
 		"tee":            func(n *yaml.Node) { r.TEE = d.atLeastOne(n, "tee", words(d, n, "tee", tees())) },
@@ -36,9 +37,9 @@ func (d *decoder) policy(root *yaml.Node, p *Policy, read func(string) ([]byte, 
 		"key":            func(n *yaml.Node) { d.key(n, &r.Key) },
 		"ak_names":       func(n *yaml.Node) { r.AKNames = d.names(n) },
 		"hardware_fresh": func(n *yaml.Node) { r.HardwareFresh = d.flag(n, "hardware_fresh") },
-		"tdx":            func(n *yaml.Node) { d.tdx(n, &r.TDXPolicy) },
+		"tdx":            func(n *yaml.Node) { d.tdx(n, &r.TDXPolicy, files{d, p, read}) },
 		"sev_snp":        func(n *yaml.Node) { d.snp(n, &r.SNPPolicy) },
-		"event_log":      func(n *yaml.Node) { d.eventLog(n, &r.EventLog) },
+		"event_log":      func(n *yaml.Node) { d.eventLog(n, &r.EventLog, r.PCRBank) },
 		"anchors":        func(n *yaml.Node) { d.anchors(n, p, read) },
 	}
 	d.mapping(root, "the policy", known)
@@ -94,8 +95,45 @@ func (d *decoder) require(n *yaml.Node, r *attest.Policy) {
 	}
 }
 
+// bank reads pcrs.bank before all else: how long other values are depends on it.
+func (d *decoder) bank(root *yaml.Node, r *attest.Policy) {
+	const name = "pcrs.bank"
+	n := child(child(root, "pcrs"), "bank")
+	if n == nil {
+		return
+	}
+	for _, bank := range words(d, n, name, banks()) {
+		r.PCRBank = bank
+	}
+	if n.Kind == yaml.SequenceNode {
+		d.refuse(n, "write sha256 or sha384", "%s is a list", name)
+	}
+}
+
+func banks() map[string]attest.PCRBank {
+	all := map[string]attest.PCRBank{}
+	for _, bank := range attest.PCRBanks() {
+		all[bank.Name()] = bank
+	}
+	return all
+}
+
+// child returns a member of a mapping, or nil.
+func child(n *yaml.Node, name string) *yaml.Node {
+	if n == nil || n.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == name {
+			return n.Content[i+1]
+		}
+	}
+	return nil
+}
+
 func (d *decoder) pcrs(n *yaml.Node, r *attest.Policy) {
 	d.mapping(n, "pcrs", members{
+		"bank": func(*yaml.Node) {}, // see bank
 		"quoted": func(n *yaml.Node) {
 			r.PCRs = nil
 			d.list(n, "pcrs.quoted", func(entry *yaml.Node) {
@@ -112,7 +150,7 @@ func (d *decoder) pcrs(n *yaml.Node, r *attest.Policy) {
 			d.entries(n, "pcrs.values", func(key, value *yaml.Node) {
 				index := d.pcr(key, "a name in pcrs.values")
 				name := "pcrs.values." + strconv.Itoa(index)
-				r.PCRValues[index] = d.digests(value, name, pcrDigestSize)
+				r.PCRValues[index] = d.digests(value, name, r.PCRBank.Size())
 				if len(r.PCRValues[index]) == 0 && value.Kind == yaml.SequenceNode {
 					d.empty(value, name)
 				}
@@ -181,5 +219,5 @@ func (d *decoder) authPolicies(n *yaml.Node, k *attest.KeyPolicy) {
 		k.AnyAuthPolicy = true
 		return
 	}
-	k.AuthPolicies = d.digests(n, "key.auth_policies", pcrDigestSize)
+	k.AuthPolicies = d.digests(n, "key.auth_policies", policyDigestSize)
 }

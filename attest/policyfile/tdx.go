@@ -1,7 +1,10 @@
 package policyfile
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"path/filepath"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
@@ -13,13 +16,14 @@ import (
 // sgxComponents is how many components the TCB of a platform has.
 const sgxComponents = 16
 
-func (d *decoder) tdx(n *yaml.Node, t *attest.TDXPolicy) {
+func (d *decoder) tdx(n *yaml.Node, t *attest.TDXPolicy, f files) {
 	digests := func(name string, to *[][]byte) func(*yaml.Node) {
 		return func(n *yaml.Node) { *to = d.digests(n, "tdx."+name, launchDigestSize) }
 	}
 	d.mapping(n, "tdx", members{
-		"mrtd":       func(n *yaml.Node) { t.MRTDs = d.mrtds(n) },
-		"collateral": func(n *yaml.Node) { t.CollateralNotRequired = !d.flag(n, "tdx.collateral") },
+		"mrtd":                 func(n *yaml.Node) { t.MRTDs = d.mrtds(n) },
+		"collateral":           func(n *yaml.Node) { t.CollateralNotRequired = !d.flag(n, "tdx.collateral") },
+		"collateral_directory": func(n *yaml.Node) { t.Collateral = f.collateral(n) },
 		"accepted_statuses": func(n *yaml.Node) {
 			t.AcceptedStatuses = words(d, n, "tdx.accepted_statuses", acceptable())
 			slices.Sort(t.AcceptedStatuses)
@@ -36,6 +40,78 @@ func (d *decoder) tdx(n *yaml.Node, t *attest.TDXPolicy) {
 		"mr_owner":           digests("mr_owner", &t.MROwners),
 		"mr_owner_config":    digests("mr_owner_config", &t.MROwnerConfigs),
 	})
+}
+
+// collateral reads directories with collateral, one for each kind of platform.
+func (f files) collateral(n *yaml.Node) (all []*attest.TDXCollateral) {
+	const name = "tdx.collateral_directory"
+	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		f.empty(n, name)
+	}
+	f.list(n, name, func(entry *yaml.Node) {
+		const do = "write the path of a directory with Intel's collateral (docs/attestation.md has its files)"
+		dir, ok := f.text(entry, "an entry of "+name, do)
+		if !ok {
+			return
+		}
+		c, named, err := readCollateral(name, dir, f.read)
+		if err == nil {
+			err = first(all, c)
+		}
+		if err != nil {
+			f.refuse(entry, do, "%s: %.200q: %v", name, dir, err)
+			return
+		}
+		f.policy.Origin.Named = append(f.policy.Origin.Named, named...)
+		all = append(all, c)
+	})
+	return all
+}
+
+// first refuses collateral for a kind of platform that there is some of already.
+func first(all []*attest.TDXCollateral, c *attest.TDXCollateral) error {
+	info, err := tee.ParseTCBInfo(c.TCBInfo)
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		if o, err := tee.ParseTCBInfo(other.TCBInfo); err == nil && o.FMSPC == info.FMSPC {
+			return fmt.Errorf("a second one for platforms of FMSPC %x", info.FMSPC)
+		}
+	}
+	return nil
+}
+
+func readCollateral(member, dir string, read func(string) ([]byte, error)) (*attest.TDXCollateral, []Named, error) {
+	var named []Named
+	c, err := tee.ReadTDXCollateral(func(name string) ([]byte, error) {
+		path := filepath.Join(dir, name)
+		data, err := read(path)
+		sum := sha256.Sum256(data)
+		named = append(named, Named{member, path, hex.EncodeToString(sum[:])})
+		return data, err
+	})
+	return c, named, err
+}
+
+// ReadCollateral reads directories as the policy's tdx.collateral_directory does, in place of those
+// that the policy names. The member is for the report.
+func (p *Policy) ReadCollateral(member string, dirs []string) error {
+	var all []*attest.TDXCollateral
+	p.Origin.Named = slices.DeleteFunc(p.Origin.Named, func(n Named) bool { return n.Member == "tdx.collateral_directory" })
+	for _, dir := range dirs {
+		c, named, err := readCollateral(member, dir, func(path string) ([]byte, error) { return readFile(path, maxNamedBytes) })
+		if err == nil {
+			err = first(all, c)
+		}
+		if err != nil {
+			return fmt.Errorf("%s %s: %w", member, dir, err)
+		}
+		all = append(all, c)
+		p.Origin.Named = append(p.Origin.Named, named...)
+	}
+	p.Rules.TDXPolicy.Collateral = all
+	return nil
 }
 
 // acceptable are the statuses that a policy may accept. Revoked is none of them: the keys of such a

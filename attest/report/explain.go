@@ -68,7 +68,7 @@ func (t Text) Explain(w io.Writer, e Explanation) error {
 func ruleTexts(p attest.Policy) map[string]string {
 	texts := map[string]string{
 		attest.CheckKeyPublic:      keyText(p.Key),
-		attest.CheckQuoteSelection: fmt.Sprintf("at least PCRs %s of the SHA-256 bank", numbers(p.PCRs)),
+		attest.CheckQuoteSelection: fmt.Sprintf("at least PCRs %s of the bank %s", numbers(p.PCRs), p.PCRBank.Name()),
 		attest.CheckQuoteCoherence: fmt.Sprintf("at most %v apart", p.ClockWindow),
 	}
 	maps.Copy(texts, snpTexts(p.SNPPolicy))

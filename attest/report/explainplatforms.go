@@ -59,6 +59,8 @@ func tdxTexts(t attest.TDXPolicy) map[string]string {
 	switch {
 	case t.CollateralNotRequired:
 		texts[attest.CheckTDXCollateral] = "may be missing: old firmware and revoked platforms then pass"
+	case len(t.Collateral) > 0:
+		texts[attest.CheckTDXCollateral] = fmt.Sprintf("your own, for %d kinds of platforms, of Intel's review number %d or later", len(t.Collateral), t.MinTCBEvaluationNumber)
 	case t.MinTCBEvaluationNumber > 0:
 		texts[attest.CheckTDXCollateral] = fmt.Sprintf("of Intel's review number %d or later", t.MinTCBEvaluationNumber)
 	}

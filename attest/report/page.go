@@ -264,7 +264,7 @@ func (m *markup) facts(f *Facts) {
 		m.close("pre")
 	}
 	m.eventLog(f)
-	m.element("h3", "PCRs, SHA-256 bank")
+	m.element("h3", "PCRs, bank "+f.PCRBank.Name())
 	m.open("table")
 	m.header("PCR", "Value")
 	for _, index := range slices.SortedFunc(maps.Keys(f.PCRs), byNumber) {

@@ -123,7 +123,8 @@ type Facts struct {
 	VMID      string            `json:"vm_id,omitempty"` // vmUniqueId
 	AKName    string            `json:"ak_name,omitempty"`
 	Key       *Key              `json:"key"`  // null: the evidence is about no key
-	PCRs      map[string]string `json:"pcrs"` // SHA-256 bank, hexadecimal
+	PCRs      map[string]string `json:"pcrs"` // hexadecimal
+	PCRBank   attest.PCRBank    `json:"pcr_bank,omitempty"`
 	Reset     uint32            `json:"reset_count"`
 	Restart   uint32            `json:"restart_count"`
 	ClockMS   uint64            `json:"clock_ms"`
@@ -222,7 +223,7 @@ func chain(c attest.Chain) Chain {
 
 func facts(found *attest.Result) *Facts {
 	f := &Facts{
-		VMID: found.VMID, PCRs: map[string]string{},
+		VMID: found.VMID, PCRs: map[string]string{}, PCRBank: found.PCRBank,
 		Reset: found.Clock.ResetCount, Restart: found.Clock.RestartCount, ClockMS: found.Clock.Milliseconds, ClockSafe: found.Clock.Safe,
 	}
 	if found.Status(attest.CheckEventLogReplay) == attest.Pass {

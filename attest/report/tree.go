@@ -200,5 +200,5 @@ func (r *Report) pcrText() string {
 	if r.Facts == nil {
 		return ""
 	}
-	return fmt.Sprintf("%d PCRs, boot %d", len(r.Facts.PCRs), r.Facts.Reset)
+	return fmt.Sprintf("%d PCRs of bank %s, boot %d", len(r.Facts.PCRs), r.Facts.PCRBank.Name(), r.Facts.Reset)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -25,7 +26,8 @@ import (
 // attestFlags say what evidence is wanted.
 type attestFlags struct {
 	nonce, nonceFile, audience string
-	identity, key, pcrs, out   string
+	identity, key, out         string
+	pcrs, pcrBank              string
 	eventLog, fresh, noAgent   bool
 	format                     string
 	names                      keyring.NameRequest
@@ -97,6 +99,7 @@ func (f *attestFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.identity, "identity", "", "about the key that this identity proves itself with (may be left out if only one key is allowed)")
 	flags.StringVar(&f.key, "key", "", "about the key with this name; binding is the agent's own")
 	flags.StringVar(&f.pcrs, "pcrs", "", "PCRs to quote, as in 0,2,7 (default: those of the configuration, 0 to 7)")
+	flags.StringVar(&f.pcrBank, "pcr-bank", "", "bank of these PCRs: sha256 or sha384 (default: sha256)")
 	flags.BoolVar(&f.eventLog, "event-log", false, "with the firmware's log of the boot")
 	flags.BoolVar(&f.fresh, "hardware-fresh", false, "have the processor's report made anew, which takes up to ten seconds")
 	flags.StringVar(&f.out, "out", "", "file to write (mode 0600) in place of standard output")
@@ -126,6 +129,10 @@ func (f *attestFlags) request() (engine.EvidenceRequest, error) {
 	case f.direct() && !f.noAgent:
 		return req, usagef("--tpm, --state-dir, --auth-file and --auth-credential are for --no-agent: the agent knows its own")
 	}
+	if !slices.Contains([]string{"", "sha256", "sha384"}, f.pcrBank) {
+		return req, usagef("--pcr-bank %q is neither sha256 nor sha384", f.pcrBank)
+	}
+	req.PCRBank = f.pcrBank
 	if f.pcrs != "" {
 		var err error
 		if req.PCRs, err = parsePCRs(f.pcrs); err != nil {
@@ -181,7 +188,7 @@ func (a *app) attest(cmd *cobra.Command, f attestFlags, req engine.EvidenceReque
 	bundle, err := awaited(cmd.Context(), a, "waiting for the agent's evidence", func() ([]byte, error) {
 		return agent.Evidence(cmd.Context(), wire.EvidenceRequest{
 			Nonce: base64.RawURLEncoding.EncodeToString(req.Nonce), Audience: req.Audience, Identity: f.identity, Key: f.key,
-			PCRs: req.PCRs, EventLog: req.EventLog, HardwareFresh: req.HardwareFresh,
+			PCRs: req.PCRs, PCRBank: req.PCRBank, EventLog: req.EventLog, HardwareFresh: req.HardwareFresh,
 		})
 	})
 	if errors.Is(err, client.ErrNotReachable) && a.mayBeAgent(cmd, f) {

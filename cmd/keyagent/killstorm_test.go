@@ -230,8 +230,8 @@ func (s *storm) killWhileItServes(work string) {
 	<-tokens
 }
 
-// tokens asks for a token of each identity, as soon as the agent answers; what comes of it is nobody's
-// concern. The channel is closed when there are tokens, or the agent has ended.
+// tokens asks for a token of each identity, as soon as the agent answers, and ignores the answers.
+// The channel is closed when there are tokens, or the agent has ended.
 func (s *storm) tokens() <-chan struct{} {
 	done := make(chan struct{})
 	go func() {

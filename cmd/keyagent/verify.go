@@ -26,6 +26,7 @@ type verifyFlags struct {
 	challenge challengeFlags
 	nonces    string
 	policy    string
+	intel     []string // directories
 	at        string
 	html      string
 	format    string
@@ -53,7 +54,7 @@ verified: --no-nonce shows all other checks and ends with exit code 1, whatever 
 
 With a directory, each file in it that ends in .json is verified, on all processors: a
 line each, then a summary. --nonces is a file with a line "NAME NONCE" for each machine,
-or a path with {name} in it, as in {name}.nonce, for a file beside each. A machine that
+or a path with {name} in it, as in nonces/{name}, for a file for each. A machine that
 is in the list and has not answered, and a second file of one machine, count as not
 verified. With --json, each line is JSON, the last one is the summary.
 
@@ -78,10 +79,11 @@ Exit code 0 means that all of it holds, 1 that it does not or that something fai
 	flags.StringVar(&f.nonces, "nonces", "", "for a directory: file with names and nonces, or path of each nonce with {name} in it")
 	flags.BoolVar(&f.sameMachine, "allow-same-machine", false, "for a directory: several files may be of one machine, as where it has several keys")
 	flags.StringVar(&f.policy, "policy", "", "file with the policy, YAML or JSON (default: the default policy)")
+	flags.StringArrayVar(&f.intel, "tdx-collateral", nil, "directory with Intel's collateral, in place of that of policy and evidence; may be repeated")
 	flags.StringVar(&f.at, "at", "", "time to verify at, as in 2026-06-01T12:00:00Z (default: now)")
 	flags.StringVar(&f.html, "html", "", "write a page to be filed (mode 0600): one file that needs nothing else; for a directory of evidence, a directory")
 	flags.BoolVar(&f.asJSON, "json", false, "print JSON (docs/attestation.md has its members)")
-	flags.StringVar(&f.format, "format", "", "form of the result: text, json, or for one file a form of others (docs/formats.md): ear, ear-veraison")
+	flags.StringVar(&f.format, "format", "", "form of the result: text, json, or a form of others (docs/formats.md): ear, and for one file ear-veraison")
 	flags.BoolVar(&f.explain, "explain", false, "print what the policy asks, check by check")
 	f.challenge.add(cmd)
 	return cmd
@@ -105,8 +107,8 @@ func (a *app) verify(ctx context.Context, f verifyFlags) error {
 	switch {
 	case err != nil:
 		return err
-	case fleet && f.format != "":
-		return usagef("--format %s is for one file of evidence", f.format)
+	case fleet && f.format != "" && f.format != string(formats.EAR):
+		return usagef("--format %s is for one file of evidence: it has room for one nonce", f.format)
 	case fleet:
 		return a.verifyFleet(ctx, f, q)
 	case f.nonces != "" || f.sameMachine:
@@ -140,6 +142,11 @@ func (f verifyFlags) question() (report.Question, error) {
 			return q, usageError{suggestion{err, "docs/attestation.md has all members of a policy, with an example"}}
 		}
 		policy = *loaded
+	}
+	if len(f.intel) > 0 {
+		if err := policy.ReadCollateral("--tdx-collateral", f.intel); err != nil {
+			return q, usageError{err}
+		}
 	}
 	q.Rules, q.Anchors = policy.Rules, policy.Anchors
 	q.Policy = report.Policy{File: policy.Origin.File, SHA256: policy.Origin.SHA256}

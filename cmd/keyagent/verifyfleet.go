@@ -11,6 +11,7 @@ import (
 
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/fleet"
+	"github.com/keyagent/keyagent/attest/formats"
 	"github.com/keyagent/keyagent/attest/report"
 )
 
@@ -39,11 +40,15 @@ func (a *app) verifyFleet(ctx context.Context, f verifyFlags, q report.Question)
 	if err != nil {
 		return err
 	}
-	sum, err := fleet.Verify(ctx, cfg, func(row fleet.Row) error { return errors.Join(a.tellRow(f, row), pages.add(row)) })
+	result, err := a.newFleetResult(f, q)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(a.tellSummary(f, sum), pages.end(sum)); err != nil {
+	sum, err := fleet.Verify(ctx, cfg, func(row fleet.Row) error { return errors.Join(a.tellRow(f, row, result), pages.add(row)) })
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(a.tellSummary(f, sum, result), pages.end(sum)); err != nil {
 		return err
 	}
 	switch {
@@ -93,7 +98,10 @@ func (f verifyFlags) fleetChallenges(a *app, cfg *fleet.Config) error {
 }
 
 // tellRow prints a line about one file.
-func (a *app) tellRow(f verifyFlags, row fleet.Row) error {
+func (a *app) tellRow(f verifyFlags, row fleet.Row, result *formats.Fleet) error {
+	if result != nil {
+		return addResult(result, row)
+	}
 	if f.asJSON {
 		line := fleetLine{File: row.Name, Verified: row.Verified(), SameMachine: row.Twin, Report: row.Report}
 		if row.Err != nil {
@@ -122,7 +130,10 @@ func rowText(row fleet.Row) string {
 	return row.Report.Why()
 }
 
-func (a *app) tellSummary(f verifyFlags, sum fleet.Summary) error {
+func (a *app) tellSummary(f verifyFlags, sum fleet.Summary, result *formats.Fleet) error {
+	if result != nil {
+		return result.End()
+	}
 	if f.asJSON {
 		return a.printJSONLine(sum)
 	}

@@ -25,6 +25,7 @@ type EvidenceRequest struct {
 	Audience      string
 	Key           string // name of a key; "": the binding key
 	PCRs          []int  // none: those of the configuration
+	PCRBank       string // sha256, sha384; "": sha256
 	EventLog      bool
 	HardwareFresh bool
 }
@@ -190,7 +191,7 @@ func (p *evidencePlan) make(ctx context.Context, key *tpm.Key, req EvidenceReque
 func (p *Plan) evidenceFor(req EvidenceRequest) collect.Request {
 	wanted := collect.Request{
 		Challenge: attest.Challenge{Nonce: req.Nonce, Audience: req.Audience},
-		PCRs:      req.PCRs, EventLog: req.EventLog, HardwareFresh: req.HardwareFresh, WithoutTEE: true,
+		PCRs:      req.PCRs, PCRBank: attest.PCRBank(req.PCRBank), EventLog: req.EventLog, HardwareFresh: req.HardwareFresh, WithoutTEE: true,
 	}
 	if len(wanted.PCRs) == 0 {
 		wanted.PCRs = p.pcrs

@@ -69,8 +69,9 @@ func Lock(dir string) (unlock func() error, err error) {
 	}, nil
 }
 
-// writeNote replaces a file in one step, and does not wait for the disk: after a power cut, whom the
-// note named is gone, so it may be empty then. Syncing it would cost each start 20 ms and more.
+// writeNote replaces a file in one step, and does not wait for the disk: after a power cut, the
+// process that the note named is gone, so the note may be empty then. Syncing it would cost each
+// start 20 ms and more.
 func writeNote(path string, data []byte) error {
 	temp, err := createPrivate(filepath.Dir(path), filepath.Base(path))
 	if err != nil {

@@ -58,19 +58,20 @@ func (l *Log) MeasureAs(pcr int, typ uint32, measured, data []byte) {
 }
 
 // PCRs are the registers of the SHA-256 bank after the boot, 0 to 15. EV_NO_ACTION extends none.
-func (l *Log) PCRs() map[int][]byte {
+func (l *Log) PCRs() map[int][]byte { return l.Bank(AlgSHA256) }
+
+// Bank is PCRs for any of the banks.
+func (l *Log) Bank(alg uint16) map[int][]byte {
 	const registers = 16
+	digest := func(b []byte) []byte { return Event{Measured: b}.Digests()[alg] }
 	out := make(map[int][]byte, registers)
 	for i := range registers {
-		out[i] = make([]byte, sha256.Size)
+		out[i] = make([]byte, len(digest(nil)))
 	}
 	for _, e := range l.Events {
-		if e.Type == NoAction {
-			continue
+		if e.Type != NoAction {
+			out[e.PCR] = digest(append(out[e.PCR], digest(e.Measured)...))
 		}
-		digest := sha256.Sum256(e.Measured)
-		sum := sha256.Sum256(append(out[e.PCR], digest[:]...))
-		out[e.PCR] = sum[:]
 	}
 	return out
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/binary"
 	"maps"
@@ -234,13 +235,17 @@ func (m *Machine) Sign(t testing.TB, data []byte) []byte {
 	return append([]byte{0x00, 0x14, 0x00, 0x0B, 0x01, 0x00}, sig...)
 }
 
-// selection encodes the quoted PCRs of the SHA-256 bank, and their digest.
+// selection encodes the quoted PCRs, of the bank whose values they are, and their digest.
 func (m *Machine) selection() []byte {
 	bitmap := make([]byte, 3)
-	for i := range m.PCRs {
+	bank := uint16(bootlog.AlgSHA256)
+	for i, value := range m.PCRs {
 		bitmap[i/8] |= 1 << (i % 8)
+		if len(value) == sha512.Size384 {
+			bank = bootlog.AlgSHA384
+		}
 	}
-	return Quoted(0x000B, bitmap, m.PCRs)
+	return Quoted(bank, bitmap, m.PCRs)
 }
 
 // Quoted encodes the attested part of a quote: one selection and the digest over the selected

@@ -145,7 +145,7 @@ func writes(path string) func(env) error {
 
 // replacesSocket puts a socket of its own where programs look for the agent.
 func replacesSocket(env) error {
-	ln, err := net.Listen("unix", "/run/keyagent/other.sock")
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: "/run/keyagent/other.sock"})
 	if err != nil {
 		return err
 	}

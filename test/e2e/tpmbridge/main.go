@@ -4,9 +4,9 @@
 // To QEMU it is what swtpm is: a control socket with commands of its own, and over it a second
 // connection with the TPM's. The TPM's commands are passed on as they are. When the machine starts
 // or is reset, azuresim's TPM is, too: seeds and NV stay. It serves one machine, and ends with it.
-// Stopped by SIGSTOP it is a TPM that does not answer. By SIGUSR1 the TPM is gone: the answer to all
-// commands is what QEMU says when its swtpm has ended. By SIGUSR2 it is back, as one that was
-// started again with the state it had: seeds and NV, and nothing that was loaded.
+// Stopped by SIGSTOP it is a TPM that does not answer. By SIGUSR1 the TPM is gone: all commands are
+// answered as QEMU does when its swtpm has ended. By SIGUSR2 it is back as one that was started
+// again with the state it had: seeds and NV, and nothing that was loaded.
 //
 // Source: swtpm's include/swtpm/tpm_ioctl.h, and the order in which QEMU 7.2 sends
 // (backends/tpm/tpm_emulator.c).

@@ -56,8 +56,9 @@ package: ## dist/: .deb and .rpm for amd64 and arm64, with man pages, completion
 	@packaging/build
 
 .PHONY: e2e
-e2e: ## units in booted containers, packages in fresh systems, then an operator's day on a machine that boots, in QEMU (SUITE=trixie: Debian 13); root, 15 to 40 minutes
+e2e: ## 200 times kill -9, units in booted containers, packages in fresh systems, then an operator's day on a machine that boots, in QEMU (SUITE=trixie: Debian 13); root, 15 to 40 minutes
 	@scripts/bootstrap demo
+	@test/e2e/kills.sh
 	@test/e2e/units.sh || [ $$? = 77 ]
 	@test/e2e/install.sh || [ $$? = 77 ]
 	@test/e2e/run || [ $$? = 77 ]

@@ -15,7 +15,7 @@ import (
 	"github.com/keyagent/keyagent/acquire/imds"
 )
 
-// What each credential sends, in each form, and what is then said about its token.
+// Each credential sends its forms, and the description of its token fits the form.
 func TestEachCredentialObtainsAToken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "assertion")
 	if err := os.WriteFile(file, []byte("aa.bb.cc\n"), 0o600); err != nil {

@@ -120,8 +120,7 @@ func TestTokensOfAnIdentityThatHasChangedAreDropped(t *testing.T) {
 	}
 }
 
-// Whatever a token holds, what is read from it are ids of the forms that ids have, and of the one
-// client.
+// Whatever a token holds, only ids of valid forms, and of the one client, are read from it.
 func FuzzOwnerOf(f *testing.F) {
 	f.Add([]byte(`{"appid":"` + firstClient + `","oid":"` + firstObject + `","xms_mirid":"` + firstARM + `"}`))
 	f.Add([]byte(`{"azp":"` + firstClient + `","oid":"9d0c3d0e-0000-4000-8000-0000000000b1","xms_mirid":"//"}`))

@@ -58,7 +58,7 @@ func TestEachSpellingOfAResourceHasItsOwnToken(t *testing.T) {
 	}
 }
 
-// What is fetched ahead of need is what was asked for first.
+// A fetch ahead of need uses the first caller's spelling.
 func TestARefreshKeepsTheSpelling(t *testing.T) {
 	w := newAppWorld(t, certificateEntry(acquire.BoundRequire))
 	w.addKey("app")

@@ -13,8 +13,8 @@ import (
 	"github.com/keyagent/keyagent/tpm"
 )
 
-// A local user with a rule chooses what is asked for, and must not be able to make the agent look
-// broken to all others by that.
+// A local user with a rule chooses the requests, and must not be able to make the agent look broken
+// to all others by that.
 func TestARefusedRequestIsNoFaultOfTheIdentity(t *testing.T) {
 	coded := func(status int, code string, codes ...int) error {
 		return &entra.Error{Status: status, Code: code, Codes: codes}
@@ -28,7 +28,7 @@ func TestARefusedRequestIsNoFaultOfTheIdentity(t *testing.T) {
 		err    error
 		unable bool
 	}{
-		// What was asked for.
+		// Refusals of the request.
 		{"the app has no role at the resource", app, coded(400, "invalid_grant", 501051), false},
 		{"a scope that is not valid", app, coded(400, "invalid_scope", 1002012), false},
 		{"a resource that nobody knows", app, coded(400, "invalid_request", 50001), false},
@@ -74,7 +74,7 @@ func TestARefusedRequestIsNoFaultOfTheIdentity(t *testing.T) {
 		{"IMDS issues none at all", vm, loaded(imds.ErrNotSupported), true},
 		{"all credentials are wrong", app, attempts(said(401, 700027), loaded(errors.New("no key"))), true},
 
-		// What was not reached.
+		// Services that were not reached.
 		{"Entra is throttling", app, said(429), true},
 		{"Entra is down", app, said(503, 501051), true},
 		{"Entra is not there", app, entra.ErrUnreachable, true},

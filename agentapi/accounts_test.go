@@ -9,8 +9,8 @@ import (
 	"github.com/keyagent/keyagent/agentapi/policy"
 )
 
-// Who may use up whose bound of signatures, and of what is passed on to IMDS: one user or unit
-// never another's.
+// No user or unit can use up the bound of another one, of signatures and of requests passed on to
+// IMDS.
 func TestCallersOfOneAccount(t *testing.T) {
 	inUnit := func(uid uint32, cgroup uint64) peer.Caller { return peer.Caller{UID: uid, CgroupID: cgroup} }
 	for _, c := range []struct {

@@ -181,8 +181,7 @@ func TestACallThroughTheBridge(t *testing.T) {
 	}
 }
 
-// A call goes where one rule gives all of it, and nowhere else; whoever is refused is told why, by
-// the agent.
+// A call goes only where one rule allows all of it; the agent tells a refused caller why.
 func TestWhereTheBridgeLeads(t *testing.T) {
 	b := newBridge(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RequestURI) }, nil)
 	const at = wire.PathBridge + "vm/"

@@ -68,8 +68,8 @@ func TestCallers(t *testing.T) {
 	}
 }
 
-// A connection speaks for whoever made it. That a process can lend out its connection is a known
-// limit; what must not happen is that the borrower's own rights are mixed in.
+// A connection speaks for the process that made it. That a process can lend out its connection is a
+// known limit; what must not happen is that the borrower's own rights are mixed in.
 func TestCallerOfInheritedConnection(t *testing.T) {
 	needRoot(t)
 	tests := []struct {

@@ -70,8 +70,8 @@ const (
 // SignBurst is how many signatures one caller may have at once.
 const SignBurst = signBurst
 
-// ChargesOf returns, by what is bounded, what charges one event to a caller and returns how long
-// it has to wait instead.
+// ChargesOf returns, by the bound's name, a function that charges one event to a caller, and
+// returns how long the caller has to wait if the bound is reached.
 func ChargesOf(now time.Time) map[string]func(peer.Caller, policy.Standing) time.Duration {
 	signatures := newSignatures(func() time.Time { return now })
 	passing := newPassing()

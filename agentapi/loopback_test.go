@@ -207,7 +207,7 @@ func TestAppServiceRequestsOfPrograms(t *testing.T) {
 	}
 }
 
-// Who does not have both, the secret and the socket of its user, gets no token.
+// A caller without both, the secret and a socket of its user, gets no token.
 func TestAppServiceRefusals(t *testing.T) {
 	a := startPrograms(t, onlyShop())
 	text := a.secret(t, "").Secret.Reveal()

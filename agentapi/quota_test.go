@@ -106,7 +106,7 @@ func TestCallersTurnedAwayCannotFillTheAudit(t *testing.T) {
 	}
 }
 
-// Whatever is answered without a token is bounded, and what is answered with one is not.
+// The records of answers without a token are bounded, and those of tokens are not.
 func TestOnlyTokensAreAlwaysOnRecord(t *testing.T) {
 	unavailable := failing(&acquire.Error{Kind: acquire.KindUnavailable, Err: errors.New("IMDS is down")})
 	tests := []struct {
@@ -213,7 +213,7 @@ func TestNobodyHidesTheRefusalsOfOthers(t *testing.T) {
 	}
 }
 
-// Who has all uids there are takes no more memory than who has a few thousand.
+// A user with all uids takes no more memory than one with a few thousand.
 func TestTheMemoryOfTheBoundsIsBounded(t *testing.T) {
 	server, audit, _ := newServer(t, config(working, rulesFor(1000)))
 	answers := 0
@@ -278,7 +278,7 @@ func TestTheBoundLifts(t *testing.T) {
 	}
 }
 
-// What cannot be told now is told later.
+// Records that cannot be written now are counted in a later one.
 func TestRecordsThatCannotBeWrittenAreCountedLater(t *testing.T) {
 	var full atomic.Bool
 	var text bytes.Buffer

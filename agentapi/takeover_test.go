@@ -130,7 +130,7 @@ func TestATakenOverProgramGetsTheAgentsToken(t *testing.T) {
 	}
 }
 
-// A user without a rule gets no token, and what is passed on.
+// A user without a rule gets no token, but does get the parts of IMDS that are passed on.
 func TestUsersTakenOverGetThePartsThatArePassedOn(t *testing.T) {
 	x := startTakeover(t, ruleless, "instance")
 	if status, _, body := x.get(t, tokenTarget); status != 403 || !strings.Contains(body, `"access_denied"`) {

@@ -169,8 +169,8 @@ func TestTokensWithoutRecordsAreCounted(t *testing.T) {
 	}
 }
 
-// What is no token is answered whether it is on record or not: the status has to say why there are
-// none.
+// Requests other than for tokens are answered whether or not they are on record: the status has to
+// say why there are no tokens.
 func TestARequiredAuditRefusesNothingButTokens(t *testing.T) {
 	server, audit, _ := troubled(t, true)
 	audit.fail(errors.New("no space left on device"))

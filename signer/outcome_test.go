@@ -82,8 +82,8 @@ func TestAKeptOutcomeSparesSignatures(t *testing.T) {
 	}
 }
 
-// What is damaged, or of something else, is no outcome: the key is tested, and the outcome made
-// anew.
+// A damaged outcome, or one of another key or TPM, is ignored: the key is tested, and the outcome
+// made anew.
 func TestAnOutcomeOfSomethingElseIsIgnored(t *testing.T) {
 	t.Parallel()
 	c, kept := newCounting(t), &memory{}

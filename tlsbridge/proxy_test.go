@@ -186,7 +186,7 @@ func TestProxyThatWantsACertificateDoesNotSpeakForTheServer(t *testing.T) {
 	}
 }
 
-// What is waited for is called by its name: the proxy, if there is one, without its password.
+// A wait names the proxy, if there is one, without its password.
 func TestAClientSaysWhichProxyItUses(t *testing.T) {
 	choose, err := upstream.Proxy("http://user:swordfish@proxy.example:3128", []string{"direct.example"})
 	if err != nil {

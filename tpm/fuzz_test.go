@@ -126,7 +126,8 @@ func (h *hostile) Read(b []byte) (int, error) {
 func (*hostile) Close() error                { return nil }
 func (*hostile) SetDeadline(time.Time) error { return nil }
 
-// operations are what a hostile TPM is asked for: first what is not protected, then what is.
+// operations are the requests to a hostile TPM: first the unprotected ones, then the protected
+// ones.
 func operations(t testing.TB, on *tpm.TPM, key *tpm.Key, file *tpm.KeyFile) (open, protected []func() error) {
 	ctx, digest := t.Context(), make([]byte, 32)
 	open = []func() error{
@@ -153,7 +154,7 @@ func operations(t testing.TB, on *tpm.TPM, key *tpm.Key, file *tpm.KeyFile) (ope
 	return open, protected
 }
 
-// FuzzHostileTPM: whatever answers, nothing panics, and what is protected by a session does not
+// FuzzHostileTPM: whatever answers, nothing panics, and commands protected by a session do not
 // succeed without the TPM's HMAC.
 func FuzzHostileTPM(f *testing.F) {
 	proxy := tpmtest.NewProxy(f, tpmtest.Simulator(f).Device())

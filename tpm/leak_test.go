@@ -15,10 +15,10 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// This file counts what is loaded in the TPM. A slot that is lost is lost until the connection
-// ends, and there are three.
+// This file counts the objects and sessions loaded in the TPM. A slot that is lost is lost until
+// the connection ends, and there are three.
 
-// checkLoaded compares what is loaded with what may be.
+// checkLoaded compares the loaded objects and sessions with the allowed numbers.
 func checkLoaded(t testing.TB, on *tpm.TPM, objects, sessions int) {
 	t.Helper()
 	for _, limit := range []struct {

@@ -72,7 +72,7 @@ func TestErrorsNameWhatTheTPMCallsByNumber(t *testing.T) {
 	}
 }
 
-// What is no TPM is named, too, as far as it can be.
+// A server that is no TPM is named, too, as far as possible.
 func TestAnAnswerOfAnotherProtocolSaysWhatItBeginsWith(t *testing.T) {
 	t.Parallel()
 	on, proxy := throughProxy(t)

@@ -177,8 +177,8 @@ func TestABareDeviceIsFlushedOverTheNextConnection(t *testing.T) {
 	}
 }
 
-// Each open of the kernel's resource manager begins with an empty space: of what was loaded over
-// the last one, nothing is asked for and nothing is flushed, whatever is at these numbers now.
+// Each open of the kernel's resource manager begins with an empty space: nothing that was loaded
+// over the last one is looked for or flushed, whatever is at these numbers now.
 func TestTheResourceManagersDeviceBeginsEmpty(t *testing.T) {
 	t.Parallel()
 	d := newRawDevice(t)
@@ -206,7 +206,7 @@ func TestTheResourceManagersDeviceBeginsEmpty(t *testing.T) {
 	}
 }
 
-// While the connection lasts, what is given up is flushed there as everywhere.
+// While the connection lasts, residents that are given up are flushed there as everywhere.
 func TestTheResourceManagersDeviceIsFlushedToo(t *testing.T) {
 	t.Parallel()
 	d := newRawDevice(t)

@@ -113,8 +113,8 @@ func metadataDemands() []demand {
 }
 
 // discards changes what the metadata say of an identity, and wants the certificate not to be used
-// any more. The issuer knows nothing of the change, so what is issued then does not fit: what
-// matters is that Entra does not see the old certificate again.
+// any more. The issuer knows nothing of the change, so the next certificate does not fit: Entra
+// must not see the old one again.
 func discards(t *testing.T, member string, value any) {
 	a := newAzure(t, vmIdentity())
 	a.mustGet(vault, acquire.TypeBearer)

@@ -71,7 +71,8 @@ func TestAConnectionThatIsCutIsTriedAgainOnce(t *testing.T) {
 	}
 }
 
-// What is a word of the other side, or does not change by asking again, is not a cut.
+// An answer of the other side is not a cut connection, nor is an error that asking again does not
+// change.
 func TestErrorsOtherThanACutConnectionAreNotRetried(t *testing.T) {
 	for name, err := range map[string]error{
 		"an alert":               &net.OpError{Op: "remote error", Err: tls.AlertError(42)},

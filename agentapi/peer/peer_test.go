@@ -241,7 +241,7 @@ func callAs(t *testing.T, credential *syscall.Credential) (peer.Caller, int) {
 	return caller, cmd.Process.Pid
 }
 
-// A connection speaks for whoever made it, whoever holds it now.
+// A connection speaks for the process that made it, whichever process holds it now.
 func TestOfPassedDescriptor(t *testing.T) {
 	needRoot(t)
 	nobody := &syscall.Credential{Uid: 65534, Gid: 65534}

@@ -149,7 +149,7 @@ func TestUnitID(t *testing.T) {
 	}
 }
 
-// A name proves nothing: whoever has a part of the tree of their own can give a cgroup any name.
+// A name proves nothing: a user with a part of the tree of their own can give a cgroup any name.
 func TestForgedUnits(t *testing.T) {
 	tr := newTree(t)
 	want := tr.start("/system.slice/appx.service")

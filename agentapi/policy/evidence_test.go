@@ -46,7 +46,7 @@ func TestDecideEvidence(t *testing.T) {
 	}
 }
 
-// Who may have evidence alone has no other use of the identity.
+// A caller that may have evidence alone has no other use of the identity.
 func TestEvidenceAloneGivesNothingElse(t *testing.T) {
 	watch := peer.Caller{UID: 4000}
 	p := &policy.Policy{Rules: []policy.Rule{{

@@ -143,7 +143,7 @@ func TestValidateHosts(t *testing.T) {
 	}
 }
 
-// What is read as a host is printed as the same host, and has nothing of a URL but host and port.
+// A parsed host prints as the same host, and has nothing of a URL but host and port.
 func FuzzParseHost(f *testing.F) {
 	for _, s := range []string{"vault.azure.net", "10.0.0.4:8443", "[2001:db8::1]:1", "127.1", "a@b", "a..b", "[::1%25lo]", "xn--a", "0x7f.0x1"} {
 		f.Add(s)

@@ -82,7 +82,7 @@ func TestAnyResourceCoversNoCredentialOfApplications(t *testing.T) {
 	}
 }
 
-// What is not an audience of assertions is covered as before.
+// Resources that are no audiences of assertions are covered as before.
 func TestAnyResourceCoversTheRest(t *testing.T) {
 	p, caller := anyFor(1000), peer.Caller{UID: 1000}
 	for _, name := range []string{

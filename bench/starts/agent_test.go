@@ -83,6 +83,7 @@ type start struct {
 	took   time.Duration // from the start of the process
 	ready  count         // until the socket could be connected to
 	served count         // until the token was there
+	waited time.Duration // from the start of the process until the socket could be connected to
 }
 
 // start starts the agent, gets a token as soon as it can be asked, and stops it.
@@ -99,6 +100,7 @@ func (i *installation) start(tb testing.TB, d delays) start {
 	err := agent.Start()
 	if err == nil {
 		if err = i.untilReady(ctx); err == nil {
+			s.waited = time.Since(begin)
 			s.ready = i.stage.tpm.counted()
 			err = i.token(ctx)
 			s.took, s.served = time.Since(begin), i.stage.tpm.counted()

@@ -82,6 +82,38 @@ func BenchmarkStartBesideFormer(b *testing.B) {
 	b.Run("latency", p.byLatency)
 }
 
+// A warm start until ready may take 1.3 times what its TPM commands take, and 30 ms besides: the
+// time of the process' own start.
+const (
+	mostBesideCommands = 1.3
+	ownStart           = 30 * time.Millisecond
+)
+
+// BenchmarkStartBesideCommands compares a warm start until the agent is ready with the time that
+// its TPM took for the commands of that same start.
+func BenchmarkStartBesideCommands(b *testing.B) {
+	i := newStage(b).install(b, build(b, repository))
+	i.first(b, delays{})
+	for _, c := range []struct {
+		name string
+		delays
+	}{{"fast", delays{}}, {"slow", slow}} {
+		b.Run(c.name, func(b *testing.B) {
+			var ours, bare, allowed times
+			for b.Loop() {
+				s := i.start(b, c.delays)
+				ours.add(s.waited)
+				bare.add(s.ready.took)
+				allowed.add(time.Duration(mostBesideCommands*float64(s.ready.took)) + ownStart)
+			}
+			b.ReportMetric(ours.median(), "ours-ms")
+			b.ReportMetric(bare.median(), "commands-ms")
+			b.ReportMetric(allowed.median(), "reference-ms")
+			b.ReportMetric(ours.median()/allowed.median(), "ratio")
+		})
+	}
+}
+
 // pair is this build and the former, on one platform.
 type pair struct{ ours, former *installation }
 

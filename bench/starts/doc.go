@@ -3,6 +3,7 @@
 // second is the first.
 //
 //	BenchmarkStartCommands             commands and signatures, beside how many are allowed
+//	BenchmarkStartBesideCommands       the time until ready, beside that of the TPM's commands
 //	BenchmarkStartBesideFormer         the time beside a former build's, on a TPM made slow
 //	BenchmarkStartBesideFormer/latency the same for TPMs from fast to slow, as a series for a plot
 //

@@ -24,6 +24,7 @@ type slowTPM struct {
 	mu     sync.Mutex
 	delays delays
 	sent   []tpm2.TPMCC
+	busy   time.Duration // that all commands took
 }
 
 func newSlowTPM(tb testing.TB, device string) *slowTPM {
@@ -39,8 +40,13 @@ func (s *slowTPM) handle(command []byte, forward tpmtest.Forward) ([]byte, error
 	s.sent = append(s.sent, code)
 	wait := s.delays.of(code)
 	s.mu.Unlock()
+	began := time.Now()
 	time.Sleep(wait)
-	return forward(command)
+	answer, err := forward(command)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy += time.Since(began)
+	return answer, err
 }
 
 func (d delays) of(code tpm2.TPMCC) time.Duration {
@@ -54,21 +60,25 @@ func (d delays) of(code tpm2.TPMCC) time.Duration {
 	}
 }
 
-// count is how many commands were sent, and in how many of them one of the agent's own keys signed.
-type count struct{ commands, signatures int }
+// count is how many commands were sent, in how many of them one of the agent's own keys signed, and
+// what all of them took.
+type count struct {
+	commands, signatures int
+	took                 time.Duration
+}
 
 // restart forgets what was sent, and sets the delays of what comes.
 func (s *slowTPM) restart(d delays) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.delays, s.sent = d, nil
+	s.delays, s.sent, s.busy = d, nil, 0
 }
 
 // counted is what was sent since the restart.
 func (s *slowTPM) counted() count {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := count{commands: len(s.sent)}
+	c := count{commands: len(s.sent), took: s.busy}
 	for _, code := range s.sent {
 		if code == tpm2.TPMCCSign {
 			c.signatures++

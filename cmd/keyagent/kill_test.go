@@ -43,6 +43,8 @@ type victim struct {
 	t        *testing.T
 	platform *simulator.Platform
 	dir      string
+	program  string // that is killed
+	seed     uint64
 	random   *rand.Rand
 	client   *client.Client
 	imds     *httptest.Server // what the agent takes for IMDS; one for each agent
@@ -65,8 +67,11 @@ func newVictim(t *testing.T, cfg simulator.Config) *victim {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &victim{t: t, platform: platform, dir: cfg.Dir, random: rand.New(rand.NewPCG(seed, 0)),
+	v := &victim{t: t, platform: platform, dir: cfg.Dir, program: "keyagent", seed: seed, random: rand.New(rand.NewPCG(seed, 0)),
 		client: client.New(client.Config{Socket: filepath.Join(cfg.Dir, "agent.sock")})}
+	if program := os.Getenv(killProgram); program != "" {
+		v.program = program
+	}
 	t.Cleanup(func() {
 		v.kill()
 		_ = v.client.Close()
@@ -91,7 +96,7 @@ func (v *victim) start() {
 func (v *victim) startWith(stdout, stderr io.Writer, settings string) {
 	v.t.Helper()
 	v.imds = relayIMDS(v.t, v.platform.Info().IMDS)
-	v.agent = exec.Command("keyagent", "serve", "--config", v.config(settings)) // kill ends it
+	v.agent = exec.Command(v.program, "serve", "--config", v.config(settings)) // kill ends it
 	v.agent.Stdout, v.agent.Stderr = stdout, stderr
 	if err := v.agent.Start(); err != nil {
 		v.t.Fatal(err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -18,8 +19,11 @@ import (
 // access control.
 func checkFilesFor(user string, cfg *config.Config) error {
 	account, err := accounts.Finder{}.Account(user)
-	if os.Geteuid() != 0 || err != nil || account.UID == 0 {
+	if errors.Is(err, accounts.ErrUnknown) || os.Geteuid() != 0 || err == nil && account.UID == 0 {
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	for _, file := range []struct{ setting, path string }{
 		{"ca_file", cfg.CAFile}, {"attestation.vtpm_roots", cfg.Attestation.VTPMRoots}, {"attestation.ak_intermediates", cfg.Attestation.AKIntermediates},

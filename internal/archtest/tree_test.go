@@ -13,7 +13,9 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -29,6 +31,8 @@ type source struct {
 	bytes []byte
 	fset  *token.FileSet
 	file  *ast.File
+
+	elsewhere bool // of a module of its own below the root
 }
 
 func (s source) dir() string         { return path.Dir(s.path) }
@@ -51,68 +55,71 @@ func (s source) servesTests() bool {
 	return s.isTest() || testHelpers[s.dir()] != ""
 }
 
-// sources reads every Go file of the module. Modules of their own below the root, test
-// data and whatever the make targets produce are left out.
+// sources returns every Go file of the module. Modules of their own below the root, test data and
+// whatever the make targets produce are left out. The files are those of all tests: only look.
 func sources(t *testing.T) []source {
 	t.Helper()
-	return sourcesWithout(t, skipFolder)
+	return slices.DeleteFunc(sourcesOfAllModules(t), func(s source) bool { return s.elsewhere })
 }
 
-// sourcesOfAllModules also reads the modules of their own below the root.
+// sourcesOfAllModules also returns the modules of their own below the root.
 func sourcesOfAllModules(t *testing.T) []source {
 	t.Helper()
-	return sourcesWithout(t, func(_, base string) bool { return isNoSource(base) })
-}
-
-func sourcesWithout(t *testing.T, skip func(name, base string) bool) []source {
-	t.Helper()
-	var all []source
-	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && name != root && skip(name, d.Name()):
-			return filepath.SkipDir
-		case d.IsDir() || !strings.HasSuffix(name, ".go"):
-			return nil
-		}
-		all = append(all, parse(t, name))
-		return nil
-	})
+	all, err := tree()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return all
+	return slices.Clone(all)
 }
+
+// tree reads and parses the files once for all tests: it takes longer than all that they look for.
+var tree = sync.OnceValues(func() (all []source, err error) {
+	var modules []string // folders of modules below the root
+	err = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && name != root && isNoSource(d.Name()):
+			return filepath.SkipDir
+		case d.IsDir() && name != root && isModule(name):
+			modules = append(modules, name)
+		}
+		if d.IsDir() || !strings.HasSuffix(name, ".go") {
+			return nil
+		}
+		s, err := parse(name)
+		s.elsewhere = slices.ContainsFunc(modules, func(m string) bool { return within(name, m) })
+		all = append(all, s)
+		return err
+	})
+	return all, err
+})
 
 func isNoSource(base string) bool {
 	return base == "testdata" || base == "bin" || base == "node_modules" || strings.HasPrefix(base, ".")
 }
 
-func skipFolder(name, base string) bool {
-	if isNoSource(base) {
-		return true
-	}
+// isModule says whether a folder is a module's own.
+func isModule(name string) bool {
 	_, err := os.Stat(filepath.Join(name, "go.mod"))
 	return err == nil
 }
 
-func parse(t *testing.T, name string) source {
-	t.Helper()
+func parse(name string) (source, error) {
 	content, err := os.ReadFile(name)
 	if err != nil {
-		t.Fatal(err)
+		return source{}, err
 	}
 	fset := token.NewFileSet()
 	file, err := parser.ParseFile(fset, name, content, parser.ParseComments|parser.SkipObjectResolution)
 	if err != nil {
-		t.Fatal(err)
+		return source{}, err
 	}
 	relative, err := filepath.Rel(root, name)
 	if err != nil {
-		t.Fatal(err)
+		return source{}, err
 	}
-	return source{path: filepath.ToSlash(relative), bytes: content, fset: fset, file: file}
+	return source{path: filepath.ToSlash(relative), bytes: content, fset: fset, file: file}, nil
 }
 
 // A listed package is what `go list -json` says of it, as far as the rules ask.

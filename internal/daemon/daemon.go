@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -263,7 +262,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
 	d.tellRules(nil, plan.rules.NotInForce())
 	d.tellCautions(plan.rules)
-	debug.FreeOSMemory() // a third of the heap's memory was for the start alone
+	shrink()
 	defer d.opts.Logger.Info("keyagent has ended: no request is under way any more")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

@@ -58,7 +58,7 @@ func Lock(dir string) (unlock func() error, err error) {
 		return nil, errors.Join(fmt.Errorf("locking the state directory %q: %w", dir, err), d.Close())
 	}
 	// The note is not needed; a full disk must not keep the agent from starting.
-	if err := Write(note, []byte(strconv.Itoa(os.Getpid())+"\n")); err != nil {
+	if err := writeNote(note, []byte(strconv.Itoa(os.Getpid())+"\n")); err != nil {
 		_ = os.Remove(note)
 	}
 	return func() error {
@@ -67,6 +67,24 @@ func Lock(dir string) (unlock func() error, err error) {
 		}
 		return d.Close()
 	}, nil
+}
+
+// writeNote replaces a file in one step, and does not wait for the disk: after a power cut, the
+// process that the note named is gone, so the note may be empty then. Syncing it would cost each
+// start 20 ms and more.
+func writeNote(path string, data []byte) error {
+	temp, err := createPrivate(filepath.Dir(path), filepath.Base(path))
+	if err != nil {
+		return err
+	}
+	_, err = temp.Write(data)
+	if err = errors.Join(err, temp.Close()); err == nil {
+		err = os.Rename(temp.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(temp.Name())
+	}
+	return err
 }
 
 // Holder returns who has the lock of a state directory; nil if nobody has it, or that cannot be

@@ -16,7 +16,7 @@ import (
 	"github.com/keyagent/keyagent/tpm/tpmtest"
 )
 
-// What is damaged is told, and never leads to another key or certificate in silence.
+// A damaged file is reported, and never leads to another key or certificate in silence.
 func TestDamagedFiles(t *testing.T) {
 	t.Parallel()
 	on := tpmtest.Open(t)

@@ -42,7 +42,7 @@ mkdir -p "${file%/*}"
 	sandbox
 	printf 'BindReadOnlyPaths=%s:/usr/bin/keyagent\n' "$program"
 	printf 'StandardOutput=truncate:%s\nStandardError=inherit\n' "$table"
-	printf 'ExecStart=/usr/bin/keyagent %s /var/lib/keyagent\n' "${UNREACHABLE:-}"
+	printf 'ExecStart=/usr/bin/keyagent %s /var/lib/keyagent\n' "${ADDRESSES:-}"
 } >"$file"
 systemctl daemon-reload
 status=0

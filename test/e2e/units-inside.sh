@@ -51,7 +51,7 @@ status_of() { curl -s -o /dev/null -w '%{http_code} %header{retry-after}' --max-
 config=/etc/keyagent/config.yaml
 good_config() { # what azuresim has written, for this machine, with more settings from standard input
 	{
-		sed -e '/^state_dir:/d; /^socket:/d; /- name: app-fic/,/^rules:/{/^rules:/!d}' \
+		sed -e '/^state_dir:/d; /^socket:/d; /^endpoints:/d; /^  app_service: {listen/d; /^  imds: {listen/d; /- name: app-fic/,/^rules:/{/^rules:/!d}' \
 			-e 's/, app-fic, app-cert//; s/users: \["root"\]/users: ["root", "keyagent"]/' /opt/sim/keyagent.yaml
 		cat <<-'E'
 			  - name: unit
@@ -259,6 +259,35 @@ newer() {
 	systemctl restart keyagent.service
 }
 
+# What an agent costs that nobody asks. CPU time is what the kernel's scheduler counts, of all threads.
+idle() {
+	local seconds=${IDLE_SECONDS:-300} pid cpu switches rss now before awake=0
+	echo "-- $seconds seconds without requests"
+	systemctl restart keyagent.service
+	check "tokens are served" within 10 answers
+	sleep 15 # the start is over
+	pid=$(show MainPID)
+	cpu=$(cpu_of "$pid") switches=$(switches_of "$pid")
+	before=$switches
+	for _ in $(seq "$seconds"); do
+		sleep 1
+		now=$(switches_of "$pid")
+		[ "$now" = "$before" ] || awake=$((awake + 1))
+		before=$now
+	done
+	is "it is the same process" "$(show MainPID)" "$pid"
+	cpu=$(($(cpu_of "$pid") - cpu)) switches=$(($(switches_of "$pid") - switches))
+	rss=$(($(awk '/^VmRSS:/ { print $2 }' "/proc/$pid/status") * 1024))
+	printf '      %d us of CPU time (%d allowed), awake in %d seconds, %d context switches, %d bytes resident, of which anonymous: %s\n' \
+		"$((cpu / 1000))" "$((seconds * 200))" "$awake" "$switches" "$rss" "$(awk '/^RssAnon:/ { print $2, $3 }' "/proc/$pid/status")"
+	check "CPU time is at most 0.02 %" [ "$cpu" -le $((seconds * 200000)) ]
+	check "18 MB are resident at most" [ "$rss" -le 18000000 ]
+	# Its timers: the watchdog's look, once a minute, and the collector of garbage, every two minutes.
+	check "nothing wakes it but its timers: it is awake in a tenth of the seconds at most" [ "$awake" -le $((seconds / 10)) ]
+}
+cpu_of() { cat /proc/"$1"/task/*/schedstat | awk '{ n += $1 } END { print n }'; }
+switches_of() { cat /proc/"$1"/task/*/status | awk '/ctxt_switches:/ { n += $2 } END { print n }'; }
+
 sandbox() {
 	echo "-- attempts to leave the sandbox"
 	bash /opt/e2e/escapes.sh /opt/e2e/escapes
@@ -274,7 +303,7 @@ ends() {
 }
 
 scenarios=("$@")
-[ $# -gt 0 ] || scenarios=(reloads credentials restarts crashes watchdog faces callers limits second_wall newer sandbox ends)
+[ $# -gt 0 ] || scenarios=(reloads credentials restarts crashes watchdog faces callers limits second_wall newer sandbox idle ends)
 platform
 unconfigured
 for scenario in "${scenarios[@]}"; do "$scenario"; done

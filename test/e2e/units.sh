@@ -4,7 +4,8 @@
 # Boots systemd in a container (systemd-nspawn) of each Debian suite, with the units, the user and
 # the program of this tree, and the simulated platform, and runs test/e2e/units-inside.sh there:
 # restarts under load, configurations that are refused, the watchdog, attempts to leave the sandbox.
-# SCENARIOS names those that are run, of the list at the end of that file; default: all. The trees are made once, in .cache/e2e, from Debian's archive. Nothing of this machine is changed.
+# SCENARIOS names those that are run, of the list at the end of that file; default: all.
+# IDLE_SECONDS is how long an idle agent is watched: 300. The trees are made once, in .cache/e2e, from Debian's archive. Nothing of this machine is changed.
 #
 # What a container cannot show (devices, packet filters by BPF, a real TPM) is left to the guest.
 set -euo pipefail
@@ -99,7 +100,7 @@ for suite in "${suites[@]}"; do
 	boot "$suite"
 	printf '== %s: %s\n' "$suite" "$(inside systemctl --version | head -n 1)"
 	# shellcheck disable=SC2086 # words
-	inside bash /opt/e2e/units-inside.sh ${SCENARIOS:-} || failed=1
+	inside env IDLE_SECONDS="${IDLE_SECONDS:-300}" bash /opt/e2e/units-inside.sh ${SCENARIOS:-} || failed=1
 	cleanup
 done
 exit "$failed"

@@ -73,6 +73,12 @@ func attempts() []attempt {
 		{"network", "raw IP", socket(unix.AF_INET, unix.SOCK_RAW)},
 		{"network", "the host of the virtual machine", socket(unix.AF_VSOCK, unix.SOCK_STREAM)},
 		{"network", "the kernel's ciphers", socket(unix.AF_ALG, unix.SOCK_SEQPACKET)},
+		{"network", "Bluetooth", socket(unix.AF_BLUETOOTH, unix.SOCK_RAW)},
+		{"network", "CAN", socket(unix.AF_CAN, unix.SOCK_RAW)},
+		{"network", "TIPC", socket(unix.AF_TIPC, unix.SOCK_RDM)},
+		{"network", "XDP", socket(unix.AF_XDP, unix.SOCK_RAW)},
+		{"network", "the keys of IPsec", socket(unix.AF_KEY, unix.SOCK_RAW)},
+		{"network", "RDS", socket(unix.AF_RDS, unix.SOCK_SEQPACKET)},
 		{"network", "a port below 1024", listens("127.0.0.1:85")},
 		{"network", "addresses that it does not need", reaches},
 
@@ -103,6 +109,7 @@ func controls() []attempt {
 		{"needed", "random numbers", reads("/dev/urandom")},
 		{"needed", "users of a directory", runs("/usr/bin/getent", "passwd", "root")},
 		{"needed", "loopback", listens("127.0.0.1:0")},
+		{"needed", "addresses that it needs", sendsTo},
 		{"needed", "Landlock", landlock},
 	}
 }
@@ -138,7 +145,7 @@ func writes(path string) func(env) error {
 
 // replacesSocket puts a socket of its own where programs look for the agent.
 func replacesSocket(env) error {
-	ln, err := net.Listen("unix", "/run/keyagent/other.sock")
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: "/run/keyagent/other.sock"})
 	if err != nil {
 		return err
 	}
@@ -273,20 +280,43 @@ func listens(address string) func(env) error {
 	}
 }
 
-// reaches is refused if each of the addresses is. What merely does not answer was not refused.
+// reaches is refused if each of the addresses is. The firewall of a cgroup tells who sends a
+// datagram that it was refused (EPERM); of a connection it drops the packets, without a word.
 func reaches(e env) error {
 	refused := errAbsent
 	for _, address := range e.addresses {
+		refused = sends(address)
+		if !errors.Is(refused, unix.EPERM) {
+			fmt.Printf("a datagram to %s: %v\n", address, refused)
+			return nil // sent, or merely lost
+		}
 		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", address)
 		if err == nil {
 			return conn.Close()
 		}
-		if !errors.Is(err, unix.EPERM) {
-			return nil
-		}
-		refused = err
 	}
 	return refused
+}
+
+func sendsTo(e env) error {
+	err := errAbsent
+	for _, address := range e.needed {
+		if err = sends(address); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// sends sends a datagram.
+func sends(address string) error {
+	conn, err := (&net.Dialer{}).DialContext(context.Background(), "udp", address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write([]byte("x"))
+	return err
 }
 
 func ownProgram(e env) (string, error) {

@@ -2,7 +2,7 @@
 // prints a table. It stands in the place of the agent's program: test/e2e/escapes.sh gives it the
 // agent's unit.
 //
-// Usage: escapes [-unreachable ADDRESS]... STATE_DIR
+// Usage: escapes [-unreachable ADDRESS]... [-needed ADDRESS]... STATE_DIR
 //
 // It ends with 1 if anything was not refused, and with 2 if something that the agent needs was: a
 // sandbox that refuses everything proves nothing.
@@ -28,6 +28,7 @@ type attempt struct {
 type env struct {
 	state     string   // the agent's state directory
 	addresses []string // that must not be reached
+	needed    []string // that must be
 }
 
 // errAbsent says that there is nothing on this machine that could be tried.
@@ -39,9 +40,13 @@ func main() {
 		e.addresses = append(e.addresses, address)
 		return nil
 	})
+	flag.Func("needed", "an address that must be reached", func(address string) error {
+		e.needed = append(e.needed, address)
+		return nil
+	})
 	flag.Parse()
 	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: escapes [-unreachable ADDRESS]... STATE_DIR")
+		fmt.Fprintln(os.Stderr, "usage: escapes [-unreachable ADDRESS]... [-needed ADDRESS]... STATE_DIR")
 		os.Exit(2)
 	}
 	if os.Geteuid() == 0 {

@@ -19,25 +19,24 @@ func runsAny(env) error {
 	refused, open := errAbsent, ""
 	for _, top := range []string{"/usr", "/opt", "/etc", "/bin", "/sbin", "/lib"} {
 		// What cannot be looked into cannot be run either.
-		_ = filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(top, func(path string, e fs.DirEntry, unreadable error) error {
 			switch {
-			case err != nil:
-				return nil
+			case unreadable != nil:
+				return fs.SkipDir
 			case e.IsDir() && slices.Contains(libraries, path):
 				return fs.SkipDir
 			case !e.Type().IsRegular() || slices.Contains(allowed, path) || strings.HasPrefix(e.Name(), "ld-linux-"):
 				return nil
 			}
-			info, err := e.Info()
-			if err != nil || info.Mode()&0o001 == 0 {
-				return nil
+			if info, gone := e.Info(); gone == nil && info.Mode()&0o001 != 0 {
+				if refusal := unix.Access(path, unix.X_OK); refusal != nil {
+					refused = refusal
+				} else {
+					open = path
+					return fs.SkipAll
+				}
 			}
-			if err := unix.Access(path, unix.X_OK); err != nil {
-				refused = err
-				return nil
-			}
-			open = path
-			return fs.SkipAll
+			return nil
 		})
 		if open != "" {
 			fmt.Println("can be run:", open)

@@ -4,7 +4,9 @@
 // To QEMU it is what swtpm is: a control socket with commands of its own, and over it a second
 // connection with the TPM's. The TPM's commands are passed on as they are. When the machine starts
 // or is reset, azuresim's TPM is, too: seeds and NV stay. It serves one machine, and ends with it.
-// Stopped by SIGSTOP it is a TPM that does not answer, killed one that is gone.
+// Stopped by SIGSTOP it is a TPM that does not answer. By SIGUSR1 the TPM is gone: all commands are
+// answered as QEMU does when its swtpm has ended. By SIGUSR2 it is back as one that was started
+// again with the state it had: seeds and NV, and nothing that was loaded.
 //
 // Source: swtpm's include/swtpm/tpm_ioctl.h, and the order in which QEMU 7.2 sends
 // (backends/tpm/tpm_emulator.c).
@@ -19,6 +21,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"syscall"
 	"time"
 )
@@ -52,7 +55,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: tpmbridge CONTROL-SOCKET TPM-SOCKET AZURESIM-CONTROL-URL")
 		os.Exit(2)
 	}
-	b := &bridge{tpmSocket: os.Args[2], simulator: os.Args[3]}
+	b := &bridge{tpmSocket: os.Args[2], simulator: os.Args[3], signals: make(chan os.Signal, 1)}
+	signal.Notify(b.signals, syscall.SIGUSR1, syscall.SIGUSR2)
 	if err := b.serve(context.Background(), os.Args[1]); err != nil {
 		fmt.Fprintf(os.Stderr, "tpmbridge: %v\n", err)
 		os.Exit(1)
@@ -64,7 +68,12 @@ type bridge struct {
 	tpmSocket, simulator string
 	data                 net.Conn // with the TPM's commands, from QEMU
 	resets               chan struct{}
+	signals              chan os.Signal
 }
+
+// gone is what QEMU answers in the place of a TPM whose connection broke: TPM_FAIL, in the format
+// of a TPM 1.2 (tpm_util_write_fatal_error_response).
+var gone = []byte{0x00, 0xc4, 0, 0, 0, 10, 0, 0, 0, 9}
 
 // serve takes the one connection of the control socket, and ends with it.
 func (b *bridge) serve(ctx context.Context, path string) error {
@@ -168,6 +177,11 @@ func (b *bridge) reset(ctx context.Context) error {
 	case b.resets <- struct{}{}: // whoever has a connection to the TPM makes a new one
 	case <-time.After(time.Second):
 	}
+	return b.restart(ctx)
+}
+
+// restart has the TPM forget what was loaded.
+func (b *bridge) restart(ctx context.Context) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.simulator+"/tpm/reset", nil)
 	if err != nil {
 		return err
@@ -197,26 +211,38 @@ func (b *bridge) passOn(ctx context.Context) {
 		}
 	}()
 	var tpm net.Conn
+	away := false
 	for {
 		select {
 		case <-b.resets:
-			if tpm != nil {
-				_ = tpm.Close()
-				tpm = nil
+			tpm, away = disconnect(tpm), false
+		case s := <-b.signals:
+			if away = s == syscall.SIGUSR1; !away {
+				result(b.restart(ctx))
 			}
+			tpm = disconnect(tpm)
 		case command, more := <-commands:
 			if !more {
 				return
 			}
-			var answer []byte
-			if tpm, answer = b.exchange(ctx, tpm, command); answer == nil {
-				return
+			answer := gone
+			if !away {
+				if tpm, answer = b.exchange(ctx, tpm, command); answer == nil {
+					return
+				}
 			}
 			if _, err := b.data.Write(answer); err != nil {
 				return
 			}
 		}
 	}
+}
+
+func disconnect(tpm net.Conn) net.Conn {
+	if tpm != nil {
+		_ = tpm.Close()
+	}
+	return nil
 }
 
 // exchange sends a command over the connection, or over a new one.

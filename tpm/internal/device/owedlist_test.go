@@ -20,8 +20,7 @@ func TestTheListOfOwedFlushesIsBounded(t *testing.T) {
 	}
 }
 
-// A handle that the TPM gives out is free: what was owed there, under whatever kind of session, is
-// none of ours.
+// A handle that the TPM gives out was free: a flush that was owed there is not owed any more.
 func TestAHandleThatIsGivenOutIsNotOwed(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

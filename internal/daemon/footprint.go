@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bufio"
 	"errors"
 	"os"
 	"runtime/debug"
@@ -22,40 +21,66 @@ func shrink() {
 
 // dropProgramPages unmaps the pages of the program's file that cannot be written: code and
 // constants. A page that is used afterwards is mapped again, from memory as a rule (MADV_DONTNEED
-// in madvise(2)); a private mapping that nobody has written to loses nothing.
+// in madvise(2)). What is not as in the file would be lost, such as what a dynamic linker has filled
+// in: a mapping with a page of its own stays.
 func dropProgramPages() error {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return err
 	}
-	maps, err := os.Open("/proc/self/maps")
+	maps, err := os.ReadFile("/proc/self/smaps")
 	if err != nil {
 		return err
 	}
-	defer maps.Close()
 	var problems []error
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		if from, size, ok := programPages(lines.Text(), program); ok {
-			if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, size, unix.MADV_DONTNEED); errno != 0 {
-				problems = append(problems, errno)
-			}
+	for _, m := range programMaps(string(maps), program) {
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, m.from, m.size, unix.MADV_DONTNEED); errno != 0 {
+			problems = append(problems, errno)
 		}
 	}
 	return errors.Join(problems...)
 }
 
-// programPages reads a line of proc_pid_maps(5): address and size of a mapping of the program's
-// file that is private and cannot be written; ok is false for others.
-func programPages(line, program string) (from, size uintptr, ok bool) {
-	fields := strings.Fields(line)
+// mapping is a part of the address space.
+type mapping struct{ from, size uintptr }
+
+// programMaps finds in the text of /proc/PID/smaps (proc_pid_smaps(5)) the mappings of the program's
+// file that are private, cannot be written, and say that all of their pages are the file's.
+func programMaps(smaps, program string) []mapping {
+	var found []mapping
+	var current mapping
+	asInFile := map[string]bool{}
+	end := func() {
+		if current.size > 0 && asInFile["Anonymous:"] && asInFile["Swap:"] {
+			found = append(found, current)
+		}
+		current = mapping{}
+		clear(asInFile)
+	}
+	for line := range strings.Lines(smaps) {
+		fields := strings.Fields(line)
+		if len(fields) > 0 && !strings.HasSuffix(fields[0], ":") {
+			end()
+			current = programPages(fields, program)
+		} else if len(fields) == 3 && fields[1] == "0" {
+			asInFile[fields[0]] = true
+		}
+	}
+	end()
+	return found
+}
+
+// programPages reads the first line of a mapping, as in proc_pid_maps(5). It is empty for one that
+// is not of the program's file, not private, or can be written.
+func programPages(fields []string, program string) mapping {
 	if len(fields) < 6 || fields[5] != program || (fields[1] != "r-xp" && fields[1] != "r--p") {
-		return 0, 0, false
+		return mapping{}
 	}
 	begin, end, _ := strings.Cut(fields[0], "-")
 	first, err := strconv.ParseUint(begin, 16, 64)
 	last, err2 := strconv.ParseUint(end, 16, 64)
 	if err != nil || err2 != nil || last <= first {
-		return 0, 0, false
+		return mapping{}
 	}
-	return uintptr(first), uintptr(last - first), true
+	return mapping{uintptr(first), uintptr(last - first)}
 }

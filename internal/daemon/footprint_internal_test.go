@@ -3,31 +3,42 @@ package daemon
 import (
 	"bytes"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 )
 
+// A mapping is dropped only if all of its pages are as in the file. One that a dynamic linker has
+// filled in, and protected then, would come back without what it filled in.
 func TestWhichPagesAreTheProgramsOwn(t *testing.T) {
-	const program = "/usr/bin/keyagent"
+	const program, pages = "/usr/bin/keyagent", "Rss: 8 kB\nPrivate_Dirty: 0 kB\nAnonymous: 0 kB\nSwap: 0 kB\nVmFlags: rd ex mr mw me\n"
+	const code = "00400000-00c17000 r-xp 00000000 fe:00 12510449                           "
+	own := []mapping{{0x400000, 0x817000}}
 	for name, tt := range map[string]struct {
-		line       string
-		from, size uintptr
+		text string
+		want []mapping
 	}{
-		"code":               {"00400000-00c17000 r-xp 00000000 fe:00 12510449                           /usr/bin/keyagent", 0x400000, 0x817000},
-		"constants":          {"00c17000-0146b000 r--p 00817000 fe:00 12510449                           /usr/bin/keyagent", 0xc17000, 0x854000},
-		"variables":          {"0146b000-014fb000 rw-p 0106b000 fe:00 12510449                           /usr/bin/keyagent", 0, 0},
-		"shared":             {"0146b000-014fb000 r--s 0106b000 fe:00 12510449                           /usr/bin/keyagent", 0, 0},
-		"another file":       {"00400000-00c17000 r-xp 00000000 fe:00 12510449                           /usr/bin/keyagent2", 0, 0},
-		"a program replaced": {"00400000-00c17000 r-xp 00000000 fe:00 12510449                           /usr/bin/keyagent (deleted)", 0x400000, 0x817000},
-		"no file":            {"7fc3b350e000-7fc3b3800000 r--p 00000000 00:00 0 ", 0, 0},
-		"the kernel's":       {"7ffd3a9f2000-7ffd3a9f4000 r-xp 00000000 00:00 0                          [vdso]", 0, 0},
-		"no addresses":       {"x-y r-xp 00000000 fe:00 12510449 /usr/bin/keyagent", 0, 0},
-		"nothing":            {"", 0, 0},
+		"code":      {code + program + "\n" + pages, own},
+		"constants": {"00c17000-0146b000 r--p 00817000 fe:00 12510449   /usr/bin/keyagent\n" + pages, []mapping{{0xc17000, 0x854000}}},
+		"both": {code + program + "\n" + pages + "00c17000-0146b000 r--p 00817000 fe:00 12510449   /usr/bin/keyagent\n" + pages,
+			[]mapping{{0x400000, 0x817000}, {0xc17000, 0x854000}}},
+		"variables":                             {"0146b000-014fb000 rw-p 0106b000 fe:00 12510449   /usr/bin/keyagent\n" + pages, nil},
+		"shared":                                {"0146b000-014fb000 r--s 0106b000 fe:00 12510449   /usr/bin/keyagent\n" + pages, nil},
+		"another file":                          {code + program + "2\n" + pages, nil},
+		"a program replaced":                    {code + program + " (deleted)\n" + pages, own},
+		"no file":                               {"7fc3b350e000-7fc3b3800000 r--p 00000000 00:00 0 \n" + pages, nil},
+		"filled in":                             {code + program + "\n" + strings.Replace(pages, "Anonymous: 0", "Anonymous: 4", 1), nil},
+		"of a file that is not on the disk yet": {code + program + "\n" + strings.Replace(pages, "Dirty: 0", "Dirty: 4", 1), own},
+		"filled in, swapped":                    {code + program + "\n" + strings.Replace(pages, "Swap: 0", "Swap: 4", 1), nil},
+		"a kernel that says no":                 {code + program + "\nRss: 8 kB\n", nil},
+		"after one that is filled in": {code + program + "\n" + strings.Replace(pages, "Anonymous: 0", "Anonymous: 4", 1) +
+			"00c17000-0146b000 r--p 00817000 fe:00 12510449   /usr/bin/keyagent\n" + pages, []mapping{{0xc17000, 0x854000}}},
+		"no addresses": {"x-y r-xp 00000000 fe:00 12510449 /usr/bin/keyagent\n" + pages, nil},
+		"nothing":      {"", nil},
 	} {
-		from, size, ok := programPages(tt.line, program)
-		if from != tt.from || size != tt.size || ok != (size > 0) {
-			t.Errorf("%s: %#x %#x %t", name, from, size, ok)
+		if got := programMaps(tt.text, program); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %#x, want %#x", name, got, tt.want)
 		}
 	}
 }

@@ -21,8 +21,8 @@ func shrink() {
 
 // dropProgramPages unmaps the pages of the program's file that cannot be written: code and
 // constants. A page that is used afterwards is mapped again, from memory as a rule (MADV_DONTNEED
-// in madvise(2)). What is not as in the file would be lost, such as what a dynamic linker has filled
-// in: a mapping with a page of its own stays.
+// in madvise(2)). What differs from the file would be lost, such as what a dynamic linker has
+// filled in: a mapping with a page of its own stays.
 func dropProgramPages() error {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -44,8 +44,9 @@ func dropProgramPages() error {
 // mapping is a part of the address space.
 type mapping struct{ from, size uintptr }
 
-// programMaps finds in the text of /proc/PID/smaps (proc_pid_smaps(5)) the mappings of the program's
-// file that are private, cannot be written, and say that all of their pages are the file's.
+// programMaps finds in the text of /proc/PID/smaps (proc_pid_smaps(5)) the mappings of the
+// program's file that are private, cannot be written, and say that all of their pages are the
+// file's.
 func programMaps(smaps, program string) []mapping {
 	var found []mapping
 	var current mapping

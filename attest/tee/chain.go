@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/sha256"
 	"crypto/x509"
 	"embed" // AMD's roots
 	"errors"
@@ -24,7 +25,9 @@ type AMDRoot struct {
 	ASVK    *x509.Certificate    // issues VLEKs; nil: no VLEK is accepted
 	CRL     *x509.RevocationList // signed by the ARK; nil: revocation is not checked
 
-	issued   *memo // the ARK's own signatures, which are checked when the roots are read
+	// issued are the pairs of an issuer and the ARK that signed it, as chainID knows them. They are
+	// verified when the roots are read, and do not change.
+	issued   [][sha256.Size]byte
 	verified *memo // see Remembering
 }
 
@@ -80,7 +83,6 @@ func ParseAMDRoots(data []byte) ([]AMDRoot, error) {
 // remember verifies, once for all reports, that the ARK issued the certificates below it. If it did
 // not, nothing is remembered, and each report fails by that.
 func (root *AMDRoot) remember() {
-	root.issued = &memo{}
 	anchor := x509.NewCertPool()
 	anchor.AddCert(root.ARK)
 	for _, issuer := range []*x509.Certificate{root.ASK, root.ASVK} {
@@ -91,7 +93,7 @@ func (root *AMDRoot) remember() {
 			Roots: anchor, CurrentTime: issuer.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 		})
 		if err == nil {
-			root.issued.add(issuer, root.ARK)
+			root.issued = append(root.issued, chainID([]*x509.Certificate{issuer, root.ARK}))
 		}
 	}
 }
@@ -189,7 +191,7 @@ func issuedBy(signer *x509.Certificate, kind SigningKey, root *AMDRoot, t time.T
 		return nil
 	}
 	anchor, intermediate := x509.NewCertPool(), x509.NewCertPool()
-	if root.issued.holds(t, issuer, root.ARK) {
+	if validAt(t, issuer, root.ARK) && slices.Contains(root.issued, chainID([]*x509.Certificate{issuer, root.ARK})) {
 		anchor.AddCert(issuer)
 	} else {
 		anchor.AddCert(root.ARK)

@@ -35,13 +35,8 @@ func Remembering(roots []AMDRoot) []AMDRoot {
 
 // holds reports whether the chain was verified before and all of it is valid at t.
 func (m *memo) holds(t time.Time, chain ...*x509.Certificate) bool {
-	if m == nil {
+	if m == nil || !validAt(t, chain...) {
 		return false
-	}
-	for _, c := range chain {
-		if t.Before(c.NotBefore) || t.After(c.NotAfter) {
-			return false
-		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -62,6 +57,12 @@ func (m *memo) add(chain ...*x509.Certificate) {
 	m.chains[chainID(chain)] = struct{}{}
 }
 
+// validAt reports whether all of the certificates are valid at t.
+func validAt(t time.Time, chain ...*x509.Certificate) bool {
+	return !slices.ContainsFunc(chain, func(c *x509.Certificate) bool { return t.Before(c.NotBefore) || t.After(c.NotAfter) })
+}
+
+// chainID is a number for all bytes of the certificates, in their order.
 func chainID(chain []*x509.Certificate) [sha256.Size]byte {
 	h := sha256.New()
 	for _, c := range chain {

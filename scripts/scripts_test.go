@@ -189,7 +189,7 @@ func TestBootstrapInstallsWhatTestsAskFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	// In packages that every Debian has, or that are needed to run tests at all.
-	always := []string{"sh", "bash", "go", "getent", "unshare", "setpriv", "ldconfig"}
+	always := []string{"sh", "bash", "go", "getent", "unshare", "setpriv", "ldconfig", "ldd"}
 	asked := regexp.MustCompile(`tooltest\.Tool\(\w+, "([^"]+)"\)|range \[\]string\{([^}]*)\} \{\n\s*tooltest\.Tool`)
 	found := 0
 	err = filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {

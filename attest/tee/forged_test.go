@@ -15,13 +15,13 @@ import (
 	"github.com/google/go-sev-guest/kds"
 	sevtest "github.com/google/go-sev-guest/testing"
 
+	"github.com/keyagent/keyagent/attest/internal/attesttest"
 	"github.com/keyagent/keyagent/attest/tee"
 )
 
 const forgedTCB = 0xdb18000000000004
 
-// forged is a chain that AMD did not make; change alters how. The random source behind it is not
-// safe for concurrent use, so tests that call it are not parallel.
+// forged is a chain that AMD did not make; change alters how.
 func forged(t *testing.T, change func(*sevtest.AmdSignerBuilder)) (*x509.Certificate, tee.AMDRoot, *sevtest.AmdSigner) {
 	t.Helper()
 	created := at(2025)
@@ -33,10 +33,7 @@ func forged(t *testing.T, change func(*sevtest.AmdSignerBuilder)) (*x509.Certifi
 	if change != nil {
 		change(b)
 	}
-	s, err := b.TestOnlyCertChain()
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := attesttest.CertChain(t, b)
 	return s.Vcek, tee.AMDRoot{Product: "Milan", ARK: s.Ark, ASK: s.Ask}, s
 }
 

@@ -11,6 +11,7 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"math/big"
+	"sync"
 	"testing"
 	"time"
 
@@ -81,7 +82,7 @@ func NewAMD(t testing.TB) *AMD {
 	return NewProcessor(t, Milan())
 }
 
-// NewProcessor makes a processor with a chain of its own. It may not be called concurrently.
+// NewProcessor makes a processor with a chain of its own.
 func NewProcessor(t testing.TB, p Processor) *AMD {
 	t.Helper()
 	created := Epoch().AddDate(-1, 0, 0)
@@ -103,11 +104,24 @@ func NewProcessor(t testing.TB, p Processor) *AMD {
 		custom = &b.VlekCustom
 	}
 	custom.Extensions = p.extensions(t)
+	return &AMD{Processor: p, signer: CertChain(t, b)}
+}
+
+// certifying guards the random source from which go-sev-guest makes all its chains, which is not
+// safe for concurrent use.
+var certifying = new(sync.Mutex)
+
+// CertChain makes the chain that the builder describes. Unlike the builder, it is safe for
+// concurrent use.
+func CertChain(t testing.TB, b *sevtest.AmdSignerBuilder) *sevtest.AmdSigner {
+	t.Helper()
+	certifying.Lock()
+	defer certifying.Unlock()
 	signer, err := b.TestOnlyCertChain()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &AMD{Processor: p, signer: signer}
+	return signer
 }
 
 func (p Processor) keys(t testing.TB) *sevtest.AmdKeys {

@@ -178,21 +178,33 @@ func (c *tokenCache) account(key cacheKey) Account {
 	return nil
 }
 
-// due returns up to limit tokens that are in use and due, and must be refreshed by the caller. It
-// drops tokens that have expired.
-func (c *tokenCache) due(now time.Time, limit int) []cacheKey {
+// due returns up to limit tokens that are in use and due, and must be refreshed by the caller, and
+// when the next one will be due or has expired; the zero time: there is none. It drops tokens that
+// have expired.
+func (c *tokenCache) due(now time.Time, limit int) (keys []cacheKey, next time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var keys []cacheKey
 	for _, element := range c.entries {
 		entry := element.Value.(*cacheEntry)
-		switch {
-		case entry.expired(now):
+		if entry.expired(now) {
 			c.dropLocked(element)
-		case entry.used && !now.Before(entry.refreshOn) && len(keys) < limit:
+			continue
+		}
+		if entry.used && !now.Before(entry.refreshOn) && len(keys) < limit {
 			entry.refreshOn = now.Add(refreshPause)
 			keys = append(keys, entry.key)
 		}
+		if at := entry.nextChange(); next.IsZero() || at.Before(next) {
+			next = at
+		}
 	}
-	return keys
+	return keys, next
+}
+
+// nextChange is when the token is due, if it is in use, or expires.
+func (e *cacheEntry) nextChange() time.Time {
+	if e.used && e.refreshOn.Before(e.deadline) {
+		return e.refreshOn
+	}
+	return e.deadline
 }

@@ -1,9 +1,13 @@
 package acquire
 
 import (
+	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/keyagent/keyagent/internal/waiting"
 )
 
 func TestTheCacheIsBoundedAndDropsTheLeastRecentlyUsed(t *testing.T) {
@@ -27,7 +31,7 @@ func TestTheCacheIsBoundedAndDropsTheLeastRecentlyUsed(t *testing.T) {
 	if len(c.entries) != 3 || c.order.Len() != 3 {
 		t.Errorf("got %d entries in %d places, want 3", len(c.entries), c.order.Len())
 	}
-	if keys := c.due(now.Add(time.Hour), 10); len(keys) != 0 || len(c.entries) != 0 {
+	if keys, _ := c.due(now.Add(time.Hour), 10); len(keys) != 0 || len(c.entries) != 0 {
 		t.Errorf("got %v due and %d entries, want none: all have expired", keys, len(c.entries))
 	}
 }
@@ -45,14 +49,14 @@ func TestOnlyTokensInUseAreFetchedAhead(t *testing.T) {
 	c.lookup(cacheKey{resource: "used"}, now)
 	c.lookup(cacheKey{resource: "young"}, now)
 	now = now.Add(2 * time.Minute)
-	if keys := c.due(now, 10); len(keys) != 1 || keys[0].resource != "used" {
+	if keys, _ := c.due(now, 10); len(keys) != 1 || keys[0].resource != "used" {
 		t.Errorf("got %v due, want the one that is in use and whose time has come", keys)
 	}
 	c.postpone(cacheKey{resource: "used"}, now, time.Minute)
-	if keys := c.due(now.Add(refreshPause), 10); len(keys) != 0 {
+	if keys, _ := c.due(now.Add(refreshPause), 10); len(keys) != 0 {
 		t.Errorf("got %v due although a pause of a minute was asked for", keys)
 	}
-	if keys := c.due(now.Add(time.Minute), 10); len(keys) != 1 {
+	if keys, _ := c.due(now.Add(time.Minute), 10); len(keys) != 1 {
 		t.Errorf("got %v due after the pause, want one", keys)
 	}
 }
@@ -111,4 +115,53 @@ func TestCacheKeysDoNotRunIntoEachOther(t *testing.T) {
 			t.Errorf("%+v reads like another key", k)
 		}
 	}
+}
+
+// An hour in which nobody asks for anything: a token that is in use and due is found within seconds,
+// and the machine is woken once a minute otherwise.
+func TestAnIdleHourHasFewTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := 0
+		a := &Acquirer{cache: newTokenCache(10), cfg: Config{Now: time.Now, Wait: func(ctx context.Context, d time.Duration) error {
+			turns++
+			return waiting.Sleep(ctx, d)
+		}}}
+		a.roster.Store(&Roster{acquirer: a}) // without the identity, so that what is due is not fetched
+		begun, used := time.Now(), cacheKey{resource: "used"}
+		due := begun.Add(30*time.Minute + 25*time.Second)
+		a.cache.store(used, cacheEntry{token: Token{ExpiresOn: begun.Add(2 * time.Hour), RefreshOn: due}}, begun)
+		a.cache.store(cacheKey{resource: "expires"}, cacheEntry{token: Token{ExpiresOn: begun.Add(50*time.Minute + 5*time.Second), RefreshOn: begun.Add(time.Minute)}}, begun)
+		a.cache.lookup(used, begun)
+		refreshOn := func() time.Time {
+			a.cache.mu.Lock()
+			defer a.cache.mu.Unlock()
+			return a.cache.entries[used].Value.(*cacheEntry).refreshOn
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- a.Run(ctx) }()
+		waitUntil := func(at time.Time) {
+			<-time.After(time.Until(at))
+			synctest.Wait()
+		}
+		waitUntil(due.Add(-time.Second))
+		if !refreshOn().Equal(due) {
+			t.Error("the token was taken for due before its time")
+		}
+		if waitUntil(due.Add(refreshTick)); !refreshOn().After(due) {
+			t.Error("the token was not found within a tick")
+		}
+		a.cache.postpone(used, time.Now(), 2*time.Hour) // as if the next one had come
+		if waitUntil(begun.Add(50*time.Minute + 5*time.Second + refreshTick)); len(a.cache.entries) != 1 {
+			t.Error("a token that has expired is still there a tick later")
+		}
+		waitUntil(begun.Add(time.Hour))
+		if most := 65; turns > most {
+			t.Errorf("%d turns in an hour, want %d at most", turns, most)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }

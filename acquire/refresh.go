@@ -9,8 +9,10 @@ import (
 )
 
 const (
-	// refreshTick is how often Run looks for tokens that are due.
-	refreshTick = 10 * time.Second
+	// refreshTick is how often Run looks for tokens that are due, at most; idleTick is how often it
+	// looks at least, for the tokens that came meanwhile. An agent that nobody asks for anything
+	// should seldom wake the machine.
+	refreshTick, idleTick = 10 * time.Second, time.Minute
 	// refreshesPerTick keeps many tokens of the same age from being fetched all at once.
 	refreshesPerTick = 32
 	// A refresh may come early by up to 1/refreshSpread of the token's life, so that the tokens of
@@ -30,14 +32,25 @@ const (
 // Run refreshes the tokens that are in use ahead of need, until ctx ends. Without it, they are
 // refreshed by the first request that finds them due. It returns nil.
 func (a *Acquirer) Run(ctx context.Context) error {
-	for a.cfg.Wait(ctx, refreshTick) == nil {
-		for _, key := range a.cache.due(a.cfg.Now(), refreshesPerTick) {
+	pause := refreshTick
+	for a.cfg.Wait(ctx, pause) == nil {
+		keys, next := a.cache.due(a.cfg.Now(), refreshesPerTick)
+		pause = untilNext(next, a.cfg.Now())
+		for _, key := range keys {
 			if id := a.roster.Load().byName[key.identity]; id != nil && id.meaning == key.meaning {
 				a.refresh(id, key, a.cache.account(key), "") //nolint:contextcheck // a flight outlives its callers
 			}
 		}
 	}
 	return nil
+}
+
+// untilNext is how long Run pauses when the next token is due then; the zero time: none is.
+func untilNext(next, now time.Time) time.Duration {
+	if next.IsZero() {
+		return idleTick
+	}
+	return min(max(next.Sub(now), refreshTick), idleTick)
 }
 
 // refresh fetches the next token while the current one is still served, unless there is a reason

@@ -117,7 +117,7 @@ func TestCacheKeysDoNotRunIntoEachOther(t *testing.T) {
 	}
 }
 
-// An hour in which nobody asks for anything: a token that is in use and due is found within seconds,
+// An hour in which nobody asks for anything: a token that is in use and due is found within a tick,
 // and the machine is woken once a minute otherwise.
 func TestAnIdleHourHasFewTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

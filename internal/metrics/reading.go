@@ -63,15 +63,17 @@ func (r *reading) withoutNames() *reading {
 	return public
 }
 
-// sort puts labels into the order of their names, and samples into that of their labels, so that
-// two readings of the same numbers are the same text.
-func (r *reading) sort() {
-	for _, s := range r.samples {
-		slices.SortFunc(s.labels, func(a, b label) int { return cmp.Compare(a.name, b.name) })
+// sorted returns a reading with the labels in the order of their names, and the samples in that of
+// their labels, so that two readings of the same numbers are the same text. It changes nothing.
+func (r *reading) sorted() *reading {
+	in := &reading{r.description, slices.Clone(r.samples)}
+	for i := range in.samples {
+		in.samples[i].labels = slices.SortedFunc(slices.Values(in.samples[i].labels), func(a, b label) int { return cmp.Compare(a.name, b.name) })
 	}
-	slices.SortFunc(r.samples, func(a, b sample) int {
+	slices.SortFunc(in.samples, func(a, b sample) int {
 		return slices.CompareFunc(a.labels, b.labels, func(a, b label) int {
 			return cmp.Or(cmp.Compare(a.name, b.name), strings.Compare(a.value, b.value))
 		})
 	})
+	return in
 }

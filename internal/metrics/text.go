@@ -17,8 +17,7 @@ func (m *Metrics) Text(now agentapi.Snapshot, names bool) ([]byte, error) {
 		if !names {
 			r = r.withoutNames()
 		}
-		r.sort()
-		out = r.appendText(out)
+		out = r.sorted().appendText(out)
 	}
 	return out, nil
 }

@@ -216,6 +216,49 @@ func TestBootstrapInstallsWhatTestsAskFor(t *testing.T) {
 	}
 }
 
+// TestAMachineThatFailsIsNoMachineThatCannotBeHad runs test/e2e/ci with a machine that is scripted.
+func TestAMachineThatFailsIsNoMachineThatCannotBeHad(t *testing.T) {
+	const silent = `touch -d '10 minutes ago' "$log"; exit 120`
+	for _, tt := range []struct {
+		name, run string
+		fails     bool
+		says      string
+	}{
+		{"all is well", `echo 'ok      the service starts' >"$log"; echo 'Debian GNU/Linux 12'`, false, "Debian GNU/Linux 12"},
+		{"a check fails", `echo 'FAILED  the service starts' >"$log"; exit 1`, true, "FAILED on a machine"},
+		{"a check fails, and then it hangs", `echo 'FAILED  it serves again' >"$log"; ` + silent, true, "FAILED on a machine"},
+		{"it hangs after the same check twice", `echo 'ok      it serves' >"$log"; ` + silent, true, "twice it said nothing any more after: ok      it serves"},
+		{"it hangs after one check, then another", `echo "ok      check $(wc -l <"$0.runs")" >"$log"; ` + silent, false, "NOT RUN"},
+		{"it is slow", `echo 'ok      it serves' >"$log"; exit 120`, false, "NOT RUN"},
+		{"it hangs in its boot", `: >"$log"; ` + silent, false, "NOT RUN"},
+		{"nothing can be fetched", `echo 'nfpm cannot be fetched'; exit 1`, false, "NOT RUN"},
+		{"the agent says that something cannot be fetched", `echo 'FAILED  a token cannot be fetched' >"$log"; cat "$log"; exit 1`, true, "FAILED on a machine"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for _, file := range []string{"scripts/lib.sh", "test/e2e/ci"} {
+				text, err := os.ReadFile(filepath.Join("..", file))
+				if err != nil {
+					t.Fatal(err)
+				}
+				write(t, filepath.Join(dir, file), string(text), 0o700)
+			}
+			write(t, filepath.Join(dir, "test/e2e/run"), "#!/bin/sh\necho run >>\"$0.runs\"\nlog=.cache/e2e/results-bookworm-quick/log\nmkdir -p \"${log%/*}\"\n"+tt.run+"\n", 0o700)
+			write(t, filepath.Join(dir, "bin/id"), "#!/bin/sh\necho 0\n", 0o700)
+			for _, tool := range []string{"qemu-system-x86_64", "mmdebstrap", "mke2fs", "depmod", "cpio", "busybox", "jq"} {
+				write(t, filepath.Join(dir, "bin", tool), "#!/bin/sh\n", 0o700)
+			}
+			cmd := exec.Command(filepath.Join(dir, "test/e2e/ci"))
+			cmd.Env = append(os.Environ(), "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"), "KEYAGENT_E2E=")
+			out, err := cmd.CombinedOutput()
+			if (err != nil) != tt.fails || !strings.Contains(string(out), tt.says) {
+				t.Errorf("%v:\n%s", err, out)
+			}
+		})
+	}
+}
+
 func write(t *testing.T, path, text string, mode os.FileMode) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/keyagent/keyagent/internal/engine"
 	"github.com/keyagent/keyagent/internal/inputfile"
 	"github.com/keyagent/keyagent/internal/keyring"
-	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/internal/shell"
 	"github.com/keyagent/keyagent/internal/statedir"
 )
 
@@ -254,8 +254,8 @@ func (a *app) writeBundle(f attestFlags, req engine.EvidenceRequest, bundle []by
 	}
 	audience := ""
 	if f.audience != "" {
-		audience = " --audience " + pemfile.ShellWord(f.audience)
+		audience = " --audience " + shell.Word(f.audience)
 	}
-	fmt.Fprintf(a.err, "keyagent: next: the verifier runs: keyagent verify --evidence %s --nonce %x%s\n", printable(pemfile.ShellWord(f.out)), req.Nonce, printable(audience))
+	fmt.Fprintf(a.err, "keyagent: next: the verifier runs: keyagent verify --evidence %s --nonce %x%s\n", printable(shell.Word(f.out)), req.Nonce, printable(audience))
 	return nil
 }

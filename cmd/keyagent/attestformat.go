@@ -11,7 +11,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/formats"
 	"github.com/keyagent/keyagent/internal/keyring"
-	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 // formatCSR is the one form that a key must sign.
@@ -83,7 +83,7 @@ func (a *app) writeRequest(cmd *cobra.Command, f attestFlags, bundle []byte) err
 			return err
 		}
 		fmt.Fprintf(a.err, "keyagent: next: give %s to an authority, and run with the certificate that it issues: keyagent cert import %s --file FILE\n",
-			printable(pemfile.ShellWord(f.out)), name)
+			printable(shell.Word(f.out)), name)
 		return nil
 	})
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyagent/keyagent/internal/keyring"
-	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 func (a *app) keyCSRCommand(place *placeFlags) *cobra.Command {
@@ -61,5 +61,5 @@ func (a *app) printAfterRequest(name, file string, next bool) {
 		generation, finish = " --next", ", and keyagent key rotate "+name+" --finish"
 	}
 	fmt.Fprintf(a.err, "keyagent: next: give %s to an authority, and run with the certificate that it issues: keyagent cert import %s%s --file FILE%s\n",
-		printable(pemfile.ShellWord(file)), name, generation, finish)
+		printable(shell.Word(file)), name, generation, finish)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/keyagent/keyagent/attest/report"
 	"github.com/keyagent/keyagent/internal/inputfile"
 	"github.com/keyagent/keyagent/internal/keyring"
-	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 // printDone prints that something was done to a key.
@@ -229,6 +229,6 @@ trusts by subject name and issuer: keyagent key csr, then keyagent cert import.
 Upload %s to the app registration (Certificates & secrets, Certificates), or
   az ad app credential reset --id CLIENT-ID --cert @%s --append
 The portal then shows the thumbprint %s.
-`, r.File, pemfile.ShellWord(r.File), r.ThumbprintSHA1)
+`, r.File, shell.Word(r.File), r.ThumbprintSHA1)
 	return err
 }

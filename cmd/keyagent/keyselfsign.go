@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyagent/keyagent/internal/keyring"
-	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 func (a *app) keySelfSignCommand(place *placeFlags) *cobra.Command {
@@ -113,7 +113,7 @@ func (a *app) printSteps(name, file string, report keyring.CertificateReport, re
 		next = " --next"
 	}
 	if req.NoImport {
-		steps = append(steps, "keyagent cert import "+name+next+" --file "+pemfile.ShellWord(file)+replace)
+		steps = append(steps, "keyagent cert import "+name+next+" --file "+shell.Word(file)+replace)
 	}
 	if req.Next {
 		steps = append(steps, "keyagent key rotate "+name+" --finish")

@@ -12,6 +12,7 @@ import (
 	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/accounts"
 	"github.com/keyagent/keyagent/internal/advice"
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 // checkFilesFor sees that the agent's user, whom root knows, can read the files of authorities that
@@ -37,7 +38,7 @@ func checkFilesFor(user string, cfg *config.Config) error {
 		}
 		if closed != "" {
 			return advice.To(fmt.Errorf("%s: the agent runs as %s, who cannot read %s: %s is closed to them", file.setting, user, file.path, closed),
-				"let everybody read it, as in: install -m 0644 "+file.path+" /etc/keyagent/")
+				"let everybody read it, as in: install -m 0644 %s /etc/keyagent/", shell.Word(file.path))
 		}
 	}
 	return nil

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -65,9 +64,7 @@ encoded, in WWW-Authenticate. Decoded, they are what --claims takes. Tokens of
 // tokenWriters print a token in the forms of --output.
 var tokenWriters = map[string]func(*app, client.Token) error{
 	"json": func(a *app, t client.Token) error {
-		enc := json.NewEncoder(a.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(t)
+		return a.printJSON(t)
 	},
 	"raw": func(a *app, t client.Token) error {
 		_, err := fmt.Fprintln(a.out, t.AccessToken.Reveal())

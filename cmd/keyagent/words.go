@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	"github.com/keyagent/keyagent/internal/advice"
-	"github.com/keyagent/keyagent/internal/pemfile"
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 // words gives the names of commands and flags for advice. The zero value is ready for use.
@@ -86,7 +86,7 @@ func (words) Flag(f advice.Flag) string {
 	word := flagWords()[name]
 	switch {
 	case has:
-		return word.name + " " + pemfile.ShellWord(value)
+		return word.name + " " + shell.Word(value)
 	case word.value != "":
 		return word.name + " " + word.value
 	}

@@ -44,6 +44,59 @@ func TestEachPackageTellsItsStory(t *testing.T) {
 	}
 }
 
+// Advice is made like fmt.Sprintf's text. A value in the format, such as a path with a percent
+// sign, would garble the command that somebody pastes; in an argument it can be quoted.
+func TestAdviceHasConstantFormats(t *testing.T) {
+	found := 0
+	for _, s := range sources(t) {
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			at, is := map[string]int{"advice.To": 1, "advice.New": 0, "Say": 0}[adviceCall(call.Fun)]
+			if !is || len(call.Args) <= at {
+				return true
+			}
+			found++
+			if !constantText(call.Args[at]) {
+				t.Errorf("%s:%d: advice with a format that is no constant", s.path, s.line(call))
+			}
+			return true
+		})
+	}
+	if found < 50 {
+		t.Errorf("only %d calls were looked at", found)
+	}
+}
+
+// adviceCall names a function or method that takes a format of advice; "" if it is another.
+func adviceCall(e ast.Expr) string {
+	sel, ok := e.(*ast.SelectorExpr)
+	if !ok {
+		return ""
+	}
+	if of, ok := sel.X.(*ast.Ident); ok && of.Name == "advice" {
+		return "advice." + sel.Sel.Name
+	}
+	return sel.Sel.Name
+}
+
+// constantText reports whether an expression is a text, or the sum of texts, without variables.
+// Constants by their name are not told from variables, and not allowed; the parameter of a function
+// that passes its format on is.
+func constantText(e ast.Expr) bool {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		return true
+	case *ast.Ident:
+		return e.Name == "format"
+	case *ast.BinaryExpr:
+		return constantText(e.X) && constantText(e.Y)
+	}
+	return false
+}
+
 // Work in init and values that anybody may change make two instances, parallel tests
 // and reloading impossible.
 func TestThereIsNoInitAndNoUnsetPackageVariable(t *testing.T) {

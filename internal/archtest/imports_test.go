@@ -23,16 +23,17 @@ const (
 // places is the import table, downstream last.
 var places = map[string]place{
 	"internal/secret":            {nil, leaf},
-	"internal/owned":             {nil, leaf},
+	"internal/shell":             {nil, leaf},
+	"internal/owned":             {[]string{"internal/shell"}, "whose a file is, and the command that changes it"},
 	"internal/statefile":         {[]string{"internal/owned"}, "files of the agent's own, held to the rule about owners"},
 	"internal/cloud":             {nil, leaf},
 	"internal/errinfo":           {nil, leaf},
 	"internal/upstream":          {[]string{"internal/cloud"}, "it must know the one address that no proxy is asked for"},
-	"internal/pemfile":           {nil, leaf},
+	"internal/pemfile":           {[]string{"internal/shell"}, "what is wrong with a file, and the command that shows or changes it"},
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all packages that read certificates"},
 	"internal/writequeue":        {nil, leaf},
 	"internal/accounts":          {nil, leaf},
-	"internal/auditsink":         {[]string{"internal/owned", "internal/writequeue"}, "where records go, whatever is in them"},
+	"internal/auditsink":         {[]string{"internal/owned", "internal/shell", "internal/writequeue"}, "where records go, whatever is in them"},
 	"internal/waiting":           {nil, leaf},
 	"internal/confine":           {nil, leaf},
 	"internal/inflight":          {nil, leaf},
@@ -117,8 +118,8 @@ var places = map[string]place{
 	"client": {[]string{"agentapi/wire"}, "an app that wants a token must not link the agent"},
 
 	"internal/advice":    {nil, leaf},
-	"internal/launch":    {[]string{"agentapi/wire"}, "pure: an endpoint and an environment go in, the environment of a program comes out"},
-	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret"}, "whose a file is that an operator hands over, and what is in it"},
+	"internal/launch":    {[]string{"agentapi/wire", "internal/shell"}, "pure: an endpoint and an environment go in, the environment of a program comes out"},
+	"internal/inputfile": {[]string{"internal/advice", "internal/owned", "internal/secret", "internal/shell"}, "whose a file is that an operator hands over, and what is in it"},
 	"internal/statedir": {
 		[]string{"config", "signer/keystore", "tpm", "internal/accounts", "internal/advice", "internal/inputfile", "internal/owned", "internal/secret", "internal/statefile", "internal/waiting"},
 		"the daemon and the commands open keys in one way; what is done with them is not its business",
@@ -158,7 +159,7 @@ var places = map[string]place{
 	"internal/doctor": {
 		[]string{
 			"config", "tpm", "signer", "signer/keystore", "attest", "acquire", "agentapi", "agentapi/peer", "agentapi/wire",
-			"internal/accounts", "internal/advice", "internal/auditsink", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/statedir", "internal/statefile",
+			"internal/accounts", "internal/advice", "internal/auditsink", "internal/engine", "internal/forms", "internal/inputfile", "internal/keyring", "internal/owned", "internal/rulebook", "internal/shell", "internal/statedir", "internal/statefile",
 		},
 		"looks at what the daemon would open, and opens it as the daemon would; it must not run one",
 	},
@@ -176,7 +177,7 @@ var places = map[string]place{
 	"cmd/keyagent": {
 		[]string{
 			"config", "attest", "client", "agentapi/wire", "systemd", "internal/accounts", "internal/imageprep", "internal/inspect", "internal/setup", "internal/confine", "internal/bridge", "internal/advice", "internal/auditsink", "internal/daemon", "internal/doctor", "internal/engine", "internal/errinfo", "internal/keyring", "internal/rulebook", "internal/statedir", "internal/takeover",
-			"attest/formats", "attest/policyfile", "attest/report", "attest/fleet", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/statefile", "internal/waiting", "internal/writequeue",
+			"attest/formats", "attest/policyfile", "attest/report", "attest/fleet", "internal/inputfile", "internal/launch", "internal/nearby", "internal/pemfile", "internal/shell", "internal/statefile", "internal/waiting", "internal/writequeue",
 		},
 		"flags and wiring only",
 	},

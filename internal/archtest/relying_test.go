@@ -13,7 +13,7 @@ var forRelyingParties = []string{"./attest", "./attest/report", "./attest/fleet"
 // logger, and nothing that reads a file format of ours.
 var withRelyingParties = []string{
 	module + "/attest", module + "/attest/eventlog", module + "/attest/hcl", module + "/attest/tee", module + "/attest/report", module + "/attest/fleet",
-	module + "/attest/internal/strictjson", module + "/internal/certs", module + "/internal/pemfile", module + "/internal/tcg",
+	module + "/attest/internal/strictjson", module + "/internal/certs", module + "/internal/pemfile", module + "/internal/shell", module + "/internal/tcg",
 	"golang.org/x/crypto/cryptobyte/...", "golang.org/x/sync/errgroup", "golang.org/x/text/...",
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keyagent/keyagent/internal/owned"
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 const (
@@ -124,7 +125,7 @@ func (f *file) useLocked(opened *os.File) error {
 		return err
 	}
 	if perm := info.Mode().Perm(); perm&everybody != 0 {
-		return fmt.Errorf("%s: mode %04o lets everybody read which user asks for which token (chmod o= %s)", f.path, perm, f.path)
+		return fmt.Errorf("%s: mode %04o lets everybody read which user asks for which token (chmod o= %s)", f.path, perm, shell.Word(f.path))
 	}
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(opened.Fd()), &stat); err != nil {
@@ -221,7 +222,7 @@ func checkAbove(path string) error {
 		}
 		mode := info.Mode()
 		if mode.IsDir() && mode.Perm()&0o002 != 0 && mode&fs.ModeSticky == 0 {
-			return fmt.Errorf("%s: mode %04o lets everybody put another directory there (chmod o-w %s)", at, mode.Perm(), at)
+			return fmt.Errorf("%s: mode %04o lets everybody put another directory there (chmod o-w %s)", at, mode.Perm(), shell.Word(at))
 		}
 	}
 	return nil

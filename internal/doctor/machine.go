@@ -11,6 +11,7 @@ import (
 
 	"github.com/keyagent/keyagent/agentapi"
 	"github.com/keyagent/keyagent/internal/owned"
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 const (
@@ -99,7 +100,7 @@ func (d *doctor) checkSocket() {
 			"start the .socket unit of the agent, which makes the socket; without one, let the agent's user own the directory (with systemd, RuntimeDirectory=keyagent makes a right one)",
 			"%s: this user may not make a socket there", dir)
 	case info.Mode().Perm()&0o001 == 0:
-		d.add(check, VerdictWarn, "nothing, if only its owner and group are to reach the agent; else chmod 0755 "+dir,
+		d.add(check, VerdictWarn, "nothing, if only its owner and group are to reach the agent; else chmod 0755 "+shell.Word(dir),
 			"%s has mode %04o: other users cannot reach the socket in it, whatever the rules say", dir, info.Mode().Perm())
 	default:
 		d.add(check, VerdictOK, "", "%s: the agent can make its socket there, and callers can reach it", dir)

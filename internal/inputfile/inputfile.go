@@ -15,6 +15,7 @@ import (
 	"github.com/keyagent/keyagent/internal/advice"
 	"github.com/keyagent/keyagent/internal/owned"
 	"github.com/keyagent/keyagent/internal/secret"
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 // maxCredentialBytes bounds a credential; an authorization value has at most 32 bytes.
@@ -47,7 +48,7 @@ func Secret(path string) (secret.String, error) {
 	return readChecked(path, func(path string, info fs.FileInfo) error {
 		if perm := info.Mode().Perm(); perm&0o007 != 0 {
 			return advice.To(fmt.Errorf("%s is open to every user of this machine (mode %04o)", path, perm),
-				"chmod o= %s, and take another value if another user may have read this one", path)
+				"chmod o= %s, and take another value if another user may have read this one", shell.Word(path))
 		}
 		return owned.Check(path, info)
 	})

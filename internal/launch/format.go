@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 // Form is how an environment is written down.
@@ -58,7 +60,7 @@ func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 func line(form Form, name, value string) string {
 	switch form {
 	case Export:
-		return "export " + name + "=" + shellQuoted(value)
+		return "export " + name + "=" + shell.Quoted(value)
 	case Docker:
 		return name + "=" + value
 	case Dotenv:
@@ -69,9 +71,6 @@ func line(form Form, name, value string) string {
 	}
 	return name + "=" + doubleQuoted(value)
 }
-
-// shellQuoted makes one word of a text for a POSIX shell.
-func shellQuoted(value string) string { return "'" + strings.ReplaceAll(value, "'", `'\''`) + "'" }
 
 // doubleQuoted quotes a value so that a POSIX shell and an EnvironmentFile= read the same: within
 // double quotes a backslash goes before these four characters.

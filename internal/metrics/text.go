@@ -45,7 +45,7 @@ func (m *Metrics) read(now agentapi.Snapshot) []*reading {
 // appendText writes a reading in the text format: HELP, TYPE and a line for each sample, of a
 // histogram one for each bound, for the sum and for the number of observations.
 func (r *reading) appendText(out []byte) []byte {
-	out = append(out, "# HELP "+r.name+" "+escapedHelp(r.help)+"\n# TYPE "+r.name+" "+string(r.kind)+"\n"...)
+	out = append(out, "# HELP "+r.name+" "+helpEscapes.Replace(r.help)+"\n# TYPE "+r.name+" "+string(r.kind)+"\n"...)
 	for _, s := range r.samples {
 		if r.kind != distribution {
 			out = appendLine(out, r.name, s.labels, s.value)
@@ -86,13 +86,15 @@ func labelText(labels []label) string {
 	return b.String()
 }
 
-// escapedValue and escapedHelp write a text as the format wants it in these places. What is not
-// UTF-8 is replaced: the reader would refuse the whole page.
-func escapedValue(s string) string {
-	return strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`).Replace(strings.ToValidUTF8(s, "\uFFFD"))
-}
+// How the format wants a label's value, and a help text. They are safe for concurrent use. Making
+// one takes more memory than the rest of a page.
+var (
+	valueEscapes = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+	helpEscapes  = strings.NewReplacer(`\`, `\\`, "\n", `\n`)
+)
 
-func escapedHelp(s string) string { return strings.NewReplacer(`\`, `\\`, "\n", `\n`).Replace(s) }
+// escapedValue replaces what is not UTF-8, too: the reader would refuse the whole page.
+func escapedValue(s string) string { return valueEscapes.Replace(strings.ToValidUTF8(s, "\uFFFD")) }
 
 // number writes a value as Go does, the shortest that reads back as the same.
 func number(v float64) string {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 // maxLinks bounds the symbolic links in the path to a file, as the kernel does.
@@ -43,7 +45,7 @@ func Check(path string, info fs.FileInfo) error {
 		return err
 	}
 	if perm := info.Mode().Perm(); perm&writableByOthers != 0 {
-		return &Error{path, fmt.Sprintf("mode %04o lets others write it (chmod go-w %s)", perm, path)}
+		return &Error{path, fmt.Sprintf("mode %04o lets others write it (chmod go-w %s)", perm, shell.Word(path))}
 	}
 	return nil
 }
@@ -57,7 +59,7 @@ func checkOwner(path string, info fs.FileInfo) error {
 		return nil
 	}
 	return &Error{path, fmt.Sprintf("belongs to uid %d, who can replace it or what is in it; "+
-		"it must belong to root or to the agent's user (chown root %s)", uid, path)}
+		"it must belong to root or to the agent's user (chown root %s)", uid, shell.Word(path))}
 }
 
 // Resolve returns the absolute path without symbolic links of a file that exists. It fails

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/keyagent/keyagent/internal/shell"
 )
 
 // Error says why a file was not read, and in which line.
@@ -34,22 +36,7 @@ func (e *Error) command() string {
 	if e.File == "" || e.File == standardInput {
 		return e.Command
 	}
-	return strings.ReplaceAll(e.Command, "FILE", ShellWord(e.File))
-}
-
-// ShellWord quotes a path for a POSIX shell, and one that begins with a minus for the program, so
-// that a command with it can be pasted.
-func ShellWord(path string) string {
-	if strings.HasPrefix(path, "-") {
-		path = "./" + path
-	}
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+=:@%,", r)
-	}
-	if path != "" && strings.IndexFunc(path, func(r rune) bool { return !plain(r) }) < 0 {
-		return path
-	}
-	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+	return strings.ReplaceAll(e.Command, "FILE", shell.Word(e.File))
 }
 
 // standardInput is what messages call the file "-".

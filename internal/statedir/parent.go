@@ -19,7 +19,7 @@ func Restoring(e *tpm.ParentError) advice.Advice {
 			passwordFirst(e))
 	case e.Gone:
 		first = advice.New("nothing says that the key is lost, and nothing is to be deleted: the TPM was not cleared, and the storage key that the key was made under was removed; "+
-			makeParent+". If it is not known how that was made, %s makes another key in place of this one", advice.Run(advice.RotateKey, ""))
+			"%s. If it is not known how that was made, %s makes another key in place of this one", makeParent, advice.Run(advice.RotateKey, ""))
 	default:
 		first = advice.New("nothing says that a key is lost, and nothing is to be deleted: let the agent look where it could not, then try again")
 	}

@@ -59,7 +59,7 @@ const (
 	// besides.
 	evidenceWork = 10
 	// freshWork is for evidence with a hardware report of the moment. The paravisor may take ten
-	// seconds for it, and all others who ask for evidence wait: a caller gets two at once.
+	// seconds for it, and all others who ask for evidence wait meanwhile.
 	freshWork = 50
 )
 
@@ -117,14 +117,19 @@ func (s *Server) attests(ctx context.Context, rec *record, req EvidenceRequest) 
 	if source == nil {
 		return reply{}, newProblem(wire.CodeNoEvidence, "this agent has no evidence to give")
 	}
-	wait := s.signatures.chargeMany(rec.caller, rec.rules.Policy.Standing(rec.caller), req.work())
-	if wait > 0 {
+	standing := rec.rules.Policy.Standing(rec.caller)
+	if wait := s.signatures.chargeMany(rec.caller, standing, req.work()); wait > 0 {
 		rec.reason = reasonEvidence
 		return reply{}, newProblem(wire.CodeThrottled, "uid %d asks for %s", rec.caller.UID, reasonEvidence).retryable(wait)
 	}
 	rec.patience = s.cfg.RequestTimeout
 	ctx, end := withPatience(ctx, rec.patience)
 	defer end()
+	done, err := s.attesting.take(ctx, accountOf(rec.caller, standing))
+	if err != nil {
+		return reply{}, s.evidenceProblem(ctx, rec, err)
+	}
+	defer done()
 	bundle, err := source.Evidence(ctx, req)
 	if err != nil {
 		return reply{}, s.evidenceProblem(ctx, rec, err)

@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -304,6 +306,67 @@ func TestFreshHardwareReportsAreFew(t *testing.T) {
 	if n := len(source.asked); n != 3 {
 		t.Errorf("made %d times", n)
 	}
+}
+
+// evidenceOnRequest is a source that makes evidence when it is let.
+type evidenceOnRequest struct {
+	asked   chan string // audiences, as they are asked for
+	release chan struct{}
+}
+
+func (e *evidenceOnRequest) Evidence(ctx context.Context, req agentapi.EvidenceRequest) ([]byte, error) {
+	e.asked <- req.Audience
+	select {
+	case <-e.release:
+		return []byte(bundleText), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// However many requests a caller has under way, one of them is before those of another caller.
+func TestEvidenceOfOneCallerDoesNotHoldUpOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &evidenceOnRequest{make(chan string, 10), make(chan struct{})}
+		cfg := attesting(&evidenceOfTest{})
+		cfg.Evidence.Source = source
+		cfg.Policy.Rules[0].UIDs = []uint32{1000, 1001}
+		server, _, _ := newServer(t, cfg)
+		statuses := make(chan int, 10)
+		ask := func(ctx context.Context, uid uint32, audience string) {
+			req := asking()
+			req.Audience = audience
+			body := jsonBody(t, req)
+			go func() {
+				w := httptest.NewRecorder()
+				server.HandlerFor(peer.Caller{UID: uid}).ServeHTTP(w, httptest.NewRequest(http.MethodPost, wire.PathEvidence, body).WithContext(ctx))
+				statuses <- w.Code
+			}()
+			synctest.Wait()
+		}
+		gone, leave := context.WithCancel(t.Context())
+		ask(t.Context(), 1000, "first")
+		ask(gone, 1000, "second")
+		ask(t.Context(), 1000, "third")
+		ask(t.Context(), 1001, "of another")
+		if got := []string{<-source.asked, <-source.asked}; len(source.asked) != 0 || !slices.Equal(got, []string{"first", "of another"}) {
+			t.Errorf("%q are under way, and %d more", got, len(source.asked))
+		}
+		leave() // the second gives up, and leaves its place to the third
+		if status := <-statuses; status != http.StatusServiceUnavailable {
+			t.Errorf("a caller that has gone: status %d", status)
+		}
+		for range 3 {
+			source.release <- struct{}{}
+			if status := <-statuses; status != http.StatusOK {
+				t.Errorf("status %d", status)
+			}
+		}
+		if got := <-source.asked; got != "third" {
+			t.Errorf("then came %q", got)
+		}
+		<-time.After(time.Minute) // of virtual time, in which the audit's goroutine ends
+	})
 }
 
 // Where records are required, evidence without one is not given.

@@ -123,6 +123,7 @@ type Server struct {
 	turnedAway  atomic.Uint64 // connections, because of a bound
 
 	signatures *signatures
+	attesting  *turns // evidence is made
 
 	servingMu sync.Mutex
 	serving   []*admission // guarded by servingMu
@@ -155,7 +156,7 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	cfg = withDefaults(cfg)
-	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}, signatures: newSignatures(cfg.Now), forwarder: &forward.Forwarder{Idle: cfg.StreamIdle}}
+	s := &Server{cfg: cfg, trail: newTrail(cfg), misses: newMisses(cfg.Now), learnt: learnt{ids: map[string]Identity{}}, signatures: newSignatures(cfg.Now), attesting: newTurns(), forwarder: &forward.Forwarder{Idle: cfg.StreamIdle}}
 	s.recent.lock = waiting.NewLock()
 	if cfg.AuditRequired && !s.trail.kept() {
 		return nil, errors.New("agentapi: the audit is required, and its handler takes no records")

@@ -3,7 +3,9 @@ package metrics_test
 import (
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -236,6 +238,31 @@ func TestCountingAndReadingAtOnce(t *testing.T) {
 	group.Wait()
 	if got := text(t, m, true); !strings.Contains(got, `keyagent_tokens_issued_total{identity="vm",source="entra",strength="tpm"} 400`) {
 		t.Errorf("got %s", got)
+	}
+}
+
+// Everybody on the machine may read the metrics where a port is configured: a page must not cost the
+// agent much.
+func TestAPageCostsLittle(t *testing.T) {
+	m := metrics.New("1.2.3")
+	for i := range 10 {
+		for _, source := range []string{"", agentapi.SourceCache, agentapi.SourceEntra} {
+			m.Answered(agentapi.Answer{Endpoint: "socket", Decision: "issued", Identity: "app" + strconv.Itoa(i), Strength: "tpm", Source: source})
+		}
+		m.TPMCommand("TPM2_Command"+strconv.Itoa(i), time.Millisecond, "success")
+	}
+	const pages = 20
+	var page []byte
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range pages {
+		page, _ = m.Text(now(), false)
+	}
+	runtime.ReadMemStats(&after)
+	cost := int(after.TotalAlloc-before.TotalAlloc) / pages
+	t.Logf("a page of %d bytes takes %d", len(page), cost)
+	if most := 20 * len(page); cost > most {
+		t.Errorf("a page of %d bytes takes %d bytes of memory, want %d at most", len(page), cost, most)
 	}
 }
 

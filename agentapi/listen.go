@@ -138,7 +138,7 @@ func prepareDir(dir string) error {
 			return err
 		}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: make the directory, with mode 0755 and owned by the agent's user (systemd: RuntimeDirectory=)", err)
+		return fmt.Errorf("%w: make the directory, with mode 0755 and owned by the agent's user; with the units of the package, systemd makes directory and socket: systemctl start keyagent.socket", err)
 	case !errors.Is(err, fs.ErrExist):
 		return err
 	}

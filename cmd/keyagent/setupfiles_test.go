@@ -3,9 +3,12 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/keyagent/keyagent/config"
 	"github.com/keyagent/keyagent/internal/accounts"
+	"github.com/keyagent/keyagent/internal/advice"
 )
 
 // Root can read every file; the agent's user cannot.
@@ -60,5 +63,27 @@ func TestWhatIsClosedToTheAgentsUser(t *testing.T) {
 		if got, err := closedFor(user, tt.path); err != nil || got != tt.forbidden {
 			t.Errorf("%s: %q %v, want %q", tt.name, got, err, tt.forbidden)
 		}
+	}
+}
+
+// A path can be anything, and the command with it is pasted by root.
+func TestTheCommandForAFileOfAuthoritiesIsQuoted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, whom the check is for")
+	}
+	file := filepath.Join(t.TempDir(), "a%d b;c.pem")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{filepath.Dir(file), filepath.Dir(filepath.Dir(file))} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := config.Default()
+	cfg.CAFile = file
+	what, ok := advice.Of(checkFilesFor("nobody", cfg))
+	if want := "install -m 0644 '" + file + "' /etc/keyagent/"; !ok || !strings.Contains(what.Text(words{}), want) {
+		t.Errorf("advice %q, want …%s", what.Text(words{}), want)
 	}
 }

@@ -85,7 +85,7 @@ func (d *doctor) checkSocket() {
 		return
 	}
 	if err != nil {
-		d.addError(check, err, "do what it says: the agent does not open its socket where others could put theirs; with systemd, RuntimeDirectory=keyagent makes a right one")
+		d.addError(check, err, "do what it says: nobody may be able to put another socket in the place of the agent's. "+d.rightSocketDir())
 		return
 	}
 	d.checkRoom("socket directory", dir)
@@ -93,18 +93,26 @@ func (d *doctor) checkSocket() {
 	switch {
 	case err != nil:
 		d.addError(check, err, "see that this user may look there")
-	case unix.Access(dir, unix.W_OK|unix.X_OK) != nil && rootsSocket(info, d.cfg.Socket):
-		d.add(check, VerdictOK, "", "%s is root's: the socket in it is systemd's, and callers can reach it", dir)
-	case unix.Access(dir, unix.W_OK|unix.X_OK) != nil:
-		d.add(check, VerdictFail,
-			"start the .socket unit of the agent, which makes the socket; without one, let the agent's user own the directory (with systemd, RuntimeDirectory=keyagent makes a right one)",
-			"%s: this user may not make a socket there", dir)
+	case unix.Access(dir, unix.W_OK|unix.X_OK) != nil && !rootsSocket(info, d.cfg.Socket):
+		d.add(check, VerdictFail, d.rightSocketDir(), "%s: this user may not make a socket there, and there is none of systemd's", dir)
 	case info.Mode().Perm()&0o001 == 0:
 		d.add(check, VerdictWarn, "nothing, if only its owner and group are to reach the agent; else chmod 0755 "+shell.Word(dir),
 			"%s has mode %04o: other users cannot reach the socket in it, whatever the rules say", dir, info.Mode().Perm())
+	case rootsSocket(info, d.cfg.Socket):
+		d.add(check, VerdictOK, "", "%s is root's: the socket in it is systemd's, and callers can reach it", dir)
 	default:
 		d.add(check, VerdictOK, "", "%s: the agent can make its socket there, and callers can reach it", dir)
 	}
+}
+
+// rightSocketDir says how a directory comes about in which a socket can be. Where systemd holds the
+// sockets it is root's, so that an agent that was taken over cannot exchange them.
+func (d *doctor) rightSocketDir() string {
+	const units = "With the units of the package, root owns the directory, and systemd the socket: systemd-tmpfiles --create keyagent.conf, then systemctl start keyagent.socket"
+	if d.cfg.Activated {
+		return units
+	}
+	return units + ". Only an agent without units, which opens its socket itself, needs a directory of its own user's, with mode 0755"
 }
 
 // rootsSocket reports whether there is a socket in a directory of root's, as systemd makes it.
@@ -123,6 +131,5 @@ func (d *doctor) missingSocketDir(check, dir string) {
 		d.add(check, VerdictOK, "", "%s does not exist; the agent makes it when it starts", dir)
 		return
 	}
-	d.add(check, VerdictWarn, "nothing, if the unit of the agent has RuntimeDirectory="+filepath.Base(dir)+", which makes it at the start; else make it, with mode 0755 and owned by the agent's user",
-		"%s does not exist, and this user cannot make it", dir)
+	d.add(check, VerdictWarn, d.rightSocketDir(), "%s does not exist, and this user cannot make it", dir)
 }

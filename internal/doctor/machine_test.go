@@ -1,10 +1,16 @@
 package doctor
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"io/fs"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -70,4 +76,84 @@ func TestTheSocketsDirectory(t *testing.T) {
 			t.Errorf("%s: %v; want %s, %q", tt.name, fmt.Sprintf("%+v", said), tt.verdict, tt.detail)
 		}
 	}
+}
+
+// The directory of systemd's sockets is root's. Advice must not give it away to the agent, which
+// could exchange the sockets then.
+func TestADirectoryOfRootsStaysRoots(t *testing.T) {
+	if socket := os.Getenv(socketOfTest); socket != "" { // in a process of another user's
+		d := &doctor{cfg: activatedAt(socket)}
+		d.checkSocket()
+		_ = json.NewEncoder(os.Stdout).Encode(d.findings[len(d.findings)-1])
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: a directory of root's, looked at by another user")
+	}
+	for _, tt := range []struct {
+		name    string
+		mode    fs.FileMode
+		socket  bool
+		missing bool
+		verdict string
+		detail  string
+	}{
+		{"with systemd's socket", 0o755, true, false, VerdictOK, "the socket in it is systemd's"},
+		{"which others cannot enter", 0o750, true, false, VerdictWarn, "cannot reach the socket"},
+		{"without a socket", 0o755, false, false, VerdictFail, "none of systemd's"},
+		{"that is not there", 0o755, false, true, VerdictWarn, "does not exist"},
+	} {
+		dir, err := os.MkdirTemp("", "socket")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		socket := filepath.Join(dir, "agent.sock")
+		if tt.missing {
+			socket = filepath.Join(dir, "new", "agent.sock")
+		}
+		if tt.socket {
+			ln, err := net.Listen("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = ln.Close() })
+		}
+		if err := os.Chmod(dir, tt.mode); err != nil {
+			t.Fatal(err)
+		}
+		said := socketCheckedByNobody(t, socket)
+		if said.Verdict != tt.verdict || !strings.Contains(said.Detail, tt.detail) {
+			t.Errorf("%s: %+v", tt.name, said)
+		}
+		if strings.Contains(said.Action, "RuntimeDirectory") || strings.Contains(said.Action, "own user") {
+			t.Errorf("%s: advice %q", tt.name, said.Action)
+		}
+	}
+}
+
+// socketOfTest is the variable with the socket that a process of another user's is to look at.
+const socketOfTest = "DOCTOR_TEST_SOCKET"
+
+func activatedAt(socket string) *config.Config {
+	cfg := config.Default()
+	cfg.Activated, cfg.Socket = true, socket
+	return cfg
+}
+
+// socketCheckedByNobody is what the check says to a user who owns nothing, in root's group.
+func socketCheckedByNobody(t *testing.T, socket string) (said Finding) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestADirectoryOfRootsStaysRoots$")
+	cmd.Env = []string{"GORACE=atexit_sleep_ms=0", socketOfTest + "=" + socket}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 0}}
+	out, err := cmd.Output()
+	if err == nil {
+		err = json.NewDecoder(bytes.NewReader(out)).Decode(&said)
+	}
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return said
 }

@@ -241,8 +241,8 @@ func TestCountingAndReadingAtOnce(t *testing.T) {
 	}
 }
 
-// Everybody on the machine may read the metrics where a port is configured: a page must not cost the
-// agent much.
+// Everybody on the machine may read the metrics where a port is configured: a page must not cost
+// the agent much.
 func TestAPageCostsLittle(t *testing.T) {
 	m := metrics.New("1.2.3")
 	for i := range 10 {

@@ -33,7 +33,7 @@ test: ## what CI runs: format, vet, static analysis, race tests, static build; 4
 	@scripts/test
 
 .PHONY: bench
-bench: ## us beside references, peers and an older build of ours in the same run; rows, and bench/results.json; 7 to 10 minutes
+bench: ## us beside references, peers and an older build of ours in the same run; rows, and bench/results.json; 12 to 15 minutes
 	@scripts/bootstrap bench
 	@cd bench && go run . -repo ..
 

@@ -19,13 +19,16 @@ import (
 
 const (
 	maxIdleKB     = 18 << 10
+	maxSteadyKB   = maxIdleKB * 13 / 10
 	steadyClients = 64
 	steadyFor     = time.Minute
+	quietAfter    = 150 * time.Second // without a request the agent has given memory back by then
 )
 
 // BenchmarkAgentMemory measures the resident memory of the agent as it is installed: when it has
-// got its first token and nobody asks, and after a minute in which 64 clients ask on a connection
-// each, one request after the other.
+// got a token and nobody has asked for one since, and after a minute in which 64 clients ask on a
+// connection each, one request after the other. The latter is held to 1.3 times the bound of an idle
+// agent, and not to 1.3 times what that has: an agent that gives memory back must not look worse.
 func BenchmarkAgentMemory(b *testing.B) {
 	platform, err := simulator.Start(b.Context(), simulator.Config{Dir: b.TempDir()})
 	if err != nil {
@@ -48,6 +51,12 @@ func BenchmarkAgentMemory(b *testing.B) {
 	if err = errors.Join(err, first.Close()); err != nil {
 		b.Fatal(err)
 	}
+	quiet := time.NewTimer(quietAfter)
+	defer quiet.Stop()
+	select {
+	case <-quiet.C:
+	case <-b.Context().Done():
+	}
 	idle := residentMemory(b, pid)
 	ctx, cancel := context.WithTimeout(b.Context(), steadyFor)
 	defer cancel()
@@ -68,7 +77,7 @@ func BenchmarkAgentMemory(b *testing.B) {
 	b.ReportMetric(idle, "ours-idle-kB")
 	b.ReportMetric(maxIdleKB, "reference-idle-kB")
 	b.ReportMetric(residentMemory(b, pid), "ours-steady-kB")
-	b.ReportMetric(idle, "reference-steady-kB")
+	b.ReportMetric(maxSteadyKB, "reference-steady-kB")
 }
 
 // startInstalled builds the production binary, starts the agent and ends it with the benchmark.

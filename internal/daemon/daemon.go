@@ -262,7 +262,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 		"identities", len(plan.Identities), "rules", len(plan.policy.Rules))
 	d.tellRules(nil, plan.rules.NotInForce())
 	d.tellCautions(plan.rules)
-	shrink()
 	defer d.opts.Logger.Info("keyagent has ended: no request is under way any more")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -276,6 +275,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return d.awaitAccounts(ctx) })
 	g.Go(func() error { return d.watchExpiry(ctx) })
 	g.Go(func() error { return d.attend(ctx) })
+	g.Go(func() error {
+		giveMemoryBack(ctx, d.opts.metrics.Activity, waiting.Sleep, shrink)
+		return nil
+	})
 	for _, ln := range unused {
 		g.Go(func() error { return d.disconnect(ctx, ln) })
 	}

@@ -1,20 +1,50 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"os"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// shrink gives back what only the start has needed: a third of the heap, and most of the program's
-// own pages, which come back from its file's page cache when they are used again. An idle agent has
-// a third less resident then, and the kernel can use for others what is not mapped. If it cannot be
-// done, the agent is larger and works as well.
+// heapGrowth is by how much the heap may grow between two collections once the agent is ready, in
+// percent (GOGC). Go's own 100 is for programs that are the main work of a machine. The agent shares
+// its machine with the applications that it serves, and makes little garbage unless many of them
+// ask at once.
+const heapGrowth = 50
+
+// quietTime is how long nothing must have happened before memory is given back.
+const quietTime = time.Minute
+
+// giveMemoryBack shrinks the process after its start, and whenever it has become quiet after some
+// activity, until ctx ends. Activity counts all that happens; sleep is [waiting.Sleep].
+func giveMemoryBack(ctx context.Context, activity func() uint64, sleep func(context.Context, time.Duration) error, shrink func()) {
+	shrink()
+	shrunkAt, before := activity(), activity()
+	for sleep(ctx, quietTime) == nil {
+		now := activity()
+		if now == before && now != shrunkAt {
+			shrink()
+			shrunkAt = now
+		}
+		before = now
+	}
+}
+
+// shrink gives back what only the start, or work that is over, has needed: a third of the heap, and
+// most of the program's own pages, which come back from its file's page cache when they are used
+// again. An idle agent has a third less resident then, and the kernel can use for others what is
+// not mapped. If it cannot be done, the agent is larger and works as well. From the first time on
+// the heap is kept small, unless the environment says otherwise: the start would be a third longer.
 func shrink() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(heapGrowth)
+	}
 	debug.FreeOSMemory()
 	_ = dropProgramPages()
 }

@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A mapping is dropped only if all of its pages are as in the file. One that a dynamic linker has
@@ -68,5 +70,33 @@ func TestTheProgramGoesOnWithoutItsPages(t *testing.T) {
 	}
 	if after := resident(); after >= before {
 		t.Errorf("%d kB of files are resident, %d before", after, before)
+	}
+}
+
+// Memory is given back after the start, and once after each time of activity, when that is over.
+func TestMemoryIsGivenBackWhenTheAgentIsQuiet(t *testing.T) {
+	minutes := []struct {
+		activity uint64 // until the end of the minute
+		shrunk   int    // times, by then
+	}{{0, 1}, {0, 1}, {7, 1}, {9, 1}, {9, 2}, {9, 2}, {9, 2}, {10, 2}, {10, 3}, {10, 3}}
+	var activity uint64
+	shrunk, minute := 0, 0
+	sleep := func(_ context.Context, d time.Duration) error {
+		if d != quietTime {
+			t.Errorf("it waits for %v", d)
+		}
+		if minute > 0 && shrunk != minutes[minute-1].shrunk {
+			t.Errorf("minute %d: memory was given back %d times, want %d", minute, shrunk, minutes[minute-1].shrunk)
+		}
+		if minute == len(minutes) {
+			return context.Canceled
+		}
+		activity = minutes[minute].activity
+		minute++
+		return nil
+	}
+	giveMemoryBack(t.Context(), func() uint64 { return activity }, sleep, func() { shrunk++ })
+	if minute != len(minutes) {
+		t.Errorf("it ended after %d minutes", minute)
 	}
 }

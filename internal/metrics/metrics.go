@@ -63,6 +63,10 @@ func New(version string) *Metrics {
 	}
 }
 
+// Activity is how many answers were given and tokens fetched: a number that stays the same while
+// nothing happens.
+func (m *Metrics) Activity() uint64 { return total(m.answers) + total(m.fetches) }
+
 // Watch says what is asked when the metrics are read. It must be called before they are, if at all.
 func (m *Metrics) Watch(now Now) { m.now = now }
 

@@ -66,6 +66,16 @@ func newCounters(name, help string, names ...string) *counters {
 
 func countOf(c *atomic.Uint64) sample { return sample{value: float64(c.Load())} }
 
+// total is the sum of all series.
+func total(c *counters) (sum uint64) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, one := range c.series {
+		sum += one.Load()
+	}
+	return sum
+}
+
 // histograms count durations by their length.
 type histograms = vector[histogram]
 

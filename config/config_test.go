@@ -137,6 +137,7 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		{"a password in the proxy's URL", good + "proxy: {url: 'http://u:hunter2@proxy.example:3128'}\n", "proxy.credential"},
 		{"a proxy's credential without a proxy", good + "proxy: {credential: proxy}\n", "proxy.url: missing"},
 		{"a proxy's credential with a path", good + "proxy: {url: 'http://proxy.example', credential: ../p}\n", "proxy.credential"},
+		{"a host's name that is too long", good + "proxy: {url: 'http://proxy.example', bypass: ['" + strings.Repeat("a", 254) + "']}\n", "proxy.bypass[0]"},
 		{"a URL where a host belongs", good + "proxy: {url: 'http://proxy.example', bypass: ['https://a.example']}\n", "proxy.bypass[0]"},
 		{"a managed identity that is bound a bit", replace("managed_identity: {}", "managed_identity: {bound: maybe}"), "identities[0].managed_identity.bound"},
 		{"a floor that what is never bound cannot reach", replace("    managed_identity: {}", "    min_strength: software\n    managed_identity: {bound: never}"),

@@ -13,8 +13,11 @@ import (
 	"github.com/google/uuid"
 )
 
-// bypassPattern is a host's name, with or without a leading dot.
-var bypassPattern = regexp.MustCompile(`^\.?[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$`)
+// bypassPattern is a host's name, with or without a leading dot. Its length, maxHostBytes at most, is
+// checked beside it: within the pattern it would take each start half a millisecond to compile.
+var bypassPattern = regexp.MustCompile(`^\.?[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?$`)
+
+const maxHostBytes = 253
 
 // settingPattern is the name of a setting in an app's settings.
 var settingPattern = regexp.MustCompile(`^[A-Za-z0-9_:.-]{1,64}$`)
@@ -98,7 +101,7 @@ func (c *Config) checkProxy(f *findings) {
 	}
 	f.wantCredentialName("proxy.credential", p.Credential)
 	for i, host := range p.Bypass {
-		if !bypassPattern.MatchString(host) && net.ParseIP(host) == nil {
+		if (len(strings.TrimPrefix(host, ".")) > maxHostBytes || !bypassPattern.MatchString(host)) && net.ParseIP(host) == nil {
 			f.add("proxy.bypass[%d]: %q is neither a host nor a domain with a leading dot", i, host)
 		}
 	}

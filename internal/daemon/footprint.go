@@ -13,9 +13,9 @@ import (
 )
 
 // heapGrowth is by how much the heap may grow between two collections once the agent is ready, in
-// percent (GOGC). Go's own 100 is for programs that are the main work of a machine. The agent shares
-// its machine with the applications that it serves, and makes little garbage unless many of them
-// ask at once.
+// percent (GOGC). Go's own 100 is for programs that are the main work of a machine. The agent is on
+// the machine of the applications that it serves, and makes little garbage unless many of them ask
+// at once.
 const heapGrowth = 50
 
 // quietTime is how long nothing must have happened before memory is given back.

@@ -13,8 +13,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// bypassPattern is a host's name, with or without a leading dot. Its length, maxHostBytes at most, is
-// checked beside it: within the pattern it would take each start half a millisecond to compile.
+// bypassPattern is a host's name, with or without a leading dot. Its length, maxHostBytes at most,
+// is checked beside it: within the pattern it would take each start half a millisecond to compile.
 var bypassPattern = regexp.MustCompile(`^\.?[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?$`)
 
 const maxHostBytes = 253

@@ -27,8 +27,9 @@ const (
 
 // BenchmarkAgentMemory measures the resident memory of the agent as it is installed: when it has
 // got a token and nobody has asked for one since, and after a minute in which 64 clients ask on a
-// connection each, one request after the other. The latter is held to 1.3 times the bound of an idle
-// agent, and not to 1.3 times what that has: an agent that gives memory back must not look worse.
+// connection each, one request after the other. The latter is held to 1.3 times the bound of an
+// idle agent, and not to 1.3 times what that has: an agent that gives memory back must not look
+// worse.
 func BenchmarkAgentMemory(b *testing.B) {
 	platform, err := simulator.Start(b.Context(), simulator.Config{Dir: b.TempDir()})
 	if err != nil {

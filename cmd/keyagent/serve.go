@@ -75,8 +75,8 @@ minute. To be started again would not help, and take the sockets down in the end
 			if err := daemon.Harden(); err != nil {
 				return err
 			}
-			// A hundred files, which crypto/x509 reads once, when somebody needs them: so early that
-			// nobody waits.
+			// A hundred files, which crypto/x509 reads once, when somebody needs them: so early
+			// that nobody waits.
 			go func() { _, _ = x509.SystemCertPool() }()
 			s := &service{app: a, sockets: sockets, hangups: hangups, confined: confined, options: daemon.Options{
 				Version:   version,

@@ -43,14 +43,14 @@ whether a configuration can be used.`,
 		Example: "  keyagent config check && keyagent reload\n  systemctl reload keyagent.service",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			agent, err := a.agentForReload(cmd)
-			if err != nil {
-				return err
-			}
+			agent, unread := a.agentForReload(cmd)
 			defer agent.Close()
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			err = reload(ctx, agent)
+			err := reload(ctx, agent)
+			if errors.Is(err, client.ErrNotReachable) && unread != nil {
+				err = fmt.Errorf("%w (the configuration, which may name another socket, cannot be used: %w)", err, unread)
+			}
 			if errors.Is(err, context.DeadlineExceeded) && cmd.Context().Err() == nil {
 				err = advice.To(fmt.Errorf("the reload has not ended within %v", timeout), "see what the agent waits for: %s", advice.Run(advice.ShowStatus, ""))
 			}
@@ -62,10 +62,12 @@ whether a configuration can be used.`,
 }
 
 // agentForReload finds the agent at the socket for administrators, if the configuration has one at
-// which somebody listens, else at its own. A configuration that is to be refused names none.
-func (a *app) agentForReload(cmd *cobra.Command) (*client.Client, error) {
+// which somebody listens, else at its own. A configuration that is to be refused names none: then
+// unread says why.
+func (a *app) agentForReload(cmd *cobra.Command) (agent *client.Client, unread error) {
 	if a.socket == "" && os.Getenv(wire.EnvSocket) == "" {
 		cfg, err := config.Load(a.configPath)
+		unread = err
 		if err == nil && cfg.Endpoints.Admin != nil && cfg.Endpoints.Admin.Socket != "" {
 			admin := client.New(client.Config{Socket: cfg.Endpoints.Admin.Socket})
 			if _, err := admin.Status(cmd.Context()); err == nil {
@@ -77,7 +79,7 @@ func (a *app) agentForReload(cmd *cobra.Command) (*client.Client, error) {
 			return client.New(client.Config{Socket: cfg.Socket}), nil
 		}
 	}
-	return client.New(client.Config{Socket: a.socket}), nil
+	return client.New(client.Config{Socket: a.socket}), unread
 }
 
 // reload has the agent reload, and waits until a reload has ended that began after this was called.

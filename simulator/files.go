@@ -84,6 +84,7 @@ func (p *Platform) writeFiles(dir string, a *authorities, endpoints bool) error 
 		{p.info.AMDRootsFile, a.processor.RootsPEM()},
 		{p.info.VTPMRootsFile, pki.EncodePEM(a.vtpm.Root, a.vtpm.Intermediate)},
 		{p.info.ConfigFile, agentConfig},
+		{p.info.PolicyFile, p.info.verifiersPolicy()},
 		{p.info.EventLogFile, append(p.boot.Bytes(), make([]byte, eventLogPadding)...)},
 		{filepath.Join(dir, readyFile), append(ready, '\n')},
 	} {
@@ -92,6 +93,17 @@ func (p *Platform) writeFiles(dir string, a *authorities, endpoints bool) error 
 		}
 	}
 	return nil
+}
+
+// verifiersPolicy is a policy for keyagent verify: the default one, but for what is simulated. It
+// names files that are beside it.
+func (i Info) verifiersPolicy() []byte {
+	maker, roots, launch := "amd", i.AMDRootsFile, "sev_snp:\n  launch: {id_key_digests: ["+i.IDKeyDigest+"]}\n"
+	if i.TEE == TDX {
+		maker, roots, launch = "intel", i.IntelRootsFile, "tdx:\n  mrtd: ["+i.MRTD+"]\n"
+	}
+	return fmt.Appendf(nil, "# What a verifier has to trust to take this simulated VM for genuine. Nobody else should.\nanchors:\n  %s: %s\n  vtpm_roots: %s\n%s",
+		maker, filepath.Base(roots), filepath.Base(i.VTPMRootsFile), launch)
 }
 
 // agentConfig is a configuration for an agent on this VM, whose invoking users may have tokens.

@@ -23,6 +23,7 @@ type Info struct {
 	MRTD           string `json:"mrtd,omitempty"`             // launch identity of a VM with TDX, hex
 	CollateralDir  string `json:"collateral_dir,omitempty"`   // Intel's collateral for the VM's platform
 	ConfigFile     string `json:"config_file"`                // an agent's configuration for this platform
+	PolicyFile     string `json:"policy_file"`                // a verifier's policy that trusts this platform: keyagent verify --policy
 	EventLogFile   string `json:"event_log_file"`             // TCG event log of this VM's boot, as securityfs has it
 
 	TenantID         string        `json:"tenant_id"`

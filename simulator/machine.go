@@ -83,6 +83,7 @@ func newInfo(dir string) Info {
 		AMDRootsFile:     filepath.Join(dir, "amd-roots.pem"),
 		VTPMRootsFile:    filepath.Join(dir, "vtpm-roots.pem"),
 		ConfigFile:       filepath.Join(dir, configFile),
+		PolicyFile:       filepath.Join(dir, "policy.yaml"),
 		EventLogFile:     filepath.Join(dir, "event_log"),
 		TPM:              "unix:" + filepath.Join(dir, "tpm.sock"),
 		Identities: []Identity{

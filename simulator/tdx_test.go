@@ -14,6 +14,7 @@ import (
 	"github.com/keyagent/keyagent/attest"
 	"github.com/keyagent/keyagent/attest/collect"
 	"github.com/keyagent/keyagent/attest/hcl"
+	"github.com/keyagent/keyagent/attest/policyfile"
 	"github.com/keyagent/keyagent/attest/tee"
 	"github.com/keyagent/keyagent/simulator"
 	"github.com/keyagent/keyagent/tpm/tpmtest"
@@ -94,6 +95,13 @@ func TestAVMWithTDX(t *testing.T) {
 	}
 	if _, err := collect.ReadCollateral(info.CollateralDir); err != nil {
 		t.Error(err)
+	}
+	policy, err := policyfile.Load(info.PolicyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(policy.Rules.MRTDs) != 1 || !bytes.Equal(policy.Rules.MRTDs[0], quote.MRTD) || len(policy.Anchors.Intel) != 1 || !policy.Anchors.Intel[0].Equal(trusted[0]) {
+		t.Errorf("the verifier's policy trusts %x, %v", policy.Rules.MRTDs, policy.Anchors.Intel)
 	}
 	http.DefaultClient.CloseIdleConnections()
 }

@@ -32,7 +32,8 @@ azuresim.json; the next start in D is another VM. An agent's state that it finds
 in D/state belongs to the lost one's TPM, and is moved to D/state.old-N.
 With --tee tdx the VM has Intel TDX, and D/collateral is what Intel says about
 its platform for 30 days.
-D/event_log is the log of what the VM's firmware and boot loaders have measured.
+D/event_log is the log of what the VM's firmware and boot loaders have measured;
+D/policy.yaml is a policy for keyagent verify that trusts this VM's evidence.
 
 Example:
   azuresim --dir /tmp/sim &

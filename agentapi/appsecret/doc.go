@@ -22,6 +22,8 @@
 //   - What the agent has not made, in this boot, is not looked at beyond its authentication code,
 //     which is compared in constant time. There is one text for one secret: no other encoding of
 //     the same bytes is taken.
+//   - Between two connections that show a secret, its process is watched on, in a bounded number of
+//     cases. Whether it has ended, and whose the connection is, is looked at anew for each request.
 //   - A secret with lifetime [Process] ends when the process that it was given to has ended (by pid
 //     and start time: another process with the same pid does not count). One with lifetime [Unit]
 //     ends with the cgroup: a unit that is started again has another one.

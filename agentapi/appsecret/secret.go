@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/keyagent/keyagent/internal/secret"
 )
@@ -78,14 +79,23 @@ type Keeper struct {
 	key   secret.String
 	boot  string
 	watch Watch
+	kept  *kept
 }
 
 // New returns a keeper for a key of at least 32 bytes, on a machine whose present boot has the id.
+// Close it at the end.
 func New(key secret.String, boot string, watch Watch) (*Keeper, error) {
 	if len(key.Reveal()) < keyBytes || boot == "" || watch == nil {
 		return nil, errors.New("appsecret: a key of 32 bytes, the id of the boot and a way to find processes are required")
 	}
-	return &Keeper{key, boot, watch}, nil
+	return &Keeper{key: key, boot: boot, watch: watch, kept: new(kept)}, nil
+}
+
+// Close lets go of processes that are watched although no connection shows their secret now. The
+// keeper can still be used.
+func (k *Keeper) Close() error {
+	k.kept.close()
+	return nil
 }
 
 // Mint makes a secret for a holder.
@@ -119,53 +129,71 @@ func (k *Keeper) Check(text string, by Presenter) (identity string, err error) {
 	return shown.Check(by)
 }
 
-// Shown is a secret that this agent has made, with the process that it ends with. It is safe for
-// concurrent use.
+// Shown is a secret that this agent has made, with the process that it ends with, as long as
+// somebody shows it. It is safe for concurrent use.
 type Shown struct {
-	text    secret.String
-	holder  Holder
-	process Watched // nil: it has ended, or the secret does not end with a process
+	kept *kept
+
+	mu     sync.Mutex
+	opened *opened // nil: it was closed
 }
 
 // Open finds out whether a text is a secret of this agent. Close what it returns at the end.
 func (k *Keeper) Open(text string) (*Shown, error) {
+	if o := k.kept.take(text); o != nil {
+		return &Shown{kept: k.kept, opened: o}, nil
+	}
 	h, err := k.open(text)
 	if err != nil {
 		return nil, err
 	}
-	shown := &Shown{text: secret.New(text), holder: h}
+	o := &opened{text: secret.New(text), holder: h}
 	if h.Lifetime == Process {
 		if process, found := k.watch(h.Process); found {
-			shown.process = process
+			o.process = process
 		}
 	}
-	return shown, nil
+	return &Shown{kept: k.kept, opened: o}, nil
 }
 
-// Is reports whether a text is this secret, in constant time.
-func (s *Shown) Is(text string) bool { return s.text.Equal(secret.New(text)) }
+// Is reports whether a text is this secret, in constant time. One that was closed is none.
+func (s *Shown) Is(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opened != nil && s.opened.text.Equal(secret.New(text))
+}
 
 // Check returns the identity that the secret names, or why the presenter may not use it now.
 func (s *Shown) Check(by Presenter) (identity string, err error) {
-	h := s.holder
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.opened == nil {
+		return "", ErrEnded
+	}
+	h, process := s.opened.holder, s.opened.process
 	switch {
 	case h.UID != by.UID:
 		return "", ErrUser
 	case h.Lifetime == Unit && h.CgroupID != by.CgroupID,
 		h.CgroupID > rootCgroup && by.CgroupID != 0 && h.CgroupID != by.CgroupID:
 		return "", ErrUnit
-	case h.Lifetime == Process && (s.process == nil || !s.process.Running()):
+	case h.Lifetime == Process && (process == nil || !process.Running()):
 		return "", ErrEnded
 	}
 	return h.Identity, nil
 }
 
-// Close lets go of the process. After it, a secret that ends with a process is not taken any more.
+// Close is called when the secret is not shown any more. After it, it is not taken. The keeper may
+// go on to watch its process, for the next who shows the secret.
 func (s *Shown) Close() error {
-	if s.process == nil {
+	s.mu.Lock()
+	o := s.opened
+	s.opened = nil
+	s.mu.Unlock()
+	if o == nil {
 		return nil
 	}
-	return s.process.Close()
+	return s.kept.put(o)
 }
 
 // open returns what an authentic secret says.

@@ -131,6 +131,99 @@ func TestAnOpenSecretIsLookedAtEachTime(t *testing.T) {
 	}
 }
 
+// machine has processes, which it counts while they are watched.
+type machine struct {
+	found, watched int
+	ended          map[string]bool
+}
+
+type watchedOn struct {
+	on   *machine
+	name string
+}
+
+func (m *machine) watch(name string) (appsecret.Watched, bool) {
+	m.found++
+	m.watched++
+	return watchedOn{m, name}, true
+}
+
+func (p watchedOn) Running() bool { return !p.on.ended[p.name] }
+
+func (p watchedOn) Close() error {
+	p.on.watched--
+	return nil
+}
+
+// A program may make a connection for each request: its process is not looked for each time.
+func TestAProcessIsWatchedBetweenConnections(t *testing.T) {
+	m := &machine{ended: map[string]bool{}}
+	k, err := appsecret.New(secret.New(strings.Repeat("k", 32)), "boot", m.watch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	by := appsecret.Presenter{UID: 1000}
+	text := mint(t, k, appsecret.Holder{Lifetime: appsecret.Process, UID: 1000, Identity: "vm", Process: "p"})
+	show := func(text string) *appsecret.Shown {
+		t.Helper()
+		shown, err := k.Open(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return shown
+	}
+	for range 3 {
+		shown := show(text)
+		if identity, err := shown.Check(by); identity != "vm" || err != nil {
+			t.Errorf("%q, %v", identity, err)
+		}
+		if _, err := shown.Check(appsecret.Presenter{UID: 1001}); !errors.Is(err, appsecret.ErrUser) {
+			t.Errorf("shown by another user: %v", err)
+		}
+		for range 2 {
+			_ = shown.Close()
+		}
+		if _, err := shown.Check(by); !errors.Is(err, appsecret.ErrEnded) {
+			t.Errorf("after it was closed: %v", err)
+		}
+	}
+	if m.found != 1 || m.watched != 1 {
+		t.Errorf("its process was looked for %d times, and is watched %d times; want once", m.found, m.watched)
+	}
+
+	// Two connections at once: one of them is enough to go on with.
+	first, second := show(text), show(text)
+	_, _ = first.Close(), second.Close()
+	if m.found != 2 || m.watched != 1 {
+		t.Errorf("two at once: looked for %d times, watched %d times", m.found, m.watched)
+	}
+
+	// Its end is seen by the next who shows the secret, and it is not watched any more then.
+	m.ended["p"] = true
+	last := show(text)
+	if _, err := last.Check(by); !errors.Is(err, appsecret.ErrEnded) {
+		t.Errorf("after its process: %v", err)
+	}
+	if _ = last.Close(); m.watched != 0 {
+		t.Errorf("%d processes that have ended are watched", m.watched)
+	}
+
+	// There is a bound, and an end.
+	for i := range 1000 {
+		_ = show(mint(t, k, appsecret.Holder{Lifetime: appsecret.Process, UID: 1000, Identity: "vm", Process: fmt.Sprint(i)})).Close()
+	}
+	if m.watched > 64 || m.watched < 32 {
+		t.Errorf("%d processes are watched", m.watched)
+	}
+	open := show(text)
+	if _ = k.Close(); m.watched != 1 {
+		t.Errorf("%d processes are watched after the end", m.watched)
+	}
+	if _ = open.Close(); m.watched != 0 {
+		t.Errorf("%d processes are watched in the end", m.watched)
+	}
+}
+
 func TestATextThatIsNoSecretOfThisAgentIsRefused(t *testing.T) {
 	k := keeper(t, "boot")
 	holder := appsecret.Holder{Lifetime: appsecret.Process, UID: 1000, Identity: "vm", Process: process}

@@ -76,8 +76,11 @@ func (d *Daemon) openEndpoints(ctx context.Context) (agentapi.Programs, error) {
 	if err != nil {
 		return programs, err
 	}
-	programs.Secrets, err = appsecret.Open(statefile.In(d.cfg.StateDir), d.opts.Logger, watchIn(boot))
-	return programs, err
+	if programs.Secrets, err = appsecret.Open(statefile.In(d.cfg.StateDir), d.opts.Logger, watchIn(boot)); err != nil {
+		return programs, err
+	}
+	d.closers = append(d.closers, programs.Secrets.Close)
+	return programs, nil
 }
 
 // watchIn finds the process that a program's secret ends with.

@@ -3,10 +3,14 @@ package agentapi_test
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi"
 )
 
@@ -44,6 +48,32 @@ func TestPatienceEndsInTime(t *testing.T) {
 					t.Errorf("ended after %v with %v, want %v and %v", took, ctx.Err(), tt.after, tt.want)
 				}
 			})
+		})
+	}
+}
+
+// Without a setting, a program that speaks a protocol of Azure's SDKs is told to come back after 8
+// s, since some of them give up after 10; the agent's own API waits for a minute.
+func TestHowLongAProgramWaits(t *testing.T) {
+	for target, want := range map[string]time.Duration{imdsTarget: 8 * time.Second, nativeTarget: time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			slow := func(ctx context.Context, _ acquire.Request) (acquire.Token, error) {
+				<-ctx.Done()
+				return acquire.Token{}, ctx.Err()
+			}
+			server, _, _ := newServer(t, config(slow, rulesFor(os.Geteuid())))
+			w := httptest.NewRecorder()
+			r := newRequest(target)
+			r.Header.Set("Metadata", "true")
+			begun := time.Now()
+			server.HandlerFor(self()).ServeHTTP(w, r)
+			if took := time.Since(begun); took != want {
+				t.Errorf("%s: answered after %v, want %v", target, took, want)
+			}
+			if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+				t.Errorf("%s: status %d, Retry-After %q", target, w.Code, w.Header().Get("Retry-After"))
+			}
+			<-time.After(time.Minute) // of virtual time, in which the audit's goroutine ends
 		})
 	}
 }

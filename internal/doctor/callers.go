@@ -25,7 +25,12 @@ func (d *doctor) checkCallers() {
 	if d.running != nil && d.running.CallerIdentity != nil {
 		known = *d.running.CallerIdentity // it is the agent's process that must see callers
 	}
-	d.add(check, VerdictOK, "", "%s", callersText(known))
+	verdict, action := VerdictOK, ""
+	if known.Reason != "" {
+		verdict = VerdictWarn
+		action = "nothing, if no rule names units or programs; else a newer kernel. caller_identity: strict refuses what rests on the weaker form"
+	}
+	d.add(check, verdict, action, "%s", callersText(known))
 	if d.unread() {
 		return
 	}

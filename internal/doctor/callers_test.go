@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/keyagent/keyagent/agentapi/peer"
+	"github.com/keyagent/keyagent/agentapi/wire"
 	"github.com/keyagent/keyagent/internal/agenttest"
 	"github.com/keyagent/keyagent/internal/doctor"
 )
@@ -33,6 +34,16 @@ func TestTheDiagnosisOfCallers(t *testing.T) {
 		if said := detail(s.Diagnose(nil), "callers"); !strings.HasPrefix(said, "ok ") || !strings.Contains(said, "known by "+string(form)) ||
 			!strings.Contains(said, "caller_identity: available") {
 			t.Errorf("it says %q", said)
+		}
+	})
+
+	t.Run("a weaker form", func(t *testing.T) {
+		for reason, want := range map[string]string{"": doctor.VerdictOK, "the kernel is older than 5.3": doctor.VerdictWarn} {
+			known := wire.CallerIdentity{Required: "available", Process: "number", Reason: reason}
+			f := doctor.CallersOf(s.Config, known)
+			if f.Verdict != want || !strings.Contains(f.Detail, "known by number") || !strings.Contains(f.Detail, reason) || (f.Action == "") != (want == doctor.VerdictOK) {
+				t.Errorf("%q: %+v", reason, f)
+			}
 		}
 	})
 

@@ -187,9 +187,28 @@ func (r rule) is(loaded listedRule) bool {
 		if json.Unmarshal(statement, &one) != nil {
 			return false
 		}
-		got = append(got, one)
+		got = append(got, withNamedProtocol(one))
 	}
 	return reflect.DeepEqual(want, got)
+}
+
+// withNamedProtocol gives a protocol its name: nft lists a number where the system has no
+// /etc/protocols, as a small image may not.
+func withNamedProtocol(statement any) any {
+	match, _ := member(statement, "match").(map[string]any)
+	if member(member(match["left"], "meta"), "key") == "l4proto" && match["right"] == float64(tcpNumber) {
+		match["right"] = "tcp"
+	}
+	return statement
+}
+
+// tcpNumber is the number of TCP among the protocols over IP.
+const tcpNumber = 6
+
+// member is a member of a JSON object; nil if there is none, or it is no object.
+func member(of any, name string) any {
+	object, _ := of.(map[string]any)
+	return object[name]
 }
 
 // twinsDiffer reports whether the set of IPv6 addresses is not the one that it should be.

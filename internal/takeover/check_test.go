@@ -46,6 +46,17 @@ func TestNftListsTheRulesThatWereLoaded(t *testing.T) {
 	}
 }
 
+// nft names no protocol where there is no /etc/protocols (netbase is not installed).
+func TestNftListsNumbersOfProtocols(t *testing.T) {
+	numbers := strings.ReplaceAll(listing(t), `"right": "tcp"`, `"right": 6`)
+	if bad := check(t, loaded, numbers); numbers == listing(t) || len(bad) > 0 {
+		t.Errorf("%+v", bad)
+	}
+	if bad := check(t, loaded, strings.ReplaceAll(numbers, `"right": 6}`, `"right": 17}`)); len(bad) == 0 {
+		t.Error("another protocol is taken for TCP")
+	}
+}
+
 func TestDeviationsFromThePlanAreFound(t *testing.T) {
 	text := listing(t)
 	for name, change := range map[string][2]string{
@@ -125,6 +136,9 @@ func TestRulesOfOthersInTheWay(t *testing.T) {
 	to := func(op, value string) string {
 		return `{"match": {"op": "` + op + `", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": ` + value + `}}`
 	}
+	protocol := func(value string) string {
+		return `{"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": ` + value + `}}`
+	}
 	port := func(n int) string {
 		return fmt.Sprintf(`{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": %d}}`, n)
 	}
@@ -145,6 +159,10 @@ func TestRulesOfOthersInTheWay(t *testing.T) {
 		{"by iptables", []string{output, in("OUTPUT", `{"xt": {"type": "target", "name": "DNAT"}}`)}, true},
 		{"of a user who is taken over", []string{output, in("OUTPUT", `{"match": {"op": "==", "left": {"meta": {"key": "skuid"}}, "right": 4101}}`, dnat)}, true},
 
+		{"TCP by its number", []string{output, in("OUTPUT", protocol("6"), dnat)}, true},
+
+		{"another protocol", []string{output, in("OUTPUT", protocol(`"udp"`), dnat)}, false},
+		{"another protocol by its number", []string{output, in("OUTPUT", protocol("17"), dnat)}, false},
 		{"another address", []string{output, in("OUTPUT", to("==", `"10.0.0.1"`), dnat)}, false},
 		{"another network", []string{output, in("OUTPUT", to("==", `{"prefix": {"addr": "10.0.0.0", "len": 8}}`), dnat)}, false},
 		{"all but this address", []string{output, in("OUTPUT", to("!=", `"169.254.169.254"`), dnat)}, false},

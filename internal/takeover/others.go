@@ -120,7 +120,7 @@ func (p Plan) excludes(body json.RawMessage) bool {
 		holds, known = hasNumber(m.Right, p.Users)
 		known = known && m.Op == "=="
 	case left.Meta.Key == "l4proto":
-		holds, known = isText(m.Right, "tcp")
+		holds, known = isTCP(m.Right)
 	case left.Meta.Key == "oif" || left.Meta.Key == "oifname":
 		holds, known = isText(m.Right, "lo")
 		holds, known = !holds, known && holds // of other interfaces nothing is known
@@ -135,6 +135,14 @@ func (p Plan) excludes(body json.RawMessage) bool {
 		return known && holds
 	}
 	return false
+}
+
+// isTCP reports whether a protocol is TCP, by its name or its number.
+func isTCP(value json.RawMessage) (is, known bool) {
+	if is, known = isText(value, "tcp"); known {
+		return is, known
+	}
+	return hasNumber(value, []Range{{tcpNumber, tcpNumber}})
 }
 
 // hasAddress reports whether a value has the address of IMDS, if it can be read.

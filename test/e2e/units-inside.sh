@@ -217,6 +217,91 @@ callers() {
 		keyagent exec --identity vm -- sh -c 'curl -sf -H "X-IDENTITY-HEADER: $IDENTITY_HEADER" "$IDENTITY_ENDPOINT?api-version=2019-08-01&resource=https://vault.azure.net" | grep -q access_token'
 }
 
+# What a program asks IMDS, as a user.
+imds() { setpriv --reuid "$1" --regid "$1" --init-groups curl -s --max-time 20 -H Metadata:true \
+	'http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net'; }
+
+takeover() {
+	echo "-- 169.254.169.254 is taken over for chosen users"
+	getent passwd chosen >/dev/null || useradd -r chosen
+	# The platform is on another machine, so that ways past the firewall would lead to it.
+	ip netns add cloud
+	ip link add cloud type veth peer name vm netns cloud
+	ip address add 192.0.2.1/30 dev cloud && ip link set cloud up
+	ip -n cloud address add 192.0.2.2/30 dev vm && ip -n cloud link set vm up && ip -n cloud link set lo up
+	ip -n cloud address add 169.254.169.254/32 dev lo
+	ip route add 169.254.169.254 via 192.0.2.2
+	systemd-run -q --unit=imds.service ip netns exec cloud python3 -c "
+import socket
+s = socket.create_server(('169.254.169.254', 80))
+while True:
+    c = s.accept()[0]
+    c.recv(65536)
+    c.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\nConnection: close\r\n\r\nthe platform')
+    c.close()"
+	check "the platform answers" within 10 curl -sf --max-time 5 http://169.254.169.254/
+	good_config <<-'E'
+		  - {name: chosen, users: [chosen], identities: [vm], resources: ["https://vault.azure.net"]}
+		endpoints: {takeover: {listen: "127.0.0.1:842", users: [chosen]}}
+	E
+	systemctl enable -q keyagent-takeover.socket
+	systemctl restart keyagent.service
+	is "before, it answers everybody" "$(imds chosen)" "the platform"
+	check "the firewall's file is written" sh -c 'keyagent takeover print >/etc/keyagent/takeover.nft'
+	check "the unit loads it" systemctl enable -q --now keyagent-takeover.service
+	has "before programs start" "$(show Before keyagent-takeover.service)" sysinit.target
+	has "a chosen user gets the agent's token" "$(imds chosen)" '"access_token":"'
+	is "another user the platform" "$(imds app)" "the platform"
+	is "so does the agent itself" "$(imds keyagent)" "the platform"
+	check "takeover check finds it in order" keyagent takeover check
+	check "and so it does as one of the users" setpriv --reuid chosen --regid chosen --init-groups keyagent takeover check
+	systemctl kill -s KILL keyagent.service
+	has "a user whose agent was killed waits for the next" "$(imds chosen)" '"access_token":"'
+	nft flush ruleset
+	refuses "a firewall that was flushed is noticed" keyagent takeover check
+	check "and loaded again by a reload" systemctl reload keyagent-takeover.service
+	has "which takes over again" "$(imds chosen)" '"access_token":"'
+	systemctl disable -q --now keyagent-takeover.service
+	has "to stop the unit changes nothing" "$(imds chosen)" '"access_token":"'
+	nft delete table inet keyagent_takeover
+	is "to delete the table ends it" "$(imds chosen)" "the platform"
+	systemctl disable -q --now keyagent-takeover.socket 2>/dev/null
+	systemctl stop imds.service
+	ip link del cloud
+	ip netns del cloud
+}
+
+environment() {
+	echo "-- a unit has the environment of keyagent env"
+	good_config <<<'endpoints: {app_service: {listen: "127.0.0.1:840"}}'
+	systemctl enable -q keyagent-app-service.socket
+	systemctl restart keyagent.service
+	local unit=/run/systemd/system/web.service
+	cat >/opt/e2e/ask-app-service <<-'E'
+		#!/bin/sh
+		exec curl -s -o /dev/null -w '%{http_code}' --max-time 20 -H "X-IDENTITY-HEADER: $IDENTITY_HEADER" "$IDENTITY_ENDPOINT?api-version=2019-08-01&resource=https://vault.azure.net"
+	E
+	chmod 755 /opt/e2e/ask-app-service
+	printf '%s\n' '[Service]' 'User=app' 'ExecStart=/bin/sh -c "/opt/e2e/ask-app-service >/run/web/first; until test -e /opt/e2e/again; do sleep 0.2; done; /opt/e2e/ask-app-service >/run/web/second; sleep 60"' >$unit
+	mkdir -p $unit.d
+	keyagent env --identity vm --drop-in web.service >$unit.d/50-keyagent.conf
+	systemctl daemon-reload
+	check "the unit starts with its drop-in" systemctl start web.service
+	check "its program has asked" within 20 test -s /run/web/first
+	is "and has got a token" "$(cat /run/web/first)" 200
+	is "its environment is nobody else's to read" "$(stat -c '%a %U' "$(sed -n 's/^EnvironmentFile=-\{0,1\}//p' $unit.d/50-keyagent.conf)")" "600 app"
+	systemctl restart keyagent.service
+	touch /opt/e2e/again
+	check "after a restart of the agent it asks again" within 20 test -s /run/web/second
+	is "with the same secret" "$(cat /run/web/second)" 200
+	cp "$(sed -n 's/^EnvironmentFile=-\{0,1\}//p' $unit.d/50-keyagent.conf)" /run/stolen.env
+	is "another unit of the user gets nothing by it" "$(systemd-run -q --wait --pipe --unit=other.service -p User=app -p EnvironmentFile=/run/stolen.env /opt/e2e/ask-app-service)" 403
+	systemctl stop web.service
+	is "nor does it itself, once it has ended" "$(systemd-run -q --wait --pipe --unit=web2.service -p User=app -p EnvironmentFile=/run/stolen.env /opt/e2e/ask-app-service)" 403
+	rm -rf /run/stolen.env $unit $unit.d /opt/e2e/again
+	systemctl daemon-reload
+}
+
 limits() {
 	echo "-- what it says before it fails"
 	dropin limits 'RestrictAddressFamilies=' 'RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6' 'ProtectControlGroups=yes'
@@ -304,7 +389,7 @@ ends() {
 }
 
 scenarios=("$@")
-[ $# -gt 0 ] || scenarios=(reloads credentials restarts crashes watchdog faces callers limits second_wall newer sandbox idle ends)
+[ $# -gt 0 ] || scenarios=(reloads credentials restarts crashes watchdog faces callers takeover environment limits second_wall newer sandbox idle ends)
 platform
 unconfigured
 for scenario in "${scenarios[@]}"; do "$scenario"; done

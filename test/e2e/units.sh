@@ -20,12 +20,12 @@ for tool in systemd-nspawn mmdebstrap nsenter; do
 	command -v "$tool" >/dev/null || cannot "$tool is not installed (apt-get install systemd-container mmdebstrap)"
 done
 
-packages=systemd,systemd-sysv,dbus,passwd,curl,procps,iproute2,python3-minimal,libssl3
+packages=systemd,systemd-sysv,dbus,passwd,curl,procps,iproute2,nftables,python3-minimal,libssl3
 
 tree() { # SUITE: makes the tree of a suite, once
 	local suite=$1 with=$packages
 	[ "$suite" = bookworm ] || with=${packages/libssl3/libssl3t64}
-	[ -e "$cache/$suite/usr/bin/curl" ] && return
+	[ -e "$cache/$suite/usr/sbin/nft" ] && return
 	rm -rf "${cache:?}/$suite" && mkdir -p "$cache"
 	echo "units: making a tree of $suite"
 	mmdebstrap --quiet --variant=apt --include="$with" "$suite" "$cache/$suite.new" ||

@@ -185,7 +185,8 @@ func (r *record) uses(token acquire.Token) {
 func (s *Server) pass(w http.ResponseWriter, r *http.Request, call forward.Call, rec *record) *problem {
 	begun := s.cfg.Now()
 	result, err := s.forwarder.Do(w, r, call)
-	p := s.callProblem(r, rec, err)
+	p, end := s.callProblem(r, rec, err), endOf(r, result, err)
+	s.countCall(rec, result.Status, end)
 	s.Note("call ended",
 		slog.String("request_id", rec.ids.own),
 		slog.Uint64("uid", uint64(rec.caller.UID)),
@@ -196,7 +197,7 @@ func (s *Server) pass(w http.ResponseWriter, r *http.Request, call forward.Call,
 		slog.Int64("sent_bytes", result.Sent),
 		slog.Int64("received_bytes", result.Received),
 		slog.Int64("duration_ms", s.cfg.Now().Sub(begun).Milliseconds()),
-		slog.String("end", endOf(r, result, err)),
+		slog.String("end", end),
 	)
 	if err != nil && (result.Status != 0 || r.Context().Err() != nil && !errors.Is(context.Cause(r.Context()), errStopping)) {
 		// The caller must not take half an answer for the whole, which is impossible to tell by
@@ -206,7 +207,7 @@ func (s *Server) pass(w http.ResponseWriter, r *http.Request, call forward.Call,
 	return p
 }
 
-// endOf is how a call ended, for the audit: in words that stay the same.
+// endOf is how a call ended, for the audit and the metrics: in words that stay the same.
 func endOf(r *http.Request, result forward.Result, err error) string {
 	switch {
 	case err == nil:

@@ -124,6 +124,7 @@ func (b *bridge) ask(t testing.TB, method, path string, body io.Reader, headers 
 // it; neither has a path, a query or a header.
 func TestACallThroughTheBridge(t *testing.T) {
 	var b *bridge
+	counts := new(counted)
 	b = newBridge(t, func(w http.ResponseWriter, r *http.Request) {
 		want := http.Header{
 			"Authorization": {"mtls_pop " + tokenText}, "X-Ms-Tokenboundauth": {"true"}, "Content-Length": {"4"},
@@ -144,7 +145,7 @@ func TestACallThroughTheBridge(t *testing.T) {
 		w.Header().Set("ETag", "secret-tag")
 		w.WriteHeader(http.StatusCreated)
 		_, _ = io.WriteString(w, "hello")
-	}, nil)
+	}, func(cfg *agentapi.Config) { cfg.Metrics = counts })
 	got := b.ask(t, http.MethodPost, wire.PathBridge+"vm/my.vault.example/secrets%2F/secret-path?secret-query", strings.NewReader("body"),
 		"Authorization", "Bearer secret-bearer", "X-Ms-Tokenboundauth", "false", "X-Mine", "secret-header", "User-Agent", "me")
 	if got.status != http.StatusCreated || string(got.body) != "hello" || got.header.Get(wire.HeaderError) != "" || got.header.Get("ETag") == "" {
@@ -154,6 +155,9 @@ func TestACallThroughTheBridge(t *testing.T) {
 	records := b.audit.records(t)
 	if len(records) != 2 {
 		t.Fatalf("records %v", records)
+	}
+	if diff := cmp.Diff([]agentapi.Call{{Identity: "vm", End: "complete", Status: "2xx"}}, counts.calls); diff != "" {
+		t.Errorf("counted (-want +got):\n%s", diff)
 	}
 	call := records[0]["request_id"]
 	for _, r := range records {
@@ -432,7 +436,11 @@ func TestCallsThatCannotBeMade(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBridge(t, func(http.ResponseWriter, *http.Request) {}, tt.change)
+			counts := new(counted)
+			b := newBridge(t, func(http.ResponseWriter, *http.Request) {}, func(cfg *agentapi.Config) {
+				cfg.Metrics = counts
+				tt.change(cfg)
+			})
 			got := b.ask(t, http.MethodPut, wire.PathBridge+"vm/vault.example/", strings.NewReader("body"))
 			if p := got.problem(t); p.Code != tt.code || got.header.Get(wire.HeaderError) != string(tt.code) {
 				t.Errorf("%+v", p)
@@ -441,6 +449,13 @@ func TestCallsThatCannotBeMade(t *testing.T) {
 			last := b.audit.lastRecord(t)
 			if end, _ := last["end"].(string); end != tt.end {
 				t.Errorf("record %v", last)
+			}
+			var calls []agentapi.Call
+			if tt.end != "" {
+				calls = []agentapi.Call{{Identity: "vm", End: tt.end}}
+			}
+			if diff := cmp.Diff(calls, counts.calls); diff != "" {
+				t.Errorf("counted (-want +got):\n%s", diff)
 			}
 		})
 	}

@@ -3,6 +3,7 @@ package agentapi
 import (
 	"cmp"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/keyagent/keyagent/agentapi/wire"
@@ -13,6 +14,8 @@ import (
 type Metrics interface {
 	// Answered counts an answer, before it is sent. It must not block.
 	Answered(Answer)
+	// CallEnded counts a call to a resource that the agent has made for a caller. It must not block.
+	CallEnded(Call)
 	// Text is all numbers in Prometheus' text format (0.0.4). Without names it says no name of the
 	// configuration.
 	Text(now Snapshot, names bool) ([]byte, error)
@@ -28,6 +31,13 @@ type Answer struct {
 	Strength string    // of the credential that obtained the token; "" without one
 	Source   string    // of the token: one of [Sources]; "" without one
 	Took     time.Duration
+}
+
+// Call has the labels by which a call to a resource is counted, in texts as those of [Answer].
+type Call struct {
+	Identity string // of the configuration
+	End      string // as the audit has it: "complete", "unreachable", "broken", "idle", "caller" or "stopping"
+	Status   string // of the resource's answer, by its class: "1xx" to "5xx"; "": there was none
 }
 
 // Sources of tokens.
@@ -51,6 +61,7 @@ type Snapshot struct {
 type noMetrics struct{}
 
 func (noMetrics) Answered(Answer)                     {}
+func (noMetrics) CallEnded(Call)                      {}
 func (noMetrics) Text(Snapshot, bool) ([]byte, error) { return []byte{}, nil }
 
 // metrics answers GET /metrics, for programs that watch many machines. Only an administrator is
@@ -86,6 +97,15 @@ func (s *Server) count(r *record, p *problem, begun time.Time) {
 		a.Strength, a.Source = r.token.strength, r.token.source(identity)
 	}
 	s.cfg.Metrics.Answered(a)
+}
+
+// countCall counts a call to a resource.
+func (s *Server) countCall(r *record, status int, end string) {
+	call := Call{Identity: r.identityNamed(r.identity).Name, End: end}
+	if class := status / 100; class >= 1 && class <= 5 {
+		call.Status = strconv.Itoa(class) + "xx"
+	}
+	s.cfg.Metrics.CallEnded(call)
 }
 
 // source is where a token of an identity has come from.

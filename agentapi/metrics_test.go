@@ -23,7 +23,14 @@ import (
 type counted struct {
 	mu      sync.Mutex
 	answers []agentapi.Answer
+	calls   []agentapi.Call
 	fails   error
+}
+
+func (c *counted) CallEnded(call agentapi.Call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls = append(c.calls, call)
 }
 
 func (c *counted) Answered(a agentapi.Answer) {

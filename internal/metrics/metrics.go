@@ -14,8 +14,8 @@ type Metrics struct {
 	build *reading
 	now   Now
 
-	issued, answers, fetches, commands *counters
-	took, fetching, command, turns     *histograms
+	issued, answers, calls, fetches, commands *counters
+	took, fetching, command, turns            *histograms
 }
 
 // Now is what is asked for its numbers when the metrics are read. Its functions must be safe for
@@ -52,6 +52,8 @@ func New(version string) *Metrics {
 			"Tokens that were given to callers, by the strength of the credential that obtained them.", "identity", "strength", "source"),
 		answers: newCounters("keyagent_answers_total",
 			"Answers to requests, and refusals of connections; the code is that of a problem, or empty.", "endpoint", "outcome", "code", "identity"),
+		calls: newCounters("keyagent_resource_calls_total",
+			"Calls to resources that the agent has made for callers, by how they ended and the class of the resource's answer.", "identity", "outcome", "status"),
 		took: newHistograms("keyagent_answer_duration_seconds",
 			"Time until a request was answered, by where its token came from.", answerBuckets(), "source"),
 		fetches: newCounters("keyagent_token_fetches_total",
@@ -77,6 +79,11 @@ func (m *Metrics) Answered(a agentapi.Answer) {
 	if a.Source != "" {
 		m.issued.with(values{a.Identity, a.Strength, a.Source}).Add(1)
 	}
+}
+
+// CallEnded implements [agentapi.Metrics].
+func (m *Metrics) CallEnded(c agentapi.Call) {
+	m.calls.with(values{c.Identity, c.End, c.Status}).Add(1)
 }
 
 // obtained is the outcome of a fetch that gave a token; others are the kinds of failures.

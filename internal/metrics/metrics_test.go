@@ -38,6 +38,9 @@ func full() *metrics.Metrics {
 	m.Answered(agentapi.Answer{Endpoint: "socket", Decision: "issued", Identity: "shop", Strength: "attested", Source: agentapi.SourceCache})
 	m.Answered(agentapi.Answer{Endpoint: "socket", Decision: "refused", Code: wire.CodeNotAllowed, Identity: "vm"})
 	m.Answered(agentapi.Answer{Endpoint: "socket", Decision: "refused", Code: wire.CodeNotAllowed, Identity: "shop"})
+	m.CallEnded(agentapi.Call{Identity: "vm", End: "complete", Status: "2xx"})
+	m.CallEnded(agentapi.Call{Identity: "shop", End: "complete", Status: "2xx"})
+	m.CallEnded(agentapi.Call{Identity: "vm", End: "unreachable"})
 	m.TokenFetched("vm", time.Second, "")
 	m.TokenFetched("vm", time.Second, acquire.KindThrottled)
 	m.TPMTurn(time.Millisecond)
@@ -89,6 +92,7 @@ func TestTheMetricsOfAnAgent(t *testing.T) {
 		"keyagent_audit_records_written_total 5", "keyagent_audit_records_lost_total 1", "keyagent_audit_up 0",
 		`keyagent_tokens_issued_total{identity="vm",source="cache",strength="attested"} 2`,
 		`keyagent_answers_total{code="not_allowed",endpoint="socket",identity="vm",outcome="refused"} 1`, `keyagent_answers_total{code="",endpoint="socket",identity="vm",outcome="issued"} 2`,
+		`keyagent_resource_calls_total{identity="vm",outcome="complete",status="2xx"} 1`, `keyagent_resource_calls_total{identity="vm",outcome="unreachable",status=""} 1`,
 		`keyagent_answer_duration_seconds_count{source="cache"} 3`, `keyagent_answer_duration_seconds_bucket{source="cache",le="5e-05"} 3`,
 		"keyagent_token_cache_entries 7", `keyagent_token_cache_lookups_total{result="hit"} 100`, `keyagent_token_cache_lookups_total{result="miss"} 3`,
 		"keyagent_token_fetches_in_flight 2", `keyagent_token_fetches_total{identity="vm",outcome="obtained"} 1`,
@@ -153,7 +157,7 @@ func isName(l *dto.LabelPair) bool { return l.GetName() == "identity" || l.GetNa
 
 // allowedLabels are those whose values the configuration and the agent bound.
 var allowedLabels = []string{
-	"identity", "credential", "strength", "source", "endpoint", "outcome", "code", "result", "command", "version", "goversion", "le", "quantile",
+	"identity", "credential", "strength", "source", "endpoint", "outcome", "code", "status", "result", "command", "version", "goversion", "le", "quantile",
 }
 
 func TestLabelsAreBounded(t *testing.T) {

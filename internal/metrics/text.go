@@ -25,7 +25,7 @@ func (m *Metrics) Text(now agentapi.Snapshot, names bool) ([]byte, error) {
 // read reads all metrics, in the order of their names.
 func (m *Metrics) read(now agentapi.Snapshot) []*reading {
 	all := []*reading{m.build}
-	for _, c := range []*counters{m.issued, m.answers, m.fetches, m.commands} {
+	for _, c := range []*counters{m.issued, m.answers, m.calls, m.fetches, m.commands} {
 		all = append(all, c.read(countOf))
 	}
 	for _, h := range []*histograms{m.took, m.fetching, m.command, m.turns} {

@@ -14,7 +14,7 @@ import (
 type Metrics interface {
 	// Answered counts an answer, before it is sent. It must not block.
 	Answered(Answer)
-	// CallEnded counts a call to a resource that the agent has made for a caller. It must not block.
+	// CallEnded counts a call to a resource, made for a caller, that is over. It must not block.
 	CallEnded(Call)
 	// Text is all numbers in Prometheus' text format (0.0.4). Without names it says no name of the
 	// configuration.

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -166,3 +169,45 @@ func heap() uint64 {
 type endless struct{ part []byte }
 
 func (e endless) Read(to []byte) (int, error) { return copy(to, e.part), nil }
+
+// overFunc is a transport.
+type overFunc func(*http.Request) (*http.Response, error)
+
+func (f overFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// leaves is a body at whose end the caller has gone.
+type leaves struct {
+	io.Reader
+	leave func()
+}
+
+func (l leaves) Read(p []byte) (int, error) {
+	n, err := l.Reader.Read(p)
+	if err != nil {
+		l.leave()
+	}
+	return n, err
+}
+
+func (leaves) Close() error { return nil }
+
+// An answer whose length is known is whole when all of it was passed on, also if the caller goes in
+// the next moment. One without a length may have been ended because the caller has gone.
+func TestACallerThatGoesAfterTheAnswer(t *testing.T) {
+	for length, want := range map[int64]error{5: nil, -1: context.Canceled} {
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		to, err := url.Parse("https://resource.example/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		over := overFunc(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, ContentLength: length, Body: leaves{strings.NewReader("hello"), leave}}, nil
+		})
+		w := httptest.NewRecorder()
+		got, err := new(forward.Forwarder).Do(w, httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx), forward.Call{To: to, Over: over})
+		if !errors.Is(err, want) || got.Received != 5 || got.Status != http.StatusOK || w.Body.String() != "hello" {
+			t.Errorf("length %d: %+v, %v, want %v", length, got, err, want)
+		}
+	}
+}

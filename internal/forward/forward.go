@@ -74,12 +74,15 @@ func (f *Forwarder) Do(w http.ResponseWriter, r *http.Request, c Call) (Result, 
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return p.result(0), errors.New("the resource wants to speak another protocol (101), which it was not asked for")
 	}
-	err = p.answer(resp, c.Remove)
+	if err = p.answer(resp, c.Remove); err == nil && resp.ContentLength >= 0 {
+		return p.result(resp.StatusCode), nil // whole, also if the caller has gone since
+	}
 	return p.result(resp.StatusCode), because(ctx, err)
 }
 
 // because returns why a context ended, if it did, in the place of what came of that. That may look
-// like success: a resource that notices that we go may still end its answer.
+// like success: a resource that notices that we go may still end an answer whose length nothing
+// says.
 func because(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyagent/keyagent/acquire"
 	"github.com/keyagent/keyagent/agentapi/wire"
+	"github.com/keyagent/keyagent/internal/secret"
 )
 
 const (
@@ -115,9 +116,9 @@ func acquireProblem(failed *acquire.Error) *problem {
 }
 
 // clip makes foreign text fit for a reply or a record: one line, valid UTF-8, no control or format
-// characters, at most limit bytes.
+// characters, no token, at most limit bytes.
 func clip(s string, limit int) string {
-	s = strings.ToValidUTF8(s, "?")
+	s = secret.Hide(strings.ToValidUTF8(s, "?"))
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r

@@ -73,7 +73,7 @@ func azuresim() int {
 //	issue DIR APP REQUEST DAYS FILE  the same, long ago, with so many days left
 //	policy DIR APP JSON
 //	journal DIR LEG COUNT       counts the requests that the platform saw
-//	freeport VARIABLE | secretonly PIDFILE
+//	freeport VARIABLE | secretonly PIDFILE | leakless [PIDFILE]
 //
 // The condition [root] is that the scripts may be other users, too, [mount] that they may
 // have a mount namespace, and [pty] that there are pseudo-terminals; [httpx] and [mono] that
@@ -185,6 +185,7 @@ func params(t *testing.T, dir string, setup func(*testscript.Env)) testscript.Pa
 
 			"freeport":   freePort,
 			"secretonly": secretOnly,
+			"leakless":   leakless,
 		},
 	}
 }

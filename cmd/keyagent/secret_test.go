@@ -11,12 +11,15 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/keyagent/keyagent/agentapi/appsecret"
 )
 
 // This file has what scripts about unmodified programs need.
@@ -89,6 +92,38 @@ func secretOnly(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if (len(found) > 0) != neg {
 		ts.Fatalf("the secret is in %q", found)
+	}
+}
+
+// secrets are what tokens, assertions and secrets of programs look like: two parts of a JWT (RFC
+// 7515, 7.1), or the beginning of a secret with as much as a forger would need.
+var secrets = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}|` + appsecret.Prefix + `[A-Za-z0-9_-]{20,}`)
+
+// leakless makes sure that no token, assertion or secret of a program is in a file of the script,
+// nor in the environment or the command line of a process, but for the environment of that in
+// PIDFILE, whose secret it is. Negated, it makes sure that there is one.
+func leakless(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) > 1 {
+		ts.Fatalf("usage: [!] leakless [PIDFILE]")
+	}
+	except := ""
+	for _, file := range args {
+		except = filepath.Join("/proc", strings.TrimSpace(ts.ReadFile(file)), "environ")
+		secretIn(ts, except)
+	}
+	var found []string
+	for _, path := range append(readable(ts, except), files(ts)...) {
+		content, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ESRCH) {
+			continue // a process has ended, or is another user's
+		}
+		ts.Check(err)
+		if at := secrets.FindIndex(content); at != nil {
+			found = append(found, fmt.Sprintf("%s at %d", path, at[0]))
+		}
+	}
+	if (len(found) > 0) != neg {
+		ts.Fatalf("there is a token, an assertion or a secret in %q", found)
 	}
 }
 

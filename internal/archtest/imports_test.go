@@ -28,7 +28,7 @@ var places = map[string]place{
 	"internal/statefile":         {[]string{"internal/owned"}, "files of the agent's own, held to the rule about owners"},
 	"internal/cloud":             {nil, leaf},
 	"internal/errinfo":           {nil, leaf},
-	"internal/upstream":          {[]string{"internal/cloud"}, "it must know the one address that no proxy is asked for"},
+	"internal/upstream":          {[]string{"internal/cloud", "internal/secret"}, "it must know the one address that no proxy is asked for, and what to hide of a service's words"},
 	"internal/pemfile":           {[]string{"internal/shell"}, "what is wrong with a file, and the command that shows or changes it"},
 	"internal/certs":             {[]string{"internal/pemfile"}, "one reader and one comparison of names for all packages that read certificates"},
 	"internal/writequeue":        {nil, leaf},

@@ -1,6 +1,6 @@
 // Package upstream has the rules that the agent's HTTP clients share for services it does not
 // control (IMDS, attestation, Entra): bodies are limited, redirects are not followed, foreign text
-// cannot forge a log line, waiting ends with the context.
+// cannot forge a log line or repeat a token, waiting ends with the context.
 package upstream
 
 import (
@@ -15,6 +15,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
+
+	"github.com/keyagent/keyagent/internal/secret"
 )
 
 // MaxBodyBytes limits an answer's body.
@@ -52,15 +55,15 @@ func NameClient(h http.Header, version string) {
 	h.Set("x-client-Ver", version)
 }
 
-// Text makes foreign text fit for an error or a log: valid UTF-8, no control
-// characters, at most 400 bytes.
+// Text makes foreign text fit for an error or a log: valid UTF-8, no control or format characters,
+// no token or assertion, at most 400 bytes.
 func Text(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
+		if unicode.IsPrint(r) {
+			return r
 		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
+		return ' '
+	}, secret.Hide(strings.ToValidUTF8(s, "?")))
 	if len(s) > maxTextBytes {
 		s = strings.ToValidUTF8(s[:maxTextBytes], "") + "…"
 	}

@@ -44,7 +44,7 @@ whether a configuration can be used.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			agent, unread := a.agentForReload(cmd)
-			defer agent.Close()
+			defer func() { _ = agent.Close() }() // which there always is
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			err := reload(ctx, agent)

@@ -163,4 +163,7 @@ func TestIdleConnectionsOnLoopback(t *testing.T) {
 	if n := len(a.audit.records(t)); n > 20*agentapi.RecordsOfAccount {
 		t.Errorf("%d audit records", n)
 	}
+	if idle < 10000 {
+		t.Skipf("all was well with %d idle connections: the limit of open files is too low for 10,000 (ulimit -n 12000)", idle)
+	}
 }

@@ -215,10 +215,13 @@ func TestTCP(t *testing.T) {
 		w := newTCPWorld(t, loopback)
 		first := newClient(t, victim, netip.AddrPort{}, 0)
 		first.connect(w.address())
-		w.wantUID(victim)
+		conn := w.wantUID(victim)
 		second := newClient(t, other, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), first.address().Port()), 0)
 		second.connect(w.address())
 		w.wantUID(other)
+		if caller, err := w.tcp.Of(conn); err != nil || caller.UID != victim { // while both are open
+			t.Errorf("the first is of %+v, %v, want uid %d", caller, err, victim)
+		}
 	})
 
 	t.Run("a socket is that of the user who has made it, whoever connects it and goes on with it", func(t *testing.T) {

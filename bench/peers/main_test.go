@@ -79,8 +79,9 @@ func start(tb testing.TB) machine {
 	}
 	on := tpmtest.Connect(tb, m.device)
 	for _, s := range schemes() {
-		mustClose(tb, openKey(tb, on, m, s)) // peers need its slot
+		mustClose(tb, openKey(tb, on, m, s))
 	}
+	mustClose(tb, on) // peers need the slots, which a key that is closed has until its connection finds the time
 	return m
 }
 

@@ -211,12 +211,14 @@ func (s *scanner) literal() {
 
 // text reads a string. If nothing in it is escaped, it is a part of the document.
 func (s *scanner) text() []byte {
-	end, escaped := 1, false
+	end, quote, escaped := 1, 0, false
 	for {
-		length := bytes.IndexByte(s.rest[end:], '"')
-		escape := bytes.IndexByte(s.rest[end:end+length], '\\')
+		if quote < end { // else it is the one that was found before: each byte is looked at once
+			quote = end + bytes.IndexByte(s.rest[end:], '"')
+		}
+		escape := bytes.IndexByte(s.rest[end:quote], '\\')
 		if escape < 0 {
-			end += length
+			end = quote
 			break
 		}
 		end, escaped = end+escape+2, true

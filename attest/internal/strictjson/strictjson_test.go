@@ -133,3 +133,19 @@ func FuzzUnmarshal(f *testing.F) {
 		}
 	})
 }
+
+// A string may be of escapes alone, of quotes too, and as long as a whole bundle.
+func TestStringsOfEscapes(t *testing.T) {
+	for _, escape := range []string{`\n`, `\"`, `\\`, `\"\\`, `\\\"`, `a\"`, `\u0022`} {
+		text := strings.Repeat(escape, 1<<19/len(escape))
+		var got struct {
+			A string `json:"a"`
+		}
+		if err := strictjson.Unmarshal([]byte(`{"a":"`+text+`"}`), &got); err != nil || len(got.A) == 0 || len(got.A) > len(text) {
+			t.Errorf("%s as a value: %d bytes, %v", escape, len(got.A), err)
+		}
+		if err := strictjson.Unmarshal([]byte(`{"`+text+`":1}`), &got); err == nil {
+			t.Errorf("%s as an unknown name is taken", escape)
+		}
+	}
+}
